@@ -1,0 +1,7 @@
+"""One file per action. Each offers `open_action(policy) -> Action`."""
+
+REGISTRY: dict[str, str] = {
+    "block": "guardproxy.actions.block:open_action",
+    "redact": "guardproxy.actions.redact:open_action",
+    "replace": "guardproxy.actions.replace:open_action",
+}

@@ -1,0 +1,24 @@
+"""Refuse the text."""
+
+from guardproxy.policy import BlockPolicy, Policy
+from guardproxy.ports import Action, Judge
+from guardproxy.types import Decision, Message, Outcome, Refuse
+
+
+class Block:
+    """Always a refusal, in the shape the policy gives blocks."""
+
+    def __init__(self, policy: BlockPolicy) -> None:
+        self._policy = policy
+
+    async def __call__(self, turn: Message, decision: Decision, judge: Judge) -> Outcome:
+        """The refusal. A failure of the guard reads like any other block: a client cannot probe for it."""
+        message = self._policy.message
+        if self._policy.name_categories and decision.categories:
+            message = f"{message} ({', '.join(decision.categories)})"
+        return Refuse(message, self._policy.shape, self._policy.finish, decision.categories)
+
+
+def open_action(policy: Policy) -> Action:
+    """The action of one policy."""
+    return Block(policy.block)

@@ -1,0 +1,214 @@
+"""Where probabilities meet thresholds: rules, policies, and the decision. Pure."""
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from guardproxy.types import (
+    SEVERITY,
+    SIGNALS,
+    ActionName,
+    Cause,
+    Decision,
+    PartKind,
+    Reason,
+    Role,
+    Side,
+    Verdict,
+)
+
+OnFailure = Literal["block", "flag", "allow"]
+StreamMode = Literal["window", "hold_all", "monitor"]
+HistoryMode = Literal["drop", "block", "allow"]
+
+ANY = "*"
+UNSAFE = "unsafe"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """An action from a probability on; `how` names the rewrite (`replace`, `redact`, or a user's own)."""
+
+    action: ActionName
+    threshold: float
+    how: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SideRules:
+    """The rules of one side: by category id, `"*"` for categories without rules of their own, `"unsafe"` overall."""
+
+    by_category: Mapping[str, tuple[Rule, ...]]
+
+    def covering(self, category: str) -> tuple[Rule, ...]:
+        """The rules that a finding of `category` is held against."""
+        if category in self.by_category:
+            return self.by_category[category]
+        return () if category in SIGNALS else self.by_category.get(ANY, ())
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPolicy:
+    """How a block looks: an ordinary completion with the refusal, or the protocol's error body."""
+
+    shape: Literal["completion", "error"] = "completion"
+    message: str = "This content was withheld because it is against the usage policy."
+    finish: Literal["content_filter", "stop"] = "content_filter"
+    name_categories: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RewritePolicy:
+    """The texts that rewrites write: `replacement` for a whole turn, `marker` for each redacted sentence."""
+
+    replacement: str = "[removed by policy]"
+    marker: str = "[removed]"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPolicy:
+    """How streamed replies are held.
+
+    `window`: text leaves once a check has covered it, a check every `every` characters. `hold_all`: nothing leaves
+    before the whole reply is judged. `monitor`: everything leaves at once and is judged behind. `exposure` is the
+    most characters that a client can see without a verdict that covers them (0: none; `monitor` has no bound).
+    """
+
+    mode: StreamMode = "window"
+    every: int = 200
+    exposure: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeScope:
+    """Which texts are judged: roles of the request, and kinds of part that are left out."""
+
+    roles: frozenset[Role] = frozenset({"user", "tool"})
+    skip_kinds: frozenset[PartKind] = frozenset({"tool_definition"})
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One named policy. `version` is a hash of its text."""
+
+    name: str
+    version: str
+    user: SideRules
+    assistant: SideRules
+    on_guard_error: OnFailure = "block"
+    on_overload: OnFailure = "block"
+    on_opaque: Mapping[Side, OnFailure] = field(default_factory=lambda: {"user": "flag", "assistant": "flag"})
+    judge: JudgeScope = JudgeScope()
+    history: HistoryMode = "drop"
+    block: BlockPolicy = BlockPolicy()
+    rewrite: RewritePolicy = RewritePolicy()
+    stream: StreamPolicy = StreamPolicy()
+    views: tuple[str, ...] = ()
+
+    def side(self, side: Side) -> SideRules:
+        """The rules of a side."""
+        return self.user if side == "user" else self.assistant
+
+    @property
+    def floor(self) -> float:
+        """The lowest threshold of any rule: below it no category probability can matter."""
+        rules = [*self.user.by_category.values(), *self.assistant.by_category.values()]
+        return min((rule.threshold for group in rules for rule in group), default=1.0)
+
+    def acts(self, side: Side) -> bool:
+        """Whether any rule of this side, or a failure, can change what the client gets."""
+        groups = self.side(side).by_category.values()
+        if any(SEVERITY[rule.action] > SEVERITY["flag"] for group in groups for rule in group):
+            return True
+        return "block" in (self.on_guard_error, self.on_overload, self.on_opaque[side])
+
+
+def decide(policy: Policy, side: Side, verdict: Verdict) -> Decision:
+    """The most severe action whose threshold is reached, with every category that reached one.
+
+    1. Each finding is held against the rules of its category, or those of "*" where it has none.
+    2. The overall P(unsafe) is held against the rules of "unsafe".
+    3. The most severe action wins; among rules of that action the one with the most probable finding says how.
+    """
+    rules = policy.side(side)
+    reached: list[tuple[Reason, str]] = []
+    for finding in verdict.findings:
+        reached += _reached(finding.category, finding.probability, rules.covering(finding.category))
+    reached += _reached(UNSAFE, verdict.unsafe, rules.by_category.get(UNSAFE, ()))
+    if not reached:
+        return Decision("pass", "", ())
+    reason, how = max(reached, key=lambda pair: (SEVERITY[pair[0].action], pair[0].probability))
+    return Decision(reason.action, how, tuple(pair[0] for pair in reached))
+
+
+def _reached(category: str, probability: float, rules: tuple[Rule, ...]) -> list[tuple[Reason, str]]:
+    return [
+        (Reason(category, probability, rule.threshold, rule.action), rule.how)
+        for rule in rules
+        if probability >= rule.threshold
+    ]
+
+
+def on_failure(what: OnFailure, cause: Cause) -> Decision:
+    """The decision where there is no verdict: the guard failed, was overloaded, or could not read the text."""
+    action: ActionName = "pass" if what == "allow" else what
+    return Decision(action, "", (), cause)
+
+
+def worst(decisions: list[Decision]) -> Decision:
+    """The most severe of several decisions; the earliest of equals. A pass where there are none."""
+    return max(decisions, key=lambda decision: SEVERITY[decision.action], default=Decision("pass", "", ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Chooses a policy: every condition that is given must hold. Patterns are shell globs; `header` is (name, glob).
+
+    `client` is the hash of a client's key, as records show it.
+    """
+
+    name: str
+    policy: str
+    path: str = "*"
+    model: str = "*"
+    client: str = "*"
+    header: tuple[str, str] | None = None
+    shadow: tuple[str, ...] = ()
+
+    def matches(self, path: str, model: str, client: str, headers: Mapping[str, str]) -> bool:
+        """Whether a request takes this route. `headers` by lower-case name."""
+        given = ((path, self.path), (model, self.model), (client, self.client))
+        if not all(fnmatch.fnmatchcase(value, pattern) for value, pattern in given):
+            return False
+        if self.header is None:
+            return True
+        name, pattern = self.header
+        value = headers.get(name.lower())
+        return value is not None and fnmatch.fnmatchcase(value, pattern)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The policy that acts on a request, and those that are only recorded."""
+
+    route: str
+    policy: Policy
+    shadow: tuple[Policy, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySet:
+    """All policies and the routes to them, first match wins. `version` is the hash of the whole configuration text."""
+
+    policies: Mapping[str, Policy]
+    routes: tuple[Route, ...] = ()
+    version: str = ""
+
+    def choose(self, path: str, model: str, client: str, headers: Mapping[str, str]) -> Chosen:
+        """The policy for a request; `default` where no route matches."""
+        for route in self.routes:
+            if route.matches(path, model, client, headers):
+                shadow = tuple(self.policies[name] for name in route.shadow)
+                return Chosen(route.name, self.policies[route.policy], shadow)
+        return Chosen("default", self.policies["default"])
