@@ -1,13 +1,13 @@
 """What of a streamed reply may leave: a state machine without I/O.
 
-Theory of operation. The frames of a reply stand in one queue, in the order they came. Each frame is marked with how far
-it takes each choice, in characters. A check covers a choice up to some position; a frame may leave once every one of its
-marks is covered and all frames before it have left. So nothing overtakes, and the bytes that leave are the bytes that
-came.
+Theory of operation. The frames of a reply stand in one queue, in the order they came. Each frame is marked with how
+far it takes each choice, in characters. A check covers a choice up to some position; a frame may leave once every one
+of its marks is covered and all frames before it have left. So nothing overtakes, and the bytes that leave are the
+bytes that came.
 
-Rules. 1. A frame that carries text leaves after a verdict that covers its text, or within `exposure` characters of one.
-2. A frame marked `final` or `whole` leaves only after the verdict on the whole choice. 3. Of each choice one check runs at
-a time. 4. A choice that was ended by the proxy holds nobody.
+Rules. 1. A frame that carries text leaves after a verdict that covers its text, or within `exposure` characters of
+one. 2. A frame marked `final` or `whole` leaves only after the verdict on the whole choice. 3. Of each choice one
+check runs at a time. 4. A choice that was ended by the proxy holds nobody.
 """
 
 from collections import deque

@@ -202,6 +202,10 @@ class ReplyStream(Protocol):
         """The choice as far as it has been fed, part paths as in a whole reply."""
         ...
 
+    def released(self, choice: int) -> Message:
+        """The choice as far as it has left through `release`, with the part paths of `message`."""
+        ...
+
     def release(self, chunk: Chunk) -> bytes:
         """The chunk's bytes for the client, less what belongs to choices that were ended by the proxy."""
         ...
@@ -268,7 +272,7 @@ class Wire(Protocol):
 class Judge(Protocol):
     """Judges a text again in the place of a turn: what rewrites need of the guard."""
 
-    async def __call__(self, message: Message) -> Decision:
+    async def __call__(self, message: Message, /) -> Decision:
         """The policy's decision on the same turn with `message` in its place."""
         ...
 

@@ -44,9 +44,7 @@ class Redact:
         if not changed or any(part.kind not in ("text", "refusal", "reasoning", "tool_result") for part, _ in changed):
             return refusal
         new = {part.path: text for part, text in changed}
-        rest = Message(
-            turn.role, tuple(Part(p.path, new.get(p.path, p.text), p.kind, p.note) for p in turn.parts)
-        )
+        rest = Message(turn.role, tuple(Part(p.path, new.get(p.path, p.text), p.kind, p.note) for p in turn.parts))
         if _acts(await judge(rest)):
             return refusal
         return Replace(tuple(Edit(path, text) for path, text in new.items()))

@@ -1,0 +1,10 @@
+"""The story of an exchange: judge, decide, act, record, on both sides and on streams.
+
+The fail direction stands in one place, `judging.Judging.judge`: a guard that fails or is overloaded is *unavailable*,
+never *safe*, and the policy says what follows.
+"""
+
+from guardproxy.pipeline.judging import Exchange
+from guardproxy.pipeline.pipeline import Pipeline, ReplyReview, RequestReview
+
+__all__ = ["Exchange", "Pipeline", "ReplyReview", "RequestReview"]

@@ -1,0 +1,279 @@
+"""One turn: its verdict (with the views of its text), the decision, the outcome, the record."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from guardproxy.errors import GuardUnavailable, Overloaded
+from guardproxy.observe import Metrics, Observers
+from guardproxy.policy import Policy, decide, on_failure, worst
+from guardproxy.ports import Action, Guard, Judge, Request, Wire
+from guardproxy.types import (
+    Account,
+    Check,
+    Conversation,
+    Coverage,
+    Decision,
+    Finding,
+    Message,
+    Origin,
+    Outcome,
+    Part,
+    Pass,
+    Record,
+    Refuse,
+    Replace,
+    Side,
+    Verdict,
+)
+from guardproxy.views import views
+
+T = TypeVar("T")
+
+# Context older than this many characters cannot fit any guard's window; leaving it out here keeps the cost of a
+# conversation of thousands of turns linear. The judged turn itself is never cut.
+CONTEXT_CHARACTERS = 16_000
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What is the same for every turn of one request and its reply."""
+
+    wire: Wire
+    request: Request
+    origin: Origin
+    policy: Policy
+    shadow: tuple[Policy, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A turn with everything that was said about it. `verdict` is None where nothing could be or needed to be read."""
+
+    turn: int
+    message: Message
+    side: Side
+    verdict: Verdict | None
+    decision: Decision
+    outcome: Outcome
+    error: str
+    latency_s: float
+    choice: int = 0
+
+
+def side_of(message: Message) -> Side:
+    """The side whose rules hold for a message."""
+    return "assistant" if message.role == "assistant" else "user"
+
+
+def scoped(message: Message, policy: Policy) -> Message:
+    """The message with only the parts that the policy wants judged (and the opaque ones)."""
+    if not any(part.kind in policy.judge.skip_kinds for part in message.parts):
+        return message
+    return replace(message, parts=tuple(p for p in message.parts if p.kind not in policy.judge.skip_kinds))
+
+
+def recent(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The latest of `messages` that together have at most CONTEXT_CHARACTERS characters."""
+    size = 0
+    for start in range(len(messages) - 1, -1, -1):
+        size += messages[start].size
+        if size > CONTEXT_CHARACTERS:
+            return tuple(messages[start + 1 :])
+    return tuple(messages)
+
+
+def merged(verdicts: Sequence[tuple[str, Verdict]]) -> Verdict:
+    """The worst of several verdicts on one turn, category by category; each is named by the view it was given on."""
+    (_, first), *others = verdicts
+    if not others:
+        return first
+    findings: dict[str, Finding] = {}
+    for view, verdict in verdicts:
+        for finding in verdict.findings:
+            known = findings.get(finding.category)
+            if known is None or finding.probability > known.probability:
+                findings[finding.category] = replace(finding, view=view)
+    accounts = [verdict.account for _, verdict in verdicts]
+    return replace(
+        first,
+        unsafe=max(verdict.unsafe for _, verdict in verdicts),
+        findings=tuple(findings.values()),
+        leftover=max(verdict.leftover for _, verdict in verdicts),
+        outside=max(verdict.outside for _, verdict in verdicts),
+        account=Account(
+            queue_s=max(a.queue_s for a in accounts),
+            tokenize_s=sum(a.tokenize_s for a in accounts),
+            forward_s=max(a.forward_s for a in accounts),
+            tokens_computed=sum(a.tokens_computed for a in accounts),
+            tokens_reused=sum(a.tokens_reused for a in accounts),
+            batch=max(a.batch for a in accounts),
+            windows=sum(a.windows for a in accounts),
+            cached=all(a.cached for a in accounts),
+        ),
+    )
+
+
+class Judging:
+    """Judges turns with one guard; `actions` opens the action of a name for a policy."""
+
+    def __init__(
+        self,
+        guard: Guard,
+        observers: Observers,
+        metrics: Metrics,
+        actions: Mapping[str, Callable[[Policy], Action]],
+    ) -> None:
+        self.guard = guard
+        self._observers = observers
+        self._metrics = metrics
+        self._actions = actions
+
+    async def judge(
+        self, context: Sequence[Message], message: Message, policy: Policy, stream: str | None = None
+    ) -> tuple[Verdict | None, Decision, str]:
+        """Verdict, decision, and what went wrong (empty where nothing did).
+
+        1. What the guard can read is judged, in context and in every view.
+        2. A guard that is overloaded, or fails in any way it knows of, leaves the decision to the policy.
+        3. What no guard can read adds the policy's word on opaque parts.
+        """
+        side = side_of(message)
+        verdict, decision, error = None, Decision("pass", "", ()), ""
+        if message.text.strip():
+            try:
+                verdict = await self._verdict(recent(context), message, policy, stream)
+                decision = decide(policy, side, verdict)
+            except Overloaded as failure:
+                decision, error = on_failure(policy.on_overload, "overload"), str(failure)
+            except GuardUnavailable as failure:
+                decision, error = on_failure(policy.on_guard_error, "guard_error"), str(failure)
+        if message.opaque:
+            decision = worst([decision, on_failure(policy.on_opaque[side], "opaque")])
+        return verdict, decision, error
+
+    async def _verdict(
+        self, context: tuple[Message, ...], message: Message, policy: Policy, stream: str | None
+    ) -> Verdict:
+        side = side_of(message)
+        started = time.perf_counter()
+        checks = [("text", Check(Conversation((*context, message)), side, stream))]
+        for view in views(message.text, policy.views):
+            seen = Message(message.role, (Part(message.parts[0].path, view.text),))
+            checks.append((view.name, Check(Conversation((*context, seen)), side)))
+        answers = await gathered([self.guard.judge(check) for _, check in checks])
+        verdict = merged([(name, answer) for (name, _), answer in zip(checks, answers, strict=True)])
+        self._metrics.guard(time.perf_counter() - started, verdict.account)
+        return verdict
+
+    async def act(self, context: Sequence[Message], message: Message, decision: Decision, policy: Policy) -> Outcome:
+        """What happens to `message`. Only `rewrite` and `block` change anything."""
+
+        async def again(candidate: Message) -> Decision:
+            return (await self.judge(context, candidate, policy))[1]
+
+        return await self.apply(message, decision, policy, again)
+
+    async def apply(self, message: Message, decision: Decision, policy: Policy, again: Judge) -> Outcome:
+        """The outcome of the decision's action; `again` is what it judges a rewrite with."""
+        if decision.action in ("pass", "flag"):
+            return Pass()
+        name = decision.how if decision.action == "rewrite" else "block"
+        return await self._actions[name](policy)(message, decision, again)
+
+    async def turn(
+        self, exchange: Exchange, context: Sequence[Message], message: Message, index: int, choice: int = 0
+    ) -> Judged:
+        """Judge, decide and act on one turn. Where the request asked for a schema, a rewritten reply is a refusal."""
+        started = time.perf_counter()
+        policy = exchange.policy
+        readable = scoped(message, policy)
+        verdict, decision, error = await self.judge(context, readable, policy)
+        outcome = await self.act(context, readable, decision, policy)
+        if isinstance(outcome, Replace) and exchange.request.structured and message.role == "assistant":
+            outcome = refusal(policy, decision)
+        latency = time.perf_counter() - started
+        return Judged(index, message, side_of(message), verdict, decision, outcome, error, latency, choice)
+
+    async def record(
+        self,
+        exchange: Exchange,
+        judged: Iterable[Judged],
+        coverage: tuple[Coverage, ...],
+        *,
+        dropped: frozenset[int] = frozenset(),
+    ) -> None:
+        """Hand the records of judged turns to the observers, those of shadow policies with them.
+
+        Raises what the store raises where the policy of the audit makes the record part of the answer.
+        """
+        records: list[Record] = []
+        for one in judged:
+            records.append(self._record(exchange, one, coverage, exchange.policy, dropped))
+            for policy in exchange.shadow:
+                if one.verdict is None:
+                    continue
+                decision = decide(policy, one.side, one.verdict)
+                shadow = replace(one, decision=decision, outcome=Pass())
+                records.append(self._record(exchange, shadow, coverage, policy, frozenset(), shadow=True))
+        await self._observers.record(records)
+
+    def _record(
+        self,
+        exchange: Exchange,
+        judged: Judged,
+        coverage: tuple[Coverage, ...],
+        policy: Policy,
+        dropped: frozenset[int],
+        *,
+        shadow: bool = False,
+    ) -> Record:
+        return Record(
+            id=uuid.uuid4().hex,
+            time=time.time(),
+            origin=exchange.origin,
+            side=judged.side,
+            turn=judged.turn,
+            choice=judged.choice,
+            policy=policy.name,
+            policy_version=policy.version,
+            verdict=judged.verdict,
+            decision=judged.decision,
+            outcome="drop" if judged.turn in dropped else _name(judged.outcome),
+            text=judged.message.text,
+            coverage=coverage,
+            latency_s=judged.latency_s,
+            error=judged.error,
+            shadow=shadow,
+        )
+
+
+def refusal(policy: Policy, decision: Decision | None = None) -> Refuse:
+    """The refusal of a policy, for text that cannot be rewritten or could not be judged."""
+    categories = decision.categories if decision is not None else ()
+    return Refuse(policy.block.message, policy.block.shape, policy.block.finish, categories)
+
+
+def _name(outcome: Outcome) -> str:
+    match outcome:
+        case Pass():
+            return "pass"
+        case Replace():
+            return "replace"
+        case Refuse():
+            return "refuse"
+
+
+async def gathered(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results, or the first error with every other call cancelled: nobody waits for what no one will read."""
+    if len(calls) == 1:
+        return [await calls[0]]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]

@@ -1,0 +1,143 @@
+"""Requests and whole replies: every turn is judged, the worst word on a current turn decides."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from guardproxy.observe import Metrics, Observers
+from guardproxy.pipeline.judging import Exchange, Judged, Judging, gathered
+from guardproxy.pipeline.stream import StreamReview
+from guardproxy.pipeline.turns import (
+    Turn,
+    coverage_of,
+    exchange_of,
+    is_full,
+    joined_turn,
+    new_texts,
+    turns_of,
+)
+from guardproxy.policy import Policy, worst
+from guardproxy.ports import Action, Guard, ReplyStream
+from guardproxy.types import ActionName, Edit, Outcome, Pass, Refuse, Replace
+
+Extent = Literal["full", "partial"]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReview:
+    """What becomes of a request. `body` is what to forward unless there is a `refusal`; `dropped` are the indices of
+    messages left out of it."""
+
+    body: bytes
+    refusal: Refuse | None
+    action: ActionName
+    categories: tuple[str, ...]
+    dropped: tuple[int, ...]
+    coverage: Extent
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyReview:
+    """What becomes of a whole reply: `body` goes to the client."""
+
+    body: bytes
+    action: ActionName
+    categories: tuple[str, ...]
+    coverage: Extent
+
+
+class Pipeline:
+    """Guards exchanges with one guard. Holds no state of an exchange between calls."""
+
+    def __init__(
+        self,
+        guard: Guard,
+        observers: Observers,
+        metrics: Metrics,
+        actions: Mapping[str, Callable[[Policy], Action]],
+        *,
+        max_held_bytes: int = 64 * 2**20,
+    ) -> None:
+        self._judging = Judging(guard, observers, metrics, actions)
+        self._metrics = metrics
+        self._max_held_bytes = max_held_bytes
+
+    async def review_request(self, exchange: Exchange) -> RequestReview:
+        """Judge every turn of the request.
+
+        1. A current turn that is refused refuses the request.
+        2. A turn of the history that is refused is left out with its exchange, refuses the request, or stays, as the
+           policy's `history` says: one bad turn does not poison the harmless ones behind it.
+        3. Rewritten turns go on with their new text. Where nothing changes, the client's own bytes go on.
+        """
+        messages, policy = exchange.request.conversation.messages, exchange.policy
+        turns, judged, texts = await self._judged(exchange)
+        coverage = coverage_of(messages, policy, failed=any(one.error for one in judged))
+        pairs = list(zip(turns, judged, strict=True))
+        refused = [(turn, one) for turn, one in pairs if isinstance(one.outcome, Refuse)]
+        dropped: frozenset[int] = frozenset()
+        if policy.history == "drop":
+            dropped = dropped.union(*(exchange_of(messages, turn.index) for turn, _ in refused if not turn.current))
+        told = [one for turn, one in pairs if turn.current or one.decision.action != "pass" or one.error]
+        await self._judging.record(exchange, told, coverage, dropped=dropped)
+        extent: Extent = "full" if is_full(coverage) else "partial"
+        for turn, one in sorted(refused, key=lambda pair: not pair[0].current):
+            if isinstance(one.outcome, Refuse) and (turn.current or policy.history == "block"):
+                return RequestReview(b"", one.outcome, "block", one.decision.categories, (), extent)
+        edits = [Edit(path, text) for path, text in texts.items()]
+        decision = worst([one.decision for turn, one in pairs if turn.current])
+        body, action = exchange.request.raw, decision.action
+        if edits or dropped:
+            body = exchange.wire.edit_request(exchange.request, edits, sorted(dropped))
+            action = "rewrite"
+        return RequestReview(body, None, action, decision.categories, tuple(sorted(dropped)), extent)
+
+    async def _judged(self, exchange: Exchange) -> tuple[list[Turn], list[Judged], dict[str, str]]:
+        """Every turn with what was said about it, and the new text of each part that is rewritten."""
+        messages, policy = exchange.request.conversation.messages, exchange.policy
+        turns = turns_of(messages, policy.judge)
+        joined = joined_turn(messages, policy.judge, {})
+        if joined is not None:
+            turns.append(joined)
+        judged = await gathered([self._turn(exchange, turn) for turn in turns])
+        texts: dict[str, str] = {}
+        for turn, one in zip(turns, judged, strict=True):
+            if isinstance(one.outcome, Replace) and turn is not joined:
+                texts |= new_texts(one.message, one.outcome)
+        if joined is not None:
+            # What the rewrites of single messages leave behind is what counts of the turn as a whole.
+            joined = joined_turn(messages, policy.judge, texts) if texts else joined
+            if joined is not None and texts:
+                turns[-1], judged[-1] = joined, await self._turn(exchange, joined)
+            if isinstance(judged[-1].outcome, Replace):
+                texts |= new_texts(judged[-1].message, judged[-1].outcome)
+        return turns, judged, texts
+
+    async def _turn(self, exchange: Exchange, turn: Turn) -> Judged:
+        context = exchange.request.conversation.messages[: turn.context]
+        return await self._judging.turn(exchange, context, turn.message, turn.index)
+
+    async def review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
+        """Judge every choice of a whole reply. Raises UpstreamUnreadable where it cannot be read."""
+        messages = exchange.request.conversation.messages
+        reply = exchange.wire.parse_reply(exchange.request, body)
+        judged = await gathered(
+            [
+                self._judging.turn(exchange, messages, choice, len(messages), index)
+                for index, choice in enumerate(reply.choices)
+            ]
+        )
+        coverage = coverage_of(reply.choices, exchange.policy, failed=any(one.error for one in judged))
+        await self._judging.record(exchange, judged, coverage)
+        outcomes: dict[int, Outcome] = {one.choice: one.outcome for one in judged if not isinstance(one.outcome, Pass)}
+        if outcomes:
+            body = exchange.wire.edit_reply(exchange.request, reply, outcomes)
+        decision = worst([one.decision for one in judged])
+        return ReplyReview(body, decision.action, decision.categories, "full" if is_full(coverage) else "partial")
+
+    def review_stream(
+        self, exchange: Exchange, source: AsyncIterator[bytes], content_type: str
+    ) -> AsyncIterator[bytes]:
+        """The bytes of a streamed reply that may leave, as they may. Closing the iterator cancels what is pending."""
+        stream: ReplyStream = exchange.wire.open_stream(exchange.request, content_type)
+        return StreamReview(self._judging, self._metrics, exchange, stream, self._max_held_bytes).run(source)

@@ -1,0 +1,102 @@
+"""Which turns of a request are judged, and what leaving one out takes with it. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from guardproxy.policy import JudgeScope, Policy
+from guardproxy.types import Coverage, Message, Part, Replace
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A message to judge behind the `context` first messages. `current` turns decide about the whole request."""
+
+    index: int
+    context: int
+    message: Message
+    current: bool
+
+
+def current_start(messages: Sequence[Message]) -> int:
+    """Where the current turn begins: behind the last assistant message that has a user message behind it.
+
+    So neither a trailing assistant prefill nor a trailing system or empty message hides the user's text.
+    """
+    user_behind = False
+    for index in range(len(messages) - 1, -1, -1):
+        if messages[index].role == "user":
+            user_behind = True
+        elif messages[index].role == "assistant" and user_behind:
+            return index + 1
+    return 0
+
+
+def turns_of(messages: Sequence[Message], scope: JudgeScope) -> list[Turn]:
+    """Every message to judge by itself: those of the history, and those of the current turn."""
+    start = current_start(messages)
+    return [
+        Turn(index, index, message, index >= start)
+        for index, message in enumerate(messages)
+        if message.role == "assistant" or message.role in scope.roles or message.opaque
+    ]
+
+
+def joined_turn(messages: Sequence[Message], scope: JudgeScope, edits: Mapping[str, str]) -> Turn | None:
+    """The current turn as one text, with `edits` (new texts by path) made: finds what was split over messages.
+
+    None where the current turn is a single message.
+    """
+    start = current_start(messages)
+    pieces = [
+        index
+        for index in range(start, len(messages))
+        if messages[index].role in ("user", "tool") and messages[index].role in scope.roles
+    ]
+    if len(pieces) < 2:
+        return None
+    parts = tuple(
+        replace(part, text=edits.get(part.path, part.text))
+        for index in pieces
+        for part in messages[index].parts
+        if part.kind != "opaque"
+    )
+    return Turn(pieces[-1], start, Message("user", parts), current=True)
+
+
+def new_texts(message: Message, outcome: Replace) -> dict[str, str]:
+    """The text of each changed part by its path; what a whole replacement does not name becomes empty."""
+    texts = {edit.path: edit.text for edit in outcome.edits}
+    if outcome.whole:
+        rest = (part.path for part in message.parts if part.kind != "opaque" and part.path not in texts)
+        texts.update(dict.fromkeys(rest, ""))
+    return texts
+
+
+def exchange_of(messages: Sequence[Message], index: int) -> frozenset[int]:
+    """The turn at `index` with what belongs to it: the messages from one user turn to the next, less the system's."""
+    begins = [i for i, m in enumerate(messages) if m.role == "user" and (i == 0 or messages[i - 1].role != "user")]
+    start = max((i for i in begins if i <= index), default=0)
+    end = min((i for i in begins if i > index), default=len(messages))
+    return frozenset(i for i in range(start, end) if messages[i].role not in ("system", "developer"))
+
+
+def coverage_of(messages: Iterable[Message], policy: Policy, *, failed: bool = False) -> tuple[Coverage, ...]:
+    """What of every part is judged under `policy`, or why not; `failed` where the guard gave no verdict."""
+    return tuple(_coverage(message, part, policy, failed=failed) for message in messages for part in message.parts)
+
+
+def _coverage(message: Message, part: Part, policy: Policy, *, failed: bool) -> Coverage:
+    if part.kind == "opaque":
+        why = f"opaque: {part.note or 'unreadable'}"
+    elif message.role != "assistant" and message.role not in policy.judge.roles:
+        why = f"policy: role {message.role} is not judged"
+    elif part.kind in policy.judge.skip_kinds:
+        why = f"policy: {part.kind} is not judged"
+    else:
+        why = "guard unavailable" if failed else ""
+    return Coverage(part.path, message.role, part.kind, len(part.text), judged=not why, why=why)
+
+
+def is_full(coverage: Iterable[Coverage]) -> bool:
+    """Whether everything that the policy wants judged was judged: what it leaves out on purpose does not count."""
+    return all(item.judged or item.why.startswith("policy:") for item in coverage)
