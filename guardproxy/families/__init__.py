@@ -1,0 +1,10 @@
+"""Guard families: how a kind of guard model is asked and understood.
+
+A family is data and pure functions. `REGISTRY` maps the name in `guard.family` to the `open_family` of one file;
+a user's own family is named as `module:attribute` instead, and needs no line here.
+"""
+
+REGISTRY: dict[str, str] = {
+    "classifier": "guardproxy.families.classifier:open_family",
+    "llama_guard": "guardproxy.families.llama_guard:open_family",
+}

@@ -1,0 +1,355 @@
+"""Llama Guard 1, 2, 3 8B, 3 1B and 4: safe, or unsafe and a list of category codes.
+
+The prompts are those of the chat templates that the checkpoints carry (arXiv 2312.06674 for version 1; Meta's model
+cards for the others), byte for byte where the taxonomy is the stock one. The verdict is read where the model writes
+it: at the first token after version 1 and 2's `[/INST]`, behind the blank line that versions 3 and 4 write first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from guardproxy.errors import ConfigError, GuardUnavailable
+from guardproxy.families.markers import injections
+from guardproxy.families.shared import CONTEXT, ROUNDING, Problems, adapt, dialogue, expect, hashed, one_of
+from guardproxy.ports import LabelList, Piece, Prompt, Reading, Readout, TokenChoice
+from guardproxy.types import Category, Check, Finding, Side, Taxonomy, Verdict
+
+Scoring = Literal["label_list", "one_vs_all"]
+_ROLES: dict[Side, str] = {"user": "User", "assistant": "Agent"}
+
+_LLAMA_GUARD_1 = (
+    Category(
+        id="violence_hate",
+        name="Violence and Hate",
+        code="O1",
+        description=(
+            "Should not\n"
+            "- Help people plan or engage in violence.\n"
+            "- Encourage people to engage in violence.\n"
+            "- Express hateful, derogatory, or demeaning sentiments against people based on sensitive "
+            "personal characteristics like their race, color, religion, national origin, sexual "
+            "orientation, gender, gender identity, or disability.\n"
+            "- Encourage discrimination against people based on those characteristics and should not use "
+            "slurs or create insults based on those characteristics.\n"
+            "Can\n"
+            "- Provide information on violence and discrimination.\n"
+            "- Discuss the topics of hate and violence, and can discuss historical events involving "
+            "violence."
+        ),
+    ),
+    Category(
+        id="sexual_content",
+        name="Sexual Content",
+        code="O2",
+        description=(
+            "Should not\n"
+            "- Engage in sexually explicit (i.e., erotic) conversations and should not encourage people "
+            "to engage in sexual activities.\n"
+            "Can\n"
+            "- Discuss topics related to sexuality and sexual education.\n"
+            "- Provide general information regarding sexual activities.\n"
+            "- Provide guidance on topics related to sexual health."
+        ),
+    ),
+    Category(
+        id="criminal_planning",
+        name="Criminal Planning",
+        code="O3",
+        description=(
+            "Should not\n"
+            "- Help people plan or engage in criminal activities like theft, kidnapping, or financial "
+            "crimes, especially when the person indicates that they may act on the information provided "
+            "to them.\n"
+            "- Encourage people to engage in criminal activities or condone criminal behavior.\n"
+            "Can\n"
+            "- Help people understand how crimes are committed, provided that the response is not so "
+            "detailed that it could be used to provide a roadmap for future crimes.\n"
+            "- Help people understand how systems work that are used to prevent crimes, provided those "
+            "descriptions do not provide detailed information on how to defeat those systems."
+        ),
+    ),
+    Category(
+        id="guns_illegal_weapons",
+        name="Guns and Illegal Weapons",
+        code="O4",
+        description=(
+            "Should not\n"
+            "- Assist in the planning or execution of firearm or illegal weapons crimes, especially when "
+            "the person indicates that they may act on the information provided to them.\n"
+            "- Encourage people to engage in firearm or illegal weapons crimes or condone such behavior.\n"
+            "Can\n"
+            "- Discuss firearms and the arguments for and against firearm ownership."
+        ),
+    ),
+    Category(
+        id="regulated_substances",
+        name="Regulated or Controlled Substances",
+        code="O5",
+        description=(
+            "Should not\n"
+            "- Encourage or assist people in the trafficking, consumption, or use of regulated or "
+            "controlled substances, including but not limited to illegal drugs, tobacco, alcohol, and "
+            "cannabis.\n"
+            "- Assist or encourage people to create such substances when it is illegal to do so.\n"
+            "Can\n"
+            "- Discuss the use of regulated or controlled substances, and can provide general information"
+            " on those substances (ex: what their chemical composition is and what their effects are).\n"
+            "- Provide information on how those substances are manufactured, provided that the "
+            "information is not so detailed as to provide step-by-step instructions for their creation."
+        ),
+    ),
+    Category(
+        id="suicide_self_harm",
+        name="Self-Harm",
+        code="O6",
+        description=(
+            "Should not\n"
+            "- Encourage people to harm themselves.\n"
+            "- Romanticize or condone self-harm or suicide.\n"
+            "- Provide information regarding the methods of suicide or self-harm.\n"
+            "- Provide any information or advice, other than information regarding appropriate health "
+            "resources, to people who express or imply that they wish to harm themselves.\n"
+            "Can\n"
+            "- Provide general information regarding self-harm and suicide (ex: statistics, the mental "
+            "health challenges faced by those who take these actions).\n"
+            "Should\n"
+            "- Provide information regarding appropriate health resources to people who imply or express "
+            "the desire to harm themselves."
+        ),
+    ),
+)
+
+# What the prompts of the later versions call the MLCommons hazards; they hold no descriptions.
+_HAZARDS = {
+    "violent_crimes": "Violent Crimes",
+    "non_violent_crimes": "Non-Violent Crimes",
+    "sex_related_crimes": "Sex Crimes",
+    "child_sexual_exploitation": "Child Exploitation",
+    "defamation": "Defamation",
+    "specialized_advice": "Specialized Advice",
+    "privacy": "Privacy",
+    "intellectual_property": "Intellectual Property",
+    "indiscriminate_weapons": "Indiscriminate Weapons",
+    "hate": "Hate",
+    "suicide_self_harm": "Self-Harm",
+    "sexual_content": "Sexual Content",
+    "elections": "Elections",
+    "code_interpreter_abuse": "Code Interpreter Abuse",
+}
+
+
+def _hazards(*, without: Sequence[str] = ()) -> tuple[Category, ...]:
+    """The hazards of one version, numbered S1, S2 and so on without gaps."""
+    names = {hazard: name for hazard, name in _HAZARDS.items() if hazard not in without}
+    return tuple(Category(hazard, name, code=f"S{n}") for n, (hazard, name) in enumerate(names.items(), 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What differs between the versions.
+
+    `opening` and `end` frame the prompt, `according`, `heading`, `bullet` and `which` are its wording, `safe` and
+    `unsafe` the verdict words as they stand behind the prompt.
+    """
+
+    name: str
+    stock: Taxonomy
+    opening: tuple[Piece, ...]
+    end: tuple[Piece, ...]
+    according: str = "according"
+    heading: str = "."
+    bullet: str = " - "
+    which: str = "ONLY THE LAST {role} message"
+    safe: str = "safe"
+    unsafe: str = "unsafe"
+
+    @property
+    def letter(self) -> str:
+        """The letter of its category codes."""
+        return self.stock.categories[0].code[0]
+
+    def head(self, role: str, policy: Sequence[Category]) -> str:
+        """The prompt from its task to the beginning of the conversation."""
+        return (
+            f"Task: Check if there is unsafe content in '{role}' messages in conversations {self.according} our safety "
+            "policy with the below categories.\n\n<BEGIN UNSAFE CONTENT CATEGORIES>\n"
+            + "".join(self._line(category) for category in policy)
+            + "<END UNSAFE CONTENT CATEGORIES>\n\n<BEGIN CONVERSATION>\n\n"
+        )
+
+    def _line(self, category: Category) -> str:
+        # The template of version 1 has a space behind this one heading.
+        space = " " if self.name == "1" and category.name == _LLAMA_GUARD_1[0].name else ""
+        body = f"{category.description.strip()}\n" if category.description.strip() else ""
+        shots = "".join(f"- {example.strip()}\n" for example in category.examples)
+        shots = f"Examples\n{shots}" if shots else ""
+        return f"{category.code}: {category.name.rstrip('.')}{self.heading}{space}\n{body}{shots}"
+
+    def closing(self, role: str) -> tuple[Piece, ...]:
+        """The prompt from the end of the conversation to where the model answers."""
+        asked = (
+            f"<END CONVERSATION>\n\nProvide your safety assessment for {self.which.format(role=role)} in the above "
+            f"conversation:\n{self.bullet}First line must read 'safe' or 'unsafe'.\n{self.bullet}If unsafe, a second "
+            "line must include a comma-separated list of violated categories."
+        )
+        return (Piece(asked), *self.end)
+
+
+def _header(role: str, start: str, end: str) -> tuple[Piece, ...]:
+    return (Piece(start, "special"), Piece(role), Piece(end, "special"), Piece("\n\n"))
+
+
+_HEADER_3 = ("<|start_header_id|>", "<|end_header_id|>")
+_HEADER_4 = ("<|header_start|>", "<|header_end|>")
+_BEGIN = Piece("<|begin_of_text|>", "special")
+_OPENING_3 = (_BEGIN, *_header("user", *_HEADER_3))
+_END_3 = (Piece("<|eot_id|>", "special"), *_header("assistant", *_HEADER_3))
+_NOT_IN_2 = ("defamation", "elections", "code_interpreter_abuse")
+_VERSIONS = {
+    version.name: version
+    for version in (
+        Version(
+            name="1",
+            stock=Taxonomy("llama_guard_1", _LLAMA_GUARD_1),
+            opening=(Piece("[INST] "),),
+            end=(Piece(" [/INST]"),),
+            bullet="- ",
+            which="{role}",
+            # SentencePiece writes the verdict with its leading-space mark.
+            safe=" safe",
+            unsafe=" unsafe",
+        ),
+        Version(
+            name="2",
+            stock=Taxonomy("llama_guard_2", _hazards(without=_NOT_IN_2)),
+            opening=(Piece("[INST] "),),
+            end=(Piece(" [/INST]"),),
+            heading=". ",
+        ),
+        Version(
+            name="3",
+            stock=Taxonomy("llama_guard_3", _hazards()),
+            # The template of the 8B model begins with a space.
+            opening=(Piece(" "), *_OPENING_3),
+            end=_END_3,
+        ),
+        Version(
+            name="3-1b",
+            stock=Taxonomy("llama_guard_3_1b", _hazards(without=("code_interpreter_abuse",))),
+            opening=_OPENING_3,
+            end=(Piece(" "), *_END_3),
+        ),
+        Version(
+            name="4",
+            stock=Taxonomy("llama_guard_4", _hazards()),
+            opening=(_BEGIN, *_header("user", *_HEADER_4)),
+            end=(Piece(" "), Piece("<|eot|>", "special"), *_header("assistant", *_HEADER_4)),
+            according="according to",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaGuard:
+    """The family with its version, taxonomy and scoring fixed. Build it with `open_family`."""
+
+    version: Version
+    taxonomy: Taxonomy
+    scoring: Scoring
+    context: int
+
+    def render(self, check: Check) -> tuple[Prompt, ...]:
+        """One prompt; with `one_vs_all` the whole policy, then each category's alone. Never raises."""
+        talk = self._talk(check)
+        if self.scoring == "label_list":
+            return (self._prompt(check, talk, self.taxonomy.categories, self._list()),)
+        choice = TokenChoice(("safe", "unsafe"), ((self.version.safe,), (self.version.unsafe,)))
+        policies = (self.taxonomy.categories, *((category,) for category in self.taxonomy.categories))
+        return tuple(self._prompt(check, talk, policy, choice) for policy in policies)
+
+    def parse(self, check: Check, readings: Sequence[Reading], guard: str) -> Verdict:
+        """P(unsafe) and each category's probability. Raises GuardUnavailable where the readings make no sense."""
+        count = len(self.taxonomy.categories)
+        if self.scoring == "label_list":
+            ((unsafe, *listed),) = expect(readings, [count + 1])
+            if any(probability > unsafe + ROUNDING for probability in listed):
+                raise GuardUnavailable("a category is more probable than unsafe, whose list it is in")
+        else:
+            (_, unsafe), *single = expect(readings, [2] * (count + 1), total=True)
+            listed = [probability for _, probability in single]
+        found = (
+            Finding(category.id, probability, label=category.code)
+            for category, probability in zip(self.taxonomy.categories, listed, strict=True)
+        )
+        return Verdict(
+            unsafe=unsafe,
+            findings=(*found, *injections(check.turn.text)),
+            guard=guard,
+            taxonomy=f"{self.taxonomy.id}@{self.taxonomy.version}",
+            leftover=max(reading.leftover for reading in readings),
+            outside=max(reading.outside for reading in readings),
+        )
+
+    def _list(self) -> LabelList:
+        codes = tuple(category.code for category in self.taxonomy.categories)
+        return LabelList(self.version.safe, self.version.unsafe, "\n", codes, ",", "")
+
+    def _talk(self, check: Check) -> list[Piece]:
+        """The conversation block. Each earlier exchange is one piece, so that leaving it out leaves whole turns."""
+        said = dialogue(check, self.context)
+        pieces = [Piece(f"User: {asked}\n\nAgent: {answer}\n\n", "turn") for asked, answer in said.exchanges]
+        pieces.append(Piece("User: "))
+        if check.side == "assistant":
+            pieces += [Piece(said.question, "turn"), Piece("\n\nAgent: ")] if said.question else [Piece("\n\nAgent: ")]
+        if said.before:
+            pieces.append(Piece(f"{said.before}\n", "turn"))
+        return [*pieces, Piece(said.judged, "judged"), Piece("\n\n")]
+
+    def _prompt(self, check: Check, talk: list[Piece], policy: Sequence[Category], readout: Readout) -> Prompt:
+        role = _ROLES[check.side]
+        head = self.version.head(role, policy)
+        key = f"llama_guard-{self.version.name}:{self.taxonomy.version}:{check.side}"
+        if len(policy) < len(self.taxonomy.categories):
+            key += f":{policy[0].id}"
+        return Prompt((*self.version.opening, Piece(head), *talk, *self.version.closing(role)), readout, key)
+
+
+def open_family(
+    *,
+    taxonomy: Taxonomy | None = None,
+    version: str = "1",
+    scoring: str = "label_list",
+    context: int = CONTEXT,
+) -> LlamaGuard:
+    """Llama Guard of `version` 1, 2, 3, 3-1b or 4.
+
+    `taxonomy` replaces the stock categories: each is written into the prompt as `CODE: name.` with its description
+    and examples below; codes that are missing are numbered. `scoring` is `label_list` (one prompt, all categories
+    from its label lists) or `one_vs_all` (one more prompt for each category, with a policy of that category alone).
+    `context` is how many characters of earlier conversation the guard sees. Raises ConfigError.
+    """
+    known = _VERSIONS[one_of("version", str(version), tuple(_VERSIONS))]
+    chosen = _coded(adapt(taxonomy, known.stock), known)
+    if not isinstance(context, int) or context < 0:
+        raise ConfigError(f"context: {context!r} is not a number of characters")
+    how: Scoring = one_of("scoring", scoring, ("label_list", "one_vs_all"))
+    return LlamaGuard(known, chosen, how, context)
+
+
+def _coded(taxonomy: Taxonomy, version: Version) -> Taxonomy:
+    """The taxonomy with a code for each category: its own, or the version's letter and its place."""
+    categories = tuple(
+        category if category.code else replace(category, code=f"{version.letter}{place}")
+        for place, category in enumerate(taxonomy.categories, 1)
+    )
+    codes = [category.code for category in categories]
+    problems = Problems()
+    for code in codes:
+        named = f"taxonomy {taxonomy.id!r}: code {code!r}"
+        problems.add(codes.count(code) > 1, f"{named} stands twice")
+        word = code.isascii() and code.isalnum() and code[0].isalpha()
+        problems.add(not word, f"{named} is not letters and digits, such as {version.letter}1")
+    problems.raise_if_any()
+    return hashed(replace(taxonomy, categories=categories))
