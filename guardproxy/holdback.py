@@ -54,6 +54,11 @@ class HoldBack:
             choice.seen = max(choice.seen, mark.upto)
             choice.complete = choice.complete or mark.final
 
+    def complete(self) -> None:
+        """The upstream has ended: every choice is as complete as it will be."""
+        for choice in self._choices.values():
+            choice.complete = True
+
     def ask(self) -> list[Ask]:
         """The checks that are due now. Each counts as running until `passed` or `settle` answers it."""
         due: list[Ask] = []

@@ -61,8 +61,6 @@ class StreamReview:
                     if reading is None and not self._upstream_done:
                         reading = asyncio.ensure_future(_next(source))
                     waiting = {*self._checks, *([reading] if reading is not None else [])}
-                    if not waiting:
-                        raise UpstreamUnreadable("the reply has ended, but not every choice of it")
                     finished, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                     if reading is not None and reading in finished:
                         data, reading = reading.result(), None
@@ -90,10 +88,11 @@ class StreamReview:
         return bool(self._ended) and not self._hold.open and self._ended >= set(self._stream.choices)
 
     def _take(self, data: bytes | None) -> None:
-        if data is None:
-            self._upstream_done = True
         for chunk in self._stream.finish() if data is None else self._stream.feed(data):
             self._hold.add(chunk)
+        if data is None:
+            self._upstream_done = True
+            self._hold.complete()  # a reply that breaks off is judged as far as it came
         if self._hold.held_bytes > self._max_held_bytes:
             raise UpstreamUnreadable(f"more than {self._max_held_bytes} bytes of a reply are waiting to be judged")
         self._ask()
@@ -142,7 +141,7 @@ class StreamReview:
         return self._settled(ask.choice, outcome)
 
     async def _rewritten(self, ask: Ask, spoken: _Spoken) -> Outcome:
-        """Rewrite what has not left yet. Each candidate is judged behind what has: that is what the client will read."""
+        """Rewrite what has not left yet. Candidates are judged behind what has: the client reads both."""
         left = {part.path: part.text for part in self._stream.released(ask.choice).parts}
         context = self._exchange.request.conversation.messages
         policy = self._exchange.policy

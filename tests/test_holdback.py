@@ -1,0 +1,132 @@
+"""The hold-back never releases what has not been judged, and nothing overtakes."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from guardproxy.holdback import Ask, HoldBack
+from guardproxy.policy import StreamPolicy
+from guardproxy.ports import Chunk, Mark
+
+
+def text(choice: int, upto: int, **kind: bool) -> Chunk:
+    """A frame that takes a choice to `upto`."""
+    return Chunk(f"{choice}:{upto};".encode(), (Mark(choice, upto, **kind),))
+
+
+def raws(chunks: list[Chunk]) -> bytes:
+    """The bytes of several frames."""
+    return b"".join(chunk.raw for chunk in chunks)
+
+
+def test_text_waits_for_its_verdict() -> None:
+    """Text leaves only after a check that covers it has passed."""
+    hold = HoldBack(StreamPolicy("window", every=10))
+    hold.add(text(0, 6))
+    assert hold.ask() == []
+    hold.add(text(0, 12))
+    (ask,) = hold.ask()
+    assert (ask, hold.ask(), hold.release()) == (Ask(0, 12, final=False), [], [])
+    hold.add(text(0, 15))
+    hold.passed(ask)
+    assert raws(hold.release()) == b"0:6;0:12;"
+    assert not hold.empty
+
+
+def test_final_and_whole_frames_wait_for_the_whole_choice() -> None:
+    """A tool call or a finish frame leaves after the verdict on the complete choice only."""
+    hold = HoldBack(StreamPolicy("window", every=5))
+    hold.add(text(0, 5, whole=True))
+    (first,) = hold.ask()
+    hold.passed(first)
+    assert hold.release() == []
+    hold.add(text(0, 5, final=True))
+    (last,) = hold.ask()
+    assert last.final
+    hold.passed(last)
+    assert raws(hold.release()) == b"0:5;0:5;"
+
+
+def test_hold_all_asks_once() -> None:
+    """`hold_all` checks nothing and releases nothing before the reply is complete."""
+    hold = HoldBack(StreamPolicy("hold_all", every=1))
+    hold.add(text(0, 500))
+    assert (hold.ask(), hold.release()) == ([], [])
+    hold.complete()
+    (ask,) = hold.ask()
+    hold.passed(ask)
+    assert raws(hold.release()) == b"0:500;"
+
+
+def test_monitor_holds_nothing() -> None:
+    """`monitor` releases everything at once, also final frames, and still asks for the last verdict."""
+    hold = HoldBack(StreamPolicy("monitor"))
+    hold.add(text(0, 500))
+    hold.add(text(0, 500, final=True))
+    assert raws(hold.release()) == b"0:500;0:500;"
+    assert hold.ask() == [Ask(0, 500, final=True)]
+
+
+def test_exposure_is_a_bound() -> None:
+    """With `exposure: 8` a client sees at most eight characters without a verdict."""
+    hold = HoldBack(StreamPolicy("window", every=10, exposure=8))
+    for upto in (4, 8, 9):
+        hold.add(text(0, upto))
+    assert raws(hold.release()) == b"0:4;0:8;"
+
+
+def test_deferred_choice_waits_for_its_end() -> None:
+    """After a finding that needs the whole choice, no further part of it leaves and no further check runs."""
+    hold = HoldBack(StreamPolicy("window", every=5, exposure=100))
+    hold.add(text(0, 6))
+    (ask,) = hold.ask()
+    hold.defer(ask)
+    hold.add(text(0, 60))
+    assert (hold.ask(), hold.release()) == ([], [])
+    hold.add(text(0, 60, final=True))
+    assert hold.ask() == [Ask(0, 60, final=True)]
+
+
+def test_a_settled_choice_holds_nobody() -> None:
+    """When the proxy ends a choice, the frames of others behind it may leave."""
+    hold = HoldBack(StreamPolicy("window", every=5))
+    hold.add(text(0, 9))
+    hold.add(Chunk(b"ping", ()))
+    hold.settle(0)
+    assert raws(hold.release()) == b"0:9;ping"
+    assert hold.open == ()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_nothing_unjudged_leaves_and_order_holds(data: st.DataObject) -> None:
+    """Whatever the interleaving of frames and verdicts: released text is covered, released frames are a prefix."""
+    exposure = data.draw(st.sampled_from([0, 0, 7]))
+    hold = HoldBack(StreamPolicy("window", every=data.draw(st.integers(1, 30)), exposure=exposure))
+    seen, judged, closed = {0: 0, 1: 0}, {0: 0, 1: 0}, set()
+    queued, left, pending = [], [], []
+    for _ in range(data.draw(st.integers(1, 40))):
+        if pending and data.draw(st.booleans()):
+            ask = pending.pop(data.draw(st.integers(0, len(pending) - 1)))
+            judged[ask.choice] = ask.upto
+            if ask.final:
+                closed.add(ask.choice)
+            hold.passed(ask)
+        else:
+            choice = data.draw(st.sampled_from([0, 1]))
+            seen[choice] += data.draw(st.integers(0, 12))
+            chunk = text(choice, seen[choice])
+            queued.append(chunk)
+            hold.add(chunk)
+        pending += hold.ask()
+        for chunk in hold.release():
+            (mark,) = chunk.marks
+            assert mark.upto <= judged[mark.choice] + exposure or mark.choice in closed
+            left.append(chunk)
+    assert left == queued[: len(left)]
+    hold.complete()
+    while pending or (pending := hold.ask()):
+        hold.passed(pending.pop())
+        pending += hold.ask()
+    left += hold.release()
+    assert left == queued
+    assert hold.held_bytes == 0

@@ -1,0 +1,112 @@
+"""Thresholds and decisions."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guardproxy.policy import Policy, PolicySet, Route, Rule, SideRules, decide, on_failure, worst
+from guardproxy.types import SEVERITY, Decision, Finding, Verdict
+
+RULES = SideRules(
+    {
+        "violence_hate": (Rule("flag", 0.2), Rule("block", 0.5)),
+        "*": (Rule("rewrite", 0.4, "redact"),),
+        "unsafe": (Rule("block", 0.9),),
+    }
+)
+POLICY = Policy("p", "v", RULES, SideRules({}))
+
+
+def verdict(unsafe: float = 0.0, **findings: float) -> Verdict:
+    """A verdict with these findings."""
+    return Verdict(unsafe, tuple(Finding(name, p) for name, p in findings.items()), "g")
+
+
+def test_nothing_reached_passes() -> None:
+    """Probabilities under every threshold pass without a reason."""
+    assert decide(POLICY, "user", verdict(0.89, violence_hate=0.19, sexual_content=0.39)) == Decision("pass", "", ())
+
+
+def test_threshold_is_inclusive_and_most_severe_wins() -> None:
+    """A probability equal to a threshold reaches it; every reached rule is a reason; the most severe decides."""
+    decision = decide(POLICY, "user", verdict(violence_hate=0.5, sexual_content=0.4))
+    assert decision.action == "block"
+    assert [(r.category, r.action) for r in decision.reasons] == [
+        ("violence_hate", "flag"),
+        ("violence_hate", "block"),
+        ("sexual_content", "rewrite"),
+    ]
+    assert decision.categories == ("violence_hate", "sexual_content")
+
+
+def test_own_rules_replace_the_star() -> None:
+    """A category with rules of its own is not held against those of "*"."""
+    assert decide(POLICY, "user", verdict(violence_hate=0.45)).action == "flag"
+
+
+def test_how_comes_from_the_deciding_rule() -> None:
+    """The rewrite that is done is the one the deciding rule names."""
+    assert decide(POLICY, "user", verdict(sexual_content=0.8)).how == "redact"
+
+
+def test_signals_need_a_rule_of_their_own() -> None:
+    """A guard_injection finding is no category of harm: "*" does not cover it."""
+    assert decide(POLICY, "user", verdict(guard_injection=1.0)).action == "pass"
+    named = Policy("p", "v", SideRules({"guard_injection": (Rule("block", 0.5),)}), SideRules({}))
+    assert decide(named, "user", verdict(guard_injection=1.0)).action == "block"
+
+
+def test_overall_rule() -> None:
+    """The overall probability has its own rule."""
+    assert decide(POLICY, "user", verdict(0.9)).categories == ("unsafe",)
+    assert decide(POLICY, "assistant", verdict(0.9)).action == "pass"
+
+
+@given(st.dictionaries(st.sampled_from(["violence_hate", "sexual_content", "other"]), st.floats(0, 1)), st.floats(0, 1))
+def test_more_probable_is_never_milder(findings: dict[str, float], unsafe: float) -> None:
+    """Raising any probability never lowers the action."""
+    before = decide(POLICY, "user", verdict(unsafe, **findings))
+    raised = {name: min(1.0, p + 0.1) for name, p in findings.items()}
+    after = decide(POLICY, "user", verdict(min(1.0, unsafe + 0.1), **raised))
+    assert SEVERITY[after.action] >= SEVERITY[before.action]
+
+
+def test_failures() -> None:
+    """A failure is what the policy says it is, and carries its cause."""
+    assert on_failure("allow", "overload") == Decision("pass", "", (), "overload")
+    assert on_failure("block", "guard_error").action == "block"
+
+
+def test_worst_of_none_passes() -> None:
+    """No decision is a pass; of several the most severe counts."""
+    assert worst([]).action == "pass"
+    assert worst([Decision("flag", "", ()), Decision("block", "", ()), Decision("pass", "", ())]).action == "block"
+
+
+def test_floor_and_acts() -> None:
+    """The floor is the lowest threshold anywhere; a side without rules still acts where failures block."""
+    assert POLICY.floor == 0.2
+    assert POLICY.acts("user")
+    calm = Policy(
+        "p",
+        "v",
+        SideRules({"*": (Rule("flag", 0.1),)}),
+        SideRules({}),
+        "allow",
+        "allow",
+        {"user": "flag", "assistant": "flag"},
+    )
+    assert not calm.acts("user")
+
+
+def test_routes_first_match_wins() -> None:
+    """Every given condition must hold; the first route that matches chooses; no match is the default policy."""
+    strict = Policy("strict", "v", RULES, RULES)
+    routes = (
+        Route("kids", "strict", header=("X-App", "kids*"), shadow=("default",)),
+        Route("models", "strict", path="/v1/chat/*", model="gpt-*"),
+    )
+    chosen = PolicySet({"default": POLICY, "strict": strict}, routes)
+    assert chosen.choose("/v1/chat/completions", "gpt-4", "", {}).route == "models"
+    assert chosen.choose("/v1/messages", "gpt-4", "", {}).policy is POLICY
+    kids = chosen.choose("/v1/messages", "m", "", {"x-app": "kids-2"})
+    assert (kids.route, kids.policy, kids.shadow) == ("kids", strict, (POLICY,))
