@@ -1,0 +1,43 @@
+# Two targets. `cpu`: the embedded guard, small. `cuda`: PyTorch with its CUDA libraries, for Llama Guard and its like.
+#   docker build --target cpu  -t guardproxy .
+#   docker build --target cuda -t guardproxy:cuda .
+# Run: docker run -p 8080:8080 -v guardproxy:/data guardproxy serve --host 0.0.0.0 --upstream https://llm.example
+# The image serves on every interface of its container; publish the port only where clients should reach it.
+
+FROM python:3.12-slim AS source
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY guardproxy guardproxy
+
+FROM python:3.12-slim AS build-cpu
+RUN python -m venv /opt/guardproxy
+RUN /opt/guardproxy/bin/pip install --no-cache-dir torch --index-url https://download.pytorch.org/whl/cpu
+COPY --from=source /src /src
+RUN /opt/guardproxy/bin/pip install --no-cache-dir '/src[postgres]'
+
+FROM python:3.12-slim AS build-cuda
+RUN python -m venv /opt/guardproxy
+# PyPI's torch for x86-64 Linux brings the CUDA runtime with it; the host only needs the driver.
+RUN /opt/guardproxy/bin/pip install --no-cache-dir torch
+COPY --from=source /src /src
+RUN /opt/guardproxy/bin/pip install --no-cache-dir '/src[postgres]'
+
+FROM python:3.12-slim AS runtime
+RUN useradd --create-home --uid 10001 guardproxy && install -d -o guardproxy -g guardproxy /data
+ENV PATH=/opt/guardproxy/bin:$PATH GUARDPROXY_DATA_DIR=/data HF_HOME=/data/huggingface PYTHONUNBUFFERED=1
+USER guardproxy
+VOLUME /data
+EXPOSE 8080
+# /readyz answers 200 once the weights are loaded and the canaries separate.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=120s --retries=4 \
+    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8080/readyz', timeout=4)"]
+ENTRYPOINT ["guardproxy"]
+CMD ["serve", "--host", "0.0.0.0"]
+
+FROM runtime AS cuda
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=build-cuda /opt/guardproxy /opt/guardproxy
+
+# The last stage is what `docker build` makes without --target.
+FROM runtime AS cpu
+COPY --from=build-cpu /opt/guardproxy /opt/guardproxy
