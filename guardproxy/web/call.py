@@ -1,0 +1,135 @@
+"""One call: what the client asked for over HTTP, and what has gone back to it so far."""
+
+import asyncio
+import os
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Self
+
+from starlette.types import Message, Receive, Scope, Send
+
+from guardproxy.errors import TooLarge
+from guardproxy.types import SEVERITY, ActionName
+from guardproxy.web.headers import Headers, first
+
+NO_RETRY = (b"x-should-retry", b"false")
+
+
+class Call:
+    """A request and the state of its answer. Every answer gets the proxy's own headers here."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.id = os.urandom(12).hex()
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.raw_path: str = scope["raw_path"].decode("ascii")
+        self.query: bytes = scope["query_string"]
+        self.headers: Headers = scope["headers"]
+        self.status = 0
+        self.ended = False
+        self.action: ActionName | None = None
+        self.categories: tuple[str, ...] = ()
+        self.dropped: Sequence[int] = ()
+        self.coverage = "full"
+        self.guard_s = 0.0
+        self.upstream_s = 0.0
+        self.began = time.perf_counter()
+        self._receive = receive
+        self._send = send
+
+    async def body(self, limit: int) -> bytes | None:
+        """The request's body; None where the client has gone. Raises TooLarge beyond `limit` bytes."""
+        declared = first(self.headers, b"content-length")
+        size, parts, more = 0, [], True
+        if declared.isdigit() and int(declared) > limit:
+            raise TooLarge(f"the body has {int(declared)} bytes, more than the {limit} of limits.body_bytes")
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                return None
+            part = message.get("body", b"")
+            size += len(part)
+            if size > limit:
+                raise TooLarge(f"the body has more than the {limit} bytes of limits.body_bytes")
+            parts.append(part)
+            more = message.get("more_body", False)
+        return b"".join(parts)
+
+    def judged(self, action: ActionName, categories: Iterable[str], coverage: str) -> None:
+        """Note what was said of one side: the worse action counts, and every category."""
+        if self.action is None or SEVERITY[action] > SEVERITY[self.action]:
+            self.action = action
+        self.categories = tuple(dict.fromkeys((*self.categories, *categories)))
+        if coverage != "full":
+            self.coverage = coverage
+
+    def own_headers(self) -> Headers:
+        """What every answer says about the call."""
+        own = [(b"x-guardproxy-request-id", self.id.encode("ascii"))]
+        if self.action is None:
+            return own
+        own.append((b"x-guardproxy-action", self.action.encode("ascii")))
+        own.append((b"x-guardproxy-coverage", self.coverage.encode("ascii")))
+        if self.action != "pass" and self.categories:
+            own.append((b"x-guardproxy-categories", ",".join(self.categories).encode("ascii", "replace")))
+        if self.dropped:
+            own.append((b"x-guardproxy-dropped-turns", ",".join(map(str, self.dropped)).encode("ascii")))
+        times = f"guard;dur={self.guard_s * 1000:.1f}, upstream;dur={self.upstream_s * 1000:.1f}"
+        own.append((b"server-timing", times.encode("ascii")))
+        return own
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Send the status and the headers."""
+        self.status = status
+        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self.own_headers()]})
+
+    async def send(self, data: bytes) -> None:
+        """Send a piece of the body."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes = b"") -> None:
+        """Send the last piece of the body."""
+        self.ended = True
+        await self._send({"type": "http.response.body", "body": data})
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole answer with its right length. `headers` hold no content-length."""
+        headers.append((b"content-length", b"%d" % len(body)))
+        await self.start(status, headers)
+        await self.end(body)
+
+
+class WhileConnected:
+    """Cancels what runs in this context when the client goes; the context then ends quietly, with `gone` set."""
+
+    def __init__(self, call: Call, receive: Receive) -> None:
+        self.gone = False
+        self._call = call
+        self._receive = receive
+
+    async def __aenter__(self) -> Self:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("not in a task")
+        self._task = task
+        self._watch = asyncio.create_task(self._run())
+        return self
+
+    async def _run(self) -> None:
+        message: Message = {}
+        while message.get("type") != "http.disconnect":
+            message = await self._receive()
+        # Servers say the same of a client that has its whole answer.
+        if not self._call.ended:
+            self.gone = True
+            self._task.cancel()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._watch.cancel()
+        if not self.gone:
+            return False
+        self._task.uncancel()
+        return kind is asyncio.CancelledError

@@ -1,0 +1,305 @@
+"""The proxy handler: a request is judged, forwarded, and its answer judged, as the pipeline says."""
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final, cast
+
+import structlog
+from starlette.types import Receive, Scope, Send
+
+from guardproxy.errors import GuardproxyError, TooLarge, UpstreamUnavailable, UpstreamUnreadable
+from guardproxy.observe import Metrics
+from guardproxy.pipeline import Exchange, Pipeline
+from guardproxy.policy import PolicySet
+from guardproxy.ports import Answer, Request, Wire
+from guardproxy.types import Origin
+from guardproxy.web.call import NO_RETRY, Call, WhileConnected
+from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Headers, client_of, end_to_end, first
+from guardproxy.web.paths import NotGuarded, PathList, check_path
+from guardproxy.web.sniff import json_error, stream_type
+from guardproxy.web.upstream import Upstream, UpstreamResponse
+
+log = structlog.get_logger("guardproxy.proxy")
+
+_ASKED_ANEW: Final = frozenset({b"accept-encoding"})
+_LENGTH: Final = frozenset({b"content-length"})
+_STREAM_HEADERS: Final = [(b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no")]
+_STREAM_DROP: Final = HOP_BY_HOP | OF_THE_BODY | _LENGTH | {name for name, _ in _STREAM_HEADERS}
+
+
+class Unsupported(GuardproxyError):
+    """A body in a form that is not read here."""
+
+    status = 415
+    code = "unsupported_encoding"
+
+
+class NotReady(GuardproxyError):
+    """The guard is not to be relied on yet, or any more."""
+
+    status = 503
+    code = "not_ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is too large to be read; more is refused, never cut."""
+
+    body_bytes: int = 20 * 2**20
+    reply_bytes: int = 20 * 2**20
+    characters: int = 1_000_000
+    messages: int = 10_000
+
+
+class LivePolicies:
+    """The policies in force. A reload puts new ones here; a request keeps those it began with."""
+
+    def __init__(self, policies: PolicySet) -> None:
+        self.current = policies
+
+
+class Proxy:
+    """An ASGI application. `ready` says why requests cannot be guarded now; empty where they can.
+
+    `allow` names requests that pass unread because they carry no chat, `refuse` requests that are refused even where
+    a wire reads them.
+    """
+
+    def __init__(
+        self,
+        *,
+        upstream: Upstream,
+        pipeline: Pipeline,
+        wires: Sequence[Wire],
+        policies: LivePolicies,
+        allow: PathList,
+        refuse: PathList,
+        limits: Limits,
+        metrics: Metrics,
+        ready: Callable[[], str],
+    ) -> None:
+        self._upstream = upstream
+        self._pipeline = pipeline
+        self._wires = tuple(wires)
+        self._policies = policies
+        self._allow = allow
+        self._refuse = refuse
+        self._limits = limits
+        self._metrics = metrics
+        self._ready = ready
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. Whatever goes wrong is an error answer, never unjudged text.
+
+        An answer that breaks in the middle is left unfinished, which closes the connection: the client cannot take
+        it for whole.
+        """
+        call = Call(scope, receive, send)
+        wire: Wire | None = None
+        structlog.contextvars.bind_contextvars(request_id=call.id)
+        try:
+            check_path(call.path)
+            wire = self._wire_of(call)
+            body = await call.body(self._limits.body_bytes)
+            if body is None:
+                return
+            async with WhileConnected(call, receive) as connected:
+                await self._handle(call, wire, body)
+            if connected.gone:
+                log.info("client_left", wire=wire.name if wire else "none", status=call.status)
+                return
+        except GuardproxyError as error:
+            log.warning("request_failed", code=error.code, error=str(error), cause=repr(error.__cause__))
+            await self._fail(call, wire, error)
+        except Exception:  # the last line: unjudged text must not leave, whatever broke
+            log.exception("request_broke")
+            await self._fail(call, wire, GuardproxyError(f"internal error, see the log of request {call.id}"))
+        self._account(call, wire)
+
+    def _wire_of(self, call: Call) -> Wire | None:
+        """The wire that reads a request; None for one that passes unread. Raises NotGuarded."""
+        if not self._refuse.names(call.method, call.path):
+            method = "POST" if call.method == "OPTIONS" else call.method
+            wire = next((wire for wire in self._wires if wire.claims(method, call.path)), None)
+            if wire is not None and call.method != "OPTIONS":
+                return wire
+            if wire is not None or self._allow.names(call.method, call.path):
+                return None
+        raise NotGuarded(
+            f"guardproxy cannot read {call.method} {call.path}, so it does not forward it; if it carries no chat, "
+            f"the operator can let it pass by adding '{call.method} {call.path}' to paths.allow"
+        )
+
+    async def _handle(self, call: Call, wire: Wire | None, body: bytes) -> None:
+        if wire is None:
+            headers = end_to_end(call.headers, frozenset())
+            async with self._upstream.send(call.method, call.raw_path, call.query, headers, body) as response:
+                await self._relay(call, response)
+            return
+        if reason := self._ready():
+            raise NotReady(reason)
+        exchange = self._exchange(call, wire, body)
+        began = time.perf_counter()
+        review = await self._pipeline.review_request(exchange)
+        call.guard_s += time.perf_counter() - began
+        call.dropped = review.dropped
+        call.judged(review.action, review.categories, review.coverage)
+        if review.refusal is not None:
+            await self._give(call, wire.refuse(exchange.request, review.refusal), retry=False)
+        else:
+            await self._forward(call, exchange, review.body)
+
+    def _exchange(self, call: Call, wire: Wire, body: bytes) -> Exchange:
+        """The request as the pipeline sees it. Raises Unreadable, Unsupported, TooLarge."""
+        encoding = first(call.headers, b"content-encoding").strip().lower()
+        if encoding not in {b"", b"identity"}:
+            raise Unsupported("a compressed request body is not read here; send it without content-encoding")
+        request = wire.parse_request(call.path, body)
+        self._check_size(request)
+        client = client_of(call.headers, call.query)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in call.headers}
+        chosen = self._policies.current.choose(call.path, request.model, client, headers)
+        origin = Origin(
+            request_id=call.id,
+            route=chosen.route,
+            wire=wire.name,
+            upstream=self._upstream.url,
+            model=request.model,
+            client=client,
+            stream=request.stream,
+        )
+        return Exchange(wire, request, origin, chosen.policy, chosen.shadow)
+
+    def _check_size(self, request: Request) -> None:
+        messages = request.conversation.messages
+        if len(messages) > self._limits.messages:
+            raise TooLarge(f"{len(messages)} messages are more than the {self._limits.messages} of limits.messages")
+        characters = sum(message.size for message in messages)
+        if characters > self._limits.characters:
+            raise TooLarge(f"{characters} characters are more than the {self._limits.characters} of limits.characters")
+
+    async def _forward(self, call: Call, exchange: Exchange, body: bytes) -> None:
+        """Send the request on. An answer of 2xx is judged; any other is the upstream's own word and passes."""
+        headers = end_to_end(call.headers, _ASKED_ANEW)
+        headers.append((b"accept-encoding", b"identity"))
+        began = time.perf_counter()
+        async with self._upstream.send(call.method, call.raw_path, call.query, headers, body) as response:
+            call.upstream_s = time.perf_counter() - began
+            self._metrics.upstream(call.upstream_s)
+            if not 200 <= response.status < 300:
+                await self._relay(call, response)
+                return
+            source = response.decoded()
+            head = await _head(source)
+            content_type = stream_type(first(response.headers, b"content-type"), head)
+            if content_type:
+                await self._stream(call, exchange, response, _chain(head, source), content_type)
+            else:
+                whole = await self._read(head, source)
+                call.upstream_s = time.perf_counter() - began
+                await self._whole(call, exchange, response, whole)
+
+    async def _read(self, head: bytes, source: AsyncIterator[bytes]) -> bytes:
+        parts, size = [head], len(head)
+        async for part in source:
+            parts.append(part)
+            size += len(part)
+            if size > self._limits.reply_bytes:
+                raise UpstreamUnreadable(f"it has more than the {self._limits.reply_bytes} bytes of limits.reply_bytes")
+        return b"".join(parts)
+
+    async def _whole(self, call: Call, exchange: Exchange, response: UpstreamResponse, body: bytes) -> None:
+        began = time.perf_counter()
+        review = await self._pipeline.review_reply(exchange, body)
+        call.guard_s += time.perf_counter() - began
+        call.judged(review.action, review.categories, review.coverage)
+        changed = review.body is not body or first(response.headers, b"content-encoding")
+        drop = _dropped(response, HOP_BY_HOP | _LENGTH | OF_THE_BODY if changed else HOP_BY_HOP | _LENGTH)
+        await call.answer(response.status, end_to_end(response.headers, drop), review.body)
+
+    async def _stream(
+        self,
+        call: Call,
+        exchange: Exchange,
+        response: UpstreamResponse,
+        source: AsyncIterator[bytes],
+        content_type: str,
+    ) -> None:
+        pieces = cast(AsyncGenerator[bytes], self._pipeline.review_stream(exchange, source, content_type))
+        headers = end_to_end(response.headers, _dropped(response, _STREAM_DROP | {b"content-type"}))
+        headers += [*_STREAM_HEADERS, (b"content-type", content_type.encode("latin-1"))]
+        await call.start(response.status, headers)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                await call.send(piece)
+        await call.end()
+
+    async def _relay(self, call: Call, response: UpstreamResponse) -> None:
+        """Pass an answer on as it came, unread."""
+        await call.start(response.status, end_to_end(response.headers, _dropped(response, HOP_BY_HOP)))
+        async for chunk in response.chunks():
+            await call.send(chunk)
+        await call.end()
+
+    async def _give(self, call: Call, answer: Answer, *, retry: bool) -> None:
+        headers: Headers = [(b"content-type", answer.content_type.encode("latin-1"))]
+        if not retry:
+            headers.append(NO_RETRY)
+        await call.answer(answer.status, headers, answer.body)
+
+    async def _fail(self, call: Call, wire: Wire | None, error: GuardproxyError) -> None:
+        """Answer with an error, in the shape that the client's SDK knows; too late for that, leave it broken.
+
+        What the upstream could not be read for stays in the log: it may quote what was not judged.
+        """
+        if call.status:
+            return
+        message = str(error)
+        if isinstance(error, UpstreamUnreadable):
+            message = f"the upstream's answer cannot be read, so it cannot be judged; see request {call.id} in the log"
+        shape = wire.error if wire is not None else json_error
+        retry = isinstance(error, (UpstreamUnavailable, NotReady))
+        await self._give(call, shape(error.status, error.code, message), retry=retry)
+
+    def _account(self, call: Call, wire: Wire | None) -> None:
+        name = wire.name if wire is not None else "none"
+        seconds = time.perf_counter() - call.began
+        self._metrics.request(name, call.status)
+        self._metrics.added(max(0.0, seconds - call.upstream_s))
+        log.info(
+            "request",
+            wire=name,
+            method=call.method,
+            path=call.path,
+            status=call.status,
+            action=call.action,
+            categories=call.categories,
+            ms=round(seconds * 1000, 1),
+            upstream_ms=round(call.upstream_s * 1000, 1),
+            complete=call.ended,
+        )
+
+
+def _dropped(response: UpstreamResponse, drop: frozenset[bytes]) -> frozenset[bytes]:
+    """`drop`, and whatever an upstream says under the proxy's own names."""
+    return drop.union(name for name, _ in response.headers if name.startswith(OWN_PREFIX))
+
+
+async def _head(source: AsyncIterator[bytes]) -> bytes:
+    """Enough of a body to tell its kind: six bytes that are not blank, or all of it."""
+    head = b""
+    while len(head.lstrip()) < 6:
+        more = await anext(source, None)
+        if more is None:
+            break
+        head += more
+    return head
+
+
+async def _chain(head: bytes, source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if head:
+        yield head
+    async for chunk in source:
+        yield chunk
