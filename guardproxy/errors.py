@@ -61,3 +61,10 @@ class Overloaded(GuardUnavailable):
     """The guard would take too long; the check was refused at the door."""
 
     code = "guard_overloaded"
+
+
+class AuditUnavailable(GuardproxyError):
+    """The record of an answer could not be stored and must be (`audit.required`), so the answer does not leave."""
+
+    status = 503
+    code = "audit_unavailable"

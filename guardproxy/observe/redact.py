@@ -1,0 +1,238 @@
+"""What may be kept of a text: credentials and personal identifiers become typed markers such as `[email]`.
+
+Every pass takes time linear in the text, also on hostile input: patterns begin where a run begins (a lookbehind says
+so), repeat without giving back (possessive quantifiers), or are bounded.
+"""
+
+import base64
+import binascii
+import hashlib
+import ipaddress
+import re
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+TextRule = Literal["full", "redacted", "hash", "none"]
+
+Span = tuple[int, int]
+
+# --- credentials -----------------------------------------------------------------------------------------------------
+
+_PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]{1,60})-----.*?(?:-----END \1-----|\Z)", re.DOTALL)
+_AUTHORIZATION = re.compile(
+    r"\b(authorization[\"']{0,2}\s{0,3}[:=]\s{0,3}[\"']?(?:[A-Za-z]{1,20}\s{1,3})?)[^\s\"',;]++", re.IGNORECASE
+)
+_SCHEME = re.compile(r"\b(bearer|basic)(\s{1,20})([A-Za-z0-9._~+/=-]{8,}+)", re.IGNORECASE)
+_ASSIGNED = re.compile(
+    r"((?:pass(?:word|wd|phrase)|pwd|(?:api|access|secret|private|auth|account|signing)[ _-]?key"
+    r"|(?:access|auth|refresh|session|id|api)[_-]?token|client[_-]?secret)"
+    r"[\"']{0,2}\s{0,3}(?:[:=]|=>|\bis\b)\s{0,3}[\"'`]?)([^\s\"'`,;&<>\[\]{}]{4,}+)",
+    re.IGNORECASE,
+)
+_USERINFO = re.compile(r"(://[^/\s:@]{0,200}:)[^/\s]{1,400}@")
+_QUERY = re.compile(r"([?&](?:key|token|sig|signature|code|secret)=)([^\s&#\"'<>]{8,}+)", re.IGNORECASE)
+_TOKEN = re.compile(r"[A-Za-z0-9_.~+/=-]{16,}+")
+# Formats that issuers document or that their keys show: a prefix, then enough to tell it from words.
+_ISSUED = re.compile(
+    r"(?<![A-Za-z0-9])(?:"
+    r"sk-(?:proj|ant|svcacct|admin|or|live|test|None|lf)-[A-Za-z0-9_-]{16}"
+    r"|[srpw][kh](?:-|_live_|_test_|sec_)[A-Za-z0-9]{20}"
+    r"|gh[pousr]_[A-Za-z0-9]{20}|github_pat_[A-Za-z0-9_]{20}|glpat-[A-Za-z0-9_-]{16}"
+    r"|xox[abceoprs]-[A-Za-z0-9-]{10}|(?:AKIA|ASIA|ABIA|ACCA|AIDA|AROA)[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{30}"
+    r"|hf_[A-Za-z0-9]{20}|npm_[A-Za-z0-9]{20}|pypi-[A-Za-z0-9_-]{20}|ya29\.[A-Za-z0-9_-]{16}"
+    r"|SG\.[A-Za-z0-9_-]{16}|do[opr]_v1_[a-f0-9]{20}|(?:gsk|xai|nvapi|r8|tgp_v1|pplx)[-_][A-Za-z0-9_-]{20}"
+    r")"
+)
+_JWT = re.compile(r"eyJ[A-Za-z0-9_-]{5,}+\.[A-Za-z0-9_-]{5,}+\.")
+_HEX = re.compile(r"(?<![0-9A-Za-z])[0-9a-fA-F]{32,}+(?![0-9A-Za-z])")
+_UUID = re.compile(r"(?<![0-9A-Za-z])[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}(?![0-9A-Za-z])")
+_RANDOM_RUN = re.compile(r"[A-Za-z0-9+/=_-]{24,}+")
+_SEGMENT = re.compile(r"[A-Za-z0-9]{10,}+")
+_ROUGH = re.compile(r"(?<=[a-z])[A-Z]|(?<=[A-Za-z])[0-9]|(?<=[0-9])[A-Za-z]")
+_WINDOW, _ROUGHNESS = 24, 6
+
+
+def _looks_random(run: str) -> bool:
+    """Whether letters, capitals and digits alternate as in a drawn string and not as in a name.
+
+    Words and model names change between lower case, upper case and digits a few times; of 24 characters drawn from
+    62, ten changes are the mean and fewer than six are rare (about one in forty, less in longer strings).
+    """
+    rest = _UUID.sub("-", run)
+    if any(any(c.isdigit() for c in m) and any(c.isalpha() for c in m) for m in _HEX.findall(rest)):
+        return True
+    joined = "-".join(_SEGMENT.findall(rest))
+    if len(joined) < 20:
+        return False
+    places = [match.start() for match in _ROUGH.finditer(joined)]
+    return any(late - early < _WINDOW for early, late in zip(places, places[_ROUGHNESS - 1 :], strict=False))
+
+
+def _token(match: re.Match[str], *, guess: bool) -> str:
+    token = match.group()
+    issued = _ISSUED.search(token)
+    if issued:
+        return token[: issued.start()] + "[api key]" + token[len(token.rstrip(".")) :]
+    jwt = token.find("eyJ")
+    if jwt >= 0 and _JWT.match(token, jwt):
+        return token[:jwt] + "[jwt]" + token[len(token.rstrip(".")) :]
+    if not guess:
+        return token
+    return _RANDOM_RUN.sub(lambda run: "[secret]" if _looks_random(run.group()) else run.group(), token)
+
+
+def _scheme(match: re.Match[str]) -> str:
+    scheme, space, value = match.groups()
+    if scheme.lower() == "bearer":
+        secret = len(value) >= 20 or any(c.isdigit() for c in value)
+    else:
+        secret = _is_user_and_password(value)
+    return f"{scheme}{space}[credentials]" if secret else match.group()
+
+
+def _is_user_and_password(value: str) -> bool:
+    try:
+        return b":" in base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        return False
+
+
+def credentials(text: str, *, guess: bool = True) -> str:
+    """`text` with keys, tokens and passwords masked.
+
+    With `guess`, long strings that look drawn at random are masked too; without, only what has a known form.
+    """
+    if "-----BEGIN " in text:
+        text = _PEM.sub("[private key]", text)
+    if "authorization" in text.lower():
+        text = _AUTHORIZATION.sub(r"\1[credentials]", text)
+    text = _SCHEME.sub(_scheme, text)
+    if ":" in text or "=" in text or " is " in text:
+        text = _USERINFO.sub(r"\1[password]@", text)
+        text = _ASSIGNED.sub(_assigned, text)
+        text = _QUERY.sub(r"\1[secret]", text)
+    return _TOKEN.sub(lambda match: _token(match, guess=guess), text)
+
+
+def _assigned(match: re.Match[str]) -> str:
+    name, value = match.groups()
+    # "my password is wrong" is a sentence; "my password is hunter2" is a password.
+    if re.search(r"\bis\s{0,3}[\"'`]?\Z", name, re.IGNORECASE) and value.rstrip(".!?").isalpha():
+        return match.group()
+    return f"{name}[password]"
+
+
+# --- personal identifiers --------------------------------------------------------------------------------------------
+
+_EMAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]++@[\w-]++(?:\.[\w-]++)+")
+_IBAN_HEAD = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?=[ -]?[A-Za-z0-9])")
+_IBAN_GROUP = re.compile(r"[ -]?[A-Za-z0-9]{1,4}(?![A-Za-z0-9])|[ -]?[A-Za-z0-9]{4}")
+_BASE36 = {ord(c): str(int(c, 36)) for c in "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"}
+_CARD_RUN = re.compile(r"(?<!\d)\d{3,19}(?:[ .-]\d{3,19})*+(?!\d)")
+_DIGITS = re.compile(r"\d+")
+_OCTET = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
+_IPV4 = re.compile(rf"(?<![\w.])(?:{_OCTET}\.){{3}}{_OCTET}(?!\w|\.\d)")
+_IPV6 = re.compile(
+    rf"(?<![\w:.])(?:[0-9A-Fa-f]{{0,4}}:){{2,7}}(?:(?:{_OCTET}\.){{3}}{_OCTET}|[0-9A-Fa-f]{{0,4}})(?![\w:])"
+)
+_PHONE = re.compile(
+    r"(?<![\w+])(?:\+|00)[1-9](?:[ ()./-]{0,3}\d){6,14}(?!\d)"  # international
+    r"|(?<![\w.])\(?0\d(?:[ ()/-]{0,2}\d){7,10}(?!\d)"  # national, with the trunk prefix 0
+    r"|(?<![\w.])\(?\d{3}\)?[ .-]?\d{3}[ .-]\d{4}(?!\d)"  # North American
+)
+
+
+def _luhn(digits: str) -> bool:
+    """The check digit of ISO/IEC 7812-1, annex B."""
+    total = 0
+    for place, digit in enumerate(reversed(digits)):
+        value = int(digit) * (1 + place % 2)
+        total += value - 9 if value > 9 else value
+    return total % 10 == 0
+
+
+def _cards(text: str) -> Iterator[Span]:
+    """Spans of 13 to 19 digits that pass the Luhn check, from one group of digits to the end of another."""
+    for run in _CARD_RUN.finditer(text):
+        groups = [match.span() for match in _DIGITS.finditer(text, run.start(), run.end())]
+        skip = -1
+        for first, (start, _) in enumerate(groups):
+            if start < skip or int(text[start]) not in range(2, 7):
+                continue
+            end = _card_end(text, groups, first)
+            if end:
+                skip = end
+                yield start, end
+
+
+def _card_end(text: str, groups: list[Span], first: int) -> int:
+    digits = ""
+    for start, end in groups[first : first + 7]:  # groups have three digits or more
+        digits += text[start:end]
+        if len(digits) > 19:
+            break
+        if len(digits) >= 13 and _luhn(digits):
+            return end
+    return 0
+
+
+def _ibans(text: str) -> Iterator[Span]:
+    """Spans that pass the check of ISO 13616: with the first four characters moved to the end, modulo 97 is 1."""
+    for head in _IBAN_HEAD.finditer(text):
+        candidates = []
+        bare, end = head.group(), head.end()
+        while len(bare) < 34 and (group := _IBAN_GROUP.match(text, end)):
+            bare, end = bare + group.group().lstrip(" -"), group.end()
+            candidates.append((bare, end))
+        for bare, end in reversed(candidates):
+            if 15 <= len(bare) <= 34 and int((bare[4:] + bare[:4]).translate(_BASE36)) % 97 == 1:
+                yield head.start(), end
+                break
+
+
+def _ipv6(match: re.Match[str]) -> str:
+    text = match.group()
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return text
+    # `std::begin` and `::` are not addresses of anybody.
+    return "[ip]" if any(c.isdigit() for c in text) else text
+
+
+def _cut(text: str, find: Callable[[str], Iterator[Span]], marker: str) -> str:
+    pieces, at = [], 0
+    for start, end in find(text):
+        if start >= at:
+            pieces += [text[at:start], marker]
+            at = end
+    return "".join([*pieces, text[at:]]) if pieces else text
+
+
+def redact(text: str) -> str:
+    """`text` without credentials, e-mail addresses, phone, card and bank account numbers and IP addresses.
+
+    Names, postal addresses and what the text is about stay: the point of the record is that it can be reviewed.
+    """
+    text = credentials(text)
+    if "@" in text:
+        text = _EMAIL.sub("[email]", text)
+    if not re.search(r"\d", text):
+        return text
+    text = _cut(text, _ibans, "[iban]")
+    text = _cut(text, _cards, "[card]")
+    if ":" in text:
+        text = _IPV6.sub(_ipv6, text)
+    return _PHONE.sub("[phone]", _IPV4.sub("[ip]", text))
+
+
+def kept(text: str, rule: TextRule) -> str:
+    """What `rule` keeps of a text: all but credentials, the redacted text, its SHA-256 in hex, or nothing."""
+    if rule == "full":
+        return credentials(text)
+    if rule == "redacted":
+        return redact(text)
+    if rule == "hash":
+        # A lone surrogate is no UTF-8; it must not make two texts one, nor fail.
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return ""
