@@ -1,0 +1,216 @@
+"""OpenAI completions: a prompt, or several, and texts that go on from them.
+
+Reference: OpenAI API reference, "Completions". Prompts as token ids are opaque; each prompt is a user's message.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from guardproxy.errors import Unreadable, UpstreamUnreadable
+from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
+from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse, Replace
+from guardproxy.wires.shared import openai
+from guardproxy.wires.shared.body import dumps, read_object, remove
+from guardproxy.wires.shared.edits import dropped, rewrite
+from guardproxy.wires.shared.parts import Draft, Fields, fields, json_text, named, opaque, passed, text, walk
+from guardproxy.wires.shared.repeats import Repeat
+from guardproxy.wires.shared.streams import Track, new_texts
+
+_PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/completions|/openai/deployments/[^/]+/completions")
+
+SETTINGS: Fields = {
+    **openai.SETTINGS,
+    **openai.SCHEMAS,
+    **named("prompt echo add_special_tokens response_format reasoning_effort reasoning"),
+    "response_format": json_text("tool_definition"),
+    "suffix": text(),
+    "prompt_embeds": opaque("embeddings"),
+    "images": opaque("image"),
+}
+REPLY_CHOICE: Fields = {
+    **openai.CHOICE,
+    "text": text(),
+    "reasoning": text("reasoning"),
+    "reasoning_content": text("reasoning"),
+    "logprobs": passed,
+}
+_LOGPROBS: Fields = named("tokens token_logprobs top_logprobs text_offset token_ids")
+_NO_CALLS = re.compile(r"(?!)")
+
+
+def _prompts(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Every prompt with its path: texts, or lists of token ids."""
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and prompt and not all(type(item) is int for item in prompt):
+        return [(f"prompt[{index}]", item) for index, item in enumerate(prompt)]
+    if prompt in (None, "", []) and not body.get("prompt_embeds"):
+        raise Unreadable("must be a text or a list of texts", "prompt")
+    return [("prompt", prompt)] if prompt else []
+
+
+def _turns(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+    """Every message of the conversation with its place in the body."""
+    draft = Draft(Unreadable)
+    walk(draft, body, "", SETTINGS)
+    parts = draft.message("user").parts
+    definitions = tuple(part for part in parts if part.kind == "tool_definition")
+    beside = tuple(part for part in parts if part.kind != "tool_definition")
+    for role, found in (("system", definitions), ("user", beside)):
+        if found:
+            yield "", Message("system" if role == "system" else "user", found)
+    for path, prompt in _prompts(body):
+        yield path, _prompt(path, prompt)
+
+
+def _prompt(path: str, prompt: Any) -> Message:
+    draft = Draft(Unreadable)
+    if isinstance(prompt, str):
+        draft.add(path, prompt)
+    elif isinstance(prompt, list) and all(type(item) is int for item in prompt):
+        draft.opaque(path, "token ids")
+    else:
+        raise Unreadable("must be a text or a list of token ids", path)
+    return draft.message("user")
+
+
+def _log_probabilities(repeat: Repeat, draft: Draft, choice: Mapping[str, Any], path: str) -> None:
+    """Compare the tokens of `logprobs` with the text; alternatives are opaque."""
+    value = choice.get("logprobs")
+    fields(_LOGPROBS)(draft, value, path)
+    tokens = (value or {}).get("tokens") or []
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise draft.error("must be a list of strings", f"{path}.tokens")
+    repeat.add(choice.get("text") or "", "".join(tokens).encode())
+    for place, others in enumerate((value or {}).get("top_logprobs") or ()):
+        if others is not None and (not isinstance(others, dict) or set(others) - {*tokens[place : place + 1]}):
+            draft.opaque(f"{path}.top_logprobs", "token alternatives")
+
+
+def _choice(index: int, said: str, finish: str | None) -> dict[str, Any]:
+    return {"index": index, "text": said, "logprobs": None, "finish_reason": finish}
+
+
+class CompletionStream(openai.ChoicesStream):
+    """A streamed completion."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request, openai.envelope(request, "text_completion", "cmpl"))
+
+    def read_choice(self, track: Track, choice: Mapping[str, Any], path: str) -> bool:
+        """Read a choice's text; whether the chunk must wait for the whole choice."""
+        walk(track.draft, choice, path, REPLY_CHOICE)
+        repeat: Repeat = track.extra.setdefault("logprobs", Repeat())
+        _log_probabilities(repeat, track.draft, choice, f"{path}.logprobs")
+        plain = {f"{path}.text", f"{path}.reasoning", f"{path}.reasoning_content"}
+        return repeat.ahead or any(place not in plain for place, _ in track.draft.added)
+
+    def close_track(self, choice: int, track: Track) -> None:
+        """Log probabilities of tokens that the text does not have are opaque."""
+        if "logprobs" in track.extra and track.extra["logprobs"].ahead:
+            track.draft.opaque(f"choices[{choice}].logprobs", "log probabilities of another text")
+
+    def refusal(self, track: Track, index: int, outcome: Refuse) -> list[dict[str, Any]]:
+        """The refusal where nothing was said yet, and the end."""
+        said = [_choice(index, outcome.message, None)] if track.silent else []
+        return [*said, _choice(index, "", outcome.finish)]
+
+    def rest(self, track: Track, index: int, outcome: Replace) -> list[dict[str, Any]]:
+        """What the edited text has beyond what was released, and a normal end."""
+        left = "".join(
+            track.remainder(part, new)
+            for part, new in new_texts(track.draft.message("assistant"), outcome)
+            if part.path.endswith(".text")
+        )
+        return [*([_choice(index, left, None)] if left else []), _choice(index, "", track.finish or "stop")]
+
+
+class OpenAICompletions:
+    """The wire of `/v1/completions`."""
+
+    name = "openai_completions"
+
+    def claims(self, method: str, path: str) -> bool:
+        """Whether this wire reads requests to `path`."""
+        return method == "POST" and _PATH.fullmatch(path.partition("?")[0]) is not None
+
+    def parse_request(self, path: str, body: bytes) -> Request:
+        """Raises Unreadable with the JSON path of what is wrong."""
+        parsed = read_object(body)
+        return Request(
+            wire=self.name,
+            path=path,
+            model=openai.model_of(path, parsed),
+            stream=openai.wants_stream(parsed),
+            conversation=Conversation(tuple(message for _, message in _turns(parsed))),
+            raw=body,
+            body=parsed,
+        )
+
+    def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
+        """The body with new texts at the edits' paths and without the messages `drop` (conversation indices)."""
+        body = json.loads(request.raw)
+        rewrite(body, edits, _NO_CALLS)
+        turns = list(_turns(request.body))
+        remove(body, (path for index in drop for path in dropped(*turns[index])))
+        return dumps(body)
+
+    def parse_reply(self, request: Request, body: bytes) -> Reply:
+        """Raises UpstreamUnreadable."""
+        parsed = read_object(body, UpstreamUnreadable)
+        choices = openai.choices_of(parsed)
+        read = [self._choice(choice, f"choices[{index}]") for index, choice in enumerate(choices)]
+        return Reply(openai.with_beside(read, openai.beside(parsed)), body, parsed)
+
+    def _choice(self, choice: Any, path: str) -> Message:
+        draft = Draft(UpstreamUnreadable)
+        repeat = Repeat()
+        fields(REPLY_CHOICE)(draft, choice, path)
+        _log_probabilities(repeat, draft, choice, f"{path}.logprobs")
+        if repeat.ahead:
+            draft.opaque(f"{path}.logprobs", "log probabilities of another text")
+        return draft.message("assistant")
+
+    def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
+        """The reply with each choice replaced or refused as its outcome says; choices that pass stay as they are."""
+        if all(isinstance(outcome, Pass) for outcome in outcomes.values()):
+            return reply.raw
+        body = json.loads(reply.raw)
+        for index, outcome in outcomes.items():
+            if isinstance(outcome, Pass):
+                continue
+            choice = body["choices"][index]
+            number = choice.get("index", index)
+            if isinstance(outcome, Refuse):
+                body["choices"][index] = _choice(number, outcome.message, outcome.finish)
+            elif outcome.whole:
+                said = "\n".join(edit.text for edit in outcome.edits)
+                body["choices"][index] = _choice(number, said, choice.get("finish_reason") or "stop")
+            else:
+                rewrite(body, outcome.edits, _NO_CALLS)
+                choice["logprobs"] = None
+            remove(body, openai.beside_paths(reply.choices[index]))
+        return dumps(body)
+
+    def refuse(self, request: Request, refusal: Refuse) -> Answer:
+        """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
+        if refusal.shape == "error":
+            return self.error(400, "content_filter", refusal.message)
+        number = openai.count(request.body, "n") * max(1, len(_prompts(request.body)))
+        if request.stream:
+            return openai.refuse_stream(CompletionStream(request), refusal, number)
+        choices = [_choice(index, refusal.message, refusal.finish) for index in range(number)]
+        head = openai.envelope(request, "text_completion", "cmpl")
+        return Answer(200, openai.JSON, dumps({**head, "choices": choices, "usage": openai.NO_USAGE}))
+
+    def error(self, status: int, code: str, message: str) -> Answer:
+        """The protocol's own error body."""
+        return openai.error_answer(status, code, message)
+
+    def open_stream(self, request: Request, content_type: str) -> ReplyStream:
+        """A reader for the reply to `request`."""
+        return CompletionStream(request)
+
+
+wire: Wire = OpenAICompletions()

@@ -1,0 +1,1 @@
+"""What the wires have in common; the only module that they share."""

@@ -1,0 +1,286 @@
+"""What chat completions and completions share: settings, the envelope of a reply, errors, the stream of choices.
+
+Reference: OpenAI API reference, "Chat" and "Completions"; the extra fields are those of vLLM, SGLang, llama.cpp, LM
+Studio, Mistral, Groq and OpenRouter.
+"""
+
+import hashlib
+import re
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from guardproxy.errors import Unreadable, UpstreamUnreadable
+from guardproxy.ports import Answer, Chunk, Mark, Request
+from guardproxy.sse import Frame, Sse
+from guardproxy.types import Message, Part, Refuse, Replace
+from guardproxy.wires.shared.body import dumps, read_object
+from guardproxy.wires.shared.parts import Draft, Fields, fields, json_text, named, opaque, passed, walk
+from guardproxy.wires.shared.streams import BaseStream, Event, Track
+
+JSON = "application/json"
+SSE = "text/event-stream; charset=utf-8"
+DONE = b"data: [DONE]\n\n"
+
+_DEPLOYMENT = re.compile(r"/openai/deployments/([^/]+)/")
+
+# Top-level fields of both requests that carry no text the model reads. Numbers and booleans need no entry.
+SETTINGS: Fields = named("""
+    model stream stream_options user metadata store seed stop n best_of temperature top_p max_tokens
+    max_completion_tokens frequency_penalty presence_penalty logit_bias logprobs top_logprobs service_tier
+    safety_identifier prompt_cache_key prompt_cache_retention
+    stop_token_ids bad_words allowed_token_ids skip_special_tokens return_tokens_as_token_ids prompt_logprobs
+    request_id cache_salt priority kv_transfer_params vllm_xargs truncate_prompt_tokens include_stop_str_in_output
+    lora_path session_params rid return_hidden_states samplers id_slot cache_prompt timings_per_token lora
+    ttl draft_model preset models route transforms provider usage include_reasoning
+    guided_decoding_backend guided_whitespace_pattern regex ebnf guided_regex guided_grammar grammar
+    """)
+
+# Schemas and lists that steer the output: the model may read them.
+SCHEMAS: Fields = named(
+    "guided_json guided_choice structured_outputs json_schema plugins structural_tag", json_text("tool_definition")
+)
+
+# What a reply says beside its choices.
+ENVELOPE: Fields = {
+    **named("""
+        id object created model choices usage system_fingerprint service_tier provider error moderation
+        prompt_filter_results x_groq timings stats model_info runtime kv_transfer_params obfuscation nvext
+        """),
+    "prompt_logprobs": opaque("log probabilities of the prompt"),
+    "prompt_token_ids": opaque("token ids"),
+    "token_ids": opaque("token ids"),
+}
+
+# What a choice says beside its message.
+CHOICE: Fields = {
+    **named(
+        "index finish_reason native_finish_reason stop_reason matched_stop content_filter_results "
+        "content_filter_offsets"
+    ),
+    "error": passed,
+    "token_ids": opaque("token ids"),
+    "prompt_token_ids": opaque("token ids"),
+    "prompt_logprobs": opaque("log probabilities of the prompt"),
+    "routed_experts": passed,
+    "hidden_states": opaque("hidden states"),
+}
+
+_STREAM_OPTIONS: Fields = named("include_usage include_obfuscation continuous_usage_stats")
+
+
+def model_of(path: str, body: Mapping[str, Any]) -> str:
+    """The model a request names; Azure's path names a deployment instead."""
+    model = body.get("model")
+    if model is not None and not isinstance(model, str):
+        raise Unreadable("must be a string", "model")
+    deployment = _DEPLOYMENT.match(path)
+    return model or (deployment[1] if deployment else "")
+
+
+def wants_stream(body: Mapping[str, Any]) -> bool:
+    """Whether the request asks for a stream. Raises Unreadable where `stream` is neither true nor false."""
+    stream = body.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise Unreadable("must be true or false", "stream")
+    options = body.get("stream_options")
+    fields(_STREAM_OPTIONS)(Draft(Unreadable), options, "stream_options")
+    return stream is True
+
+
+def wants_usage(request: Request) -> bool:
+    """Whether a stream is to end with the usage."""
+    options = request.body.get("stream_options")
+    return isinstance(options, dict) and options.get("include_usage") is True
+
+
+def count(body: Mapping[str, Any], key: str) -> int:
+    """How many choices the request asks for (1 to 128)."""
+    number = body.get(key)
+    return min(number, 128) if type(number) is int and number > 0 else 1
+
+
+def envelope(request: Request, kind: str, prefix: str) -> dict[str, Any]:
+    """The head of a reply that no upstream has given: the id is a digest of the request, `created` is 0."""
+    digest = hashlib.sha256(request.raw).hexdigest()[:24]
+    return {"id": f"{prefix}-{digest}", "object": kind, "created": 0, "model": request.model}
+
+
+NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+
+
+def error_answer(status: int, code: str, message: str) -> Answer:
+    """OpenAI's error body."""
+    kind = "invalid_request_error" if 400 <= status < 500 and status != 429 else "server_error"
+    body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    return Answer(status, JSON, dumps(body))
+
+
+def choices_of(body: Mapping[str, Any]) -> list[Any]:
+    """The choices of a reply; none for an error body. Raises UpstreamUnreadable."""
+    choices = body.get("choices")
+    if choices is None and isinstance(body.get("error"), dict | str):
+        return []
+    if not isinstance(choices, list):
+        raise UpstreamUnreadable("must be a list", "choices")
+    return choices
+
+
+def beside(body: Mapping[str, Any]) -> tuple[Part, ...]:
+    """What of a reply could be text and is in none of its choices."""
+    draft = Draft(UpstreamUnreadable)
+    walk(draft, body, "", ENVELOPE)
+    return draft.message("assistant").parts
+
+
+def with_beside(choices: Sequence[Message], parts: tuple[Part, ...]) -> tuple[Message, ...]:
+    """The choices of a reply, the first with what is beside them."""
+    if not choices or not parts:
+        return tuple(choices)
+    first, *others = choices
+    return (Message(first.role, (*first.parts, *parts)), *others)
+
+
+def beside_paths(choice: Message) -> list[str]:
+    """The places of a choice's parts that lie outside it."""
+    return [part.path for part in choice.parts if not part.path.startswith("choices[")]
+
+
+class ChoicesStream(BaseStream):
+    """A stream of chunks with `choices`, ended by `[DONE]`."""
+
+    def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
+        super().__init__(request, Sse())
+        self.head = dict(head)
+        self._done = False
+        self._usage: Any = None
+        self._usage_sent = False
+        self._opened: set[int] = set()
+
+    @abstractmethod
+    def read_choice(self, track: Track, choice: Mapping[str, Any], path: str) -> bool:
+        """Read one choice of a chunk; whether the chunk must wait for the whole choice."""
+
+    @abstractmethod
+    def refusal(self, track: Track, index: int, outcome: Refuse) -> list[dict[str, Any]]:
+        """The choices that end `index` with a refusal."""
+
+    @abstractmethod
+    def rest(self, track: Track, index: int, outcome: Replace) -> list[dict[str, Any]]:
+        """The choices that bring `index` to its edited texts and end it normally."""
+
+    def opening(self, index: int) -> list[dict[str, Any]]:
+        """The choices that must precede `index`, for clients that take choices in order only."""
+        return []
+
+    def pack(self, body: Mapping[str, Any]) -> bytes:
+        """A chunk as a server-sent event."""
+        return b"data: " + dumps(body) + b"\n\n"
+
+    def read(self, frame: Frame) -> Chunk:
+        """The chunk of a frame. Raises UpstreamUnreadable."""
+        data = frame.data or b""
+        if self._done:
+            raise UpstreamUnreadable("the stream goes on after [DONE]")
+        if data.strip() == b"[DONE]":
+            self._done = True
+            return Chunk(frame.raw, self.final_marks(), Event(kind="done", complete=frame.complete))
+        body = read_object(data, UpstreamUnreadable)
+        event = Event(body=body, complete=frame.complete)
+        marks = self._read_choices(body, event)
+        self._remember(body)
+        return Chunk(frame.raw, marks, event)
+
+    def _read_choices(self, body: dict[str, Any], event: Event) -> tuple[Mark, ...]:
+        marks: dict[int, Mark] = {}
+        choices = choices_of(body) if "choices" in body or "error" in body else []
+        for place, choice in enumerate(choices):
+            if not isinstance(choice, dict):
+                raise UpstreamUnreadable("must be an object", f"choices[{place}]")
+            index = choice.get("index", 0)
+            if type(index) is not int or index < 0:
+                raise UpstreamUnreadable("must be a whole number", f"choices[{place}].index")
+            marks[index] = self._read_one(index, choice, event)
+        self._read_envelope(body, event, marks)
+        event.choices = tuple(marks)
+        return tuple(marks.values())
+
+    def _read_one(self, index: int, choice: dict[str, Any], event: Event) -> Mark:
+        track = self.track(index)
+        before, closed = track.draft.size, track.final
+        whole = self.read_choice(track, choice, f"choices[{index}]")
+        if closed and track.draft.size > before:
+            raise UpstreamUnreadable("text after the choice's end", f"choices[{index}]")
+        reason = choice.get("finish_reason")
+        if reason is not None and not isinstance(reason, str):
+            raise UpstreamUnreadable("must be a string", f"choices[{index}].finish_reason")
+        if reason:
+            track.finish, track.final, whole = reason, True, True
+            self.close_track(index, track)
+        event.texts += [(index, path, text) for path, text in track.draft.take()]
+        return Mark(index, track.draft.size, final=track.final and not closed, whole=whole or closed)
+
+    def _read_envelope(self, body: dict[str, Any], event: Event, marks: dict[int, Mark]) -> None:
+        """Text under an unknown key of the chunk belongs to its first choice."""
+        for part in beside(body):
+            index = next(iter(marks), 0)
+            track = self.track(index)
+            track.draft.opaque(part.path, part.note)
+            track.draft.take()
+            old = marks.get(index)
+            marks[index] = Mark(index, track.draft.size, final=bool(old and old.final), whole=True)
+
+    def _remember(self, body: Mapping[str, Any]) -> None:
+        for key in ("id", "object", "created", "model", "system_fingerprint"):
+            if body.get(key):
+                self.head[key] = body[key]
+        if body.get("usage"):
+            self._usage = body["usage"]
+
+    def release(self, chunk: Chunk) -> bytes:
+        """The chunk's bytes for the client, less what belongs to choices that were ended by the proxy."""
+        event: Event = chunk.data
+        if self.closed:
+            return b""
+        if event.kind == "done":
+            self.closed = True
+        live = self.live(event)
+        self.sent(event)
+        self._opened.update(live)
+        if len(live) == len(event.choices):
+            self._usage_sent = self._usage_sent or bool(event.body.get("usage"))
+            return chunk.raw
+        kept = [choice for choice in event.body.get("choices", ()) if choice.get("index", 0) in live]
+        return self.frames([{**event.body, "choices": kept}]) if kept else b""
+
+    def end(self, choice: int, outcome: Replace | Refuse) -> bytes:
+        """Frames that end `choice` in place of everything of it not yet released."""
+        track = self.track(choice)
+        if track.ended or self.closed:
+            return b""
+        track.ended = True
+        say = self.refusal if isinstance(outcome, Refuse) else self.rest
+        choices = [*self.opening(choice), *say(track, choice, outcome)]  # type: ignore[arg-type]
+        self._opened.update(range(choice + 1))
+        return self.frames([{**self.head, "choices": [item]} for item in choices])
+
+    def unopened(self, index: int) -> list[int]:
+        """The lower choices of which the client has seen nothing yet."""
+        return [lower for lower in range(index) if lower not in self._opened]
+
+    def close(self) -> bytes:
+        """The usage, where it was asked for and is known, and `[DONE]`."""
+        if self.closed:
+            return b""
+        self.closed = True
+        if wants_usage(self.request) and self._usage is not None and not self._usage_sent:
+            return self.frames([{**self.head, "choices": [], "usage": self._usage}]) + DONE
+        return (b"\n\n" if self._cut else b"") + DONE
+
+
+def refuse_stream(stream: ChoicesStream, refusal: Refuse, number: int) -> Answer:
+    """A streamed answer of `number` choices that are all the refusal."""
+    body = b"".join(stream.end(index, refusal) for index in range(number))
+    if wants_usage(stream.request):
+        body += stream.frames([{**stream.head, "choices": [], "usage": NO_USAGE}])
+    return Answer(200, SSE, body + stream.close())

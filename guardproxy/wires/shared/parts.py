@@ -1,0 +1,252 @@
+"""The words in which a wire says what of a body is text: a field map is a dict of rules that a reviewer can read.
+
+A key that the map does not know is `opaque` where its value could carry text, and no text where it could not.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from guardproxy.errors import Unreadable
+from guardproxy.types import Message, Part, PartKind, Role
+from guardproxy.wires.shared.body import base64_text, data_url_text, shown
+
+# A string like this under an unknown key is taken for an enumeration, an id or a version; anything longer or with
+# white space in it for text.
+_TOKEN = re.compile(r"[A-Za-z0-9_.:/-]{0,40}")
+
+
+@dataclass(slots=True)
+class _Piece:
+    kind: PartKind
+    note: str = ""
+    head: list[str] = field(default_factory=list)  # the name of a tool call
+    body: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        """The piece as the guard reads it. What has grown so far is kept joined."""
+        self.head[:], self.body[:] = ["".join(self.head)], ["".join(self.body)]
+        return "\n".join(text for text in (*self.head, *self.body) if text)
+
+
+class Draft:
+    """The parts of one message, as they are read, or as they grow in a stream. `error` is what bad input raises."""
+
+    def __init__(self, error: type[Unreadable]) -> None:
+        self.error = error
+        self.size = 0  # characters, as Message.size counts them
+        self.added: list[tuple[str, str]] = []  # (path, text) since `take`; calls and opaque parts without text
+        self._pieces: dict[str, _Piece] = {}
+
+    def add(self, path: str, text: str, kind: PartKind = "text") -> None:
+        """`text` goes on at `path`."""
+        piece = self._pieces.setdefault(path, _Piece(kind))
+        self.size += len(text)
+        if text and piece.head and not any(piece.body):
+            self.size += 1  # the line break behind a tool's name
+        piece.body.append(text)
+        self.added.append((path, text))
+
+    def call(self, path: str, name: str, arguments: str) -> None:
+        """A tool call goes on: its name and its arguments are one text, with the path of the arguments."""
+        piece = self._pieces.setdefault(path, _Piece("tool_call"))
+        if name:
+            self.size += len(name) + (1 if not any(piece.head) and any(piece.body) else 0)
+            piece.head.append(name)
+        if arguments:
+            self.size += len(arguments) + (1 if any(piece.head) and not any(piece.body) else 0)
+            piece.body.append(arguments)
+        self.added.append((path, ""))
+
+    def opaque(self, path: str, note: str) -> None:
+        """There is something at `path` that no guard can read."""
+        self._pieces[path] = _Piece("opaque", note)
+        self.added.append((path, ""))
+
+    def take(self) -> list[tuple[str, str]]:
+        """What was added since this was last asked."""
+        taken, self.added = self.added, []
+        return taken
+
+    def text(self, path: str) -> str:
+        """The text at `path` so far."""
+        return self._pieces[path].text() if path in self._pieces else ""
+
+    def message(self, role: Role) -> Message:
+        """The message so far."""
+        return Message(
+            role,
+            tuple(
+                Part(path, "" if piece.kind == "opaque" else piece.text(), piece.kind, piece.note)
+                for path, piece in self._pieces.items()
+            ),
+        )
+
+
+Rule = Callable[[Draft, Any, str], None]
+Fields = Mapping[str, Rule]
+
+
+def passed(draft: Draft, value: Any, path: str) -> None:
+    """Carries no text that the model or the client's user reads."""
+
+
+def named(names: str, rule: Rule = passed) -> dict[str, Rule]:
+    """The same rule for several fields, named in one string."""
+    return dict.fromkeys(names.split(), rule)
+
+
+def text(kind: PartKind = "text") -> Rule:
+    """A string (or null) that is judged."""
+
+    def rule(draft: Draft, value: Any, path: str) -> None:
+        if value is None:
+            return
+        if not isinstance(value, str):
+            raise draft.error("must be a string", path)
+        draft.add(path, value, kind)
+
+    return rule
+
+
+def json_text(kind: PartKind) -> Rule:
+    """Any JSON value, judged as its JSON text (a string as it is)."""
+
+    def rule(draft: Draft, value: Any, path: str) -> None:
+        if value is not None:
+            draft.add(path, shown(value), kind)
+
+    return rule
+
+
+def opaque(note: str) -> Rule:
+    """No guard can read it; null and empty values are nothing."""
+
+    def rule(draft: Draft, value: Any, path: str) -> None:
+        if value not in (None, "", [], {}):
+            draft.opaque(path, note)
+
+    return rule
+
+
+def data(note: str, kind: PartKind = "text") -> Rule:
+    """A URL or data: a text in a `text/*` data URL is judged, everything else opaque."""
+
+    def rule(draft: Draft, value: Any, path: str) -> None:
+        found = data_url_text(value) if isinstance(value, str) else None
+        if found is not None:
+            draft.add(path, found, kind)
+        else:
+            opaque(note)(draft, value, path)
+
+    return rule
+
+
+def each(rule: Rule) -> Rule:
+    """A list (or null), every item by `rule`."""
+
+    def rule_of_list(draft: Draft, value: Any, path: str) -> None:
+        if value is None:
+            return
+        if not isinstance(value, list):
+            raise draft.error("must be a list", path)
+        for index, item in enumerate(value):
+            rule(draft, item, f"{path}[{index}]")
+
+    return rule_of_list
+
+
+def fields(table: Fields) -> Rule:
+    """An object (or null), every key by the map's rule for it."""
+
+    def rule(draft: Draft, value: Any, path: str) -> None:
+        if value is None:
+            return
+        if not isinstance(value, dict):
+            raise draft.error("must be an object", path)
+        walk(draft, value, path, table)
+
+    return rule
+
+
+def typed(tables: Mapping[str, Fields], default: str = "", key: str = "type") -> Rule:
+    """An object whose `type` says which map holds; one of an unknown type is opaque."""
+
+    def rule(draft: Draft, value: Any, path: str) -> None:
+        if not isinstance(value, dict):
+            raise draft.error("must be an object", path)
+        name = value.get(key, default)
+        if not isinstance(name, str):
+            raise draft.error("must be a string", f"{path}.{key}")
+        if name in tables:
+            walk(draft, value, path, {key: passed, **tables[name]})
+        else:
+            draft.opaque(path, f"part of type {name[:40] or 'unknown'}")
+
+    return rule
+
+
+def string_or(string: Rule, otherwise: Rule) -> Rule:
+    """A string by one rule, everything else by another."""
+
+    def rule(draft: Draft, value: Any, path: str) -> None:
+        (string if isinstance(value, str) else otherwise)(draft, value, path)
+
+    return rule
+
+
+def walk(draft: Draft, value: Mapping[str, Any], path: str, table: Fields) -> None:
+    """Read every key of an object by its rule.
+
+    Raises where a key is a known one in another spelling: servers in Go take `Content` for `content`.
+    """
+    for key, item in value.items():
+        place = f"{path}.{key}" if path else key
+        rule = table.get(key)
+        if rule is not None:
+            rule(draft, item, place)
+        else:
+            _unknown(draft, key, item, place, table)
+
+
+def _unknown(draft: Draft, key: str, value: Any, path: str, table: Fields) -> None:
+    folded = key.casefold()
+    if folded != key or not key.isascii():
+        for known in table:
+            if known.casefold() == folded:
+                raise draft.error(f"is a key in another spelling; write {known!r}", path)
+    if carries_text(value):
+        draft.opaque(path, "unknown field")
+
+
+def carries_text(value: Any) -> bool:
+    """Whether a value under an unknown key could be text that someone reads.
+
+    A string is, unless it looks like an enumeration; a list or object is with any string in it, or with a list of
+    whole numbers (token ids).
+    """
+    if isinstance(value, str):
+        return _TOKEN.fullmatch(value) is None
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str) and item:
+            return True
+        if isinstance(item, list):
+            if item and all(type(number) is int for number in item):
+                return True
+            stack.extend(item)
+        elif isinstance(item, dict):
+            if any(_TOKEN.fullmatch(key) is None for key in item):
+                return True
+            stack.extend(item.values())
+    return False
+
+
+def file_text(media_type: str, payload: Any) -> str | None:
+    """The text of base64 data of a `text/*` (or JSON) type; None for every other."""
+    kind = media_type.lower()
+    if not isinstance(payload, str) or not kind.startswith(("text/", "application/json")):
+        return None
+    return base64_text(payload)

@@ -1,0 +1,78 @@
+"""Texts that repeat another text: they may not say anything that the judged text does not."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from guardproxy.errors import Unreadable
+from guardproxy.wires.shared.parts import Draft, passed, walk
+
+_ESCAPED_BYTE = re.compile(rb"\\x([0-9a-fA-F]{2})")
+_ENTRY = {"token": passed, "bytes": passed, "logprob": passed, "top_logprobs": passed, "token_id": passed}
+
+
+class Repeat:
+    """Follows a text and its repetition as both grow; each may be ahead of the other."""
+
+    def __init__(self) -> None:
+        self._text = bytearray()
+        self._repeat = bytearray()
+        self.differs = False
+
+    def add(self, text: str, repeat: bytes) -> None:
+        """The text and its repetition go on."""
+        self._text += text.encode()
+        self._repeat += repeat
+        both = min(len(self._text), len(self._repeat))
+        if self._text[:both] != self._repeat[:both]:
+            self.differs = True
+        del self._text[:both], self._repeat[:both]
+
+    @property
+    def ahead(self) -> bool:
+        """Whether the repetition says more than the text so far."""
+        return self.differs or bool(self._repeat)
+
+
+def token_list(draft: Draft, value: Any, path: str) -> bytes:
+    """The bytes that a list of tokens with log probabilities (OpenAI's `logprobs.content`) spells.
+
+    Alternatives other than the token itself become an opaque part: no text that is judged contains them.
+    """
+    if value is None:
+        return b""
+    if not isinstance(value, list):
+        raise draft.error("must be a list", path)
+    return b"".join(_token(draft, entry, f"{path}[{index}]", path) for index, entry in enumerate(value))
+
+
+def _token(draft: Draft, entry: Any, path: str, where: str) -> bytes:
+    if not isinstance(entry, dict):
+        raise draft.error("must be an object", path)
+    walk(draft, entry, path, _ENTRY)
+    spelled = _spelled(draft.error, entry, path)
+    others = entry.get("top_logprobs") or []
+    if not isinstance(others, list):
+        raise draft.error("must be a list", f"{path}.top_logprobs")
+    for other in others:
+        if not isinstance(other, dict) or _spelled(draft.error, other, f"{path}.top_logprobs") != spelled:
+            draft.opaque(f"{where}.top_logprobs", "token alternatives")
+    return spelled
+
+
+def _spelled(error: type[Unreadable], entry: Mapping[str, Any], path: str) -> bytes:
+    """What a token says, as a text and as bytes. Raises where the two are not the same."""
+    token, numbers = entry.get("token"), entry.get("bytes")
+    if not isinstance(token, str):
+        raise error("must be a string", f"{path}.token")
+    said = token.encode()
+    if numbers is None:
+        return said
+    try:
+        raw = bytes(numbers)
+    except (TypeError, ValueError) as problem:
+        raise error("must be a list of bytes", f"{path}.bytes") from problem
+    unescaped = _ESCAPED_BYTE.sub(lambda found: bytes([int(found[1], 16)]), said.removeprefix(b"bytes:"))
+    if raw not in (said, unescaped) and raw.decode(errors="replace") != token:
+        raise error("the token and its bytes are different texts", path)
+    return raw

@@ -1,0 +1,167 @@
+"""What the readers of streamed replies share: frames to chunks, and what has been sent of each choice."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from guardproxy.errors import UpstreamUnreadable
+from guardproxy.ports import Chunk, Mark, Request
+from guardproxy.sse import Decoder, Frame
+from guardproxy.types import Message, Part, Replace
+from guardproxy.wires.shared.parts import Draft
+
+CHOICES = 1024  # a choice's number beyond this is refused
+
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(slots=True)
+class Track:
+    """One choice: its text so far, what of it has been released, who closed it."""
+
+    draft: Draft
+    final: bool = False  # closed by the upstream
+    ended: bool = False  # closed by the proxy
+    started: bool = False  # a frame of it has been released
+    sent: dict[str, list[str]] = field(default_factory=dict)  # path → released texts
+    finish: str = ""  # the upstream's reason for its end
+    extra: dict[str, Any] = field(default_factory=dict)  # what the wire itself remembers
+
+    def said(self, path: str) -> str:
+        """What has been released of the text at `path`."""
+        return "".join(self.sent.get(path, ()))
+
+    @property
+    def silent(self) -> bool:
+        """Whether no text of it has been released."""
+        return not any(text for texts in self.sent.values() for text in texts)
+
+    def remainder(self, part: Part, new: str) -> str:
+        """What is left to send of `part` when its text is to be `new`. Raises ValueError where too much was sent."""
+        said = self.said(part.path)
+        if not new.startswith(said):
+            raise ValueError(f"{part.path}: the new text does not begin with what was released")
+        return new[len(said) :]
+
+
+@dataclass(slots=True)
+class Event:
+    """What the wire knows of a frame: its choices, its texts as (choice, path, text), its parsed data."""
+
+    choices: tuple[int, ...] = ()
+    texts: list[tuple[int, str, str]] = field(default_factory=list)
+    body: dict[str, Any] = field(default_factory=dict)
+    kind: str = ""
+    complete: bool = True
+
+
+class BaseStream(ABC):
+    """Frames in, chunks out. A wire says what a frame means, and how a choice ends in its protocol."""
+
+    def __init__(self, request: Request, decoder: Decoder) -> None:
+        self.request = request
+        self._decoder = decoder
+        self._tracks: dict[int, Track] = {}
+        self._cut = False  # the last frame released lacked its terminator
+        self.closed = False
+
+    @abstractmethod
+    def read(self, frame: Frame) -> Chunk:
+        """The chunk of a frame that has data. Raises UpstreamUnreadable."""
+
+    @abstractmethod
+    def pack(self, body: Mapping[str, Any]) -> bytes:
+        """A frame of this protocol."""
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """The choices seen so far."""
+        return tuple(sorted(self._tracks))
+
+    def feed(self, data: bytes) -> list[Chunk]:
+        """The frames completed by `data`, whatever the split. Raises UpstreamUnreadable."""
+        return [self._chunk(frame) for frame in self._decoder.feed(data)]
+
+    def finish(self) -> list[Chunk]:
+        """The upstream has ended: what is left, with a final mark for every choice still open."""
+        chunks = [self._chunk(frame) for frame in self._decoder.finish()]
+        marks = self.final_marks()
+        return [*chunks, Chunk(b"", marks, Event())] if marks else chunks
+
+    def message(self, choice: int) -> Message:
+        """The choice as far as it has been fed, part paths as in a whole reply."""
+        return self.track(choice).draft.message("assistant")
+
+    def released(self, choice: int) -> Message:
+        """The choice as far as it has left, with the part paths of `message`; a tool call leaves whole."""
+        track = self.track(choice)
+        return Message(
+            "assistant",
+            tuple(
+                part if part.kind == "tool_call" else replace(part, text=track.said(part.path))
+                for part in track.draft.message("assistant").parts
+                if part.path in track.sent
+            ),
+        )
+
+    def track(self, choice: int) -> Track:
+        """The state of a choice; a new one where it has not been seen."""
+        if choice not in self._tracks:
+            if choice >= CHOICES:
+                raise UpstreamUnreadable(f"choice {choice} of a stream is beyond the {CHOICES} that are read")
+            self._tracks[choice] = Track(Draft(UpstreamUnreadable))
+        return self._tracks[choice]
+
+    def final_marks(self) -> tuple[Mark, ...]:
+        """A final mark for every choice that is still open; they count as closed from here on."""
+        marks = []
+        for choice in self.choices:
+            track = self._tracks[choice]
+            if not track.final:
+                track.final = True
+                self.close_track(choice, track)
+                marks.append(Mark(choice, track.draft.size, final=True, whole=True))
+        return tuple(marks)
+
+    @abstractmethod
+    def close_track(self, choice: int, track: Track) -> None:
+        """The choice has no more text: last comparisons."""
+
+    def live(self, event: Event) -> tuple[int, ...]:
+        """The event's choices that the proxy has not ended."""
+        return tuple(choice for choice in event.choices if not self._tracks[choice].ended)
+
+    def sent(self, event: Event) -> None:
+        """Note that the frame goes out."""
+        self._cut = not event.complete
+        for choice, path, text in event.texts:
+            track = self._tracks[choice]
+            if not track.ended:
+                track.sent.setdefault(path, []).append(text)
+        for choice in event.choices:
+            self._tracks[choice].started = True
+
+    def frames(self, bodies: Iterable[Mapping[str, Any]]) -> bytes:
+        """Frames written by the proxy; a frame that was released without its end is ended first."""
+        out = b"".join(self.pack(body) for body in bodies)
+        if out and self._cut:
+            out, self._cut = b"\n\n" + out, False
+        return out
+
+    def _chunk(self, frame: Frame) -> Chunk:
+        if frame.data is not None:
+            return self.read(frame)
+        # A byte order mark makes official clients lose the first frame; it carries nothing.
+        raw = b"" if frame.raw == _BOM else frame.raw
+        return Chunk(raw, (), Event(complete=frame.complete))
+
+
+def new_texts(message: Message, outcome: Replace) -> list[tuple[Part, str]]:
+    """Readable parts with their texts after a Replace; with `whole`, only those that an edit names."""
+    edits = {edit.path: edit.text for edit in outcome.edits}
+    return [
+        (part, edits.get(part.path, part.text))
+        for part in message.parts
+        if part.kind != "opaque" and (part.path in edits or not outcome.whole)
+    ]
