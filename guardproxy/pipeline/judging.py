@@ -130,7 +130,7 @@ class Judging:
         self.guard = guard
         self._observers = observers
         self._metrics = metrics
-        self._actions = actions
+        self.actions = actions
 
     async def judge(
         self, context: Sequence[Message], message: Message, policy: Policy, stream: str | None = None
@@ -182,7 +182,7 @@ class Judging:
         if decision.action in ("pass", "flag"):
             return Pass()
         name = decision.how if decision.action == "rewrite" else "block"
-        return await self._actions[name](policy)(message, decision, again)
+        return await self.actions[name](policy)(message, decision, again)
 
     async def turn(
         self, exchange: Exchange, context: Sequence[Message], message: Message, index: int, choice: int = 0

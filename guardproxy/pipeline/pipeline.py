@@ -1,10 +1,11 @@
 """Requests and whole replies: every turn is judged, the worst word on a current turn decides."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from guardproxy.observe import Metrics, Observers
+from guardproxy.pipeline.canary import CANARIES
 from guardproxy.pipeline.judging import Exchange, Judged, Judging, gathered
 from guardproxy.pipeline.stream import StreamReview
 from guardproxy.pipeline.turns import (
@@ -61,6 +62,29 @@ class Pipeline:
         self._judging = Judging(guard, observers, metrics, actions)
         self._metrics = metrics
         self._max_held_bytes = max_held_bytes
+
+    def use(self, actions: Mapping[str, Callable[[Policy], Action]]) -> None:
+        """Act with other actions from now on; turns under way may see either."""
+        self._judging.actions = actions
+
+    async def canaries(self, policy: Policy) -> str:
+        """Why the guard is not to be relied on: it fails, or known-bad turns score no higher than known-good ones.
+
+        Empty where it may be. The turns take the way of all turns, views included.
+        """
+        for context, bad, good in CANARIES:
+            scores = []
+            for turn in (bad, good):
+                verdict, _, error = await self._judging.judge(context, turn, policy)
+                if verdict is None:
+                    return f"the guard cannot judge: {error}"
+                scores.append(verdict.unsafe)
+            if scores[0] <= scores[1]:
+                return (
+                    f"the guard gives a known-bad {bad.role} turn P(unsafe) {scores[0]:.3f} and a known-good one "
+                    f"{scores[1]:.3f}"
+                )
+        return ""
 
     async def review_request(self, exchange: Exchange) -> RequestReview:
         """Judge every turn of the request.
@@ -137,7 +161,7 @@ class Pipeline:
 
     def review_stream(
         self, exchange: Exchange, source: AsyncIterator[bytes], content_type: str
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """The bytes of a streamed reply that may leave, as they may. Closing the iterator cancels what is pending."""
         stream: ReplyStream = exchange.wire.open_stream(exchange.request, content_type)
         return StreamReview(self._judging, self._metrics, exchange, stream, self._max_held_bytes).run(source)

@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, replace
 
 import structlog
@@ -49,7 +49,7 @@ class StreamReview:
         self._recorded: set[int] = set()
         self._upstream_done = False
 
-    async def run(self, source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def run(self, source: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """The bytes for the client. Raises what `source` raises, once what was judged by then has been yielded.
 
         An unreadable reply, or any failure here, ends every open choice with a refusal: nothing unjudged leaves.
