@@ -10,7 +10,7 @@ from typing import Any
 from guardproxy.errors import ConfigError
 from guardproxy.policy import PolicySet
 from guardproxy.settings import meaning, meaning_policy, policies, secrets, shape
-from guardproxy.settings.marks import Mark, Node, Problem, rank, read
+from guardproxy.settings.marks import Mark, Node, Problem, mark_at, rank, read
 from guardproxy.settings.meaning import Known
 from guardproxy.settings.model import Audit, Document, GuardSettings, Limits, Log, Paths, Server, Upstream
 from guardproxy.types import Taxonomy
@@ -55,9 +55,8 @@ def load(path: str | os.PathLike[str] | None, env: Mapping[str, str], known: Kno
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        column = error.start - data.rfind(b"\n", 0, error.start)
-        raise ConfigError(f"{name}:{line}:{column}: not UTF-8") from error
+        before = data[: error.start].decode("utf-8")
+        raise ConfigError(Problem(mark_at(before, len(before)), (), "not UTF-8").render(name)) from error
     return load_text(text, name, env, known)
 
 
@@ -96,7 +95,10 @@ def _partial(raw: Any) -> Document | None:
     if not isinstance(raw, dict):
         return None
     parts = {key: raw[key] for key in ("guard", "taxonomies") if key in raw}
-    return shape.check(Node({}, _START, _START), parts)[0]
+    if isinstance(parts.get("guard"), dict):
+        wanted = ("family", "options", "taxonomy")
+        parts["guard"] = {key: value for key, value in parts["guard"].items() if key in wanted}
+    return shape.parse(parts)
 
 
 def _categories(root: Node, document: Document | None, known: Known) -> tuple[Collection[str] | None, list[Problem]]:

@@ -26,6 +26,8 @@ _WORDS: dict[str, Scalar] = {
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]{1,40}|[0-9]{1,40}(\.[0-9]{0,40})?)([eE][-+]?[0-9]{1,2})?")
 _PLAIN_KEY = re.compile(r"[\w*-]+")
+# What YAML 1.1 counts as the end of a line.
+_LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -113,10 +115,11 @@ def dotted(path: Path) -> str:
 def read(text: str) -> tuple[Node | None, list[Problem]]:
     """The tree of a YAML text and every mistake in how it is written; no tree where the text is empty or broken."""
     reader = _Reader()
+    text = text.removeprefix("\ufeff")
     try:
         loader = yaml.SafeLoader(text)
     except yaml.reader.ReaderError as error:
-        return None, [Problem(_at(text, error.position), (), f"character U+{error.character:04X} is not allowed")]
+        return None, [Problem(mark_at(text, error.position), (), f"character U+{error.character:04X} is not allowed")]
     try:
         while loader.check_event():
             reader.take(loader.get_event())  # type: ignore[no-untyped-call]
@@ -270,10 +273,10 @@ def _mark(mark: Any) -> Mark:
     return Mark(mark.line + 1, mark.column + 1)
 
 
-def _at(text: str, position: int) -> Mark:
+def mark_at(text: str, position: int) -> Mark:
     """The mark of a character, for the errors that have only its position."""
-    before = text[:position]
-    return Mark(before.count("\n") + 1, position - (before.rfind("\n") + 1) + 1)
+    lines = _LINE_BREAK.split(text[:position])
+    return Mark(len(lines), len(lines[-1]) + 1)
 
 
 def rank(problems: Iterable[Problem]) -> list[Problem]:

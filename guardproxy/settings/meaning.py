@@ -19,7 +19,7 @@ OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
 _DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
-_PATH_PATTERN = re.compile(r"(\*|[A-Z]+) [/*]\S*")
+_PATH_PATTERN = re.compile(r"[A-Z]+ /\S*")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # The weights that ship with the package have a class head.
 _EMBEDDED_FAMILY = "classifier"

@@ -169,7 +169,7 @@ class Paths:
     __pydantic_config__ = STRICT
 
     allow: tuple[str, ...] = PASS_PATHS
-    """Requests that pass unread because they carry no chat: `METHOD /path`, with * for any text."""
+    """Requests that pass unread because they carry no chat: `METHOD /path`, with * for any text in the path."""
     refuse: tuple[str, ...] = ()
     """Requests that are refused, also where a wire could read them."""
 

@@ -47,6 +47,14 @@ def check(root: Node, raw: Any) -> tuple[Document | None, list[Problem]]:
         return None, [problem for problem in problems if problem]
 
 
+def parse(raw: Any) -> Document | None:
+    """The document, or None where there is any mistake."""
+    try:
+        return adapter().validate_json(json.dumps(raw), strict=True)
+    except ValidationError:
+        return None
+
+
 def _problem(root: Node, error: dict[str, Any]) -> Problem | None:
     """One validation error at its place; None where it says nothing new."""
     node, path, rest = _locate(root, error["loc"])
