@@ -5,6 +5,7 @@ Studio, Mistral, Groq and OpenRouter.
 """
 
 import hashlib
+import json
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -67,6 +68,41 @@ CHOICE: Fields = {
 }
 
 _STREAM_OPTIONS: Fields = named("include_usage include_obfuscation continuous_usage_stats")
+
+
+def function(draft: Draft, value: Any, path: str, key: str = "arguments") -> None:
+    """A function with its arguments (or a custom tool with its input), as one text."""
+    fields({"name": passed, key: passed})(draft, value, path)
+    if value is None:
+        return
+    name, arguments = value.get("name"), value.get(key)
+    if name is not None and not isinstance(name, str):
+        raise draft.error("must be a string", f"{path}.name")
+    if arguments is not None and not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    draft.call(f"{path}.{key}", name or "", arguments or "")
+
+
+def _custom(draft: Draft, value: Any, path: str) -> None:
+    function(draft, value, path, "input")
+
+
+_CALL: Fields = {
+    **named("id index type extra_content"),
+    "function": function,
+    "custom": _custom,
+}
+
+
+def calls(draft: Draft, value: Any, path: str) -> None:
+    """Tool calls; in a stream each says by its index which call it continues."""
+    if value is not None and not isinstance(value, list):
+        raise draft.error("must be a list", path)
+    for place, call in enumerate(value or ()):
+        index = call.get("index", place) if isinstance(call, dict) else place
+        if type(index) is not int or not 0 <= index < 1024:
+            raise draft.error("must be a small whole number", f"{path}[{place}].index")
+        fields(_CALL)(draft, call, f"{path}[{index}]")
 
 
 def model_of(path: str, body: Mapping[str, Any]) -> str:
