@@ -1,0 +1,248 @@
+"""The vocabulary of end-to-end tests: a scripted upstream, a guard that knows words, and both behind real uvicorn."""
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from guardproxy.actions import REGISTRY as ACTIONS
+from guardproxy.errors import GuardUnavailable
+from guardproxy.observe import Metrics, Observers
+from guardproxy.pipeline import Pipeline
+from guardproxy.policy import Policy, PolicySet, Rule, SideRules
+from guardproxy.ports import Sink
+from guardproxy.registry import load
+from guardproxy.types import Category, Check, Finding, Record, Taxonomy, Verdict
+from guardproxy.web.app import create_app
+from guardproxy.web.paths import PathList
+from guardproxy.web.proxy import Limits, LivePolicies, Proxy
+from guardproxy.web.upstream import Upstream
+from guardproxy.wires import REGISTRY as WIRES
+
+ALLOW = ("GET /", "GET /v1/models", "GET /v1/models/*", "POST /v1/messages/count_tokens")
+
+
+@contextmanager
+def serve(app: ASGIApp, **options: Any) -> Iterator[str]:
+    """`app` under uvicorn on a free port of loopback, in a thread; yields its URL."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        settings = {"log_config": None, "access_log": False, "server_header": False, "date_header": False, **options}
+        server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=2, **settings))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        try:
+            deadline = time.monotonic() + 20
+            while not server.started:
+                assert thread.is_alive(), "the application did not start"
+                assert time.monotonic() < deadline, "the application did not start in time"
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request as the upstream got it."""
+
+    method: str
+    target: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        """The first value of a header."""
+        return next((value for key, value in self.headers if key == name), None)
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """An answer. `body` is what leaves, in order: bytes, seconds to wait, or None for breaking off."""
+
+    body: Sequence[bytes | float | None] = (b"",)
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
+
+
+@dataclass
+class ScriptedUpstream:
+    """An ASGI application that logs every request and gives its `script`, the last answer for ever."""
+
+    script: list[Scripted]
+    seen: list[Seen] = field(default_factory=list)
+    left: threading.Event = field(default_factory=threading.Event)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        query = scope["query_string"].decode()
+        target = scope["raw_path"].decode() + (f"?{query}" if query else "")
+        headers = [(name.decode(), value.decode("latin-1")) for name, value in scope["headers"]]
+        self.seen.append(Seen(scope["method"], target, headers, body))
+        answer = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        watch = asyncio.create_task(self._watch(receive))
+        try:
+            await self._play(answer, send)
+        finally:
+            watch.cancel()
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.left.set()
+
+    async def _play(self, answer: Scripted, send: Send) -> None:
+        head = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
+        await send({"type": "http.response.start", "status": answer.status, "headers": head})
+        for item in answer.body:
+            if item is None:
+                return
+            if isinstance(item, float | int):
+                await asyncio.sleep(item)
+            else:
+                await send({"type": "http.response.body", "body": item, "more_body": True})
+                await asyncio.sleep(0)
+        await send({"type": "http.response.body"})
+
+
+class WordGuard:
+    """A guard that finds a word's category with the word's probability; `fails on` any text with FAIL in it."""
+
+    def __init__(self, words: Mapping[str, tuple[str, float]], delay_s: float = 0.0) -> None:
+        self.name = "words"
+        self.words = words
+        self.delay_s = delay_s
+        self.taxonomy = Taxonomy("words", tuple(Category(c, c) for c in sorted({c for c, _ in words.values()})))
+        self.asked: list[Check] = []
+        self.cancelled = threading.Event()
+
+    async def judge(self, check: Check) -> Verdict:
+        self.asked.append(check)
+        try:
+            await asyncio.sleep(self.delay_s)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        text = check.turn.text
+        if "FAIL" in text:
+            raise GuardUnavailable("told to fail")
+        found = tuple(Finding(category, p) for word, (category, p) in self.words.items() if word in text)
+        return Verdict(max((finding.probability for finding in found), default=0.0), found, self.name)
+
+    def forget(self, stream: str) -> None:
+        pass
+
+    async def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+class ListSink:
+    """Keeps the records."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    async def write(self, records: Sequence[Record]) -> None:
+        self.records += records
+
+    async def close(self) -> None:
+        pass
+
+
+WORDS = {"poison": ("weapons", 0.9), "secret": ("privacy", 0.9), "rude": ("hate", 0.9)}
+
+
+def policy(**changes: Any) -> Policy:
+    """Weapons are blocked, private things replaced, rude ones flagged, on both sides."""
+    rules = {"weapons": (Rule("block", 0.5),), "privacy": (Rule("rewrite", 0.5, "replace"),)}
+    side = SideRules({**rules, "hate": (Rule("flag", 0.5),)})
+    return Policy("default", "v1", **{"user": side, "assistant": side, **changes})
+
+
+def guarded(upstream: Upstream, **changes: Any) -> ASGIApp:
+    """The whole proxy around a WordGuard. `changes`: guard, policies, sinks, limits, ready, allow, refuse."""
+    metrics = Metrics(CollectorRegistry())
+    sinks: Mapping[str, Sink] = changes.get("sinks", {})
+    observers = Observers(sinks, metrics=metrics, text="full")
+    actions = {name: load(name, ACTIONS, "action") for name in ACTIONS}
+    policies = LivePolicies(changes.get("policies") or PolicySet({"default": policy()}, version="cfg1"))
+    proxy = Proxy(
+        upstream=upstream,
+        pipeline=Pipeline(changes.get("guard") or WordGuard(WORDS), observers, metrics, actions),
+        wires=[load(name, WIRES, "wire") for name in WIRES],
+        policies=policies,
+        allow=PathList(changes.get("allow", ALLOW)),
+        refuse=PathList(changes.get("refuse", ())),
+        limits=changes.get("limits") or Limits(),
+        metrics=metrics,
+        ready=changes.get("ready", lambda: ""),
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        await observers.start()
+        yield
+        await observers.close()
+        await upstream.aclose()
+
+    return create_app(
+        proxy, policies=policies, metrics=metrics, ready=changes.get("ready", lambda: ""), lifespan=lifespan
+    )
+
+
+@contextmanager
+def standing(
+    *script: Scripted, upstream: Mapping[str, Any] | None = None, **changes: Any
+) -> Iterator[tuple[str, ScriptedUpstream]]:
+    """A guarded proxy in front of a scripted upstream; yields the proxy's URL and the upstream."""
+    scripted = ScriptedUpstream(list(script))
+    with serve(scripted) as below, serve(guarded(Upstream(below, **(upstream or {})), **changes)) as url:
+        yield url, scripted
+
+
+def chat(text: str = "hello", **more: Any) -> bytes:
+    """A chat request with one user turn."""
+    return json.dumps({"model": "m", "messages": [{"role": "user", "content": text}], **more}).encode()
+
+
+def completion(text: str) -> Scripted:
+    """A whole chat completion that says `text`."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    body = {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+    return Scripted([json.dumps(body).encode()])
+
+
+def events(*texts: str, pause_s: float = 0.0) -> Scripted:
+    """A streamed chat completion that says `texts`, one frame each."""
+    frame = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+
+    def line(delta: Mapping[str, str], finish: str | None) -> bytes:
+        return (
+            b"data: "
+            + json.dumps({**frame, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}).encode()
+            + b"\n\n"
+        )
+
+    body: list[bytes | float | None] = [line({"role": "assistant", "content": ""}, None)]
+    for text in texts:
+        body += [pause_s, line({"content": text}, None)]
+    return Scripted([*body, line({}, "stop"), b"data: [DONE]\n\n"], headers={"content-type": "text/event-stream"})

@@ -1,0 +1,359 @@
+"""The upstream client against real sockets: addresses, headers, retries, timeouts, encodings."""
+
+import asyncio
+import gzip
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from guardproxy.errors import ConfigError, UpstreamUnavailable, UpstreamUnreadable
+from guardproxy.web.headers import client_of, end_to_end, join
+from guardproxy.web.upstream import Upstream, UpstreamTimeout, retry_after
+from tests.kit import Scripted, ScriptedUpstream, serve
+
+Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+
+
+def ask(
+    url: str,
+    *,
+    method: str = "POST",
+    path: str = "/v1/x",
+    query: bytes = b"",
+    headers: list[tuple[bytes, bytes]] | None = None,
+    body: bytes = b"{}",
+    times: int = 1,
+    **settings: Any,
+) -> Answer:
+    """The last of `times` answers to one request through an Upstream of its own."""
+
+    async def run() -> Answer:
+        upstream = Upstream(url, **settings)
+        try:
+            for _ in range(times):
+                async with upstream.send(method, path, query, headers or [], body) as response:
+                    whole = b"".join([chunk async for chunk in response.decoded()])
+                    answer = (response.status, response.headers, whole)
+            return answer
+        finally:
+            await upstream.aclose()
+
+    return asyncio.run(run())
+
+
+@contextmanager
+def raw_server(*answers: bytes | None) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that reads one request per connection and writes the next answer (None: nothing), then closes."""
+    requests: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def run() -> None:
+            for answer in answers:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                with connection:
+                    requests.append(connection.recv(1 << 16))
+                    if answer is not None:
+                        connection.sendall(answer)
+
+        threading.Thread(target=run, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", requests
+
+
+@contextmanager
+def scripted(*script: Scripted) -> Iterator[tuple[str, ScriptedUpstream]]:
+    """A scripted upstream and its URL."""
+    upstream = ScriptedUpstream(list(script))
+    with serve(upstream) as url:
+        yield url, upstream
+
+
+@pytest.mark.parametrize(
+    ("prefix", "path", "joined"),
+    [
+        ("", "/v1/models", "/v1/models"),
+        ("/", "/v1/models", "/v1/models"),
+        ("/v1", "/v1/models", "/v1/models"),
+        ("/v1/", "/v1/models", "/v1/models"),
+        ("/openai", "/v1/models", "/openai/v1/models"),
+        ("/openai/v1", "/v1/models", "/openai/v1/models"),
+        ("/openai", "/openai/deployments/d/chat/completions", "/openai/deployments/d/chat/completions"),
+        ("/v1", "/v1beta/models", "/v1/v1beta/models"),
+        ("/v1", "/v1", "/v1"),
+    ],
+)
+def test_base_paths_join(prefix: str, path: str, joined: str) -> None:
+    """A segment that ends the base URL and begins the path counts once."""
+    assert join(prefix, path) == joined
+
+
+@pytest.mark.parametrize(
+    "url", ["", "localhost:80", "ftp://h", "http://", "http://h?x=1", "http://u:p@h", "http://h:x"]
+)
+def test_bad_base_url(url: str) -> None:
+    """A base URL that cannot be one is a configuration error that names it."""
+    with pytest.raises(ConfigError, match="upstream"):
+        Upstream(url)
+
+
+def test_target_and_headers_arrive() -> None:
+    """Percent-encoding, query and headers arrive as sent; hop-by-hop headers and those Connection names do not."""
+    headers = [
+        (b"host", b"proxy.example"),
+        (b"authorization", b"Bearer client"),
+        (b"connection", b"keep-alive, X-Private"),
+        (b"x-private", b"1"),
+        (b"te", b"trailers"),
+        (b"transfer-encoding", b"chunked"),
+        (b"x-dup", b"a"),
+        (b"x-dup", b"b"),
+    ]
+    with scripted(Scripted([b"ok"])) as (url, upstream):
+        ask(url + "/base", path="/v1/a%2Fb%20c", query=b"q=%2B%26&key=k", headers=headers, body=b'{"a":1.0}')
+    seen = upstream.seen[0]
+    assert seen.target == "/base/v1/a%2Fb%20c?q=%2B%26&key=k"
+    assert seen.body == b'{"a":1.0}'
+    assert seen.header("host") == url.removeprefix("http://")
+    assert seen.header("authorization") == "Bearer client"
+    names = {name for name, _ in seen.headers}
+    assert names == {"host", "authorization", "x-dup", "content-length"}
+
+
+def test_own_key_replaces_the_clients() -> None:
+    """With a key of the upstream's own no credential of the client leaves, in whichever header or query it came."""
+    headers = [(b"authorization", b"Bearer c"), (b"x-api-key", b"c"), (b"api-key", b"c"), (b"x-goog-api-key", b"c")]
+    with scripted(Scripted()) as (url, upstream):
+        ask(url, headers=headers, query=b"alt=sse&key=c", key="own")
+        ask(url, headers=headers, key="own", key_header="x-api-key")
+    first, second = upstream.seen
+    assert first.header("authorization") == "Bearer own"
+    assert first.target == "/v1/x?alt=sse"
+    assert [value for name, value in first.headers if "key" in name] == []
+    assert second.header("x-api-key") == "own"
+    assert second.header("authorization") is None
+
+
+def test_cookies_are_not_kept() -> None:
+    """One client's cookie does not travel with the next request."""
+    with scripted(Scripted(headers={"set-cookie": "session=alice; Path=/"})) as (url, upstream):
+        ask(url, times=2)
+    assert [seen.header("cookie") for seen in upstream.seen] == [None, None]
+
+
+def test_redirects_are_not_followed() -> None:
+    """A redirect is the client's to follow: no credential goes to another host."""
+    with scripted(Scripted(status=307, headers={"location": "http://127.0.0.1:1/elsewhere"})) as (url, upstream):
+        assert ask(url)[0] == 307
+    assert len(upstream.seen) == 1
+
+
+def test_environment_proxies_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy in the environment takes no traffic unless asked to."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    with scripted(Scripted([b"ok"])) as (url, _):
+        assert ask(url)[2] == b"ok"
+
+
+def test_large_bodies_arrive_whole() -> None:
+    """A body of 20 MB arrives byte for byte, with its length."""
+    body = bytes(range(256)) * 80_000
+    with scripted(Scripted([body])) as (url, upstream):
+        assert ask(url, body=body)[2] == body
+    assert upstream.seen[0].body == body
+    assert upstream.seen[0].header("content-length") == str(len(body))
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "settings", "tries"),
+    [
+        (429, {"retry-after": "0"}, {}, 2),
+        (503, {"retry-after": "0"}, {}, 2),
+        (503, {}, {}, 1),  # may have been acted on
+        (502, {"retry-after": "0"}, {}, 1),
+        (504, {}, {}, 1),
+        (504, {}, {"retry_unsafe": True}, 2),
+        (502, {}, {"method": "GET", "body": b""}, 2),
+        (429, {"retry-after": "3600"}, {}, 1),  # longer than a client would wait here
+        (500, {"retry-after": "0"}, {}, 1),
+        (429, {"retry-after": "0"}, {"attempts": 1}, 1),
+    ],
+)
+def test_which_answers_are_tried_again(status: int, headers: dict[str, str], settings: Any, tries: int) -> None:
+    """A request is sent again only where the upstream has not acted on it, or asking twice does no harm."""
+    failing = Scripted([b"busy"], status=status, headers=headers)
+    with scripted(failing, Scripted([b"ok"])) as (url, upstream):
+        answer = ask(url, **settings)
+    assert len(upstream.seen) == tries
+    assert (answer[0], answer[2]) == ((200, b"ok") if tries == 2 else (status, b"busy"))
+
+
+def test_attempts_end() -> None:
+    """After the last attempt the upstream's own answer passes on."""
+    with scripted(Scripted([b"busy"], status=429, headers={"retry-after": "0"})) as (url, upstream):
+        answer = ask(url, attempts=3)
+    assert (len(upstream.seen), answer[0], answer[2]) == (3, 429, b"busy")
+
+
+def test_retry_after_is_waited_for() -> None:
+    """The next attempt comes no sooner than the upstream asked."""
+    with scripted(Scripted(status=429, headers={"retry-after": "1"}), Scripted([b"ok"])) as (url, _):
+        began = time.monotonic()
+        assert ask(url)[0] == 200
+    assert time.monotonic() - began >= 1
+
+
+@pytest.mark.parametrize(
+    ("value", "date", "seconds"),
+    [
+        ("7", None, 7.0),
+        ("Wed, 21 Oct 2026 07:28:30 GMT", "Wed, 21 Oct 2026 07:28:00 GMT", 30.0),
+        ("Wed, 21 Oct 2026 07:27:00 GMT", "Wed, 21 Oct 2026 07:28:00 GMT", 0.0),
+        ("Wed, 21 Oct 2026 07:28:30 GMT", None, None),
+        ("soon", None, None),
+        ("-1", None, None),
+        (None, None, None),
+    ],
+)
+def test_retry_after_forms(value: str | None, date: str | None, seconds: float | None) -> None:
+    """Seconds and times of day are read; anything else is no promise."""
+    assert retry_after(value, date) == seconds
+
+
+def test_connection_failures_are_tried_again() -> None:
+    """A refused connection has sent nothing, so a POST is tried again, and the error says what is wrong."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(UpstreamUnavailable, match="cannot be reached"):
+            ask(url, attempts=2)
+    assert time.monotonic() - began >= 0.25
+
+
+def test_a_broken_connection_is_not_tried_again() -> None:
+    """A server that reads a POST and hangs up may have acted on it; a GET is asked again."""
+    ok = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+    with raw_server(None, ok) as (url, requests):
+        with pytest.raises(UpstreamUnavailable, match="broke the connection off"):
+            ask(url)
+        assert len(requests) == 1
+    with raw_server(None, None, ok) as (url, requests):
+        assert ask(url, method="GET", body=b"")[2] == b"ok"
+
+
+def test_nothing_is_tried_again_once_the_answer_has_begun() -> None:
+    """An answer that breaks off in its body is an error, not a second request."""
+    half = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf"
+    with raw_server(half, half) as (url, requests):
+        with pytest.raises(UpstreamUnavailable, match="broke its answer off"):
+            ask(url, retry_unsafe=True)
+        assert len(requests) == 1
+
+
+def test_first_byte_timeout() -> None:
+    """An upstream that does not begin to answer in time is a timeout, and is not asked again."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        with pytest.raises(UpstreamTimeout, match="no answer"):
+            ask(f"http://127.0.0.1:{silent.getsockname()[1]}", first_byte_s=0.2)
+    assert time.monotonic() - began < 2
+
+
+def test_silence_timeout() -> None:
+    """A silence within the answer is a timeout; a slow answer that keeps coming is none."""
+    with scripted(Scripted([b"a", 0.2, b"b", 0.2, b"c"]), Scripted([b"a", 5.0, b"b"])) as (url, _):
+        assert ask(url, between_chunks_s=0.35)[2] == b"abc"
+        with pytest.raises(UpstreamTimeout, match="silent"):
+            ask(url, between_chunks_s=0.35)
+
+
+def test_leaving_early_closes_the_connection() -> None:
+    """An answer that nobody reads to the end is closed, so the upstream stops within a second."""
+
+    async def run(url: str) -> None:
+        upstream = Upstream(url)
+        async with upstream.send("POST", "/", b"", [], b"{}") as response:
+            assert await anext(response.chunks()) == b"a"
+        await asyncio.to_thread(left.wait, 1)
+        await upstream.aclose()
+
+    with scripted(Scripted([b"a", 30.0, b"b"])) as (url, upstream):
+        left = upstream.left
+        asyncio.run(run(url))
+        assert left.is_set()
+
+
+@pytest.mark.parametrize("split", [1, 7, 1000])
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "identity", "x-gzip"])
+def test_encoded_answers_are_decoded(encoding: str, split: int) -> None:
+    """Bodies come out decoded whatever the split, also in several gzip members."""
+    text = b"some text " * 50
+    encoded = {"deflate": zlib.compress(text * 2), "identity": text * 2}.get(encoding, gzip.compress(text) * 2)
+    parts = [encoded[start : start + split] for start in range(0, len(encoded), split)]
+    with scripted(Scripted(parts, headers={"content-encoding": encoding})) as (url, _):
+        assert ask(url)[2] == text * 2
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [("br", b"x"), ("zstd", b"x"), ("gzip, br", b"x"), ("gzip", b"no gzip"), ("gzip", gzip.compress(b"text")[:-9])],
+)
+def test_what_cannot_be_decoded_is_unreadable(encoding: str, body: bytes) -> None:
+    """An unknown, broken or unfinished encoding is an error."""
+    answer = Scripted([body], headers={"content-encoding": encoding})
+    with scripted(answer) as (url, _), pytest.raises(UpstreamUnreadable):
+        ask(url)
+
+
+def test_decoding_is_bounded() -> None:
+    """A bomb comes out in small pieces, so that whoever reads can stop."""
+
+    async def run(url: str) -> tuple[int, int]:
+        upstream = Upstream(url)
+        async with upstream.send("POST", "/", b"", [], b"{}") as response:
+            sizes = [len(piece) async for piece in response.decoded()]
+        await upstream.aclose()
+        return max(sizes), sum(sizes)
+
+    with scripted(Scripted([gzip.compress(bytes(1 << 24))], headers={"content-encoding": "gzip"})) as (url, _):
+        assert asyncio.run(run(url)) == (1 << 16, 1 << 24)
+
+
+def test_a_transport_of_httpx_will_do() -> None:
+    """Any httpx transport can take the place of the network, and its errors are told apart likewise."""
+    tries = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        tries.append(request.url)
+        raise httpx.ConnectError("no") if len(tries) == 1 else httpx.ReadError("broken")
+
+    with pytest.raises(UpstreamUnavailable, match="broke the connection off"):
+        ask("http://host", transport=httpx.MockTransport(handler))
+    assert len(tries) == 2
+
+
+def test_client_hash() -> None:
+    """A key has one hash whichever header carries it; no key has none, and the hash does not show the key."""
+    hashes = {
+        client_of([(b"authorization", b"Bearer k1")], b""),
+        client_of([(b"x-api-key", b"k1")], b""),
+        client_of([], b"alt=sse&key=k1"),
+    }
+    assert hashes == {"6ab9f1eb8f7d3388"}  # printf %s k1 | sha256sum | cut -c1-16
+    assert client_of([(b"x-api-key", b"k2")], b"") not in hashes
+    assert client_of([], b"monkey=1") == ""
+
+
+def test_connection_names_headers() -> None:
+    """Every header that Connection names stops, in any case of letters."""
+    headers = [(b"Connection", b"Close, X-A"), (b"X-a", b"1"), (b"x-b", b"2")]
+    assert end_to_end(headers, frozenset({b"connection"})) == [(b"x-b", b"2")]
