@@ -1,7 +1,7 @@
 """Settings: the YAML file, read with its line numbers and checked as a whole before anything is built from it."""
 
 from guardproxy.settings.load import Settings, load, load_text
-from guardproxy.settings.meaning import Known
+from guardproxy.settings.meaning import Known, url_fault
 from guardproxy.settings.model import Audit, GuardSettings, Limits, Log, Paths, Server, Upstream
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "Upstream",
     "load",
     "load_text",
+    "url_fault",
 ]

@@ -116,6 +116,8 @@ def _categories(root: Node, document: Document | None, known: Known) -> tuple[Co
         return known.categories(guard.family, options, own), []
     except ConfigError as error:
         return None, [_complaint(root, problem, own) for problem in error.problems]
+    except (TypeError, ValueError) as error:
+        return None, [_complaint(root, f"options that the family does not take: {error}", own)]
 
 
 def _complaint(root: Node, message: str, own: Taxonomy | None) -> Problem:

@@ -1,0 +1,73 @@
+"""`guardproxy moderate`: judge one text, or the last turn of a conversation."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guardproxy.errors import Unreadable
+
+if TYPE_CHECKING:
+    from guardproxy.moderation import Moderation
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "moderate",
+        help="judge a text",
+        description="Judge a text, or the last turn of a conversation, by the default policy.",
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("text", nargs="?", metavar="TEXT", help="the text; - reads it from standard input")
+    what.add_argument("--chat", metavar="FILE.json", help='a conversation: [{"role": "user", "content": "..."}, ...]')
+    parser.add_argument(
+        "--as",
+        dest="side",
+        choices=("user", "assistant"),
+        help="whose text it is; without it, the user's or its role's",
+    )
+    parser.add_argument("--config", metavar="FILE", help="the configuration; without it, the built-in one")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the verdict and the decision. Raises ConfigError, Unreadable, GuardUnavailable."""
+    chat = _chat(args)
+    from guardproxy.moderation import moderate
+
+    result = moderate(chat, side=args.side, config=args.config)
+    print(json.dumps(result.as_dict()) if args.json else render(result))
+    return 0
+
+
+def _chat(args: argparse.Namespace) -> Any:
+    if args.chat is None:
+        text = sys.stdin.read() if args.text == "-" else args.text
+        return [{"role": args.side or "user", "content": text}]
+    try:
+        return json.loads(Path(args.chat).read_text("utf-8"))
+    except OSError as error:
+        raise Unreadable(f"cannot be read: {error.strerror}", args.chat) from error
+    except ValueError as error:
+        raise Unreadable(f"is not JSON: {error}", args.chat) from error
+
+
+def render(result: "Moderation") -> str:
+    """The result for people: every probability, the decision with its reasons, and who judged."""
+    findings = sorted(result.verdict.findings, key=lambda finding: -finding.probability)
+    rows = [("unsafe", result.verdict.unsafe), *((one.category, one.probability) for one in findings)]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:<{width}}  {probability:.4f}" for name, probability in rows]
+    how = f" ({result.decision.how})" if result.decision.how else ""
+    lines += ["", f"decision: {result.decision.action}{how}"]
+    lines += [
+        f"  {reason.action}: {reason.category} {reason.probability:.4f} reaches {reason.threshold:g}"
+        for reason in result.decision.reasons
+    ]
+    verdict = result.verdict
+    lines.append(f"guard {verdict.guard}, taxonomy {verdict.taxonomy}, policy {result.policy}@{result.policy_version}")
+    lines.append(f"judged as {result.side} in {result.seconds * 1000:.1f} ms")
+    return "\n".join(lines)

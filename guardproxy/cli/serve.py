@@ -1,0 +1,60 @@
+"""`guardproxy serve`: the proxy."""
+
+import argparse
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from guardproxy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from guardproxy.settings import Settings
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command. Its options go before what the file says."""
+    parser = commands.add_parser("serve", help="run the proxy", description="Run the proxy until it is stopped.")
+    parser.add_argument("--config", metavar="FILE", help="the configuration; without it, the built-in one")
+    parser.add_argument(
+        "--upstream", metavar="URL", help="the LLM service, or `demo`: a small chat model on this machine"
+    )
+    parser.add_argument("--host", help="address to listen on")
+    parser.add_argument("--port", type=_number(0, 65_535), help="port to listen on; 0 takes any free one")
+    parser.add_argument("--workers", type=_number(1, 256), metavar="N", help="processes that answer requests")
+    parser.add_argument("--data-dir", metavar="DIR", help="where the embedded audit store lies")
+    parser.add_argument("--builtin-only", action="store_true", help="forbid `module:attribute` in the configuration")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load, override, serve. Raises ConfigError with every mistake before anything is started."""
+    from guardproxy import build
+    from guardproxy.settings import load
+
+    settings = load(args.config, os.environ, build.known(builtin_only=args.builtin_only))
+    place = build.Place(args.config, args.data_dir, args.builtin_only)
+    return build.serve(overridden(settings, args), place)
+
+
+def overridden(settings: "Settings", args: argparse.Namespace) -> "Settings":
+    """The settings with what the command line says in place of the file. Raises ConfigError."""
+    from guardproxy.settings import url_fault
+
+    given = {name: getattr(args, name) for name in ("host", "port", "workers") if getattr(args, name) is not None}
+    settings = replace(settings, server=replace(settings.server, **given))
+    if args.upstream is None:
+        return settings
+    fault = None if args.upstream == "demo" else url_fault(args.upstream)
+    if fault:
+        raise ConfigError(f"--upstream: {fault}")
+    return replace(settings, upstream=replace(settings.upstream, url=args.upstream))
+
+
+def _number(low: int, high: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}, not {text!r}")
+        return int(text)
+
+    return number

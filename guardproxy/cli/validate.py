@@ -1,0 +1,37 @@
+"""`guardproxy validate`: every mistake of a configuration file at once."""
+
+import argparse
+import os
+from typing import Any
+
+from guardproxy.errors import ConfigError
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "validate",
+        help="check a configuration file",
+        description="Print every mistake of a configuration file as file:line:column: path: what is wrong. Exit status "
+        "1 where there is one, 0 otherwise.",
+    )
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("--builtin-only", action="store_true", help="forbid `module:attribute`, as serve does with it")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the mistakes, or that there is none and the version that records and metrics will show."""
+    from guardproxy import build
+    from guardproxy.settings import load
+
+    try:
+        settings = load(args.file, os.environ, build.known(builtin_only=args.builtin_only))
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem)
+        return 1
+    print(f"{args.file}: ok, version {settings.version}")
+    for name, policy in settings.policies.policies.items():
+        print(f"  policy {name}, version {policy.version}")
+    return 0
