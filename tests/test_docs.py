@@ -1,0 +1,104 @@
+"""Docs that quote code are read here, so that they cannot rot."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import guardproxy
+from guardproxy import actions, families, sinks, wires
+from guardproxy.build import known
+from guardproxy.settings import load_text
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")])
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The fenced blocks of a language in a page."""
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_whole_configurations_are_valid(page: Path) -> None:
+    """Every YAML block that begins a configuration loads."""
+    for block in blocks(page, "yaml"):
+        if block.startswith("version: 1"):
+            env = dict.fromkeys(re.findall(r"\$\{env:(\w+)\}", block), "a-secret")
+            load_text(block, page.name, env, known())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_python_blocks_compile(page: Path) -> None:
+    """Every Python block is Python."""
+    for block in blocks(page, "python"):
+        compile(block, page.name, "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link names a file that exists."""
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_lengths() -> None:
+    """The README and the map stay short."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+    assert len((ROOT / "ARCHITECTURE.md").read_text().splitlines()) <= 120
+
+
+def test_rooms_are_on_the_map() -> None:
+    """Every room of the package is in ARCHITECTURE.md."""
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    package = ROOT / "guardproxy"
+    rooms = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert [room for room in rooms if not room.startswith("__") and f"`{room}`" not in page] == []
+
+
+@pytest.mark.parametrize(
+    ("registry", "page"),
+    [
+        (wires.REGISTRY, "docs/wires.md"),
+        (families.REGISTRY, "docs/families.md"),
+        (sinks.REGISTRY, "docs/audit.md"),
+        (actions.REGISTRY, "docs/configuration.md"),
+    ],
+    ids=["wires", "families", "sinks", "actions"],
+)
+def test_every_plug_in_is_documented(registry: dict[str, str], page: str) -> None:
+    """Every registered name stands in its page."""
+    text = (ROOT / page).read_text()
+    assert [name for name in registry if f"`{name}`" not in text] == []
+
+
+def test_readme_commands_exist() -> None:
+    """Every command that the README lists answers `--help`."""
+    text = (ROOT / "README.md").read_text()
+    section = text.split("## Commands")[1].split("\n\n")[1]
+    for line in section.splitlines():
+        command = shlex.split(line)[1]
+        done = subprocess.run(
+            [sys.executable, "-m", "guardproxy", command, "--help"], capture_output=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, command
+
+
+def test_changelog_speaks_of_this_version() -> None:
+    """The newest version in the changelog is the package's."""
+    newest = re.search(r"^## (\d\S*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest.group(1) == guardproxy.__version__
+
+
+def test_card_is_honest_about_its_files() -> None:
+    """The embedded guard's card names every output that its configuration has."""
+    folder = ROOT / "guardproxy" / "weights" / "embedded"
+    labels = json.loads((folder / "config.json").read_text())["id2label"].values()
+    card = (folder / "README.md").read_text()
+    assert [label for label in labels if label not in card] == []
