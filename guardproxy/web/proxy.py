@@ -1,10 +1,10 @@
 """The proxy handler: a request is judged, forwarded, and its answer judged, as the pipeline says."""
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 import structlog
 from starlette.types import Receive, Scope, Send
@@ -227,7 +227,7 @@ class Proxy:
         source: AsyncIterator[bytes],
         content_type: str,
     ) -> None:
-        pieces = cast(AsyncGenerator[bytes], self._pipeline.review_stream(exchange, source, content_type))
+        pieces = self._pipeline.review_stream(exchange, source, content_type)
         headers = end_to_end(response.headers, _dropped(response, _STREAM_DROP | {b"content-type"}))
         headers += [*_STREAM_HEADERS, (b"content-type", content_type.encode("latin-1"))]
         await call.start(response.status, headers)
