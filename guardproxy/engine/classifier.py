@@ -1,0 +1,205 @@
+"""Encoder classifiers: texts in windows, batches of like length, one probability per output."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from guardproxy.engine.load import Loaded, calibration
+from guardproxy.engine.runner import Done, Work
+from guardproxy.engine.text import Codec
+from guardproxy.errors import ConfigError, GuardUnavailable
+from guardproxy.ports import ClassLogits, Prompt, Reading
+
+# Tokens that neighbouring windows share, and tokens of the turn before that an answer is read with.
+OVERLAP = 64
+CONTEXT = 96
+# Of a batch's tokens, the share that may be padding: above it the batch is cut by length.
+_PADDING = 0.08
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What the tokenizer puts around one text or a pair: control tokens, and the type of each segment."""
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+    types: tuple[int, int]
+
+    @property
+    def size(self) -> int:
+        return len(self.before) + len(self.between) + len(self.after)
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """One row: ids and segment types, and how its outputs become probabilities."""
+
+    ids: tuple[int, ...]
+    types: tuple[int, ...]
+    readout: ClassLogits
+
+
+class ClassifierRunner:
+    """Runs a sequence classifier. A prompt with a turn before the judged text is read as a pair."""
+
+    def __init__(self, loaded: Loaded, device: torch.device, *, max_batch_tokens: int | None = None) -> None:
+        self.max_batch_tokens = max_batch_tokens or _BATCH_TOKENS[device.type]
+        self._model = loaded.model
+        self._device = device
+        self._codec = Codec(loaded.backend)
+        self._single, self._pair = _frames(loaded)
+        self._takes_types = "token_type_ids" in getattr(loaded.tokenizer, "model_input_names", [])
+        self._pad = loaded.tokenizer.pad_token_id or 0
+        self._limit = _limit(loaded)
+        self._outputs = int(loaded.model.config.num_labels)
+        temperature, bias = _calibration(loaded)
+        self._temperature, self._bias = temperature.to(device), bias.to(device)
+
+    def encode(self, prompt: Prompt) -> tuple[Work, ...]:
+        """Windows of at most the model's length, neighbours sharing OVERLAP tokens; each weighs its tokens."""
+        readout = prompt.readout
+        if not isinstance(readout, ClassLogits):
+            raise GuardUnavailable("an encoder can only be read for its class logits")
+        if len(readout.labels) != self._outputs:
+            raise GuardUnavailable(f"the model has {self._outputs} outputs, the family names {len(readout.labels)}")
+        turns = [piece.text for piece in prompt.pieces if piece.kind == "turn" and piece.text]
+        judged = self._codec.text("".join(piece.text for piece in prompt.pieces if piece.kind == "judged"))
+        context = self._codec.text(turns[-1])[:CONTEXT] if turns else []
+        room = self._limit - (self._pair.size + len(context) if context else self._single.size)
+        return tuple(self._work(context, part, readout) for part in windows(judged, room, OVERLAP))
+
+    def run(self, batch: Sequence[Work]) -> list[Done]:
+        """One reading per window, in order; rows of like length go together."""
+        rows: list[_Window] = [work.data for work in batch]
+        probabilities: dict[int, tuple[float, ...]] = {}
+        for group in by_length([len(row.ids) for row in rows], self.max_batch_tokens):
+            logits = self._forward([rows[index] for index in group])
+            for index, row in zip(group, logits, strict=True):
+                probabilities[index] = self._read(row, rows[index].readout)
+        return [Done(Reading(probabilities[index]), len(row.ids), 0) for index, row in enumerate(rows)]
+
+    def close(self) -> None:
+        """Release the weights."""
+        self._model = None
+
+    def _work(self, context: list[int], part: list[int], readout: ClassLogits) -> Work:
+        if context:
+            frame, first, second = self._pair, context, part
+            ids = (*frame.before, *first, *frame.between, *second, *frame.after)
+            head = len(frame.before) + len(first) + len(frame.between)
+            types = (frame.types[0],) * head + (frame.types[1],) * (len(ids) - head)
+        else:
+            frame = self._single
+            ids = (*frame.before, *part, *frame.after)
+            types = (frame.types[0],) * len(ids)
+        return Work(len(ids), _Window(ids, types, readout))
+
+    def _forward(self, rows: Sequence[_Window]) -> torch.Tensor:
+        """Logits [rows, outputs] in float32."""
+        longest = max(len(row.ids) for row in rows)
+        ids = torch.full((len(rows), longest), self._pad)
+        types, mask = torch.zeros_like(ids), torch.zeros_like(ids)
+        for at, row in enumerate(rows):
+            size = len(row.ids)
+            ids[at, :size], types[at, :size], mask[at, :size] = torch.tensor(row.ids), torch.tensor(row.types), 1
+        # Rows of one length need no mask, and without one the attention takes its fast path.
+        whole = all(len(row.ids) == longest for row in rows)
+        inputs = {"input_ids": ids.to(self._device), "attention_mask": None if whole else mask.to(self._device)}
+        if self._takes_types:
+            inputs["token_type_ids"] = types.to(self._device)
+        with torch.inference_mode():
+            logits: torch.Tensor = self._model(**inputs).logits
+            return logits.float() / self._temperature + self._bias
+
+    def _read(self, logits: torch.Tensor, readout: ClassLogits) -> tuple[float, ...]:
+        values = torch.sigmoid(logits) if readout.activation == "sigmoid" else torch.softmax(logits, -1)
+        return tuple(values.tolist())
+
+
+def windows(ids: list[int], room: int, overlap: int) -> list[list[int]]:
+    """`ids` in windows of at most `room`, neighbours sharing `overlap` (at most half of `room`); [[]] for no ids."""
+    if len(ids) <= room:
+        return [ids]
+    step = room - min(overlap, room // 2)
+    starts = [*range(0, len(ids) - room, step), len(ids) - room]
+    return [ids[start : start + room] for start in starts]
+
+
+def by_length(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices in groups of like length: each within `budget` padded tokens, and with little padding."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    groups: list[list[int]] = []
+    used = 0
+    for index in order:
+        group = groups[-1] if groups else None
+        if group is not None:
+            padded = lengths[group[0]] * (len(group) + 1)
+            if padded <= budget and padded - used - lengths[index] <= _PADDING * padded:
+                group.append(index)
+                used += lengths[index]
+                continue
+        groups.append([index])
+        used = lengths[index]
+    return groups
+
+
+def _frames(loaded: Loaded) -> tuple[_Frame, _Frame]:
+    """What stands around one text and around a pair, found by encoding short texts with control tokens."""
+    backend = loaded.backend
+    a = backend.encode("a", add_special_tokens=False).ids
+    one, two = backend.encode("a"), backend.encode("a", "a")
+    start = _find(one.ids, a, 0)
+    first = _find(two.ids, a, 0)
+    second = _find(two.ids, a, first + len(a))
+    return (
+        _Frame(
+            tuple(one.ids[:start]), (), tuple(one.ids[start + len(a) :]), (one.type_ids[start], one.type_ids[start])
+        ),
+        _Frame(
+            tuple(two.ids[:first]),
+            tuple(two.ids[first + len(a) : second]),
+            tuple(two.ids[second + len(a) :]),
+            (two.type_ids[first], two.type_ids[second]),
+        ),
+    )
+
+
+def _find(ids: list[int], part: list[int], start: int) -> int:
+    for at in range(start, len(ids) - len(part) + 1):
+        if ids[at : at + len(part)] == part:
+            return at
+    raise ConfigError("the classifier's tokenizer does not keep a text together between its control tokens")
+
+
+def _limit(loaded: Loaded) -> int:
+    """The most tokens in a row: what the tokenizer states, within what the model has positions for."""
+    config = loaded.model.config
+    positions = int(getattr(config, "max_position_embeddings", 512))
+    if config.model_type in {"roberta", "xlm-roberta", "camembert"}:
+        positions -= int(config.pad_token_id) + 1  # their positions begin behind the padding index
+    return int(min(loaded.tokenizer.model_max_length, positions))
+
+
+def _calibration(loaded: Loaded) -> tuple[torch.Tensor, torch.Tensor]:
+    """Temperature and bias of each output, in float32: 1 and 0 where no calibration.json lies beside the weights.
+
+    The file has an object for each output, by the name that the config gives it: `{"temperature": t, "bias": b}`;
+    the calibrated logit is logit / t + b (Platt scaling).
+    """
+    config = loaded.model.config
+    names = [str(config.id2label[index]) for index in range(int(config.num_labels))]
+    found = calibration(loaded)
+    if not found:
+        return torch.ones(len(names)), torch.zeros(len(names))
+    pairs: list[tuple[float, float]] = []
+    for name in names:
+        entry = found.get(name)
+        values = (entry.get("temperature"), entry.get("bias")) if isinstance(entry, dict) else (None, None)
+        temperature, bias = values
+        if not isinstance(temperature, (int, float)) or not isinstance(bias, (int, float)) or temperature <= 0:
+            raise ConfigError(f"calibration.json: {name}: expected a positive temperature and a bias")
+        pairs.append((float(temperature), float(bias)))
+    return torch.tensor([pair[0] for pair in pairs]), torch.tensor([pair[1] for pair in pairs])

@@ -1,0 +1,369 @@
+"""Generative guards: exact probabilities from packed passes that share policy texts, conversations and streams."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+
+from guardproxy.engine.grammar import Grammar, Search, State
+from guardproxy.engine.load import Loaded
+from guardproxy.engine.packed import NAME, Plan, Segment, Span, cpu_kernel, lay_out, packed_attention
+from guardproxy.engine.prompts import Choice, Encoder, Script
+from guardproxy.engine.runner import Done, Work
+from guardproxy.engine.store import Match, Store, common
+from guardproxy.engine.text import Codec
+from guardproxy.errors import ConfigError
+from guardproxy.ports import Prompt, Reading
+
+# Fewer common tokens than this are cheaper to compute twice than to share.
+_SHARE = 8
+# Label lists read in one round, and in all: a model that is unsure of everything must not hold the queue.
+_WIDTH = 32
+_MOST = 512
+_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+_STATE_BYTES = {"cpu": 512 << 20, "cuda": 8 << 30}
+
+transformers.AttentionInterface.register(NAME, packed_attention)
+
+
+@dataclass(slots=True)
+class _Item:
+    """One check in a pass: its script, what is known of it, and the segment that ends with its verdict position."""
+
+    script: Script
+    match: Match
+    leaf: Segment = field(init=False)
+    computed: int = 0
+    reused: int = 0
+    unsafe: float = 0.0
+    outside: float = 0.0
+    probabilities: tuple[float, ...] = ()
+    search: Search | None = None
+    known: dict[tuple[int, ...], torch.Tensor] = field(default_factory=dict)
+    past: tuple[Span, ...] = ()
+
+
+class GenerativeRunner:
+    """Reads a causal language model for label lists and token choices.
+
+    Categories are computed where P(unsafe) is over `floor`. `state_bytes` bounds what is kept between passes.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        device: torch.device,
+        *,
+        max_batch_tokens: int | None = None,
+        floor: float = 0.0,
+        state_bytes: int | None = None,
+    ) -> None:
+        self.max_batch_tokens = max_batch_tokens or _BATCH_TOKENS[device.type]
+        self._device = device
+        self._floor = floor
+        self._model = loaded.model
+        config = loaded.model.config.get_text_config()
+        self._model.set_attn_implementation(NAME)
+        self._layers = int(config.num_hidden_layers)
+        heads = int(config.num_attention_heads)
+        self._kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+        self._head_size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+        self._cap = float(getattr(config, "final_logit_softcapping", None) or 0.0)
+        self._divide = float(getattr(config, "logits_scaling", None) or 1.0)
+        self._output: torch.Tensor = loaded.model.get_output_embeddings().weight
+        self._encoder = Encoder(Codec(loaded.backend), _window(config), _eos(loaded))
+        self.store = Store(_STATE_BYTES[device.type] if state_bytes is None else state_bytes)
+
+    # --- the runner port ------------------------------------------------------------------------------------------
+
+    def encode(self, prompt: Prompt) -> tuple[Work, ...]:
+        """The windows of `prompt`; each weighs its tokens behind the policy text."""
+        return tuple(Work(len(script.ids) - script.head, script) for script in self._encoder.encode(prompt))
+
+    @torch.inference_mode()
+    def run(self, batch: Sequence[Work]) -> list[Done]:
+        """One reading per work. Out of memory on the device: without kept state, and then in halves."""
+        try:
+            return self._run([work.data for work in batch])
+        except torch.OutOfMemoryError:
+            self.store.clear()
+            torch.cuda.empty_cache()
+            if len(batch) == 1:
+                return self._run([batch[0].data])
+        half = len(batch) // 2
+        return [*self.run(batch[:half]), *self.run(batch[half:])]
+
+    def close(self) -> None:
+        """Release the weights and the state."""
+        self.store.clear()
+        self._model = None
+
+    # --- one batch ------------------------------------------------------------------------------------------------
+
+    def _run(self, scripts: Sequence[Script]) -> list[Done]:
+        items = [_Item(each, self.store.find(each.key, each.ids, len(each.ids) - 1)) for each in scripts]
+        roots = self._forest(items)
+        inline = self._floor <= 0
+        if inline:
+            for item in items:
+                _extend(item)
+        hidden, plan = self._forward(roots)
+        self._verdicts(items, hidden, inline=inline)
+        for item in items:
+            item.past = _past(item, plan)
+        self._explore(items)
+        self._keep(items, plan)
+        self.store.shrink()
+        return [_done(item) for item in items]
+
+    def _forest(self, items: Sequence[_Item]) -> list[Segment]:
+        """The segments to compute, shared where checks have tokens in common."""
+        groups: dict[tuple[int, int, str], list[_Item]] = {}
+        for item in items:
+            groups.setdefault((id(item.match.tail), item.match.length, item.script.key), []).append(item)
+        roots: list[Segment] = []
+        for group in groups.values():
+            match = group[0].match
+            past = tuple(Span(node.kv, 0, upto - node.start) for node, upto in match.path)
+            for item in group:
+                item.reused = match.length
+            _grow(sorted(group, key=lambda item: item.script.ids), match.length, None, past, roots)
+        return roots
+
+    def _forward(self, roots: Sequence[Segment]) -> tuple[torch.Tensor, Plan]:
+        """Hidden states [row, size] behind the final norm, and the plan with the row's keys and values."""
+        order, blocks, owns = lay_out(roots)
+        tokens = [token for segment in order for token in segment.tokens]
+        positions = [position for segment in order for position in segment.positions]
+        scratch = self._output.new_empty((self._layers, 2, self._kv_heads, len(tokens), self._head_size))
+        plan = Plan(tokens, positions, blocks, owns, scratch, cpu_kernel)
+        hidden = self._model.model(
+            input_ids=torch.tensor([tokens], device=self._device),
+            position_ids=torch.tensor([positions], device=self._device),
+            use_cache=False,
+            plan=plan,
+        ).last_hidden_state[0]
+        return hidden, plan
+
+    def _logits(self, hidden: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits in float32, of the whole vocabulary or of some rows of the output layer."""
+        weight = self._output if rows is None else self._output[rows]
+        logits = (hidden @ weight.T).float() / self._divide
+        return torch.tanh(logits / self._cap) * self._cap if self._cap else logits
+
+    def _verdicts(self, items: Sequence[_Item], hidden: torch.Tensor, *, inline: bool) -> None:
+        """Read every check at its verdict position, over the full softmax."""
+        ends = [item.leaf.offset + _verdict_index(item, inline=inline) for item in items]
+        share = torch.softmax(self._logits(hidden[ends]), -1).cpu()
+        for item, end, row in zip(items, ends, share, strict=True):
+            read = item.script.read
+            if isinstance(read, Choice):
+                sums = [float(row[list(group)].sum()) for group in read.groups]
+                item.probabilities = tuple(value / sum(sums) for value in sums)
+                item.outside = max(0.0, 1.0 - sum(sums))
+                continue
+            safe, unsafe = float(row[read.safe]), float(row[read.unsafe])
+            item.unsafe = unsafe / (safe + unsafe)
+            item.outside = max(0.0, 1.0 - safe - unsafe)
+            if item.unsafe > self._floor:
+                item.search = Search(read, item.unsafe)
+                if inline:
+                    item.known[()] = hidden[end + 1 + len(read.forced)]
+
+    # --- label lists ----------------------------------------------------------------------------------------------
+
+    def _explore(self, items: Sequence[_Item]) -> None:
+        """Read label lists, most probable first, all checks' in one pass a round."""
+        open_items = [item for item in items if item.search is not None]
+        left = dict.fromkeys(map(id, open_items), _MOST)
+        while open_items:
+            asked = [(item, states) for item in open_items if (states := self._ask(item, left))]
+            if asked:
+                self._round(asked)
+            open_items = [item for item, _ in asked]
+
+    def _ask(self, item: _Item, left: dict[int, int]) -> list[State]:
+        """The check's next states to compute, after those whose logits are at hand."""
+        assert item.search is not None  # noqa: S101
+        while states := item.search.take(min(_WIDTH, left[id(item)])):
+            left[id(item)] -= len(states)
+            asked: list[State] = []
+            for state in states:
+                if state.tokens in item.known:
+                    self._tell(item, state, item.known[state.tokens])
+                else:
+                    asked.append(state)
+            if asked:
+                return asked
+        return []
+
+    def _tell(self, item: _Item, state: State, hidden: torch.Tensor) -> None:
+        assert item.search is not None  # noqa: S101
+        item.search.tell(
+            state, lambda tokens: self._logits(hidden[None], torch.tensor(tokens, device=self._device))[0].tolist()
+        )
+
+    def _round(self, asked: Sequence[tuple[_Item, Sequence[State]]]) -> None:
+        segments: list[Segment] = []
+        places: list[list[int]] = []
+        for item, states in asked:
+            segment, where = _tree(item, states, self._device, self._output.dtype)
+            item.computed += len(segment.tokens)
+            segments.append(segment)
+            places.append(where)
+        hidden, _ = self._forward(segments)
+        for (item, states), segment, where in zip(asked, segments, places, strict=True):
+            for state, index in zip(states, where, strict=True):
+                self._tell(item, state, hidden[segment.offset + index])
+
+    # --- state ----------------------------------------------------------------------------------------------------
+
+    def _keep(self, items: Sequence[_Item], plan: Plan) -> None:
+        """Keep the policy text and the conversation of every check for the next ones."""
+        kept: dict[int, Match] = {}
+        for item in items:
+            match = item.match
+            for segment in item.leaf.chain():
+                if id(segment) in kept:
+                    match = kept[id(segment)]
+                    continue
+                start = segment.positions[0]
+                upto = max(other.script.keep for other in items if segment in other.leaf.chain()) - start
+                if upto <= 0 or match.length != start:
+                    break
+                low = segment.offset
+                tokens = segment.tokens[: min(upto, len(segment.tokens))]
+                kv = plan.scratch[:, :, :, low : low + len(tokens)]
+                fixed = start + len(tokens) <= item.script.head
+                match = kept[id(segment)] = self.store.keep(item.script.key, match, tokens, kv, fixed=fixed)
+
+
+def _grow(
+    items: Sequence[_Item], at: int, parent: Segment | None, past: tuple[Span, ...], roots: list[Segment]
+) -> None:
+    """Segments for checks (sorted by ids) that agree up to position `at`, from there on."""
+    for group in _partition(items, at):
+        ids, head = group[0].script.ids, group[0].script.head
+        stop = len(ids) if len(group) == 1 else at + _agree(group, at)
+        if at < head < stop:  # the policy text is a block of its own, whoever comes first
+            stop = head
+        segment = Segment(list(ids[at:stop]), list(range(at, stop)), parent, () if parent else past)
+        (parent.children if parent else roots).append(segment)
+        group[0].computed += stop - at
+        for item in group[1:]:
+            item.reused += stop - at
+        if len(group) == 1 and stop == len(ids):
+            group[0].leaf = segment
+        else:
+            _grow(group, stop, segment, past, roots)
+
+
+def _partition(items: Sequence[_Item], at: int) -> list[Sequence[_Item]]:
+    """Groups that have at least _SHARE tokens in common from `at`; the others alone."""
+    groups: list[Sequence[_Item]] = []
+    rest = list(items)
+    while rest:
+        size = 1
+        while size < len(rest) and _agree([rest[0], rest[size]], at) >= _SHARE:
+            size += 1
+        groups.append(rest[:size])
+        del rest[:size]
+    return groups
+
+
+def _agree(group: Sequence[_Item], at: int) -> int:
+    """Tokens from `at` that all share, leaving each at least one of its own. The group is sorted by ids."""
+    first, last = group[0].script.ids, group[-1].script.ids
+    limit = min(len(item.script.ids) for item in group) - 1
+    return common(first[at:limit], last[at:limit])
+
+
+def _extend(item: _Item) -> None:
+    """Compute the way to the first label behind the prompt, in the same pass."""
+    read = item.script.read
+    if isinstance(read, Grammar):
+        more = [read.unsafe, *read.forced]
+        start = item.leaf.positions[-1] + 1
+        item.leaf.tokens += more
+        item.leaf.positions += range(start, start + len(more))
+        item.computed += len(more)
+
+
+def _verdict_index(item: _Item, *, inline: bool) -> int:
+    """The last token of the prompt in its leaf."""
+    read = item.script.read
+    extra = 1 + len(read.forced) if inline and isinstance(read, Grammar) else 0
+    return len(item.leaf.tokens) - 1 - extra
+
+
+def _past(item: _Item, plan: Plan) -> tuple[Span, ...]:
+    """Keys and values of everything up to the end of the leaf."""
+    kept = tuple(Span(node.kv, 0, upto - node.start) for node, upto in item.match.path)
+    return (*kept, *(Span(plan.scratch, segment.offset, segment.stop) for segment in item.leaf.chain()))
+
+
+def _tree(item: _Item, states: Sequence[State], device: torch.device, dtype: torch.dtype) -> tuple[Segment, list[int]]:
+    """The tokens of some lists as one segment, common beginnings once; and where each list ends in it."""
+    read = item.script.read
+    assert isinstance(read, Grammar)  # noqa: S101
+    begin = item.leaf.positions[-1] + 1
+    lead = (
+        ()
+        if item.leaf.tokens[-1 - len(read.forced) :][:1] == [read.unsafe] and begin > len(item.script.ids)
+        else (
+            read.unsafe,
+            *read.forced,
+        )
+    )
+    places: dict[tuple[int, ...], int] = {}
+    above: list[int] = []
+    for state in states:
+        path = (*lead, *state.tokens)
+        for size in range(1, len(path) + 1):
+            if path[:size] not in places:
+                places[path[:size]] = len(above)
+                above.append(places[path[: size - 1]] if size > 1 else -1)
+    tokens = [path[-1] for path in places]
+    positions = [begin + len(path) - 1 for path in places]
+    sees = torch.full((len(tokens), len(tokens)), -torch.inf, dtype=dtype)
+    for index in range(len(tokens)):
+        at = index
+        while at >= 0:
+            sees[index, at] = 0
+            at = above[at]
+    segment = Segment(tokens, positions, None, item.past, sees.to(device))
+    return segment, [places[(*lead, *state.tokens)] for state in states]
+
+
+def _done(item: _Item) -> Done:
+    if item.probabilities:
+        return Done(Reading(item.probabilities, 0.0, item.outside), item.computed, item.reused)
+    if item.search is None:
+        read = item.script.read
+        assert isinstance(read, Grammar)  # noqa: S101
+        return Done(Reading((item.unsafe, *[0.0] * read.labels), item.unsafe, item.outside), item.computed, item.reused)
+    leftover = max(0.0, item.search.leftover)
+    inside = (min(value, item.unsafe) for value in item.search.result())
+    return Done(Reading((item.unsafe, *inside), leftover, item.outside), item.computed, item.reused)
+
+
+def _window(config: Any) -> int:
+    """Tokens that the model can read with full attention in every layer. Raises ConfigError."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    if "dynamic" in str(rope.get("rope_type", "")) or "longrope" in str(rope.get("rope_type", "")):
+        raise ConfigError("the model's positions depend on the text's length (dynamic RoPE): it cannot share keys")
+    names = ("max_position_embeddings", "sliding_window", "attention_chunk_size")
+    sizes = [getattr(config, name, None) for name in names]
+
+    if getattr(config, "use_sliding_window", True) is False:
+        sizes[1] = None
+    return min(int(size) for size in sizes if size)
+
+
+def _eos(loaded: Loaded) -> list[int]:
+    """The tokens that end an answer, by the model's generation config and its tokenizer."""
+    named = getattr(loaded.model.generation_config, "eos_token_id", None)
+    ids = named if isinstance(named, list) else [named]
+    return list(dict.fromkeys(int(each) for each in [*ids, loaded.tokenizer.eos_token_id] if each is not None))

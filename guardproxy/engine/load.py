@@ -1,0 +1,134 @@
+"""Model files to modules on a device: hub ids, directories, GGUF files, and the weights that ship in the package."""
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer
+
+from guardproxy.errors import ConfigError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in evaluation mode on its device, its tokenizer, and where they lie (a directory, or None)."""
+
+    model: Any
+    backend: Tokenizer
+    tokenizer: Any
+    folder: Path | None
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` as a device that is there. Raises ConfigError."""
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device {name!r}: expected auto, cpu, cuda or cuda:N") from None
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        raise ConfigError(f"device {name!r}: expected auto, cpu, cuda or cuda:N")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = device.index or 0
+    if index >= count:
+        raise ConfigError(f"device {name!r}: torch {torch.__version__} can use {count} CUDA devices here")
+    return torch.device("cuda", index)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is float32 on a CPU (bfloat16 is emulated on many) and bfloat16 on CUDA. Raises ConfigError."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in _DTYPES:
+        raise ConfigError(f"dtype {name!r}: expected auto, {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def load_causal(model: str, device: torch.device, dtype: torch.dtype) -> Loaded:
+    """A causal language model. Raises ConfigError."""
+    return _load(transformers.AutoModelForCausalLM, model, device, dtype)
+
+
+def load_classifier(model: str, device: torch.device, dtype: torch.dtype) -> Loaded:
+    """A sequence classifier. Raises ConfigError."""
+    return _load(transformers.AutoModelForSequenceClassification, model, device, dtype)
+
+
+def calibration(loaded: Loaded) -> dict[str, Any]:
+    """What `calibration.json` beside the weights holds; {} where there is none. Raises ConfigError."""
+    path = loaded.folder / "calibration.json" if loaded.folder else None
+    if path is None or not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path.name}: not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path.name}: expected an object")
+    return found
+
+
+def _locate(model: str) -> tuple[str, str | None]:
+    """Where to load from: (directory or hub id, GGUF file in it or None)."""
+    if model == "embedded":
+        folder = Path(str(files("guardproxy") / "weights" / "embedded"))
+        if not (folder / "config.json").is_file():
+            raise ConfigError("model 'embedded': this installation ships no embedded weights; name a model")
+        return str(folder), None
+    path = Path(model).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return str(path.parent), path.name
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ConfigError(f"model {model!r}: the directory holds no config.json")
+        return str(path), None
+    if path.suffix == ".gguf" or path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        raise ConfigError(f"model {model!r}: no such file or directory")
+    return model, None
+
+
+def _load(kind: Any, model: str, device: torch.device, dtype: torch.dtype) -> Loaded:
+    where, gguf = _locate(model)
+    extra = {"gguf_file": gguf} if gguf else {}
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **extra)
+        module = kind.from_pretrained(where, dtype=dtype, **extra)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ConfigError(f"model {model!r}: {_why(error)}") from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise ConfigError(f"model {model!r}: it has no fast tokenizer (tokenizer.json)")
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    module.to(device).eval().requires_grad_(False)
+    folder = Path(where)
+    return Loaded(module, backend, tokenizer, folder if folder.is_dir() else None)
+
+
+def _why(error: Exception) -> str:
+    """What the operator can do about a model that does not load."""
+    text = str(error)
+    chain = f"{text} {error.__cause__}"
+    if "gated" in chain.lower() or "401" in chain or "403" in chain:
+        return (
+            "the model is gated: accept its licence on huggingface.co with your account, then log in with "
+            "`hf auth login` or set HF_TOKEN, or name a local directory that holds it"
+        )
+    if "offline" in chain.lower() or "connect" in chain.lower() or "couldn't" in chain.lower():
+        return (
+            "it is not in the local cache and huggingface.co cannot be reached: download it with `hf download` on a "
+            "machine that can, and name the directory"
+        )
+    if isinstance(error, ImportError):
+        return f"a package is missing: {text.strip()}"
+    return text.strip().splitlines()[0] if text.strip() else type(error).__name__

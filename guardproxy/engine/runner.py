@@ -1,0 +1,64 @@
+"""What the engine asks of a runner: turn a prompt into work off the worker, and do a batch of work on it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from guardproxy.ports import Prompt, Reading
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One forward's worth of a check: one window of one prompt, encoded.
+
+    `cost` is what it weighs in a batch, in tokens; `data` is the runner's own.
+    """
+
+    cost: int
+    data: Any = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The reading of one piece of work, the tokens that were computed for it and those that were reused."""
+
+    reading: Reading
+    computed: int
+    reused: int
+
+
+class Runner(Protocol):
+    """A model on a device. `encode` runs on any thread, everything else on the worker's."""
+
+    max_batch_tokens: int
+
+    def encode(self, prompt: Prompt) -> tuple[Work, ...]:
+        """The windows of `prompt`. Raises GuardUnavailable where it cannot be read."""
+        ...
+
+    def run(self, batch: Sequence[Work]) -> list[Done]:
+        """One answer per work, in order."""
+        ...
+
+    def close(self) -> None:
+        """Release the weights."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to load a model: what `open_engine` was given."""
+
+    model: str
+    device: str = "auto"
+    dtype: str = "auto"
+    max_batch_tokens: int | None = None
+    floor: float = 0.0
+    threads: int | None = None
+    compile_model: bool = False
+
+    def load(self, probe: Prompt) -> Runner:
+        """The runner for prompts like `probe`. Raises ConfigError where the model cannot be had."""
+        from guardproxy.engine.select import open_runner  # noqa: PLC0415 - the first import of torch
+
+        return open_runner(self, probe)
