@@ -20,6 +20,7 @@ from guardproxy.wires.shared.parts import (
     Draft,
     Fields,
     Rule,
+    beside_turns,
     data,
     each,
     fields,
@@ -33,7 +34,7 @@ from guardproxy.wires.shared.parts import (
     walk,
 )
 from guardproxy.wires.shared.repeats import Repeat, token_list
-from guardproxy.wires.shared.streams import Track, new_texts
+from guardproxy.wires.shared.streams import JSON, Track, new_texts
 
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/chat/completions|/openai/deployments/[^/]+/chat/completions")
 
@@ -143,12 +144,8 @@ def _turns(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
     """Every message of the conversation with its place in the body; what is beside the messages comes first."""
     draft = Draft(Unreadable)
     walk(draft, body, "", SETTINGS)
-    beside = draft.message("system").parts
-    definitions = tuple(part for part in beside if part.kind == "tool_definition")
-    if definitions:
-        yield "", Message("system", definitions)
-    if len(definitions) < len(beside):
-        yield "", Message("user", tuple(part for part in beside if part.kind != "tool_definition"))
+    for message in beside_turns(draft):
+        yield "", message
     for index, message in enumerate(body["messages"]):
         yield f"messages[{index}]", _message(message, f"messages[{index}]")
 
@@ -360,7 +357,7 @@ class OpenAIChat:
         message = _refusal(request, refusal)
         choices = [_whole({"index": index}, message, refusal.finish) for index in range(number)]
         head = openai.envelope(request, "chat.completion", "chatcmpl")
-        return Answer(200, openai.JSON, dumps({**head, "choices": choices, "usage": openai.NO_USAGE}))
+        return Answer(200, JSON, dumps({**head, "choices": choices, "usage": openai.NO_USAGE}))
 
     def error(self, status: int, code: str, message: str) -> Answer:
         """The protocol's own error body."""

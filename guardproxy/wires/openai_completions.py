@@ -14,9 +14,20 @@ from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse,
 from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.body import dumps, read_object, remove
 from guardproxy.wires.shared.edits import dropped, rewrite
-from guardproxy.wires.shared.parts import Draft, Fields, fields, json_text, named, opaque, passed, text, walk
+from guardproxy.wires.shared.parts import (
+    Draft,
+    Fields,
+    beside_turns,
+    fields,
+    json_text,
+    named,
+    opaque,
+    passed,
+    text,
+    walk,
+)
 from guardproxy.wires.shared.repeats import Repeat
-from guardproxy.wires.shared.streams import Track, new_texts
+from guardproxy.wires.shared.streams import JSON, Track, new_texts
 
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/completions|/openai/deployments/[^/]+/completions")
 
@@ -54,12 +65,8 @@ def _turns(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
     """Every message of the conversation with its place in the body."""
     draft = Draft(Unreadable)
     walk(draft, body, "", SETTINGS)
-    parts = draft.message("user").parts
-    definitions = tuple(part for part in parts if part.kind == "tool_definition")
-    beside = tuple(part for part in parts if part.kind != "tool_definition")
-    for role, found in (("system", definitions), ("user", beside)):
-        if found:
-            yield "", Message("system" if role == "system" else "user", found)
+    for message in beside_turns(draft):
+        yield "", message
     for path, prompt in _prompts(body):
         yield path, _prompt(path, prompt)
 
@@ -202,7 +209,7 @@ class OpenAICompletions:
             return openai.refuse_stream(CompletionStream(request), refusal, number)
         choices = [_choice(index, refusal.message, refusal.finish) for index in range(number)]
         head = openai.envelope(request, "text_completion", "cmpl")
-        return Answer(200, openai.JSON, dumps({**head, "choices": choices, "usage": openai.NO_USAGE}))
+        return Answer(200, JSON, dumps({**head, "choices": choices, "usage": openai.NO_USAGE}))
 
     def error(self, status: int, code: str, message: str) -> Answer:
         """The protocol's own error body."""

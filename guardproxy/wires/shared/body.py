@@ -141,12 +141,21 @@ def holder_of(body: Any, path: str) -> tuple[Any, str | int]:
 
 
 def put(body: Any, path: str, text: str) -> None:
-    """Set the string at `path`. A data URL stays one. Raises Unreadable where no string is there."""
+    """Set the string at `path`; a data URL and base64 data stay such. Raises Unreadable where no string is there."""
     holder, last = holder_of(body, path)
     old = holder[last]
     if not isinstance(old, str):
         raise Unreadable("only a text can be given a new text", path)
-    holder[last] = text if data_url_text(old) is None else f"data:text/plain;charset=utf-8,{quote(text)}"
+    if data_url_text(old) is not None:
+        text = f"data:text/plain;charset=utf-8,{quote(text)}"
+    elif last == "data" and _is_base64(holder):
+        text = base64.b64encode(text.encode()).decode()
+    holder[last] = text
+
+
+def _is_base64(holder: Any) -> bool:
+    """Whether `data` in this object is base64: Anthropic says it by type, Gemini by the media type beside it."""
+    return holder.get("type") == "base64" or "mimeType" in holder or "mime_type" in holder
 
 
 def remove(body: Any, paths: Iterable[str]) -> None:

@@ -17,10 +17,8 @@ from guardproxy.sse import Frame, Sse
 from guardproxy.types import Message, Part, Refuse, Replace
 from guardproxy.wires.shared.body import dumps, read_object
 from guardproxy.wires.shared.parts import Draft, Fields, fields, json_text, named, opaque, passed, walk
-from guardproxy.wires.shared.streams import BaseStream, Event, Track
+from guardproxy.wires.shared.streams import JSON, SSE, BaseStream, Event, Track
 
-JSON = "application/json"
-SSE = "text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
 
 _DEPLOYMENT = re.compile(r"/openai/deployments/([^/]+)/")

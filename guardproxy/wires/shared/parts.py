@@ -36,6 +36,7 @@ class Draft:
     def __init__(self, error: type[Unreadable]) -> None:
         self.error = error
         self.size = 0  # characters, as Message.size counts them
+        self.opaques = 0  # times that `opaque` was called
         self.added: list[tuple[str, str]] = []  # (path, text) since `take`; calls and opaque parts without text
         self._pieces: dict[str, _Piece] = {}
 
@@ -62,6 +63,7 @@ class Draft:
     def opaque(self, path: str, note: str) -> None:
         """There is something at `path` that no guard can read."""
         self._pieces[path] = _Piece("opaque", note)
+        self.opaques += 1
         self.added.append((path, ""))
 
     def take(self) -> list[tuple[str, str]]:
@@ -242,6 +244,17 @@ def carries_text(value: Any) -> bool:
                 return True
             stack.extend(item.values())
     return False
+
+
+def beside_turns(draft: Draft, texts: Role = "user") -> list[Message]:
+    """What stands beside the messages of a request, as messages: tool definitions are the system's, texts of `texts`.
+
+    What is opaque there is the user's, who sent it.
+    """
+    parts = draft.message("system").parts
+    system = tuple(p for p in parts if p.kind == "tool_definition" or (texts == "system" and p.kind != "opaque"))
+    user = tuple(part for part in parts if part not in system)
+    return [message for message in (Message("system", system), Message("user", user)) if message.parts]
 
 
 def file_text(media_type: str, payload: Any) -> str | None:

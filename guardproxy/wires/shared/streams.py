@@ -11,6 +11,8 @@ from guardproxy.sse import Decoder, Frame
 from guardproxy.types import Message, Part, Replace
 from guardproxy.wires.shared.parts import Draft
 
+JSON = "application/json"
+SSE = "text/event-stream; charset=utf-8"
 CHOICES = 1024  # a choice's number beyond this is refused
 
 _BOM = b"\xef\xbb\xbf"

@@ -1,0 +1,171 @@
+"""Anthropic's Messages (`/v1/messages`).
+
+Reference: Anthropic API reference, "Messages", "Streaming messages", "Errors". The field maps are in `fields`.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from guardproxy.errors import Unreadable, UpstreamUnreadable
+from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
+from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse
+from guardproxy.wires.anthropic_messages.fields import MESSAGE, REPLY, SETTINGS
+from guardproxy.wires.anthropic_messages.stream import NO_USAGE, MessageStream
+from guardproxy.wires.shared.body import dumps, read_object, remove
+from guardproxy.wires.shared.edits import dropped, rewrite
+from guardproxy.wires.shared.parts import Draft, beside_turns, walk
+from guardproxy.wires.shared.streams import JSON, SSE
+
+_PATH = re.compile(r"(?:/anthropic)?/v1/messages")
+_CALLS = re.compile(r"\.input$")
+_ERRORS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    529: "overloaded_error",
+}
+
+
+def _turns(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+    """Every message of the conversation with its place in the body; what is beside the messages comes first."""
+    draft = Draft(Unreadable)
+    walk(draft, body, "", SETTINGS)
+    for message in beside_turns(draft, "system"):
+        yield "", message
+    for index, message in enumerate(body["messages"]):
+        yield f"messages[{index}]", _message(message, f"messages[{index}]")
+
+
+def _message(message: Any, path: str) -> Message:
+    """A user's message that holds nothing but tool results is the tool's."""
+    if not isinstance(message, dict):
+        raise Unreadable("must be an object", path)
+    role = message.get("role")
+    if not isinstance(role, str):
+        raise Unreadable("must be a string", f"{path}.role")
+    draft = Draft(Unreadable)
+    walk(draft, message, path, MESSAGE)
+    if role in ("assistant", "system"):
+        return draft.message("assistant" if role == "assistant" else "system")
+    content = message.get("content")
+    blocks = content if isinstance(content, list) else []
+    results = [str(block.get("type")).endswith("tool_result") for block in blocks]
+    return draft.message("tool" if results and all(results) else "user")
+
+
+def _head(request: Request) -> dict[str, Any]:
+    """The head of a message that no upstream has given: its id is a digest of the request."""
+    digest = hashlib.sha256(request.raw).hexdigest()[:24]
+    kind = {"id": f"msg_{digest}", "type": "message", "role": "assistant"}
+    return {**kind, "model": request.model, "content": [], "usage": NO_USAGE}
+
+
+class AnthropicMessages:
+    """The wire of `/v1/messages`."""
+
+    name = "anthropic_messages"
+
+    def claims(self, method: str, path: str) -> bool:
+        """Whether this wire reads requests to `path`."""
+        return method == "POST" and _PATH.fullmatch(path.partition("?")[0]) is not None
+
+    def parse_request(self, path: str, body: bytes) -> Request:
+        """Raises Unreadable with the JSON path of what is wrong."""
+        parsed = read_object(body)
+        messages, model, stream = parsed.get("messages"), parsed.get("model", ""), parsed.get("stream")
+        if not isinstance(messages, list) or not messages:
+            raise Unreadable("must be a list of at least one message", "messages")
+        if not isinstance(model, str):
+            raise Unreadable("must be a string", "model")
+        if stream is not None and not isinstance(stream, bool):
+            raise Unreadable("must be true or false", "stream")
+        conversation = Conversation(tuple(message for _, message in _turns(parsed)))
+        wanted = (parsed.get("output_config") or {}).get("format") or parsed.get("output_format")
+        return Request(self.name, path, model, stream is True, conversation, body, parsed, structured=bool(wanted))
+
+    def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
+        """The body with new texts at the edits' paths and without the messages `drop` (conversation indices)."""
+        body = json.loads(request.raw)
+        rewrite(body, edits, _CALLS)
+        turns = list(_turns(request.body))
+        remove(body, (path for index in drop for path in dropped(*turns[index])))
+        return dumps(body)
+
+    def parse_reply(self, request: Request, body: bytes) -> Reply:
+        """Raises UpstreamUnreadable. An error body has no choice."""
+        parsed = read_object(body, UpstreamUnreadable)
+        if parsed.get("type") == "error" and "content" not in parsed:
+            return Reply((), body, parsed)
+        if not isinstance(parsed.get("content"), list):
+            raise UpstreamUnreadable("must be a list", "content")
+        draft = Draft(UpstreamUnreadable)
+        walk(draft, parsed, "", REPLY)
+        return Reply((draft.message("assistant"),), body, parsed)
+
+    def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
+        """The reply replaced or refused as the outcome says."""
+        outcome = outcomes.get(0, Pass())
+        if isinstance(outcome, Pass):
+            return reply.raw
+        body = json.loads(reply.raw)
+        if isinstance(outcome, Refuse):
+            return dumps(_said(body, outcome.message, _reason(outcome), silent=request.structured))
+        if outcome.whole:
+            said = "\n".join(edit.text for edit in outcome.edits)
+            reason = body.get("stop_reason")
+            return dumps(_said(body, said, "end_turn" if reason in (None, "tool_use") else reason))
+        for edit in outcome.edits:
+            _uncited(body, edit.path)
+        rewrite(body, (_unsigned(edit) for edit in outcome.edits), _CALLS)
+        return dumps(body)
+
+    def refuse(self, request: Request, refusal: Refuse) -> Answer:
+        """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
+        if refusal.shape == "error":
+            return self.error(400, "content_filter", refusal.message)
+        if request.stream:
+            stream = MessageStream(request, _head(request))
+            return Answer(200, SSE, stream.end(0, refusal) + stream.close())
+        body = _said(_head(request), refusal.message, _reason(refusal), silent=request.structured)
+        return Answer(200, JSON, dumps(body))
+
+    def error(self, status: int, code: str, message: str) -> Answer:
+        """The protocol's own error body."""
+        kind = _ERRORS.get(status, "invalid_request_error" if status < 500 else "api_error")
+        error = {"type": kind, "message": message, "code": code}
+        return Answer(status, JSON, dumps({"type": "error", "error": error}))
+
+    def open_stream(self, request: Request, content_type: str) -> ReplyStream:
+        """A reader for the reply to `request`."""
+        return MessageStream(request, _head(request))
+
+
+def _reason(refusal: Refuse) -> str:
+    return "refusal" if refusal.finish == "content_filter" else "end_turn"
+
+
+def _said(body: Mapping[str, Any], said: str, reason: str, *, silent: bool = False) -> dict[str, Any]:
+    """The message with this text and nothing else of its own but its head and its usage."""
+    kept = {key: body[key] for key in ("id", "type", "role", "model", "usage") if key in body}
+    content = [] if silent or not said else [{"type": "text", "text": said}]
+    return {**kept, "content": content, "stop_reason": reason, "stop_sequence": None}
+
+
+def _unsigned(edit: Edit) -> Edit:
+    """Thinking that gets a new text goes: its signature would not fit."""
+    return Edit(edit.path, "") if edit.path.endswith(".thinking") else edit
+
+
+def _uncited(body: dict[str, Any], path: str) -> None:
+    """A text block that gets a new text loses the citations of the old one."""
+    found = re.match(r"content\[(\d+)\]\.text$", path)
+    if found:
+        body["content"][int(found[1])].pop("citations", None)
+
+
+wire: Wire = AnthropicMessages()

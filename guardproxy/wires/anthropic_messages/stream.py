@@ -1,0 +1,261 @@
+"""The stream of a message: blocks that open, grow and close one after the other."""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from guardproxy.errors import UpstreamUnreadable
+from guardproxy.ports import Chunk, Mark, Request
+from guardproxy.sse import Frame, Sse
+from guardproxy.types import Refuse, Replace
+from guardproxy.wires.anthropic_messages.fields import BLOCK, DELTA, EVENTS, MESSAGE_DELTA, REPLY
+from guardproxy.wires.shared.body import dumps, read_object
+from guardproxy.wires.shared.parts import carries_text, json_text, walk
+from guardproxy.wires.shared.streams import BaseStream, Event, Track
+
+NO_USAGE = {"input_tokens": 0, "output_tokens": 0}
+
+
+@dataclass(slots=True)
+class _Block:
+    """A block of the upstream's message: its events that have not left yet, and its number at the client."""
+
+    kind: str
+    waiting: deque[dict[str, Any]] = field(default_factory=deque)
+    number: int = -1  # -1: the client has not seen it
+    stopped: bool = False  # the client has seen its end
+    citations: int = 0
+
+
+class MessageStream(BaseStream):
+    """A streamed message: one choice, number 0."""
+
+    def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
+        super().__init__(request, Sse())
+        self._head = dict(head)
+        self._started = False  # message_start has left
+        self._blocks: dict[int, _Block] = {}
+        self._seen = 0  # blocks that the client has seen
+        self._usage: dict[str, Any] = {"output_tokens": 0}
+        self._done = False
+
+    def pack(self, body: Mapping[str, Any]) -> bytes:
+        """An event; clients drop one whose `event:` line is missing."""
+        return f"event: {body['type']}\n".encode() + b"data: " + dumps(body) + b"\n\n"
+
+    def close_track(self, choice: int, track: Track) -> None:
+        """Nothing is left to compare."""
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def read(self, frame: Frame) -> Chunk:
+        """The chunk of an event. Raises UpstreamUnreadable."""
+        body = read_object(frame.data or b"", UpstreamUnreadable)
+        kind = body.get("type")
+        if not isinstance(kind, str) or frame.event not in ("", kind):
+            raise UpstreamUnreadable("the event and its data are of different types", "type")
+        event = Event(body=body, kind=kind, complete=frame.complete)
+        if kind in ("ping", "error"):
+            return Chunk(frame.raw, (), event)
+        if kind not in EVENTS:
+            if carries_text(body):
+                raise UpstreamUnreadable(f"an event of the unknown type {kind[:40]!r}")
+            return Chunk(frame.raw, (), event)
+        if self._done:
+            raise UpstreamUnreadable("the stream goes on after message_stop")
+        return Chunk(frame.raw, (self._read_event(kind, body, event),), event)
+
+    def _read_event(self, kind: str, body: dict[str, Any], event: Event) -> Mark:
+        track = self.track(0)
+        before, opaques, closed = track.draft.size, track.draft.opaques, track.final
+        walk(track.draft, body, "", EVENTS[kind])
+        whole = {
+            "message_start": self._message_start,
+            "content_block_start": self._block_start,
+            "content_block_delta": self._block_delta,
+            "content_block_stop": self._block_stop,
+            "message_delta": self._message_delta,
+            "message_stop": self._message_stop,
+        }[kind](track, body)
+        if closed and track.draft.size > before:
+            raise UpstreamUnreadable("text after the message's end")
+        event.choices = (0,)
+        event.texts = [(0, path, text) for path, text in track.draft.take()]
+        return Mark(
+            0,
+            track.draft.size,
+            final=track.final and not closed,
+            whole=whole or closed or opaques < track.draft.opaques,
+        )
+
+    def _message_start(self, track: Track, body: dict[str, Any]) -> bool:
+        message = body.get("message")
+        if not isinstance(message, dict):
+            raise UpstreamUnreadable("must be an object", "message")
+        walk(track.draft, message, "", REPLY)
+        self._head = {**message, "content": []}
+        return bool(track.draft.added)
+
+    def _block_start(self, track: Track, body: dict[str, Any]) -> bool:
+        index, block = body.get("index"), body.get("content_block")
+        if type(index) is not int or index in self._blocks or not isinstance(block, dict):
+            raise UpstreamUnreadable("must be a new block with a number", "content_block")
+        self._blocks[index] = _Block(str(block.get("type")), deque([body]))
+        BLOCK(track.draft, block, f"content[{index}]")
+        return block.get("type") not in ("text", "thinking")
+
+    def _block(self, body: dict[str, Any]) -> _Block:
+        index = body.get("index")
+        block = self._blocks.get(index) if isinstance(index, int) else None
+        if block is None:
+            raise UpstreamUnreadable("is not the number of an open block", "index")
+        block.waiting.append(body)
+        return block
+
+    def _block_delta(self, track: Track, body: dict[str, Any]) -> bool:
+        block, delta = self._block(body), body.get("delta")
+        path = f"content[{body['index']}]"
+        DELTA(track.draft, delta, path)
+        if not isinstance(delta, dict) or delta.get("type") not in ("input_json_delta", "citations_delta"):
+            return block.kind not in ("text", "thinking")
+        if delta["type"] == "input_json_delta":
+            partial = delta.get("partial_json")
+            if not isinstance(partial, str):
+                raise UpstreamUnreadable("must be a string", "delta.partial_json")
+            track.draft.call(f"{path}.input", "", partial)
+        else:
+            json_text("text")(track.draft, delta.get("citation"), f"{path}.citations[{block.citations}]")
+            block.citations += 1
+        return True
+
+    def _block_stop(self, track: Track, body: dict[str, Any]) -> bool:
+        return self._block(body).kind not in ("text", "thinking")
+
+    def _message_delta(self, track: Track, body: dict[str, Any]) -> bool:
+        delta = body.get("delta") or {}
+        walk(track.draft, delta, "", MESSAGE_DELTA)
+        if isinstance(body.get("usage"), dict):
+            self._usage = body["usage"]
+        if isinstance(delta.get("stop_reason"), str):
+            track.finish, track.final = delta["stop_reason"], True
+        return True
+
+    def _message_stop(self, track: Track, body: dict[str, Any]) -> bool:
+        track.final = self._done = True
+        return True
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def release(self, chunk: Chunk) -> bytes:
+        """The event's bytes for the client; after an end by the proxy only pings and the terminator."""
+        event: Event = chunk.data
+        track = self.track(0)
+        if self.closed or (track.ended and event.kind not in ("", "ping", "message_stop")):
+            return b""
+        if not track.ended:
+            self._note(event)
+        self.closed = event.kind == "message_stop"
+        self.sent(event)
+        return chunk.raw
+
+    def _note(self, event: Event) -> None:
+        """Follow what the client has seen."""
+        self._started = self._started or event.kind == "message_start"
+        if not event.kind.startswith("content_block"):
+            return
+        block = self._blocks[event.body["index"]]
+        block.waiting.popleft()
+        if event.kind == "content_block_start":
+            block.number, self._seen = event.body["index"], max(self._seen, event.body["index"] + 1)
+        block.stopped = block.stopped or event.kind == "content_block_stop"
+
+    def end(self, choice: int, outcome: Replace | Refuse) -> bytes:
+        """Close what is open, say what is left, and give the stop reason."""
+        track = self.track(0)
+        if choice != 0 or track.ended or self.closed:
+            return b""
+        if isinstance(outcome, Refuse):
+            said, reason = (
+                self._refused(track, outcome),
+                "refusal" if outcome.finish == "content_filter" else "end_turn",
+            )
+        else:
+            said, reason = self._rest(track, outcome), track.finish or "end_turn"
+        bodies = [*self._start(), *said]
+        if reason == "tool_use" and not any(_opens_call(body) for body in bodies):
+            reason = "end_turn"
+        track.ended = True
+        delta = {"stop_reason": reason, "stop_sequence": None}
+        return self.frames([*bodies, {"type": "message_delta", "delta": delta, "usage": self._usage}])
+
+    def close(self) -> bytes:
+        """`message_stop`."""
+        if self.closed:
+            return b""
+        self.closed = True
+        return self.frames([{"type": "message_stop"}])
+
+    def _start(self) -> list[dict[str, Any]]:
+        if self._started:
+            return []
+        self._started = True
+        message = {**self._head, "content": [], "stop_reason": None, "stop_sequence": None}
+        return [{"type": "message_start", "message": message}]
+
+    def _refused(self, track: Track, outcome: Refuse) -> list[dict[str, Any]]:
+        """A parser of structured output chokes on prose: there the refusal has no text."""
+        open_blocks = [block for block in self._blocks.values() if block.number >= 0 and not block.stopped]
+        say = track.silent and not self.request.structured
+        if say and open_blocks and open_blocks[-1].kind == "text":
+            return [_text_delta(open_blocks[-1].number, outcome.message), *self._stops()]
+        return [*self._stops(), *(self._new_block(outcome.message) if say else ())]
+
+    def _stops(self) -> Iterator[dict[str, Any]]:
+        for block in self._blocks.values():
+            if block.number >= 0 and not block.stopped:
+                block.stopped = True
+                yield {"type": "content_block_stop", "index": block.number}
+
+    def _new_block(self, said: str) -> list[dict[str, Any]]:
+        number, self._seen = self._seen, self._seen + 1
+        start = {"type": "content_block_start", "index": number, "content_block": {"type": "text", "text": ""}}
+        return [start, _text_delta(number, said), {"type": "content_block_stop", "index": number}]
+
+    def _rest(self, track: Track, outcome: Replace) -> list[dict[str, Any]]:
+        edits = {edit.path: edit.text for edit in outcome.edits}
+        out: list[dict[str, Any]] = []
+        for index, block in self._blocks.items():
+            path = f"content[{index}].text"
+            changed = [place for place in edits if place.startswith(f"content[{index}].")]
+            if path in edits and edits[path] != track.draft.text(path):
+                out += self._edited(track, path, edits[path], block)
+            elif outcome.whole or any(edits[place] != track.draft.text(place) for place in changed):
+                continue
+            else:
+                out += self._replayed(block)
+        return [*out, *self._stops()]
+
+    def _edited(self, track: Track, path: str, new: str, block: _Block) -> list[dict[str, Any]]:
+        part = next(part for part in track.draft.message("assistant").parts if part.path == path)
+        left = track.remainder(part, new)
+        if not left:
+            return []
+        if block.number < 0 or block.stopped:
+            return self._new_block(left)
+        return [_text_delta(block.number, left)]
+
+    def _replayed(self, block: _Block) -> list[dict[str, Any]]:
+        """The block's own events that have not left, under its number at the client."""
+        if block.number < 0 and block.waiting:
+            block.number, self._seen = self._seen, self._seen + 1
+        block.stopped = block.stopped or any(body["type"] == "content_block_stop" for body in block.waiting)
+        return [{**body, "index": block.number} for body in block.waiting]
+
+
+def _text_delta(number: int, said: str) -> dict[str, Any]:
+    return {"type": "content_block_delta", "index": number, "delta": {"type": "text_delta", "text": said}}
+
+
+def _opens_call(body: Mapping[str, Any]) -> bool:
+    return bool(body["type"] == "content_block_start" and body["content_block"].get("type") == "tool_use")
