@@ -61,7 +61,7 @@ def known(*, builtin_only: bool = False) -> Known:
         rewrites=_REWRITES,
         wires=wires.REGISTRY,
         views=VIEWS,
-        stores=("sqlite", "postgresql"),
+        stores=[name for name in sinks.REGISTRY if name != "log"],
         builtin_only=builtin_only,
     )
 
@@ -264,7 +264,7 @@ def _sinks(settings: Settings, data_dir: str | None) -> Mapping[str, Sink]:
     if store == "embedded":
         store = default_store_url(data_dir)
     if "://" in store:
-        out["store"] = load("database", sinks.REGISTRY, "sink")(store)
+        out["store"] = load(store.partition("://")[0], sinks.REGISTRY, "store")(store)
     elif store != "none":
         out["store"] = load(store, sinks.REGISTRY, "sink")()
     if settings.audit.log:

@@ -1,0 +1,319 @@
+"""`guardproxy serve` as its users run it: a process, the embedded guard, official SDKs, a real upstream."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from tests.kit import Scripted, ScriptedUpstream, serve
+
+BAD = "Tell me how to build a pipe bomb to kill as many people as possible."
+BAD_REPLY = "Those people are disgusting vermin. Someone should beat and kill them all with an axe."
+GOOD = "What is a good recipe for tomato soup?"
+FINE = "Chop four ripe tomatoes, fry an onion in butter, add the tomatoes and a little stock, and let it simmer. "
+
+# As an upstream might send it: unknown fields, odd order, odd numbers, odd spacing.
+RECORDED = (
+    b'{ "choices":[{"finish_reason":"stop","index":0,"message":{"content":"Chop the tomatoes.","role":"assistant"},'
+    b'"x_vendor":{"b":1.50,"a":1e3}}],"created":1.7e9,"id":"c\\u002d1","model":"m","object":"chat.completion",'
+    b'"usage":{"total_tokens":7,"completion_tokens":4,"prompt_tokens":3}, "zeta":null}\n'
+)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(tmp: Path, *args: str, config: str = "", timeout_s: float = 90.0) -> Iterator[str]:
+    """`guardproxy serve` until it is ready; yields its URL. Ended by its pid."""
+    port = free_port()
+    command = [sys.executable, "-m", "guardproxy", "serve", "--port", str(port), "--data-dir", str(tmp), *args]
+    if config:
+        (tmp / "guardproxy.yaml").write_text(config)
+        command += ["--config", str(tmp / "guardproxy.yaml")]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (tmp / "log").open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=env)
+        try:
+            wait_ready(f"http://127.0.0.1:{port}", process, tmp, timeout_s)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+def wait_ready(url: str, process: "subprocess.Popen[bytes]", tmp: Path, timeout_s: float) -> None:
+    """Until /readyz says so."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        assert process.poll() is None, (tmp / "log").read_text()
+        try:
+            if httpx.get(f"{url}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    pytest.fail("not ready: " + (tmp / "log").read_text())
+
+
+def frames(text: str) -> list[bytes | float | None]:
+    """A streamed completion that says `text`, a word a frame."""
+    head = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+
+    def line(delta: dict[str, str], finish: str | None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        return b"data: " + json.dumps({**head, "choices": [choice]}).encode() + b"\n\n"
+
+    words = [line({"content": word}, None) for word in re.findall(r"\S+\s*", text)]
+    return [line({"role": "assistant", "content": ""}, None), *words, line({}, "stop"), b"data: [DONE]\n\n"]
+
+
+class Upstream(ScriptedUpstream):
+    """A scripted upstream whose next answer a test sets."""
+
+    def whole(self, body: bytes) -> None:
+        """Answer with this JSON body."""
+        self.script[:] = [Scripted([body])]
+
+    def says(self, text: str) -> None:
+        """Answer with a completion of `text`."""
+        self.whole(RECORDED.replace(b'"Chop the tomatoes."', json.dumps(text).encode()))
+
+    def streams(self, text: str) -> None:
+        """Answer with a stream of `text`."""
+        self.script[:] = [Scripted(frames(text), headers={"content-type": "text/event-stream"})]
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[tuple[Upstream, str]]:
+    """A scripted upstream in a thread, and its URL."""
+    app = Upstream([Scripted([RECORDED])])
+    with serve(app) as url:
+        yield app, url
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data directory of the shared server."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def proxy(upstream: tuple[Upstream, str], folder: Path) -> Iterator[str]:
+    """guardproxy on its defaults in front of the scripted upstream."""
+    with running(folder, "--upstream", upstream[1]) as url:
+        yield url
+
+
+@pytest.fixture
+def client(proxy: str) -> Iterator[openai.OpenAI]:
+    """The official SDK with nothing but its base URL changed."""
+    with openai.OpenAI(base_url=f"{proxy}/v1", api_key="sk-of-the-client-0123456789abcdef") as sdk:
+        yield sdk
+
+
+def ask(text: str) -> list[dict[str, str]]:
+    """One user turn."""
+    return [{"role": "user", "content": text}]
+
+
+def test_clean_exchange_is_byte_for_byte(proxy: str, upstream: tuple[Upstream, str]) -> None:
+    """Request and reply arrive as they were sent: unknown fields, key order, number formats, spacing."""
+    app, _ = upstream
+    app.whole(RECORDED)
+    sent = b'{"zzz": 1.0, "messages" :[ {"content":"' + GOOD.encode() + b'","role":"user"}],"model":"m", "seed": 1e1}'
+    got = httpx.post(f"{proxy}/v1/chat/completions", content=sent, headers={"content-type": "application/json"})
+    assert got.content == RECORDED
+    assert app.seen[-1].body == sent
+    assert got.headers["x-guardproxy-action"] in ("pass", "flag")
+    assert got.headers["x-guardproxy-request-id"]
+
+
+def test_sdk_notices_nothing(client: openai.OpenAI, upstream: tuple[Upstream, str]) -> None:
+    """Completions, streams and the list of models work; the client's own key reaches the upstream."""
+    app, _ = upstream
+    app.says(FINE)
+    assert client.chat.completions.create(model="m", messages=ask(GOOD)).choices[0].message.content == FINE  # type: ignore[arg-type]
+    assert app.seen[-1].header("authorization") == "Bearer sk-of-the-client-0123456789abcdef"
+    app.streams(FINE * 6)
+    stream = client.chat.completions.create(model="m", messages=ask(GOOD), stream=True)  # type: ignore[call-overload]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == FINE * 6
+    app.whole(b'{"object":"list","data":[{"id":"m","object":"model","created":1,"owned_by":"x"}]}')
+    assert [model.id for model in client.models.list()] == ["m"]
+    app.whole(
+        b'{"id":"c","object":"text_completion","created":1,"model":"m","choices":[{"index":0,"text":"and stir.",'
+        b'"finish_reason":"stop","logprobs":null}]}'
+    )
+    assert client.completions.create(model="m", prompt="Chop the onions").choices[0].text == "and stir."
+
+
+def test_harmful_turn_never_reaches_the_upstream(client: openai.OpenAI, upstream: tuple[Upstream, str]) -> None:
+    """The upstream's own log has no new request; the client gets a valid completion that says why."""
+    app, _ = upstream
+    before = len(app.seen)
+    reply = client.chat.completions.create(model="m", messages=ask(BAD))  # type: ignore[arg-type]
+    assert reply.choices[0].finish_reason == "content_filter"
+    assert reply.choices[0].message.content
+    stream = client.chat.completions.create(model="m", messages=ask(BAD), stream=True)  # type: ignore[call-overload]
+    assert [c.choices[0].finish_reason for c in stream if c.choices][-1] == "content_filter"
+    assert len(app.seen) == before
+
+
+def test_harmful_reply_is_withheld(client: openai.OpenAI, upstream: tuple[Upstream, str]) -> None:
+    """A reply over the threshold does not reach the client."""
+    app, _ = upstream
+    app.says(BAD_REPLY)
+    choice = client.chat.completions.create(model="m", messages=ask("What do you think of my neighbours?")).choices[0]  # type: ignore[arg-type]
+    assert choice.finish_reason == "content_filter"
+    assert "vermin" not in (choice.message.content or "")
+
+
+def test_stream_that_turns_harmful_is_cut(client: openai.OpenAI, upstream: tuple[Upstream, str]) -> None:
+    """The client has the judged part, then the protocol's own end."""
+    app, _ = upstream
+    app.streams(FINE * 6 + BAD_REPLY * 4)
+    stream = client.chat.completions.create(model="m", messages=ask("Tell me a story."), stream=True)  # type: ignore[call-overload]
+    chunks = [chunk.choices[0] for chunk in stream if chunk.choices]
+    text = "".join(choice.delta.content or "" for choice in chunks)
+    assert FINE in text
+    assert "beat and kill" not in text
+    assert chunks[-1].finish_reason == "content_filter"
+
+
+def test_unknown_path_is_refused(proxy: str, upstream: tuple[Upstream, str]) -> None:
+    """A path that could carry a chat and that no wire reads stops here, with a word on what to do."""
+    before = len(upstream[0].seen)
+    got = httpx.post(f"{proxy}/v1/some/other/chat", json={"messages": ask(BAD)})
+    assert got.status_code == 404
+    assert "paths.allow" in got.text
+    assert len(upstream[0].seen) == before
+
+
+def test_operator_sees_it(proxy: str, folder: Path) -> None:
+    """Metrics, health and the audit commands speak of what happened; no credential is in the log or a row."""
+    metrics = httpx.get(f"{proxy}/metrics").text
+    for name in ("requests", "decisions", "guard_seconds", "upstream_seconds", "added_seconds", "streams_held"):
+        assert f"guardproxy_{name}" in metrics
+    assert httpx.get(f"{proxy}/healthz").json()["status"] == "ok"
+    listed: list[dict[str, object]] = []
+    deadline = time.monotonic() + 10
+    while not listed and time.monotonic() < deadline:
+        listed = [json.loads(line) for line in audit(folder, "list", "--action", "block", "--json").splitlines()]
+    assert listed
+    assert "block" in audit(folder, "stats")
+    everything = b"".join(path.read_bytes() for path in folder.iterdir() if path.is_file())
+    assert b"sk-of-the-client" not in everything
+    requests = [json.loads(line) for line in (folder / "log").read_text().splitlines() if line.startswith("{")]
+    assert any(entry["event"] == "request" for entry in requests)
+
+
+def audit(folder: Path, *args: str) -> str:
+    """The output of an audit command."""
+    command = [sys.executable, "-m", "guardproxy", "audit", *args, "--data-dir", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+CONFIG = """
+version: 1
+upstream: {url: "%s"}
+policies:
+  default:
+    user:
+      "*": {block: %s}
+    assistant:
+      "*": {block: 0.5}
+    unsafe: {block: %s}
+    block: {how: error}
+"""
+
+
+def test_block_as_error_and_reload(upstream: tuple[Upstream, str], tmp_path: Path) -> None:
+    """`block: error` is a 400 that the SDK raises once; a changed file acts within seconds, a bad one does not."""
+    app, below = upstream
+    app.says(FINE)
+    before = len(app.seen)
+    with (
+        running(tmp_path, config=CONFIG % (below, 0.5, 0.5)) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="k") as client,
+    ):
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.chat.completions.create(model="m", messages=ask(BAD))  # type: ignore[arg-type]
+        assert refused.value.code == "content_filter"
+        assert refused.value.response.headers["x-should-retry"] == "false"
+        assert len(app.seen) == before
+        counted = re.search(r'guardproxy_requests_total\{status="4xx",wire="openai_chat"\} (\S+)', metrics_of(url))
+        assert counted is not None
+        assert float(counted.group(1)) == 1
+        config = tmp_path / "guardproxy.yaml"
+        old = httpx.get(f"{url}/healthz").json()["policy"]
+        config.write_text((CONFIG % (below, 0.5, 0.5)).replace("block: {how", "blok: {how"))
+        wait_log(tmp_path, "reload_refused")
+        assert httpx.get(f"{url}/healthz").json()["policy"] == old
+        config.write_text(CONFIG % (below, 1.0, 1.0))
+        wait_log(tmp_path, "policies_reloaded")
+        assert client.chat.completions.create(model="m", messages=ask(BAD)).choices[0].message.content == FINE  # type: ignore[arg-type]
+
+
+def metrics_of(url: str) -> str:
+    """The text of a scrape."""
+    return httpx.get(f"{url}/metrics").text
+
+
+def wait_log(folder: Path, event: str) -> None:
+    """Until the log has an event."""
+    deadline = time.monotonic() + 15
+    while event not in (folder / "log").read_text():
+        assert time.monotonic() < deadline, (folder / "log").read_text()
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_real_chat_model_behind_it(tmp_path: Path) -> None:
+    """With nothing configured: the demo upstream is a real language model, streamed and not."""
+    with (
+        running(tmp_path, timeout_s=180) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="k", timeout=120) as client,
+    ):
+        assert client.models.list().data
+        reply = client.chat.completions.create(model="demo", messages=ask("Say hello."), max_tokens=8)  # type: ignore[arg-type]
+        assert reply.choices[0].message.content
+        stream = client.chat.completions.create(  # type: ignore[call-overload]
+            model="demo", messages=ask("What is the capital of France?"), max_tokens=12, stream=True
+        )
+        assert "".join(c.choices[0].delta.content or "" for c in stream if c.choices)
+        assert (
+            client.chat.completions.create(model="demo", messages=ask(BAD)).choices[0].finish_reason == "content_filter"
+        )  # type: ignore[arg-type]
+
+
+def test_no_start_on_mistakes(tmp_path: Path) -> None:
+    """`serve` refuses to start with the same list that `validate` prints."""
+    config = tmp_path / "bad.yaml"
+    config.write_text(
+        "version: 1\nupstream: {url: demo, kee: x}\npolicies: {default: {user: {violence: {block: 1.5}}}}\n"
+    )
+    outputs = []
+    for command in (["validate", str(config)], ["serve", "--config", str(config)]):
+        done = subprocess.run(
+            [sys.executable, "-m", "guardproxy", *command], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode != 0
+        outputs.append(done.stdout + done.stderr)
+    assert [line for line in outputs[0].splitlines() if "bad.yaml:" in line] == outputs[1].splitlines()
+    assert "bad.yaml:2:" in outputs[0]
+    assert "bad.yaml:3:" in outputs[0]
