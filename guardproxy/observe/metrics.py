@@ -38,7 +38,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
-        self._wire, self._category, self._cause, self._sink = (_Bounded() for _ in range(4))
+        self._wire, self._category, self._sink = _Bounded(), _Bounded(), _Bounded()
 
         def counter(name: str, what: str, *labels: str) -> Counter:
             return Counter(f"guardproxy_{name}", what, labels, registry=registry)
@@ -85,8 +85,10 @@ class Metrics:
         self._decisions.labels(record.side, action).inc()
         for category in record.decision.categories:
             self._categories.labels(record.side, self._category(category), action).inc()
-        if record.decision.cause in ("guard_error", "overload"):
-            self._guard_errors.labels(self._cause(record.decision.cause)).inc()
+        if record.error:
+            # What no guard can read may have decided in the end; the guard has failed all the same.
+            cause = record.decision.cause
+            self._guard_errors.labels(cause if cause in ("guard_error", "overload") else "guard_error").inc()
 
     def guard(self, seconds: float, account: Account) -> None:
         """The guard gave a verdict after `seconds`; `account` says what it cost."""

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import structlog
 from tenacity import AsyncRetrying, stop_after_attempt, wait_exponential
@@ -22,23 +23,22 @@ _ATTEMPTS = 3
 _log = structlog.get_logger("guardproxy.audit")
 
 
+@lru_cache(maxsize=4096)
+def _name(text: str) -> str:
+    """A name without credentials. The same few names are in record after record."""
+    return credentials(text)
+
+
 def masked(record: Record, rule: TextRule) -> Record:
     """The record as sinks may see it: its text as `rule` says, and no credentials in what a client or server named."""
     origin = record.origin
-    error = kept(record.error, "full" if rule == "full" else "redacted")
+    named = replace(origin, model=_name(origin.model), upstream=_name(origin.upstream), route=_name(origin.route))
     return replace(
         record,
         text=kept(record.text, rule),
-        error=error,
-        origin=replace(
-            origin,
-            model=credentials(origin.model),
-            upstream=credentials(origin.upstream),
-            route=credentials(origin.route),
-        ),
-        coverage=tuple(
-            replace(part, path=credentials(part.path), why=credentials(part.why)) for part in record.coverage
-        ),
+        error=kept(record.error, "full" if rule == "full" else "redacted"),
+        origin=named,
+        coverage=tuple(replace(part, path=_name(part.path), why=_name(part.why)) for part in record.coverage),
     )
 
 

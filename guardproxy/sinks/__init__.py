@@ -1,0 +1,8 @@
+"""One file per kind of sink. Each offers `open_sink`: of an address (`kind://...`), or, for the log, of its options."""
+
+REGISTRY: dict[str, str] = {
+    "jsonl": "guardproxy.sinks.jsonl:open_sink",
+    "log": "guardproxy.sinks.log:open_sink",
+    "postgresql": "guardproxy.sinks.database:open_sink",
+    "sqlite": "guardproxy.sinks.database:open_sink",
+}

@@ -1,0 +1,204 @@
+"""The tables, and how a database is opened: SQLite in a file, or PostgreSQL."""
+
+import hashlib
+import importlib.util
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    event,
+)
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from guardproxy.errors import ConfigError
+from guardproxy.types import Record
+
+VERSION = 1
+WRITE = "guardproxy_write"  # the execution option of a transaction that writes
+_BUSY_S = 8.0
+_LONGEST_KEY = 200
+
+_Number = BigInteger().with_variant(Integer, "sqlite")
+_metadata = MetaData()
+
+# One row: which form the tables have, and the last row of the chain.
+store = Table(
+    "guardproxy_audit",
+    _metadata,
+    Column("version", Integer, nullable=False),
+    Column("seq", _Number, nullable=False),
+    Column("hash", String(64), nullable=False),
+)
+
+# `content` is the record as JSON and what the chain vouches for; the columns before it are copies to search by, and
+# empty in rows that were erased and in entries that speak of an erasure.
+records = Table(
+    "guardproxy_records",
+    _metadata,
+    Column("seq", _Number, primary_key=True, autoincrement=False),
+    Column("kind", String(16), nullable=False),
+    Column("id", String, unique=True),
+    Column("request_id", String),
+    Column("time", Float(53)),
+    Column("side", String(16)),
+    Column("action", String(16)),
+    Column("cause", String(16)),
+    Column("route", String),
+    Column("model", String),
+    Column("policy", String),
+    Column("shadow", Boolean),
+    Column("latency_s", Float(53)),
+    Column("content", Text),
+    Column("salt", String(32)),
+    Column("content_hash", String(64), nullable=False),
+    Column("previous", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+)
+SEARCHED = ("id", "request_id", "time", "side", "action", "cause", "route", "model", "policy", "shadow", "latency_s")
+for _name in ("request_id", "time", "side", "action", "route", "model", "policy"):
+    Index(f"guardproxy_records_{_name}", records.c[_name], records.c.seq)
+
+# The categories that reached a threshold, to search by.
+categories = Table(
+    "guardproxy_categories",
+    _metadata,
+    Column("category", String, primary_key=True),
+    Column("seq", _Number, primary_key=True, autoincrement=False, index=True),
+)
+
+
+def key(value: str) -> str:
+    """`value` as a column to search by holds it.
+
+    A client names models: NUL and lone surrogates, which databases refuse, are escaped, and what is longer than an
+    index takes is cut and told apart by its hash. The content has it in full.
+    """
+    plain = value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    if len(plain) <= _LONGEST_KEY:
+        return plain
+    return f"{plain[: _LONGEST_KEY - 65]}~{hashlib.sha256(plain.encode()).hexdigest()}"
+
+
+def searched(record: Record) -> dict[str, Any]:
+    """The columns of `SEARCHED` for a record."""
+    origin = record.origin
+    return {
+        "id": key(record.id),
+        "request_id": key(origin.request_id),
+        "time": record.time,
+        "side": record.side,
+        "action": record.decision.action,
+        "cause": record.decision.cause,
+        "route": key(origin.route),
+        "model": key(origin.model),
+        "policy": key(record.policy),
+        "shadow": record.shadow,
+        "latency_s": record.latency_s,
+    }
+
+
+def default_store_url(data_dir: str | None = None) -> str:
+    """The address of the embedded store: `audit.sqlite3` in the data directory.
+
+    That is `data_dir`, else `GUARDPROXY_DATA_DIR`, else `guardproxy` in the user's data directory as the XDG base
+    directory specification has it (`XDG_DATA_HOME`, else `~/.local/share`).
+    """
+    named = data_dir or os.environ.get("GUARDPROXY_DATA_DIR")
+    home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    folder = Path(named) if named else Path(home) / "guardproxy"
+    database = folder.expanduser().absolute() / "audit.sqlite3"
+    return URL.create("sqlite", database=str(database)).render_as_string()
+
+
+def parse(address: str) -> URL:
+    """The address of a store with its driver. Raises ConfigError, never with the address: it may hold a password."""
+    try:
+        url = make_url(address)
+    except (ArgumentError, ValueError):
+        raise ConfigError("the audit store's address must be as sqlite:////path or postgresql://host/db") from None
+    if url.get_backend_name() == "sqlite":
+        if not url.database or url.database == ":memory:":
+            raise ConfigError("an audit store in SQLite must be a file: sqlite:////path/to/audit.sqlite3")
+        return url.set(drivername="sqlite+aiosqlite")
+    if url.get_backend_name() == "postgresql":
+        if importlib.util.find_spec("asyncpg") is None:
+            raise ConfigError("an audit store in PostgreSQL needs asyncpg: pip install 'guardproxy[postgres]'")
+        return url.set(drivername="postgresql+asyncpg")
+    raise ConfigError(f"audit store {url.get_backend_name()!r} is not known: use sqlite or postgresql")
+
+
+def open_engine(url: URL) -> AsyncEngine:
+    """Connections to the database. What is written to SQLite is on the disk when a transaction is committed."""
+    if url.get_backend_name() == "postgresql":
+        # The text of people is a parameter: it has no place in an error message.
+        return create_async_engine(url, hide_parameters=True, pool_pre_ping=True, pool_size=2)
+    engine = create_async_engine(url, hide_parameters=True, connect_args={"timeout": _BUSY_S})
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _connect(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # sqlite3 must not begin transactions of its own
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA secure_delete=ON")  # what is erased is overwritten
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get(WRITE, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def create_file(path: Path) -> None:
+    """A SQLite file that only its owner can read, in write-ahead mode: readers and the writer do not wait for another.
+
+    Raises sqlite3.Error or OSError.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        connection = sqlite3.connect(path, timeout=_BUSY_S)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            # Another process is changing the mode at this moment; SQLite does not wait for that by itself.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+        finally:
+            connection.close()
+
+
+def empty_log(path: Path) -> bool:
+    """Move what SQLite's write-ahead log holds into the file and empty it; False where a reader was in the way."""
+    connection = sqlite3.connect(path, timeout=_BUSY_S)
+    try:
+        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
+    finally:
+        connection.close()
+
+
+def create_tables(connection: Connection) -> None:
+    """Create what is not there."""
+    _metadata.create_all(connection)

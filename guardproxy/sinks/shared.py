@@ -1,0 +1,38 @@
+"""A record as JSON and back."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from guardproxy.types import Account, Coverage, Decision, Finding, Origin, Reason, Record, Verdict
+
+
+def to_dict(record: Record) -> dict[str, Any]:
+    """The record as JSON can hold it, fields by their names in `types`."""
+    return asdict(record)
+
+
+def to_json(record: Record) -> str:
+    """One line of ASCII: control characters, NUL and lone surrogates are escaped, so that every store can hold it."""
+    return json.dumps(asdict(record), ensure_ascii=True, separators=(",", ":"))
+
+
+def from_json(line: str) -> Record:
+    """The record that `to_json` wrote. Raises ValueError, KeyError or TypeError for anything else."""
+    found: dict[str, Any] = json.loads(line)
+    verdict = found["verdict"]
+    decision = found["decision"]
+    return Record(
+        **{
+            **found,
+            "origin": Origin(**found["origin"]),
+            "verdict": verdict and _verdict(verdict),
+            "decision": Decision(**{**decision, "reasons": tuple(Reason(**one) for one in decision["reasons"])}),
+            "coverage": tuple(Coverage(**one) for one in found["coverage"]),
+        }
+    )
+
+
+def _verdict(found: dict[str, Any]) -> Verdict:
+    findings = tuple(Finding(**one) for one in found["findings"])
+    return Verdict(**{**found, "findings": findings, "account": Account(**found["account"])})
