@@ -26,6 +26,7 @@ LABELS = (
     "guns_illegal_weapons",
     "regulated_substances",
     "suicide_self_harm",
+    "jailbreak",
 )
 _NAMES = {
     "violence_hate": "Violence and Hate",
