@@ -10,7 +10,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check 'pip>=25.1,<26.2'
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo,postgres]' --group dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo,eval,postgres]' --group dev
 	touch $(STAMP)
 
 serve: install

@@ -1,0 +1,172 @@
+"""Measures of scores against labels, each with a bootstrap interval. NumPy only; ties between scores are respected.
+
+Average precision is sum((R_k - R_k-1) * P_k) over falling thresholds, without interpolation, as scikit-learn has it and
+as the Llama Guard paper (arXiv:2312.06674) reports as AUPRC. Recall at a false-positive rate is that of the lowest
+threshold which keeps the rate. The expected calibration error has 15 bins of equal width (Guo et al. 2017,
+arXiv:1706.04599). Intervals hold the middle 95 % of the measure over 1,000 resamples of the rows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.intp]
+
+MEASURES = (
+    "auprc",
+    "roc_auc",
+    "f1",
+    "precision",
+    "recall",
+    "fpr",
+    "recall_at_1pct_fpr",
+    "recall_at_5pct_fpr",
+    "ece",
+)
+BINS = 15
+RESAMPLES = 1000
+LEVEL = 0.95
+
+# Numbers held at once while resampling: about 100 MB over all arrays.
+_CELLS = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Measures of one slice; those that its labels do not define are None. `ci` holds (low, high) of each."""
+
+    n: int
+    positives: int
+    values: Mapping[str, float | None]
+    ci: Mapping[str, tuple[float, float] | None]
+
+
+def measure(scores: Floats, labels: NDArray[np.bool_], threshold: float = 0.5, resamples: int = RESAMPLES) -> Measured:
+    """All MEASURES of `scores` (n,) in [0, 1] against `labels` (n,), rows at or over `threshold` called unsafe.
+
+    Undefined are AUPRC, ROC-AUC and recall at a false-positive rate without both classes, F1, precision and recall
+    without positives, the false-positive rate without negatives, and precision where nothing is called unsafe. The
+    resampling is seeded: equal input gives equal intervals.
+    """
+    ordered = _Ordered.of(scores, labels, threshold)
+    n = len(scores)
+    point = {name: float(column[0]) for name, column in ordered.measures(np.ones((1, n))).items()}
+    values = {name: None if np.isnan(value) else value for name, value in point.items()}
+    if n < 2:
+        return Measured(n, int(labels.sum()), values, dict.fromkeys(MEASURES))
+    draws = _resampled(ordered, n, resamples)
+    return Measured(n, int(labels.sum()), values, {name: interval(draws[name]) for name in MEASURES})
+
+
+def interval(draws: Floats) -> tuple[float, float] | None:
+    """The middle 95 % of `draws`; None where more than a twentieth of them are undefined."""
+    known = draws[~np.isnan(draws)]
+    if len(known) < LEVEL * len(draws):
+        return None
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def resample_counts(n: int, resamples: int, seed: int = 0) -> Floats:
+    """(resamples, n): how often each of n rows is drawn when n rows are drawn with replacement."""
+    draws = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
+    offsets = np.arange(resamples)[:, None] * n
+    return np.bincount((draws + offsets).ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
+
+
+def precision_recall(scores: Floats, labels: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Recall and precision at each distinct score, from the highest on."""
+    ordered = _Ordered.of(scores, labels, 0.5)
+    true, false = ordered.counts(np.ones((1, len(scores))))
+    return true[0] / max(1.0, true[0, -1]), true[0] / (true[0] + false[0])
+
+
+def reliability(scores: Floats, labels: NDArray[np.bool_], bins: int = BINS) -> tuple[Floats, Floats, Ints]:
+    """Mean score, share of positives and number of rows of each bin of equal width that holds rows."""
+    place = _bin(scores, bins)
+    counts = np.bincount(place, minlength=bins)
+    held = counts > 0
+    mean = np.bincount(place, scores, bins)[held] / counts[held]
+    share = np.bincount(place, labels, bins)[held] / counts[held]
+    return mean, share, counts[held]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ordered:
+    """Rows by falling score. `ends`: the last row of each group of equal scores; `over`: rows called unsafe;
+    `starts`: the first row of each bin that holds rows."""
+
+    scores: Floats
+    labels: Floats
+    ends: Ints
+    starts: Ints
+    over: int
+
+    @classmethod
+    def of(cls, scores: Floats, labels: NDArray[np.bool_], threshold: float) -> "_Ordered":
+        order = np.argsort(-scores, kind="stable")
+        ordered = scores[order]
+        ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
+        bins = _bin(ordered, BINS)
+        starts = np.append(0, np.flatnonzero(np.diff(bins)) + 1)
+        return cls(ordered, labels[order].astype(np.float64), ends, starts, int((ordered >= threshold).sum()))
+
+    def counts(self, weights: Floats) -> tuple[Floats, Floats]:
+        """(draws, thresholds): true and false positives at each distinct score. `weights` (draws, n), by score."""
+        true = np.cumsum(weights * self.labels, axis=1)[:, self.ends]
+        false = np.cumsum(weights * (1 - self.labels), axis=1)[:, self.ends]
+        return true, false
+
+    def measures(self, weights: Floats) -> dict[str, Floats]:
+        """Each measure, one value per draw; NaN where it is undefined."""
+        true, false = self.counts(weights)
+        positives, negatives = true[:, -1], false[:, -1]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            recall = np.c_[np.zeros(len(true)), true / positives[:, None]]
+            fall_out = np.c_[np.zeros(len(true)), false / negatives[:, None]]
+            precision = np.nan_to_num(true / (true + false))
+            at = self._at_threshold(weights, positives, negatives)
+            out = {
+                "auprc": (np.diff(recall) * precision).sum(axis=1),
+                "roc_auc": (np.diff(fall_out) * (recall[:, 1:] + recall[:, :-1]) / 2).sum(axis=1),
+                **at,
+                "recall_at_1pct_fpr": np.where(fall_out <= 0.01, recall, 0).max(axis=1),
+                "recall_at_5pct_fpr": np.where(fall_out <= 0.05, recall, 0).max(axis=1),
+                "ece": self._ece(weights),
+            }
+        both = (positives > 0) & (negatives > 0)
+        for name in ("auprc", "roc_auc", "recall_at_1pct_fpr", "recall_at_5pct_fpr"):
+            out[name] = np.where(both, out[name], np.nan)
+        return out
+
+    def _at_threshold(self, weights: Floats, positives: Floats, negatives: Floats) -> dict[str, Floats]:
+        called, labels = weights[:, : self.over], self.labels[: self.over]
+        true, false = called @ labels, called @ (1 - labels)
+        f1 = 2 * true / (true + false + positives)
+        return {
+            "f1": np.where(positives > 0, f1, np.nan),
+            "precision": np.where(positives > 0, true / (true + false), np.nan),
+            "recall": true / positives,
+            "fpr": false / negatives,
+        }
+
+    def _ece(self, weights: Floats) -> Floats:
+        gap = np.add.reduceat(weights * (self.scores - self.labels), self.starts, axis=1)
+        return np.asarray(np.abs(gap).sum(axis=1) / weights.sum(axis=1), dtype=np.float64)
+
+
+def _bin(scores: Floats, bins: int) -> Ints:
+    """The bin of each score; a score of 1 belongs to the last."""
+    return np.minimum((scores * bins).astype(np.intp), bins - 1)
+
+
+def _resampled(ordered: _Ordered, n: int, resamples: int) -> dict[str, Floats]:
+    """The measures over all resamples, some at a time, so that memory stays bounded."""
+    at_once = max(1, _CELLS // n)
+    parts: list[dict[str, Floats]] = []
+    for seed, start in enumerate(range(0, resamples, at_once)):
+        parts.append(ordered.measures(resample_counts(n, min(at_once, resamples - start), seed)))
+    return {name: np.concatenate([part[name] for part in parts]) for name in MEASURES}

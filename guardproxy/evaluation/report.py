@@ -1,0 +1,128 @@
+"""Scored rows to measures: overall, by side and by category, with what the rows cost; plain dictionaries for JSON."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guardproxy.evaluation.datasets import Row
+from guardproxy.evaluation.metrics import Measured, measure
+from guardproxy.evaluation.scoring import Score, Scored
+from guardproxy.types import Side
+
+Pair = tuple[Row, Score]
+Report = dict[str, Any]
+Arrays = tuple[NDArray[np.float64], NDArray[np.bool_]]
+
+SIDES: tuple[Side, ...] = ("user", "assistant")
+
+
+def report(scored: Scored, threshold: float = 0.5) -> Report:
+    """Everything that is measured of one guard, over all rows that have a score.
+
+    `overall`: P(unsafe) against the rows' overall label. `categories`: of each category with a label and a score,
+    `one_vs_all` (against every row known not to be of it) and `one_vs_benign` (only against those that are safe as a
+    whole), as in arXiv:2312.06674. `sides` holds the same for each side, `datasets` for each file where there are
+    several, `cost` what a row took.
+    """
+    pairs = pairs_of(scored)
+    out = _parts(pairs, threshold)
+    names = list(dict.fromkeys(row.dataset for row in scored.rows))
+    if len(names) > 1:
+        out["datasets"] = {
+            name: _parts([pair for pair in pairs if pair[0].dataset == name], threshold) for name in names
+        }
+    out["cost"] = cost(scored)
+    out |= {"rows": len(scored.rows), "scored": len(pairs), "failed": len(scored.failures), "threshold": threshold}
+    return out
+
+
+def pairs_of(scored: Scored) -> list[Pair]:
+    """The rows that have a score, with it."""
+    return [(row, score) for row, score in zip(scored.rows, scored.scores, strict=True) if score is not None]
+
+
+def overall(pairs: Sequence[Pair]) -> Arrays:
+    """P(unsafe) and label of every row whose overall label is known."""
+    known = [(score.unsafe, row.unsafe) for row, score in pairs if row.unsafe is not None]
+    return _arrays(known)
+
+
+def one_vs_all(pairs: Sequence[Pair], category: str) -> Arrays:
+    """Probability and label of every row whose label of the category is known and that has a score of it."""
+    held = _labelled(pairs, category)
+    return _arrays([(score.categories[category], row.labels[category]) for row, score in held])
+
+
+def one_vs_benign(pairs: Sequence[Pair], category: str) -> Arrays:
+    """As one_vs_all, without the rows that are not of the category and not known to be safe as a whole either."""
+    held = [(row, score) for row, score in pairs if row.labels.get(category) or row.unsafe is False]
+    return one_vs_all(held, category)
+
+
+def categories_of(pairs: Sequence[Pair]) -> list[str]:
+    """The categories that some row has a label of and some score a probability of, in order of appearance."""
+    labelled = dict.fromkeys(category for row, _ in pairs for category in row.labels)
+    scored = {category for _, score in pairs for category in score.categories}
+    return [category for category in labelled if category in scored]
+
+
+def cost(scored: Scored) -> Report:
+    """What a row took, on average and at worst; of rows that were known, what they took when they were judged."""
+    scores = [score for score in scored.scores if score is not None]
+    if not scores:
+        return {"judged_now": scored.judged, "seconds_now": scored.seconds}
+    wall = np.array([score.wall_s for score in scores])
+    return {
+        "judged_now": scored.judged,
+        "seconds_now": scored.seconds,
+        "wall_ms_p50": float(np.quantile(wall, 0.5) * 1e3),
+        "wall_ms_p95": float(np.quantile(wall, 0.95) * 1e3),
+        "compute_ms": float(np.mean([score.compute_s for score in scores]) * 1e3),
+        "tokens_computed": float(np.mean([score.tokens_computed for score in scores])),
+        "tokens_reused": float(np.mean([score.tokens_reused for score in scores])),
+        "windows": float(np.mean([score.windows for score in scores])),
+    }
+
+
+def _parts(pairs: Sequence[Pair], threshold: float) -> Report:
+    out = _part(pairs, threshold)
+    by_side = {side: [pair for pair in pairs if pair[0].check.side == side] for side in SIDES}
+    held = {side: rows for side, rows in by_side.items() if rows}
+    out["sides"] = {side: dict(out) if len(held) == 1 else _part(rows, threshold) for side, rows in held.items()}
+    return out
+
+
+def _part(pairs: Sequence[Pair], threshold: float) -> Report:
+    categories: Report = {}
+    for category in categories_of(pairs):
+        categories[category] = {
+            "one_vs_all": _measured(one_vs_all(pairs, category), threshold),
+            "one_vs_benign": _measured(one_vs_benign(pairs, category), threshold),
+        }
+    return {"overall": _measured(overall(pairs), threshold), "categories": categories}
+
+
+def _measured(data: Arrays, threshold: float) -> Report | None:
+    """The measures with `n`, `positives` and their intervals under `ci`; None where no row has a label."""
+    scores, labels = data
+    if not len(scores):
+        return None
+    found: Measured = measure(scores, labels, threshold)
+    return {"n": found.n, "positives": found.positives, **found.values, "ci": dict(found.ci)}
+
+
+def _labelled(pairs: Sequence[Pair], category: str) -> list[Pair]:
+    """The rows with a known label and a score of the category."""
+    return [(row, score) for row, score in pairs if category in row.labels and category in score.categories]
+
+
+def _arrays(known: Sequence[tuple[float, bool]]) -> Arrays:
+    scores = np.array([score for score, _ in known], dtype=np.float64)
+    return scores, np.array([label for _, label in known], dtype=np.bool_)
+
+
+def reports(scored: Mapping[str, Scored], threshold: float) -> dict[str, Report]:
+    """The report of each guard by its name."""
+    return {name: report(one, threshold) for name, one in scored.items()}

@@ -1,0 +1,175 @@
+"""Rows to scores: a guard is asked about each distinct text once, and its answers are kept in a file.
+
+A run that was broken off goes on where it stood, and another measure of the same scores costs nothing.
+"""
+
+import asyncio
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from guardproxy.engine.cache import check_key
+from guardproxy.errors import ConfigError, GuardUnavailable, Overloaded
+from guardproxy.evaluation.datasets import Row
+from guardproxy.ports import Guard
+from guardproxy.types import Check, Verdict
+
+# Checks under way at one time: enough for a guard to fill its batches.
+CONCURRENCY = 16
+
+# How often a check that a busy guard refuses is asked again, and the longest wait before that.
+ATTEMPTS = 8
+WAIT_S = 20.0
+
+# So many checks that fail one after the other end the run.
+FAILURES = 20
+
+_SCHEMA = """
+    CREATE TABLE IF NOT EXISTS scores (
+        guard TEXT NOT NULL, row BLOB NOT NULL, score TEXT NOT NULL, PRIMARY KEY (guard, row)
+    ) WITHOUT ROWID
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a guard said of a row, and what that cost.
+
+    `wall_s` is how long the check took with others beside it, `compute_s` its share of the time that the model ran.
+    """
+
+    unsafe: float
+    categories: Mapping[str, float]
+    wall_s: float
+    compute_s: float
+    tokens_computed: int
+    tokens_reused: int
+    windows: int
+
+
+@dataclass(slots=True)
+class Scored:
+    """The rows with their scores, in order; None where the guard gave no verdict, and `failures` says why.
+
+    `judged` is how many checks were asked in this run, and `seconds` how long that took; the rest was known.
+    """
+
+    rows: tuple[Row, ...]
+    scores: list[Score | None]
+    failures: list[str] = field(default_factory=list)
+    judged: int = 0
+    seconds: float = 0.0
+
+
+class Store:
+    """The scores of one guard in the file of all. `guard` must say everything that its scores depend on."""
+
+    def __init__(self, database: sqlite3.Connection, guard: str) -> None:
+        self._database = database
+        self._guard = guard
+
+    def get(self, key: bytes) -> Score | None:
+        """The score kept for a row."""
+        query = "SELECT score FROM scores WHERE guard = ? AND row = ?"
+        found = self._database.execute(query, (self._guard, key)).fetchone()
+        return None if found is None else Score(**json.loads(found[0]))
+
+    def put(self, key: bytes, score: Score) -> None:
+        """Keep a score, in place of one that may be there."""
+        with self._database:
+            row = (self._guard, key, json.dumps(asdict(score)))
+            self._database.execute("INSERT OR REPLACE INTO scores VALUES (?, ?, ?)", row)
+
+    def clear(self) -> None:
+        """Forget this guard's scores."""
+        with self._database:
+            self._database.execute("DELETE FROM scores WHERE guard = ?", (self._guard,))
+
+
+@contextmanager
+def open_store(path: Path, guard: str) -> Iterator[Store]:
+    """The scores of `guard` in the SQLite file at `path`, which is made. Raises ConfigError where it cannot be used."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(path, timeout=30.0)) as database:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = NORMAL")
+            database.execute(_SCHEMA)
+            yield Store(database, guard)
+    except (OSError, sqlite3.Error) as error:
+        raise ConfigError(f"{path}: scores cannot be kept here: {error}") from error
+
+
+async def score(rows: Sequence[Row], guard: Guard, store: Store, step: Callable[[int], None]) -> Scored:
+    """Scores of all rows by a guard that runs. Rows that ask the same are asked once.
+
+    `step` is called with the number of rows done since it was called last. A check that fails is told in `failures`
+    and left without a score; one refused because the guard is busy is asked again, ATTEMPTS times in all. Raises
+    GuardUnavailable once FAILURES checks have failed with no success between them; what was scored is kept.
+    """
+    keys = [check_key(row.check) for row in rows]
+    known: dict[bytes, Score | None] = {key: store.get(key) for key in dict.fromkeys(keys)}
+    todo = {key: row for key, row in zip(keys, rows, strict=True) if known[key] is None}
+    shared = dict.fromkeys(todo, 0)
+    for key in keys:
+        if key in shared:
+            shared[key] += 1
+    out = Scored(tuple(rows), [], judged=len(todo))
+    step(len(rows) - sum(shared.values()))
+    pending = iter(todo.items())
+    failed = 0
+
+    async def work() -> None:
+        nonlocal failed
+        for key, row in pending:  # shared by all workers: each takes the next
+            if failed >= FAILURES:
+                return
+            try:
+                found = known[key] = await _ask(guard, row.check)
+            except GuardUnavailable as error:
+                failed += 1
+                out.failures.append(f"{row.place}: {error}")
+            else:
+                failed = 0
+                store.put(key, found)
+            step(shared[key])
+
+    began = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(CONCURRENCY, len(todo))):
+            group.create_task(work())
+    if failed >= FAILURES:
+        raise GuardUnavailable(f"{failed} checks failed one after the other, the last at {out.failures[-1]}")
+    out.seconds = time.perf_counter() - began
+    out.scores = [known[key] for key in keys]
+    return out
+
+
+async def _ask(guard: Guard, check: Check) -> Score:
+    began = time.perf_counter()
+    busy = AsyncRetrying(
+        retry=retry_if_exception_type(Overloaded),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_random_exponential(0.1, WAIT_S),
+        reraise=True,
+    )
+    verdict: Verdict = await busy(guard.judge, check)
+    account = verdict.account
+    categories: dict[str, float] = {}
+    for finding in verdict.findings:
+        categories[finding.category] = max(finding.probability, categories.get(finding.category, 0.0))
+    return Score(
+        unsafe=verdict.unsafe,
+        categories=categories,
+        wall_s=time.perf_counter() - began,
+        compute_s=account.forward_s / max(1, account.batch),
+        tokens_computed=account.tokens_computed,
+        tokens_reused=account.tokens_reused,
+        windows=account.windows,
+    )

@@ -1,0 +1,115 @@
+"""Reports as tables, for a terminal or in Markdown."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from guardproxy.evaluation.metrics import MEASURES
+
+LABELS: Mapping[str, str] = {
+    "auprc": "AUPRC",
+    "roc_auc": "ROC-AUC",
+    "f1": "F1",
+    "precision": "precision",
+    "recall": "recall",
+    "fpr": "FPR",
+    "recall_at_1pct_fpr": "recall at 1 % FPR",
+    "recall_at_5pct_fpr": "recall at 5 % FPR",
+    "ece": "ECE",
+}
+COSTS: Mapping[str, tuple[str, str]] = {
+    "wall_ms_p50": ("time per check, median", "ms"),
+    "wall_ms_p95": ("time per check, 95th percentile", "ms"),
+    "compute_ms": ("computing per row", "ms"),
+    "tokens_computed": ("tokens computed per row", ""),
+    "tokens_reused": ("tokens reused per row", ""),
+    "windows": ("windows per row", ""),
+}
+UNKNOWN = "-"
+
+Rows = list[list[str]]
+
+
+def tables(reports: Mapping[str, Mapping[str, Any]], *, markdown: bool = False) -> str:
+    """The reports of several guards on the same rows: for each dataset and side every measure with its interval, the
+    categories, and what a row took."""
+    render = _markdown if markdown else _plain
+    blocks: list[str] = []
+    for title, parts in _slices(reports):
+        blocks.append(f"{'### ' if markdown else ''}{title}")
+        blocks.append(render(_overall(parts)))
+        if categories := _categories(parts):
+            blocks.append(render(categories))
+    blocks += ["### Cost" if markdown else "cost", render(_costs(reports))]
+    return "\n\n".join(blocks)
+
+
+def number(value: float | None, ci: Sequence[float] | None = None) -> str:
+    """Three digits, with the interval behind it; a dash where there is none."""
+    if value is None:
+        return UNKNOWN
+    return f"{value:.3f} [{ci[0]:.3f}, {ci[1]:.3f}]" if ci else f"{value:.3f}"
+
+
+def _slices(reports: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """A title and, by guard, the part of its report, for everything that gets a table of its own."""
+    first = next(iter(reports.values()))
+    for name in first.get("datasets", {}):
+        yield from _sides(name, {guard: found["datasets"][name] for guard, found in reports.items()})
+    yield from _sides("all rows", reports)
+
+
+def _sides(title: str, parts: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    first = next(iter(parts.values()))
+    sides = list(first["sides"])
+    yield (f"{title} ({sides[0]} side)" if len(sides) == 1 else title), parts
+    for side in sides if len(sides) > 1 else ():
+        yield f"{title}, {side} side", {guard: found["sides"][side] for guard, found in parts.items()}
+
+
+def _overall(parts: Mapping[str, Mapping[str, Any]]) -> Rows:
+    rows = [["", *parts]]
+    measured = [part["overall"] for part in parts.values()]
+    for name, label in (("n", "rows"), ("positives", "unsafe rows")):
+        rows.append([label, *(UNKNOWN if found is None else f"{found[name]:,}" for found in measured)])
+    for name in MEASURES:
+        cells = [UNKNOWN if found is None else number(found[name], found["ci"][name]) for found in measured]
+        rows.append([LABELS[name], *cells])
+    return rows
+
+
+def _categories(parts: Mapping[str, Mapping[str, Any]]) -> Rows:
+    """One row for each guard and category; empty where there is no category."""
+    head = ["guard", "category", "rows", "positive", "AUPRC 1-vs-all", "AUPRC 1-vs-benign", "ROC-AUC", "F1", "ECE"]
+    rows = [head]
+    for guard, part in parts.items():
+        for category, found in part["categories"].items():
+            every, benign = found["one_vs_all"], found["one_vs_benign"]
+            cells = [number(every["auprc"], every["ci"]["auprc"])]
+            cells.append(UNKNOWN if benign is None else number(benign["auprc"], benign["ci"]["auprc"]))
+            cells += [number(every[name], every["ci"][name]) for name in ("roc_auc", "f1", "ece")]
+            rows.append([guard, category, f"{every['n']:,}", f"{every['positives']:,}", *cells])
+    return rows if len(rows) > 1 else []
+
+
+def _costs(reports: Mapping[str, Mapping[str, Any]]) -> Rows:
+    costs = [found["cost"] for found in reports.values()]
+    rows = [["", *reports]]
+    for name, (label, unit) in COSTS.items():
+        cells = [UNKNOWN if name not in cost else f"{cost[name]:,.1f} {unit}".strip() for cost in costs]
+        rows.append([label, *cells])
+    rows.append(["judged in this run", *(f"{cost['judged_now']:,} in {cost['seconds_now']:.0f} s" for cost in costs)])
+    rows.append(["rows without a verdict", *(f"{found['failed']:,}" for found in reports.values())])
+    return rows
+
+
+def _plain(rows: Rows) -> str:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _markdown(rows: Rows) -> str:
+    head, *body = rows
+    lines = [head, ["---", *("---:" for _ in head[1:])], *body]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in lines)
