@@ -202,12 +202,12 @@ class Proxy:
                 await self._whole(call, exchange, response, whole)
 
     async def _read(self, head: bytes, source: AsyncIterator[bytes]) -> bytes:
-        parts, size = [head], len(head)
-        async for part in source:
+        parts, size, limit = [], 0, self._limits.reply_bytes
+        async for part in _chain(head, source):
             parts.append(part)
             size += len(part)
-            if size > self._limits.reply_bytes:
-                raise UpstreamUnreadable(f"it has more than the {self._limits.reply_bytes} bytes of limits.reply_bytes")
+            if size > limit:
+                raise UpstreamUnreadable(f"it has more than the {limit} bytes of limits.reply_bytes")
         return b"".join(parts)
 
     async def _whole(self, call: Call, exchange: Exchange, response: UpstreamResponse, body: bytes) -> None:

@@ -1,0 +1,520 @@
+"""The proxy over real sockets: what reaches the upstream, what reaches the client, and what stops."""
+
+import gzip
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import httpx
+import openai
+import pytest
+
+from guardproxy.policy import BlockPolicy, PolicySet, Route, Rule, SideRules, StreamPolicy
+from guardproxy.web.proxy import Limits
+from tests.kit import WORDS, Scripted, WordGuard, chat, completion, events, policy, standing
+
+CHAT = "/v1/chat/completions"
+# Unknown fields, odd order, odd numbers and odd spaces: what a re-serialisation would not keep.
+ODD_REQUEST = (
+    b'{ "vendor_extra":{"b":1.50,"a":1e3}, "temperature":0.70,\n'
+    b'"messages":[{"content":"h\\u00e9llo \\/","role":"user"}]'
+    b' ,"model":"m","seed":12345678901234567890}\n'
+)
+ODD_REPLY = (
+    b'{"usage":{"total_tokens":3.0},"choices":[{"finish_reason":"stop","message":{"content":"caf\\u00e9 \\/",'
+    b'"role":"assistant"},"index":0}],"x_vendor":[1.10,1E+2],  "model":"m","object":"chat.completion","id":"q"}\r\n'
+)
+
+
+@pytest.fixture
+def http() -> Iterator[httpx.Client]:
+    """A plain client."""
+    with httpx.Client(timeout=20, trust_env=False) as client:
+        yield client
+
+
+def sdk(url: str) -> openai.OpenAI:
+    """The official client, as a user sets it up."""
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="sk-client", timeout=20)
+
+
+def post(http: httpx.Client, url: str, body: bytes, **headers: str) -> httpx.Response:
+    """A chat request."""
+    return http.post(url + CHAT, content=body, headers={"content-type": "application/json", **headers})
+
+
+def test_harmless_bytes_pass_as_they_came(http: httpx.Client) -> None:
+    """Request and reply cross byte for byte, with the client's headers and the upstream's."""
+    upstream_headers = {"content-type": "application/json; charset=utf-8", "x-vendor": "v", "etag": '"e"'}
+    with standing(Scripted([ODD_REPLY], headers=upstream_headers)) as (url, upstream):
+        answer = post(http, url, ODD_REQUEST, authorization="Bearer sk-client", **{"x-client": "c"})
+    assert upstream.seen[0].body == ODD_REQUEST
+    assert upstream.seen[0].target == CHAT
+    assert upstream.seen[0].header("authorization") == "Bearer sk-client"
+    assert upstream.seen[0].header("x-client") == "c"
+    assert upstream.seen[0].header("accept-encoding") == "identity"
+    assert (answer.status_code, answer.content) == (200, ODD_REPLY)
+    assert answer.headers["content-type"] == "application/json; charset=utf-8"
+    assert (answer.headers["x-vendor"], answer.headers["etag"]) == ("v", '"e"')
+    assert answer.headers["x-guardproxy-action"] == "pass"
+    assert answer.headers["x-guardproxy-coverage"] == "full"
+    assert len(answer.headers["x-guardproxy-request-id"]) == 24
+    assert "guard;dur=" in answer.headers["server-timing"]
+    assert "x-guardproxy-categories" not in answer.headers
+
+
+def test_harmful_request_stops_here(http: httpx.Client) -> None:
+    """A harmful turn never reaches the upstream; the SDK gets a completion with finish_reason content_filter."""
+    with standing(completion("fine")) as (url, upstream):
+        answer = sdk(url).chat.completions.create(model="m", messages=[{"role": "user", "content": "mix poison"}])
+        raw = post(http, url, chat("mix poison"))
+    assert answer.choices[0].finish_reason == "content_filter"
+    assert "withheld" in (answer.choices[0].message.content or "")
+    assert upstream.seen == []
+    assert raw.headers["x-guardproxy-action"] == "block"
+    assert raw.headers["x-guardproxy-categories"] == "weapons"
+    assert raw.headers["x-should-retry"] == "false"
+
+
+def test_block_as_error_is_not_retried() -> None:
+    """With `block: error` the SDK raises BadRequestError with code content_filter, after one request."""
+    guard = WordGuard(WORDS)
+    policies = PolicySet({"default": policy(block=BlockPolicy(shape="error"))})
+    standing_proxy = standing(completion("fine"), guard=guard, policies=policies)
+    with standing_proxy as (url, upstream), pytest.raises(openai.BadRequestError) as caught:
+        sdk(url).chat.completions.create(model="m", messages=[{"role": "user", "content": "mix poison"}])
+    assert caught.value.code == "content_filter"
+    assert len(guard.asked) == 1
+    assert upstream.seen == []
+
+
+def test_harmful_reply_is_withheld(http: httpx.Client) -> None:
+    """Nothing of a harmful reply leaves; headers that speak of its bytes go with it, and the length is right."""
+    reply = completion("take the poison")
+    reply = replace(reply, headers={"content-type": "application/json", "etag": '"e"', "content-digest": "sha-256=:x:"})
+    with standing(reply) as (url, _):
+        answer = post(http, url, chat())
+    assert b"poison" not in answer.content
+    assert answer.json()["choices"][0]["finish_reason"] == "content_filter"
+    assert answer.headers["x-guardproxy-action"] == "block"
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    assert "etag" not in answer.headers
+    assert "content-digest" not in answer.headers
+
+
+def test_rewritten_request_goes_on(http: httpx.Client) -> None:
+    """A turn that is replaced goes on with its new text and the right length, and the header says so."""
+    with standing(completion("ok")) as (url, upstream):
+        answer = post(http, url, chat("my secret"))
+    seen = upstream.seen[0]
+    assert b"secret" not in seen.body
+    assert seen.header("content-length") == str(len(seen.body))
+    assert answer.headers["x-guardproxy-action"] == "rewrite"
+    assert answer.headers["x-guardproxy-categories"] == "privacy"
+
+
+def test_worse_side_and_all_categories_are_named(http: httpx.Client) -> None:
+    """The action header is the worse of both sides, the categories those of both."""
+    with standing(completion("some secret")) as (url, _):
+        answer = post(http, url, chat("rude"))
+    assert answer.headers["x-guardproxy-action"] == "rewrite"
+    assert answer.headers["x-guardproxy-categories"] == "hate,privacy"
+
+
+def test_blocked_history_is_left_out(http: httpx.Client) -> None:
+    """An earlier turn that would be blocked is left out, and a header says which messages are missing."""
+    turns = [("user", "poison"), ("assistant", "no"), ("user", "hello")]
+    body = json.dumps({"model": "m", "messages": [{"role": role, "content": text} for role, text in turns]}).encode()
+    with standing(completion("ok")) as (url, upstream):
+        answer = post(http, url, body)
+    assert answer.status_code == 200
+    assert b"poison" not in upstream.seen[0].body
+    assert answer.headers["x-guardproxy-dropped-turns"].split(",")[0] == "0"
+
+
+def test_streams_pass_as_they_came(http: httpx.Client) -> None:
+    """A harmless stream crosses byte for byte, uncompressed and not to be buffered on its way."""
+    script = events("hel", "lo ", "there")
+    with standing(script) as (url, _):
+        answer = post(http, url, chat(stream=True), **{"accept-encoding": "gzip"})
+        text = "".join(
+            chunk.choices[0].delta.content or ""
+            for chunk in sdk(url).chat.completions.create(
+                model="m", messages=[{"role": "user", "content": "hi"}], stream=True
+            )
+        )
+    assert answer.content == b"".join(part for part in script.body if isinstance(part, bytes))
+    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.headers["cache-control"] == "no-cache, no-transform"
+    assert answer.headers["x-accel-buffering"] == "no"
+    assert answer.headers["x-guardproxy-action"] == "pass"
+    assert "content-encoding" not in answer.headers
+    assert text == "hello there"
+
+
+def test_stream_that_turns_harmful_ends_before_the_harm() -> None:
+    """The client has the judged part and the protocol's own end; the harmful text never leaves."""
+    policies = PolicySet({"default": policy(stream=StreamPolicy(every=5))})
+    with standing(events("nice words ", "more nice ", "poison ", "later", pause_s=0.05), policies=policies) as (url, _):
+        chunks = list(
+            sdk(url).chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}], stream=True)
+        )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert text.startswith("nice words more nice ")
+    assert "poison" not in text
+    assert "later" not in text
+    assert chunks[-1].choices[0].finish_reason == "content_filter"
+
+
+def test_json_answer_to_a_stream_request(http: httpx.Client) -> None:
+    """A whole reply where a stream was asked for is judged as a whole, whatever its content type says."""
+    for content_type in ("application/json", "text/event-stream"):
+        reply = replace(completion("the poison"), headers={"content-type": content_type})
+        with standing(reply) as (url, _):
+            answer = post(http, url, chat(stream=True))
+        assert b"the poison" not in answer.content
+        assert answer.headers["x-guardproxy-action"] == "block"
+
+
+def test_stream_under_a_wrong_content_type(http: httpx.Client) -> None:
+    """Events are judged as a stream also where the upstream calls them plain text."""
+    script = replace(events("so ", "poison"), headers={"content-type": "text/plain"})
+    with standing(script) as (url, _):
+        answer = post(http, url, chat(stream=True))
+    assert b"poison" not in answer.content
+    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.content.endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_compressed_answers_are_judged(http: httpx.Client, stream: bool) -> None:
+    """An upstream that compresses though it was not asked to is decoded, judged and passed on uncompressed."""
+    for said, kept in (("all is well", True), ("the poison", False)):
+        plain = events(said) if stream else completion(said)
+        body = gzip.compress(b"".join(part for part in plain.body if isinstance(part, bytes)))
+        script = Scripted([body], headers={**plain.headers, "content-encoding": "gzip", "etag": '"e"'})
+        with standing(script) as (url, _):
+            answer = post(http, url, chat(stream=stream), **{"accept-encoding": "gzip"})
+        assert (said.encode() in answer.content) is kept
+        assert "content-encoding" not in answer.headers
+        assert "etag" not in answer.headers
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 302])
+def test_upstream_errors_pass_as_they_came(http: httpx.Client, status: int) -> None:
+    """Status, headers and body of an upstream's own error reach the client unchanged, compressed or not."""
+    body = gzip.compress(b'{"error": {"message": "poison", "code": "x"}}')
+    headers = {"content-type": "application/json", "content-encoding": "gzip", "retry-after": "77", "x-request-id": "u"}
+    with (
+        standing(Scripted([body], status=status, headers=headers)) as (url, upstream),
+        http.stream("POST", url + CHAT, content=chat()) as answer,
+    ):
+        raw = b"".join(answer.iter_raw())
+    assert (answer.status_code, raw) == (status, body)
+    assert answer.headers["retry-after"] == "77"
+    assert answer.headers["x-request-id"] == "u"
+    assert answer.headers["x-guardproxy-action"] == "pass"
+    assert len(upstream.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (b"no json", {"content-type": "application/json"}),
+        (b"", {"content-type": "application/json"}),
+        (b"[1]", {"content-type": "application/json"}),
+        (b"SECRET BYTES", {"content-type": "application/json", "content-encoding": "br"}),
+    ],
+)
+def test_unreadable_answers_do_not_leave(http: httpx.Client, body: bytes, headers: dict[str, str]) -> None:
+    """An answer that cannot be judged is a 502 in the protocol's shape that quotes nothing and is not retried."""
+    with standing(Scripted([body], headers=headers)) as (url, _):
+        answer = post(http, url, chat())
+    assert answer.status_code == 502
+    assert answer.json()["error"]["code"] == "upstream_unreadable"
+    assert answer.headers["x-should-retry"] == "false"
+    assert b"SECRET" not in answer.content
+
+
+def test_unreachable_upstream(http: httpx.Client) -> None:
+    """An upstream that is down is a 502 that the SDK may retry."""
+    with standing(completion("x"), upstream={"attempts": 1, "transport": _refusing()}) as (url, _):
+        answer = post(http, url, chat())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_unavailable")
+    assert "x-should-retry" not in answer.headers
+
+
+def _refusing() -> httpx.MockTransport:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    return httpx.MockTransport(refuse)
+
+
+def test_slow_upstream_is_a_gateway_timeout(http: httpx.Client) -> None:
+    """An upstream that falls silent in a whole reply is a 504."""
+    script = Scripted([b'{"choices"', 5.0, b"}"])
+    with standing(script, upstream={"between_chunks_s": 0.3}) as (url, _):
+        answer = post(http, url, chat())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "upstream_timeout")
+
+
+def test_broken_stream_does_not_look_complete(http: httpx.Client) -> None:
+    """A stream that the upstream breaks off breaks off for the client too."""
+    whole = events("hello")
+    broken = replace(whole, body=[*whole.body[:-2], None])
+    with standing(broken) as (url, _), pytest.raises(httpx.RemoteProtocolError):
+        post(http, url, chat(stream=True))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_client_that_leaves_stops_the_upstream(stream: bool) -> None:
+    """When the client goes, the upstream sees its connection close within a second."""
+    script = events("a" * 400, pause_s=0.1) if stream else completion("hello")
+    script = replace(script, body=[*script.body[:3], 30.0, b"x"] if stream else [b'{"a"', 30.0])
+    with standing(script) as (url, upstream):
+        with pytest.raises(httpx.ReadTimeout), httpx.Client(timeout=0.7, trust_env=False) as http:
+            post(http, url, chat(stream=stream))
+        assert upstream.left.wait(1)
+
+
+def test_client_that_leaves_cancels_the_check() -> None:
+    """When the client goes while the guard is at work, the check is cancelled and nothing is forwarded."""
+    guard = WordGuard(WORDS, delay_s=30)
+    with standing(completion("x"), guard=guard) as (url, upstream):
+        with pytest.raises(httpx.ReadTimeout), httpx.Client(timeout=0.5, trust_env=False) as http:
+            post(http, url, chat())
+        assert guard.cancelled.wait(1)
+        assert upstream.seen == []
+
+
+def test_failing_guard_blocks(http: httpx.Client) -> None:
+    """A guard that fails is not safe: the request stops, and reads like any other block."""
+    with standing(completion("x")) as (url, upstream):
+        answer = post(http, url, chat("FAIL"))
+    assert answer.json()["choices"][0]["finish_reason"] == "content_filter"
+    assert upstream.seen == []
+
+
+@pytest.mark.parametrize("side", ["request", "reply", "stream"])
+def test_a_bug_lets_nothing_out(http: httpx.Client, side: str) -> None:
+    """An unexpected exception is a 500 without details that is not retried; in a stream nothing unjudged leaves."""
+    quiet = SideRules({"weapons": (Rule("block", 0.5),)})
+
+    class Late(WordGuard):
+        async def judge(self, check):  # type: ignore[no-untyped-def]
+            if side == "request" or check.side == "assistant":
+                raise ZeroDivisionError("a bug, with SECRET in it")
+            return await super().judge(check)
+
+    policies = PolicySet({"default": policy(user=quiet)})
+    script = events("unjudged") if side == "stream" else completion("unjudged")
+    with standing(script, guard=Late(WORDS), policies=policies) as (url, upstream):
+        try:
+            answer = post(http, url, chat(stream=side == "stream"))
+        except httpx.RemoteProtocolError:
+            assert side == "stream"
+            return
+    assert b"unjudged" not in answer.content
+    assert b"SECRET" not in answer.content
+    if side != "stream":
+        assert (answer.status_code, answer.headers["x-should-retry"]) == (500, "false")
+        assert answer.json()["error"]["code"] == "internal_error"
+    assert (side == "request") is (upstream.seen == [])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/models", 200),
+        ("HEAD", "/v1/models", 200),
+        ("GET", "/v1/models/org/name", 200),
+        ("OPTIONS", "/v1/chat/completions", 200),
+        ("OPTIONS", "/v1/models", 200),
+        ("POST", "/v1/models", 404),
+        ("GET", "/v1/chat/completions", 404),
+        ("POST", "/v1/chat/completions/", 404),
+        ("POST", "/v1/assistants", 404),
+        ("DELETE", "/v1/models/m", 404),
+        ("GET", "/v1/models/..%2fchat/completions", 400),
+        ("GET", "/v1/models/%2e%2e/x", 400),
+        ("GET", "/v1//models", 400),
+        ("GET", "/v1/models/%252e%252e/x", 404),
+        ("GET", "/v1/models%5cx", 400),
+    ],
+)
+def test_which_paths_pass(method: str, path: str, status: int) -> None:
+    """What carries no chat passes; what no wire reads, or could be read as another path, does not go on."""
+    with standing(Scripted([b"{}"])) as (url, upstream):
+        host = httpx.URL(url)
+        request = httpx.Request(method, host.copy_with(raw_path=path.encode()))
+        with httpx.Client(trust_env=False) as client:
+            answer = client.send(request)
+    assert answer.status_code == status
+    assert (status == 200) is (len(upstream.seen) == 1)
+    if status == 200:
+        assert upstream.seen[0].method == method
+        assert upstream.seen[0].target == path
+        assert "x-guardproxy-action" not in answer.headers
+    else:
+        assert answer.headers["x-should-retry"] == "false"
+
+
+def test_unknown_paths_say_what_to_do(http: httpx.Client) -> None:
+    """The error names the path and the option that lets it pass, in OpenAI's shape."""
+    with standing(completion("x")) as (url, _):
+        error = http.post(url + "/v1/audio/speech", json={"input": "hi"}).json()["error"]
+    assert error["code"] == "path_not_guarded"
+    assert "POST /v1/audio/speech" in error["message"]
+    assert "paths.allow" in error["message"]
+
+
+def test_refused_paths_are_refused(http: httpx.Client) -> None:
+    """An operator can close a path that a wire could read."""
+    with standing(completion("x"), refuse=("POST /v1/chat/*",)) as (url, upstream):
+        assert post(http, url, chat()).status_code == 404
+    assert upstream.seen == []
+
+
+def test_passed_answers_are_untouched(http: httpx.Client) -> None:
+    """A model list crosses with the client's own encoding, query and headers; a list of pages does too."""
+    body = gzip.compress(b'{"data": []}')
+    script = Scripted([body], headers={"content-encoding": "gzip", "content-type": "application/json", "etag": '"e"'})
+    with standing(script) as (url, upstream):
+        answer = http.get(url + "/v1/models?limit=2&after=a%26b", headers={"accept-encoding": "gzip"})
+    assert answer.json() == {"data": []}
+    assert answer.headers["content-encoding"] == "gzip"
+    assert upstream.seen[0].target == "/v1/models?limit=2&after=a%26b"
+    assert upstream.seen[0].header("accept-encoding") == "gzip"
+
+
+@pytest.mark.parametrize(
+    ("limits", "code"),
+    [
+        (Limits(body_bytes=100), "limits.body_bytes"),
+        (Limits(characters=50), "limits.characters"),
+        (Limits(messages=0), "limits.messages"),
+    ],
+)
+@pytest.mark.parametrize("chunked", [False, True])
+def test_what_is_too_large_is_refused(http: httpx.Client, limits: Limits, code: str, chunked: bool) -> None:
+    """More than a limit allows is a 413 that names the limit, with or without a declared length."""
+    body = chat("x" * 200)
+    with standing(completion("x"), limits=limits) as (url, upstream):
+        answer = http.post(url + CHAT, content=iter([body]) if chunked else body)
+    assert answer.status_code == 413
+    assert code in answer.json()["error"]["message"]
+    assert upstream.seen == []
+
+
+def test_too_large_a_reply_is_refused(http: httpx.Client) -> None:
+    """A whole reply beyond the limit does not leave."""
+    with standing(completion("x" * 5000), limits=Limits(reply_bytes=1000)) as (url, _):
+        assert post(http, url, chat()).status_code == 502
+
+
+def test_twenty_megabytes_cross(http: httpx.Client) -> None:
+    """A request and a reply of 20 MB cross byte for byte."""
+    limits = Limits(body_bytes=32 << 20, reply_bytes=32 << 20, characters=32 << 20)
+    body, reply = chat("word " * (4 << 20)), completion("word " * (4 << 20))
+    with standing(reply, limits=limits) as (url, upstream):
+        answer = post(http, url, body)
+    assert len(body) > 20_000_000
+    assert upstream.seen[0].body == body
+    assert answer.content == reply.body[0]
+
+
+def test_compressed_requests_are_refused(http: httpx.Client) -> None:
+    """A compressed request body could read differently upstream, so it is refused, not guessed at."""
+    with standing(completion("x")) as (url, upstream):
+        answer = post(http, url, gzip.compress(chat("poison")), **{"content-encoding": "gzip"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_encoding")
+    assert upstream.seen == []
+
+
+def test_malformed_requests_name_the_place(http: httpx.Client) -> None:
+    """A body that its protocol does not allow is a 400 that names the JSON path."""
+    with standing(completion("x")) as (url, upstream):
+        answer = post(http, url, b'{"model": "m", "messages": [{"role": "user", "content": 7}]}')
+    assert answer.status_code == 400
+    assert "messages[0].content" in answer.json()["error"]["message"]
+    assert upstream.seen == []
+
+
+def test_not_ready_refuses(http: httpx.Client) -> None:
+    """While the guard is not to be relied on nothing is forwarded, and the SDK may come back."""
+    with standing(completion("x"), ready=lambda: "the guard is loading") as (url, upstream):
+        answer = post(http, url, chat())
+        assert http.get(url + "/readyz").status_code == 503
+        assert http.get(url + "/healthz").json() == {"status": "ok", "policy": "cfg1"}
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
+    assert "x-should-retry" not in answer.headers
+    assert upstream.seen == []
+
+
+def test_own_pages(http: httpx.Client) -> None:
+    """Health, readiness and metrics answer themselves."""
+    with standing(completion("x")) as (url, upstream):
+        post(http, url, chat())
+        assert http.get(url + "/readyz").json() == {"status": "ready", "policy": "cfg1"}
+        metrics = http.get(url + "/metrics")
+    assert metrics.headers["content-type"].startswith("text/plain")
+    assert 'guardproxy_requests_total{status="2xx",wire="openai_chat"} 1.0' in metrics.text
+    assert len(upstream.seen) == 1
+
+
+def test_routes_choose_the_policy(http: httpx.Client) -> None:
+    """Path, model, key and header choose the policy that judges a request."""
+    lenient = policy(user=SideRules({}))
+    routes = (
+        Route("by-key", "lenient", client="6ab9f1eb8f7d3388"),
+        Route("by-header", "lenient", header=("X-Team", "research*")),
+        Route("by-model", "lenient", model="open-*"),
+    )
+    policies = PolicySet({"default": policy(), "lenient": lenient}, routes)
+    with standing(completion("ok"), policies=policies) as (url, upstream):
+        post(http, url, chat("poison"), authorization="Bearer k1")
+        post(http, url, chat("poison"), **{"x-team": "research-a"})
+        post(http, url, chat("poison", model="open-7b"))
+        assert len(upstream.seen) == 3
+        blocked = post(http, url, chat("poison"), authorization="Bearer k2")
+    assert blocked.headers["x-guardproxy-action"] == "block"
+    assert len(upstream.seen) == 3
+
+
+def test_upstream_cannot_speak_for_the_proxy(http: httpx.Client) -> None:
+    """The upstream's x-guardproxy headers stop here."""
+    reply = completion("ok")
+    headers = {**reply.headers, "x-guardproxy-action": "block", "x-guardproxy-other": "1"}
+    with standing(replace(reply, headers=headers)) as (url, _):
+        answer = post(http, url, chat())
+    assert answer.headers.get_list("x-guardproxy-action") == ["pass"]
+    assert "x-guardproxy-other" not in answer.headers
+
+
+def test_sdk_sees_models_and_errors() -> None:
+    """`models.list()` passes, and an upstream's 401 is the SDK's AuthenticationError."""
+    listing = Scripted([b'{"object":"list","data":[{"id":"m","object":"model","created":1,"owned_by":"o"}]}'])
+    denied = Scripted([b'{"error":{"message":"bad key","code":"invalid_api_key"}}'], status=401)
+    with standing(listing, denied) as (url, _):
+        assert [model.id for model in sdk(url).models.list()] == ["m"]
+        with pytest.raises(openai.AuthenticationError, match="bad key"):
+            sdk(url).chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
+
+
+def test_concurrent_clients_keep_apart(http: httpx.Client) -> None:
+    """Two exchanges at once each get their own request id, and a slow one does not hold a quick one."""
+    slow = replace(completion("slow"), body=[1.5, completion("slow").body[0]])
+    with standing(slow, completion("quick")) as (url, _):
+        answers: list[httpx.Response] = []
+        thread = threading.Thread(target=lambda: answers.append(httpx.post(url + CHAT, content=chat(), timeout=20)))
+        thread.start()
+        time.sleep(0.4)
+        began = time.monotonic()
+        quick = post(http, url, chat())
+        assert time.monotonic() - began < 1
+        thread.join()
+    assert "slow" in answers[0].text
+    assert quick.headers["x-guardproxy-request-id"] != answers[0].headers["x-guardproxy-request-id"]
