@@ -202,7 +202,7 @@ def _audit(root: Node, known: Known, filled: Mapping[Path, str]) -> Iterator[Pro
     scheme, colon, _ = filled[STORE].partition("://")
     if colon and scheme not in known.stores:
         # Never the address itself: it may hold a password.
-        yield Problem(node.mark, STORE, f"unknown store {scheme[:20]!r}; " + suggest(scheme, sorted(known.stores)))
+        yield Problem(node.mark, STORE, "unknown kind of store; " + suggest(scheme, sorted(known.stores)))
     elif not colon and filled[STORE] not in {"embedded", "none"}:
         fault = known.fault(filled[STORE], ("embedded", "none"), "store") if OWN.fullmatch(filled[STORE]) else None
         unclear = "must be embedded, none, an address such as postgresql://host/db, or module:attribute"

@@ -136,7 +136,9 @@ def _rules(path: Path, rules: Node, known: Names) -> Iterator[Problem]:
 
 
 def _number(node: Node) -> float | None:
-    return node.value if isinstance(node.value, int | float) and not isinstance(node.value, bool) else None
+    """A threshold; None where the value is none."""
+    value = node.value
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1 else None
 
 
 def routes(root: Node) -> Iterator[Problem]:

@@ -16,6 +16,7 @@ from guardproxy.policy import (
     StreamPolicy,
 )
 from guardproxy.types import Role
+from guardproxy.views import VIEWS
 
 # How pydantic reads every mapping: unknown keys are mistakes, the texts under the fields their descriptions.
 STRICT: Any = {"extra": "forbid", "use_attribute_docstrings": True}
@@ -161,7 +162,7 @@ class PolicySettings:
     """The words that rewrites write."""
     stream: Stream = Stream()
     """How streamed replies are held."""
-    views: tuple[str, ...] = ()
+    views: tuple[str, ...] = VIEWS
     """Readings of a text that are judged as well where they differ from it."""
 
 

@@ -1,0 +1,52 @@
+"""The vocabulary of the settings tests: names that a document may use, and the mistakes of a text."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from guardproxy.errors import ConfigError
+from guardproxy.settings import Known, Settings, load_text
+from guardproxy.types import Taxonomy
+
+CATEGORIES = (
+    "violence_hate",
+    "sexual_content",
+    "criminal_planning",
+    "guns_illegal_weapons",
+    "regulated_substances",
+    "suicide_self_harm",
+)
+
+
+def categories(family: str, options: Mapping[str, Any], taxonomy: Taxonomy | None) -> tuple[str, ...]:
+    """Those of the taxonomy or the six; the option `labels` must be a list, as a family would have it."""
+    if "labels" in options and not isinstance(options["labels"], list):
+        raise ConfigError("labels: must be a list of labels")
+    return tuple(one.id for one in taxonomy.categories) if taxonomy else CATEGORIES
+
+
+NAMES = Known(
+    families=("classifier", "llama_guard"),
+    options={"classifier": ("labels", "activation"), "llama_guard": ("version", "scoring")},
+    categories=categories,
+    rewrites=("replace", "redact"),
+    wires=("openai_chat", "openai_completions"),
+    views=("nfkc", "base64"),
+    stores=("sqlite", "postgresql"),
+)
+
+# What a policy needs to have rules on both sides.
+RULES = "unsafe: {block: 0.5}"
+
+
+def read(text: str, env: Mapping[str, str] | None = None, names: Known = NAMES) -> Settings:
+    """The settings of a text."""
+    return load_text(text, "f.yaml", env or {}, names)
+
+
+def mistakes(text: str, env: Mapping[str, str] | None = None, names: Known = NAMES) -> list[str]:
+    """The mistakes of a text, without the name of the file; none where it is valid."""
+    try:
+        read(text, env, names)
+    except ConfigError as error:
+        return [problem.removeprefix("f.yaml:") for problem in error.problems]
+    return []

@@ -1,0 +1,89 @@
+"""The files that come with guardproxy: configurations, schema, and the page that documents every option."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from guardproxy.build import known
+from guardproxy.settings import Settings, load
+from guardproxy.settings.model import Document
+from guardproxy.settings.schema import schema
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "config"
+ENV = {"OPENAI_API_KEY": "k", "AUDIT_PASSWORD": "p"}
+
+
+def loaded(name: str) -> Settings:
+    """A file of config/."""
+    return load(CONFIG / name, ENV, known())
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_file_is_valid(path: Path) -> None:
+    """Each loads with the real registries, and tells editors where its schema is."""
+    assert load(path, ENV, known()).name == str(path)
+    assert path.read_text().startswith("# yaml-language-server: $schema=schema.json\n")
+
+
+def test_quickstart_is_what_runs_without_a_file() -> None:
+    """config/quickstart.yaml says what the built-in defaults say."""
+    assert loaded("quickstart.yaml").version == load(None, {}, known()).version
+
+
+def test_llamaguard_deployment() -> None:
+    """It is LlamaGuard-7b on CUDA in bfloat16, with thresholds for each category on each side."""
+    settings = loaded("llamaguard-cuda.yaml")
+    guard = settings.guard
+    assert (guard.family, guard.model, guard.device, guard.dtype) == (
+        *("llama_guard", "meta-llama/LlamaGuard-7b", "cuda", "bfloat16"),
+    )
+    policy = settings.policies.policies["default"]
+    assert policy.user.by_category.keys() == policy.assistant.by_category.keys()
+    assert len(policy.user.by_category) == 7
+
+
+def options(kind: Any, path: str = "") -> Iterator[str]:
+    """The dotted path of every option; * for names that the user gives, [] for list entries."""
+    for member in (*get_args(kind), kind):
+        if is_dataclass(member):
+            hints = get_type_hints(member)
+            for one in fields(member):
+                here = f"{path}.{one.name}" if path else one.name
+                yield here
+                yield from options(hints[one.name], here)
+        elif member is not kind:
+            yield from options(member, path)
+
+
+OPTIONS = sorted(set(options(Document)))
+
+
+def test_schema_is_up_to_date() -> None:
+    """config/schema.json is what the dataclasses say, and describes every option."""
+    assert (CONFIG / "schema.json").read_text() == schema()
+    for part in json.loads(schema())["$defs"].values():
+        assert part["description"]
+        # A mapping whose description would say the same as its own schema has none.
+        assert all("description" in option or "$ref" in option for option in part["properties"].values())
+
+
+def test_every_option_is_in_the_example() -> None:
+    """config/example.yaml shows each option at least once."""
+    keys = set(re.findall(r"(?:^|[{,-])\s*\"?([a-z_]+)\"?:", (CONFIG / "example.yaml").read_text(), re.MULTILINE))
+    assert {option.rpartition(".")[2] for option in OPTIONS} - keys == set()
+
+
+@pytest.mark.parametrize("section", sorted({option.partition(".")[0] for option in OPTIONS}))
+def test_every_option_is_documented(section: str) -> None:
+    """docs/configuration.md names each option of a section, below the section's heading."""
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    found = re.search(rf"^## `{section}`.*?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    assert found, section
+    names = {option.rpartition(".")[2] for option in OPTIONS if option.startswith(f"{section}.")}
+    assert {name for name in names if f"`{name}`" not in found[0] and f"`{name}:" not in found[0]} == set()

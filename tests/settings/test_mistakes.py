@@ -1,0 +1,200 @@
+"""Every kind of mistake, its place and its words; all of a file at once."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.settings.kit import NAMES, RULES, mistakes
+
+PLANTED = """\
+version: 2
+server: {port: 80800, hots: x}
+upstream:
+  url: ftp://llm.example
+  key: sk-literal
+  timeouts: {connect_s: "5"}
+guard: {family: classifier, options: {lables: 2}, timeout_s: 0}
+policies:
+  default:
+    user:
+      violence_hat: {block: 0.5}
+      sexual_content: {block: 75}
+      criminal_planning: {flag: 0.6, block: 0.5}
+      suicide_self_harm: {rewrite: {at: 0.5, how: redactt}, blok: 1}
+      suicide_self_harm: {block: -1}
+    on_guard_error: blokc
+    on_opaque: falg
+    stream: {mode: hold_all, exposure: 5}
+    views: [nfkd]
+  strict:
+    user: {"*": {rewrite: {how: redact}}}
+    on_opaque: {user: blok, x: 1}
+    unsafe: &a {block: 0.1}
+routes:
+  - {name: a, policy: strictt}
+  - {name: b, policy: default, when: {path: x}}
+audit: {store: "postgresql://u:${env:NOPE}@h/d"}
+log: *a
+"""
+
+FOUND = """\
+1:10: version: must be one of 1, not 2
+2:16: server.port: must be at most 65535, not 80800
+2:23: server.hots: unknown key; did you mean host?
+4:8: upstream.url: must be http(s)://host[:port][/path]
+5:8: upstream.key: a secret does not belong in the file; write ${env:NAME} and set that variable
+6:25: upstream.timeouts.connect_s: must be a number, not "5"
+7:39: guard.options.lables: unknown option; did you mean labels?
+7:62: guard.timeout_s: must be more than 0, not 0
+9:3: policies.default.assistant: has no rule: no replies would be acted on; where that is meant, write \
+assistant: {"*": {}}
+11:7: policies.default.user.violence_hat: unknown category 'violence_hat'; did you mean violence_hate?
+12:31: policies.default.user.sexual_content.block: must be at most 1, not 75
+13:33: policies.default.user.criminal_planning.flag: unreachable: block acts from 0.5 on, so this must be below it
+14:51: policies.default.user.suicide_self_harm.rewrite.how: unknown rewrite 'redactt'; did you mean redact?
+14:61: policies.default.user.suicide_self_harm.blok: unknown key; did you mean block?
+15:7: policies.default.user.suicide_self_harm: duplicate key, already given in line 14
+15:34: policies.default.user.suicide_self_harm.block: must be at least 0, not -1
+16:21: policies.default.on_guard_error: must be one of block, flag, allow, not "blokc"; did you mean block?
+17:16: policies.default.on_opaque: must be one of block, flag, allow, not "falg"; did you mean flag?
+18:30: policies.default.stream.exposure: has no effect with mode: hold_all: nothing leaves before the whole reply \
+is judged
+19:13: policies.default.views[0]: unknown view 'nfkd'; did you mean nfkc?
+20:3: policies.strict: unreachable: no route leads to it
+21:18: policies.strict.user.*.rewrite.at: is missing
+22:23: policies.strict.on_opaque.user: must be one of block, flag, allow, not "blok"; did you mean block?
+22:29: policies.strict.on_opaque.x: unknown key; known: user, assistant
+23:13: policies.strict.unsafe: anchor &a is not supported
+25:23: routes[0].policy: unknown policy 'strictt'; did you mean strict?
+26:5: routes[1]: unreachable: routes[0] takes every request that it is for
+26:45: routes[1].when.path: must begin with / or *
+27:16: audit.store: environment variable NOPE is not set
+28:6: log: alias *a is not supported; write the value out
+"""
+
+
+def test_every_planted_mistake_is_reported_at_once() -> None:
+    """Thirty mistakes of every kind, each with its line and column, in the order of the file."""
+    assert mistakes(PLANTED) == FOUND.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a: [", "not YAML"),
+        ('a: "\\Uffffffff"', "not YAML: a number in an escape or directive is too large"),
+        ("a: \x00", "1:4: character U+0000 is not allowed"),
+        ('a: "\\ud800"', "half of a surrogate pair is no character"),
+        ("a: 1\n---\nb: 1", "2:1: a second document"),
+        ("a: !!int 1", "1:4: a: tag tag:yaml.org,2002:int is not supported"),
+        ("? [a]\n: 1", "1:3: a key must be a text"),
+        ("<<: {a: 1}", "1:1: merge key << is not supported"),
+        ("[" * 40, "nested more than 32 deep"),
+        ("- 1", "1:1: must be a mapping, not a list"),
+        ("just a text", '1:1: must be a mapping, not "just a text"'),
+        ("server:", "1:8: server: must be a mapping, not empty"),
+        ("server: {workers: 1.0}", "server.workers: must be a whole number, not 1.0"),
+        ("server: {host: 5}", "server.host: must be a text, not 5; quote it"),
+        ('server: {host: ""}', "server.host: must not be empty"),
+        ("upstream: {verify: yes}", 'upstream.verify: must be true or false, not "yes"'),
+        ("wires: openai_chat", 'wires: must be a list, not "openai_chat"'),
+        ("wires: [openai_chat, openai_chat]", "wires[1]: is already listed"),
+        ("wires: [openai]", "wires[0]: unknown wire 'openai'; did you mean openai_chat?"),
+        ("upstream: {url: 'http://u:p@h'}", "use upstream.key"),
+        ("upstream: {url: 'http://h?q'}", "without a query"),
+        ("upstream: {url: 'http://h:99999'}", "upstream.url: must be http(s)://host[:port][/path]: Port out of range"),
+        ("upstream: {url: 'http://['}", "upstream.url: must be http(s)"),
+        ("upstream: {key_header: x-key}", "has no effect without upstream.key"),
+        ("upstream: {key: '${env:K}', key_header: 'a b'}", "upstream.key_header: is no name of a header"),
+        ("upstream: {verify: false, ca_file: a.pem}", "has no effect with verify: false"),
+        ("upstream: {key: '${env:SPACED}'}", "variable SPACED holds a space"),
+        ("server: {host: '${env:K}'}", "1:16: server.host: ${env:...} is only for upstream.key and audit.store"),
+        ("audit: {store: 'sqlite:///${oops}'}", "audit.store: a reference is written ${env:NAME}"),
+        ("audit: {store: 'mysql://h/d'}", "audit.store: unknown kind of store; known: postgresql, sqlite"),
+        ("audit: {store: sqlite}", "audit.store: must be embedded, none, an address"),
+        ("audit: {store: none, required: true}", "audit.required: cannot be true with store: none"),
+        ("guard: {family: llama_guard}", "guard.model: the embedded guard is a classifier"),
+        ("guard: {device: tpu}", "guard.device: must be auto, cpu, cuda or cuda:N"),
+        ("guard: {options: {labels: 5}}", "1:27: guard.options.labels: must be a list of labels"),
+        ("guard: {taxonomy: mine}", "guard.taxonomy: unknown taxonomy 'mine'; there is none under taxonomies"),
+        ("taxonomies: {mine: {categories: [{id: a}]}}", "taxonomies.mine: not used"),
+        ("taxonomies: {mine: {categories: []}}", "taxonomies.mine.categories: must not be empty"),
+        ("taxonomies: {m: {categories: [{id: A b}]}}", "categories[0].id: must be lower-case letters"),
+        ("taxonomies: {m: {categories: [{id: unsafe}]}}", "no reserved name"),
+        ("taxonomies: {m: {categories: [{id: a}, {id: a}]}}", "id 'a' is already that of categories[0]"),
+        ("paths: {allow: [/v1/models]}", "paths.allow[0]: must be METHOD /path"),
+        ("policies: {}", "policies.default: is missing"),
+        (f"policies: {{default: {{{RULES}, judge: {{roles: [tool]}}}}}}", "judge.roles: must name user"),
+        (f"policies: {{default: {{{RULES}, judge: {{skip: [text]}}}}}}", "judge.skip[0]: must be one of refusal"),
+        (
+            f"policies: {{default: {{{RULES}, on_opaque: [flag]}}}}",
+            "on_opaque: must be one of block, flag, allow, not a",
+        ),
+        (f"policies: {{default: {{{RULES}, block: {{how: error, finish: stop}}}}}}", "finish: has no effect with how"),
+        (f"policies: {{default: {{{RULES}, user: {{jailbrek: {{}}}}}}}}", "did you mean jailbreak?"),
+        (
+            f"policies: {{default: {{{RULES}}}}}\nroutes: [{{name: default, policy: default}}]",
+            "the name default is what",
+        ),
+        ("routes: [{policy: default}]", "1:10: routes[0].name: is missing"),
+        ("routes: [{name: a, policy: default, when: {header: {}}}]", "when.header: must hold exactly one entry"),
+        ("routes: [{name: a, policy: default, when: {header: {a: b, c: d}}}]", "must hold exactly one entry"),
+        (
+            "routes: [{name: a, policy: default, when: {model: m}}, {name: a, policy: default, when: {model: n}}]",
+            "the name a is that of an earlier route",
+        ),
+    ],
+)
+def test_mistake(text: str, found: str) -> None:
+    """Each of these is reported, in these words."""
+    assert any(found in one for one in mistakes(text, {"K": "k", "SPACED": "a b"})), mistakes(text, {"K": "k"})
+
+
+def test_star_that_covers_nothing_is_unreachable() -> None:
+    """A rule for all other categories is a mistake where there is no other."""
+    rules = "".join(f"      {name}: {{block: 0.5}}\n" for name in NAMES.categories("classifier", {}, None) or ())
+    text = f"policies:\n  default:\n    assistant: {{unsafe: {{block: 0.5}}}}\n    user:\n{rules}"
+    assert mistakes(text) == []
+    assert mistakes(text + '      "*": {flag: 0.5}') == [
+        "11:7: policies.default.user.*: unreachable: no category is left for it"
+    ]
+
+
+def test_mistakes_under_a_duplicate_key_are_found_too() -> None:
+    """What stands under the second of two equal keys is checked with the first."""
+    assert mistakes("server: {port: x}\nlog: {}\nserver: {hst: 1}") == [
+        '1:16: server.port: must be a whole number, not "x"',
+        "3:1: server: duplicate key, already given in line 1",
+        "3:10: server.hst: unknown key; did you mean host?",
+    ]
+
+
+def test_words_of_yaml_1_1_are_what_is_written() -> None:
+    """`on`, `1:30` and `0o17` are texts, and text is no number."""
+    for word in ("on", "1:30", "0o17", "1_000", ".inf", "1e400"):
+        assert mistakes(f"server: {{port: {word}}}") == [f'1:16: server.port: must be a whole number, not "{word}"']
+
+
+def test_own_code_can_be_forbidden() -> None:
+    """`module:attribute` is fine anywhere a plug-in is named, and a mistake with builtin_only."""
+    text = "wires: ['my.wire:wire']\naudit: {store: 'my.sink:open'}\npolicies: {default: {unsafe: {rewrite: "
+    text += "{at: 0.5, how: 'my.act:open'}}}}"
+    assert mistakes(text) == []
+    found = mistakes(text, names=replace(NAMES, builtin_only=True))
+    assert len(found) == 3
+    assert all("own code is forbidden by --builtin-only" in one for one in found)
+
+
+def test_secrets_are_never_in_a_message() -> None:
+    """Neither a literal secret nor the value of a variable is shown, whatever is wrong with it."""
+    text = "upstream: {key: hunter2}\naudit: {store: '${env:STORE}'}"
+    shown = " ".join(mistakes(text, {"STORE": "hunter2://hunter2"}))
+    assert "upstream.key" in shown
+    assert "audit.store" in shown
+    assert "hunter2" not in shown
+
+
+def test_built_in_policy_is_for_the_embedded_guard() -> None:
+    """Without policies of its own, a file with another guard's categories is a mistake."""
+    text = "guard: {taxonomy: m}\ntaxonomies: {m: {categories: [{id: a}]}}"
+    assert mistakes(text) == ["1:1: policies: is missing: the built-in one is for another guard"]
