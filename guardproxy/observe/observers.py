@@ -23,10 +23,13 @@ _ATTEMPTS = 3
 _log = structlog.get_logger("guardproxy.audit")
 
 
-@lru_cache(maxsize=4096)
+# The same few names are in record after record.
+_known_name = lru_cache(maxsize=4096)(credentials)
+
+
 def _name(text: str) -> str:
-    """A name without credentials. The same few names are in record after record."""
-    return credentials(text)
+    """A name without credentials. A client chooses some of them: long ones are not kept in memory."""
+    return _known_name(text) if len(text) <= 200 else credentials(text)
 
 
 def masked(record: Record, rule: TextRule) -> Record:
@@ -50,7 +53,7 @@ class _Item:
         self._rule = rule
         self._task: asyncio.Task[Record] | None = None
         self._masked: Record | None = None
-        self.characters = len(record.text)
+        self.characters = len(record.text) + len(record.origin.model)
 
     async def masked(self) -> Record:
         if self._masked is None:

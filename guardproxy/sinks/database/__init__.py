@@ -3,7 +3,7 @@
 from guardproxy.sinks.database.chain import Head, Problem
 from guardproxy.sinks.database.check import Verification
 from guardproxy.sinks.database.queries import Filter, Stats, Stored
-from guardproxy.sinks.database.schema import default_store_url
+from guardproxy.sinks.database.schema import data_folder, default_store_url
 from guardproxy.sinks.database.store import AuditStore
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Stats",
     "Stored",
     "Verification",
+    "data_folder",
     "default_store_url",
     "open_sink",
 ]

@@ -113,8 +113,8 @@ def searched(record: Record) -> dict[str, Any]:
     }
 
 
-def default_store_url(data_dir: str | None = None) -> str:
-    """The address of the embedded store: `audit.sqlite3` in the data directory.
+def data_folder(data_dir: str | None = None) -> Path:
+    """Where guardproxy keeps what it writes.
 
     That is `data_dir`, else `GUARDPROXY_DATA_DIR`, else `guardproxy` in the user's data directory as the XDG base
     directory specification has it (`XDG_DATA_HOME`, else `~/.local/share`).
@@ -122,8 +122,12 @@ def default_store_url(data_dir: str | None = None) -> str:
     named = data_dir or os.environ.get("GUARDPROXY_DATA_DIR")
     home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     folder = Path(named) if named else Path(home) / "guardproxy"
-    database = folder.expanduser().absolute() / "audit.sqlite3"
-    return URL.create("sqlite", database=str(database)).render_as_string()
+    return folder.expanduser().absolute()
+
+
+def default_store_url(data_dir: str | None = None) -> str:
+    """The address of the embedded store: `audit.sqlite3` in the data folder."""
+    return URL.create("sqlite", database=str(data_folder(data_dir) / "audit.sqlite3")).render_as_string()
 
 
 def parse(address: str) -> URL:
