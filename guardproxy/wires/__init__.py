@@ -2,6 +2,7 @@
 
 REGISTRY: dict[str, str] = {
     "anthropic_messages": "guardproxy.wires.anthropic_messages:wire",
+    "openai_responses": "guardproxy.wires.openai_responses:wire",
     "openai_chat": "guardproxy.wires.openai_chat:wire",
     "openai_completions": "guardproxy.wires.openai_completions:wire",
 }

@@ -4,7 +4,7 @@ A key that the map does not know is `opaque` where its value could carry text, a
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,11 +38,11 @@ class Draft:
         self.size = 0  # characters, as Message.size counts them
         self.opaques = 0  # times that `opaque` was called
         self.added: list[tuple[str, str]] = []  # (path, text) since `take`; calls and opaque parts without text
-        self._pieces: dict[str, _Piece] = {}
+        self.pieces: dict[str, _Piece] = {}
 
     def add(self, path: str, text: str, kind: PartKind = "text") -> None:
         """`text` goes on at `path`."""
-        piece = self._pieces.setdefault(path, _Piece(kind))
+        piece = self.pieces.setdefault(path, _Piece(kind))
         self.size += len(text)
         if text and piece.head and not any(piece.body):
             self.size += 1  # the line break behind a tool's name
@@ -51,7 +51,7 @@ class Draft:
 
     def call(self, path: str, name: str, arguments: str) -> None:
         """A tool call goes on: its name and its arguments are one text, with the path of the arguments."""
-        piece = self._pieces.setdefault(path, _Piece("tool_call"))
+        piece = self.pieces.setdefault(path, _Piece("tool_call"))
         if name:
             self.size += len(name) + (1 if not any(piece.head) and any(piece.body) else 0)
             piece.head.append(name)
@@ -62,7 +62,7 @@ class Draft:
 
     def opaque(self, path: str, note: str) -> None:
         """There is something at `path` that no guard can read."""
-        self._pieces[path] = _Piece("opaque", note)
+        self.pieces[path] = _Piece("opaque", note)
         self.opaques += 1
         self.added.append((path, ""))
 
@@ -71,9 +71,44 @@ class Draft:
         taken, self.added = self.added, []
         return taken
 
+    def absorb(self, other: "Draft", grown: Container[str]) -> None:
+        """Read what another draft of the same error has, once.
+
+        Where a text has grown piece by piece (`grown`) the other must be the same. Elsewhere a text that differs from
+        what was read before is read in addition. Raises `error`.
+        """
+        for path, piece in other.pieces.items():
+            mine = self.pieces.get(path)
+            if piece.kind == "opaque":
+                self.opaque(path, piece.note)
+            elif mine is None or not mine.text():
+                self._copy(path, piece)
+            elif mine.text() != piece.text() and piece.text():
+                self._reconcile(path, mine, piece, grown=path in grown)
+
+    def _copy(self, path: str, piece: _Piece) -> None:
+        if piece.kind == "tool_call":
+            self.call(path, "".join(piece.head), "".join(piece.body))
+        else:
+            self.add(path, piece.text(), piece.kind)
+
+    def _reconcile(self, path: str, mine: _Piece, piece: _Piece, *, grown: bool) -> None:
+        if piece.kind == "tool_call" and not any(mine.body) and "".join(mine.head) == "".join(piece.head):
+            self.call(path, "", "".join(piece.body))
+        elif grown:
+            raise self.error("is not the text that was streamed before", path)
+        elif piece.kind == "tool_call":
+            self.call(path, "", "\n" + piece.text())
+        else:
+            self.add(path, "\n" + piece.text(), piece.kind)
+
+    def head(self, path: str) -> str:
+        """The name of the tool call at `path` so far."""
+        return "".join(self.pieces[path].head) if path in self.pieces else ""
+
     def text(self, path: str) -> str:
         """The text at `path` so far."""
-        return self._pieces[path].text() if path in self._pieces else ""
+        return self.pieces[path].text() if path in self.pieces else ""
 
     def message(self, role: Role) -> Message:
         """The message so far."""
@@ -81,7 +116,7 @@ class Draft:
             role,
             tuple(
                 Part(path, "" if piece.kind == "opaque" else piece.text(), piece.kind, piece.note)
-                for path, piece in self._pieces.items()
+                for path, piece in self.pieces.items()
             ),
         )
 

@@ -55,7 +55,8 @@ def _token(draft: Draft, entry: Any, path: str, where: str) -> bytes:
     if not isinstance(others, list):
         raise draft.error("must be a list", f"{path}.top_logprobs")
     for other in others:
-        if not isinstance(other, dict) or _spelled(draft.error, other, f"{path}.top_logprobs") != spelled:
+        same = isinstance(other, dict) and isinstance(other.get("token"), str)
+        if not same or _spelled(draft.error, other, f"{path}.top_logprobs") != spelled:
             draft.opaque(f"{where}.top_logprobs", "token alternatives")
     return spelled
 

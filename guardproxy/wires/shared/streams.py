@@ -36,8 +36,8 @@ class Track:
 
     @property
     def silent(self) -> bool:
-        """Whether no text of it has been released."""
-        return not any(text for texts in self.sent.values() for text in texts)
+        """Whether nothing has been released of its answer; reasoning is none."""
+        return not any(any(texts) for path, texts in self.sent.items() if self.draft.pieces[path].kind != "reasoning")
 
     def remainder(self, part: Part, new: str) -> str:
         """What is left to send of `part` when its text is to be `new`. Raises ValueError where too much was sent."""

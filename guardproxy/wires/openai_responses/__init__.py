@@ -1,0 +1,193 @@
+"""OpenAI's Responses (`/v1/responses`).
+
+Reference: OpenAI API reference, "Responses", "Streaming events". The field maps are in `fields`.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from guardproxy.errors import Unreadable, UpstreamUnreadable
+from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
+from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse, Role
+from guardproxy.wires.openai_responses.fields import RESPONSE, SETTINGS, item, kind_of
+from guardproxy.wires.openai_responses.reading import echoed
+from guardproxy.wires.openai_responses.stream import ResponseStream, ended, refusal_part, text_part
+from guardproxy.wires.shared import openai
+from guardproxy.wires.shared.body import dumps, read_object, remove
+from guardproxy.wires.shared.edits import dropped, rewrite
+from guardproxy.wires.shared.parts import Draft, beside_turns, walk
+from guardproxy.wires.shared.streams import JSON, SSE
+
+_PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/responses")
+_CALLS = re.compile(r"\.(?:arguments|input)$")
+_ROLES: dict[str, Role] = {"system": "system", "developer": "developer", "assistant": "assistant", "tool": "tool"}
+_NO_USAGE = {
+    "input_tokens": 0,
+    "input_tokens_details": {"cached_tokens": 0},
+    "output_tokens": 0,
+    "output_tokens_details": {"reasoning_tokens": 0},
+    "total_tokens": 0,
+}
+
+
+def _turns(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+    """Every message of the conversation with its place in the body; what is beside the input comes first."""
+    draft = Draft(Unreadable)
+    walk(draft, body, "", SETTINGS)
+    for message in beside_turns(draft, "system"):
+        yield "", message
+    given = body.get("input")
+    if isinstance(given, str):
+        whole = Draft(Unreadable)
+        whole.add("input", given)
+        yield "input", whole.message("user")
+        return
+    if given is not None and not isinstance(given, list):
+        raise Unreadable("must be a text or a list of items", "input")
+    for index, value in enumerate(given or ()):
+        path = f"input[{index}]"
+        one = Draft(Unreadable)
+        item(one, value, path)
+        yield path, one.message(_role(value))
+
+
+def _role(value: Mapping[str, Any]) -> Role:
+    """Whose an item is: a message says it, results are the tool's, everything else the assistant's."""
+    kind = str(kind_of(value))
+    if kind == "message":
+        return _ROLES.get(str(value.get("role")), "user")
+    if kind in ("item_reference", "mcp_approval_response", "compaction"):
+        return "user"
+    if kind in ("additional_tools", "mcp_list_tools", "tool_search_output"):
+        return "system"
+    return "tool" if kind.endswith("_output") else "assistant"
+
+
+def _head(request: Request) -> dict[str, Any]:
+    """The head of a response that no upstream has given: its id is a digest of the request, `created_at` is 0."""
+    digest = hashlib.sha256(request.raw).hexdigest()[:24]
+    return {
+        "id": f"resp_{digest}",
+        "object": "response",
+        "created_at": 0,
+        "status": "completed",
+        "error": None,
+        "incomplete_details": None,
+        "model": request.model,
+        "output": [],
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+        "usage": _NO_USAGE,
+    }
+
+
+class OpenAIResponses:
+    """The wire of `/v1/responses`."""
+
+    name = "openai_responses"
+
+    def claims(self, method: str, path: str) -> bool:
+        """Whether this wire reads requests to `path`."""
+        return method == "POST" and _PATH.fullmatch(path.partition("?")[0]) is not None
+
+    def parse_request(self, path: str, body: bytes) -> Request:
+        """Raises Unreadable with the JSON path of what is wrong."""
+        parsed = read_object(body)
+        turns = tuple(message for _, message in _turns(parsed))
+        if not turns:
+            raise Unreadable("must be a text or a list of items", "input")
+        wanted = (parsed.get("text") or {}).get("format") or {}
+        return Request(
+            wire=self.name,
+            path=path,
+            model=openai.model_of(path, parsed),
+            stream=openai.wants_stream(parsed),
+            conversation=Conversation(turns),
+            raw=body,
+            body=parsed,
+            structured=isinstance(wanted, dict) and wanted.get("type", "text") != "text",
+        )
+
+    def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
+        """The body with new texts at the edits' paths and without the messages `drop` (conversation indices)."""
+        body = json.loads(request.raw)
+        rewrite(body, edits, _CALLS)
+        turns = list(_turns(request.body))
+        remove(body, (path for index in drop for path in dropped(*turns[index])))
+        return dumps(body)
+
+    def parse_reply(self, request: Request, body: bytes) -> Reply:
+        """Raises UpstreamUnreadable. An error body has no choice."""
+        parsed = read_object(body, UpstreamUnreadable)
+        if "output" not in parsed and isinstance(parsed.get("error"), dict | str):
+            return Reply((), body, parsed)
+        if not isinstance(parsed.get("output"), list):
+            raise UpstreamUnreadable("must be a list", "output")
+        draft = Draft(UpstreamUnreadable)
+        walk(draft, parsed, "", RESPONSE)
+        echoed(draft, parsed, request)
+        return Reply((draft.message("assistant"),), body, parsed)
+
+    def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
+        """The response replaced or refused as the outcome says."""
+        outcome = outcomes.get(0, Pass())
+        if isinstance(outcome, Pass):
+            return reply.raw
+        body = json.loads(reply.raw)
+        outside = [part.path for part in reply.choices[0].parts if not part.path.startswith("output[")]
+        if isinstance(outcome, Refuse):
+            part = refusal_part(outcome.message, structured=request.structured)
+            body = ended(body, [_message(body, part)], outcome)
+        elif outcome.whole:
+            body["output"] = [_message(body, text_part("\n".join(edit.text for edit in outcome.edits)))]
+        else:
+            rewrite(body, (edit for edit in outcome.edits if edit.path != "output_text"), _CALLS)
+            for edit in outcome.edits:
+                _uncited(body, edit.path)
+        remove(body, outside)
+        return dumps(body)
+
+    def refuse(self, request: Request, refusal: Refuse) -> Answer:
+        """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
+        if refusal.shape == "error":
+            return self.error(400, "content_filter", refusal.message)
+        head = _head(request)
+        if request.stream:
+            stream = ResponseStream(request, head)
+            return Answer(200, SSE, stream.end(0, refusal) + stream.close())
+        part = refusal_part(refusal.message, structured=request.structured)
+        return Answer(200, JSON, dumps(ended(head, [_message(head, part)], refusal)))
+
+    def error(self, status: int, code: str, message: str) -> Answer:
+        """The protocol's own error body."""
+        return openai.error_answer(status, code, message)
+
+    def open_stream(self, request: Request, content_type: str) -> ReplyStream:
+        """A reader for the reply to `request`."""
+        return ResponseStream(request, _head(request))
+
+
+def _message(head: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
+    """A message of the output with one part."""
+    name = f"msg_{str(head.get('id', '')).removeprefix('resp_')}"
+    return {"id": name, "type": "message", "role": "assistant", "status": "completed", "content": [part]}
+
+
+def _uncited(body: dict[str, Any], path: str) -> None:
+    """A part that gets a new text loses the annotations and log probabilities of the old one."""
+    found = re.match(r"output\[(\d+)\]\.content\[(\d+)\]\.text$", path)
+    if not found:
+        return
+    try:
+        part = body["output"][int(found[1])]["content"][int(found[2])]
+    except (IndexError, KeyError):
+        return
+    part["annotations"] = []
+    part.pop("logprobs", None)
+
+
+wire: Wire = OpenAIResponses()

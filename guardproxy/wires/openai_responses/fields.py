@@ -1,0 +1,253 @@
+"""The field maps of OpenAI's Responses: what of a request, a response and a stream's event is judged, passed, opaque.
+
+Reference: OpenAI API reference, "Responses" and "Streaming events".
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from guardproxy.types import PartKind
+from guardproxy.wires.shared.body import shown
+from guardproxy.wires.shared.parts import (
+    Draft,
+    Fields,
+    Rule,
+    data,
+    each,
+    fields,
+    json_text,
+    named,
+    opaque,
+    passed,
+    string_or,
+    text,
+    typed,
+)
+from guardproxy.wires.shared.repeats import Repeat, token_list
+
+_ITEM: Fields = named(
+    "id type status call_id role phase caller namespace created_by async agent environment max_output_length"
+)
+
+
+def _output_text(draft: Draft, value: Any, path: str) -> None:
+    """A text with its annotations; tokens with log probabilities must spell the text."""
+    fields({"type": passed, "text": text(), "annotations": each(json_text("text")), "logprobs": passed})(
+        draft, value, path
+    )
+    repeat = Repeat()
+    repeat.add(value.get("text") or "", token_list(draft, value.get("logprobs"), f"{path}.logprobs"))
+    if repeat.ahead:
+        draft.opaque(f"{path}.logprobs", "log probabilities of another text")
+
+
+def _parts(kind: PartKind) -> Rule:
+    """A part of a message's content; `kind` is what plain texts are."""
+    cached = {"prompt_cache_breakpoint": passed, "detail": passed}
+    file = {
+        "filename": text(kind),
+        "file_data": data("file", kind),
+        "file_id": opaque("file"),
+        "file_url": data("file"),
+    }
+    others = typed(
+        {
+            "input_text": {**cached, "text": text(kind)},
+            "text": {"text": text(kind)},
+            "refusal": {"refusal": text("refusal")},
+            "reasoning_text": {"text": text("reasoning")},
+            "summary_text": {"text": text("reasoning")},
+            "input_image": {**cached, "image_url": data("image", kind), "file_id": opaque("image")},
+            "input_file": {**cached, **file},
+            "input_audio": {"input_audio": opaque("audio")},
+        }
+    )
+
+    def rule(draft: Draft, value: Any, path: str) -> None:
+        is_output = isinstance(value, dict) and value.get("type") == "output_text"
+        (_output_text if is_output else others)(draft, value, path)
+
+    return rule
+
+
+PART: Rule = _parts("text")
+_RESULT: Rule = string_or(text("tool_result"), each(_parts("tool_result")))
+
+
+def _call(key: str, more: Fields | None = None) -> Rule:
+    """An item that calls a tool: its name and its arguments are one text."""
+    table = {**_ITEM, "name": passed, key: passed, "server_label": passed, **(more or {})}
+
+    def rule(draft: Draft, value: Any, path: str) -> None:
+        fields(table)(draft, value, path)
+        name, given = value.get("name"), value.get(key)
+        if name is not None and not isinstance(name, str):
+            raise draft.error("must be a string", f"{path}.name")
+        draft.call(f"{path}.{key}", name or "", "" if given is None else shown(given))
+
+    return rule
+
+
+_TOOLS: Rule = each(json_text("tool_definition"))
+_ACTION: Rule = fields({**_ITEM, "action": json_text("tool_call"), "pending_safety_checks": json_text("text")})
+_CODE_OUTPUT = each(
+    typed(
+        {"logs": {"logs": text("tool_result")}, "image": {"url": opaque("image")}, "files": {"files": opaque("file")}}
+    )
+)
+_MCP: Fields = {"approval_request_id": passed, "output": text("tool_result"), "error": json_text("tool_result")}
+
+ITEMS: dict[str, Rule] = {
+    "message": fields({**_ITEM, "content": string_or(text(), each(PART))}),
+    "reasoning": fields(
+        {
+            **_ITEM,
+            "summary": each(PART),
+            "content": each(PART),
+            "encrypted_content": opaque("encrypted reasoning"),
+        }
+    ),
+    "function_call": _call("arguments"),
+    "custom_tool_call": _call("input"),
+    "mcp_call": _call("arguments", _MCP),
+    "mcp_approval_request": _call("arguments"),
+    "tool_search_call": _call("arguments", {"execution": passed}),
+    "code_interpreter_call": _call("code", {"container_id": passed, "outputs": _CODE_OUTPUT}),
+    "program": _call("code", {"fingerprint": passed}),
+    "web_search_call": _ACTION,
+    "computer_call": _ACTION,
+    "local_shell_call": _ACTION,
+    "shell_call": _ACTION,
+    "apply_patch_call": fields({**_ITEM, "operation": json_text("tool_call")}),
+    "file_search_call": fields({**_ITEM, "queries": json_text("tool_call"), "results": json_text("tool_result")}),
+    "image_generation_call": fields(
+        {
+            **_ITEM,
+            **named("action background output_format quality size error svg_usage"),
+            "result": opaque("image"),
+            "revised_prompt": text(),
+        }
+    ),
+    "mcp_list_tools": fields({**_ITEM, "server_label": passed, "tools": _TOOLS, "error": json_text("tool_result")}),
+    "additional_tools": fields({**_ITEM, "tools": _TOOLS}),
+    "tool_search_output": fields({**_ITEM, "execution": passed, "tools": _TOOLS}),
+    "mcp_approval_response": fields({**_ITEM, **named("approval_request_id approve"), "reason": text()}),
+    "function_call_output": fields({**_ITEM, "name": passed, "output": _RESULT}),
+    "custom_tool_call_output": fields({**_ITEM, "output": _RESULT}),
+    "computer_call_output": fields(
+        {**_ITEM, "output": opaque("image"), "acknowledged_safety_checks": json_text("tool_result")}
+    ),
+    "local_shell_call_output": fields({**_ITEM, "output": text("tool_result")}),
+    "shell_call_output": fields({**_ITEM, "output": json_text("tool_result")}),
+    "apply_patch_call_output": fields({**_ITEM, "output": text("tool_result")}),
+    "program_output": fields({**_ITEM, "result": text("tool_result")}),
+    "compaction": fields({**_ITEM, "encrypted_content": opaque("encrypted history")}),
+    "compaction_trigger": fields(_ITEM),
+    "item_reference": fields({**_ITEM, "id": opaque("an item stored upstream")}),
+}
+
+
+def item(draft: Draft, value: Any, path: str) -> None:
+    """An item of the input or the output; one of an unknown type is opaque."""
+    if not isinstance(value, dict):
+        raise draft.error("must be an object", path)
+    kind = kind_of(value)
+    if kind in ITEMS:
+        ITEMS[kind](draft, value, path)
+    else:
+        draft.opaque(path, f"item of type {str(kind)[:40]}")
+
+
+def kind_of(value: Mapping[str, Any]) -> Any:
+    """The type of an item; a message need not say it."""
+    return value.get("type") or ("message" if "role" in value else "item_reference")
+
+
+# Of the request, beside its input.
+SETTINGS: Fields = {
+    **named(
+        """
+        input model stream stream_options access_programs background background_options context_management image
+        include max_output_tokens max_tool_calls metadata moderation parallel_tool_calls prompt_cache_key
+        prompt_cache_options prompt_cache_retention reasoning safety_identifier service_tier store temperature
+        tool_choice top_logprobs top_p truncation user seed priority request_id cache_salt vllm_xargs
+        """
+    ),
+    "instructions": string_or(text(), each(item)),
+    "previous_response_id": opaque("an earlier response stored upstream"),
+    "conversation": opaque("a conversation stored upstream"),
+    "prompt": fields({"id": opaque("a prompt stored upstream"), "version": passed, "variables": json_text("text")}),
+    "text": fields({"verbosity": passed, "format": json_text("tool_definition")}),
+    "tools": _TOOLS,
+}
+
+# Of a response. What it repeats of the request (`instructions`, `tools`, `prompt`, `text`) is the client's own.
+RESPONSE: Fields = {
+    **named(
+        """
+        id object created_at completed_at status error incomplete_details model parallel_tool_calls temperature
+        tool_choice tools top_p background conversation image input_transformations max_output_tokens max_tool_calls
+        metadata moderation previous_response_id prompt prompt_cache_diagnostics prompt_cache_key prompt_cache_options
+        prompt_cache_retention reasoning safety_identifier service_tier text tool_usage top_logprobs truncation usage
+        user store billing access_programs frequency_penalty presence_penalty kv_transfer_params instructions
+        """
+    ),
+    "output": each(item),
+    "output_text": text(),
+}
+
+_EVENT: Fields = named(
+    "type sequence_number item_id output_index content_index summary_index annotation_index obfuscation"
+)
+
+# Events that add to a text: where in the item it lies, and what it is.
+DELTAS: dict[str, tuple[str, PartKind]] = {
+    "response.output_text.delta": ("content[{content_index}].text", "text"),
+    "response.refusal.delta": ("content[{content_index}].refusal", "refusal"),
+    "response.reasoning_text.delta": ("content[{content_index}].text", "reasoning"),
+    "response.reasoning_summary_text.delta": ("summary[{summary_index}].text", "reasoning"),
+    "response.function_call_arguments.delta": ("arguments", "tool_call"),
+    "response.mcp_call_arguments.delta": ("arguments", "tool_call"),
+    "response.custom_tool_call_input.delta": ("input", "tool_call"),
+    "response.code_interpreter_call_code.delta": ("code", "tool_call"),
+}
+
+# Events that repeat a text: in which field. The place is that of the event that ends in `.delta`.
+DONES: dict[str, str] = {
+    "response.output_text.done": "text",
+    "response.refusal.done": "refusal",
+    "response.reasoning_text.done": "text",
+    "response.reasoning_summary_text.done": "text",
+    "response.function_call_arguments.done": "arguments",
+    "response.mcp_call_arguments.done": "arguments",
+    "response.custom_tool_call_input.done": "input",
+    "response.code_interpreter_call_code.done": "code",
+}
+
+# Events with an object of the response in them: in which field, where it lies, and how it is read.
+SNAPSHOTS: dict[str, tuple[str, str, Rule]] = {
+    "response.output_item.added": ("item", "output[{output_index}]", item),
+    "response.output_item.done": ("item", "output[{output_index}]", item),
+    "response.content_part.added": ("part", "output[{output_index}].content[{content_index}]", PART),
+    "response.content_part.done": ("part", "output[{output_index}].content[{content_index}]", PART),
+    "response.reasoning_summary_part.added": ("part", "output[{output_index}].summary[{summary_index}]", PART),
+    "response.reasoning_summary_part.done": ("part", "output[{output_index}].summary[{summary_index}]", PART),
+    "response.output_text.annotation.added": (
+        "annotation",
+        "output[{output_index}].content[{content_index}].annotations[{annotation_index}]",
+        json_text("text"),
+    ),
+    **dict.fromkeys(
+        (f"response.{state}" for state in ("created", "queued", "in_progress", "completed", "failed", "incomplete")),
+        ("response", "", fields(RESPONSE)),
+    ),
+}
+
+# Events that say where a tool of the upstream's stands. Their fields beyond these are unknown ones.
+PROGRESS: Fields = {
+    **_EVENT,
+    "partial_image_b64": opaque("image"),
+    **named("partial_image_index size quality background output_format code message param response_id error"),
+}
+TEXT_EVENT: Fields = {**_EVENT, **named("delta logprobs text refusal arguments input code name")}
+SNAPSHOT_EVENT: Fields = {**_EVENT, **named("item part annotation response")}

@@ -1,0 +1,221 @@
+"""The stream of a response, read: texts grow by deltas, and every event that repeats one is compared with it."""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from guardproxy.errors import UpstreamUnreadable
+from guardproxy.ports import Chunk, Mark, Request
+from guardproxy.sse import Frame, Sse
+from guardproxy.wires.openai_responses.fields import (
+    DELTAS,
+    DONES,
+    PROGRESS,
+    SNAPSHOT_EVENT,
+    SNAPSHOTS,
+    TEXT_EVENT,
+)
+from guardproxy.wires.shared.body import dumps, read_object, shown
+from guardproxy.wires.shared.parts import Draft, walk
+from guardproxy.wires.shared.repeats import Repeat, token_list
+from guardproxy.wires.shared.streams import BaseStream, Event, Track
+
+TERMINAL = ("response.completed", "response.failed", "response.incomplete")
+
+# A text's delta and the events that open something may leave before the whole answer is judged.
+_PLAIN = (
+    "response.output_text.delta",
+    "response.refusal.delta",
+    "response.reasoning_text.delta",
+    "response.reasoning_summary_text.delta",
+)
+_OPENING = (
+    "response.created",
+    "response.queued",
+    "response.in_progress",
+    "response.output_item.added",
+    "response.content_part.added",
+    "response.reasoning_summary_part.added",
+)
+# Events with text in shapes of their own: judged as their JSON text.
+_OTHER_TEXT = ("response.shell_call_command.", "response.shell_call_output_content.", "response.audio.transcript.")
+
+
+@dataclass(slots=True)
+class Item:
+    """An item of the output: its events that have not left yet, and what the client has seen of it."""
+
+    body: dict[str, Any]
+    waiting: deque[dict[str, Any]] = field(default_factory=deque)
+    number: int = -1  # its place at the client; -1 where the client has not seen it
+    parts: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)  # opened at the client
+    closed_parts: set[tuple[str, int]] = field(default_factory=set)
+    done: dict[str, Any] | None = None  # the whole item, where the client has seen its end
+
+
+def part_key(body: Mapping[str, Any]) -> tuple[str, int]:
+    """Which part of its item an event is about."""
+    if "summary_index" in body:
+        return "summary", int(body["summary_index"])
+    return "content", int(body.get("content_index", 0))
+
+
+class ResponseReader(BaseStream):
+    """The reading half: one choice, number 0."""
+
+    def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
+        super().__init__(request, Sse())
+        self.head = dict(head)
+        self.items: dict[int, Item] = {}
+        self.last: dict[str, Any] | None = None  # the upstream's terminal event
+        self._grown: set[str] = set()
+        self._repeats: dict[str, Repeat] = {}
+        self._done = False
+
+    def pack(self, body: Mapping[str, Any]) -> bytes:
+        """An event."""
+        return f"event: {body['type']}\n".encode() + b"data: " + dumps(body) + b"\n\n"
+
+    def close_track(self, choice: int, track: Track) -> None:
+        """Log probabilities of tokens that a text does not have are opaque."""
+        for path, repeat in self._repeats.items():
+            if repeat.ahead:
+                track.draft.opaque(f"{path}.logprobs", "log probabilities of another text")
+
+    def read(self, frame: Frame) -> Chunk:
+        """The chunk of an event. Raises UpstreamUnreadable."""
+        data = (frame.data or b"").strip()
+        if data == b"[DONE]":  # some servers that speak this protocol end it as chat completions end
+            return Chunk(frame.raw, self.final_marks(), Event(kind="[DONE]", complete=frame.complete))
+        body = read_object(data, UpstreamUnreadable)
+        kind = body.get("type")
+        if not isinstance(kind, str) or frame.event not in ("", kind):
+            raise UpstreamUnreadable("the event and its data are of different types", "type")
+        event = Event(body=body, kind=kind, complete=frame.complete)
+        if kind == "error":
+            return Chunk(frame.raw, (), event)
+        if self._done:
+            raise UpstreamUnreadable("the stream goes on after the response's end")
+        return Chunk(frame.raw, (self._mark(kind, body, event),), event)
+
+    def _mark(self, kind: str, body: dict[str, Any], event: Event) -> Mark:
+        track = self.track(0)
+        before, opaques, closed = track.draft.size, track.draft.opaques, track.final
+        self._file(kind, body)
+        ahead = self._read_event(kind, body, track)
+        grown = track.draft.size > before
+        if kind in TERMINAL:
+            track.final = self._done = True
+            self.last = body
+            self.close_track(0, track)
+        event.choices = (0,)
+        event.texts = [(0, path, text) for path, text in track.draft.take()]
+        plain = (kind in _PLAIN and not ahead) or (not grown and kind in _OPENING) or _is_progress(kind)
+        whole = not plain or closed or track.draft.opaques > opaques
+        return Mark(0, track.draft.size, final=track.final and not closed, whole=whole)
+
+    def _file(self, kind: str, body: dict[str, Any]) -> None:
+        """Keep the event with its item."""
+        index = body.get("output_index")
+        if index is None:
+            return
+        for key in ("output_index", "content_index", "summary_index", "annotation_index"):
+            if type(body.get(key, 0)) is not int:
+                raise UpstreamUnreadable("must be a whole number", key)
+        if kind == "response.output_item.added":
+            if index in self.items or not isinstance(body.get("item"), dict):
+                raise UpstreamUnreadable("must be a new item", "item")
+            self.items[index] = Item(body["item"])
+        if index not in self.items:
+            raise UpstreamUnreadable("is not the number of an item", "output_index")
+        self.items[index].waiting.append(body)
+
+    def _read_event(self, kind: str, body: dict[str, Any], track: Track) -> bool:
+        """Read the event's text; whether its log probabilities say more than the text so far."""
+        if kind in DELTAS:
+            return self._read_delta(kind, body, track.draft)
+        if kind in DONES:
+            self._repeat(kind, body, track.draft)
+        elif kind in SNAPSHOTS:
+            self._snapshot(kind, body, track.draft)
+        elif kind.startswith(_OTHER_TEXT):
+            track.draft.add(f"output[{body.get('output_index', 0)}].events", f"{shown(body)}\n", "tool_call")
+        else:
+            self._progress(kind, body, track.draft)
+        return False
+
+    def _read_delta(self, kind: str, body: dict[str, Any], draft: Draft) -> bool:
+        walk(draft, body, "", TEXT_EVENT)
+        path, part_kind = _place(kind, body), DELTAS[kind][1]
+        delta = body.get("delta")
+        if not isinstance(delta, str):
+            raise UpstreamUnreadable("must be a string", "delta")
+        self._grown.add(path)
+        if part_kind == "tool_call":
+            draft.call(path, "", delta)
+        else:
+            draft.add(path, delta, part_kind)
+        repeat = self._repeats.setdefault(path, Repeat())
+        repeat.add(delta, token_list(draft, body.get("logprobs"), f"{path}.logprobs"))
+        return repeat.ahead
+
+    def _repeat(self, kind: str, body: dict[str, Any], draft: Draft) -> None:
+        walk(draft, body, "", TEXT_EVENT)
+        delta_kind = kind.removesuffix(".done") + ".delta"
+        path, part_kind, said = _place(delta_kind, body), DELTAS[delta_kind][1], body.get(DONES[kind])
+        if not isinstance(said, str):
+            raise UpstreamUnreadable("must be a string", DONES[kind])
+        repeated = Draft(UpstreamUnreadable)
+        if part_kind == "tool_call":
+            name = draft.head(path)
+            repeated.call(path, name if body.get("name") in (None, name) else str(body["name"]), said)
+        else:
+            repeated.add(path, said, part_kind)
+        draft.absorb(repeated, self._grown)
+        tokens = token_list(draft, body.get("logprobs"), f"{path}.logprobs")
+        if not said.encode().startswith(tokens):
+            draft.opaque(f"{path}.logprobs", "log probabilities of another text")
+
+    def _snapshot(self, kind: str, body: dict[str, Any], draft: Draft) -> None:
+        walk(draft, body, "", SNAPSHOT_EVENT)
+        key, place, rule = SNAPSHOTS[kind]
+        if not isinstance(body.get(key), dict):
+            raise UpstreamUnreadable("must be an object", key)
+        seen = Draft(UpstreamUnreadable)
+        rule(seen, body[key], _filled(place, body))
+        draft.absorb(seen, self._grown)
+        if key == "response":
+            echoed(draft, body[key], self.request)
+            self.head = {**self.head, **body[key], "output": []}
+
+    def _progress(self, kind: str, body: dict[str, Any], draft: Draft) -> None:
+        """An event that says where something stands; one of a type that is not known may carry no text."""
+        unknown = Draft(UpstreamUnreadable)
+        walk(unknown, body, "", PROGRESS)
+        for part in unknown.message("assistant").parts:
+            if part.note == "unknown field":
+                raise UpstreamUnreadable(f"text in an event of the unknown type {kind[:60]!r}", part.path)
+            draft.opaque(f"output[{body.get('output_index', 0)}].{part.path}", part.note)
+
+
+def echoed(draft: Draft, response: Mapping[str, Any], request: Request) -> None:
+    """A response repeats the instructions of its request; other ones are opaque."""
+    if response.get("instructions") not in (None, request.body.get("instructions")):
+        draft.opaque("instructions", "instructions that are not the request's")
+
+
+def _place(delta_kind: str, body: Mapping[str, Any]) -> str:
+    return _filled("output[{output_index}]." + DELTAS[delta_kind][0], body)
+
+
+def _filled(place: str, body: Mapping[str, Any]) -> str:
+    try:
+        return place.format_map(body)
+    except KeyError as error:
+        raise UpstreamUnreadable("is missing", str(error.args[0])) from error
+
+
+def _is_progress(kind: str) -> bool:
+    known = kind in DELTAS or kind in DONES or kind in SNAPSHOTS
+    return not known and not kind.startswith(_OTHER_TEXT)

@@ -1,0 +1,250 @@
+"""The stream of a response, written: what leaves, and how a response ends that the proxy cuts or rewrites."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from guardproxy.ports import Chunk
+from guardproxy.types import Refuse, Replace
+from guardproxy.wires.openai_responses.reading import Item, ResponseReader, part_key
+from guardproxy.wires.shared.streams import Event, Track
+
+_TEXT = re.compile(r"output\[(\d+)\]\.content\[(\d+)\]\.(text|refusal)$")
+_KINDS = {"output_text": "text", "refusal": "refusal", "reasoning_text": "text", "summary_text": "text"}
+_EVENTS = {
+    "output_text": "response.output_text",
+    "refusal": "response.refusal",
+    "reasoning_text": "response.reasoning_text",
+    "summary_text": "response.reasoning_summary_text",
+}
+
+
+def text_part(said: str) -> dict[str, Any]:
+    """A part of a message that is plain text."""
+    return {"type": "output_text", "text": said, "annotations": []}
+
+
+def refusal_part(said: str, *, structured: bool) -> dict[str, Any]:
+    """A refusal: parsers of structured output take it for one only where it says so."""
+    return {"type": "refusal", "refusal": said} if structured else text_part(said)
+
+
+def ended(head: Mapping[str, Any], output: list[dict[str, Any]], refusal: Refuse | None) -> dict[str, Any]:
+    """The response with this output and the end that goes with it."""
+    filtered = refusal is not None and refusal.finish == "content_filter"
+    state = {"status": "incomplete" if filtered else "completed", "error": None}
+    return {**head, **state, "incomplete_details": {"reason": "content_filter"} if filtered else None, "output": output}
+
+
+class ResponseStream(ResponseReader):
+    """A streamed response: one choice, number 0."""
+
+    _created = False
+    _sequence = -1  # the last sequence number that the client has seen
+    _numbers = 0  # items that the client has seen
+
+    def release(self, chunk: Chunk) -> bytes:
+        """The event's bytes for the client; nothing after an end by the proxy."""
+        event: Event = chunk.data
+        track = self.track(0)
+        if self.closed or (track.ended and event.kind):
+            return b""
+        self._note(event)
+        self.sent(event)
+        self.closed = event.kind == "[DONE]"
+        return chunk.raw
+
+    def _note(self, event: Event) -> None:
+        """Follow what the client has seen."""
+        body, kind = event.body, event.kind
+        if type(body.get("sequence_number")) is int:
+            self._sequence = body["sequence_number"]
+        self._created = self._created or kind == "response.created"
+        if body.get("output_index") not in self.items:
+            return
+        item = self.items[body["output_index"]]
+        item.waiting.popleft()
+        if kind == "response.output_item.added":
+            item.number = body["output_index"]
+            self._numbers = max(self._numbers, item.number + 1)
+        elif kind == "response.output_item.done":
+            item.done = body["item"]
+        elif kind.endswith("part.added"):
+            item.parts[part_key(body)] = body["part"]
+        elif kind.endswith("part.done"):
+            item.closed_parts.add(part_key(body))
+
+    def end(self, choice: int, outcome: Replace | Refuse) -> bytes:
+        """Say what is left, close what is open, and end the response."""
+        track = self.track(0)
+        if choice != 0 or track.ended or self.closed:
+            return b""
+        track.ended = True
+        bodies = [*self._begin()]
+        if isinstance(outcome, Refuse):
+            bodies += self._refused(track, outcome)
+            kind = "response.incomplete" if outcome.finish == "content_filter" else "response.completed"
+            response = ended(self.head, self._output(), outcome)
+        else:
+            bodies += self._rest(track, outcome)
+            kind, response = self._normal_end()
+        bodies.append({"type": kind, "response": response})
+        return self.frames([self._numbered(body) for body in bodies])
+
+    def close(self) -> bytes:
+        """Nothing: the last event of the response has ended it."""
+        self.closed = True
+        return b""
+
+    def _numbered(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        self._sequence += 1
+        return {**body, "sequence_number": self._sequence}
+
+    def _begin(self) -> Iterator[dict[str, Any]]:
+        if not self._created:
+            self._created = True
+            response = {**self.head, "status": "in_progress", "output": [], "usage": None}
+            yield {"type": "response.created", "response": response}
+            yield {"type": "response.in_progress", "response": response}
+
+    def _normal_end(self) -> tuple[str, dict[str, Any]]:
+        """The upstream's own end, with the output that the client has seen."""
+        if self.last is None or self.last["type"] == "response.failed":
+            return "response.completed", ended(self.head, self._output(), None)
+        return self.last["type"], {**self.last["response"], "output": self._output()}
+
+    def _output(self) -> list[dict[str, Any]]:
+        seen = [item for item in self.items.values() if item.number >= 0 and item.done is not None]
+        return [item.done for item in sorted(seen, key=lambda item: item.number) if item.done is not None]
+
+    # --- refusing --------------------------------------------------------------------------------------------------
+
+    def _refused(self, track: Track, outcome: Refuse) -> list[dict[str, Any]]:
+        out: list[dict[str, Any]] = []
+        said_nothing = track.silent
+        if said_nothing and (place := self._open_text()) is not None and not self.request.structured:
+            out.append(self._delta(self.items[place], ("content", 0), outcome.message))
+            track.sent.setdefault(f"output[{place}].content[0].text", []).append(outcome.message)
+            said_nothing = False
+        out += self._closings(track)
+        if said_nothing:
+            out += self._message([refusal_part(outcome.message, structured=self.request.structured)])
+        return out
+
+    def _open_text(self) -> int | None:
+        """The item of the client's open and empty text, if there is one."""
+        for index, item in self.items.items():
+            part = item.parts.get(("content", 0))
+            if item.number >= 0 and item.done is None and part is not None and part.get("type") == "output_text":
+                return index
+        return None
+
+    def _closings(self, track: Track) -> list[dict[str, Any]]:
+        """Close every item that is open at the client with what it has seen of it."""
+        out: list[dict[str, Any]] = []
+        for index, item in self.items.items():
+            if item.number >= 0 and item.done is None:
+                out += self._close_item(track, index, item)
+        return out
+
+    def _close_item(self, track: Track, index: int, item: Item) -> list[dict[str, Any]]:
+        out: list[dict[str, Any]] = []
+        lists: dict[str, list[dict[str, Any]]] = {}
+        for key, part in item.parts.items():
+            field = _KINDS.get(str(part.get("type")), "text")
+            said = track.said(f"output[{index}].{key[0]}[{key[1]}].{field}")
+            whole = {**part, field: said}
+            lists.setdefault(key[0], []).append(whole)
+            if key not in item.closed_parts:
+                out += self._close_part(item, key, whole, said)
+        item.done = {**item.body, **lists, "status": "completed" if item.body.get("type") == "message" else None}
+        if item.done["status"] is None:
+            del item.done["status"]
+        out.append({"type": "response.output_item.done", "output_index": item.number, "item": item.done})
+        return out
+
+    def _close_part(self, item: Item, key: tuple[str, int], part: dict[str, Any], said: str) -> list[dict[str, Any]]:
+        kind = str(part.get("type"))
+        where = self._where(item, key)
+        done = "response.reasoning_summary_part.done" if key[0] == "summary" else "response.content_part.done"
+        out: list[dict[str, Any]] = []
+        if kind in _EVENTS:
+            logprobs: dict[str, Any] = {"logprobs": []} if kind == "output_text" else {}
+            out.append({"type": f"{_EVENTS[kind]}.done", **where, _KINDS[kind]: said, **logprobs})
+        return [*out, {"type": done, **where, "part": part}]
+
+    def _where(self, item: Item, key: tuple[str, int]) -> dict[str, Any]:
+        return {"item_id": item.body.get("id", ""), "output_index": item.number, f"{key[0]}_index": key[1]}
+
+    def _opened(self, item: Item, key: tuple[str, int], refusal: bool) -> list[dict[str, Any]]:
+        """Open a part that the client has not seen yet."""
+        if key in item.parts:
+            return []
+        item.parts[key] = refusal_part("", structured=refusal)
+        return [{"type": "response.content_part.added", **self._where(item, key), "part": item.parts[key]}]
+
+    def _delta(self, item: Item, key: tuple[str, int], said: str) -> dict[str, Any]:
+        kind = str(item.parts[key].get("type"))
+        logprobs: dict[str, Any] = {"logprobs": []} if kind == "output_text" else {}
+        return {"type": f"{_EVENTS[kind]}.delta", **self._where(item, key), "delta": said, **logprobs}
+
+    def _message(self, parts: list[dict[str, Any]], identity: str = "") -> list[dict[str, Any]]:
+        """A whole new message of the output."""
+        place = max(self.items, default=-1) + 1
+        name = identity or f"msg_{str(self.head['id']).removeprefix('resp_')}_{place}"
+        head = {"id": name, "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+        item = self.items[place] = Item(head, number=self._numbers)
+        self._numbers += 1
+        out: list[dict[str, Any]] = [{"type": "response.output_item.added", "output_index": item.number, "item": head}]
+        for index, part in enumerate(parts):
+            key, field = ("content", index), _KINDS[part["type"]]
+            item.parts[key] = {**part, field: ""}
+            where = self._where(item, key)
+            out.append({"type": "response.content_part.added", **where, "part": item.parts[key]})
+            out.append(self._delta(item, key, part[field]))
+            out += self._close_part(item, key, part, part[field])
+        item.done = {**head, "status": "completed", "content": parts}
+        return [*out, {"type": "response.output_item.done", "output_index": item.number, "item": item.done}]
+
+    # --- rewriting -------------------------------------------------------------------------------------------------
+
+    def _rest(self, track: Track, outcome: Replace) -> list[dict[str, Any]]:
+        texts = {edit.path: edit.text for edit in outcome.edits if edit.text != track.draft.text(edit.path)}
+        out: list[dict[str, Any]] = []
+        for index, item in list(self.items.items()):
+            changed = {path: text for path, text in texts.items() if path.startswith(f"output[{index}].")}
+            if not changed and not outcome.whole:
+                out += self._replayed(item)
+            elif item.done is None:
+                out += self._edited(track, index, item, changed, whole=outcome.whole)
+        return out
+
+    def _edited(
+        self, track: Track, index: int, item: Item, changed: Mapping[str, str], *, whole: bool
+    ) -> list[dict[str, Any]]:
+        """An item with new texts: what is left of each, and its end. Parts that are neither text nor named go."""
+        parts = [part for part in track.draft.message("assistant").parts if _TEXT.match(part.path)]
+        mine = [part for part in parts if part.path.startswith(f"output[{index}].")]
+        texts = [(part, changed.get(part.path, part.text)) for part in mine if part.path in changed or not whole]
+        if item.number < 0:
+            new = [refusal_part(text, structured=part.kind == "refusal") for part, text in texts if text]
+            return self._message(new, str(item.body.get("id", ""))) if new else []
+        out: list[dict[str, Any]] = []
+        for part, text in texts:
+            place = _TEXT.match(part.path)
+            key = ("content", int(place[2]) if place else 0)
+            left = track.remainder(part, text)
+            if left and key not in item.closed_parts:
+                out += self._opened(item, key, part.kind == "refusal")
+                out.append(self._delta(item, key, left))
+                track.sent.setdefault(part.path, []).append(left)
+        return [*out, *self._close_item(track, index, item)]
+
+    def _replayed(self, item: Item) -> list[dict[str, Any]]:
+        """The item's own events that have not left, under its number at the client."""
+        if item.number < 0 and item.waiting:
+            item.number, self._numbers = self._numbers, self._numbers + 1
+        for body in item.waiting:
+            if body["type"] == "response.output_item.done":
+                item.done = body["item"]
+        return [{**body, "output_index": item.number} for body in item.waiting]
