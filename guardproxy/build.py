@@ -194,22 +194,25 @@ class Service:
 
     async def _follow_file(self) -> None:
         """Take up the policies and routes of the configuration file whenever it changes."""
-        if self._place.config is None:
+        path = self._place.config
+        if path is None:
             return
-        seen = _stamp(self._place.config)
+        # What the file says, without what the command line said in its place.
+        file = load_settings(path, os.environ, known(builtin_only=self._place.builtin_only))
+        seen = _stamp(path)
         while True:
             await asyncio.sleep(_RELOAD_S)
-            now = _stamp(self._place.config)
+            now = _stamp(path)
             if now != seen:
                 seen = now
-                await self._reload(self._place.config)
+                await self._reload(path, file)
 
-    async def _reload(self, path: str) -> None:
+    async def _reload(self, path: str, file: Settings) -> None:
         """A file with mistakes leaves the old policies in force, and the log says what is wrong with it."""
         names = known(builtin_only=self._place.builtin_only)
         try:
             new = await asyncio.to_thread(load_settings, path, os.environ, names)
-            _check_reload(self._settings, new)
+            _check_reload(file, new)
         except ConfigError as error:
             log.error("reload_refused", problems=error.problems, in_force=self._policies.current.version)
             return

@@ -29,6 +29,13 @@ def test_light_imports(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_the_composition_root_loads_no_torch() -> None:
+    """Checking a configuration does not wait for torch."""
+    code = "import sys, guardproxy.build; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+
+
 def test_weights_fit_the_package() -> None:
     """The embedded guard is at most 50 MB."""
     files = [path for path in (ROOT / "guardproxy" / "weights").rglob("*") if path.is_file()]
