@@ -168,7 +168,9 @@ def compile_grammar(
     if safe[0] == unsafe[0]:
         raise GuardUnavailable(f"{readout.safe!r} and {readout.unsafe!r} begin with the same token of this model")
     heads = [behind(readout.unsafe + readout.opening + label) for label in readout.labels]
-    shared = _common(heads) if len(heads) > 1 else behind(readout.unsafe + readout.opening)
+    shared = _common(heads)
+    if shared[:1] != unsafe[:1]:
+        raise GuardUnavailable(f"this model's first token of {readout.unsafe!r} depends on what follows it")
     first = _trie([_tail(head, shared) for head in heads])
     further = _trie(_separated(readout, behind, heads))
     grammar = Grammar(

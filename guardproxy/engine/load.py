@@ -1,6 +1,10 @@
 """Model files to modules on a device: hub ids, directories, GGUF files, and the weights that ship in the package."""
 
+import contextlib
+import hashlib
 import json
+import os
+import tempfile
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -97,12 +101,13 @@ def _locate(model: str) -> tuple[str, str | None]:
 
 
 def _load(kind: Any, model: str, device: torch.device, dtype: torch.dtype) -> Loaded:
-    where, gguf = _locate(model)
-    extra = {"gguf_file": gguf} if gguf else {}
     transformers.utils.logging.disable_progress_bar()
+    where, gguf = _locate(model)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **extra)
-        module = kind.from_pretrained(where, dtype=dtype, **extra)
+        if gguf is not None:
+            where = str(_converted(kind, Path(where) / gguf))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where)
+        module = kind.from_pretrained(where, dtype=dtype)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise ConfigError(f"model {model!r}: {_why(error)}") from error
     if not getattr(tokenizer, "is_fast", False):
@@ -113,6 +118,32 @@ def _load(kind: Any, model: str, device: torch.device, dtype: torch.dtype) -> Lo
     module.to(device).eval().requires_grad_(False)
     folder = Path(where)
     return Loaded(module, backend, tokenizer, folder if folder.is_dir() else None)
+
+
+def _converted(kind: Any, path: Path) -> Path:
+    """A directory with the GGUF file's weights in float32, made once: reading a GGUF file takes minutes, this seconds.
+
+    It lies in the user's cache directory under the file's path, size and time, and may be deleted at any time.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "guardproxy" / "gguf"
+    stat = path.stat()
+    told = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}:{kind.__name__}:{transformers.__version__}"
+    folder = cache / hashlib.sha256(told.encode()).hexdigest()[:16]
+    if (folder / "config.json").is_file():
+        return folder
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    module = kind.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    # The weights are float32 now, but the module still says that they are in a form that cannot be saved.
+    module.hf_quantizer = None
+    del module.config.quantization_config
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix="making-") as making:
+        made = Path(making) / "model"
+        tokenizer.save_pretrained(made)
+        module.save_pretrained(made)
+        with contextlib.suppress(OSError):  # another process was faster
+            made.rename(folder)
+    return folder
 
 
 def _why(error: Exception) -> str:
