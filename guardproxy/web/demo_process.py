@@ -24,7 +24,7 @@ def start_demo(command: Sequence[str] = _COMMAND, *, timeout_s: float = 300.0) -
     `command` is a program that writes its URL as a line to standard output once it takes requests, and ends when its
     standard input does. Raises ConfigError where the extra is not installed or the process does not come up.
     """
-    from guardproxy.engine.demo_llm import weights  # brings torch, which only this command needs
+    from guardproxy.engine.demo_llm import weights  # noqa: PLC0415 - brings torch, which only this command needs
 
     weights()
     log.info("demo_starting", model="SmolLM2-135M-Instruct", hint="loading takes 10 to 60 seconds")

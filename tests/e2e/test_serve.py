@@ -206,6 +206,9 @@ def test_unknown_path_is_refused(proxy: str, upstream: tuple[Upstream, str]) -> 
 
 def test_operator_sees_it(proxy: str, folder: Path) -> None:
     """Metrics, health and the audit commands speak of what happened; no credential is in the log or a row."""
+    key = {"authorization": "Bearer sk-of-the-client-0123456789abcdef"}
+    body = {"model": "m", "messages": ask(BAD)}
+    assert httpx.post(f"{proxy}/v1/chat/completions", json=body, headers=key).headers["x-guardproxy-action"] == "block"
     metrics = httpx.get(f"{proxy}/metrics").text
     for name in ("requests", "decisions", "guard_seconds", "upstream_seconds", "added_seconds", "streams_held"):
         assert f"guardproxy_{name}" in metrics
