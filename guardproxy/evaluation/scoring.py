@@ -7,6 +7,7 @@ import asyncio
 import json
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -106,49 +107,63 @@ def open_store(path: Path, guard: str) -> Iterator[Store]:
         raise ConfigError(f"{path}: scores cannot be kept here: {error}") from error
 
 
-async def score(rows: Sequence[Row], guard: Guard, store: Store, step: Callable[[int], None]) -> Scored:
-    """Scores of all rows by a guard that runs. Rows that ask the same are asked once.
+async def score(rows: Sequence[Row], guard: Guard, store: Store, step: Callable[[int], object]) -> Scored:
+    """Scores of all rows by a guard, which is started if a score is missing, and closed. Equal rows are asked once.
 
     `step` is called with the number of rows done since it was called last. A check that fails is told in `failures`
     and left without a score; one refused because the guard is busy is asked again, ATTEMPTS times in all. Raises
     GuardUnavailable once FAILURES checks have failed with no success between them; what was scored is kept.
     """
     keys = [check_key(row.check) for row in rows]
-    known: dict[bytes, Score | None] = {key: store.get(key) for key in dict.fromkeys(keys)}
+    times = Counter(keys)
+    known = {key: store.get(key) for key in times}
     todo = {key: row for key, row in zip(keys, rows, strict=True) if known[key] is None}
-    shared = dict.fromkeys(todo, 0)
-    for key in keys:
-        if key in shared:
-            shared[key] += 1
     out = Scored(tuple(rows), [], judged=len(todo))
-    step(len(rows) - sum(shared.values()))
+    step(len(rows) - sum(times[key] for key in todo))
+
+    def done(key: bytes, found: Score | None) -> None:
+        if found is not None:
+            known[key] = found
+            store.put(key, found)
+        step(times[key])
+
+    if todo:
+        await guard.start()
+        began = time.perf_counter()
+        try:
+            out.failures = await _judge(todo, guard, done)
+        finally:
+            out.seconds = time.perf_counter() - began
+            await guard.close()
+    out.scores = [known[key] for key in keys]
+    return out
+
+
+async def _judge(todo: Mapping[bytes, Row], guard: Guard, done: Callable[[bytes, Score | None], None]) -> list[str]:
+    """Ask about every row, CONCURRENCY at a time, and hand each score to `done`; what failed, with its place."""
     pending = iter(todo.items())
-    failed = 0
+    failures: list[str] = []
+    in_a_row = 0
 
     async def work() -> None:
-        nonlocal failed
+        nonlocal in_a_row
         for key, row in pending:  # shared by all workers: each takes the next
-            if failed >= FAILURES:
+            if in_a_row >= FAILURES:
                 return
             try:
-                found = known[key] = await _ask(guard, row.check)
+                done(key, await _ask(guard, row.check))
+                in_a_row = 0
             except GuardUnavailable as error:
-                failed += 1
-                out.failures.append(f"{row.place}: {error}")
-            else:
-                failed = 0
-                store.put(key, found)
-            step(shared[key])
+                done(key, None)
+                failures.append(f"{row.place}: {error}")
+                in_a_row += 1
 
-    began = time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for _ in range(min(CONCURRENCY, len(todo))):
             group.create_task(work())
-    if failed >= FAILURES:
-        raise GuardUnavailable(f"{failed} checks failed one after the other, the last at {out.failures[-1]}")
-    out.seconds = time.perf_counter() - began
-    out.scores = [known[key] for key in keys]
-    return out
+    if in_a_row >= FAILURES:
+        raise GuardUnavailable(f"{in_a_row} checks failed one after the other, the last: {failures[-1]}")
+    return failures
 
 
 async def _ask(guard: Guard, check: Check) -> Score:

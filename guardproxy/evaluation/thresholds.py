@@ -9,6 +9,7 @@ n must be 3/target or more. Thresholds have four digits, rounded to the side tha
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -94,12 +95,58 @@ class Together:
 
 
 def search(pairs: Sequence[Pair], target: Target) -> list[Found | Refused]:
-    """A threshold, or why there is none, for each side and each category that has labels, P(unsafe) last."""
+    """A threshold, or why there is none, for each side and each category that has labels, P(unsafe) last.
+
+    A recall is kept by each rule alone, on the rows of its category. A rate of false positives is kept by all rules
+    of a side together, because a text is blocked by any of them: each rule gets the same share of the benign rows, the
+    largest with which all of them do not block more than the target.
+    """
     out: list[Found | Refused] = []
     for side in SIDES:
         rows = [pair for pair in pairs if pair[0].check.side == side]
-        categories = (*categories_of(rows), UNSAFE) if rows else ()
-        out += [_one(rows, side, category, target) for category in categories]
+        if rows and target.measure == "recall":
+            out += _rules(rows, side, target, target.rate)
+        elif rows:
+            out += _jointly(rows, side, target)
+    return out
+
+
+def _jointly(rows: Sequence[Pair], side: Side, target: Target) -> list[Found | Refused]:
+    """The rules with the largest share each that keep the target together, found by halving the range."""
+    n = sum(row.unsafe is False for row, _ in rows)
+    kept, beyond = 0, math.floor(target.rate * n + 1e-9) + 1
+    while beyond - kept > 1:
+        tried = (kept + beyond) // 2
+        sides = together(rows, _rules(rows, side, target, tried / n, resamples=0))
+        if all(one.benign.hits <= target.rate * n + 1e-9 for one in sides):
+            kept = tried
+        else:
+            beyond = tried
+    return _rules(rows, side, target, kept / n if n else 0.0)
+
+
+def _rules(
+    rows: Sequence[Pair], side: Side, target: Target, rate: float, resamples: int = RESAMPLES
+) -> list[Found | Refused]:
+    """The rule of each category that keeps `rate` by itself; without resamples they have no intervals."""
+    out: list[Found | Refused] = []
+    for category in (*categories_of(rows), UNSAFE):
+        scores, labels = overall(rows) if category == UNSAFE else one_vs_benign(rows, category)
+        benign, unsafe = np.sort(scores[~labels]), np.sort(scores[labels])
+        counted, kind = (benign, "benign") if target.measure == "fpr" else (unsafe, "unsafe")
+        if len(counted) < target.needed:
+            needs = f"{target.measure} {target.rate:g} needs {target.needed} or more"
+            out.append(Refused(side, category, f"{len(counted)} {kind} rows are known; {needs}"))
+            continue
+        place = _over if target.measure == "fpr" else _under
+        threshold = float(place(counted[None, :], rate)[0])
+        if not 0 < threshold <= 1:
+            out.append(Refused(side, category, f"too many {kind} rows have a probability of {round(threshold)}"))
+            continue
+        draws = _bootstrap(counted, partial(place, rate=rate), resamples) if resamples else None
+        ci = None if draws is None else interval(draws.clip(0.0, 1.0))
+        hits = [Rate(int((values >= threshold).sum()), len(values)) for values in (benign, unsafe)]
+        out.append(Found(side, category, threshold, ci, *hits))
     return out
 
 
@@ -123,30 +170,6 @@ def _value(score: Score, category: str) -> float:
     return score.unsafe if category == UNSAFE else score.categories.get(category, 0.0)
 
 
-def _one(rows: Sequence[Pair], side: Side, category: str, target: Target) -> Found | Refused:
-    scores, labels = overall(rows) if category == UNSAFE else one_vs_benign(rows, category)
-    benign, unsafe = np.sort(scores[~labels]), np.sort(scores[labels])
-    counted, kind = (benign, "benign") if target.measure == "fpr" else (unsafe, "unsafe")
-    if len(counted) < target.needed:
-        why = f"{len(counted)} {kind} rows are known; {target.measure} {target.rate:g} needs {target.needed} or more"
-        return Refused(side, category, why)
-    place = _over if target.measure == "fpr" else _under
-    threshold = float(place(counted[None, :], target.rate)[0])
-    if not 0 < threshold <= 1:
-        why = f"more than {target.rate:g} of {len(benign)} benign rows have a probability of 1"
-        if threshold <= 0:
-            why = f"under {target.rate:g} of {len(unsafe)} unsafe rows have a probability over 0"
-        return Refused(side, category, why)
-    return Found(
-        side=side,
-        category=category,
-        threshold=threshold,
-        ci=interval(np.clip(_bootstrap(counted, lambda draws: place(draws, target.rate)), 0.0, 1.0)),
-        benign=Rate(int((benign >= threshold).sum()), len(benign)),
-        unsafe=Rate(int((unsafe >= threshold).sum()), len(unsafe)),
-    )
-
-
 def _over(ascending: Floats, rate: float) -> Floats:
     """For each row of sorted scores the lowest threshold, in steps, that at most `rate` of them reach."""
     n = ascending.shape[1]
@@ -161,13 +184,13 @@ def _under(ascending: Floats, rate: float) -> Floats:
     return np.round(np.floor(lowest_kept / _STEP) * _STEP, 4)
 
 
-def _bootstrap(scores: Floats, statistic: Callable[[Floats], Floats]) -> Floats:
-    """The statistic of RESAMPLES sorted resamples of the scores, seeded."""
+def _bootstrap(scores: Floats, statistic: Callable[[Floats], Floats], resamples: int) -> Floats:
+    """The statistic of sorted resamples of the scores, seeded."""
     n = len(scores)
     generator = np.random.default_rng(0)
     out: list[Floats] = []
     at_once = max(1, _CELLS // n)
-    for start in range(0, RESAMPLES, at_once):
-        draws = generator.integers(0, n, size=(min(at_once, RESAMPLES - start), n))
+    for start in range(0, resamples, at_once):
+        draws = generator.integers(0, n, size=(min(at_once, resamples - start), n))
         out.append(statistic(np.sort(scores[draws], axis=1)))
     return np.concatenate(out)
