@@ -1,8 +1,10 @@
-"""One file per chat protocol. Each ends with `wire: Wire`."""
+"""One file (or folder) per chat protocol. Each has a `wire: Wire`."""
 
 REGISTRY: dict[str, str] = {
     "anthropic_messages": "guardproxy.wires.anthropic_messages:wire",
-    "openai_responses": "guardproxy.wires.openai_responses:wire",
+    "gemini": "guardproxy.wires.gemini:wire",
+    "ollama": "guardproxy.wires.ollama:wire",
     "openai_chat": "guardproxy.wires.openai_chat:wire",
     "openai_completions": "guardproxy.wires.openai_completions:wire",
+    "openai_responses": "guardproxy.wires.openai_responses:wire",
 }

@@ -60,6 +60,11 @@ class Draft:
             piece.body.append(arguments)
         self.added.append((path, ""))
 
+    @property
+    def calls(self) -> int:
+        """How many tool calls there are so far."""
+        return sum(piece.kind == "tool_call" for piece in self.pieces.values())
+
     def opaque(self, path: str, note: str) -> None:
         """There is something at `path` that no guard can read."""
         self.pieces[path] = _Piece("opaque", note)

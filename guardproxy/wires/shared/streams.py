@@ -61,6 +61,8 @@ class Event:
 class BaseStream(ABC):
     """Frames in, chunks out. A wire says what a frame means, and how a choice ends in its protocol."""
 
+    joint = b"\n\n"  # ends a frame that came without its end
+
     def __init__(self, request: Request, decoder: Decoder) -> None:
         self.request = request
         self._decoder = decoder
@@ -148,7 +150,7 @@ class BaseStream(ABC):
         """Frames written by the proxy; a frame that was released without its end is ended first."""
         out = b"".join(self.pack(body) for body in bodies)
         if out and self._cut:
-            out, self._cut = b"\n\n" + out, False
+            out, self._cut = self.joint + out, False
         return out
 
     def _chunk(self, frame: Frame) -> Chunk:

@@ -1,0 +1,216 @@
+"""Google's Gemini (`generateContent`, `streamGenerateContent`), as events (`alt=sse`) or as a JSON array.
+
+Reference: Gemini API reference, "Generating content"; google.rpc.Status for errors. The field maps are in `fields`.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qs
+
+from guardproxy.errors import Unreadable, UpstreamUnreadable
+from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
+from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse, Replace
+from guardproxy.wires.gemini.fields import CANDIDATE, CONTENT, REPLY, SETTINGS, part, snake, taken
+from guardproxy.wires.gemini.stream import (
+    GeminiStream,
+    candidates_of,
+    get,
+    index_of,
+    log_probabilities,
+    parts_of,
+    said_parts,
+)
+from guardproxy.wires.shared.body import dumps, read_json, read_object, remove
+from guardproxy.wires.shared.edits import dropped, rewrite
+from guardproxy.wires.shared.parts import Draft, beside_turns, walk
+from guardproxy.wires.shared.repeats import Repeat
+from guardproxy.wires.shared.streams import JSON, SSE
+
+_PATH = re.compile(
+    r"/v1(?:beta\d?|alpha)?/(?:projects/[^/]+/locations/[^/]+/)?(?:publishers/[^/]+/)?(?:models|tunedModels|endpoints)"
+    r"/(?P<model>[^/:]+):(?P<method>generateContent|streamGenerateContent)"
+)
+_CALLS = re.compile(r"\.args$")
+_NO_USAGE = {"promptTokenCount": 0, "totalTokenCount": 0}
+_STATUS = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    413: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    503: "UNAVAILABLE",
+}
+_TWICE = ("systemInstruction", "toolConfig", "safetySettings", "generationConfig", "cachedContent")
+
+
+def _turns(body: dict[str, Any]) -> Iterator[tuple[str, Message]]:
+    """Every message of the conversation with its place in the body; what is beside the contents comes first."""
+    draft = Draft(Unreadable)
+    for name in _TWICE:
+        taken(draft, body, name, "")
+    walk(draft, body, "", SETTINGS)
+    for message in beside_turns(draft, "system"):
+        yield "", message
+    contents = body.get("contents")
+    if not isinstance(contents, list) or not contents:
+        raise Unreadable("must be a list of at least one content", "contents")
+    for index, content in enumerate(contents):
+        yield f"contents[{index}]", _content(content, f"contents[{index}]")
+
+
+def _content(content: Any, path: str) -> Message:
+    """A content that holds nothing but results of functions is the tool's."""
+    if not isinstance(content, dict):
+        raise Unreadable("must be an object", path)
+    draft = Draft(Unreadable)
+    CONTENT(draft, content, path)
+    if content.get("role") == "model":
+        return draft.message("assistant")
+    parts = content.get("parts") or []
+    results = [get(one, "functionResponse") is not None for one in parts]
+    is_tool = content.get("role") in ("function", "tool") or (results and all(results))
+    return draft.message("tool" if is_tool else "user")
+
+
+class Gemini:
+    """The wire of `models/{model}:generateContent` and `:streamGenerateContent`."""
+
+    name = "gemini"
+
+    def claims(self, method: str, path: str) -> bool:
+        """Whether this wire reads requests to `path`."""
+        return method == "POST" and _PATH.fullmatch(path.partition("?")[0]) is not None
+
+    def parse_request(self, path: str, body: bytes) -> Request:
+        """Raises Unreadable with the JSON path of what is wrong."""
+        found = _PATH.fullmatch(path.partition("?")[0])
+        if found is None:
+            raise Unreadable(f"the path {path!r} is none of generateContent")
+        parsed = read_object(body)
+        conversation = Conversation(tuple(message for _, message in _turns(parsed)))
+        wanted = get(parsed, "generationConfig") or {}
+        kind = get(wanted, "responseMimeType") or "text/plain"
+        return Request(
+            wire=self.name,
+            path=path,
+            model=found["model"],
+            stream=found["method"] == "streamGenerateContent",
+            conversation=conversation,
+            raw=body,
+            body=parsed,
+            structured=kind != "text/plain",
+        )
+
+    def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
+        """The body with new texts at the edits' paths and without the messages `drop` (conversation indices)."""
+        body = json.loads(request.raw)
+        rewrite(body, edits, _CALLS)
+        turns = list(_turns(dict(request.body)))
+        remove(body, (path for index in drop for path in dropped(*turns[index])))
+        return dumps(body)
+
+    def parse_reply(self, request: Request, body: bytes) -> Reply:
+        """Raises UpstreamUnreadable. A blocked prompt and an error have no choice; an array is a stream read as one."""
+        parsed = read_json(body, UpstreamUnreadable)
+        if isinstance(parsed, list):
+            stream = GeminiStream(request, array=True)
+            _ = [*stream.feed(body), *stream.finish()]
+            return Reply(tuple(stream.message(choice) for choice in stream.choices), body, parsed)
+        if not isinstance(parsed, dict):
+            raise UpstreamUnreadable("the body must be a JSON object")
+        choices = [self._candidate(one, index_of(one, n), n) for n, one in enumerate(candidates_of(parsed))]
+        beside = Draft(UpstreamUnreadable)
+        walk(beside, parsed, "", REPLY)
+        if choices:
+            choices[0] = Message("assistant", (*choices[0].parts, *beside.message("assistant").parts))
+        return Reply(tuple(choices), body, parsed)
+
+    def _candidate(self, candidate: dict[str, Any], index: int, place: int) -> Message:
+        path = f"candidates[{place}]"
+        draft, repeat = Draft(UpstreamUnreadable), Repeat()
+        walk(draft, candidate, path, CANDIDATE)
+        for number, value in enumerate(parts_of(candidate)):
+            part(draft, value, f"{path}.content.parts[{number}]")
+        log_probabilities(repeat, draft, candidate, f"{path}.logprobsResult")
+        if repeat.ahead:
+            draft.opaque(f"{path}.logprobsResult", "log probabilities of another text")
+        return draft.message("assistant")
+
+    def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
+        """The reply with each candidate replaced or refused as its outcome says; those that pass stay as they are."""
+        changed = {index: outcome for index, outcome in outcomes.items() if not isinstance(outcome, Pass)}
+        if not changed:
+            return reply.raw
+        if isinstance(reply.body, list):
+            return _edited_array(request, reply, changed)
+        body = json.loads(reply.raw)
+        for index, outcome in changed.items():
+            candidate = body["candidates"][index]
+            number = {"index": candidate.get("index", 0)}
+            if isinstance(outcome, Refuse):
+                new = {"content": said_parts(outcome.message), "finishReason": _reason(outcome), **number}
+            elif outcome.whole:
+                said = "\n".join(edit.text for edit in outcome.edits)
+                finish = get(candidate, "finishReason") or "STOP"
+                new = {"content": said_parts(said), "finishReason": finish, **number}
+            else:
+                rewrite(body, outcome.edits, _CALLS)
+                about = ("logprobsResult", "avgLogprobs", "citationMetadata", "groundingMetadata")
+                gone = {*about, *(snake(name) for name in about)}
+                new = {key: value for key, value in candidate.items() if key not in gone}
+            body["candidates"][index] = new
+            remove(body, [one.path for one in reply.choices[index].parts if not one.path.startswith("candidates[")])
+        return dumps(body)
+
+    def refuse(self, request: Request, refusal: Refuse) -> Answer:
+        """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
+        if refusal.shape == "error":
+            return self.error(400, "content_filter", refusal.message)
+        if request.stream:
+            array = _wants_array(request.path)
+            stream = GeminiStream(request, array=array)
+            return Answer(200, JSON if array else SSE, stream.end(0, refusal) + stream.close())
+        candidate = {"content": said_parts(refusal.message), "finishReason": _reason(refusal), "index": 0}
+        body = {"candidates": [candidate], "usageMetadata": _NO_USAGE, "modelVersion": request.model}
+        return Answer(200, JSON, dumps(body))
+
+    def error(self, status: int, code: str, message: str) -> Answer:
+        """The protocol's own error body."""
+        info = {
+            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+            "reason": code.upper(),
+            "domain": "guardproxy",
+        }
+        name = _STATUS.get(status, "INVALID_ARGUMENT" if status < 500 else "INTERNAL")
+        error = {"code": status, "message": message, "status": name, "details": [info]}
+        return Answer(status, JSON, dumps({"error": error}))
+
+    def open_stream(self, request: Request, content_type: str) -> ReplyStream:
+        """A reader for the reply to `request`: events, or a JSON array where the content type is JSON's."""
+        return GeminiStream(request, array=content_type.partition(";")[0].strip().lower() == JSON)
+
+
+def _reason(refusal: Refuse) -> str:
+    return "SAFETY" if refusal.finish == "content_filter" else "STOP"
+
+
+def _wants_array(path: str) -> bool:
+    """Whether a stream is asked for as an array; the query says so, and without one it is taken for events."""
+    _, mark, query = path.partition("?")
+    return bool(mark) and parse_qs(query).get("alt") != ["sse"]
+
+
+def _edited_array(request: Request, reply: Reply, changed: Mapping[int, Replace | Refuse]) -> bytes:
+    """An array with its ended candidates first, which need nothing of what is left of it."""
+    stream = GeminiStream(request, array=True)
+    chunks = [*stream.feed(reply.raw), *stream.finish()]
+    numbers = stream.choices
+    ended = b"".join(stream.end(numbers[index], outcome) for index, outcome in changed.items())
+    rest = b"".join(stream.release(chunk) for chunk in chunks)
+    return ended + rest + stream.close()
+
+
+wire: Wire = Gemini()

@@ -1,0 +1,226 @@
+"""The stream of a response: chunks that each bring parts of every candidate, as events or as items of a JSON array."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from guardproxy.errors import UpstreamUnreadable
+from guardproxy.ports import Chunk, Mark, Request
+from guardproxy.sse import Frame, JsonArray, Sse
+from guardproxy.types import Refuse, Replace
+from guardproxy.wires.gemini.fields import CANDIDATE, LOGPROBS, REPLY, part, snake, taken
+from guardproxy.wires.shared.body import dumps, read_object
+from guardproxy.wires.shared.parts import Draft, fields, walk
+from guardproxy.wires.shared.repeats import Repeat
+from guardproxy.wires.shared.streams import BaseStream, Event, Track, new_texts
+
+_BLANK = b" \t\r\n"
+
+
+def get(value: Mapping[str, Any], name: str) -> Any:
+    """What stands under a name in either spelling."""
+    return value.get(name, value.get(snake(name)))
+
+
+def candidates_of(body: Mapping[str, Any]) -> list[Any]:
+    """The candidates of a response; none in an error or for a blocked prompt. Raises UpstreamUnreadable."""
+    candidates = body.get("candidates")
+    if candidates is None:
+        return []
+    if not isinstance(candidates, list):
+        raise UpstreamUnreadable("must be a list", "candidates")
+    return candidates
+
+
+def index_of(candidate: Any, place: int) -> int:
+    """The number of a candidate. Raises UpstreamUnreadable."""
+    index = candidate.get("index", 0) if isinstance(candidate, dict) else None
+    if type(index) is not int or index < 0:
+        raise UpstreamUnreadable("must be an object with a whole number for index", f"candidates[{place}]")
+    return index
+
+
+def parts_of(candidate: Mapping[str, Any]) -> list[Any]:
+    """The parts of a candidate's content. Raises UpstreamUnreadable."""
+    content = candidate.get("content")
+    fields({"role": _nothing, "parts": _nothing})(Draft(UpstreamUnreadable), content, "content")
+    found = (content or {}).get("parts")
+    if found is not None and not isinstance(found, list):
+        raise UpstreamUnreadable("must be a list", "content.parts")
+    return found or []
+
+
+def _nothing(draft: Draft, value: Any, path: str) -> None:
+    """Read elsewhere."""
+
+
+def log_probabilities(repeat: Repeat, draft: Draft, candidate: Mapping[str, Any], path: str) -> None:
+    """Compare the chosen tokens with the answer's text; other candidates for a token are opaque."""
+    result = get(candidate, "logprobsResult")
+    fields(LOGPROBS)(draft, result, path)
+    chosen = get(result or {}, "chosenCandidates") or []
+    tokens = [token.get("token") if isinstance(token, dict) else None for token in chosen]
+    if not all(isinstance(token, str | None) for token in tokens):
+        raise draft.error("must have strings for tokens", path)
+    said = "".join(one.get("text") or "" for one in parts_of(candidate) if isinstance(one, dict))
+    repeat.add(said, "".join(token or "" for token in tokens).encode())
+    for place, others in enumerate(get(result or {}, "topCandidates") or ()):
+        listed = others.get("candidates") or [] if isinstance(others, dict) else [None]
+        own = tokens[place : place + 1]
+        if any(not isinstance(other, dict) or [other.get("token")] != own for other in listed):
+            draft.opaque(f"{path}.topCandidates", "token alternatives")
+
+
+def said_parts(said: str) -> dict[str, Any]:
+    """A content that says a text, or nothing."""
+    return {"role": "model", "parts": [{"text": said}] if said else []}
+
+
+class GeminiStream(BaseStream):
+    """A streamed response. Old models give a finish reason in every chunk, so a candidate is whole when all is."""
+
+    joint = b"\r\n\r\n"
+
+    def __init__(self, request: Request, *, array: bool) -> None:
+        super().__init__(request, JsonArray() if array else Sse())
+        self._array = array
+        self._begun = False  # something of the array has left
+        self._head: dict[str, Any] = {"modelVersion": request.model}
+
+    def pack(self, body: Mapping[str, Any]) -> bytes:
+        """An event, or an item of the array with what separates it from the one before."""
+        if not self._array:
+            return b"data: " + dumps(body) + b"\r\n\r\n"
+        start, self._begun = (b",\r\n" if self._begun else b"["), True
+        return start + dumps(body)
+
+    def close_track(self, choice: int, track: Track) -> None:
+        """Log probabilities of tokens that the text does not have are opaque."""
+        if "repeat" in track.extra and track.extra["repeat"].ahead:
+            track.draft.opaque(f"candidates[{choice}].logprobsResult", "log probabilities of another text")
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def read(self, frame: Frame) -> Chunk:
+        """The chunk of a response. Raises UpstreamUnreadable."""
+        body = read_object(frame.data or b"", UpstreamUnreadable)
+        event = Event(body=body, kind="response", complete=frame.complete)
+        if "error" in body and "candidates" not in body:
+            return Chunk(frame.raw, (), event)
+        marks: dict[int, Mark] = {}
+        for place, candidate in enumerate(candidates_of(body)):
+            index = index_of(candidate, place)
+            marks[index] = self._read_candidate(index, candidate, event)
+        beside = Draft(UpstreamUnreadable)
+        walk(beside, body, "", REPLY)
+        for unknown in beside.message("assistant").parts:
+            index = next(iter(marks), 0)
+            draft = self.track(index).draft
+            draft.opaque(unknown.path, unknown.note)
+            draft.take()
+            marks[index] = Mark(index, draft.size, whole=True)
+        self._head.update({key: value for key, value in body.items() if key != "candidates"})
+        event.choices = tuple(marks)
+        return Chunk(frame.raw, tuple(marks.values()), event)
+
+    def _read_candidate(self, index: int, candidate: dict[str, Any], event: Event) -> Mark:
+        track, path = self.track(index), f"candidates[{index}]"
+        walk(track.draft, candidate, path, CANDIDATE)
+        plain = not track.draft.added
+        opaques = track.draft.opaques
+        for value in parts_of(candidate):
+            place = self._place(track, value)
+            part(track.draft, value, f"{path}.content.parts[{place}]")
+            plain = plain and isinstance(value, dict) and "text" in value
+        repeat: Repeat = track.extra.setdefault("repeat", Repeat())
+        log_probabilities(repeat, track.draft, candidate, f"{path}.logprobsResult")
+        reason = taken(track.draft, candidate, "finishReason", path)
+        if isinstance(reason, str):
+            track.finish, plain = reason, False
+        event.texts += [(index, where, text) for where, text in track.draft.take()]
+        whole = not plain or repeat.ahead or track.draft.opaques > opaques
+        return Mark(index, track.draft.size, whole=whole)
+
+    def _place(self, track: Track, value: Any) -> int:
+        """Where a part lies in the whole content: a text goes on from the text before it."""
+        is_text = isinstance(value, dict) and "text" in value
+        kind = (value.get("thought") is True) if is_text else None
+        last, count = track.extra.get("last", "none"), track.extra.get("count", 0)
+        if kind is None or kind != last:
+            count += 1
+        track.extra["last"], track.extra["count"] = kind if is_text else "none", count
+        return int(count) - 1
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def release(self, chunk: Chunk) -> bytes:
+        """The chunk's bytes for the client, less the candidates that the proxy has ended."""
+        event: Event = chunk.data
+        if self.closed:
+            return b""
+        if not event.kind:
+            return self._between(chunk.raw, event)
+        live = self.live(event)
+        self.sent(event)
+        if len(live) == len(event.choices):
+            return self._own(chunk.raw)
+        kept = [one for one in candidates_of(event.body) if index_of(one, 0) in live]
+        return self.frames([{**event.body, "candidates": kept}]) if kept else b""
+
+    def _between(self, raw: bytes, event: Event) -> bytes:
+        """A frame without data: white space, or the end of the array."""
+        self._cut = not event.complete
+        if self._array and raw.rstrip(_BLANK).endswith(b"]"):
+            self.closed = True
+            return raw if self._begun or raw.lstrip(_BLANK).startswith(b"[") else b"[]"
+        return raw
+
+    def _own(self, raw: bytes) -> bytes:
+        """An item of the array as it came, unless frames that did not leave have taken its separator with them."""
+        if not self._array:
+            return raw
+        begun, self._begun = self._begun, True
+        if raw.lstrip(_BLANK).startswith(b"," if begun else b"["):
+            return raw
+        return (b",\r\n" if begun else b"[") + raw.lstrip(_BLANK + b",[")
+
+    def end(self, choice: int, outcome: Replace | Refuse) -> bytes:
+        """Say what is left of the candidate, and its finish reason."""
+        track = self.track(choice)
+        if track.ended or self.closed:
+            return b""
+        track.ended = True
+        if isinstance(outcome, Refuse):
+            contents = [said_parts(outcome.message if track.silent else "")]
+            reason = "SAFETY" if outcome.finish == "content_filter" else "STOP"
+        else:
+            contents, reason = self._rest(track, outcome), track.finish or "STOP"
+        contents = contents or [said_parts("")]
+        bodies = [{"candidates": [{"content": content, "index": choice}], **self._head} for content in contents]
+        bodies[-1]["candidates"][0]["finishReason"] = reason
+        return self.frames(bodies)
+
+    def _rest(self, track: Track, outcome: Replace) -> list[dict[str, Any]]:
+        out: list[dict[str, Any]] = []
+        for old, new in new_texts(track.draft.message("assistant"), outcome):
+            if old.kind == "tool_call" and old.path.endswith(".args"):
+                out += [_called(old.text)] if new == old.text else []
+            elif old.path.endswith(".text") and (left := track.remainder(old, new)):
+                thought = {"thought": True} if old.kind == "reasoning" else {}
+                out.append({"role": "model", "parts": [{"text": left, **thought}]})
+        return out
+
+    def close(self) -> bytes:
+        """The end of the array; a stream of events just ends."""
+        if self.closed:
+            return b""
+        self.closed = True
+        if not self._array:
+            return b""
+        return b"]" if self._begun else b"[]"
+
+
+def _called(said: str) -> dict[str, Any]:
+    """A content with a function call, from its text."""
+    name, _, arguments = said.partition("\n")
+    return {"role": "model", "parts": [{"functionCall": {"name": name, "args": json.loads(arguments or "{}")}}]}

@@ -1,0 +1,317 @@
+"""Ollama's chat and generate (`/api/chat`, `/api/generate`), answered as one object or as one JSON text per line.
+
+Reference: Ollama's API documentation, "Generate a chat completion", "Generate a completion". Ollama streams unless the
+request says `"stream": false`, and has no stop reason for filtered content: a refusal ends with `stop`.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from guardproxy.errors import Unreadable, UpstreamUnreadable
+from guardproxy.ports import Answer, Chunk, Mark, Reply, ReplyStream, Request, Wire
+from guardproxy.sse import Frame, Ndjson
+from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse, Replace, Role
+from guardproxy.wires.shared.body import dumps, read_object, remove, shown
+from guardproxy.wires.shared.edits import dropped, rewrite
+from guardproxy.wires.shared.parts import (
+    Draft,
+    Fields,
+    beside_turns,
+    each,
+    fields,
+    json_text,
+    named,
+    opaque,
+    passed,
+    string_or,
+    text,
+    walk,
+)
+from guardproxy.wires.shared.repeats import Repeat, token_list
+from guardproxy.wires.shared.streams import JSON, BaseStream, Event, Track, new_texts
+
+_PATH = re.compile(r"/api/(?:chat|generate)")
+_CALLS = re.compile(r"\.function\.arguments$")
+_ROLES: dict[str, Role] = {"system": "system", "assistant": "assistant", "tool": "tool"}
+_PLAIN = ("message.content", "message.thinking", "response", "thinking")
+_NEVER = "1970-01-01T00:00:00Z"  # the time of an answer that no upstream has given
+
+
+# --- field maps ----------------------------------------------------------------------------------------------------
+
+
+def _calls(draft: Draft, value: Any, path: str) -> None:
+    """Tool calls. In a stream every frame brings whole ones, which follow those before."""
+    table = {"name": passed, "arguments": passed, "index": passed, "description": passed}
+    each(fields({"function": fields(table), "id": passed, "type": passed}))(draft, value, path)
+    for call in value or ():
+        function = call.get("function") or {}
+        name, arguments = function.get("name"), function.get("arguments")
+        if name is not None and not isinstance(name, str):
+            raise draft.error("must be a string", f"{path}[].function.name")
+        place = f"{path}[{draft.calls}].function.arguments"
+        draft.call(place, name or "", "" if arguments is None else shown(arguments))
+
+
+MESSAGE: Fields = {
+    "role": passed,
+    "content": text(),
+    "thinking": text("reasoning"),
+    "images": opaque("image"),
+    "tool_calls": _calls,
+    **named("tool_name tool_call_id"),
+    "name": text(),
+}
+
+# Of the request, beside its messages (chat) or with its prompt (generate).
+SETTINGS: Fields = {
+    **named("model messages prompt stream options keep_alive think raw truncate shift logprobs top_logprobs"),
+    **named("width height steps _debug_render_only"),
+    "tools": each(json_text("tool_definition")),
+    "format": string_or(passed, json_text("tool_definition")),
+    "suffix": text(),
+    "system": text(),
+    "template": opaque("prompt template"),
+    "context": opaque("token ids of an earlier conversation"),
+    "images": opaque("image"),
+}
+
+# Of a reply. `context` is the judged conversation as token ids, for the next request.
+REPLY: Fields = {
+    **named(
+        """
+        model created_at done done_reason total_duration load_duration prompt_eval_count prompt_eval_duration
+        eval_count eval_duration context error remote_model remote_host logprobs completed total
+        """
+    ),
+    "message": fields(MESSAGE),
+    "response": text(),
+    "thinking": text("reasoning"),
+    "image": opaque("image"),
+}
+
+
+def _is_chat(path: str) -> bool:
+    return path.partition("?")[0].endswith("/chat")
+
+
+def _turns(path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+    """Every message of the conversation with its place in the body; what is beside the messages comes first."""
+    draft = Draft(Unreadable)
+    walk(draft, body, "", SETTINGS)
+    for message in beside_turns(draft):
+        yield from _split(message)
+    if not _is_chat(path):
+        prompt = Draft(Unreadable)
+        text()(prompt, body.get("prompt"), "prompt")
+        if prompt.size:
+            yield "prompt", prompt.message("user")
+        return
+    messages = body.get("messages") or []
+    if not isinstance(messages, list):
+        raise Unreadable("must be a list", "messages")
+    for index, message in enumerate(messages):
+        yield f"messages[{index}]", _message(message, f"messages[{index}]")
+
+
+def _split(message: Message) -> Iterator[tuple[str, Message]]:
+    """The system prompt of a generate request apart from the user's own texts."""
+    system = tuple(part for part in message.parts if part.path == "system")
+    others = tuple(part for part in message.parts if part.path != "system")
+    if system:
+        yield "", Message("system", system)
+    if others:
+        yield "", Message(message.role, others)
+
+
+def _message(message: Any, path: str) -> Message:
+    draft = Draft(Unreadable)
+    if not isinstance(message, dict):
+        raise Unreadable("must be an object", path)
+    walk(draft, message, path, MESSAGE)
+    read = draft.message(_ROLES.get(str(message.get("role")), "user"))
+    if read.role != "tool":
+        return read
+    results = (replace(part, kind="tool_result") if part.kind == "text" else part for part in read.parts)
+    return Message("tool", tuple(results))
+
+
+def _said(path: str, said: str, field: str = "content") -> dict[str, Any]:
+    """The fields of a reply that say a text."""
+    if _is_chat(path):
+        return {"message": {"role": "assistant", "content": "", field: said}}
+    return {"response" if field == "content" else field: said, **({} if field == "content" else {"response": ""})}
+
+
+def _log_probabilities(repeat: Repeat, draft: Draft, body: Mapping[str, Any]) -> None:
+    message = body.get("message") if isinstance(body.get("message"), dict) else body
+    said = (message or {}).get("content") or body.get("response") or ""
+    repeat.add(said, token_list(draft, body.get("logprobs"), "logprobs"))
+
+
+class OllamaStream(BaseStream):
+    """A streamed reply: one choice, number 0."""
+
+    joint = b"\n"
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request, Ndjson())
+        self._head: dict[str, Any] = {"model": request.model, "created_at": _NEVER}
+        self._end: dict[str, Any] = {}
+        self._repeat = Repeat()
+
+    def pack(self, body: Mapping[str, Any]) -> bytes:
+        """A line."""
+        return dumps(body) + b"\n"
+
+    def close_track(self, choice: int, track: Track) -> None:
+        """Log probabilities of tokens that the text does not have are opaque."""
+        if self._repeat.ahead:
+            track.draft.opaque("logprobs", "log probabilities of another text")
+
+    def read(self, frame: Frame) -> Chunk:
+        """The chunk of a line. Raises UpstreamUnreadable."""
+        body = read_object(frame.data or b"", UpstreamUnreadable)
+        event = Event(body=body, kind="line", complete=frame.complete)
+        if "error" in body and "message" not in body and "response" not in body:
+            return Chunk(frame.raw, (), event)
+        track = self.track(0)
+        before, closed = track.draft.size, track.final
+        walk(track.draft, body, "", REPLY)
+        _log_probabilities(self._repeat, track.draft, body)
+        if closed and track.draft.size > before:
+            raise UpstreamUnreadable("text after the reply's end")
+        whole = self._repeat.ahead or any(path not in _PLAIN for path, _ in track.draft.added)
+        self._head.update({key: body[key] for key in ("model", "created_at") if isinstance(body.get(key), str)})
+        if body.get("done") is True:
+            self._end, track.final, whole = body, True, True
+            self.close_track(0, track)
+        event.choices = (0,)
+        event.texts = [(0, path, text) for path, text in track.draft.take()]
+        mark = Mark(0, track.draft.size, final=track.final and not closed, whole=whole or closed)
+        return Chunk(frame.raw, (mark,), event)
+
+    def release(self, chunk: Chunk) -> bytes:
+        """The line for the client; nothing after an end by the proxy. Blank lines, which break clients, go."""
+        event: Event = chunk.data
+        if self.track(0).ended or not event.kind:
+            return b""
+        self.sent(event)
+        return chunk.raw
+
+    def end(self, choice: int, outcome: Replace | Refuse) -> bytes:
+        """Say what is left, and `done`."""
+        track = self.track(0)
+        if choice != 0 or track.ended:
+            return b""
+        track.ended = True
+        if isinstance(outcome, Refuse):
+            left = [_said(self.request.path, outcome.message)] if track.silent else []
+            reason = "stop"
+        else:
+            left, reason = self._rest(track, outcome), str(self._end.get("done_reason") or "stop")
+        kept = {key: value for key, value in self._end.items() if key.endswith(("_count", "_duration"))}
+        end = {**_said(self.request.path, ""), "done": True, "done_reason": reason, **kept}
+        return self.frames([*({**self._head, **item, "done": False} for item in left), {**self._head, **end}])
+
+    def _rest(self, track: Track, outcome: Replace) -> list[dict[str, Any]]:
+        out: list[dict[str, Any]] = []
+        for part, new in new_texts(track.draft.message("assistant"), outcome):
+            if part.kind == "tool_call":
+                out += [_called(part.text)] if new == part.text else []
+            elif left := track.remainder(part, new):
+                out.append(_said(self.request.path, left, "thinking" if part.kind == "reasoning" else "content"))
+        return out
+
+    def close(self) -> bytes:
+        """Nothing: the line that says `done` has ended it."""
+        return b""
+
+
+def _called(said: str) -> dict[str, Any]:
+    """A tool call from its text."""
+    name, _, arguments = said.partition("\n")
+    call = {"function": {"name": name, "arguments": json.loads(arguments or "{}")}}
+    return {"message": {"role": "assistant", "content": "", "tool_calls": [call]}}
+
+
+class Ollama:
+    """The wire of `/api/chat` and `/api/generate`."""
+
+    name = "ollama"
+
+    def claims(self, method: str, path: str) -> bool:
+        """Whether this wire reads requests to `path`."""
+        return method == "POST" and _PATH.fullmatch(path.partition("?")[0]) is not None
+
+    def parse_request(self, path: str, body: bytes) -> Request:
+        """Raises Unreadable with the JSON path of what is wrong. A request that only loads a model has no message."""
+        parsed = read_object(body)
+        model, stream = parsed.get("model", ""), parsed.get("stream")
+        if not isinstance(model, str):
+            raise Unreadable("must be a string", "model")
+        if stream is not None and not isinstance(stream, bool):
+            raise Unreadable("must be true or false", "stream")
+        conversation = Conversation(tuple(message for _, message in _turns(path, parsed)))
+        structured = bool(parsed.get("format"))
+        return Request(self.name, path, model, stream is not False, conversation, body, parsed, structured)
+
+    def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
+        """The body with new texts at the edits' paths and without the messages `drop` (conversation indices)."""
+        body = json.loads(request.raw)
+        rewrite(body, edits, _CALLS)
+        turns = list(_turns(request.path, request.body))
+        remove(body, (path for index in drop for path in dropped(*turns[index])))
+        return dumps(body)
+
+    def parse_reply(self, request: Request, body: bytes) -> Reply:
+        """Raises UpstreamUnreadable. An error body has no choice."""
+        parsed = read_object(body, UpstreamUnreadable)
+        if "message" not in parsed and "response" not in parsed:
+            if "error" not in parsed:
+                raise UpstreamUnreadable("has neither a message nor a response")
+            return Reply((), body, parsed)
+        draft, repeat = Draft(UpstreamUnreadable), Repeat()
+        walk(draft, parsed, "", REPLY)
+        _log_probabilities(repeat, draft, parsed)
+        if repeat.ahead:
+            draft.opaque("logprobs", "log probabilities of another text")
+        return Reply((draft.message("assistant"),), body, parsed)
+
+    def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
+        """The reply replaced or refused as the outcome says."""
+        outcome = outcomes.get(0, Pass())
+        if isinstance(outcome, Pass):
+            return reply.raw
+        body = json.loads(reply.raw)
+        if isinstance(outcome, Replace) and not outcome.whole:
+            rewrite(body, outcome.edits, _CALLS)
+            for key in ("logprobs", "context"):
+                body.pop(key, None)
+            return dumps(body)
+        kept = {key: body[key] for key in body if REPLY.get(key) is passed and key not in ("logprobs", "context")}
+        said = outcome.message if isinstance(outcome, Refuse) else "\n".join(edit.text for edit in outcome.edits)
+        return dumps({**kept, **_said(request.path, said), "done": True, "done_reason": "stop"})
+
+    def refuse(self, request: Request, refusal: Refuse) -> Answer:
+        """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
+        if refusal.shape == "error":
+            return self.error(400, "content_filter", refusal.message)
+        if request.stream:
+            return Answer(200, "application/x-ndjson", OllamaStream(request).end(0, refusal))
+        head = {"model": request.model, "created_at": _NEVER, **_said(request.path, refusal.message)}
+        return Answer(200, JSON, dumps({**head, "done": True, "done_reason": "stop"}))
+
+    def error(self, status: int, code: str, message: str) -> Answer:
+        """The protocol's own error body."""
+        return Answer(status, JSON, dumps({"error": message, "code": code}))
+
+    def open_stream(self, request: Request, content_type: str) -> ReplyStream:
+        """A reader for the reply to `request`."""
+        return OllamaStream(request)
+
+
+wire: Wire = Ollama()
