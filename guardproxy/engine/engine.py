@@ -21,6 +21,8 @@ from guardproxy.types import Account, Check, Conversation, Message, Part, Taxono
 
 # How much one batch counts in the estimate of what a token costs.
 _SMOOTHING = 0.3
+# The longest that closing waits for the batch under way.
+_CLOSE_S = 15.0
 
 
 @dataclass(slots=True)
@@ -71,6 +73,7 @@ class _Tally:
 class _Worker:
     """The thread and what belongs to it; a closed engine that is started again gets a new one."""
 
+    thread: threading.Thread | None = None
     inbox: "queue.SimpleQueue[Ticket[_Job] | None]" = field(default_factory=queue.SimpleQueue)
     ready: "Future[Runner]" = field(default_factory=Future)
     encoder: ThreadPoolExecutor = field(
@@ -108,7 +111,10 @@ class Engine:
         worker = self._worker
         if worker is None:
             worker = self._worker = _Worker()
-            threading.Thread(target=self._main, args=(worker,), name=f"guard-{self.name}", daemon=True).start()
+            worker.thread = threading.Thread(
+                target=self._main, args=(worker,), name=f"guard-{self.name}", daemon=True
+            )
+            worker.thread.start()
         await asyncio.shield(asyncio.wrap_future(worker.ready))
         try:
             for _ in range(2):  # the second shows what a check costs once the policy text is computed
@@ -122,6 +128,10 @@ class Engine:
         if worker is not None:
             worker.inbox.put(None)
             worker.encoder.shutdown(wait=False, cancel_futures=True)
+            # A thread inside torch when the interpreter ends aborts the process; the one batch under way is waited for.
+            deadline = time.monotonic() + _CLOSE_S
+            while worker.thread is not None and worker.thread.is_alive() and time.monotonic() < deadline:
+                await asyncio.sleep(0.01)
 
     async def judge(self, check: Check) -> Verdict:
         """The verdict on the check's last message. Raises GuardUnavailable (also on timeout) or Overloaded.
