@@ -23,7 +23,6 @@ from guardproxy.web.upstream import Upstream, UpstreamResponse
 
 log = structlog.get_logger("guardproxy.proxy")
 
-_ASKED_ANEW: Final = frozenset({b"accept-encoding"})
 _LENGTH: Final = frozenset({b"content-length"})
 _STREAM_HEADERS: Final = [(b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no")]
 _STREAM_DROP: Final = HOP_BY_HOP | OF_THE_BODY | _LENGTH | {name for name, _ in _STREAM_HEADERS}
@@ -64,7 +63,7 @@ class Proxy:
     """An ASGI application. `ready` says why requests cannot be guarded now; empty where they can.
 
     `allow` names requests that pass unread because they carry no chat, `refuse` requests that are refused even where
-    a wire reads them.
+    a wire reads them. Logging is to be configured before: requests to which nothing happened are logged as debug.
     """
 
     def __init__(
@@ -89,6 +88,7 @@ class Proxy:
         self._limits = limits
         self._metrics = metrics
         self._ready = ready
+        self._log = log.bind()  # bound once: a line that is not written should cost nothing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Whatever goes wrong is an error answer, never unjudged text.
@@ -134,8 +134,7 @@ class Proxy:
 
     async def _handle(self, call: Call, wire: Wire | None, body: bytes) -> None:
         if wire is None:
-            headers = end_to_end(call.headers, frozenset())
-            async with self._upstream.send(call.method, call.raw_path, call.query, headers, body) as response:
+            async with self._upstream.send(call.method, call.raw_path, call.query, call.headers, body) as response:
                 await self._relay(call, response)
             return
         if reason := self._ready():
@@ -182,7 +181,7 @@ class Proxy:
 
     async def _forward(self, call: Call, exchange: Exchange, body: bytes) -> None:
         """Send the request on. An answer of 2xx is judged; any other is the upstream's own word and passes."""
-        headers = end_to_end(call.headers, _ASKED_ANEW)
+        headers = [pair for pair in call.headers if pair[0] != b"accept-encoding"]
         headers.append((b"accept-encoding", b"identity"))
         began = time.perf_counter()
         async with self._upstream.send(call.method, call.raw_path, call.query, headers, body) as response:
@@ -268,7 +267,8 @@ class Proxy:
         seconds = time.perf_counter() - call.began
         self._metrics.request(name, call.status)
         self._metrics.added(max(0.0, seconds - call.upstream_s))
-        log.info(
+        usual = call.ended and call.status < 400 and call.action in {None, "pass"}
+        (self._log.debug if usual else self._log.info)(
             "request",
             wire=name,
             method=call.method,

@@ -166,7 +166,8 @@ class Upstream:
             query = b"&".join(item for item in query.split(b"&") if not item.startswith(b"key="))
         if body or method in {"POST", "PUT", "PATCH"}:
             out.append((b"content-length", b"%d" % len(body)))
-        url = self._parse_address(f"{path}?{query.decode('ascii')}") if query else self._address(path)
+        target = f"{path}?{query.decode('ascii')}" if query else path
+        url = self._parse_address(target) if b"key=" in query else self._address(target)  # keys are not kept
         if len(body) > _SLICE:
             return httpx.Request(method, url, headers=out, stream=_Slices(body), extensions=self._extensions)
         return httpx.Request(method, url, headers=out, content=body, extensions=self._extensions)
