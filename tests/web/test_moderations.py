@@ -1,0 +1,176 @@
+"""The moderation endpoint, asked with the official SDK over a real socket."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from openai import BaseModel
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from guardproxy.errors import TooLarge, Unreadable
+from guardproxy.observe import Metrics, Observers
+from guardproxy.pipeline.judging import Judging
+from guardproxy.policy import Policy, PolicySet, Rule, SideRules
+from guardproxy.policy import Route as Chosen
+from guardproxy.web.moderations import WITHIN, moderations, parse
+from guardproxy.web.proxy import Limits, LivePolicies
+from tests.kit import WordGuard, serve
+
+WORDS = {
+    "bullet": ("guns_illegal_weapons", 0.8),
+    "swindle": ("criminal_planning", 0.6),
+    "bruise": ("violence_hate", 0.7),
+    "tipsy": ("regulated_substances", 0.3),
+}
+RULES = SideRules({"*": (Rule("block", 0.5),), "unsafe": (Rule("block", 0.75),)})
+
+
+@contextmanager
+def standing(**changes: Any) -> Iterator[str]:
+    """The endpoint alone, around a guard that knows words; yields its URL."""
+    metrics = Metrics(CollectorRegistry())
+    guard = changes.get("guard", WordGuard(WORDS))
+    judging = Judging(guard, Observers({}, metrics=metrics, text="none"), metrics, {})
+    policies = LivePolicies(changes.get("policies", PolicySet({"default": Policy("default", "v", RULES, RULES)})))
+    limits, ready = changes.get("limits", Limits()), changes.get("ready", lambda: "")
+    endpoint = moderations(judging, policies, limits=limits, ready=ready, model=guard.name)
+    with serve(Starlette(routes=[Route("/v1/moderations", endpoint, methods=["POST"])])) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[openai.OpenAI]:
+    """The official client in front of the endpoint."""
+    with standing() as url, openai.OpenAI(base_url=f"{url}/v1", api_key="sk-client", timeout=20) as sdk:
+        yield sdk
+
+
+def ours(told: BaseModel) -> dict[str, object]:
+    """What the SDK has parsed beside OpenAI's own categories."""
+    return {name: value for name, value in (told.model_extra or {}).items() if name not in WITHIN}
+
+
+def test_a_text_has_one_result(client: openai.OpenAI) -> None:
+    """A harmful text is flagged in the categories that reach their thresholds, theirs and ours."""
+    answer = client.moderations.create(input="a bullet", model="omni-moderation-latest")
+    (result,) = answer.results
+    assert answer.model == "words"
+    assert answer.id.startswith("modr-")
+    assert result.flagged
+    assert (result.categories.illicit, result.category_scores.illicit) == (True, 0.8)
+    assert (result.categories.illicit_violent, result.category_scores.illicit_violent) == (True, 0.8)
+    assert result.category_applied_input_types.illicit == ["text"]
+    assert ours(result.category_scores) == {"guns_illegal_weapons": 0.8, "unsafe": 0.8}
+    assert ours(result.categories) == {"guns_illegal_weapons": True, "unsafe": True}
+
+
+def test_what_has_no_score_is_null(client: openai.OpenAI) -> None:
+    """A category wider than theirs is none of theirs; one without a score is null and applies to nothing."""
+    (result,) = client.moderations.create(input="a bruise").results
+    assert result.flagged
+    assert ours(result.categories) == {"violence_hate": True, "unsafe": False}
+    assert result.categories.violence is None
+    assert result.category_scores.violence is None
+    assert result.category_applied_input_types.violence == []
+
+
+def test_under_its_threshold_a_score_is_told_and_not_flagged(client: openai.OpenAI) -> None:
+    """Scores are given in full; what they mean is the policy's word."""
+    (result,) = client.moderations.create(input="tipsy").results
+    assert not result.flagged
+    assert (result.categories.illicit, result.category_scores.illicit) == (False, 0.3)
+
+
+def test_a_list_of_texts_has_a_result_each(client: openai.OpenAI) -> None:
+    """Results come in the order of the texts."""
+    answer = client.moderations.create(input=["hello", "a swindle", "a bullet", "   "])
+    assert [result.flagged for result in answer.results] == [False, True, True, False]
+    assert [result.category_scores.illicit for result in answer.results] == [None, 0.6, 0.8, None]
+
+
+def test_message_parts_are_one_text(client: openai.OpenAI) -> None:
+    """A list of parts has one result for all of them."""
+    parts: Any = [{"type": "text", "text": "hello"}, {"type": "text", "text": "a bullet"}]
+    assert [result.flagged for result in client.moderations.create(input=parts).results] == [True]
+
+
+def test_an_image_is_refused_not_passed(client: openai.OpenAI) -> None:
+    """What the guard cannot read is a mistake of the request, with its place."""
+    parts: Any = [{"type": "text", "text": "hello"}, {"type": "image_url", "image_url": {"url": "https://x/y.png"}}]
+    with pytest.raises(openai.BadRequestError, match=r"input\[1\]: the guard reads text only"):
+        client.moderations.create(input=parts)
+
+
+def test_a_guard_that_fails_is_no_result(client: openai.OpenAI) -> None:
+    """The failure of one of several texts is an error: neither flagged nor not."""
+    with pytest.raises(openai.InternalServerError, match="told to fail") as caught:
+        client.with_options(max_retries=0).moderations.create(input=["hello", "FAIL"])
+    assert caught.value.status_code == 503
+
+
+def test_a_policy_is_chosen_by_route() -> None:
+    """Routes hold for this path as for any other."""
+    strict = Policy("strict", "v", SideRules({"*": (Rule("flag", 0.1),)}), RULES)
+    policies = PolicySet({"default": Policy("default", "v", RULES, RULES), "strict": strict})
+    chosen = PolicySet(policies.policies, (Chosen("r", "strict", path="/v1/moderations", model="strict-*"),))
+    with standing(policies=chosen) as url:
+        sdk = openai.OpenAI(base_url=f"{url}/v1", api_key="k", timeout=20)
+        flagged = [sdk.moderations.create(input="tipsy", model=m).results[0].flagged for m in ("strict-1", "other")]
+    assert flagged == [True, False]
+
+
+def test_it_waits_for_the_guard() -> None:
+    """While the guard is not ready the answer is 503."""
+    with standing(ready=lambda: "the guard is loading") as url:
+        answer = httpx.post(f"{url}/v1/moderations", json={"input": "hello"}, trust_env=False)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (503, "the guard is loading")
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"{", "no JSON"),
+        (b"[]", "must be a JSON object"),
+        (b"{}", "input: must be a text"),
+        (b'{"input": []}', "input: must be a text"),
+        (b'{"input": 5}', "input: must be a text"),
+        (b'{"input": "a", "model": 5}', "model: must be a string"),
+        (b'{"input": ["a", 5]}', r"input\[0\]: must be a message part"),
+        (b'{"input": [{"type": "audio"}]}', r"input\[0\].type: 'audio' is no type"),
+        (b'{"input": [{"type": "text"}]}', r"input\[0\].text: must be a string"),
+    ],
+)
+def test_what_the_format_does_not_have_is_told(body: bytes, told: str) -> None:
+    """Every mistake names its place."""
+    with pytest.raises(Unreadable, match=told):
+        parse(body, Limits())
+
+
+@pytest.mark.parametrize(
+    ("limits", "given"),
+    [({"characters": 3}, "four"), ({"characters": 3}, ["ab", "cd"]), ({"messages": 1}, ["a", "b"])],
+)
+def test_more_than_the_limits_is_refused(limits: Mapping[str, int], given: object) -> None:
+    """Too many texts or characters are refused, never cut."""
+    with pytest.raises(TooLarge, match="limits"):
+        parse(json.dumps({"input": given}).encode(), Limits(**limits))
+
+
+def test_a_body_over_the_limit_is_refused() -> None:
+    """A body is not read further than its limit."""
+    with standing(limits=Limits(body_bytes=64)) as url:
+        answer = httpx.post(f"{url}/v1/moderations", json={"input": "x" * 100}, trust_env=False)
+    assert answer.status_code == 413
+
+
+def test_all_of_the_formats_categories_are_there(client: openai.OpenAI) -> None:
+    """The result has every category of the format."""
+    raw = client.moderations.with_raw_response.create(input="hello").http_response.json()
+    assert set(WITHIN) <= set(raw["results"][0]["categories"])
+    assert set(WITHIN) <= set(raw["results"][0]["category_scores"])
