@@ -16,6 +16,7 @@ import structlog
 import uvicorn
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from guardproxy import actions, families, sinks, wires
@@ -34,6 +35,7 @@ from guardproxy.types import Taxonomy
 from guardproxy.views import VIEWS
 from guardproxy.web.app import create_app
 from guardproxy.web.demo_process import start_demo
+from guardproxy.web.moderations import moderations
 from guardproxy.web.paths import PathList
 from guardproxy.web.proxy import Limits, LivePolicies, Proxy
 from guardproxy.web.upstream import Upstream
@@ -141,7 +143,15 @@ class Service:
         self.app = self._app(settings)
 
     def _app(self, settings: Settings) -> ASGIApp:
-        limits = settings.limits
+        given = settings.limits
+        limits = Limits(given.body_bytes, given.reply_bytes, given.characters, given.messages)
+        endpoint = moderations(
+            self._pipeline.judging,
+            self._policies,
+            limits=limits,
+            ready=lambda: self._reason,
+            model=self._guard.name,
+        )
         proxy = Proxy(
             upstream=self._upstream,
             pipeline=self._pipeline,
@@ -149,12 +159,18 @@ class Service:
             policies=self._policies,
             allow=PathList(settings.paths.allow),
             refuse=PathList(settings.paths.refuse),
-            limits=Limits(limits.body_bytes, limits.reply_bytes, limits.characters, limits.messages),
+            limits=limits,
             metrics=self._metrics,
             ready=lambda: self._reason,
         )
         return create_app(
-            proxy, policies=self._policies, metrics=self._metrics, ready=lambda: self._reason, lifespan=self._lifespan
+            proxy,
+            policies=self._policies,
+            metrics=self._metrics,
+            ready=lambda: self._reason,
+            lifespan=self._lifespan,
+            routes=[Route("/v1/moderations", endpoint, methods=["POST"])],
+            own_paths=["/v1/moderations"],
         )
 
     @contextlib.asynccontextmanager

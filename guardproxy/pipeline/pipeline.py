@@ -59,13 +59,13 @@ class Pipeline:
         *,
         max_held_bytes: int = 64 * 2**20,
     ) -> None:
-        self._judging = Judging(guard, observers, metrics, actions)
+        self.judging = Judging(guard, observers, metrics, actions)
         self._metrics = metrics
         self._max_held_bytes = max_held_bytes
 
     def use(self, actions: Mapping[str, Callable[[Policy], Action]]) -> None:
         """Act with other actions from now on; turns under way may see either."""
-        self._judging.actions = actions
+        self.judging.actions = actions
 
     async def canaries(self, policy: Policy) -> str:
         """Why the guard is not to be relied on: it fails, or known-bad turns score no higher than known-good ones.
@@ -75,7 +75,7 @@ class Pipeline:
         for context, bad, good in CANARIES:
             scores = []
             for turn in (bad, good):
-                verdict, _, error = await self._judging.judge(context, turn, policy)
+                verdict, _, error = await self.judging.judge(context, turn, policy)
                 if verdict is None:
                     return f"the guard cannot judge: {error}"
                 scores.append(verdict.unsafe)
@@ -103,7 +103,7 @@ class Pipeline:
         if policy.history == "drop":
             dropped = dropped.union(*(exchange_of(messages, turn.index) for turn, _ in refused if not turn.current))
         told = [one for turn, one in pairs if turn.current or one.decision.action != "pass" or one.error]
-        await self._judging.record(exchange, told, coverage, dropped=dropped)
+        await self.judging.record(exchange, told, coverage, dropped=dropped)
         extent: Extent = "full" if is_full(coverage) else "partial"
         for turn, one in sorted(refused, key=lambda pair: not pair[0].current):
             if isinstance(one.outcome, Refuse) and (turn.current or policy.history == "block"):
@@ -139,7 +139,7 @@ class Pipeline:
 
     async def _turn(self, exchange: Exchange, turn: Turn) -> Judged:
         context = exchange.request.conversation.messages[: turn.context]
-        return await self._judging.turn(exchange, context, turn.message, turn.index)
+        return await self.judging.turn(exchange, context, turn.message, turn.index)
 
     async def review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
         """Judge every choice of a whole reply. Raises UpstreamUnreadable where it cannot be read."""
@@ -147,12 +147,12 @@ class Pipeline:
         reply = exchange.wire.parse_reply(exchange.request, body)
         judged = await gathered(
             [
-                self._judging.turn(exchange, messages, choice, len(messages), index)
+                self.judging.turn(exchange, messages, choice, len(messages), index)
                 for index, choice in enumerate(reply.choices)
             ]
         )
         coverage = coverage_of(reply.choices, exchange.policy, failed=any(one.error for one in judged))
-        await self._judging.record(exchange, judged, coverage)
+        await self.judging.record(exchange, judged, coverage)
         outcomes: dict[int, Outcome] = {one.choice: one.outcome for one in judged if not isinstance(one.outcome, Pass)}
         if outcomes:
             body = exchange.wire.edit_reply(exchange.request, reply, outcomes)
@@ -164,4 +164,4 @@ class Pipeline:
     ) -> AsyncGenerator[bytes, None]:
         """The bytes of a streamed reply that may leave, as they may. Closing the iterator cancels what is pending."""
         stream: ReplyStream = exchange.wire.open_stream(exchange.request, content_type)
-        return StreamReview(self._judging, self._metrics, exchange, stream, self._max_held_bytes).run(source)
+        return StreamReview(self.judging, self._metrics, exchange, stream, self._max_held_bytes).run(source)

@@ -195,6 +195,14 @@ def test_stream_that_turns_harmful_is_cut(client: openai.OpenAI, upstream: tuple
     assert chunks[-1].finish_reason == "content_filter"
 
 
+def test_moderations_are_answered_by_the_guard(client: openai.OpenAI, upstream: tuple[Upstream, str]) -> None:
+    """OpenAI's moderation API is served here and not upstream: strings and lists, through the official SDK."""
+    before = len(upstream[0].seen)
+    assert client.moderations.create(input=BAD).results[0].flagged
+    assert [result.flagged for result in client.moderations.create(input=[GOOD, BAD]).results] == [False, True]
+    assert len(upstream[0].seen) == before
+
+
 def test_unknown_path_is_refused(proxy: str, upstream: tuple[Upstream, str]) -> None:
     """A path that could carry a chat and that no wire reads stops here, with a word on what to do."""
     before = len(upstream[0].seen)
