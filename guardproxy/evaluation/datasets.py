@@ -35,8 +35,6 @@ CATEGORIES = (
 )
 COLUMNS = ("id", "side", "prompt", "text", "unsafe")
 
-_NONE: tuple[str, ...] = ()
-
 # github.com/openai/moderation-api-release, README: the eight labels of samples-1680.jsonl.gz.
 OPENAI_LABELS = ("S", "H", "V", "HR", "SH", "S3", "H2", "V2")
 
@@ -83,6 +81,15 @@ Record = Mapping[str, Any]
 _Known = tuple[Check, bool | None, dict[str, bool]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """How rows of one kind are read, and the columns that it leaves unread."""
+
+    kind: str
+    parse: Callable[[Record], _Known]
+    unread: tuple[str, ...] = ()
+
+
 def read(path: Path, columns: Mapping[str, str] | None = None, limit: int | None = None) -> Dataset:
     """The labelled rows of `path` (`.jsonl` or `.csv`, either with `.gz`), the first `limit` of them.
 
@@ -90,28 +97,29 @@ def read(path: Path, columns: Mapping[str, str] | None = None, limit: int | None
     the first mistakes, each as `file:line: what is wrong`, also where there is no row at all.
     """
     name, kind = _kind_of(path)
+    named = columns or {}
     problems: list[str] = []
     rows: list[Row] = []
-    parse: Callable[[Record], _Known] | None = None
-    shape, unread = "", _NONE
+    reader: _Reader | None = None
     with _opened(path) as file:
-        for line, record in _records(path, file, kind, problems):
-            if parse is None:
-                shape, parse, unread = _parser(path, kind, record, columns or {})
+        for line, record in _records(file, kind):
+            place = f"{path}:{line}"
             try:
-                check, unsafe, labels = parse(record)
+                if isinstance(record, _Wrong):
+                    raise record
+                reader = reader or _reader(path, kind, record, named)
+                check, unsafe, labels = reader.parse(record)
+                given = record.get(named.get("id", "id"))
+                rows.append(Row(str(given or line), place, name, check, unsafe, labels))
             except _Wrong as wrong:
-                problems.append(f"{path}:{line}: {wrong}")
-            else:
-                given = record.get((columns or {}).get("id", "id"))
-                rows.append(Row(str(given or line), f"{path}:{line}", name, check, unsafe, labels))
+                problems.append(f"{place}: {wrong}")
             if len(problems) >= MISTAKES or len(rows) == limit:
                 break
-    if not rows and not problems:
+    if reader is None and not problems:
         problems.append(f"{path}: has no rows")
-    if problems:
+    if reader is None or problems:
         raise ConfigError(problems)
-    return Dataset(name, shape, tuple(rows), unread)
+    return Dataset(name, reader.kind, tuple(rows), reader.unread)
 
 
 def _kind_of(path: Path) -> tuple[str, str]:
@@ -137,32 +145,40 @@ def _opened(path: Path) -> Iterator[Iterable[bytes]]:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
 
 
-def _records(path: Path, file: Iterable[bytes], kind: str, problems: list[str]) -> Iterator[tuple[int, Record]]:
-    """Line number and content of each record; lines that hold none go to `problems`."""
+def _records(file: Iterable[bytes], kind: str) -> Iterator[tuple[int, Record | _Wrong]]:
+    """Each record with the line that it begins in, or what is wrong there."""
     lines = _Lines(file)
     try:
-        if kind == "jsonl":
-            for text in lines:
-                if text.strip():
-                    try:
-                        yield lines.at, _object(text)
-                    except _Wrong as wrong:
-                        problems.append(f"{path}:{lines.at}: {wrong}")
-            return
-        csv.field_size_limit(CELL)
-        reader = csv.DictReader(lines, strict=True)
-        header = reader.fieldnames
-        first = lines.at + 1
-        for record in reader:
-            if header is None or len(record) != len(header) or None in record.values():
-                problems.append(f"{path}:{first}: must have {len(header or ())} cells, as the header has")
-            else:
-                yield first, record
-            first = lines.at + 1
+        yield from _json_records(lines) if kind == "jsonl" else _csv_records(lines)
     except UnicodeDecodeError as error:
-        problems.append(f"{path}:{lines.at}: is not UTF-8: {error.reason}")
+        yield lines.at, _Wrong(f"is not UTF-8: {error.reason}")
     except csv.Error as error:
-        problems.append(f"{path}:{lines.at}: is no CSV: {error}")
+        yield lines.at, _Wrong(f"is no CSV: {error}")
+
+
+def _json_records(lines: "_Lines") -> Iterator[tuple[int, Record | _Wrong]]:
+    for text in lines:
+        if not text.strip():
+            continue
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            yield lines.at, _Wrong(f"is no JSON: {error}")
+            continue
+        wrong = _Wrong(f"must be a JSON object, not {type(found).__name__}")
+        yield lines.at, found if isinstance(found, dict) else wrong
+
+
+def _csv_records(lines: "_Lines") -> Iterator[tuple[int, Record | _Wrong]]:
+    csv.field_size_limit(CELL)
+    reader = csv.DictReader(lines, strict=True)
+    header = reader.fieldnames or ()
+    for record in reader:
+        cells = list(record.values())
+        if len(record) != len(header) or None in cells:
+            yield lines.at, _Wrong(f"must have {len(header)} cells, as the header has")
+        else:
+            yield lines.at - sum(cell.count("\n") for cell in cells), record
 
 
 class _Lines:
@@ -181,32 +197,18 @@ class _Lines:
         return line.decode("utf-8-sig" if self.at == 1 else "utf-8")
 
 
-def _object(text: str) -> Record:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _Wrong(f"is no JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise _Wrong(f"must be a JSON object, not {type(found).__name__}")
-    return found
-
-
-def _parser(
-    path: Path, kind: str, first: Record, columns: Mapping[str, str]
-) -> tuple[str, Callable[[Record], _Known], tuple[str, ...]]:
-    """What the file holds by its first record, its reader, and the columns left unread."""
+def _reader(path: Path, kind: str, first: Record, columns: Mapping[str, str]) -> _Reader:
+    """What the file holds, by its first record. Raises ConfigError for columns, _Wrong for a record of no kind."""
     if kind == "jsonl":
         if columns:
             raise ConfigError(f"{path}: columns can be named in a .csv file only")
         if "messages" in first:
-            return "guardproxy", _ours, ()
+            return _Reader("guardproxy", _ours)
         if "prompt" in first and any(label in first for label in OPENAI_LABELS):
-            return "openai_moderation", _openai, ()
-        raise ConfigError(
-            f"{path}:1: a row needs `messages` (ours), or `prompt` with any of {', '.join(OPENAI_LABELS)}"
-        )
+            return _Reader("openai_moderation", _openai)
+        raise _Wrong(f"a row needs `messages` (ours), or `prompt` with any of {', '.join(OPENAI_LABELS)}")
     if not columns and {"user_input", "toxicity"} <= set(first):
-        return "toxicchat", _toxicchat, ()
+        return _Reader("toxicchat", _toxicchat)
     return _plain(path, first, columns)
 
 
@@ -277,9 +279,7 @@ def _toxicchat(record: Record) -> _Known:
     return _question(record["user_input"]), _cell("toxicity", record["toxicity"]), _given({"jailbreak": jailbreak})
 
 
-def _plain(
-    path: Path, first: Record, columns: Mapping[str, str]
-) -> tuple[str, Callable[[Record], _Known], tuple[str, ...]]:
+def _plain(path: Path, first: Record, columns: Mapping[str, str]) -> _Reader:
     """A reader of CSV by column name: `text`, and where they are there `id`, `side`, `prompt`, `unsafe`, categories."""
     header = tuple(first)
     named = {ours: theirs for ours in (*COLUMNS, *CATEGORIES) if (theirs := columns.get(ours, ours)) in header}
@@ -301,7 +301,7 @@ def _plain(
         return _turn(record[named["text"]], cast(Side, side), before), unsafe, labels
 
     unread = tuple(name for name in header if name not in named.values())
-    return "csv", parse, unread
+    return _Reader("csv", parse, unread)
 
 
 def _question(text: str) -> Check:
