@@ -151,11 +151,11 @@ class MessageStream(BaseStream):
         """The event's bytes for the client; after an end by the proxy only pings and the terminator."""
         event: Event = chunk.data
         track = self.track(0)
-        if self.closed or (track.ended and event.kind not in ("", "ping", "message_stop")):
+        if self.over(event) or (track.ended and event.kind not in ("", "ping", "message_stop")):
             return b""
         if not track.ended:
             self._note(event)
-        self.closed = event.kind == "message_stop"
+        self.closed = self.closed or event.kind == "message_stop"
         self.sent(event)
         return chunk.raw
 

@@ -156,7 +156,7 @@ class GeminiStream(BaseStream):
     def release(self, chunk: Chunk) -> bytes:
         """The chunk's bytes for the client, less the candidates that the proxy has ended."""
         event: Event = chunk.data
-        if self.closed:
+        if self.over(event):
             return b""
         if not event.kind:
             return self._between(chunk.raw, event)
@@ -170,7 +170,7 @@ class GeminiStream(BaseStream):
     def _between(self, raw: bytes, event: Event) -> bytes:
         """A frame without data: white space, or the end of the array."""
         self._cut = not event.complete
-        if self._array and raw.rstrip(_BLANK).endswith(b"]"):
+        if self._array and not self.closed and raw.rstrip(_BLANK).endswith(b"]"):
             self.closed = True
             return raw if self._begun or raw.lstrip(_BLANK).startswith(b"[") else b"[]"
         return raw

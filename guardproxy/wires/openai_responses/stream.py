@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from guardproxy.ports import Chunk
+from guardproxy.ports import Chunk, Request
 from guardproxy.types import Refuse, Replace
 from guardproxy.wires.openai_responses.reading import Item, ResponseReader, part_key
 from guardproxy.wires.shared.streams import Event, Track
@@ -39,19 +39,22 @@ def ended(head: Mapping[str, Any], output: list[dict[str, Any]], refusal: Refuse
 class ResponseStream(ResponseReader):
     """A streamed response: one choice, number 0."""
 
-    _created = False
-    _sequence = -1  # the last sequence number that the client has seen
-    _numbers = 0  # items that the client has seen
+    def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
+        super().__init__(request, head)
+        self._created = False
+        self._sequence = -1  # the last sequence number that the client has seen
+        self._numbers = 0  # items that the client has seen
+        self._own: dict[str, str] = {}  # texts that the proxy has added, by path
 
     def release(self, chunk: Chunk) -> bytes:
         """The event's bytes for the client; nothing after an end by the proxy."""
         event: Event = chunk.data
         track = self.track(0)
-        if self.closed or (track.ended and event.kind):
+        if self.over(event) or (track.ended and event.kind):
             return b""
         self._note(event)
         self.sent(event)
-        self.closed = event.kind == "[DONE]"
+        self.closed = self.closed or event.kind == "[DONE]"
         return chunk.raw
 
     def _note(self, event: Event) -> None:
@@ -124,7 +127,7 @@ class ResponseStream(ResponseReader):
         said_nothing = track.silent
         if said_nothing and (place := self._open_text()) is not None and not self.request.structured:
             out.append(self._delta(self.items[place], ("content", 0), outcome.message))
-            track.sent.setdefault(f"output[{place}].content[0].text", []).append(outcome.message)
+            self._own[f"output[{place}].content[0].text"] = outcome.message
             said_nothing = False
         out += self._closings(track)
         if said_nothing:
@@ -152,14 +155,17 @@ class ResponseStream(ResponseReader):
         lists: dict[str, list[dict[str, Any]]] = {}
         for key, part in item.parts.items():
             field = _KINDS.get(str(part.get("type")), "text")
-            said = track.said(f"output[{index}].{key[0]}[{key[1]}].{field}")
+            path = f"output[{index}].{key[0]}[{key[1]}].{field}"
+            said = track.said(path) + self._own.get(path, "")
             whole = {**part, field: said}
             lists.setdefault(key[0], []).append(whole)
             if key not in item.closed_parts:
                 out += self._close_part(item, key, whole, said)
-        item.done = {**item.body, **lists, "status": "completed" if item.body.get("type") == "message" else None}
-        if item.done["status"] is None:
-            del item.done["status"]
+        is_message = item.body.get("type") == "message"
+        item.done = {**item.body, **lists, "status": "completed" if is_message else "incomplete"}
+        for field in ("arguments", "input", "code"):
+            if (path := f"output[{index}].{field}") in track.sent:
+                item.done[field] = track.said(path).partition("\n")[2]
         out.append({"type": "response.output_item.done", "output_index": item.number, "item": item.done})
         return out
 
@@ -237,7 +243,7 @@ class ResponseStream(ResponseReader):
             if left and key not in item.closed_parts:
                 out += self._opened(item, key, part.kind == "refusal")
                 out.append(self._delta(item, key, left))
-                track.sent.setdefault(part.path, []).append(left)
+                self._own[part.path] = left
         return [*out, *self._close_item(track, index, item)]
 
     def _replayed(self, item: Item) -> list[dict[str, Any]]:

@@ -274,7 +274,7 @@ class ChoicesStream(BaseStream):
     def release(self, chunk: Chunk) -> bytes:
         """The chunk's bytes for the client, less what belongs to choices that were ended by the proxy."""
         event: Event = chunk.data
-        if self.closed:
+        if self.over(event):
             return b""
         if event.kind == "done":
             self.closed = True

@@ -37,14 +37,14 @@ class Draft:
         self.error = error
         self.size = 0  # characters, as Message.size counts them
         self.opaques = 0  # times that `opaque` was called
-        self.added: list[tuple[str, str]] = []  # (path, text) since `take`; calls and opaque parts without text
+        self.added: list[tuple[str, str]] = []  # (path, text) since `take`; opaque parts have no text
         self.pieces: dict[str, _Piece] = {}
 
     def add(self, path: str, text: str, kind: PartKind = "text") -> None:
         """`text` goes on at `path`."""
         piece = self.pieces.setdefault(path, _Piece(kind))
         self.size += len(text)
-        if text and piece.head and not any(piece.body):
+        if text and any(piece.head) and not any(piece.body):
             self.size += 1  # the line break behind a tool's name
         piece.body.append(text)
         self.added.append((path, text))
@@ -52,13 +52,15 @@ class Draft:
     def call(self, path: str, name: str, arguments: str) -> None:
         """A tool call goes on: its name and its arguments are one text, with the path of the arguments."""
         piece = self.pieces.setdefault(path, _Piece("tool_call"))
-        if name:
-            self.size += len(name) + (1 if not any(piece.head) and any(piece.body) else 0)
-            piece.head.append(name)
+        grown = name
+        if name and not any(piece.head) and any(piece.body):
+            self.size += 1  # the line break between name and arguments
+        piece.head.append(name)
         if arguments:
-            self.size += len(arguments) + (1 if any(piece.head) and not any(piece.body) else 0)
+            grown += ("\n" if any(piece.head) and not any(piece.body) else "") + arguments
             piece.body.append(arguments)
-        self.added.append((path, ""))
+        self.size += len(grown)
+        self.added.append((path, grown))
 
     @property
     def calls(self) -> int:

@@ -68,7 +68,7 @@ class BaseStream(ABC):
         self._decoder = decoder
         self._tracks: dict[int, Track] = {}
         self._cut = False  # the last frame released lacked its terminator
-        self.closed = False
+        self.closed = False  # its terminator has left
 
     @abstractmethod
     def read(self, frame: Frame) -> Chunk:
@@ -98,12 +98,12 @@ class BaseStream(ABC):
         return self.track(choice).draft.message("assistant")
 
     def released(self, choice: int) -> Message:
-        """The choice as far as it has left, with the part paths of `message`; a tool call leaves whole."""
+        """The choice as far as it has left, with the part paths of `message`."""
         track = self.track(choice)
         return Message(
             "assistant",
             tuple(
-                part if part.kind == "tool_call" else replace(part, text=track.said(part.path))
+                replace(part, text=track.said(part.path))
                 for part in track.draft.message("assistant").parts
                 if part.path in track.sent
             ),
@@ -131,6 +131,10 @@ class BaseStream(ABC):
     @abstractmethod
     def close_track(self, choice: int, track: Track) -> None:
         """The choice has no more text: last comparisons."""
+
+    def over(self, event: Event) -> bool:
+        """Whether nothing may leave any more: behind the terminator only frames without data do."""
+        return self.closed and bool(event.kind or event.body)
 
     def live(self, event: Event) -> tuple[int, ...]:
         """The event's choices that the proxy has not ended."""
