@@ -90,7 +90,7 @@ def _command(args: argparse.Namespace) -> list[str]:
 
 
 def _thresholds(found: "dict[str, Scored]", args: argparse.Namespace) -> list[str]:
-    from guardproxy.evaluation.report import pairs_of
+    from guardproxy.evaluation.report import SIDES, pairs_of
     from guardproxy.evaluation.thresholds import Found, Refused, Target, search, together
 
     (one,) = found.values()
@@ -102,10 +102,13 @@ def _thresholds(found: "dict[str, Scored]", args: argparse.Namespace) -> list[st
     if not kept:
         raise ConfigError(["no category has the labels that a threshold needs", *refused])
     lines = [f"# {_promise(target)}; 95 % intervals in brackets.", "policies:", "  default:"]
-    for side in together(pairs, results):
+    found_for = together(pairs, results)
+    for side in found_for:
         lines += [f"    {side.side}:  # {_together(side)}"]
         for rule in (rule for rule in kept if rule.side == side.side):
             lines += [f"      # {_rows_behind(rule)}", f"      {rule.category}: {{block: {rule.threshold:.4f}}}"]
+    without = set(SIDES) - {side.side for side in found_for}
+    lines += [f"    # {side}: no rule, for want of labelled rows; write its rules yourself" for side in sorted(without)]
     return [*lines, *(f"# refused: {line}" for line in refused)]
 
 

@@ -1,0 +1,207 @@
+"""Thresholds and combinations found on labelled scores keep what they promise, and are refused where they cannot."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from guardproxy.errors import ConfigError
+from guardproxy.evaluation.combining import ROWS, bounds, weights
+from guardproxy.evaluation.datasets import Row
+from guardproxy.evaluation.report import Pair, one_vs_all, one_vs_benign, report
+from guardproxy.evaluation.scoring import Score, Scored
+from guardproxy.evaluation.thresholds import Found, Rate, Refused, Target, search, together
+from guardproxy.types import Check, Conversation, Message, Part, Side
+
+
+def pair(unsafe: bool | None, labels: dict[str, bool], score: float, side: Side = "user", **categories: float) -> Pair:
+    """A row with its score."""
+    check = Check(Conversation((Message(side, (Part("p", "x"),)),)), side)
+    row = Row("1", "f:1", "f", check, unsafe, labels)
+    return row, Score(score, categories, 0.01, 0.01, 5, 0, 1)
+
+
+def cluster(n: int, unsafe: bool, mean: float, seed: int, side: Side = "user") -> list[Pair]:
+    """Rows of one kind around a score, labelled in one category."""
+    scores = np.clip(np.random.default_rng(seed).normal(mean, 0.15, n), 0, 1)
+    return [pair(unsafe, {"x": unsafe}, float(score), side, x=float(score) * 0.9) for score in scores]
+
+
+def scored(pairs: list[Pair]) -> Scored:
+    """The rows as a run has them."""
+    return Scored(tuple(row for row, _ in pairs), [score for _, score in pairs])
+
+
+MIXED = cluster(400, False, 0.3, 1) + cluster(100, True, 0.7, 2)
+
+
+def test_all_rules_together_keep_a_rate_of_false_positives() -> None:
+    """The rules block at most the target of the benign rows together, and one more row each would break it."""
+    found = search(MIXED, Target("fpr", 0.05))
+    assert [type(one) for one in found] == [Found, Found]
+    (side,) = together(MIXED, found)
+    assert side.benign.value <= 0.05
+    assert side.benign.hits >= 15
+    assert side.unsafe.value > 0.8
+    assert all(one.ci[0] <= one.threshold <= one.ci[1] for one in found if isinstance(one, Found) and one.ci)
+
+
+def test_each_rule_keeps_a_recall() -> None:
+    """Each rule blocks at least the target of the rows of its category, with the highest such threshold."""
+    for one in search(MIXED, Target("recall", 0.9)):
+        assert isinstance(one, Found)
+        assert one.unsafe.value >= 0.9
+        higher = [pair for pair in MIXED if pair[0].unsafe and pair[1].categories["x"] >= one.threshold + 0.03]
+        assert len(higher) < 90
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(0, 8), min_size=60, max_size=90),
+    st.lists(st.integers(0, 8), min_size=60, max_size=90),
+    st.sampled_from([0.05, 0.1, 0.3]),
+)
+def test_whatever_the_scores_the_target_is_kept(benign: list[int], unsafe: list[int], rate: float) -> None:
+    """With ties, and scores of 0 and 1, a threshold keeps its target or is refused."""
+    pairs = [pair(False, {"x": False}, one / 8, x=one / 8) for one in benign]
+    pairs += [pair(True, {"x": True}, one / 8, x=one / 8) for one in unsafe]
+    false = search(pairs, Target("fpr", rate))
+    for side in together(pairs, false):
+        assert side.benign.value <= rate
+    for one in search(pairs, Target("recall", 1 - rate)):
+        assert isinstance(one, Refused) or one.unsafe.value >= 1 - rate
+    assert all(isinstance(one, Refused) or 0 < one.threshold <= 1 for one in false)
+
+
+def test_too_few_labels_are_refused() -> None:
+    """A rate needs three rows over it: fewer are no threshold, and the refusal says how many."""
+    pairs = cluster(299, False, 0.3, 1) + cluster(29, True, 0.7, 2)
+    refused = search(pairs, Target("fpr", 0.01)) + search(pairs, Target("recall", 0.9))
+    assert [(one.category, one.why) for one in refused if isinstance(one, Refused)] == [
+        ("x", "299 benign rows are known; fpr 0.01 needs 300 or more"),
+        ("unsafe", "299 benign rows are known; fpr 0.01 needs 300 or more"),
+        ("x", "29 unsafe rows are known; recall 0.9 needs 30 or more"),
+        ("unsafe", "29 unsafe rows are known; recall 0.9 needs 30 or more"),
+    ]
+
+
+def test_scores_that_cannot_keep_it_are_refused() -> None:
+    """Where benign rows have a probability of 1, or unsafe ones 0, no threshold helps."""
+    pairs = [pair(label, {"x": label}, float(not label), x=float(not label)) for label in (False, True)] * 40
+    found = search(pairs, Target("fpr", 0.1)) + search(pairs, Target("recall", 0.9))
+    assert [one.why.rpartition(" ")[2] for one in found if isinstance(one, Refused)] == ["1", "1", "0", "0"]
+
+
+def test_sides_have_thresholds_of_their_own() -> None:
+    """User and assistant rows are searched apart."""
+    pairs = MIXED + cluster(400, False, 0.5, 3, "assistant") + cluster(100, True, 0.8, 4, "assistant")
+    found = [one for one in search(pairs, Target("fpr", 0.05)) if isinstance(one, Found)]
+    by_side = {(one.side, one.category): one.threshold for one in found}
+    assert by_side["assistant", "x"] > by_side["user", "x"]
+
+
+def test_unknown_labels_count_nowhere() -> None:
+    """Rows without a label of the category, or with none for the whole, are no negatives."""
+    unknown = [pair(None, {}, 0.99, x=0.99), pair(False, {}, 0.99, x=0.99), pair(None, {"x": False}, 0.99, x=0.99)]
+    assert len(one_vs_all(unknown, "x")[0]) == 1
+    assert len(one_vs_benign(unknown, "x")[0]) == 0
+    found = [one for one in search(MIXED + unknown * 50, Target("fpr", 0.05)) if isinstance(one, Found)]
+    assert {one.category: one.benign.n for one in found} == {"x": 400, "unsafe": 450}
+
+
+@given(st.integers(0, 500), st.integers(1, 500))
+def test_rates_lie_in_their_intervals(hits: int, n: int) -> None:
+    """The Wilson interval holds the share and stays in [0, 1]."""
+    assume(hits <= n)
+    low, high = Rate(hits, n).interval
+    assert 0 <= low <= hits / n + 1e-12
+    assert hits / n - 1e-12 <= high <= 1
+
+
+def test_a_share_of_no_rows_is_unknown() -> None:
+    """No rows: anything between 0 and 1."""
+    assert math.isnan(Rate(0, 0).value)
+    assert Rate(0, 0).interval == (0.0, 1.0)
+
+
+def cheap_and_dear(seed: int = 5) -> tuple[Scored, Scored]:
+    """A guard that errs and one that errs less, on the same rows."""
+    random = np.random.default_rng(seed)
+    labels = random.random(2000) < 0.3
+    cheap = np.clip(random.normal(0.25 + 0.5 * labels, 0.15), 0, 1)
+    dear = np.clip(random.normal(0.15 + 0.7 * labels, 0.12), 0, 1)
+    make = [
+        [pair(bool(y), {"x": bool(y)}, float(v), x=float(v)) for y, v in zip(labels, s, strict=True)]
+        for s in (cheap, dear)
+    ]
+    first, second = (scored(one) for one in make)
+    return first, Scored(first.rows, second.scores)
+
+
+def test_a_cascade_keeps_its_targets_and_saves() -> None:
+    """The bounds lose and add no more than was allowed, and most rows do not reach the dear guard."""
+    cheap, dear = cheap_and_dear()
+    found = bounds(cheap, dear, fpr=0.01, recall=0.98)
+    assert 0 < found.low < found.high < 1
+    assert found.lost.value <= 0.02
+    assert found.added.value <= 0.01
+    assert found.skipped.value > 0.5
+    stricter = bounds(cheap, dear, fpr=0.005, recall=0.99)
+    assert stricter.skipped.value < found.skipped.value
+
+
+def test_a_cascade_needs_labels() -> None:
+    """Too few unsafe or benign rows for the targets are told."""
+    cheap, dear = cheap_and_dear()
+    with pytest.raises(ConfigError, match="3000 benign rows or more, not 1"):
+        bounds(cheap, dear, fpr=0.001, recall=0.9)
+    with pytest.raises(ConfigError, match="3000 unsafe rows found by the dear guard or more"):
+        bounds(cheap, dear, fpr=0.1, recall=0.999)
+
+
+def test_weights_fit_better_than_either_guard() -> None:
+    """The mean's loss is at most the best guard's, the weights are shares, and the better guard has more."""
+    found = weights(cheap_and_dear())
+    assert [one.category for one in found] == ["x", "unsafe"]
+    for one in found:
+        assert sum(one.weights) == pytest.approx(1)
+        assert one.loss <= min(one.losses) + 1e-6
+        assert one.weights[1] > one.weights[0]
+
+
+def test_weights_need_labels() -> None:
+    """A category with too few rows of either kind has no weights."""
+    pairs = cluster(500, False, 0.3, 1) + cluster(ROWS - 1, True, 0.7, 2)
+    assert weights([scored(pairs), scored(pairs)]) == []
+
+
+def test_a_row_that_one_guard_has_not_scored_is_left_out() -> None:
+    """Combinations are fitted on rows that every guard has scored."""
+    cheap, dear = cheap_and_dear()
+    dear.scores[:1000] = [None] * 1000
+    assert bounds(cheap, dear, fpr=0.01, recall=0.95).skipped.n == 1000
+    assert weights([cheap, dear])[0].n == 1000
+
+
+def test_a_report_has_every_slice() -> None:
+    """Overall, sides, both ways of counting a category, datasets, cost; and unknown rows are in none."""
+    pairs = MIXED + cluster(50, True, 0.6, 9, "assistant") + [pair(None, {}, 0.5, x=0.5)]
+    pairs += [pair(True, {"x": False, "y": True}, 0.9, x=0.2, y=0.8)]
+    other = Row("1", "g:1", "g", pairs[0][0].check, True, {"x": True})
+    run = scored([*pairs, (other, pairs[0][1])])
+    run.scores[0] = None
+    found = report(run)
+    assert (found["rows"], found["scored"]) == (len(pairs) + 1, len(pairs))
+    assert found["overall"]["n"] == len(pairs) - 1
+    x = found["categories"]["x"]
+    assert x["one_vs_all"]["n"] == x["one_vs_benign"]["n"] + 1
+    assert 0.5 < x["one_vs_all"]["auprc"] <= 1
+    assert list(found["sides"]) == ["user", "assistant"]
+    assert found["sides"]["assistant"]["overall"]["positives"] == 50
+    assert found["sides"]["assistant"]["overall"]["auprc"] is None
+    assert list(found["datasets"]) == ["f", "g"]
+    assert found["cost"]["tokens_computed"] == 5
+    low, high = found["overall"]["ci"]["auprc"]
+    assert low < found["overall"]["auprc"] < high
