@@ -149,10 +149,16 @@ def _in_letters(token: str) -> str:
 
 
 def _unrot13(text: str) -> str:
-    """Runs of words that are English in rot13 turned back, the rest as it is."""
-    runs = _rotated(WORD.findall(text))
+    """Runs of words that are English in rot13 turned back, the rest as it is; all of a text that is mostly such runs.
+
+    A run begins and ends with words that are surely rotated, so where most words are, those at the edges are as well.
+    """
+    words = WORD.findall(text)
+    runs = _rotated(words)
     if not runs:
         return text
+    if 2 * sum(last + 1 - first for first, last in runs) > len(words):
+        return codecs.encode(text, "rot13")
     spans = [match.span() for match in WORD.finditer(text)]
     pieces: list[str] = []
     done = 0

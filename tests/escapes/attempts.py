@@ -1,0 +1,150 @@
+"""Tries every trick with every prompt through the pipeline, and counts what gets past."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from guardproxy.actions import REGISTRY
+from guardproxy.observe import Metrics, Observers
+from guardproxy.pipeline import Exchange, Pipeline
+from guardproxy.policy import Policy
+from guardproxy.ports import Guard
+from guardproxy.registry import load
+from guardproxy.types import Category, Check, Finding, Origin, Taxonomy, Verdict
+from guardproxy.wires.openai_chat import wire
+from tests.escapes import tricks
+
+_CANARIES = Path(__file__).parent.parent.parent / "training" / "canaries.jsonl"
+
+
+def prompts() -> list[str]:
+    """Plain requests for harm, in words of our own."""
+    rows = [json.loads(line) for line in _CANARIES.read_text().splitlines()]
+    return [row["text"] for row in rows if row["unsafe"]]
+
+
+def squeezed(text: str) -> str:
+    """A text without white space and case: how the scripted guard compares."""
+    return "".join(text.split()).casefold()
+
+
+class KnowsThem:
+    """A guard that knows the prompts in the plain, and nothing else."""
+
+    name = "scripted"
+    taxonomy = Taxonomy("scripted", (Category("harm", "Harm"),))
+
+    def __init__(self, texts: list[str]) -> None:
+        self._texts = [squeezed(text) for text in texts]
+
+    async def judge(self, check: Check) -> Verdict:
+        """Unsafe where a known prompt is in the turn."""
+        read = squeezed(check.turn.text)
+        unsafe = 0.99 if any(text in read for text in self._texts) else 0.01
+        return Verdict(unsafe, (Finding("harm", unsafe),), self.name)
+
+    def forget(self, stream: str) -> None:
+        """Nothing is kept."""
+
+    async def start(self) -> None:
+        """Nothing to load."""
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One trick with one prompt: whether the text got past the proxy unjudged as harmful."""
+
+    kind: str
+    trick: str
+    prompt: str
+    past: bool
+
+
+class Attempts:
+    """The pipeline of a guard and a policy, and the tricks played on it."""
+
+    def __init__(self, guard: Guard, policy: Policy) -> None:
+        metrics = Metrics(CollectorRegistry())
+        actions = {name: load(name, REGISTRY, "action") for name in REGISTRY}
+        self._policy = policy
+        self._pipeline = Pipeline(guard, Observers({}, metrics=metrics, text="none"), metrics, actions)
+
+    def _exchange(self, body: dict[str, Any]) -> Exchange:
+        request = wire.parse_request("/v1/chat/completions", json.dumps(body).encode())
+        return Exchange(wire, request, Origin("id", "default", wire.name, "u", "m"), self._policy)
+
+    async def disguised(self, trick: str, prompt: str) -> Attempt:
+        """The prompt in disguise as the user's turn: past if it is forwarded."""
+        body = tricks.ask(tricks.user(tricks.DISGUISES[trick](prompt)))
+        review = await self._pipeline.review_request(self._exchange(body))
+        return Attempt("disguise", trick, prompt, review.refusal is None)
+
+    async def placed(self, trick: str, prompt: str) -> Attempt:
+        """The prompt somewhere in the request: past if it is in what is forwarded."""
+        body = tricks.PLACES[trick](prompt)
+        review = await self._pipeline.review_request(self._exchange(body))
+        past = review.refusal is None and squeezed(prompt) in squeezed(_words(json.loads(review.body)))
+        return Attempt("place", trick, prompt, past)
+
+    async def replied(self, trick: str, prompt: str, *, streamed: bool) -> Attempt:
+        """The prompt somewhere in the reply, whole or streamed: past if the client reads it."""
+        exchange = self._exchange(tricks.ask(tricks.user("Hello."), stream=streamed))
+        messages = tricks.REPLIES[trick](prompt)
+        if streamed:
+            pieces = self._pipeline.review_stream(exchange, _played(tricks.stream(messages)), "text/event-stream")
+            told = _streamed_words(b"".join([piece async for piece in pieces]))
+        else:
+            told = _words(json.loads((await self._pipeline.review_reply(exchange, tricks.reply(messages))).body))
+        return Attempt("streamed reply" if streamed else "reply", trick, prompt, squeezed(prompt) in squeezed(told))
+
+
+async def _played(frames: list[bytes]) -> AsyncIterator[bytes]:
+    for frame in frames:
+        yield frame
+
+
+def _words(value: Any) -> str:
+    """Every string in a body, texts in JSON inside strings too, one after the other."""
+    if isinstance(value, str):
+        decoded = ""
+        if value.startswith("{"):
+            try:
+                decoded = _words(json.loads(value))
+            except ValueError:
+                decoded = ""
+        return value + " " + decoded
+    if isinstance(value, dict):
+        return " ".join(_words(item) for item in value.values())
+    if isinstance(value, list):
+        return " ".join(_words(item) for item in value)
+    return ""
+
+
+def _streamed_words(stream: bytes) -> str:
+    """What a client puts together of a stream: each choice's fields, piece by piece."""
+    told: dict[str, str] = {}
+    for line in stream.decode().split("\n\n"):
+        if line.startswith("data: {"):
+            for choice in json.loads(line[6:])["choices"]:
+                for key, value in choice["delta"].items():
+                    _gather(told, f"{choice['index']}.{key}", value)
+    return " ".join(told.values()) + " " + " ".join(_words(text) for text in told.values())
+
+
+def _gather(told: dict[str, str], key: str, value: Any) -> None:
+    if isinstance(value, str):
+        told[key] = told.get(key, "") + value
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _gather(told, f"{key}.{name}", item)
+    elif isinstance(value, list):
+        for place, item in enumerate(value):
+            index = item.get("index", place) if isinstance(item, dict) else place
+            _gather(told, f"{key}[{index}]", item)
