@@ -6,5 +6,9 @@ a user's own family is named as `module:attribute` instead, and needs no line he
 
 REGISTRY: dict[str, str] = {
     "classifier": "guardproxy.families.classifier:open_family",
+    "granite_guardian": "guardproxy.families.granite_guardian:open_family",
     "llama_guard": "guardproxy.families.llama_guard:open_family",
+    "qwen3guard": "guardproxy.families.qwen3guard:open_family",
+    "shieldgemma": "guardproxy.families.shieldgemma:open_family",
+    "wildguard": "guardproxy.families.wildguard:open_family",
 }

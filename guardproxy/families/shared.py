@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from guardproxy.errors import ConfigError, GuardUnavailable
-from guardproxy.families.markers import neutralise
+from guardproxy.families.markers import injections, neutralise
 from guardproxy.ports import Reading
-from guardproxy.types import SIGNALS, Category, Check, Message, Side, Taxonomy
+from guardproxy.types import SIGNALS, Category, Check, Finding, Message, Side, Taxonomy, Verdict
 
 # Rounding of float32 sums: a reading so little above 1 is 1, anything further is senseless.
 ROUNDING = 1e-4
@@ -180,3 +180,37 @@ def overall(findings: Mapping[str, float]) -> float:
     """
     harms = [probability for category, probability in findings.items() if category not in SIGNALS]
     return max(harms or findings.values(), default=0.0)
+
+
+def described(taxonomy: Taxonomy) -> Taxonomy:
+    """The taxonomy, each of whose categories has a description. Raises ConfigError."""
+    problems = Problems()
+    for category in taxonomy.categories:
+        missing = (
+            f"taxonomy {taxonomy.id!r}: category {category.id!r}: needs a description, which is what the guard reads"
+        )
+        problems.add(not category.description.strip(), missing)
+    problems.raise_if_any()
+    return taxonomy
+
+
+def yes_or_no(
+    check: Check, readings: Sequence[Reading], guard: str, taxonomy: Taxonomy, *, umbrella: str = ""
+) -> Verdict:
+    """The verdict of a guard that is asked yes or no once for each category.
+
+    P(unsafe) is that of the category `umbrella`, or of the worst where there is none of that name. Raises
+    GuardUnavailable where the readings make no sense.
+    """
+    pairs = expect(readings, [2] * len(taxonomy.categories), total=True)
+    found = {category.id: yes for category, (yes, _) in zip(taxonomy.categories, pairs, strict=True)}
+    return Verdict(
+        unsafe=found[umbrella] if umbrella in found else overall(found),
+        findings=(
+            *(Finding(category, probability) for category, probability in found.items()),
+            *injections(check.turn.text),
+        ),
+        guard=guard,
+        taxonomy=f"{taxonomy.id}@{taxonomy.version}",
+        outside=max(reading.outside for reading in readings),
+    )
