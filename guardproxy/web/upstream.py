@@ -16,7 +16,7 @@ from httpx_aiohttp import AiohttpTransport
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt
 
 from guardproxy.errors import ConfigError, UpstreamUnavailable
-from guardproxy.web.decode import decoder_for
+from guardproxy.web.decode import Decoder, decoder_for
 from guardproxy.web.headers import CREDENTIALS, HOP_BY_HOP, Headers, end_to_end, first, join
 
 log = structlog.get_logger("guardproxy.upstream")
@@ -60,17 +60,16 @@ class UpstreamResponse:
                 return
             yield chunk
 
-    async def decoded(self) -> AsyncIterator[bytes]:
-        """The body without its content-encoding. Raises UpstreamUnreadable where that is unknown or broken."""
+    def decoded(self) -> AsyncIterator[bytes]:
+        """The body without its content-encoding; raises UpstreamUnreadable where that is unknown or broken."""
         decoder = decoder_for(first(self.headers, b"content-encoding"))
+        return self.chunks() if decoder is None else self._decode(decoder)
+
+    async def _decode(self, decoder: Decoder) -> AsyncIterator[bytes]:
         async for chunk in self.chunks():
-            if decoder is None:
-                yield chunk
-            else:
-                for piece in decoder.feed(chunk):
-                    yield piece
-        if decoder is not None:
-            decoder.finish()
+            for piece in decoder.feed(chunk):
+                yield piece
+        decoder.finish()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,309 @@
+"""What guardproxy costs beside a bare pass-through: both in front of the same upstream, in the same run.
+
+    python bench/overhead.py [--quick] [--json FILE] [--valgrind]
+
+The upstream, the proxy and the clients are processes of their own on loopback. `bare` is what one would write with
+starlette and httpx over the same transport; `guardproxy` has everything but a model: its guard says "safe" at once.
+Of the proxy process it counts instructions (Linux perf, user and kernel) where the machine lets them be counted, and
+CPU time from /proc everywhere; `--valgrind` counts user instructions in a simulated CPU, which other load on the
+machine cannot disturb. Rounds of the variants alternate; times are the best round, CPU the median.
+`bare_httpcore` is `bare` over httpx's own transport.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+VARIANTS = ("bare", "bare_httpcore", "guardproxy")
+TURNS = [("user", "Tell me about foxes. " * 10), ("assistant", "They are clever. " * 20), ("user", "And dogs? " * 15)]
+CLIENTS = (1, 16, 64)
+
+
+@dataclass(frozen=True)
+class Load:
+    """A kind of request. `pace_s` is the time between two frames of the upstream's stream."""
+
+    name: str
+    frames: int = 0
+    pace_s: float = 0.0
+    turns: int = 1
+
+    def request(self, host: str) -> bytes:
+        """The bytes of one request. The header `x-load` tells the upstream what to answer."""
+        messages = [{"role": role, "content": text} for role, text in TURNS[-self.turns :]]
+        body = json.dumps({"model": "m", "messages": messages, "stream": self.frames > 0}).encode()
+        return (
+            f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\nx-load: frames={self.frames}&pace={self.pace_s}\r\n"
+            "authorization: Bearer sk-bench\r\naccept: application/json\r\nuser-agent: OpenAI/Python\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        ).encode() + body
+
+
+WHOLE = Load("whole reply")
+LONGER = Load("whole reply, third turn", turns=3)
+FAST = Load("stream of 100 frames, unpaced", 100)
+PACED = Load("stream of 20 frames, 10 ms apart", 20, 0.01)
+
+
+# --- the clients -----------------------------------------------------------------------------------------------------
+
+
+async def _client(address: tuple[str, int], request: bytes, until: float, times: list[float], left: list[int]) -> None:
+    reader, writer = await asyncio.open_connection(*address)
+    length = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
+    while time.perf_counter() < until and left[0] > 0:
+        left[0] -= 1
+        began = time.perf_counter()
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(f"the proxy answered {head[:200]!r}")
+        if found := length.search(head):
+            await reader.readexactly(int(found.group(1)))
+        else:
+            body = await reader.readuntil(b"\r\n0\r\n\r\n")
+            if b"[DONE]" not in body:
+                raise RuntimeError("a stream without its end")
+        times.append(time.perf_counter() - began)
+    writer.close()
+
+
+async def _load(url: str, load: Load, clients: int, seconds: float, most: int) -> list[float]:
+    host, port = url.removeprefix("http://").split(":")
+    times: list[float] = []
+    until, left = time.perf_counter() + seconds, [most]
+    request = load.request(f"{host}:{port}")
+    await asyncio.gather(*(_client((host, int(port)), request, until, times, left) for _ in range(clients)))
+    return times
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Round:
+    """One round of one variant."""
+
+    seconds: float
+    times: list[float]
+    cpu_s: float = 0.0
+    instructions: float | None = None
+
+
+@dataclass
+class Result:
+    """All rounds of a variant at a number of clients."""
+
+    load: str
+    variant: str
+    clients: int
+    rounds: list[Round] = field(default_factory=list)
+
+    def row(self) -> dict[str, Any]:
+        """The figures of the result, per request."""
+        counted = [one.instructions / len(one.times) / 1e6 for one in self.rounds if one.instructions is not None]
+        return {
+            "load": self.load,
+            "variant": self.variant,
+            "clients": self.clients,
+            "requests_per_s": max(len(one.times) / one.seconds for one in self.rounds),
+            "p50_ms": min(statistics.median(one.times) for one in self.rounds) * 1000,
+            "cpu_ms": statistics.median(one.cpu_s / len(one.times) for one in self.rounds) * 1000,
+            "m_instructions": statistics.median(counted) if counted else None,
+        }
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU seconds of a process so far, all threads, to the nanosecond (proc(5), schedstat)."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+class Perf:
+    """Instructions of a process, user and kernel, while the context lasts; None where the machine counts none."""
+
+    def __init__(self, pid: int) -> None:
+        self._command = ["perf", "stat", "-x", ",", "-e", "instructions:u,instructions:k", "-p", str(pid)]
+        self.count: float | None = None
+
+    @staticmethod
+    def works() -> bool:
+        """Whether this machine counts instructions."""
+        if shutil.which("perf") is None:
+            return False
+        command = ["perf", "stat", "-x", ",", "-e", "instructions:u,instructions:k", "true"]
+        said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+        return len(re.findall(r"^\d+,", said, re.MULTILINE)) == 2
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
+        time.sleep(0.3)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.send_signal(signal.SIGINT)
+        said = self._process.communicate()[1]
+        counts = re.findall(r"^(\d+),", said, re.MULTILINE)
+        self.count = float(sum(map(int, counts))) if len(counts) == 2 else None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def process(variant: str, target: str = "", wrapper: Sequence[str] = ()) -> Iterator[tuple[str, int]]:
+    """A server in a process of its own; its URL and its id."""
+    port = _free_port()
+    servers = str(Path(__file__).with_name("servers.py"))
+    command = [*wrapper, sys.executable, servers, variant, "--port", str(port), "--target", target]
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    try:
+        deadline = time.monotonic() + 300
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            if running.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{variant} did not start")
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}", running.pid
+    finally:
+        running.terminate()
+        running.wait(60)
+
+
+def measure(load: Load, clients: Sequence[int], rounds: int, seconds: float, *, perf: bool) -> list[Result]:
+    """All variants under a load, rounds alternating between them."""
+    results = []
+    with process("upstream") as (target, pid), contextlib.ExitStack() as stack:
+        running = {"direct": (target, pid)}
+        running |= {name: stack.enter_context(process(name, target)) for name in VARIANTS}
+        for url, _ in running.values():
+            asyncio.run(_load(url, load, 4, 1.0, 10**9))  # warm
+        for number in clients:
+            at = {name: Result(load.name, name, number) for name in running}
+            for _ in range(rounds):
+                for name, (url, server) in running.items():
+                    at[name].rounds.append(_round(url, server, load, number, seconds, perf=perf and name in VARIANTS))
+            results += at.values()
+    return results
+
+
+def _round(url: str, pid: int, load: Load, clients: int, seconds: float, *, perf: bool) -> Round:
+    counting = Perf(pid) if perf else None
+    with counting or contextlib.nullcontext():
+        before, began = _cpu_s(pid), time.perf_counter()
+        times = asyncio.run(_load(url, load, clients, seconds, 10**9))
+        took, used = time.perf_counter() - began, _cpu_s(pid) - before
+    return Round(took, times, used, counting.count if counting else None)
+
+
+def simulate(load: Load, clients: Sequence[int], requests: int) -> list[dict[str, Any]]:
+    """User instructions per request, in millions, counted by valgrind's callgrind."""
+    rows = []
+    with process("upstream") as (target, _), tempfile.TemporaryDirectory() as folder:
+        for name in VARIANTS:
+            out = Path(folder) / name
+            wrapper = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
+            with process(name, target, wrapper) as (url, pid):
+                asyncio.run(_load(url, load, 4, 600, 40))  # warm
+                for number in clients:
+                    asyncio.run(_load(url, load, number, 600, 2 * number))
+                    _control(pid, "-i", "on")
+                    _control(pid, "-z")
+                    done = len(asyncio.run(_load(url, load, number, 600, requests)))
+                    _control(pid, "-d", f"{name}-{number}")
+                    _control(pid, "-i", "off")
+                    dump = max(Path(folder).glob(f"{name}.*"), key=lambda path: int(path.suffix[1:]))
+                    total = re.search(r"^(?:totals|summary): (\d+)", dump.read_text(), re.MULTILINE)
+                    counted = int(total.group(1)) / done / 1e6 if total else None
+                    rows.append({"load": load.name, "variant": name, "clients": number, "m_user_instructions": counted})
+    return rows
+
+
+def _control(pid: int, *arguments: str) -> None:
+    subprocess.run(["callgrind_control", *arguments, str(pid)], check=True, capture_output=True)
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+def table(results: list[Result]) -> str:
+    """The figures as lines of a Markdown table; CPU and instructions are per request."""
+    rows = [result.row() for result in results]
+    lines = [
+        "| load | variant | clients | requests/s | p50 ms | added p50 ms | CPU ms | M instructions | times bare |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        alike = [other for other in rows if (other["load"], other["clients"]) == (row["load"], row["clients"])]
+        of = {other["variant"]: other for other in alike}
+        cost = "m_instructions" if row["m_instructions"] is not None else "cpu_ms"
+        times = "" if row["variant"] == "direct" else f"{row[cost] / of['bare'][cost]:.2f}"
+        counted = "" if row["m_instructions"] is None else f"{row['m_instructions']:.2f}"
+        used = "" if row["variant"] == "direct" else f"{row['cpu_ms']:.3f}"
+        added = "" if row["variant"] == "direct" else f"{row['p50_ms'] - of['direct']['p50_ms']:.2f}"
+        lines.append(
+            f"| {row['load']} | {row['variant']} | {row['clients']} | {row['requests_per_s']:.0f} "
+            f"| {row['p50_ms']:.2f} | {added} | {used} | {counted} | {times} |"
+        )
+    return "\n".join(lines)
+
+
+def simulated_table(rows: list[dict[str, Any]]) -> str:
+    """The figures of `simulate` as lines of a Markdown table."""
+    lines = ["| load | variant | clients | M user instructions/request | times bare |", "|---|---|---|---|---|"]
+    for row in rows:
+        same = (row["load"], row["clients"])
+        floor = next(one for one in rows if one["variant"] == "bare" and (one["load"], one["clients"]) == same)
+        counted = row["m_user_instructions"]
+        times = counted / floor["m_user_instructions"]
+        lines.append(f"| {row['load']} | {row['variant']} | {row['clients']} | {counted:.2f} | {times:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one short round of each")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+    parser.add_argument("--valgrind", action="store_true", help="count user instructions in a simulated CPU instead")
+    given = parser.parse_args()
+    if given.valgrind:
+        rows = simulate(WHOLE, CLIENTS, 256) + simulate(LONGER, (16,), 128) + simulate(FAST, (16,), 64)
+        print(simulated_table(rows))
+    else:
+        perf = Perf.works()
+        if not perf:
+            print("perf counts no instructions on this machine: CPU time decides instead\n")
+        rounds, seconds = (1, 1.0) if given.quick else (5, 3.0)
+        results = measure(WHOLE, CLIENTS, rounds, seconds, perf=perf)
+        results += measure(LONGER, (16,), rounds, seconds, perf=perf)
+        results += measure(FAST, (16,), rounds, seconds, perf=perf)
+        results += measure(PACED, (16,), rounds, seconds, perf=perf)
+        print(table(results))
+        rows = [result.row() for result in results]
+    if given.json:
+        Path(given.json).write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

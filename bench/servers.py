@@ -1,0 +1,177 @@
+"""The servers that `overhead.py` measures: an upstream that does next to nothing, and the proxies in front of it.
+
+python bench/servers.py upstream|bare|bare_httpcore|guardproxy --port N [--target URL]
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+
+import httpx
+import uvicorn
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from guardproxy import actions, wires
+from guardproxy.observe import Metrics, Observers, configure_logging
+from guardproxy.pipeline import Pipeline
+from guardproxy.policy import Policy, PolicySet, Rule, SideRules
+from guardproxy.registry import load
+from guardproxy.types import Check, Finding, Taxonomy, Verdict
+from guardproxy.web.app import create_app
+from guardproxy.web.paths import PathList
+from guardproxy.web.proxy import Limits, LivePolicies, Proxy
+from guardproxy.web.upstream import Upstream, aiohttp_transport
+
+WORDS = ("The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "naps", "in", "the", "sun", ".")
+
+
+# --- the upstream: as little work as possible ------------------------------------------------------------------------
+
+
+def _completion() -> bytes:
+    message = {"role": "assistant", "content": " ".join(WORDS * 6)}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    body = {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+    return json.dumps(body).encode()
+
+
+def _frames(count: int) -> list[bytes]:
+    def frame(delta: dict[str, str], finish: str | None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        body = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+        data = b"data: " + json.dumps(body).encode() + b"\n\n"
+        return b"%x\r\n%b\r\n" % (len(data), data)
+
+    texts = [frame({"content": WORDS[index % len(WORDS)] + " "}, None) for index in range(count)]
+    return [frame({"role": "assistant", "content": ""}, None), *texts, frame({}, "stop") + b"e\r\ndata: [DONE]\n\n\r\n"]
+
+
+async def serve_upstream(port: int) -> None:
+    """A server that answers without looking at more than the lengths and the load."""
+    body = _completion()
+    whole = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    opening = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    length, asked = re.compile(rb"content-length: (\d+)", re.IGNORECASE), re.compile(rb"frames=(\d+)&pace=([\d.]+)")
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                found, load = length.search(head), asked.search(head)
+                await reader.readexactly(int(found.group(1)) if found else 0)
+                frames, pace = (int(load.group(1)), float(load.group(2))) if load else (0, 0.0)
+                if not frames:
+                    writer.write(whole)
+                    continue
+                writer.write(opening)
+                for frame in _frames(frames):
+                    writer.write(frame)
+                    await asyncio.sleep(pace)
+                writer.write(b"0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", port)
+    await server.serve_forever()
+
+
+# --- the proxies -----------------------------------------------------------------------------------------------------
+
+
+def bare(target: str, transport: httpx.AsyncBaseTransport) -> ASGIApp:
+    """The pass-through that one would write: starlette and one httpx client; bytes cross, headers are filtered."""
+    client = httpx.AsyncClient(transport=transport, timeout=60)
+    skipped = {b"connection", b"host", b"content-length", b"transfer-encoding", b"keep-alive"}
+
+    async def forward(request: Request) -> Response:
+        headers = [pair for pair in request.headers.raw if pair[0] not in skipped]
+        url, body = target + request.scope["path"], await request.body()
+        answer = await client.send(client.build_request("POST", url, headers=headers, content=body), stream=True)
+        passed = {name: value for name, value in answer.headers.items() if name.encode() not in skipped}
+        if passed["content-type"].startswith("text/event-stream"):
+            done = BackgroundTask(answer.aclose)
+            return StreamingResponse(answer.aiter_raw(), answer.status_code, passed, background=done)
+        whole = await answer.aread()
+        await answer.aclose()
+        return Response(whole, answer.status_code, passed)
+
+    return Starlette(routes=[Route("/{path:path}", forward, methods=["POST"])])
+
+
+class Safe:
+    """A guard that says "safe" at once."""
+
+    name = "safe"
+    taxonomy = Taxonomy("none", ())
+
+    async def judge(self, check: Check) -> Verdict:
+        """Safe."""
+        return Verdict(0.01, (Finding("violence_hate", 0.01),), self.name)
+
+    def forget(self, stream: str) -> None:
+        """Nothing was kept."""
+
+    async def start(self) -> None:
+        """Nothing to load."""
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+
+def guarded(target: str) -> ASGIApp:
+    """guardproxy as it serves, but for the model and the audit store."""
+    configure_logging("info", json=True)
+    metrics = Metrics(CollectorRegistry())
+    side = SideRules({"*": (Rule("block", 0.5),)})
+    policies = LivePolicies(PolicySet({"default": Policy("default", "v1", side, side)}, version="v1"))
+    opened = {name: load(name, actions.REGISTRY, "action") for name in actions.REGISTRY}
+    upstream = Upstream(target)
+    proxy = Proxy(
+        upstream=upstream,
+        pipeline=Pipeline(Safe(), Observers({}, metrics=metrics), metrics, opened),
+        wires=[load(name, wires.REGISTRY, "wire") for name in ("openai_chat", "openai_completions")],
+        policies=policies,
+        allow=PathList(("GET /v1/models",)),
+        refuse=PathList(()),
+        limits=Limits(),
+        metrics=metrics,
+        ready=lambda: "",
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        await upstream.aclose()
+
+    return create_app(proxy, policies=policies, metrics=metrics, ready=lambda: "", lifespan=lifespan)
+
+
+def main() -> None:
+    """Run one server until it is told to stop."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variant", choices=("upstream", "bare", "bare_httpcore", "guardproxy"))
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--target", default="")
+    given = parser.parse_args()
+    if given.variant == "upstream":
+        asyncio.run(serve_upstream(given.port))
+        return
+    opened: Mapping[str, Callable[[], ASGIApp]] = {
+        "bare": lambda: bare(given.target, aiohttp_transport(256, True, trust_env=False)),
+        "bare_httpcore": lambda: bare(given.target, httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=256))),
+        "guardproxy": lambda: guarded(given.target),
+    }
+    headers = {"server_header": False, "date_header": False}
+    uvicorn.run(opened[given.variant](), port=given.port, log_config=None, access_log=False, **headers)
+
+
+if __name__ == "__main__":
+    main()
