@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from guardproxy.sinks.database import Stats, Stored
     from guardproxy.types import Record
 
-_WIDE = 110  # from here on there is room for route and model
+_WIDE = 120  # from here on there is room for route and model
 
 
 def printable(text: str) -> str:
@@ -80,7 +80,7 @@ class Table:
         self._wide = width >= _WIDE
         names = ["categories", *(["route", "model"] if self._wide else [])]
         found = [self._named(stored.record) for stored in sample]
-        most = [34, 20, 20] if self._wide else [22]
+        most = [30, 16, 16] if self._wide else [22]
         room = [
             min(most[place], max([len(name), *(_width(cells[place]) for cells in found)]))
             for place, name in enumerate(names)

@@ -47,7 +47,7 @@ _JWT = re.compile(r"eyJ[A-Za-z0-9_-]{5,}+\.[A-Za-z0-9_-]{5,}+\.")
 _HEX = re.compile(r"(?<![0-9A-Za-z])[0-9a-fA-F]{32,}+(?![0-9A-Za-z])")
 _UUID = re.compile(r"(?<![0-9A-Za-z])[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}(?![0-9A-Za-z])")
 _RANDOM_RUN = re.compile(r"[A-Za-z0-9+/=_-]{24,}+")
-_SEGMENT = re.compile(r"[A-Za-z0-9]{10,}+")
+_SEGMENT = re.compile(r"[A-Za-z0-9]{6,}+")
 _ROUGH = re.compile(r"(?<=[a-z])[A-Z]|(?<=[A-Za-z])[0-9]|(?<=[0-9])[A-Za-z]")
 _WINDOW, _ROUGHNESS = 24, 6
 
@@ -62,7 +62,7 @@ def _looks_random(run: str) -> bool:
     if any(any(c.isdigit() for c in m) and any(c.isalpha() for c in m) for m in _HEX.findall(rest)):
         return True
     joined = "-".join(_SEGMENT.findall(rest))
-    if len(joined) < 20:
+    if len(joined) < 16 or not any(c.isdigit() for c in joined):  # names in camel case have no digits
         return False
     places = [match.start() for match in _ROUGH.finditer(joined)]
     return any(late - early < _WINDOW for early, late in zip(places, places[_ROUGHNESS - 1 :], strict=False))
@@ -182,8 +182,12 @@ def _ibans(text: str) -> Iterator[Span]:
         candidates = []
         bare, end = head.group(), head.end()
         while len(bare) < 34 and (group := _IBAN_GROUP.match(text, end)):
-            bare, end = bare + group.group().lstrip(" -"), group.end()
-            candidates.append((bare, end))
+            size, end = len(bare), group.end()
+            bare += group.group().lstrip(" -")
+            if not text[end : end + 1].isalnum():
+                candidates.append((bare, end))
+            if len(bare) < size + 4:
+                break  # only the last group is shorter
         for bare, end in reversed(candidates):
             if 15 <= len(bare) <= 34 and int((bare[4:] + bare[:4]).translate(_BASE36)) % 97 == 1:
                 yield head.start(), end

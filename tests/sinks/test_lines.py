@@ -1,0 +1,88 @@
+"""Records as lines: JSON, a JSON lines file, the log."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from guardproxy.errors import ConfigError
+from guardproxy.registry import load
+from guardproxy.sinks import REGISTRY
+from guardproxy.sinks.jsonl import open_sink
+from guardproxy.sinks.log import open_sink as open_log
+from guardproxy.sinks.shared import from_json, to_json
+from tests.sinks.kit import HOSTILE, record
+
+CHARACTERS = st.text(st.characters(), max_size=20)  # surrogates too
+
+
+@given(text=CHARACTERS, probability=st.floats(0, 1))
+def test_json_keeps_everything(text: str, probability: float) -> None:
+    """A record read back is the record that was written, for any text."""
+    one = record(1, text=text, model=text, latency_s=probability)
+    line = to_json(one)
+    assert line.isascii()
+    assert "\n" not in line
+    # Two surrogates side by side are read back as the character they stand for.
+    paired = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    assert from_json(line) == record(1, text=paired, model=paired, latency_s=probability)
+
+
+def test_file_grows(tmp_path: Path) -> None:
+    """Each write appends whole lines, also after a line that was cut short, to a file that only its owner can read."""
+    path = tmp_path / "new folder" / "audit.jsonl"
+    sink = open_sink(f"jsonl://{tmp_path}/new%20folder/audit.jsonl")
+    asyncio.run(sink.write([]))
+    asyncio.run(sink.write([record(1), record(2, text=HOSTILE)]))
+    with path.open("a") as file:
+        file.write('{"id": "cut')
+    asyncio.run(sink.write([record(3)]))
+    lines = path.read_text("ascii").splitlines()
+    assert [from_json(lines[place]) for place in (0, 1, 3)] == [record(1), record(2, text=HOSTILE), record(3)]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_file_may_be_rotated(tmp_path: Path) -> None:
+    """A file that was moved away is begun anew."""
+    path = tmp_path / "audit.jsonl"
+    sink = open_sink(f"jsonl://{path}")
+    asyncio.run(sink.write([record(1)]))
+    path.rename(tmp_path / "audit.1.jsonl")
+    asyncio.run(sink.write([record(2)]))
+    assert from_json(path.read_text()) == record(2)
+
+
+def test_file_that_cannot_be_written(tmp_path: Path) -> None:
+    """A folder in the place of the file is an OSError, not silence."""
+    with pytest.raises(OSError, match="directory"):
+        asyncio.run(open_sink(f"jsonl://{tmp_path}").write([record(1)]))
+
+
+@pytest.mark.parametrize("address", ["jsonl://", "/var/log/audit.jsonl"])
+def test_addresses_that_are_none(address: str) -> None:
+    """An address without a path is an error that shows the form."""
+    with pytest.raises(ConfigError, match="jsonl:///path"):
+        open_sink(address)
+
+
+def test_log_lines() -> None:
+    """Each record is one line with every field but the text, or with it if asked for."""
+    with capture_logs() as lines:
+        asyncio.run(open_log().write([record(1), record(2)]))
+        asyncio.run(open_log(text=True).write([record(3)]))
+    assert [line["event"] for line in lines] == ["decision"] * 3
+    assert [line["id"] for line in lines] == ["record-1", "record-2", "record-3"]
+    assert "text" not in lines[0]
+    assert lines[0]["decision"]["reasons"][0]["category"] == "violence"
+    assert lines[2]["text"] == "how is a kite built?"
+    json.dumps(lines)
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_registered(name: str) -> None:
+    """Every name of the registry leads to an `open_sink`."""
+    assert load(name, REGISTRY, "sink").__name__ == "open_sink"

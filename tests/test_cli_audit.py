@@ -1,0 +1,289 @@
+"""`guardproxy audit` on a real store."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import re
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from guardproxy.cli import audit
+from guardproxy.cli.audit_table import Table, cell, printable
+from guardproxy.errors import ConfigError, GuardproxyError
+from guardproxy.sinks.database import AuditStore, Head, default_store_url
+from guardproxy.types import Decision, Record
+from tests.sinks.kit import HOSTILE, PASSED, record
+
+ROOT = Path(__file__).parent.parent
+NOW = time.time()
+RECORDS = [
+    record(1, time=NOW - 90_000, text="first\nof all", decision=PASSED),
+    record(2, time=NOW - 7000, text=HOSTILE, model=HOSTILE),
+    record(3, time=NOW - 60, side="assistant", shadow=True, request_id="request-2"),
+    record(4, time=NOW, verdict=None, decision=Decision("block", "", (), "guard_error"), error="no answer in 2 s"),
+]
+
+
+def write(folder: Path, records: list[Record]) -> None:
+    """Put records into the embedded store of a data directory."""
+
+    async def run() -> None:
+        store = AuditStore(default_store_url(str(folder)))
+        await store.write(records)
+        await store.close()
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A data directory with a store."""
+    write(tmp_path, RECORDS)
+    return tmp_path
+
+
+def call(*arguments: str | Path) -> int:
+    """Run the command as the command line does; its exit status."""
+    parser = argparse.ArgumentParser()
+    audit.add_parser(parser.add_subparsers(required=True))
+    args = parser.parse_args(["audit", *map(str, arguments)])
+    status: int = args.run(args)
+    return status
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """What a command that succeeds prints."""
+    assert call(*arguments) == 0
+    return capsys.readouterr().out
+
+
+def test_list(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The newest record is first; probabilities, shadow decisions and guard errors can be told apart."""
+    lines = printed(capsys, "list", "--data-dir", folder).splitlines()
+    assert [line.split()[0] for line in lines] == ["no.", "4", "3", "2", "1"]
+    assert "guard_error" in lines[1]
+    assert "~block" in lines[2]
+    assert "violence 0.91, jailbreak 0.62" in lines[3]
+    assert lines[4].endswith("first\\nof all")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 119, 120, 200])
+def test_table_fits_the_terminal(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """No line is wider than the terminal, and nothing of a text can control it."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out = printed(capsys, "list", "--data-dir", folder)
+    assert all(len(line) <= max(columns, 75) for line in out.splitlines())
+    assert not {"\x1b", "\0", "\u202e"} & set(out)
+    out.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--since", "2h"], [4, 3, 2]),
+        (["--until", "1d"], [1]),
+        (["--since", "1970-01-01", "-n", "1"], [4]),
+        (["--side", "assistant"], [3]),
+        (["--action", "pass"], [1]),
+        (["--category", "jailbreak"], [3, 2]),
+        (["--request-id", "request-2"], [3, 2]),
+        (["--route", "default", "--policy", "default", "--model", "small-model"], [4, 3, 1]),
+        (["--category", "none such"], []),
+    ],
+)
+def test_filters_and_json(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: list[int]
+) -> None:
+    """Filters choose; `--json` prints one whole record per line."""
+    out = printed(capsys, "list", "--json", "--data-dir", folder, *arguments)
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [one["seq"] for one in found] == expected
+    assert all(one["origin"]["wire"] == "openai_chat" for one in found)
+
+
+def test_nothing_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty answer says where it looked."""
+    assert f"no such records in sqlite:///{folder}" in printed(capsys, "list", "--data-dir", folder, "--route", "x")
+    assert call("show", "nobody", "--data-dir", folder) == 1
+    assert "no record or request 'nobody'" in capsys.readouterr().err
+
+
+def test_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A record is shown whole by its number or id, a request with all of its records."""
+    out = printed(capsys, "show", "2", "--data-dir", folder)
+    assert out == printed(capsys, "show", "record-2", "--data-dir", folder)
+    for part in (
+        "request-2 (stream)",
+        "policy     default@0a1b2c",
+        "block: violence 0.9100 reaches 0.5",
+        "jailbreak 0.6200  in the base64 view",
+        "17 tokens read and 4 reused",
+        "judged: messages[2].content (user, text, 20 characters)",
+        "NUL \\x00, lone surrogates \\ud800 \\udfff, 🙂",
+        "\\x1b[31m",
+    ):
+        assert part in out
+    both = printed(capsys, "show", "request-2", "--data-dir", folder)
+    assert both.startswith(out.rstrip("\n"))
+    assert "(shadow: it did not act)" in both
+    assert "none: the guard did not answer" in printed(capsys, "show", "4", "--data-dir", folder)
+    found = printed(capsys, "show", "request-2", "--json", "--data-dir", folder).splitlines()
+    assert [json.loads(line)["seq"] for line in found] == [2, 3]
+
+
+def test_stats(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Counts by side and category, as tables or as JSON."""
+    out = printed(capsys, "stats", "--data-dir", folder)
+    assert "3 records from" in out
+    assert re.search(r"^user +1 +0 +0 +2$", out, re.MULTILINE)
+    assert re.search(r"^violence +0 +0 +0 +1$", out, re.MULTILINE)
+    assert re.search(r"^ +guard_error +1$", out, re.MULTILINE)
+    assert json.loads(printed(capsys, "stats", "--json", "--data-dir", folder))["total"] == 3
+    assert "no records" in printed(capsys, "stats", "--data-dir", folder, "--route", "x")
+
+
+def test_tail(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without `-f`, the latest records, newest last."""
+    out = printed(capsys, "tail", "-n", "2", "--json", "--data-dir", folder)
+    assert [json.loads(line)["seq"] for line in out.splitlines()] == [3, 4]
+
+
+RUN = (
+    "import argparse, sys; from guardproxy.cli import audit; p = argparse.ArgumentParser();"
+    " audit.add_parser(p.add_subparsers()); a = p.parse_args(['audit', *sys.argv[1:]]); sys.exit(a.run(a))"
+)
+
+
+def test_tail_follows(folder: Path) -> None:
+    """With `-f`, records that another process writes are printed as they come."""
+    command = [sys.executable, "-c", RUN, "tail", "-f", "-n", "1", "--json", "--data-dir", str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as following:
+        try:
+            assert following.stdout is not None
+            assert json.loads(following.stdout.readline())["seq"] == 4
+            write(folder, [record(i) for i in range(10, 15)])
+            assert [json.loads(following.stdout.readline())["seq"] for _ in range(5)] == [5, 6, 7, 8, 9]
+        finally:
+            following.kill()
+
+
+def test_list_while_another_process_writes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A writer in the middle of a transaction is in nobody's way."""
+
+    async def run() -> None:
+        store = AuditStore(default_store_url(str(folder)))
+        async with store._writing():
+            assert await asyncio.to_thread(call, "list", "--data-dir", folder) == 0
+            assert await asyncio.to_thread(call, "verify", "--data-dir", folder) == 0
+        await store.close()
+
+    asyncio.run(run())
+    assert "violence 0.91" in capsys.readouterr().out
+
+
+def test_verify(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An untouched store verifies, also against an earlier head; an edited one names the row and exits with 1."""
+    head = printed(capsys, "verify", "--data-dir", folder).split()[-1]
+    write(folder, [record(9)])
+    assert "5 rows, 0 of them erased" in printed(capsys, "verify", "--head", head, "--data-dir", folder)
+    other = str(Head(4, "0" * 64))
+    assert call("verify", "--head", other, "--data-dir", folder) == 1
+    assert "row 4: is not the row that was noted" in capsys.readouterr().out
+    with contextlib.closing(sqlite3.connect(folder / "audit.sqlite3")) as connection, connection:
+        connection.execute("UPDATE guardproxy_records SET action = 'pass' WHERE seq = 2")
+    assert call("verify", "--json", "--data-dir", folder) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [problem["row"] for problem in found["problems"]] == [2]
+
+
+def test_export(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Records go oldest first to standard output, or to a new file that only its owner can read."""
+    out = printed(capsys, "export", "--data-dir", folder)
+    assert [json.loads(line)["seq"] for line in out.splitlines()] == [1, 2, 3, 4]
+    target = tmp_path / "out.jsonl"
+    assert "3 records in" in printed(capsys, "export", "--since", "3h", "-o", target, "--data-dir", folder)
+    assert [json.loads(line)["id"] for line in target.read_text().splitlines()] == ["record-2", "record-3", "record-4"]
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    with pytest.raises(GuardproxyError, match="File exists"):
+        call("export", "-o", target, "--data-dir", folder)
+
+
+def test_delete_and_prune(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Erasing asks first, or needs --yes where nobody can answer; afterwards the store verifies."""
+    with pytest.raises(GuardproxyError, match=r"erase 2 records of request request-2 for good.*--yes"):
+        call("delete", "request-2", "--data-dir", folder)
+    assert printed(capsys, "delete", "request-2", "--yes", "--data-dir", folder) == "2 records erased\n"
+    assert call("delete", "request-2", "--yes", "--data-dir", folder) == 1
+    with pytest.raises(GuardproxyError, match="erase 1 records from before"):
+        call("prune", "--before", "1d", "--data-dir", folder)
+    assert printed(capsys, "prune", "--before", "1d", "--yes", "--data-dir", folder) == "1 records erased\n"
+    assert printed(capsys, "prune", "--before", "1d", "--data-dir", folder) == "0 records erased\n"
+    capsys.readouterr()
+    assert "6 rows, 3 of them erased: no row" in printed(capsys, "verify", "--data-dir", folder)
+
+
+def test_no_store(tmp_path: Path) -> None:
+    """Where there is no store, the error says where it looked, and none is created."""
+    with pytest.raises(ConfigError) as caught:
+        call("list", "--data-dir", tmp_path / "nowhere")
+    assert f"there is no audit store at sqlite:///{tmp_path}/nowhere/audit.sqlite3" in caught.value.problems[0]
+    assert "--store" in caught.value.problems[1]
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_no_database(tmp_path: Path) -> None:
+    """A file that is no database, or a server that does not answer, is an error without a traceback or password."""
+    (tmp_path / "audit.sqlite3").write_text("not a database at all, but long enough to look at " * 10)
+    with pytest.raises(GuardproxyError, match=r"cannot be used: .*not a database"):
+        call("list", "--data-dir", tmp_path)
+    with pytest.raises(GuardproxyError, match="cannot be used") as caught:
+        call("list", "--store", "postgresql://somebody:pa55@127.0.0.1:9/x")
+    assert "pa55" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["list", "--since", "yesterday"],
+        ["list", "-n", "0"],
+        ["list", "--side", "system"],
+        ["list", "--store", "sqlite:////x", "--data-dir", "/x"],
+        ["verify", "--head", "12"],
+        ["prune"],
+        [],
+    ],
+)
+def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong argument is named, with exit status 2."""
+    with pytest.raises(SystemExit) as caught:
+        call(*arguments)
+    assert caught.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_moments() -> None:
+    """Ages count back from now; times without a zone are local."""
+    assert abs(audit.moment("2h") - (time.time() - 7200)) < 5
+    assert audit.moment("2025-01-31T12:00+00:00") == 1738324800.0
+    assert audit.moment("2025-01-31") == time.mktime((2025, 1, 31, 0, 0, 0, 0, 0, -1))
+
+
+def test_cells() -> None:
+    """A cell has exactly its width in columns of the terminal, wide characters counted as two."""
+    assert cell("abc", 5) == "abc  "
+    assert cell("abcdef", 5) == "abcd…"
+    assert cell("日本語の長い", 6) == "日本… "
+    assert cell("\x1b" * 9, 6) == "\\x1b\\…"
+    assert printable("a\u200bb\r\U000e0041") == "a\\u200bb\\r\\U000e0041"
+    assert Table(80, []).header().split() == ["no.", "time", "side", "action", "categories", "text"]

@@ -1,0 +1,609 @@
+"""Observers, redaction, metrics and logs."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import logging
+import string
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from random import Random
+from typing import Any
+
+import pytest
+import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
+
+from guardproxy.errors import AuditUnavailable, ConfigError
+from guardproxy.observe import (
+    Metrics,
+    Observers,
+    configure_logging,
+    credentials,
+    mask_credentials,
+    redact,
+    request_context,
+)
+from guardproxy.observe.redact import kept
+from guardproxy.ports import Sink
+from guardproxy.types import Account, Decision, Reason, Record
+from tests.sinks.kit import PASSED, record
+
+# --- redaction -------------------------------------------------------------------------------------------------------
+
+ALNUM = string.ascii_letters + string.digits
+
+
+def drawn(alphabet: str, least: int, most: int | None = None) -> st.SearchStrategy[str]:
+    """Text of these characters."""
+    return st.text(st.sampled_from(alphabet), min_size=least, max_size=most or least)
+
+
+def _jwt(parts: tuple[str, str, str]) -> str:
+    return ".".join(["eyJhbGciOi" + parts[0], "eyJzdWIi" + parts[1], parts[2]])
+
+
+KEYS = st.one_of(
+    drawn(ALNUM, 20, 60).map("sk-{}".format),
+    drawn(ALNUM + "-_", 30, 120).map("sk-proj-{}".format),
+    drawn(ALNUM + "-_", 30, 120).map("sk-ant-api03-{}".format),
+    st.tuples(st.sampled_from("pousr"), drawn(ALNUM, 36)).map(lambda t: f"gh{t[0]}_{t[1]}"),
+    drawn(ALNUM + "_", 40, 82).map("github_pat_{}".format),
+    drawn(string.ascii_uppercase + string.digits, 16).map("AKIA{}".format),
+    drawn(ALNUM + "-_", 35).map("AIza{}".format),
+    drawn(ALNUM, 34).map("hf_{}".format),
+    drawn(ALNUM + "-", 24, 48).map("xoxb-{}".format),
+    drawn(ALNUM, 24).map("sk_live_{}".format),
+    st.tuples(drawn(ALNUM + "-_", 5, 40), drawn(ALNUM + "-_", 5, 40), drawn(ALNUM + "-_", 20, 43)).map(_jwt),
+)
+# What people write around a key. No letters or digits directly beside it: there it would not be that key.
+AROUND = st.text(st.characters(), max_size=30).map(lambda text: f"{text} ")
+
+
+@given(key=KEYS, before=AROUND, after=AROUND)
+@settings(max_examples=400)
+def test_issued_keys_never_survive(key: str, before: str, after: str) -> None:
+    """A key of a known issuer is masked in any text and under any rule, and no long piece of it is left."""
+    text = f"{before}{key} {after}"
+    for result in (credentials(text), credentials(text, guess=False), redact(text), kept(text, "full")):
+        assert key not in result
+        assert key[8:28] not in result or key[8:28] in before + after
+
+
+@given(token=drawn(ALNUM + "-._~+/", 20, 200), scheme=st.sampled_from(["Bearer", "bearer", "BEARER"]))
+def test_bearer_tokens_never_survive(token: str, scheme: str) -> None:
+    """The token of an Authorization header is masked, with the header's name or without."""
+    for text in (f"Authorization: {scheme} {token}", f"curl -H '{scheme} {token}'", f'{{"authorization":"{token}"}}'):
+        assert token not in credentials(text, guess=False)
+
+
+@given(user=drawn(ALNUM, 1, 10), password=drawn(ALNUM + "@!:#%", 1, 30))
+def test_passwords_never_survive(user: str, password: str) -> None:
+    """Passwords in addresses, in assignments and in Basic credentials are masked."""
+    basic = base64.b64encode(f"{user}:{password}".encode()).decode()
+    assert f":{password}@" not in credentials(f"see postgresql://{user}:{password}@db.internal/x")
+    assert basic not in credentials(f"Authorization: Basic {basic}")
+    for form in ("password={}", "PASSWORD: {}", '"client_secret": "{}"', "api_key='{}'", "my password is 7{}"):
+        text = credentials(form.format("4711" + password))
+        assert "4711" + password not in text
+
+
+@given(body=st.text(st.characters(exclude_characters="-"), max_size=200), whole=st.booleans())
+def test_pem_blocks_never_survive(body: str, whole: bool) -> None:
+    """A PEM block is masked as a whole, also when its end was cut off."""
+    end = "-----END RSA PRIVATE KEY-----" if whole else ""
+    text = f"here:\n-----BEGIN RSA PRIVATE KEY-----\nMII{body}{end}"
+    assert credentials(text) == "here:\n[private key]"
+
+
+def test_drawn_strings_rarely_survive() -> None:
+    """Of keys without a known form, 32 to 64 characters drawn from letters and digits, 99 of 100 are masked."""
+    draw = Random(7)
+    keys = ["".join(draw.choices(ALNUM, k=draw.randint(32, 64))) for _ in range(4000)]
+    assert sum(key in credentials(f"use {key} now") for key in keys) < 40
+    digests = ["".join(draw.choices("0123456789abcdef", k=64)) for _ in range(1000)]
+    assert not any(digest in credentials(digest) for digest in digests)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Llama-4-Maverick-17B-128E-Instruct-FP8 and meta-llama/Llama-3.3-70B-Instruct",
+        "request 550e8400-e29b-41d4-a716-446655440000",
+        "bearer certificates are assets; basic understanding of JavaScript",
+        "my password is wrong, what is a password?",
+        "getUserNameFromDatabaseConnection in /usr/lib/python3/dist-packages/some_module",
+        "sk-learn-documentation-page, risk-assessment-for-2024-portfolio",
+        "at 12:30:45 on 2024-01-15, std::vector, version 3.11, 10 000 000 people, 1,234,567.89",
+        "order 1234567890123456, pi is 3.14159265358979323846",
+        "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+    ],
+)
+def test_ordinary_text_stays(text: str) -> None:
+    """Names, times, numbers and sentences about passwords are left as they are."""
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("write to jane.doe+x@mail.example.co.uk, please", "write to [email], please"),
+        ("call +44 20 7946 0958 or 0176 12345678", "call [phone] or [phone]"),
+        ("(555) 123-4567 / 555.123.4567 / 00493012345678", "[phone] / [phone] / [phone]"),
+        ("card 4111 1111 1111 1111 or 378282246310005", "card [card] or [card]"),
+        ("no card: 4111 1111 1111 1112", "no card: 4111 1111 1111 1112"),
+        ("12 4111-1111-1111-1111 34", "12 [card] 34"),
+        ("pay DE89 3704 0044 0532 0130 00 TODAY", "pay [iban] TODAY"),
+        ("gb82west12345698765432 ok", "[iban] ok"),
+        ("from 192.168.0.1:8080, 2001:db8::8a2e:370:7334 or ::ffff:10.0.0.1", "from [ip]:8080, [ip] or [ip]"),
+        ("999.1.1.1 is none", "999.1.1.1 is none"),
+        ("key=AKIAIOSFODNN7EXAMPLE.", "key=[api key]."),
+    ],
+)
+def test_personal_identifiers(text: str, expected: str) -> None:
+    """E-mail addresses, phone, card and bank account numbers and IP addresses become their markers."""
+    assert redact(text) == expected
+
+
+@given(local=drawn(ALNUM + "._%+-", 1, 40), domain=drawn(string.ascii_lowercase, 1, 20))
+def test_addresses_never_survive(local: str, domain: str) -> None:
+    """No e-mail address is left by `redacted`; `full` keeps it."""
+    address = f"{local}@{domain}.example"
+    assert address not in redact(f"to {address} at once")
+    assert f"@{domain}.example" not in redact(f"<{address}>")
+
+
+@given(
+    digits=drawn(string.digits, 11), shape=st.sampled_from([(4, 4, 4, 4), (16,), (4, 6, 6)]), gap=st.sampled_from(" -.")
+)
+def test_cards_never_survive(digits: str, shape: tuple[int, ...], gap: str) -> None:
+    """A number that passes the Luhn check is masked, in groups or not, beside other numbers too."""
+    body = "4929" + digits
+    double = sum(sum(divmod(int(c) * (2 - place % 2), 10)) for place, c in enumerate(body))
+    card = body + str(-double % 10)
+    groups, at = [], 0
+    for size in shape:
+        groups.append(card[at : at + size])
+        at += size
+    written = gap.join(groups)
+    result = redact(f"pay 12 with {written}, code 123")
+    assert written not in result
+    assert result.startswith("pay 12 with [")
+
+
+HARD = [
+    "a",
+    "a@",
+    "1",
+    "123 ",
+    "411 ",
+    "eyJ",
+    "sk-",
+    ":",
+    "a1",
+    "1.",
+    "+1 ",
+    "(0",
+    "AB12 ",
+    "://a:",
+    "password=",
+    "Bearer ",
+]
+
+
+@pytest.mark.parametrize("unit", [*HARD, "-----BEGIN A-----", "authorization: ", "ff:", "🙂", "aB1", "?key="])
+def test_time_is_linear(unit: str) -> None:
+    """No text makes redaction slow: four times the text takes about four times as long."""
+    redact(unit * 100)
+    small, large = (_seconds(unit * (size // len(unit))) for size in (30_000, 120_000))
+    assert large < 0.25 or large / small < 10
+
+
+def _seconds(text: str) -> float:
+    best = 60.0
+    for _ in range(3):
+        started = time.thread_time()
+        redact(text)
+        best = min(best, time.thread_time() - started)
+    return best
+
+
+@given(text=st.text(st.characters(), max_size=50))
+def test_rules(text: str) -> None:
+    """`hash` keeps a digest that tells texts apart, `none` nothing; no text makes a rule fail."""
+    assert kept(text, "none") == ""
+    assert len(kept(text, "hash")) == 64
+    assert kept(text, "hash") != kept(text + "x", "hash")
+    assert kept(text, "redacted") == redact(text)
+
+
+# --- observers -------------------------------------------------------------------------------------------------------
+
+
+class Kept(Sink):
+    """Keeps what it is given, as slow or as broken as it is told to be."""
+
+    def __init__(self, *, delay_s: float = 0.0, failures: int = 0) -> None:
+        self.batches: list[list[Record]] = []
+        self.closed = False
+        self._delay_s = delay_s
+        self._failures = failures
+
+    @property
+    def records(self) -> list[Record]:
+        """All records."""
+        return [one for batch in self.batches for one in batch]
+
+    async def write(self, records: Sequence[Record]) -> None:
+        """Keep them."""
+        if not records:
+            return
+        await asyncio.sleep(self._delay_s)
+        if self._failures:
+            self._failures -= 1
+            raise OSError("the disk is full")
+        self.batches.append(list(records))
+
+    async def close(self) -> None:
+        """Note it."""
+        self.closed = True
+
+
+class Unopened(Kept):
+    """Cannot be opened."""
+
+    async def write(self, records: Sequence[Record]) -> None:
+        """Fail."""
+        raise OSError("no such host")
+
+
+def values(metrics: Metrics) -> dict[str, float]:
+    """Every sample of a scrape by its name and labels."""
+    content_type, body = metrics.render()
+    assert content_type.startswith("text/plain")
+    return {
+        sample.name.removeprefix("guardproxy_") + "".join(f" {value}" for _, value in sorted(sample.labels.items())): (
+            sample.value
+        )
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+    }
+
+
+@contextlib.asynccontextmanager
+async def _observing(sinks: Mapping[str, Sink], **options: Any) -> Any:
+    metrics = Metrics(CollectorRegistry())
+    observers = Observers(sinks, metrics=metrics, **options)
+    await observers.start()
+    try:
+        yield observers, metrics
+    finally:
+        await observers.close()
+
+
+def test_every_sink_gets_every_record_in_order() -> None:
+    """Records reach all sinks, in order, in batches; closing flushes; metrics count them."""
+
+    async def run() -> None:
+        first, second = Kept(delay_s=0.02), Kept()
+        async with _observing({"first": first, "second": second}) as (observers, metrics):
+            for i in range(50):
+                await observers.record([record(i), record(100 + i)])
+        expected = [f"record-{n}" for i in range(50) for n in (i, 100 + i)]
+        assert [one.id for one in first.records] == expected == [one.id for one in second.records]
+        assert len(first.batches) < 10
+        assert first.closed
+        assert second.closed
+        assert values(metrics)["audit_written_total first"] == 100
+
+    asyncio.run(run())
+
+
+def test_a_broken_sink_costs_nothing() -> None:
+    """A sink that fails is counted and logged; the answer and the other sinks go on; `record` does not wait."""
+
+    async def run() -> None:
+        good, bad = Kept(), Kept(failures=10**6)
+        with capture_logs() as lines:
+            async with _observing({"good": good, "bad": bad}) as (observers, metrics):
+                await observers.record([record(1)])
+        assert [one.id for one in good.records] == ["record-1"]
+        assert values(metrics)["audit_failures_total bad"] == 1
+        failed = [line for line in lines if line["event"] == "audit_failed"]
+        assert [(line["sink"], line["records"], line["error"]) for line in failed] == [
+            ("bad", 1, "OSError: the disk is full")
+        ]
+
+    asyncio.run(run())
+
+
+def test_a_write_that_fails_once_is_repeated() -> None:
+    """A failure that passes loses no record."""
+
+    async def run() -> None:
+        sink = Kept(failures=2)
+        async with _observing({"sink": sink}, required=True) as (observers, metrics):
+            await observers.record([record(1)])
+        assert len(sink.records) == 1
+        assert "audit_failures_total sink" not in values(metrics)
+
+    asyncio.run(run())
+
+
+def test_required_waits_and_raises() -> None:
+    """With `required`, `record` returns after every sink has stored the record, and raises where one could not."""
+
+    async def run() -> None:
+        slow, bad = Kept(delay_s=0.05), Kept(failures=10**6)
+        async with _observing({"slow": slow}, required=True) as (observers, _):
+            await observers.record([record(1), record(2)])
+            assert len(slow.records) == 2
+        async with _observing({"slow": slow, "bad": bad}, required=True) as (observers, _):
+            with pytest.raises(AuditUnavailable, match="'bad' failed") as caught:
+                await observers.record([record(3)])
+            assert caught.value.status == 503
+
+    asyncio.run(run())
+
+
+def test_required_has_a_deadline() -> None:
+    """A sink that hangs makes `record` raise after the write timeout, not wait for ever."""
+
+    async def run() -> None:
+        options = {"required": True, "write_timeout_s": 0.1}
+        async with _observing({"sink": Kept(delay_s=60)}, **options) as (observers, _):
+            started = time.monotonic()
+            with pytest.raises(AuditUnavailable, match="TimeoutError"):
+                await observers.record([record(1)])
+            assert time.monotonic() - started < 5
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_overflow_is_counted_logged_and_never_blocks(required: bool) -> None:
+    """What does not fit the queue is dropped at once, said once when it begins and once when it ends."""
+
+    async def run() -> None:
+        sink = Kept(delay_s=0.2)
+        with capture_logs() as lines:
+            async with _observing({"sink": sink}, queue_size=5, required=required) as (observers, metrics):
+                tasks = [asyncio.create_task(observers.record([record(i)])) for i in range(20)]
+                await asyncio.sleep(0.05)
+                assert sum(task.done() for task in tasks) >= 15
+                results = await asyncio.gather(*tasks, return_exceptions=True)
+                await asyncio.sleep(0.5)
+                await observers.record([record(99)])
+        assert sum(isinstance(result, AuditUnavailable) for result in results) == (15 if required else 0)
+        assert [one.id for one in sink.records] == [*(f"record-{i}" for i in range(5)), "record-99"]
+        assert values(metrics)["audit_dropped_total sink"] == 15
+        events = [line["event"] for line in lines]
+        assert events == ["audit_dropping", "audit_catching_up"]
+        assert lines[1]["dropped"] == 15
+
+    asyncio.run(run())
+
+
+def test_waiting_texts_are_bounded() -> None:
+    """Long texts fill the queue by their size, before their number does."""
+
+    async def run() -> None:
+        sink = Kept(delay_s=0.1)
+        async with _observing({"sink": sink}, text="none") as (observers, metrics):
+            await observers.record([record(i, text="x" * 20_000_000) for i in range(5)])
+        assert len(sink.records) == 3
+        assert values(metrics)["audit_dropped_total sink"] == 2
+
+    asyncio.run(run())
+
+
+def test_close_does_not_wait_for_ever() -> None:
+    """Closing gives up on a sink that hangs, and counts what it did not store."""
+
+    async def run() -> None:
+        with capture_logs() as lines:
+            async with _observing({"sink": Kept(delay_s=60)}, write_timeout_s=0.2) as (observers, metrics):
+                await observers.record([record(1)])
+        assert values(metrics)["audit_failures_total sink"] == 1
+        assert [line["event"] for line in lines] == ["audit_failed"]
+
+    asyncio.run(run())
+
+
+def test_a_sink_that_cannot_be_opened() -> None:
+    """It stops the start where the audit is required; elsewhere it is logged."""
+
+    async def run() -> None:
+        with pytest.raises(AuditUnavailable, match="'sink' cannot be opened: OSError: no such host"):
+            async with _observing({"sink": Unopened()}, required=True):
+                pass
+        with capture_logs() as lines:
+            async with _observing({"sink": Unopened()}):
+                pass
+        assert [line["event"] for line in lines] == ["audit_not_opened"]
+
+    asyncio.run(run())
+
+
+def test_start_comes_first() -> None:
+    """Recording without a start is a mistake, not a record that waits for nobody."""
+    observers = Observers({"sink": Kept()}, metrics=Metrics(CollectorRegistry()))
+    with pytest.raises(RuntimeError, match="start"):
+        asyncio.run(observers.record([record(1)]))
+
+
+SECRET = "sk-proj-" + "Ab3" * 12
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [("full", "I am a@b.example, key [api key]"), ("redacted", "I am [email], key [api key]"), ("none", "")],
+)
+def test_the_text_rule_comes_before_every_sink(rule: Any, expected: str) -> None:
+    """Sinks see what the rule keeps, and no credential in any field."""
+
+    async def run() -> Record:
+        sink = Kept()
+        leaky = record(
+            1, text=f"I am a@b.example, key {SECRET}", model=SECRET, upstream=f"http://u:{SECRET}@host", error=SECRET
+        )
+        async with _observing({"sink": sink}, text=rule) as (observers, _):
+            await observers.record([leaky])
+        return sink.records[0]
+
+    found = asyncio.run(run())
+    assert found.text == expected
+    assert "Ab3Ab3" not in repr(found)
+
+
+def test_long_texts_do_not_stop_the_loop() -> None:
+    """While a text of a megabyte is redacted, other tasks go on."""
+
+    async def run() -> None:
+        sink = Kept()
+        async with _observing({"a": sink, "b": sink}) as (observers, _):
+            await observers.record([record(1, text="mail a@b.example 4111 1111 1111 1111 " * 25_000)])
+            turns = 0
+            while len(sink.records) < 2:
+                await asyncio.sleep(0)
+                turns += 1
+        assert turns > 5
+        assert set(sink.records[0].text.split()) == {"mail", "[email]", "[card]"}
+
+    asyncio.run(run())
+
+
+# --- metrics ---------------------------------------------------------------------------------------------------------
+
+
+def test_metrics() -> None:
+    """Everything counted or timed is in the scrape, under labels of the configuration."""
+    metrics = Metrics(CollectorRegistry())
+    metrics.request("openai_chat", 200)
+    metrics.request("none", 404)
+    metrics.decision(record(1))
+    metrics.decision(record(2, decision=PASSED))
+    metrics.decision(record(3, decision=Decision("block", "", (), "opaque"), error="timeout"))
+    metrics.decision(record(4, decision=Decision("block", "", (), "overload"), error="full"))
+    metrics.decision(record(5, shadow=True))
+    metrics.guard(0.02, Account(queue_s=0.01, forward_s=0.005, tokens_computed=30, tokens_reused=100, batch=4))
+    metrics.guard(0.0001, Account(cached=True))
+    metrics.queue_from(lambda: 7)
+    metrics.upstream(0.3)
+    metrics.added(0.004)
+    with metrics.stream_held(), metrics.stream_held():
+        assert values(metrics)["streams_held"] == 2
+    found = values(metrics)
+    for name, value in {
+        "requests_total 2xx openai_chat": 1,
+        "requests_total 4xx none": 1,
+        "decisions_total block user": 3,
+        "decisions_total pass user": 1,
+        "category_decisions_total block violence user": 1,
+        "shadow_decisions_total block user": 1,
+        "guard_errors_total guard_error": 1,
+        "guard_errors_total overload": 1,
+        "guard_seconds_count false": 1,
+        "guard_seconds_count true": 1,
+        "guard_queue_seconds_sum": 0.01,
+        "guard_tokens_computed_total": 30,
+        "guard_tokens_reused_total": 100,
+        "guard_batch_checks_sum": 4,
+        "guard_queue_checks": 7,
+        "upstream_seconds_sum": 0.3,
+        "added_seconds_sum": 0.004,
+        "streams_held": 0,
+    }.items():
+        assert found[name] == value, name
+
+
+def test_labels_are_bounded() -> None:
+    """However many categories or wires are named, the number of time series is bounded."""
+    metrics = Metrics(CollectorRegistry())
+    for i in range(1000):
+        metrics.decision(record(i, decision=Decision("flag", "", (Reason(f"c{i}", 0.9, 0.5, "flag"),))))
+        metrics.request(f"wire {i}", 200)
+    found = [name for name in values(metrics) if name.startswith(("category_decisions_total", "requests_total"))]
+    assert len(found) == 202
+    assert values(metrics)["category_decisions_total flag other user"] == 900
+
+
+# --- logs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """Puts the logging of the process back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_json_logs(restored: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Logs of structlog and of uvicorn are JSON lines with the request id, without credentials and locals."""
+    configure_logging("info", json=True)
+    private = "a private matter"
+    with request_context("550e8400e29b41d4a716446655440000"):
+        structlog.get_logger("any").info("upstream", headers={"authorization": "x", "n": [f"Bearer {SECRET}"]}, n=3)
+        logging.getLogger("uvicorn.access").warning('%s - "GET /?key=%s"', "10.0.0.1", SECRET)
+        try:
+            int(SECRET)
+        except ValueError:
+            structlog.get_logger("any").exception("failed", text_length=len(private))
+    structlog.get_logger("any").debug("not shown")
+    structlog.get_logger("any").info("lone \ud800", api_key=SECRET)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert SECRET not in err
+    assert private not in err
+    first, second, third, fourth = (json.loads(line) for line in err.splitlines())
+    assert first["headers"] == {"authorization": "[secret]", "n": ["Bearer [credentials]"]}
+    assert (first["event"], first["level"], first["n"]) == ("upstream", "info", 3)
+    assert first["request_id"] == second["request_id"] == "550e8400e29b41d4a716446655440000"
+    assert second["event"] == '10.0.0.1 - "GET /?key=[secret]"'
+    assert "ValueError: invalid literal for int() with base 10: '[api key]'" in third["exception"]
+    assert fourth["api_key"] == "[secret]"
+    assert "request_id" not in fourth
+
+
+def test_console_logs(restored: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """The readable form has no control characters of a client's text."""
+    configure_logging("debug", json=False)
+    structlog.get_logger("any").debug("path \x1b[31m \u202e", path="/\x00\x07", token=SECRET)
+    err = capsys.readouterr().err
+    assert "path \\x1b[31m \\u202e" in err
+    assert not {"\x1b", "\u202e", "\0", "\x07"} & set(err)
+    assert SECRET not in err
+
+
+def test_unknown_level() -> None:
+    """A level that is none is a mistake of the configuration."""
+    with pytest.raises(ConfigError, match="unknown log level 'loud'"):
+        configure_logging("loud")
+
+
+class _Opaque:
+    def __str__(self) -> str:
+        return f"<client with {SECRET}>"
+
+
+@given(
+    st.recursive(
+        st.one_of(st.just(SECRET), st.just(SECRET.encode()), st.just(_Opaque()), st.integers(), st.none()),
+        lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(drawn(ALNUM, 3), inner, max_size=3)),
+        max_leaves=8,
+    )
+)
+def test_masking_reaches_every_field(value: Any) -> None:
+    """A credential is masked at any depth and in any kind of object of a log line."""
+    event = mask_credentials(None, "info", {"event": "x", "value": value, "request_id": SECRET})
+    assert SECRET not in repr(event)
+    json.dumps(event)
