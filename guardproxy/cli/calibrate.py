@@ -4,13 +4,14 @@ import argparse
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from guardproxy.cli.evaluate import DATA, add_inputs, rate, scored, tell_failures
+from guardproxy.cli.evaluate import DATA, add_inputs, opened, rate, scored, tell_failures
 from guardproxy.errors import ConfigError
 
 if TYPE_CHECKING:
     from guardproxy.evaluation.combining import Bounds, Weight
+    from guardproxy.evaluation.metrics import Rate
     from guardproxy.evaluation.scoring import Scored
-    from guardproxy.evaluation.thresholds import Found, Rate, Target, Together
+    from guardproxy.evaluation.thresholds import Found, Target, Together
 
 
 def add_parser(commands: Any) -> None:
@@ -50,7 +51,7 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the YAML; 1 where a row got no verdict. Raises ConfigError, also where every category is refused."""
     _check(args)
-    found = scored(args)
+    found = scored(args, opened(args))
     command = f"# {shlex.join(_command(args))}"
     if args.cascade:
         print("\n".join([command, *_cascade(found, args)]))

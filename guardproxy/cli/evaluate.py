@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,32 +68,36 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the measures; 1 where a row got no verdict. Raises ConfigError, GuardUnavailable."""
-    from guardproxy.evaluation.report import reports
+    from guardproxy.evaluation.report import report
     from guardproxy.evaluation.tables import tables
 
-    found = scored(args)
+    guards = opened(args)
+    found = scored(args, guards)
     if args.plot is not None:
         _plot(found, args.plot)
-    measured = reports(found, args.threshold)
+    measured = {
+        name: report(found[name], settings.policies.policies["default"], args.threshold)
+        for name, settings in guards.items()
+    }
     print(json.dumps(measured) if args.json else tables(measured, markdown=args.markdown))
     return tell_failures(found.values())
 
 
-def scored(args: argparse.Namespace) -> "dict[str, Scored]":
-    """Every row's score by every guard. Raises ConfigError for data and guards that cannot be had."""
-    from guardproxy import __version__
-
-    rows = _rows(args)
-    opened: dict[str, Settings] = {}
+def opened(args: argparse.Namespace) -> "dict[str, Settings]":
+    """The configuration of each guard, by its name in the results. Raises ConfigError."""
+    out: dict[str, Settings] = {}
     for given in args.guard or [args.config]:
         name, settings = _opened(given)
-        if name in opened:
+        if name in out:
             raise ConfigError(f"two of the guards are named {name}: give their files different names")
-        opened[name] = settings
-    return {
-        name: _scored_by(name, settings, __version__ + _identity(settings), rows, args)
-        for name, settings in opened.items()
-    }
+        out[name] = settings
+    return out
+
+
+def scored(args: argparse.Namespace, guards: "Mapping[str, Settings]") -> "dict[str, Scored]":
+    """Every row's score by every guard. Raises ConfigError for data and guards that cannot be had."""
+    rows = _rows(args)
+    return {name: _scored_by(name, settings, rows, args) for name, settings in guards.items()}
 
 
 def tell_failures(found: "Iterable[Scored]") -> int:
@@ -159,20 +163,20 @@ def _opened(given: str | None) -> "tuple[str, Settings]":
 
 
 def _identity(settings: "Settings") -> str:
-    """What scores depend on: the guard's settings, its categories, and the size and age of its files."""
+    """What scores depend on: guardproxy, the guard's settings, its categories, and the size and age of its files."""
     from importlib.resources import as_file, files
+
+    from guardproxy import __version__
 
     model = settings.guard.model
     with as_file(files("guardproxy") / "weights" / "embedded") as shipped:
         place = shipped if model == "embedded" else Path(model)
         held = sorted(place.rglob("*")) if place.is_dir() else [place] if place.is_file() else []
         stamps = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in held if one.is_file()]
-    return repr((settings.guard, settings.taxonomy, stamps))
+    return repr((__version__, settings.guard, settings.taxonomy, stamps))
 
 
-def _scored_by(
-    name: str, settings: "Settings", identity: str, rows: "Sequence[Row]", args: argparse.Namespace
-) -> "Scored":
+def _scored_by(name: str, settings: "Settings", rows: "Sequence[Row]", args: argparse.Namespace) -> "Scored":
     """The rows scored by the guard, with a progress bar on the terminal."""
     import asyncio
     from dataclasses import replace
@@ -188,7 +192,7 @@ def _scored_by(
     policies = PolicySet({"default": Policy("default", "", everything, everything)})
     guard = build.guard(replace(settings, policies=policies))
 
-    with open_store(_store_path(args.data_dir), identity) as store:
+    with open_store(_store_path(args.data_dir), _identity(settings)) as store:
         if args.fresh:
             store.clear()
         with tqdm(total=len(rows), desc=name, unit="row", disable=None) as bar:

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from guardproxy.errors import ConfigError
 from guardproxy.evaluation.datasets import Row
-from guardproxy.evaluation.metrics import Floats
+from guardproxy.evaluation.metrics import Floats, Rate
 from guardproxy.evaluation.scoring import Score, Scored
-from guardproxy.evaluation.thresholds import Rate
 from guardproxy.policy import UNSAFE
 
 # Rows of each kind, labelled of a category and not of it, from which on weights are fitted to it.

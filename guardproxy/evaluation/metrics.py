@@ -6,6 +6,7 @@ threshold which keeps the rate. The expected calibration error has 15 bins of eq
 arXiv:1706.04599). Intervals hold the middle 95 % of the measure over 1,000 resamples of the rows.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -30,6 +31,9 @@ BINS = 15
 RESAMPLES = 1000
 LEVEL = 0.95
 
+# Quantile of the normal distribution for 95 % intervals.
+_Z = 1.959964
+
 # Numbers held at once while resampling: about 100 MB over all arrays.
 _CELLS = 2_000_000
 
@@ -42,6 +46,29 @@ class Measured:
     positives: int
     values: Mapping[str, float | None]
     ci: Mapping[str, tuple[float, float] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """`hits` of `n` rows, with the 95 % Wilson score interval (Wilson 1927)."""
+
+    hits: int
+    n: int
+
+    @property
+    def value(self) -> float:
+        """The share; NaN of no rows."""
+        return self.hits / self.n if self.n else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper bound; all of [0, 1] where there are no rows."""
+        if not self.n:
+            return 0.0, 1.0
+        centre = self.value + _Z**2 / (2 * self.n)
+        half = _Z * math.sqrt(self.value * (1 - self.value) / self.n + _Z**2 / (4 * self.n**2))
+        scale = 1 + _Z**2 / self.n
+        return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 def measure(scores: Floats, labels: NDArray[np.bool_], threshold: float = 0.5, resamples: int = RESAMPLES) -> Measured:

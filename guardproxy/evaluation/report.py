@@ -1,15 +1,16 @@
 """Scored rows to measures: overall, by side and by category, with what the rows cost; plain dictionaries for JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from guardproxy.evaluation.datasets import Row
-from guardproxy.evaluation.metrics import Measured, measure
+from guardproxy.evaluation.metrics import Measured, Rate, measure
 from guardproxy.evaluation.scoring import Score, Scored
-from guardproxy.types import Side
+from guardproxy.policy import Policy, decide
+from guardproxy.types import SEVERITY, ActionName, Finding, Side, Verdict
 
 Pair = tuple[Row, Score]
 Report = dict[str, Any]
@@ -18,21 +19,21 @@ Arrays = tuple[NDArray[np.float64], NDArray[np.bool_]]
 SIDES: tuple[Side, ...] = ("user", "assistant")
 
 
-def report(scored: Scored, threshold: float = 0.5) -> Report:
+def report(scored: Scored, policy: Policy, threshold: float = 0.5) -> Report:
     """Everything that is measured of one guard, over all rows that have a score.
 
     `overall`: P(unsafe) against the rows' overall label. `categories`: of each category with a label and a score,
     `one_vs_all` (against every row known not to be of it) and `one_vs_benign` (only against those that are safe as a
-    whole), as in arXiv:2312.06674. `sides` holds the same for each side, `datasets` for each file where there are
-    several, `cost` what a row took.
+    whole), as in arXiv:2312.06674. `policy`: the share of `unsafe` and of `benign` rows that the policy rewrites or
+    blocks. `sides` holds the same for each side, `datasets` for each file where there are several, `cost` what a row
+    took.
     """
     pairs = pairs_of(scored)
-    out = _parts(pairs, threshold)
+    out = _parts(pairs, policy, threshold)
     names = list(dict.fromkeys(row.dataset for row in scored.rows))
     if len(names) > 1:
-        out["datasets"] = {
-            name: _parts([pair for pair in pairs if pair[0].dataset == name], threshold) for name in names
-        }
+        of = {name: [pair for pair in pairs if pair[0].dataset == name] for name in names}
+        out["datasets"] = {name: _parts(of[name], policy, threshold) for name in names}
     out["cost"] = cost(scored)
     out |= {"rows": len(scored.rows), "scored": len(pairs), "failed": len(scored.failures), "threshold": threshold}
     return out
@@ -86,22 +87,41 @@ def cost(scored: Scored) -> Report:
     }
 
 
-def _parts(pairs: Sequence[Pair], threshold: float) -> Report:
-    out = _part(pairs, threshold)
+def _parts(pairs: Sequence[Pair], policy: Policy, threshold: float) -> Report:
+    out = _part(pairs, policy, threshold)
     by_side = {side: [pair for pair in pairs if pair[0].check.side == side] for side in SIDES}
     held = {side: rows for side, rows in by_side.items() if rows}
-    out["sides"] = {side: dict(out) if len(held) == 1 else _part(rows, threshold) for side, rows in held.items()}
+    alone = len(held) == 1
+    out["sides"] = {side: dict(out) if alone else _part(rows, policy, threshold) for side, rows in held.items()}
     return out
 
 
-def _part(pairs: Sequence[Pair], threshold: float) -> Report:
+def _part(pairs: Sequence[Pair], policy: Policy, threshold: float) -> Report:
     categories: Report = {}
     for category in categories_of(pairs):
         categories[category] = {
             "one_vs_all": _measured(one_vs_all(pairs, category), threshold),
             "one_vs_benign": _measured(one_vs_benign(pairs, category), threshold),
         }
-    return {"overall": _measured(overall(pairs), threshold), "categories": categories}
+    overall_found = _measured(overall(pairs), threshold)
+    return {"overall": overall_found, "categories": categories, "policy": _policed(pairs, policy)}
+
+
+def _policed(pairs: Sequence[Pair], policy: Policy) -> Report:
+    """How many unsafe and benign rows the policy does not let pass as they are."""
+    out: Report = {}
+    for name, label in (("unsafe", True), ("benign", False)):
+        rows = [pair for pair in pairs if pair[0].unsafe is label]
+        acted = Rate(sum(SEVERITY[_action(pair, policy)] > SEVERITY["flag"] for pair in rows), len(rows))
+        if rows:
+            out[name] = {"n": acted.n, "acted": acted.hits, "rate": acted.value, "ci": list(acted.interval)}
+    return out
+
+
+def _action(pair: Pair, policy: Policy) -> ActionName:
+    row, score = pair
+    findings = tuple(Finding(category, probability) for category, probability in score.categories.items())
+    return decide(policy, row.check.side, Verdict(score.unsafe, findings, "")).action
 
 
 def _measured(data: Arrays, threshold: float) -> Report | None:
@@ -121,8 +141,3 @@ def _labelled(pairs: Sequence[Pair], category: str) -> list[Pair]:
 def _arrays(known: Sequence[tuple[float, bool]]) -> Arrays:
     scores = np.array([score for score, _ in known], dtype=np.float64)
     return scores, np.array([label for _, label in known], dtype=np.bool_)
-
-
-def reports(scored: Mapping[str, Scored], threshold: float) -> dict[str, Report]:
-    """The report of each guard by its name."""
-    return {name: report(one, threshold) for name, one in scored.items()}

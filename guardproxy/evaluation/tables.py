@@ -74,6 +74,12 @@ def _overall(parts: Mapping[str, Mapping[str, Any]]) -> Rows:
     for name in MEASURES:
         cells = [UNKNOWN if found is None else number(found[name], found["ci"][name]) for found in measured]
         rows.append([LABELS[name], *cells])
+    for name, label in (
+        ("unsafe", "unsafe rows stopped by the policy"),
+        ("benign", "benign rows stopped by the policy"),
+    ):
+        found = [part["policy"].get(name) for part in parts.values()]
+        rows.append([label, *(UNKNOWN if one is None else number(one["rate"], one["ci"]) for one in found)])
     return rows
 
 

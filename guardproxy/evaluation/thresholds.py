@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from guardproxy.evaluation.metrics import RESAMPLES, Floats, interval
+from guardproxy.evaluation.metrics import RESAMPLES, Floats, Rate, interval
 from guardproxy.evaluation.report import SIDES, Pair, categories_of, one_vs_benign, overall
 from guardproxy.evaluation.scoring import Score
 from guardproxy.policy import UNSAFE
@@ -23,8 +23,6 @@ from guardproxy.types import Side
 _STEP = 1e-4
 # Scores sorted at once while resampling.
 _CELLS = 4_000_000
-# Quantile of the normal distribution for 95 % intervals.
-_Z = 1.959964
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,29 +37,6 @@ class Target:
         """Rows of the kind that the rate is counted on, at least."""
         spare = self.rate if self.measure == "fpr" else 1 - self.rate
         return math.ceil(3 / spare - 1e-9)
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """`hits` of `n` rows, with the 95 % Wilson score interval (Wilson 1927)."""
-
-    hits: int
-    n: int
-
-    @property
-    def value(self) -> float:
-        """The share; NaN of no rows."""
-        return self.hits / self.n if self.n else math.nan
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Lower and upper bound; all of [0, 1] where there are no rows."""
-        if not self.n:
-            return 0.0, 1.0
-        centre = self.value + _Z**2 / (2 * self.n)
-        half = _Z * math.sqrt(self.value * (1 - self.value) / self.n + _Z**2 / (4 * self.n**2))
-        scale = 1 + _Z**2 / self.n
-        return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 @dataclass(frozen=True, slots=True)

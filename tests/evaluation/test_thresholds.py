@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from guardproxy.errors import ConfigError
 from guardproxy.evaluation.combining import ROWS, bounds, weights
 from guardproxy.evaluation.datasets import Row
+from guardproxy.evaluation.metrics import Rate
 from guardproxy.evaluation.report import Pair, one_vs_all, one_vs_benign, report
 from guardproxy.evaluation.scoring import Score, Scored
-from guardproxy.evaluation.thresholds import Found, Rate, Refused, Target, search, together
+from guardproxy.evaluation.thresholds import Found, Refused, Target, search, together
+from guardproxy.policy import Policy, Rule, SideRules
 from guardproxy.types import Check, Conversation, Message, Part, Side
 
 
@@ -34,6 +36,8 @@ def scored(pairs: list[Pair]) -> Scored:
     return Scored(tuple(row for row, _ in pairs), [score for _, score in pairs])
 
 
+STRICT = SideRules({"x": (Rule("block", 0.5),)})
+LAX = SideRules({"x": (Rule("flag", 0.1),)})
 MIXED = cluster(400, False, 0.3, 1) + cluster(100, True, 0.7, 2)
 
 
@@ -192,7 +196,7 @@ def test_a_report_has_every_slice() -> None:
     other = Row("1", "g:1", "g", pairs[0][0].check, True, {"x": True})
     run = scored([*pairs, (other, pairs[0][1])])
     run.scores[0] = None
-    found = report(run)
+    found = report(run, Policy("p", "v", STRICT, LAX))
     assert (found["rows"], found["scored"]) == (len(pairs) + 1, len(pairs))
     assert found["overall"]["n"] == len(pairs) - 1
     x = found["categories"]["x"]
@@ -203,5 +207,11 @@ def test_a_report_has_every_slice() -> None:
     assert found["sides"]["assistant"]["overall"]["auprc"] is None
     assert list(found["datasets"]) == ["f", "g"]
     assert found["cost"]["tokens_computed"] == 5
+    assert found["sides"]["assistant"]["policy"] == {
+        "unsafe": {"n": 50, "acted": 0, "rate": 0.0, "ci": [0.0, pytest.approx(0.0714, abs=1e-3)]}
+    }
+    blocked = found["sides"]["user"]["policy"]
+    over = [row.unsafe for row, score in pairs[1:] if row.check.side == "user" and score.categories["x"] >= 0.5]
+    assert (blocked["benign"]["acted"], blocked["unsafe"]["acted"]) == (over.count(False), over.count(True))
     low, high = found["overall"]["ci"]["auprc"]
     assert low < found["overall"]["auprc"] < high
