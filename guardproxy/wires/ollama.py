@@ -242,6 +242,7 @@ class Ollama:
     """The wire of `/api/chat` and `/api/generate`."""
 
     name = "ollama"
+    keepalive = b""
 
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""

@@ -278,6 +278,7 @@ class OpenAIChat:
     """The wire of `/v1/chat/completions`."""
 
     name = "openai_chat"
+    keepalive = b": keep-alive\n\n"
 
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""

@@ -137,6 +137,7 @@ class OpenAICompletions:
     """The wire of `/v1/completions`."""
 
     name = "openai_completions"
+    keepalive = b": keep-alive\n\n"
 
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""

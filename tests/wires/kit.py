@@ -71,7 +71,7 @@ CASES = [
         "openai_completions.json",
         openai_completions.wire,
         "/v1/completions",
-        {"model": "m", "prompt": "A story:", "stream": True},
+        {"model": "m", "prompt": "Hello there.", "stream": True},
     ),
     Case(
         "responses",

@@ -69,6 +69,7 @@ class AnthropicMessages:
     """The wire of `/v1/messages`."""
 
     name = "anthropic_messages"
+    keepalive = b": keep-alive\n\n"
 
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""

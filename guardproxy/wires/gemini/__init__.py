@@ -79,6 +79,7 @@ class Gemini:
     """The wire of `models/{model}:generateContent` and `:streamGenerateContent`."""
 
     name = "gemini"
+    keepalive = b""
 
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""

@@ -89,6 +89,7 @@ class OpenAIResponses:
     """The wire of `/v1/responses`."""
 
     name = "openai_responses"
+    keepalive = b": keep-alive\n\n"
 
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""

@@ -1,0 +1,140 @@
+"""JSON bodies are read strictly, in bounded time; places in them can be named and changed."""
+
+import base64
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guardproxy.errors import Unreadable
+from guardproxy.types import Edit
+from guardproxy.wires.shared.body import DEPTH, data_url_text, dumps, find, put, read_json, remove
+from tests.wires.kit import BY_NAME, CASES
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(JSON_VALUES)
+def test_json_is_read_as_json(value: Any) -> None:
+    """What is unambiguous is read as it is, and written in ASCII."""
+    written = dumps(value)
+    assert written.isascii()
+    assert read_json(written) == read_json(json.dumps(value, ensure_ascii=False).encode()) == value
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b'{"a": 1, "a": 2}', "twice"),
+        (b'{"b": [{"a": 1, "\\u0061": 2}]}', "twice"),
+        (b'{"a": NaN}', "no such number"),
+        (b'{"a": -Infinity}', "no such number"),
+        (b'{"a": 1e999}', "out of range"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON"),
+        (b'{"a": "\xff"}', "not UTF-8"),
+        (b'\xef\xbb\xbf{"a": 1}', "not valid JSON"),
+        (b'{"a": "\\ud83d"}', "surrogate"),
+        (b'{"\\udc00": 1}', "surrogate"),
+        (b"{'a': 1}", "not valid JSON"),
+        (b'{"a": 1} {"b": 2}', "not valid JSON"),
+        (b"", "not valid JSON"),
+        (b"[" * (DEPTH + 1) + b"]" * (DEPTH + 1), "nested deeper"),
+        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested deeper"),
+        (b"[" * 1_000_000, "nested deeper"),
+    ],
+)
+def test_what_parsers_read_differently_is_refused(body: bytes, says: str) -> None:
+    """Duplicate keys, numbers that are none, broken text and endless nesting are errors, not guesses."""
+    with pytest.raises(Unreadable, match=says):
+        read_json(body)
+
+
+def test_nesting_in_strings_and_wide_bodies_are_fine() -> None:
+    """Brackets in strings do not count, nor do many beside one another."""
+    assert read_json(dumps("[" * 1000 + '"{')) == "[" * 1000 + '"{'
+    assert len(read_json(dumps([[]] * 5000))) == 5000
+    assert read_json(b'"\\ud83c\\udf0a \\\\ud83c"') == "🌊 \\ud83c"
+
+
+@pytest.mark.parametrize("tail", [b'"' + b'\\"' * 500_000, b"[" * 100 + b'"a\\' * 100_000])
+def test_broken_strings_take_linear_time(tail: bytes) -> None:
+    """A string without end is refused as fast as it is read."""
+    began = time.perf_counter()
+    with pytest.raises(Unreadable):
+        read_json(b"[{" * 150 + tail)
+    assert time.perf_counter() - began < 5
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_large_bodies(case: Any) -> None:
+    """A text of 20 MB and ten thousand messages are read and edited in seconds."""
+    large = json.loads(json.dumps(case.body).replace("Hello there.", "x" * 20_000_000))
+    began = time.perf_counter()
+    request = case.wire.parse_request(case.path, json.dumps(large).encode())
+    assert max(message.size for message in request.conversation.messages) >= len("Hello there.")
+    if "messages" in case.body:
+        many = {**case.body, "messages": case.body["messages"] * 10_000}
+        request = case.wire.parse_request(case.path, json.dumps(many).encode())
+        assert len(request.conversation.messages) == 10_000
+        edits = [Edit(f"messages[{index}].content", "new") for index in range(0, 10_000, 2)]
+        edited = json.loads(case.wire.edit_request(request, edits, list(range(1, 10_000, 2))))
+        assert edited["messages"] == [{"role": "user", "content": "new"}] * 5000
+    assert time.perf_counter() - began < 20
+
+
+def test_places() -> None:
+    """Paths find, change and remove what they name; removing several at once does not shift them."""
+    body = {"a": [{"b": "x"}, {"b": "y"}, {"b": "z"}]}
+    put(body, "a[1].b", "new")
+    assert find(body, "a[1].b") == "new"
+    remove(body, ["a[0]", "a[2]", "a[2].b", "none.such"])
+    assert body == {"a": [{"b": "new"}]}
+    with pytest.raises(Unreadable, match="only a text"):
+        put(body, "a", "text")
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("data:text/plain;base64," + base64.b64encode("é".encode()).decode(), "é"),
+        ("data:text/plain;charset=utf-8,a%20b", "a b"),
+        ("DATA:TEXT/HTML,<b>x</b>", "<b>x</b>"),
+        ("data:application/json,{}", "{}"),
+        ("data:text/plain;charset=utf-16,a", None),
+        ("data:text/plain;base64,***", None),
+        ("data:image/png;base64,aGk=", None),
+        ("https://example.org/x.txt", None),
+    ],
+)
+def test_data_urls(url: str, expected: str | None) -> None:
+    """A text in a data URL is a text; everything else is not."""
+    assert data_url_text(url) == expected
+
+
+def test_an_edited_data_url_stays_one() -> None:
+    """The server gets a data URL with the new text."""
+    body = {"url": "data:text/plain;base64,aGk=", "source": {"type": "base64", "data": "aGk="}}
+    put(body, "url", "new text")
+    put(body, "source.data", "new text")
+    assert data_url_text(body["url"]) == "new text"
+    assert base64.b64decode(body["source"]["data"]) == b"new text"
+
+
+def test_requests_are_read_strictly_by_every_wire() -> None:
+    """No wire takes a duplicate key, a key in another spelling, or a stream flag that is no boolean."""
+    for case in CASES:
+        body = json.dumps(case.body)
+        with pytest.raises(Unreadable, match="twice"):
+            case.wire.parse_request(case.path, f'{{"x": 1, "x": 2, {body[1:]}'.encode())
+        with pytest.raises(Unreadable, match="another spelling"):
+            case.request(MODEL="m")
+        if case.wire is not BY_NAME["gemini"].wire:
+            with pytest.raises(Unreadable, match=r"stream: must be true or false"):
+                case.request(stream="true")

@@ -1,0 +1,197 @@
+"""Whole replies: everything that the client reads is a part, and an edited reply keeps what was not edited."""
+
+import json
+from typing import Any
+
+import pytest
+
+from guardproxy.errors import UpstreamUnreadable
+from guardproxy.types import Edit, Pass, Refuse, Replace
+from tests.wires.kit import BY_NAME, CASES, Case
+
+REFUSAL = Refuse("I cannot help with that.")
+each_case = pytest.mark.parametrize("case", CASES[:-1], ids=lambda case: case.name)
+
+
+@each_case
+def test_a_reply_that_passes_stays_as_it_is(case: Case) -> None:
+    """Without an edit the reply is the upstream's own bytes."""
+    request = case.request()
+    reply = case.wire.parse_reply(request, case.reply)
+    assert case.wire.edit_reply(request, reply, {0: Pass()}) == case.reply
+    assert not any(choice.opaque for choice in reply.choices)
+
+
+@each_case
+def test_a_refused_reply_keeps_nothing_but_head_and_usage(case: Case) -> None:
+    """Text, reasoning, tool calls and log probabilities go; ids, model and usage stay."""
+    request = case.request()
+    reply = case.wire.parse_reply(request, case.reply)
+    edited = case.wire.edit_reply(request, reply, dict.fromkeys(range(len(reply.choices)), REFUSAL))
+    again = case.wire.parse_reply(request, edited)
+    assert [choice.text for choice in again.choices] == [REFUSAL.message] * len(reply.choices)
+    before, after = json.loads(case.reply), json.loads(edited)
+    for key in ("id", "model", "usage", "usageMetadata", "created", "responseId", "eval_count"):
+        assert before.get(key) == after.get(key)
+
+
+@each_case
+def test_opaque_fields_of_a_refused_reply_go(case: Case) -> None:
+    """Text under an unknown key leaves with the choice it was counted to."""
+    request = case.request()
+    body = json.dumps({**json.loads(case.reply), "aside": "words that nobody judged"}).encode()
+    reply = case.wire.parse_reply(request, body)
+    assert [part.note for part in reply.choices[0].opaque] == ["unknown field"]
+    assert b"nobody judged" not in case.wire.edit_reply(request, reply, {0: REFUSAL})
+
+
+def test_a_reply_of_errors_has_no_choice() -> None:
+    """An error body of the upstream is no text of the model."""
+    bodies: dict[str, dict[str, Any]] = {
+        "chat": {"error": {"message": "busy"}},
+        "completions": {"error": {"message": "busy"}},
+        "responses": {"error": {"message": "busy"}},
+        "messages": {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}},
+        "ollama-chat": {"error": "busy"},
+        "gemini": {"error": {"code": 429, "message": "busy"}},
+    }
+    for name, body in bodies.items():
+        case = BY_NAME[name]
+        assert case.wire.parse_reply(case.request(), json.dumps(body).encode()).choices == ()
+
+
+@pytest.mark.parametrize("name", ["chat", "completions", "responses", "messages", "ollama-chat", "gemini"])
+@pytest.mark.parametrize("body", [b"", b"[]x", b'"text"', b'{"a": 1, "a": 2}', b"<html></html>", b"[1]"])
+def test_what_cannot_be_read_is_refused(name: str, body: bytes) -> None:
+    """A reply that is not understood is not clean."""
+    case = BY_NAME[name]
+    with pytest.raises(UpstreamUnreadable):
+        case.wire.parse_reply(case.request(), body)
+
+
+@pytest.mark.parametrize("name", ["chat", "completions", "responses", "messages", "ollama-chat"])
+def test_an_object_without_its_text_is_refused(name: str) -> None:
+    """A reply of another shape is not taken for an empty one."""
+    case = BY_NAME[name]
+    with pytest.raises(UpstreamUnreadable):
+        case.wire.parse_reply(case.request(), b'{"answer": "some words"}')
+
+
+def _chat(message: dict[str, Any], **choice: Any) -> bytes:
+    head = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", **message}}
+    return json.dumps({"id": "c", "choices": [{**head, **choice}], "usage": {"total_tokens": 3}}).encode()
+
+
+def test_everything_a_client_reads_of_a_chat_is_a_part() -> None:
+    """Citations, transcripts, reasoning in any form, calls in either form; audio is opaque."""
+    case = BY_NAME["chat"]
+    body = _chat(
+        {
+            "content": [{"type": "text", "text": "Hi"}],
+            "reasoning": "why",
+            "reasoning_details": [{"type": "reasoning.encrypted", "data": "xx"}],
+            "annotations": [{"type": "url_citation", "url_citation": {"title": "T", "url": "u"}}],
+            "audio": {"id": "a", "data": "AAAA", "transcript": "said aloud", "expires_at": 1},
+            "function_call": {"name": "f", "arguments": "{}"},
+        }
+    )
+    parts = case.wire.parse_reply(case.request(), body).choices[0].parts
+    assert [(part.kind, part.path.removeprefix("choices[0].message.")) for part in parts] == [
+        ("text", "content[0].text"),
+        ("reasoning", "reasoning"),
+        ("opaque", "reasoning_details[0].data"),
+        ("text", "annotations[0]"),
+        ("opaque", "audio.data"),
+        ("transcript", "audio.transcript"),
+        ("tool_call", "function_call.arguments"),
+    ]
+
+
+def test_one_of_several_choices_is_refused() -> None:
+    """The others stay as they are."""
+    case = BY_NAME["chat-tools"]
+    reply = case.wire.parse_reply(case.request(), case.reply)
+    edited = json.loads(case.wire.edit_reply(case.request(), reply, {0: REFUSAL, 1: Pass()}))
+    assert edited["choices"][1] == json.loads(case.reply)["choices"][1]
+    assert edited["choices"][0] == {
+        "index": 0,
+        "message": {"role": "assistant", "content": REFUSAL.message, "refusal": None},
+        "logprobs": None,
+        "finish_reason": "content_filter",
+    }
+
+
+def test_an_edited_choice_loses_what_repeats_the_old_text() -> None:
+    """A redaction keeps reasoning and finish reason, and drops log probabilities and annotations."""
+    case = BY_NAME["chat"]
+    reply = case.wire.parse_reply(case.request(), case.reply)
+    outcome = Replace((Edit("choices[0].message.content", "Grüße."),))
+    choice = json.loads(case.wire.edit_reply(case.request(), reply, {0: outcome}))["choices"][0]
+    assert choice == {
+        "index": 0,
+        "message": {"role": "assistant", "content": "Grüße.", "refusal": None},
+        "logprobs": None,
+        "finish_reason": "stop",
+    }
+
+
+def test_edits_in_blocks() -> None:
+    """Anthropic's thinking goes when it is edited, as its signature would not fit; other blocks stay."""
+    case = BY_NAME["messages"]
+    reply = case.wire.parse_reply(case.request(), case.reply)
+    outcome = Replace((Edit("content[0].thinking", "Which?"), Edit("content[1].text", "Let me see.")))
+    edited = json.loads(case.wire.edit_reply(case.request(), reply, {0: outcome}))
+    assert [block["type"] for block in edited["content"]] == ["text", "tool_use"]
+    assert edited["content"][0]["text"] == "Let me see."
+
+
+def test_log_probabilities_of_another_text_are_opaque() -> None:
+    """They may not say what the judged text does not."""
+    case = BY_NAME["chat"]
+    tokens = {"content": [{"token": "Bye", "logprob": -1}], "refusal": None}
+    reply = case.wire.parse_reply(case.request(), _chat({"content": "Hi"}, logprobs=tokens))
+    assert [part.note for part in reply.choices[0].opaque] == ["log probabilities of another text"]
+    bad = {"content": [{"token": "Hi", "bytes": [66, 121, 101], "logprob": -1}]}
+    with pytest.raises(UpstreamUnreadable, match="different texts"):
+        case.wire.parse_reply(case.request(), _chat({"content": "Hi"}, logprobs=bad))
+
+
+def test_instructions_that_are_not_the_clients_are_opaque() -> None:
+    """A response repeats the request's instructions; the upstream's own would be text that nobody judged."""
+    case = BY_NAME["responses"]
+    other = case.wire.parse_reply(case.request(instructions="Be kind."), case.reply)
+    assert [part.path for part in other.choices[0].opaque] == ["instructions"]
+
+
+def test_an_array_is_a_stream_read_at_once() -> None:
+    """Gemini's answer without `alt=sse` is one JSON array: judged as a whole, and edited as one."""
+    case = BY_NAME["gemini-array"]
+    reply = case.wire.parse_reply(case.request(), case.raw)
+    assert reply.choices[0].text == case.wire.parse_reply(case.request(), case.reply).choices[0].text
+    edited = case.wire.edit_reply(case.request(), reply, {0: REFUSAL})
+    (only,) = json.loads(edited)
+    assert only["candidates"][0]["finishReason"] == "SAFETY"
+    assert case.wire.parse_reply(case.request(), edited).choices[0].text == REFUSAL.message
+
+
+def test_refusals_of_a_stream_as_an_array() -> None:
+    """Where the request asks for no events the refusal is an array."""
+    case = BY_NAME["gemini-array"]
+    request = case.wire.parse_request(f"{case.path}?key=k", case.request().raw)
+    answer = case.wire.refuse(request, REFUSAL)
+    assert answer.content_type == "application/json"
+    assert json.loads(answer.body)[0]["candidates"][0]["content"]["parts"] == [{"text": REFUSAL.message}]
+
+
+def test_as_many_refusals_as_choices() -> None:
+    """A refusal answers every choice that was asked for, streamed and not."""
+    case = BY_NAME["chat"]
+    whole = json.loads(case.wire.refuse(case.request(stream=False, n=3), REFUSAL).body)
+    assert [choice["index"] for choice in whole["choices"]] == [0, 1, 2]
+    stream = case.open()
+    for chunk in stream.feed(case.wire.refuse(case.request(n=2), REFUSAL).body):
+        stream.release(chunk)
+    assert [stream.message(choice).text for choice in stream.choices] == [REFUSAL.message] * 2
+    completions = BY_NAME["completions"]
+    body = completions.wire.refuse(completions.request(stream=False, n=2, prompt=["a", "b"]), REFUSAL).body
+    assert len(json.loads(body)["choices"]) == 4

@@ -1,0 +1,434 @@
+"""Requests of every protocol: everything that the model reads is a part, and edits reach exactly that part."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from guardproxy.errors import Unreadable
+from guardproxy.ports import Request, Wire
+from guardproxy.registry import load
+from guardproxy.types import Edit
+from guardproxy.wires import (
+    REGISTRY,
+    anthropic_messages,
+    gemini,
+    ollama,
+    openai_chat,
+    openai_completions,
+    openai_responses,
+)
+
+TEXT_URL = "data:text/plain;base64," + base64.b64encode(b"in the file").decode()
+
+
+def _read(wire: Wire, path: str, body: dict[str, Any]) -> Request:
+    return wire.parse_request(path, json.dumps(body).encode())
+
+
+def _parts(request: Request) -> list[tuple[str, str, str, str]]:
+    return [
+        (message.role, part.kind, part.path, part.text or part.note)
+        for message in request.conversation.messages
+        for part in message.parts
+    ]
+
+
+CHAT = {
+    "model": "m",
+    "temperature": 0.5,
+    "user": "somebody with a long name",
+    "metadata": {"note": "any text here"},
+    "seed_words": "a field that nobody knows",
+    "tools": [{"type": "function", "function": {"name": "tide", "description": "Tides of a port"}}],
+    "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"description": "D"}}},
+    "prediction": {"type": "content", "content": "predicted"},
+    "messages": [
+        {"role": "system", "content": "Be kind."},
+        {"role": "developer", "content": [{"type": "text", "text": "Be short."}]},
+        {
+            "role": "user",
+            "name": "Ada",
+            "content": [
+                {"type": "text", "text": "Look:"},
+                {"type": "image_url", "image_url": {"url": "https://example.org/a.png", "detail": "low"}},
+                {"type": "image_url", "image_url": {"url": TEXT_URL}},
+                {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+                {"type": "file", "file": {"filename": "notes.txt", "file_data": TEXT_URL}},
+                {"type": "novel", "novel": "x"},
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": None,
+            "refusal": "Refused once.",
+            "reasoning_content": "Thinking.",
+            "tool_calls": [{"id": "1", "type": "function", "function": {"name": "tide", "arguments": '{"p":1}'}}],
+        },
+        {"role": "tool", "tool_call_id": "1", "content": "High water"},
+        {"role": "critic", "content": "A role of its own"},
+    ],
+}
+
+
+def test_chat_coverage() -> None:
+    """Every text of a chat request is a part of its kind; what cannot be read is named; settings are no text."""
+    request = _read(openai_chat.wire, "/v1/chat/completions", CHAT)
+    tool, schema = _parts(request)[:2]
+    assert tool[:3] == ("system", "tool_definition", "tools[0]")
+    assert "Tides of a port" in tool[3]
+    assert schema[:3] == ("system", "tool_definition", "response_format.json_schema")
+    assert _parts(request)[2:] == [
+        ("user", "opaque", "seed_words", "unknown field"),
+        ("user", "text", "prediction.content", "predicted"),
+        ("system", "text", "messages[0].content", "Be kind."),
+        ("developer", "text", "messages[1].content[0].text", "Be short."),
+        ("user", "text", "messages[2].name", "Ada"),
+        ("user", "text", "messages[2].content[0].text", "Look:"),
+        ("user", "opaque", "messages[2].content[1].image_url.url", "image"),
+        ("user", "text", "messages[2].content[2].image_url.url", "in the file"),
+        ("user", "opaque", "messages[2].content[3].input_audio", "audio"),
+        ("user", "text", "messages[2].content[4].file.filename", "notes.txt"),
+        ("user", "text", "messages[2].content[4].file.file_data", "in the file"),
+        ("user", "opaque", "messages[2].content[5]", "part of type novel"),
+        ("assistant", "refusal", "messages[3].refusal", "Refused once."),
+        ("assistant", "reasoning", "messages[3].reasoning_content", "Thinking."),
+        ("assistant", "tool_call", "messages[3].tool_calls[0].function.arguments", 'tide\n{"p":1}'),
+        ("tool", "tool_result", "messages[4].content", "High water"),
+        ("user", "text", "messages[5].content", "A role of its own"),
+    ]
+    assert (request.model, request.stream, request.structured) == ("m", False, True)
+
+
+def test_chat_edits() -> None:
+    """An edit changes its part, an empty one removes it, a dropped message goes; all else stays as it was."""
+    request = _read(openai_chat.wire, "/v1/chat/completions", CHAT)
+    roles = [message.role for message in request.conversation.messages]
+    body = openai_chat.wire.edit_request(
+        request,
+        [
+            Edit("messages[2].content[0].text", "See:"),
+            Edit("messages[2].content[2].image_url.url", ""),
+            Edit("messages[2].content[4].file.file_data", "new"),
+            Edit("messages[2].name", ""),
+            Edit("messages[3].tool_calls[0].function.arguments", "tide\nno longer JSON"),
+            Edit("tools[0]", "not JSON"),
+        ],
+        [roles.index("tool"), 1],
+    )
+    edited = json.loads(body)
+    user, assistant, last = edited["messages"][2:]
+    assert [part["type"] for part in user["content"]] == ["text", "image_url", "input_audio", "file", "novel"]
+    assert user["content"][0]["text"] == "See:"
+    assert user["content"][3]["file"]["file_data"] == "data:text/plain;charset=utf-8,new"
+    assert "name" not in user
+    assert assistant["tool_calls"][0]["function"]["arguments"] == "{}"
+    assert last["role"] == "critic"
+    gone = ("tools", "prediction", "seed_words", "messages")
+    assert {key: value for key, value in edited.items() if key not in gone} == {
+        key: value for key, value in CHAT.items() if key not in gone
+    }
+    assert not {"tools", "prediction", "seed_words"} & set(edited)
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": ["hi"]}, r"messages\[0\]"),
+        ({"messages": [{"content": "x"}]}, r"messages\[0\].role"),
+        ({"messages": [{"role": "user", "content": 7}]}, r"messages\[0\].content"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": 7}]}]},
+            r"messages\[0\].content\[0\].text",
+        ),
+        ({"messages": [{"role": "user", "content": "x", "\u212aey": "y", "Name": "z"}]}, "another spelling"),
+        ({"messages": [{"role": "user", "content": "x"}], "stream": 1}, "stream"),
+        ({"messages": [{"role": "user", "content": "x"}], "model": ["m"]}, "model"),
+        ({"messages": [{"role": "assistant", "tool_calls": {"id": 1}}]}, r"messages\[0\].tool_calls"),
+    ],
+)
+def test_bad_chats_name_their_place(body: dict[str, Any], place: str) -> None:
+    """An error names the place and what is wrong with it."""
+    with pytest.raises(Unreadable, match=place):
+        _read(openai_chat.wire, "/v1/chat/completions", body)
+
+
+@pytest.mark.parametrize(
+    ("value", "is_text"),
+    [
+        ("auto", False),
+        ("v1.2/fast", False),
+        (3, False),
+        (True, False),
+        ([0.5, 1.5], False),
+        ({"mode": 3}, False),
+        ("two words", True),
+        ("a" * 41, True),
+        (["word"], True),
+        ({"deep": [{"er": "text"}]}, True),
+        ({"a key with spaces": 1}, True),
+        ([15496, 995], True),
+    ],
+)
+def test_unknown_fields(value: Any, is_text: bool) -> None:
+    """An unknown field is opaque where it could carry text, token ids included."""
+    request = _read(openai_chat.wire, "/v1/chat/completions", {"messages": CHAT["messages"][:1], "novel": value})
+    assert (("user", "opaque", "novel", "unknown field") in _parts(request)) is is_text
+
+
+def test_completions_coverage() -> None:
+    """Every prompt is a turn, the suffix is text, token ids are opaque."""
+    body = {"model": "m", "prompt": ["one", "two"], "suffix": "end", "n": 2, "stream": False}
+    request = _read(openai_completions.wire, "/v1/completions", body)
+    assert _parts(request) == [
+        ("user", "text", "suffix", "end"),
+        ("user", "text", "prompt[0]", "one"),
+        ("user", "text", "prompt[1]", "two"),
+    ]
+    edited = json.loads(openai_completions.wire.edit_request(request, [Edit("prompt[1]", "2")], []))
+    assert edited["prompt"] == ["one", "2"]
+    ids = _read(openai_completions.wire, "/v1/completions", {"prompt": [[1, 2], "x"]})
+    assert _parts(ids)[0] == ("user", "opaque", "prompt[0]", "token ids")
+    for prompt in (None, "", [], [["x"]], {"a": 1}):
+        with pytest.raises(Unreadable, match="prompt"):
+            _read(openai_completions.wire, "/v1/completions", {"prompt": prompt})
+
+
+def test_responses_coverage() -> None:
+    """Items of a response's input are turns of whoever they come from; what lies upstream is opaque."""
+    body = {
+        "model": "m",
+        "instructions": "Be kind.",
+        "previous_response_id": "resp_1",
+        "conversation": "conv_1",
+        "prompt": {"id": "pmpt_1", "variables": {"name": "Ada"}},
+        "tools": [{"type": "function", "name": "f", "description": "F"}],
+        "text": {"format": {"type": "json_schema", "name": "n", "schema": {}}},
+        "input": [
+            {
+                "role": "user",
+                "content": [{"type": "input_text", "text": "Hi"}, {"type": "input_file", "file_data": TEXT_URL}],
+            },
+            {
+                "type": "message",
+                "role": "assistant",
+                "content": [{"type": "output_text", "text": "Yo", "annotations": []}],
+            },
+            {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}], "encrypted_content": "abc"},
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "Done"}]},
+            {"type": "item_reference", "id": "msg_9"},
+            {"type": "novel_item", "text": "?"},
+        ],
+    }
+    request = _read(openai_responses.wire, "/v1/responses", body)
+    assert [(role, kind, path, text[:8]) for role, kind, path, text in _parts(request)] == [
+        ("system", "text", "instructions", "Be kind."),
+        ("system", "text", "prompt.variables", '{"name":'),
+        ("system", "tool_definition", "tools[0]", '{"type":'),
+        ("system", "tool_definition", "text.format", '{"type":'),
+        ("user", "opaque", "previous_response_id", "an earli"),
+        ("user", "opaque", "conversation", "a conver"),
+        ("user", "opaque", "prompt.id", "a prompt"),
+        ("user", "text", "input[0].content[0].text", "Hi"),
+        ("user", "text", "input[0].content[1].file_data", "in the f"),
+        ("assistant", "text", "input[1].content[0].text", "Yo"),
+        ("assistant", "reasoning", "input[2].summary[0].text", "Hm"),
+        ("assistant", "opaque", "input[2].encrypted_content", "encrypte"),
+        ("assistant", "tool_call", "input[3].arguments", "f\n{}"),
+        ("tool", "tool_result", "input[4].output[0].text", "Done"),
+        ("user", "opaque", "input[5].id", "an item "),
+        ("assistant", "opaque", "input[6]", "item of "),
+    ]
+    edited = json.loads(
+        openai_responses.wire.edit_request(request, [Edit("input[0].content[0].text", "Ho")], [3, 4, 5, 6, 7])
+    )
+    assert [item.get("type") for item in edited["input"]] == [None, "novel_item"]
+    assert edited["input"][0]["content"][0]["text"] == "Ho"
+    text = _read(openai_responses.wire, "/v1/responses", {"input": "Hello"})
+    assert _parts(text) == [("user", "text", "input", "Hello")]
+
+
+def test_messages_coverage() -> None:
+    """Blocks of every type are read; a message of tool results is the tool's."""
+    body = {
+        "model": "m",
+        "max_tokens": 9,
+        "system": [{"type": "text", "text": "Be kind.", "cache_control": {"type": "ephemeral"}}],
+        "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "Read:"},
+                    {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}},
+                    {
+                        "type": "document",
+                        "title": "T",
+                        "source": {"type": "text", "media_type": "text/plain", "data": "A page"},
+                    },
+                    {
+                        "type": "document",
+                        "source": {"type": "base64", "media_type": "text/plain", "data": "aGk="},
+                    },
+                    {
+                        "type": "search_result",
+                        "source": "s",
+                        "title": "R",
+                        "content": [{"type": "text", "text": "found"}],
+                    },
+                ],
+            },
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "thinking", "thinking": "Hm", "signature": "sig"},
+                    {"type": "redacted_thinking", "data": "xyz"},
+                    {"type": "tool_use", "id": "t", "name": "f", "input": {"a": "b"}},
+                ],
+            },
+            {
+                "role": "user",
+                "content": [{"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "ok"}]}],
+            },
+        ],
+    }
+    request = _read(anthropic_messages.wire, "/v1/messages?beta=true", body)
+    assert [(role, kind, path, text) for role, kind, path, text in _parts(request) if path != "tools[0]"] == [
+        ("system", "text", "system[0].text", "Be kind."),
+        ("user", "text", "messages[0].content[0].text", "Read:"),
+        ("user", "opaque", "messages[0].content[1].source.data", "image"),
+        ("user", "text", "messages[0].content[2].title", "T"),
+        ("user", "text", "messages[0].content[2].source.data", "A page"),
+        ("user", "text", "messages[0].content[3].source.data", "hi"),
+        ("user", "text", "messages[0].content[4].source", "s"),
+        ("user", "text", "messages[0].content[4].title", "R"),
+        ("user", "text", "messages[0].content[4].content[0].text", "found"),
+        ("assistant", "reasoning", "messages[1].content[0].thinking", "Hm"),
+        ("assistant", "opaque", "messages[1].content[1].data", "encrypted reasoning"),
+        ("assistant", "tool_call", "messages[1].content[2].input", 'f\n{"a": "b"}'),
+        ("tool", "tool_result", "messages[2].content[0].content[0].text", "ok"),
+    ]
+    edits = [Edit("messages[1].content[2].input", 'f\n{"a": 1}'), Edit("messages[0].content[3].source.data", "new")]
+    edited = json.loads(anthropic_messages.wire.edit_request(request, edits, []))
+    assert edited["messages"][1]["content"][2]["input"] == {"a": 1}
+    assert base64.b64decode(edited["messages"][0]["content"][3]["source"]["data"]) == b"new"
+
+
+def test_ollama_coverage() -> None:
+    """Chat and generate: texts, images, templates and earlier contexts; a stream unless it says no."""
+    chat = {
+        "model": "m",
+        "format": {"type": "object"},
+        "options": {"stop": ["a long stop text"]},
+        "messages": [
+            {"role": "user", "content": "Hi", "images": ["AAAA"]},
+            {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]},
+            {"role": "tool", "content": "ok", "tool_name": "f"},
+        ],
+    }
+    request = _read(ollama.wire, "/api/chat", chat)
+    assert (request.stream, request.structured) == (True, True)
+    assert _parts(request)[1:] == [
+        ("user", "text", "messages[0].content", "Hi"),
+        ("user", "opaque", "messages[0].images", "image"),
+        ("assistant", "text", "messages[1].content", ""),
+        ("assistant", "tool_call", "messages[1].tool_calls[0].function.arguments", 'f\n{"a": 1}'),
+        ("tool", "tool_result", "messages[2].content", "ok"),
+    ]
+    generate = {
+        "prompt": "P",
+        "system": "S",
+        "suffix": "E",
+        "template": "{{ .Prompt }}",
+        "context": [1],
+        "stream": False,
+    }
+    request = _read(ollama.wire, "/api/generate", generate)
+    assert not request.stream
+    assert [(role, kind, path) for role, kind, path, _ in _parts(request)] == [
+        ("system", "text", "system"),
+        ("user", "text", "suffix"),
+        ("user", "opaque", "template"),
+        ("user", "opaque", "context"),
+        ("user", "text", "prompt"),
+    ]
+    assert _read(ollama.wire, "/api/generate", {"model": "m"}).conversation.messages == ()
+
+
+def test_gemini_coverage() -> None:
+    """Parts in either spelling; both spellings at once are refused."""
+    body = {
+        "system_instruction": {"parts": [{"text": "Be kind."}]},
+        "tools": [{"functionDeclarations": [{"name": "f", "description": "F"}]}],
+        "generationConfig": {"responseMimeType": "application/json", "responseSchema": {"type": "STRING"}},
+        "contents": [
+            {
+                "role": "user",
+                "parts": [
+                    {"text": "Hi"},
+                    {"inline_data": {"mime_type": "image/png", "data": "AA=="}},
+                    {"inlineData": {"mimeType": "text/plain", "data": "aGk="}},
+                    {"fileData": {"fileUri": "gs://x"}},
+                ],
+            },
+            {
+                "role": "model",
+                "parts": [{"text": "Hm", "thought": True}, {"functionCall": {"name": "f", "args": {"a": 1}}}],
+            },
+            {"role": "user", "parts": [{"functionResponse": {"name": "f", "response": {"r": "ok"}}}]},
+        ],
+    }
+    request = _read(gemini.wire, "/v1/models/g:generateContent", body)
+    assert [part for part in _parts(request) if part[1] != "tool_definition"] == [
+        ("system", "text", "system_instruction.parts[0].text", "Be kind."),
+        ("user", "text", "contents[0].parts[0].text", "Hi"),
+        ("user", "opaque", "contents[0].parts[1].inline_data.data", "inline data"),
+        ("user", "text", "contents[0].parts[2].inlineData.data", "hi"),
+        ("user", "opaque", "contents[0].parts[3].fileData", "file"),
+        ("assistant", "reasoning", "contents[1].parts[0].text", "Hm"),
+        ("assistant", "tool_call", "contents[1].parts[1].functionCall.args", 'f\n{"a": 1}'),
+        ("tool", "tool_result", "contents[2].parts[0].functionResponse.response", '{"r": "ok"}'),
+    ]
+    assert (request.model, request.stream, request.structured) == ("g", False, True)
+    edits = [
+        Edit("contents[0].parts[2].inlineData.data", "new"),
+        Edit("contents[2].parts[0].functionResponse.response", ""),
+    ]
+    edited = json.loads(gemini.wire.edit_request(request, edits, []))
+    assert base64.b64decode(edited["contents"][0]["parts"][2]["inlineData"]["data"]) == b"new"
+    assert edited["contents"][2]["parts"][0]["functionResponse"]["response"] == {}
+    with pytest.raises(Unreadable, match="send one of them"):
+        _read(gemini.wire, "/v1/models/g:generateContent", {**body, "systemInstruction": {"parts": []}})
+
+
+CLAIMS = [
+    ("openai_chat", "/v1/chat/completions"),
+    ("openai_chat", "/openai/deployments/gpt-x/chat/completions"),
+    ("openai_completions", "/v1/completions"),
+    ("openai_responses", "/v1/responses"),
+    ("anthropic_messages", "/v1/messages"),
+    ("ollama", "/api/chat"),
+    ("ollama", "/api/generate"),
+    ("gemini", "/v1beta/models/gemini-2.5-flash:generateContent"),
+    ("gemini", "/v1/models/gemini-2.5-flash:streamGenerateContent"),
+]
+
+
+@pytest.mark.parametrize(("name", "path"), CLAIMS)
+def test_paths(name: str, path: str) -> None:
+    """Each path is one wire's, for POST only; what only looks like it is nobody's."""
+    wires: dict[str, Wire] = {key: load(key, REGISTRY, "wire") for key in REGISTRY}
+    assert [key for key, wire in wires.items() if wire.claims("POST", path)] == [name]
+    for other in (f"{path}/", f"{path}/x", f"/x{path}", path.upper(), path.replace("/", "//", 1), f"{path}%2F"):
+        assert not any(wire.claims("POST", other) for wire in wires.values())
+    assert not any(wire.claims("GET", path) for wire in wires.values())
+
+
+def test_azure_names_the_model_in_the_path() -> None:
+    """A deployment stands for the model that the body does not name."""
+    path = "/openai/deployments/gpt-x/chat/completions"
+    assert _read(openai_chat.wire, path, {"messages": CHAT["messages"][:1]}).model == "gpt-x"
