@@ -2,7 +2,7 @@
 
 from guardproxy.engine.engine import Engine
 from guardproxy.engine.runner import Options
-from guardproxy.ports import Family, Guard
+from guardproxy.ports import Family
 
 
 def open_engine(
@@ -18,7 +18,7 @@ def open_engine(
     floor: float = 0.0,
     threads: int | None = None,
     compile_model: bool = False,
-) -> Guard:
+) -> Engine:
     """A guard named `name` that runs `model` in this process.
 
     `model` is a hub id, a directory, a GGUF file, or `embedded`. `device` is `auto`, `cpu`, `cuda` or `cuda:N`;

@@ -1,15 +1,18 @@
 """Every record as one log line."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import structlog
 
-from guardproxy.sinks.shared import to_dict
 from guardproxy.types import Record
 
 
 class LogSink:
-    """Writes each record as a line "decision"; the judged text only if asked for."""
+    """Writes each record as a line "decision": what was decided on which turn, and why.
+
+    The store has the whole record; the line has what an operator reads or counts. The judged text only if asked for.
+    """
 
     def __init__(self, *, text: bool) -> None:
         self._text = text
@@ -18,11 +21,34 @@ class LogSink:
     async def write(self, records: Sequence[Record]) -> None:
         """One line per record."""
         for record in records:
-            fields = to_dict(record)
-            if not self._text:
-                del fields["text"]
-            # The line has a time of its own; the record's is when the turn was judged.
-            self._log.info("decision", **fields)
+            self._log.info("decision", **self._fields(record))
+
+    def _fields(self, record: Record) -> dict[str, Any]:
+        fields: dict[str, Any] = {
+            "record": record.id,
+            "request_id": record.origin.request_id,
+            "side": record.side,
+            "turn": record.turn,
+            "action": record.decision.action,
+            "outcome": record.outcome,
+            "reasons": [f"{r.category} {r.probability:.3f} >= {r.threshold:g}" for r in record.decision.reasons],
+            "route": record.origin.route,
+            "policy": f"{record.policy}@{record.policy_version}",
+            "ms": round(record.latency_s * 1000, 1),
+        }
+        if record.verdict is not None:
+            fields["unsafe"] = round(record.verdict.unsafe, 4)
+        if record.choice:
+            fields["choice"] = record.choice
+        if record.decision.cause != "verdict":
+            fields["cause"] = record.decision.cause
+        if record.error:
+            fields["error"] = record.error
+        if record.shadow:
+            fields["shadow"] = True
+        if self._text:
+            fields["text"] = record.text
+        return fields
 
     async def close(self) -> None:
         """Nothing to release."""

@@ -1,40 +1,31 @@
-"""The composition root: settings to objects to an ASGI application. The only place that joins names to objects."""
+"""One process's worth of guardproxy, from its settings."""
 
 import asyncio
 import contextlib
-import inspect
-import json
 import os
 import ssl
-import sys
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import structlog
-import uvicorn
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from guardproxy import actions, families, sinks, wires
-from guardproxy.engine.cache import Cached
-from guardproxy.engine.open import open_engine
+from guardproxy import actions, sinks, wires
+from guardproxy.build.names import cached, engine, known
 from guardproxy.errors import ConfigError, GuardproxyError
-from guardproxy.observe import Metrics, Observers, configure_logging
+from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Pipeline
 from guardproxy.policy import Policy
-from guardproxy.ports import Action, Family, Guard, Sink, Wire
+from guardproxy.ports import Action, Sink, Wire
 from guardproxy.registry import load
-from guardproxy.settings import GuardSettings, Known, Settings
+from guardproxy.settings import Settings
 from guardproxy.settings import load as load_settings
 from guardproxy.sinks.database import default_store_url
-from guardproxy.types import Taxonomy
-from guardproxy.views import VIEWS
 from guardproxy.web.app import create_app
-from guardproxy.web.demo_process import start_demo
 from guardproxy.web.moderations import moderations
 from guardproxy.web.paths import PathList
 from guardproxy.web.proxy import Limits, LivePolicies, Proxy
@@ -42,73 +33,8 @@ from guardproxy.web.upstream import Upstream
 
 log = structlog.get_logger("guardproxy")
 
-# How a worker process is told what to serve: a JSON object of `serve`'s arguments.
-_WORKER_ENV = "GUARDPROXY_WORKER"
 # How often the configuration file is looked at.
 _RELOAD_S = 1.0
-# Verdicts kept; one is about a kilobyte.
-_CACHED_VERDICTS = 20_000
-_REWRITES = ("replace", "redact")
-
-
-# --- names -----------------------------------------------------------------------------------------------------------
-
-
-def known(*, builtin_only: bool = False) -> Known:
-    """What a configuration may name; with `builtin_only` nothing of the user's own."""
-    return Known(
-        families=families.REGISTRY,
-        options={name: _options(name) for name in families.REGISTRY},
-        categories=_categories,
-        rewrites=_REWRITES,
-        wires=wires.REGISTRY,
-        views=VIEWS,
-        stores=[name for name in sinks.REGISTRY if name != "log"],
-        builtin_only=builtin_only,
-    )
-
-
-def _options(name: str) -> Collection[str]:
-    signature = inspect.signature(load(name, families.REGISTRY, "family"))
-    return [option for option in signature.parameters if option != "taxonomy"]
-
-
-def _categories(name: str, options: Mapping[str, Any], taxonomy: Taxonomy | None) -> Collection[str] | None:
-    family = _family(name, options, taxonomy)
-    return [category.id for category in family.taxonomy.categories]
-
-
-def _family(name: str, options: Mapping[str, Any], taxonomy: Taxonomy | None) -> Family:
-    """The family of a guard. Raises ConfigError for options that it does not take."""
-    opened: Family = load(name, families.REGISTRY, "family")(taxonomy=taxonomy, **options)
-    return opened
-
-
-# --- the guard -------------------------------------------------------------------------------------------------------
-
-
-def guard(settings: Settings) -> Guard:
-    """The guard of a configuration, not started."""
-    floor = min(policy.floor for policy in settings.policies.policies.values())
-    return Cached(_engine(settings.guard, settings.taxonomy, floor), _CACHED_VERDICTS)
-
-
-def _engine(given: GuardSettings, taxonomy: Taxonomy | None, floor: float) -> Guard:
-    return open_engine(
-        name=given.model,
-        family=_family(given.family, given.options, taxonomy),
-        model=given.model,
-        device=given.device,
-        dtype=given.dtype,
-        max_batch_tokens=given.max_batch_tokens,
-        timeout_s=given.timeout_s,
-        max_wait_s=given.max_wait_s,
-        floor=floor,
-        threads=given.threads,
-    )
-
-
-# --- the service -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +55,11 @@ class Service:
         self._on_failure = on_failure
         self.failure: GuardproxyError | None = None
         self._reason = "the guard is loading"
-        self._guard = guard(settings)
+        judge = engine(settings, floor=_floor(settings))
+        self._guard = cached(judge)
         self._policies = LivePolicies(settings.policies)
         self._metrics = Metrics(CollectorRegistry())
+        self._metrics.queue_from(lambda: judge.stats.queued)
         self._observers = Observers(
             _sinks(settings, place.data_dir),
             text=settings.audit.text,
@@ -247,12 +175,17 @@ def _check_reload(old: Settings, new: Settings) -> None:
     changed = [name for name in fixed if getattr(old, name) != getattr(new, name)]
     if changed:
         raise ConfigError(f"{new.name}: changes of {', '.join(changed)} need a restart")
-    lowest = [min(policy.floor for policy in one.policies.policies.values()) for one in (old, new)]
+    lowest = [_floor(old), _floor(new)]
     if lowest[1] < lowest[0]:
         raise ConfigError(
             f"{new.name}: a threshold of {lowest[1]:g} is under the {lowest[0]:g} that the guard was started to read "
             "categories from; restart to take it up"
         )
+
+
+def _floor(settings: Settings) -> float:
+    """Under this P(unsafe) no category can reach a threshold, so none needs to be read."""
+    return min(policy.floor for policy in settings.policies.policies.values())
 
 
 def _stamp(path: str) -> tuple[int, int, int] | None:
@@ -261,9 +194,6 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-# --- parts -----------------------------------------------------------------------------------------------------------
 
 
 def _wires(names: Sequence[str] | None) -> list[Wire]:
@@ -312,107 +242,3 @@ def _upstream(settings: Settings) -> Upstream:
         max_connections=given.max_connections,
         verify=verify,
     )
-
-
-# --- serving ---------------------------------------------------------------------------------------------------------
-
-
-def serve(settings: Settings, place: Place) -> int:
-    """Serve until stopped; the exit status. Raises ConfigError where the guard or the demo upstream cannot start."""
-    configure_logging(settings.log.level, json=_as_json(settings))
-    with contextlib.ExitStack() as stack:
-        upstream = settings.upstream.url
-        if upstream == "demo":
-            demo = stack.enter_context(start_demo())
-            settings = replace(settings, upstream=replace(settings.upstream, url=demo))
-        sys.stderr.write(banner(settings, place, upstream))
-        if settings.server.workers > 1:
-            return _serve_workers(settings, place)
-        return _serve_here(settings, place)
-
-
-def _as_json(settings: Settings) -> bool | None:
-    return {"auto": None, "json": True, "console": False}[settings.log.format]
-
-
-def _serve_here(settings: Settings, place: Place) -> int:
-    def stop() -> None:
-        server.should_exit = True
-
-    service = Service(settings, place, stop)
-    server = uvicorn.Server(_uvicorn(service.app, settings))
-    server.run()
-    if service.failure is not None:
-        raise service.failure
-    return 0 if server.started else 1
-
-
-def _serve_workers(settings: Settings, place: Place) -> int:
-    """Several processes on one port, each with a guard of its own."""
-    told = {
-        "config": place.config,
-        "data_dir": place.data_dir,
-        "builtin_only": place.builtin_only,
-        "upstream": settings.upstream.url,
-    }
-    os.environ[_WORKER_ENV] = json.dumps(told)
-    server = settings.server
-    config = _uvicorn("guardproxy.build:worker", settings)
-    uvicorn.run(
-        "guardproxy.build:worker",
-        factory=True,
-        host=server.host,
-        port=server.port,
-        workers=server.workers,
-        log_config=None,
-        access_log=False,
-        loop=config.loop,
-        http=config.http,
-        server_header=False,
-        date_header=False,
-    )
-    return 0
-
-
-def worker() -> ASGIApp:
-    """The application of one of several worker processes, as `serve` has told them."""
-    told = json.loads(os.environ[_WORKER_ENV])
-    settings = load_settings(told["config"], os.environ, known(builtin_only=told["builtin_only"]))
-    settings = replace(settings, upstream=replace(settings.upstream, url=told["upstream"]))
-    configure_logging(settings.log.level, json=_as_json(settings))
-    return Service(settings, Place(told["config"], told["data_dir"], told["builtin_only"])).app
-
-
-def _uvicorn(app: ASGIApp | str, settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        host=settings.server.host,
-        port=settings.server.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,  # the upstream's own pass
-        date_header=False,
-        timeout_graceful_shutdown=20,
-    )
-
-
-def banner(settings: Settings, place: Place, upstream: str) -> str:
-    """What the server runs with, and a line to try it."""
-    server = settings.server
-    host = f"[{server.host}]" if ":" in server.host else server.host
-    url = f"http://{host}:{server.port}"
-    store = settings.audit.store
-    if store == "embedded":
-        store = default_store_url(place.data_dir)
-    shown = "demo (SmolLM2-135M-Instruct on this machine)" if upstream == "demo" else upstream
-    rows = {
-        "listening on": url,
-        "guard": f"{settings.guard.model} ({settings.guard.family}, device {settings.guard.device})",
-        "policy": f"{settings.name}, version {settings.policies.version}",
-        "audit store": store.rpartition("@")[2] if "@" in store else store,
-        "upstream": shown,
-    }
-    lines = [f"  {name:<13} {value}" for name, value in rows.items()]
-    body = '{"model": "demo", "messages": [{"role": "user", "content": "What is the capital of France?"}]}'
-    curl = f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
-    return "\n".join(["guardproxy", *lines, "", "Try it:", curl, "", ""])
