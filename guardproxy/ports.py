@@ -229,9 +229,14 @@ class ReplyStream(Protocol):
 
 
 class Wire(Protocol):
-    """One chat protocol: what of a body is text, and how an outcome looks in it. Pure."""
+    """One chat protocol: what of a body is text, and how an outcome looks in it. Pure.
+
+    `keepalive` is what may stand between two frames of a stream to show that it lives; empty where clients of this
+    protocol would choke on it.
+    """
 
     name: str
+    keepalive: bytes
 
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""

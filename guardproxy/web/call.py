@@ -35,8 +35,15 @@ class Call:
         self.guard_s = 0.0
         self.upstream_s = 0.0
         self.began = time.perf_counter()
+        self.sent_at = self.began
         self._receive = receive
         self._send = send
+
+    @property
+    def target(self) -> str:
+        """The path, and behind a question mark what the query asks for; keys in it are left out."""
+        items = self.query.decode("latin-1").split("&")
+        return f"{self.path}?{'&'.join(item for item in items if not item.startswith(('key=', 'access_token=')))}"
 
     async def body(self, limit: int) -> bytes | None:
         """The request's body; None where the client has gone. Raises TooLarge beyond `limit` bytes."""
@@ -86,6 +93,7 @@ class Call:
 
     async def send(self, data: bytes) -> None:
         """Send a piece of the body."""
+        self.sent_at = time.perf_counter()
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, data: bytes = b"") -> None:
@@ -133,3 +141,31 @@ class WhileConnected:
             return False
         self._task.uncancel()
         return kind is asyncio.CancelledError
+
+
+class KeptAlive:
+    """Sends `comment` whenever nothing else has left for `every_s`, so that nobody on the way takes a stream for dead
+    while its text is held back."""
+
+    def __init__(self, call: Call, comment: bytes, every_s: float) -> None:
+        self._call = call
+        self._comment = comment
+        self._every_s = every_s
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._comment:
+            self._task = asyncio.create_task(self._run())
+        return self
+
+    async def _run(self) -> None:
+        while True:
+            rest = self._call.sent_at + self._every_s - time.perf_counter()
+            if rest <= 0:
+                await self._call.send(self._comment)
+                rest = self._every_s
+            await asyncio.sleep(rest)
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._task is not None:
+            self._task.cancel()

@@ -15,7 +15,7 @@ from guardproxy.pipeline import Exchange, Pipeline
 from guardproxy.policy import PolicySet
 from guardproxy.ports import Answer, Request, Wire
 from guardproxy.types import Origin
-from guardproxy.web.call import NO_RETRY, Call, WhileConnected
+from guardproxy.web.call import NO_RETRY, Call, KeptAlive, WhileConnected
 from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Headers, client_of, end_to_end, first
 from guardproxy.web.paths import NotGuarded, PathList, check_path
 from guardproxy.web.sniff import json_error, stream_type
@@ -63,7 +63,8 @@ class Proxy:
     """An ASGI application. `ready` says why requests cannot be guarded now; empty where they can.
 
     `allow` names requests that pass unread because they carry no chat, `refuse` requests that are refused even where
-    a wire reads them. Logging is to be configured before: requests to which nothing happened are logged as debug.
+    a wire reads them. A stream that is held back shows every `keepalive_s` seconds that it lives, where its protocol
+    has a way. Logging is to be configured before: requests to which nothing happened are logged as debug.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Proxy:
         limits: Limits,
         metrics: Metrics,
         ready: Callable[[], str],
+        keepalive_s: float = 15.0,
     ) -> None:
         self._upstream = upstream
         self._pipeline = pipeline
@@ -88,6 +90,7 @@ class Proxy:
         self._limits = limits
         self._metrics = metrics
         self._ready = ready
+        self._keepalive_s = keepalive_s
         self._log = log.bind()  # bound once: a line that is not written should cost nothing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -155,7 +158,7 @@ class Proxy:
         encoding = first(call.headers, b"content-encoding").strip().lower()
         if encoding not in {b"", b"identity"}:
             raise Unsupported("a compressed request body is not read here; send it without content-encoding")
-        request = wire.parse_request(call.path, body)
+        request = wire.parse_request(call.target, body)
         self._check_size(request)
         client = client_of(call.headers, call.query)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in call.headers}
@@ -230,7 +233,7 @@ class Proxy:
         headers = end_to_end(response.headers, _dropped(response, _STREAM_DROP | {b"content-type"}))
         headers += [*_STREAM_HEADERS, (b"content-type", content_type.encode("latin-1"))]
         await call.start(response.status, headers)
-        async with aclosing(pieces):
+        async with aclosing(pieces), KeptAlive(call, exchange.wire.keepalive, self._keepalive_s):
             async for piece in pieces:
                 await call.send(piece)
         await call.end()

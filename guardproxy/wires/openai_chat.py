@@ -20,6 +20,7 @@ from guardproxy.wires.shared.parts import (
     Draft,
     Fields,
     Rule,
+    an_object,
     beside_turns,
     data,
     each,
@@ -320,7 +321,7 @@ class OpenAIChat:
     def _choice(self, choice: Any, index: int) -> Message:
         path = f"choices[{index}]"
         draft = Draft(UpstreamUnreadable)
-        fields(REPLY_CHOICE)(draft, choice, path)
+        walk(draft, an_object(draft.error, choice, path), path, REPLY_CHOICE)
         message = choice.get("message") or {}
         fields(REPLY_MESSAGE)(draft, message, f"{path}.message")
         if _log_probabilities({}, draft, message, choice.get("logprobs"), f"{path}.logprobs"):
@@ -343,7 +344,8 @@ class OpenAIChat:
             else:
                 rewrite(body, outcome.edits, _CALLS)
                 new = {**choice, "logprobs": None}
-                new["message"].pop("annotations", None)
+                if isinstance(new.get("message"), dict):
+                    new["message"].pop("annotations", None)
             body["choices"][index] = new
             remove(body, openai.beside_paths(reply.choices[index]))
         return dumps(body)

@@ -13,7 +13,8 @@ import pytest
 
 from guardproxy.policy import BlockPolicy, PolicySet, Route, Rule, SideRules, StreamPolicy
 from guardproxy.web.proxy import Limits
-from tests.kit import WORDS, Scripted, WordGuard, chat, completion, events, policy, standing
+from tests.kit import WORDS, Scripted, WordGuard
+from tests.web.kit import chat, completion, events, policy, standing
 
 CHAT = "/v1/chat/completions"
 # Unknown fields, odd order, odd numbers and odd spaces: what a re-serialisation would not keep.
@@ -518,3 +519,30 @@ def test_concurrent_clients_keep_apart(http: httpx.Client) -> None:
         thread.join()
     assert "slow" in answers[0].text
     assert quick.headers["x-guardproxy-request-id"] != answers[0].headers["x-guardproxy-request-id"]
+
+
+def test_held_streams_show_that_they_live(http: httpx.Client) -> None:
+    """While a stream is held back comments go out, between frames, and the SDK reads the stream as ever."""
+    policies = PolicySet({"default": policy(stream=StreamPolicy(mode="hold_all"))})
+    script = events("one ", "two", pause_s=0.5)
+    with standing(script, policies=policies, keepalive_s=0.2) as (url, _):
+        answer = post(http, url, chat(stream=True))
+        asked = [{"role": "user", "content": "hi"}]
+        chunks = list(sdk(url).chat.completions.create(model="m", messages=asked, stream=True))  # type: ignore[arg-type]
+    whole = b"".join(part for part in script.body if isinstance(part, bytes))
+    comments = answer.content.removesuffix(whole)
+    assert comments.count(b": keep-alive\n\n") >= 3
+    assert comments.replace(b": keep-alive\n\n", b"") == b""
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "one two"
+
+
+def test_query_reaches_the_wire_without_keys(http: httpx.Client) -> None:
+    """Gemini's `alt` decides how a refusal is framed; the key in the query is for the upstream alone."""
+    body = json.dumps({"contents": [{"role": "user", "parts": [{"text": "poison"}]}]}).encode()
+    path = "/v1beta/models/g:streamGenerateContent"
+    with standing(Scripted()) as (url, upstream):
+        events_asked = http.post(f"{url}{path}?alt=sse&key=k1", content=body)
+        array_asked = http.post(f"{url}{path}?key=k1", content=body)
+    assert events_asked.headers["content-type"].startswith("text/event-stream")
+    assert array_asked.json()[0]["candidates"]
+    assert upstream.seen == []

@@ -1,0 +1,100 @@
+"""A guarded proxy in front of a scripted upstream, and the bodies that go through it."""
+
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
+
+from guardproxy.actions import REGISTRY as ACTIONS
+from guardproxy.observe import Metrics, Observers
+from guardproxy.pipeline import Pipeline
+from guardproxy.policy import Policy, PolicySet, Rule, SideRules
+from guardproxy.ports import Sink
+from guardproxy.registry import load
+from guardproxy.web.app import create_app
+from guardproxy.web.paths import PathList
+from guardproxy.web.proxy import Limits, LivePolicies, Proxy
+from guardproxy.web.upstream import Upstream
+from guardproxy.wires import REGISTRY as WIRES
+from tests.kit import WORDS, Scripted, ScriptedUpstream, WordGuard, serve
+
+ALLOW = ("GET /", "GET /v1/models", "GET /v1/models/*", "POST /v1/messages/count_tokens")
+
+
+def policy(**changes: Any) -> Policy:
+    """Weapons are blocked, private things replaced, rude ones flagged, on both sides."""
+    rules = {"weapons": (Rule("block", 0.5),), "privacy": (Rule("rewrite", 0.5, "replace"),)}
+    side = SideRules({**rules, "hate": (Rule("flag", 0.5),)})
+    return Policy("default", "v1", **{"user": side, "assistant": side, **changes})
+
+
+def guarded(upstream: Upstream, **changes: Any) -> ASGIApp:
+    """The whole proxy around a WordGuard; `changes` name what a test wants otherwise."""
+    metrics = Metrics(CollectorRegistry())
+    sinks: Mapping[str, Sink] = changes.get("sinks", {})
+    observers = Observers(sinks, metrics=metrics, text="full")
+    actions = {name: load(name, ACTIONS, "action") for name in ACTIONS}
+    policies = LivePolicies(changes.get("policies") or PolicySet({"default": policy()}, version="cfg1"))
+    proxy = Proxy(
+        upstream=upstream,
+        pipeline=Pipeline(changes.get("guard") or WordGuard(WORDS), observers, metrics, actions),
+        wires=[load(name, WIRES, "wire") for name in WIRES],
+        policies=policies,
+        allow=PathList(changes.get("allow", ALLOW)),
+        refuse=PathList(changes.get("refuse", ())),
+        limits=changes.get("limits") or Limits(),
+        metrics=metrics,
+        ready=changes.get("ready", lambda: ""),
+        keepalive_s=changes.get("keepalive_s", 15.0),
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        await observers.start()
+        yield
+        await observers.close()
+        await upstream.aclose()
+
+    return create_app(
+        proxy, policies=policies, metrics=metrics, ready=changes.get("ready", lambda: ""), lifespan=lifespan
+    )
+
+
+@contextmanager
+def standing(
+    *script: Scripted, upstream: Mapping[str, Any] | None = None, **changes: Any
+) -> Iterator[tuple[str, ScriptedUpstream]]:
+    """A guarded proxy in front of a scripted upstream; yields the proxy's URL and the upstream."""
+    scripted = ScriptedUpstream(list(script))
+    with serve(scripted) as below, serve(guarded(Upstream(below, **(upstream or {})), **changes)) as url:
+        yield url, scripted
+
+
+def chat(text: str = "hello", **more: Any) -> bytes:
+    """A chat request with one user turn."""
+    return json.dumps({"model": "m", "messages": [{"role": "user", "content": text}], **more}).encode()
+
+
+def completion(text: str) -> Scripted:
+    """A whole chat completion that says `text`."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    body = {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+    return Scripted([json.dumps(body).encode()])
+
+
+def events(*texts: str, pause_s: float = 0.0) -> Scripted:
+    """A streamed chat completion that says `texts`, one frame each."""
+    frame = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+
+    def line(delta: Mapping[str, str], finish: str | None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        return b"data: " + json.dumps({**frame, "choices": [choice]}).encode() + b"\n\n"
+
+    body: list[bytes | float | None] = [line({"role": "assistant", "content": ""}, None)]
+    for text in texts:
+        body += [pause_s, line({"content": text}, None)]
+    return Scripted([*body, line({}, "stop"), b"data: [DONE]\n\n"], headers={"content-type": "text/event-stream"})
