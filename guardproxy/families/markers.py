@@ -34,7 +34,7 @@ _PHRASE = (
 )
 _MARK = re.compile(
     rf"<\s*+/?+\s*+(?:{_BLOCK}|{_TURN})\s*+>"
-    r"|<\s*+\|\s*+[a-z][a-z0-9_]*+\s*+\|\s*+>"
+    r"|<\|[a-z][a-z0-9_]*+\|>"
     r"|<(?:bos|eos|pad)>"
     r"|\[\s*+/?+\s*+inst\s*+\]|<<\s*+/?+\s*+sys\s*+>>"
     rf"|(?P<phrase>{_PHRASE})"
