@@ -1,7 +1,9 @@
-.PHONY: install serve test check lint types imports bench docs train
+.PHONY: install serve test check lint types imports bench docs evaluation train
 
 PYTHON ?= python3
 VENV := .venv
+# Labelled data to evaluate on: a folder of .jsonl.gz files, which are no part of the project.
+DATA ?= ../shared/data/dev
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -37,6 +39,9 @@ bench: install
 
 docs: install
 	$(BIN)/pytest tests/test_docs.py
+
+evaluation: install
+	$(BIN)/guardproxy evaluate $(DATA)/*.jsonl.gz --guard embedded --json | $(BIN)/python bench/evaluation_tables.py docs/evaluation.md
 
 train: install
 	$(BIN)/python training/train.py

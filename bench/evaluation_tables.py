@@ -1,0 +1,138 @@
+"""Writes what was measured into docs/evaluation.md, between its two marks.
+
+    guardproxy evaluate DATA... --guard embedded --json | python bench/evaluation_tables.py docs/evaluation.md
+
+The published rows stand here with their sources; every measured figure comes from standard input.
+"""
+
+import json
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from guardproxy.evaluation.tables import number
+
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+# arXiv:2312.06674, table 2: AUPRC on its own test prompts, OpenAI's moderation set, ToxicChat, its own test replies.
+PUBLISHED = {
+    "Llama Guard 7B": ("0.945", "0.847", "0.626", "0.953"),
+    "OpenAI moderation API (2023)": ("0.764", "0.856", "0.588", "0.769"),
+    "Perspective API": ("0.728", "0.787", "0.532", "0.699"),
+}
+
+# What the files of this name hold, and how that differs from what the published figures are of.
+SETS = {
+    "openai_mod": "OpenAI's moderation set, a half of it (826 of 1,680 rows)",
+    "toxicchat_train_human": "ToxicChat, the human-annotated rows of its train split (published: its test split)",
+    "beavertails_30k_test": "BeaverTails 30k test, replies",
+    "harmbench_response": "HarmBench, replies with human labels",
+    "aegis1_test_prompts": "Aegis 1.0 test, prompts",
+    "jailbreakbench": "JailbreakBench behaviours, harmful and benign",
+    "xstest": "XSTest v2, a half of it",
+    "simple_safety_tests": "SimpleSafetyTests (all unsafe)",
+    "phtest_eval": "PHTest, a half of it: harmless look-alikes",
+}
+MEASURES = ("auprc", "roc_auc", "f1", "fpr", "recall_at_1pct_fpr", "recall_at_5pct_fpr", "ece")
+
+Report = Mapping[str, Any]
+
+
+def seed_table(name: str, report: Report) -> Iterator[str]:
+    """The published rows, and the guard measured beside them."""
+    yield "| guard | own test, prompts | OpenAI moderation | ToxicChat | own test, replies | |"
+    yield "| --- | ---: | ---: | ---: | ---: | --- |"
+    for guard, values in PUBLISHED.items():
+        yield f"| {guard} | {' | '.join(values)} | published |"
+    cells = [_auprc(report["datasets"].get(one)) for one in ("openai_mod", "toxicchat_train_human")]
+    yield f"| `{name}` | - | {cells[0]} | {cells[1]} | - | measured |"
+
+
+def set_table(report: Report) -> Iterator[str]:
+    """Every file with the overall measures."""
+    yield "| set | rows | unsafe | AUPRC | ROC-AUC | F1 | FPR | recall at 1 % FPR | recall at 5 % FPR | ECE |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for name, found in report["datasets"].items():
+        part = found["overall"]
+        cells = [number(part[one], part["ci"][one]) for one in MEASURES]
+        yield f"| `{name}` | {part['n']:,} | {part['positives']:,} | {' | '.join(cells)} |"
+
+
+def category_table(report: Report) -> Iterator[str]:
+    """Every category of every file that has at least 20 rows of it."""
+    yield "| set | category | rows | of it | AUPRC 1-vs-all | AUPRC 1-vs-benign | ROC-AUC |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
+    for name, found in report["datasets"].items():
+        for category, both in found["categories"].items():
+            every, benign = both["one_vs_all"], both["one_vs_benign"]
+            if every["positives"] >= 20:
+                cells = [f"{every['n']:,}", f"{every['positives']:,}", _of(every, "auprc"), _of(benign, "auprc")]
+                yield f"| `{name}` | {category} | {' | '.join([*cells, _of(every, 'roc_auc')])} |"
+
+
+def policy_table(report: Report) -> Iterator[str]:
+    """What the default policy stops, of each file."""
+    yield "| set | unsafe rows stopped | benign rows stopped |"
+    yield "| --- | ---: | ---: |"
+    for name, found in report["datasets"].items():
+        cells = [_rate(found["policy"].get(kind)) for kind in ("unsafe", "benign")]
+        yield f"| `{name}` | {cells[0]} | {cells[1]} |"
+
+
+def page(reports: Mapping[str, Report]) -> str:
+    """Everything between the marks."""
+    out: list[str] = []
+    for name, report in reports.items():
+        cost = report["cost"]
+        out += ["## Measured", "", f"On {machine()}, by `make evaluation`, which runs", ""]
+        out += [f"    guardproxy evaluate DATA/*.jsonl.gz --guard {name} --json", ""]
+        out += ["Intervals hold 95 % of 1,000 bootstrap resamples. AUPRC beside the published figures:", ""]
+        out += [*seed_table(name, report), ""]
+        out += ["Overall, by file; F1 and FPR at a probability of 0.5:", "", *set_table(report), ""]
+        out += [f"* `{one}`: {SETS[one]}." for one in report["datasets"] if one in SETS]
+        out += ["", "By category, where a file has 20 rows of it or more:", "", *category_table(report), ""]
+        out += ["Stopped by the default policy (95 % Wilson intervals):", "", *policy_table(report), ""]
+        out.append(
+            f"A row took {cost['compute_ms']:.1f} ms of computing on average, for {cost['tokens_computed']:.0f} tokens "
+            f"in {cost['windows']:.2f} windows, {report['failed']} rows got no verdict."
+        )
+    return "\n".join(out)
+
+
+def machine() -> str:
+    """The processor that this runs on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} cores of {names[0]}" if names else platform.processor()
+
+
+def _auprc(found: Report | None) -> str:
+    return "-" if found is None else _of(found["overall"], "auprc")
+
+
+def _of(part: Report | None, measure: str) -> str:
+    return "-" if part is None else number(part[measure], part["ci"][measure])
+
+
+def _rate(found: Report | None) -> str:
+    if found is None:
+        return "-"
+    low, high = found["ci"]
+    return f"{found['rate']:.1%} [{low:.1%}, {high:.1%}] of {found['n']:,}"
+
+
+def main() -> None:
+    """Replace what stands between the marks."""
+    path = Path(sys.argv[1])
+    before, begin, rest = path.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        sys.exit(f"{path}: has no {BEGIN} and {END}")
+    path.write_text(f"{before}{BEGIN}\n{page(json.load(sys.stdin))}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()
