@@ -29,7 +29,7 @@ from guardproxy.observe import (
     redact,
     request_context,
 )
-from guardproxy.observe.redact import kept
+from guardproxy.observe.redaction import kept
 from guardproxy.ports import Sink
 from guardproxy.types import Account, Decision, Reason, Record
 from tests.sinks.kit import PASSED, record
@@ -155,7 +155,7 @@ def test_addresses_never_survive(local: str, domain: str) -> None:
     """No e-mail address is left by `redacted`; `full` keeps it."""
     address = f"{local}@{domain}.example"
     assert address not in redact(f"to {address} at once")
-    assert f"@{domain}.example" not in redact(f"<{address}>")
+    assert f"{local}@" not in redact(f"<{address}>")
 
 
 @given(

@@ -3,7 +3,7 @@
 from guardproxy.observe.logs import configure_logging, mask_credentials, request_context
 from guardproxy.observe.metrics import Metrics
 from guardproxy.observe.observers import Observers
-from guardproxy.observe.redact import TextRule, credentials, redact
+from guardproxy.observe.redaction import TextRule, credentials, redact
 
 __all__ = [
     "Metrics",

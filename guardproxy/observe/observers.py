@@ -11,7 +11,7 @@ from tenacity import AsyncRetrying, stop_after_attempt, wait_exponential
 
 from guardproxy.errors import AuditUnavailable
 from guardproxy.observe.metrics import Metrics
-from guardproxy.observe.redact import TextRule, credentials, kept
+from guardproxy.observe.redaction import TextRule, credentials, kept
 from guardproxy.ports import Sink
 from guardproxy.types import Record
 

@@ -29,9 +29,10 @@ _ASSIGNED = re.compile(
     r"[\"']{0,2}\s{0,3}(?:[:=]|=>|\bis\b)\s{0,3}[\"'`]?)([^\s\"'`,;&<>\[\]{}]{4,}+)",
     re.IGNORECASE,
 )
+_ASSIGNED_WORDS = ("pass", "pwd", "key", "token", "secret")
 _USERINFO = re.compile(r"(://[^/\s:@]{0,200}:)[^/\s]{1,400}@")
 _QUERY = re.compile(r"([?&](?:key|token|sig|signature|code|secret)=)([^\s&#\"'<>]{8,}+)", re.IGNORECASE)
-_TOKEN = re.compile(r"[A-Za-z0-9_.~+/=-]{16,}+")
+_TOKEN = re.compile(r"(?<![A-Za-z0-9_.~+/=-])[A-Za-z0-9_.~+/=-]{16,}+")
 # Formats that issuers document or that their keys show: a prefix, then enough to tell it from words.
 _ISSUED = re.compile(
     r"(?<![A-Za-z0-9])(?:"
@@ -102,14 +103,21 @@ def credentials(text: str, *, guess: bool = True) -> str:
 
     With `guess`, long strings that look drawn at random are masked too; without, only what has a known form.
     """
+    assigns = ":" in text or "=" in text or " is " in text
+    if len(text) < 16 and not assigns:
+        return text  # the shortest token has 16 characters
     if "-----BEGIN " in text:
         text = _PEM.sub("[private key]", text)
-    if "authorization" in text.lower():
+    lowered = text.lower()
+    if "authorization" in lowered:
         text = _AUTHORIZATION.sub(r"\1[credentials]", text)
-    text = _SCHEME.sub(_scheme, text)
-    if ":" in text or "=" in text or " is " in text:
+    if "bearer" in lowered or "basic" in lowered:
+        text = _SCHEME.sub(_scheme, text)
+    if assigns:
         text = _USERINFO.sub(r"\1[password]@", text)
-        text = _ASSIGNED.sub(_assigned, text)
+        # Searching for the words first is far cheaper than the pattern, and nearly every text has none of them.
+        if any(word in lowered for word in _ASSIGNED_WORDS):
+            text = _ASSIGNED.sub(_assigned, text)
         text = _QUERY.sub(r"\1[secret]", text)
     return _TOKEN.sub(lambda match: _token(match, guess=guess), text)
 
@@ -221,7 +229,7 @@ def redact(text: str) -> str:
     text = credentials(text)
     if "@" in text:
         text = _EMAIL.sub("[email]", text)
-    if not re.search(r"\d", text):
+    if not _DIGITS.search(text):
         return text
     text = _cut(text, _ibans, "[iban]")
     text = _cut(text, _cards, "[card]")
