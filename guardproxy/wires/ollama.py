@@ -14,7 +14,7 @@ from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Chunk, Mark, Reply, ReplyStream, Request, Wire
 from guardproxy.sse import Frame, Ndjson
 from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse, Replace, Role
-from guardproxy.wires.shared.body import dumps, read_object, remove, shown
+from guardproxy.wires.shared.body import dumps, object_of, read_object, remove, shown
 from guardproxy.wires.shared.edits import dropped, rewrite
 from guardproxy.wires.shared.parts import (
     Draft,
@@ -234,7 +234,7 @@ class OllamaStream(BaseStream):
 def _called(said: str) -> dict[str, Any]:
     """A tool call from its text."""
     name, _, arguments = said.partition("\n")
-    call = {"function": {"name": name, "arguments": json.loads(arguments or "{}")}}
+    call = {"function": {"name": name, "arguments": object_of(arguments)}}
     return {"message": {"role": "assistant", "content": "", "tool_calls": [call]}}
 
 

@@ -17,6 +17,7 @@ from guardproxy.wires.shared.edits import dropped, rewrite
 from guardproxy.wires.shared.parts import (
     Draft,
     Fields,
+    an_object,
     beside_turns,
     fields,
     json_text,
@@ -174,7 +175,7 @@ class OpenAICompletions:
     def _choice(self, choice: Any, path: str) -> Message:
         draft = Draft(UpstreamUnreadable)
         repeat = Repeat()
-        fields(REPLY_CHOICE)(draft, choice, path)
+        walk(draft, an_object(draft.error, choice, path), path, REPLY_CHOICE)
         _log_probabilities(repeat, draft, choice, f"{path}.logprobs")
         if repeat.ahead:
             draft.opaque(f"{path}.logprobs", "log probabilities of another text")

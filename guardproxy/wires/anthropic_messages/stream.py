@@ -11,7 +11,7 @@ from guardproxy.sse import Frame, Sse
 from guardproxy.types import Refuse, Replace
 from guardproxy.wires.anthropic_messages.fields import BLOCK, DELTA, EVENTS, MESSAGE_DELTA, REPLY
 from guardproxy.wires.shared.body import dumps, read_object
-from guardproxy.wires.shared.parts import carries_text, json_text, walk
+from guardproxy.wires.shared.parts import an_object, carries_text, json_text, walk
 from guardproxy.wires.shared.streams import BaseStream, Event, Track
 
 NO_USAGE = {"input_tokens": 0, "output_tokens": 0}
@@ -133,7 +133,7 @@ class MessageStream(BaseStream):
         return self._block(body).kind not in ("text", "thinking")
 
     def _message_delta(self, track: Track, body: dict[str, Any]) -> bool:
-        delta = body.get("delta") or {}
+        delta = an_object(UpstreamUnreadable, body.get("delta"), "delta")
         walk(track.draft, delta, "", MESSAGE_DELTA)
         if isinstance(body.get("usage"), dict):
             self._usage = body["usage"]

@@ -1,6 +1,5 @@
 """The stream of a response: chunks that each bring parts of every candidate, as events or as items of a JSON array."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +8,7 @@ from guardproxy.ports import Chunk, Mark, Request
 from guardproxy.sse import Frame, JsonArray, Sse
 from guardproxy.types import Refuse, Replace
 from guardproxy.wires.gemini.fields import CANDIDATE, LOGPROBS, REPLY, part, snake, taken
-from guardproxy.wires.shared.body import dumps, read_object
+from guardproxy.wires.shared.body import dumps, object_of, read_object
 from guardproxy.wires.shared.parts import Draft, fields, walk
 from guardproxy.wires.shared.repeats import Repeat
 from guardproxy.wires.shared.streams import BaseStream, Event, Track, new_texts
@@ -223,4 +222,4 @@ class GeminiStream(BaseStream):
 def _called(said: str) -> dict[str, Any]:
     """A content with a function call, from its text."""
     name, _, arguments = said.partition("\n")
-    return {"role": "model", "parts": [{"functionCall": {"name": name, "args": json.loads(arguments or "{}")}}]}
+    return {"role": "model", "parts": [{"functionCall": {"name": name, "args": object_of(arguments)}}]}

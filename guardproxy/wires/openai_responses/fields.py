@@ -152,10 +152,12 @@ def item(draft: Draft, value: Any, path: str) -> None:
     if not isinstance(value, dict):
         raise draft.error("must be an object", path)
     kind = kind_of(value)
+    if not isinstance(kind, str):
+        raise draft.error("must be a string", f"{path}.type")
     if kind in ITEMS:
         ITEMS[kind](draft, value, path)
     else:
-        draft.opaque(path, f"item of type {str(kind)[:40]}")
+        draft.opaque(path, f"item of type {kind[:40]}")
 
 
 def kind_of(value: Mapping[str, Any]) -> Any:

@@ -191,6 +191,7 @@ class ResponseStream(ResponseReader):
 
     def _delta(self, item: Item, key: tuple[str, int], said: str) -> dict[str, Any]:
         kind = str(item.parts[key].get("type"))
+        kind = kind if kind in _EVENTS else "output_text"
         logprobs: dict[str, Any] = {"logprobs": []} if kind == "output_text" else {}
         return {"type": f"{_EVENTS[kind]}.delta", **self._where(item, key), "delta": said, **logprobs}
 

@@ -117,6 +117,15 @@ def strings(value: Any) -> Iterable[str]:
             stack.extend(item)
 
 
+def object_of(arguments: str) -> dict[str, Any]:
+    """The arguments of a call as an object; none where their text is none."""
+    try:
+        value = json.loads(arguments)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 # --- places in a body ----------------------------------------------------------------------------------------------
 
 
@@ -166,7 +175,7 @@ def remove(body: Any, paths: Iterable[str]) -> None:
             for step in way[:-1]:
                 holder = holder[step]
             del holder[way[-1]]
-        except (KeyError, IndexError):
+        except (KeyError, IndexError, TypeError):
             continue
 
 

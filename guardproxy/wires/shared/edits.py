@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from guardproxy.types import Edit, Message
-from guardproxy.wires.shared.body import find, holder_of, put, remove, steps
+from guardproxy.wires.shared.body import find, holder_of, object_of, put, remove, steps
 
 # An item of a list that goes as a whole when its text goes.
 _ITEM = re.compile(r".*(?:content|parts|system|input|output|summary|documents|prompt)\[\d+\](?=[.\[]|$)")
@@ -18,18 +18,31 @@ def rewrite(body: Any, edits: Iterable[Edit], calls: re.Pattern[str]) -> None:
     """Give parts new texts. An empty text removes its part where the protocol can do without it.
 
     The text of a tool call (a path that `calls` finds) is its name, a line break and its arguments; arguments that
-    are no JSON object after the edit become `{}`, as does every other object that an edit has broken, or it goes.
+    are no JSON object after the edit become `{}`, as does every other object that an edit has broken, or it goes. A
+    call that has no arguments goes as a whole.
     """
     gone: list[str] = []
     for edit in edits:
-        text = _arguments(edit.text) if calls.search(edit.path) else edit.text
-        if isinstance(find(body, edit.path), str):
+        if _is_missing(body, edit.path):
+            gone.append(edit.path[: edit.path.rindex("]") + 1] if "]" in edit.path else edit.path)
+            continue
+        old = find(body, edit.path)
+        text = _arguments(old, edit.text) if calls.search(edit.path) else edit.text
+        if isinstance(old, str):
             _rewrite_text(body, edit.path, text, gone)
         else:
             _rewrite_object(body, edit.path, text, gone)
     remove(body, gone)
     for path in gone:
         _tidy(body, path)
+
+
+def _is_missing(body: Any, path: str) -> bool:
+    try:
+        find(body, path)
+    except (KeyError, IndexError, TypeError):
+        return True
+    return False
 
 
 def _rewrite_text(body: Any, path: str, text: str, gone: list[str]) -> None:
@@ -54,13 +67,13 @@ def _rewrite_object(body: Any, path: str, text: str, gone: list[str]) -> None:
         gone.append(path)
 
 
-def _arguments(text: str) -> str:
-    """The arguments in the text of a tool call."""
-    arguments = text if text.startswith("{") else text.partition("\n")[2]
-    try:
-        return arguments if isinstance(json.loads(arguments), dict) else "{}"
-    except ValueError:
-        return "{}"
+def _arguments(old: Any, text: str) -> str:
+    """The arguments in the text of a tool call; the input of a custom tool is free text."""
+    name, line_break, arguments = text.partition("\n")
+    if text.startswith("{") or not line_break:
+        arguments = name + line_break + arguments
+    is_object = not isinstance(old, str) or bool(object_of(old)) or old.strip() in ("", "{}")
+    return arguments if object_of(arguments) or not is_object else "{}"
 
 
 def _tidy(body: Any, path: str) -> None:

@@ -16,7 +16,7 @@ from guardproxy.ports import Answer, Chunk, Mark, Request
 from guardproxy.sse import Frame, Sse
 from guardproxy.types import Message, Part, Refuse, Replace
 from guardproxy.wires.shared.body import dumps, read_object
-from guardproxy.wires.shared.parts import Draft, Fields, fields, json_text, named, opaque, passed, walk
+from guardproxy.wires.shared.parts import Draft, Fields, an_object, fields, json_text, named, opaque, passed, walk
 from guardproxy.wires.shared.streams import JSON, SSE, BaseStream, Event, Track
 
 DONE = b"data: [DONE]\n\n"
@@ -97,7 +97,7 @@ def calls(draft: Draft, value: Any, path: str) -> None:
     if value is not None and not isinstance(value, list):
         raise draft.error("must be a list", path)
     for place, call in enumerate(value or ()):
-        index = call.get("index", place) if isinstance(call, dict) else place
+        index = an_object(draft.error, call, f"{path}[{place}]").get("index", place)
         if type(index) is not int or not 0 <= index < 1024:
             raise draft.error("must be a small whole number", f"{path}[{place}].index")
         fields(_CALL)(draft, call, f"{path}[{index}]")

@@ -196,6 +196,8 @@ def each(rule: Rule) -> Rule:
         if not isinstance(value, list):
             raise draft.error("must be a list", path)
         for index, item in enumerate(value):
+            if item is None:
+                raise draft.error("must not be null", f"{path}[{index}]")
             rule(draft, item, f"{path}[{index}]")
 
     return rule_of_list
@@ -212,6 +214,13 @@ def fields(table: Fields) -> Rule:
         walk(draft, value, path, table)
 
     return rule
+
+
+def an_object(error: type[Unreadable], value: Any, path: str) -> dict[str, Any]:
+    """`value`, if it is an object. Raises `error`."""
+    if not isinstance(value, dict):
+        raise error("must be an object", path)
+    return value
 
 
 def typed(tables: Mapping[str, Fields], default: str = "", key: str = "type") -> Rule:
