@@ -12,6 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 from guardproxy.errors import TooLarge
 from guardproxy.types import SEVERITY, ActionName
 from guardproxy.web.headers import Headers, first
+from guardproxy.web.upstream import UpstreamResponse
 
 NO_RETRY = (b"x-should-retry", b"false")
 
@@ -33,11 +34,16 @@ class Call:
         self.dropped: Sequence[int] = ()
         self.coverage = "full"
         self.guard_s = 0.0
-        self.upstream_s = 0.0
+        self.response: UpstreamResponse | None = None
         self.began = time.perf_counter()
         self.sent_at = self.began
         self._receive = receive
         self._send = send
+
+    @property
+    def upstream_s(self) -> float:
+        """Seconds spent waiting for the upstream so far."""
+        return self.response.waited_s if self.response is not None else 0.0
 
     @property
     def target(self) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from guardproxy.errors import GuardproxyError, TooLarge, UpstreamUnavailable, UpstreamUnreadable
+from guardproxy.errors import GuardproxyError, TooLarge, UpstreamUnreadable
 from guardproxy.observe import Metrics
 from guardproxy.pipeline import Exchange, Pipeline
 from guardproxy.policy import PolicySet
@@ -186,10 +186,9 @@ class Proxy:
         """Send the request on. An answer of 2xx is judged; any other is the upstream's own word and passes."""
         headers = [pair for pair in call.headers if pair[0] != b"accept-encoding"]
         headers.append((b"accept-encoding", b"identity"))
-        began = time.perf_counter()
         async with self._upstream.send(call.method, call.raw_path, call.query, headers, body) as response:
-            call.upstream_s = time.perf_counter() - began
-            self._metrics.upstream(call.upstream_s)
+            call.response = response
+            self._metrics.upstream(response.waited_s)
             if not 200 <= response.status < 300:
                 await self._relay(call, response)
                 return
@@ -199,9 +198,7 @@ class Proxy:
             if content_type:
                 await self._stream(call, exchange, response, _chain(head, source), content_type)
             else:
-                whole = await self._read(head, source)
-                call.upstream_s = time.perf_counter() - began
-                await self._whole(call, exchange, response, whole)
+                await self._whole(call, exchange, response, await self._read(head, source))
 
     async def _read(self, head: bytes, source: AsyncIterator[bytes]) -> bytes:
         parts, size, limit = [], 0, self._limits.reply_bytes
@@ -240,6 +237,7 @@ class Proxy:
 
     async def _relay(self, call: Call, response: UpstreamResponse) -> None:
         """Pass an answer on as it came, unread."""
+        call.response = response
         await call.start(response.status, end_to_end(response.headers, _dropped(response, HOP_BY_HOP)))
         async for chunk in response.chunks():
             await call.send(chunk)
@@ -262,14 +260,15 @@ class Proxy:
         if isinstance(error, UpstreamUnreadable):
             message = f"the upstream's answer cannot be read, so it cannot be judged; see request {call.id} in the log"
         shape = wire.error if wire is not None else json_error
-        retry = isinstance(error, (UpstreamUnavailable, NotReady))
+        retry = error.status in {502, 503, 504} and not isinstance(error, UpstreamUnreadable)
         await self._give(call, shape(error.status, error.code, message), retry=retry)
 
     def _account(self, call: Call, wire: Wire | None) -> None:
         name = wire.name if wire is not None else "none"
         seconds = time.perf_counter() - call.began
         self._metrics.request(name, call.status)
-        self._metrics.added(max(0.0, seconds - call.upstream_s))
+        if call.action is not None and call.ended and call.status < 500:
+            self._metrics.added(max(0.0, seconds - call.upstream_s))
         usual = call.ended and call.status < 400 and call.action in {None, "pass"}
         (self._log.debug if usual else self._log.info)(
             "request",

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -37,9 +38,13 @@ class UpstreamTimeout(UpstreamUnavailable):
 
 
 class UpstreamResponse:
-    """An answer whose body is still to be read. Names in `headers` are in lower case."""
+    """An answer whose body is still to be read. Names in `headers` are in lower case.
 
-    def __init__(self, response: httpx.Response, between_chunks_s: float) -> None:
+    `waited_s` is the time spent waiting for the upstream so far, from the sending of the request on.
+    """
+
+    def __init__(self, response: httpx.Response, between_chunks_s: float, waited_s: float) -> None:
+        self.waited_s = waited_s
         self.status = response.status_code
         self.headers: Headers = [(name.lower(), value) for name, value in response.headers.raw]
         self._stream = response.stream
@@ -49,6 +54,7 @@ class UpstreamResponse:
         """The body's bytes as they come. Raises UpstreamTimeout after too long a silence, UpstreamUnavailable."""
         pending = aiter(self._stream)  # type: ignore[arg-type]
         while True:
+            began = time.perf_counter()
             try:
                 async with asyncio.timeout(self._between_chunks_s):
                     chunk = await anext(pending, None)
@@ -56,6 +62,8 @@ class UpstreamResponse:
                 raise UpstreamTimeout(f"the upstream was silent for {self._between_chunks_s:g} s") from None
             except httpx.HTTPError as error:
                 raise UpstreamUnavailable("the upstream broke its answer off") from error
+            finally:
+                self.waited_s += time.perf_counter() - began
             if chunk is None:
                 return
             yield chunk
@@ -141,13 +149,14 @@ class Upstream:
         answer, UpstreamTimeout where it does not come in time.
         """
         request = self._request(method, path, query, headers, body)
+        began = time.perf_counter()
         attempt = await self._attempt(request)
         if attempt.again_s is not None and self._attempts > 1:
             attempt = await self._retry(request, attempt)
         if attempt.response is None:
             raise attempt.error or UpstreamUnavailable("no answer")
         try:
-            yield UpstreamResponse(attempt.response, self._between_chunks_s)
+            yield UpstreamResponse(attempt.response, self._between_chunks_s, time.perf_counter() - began)
         finally:
             await _drop(attempt.response)
 

@@ -463,7 +463,23 @@ def test_own_pages(http: httpx.Client) -> None:
         metrics = http.get(url + "/metrics")
     assert metrics.headers["content-type"].startswith("text/plain")
     assert 'guardproxy_requests_total{status="2xx",wire="openai_chat"} 1.0' in metrics.text
+    assert "guardproxy_added_seconds_count 1.0" in metrics.text
+    assert "guardproxy_upstream_seconds_count 1.0" in metrics.text
     assert len(upstream.seen) == 1
+
+
+def test_time_is_accounted(http: httpx.Client) -> None:
+    """Waiting for the upstream is the upstream's time, in whole replies and in streams; judging is the guard's."""
+    slow = completion("x")
+    with standing(replace(slow, body=[0.3, slow.body[0]]), events("a", pause_s=0.3)) as (url, _):
+        timing = post(http, url, chat()).headers["server-timing"]
+        post(http, url, chat(stream=True))
+        metrics = http.get(url + "/metrics").text
+    parts = dict(part.strip().split(";dur=") for part in timing.split(","))
+    assert float(parts["upstream"]) >= 290
+    assert float(parts["guard"]) < 200
+    added = next(line for line in metrics.splitlines() if line.startswith("guardproxy_added_seconds_sum"))
+    assert float(added.split()[1]) < 0.3
 
 
 def test_routes_choose_the_policy(http: httpx.Client) -> None:
