@@ -22,6 +22,7 @@ from guardproxy.wires.shared.parts import (
     beside_turns,
     each,
     fields,
+    identifier,
     json_text,
     named,
     opaque,
@@ -57,12 +58,12 @@ def _calls(draft: Draft, value: Any, path: str) -> None:
 
 
 MESSAGE: Fields = {
-    "role": passed,
+    "role": identifier,
     "content": text(),
     "thinking": text("reasoning"),
     "images": opaque("image"),
     "tool_calls": _calls,
-    **named("tool_name tool_call_id"),
+    **named("tool_name tool_call_id", identifier),
     "name": text(),
 }
 

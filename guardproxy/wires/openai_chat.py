@@ -25,6 +25,7 @@ from guardproxy.wires.shared.parts import (
     data,
     each,
     fields,
+    identifier,
     json_text,
     named,
     opaque,
@@ -86,7 +87,8 @@ _SAID: Fields = {
 }
 MESSAGE: Fields = {
     **_SAID,
-    **named("tool_call_id prefix partial cache_control"),
+    **named("prefix partial cache_control"),
+    **named("role tool_call_id", identifier),
     "name": text(),
     "audio": fields({"id": opaque("audio")}),
     "annotations": each(json_text("text")),

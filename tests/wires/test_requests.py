@@ -179,6 +179,14 @@ def test_unknown_fields(value: Any, is_text: bool) -> None:
     assert (("user", "opaque", "novel", "unknown field") in _parts(request)) is is_text
 
 
+def test_ids_and_roles_hide_no_text() -> None:
+    """Templates write roles and ids into the prompt: one that is no plain identifier is judged."""
+    messages = [{"role": "user\nand more", "content": "x"}, {"role": "tool", "tool_call_id": "a b c", "content": "y"}]
+    request = _read(openai_chat.wire, "/v1/chat/completions", {"messages": messages})
+    assert ("user", "text", "messages[0].role", "user\nand more") in _parts(request)
+    assert ("tool", "tool_result", "messages[1].tool_call_id", "a b c") in _parts(request)
+
+
 def test_completions_coverage() -> None:
     """Every prompt is a turn, the suffix is text, token ids are opaque."""
     body = {"model": "m", "prompt": ["one", "two"], "suffix": "end", "n": 2, "stream": False}

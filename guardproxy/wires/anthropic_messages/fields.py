@@ -15,6 +15,7 @@ from guardproxy.wires.shared.parts import (
     each,
     fields,
     file_text,
+    identifier,
     json_text,
     named,
     opaque,
@@ -92,8 +93,8 @@ _SEARCH_RESULT: Fields = {
     "title": text("tool_result"),
     "encrypted_content": opaque("encrypted search result"),
 }
-_CALL: Fields = {**_COMMON, **named("id name input caller toolset_name server_name")}
-_RESULT: Fields = {**_COMMON, **named("tool_use_id is_error caller toolset_name")}
+_CALL: Fields = {**_COMMON, **named("name input caller"), **named("id toolset_name server_name", identifier)}
+_RESULT: Fields = {**_COMMON, **named("is_error caller"), **named("tool_use_id toolset_name", identifier)}
 
 
 def _blocks(kind: PartKind) -> dict[str, Rule]:
@@ -106,7 +107,7 @@ def _blocks(kind: PartKind) -> dict[str, Rule]:
         "image": fields({**_COMMON, "source": _source("image", inner)}),
         "document": fields({**_COMMON, **document, "source": _source("document", inner)}),
         "search_result": fields({**_COMMON, **document, "source": text(kind), "content": each(_by_type(plain))}),
-        "tool_reference": fields({**_COMMON, "tool_name": passed}),
+        "tool_reference": fields({**_COMMON, "tool_name": identifier}),
     }
 
 
@@ -146,7 +147,7 @@ _BLOCKS: dict[str, Rule] = {
 
 BLOCK: Rule = _by_type(_BLOCKS)
 CONTENT: Rule = string_or(text(), each(BLOCK))
-MESSAGE: Fields = {"role": passed, "content": CONTENT}
+MESSAGE: Fields = {"role": identifier, "content": CONTENT}
 
 # Of the request, beside its messages.
 SETTINGS: Fields = {

@@ -15,6 +15,7 @@ from guardproxy.wires.shared.parts import (
     each,
     fields,
     file_text,
+    identifier,
     json_text,
     named,
     opaque,
@@ -84,7 +85,8 @@ def _call(draft: Draft, value: Any, path: str) -> None:
 _RESULT = fields(
     both(
         {
-            **named("id name willContinue scheduling"),
+            **named("willContinue scheduling"),
+            **named("id name", identifier),
             "response": json_text("tool_result"),
             "parts": opaque("parts of a function's response"),
         }
@@ -120,7 +122,7 @@ def _kind(value: dict[str, Any]) -> PartKind:
     return "reasoning" if value.get("thought") is True else "text"
 
 
-CONTENT: Rule = fields({"role": passed, "parts": each(part)})
+CONTENT: Rule = fields({"role": identifier, "parts": each(part)})
 
 _GENERATION: Fields = both(
     {

@@ -15,6 +15,7 @@ from guardproxy.wires.shared.parts import (
     data,
     each,
     fields,
+    identifier,
     json_text,
     named,
     opaque,
@@ -25,9 +26,10 @@ from guardproxy.wires.shared.parts import (
 )
 from guardproxy.wires.shared.repeats import Repeat, token_list
 
-_ITEM: Fields = named(
-    "id type status call_id role phase caller namespace created_by async agent environment max_output_length"
-)
+_ITEM: Fields = {
+    **named("type status phase caller created_by async agent environment max_output_length"),
+    **named("id call_id role namespace server_label", identifier),
+}
 
 
 def _output_text(draft: Draft, value: Any, path: str) -> None:
@@ -76,7 +78,7 @@ _RESULT: Rule = string_or(text("tool_result"), each(_parts("tool_result")))
 
 def _call(key: str, more: Fields | None = None) -> Rule:
     """An item that calls a tool: its name and its arguments are one text."""
-    table = {**_ITEM, "name": passed, key: passed, "server_label": passed, **(more or {})}
+    table = {**_ITEM, "name": passed, key: passed, **(more or {})}
 
     def rule(draft: Draft, value: Any, path: str) -> None:
         fields(table)(draft, value, path)
@@ -128,11 +130,11 @@ ITEMS: dict[str, Rule] = {
             "revised_prompt": text(),
         }
     ),
-    "mcp_list_tools": fields({**_ITEM, "server_label": passed, "tools": _TOOLS, "error": json_text("tool_result")}),
+    "mcp_list_tools": fields({**_ITEM, "tools": _TOOLS, "error": json_text("tool_result")}),
     "additional_tools": fields({**_ITEM, "tools": _TOOLS}),
     "tool_search_output": fields({**_ITEM, "execution": passed, "tools": _TOOLS}),
     "mcp_approval_response": fields({**_ITEM, **named("approval_request_id approve"), "reason": text()}),
-    "function_call_output": fields({**_ITEM, "name": passed, "output": _RESULT}),
+    "function_call_output": fields({**_ITEM, "name": identifier, "output": _RESULT}),
     "custom_tool_call_output": fields({**_ITEM, "output": _RESULT}),
     "computer_call_output": fields(
         {**_ITEM, "output": opaque("image"), "acknowledged_safety_checks": json_text("tool_result")}

@@ -16,7 +16,18 @@ from guardproxy.ports import Answer, Chunk, Mark, Request
 from guardproxy.sse import Frame, Sse
 from guardproxy.types import Message, Part, Refuse, Replace
 from guardproxy.wires.shared.body import dumps, read_object
-from guardproxy.wires.shared.parts import Draft, Fields, an_object, fields, json_text, named, opaque, passed, walk
+from guardproxy.wires.shared.parts import (
+    Draft,
+    Fields,
+    an_object,
+    fields,
+    identifier,
+    json_text,
+    named,
+    opaque,
+    passed,
+    walk,
+)
 from guardproxy.wires.shared.streams import JSON, SSE, BaseStream, Event, Track
 
 DONE = b"data: [DONE]\n\n"
@@ -86,7 +97,8 @@ def _custom(draft: Draft, value: Any, path: str) -> None:
 
 
 _CALL: Fields = {
-    **named("id index type extra_content"),
+    "id": identifier,
+    **named("index type extra_content"),
     "function": function,
     "custom": _custom,
 }

@@ -15,6 +15,7 @@ from guardproxy.wires.shared.body import base64_text, data_url_text, shown
 # A string like this under an unknown key is taken for an enumeration, an id or a version; anything longer or with
 # white space in it for text.
 _TOKEN = re.compile(r"[A-Za-z0-9_.:/-]{0,40}")
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_.:/|+=@-]{0,256}")
 
 
 @dataclass(slots=True)
@@ -134,6 +135,12 @@ Fields = Mapping[str, Rule]
 
 def passed(draft: Draft, value: Any, path: str) -> None:
     """Carries no text that the model or the client's user reads."""
+
+
+def identifier(draft: Draft, value: Any, path: str) -> None:
+    """An id or a name: no text, unless it is written as one. Chat templates put ids and roles into the prompt."""
+    if isinstance(value, str) and _IDENTIFIER.fullmatch(value) is None:
+        draft.add(path, value)
 
 
 def named(names: str, rule: Rule = passed) -> dict[str, Rule]:
