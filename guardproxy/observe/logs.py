@@ -60,6 +60,12 @@ def mask_credentials(logger: WrappedLogger, method: str, event: EventDict) -> Ev
     return event
 
 
+def _plain(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """uvicorn gives its messages a second time, with colours."""
+    event.pop("color_message", None)
+    return event
+
+
 def _printable(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
     """Control characters of a client's text must not reach the terminal, nor uvicorn's second, coloured wording."""
     event.pop("color_message", None)
@@ -108,6 +114,7 @@ def _ending(as_json: bool) -> list[Processor]:
     # The exception is text before credentials are masked. No locals: they hold what people wrote.
     before: list[Processor] = [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        _plain,
         structlog.processors.format_exc_info,
         mask_credentials,
     ]
