@@ -171,12 +171,15 @@ def _message(message: Any, path: str) -> Message:
 
 def _log_probabilities(state: dict[str, Any], draft: Draft, said: Mapping[str, Any], value: Any, path: str) -> bool:
     """Compare the tokens of `logprobs` with the text they repeat; whether they say more than it, so far."""
-    fields({"content": passed, "refusal": passed})(draft, value, path)
     ahead = False
+    if value is not None:
+        fields({"content": passed, "refusal": passed})(draft, value, path)
     for key in ("content", "refusal"):
-        repeat: Repeat = state.setdefault(key, Repeat())
         text_said = said.get(key)
-        tokens = token_list(draft, (value or {}).get(key), f"{path}.{key}")
+        if value is None and not text_said:
+            continue
+        repeat: Repeat = state.setdefault(key, Repeat())
+        tokens = token_list(draft, value and value.get(key), f"{path}.{key}")
         repeat.add(text_said if isinstance(text_said, str) else "", tokens)
         ahead = ahead or repeat.ahead
     return ahead

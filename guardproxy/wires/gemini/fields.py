@@ -4,6 +4,7 @@ Reference: Gemini API reference, "Generating content". Google's JSON takes every
 """
 
 import re
+from functools import cache
 from typing import Any
 
 from guardproxy.types import PartKind
@@ -27,6 +28,7 @@ from guardproxy.wires.shared.parts import (
 _CAPITAL = re.compile(r"(?<!^)([A-Z])")
 
 
+@cache
 def snake(name: str) -> str:
     """`inlineData` as `inline_data`."""
     return _CAPITAL.sub(r"_\1", name).lower()

@@ -39,12 +39,7 @@ def read_json(body: bytes, error: type[Unreadable] = Unreadable) -> Any:
     """
     _check_depth(body, error)
     try:
-        value = json.loads(
-            body.decode(),
-            object_pairs_hook=_unique,
-            parse_constant=_no_number,
-            parse_float=_finite,
-        )
+        value = _STRICT.decode(body.decode())
     except UnicodeDecodeError as problem:
         raise error(f"is not UTF-8: byte {problem.start} of the body") from problem
     except _Refused as problem:
@@ -86,6 +81,9 @@ def _finite(digits: str) -> float:
     if number in (float("inf"), float("-inf")):
         raise _Refused(f"has the number {digits[:40]}, which is out of range")
     return number
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite)
 
 
 def _check_depth(body: bytes, error: type[Unreadable]) -> None:
