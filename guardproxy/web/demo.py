@@ -22,7 +22,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from guardproxy.engine.demo_llm import DemoLLM
-from guardproxy.errors import TooLarge, Unreadable
+from guardproxy.errors import ConfigError, TooLarge, Unreadable
 from guardproxy.web.sniff import json_error
 
 log = structlog.get_logger("guardproxy.demo")
@@ -204,7 +204,7 @@ class _Server(uvicorn.Server):
 
 
 async def run(host: str, port: int, *, until_stdin_closes: bool) -> None:
-    """Load the model and serve it. Raises OSError where the port is taken."""
+    """Load the model and serve it. Raises ConfigError where the extra is not installed, OSError for a taken port."""
     with socket.create_server((host, port)) as listening:
         model = DemoLLM()
         await model.start()
@@ -228,7 +228,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8081, help="0 takes any free port")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end when standard input ends")
     given = parser.parse_args()
-    asyncio.run(run(given.host, given.port, until_stdin_closes=given.until_stdin_closes))
+    try:
+        asyncio.run(run(given.host, given.port, until_stdin_closes=given.until_stdin_closes))
+    except (ConfigError, OSError) as error:
+        sys.stdout.write(f"{error}\n")
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

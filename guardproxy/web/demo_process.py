@@ -21,12 +21,11 @@ _COMMAND = (sys.executable, "-m", "guardproxy.web.demo", "--port", "0", "--until
 def start_demo(command: Sequence[str] = _COMMAND, *, timeout_s: float = 300.0) -> Iterator[str]:
     """Start the demo upstream on a free port of loopback and yield its URL; it ends with the context.
 
-    `command` is a program that writes its URL as a line to standard output once it takes requests, and ends when its
-    standard input does. Raises ConfigError where the extra is not installed or the process does not come up.
+    `command` is a program that writes a line to standard output once it takes requests, its URL, or says there why it
+    cannot; it ends when its standard input does. Raises ConfigError where it does not come up, with what it said.
     """
     from guardproxy.engine.demo_llm import weights  # noqa: PLC0415 - brings torch, which only this command needs
 
-    weights()
     log.info("demo_starting", model="SmolLM2-135M-Instruct", hint="loading takes 10 to 60 seconds")
     process = subprocess.Popen(  # noqa: S603 - our own module, under our own interpreter
         command,
@@ -59,6 +58,6 @@ def _url(process: subprocess.Popen[str], timeout_s: float) -> str:
         url = lines.get(timeout=timeout_s).strip()
     except Empty:
         raise ConfigError(f"the demo upstream was not ready within {timeout_s:g} s") from None
-    if not url:
-        raise ConfigError(f"the demo upstream ended with status {process.wait()}; its error is above")
+    if not url.startswith("http://"):
+        raise ConfigError(url or f"the demo upstream ended with status {process.wait()}; its error is above")
     return url

@@ -105,8 +105,11 @@ def test_process_lives_as_long_as_it_is_needed(tmp_path: Path) -> None:
 
 
 def test_process_that_does_not_start() -> None:
-    """A process that ends, or says nothing in time, is an error and is gone."""
+    """A process that ends, says why it cannot, or says nothing in time, is an error and is gone."""
     with pytest.raises(ConfigError, match="status 3"), start_demo([sys.executable, "-c", "raise SystemExit(3)"]):
+        pass
+    missing = [sys.executable, "-c", "print('run  pip install this')"]
+    with pytest.raises(ConfigError, match="pip install this"), start_demo(missing):
         pass
     began = time.monotonic()
     silent = [sys.executable, "-c", "import sys; sys.stdin.read()"]
