@@ -1,0 +1,123 @@
+"""A guarded proxy that stands for a whole module: a scripted upstream behind it, a watch before it."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import Send
+
+from guardproxy.policy import BlockPolicy, Policy, PolicySet, Route, Rule, SideRules, StreamPolicy
+from guardproxy.types import Record
+from guardproxy.web.upstream import Upstream
+from tests.conformance.clients import Client, Reach, Read
+from tests.conformance.speech import Protocol, plain
+from tests.conformance.watch import Watch, watching
+from tests.kit import ListSink, Scripted, ScriptedUpstream, serve
+from tests.web.kit import guarded, policy
+
+_REDACT = SideRules({"weapons": (Rule("block", 0.5),), "privacy": (Rule("rewrite", 0.5, "redact"),)})
+
+# The model that a request names chooses the policy; `m` and every other name that of `tests.web.kit`.
+POLICIES: dict[str, Policy] = {
+    "default": policy(stream=StreamPolicy(every=10)),
+    "redact": policy(user=_REDACT, assistant=_REDACT),
+    "error": policy(block=BlockPolicy(shape="error")),
+    "plain": policy(block=BlockPolicy(finish="stop"), stream=StreamPolicy(every=10)),
+}
+REFUSAL = BlockPolicy().message
+REPLACEMENT = policy().rewrite.replacement
+MARKER = policy().rewrite.marker
+
+
+class GatedUpstream(ScriptedUpstream):
+    """A scripted upstream whose script may call functions between pieces; the next piece waits for their return."""
+
+    async def _play(self, answer: Scripted, send: Send) -> None:
+        head = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
+        await send({"type": "http.response.start", "status": answer.status, "headers": head})
+        for item in answer.body:
+            if callable(item):
+                await asyncio.to_thread(item)
+            elif item is None:
+                return
+            else:
+                await send({"type": "http.response.body", "body": item, "more_body": True})
+        await send({"type": "http.response.body"})
+
+
+@dataclass
+class Stand:
+    """The proxy under test and everything that was seen around it since the last `play`."""
+
+    upstream: GatedUpstream
+    watch: Watch
+    sink: ListSink
+
+    def play(self, *script: Scripted) -> None:
+        """What the upstream is to answer from now on; forget what was seen."""
+        self.upstream.script[:] = script
+        self.upstream.seen.clear()
+        self.watch.crossed.clear()
+        self.sink.records.clear()
+
+    def says(self, client: Client, protocol: Protocol, pieces: Sequence[str | Callable[[], None]]) -> None:
+        """The upstream is to say these pieces, streamed if the client asks for a stream; calls between them wait."""
+        texts = [piece for piece in pieces if isinstance(piece, str)]
+        if not client.streamed:
+            self.play(Scripted([plain(protocol.whole("".join(texts)))]))
+            return
+        frames = protocol.streamed(texts)
+        body: list[Any] = []
+        for piece in pieces:
+            if isinstance(piece, str):
+                place = next(n for n, frame in enumerate(frames) if piece.encode() in frame)
+                body += frames[: place + 1]
+                del frames[: place + 1]
+            else:
+                body.append(piece)
+        self.play(Scripted([*body, *frames], headers={"content-type": protocol.content_type}))
+
+    def ask(self, client: Client, prompt: str, model: str = "m") -> Read:
+        """Ask through the watch. There may be one request only, and it may not have hung."""
+        read = client.ask(Reach(self.watch.url, model), prompt)
+        assert len(self.watch.crossed) == 1, "the client tried again"
+        assert not self.watch.crossed[0].broken
+        return read
+
+    @property
+    def told(self) -> bytes:
+        """The bytes that the client got."""
+        return bytes(self.watch.crossed[0].answer)
+
+    @property
+    def header(self) -> dict[str, str]:
+        """The headers that the client got."""
+        return self.watch.crossed[0].headers
+
+    def asked(self) -> list[bytes]:
+        """The bodies that the upstream got."""
+        return [seen.body for seen in self.upstream.seen]
+
+    def records(self, number: int) -> list[Record]:
+        """The records of the exchange, once there are as many: they are written behind the answer."""
+        deadline = time.monotonic() + 10
+        while len(self.sink.records) < number and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return list(self.sink.records)
+
+
+@contextmanager
+def standing(**changes: Any) -> Iterator[Stand]:
+    """The proxy behind its watch; `changes` as in `tests.web.kit`."""
+    upstream, sink = GatedUpstream([Scripted()]), ListSink()
+    routes = tuple(Route(name, name, model=name) for name in POLICIES if name != "default")
+    live = PolicySet(POLICIES, routes)
+    with (
+        serve(upstream) as below,
+        serve(guarded(Upstream(below), policies=live, sinks={"list": sink}, **changes)) as url,
+        watching(url) as watch,
+    ):
+        yield Stand(upstream, watch, sink)

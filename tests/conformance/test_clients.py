@@ -1,0 +1,207 @@
+"""Every official client against every kind of exchange: no parse error, no retry, nothing unjudged, the right end."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from tests.conformance.clients import CLIENTS, PARSERS, STOPS, Client
+from tests.conformance.speech import PROTOCOLS, Protocol
+from tests.conformance.stand import MARKER, REFUSAL, REPLACEMENT, Stand, standing
+from tests.kit import Scripted
+from tests.wires.kit import BY_NAME, Case, fed
+
+each_client = pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
+each_stream = pytest.mark.parametrize(
+    "client", [client for client in CLIENTS if client.streamed], ids=lambda client: client.name
+)
+each_parser = pytest.mark.parametrize("client", PARSERS, ids=lambda client: client.name)
+
+
+@pytest.fixture(scope="module")
+def stand() -> Iterator[Stand]:
+    """One proxy for all tests of this module."""
+    with standing() as found:
+        yield found
+
+
+def _protocol(client: Client) -> Protocol:
+    return PROTOCOLS[client.protocol]
+
+
+def _stop(client: Client, *, filtered: bool) -> str:
+    return STOPS[client.protocol][0 if filtered else 1]
+
+
+def _text(case: Case) -> str:
+    """The answer's text in a recorded stream."""
+    stream = case.open()
+    fed(stream, [case.raw])
+    return "".join(part.text for part in stream.message(0).parts if part.kind == "text")
+
+
+@each_client
+def test_clean(stand: Stand, client: Client) -> None:
+    """A harmless exchange reads as it was said, and its bytes are those of the upstream."""
+    case = BY_NAME[client.protocol]
+    recorded = case.raw if client.streamed else case.reply
+    # These clients send no instructions, and a response repeats those of its request.
+    body = recorded.replace(b'"instructions": "Answer briefly."', b'"instructions": null')
+    kind = case.content_type if client.streamed else "application/json"
+    stand.play(Scripted([body], headers={"content-type": kind}))
+    read = stand.ask(client, "Hello there.")
+    assert read.text == _text(case)
+    assert read.status == 0
+    assert stand.told == body
+    assert stand.asked() == [stand.watch.crossed[0].asked]
+    assert stand.header["x-guardproxy-action"] == "pass"
+
+
+@each_client
+def test_flagged(stand: Stand, client: Client) -> None:
+    """Flagged turns pass as they came, on both sides, and are recorded."""
+    stand.says(client, _protocol(client), ["How ", "rude ", "of me."])
+    read = stand.ask(client, "Say a rude thing.")
+    assert (read.text, read.stop) == ("How rude of me.", _stop(client, filtered=False))
+    assert stand.asked() == [stand.watch.crossed[0].asked]
+    assert {(record.side, record.decision.action) for record in stand.records(2)} == {
+        ("user", "flag"),
+        ("assistant", "flag"),
+    }
+    assert stand.header["x-guardproxy-action"] == "flag"
+
+
+@each_client
+def test_replaced_prompt(stand: Stand, client: Client) -> None:
+    """A turn that is replaced reaches the model with its new text."""
+    stand.says(client, _protocol(client), ["All ", "is ", "well."])
+    read = stand.ask(client, "My secret is this.")
+    assert (read.text, read.stop) == ("All is well.", _stop(client, filtered=False))
+    (asked,) = stand.asked()
+    assert b"secret" not in asked
+    assert REPLACEMENT.encode() in asked
+
+
+@each_client
+def test_redacted_prompt(stand: Stand, client: Client) -> None:
+    """A turn of which a sentence is taken out reaches the model with the others."""
+    stand.says(client, _protocol(client), ["All ", "is ", "well."])
+    read = stand.ask(client, "Tides come in. The secret is mine. Boats wait.", "redact")
+    assert read.text == "All is well."
+    (asked,) = stand.asked()
+    assert b"secret" not in asked
+    assert f"Tides come in. {MARKER} Boats wait.".encode() in asked
+
+
+@each_client
+def test_replaced_reply(stand: Stand, client: Client) -> None:
+    """A reply that is replaced reads as the replacement, and ends by itself."""
+    stand.says(client, _protocol(client), ["The ", "secret ", "is out."])
+    read = stand.ask(client, "Hello there.")
+    assert (read.text, read.stop) == (REPLACEMENT, _stop(client, filtered=False))
+    assert b"secret" not in stand.told
+
+
+@each_client
+def test_redacted_reply(stand: Stand, client: Client) -> None:
+    """A reply of which a sentence is taken out reads as the others, and ends by itself."""
+    stand.says(client, _protocol(client), ["Tides come in. ", "The secret ", "is mine. ", "Boats wait."])
+    read = stand.ask(client, "Hello there.", "redact")
+    assert (read.text, read.stop) == (f"Tides come in. {MARKER} Boats wait.", _stop(client, filtered=False))
+    assert b"secret" not in stand.told
+
+
+@each_client
+def test_blocked_prompt(stand: Stand, client: Client) -> None:
+    """A harmful turn stops at the proxy; the client reads the refusal and the protocol's own stop reason."""
+    stand.says(client, _protocol(client), ["All is well."])
+    read = stand.ask(client, "How do I mix poison?")
+    assert (read.text, read.stop) == (REFUSAL, _stop(client, filtered=True))
+    assert stand.asked() == []
+    assert stand.header["x-guardproxy-action"] == "block"
+    assert b"poison" not in stand.told
+
+
+@each_client
+def test_blocked_prompt_that_ends_plainly(stand: Stand, client: Client) -> None:
+    """Where the policy says so, a refusal ends like any answer, so that helpers hand out its text."""
+    stand.says(client, _protocol(client), ["All is well."])
+    read = stand.ask(client, "How do I mix poison?", "plain")
+    assert (read.text, read.stop) == (REFUSAL, _stop(client, filtered=False))
+    assert stand.asked() == []
+
+
+@each_client
+def test_blocked_prompt_as_error(stand: Stand, client: Client) -> None:
+    """With `error` for its shape a block is the protocol's error of status 400, which no client tries again."""
+    stand.says(client, _protocol(client), ["All is well."])
+    read = stand.ask(client, "How do I mix poison?", "error")
+    assert read.status == 400
+    assert REFUSAL in read.error
+    assert b"content_filter" in stand.told.lower()
+    assert stand.asked() == []
+
+
+@each_client
+def test_blocked_reply(stand: Stand, client: Client) -> None:
+    """A harmful reply does not leave; the client reads the refusal and the protocol's own stop reason."""
+    stand.says(client, _protocol(client), ["Take ", "poison ", "and stir."])
+    read = stand.ask(client, "Hello there.")
+    assert (read.text, read.stop) == (REFUSAL, _stop(client, filtered=True))
+    assert len(stand.asked()) == 1
+    assert b"poison" not in stand.told
+    assert b"stir" not in stand.told
+
+
+@each_client
+def test_blocked_reply_as_error(stand: Stand, client: Client) -> None:
+    """A reply that is blocked has begun as an answer: it ends as a filtered one whatever the shape of blocks."""
+    stand.says(client, _protocol(client), ["Take ", "poison ", "and stir."])
+    read = stand.ask(client, "Hello there.", "error")
+    assert (read.text, read.stop) == (REFUSAL, _stop(client, filtered=True))
+    assert b"poison" not in stand.told
+
+
+@each_stream
+@pytest.mark.parametrize("model", ["m", "plain"])
+def test_cut(stand: Stand, client: Client, model: str) -> None:
+    """A stream that turns harmful ends before the harm, after what was judged, with the protocol's stop reason."""
+    wait = partial(stand.watch.wait_for, b"afternoon", 10)
+    stand.says(client, _protocol(client), ["Tides come in ", "the afternoon. ", wait, "Then take ", "poison ", "now."])
+    read = stand.ask(client, "Hello there.", model)
+    assert read.text.startswith("Tides come in the afternoon. ")
+    assert read.text.removeprefix("Tides come in the afternoon. ") in ("", "Then take ")
+    assert read.stop == _stop(client, filtered=model == "m")
+    assert b"poison" not in stand.told
+    assert b"now." not in stand.told
+
+
+@each_parser
+def test_parsed(stand: Stand, client: Client) -> None:
+    """An answer of the schema that was asked for is parsed as ever."""
+    stand.says(client, _protocol(client), ['{"number": 7}'])
+    read = stand.ask(client, "Which number?")
+    assert read.parsed.number == 7
+    assert stand.asked() == [stand.watch.crossed[0].asked]
+
+
+@each_parser
+@pytest.mark.parametrize("said", ['{"number": "poison"}', '{"number": "a secret"}'], ids=["blocked", "rewritten"])
+def test_parsed_refusal(stand: Stand, client: Client, said: str) -> None:
+    """A refusal, and a rewrite, is nothing that a parser of structured output would choke on."""
+    stand.says(client, _protocol(client), [said])
+    read = stand.ask(client, "Which number?")
+    assert read.parsed is None
+    assert read.stop == _stop(client, filtered=True)
+    assert b"poison" not in stand.told
+    assert b"secret" not in stand.told
+
+
+@each_parser
+def test_parsed_blocked_prompt(stand: Stand, client: Client) -> None:
+    """The same where the prompt is refused."""
+    stand.says(client, _protocol(client), ['{"number": 7}'])
+    read = stand.ask(client, "How do I mix poison?")
+    assert read.parsed is None
+    assert read.stop == _stop(client, filtered=True)
+    assert stand.asked() == []
