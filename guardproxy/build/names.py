@@ -1,16 +1,17 @@
 """What a configuration may name, and the guard that it names."""
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from guardproxy import families, sinks, wires
 from guardproxy.engine.cache import Cached
+from guardproxy.engine.combine import AllOf, Cascade
 from guardproxy.engine.engine import Engine
 from guardproxy.engine.open import open_engine
 from guardproxy.ports import Family, Guard
 from guardproxy.registry import load
-from guardproxy.settings import Known, Settings
+from guardproxy.settings import GuardSettings, Known, Settings
 from guardproxy.types import Taxonomy
 from guardproxy.views import VIEWS
 
@@ -51,7 +52,7 @@ def _family(name: str, options: Mapping[str, Any], taxonomy: Taxonomy | None) ->
 
 def guard(settings: Settings) -> Guard:
     """The guard of a configuration, not started."""
-    return cached(engine(settings))
+    return cached(combined(settings, engines(settings)))
 
 
 def cached(one: Guard) -> Guard:
@@ -59,12 +60,26 @@ def cached(one: Guard) -> Guard:
     return Cached(one, _CACHED_VERDICTS)
 
 
-def engine(settings: Settings, *, floor: float = 0.0) -> Engine:
-    """The engine of a configuration's guard, not started. Categories are read where P(unsafe) is over `floor`."""
+def combined(settings: Settings, members: Sequence[Engine]) -> Guard:
+    """The engines of a configuration as the one guard that it describes."""
     given = settings.guard
+    if given.cascade is not None:
+        cheap, dear = members
+        return Cascade(cheap, dear, given.cascade.low, given.cascade.high)
+    return AllOf(members, given.mean) if given.all is not None else members[0]
+
+
+def engines(settings: Settings, *, floor: float = 0.0) -> list[Engine]:
+    """The engines of a configuration, not started. Categories are read where P(unsafe) is over `floor`."""
+    if not settings.members:
+        return [_engine(settings.guard.model, settings.guard, settings.taxonomy, floor)]
+    return [_engine(name, one.guard, one.taxonomy, floor) for name, one in settings.members.items()]
+
+
+def _engine(name: str, given: GuardSettings, taxonomy: Taxonomy | None, floor: float) -> Engine:
     return open_engine(
-        name=given.model,
-        family=_family(given.family, given.options, settings.taxonomy),
+        name=name,
+        family=_family(given.family, given.options, taxonomy),
         model=given.model,
         device=given.device,
         dtype=given.dtype,

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from guardproxy import actions, sinks, wires
-from guardproxy.build.names import cached, engine, known
+from guardproxy.build.names import cached, combined, engines, known
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Pipeline
@@ -55,11 +55,11 @@ class Service:
         self._on_failure = on_failure
         self.failure: GuardproxyError | None = None
         self._reason = "the guard is loading"
-        judge = engine(settings, floor=_floor(settings))
-        self._guard = cached(judge)
+        members = engines(settings, floor=_floor(settings))
+        self._guard = cached(combined(settings, members))
         self._policies = LivePolicies(settings.policies)
         self._metrics = Metrics(CollectorRegistry())
-        self._metrics.queue_from(lambda: judge.stats.queued)
+        self._metrics.queue_from(lambda: sum(member.stats.queued for member in members))
         self._observers = Observers(
             _sinks(settings, place.data_dir),
             text=settings.audit.text,
@@ -171,7 +171,7 @@ class Service:
 
 def _check_reload(old: Settings, new: Settings) -> None:
     """Raises ConfigError where a change needs a restart."""
-    fixed = ("server", "upstream", "guard", "taxonomy", "wires", "limits", "paths", "audit", "log")
+    fixed = ("server", "upstream", "guard", "members", "taxonomy", "wires", "limits", "paths", "audit", "log")
     changed = [name for name in fixed if getattr(old, name) != getattr(new, name)]
     if changed:
         raise ConfigError(f"{new.name}: changes of {', '.join(changed)} need a restart")

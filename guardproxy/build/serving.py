@@ -122,7 +122,7 @@ def banner(settings: Settings, place: Place, upstream: str) -> str:
     shown = "demo (SmolLM2-135M-Instruct on this machine)" if upstream == "demo" else upstream
     rows = {
         "listening on": url,
-        "guard": f"{settings.guard.model} ({settings.guard.family}, device {settings.guard.device})",
+        "guard": _judges(settings),
         "policy": f"{settings.name}, version {settings.policies.version}",
         "audit store": store.rpartition("@")[2] if "@" in store else store,
         "upstream": shown,
@@ -131,3 +131,10 @@ def banner(settings: Settings, place: Place, upstream: str) -> str:
     body = '{"model": "demo", "messages": [{"role": "user", "content": "What is the capital of France?"}]}'
     curl = f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
     return "\n".join(["guardproxy", *lines, "", "Try it:", curl, "", ""])
+
+
+def _judges(settings: Settings) -> str:
+    given = settings.guard
+    if not settings.members:
+        return f"{given.model} ({given.family}, device {given.device})"
+    return (" before " if given.cascade else " and ").join(settings.members)

@@ -164,34 +164,33 @@ def _opened(given: str | None) -> "tuple[str, Settings]":
 
 def _identity(settings: "Settings") -> str:
     """What scores depend on: guardproxy, the guard's settings, its categories, and the size and age of its files."""
-    from importlib.resources import as_file, files
-
     from guardproxy import __version__
 
-    model = settings.guard.model
+    models = [settings.guard.model, *(member.guard.model for member in settings.members.values())]
+    described = (__version__, settings.guard, settings.taxonomy, settings.members)
+    return repr((*described, [_stamps(model) for model in models]))
+
+
+def _stamps(model: str) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of each file of a model on this machine; none of one that a hub has."""
+    from importlib.resources import as_file, files
+
     with as_file(files("guardproxy") / "weights" / "embedded") as shipped:
         place = shipped if model == "embedded" else Path(model)
         held = sorted(place.rglob("*")) if place.is_dir() else [place] if place.is_file() else []
-        stamps = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in held if one.is_file()]
-    return repr((__version__, settings.guard, settings.taxonomy, stamps))
+        return [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in held if one.is_file()]
 
 
 def _scored_by(name: str, settings: "Settings", rows: "Sequence[Row]", args: argparse.Namespace) -> "Scored":
     """The rows scored by the guard, with a progress bar on the terminal."""
     import asyncio
-    from dataclasses import replace
 
     from tqdm import tqdm
 
     from guardproxy import build
     from guardproxy.evaluation.scoring import open_store, score
-    from guardproxy.policy import ANY, Policy, PolicySet, Rule, SideRules
 
-    # A rule from 0 on, so that the guard reads the categories of every row, however safe.
-    everything = SideRules({ANY: (Rule("flag", 0.0),)})
-    policies = PolicySet({"default": Policy("default", "", everything, everything)})
-    guard = build.guard(replace(settings, policies=policies))
-
+    guard = build.guard(settings)
     with open_store(_store_path(args.data_dir), _identity(settings)) as store:
         if args.fresh:
             store.clear()

@@ -10,7 +10,7 @@ from itertools import chain
 from guardproxy.errors import ConfigError
 from guardproxy.policy import ANY, UNSAFE
 from guardproxy.ports import Guard
-from guardproxy.types import Account, Category, Check, Finding, Taxonomy, Verdict
+from guardproxy.types import SIGNALS, Account, Category, Check, Finding, Taxonomy, Verdict
 
 Weights = Mapping[str, Sequence[float]]
 
@@ -198,7 +198,7 @@ def _worst(findings: Iterable[Finding]) -> dict[str, Finding]:
 
 def _checked(mean: Weights, guards: Sequence[Guard], taxonomy: Taxonomy) -> Weights:
     problems: list[str] = []
-    known = {UNSAFE, ANY, *(category.id for category in taxonomy.categories)}
+    known = {UNSAFE, ANY, *SIGNALS, *(category.id for category in taxonomy.categories)}
     for category, weights in mean.items():
         if category not in known:
             problems.append(f"mean: no guard judges {category!r}: known are {', '.join(sorted(known))}")

@@ -4,13 +4,14 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
+from itertools import chain
+from pathlib import Path as File
 from typing import Any
 
 from guardproxy.errors import ConfigError
 from guardproxy.policy import PolicySet
-from guardproxy.settings import meaning, meaning_policy, policies, secrets, shape
-from guardproxy.settings.marks import Mark, Node, Problem, mark_at, rank, read
+from guardproxy.settings import meaning, meaning_guard, meaning_policy, policies, secrets, shape
+from guardproxy.settings.marks import Mark, Node, Path, Problem, mark_at, rank, read
 from guardproxy.settings.meaning import Known
 from guardproxy.settings.model import Audit, Document, GuardSettings, Limits, Log, Paths, Server, Upstream
 from guardproxy.types import Taxonomy
@@ -19,11 +20,20 @@ _START = Mark(1, 1)
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """One of several guards that are combined; `taxonomy` is None for its family's own."""
+
+    guard: GuardSettings
+    taxonomy: Taxonomy | None
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """A configuration that was found to be valid.
 
-    `name` says where it comes from; `taxonomy` is None for the family's own, `wires` for every built-in one. `version`
-    is a hash of what the file says, secrets not included.
+    `name` says where it comes from; `taxonomy` is None for the family's own, `wires` for every built-in one. `members`
+    are the guards that `guard.all` or `guard.cascade` name, in that order. `version` is a hash of what the file says,
+    secrets not included.
     """
 
     name: str
@@ -32,6 +42,7 @@ class Settings:
     upstream: Upstream
     guard: GuardSettings
     taxonomy: Taxonomy | None
+    members: Mapping[str, Member]
     wires: tuple[str, ...] | None
     limits: Limits
     paths: Paths
@@ -49,7 +60,7 @@ def load(path: str | os.PathLike[str] | None, env: Mapping[str, str], known: Kno
         return load_text(_defaults(), "built-in defaults", env, known)
     name = os.fspath(path)
     try:
-        data = Path(path).read_bytes()
+        data = File(path).read_bytes()
     except OSError as error:
         raise ConfigError(f"{name}: cannot be read: {error.strerror}") from error
     try:
@@ -94,20 +105,39 @@ def _partial(raw: Any) -> Document | None:
     """What a document with mistakes elsewhere says of its guard; None where there are mistakes in that as well."""
     if not isinstance(raw, dict):
         return None
-    parts = {key: raw[key] for key in ("guard", "taxonomies") if key in raw}
+    parts = {key: raw[key] for key in ("guard", "guards", "taxonomies") if key in raw}
     if isinstance(parts.get("guard"), dict):
-        wanted = ("family", "options", "taxonomy")
+        wanted = ("family", "options", "taxonomy", "all", "cascade")
         parts["guard"] = {key: value for key, value in parts["guard"].items() if key in wanted}
     return shape.parse(parts)
 
 
-def _categories(root: Node, document: Document | None, known: Known) -> tuple[Collection[str] | None, list[Problem]]:
-    """The categories of the guard, None where they cannot be known, and what its family finds wrong."""
-    if document is None or known.fault(document.guard.family, known.families, "family"):
-        return None, []
+def members(document: Document) -> dict[str, GuardSettings]:
+    """The guards that are combined, by name and in order; none where there is one guard. Unknown names are left out."""
     guard = document.guard
-    own = policies.taxonomy(document)
-    if guard.taxonomy and own is None:
+    names = guard.all or ((guard.cascade.cheap, guard.cascade.dear) if guard.cascade else ())
+    there = {meaning_guard.EMBEDDED: GuardSettings(), **document.guards}
+    return {name: there[name] for name in names if name in there}
+
+
+def _categories(root: Node, document: Document | None, known: Known) -> tuple[Collection[str] | None, list[Problem]]:
+    """The categories of all guards, None where they cannot be known, and what their families find wrong."""
+    if document is None:
+        return None, []
+    several = members(document)
+    guards: list[tuple[Path, GuardSettings]] = [(("guards", name), one) for name, one in several.items()]
+    guards = guards or [(("guard",), document.guard)]
+    found = [_categories_of(root, document, path, one, known) for path, one in guards]
+    problems = [problem for _, ones in found for problem in ones]
+    ids = [ids for ids, _ in found if ids is not None]
+    return (list(chain.from_iterable(ids)) if len(ids) == len(found) else None), problems
+
+
+def _categories_of(
+    root: Node, document: Document, path: Path, guard: GuardSettings, known: Known
+) -> tuple[Collection[str] | None, list[Problem]]:
+    own = policies.taxonomy(document, guard)
+    if known.fault(guard.family, known.families, "family") or (guard.taxonomy and own is None):
         return None, []
     # Options that the family does not have are reported by name, and must not hide what else is wrong.
     allowed = known.options.get(guard.family, guard.options)
@@ -115,17 +145,17 @@ def _categories(root: Node, document: Document | None, known: Known) -> tuple[Co
     try:
         return known.categories(guard.family, options, own), []
     except ConfigError as error:
-        return None, [_complaint(root, problem, own) for problem in error.problems]
+        return None, [_complaint(root, path, problem, own) for problem in error.problems]
     except (TypeError, ValueError) as error:
-        return None, [_complaint(root, f"options that the family does not take: {error}", own)]
+        return None, [_complaint(root, path, f"options that the family does not take: {error}", own)]
 
 
-def _complaint(root: Node, message: str, own: Taxonomy | None) -> Problem:
+def _complaint(root: Node, guard: Path, message: str, own: Taxonomy | None) -> Problem:
     """A family's complaint (`option: what is wrong`, or of its taxonomy) at the place that it speaks of."""
     option, _, rest = message.partition(": ")
-    path: tuple[str | int, ...] = ("guard", "options", option)
+    path: Path = (*guard, "options", option)
     if root.get(*path) is None:
-        path, rest = ("taxonomies", own.id) if own and "taxonomy" in message else ("guard",), message
+        path, rest = ("taxonomies", own.id) if own and "taxonomy" in message else guard, message
     node = root.get(*path)
     return Problem(node.mark if node else _START, path, rest)
 
@@ -152,7 +182,8 @@ def _settings(name: str, root: Node, document: Document) -> Settings:
         server=document.server,
         upstream=document.upstream,
         guard=document.guard,
-        taxonomy=policies.taxonomy(document),
+        taxonomy=policies.taxonomy(document, document.guard),
+        members={name: Member(one, policies.taxonomy(document, one)) for name, one in members(document).items()},
         wires=document.wires,
         limits=document.limits,
         paths=document.paths,

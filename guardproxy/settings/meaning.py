@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from guardproxy.settings import meaning_policy
+from guardproxy.settings import meaning_guard, meaning_policy
 from guardproxy.settings.marks import Node, Path, Problem
 from guardproxy.settings.secrets import STORE
 from guardproxy.settings.shape import suggest
@@ -18,11 +18,8 @@ from guardproxy.types import SIGNALS, Taxonomy
 OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
-_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
 _PATH_PATTERN = re.compile(r"[A-Z]+ /\S*")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-# The weights that ship with the package have a class head.
-_EMBEDDED_FAMILY = "classifier"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,7 @@ def check(
 ) -> Iterator[Problem]:
     """Every mistake in what the document means. `categories` are those of its guard, None where they are unknown."""
     yield from _upstream(root)
-    yield from _guard(root, known)
+    yield from meaning_guard.guards(root, known, categories)
     yield from _taxonomies(root)
     yield from _wires(root, known)
     yield from _paths(root)
@@ -111,45 +108,24 @@ def url_fault(text: str) -> str | None:
     return None
 
 
-def _guard(root: Node, known: Known) -> Iterator[Problem]:
-    guard = root.get("guard")
-    if guard is None:
-        return
-    family = guard.get("family")
-    name = family.text() if family else _EMBEDDED_FAMILY
-    if family and name:
-        fault = known.fault(name, known.families, "family")
-        if fault:
-            yield Problem(family.mark, ("guard", "family"), fault)
-    model = guard.get("model")
-    embedded = model is None or model.value == "embedded"
-    if embedded and name in known.families and name != _EMBEDDED_FAMILY:
-        place = model or family or guard
-        message = f"the embedded guard is a {_EMBEDDED_FAMILY}; name a model of the family {name}"
-        yield Problem(place.mark, ("guard", "model"), message)
-    device = guard.get("device")
-    if device and device.text() and not _DEVICE.fullmatch(device.text() or ""):
-        yield Problem(device.mark, ("guard", "device"), "must be auto, cpu, cuda or cuda:N")
-    options = guard.get("options")
-    for option, node in options.entries() if options and name in known.options else []:
-        if option not in known.options[str(name)]:
-            message = "unknown option; " + suggest(option, sorted(known.options[str(name)]))
-            yield Problem(node.key, ("guard", "options", option), message)
-
-
 def _taxonomies(root: Node) -> Iterator[Problem]:
     own = root.get("taxonomies")
-    chosen = root.get("guard", "taxonomy")
-    name = chosen.text() if chosen else None
     names = [key for key, _ in own.entries()] if own else []
-    if chosen and name and name not in names:
-        yield Problem(chosen.mark, ("guard", "taxonomy"), f"unknown taxonomy {name!r}; " + _defined(name, names))
+    guards = root.get("guards")
+    paths: list[Path] = [("guard",), *(("guards", key) for key, _ in (guards.entries() if guards else []))]
+    used: set[str] = set()
+    for path in paths:
+        chosen = root.get(*path, "taxonomy")
+        name = chosen.text() if chosen else None
+        if chosen and name:
+            used.add(name)
+            if name not in names:
+                yield Problem(chosen.mark, (*path, "taxonomy"), f"unknown taxonomy {name!r}; " + _defined(name, names))
     for key, node in own.entries() if own else []:
-        path: Path = ("taxonomies", key)
-        if key != name:
-            yield Problem(node.key, path, "not used: guard.taxonomy does not name it")
+        if key not in used:
+            yield Problem(node.key, ("taxonomies", key), "not used: guard.taxonomy does not name it")
         categories = node.get("categories")
-        yield from _ids(path, categories) if categories else ()
+        yield from _ids(("taxonomies", key), categories) if categories else ()
 
 
 def _defined(name: str, names: list[str]) -> str:

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Interval, Len
 
-from guardproxy.settings.model_policy import STRICT, Count, PolicySettings, RouteSettings, Text
+from guardproxy.settings.model_policy import STRICT, Count, PolicySettings, Probability, RouteSettings, Text
 
+Weight = Annotated[float, Interval(ge=0)]
 Seconds = Annotated[float, Interval(gt=0, le=86_400)]
 
 
@@ -81,6 +82,22 @@ class Upstream:
 
 
 @dataclass(frozen=True, slots=True)
+class CascadeSettings:
+    """A guard that is asked first, and another where the first is not sure."""
+
+    __pydantic_config__ = STRICT
+
+    cheap: Text
+    """The guard that is asked first: `embedded`, or one of `guards`."""
+    dear: Text
+    """The guard that is asked where P(unsafe) of the first is between the bounds, and then decides."""
+    low: Probability
+    """Below it the first guard's word stands. `guardproxy calibrate --cascade` finds both bounds."""
+    high: Probability
+    """Above it the first guard's word stands."""
+
+
+@dataclass(frozen=True, slots=True)
 class GuardSettings:
     """The model that judges."""
 
@@ -106,6 +123,12 @@ class GuardSettings:
     """Tokens judged in one forward pass at most; without it what suits the device."""
     threads: Annotated[int, Interval(ge=1, le=1024)] | None = None
     """CPU threads of the model; without it as many as PyTorch takes."""
+    all: Annotated[tuple[Text, ...], Len(1)] | None = None
+    """Guards that are all asked, `embedded` or of `guards`; of each category the greatest probability counts."""
+    mean: Mapping[str, tuple[Weight, ...]] | None = None
+    """In place of the greatest a mean: by category, `unsafe` or "*", a weight for each guard of `all`."""
+    cascade: CascadeSettings | None = None
+    """A guard that is asked first, and another where the first is not sure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +239,8 @@ class Document:
     """The LLM service that is guarded."""
     guard: GuardSettings = GuardSettings()
     """The model that judges."""
+    guards: Mapping[str, GuardSettings] = field(default_factory=dict)
+    """Guards by name, for `guard.all` and `guard.cascade`, each with the options of `guard`."""
     taxonomies: Mapping[str, TaxonomySettings] = field(default_factory=dict)
     """Categories of your own, by name."""
     wires: tuple[str, ...] | None = None

@@ -18,7 +18,7 @@ from guardproxy.policy import (
     SideRules,
     StreamPolicy,
 )
-from guardproxy.settings.model import Document
+from guardproxy.settings.model import Document, GuardSettings
 from guardproxy.settings.model_policy import CategoryRules, OnOpaque, PolicySettings, RouteSettings
 from guardproxy.types import Category, Side, Taxonomy
 
@@ -35,9 +35,9 @@ def policy_set(document: Document, content: Mapping[str, Any], version: str) -> 
     return PolicySet(policies, tuple(_route(one) for one in document.routes), version)
 
 
-def taxonomy(document: Document) -> Taxonomy | None:
-    """The taxonomy that the guard is to judge by; None where it is the family's own."""
-    name = document.guard.taxonomy
+def taxonomy(document: Document, guard: GuardSettings) -> Taxonomy | None:
+    """The taxonomy that a guard is to judge by; None where it is the family's own."""
+    name = guard.taxonomy
     if name is None or name not in document.taxonomies:
         return None
     listed = document.taxonomies[name].categories

@@ -1,0 +1,127 @@
+"""Several guards as one: what the file may say, what it becomes, and every mistake with its place."""
+
+import pytest
+
+from guardproxy.build import guard, known
+from guardproxy.build.names import combined, engines
+from guardproxy.engine.combine import AllOf, Cascade
+from guardproxy.settings import load_text
+from tests.settings.kit import RULES, mistakes, read
+
+BOTH = f"policies: {{default: {{{RULES}}}}}\n"
+LARGE = "guards:\n  large: {family: llama_guard, model: some/weights}\n"
+
+
+def test_all_of_several_guards() -> None:
+    """`all` names guards in order, `embedded` among them, with a mean of theirs."""
+    found = read(f'guard:\n  all: [large, embedded]\n  mean: {{"*": [1, 2], unsafe: [0, 1.5]}}\n{LARGE}{BOTH}')
+    assert list(found.members) == ["large", "embedded"]
+    assert found.members["large"].guard.family == "llama_guard"
+    assert found.members["embedded"].guard.model == "embedded"
+    assert found.guard.mean == {"*": (1, 2), "unsafe": (0, 1.5)}
+
+
+def test_a_cascade() -> None:
+    """`cascade` names two guards and the bounds between which the second is asked."""
+    found = read(f"guard:\n  cascade: {{cheap: embedded, dear: large, low: 0.1, high: 0.9}}\n{LARGE}{BOTH}")
+    assert list(found.members) == ["embedded", "large"]
+    assert found.guard.cascade is not None
+    assert (found.guard.cascade.low, found.guard.cascade.high) == (0.1, 0.9)
+
+
+def test_members_have_taxonomies_of_their_own() -> None:
+    """A taxonomy is that of the guard that names it, and policies may name the categories of every guard."""
+    text = (
+        "guard: {all: [embedded, large]}\n"
+        "guards:\n  large: {family: llama_guard, model: some/weights, taxonomy: own}\n"
+        "taxonomies:\n  own:\n    categories: [{id: rivals, name: Rivals}]\n"
+        "policies:\n  default:\n    user: {rivals: {block: 0.5}, violence_hate: {block: 0.5}}\n"
+        '    assistant: {"*": {block: 0.5}}\n'
+    )
+    found = read(text)
+    taxonomy = found.members["large"].taxonomy
+    assert taxonomy is not None
+    assert [category.id for category in taxonomy.categories] == ["rivals"]
+    assert found.members["embedded"].taxonomy is None
+    assert mistakes(text.replace("rivals: {block", "rival: {block"))[0].startswith("9:12: policies.default.user.rival:")
+
+
+def test_one_guard_has_no_members() -> None:
+    """Without either there is one guard; null is as if nothing was said."""
+    assert read("guard: {all: null, mean: null, cascade: null}\n").members == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("guard: {all: [embedded]}\n", "1:14: guard.all: needs two guards or more"),
+        ("guard: {all: []}\n", "1:14: guard.all: must not be empty"),
+        ("guard: {all: [embedded, small]}\n", "1:25: guard.all[1]: unknown guard 'small'; known: embedded"),
+        ("guard: {all: [embedded, embedded]}\n", "1:25: guard.all[1]: 'embedded' is named twice"),
+        (
+            "guard: {all: [embedded, larg]}\n" + LARGE,
+            "1:25: guard.all[1]: unknown guard 'larg'; did you mean large?",
+        ),
+        (LARGE, "2:3: guards.large: not used: neither guard.all nor guard.cascade names it"),
+        (
+            "guard: {all: [embedded, large], device: cpu}\n" + LARGE,
+            "1:33: guard.device: has no effect beside guards that are combined: say it in guards",
+        ),
+        (
+            "guard: {all: [embedded, large], cascade: {cheap: embedded, dear: large, low: 0, high: 1}}\n" + LARGE,
+            "1:33: guard.cascade: guards are either all asked or in a cascade, not both",
+        ),
+        (
+            "guard: {cascade: {cheap: embedded, dear: large, low: 0.6, high: 0.5}}\n" + LARGE,
+            "1:54: guard.cascade.low: is over cascade.high",
+        ),
+        (
+            "guard: {cascade: {cheap: embedded, dear: large, low: 0.6, high: 1.5}}\n" + LARGE,
+            "1:65: guard.cascade.high: must be at most 1, not 1.5",
+        ),
+        ('guard: {mean: {"*": [1, 2]}}\n', "1:9: guard.mean: has no effect without guard.all"),
+        (
+            'guard: {all: [embedded, large], mean: {"*": [1]}}\n' + LARGE,
+            "1:45: guard.mean.*: needs a weight for each of the 2 guards of guard.all",
+        ),
+        (
+            'guard: {all: [embedded, large], mean: {"*": [0, 0]}}\n' + LARGE,
+            "1:45: guard.mean.*: the weights must not all be 0",
+        ),
+        (
+            "guard: {all: [embedded, large], mean: {violence: [1, 2]}}\n" + LARGE,
+            "1:40: guard.mean.violence: unknown category 'violence'; did you mean violence_hate?",
+        ),
+        (
+            "guard: {all: [embedded, large]}\nguards:\n  large: {all: [embedded, large], device: gpu}\n",
+            "3:11: guards.large.all: a guard that is combined cannot itself combine others",
+        ),
+        (
+            "guard: {all: [embedded, large]}\nguards:\n  large: {family: lama_guard, model: some/weights}\n",
+            "3:19: guards.large.family: unknown family 'lama_guard'; did you mean llama_guard?",
+        ),
+        (
+            "guard: {all: [embedded, large]}\nguards:\n  large: {options: {labels: 5}}\n",
+            "3:29: guards.large.options.labels: must be a list of labels",
+        ),
+    ],
+)
+def test_mistakes(text: str, told: str) -> None:
+    """Each mistake is told at its place."""
+    assert told in mistakes(text + BOTH)
+
+
+def test_they_become_one_guard() -> None:
+    """The composition root makes of them what the file says, each member under its own name."""
+    several = f"policies: {{default: {{{RULES}}}}}\nguards:\n  second: {{model: embedded, timeout_s: 5}}\n"
+    both = load_text(f"guard: {{all: [embedded, second]}}\n{several}", "f.yaml", {}, known())
+    chain = "guard: {cascade: {cheap: embedded, dear: second, low: 0.2, high: 0.8}}\n"
+    cascade = load_text(chain + several, "f.yaml", {}, known())
+    single = load_text("", "f.yaml", {}, known())
+    assert isinstance(combined(both, engines(both)), AllOf)
+    assert isinstance(combined(cascade, engines(cascade)), Cascade)
+    assert [guard(one).name for one in (both, cascade, single)] == [
+        "embedded+second",
+        "embedded>second",
+        "embedded",
+    ]
