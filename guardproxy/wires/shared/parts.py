@@ -230,17 +230,17 @@ def an_object(error: type[Unreadable], value: Any, path: str) -> dict[str, Any]:
     return value
 
 
-def typed(tables: Mapping[str, Fields], default: str = "", key: str = "type") -> Rule:
+def typed(tables: Mapping[str, Fields]) -> Rule:
     """An object whose `type` says which map holds; one of an unknown type is opaque."""
 
     def rule(draft: Draft, value: Any, path: str) -> None:
         if not isinstance(value, dict):
             raise draft.error("must be an object", path)
-        name = value.get(key, default)
+        name = value.get("type", "")
         if not isinstance(name, str):
-            raise draft.error("must be a string", f"{path}.{key}")
+            raise draft.error("must be a string", f"{path}.type")
         if name in tables:
-            walk(draft, value, path, {key: passed, **tables[name]})
+            walk(draft, value, path, {"type": passed, **tables[name]})
         else:
             draft.opaque(path, f"part of type {name[:40] or 'unknown'}")
 
