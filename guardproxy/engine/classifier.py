@@ -58,7 +58,7 @@ class ClassifierRunner:
         temperature, bias = _calibration(loaded)
         self._temperature, self._bias = temperature.to(device), bias.to(device)
 
-    def encode(self, prompt: Prompt) -> tuple[Work, ...]:
+    def encode(self, prompt: Prompt, stream: str | None = None) -> tuple[Work, ...]:
         """Windows of at most the model's length, neighbours sharing OVERLAP tokens; each weighs its tokens."""
         readout = prompt.readout
         if not isinstance(readout, ClassLogits):
@@ -80,6 +80,9 @@ class ClassifierRunner:
             for index, row in zip(group, logits, strict=True):
                 probabilities[index] = self._read(row, rows[index].readout)
         return [Done(Reading(probabilities[index]), len(row.ids), 0) for index, row in enumerate(rows)]
+
+    def forget(self, stream: str) -> None:
+        """An encoder keeps nothing of a stream."""
 
     def close(self) -> None:
         """Release the weights."""

@@ -33,6 +33,10 @@ class _Job:
     future: "Future[_Answer]"
 
 
+# What the worker's inbox holds: a check, the name of a stream that has ended, or None when the engine closes.
+_Message = Ticket[_Job] | str | None
+
+
 @dataclass(frozen=True, slots=True)
 class _Answer:
     """What the worker hands back for a job."""
@@ -74,7 +78,7 @@ class _Worker:
     """The thread and what belongs to it; a closed engine that is started again gets a new one."""
 
     thread: threading.Thread | None = None
-    inbox: "queue.SimpleQueue[Ticket[_Job] | None]" = field(default_factory=queue.SimpleQueue)
+    inbox: "queue.SimpleQueue[_Message]" = field(default_factory=queue.SimpleQueue)
     ready: "Future[Runner]" = field(default_factory=Future)
     encoder: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="guard-encode")
@@ -111,9 +115,7 @@ class Engine:
         worker = self._worker
         if worker is None:
             worker = self._worker = _Worker()
-            worker.thread = threading.Thread(
-                target=self._main, args=(worker,), name=f"guard-{self.name}", daemon=True
-            )
+            worker.thread = threading.Thread(target=self._main, args=(worker,), name=f"guard-{self.name}", daemon=True)
             worker.thread.start()
         await asyncio.shield(asyncio.wrap_future(worker.ready))
         try:
@@ -129,9 +131,8 @@ class Engine:
             worker.inbox.put(None)
             worker.encoder.shutdown(wait=False, cancel_futures=True)
             # A thread inside torch when the interpreter ends aborts the process; the one batch under way is waited for.
-            deadline = time.monotonic() + _CLOSE_S
-            while worker.thread is not None and worker.thread.is_alive() and time.monotonic() < deadline:
-                await asyncio.sleep(0.01)
+            if worker.thread is not None:
+                await asyncio.to_thread(worker.thread.join, _CLOSE_S)
 
     async def judge(self, check: Check) -> Verdict:
         """The verdict on the check's last message. Raises GuardUnavailable (also on timeout) or Overloaded.
@@ -155,7 +156,12 @@ class Engine:
             raise GuardUnavailable(f"guard {self.name!r} failed: {type(error).__name__}: {error}") from error
 
     def forget(self, stream: str) -> None:
-        """What a stream left in the state is shared with the conversation's next turn; its eviction is by age."""
+        """A streamed reply has ended: what was kept for it is the first to be evicted.
+
+        Until then the conversation's next turn may use it.
+        """
+        if self._worker is not None:
+            self._worker.inbox.put(stream)
 
     @property
     def stats(self) -> Stats:
@@ -180,7 +186,7 @@ class Engine:
         began = time.perf_counter()
         prompts = self._family.render(check)
         windows = await asyncio.get_running_loop().run_in_executor(
-            worker.encoder, _encode, worker.ready.result(), prompts
+            worker.encoder, _encode, worker.ready.result(), prompts, check.stream
         )
         encoded = time.perf_counter()
         job = _Job(tuple(work for each in windows for work in each), Future())
@@ -219,7 +225,7 @@ class Engine:
         worker.ready.set_result(runner)
         held: tuple[Ticket[_Job], ...] = ()
         try:
-            while (arrived := _drain(worker.inbox, block=not held)) is not None:
+            while (arrived := _drain(worker.inbox, runner, block=not held)) is not None:
                 before = len(held) + len(arrived)
                 taken = take((*held, *arrived), runner.max_batch_tokens, time.perf_counter())
                 held = taken.waiting
@@ -227,7 +233,7 @@ class Engine:
                 if taken.batch:
                     self._run(runner, taken.batch)
         finally:
-            left = [*held, *(ticket for ticket in iter_inbox(worker.inbox) if ticket is not None)]
+            left = [*held, *(each for each in iter_inbox(worker.inbox) if isinstance(each, Ticket))]
             for ticket in left:
                 _settle(ticket.item.future, GuardUnavailable(f"guard {self.name!r} was closed"))
             runner.close()
@@ -269,8 +275,8 @@ class Engine:
 _PROBE = Check(Conversation((Message("user", (Part("probe", "Hello, how are you today?"),)),)), "user")
 
 
-def _encode(runner: Runner, prompts: Sequence[Prompt]) -> list[tuple[Work, ...]]:
-    return [runner.encode(prompt) for prompt in prompts]
+def _encode(runner: Runner, prompts: Sequence[Prompt], stream: str | None) -> list[tuple[Work, ...]]:
+    return [runner.encode(prompt, stream) for prompt in prompts]
 
 
 def _worst(windows: Sequence[Sequence[Work]], done: Sequence[Done]) -> list[Reading]:
@@ -290,25 +296,29 @@ def _worst(windows: Sequence[Sequence[Work]], done: Sequence[Done]) -> list[Read
     return out
 
 
-def _drain(inbox: "queue.SimpleQueue[Ticket[_Job] | None]", *, block: bool) -> list[Ticket[_Job]] | None:
-    """Everything that has come in, after waiting for the first where `block`; None once the engine is closed."""
+def _drain(inbox: "queue.SimpleQueue[_Message]", runner: Runner, *, block: bool) -> list[Ticket[_Job]] | None:
+    """The tickets that have come in, after waiting for a message where `block`; None once the engine is closed.
+
+    Streams that have ended are forgotten on the way.
+    """
+    messages = [inbox.get()] if block else []
+    messages += iter_inbox(inbox)
     out: list[Ticket[_Job]] = []
-    if block:
-        first = inbox.get()
-        if first is None:
+    for message in messages:
+        if isinstance(message, str):
+            runner.forget(message)
+        elif message is not None:
+            out.append(message)
+    if None in messages:
+        if not out:
             return None
-        out.append(first)
-    for ticket in iter_inbox(inbox):
-        if ticket is None:
-            inbox.put(None)  # seen again when what came before it has run
-            return out or None
-        out.append(ticket)
+        inbox.put(None)  # seen again when what came before it has run
     return out
 
 
-def iter_inbox(inbox: "queue.SimpleQueue[Ticket[_Job] | None]") -> list[Ticket[_Job] | None]:
+def iter_inbox(inbox: "queue.SimpleQueue[_Message]") -> list[_Message]:
     """What lies in the inbox now."""
-    out: list[Ticket[_Job] | None] = []
+    out: list[_Message] = []
     with contextlib.suppress(queue.Empty):
         while True:
             out.append(inbox.get_nowait())

@@ -1,7 +1,7 @@
 """Generative guards: exact probabilities from packed passes that share policy texts, conversations and streams."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ import transformers
 
 from guardproxy.engine.grammar import Grammar, Search, State
 from guardproxy.engine.load import Loaded
-from guardproxy.engine.packed import NAME, Plan, Segment, Span, cpu_kernel, lay_out, packed_attention
+from guardproxy.engine.packed import NAME, Plan, ReadRows, Segment, Span, cpu_kernel, lay_out, packed_attention
 from guardproxy.engine.prompts import Choice, Encoder, Script
 from guardproxy.engine.runner import Done, Work
 from guardproxy.engine.store import Match, Store, common
@@ -29,6 +29,18 @@ transformers.AttentionInterface.register(NAME, packed_attention)
 
 
 @dataclass(slots=True)
+class _Tree:
+    """The label lists of one check that were computed: the place of each by its tokens, its parent's, and their keys.
+
+    `kv` is [layers, 2, kv heads, places, head size].
+    """
+
+    places: dict[tuple[int, ...], int] = field(default_factory=dict)
+    above: list[int] = field(default_factory=list)
+    kv: torch.Tensor | None = None
+
+
+@dataclass(slots=True)
 class _Item:
     """One check in a pass: its script, what is known of it, and the segment that ends with its verdict position."""
 
@@ -43,6 +55,9 @@ class _Item:
     search: Search | None = None
     known: dict[tuple[int, ...], torch.Tensor] = field(default_factory=dict)
     past: tuple[Span, ...] = ()
+    begin: int = 0  # the position behind what `past` holds
+    lead: tuple[int, ...] = ()  # tokens between there and the first label
+    tree: _Tree = field(default_factory=_Tree)
 
 
 class GenerativeRunner:
@@ -67,6 +82,8 @@ class GenerativeRunner:
         config = loaded.model.config.get_text_config()
         self._model.set_attn_implementation(NAME)
         self._layers = int(config.num_hidden_layers)
+        last = self._model.get_decoder().layers[-1]
+        last.mlp = self._last = ReadRows(last.mlp)
         heads = int(config.num_attention_heads)
         self._kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
         self._head_size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
@@ -78,9 +95,10 @@ class GenerativeRunner:
 
     # --- the runner port ------------------------------------------------------------------------------------------
 
-    def encode(self, prompt: Prompt) -> tuple[Work, ...]:
+    def encode(self, prompt: Prompt, stream: str | None = None) -> tuple[Work, ...]:
         """The windows of `prompt`; each weighs its tokens behind the policy text."""
-        return tuple(Work(len(script.ids) - script.head, script) for script in self._encoder.encode(prompt))
+        scripts = (replace(script, stream=stream) for script in self._encoder.encode(prompt))
+        return tuple(Work(len(script.ids) - script.head, script) for script in scripts)
 
     @torch.inference_mode()
     def run(self, batch: Sequence[Work]) -> list[Done]:
@@ -94,6 +112,10 @@ class GenerativeRunner:
                 return self._run([batch[0].data])
         half = len(batch) // 2
         return [*self.run(batch[:half]), *self.run(batch[half:])]
+
+    def forget(self, stream: str) -> None:
+        """A stream has ended: its state is the first to go."""
+        self.store.forget(stream)
 
     def close(self) -> None:
         """Release the weights and the state."""
@@ -109,10 +131,10 @@ class GenerativeRunner:
         if inline:
             for item in items:
                 _extend(item)
-        hidden, plan = self._forward(roots)
+        hidden, plan = self._forward(roots, lambda: _reads(items, inline=inline))
         self._verdicts(items, hidden, inline=inline)
         for item in items:
-            item.past = _past(item, plan)
+            _anchor(item, plan, inline=inline)
         self._explore(items)
         self._keep(items, plan)
         self.store.shrink()
@@ -132,20 +154,25 @@ class GenerativeRunner:
             _grow(sorted(group, key=lambda item: item.script.ids), match.length, None, past, roots)
         return roots
 
-    def _forward(self, roots: Sequence[Segment]) -> tuple[torch.Tensor, Plan]:
-        """Hidden states [row, size] behind the final norm, and the plan with the row's keys and values."""
+    def _forward(self, roots: Sequence[Segment], read: Callable[[], list[int]]) -> tuple[torch.Tensor, Plan]:
+        """Hidden states behind the final norm of the rows that `read` names once the segments are laid out.
+
+        Also the plan, with the keys and values of the whole row.
+        """
         order, blocks, owns = lay_out(roots)
         tokens = [token for segment in order for token in segment.tokens]
         positions = [position for segment in order for position in segment.positions]
         scratch = self._output.new_empty((self._layers, 2, self._kv_heads, len(tokens), self._head_size))
         plan = Plan(tokens, positions, blocks, owns, scratch, cpu_kernel)
-        hidden = self._model.model(
+        rows = torch.tensor(read(), device=self._device)
+        self._last.rows = rows
+        hidden = self._model.get_decoder()(
             input_ids=torch.tensor([tokens], device=self._device),
             position_ids=torch.tensor([positions], device=self._device),
             use_cache=False,
             plan=plan,
         ).last_hidden_state[0]
-        return hidden, plan
+        return hidden[rows], plan
 
     def _logits(self, hidden: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Logits in float32, of the whole vocabulary or of some rows of the output layer."""
@@ -155,9 +182,9 @@ class GenerativeRunner:
 
     def _verdicts(self, items: Sequence[_Item], hidden: torch.Tensor, *, inline: bool) -> None:
         """Read every check at its verdict position, over the full softmax."""
-        ends = [item.leaf.offset + _verdict_index(item, inline=inline) for item in items]
-        share = torch.softmax(self._logits(hidden[ends]), -1).cpu()
-        for item, end, row in zip(items, ends, share, strict=True):
+        share = torch.softmax(self._logits(hidden[: len(items)]), -1).cpu()
+        behind = iter(hidden[len(items) :])
+        for item, row in zip(items, share, strict=True):
             read = item.script.read
             if isinstance(read, Choice):
                 sums = [float(row[list(group)].sum()) for group in read.groups]
@@ -167,10 +194,11 @@ class GenerativeRunner:
             safe, unsafe = float(row[read.safe]), float(row[read.unsafe])
             item.unsafe = unsafe / (safe + unsafe)
             item.outside = max(0.0, 1.0 - safe - unsafe)
+            first = next(behind) if inline else None
             if item.unsafe > self._floor:
                 item.search = Search(read, item.unsafe)
-                if inline:
-                    item.known[()] = hidden[end + 1 + len(read.forced)]
+                if first is not None:
+                    item.known[()] = first
 
     # --- label lists ----------------------------------------------------------------------------------------------
 
@@ -209,14 +237,20 @@ class GenerativeRunner:
         segments: list[Segment] = []
         places: list[list[int]] = []
         for item, states in asked:
-            segment, where = _tree(item, states, self._device, self._output.dtype)
+            segment, where = _tree(item, states, self._output)
             item.computed += len(segment.tokens)
             segments.append(segment)
             places.append(where)
-        hidden, _ = self._forward(segments)
-        for (item, states), segment, where in zip(asked, segments, places, strict=True):
-            for state, index in zip(states, where, strict=True):
-                self._tell(item, state, hidden[segment.offset + index])
+        hidden, plan = self._forward(
+            segments,
+            lambda: [each.offset + at for each, where in zip(segments, places, strict=True) for at in where],
+        )
+        told = iter(hidden)
+        for (item, states), segment in zip(asked, segments, strict=True):
+            new = plan.scratch[:, :, :, segment.offset : segment.stop]
+            item.tree.kv = new if item.tree.kv is None else torch.cat((item.tree.kv, new), 3)
+            for state in states:
+                self._tell(item, state, next(told))
 
     # --- state ----------------------------------------------------------------------------------------------------
 
@@ -238,6 +272,8 @@ class GenerativeRunner:
                 kv = plan.scratch[:, :, :, low : low + len(tokens)]
                 fixed = start + len(tokens) <= item.script.head
                 match = kept[id(segment)] = self.store.keep(item.script.key, match, tokens, kv, fixed=fixed)
+            if item.script.stream is not None:
+                self.store.tag(item.script.stream, match)
 
 
 def _grow(
@@ -298,43 +334,43 @@ def _verdict_index(item: _Item, *, inline: bool) -> int:
     return len(item.leaf.tokens) - 1 - extra
 
 
-def _past(item: _Item, plan: Plan) -> tuple[Span, ...]:
-    """Keys and values of everything up to the end of the leaf."""
+def _reads(items: Sequence[_Item], *, inline: bool) -> list[int]:
+    """The rows to read: every verdict position, then the ends of the label lists' beginnings."""
+    verdicts = [item.leaf.offset + _verdict_index(item, inline=inline) for item in items]
+    lists = [item.leaf.stop - 1 for item in items if inline and isinstance(item.script.read, Grammar)]
+    return [*verdicts, *lists]
+
+
+def _anchor(item: _Item, plan: Plan, *, inline: bool) -> None:
+    """Where the label lists begin: keys and values of all before, and the tokens still to come."""
     kept = tuple(Span(node.kv, 0, upto - node.start) for node, upto in item.match.path)
-    return (*kept, *(Span(plan.scratch, segment.offset, segment.stop) for segment in item.leaf.chain()))
+    item.past = (*kept, *(Span(plan.scratch, segment.offset, segment.stop) for segment in item.leaf.chain()))
+    item.begin = item.leaf.positions[-1] + 1
+    if isinstance(item.script.read, Grammar) and not inline:
+        item.lead = (item.script.read.unsafe, *item.script.read.forced)
 
 
-def _tree(item: _Item, states: Sequence[State], device: torch.device, dtype: torch.dtype) -> tuple[Segment, list[int]]:
-    """The tokens of some lists as one segment, common beginnings once; and where each list ends in it."""
-    read = item.script.read
-    assert isinstance(read, Grammar)  # noqa: S101
-    begin = item.leaf.positions[-1] + 1
-    lead = (
-        ()
-        if item.leaf.tokens[-1 - len(read.forced) :][:1] == [read.unsafe] and begin > len(item.script.ids)
-        else (
-            read.unsafe,
-            *read.forced,
-        )
-    )
-    places: dict[tuple[int, ...], int] = {}
-    above: list[int] = []
+def _tree(item: _Item, states: Sequence[State], like: torch.Tensor) -> tuple[Segment, list[int]]:
+    """The tokens of some lists that were not computed yet, as one segment, and where each list ends in it."""
+    tree, first = item.tree, len(item.tree.places)
     for state in states:
-        path = (*lead, *state.tokens)
+        path = (*item.lead, *state.tokens)
         for size in range(1, len(path) + 1):
-            if path[:size] not in places:
-                places[path[:size]] = len(above)
-                above.append(places[path[: size - 1]] if size > 1 else -1)
-    tokens = [path[-1] for path in places]
-    positions = [begin + len(path) - 1 for path in places]
-    sees = torch.full((len(tokens), len(tokens)), -torch.inf, dtype=dtype)
-    for index in range(len(tokens)):
-        at = index
+            if path[:size] not in tree.places:
+                tree.above.append(tree.places[path[: size - 1]] if size > 1 else -1)
+                tree.places[path[:size]] = len(tree.places)
+    paths = list(tree.places)[first:]
+    sees = torch.full((len(paths), len(tree.places)), -torch.inf, dtype=like.dtype)
+    for row in range(len(paths)):
+        at = first + row
         while at >= 0:
-            sees[index, at] = 0
-            at = above[at]
-    segment = Segment(tokens, positions, None, item.past, sees.to(device))
-    return segment, [places[(*lead, *state.tokens)] for state in states]
+            sees[row, at] = 0
+            at = tree.above[at]
+    segment = Segment([path[-1] for path in paths], [item.begin + len(path) - 1 for path in paths], None, item.past)
+    segment.mask = sees.to(like.device)
+    if tree.kv is not None:
+        segment.earlier = Span(tree.kv, 0, first)
+    return segment, [tree.places[(*item.lead, *state.tokens)] - first for state in states]
 
 
 def _done(item: _Item) -> Done:

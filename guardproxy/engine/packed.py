@@ -23,12 +23,17 @@ class Span:
     low: int
     high: int
 
+    def of(self, layer: int) -> torch.Tensor:
+        """Keys and values of one layer: [2, kv heads, tokens, head size]."""
+        return self.buffer[layer, :, :, self.low : self.high]
+
 
 @dataclass(slots=True, eq=False)
 class Segment:
     """A run of tokens to compute behind `parent`, or behind `past` where there is none.
 
-    `positions` are absolute. `mask` [tokens, tokens] says which of its own tokens each sees; None is causal.
+    `positions` are absolute. A tree of continuations has `mask` [tokens, earlier + tokens], additive: which of the
+    `earlier` tokens of the tree and of its own each sees; None is causal.
     `offset` is its place in the row, once laid out.
     """
 
@@ -37,6 +42,7 @@ class Segment:
     parent: "Segment | None" = None
     past: tuple[Span, ...] = ()
     mask: torch.Tensor | None = None
+    earlier: Span | None = None
     children: "list[Segment]" = field(default_factory=list)
     offset: int = -1
     below: int = -1  # end of its subtree in the row
@@ -63,11 +69,12 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """A segment's attention to itself: rows [low, high), causal or by `mask` (additive)."""
+    """A segment's attention to itself: rows [low, high), causal, or by `mask` over `earlier` and itself."""
 
     low: int
     high: int
     mask: torch.Tensor | None = None
+    earlier: Span | None = None
 
 
 class Kernel(Protocol):
@@ -90,7 +97,6 @@ class Plan:
     owns: list[Own]
     scratch: torch.Tensor
     kernel: Kernel
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def lay_out(roots: Sequence[Segment]) -> tuple[list[Segment], list[Block], list[Own]]:
@@ -106,7 +112,7 @@ def lay_out(roots: Sequence[Segment]) -> tuple[list[Segment], list[Block], list[
         at = _place(root, at, order, blocks)
     starts.append(at)
     _share([split[id(root)] for root in ranked], starts, 0, blocks)
-    owns = [Own(segment.offset, segment.stop, segment.mask) for segment in order]
+    owns = [Own(segment.offset, segment.stop, segment.mask, segment.earlier) for segment in order]
     return order, blocks, owns
 
 
@@ -158,6 +164,26 @@ def _same(a: Span, b: Span) -> bool:
     return a.buffer is b.buffer and a.low == b.low and a.high == b.high
 
 
+class ReadRows(torch.nn.Module):
+    """A feed-forward part of the last layer, computed for the rows that are read; the others stay zero.
+
+    `rows` is set before each pass.
+    """
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.rows: torch.Tensor | None = None
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[1, row, size] in and out."""
+        if self.rows is None:
+            out: torch.Tensor = self.inner(hidden)
+            return out
+        some: torch.Tensor = self.inner(hidden[:, self.rows])
+        return hidden.new_zeros((1, hidden.shape[1], some.shape[-1])).index_copy_(1, self.rows, some)
+
+
 def packed_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -190,19 +216,25 @@ def cpu_kernel(
     for own in plan.owns:
         part = slice(own.low, own.high)
         causal = own.mask is None
-        got, weight = attend(query[:, :, part], key[:, part], value[:, part], scale, cap, causal=causal, mask=own.mask)
+        keys, values = key[:, part], value[:, part]
+        if own.earlier is not None:
+            before = own.earlier.of(layer)
+            keys, values = torch.cat((before[0], keys), 1), torch.cat((before[1], values), 1)
+        got, weight = attend(query[:, :, part], keys, values, scale, cap, causal=causal, mask=own.mask)
         out[:, :, part], total[:, :, part] = got, weight
     for block in plan.blocks:
         rows = slice(block.first, block.last)
         if block.span is None:
             keys, values = key[:, block.low : block.high], value[:, block.low : block.high]
         else:
-            span = block.span
-            keys, values = span.buffer[layer, :, :, span.low : span.high].unbind(0)
-        got, weight = attend(query[:, :, rows], keys, values, scale, cap)
-        before = total[:, :, rows]
-        out[:, :, rows].lerp_(got, torch.sigmoid(weight - before)[..., None])
-        total[:, :, rows] = torch.logaddexp(before, weight)
+            keys, values = block.span.of(layer).unbind(0)
+        # All see all: the heads that share keys become rows of one larger product.
+        asked = query[:, :, rows]
+        got, weight = attend(asked.flatten(1, 2)[:, None], keys, values, scale, cap)
+        got, weight = got.view(asked.shape), weight.reshape(asked.shape[:-1])
+        known = total[:, :, rows]
+        out[:, :, rows].lerp_(got, torch.sigmoid(weight - known)[..., None])
+        total[:, :, rows] = torch.logaddexp(known, weight)
     return out.permute(2, 0, 1, 3).flatten(1, 2)
 
 

@@ -38,6 +38,7 @@ class Script:
     keep: int
     key: str
     read: Grammar | Choice = field(repr=False)
+    stream: str | None = None
 
 
 class Encoder:

@@ -32,8 +32,12 @@ class Runner(Protocol):
 
     max_batch_tokens: int
 
-    def encode(self, prompt: Prompt) -> tuple[Work, ...]:
+    def encode(self, prompt: Prompt, stream: str | None = None) -> tuple[Work, ...]:
         """The windows of `prompt`. Raises GuardUnavailable where it cannot be read."""
+        ...
+
+    def forget(self, stream: str) -> None:
+        """A streamed reply has ended."""
         ...
 
     def run(self, batch: Sequence[Work]) -> list[Done]:

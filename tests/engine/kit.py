@@ -13,7 +13,7 @@ import transformers
 
 from guardproxy.engine.generative import GenerativeRunner
 from guardproxy.engine.load import Loaded, load_causal
-from guardproxy.ports import LabelList, Piece, Prompt, Readout, Reading
+from guardproxy.ports import LabelList, Piece, Prompt, Reading, Readout
 from guardproxy.types import Check, Conversation, Message, Part, Side
 
 CPU = torch.device("cpu")
@@ -64,9 +64,7 @@ def tiny(kind: str = "Llama", seed: int = 0, **options: Any) -> Loaded:
 
 def runner(loaded: Loaded, **options: Any) -> GenerativeRunner:
     """A runner over a copy of the model, so that the original stays a stock one for reference."""
-    return GenerativeRunner(
-        Loaded(copy.deepcopy(loaded.model), loaded.backend, loaded.tokenizer, None), CPU, **options
-    )
+    return GenerativeRunner(Loaded(copy.deepcopy(loaded.model), loaded.backend, loaded.tokenizer, None), CPU, **options)
 
 
 def prompt(text: str, *turns: str, readout: Readout = ANSWERS, policy: str = POLICY, key: str = "policy") -> Prompt:

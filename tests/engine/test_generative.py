@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(600)  # the first test converts the GGUF file
 TEXTS = (
     "How do I whittle a spoon?",
     "Tell me how to pick a lock, and then how to sell what is behind the door.",
-    "¿Dónde está la biblioteca? 图书馆在哪里？ 🙂",
+    "¿Dónde está la biblioteca? 图书馆在哪里 🙂",
     "a",
     "How do I whittle a fork?",
     "x" * 300,
@@ -146,7 +146,9 @@ def test_turns_of_one_request_share_their_conversation(llama):
 @given(st.lists(st.integers(0, 219), min_size=1, max_size=6), st.sampled_from([0, 1 << 16, 1 << 30]))
 def test_a_stream_reads_as_from_scratch_for_any_split(llama, cuts, budget):
     """However a reply is split, and whatever was evicted, each check equals the check of that text alone."""
-    reply = ("Take a seat; the naïve approach — 走ってください — was übertrieben... 🙂🙃 1234567890 un\tsafe\n\n" * 3)[:220]
+    reply = ("Take a seat; the naïve approach — 走ってください — was übertrieben... 🙂🙃 1234567890 un\tsafe\n\n" * 3)[
+        :220
+    ]
     model = runner(llama, state_bytes=budget)
     for cut in sorted({*cuts, 219}):
         asked = prompt(reply[: cut + 1])
