@@ -149,10 +149,9 @@ def _cascade(found: "dict[str, Scored]", args: argparse.Namespace) -> list[str]:
         f"# decided by {cheap} alone: {_told(result.skipped)} of the rows",
         f"# let go, of the unsafe rows that {dear} finds: {_told(result.lost)}",
         f"# called unsafe beside it, of the benign rows: {_told(result.added)}",
+        "# What the guards are goes under `guards:`, by name, unless it is the embedded one.",
         "guard:",
-        "  cascade:",
-        f"    low: {result.low:.4f}",
-        f"    high: {result.high:.4f}",
+        f"  cascade: {{cheap: {cheap}, dear: {dear}, low: {result.low:.4f}, high: {result.high:.4f}}}",
     ]
 
 
@@ -162,8 +161,9 @@ def _mean(found: "dict[str, Scored]") -> list[str]:
     fitted = weights(list(found.values()))
     if not fitted:
         raise ConfigError(f"no category has {ROWS} rows of it and {ROWS} not of it that every guard has scored")
-    lines = [f"# Weights in the order {', '.join(found)}; loss in nats per row, of the mean and of each guard alone."]
-    lines += ["guard:", "  mean:"]
+    lines = ["# Loss in nats per row: of the mean, and in brackets of each guard alone."]
+    lines += ["# What the guards are goes under `guards:`, by name, unless it is the embedded one."]
+    lines += ["guard:", f"  all: [{', '.join(found)}]", "  mean:"]
     for one in fitted:
         shares = ", ".join(f"{weight:.3f}" for weight in one.weights)
         lines += [f"    # {_fit(one)}", f"    {one.category}: [{shares}]"]

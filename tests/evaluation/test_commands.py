@@ -75,6 +75,27 @@ def test_calibrate_prints_a_policy(data: Path, capsys: pytest.CaptureFixture[str
     assert main(["validate", str(config)]) == 0
 
 
+def test_calibrate_prints_how_to_combine(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bounds and weights come as YAML that can be put beside a description of the guards."""
+    data.write_text(data.read_text() * 20)
+    other = data.parent / "other.yaml"
+    other.write_text("version: 1\nguard:\n  model: embedded\n  max_batch_tokens: 256\n")
+    asked = ["calibrate", str(data), "--guard", "embedded", "--guard", str(other)]
+    described = "guards:\n  other: {model: embedded, max_batch_tokens: 256}\n"
+    targets = ["--target-fpr", "0.1", "--target-recall", "0.9"]
+    for combined, begins in (
+        (["--cascade", *targets], "  cascade: {cheap: embedded, dear: other, low: "),
+        (["--mean"], "  all: [embedded, other]\n  mean:\n"),
+    ):
+        assert main([*asked, *combined]) == 0
+        told = capsys.readouterr().out
+        assert begins in told
+        config = data.parent / "combined.yaml"
+        config.write_text(f"version: 1\n{told}{described}")
+        assert main(["validate", str(config)]) == 0
+        capsys.readouterr()
+
+
 @pytest.mark.parametrize(
     ("command", "told"),
     [
