@@ -1,7 +1,7 @@
 """The verbs: what each room expects of the others. Protocols, and the closed set of things a model is read for."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from guardproxy.types import (
@@ -11,6 +11,7 @@ from guardproxy.types import (
     Edit,
     Message,
     Outcome,
+    Part,
     Record,
     Refuse,
     Replace,
@@ -107,6 +108,40 @@ class Family(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class ServiceCall:
+    """A call of a moderation service: POST `body` as JSON to `path`, with `params` as the query."""
+
+    path: str
+    body: Mapping[str, Any]
+    params: Mapping[str, str] = field(default_factory=dict)
+
+
+class ServiceFamily(Protocol):
+    """How a moderation service is asked and understood. Pure: a runner sends the calls.
+
+    `base_url` is the service's own, or empty where every customer has one. `key_header` carries the key, behind
+    `key_prefix`. A text of more than `limit` (characters, or bytes of UTF-8 with `in_bytes`) goes in windows, and up
+    to `batch` texts in one call.
+    """
+
+    taxonomy: Taxonomy
+    base_url: str
+    key_header: str
+    key_prefix: str
+    limit: int
+    in_bytes: bool
+    batch: int
+
+    def request(self, texts: Sequence[str]) -> ServiceCall:
+        """The call that judges `texts`, at most `batch` of them."""
+        ...
+
+    def parse(self, answer: Any, texts: Sequence[str], guard: str) -> tuple[Verdict, ...]:
+        """One verdict for each text, from the JSON of the answer. Raises GuardUnavailable where it is not whole."""
+        ...
+
+
 class Guard(Protocol):
     """Answers checks: an engine with its model, or several guards combined."""
 
@@ -135,7 +170,11 @@ class Guard(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that a wire has read. `body` is the parsed JSON, for the wire that parsed it."""
+    """A request that a wire has read. `body` is the parsed JSON, for the wire that parsed it.
+
+    `resumes` names an earlier reply whose conversation the upstream has kept: the path of the opaque part that stands
+    for it, with that reply's id as its text.
+    """
 
     wire: str
     path: str
@@ -145,15 +184,20 @@ class Request:
     raw: bytes
     body: Mapping[str, Any]
     structured: bool = False
+    resumes: Part | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole reply that a wire has read: one assistant message per choice."""
+    """A whole reply that a wire has read: one assistant message per choice.
+
+    `id` is what a later request may name it by, where the protocol has that.
+    """
 
     choices: tuple[Message, ...]
     raw: bytes
     body: Any
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +269,11 @@ class ReplyStream(Protocol):
     @property
     def choices(self) -> tuple[int, ...]:
         """The choices seen so far."""
+        ...
+
+    @property
+    def id(self) -> str:
+        """What a later request may name the reply by, where the protocol has that."""
         ...
 
 

@@ -5,9 +5,12 @@ a user's own family is named as `module:attribute` instead, and needs no line he
 """
 
 REGISTRY: dict[str, str] = {
+    "azure_content_safety": "guardproxy.families.azure_content_safety:open_family",
     "classifier": "guardproxy.families.classifier:open_family",
     "granite_guardian": "guardproxy.families.granite_guardian:open_family",
     "llama_guard": "guardproxy.families.llama_guard:open_family",
+    "openai_moderation": "guardproxy.families.openai_moderation:open_family",
+    "perspective": "guardproxy.families.perspective:open_family",
     "qwen3guard": "guardproxy.families.qwen3guard:open_family",
     "shieldgemma": "guardproxy.families.shieldgemma:open_family",
     "wildguard": "guardproxy.families.wildguard:open_family",
