@@ -48,16 +48,6 @@ class Decoder(Protocol):
         ...
 
 
-def looks_like_stream(head: bytes) -> bool | None:
-    """Whether a body that starts with `head` is a stream of server-sent events; None where more bytes are needed."""
-    if _BOM.startswith(head[: len(_BOM)]) and len(head) < len(_BOM):
-        return None
-    start = head.removeprefix(_BOM).lstrip(_BLANK)
-    if any(start.startswith(field) for field in _SSE_STARTS):
-        return True
-    return None if any(field.startswith(start) for field in _SSE_STARTS) else False
-
-
 def _too_large(limit: int) -> UpstreamUnreadable:
     return UpstreamUnreadable(f"a frame of the stream is larger than {limit} bytes")
 

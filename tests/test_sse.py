@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.sse import Decoder, Frame, JsonArray, Ndjson, Sse, looks_like_stream
+from guardproxy.sse import Decoder, Frame, JsonArray, Ndjson, Sse
 
 BOM = b"\xef\xbb\xbf"
 SSE_TEXT = (
@@ -126,22 +126,3 @@ def test_time_is_linear(make: Callable[[], Decoder], text: bytes) -> None:
     frames = _frames(make, [text[start : start + 100] for start in range(0, len(text), 100)])
     assert sum(len(frame.raw) for frame in frames) == len(text)
     assert time.perf_counter() - began < 10
-
-
-@pytest.mark.parametrize(
-    ("head", "expected"),
-    [
-        (b"data: {", True),
-        (b"\n\nevent: x", True),
-        (BOM + b": hi", True),
-        (b'{"id"', False),
-        (b"[{", False),
-        (b"<html>", False),
-        (b"da", None),
-        (b"", None),
-        (b"\xef\xbb", None),
-    ],
-)
-def test_looks_like_stream(head: bytes, expected: bool | None) -> None:
-    """The first bytes tell a stream of events from a whole reply, or that more are needed."""
-    assert looks_like_stream(head) is expected

@@ -12,6 +12,7 @@ from guardproxy.observe import Metrics, Observers
 from guardproxy.policy import Policy, decide, on_failure, worst
 from guardproxy.ports import Action, Guard, Judge, Request, Wire
 from guardproxy.types import (
+    SEVERITY,
     Account,
     Check,
     Conversation,
@@ -249,6 +250,11 @@ class Judging:
             error=judged.error,
             shadow=shadow,
         )
+
+
+def passed(judged: Judged) -> bool:
+    """Whether a turn was judged, and found to be nothing to act on."""
+    return judged.verdict is not None and not judged.error and SEVERITY[judged.decision.action] <= SEVERITY["flag"]
 
 
 def refusal(policy: Policy, decision: Decision | None = None) -> Refuse:

@@ -6,7 +6,8 @@ from typing import Literal
 
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline.canary import CANARIES
-from guardproxy.pipeline.judging import Exchange, Judged, Judging, gathered
+from guardproxy.pipeline.judging import Exchange, Judged, Judging, gathered, passed
+from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.stream import StreamReview
 from guardproxy.pipeline.turns import (
     Turn,
@@ -61,6 +62,7 @@ class Pipeline:
     ) -> None:
         self.judging = Judging(guard, observers, metrics, actions)
         self._metrics = metrics
+        self._replies = JudgedReplies()
         self._max_held_bytes = max_held_bytes
 
     def use(self, actions: Mapping[str, Callable[[Policy], Action]]) -> None:
@@ -94,6 +96,7 @@ class Pipeline:
            policy's `history` says: one bad turn does not poison the harmless ones behind it.
         3. Rewritten turns go on with their new text. Where nothing changes, the client's own bytes go on.
         """
+        exchange = self._replies.without_known(exchange)
         messages, policy = exchange.request.conversation.messages, exchange.policy
         turns, judged, texts = await self._judged(exchange)
         coverage = coverage_of(messages, policy, failed=any(one.error for one in judged))
@@ -154,6 +157,8 @@ class Pipeline:
         coverage = coverage_of(reply.choices, exchange.policy, failed=any(one.error for one in judged))
         await self.judging.record(exchange, judged, coverage)
         outcomes: dict[int, Outcome] = {one.choice: one.outcome for one in judged if not isinstance(one.outcome, Pass)}
+        if all(passed(one) for one in judged):
+            self._replies.remember(exchange, reply.id)
         if outcomes:
             body = exchange.wire.edit_reply(exchange.request, reply, outcomes)
         decision = worst([one.decision for one in judged])
@@ -164,4 +169,12 @@ class Pipeline:
     ) -> AsyncGenerator[bytes, None]:
         """The bytes of a streamed reply that may leave, as they may. Closing the iterator cancels what is pending."""
         stream: ReplyStream = exchange.wire.open_stream(exchange.request, content_type)
-        return StreamReview(self.judging, self._metrics, exchange, stream, self._max_held_bytes).run(source)
+        review = StreamReview(
+            self.judging,
+            self._metrics,
+            exchange,
+            stream,
+            max_held_bytes=self._max_held_bytes,
+            replies=self._replies,
+        )
+        return review.run(source)

@@ -11,7 +11,8 @@ import structlog
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.holdback import Ask, HoldBack
 from guardproxy.observe import Metrics
-from guardproxy.pipeline.judging import Exchange, Judged, Judging, refusal
+from guardproxy.pipeline.judging import Exchange, Judged, Judging, passed, refusal
+from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.turns import coverage_of
 from guardproxy.ports import ReplyStream
 from guardproxy.types import SEVERITY, Decision, Edit, Message, Outcome, Pass, Refuse, Replace, Verdict
@@ -34,7 +35,14 @@ class StreamReview:
     """Reads, judges and releases one streamed reply. One reader, one check per choice, no locks."""
 
     def __init__(
-        self, judging: Judging, metrics: Metrics, exchange: Exchange, stream: ReplyStream, max_held_bytes: int
+        self,
+        judging: Judging,
+        metrics: Metrics,
+        exchange: Exchange,
+        stream: ReplyStream,
+        *,
+        max_held_bytes: int,
+        replies: JudgedReplies,
     ) -> None:
         self._judging = judging
         self._metrics = metrics
@@ -42,6 +50,7 @@ class StreamReview:
         self._stream = stream
         self._hold = HoldBack(exchange.policy.stream)
         self._max_held_bytes = max_held_bytes
+        self._replies = replies
         self._key = uuid.uuid4().hex
         self._checks: dict[asyncio.Task[_Spoken], Ask] = {}
         self._spoken: dict[int, _Spoken] = {}
@@ -170,8 +179,8 @@ class StreamReview:
         return b"".join([self._stream.release(chunk) for chunk in self._hold.release()])
 
     def _closing(self) -> bytes:
-        """The stream's own terminator, where the proxy ended the last open choice before the upstream did."""
-        return self._stream.close() if self._ended and not self._upstream_done else b""
+        """The stream's own terminator, where the proxy ended something and no terminator of the upstream's has left."""
+        return self._stream.close() if self._ended else b""
 
     async def _abandon(self, why: str) -> bytes:
         """End every choice that is still open with a refusal, and the stream with its terminator."""
@@ -200,6 +209,8 @@ class StreamReview:
             spoken.seconds,
             choice,
         )
+        if passed(judged):
+            self._replies.remember(self._exchange, self._stream.id)
         self._recorded.add(choice)
         await self._judging.record(self._exchange, [judged], coverage)
 

@@ -176,12 +176,18 @@ class Limits:
 
 
 PASS_PATHS = (
+    "GET /",
     "GET /v1/models",
     "GET /v1/models/*",
+    "POST /v1/models/*:countTokens",
+    "POST /v1/messages/count_tokens",
     "GET /v1beta/models",
     "GET /v1beta/models/*",
+    "POST /v1beta/models/*:countTokens",
     "GET /api/tags",
+    "POST /api/show",
     "GET /api/version",
+    "GET /api/ps",
 )
 
 

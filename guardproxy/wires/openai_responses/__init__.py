@@ -11,7 +11,7 @@ from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
-from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse, Role
+from guardproxy.types import Conversation, Edit, Message, Outcome, Part, Pass, Refuse, Role
 from guardproxy.wires.openai_responses.fields import RESPONSE, SETTINGS, item, kind_of
 from guardproxy.wires.openai_responses.reading import echoed
 from guardproxy.wires.openai_responses.stream import ResponseStream, ended, refusal_part, text_part
@@ -102,6 +102,7 @@ class OpenAIResponses:
         if not turns:
             raise Unreadable("must be a text or a list of items", "input")
         wanted = (parsed.get("text") or {}).get("format") or {}
+        previous = parsed.get("previous_response_id")
         return Request(
             wire=self.name,
             path=path,
@@ -111,6 +112,7 @@ class OpenAIResponses:
             raw=body,
             body=parsed,
             structured=isinstance(wanted, dict) and wanted.get("type", "text") != "text",
+            resumes=Part("previous_response_id", previous, "opaque") if isinstance(previous, str) else None,
         )
 
     def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
@@ -131,7 +133,7 @@ class OpenAIResponses:
         draft = Draft(UpstreamUnreadable)
         walk(draft, parsed, "", RESPONSE)
         echoed(draft, parsed, request)
-        return Reply((draft.message("assistant"),), body, parsed)
+        return Reply((draft.message("assistant"),), body, parsed, str(parsed.get("id", "")))
 
     def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
         """The response replaced or refused as the outcome says."""

@@ -73,6 +73,11 @@ class ResponseReader(BaseStream):
         self._repeats: dict[str, Repeat] = {}
         self._done = False
 
+    @property
+    def id(self) -> str:
+        """The response's id, which `previous_response_id` of a later request may name."""
+        return str(self.head.get("id", ""))
+
     def pack(self, body: Mapping[str, Any]) -> bytes:
         """An event."""
         return f"event: {body['type']}\n".encode() + b"data: " + dumps(body) + b"\n\n"

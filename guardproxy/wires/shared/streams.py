@@ -83,6 +83,11 @@ class BaseStream(ABC):
         """The choices seen so far."""
         return tuple(sorted(self._tracks))
 
+    @property
+    def id(self) -> str:
+        """What a later request may name the reply by; empty in protocols without that."""
+        return ""
+
     def feed(self, data: bytes) -> list[Chunk]:
         """The frames completed by `data`, whatever the split. Raises UpstreamUnreadable."""
         return [self._chunk(frame) for frame in self._decoder.feed(data)]

@@ -1,0 +1,36 @@
+"""Conversations that an upstream keeps: which of its replies, named by a later request, were judged here."""
+
+from collections import OrderedDict
+from dataclasses import replace
+
+from guardproxy.pipeline.judging import Exchange
+from guardproxy.types import Conversation
+
+# Ids kept; the least recently named one goes first, and is opaque from then on.
+_MOST = 100_000
+
+
+class JudgedReplies:
+    """Remembers replies that left as they were said, so that what a later request continues from is not unknown."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def remember(self, exchange: Exchange, reply_id: str) -> None:
+        """A reply was judged and passed, and so was the request that it answers."""
+        if reply_id:
+            self._known[exchange.origin.upstream, reply_id] = None
+            if len(self._known) > _MOST:
+                self._known.popitem(last=False)
+
+    def without_known(self, exchange: Exchange) -> Exchange:
+        """The exchange without the opaque part that stands for an earlier reply, where that was judged here."""
+        resumed = exchange.request.resumes
+        if resumed is None or (exchange.origin.upstream, resumed.text) not in self._known:
+            return exchange
+        self._known.move_to_end((exchange.origin.upstream, resumed.text))
+        messages = tuple(
+            replace(message, parts=tuple(part for part in message.parts if part.path != resumed.path))
+            for message in exchange.request.conversation.messages
+        )
+        return replace(exchange, request=replace(exchange.request, conversation=Conversation(messages)))

@@ -1,0 +1,75 @@
+"""Conversations that the upstream keeps: what may be continued without being unknown."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from guardproxy.actions import REGISTRY
+from guardproxy.observe import Metrics, Observers
+from guardproxy.pipeline import Exchange, Pipeline
+from guardproxy.policy import Policy, Rule, SideRules
+from guardproxy.registry import load
+from guardproxy.types import Origin
+from guardproxy.wires.openai_responses import wire
+from tests.kit import WordGuard
+
+BLOCK = SideRules({"*": (Rule("block", 0.5),)})
+POLICY = Policy("default", "v", BLOCK, BLOCK, on_opaque={"user": "block", "assistant": "flag"})
+
+
+class Talk:
+    """A pipeline, and what is asked and answered in it."""
+
+    def __init__(self) -> None:
+        metrics = Metrics(CollectorRegistry())
+        actions = {name: load(name, REGISTRY, "action") for name in REGISTRY}
+        observers = Observers({}, metrics=metrics)
+        self.pipeline = Pipeline(WordGuard({"bomb": ("harm", 0.9)}), observers, metrics, actions)
+        asyncio.run(observers.start())
+
+    def exchange(self, upstream: str = "u", **body: Any) -> Exchange:
+        """A request as the pipeline gets it."""
+        request = wire.parse_request("/v1/responses", json.dumps({"model": "m", "input": "hello", **body}).encode())
+        return Exchange(wire, request, Origin("id", "default", wire.name, upstream, "m"), POLICY)
+
+    def refused(self, exchange: Exchange) -> bool:
+        """Whether the request does not go on."""
+        return asyncio.run(self.pipeline.review_request(exchange)).refusal is not None
+
+    def answered(self, exchange: Exchange, name: str, text: str) -> None:
+        """The upstream answers."""
+        asyncio.run(self.pipeline.review_reply(exchange, response(name, text)))
+
+
+def response(name: str, text: str) -> bytes:
+    """A whole response."""
+    part = {"type": "output_text", "text": text, "annotations": []}
+    item = {"type": "message", "id": "i1", "role": "assistant", "status": "completed", "content": [part]}
+    body = {"id": name, "object": "response", "created_at": 1, "status": "completed", "model": "m", "output": [item]}
+    return json.dumps(body).encode()
+
+
+def test_a_judged_reply_may_be_continued() -> None:
+    """A request that continues from a reply that was judged and passed is not opaque."""
+    talk = Talk()
+    talk.answered(talk.exchange(), "resp_1", "fine")
+    assert not talk.refused(talk.exchange(previous_response_id="resp_1"))
+
+
+@pytest.mark.parametrize("text", ["a bomb", None])
+def test_an_unknown_reply_is_opaque(text: str | None) -> None:
+    """A reply that was never seen, or that was withheld, is what the policy says of opaque content."""
+    talk = Talk()
+    if text is not None:
+        talk.answered(talk.exchange(), "resp_1", text)
+    assert talk.refused(talk.exchange(previous_response_id="resp_1"))
+
+
+def test_another_upstreams_reply_is_unknown() -> None:
+    """An id means something only where it was given."""
+    talk = Talk()
+    talk.answered(talk.exchange(), "resp_1", "fine")
+    assert talk.refused(talk.exchange("v", previous_response_id="resp_1"))
