@@ -84,7 +84,7 @@ def _command(args: argparse.Namespace) -> list[str]:
             out += [f"--{option.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
     if args.columns:
         out += ["--columns", ",".join(f"{ours}={theirs}" for ours, theirs in args.columns.items())]
-    return [*out, *(f"--{flag}" for flag in ("cascade", "mean") if getattr(args, flag))]
+    return [*out, *(f"--{flag}" for flag in ("views", "cascade", "mean") if getattr(args, flag))]
 
 
 # --- thresholds ------------------------------------------------------------------------------------------------------

@@ -62,6 +62,11 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         help="columns of a CSV file, such as text=comment,unsafe=is_toxic",
     )
     parser.add_argument("--limit", type=_count, metavar="N", help="only the first N rows of each file")
+    parser.add_argument(
+        "--views",
+        action="store_true",
+        help="judge the views of the default policy with each text, as the proxy does; without it the text alone",
+    )
     parser.add_argument("--fresh", action="store_true", help="judge every row anew, also those whose score is known")
     parser.add_argument("--data-dir", metavar="DIR", help="where scores are kept")
 
@@ -191,11 +196,12 @@ def _scored_by(name: str, settings: "Settings", rows: "Sequence[Row]", args: arg
     from guardproxy.evaluation.scoring import open_store, score
 
     guard = build.guard(settings)
-    with open_store(_store_path(args.data_dir), _identity(settings)) as store:
+    views = settings.policies.policies["default"].views if args.views else ()
+    with open_store(_store_path(args.data_dir), repr((_identity(settings), views))) as store:
         if args.fresh:
             store.clear()
         with tqdm(total=len(rows), desc=name, unit="row", disable=None) as bar:
-            return asyncio.run(score(rows, guard, store, bar.update))
+            return asyncio.run(score(rows, guard, store, bar.update, views))
 
 
 def _store_path(data_dir: str | None) -> Path:

@@ -8,9 +8,10 @@ import json
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -18,8 +19,10 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from guardproxy.engine.cache import check_key
 from guardproxy.errors import ConfigError, GuardUnavailable, Overloaded
 from guardproxy.evaluation.datasets import Row
+from guardproxy.pipeline.judging import merged
 from guardproxy.ports import Guard
-from guardproxy.types import Check, Verdict
+from guardproxy.types import Check, Conversation, Message, Part
+from guardproxy.views import views
 
 # Checks under way at one time: enough for a guard to fill its batches.
 CONCURRENCY = 16
@@ -107,10 +110,13 @@ def open_store(path: Path, guard: str) -> Iterator[Store]:
         raise ConfigError(f"{path}: scores cannot be kept here: {error}") from error
 
 
-async def score(rows: Sequence[Row], guard: Guard, store: Store, step: Callable[[int], object]) -> Scored:
+async def score(
+    rows: Sequence[Row], guard: Guard, store: Store, step: Callable[[int], object], names: Sequence[str] = ()
+) -> Scored:
     """Scores of all rows by a guard, which is started if a score is missing, and closed. Equal rows are asked once.
 
-    `step` is called with the number of rows done since it was called last. A check that fails is told in `failures`
+    `names` are the views of a text that are judged with it, the worst of them counting, as the proxy does. `step` is
+    called with the number of rows done since it was called last. A check that fails is told in `failures`
     and left without a score; one refused because the guard is busy is asked again, ATTEMPTS times in all. Raises
     GuardUnavailable once FAILURES checks have failed with no success between them; what was scored is kept.
     """
@@ -131,7 +137,7 @@ async def score(rows: Sequence[Row], guard: Guard, store: Store, step: Callable[
         await guard.start()
         began = time.perf_counter()
         try:
-            out.failures = await _judge(todo, guard, done)
+            out.failures = await _judge(todo, partial(_ask, guard, names), done)
         finally:
             out.seconds = time.perf_counter() - began
             await guard.close()
@@ -139,7 +145,9 @@ async def score(rows: Sequence[Row], guard: Guard, store: Store, step: Callable[
     return out
 
 
-async def _judge(todo: Mapping[bytes, Row], guard: Guard, done: Callable[[bytes, Score | None], None]) -> list[str]:
+async def _judge(
+    todo: Mapping[bytes, Row], ask: Callable[[Check], Awaitable[Score]], done: Callable[[bytes, Score | None], None]
+) -> list[str]:
     """Ask about every row, CONCURRENCY at a time, and hand each score to `done`; what failed, with its place."""
     pending = iter(todo.items())
     failures: list[str] = []
@@ -151,7 +159,7 @@ async def _judge(todo: Mapping[bytes, Row], guard: Guard, done: Callable[[bytes,
             if in_a_row >= FAILURES:
                 return
             try:
-                done(key, await _ask(guard, row.check))
+                done(key, await ask(row.check))
                 in_a_row = 0
             except GuardUnavailable as error:
                 done(key, None)
@@ -166,7 +174,7 @@ async def _judge(todo: Mapping[bytes, Row], guard: Guard, done: Callable[[bytes,
     return failures
 
 
-async def _ask(guard: Guard, check: Check) -> Score:
+async def _ask(guard: Guard, names: Sequence[str], check: Check) -> Score:
     began = time.perf_counter()
     busy = AsyncRetrying(
         retry=retry_if_exception_type(Overloaded),
@@ -174,7 +182,12 @@ async def _ask(guard: Guard, check: Check) -> Score:
         wait=wait_random_exponential(0.1, WAIT_S),
         reraise=True,
     )
-    verdict: Verdict = await busy(guard.judge, check)
+    *before, turn = check.conversation.messages
+    seen = [("text", check)]
+    for view in views(turn.text, names):
+        message = Message(turn.role, (Part(turn.parts[0].path, view.text),))
+        seen.append((view.name, Check(Conversation((*before, message)), check.side)))
+    verdict = merged([(name, await busy(guard.judge, one)) for name, one in seen])
     account = verdict.account
     categories: dict[str, float] = {}
     for finding in verdict.findings:

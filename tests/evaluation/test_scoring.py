@@ -123,6 +123,16 @@ def test_a_broken_off_run_goes_on(tmp_path: Path) -> None:
     assert guard.asked.count("a") == 1
 
 
+def test_views_are_judged_with_the_text(tmp_path: Path) -> None:
+    """With views the worst reading of a text counts, as in the proxy; a text without one is asked once."""
+    guard = Counting()
+    data = rows(["plain words", "wri\u200btten \uff57ide \uff57ords"])
+    with open_store(tmp_path / "scores.sqlite3", "g") as store:
+        found = asyncio.run(score(data, guard, store, [].append, ("invisible", "nfkc")))
+    assert guard.asked == ["plain words", "wri\u200btten \uff57ide \uff57ords", "written wide words"]
+    assert [one and one.unsafe for one in found.scores] == [0.11, 0.19]
+
+
 def test_a_guard_that_only_fails_ends_the_run(tmp_path: Path) -> None:
     """After a number of failures in a row the run stops, and the guard is closed."""
     guard = Counting()
