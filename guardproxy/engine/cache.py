@@ -4,10 +4,14 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from guardproxy.errors import ConfigError, GuardUnavailable
 from guardproxy.ports import Guard
-from guardproxy.types import Account, Check, Verdict
+from guardproxy.types import Account, Check, Message, Verdict
+
+# Characters of a message whose digest is kept beside it.
+_SMALL = 4096
 
 
 def check_key(check: Check) -> bytes:
@@ -17,10 +21,20 @@ def check_key(check: Check) -> bytes:
     """
     digest = hashlib.sha256(check.side.encode())
     for message in check.conversation.messages:
-        _add(digest, "message", message.role)
-        for part in message.parts:
-            _add(digest, part.kind, part.text, part.note)
+        ordinary = len(message.parts) == 1 and len(message.parts[0].text) <= _SMALL
+        digest.update(_kept_digest(message) if ordinary else _digest(message))
     return digest.digest()
+
+
+def _digest(message: Message) -> bytes:
+    digest = hashlib.sha256(message.role.encode())
+    for part in message.parts:
+        _add(digest, part.kind, part.text, part.note)
+    return digest.digest()
+
+
+# A conversation that is sent again has each message in the context of every later one.
+_kept_digest = lru_cache(maxsize=8192)(_digest)
 
 
 def _add(digest: "hashlib._Hash", *fields: str) -> None:

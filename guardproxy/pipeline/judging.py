@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from guardproxy.errors import GuardUnavailable, Overloaded
@@ -30,13 +31,15 @@ from guardproxy.types import (
     Side,
     Verdict,
 )
-from guardproxy.views import views
+from guardproxy.views import View, views
 
 T = TypeVar("T")
 
 # Context older than this many characters cannot fit any guard's window; leaving it out here keeps the cost of a
 # conversation of thousands of turns linear. The judged turn itself is never cut.
 CONTEXT_CHARACTERS = 16_000
+# Characters of a text whose views are kept.
+_SMALL = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +165,7 @@ class Judging:
         side = side_of(message)
         started = time.perf_counter()
         checks = [("text", Check(Conversation((*context, message)), side, stream))]
-        for view in views(message.text, policy.views):
+        for view in _views(message.text, policy.views):
             seen = Message(message.role, (Part(message.parts[0].path, view.text),))
             checks.append((view.name, Check(Conversation((*context, seen)), side)))
         answers = await gathered([self.guard.judge(check) for _, check in checks])
@@ -255,6 +258,14 @@ class Judging:
 def passed(judged: Judged) -> bool:
     """Whether a turn was judged, and found to be nothing to act on."""
     return judged.verdict is not None and not judged.error and SEVERITY[judged.decision.action] <= SEVERITY["flag"]
+
+
+def _views(text: str, names: tuple[str, ...]) -> tuple[View, ...]:
+    """The views of a text. Those of short ones are kept: a conversation is sent again with every turn of it."""
+    return _kept_views(text, names) if len(text) <= _SMALL else views(text, names)
+
+
+_kept_views = lru_cache(maxsize=8192)(views)
 
 
 def refusal(policy: Policy, decision: Decision | None = None) -> Refuse:
