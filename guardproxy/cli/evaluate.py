@@ -53,7 +53,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         help="`embedded`, a built-in family that needs no model of its own, or a configuration file whose guard is "
         "taken; may be given several times. Without it, the guard of --config",
     )
-    parser.add_argument("--config", metavar="FILE", help="the configuration; without it, the built-in one")
+    parser.add_argument("--config", metavar="FILE", help="guard and policies; without it, the built-in ones")
     parser.add_argument(
         "--columns",
         type=_columns,
@@ -91,8 +91,8 @@ def run(args: argparse.Namespace) -> int:
 def opened(args: argparse.Namespace) -> "dict[str, Settings]":
     """The configuration of each guard, by its name in the results. Raises ConfigError."""
     out: dict[str, Settings] = {}
-    for given in args.guard or [args.config]:
-        name, settings = _opened(given)
+    for given in args.guard or [None]:
+        name, settings = _opened(given, args.config)
         if name in out:
             raise ConfigError(f"two of the guards are named {name}: give their files different names")
         out[name] = settings
@@ -149,8 +149,11 @@ def _rows(args: argparse.Namespace) -> "list[Row]":
     return rows
 
 
-def _opened(given: str | None) -> "tuple[str, Settings]":
-    """The name of a guard in the results, and its configuration. Raises ConfigError."""
+def _opened(given: str | None, config: str | None) -> "tuple[str, Settings]":
+    """The name of a guard in the results, and its configuration. Raises ConfigError.
+
+    A guard that is no file of its own has the rest of its configuration, such as policies, from `config`.
+    """
     from dataclasses import replace
 
     from guardproxy import build, families
@@ -158,11 +161,13 @@ def _opened(given: str | None) -> "tuple[str, Settings]":
 
     if given is not None and Path(given).suffix in (".yaml", ".yml"):
         return Path(given).stem, load(given, os.environ, build.known())
-    built_in = load(None, os.environ, build.known())
-    if given in (None, "embedded"):
-        return "embedded", built_in
+    base = load(config, os.environ, build.known())
+    if given is None:
+        return ("embedded" if config is None else Path(config).stem), base
+    if given == "embedded":
+        return given, replace(base, guard=GuardSettings(), taxonomy=None, members={})
     if given in families.REGISTRY:
-        return given, replace(built_in, guard=GuardSettings(family=given))
+        return given, replace(base, guard=GuardSettings(family=given), taxonomy=None, members={})
     known = ", ".join(("embedded", *sorted(families.REGISTRY)))
     raise ConfigError(f"{given}: no guard of that name, and no file that ends in .yaml; guards are {known}")
 

@@ -61,6 +61,19 @@ def test_tables_curves_and_a_second_guard(data: Path, capsys: pytest.CaptureFixt
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_configuration_has_guard_and_policies(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--config says what is judged with and what is stopped; a --guard beside it is stopped by its policies."""
+    config = data.parent / "lax.yaml"
+    config.write_text('version: 1\npolicies:\n  default:\n    user: {"*": {flag: 0.1}}\n    assistant: {"*": {}}\n')
+    for options, name in (([], "lax"), (["--guard", "embedded"], "embedded")):
+        assert main(["evaluate", str(data), "--config", str(config), "--json", *options]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert list(found) == [name]
+        assert found[name]["policy"]["unsafe"]["acted"] == 0
+    assert main(["evaluate", str(data), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["embedded"]["policy"]["unsafe"]["acted"] > 0
+
+
 def test_calibrate_prints_a_policy(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The YAML can be put into a configuration: it is valid, and says what is behind each threshold."""
     rows = data.read_text() * 20
