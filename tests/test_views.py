@@ -83,7 +83,7 @@ NESTED = {
 ORDINARY = (
     "The committee met on 3 May 2024 at 10am, in room 4B; it's the 2nd time this year (see p. 12, e.g. note 7).",
     "Please email anna.kovacs@example.com or call +36 1 555 0134 before the U.S. office closes.",
-    "def area(self, r: float) -> float:\n    return 3.14159 * r ** 2  # TODO: use math.pi, see issue #42",
+    "def area(self, r: float) -> float:\n    return 3.14159 * r ** 2  # better: math.pi (see note 42)",
     'const url = `https://example.com/v1/items?page=${page}&size=20`; if (a !== b && c[0] <= 10) { run("x1"); }',
     "SELECT id, name FROM users WHERE created_at > '2024-01-01' AND role IN ('admin', 'editor') ORDER BY 2;",
     "今天天气很好，我们一起去公园散步吧。你觉得怎么样？",  # noqa: RUF001

@@ -20,11 +20,13 @@ class Encoded:
 
 
 class Vocabulary:
-    """A tiktoken encoding as a backend of the engine's codec. `whole` reads control tokens, as templates do."""
+    """A tiktoken encoding as a backend of the engine's codec. `whole` reads control tokens, as templates do;
+    `specials` are their ids."""
 
     def __init__(self, encoding: "tiktoken.Encoding") -> None:
         self.encode_special_tokens = False
         self._encoding = encoding
+        self.specials = {encoding.encode_single_token(name) for name in encoding.special_tokens_set}
 
     def encode(self, sequence: str, *, add_special_tokens: bool = True) -> Encoded:
         """The ids of ordinary text."""
@@ -43,11 +45,6 @@ class Vocabulary:
     def whole(self, text: str) -> list[int]:
         """The ids of a text in which control tokens are read wherever they stand."""
         return list(self._encoding.encode(text, allowed_special="all"))
-
-    @property
-    def specials(self) -> set[int]:
-        """The ids of the control tokens."""
-        return {self._encoding.encode_single_token(name) for name in self._encoding.special_tokens_set}
 
 
 @cache
