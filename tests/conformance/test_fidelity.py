@@ -1,0 +1,86 @@
+"""Clean exchanges cross byte for byte, however they are written and wherever a stream is split."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+import httpx
+import pytest
+
+from guardproxy.policy import StreamPolicy
+from tests.conformance import odd
+from tests.conformance.guarding import Guarding
+from tests.conformance.speech import PROTOCOLS, SSE, Protocol
+from tests.conformance.stand import Stand, standing
+from tests.kit import Scripted
+from tests.web.kit import policy
+
+EXCHANGES = 200
+
+each_protocol = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=lambda protocol: protocol.name)
+
+
+class Exchanged:
+    """One generated exchange: the prompt and its request, the pieces of the answer, whole and streamed."""
+
+    def __init__(self, protocol: Protocol, seed: int, *, stream: bool) -> None:
+        rng = random.Random(f"{protocol.name} {seed} {stream}")
+        self.prompt = odd.text(rng)
+        self.pieces = [odd.text(rng) for _ in range(rng.randint(1, 5))]
+        self.request = odd.Odd(rng, lines=True)(protocol.ask(self.prompt, stream))
+        self.whole = odd.Odd(rng, lines=True)(protocol.whole("".join(self.pieces)))
+        if protocol.content_type == SSE:
+            dump = odd.several_lines(odd.Odd(rng, lines=rng.random() < 0.3))
+            frames = [odd.frame(rng, frame) for frame in protocol.streamed(self.pieces, dump)]
+        else:
+            frames = protocol.streamed(self.pieces, odd.Odd(rng))
+        self.stream = b"".join(frames)
+        self.split = odd.split(rng, self.stream)
+        self.held = StreamPolicy(rng.choice(("window", "window", "hold_all")), every=rng.choice((1, 10, 200)))
+
+
+@each_protocol
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_clean_exchanges(protocol: Protocol, stream: bool) -> None:
+    """Request and reply are the same at both ends, and what was judged is what they say."""
+    guarding = Guarding(policy())
+    for seed in range(EXCHANGES):
+        one = Exchanged(protocol, seed, stream=stream)
+        guarding.policy = replace(guarding.policy, stream=one.held)
+        request = protocol.wire.parse_request(protocol.target(stream=stream), one.request)
+        exchange = guarding.exchange(protocol.wire, request)
+        guarding.guard.asked.clear()
+        forwarded = guarding.request(exchange)
+        assert (forwarded.action, forwarded.coverage, forwarded.body) == ("pass", "full", one.request), seed
+        if stream:
+            told = guarding.stream(exchange, one.split, protocol.content_type)
+            assert told == one.stream, seed
+        else:
+            review = guarding.reply(exchange, one.whole)
+            assert (review.action, review.coverage, review.body) == ("pass", "full", one.whole), seed
+        judged = [(check.side, check.turn.text) for check in guarding.guard.asked]
+        assert judged[0] == ("user", one.prompt), seed
+        assert judged[-1] == ("assistant", "".join(one.pieces)), seed
+
+
+@pytest.fixture(scope="module")
+def stand() -> Iterator[Stand]:
+    """One proxy for all tests of this module."""
+    with standing() as found:
+        yield found
+
+
+@each_protocol
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_clean_exchanges_over_sockets(stand: Stand, protocol: Protocol, stream: bool) -> None:
+    """The same with real servers, the streams in the pieces that the upstream sends."""
+    with httpx.Client(base_url=stand.watch.url, timeout=20, trust_env=False) as client:
+        for seed in range(1000, 1004):
+            one = Exchanged(protocol, seed, stream=stream)
+            kind = protocol.content_type if stream else "application/json"
+            stand.play(Scripted(one.split if stream else [one.whole], headers={"content-type": kind}))
+            answer = client.post(protocol.target(stream=stream), content=one.request)
+            assert stand.asked() == [one.request], seed
+            assert answer.content == (one.stream if stream else one.whole), seed
+            assert answer.headers["content-type"] == kind
+            assert answer.headers["x-guardproxy-action"] == "pass"
