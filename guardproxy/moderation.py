@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from guardproxy import build
 from guardproxy.errors import GuardUnavailable, Unreadable
 from guardproxy.observe import Metrics, Observers
-from guardproxy.pipeline.judging import Judging, scoped, side_of
+from guardproxy.pipeline.judging import Judging, recent, scoped, side_of
 from guardproxy.settings import Settings, load
 from guardproxy.types import Conversation, Decision, Message, Part, Role, Side, Verdict
 
@@ -117,7 +117,9 @@ class _Loaded:
         """The verdict on the last turn and the decision on it. Raises GuardUnavailable."""
         *context, turn = conversation.messages
         started = time.perf_counter()
-        verdict, decision, error = self._run(self._judging.judge(context, scoped(turn, self._policy), self._policy))
+        verdict, decision, error = self._run(
+            self._judging.judge(recent(context), scoped(turn, self._policy), self._policy)
+        )
         if verdict is None:
             raise GuardUnavailable(error)
         seconds = time.perf_counter() - started

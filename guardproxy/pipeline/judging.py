@@ -38,6 +38,8 @@ T = TypeVar("T")
 # Context older than this many characters cannot fit any guard's window; leaving it out here keeps the cost of a
 # conversation of thousands of turns linear. The judged turn itself is never cut.
 CONTEXT_CHARACTERS = 16_000
+# What a guard's prompt says around each message, at the least.
+_FRAME = 32
 # Characters of a text whose views are kept.
 _SMALL = 4096
 
@@ -81,13 +83,21 @@ def scoped(message: Message, policy: Policy) -> Message:
 
 
 def recent(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The latest of `messages` that together have at most CONTEXT_CHARACTERS characters."""
-    size = 0
-    for start in range(len(messages) - 1, -1, -1):
-        size += messages[start].size
-        if size > CONTEXT_CHARACTERS:
-            return tuple(messages[start + 1 :])
-    return tuple(messages)
+    """The latest of `messages` that together have at most CONTEXT_CHARACTERS characters, each with its frame."""
+    return tuple(messages[recent_starts(messages)[-1] :])
+
+
+def recent_starts(messages: Sequence[Message]) -> list[int]:
+    """Where the recent part of the first 0, 1, 2, ... of `messages` begins, in time linear in their number."""
+    sizes = [message.size + _FRAME for message in messages]
+    starts, start, size = [0], 0, 0
+    for end, added in enumerate(sizes, 1):
+        size += added
+        while size > CONTEXT_CHARACTERS and start < end:
+            size -= sizes[start]
+            start += 1
+        starts.append(start)
+    return starts
 
 
 def merged(verdicts: Sequence[tuple[str, Verdict]]) -> Verdict:
@@ -139,7 +149,7 @@ class Judging:
     async def judge(
         self, context: Sequence[Message], message: Message, policy: Policy, stream: str | None = None
     ) -> tuple[Verdict | None, Decision, str]:
-        """Verdict, decision, and what went wrong (empty where nothing did).
+        """Verdict, decision, and what went wrong (empty where nothing did). `context` is what is `recent`.
 
         1. What the guard can read is judged, in context and in every view.
         2. A guard that is overloaded, or fails in any way it knows of, leaves the decision to the policy.
@@ -149,7 +159,7 @@ class Judging:
         verdict, decision, error = None, Decision("pass", "", ()), ""
         if message.text.strip():
             try:
-                verdict = await self._verdict(recent(context), message, policy, stream)
+                verdict = await self._verdict(tuple(context), message, policy, stream)
                 decision = decide(policy, side, verdict)
             except Overloaded as failure:
                 decision, error = on_failure(policy.on_overload, "overload"), str(failure)

@@ -6,13 +6,13 @@ from typing import Literal
 
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline.canary import CANARIES
-from guardproxy.pipeline.judging import Exchange, Judged, Judging, gathered, passed
+from guardproxy.pipeline.judging import Exchange, Judged, Judging, gathered, passed, recent, recent_starts
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.stream import StreamReview
 from guardproxy.pipeline.turns import (
     Turn,
     coverage_of,
-    exchange_of,
+    exchanges_of,
     is_full,
     joined_turn,
     new_texts,
@@ -104,7 +104,7 @@ class Pipeline:
         refused = [(turn, one) for turn, one in pairs if isinstance(one.outcome, Refuse)]
         dropped: frozenset[int] = frozenset()
         if policy.history == "drop":
-            dropped = dropped.union(*(exchange_of(messages, turn.index) for turn, _ in refused if not turn.current))
+            dropped = exchanges_of(messages, (turn.index for turn, _ in refused if not turn.current))
         told = [one for turn, one in pairs if turn.current or one.decision.action != "pass" or one.error]
         await self.judging.record(exchange, told, coverage, dropped=dropped)
         extent: Extent = "full" if is_full(coverage) else "partial"
@@ -126,7 +126,8 @@ class Pipeline:
         joined = joined_turn(messages, policy.judge, {})
         if joined is not None:
             turns.append(joined)
-        judged = await gathered([self._turn(exchange, turn) for turn in turns])
+        starts = recent_starts(messages)
+        judged = await gathered([self._turn(exchange, turn, starts[turn.context]) for turn in turns])
         texts: dict[str, str] = {}
         for turn, one in zip(turns, judged, strict=True):
             if isinstance(one.outcome, Replace) and turn is not joined:
@@ -135,22 +136,23 @@ class Pipeline:
             # What the rewrites of single messages leave behind is what counts of the turn as a whole.
             joined = joined_turn(messages, policy.judge, texts) if texts else joined
             if joined is not None and texts:
-                turns[-1], judged[-1] = joined, await self._turn(exchange, joined)
+                turns[-1], judged[-1] = joined, await self._turn(exchange, joined, starts[joined.context])
             if isinstance(judged[-1].outcome, Replace):
                 texts |= new_texts(judged[-1].message, judged[-1].outcome)
         return turns, judged, texts
 
-    async def _turn(self, exchange: Exchange, turn: Turn) -> Judged:
-        context = exchange.request.conversation.messages[: turn.context]
+    async def _turn(self, exchange: Exchange, turn: Turn, start: int) -> Judged:
+        context = exchange.request.conversation.messages[start : turn.context]
         return await self.judging.turn(exchange, context, turn.message, turn.index)
 
     async def review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
         """Judge every choice of a whole reply. Raises UpstreamUnreadable where it cannot be read."""
         messages = exchange.request.conversation.messages
+        context = recent(messages)
         reply = exchange.wire.parse_reply(exchange.request, body)
         judged = await gathered(
             [
-                self.judging.turn(exchange, messages, choice, len(messages), index)
+                self.judging.turn(exchange, context, choice, len(messages), index)
                 for index, choice in enumerate(reply.choices)
             ]
         )

@@ -11,7 +11,7 @@ import structlog
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.holdback import Ask, HoldBack
 from guardproxy.observe import Metrics
-from guardproxy.pipeline.judging import Exchange, Judged, Judging, passed, refusal
+from guardproxy.pipeline.judging import Exchange, Judged, Judging, passed, recent, refusal
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.turns import coverage_of
 from guardproxy.ports import ReplyStream
@@ -47,6 +47,7 @@ class StreamReview:
         self._judging = judging
         self._metrics = metrics
         self._exchange = exchange
+        self._context = recent(exchange.request.conversation.messages)
         self._stream = stream
         self._hold = HoldBack(exchange.policy.stream)
         self._max_held_bytes = max_held_bytes
@@ -116,9 +117,7 @@ class StreamReview:
         before = self._spoken.get(ask.choice)
         if before is not None and before.message == message:
             return before  # the last check has read exactly this text: a finish frame adds nothing to judge
-        verdict, decision, error = await self._judging.judge(
-            self._exchange.request.conversation.messages, message, self._exchange.policy, self._key
-        )
+        verdict, decision, error = await self._judging.judge(self._context, message, self._exchange.policy, self._key)
         seconds = time.perf_counter() - started + (before.seconds if before is not None else 0.0)
         return _Spoken(message, verdict, decision, error, seconds)
 
@@ -152,7 +151,6 @@ class StreamReview:
     async def _rewritten(self, ask: Ask, spoken: _Spoken) -> Outcome:
         """Rewrite what has not left yet. Candidates are judged behind what has: the client reads both."""
         left = {part.path: part.text for part in self._stream.released(ask.choice).parts}
-        context = self._exchange.request.conversation.messages
         policy = self._exchange.policy
         rest = Message(
             spoken.message.role,
@@ -162,7 +160,7 @@ class StreamReview:
         async def again(candidate: Message) -> Decision:
             new = {part.path: part.text for part in candidate.parts}
             whole = tuple(replace(p, text=left.get(p.path, "") + new.get(p.path, "")) for p in spoken.message.parts)
-            return (await self._judging.judge(context, Message(candidate.role, whole), policy))[1]
+            return (await self._judging.judge(self._context, Message(candidate.role, whole), policy))[1]
 
         outcome = await self._judging.apply(rest, spoken.decision, policy, again)
         if not isinstance(outcome, Replace):

@@ -1,5 +1,6 @@
 """Which turns of a request are judged, and what leaving one out takes with it. Pure."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -72,12 +73,14 @@ def new_texts(message: Message, outcome: Replace) -> dict[str, str]:
     return texts
 
 
-def exchange_of(messages: Sequence[Message], index: int) -> frozenset[int]:
-    """The turn at `index` with what belongs to it: the messages from one user turn to the next, less the system's."""
+def exchanges_of(messages: Sequence[Message], indices: Iterable[int]) -> frozenset[int]:
+    """The turns at `indices` with what belongs to them: the messages from one user turn to the next, less the
+    system's."""
     begins = [i for i, m in enumerate(messages) if m.role == "user" and (i == 0 or messages[i - 1].role != "user")]
-    start = max((i for i in begins if i <= index), default=0)
-    end = min((i for i in begins if i > index), default=len(messages))
-    return frozenset(i for i in range(start, end) if messages[i].role not in ("system", "developer"))
+    edges = [0, *begins, len(messages)]
+    spans = {bisect_right(begins, index) for index in indices}
+    found = (i for span in spans for i in range(edges[span], edges[span + 1]))
+    return frozenset(i for i in found if messages[i].role not in ("system", "developer"))
 
 
 def coverage_of(messages: Iterable[Message], policy: Policy, *, failed: bool = False) -> tuple[Coverage, ...]:

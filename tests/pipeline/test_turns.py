@@ -2,7 +2,7 @@
 
 import pytest
 
-from guardproxy.pipeline.turns import coverage_of, current_start, exchange_of, is_full, joined_turn, turns_of
+from guardproxy.pipeline.turns import coverage_of, current_start, exchanges_of, is_full, joined_turn, turns_of
 from guardproxy.policy import JudgeScope, Policy, SideRules
 from guardproxy.types import Message, Part
 
@@ -70,7 +70,7 @@ def test_split_turn_is_joined() -> None:
 )
 def test_an_exchange_goes_together(roles: str, index: int, gone: set[int]) -> None:
     """Leaving out a turn takes its whole exchange, so that no answer stands without its question; never the system."""
-    assert exchange_of(chat(roles), index) == gone
+    assert exchanges_of(chat(roles), [index]) == gone
 
 
 def test_coverage_says_why() -> None:
