@@ -7,9 +7,9 @@ from typing import Any
 from guardproxy import families, sinks, wires
 from guardproxy.engine.cache import Cached
 from guardproxy.engine.combine import AllOf, Cascade
-from guardproxy.engine.engine import Engine
 from guardproxy.engine.open import open_engine
-from guardproxy.ports import Family, Guard
+from guardproxy.engine.remote import open_service
+from guardproxy.ports import Guard
 from guardproxy.registry import load
 from guardproxy.settings import GuardSettings, Known, Settings
 from guardproxy.types import Taxonomy
@@ -30,6 +30,7 @@ def known(*, builtin_only: bool = False) -> Known:
         wires=wires.REGISTRY,
         views=VIEWS,
         stores=[name for name in sinks.REGISTRY if name != "log"],
+        services=families.SERVICES,
         builtin_only=builtin_only,
     )
 
@@ -40,19 +41,17 @@ def _options(name: str) -> Collection[str]:
 
 
 def _categories(name: str, options: Mapping[str, Any], taxonomy: Taxonomy | None) -> Collection[str] | None:
-    family = _family(name, options, taxonomy)
-    return [category.id for category in family.taxonomy.categories]
+    return [category.id for category in _family(name, options, taxonomy).taxonomy.categories]
 
 
-def _family(name: str, options: Mapping[str, Any], taxonomy: Taxonomy | None) -> Family:
-    """The family of a guard. Raises ConfigError for options that it does not take."""
-    opened: Family = load(name, families.REGISTRY, "family")(taxonomy=taxonomy, **options)
-    return opened
+def _family(name: str, options: Mapping[str, Any], taxonomy: Taxonomy | None) -> Any:
+    """The Family or ServiceFamily of a guard. Raises ConfigError for options that it does not take."""
+    return load(name, families.REGISTRY, "family")(taxonomy=taxonomy, **options)
 
 
 def guard(settings: Settings) -> Guard:
     """The guard of a configuration, not started."""
-    return cached(combined(settings, engines(settings)))
+    return cached(combined(settings, members(settings)))
 
 
 def cached(one: Guard) -> Guard:
@@ -60,8 +59,8 @@ def cached(one: Guard) -> Guard:
     return Cached(one, _CACHED_VERDICTS)
 
 
-def combined(settings: Settings, members: Sequence[Engine]) -> Guard:
-    """The engines of a configuration as the one guard that it describes."""
+def combined(settings: Settings, members: Sequence[Guard]) -> Guard:
+    """The guards of a configuration as the one that it describes."""
     given = settings.guard
     if given.cascade is not None:
         cheap, dear = members
@@ -69,14 +68,27 @@ def combined(settings: Settings, members: Sequence[Engine]) -> Guard:
     return AllOf(members, given.mean) if given.all is not None else members[0]
 
 
-def engines(settings: Settings, *, floor: float = 0.0) -> list[Engine]:
-    """The engines of a configuration, not started. Categories are read where P(unsafe) is over `floor`."""
+def members(settings: Settings, *, floor: float = 0.0) -> list[Guard]:
+    """The guards of a configuration, not started. Engines read categories where P(unsafe) is over `floor`."""
     if not settings.members:
-        return [_engine(settings.guard.model, settings.guard, settings.taxonomy, floor)]
-    return [_engine(name, one.guard, one.taxonomy, floor) for name, one in settings.members.items()]
+        given = settings.guard
+        name = given.family if given.service is not None else given.model
+        return [_member(name, given, settings.taxonomy, floor)]
+    return [_member(name, one.guard, one.taxonomy, floor) for name, one in settings.members.items()]
 
 
-def _engine(name: str, given: GuardSettings, taxonomy: Taxonomy | None, floor: float) -> Engine:
+def _member(name: str, given: GuardSettings, taxonomy: Taxonomy | None, floor: float) -> Guard:
+    if given.service is not None:
+        return open_service(
+            name=name,
+            family=_family(given.family, given.options, taxonomy),
+            key=given.service.key,
+            base_url=given.service.url or "",
+            timeout_s=given.timeout_s,
+            attempts=given.service.attempts,
+            concurrency=given.service.concurrency,
+            per_second=given.service.per_second,
+        )
     return open_engine(
         name=name,
         family=_family(given.family, given.options, taxonomy),

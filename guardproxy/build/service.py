@@ -15,7 +15,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from guardproxy import actions, sinks, wires
-from guardproxy.build.names import cached, combined, engines, known
+from guardproxy.build.names import cached, combined, known, members
+from guardproxy.engine.engine import Engine
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Pipeline
@@ -55,11 +56,11 @@ class Service:
         self._on_failure = on_failure
         self.failure: GuardproxyError | None = None
         self._reason = "the guard is loading"
-        members = engines(settings, floor=_floor(settings))
-        self._guard = cached(combined(settings, members))
+        judges = members(settings, floor=_floor(settings))
+        self._guard = cached(combined(settings, judges))
         self._policies = LivePolicies(settings.policies)
         self._metrics = Metrics(CollectorRegistry())
-        self._metrics.queue_from(lambda: sum(member.stats.queued for member in members))
+        self._metrics.queue_from(lambda: sum(one.stats.queued for one in judges if isinstance(one, Engine)))
         self._observers = Observers(
             _sinks(settings, place.data_dir),
             text=settings.audit.text,

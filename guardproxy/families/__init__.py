@@ -4,6 +4,9 @@ A family is data and pure functions. `REGISTRY` maps the name in `guard.family` 
 a user's own family is named as `module:attribute` instead, and needs no line here.
 """
 
+# Those that are asked over HTTP and have no model here.
+SERVICES = frozenset({"azure_content_safety", "openai_moderation", "perspective"})
+
 REGISTRY: dict[str, str] = {
     "azure_content_safety": "guardproxy.families.azure_content_safety:open_family",
     "classifier": "guardproxy.families.classifier:open_family",

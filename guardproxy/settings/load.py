@@ -94,8 +94,12 @@ def load_text(text: str, name: str, env: Mapping[str, str], known: Known) -> Set
 def _raw(root: Node, filled: Mapping[tuple[str | int, ...], str]) -> Any:
     """The tree as JSON has it, its secrets filled in, and the built-in policies where it has none."""
     raw = root.plain()
-    for (section, key), value in filled.items():
-        raw[section][key] = value
+    for path, value in filled.items():
+        *above, key = path
+        section = raw
+        for step in above:
+            section = section[step]
+        section[key] = value
     if isinstance(raw, dict) and "policies" not in raw:
         raw["policies"] = _default_policies().plain()
     return raw

@@ -26,10 +26,10 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 class Known:
     """The names that a document may use, from the registries.
 
-    `stores` are the schemes of `audit.store`; `options` the option names of each built-in family. `categories` gives
-    the category ids that a guard of a family, with its options and a taxonomy (None: the family's own), reports; it
-    raises ConfigError where the family does not take them, and returns None where only the loaded model knows. With
-    `builtin_only` no `module:attribute` is allowed.
+    `stores` are the schemes of `audit.store`; `services` the families that are moderation services; `options` the
+    option names of each built-in family. `categories` gives the category ids that a guard of a family, with its options
+    and a taxonomy (None: the family's own), reports; it raises ConfigError where the family does not take them, and
+    returns None where only the loaded model knows. With `builtin_only` no `module:attribute` is allowed.
     """
 
     families: Collection[str]
@@ -39,6 +39,7 @@ class Known:
     wires: Collection[str]
     views: Collection[str]
     stores: Collection[str]
+    services: Collection[str] = ()
     builtin_only: bool = False
 
     def fault(self, name: str, names: Collection[str], kind: str) -> str | None:

@@ -102,6 +102,15 @@ def _number(node: Node) -> float:
     return float(node.value) if isinstance(node.value, int | float) else 0.0
 
 
+def _service(path: Path, guard: Node, family: str, service: Node | None) -> Iterator[Problem]:
+    """The mistakes of a guard that is a moderation service."""
+    if service is None:
+        yield Problem(guard.key, (*path, "service"), f"is missing: {family} is a service and needs a key")
+    for key in ("model", "device", "dtype", "max_batch_tokens", "max_wait_s", "threads"):
+        if node := guard.get(key):
+            yield Problem(node.key, (*path, key), f"has no effect: {family} is a service")
+
+
 def _one(path: Path, guard: Node, known: "Known") -> Iterator[Problem]:
     """The mistakes of one guard's own description."""
     family = guard.get("family")
@@ -110,9 +119,13 @@ def _one(path: Path, guard: Node, known: "Known") -> Iterator[Problem]:
         fault = known.fault(name, known.families, "family")
         if fault:
             yield Problem(family.mark, (*path, "family"), fault)
-    model = guard.get("model")
+    model, service = guard.get("model"), _given(guard, "service")
     embedded = model is None or model.value == EMBEDDED
-    if embedded and name in known.families and name != _EMBEDDED_FAMILY:
+    if name in known.services:
+        yield from _service(path, guard, name or "", service)
+    elif service and name in known.families:
+        yield Problem(service.key, (*path, "service"), f"has no effect: the family {name} runs a model here")
+    elif embedded and name in known.families and name != _EMBEDDED_FAMILY:
         place = model or family or guard
         message = f"the embedded guard is a {_EMBEDDED_FAMILY}; name a model of the family {name}"
         yield Problem(place.mark, (*path, "model"), message)

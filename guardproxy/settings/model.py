@@ -98,6 +98,24 @@ class CascadeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceSettings:
+    """How a moderation service is reached."""
+
+    __pydantic_config__ = STRICT
+
+    key: Text = field(repr=False)
+    """The service's key, as ${env:NAME}."""
+    url: Text | None = None
+    """Base address, where the service gives each customer one of its own; without it the service's public one."""
+    attempts: Annotated[int, Interval(ge=1, le=10)] = 4
+    """How often a call is made at most, where the service is too busy or fails."""
+    concurrency: Count = 8
+    """Calls that run at once, at most."""
+    per_second: Annotated[float, Interval(gt=0)] | None = None
+    """Calls that begin in a second, at most; without it as many as come."""
+
+
+@dataclass(frozen=True, slots=True)
 class GuardSettings:
     """The model that judges."""
 
@@ -123,6 +141,8 @@ class GuardSettings:
     """Tokens judged in one forward pass at most; without it what suits the device."""
     threads: Annotated[int, Interval(ge=1, le=1024)] | None = None
     """CPU threads of the model; without it as many as PyTorch takes."""
+    service: ServiceSettings | None = None
+    """For the families that are moderation services: how it is reached. It has no model here."""
     all: Annotated[tuple[Text, ...], Len(1)] | None = None
     """Guards that are all asked, `embedded` or of `guards`; of each category the greatest probability counts."""
     mean: Mapping[str, tuple[Weight, ...]] | None = None

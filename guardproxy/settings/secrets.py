@@ -22,16 +22,22 @@ def fill(root: Node, env: Mapping[str, str]) -> tuple[dict[Path, str], list[Prob
     problems: list[Problem] = []
     for path, node in _texts(root):
         text = node.text() or ""
-        if path in (KEY, STORE):
+        if _is_key(path) or path == STORE:
             found = _faults(path, text, env)
             if found:
                 node.broken = True
             else:
                 filled[path] = _replace(text, env)
         else:
-            found = [f"${{env:...}} is only for {dotted(KEY)} and {dotted(STORE)}"] if "${env:" in text else []
+            where = f"{dotted(KEY)}, {dotted(STORE)} and the service.key of a guard"
+            found = [f"${{env:...}} is only for {where}"] if "${env:" in text else []
         problems += [Problem(node.mark, path, message) for message in found]
     return filled, problems
+
+
+def _is_key(path: Path) -> bool:
+    """Whether a setting is a key as a whole: the upstream's, or that of a guard which is a service."""
+    return path == KEY or (path[:1] in (("guard",), ("guards",)) and path[-2:] == ("service", "key"))
 
 
 def _texts(root: Node) -> list[tuple[Path, Node]]:
@@ -49,13 +55,13 @@ def _texts(root: Node) -> list[tuple[Path, Node]]:
 
 def _faults(path: Path, text: str, env: Mapping[str, str]) -> list[str]:
     """What is wrong with a secret setting; never its value."""
-    if path == KEY and not _REFERENCE.fullmatch(text):
+    if _is_key(path) and not _REFERENCE.fullmatch(text):
         return ["a secret does not belong in the file; write ${env:NAME} and set that variable"]
     if "${" in _REFERENCE.sub("", text):
         return ["a reference is written ${env:NAME}"]
     names = _REFERENCE.findall(text)
     missing = [f"environment variable {name} is not set" for name in names if not env.get(name)]
-    if missing or path != KEY:
+    if missing or not _is_key(path):
         return missing
     if not _HEADER_VALUE.fullmatch(env[names[0]]):
         return [f"environment variable {names[0]} holds a space or other character that no key may have"]

@@ -25,13 +25,14 @@ def categories(family: str, options: Mapping[str, Any], taxonomy: Taxonomy | Non
 
 
 NAMES = Known(
-    families=("classifier", "llama_guard"),
+    families=("classifier", "llama_guard", "openai_moderation"),
     options={"classifier": ("labels", "activation"), "llama_guard": ("version", "scoring")},
     categories=categories,
     rewrites=("replace", "redact"),
     wires=("openai_chat", "openai_completions"),
     views=("nfkc", "base64"),
     stores=("sqlite", "postgresql"),
+    services=("openai_moderation",),
 )
 
 # What a policy needs to have rules on both sides.

@@ -3,7 +3,7 @@
 import pytest
 
 from guardproxy.build import guard, known
-from guardproxy.build.names import combined, engines
+from guardproxy.build.names import combined, members
 from guardproxy.engine.combine import AllOf, Cascade
 from guardproxy.settings import load_text
 from tests.settings.kit import RULES, mistakes, read
@@ -118,8 +118,8 @@ def test_they_become_one_guard() -> None:
     chain = "guard: {cascade: {cheap: embedded, dear: second, low: 0.2, high: 0.8}}\n"
     cascade = load_text(chain + several, "f.yaml", {}, known())
     single = load_text("", "f.yaml", {}, known())
-    assert isinstance(combined(both, engines(both)), AllOf)
-    assert isinstance(combined(cascade, engines(cascade)), Cascade)
+    assert isinstance(combined(both, members(both)), AllOf)
+    assert isinstance(combined(cascade, members(cascade)), Cascade)
     assert [guard(one).name for one in (both, cascade, single)] == [
         "embedded+second",
         "embedded>second",
