@@ -39,7 +39,7 @@ def start_demo(command: Sequence[str] = _COMMAND, *, timeout_s: float = 300.0) -
         if process.stdin is not None:
             process.stdin.close()
         try:
-            process.wait(5)
+            process.wait(10)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
