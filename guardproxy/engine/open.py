@@ -17,7 +17,6 @@ def open_engine(
     max_wait_s: float = 10.0,
     floor: float = 0.0,
     threads: int | None = None,
-    compile_model: bool = False,
 ) -> Engine:
     """A guard named `name` that runs `model` in this process.
 
@@ -35,6 +34,5 @@ def open_engine(
         max_batch_tokens=max_batch_tokens,
         floor=floor,
         threads=threads,
-        compile_model=compile_model,
     )
     return Engine(name=name, family=family, load=options.load, timeout_s=timeout_s, max_wait_s=max_wait_s)

@@ -59,7 +59,6 @@ class Options:
     max_batch_tokens: int | None = None
     floor: float = 0.0
     threads: int | None = None
-    compile_model: bool = False
 
     def load(self, probe: Prompt) -> Runner:
         """The runner for prompts like `probe`. Raises ConfigError where the model cannot be had."""
