@@ -116,6 +116,11 @@ def _chat_read(choice: Any) -> Read:
     )
 
 
+def _filtered(error: openai.ContentFilterFinishReasonError) -> Read:
+    assert error.completion is not None
+    return _chat_read(error.completion.choices[0])
+
+
 def _chunks_read(chunks: list[Any]) -> Read:
     choices = [choice for chunk in chunks for choice in chunk.choices if choice.index == 0]
     assert choices[0].delta.role == "assistant"
@@ -152,7 +157,7 @@ def _chat_helper(reach: Reach, prompt: str) -> Read:
             with client.chat.completions.stream(model=reach.model, messages=_user(prompt)) as stream:
                 return _chat_read(stream.get_final_completion().choices[0])
         except openai.ContentFilterFinishReasonError as error:
-            return _chat_read(error.completion.choices[0])
+            return _filtered(error)
 
 
 async def _chat_helper_async(reach: Reach, prompt: str) -> Read:
@@ -161,7 +166,7 @@ async def _chat_helper_async(reach: Reach, prompt: str) -> Read:
             async with client.chat.completions.stream(model=reach.model, messages=_user(prompt)) as stream:
                 return _chat_read((await stream.get_final_completion()).choices[0])
         except openai.ContentFilterFinishReasonError as error:
-            return _chat_read(error.completion.choices[0])
+            return _filtered(error)
 
 
 def _chat_parse(reach: Reach, prompt: str) -> Read:
@@ -170,7 +175,7 @@ def _chat_parse(reach: Reach, prompt: str) -> Read:
             answer = client.chat.completions.parse(model=reach.model, messages=_user(prompt), response_format=Answer)
             return _chat_read(answer.choices[0])
         except openai.ContentFilterFinishReasonError as error:
-            return _chat_read(error.completion.choices[0])
+            return _filtered(error)
 
 
 def _azure_chat(reach: Reach, prompt: str) -> Read:
