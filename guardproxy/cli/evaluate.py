@@ -182,13 +182,17 @@ def _identity(settings: "Settings") -> str:
 
 
 def _stamps(model: str) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of each file of a model on this machine; none of one that a hub has."""
+    """Name, size and time of change of each file of a model on this machine but its card; none of one from a hub."""
     from importlib.resources import as_file, files
 
     with as_file(files("guardproxy") / "weights" / "embedded") as shipped:
         place = shipped if model == "embedded" else Path(model)
         held = sorted(place.rglob("*")) if place.is_dir() else [place] if place.is_file() else []
-        return [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in held if one.is_file()]
+        return [
+            (one.name, one.stat().st_size, one.stat().st_mtime_ns)
+            for one in held
+            if one.is_file() and one.suffix != ".md"
+        ]
 
 
 def _scored_by(name: str, settings: "Settings", rows: "Sequence[Row]", args: argparse.Namespace) -> "Scored":
