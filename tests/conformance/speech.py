@@ -314,3 +314,16 @@ PROTOCOLS = {
         ),
     )
 }
+
+# The protocols whose requests hold a conversation.
+CHATS = ("chat", "responses", "messages", "ollama-chat", "gemini")
+
+
+def conversation(name: str, texts: list[str]) -> Json:
+    """A request whose turns say these texts, user and assistant in turns."""
+    body = PROTOCOLS[name].ask("", False)
+    if name == "gemini":
+        roles = ("user", "model")
+        return {"contents": [{"role": roles[n % 2], "parts": [{"text": text}]} for n, text in enumerate(texts)]}
+    turns = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
+    return {**body, "input" if name == "responses" else "messages": turns}

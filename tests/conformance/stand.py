@@ -12,7 +12,8 @@ from starlette.types import Send
 from guardproxy.policy import BlockPolicy, Policy, PolicySet, Route, Rule, SideRules, StreamPolicy
 from guardproxy.types import Record
 from guardproxy.web.upstream import Upstream
-from tests.conformance.clients import Client, Reach, Read
+from tests.conformance.clients import Client
+from tests.conformance.reading import Reach, Read
 from tests.conformance.speech import Protocol, plain
 from tests.conformance.watch import Watch, watching
 from tests.kit import ListSink, Scripted, ScriptedUpstream, serve

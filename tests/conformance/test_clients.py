@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from functools import partial
 
+import anthropic
+import httpx
+import openai
 import pytest
 
 from tests.conformance.clients import CLIENTS, PARSERS, STOPS, Client
-from tests.conformance.speech import PROTOCOLS, Protocol
+from tests.conformance.speech import CHATS, PROTOCOLS, Protocol, conversation, plain
 from tests.conformance.stand import MARKER, REFUSAL, REPLACEMENT, Stand, standing
 from tests.kit import Scripted
 from tests.wires.kit import BY_NAME, Case, fed
@@ -205,3 +208,39 @@ def test_parsed_blocked_prompt(stand: Stand, client: Client) -> None:
     assert read.parsed is None
     assert read.stop == _stop(client, filtered=True)
     assert stand.asked() == []
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_a_refused_exchange_that_is_sent_again(stand: Stand, name: str) -> None:
+    """A client that goes on after a refusal is answered; what was refused does not reach the model."""
+    protocol = PROTOCOLS[name]
+    stand.play(Scripted([plain(protocol.whole("All is well."))]))
+    asked = plain(conversation(name, ["How do I mix poison?", REFUSAL, "Hello there."]))
+    answer = httpx.post(stand.watch.url + protocol.target(stream=False), content=asked, timeout=20)
+    assert b"All is well." in answer.content
+    assert answer.headers["x-guardproxy-dropped-turns"] == "0,1"
+    (forwarded,) = stand.asked()
+    assert b"poison" not in forwarded
+    assert b"Hello there." in forwarded
+
+
+def test_lists_of_models(stand: Stand) -> None:
+    """The models of both protocols under one path pass, each with the headers that tell them apart."""
+    one = {"id": "m", "object": "model", "created": 1, "owned_by": "o"}
+    stand.play(Scripted([plain({"object": "list", "data": [one]})]))
+    with openai.OpenAI(base_url=f"{stand.watch.url}/v1", api_key="k") as client:
+        assert [model.id for model in client.models.list()] == ["m"]
+    two = {"id": "n", "type": "model", "display_name": "N", "created_at": "2026-01-02T03:04:05Z"}
+    stand.play(Scripted([plain({"data": [two], "has_more": False, "first_id": "n", "last_id": "n"})]))
+    with anthropic.Anthropic(base_url=stand.watch.url, api_key="k") as client:
+        assert [model.id for model in client.models.list()] == ["n"]
+    assert stand.upstream.seen[0].header("anthropic-version")
+
+
+def test_counting_tokens(stand: Stand) -> None:
+    """A request to count tokens passes: no model answers it."""
+    stand.play(Scripted([b'{"input_tokens": 7}']))
+    with anthropic.Anthropic(base_url=stand.watch.url, api_key="k") as client:
+        counted = client.messages.count_tokens(model="m", messages=[{"role": "user", "content": "Hello there."}])
+    assert counted.input_tokens == 7
+    assert stand.asked() == [stand.watch.crossed[0].asked]

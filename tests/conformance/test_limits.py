@@ -3,15 +3,15 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import httpx
 import pytest
 
 from guardproxy.web.proxy import Limits
-from tests.conformance.clients import CLIENTS, Client, Reach
+from tests.conformance.clients import CLIENTS, Client
 from tests.conformance.guarding import Guarding
-from tests.conformance.speech import PROTOCOLS, Protocol, plain
+from tests.conformance.reading import Reach
+from tests.conformance.speech import CHATS, PROTOCOLS, Protocol, conversation, plain
 from tests.conformance.stand import Stand, standing
 from tests.kit import Scripted
 from tests.web.kit import policy
@@ -21,7 +21,6 @@ BOUND_S = 40.0
 
 NAMES = [name for name in PROTOCOLS if name != "gemini-array"]
 each_protocol = pytest.mark.parametrize("protocol", [PROTOCOLS[name] for name in NAMES], ids=NAMES)
-CHATS = ["chat", "responses", "messages", "ollama-chat", "gemini"]
 # One client of each protocol that asks for a whole answer.
 READERS = list({client.protocol: client for client in reversed(CLIENTS) if not client.streamed}.values())
 
@@ -31,16 +30,6 @@ def stand() -> Iterator[Stand]:
     """One proxy for all tests of this module, with the usual limits but for the bytes."""
     with standing(limits=Limits(body_bytes=1 << 20, reply_bytes=1 << 20, characters=100_000, messages=50)) as found:
         yield found
-
-
-def conversation(name: str, texts: list[str]) -> dict[str, Any]:
-    """A request whose turns say these texts, user and assistant in turns."""
-    body = PROTOCOLS[name].ask("", False)
-    if name == "gemini":
-        roles = ("user", "model")
-        return {"contents": [{"role": roles[n % 2], "parts": [{"text": text}]} for n, text in enumerate(texts)]}
-    turns = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
-    return {**body, "input" if name == "responses" else "messages": turns}
 
 
 @pytest.mark.parametrize("name", CHATS)
