@@ -95,8 +95,9 @@ def page(reports: Mapping[str, Report]) -> str:
         out += ["", "By category, where a file has 20 rows of it or more:", "", *category_table(report), ""]
         out += ["Stopped by the default policy (95 % Wilson intervals):", "", *policy_table(report), ""]
         out.append(
-            f"A row took {cost['compute_ms']:.1f} ms of computing on average, for {cost['tokens_computed']:.0f} tokens "
-            f"in {cost['windows']:.2f} windows, {report['failed']} rows got no verdict."
+            f"A row had {cost['tokens_computed']:.0f} tokens in {cost['windows']:.2f} windows on average and "
+            f"{cost['compute_ms']:.0f} ms of the model's time on the clock, beside whatever else the machine did; "
+            f"{report['failed']} rows got no verdict."
         )
     return "\n".join(out)
 

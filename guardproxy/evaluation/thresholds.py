@@ -18,7 +18,7 @@ from guardproxy.evaluation.metrics import RESAMPLES, Floats, Rate, interval
 from guardproxy.evaluation.report import SIDES, Pair, categories_of, one_vs_benign, overall
 from guardproxy.evaluation.scoring import Score
 from guardproxy.policy import UNSAFE
-from guardproxy.types import Side
+from guardproxy.types import SIGNALS, Side
 
 _STEP = 1e-4
 # Scores sorted at once while resampling.
@@ -72,6 +72,8 @@ class Together:
 def search(pairs: Sequence[Pair], target: Target) -> list[Found | Refused]:
     """A threshold, or why there is none, for each side and each category that has labels, P(unsafe) last.
 
+    Signals are no categories of harm, and a benign row may rightly carry one, so they have none.
+
     A recall is kept by each rule alone, on the rows of its category. A rate of false positives is kept by all rules
     of a side together, because a text is blocked by any of them: each rule gets the same share of the benign rows, the
     largest with which all of them do not block more than the target.
@@ -105,7 +107,7 @@ def _rules(
 ) -> list[Found | Refused]:
     """The rule of each category that keeps `rate` by itself; without resamples they have no intervals."""
     out: list[Found | Refused] = []
-    for category in (*categories_of(rows), UNSAFE):
+    for category in (*(one for one in categories_of(rows) if one not in SIGNALS), UNSAFE):
         scores, labels = overall(rows) if category == UNSAFE else one_vs_benign(rows, category)
         benign, unsafe = np.sort(scores[~labels]), np.sort(scores[labels])
         counted, kind = (benign, "benign") if target.measure == "fpr" else (unsafe, "unsafe")

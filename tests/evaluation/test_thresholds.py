@@ -106,6 +106,12 @@ def test_sides_have_thresholds_of_their_own() -> None:
     assert by_side["assistant", "x"] > by_side["user", "x"]
 
 
+def test_signals_have_no_threshold() -> None:
+    """A jailbreak is no category of harm: it has measures, and no rule."""
+    pairs = [pair(row.unsafe, {"jailbreak": bool(row.unsafe)}, s.unsafe, jailbreak=s.unsafe) for row, s in MIXED]
+    assert [one.category for one in search(pairs, Target("fpr", 0.05))] == ["unsafe"]
+
+
 def test_unknown_labels_count_nowhere() -> None:
     """Rows without a label of the category, or with none for the whole, are no negatives."""
     unknown = [pair(None, {}, 0.99, x=0.99), pair(False, {}, 0.99, x=0.99), pair(None, {"x": False}, 0.99, x=0.99)]
