@@ -132,7 +132,8 @@ class Engine:
             worker.encoder.shutdown(wait=False, cancel_futures=True)
             # A thread inside torch when the interpreter ends aborts the process; the one batch under way is waited for.
             if worker.thread is not None:
-                await asyncio.to_thread(worker.thread.join, _CLOSE_S)
+                # Joined here: at interpreter exit no executor takes work any more.
+                worker.thread.join(_CLOSE_S)
 
     async def judge(self, check: Check) -> Verdict:
         """The verdict on the check's last message. Raises GuardUnavailable (also on timeout) or Overloaded.

@@ -1,0 +1,1 @@
+"""Training code of the embedded guard; not part of the installed package."""

@@ -1,0 +1,221 @@
+"""Fitting the encoder: masked multi-label loss, layer-wise rates, a running mean of the weights; and prediction."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch.nn import functional
+from transformers import BertConfig, BertForSequenceClassification, BertModel
+
+from training.labels import OUTPUTS
+from training.mixture import Example
+from training.recipes import Recipe
+from training.windows import Windows, windows
+
+Array = NDArray[np.float32]
+Model = torch.nn.Module  # called with ids, mask and types, it returns an object with .logits
+_POOL = 50  # batches that are sorted by length together, so that a batch holds little padding
+_LATER = 0.5  # weight of the windows of a long unsafe text after the first: the harm may lie in another
+
+
+@dataclass(slots=True)
+class Learnable:
+    """Windows with their targets and weights, both of shape (windows, outputs), and the text of each window."""
+
+    windows: Windows
+    target: Array
+    weight: Array
+
+
+def device() -> torch.device:
+    """CUDA where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_tokenizer(base: Path) -> Tokenizer:
+    """The tokenizer of `base`, which neither cuts nor pads."""
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def new_model(base: Path, seed: int) -> BertForSequenceClassification:
+    """The encoder of `base` under a fresh pooler and head of eight logits."""
+    torch.manual_seed(seed)
+    config = BertConfig.from_pretrained(
+        base,
+        num_labels=len(OUTPUTS),
+        id2label=dict(enumerate(OUTPUTS)),
+        label2id={name: i for i, name in enumerate(OUTPUTS)},
+        problem_type="multi_label_classification",
+    )
+    model = BertForSequenceClassification(config)
+    encoder = BertModel.from_pretrained(base, add_pooling_layer=False, dtype=torch.float32)
+    model.bert.embeddings.load_state_dict(encoder.embeddings.state_dict())
+    model.bert.encoder.load_state_dict(encoder.encoder.state_dict())
+    return model
+
+
+def trained_model(folder: Path) -> BertForSequenceClassification:
+    """A guard written by an earlier run, to go on from, in float32."""
+    model: BertForSequenceClassification = BertForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    return model
+
+
+def learnable(tokenizer: Tokenizer, examples: Sequence[Example], recipe: Recipe, seed: int) -> Learnable:
+    """Tokenise and cut into windows; a long text gives its first window and some others, drawn by `seed`."""
+    rng = random.Random(seed)
+    cut = windows(tokenizer, [(e.question, e.text) for e in examples], recipe.window)
+    by_owner: dict[int, list[int]] = {}
+    for index, owner in enumerate(cut.owner):
+        by_owner.setdefault(owner, []).append(index)
+    keep: list[tuple[int, bool]] = []
+    for indices in by_owner.values():
+        later = rng.sample(indices[1:], min(recipe.windows - 1, len(indices) - 1))
+        keep.extend([(indices[0], False), *((i, True) for i in later)])
+    target = np.zeros((len(keep), len(OUTPUTS)), dtype=np.float32)
+    weight = np.zeros_like(target)
+    for position, (index, is_later) in enumerate(keep):
+        for name, (value, belief) in examples[cut.owner[index]].labels.items():
+            column = OUTPUTS.index(name)
+            target[position, column] = value
+            weight[position, column] = belief * (_LATER if is_later and value > 0 else 1.0)
+    kept = Windows([cut.ids[i] for i, _ in keep], [cut.first[i] for i, _ in keep], [cut.owner[i] for i, _ in keep])
+    return Learnable(kept, target, weight)
+
+
+def join(first: Learnable, second: Learnable) -> Learnable:
+    """The windows of both; `owner` counts within each."""
+    a, b = first.windows, second.windows
+    return Learnable(
+        Windows(a.ids + b.ids, a.first + b.first, a.owner + b.owner),
+        np.concatenate([first.target, second.target]),
+        np.concatenate([first.weight, second.weight]),
+    )
+
+
+def blend(data: Learnable, chance: Array, share: float) -> Learnable:
+    """Mix the labels with first models' probabilities: a loss linear in its target needs no second term."""
+    weight = (1 - share) * data.weight + share
+    target = ((1 - share) * data.weight * data.target + share * chance) / weight
+    return Learnable(data.windows, target.astype(np.float32), weight.astype(np.float32))
+
+
+def _batch(cut: Windows, chosen: Sequence[int], where: torch.device) -> dict[str, torch.Tensor]:
+    longest = -(-max(len(cut.ids[i]) for i in chosen) // 8) * 8
+    ids = np.zeros((len(chosen), longest), dtype=np.int64)
+    mask = np.zeros_like(ids)
+    types = np.zeros_like(ids)
+    for row, i in enumerate(chosen):
+        length = len(cut.ids[i])
+        ids[row, :length] = cut.ids[i]
+        mask[row, :length] = 1
+        if cut.first[i]:
+            types[row, cut.first[i] : length] = 1
+    names = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+    return {name: torch.from_numpy(value).to(where, non_blocking=True) for name, value in names.items()}
+
+
+def _batches(lengths: Sequence[int], size: int, rng: random.Random) -> Iterator[list[int]]:
+    order = list(range(len(lengths)))
+    rng.shuffle(order)
+    batches: list[list[int]] = []
+    for start in range(0, len(order), size * _POOL):
+        pool = sorted(order[start : start + size * _POOL], key=lambda i: lengths[i])
+        batches.extend(pool[i : i + size] for i in range(0, len(pool), size))
+    rng.shuffle(batches)
+    yield from batches
+
+
+def _layer(name: str) -> int | None:
+    return int(name.split(".layer.")[1].split(".", maxsplit=1)[0]) if ".layer." in name else None
+
+
+def _groups(model: Model, recipe: Recipe) -> list[dict[str, object]]:
+    """Parameter groups with the rate falling from the head to the embeddings, no decay on biases and norms."""
+    layers = 1 + max(_layer(name) or 0 for name, _ in model.named_parameters())
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        layer = _layer(name)
+        depth = layers - layer if layer is not None else layers + 1 if "embeddings" in name else 0
+        if depth > layers + 1 - recipe.frozen:
+            parameter.requires_grad_(False)
+            continue
+        key = (recipe.rate * recipe.decay**depth, 0.0 if parameter.ndim < 2 else 0.01)
+        groups.setdefault(key, []).append(parameter)
+    return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()]
+
+
+def _autocast(where: torch.device) -> torch.autocast:
+    return torch.autocast(where.type, dtype=torch.bfloat16, enabled=where.type == "cuda")
+
+
+def fit(model: Model, data: Learnable, recipe: Recipe, seed: int, log: str) -> Model:
+    """Train `model`; the returned one holds the exponential mean of the weights. Prints the loss as it falls."""
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    where = device()
+    model = model.to(where).train()
+    optimizer = torch.optim.AdamW(_groups(model, recipe), betas=(0.9, 0.98), fused=where.type == "cuda")
+    lengths = [len(ids) for ids in data.windows.ids]
+    total = recipe.epochs * -(-len(lengths) // recipe.batch)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / (0.06 * total), max(0.02, (total - step) / (0.94 * total)))
+    )
+    mean = torch.optim.swa_utils.AveragedModel(
+        model,
+        multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average),  # type: ignore[no-untyped-call]
+    )
+    target, weight = (torch.from_numpy(a).to(where) for a in (data.target, data.weight))
+    step, running = 0, torch.zeros((), device=where)
+    for _ in range(recipe.epochs):
+        for chosen in _batches(lengths, recipe.batch, rng):
+            index = torch.tensor(chosen, device=where)
+            with _autocast(where):
+                logits = model(**_batch(data.windows, chosen, where)).logits
+            loss = functional.binary_cross_entropy_with_logits(
+                logits.float(), target[index], weight=weight[index], reduction="sum"
+            ) / len(chosen)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            mean.update_parameters(model)
+            running += loss.detach()
+            step += 1
+            if step % 50 == 0:
+                print(f"{log} step {step}/{total} loss {running.item() / 50:.4f}", flush=True)
+                running.zero_()
+    averaged: Model = mean.module
+    return averaged.eval()
+
+
+@torch.inference_mode()
+def window_logits(model: Model, cut: Windows, batch: int = 128) -> Array:
+    """Logits of every window, shape (windows, outputs)."""
+    where = next(model.parameters()).device
+    order = sorted(range(len(cut.ids)), key=lambda i: len(cut.ids[i]))
+    out = np.zeros((len(order), len(OUTPUTS)), dtype=np.float32)
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        with _autocast(where):
+            logits = model(**_batch(cut, chosen, where)).logits
+        out[chosen] = logits.float().cpu().numpy()
+    return out
+
+
+def text_logits(model: Model, tokenizer: Tokenizer, pairs: Sequence[tuple[str | None, str]]) -> Array:
+    """The greatest logit of each text's windows, shape (texts, outputs)."""
+    cut = windows(tokenizer, pairs)
+    out = np.full((len(pairs), len(OUTPUTS)), -np.inf, dtype=np.float32)
+    np.maximum.at(out, np.asarray(cut.owner), window_logits(model, cut))
+    return out

@@ -1,0 +1,211 @@
+"""From the labelled sets to training examples: caps, boosts, the held-out tenth, made pairs and wrappers."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from training.labels import CATEGORIES, targets
+from training.recipes import Recipe
+from training.transform import compliance, disguise, refusal, wrap
+
+Target = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One text to learn from.
+
+    `question` is None on the user side. `labels` maps an output to (target, weight); an output that is missing
+    is unknown. `key` names the row that it was made from.
+    """
+
+    key: str
+    source: str
+    question: str | None
+    text: str
+    labels: dict[str, Target]
+    made: str = ""
+
+
+def read_rows(folder: Path, name: str = "*") -> list[dict[str, Any]]:
+    """Read the rows of every `name`.jsonl.gz in `folder`, sets in alphabetical order; raises FileNotFoundError."""
+    files = sorted(folder.glob(f"{name}.jsonl.gz"))
+    if not files:
+        raise FileNotFoundError(f"{folder}: no {name}.jsonl.gz; point --data at the folder that holds train/ and dev/")
+    rows: list[dict[str, Any]] = []
+    for file in files:
+        with gzip.open(file, "rt", encoding="utf-8") as lines:
+            rows.extend(json.loads(line) | {"source": file.name.removesuffix(".jsonl.gz")} for line in lines)
+    return rows
+
+
+def last_exchange(row: dict[str, Any]) -> tuple[str | None, str]:
+    """(last user text before the reply, reply) on the assistant side, (None, last text) on the user side."""
+    text = row["messages"][-1]["content"]
+    if row["side"] == "user":
+        return None, text
+    before = [m["content"] for m in row["messages"][:-1] if m["role"] == "user"]
+    return (before[-1] if before else ""), text
+
+
+def is_held_out(row: dict[str, Any]) -> bool:
+    """A tenth of every set, by hash; gptfuzz by question, so that no question is on both sides."""
+    key = f"gptfuzz-{row['question_index']}" if "question_index" in row else str(row["id"])
+    return hashlib.md5(key.encode(), usedforsecurity=False).digest()[0] < 26
+
+
+def plain_examples(rows: Iterable[dict[str, Any]], recipe: Recipe) -> list[Example]:
+    """One example per row, with the recipe's meaning of its labels; rows with no known label have none."""
+    out = []
+    for row in rows:
+        question, text = last_exchange(row)
+        if text.strip():
+            labels = targets(row, recipe.outside, recipe.implied, recipe.prose)
+            out.append(Example(str(row["id"]), row["source"], question, text, labels))
+    return out
+
+
+def _cap(examples: Sequence[Example], recipe: Recipe, rng: random.Random) -> list[Example]:
+    by_source: dict[str, list[Example]] = {}
+    for example in examples:
+        by_source.setdefault(example.source, []).append(example)
+    out: list[Example] = []
+    for source, group in sorted(by_source.items()):
+        known = [e for e in group if e.labels]
+        cap = int(recipe.caps.get(source, len(known)))
+        chosen = rng.sample(known, cap) if cap < len(known) else known
+        out.extend(chosen * recipe.boosts.get(source, 1))
+    return out
+
+
+def _is_request(example: Example) -> bool:
+    return example.question is None and example.source in _REQUESTS and len(example.text) < 400
+
+
+_REQUESTS = frozenset(
+    {
+        "aart", "advbench", "ailuminate_demo", "catqa", "coconot", "do_not_answer", "figstep_safebench",
+        "harmfulqa", "malicious_instruct", "phtest_train", "strongreject", "benign_mtbench_vicuna",
+        "benign_self_instruct", "benign_wildchat300", "wildguard_train_sample",
+    }
+)  # fmt: skip
+
+
+_RARE = ("sexual_content", "guns_illegal_weapons", "regulated_substances", "suicide_self_harm")
+_SELF_CONTAINED = frozenset(
+    {"airbench_sample", "benign_self_instruct", "coconot", "gptfuzz_responses", "pyrit_scorer_evals"}
+)
+
+
+def _is_safe(example: Example) -> bool:
+    return example.labels.get("unsafe", (1.0, 0.0))[0] == 0
+
+
+def _scaled(labels: dict[str, Target], factor: float) -> dict[str, Target]:
+    return {name: (value, weight * factor) for name, (value, weight) in labels.items() if name != "jailbreak"}
+
+
+def _all_safe(weight: float) -> dict[str, Target]:
+    return dict.fromkeys(("unsafe", *CATEGORIES), (0.0, weight))
+
+
+def _drawn(requests: Sequence[Example], count: int, rng: random.Random) -> list[Example]:
+    """Requests with replacement; every third one from the categories of which there is little."""
+    rare = [e for e in requests if any(e.labels.get(name, (0.0, 0.0))[0] == 1 for name in _RARE)]
+    return rng.choices(requests, k=count - count // 3) + (rng.choices(rare, k=count // 3) if rare else [])
+
+
+def _wrapped(requests: Sequence[Example], wrappers: Sequence[str], count: int, rng: random.Random) -> list[Example]:
+    """Requests, half of them harmful, inside jailbreak wrappers: the wrapper alone must be no evidence."""
+    out = []
+    for value in (1, 0):
+        group = [e for e in requests if e.labels["unsafe"][0] == value]
+        for example in _drawn(group, count // 2, rng):
+            labels = _scaled(example.labels, 0.6 if value else 0.3) | {"jailbreak": (1.0, 1.0)}
+            out.append(replace(example, text=wrap(rng.choice(wrappers), example.text), labels=labels, made="wrap"))
+    return out
+
+
+def _pairs(requests: Sequence[Example], texts: Sequence[Example], count: int, rng: random.Random) -> list[Example]:
+    """Reply rows in which the reply decides: refusals, compliant openings, and unrelated texts as replies."""
+    out = []
+    for example in _drawn(requests, count, rng):
+        question = example.text
+        kind = rng.random()
+        if kind < 0.35:
+            labels, reply = _all_safe(0.7), refusal(rng)
+        elif kind < 0.65:
+            made = compliance(question, rng)
+            if made is None:
+                continue
+            labels, reply = _scaled(example.labels, 0.6), made
+        else:
+            other = rng.choice(texts)
+            labels, reply = _scaled(other.labels, 0.5), other.text
+        out.append(Example(example.key, example.source, question, reply, labels, "pair"))
+    return out
+
+
+def _swapped(replies: Sequence[Example], count: int, rng: random.Random) -> list[Example]:
+    """Replies as user turns: prose, which users paste, of both kinds."""
+    chosen = [e for e in replies if e.source in _SELF_CONTAINED and len(e.text) > 40]
+    return [
+        replace(e, question=None, labels=_scaled(e.labels, 0.5), made="swap")
+        for e in rng.sample(chosen, min(count, len(chosen)))
+    ]
+
+
+def _chunks(texts: Sequence[Example], count: int, rng: random.Random) -> list[Example]:
+    """Runs of sentences from long harmless texts."""
+    out = []
+    for example in rng.choices(texts, k=count) if texts else []:
+        sentences = example.text.replace("\n", " ").split(". ")
+        start = rng.randrange(len(sentences))
+        text = ". ".join(sentences[start : start + rng.randint(1, 6)])[:1200].strip()
+        if len(text) > 30:
+            out.append(replace(example, text=text, labels=_scaled(example.labels, 0.7), made="chunk"))
+    return out
+
+
+def build(rows: Sequence[dict[str, Any]], recipe: Recipe, seed: int) -> list[Example]:
+    """The training examples of a recipe from rows that are not held out; the same for the same seed."""
+    rng = random.Random(seed)
+    everything = plain_examples(rows, recipe)
+    examples = _cap(everything, recipe, rng)
+    unique = sorted({e.key: e for e in examples}.values(), key=lambda e: e.key)
+    requests = [e for e in unique if _is_request(e) and "unsafe" in e.labels]
+    texts = [e for e in unique if e.question is None and "unsafe" in e.labels and len(e.text) < 800]
+    wrappers = [e.text for e in everything if e.source.startswith("jailbreak_")]
+    replies = [e for e in unique if e.question is not None]
+    long_safe = [e for e in unique if e.question is None and len(e.text) > 500 and _is_safe(e)]
+    made = (
+        _wrapped(requests, wrappers, recipe.wraps, rng)
+        + _pairs(requests, texts, recipe.pairs, rng)
+        + _swapped(replies, recipe.swaps, rng)
+        + _chunks(long_safe, recipe.chunks, rng)
+    )
+    disguised = [
+        replace(e, text=disguise(e.text, rng), made="disguise")
+        for e in rng.sample(unique, min(recipe.disguises, len(unique)))
+    ]
+    return examples + made + disguised
+
+
+def unlabelled(rows: Iterable[dict[str, Any]], recipe: Recipe, seed: int) -> list[Example]:
+    """Rows without any known label, at most `recipe.unlabelled` a set: only a first model can speak for them."""
+    rng = random.Random(seed)
+    groups: dict[str, list[Example]] = {}
+    for example in plain_examples(rows, recipe):
+        if "unsafe" not in example.labels:
+            groups.setdefault(example.source, []).append(example)
+    out: list[Example] = []
+    for _, group in sorted(groups.items()):
+        out.extend(rng.sample(group, min(recipe.unlabelled, len(group))))
+    return out

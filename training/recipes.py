@@ -1,0 +1,110 @@
+"""The named ways to train: what goes into the mixture and how the encoder is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+_CAPS = {
+    "aart": 2000,
+    "convabuse": 1200,
+    "cyberseceval_mitre": 1000,
+    "davidson_hate": 2500,
+    "diasafety": 5000,
+    "edos_sexism": 4000,
+    "hatecheck": 2500,
+    "hatemoji": 2500,
+    "reddit_mental_health_27": 2500,
+}
+_BOOSTS = {
+    "advbench": 2,
+    "ailuminate_demo": 2,
+    "benign_awesome_prompts": 2,
+    "benign_mtbench_vicuna": 2,
+    "benign_self_instruct": 2,
+    "benign_wildchat300": 4,
+    "catqa": 2,
+    "do_not_answer": 2,
+    "pyrit_scorer_evals": 2,
+    "strongreject": 3,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One way to train.
+
+    `outside`: what rows that no category covers mean for `unsafe` ("mask", "safe", "unsafe"). `implied`: weight
+    of "absent" for categories that an unsafe row does not name. `prose`: weight of "safe" for unlabelled prose that its
+    source found neither toxic nor sexist. `caps`: most rows of a set. `boosts`: repeats of a
+    set. `wraps`, `pairs`, `swaps`, `chunks`, `disguises`: how many rows are made. `rate`: peak learning rate of
+    the top layer; each layer below has `decay` times the rate of the one above. `average`: decay of the
+    exponential mean of the weights, which is what is kept. `frozen`: layers that stay as they are, the embeddings
+    first. `window`, `windows`: tokens of a training window, and most windows of a text. `soft`: share of the loss
+    that follows first models, of which there are `teachers`, on the labelled rows and on at most `unlabelled`
+    others of each set; 0 trains one model only.
+    """
+
+    outside: str = "safe"
+    implied: float = 0.4
+    prose: float = 0.25
+    caps: Mapping[str, int] = field(default_factory=lambda: dict(_CAPS))
+    boosts: Mapping[str, int] = field(default_factory=lambda: dict(_BOOSTS))
+    wraps: int = 3000
+    pairs: int = 10000
+    swaps: int = 5000
+    chunks: int = 4000
+    disguises: int = 2500
+    unlabelled: int = 5000
+    epochs: int = 2
+    batch: int = 128
+    rate: float = 3e-4
+    decay: float = 0.9
+    average: float = 0.998
+    soft: float = 0.0
+    teachers: int = 0
+    frozen: int = 0
+    window: int = 256
+    windows: int = 3
+
+
+_CONTINUED_CAPS = {
+    "aart": 250, "advbench": 150, "aegis1_train_sample": 150, "ailuminate_demo": 600, "airbench_sample": 120,
+    "benign_awesome_prompts": 100, "benign_mtbench_vicuna": 120, "benign_self_instruct": 300,
+    "benign_taskmaster4": 60, "benign_wildchat300": 225, "benign_writingbench_en": 60, "catqa": 300,
+    "coconot": 1000, "convabuse": 250, "cyberseceval_mitre": 250, "davidson_hate": 300, "diasafety": 400,
+    "do_not_answer": 300, "edos_sexism": 400, "figstep_safebench": 150, "gptfuzz_responses": 600,
+    "harmfulqa": 200, "hatecheck": 400, "hatemoji": 300, "jailbreak_prompts_inthewild": 80,
+    "malicious_instruct": 50, "phtest_train": 700, "prompt_injections_deepset": 100, "pyrit_scorer_evals": 500,
+    "reddit_mental_health_27": 300, "rtp_decodingtrust": 2400, "strongreject": 250,
+    "wildguard_train_sample": 500, "wildjailbreak_adv_harmful": 150,
+}  # fmt: skip
+
+_BASE = Recipe()
+
+_FIRST = replace(
+    _BASE, outside="mask", implied=0.2, prose=0.0, caps=_CAPS | {"edos_sexism": 1500}, wraps=6000, pairs=9000,
+    swaps=0, chunks=0, disguises=4000,
+)  # fmt: skip
+
+RECIPES: dict[str, Recipe] = {
+    "first": _FIRST,
+    "first_outside_safe": replace(_FIRST, outside="safe"),
+    "first_outside_unsafe": replace(_FIRST, outside="unsafe"),
+    "first_no_pairs": replace(_FIRST, pairs=0),
+    "first_no_wraps": replace(_FIRST, wraps=0),
+    "first_no_disguises": replace(_FIRST, disguises=0),
+    "first_implied_05": replace(_FIRST, implied=0.5),
+    "first_no_caps": replace(_FIRST, caps={}, boosts={}),
+    "first_epochs_5": replace(_FIRST, epochs=5),
+    "first_rate_low": replace(_FIRST, rate=1.2e-4),
+    "continued": Recipe(
+        caps=_CONTINUED_CAPS, boosts={}, wraps=200, pairs=1500, swaps=500, chunks=500, disguises=150,
+        epochs=1, batch=32, rate=1e-4, average=0.98, frozen=5, window=96, windows=1,
+    ),
+    "prose": _BASE,
+    "taught": replace(_BASE, soft=0.7, teachers=1, epochs=3, batch=256, rate=4e-4),
+    "cpu": replace(
+        _BASE, wraps=1500, pairs=4000, swaps=2000, chunks=1500, epochs=1, batch=32, frozen=3, window=96, windows=1
+    ),
+}  # fmt: skip

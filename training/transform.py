@@ -1,0 +1,79 @@
+"""Text transformations used to make training rows: disguises, wrappers, replies. Pure, seeded by the caller."""
+
+from __future__ import annotations
+
+import random
+import re
+
+from training.phrases import COMPLIANT, REFUSALS, TURNS
+
+_LEET = str.maketrans({"a": "4", "e": "3", "i": "1", "o": "0", "s": "5", "t": "7"})
+_SLOT = re.compile(r"\[INSERT PROMPT HERE\]", re.IGNORECASE)
+_LEAD = re.compile(
+    r"^(?:(?:please|can you|could you)\s+)*"
+    r"(?:(?:tell me|explain|show me|describe|teach me)\s+)?"
+    r"(?:how\s+(?:do|can|could|would|should|might)\s+(?:i|you|we|one|someone|a person)\s+(?:best\s+)?"
+    r"|how\s+to\s+"
+    r"|what(?:'s| is| are| would be)\s+(?:some |the )?(?:\w+\s+){0,3}(?:ways?|steps?|methods?|strategies)\s+to\s+"
+    r"|(?:give me\s+)?(?:some\s+)?(?:ways|tips|instructions|steps)\s+(?:to|on how to|for how to)\s+"
+    r"|i\s+(?:want|need|would like)\s+to\s+)",
+    re.IGNORECASE,
+)
+LEFT_CHARS = 500
+RIGHT_CHARS = 260
+
+
+def leet(text: str, rng: random.Random) -> str:
+    """Replace some letters by look-alike digits."""
+    return "".join(c.translate(_LEET) if rng.random() < 0.6 else c for c in text.lower())
+
+
+def spaced(text: str, rng: random.Random) -> str:
+    """Put one separator between the letters of some words."""
+    sep = rng.choice((" ", ".", "-", "_"))
+    words = text.split()
+    return " ".join(sep.join(w) if len(w) > 3 and rng.random() < 0.4 else w for w in words)
+
+
+def typos(text: str, rng: random.Random) -> str:
+    """Swap, drop or double single letters."""
+    out: list[str] = []
+    for char in text:
+        draw = rng.random()
+        if char.isalpha() and draw < 0.015:
+            continue
+        out.append(char)
+        if char.isalpha() and draw > 0.985:
+            out.append(char)
+        if len(out) > 1 and 0.015 <= draw < 0.03:
+            out[-1], out[-2] = out[-2], out[-1]
+    return "".join(out)
+
+
+def disguise(text: str, rng: random.Random) -> str:
+    """Apply one disguise drawn by `rng`."""
+    return rng.choice((leet, spaced, typos))(text, rng)
+
+
+def wrap(template: str, request: str) -> str:
+    """Put `request` into a jailbreak template: at its slot, else at its end; the wrapper is cut around it."""
+    match = _SLOT.search(template)
+    left, right = (template[: match.start()], template[match.end() :]) if match else (template + "\n\n", "")
+    return left[-LEFT_CHARS:] + request + right[:RIGHT_CHARS]
+
+
+def refusal(rng: random.Random) -> str:
+    """A short refusal, sometimes with a turn to something better."""
+    return f"{rng.choice(REFUSALS)} {rng.choice(TURNS)}".strip()
+
+
+def compliance(question: str, rng: random.Random) -> str | None:
+    """A reply that goes along with a how-to question, or None where the question is of another form."""
+    match = _LEAD.match(question)
+    if match is None:
+        return None
+    rest = question[match.end() :].strip().rstrip("?.!")
+    if not 8 <= len(rest) <= 200:
+        return None
+    rest = re.sub(r"\bmy\b", "your", rest)
+    return rng.choice(COMPLIANT).format(x=rest[0].lower() + rest[1:])

@@ -1,0 +1,52 @@
+"""The guard's input: `[CLS] text [SEP]`, or `[CLS] question [SEP] reply [SEP]`, in overlapping windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+WINDOW = 256  # tokens, the three special ones included
+OVERLAP = 64  # tokens of judged text that two neighbouring windows share
+QUESTION = 96  # tokens of the question that a window of the reply may carry
+CLS, SEP = 101, 102  # ids in the BERT uncased vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Token windows of many texts: `ids[i]` and the length `first[i]` of its segment 0; `owner[i]` is its text."""
+
+    ids: list[NDArray[np.uint16]]
+    first: list[int]
+    owner: list[int]
+
+
+def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text, without special tokens, never cut."""
+    return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+
+def spans(length: int, room: int) -> list[tuple[int, int]]:
+    """Half-open windows of at most `room` tokens that cover `length` tokens and overlap by OVERLAP."""
+    if length <= room:
+        return [(0, length)]
+    step = room - min(OVERLAP, room // 2)
+    starts = [*range(0, length - room, step), length - room]
+    return [(s, s + room) for s in starts]
+
+
+def windows(tokenizer: Tokenizer, pairs: Sequence[tuple[str | None, str]], window: int = WINDOW) -> Windows:
+    """All windows, of at most `window` tokens, of (question or None, judged text) pairs, in order."""
+    bodies = encode_texts(tokenizer, [text for _, text in pairs])
+    heads = encode_texts(tokenizer, [question or "" for question, _ in pairs])
+    out = Windows([], [], [])
+    for owner, ((question, _), head, body) in enumerate(zip(pairs, heads, bodies, strict=True)):
+        prefix = [CLS] if question is None else [CLS, *head[: QUESTION * window // WINDOW], SEP]
+        for start, end in spans(len(body), window - len(prefix) - 1):
+            out.ids.append(np.asarray([*prefix, *body[start:end], SEP], dtype=np.uint16))
+            out.first.append(0 if question is None else len(prefix))
+            out.owner.append(owner)
+    return out
