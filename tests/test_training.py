@@ -223,5 +223,5 @@ def test_shipped_weights_fit_the_package_and_pass_the_canaries() -> None:
     pairs = [(c.get("question"), c["text"]) for c in canaries]
     chances = measure.probabilities(fit.text_logits(model, fit.load_tokenizer(WEIGHTS), pairs), calibration)
     wrong = [c["text"] for c, p in zip(canaries, chances, strict=True) if (p[0] >= 0.5) != bool(c["unsafe"])]
-    # Of the 104 plain cases the shipped weights miss four, each near the threshold.
-    assert len(wrong) <= 4, wrong
+    # Of the 104 plain cases the shipped weights miss three.
+    assert len(wrong) <= 3, wrong
