@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 NOW = time.time()
 RECORDS = [
     record(1, time=NOW - 90_000, text="first\nof all", decision=PASSED),
-    record(2, time=NOW - 7000, text=HOSTILE, model=HOSTILE),
+    record(2, time=NOW - 3600, text=HOSTILE, model=HOSTILE),
     record(3, time=NOW - 60, side="assistant", shadow=True, request_id="request-2"),
     record(4, time=NOW, verdict=None, decision=Decision("block", "", (), "guard_error"), error="no answer in 2 s"),
 ]

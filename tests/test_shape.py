@@ -13,9 +13,9 @@ SOURCES = sorted((ROOT / "guardproxy").rglob("*.py"))
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_and_functions_stay_small(path: Path) -> None:
-    """A file has at most 410 lines, a function at most 50."""
+    """A file has at most 400 lines, a function at most 50."""
     text = path.read_text()
-    assert text.count("\n") <= 410
+    assert text.count("\n") <= 400
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 50, node.name

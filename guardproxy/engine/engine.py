@@ -80,6 +80,7 @@ class _Worker:
     thread: threading.Thread | None = None
     inbox: "queue.SimpleQueue[_Message]" = field(default_factory=queue.SimpleQueue)
     ready: "Future[Runner]" = field(default_factory=Future)
+    ended: "Future[None]" = field(default_factory=Future)
     encoder: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="guard-encode")
     )
@@ -130,10 +131,11 @@ class Engine:
         if worker is not None:
             worker.inbox.put(None)
             worker.encoder.shutdown(wait=False, cancel_futures=True)
-            # A thread inside torch when the interpreter ends aborts the process; the one batch under way is waited for.
-            if worker.thread is not None:
-                # Joined here: at interpreter exit no executor takes work any more.
-                worker.thread.join(_CLOSE_S)
+            # A thread inside torch when the interpreter ends aborts the process, so the one batch under way is waited
+            # for: without blocking the loop, and without an executor, which takes no more work at interpreter exit.
+            ended, _ = await asyncio.wait([asyncio.wrap_future(worker.ended)], timeout=_CLOSE_S)
+            if ended and worker.thread is not None:
+                worker.thread.join()  # has nothing left to do but return
 
     async def judge(self, check: Check) -> Verdict:
         """The verdict on the check's last message. Raises GuardUnavailable (also on timeout) or Overloaded.
@@ -217,6 +219,12 @@ class Engine:
     # --- on the worker's thread -----------------------------------------------------------------------------------
 
     def _main(self, worker: _Worker) -> None:
+        try:
+            self._serve(worker)
+        finally:
+            worker.ended.set_result(None)
+
+    def _serve(self, worker: _Worker) -> None:
         try:
             runner = self._load(self._family.render(_PROBE)[0])
         except BaseException as error:  # noqa: BLE001 - the thread ends here; who awaits start() raises it

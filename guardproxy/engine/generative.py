@@ -2,19 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 import transformers
 
 from guardproxy.engine.grammar import Grammar, Search, State
-from guardproxy.engine.load import Loaded
+from guardproxy.engine.load import Loaded, end_tokens, window
 from guardproxy.engine.packed import NAME, Plan, ReadRows, Segment, Span, cpu_kernel, lay_out, packed_attention
 from guardproxy.engine.prompts import Choice, Encoder, Script
 from guardproxy.engine.runner import Done, Work
 from guardproxy.engine.store import Match, Store, common
 from guardproxy.engine.text import Codec
-from guardproxy.errors import ConfigError
 from guardproxy.ports import Prompt, Reading
 
 # Fewer common tokens than this are cheaper to compute twice than to share.
@@ -90,7 +88,7 @@ class GenerativeRunner:
         self._cap = float(getattr(config, "final_logit_softcapping", None) or 0.0)
         self._divide = float(getattr(config, "logits_scaling", None) or 1.0)
         self._output: torch.Tensor = loaded.model.get_output_embeddings().weight
-        self._encoder = Encoder(Codec(loaded.backend), _window(config), _eos(loaded))
+        self._encoder = Encoder(Codec(loaded.backend), window(config), end_tokens(loaded))
         self.store = Store(_STATE_BYTES[device.type] if state_bytes is None else state_bytes)
 
     # --- the runner port ------------------------------------------------------------------------------------------
@@ -383,23 +381,3 @@ def _done(item: _Item) -> Done:
     leftover = max(0.0, item.search.leftover)
     inside = (min(value, item.unsafe) for value in item.search.result())
     return Done(Reading((item.unsafe, *inside), leftover, item.outside), item.computed, item.reused)
-
-
-def _window(config: Any) -> int:
-    """Tokens that the model can read with full attention in every layer. Raises ConfigError."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    if "dynamic" in str(rope.get("rope_type", "")) or "longrope" in str(rope.get("rope_type", "")):
-        raise ConfigError("the model's positions depend on the text's length (dynamic RoPE): it cannot share keys")
-    names = ("max_position_embeddings", "sliding_window", "attention_chunk_size")
-    sizes = [getattr(config, name, None) for name in names]
-
-    if getattr(config, "use_sliding_window", True) is False:
-        sizes[1] = None
-    return min(int(size) for size in sizes if size)
-
-
-def _eos(loaded: Loaded) -> list[int]:
-    """The tokens that end an answer, by the model's generation config and its tokenizer."""
-    named = getattr(loaded.model.generation_config, "eos_token_id", None)
-    ids = named if isinstance(named, list) else [named]
-    return list(dict.fromkeys(int(each) for each in [*ids, loaded.tokenizer.eos_token_id] if each is not None))

@@ -163,3 +163,22 @@ def _why(error: Exception) -> str:
     if isinstance(error, ImportError):
         return f"a package is missing: {text.strip()}"
     return text.strip().splitlines()[0] if text.strip() else type(error).__name__
+
+
+def window(config: Any) -> int:
+    """Tokens that the model can read with full attention in every layer. Raises ConfigError."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    if "dynamic" in str(rope.get("rope_type", "")) or "longrope" in str(rope.get("rope_type", "")):
+        raise ConfigError("the model's positions depend on the text's length (dynamic RoPE): it cannot share keys")
+    names = ("max_position_embeddings", "sliding_window", "attention_chunk_size")
+    sizes = [getattr(config, name, None) for name in names]
+    if getattr(config, "use_sliding_window", True) is False:
+        sizes[1] = None
+    return min(int(size) for size in sizes if size)
+
+
+def end_tokens(loaded: Loaded) -> list[int]:
+    """The tokens that end an answer, by the model's generation config and its tokenizer."""
+    named = getattr(loaded.model.generation_config, "eos_token_id", None)
+    ids = named if isinstance(named, list) else [named]
+    return list(dict.fromkeys(int(each) for each in [*ids, loaded.tokenizer.eos_token_id] if each is not None))
