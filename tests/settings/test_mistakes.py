@@ -108,7 +108,10 @@ def test_every_planted_mistake_is_reported_at_once() -> None:
         ("upstream: {key: '${env:K}', key_header: 'a b'}", "upstream.key_header: is no name of a header"),
         ("upstream: {verify: false, ca_file: a.pem}", "has no effect with verify: false"),
         ("upstream: {key: '${env:SPACED}'}", "variable SPACED holds a space"),
-        ("server: {host: '${env:K}'}", "1:16: server.host: ${env:...} is only for upstream.key, audit.store and the service.key of a guard"),
+        (
+            "server: {host: '${env:K}'}",
+            "1:16: server.host: ${env:...} is only for upstream.key, audit.store and the service.key of a guard",
+        ),
         ("audit: {store: 'sqlite:///${oops}'}", "audit.store: a reference is written ${env:NAME}"),
         ("audit: {store: 'mysql://h/d'}", "audit.store: unknown kind of store; known: postgresql, sqlite"),
         ("audit: {store: sqlite}", "audit.store: must be embedded, none, an address"),
