@@ -19,17 +19,23 @@ class Turn:
 
 
 def current_start(messages: Sequence[Message]) -> int:
-    """Where the current turn begins: behind the last assistant message that has a user message behind it.
+    """Where the current turn begins: behind the last assistant message that says something and has a user message
+    behind it.
 
-    So neither a trailing assistant prefill nor a trailing system or empty message hides the user's text.
+    So neither a trailing assistant prefill nor a trailing system or empty message hides the user's text, and an empty
+    answer does not part one half of a text from the other.
     """
     user_behind = False
     for index in range(len(messages) - 1, -1, -1):
         if messages[index].role == "user":
             user_behind = True
-        elif messages[index].role == "assistant" and user_behind:
+        elif messages[index].role == "assistant" and user_behind and _speaks(messages[index]):
             return index + 1
     return 0
+
+
+def _speaks(message: Message) -> bool:
+    return message.opaque or bool(message.text.strip())
 
 
 def turns_of(messages: Sequence[Message], scope: JudgeScope) -> list[Turn]:

@@ -1,5 +1,6 @@
 """Tries every trick with every prompt through the pipeline, and counts what gets past."""
 
+import base64
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -17,14 +18,17 @@ from guardproxy.registry import load
 from guardproxy.types import Category, Check, Finding, Origin, Taxonomy, Verdict
 from guardproxy.wires.openai_chat import wire
 from tests.escapes import tricks
+from tests.escapes.disguises import DISGUISES
 
 _CANARIES = Path(__file__).parent.parent.parent / "training" / "canaries.jsonl"
+_MORE = Path(__file__).parent / "prompts.txt"
+_FILE = "data:text/plain;base64,"
 
 
 def prompts() -> list[str]:
-    """Plain requests for harm, in words of our own."""
+    """Plain texts of harm, in words of our own: the plain cases of the embedded guard, and more."""
     rows = [json.loads(line) for line in _CANARIES.read_text().splitlines()]
-    return [row["text"] for row in rows if row["unsafe"]]
+    return [row["text"] for row in rows if row["unsafe"]] + _MORE.read_text().splitlines()
 
 
 def squeezed(text: str) -> str:
@@ -68,35 +72,39 @@ class Attempt:
 
 
 class Attempts:
-    """The pipeline of a guard and a policy, and the tricks played on it."""
+    """The pipeline of a guard and a policy, and the tricks played on it; `padding` is what long texts hide behind."""
 
-    def __init__(self, guard: Guard, policy: Policy) -> None:
+    def __init__(self, guard: Guard, policy: Policy, padding: str = tricks.PADDING) -> None:
         metrics = Metrics(CollectorRegistry())
         actions = {name: load(name, REGISTRY, "action") for name in REGISTRY}
         self._policy = policy
+        self._places, self._replies = tricks.places(padding), tricks.replies(padding)
         self._pipeline = Pipeline(guard, Observers({}, metrics=metrics, text="none"), metrics, actions)
 
-    def _exchange(self, body: dict[str, Any]) -> Exchange:
-        request = wire.parse_request("/v1/chat/completions", json.dumps(body).encode())
+    def _exchange(self, body: tricks.Placed) -> Exchange:
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = wire.parse_request("/v1/chat/completions", raw)
         return Exchange(wire, request, Origin("id", "default", wire.name, "u", "m"), self._policy)
 
     async def disguised(self, trick: str, prompt: str) -> Attempt:
         """The prompt in disguise as the user's turn: past if it is forwarded."""
-        body = tricks.ask(tricks.user(tricks.DISGUISES[trick](prompt)))
+        body = tricks.ask(tricks.user(DISGUISES[trick](prompt)))
         review = await self._pipeline.review_request(self._exchange(body))
         return Attempt("disguise", trick, prompt, review.refusal is None)
 
     async def placed(self, trick: str, prompt: str) -> Attempt:
-        """The prompt somewhere in the request: past if it is in what is forwarded."""
-        body = tricks.PLACES[trick](prompt)
-        review = await self._pipeline.review_request(self._exchange(body))
-        past = review.refusal is None and squeezed(prompt) in squeezed(_words(json.loads(review.body)))
+        """The prompt somewhere in the request: past if both halves of it are in what is forwarded."""
+        review = await self._pipeline.review_request(self._exchange(self._places[trick](prompt)))
+        past = False
+        if review.refusal is None:
+            told = squeezed(_words(json.loads(review.body)))
+            past = all(squeezed(half) in told for half in tricks.halves(prompt))
         return Attempt("place", trick, prompt, past)
 
     async def replied(self, trick: str, prompt: str, *, streamed: bool) -> Attempt:
         """The prompt somewhere in the reply, whole or streamed: past if the client reads it."""
         exchange = self._exchange(tricks.ask(tricks.user("Hello."), stream=streamed))
-        messages = tricks.REPLIES[trick](prompt)
+        messages = self._replies[trick](prompt)
         if streamed:
             pieces = self._pipeline.review_stream(exchange, _played(tricks.stream(messages)), "text/event-stream")
             told = _streamed_words(b"".join([piece async for piece in pieces]))
@@ -111,9 +119,11 @@ async def _played(frames: list[bytes]) -> AsyncIterator[bytes]:
 
 
 def _words(value: Any) -> str:
-    """Every string in a body, texts in JSON inside strings too, one after the other."""
+    """Every string in a body, texts in JSON and in files inside strings too, one after the other."""
     if isinstance(value, str):
         decoded = ""
+        if value.startswith(_FILE):
+            decoded = base64.b64decode(value.removeprefix(_FILE)).decode()
         if value.startswith("{"):
             try:
                 decoded = _words(json.loads(value))

@@ -34,6 +34,13 @@ def test_where_the_current_turn_begins(roles: str, start: int) -> None:
     assert current_start(chat(roles)) == start
 
 
+@pytest.mark.parametrize(("text", "start"), [("", 0), (" \n", 0), ("Fine.", 2)])
+def test_an_empty_answer_parts_no_turn(text: str, start: int) -> None:
+    """An assistant message without a word does not separate two user messages."""
+    first, answer, second = chat("uau")
+    assert current_start([first, Message("assistant", (Part(answer.parts[0].path, text),)), second]) == start
+
+
 def test_every_readable_role_is_judged() -> None:
     """User, tool and re-sent assistant turns are judged; a system message only where the policy says so."""
     messages = chat("suau")
