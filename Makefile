@@ -41,7 +41,7 @@ docs: install
 	$(BIN)/pytest tests/test_docs.py
 
 evaluation: install
-	$(BIN)/guardproxy evaluate $(DATA)/*.jsonl.gz --guard embedded --json | $(BIN)/python bench/evaluation_tables.py docs/evaluation.md
+	$(BIN)/guardproxy evaluate $(DATA)/*.jsonl.gz --guard embedded --json | $(BIN)/python -m bench.evaluation_tables docs/evaluation.md
 
 train: install
 	$(BIN)/python training/train.py

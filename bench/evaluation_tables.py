@@ -1,20 +1,18 @@
 """Writes what was measured into docs/evaluation.md, between its two marks.
 
-    guardproxy evaluate DATA... --guard embedded --json | python bench/evaluation_tables.py docs/evaluation.md
+    guardproxy evaluate DATA... --guard embedded --json | python -m bench.evaluation_tables docs/evaluation.md
 
 The published rows stand here with their sources; every measured figure comes from standard input.
 """
 
 import json
-import platform
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.pages import fill, machine
 from guardproxy.evaluation.tables import number
-
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 # arXiv:2312.06674, table 2: AUPRC on its own test prompts, OpenAI's moderation set, ToxicChat, its own test replies.
 PUBLISHED = {
@@ -102,14 +100,6 @@ def page(reports: Mapping[str, Report]) -> str:
     return "\n".join(out)
 
 
-def machine() -> str:
-    """The processor that this runs on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} cores of {names[0]}" if names else platform.processor()
-
-
 def _auprc(found: Report | None) -> str:
     return "-" if found is None else _of(found["overall"], "auprc")
 
@@ -127,12 +117,7 @@ def _rate(found: Report | None) -> str:
 
 def main() -> None:
     """Replace what stands between the marks."""
-    path = Path(sys.argv[1])
-    before, begin, rest = path.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        sys.exit(f"{path}: has no {BEGIN} and {END}")
-    path.write_text(f"{before}{BEGIN}\n{page(json.load(sys.stdin))}\n{END}{after}")
+    fill(Path(sys.argv[1]), "measured", page(json.load(sys.stdin)))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def current_start(messages: Sequence[Message]) -> int:
 
 
 def _speaks(message: Message) -> bool:
-    return message.opaque or bool(message.text.strip())
+    return bool(message.opaque or message.text.strip())
 
 
 def turns_of(messages: Sequence[Message], scope: JudgeScope) -> list[Turn]:

@@ -43,7 +43,7 @@ def test_no_disguise_helps(attempts: Attempts, trick: str) -> None:
     assert past == []
 
 
-@pytest.mark.parametrize("trick", tricks.places())
+@pytest.mark.parametrize("trick", [name for name in tricks.places() if name not in tricks.BY_CONTEXT])
 def test_no_place_is_overlooked(attempts: Attempts, trick: str) -> None:
     """Wherever in the request the text stands, it does not reach the model."""
     past = [prompt for prompt in prompts()[::6] if asyncio.run(attempts.placed(trick, prompt)).past]

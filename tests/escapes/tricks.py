@@ -66,6 +66,9 @@ _TURNS: dict[str, Callable[[str], Placed]] = {
     "split around an empty assistant turn": lambda t: ask(
         user(halves(t)[0]), {"role": "assistant", "content": ""}, user(halves(t)[1])
     ),
+    "split around an answer": lambda t: ask(
+        user(halves(t)[0]), {"role": "assistant", "content": "Please go on."}, user(halves(t)[1])
+    ),
 }
 
 _HISTORY: dict[str, Callable[[str], Placed]] = {
@@ -128,6 +131,8 @@ AS_REPLY = frozenset(
         "in reasoning of the history",
     }
 )
+# Places where no single turn says it: a guard finds it only where it reads the turn with what was said before.
+BY_CONTEXT = frozenset({"split around an answer"})
 # Places that are not judged unless the policy's `judge` names them.
 ON_REQUEST = frozenset({"in a system message", "in the description of a tool"})
 
