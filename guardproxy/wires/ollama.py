@@ -21,6 +21,7 @@ from guardproxy.wires.shared.parts import (
     Fields,
     beside_turns,
     each,
+    elsewhere,
     fields,
     identifier,
     json_text,
@@ -29,10 +30,11 @@ from guardproxy.wires.shared.parts import (
     passed,
     string_or,
     text,
+    unknown,
     walk,
 )
 from guardproxy.wires.shared.repeats import Repeat, token_list
-from guardproxy.wires.shared.streams import JSON, BaseStream, Event, Track, new_texts
+from guardproxy.wires.shared.streams import JSON, BaseStream, Event, Track, new_texts, without_opaque
 
 _PATH = re.compile(r"/api/(?:chat|generate)")
 _CALLS = re.compile(r"\.function\.arguments$")
@@ -46,7 +48,7 @@ _NEVER = "1970-01-01T00:00:00Z"  # the time of an answer that no upstream has gi
 
 def _calls(draft: Draft, value: Any, path: str) -> None:
     """Tool calls. In a stream every frame brings whole ones, which follow those before."""
-    table = {"name": passed, "arguments": passed, "index": passed, "description": passed}
+    table = named("name arguments", elsewhere) | named("index description")
     each(fields({"function": fields(table), "id": passed, "type": passed}))(draft, value, path)
     for call in value or ():
         function = call.get("function") or {}
@@ -55,6 +57,12 @@ def _calls(draft: Draft, value: Any, path: str) -> None:
             raise draft.error("must be a string", f"{path}[].function.name")
         place = f"{path}[{draft.calls}].function.arguments"
         draft.call(place, name or "", "" if arguments is None else shown(arguments))
+
+
+def _options(draft: Draft, value: Any, path: str) -> None:
+    """Sampling; the words to stop at are free text."""
+    known = {key: item for key, item in value.items() if key != "stop"} if isinstance(value, dict) else value
+    passed(draft, known, path)
 
 
 MESSAGE: Fields = {
@@ -69,8 +77,10 @@ MESSAGE: Fields = {
 
 # Of the request, beside its messages (chat) or with its prompt (generate).
 SETTINGS: Fields = {
-    **named("model messages prompt stream options keep_alive think raw truncate shift logprobs top_logprobs"),
+    **named("messages prompt", elsewhere),
+    **named("model stream keep_alive think raw truncate shift logprobs top_logprobs"),
     **named("width height steps _debug_render_only"),
+    "options": _options,
     "tools": each(json_text("tool_definition")),
     "format": string_or(passed, json_text("tool_definition")),
     "suffix": text(),
@@ -85,9 +95,10 @@ REPLY: Fields = {
     **named(
         """
         model created_at done done_reason total_duration load_duration prompt_eval_count prompt_eval_duration
-        eval_count eval_duration context error remote_model remote_host logprobs completed total
+        eval_count eval_duration context error remote_model remote_host completed total
         """
     ),
+    "logprobs": elsewhere,
     "message": fields(MESSAGE),
     "response": text(),
     "thinking": text("reasoning"),
@@ -178,7 +189,7 @@ class OllamaStream(BaseStream):
         body = read_object(frame.data or b"", UpstreamUnreadable)
         event = Event(body=body, kind="line", complete=frame.complete)
         if "error" in body and "message" not in body and "response" not in body:
-            return Chunk(frame.raw, (), event)
+            return Chunk(frame.raw, self.unknown(body, REPLY), event)
         track = self.track(0)
         before, closed = track.draft.size, track.final
         walk(track.draft, body, "", REPLY)
@@ -188,7 +199,8 @@ class OllamaStream(BaseStream):
         whole = self._repeat.ahead or any(path not in _PLAIN for path, _ in track.draft.added)
         self._head.update({key: body[key] for key in ("model", "created_at") if isinstance(body.get(key), str)})
         if body.get("done") is True:
-            self._end, track.final, whole = body, True, True
+            self._end = without_opaque(body, track.draft.message("assistant"))
+            track.final = whole = True
             self.close_track(0, track)
         event.choices = (0,)
         event.texts = [(0, path, text) for path, text in track.draft.take()]
@@ -275,7 +287,7 @@ class Ollama:
         if "message" not in parsed and "response" not in parsed:
             if "error" not in parsed:
                 raise UpstreamUnreadable("has neither a message nor a response")
-            return Reply((), body, parsed)
+            return Reply(unknown(parsed, REPLY), body, parsed)
         draft, repeat = Draft(UpstreamUnreadable), Repeat()
         walk(draft, parsed, "", REPLY)
         _log_probabilities(repeat, draft, parsed)
@@ -294,7 +306,9 @@ class Ollama:
             for key in ("logprobs", "context"):
                 body.pop(key, None)
             return dumps(body)
-        kept = {key: body[key] for key in body if REPLY.get(key) is passed and key not in ("logprobs", "context")}
+        body = without_opaque(body, reply.choices[0])
+        kept = {key: body[key] for key in body if REPLY.get(key) is passed and key not in ("context", "error")}
+        kept = {"model": request.model, "created_at": _NEVER, **kept}
         said = outcome.message if isinstance(outcome, Refuse) else "\n".join(edit.text for edit in outcome.edits)
         return dumps({**kept, **_said(request.path, said), "done": True, "done_reason": "stop"})
 

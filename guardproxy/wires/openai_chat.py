@@ -14,7 +14,7 @@ from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
 from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse, Replace, Role
 from guardproxy.wires.shared import openai
-from guardproxy.wires.shared.body import dumps, read_object, remove, steps
+from guardproxy.wires.shared.body import at, dumps, read_object, remove, steps
 from guardproxy.wires.shared.edits import dropped, rewrite
 from guardproxy.wires.shared.parts import (
     Draft,
@@ -24,6 +24,7 @@ from guardproxy.wires.shared.parts import (
     beside_turns,
     data,
     each,
+    elsewhere,
     fields,
     identifier,
     json_text,
@@ -101,14 +102,14 @@ REPLY_MESSAGE: Fields = {
     "images": opaque("image"),
     "executed_tools": json_text("tool_result"),
 }
-REPLY_CHOICE: Fields = {**openai.CHOICE, "message": passed, "delta": passed, "logprobs": passed}
+REPLY_CHOICE: Fields = {**openai.CHOICE, **named("message delta", elsewhere)}
 
 
 def _template_arguments(draft: Draft, value: Any, path: str) -> None:
     """Switches of the chat template; a text among them is written into the prompt."""
     for key, item in (value if isinstance(value, dict) else {"": value}).items():
         if not isinstance(item, bool | int | float | None):
-            json_text("text")(draft, item, f"{path}.{key}")
+            json_text("text")(draft, item, at(path, key))
 
 
 _TOOLS: Rule = each(json_text("tool_definition"))
@@ -122,10 +123,11 @@ SETTINGS: Fields = {
     **openai.SETTINGS,
     **openai.SCHEMAS,
     **named("""
-        messages tool_choice function_call parallel_tool_calls modalities audio reasoning_effort verbosity reasoning
+        tool_choice function_call parallel_tool_calls modalities audio reasoning_effort verbosity reasoning
         safe_prompt prompt_mode random_seed mm_processor_kwargs add_generation_prompt continue_final_message
         chat_template_content_format thinking thinking_budget reasoning_format separate_reasoning stream_reasoning
         """),
+    "messages": elsewhere,
     "tools": _TOOLS,
     "functions": _TOOLS,
     "response_format": fields(
@@ -173,7 +175,7 @@ def _log_probabilities(state: dict[str, Any], draft: Draft, said: Mapping[str, A
     """Compare the tokens of `logprobs` with the text they repeat; whether they say more than it, so far."""
     ahead = False
     if value is not None:
-        fields({"content": passed, "refusal": passed})(draft, value, path)
+        fields({"content": elsewhere, "refusal": elsewhere})(draft, value, path)
     for key in ("content", "refusal"):
         text_said = said.get(key)
         if value is None and not text_said:
@@ -215,8 +217,7 @@ class ChatStream(openai.ChoicesStream):
         walk(draft, choice, path, REPLY_CHOICE)
         delta = choice.get("delta") or {}
         fields(REPLY_MESSAGE)(draft, delta, f"{path}.message")
-        if choice.get("message") is not None:
-            draft.opaque(f"{path}.message", "a whole message in a stream")
+        opaque("a whole message in a stream")(draft, choice.get("message"), f"{path}.message")
         for place, call in enumerate(delta.get("tool_calls") or ()):
             if call.get("id"):
                 track.extra[f"id {call.get('index', place)}"] = call["id"]
@@ -329,6 +330,7 @@ class OpenAIChat:
         walk(draft, an_object(draft.error, choice, path), path, REPLY_CHOICE)
         message = choice.get("message") or {}
         fields(REPLY_MESSAGE)(draft, message, f"{path}.message")
+        opaque("a piece of a stream")(draft, choice.get("delta"), f"{path}.delta")
         if _log_probabilities({}, draft, message, choice.get("logprobs"), f"{path}.logprobs"):
             draft.opaque(f"{path}.logprobs", "log probabilities of another text")
         return draft.message("assistant")
@@ -338,10 +340,11 @@ class OpenAIChat:
         if all(isinstance(outcome, Pass) for outcome in outcomes.values()):
             return reply.raw
         body = json.loads(reply.raw)
+        choices = openai.opened(body, openai.envelope(request, "chat.completion", "chatcmpl"))
         for index, outcome in outcomes.items():
             if isinstance(outcome, Pass):
                 continue
-            choice = body["choices"][index]
+            choice = choices[index]
             if isinstance(outcome, Refuse):
                 new = _whole(choice, _refusal(request, outcome), outcome.finish)
             elif outcome.whole:
@@ -351,7 +354,7 @@ class OpenAIChat:
                 new = {**choice, "logprobs": None}
                 if isinstance(new.get("message"), dict):
                     new["message"].pop("annotations", None)
-            body["choices"][index] = new
+            choices[index] = new
             remove(body, openai.beside_paths(reply.choices[index]))
         return dumps(body)
 

@@ -19,11 +19,11 @@ from guardproxy.wires.shared.parts import (
     Fields,
     an_object,
     beside_turns,
+    elsewhere,
     fields,
     json_text,
     named,
     opaque,
-    passed,
     text,
     walk,
 )
@@ -35,8 +35,9 @@ _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/completions|/openai/deployments/[
 SETTINGS: Fields = {
     **openai.SETTINGS,
     **openai.SCHEMAS,
-    **named("prompt echo add_special_tokens response_format reasoning_effort reasoning"),
+    **named("echo add_special_tokens response_format reasoning_effort reasoning"),
     "response_format": json_text("tool_definition"),
+    "prompt": elsewhere,
     "suffix": text(),
     "prompt_embeds": opaque("embeddings"),
     "images": opaque("image"),
@@ -46,9 +47,8 @@ REPLY_CHOICE: Fields = {
     "text": text(),
     "reasoning": text("reasoning"),
     "reasoning_content": text("reasoning"),
-    "logprobs": passed,
 }
-_LOGPROBS: Fields = named("tokens token_logprobs top_logprobs text_offset token_ids")
+_LOGPROBS: Fields = named("token_logprobs text_offset token_ids") | named("tokens top_logprobs", elsewhere)
 _NO_CALLS = re.compile(r"(?!)")
 
 
@@ -186,16 +186,17 @@ class OpenAICompletions:
         if all(isinstance(outcome, Pass) for outcome in outcomes.values()):
             return reply.raw
         body = json.loads(reply.raw)
+        choices = openai.opened(body, openai.envelope(request, "text_completion", "cmpl"))
         for index, outcome in outcomes.items():
             if isinstance(outcome, Pass):
                 continue
-            choice = body["choices"][index]
+            choice = choices[index]
             number = choice.get("index", index)
             if isinstance(outcome, Refuse):
-                body["choices"][index] = _choice(number, outcome.message, outcome.finish)
+                choices[index] = _choice(number, outcome.message, outcome.finish)
             elif outcome.whole:
                 said = "\n".join(edit.text for edit in outcome.edits)
-                body["choices"][index] = _choice(number, said, choice.get("finish_reason") or "stop")
+                choices[index] = _choice(number, said, choice.get("finish_reason") or "stop")
             else:
                 rewrite(body, outcome.edits, _NO_CALLS)
                 choice["logprobs"] = None

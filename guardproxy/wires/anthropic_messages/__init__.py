@@ -12,12 +12,12 @@ from typing import Any
 from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
 from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse
-from guardproxy.wires.anthropic_messages.fields import MESSAGE, REPLY, SETTINGS
+from guardproxy.wires.anthropic_messages.fields import EVENTS, MESSAGE, REPLY, SETTINGS
 from guardproxy.wires.anthropic_messages.stream import NO_USAGE, MessageStream
 from guardproxy.wires.shared.body import dumps, read_object, remove
 from guardproxy.wires.shared.edits import dropped, rewrite
-from guardproxy.wires.shared.parts import Draft, beside_turns, walk
-from guardproxy.wires.shared.streams import JSON, SSE
+from guardproxy.wires.shared.parts import Draft, beside_turns, unknown, walk
+from guardproxy.wires.shared.streams import JSON, SSE, without_opaque
 
 _PATH = re.compile(r"(?:/anthropic)?/v1/messages")
 _CALLS = re.compile(r"\.input$")
@@ -101,7 +101,7 @@ class AnthropicMessages:
         """Raises UpstreamUnreadable. An error body has no choice."""
         parsed = read_object(body, UpstreamUnreadable)
         if parsed.get("type") == "error" and "content" not in parsed:
-            return Reply((), body, parsed)
+            return Reply(unknown(parsed, EVENTS["error"]), body, parsed)
         if not isinstance(parsed.get("content"), list):
             raise UpstreamUnreadable("must be a list", "content")
         draft = Draft(UpstreamUnreadable)
@@ -114,6 +114,8 @@ class AnthropicMessages:
         if isinstance(outcome, Pass):
             return reply.raw
         body = json.loads(reply.raw)
+        if isinstance(outcome, Refuse) or outcome.whole:
+            body = without_opaque(body, reply.choices[0]) if "content" in body else _head(request)
         if isinstance(outcome, Refuse):
             return dumps(_said(body, outcome.message, _reason(outcome), silent=request.structured))
         if outcome.whole:

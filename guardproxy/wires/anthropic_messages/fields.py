@@ -13,13 +13,16 @@ from guardproxy.wires.shared.parts import (
     Fields,
     Rule,
     each,
+    elsewhere,
     fields,
     file_text,
+    free,
     identifier,
     json_text,
     named,
     opaque,
     passed,
+    passed_but,
     string_or,
     text,
     typed,
@@ -51,7 +54,7 @@ def _encoded(note: str) -> Rule:
     """A base64 source: a text if its media type says so."""
 
     def rule(draft: Draft, value: Any, path: str) -> None:
-        fields(named("type media_type data"))(draft, value, path)
+        fields(named("type media_type") | {"data": elsewhere})(draft, value, path)
         found = file_text(str(value.get("media_type")), value.get("data"))
         if found is None:
             draft.opaque(f"{path}.data", note)
@@ -93,7 +96,12 @@ _SEARCH_RESULT: Fields = {
     "title": text("tool_result"),
     "encrypted_content": opaque("encrypted search result"),
 }
-_CALL: Fields = {**_COMMON, **named("name input caller"), **named("id toolset_name server_name", identifier)}
+_CALL: Fields = {
+    **_COMMON,
+    "caller": passed,
+    **named("name input", elsewhere),
+    **named("id toolset_name server_name", identifier),
+}
 _RESULT: Fields = {**_COMMON, **named("is_error caller"), **named("tool_use_id toolset_name", identifier)}
 
 
@@ -153,11 +161,14 @@ MESSAGE: Fields = {"role": identifier, "content": CONTENT}
 SETTINGS: Fields = {
     **named(
         """
-        messages model max_tokens stream temperature top_p top_k stop_sequences metadata service_tier tool_choice
+        model max_tokens stream temperature top_p top_k service_tier tool_choice
         thinking container inference_geo speed diagnostics user_profile_id workspace_id cache_control betas
         anthropic_version anthropic_beta context_management
         """
     ),
+    "messages": elsewhere,
+    "stop_sequences": free,
+    "metadata": fields({"user_id": free}),
     "system": string_or(text(), each(BLOCK)),
     "tools": each(json_text("tool_definition")),
     "output_config": fields({"effort": passed, "task_budget": passed, "format": json_text("tool_definition")}),
@@ -167,13 +178,15 @@ SETTINGS: Fields = {
 
 # Of a reply, and of the message that a stream starts with.
 STOP_DETAILS: Rule = fields({**named("type category recommended_model"), "explanation": text()})
+ERROR: Rule = passed_but("message")
 REPLY: Fields = {
     **named(
         """
-        id type role model stop_reason stop_sequence usage container diagnostics context_management error request_id
+        id type role model stop_reason stop_sequence usage container diagnostics context_management request_id
         service_tier
         """
     ),
+    "error": ERROR,
     "content": each(BLOCK),
     "stop_details": STOP_DETAILS,
 }
@@ -183,18 +196,18 @@ DELTAS: dict[str, Fields] = {
     "text_delta": {"text": text()},
     "thinking_delta": {"thinking": text("reasoning"), "estimated_tokens": passed},
     "signature_delta": {"signature": passed},
-    "input_json_delta": {"partial_json": passed},
-    "citations_delta": {"citation": passed},
+    "input_json_delta": {"partial_json": elsewhere},
+    "citations_delta": {"citation": elsewhere},
 }
 DELTA: Rule = typed(DELTAS)
 MESSAGE_DELTA: Fields = {**named("stop_reason stop_sequence container"), "stop_details": STOP_DETAILS}
 EVENTS: dict[str, Fields] = {
-    "message_start": named("type message"),
-    "content_block_start": named("type index content_block"),
-    "content_block_delta": named("type index delta"),
+    "message_start": named("type") | named("message", elsewhere),
+    "content_block_start": named("type index") | named("content_block", elsewhere),
+    "content_block_delta": named("type index") | named("delta", elsewhere),
     "content_block_stop": named("type index"),
-    "message_delta": named("type delta usage context_management"),
+    "message_delta": named("type usage context_management") | named("delta", elsewhere),
     "message_stop": named("type amazon-bedrock-invocationMetrics"),
     "ping": named("type"),
-    "error": named("type error request_id"),
+    "error": named("type request_id") | {"error": ERROR},
 }

@@ -12,7 +12,7 @@ from guardproxy.types import Refuse, Replace
 from guardproxy.wires.anthropic_messages.fields import BLOCK, DELTA, EVENTS, MESSAGE_DELTA, REPLY
 from guardproxy.wires.shared.body import dumps, read_object
 from guardproxy.wires.shared.parts import an_object, carries_text, json_text, walk
-from guardproxy.wires.shared.streams import BaseStream, Event, Track
+from guardproxy.wires.shared.streams import BaseStream, Event, Track, without_opaque
 
 NO_USAGE = {"input_tokens": 0, "output_tokens": 0}
 
@@ -57,7 +57,7 @@ class MessageStream(BaseStream):
             raise UpstreamUnreadable("the event and its data are of different types", "type")
         event = Event(body=body, kind=kind, complete=frame.complete)
         if kind in ("ping", "error"):
-            return Chunk(frame.raw, (), event)
+            return Chunk(frame.raw, self.unknown(body, EVENTS[kind]), event)
         if kind not in EVENTS:
             if carries_text(body):
                 raise UpstreamUnreadable(f"an event of the unknown type {kind[:40]!r}")
@@ -94,7 +94,7 @@ class MessageStream(BaseStream):
         if not isinstance(message, dict):
             raise UpstreamUnreadable("must be an object", "message")
         walk(track.draft, message, "", REPLY)
-        self._head = {**message, "content": []}
+        self._head = without_opaque({**message, "content": []}, track.draft.message("assistant"))
         return bool(track.draft.added)
 
     def _block_start(self, track: Track, body: dict[str, Any]) -> bool:
@@ -136,7 +136,7 @@ class MessageStream(BaseStream):
         delta = an_object(UpstreamUnreadable, body.get("delta"), "delta")
         walk(track.draft, delta, "", MESSAGE_DELTA)
         if isinstance(body.get("usage"), dict):
-            self._usage = body["usage"]
+            self._usage = without_opaque(body, track.draft.message("assistant")).get("usage", self._usage)
         if isinstance(delta.get("stop_reason"), str):
             track.finish, track.final = delta["stop_reason"], True
         return True

@@ -125,15 +125,16 @@ class Gemini:
         choices = [self._candidate(one, index_of(one, n), n) for n, one in enumerate(candidates_of(parsed))]
         beside = Draft(UpstreamUnreadable)
         walk(beside, parsed, "", REPLY)
-        if choices:
-            choices[0] = Message("assistant", (*choices[0].parts, *beside.message("assistant").parts))
+        if beside.pieces:
+            first, *others = choices or [Message("assistant", ())]
+            choices = [Message("assistant", (*first.parts, *beside.message("assistant").parts)), *others]
         return Reply(tuple(choices), body, parsed)
 
     def _candidate(self, candidate: dict[str, Any], index: int, place: int) -> Message:
         path = f"candidates[{place}]"
         draft, repeat = Draft(UpstreamUnreadable), Repeat()
         walk(draft, candidate, path, CANDIDATE)
-        for number, value in enumerate(parts_of(candidate)):
+        for number, value in enumerate(parts_of(draft, candidate, path)):
             part(draft, value, f"{path}.content.parts[{number}]")
         log_probabilities(repeat, draft, candidate, f"{path}.logprobsResult")
         if repeat.ahead:
@@ -148,6 +149,9 @@ class Gemini:
         if isinstance(reply.body, list):
             return _edited_array(request, reply, changed)
         body = json.loads(reply.raw)
+        if not body.get("candidates"):
+            body = {**_head(request), **body, "candidates": [{}]}
+            body.pop("error", None)
         for index, outcome in changed.items():
             candidate = body["candidates"][index]
             number = {"index": candidate.get("index", 0)}
@@ -175,7 +179,7 @@ class Gemini:
             stream = GeminiStream(request, array=array)
             return Answer(200, JSON if array else SSE, stream.end(0, refusal) + stream.close())
         candidate = {"content": said_parts(refusal.message), "finishReason": _reason(refusal), "index": 0}
-        body = {"candidates": [candidate], "usageMetadata": _NO_USAGE, "modelVersion": request.model}
+        body = {"candidates": [candidate], **_head(request)}
         return Answer(200, JSON, dumps(body))
 
     def error(self, status: int, code: str, message: str) -> Answer:
@@ -192,6 +196,11 @@ class Gemini:
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """A reader for the reply to `request`: events, or a JSON array where the content type is JSON's."""
         return GeminiStream(request, array=content_type.partition(";")[0].strip().lower() == JSON)
+
+
+def _head(request: Request) -> dict[str, Any]:
+    """What a response says beside its candidates, where no upstream has given it."""
+    return {"usageMetadata": _NO_USAGE, "modelVersion": request.model}
 
 
 def _reason(refusal: Refuse) -> str:

@@ -14,13 +14,16 @@ from guardproxy.wires.shared.parts import (
     Fields,
     Rule,
     each,
+    elsewhere,
     fields,
     file_text,
+    free,
     identifier,
     json_text,
     named,
     opaque,
     passed,
+    passed_but,
     text,
     walk,
 )
@@ -54,7 +57,7 @@ def taken(draft: Draft, value: dict[str, Any], name: str, path: str) -> Any:
 
 def _data(note: str) -> Rule:
     """Inline data: a text if its media type says so."""
-    table = both(named("mimeType data displayName"))
+    table = both(named("mimeType data displayName", elsewhere))
 
     def rule(draft: Draft, value: Any, path: str) -> None:
         fields(table)(draft, value, path)
@@ -72,9 +75,12 @@ def _data(note: str) -> Rule:
     return rule
 
 
+_CALL: Fields = both(named("id willContinue") | named("name args partialArgs", elsewhere))
+
+
 def _call(draft: Draft, value: Any, path: str) -> None:
     """A function call: its name and its arguments are one text."""
-    fields(both(named("id name args partialArgs willContinue")))(draft, value, path)
+    fields(_CALL)(draft, value, path)
     if value is None:
         return
     name = value.get("name")
@@ -130,11 +136,12 @@ _GENERATION: Fields = both(
     {
         **named(
             """
-            temperature topP topK candidateCount maxOutputTokens stopSequences presencePenalty frequencyPenalty seed
+            temperature topP topK candidateCount maxOutputTokens presencePenalty frequencyPenalty seed
             responseMimeType responseModalities responseLogprobs logprobs enableEnhancedCivicAnswers mediaResolution
             speechConfig thinkingConfig routingConfig audioTimestamp modelConfig imageConfig modelSelectionConfig
             """
         ),
+        "stopSequences": free,
         "responseSchema": json_text("tool_definition"),
         "responseJsonSchema": json_text("tool_definition"),
         "_responseJsonSchema": json_text("tool_definition"),
@@ -144,7 +151,9 @@ _GENERATION: Fields = both(
 # Of the request, beside its contents.
 SETTINGS: Fields = both(
     {
-        **named("contents model toolConfig safetySettings labels store serviceTier modelArmorConfig"),
+        **named("model toolConfig safetySettings store serviceTier modelArmorConfig"),
+        "contents": elsewhere,
+        "labels": free,
         "systemInstruction": CONTENT,
         "tools": each(json_text("tool_definition")),
         "generationConfig": fields(_GENERATION),
@@ -154,11 +163,17 @@ SETTINGS: Fields = both(
 
 # Of a response, and of a candidate in it.
 REPLY: Fields = both(
-    named("candidates promptFeedback usageMetadata modelVersion responseId createTime modelStatus error")
+    {
+        **named("usageMetadata modelVersion responseId createTime modelStatus"),
+        "candidates": elsewhere,
+        "promptFeedback": passed_but("blockReasonMessage block_reason_message"),
+        "error": passed_but("message @type"),
+    }
 )
 CANDIDATE: Fields = both(
     {
-        **named("index finishReason safetyRatings tokenCount avgLogprobs content logprobsResult"),
+        **named("index finishReason safetyRatings tokenCount avgLogprobs"),
+        **named("content logprobsResult", elsewhere),
         "finishMessage": text(),
         "citationMetadata": json_text("text"),
         "groundingMetadata": json_text("text"),
@@ -166,4 +181,5 @@ CANDIDATE: Fields = both(
         "urlContextMetadata": json_text("text"),
     }
 )
-LOGPROBS: Fields = both(named("topCandidates chosenCandidates logProbabilitySum"))
+LOGPROBS: Fields = both(named("logProbabilitySum") | named("topCandidates chosenCandidates", elsewhere))
+TOKEN: Fields = both(named("tokenId logProbability") | {"token": elsewhere})

@@ -7,11 +7,11 @@ from guardproxy.errors import UpstreamUnreadable
 from guardproxy.ports import Chunk, Mark, Request
 from guardproxy.sse import Frame, JsonArray, Sse
 from guardproxy.types import Refuse, Replace
-from guardproxy.wires.gemini.fields import CANDIDATE, LOGPROBS, REPLY, part, snake, taken
+from guardproxy.wires.gemini.fields import CANDIDATE, LOGPROBS, REPLY, TOKEN, part, snake, taken
 from guardproxy.wires.shared.body import dumps, object_of, read_object
-from guardproxy.wires.shared.parts import Draft, fields, walk
+from guardproxy.wires.shared.parts import Draft, each, elsewhere, fields, named, walk
 from guardproxy.wires.shared.repeats import Repeat
-from guardproxy.wires.shared.streams import BaseStream, Event, Track, new_texts
+from guardproxy.wires.shared.streams import BaseStream, Event, Track, new_texts, without_opaque
 
 _BLANK = b" \t\r\n"
 
@@ -39,18 +39,14 @@ def index_of(candidate: Any, place: int) -> int:
     return index
 
 
-def parts_of(candidate: Mapping[str, Any]) -> list[Any]:
-    """The parts of a candidate's content. Raises UpstreamUnreadable."""
+def parts_of(draft: Draft, candidate: Mapping[str, Any], path: str) -> list[Any]:
+    """The parts of a candidate's content, which itself is read into `draft`. Raises UpstreamUnreadable."""
     content = candidate.get("content")
-    fields({"role": _nothing, "parts": _nothing})(Draft(UpstreamUnreadable), content, "content")
+    fields(named("role parts", elsewhere))(draft, content, f"{path}.content")
     found = (content or {}).get("parts")
     if found is not None and not isinstance(found, list):
         raise UpstreamUnreadable("must be a list", "content.parts")
     return found or []
-
-
-def _nothing(draft: Draft, value: Any, path: str) -> None:
-    """Read elsewhere."""
 
 
 def log_probabilities(repeat: Repeat, draft: Draft, candidate: Mapping[str, Any], path: str) -> None:
@@ -58,14 +54,19 @@ def log_probabilities(repeat: Repeat, draft: Draft, candidate: Mapping[str, Any]
     result = get(candidate, "logprobsResult")
     fields(LOGPROBS)(draft, result, path)
     chosen = get(result or {}, "chosenCandidates") or []
+    for token in chosen:
+        fields(TOKEN)(draft, token, f"{path}.chosenCandidates")
     tokens = [token.get("token") if isinstance(token, dict) else None for token in chosen]
     if not all(isinstance(token, str | None) for token in tokens):
         raise draft.error("must have strings for tokens", path)
-    said = "".join(one.get("text") or "" for one in parts_of(candidate) if isinstance(one, dict))
+    parts = parts_of(Draft(UpstreamUnreadable), candidate, path)
+    said = "".join(one.get("text") or "" for one in parts if isinstance(one, dict))
     repeat.add(said, "".join(token or "" for token in tokens).encode())
     for place, others in enumerate(get(result or {}, "topCandidates") or ()):
+        fields({"candidates": elsewhere})(draft, others, f"{path}.topCandidates")
         listed = others.get("candidates") or [] if isinstance(others, dict) else [None]
         own = tokens[place : place + 1]
+        each(fields(TOKEN))(draft, [other for other in listed if isinstance(other, dict)], f"{path}.topCandidates")
         if any(not isinstance(other, dict) or [other.get("token")] != own for other in listed):
             draft.opaque(f"{path}.topCandidates", "token alternatives")
 
@@ -105,29 +106,31 @@ class GeminiStream(BaseStream):
         body = read_object(frame.data or b"", UpstreamUnreadable)
         event = Event(body=body, kind="response", complete=frame.complete)
         if "error" in body and "candidates" not in body:
-            return Chunk(frame.raw, (), event)
+            return Chunk(frame.raw, self.unknown(body, REPLY), event)
         marks: dict[int, Mark] = {}
         for place, candidate in enumerate(candidates_of(body)):
             index = index_of(candidate, place)
             marks[index] = self._read_candidate(index, candidate, event)
         beside = Draft(UpstreamUnreadable)
         walk(beside, body, "", REPLY)
+        event.body = without_opaque(body, beside.message("assistant"))
         for unknown in beside.message("assistant").parts:
             index = next(iter(marks), 0)
             draft = self.track(index).draft
             draft.opaque(unknown.path, unknown.note)
             draft.take()
             marks[index] = Mark(index, draft.size, whole=True)
-        self._head.update({key: value for key, value in body.items() if key != "candidates"})
+        self._head.update({key: value for key, value in event.body.items() if key != "candidates"})
         event.choices = tuple(marks)
         return Chunk(frame.raw, tuple(marks.values()), event)
 
     def _read_candidate(self, index: int, candidate: dict[str, Any], event: Event) -> Mark:
         track, path = self.track(index), f"candidates[{index}]"
         walk(track.draft, candidate, path, CANDIDATE)
-        plain = not track.draft.added
         opaques = track.draft.opaques
-        for value in parts_of(candidate):
+        parts = parts_of(track.draft, candidate, path)
+        plain = not track.draft.added
+        for value in parts:
             place = self._place(track, value)
             part(track.draft, value, f"{path}.content.parts[{place}]")
             plain = plain and isinstance(value, dict) and "text" in value

@@ -18,7 +18,7 @@ from guardproxy.wires.openai_responses.stream import ResponseStream, ended, refu
 from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.body import dumps, read_object, remove
 from guardproxy.wires.shared.edits import dropped, rewrite
-from guardproxy.wires.shared.parts import Draft, beside_turns, walk
+from guardproxy.wires.shared.parts import Draft, beside_turns, unknown, walk
 from guardproxy.wires.shared.streams import JSON, SSE
 
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/responses")
@@ -127,7 +127,7 @@ class OpenAIResponses:
         """Raises UpstreamUnreadable. An error body has no choice."""
         parsed = read_object(body, UpstreamUnreadable)
         if "output" not in parsed and isinstance(parsed.get("error"), dict | str):
-            return Reply((), body, parsed)
+            return Reply(unknown(parsed, RESPONSE), body, parsed)
         if not isinstance(parsed.get("output"), list):
             raise UpstreamUnreadable("must be a list", "output")
         draft = Draft(UpstreamUnreadable)
@@ -141,6 +141,7 @@ class OpenAIResponses:
         if isinstance(outcome, Pass):
             return reply.raw
         body = json.loads(reply.raw)
+        body = body if "output" in body else {**_head(request), **body}
         outside = [part.path for part in reply.choices[0].parts if not part.path.startswith("output[")]
         if isinstance(outcome, Refuse):
             part = refusal_part(outcome.message, structured=request.structured)

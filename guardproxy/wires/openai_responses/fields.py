@@ -14,12 +14,15 @@ from guardproxy.wires.shared.parts import (
     Rule,
     data,
     each,
+    elsewhere,
     fields,
+    free,
     identifier,
     json_text,
     named,
     opaque,
     passed,
+    passed_but,
     string_or,
     text,
     typed,
@@ -34,7 +37,7 @@ _ITEM: Fields = {
 
 def _output_text(draft: Draft, value: Any, path: str) -> None:
     """A text with its annotations; tokens with log probabilities must spell the text."""
-    fields({"type": passed, "text": text(), "annotations": each(json_text("text")), "logprobs": passed})(
+    fields({"type": passed, "text": text(), "annotations": each(json_text("text")), "logprobs": elsewhere})(
         draft, value, path
     )
     repeat = Repeat()
@@ -78,7 +81,7 @@ _RESULT: Rule = string_or(text("tool_result"), each(_parts("tool_result")))
 
 def _call(key: str, more: Fields | None = None) -> Rule:
     """An item that calls a tool: its name and its arguments are one text."""
-    table = {**_ITEM, "name": passed, key: passed, **(more or {})}
+    table = {**_ITEM, "name": elsewhere, key: elsewhere, **(more or {})}
 
     def rule(draft: Draft, value: Any, path: str) -> None:
         fields(table)(draft, value, path)
@@ -171,12 +174,14 @@ def kind_of(value: Mapping[str, Any]) -> Any:
 SETTINGS: Fields = {
     **named(
         """
-        input model stream stream_options access_programs background background_options context_management image
-        include max_output_tokens max_tool_calls metadata moderation parallel_tool_calls prompt_cache_key
+        model stream stream_options access_programs background background_options context_management image
+        include max_output_tokens max_tool_calls moderation parallel_tool_calls prompt_cache_key
         prompt_cache_options prompt_cache_retention reasoning safety_identifier service_tier store temperature
-        tool_choice top_logprobs top_p truncation user seed priority request_id cache_salt vllm_xargs
+        tool_choice top_logprobs top_p truncation user seed priority request_id cache_salt
         """
     ),
+    "input": elsewhere,
+    **named("metadata vllm_xargs", free),
     "instructions": string_or(text(), each(item)),
     "previous_response_id": opaque("an earlier response stored upstream"),
     "conversation": opaque("a conversation stored upstream"),
@@ -185,17 +190,35 @@ SETTINGS: Fields = {
     "tools": _TOOLS,
 }
 
-# Of a response. What it repeats of the request (`instructions`, `tools`, `prompt`, `text`) is the client's own.
+# What a response repeats of its request: the client's own, where it is that.
+ECHOES = (
+    "instructions",
+    "tools",
+    "tool_choice",
+    "prompt",
+    "text",
+    "metadata",
+    "reasoning",
+    "conversation",
+    "previous_response_id",
+    "prompt_cache_key",
+    "safety_identifier",
+    "user",
+)
+ERROR: Rule = passed_but("message param")
+
+# Of a response.
 RESPONSE: Fields = {
     **named(
         """
-        id object created_at completed_at status error incomplete_details model parallel_tool_calls temperature
-        tool_choice tools top_p background conversation image input_transformations max_output_tokens max_tool_calls
-        metadata moderation previous_response_id prompt prompt_cache_diagnostics prompt_cache_key prompt_cache_options
-        prompt_cache_retention reasoning safety_identifier service_tier text tool_usage top_logprobs truncation usage
-        user store billing access_programs frequency_penalty presence_penalty kv_transfer_params instructions
+        id object created_at completed_at status incomplete_details model parallel_tool_calls temperature top_p
+        background image input_transformations max_output_tokens max_tool_calls moderation
+        prompt_cache_diagnostics prompt_cache_options prompt_cache_retention service_tier tool_usage top_logprobs
+        truncation usage store billing access_programs frequency_penalty presence_penalty kv_transfer_params
         """
     ),
+    **named(" ".join(ECHOES), elsewhere),
+    "error": ERROR,
     "output": each(item),
     "output_text": text(),
 }
@@ -251,7 +274,12 @@ SNAPSHOTS: dict[str, tuple[str, str, Rule]] = {
 PROGRESS: Fields = {
     **_EVENT,
     "partial_image_b64": opaque("image"),
-    **named("partial_image_index size quality background output_format code message param response_id error"),
+    **named("partial_image_index size quality background output_format code message param response_id"),
+    "error": ERROR,
 }
-TEXT_EVENT: Fields = {**_EVENT, **named("delta logprobs text refusal arguments input code name")}
-SNAPSHOT_EVENT: Fields = {**_EVENT, **named("item part annotation response")}
+ERROR_EVENT: Fields = {**_EVENT, **named("code message param"), "error": ERROR}
+
+
+def event_of(texts: str) -> Fields:
+    """An event whose fields `texts` the stream itself reads."""
+    return {**_EVENT, **named(texts, elsewhere)}

@@ -11,15 +11,16 @@ from guardproxy.sse import Frame, Sse
 from guardproxy.wires.openai_responses.fields import (
     DELTAS,
     DONES,
+    ECHOES,
+    ERROR_EVENT,
     PROGRESS,
-    SNAPSHOT_EVENT,
     SNAPSHOTS,
-    TEXT_EVENT,
+    event_of,
 )
-from guardproxy.wires.shared.body import dumps, read_object, shown
-from guardproxy.wires.shared.parts import Draft, walk
+from guardproxy.wires.shared.body import dumps, read_object, shown, strings
+from guardproxy.wires.shared.parts import Draft, carries_text, walk
 from guardproxy.wires.shared.repeats import Repeat, token_list
-from guardproxy.wires.shared.streams import BaseStream, Event, Track
+from guardproxy.wires.shared.streams import BaseStream, Event, Track, without_opaque
 
 TERMINAL = ("response.completed", "response.failed", "response.incomplete")
 
@@ -99,7 +100,7 @@ class ResponseReader(BaseStream):
             raise UpstreamUnreadable("the event and its data are of different types", "type")
         event = Event(body=body, kind=kind, complete=frame.complete)
         if kind == "error":
-            return Chunk(frame.raw, (), event)
+            return Chunk(frame.raw, self.unknown(body, ERROR_EVENT), event)
         if self._done:
             raise UpstreamUnreadable("the stream goes on after the response's end")
         return Chunk(frame.raw, (self._mark(kind, body, event),), event)
@@ -151,7 +152,7 @@ class ResponseReader(BaseStream):
         return False
 
     def _read_delta(self, kind: str, body: dict[str, Any], draft: Draft) -> bool:
-        walk(draft, body, "", TEXT_EVENT)
+        walk(draft, body, "", event_of("delta logprobs"))
         path, part_kind = _place(kind, body), DELTAS[kind][1]
         delta = body.get("delta")
         if not isinstance(delta, str):
@@ -166,7 +167,7 @@ class ResponseReader(BaseStream):
         return repeat.ahead
 
     def _repeat(self, kind: str, body: dict[str, Any], draft: Draft) -> None:
-        walk(draft, body, "", TEXT_EVENT)
+        walk(draft, body, "", event_of(f"{DONES[kind]} logprobs name"))
         delta_kind = kind.removesuffix(".done") + ".delta"
         path, part_kind, said = _place(delta_kind, body), DELTAS[delta_kind][1], body.get(DONES[kind])
         if not isinstance(said, str):
@@ -183,8 +184,8 @@ class ResponseReader(BaseStream):
             draft.opaque(f"{path}.logprobs", "log probabilities of another text")
 
     def _snapshot(self, kind: str, body: dict[str, Any], draft: Draft) -> None:
-        walk(draft, body, "", SNAPSHOT_EVENT)
         key, place, rule = SNAPSHOTS[kind]
+        walk(draft, body, "", event_of(key))
         if not isinstance(body.get(key), dict):
             raise UpstreamUnreadable("must be an object", key)
         seen = Draft(UpstreamUnreadable)
@@ -192,7 +193,8 @@ class ResponseReader(BaseStream):
         draft.absorb(seen, self._grown)
         if key == "response":
             echoed(draft, body[key], self.request)
-            self.head = {**self.head, **body[key], "output": []}
+            head = without_opaque({**body[key], "output": []}, draft.message("assistant"))
+            self.head = {**self.head, **head}
 
     def _progress(self, kind: str, body: dict[str, Any], draft: Draft) -> None:
         """An event that says where something stands; one of a type that is not known may carry no text."""
@@ -205,9 +207,11 @@ class ResponseReader(BaseStream):
 
 
 def echoed(draft: Draft, response: Mapping[str, Any], request: Request) -> None:
-    """A response repeats the instructions of its request; other ones are opaque."""
-    if response.get("instructions") not in (None, request.body.get("instructions")):
-        draft.opaque("instructions", "instructions that are not the request's")
+    """A response repeats what its request says, filled up with defaults; a text that the request has not is opaque."""
+    known = set(strings({key: request.body.get(key) for key in ECHOES}))
+    for key in ECHOES:
+        if any(text not in known and carries_text(text) for text in strings(response.get(key))):
+            draft.opaque(key, f"{key}: not the request's")
 
 
 def _place(delta_kind: str, body: Mapping[str, Any]) -> str:

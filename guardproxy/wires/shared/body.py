@@ -16,7 +16,8 @@ DEPTH = 200  # levels of nesting; the deepest schemas in use have some forty
 # A whole string; an unterminated one runs to the end, so that the scan stays linear.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
-_STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]")
+_STEP = re.compile(r'\.?([^.\[\]]+)|\[(\d+)\]|\[("(?:[^"\\]|\\.)*")\]')
+_PLAIN_KEY = re.compile(r"[^.\[\]\"]+")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _DATA_URL = re.compile(r"data:((?:text/|application/json)[^,]*),(.*)", re.DOTALL | re.IGNORECASE)
 
@@ -127,9 +128,18 @@ def object_of(arguments: str) -> dict[str, Any]:
 # --- places in a body ----------------------------------------------------------------------------------------------
 
 
+def at(path: str, key: str) -> str:
+    """The place of `key` in the object at `path`; a key with a dot or a bracket in it is quoted: `usage["a.b"]`."""
+    if _PLAIN_KEY.fullmatch(key) is None:
+        return f"{path}[{json.dumps(key)}]"
+    return f"{path}.{key}" if path else key
+
+
 def steps(path: str) -> list[str | int]:
     """`messages[3].content` as `["messages", 3, "content"]`."""
-    return [int(index) if index else key for key, index in _STEP.findall(path)]
+    return [
+        int(index) if index else json.loads(quoted) if quoted else key for key, index, quoted in _STEP.findall(path)
+    ]
 
 
 def find(body: Any, path: str) -> Any:

@@ -19,30 +19,34 @@ from guardproxy.wires.shared.body import dumps, read_object
 from guardproxy.wires.shared.parts import (
     Draft,
     Fields,
+    Rule,
     an_object,
+    elsewhere,
     fields,
+    free,
     identifier,
     json_text,
     named,
     opaque,
     passed,
+    passed_but,
     walk,
 )
-from guardproxy.wires.shared.streams import JSON, SSE, BaseStream, Event, Track
+from guardproxy.wires.shared.streams import JSON, SSE, BaseStream, Event, Track, without_opaque
 
 DONE = b"data: [DONE]\n\n"
 
 _DEPLOYMENT = re.compile(r"/openai/deployments/([^/]+)/")
 
 # Top-level fields of both requests that carry no text the model reads. Numbers and booleans need no entry.
-SETTINGS: Fields = named("""
-    model stream stream_options user metadata store seed stop n best_of temperature top_p max_tokens
+SETTINGS: Fields = named("metadata stop bad_words vllm_xargs provider", free) | named("""
+    model stream stream_options user store seed n best_of temperature top_p max_tokens
     max_completion_tokens frequency_penalty presence_penalty logit_bias logprobs top_logprobs service_tier
     safety_identifier prompt_cache_key prompt_cache_retention
-    stop_token_ids bad_words allowed_token_ids skip_special_tokens return_tokens_as_token_ids prompt_logprobs
-    request_id cache_salt priority kv_transfer_params vllm_xargs truncate_prompt_tokens include_stop_str_in_output
+    stop_token_ids allowed_token_ids skip_special_tokens return_tokens_as_token_ids prompt_logprobs
+    request_id cache_salt priority kv_transfer_params truncate_prompt_tokens include_stop_str_in_output
     lora_path session_params rid return_hidden_states samplers id_slot cache_prompt timings_per_token lora
-    ttl draft_model preset models route transforms provider usage include_reasoning
+    ttl draft_model preset models route transforms usage include_reasoning
     guided_decoding_backend guided_whitespace_pattern regex ebnf guided_regex guided_grammar grammar
     """)
 
@@ -51,12 +55,19 @@ SCHEMAS: Fields = named(
     "guided_json guided_choice structured_outputs json_schema plugins structural_tag", json_text("tool_definition")
 )
 
+# What an upstream says of a failure in its own words, and Azure's filters of what they matched.
+ERROR: Rule = passed_but("message raw param provider_name")
+FILTERED: Rule = passed_but("message URL license")
+
 # What a reply says beside its choices.
 ENVELOPE: Fields = {
     **named("""
-        id object created model choices usage system_fingerprint service_tier provider error moderation
-        prompt_filter_results x_groq timings stats model_info runtime kv_transfer_params obfuscation nvext
+        id object created model usage system_fingerprint service_tier provider moderation x_groq timings stats
+        model_info runtime kv_transfer_params obfuscation nvext
         """),
+    "choices": elsewhere,
+    "error": ERROR,
+    "prompt_filter_results": FILTERED,
     "prompt_logprobs": opaque("log probabilities of the prompt"),
     "prompt_token_ids": opaque("token ids"),
     "token_ids": opaque("token ids"),
@@ -64,11 +75,10 @@ ENVELOPE: Fields = {
 
 # What a choice says beside its message.
 CHOICE: Fields = {
-    **named(
-        "index finish_reason native_finish_reason stop_reason matched_stop content_filter_results "
-        "content_filter_offsets"
-    ),
-    "error": passed,
+    **named("index finish_reason native_finish_reason stop_reason matched_stop content_filter_offsets"),
+    "logprobs": elsewhere,
+    "content_filter_results": FILTERED,
+    "error": ERROR,
     "token_ids": opaque("token ids"),
     "prompt_token_ids": opaque("token ids"),
     "prompt_logprobs": opaque("log probabilities of the prompt"),
@@ -81,7 +91,7 @@ _STREAM_OPTIONS: Fields = named("include_usage include_obfuscation continuous_us
 
 def function(draft: Draft, value: Any, path: str, key: str = "arguments") -> None:
     """A function with its arguments (or a custom tool with its input), as one text."""
-    fields({"name": passed, key: passed})(draft, value, path)
+    fields({"name": elsewhere, key: elsewhere})(draft, value, path)
     if value is None:
         return
     name, arguments = value.get("name"), value.get(key)
@@ -98,7 +108,8 @@ def _custom(draft: Draft, value: Any, path: str) -> None:
 
 _CALL: Fields = {
     "id": identifier,
-    **named("index type extra_content"),
+    **named("index type"),
+    "extra_content": fields({"google": fields({"thought_signature": passed})}),
     "function": function,
     "custom": _custom,
 }
@@ -180,11 +191,20 @@ def beside(body: Mapping[str, Any]) -> tuple[Part, ...]:
 
 
 def with_beside(choices: Sequence[Message], parts: tuple[Part, ...]) -> tuple[Message, ...]:
-    """The choices of a reply, the first with what is beside them."""
-    if not choices or not parts:
+    """The choices of a reply, the first with what is beside them; a reply of none has one where there is any."""
+    if not parts:
         return tuple(choices)
-    first, *others = choices
+    first, *others = choices or [Message("assistant", ())]
     return (Message(first.role, (*first.parts, *parts)), *others)
+
+
+def opened(body: dict[str, Any], head: Mapping[str, Any]) -> list[Any]:
+    """The choices of a reply that is to be edited; where it has none, an empty one, in a reply with this head."""
+    if not body.get("choices"):
+        body.pop("error", None)
+        body.update({**head, **body, "choices": [{"index": 0}]})
+    found: list[Any] = body["choices"]
+    return found
 
 
 def beside_paths(choice: Message) -> list[str]:
@@ -233,9 +253,7 @@ class ChoicesStream(BaseStream):
             return Chunk(frame.raw, self.final_marks(), Event(kind="done", complete=frame.complete))
         body = read_object(data, UpstreamUnreadable)
         event = Event(body=body, complete=frame.complete)
-        marks = self._read_choices(body, event)
-        self._remember(body)
-        return Chunk(frame.raw, marks, event)
+        return Chunk(frame.raw, self._read_choices(body, event), event)
 
     def _read_choices(self, body: dict[str, Any], event: Event) -> tuple[Mark, ...]:
         marks: dict[int, Mark] = {}
@@ -248,6 +266,7 @@ class ChoicesStream(BaseStream):
                 raise UpstreamUnreadable("must be a whole number", f"choices[{place}].index")
             marks[index] = self._read_one(index, choice, event)
         self._read_envelope(body, event, marks)
+        self._remember(event.body)
         event.choices = tuple(marks)
         return tuple(marks.values())
 
@@ -268,7 +287,9 @@ class ChoicesStream(BaseStream):
 
     def _read_envelope(self, body: dict[str, Any], event: Event, marks: dict[int, Mark]) -> None:
         """Text under an unknown key of the chunk belongs to its first choice."""
-        for part in beside(body):
+        parts = beside(body)
+        event.body = without_opaque(body, Message("assistant", parts))
+        for part in parts:
             index = next(iter(marks), 0)
             track = self.track(index)
             track.draft.opaque(part.path, part.note)

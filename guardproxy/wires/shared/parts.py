@@ -8,14 +8,15 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from guardproxy.errors import Unreadable
+from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.types import Message, Part, PartKind, Role
-from guardproxy.wires.shared.body import base64_text, data_url_text, shown
+from guardproxy.wires.shared.body import at, base64_text, data_url_text, shown
 
 # A string like this under an unknown key is taken for an enumeration, an id or a version; anything longer or with
 # white space in it for text.
 _TOKEN = re.compile(r"[A-Za-z0-9_.:/-]{0,40}")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_.:/|+=@-]{0,256}")
+_TEXTUAL = (str, dict, list)
 
 
 @dataclass(slots=True)
@@ -133,8 +134,46 @@ Rule = Callable[[Draft, Any, str], None]
 Fields = Mapping[str, Rule]
 
 
+def elsewhere(draft: Draft, value: Any, path: str) -> None:
+    """Read by the wire's own code."""
+
+
+def free(draft: Draft, value: Any, path: str) -> None:
+    """The sender's own words or keys, which neither the model nor the client's user reads: labels, stop words."""
+
+
 def passed(draft: Draft, value: Any, path: str) -> None:
-    """Carries no text that the model or the client's user reads."""
+    """A setting, an id, a count, an enumeration: carries no text that the model or the client's user reads.
+
+    An object or list of such is looked through: a text in it stands in a field that nobody knows, and is opaque.
+    """
+    _look_through(draft, value, path, frozenset())
+
+
+def passed_but(names: str) -> Rule:
+    """As `passed`, with strings of their own under these keys: what the upstream itself says of an error."""
+    known = frozenset(names.split())
+
+    def rule(draft: Draft, value: Any, path: str) -> None:
+        _look_through(draft, value, path, known)
+
+    return rule
+
+
+def _look_through(draft: Draft, value: Any, path: str, known: Container[str]) -> None:
+    stack: list[tuple[Any, str]] = [(value, path)] if isinstance(value, dict | list) else []
+    while stack:
+        item, place = stack.pop()
+        if isinstance(item, list):
+            stack.extend((one, f"{place}[{index}]") for index, one in enumerate(item) if isinstance(one, _TEXTUAL))
+        elif isinstance(item, dict):
+            for key, one in item.items():
+                if _TOKEN.fullmatch(key) is None:
+                    draft.opaque(place, "unknown field")
+                elif isinstance(one, _TEXTUAL) and not (isinstance(one, str) and key in known):
+                    stack.append((one, at(place, key)))
+        elif _IDENTIFIER.fullmatch(item) is None:
+            draft.opaque(place, "unknown field")
 
 
 def identifier(draft: Draft, value: Any, path: str) -> None:
@@ -262,7 +301,7 @@ def walk(draft: Draft, value: Mapping[str, Any], path: str, table: Fields) -> No
     Raises where a key is a known one in another spelling: servers in Go take `Content` for `content`.
     """
     for key, item in value.items():
-        place = f"{path}.{key}" if path else key
+        place = at(path, key)
         rule = table.get(key)
         if rule is not None:
             rule(draft, item, place)
@@ -278,6 +317,13 @@ def _unknown(draft: Draft, key: str, value: Any, path: str, table: Fields) -> No
                 raise draft.error(f"is a key in another spelling; write {known!r}", path)
     if carries_text(value):
         draft.opaque(path, "unknown field")
+
+
+def unknown(body: Mapping[str, Any], table: Fields) -> tuple[Message, ...]:
+    """A message of what a reply without an answer, such as an error, says in fields that nobody knows; or none."""
+    draft = Draft(UpstreamUnreadable)
+    walk(draft, body, "", table)
+    return (draft.message("assistant"),) if draft.pieces else ()
 
 
 def carries_text(value: Any) -> bool:

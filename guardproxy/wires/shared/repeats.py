@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from guardproxy.errors import Unreadable
-from guardproxy.wires.shared.parts import Draft, passed, walk
+from guardproxy.wires.shared.parts import Draft, elsewhere, passed, walk
 
 _ESCAPED_BYTE = re.compile(rb"\\x([0-9a-fA-F]{2})")
-_ENTRY = {"token": passed, "bytes": passed, "logprob": passed, "top_logprobs": passed, "token_id": passed}
+_ENTRY = {"token": elsewhere, "bytes": elsewhere, "logprob": passed, "top_logprobs": elsewhere, "token_id": passed}
 
 
 class Repeat:
@@ -54,8 +54,10 @@ def _token(draft: Draft, entry: Any, path: str, where: str) -> bytes:
     others = entry.get("top_logprobs") or []
     if not isinstance(others, list):
         raise draft.error("must be a list", f"{path}.top_logprobs")
-    for other in others:
+    for number, other in enumerate(others):
         same = isinstance(other, dict) and isinstance(other.get("token"), str)
+        if same:
+            walk(draft, other, f"{path}.top_logprobs[{number}]", _ENTRY)
         if not same or _spelled(draft.error, other, f"{path}.top_logprobs") != spelled:
             draft.opaque(f"{where}.top_logprobs", "token alternatives")
     return spelled

@@ -1,5 +1,6 @@
 """What the readers of streamed replies share: frames to chunks, and what has been sent of each choice."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,8 @@ from guardproxy.errors import UpstreamUnreadable
 from guardproxy.ports import Chunk, Mark, Request
 from guardproxy.sse import Decoder, Frame
 from guardproxy.types import Message, Part, Replace
-from guardproxy.wires.shared.parts import Draft
+from guardproxy.wires.shared.body import remove
+from guardproxy.wires.shared.parts import Draft, Fields, walk
 
 JSON = "application/json"
 SSE = "text/event-stream; charset=utf-8"
@@ -137,6 +139,19 @@ class BaseStream(ABC):
     def close_track(self, choice: int, track: Track) -> None:
         """The choice has no more text: last comparisons."""
 
+    def unknown(self, body: Mapping[str, Any], table: Fields) -> tuple[Mark, ...]:
+        """The mark of a frame that belongs to no choice; one with text in an unknown field belongs to the first."""
+        beside = Draft(UpstreamUnreadable)
+        walk(beside, body, "", table)
+        if not beside.pieces:
+            return ()
+        index = min(self._tracks, default=0)
+        draft = self.track(index).draft
+        for part in beside.message("assistant").parts:
+            draft.opaque(part.path, part.note)
+        draft.take()
+        return (Mark(index, draft.size, whole=True),)
+
     def over(self, event: Event) -> bool:
         """Whether nothing may leave any more: behind the terminator only frames without data do."""
         return self.closed and bool(event.kind or event.body)
@@ -168,6 +183,14 @@ class BaseStream(ABC):
         # A byte order mark makes official clients lose the first frame; it carries nothing.
         raw = b"" if frame.raw == _BOM else frame.raw
         return Chunk(raw, (), Event(complete=frame.complete))
+
+
+def without_opaque(body: Mapping[str, Any], message: Message) -> dict[str, Any]:
+    """What a frame says beside its choices, less what of it is opaque: what the proxy writes repeats none of that."""
+    paths = [part.path for part in message.opaque]
+    kept = copy.deepcopy(dict(body)) if paths else dict(body)
+    remove(kept, paths)
+    return kept
 
 
 def new_texts(message: Message, outcome: Replace) -> list[tuple[Part, str]]:
