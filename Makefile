@@ -42,6 +42,8 @@ docs: install
 
 evaluation: install
 	$(BIN)/guardproxy evaluate $(DATA)/*.jsonl.gz --guard embedded --json | $(BIN)/python -m bench.evaluation_tables docs/evaluation.md
+	$(BIN)/python -m bench.robustness docs/evaluation.md $(DATA)
+	$(BIN)/python -m bench.escapes docs/escapes.md
 
 train: install
 	$(BIN)/python training/train.py
