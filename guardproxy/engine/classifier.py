@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
+from guardproxy.engine.lanes import Lanes
 from guardproxy.engine.load import Loaded, calibration
 from guardproxy.engine.runner import Done, Work
 from guardproxy.engine.text import Codec
@@ -45,10 +47,13 @@ class _Window:
 class ClassifierRunner:
     """Runs a sequence classifier. A prompt with a turn before the judged text is read as a pair."""
 
-    def __init__(self, loaded: Loaded, device: torch.device, *, max_batch_tokens: int | None = None) -> None:
+    def __init__(
+        self, loaded: Loaded, device: torch.device, *, max_batch_tokens: int | None = None, threads: int | None = None
+    ) -> None:
         self.max_batch_tokens = max_batch_tokens or _BATCH_TOKENS[device.type]
         self._model = loaded.model
         self._device = device
+        self._lanes = Lanes((threads or torch.get_num_threads()) if device.type == "cpu" else 1)
         self._codec = Codec(loaded.backend)
         self._single, self._pair = _frames(loaded)
         self._takes_types = "token_type_ids" in getattr(loaded.tokenizer, "model_input_names", [])
@@ -74,18 +79,27 @@ class ClassifierRunner:
     def run(self, batch: Sequence[Work]) -> list[Done]:
         """One reading per window, in order; rows of like length go together."""
         rows: list[_Window] = [work.data for work in batch]
-        probabilities: dict[int, tuple[float, ...]] = {}
-        for group in by_length([len(row.ids) for row in rows], self.max_batch_tokens):
-            logits = self._forward([rows[index] for index in group])
-            for index, row in zip(group, logits, strict=True):
-                probabilities[index] = self._read(row, rows[index].readout)
-        return [Done(Reading(probabilities[index]), len(row.ids), 0) for index, row in enumerate(rows)]
+        read: dict[int, tuple[float, ...]] = {}
+        for lane in self._lanes.run(range(len(rows)), lambda index: len(rows[index].ids), partial(self._lane, rows)):
+            read |= lane
+        return [Done(Reading(read[index]), len(row.ids), 0) for index, row in enumerate(rows)]
+
+    def _lane(self, rows: Sequence[_Window], lane: Sequence[int]) -> dict[int, tuple[float, ...]]:
+        """The probabilities of some of the rows, by their index."""
+        out: dict[int, tuple[float, ...]] = {}
+        for group in by_length([len(rows[index].ids) for index in lane], self.max_batch_tokens):
+            chosen = [lane[at] for at in group]
+            logits = self._forward([rows[index] for index in chosen])
+            for index, row in zip(chosen, logits, strict=True):
+                out[index] = self._read(row, rows[index].readout)
+        return out
 
     def forget(self, stream: str) -> None:
         """An encoder keeps nothing of a stream."""
 
     def close(self) -> None:
         """Release the weights."""
+        self._lanes.close()
         self._model = None
 
     def _work(self, context: list[int], part: list[int], readout: ClassLogits) -> Work:
@@ -113,9 +127,8 @@ class ClassifierRunner:
         inputs = {"input_ids": ids.to(self._device), "attention_mask": None if whole else mask.to(self._device)}
         if self._takes_types:
             inputs["token_type_ids"] = types.to(self._device)
-        with torch.inference_mode():
-            logits: torch.Tensor = self._model(**inputs).logits
-            return logits.float() / self._temperature + self._bias
+        logits: torch.Tensor = self._model(**inputs).logits
+        return logits.float() / self._temperature + self._bias
 
     def _read(self, logits: torch.Tensor, readout: ClassLogits) -> tuple[float, ...]:
         values = torch.sigmoid(logits) if readout.activation == "sigmoid" else torch.softmax(logits, -1)

@@ -1,22 +1,22 @@
 """Generative guards: exact probabilities from packed passes that share policy texts, conversations and streams."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 import transformers
 
-from guardproxy.engine.grammar import Grammar, Search, State
+from guardproxy.engine.grammar import Search, State
+from guardproxy.engine.items import Item, anchor, bundles, cost, done, extend, grow, reads, tree
+from guardproxy.engine.lanes import Lanes
 from guardproxy.engine.load import Loaded, end_tokens, window
 from guardproxy.engine.packed import NAME, Plan, ReadRows, Segment, Span, cpu_kernel, lay_out, packed_attention
 from guardproxy.engine.prompts import Choice, Encoder, Script
 from guardproxy.engine.runner import Done, Work
-from guardproxy.engine.store import Match, Store, common
+from guardproxy.engine.store import Match, Store
 from guardproxy.engine.text import Codec
-from guardproxy.ports import Prompt, Reading
+from guardproxy.ports import Prompt
 
-# Fewer common tokens than this are cheaper to compute twice than to share.
-_SHARE = 8
 # Label lists read in one round, and in all: a model that is unsure of everything must not hold the queue.
 _WIDTH = 32
 _MOST = 512
@@ -26,42 +26,11 @@ _STATE_BYTES = {"cpu": 512 << 20, "cuda": 8 << 30}
 transformers.AttentionInterface.register(NAME, packed_attention)
 
 
-@dataclass(slots=True)
-class _Tree:
-    """The label lists of one check that were computed: the place of each by its tokens, its parent's, and their keys.
-
-    `kv` is [layers, 2, kv heads, places, head size].
-    """
-
-    places: dict[tuple[int, ...], int] = field(default_factory=dict)
-    above: list[int] = field(default_factory=list)
-    kv: torch.Tensor | None = None
-
-
-@dataclass(slots=True)
-class _Item:
-    """One check in a pass: its script, what is known of it, and the segment that ends with its verdict position."""
-
-    script: Script
-    match: Match
-    leaf: Segment = field(init=False)
-    computed: int = 0
-    reused: int = 0
-    unsafe: float = 0.0
-    outside: float = 0.0
-    probabilities: tuple[float, ...] = ()
-    search: Search | None = None
-    known: dict[tuple[int, ...], torch.Tensor] = field(default_factory=dict)
-    past: tuple[Span, ...] = ()
-    begin: int = 0  # the position behind what `past` holds
-    lead: tuple[int, ...] = ()  # tokens between there and the first label
-    tree: _Tree = field(default_factory=_Tree)
-
-
 class GenerativeRunner:
     """Reads a causal language model for label lists and token choices.
 
-    Categories are computed where P(unsafe) is over `floor`. `state_bytes` bounds what is kept between passes.
+    Categories are computed where P(unsafe) is over `floor`. `state_bytes` bounds what is kept between passes, `threads`
+    (None: as many as torch takes) the CPU threads.
     """
 
     def __init__(
@@ -72,10 +41,12 @@ class GenerativeRunner:
         max_batch_tokens: int | None = None,
         floor: float = 0.0,
         state_bytes: int | None = None,
+        threads: int | None = None,
     ) -> None:
         self.max_batch_tokens = max_batch_tokens or _BATCH_TOKENS[device.type]
         self._device = device
         self._floor = floor
+        self._lanes = Lanes((threads or torch.get_num_threads()) if device.type == "cpu" else 1)
         self._model = loaded.model
         config = loaded.model.config.get_text_config()
         self._model.set_attn_implementation(NAME)
@@ -117,30 +88,37 @@ class GenerativeRunner:
 
     def close(self) -> None:
         """Release the weights and the state."""
+        self._lanes.close()
         self.store.clear()
         self._model = None
 
     # --- one batch ------------------------------------------------------------------------------------------------
 
     def _run(self, scripts: Sequence[Script]) -> list[Done]:
-        items = [_Item(each, self.store.find(each.key, each.ids, len(each.ids) - 1)) for each in scripts]
+        items = [Item(each, self.store.find(each.key, each.ids, len(each.ids) - 1)) for each in scripts]
+        for lane, plan in self._lanes.run(bundles(items), cost, self._pass):
+            self._keep(lane, plan)
+        self.store.shrink()
+        return [done(item) for item in items]
+
+    def _pass(self, lane: Sequence[Sequence[Item]]) -> tuple[list[Item], Plan]:
+        """Read the checks of one lane. The store is only looked at: other lanes use it meanwhile."""
+        items = [item for bundle in lane for item in bundle]
         roots = self._forest(items)
         inline = self._floor <= 0
         if inline:
             for item in items:
-                _extend(item)
-        hidden, plan = self._forward(roots, lambda: _reads(items, inline=inline))
+                extend(item)
+        hidden, plan = self._forward(roots, lambda: reads(items, inline=inline))
         self._verdicts(items, hidden, inline=inline)
         for item in items:
-            _anchor(item, plan, inline=inline)
+            anchor(item, plan, inline=inline)
         self._explore(items)
-        self._keep(items, plan)
-        self.store.shrink()
-        return [_done(item) for item in items]
+        return items, plan
 
-    def _forest(self, items: Sequence[_Item]) -> list[Segment]:
+    def _forest(self, items: Sequence[Item]) -> list[Segment]:
         """The segments to compute, shared where checks have tokens in common."""
-        groups: dict[tuple[int, int, str], list[_Item]] = {}
+        groups: dict[tuple[int, int, str], list[Item]] = {}
         for item in items:
             groups.setdefault((id(item.match.tail), item.match.length, item.script.key), []).append(item)
         roots: list[Segment] = []
@@ -149,7 +127,7 @@ class GenerativeRunner:
             past = tuple(Span(node.kv, 0, upto - node.start) for node, upto in match.path)
             for item in group:
                 item.reused = match.length
-            _grow(sorted(group, key=lambda item: item.script.ids), match.length, None, past, roots)
+            grow(sorted(group, key=lambda item: item.script.ids), match.length, None, past, roots)
         return roots
 
     def _forward(self, roots: Sequence[Segment], read: Callable[[], list[int]]) -> tuple[torch.Tensor, Plan]:
@@ -163,7 +141,7 @@ class GenerativeRunner:
         scratch = self._output.new_empty((self._layers, 2, self._kv_heads, len(tokens), self._head_size))
         plan = Plan(tokens, positions, blocks, owns, scratch, cpu_kernel)
         rows = torch.tensor(read(), device=self._device)
-        self._last.rows = rows
+        self._last.read(rows)
         hidden = self._model.get_decoder()(
             input_ids=torch.tensor([tokens], device=self._device),
             position_ids=torch.tensor([positions], device=self._device),
@@ -178,7 +156,7 @@ class GenerativeRunner:
         logits = (hidden @ weight.T).float() / self._divide
         return torch.tanh(logits / self._cap) * self._cap if self._cap else logits
 
-    def _verdicts(self, items: Sequence[_Item], hidden: torch.Tensor, *, inline: bool) -> None:
+    def _verdicts(self, items: Sequence[Item], hidden: torch.Tensor, *, inline: bool) -> None:
         """Read every check at its verdict position, over the full softmax."""
         share = torch.softmax(self._logits(hidden[: len(items)]), -1).cpu()
         behind = iter(hidden[len(items) :])
@@ -200,7 +178,7 @@ class GenerativeRunner:
 
     # --- label lists ----------------------------------------------------------------------------------------------
 
-    def _explore(self, items: Sequence[_Item]) -> None:
+    def _explore(self, items: Sequence[Item]) -> None:
         """Read label lists, most probable first, all checks' in one pass a round."""
         open_items = [item for item in items if item.search is not None]
         left = dict.fromkeys(map(id, open_items), _MOST)
@@ -210,7 +188,7 @@ class GenerativeRunner:
                 self._round(asked)
             open_items = [item for item, _ in asked]
 
-    def _ask(self, item: _Item, left: dict[int, int]) -> list[State]:
+    def _ask(self, item: Item, left: dict[int, int]) -> list[State]:
         """The check's next states to compute, after those whose logits are at hand."""
         assert item.search is not None  # noqa: S101
         while states := item.search.take(min(_WIDTH, left[id(item)])):
@@ -225,17 +203,17 @@ class GenerativeRunner:
                 return asked
         return []
 
-    def _tell(self, item: _Item, state: State, hidden: torch.Tensor) -> None:
+    def _tell(self, item: Item, state: State, hidden: torch.Tensor) -> None:
         assert item.search is not None  # noqa: S101
         item.search.tell(
             state, lambda tokens: self._logits(hidden[None], torch.tensor(tokens, device=self._device))[0].tolist()
         )
 
-    def _round(self, asked: Sequence[tuple[_Item, Sequence[State]]]) -> None:
+    def _round(self, asked: Sequence[tuple[Item, Sequence[State]]]) -> None:
         segments: list[Segment] = []
         places: list[list[int]] = []
         for item, states in asked:
-            segment, where = _tree(item, states, self._output)
+            segment, where = tree(item, states, self._output)
             item.computed += len(segment.tokens)
             segments.append(segment)
             places.append(where)
@@ -252,7 +230,7 @@ class GenerativeRunner:
 
     # --- state ----------------------------------------------------------------------------------------------------
 
-    def _keep(self, items: Sequence[_Item], plan: Plan) -> None:
+    def _keep(self, items: Sequence[Item], plan: Plan) -> None:
         """Keep the policy text and the conversation of every check for the next ones."""
         kept: dict[int, Match] = {}
         for item in items:
@@ -272,112 +250,3 @@ class GenerativeRunner:
                 match = kept[id(segment)] = self.store.keep(item.script.key, match, tokens, kv, fixed=fixed)
             if item.script.stream is not None:
                 self.store.tag(item.script.stream, match)
-
-
-def _grow(
-    items: Sequence[_Item], at: int, parent: Segment | None, past: tuple[Span, ...], roots: list[Segment]
-) -> None:
-    """Segments for checks (sorted by ids) that agree up to position `at`, from there on."""
-    for group in _partition(items, at):
-        ids, head = group[0].script.ids, group[0].script.head
-        stop = len(ids) if len(group) == 1 else at + _agree(group, at)
-        if at < head < stop:  # the policy text is a block of its own, whoever comes first
-            stop = head
-        segment = Segment(list(ids[at:stop]), list(range(at, stop)), parent, () if parent else past)
-        (parent.children if parent else roots).append(segment)
-        group[0].computed += stop - at
-        for item in group[1:]:
-            item.reused += stop - at
-        if len(group) == 1 and stop == len(ids):
-            group[0].leaf = segment
-        else:
-            _grow(group, stop, segment, past, roots)
-
-
-def _partition(items: Sequence[_Item], at: int) -> list[Sequence[_Item]]:
-    """Groups that have at least _SHARE tokens in common from `at`; the others alone."""
-    groups: list[Sequence[_Item]] = []
-    rest = list(items)
-    while rest:
-        size = 1
-        while size < len(rest) and _agree([rest[0], rest[size]], at) >= _SHARE:
-            size += 1
-        groups.append(rest[:size])
-        del rest[:size]
-    return groups
-
-
-def _agree(group: Sequence[_Item], at: int) -> int:
-    """Tokens from `at` that all share, leaving each at least one of its own. The group is sorted by ids."""
-    first, last = group[0].script.ids, group[-1].script.ids
-    limit = min(len(item.script.ids) for item in group) - 1
-    return common(first[at:limit], last[at:limit])
-
-
-def _extend(item: _Item) -> None:
-    """Compute the way to the first label behind the prompt, in the same pass."""
-    read = item.script.read
-    if isinstance(read, Grammar):
-        more = [read.unsafe, *read.forced]
-        start = item.leaf.positions[-1] + 1
-        item.leaf.tokens += more
-        item.leaf.positions += range(start, start + len(more))
-        item.computed += len(more)
-
-
-def _verdict_index(item: _Item, *, inline: bool) -> int:
-    """The last token of the prompt in its leaf."""
-    read = item.script.read
-    extra = 1 + len(read.forced) if inline and isinstance(read, Grammar) else 0
-    return len(item.leaf.tokens) - 1 - extra
-
-
-def _reads(items: Sequence[_Item], *, inline: bool) -> list[int]:
-    """The rows to read: every verdict position, then the ends of the label lists' beginnings."""
-    verdicts = [item.leaf.offset + _verdict_index(item, inline=inline) for item in items]
-    lists = [item.leaf.stop - 1 for item in items if inline and isinstance(item.script.read, Grammar)]
-    return [*verdicts, *lists]
-
-
-def _anchor(item: _Item, plan: Plan, *, inline: bool) -> None:
-    """Where the label lists begin: keys and values of all before, and the tokens still to come."""
-    kept = tuple(Span(node.kv, 0, upto - node.start) for node, upto in item.match.path)
-    item.past = (*kept, *(Span(plan.scratch, segment.offset, segment.stop) for segment in item.leaf.chain()))
-    item.begin = item.leaf.positions[-1] + 1
-    if isinstance(item.script.read, Grammar) and not inline:
-        item.lead = (item.script.read.unsafe, *item.script.read.forced)
-
-
-def _tree(item: _Item, states: Sequence[State], like: torch.Tensor) -> tuple[Segment, list[int]]:
-    """The tokens of some lists that were not computed yet, as one segment, and where each list ends in it."""
-    tree, first = item.tree, len(item.tree.places)
-    for state in states:
-        path = (*item.lead, *state.tokens)
-        for size in range(1, len(path) + 1):
-            if path[:size] not in tree.places:
-                tree.above.append(tree.places[path[: size - 1]] if size > 1 else -1)
-                tree.places[path[:size]] = len(tree.places)
-    paths = list(tree.places)[first:]
-    sees = torch.full((len(paths), len(tree.places)), -torch.inf, dtype=like.dtype)
-    for row in range(len(paths)):
-        at = first + row
-        while at >= 0:
-            sees[row, at] = 0
-            at = tree.above[at]
-    segment = Segment([path[-1] for path in paths], [item.begin + len(path) - 1 for path in paths], None, item.past)
-    segment.mask = sees.to(like.device)
-    if tree.kv is not None:
-        segment.earlier = Span(tree.kv, 0, first)
-    return segment, [tree.places[(*item.lead, *state.tokens)] - first for state in states]
-
-
-def _done(item: _Item) -> Done:
-    if item.probabilities:
-        return Done(Reading(item.probabilities, 0.0, item.outside), item.computed, item.reused)
-    if item.search is None:
-        read = item.script.read
-        assert isinstance(read, Grammar)  # noqa: S101
-        return Done(Reading((item.unsafe, *[0.0] * read.labels), item.unsafe, item.outside), item.computed, item.reused)
-    leftover = max(0.0, item.search.leftover)
-    inside = (min(value, item.unsafe) for value in item.search.result())
-    return Done(Reading((item.unsafe, *inside), leftover, item.outside), item.computed, item.reused)

@@ -5,6 +5,7 @@ to kept keys and values at the top. So every block of keys is seen by one contig
 text that all checks share is one product. The parts of a token's attention are merged by their log-sum-exp.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -165,23 +166,22 @@ def _same(a: Span, b: Span) -> bool:
 
 
 class ReadRows(torch.nn.Module):
-    """A feed-forward part of the last layer, computed for the rows that are read; the others stay zero.
-
-    `rows` is set before each pass.
-    """
+    """A feed-forward part of the last layer, computed for the rows that are read; the others stay zero."""
 
     def __init__(self, inner: torch.nn.Module) -> None:
         super().__init__()
         self.inner = inner
-        self.rows: torch.Tensor | None = None
+        self._thread = threading.local()
+
+    def read(self, rows: torch.Tensor) -> None:
+        """The rows that the next pass of this thread reads."""
+        self._thread.rows = rows
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[1, row, size] in and out."""
-        if self.rows is None:
-            out: torch.Tensor = self.inner(hidden)
-            return out
-        some: torch.Tensor = self.inner(hidden[:, self.rows])
-        return hidden.new_zeros((1, hidden.shape[1], some.shape[-1])).index_copy_(1, self.rows, some)
+        rows: torch.Tensor = self._thread.rows
+        some: torch.Tensor = self.inner(hidden[:, rows])
+        return hidden.new_zeros((1, hidden.shape[1], some.shape[-1])).index_copy_(1, rows, some)
 
 
 def packed_attention(

@@ -1,5 +1,6 @@
 """What the engine asks of a runner: turn a prompt into work off the worker, and do a batch of work on it."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -49,6 +50,15 @@ class Runner(Protocol):
         ...
 
 
+def share_cores() -> None:
+    """Let torch's threads sleep where they wait for each other; without effect once torch is imported.
+
+    They spin otherwise, on the cores that the awaited ones need: beside two other busy processes a check took over ten
+    times as long. An OMP_WAIT_POLICY of the operator's own is kept.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to load a model: what `open_engine` was given."""
@@ -62,6 +72,7 @@ class Options:
 
     def load(self, probe: Prompt) -> Runner:
         """The runner for prompts like `probe`. Raises ConfigError where the model cannot be had."""
+        share_cores()
         from guardproxy.engine.select import open_runner  # noqa: PLC0415 - the first import of torch
 
         return open_runner(self, probe)

@@ -14,9 +14,11 @@ def open_runner(options: Options, probe: Prompt) -> Runner:
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, device)
     if options.threads is not None and device.type == "cpu":
-        torch.set_num_threads(options.threads)
+        torch.set_num_threads(options.threads)  # of this thread, and of those that have not computed yet
     if isinstance(probe.readout, ClassLogits):
         loaded = load_classifier(options.model, device, dtype)
-        return ClassifierRunner(loaded, device, max_batch_tokens=options.max_batch_tokens)
+        return ClassifierRunner(loaded, device, max_batch_tokens=options.max_batch_tokens, threads=options.threads)
     loaded = load_causal(options.model, device, dtype)
-    return GenerativeRunner(loaded, device, max_batch_tokens=options.max_batch_tokens, floor=options.floor)
+    return GenerativeRunner(
+        loaded, device, max_batch_tokens=options.max_batch_tokens, floor=options.floor, threads=options.threads
+    )
