@@ -281,11 +281,12 @@ class Wire(Protocol):
     """One chat protocol: what of a body is text, and how an outcome looks in it. Pure.
 
     `keepalive` is what may stand between two frames of a stream to show that it lives; empty where clients of this
-    protocol would choke on it.
+    protocol would choke on it. `lines` says that its streams are lines of JSON, not events.
     """
 
     name: str
     keepalive: bytes
+    lines: bool
 
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""

@@ -18,7 +18,7 @@ from guardproxy.types import Origin
 from guardproxy.web.call import NO_RETRY, Call, KeptAlive, WhileConnected
 from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Headers, client_of, end_to_end, first
 from guardproxy.web.paths import NotGuarded, PathList, check_path
-from guardproxy.web.sniff import json_error, stream_type
+from guardproxy.web.sniff import Sniffer, json_error
 from guardproxy.web.upstream import Upstream, UpstreamResponse
 
 log = structlog.get_logger("guardproxy.proxy")
@@ -193,20 +193,29 @@ class Proxy:
                 await self._relay(call, response)
                 return
             source = response.decoded()
-            head = await _head(source)
-            content_type = stream_type(first(response.headers, b"content-type"), head)
+            sniffer = Sniffer(first(response.headers, b"content-type"), lines=exchange.wire.lines)
+            while (data := await anext(source, None)) is not None:
+                known = sniffer.add(data)
+                self._check_reply(len(sniffer.head))
+                if known:
+                    break
+            head, content_type = bytes(sniffer.head), sniffer.stream_type
             if content_type:
                 await self._stream(call, exchange, response, _chain(head, source), content_type)
             else:
                 await self._whole(call, exchange, response, await self._read(head, source))
 
+    def _check_reply(self, size: int) -> None:
+        limit = self._limits.reply_bytes
+        if size > limit:
+            raise UpstreamUnreadable(f"it has more than the {limit} bytes of limits.reply_bytes")
+
     async def _read(self, head: bytes, source: AsyncIterator[bytes]) -> bytes:
-        parts, size, limit = [], 0, self._limits.reply_bytes
+        parts, size = [], 0
         async for part in _chain(head, source):
             parts.append(part)
             size += len(part)
-            if size > limit:
-                raise UpstreamUnreadable(f"it has more than the {limit} bytes of limits.reply_bytes")
+            self._check_reply(size)
         return b"".join(parts)
 
     async def _whole(self, call: Call, exchange: Exchange, response: UpstreamResponse, body: bytes) -> None:
@@ -287,17 +296,6 @@ class Proxy:
 def _dropped(response: UpstreamResponse, drop: frozenset[bytes]) -> frozenset[bytes]:
     """`drop`, and whatever an upstream says under the proxy's own names."""
     return drop.union(name for name, _ in response.headers if name.startswith(OWN_PREFIX))
-
-
-async def _head(source: AsyncIterator[bytes]) -> bytes:
-    """Enough of a body to tell its kind: six bytes that are not blank, or all of it."""
-    head = b""
-    while len(head.lstrip()) < 6:
-        more = await anext(source, None)
-        if more is None:
-            break
-        head += more
-    return head
 
 
 async def _chain(head: bytes, source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -256,6 +256,7 @@ class Ollama:
 
     name = "ollama"
     keepalive = b""
+    lines = True
 
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""

@@ -286,6 +286,7 @@ class OpenAIChat:
 
     name = "openai_chat"
     keepalive = b": keep-alive\n\n"
+    lines = False
 
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""

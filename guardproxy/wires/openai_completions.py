@@ -139,6 +139,7 @@ class OpenAICompletions:
 
     name = "openai_completions"
     keepalive = b": keep-alive\n\n"
+    lines = False
 
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""

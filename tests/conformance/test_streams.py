@@ -1,8 +1,6 @@
 """Streams as upstreams really send them, and as they should not: nothing unjudged leaves, and clients can read on."""
 
-import gzip
 import json
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -17,7 +15,7 @@ from tests.conformance.guarding import Guarding
 from tests.conformance.speech import PROTOCOLS, SSE, Protocol
 from tests.conformance.stand import REFUSAL, Stand, standing
 from tests.kit import Scripted
-from tests.web.kit import policy
+from tests.web.kit import ENCODINGS, policy
 from tests.wires.kit import BY_NAME
 
 CLEAN = ["Tides ", "come in ", "twice ", "a day."]
@@ -147,38 +145,34 @@ def test_own_texts_keep_line_readers_whole(stand: Stand) -> None:
 
 
 @pytest.mark.parametrize("protocol", PASS_THROUGH, ids=lambda protocol: protocol.name)
-@pytest.mark.parametrize("kind", ["application/json", "text/plain", "application/octet-stream"])
+@pytest.mark.parametrize(
+    "kind", ["application/json", "text/plain", "application/octet-stream", SSE, "application/x-ndjson"]
+)
 def test_a_stream_under_a_wrong_label(stand: Stand, http: httpx.Client, protocol: Protocol, kind: str) -> None:
-    """A stream that its header calls something else is judged as what it is, or refused."""
+    """A stream that its header calls something else is judged as what it is."""
     for said in (CLEAN, HARM):
         body = b"".join(protocol.streamed(said))
         stand.play(Scripted([body], headers={"content-type": kind}))
         answer = http.post(protocol.target(stream=True), json=protocol.ask("Hello there.", True))
-        assert b"poison" not in answer.content
-        if answer.status_code == 200 and said is CLEAN:
-            assert answer.content == body
-        elif answer.status_code != 200:
-            assert (answer.status_code, protocol.content_type) == (502, "application/x-ndjson")
+        assert (answer.status_code, b"poison" in answer.content) == (200, False)
+        assert said is HARM or answer.content == body
 
 
 @pytest.mark.parametrize("protocol", PASS_THROUGH, ids=lambda protocol: protocol.name)
 def test_a_whole_reply_under_the_label_of_a_stream(stand: Stand, http: httpx.Client, protocol: Protocol) -> None:
     """A whole reply to a request for a stream is judged whatever its header says."""
-    for kind in (protocol.content_type, "application/json"):
-        for said in (CLEAN, HARM):
-            body = json.dumps(protocol.whole("".join(said))).encode()
+    for kind in (SSE, "application/x-ndjson", "text/plain", "application/json"):
+        for said, indent in ((CLEAN, None), (HARM, None), (CLEAN, 1), (HARM, 1)):
+            body = json.dumps(protocol.whole("".join(said)), indent=indent).encode()
             stand.play(Scripted([body], headers={"content-type": kind}))
             answer = http.post(protocol.target(stream=True), json=protocol.ask("Hello there.", True))
             assert b"poison" not in answer.content
-            assert said is HARM or answer.content == body
-
-
-ENCODINGS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
+            assert (answer.status_code, said is HARM or answer.content == body) == (200, True)
 
 
 @each_protocol
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize("encoding", [*ENCODINGS, "br", "zstd"])
+@pytest.mark.parametrize("encoding", [*ENCODINGS, "compress"])
 def test_compressed_answers(stand: Stand, http: httpx.Client, protocol: Protocol, stream: bool, encoding: str) -> None:
     """A compressed answer is judged, or, where it cannot be read, refused in the protocol's own error."""
     for said in (CLEAN, HARM):

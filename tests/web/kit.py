@@ -1,10 +1,14 @@
 """A guarded proxy in front of a scripted upstream, and the bodies that go through it."""
 
+import gzip
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+import sys
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import brotli
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
@@ -22,6 +26,18 @@ from guardproxy.web.upstream import Upstream
 from guardproxy.wires import REGISTRY as WIRES
 from tests.kit import WORDS, Scripted, ScriptedUpstream, WordGuard, serve
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+# Content-encodings that are undone, and what makes them.
+ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "br": brotli.compress,
+    "zstd": zstd.compress,
+}
 ALLOW = ("GET /", "GET /v1/models", "GET /v1/models/*", "POST /v1/messages/count_tokens")
 
 

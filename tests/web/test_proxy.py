@@ -14,7 +14,7 @@ import pytest
 from guardproxy.policy import BlockPolicy, PolicySet, Route, Rule, SideRules, StreamPolicy
 from guardproxy.web.proxy import Limits
 from tests.kit import WORDS, Scripted, WordGuard
-from tests.web.kit import chat, completion, events, policy, standing
+from tests.web.kit import ENCODINGS, chat, completion, events, policy, standing
 
 CHAT = "/v1/chat/completions"
 # Unknown fields, odd order, odd numbers and odd spaces: what a re-serialisation would not keep.
@@ -190,15 +190,17 @@ def test_stream_under_a_wrong_content_type(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_compressed_answers_are_judged(http: httpx.Client, stream: bool) -> None:
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_compressed_answers_are_judged(http: httpx.Client, encoding: str, stream: bool) -> None:
     """An upstream that compresses though it was not asked to is decoded, judged and passed on uncompressed."""
     for said, kept in (("all is well", True), ("the poison", False)):
         plain = events(said) if stream else completion(said)
-        body = gzip.compress(b"".join(part for part in plain.body if isinstance(part, bytes)))
-        script = Scripted([body], headers={**plain.headers, "content-encoding": "gzip", "etag": '"e"'})
+        body = ENCODINGS[encoding](b"".join(part for part in plain.body if isinstance(part, bytes)))
+        script = Scripted([body], headers={**plain.headers, "content-encoding": encoding, "etag": '"e"'})
         with standing(script) as (url, _):
-            answer = post(http, url, chat(stream=stream), **{"accept-encoding": "gzip"})
+            answer = post(http, url, chat(stream=stream), **{"accept-encoding": encoding})
         assert (said.encode() in answer.content) is kept
+        assert not kept or answer.content == b"".join(part for part in plain.body if isinstance(part, bytes))
         assert "content-encoding" not in answer.headers
         assert "etag" not in answer.headers
 
@@ -408,6 +410,17 @@ def test_what_is_too_large_is_refused(http: httpx.Client, limits: Limits, code: 
     assert answer.status_code == 413
     assert code in answer.json()["error"]["message"]
     assert upstream.seen == []
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_reply_that_expands_without_end_is_refused(http: httpx.Client, encoding: str) -> None:
+    """What counts for limits.reply_bytes is the decoded body."""
+    script = Scripted(
+        [ENCODINGS[encoding](b" " * (64 << 20))],
+        headers={"content-type": "application/json", "content-encoding": encoding},
+    )
+    with standing(script, limits=Limits(reply_bytes=1 << 20)) as (url, _):
+        assert post(http, url, chat()).status_code == 502
 
 
 def test_too_large_a_reply_is_refused(http: httpx.Client) -> None:

@@ -70,6 +70,7 @@ class AnthropicMessages:
 
     name = "anthropic_messages"
     keepalive = b": keep-alive\n\n"
+    lines = False
 
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""

@@ -80,6 +80,7 @@ class Gemini:
 
     name = "gemini"
     keepalive = b""
+    lines = False
 
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""

@@ -90,6 +90,7 @@ class OpenAIResponses:
 
     name = "openai_responses"
     keepalive = b": keep-alive\n\n"
+    lines = False
 
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""
