@@ -6,8 +6,10 @@ request says `"stream": false`, and has no stop reason for filtered content: a r
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
@@ -40,7 +42,6 @@ _PATH = re.compile(r"/api/(?:chat|generate)")
 _CALLS = re.compile(r"\.function\.arguments$")
 _ROLES: dict[str, Role] = {"system": "system", "assistant": "assistant", "tool": "tool"}
 _PLAIN = ("message.content", "message.thinking", "response", "thinking")
-_NEVER = "1970-01-01T00:00:00Z"  # the time of an answer that no upstream has given
 
 
 # --- field maps ----------------------------------------------------------------------------------------------------
@@ -106,6 +107,12 @@ REPLY: Fields = {
 }
 
 
+def _head(request: Request, now: float) -> dict[str, Any]:
+    """The head of an answer that no upstream has given at `now` (seconds since 1970)."""
+    stamp = datetime.fromtimestamp(now, UTC).isoformat().replace("+00:00", "Z")
+    return {"model": request.model, "created_at": stamp}
+
+
 def _is_chat(path: str) -> bool:
     return path.partition("?")[0].endswith("/chat")
 
@@ -169,9 +176,9 @@ class OllamaStream(BaseStream):
 
     joint = b"\n"
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, now: float) -> None:
         super().__init__(request, Ndjson())
-        self._head: dict[str, Any] = {"model": request.model, "created_at": _NEVER}
+        self._head = _head(request, now)
         self._end: dict[str, Any] = {}
         self._repeat = Repeat()
 
@@ -258,6 +265,9 @@ class Ollama:
     keepalive = b""
     lines = True
 
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""
         return method == "POST" and _PATH.fullmatch(path.partition("?")[0]) is not None
@@ -309,7 +319,7 @@ class Ollama:
             return dumps(body)
         body = without_opaque(body, reply.choices[0])
         kept = {key: body[key] for key in body if REPLY.get(key) is passed and key not in ("context", "error")}
-        kept = {"model": request.model, "created_at": _NEVER, **kept}
+        kept = {**_head(request, self._clock()), **kept}
         said = outcome.message if isinstance(outcome, Refuse) else "\n".join(edit.text for edit in outcome.edits)
         return dumps({**kept, **_said(request.path, said), "done": True, "done_reason": "stop"})
 
@@ -318,8 +328,8 @@ class Ollama:
         if refusal.shape == "error":
             return self.error(400, "content_filter", refusal.message)
         if request.stream:
-            return Answer(200, "application/x-ndjson", OllamaStream(request).end(0, refusal))
-        head = {"model": request.model, "created_at": _NEVER, **_said(request.path, refusal.message)}
+            return Answer(200, "application/x-ndjson", OllamaStream(request, self._clock()).end(0, refusal))
+        head = {**_head(request, self._clock()), **_said(request.path, refusal.message)}
         return Answer(200, JSON, dumps({**head, "done": True, "done_reason": "stop"}))
 
     def error(self, status: int, code: str, message: str) -> Answer:
@@ -328,7 +338,7 @@ class Ollama:
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """A reader for the reply to `request`."""
-        return OllamaStream(request)
+        return OllamaStream(request, self._clock())
 
 
 wire: Wire = Ollama()

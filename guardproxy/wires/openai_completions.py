@@ -5,7 +5,8 @@ Reference: OpenAI API reference, "Completions". Prompts as token ids are opaque;
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
@@ -103,8 +104,8 @@ def _choice(index: int, said: str, finish: str | None) -> dict[str, Any]:
 class CompletionStream(openai.ChoicesStream):
     """A streamed completion."""
 
-    def __init__(self, request: Request) -> None:
-        super().__init__(request, openai.envelope(request, "text_completion", "cmpl"))
+    def __init__(self, request: Request, now: float) -> None:
+        super().__init__(request, openai.envelope(request, "text_completion", "cmpl", now))
 
     def read_choice(self, track: Track, choice: Mapping[str, Any], path: str) -> bool:
         """Read a choice's text; whether the chunk must wait for the whole choice."""
@@ -140,6 +141,9 @@ class OpenAICompletions:
     name = "openai_completions"
     keepalive = b": keep-alive\n\n"
     lines = False
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
 
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""
@@ -187,7 +191,7 @@ class OpenAICompletions:
         if all(isinstance(outcome, Pass) for outcome in outcomes.values()):
             return reply.raw
         body = json.loads(reply.raw)
-        choices = openai.opened(body, openai.envelope(request, "text_completion", "cmpl"))
+        choices = openai.opened(body, openai.envelope(request, "text_completion", "cmpl", self._clock()))
         for index, outcome in outcomes.items():
             if isinstance(outcome, Pass):
                 continue
@@ -210,9 +214,9 @@ class OpenAICompletions:
             return self.error(400, "content_filter", refusal.message)
         number = openai.count(request.body, "n") * max(1, len(_prompts(request.body)))
         if request.stream:
-            return openai.refuse_stream(CompletionStream(request), refusal, number)
+            return openai.refuse_stream(CompletionStream(request, self._clock()), refusal, number)
         choices = [_choice(index, refusal.message, refusal.finish) for index in range(number)]
-        head = openai.envelope(request, "text_completion", "cmpl")
+        head = openai.envelope(request, "text_completion", "cmpl", self._clock())
         return Answer(200, JSON, dumps({**head, "choices": choices, "usage": openai.NO_USAGE}))
 
     def error(self, status: int, code: str, message: str) -> Answer:
@@ -221,7 +225,7 @@ class OpenAICompletions:
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """A reader for the reply to `request`."""
-        return CompletionStream(request)
+        return CompletionStream(request, self._clock())
 
 
 wire: Wire = OpenAICompletions()

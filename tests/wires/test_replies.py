@@ -6,8 +6,13 @@ from typing import Any
 import pytest
 
 from guardproxy.errors import UpstreamUnreadable
+from guardproxy.ports import Wire
 from guardproxy.types import Edit, Pass, Refuse, Replace
-from tests.wires.kit import BY_NAME, CASES, Case
+from guardproxy.wires.ollama import Ollama
+from guardproxy.wires.openai_chat import OpenAIChat
+from guardproxy.wires.openai_completions import OpenAICompletions
+from guardproxy.wires.openai_responses import OpenAIResponses
+from tests.wires.kit import BY_NAME, CASES, MESSAGES, Case
 
 REFUSAL = Refuse("I cannot help with that.")
 each_case = pytest.mark.parametrize("case", CASES[:-1], ids=lambda case: case.name)
@@ -195,3 +200,26 @@ def test_as_many_refusals_as_choices() -> None:
     completions = BY_NAME["completions"]
     body = completions.wire.refuse(completions.request(stream=False, n=2, prompt=["a", "b"]), REFUSAL).body
     assert len(json.loads(body)["choices"]) == 4
+
+
+CLOCKED: list[tuple[Wire, str, dict[str, Any], Any]] = [
+    (OpenAIChat(lambda: 1700000000.9), "/v1/chat/completions", {"messages": MESSAGES}, ("created", 1700000000)),
+    (OpenAICompletions(lambda: 1700000000.9), "/v1/completions", {"prompt": "Hello."}, ("created", 1700000000)),
+    (OpenAIResponses(lambda: 1700000000.9), "/v1/responses", {"input": "Hello."}, ("created_at", 1700000000)),
+    (
+        Ollama(lambda: 1700000000.0),
+        "/api/chat",
+        {"messages": MESSAGES, "stream": False},
+        ("created_at", "2023-11-14T22:13:20Z"),
+    ),
+]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("case", CLOCKED, ids=lambda case: case[0].name)
+def test_refusals_are_of_the_present(case: tuple[Wire, str, dict[str, Any], Any], stream: bool) -> None:
+    """Where the protocol gives a reply its time, a refusal has the clock's."""
+    wire, path, body, (key, value) = case
+    request = wire.parse_request(path, json.dumps({"model": "m", **body, "stream": stream}).encode())
+    said = wire.refuse(request, REFUSAL).body
+    assert f'"{key}":{json.dumps(value)}'.encode() in said

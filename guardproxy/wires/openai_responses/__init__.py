@@ -6,7 +6,8 @@ Reference: OpenAI API reference, "Responses", "Streaming events". The field maps
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
@@ -66,13 +67,14 @@ def _role(value: Mapping[str, Any]) -> Role:
     return "tool" if kind.endswith("_output") else "assistant"
 
 
-def _head(request: Request) -> dict[str, Any]:
-    """The head of a response that no upstream has given: its id is a digest of the request, `created_at` is 0."""
+def _head(request: Request, now: float) -> dict[str, Any]:
+    """The head of a response that no upstream has given at `now` (seconds since 1970); the id is a digest of the
+    request."""
     digest = hashlib.sha256(request.raw).hexdigest()[:24]
     return {
         "id": f"resp_{digest}",
         "object": "response",
-        "created_at": 0,
+        "created_at": int(now),
         "status": "completed",
         "error": None,
         "incomplete_details": None,
@@ -91,6 +93,9 @@ class OpenAIResponses:
     name = "openai_responses"
     keepalive = b": keep-alive\n\n"
     lines = False
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
 
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""
@@ -142,7 +147,7 @@ class OpenAIResponses:
         if isinstance(outcome, Pass):
             return reply.raw
         body = json.loads(reply.raw)
-        body = body if "output" in body else {**_head(request), **body}
+        body = body if "output" in body else {**_head(request, self._clock()), **body}
         outside = [part.path for part in reply.choices[0].parts if not part.path.startswith("output[")]
         if isinstance(outcome, Refuse):
             part = refusal_part(outcome.message, structured=request.structured)
@@ -160,7 +165,7 @@ class OpenAIResponses:
         """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
         if refusal.shape == "error":
             return self.error(400, "content_filter", refusal.message)
-        head = _head(request)
+        head = _head(request, self._clock())
         if request.stream:
             stream = ResponseStream(request, head)
             return Answer(200, SSE, stream.end(0, refusal) + stream.close())
@@ -173,7 +178,7 @@ class OpenAIResponses:
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """A reader for the reply to `request`."""
-        return ResponseStream(request, _head(request))
+        return ResponseStream(request, _head(request, self._clock()))
 
 
 def _message(head: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:

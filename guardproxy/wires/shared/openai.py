@@ -157,10 +157,10 @@ def count(body: Mapping[str, Any], key: str) -> int:
     return min(number, 128) if type(number) is int and number > 0 else 1
 
 
-def envelope(request: Request, kind: str, prefix: str) -> dict[str, Any]:
-    """The head of a reply that no upstream has given: the id is a digest of the request, `created` is 0."""
+def envelope(request: Request, kind: str, prefix: str, now: float) -> dict[str, Any]:
+    """The head of a reply that no upstream has given at `now` (seconds since 1970): its id is the request's digest."""
     digest = hashlib.sha256(request.raw).hexdigest()[:24]
-    return {"id": f"{prefix}-{digest}", "object": kind, "created": 0, "model": request.model}
+    return {"id": f"{prefix}-{digest}", "object": kind, "created": int(now), "model": request.model}
 
 
 NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
