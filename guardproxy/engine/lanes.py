@@ -1,6 +1,6 @@
 """A batch on several CPU threads: split into lanes where it can be, so that no thread waits for another at every step.
 
-Two threads that share each operation meet thousands of times a batch, and what else runs on the core of one is waited for
+Two threads that share each operation meet thousands of times a batch, and what else runs on a core is waited for
 at every meeting. Two lanes of one thread meet once.
 """
 

@@ -128,6 +128,20 @@ def test_a_conversation_sent_again_costs_its_new_text(llama):
             assert done.computed < 70
 
 
+def test_a_history_of_forty_turns_adds_under_a_twentieth():
+    """With forty turns before it that were judged, a turn computes at most 1.05 times what it computes alone."""
+    loaded = tiny("Llama", max_position_embeddings=8192)
+    model, single = runner(loaded, floor=1.0), runner(loaded, floor=1.0)
+    more = " Who planted it there, what does it look like in winter, and how old can such a tree become?" * 3
+    turns = [f"Turn {at}: tell me about tree {at} in the wood.{more}" for at in range(10, 51)]
+    single.run(single.encode(prompt("warm")))
+    (alone,) = single.run(single.encode(prompt(turns[-1])))
+    for at in range(len(turns)):
+        (last,) = model.run(model.encode(prompt(turns[at], *turns[:at])))
+    assert last.reused > 40 * 10
+    assert last.computed <= 1.05 * alone.computed
+
+
 def test_turns_of_one_request_share_their_conversation(llama):
     """The turns of one conversation, judged as one batch, compute their common text once."""
     model = runner(llama, floor=1.0)
