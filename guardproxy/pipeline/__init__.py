@@ -6,5 +6,6 @@ never *safe*, and the policy says what follows.
 
 from guardproxy.pipeline.judging import Exchange
 from guardproxy.pipeline.pipeline import Pipeline, ReplyReview, RequestReview
+from guardproxy.pipeline.stream import Refused
 
-__all__ = ["Exchange", "Pipeline", "ReplyReview", "RequestReview"]
+__all__ = ["Exchange", "Pipeline", "Refused", "ReplyReview", "RequestReview"]

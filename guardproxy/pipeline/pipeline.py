@@ -40,12 +40,13 @@ class RequestReview:
 
 @dataclass(frozen=True, slots=True)
 class ReplyReview:
-    """What becomes of a whole reply: `body` goes to the client."""
+    """What becomes of a whole reply: `body` goes to the client, unless there is a `refusal` that is an error."""
 
     body: bytes
     action: ActionName
     categories: tuple[str, ...]
     coverage: Extent
+    refusal: Refuse | None = None
 
 
 class Pipeline:
@@ -161,15 +162,24 @@ class Pipeline:
         outcomes: dict[int, Outcome] = {one.choice: one.outcome for one in judged if not isinstance(one.outcome, Pass)}
         if all(passed(one) for one in judged):
             self._replies.remember(exchange, reply.id)
+        refused = [outcome for outcome in outcomes.values() if isinstance(outcome, Refuse) and outcome.shape == "error"]
         if outcomes:
-            body = exchange.wire.edit_reply(exchange.request, reply, outcomes)
+            body = b"" if refused else exchange.wire.edit_reply(exchange.request, reply, outcomes)
         decision = worst([one.decision for one in judged])
-        return ReplyReview(body, decision.action, decision.categories, "full" if is_full(coverage) else "partial")
+        extent: Extent = "full" if is_full(coverage) else "partial"
+        return ReplyReview(body, decision.action, decision.categories, extent, refused[0] if refused else None)
 
     def review_stream(
-        self, exchange: Exchange, source: AsyncIterator[bytes], content_type: str
+        self,
+        exchange: Exchange,
+        source: AsyncIterator[bytes],
+        content_type: str,
+        claim: Callable[[], bool] = lambda: False,
     ) -> AsyncGenerator[bytes, None]:
-        """The bytes of a streamed reply that may leave, as they may. Closing the iterator cancels what is pending."""
+        """The bytes of a streamed reply that may leave, as they may. Closing the iterator cancels what is pending.
+
+        Raises Refused where blocks are errors, no text has left, and `claim` says that the answer may still be one.
+        """
         stream: ReplyStream = exchange.wire.open_stream(exchange.request, content_type)
         review = StreamReview(
             self.judging,
@@ -178,5 +188,6 @@ class Pipeline:
             stream,
             max_held_bytes=self._max_held_bytes,
             replies=self._replies,
+            claim=claim,
         )
         return review.run(source)

@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, replace
 
 import structlog
@@ -31,6 +31,14 @@ class _Spoken:
     seconds: float = 0.0
 
 
+class Refused(Exception):
+    """A reply is refused of which nothing has left: it can be an error instead of an answer."""
+
+    def __init__(self, refusal: Refuse) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
 class StreamReview:
     """Reads, judges and releases one streamed reply. One reader, one check per choice, no locks."""
 
@@ -43,6 +51,7 @@ class StreamReview:
         *,
         max_held_bytes: int,
         replies: JudgedReplies,
+        claim: Callable[[], bool],
     ) -> None:
         self._judging = judging
         self._metrics = metrics
@@ -52,6 +61,9 @@ class StreamReview:
         self._hold = HoldBack(exchange.policy.stream)
         self._max_held_bytes = max_held_bytes
         self._replies = replies
+        self._claim = claim
+        # Frames without text, which wait for the first text: until then a block can be an error. None: they are gone.
+        self._quiet: list[bytes] | None = [] if exchange.policy.block.shape == "error" else None
         self._key = uuid.uuid4().hex
         self._checks: dict[asyncio.Task[_Spoken], Ask] = {}
         self._spoken: dict[int, _Spoken] = {}
@@ -168,13 +180,25 @@ class StreamReview:
         return replace(outcome, edits=tuple(Edit(e.path, left.get(e.path, "") + e.text) for e in outcome.edits))
 
     def _settled(self, choice: int, outcome: Replace | Refuse) -> bytes:
-        out = self._stream.end(choice, outcome)
+        if isinstance(outcome, Refuse) and self._quiet is not None and self._claim():
+            raise Refused(outcome)
+        out = self._first(self._stream.end(choice, outcome))
         self._hold.settle(choice)
         self._ended.add(choice)
         return out
 
     def _released(self) -> bytes:
-        return b"".join([self._stream.release(chunk) for chunk in self._hold.release()])
+        chunks = self._hold.release()
+        out = b"".join([self._stream.release(chunk) for chunk in chunks])
+        if self._quiet is None or self._done() or any(mark.upto for chunk in chunks for mark in chunk.marks):
+            return self._first(out)
+        self._quiet.append(out)
+        return b""
+
+    def _first(self, out: bytes) -> bytes:
+        """`out` behind the frames that have waited for it."""
+        waited, self._quiet = self._quiet, None
+        return b"".join([*waited, out]) if waited else out
 
     def _closing(self) -> bytes:
         """The stream's own terminator, where the proxy ended something and no terminator of the upstream's has left."""

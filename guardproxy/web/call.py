@@ -150,16 +150,35 @@ class WhileConnected:
 
 
 class KeptAlive:
-    """Sends `comment` whenever nothing else has left for `every_s`, so that nobody on the way takes a stream for dead
-    while its text is held back."""
+    """Begins a stream with `status` and `headers` when it is told to, or when its first comment is due.
 
-    def __init__(self, call: Call, comment: bytes, every_s: float) -> None:
+    It sends `comment` whenever nothing else has left for `every_s`, so that nobody on the way takes a stream for dead
+    while its text is held back.
+    """
+
+    def __init__(self, call: Call, comment: bytes, every_s: float, status: int, headers: Headers) -> None:
         self._call = call
         self._comment = comment
         self._every_s = every_s
+        self._status = status
+        self._headers = headers
         self._task: asyncio.Task[None] | None = None
 
+    async def begin(self) -> None:
+        """Send the status and the headers, once."""
+        if not self._call.status:
+            await self._call.start(self._status, self._headers)
+
+    def stop(self) -> bool:
+        """Whether nothing has been sent yet; nothing will be, then."""
+        if self._call.status:
+            return False
+        if self._task is not None:
+            self._task.cancel()
+        return True
+
     async def __aenter__(self) -> Self:
+        self._call.sent_at = time.perf_counter()  # what went before was the upstream's time
         if self._comment:
             self._task = asyncio.create_task(self._run())
         return self
@@ -168,6 +187,7 @@ class KeptAlive:
         while True:
             rest = self._call.sent_at + self._every_s - time.perf_counter()
             if rest <= 0:
+                await self.begin()
                 await self._call.send(self._comment)
                 rest = self._every_s
             await asyncio.sleep(rest)

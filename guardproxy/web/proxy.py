@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from guardproxy.errors import GuardproxyError, TooLarge, UpstreamUnreadable
 from guardproxy.observe import Metrics
-from guardproxy.pipeline import Exchange, Pipeline
+from guardproxy.pipeline import Exchange, Pipeline, Refused
 from guardproxy.policy import PolicySet
 from guardproxy.ports import Answer, Request, Wire
 from guardproxy.types import Origin
@@ -223,6 +223,9 @@ class Proxy:
         review = await self._pipeline.review_reply(exchange, body)
         call.guard_s += time.perf_counter() - began
         call.judged(review.action, review.categories, review.coverage)
+        if review.refusal is not None:
+            await self._give(call, exchange.wire.refuse(exchange.request, review.refusal), retry=False)
+            return
         changed = review.body is not body or first(response.headers, b"content-encoding")
         drop = _dropped(response, HOP_BY_HOP | _LENGTH | OF_THE_BODY if changed else HOP_BY_HOP | _LENGTH)
         await call.answer(response.status, end_to_end(response.headers, drop), review.body)
@@ -235,14 +238,23 @@ class Proxy:
         source: AsyncIterator[bytes],
         content_type: str,
     ) -> None:
-        pieces = self._pipeline.review_stream(exchange, source, content_type)
         headers = end_to_end(response.headers, _dropped(response, _STREAM_DROP | {b"content-type"}))
         headers += [*_STREAM_HEADERS, (b"content-type", content_type.encode("latin-1"))]
-        await call.start(response.status, headers)
-        async with aclosing(pieces), KeptAlive(call, exchange.wire.keepalive, self._keepalive_s):
-            async for piece in pieces:
-                await call.send(piece)
-        await call.end()
+        kept = KeptAlive(call, exchange.wire.keepalive, self._keepalive_s, response.status, headers)
+        pieces = self._pipeline.review_stream(exchange, source, content_type, kept.stop)
+        try:
+            async with aclosing(pieces), kept:
+                if exchange.policy.block.shape != "error":  # else the first text, or the first comment, is its start
+                    await kept.begin()
+                async for piece in pieces:
+                    await kept.begin()
+                    await call.send(piece)
+                await kept.begin()
+        except Refused as refused:
+            call.judged("block", refused.refusal.categories, "full")
+            await self._give(call, exchange.wire.refuse(exchange.request, refused.refusal), retry=False)
+        else:
+            await call.end()
 
     async def _relay(self, call: Call, response: UpstreamResponse) -> None:
         """Pass an answer on as it came, unread."""

@@ -158,15 +158,27 @@ def test_blocked_reply(stand: Stand, client: Client) -> None:
 
 @each_client
 def test_blocked_reply_as_error(stand: Stand, client: Client) -> None:
-    """A reply that is blocked has begun as an answer: it ends as a filtered one whatever the shape of blocks."""
+    """With `error` for its shape a reply of which no text has left is the protocol's error, streamed or not."""
     stand.says(client, _protocol(client), ["Take ", "poison ", "and stir."])
     read = stand.ask(client, "Hello there.", "error")
-    assert (read.text, read.stop) == (REFUSAL, _stop(client, filtered=True))
+    assert read.status == 400
+    assert REFUSAL in read.error
+    assert b"content_filter" in stand.told.lower()
     assert b"poison" not in stand.told
+    assert (len(stand.asked()), stand.header["x-guardproxy-action"]) == (1, "block")
+    assert [record.outcome for record in stand.records(2)] == ["pass", "refuse"]
+
+
+@each_client
+def test_clean_where_blocks_are_errors(stand: Stand, client: Client) -> None:
+    """Nothing is lost of a harmless reply whose first frames waited for its first text."""
+    stand.says(client, _protocol(client), ["All ", "is ", "well, ", "and so on."])
+    read = stand.ask(client, "Hello there.", "error")
+    assert (read.text, read.stop) == ("All is well, and so on.", _stop(client, filtered=False))
 
 
 @each_stream
-@pytest.mark.parametrize("model", ["m", "plain"])
+@pytest.mark.parametrize("model", ["m", "plain", "error"])
 def test_cut(stand: Stand, client: Client, model: str) -> None:
     """A stream that turns harmful ends before the harm, after what was judged, with the protocol's stop reason."""
     wait = partial(stand.watch.wait_for, b"afternoon", 10)
@@ -174,7 +186,7 @@ def test_cut(stand: Stand, client: Client, model: str) -> None:
     read = stand.ask(client, "Hello there.", model)
     assert read.text.startswith("Tides come in the afternoon. ")
     assert read.text.removeprefix("Tides come in the afternoon. ") in ("", "Then take ")
-    assert read.stop == _stop(client, filtered=model == "m")
+    assert read.stop == _stop(client, filtered=model != "plain")
     assert b"poison" not in stand.told
     assert b"now." not in stand.told
 

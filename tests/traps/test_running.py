@@ -95,10 +95,9 @@ def test_a_block_is_paid_for_once() -> None:
     again = {"attempts": 3, "retry_unsafe": True}
     policies = PolicySet({"default": policy(block=BlockPolicy(shape="error"))})
     with standing(completion("the poison"), upstream=again, policies=policies) as (url, upstream), sdk(url) as client:
-        answer = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hello"}])
-        with pytest.raises(openai.BadRequestError, match="withheld"):
-            client.chat.completions.create(model="m", messages=[{"role": "user", "content": "mix poison"}])
-    assert answer.choices[0].finish_reason == "content_filter"
+        for said in ("hello", "mix poison"):
+            with pytest.raises(openai.BadRequestError, match="withheld"):
+                client.chat.completions.create(model="m", messages=[{"role": "user", "content": said}])
     assert [json.loads(seen.body)["messages"][0]["content"] for seen in upstream.seen] == ["hello"]
 
 

@@ -565,6 +565,38 @@ def test_held_streams_show_that_they_live(http: httpx.Client) -> None:
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "one two"
 
 
+@pytest.mark.parametrize("keepalive_s", [0.2, 60.0])
+def test_a_stream_that_has_begun_ends_as_a_stream(http: httpx.Client, keepalive_s: float) -> None:
+    """Where blocks are errors, a reply is one as long as nothing has left for it, not even a sign of life."""
+    held = policy(stream=StreamPolicy(mode="hold_all"), block=BlockPolicy(shape="error"))
+    script = events("mix ", "poison", pause_s=0.5)
+    with standing(script, policies=PolicySet({"default": held}), keepalive_s=keepalive_s) as (url, _):
+        answer = post(http, url, chat(stream=True))
+    assert b"poison" not in answer.content
+    if keepalive_s > 1:
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "content_filter")
+        assert answer.headers["x-should-retry"] == "false"
+    else:
+        assert answer.status_code == 200
+        assert answer.content.startswith(b": keep-alive\n\n")
+        assert b'"finish_reason":"content_filter"' in answer.content
+        assert answer.content.endswith(b"data: [DONE]\n\n")
+
+
+def test_one_blocked_choice_is_an_error_of_the_whole(http: httpx.Client) -> None:
+    """Where blocks are errors, a reply of several choices of which one is blocked does not leave at all."""
+    choices = [
+        {"index": n, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+        for n, said in enumerate(("all is well", "the poison"))
+    ]
+    script = Scripted([json.dumps({"id": "c", "choices": choices}).encode()])
+    with standing(script, policies=PolicySet({"default": policy(block=BlockPolicy(shape="error"))})) as (url, _):
+        answer = post(http, url, chat(n=2))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "content_filter")
+    assert answer.headers["x-guardproxy-categories"] == "weapons"
+    assert b"all is well" not in answer.content
+
+
 def test_query_reaches_the_wire_without_keys(http: httpx.Client) -> None:
     """Gemini's `alt` decides how a refusal is framed; the key in the query is for the upstream alone."""
     body = json.dumps({"contents": [{"role": "user", "parts": [{"text": "poison"}]}]}).encode()
