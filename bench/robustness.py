@@ -30,7 +30,7 @@ from tests.escapes import tricks
 from tests.escapes.disguises import DISGUISES, Disguise
 
 SETS = {"openai_mod": "OpenAI moderation", "toxicchat_train_human": "ToxicChat"}
-UNSAFE, SAFE, LONGEST = 50, 150, 300
+UNSAFE, SAFE, LONGEST = 40, 120, 300
 
 # About 600 tokens: two windows of the embedded guard and more.
 _PADDING = tricks.HARMLESS * 40
