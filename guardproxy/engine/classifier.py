@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from guardproxy.engine.lanes import Lanes
+from guardproxy.engine.lanes import Lanes, split
 from guardproxy.engine.load import Loaded, calibration
 from guardproxy.engine.runner import Done, Work
 from guardproxy.engine.text import Codec
@@ -80,7 +80,8 @@ class ClassifierRunner:
         """One reading per window, in order; rows of like length go together."""
         rows: list[_Window] = [work.data for work in batch]
         read: dict[int, tuple[float, ...]] = {}
-        for lane in self._lanes.run(range(len(rows)), lambda index: len(rows[index].ids), partial(self._lane, rows)):
+        lanes = split([len(row.ids) for row in rows], self._lanes.threads)
+        for lane in self._lanes.run([partial(self._lane, rows, each) for each in lanes]):
             read |= lane
         return [Done(Reading(read[index]), len(row.ids), 0) for index, row in enumerate(rows)]
 

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 import transformers
 
 from guardproxy.engine.grammar import Search, State
-from guardproxy.engine.items import Item, anchor, bundles, cost, done, extend, grow, reads, tree
+from guardproxy.engine.items import Item, anchor, done, extend, grow, reads, runs, tree
 from guardproxy.engine.lanes import Lanes
 from guardproxy.engine.load import Loaded, end_tokens, window
-from guardproxy.engine.packed import NAME, Plan, ReadRows, Segment, Span, cpu_kernel, lay_out, packed_attention
+from guardproxy.engine.packed import NAME, Lane, Plan, ReadRows, Segment, Span, blockwise, packed_attention, plan_of
 from guardproxy.engine.prompts import Choice, Encoder, Script
 from guardproxy.engine.runner import Done, Work
 from guardproxy.engine.store import Match, Store
@@ -20,6 +21,8 @@ from guardproxy.ports import Prompt
 # Label lists read in one round, and in all: a model that is unsure of everything must not hold the queue.
 _WIDTH = 32
 _MOST = 512
+# A lane of fewer rows would mostly wait for the weights.
+_LANE = 32
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 _STATE_BYTES = {"cpu": 512 << 20, "cuda": 8 << 30}
 
@@ -96,14 +99,6 @@ class GenerativeRunner:
 
     def _run(self, scripts: Sequence[Script]) -> list[Done]:
         items = [Item(each, self.store.find(each.key, each.ids, len(each.ids) - 1)) for each in scripts]
-        for lane, plan in self._lanes.run(bundles(items), cost, self._pass):
-            self._keep(lane, plan)
-        self.store.shrink()
-        return [done(item) for item in items]
-
-    def _pass(self, lane: Sequence[Sequence[Item]]) -> tuple[list[Item], Plan]:
-        """Read the checks of one lane. The store is only looked at: other lanes use it meanwhile."""
-        items = [item for bundle in lane for item in bundle]
         roots = self._forest(items)
         inline = self._floor <= 0
         if inline:
@@ -114,7 +109,9 @@ class GenerativeRunner:
         for item in items:
             anchor(item, plan, inline=inline)
         self._explore(items)
-        return items, plan
+        self._keep(items, plan)
+        self.store.shrink()
+        return [done(item) for item in items]
 
     def _forest(self, items: Sequence[Item]) -> list[Segment]:
         """The segments to compute, shared where checks have tokens in common."""
@@ -130,25 +127,38 @@ class GenerativeRunner:
             grow(sorted(group, key=lambda item: item.script.ids), match.length, None, past, roots)
         return roots
 
-    def _forward(self, roots: Sequence[Segment], read: Callable[[], list[int]]) -> tuple[torch.Tensor, Plan]:
+    def _forward(self, roots: list[Segment], read: Callable[[], list[int]]) -> tuple[torch.Tensor, Plan]:
         """Hidden states behind the final norm of the rows that `read` names once the segments are laid out.
 
         Also the plan, with the keys and values of the whole row.
         """
-        order, blocks, owns = lay_out(roots)
-        tokens = [token for segment in order for token in segment.tokens]
-        positions = [position for segment in order for position in segment.positions]
-        scratch = self._output.new_empty((self._layers, 2, self._kv_heads, len(tokens), self._head_size))
-        plan = Plan(tokens, positions, blocks, owns, scratch, cpu_kernel)
+        size = sum(segment.size for segment in roots)
+        plan = plan_of(roots, max(1, min(self._lanes.threads, size // _LANE)), self._scratch, blockwise)
         rows = torch.tensor(read(), device=self._device)
-        self._last.read(rows)
-        hidden = self._model.get_decoder()(
-            input_ids=torch.tensor([tokens], device=self._device),
-            position_ids=torch.tensor([positions], device=self._device),
-            use_cache=False,
-            plan=plan,
-        ).last_hidden_state[0]
-        return hidden[rows], plan
+        found = self._lanes.run([partial(self._lane, lane, rows) for lane in plan.lanes()])
+        hidden = found[0].new_empty((len(rows), found[0].shape[-1]))
+        for low, high, part in zip(plan.edges, plan.edges[1:], found, strict=False):
+            hidden[(rows >= low) & (rows < high)] = part
+        return hidden, plan
+
+    def _scratch(self, row: int) -> torch.Tensor:
+        return self._output.new_empty((self._layers, 2, self._kv_heads, row, self._head_size))
+
+    def _lane(self, lane: Lane, rows: torch.Tensor) -> torch.Tensor:
+        """Compute a lane: the hidden states of those of `rows` that are its own."""
+        mine = rows[(rows >= lane.low) & (rows < lane.high)] - lane.low
+        self._last.read(mine)
+        try:
+            hidden: torch.Tensor = self._model.get_decoder()(
+                input_ids=torch.tensor([lane.tokens], device=self._device),
+                position_ids=torch.tensor([lane.positions], device=self._device),
+                use_cache=False,
+                lane=lane,
+            ).last_hidden_state[0, mine]
+        except BaseException:
+            lane.progress.broke()
+            raise
+        return hidden
 
     def _logits(self, hidden: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Logits in float32, of the whole vocabulary or of some rows of the output layer."""
@@ -235,16 +245,15 @@ class GenerativeRunner:
         kept: dict[int, Match] = {}
         for item in items:
             match = item.match
-            for segment in item.leaf.chain():
+            for pieces in runs(item.leaf):
+                segment, start, low = pieces[-1], pieces[0].positions[0], pieces[0].offset
                 if id(segment) in kept:
                     match = kept[id(segment)]
                     continue
-                start = segment.positions[0]
                 upto = max(other.script.keep for other in items if segment in other.leaf.chain()) - start
                 if upto <= 0 or match.length != start:
                     break
-                low = segment.offset
-                tokens = segment.tokens[: min(upto, len(segment.tokens))]
+                tokens = [token for piece in pieces for token in piece.tokens][:upto]
                 kv = plan.scratch[:, :, :, low : low + len(tokens)]
                 fixed = start + len(tokens) <= item.script.head
                 match = kept[id(segment)] = self.store.keep(item.script.key, match, tokens, kv, fixed=fixed)

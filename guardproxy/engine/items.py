@@ -48,21 +48,6 @@ class Item:
     tree: Tree = field(default_factory=Tree)
 
 
-def bundles(items: Sequence[Item]) -> list[list[Item]]:
-    """The checks in groups that share tokens which are still to be computed."""
-    out: dict[tuple[int, int, str, tuple[int, ...]], list[Item]] = {}
-    for item in items:
-        at = item.match.length
-        begin = tuple(item.script.ids[at : at + _SHARE])
-        out.setdefault((id(item.match.tail), at, item.script.key, begin), []).append(item)
-    return list(out.values())
-
-
-def cost(bundle: Sequence[Item]) -> int:
-    """Tokens to compute, at most: what the bundle shares is counted for each."""
-    return sum(len(item.script.ids) - item.match.length for item in bundle)
-
-
 def grow(items: Sequence[Item], at: int, parent: Segment | None, past: tuple[Span, ...], roots: list[Segment]) -> None:
     """Segments for checks (sorted by ids) that agree up to position `at`, from there on."""
     for group in _partition(items, at):
@@ -99,6 +84,17 @@ def _agree(group: Sequence[Item], at: int) -> int:
     first, last = group[0].script.ids, group[-1].script.ids
     limit = min(len(item.script.ids) for item in group) - 1
     return common(first[at:limit], last[at:limit])
+
+
+def runs(leaf: Segment) -> list[list[Segment]]:
+    """The segments from the top to `leaf`, the pieces of one that was cut together."""
+    out: list[list[Segment]] = []
+    for segment in leaf.chain():
+        if segment.joined:
+            out[-1].append(segment)
+        else:
+            out.append([segment])
+    return out
 
 
 def extend(item: Item) -> None:

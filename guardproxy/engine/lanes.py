@@ -1,46 +1,42 @@
-"""A batch on several CPU threads: split into lanes where it can be, so that no thread waits for another at every step.
+"""A pass on several CPU threads: split into lanes, so that no thread waits for another at every step.
 
-Two threads that share each operation meet thousands of times a batch, and what else runs on a core is waited for
-at every meeting. Two lanes of one thread meet once.
+Threads that share each operation meet thousands of times a pass, and what else runs on a core is waited for at every
+meeting. Lanes of one thread meet once a layer at most.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
 
-# Threads that share every operation of one pass do the work of threads ** _GAIN (bench/RESULTS.md, Engine).
-_GAIN = 0.7
-
-T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Lanes:
-    """The CPU threads of one runner. Used by one thread at a time, which is a lane itself."""
+    """The CPU threads of one runner. Used by one thread at a time, which is the first lane itself."""
 
     def __init__(self, threads: int) -> None:
-        self._threads = threads
+        self.threads = threads
         self._pool = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="guard-lane")
 
-    def run(self, items: Sequence[T], cost: Callable[[T], int], act: Callable[[Sequence[T]], R]) -> list[R]:
-        """`act` on every lane of `items`, at once. Raises what the first failing lane raised, when all have ended."""
-        lanes = split([cost(item) for item in items], self._threads)
-        each = max(1, self._threads // len(lanes))
+    def run(self, acts: Sequence[Callable[[], R]]) -> list[R]:
+        """All of `acts` at once, one a thread at most. Raises what the first that failed raised, when all ended."""
+        each = self.threads // len(acts)
 
-        def on(lane: Sequence[int]) -> R:
+        def on(act: Callable[[], R]) -> R:
             torch.set_num_threads(each)  # of this thread alone
             with torch.inference_mode():
-                return act([items[index] for index in lane])
+                return act()
 
-        futures = [self._pool.submit(on, lane) for lane in lanes[1:]]
+        futures = [self._pool.submit(on, act) for act in acts[1:]]
         try:
-            first = on(lanes[0])
+            first = on(acts[0])
         finally:
             for future in futures:
-                future.exception()  # waits: a lane that is left running would meet the next batch
-            torch.set_num_threads(self._threads)
+                future.exception()  # waits: a lane that is left running would meet the next pass
+            torch.set_num_threads(self.threads)
         return [first, *(future.result() for future in futures)]
 
     def close(self) -> None:
@@ -48,21 +44,40 @@ class Lanes:
         self._pool.shutdown()
 
 
-def split(costs: Sequence[int], threads: int) -> list[list[int]]:
-    """Indices in the lanes that are expected to end soonest; each lane has an equal share of the threads.
+class Progress:
+    """How many layers each lane of a pass has given its keys and values for."""
 
-    The longest goes first, to the lane that has least.
-    """
-    order = sorted(range(len(costs)), key=lambda index: -costs[index])
-    best, least = [list(range(len(costs)))], sum(costs) / threads**_GAIN
-    for count in range(2, min(threads, len(costs)) + 1):
-        lanes: list[list[int]] = [[] for _ in range(count)]
-        loads = [0] * count
-        for index in order:
-            lane = loads.index(min(loads))
-            lanes[lane].append(index)
-            loads[lane] += costs[index]
-        expected = max(loads) / (threads // count) ** _GAIN
-        if expected < least:
-            best, least = lanes, expected
-    return best
+    def __init__(self, lanes: int) -> None:
+        self._done = [0] * lanes
+        self._broken = False
+        self._changed = threading.Condition()
+
+    def gave(self, lane: int) -> None:
+        """`lane` has given those of one more layer."""
+        with self._changed:
+            self._done[lane] += 1
+            self._changed.notify_all()
+
+    def broke(self) -> None:
+        """A lane has failed: nobody waits for it."""
+        with self._changed:
+            self._broken = True
+            self._changed.notify_all()
+
+    def wait(self, lanes: Sequence[int], layer: int) -> None:
+        """Until all of `lanes` have given those of `layer`. Raises RuntimeError where a lane has failed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._broken or all(self._done[lane] > layer for lane in lanes))
+            if self._broken:
+                raise RuntimeError("another lane of this pass has failed")
+
+
+def split(costs: Sequence[int], lanes: int) -> list[list[int]]:
+    """Indices in at most `lanes` lanes of like cost: the longest goes first, to the lane that has least."""
+    out: list[list[int]] = [[] for _ in range(min(lanes, len(costs)))]
+    loads = [0] * len(out)
+    for index in sorted(range(len(costs)), key=lambda index: -costs[index]):
+        lane = loads.index(min(loads))
+        out[lane].append(index)
+        loads[lane] += costs[index]
+    return out

@@ -6,14 +6,18 @@ text that all checks share is one product. The parts of a token's attention are 
 """
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
 
+from guardproxy.engine.lanes import Progress
+
 NAME = "guardproxy_packed"
+# A segment is not cut this close to its ends: a verdict is read there, and short pieces gain nothing.
+_LEAST = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,10 +51,16 @@ class Segment:
     children: "list[Segment]" = field(default_factory=list)
     offset: int = -1
     below: int = -1  # end of its subtree in the row
+    joined: bool = False  # goes on where its parent was cut; the parent has no other child
 
     @property
     def stop(self) -> int:
         return self.offset + len(self.tokens)
+
+    @property
+    def size(self) -> int:
+        """Tokens of it and of all below."""
+        return len(self.tokens) + sum(child.size for child in self.children)
 
     def chain(self) -> "list[Segment]":
         """The segments from the top to this one."""
@@ -78,26 +88,116 @@ class Own:
     earlier: Span | None = None
 
 
-class Kernel(Protocol):
-    """Attention with its log-sum-exp: how a device does it."""
-
-    def __call__(
-        self, plan: "Plan", layer: int, qkv: tuple[torch.Tensor, torch.Tensor, torch.Tensor], scale: float, cap: float
-    ) -> torch.Tensor:
-        """[heads, row, size] of each in, [row, heads, size] out. `cap` is the softcap of the logits, 0 for none."""
-        ...
-
-
 @dataclass(slots=True)
 class Plan:
-    """A laid out pass. `scratch` receives the keys and values of the row: [layers, 2, kv heads, row, size]."""
+    """A laid out pass. `scratch` receives the keys and values of the row: [layers, 2, kv heads, row, size].
+
+    Lane k computes the rows [edges[k], edges[k + 1]).
+    """
 
     tokens: list[int]
     positions: list[int]
     blocks: list[Block]
     owns: list[Own]
+    edges: list[int]
     scratch: torch.Tensor
-    kernel: Kernel
+    kernel: "Kernel"
+
+    def lanes(self) -> "list[Lane]":
+        """The lanes of one pass over the plan."""
+        progress = Progress(len(self.edges) - 1)
+        return [Lane(self, at, progress) for at in range(len(self.edges) - 1)]
+
+
+class Lane:
+    """What one thread computes of a plan: the rows [low, high), with who of them attends to what.
+
+    Queries of `blocks` and `owns` count from `low`; keys count from the row's begin.
+    """
+
+    def __init__(self, plan: Plan, index: int, progress: Progress) -> None:
+        self.plan = plan
+        self.index = index
+        self.progress = progress
+        self.low, self.high = low, high = plan.edges[index], plan.edges[index + 1]
+        self.owns = [own for own in plan.owns if low <= own.low < high]
+        cut = [replace(each, first=max(each.first, low), last=min(each.last, high)) for each in plan.blocks]
+        # What other lanes compute comes last: it may be there by then.
+        self.blocks = sorted((each for each in cut if each.first < each.last), key=lambda each: each.span is None)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The lane's part of the plan's tokens."""
+        return self.plan.tokens[self.low : self.high]
+
+    @property
+    def positions(self) -> list[int]:
+        """The lane's part of the plan's positions."""
+        return self.plan.positions[self.low : self.high]
+
+    def give(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Put the lane's keys and values [kv heads, rows, size] where all lanes see them."""
+        self.plan.scratch[layer, 0, :, self.low : self.high] = key
+        self.plan.scratch[layer, 1, :, self.low : self.high] = value
+        self.progress.gave(self.index)
+
+    def keys(self, layer: int, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a block, once they are there."""
+        if block.span is not None:
+            keys, values = block.span.of(layer).unbind(0)
+            return keys, values
+        edges = self.plan.edges
+        earlier = [at for at in range(self.index) if edges[at] < block.high and edges[at + 1] > block.low]
+        if earlier:
+            self.progress.wait(earlier, layer)
+        keys, values = self.plan.scratch[layer, :, :, block.low : block.high].unbind(0)
+        return keys, values
+
+
+class Kernel(Protocol):
+    """Attention with its log-sum-exp: how a device does it."""
+
+    def __call__(self, lane: Lane, layer: int, query: torch.Tensor, scale: float, cap: float) -> torch.Tensor:
+        """[heads, rows, size] in, [rows, heads, size] out. `cap` is the softcap of the logits, 0 for none."""
+        ...
+
+
+def plan_of(roots: list[Segment], lanes: int, scratch: Callable[[int], torch.Tensor], kernel: Kernel) -> Plan:
+    """Lay out the forest for at most so many lanes. Segments that a lane's edge falls in are cut, also in `roots`.
+
+    A segment that is cut keeps its end; its beginning becomes its parent.
+    """
+    order, blocks, owns = lay_out(roots)
+    edges = [0, order[-1].stop]
+    if lanes > 1:
+        edges = _cut(order, roots, lanes)
+        order, blocks, owns = lay_out(roots)
+    tokens = [token for segment in order for token in segment.tokens]
+    positions = [position for segment in order for position in segment.positions]
+    return Plan(tokens, positions, blocks, owns, edges, scratch(len(tokens)), kernel)
+
+
+def _cut(order: Sequence[Segment], roots: list[Segment], lanes: int) -> list[int]:
+    """Cut the segments that even edges of `lanes` fall in, and say where the edges came to lie."""
+    size = order[-1].stop
+    edges = {0, size}
+    for wanted in [
+        size * at // lanes for at in range(lanes - 1, 0, -1)
+    ]:  # from behind: offsets before stay as they are
+        segment = next(each for each in order if each.offset <= wanted < each.stop)
+        first = wanted - segment.offset
+        if segment.mask is not None or min(first, len(segment.tokens) - first) < _LEAST:
+            edges.add(segment.offset if 2 * first < segment.stop - segment.offset else segment.stop)
+            continue
+        head = Segment(segment.tokens[:first], segment.positions[:first], segment.parent, segment.past)
+        head.offset, head.children, head.joined = segment.offset, [segment], segment.joined
+        family = segment.parent.children if segment.parent else roots
+        family[next(at for at, each in enumerate(family) if each is segment)] = head
+        segment.tokens, segment.positions = segment.tokens[first:], segment.positions[first:]
+        segment.parent, segment.past, segment.joined, segment.offset = head, (), True, wanted
+        order = [*order, head]
+        edges.add(wanted)
+    return sorted(edges)
 
 
 def lay_out(roots: Sequence[Segment]) -> tuple[list[Segment], list[Block], list[Own]]:
@@ -191,50 +291,43 @@ def packed_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    plan: Plan,
+    lane: Lane,
     scaling: float,
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The attention function that transformers' modules call: [1, heads, row, size] in, [1, row, heads, size] out."""
+    """The attention function that transformers' modules call: [1, heads, rows, size] in, [1, rows, heads, size] out."""
     layer = int(module.layer_idx)  # type: ignore[arg-type]
-    plan.scratch[layer, 0].copy_(key[0])
-    plan.scratch[layer, 1].copy_(value[0])
-    return plan.kernel(plan, layer, (query[0], key[0], value[0]), scaling, softcap or 0.0)[None], None
+    lane.give(layer, key[0], value[0])
+    return lane.plan.kernel(lane, layer, query[0], scaling, softcap or 0.0)[None], None
 
 
-def cpu_kernel(
-    plan: Plan, layer: int, qkv: tuple[torch.Tensor, torch.Tensor, torch.Tensor], scale: float, cap: float
-) -> torch.Tensor:
-    """Blockwise attention on the CPU; grouped query heads share their keys without a copy."""
-    query, key, value = qkv
-    heads, row, size = query.shape
-    shared = key.shape[0]
-    query = query.view(shared, heads // shared, row, size)
-    out = query.new_empty(row, shared, heads // shared, size).permute(1, 2, 0, 3)
-    total = query.new_empty(shared, heads // shared, row)
-    for own in plan.owns:
-        part = slice(own.low, own.high)
-        causal = own.mask is None
-        keys, values = key[:, part], value[:, part]
+def blockwise(lane: Lane, layer: int, query: torch.Tensor, scale: float, cap: float) -> torch.Tensor:
+    """The kernel for every device: block by block; grouped query heads share their keys without a copy."""
+    heads, rows, size = query.shape
+    mine = lane.plan.scratch[layer]
+    shared = mine.shape[1]
+    query = query.view(shared, heads // shared, rows, size)
+    out = query.new_empty(rows, shared, heads // shared, size).permute(1, 2, 0, 3)
+    total = query.new_empty(shared, heads // shared, rows)
+    for own in lane.owns:
+        part = slice(own.low - lane.low, own.high - lane.low)
+        keys, values = mine[:, :, own.low : own.high].unbind(0)
         if own.earlier is not None:
             before = own.earlier.of(layer)
             keys, values = torch.cat((before[0], keys), 1), torch.cat((before[1], values), 1)
-        got, weight = attend(query[:, :, part], keys, values, scale, cap, causal=causal, mask=own.mask)
+        got, weight = attend(query[:, :, part], keys, values, scale, cap, causal=own.mask is None, mask=own.mask)
         out[:, :, part], total[:, :, part] = got, weight
-    for block in plan.blocks:
-        rows = slice(block.first, block.last)
-        if block.span is None:
-            keys, values = key[:, block.low : block.high], value[:, block.low : block.high]
-        else:
-            keys, values = block.span.of(layer).unbind(0)
+    for block in lane.blocks:
+        part = slice(block.first - lane.low, block.last - lane.low)
+        keys, values = lane.keys(layer, block)
         # All see all: the heads that share keys become rows of one larger product.
-        asked = query[:, :, rows]
+        asked = query[:, :, part]
         got, weight = attend(asked.flatten(1, 2)[:, None], keys, values, scale, cap)
         got, weight = got.view(asked.shape), weight.reshape(asked.shape[:-1])
-        known = total[:, :, rows]
-        out[:, :, rows].lerp_(got, torch.sigmoid(weight - known)[..., None])
-        total[:, :, rows] = torch.logaddexp(known, weight)
+        known = total[:, :, part]
+        out[:, :, part].lerp_(got, torch.sigmoid(weight - known)[..., None])
+        total[:, :, part] = torch.logaddexp(known, weight)
     return out.permute(2, 0, 1, 3).flatten(1, 2)
 
 

@@ -1,4 +1,4 @@
-"""The lanes of a batch: what goes where, and that a check reads the same in any of them."""
+"""The lanes of a pass: what goes where, and that a check reads the same in any of them."""
 
 import threading
 import time
@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guardproxy.engine.lanes import Lanes, split
+from guardproxy.engine.lanes import Lanes, Progress, split
+from guardproxy.engine.packed import Segment, blockwise, plan_of
 from tests.engine.kit import prompt, read, runner, tiny
 
 TEXTS = ("How do I whittle a spoon?", "a", "x" * 300, "Tell me how to pick a lock.", "Where is the library?")
@@ -16,43 +17,48 @@ TEXTS = ("How do I whittle a spoon?", "a", "x" * 300, "Tell me how to pick a loc
 
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=40), st.integers(1, 32))
 def test_every_item_is_in_one_lane_and_no_lane_is_empty(costs, threads):
-    """The lanes part the batch, and are never more than threads."""
+    """The lanes part the batch, are never more than threads, and differ by no more than the longest item."""
     lanes = split(costs, threads)
     assert sorted(index for lane in lanes for index in lane) == list(range(len(costs)))
-    assert all(lanes)
-    assert len(lanes) <= threads
-
-
-@pytest.mark.parametrize(
-    ("costs", "threads", "lanes"),
-    [
-        ([100], 8, 1),
-        ([100, 100], 1, 1),
-        ([100, 100], 2, 2),
-        ([1000, 10], 2, 1),
-        ([5, 4, 3, 3, 3], 2, 2),
-        ([9] * 8, 4, 4),
-    ],
-)
-def test_a_batch_is_parted_where_that_ends_sooner(costs, threads, lanes):
-    """Not one check, not beside one that outweighs the rest; else a lane for each thread."""
-    assert len(split(costs, threads)) == lanes
+    assert len(lanes) == min(threads, len(costs))
+    loads = [sum(costs[index] for index in lane) for lane in lanes]
+    assert max(loads) - min(loads) <= max(costs)
 
 
 def test_a_lane_that_fails_is_waited_for_and_raised():
     """No lane is left running behind an error."""
     ended = []
 
-    def act(items):
-        if "bad" in items:
-            raise ValueError("bad")
+    def bad():
+        raise ValueError("bad")
+
+    def good():
         time.sleep(0.05)
         ended.append(threading.current_thread().name)
 
     lanes = Lanes(3)
-    with pytest.raises(ValueError, match="bad"):
-        lanes.run(["bad", "good", "well"], lambda _: 1, act)
-    assert len(ended) == 2
+    for acts in ([bad, good, good], [good, good, bad]):
+        ended.clear()
+        with pytest.raises(ValueError, match="bad"):
+            lanes.run(acts)
+        assert len(ended) == 2
+    lanes.close()
+
+
+def test_a_lane_that_waits_for_one_that_failed_fails_too():
+    """Nobody waits for keys that will never come."""
+    progress = Progress(2)
+    lanes = Lanes(2)
+
+    def first():
+        progress.gave(0)
+        progress.broke()
+        raise ValueError("first")
+
+    with pytest.raises(ValueError, match="first"):
+        lanes.run([first, lambda: progress.wait([0], 3)])
+    with pytest.raises(RuntimeError, match="another lane"):
+        progress.wait([0], 3)
     lanes.close()
 
 
@@ -61,22 +67,64 @@ def test_each_lane_has_its_share_of_the_threads():
     before = torch.get_num_threads()
     try:
         lanes = Lanes(4)
-        assert lanes.run([1, 1], int, lambda _: torch.get_num_threads()) == [2, 2]
+        assert lanes.run([torch.get_num_threads] * 2) == [2, 2]
         assert torch.get_num_threads() == 4
         lanes.close()
     finally:
         torch.set_num_threads(before)
 
 
-def test_a_check_reads_the_same_in_any_lane():
-    """With lanes, probabilities and the kept state are those of one thread."""
+@given(
+    st.lists(st.integers(1, 120), min_size=1, max_size=6),
+    st.lists(st.integers(1, 120), max_size=4),
+    st.integers(1, 9),
+)
+def test_a_cut_row_attends_to_what_the_whole_row_did(top, below, lanes):
+    """Every token has the same tokens above it, however many lanes the row is cut into, and each once."""
+
+    def forest():
+        roots = [Segment([at] * size, list(range(size))) for at, size in enumerate(top)]
+        for at, size in enumerate(below):
+            start = len(roots[0].tokens)
+            child = Segment([100 + at] * size, list(range(start, start + size)), roots[0])
+            roots[0].children.append(child)
+        return roots
+
+    def seen(plan):
+        """For each row, the rows it attends to."""
+        out = [set() for _ in plan.tokens]
+        for lane in plan.lanes():
+            for own in lane.owns:
+                assert lane.low <= own.low < own.high <= lane.high
+                for row in range(own.low, own.high):
+                    out[row] |= set(range(own.low, row + 1))
+            for block in lane.blocks:
+                assert lane.low <= block.first < block.last <= lane.high
+                for row in range(block.first, block.last):
+                    new = set(range(block.low, block.high))
+                    assert not new & out[row]
+                    out[row] |= new
+        return out
+
+    def plan(count):
+        return plan_of(forest(), count, torch.empty, blockwise)
+
+    whole, cut = plan(1), plan(lanes)
+    assert (cut.tokens, cut.positions) == (whole.tokens, whole.positions)
+    assert seen(cut) == seen(whole)
+    assert 2 <= len(cut.edges) <= lanes + 1
+
+
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_a_check_reads_the_same_in_any_lanes(threads):
+    """Single checks, batches, the policy text itself and what is kept: as on one thread, however it is cut."""
     loaded = tiny("Llama")
-    alone = [read(runner(loaded, threads=1), prompt(text))[0] for text in TEXTS]
-    model = runner(loaded, threads=3)
-    read(model, prompt("warm"))  # the policy text is known from here on, and the batch can be parted
-    for _ in range(3):
-        for text, wanted, got in zip(TEXTS, alone, read(model, *map(prompt, TEXTS)), strict=True):
-            assert got.probabilities == pytest.approx(wanted.probabilities, abs=1e-5), text
-    (again,) = model.run([model.encode(prompt(TEXTS[2]))[0]])
-    assert again.computed < 40  # the text itself was kept, whichever lane computed it
+    plain, model = runner(loaded, threads=1), runner(loaded, threads=threads)
+    for texts in (TEXTS, TEXTS[:1], TEXTS[2:], (TEXTS[2],), (TEXTS[2] + " and more " * 20,)):
+        wanted, found = read(plain, *map(prompt, texts)), read(model, *map(prompt, texts))
+        for text, a, b in zip(texts, wanted, found, strict=True):
+            assert b.probabilities == pytest.approx(a.probabilities, abs=1e-5), text
+    for text in TEXTS:
+        (a,), (b,) = (each.run(each.encode(prompt(text))) for each in (plain, model))
+        assert (a.computed, a.reused) == (b.computed, b.reused)
     model.close()
