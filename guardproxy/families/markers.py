@@ -55,18 +55,32 @@ def markers(text: str) -> tuple[str, ...]:
 
 def neutralise(text: str) -> str:
     """`text` with its marks made harmless; the same string where it has none."""
-    folded = _fold(text)
-    spans = [(match.span("role") if match["role"] else match.span()) for match in _MARK.finditer(folded)]
-    if not spans:
-        return text
-    places = _places(text, folded)
     pieces: list[str] = []
     done = 0
-    for start, stop in spans:
-        first, last = places[start], places[stop - 1] + 1
+    for first, last, _ in _spans(text):
         pieces += [text[done:first], _soften(text[first:last])]
         done = last
-    return "".join([*pieces, text[done:]])
+    return "".join([*pieces, text[done:]]) if pieces else text
+
+
+def neutralise_both(before: str, text: str) -> tuple[str, str]:
+    """Two texts that stand on neighbouring lines of a prompt, also without the marks that only both together hold."""
+    edge = len(before)
+    for first, last, end in _spans(f"{before}\n{text}") if before else ():
+        if first < edge and end > edge + 1:
+            tail = text[: max(0, last - edge - 1)]
+            softened = _soften(before[first:last]) + before[last:]
+            return neutralise(before[:first]) + softened, (tail and _soften(tail)) + neutralise(text[len(tail) :])
+    return neutralise(before), neutralise(text)
+
+
+def _spans(text: str) -> list[tuple[int, int, int]]:
+    """Where the marks begin and end, of a role its name alone; and where all that makes it a mark ends."""
+    folded = _fold(text)
+    found = list(_MARK.finditer(folded))
+    places = _places(text, folded) if found else ()
+    spans = ((*(match.span("role") if match["role"] else match.span()), match.end()) for match in found)
+    return [(places[start], places[stop - 1] + 1, places[end - 1] + 1) for start, stop, end in spans]
 
 
 def injections(text: str) -> tuple[Finding, ...]:
@@ -75,9 +89,9 @@ def injections(text: str) -> tuple[Finding, ...]:
 
 
 def _soften(mark: str) -> str:
-    """The mark with look-alike brackets; a phrase with its words run together; a role set in brackets."""
+    """The mark, or its part, with look-alike brackets; a phrase with its words run together; a role in brackets."""
     kept = unicodedata.normalize("NFKC", mark).translate(_SOFT)
-    if kept[0] in "\u2039\u2045":
+    if kept[0] in "\u2039\u2045" or kept[-1] in "\u203a\u2046":
         return kept
     return "·".join(kept.split()) if " " in kept else f"\u2039{kept}\u203a"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from guardproxy.errors import ConfigError, GuardUnavailable
-from guardproxy.families.markers import injections, neutralise
+from guardproxy.families.markers import injections, neutralise, neutralise_both
 from guardproxy.ports import Reading
 from guardproxy.types import SIGNALS, Category, Check, Finding, Message, Side, Taxonomy, Verdict
 
@@ -110,12 +110,13 @@ def dialogue(check: Check, context: int = CONTEXT) -> Dialogue:
     question = "\n".join(runs.pop()[1]) if runs and check.side == "assistant" else ""
     if runs and runs[0][0] == "assistant":
         runs.insert(0, ("user", []))
+    before, judged = neutralise_both(before, turn.text.strip())
     told = [neutralise("\n".join(texts)) for _, texts in runs]
     return Dialogue(
         exchanges=tuple(zip(told[::2], told[1::2], strict=True)),
         question=neutralise(question),
-        before=neutralise(before),
-        judged=neutralise(turn.text.strip()),
+        before=before,
+        judged=judged,
     )
 
 
