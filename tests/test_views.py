@@ -2,7 +2,9 @@
 
 import codecs
 import html
+import random
 import time
+from itertools import islice
 
 import pytest
 from hypothesis import given, settings
@@ -131,6 +133,16 @@ def test_a_megabyte_takes_linear_time(name: str) -> None:
     text = HOSTILE[name]
     part = min(seconds(text[-len(text) // 8 :]) for _ in range(3))
     assert seconds(text) <= 8 * 3 * part + 0.5
+
+
+def test_a_megabyte_of_any_characters_takes_a_second_or_two() -> None:
+    """Characters from all of Unicode, of which hardly one comes twice, are no way to keep the proxy busy."""
+    luck = random.Random(1)
+    codes = (code for code in iter(lambda: luck.randrange(0x110000), -1) if not 0xD800 <= code < 0xE000)
+    text = "".join(map(chr, islice(codes, MEGABYTE)))
+    started = time.process_time()
+    views(text, VIEWS)
+    assert time.process_time() - started < 3
 
 
 def test_html_is_left_alone_unless_letters_hide_in_it() -> None:

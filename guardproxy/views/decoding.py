@@ -19,6 +19,8 @@ _HEX = re.compile(
     r"|(?<![0-9A-Za-z])(?:0[xX])?[0-9A-Fa-f]{2}(?:[ :,-]{1,2}(?:0[xX])?[0-9A-Fa-f]{2}(?![0-9A-Za-z])){3,}+"
     r"|(?<![0-9A-Za-z])(?:0[xX])?(?:[0-9A-Fa-f]{2}){4,}+(?![0-9A-Za-z])"
 )
+# What every match of it has in it, and is found far faster.
+_MAYBE_HEX = re.compile(r"[0-9A-Fa-f]{8}|[0-9A-Fa-f]{2}[ :,-]|\\[xu]")
 _BASE64 = re.compile(
     r"(?<![\w+/-])(?=[A-Za-z0-9+/_-]{6})(?:[A-Za-z0-9+/]{40,}+\r?\n(?=[A-Za-z0-9+/]))*+[A-Za-z0-9+/_-]++={0,2}"
 )
@@ -58,7 +60,7 @@ def _unescaped(given: str, several: bool) -> str:
 
 
 def _unhex(text: str) -> str:
-    return _HEX.sub(_hex_text, text)
+    return _HEX.sub(_hex_text, text) if _MAYBE_HEX.search(text) else text
 
 
 def _hex_text(match: re.Match[str]) -> str:
