@@ -1,10 +1,11 @@
 """Views: every disguise is undone by some view, ordinary text has next to none, and the cost is bounded."""
 
+import base64
 import codecs
 import html
 import random
 import time
-from itertools import islice
+from itertools import groupby, islice
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from guardproxy.errors import ConfigError
 from guardproxy.views import DEPTH, MAX_VIEWS, VIEWS, views
+from guardproxy.views.order import displayed
 from tests.escapes.disguises import DISGUISES, OPEN, SINGLE
 
 SENTENCES = (
@@ -117,6 +119,8 @@ HOSTILE = {
     "plus signs": "ab+" * (MEGABYTE // 3) + "+",
     "ampersands": "&amp;" * (MEGABYTE // 5),
     "letters with one accent": "a" * (MEGABYTE - 1) + "é",
+    "overrides": "a\u202eb" * (MEGABYTE // 3),
+    "overrides of lines": "a\u202eb\n" * (MEGABYTE // 4),
     "marks": "a" + "\u0301" * MEGABYTE,
 }
 
@@ -143,6 +147,55 @@ def test_a_megabyte_of_any_characters_takes_a_second_or_two() -> None:
     started = time.process_time()
     views(text, VIEWS)
     assert time.process_time() - started < 3
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_what_is_displayed_is_read(sentence: str) -> None:
+    """Letters that are written backwards and shown forwards are read as they are shown, nested or by the word."""
+    turned = sentence[::-1]
+    assert _read(f"Please: \u202e{turned}\u202c. Thanks!", sentence)
+    assert _read(f"\u202e{turned}", sentence)
+    assert _read("\n".join(f"\u202e{word[::-1]}" for word in sentence.split()), sentence)
+    assert _read(" ".join(f"\u202e{word[::-1]}\u202c" for word in sentence.split()), sentence)
+    assert _read(f"\u202e{turned[:20]}\u202d{turned[20:29][::-1]}\u202c{turned[29:]}\u202c", sentence)
+    encoded = base64.b64encode(sentence.encode()).decode()
+    assert _read(f"\u202e{encoded[::-1]}\u202c", sentence)
+
+
+def test_a_displayed_view_is_named() -> None:
+    """The record says which reading it was; without its name there is none."""
+    assert [(view.name, view.text) for view in views("a \u202ebmob\u202c", ("bidi", "displayed"))] == [
+        ("bidi", "a bmob"),
+        ("displayed", "a bomb"),
+    ]
+    assert views("a \u202ebmob\u202c", ("nfkc",)) == ()
+
+
+_CONTROLS = "ab\u202e\u202e\u202d\u202a\u202c\u202c\u2066\u2068\u2069\n"
+
+
+@given(st.text(alphabet=_CONTROLS + "cdefghij", max_size=60))
+@settings(max_examples=500, deadline=None)
+def test_the_displayed_order_is_that_of_the_algorithm(text: str) -> None:
+    """Runs of each level, from the deepest up, are turned round: rule L2 of UAX #9, done step by step."""
+    wanted = "\n".join(_turned(line) if "\u202e" in line else line for line in text.split("\n"))
+    assert displayed(text) == wanted
+
+
+def _turned(line: str) -> str:
+    levels, chars = [0], []
+    for char in line:
+        if char in "\u202a\u202d\u202e\u2066\u2068":
+            up = 1 if levels[-1] % 2 == (char != "\u202e") else 2
+            levels.append(levels[-1] + up)
+        elif char in "\u202c\u2069":
+            levels[1:] = levels[1:-1]
+        else:
+            chars.append((levels[-1], char))
+    for level in range(max((one for one, _ in chars), default=0), 0, -1):
+        pieces = [(deep, list(run)) for deep, run in groupby(chars, lambda one, level=level: one[0] >= level)]
+        chars = [char for deep, run in pieces for char in (reversed(run) if deep else run)]
+    return "".join(char for _, char in chars)
 
 
 def test_html_is_left_alone_unless_letters_hide_in_it() -> None:

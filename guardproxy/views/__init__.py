@@ -1,7 +1,8 @@
 """The readings of a text that the guard also gets: what it says once disguises are taken off. Pure.
 
-Two kinds. *Cleaning* takes off what a reader does not see or does not notice (other alphabets' look-alikes, styled
-letters, invisible characters, text hidden in tag characters); all chosen cleanings make one view. *Decoding* undoes an
+*Cleaning* takes off what a reader does not see or does not notice (other alphabets' look-alikes, styled
+letters, invisible characters, text hidden in tag characters); all chosen cleanings make one view. Where a right-to-left
+override turns letters round, the order in which they are *displayed* makes another. *Decoding* undoes an
 encoding, of the cleaned text and once more of what came out, so that encodings nested twice are read. A decoding is
 only taken where it yields more word-like text than it was given, so ordinary prose and code have no view.
 
@@ -15,8 +16,10 @@ from dataclasses import dataclass
 from guardproxy.errors import ConfigError
 from guardproxy.views.cleaning import CLEANINGS
 from guardproxy.views.decoding import DECODINGS
+from guardproxy.views.order import displayed
 
-VIEWS: tuple[str, ...] = (*CLEANINGS, *DECODINGS)
+DISPLAYED = "displayed"
+VIEWS: tuple[str, ...] = (*CLEANINGS, DISPLAYED, *DECODINGS)
 MAX_VIEWS = 8
 DEPTH = 2
 NESTED = 500_000
@@ -51,10 +54,11 @@ def views(text: str, names: Iterable[str]) -> tuple[View, ...]:
 
 
 def _readings(given: View, chosen: frozenset[str]) -> Iterator[View]:
-    """The text cleaned, then its decodings, then theirs."""
-    clean = _cleaned(given, chosen)
-    yield clean
-    level, room = [clean], NESTED
+    """The text cleaned, as it stands and as it is displayed, then the decodings of both, then theirs."""
+    level, room = [_cleaned(given, chosen)], NESTED
+    if DISPLAYED in chosen and (shown := displayed(given.text)) != given.text:
+        level.append(_cleaned(View(DISPLAYED, shown), chosen))
+    yield from level
     for _ in range(DEPTH):
         further: list[View] = []
         for base in level:
