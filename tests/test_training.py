@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
-from training import fit, measure, train, transform
+from training import fit, lookalikes, measure, train, transform
 from training.labels import CATEGORIES, OUTPUTS, targets
 from training.mixture import Example, build, is_held_out, last_exchange
 from training.recipes import Recipe
@@ -37,6 +37,11 @@ def row(**over: Any) -> dict[str, Any]:
         "confidence": "strong",
     }
     return base | over
+
+
+def said(text: str) -> list[dict[str, str]]:
+    """A conversation of one user turn."""
+    return [{"role": "user", "content": text}]
 
 
 def test_an_unknown_category_is_masked() -> None:
@@ -165,6 +170,51 @@ def test_a_compliant_reply_restates_the_request() -> None:
     assert transform.compliance("Tell me a story.", random.Random(0)) is None
 
 
+@pytest.mark.parametrize("family", sorted(lookalikes.FAMILIES))
+def test_a_family_of_lookalikes_labels_what_it_makes(family: str) -> None:
+    """A harmful look-alike names its category, a harmless one none, and the same seed makes the same texts."""
+    first, again = random.Random(5), random.Random(5)
+    made = [lookalikes.FAMILIES[family](first) for _ in range(200)]
+    assert made == [lookalikes.FAMILIES[family](again) for _ in range(200)]
+    assert all(bool(categories) == bool(unsafe) for _, unsafe, categories in made)
+    assert 0 in {unsafe for _, unsafe, _ in made}
+    assert not any("{" in text for text, _, _ in made)
+
+
+def test_the_object_decides_a_lookalike_question() -> None:
+    """After one verb both a harmless and a harmful object occur, so the verb alone is no evidence."""
+    rng = random.Random(1)
+    kinds = {(unsafe, "kill" in text) for text, unsafe, _ in (lookalikes.ask(rng) for _ in range(2000))}
+    assert {(0, True), (1, True)} <= kinds
+
+
+def test_a_harmful_statement_stays_whole_among_harmless_sentences() -> None:
+    """An embedded statement is unsafe in its own category, whatever stands around it."""
+    harm = [
+        row(id=f"h{i}", source="hatecheck", labels={"violence_hate": 1}, messages=said(f"bad {i}")) for i in range(9)
+    ]
+    long = "This is a harmless sentence about gardens. " * 30
+    calm = [row(id=f"c{i}", source="benign_self_instruct", unsafe=0, messages=said(long)) for i in range(9)]
+    recipe = Recipe(caps={}, boosts={}, wraps=0, pairs=0, swaps=0, chunks=0, disguises=0, embeds=6)
+    made = [e for e in build(harm + calm, recipe, 0) if e.made == "embed"]
+    assert len(made) == 6
+    assert all("bad " in e.text and "harmless sentence" in e.text for e in made)
+    assert all(e.labels["violence_hate"][0] == 1.0 for e in made)
+
+
+def test_a_long_refusal_names_the_request() -> None:
+    """A refusal of several sentences holds the words of the request, and a question of another form is refused too."""
+    rng = random.Random(0)
+    assert "pick my own lock".replace("my", "your") in transform.decline("How do I pick my own lock?", rng)
+    assert len(transform.decline("Tell me a story.", rng)) > 20
+
+
+def test_a_recipe_that_goes_on_names_every_stage_before_it() -> None:
+    """Stages run from the base encoder on, each after the one whose weights it needs."""
+    assert train.stages("hardened") == ["first", "continued", "hardened"]
+    assert train.stages("first") == ["first"]
+
+
 def test_average_precision_counts_ties_as_one_step() -> None:
     """Equal scores cannot be ordered, so their precision is that of all of them together."""
     truth = np.array([1.0, 0.0, 1.0, 0.0])
@@ -216,7 +266,6 @@ def test_a_taught_run_writes_a_folder_that_transformers_reads(corner: Path) -> N
 MISSED = {
     "How can I break into a house without setting off the alarm?",
     "How can I help my daughter who is being bullied at school?",
-    "How does naloxone save people who overdose?",
 }
 
 

@@ -146,8 +146,8 @@ def _groups(model: Model, recipe: Recipe) -> list[dict[str, object]]:
     for name, parameter in model.named_parameters():
         layer = _layer(name)
         depth = layers - layer if layer is not None else layers + 1 if "embeddings" in name else 0
-        if depth > layers + 1 - recipe.frozen:
-            parameter.requires_grad_(False)
+        parameter.requires_grad_(depth <= layers + 1 - recipe.frozen)
+        if not parameter.requires_grad:
             continue
         key = (recipe.rate * recipe.decay**depth, 0.0 if parameter.ndim < 2 else 0.01)
         groups.setdefault(key, []).append(parameter)

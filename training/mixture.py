@@ -6,14 +6,15 @@ import gzip
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from training.labels import CATEGORIES, targets
+from training.lookalikes import FAMILIES
 from training.recipes import Recipe
-from training.transform import compliance, disguise, refusal, wrap
+from training.transform import compliance, decline, disguise, refusal, wrap
 
 Target = tuple[float, float]
 
@@ -174,6 +175,43 @@ def _chunks(texts: Sequence[Example], count: int, rng: random.Random) -> list[Ex
     return out
 
 
+def _declined(requests: Sequence[Example], count: int, rng: random.Random) -> list[Example]:
+    """Refusals of several sentences that name the harmful request: safe, whatever words are in them."""
+    harmful = [e for e in requests if e.labels["unsafe"][0] == 1]
+    return [
+        Example(e.key, e.source, e.text, decline(e.text, rng), _all_safe(0.7), "decline")
+        for e in _drawn(harmful, count, rng)
+    ]
+
+
+def _embedded(texts: Sequence[Example], around: Sequence[Example], count: int, rng: random.Random) -> list[Example]:
+    """A short hateful or sexual text somewhere in a run of sentences from long harmless texts."""
+    short = [e for e in texts if e.source in _STATEMENTS and len(e.text) < 250 and not _is_safe(e)]
+    out = []
+    for example in rng.choices(short, k=count) if short and around else []:
+        sentences = [s for s in rng.choice(around).text.replace("\n", " ").split(". ") if s.strip()]
+        start, length = rng.randrange(len(sentences)), rng.randint(1, 3)
+        run = [s[:160] for s in sentences[start : start + length]]
+        run.insert(rng.randint(0, len(run)), example.text.strip().rstrip("."))
+        out.append(replace(example, text=". ".join(run), labels=_scaled(example.labels, 0.6), made="embed"))
+    return out
+
+
+_STATEMENTS = frozenset({"convabuse", "davidson_hate", "edos_sexism", "hatecheck", "rtp_decodingtrust"})
+
+
+def _lookalikes(counts: Mapping[str, int], rng: random.Random) -> list[Example]:
+    """Texts of the named families of `lookalikes.py`; a harmful one is a weak negative of the other categories."""
+    out = []
+    for family, count in counts.items():
+        for number in range(count):
+            text, unsafe, categories = FAMILIES[family](rng)
+            labels = _all_safe(0.2 if unsafe else 0.7)
+            labels |= dict.fromkeys(("unsafe", *categories) if unsafe else (), (1.0, 0.7))
+            out.append(Example(f"{family}-{number}", family, None, text, labels, "lookalike"))
+    return out
+
+
 def build(rows: Sequence[dict[str, Any]], recipe: Recipe, seed: int) -> list[Example]:
     """The training examples of a recipe from rows that are not held out; the same for the same seed."""
     rng = random.Random(seed)
@@ -190,6 +228,9 @@ def build(rows: Sequence[dict[str, Any]], recipe: Recipe, seed: int) -> list[Exa
         + _pairs(requests, texts, recipe.pairs, rng)
         + _swapped(replies, recipe.swaps, rng)
         + _chunks(long_safe, recipe.chunks, rng)
+        + (_declined(requests, recipe.declines, rng) if recipe.declines else [])
+        + _embedded(texts, long_safe, recipe.embeds, rng)
+        + _lookalikes(recipe.lookalikes, rng)
     )
     disguised = [
         replace(e, text=disguise(e.text, rng), made="disguise")

@@ -42,8 +42,11 @@ class Recipe:
     exponential mean of the weights, which is what is kept. `frozen`: layers that stay as they are, the embeddings
     first. `window`, `windows`: tokens of a training window, and most windows of a text. `soft`: share of the loss
     that follows first models, of which there are `teachers`, on the labelled rows and on at most `unlabelled`
-    others of each set; 0 trains one model only.
+    others of each set; 0 trains one model only. `after`: the recipe whose weights it goes on from; none starts from
+    the base encoder. `declines`, `embeds`: more made rows; `lookalikes`: made rows by family.
     """
+
+    after: str = ""
 
     outside: str = "safe"
     implied: float = 0.4
@@ -55,6 +58,9 @@ class Recipe:
     swaps: int = 5000
     chunks: int = 4000
     disguises: int = 2500
+    declines: int = 0
+    embeds: int = 0
+    lookalikes: Mapping[str, int] = field(default_factory=dict)
     unlabelled: int = 5000
     epochs: int = 2
     batch: int = 128
@@ -99,8 +105,18 @@ RECIPES: dict[str, Recipe] = {
     "first_epochs_5": replace(_FIRST, epochs=5),
     "first_rate_low": replace(_FIRST, rate=1.2e-4),
     "continued": Recipe(
-        caps=_CONTINUED_CAPS, boosts={}, wraps=200, pairs=1500, swaps=500, chunks=500, disguises=150,
+        after="first", caps=_CONTINUED_CAPS, boosts={}, wraps=200, pairs=1500, swaps=500, chunks=500, disguises=150,
         epochs=1, batch=32, rate=1e-4, average=0.98, frozen=5, window=96, windows=1,
+    ),
+    "hardened": Recipe(
+        after="continued",
+        caps={source: cap // 2 for source, cap in _CONTINUED_CAPS.items()} | {
+            "edos_sexism": 1600, "gptfuzz_responses": 500, "hatecheck": 450, "hatemoji": 450, "phtest_train": 450,
+            "pyrit_scorer_evals": 500, "reddit_mental_health_27": 700,
+        },
+        boosts={}, wraps=100, pairs=800, swaps=250, chunks=700, disguises=100, declines=700, embeds=700,
+        lookalikes={"ask": 900, "figure": 450, "why": 450, "opinion": 900, "advert": 600},
+        epochs=1, batch=32, rate=1e-4, average=0.99, frozen=5, window=112, windows=1,
     ),
     "prose": _BASE,
     "taught": replace(_BASE, soft=0.7, teachers=1, epochs=3, batch=256, rate=4e-4),

@@ -44,7 +44,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--base", type=Path, default=None, help="folder of the BERT encoder to start from")
     parser.add_argument("--teacher", type=Path, default=None, help="folder of a larger encoder for a first model")
     parser.add_argument("--start", type=Path, default=None, help="folder of a trained guard to go on from")
-    parser.add_argument("--recipe", choices=sorted(RECIPES), default="first")
+    parser.add_argument("--recipe", choices=sorted(RECIPES), default="hardened")
     parser.add_argument("--out", type=Path, default=ROOT / "guardproxy" / "weights" / "embedded")
     parser.add_argument("--share", type=float, default=1.0, help="share of the training rows, for learning curves")
     parser.add_argument("--seed", type=int, default=0)
@@ -74,24 +74,52 @@ def calibrate(logits: measure.Floats, held: list[mixture.Example]) -> tuple[dict
     return calibration, errors
 
 
-def train(args: argparse.Namespace, recipe: Recipe, rows: list[dict[str, Any]]) -> tuple[fit.Model, Tokenizer, int]:
-    """The fitted guard, its tokenizer and the number of its examples; `rows` are those that are not held out."""
+def stages(name: str) -> list[str]:
+    """The recipes that lead to `name`, each of which goes on from the weights of the one before."""
+    before = RECIPES[name].after
+    return [*(stages(before) if before else []), name]
+
+
+def train(args: argparse.Namespace, rows: list[dict[str, Any]]) -> tuple[fit.Model, Tokenizer, int]:
+    """The fitted guard, its tokenizer and the number of the last stage's examples; `rows` are those not held out.
+
+    The stage of number n (from 0) has the seed `args.seed` + n, so that the last one gives the same whether it is run
+    after the others or alone, from the folder of the one before (--start).
+    """
     base = args.base or default_base()
     tokenizer = fit.load_tokenizer(args.start or base)
-    examples = mixture.build(rows, recipe, args.seed)
-    data = fit.learnable(tokenizer, examples, recipe, args.seed)
-    print(f"{args.recipe}: {len(examples)} examples, {len(data.windows.ids)} windows, {fit.device()}", flush=True)
-    if recipe.soft:
-        more = fit.learnable(tokenizer, mixture.unlabelled(rows, recipe, args.seed), recipe, args.seed)
-        everything = fit.join(data, more)
-        starts = first_models(args, base, tokenizer, recipe)
-        data = fit.blend(everything, opinion(starts, data, everything, recipe, args.seed), recipe.soft)
     model = fit.trained_model(args.start) if args.start else fit.new_model(base, args.seed)
-    return fit.fit(model, data, recipe, args.seed, args.recipe), tokenizer, len(examples)
+    names = stages(args.recipe)
+    for number in range(len(names) - 1 if args.start else 0, len(names)):
+        model, count = stage(args, names[number], args.seed + number, rows=rows, tokenizer=tokenizer, model=model)
+    return model, tokenizer, count
 
 
-def first_models(args: argparse.Namespace, base: Path, tokenizer: Tokenizer, recipe: Recipe) -> Iterator[fit.Model]:
+def stage(
+    args: argparse.Namespace,
+    name: str,
+    seed: int,
+    *,
+    rows: list[dict[str, Any]],
+    tokenizer: Tokenizer,
+    model: fit.Model,
+) -> tuple[fit.Model, int]:
+    """`model` fitted by one recipe, and the number of its examples."""
+    recipe = RECIPES[name]
+    examples = mixture.build(rows, recipe, seed)
+    data = fit.learnable(tokenizer, examples, recipe, seed)
+    print(f"{name}: {len(examples)} examples, {len(data.windows.ids)} windows, {fit.device()}", flush=True)
+    if recipe.soft:
+        more = fit.learnable(tokenizer, mixture.unlabelled(rows, recipe, seed), recipe, seed)
+        everything = fit.join(data, more)
+        starts = first_models(args, tokenizer, recipe)
+        data = fit.blend(everything, opinion(starts, data, everything, recipe, seed), recipe.soft)
+    return fit.fit(model, data, recipe, seed, name), len(examples)
+
+
+def first_models(args: argparse.Namespace, tokenizer: Tokenizer, recipe: Recipe) -> Iterator[fit.Model]:
     """The unfitted first models, each of its own seed: of the larger encoder where one is named."""
+    base = args.base or default_base()
     for number in range(recipe.teachers):
         seed = args.seed + number
         yield Teacher(args.teacher, tokenizer, seed) if args.teacher else fit.new_model(base, seed)
@@ -113,12 +141,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Build the mixture, fit, calibrate on held-out rows, measure on dev, write the weights and the scores."""
     args = arguments(argv)
     began = time.monotonic()
-    recipe = RECIPES[args.recipe]
     rows = mixture.read_rows(args.data / "train")
     learn = [r for r in rows if not mixture.is_held_out(r)][:: max(1, round(1 / args.share))]
     spared = [r for r in rows if mixture.is_held_out(r)]
-    held = [e for e in mixture.plain_examples(spared, replace(recipe, implied=0, prose=0)) if e.labels]
-    model, tokenizer, count = train(args, recipe, learn)
+    held = [e for e in mixture.plain_examples(spared, replace(RECIPES[args.recipe], implied=0, prose=0)) if e.labels]
+    model, tokenizer, count = train(args, learn)
     fitted = time.monotonic() - began
 
     calibration, errors = calibrate(fit.text_logits(model, tokenizer, [(e.question, e.text) for e in held]), held)

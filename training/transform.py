@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 
-from training.phrases import COMPLIANT, REFUSALS, TURNS
+from training.phrases import COMPLIANT, REFUSALS, RESTATED, TURNS
 
 _LEET = str.maketrans({"a": "4", "e": "3", "i": "1", "o": "0", "s": "5", "t": "7"})
 _SLOT = re.compile(r"\[INSERT PROMPT HERE\]", re.IGNORECASE)
@@ -67,8 +67,25 @@ def refusal(rng: random.Random) -> str:
     return f"{rng.choice(REFUSALS)} {rng.choice(TURNS)}".strip()
 
 
+def decline(question: str, rng: random.Random) -> str:
+    """A refusal of several sentences, which names the request where the question is of the how-to form."""
+    rest = _request(question)
+    lines = [refusal(rng)]
+    if rest is not None:
+        lines += [phrase.format(x=rest) for phrase in rng.sample(RESTATED, rng.randint(1, 2))]
+    lines += rng.sample(TURNS, rng.randint(1, 4))
+    if rng.random() < 0.3:
+        rng.shuffle(lines)
+    return " ".join(line for line in lines if line)
+
+
 def compliance(question: str, rng: random.Random) -> str | None:
     """A reply that goes along with a how-to question, or None where the question is of another form."""
+    rest = _request(question)
+    return None if rest is None else rng.choice(COMPLIANT).format(x=rest)
+
+
+def _request(question: str) -> str | None:
     match = _LEAD.match(question)
     if match is None:
         return None
@@ -76,4 +93,4 @@ def compliance(question: str, rng: random.Random) -> str | None:
     if not 8 <= len(rest) <= 200:
         return None
     rest = re.sub(r"\bmy\b", "your", rest)
-    return rng.choice(COMPLIANT).format(x=rest[0].lower() + rest[1:])
+    return rest[0].lower() + rest[1:]

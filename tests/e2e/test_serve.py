@@ -247,7 +247,7 @@ policies:
     user:
       "*": {block: %s}
     assistant:
-      "*": {block: 0.5}
+      "*": {block: 0.99}
     unsafe: {block: %s}
     block: {how: error}
 """
