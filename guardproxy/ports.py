@@ -173,7 +173,8 @@ class Request:
     """A request that a wire has read. `body` is the parsed JSON, for the wire that parsed it.
 
     `resumes` names an earlier reply whose conversation the upstream has kept: the path of the opaque part that stands
-    for it, with that reply's id as its text.
+    for it, with that reply's id as its text. `received` is when it came, in seconds since 1970: whoever has the wire
+    read it sets that.
     """
 
     wire: str
@@ -185,6 +186,7 @@ class Request:
     body: Mapping[str, Any]
     structured: bool = False
     resumes: Part | None = None
+    received: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -158,7 +158,7 @@ class Proxy:
         encoding = first(call.headers, b"content-encoding").strip().lower()
         if encoding not in {b"", b"identity"}:
             raise Unsupported("a compressed request body is not read here; send it without content-encoding")
-        request = wire.parse_request(call.target, body)
+        request = replace(wire.parse_request(call.target, body), received=time.time())
         self._check_size(request)
         client = client_of(call.headers, call.query)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in call.headers}

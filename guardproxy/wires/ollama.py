@@ -6,8 +6,7 @@ request says `"stream": false`, and has no stop reason for filtered content: a r
 
 import json
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -265,9 +264,6 @@ class Ollama:
     keepalive = b""
     lines = True
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
-
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""
         return method == "POST" and _PATH.fullmatch(path.partition("?")[0]) is not None
@@ -319,7 +315,7 @@ class Ollama:
             return dumps(body)
         body = without_opaque(body, reply.choices[0])
         kept = {key: body[key] for key in body if REPLY.get(key) is passed and key not in ("context", "error")}
-        kept = {**_head(request, self._clock()), **kept}
+        kept = {**_head(request, request.received), **kept}
         said = outcome.message if isinstance(outcome, Refuse) else "\n".join(edit.text for edit in outcome.edits)
         return dumps({**kept, **_said(request.path, said), "done": True, "done_reason": "stop"})
 
@@ -328,8 +324,8 @@ class Ollama:
         if refusal.shape == "error":
             return self.error(400, "content_filter", refusal.message)
         if request.stream:
-            return Answer(200, "application/x-ndjson", OllamaStream(request, self._clock()).end(0, refusal))
-        head = {**_head(request, self._clock()), **_said(request.path, refusal.message)}
+            return Answer(200, "application/x-ndjson", OllamaStream(request, request.received).end(0, refusal))
+        head = {**_head(request, request.received), **_said(request.path, refusal.message)}
         return Answer(200, JSON, dumps({**head, "done": True, "done_reason": "stop"}))
 
     def error(self, status: int, code: str, message: str) -> Answer:
@@ -338,7 +334,7 @@ class Ollama:
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """A reader for the reply to `request`."""
-        return OllamaStream(request, self._clock())
+        return OllamaStream(request, request.received)
 
 
 wire: Wire = Ollama()

@@ -5,8 +5,7 @@ Reference: OpenAI API reference, "Completions". Prompts as token ids are opaque;
 
 import json
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
@@ -142,9 +141,6 @@ class OpenAICompletions:
     keepalive = b": keep-alive\n\n"
     lines = False
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
-
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""
         return method == "POST" and _PATH.fullmatch(path.partition("?")[0]) is not None
@@ -191,7 +187,7 @@ class OpenAICompletions:
         if all(isinstance(outcome, Pass) for outcome in outcomes.values()):
             return reply.raw
         body = json.loads(reply.raw)
-        choices = openai.opened(body, openai.envelope(request, "text_completion", "cmpl", self._clock()))
+        choices = openai.opened(body, openai.envelope(request, "text_completion", "cmpl", request.received))
         for index, outcome in outcomes.items():
             if isinstance(outcome, Pass):
                 continue
@@ -214,9 +210,9 @@ class OpenAICompletions:
             return self.error(400, "content_filter", refusal.message)
         number = openai.count(request.body, "n") * max(1, len(_prompts(request.body)))
         if request.stream:
-            return openai.refuse_stream(CompletionStream(request, self._clock()), refusal, number)
+            return openai.refuse_stream(CompletionStream(request, request.received), refusal, number)
         choices = [_choice(index, refusal.message, refusal.finish) for index in range(number)]
-        head = openai.envelope(request, "text_completion", "cmpl", self._clock())
+        head = openai.envelope(request, "text_completion", "cmpl", request.received)
         return Answer(200, JSON, dumps({**head, "choices": choices, "usage": openai.NO_USAGE}))
 
     def error(self, status: int, code: str, message: str) -> Answer:
@@ -225,7 +221,7 @@ class OpenAICompletions:
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """A reader for the reply to `request`."""
-        return CompletionStream(request, self._clock())
+        return CompletionStream(request, request.received)
 
 
 wire: Wire = OpenAICompletions()

@@ -1,6 +1,7 @@
 """Whole replies: everything that the client reads is a part, and an edited reply keeps what was not edited."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -203,11 +204,11 @@ def test_as_many_refusals_as_choices() -> None:
 
 
 CLOCKED: list[tuple[Wire, str, dict[str, Any], Any]] = [
-    (OpenAIChat(lambda: 1700000000.9), "/v1/chat/completions", {"messages": MESSAGES}, ("created", 1700000000)),
-    (OpenAICompletions(lambda: 1700000000.9), "/v1/completions", {"prompt": "Hello."}, ("created", 1700000000)),
-    (OpenAIResponses(lambda: 1700000000.9), "/v1/responses", {"input": "Hello."}, ("created_at", 1700000000)),
+    (OpenAIChat(), "/v1/chat/completions", {"messages": MESSAGES}, ("created", 1700000000)),
+    (OpenAICompletions(), "/v1/completions", {"prompt": "Hello."}, ("created", 1700000000)),
+    (OpenAIResponses(), "/v1/responses", {"input": "Hello."}, ("created_at", 1700000000)),
     (
-        Ollama(lambda: 1700000000.0),
+        Ollama(),
         "/api/chat",
         {"messages": MESSAGES, "stream": False},
         ("created_at", "2023-11-14T22:13:20Z"),
@@ -218,8 +219,9 @@ CLOCKED: list[tuple[Wire, str, dict[str, Any], Any]] = [
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("case", CLOCKED, ids=lambda case: case[0].name)
 def test_refusals_are_of_the_present(case: tuple[Wire, str, dict[str, Any], Any], stream: bool) -> None:
-    """Where the protocol gives a reply its time, a refusal has the clock's."""
+    """Where the protocol gives a reply its time, a refusal has that of the request."""
     wire, path, body, (key, value) = case
-    request = wire.parse_request(path, json.dumps({"model": "m", **body, "stream": stream}).encode())
+    read = wire.parse_request(path, json.dumps({"model": "m", **body, "stream": stream}).encode())
+    request = replace(read, received=1700000000.0)
     said = wire.refuse(request, REFUSAL).body
     assert f'"{key}":{json.dumps(value)}'.encode() in said

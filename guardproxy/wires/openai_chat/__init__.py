@@ -6,8 +6,7 @@ The field maps are in `fields`.
 
 import json
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -73,9 +72,6 @@ class OpenAIChat:
     keepalive = b": keep-alive\n\n"
     lines = False
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
-
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""
         return method == "POST" and _PATH.fullmatch(path.partition("?")[0]) is not None
@@ -129,7 +125,7 @@ class OpenAIChat:
         if all(isinstance(outcome, Pass) for outcome in outcomes.values()):
             return reply.raw
         body = json.loads(reply.raw)
-        choices = openai.opened(body, openai.envelope(request, "chat.completion", "chatcmpl", self._clock()))
+        choices = openai.opened(body, openai.envelope(request, "chat.completion", "chatcmpl", request.received))
         for index, outcome in outcomes.items():
             if isinstance(outcome, Pass):
                 continue
@@ -153,10 +149,10 @@ class OpenAIChat:
             return self.error(400, "content_filter", refusal.message)
         number = openai.count(request.body, "n")
         if request.stream:
-            return openai.refuse_stream(ChatStream(request, self._clock()), refusal, number)
+            return openai.refuse_stream(ChatStream(request, request.received), refusal, number)
         message = refusal_message(request, refusal)
         choices = [_whole({"index": index}, message, refusal.finish) for index in range(number)]
-        head = openai.envelope(request, "chat.completion", "chatcmpl", self._clock())
+        head = openai.envelope(request, "chat.completion", "chatcmpl", request.received)
         return Answer(200, JSON, dumps({**head, "choices": choices, "usage": openai.NO_USAGE}))
 
     def error(self, status: int, code: str, message: str) -> Answer:
@@ -165,7 +161,7 @@ class OpenAIChat:
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """A reader for the reply to `request`."""
-        return ChatStream(request, self._clock())
+        return ChatStream(request, request.received)
 
 
 def _whole(choice: Mapping[str, Any], message: Mapping[str, Any], finish: str) -> dict[str, Any]:

@@ -6,8 +6,7 @@ Reference: OpenAI API reference, "Responses", "Streaming events". The field maps
 import hashlib
 import json
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
@@ -94,9 +93,6 @@ class OpenAIResponses:
     keepalive = b": keep-alive\n\n"
     lines = False
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
-
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""
         return method == "POST" and _PATH.fullmatch(path.partition("?")[0]) is not None
@@ -147,7 +143,7 @@ class OpenAIResponses:
         if isinstance(outcome, Pass):
             return reply.raw
         body = json.loads(reply.raw)
-        body = body if "output" in body else {**_head(request, self._clock()), **body}
+        body = body if "output" in body else {**_head(request, request.received), **body}
         outside = [part.path for part in reply.choices[0].parts if not part.path.startswith("output[")]
         if isinstance(outcome, Refuse):
             part = refusal_part(outcome.message, structured=request.structured)
@@ -165,7 +161,7 @@ class OpenAIResponses:
         """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
         if refusal.shape == "error":
             return self.error(400, "content_filter", refusal.message)
-        head = _head(request, self._clock())
+        head = _head(request, request.received)
         if request.stream:
             stream = ResponseStream(request, head)
             return Answer(200, SSE, stream.end(0, refusal) + stream.close())
@@ -178,7 +174,7 @@ class OpenAIResponses:
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """A reader for the reply to `request`."""
-        return ResponseStream(request, _head(request, self._clock()))
+        return ResponseStream(request, _head(request, request.received))
 
 
 def _message(head: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
