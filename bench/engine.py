@@ -307,11 +307,13 @@ def classifier(threads: Sequence[int], rounds: int) -> dict[str, Any]:
     tokenizer = type(
         "Plain", (), {"model_max_length": 256, "pad_token_id": 0, "model_input_names": ["token_type_ids"]}
     )()
-    runner = ClassifierRunner(Loaded(model, backend, tokenizer, None), torch.device("cpu"))
+    loaded = Loaded(model, backend, tokenizer, None)
+    runners = {count: ClassifierRunner(loaded, torch.device("cpu"), threads=count) for count in threads}
     labels = ClassLogits(tuple(f"LABEL_{at}" for at in range(7)), "sigmoid")
-    (work,) = runner.encode(Prompt((Piece("a", "judged"),), labels, "k"))
-    row = type(work.data)((5,) * 100, (0,) * 100, labels)
-    works = [Work(100, row)] * 32
+    (work,) = runners[threads[0]].encode(Prompt((Piece("a", "judged"),), labels, "k"))
+    draw = random.Random(7)
+    texts = [tuple(draw.randrange(1000, 30000) for _ in range(100)) for _ in range(32)]
+    works = [Work(100, type(work.data)(text, (0,) * 100, labels)) for text in texts]
     before = torch.get_num_threads()
     out: dict[str, Any] = {}
     for count in threads:
@@ -320,7 +322,7 @@ def classifier(threads: Sequence[int], rounds: int) -> dict[str, Any]:
         for _ in range(rounds):
             for size, row_times in times.items():
                 began, cpu = time.perf_counter(), time.thread_time()
-                runner.run(works[:size])
+                runners[count].run(works[:size])
                 # One thread's own CPU seconds do not count what other programs take of the core.
                 took = time.thread_time() - cpu if count == 1 else time.perf_counter() - began
                 row_times.append(took / size)

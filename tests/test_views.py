@@ -141,7 +141,7 @@ def test_a_megabyte_takes_linear_time(name: str) -> None:
 
 
 def test_a_megabyte_of_any_characters_is_not_looked_up_one_by_one() -> None:
-    """Characters from all of Unicode, hardly one of them twice, cost at most twenty times what normalising them costs."""
+    """Characters from all of Unicode, hardly one of them twice, cost at most twenty times what normalising does."""
     luck = random.Random(1)
     codes = (code for code in iter(lambda: luck.randrange(0x110000), -1) if not 0xD800 <= code < 0xE000)
     text = "".join(map(chr, islice(codes, MEGABYTE)))

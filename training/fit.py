@@ -215,7 +215,7 @@ def window_logits(model: Model, cut: Windows, batch: int = 128) -> Array:
 
 def text_logits(model: Model, tokenizer: Tokenizer, pairs: Sequence[tuple[str | None, str]]) -> Array:
     """The greatest logit of each text's windows, shape (texts, outputs)."""
-    cut = windows(tokenizer, pairs)
+    cut = windows(tokenizer, pairs, parts=True)
     out = np.full((len(pairs), len(OUTPUTS)), -np.inf, dtype=np.float32)
     np.maximum.at(out, np.asarray(cut.owner), window_logits(model, cut))
     return out

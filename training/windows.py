@@ -11,6 +11,11 @@ from tokenizers import Tokenizer
 
 WINDOW = 256  # tokens, the three special ones included
 OVERLAP = 64  # tokens of judged text that two neighbouring windows share
+# The trained guard reads a text of at most WHOLE tokens in one window and a longer one in parts, because a harmful
+# sentence is lost in a long window of harmless ones.
+WHOLE = 128
+PART = 64
+PART_OVERLAP = 16
 QUESTION = 96  # tokens of the question that a window of the reply may carry
 CLS, SEP = 101, 102  # ids in the BERT uncased vocabulary
 
@@ -29,23 +34,29 @@ def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
-def spans(length: int, room: int) -> list[tuple[int, int]]:
-    """Half-open windows of at most `room` tokens that cover `length` tokens and overlap by OVERLAP."""
+def spans(length: int, room: int, overlap: int = OVERLAP) -> list[tuple[int, int]]:
+    """Half-open windows of at most `room` tokens that cover `length` tokens and overlap by `overlap`."""
     if length <= room:
         return [(0, length)]
-    step = room - min(OVERLAP, room // 2)
+    step = room - min(overlap, room // 2)
     starts = [*range(0, length - room, step), length - room]
     return [(s, s + room) for s in starts]
 
 
-def windows(tokenizer: Tokenizer, pairs: Sequence[tuple[str | None, str]], window: int = WINDOW) -> Windows:
-    """All windows, of at most `window` tokens, of (question or None, judged text) pairs, in order."""
+def windows(
+    tokenizer: Tokenizer, pairs: Sequence[tuple[str | None, str]], window: int = WINDOW, *, parts: bool = False
+) -> Windows:
+    """All windows, of at most `window` tokens, of (question or None, judged text) pairs, in order.
+
+    With `parts` as the trained guard reads, else as it learns.
+    """
     bodies = encode_texts(tokenizer, [text for _, text in pairs])
     heads = encode_texts(tokenizer, [question or "" for question, _ in pairs])
     out = Windows([], [], [])
     for owner, ((question, _), head, body) in enumerate(zip(pairs, heads, bodies, strict=True)):
         prefix = [CLS] if question is None else [CLS, *head[: QUESTION * window // WINDOW], SEP]
-        for start, end in spans(len(body), window - len(prefix) - 1):
+        short = parts and len(body) > WHOLE
+        for start, end in spans(len(body), PART, PART_OVERLAP) if short else spans(len(body), window - len(prefix) - 1):
             out.ids.append(np.asarray([*prefix, *body[start:end], SEP], dtype=np.uint16))
             out.first.append(0 if question is None else len(prefix))
             out.owner.append(owner)

@@ -1,5 +1,6 @@
 """Encoder classifiers: texts in windows, batches of like length, one probability per output."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +14,12 @@ from guardproxy.engine.text import Codec
 from guardproxy.errors import ConfigError, GuardUnavailable
 from guardproxy.ports import ClassLogits, Prompt, Reading
 
-# Tokens that neighbouring windows share, and tokens of the turn before that an answer is read with.
-OVERLAP = 64
-CONTEXT = 96
+# Where the model's config says nothing: tokens that neighbouring windows share, and tokens of the turn before that an
+# answer is read with.
+_OVERLAP = 64
+_QUESTION = 96
+# Streams whose windows are kept.
+_STREAMS = 256
 # Of a batch's tokens, the share that may be padding: above it the batch is cut by length.
 _PADDING = 0.08
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
@@ -36,12 +40,33 @@ class _Frame:
 
 
 @dataclass(frozen=True, slots=True)
+class _Reading:
+    """How a text is read, in tokens of it: whole up to `whole`, else in parts that share `overlap` with the next.
+
+    In a long window a short passage is lost among the rest, so a guard may read long texts in parts that are shorter
+    than what it reads whole. `question` tokens of the turn before stand in front of each part of an answer.
+    """
+
+    whole: int
+    part: int
+    overlap: int = _OVERLAP
+    question: int = _QUESTION
+
+    def parts(self, ids: list[int], room: int) -> list[list[int]]:
+        """`ids` in parts of at most `room` tokens."""
+        if len(ids) <= min(self.whole, room):
+            return [ids]
+        return windows(ids, min(self.part, room), self.overlap)
+
+
+@dataclass(frozen=True, slots=True)
 class _Window:
-    """One row: ids and segment types, and how its outputs become probabilities."""
+    """One row: ids and segment types, how its outputs become probabilities, and the stream that it is of."""
 
     ids: tuple[int, ...]
     types: tuple[int, ...]
     readout: ClassLogits
+    stream: str | None = None
 
 
 class ClassifierRunner:
@@ -59,12 +84,14 @@ class ClassifierRunner:
         self._takes_types = "token_type_ids" in getattr(loaded.tokenizer, "model_input_names", [])
         self._pad = loaded.tokenizer.pad_token_id or 0
         self._limit = _limit(loaded)
+        self._reading = _reading(loaded, self._limit)
+        self._streams: OrderedDict[str, dict[_Window, tuple[float, ...]]] = OrderedDict()
         self._outputs = int(loaded.model.config.num_labels)
         temperature, bias = _calibration(loaded)
         self._temperature, self._bias = temperature.to(device), bias.to(device)
 
     def encode(self, prompt: Prompt, stream: str | None = None) -> tuple[Work, ...]:
-        """Windows of at most the model's length, neighbours sharing OVERLAP tokens; each weighs its tokens."""
+        """Windows of at most the model's length; each weighs its tokens."""
         readout = prompt.readout
         if not isinstance(readout, ClassLogits):
             raise GuardUnavailable("an encoder can only be read for its class logits")
@@ -72,38 +99,59 @@ class ClassifierRunner:
             raise GuardUnavailable(f"the model has {self._outputs} outputs, the family names {len(readout.labels)}")
         turns = [piece.text for piece in prompt.pieces if piece.kind == "turn" and piece.text]
         judged = self._codec.text("".join(piece.text for piece in prompt.pieces if piece.kind == "judged"))
-        context = self._codec.text(turns[-1])[:CONTEXT] if turns else []
+        context = self._codec.text(turns[-1])[: self._reading.question] if turns else []
         room = self._limit - (self._pair.size + len(context) if context else self._single.size)
-        return tuple(self._work(context, part, readout) for part in windows(judged, room, OVERLAP))
+        return tuple(self._work(context, part, readout, stream) for part in self._reading.parts(judged, room))
 
     def run(self, batch: Sequence[Work]) -> list[Done]:
-        """One reading per window, in order; rows of like length go together."""
+        """One reading per window, in order. The windows of a stream that were read before are not computed again."""
         rows: list[_Window] = [work.data for work in batch]
-        read: dict[int, tuple[float, ...]] = {}
-        lanes = split([len(row.ids) for row in rows], self._lanes.threads)
-        for lane in self._lanes.run([partial(self._lane, rows, each) for each in lanes]):
-            read |= lane
-        return [Done(Reading(read[index]), len(row.ids), 0) for index, row in enumerate(rows)]
+        known = {row: found for row in rows if (found := self._kept(row)) is not None}
+        new = [row for row in dict.fromkeys(rows) if row not in known]
+        if new:
+            lanes = split([len(row.ids) for row in new], self._lanes.threads)
+            for lane in self._lanes.run([partial(self._lane, new, each) for each in lanes]):
+                known |= lane
+        left = set(new)
+        done: list[Done] = []
+        for row in rows:
+            computed = len(row.ids) if row in left else 0
+            left.discard(row)
+            done.append(Done(Reading(known[row]), computed, len(row.ids) - computed))
+            self._keep(row, known[row])
+        return done
 
-    def _lane(self, rows: Sequence[_Window], lane: Sequence[int]) -> dict[int, tuple[float, ...]]:
-        """The probabilities of some of the rows, by their index."""
-        out: dict[int, tuple[float, ...]] = {}
+    def _kept(self, row: _Window) -> tuple[float, ...] | None:
+        return None if row.stream is None else self._streams.get(row.stream, {}).get(row)
+
+    def _keep(self, row: _Window, found: tuple[float, ...]) -> None:
+        """A reply that grows is the same up to its last windows."""
+        if row.stream is not None:
+            self._streams.setdefault(row.stream, {})[row] = found
+            self._streams.move_to_end(row.stream)
+            if len(self._streams) > _STREAMS:
+                self._streams.popitem(last=False)
+
+    def _lane(self, rows: Sequence[_Window], lane: Sequence[int]) -> dict[_Window, tuple[float, ...]]:
+        """The probabilities of some of the rows; those of like length go together."""
+        out: dict[_Window, tuple[float, ...]] = {}
         for group in by_length([len(rows[index].ids) for index in lane], self.max_batch_tokens):
-            chosen = [lane[at] for at in group]
-            logits = self._forward([rows[index] for index in chosen])
-            for index, row in zip(chosen, logits, strict=True):
-                out[index] = self._read(row, rows[index].readout)
+            chosen = [rows[lane[at]] for at in group]
+            for row, logits in zip(chosen, self._forward(chosen), strict=True):
+                out[row] = self._read(logits, row.readout)
         return out
 
     def forget(self, stream: str) -> None:
-        """An encoder keeps nothing of a stream."""
+        """A streamed reply has ended."""
+        self._streams.pop(stream, None)
 
     def close(self) -> None:
         """Release the weights."""
+        self._streams.clear()
         self._lanes.close()
         self._model = None
 
-    def _work(self, context: list[int], part: list[int], readout: ClassLogits) -> Work:
+    def _work(self, context: list[int], part: list[int], readout: ClassLogits, stream: str | None) -> Work:
         if context:
             frame, first, second = self._pair, context, part
             ids = (*frame.before, *first, *frame.between, *second, *frame.after)
@@ -113,7 +161,7 @@ class ClassifierRunner:
             frame = self._single
             ids = (*frame.before, *part, *frame.after)
             types = (frame.types[0],) * len(ids)
-        return Work(len(ids), _Window(ids, types, readout))
+        return Work(len(ids), _Window(ids, types, readout, stream))
 
     def _forward(self, rows: Sequence[_Window]) -> torch.Tensor:
         """Logits [rows, outputs] in float32."""
@@ -198,6 +246,18 @@ def _limit(loaded: Loaded) -> int:
     if config.model_type in {"roberta", "xlm-roberta", "camembert"}:
         positions -= int(config.pad_token_id) + 1  # their positions begin behind the padding index
     return int(min(loaded.tokenizer.model_max_length, positions))
+
+
+def _reading(loaded: Loaded, limit: int) -> _Reading:
+    """How the model's config wants texts to be read: its object `guard`, as training/ writes it. Raises ConfigError."""
+    found = getattr(loaded.model.config, "guard", None)
+    if found is None:
+        return _Reading(limit, limit)
+    values = [found.get(name) if isinstance(found, dict) else None for name in ("whole", "part", "overlap", "question")]
+    sizes = [value for value in values if isinstance(value, int) and value > 0]
+    if len(sizes) < len(values):
+        raise ConfigError("config.json: guard: expected positive numbers of tokens: whole, part, overlap, question")
+    return _Reading(*sizes)
 
 
 def _calibration(loaded: Loaded) -> tuple[torch.Tensor, torch.Tensor]:

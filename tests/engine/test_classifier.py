@@ -1,6 +1,7 @@
 """Encoder classifiers: windows, pairs, batches and calibration, on MiniLM's real tokenizer and weights."""
 
 import json
+import shutil
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -76,6 +77,37 @@ def test_long_texts_become_windows_within_the_limit(runner):
         works = runner.encode(ask("word " * 300, *turns))
         assert len(works) > 1
         assert all(work.cost <= 64 for work in works)
+
+
+def test_a_config_may_ask_for_long_texts_in_short_parts(folder, tmp_path):
+    """Up to `whole` tokens a text is read whole, and beyond it in parts of `part` that share `overlap`."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["guard"] = {"whole": 30, "part": 12, "overlap": 4, "question": 5}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    parted = ClassifierRunner(load_classifier(str(tmp_path), CPU, torch.float32), CPU)
+    assert [work.cost for work in parted.encode(ask("word " * 30))] == [32]
+    assert [work.cost for work in parted.encode(ask("word " * 31))] == [14, 14, 14, 14]
+    assert [work.cost for work in parted.encode(ask("word " * 20, "why " * 50))] == [20 + 5 + 3]
+    config["guard"].pop("part")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="guard"):
+        ClassifierRunner(load_classifier(str(tmp_path), CPU, torch.float32), CPU)
+
+
+def test_a_streamed_reply_computes_its_windows_once(runner):
+    """A check of a stream computes only windows that it did not have before, until the stream has ended."""
+    text = "one two three four five six seven eight nine ten " * 40
+    (alone, *_) = zip(*(done.reading.probabilities for done in runner.run(runner.encode(ask(text)))), strict=True)
+    total = 0
+    for size in range(100, len(text) + 1, 100):
+        done = runner.run(runner.encode(ask(text[:size]), "s"))
+        total += sum(each.computed for each in done)
+    assert max(each.reading.probabilities[0] for each in done) == pytest.approx(max(alone), abs=1e-5)
+    assert sum(each.computed for each in runner.run(runner.encode(ask(text), "s"))) == 0
+    assert total < 4 * len(text.split())
+    runner.forget("s")
+    assert all(each.computed and not each.reused for each in runner.run(runner.encode(ask(text), "s"))[:1])
 
 
 def test_control_tokens_in_a_text_have_no_power(runner):
