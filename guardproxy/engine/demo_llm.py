@@ -137,8 +137,9 @@ class DemoLLM:
 
     def _next(self, feed: list[int], cache: Any, temperature: float) -> int:
         with torch.inference_mode():
+            # The cache by its place, behind mask and positions: its name differs between versions of transformers.
             logits: torch.Tensor = self._model(
-                torch.tensor([feed]), past_key_values=cache, use_cache=True, logits_to_keep=1
+                torch.tensor([feed]), None, None, cache, use_cache=True, logits_to_keep=1
             ).logits[0, -1]
             if temperature <= 0:
                 return int(logits.argmax())
