@@ -8,8 +8,7 @@ array of Google's APIs for streams without `alt=sse`.
 """
 
 import re
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from guardproxy.errors import UpstreamUnreadable
 
@@ -23,8 +22,7 @@ _SSE_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")
 _BLANK = b" \t\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One frame as it came. `data` is its payload, None where it has none (comment, blank line, byte order mark).
 
     `complete` is False for what the input ended in the middle of.
@@ -132,12 +130,29 @@ class Sse(_Lines):
         frames = self._bom()
         if frames is None:
             return []
+        if self._line == 0:
+            self._simple(frames)
         while (line := self._next_line(ended)) is not None:
             if line:
                 self._field(line)
             else:
                 frames.append(self._frame(complete=True))
         return frames
+
+    def _simple(self, frames: list[Frame]) -> None:
+        """The events at the head of the buffer that are one line of data, ended by LF: what nearly all events are."""
+        buffer, begin, scan = self._buffer, 0, self._scan
+        while (end := buffer.find(b"\n", scan)) >= 0 and buffer.startswith(b"\n", end + 1):
+            raw = bytes(buffer[begin : end + 2])
+            if not raw.startswith(b"data:") or b"\r" in raw:
+                break
+            if len(raw) > self._limit:
+                raise _too_large(self._limit)
+            frames.append(Frame(raw, raw[6:-2] if raw[5] == 32 else raw[5:-2]))
+            begin = scan = end + 2
+        if begin:
+            del buffer[:begin]
+            self._scan = 0
 
     def _field(self, line: bytes) -> None:
         name, _, value = line.partition(b":")

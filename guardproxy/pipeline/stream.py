@@ -3,8 +3,9 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import structlog
 
@@ -18,6 +19,8 @@ from guardproxy.ports import ReplyStream
 from guardproxy.types import SEVERITY, Decision, Edit, Message, Outcome, Pass, Refuse, Replace, Verdict
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -66,6 +69,8 @@ class StreamReview:
         self._quiet: list[bytes] | None = [] if exchange.policy.block.shape == "error" else None
         self._key = uuid.uuid4().hex
         self._checks: dict[asyncio.Task[_Spoken], Ask] = {}
+        self._reading: asyncio.Task[bytes | None] | None = None  # a read beside checks
+        self._woken = asyncio.Event()  # a read or a check is done
         self._spoken: dict[int, _Spoken] = {}
         self._ended: set[int] = set()
         self._recorded: set[int] = set()
@@ -76,20 +81,15 @@ class StreamReview:
 
         An unreadable reply, or any failure here, ends every open choice with a refusal: nothing unjudged leaves.
         """
-        reading: asyncio.Task[bytes | None] | None = None
         with self._metrics.stream_held():
             try:
                 while not self._done():
-                    if reading is None and not self._upstream_done:
-                        reading = asyncio.ensure_future(_next(source))
-                    waiting = {*self._checks, *([reading] if reading is not None else [])}
-                    finished, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                    if reading is not None and reading in finished:
-                        data, reading = reading.result(), None
-                        self._take(data)
-                    for task in [task for task in self._checks if task in finished]:
-                        if piece := await self._answered(self._checks.pop(task), task.result()):
-                            yield piece
+                    if not self._checks and self._reading is None:
+                        self._take(await anext(source, None))  # nothing else to wait for: no task is needed
+                    else:
+                        for task in await self._news(source):
+                            if piece := await self._answered(self._checks.pop(task), task.result()):
+                                yield piece
                     if piece := self._released():
                         yield piece
                     self._ask()
@@ -99,7 +99,26 @@ class StreamReview:
                 log.warning("stream_unreadable", error=str(error))
                 yield await self._abandon(str(error))
             finally:
-                await self._stop(reading)
+                await self._stop()
+
+    async def _news(self, source: AsyncIterator[bytes]) -> list[asyncio.Task[_Spoken]]:
+        """Wait for a read or a check, whichever is first; what was read is taken, the checks that are done returned."""
+        if self._reading is None and not self._upstream_done:
+            self._reading = self._task(_next(source))
+        await self._woken.wait()
+        self._woken.clear()
+        if self._reading is not None and self._reading.done():
+            data, self._reading = self._reading.result(), None
+            self._take(data)
+        return [task for task in self._checks if task.done()]
+
+    def _task(self, call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.ensure_future(call)
+        task.add_done_callback(self._wake)
+        return task
+
+    def _wake(self, _: object) -> None:
+        self._woken.set()
 
     def _done(self) -> bool:
         if self._checks:
@@ -121,7 +140,7 @@ class StreamReview:
 
     def _ask(self) -> None:
         for ask in self._hold.ask():
-            self._checks[asyncio.ensure_future(self._judge(ask))] = ask
+            self._checks[self._task(self._judge(ask))] = ask
 
     async def _judge(self, ask: Ask) -> _Spoken:
         started = time.perf_counter()
@@ -236,12 +255,13 @@ class StreamReview:
         self._recorded.add(choice)
         await self._judging.record(self._exchange, [judged], coverage)
 
-    async def _stop(self, reading: "asyncio.Task[bytes | None] | None") -> None:
+    async def _stop(self) -> None:
         """Nobody waits any more: cancel what is pending, and record what left without a last word."""
-        pending = [*self._checks, *([reading] if reading is not None else [])]
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+        pending = [*self._checks, *([self._reading] if self._reading is not None else [])]
+        if pending:
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
         self._judging.guard.forget(self._key)
         for choice in set(self._spoken) - self._recorded:
             self._spoken[choice].error = "the stream ended before the last verdict"
