@@ -121,7 +121,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What a verdict cost: seconds of each stage, tokens computed and reused, checks in its batch, windows."""
+    """What a verdict cost: seconds of each stage, tokens computed and reused, checks in its batch, windows.
+
+    `share_s` is what of the forward passes falls to this check, where others were in its batch.
+    """
 
     queue_s: float = 0.0
     tokenize_s: float = 0.0
@@ -131,6 +134,7 @@ class Account:
     batch: int = 0
     windows: int = 1
     cached: bool = False
+    share_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,15 @@ class Fixed:
             unsafe,
             tuple(Finding(category, value, label=name) for category, value in findings.items()),
             name,
-            account=Account(queue_s=0.1, tokenize_s=0.2, forward_s=0.3, tokens_computed=5, tokens_reused=4, batch=2),
+            account=Account(
+                queue_s=0.1,
+                tokenize_s=0.2,
+                forward_s=0.3,
+                tokens_computed=5,
+                tokens_reused=4,
+                batch=2,
+                share_s=0.15,
+            ),
             leftover=0.01,
             outside=0.02,
         )
@@ -138,6 +146,7 @@ def test_the_dear_guard_is_asked_between_the_bounds(unsafe: float, asked: int) -
     assert verdict.unsafe == (0.4 if asked else unsafe)
     assert verdict.guard == "cheap>dear"
     assert verdict.account.tokens_computed == 5 * (1 + asked)
+    assert verdict.account.share_s == pytest.approx(0.15 * (1 + asked))
 
 
 def test_what_only_the_cheap_guard_judges_stays() -> None:

@@ -147,6 +147,7 @@ def total(accounts: Sequence[Account]) -> Account:
         batch=max(account.batch for account in accounts),
         windows=sum(account.windows for account in accounts),
         cached=all(account.cached for account in accounts),
+        share_s=sum(account.share_s for account in accounts),
     )
 
 

@@ -6,6 +6,7 @@ worker's inbox and awaits a future. Only the worker touches the model and its st
 
 import asyncio
 import contextlib
+import math
 import queue
 import threading
 import time
@@ -21,6 +22,8 @@ from guardproxy.types import Account, Check, Conversation, Message, Part, Taxono
 
 # How much one batch counts in the estimate of what a token costs.
 _SMOOTHING = 0.3
+# How far rounding may carry a probability out of [0, 1].
+_ROUNDING = 1e-4
 # The longest that closing waits for the batch under way.
 _CLOSE_S = 15.0
 
@@ -121,7 +124,7 @@ class Engine:
         await asyncio.shield(asyncio.wrap_future(worker.ready))
         try:
             for _ in range(2):  # the second shows what a check costs once the policy text is computed
-                await self.judge(_PROBE)
+                await self.judge(PROBE)
         except GuardUnavailable as error:
             raise ConfigError(f"guard {self.name!r}: the first check failed: {error}") from error
 
@@ -212,9 +215,12 @@ class Engine:
             tokens_reused=sum(done.reused for done in answer.done),
             batch=answer.batch,
             windows=len(job.work),
+            share_s=answer.forward_s / answer.batch,
         )
-        readings = _worst(windows, answer.done)
-        return replace(self._family.parse(check, readings, self.name), account=account)
+        verdict = self._family.parse(check, _worst(windows, answer.done), self.name)
+        if not all(-_ROUNDING <= each <= 1 + _ROUNDING for each in _probabilities(verdict)):
+            raise GuardUnavailable(f"guard {self.name!r} gave what is no probability")
+        return replace(verdict, account=account)
 
     # --- on the worker's thread -----------------------------------------------------------------------------------
 
@@ -226,7 +232,7 @@ class Engine:
 
     def _serve(self, worker: _Worker) -> None:
         try:
-            runner = self._load(self._family.render(_PROBE)[0])
+            runner = self._load(self._family.render(PROBE)[0])
         except BaseException as error:  # noqa: BLE001 - the thread ends here; who awaits start() raises it
             worker.ready.set_exception(error)
             self._worker = None
@@ -281,7 +287,7 @@ class Engine:
         tally.reused += sum(each.reused for each in done)
 
 
-_PROBE = Check(Conversation((Message("user", (Part("probe", "Hello, how are you today?"),)),)), "user")
+PROBE = Check(Conversation((Message("user", (Part("probe", "Hello, how are you today?"),)),)), "user")
 
 
 def _encode(runner: Runner, prompts: Sequence[Prompt], stream: str | None) -> list[tuple[Work, ...]]:
@@ -297,12 +303,24 @@ def _worst(windows: Sequence[Sequence[Work]], done: Sequence[Done]) -> list[Read
         at += len(each)
         out.append(
             Reading(
-                tuple(max(column) for column in zip(*(reading.probabilities for reading in readings), strict=True)),
-                leftover=max(reading.leftover for reading in readings),
-                outside=max(reading.outside for reading in readings),
+                tuple(
+                    _highest(column) for column in zip(*(reading.probabilities for reading in readings), strict=True)
+                ),
+                leftover=_highest([reading.leftover for reading in readings]),
+                outside=_highest([reading.outside for reading in readings]),
             )
         )
     return out
+
+
+def _highest(values: Sequence[float]) -> float:
+    """The greatest; not-a-number where one of them is, which `max` would pass over unless it came first."""
+    return math.nan if any(map(math.isnan, values)) else max(values)
+
+
+def _probabilities(verdict: Verdict) -> list[float]:
+    """What is held against thresholds. A family of the user's own may pass on what its model says unseen."""
+    return [verdict.unsafe, *(finding.probability for finding in verdict.findings)]
 
 
 def _drain(inbox: "queue.SimpleQueue[_Message]", runner: Runner, *, block: bool) -> list[Ticket[_Job]] | None:

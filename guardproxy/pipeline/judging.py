@@ -127,6 +127,7 @@ def merged(verdicts: Sequence[tuple[str, Verdict]]) -> Verdict:
             batch=max(a.batch for a in accounts),
             windows=sum(a.windows for a in accounts),
             cached=all(a.cached for a in accounts),
+            share_s=sum(a.share_s for a in accounts),
         ),
     )
 

@@ -1,6 +1,7 @@
 """The async engine with a scripted runner: order, cancellation, failure, several loops."""
 
 import asyncio
+import math
 import threading
 import time
 
@@ -32,7 +33,7 @@ class Plain:
 
 
 class Scripted:
-    """A runner that scores by the text: `windows` texts have two windows, `poison` fails, `slow` waits for the gate."""
+    """A runner of texts: `windows` and `hole` have two windows, `poison` fails, `slow` waits for the gate."""
 
     max_batch_tokens = 100
 
@@ -45,7 +46,8 @@ class Scripted:
 
     def encode(self, prompt, stream=None):
         text = prompt.pieces[0].text
-        return (Work(10, f"{text} 1"), Work(10, f"{text} 2")) if text == "windows" else (Work(10, text),)
+        several = text in ("windows", "hole")
+        return (Work(10, f"{text} 1"), Work(10, f"{text} 2")) if several else (Work(10, text),)
 
     def run(self, batch):
         texts = [work.data for work in batch]
@@ -54,7 +56,7 @@ class Scripted:
         if "poison" in texts:
             raise RuntimeError("no such kernel")
         self.batches.append(texts)
-        scores = {"windows 1": 0.2, "windows 2": 0.9, "harm": 0.8}
+        scores = {"windows 1": 0.2, "windows 2": 0.9, "harm": 0.8, "hole 2": math.nan, "nan": math.nan, "two": 2.0}
         return [Done(Reading((scores.get(text, 0.1),)), 10, 5) for text in texts]
 
     def forget(self, stream):
@@ -90,6 +92,7 @@ def test_a_verdict_carries_its_account():
     account = verdict.account
     assert (account.tokens_computed, account.tokens_reused, account.batch, account.windows) == (10, 5, 1, 1)
     assert min(account.queue_s, account.tokenize_s, account.forward_s) >= 0
+    assert account.share_s == account.forward_s
 
 
 def test_the_worst_window_counts():
@@ -101,6 +104,17 @@ def test_the_worst_window_counts():
     verdict = asyncio.run(run(Scripted(), body))
     assert verdict.unsafe == 0.9
     assert verdict.account.windows == 2
+
+
+@pytest.mark.parametrize("text", ["nan", "hole", "two"])
+def test_what_is_no_probability_is_no_verdict(text):
+    """A model that gives not-a-number, in whichever window, fails the check, also of a family that does not look."""
+
+    async def body(guard):
+        with pytest.raises(GuardUnavailable, match="no probability"):
+            await guard.judge(check(text))
+
+    asyncio.run(run(Scripted(), body))
 
 
 def test_checks_that_wait_together_run_together():
