@@ -7,7 +7,7 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -117,7 +117,8 @@ async def score(
 
     `names` are the views of a text that are judged with it, the worst of them counting, as the proxy does. `step` is
     called with the number of rows done since it was called last. A check that fails is told in `failures`
-    and left without a score; one refused because the guard is busy is asked again, ATTEMPTS times in all. Raises
+    and left without a score; one refused because the guard is busy is asked again, beside fewer others, and alone
+    ATTEMPTS times in all. Raises
     GuardUnavailable once FAILURES checks have failed with no success between them; what was scored is kept.
     """
     keys = [check_key(row.check) for row in rows]
@@ -148,46 +149,64 @@ async def score(
 async def _judge(
     todo: Mapping[bytes, Row], ask: Callable[[Check], Awaitable[Score]], done: Callable[[bytes, Score | None], None]
 ) -> list[str]:
-    """Ask about every row, CONCURRENCY at a time, and hand each score to `done`; what failed, with its place."""
-    pending = iter(todo.items())
+    """Ask about every row, CONCURRENCY at a time, and hand each score to `done`; what failed, with its place.
+
+    A guard that is too busy for so many is asked by fewer from then on.
+    """
+    pending = deque(todo.items())  # shared by all workers: each takes the next
     failures: list[str] = []
     in_a_row = 0
+    workers = min(CONCURRENCY, len(todo))
 
     async def work() -> None:
-        nonlocal in_a_row
-        for key, row in pending:  # shared by all workers: each takes the next
-            if in_a_row >= FAILURES:
-                return
+        nonlocal in_a_row, workers
+        while pending and in_a_row < FAILURES:
+            key, row = pending.popleft()
+            alone = workers == 1
             try:
-                done(key, await ask(row.check))
+                done(key, await (partial(_patient, ask) if alone else ask)(row.check))
                 in_a_row = 0
             except GuardUnavailable as error:
+                if isinstance(error, Overloaded) and not alone:
+                    pending.appendleft((key, row))
+                    if workers > 1:
+                        break  # the others go on
+                    continue
                 done(key, None)
                 failures.append(f"{row.place}: {error}")
                 in_a_row += 1
+        workers -= 1
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(CONCURRENCY, len(todo))):
-            group.create_task(work())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(workers):
+                group.create_task(work())
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
     if in_a_row >= FAILURES:
         raise GuardUnavailable(f"{in_a_row} checks failed one after the other, the last: {failures[-1]}")
     return failures
 
 
-async def _ask(guard: Guard, names: Sequence[str], check: Check) -> Score:
-    began = time.perf_counter()
+async def _patient(ask: Callable[[Check], Awaitable[Score]], check: Check) -> Score:
+    """Ask a guard again that is busy with others' checks."""
     busy = AsyncRetrying(
         retry=retry_if_exception_type(Overloaded),
         stop=stop_after_attempt(ATTEMPTS),
         wait=wait_random_exponential(0.1, WAIT_S),
         reraise=True,
     )
+    return await busy(ask, check)
+
+
+async def _ask(guard: Guard, names: Sequence[str], check: Check) -> Score:
+    began = time.perf_counter()
     *before, turn = check.conversation.messages
     seen = [("text", check)]
     for view in views(turn.text, names):
         message = Message(turn.role, (Part(turn.parts[0].path, view.text),))
         seen.append((view.name, Check(Conversation((*before, message)), check.side)))
-    verdict = merged([(name, await busy(guard.judge, one)) for name, one in seen])
+    verdict = merged([(name, await guard.judge(one)) for name, one in seen])
     account = verdict.account
     categories: dict[str, float] = {}
     for finding in verdict.findings:
@@ -196,7 +215,7 @@ async def _ask(guard: Guard, names: Sequence[str], check: Check) -> Score:
         unsafe=verdict.unsafe,
         categories=categories,
         wall_s=time.perf_counter() - began,
-        compute_s=account.forward_s / max(1, account.batch),
+        compute_s=account.share_s,
         tokens_computed=account.tokens_computed,
         tokens_reused=account.tokens_reused,
         windows=account.windows,

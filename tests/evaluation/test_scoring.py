@@ -30,13 +30,14 @@ class Counting:
     name = "counting"
     taxonomy = Taxonomy("t", ())
 
-    def __init__(self, busy: int = 0) -> None:
+    def __init__(self, busy: int = 0, room: int = 99) -> None:
         self.asked: list[str] = []
         self.started = 0
         self.closed = 0
         self.at_once = 0
         self.most_at_once = 0
         self.busy = busy
+        self.room = room
 
     async def judge(self, check: Check) -> Verdict:
         """Answers after a moment."""
@@ -44,14 +45,17 @@ class Counting:
         self.asked.append(text)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
+        full = self.at_once > self.room
         await asyncio.sleep(0)
         self.at_once -= 1
+        if full:
+            raise Overloaded("is full")
         if "down" in text:
             raise GuardUnavailable("is down")
         if self.busy:
             self.busy -= 1
             raise Overloaded("is busy")
-        account = Account(forward_s=0.4, tokens_computed=7, tokens_reused=2, batch=4, windows=3)
+        account = Account(forward_s=0.4, tokens_computed=7, tokens_reused=2, batch=4, windows=3, share_s=0.1)
         findings = (Finding("x", 0.1, view="a"), Finding("x", 0.3, view="b"))
         return Verdict(len(text) / 100, findings, self.name, account=account)
 
@@ -148,6 +152,30 @@ def test_a_busy_guard_is_asked_again(tmp_path: Path) -> None:
     found = scored(tmp_path, guard, rows(["a"]))
     assert found.failures == []
     assert guard.asked == ["a", "a"]
+
+
+def test_a_guard_with_little_room_scores_every_row(tmp_path: Path) -> None:
+    """A guard that refuses more than two checks at a time is soon asked two at a time, and no row is lost."""
+    guard = Counting(room=2)
+    found = scored(tmp_path, guard, rows("x" * n for n in range(1, 60)))
+    assert found.failures == []
+    assert all(found.scores)
+    assert len(guard.asked) <= 59 + 16
+
+
+def test_a_place_that_breaks_on_the_way_is_told(tmp_path: Path) -> None:
+    """Scores that cannot be kept any more end the run with the reason, and the guard is closed."""
+
+    class Dropping(Counting):
+        async def judge(self, check: Check) -> Verdict:
+            with sqlite3.connect(tmp_path / "deep" / "scores.sqlite3") as database:
+                database.execute("DROP TABLE IF EXISTS scores")
+            return await super().judge(check)
+
+    guard = Dropping()
+    with pytest.raises(ConfigError, match="scores cannot be kept here"):
+        scored(tmp_path, guard, rows(["a", "bb"]))
+    assert guard.closed == 1
 
 
 def test_checks_run_beside_each_other(tmp_path: Path) -> None:
