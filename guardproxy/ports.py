@@ -55,6 +55,10 @@ class TokenChoice:
     spellings: tuple[tuple[str, ...], ...]
 
 
+# Probability mass of label lists that may stay unexplored.
+TOLERANCE = 1e-3
+
+
 @dataclass(frozen=True, slots=True)
 class LabelList:
     """Read a verdict word and, behind the unsafe one, a list of labels.
@@ -70,7 +74,7 @@ class LabelList:
     labels: tuple[str, ...]
     separator: str
     end: str
-    tolerance: float = 1e-3
+    tolerance: float = TOLERANCE
 
 
 Readout = ClassLogits | TokenChoice | LabelList

@@ -69,7 +69,11 @@ def combined(settings: Settings, members: Sequence[Guard]) -> Guard:
 
 
 def members(settings: Settings, *, floor: float = 0.0) -> list[Guard]:
-    """The guards of a configuration, not started. Engines read categories where P(unsafe) is over `floor`."""
+    """The guards of a configuration, not started. Engines read categories where P(unsafe) is over `floor`.
+
+    Where a mean is taken, they always do: it can be over a threshold that one of its guards is under.
+    """
+    floor = floor if settings.guard.mean is None else 0.0
     if not settings.members:
         given = settings.guard
         name = given.family if given.service is not None else given.model

@@ -1,8 +1,8 @@
 """The public entry: an engine for a family and a model. Loads nothing until `start()`."""
 
-from guardproxy.engine.engine import Engine
-from guardproxy.engine.runner import Options
-from guardproxy.ports import Family
+from guardproxy.engine.engine import PROBE, Engine
+from guardproxy.engine.runner import Options, Runner
+from guardproxy.ports import Family, LabelList, Prompt
 
 
 def open_engine(
@@ -27,12 +27,20 @@ def open_engine(
     number of CPU threads of torch in this process. Raises nothing: `Guard.start` raises ConfigError.
     """
 
-    options = Options(
-        model=model,
-        device=device,
-        dtype=dtype,
-        max_batch_tokens=max_batch_tokens,
-        floor=floor,
-        threads=threads,
-    )
-    return Engine(name=name, family=family, load=options.load, timeout_s=timeout_s, max_wait_s=max_wait_s)
+    def load(probe: Prompt) -> Runner:
+        options = Options(
+            model=model,
+            device=device,
+            dtype=dtype,
+            max_batch_tokens=max_batch_tokens,
+            floor=floor if _lists(family) < 2 else 0.0,
+            threads=threads,
+        )
+        return options.load(probe)
+
+    return Engine(name=name, family=family, load=load, timeout_s=timeout_s, max_wait_s=max_wait_s)
+
+
+def _lists(family: Family) -> int:
+    """How many label lists a check is read for: P(unsafe) of several can be over a floor that each of them is under."""
+    return sum(isinstance(prompt.readout, LabelList) for prompt in family.render(PROBE))

@@ -11,7 +11,7 @@ from typing import Literal
 
 from guardproxy.errors import ConfigError, GuardUnavailable
 from guardproxy.families.markers import injections
-from guardproxy.families.shared import CONTEXT, ROUNDING, Problems, adapt, dialogue, expect, hashed, one_of
+from guardproxy.families.shared import CONTEXT, ROUNDING, Problems, adapt, dialogue, expect, hashed, one_of, unread
 from guardproxy.ports import LabelList, Piece, Prompt, Reading, Readout, TokenChoice
 from guardproxy.types import Category, Check, Finding, Side, Taxonomy, Verdict
 
@@ -270,18 +270,23 @@ class LlamaGuard:
         return tuple(self._prompt(check, talk, policy, choice) for policy in policies)
 
     def parse(self, check: Check, readings: Sequence[Reading], guard: str) -> Verdict:
-        """P(unsafe) and each category's probability. Raises GuardUnavailable where the readings make no sense."""
+        """P(unsafe) and each category's probability, none where the list was not read: P(unsafe) is the most of each.
+
+        Raises GuardUnavailable where the readings make no sense.
+        """
         count = len(self.taxonomy.categories)
         if self.scoring == "label_list":
             ((unsafe, *listed),) = expect(readings, [count + 1])
             if any(probability > unsafe + ROUNDING for probability in listed):
                 raise GuardUnavailable("a category is more probable than unsafe, whose list it is in")
+            if unread(readings[0]):
+                listed = []
         else:
             (_, unsafe), *single = expect(readings, [2] * (count + 1), total=True)
             listed = [probability for _, probability in single]
         found = (
             Finding(category.id, probability, label=category.code)
-            for category, probability in zip(self.taxonomy.categories, listed, strict=True)
+            for category, probability in zip(self.taxonomy.categories, listed, strict=bool(listed))
         )
         return Verdict(
             unsafe=unsafe,

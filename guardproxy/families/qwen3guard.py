@@ -11,7 +11,7 @@ from typing import Literal
 
 from guardproxy.errors import ConfigError
 from guardproxy.families.markers import injections
-from guardproxy.families.shared import CONTEXT, Problems, adapt, dialogue, expect, one_of
+from guardproxy.families.shared import CONTEXT, Problems, adapt, dialogue, expect, one_of, unread
 from guardproxy.ports import LabelList, Piece, Prompt, Reading, Readout, TokenChoice
 from guardproxy.types import Category, Check, Finding, Side, Taxonomy, Verdict
 
@@ -95,6 +95,7 @@ class Qwen3Guard:
     def parse(self, check: Check, readings: Sequence[Reading], guard: str) -> Verdict:
         """P(unsafe), Controversial included in mode `strict`; a category's is summed over the levels that count.
 
+        Where no list was read there is no category: P(unsafe) is the most of each.
         Raises GuardUnavailable where the readings make no sense.
         """
         named = self._named(check.side)
@@ -111,6 +112,8 @@ class Qwen3Guard:
             share = weight / first if first else 0.0
             found = [sofar + min(weight, share * probability) for sofar, probability in zip(found, listed, strict=True)]
             leftover += min(weight, share * reading.leftover)
+        if all(map(unread, readings[1:])):
+            named, found = (), []
         return Verdict(
             unsafe=min(1.0, unsafe + controversial) if self.mode == "strict" else unsafe,
             findings=(

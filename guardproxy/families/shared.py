@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from guardproxy.errors import ConfigError, GuardUnavailable
 from guardproxy.families.markers import injections, neutralise, neutralise_both
-from guardproxy.ports import Reading
+from guardproxy.ports import TOLERANCE, Reading
 from guardproxy.types import SIGNALS, Category, Check, Finding, Message, Side, Taxonomy, Verdict
 
 # Rounding of float32 sums: a reading so little above 1 is 1, anything further is senseless.
@@ -172,6 +172,11 @@ def _sound(reading: Reading, size: int) -> tuple[float, ...]:
         if not math.isfinite(value) or not -ROUNDING <= value <= 1 + ROUNDING:
             raise GuardUnavailable(f"{value!r} is no probability")
     return tuple(min(1.0, max(0.0, value)) for value in given)
+
+
+def unread(reading: Reading) -> bool:
+    """Whether a label list was not explored, because P(unsafe) can reach no threshold: then nothing is known of it."""
+    return reading.leftover > TOLERANCE and not any(reading.probabilities[1:])
 
 
 def overall(findings: Mapping[str, float]) -> float:

@@ -94,6 +94,16 @@ def test_a_label_list_is_taken_as_it_is_read() -> None:
     assert (verdict.leftover, verdict.outside) == (5e-4, 0.01)
 
 
+def test_a_list_that_was_not_read_has_no_findings() -> None:
+    """Of a category in a list that was not explored nothing is known: that is no 0, unless all of it would be."""
+    guard = llama_guard.open_family()
+    assert guard.parse(ask("x"), [Reading((0.4, *[0.0] * 6), leftover=0.4)], "g").findings == ()
+    assert len(guard.parse(ask("x"), [Reading((5e-4, *[0.0] * 6), leftover=5e-4)], "g").findings) == 6
+    levels, not_read = Reading((0.6, 0.0, 0.4)), Reading((0.4, *[0.0] * 9), leftover=0.4)
+    assert _qwen("loose", ask("x"), [levels, not_read]).findings == ()
+    assert len(_qwen("loose", ask("x"), [levels, Reading((0.4, 0.4, *[0.0] * 8))]).findings) == 9
+
+
 def test_a_category_above_unsafe_is_senseless() -> None:
     """A category of the unsafe list cannot be more probable than unsafe."""
     family = llama_guard.open_family()

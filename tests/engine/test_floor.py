@@ -1,0 +1,84 @@
+"""Where the label lists of a check are read: over the floor that the policies set, and wherever that cannot be told."""
+
+import asyncio
+
+import pytest
+
+from guardproxy import build
+from guardproxy.engine import open_engine
+from guardproxy.families.llama_guard import open_family
+from guardproxy.ports import LabelList
+from guardproxy.settings.load import load_text
+from guardproxy.types import Category, Finding, Taxonomy, Verdict
+from tests.engine.kit import check, prompt, tiny
+
+pytestmark = pytest.mark.timeout(600)  # the first test converts the GGUF file
+
+# P(unsafe) of a random model is far under it.
+FLOOR = 0.9999
+
+
+class TwoLists:
+    """A family whose P(unsafe) is that of two words, with a list behind either."""
+
+    taxonomy = Taxonomy("t", (Category("a", "A"), Category("b", "B")))
+
+    def render(self, asked):
+        words = (" unsafe", " bad")
+        readouts = [LabelList(" safe", word, "\n", ("O1", "O2"), ",", "") for word in words]
+        return tuple(prompt(asked.turn.text, readout=readout) for readout in readouts)
+
+    def parse(self, asked, readings, guard):
+        found = zip(self.taxonomy.categories, readings[0].probabilities[1:], strict=True)
+        return Verdict(readings[0].probabilities[0], tuple(Finding(c.id, p) for c, p in found), guard)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A random Llama with its tokenizer, in a directory."""
+    path = tmp_path_factory.mktemp("tiny")
+    loaded = tiny("Llama", max_position_embeddings=2048)
+    loaded.model.save_pretrained(path)
+    loaded.tokenizer.save_pretrained(path)
+    return str(path)
+
+
+def judged(guard):
+    """The verdict on a text."""
+
+    async def story():
+        await guard.start()
+        try:
+            return await guard.judge(check("How do I whittle a spoon?"))
+        finally:
+            await guard.close()
+
+    return asyncio.run(story())
+
+
+def test_below_the_floor_nothing_is_said_of_categories(folder):
+    """A list that no threshold needs is not read, and its categories are in no finding."""
+    family = open_family(version="2")
+    options = {"name": "g", "family": family, "model": folder, "device": "cpu"}
+    low, high = judged(open_engine(**options, floor=FLOOR)), judged(open_engine(**options))
+    assert low.unsafe == pytest.approx(high.unsafe, abs=1e-5)
+    assert (low.findings, low.leftover) == ((), low.unsafe)
+    assert [finding.category for finding in high.findings] == [one.id for one in family.taxonomy.categories]
+
+
+def test_several_lists_are_read_whatever_the_floor(folder):
+    """Two words that are each under the floor can be over it together: the floor is none of theirs."""
+    verdict = judged(open_engine(name="g", family=TwoLists(), model=folder, device="cpu", floor=FLOOR))
+    assert verdict.unsafe < FLOOR
+    assert sum(finding.probability for finding in verdict.findings) > 0.5 * verdict.unsafe
+
+
+@pytest.mark.parametrize("mean", ["", '\n  mean: {"*": [1, 1]}'])
+def test_a_mean_is_of_what_every_guard_says(folder, mean):
+    """A mean can be over a threshold that one guard is under, so every guard of it reads its lists."""
+    one = f'{{family: llama_guard, model: {folder}, options: {{version: "2"}}}}'
+    text = f"version: 1\nguard:\n  all: [a, b]{mean}\nguards:\n  a: {one}\n  b: {one}\n"
+    policy = f"policies:\n  default:\n    unsafe: {{block: {FLOOR}}}\n"
+    settings = load_text(text + policy, "test.yaml", {}, build.known())
+    for guard in build.names.members(settings, floor=FLOOR):
+        assert bool(judged(guard).findings) is bool(mean)
