@@ -102,11 +102,13 @@ class Encoder:
     def _script(self, pieces: tuple[Piece, ...], prompt: Prompt, read: Grammar | Choice) -> Script:
         ids: list[int] = []
         keep = 0
+        begins = True
         for run in runs(pieces):
             if run[0].kind == "special":
                 ids.append(self._codec.special(run[0].text))
                 continue
-            more, spans = self._codec.spans("".join(piece.text for piece in run))
+            more, spans = self._codec.spans("".join(piece.text for piece in run), begins=begins)
+            begins = False
             end = _judged_end(run)
             if end:
                 keep = len(ids) + sum(1 for _, stop in spans if stop <= end)
@@ -129,10 +131,10 @@ class Encoder:
         return _remember(self._reads, (tail, prompt.readout), lambda: self._compile(tail, prompt.readout))
 
     def _compile(self, tail: str, readout: Readout) -> Grammar | Choice:
-        before = self._codec.text(tail)
+        before = self._codec.text(tail, begins=False)
 
         def behind(text: str) -> list[int]:
-            ids = self._codec.text(tail + text)
+            ids = self._codec.text(tail + text, begins=False)
             if ids[: len(before)] != before or len(ids) == len(before):
                 raise GuardUnavailable(f"this model's tokens for {text!r} run into the end of the prompt")
             return ids[len(before) :]
