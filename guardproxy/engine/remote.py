@@ -18,7 +18,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from guardproxy.errors import ConfigError, GuardUnavailable, Overloaded
+from guardproxy.errors import ConfigError, GuardproxyError, GuardUnavailable, Overloaded
 from guardproxy.ports import Guard, ServiceFamily
 from guardproxy.types import Account, Check, Conversation, Finding, Message, Part, Verdict
 
@@ -26,6 +26,8 @@ from guardproxy.types import Account, Check, Conversation, Finding, Message, Par
 _OVERLAP = 10
 # Where a service does not say when to come again.
 _BACKOFF = wait_random_exponential(multiplier=0.25, max=8)
+# Google's APIs answer a wrong key with status 400 and this reason (google/api/error_reason.proto).
+_WRONG_KEY = "API_KEY_INVALID"
 # How much of a service's own error message is told.
 _TOLD = 200
 
@@ -88,6 +90,11 @@ class ServiceGuard:
                 verdicts = [verdict for found in await asyncio.gather(*calls) for verdict in found]
         except TimeoutError:
             raise GuardUnavailable(f"{self.name}: no answer within {self._timeout_s:g} s") from None
+        except GuardproxyError:
+            raise
+        except Exception as error:
+            # Whatever breaks in a call or an answer, the text was not judged: never to be taken for safe.
+            raise GuardUnavailable(f"{self.name}: the call failed: {type(error).__name__}") from error
         finally:
             for call in calls:
                 call.cancel()
@@ -153,7 +160,8 @@ class ServiceGuard:
             raise _Again("the service is over its rate or quota (429)", busy=True, after_s=_retry_after(response))
         if status == httpx.codes.REQUEST_TIMEOUT or status >= httpx.codes.INTERNAL_SERVER_ERROR:
             raise _Again(f"the service failed ({status})", after_s=_retry_after(response))
-        if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+        wrong_key = status == httpx.codes.BAD_REQUEST and _WRONG_KEY in response.text
+        if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN} or wrong_key:
             raise _Refused(f"{self.name}: the service refuses the key ({status})")
         if status == httpx.codes.NOT_FOUND:
             raise _Refused(
@@ -194,7 +202,7 @@ def open_service(
     address = base_url or family.base_url
     if not key.strip() or not key.isascii() or not key.isprintable():
         raise ConfigError(f"guard {name!r}: the service needs a key, in printable ASCII")
-    if not address.startswith(("https://", "http://")):
+    if not address.startswith(("https://", "http://")) or not _host(address):
         raise ConfigError(f"guard {name!r}: the service needs an address that begins with https://, not {address!r}")
     client = httpx.AsyncClient(
         base_url=address,
@@ -211,6 +219,14 @@ def open_service(
         concurrency=concurrency,
         per_second=per_second,
     )
+
+
+def _host(address: str) -> str:
+    """The host of an address; empty where it names none."""
+    try:
+        return httpx.URL(address).host
+    except httpx.InvalidURL:
+        return ""
 
 
 def windows(text: str, limit: int, *, in_bytes: bool) -> list[str]:

@@ -92,6 +92,8 @@ def open_family(
     behind its question, `alone` without (default: `pair` for the embedded guard's labels, `alone` for others).
     `taxonomy` names and describes the categories, all of which some label must be read for. Raises ConfigError.
     """
+    if isinstance(labels, str):
+        raise ConfigError(f"labels: {labels!r} is not a list of labels")
     outputs = LABELS if labels is None else tuple(labels)
     mapping = {label: label for label in outputs} if categories is None else dict(categories)
     problems = Problems()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from guardproxy.errors import ConfigError
 from guardproxy.families.scores import CategoryMap, Scores, field_of, scores_for
 from guardproxy.ports import ServiceCall
 from guardproxy.types import Taxonomy, Verdict
@@ -80,4 +81,6 @@ def open_family(
     service finds out, and refuses texts whose language it does not know). `taxonomy` names and describes the
     categories. Raises ConfigError.
     """
+    if isinstance(languages, str):
+        raise ConfigError(f"languages: {languages!r} is not a list of codes, such as [en]")
     return Perspective(scores_for("perspective", taxonomy, LABELS, categories, CATEGORIES), tuple(languages))

@@ -38,9 +38,10 @@ class Scores:
         """The verdict from scores in [0, 1] by label: a category's is its greatest.
 
         Where no label is read for `unsafe`, the greatest score of all is P(unsafe), labels included that no category
-        is read from. Raises GuardUnavailable for a label that is missing, or a score that is no probability.
+        is read from. A label whose score is null has none, as a model has that does not know it. Raises
+        GuardUnavailable for a label that is read and missing, or a score that is no probability.
         """
-        scores = {label: _probability(label, value) for label, value in given.items()}
+        scores = {label: _probability(label, value) for label, value in given.items() if value is not None}
         if missing := [label for label in self.labels if label not in scores]:
             raise GuardUnavailable(f"the answer has no score for {', '.join(missing)}")
         best = {category: max(labels, key=scores.__getitem__) for category, labels in self.sources.items()}

@@ -229,6 +229,18 @@ def test_a_wrong_key_fails_the_start_and_every_check(name: str) -> None:
     assert len(service.bodies) == 2
 
 
+def test_googles_word_for_a_wrong_key_is_understood() -> None:
+    """Perspective answers a wrong key with status 400; a text that it cannot judge is another matter."""
+    service = comments()
+    told = {"error": {"code": 400, "status": "INVALID_ARGUMENT", "details": [{"reason": "API_KEY_INVALID"}]}}
+    service.script = [JSONResponse(told, 400)]
+    with pytest.raises(ConfigError, match="refuses the key"):
+        _run("perspective", service, lambda guard: guard.start())
+    service.script = [JSONResponse({"error": {"details": [{"reason": "LANGUAGE_NOT_SUPPORTED"}]}}, 400)]
+    with pytest.raises(GuardUnavailable, match="answered 400"):
+        _judge("perspective", service, ask("x"))
+
+
 @ANY
 def test_a_start_with_the_right_key_asks_once(name: str) -> None:
     """One harmless text tells that service and key are right."""
@@ -356,6 +368,32 @@ def test_an_answer_that_is_no_json_is_no_verdict() -> None:
         _judge("openai_moderation", service, ask("x"))
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Response(b"not packed at all", headers={"content-encoding": "gzip"}),
+        Response(b"[" * 200_000, media_type="application/json"),
+        Response(b"\xff\xfe\x00", media_type="application/json"),
+    ],
+)
+def test_an_answer_that_breaks_its_reader_is_no_verdict(answer: Response) -> None:
+    """Whatever goes wrong in reading an answer is an unavailable guard."""
+    service = openai()
+    service.script = [answer]
+    with pytest.raises(GuardUnavailable):
+        _judge("openai_moderation", service, ask("x"))
+
+
+def test_a_label_without_a_score_that_nothing_is_read_from_may_be_null() -> None:
+    """A legacy model says null of the labels that it does not know."""
+    scores = {**dict.fromkeys(openai_moderation.LEGACY, 0.2), "illicit": None, "illicit/violent": None}
+    family = openai_moderation.open_family(model="text-moderation-007")
+    (verdict,) = family.parse({"results": [{"category_scores": scores}]}, ["x"], "g")
+    assert verdict.unsafe == 0.2
+    with pytest.raises(GuardUnavailable, match="no score for illicit, illicit/violent"):
+        openai_moderation.open_family().parse({"results": [{"category_scores": scores}]}, ["x"], "g")
+
+
 @pytest.mark.parametrize("status", [302, 400, 404, 413])
 def test_other_statuses_are_not_tried_again(status: int) -> None:
     """What will not get better by asking again is told with the service's own words."""
@@ -432,7 +470,15 @@ def test_lone_surrogates_do_not_stop_a_check() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "url"), [("", "https://x"), ("ké", "https://x"), ("a\nb", "https://x"), ("k", "ftp://x")]
+    ("key", "url"),
+    [
+        ("", "https://x"),
+        ("ké", "https://x"),
+        ("a\nb", "https://x"),
+        ("k", "ftp://x"),
+        ("k", "https://"),
+        ("k", "http://[::1"),
+    ],
 )
 def test_a_key_or_address_that_cannot_be_used_is_an_error(key: str, url: str) -> None:
     """What would only fail at the first call is told when the guard is built."""

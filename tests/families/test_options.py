@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 
 from guardproxy.errors import ConfigError
-from guardproxy.families import REGISTRY, classifier, granite_guardian, llama_guard, qwen3guard, shieldgemma, wildguard
+from guardproxy.families import (
+    REGISTRY,
+    classifier,
+    granite_guardian,
+    llama_guard,
+    perspective,
+    qwen3guard,
+    shieldgemma,
+    wildguard,
+)
 from guardproxy.ports import Family, LabelList
 from guardproxy.registry import load
 from guardproxy.types import Category, Taxonomy
@@ -123,7 +132,7 @@ def _of(*categories: Category) -> Taxonomy:
     return Taxonomy("t", categories)
 
 
-MISTAKES: list[tuple[Callable[..., Family], dict[str, Any], str]] = [
+MISTAKES: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (llama_guard.open_family, {"version": "5"}, r"version: '5' is not one of 1, 2, 3, 3-1b, 4"),
     (llama_guard.open_family, {"scoring": "both"}, r"scoring: 'both' is not one of label_list, one_vs_all"),
     (llama_guard.open_family, {"context": -1}, r"context: -1 is not"),
@@ -145,6 +154,8 @@ MISTAKES: list[tuple[Callable[..., Family], dict[str, Any], str]] = [
     (qwen3guard.open_family, {"taxonomy": _of(Category("x", "X", "words"))}, r"reads names alone"),
     (wildguard.open_family, {"taxonomy": _of(Category("x", "X"))}, r"takes no taxonomy"),
     (classifier.open_family, {"labels": []}, r"labels: there is none"),
+    (classifier.open_family, {"labels": "toxic"}, r"labels: 'toxic' is not a list"),
+    (perspective.open_family, {"languages": "en"}, r"languages: 'en' is not a list"),
     (classifier.open_family, {"labels": ["a", "a"]}, r"labels: one stands twice"),
     (classifier.open_family, {"labels": ["a"], "categories": {"b": "x"}}, r"categories: 'b' is not one of a"),
     (classifier.open_family, {"labels": ["a"], "categories": {}}, r"categories: no label is read"),
@@ -161,7 +172,7 @@ MISTAKES: list[tuple[Callable[..., Family], dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("opened", "options", "message"), MISTAKES)
 def test_a_mistake_is_told_with_what_is_allowed(
-    opened: Callable[..., Family], options: dict[str, Any], message: str
+    opened: Callable[..., Any], options: dict[str, Any], message: str
 ) -> None:
     """Each invalid option is a ConfigError that names it."""
     with pytest.raises(ConfigError, match=message):
