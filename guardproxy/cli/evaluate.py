@@ -50,8 +50,8 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         "--guard",
         action="append",
         metavar="NAME",
-        help="`embedded`, a built-in family that needs no model of its own, or a configuration file whose guard is "
-        "taken; may be given several times. Without it, the guard of --config",
+        help="`embedded`, or a configuration file whose guard is taken; may be given several times. Without it, the "
+        "guard of --config",
     )
     parser.add_argument("--config", metavar="FILE", help="guard and policies; without it, the built-in ones")
     parser.add_argument(
@@ -164,12 +164,12 @@ def _opened(given: str | None, config: str | None) -> "tuple[str, Settings]":
     base = load(config, os.environ, build.known())
     if given is None:
         return ("embedded" if config is None else Path(config).stem), base
-    if given == "embedded":
+    if given in ("embedded", "classifier"):
         return given, replace(base, guard=GuardSettings(), taxonomy=None, members={})
     if given in families.REGISTRY:
-        return given, replace(base, guard=GuardSettings(family=given), taxonomy=None, members={})
-    known = ", ".join(("embedded", *sorted(families.REGISTRY)))
-    raise ConfigError(f"{given}: no guard of that name, and no file that ends in .yaml; guards are {known}")
+        what = "the key of its service" if given in families.SERVICES else "a model"
+        raise ConfigError(f"{given}: this family needs {what}: name a configuration file whose guard says which")
+    raise ConfigError(f"{given}: no guard of that name, and no file that ends in .yaml; `embedded` is built in")
 
 
 def _identity(settings: "Settings") -> str:

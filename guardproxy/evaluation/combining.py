@@ -11,12 +11,12 @@ from guardproxy.errors import ConfigError
 from guardproxy.evaluation.datasets import Row
 from guardproxy.evaluation.metrics import Floats, Rate
 from guardproxy.evaluation.scoring import Score, Scored
+from guardproxy.evaluation.thresholds import step_upto
 from guardproxy.policy import UNSAFE
 
 # Rows of each kind, labelled of a category and not of it, from which on weights are fitted to it.
 ROWS = 50
 
-_STEP = 1e-4
 _ROUNDS = 500
 # The least likelihood of a label, so that one row that a guard is sure and wrong of does not decide alone.
 _EPSILON = 1e-6
@@ -59,7 +59,9 @@ def bounds(cheap: Scored, dear: Scored, *, fpr: float, recall: float, threshold:
 
     `low` is the highest bound under which at most 1 - `recall` of the unsafe rows that the dear guard finds lie;
     `high` the lowest over which there are, of all benign rows, at most `fpr` that the dear guard lets pass. Both have
-    four digits. Raises ConfigError where either kind has fewer rows than 3/rate, by the rule of three.
+    four digits. The verdict of a cheap guard that is not asked on is held against the same `threshold` as the dear
+    one's, so it lies between them: what is skipped below is not called unsafe, and what is skipped above is. Raises
+    ConfigError where either kind has fewer rows than 3/rate, by the rule of three.
     """
     rows = [pair for pair in _aligned([cheap, dear]) if pair[0].unsafe is not None]
     labels = np.array([bool(row.unsafe) for row, _ in rows], dtype=np.bool_)
@@ -74,12 +76,12 @@ def bounds(cheap: Scored, dear: Scored, *, fpr: float, recall: float, threshold:
         needed = math.ceil(3 / spare - 1e-9)
         if n < needed:
             raise ConfigError(f"a cascade with these targets needs {needed} {kind} or more, not {n}")
-    low = math.floor(caught[math.floor((1 - recall) * len(caught) + 1e-9)] / _STEP) * _STEP
-    allowed = math.floor(fpr * benign + 1e-9)
-    high = math.ceil(clean[allowed] / _STEP) * _STEP if allowed < len(clean) else 0.0
-    low, high = round(low, 4), round(max(low, high), 4)
+    lost, allowed = math.floor((1 - recall) * len(caught) + 1e-9), math.floor(fpr * benign + 1e-9)
+    low = float(min(threshold, *step_upto(caught[lost : lost + 1])))
+    # Where all clean rows may be added there is none left to lie under the bound.
+    high = float(max([threshold, *-step_upto(-clean[allowed : allowed + 1])]))
     skipped = (first < low) | (first > high)
-    called = np.where(skipped, first > high, flagged)
+    called = np.where(skipped, first >= threshold, flagged)
     return Bounds(
         low=low,
         high=high,

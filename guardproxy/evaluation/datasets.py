@@ -249,7 +249,8 @@ def _message(index: int, message: object) -> Message:
 
 
 def _openai(record: Record) -> _Known:
-    """A sample of OpenAI's set. Its overall label is that of the published protocol: any of the eight is 1.
+    """A sample of OpenAI's set. Its overall label is that of the published protocol: any of the eight is 1. Where none
+    of them is known, neither is it.
 
     violence_hate takes in hate, violence and harassment, and is known to be absent only where hate and violence both
     are; the other two follow their own label.
@@ -263,7 +264,8 @@ def _openai(record: Record) -> _Known:
         "sexual_content": _any(given, ("S", "S3"), ("S",)),
         "suicide_self_harm": given["SH"],
     }
-    return _question(text), any(given.values()), _given(labels)
+    known = [value for value in given.values() if value is not None]
+    return _question(text), any(known) if known else None, _given(labels)
 
 
 def _any(given: Mapping[str, bool | None], members: Sequence[str], decisive: Sequence[str]) -> bool | None:

@@ -20,13 +20,23 @@ def plot(scored: Mapping[str, Scored], path: Path) -> None:
     Guards are judged on all rows with an overall label. Raises ConfigError where the file cannot be written
     or the rows are not of both kinds.
     """
+    try:
+        drawn(scored, path).savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be written: {error}") from error
+
+
+def drawn(scored: Mapping[str, Scored], path: Path) -> Figure:
+    """Both curves, as `plot` writes them; the area under a precision-recall curve is the average precision."""
     figure = Figure(figsize=(11, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, found in scored.items():
         scores, labels = overall(pairs_of(found))
         if labels.all() or not labels.any():
             raise ConfigError(f"{path}: curves need rows that are unsafe and rows that are not")
-        left.step(*precision_recall(scores, labels), where="post", label=name)
+        recall, precision = precision_recall(scores, labels)
+        # A precision is that of the recalls up to its own.
+        left.step([0.0, *recall], [precision[0], *precision], where="pre", label=name)
         mean, share, _ = reliability(scores, labels)
         right.plot(mean, share, marker="o", label=name)
         base = float(labels.mean())
@@ -37,7 +47,4 @@ def plot(scored: Mapping[str, Scored], path: Path) -> None:
     for axes in (left, right):
         axes.legend()
         axes.grid(alpha=0.3)
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be written: {error}") from error
+    return figure

@@ -29,11 +29,18 @@ def report(scored: Scored, policy: Policy, threshold: float = 0.5) -> Report:
     took.
     """
     pairs = pairs_of(scored)
-    out = _parts(pairs, policy, threshold)
+    out = _parts(pairs, scored.rows, policy, threshold)
     names = list(dict.fromkeys(row.dataset for row in scored.rows))
     if len(names) > 1:
-        of = {name: [pair for pair in pairs if pair[0].dataset == name] for name in names}
-        out["datasets"] = {name: _parts(of[name], policy, threshold) for name in names}
+        out["datasets"] = {
+            name: _parts(
+                [pair for pair in pairs if pair[0].dataset == name],
+                [row for row in scored.rows if row.dataset == name],
+                policy,
+                threshold,
+            )
+            for name in names
+        }
     out["cost"] = cost(scored)
     out |= {"rows": len(scored.rows), "scored": len(pairs), "failed": len(scored.failures), "threshold": threshold}
     return out
@@ -87,10 +94,11 @@ def cost(scored: Scored) -> Report:
     }
 
 
-def _parts(pairs: Sequence[Pair], policy: Policy, threshold: float) -> Report:
+def _parts(pairs: Sequence[Pair], rows: Sequence[Row], policy: Policy, threshold: float) -> Report:
+    """The whole and each side that has `rows`, also one of which no row has a score."""
     out = _part(pairs, policy, threshold)
-    by_side = {side: [pair for pair in pairs if pair[0].check.side == side] for side in SIDES}
-    held = {side: rows for side, rows in by_side.items() if rows}
+    there = {row.check.side for row in rows}
+    held = {side: [pair for pair in pairs if pair[0].check.side == side] for side in SIDES if side in there}
     alone = len(held) == 1
     out["sides"] = {side: dict(out) if alone else _part(rows, policy, threshold) for side, rows in held.items()}
     return out

@@ -20,7 +20,7 @@ from guardproxy.evaluation.scoring import Score
 from guardproxy.policy import UNSAFE
 from guardproxy.types import SIGNALS, Side
 
-_STEP = 1e-4
+_STEPS = 10_000
 # Scores sorted at once while resampling.
 _CELLS = 4_000_000
 
@@ -150,15 +150,25 @@ def _value(score: Score, category: str) -> float:
 def _over(ascending: Floats, rate: float) -> Floats:
     """For each row of sorted scores the lowest threshold, in steps, that at most `rate` of them reach."""
     n = ascending.shape[1]
-    highest_kept_out = ascending[:, n - 1 - math.floor(rate * n + 1e-9)]
-    return np.round((np.floor(highest_kept_out / _STEP) + 1) * _STEP, 4)
+    return step_above(ascending[:, n - 1 - math.floor(rate * n + 1e-9)])
 
 
 def _under(ascending: Floats, rate: float) -> Floats:
     """For each row of sorted scores the highest threshold, in steps, that at least `rate` of them reach."""
     n = ascending.shape[1]
-    lowest_kept = ascending[:, n - math.ceil(rate * n - 1e-9)]
-    return np.round(np.floor(lowest_kept / _STEP) * _STEP, 4)
+    return step_upto(ascending[:, n - math.ceil(rate * n - 1e-9)])
+
+
+def step_above(scores: Floats) -> Floats:
+    """The lowest number of four digits above each score. Compared, not computed: a score may be such a number."""
+    nearest = np.round(scores * _STEPS)
+    return np.where(nearest / _STEPS > scores, nearest, nearest + 1) / _STEPS
+
+
+def step_upto(scores: Floats) -> Floats:
+    """The highest number of four digits that is not above each score."""
+    nearest = np.round(scores * _STEPS)
+    return np.where(nearest / _STEPS <= scores, nearest, nearest - 1) / _STEPS
 
 
 def _bootstrap(scores: Floats, statistic: Callable[[Floats], Floats], resamples: int) -> Floats:

@@ -113,6 +113,8 @@ def test_calibrate_prints_how_to_combine(data: Path, capsys: pytest.CaptureFixtu
     ("command", "told"),
     [
         (["evaluate", "DATA", "--guard", "nothing"], "nothing: no guard of that name"),
+        (["evaluate", "DATA", "--guard", "llama_guard"], "llama_guard: this family needs a model"),
+        (["evaluate", "DATA", "--guard", "perspective"], "perspective: this family needs the key of its service"),
         (["evaluate", "DATA", "DATA"], "a file named rows is there already"),
         (["evaluate", "missing.jsonl", "DATA.txt"], "missing.jsonl: cannot be read"),
         (["evaluate", "DATA", "--guard", "embedded", "--guard", "embedded"], "two of the guards are named embedded"),

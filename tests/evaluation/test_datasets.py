@@ -60,16 +60,18 @@ def test_openai_rows(tmp_path: Path) -> None:
         {"prompt": "harassing", "HR": 1},
         {"prompt": "half known", "H": 0, "SH": 0},
         {"prompt": "a minor", **known, "S": 1, "S3": 1},
+        {"prompt": "unknown", **dict.fromkeys(known)},
     )
     found = read(written(tmp_path, "samples-1680.jsonl.gz", *rows))
     assert found.kind == "openai_moderation"
-    assert [row.unsafe for row in found.rows] == [False, True, False, True]
+    assert [row.unsafe for row in found.rows] == [False, True, False, True, None]
     no = dict.fromkeys(("violence_hate", "sexual_content", "suicide_self_harm"), False)
     assert [row.labels for row in found.rows] == [
         no,
         {"violence_hate": True},
         {"suicide_self_harm": False},
         {**no, "sexual_content": True},
+        {},
     ]
 
 

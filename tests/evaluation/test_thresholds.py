@@ -1,6 +1,8 @@
 """Thresholds and combinations found on labelled scores keep what they promise, and are refused where they cannot."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +12,11 @@ from hypothesis import strategies as st
 from guardproxy.errors import ConfigError
 from guardproxy.evaluation.combining import ROWS, bounds, weights
 from guardproxy.evaluation.datasets import Row
-from guardproxy.evaluation.metrics import Rate
-from guardproxy.evaluation.report import Pair, one_vs_all, one_vs_benign, report
+from guardproxy.evaluation.metrics import Rate, measure
+from guardproxy.evaluation.plots import drawn
+from guardproxy.evaluation.report import Pair, one_vs_all, one_vs_benign, overall, report
 from guardproxy.evaluation.scoring import Score, Scored
+from guardproxy.evaluation.tables import tables
 from guardproxy.evaluation.thresholds import Found, Refused, Target, search, together
 from guardproxy.policy import Policy, Rule, SideRules
 from guardproxy.types import Check, Conversation, Message, Part, Side
@@ -77,6 +81,19 @@ def test_whatever_the_scores_the_target_is_kept(benign: list[int], unsafe: list[
     for one in search(pairs, Target("recall", 1 - rate)):
         assert isinstance(one, Refused) or one.unsafe.value >= 1 - rate
     assert all(isinstance(one, Refused) or 0 < one.threshold <= 1 for one in false)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7, 57, 1_113, 5_637, 9_998])
+def test_a_score_of_four_digits_is_on_the_right_side_of_its_threshold(steps: int) -> None:
+    """Ten ties at a step: a rate of false positives keeps them all out, a recall takes them all in, by one step."""
+    tie = steps / 10_000
+    benign = [pair(False, {}, score) for score in [*[0.0] * 290, *[tie] * 10]]
+    unsafe = [pair(True, {}, score) for score in [*[1.0] * 290, *[tie] * 10]]
+    (false,), (kept,) = search(benign + unsafe, Target("fpr", 0.01)), search(benign + unsafe, Target("recall", 0.99))
+    assert isinstance(false, Found)
+    assert isinstance(kept, Found)
+    assert (false.threshold, false.benign.hits) == ((steps + 1) / 10_000, 0)
+    assert (kept.threshold, kept.unsafe.hits) == (tie, 300)
 
 
 def test_too_few_labels_are_refused() -> None:
@@ -162,6 +179,29 @@ def test_a_cascade_keeps_its_targets_and_saves() -> None:
     assert stricter.skipped.value < found.skipped.value
 
 
+@pytest.mark.parametrize("scale", [0.5, 1.0])
+@pytest.mark.parametrize("shift", [0.0, 0.45])
+def test_a_cascade_does_what_its_bounds_promise(scale: float, shift: float) -> None:
+    """Rows are counted by the verdicts that the cascade gives, also of a cheap guard that says too little or much."""
+    right, dear = cheap_and_dear()
+    values = [score and replace(score, unsafe=min(1.0, scale * score.unsafe + shift)) for score in right.scores]
+    cheap = Scored(right.rows, values)
+    found = bounds(cheap, dear, fpr=0.02, recall=0.95)
+    lost = added = skipped = 0
+    for row, first, second in zip(cheap.rows, cheap.scores, dear.scores, strict=True):
+        assert first is not None
+        assert second is not None
+        stands = first if first.unsafe < found.low or first.unsafe > found.high else second
+        skipped += stands is first
+        called, wanted = stands.unsafe >= 0.5, second.unsafe >= 0.5
+        lost += bool(row.unsafe) and wanted and not called
+        added += not row.unsafe and called and not wanted
+    assert (found.lost.hits, found.added.hits, found.skipped.hits) == (lost, added, skipped)
+    assert found.lost.value <= 0.05
+    assert found.added.value <= 0.02
+    assert found.low <= 0.5 <= found.high
+
+
 def test_a_cascade_needs_labels() -> None:
     """Too few unsafe or benign rows for the targets are told."""
     cheap, dear = cheap_and_dear()
@@ -221,3 +261,24 @@ def test_a_report_has_every_slice() -> None:
     assert (blocked["benign"]["acted"], blocked["unsafe"]["acted"]) == (over.count(False), over.count(True))
     low, high = found["overall"]["ci"]["auprc"]
     assert low < found["overall"]["auprc"] < high
+
+
+def test_a_guard_without_a_score_of_one_side_stands_beside_one_with() -> None:
+    """Every side that the data has is in every report, so that guards can be put side by side."""
+    pairs = cluster(20, False, 0.3, 1) + cluster(20, True, 0.7, 2) + cluster(9, True, 0.6, 9, "assistant")
+    both, half = scored(pairs), scored(pairs)
+    half.scores[40:] = [None] * 9
+    reports = {name: report(run, Policy("p", "v", STRICT, LAX)) for name, run in (("both", both), ("half", half))}
+    assert reports["half"]["sides"]["assistant"]["overall"] is None
+    for order in (["both", "half"], ["half", "both"]):
+        assert "all rows, assistant side" in tables({name: reports[name] for name in order})
+
+
+def test_the_area_under_the_drawn_curve_is_the_average_precision() -> None:
+    """Precision is drawn over the recalls up to its own, from no recall on."""
+    figure = drawn({"g": scored(MIXED)}, Path("unwritten.png"))
+    line = figure.axes[0].lines[0]
+    recall, precision = (np.asarray(values) for values in line.get_data())
+    assert line.get_drawstyle() == "steps-pre"
+    assert (recall[0], recall[-1]) == (0.0, 1.0)
+    assert (np.diff(recall) * precision[1:]).sum() == pytest.approx(measure(*overall(MIXED)).values["auprc"])
