@@ -5,6 +5,7 @@ cards for the others), byte for byte where the taxonomy is the stock one. The ve
 it: at the first token after version 1 and 2's `[/INST]`, behind the blank line that versions 3 and 4 write first.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -344,11 +345,17 @@ def open_family(
 
 
 def _coded(taxonomy: Taxonomy, version: Version) -> Taxonomy:
-    """The taxonomy with a code for each category: its own, or the version's letter and its place."""
-    categories = tuple(
-        category if category.code else replace(category, code=f"{version.letter}{place}")
-        for place, category in enumerate(taxonomy.categories, 1)
-    )
+    """The taxonomy with a code for each category: its own, or the version's letter and its place.
+
+    Where another category has that one, as a stock category at a place that is not its own, the next one that is free.
+    """
+    taken = {category.code for category in taxonomy.categories}
+    categories: list[Category] = []
+    for place, category in enumerate(taxonomy.categories, 1):
+        numbered = (f"{version.letter}{number}" for number in itertools.count(place))
+        code = category.code or next(one for one in numbered if one not in taken)
+        taken.add(code)
+        categories.append(replace(category, code=code))
     codes = [category.code for category in categories]
     problems = Problems()
     for code in codes:
@@ -357,4 +364,4 @@ def _coded(taxonomy: Taxonomy, version: Version) -> Taxonomy:
         word = code.isascii() and code.isalnum() and code[0].isalpha()
         problems.add(not word, f"{named} is not letters and digits, such as {version.letter}1")
     problems.raise_if_any()
-    return hashed(replace(taxonomy, categories=categories))
+    return hashed(replace(taxonomy, categories=tuple(categories)))

@@ -65,6 +65,15 @@ def test_dropped_categories_keep_the_others_as_they_are() -> None:
     assert _policy(text) == "S10: Hate.\nS7: Privacy.\n"
 
 
+def test_a_category_added_to_some_of_the_stock_has_a_code_of_its_own() -> None:
+    """Stock categories keep their codes, and what is numbered takes none of them, wherever it stands."""
+    own = Category("gambling", "Gambling")
+    stock = (Category("sexual_content", ""), Category("criminal_planning", ""))
+    for categories, codes in (((*stock, own), ["O2", "O3", "O4"]), ((own, *stock), ["O1", "O2", "O3"])):
+        family = llama_guard.open_family(taxonomy=Taxonomy("t", categories))
+        assert [category.code for category in family.taxonomy.categories] == codes
+
+
 def test_the_version_is_a_hash_of_the_content() -> None:
     """The same categories give the same version and prompt key, whatever the id; a changed word gives another."""
 
