@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import BertForSequenceClassification
 
-from training.windows import PART, PART_OVERLAP, QUESTION, WHOLE, WINDOW
+from training.windows import DISCOUNT, OVER, PART, PART_OVERLAP, WINDOW
 
 
 def write_weights(
@@ -28,7 +28,7 @@ def write_weights(
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     config: dict[str, Any] = model.config.to_diff_dict()
     config |= {"architectures": ["BertForSequenceClassification"], "dtype": "float16", "model_type": "bert"}
-    config["guard"] = {"whole": WHOLE, "part": PART, "overlap": PART_OVERLAP, "question": QUESTION}
+    config["guard"] = {"over": OVER, "part": PART, "overlap": PART_OVERLAP, "discount": DISCOUNT}
     config.pop("_name_or_path", None)
     _write(folder / "config.json", config)
     tokenizer.save(str(folder / "tokenizer.json"))

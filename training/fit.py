@@ -17,7 +17,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel
 from training.labels import OUTPUTS
 from training.mixture import Example
 from training.recipes import Recipe
-from training.windows import Windows, windows
+from training.windows import DISCOUNT, Windows, parts, windows
 
 Array = NDArray[np.float32]
 Model = torch.nn.Module  # called with ids, mask and types, it returns an object with .logits
@@ -214,8 +214,8 @@ def window_logits(model: Model, cut: Windows, batch: int = 128) -> Array:
 
 
 def text_logits(model: Model, tokenizer: Tokenizer, pairs: Sequence[tuple[str | None, str]]) -> Array:
-    """The greatest logit of each text's windows, shape (texts, outputs)."""
-    cut = windows(tokenizer, pairs, parts=True)
+    """The greatest logit of each text's windows, and of its parts less their discount; shape (texts, outputs)."""
     out = np.full((len(pairs), len(OUTPUTS)), -np.inf, dtype=np.float32)
-    np.maximum.at(out, np.asarray(cut.owner), window_logits(model, cut))
+    for cut, discount in ((windows(tokenizer, pairs), 0.0), (parts(tokenizer, pairs), DISCOUNT)):
+        np.maximum.at(out, np.asarray(cut.owner, dtype=int), window_logits(model, cut) - discount)
     return out

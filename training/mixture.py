@@ -197,6 +197,31 @@ def _embedded(texts: Sequence[Example], around: Sequence[Example], count: int, r
     return out
 
 
+def _padded(requests: Sequence[Example], around: Sequence[Example], count: int, rng: random.Random) -> list[Example]:
+    """A request, harmful or not, behind, before or between runs of sentences from long harmless texts."""
+    out = []
+    for example in _drawn(requests, count, rng) if around else []:
+        runs = []
+        for _ in range(2):
+            sentences = rng.choice(around).text.replace("\n", " ").split(". ")
+            start = rng.randrange(len(sentences))
+            runs.append(". ".join(sentences[start : start + rng.randint(1, 4)])[:500].strip())
+        place = rng.randrange(3)
+        lines = [*(runs[:1] if place != 0 else []), example.text.strip(), *(runs[1:] if place != 1 else [])]
+        text = rng.choice((" ", "\n\n")).join(line for line in lines if line)
+        out.append(replace(example, text=text, labels=_scaled(example.labels, 0.6), made="padded"))
+    return out
+
+
+def _asides(requests: Sequence[Example], around: Sequence[Example], count: int, rng: random.Random) -> list[Example]:
+    """Harmless prose as the reply to a harmful request: safe, because nothing of it is an answer."""
+    harmful = [e for e in requests if e.labels["unsafe"][0] == 1]
+    return [
+        Example(asked.key, asked.source, asked.text, prose.text, _all_safe(0.7), "aside")
+        for asked, prose in zip(_drawn(harmful, count, rng), _chunks(around, count, rng), strict=False)
+    ]
+
+
 _STATEMENTS = frozenset({"convabuse", "davidson_hate", "edos_sexism", "hatecheck", "rtp_decodingtrust"})
 
 
@@ -231,6 +256,8 @@ def build(rows: Sequence[dict[str, Any]], recipe: Recipe, seed: int) -> list[Exa
         + (_declined(requests, recipe.declines, rng) if recipe.declines else [])
         + _embedded(texts, long_safe, recipe.embeds, rng)
         + _lookalikes(recipe.lookalikes, rng)
+        + (_padded(requests, long_safe, recipe.padded, rng) if recipe.padded else [])
+        + (_asides(requests, long_safe, recipe.asides, rng) if recipe.asides else [])
     )
     disguised = [
         replace(e, text=disguise(e.text, rng), made="disguise")

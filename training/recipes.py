@@ -43,7 +43,7 @@ class Recipe:
     first. `window`, `windows`: tokens of a training window, and most windows of a text. `soft`: share of the loss
     that follows first models, of which there are `teachers`, on the labelled rows and on at most `unlabelled`
     others of each set; 0 trains one model only. `after`: the recipe whose weights it goes on from; none starts from
-    the base encoder. `declines`, `embeds`: more made rows; `lookalikes`: made rows by family.
+    the base encoder. `declines`, `embeds`, `padded`, `asides`: more made rows; `lookalikes`: made rows by family.
     """
 
     after: str = ""
@@ -60,6 +60,8 @@ class Recipe:
     disguises: int = 2500
     declines: int = 0
     embeds: int = 0
+    padded: int = 0
+    asides: int = 0
     lookalikes: Mapping[str, int] = field(default_factory=dict)
     unlabelled: int = 5000
     epochs: int = 2
@@ -117,6 +119,18 @@ RECIPES: dict[str, Recipe] = {
         boosts={}, wraps=100, pairs=800, swaps=250, chunks=700, disguises=100, declines=700, embeds=700,
         lookalikes={"ask": 900, "figure": 450, "why": 450, "opinion": 900, "advert": 600},
         epochs=1, batch=32, rate=1e-4, average=0.99, frozen=5, window=112, windows=1,
+    ),
+    "settled": Recipe(
+        after="hardened",
+        caps=_CONTINUED_CAPS | {
+            "airbench_sample": 400, "coconot": 2500, "davidson_hate": 250, "diasafety": 1500, "edos_sexism": 1600,
+            "gptfuzz_responses": 3000, "hatecheck": 450, "hatemoji": 450, "phtest_train": 600,
+            "pyrit_scorer_evals": 1200, "reddit_mental_health_27": 600, "benign_writingbench_en": 200,
+        },
+        boosts={"pyrit_scorer_evals": 2}, wraps=200, pairs=1500, swaps=500, chunks=900, disguises=150, declines=1000,
+        embeds=900, padded=900, asides=900,
+        lookalikes={"ask": 1200, "figure": 600, "why": 600, "opinion": 1200, "advert": 700},
+        epochs=1, batch=32, rate=6e-5, average=0.99, window=192, windows=2,
     ),
     "prose": _BASE,
     "taught": replace(_BASE, soft=0.7, teachers=1, epochs=3, batch=256, rate=4e-4),

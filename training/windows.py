@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,12 @@ from tokenizers import Tokenizer
 
 WINDOW = 256  # tokens, the three special ones included
 OVERLAP = 64  # tokens of judged text that two neighbouring windows share
-# The trained guard reads a text of at most WHOLE tokens in one window and a longer one in parts, because a harmful
-# sentence is lost in a long window of harmless ones.
-WHOLE = 128
+# The trained guard also reads a text of more than OVER tokens in parts, because a harmful sentence is lost in a long
+# window of harmless ones. A part's logits count DISCOUNT less.
+OVER = 128
 PART = 64
 PART_OVERLAP = 16
+DISCOUNT = 1.0
 QUESTION = 96  # tokens of the question that a window of the reply may carry
 CLS, SEP = 101, 102  # ids in the BERT uncased vocabulary
 
@@ -43,20 +44,33 @@ def spans(length: int, room: int, overlap: int = OVERLAP) -> list[tuple[int, int
     return [(s, s + room) for s in starts]
 
 
-def windows(
-    tokenizer: Tokenizer, pairs: Sequence[tuple[str | None, str]], window: int = WINDOW, *, parts: bool = False
-) -> Windows:
-    """All windows, of at most `window` tokens, of (question or None, judged text) pairs, in order.
+def windows(tokenizer: Tokenizer, pairs: Sequence[tuple[str | None, str]], window: int = WINDOW) -> Windows:
+    """All windows, of at most `window` tokens, of (question or None, judged text) pairs, in order."""
+    return _cut(
+        tokenizer, pairs, lambda length, prefix: spans(length, window - prefix - 1), QUESTION * window // WINDOW
+    )
 
-    With `parts` as the trained guard reads, else as it learns.
-    """
+
+def parts(tokenizer: Tokenizer, pairs: Sequence[tuple[str | None, str]]) -> Windows:
+    """The parts in which the trained guard also reads the long ones of the texts."""
+    return _cut(
+        tokenizer, pairs, lambda length, _: spans(length, PART, PART_OVERLAP) if length > OVER else [], QUESTION
+    )
+
+
+def _cut(
+    tokenizer: Tokenizer,
+    pairs: Sequence[tuple[str | None, str]],
+    places: Callable[[int, int], list[tuple[int, int]]],
+    question_tokens: int,
+) -> Windows:
+    """Windows at `places(tokens of the text, tokens before it)`, each behind the begin of its question."""
     bodies = encode_texts(tokenizer, [text for _, text in pairs])
     heads = encode_texts(tokenizer, [question or "" for question, _ in pairs])
     out = Windows([], [], [])
     for owner, ((question, _), head, body) in enumerate(zip(pairs, heads, bodies, strict=True)):
-        prefix = [CLS] if question is None else [CLS, *head[: QUESTION * window // WINDOW], SEP]
-        short = parts and len(body) > WHOLE
-        for start, end in spans(len(body), PART, PART_OVERLAP) if short else spans(len(body), window - len(prefix) - 1):
+        prefix = [CLS] if question is None else [CLS, *head[:question_tokens], SEP]
+        for start, end in places(len(body), len(prefix)):
             out.ids.append(np.asarray([*prefix, *body[start:end], SEP], dtype=np.uint16))
             out.first.append(0 if question is None else len(prefix))
             out.owner.append(owner)

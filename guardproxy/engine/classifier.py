@@ -14,8 +14,7 @@ from guardproxy.engine.text import Codec
 from guardproxy.errors import ConfigError, GuardUnavailable
 from guardproxy.ports import ClassLogits, Prompt, Reading
 
-# Where the model's config says nothing: tokens that neighbouring windows share, and tokens of the turn before that an
-# answer is read with.
+# Tokens that neighbouring windows share, and tokens of the turn before that an answer is read with.
 _OVERLAP = 64
 _QUESTION = 96
 # Streams whose windows are kept.
@@ -40,23 +39,17 @@ class _Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
-    """How a text is read, in tokens of it: whole up to `whole`, else in parts that share `overlap` with the next.
+class _Parts:
+    """How texts of more than `over` tokens are also read: in parts of `size` tokens that share `overlap` with the next.
 
-    In a long window a short passage is lost among the rest, so a guard may read long texts in parts that are shorter
-    than what it reads whole. `question` tokens of the turn before stand in front of each part of an answer.
+    In a long window a short passage is lost among the rest; in a short part a harmless one looks worse than it is where
+    it stands. So both are read, and a part's logits count `discount` less.
     """
 
-    whole: int
-    part: int
-    overlap: int = _OVERLAP
-    question: int = _QUESTION
-
-    def parts(self, ids: list[int], room: int) -> list[list[int]]:
-        """`ids` in parts of at most `room` tokens."""
-        if len(ids) <= min(self.whole, room):
-            return [ids]
-        return windows(ids, min(self.part, room), self.overlap)
+    over: int
+    size: int
+    overlap: int
+    discount: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +60,7 @@ class _Window:
     types: tuple[int, ...]
     readout: ClassLogits
     stream: str | None = None
+    discount: float = 0.0  # what is taken off its logits
 
 
 class ClassifierRunner:
@@ -84,7 +78,7 @@ class ClassifierRunner:
         self._takes_types = "token_type_ids" in getattr(loaded.tokenizer, "model_input_names", [])
         self._pad = loaded.tokenizer.pad_token_id or 0
         self._limit = _limit(loaded)
-        self._reading = _reading(loaded, self._limit)
+        self._parts = _parts(loaded)
         self._streams: OrderedDict[str, dict[_Window, tuple[float, ...]]] = OrderedDict()
         self._outputs = int(loaded.model.config.num_labels)
         temperature, bias = _calibration(loaded)
@@ -97,11 +91,17 @@ class ClassifierRunner:
             raise GuardUnavailable("an encoder can only be read for its class logits")
         if len(readout.labels) != self._outputs:
             raise GuardUnavailable(f"the model has {self._outputs} outputs, the family names {len(readout.labels)}")
-        turns = [piece.text for piece in prompt.pieces if piece.kind == "turn" and piece.text]
+        turns = [piece.text for piece in prompt.pieces if piece.kind == "turn"]
         judged = self._codec.text("".join(piece.text for piece in prompt.pieces if piece.kind == "judged"))
-        context = self._codec.text(turns[-1])[: self._reading.question] if turns else []
-        room = self._limit - (self._pair.size + len(context) if context else self._single.size)
-        return tuple(self._work(context, part, readout, stream) for part in self._reading.parts(judged, room))
+        # A reply whose question is not known is the second of a pair all the same: it is read as a reply.
+        context = self._codec.text(turns[-1])[: min(_QUESTION, self._limit // 2)] if turns else None
+        room = self._limit - (self._single.size if context is None else self._pair.size + len(context))
+        row = partial(self._row, context, readout=readout, stream=stream)
+        rows = [row(window) for window in windows(judged, room, _OVERLAP)]
+        if self._parts is not None and len(judged) > self._parts.over:
+            parts = windows(judged, min(self._parts.size, room), self._parts.overlap)
+            rows += [row(part, discount=self._parts.discount) for part in parts]
+        return tuple(Work(len(row.ids), row) for row in rows)
 
     def run(self, batch: Sequence[Work]) -> list[Done]:
         """One reading per window, in order. The windows of a stream that were read before are not computed again."""
@@ -151,8 +151,16 @@ class ClassifierRunner:
         self._lanes.close()
         self._model = None
 
-    def _work(self, context: list[int], part: list[int], readout: ClassLogits, stream: str | None) -> Work:
-        if context:
+    def _row(
+        self,
+        context: list[int] | None,
+        part: list[int],
+        *,
+        readout: ClassLogits,
+        stream: str | None,
+        discount: float = 0.0,
+    ) -> _Window:
+        if context is not None:
             frame, first, second = self._pair, context, part
             ids = (*frame.before, *first, *frame.between, *second, *frame.after)
             head = len(frame.before) + len(first) + len(frame.between)
@@ -161,7 +169,7 @@ class ClassifierRunner:
             frame = self._single
             ids = (*frame.before, *part, *frame.after)
             types = (frame.types[0],) * len(ids)
-        return Work(len(ids), _Window(ids, types, readout, stream))
+        return _Window(ids, types, readout, stream, discount)
 
     def _forward(self, rows: Sequence[_Window]) -> torch.Tensor:
         """Logits [rows, outputs] in float32."""
@@ -177,7 +185,8 @@ class ClassifierRunner:
         if self._takes_types:
             inputs["token_type_ids"] = types.to(self._device)
         logits: torch.Tensor = self._model(**inputs).logits
-        return logits.float() / self._temperature + self._bias
+        discount = torch.tensor([[row.discount] for row in rows], device=self._device)
+        return (logits.float() - discount) / self._temperature + self._bias
 
     def _read(self, logits: torch.Tensor, readout: ClassLogits) -> tuple[float, ...]:
         values = torch.sigmoid(logits) if readout.activation == "sigmoid" else torch.softmax(logits, -1)
@@ -248,16 +257,22 @@ def _limit(loaded: Loaded) -> int:
     return int(min(loaded.tokenizer.model_max_length, positions))
 
 
-def _reading(loaded: Loaded, limit: int) -> _Reading:
-    """How the model's config wants texts to be read: its object `guard`, as training/ writes it. Raises ConfigError."""
+def _parts(loaded: Loaded) -> _Parts | None:
+    """How the model's config wants long texts to be read: its object `guard`, as training/ writes it.
+
+    None where it says nothing. Raises ConfigError.
+    """
     found = getattr(loaded.model.config, "guard", None)
     if found is None:
-        return _Reading(limit, limit)
-    values = [found.get(name) if isinstance(found, dict) else None for name in ("whole", "part", "overlap", "question")]
-    sizes = [value for value in values if isinstance(value, int) and value > 0]
-    if len(sizes) < len(values):
-        raise ConfigError("config.json: guard: expected positive numbers of tokens: whole, part, overlap, question")
-    return _Reading(*sizes)
+        return None
+    sizes = [found.get(name) if isinstance(found, dict) else None for name in ("over", "part", "overlap")]
+    over, size, overlap = (value if isinstance(value, int) and value > 0 else None for value in sizes)
+    discount = found.get("discount") if isinstance(found, dict) else None
+    if over is None or size is None or overlap is None or not isinstance(discount, (int, float)):
+        raise ConfigError(
+            "config.json: guard: expected positive numbers of tokens, over, part and overlap, and a discount"
+        )
+    return _Parts(over, size, overlap, float(discount))
 
 
 def _calibration(loaded: Loaded) -> tuple[torch.Tensor, torch.Tensor]:

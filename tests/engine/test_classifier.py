@@ -55,7 +55,7 @@ def test_float16_weights_are_read_in_float32_and_equal_the_plain_model(folder, r
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.BertForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     assert next(runner._model.parameters()).dtype == torch.float32
-    for texts in (("Hello there.",), ("Is it safe?", "It is, mostly.")):
+    for texts in (("Hello there.",), ("Is it safe?", "It is, mostly."), ("", "Nobody asked for it.")):
         with torch.inference_mode():
             wanted = torch.sigmoid(model(**tokenizer(*texts, return_tensors="pt")).logits)[0].tolist()
         (done,) = runner.run(runner.encode(ask(texts[-1], *texts[:-1])))
@@ -73,22 +73,26 @@ def test_a_row_reads_the_same_alone_and_in_any_batch(runner):
 
 def test_long_texts_become_windows_within_the_limit(runner):
     """A text beyond the limit has several windows, each within it, also beside a long question."""
-    for turns in ((), ("why " * 30,)):
+    for turns in ((), ("why " * 30,), ("why " * 300,)):
         works = runner.encode(ask("word " * 300, *turns))
         assert len(works) > 1
         assert all(work.cost <= 64 for work in works)
 
 
-def test_a_config_may_ask_for_long_texts_in_short_parts(folder, tmp_path):
-    """Up to `whole` tokens a text is read whole, and beyond it in parts of `part` that share `overlap`."""
+def test_a_config_may_ask_for_long_texts_in_short_parts_too(folder, tmp_path):
+    """Beyond `over` tokens a text is read in parts of `part` that share `overlap` as well, each `discount` less."""
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())
-    config["guard"] = {"whole": 30, "part": 12, "overlap": 4, "question": 5}
+    config["guard"] = {"over": 30, "part": 12, "overlap": 4, "discount": 1.5}
     (tmp_path / "config.json").write_text(json.dumps(config))
     parted = ClassifierRunner(load_classifier(str(tmp_path), CPU, torch.float32), CPU)
     assert [work.cost for work in parted.encode(ask("word " * 30))] == [32]
-    assert [work.cost for work in parted.encode(ask("word " * 31))] == [14, 14, 14, 14]
-    assert [work.cost for work in parted.encode(ask("word " * 20, "why " * 50))] == [20 + 5 + 3]
+    works = parted.encode(ask("word " * 31))
+    assert [work.cost for work in works] == [33, 14, 14, 14, 14]
+    (alone,) = parted.run(parted.encode(ask("word " * 12)))
+    logits = torch.logit(torch.tensor(parted.run(works)[1].reading.probabilities, dtype=torch.float64))
+    wanted = torch.logit(torch.tensor(alone.reading.probabilities, dtype=torch.float64)) - 1.5
+    assert logits.tolist() == pytest.approx(wanted.tolist(), abs=1e-4)
     config["guard"].pop("part")
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match="guard"):

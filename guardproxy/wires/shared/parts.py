@@ -301,12 +301,11 @@ def walk(draft: Draft, value: Mapping[str, Any], path: str, table: Fields) -> No
     Raises where a key is a known one in another spelling: servers in Go take `Content` for `content`.
     """
     for key, item in value.items():
-        place = at(path, key)
         rule = table.get(key)
-        if rule is not None:
-            rule(draft, item, place)
-        else:
-            _unknown(draft, key, item, place, table)
+        if rule is None:
+            _unknown(draft, key, item, at(path, key), table)
+        elif rule is not passed or isinstance(item, dict | list):  # the rule of most fields, and does nothing to others
+            rule(draft, item, at(path, key))
 
 
 def _unknown(draft: Draft, key: str, value: Any, path: str, table: Fields) -> None:
