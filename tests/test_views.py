@@ -70,6 +70,33 @@ def test_a_long_ordinary_text_has_no_view() -> None:
     assert views("\n\n".join(text for text in ORDINARY if text.isascii()), VIEWS) == ()
 
 
+CONTROLS = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0)) if not chr(code).isspace()]
+
+
+@given(st.sampled_from(SENTENCES), st.lists(st.sampled_from(CONTROLS), min_size=1, max_size=4))
+def test_control_characters_hide_nothing(sentence: str, controls: list[str]) -> None:
+    """Characters that no display shows, between all letters of a text: ASCII has some of them too."""
+    assert [_bare(view.text) for view in views("".join(controls).join(sentence), ("invisible",))] == [_bare(sentence)]
+
+
+@given(st.sampled_from(SENTENCES), st.data())
+def test_single_escapes_of_letters_are_undone(sentence: str, data: st.DataObject) -> None:
+    """Letters of a word escaped as JSON and programs escape them, also where their neighbours are not."""
+    places = data.draw(st.sets(st.sampled_from([n for n, char in enumerate(sentence) if char.isalpha()]), min_size=1))
+    form = data.draw(st.sampled_from(["\\u{:04x}", "\\u{:04X}", "\\x{:02x}"]))
+    hidden = "".join(form.format(ord(char)) if n in places else char for n, char in enumerate(sentence))
+    assert sentence in [view.text for view in views(hidden, VIEWS)]
+
+
+@given(st.text(max_size=40))
+def test_escaped_characters_are_characters(text: str) -> None:
+    """Escapes beyond the first plane are read in pairs; no view has half a pair, which no guard can be given."""
+    escaped = "".join(f"\\u{unit:04x}" for unit in memoryview(text.encode("utf-16-le")).cast("H"))
+    for view in (*views(f"a {escaped}", ("hex",)), *views(f"a {escaped[:-6]}", ("hex",))):
+        view.text.encode()
+    assert views("\\ud83d\\ude00 \\ud83d\\ud83d", ("hex",))[0].text == "😀 ��"
+
+
 def test_only_the_chosen_methods_are_used() -> None:
     """A method that is not chosen makes no view, and no methods make none."""
     hidden = SINGLE["base64"](SENTENCES[0])

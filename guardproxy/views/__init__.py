@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from guardproxy.errors import ConfigError
-from guardproxy.views.cleaning import CLEANINGS
+from guardproxy.views.cleaning import CLEANINGS, HIDDEN
 from guardproxy.views.decoding import DECODINGS
 from guardproxy.views.order import displayed
 
@@ -77,7 +77,7 @@ def _decoded(base: View, chosen: frozenset[str]) -> Iterator[View]:
 
 
 def _cleaned(view: View, chosen: frozenset[str]) -> View:
-    if view.text.isascii():
+    if view.text.isascii() and not HIDDEN.search(view.text):
         return view
     name, text = view.name, view.text
     for cleaning, method in CLEANINGS.items():

@@ -21,6 +21,8 @@ _BEHIND_PLAIN = re.compile(f"[{_PLAIN}]")
 _MARKS = "\u0300-\u036f\u0488\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20e2\u20e4-\u20f0"
 _PILED = re.compile(rf"(?<=[{_PLAIN}])[{_MARKS}]")
 _MARK = re.compile(f"[{_MARKS}]+")
+# Controls that are no white space: what shows a text leaves them out.
+HIDDEN = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]+")
 _FILLERS = "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u2800\u3164\uffa0"
 # Planes in which characters are assigned that are invisible, or have another form.
 _PLANES = (range(0x80, 0xD800), range(0xE000, 0x20000), range(0x2F800, 0x2FA20), range(0xE0000, 0xE1000))
@@ -58,7 +60,7 @@ def _unbidi(text: str) -> str:
 
 
 def _visible(text: str) -> str:
-    shown = _JOINERS.sub(_joined, _unseen().sub("", text))
+    shown = _JOINERS.sub(_joined, _unseen().sub("", HIDDEN.sub("", text)))
     # Accents compose with their letter; where a mark does not, marks are piled up to hide letters.
     accented = {shown[max(0, match.start() - 1) : match.end()] for match in _combining().finditer(shown)}
     if not any(_PILED.search(unicodedata.normalize("NFC", letter)) for letter in accented):

@@ -15,7 +15,7 @@ _NUMERIC = re.compile(r"&#(?:\d{1,7}|[xX][0-9a-fA-F]{1,6});|&amp;(?:amp;)*+#")
 _ESCAPES = re.compile(r"(?:%[0-9A-Fa-f]{2})++")
 _PLUSSED = re.compile(r"(?<![\w'%.,!?+-])[\w'%.,!?-]++(?:\+[\w'%.,!?-]++){3,}+(?!\+)")
 _HEX = re.compile(
-    r"(?:\\x[0-9A-Fa-f]{2}){2,}+|(?:\\u[0-9A-Fa-f]{4}){2,}+"
+    r"(?:\\x[0-9A-Fa-f]{2}){2,}+|(?:\\u[0-9A-Fa-f]{4}){2,}+|\\(?:x|u00)(?:[46][1-9A-Fa-f]|[57][0-9Aa])"
     r"|(?<![0-9A-Za-z])(?:0[xX])?[0-9A-Fa-f]{2}(?:[ :,-]{1,2}(?:0[xX])?[0-9A-Fa-f]{2}(?![0-9A-Za-z])){3,}+"
     r"|(?<![0-9A-Za-z])(?:0[xX])?(?:[0-9A-Fa-f]{2}){4,}+(?![0-9A-Za-z])"
 )
@@ -66,9 +66,12 @@ def _unhex(text: str) -> str:
 def _hex_text(match: re.Match[str]) -> str:
     given = match.group()
     if given.startswith("\\u"):
-        return "".join(chr(int(code, 16)) for code in given.split("\\u")[1:])
-    digits = re.sub(r"0[xX]|\\x|[^0-9A-Fa-f]", "", given)
-    return decoded(bytes.fromhex(digits)) or given
+        units = bytes.fromhex(given.replace("\\u", ""))
+        return units.decode("utf-16-be", "replace")  # two halves are a character, one alone is none
+    data = bytes.fromhex(re.sub(r"0[xX]|\\x|[^0-9A-Fa-f]", "", given))
+    if given[0] == "\\" and data.isalpha():
+        return data.decode()
+    return decoded(data) or given
 
 
 def _unbase64(text: str) -> str:
