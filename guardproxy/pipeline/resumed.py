@@ -17,8 +17,12 @@ class JudgedReplies:
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def remember(self, exchange: Exchange, reply_id: str) -> None:
-        """A reply was judged and passed, and so was the request that it answers."""
-        if reply_id:
+        """A reply was judged and passed, and so was the request that it answers.
+
+        Where that had something unreadable in it, an unknown earlier reply too, all that goes on from it has.
+        """
+        messages = self.without_known(exchange).request.conversation.messages
+        if reply_id and not any(message.opaque for message in messages):
             self._known[exchange.origin.upstream, reply_id] = None
             if len(self._known) > _MOST:
                 self._known.popitem(last=False)

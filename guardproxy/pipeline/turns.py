@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from guardproxy.policy import JudgeScope, Policy
 from guardproxy.types import Coverage, Message, Part, Replace
 
+_SYSTEM = ("system", "developer")
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -39,10 +41,13 @@ def _speaks(message: Message) -> bool:
 
 
 def turns_of(messages: Sequence[Message], scope: JudgeScope) -> list[Turn]:
-    """Every message to judge by itself: those of the history, and those of the current turn."""
+    """Every message to judge by itself: those of the history, and those of the current turn.
+
+    What is the system's is never history: it stands over every turn, and is not left out with one.
+    """
     start = current_start(messages)
     return [
-        Turn(index, index, message, index >= start)
+        Turn(index, index, message, index >= start or message.role in _SYSTEM)
         for index, message in enumerate(messages)
         if message.role == "assistant" or message.role in scope.roles or message.opaque
     ]
@@ -81,12 +86,18 @@ def new_texts(message: Message, outcome: Replace) -> dict[str, str]:
 
 def exchanges_of(messages: Sequence[Message], indices: Iterable[int]) -> frozenset[int]:
     """The turns at `indices` with what belongs to them: the messages from one user turn to the next, less the
-    system's."""
-    begins = [i for i, m in enumerate(messages) if m.role == "user" and (i == 0 or messages[i - 1].role != "user")]
+    system's.
+
+    In the history a user's message with the result of a tool in it goes on from the call: a call without its result,
+    or a result without its call, is an error upstream.
+    """
+    start = current_start(messages)
+    users = [i for i, m in enumerate(messages) if m.role == "user" and (i == 0 or messages[i - 1].role != "user")]
+    begins = [i for i in users if i >= start or all(part.kind != "tool_result" for part in messages[i].parts)]
     edges = [0, *begins, len(messages)]
     spans = {bisect_right(begins, index) for index in indices}
     found = (i for span in spans for i in range(edges[span], edges[span + 1]))
-    return frozenset(i for i in found if messages[i].role not in ("system", "developer"))
+    return frozenset(i for i in found if messages[i].role not in _SYSTEM)
 
 
 def coverage_of(messages: Iterable[Message], policy: Policy, *, failed: bool = False) -> tuple[Coverage, ...]:

@@ -14,7 +14,7 @@ from guardproxy.actions import REGISTRY
 from guardproxy.errors import GuardUnavailable, Overloaded
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Exchange, Pipeline, ReplyReview, RequestReview
-from guardproxy.policy import BlockPolicy, Policy, Rule, SideRules, StreamPolicy
+from guardproxy.policy import BlockPolicy, JudgeScope, Policy, Rule, SideRules, StreamPolicy
 from guardproxy.registry import load
 from guardproxy.types import Check, Origin, Record, Verdict
 from guardproxy.wires.openai_chat import wire
@@ -187,6 +187,23 @@ def test_a_refused_exchange_does_not_poison_later_turns() -> None:
     assert json.loads(review.body)["messages"] == [{"role": "user", "content": "what is rain?"}]
     assert (review.dropped, review.action) == ((0, 1), "rewrite")
     assert [(r.turn, r.outcome) for r in run.records] == [(0, "drop"), (2, "pass")]
+
+
+_ROLES = st.sampled_from(["system", "developer", "user", "assistant", "tool"])
+_IMAGE = {"type": "image_url", "image_url": {"url": "https://bomb.example/a.png"}}
+_CONTENT = st.sampled_from(["hi", "", "a bomb", [_IMAGE], [{"type": "text", "text": "look"}, _IMAGE]])
+
+
+@given(st.lists(st.tuples(_ROLES, _CONTENT), min_size=1, max_size=7), st.sampled_from(["drop", "block"]))
+@settings(max_examples=150, deadline=None)
+def test_no_order_of_messages_hides_one(messages: list[tuple[str, Any]], history: Any) -> None:
+    """Whoever says something that is to be blocked, and wherever: it is refused, or does not go on."""
+    scope = JudgeScope(frozenset({"system", "developer", "user", "tool"}))
+    rules = policy(judge=scope, history=history, on_opaque={"user": "block", "assistant": "block"})
+    body = {"messages": [{"role": role, "content": content} for role, content in messages]}
+    run = Run()
+    review = run._with(lambda: run.pipeline.review_request(run.exchange(body, rules)))
+    assert review.refusal is not None or b"bomb" not in review.body
 
 
 def test_history_modes() -> None:

@@ -73,3 +73,21 @@ def test_another_upstreams_reply_is_unknown() -> None:
     talk = Talk()
     talk.answered(talk.exchange(), "resp_1", "fine")
     assert talk.refused(talk.exchange("v", previous_response_id="resp_1"))
+
+
+@pytest.mark.parametrize(
+    "unread",
+    [
+        {"previous_response_id": "resp_0"},
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "https://example.org/i.png"}]}]},
+        {"conversation": "conv_1"},
+    ],
+)
+def test_what_goes_on_from_unread_content_is_opaque(unread: dict[str, Any]) -> None:
+    """A judged reply makes nothing known of what its request stood on and nobody has read."""
+    talk = Talk()
+    talk.answered(talk.exchange(**unread), "resp_1", "fine")
+    assert talk.refused(talk.exchange(previous_response_id="resp_1"))
+    talk.answered(talk.exchange(), "resp_2", "fine")
+    talk.answered(talk.exchange(previous_response_id="resp_2"), "resp_3", "fine")
+    assert not talk.refused(talk.exchange(previous_response_id="resp_3"))

@@ -48,6 +48,7 @@ def test_every_readable_role_is_judged() -> None:
     assert [turn.current for turn in turns_of(messages, JudgeScope())] == [False, False, True]
     everyone = JudgeScope(frozenset({"system", "user", "tool"}))
     assert [turn.index for turn in turns_of(messages, everyone)] == [0, 1, 2, 3]
+    assert [turn.current for turn in turns_of(messages, everyone)] == [True, False, False, True]
 
 
 def test_opaque_content_is_seen_in_any_role() -> None:
@@ -78,6 +79,15 @@ def test_split_turn_is_joined() -> None:
 def test_an_exchange_goes_together(roles: str, index: int, gone: set[int]) -> None:
     """Leaving out a turn takes its whole exchange, so that no answer stands without its question; never the system."""
     assert exchanges_of(chat(roles), [index]) == gone
+
+
+def test_a_call_and_its_result_go_together() -> None:
+    """A user's message that brings a tool's result and words of the user's goes on from the call."""
+    messages = chat("uauau")
+    result = Part("messages[2].content[0].content", "result", "tool_result")
+    messages[2] = Message("user", (result, *messages[2].parts))
+    assert exchanges_of(messages, [2]) == {0, 1, 2, 3}
+    assert exchanges_of(messages[:3], [0]) == {0, 1}  # the current turn is never left out
 
 
 def test_coverage_says_why() -> None:
