@@ -15,6 +15,7 @@ from guardproxy.web.headers import Headers, first
 from guardproxy.web.upstream import UpstreamResponse
 
 NO_RETRY = (b"x-should-retry", b"false")
+_HEADER = 2000  # characters of a header that lists things
 
 
 class Call:
@@ -87,7 +88,7 @@ class Call:
         if self.action != "pass" and self.categories:
             own.append((b"x-guardproxy-categories", ",".join(self.categories).encode("ascii", "replace")))
         if self.dropped:
-            own.append((b"x-guardproxy-dropped-turns", ",".join(map(str, self.dropped)).encode("ascii")))
+            own.append((b"x-guardproxy-dropped-turns", _numbers(self.dropped).encode("ascii")))
         times = f"guard;dur={self.guard_s * 1000:.1f}, upstream;dur={self.upstream_s * 1000:.1f}"
         own.append((b"server-timing", times.encode("ascii")))
         return own
@@ -112,6 +113,18 @@ class Call:
         headers.append((b"content-length", b"%d" % len(body)))
         await self.start(status, headers)
         await self.end(body)
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    """Ascending numbers, three and more in a row as `4-9`: clients refuse headers of some kilobytes."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    told = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
+    return told if len(told) <= _HEADER else told[:_HEADER].rpartition(",")[0] + ",..."
 
 
 class WhileConnected:

@@ -6,8 +6,9 @@ from fnmatch import fnmatchcase
 
 from guardproxy.errors import ConfigError, GuardproxyError
 
-# What servers resolve in different ways, so that the path judged here might not be the path that answers.
-_AMBIGUOUS = re.compile(r"//|/\.{1,2}(/|$)|[\\\x00-\x1f\x7f]")
+# What servers resolve in different ways, so that the path judged here might not be the path that answers: some cut a
+# path at a semicolon, some at a question mark or a hash that was sent encoded.
+_AMBIGUOUS = re.compile(r"//|/\.{1,2}(/|$)|[;?#\\\x00-\x1f\x7f]")
 
 
 class NotGuarded(GuardproxyError):
@@ -48,6 +49,7 @@ class PathList:
 
 
 def check_path(path: str) -> None:
-    """Raises AmbiguousPath where `path` (decoded) has empty or dot segments, backslashes or control characters."""
+    """Raises AmbiguousPath where `path` (decoded) has empty or dot segments, backslashes, control characters or
+    marks at which servers cut it."""
     if _AMBIGUOUS.search(path):
-        raise AmbiguousPath("the path has an empty or dot segment, a backslash or a control character")
+        raise AmbiguousPath("the path has an empty or dot segment, a backslash, one of ;?# or a control character")

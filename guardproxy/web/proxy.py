@@ -1,5 +1,6 @@
 """The proxy handler: a request is judged, forwarded, and its answer judged, as the pipeline says."""
 
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
@@ -23,6 +24,8 @@ from guardproxy.web.upstream import Upstream, UpstreamResponse
 
 log = structlog.get_logger("guardproxy.proxy")
 
+_CHARSET: Final = re.compile(rb"charset[*0-9]*\s*=\s*[\"']*([^\s;,\"']*)")
+_UTF8: Final = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii"})
 _LENGTH: Final = frozenset({b"content-length"})
 _STREAM_HEADERS: Final = [(b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no")]
 _STREAM_DROP: Final = HOP_BY_HOP | OF_THE_BODY | _LENGTH | {name for name, _ in _STREAM_HEADERS}
@@ -137,6 +140,7 @@ class Proxy:
 
     async def _handle(self, call: Call, wire: Wire | None, body: bytes) -> None:
         if wire is None:
+            body = b"" if call.method == "OPTIONS" else body  # it asks what a path allows, a wire's paths too
             async with self._upstream.send(call.method, call.raw_path, call.query, call.headers, body) as response:
                 await self._relay(call, response)
             return
@@ -155,9 +159,7 @@ class Proxy:
 
     def _exchange(self, call: Call, wire: Wire, body: bytes) -> Exchange:
         """The request as the pipeline sees it. Raises Unreadable, Unsupported, TooLarge."""
-        encoding = first(call.headers, b"content-encoding").strip().lower()
-        if encoding not in {b"", b"identity"}:
-            raise Unsupported("a compressed request body is not read here; send it without content-encoding")
+        _check_plain(call.headers)
         request = replace(wire.parse_request(call.target, body), received=time.time())
         self._check_size(request)
         client = client_of(call.headers, call.query)
@@ -303,6 +305,15 @@ class Proxy:
             upstream_ms=round(call.upstream_s * 1000, 1),
             complete=call.ended,
         )
+
+
+def _check_plain(headers: Headers) -> None:
+    """Raises Unsupported where an upstream could read the body as other text than the UTF-8 that is judged here."""
+    for name, value in headers:
+        if name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
+            raise Unsupported("a compressed request body is not read here; send it without content-encoding")
+        if name == b"content-type" and not _UTF8.issuperset(_CHARSET.findall(value.lower())):
+            raise Unsupported("JSON is UTF-8; send it without another charset in content-type")
 
 
 def _dropped(response: UpstreamResponse, drop: frozenset[bytes]) -> frozenset[bytes]:

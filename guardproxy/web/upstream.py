@@ -24,8 +24,10 @@ log = structlog.get_logger("guardproxy.upstream")
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
+# By these some servers take a request for one of another method: what passes as a GET must stay one.
+_OTHER_METHOD: Final = frozenset({b"x-http-method", b"x-http-method-override", b"x-method-override"})
 # Said anew to the upstream, or not its business.
-_REPLACED: Final = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
+_REPLACED: Final = HOP_BY_HOP | _OTHER_METHOD | {b"host", b"content-length", b"expect"}
 # A larger body is written in slices of this size, so that other requests get their turn in between.
 _SLICE: Final = 1 << 18
 

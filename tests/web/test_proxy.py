@@ -135,6 +135,22 @@ def test_blocked_history_is_left_out(http: httpx.Client) -> None:
     assert answer.headers["x-guardproxy-dropped-turns"].split(",")[0] == "0"
 
 
+def test_a_long_history_is_left_out_in_few_words(http: httpx.Client) -> None:
+    """However many turns are left out, the header that names them is one that clients take."""
+    said = [("user", "poison"), *[("assistant", "ok")] * 3000, ("user", "hello")]
+    scattered = [("user", "hi"), ("assistant", "ok"), ("user", "poison"), ("assistant", "no")] * 1000 + [("user", "hi")]
+    headers = []
+    for turns in (said, scattered):
+        messages = [{"role": role, "content": text} for role, text in turns]
+        with standing(completion("fine")) as (url, _):
+            answer = http.post(url + CHAT, json={"model": "m", "messages": messages})
+        headers.append(answer.headers["x-guardproxy-dropped-turns"])
+    assert headers[0] == "0-3000"
+    assert headers[1].startswith("2,3,6,7,10,11,")
+    assert headers[1].endswith(",...")
+    assert len(headers[1]) < 2010
+
+
 def test_streams_pass_as_they_came(http: httpx.Client) -> None:
     """A harmless stream crosses byte for byte, uncompressed and not to be buffered on its way."""
     script = events("hel", "lo ", "there")
@@ -346,6 +362,11 @@ def test_a_bug_lets_nothing_out(http: httpx.Client, side: str) -> None:
         ("GET", "/v1//models", 400),
         ("GET", "/v1/models/%252e%252e/x", 404),
         ("GET", "/v1/models%5cx", 400),
+        ("GET", "/v1/models/..;/chat/completions", 400),
+        ("POST", "/v1/models/x;y=:countTokens", 400),
+        ("GET", "/v1/models/m%3fx", 400),
+        ("GET", "/v1/models/m%23x", 400),
+        ("POST", "/v1/chat/completions%3fx", 400),
     ],
 )
 def test_which_paths_pass(method: str, path: str, status: int) -> None:
@@ -363,6 +384,21 @@ def test_which_paths_pass(method: str, path: str, status: int) -> None:
         assert "x-guardproxy-action" not in answer.headers
     else:
         assert answer.headers["x-should-retry"] == "false"
+
+
+def test_no_header_makes_another_method_of_a_request(http: httpx.Client) -> None:
+    """A GET that passes unread reaches the upstream as a GET."""
+    override = {"x-http-method-override": "POST", "X-HTTP-Method": "POST", "x-method-override": "POST"}
+    with standing(Scripted([b"{}"])) as (url, upstream):
+        http.request("GET", url + "/v1/models/m", content=chat("poison"), headers=override)
+    assert not [name for name, _ in upstream.seen[0].headers if "method" in name]
+
+
+def test_asking_what_a_path_allows_says_nothing(http: httpx.Client) -> None:
+    """An OPTIONS request passes unread, and without its body."""
+    with standing(Scripted([b"{}"])) as (url, upstream):
+        http.request("OPTIONS", url + CHAT, content=chat("poison"))
+    assert upstream.seen[0].body == b""
 
 
 def test_unknown_paths_say_what_to_do(http: httpx.Client) -> None:
@@ -446,6 +482,30 @@ def test_compressed_requests_are_refused(http: httpx.Client) -> None:
         answer = post(http, url, gzip.compress(chat("poison")), **{"content-encoding": "gzip"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_encoding")
     assert upstream.seen == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("content-encoding", "identity"), ("content-encoding", "deflate")],
+        [("content-type", "application/json; charset=utf-7")],
+        [("content-type", 'application/json; Charset = "UTF-16"')],
+        [("content-type", "application/json"), ("content-type", "application/json;charset=ibm037")],
+        [("content-type", "application/json; charset=utf-8; charset=utf-7")],
+        [("content-type", "application/json; charset*=utf-7''x")],
+    ],
+)
+def test_bodies_that_say_something_else_to_others_are_refused(
+    http: httpx.Client, headers: list[tuple[str, str]]
+) -> None:
+    """What is judged is UTF-8: a body that an upstream would decode to another text does not go on."""
+    hidden = "poison".encode("utf-16-be").hex().upper()
+    with standing(completion("x")) as (url, upstream):
+        answer = http.post(url + CHAT, content=chat(f"+{hidden}-"), headers=headers)
+        plain = http.post(url + CHAT, content=chat(), headers={"content-type": "application/json; charset=UTF-8"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_encoding")
+    assert plain.status_code == 200
+    assert len(upstream.seen) == 1
 
 
 def test_malformed_requests_name_the_place(http: httpx.Client) -> None:
