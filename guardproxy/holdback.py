@@ -7,7 +7,8 @@ bytes that came.
 
 Rules. 1. A frame that carries text leaves after a verdict that covers its text, or within `exposure` characters of
 one. 2. A frame marked `final` or `whole` leaves only after the verdict on the whole choice. 3. Of each choice one
-check runs at a time. 4. A choice that was ended by the proxy holds nobody.
+check runs at a time. 4. A choice that was ended by the proxy holds nobody. 5. What comes behind the end of a choice and
+is marked `final` as well ends it once more: it waits for a verdict of its own.
 """
 
 from collections import deque
@@ -31,7 +32,9 @@ class _Choice:
     seen: int = 0
     judged: int = 0
     complete: bool = False
+    again: bool = False  # it was marked final once more since the last check
     settled: bool = False  # the whole choice has its verdict, or was ended by the proxy
+    ended: bool = False  # by the proxy
     asking: bool = False
     deferred: bool = False  # only the verdict on the whole choice will do from here on
 
@@ -52,6 +55,8 @@ class HoldBack:
         for mark in chunk.marks:
             choice = self._choices.setdefault(mark.choice, _Choice())
             choice.seen = max(choice.seen, mark.upto)
+            if mark.final and choice.complete and not choice.ended:
+                choice.again, choice.settled = True, False
             choice.complete = choice.complete or mark.final
 
     def complete(self) -> None:
@@ -65,7 +70,7 @@ class HoldBack:
         for index, choice in self._choices.items():
             if choice.settled or choice.asking or not self._due(choice):
                 continue
-            choice.asking = True
+            choice.asking, choice.again = True, False
             due.append(Ask(index, choice.seen, choice.complete))
         return due
 
@@ -81,7 +86,7 @@ class HoldBack:
         choice = self._choices[ask.choice]
         choice.asking = False
         choice.judged = ask.upto
-        choice.settled = ask.final
+        choice.settled = ask.final and not choice.again
 
     def defer(self, ask: Ask) -> None:
         """The check found something that only the whole choice can be rewritten for: hold the rest of it."""
@@ -91,7 +96,8 @@ class HoldBack:
 
     def settle(self, choice: int) -> None:
         """The proxy has ended the choice itself: nothing of it holds a frame any more."""
-        self._choices.setdefault(choice, _Choice()).settled = True
+        known = self._choices.setdefault(choice, _Choice())
+        known.settled = known.ended = True
 
     def release(self) -> list[Chunk]:
         """The frames that may leave, in order."""

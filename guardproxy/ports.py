@@ -219,7 +219,8 @@ class Answer:
 class Mark:
     """Where a chunk leaves a choice: `upto` characters of it have been seen (`Message.size`); `final` closes it.
 
-    A chunk with `whole` may only leave once the whole choice is judged (tool calls, finish frames).
+    What says more behind the end is `final` once more. A chunk with `whole` may only leave once the whole choice is
+    judged (tool calls, finish frames).
     """
 
     choice: int

@@ -46,6 +46,26 @@ def test_final_and_whole_frames_wait_for_the_whole_choice() -> None:
     assert raws(hold.release()) == b"0:5;0:5;"
 
 
+def test_what_comes_behind_the_end_has_a_verdict_of_its_own() -> None:
+    """A frame that ends a choice once more waits for a check that was asked after it came."""
+    hold = HoldBack(StreamPolicy("window", every=5))
+    hold.add(text(0, 3, final=True))
+    (first,) = hold.ask()
+    hold.add(text(0, 3, final=True))
+    hold.passed(first)
+    assert hold.release() == []
+    (second,) = hold.ask()
+    hold.passed(second)
+    assert raws(hold.release()) == b"0:3;0:3;"
+    hold.add(text(0, 3, whole=True))
+    assert (hold.ask(), raws(hold.release())) == ([], b"0:3;")
+    hold.add(text(0, 3, final=True))
+    assert hold.release() == []
+    hold.settle(0)
+    hold.add(text(0, 3, final=True))
+    assert (hold.ask(), raws(hold.release())) == ([], b"0:3;0:3;")
+
+
 def test_hold_all_asks_once() -> None:
     """`hold_all` checks nothing and releases nothing before the reply is complete."""
     hold = HoldBack(StreamPolicy("hold_all", every=1))

@@ -185,14 +185,14 @@ class Proxy:
             raise TooLarge(f"{characters} characters are more than the {self._limits.characters} of limits.characters")
 
     async def _forward(self, call: Call, exchange: Exchange, body: bytes) -> None:
-        """Send the request on. An answer of 2xx is judged; any other is the upstream's own word and passes."""
+        """Send the request on, and judge the answer."""
         headers = [pair for pair in call.headers if pair[0] != b"accept-encoding"]
         headers.append((b"accept-encoding", b"identity"))
         async with self._upstream.send(call.method, call.raw_path, call.query, headers, body) as response:
             call.response = response
             self._metrics.upstream(response.waited_s)
             if not 200 <= response.status < 300:
-                await self._relay(call, response)
+                await self._failure(call, exchange, response)
                 return
             source = response.decoded()
             sniffer = Sniffer(first(response.headers, b"content-type"), lines=exchange.wire.lines)
@@ -206,6 +206,28 @@ class Proxy:
                 await self._stream(call, exchange, response, _chain(head, source), content_type)
             else:
                 await self._whole(call, exchange, response, await self._read(head, source))
+
+    async def _failure(self, call: Call, exchange: Exchange, response: UpstreamResponse) -> None:
+        """Pass an upstream's error on as it came, unless what it says must not pass: servers quote the model in it.
+
+        One that is not of the protocol is a server's own page, and passes as not judged.
+        """
+        raw = await self._read(b"", response.chunks())
+        try:
+            plain = await self._read(b"", response.undone(_chain(raw)))
+            began = time.perf_counter()
+            review = await self._pipeline.review_reply(exchange, plain)
+            call.guard_s += time.perf_counter() - began
+        except UpstreamUnreadable:
+            call.judged("pass", (), "partial" if raw else "full")
+        else:
+            call.judged(review.action, review.categories, review.coverage)
+            if review.refusal is not None or review.body is not plain:
+                told = exchange.wire.error(response.status, "content_filter", exchange.policy.block.message)
+                await self._give(call, told, retry=False)
+                return
+        drop = _dropped(response, HOP_BY_HOP | _LENGTH)
+        await call.answer(response.status, end_to_end(response.headers, drop), raw)
 
     def _check_reply(self, size: int) -> None:
         limit = self._limits.reply_bytes
@@ -321,8 +343,9 @@ def _dropped(response: UpstreamResponse, drop: frozenset[bytes]) -> frozenset[by
     return drop.union(name for name, _ in response.headers if name.startswith(OWN_PREFIX))
 
 
-async def _chain(head: bytes, source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _chain(head: bytes, source: AsyncIterator[bytes] | None = None) -> AsyncIterator[bytes]:
     if head:
         yield head
-    async for chunk in source:
-        yield chunk
+    if source is not None:
+        async for chunk in source:
+            yield chunk

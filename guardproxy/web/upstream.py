@@ -72,14 +72,19 @@ class UpstreamResponse:
 
     def decoded(self) -> AsyncIterator[bytes]:
         """The body without its content-encoding; raises UpstreamUnreadable where that is unknown or broken."""
-        decoder = decoder_for(first(self.headers, b"content-encoding"))
-        return self.chunks() if decoder is None else self._decode(decoder)
+        return self.undone(self.chunks())
 
-    async def _decode(self, decoder: Decoder) -> AsyncIterator[bytes]:
-        async for chunk in self.chunks():
-            for piece in decoder.feed(chunk):
-                yield piece
-        decoder.finish()
+    def undone(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """`chunks` of the body without its content-encoding. Raises as `decoded`."""
+        decoder = decoder_for(first(self.headers, b"content-encoding"))
+        return chunks if decoder is None else _decoded(decoder, chunks)
+
+
+async def _decoded(decoder: Decoder, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for chunk in chunks:
+        for piece in decoder.feed(chunk):
+            yield piece
+    decoder.finish()
 
 
 @dataclass(frozen=True, slots=True)

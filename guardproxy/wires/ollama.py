@@ -20,6 +20,7 @@ from guardproxy.wires.shared.edits import dropped, rewrite
 from guardproxy.wires.shared.parts import (
     Draft,
     Fields,
+    Rule,
     beside_turns,
     each,
     elsewhere,
@@ -31,6 +32,7 @@ from guardproxy.wires.shared.parts import (
     passed,
     string_or,
     text,
+    told,
     unknown,
     walk,
 )
@@ -48,7 +50,7 @@ _PLAIN = ("message.content", "message.thinking", "response", "thinking")
 
 def _calls(draft: Draft, value: Any, path: str) -> None:
     """Tool calls. In a stream every frame brings whole ones, which follow those before."""
-    table = named("name arguments", elsewhere) | named("index description")
+    table = named("name arguments", elsewhere) | {"index": passed, "description": text()}
     each(fields({"function": fields(table), "id": passed, "type": passed}))(draft, value, path)
     for call in value or ():
         function = call.get("function") or {}
@@ -76,7 +78,7 @@ MESSAGE: Fields = {
 }
 
 # Of the request, beside its messages (chat) or with its prompt (generate).
-SETTINGS: Fields = {
+SETTINGS: dict[str, Rule] = {
     **named("messages prompt", elsewhere),
     **named("model stream keep_alive think raw truncate shift logprobs top_logprobs"),
     **named("width height steps _debug_render_only"),
@@ -95,10 +97,11 @@ REPLY: Fields = {
     **named(
         """
         model created_at done done_reason total_duration load_duration prompt_eval_count prompt_eval_duration
-        eval_count eval_duration context error remote_model remote_host completed total
+        eval_count eval_duration context remote_model remote_host completed total
         """
     ),
     "logprobs": elsewhere,
+    "error": told(""),
     "message": fields(MESSAGE),
     "response": text(),
     "thinking": text("reasoning"),
@@ -119,7 +122,7 @@ def _is_chat(path: str) -> bool:
 def _turns(path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
     """Every message of the conversation with its place in the body; what is beside the messages comes first."""
     draft = Draft(Unreadable)
-    walk(draft, body, "", SETTINGS)
+    walk(draft, body, "", SETTINGS | ({"prompt": text()} if _is_chat(path) else {"messages": opaque("messages")}))
     for message in beside_turns(draft):
         yield from _split(message)
     if not _is_chat(path):
@@ -195,9 +198,9 @@ class OllamaStream(BaseStream):
         body = read_object(frame.data or b"", UpstreamUnreadable)
         event = Event(body=body, kind="line", complete=frame.complete)
         if "error" in body and "message" not in body and "response" not in body:
-            return Chunk(frame.raw, self.unknown(body, REPLY), event)
+            return Chunk(frame.raw, self.outside(body, REPLY, event), event)
         track = self.track(0)
-        before, closed = track.draft.size, track.final
+        before, opaques, closed = track.draft.size, track.draft.opaques, track.final
         walk(track.draft, body, "", REPLY)
         _log_probabilities(self._repeat, track.draft, body)
         if closed and track.draft.size > before:
@@ -210,7 +213,8 @@ class OllamaStream(BaseStream):
             self.close_track(0, track)
         event.choices = (0,)
         event.texts = [(0, path, text) for path, text in track.draft.take()]
-        mark = Mark(0, track.draft.size, final=track.final and not closed, whole=whole or closed)
+        final = track.final and (not closed or track.draft.opaques > opaques)
+        mark = Mark(0, track.draft.size, final=final, whole=whole or closed)
         return Chunk(frame.raw, (mark,), event)
 
     def release(self, chunk: Chunk) -> bytes:
@@ -241,7 +245,7 @@ class OllamaStream(BaseStream):
         for part, new in new_texts(track.draft.message("assistant"), outcome):
             if part.kind == "tool_call":
                 out += [_called(part.text)] if new == part.text else []
-            elif left := track.remainder(part, new):
+            elif (part.path != "error" or outcome.whole) and (left := track.remainder(part, new)):
                 out.append(_said(self.request.path, left, "thinking" if part.kind == "reasoning" else "content"))
         return out
 
@@ -308,7 +312,7 @@ class Ollama:
         if isinstance(outcome, Pass):
             return reply.raw
         body = json.loads(reply.raw)
-        if isinstance(outcome, Replace) and not outcome.whole:
+        if isinstance(outcome, Replace) and not outcome.whole and ("message" in body or "response" in body):
             rewrite(body, outcome.edits, _CALLS)
             for key in ("logprobs", "context"):
                 body.pop(key, None)

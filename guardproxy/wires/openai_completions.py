@@ -129,7 +129,7 @@ class CompletionStream(openai.ChoicesStream):
         left = "".join(
             track.remainder(part, new)
             for part, new in new_texts(track.draft.message("assistant"), outcome)
-            if part.path.endswith(".text")
+            if part.path.endswith(".text") or outcome.whole
         )
         return [*([_choice(index, left, None)] if left else []), _choice(index, "", track.finish or "stop")]
 
@@ -195,7 +195,7 @@ class OpenAICompletions:
             number = choice.get("index", index)
             if isinstance(outcome, Refuse):
                 choices[index] = _choice(number, outcome.message, outcome.finish)
-            elif outcome.whole:
+            elif outcome.whole or not reply.body.get("choices"):
                 said = "\n".join(edit.text for edit in outcome.edits)
                 choices[index] = _choice(number, said, choice.get("finish_reason") or "stop")
             else:

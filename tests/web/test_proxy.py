@@ -224,7 +224,7 @@ def test_compressed_answers_are_judged(http: httpx.Client, encoding: str, stream
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 302])
 def test_upstream_errors_pass_as_they_came(http: httpx.Client, status: int) -> None:
     """Status, headers and body of an upstream's own error reach the client unchanged, compressed or not."""
-    body = gzip.compress(b'{"error": {"message": "poison", "code": "x"}}')
+    body = gzip.compress(b'{"error": {"message": "out of luck", "code": "x"}}')
     headers = {"content-type": "application/json", "content-encoding": "gzip", "retry-after": "77", "x-request-id": "u"}
     with (
         standing(Scripted([body], status=status, headers=headers)) as (url, upstream),
@@ -235,7 +235,41 @@ def test_upstream_errors_pass_as_they_came(http: httpx.Client, status: int) -> N
     assert answer.headers["retry-after"] == "77"
     assert answer.headers["x-request-id"] == "u"
     assert answer.headers["x-guardproxy-action"] == "pass"
+    assert answer.headers["x-guardproxy-coverage"] == "full"
     assert len(upstream.seen) == 1
+
+
+@pytest.mark.parametrize("word", ["poison", "secret"])
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        (CHAT, '{"error": {"message": "Failed to parse input at pos 3: the WORD", "code": 500}}'),
+        (CHAT, '{"error": {"message": "x", "code": "tool_use_failed", "failed_generation": "the WORD"}}'),
+        ("/api/chat", '{"error": "error parsing tool call: raw=\'the WORD\'"}'),
+        ("/v1/messages", '{"type": "error", "error": {"type": "api_error", "message": "the WORD"}}'),
+        ("/v1beta/models/m:generateContent", '{"error": {"code": 500, "message": "the WORD", "status": "INTERNAL"}}'),
+        ("/v1beta/models/m:streamGenerateContent", '[{"error": {"code": 500, "message": "the WORD"}}]'),
+    ],
+)
+def test_what_an_error_quotes_of_the_model_is_judged(http: httpx.Client, path: str, error: str, word: str) -> None:
+    """Servers quote an answer that they could not parse: an error that must not pass is an error without it."""
+    ask = {"contents": [{"parts": [{"text": "hello"}]}]} if "models" in path else json.loads(chat())
+    script = Scripted([error.replace("WORD", word).encode()], status=500)
+    with standing(script, upstream={"attempts": 1}) as (url, _):
+        answer = http.post(url + path, json=ask)
+    assert answer.status_code == 500
+    assert "error" in answer.json()
+    assert word not in answer.text
+    assert answer.headers["x-guardproxy-action"] in ("block", "rewrite")
+
+
+def test_an_error_that_nobody_can_read_is_named(http: httpx.Client) -> None:
+    """A page of a server in between passes as it came, and as not judged."""
+    page = b"<html><body>502 Bad Gateway</body></html>"
+    with standing(Scripted([page], status=502, headers={"content-type": "text/html"})) as (url, _):
+        answer = post(http, url, chat())
+    assert (answer.status_code, answer.content) == (502, page)
+    assert answer.headers["x-guardproxy-coverage"] == "partial"
 
 
 @pytest.mark.parametrize(

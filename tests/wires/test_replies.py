@@ -51,8 +51,8 @@ def test_opaque_fields_of_a_refused_reply_go(case: Case) -> None:
     assert b"nobody judged" not in case.wire.edit_reply(request, reply, {0: REFUSAL})
 
 
-def test_a_reply_of_errors_has_no_choice() -> None:
-    """An error body of the upstream is no text of the model."""
+def test_a_reply_of_errors_says_what_it_says() -> None:
+    """What an upstream says of an error is judged as an answer; a rewritten one is an answer of the protocol."""
     bodies: dict[str, dict[str, Any]] = {
         "chat": {"error": {"message": "busy"}},
         "completions": {"error": {"message": "busy"}},
@@ -63,7 +63,15 @@ def test_a_reply_of_errors_has_no_choice() -> None:
     }
     for name, body in bodies.items():
         case = BY_NAME[name]
-        assert case.wire.parse_reply(case.request(), json.dumps(body).encode()).choices == ()
+        reply = case.wire.parse_reply(case.request(), json.dumps(body).encode())
+        (message,) = reply.choices
+        assert message.text == "busy"
+        edit = Edit(message.parts[0].path, "marked")
+        for outcome in (Replace((edit,), whole=True), Replace((edit,)), REFUSAL):
+            new = case.wire.edit_reply(case.request(), reply, {0: outcome})
+            assert b"busy" not in new
+            said = case.wire.parse_reply(case.request(), new).choices[0].text
+            assert said == (REFUSAL.message if outcome is REFUSAL else "marked")
 
 
 @pytest.mark.parametrize("name", ["chat", "completions", "responses", "messages", "ollama-chat", "gemini"])

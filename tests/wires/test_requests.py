@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from typing import Any
 
 import pytest
@@ -187,6 +188,69 @@ def test_ids_and_roles_hide_no_text() -> None:
     assert ("tool", "tool_result", "messages[1].tool_call_id", "a b c") in _parts(request)
 
 
+def test_edits_reach_calls_that_are_numbered_otherwise() -> None:
+    """The number that a call gives itself counts in streams only: an edit changes the call that has the text."""
+    calls = [
+        {"id": str(index), "index": index, "type": "function", "function": {"name": name, "arguments": '{"p":"old"}'}}
+        for index, name in ((7, "tide"), (0, "wind"), (0, "rain"))
+    ]
+    message = {"role": "assistant", "content": None, "tool_calls": calls}
+    user = {"role": "user", "content": "Hi"}
+    request = _read(openai_chat.wire, "/v1/chat/completions", {"messages": [user, message, user]})
+    parts = request.conversation.messages[1].parts
+    assert [part.text for part in parts] == [f'{name}\n{{"p":"old"}}' for name in ("tide", "wind", "rain")]
+    edits = [Edit(part.path, part.text.replace("old", "new")) for part in parts]
+    edited = json.loads(openai_chat.wire.edit_request(request, edits, []))["messages"][1]["tool_calls"]
+    assert [call["function"]["arguments"] for call in edited] == ['{"p":"new"}'] * 3
+
+
+def test_an_edit_of_nothing_is_an_error() -> None:
+    """A text that cannot be found is never left as it was without a word."""
+    request = _read(openai_chat.wire, "/v1/chat/completions", CHAT)
+    with pytest.raises((KeyError, IndexError)):
+        openai_chat.wire.edit_request(request, [Edit("messages[3].tool_calls[9].function.arguments", "{}")], [])
+
+
+@pytest.mark.parametrize("wire", [openai_chat.wire, ollama.wire], ids=["openai_chat", "ollama"])
+def test_many_calls_take_linear_time(wire: Wire) -> None:
+    """A message with a hundred thousand calls is read in seconds."""
+    call = {"function": {"name": "f", "arguments": {}}}
+    path = "/api/chat" if wire is ollama.wire else "/v1/chat/completions"
+    body = {"messages": [{"role": "assistant", "tool_calls": [call] * 100_000}, {"role": "user", "content": "Hi"}]}
+    began = time.process_time()
+    request = _read(wire, path, body)
+    assert time.process_time() - began < 20
+    assert len(request.conversation.messages[0].parts) == 100_000
+
+
+# UTF-16 of ASCII letters is also UTF-8, with NUL between them; UTF-7 is ASCII.
+DISGUISED = [
+    ("text/plain", "poison".encode("utf-16-le")),
+    ("text/plain; charset=utf-16", "poison".encode("utf-16")),
+    ("text/plain;charset=UTF-7", b"+AHAAbwBpAHMAbwBu-"),
+    ('text/plain; charset="utf-7"', b"+AHAAbwBpAHMAbwBu-"),
+    ("application/json; charset=ibm037", "poison".encode("cp037")),
+]
+
+
+@pytest.mark.parametrize(("kind", "data"), DISGUISED, ids=[kind for kind, _ in DISGUISED])
+def test_files_in_other_encodings_are_opaque(kind: str, data: bytes) -> None:
+    """A file whose text another reader could take for another one is not judged as if it were known."""
+    payload = base64.b64encode(data).decode()
+    url = f"data:{kind};base64,{payload}"
+    source = {"type": "base64", "media_type": kind, "data": payload}
+    part = {"inlineData": {"mimeType": kind, "data": payload}}
+    requests = [
+        (openai_chat.wire, "/v1/chat/completions", [{"type": "image_url", "image_url": {"url": url}}]),
+        (anthropic_messages.wire, "/v1/messages", [{"type": "document", "source": source}]),
+    ]
+    for wire, path, content in requests:
+        request = _read(wire, path, {"messages": [{"role": "user", "content": content}]})
+        assert [kind for _, kind, _, _ in _parts(request)] == ["opaque"]
+    request = _read(gemini.wire, "/v1beta/models/m:generateContent", {"contents": [{"parts": [part]}]})
+    assert [kind for _, kind, _, _ in _parts(request)] == ["opaque"]
+
+
 def test_completions_coverage() -> None:
     """Every prompt is a turn, the suffix is text, token ids are opaque."""
     body = {"model": "m", "prompt": ["one", "two"], "suffix": "end", "n": 2, "stream": False}
@@ -235,12 +299,12 @@ def test_responses_coverage() -> None:
     request = _read(openai_responses.wire, "/v1/responses", body)
     assert [(role, kind, path, text[:8]) for role, kind, path, text in _parts(request)] == [
         ("system", "text", "instructions", "Be kind."),
-        ("system", "text", "prompt.variables", '{"name":'),
         ("system", "tool_definition", "tools[0]", '{"type":'),
         ("system", "tool_definition", "text.format", '{"type":'),
         ("user", "opaque", "previous_response_id", "an earli"),
         ("user", "opaque", "conversation", "a conver"),
         ("user", "opaque", "prompt.id", "a prompt"),
+        ("user", "text", "prompt.variables", '{"name":'),
         ("user", "text", "input[0].content[0].text", "Hi"),
         ("user", "text", "input[0].content[1].file_data", "in the f"),
         ("assistant", "text", "input[1].content[0].text", "Yo"),
@@ -367,6 +431,18 @@ def test_ollama_coverage() -> None:
     assert _read(ollama.wire, "/api/generate", {"model": "m"}).conversation.messages == ()
 
 
+def test_fields_of_ollamas_other_request_are_not_overlooked() -> None:
+    """A prompt in a chat and messages beside a prompt are there for a server that reads them."""
+    messages = [{"role": "user", "content": "Hi"}]
+    chat = _read(ollama.wire, "/api/chat", {"prompt": "poison", "messages": messages})
+    assert _parts(chat)[0] == ("user", "text", "prompt", "poison")
+    generate = _read(ollama.wire, "/api/generate", {"prompt": "Hi", "messages": messages})
+    assert [(kind, path) for _, kind, path, _ in _parts(generate)] == [("opaque", "messages"), ("text", "prompt")]
+    call = {"function": {"name": "f", "arguments": {}, "description": "poison"}}
+    called = _read(ollama.wire, "/api/chat", {"messages": [{"role": "assistant", "tool_calls": [call, call]}]})
+    assert [text for _, _, _, text in _parts(called)].count("poison") == 2
+
+
 def test_gemini_coverage() -> None:
     """Parts in either spelling; both spellings at once are refused."""
     body = {
@@ -437,6 +513,7 @@ def test_paths(name: str, path: str) -> None:
 
 
 def test_azure_names_the_model_in_the_path() -> None:
-    """A deployment stands for the model that the body does not name."""
+    """A deployment is the model, also where the body names another: policies are chosen by what answers."""
     path = "/openai/deployments/gpt-x/chat/completions"
     assert _read(openai_chat.wire, path, {"messages": CHAT["messages"][:1]}).model == "gpt-x"
+    assert _read(openai_chat.wire, path, CHAT).model == "gpt-x"

@@ -278,14 +278,88 @@ def test_a_repetition_that_differs_is_refused(kind: str, old: bytes, new: bytes)
         fed(case.open(), [raw])
 
 
-def test_errors_of_the_upstream_pass() -> None:
-    """An error frame carries no text of the model."""
-    error = sse({"error": {"message": "overloaded", "type": "server_error"}})
-    stream = BY_NAME["chat"].open()
-    assert b"".join(stream.release(chunk) for chunk in fed(stream, [error])) == error
-    named = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"busy"}}\n\n'
-    messages = BY_NAME["messages"].open()
-    assert b"".join(messages.release(chunk) for chunk in fed(messages, [named])) == named
+# An error in mid-stream, in which servers quote what they could not parse.
+ERRORS = {
+    "chat": sse({"error": {"message": "cannot parse: TEXT", "type": "server_error"}}),
+    "completions": sse({"error": {"message": "cannot parse: TEXT", "failed_generation": "x"}}),
+    "responses": sse({"type": "error", "message": "cannot parse: TEXT", "sequence_number": 1}),
+    "messages": b'event: error\ndata: {"type":"error","error":{"type":"api_error","message":"TEXT"}}\n\n',
+    "ollama-chat": b'{"error":"error parsing tool call: raw=\'TEXT\'"}\n',
+    "ollama-generate": b'{"error":"TEXT"}\n',
+    "gemini": b'data: {"error": {"code": 500, "message": "TEXT", "details": [{"@type": "a.b"}]}}\r\n\r\n',
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+@pytest.mark.parametrize("alone", [True, False])
+def test_errors_of_the_upstream_are_judged(name: str, alone: bool) -> None:
+    """What an error frame says waits for its verdict and leaves as it came; a refusal has nothing of it."""
+    case = BY_NAME[name]
+    start = b"" if alone else _first(case)
+    for keep in (True, False):
+        stream = case.open()
+        chunks = fed(stream, [start, ERRORS[name]])
+        assert "TEXT" in stream.message(0).text
+        assert not stream.message(0).opaque
+        (error,) = (chunk for chunk in chunks if b"TEXT" in chunk.raw)
+        assert [mark.whole for mark in error.marks] == [True]
+        before = [stream.release(chunk) for chunk in chunks[: chunks.index(error)]]
+        out = b"" if keep else stream.end(0, Refuse(REFUSAL))
+        out += b"".join(stream.release(chunk) for chunk in chunks[len(before) :])
+        assert (out == ERRORS[name]) is keep
+        assert (b"TEXT" in out) is keep
+
+
+def _first(case: Case) -> bytes:
+    """The first frames of a recorded stream, in which nothing is said yet or little."""
+    joint = b"\n" if case.content_type.endswith("ndjson") else b"\r\n\r\n" if case.name == "gemini" else b"\n\n"
+    return joint.join(case.raw.split(joint)[:2]) + joint
+
+
+ASIDE = "words that nobody judged"
+BEHIND = {
+    "chat": sse(chat_chunk(0, {"aside": ASIDE})),
+    "completions": sse({"choices": [], "aside": ASIDE}),
+    "messages": b'event: ping\ndata: {"type":"ping","aside":"%b"}\n\n' % ASIDE.encode(),
+    "ollama-chat": json.dumps({"message": {"images": ["AAAA"]}, "done": True}).encode() + b"\n",
+}
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_what_comes_behind_the_end_is_not_free(name: str) -> None:
+    """Something unreadable behind the frame that ended a choice ends it once more: the last verdict did not see it."""
+    case = BY_NAME[name]
+    end = case.raw.removesuffix(b"data: [DONE]\n\n").partition(b"event: message_stop")[0]
+    stream = case.open()
+    finals = [[mark.final for mark in chunk.marks] for chunk in fed(stream, [end + BEHIND[name]]) if chunk.raw]
+    assert finals[-1] == [True]
+    assert sum(map(any, finals)) == len(stream.choices) + 1
+    assert stream.message(0).opaque
+
+
+@given(said=st.text("abcdefgh", min_size=1, max_size=8))
+def test_deltas_of_an_unknown_kind_are_refused(said: str) -> None:
+    """However short its pieces are, no text leaves in events that nobody knows."""
+    case = BY_NAME["responses"]
+    event = {"type": "response.novel.delta", "delta": said, "sequence_number": 9}
+    with pytest.raises(UpstreamUnreadable, match="unknown type"):
+        fed(case.open(), [_first(case), sse(event)])
+
+
+def test_a_call_beside_a_text_waits() -> None:
+    """A part of Gemini's that is a text and a call waits as calls do."""
+    part = {"text": "", "functionCall": {"name": "tide", "args": {}}}
+    (chunk, *_) = fed(BY_NAME["gemini"].open(), [sse({"candidates": [{"content": {"parts": [part]}}]})])
+    assert chunk.marks[0].whole
+
+
+def test_a_text_is_not_lost_behind_something_unreadable() -> None:
+    """What stood at a place is not forgotten when something of another kind comes there."""
+    texts = ["data:text/plain,poison", "https://example.org/i.png"]
+    for urls in (texts, texts[::-1]):
+        frames = [chat_chunk(0, {"content": [{"type": "image_url", "image_url": url}]}) for url in urls]
+        with pytest.raises(UpstreamUnreadable, match="where"):
+            fed(BY_NAME["chat"].open(), [sse(*frames)])
 
 
 def _logprobs(token: str, **more: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
-from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse
+from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse, Replace
 from guardproxy.wires.anthropic_messages.fields import EVENTS, MESSAGE, REPLY, SETTINGS
 from guardproxy.wires.anthropic_messages.stream import NO_USAGE, MessageStream
 from guardproxy.wires.shared.body import dumps, read_object, remove
@@ -115,11 +115,12 @@ class AnthropicMessages:
         if isinstance(outcome, Pass):
             return reply.raw
         body = json.loads(reply.raw)
-        if isinstance(outcome, Refuse) or outcome.whole:
+        whole = isinstance(outcome, Replace) and (outcome.whole or "content" not in body)
+        if isinstance(outcome, Refuse) or whole:
             body = without_opaque(body, reply.choices[0]) if "content" in body else _head(request)
         if isinstance(outcome, Refuse):
             return dumps(_said(body, outcome.message, _reason(outcome), silent=request.structured))
-        if outcome.whole:
+        if whole:
             said = "\n".join(edit.text for edit in outcome.edits)
             reason = body.get("stop_reason")
             return dumps(_said(body, said, "end_turn" if reason in (None, "tool_use") else reason))

@@ -22,9 +22,9 @@ from guardproxy.wires.shared.parts import (
     named,
     opaque,
     passed,
-    passed_but,
     string_or,
     text,
+    told,
     typed,
 )
 
@@ -178,7 +178,7 @@ SETTINGS: Fields = {
 
 # Of a reply, and of the message that a stream starts with.
 STOP_DETAILS: Rule = fields({**named("type category recommended_model"), "explanation": text()})
-ERROR: Rule = passed_but("message")
+ERROR: Rule = told("message")
 REPLY: Fields = {
     **named(
         """

@@ -57,7 +57,7 @@ class MessageStream(BaseStream):
             raise UpstreamUnreadable("the event and its data are of different types", "type")
         event = Event(body=body, kind=kind, complete=frame.complete)
         if kind in ("ping", "error"):
-            return Chunk(frame.raw, self.unknown(body, EVENTS[kind]), event)
+            return Chunk(frame.raw, self.outside(body, EVENTS[kind], event), event)
         if kind not in EVENTS:
             if carries_text(body):
                 raise UpstreamUnreadable(f"an event of the unknown type {kind[:40]!r}")
@@ -85,7 +85,7 @@ class MessageStream(BaseStream):
         return Mark(
             0,
             track.draft.size,
-            final=track.final and not closed,
+            final=track.final and (not closed or opaques < track.draft.opaques),
             whole=whole or closed or opaques < track.draft.opaques,
         )
 
@@ -234,6 +234,9 @@ class MessageStream(BaseStream):
                 continue
             else:
                 out += self._replayed(block)
+        if outcome.whole:
+            beside = [text for path, text in edits.items() if not path.startswith("content[")]
+            out += [event for text in beside for event in self._new_block(text)]
         return [*out, *self._stops()]
 
     def _edited(self, track: Track, path: str, new: str, block: _Block) -> list[dict[str, Any]]:

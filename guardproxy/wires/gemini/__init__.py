@@ -158,7 +158,7 @@ class Gemini:
             number = {"index": candidate.get("index", 0)}
             if isinstance(outcome, Refuse):
                 new = {"content": said_parts(outcome.message), "finishReason": _reason(outcome), **number}
-            elif outcome.whole:
+            elif outcome.whole or not candidates_of(reply.body):
                 said = "\n".join(edit.text for edit in outcome.edits)
                 finish = get(candidate, "finishReason") or "STOP"
                 new = {"content": said_parts(said), "finishReason": finish, **number}

@@ -25,6 +25,7 @@ from guardproxy.wires.shared.parts import (
     passed,
     passed_but,
     text,
+    told,
     walk,
 )
 
@@ -167,7 +168,7 @@ REPLY: Fields = both(
         **named("usageMetadata modelVersion responseId createTime modelStatus"),
         "candidates": elsewhere,
         "promptFeedback": passed_but("blockReasonMessage block_reason_message"),
-        "error": passed_but("message @type"),
+        "error": told("message @type description detail"),
     }
 )
 CANDIDATE: Fields = both(

@@ -11,7 +11,7 @@ from guardproxy.wires.gemini.fields import CANDIDATE, LOGPROBS, REPLY, TOKEN, pa
 from guardproxy.wires.shared.body import dumps, object_of, read_object
 from guardproxy.wires.shared.parts import Draft, each, elsewhere, fields, named, walk
 from guardproxy.wires.shared.repeats import Repeat
-from guardproxy.wires.shared.streams import BaseStream, Event, Track, new_texts, without_opaque
+from guardproxy.wires.shared.streams import BaseStream, Event, Track, new_texts, without
 
 _BLANK = b" \t\r\n"
 
@@ -106,20 +106,18 @@ class GeminiStream(BaseStream):
         body = read_object(frame.data or b"", UpstreamUnreadable)
         event = Event(body=body, kind="response", complete=frame.complete)
         if "error" in body and "candidates" not in body:
-            return Chunk(frame.raw, self.unknown(body, REPLY), event)
+            return Chunk(frame.raw, self.outside(body, REPLY, event), event)
         marks: dict[int, Mark] = {}
         for place, candidate in enumerate(candidates_of(body)):
             index = index_of(candidate, place)
             marks[index] = self._read_candidate(index, candidate, event)
         beside = Draft(UpstreamUnreadable)
         walk(beside, body, "", REPLY)
-        event.body = without_opaque(body, beside.message("assistant"))
-        for unknown in beside.message("assistant").parts:
+        parts = beside.message("assistant").parts
+        event.body = without(body, parts)
+        if parts:
             index = next(iter(marks), 0)
-            draft = self.track(index).draft
-            draft.opaque(unknown.path, unknown.note)
-            draft.take()
-            marks[index] = Mark(index, draft.size, whole=True)
+            marks[index] = self.include(index, parts, event)
         self._head.update({key: value for key, value in event.body.items() if key != "candidates"})
         event.choices = tuple(marks)
         return Chunk(frame.raw, tuple(marks.values()), event)
@@ -133,7 +131,7 @@ class GeminiStream(BaseStream):
         for value in parts:
             place = self._place(track, value)
             part(track.draft, value, f"{path}.content.parts[{place}]")
-            plain = plain and isinstance(value, dict) and "text" in value
+        plain = plain and all(place.endswith(".text") for place, _ in track.draft.added)
         repeat: Repeat = track.extra.setdefault("repeat", Repeat())
         log_probabilities(repeat, track.draft, candidate, f"{path}.logprobsResult")
         reason = taken(track.draft, candidate, "finishReason", path)
@@ -207,7 +205,7 @@ class GeminiStream(BaseStream):
         for old, new in new_texts(track.draft.message("assistant"), outcome):
             if old.kind == "tool_call" and old.path.endswith(".args"):
                 out += [_called(old.text)] if new == old.text else []
-            elif old.path.endswith(".text") and (left := track.remainder(old, new)):
+            elif (old.path.endswith(".text") or outcome.whole) and (left := track.remainder(old, new)):
                 thought = {"thought": True} if old.kind == "reasoning" else {}
                 out.append({"role": "model", "parts": [{"text": left, **thought}]})
         return out

@@ -132,7 +132,7 @@ class OpenAIChat:
             choice = choices[index]
             if isinstance(outcome, Refuse):
                 new = _whole(choice, refusal_message(request, outcome), outcome.finish)
-            elif outcome.whole:
+            elif outcome.whole or not reply.body.get("choices"):
                 new = _replaced(choice, outcome)
             else:
                 rewrite(body, outcome.edits, CALLS)

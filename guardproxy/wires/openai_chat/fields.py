@@ -76,6 +76,7 @@ REPLY_MESSAGE: Fields = {
     "images": opaque("image"),
     "executed_tools": json_text("tool_result"),
 }
+DELTA: Fields = {**REPLY_MESSAGE, "tool_calls": openai.call_deltas}
 REPLY_CHOICE: Fields = {**openai.CHOICE, **named("message delta", elsewhere)}
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from guardproxy.ports import Request
 from guardproxy.types import Refuse, Replace
-from guardproxy.wires.openai_chat.fields import PLAIN, REPLY_CHOICE, REPLY_MESSAGE
+from guardproxy.wires.openai_chat.fields import DELTA, PLAIN, REPLY_CHOICE
 from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.body import steps
 from guardproxy.wires.shared.parts import Draft, elsewhere, fields, opaque, walk
@@ -47,7 +47,7 @@ class ChatStream(openai.ChoicesStream):
         draft = track.draft
         walk(draft, choice, path, REPLY_CHOICE)
         delta = choice.get("delta") or {}
-        fields(REPLY_MESSAGE)(draft, delta, f"{path}.message")
+        fields(DELTA)(draft, delta, f"{path}.message")
         opaque("a whole message in a stream")(draft, choice.get("message"), f"{path}.message")
         for place, call in enumerate(delta.get("tool_calls") or ()):
             if call.get("id"):
@@ -81,7 +81,10 @@ class ChatStream(openai.ChoicesStream):
         called = False
         for part, new in new_texts(track.draft.message("assistant"), outcome):
             way = steps(part.path)[3:]
-            if part.kind == "tool_call":
+            if not part.path.startswith(f"choices[{index}]"):
+                said = track.remainder(part, new) if outcome.whole else ""
+                out += [_delta(index, {"content": said})] if said else []
+            elif part.kind == "tool_call":
                 if new == part.text:
                     called = True
                     out.append(_delta(index, _call_delta(track, way, new)))

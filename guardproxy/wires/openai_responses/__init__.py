@@ -37,7 +37,7 @@ def _turns(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
     """Every message of the conversation with its place in the body; what is beside the input comes first."""
     draft = Draft(Unreadable)
     walk(draft, body, "", SETTINGS)
-    for message in beside_turns(draft, "system"):
+    for message in beside_turns(draft, "system", "prompt.variables"):
         yield "", message
     given = body.get("input")
     if isinstance(given, str):
@@ -148,7 +148,7 @@ class OpenAIResponses:
         if isinstance(outcome, Refuse):
             part = refusal_part(outcome.message, structured=request.structured)
             body = ended(body, [_message(body, part)], outcome)
-        elif outcome.whole:
+        elif outcome.whole or "output" not in reply.body:
             body["output"] = [_message(body, text_part("\n".join(edit.text for edit in outcome.edits)))]
         else:
             rewrite(body, (edit for edit in outcome.edits if edit.path != "output_text"), _CALLS)

@@ -22,9 +22,9 @@ from guardproxy.wires.shared.parts import (
     named,
     opaque,
     passed,
-    passed_but,
     string_or,
     text,
+    told,
     typed,
 )
 from guardproxy.wires.shared.repeats import Repeat, token_list
@@ -205,7 +205,7 @@ ECHOES = (
     "safety_identifier",
     "user",
 )
-ERROR: Rule = passed_but("message param")
+ERROR: Rule = told("message param")
 
 # Of a response.
 RESPONSE: Fields = {
@@ -274,10 +274,11 @@ SNAPSHOTS: dict[str, tuple[str, str, Rule]] = {
 PROGRESS: Fields = {
     **_EVENT,
     "partial_image_b64": opaque("image"),
-    **named("partial_image_index size quality background output_format code message param response_id"),
+    **named("partial_image_index size quality background output_format code param response_id"),
+    "message": text(),
     "error": ERROR,
 }
-ERROR_EVENT: Fields = {**_EVENT, **named("code message param"), "error": ERROR}
+ERROR_EVENT: Fields = {**_EVENT, **named("code param"), "message": text(), "error": ERROR}
 
 
 def event_of(texts: str) -> Fields:

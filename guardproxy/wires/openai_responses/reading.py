@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from guardproxy.errors import UpstreamUnreadable
@@ -100,7 +100,7 @@ class ResponseReader(BaseStream):
             raise UpstreamUnreadable("the event and its data are of different types", "type")
         event = Event(body=body, kind=kind, complete=frame.complete)
         if kind == "error":
-            return Chunk(frame.raw, self.unknown(body, ERROR_EVENT), event)
+            return Chunk(frame.raw, self.outside(body, ERROR_EVENT, event), event)
         if self._done:
             raise UpstreamUnreadable("the stream goes on after the response's end")
         return Chunk(frame.raw, (self._mark(kind, body, event),), event)
@@ -200,10 +200,10 @@ class ResponseReader(BaseStream):
         """An event that says where something stands; one of a type that is not known may carry no text."""
         unknown = Draft(UpstreamUnreadable)
         walk(unknown, body, "", PROGRESS)
-        for part in unknown.message("assistant").parts:
-            if part.note == "unknown field":
-                raise UpstreamUnreadable(f"text in an event of the unknown type {kind[:60]!r}", part.path)
-            draft.opaque(f"output[{body.get('output_index', 0)}].{part.path}", part.note)
+        parts = unknown.message("assistant").parts
+        if any(part.note == "unknown field" for part in parts) or body.get("delta"):
+            raise UpstreamUnreadable(f"text in an event of the unknown type {kind[:60]!r}")
+        draft.include(replace(part, path=f"output[{body.get('output_index', 0)}].{part.path}") for part in parts)
 
 
 def echoed(draft: Draft, response: Mapping[str, Any], request: Request) -> None:

@@ -224,6 +224,9 @@ class ResponseStream(ResponseReader):
                 out += self._replayed(item)
             elif item.done is None:
                 out += self._edited(track, index, item, changed, whole=outcome.whole)
+        if outcome.whole:
+            beside = [text_part(text) for path, text in texts.items() if not path.startswith("output[")]
+            out += self._message(beside) if beside else []
         return out
 
     def _edited(

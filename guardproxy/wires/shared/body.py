@@ -17,9 +17,11 @@ DEPTH = 200  # levels of nesting; the deepest schemas in use have some forty
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _STEP = re.compile(r'\.?([^.\[\]]+)|\[(\d+)\]|\[("(?:[^"\\]|\\.)*")\]')
+_UTF8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 _PLAIN_KEY = re.compile(r"[^.\[\]\"]+")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
-_DATA_URL = re.compile(r"data:((?:text/|application/json)[^,]*),(.*)", re.DOTALL | re.IGNORECASE)
+_TEXT_TYPE = re.compile(r"text/|application/json(?:$|[;\s])")
+_CHARSET = re.compile(r"charset\s*=\s*[\"']*([^\s;\"']*)")
 
 
 def dumps(value: Any) -> bytes:
@@ -42,7 +44,7 @@ def read_json(body: bytes, error: type[Unreadable] = Unreadable) -> Any:
     try:
         value = _STRICT.decode(body.decode())
     except UnicodeDecodeError as problem:
-        raise error(f"is not UTF-8: byte {problem.start} of the body") from problem
+        raise error(f"is not UTF-8: byte {problem.start} of the body") from None  # it quotes the whole body
     except _Refused as problem:
         raise error(str(problem)) from problem
     except (ValueError, RecursionError) as problem:
@@ -196,14 +198,17 @@ def _order(way: list[str | int]) -> list[tuple[int, str]]:
 
 def data_url_text(url: str) -> str | None:
     """The text of a data URL with a text in it (RFC 2397); None for every other URL or text."""
-    found = _DATA_URL.match(url) if url[:5].lower() == "data:" else None
-    if found is None:
+    kind, comma, payload = url[5:].partition(",") if url[:5].lower() == "data:" else ("", "", "")
+    if not comma or not is_text_type(kind):
         return None
-    kind, payload = found[1].lower(), unquote_to_bytes(found[2])
-    charset = re.search(r"charset=([\w-]+)", kind)
-    if charset and charset[1] not in ("utf-8", "utf8", "us-ascii", "ascii"):
-        return None
-    return base64_text(payload) if kind.endswith(";base64") else _utf8(payload)
+    data = unquote_to_bytes(payload)
+    return base64_text(data) if kind.lower().endswith(";base64") else _utf8(data)
+
+
+def is_text_type(media_type: str) -> bool:
+    """Whether data of this media type is text or JSON in UTF-8; one in another charset says something else."""
+    kind = media_type.lower()
+    return _TEXT_TYPE.match(kind) is not None and _UTF8.issuperset(_CHARSET.findall(kind))
 
 
 def base64_text(payload: bytes | str) -> str | None:
@@ -215,7 +220,8 @@ def base64_text(payload: bytes | str) -> str | None:
 
 
 def _utf8(data: bytes) -> str | None:
+    """Data as text; None where it is none. What has NUL in it is UTF-16, or no text at all."""
     try:
-        return data.decode()
+        return None if b"\0" in data else data.decode()
     except UnicodeDecodeError:
         return None

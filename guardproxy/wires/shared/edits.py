@@ -19,12 +19,14 @@ def rewrite(body: Any, edits: Iterable[Edit], calls: re.Pattern[str]) -> None:
 
     The text of a tool call (a path that `calls` finds) is its name, a line break and its arguments; arguments that
     are no JSON object after the edit become `{}`, as does every other object that an edit has broken, or it goes. A
-    call that has no arguments goes as a whole.
+    call that has no arguments goes as a whole. Raises KeyError or IndexError for a text that is nowhere.
     """
     gone: list[str] = []
     for edit in edits:
         if _is_missing(body, edit.path):
-            gone.append(edit.path[: edit.path.rindex("]") + 1] if "]" in edit.path else edit.path)
+            call = edit.path[: edit.path.rindex("]") + 1] if "]" in edit.path else ""
+            find(body, call)
+            gone.append(call or edit.path)
             continue
         old = find(body, edit.path)
         text = _arguments(old, edit.text) if calls.search(edit.path) else edit.text

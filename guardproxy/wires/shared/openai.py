@@ -21,6 +21,7 @@ from guardproxy.wires.shared.parts import (
     Fields,
     Rule,
     an_object,
+    each,
     elsewhere,
     fields,
     free,
@@ -30,9 +31,10 @@ from guardproxy.wires.shared.parts import (
     opaque,
     passed,
     passed_but,
+    told,
     walk,
 )
-from guardproxy.wires.shared.streams import JSON, SSE, BaseStream, Event, Track, without_opaque
+from guardproxy.wires.shared.streams import JSON, SSE, BaseStream, Event, Track, without
 
 DONE = b"data: [DONE]\n\n"
 
@@ -42,7 +44,7 @@ _DEPLOYMENT = re.compile(r"/openai/deployments/([^/]+)/")
 SETTINGS: Fields = named("metadata stop bad_words vllm_xargs provider", free) | named("""
     model stream stream_options user store seed n best_of temperature top_p max_tokens
     max_completion_tokens frequency_penalty presence_penalty logit_bias logprobs top_logprobs service_tier
-    safety_identifier prompt_cache_key prompt_cache_retention
+    safety_identifier prompt_cache_key prompt_cache_retention prompt_cache_options moderation
     stop_token_ids allowed_token_ids skip_special_tokens return_tokens_as_token_ids prompt_logprobs
     request_id cache_salt priority kv_transfer_params truncate_prompt_tokens include_stop_str_in_output
     lora_path session_params rid return_hidden_states samplers id_slot cache_prompt timings_per_token lora
@@ -55,8 +57,9 @@ SCHEMAS: Fields = named(
     "guided_json guided_choice structured_outputs json_schema plugins structural_tag", json_text("tool_definition")
 )
 
-# What an upstream says of a failure in its own words, and Azure's filters of what they matched.
-ERROR: Rule = passed_but("message raw param provider_name")
+# What an upstream says of a failure, where servers quote what they could not parse of the model's answer; and what
+# Azure's filters say of what they matched.
+ERROR: Rule = told("message raw param provider_name failed_generation")
 FILTERED: Rule = passed_but("message URL license")
 
 # What a reply says beside its choices.
@@ -115,8 +118,11 @@ _CALL: Fields = {
 }
 
 
-def calls(draft: Draft, value: Any, path: str) -> None:
-    """Tool calls; in a stream each says by its index which call it continues."""
+calls: Rule = each(fields(_CALL))
+
+
+def call_deltas(draft: Draft, value: Any, path: str) -> None:
+    """Tool calls in a stream; each says by its index which call it continues."""
     if value is not None and not isinstance(value, list):
         raise draft.error("must be a list", path)
     for place, call in enumerate(value or ()):
@@ -127,12 +133,12 @@ def calls(draft: Draft, value: Any, path: str) -> None:
 
 
 def model_of(path: str, body: Mapping[str, Any]) -> str:
-    """The model a request names; Azure's path names a deployment instead."""
+    """The model a request names; Azure's path names a deployment instead, whatever the body says."""
     model = body.get("model")
     if model is not None and not isinstance(model, str):
         raise Unreadable("must be a string", "model")
     deployment = _DEPLOYMENT.match(path)
-    return model or (deployment[1] if deployment else "")
+    return deployment[1] if deployment else model or ""
 
 
 def wants_stream(body: Mapping[str, Any]) -> bool:
@@ -272,7 +278,7 @@ class ChoicesStream(BaseStream):
 
     def _read_one(self, index: int, choice: dict[str, Any], event: Event) -> Mark:
         track = self.track(index)
-        before, closed = track.draft.size, track.final
+        before, opaques, closed = track.draft.size, track.draft.opaques, track.final
         whole = self.read_choice(track, choice, f"choices[{index}]")
         if closed and track.draft.size > before:
             raise UpstreamUnreadable("text after the choice's end", f"choices[{index}]")
@@ -283,19 +289,16 @@ class ChoicesStream(BaseStream):
             track.finish, track.final, whole = reason, True, True
             self.close_track(index, track)
         event.texts += [(index, path, text) for path, text in track.draft.take()]
-        return Mark(index, track.draft.size, final=track.final and not closed, whole=whole or closed)
+        final = track.final and (not closed or track.draft.opaques > opaques)
+        return Mark(index, track.draft.size, final=final, whole=whole or closed)
 
     def _read_envelope(self, body: dict[str, Any], event: Event, marks: dict[int, Mark]) -> None:
-        """Text under an unknown key of the chunk belongs to its first choice."""
+        """Text beside the chunk's choices belongs to the first of them."""
         parts = beside(body)
-        event.body = without_opaque(body, Message("assistant", parts))
-        for part in parts:
+        event.body = without(body, parts)
+        if parts:
             index = next(iter(marks), 0)
-            track = self.track(index)
-            track.draft.opaque(part.path, part.note)
-            track.draft.take()
-            old = marks.get(index)
-            marks[index] = Mark(index, track.draft.size, final=bool(old and old.final), whole=True)
+            marks[index] = self.include(index, parts, event)
 
     def _remember(self, body: Mapping[str, Any]) -> None:
         for key in ("id", "object", "created", "model", "system_fingerprint"):

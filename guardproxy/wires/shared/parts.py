@@ -4,13 +4,13 @@ A key that the map does not know is `opaque` where its value could carry text, a
 """
 
 import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.types import Message, Part, PartKind, Role
-from guardproxy.wires.shared.body import at, base64_text, data_url_text, shown
+from guardproxy.wires.shared.body import at, base64_text, data_url_text, is_text_type, shown
 
 # A string like this under an unknown key is taken for an enumeration, an id or a version; anything longer or with
 # white space in it for text.
@@ -39,12 +39,13 @@ class Draft:
         self.error = error
         self.size = 0  # characters, as Message.size counts them
         self.opaques = 0  # times that `opaque` was called
+        self.calls = 0  # tool calls so far
         self.added: list[tuple[str, str]] = []  # (path, text) since `take`; opaque parts have no text
         self.pieces: dict[str, _Piece] = {}
 
     def add(self, path: str, text: str, kind: PartKind = "text") -> None:
         """`text` goes on at `path`."""
-        piece = self.pieces.setdefault(path, _Piece(kind))
+        piece = self._piece(path, kind)
         self.size += len(text)
         if text and any(piece.head) and not any(piece.body):
             self.size += 1  # the line break behind a tool's name
@@ -53,7 +54,7 @@ class Draft:
 
     def call(self, path: str, name: str, arguments: str) -> None:
         """A tool call goes on: its name and its arguments are one text, with the path of the arguments."""
-        piece = self.pieces.setdefault(path, _Piece("tool_call"))
+        piece = self._piece(path, "tool_call")
         grown = name
         if name and not any(piece.head) and any(piece.body):
             self.size += 1  # the line break between name and arguments
@@ -64,16 +65,32 @@ class Draft:
         self.size += len(grown)
         self.added.append((path, grown))
 
-    @property
-    def calls(self) -> int:
-        """How many tool calls there are so far."""
-        return sum(piece.kind == "tool_call" for piece in self.pieces.values())
+    def _piece(self, path: str, kind: PartKind) -> _Piece:
+        """The piece at `path`, a new one where there is none. Raises where what is there can take no text."""
+        piece = self.pieces.get(path)
+        if piece is None:
+            piece = self.pieces[path] = _Piece(kind)
+            self.calls += kind == "tool_call"
+        elif piece.kind == "opaque":
+            raise self.error("is a text where something unreadable was before", path)
+        return piece
 
     def opaque(self, path: str, note: str) -> None:
-        """There is something at `path` that no guard can read."""
+        """There is something at `path` that no guard can read. Raises where a text was read there before."""
+        piece = self.pieces.get(path)
+        if piece is not None and piece.kind != "opaque":
+            raise self.error("is something unreadable where a text was before", path)
         self.pieces[path] = _Piece("opaque", note)
         self.opaques += 1
         self.added.append((path, ""))
+
+    def include(self, parts: Iterable[Part]) -> None:
+        """Read the parts of another message as well."""
+        for part in parts:
+            if part.kind == "opaque":
+                self.opaque(part.path, part.note)
+            else:
+                self.add(part.path, part.text, part.kind)
 
     def take(self) -> list[tuple[str, str]]:
         """What was added since this was last asked."""
@@ -151,7 +168,7 @@ def passed(draft: Draft, value: Any, path: str) -> None:
 
 
 def passed_but(names: str) -> Rule:
-    """As `passed`, with strings of their own under these keys: what the upstream itself says of an error."""
+    """As `passed`, with strings of the upstream's own under these keys: what a filter says of itself."""
     known = frozenset(names.split())
 
     def rule(draft: Draft, value: Any, path: str) -> None:
@@ -160,7 +177,23 @@ def passed_but(names: str) -> Rule:
     return rule
 
 
-def _look_through(draft: Draft, value: Any, path: str, known: Container[str]) -> None:
+def told(names: str) -> Rule:
+    """As `passed`, with strings under these keys that are judged: an error may quote what the model said."""
+    known = frozenset(names.split())
+
+    def rule(draft: Draft, value: Any, path: str) -> None:
+        if isinstance(value, str):
+            draft.add(path, value)
+        else:
+            _look_through(draft, value, path, known, draft.add)
+
+    return rule
+
+
+def _look_through(
+    draft: Draft, value: Any, path: str, known: Container[str], read: Callable[[str, str], None] | None = None
+) -> None:
+    """What of a value is text; a string under a `known` key is `read`, or passes."""
     stack: list[tuple[Any, str]] = [(value, path)] if isinstance(value, dict | list) else []
     while stack:
         item, place = stack.pop()
@@ -168,9 +201,12 @@ def _look_through(draft: Draft, value: Any, path: str, known: Container[str]) ->
             stack.extend((one, f"{place}[{index}]") for index, one in enumerate(item) if isinstance(one, _TEXTUAL))
         elif isinstance(item, dict):
             for key, one in item.items():
-                if _TOKEN.fullmatch(key) is None:
+                if isinstance(one, str) and key in known:
+                    if read is not None:
+                        read(at(place, key), one)
+                elif _TOKEN.fullmatch(key) is None:
                     draft.opaque(place, "unknown field")
-                elif isinstance(one, _TEXTUAL) and not (isinstance(one, str) and key in known):
+                elif isinstance(one, _TEXTUAL):
                     stack.append((one, at(place, key)))
         elif _IDENTIFIER.fullmatch(item) is None:
             draft.opaque(place, "unknown field")
@@ -349,20 +385,18 @@ def carries_text(value: Any) -> bool:
     return False
 
 
-def beside_turns(draft: Draft, texts: Role = "user") -> list[Message]:
+def beside_turns(draft: Draft, texts: Role = "user", filled: str = "") -> list[Message]:
     """What stands beside the messages of a request, as messages: tool definitions are the system's, texts of `texts`.
 
-    What is opaque there is the user's, who sent it.
+    What is opaque there is the user's, who sent it, and so is what fills a template: the text at `filled`.
     """
     parts = draft.message("system").parts
-    system = tuple(p for p in parts if p.kind == "tool_definition" or (texts == "system" and p.kind != "opaque"))
+    ours = [part for part in parts if texts == "system" and part.kind != "opaque" and part.path != filled]
+    system = tuple(part for part in parts if part.kind == "tool_definition" or part in ours)
     user = tuple(part for part in parts if part not in system)
     return [message for message in (Message("system", system), Message("user", user)) if message.parts]
 
 
 def file_text(media_type: str, payload: Any) -> str | None:
     """The text of base64 data of a `text/*` (or JSON) type; None for every other."""
-    kind = media_type.lower()
-    if not isinstance(payload, str) or not kind.startswith(("text/", "application/json")):
-        return None
-    return base64_text(payload)
+    return base64_text(payload) if isinstance(payload, str) and is_text_type(media_type) else None

@@ -139,18 +139,21 @@ class BaseStream(ABC):
     def close_track(self, choice: int, track: Track) -> None:
         """The choice has no more text: last comparisons."""
 
-    def unknown(self, body: Mapping[str, Any], table: Fields) -> tuple[Mark, ...]:
-        """The mark of a frame that belongs to no choice; one with text in an unknown field belongs to the first."""
+    def outside(self, body: Mapping[str, Any], table: Fields, event: Event) -> tuple[Mark, ...]:
+        """The mark of a frame that belongs to no choice; one that says something belongs to the first."""
         beside = Draft(UpstreamUnreadable)
         walk(beside, body, "", table)
         if not beside.pieces:
             return ()
-        index = min(self._tracks, default=0)
-        draft = self.track(index).draft
-        for part in beside.message("assistant").parts:
-            draft.opaque(part.path, part.note)
-        draft.take()
-        return (Mark(index, draft.size, whole=True),)
+        event.choices = (min(self._tracks, default=0),)
+        return (self.include(event.choices[0], beside.message("assistant").parts, event),)
+
+    def include(self, choice: int, parts: Iterable[Part], event: Event) -> Mark:
+        """The mark of a choice to which parts are counted that stand beside it; behind its end it ends once more."""
+        track = self.track(choice)
+        track.draft.include(parts)
+        event.texts += [(choice, path, text) for path, text in track.draft.take()]
+        return Mark(choice, track.draft.size, final=track.final, whole=True)
 
     def over(self, event: Event) -> bool:
         """Whether nothing may leave any more: behind the terminator only frames without data do."""
@@ -187,7 +190,12 @@ class BaseStream(ABC):
 
 def without_opaque(body: Mapping[str, Any], message: Message) -> dict[str, Any]:
     """What a frame says beside its choices, less what of it is opaque: what the proxy writes repeats none of that."""
-    paths = [part.path for part in message.opaque]
+    return without(body, message.opaque)
+
+
+def without(body: Mapping[str, Any], parts: Iterable[Part]) -> dict[str, Any]:
+    """The body less these parts of it."""
+    paths = [part.path for part in parts]
     kept = copy.deepcopy(dict(body)) if paths else dict(body)
     remove(kept, paths)
     return kept
