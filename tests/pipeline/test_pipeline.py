@@ -388,6 +388,25 @@ def test_unreadable_frame_ends_the_stream() -> None:
     assert out.endswith(b"data: [DONE]\n\n")
 
 
+@pytest.mark.parametrize("word", ["flag", "block"])
+def test_what_comes_behind_the_end_is_judged_too(word: Any) -> None:
+    """Something unreadable behind the finish frame is decided about and recorded; an error there is judged."""
+    rules = policy(on_opaque={"user": "flag", "assistant": word})
+    *start, end = frames(TEXT)
+    for late, left in (
+        (frame(aside="words that nobody judged"), word == "flag"),
+        (b'data: {"choices": [], "aside": "words that nobody judged"}\n\n', word == "flag"),
+        (b'data: {"error": {"message": "cannot parse: a bomb"}}\n\n', False),
+        (b'data: {"error": {"message": "out of luck"}}\n\n', True),
+    ):
+        run = Run()
+        out = run.stream([*start, late, end], rules)
+        assert (late in out) is left
+        assert out.startswith(b"".join(start[:-1]))
+        assert out.endswith(end)
+        assert [record.outcome for record in run.records] == ["pass", "pass" if left else "refuse"]
+
+
 def test_broken_off_stream_is_judged_as_far_as_it_came() -> None:
     """An upstream that stops without its terminator: what came is judged and passed on as it was."""
     source = frames(TEXT)[:-2]
