@@ -23,6 +23,7 @@ _ATTEMPTS = 3
 _log = structlog.get_logger("guardproxy.audit")
 
 
+_PATH = 120  # characters of a part's path that a record has
 # The same few names are in record after record.
 _known_name = lru_cache(maxsize=4096)(credentials)
 
@@ -30,6 +31,11 @@ _known_name = lru_cache(maxsize=4096)(credentials)
 def _name(text: str) -> str:
     """A name without credentials. A client chooses some of them: long ones are not kept in memory."""
     return _known_name(text) if len(text) <= 200 else credentials(text)
+
+
+def _short(path: str) -> str:
+    """The start of a path: keys that a client makes up can be long, and a text."""
+    return path if len(path) <= _PATH else f"{path[:_PATH]}…"
 
 
 def masked(record: Record, rule: TextRule) -> Record:
@@ -41,7 +47,7 @@ def masked(record: Record, rule: TextRule) -> Record:
         text=kept(record.text, rule),
         error=kept(record.error, "full" if rule == "full" else "redacted"),
         origin=named,
-        coverage=tuple(replace(part, path=_name(part.path), why=_name(part.why)) for part in record.coverage),
+        coverage=tuple(replace(part, path=_name(_short(part.path)), why=_name(part.why)) for part in record.coverage),
     )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -223,17 +223,19 @@ class Judging:
     ) -> None:
         """Hand the records of judged turns to the observers, those of shadow policies with them.
 
-        Raises what the store raises where the policy of the audit makes the record part of the answer.
+        Each has what `coverage` says of its own parts, the last also what it says of parts without a record: so the
+        records of a request grow with its parts, not with their square. Raises what the store raises where the policy
+        of the audit makes the record part of the answer.
         """
         records: list[Record] = []
-        for one in judged:
-            records.append(self._record(exchange, one, coverage, exchange.policy, dropped))
+        for one, covered in _shared(list(judged), coverage):
+            records.append(self._record(exchange, one, covered, exchange.policy, dropped))
             for policy in exchange.shadow:
                 if one.verdict is None:
                     continue
                 decision = decide(policy, one.side, one.verdict)
                 shadow = replace(one, decision=decision, outcome=Pass())
-                records.append(self._record(exchange, shadow, coverage, policy, frozenset(), shadow=True))
+                records.append(self._record(exchange, shadow, covered, policy, frozenset(), shadow=True))
         await self._observers.record(records)
 
     def _record(
@@ -264,6 +266,17 @@ class Judging:
             error=judged.error,
             shadow=shadow,
         )
+
+
+def _shared(judged: Sequence[Judged], coverage: tuple[Coverage, ...]) -> Iterator[tuple[Judged, tuple[Coverage, ...]]]:
+    """Every judged turn with what is said of its parts; the last also with what is said of parts of none."""
+    places = [[part.path for part in one.message.parts] for one in judged]
+    known = {item.path: item for item in coverage}
+    told = {path for paths in places for path in paths}
+    rest = [item for item in coverage if item.path not in told]
+    for number, one in enumerate(judged, 1):
+        own = [known[path] for path in places[number - 1] if path in known]
+        yield one, (*own, *(rest if number == len(judged) else ()))
 
 
 def passed(judged: Judged) -> bool:

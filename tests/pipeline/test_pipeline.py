@@ -288,6 +288,29 @@ def test_shadow_policy_is_recorded_but_never_acts() -> None:
 # --- whole replies -----------------------------------------------------------------------------------------------
 
 
+def test_records_share_what_is_said_of_the_parts() -> None:
+    """Each record lists its own turn, the last also what has no record: all parts are there, and few of them twice."""
+    run = Run()
+    said = [("system", "be kind"), ("user", "one"), ("assistant", "two"), *[("user", f"hi {n}") for n in range(300)]]
+    run.request(*said, rules=policy())
+    listed = [[part.path for part in record.coverage] for record in run.records]
+    assert {path for paths in listed for path in paths} == {f"messages[{n}].content" for n in range(303)}
+    assert listed[0] == ["messages[3].content"]
+    assert sum(map(len, listed)) <= 2 * 303
+    assert [(part.role, part.why) for part in run.records[-1].coverage if not part.judged] == [
+        ("system", "policy: role system is not judged")
+    ]
+
+
+def test_a_key_is_no_way_into_the_records() -> None:
+    """What a client writes in the place of a key is not kept as text."""
+    run = Run()
+    rules, text = policy(), "words of a client " * 100
+    body = {**question(), text: ["x"]}
+    run._with(lambda: run.pipeline.review_request(run.exchange(body, rules)))
+    assert all(len(part.path) < 130 for record in run.records for part in record.coverage)
+
+
 def test_clean_reply_is_the_upstreams_own_bytes() -> None:
     """A reply that passes comes back byte for byte."""
     assert Run().reply("fine", rules=policy()).body == reply("fine")
