@@ -62,6 +62,20 @@ def test_redact_in_a_tool_call_is_a_refusal() -> None:
     assert isinstance(act(redact.open_action(POLICY), Part("t", "call(bomb)", "tool_call")), Refuse)
 
 
+def test_redact_asks_a_bounded_number_of_times() -> None:
+    """A turn of thousands of parts is refused, not judged part by part."""
+    asked: list[Message] = []
+
+    async def counting(message: Message) -> Decision:
+        asked.append(message)
+        return await judge(message)
+
+    parts = tuple(Part(f"c[{n}]", "a bomb." if n == 7 else "fine") for n in range(5000))
+    outcome = asyncio.run(redact.open_action(POLICY)(Message("user", parts), UNSAFE, counting))
+    assert isinstance(outcome, Refuse)
+    assert len(asked) < 1000
+
+
 def test_redact_refuses_what_no_sentence_carries() -> None:
     """Where only the whole is unsafe, nothing can be taken out."""
 

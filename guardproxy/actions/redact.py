@@ -12,6 +12,8 @@ from guardproxy.types import SEVERITY, Decision, Edit, Message, Outcome, Part, R
 _SENTENCE = re.compile(r"[^\n.!?。！？]*(?:[.!?。！？]+[\"'”’)\]]*(?=\s|$)|[.!?。！？]|\n|$)\s*")  # noqa: RUF001
 # More pieces than this are judged in groups, so that a long text does not cost a check per sentence.
 _PIECES = 48
+# A turn of more parts than this is refused: each part costs a check at the least.
+_PARTS = 500
 
 
 def sentences(text: str) -> list[str]:
@@ -34,9 +36,12 @@ class Redact:
     async def __call__(self, turn: Message, decision: Decision, judge: Judge) -> Outcome:
         """A refusal where no sentence alone carries the finding, or the rest is still unsafe.
 
-        Findings in tool calls are refused as well: a marker inside arguments would be a different call.
+        Findings in tool calls are refused as well: a marker inside arguments would be a different call. So is a turn
+        of very many parts.
         """
         refusal = Refuse(self._block.message, self._block.shape, self._block.finish, decision.categories)
+        if len(turn.parts) > _PARTS:
+            return refusal
         texts = await asyncio.gather(*(self._redacted(turn, part, judge) for part in turn.parts))
         changed = [
             (part, text) for part, text in zip(turn.parts, texts, strict=True) if text is not None and text != part.text
