@@ -13,9 +13,9 @@ from starlette.types import Receive, Scope, Send
 from guardproxy.errors import GuardproxyError, TooLarge, UpstreamUnreadable
 from guardproxy.observe import Metrics
 from guardproxy.pipeline import Exchange, Pipeline, Refused
-from guardproxy.policy import PolicySet
+from guardproxy.policy import OnFailure, PolicySet
 from guardproxy.ports import Answer, Request, Wire
-from guardproxy.types import Origin
+from guardproxy.types import ActionName, Origin
 from guardproxy.web.call import NO_RETRY, Call, KeptAlive, WhileConnected
 from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Headers, client_of, end_to_end, first
 from guardproxy.web.paths import NotGuarded, PathList, check_path
@@ -27,6 +27,7 @@ log = structlog.get_logger("guardproxy.proxy")
 _CHARSET: Final = re.compile(rb"charset[*0-9]*\s*=\s*[\"']*([^\s;,\"']*)")
 _UTF8: Final = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii"})
 _LENGTH: Final = frozenset({b"content-length"})
+_OPAQUE: Final[dict[OnFailure, ActionName]] = {"block": "block", "flag": "flag", "allow": "pass"}
 _STREAM_HEADERS: Final = [(b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no")]
 _STREAM_DROP: Final = HOP_BY_HOP | OF_THE_BODY | _LENGTH | {name for name, _ in _STREAM_HEADERS}
 
@@ -36,6 +37,13 @@ class Unsupported(GuardproxyError):
 
     status = 415
     code = "unsupported_encoding"
+
+
+class Redirected(GuardproxyError):
+    """The upstream sends the client elsewhere, where nobody judges; clients follow."""
+
+    status = 502
+    code = "upstream_redirects"
 
 
 class NotReady(GuardproxyError):
@@ -191,6 +199,8 @@ class Proxy:
         async with self._upstream.send(call.method, call.raw_path, call.query, headers, body) as response:
             call.response = response
             self._metrics.upstream(response.waited_s)
+            if first(response.headers, b"location") and 300 <= response.status < 400:
+                raise Redirected("the upstream answers with a redirect, which leads past the guard; see upstream.url")
             if not 200 <= response.status < 300:
                 await self._failure(call, exchange, response)
                 return
@@ -210,24 +220,37 @@ class Proxy:
     async def _failure(self, call: Call, exchange: Exchange, response: UpstreamResponse) -> None:
         """Pass an upstream's error on as it came, unless what it says must not pass: servers quote the model in it.
 
-        One that is not of the protocol is a server's own page, and passes as not judged.
+        One that is not of the protocol is a server's own page, and opaque.
         """
         raw = await self._read(b"", response.chunks())
+        began = time.perf_counter()
         try:
-            plain = await self._read(b"", response.undone(_chain(raw)))
-            began = time.perf_counter()
-            review = await self._pipeline.review_reply(exchange, plain)
-            call.guard_s += time.perf_counter() - began
+            passes = await self._error_passes(call, exchange, response, raw)
         except UpstreamUnreadable:
-            call.judged("pass", (), "partial" if raw else "full")
+            action = _OPAQUE[exchange.policy.on_opaque["assistant"]] if raw else "pass"
+            call.judged(action, (), "partial" if raw else "full")
+            passes = action != "block"
+        call.guard_s += time.perf_counter() - began
+        if passes:
+            drop = _dropped(response, HOP_BY_HOP | _LENGTH)
+            await call.answer(response.status, end_to_end(response.headers, drop), raw)
         else:
-            call.judged(review.action, review.categories, review.coverage)
-            if review.refusal is not None or review.body is not plain:
-                told = exchange.wire.error(response.status, "content_filter", exchange.policy.block.message)
-                await self._give(call, told, retry=False)
-                return
-        drop = _dropped(response, HOP_BY_HOP | _LENGTH)
-        await call.answer(response.status, end_to_end(response.headers, drop), raw)
+            told = exchange.wire.error(response.status, "content_filter", exchange.policy.block.message)
+            await self._give(call, told, retry=False)
+
+    async def _error_passes(self, call: Call, exchange: Exchange, response: UpstreamResponse, raw: bytes) -> bool:
+        """Whether an error's body is to pass. Raises UpstreamUnreadable where it is none of the protocol."""
+        body = await self._read(b"", response.undone(_chain(raw)))
+        sniffer = Sniffer(first(response.headers, b"content-type"), lines=exchange.wire.lines)
+        sniffer.add(body)
+        if sniffer.stream_type:
+            pieces = self._pipeline.review_stream(exchange, _chain(body), sniffer.stream_type)
+            passes = b"".join([piece async for piece in pieces]) == body
+            call.judged("pass" if passes else "block", (), "full")
+            return passes
+        review = await self._pipeline.review_reply(exchange, body)
+        call.judged(review.action, review.categories, review.coverage)
+        return review.refusal is None and review.body is body
 
     def _check_reply(self, size: int) -> None:
         limit = self._limits.reply_bytes
@@ -305,7 +328,7 @@ class Proxy:
         if isinstance(error, UpstreamUnreadable):
             message = f"the upstream's answer cannot be read, so it cannot be judged; see request {call.id} in the log"
         shape = wire.error if wire is not None else json_error
-        retry = error.status in {502, 503, 504} and not isinstance(error, UpstreamUnreadable)
+        retry = error.status in {502, 503, 504} and not isinstance(error, UpstreamUnreadable | Redirected)
         await self._give(call, shape(error.status, error.code, message), retry=retry)
 
     def _account(self, call: Call, wire: Wire | None) -> None:

@@ -221,7 +221,7 @@ def test_compressed_answers_are_judged(http: httpx.Client, encoding: str, stream
         assert "etag" not in answer.headers
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 302])
+@pytest.mark.parametrize("status", [400, 401, 404, 429, 500])
 def test_upstream_errors_pass_as_they_came(http: httpx.Client, status: int) -> None:
     """Status, headers and body of an upstream's own error reach the client unchanged, compressed or not."""
     body = gzip.compress(b'{"error": {"message": "out of luck", "code": "x"}}')
@@ -263,13 +263,41 @@ def test_what_an_error_quotes_of_the_model_is_judged(http: httpx.Client, path: s
     assert answer.headers["x-guardproxy-action"] in ("block", "rewrite")
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_redirect_leads_past_the_guard(status: int) -> None:
+    """The official client follows redirects: an upstream that sends it elsewhere is an error."""
+    with (
+        standing(completion("the poison")) as (elsewhere, other),
+        standing(Scripted(status=status, headers={"location": f"{elsewhere}{CHAT}"})) as (url, _),
+        pytest.raises(openai.InternalServerError, match="redirect") as failed,
+    ):
+        sdk(url).chat.completions.create(model="m", messages=[{"role": "user", "content": "hello"}])
+    assert failed.value.response.json()["error"]["code"] == "upstream_redirects"
+    assert failed.value.response.headers["x-should-retry"] == "false"
+    assert other.seen == []
+
+
 def test_an_error_that_nobody_can_read_is_named(http: httpx.Client) -> None:
-    """A page of a server in between passes as it came, and as not judged."""
+    """A page of a server in between is opaque: it passes as it came and as not judged, or is another error."""
     page = b"<html><body>502 Bad Gateway</body></html>"
-    with standing(Scripted([page], status=502, headers={"content-type": "text/html"})) as (url, _):
-        answer = post(http, url, chat())
-    assert (answer.status_code, answer.content) == (502, page)
-    assert answer.headers["x-guardproxy-coverage"] == "partial"
+    script = Scripted([page], status=502, headers={"content-type": "text/html"})
+    for word, action in (("flag", "flag"), ("allow", "pass"), ("block", "block")):
+        rules = policy(on_opaque={"user": "flag", "assistant": word})
+        with standing(script, policies=PolicySet({"default": rules})) as (url, _):
+            answer = post(http, url, chat())
+        assert (answer.status_code, answer.content == page) == (502, action != "block")
+        assert answer.headers["x-guardproxy-coverage"] == "partial"
+        assert answer.headers["x-guardproxy-action"] == action
+
+
+@pytest.mark.parametrize("said", ["all is well", "the poison"])
+def test_a_stream_under_the_status_of_an_error_is_judged(http: httpx.Client, said: str) -> None:
+    """Whatever its status, a stream is read as one."""
+    with standing(replace(events(said), status=400)) as (url, _):
+        answer = post(http, url, chat(stream=True))
+    assert answer.status_code == 400
+    assert (said in answer.text) is (said == "all is well")
+    assert ("error" in answer.text) is (said == "the poison")
 
 
 @pytest.mark.parametrize(
