@@ -88,6 +88,28 @@ def test_single_escapes_of_letters_are_undone(sentence: str, data: st.DataObject
     assert sentence in [view.text for view in views(hidden, VIEWS)]
 
 
+@given(st.sampled_from(SENTENCES), st.data())
+def test_references_in_any_form_are_undone(sentence: str, data: st.DataObject) -> None:
+    """Numeric references with zeros in front and no semicolon behind, and named ones to styled letters."""
+    forms = ["&#{0};", "&#{0:08};", "&#{0:08} ", "&#x{0:x};", "&#X{0:06X} ", "&{1}fr;", "&{1}scr;", "&{1}opf;"]
+    form = data.draw(st.sampled_from(forms))
+    letters = {char for char in sentence if char.isalpha()}
+    hidden = "".join(form.format(ord(char), char) if char in letters else char for char in sentence)
+    assert _read(hidden, sentence)
+
+
+@given(st.sampled_from(SENTENCES), st.sampled_from(["shy", "zwj", "ZeroWidthSpace", "NoBreak", "lrm"]))
+def test_references_to_nothing_hide_nothing(sentence: str, name: str) -> None:
+    """Named references to invisible characters, between all letters."""
+    assert _read(f"&{name};".join(sentence), sentence)
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "0" * 5000 + "98", "x" + "f" * 5000])
+def test_senseless_references_never_fail(number: str) -> None:
+    """A number too long to be one is left as it is."""
+    assert len(views(f"&#97; &#{number};", VIEWS)) <= MAX_VIEWS
+
+
 @given(st.text(max_size=40))
 def test_escaped_characters_are_characters(text: str) -> None:
     """Escapes beyond the first plane are read in pairs; no view has half a pair, which no guard can be given."""
@@ -146,6 +168,8 @@ HOSTILE = {
     "percent signs": "%4" * (MEGABYTE // 2),
     "plus signs": "ab+" * (MEGABYTE // 3) + "+",
     "ampersands": "&amp;" * (MEGABYTE // 5),
+    "references without end": "&#0" * (MEGABYTE // 3),
+    "zeros of a reference": "&#" + "0" * MEGABYTE,
     "letters with one accent": "a" * (MEGABYTE - 1) + "é",
     "overrides": "a\u202eb" * (MEGABYTE // 3),
     "overrides of lines": "a\u202eb\n" * (MEGABYTE // 4),

@@ -27,7 +27,7 @@ _FILLERS = "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u2800\u
 # Planes in which characters are assigned that are invisible, or have another form.
 _PLANES = (range(0x80, 0xD800), range(0xE000, 0x20000), range(0x2F800, 0x2FA20), range(0xE0000, 0xE1000))
 # Written as they are in ordinary text, and no disguise of the letters they stand for.
-_ORDINARY = frozenset("™℠№ªº℃℉℡\u017f")
+ORDINARY = frozenset("™℠№ªº℃℉℡\u017f")
 
 
 def _class(chars: Iterable[str], gap: int = 1) -> str:
@@ -109,7 +109,7 @@ def _compatible() -> tuple[re.Pattern[str], re.Pattern[str], dict[int, str]]:
     forms = {char: form for char in _assigned() if (form := unicodedata.normalize("NFKC", char)) != char} | _BOXED
     hiding = (char for char, form in forms.items() if form.isascii() and form.strip("()").isalpha())
     short = {ord(char): form for char, form in forms.items() if len(form) <= 4}
-    styled = re.compile(_class(char for char in hiding if char not in _ORDINARY))
+    styled = re.compile(_class(char for char in hiding if char not in ORDINARY))
     return styled, re.compile(_class(map(chr, short), gap=4096) + "+"), short
 
 

@@ -5,13 +5,28 @@ import binascii
 import codecs
 import html
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from html.entities import html5
 from urllib.parse import unquote
 
+from guardproxy.views.cleaning import ORDINARY
 from guardproxy.views.plausible import WORD, decoded, pairs, worded
 
-_NUMERIC = re.compile(r"&#(?:\d{1,7}|[xX][0-9a-fA-F]{1,6});|&amp;(?:amp;)*+#")
+
+def _hiding() -> str:
+    """The named references to styled letters and to characters that nobody sees, as a pattern."""
+    forms = {name: unicodedata.normalize("NFKC", char) for name, char in html5.items() if not char.isascii()}
+    seen = {name: "".join(c for c in form if unicodedata.category(c) != "Cf") for name, form in forms.items()}
+    names = (name for name, form in seen.items() if form.isascii() and (form.isalpha() or not form))
+    return "|".join(sorted(name for name in names if name.endswith(";") and html5[name] not in ORDINARY))
+
+
+_NUMBER = r"#(?:0*+\d{1,7}(?!\d)|[xX]0*+[0-9a-fA-F]{1,6}(?![0-9a-fA-F]));?"
+_NUMERIC = re.compile(rf"&{_NUMBER}|&amp;(?:amp;)*+#|&(?:{_hiding()})")
+_ZEROS = re.compile(r"(?<=[#xX])0+(?=[0-9a-fA-F])")  # Python reads no numbers of thousands of digits
+_REFERENCE = re.compile(rf"&(?:{_NUMBER}|[A-Za-z][A-Za-z0-9]{{1,31}};)")
 _ESCAPES = re.compile(r"(?:%[0-9A-Fa-f]{2})++")
 _PLUSSED = re.compile(r"(?<![\w'%.,!?+-])[\w'%.,!?-]++(?:\+[\w'%.,!?-]++){3,}+(?!\+)")
 _HEX = re.compile(
@@ -36,8 +51,10 @@ _ALL_HEX = re.compile(r"[0-9a-f]{6,}")
 
 
 def _unhtml(text: str) -> str:
-    """Character references undone, where some are numeric: named ones alone are ordinary HTML."""
-    return html.unescape(text) if "&" in text and _NUMERIC.search(text) else text
+    """Character references undone, where some are numeric or hide something: other named ones are ordinary HTML."""
+    if "&" not in text or not _NUMERIC.search(text):
+        return text
+    return _REFERENCE.sub(lambda match: html.unescape(_ZEROS.sub("", match.group())), text)
 
 
 def _unurl(text: str) -> str:
