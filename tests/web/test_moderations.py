@@ -135,7 +135,9 @@ def test_it_waits_for_the_guard() -> None:
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        (b"{", "no JSON"),
+        (b"{", "not valid JSON"),
+        (b'{"input": "\\ud83d"}', "half of a surrogate pair"),
+        (b'{"input": "a", "input": "b"}', "'input' twice"),
         (b"[]", "must be a JSON object"),
         (b"{}", "input: must be a text"),
         (b'{"input": []}', "input: must be a text"),

@@ -204,6 +204,17 @@ def test_edits_reach_calls_that_are_numbered_otherwise() -> None:
     assert [call["function"]["arguments"] for call in edited] == ['{"p":"new"}'] * 3
 
 
+def test_arguments_that_are_no_object_can_be_edited() -> None:
+    """Arguments are the sender's text: too deep to be read as JSON, or a number too long, they go all the same."""
+    for arguments in ("[" * 200_000, '{"a":' * 200_000, "9" * 5000):
+        call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "x", "tool_calls": [call]}]
+        request = _read(openai_chat.wire, "/v1/chat/completions", {"messages": messages})
+        path = "messages[1].tool_calls[0].function.arguments"
+        edited = json.loads(openai_chat.wire.edit_request(request, [Edit(path, "")], []))
+        assert edited["messages"][1]["tool_calls"][0]["function"]["arguments"] in ("", "{}")
+
+
 def test_an_edit_of_nothing_is_an_error() -> None:
     """A text that cannot be found is never left as it was without a word."""
     request = _read(openai_chat.wire, "/v1/chat/completions", CHAT)

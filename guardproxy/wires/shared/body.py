@@ -122,7 +122,7 @@ def object_of(arguments: str) -> dict[str, Any]:
     """The arguments of a call as an object; none where their text is none."""
     try:
         value = json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

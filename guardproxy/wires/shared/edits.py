@@ -59,7 +59,7 @@ def _rewrite_object(body: Any, path: str, text: str, gone: list[str]) -> None:
     holder, last = holder_of(body, path)
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if type(value) is type(holder[last]):
         holder[last] = value
