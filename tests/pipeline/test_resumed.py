@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from guardproxy.registry import load
 from guardproxy.types import Origin
 from guardproxy.wires.openai_responses import wire
 from tests.kit import WordGuard
+from tests.wires.kit import BY_NAME
 
 BLOCK = SideRules({"*": (Rule("block", 0.5),)})
 POLICY = Policy("default", "v", BLOCK, BLOCK, on_opaque={"user": "block", "assistant": "flag"})
@@ -43,12 +46,25 @@ class Talk:
         """The upstream answers."""
         asyncio.run(self.pipeline.review_reply(exchange, response(name, text)))
 
+    def streamed(self, exchange: Exchange, raw: bytes) -> None:
+        """The upstream answers with a stream."""
 
-def response(name: str, text: str) -> bytes:
+        async def run() -> None:
+            async for _ in self.pipeline.review_stream(exchange, _whole(raw), "text/event-stream"):
+                pass
+
+        asyncio.run(run())
+
+
+async def _whole(raw: bytes) -> AsyncIterator[bytes]:
+    yield raw
+
+
+def response(name: str, text: str, status: str = "completed") -> bytes:
     """A whole response."""
     part = {"type": "output_text", "text": text, "annotations": []}
     item = {"type": "message", "id": "i1", "role": "assistant", "status": "completed", "content": [part]}
-    body = {"id": name, "object": "response", "created_at": 1, "status": "completed", "model": "m", "output": [item]}
+    body = {"id": name, "object": "response", "created_at": 1, "status": status, "model": "m", "output": [item]}
     return json.dumps(body).encode()
 
 
@@ -73,6 +89,29 @@ def test_another_upstreams_reply_is_unknown() -> None:
     talk = Talk()
     talk.answered(talk.exchange(), "resp_1", "fine")
     assert talk.refused(talk.exchange("v", previous_response_id="resp_1"))
+
+
+def test_another_policys_reply_is_unknown() -> None:
+    """What a laxer policy let pass is no known start of a conversation under another one."""
+    talk = Talk()
+    lax = replace(POLICY, name="lax", user=SideRules({}), assistant=SideRules({}))
+    talk.answered(replace(talk.exchange(input="a bomb"), policy=lax), "resp_1", "a bomb")
+    assert not talk.refused(replace(talk.exchange(previous_response_id="resp_1"), policy=lax))
+    assert talk.refused(talk.exchange(previous_response_id="resp_1"))
+
+
+def test_a_reply_that_goes_on_elsewhere_is_unknown() -> None:
+    """What of a reply comes when nobody looks, behind a broken stream or in the background, was not judged."""
+    talk = Talk()
+    exchange = talk.exchange()
+    asyncio.run(talk.pipeline.review_reply(exchange, response("resp_1", "fine", "in_progress")))
+    assert talk.refused(talk.exchange(previous_response_id="resp_1"))
+    stream = BY_NAME["responses"]
+    for raw, known in ((stream.raw, True), (stream.raw.partition(b"event: response.completed")[0], False)):
+        talk = Talk()
+        talk.streamed(talk.exchange(instructions="Answer briefly.", input="Hello there.", stream=True), raw)
+        name = json.loads(stream.reply)["id"]
+        assert talk.refused(talk.exchange(previous_response_id=name)) is not known
 
 
 @pytest.mark.parametrize(

