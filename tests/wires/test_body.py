@@ -56,6 +56,15 @@ def test_what_parsers_read_differently_is_refused(body: bytes, says: str) -> Non
         read_json(body)
 
 
+@pytest.mark.parametrize("body", [b'{"a": "the poison \xff"}', b'{"a": "the poison", "a"', b'{"%b": 1, "%b": 1}'])
+def test_what_cannot_be_read_is_not_quoted(body: bytes) -> None:
+    """Neither the error nor its cause, which logs show, repeats what a client sent."""
+    body = body.replace(b"%b", b"key " * 100 + b"the poison")
+    with pytest.raises(Unreadable) as refused:
+        read_json(body)
+    assert "poison" not in f"{refused.value} {refused.value.__cause__!r}"
+
+
 def test_nesting_in_strings_and_wide_bodies_are_fine() -> None:
     """Brackets in strings do not count, nor do many beside one another."""
     assert read_json(dumps("[" * 1000 + '"{')) == "[" * 1000 + '"{'

@@ -71,7 +71,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise _Refused(f"has the key {twice!r} twice in one object; send it once")
+        raise _Refused(f"has the key {twice[:60]!r} twice in one object; send it once")
     return found
 
 
