@@ -242,6 +242,24 @@ def test_addresses_that_cannot_be_used(text: str, fault: str) -> None:
     assert "hunter2" not in found
 
 
+def test_routes_by_header() -> None:
+    """Routes that ask for headers stand beside each other; one that asks for less takes what a later one is for."""
+    policies = f"policies: {{default: {{{RULES}}}}}\nroutes:\n"
+    first, second, both = (
+        "- {name: a, policy: default, when: {header: {x-team: red}}}\n",
+        "- {name: b, policy: default, when: {header: {x-team: blue}}}\n",
+        "- {name: c, policy: default, when: {header: {x-team: red}, model: m}}\n",
+    )
+    assert mistakes(policies + first + second) == []
+    assert mistakes(policies + both + first) == []
+    assert mistakes(policies + first + both) == [
+        "4:3: routes[1]: unreachable: routes[0] takes every request that it is for"
+    ]
+    assert mistakes(policies + "- {name: z, policy: default, when: {path: [x]}}\n" + first) == [
+        "3:43: routes[0].when.path: must be a text, not a list"
+    ]
+
+
 def test_secrets_are_never_in_a_message() -> None:
     """Neither a literal secret nor the value of a variable is shown, whatever is wrong with it."""
     text = "upstream: {key: hunter2}\naudit: {store: '${env:STORE}'}"
