@@ -151,7 +151,7 @@ class Proxy:
         if review.refusal is not None:
             await self._give(call, wire.refuse(exchange.request, review.refusal), retry=False)
         else:
-            await self._forward(call, exchange, review.body)
+            await self._forward(call, review.exchange, review.body)
 
     def _exchange(self, call: Call, wire: Wire, body: bytes) -> Exchange:
         """The request as the pipeline sees it. Raises Unreadable, Unsupported, TooLarge."""

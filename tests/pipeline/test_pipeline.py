@@ -211,6 +211,32 @@ def test_redacted_request() -> None:
     assert review.action == "rewrite"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_reply_is_judged_behind_what_the_model_was_asked(stream: bool) -> None:
+    """Text that was rewritten or left out of the request is no context of the answer, which never saw it."""
+    rules = policy(user=SideRules({"*": (Rule("rewrite", 0.5, "replace"), Rule("block", 0.85))}))
+    guard = WordGuard({"bomb": ("violence_hate", 0.9), "gun": ("violence_hate", 0.6)})
+    run = Run(guard)
+    turns = [("user", "a bomb"), ("assistant", "boom"), ("user", "hello"), ("assistant", "hi"), ("user", "a gun")]
+    body = {"messages": [{"role": role, "content": text} for role, text in turns]}
+
+    async def both() -> None:
+        review = await run.pipeline.review_request(run.exchange(body, rules))
+        assert review.dropped == (0, 1)
+        guard.asked.clear()
+        if stream:
+            pieces = run.pipeline.review_stream(review.exchange, played(frames("Hm.")), "text/event-stream")
+            assert [piece async for piece in pieces]
+        else:
+            await run.pipeline.review_reply(review.exchange, reply("Hm."))
+
+    run._with(both)
+    (check,) = guard.asked
+    texts = [message.text for message in check.conversation.messages]
+    assert texts == ["", "", "hello", "hi", rules.rewrite.replacement, "Hm."]
+    assert run.records[-1].turn == len(turns)
+
+
 def test_guard_failure_blocks_unless_the_policy_says_otherwise() -> None:
     """A guard that fails is unavailable, never safe; the record has the cause."""
     run = Run()
