@@ -114,7 +114,7 @@ class Proxy:
                 log.info("client_left", wire=wire.name if wire else "none", status=call.status)
                 return
         except GuardproxyError as error:
-            log.warning("request_failed", code=error.code, error=str(error), cause=repr(error.__cause__))
+            log.warning("request_failed", code=error.code, error=str(error), cause=_cause(error))
             await self._fail(call, wire, error)
         except Exception:  # the last line: unjudged text must not leave, whatever broke
             log.exception("request_broke")
@@ -303,6 +303,12 @@ class Proxy:
             upstream_ms=round(call.upstream_s * 1000, 1),
             complete=call.ended,
         )
+
+
+def _cause(error: GuardproxyError) -> str:
+    """What lies behind an error, in its words: the `repr` of some holds the whole body that they are about."""
+    cause = error.__cause__
+    return f"{type(cause).__name__}: {cause}" if cause is not None else ""
 
 
 def _dropped(response: UpstreamResponse, drop: frozenset[bytes]) -> frozenset[bytes]:
