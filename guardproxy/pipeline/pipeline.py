@@ -169,8 +169,10 @@ class Pipeline:
         if outcomes:
             body = b"" if refused else exchange.wire.edit_reply(exchange.request, reply, outcomes)
         decision = worst([one.decision for one in judged])
+        # A rewrite that was not judged safe in the end is a block.
+        action = "block" if any(isinstance(outcome, Refuse) for outcome in outcomes.values()) else decision.action
         extent: Extent = "full" if is_full(coverage) else "partial"
-        return ReplyReview(body, decision.action, decision.categories, extent, refused[0] if refused else None)
+        return ReplyReview(body, action, decision.categories, extent, refused[0] if refused else None)
 
     def review_stream(
         self,

@@ -311,6 +311,15 @@ def test_every_choice_is_judged() -> None:
     assert second["finish_reason"] == "content_filter"
 
 
+def test_a_reply_that_cannot_be_rewritten_is_a_block() -> None:
+    """What the client is told of a reply is what became of it."""
+    rules = policy(assistant=SideRules({"*": (Rule("rewrite", 0.5, "redact"),)}))
+    assert Run().reply("Hello. A bomb. Bye.", rules=rules).action == "rewrite"
+    run = Run(WordGuard({"bomb. Bye": ("violence_hate", 0.9)}))
+    assert run.reply("Hello. A bomb. Bye.", rules=rules).action == "block"
+    assert [(one.decision.action, one.outcome) for one in run.records] == [("rewrite", "refuse")]
+
+
 def test_structured_reply_is_never_replaced_by_prose() -> None:
     """Where the request asked for a schema, a rewrite becomes a refusal."""
     rules = policy(assistant=SideRules({"*": (Rule("rewrite", 0.5, "replace"),)}))
