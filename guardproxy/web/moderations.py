@@ -20,6 +20,7 @@ from guardproxy.types import Decision, Message, Part, Verdict
 from guardproxy.web.headers import client_of
 from guardproxy.web.proxy import Limits, LivePolicies, NotReady
 from guardproxy.web.sniff import json_error
+from guardproxy.wires.shared.body import read_object
 
 # OpenAI's categories, with those of ours that lie within each: a text of ours is one of theirs. One that none of ours
 # lies within (ours is wider, as violence_hate is, or there is none) has no score.
@@ -78,12 +79,7 @@ def parse(body: bytes, limits: Limits) -> tuple[str, tuple[Message, ...]]:
     Raises Unreadable for what the format does not have and for images, which the guard cannot read; TooLarge beyond
     the limits.
     """
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise Unreadable(f"the body is no JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise Unreadable("the body must be a JSON object")
+    found = read_object(body)
     model = found.get("model") or ""
     if not isinstance(model, str):
         raise Unreadable("must be a string", "model")

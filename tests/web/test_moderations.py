@@ -135,7 +135,8 @@ def test_it_waits_for_the_guard() -> None:
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        (b"{", "no JSON"),
+        (b"{", "not valid JSON"),
+        (b'{"input": "\\ud800"}', "half of a surrogate pair"),
         (b"[]", "must be a JSON object"),
         (b"{}", "input: must be a text"),
         (b'{"input": []}', "input: must be a text"),
