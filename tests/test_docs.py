@@ -12,6 +12,7 @@ import pytest
 import guardproxy
 from guardproxy import actions, families, sinks, wires
 from guardproxy.build import known
+from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.settings import load_text
 
 ROOT = Path(__file__).parent.parent
@@ -75,6 +76,20 @@ def test_every_plug_in_is_documented(registry: dict[str, str], page: str) -> Non
     """Every registered name stands in its page."""
     text = (ROOT / page).read_text()
     assert [name for name in registry if f"`{name}`" not in text] == []
+
+
+def test_headers_and_errors_are_documented() -> None:
+    """docs/wires.md names every header of our own, and every error with the status that it has."""
+    page = (ROOT / "docs" / "wires.md").read_text()
+    source = (ROOT / "guardproxy" / "web" / "call.py").read_text()
+    assert [name for name in re.findall(r'\(b"((?:x|server)-[a-z-]+)", ', source) if f"`{name}`" not in page] == []
+    waiting: list[type[GuardproxyError]] = [GuardproxyError]
+    while waiting:
+        error = waiting.pop()
+        waiting += error.__subclasses__()
+        # Mistakes of a configuration end the start.
+        if error is not ConfigError:
+            assert re.search(rf"^\| {error.status} \|.*`{error.code}`", page, re.MULTILINE), error
 
 
 def test_readme_commands_exist() -> None:
