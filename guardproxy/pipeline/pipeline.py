@@ -116,12 +116,15 @@ class Pipeline:
                 return RequestReview(exchange, b"", one.outcome, "block", one.decision.categories, (), extent)
         edits = [Edit(path, text) for path, text in texts.items()]
         decision = worst([one.decision for turn, one in pairs if turn.current])
-        body, action = exchange.request.raw, decision.action
+        body, action, categories = exchange.request.raw, decision.action, decision.categories
         if edits or dropped:
+            changed = [one for turn, one in pairs if turn.index in dropped or isinstance(one.outcome, Replace)]
+            found = [*categories, *(category for one in changed for category in one.decision.categories)]
+            categories = tuple(dict.fromkeys(found))
             body = exchange.wire.edit_request(exchange.request, edits, sorted(dropped))
             seen = replace(exchange.request, conversation=Conversation(edited(messages, texts, dropped)))
             exchange, action = replace(exchange, request=seen), "rewrite"
-        return RequestReview(exchange, body, None, action, decision.categories, tuple(sorted(dropped)), extent)
+        return RequestReview(exchange, body, None, action, categories, tuple(sorted(dropped)), extent)
 
     async def _judged(self, exchange: Exchange) -> tuple[list[Turn], list[Judged], dict[str, str]]:
         """Every turn with what was said about it, and the new text of each part that is rewritten."""

@@ -185,7 +185,7 @@ def test_a_refused_exchange_does_not_poison_later_turns() -> None:
     review = run.request(*chat, rules=policy())
     assert review.refusal is None
     assert json.loads(review.body)["messages"] == [{"role": "user", "content": "what is rain?"}]
-    assert (review.dropped, review.action) == ((0, 1), "rewrite")
+    assert (review.dropped, review.action, review.categories) == ((0, 1), "rewrite", ("violence_hate",))
     assert [(r.turn, r.outcome) for r in run.records] == [(0, "drop"), (2, "pass")]
 
 
