@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -110,6 +111,7 @@ def worker() -> ASGIApp:
         raise SystemExit(1) from None
     settings = replace(place.file, upstream=replace(place.file.upstream, url=told["upstream"]))
     configure_logging(settings.log.level, json=_as_json(settings))
+    logging.getLogger("uvicorn.access").propagate = False  # uvicorn has silenced it, as it was told, before this
     try:
         service = Service(settings, place, lambda: _end_all(told["failure"], service.failure))
     except GuardproxyError as error:

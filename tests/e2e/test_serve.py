@@ -312,6 +312,18 @@ def test_real_chat_model_behind_it(tmp_path: Path) -> None:
         )  # type: ignore[arg-type]
 
 
+def test_several_workers_log_what_one_does(upstream: tuple[Upstream, str], tmp_path: Path) -> None:
+    """They answer as one, and there is no line for every request."""
+    app, below = upstream
+    app.says(FINE)
+    with running(tmp_path, "--workers", "2", "--upstream", below) as url:
+        body = {"model": "m", "messages": ask(GOOD)}
+        assert httpx.post(f"{url}/v1/chat/completions", json=body).status_code == 200
+    logged = (tmp_path / "log").read_text()
+    assert '"decision"' in logged
+    assert "HTTP/1.1" not in logged
+
+
 @pytest.mark.parametrize(
     ("config", "why"),
     [
