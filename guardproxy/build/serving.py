@@ -1,6 +1,7 @@
 """Serving: in this process, or in several; with the demo upstream where no other is named."""
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -48,17 +49,28 @@ def _free_port(host: str, port: int) -> int:
     Raises ConfigError.
     """
     try:
-        for family, kind, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-            with socket.socket(family, kind) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                probe.bind((address[0], port, *address[2:]))
-                port = int(probe.getsockname()[1])
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for family, _, _, _, address in found:
+            try:
+                port = _bound(family, (address[0], port, *address[2:]))
+            except OSError as error:
+                # `localhost` may stand for an address of a family that this machine has not; uvicorn leaves it out.
+                if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT} or len(found) == 1:
+                    raise
     except OSError as error:
         why = f"port {port} of {host} cannot be listened on: {error.strerror or error}"
         raise ConfigError(f"{why}; --host and --port name others") from error
     return port
+
+
+def _bound(family: int, address: tuple[Any, ...]) -> int:
+    """The port of an address that could be listened on. Raises OSError."""
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        probe.bind(address)
+        return int(probe.getsockname()[1])
 
 
 def _as_json(settings: Settings) -> bool | None:
