@@ -28,9 +28,9 @@ ENV PATH=/opt/guardproxy/bin:$PATH GUARDPROXY_DATA_DIR=/data HF_HOME=/data/huggi
 USER guardproxy
 VOLUME /data
 EXPOSE 8080
-# /readyz answers 200 once the weights are loaded and the canaries separate.
+# /readyz answers 200 once the weights are loaded and the canaries separate. A proxy of the environment is not for loopback.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=120s --retries=4 \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8080/readyz', timeout=4)"]
+    CMD ["python", "-c", "import urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:8080/readyz', timeout=4)"]
 ENTRYPOINT ["guardproxy"]
 CMD ["serve", "--host", "0.0.0.0"]
 

@@ -93,6 +93,10 @@ def _message(given: Any, path: str) -> Message:
         raise Unreadable(f"must be one of {', '.join(_ROLES)}", f"{path}.role")
     if not isinstance(content, str):
         raise Unreadable("must be a text", f"{path}.content")
+    try:
+        content.encode()
+    except UnicodeEncodeError as error:
+        raise Unreadable("has half of a surrogate pair, which is no character", f"{path}.content") from error
     return Message(role, (Part(f"{path}.content", content),))
 
 

@@ -13,6 +13,7 @@ from guardproxy.types import (
     Decision,
     PartKind,
     Reason,
+    Refuse,
     Role,
     Side,
     Verdict,
@@ -56,6 +57,11 @@ class BlockPolicy:
     message: str = "This content was withheld because it is against the usage policy."
     finish: Literal["content_filter", "stop"] = "content_filter"
     name_categories: bool = False
+
+    def refusal(self, categories: tuple[str, ...]) -> Refuse:
+        """The refusal of a text for these categories."""
+        named = f" ({', '.join(categories)})" if self.name_categories and categories else ""
+        return Refuse(f"{self.message}{named}", self.shape, self.finish, categories)
 
 
 @dataclass(frozen=True, slots=True)

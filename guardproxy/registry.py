@@ -25,4 +25,6 @@ def load(name: str, registry: Mapping[str, str], kind: str) -> Any:
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{kind} {name!r} cannot be loaded: {error}") from error
+    except Exception as error:  # a module of the user's own may raise anything
+        raise ConfigError(f"{kind} {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
     return found

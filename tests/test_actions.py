@@ -51,6 +51,14 @@ def test_an_unsafe_replacement_is_a_refusal() -> None:
     assert isinstance(act(replace.open_action(policy), Part("c", "x")), Refuse)
 
 
+def test_a_rewrite_that_becomes_a_block_names_categories_as_a_block_does() -> None:
+    """The words of a refusal do not depend on the action that it began as."""
+    policy = Policy("p", "v", SideRules({}), SideRules({}), block=BlockPolicy("completion", "No.", "stop", True))
+    refusal = Refuse("No. (violence_hate)", "completion", "stop", ("violence_hate",))
+    for action in (replace, redact):
+        assert act(action.open_action(policy), Part("t", "call(bomb)", "tool_call")) == refusal
+
+
 def test_redact_takes_out_only_the_unsafe_sentences() -> None:
     """Sentences without the finding stay as they are, spaces and line breaks with them."""
     outcome = act(redact.open_action(POLICY), Part("c", "Hello there.  Build a bomb! Then\nrest? Yes."))

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,21 @@ def test_serve_arguments_are_checked(capsys: pytest.CaptureFixture[str]) -> None
         assert "must be a whole number from" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_port_that_is_taken_is_told_before_anything_is_loaded(
+    workers: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`serve` ends with what is wrong and nothing else; so it does for an address that is not this machine's."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", "--port", port, "--workers", workers]) == 2
+    assert capsys.readouterr().err == (
+        f"port {port} of 127.0.0.1 cannot be listened on: Address already in use; --host and --port name others\n"
+    )
+    assert main(["serve", "--host", "host.invalid", "--port", "0", "--workers", workers]) == 2
+    assert "port 0 of host.invalid cannot be listened on: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("chat", "place"),
     [
@@ -135,6 +151,7 @@ def test_serve_arguments_are_checked(capsys: pytest.CaptureFixture[str]) -> None
         ([{"role": "user", "text": "x"}], r"chat\[0\]: unknown key 'text'"),
         ([{"role": "human", "content": "x"}], r"chat\[0\].role: must be one of"),
         ([{"role": "user", "content": [{"type": "text"}]}], r"chat\[0\].content: must be a text"),
+        ([{"role": "user", "content": "\ud800"}], r"chat\[0\].content: has half of a surrogate pair"),
         (
             [{"role": "user", "content": "x"}, {"role": "assistant", "content": " "}],
             r"chat\[1\].content: there is no text",
@@ -222,6 +239,13 @@ def test_chat_files_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "is not JSON" in capsys.readouterr().err
     assert main(["moderate", "--chat", str(tmp_path / "none.json")]) == 1
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_standard_input_that_is_no_text() -> None:
+    """Bytes that are not UTF-8 are a clear error."""
+    command = [sys.executable, "-m", "guardproxy", "moderate", "-"]
+    done = subprocess.run(command, input=b"caf\xe9", capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, b"guardproxy: standard input: is not UTF-8\n")
 
 
 def test_moderate_reports_the_mistakes_of_a_configuration(wrong: Path, capsys: pytest.CaptureFixture[str]) -> None:

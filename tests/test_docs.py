@@ -1,6 +1,7 @@
 """Docs that quote code are read here, so that they cannot rot."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -8,11 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 import guardproxy
 from guardproxy import actions, families, sinks, wires
 from guardproxy.build import known
+from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.settings import load_text
+from tests.kit import serve
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")])
@@ -77,6 +84,20 @@ def test_every_plug_in_is_documented(registry: dict[str, str], page: str) -> Non
     assert [name for name in registry if f"`{name}`" not in text] == []
 
 
+def test_headers_and_errors_are_documented() -> None:
+    """docs/wires.md names every header of our own, and every error with the status that it has."""
+    page = (ROOT / "docs" / "wires.md").read_text()
+    source = (ROOT / "guardproxy" / "web" / "call.py").read_text()
+    assert [name for name in re.findall(r'\(b"((?:x|server)-[a-z-]+)", ', source) if f"`{name}`" not in page] == []
+    waiting: list[type[GuardproxyError]] = [GuardproxyError]
+    while waiting:
+        error = waiting.pop()
+        waiting += error.__subclasses__()
+        # Mistakes of a configuration end the start.
+        if error is not ConfigError:
+            assert re.search(rf"^\| {error.status} \|.*`{error.code}`", page, re.MULTILINE), error
+
+
 def test_readme_commands_exist() -> None:
     """Every command that the README lists answers `--help`."""
     text = (ROOT / "README.md").read_text()
@@ -87,6 +108,23 @@ def test_readme_commands_exist() -> None:
             [sys.executable, "-m", "guardproxy", command, "--help"], capture_output=True, timeout=60, check=False
         )
         assert done.returncode == 0, command
+
+
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
+def test_the_image_knows_whether_it_is_healthy(status: int, healthy: bool) -> None:
+    """The Dockerfile's check asks /readyz, also where the environment names a proxy."""
+    command = re.search(r"^HEALTHCHECK .*\n +CMD (\[.*\])$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert command is not None
+    _, *arguments = json.loads(command[1])
+
+    async def ready(request: Request) -> Response:
+        return Response(status_code=status)
+
+    with serve(Starlette(routes=[Route("/readyz", ready)])) as url:
+        arguments = [argument.replace("http://127.0.0.1:8080", url) for argument in arguments]
+        env = {**os.environ, "http_proxy": "http://127.0.0.1:9"}
+        done = subprocess.run([sys.executable, *arguments], env=env, capture_output=True, timeout=60, check=False)
+    assert (done.returncode == 0) is healthy
 
 
 def test_changelog_speaks_of_this_version() -> None:

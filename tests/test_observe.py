@@ -8,6 +8,7 @@ import logging
 import string
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -31,6 +32,7 @@ from guardproxy.observe import (
 )
 from guardproxy.observe.redaction import kept
 from guardproxy.ports import Sink
+from guardproxy.sinks.database import AuditStore
 from guardproxy.types import Account, Decision, Reason, Record
 from tests.sinks.kit import PASSED, record
 
@@ -582,6 +584,22 @@ def test_console_logs(restored: None, capsys: pytest.CaptureFixture[str]) -> Non
     assert "path \\x1b[31m \\u202e" in err
     assert not {"\x1b", "\u202e", "\0", "\x07"} & set(err)
     assert SECRET not in err
+
+
+def test_libraries_do_not_log_what_they_are_given(
+    restored: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At the level debug too, the log holds no text that is stored, and no line for each request to a service."""
+    configure_logging("debug", json=True)
+
+    async def write() -> None:
+        store = AuditStore(f"sqlite:///{tmp_path}/audit.sqlite3")
+        await store.write([record(1, text="my diary")])
+        await store.close()
+
+    asyncio.run(write())
+    logging.getLogger("httpx").info('HTTP Request: POST https://guard.example "HTTP/1.1 200 OK"')
+    assert not {line for line in capsys.readouterr().err.splitlines() if "diary" in line or "HTTP Request" in line}
 
 
 def test_unknown_level() -> None:

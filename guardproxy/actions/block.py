@@ -2,7 +2,7 @@
 
 from guardproxy.policy import BlockPolicy, Policy
 from guardproxy.ports import Action, Judge
-from guardproxy.types import Decision, Message, Outcome, Refuse
+from guardproxy.types import Decision, Message, Outcome
 
 
 class Block:
@@ -13,10 +13,7 @@ class Block:
 
     async def __call__(self, turn: Message, decision: Decision, judge: Judge) -> Outcome:
         """The refusal. A failure of the guard reads like any other block: a client cannot probe for it."""
-        message = self._policy.message
-        if self._policy.name_categories and decision.categories:
-            message = f"{message} ({', '.join(decision.categories)})"
-        return Refuse(message, self._policy.shape, self._policy.finish, decision.categories)
+        return self._policy.refusal(decision.categories)
 
 
 def open_action(policy: Policy) -> Action:

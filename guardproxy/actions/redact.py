@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from guardproxy.policy import Policy
 from guardproxy.ports import Action, Judge
-from guardproxy.types import SEVERITY, Decision, Edit, Message, Outcome, Part, Refuse, Replace
+from guardproxy.types import SEVERITY, Decision, Edit, Message, Outcome, Part, Replace
 
 # A sentence ends at . ! ? or an ideographic stop (with closing quotes), or at a line break; the space behind it is its.
 _SENTENCE = re.compile(r"[^\n.!?。！？]*(?:[.!?。！？]+[\"'”’)\]]*(?=\s|$)|[.!?。！？]|\n|$)\s*")  # noqa: RUF001
@@ -39,7 +39,7 @@ class Redact:
         Findings in tool calls are refused as well: a marker inside arguments would be a different call. So is a turn
         of very many parts.
         """
-        refusal = Refuse(self._block.message, self._block.shape, self._block.finish, decision.categories)
+        refusal = self._block.refusal(decision.categories)
         if len(turn.parts) > _PARTS:
             return refusal
         texts = await asyncio.gather(*(self._redacted(turn, part, judge) for part in turn.parts))

@@ -2,7 +2,7 @@
 
 from guardproxy.policy import Policy
 from guardproxy.ports import Action, Judge
-from guardproxy.types import SEVERITY, Decision, Edit, Message, Outcome, Part, Refuse, Replace
+from guardproxy.types import SEVERITY, Decision, Edit, Message, Outcome, Part, Replace
 
 
 class ReplaceTurn:
@@ -15,7 +15,7 @@ class ReplaceTurn:
     async def __call__(self, turn: Message, decision: Decision, judge: Judge) -> Outcome:
         """A refusal where the turn has no text to stand in for (a tool call), or the replacement is unsafe there."""
         place = next((part for part in turn.parts if part.kind in ("text", "tool_result")), None)
-        refusal = Refuse(self._block.message, self._block.shape, self._block.finish, decision.categories)
+        refusal = self._block.refusal(decision.categories)
         if place is None:
             return refusal
         again = await judge(Message(turn.role, (Part(place.path, self._text, place.kind),)))

@@ -9,15 +9,17 @@ from guardproxy.engine.cache import Cached
 from guardproxy.engine.combine import AllOf, Cascade
 from guardproxy.engine.open import open_engine
 from guardproxy.engine.remote import open_service
-from guardproxy.ports import Guard
+from guardproxy.errors import ConfigError
+from guardproxy.ports import Guard, LabelList
 from guardproxy.registry import load
-from guardproxy.settings import GuardSettings, Known, Settings
-from guardproxy.types import Taxonomy
+from guardproxy.settings import GuardSettings, Known, Member, Settings
+from guardproxy.types import Check, Conversation, Message, Part, Taxonomy
 from guardproxy.views import VIEWS
 
 # Verdicts kept; one is about a kilobyte.
 _CACHED_VERDICTS = 20_000
 _REWRITES = ("replace", "redact")
+_CHECK = Check(Conversation((Message("user", (Part("check", "Hello."),)),)), "user")
 
 
 def known(*, builtin_only: bool = False) -> Known:
@@ -30,14 +32,35 @@ def known(*, builtin_only: bool = False) -> Known:
         wires=wires.REGISTRY,
         views=VIEWS,
         stores=[name for name in sinks.REGISTRY if name != "log"],
-        services=families.SERVICES,
+        services={name: bool(_family(name, {}, None).base_url) for name in families.SERVICES},
         builtin_only=builtin_only,
+        store=_store,
+        own=_own,
     )
 
 
-def _options(name: str) -> Collection[str]:
-    signature = inspect.signature(load(name, families.REGISTRY, "family"))
-    return [option for option in signature.parameters if option != "taxonomy"]
+def _store(address: str) -> str | None:
+    """What keeps the address of an audit store from being used; never the address, which may hold a password."""
+    try:
+        load(address.partition("://")[0], sinks.REGISTRY, "store")(address)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def _own(name: str, kind: str) -> str | None:
+    """What keeps a user's own code from being loaded."""
+    try:
+        load(name, {}, kind)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def _options(name: str) -> Mapping[str, Any]:
+    """The options of a family, each with its type."""
+    signature = inspect.signature(load(name, families.REGISTRY, "family"), eval_str=True)
+    return {name: one.annotation for name, one in signature.parameters.items() if name != "taxonomy"}
 
 
 def _categories(name: str, options: Mapping[str, Any], taxonomy: Taxonomy | None) -> Collection[str] | None:
@@ -66,6 +89,16 @@ def combined(settings: Settings, members: Sequence[Guard]) -> Guard:
         cheap, dear = members
         return Cascade(cheap, dear, given.cascade.low, given.cascade.high)
     return AllOf(members, given.mean) if given.all is not None else members[0]
+
+
+def reads_lists(settings: Settings) -> bool:
+    """Whether a guard's categories come from label lists, which are read only above the floor that it starts with."""
+    alone = Member(settings.guard, settings.taxonomy)
+    models = [one for one in (settings.members.values() or [alone]) if one.guard.service is None]
+    prompts = [
+        prompt for one in models for prompt in _family(one.guard.family, one.guard.options, one.taxonomy).render(_CHECK)
+    ]
+    return any(isinstance(prompt.readout, LabelList) for prompt in prompts)
 
 
 def members(settings: Settings, *, floor: float = 0.0) -> list[Guard]:

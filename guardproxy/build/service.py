@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from guardproxy import actions, sinks, wires
-from guardproxy.build.names import cached, combined, known, members
+from guardproxy.build.names import cached, combined, known, members, reads_lists
 from guardproxy.engine.engine import Engine
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.observe import Metrics, Observers
@@ -38,22 +38,49 @@ log = structlog.get_logger("guardproxy")
 _RELOAD_S = 1.0
 
 
+Stamp = tuple[int, int, int] | None
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the configuration and the data are; what a reload reads again."""
+    """Where the configuration and the data are; what a reload reads again.
+
+    `file` is what the configuration said when it was read, without what the command line says in its place; `stamp`
+    tells whether it has changed since.
+    """
 
     config: str | None
     data_dir: str | None
-    builtin_only: bool = False
+    builtin_only: bool
+    file: Settings
+    stamp: Stamp
+
+
+def read(config: str | None, data_dir: str | None, *, builtin_only: bool = False) -> Place:
+    """The place of a configuration, which is read. Raises ConfigError with every mistake in it."""
+    stamp = _stamp(config) if config is not None else None
+    file = load_settings(config, os.environ, known(builtin_only=builtin_only))
+    return Place(config, data_dir, builtin_only, file, stamp)
 
 
 class Service:
-    """One process's worth of guardproxy: starts and stops its parts, and takes up a changed configuration."""
+    """One process's worth of guardproxy: starts and stops its parts, and takes up a changed configuration.
 
-    def __init__(self, settings: Settings, place: Place, on_failure: Callable[[], None] | None = None) -> None:
+    `on_failure` is called where it cannot start. A guard that fails the canaries is tried again every `canaries_s`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        place: Place,
+        on_failure: Callable[[], None] | None = None,
+        *,
+        canaries_s: float = 5.0,
+    ) -> None:
         self._settings = settings
         self._place = place
         self._on_failure = on_failure
+        self._canaries_s = canaries_s
         self.failure: GuardproxyError | None = None
         self._reason = "the guard is loading"
         judges = members(settings, floor=_floor(settings))
@@ -121,19 +148,31 @@ class Service:
         try:
             await self._guard.start()
             await self._observers.start()
-            self._reason = await self._pipeline.canaries(self._settings.policies.policies["default"])
+            await self._get_ready()
         except GuardproxyError as error:
-            self.failure = error
-            self._reason = f"start failed: {error}"
-            log.error("start_failed", error=str(error))
-            if self._on_failure is not None:
-                self._on_failure()
-            return
-        if self._reason:
-            log.error("not_ready", reason=self._reason)
+            self._fail(error)
+        except Exception as error:  # else the server would say for ever that the guard is loading
+            log.exception("start_broke")
+            self._fail(GuardproxyError(f"the guard cannot be started: {type(error).__name__}: {error}"))
         else:
-            log.info("ready", guard=self._guard.name, policy=self._policies.current.version)
-        await self._follow_file()
+            await self._follow_file()
+
+    def _fail(self, error: GuardproxyError) -> None:
+        self.failure = error
+        self._reason = f"start failed: {error}"
+        log.error("start_failed", error=str(error))
+        if self._on_failure is not None:
+            self._on_failure()
+
+    async def _get_ready(self) -> None:
+        """Return once the canaries separate: a guard that is out of reach may come back."""
+        while reason := await self._pipeline.canaries(self._policies.current.policies["default"]):
+            if reason != self._reason:
+                log.error("not_ready", reason=reason)
+            self._reason = reason
+            await asyncio.sleep(self._canaries_s)
+        self._reason = ""
+        log.info("ready", guard=self._guard.name, policy=self._policies.current.version)
 
     # --- reload ------------------------------------------------------------------------------------------------
 
@@ -142,30 +181,32 @@ class Service:
         path = self._place.config
         if path is None:
             return
-        # What the file says, without what the command line said in its place.
-        file = load_settings(path, os.environ, known(builtin_only=self._place.builtin_only))
-        seen = _stamp(path)
+        seen = self._place.stamp  # from before the weights were loaded, which takes its time
         while True:
-            await asyncio.sleep(_RELOAD_S)
             now = _stamp(path)
             if now != seen:
                 seen = now
-                await self._reload(path, file)
+                await self._reload(path)
+            await asyncio.sleep(_RELOAD_S)
 
-    async def _reload(self, path: str, file: Settings) -> None:
+    async def _reload(self, path: str) -> None:
         """A file with mistakes leaves the old policies in force, and the log says what is wrong with it."""
         names = known(builtin_only=self._place.builtin_only)
         try:
             new = await asyncio.to_thread(load_settings, path, os.environ, names)
-            _check_reload(file, new)
+            _check_reload(self._place.file, new)
+            openers = _actions(new.policies.policies)
+            reason = await self._pipeline.canaries(new.policies.policies["default"])
         except ConfigError as error:
             log.error("reload_refused", problems=error.problems, in_force=self._policies.current.version)
             return
-        reason = await self._pipeline.canaries(new.policies.policies["default"])
+        except Exception:  # the next file may be better
+            log.exception("reload_broke", in_force=self._policies.current.version)
+            return
         if reason:
             log.error("reload_refused", problems=[reason], in_force=self._policies.current.version)
             return
-        self._pipeline.use(_actions(new.policies.policies))
+        self._pipeline.use(openers)
         self._policies.current = new.policies
         log.info("policies_reloaded", policy=new.policies.version)
 
@@ -177,7 +218,7 @@ def _check_reload(old: Settings, new: Settings) -> None:
     if changed:
         raise ConfigError(f"{new.name}: changes of {', '.join(changed)} need a restart")
     lowest = [_floor(old), _floor(new)]
-    if lowest[1] < lowest[0]:
+    if lowest[1] < lowest[0] and reads_lists(new):
         raise ConfigError(
             f"{new.name}: a threshold of {lowest[1]:g} is under the {lowest[0]:g} that the guard was started to read "
             "categories from; restart to take it up"
@@ -189,7 +230,7 @@ def _floor(settings: Settings) -> float:
     return min(policy.floor for policy in settings.policies.policies.values())
 
 
-def _stamp(path: str) -> tuple[int, int, int] | None:
+def _stamp(path: str) -> Stamp:
     try:
         found = Path(path).stat()
     except OSError:

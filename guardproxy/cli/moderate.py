@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _chat(args: argparse.Namespace) -> Any:
     if args.chat is None:
-        text = sys.stdin.read() if args.text == "-" else args.text
+        text = _standard_input() if args.text == "-" else args.text
         return [{"role": args.side or "user", "content": text}]
     try:
         return json.loads(Path(args.chat).read_text("utf-8"))
@@ -53,6 +53,13 @@ def _chat(args: argparse.Namespace) -> Any:
         raise Unreadable(f"cannot be read: {error.strerror}", args.chat) from error
     except ValueError as error:
         raise Unreadable(f"is not JSON: {error}", args.chat) from error
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Unreadable("is not UTF-8", "standard input") from error
 
 
 def render(result: "Moderation") -> str:

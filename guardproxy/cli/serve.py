@@ -1,7 +1,6 @@
 """`guardproxy serve`: the proxy."""
 
 import argparse
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -30,11 +29,9 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Load, override, serve. Raises ConfigError with every mistake before anything is started."""
     from guardproxy import build
-    from guardproxy.settings import load
 
-    settings = load(args.config, os.environ, build.known(builtin_only=args.builtin_only))
-    place = build.Place(args.config, args.data_dir, args.builtin_only)
-    return build.serve(overridden(settings, args), place)
+    place = build.read(args.config, args.data_dir, builtin_only=args.builtin_only)
+    return build.serve(overridden(place.file, args), place)
 
 
 def overridden(settings: "Settings", args: argparse.Namespace) -> "Settings":

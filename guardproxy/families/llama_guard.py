@@ -325,7 +325,7 @@ class LlamaGuard:
 def open_family(
     *,
     taxonomy: Taxonomy | None = None,
-    version: str = "1",
+    version: str | int = "1",
     scoring: str = "label_list",
     context: int = CONTEXT,
 ) -> LlamaGuard:

@@ -23,6 +23,8 @@ _DEEPEST = 6
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 # What a terminal would show in another order than it is written.
 _CONTROL |= {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+# They log each statement with its parameters, and each request: a record's text, and a line for every check.
+_CHATTY_LOGGERS = ("aiosqlite", "httpcore", "httpx")
 _SERVER_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 
 
@@ -101,6 +103,8 @@ def configure_logging(level: str = "info", *, json: bool | None = None) -> None:
         server.handlers.clear()
         server.propagate = True
         server.setLevel(logging.NOTSET)
+    for name in _CHATTY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(number),

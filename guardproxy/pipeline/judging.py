@@ -294,8 +294,7 @@ _kept_views = lru_cache(maxsize=8192)(views)
 
 def refusal(policy: Policy, decision: Decision | None = None) -> Refuse:
     """The refusal of a policy, for text that cannot be rewritten or could not be judged."""
-    categories = decision.categories if decision is not None else ()
-    return Refuse(policy.block.message, policy.block.shape, policy.block.finish, categories)
+    return policy.block.refusal(decision.categories if decision is not None else ())
 
 
 def _name(outcome: Outcome) -> str:

@@ -1,7 +1,7 @@
 """Requests and whole replies: every turn is judged, the worst word on a current turn decides."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from guardproxy.observe import Metrics, Observers
@@ -12,6 +12,7 @@ from guardproxy.pipeline.stream import StreamReview
 from guardproxy.pipeline.turns import (
     Turn,
     coverage_of,
+    edited,
     exchanges_of,
     is_full,
     joined_turn,
@@ -20,7 +21,7 @@ from guardproxy.pipeline.turns import (
 )
 from guardproxy.policy import Policy, worst
 from guardproxy.ports import Action, Guard, ReplyStream
-from guardproxy.types import ActionName, Edit, Outcome, Pass, Refuse, Replace
+from guardproxy.types import ActionName, Conversation, Edit, Outcome, Pass, Refuse, Replace
 
 Extent = Literal["full", "partial"]
 
@@ -28,8 +29,9 @@ Extent = Literal["full", "partial"]
 @dataclass(frozen=True, slots=True)
 class RequestReview:
     """What becomes of a request. `body` is what to forward unless there is a `refusal`; `dropped` are the indices of
-    messages left out of it."""
+    messages left out of it, `exchange` what its reply belongs to: the conversation as the model sees it."""
 
+    exchange: Exchange
     body: bytes
     refusal: Refuse | None
     action: ActionName
@@ -67,8 +69,8 @@ class Pipeline:
         self._max_held_bytes = max_held_bytes
 
     def use(self, actions: Mapping[str, Callable[[Policy], Action]]) -> None:
-        """Act with other actions from now on; turns under way may see either."""
-        self.judging.actions = actions
+        """Act with these actions as well from now on; turns under way keep those of the policy they began with."""
+        self.judging.actions = {**self.judging.actions, **actions}
 
     async def canaries(self, policy: Policy) -> str:
         """Why the guard is not to be relied on: it fails, or known-bad turns score no higher than known-good ones.
@@ -111,14 +113,18 @@ class Pipeline:
         extent: Extent = "full" if is_full(coverage) else "partial"
         for turn, one in sorted(refused, key=lambda pair: not pair[0].current):
             if isinstance(one.outcome, Refuse) and (turn.current or policy.history == "block"):
-                return RequestReview(b"", one.outcome, "block", one.decision.categories, (), extent)
+                return RequestReview(exchange, b"", one.outcome, "block", one.decision.categories, (), extent)
         edits = [Edit(path, text) for path, text in texts.items()]
         decision = worst([one.decision for turn, one in pairs if turn.current])
-        body, action = exchange.request.raw, decision.action
+        body, action, categories = exchange.request.raw, decision.action, decision.categories
         if edits or dropped:
+            changed = [one for turn, one in pairs if turn.index in dropped or isinstance(one.outcome, Replace)]
+            found = [*categories, *(category for one in changed for category in one.decision.categories)]
+            categories = tuple(dict.fromkeys(found))
             body = exchange.wire.edit_request(exchange.request, edits, sorted(dropped))
-            action = "rewrite"
-        return RequestReview(body, None, action, decision.categories, tuple(sorted(dropped)), extent)
+            seen = replace(exchange.request, conversation=Conversation(edited(messages, texts, dropped)))
+            exchange, action = replace(exchange, request=seen), "rewrite"
+        return RequestReview(exchange, body, None, action, categories, tuple(sorted(dropped)), extent)
 
     async def _judged(self, exchange: Exchange) -> tuple[list[Turn], list[Judged], dict[str, str]]:
         """Every turn with what was said about it, and the new text of each part that is rewritten."""
@@ -166,8 +172,10 @@ class Pipeline:
         if outcomes:
             body = b"" if refused else exchange.wire.edit_reply(exchange.request, reply, outcomes)
         decision = worst([one.decision for one in judged])
+        # A rewrite that was not judged safe in the end is a block.
+        action = "block" if any(isinstance(outcome, Refuse) for outcome in outcomes.values()) else decision.action
         extent: Extent = "full" if is_full(coverage) else "partial"
-        return ReplyReview(body, decision.action, decision.categories, extent, refused[0] if refused else None)
+        return ReplyReview(body, action, decision.categories, extent, refused[0] if refused else None)
 
     def review_stream(
         self,

@@ -100,6 +100,20 @@ def exchanges_of(messages: Sequence[Message], indices: Iterable[int]) -> frozens
     return frozenset(i for i in found if messages[i].role not in _SYSTEM)
 
 
+def edited(messages: Sequence[Message], texts: Mapping[str, str], dropped: Iterable[int]) -> tuple[Message, ...]:
+    """The messages with new texts by path; those that are dropped are empty, so that the others keep their places."""
+    gone = frozenset(dropped)
+    return tuple(
+        replace(
+            message,
+            parts=()
+            if index in gone
+            else tuple(replace(part, text=texts.get(part.path, part.text)) for part in message.parts),
+        )
+        for index, message in enumerate(messages)
+    )
+
+
 def coverage_of(messages: Iterable[Message], policy: Policy, *, failed: bool = False) -> tuple[Coverage, ...]:
     """What of every part is judged under `policy`, or why not; `failed` where the guard gave no verdict."""
     return tuple(_coverage(message, part, policy, failed=failed) for message in messages for part in message.parts)

@@ -146,12 +146,23 @@ def _categories_of(
     # Options that the family does not have are reported by name, and must not hide what else is wrong.
     allowed = known.options.get(guard.family, guard.options)
     options = {name: value for name, value in guard.options.items() if name in allowed}
+    problems = _options(root, (*path, "options"), known.options.get(guard.family, {}))
+    if problems:
+        return None, problems
     try:
         return known.categories(guard.family, options, own), []
     except ConfigError as error:
         return None, [_complaint(root, path, problem, own) for problem in error.problems]
-    except (TypeError, ValueError) as error:
-        return None, [_complaint(root, path, f"options that the family does not take: {error}", own)]
+    except Exception as error:  # noqa: BLE001 - a family of the user's own may raise anything
+        why = f"options that the family does not take: {type(error).__name__}: {error}"
+        return None, [_complaint(root, path, why, own)]
+
+
+def _options(root: Node, path: Path, types: Mapping[str, Any]) -> list[Problem]:
+    """The options of a family whose values are of another type than it takes."""
+    found = ((key, root.get(*path, key)) for key in types)
+    faults = ((key, node, shape.option_fault(types[key], node)) for key, node in found if node and not node.broken)
+    return [Problem(node.mark, (*path, key), fault) for key, node, fault in faults if fault]
 
 
 def _complaint(root: Node, guard: Path, message: str, own: Taxonomy | None) -> Problem:

@@ -5,7 +5,7 @@ Works on the tree and not on the document, so that one mistake of shape does not
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,36 +22,42 @@ _PATH_PATTERN = re.compile(r"[A-Z]+ /\S*")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
+def _no_fault(*names: str) -> None:
+    """Nothing is wrong with a name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """The names that a document may use, from the registries.
 
-    `stores` are the schemes of `audit.store`; `services` the families that are moderation services; `options` the
-    option names of each built-in family. `categories` gives the category ids that a guard of a family, with its options
-    and a taxonomy (None: the family's own), reports; it raises ConfigError where the family does not take them, and
-    returns None where only the loaded model knows. With `builtin_only` no `module:attribute` is allowed.
+    `options` are the options of each built-in family with their types, `services` the families that are moderation
+    services with whether they have one address for everybody, `stores` the schemes of `audit.store`. `store` says what
+    is wrong with an address of one of these, `own` why a `module:attribute` cannot be loaded as what it is wanted for;
+    None where nothing is. `categories` gives the category ids that a guard of a family, with its options and a taxonomy
+    (None: the family's own), reports; it raises ConfigError where the family does not take them, and returns None where
+    only the loaded model knows. With `builtin_only` no `module:attribute` is allowed.
     """
 
     families: Collection[str]
-    options: Mapping[str, Collection[str]]
+    options: Mapping[str, Mapping[str, Any]]
     categories: Callable[[str, Mapping[str, Any], Taxonomy | None], Collection[str] | None]
     rewrites: Collection[str]
     wires: Collection[str]
     views: Collection[str]
     stores: Collection[str]
-    services: Collection[str] = ()
+    services: Mapping[str, bool] = field(default_factory=dict)
     builtin_only: bool = False
+    store: Callable[[str], str | None] = _no_fault
+    own: Callable[[str, str], str | None] = _no_fault
 
     def fault(self, name: str, names: Collection[str], kind: str) -> str | None:
         """What is wrong with a name that is neither one of `names` nor a user's own `module:attribute`."""
         if name in names:
             return None
         if OWN.fullmatch(name):
-            return (
-                f"own code is forbidden by --builtin-only; {kind} is one of {_list(names)}"
-                if self.builtin_only
-                else None
-            )
+            if self.builtin_only:
+                return f"own code is forbidden by --builtin-only; {kind} is one of {_list(names)}"
+            return self.own(name, kind)
         return f"unknown {kind} {name!r}; {suggest(name, sorted(names))}"
 
 
@@ -61,6 +67,7 @@ def check(
     """Every mistake in what the document means. `categories` are those of its guard, None where they are unknown."""
     yield from _upstream(root)
     yield from meaning_guard.guards(root, known, categories)
+    yield from _services(root, known)
     yield from _taxonomies(root)
     yield from _wires(root, known)
     yield from _paths(root)
@@ -84,7 +91,8 @@ def _upstream(root: Node) -> Iterator[Problem]:
     header = root.get("upstream", "key_header")
     if header and header.text() and not _HEADER_NAME.fullmatch(header.text() or ""):
         yield Problem(header.mark, ("upstream", "key_header"), "is no name of a header")
-    if header and not root.get("upstream", "key"):
+    key = root.get("upstream", "key")
+    if header and (key is None or key.value is None):
         yield Problem(header.mark, ("upstream", "key_header"), "has no effect without upstream.key")
     authorities = root.get("upstream", "ca_file")
     verify = root.get("upstream", "verify")
@@ -109,14 +117,37 @@ def url_fault(text: str) -> str | None:
     return None
 
 
+def _services(root: Node, known: Known) -> Iterator[Problem]:
+    """The addresses of guards that are services."""
+    for path, guard in _guards(root):
+        service, family = guard.get("service"), guard.get("family")
+        name = family.text() if family else None
+        if service is None or not name or name not in known.services:
+            continue
+        url = service.get("url")
+        text = url.text() if url else None
+        if url and text and (fault := url_fault(text)):
+            yield Problem(url.mark, (*path, "service", "url"), fault.replace("upstream.key", "service.key"))
+        if service.entries() and not known.services[name] and (url is None or url.value is None):
+            message = f"is missing: {name} gives each customer an address of its own"
+            yield Problem(service.key, (*path, "service", "url"), message)
+
+
+def _guards(root: Node) -> Iterator[tuple[Path, Node]]:
+    """`guard` and every one of `guards`, as far as they are there."""
+    one, several = root.get("guard"), root.get("guards")
+    if one is not None:
+        yield ("guard",), one
+    for key, node in several.entries() if several else []:
+        yield ("guards", key), node
+
+
 def _taxonomies(root: Node) -> Iterator[Problem]:
     own = root.get("taxonomies")
     names = [key for key, _ in own.entries()] if own else []
-    guards = root.get("guards")
-    paths: list[Path] = [("guard",), *(("guards", key) for key, _ in (guards.entries() if guards else []))]
     used: set[str] = set()
-    for path in paths:
-        chosen = root.get(*path, "taxonomy")
+    for path, guard in _guards(root):
+        chosen = guard.get("taxonomy")
         name = chosen.text() if chosen else None
         if chosen and name:
             used.add(name)
@@ -180,6 +211,8 @@ def _audit(root: Node, known: Known, filled: Mapping[Path, str]) -> Iterator[Pro
     if colon and scheme not in known.stores:
         # Never the address itself: it may hold a password.
         yield Problem(node.mark, STORE, "unknown kind of store; " + suggest(scheme, sorted(known.stores)))
+    elif colon and (unusable := known.store(filled[STORE])):
+        yield Problem(node.mark, STORE, unusable)
     elif not colon and filled[STORE] not in {"embedded", "none"}:
         fault = known.fault(filled[STORE], ("embedded", "none"), "store") if OWN.fullmatch(filled[STORE]) else None
         unclear = "must be embedded, none, an address such as postgresql://host/db, or module:attribute"

@@ -190,4 +190,4 @@ def _takes_all(first: Node, second: Node) -> bool:
         return False
     theirs = others.plain() if others and isinstance(others.value, dict) else {}
     conditions = given.plain() if given else {}
-    return all(value in {None, "*"} or theirs.get(key) == value for key, value in conditions.items())
+    return all(value in (None, "*") or theirs.get(key) == value for key, value in conditions.items())

@@ -2,7 +2,7 @@
 
 import json
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -121,8 +121,39 @@ def show(node: Node) -> str:
         return "a mapping"
     if isinstance(node.value, list):
         return "a list"
-    text = json.dumps(node.value)
+    return _short(node.value)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def option_fault(kind: Any, node: Node) -> str | None:
+    """What is wrong with the value of a family's option of type `kind`; None where nothing is."""
+    try:
+        TypeAdapter(kind).validate_json(json.dumps(node.plain()), strict=True)
+    except ValidationError:
+        number = isinstance(node.value, bool | int | float)
+        hint = "; quote it" if number and str in _members(kind) else ""
+        return f"must be {_words(kind)}, not {_short(node.plain()) if node.value else show(node)}{hint}"
+    return None
+
+
+def _words(kind: Any, *, many: bool = False) -> str:
+    """A type in words: `a text or a list of texts`."""
+    members = [one for one in _members(kind) if one is not type(None)]
+    return " or ".join(_word(one, many=many) for one in members)
+
+
+def _word(kind: Any, *, many: bool) -> str:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Sequence:
+        return f"{'lists' if many else 'a list'} of {_words(inner[0], many=True)}"
+    if origin is Mapping:
+        return f"{'mappings' if many else 'a mapping'} to {_words(inner[1], many=True)}"
+    one, several = {str: ("a text", "texts"), int: ("a whole number", "whole numbers")}.get(kind, (str(kind),) * 2)
+    return several if many else one
 
 
 def suggest(name: str, known: list[str]) -> str:

@@ -64,15 +64,26 @@ class _Asked:
         self.chat = chat
         self.messages = _messages(asked) if chat else [{"role": "user", "content": _text(asked, "prompt")}]
         self.stream = bool(asked.get("stream"))
-        self.usage = bool((asked.get("stream_options") or {}).get("include_usage"))
+        options = asked.get("stream_options")
+        self.usage = isinstance(options, dict) and bool(options.get("include_usage"))
         self.temperature = asked.get("temperature")
-        stop = asked.get("stop") or ()
-        self.stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        if self.temperature is not None and not 0 <= _number(self.temperature) <= 2:
+            raise Unreadable("must be a number from 0 to 2", "temperature")
+        stop = asked.get("stop") or []
+        texts = [stop] if isinstance(stop, str) else stop
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise Unreadable("must be a text or a list of texts", "stop")
+        self.stop = tuple(texts)
         self.max_tokens = asked.get("max_completion_tokens") or asked.get("max_tokens") or _MAX_TOKENS
         if type(self.max_tokens) is not int or self.max_tokens < 1:
             raise Unreadable("must be a positive whole number", "max_tokens")
         if asked.get("n") not in (None, 1):
             raise Unreadable("the demo model gives one choice", "n")
+
+
+def _number(value: object) -> float:
+    """A number; -1 for anything else."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else -1
 
 
 def _messages(asked: Mapping[str, Any]) -> list[dict[str, str]]:

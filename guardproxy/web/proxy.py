@@ -125,7 +125,7 @@ class Proxy:
                 log.info("client_left", wire=wire.name if wire else "none", status=call.status)
                 return
         except GuardproxyError as error:
-            log.warning("request_failed", code=error.code, error=str(error), cause=repr(error.__cause__))
+            log.warning("request_failed", code=error.code, error=str(error), cause=_cause(error))
             await self._fail(call, wire, error)
         except Exception:  # the last line: unjudged text must not leave, whatever broke
             log.exception("request_broke")
@@ -163,7 +163,7 @@ class Proxy:
         if review.refusal is not None:
             await self._give(call, wire.refuse(exchange.request, review.refusal), retry=False)
         else:
-            await self._forward(call, exchange, review.body)
+            await self._forward(call, review.exchange, review.body)
 
     def _exchange(self, call: Call, wire: Wire, body: bytes) -> Exchange:
         """The request as the pipeline sees it. Raises Unreadable, Unsupported, TooLarge."""
@@ -359,6 +359,12 @@ def _check_plain(headers: Headers) -> None:
             raise Unsupported("a compressed request body is not read here; send it without content-encoding")
         if name == b"content-type" and not _UTF8.issuperset(_CHARSET.findall(value.lower())):
             raise Unsupported("JSON is UTF-8; send it without another charset in content-type")
+
+
+def _cause(error: GuardproxyError) -> str:
+    """What lies behind an error, in its words: the `repr` of some holds the whole body that they are about."""
+    cause = error.__cause__
+    return f"{type(cause).__name__}: {cause}" if cause is not None else ""
 
 
 def _dropped(response: UpstreamResponse, drop: frozenset[bytes]) -> frozenset[bytes]:

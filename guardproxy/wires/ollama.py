@@ -16,9 +16,9 @@ from guardproxy.ports import Answer, Chunk, Mark, Reply, ReplyStream, Request, W
 from guardproxy.sse import Frame, Ndjson
 from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse, Replace, Role
 from guardproxy.wires.shared.body import dumps, object_of, read_object, remove, shown
+from guardproxy.wires.shared.draft import Draft
 from guardproxy.wires.shared.edits import dropped, rewrite
 from guardproxy.wires.shared.parts import (
-    Draft,
     Fields,
     Rule,
     beside_turns,

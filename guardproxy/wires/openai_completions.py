@@ -13,9 +13,9 @@ from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
 from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse, Replace
 from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.body import dumps, read_object, remove
+from guardproxy.wires.shared.draft import Draft
 from guardproxy.wires.shared.edits import dropped, rewrite
 from guardproxy.wires.shared.parts import (
-    Draft,
     Fields,
     an_object,
     beside_turns,

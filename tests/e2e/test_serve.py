@@ -312,6 +312,43 @@ def test_real_chat_model_behind_it(tmp_path: Path) -> None:
         )  # type: ignore[arg-type]
 
 
+def test_several_workers_log_what_one_does(upstream: tuple[Upstream, str], tmp_path: Path) -> None:
+    """They answer as one, and there is no line for every request."""
+    app, below = upstream
+    app.says(FINE)
+    with running(tmp_path, "--workers", "2", "--upstream", below) as url:
+        body = {"model": "m", "messages": ask(GOOD)}
+        assert httpx.post(f"{url}/v1/chat/completions", json=body).status_code == 200
+    logged = (tmp_path / "log").read_text()
+    assert '"decision"' in logged
+    assert "HTTP/1.1" not in logged
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ("guard: {model: /no/such/model}", "model '/no/such/model': no such file or directory"),
+        ("upstream: {url: 'https://llm.example', ca_file: /no/such/file}", "upstream.ca_file: /no/such/file: "),
+    ],
+)
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_is_found_out_at_the_start_ends_it(tmp_path: Path, workers: str, config: str, why: str) -> None:
+    """A model or file that is not there ends the server with the reason last and no traceback, all workers with it."""
+    path = tmp_path / "guardproxy.yaml"
+    path.write_text(f"audit: {{store: none}}\n{config}\n")
+    command = ["serve", "--config", str(path), "--upstream", "http://127.0.0.1:9"]
+    done = subprocess.run(
+        [sys.executable, "-m", "guardproxy", *command, "--port", str(free_port()), "--workers", workers],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(why)
+    assert "Traceback" not in done.stderr
+
+
 def test_no_start_on_mistakes(tmp_path: Path) -> None:
     """`serve` refuses to start with the same list that `validate` prints."""
     config = tmp_path / "bad.yaml"

@@ -185,7 +185,7 @@ def test_a_refused_exchange_does_not_poison_later_turns() -> None:
     review = run.request(*chat, rules=policy())
     assert review.refusal is None
     assert json.loads(review.body)["messages"] == [{"role": "user", "content": "what is rain?"}]
-    assert (review.dropped, review.action) == ((0, 1), "rewrite")
+    assert (review.dropped, review.action, review.categories) == ((0, 1), "rewrite", ("violence_hate",))
     assert [(r.turn, r.outcome) for r in run.records] == [(0, "drop"), (2, "pass")]
 
 
@@ -226,6 +226,32 @@ def test_redacted_request() -> None:
     review = Run().request(("user", "Hello. Make a bomb. Bye."), rules=rules)
     assert json.loads(review.body)["messages"][0]["content"] == "Hello. [removed] Bye."
     assert review.action == "rewrite"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_reply_is_judged_behind_what_the_model_was_asked(stream: bool) -> None:
+    """Text that was rewritten or left out of the request is no context of the answer, which never saw it."""
+    rules = policy(user=SideRules({"*": (Rule("rewrite", 0.5, "replace"), Rule("block", 0.85))}))
+    guard = WordGuard({"bomb": ("violence_hate", 0.9), "gun": ("violence_hate", 0.6)})
+    run = Run(guard)
+    turns = [("user", "a bomb"), ("assistant", "boom"), ("user", "hello"), ("assistant", "hi"), ("user", "a gun")]
+    body = {"messages": [{"role": role, "content": text} for role, text in turns]}
+
+    async def both() -> None:
+        review = await run.pipeline.review_request(run.exchange(body, rules))
+        assert review.dropped == (0, 1)
+        guard.asked.clear()
+        if stream:
+            pieces = run.pipeline.review_stream(review.exchange, played(frames("Hm.")), "text/event-stream")
+            assert [piece async for piece in pieces]
+        else:
+            await run.pipeline.review_reply(review.exchange, reply("Hm."))
+
+    run._with(both)
+    (check,) = guard.asked
+    texts = [message.text for message in check.conversation.messages]
+    assert texts == ["", "", "hello", "hi", rules.rewrite.replacement, "Hm."]
+    assert run.records[-1].turn == len(turns)
 
 
 def test_guard_failure_blocks_unless_the_policy_says_otherwise() -> None:
@@ -323,6 +349,15 @@ def test_every_choice_is_judged() -> None:
     assert (first["message"]["content"], first["finish_reason"]) == ("fine", "stop")
     assert "bomb" not in json.dumps(second)
     assert second["finish_reason"] == "content_filter"
+
+
+def test_a_reply_that_cannot_be_rewritten_is_a_block() -> None:
+    """What the client is told of a reply is what became of it."""
+    rules = policy(assistant=SideRules({"*": (Rule("rewrite", 0.5, "redact"),)}))
+    assert Run().reply("Hello. A bomb. Bye.", rules=rules).action == "rewrite"
+    run = Run(WordGuard({"bomb. Bye": ("violence_hate", 0.9)}))
+    assert run.reply("Hello. A bomb. Bye.", rules=rules).action == "block"
+    assert [(one.decision.action, one.outcome) for one in run.records] == [("rewrite", "refuse")]
 
 
 def test_structured_reply_is_never_replaced_by_prose() -> None:

@@ -1,6 +1,6 @@
 """The vocabulary of the settings tests: names that a document may use, and the mistakes of a text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from guardproxy.errors import ConfigError
@@ -26,13 +26,17 @@ def categories(family: str, options: Mapping[str, Any], taxonomy: Taxonomy | Non
 
 NAMES = Known(
     families=("classifier", "llama_guard", "openai_moderation"),
-    options={"classifier": ("labels", "activation"), "llama_guard": ("version", "scoring")},
+    options={
+        "classifier": {"labels": Any, "activation": str},
+        "llama_guard": {"version": str, "scoring": str, "context": int},
+        "openai_moderation": {"model": str, "categories": Mapping[str, str | Sequence[str]] | None},
+    },
     categories=categories,
     rewrites=("replace", "redact"),
     wires=("openai_chat", "openai_completions"),
     views=("nfkc", "base64"),
     stores=("sqlite", "postgresql"),
-    services=("openai_moderation",),
+    services={"openai_moderation": True},
 )
 
 # What a policy needs to have rules on both sides.

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from guardproxy.build import known
 from tests.settings.kit import NAMES, RULES, mistakes
 
 PLANTED = """\
@@ -71,6 +72,9 @@ is judged
 27:16: audit.store: environment variable NOPE is not set
 28:6: log: alias *a is not supported; write the value out
 """
+
+
+AZURE = "guard: {family: azure_content_safety, service: {key: '${env:KEY}'"
 
 
 def test_every_planted_mistake_is_reported_at_once() -> None:
@@ -186,6 +190,74 @@ def test_own_code_can_be_forbidden() -> None:
     found = mistakes(text, names=replace(NAMES, builtin_only=True))
     assert len(found) == 3
     assert all("own code is forbidden by --builtin-only" in one for one in found)
+
+
+def test_own_code_that_cannot_be_loaded() -> None:
+    """A wire, rewrite or store of the user's own that is not there is a mistake at the place that names it."""
+    text = "wires: ['no.such:wire']\naudit: {store: 'json:nothing'}\npolicies: {default: {unsafe: {rewrite: "
+    text += "{at: 0.5, how: 'no.such:open'}}}}"
+    assert mistakes(text, names=known()) == [
+        "1:9: wires[0]: wire 'no.such:wire' cannot be loaded: No module named 'no'",
+        "2:16: audit.store: store 'json:nothing' cannot be loaded: module 'json' has no attribute 'nothing'",
+        "3:55: policies.default.unsafe.rewrite.how: rewrite 'no.such:open' cannot be loaded: No module named 'no'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "fault"),
+    [
+        ("model: 5", "must be a text, not 5; quote it"),
+        ("model: null", "must be a text, not empty"),
+        ("model: []", "must be a text, not a list"),
+        ("categories: x", 'must be a mapping to texts or lists of texts, not "x"'),
+        ("categories: {hate: 5}", 'must be a mapping to texts or lists of texts, not {"hate": 5}'),
+    ],
+)
+def test_options_of_another_type(option: str, fault: str) -> None:
+    """Each is named with what it must be, whatever the family would make of it; other mistakes are told beside it."""
+    text = "guard: {family: openai_moderation, service: {key: '${env:KEY}'}, options: {%s}}\nlgo: 1"
+    name = option.partition(":")[0]
+    for names in (NAMES, known()):
+        first, second = mistakes(text % option, {"KEY": "k"}, names)
+        assert first.endswith(f": guard.options.{name}: {fault}")
+        assert second == "2:1: lgo: unknown key; did you mean log?"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("audit: {store: 'sqlite://audit.db'}", "1:16: audit.store: an audit store in SQLite must be a file: "),
+        ("audit: {store: 'postgresql://h:port/hunter2'}", "1:16: audit.store: the audit store's address must be as "),
+        ("audit: {store: 'jsonl://'}", "1:16: audit.store: audit store 'jsonl://': a JSON lines file is named as "),
+        (f"{AZURE}}}}}", "1:39: guard.service.url: is missing: azure_content_safety gives each customer an address"),
+        (f"{AZURE}, url: x}}}}", "1:73: guard.service.url: must be http(s)://host[:port][/path]"),
+        (f"{AZURE}, url: 'http://u:hunter2@h'}}}}", "1:73: guard.service.url: must be http(s)://host[:port][/path]: a"),
+        ("upstream: {key: null, key_header: x-key}", "1:35: upstream.key_header: has no effect without upstream.key"),
+    ],
+)
+def test_addresses_that_cannot_be_used(text: str, fault: str) -> None:
+    """Of stores and services, as they would be found out at the start; passwords in them are not shown."""
+    (found,) = mistakes(f"{text}\npolicies: {{default: {{{RULES}}}}}", {"KEY": "k"}, known())
+    assert found.startswith(fault)
+    assert "hunter2" not in found
+
+
+def test_routes_by_header() -> None:
+    """Routes that ask for headers stand beside each other; one that asks for less takes what a later one is for."""
+    policies = f"policies: {{default: {{{RULES}}}}}\nroutes:\n"
+    first, second, both = (
+        "- {name: a, policy: default, when: {header: {x-team: red}}}\n",
+        "- {name: b, policy: default, when: {header: {x-team: blue}}}\n",
+        "- {name: c, policy: default, when: {header: {x-team: red}, model: m}}\n",
+    )
+    assert mistakes(policies + first + second) == []
+    assert mistakes(policies + both + first) == []
+    assert mistakes(policies + first + both) == [
+        "4:3: routes[1]: unreachable: routes[0] takes every request that it is for"
+    ]
+    assert mistakes(policies + "- {name: z, policy: default, when: {path: [x]}}\n" + first) == [
+        "3:43: routes[0].when.path: must be a text, not a list"
+    ]
 
 
 def test_secrets_are_never_in_a_message() -> None:

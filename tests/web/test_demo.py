@@ -83,6 +83,9 @@ def test_sdk_talks_to_it() -> None:
         ('{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "messages[0].content"),
         ('{"messages": [{"role": "user", "content": "x"}], "n": 2}', "n:"),
         ('{"messages": [{"role": "user", "content": "x"}], "max_tokens": "y"}', "max_tokens"),
+        ('{"messages": [{"role": "user", "content": "x"}], "temperature": "hot"}', "temperature"),
+        ('{"messages": [{"role": "user", "content": "x"}], "stop": 5}', "stop"),
+        ('{"messages": [{"role": "user", "content": "x"}], "stop": ["a", 5]}', "stop"),
         ('{"messages": [{"role": "user", "content": "a b c d e f g"}]}', "too many words"),
     ],
 )

@@ -10,6 +10,7 @@ from dataclasses import replace
 import httpx
 import openai
 import pytest
+from structlog.testing import capture_logs
 
 from guardproxy.policy import BlockPolicy, PolicySet, Route, Rule, SideRules, StreamPolicy
 from guardproxy.web.proxy import Limits
@@ -568,6 +569,19 @@ def test_bodies_that_say_something_else_to_others_are_refused(
     assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_encoding")
     assert plain.status_code == 200
     assert len(upstream.seen) == 1
+
+
+def test_what_cannot_be_read_is_not_in_the_log(http: httpx.Client) -> None:
+    """The log says what is wrong with a body and does not quote it: neither the request's nor the reply's."""
+    unreadable = (chat("my diary")[:-2] + b"\xff", chat("my diary")[:-2], b"my diary")
+    with capture_logs() as logs:
+        for body in unreadable:
+            with standing(completion("fine")) as (url, _):
+                assert post(http, url, body).status_code == 400
+            with standing(Scripted([body])) as (url, _):
+                assert post(http, url, chat()).status_code == 502
+    assert [entry["event"] for entry in logs].count("request_failed") == 6
+    assert "diary" not in str(logs)
 
 
 def test_malformed_requests_name_the_place(http: httpx.Client) -> None:

@@ -15,8 +15,9 @@ from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse,
 from guardproxy.wires.anthropic_messages.fields import EVENTS, MESSAGE, REPLY, SETTINGS
 from guardproxy.wires.anthropic_messages.stream import NO_USAGE, MessageStream
 from guardproxy.wires.shared.body import dumps, read_object, remove
+from guardproxy.wires.shared.draft import Draft
 from guardproxy.wires.shared.edits import dropped, rewrite
-from guardproxy.wires.shared.parts import Draft, beside_turns, unknown, walk
+from guardproxy.wires.shared.parts import beside_turns, unknown, walk
 from guardproxy.wires.shared.streams import JSON, SSE, without_opaque
 
 _PATH = re.compile(r"(?:/anthropic)?/v1/messages")

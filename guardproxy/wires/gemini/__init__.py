@@ -23,8 +23,9 @@ from guardproxy.wires.gemini.stream import (
     said_parts,
 )
 from guardproxy.wires.shared.body import dumps, read_json, read_object, remove
+from guardproxy.wires.shared.draft import Draft
 from guardproxy.wires.shared.edits import dropped, rewrite
-from guardproxy.wires.shared.parts import Draft, beside_turns, walk
+from guardproxy.wires.shared.parts import beside_turns, walk
 from guardproxy.wires.shared.repeats import Repeat
 from guardproxy.wires.shared.streams import JSON, SSE
 

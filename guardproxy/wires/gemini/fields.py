@@ -9,8 +9,8 @@ from typing import Any
 
 from guardproxy.types import PartKind
 from guardproxy.wires.shared.body import shown
+from guardproxy.wires.shared.draft import Draft
 from guardproxy.wires.shared.parts import (
-    Draft,
     Fields,
     Rule,
     each,

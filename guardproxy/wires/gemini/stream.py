@@ -9,7 +9,8 @@ from guardproxy.sse import Frame, JsonArray, Sse
 from guardproxy.types import Refuse, Replace
 from guardproxy.wires.gemini.fields import CANDIDATE, LOGPROBS, REPLY, TOKEN, part, snake, taken
 from guardproxy.wires.shared.body import dumps, object_of, read_object
-from guardproxy.wires.shared.parts import Draft, each, elsewhere, fields, named, walk
+from guardproxy.wires.shared.draft import Draft
+from guardproxy.wires.shared.parts import each, elsewhere, fields, named, walk
 from guardproxy.wires.shared.repeats import Repeat
 from guardproxy.wires.shared.streams import BaseStream, Event, Track, new_texts, without
 

@@ -17,8 +17,9 @@ from guardproxy.wires.openai_chat.fields import CALLS, MESSAGE, REPLY_CHOICE, RE
 from guardproxy.wires.openai_chat.stream import ChatStream, log_probabilities, refusal_message
 from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.body import dumps, read_object, remove
+from guardproxy.wires.shared.draft import Draft
 from guardproxy.wires.shared.edits import dropped, rewrite
-from guardproxy.wires.shared.parts import Draft, an_object, beside_turns, fields, opaque, walk
+from guardproxy.wires.shared.parts import an_object, beside_turns, fields, opaque, walk
 from guardproxy.wires.shared.streams import JSON
 
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/chat/completions|/openai/deployments/[^/]+/chat/completions")

@@ -8,8 +8,8 @@ from typing import Any
 
 from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.body import at
+from guardproxy.wires.shared.draft import Draft
 from guardproxy.wires.shared.parts import (
-    Draft,
     Fields,
     Rule,
     data,

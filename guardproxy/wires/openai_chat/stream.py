@@ -8,7 +8,8 @@ from guardproxy.types import Refuse, Replace
 from guardproxy.wires.openai_chat.fields import DELTA, PLAIN, REPLY_CHOICE
 from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.body import steps
-from guardproxy.wires.shared.parts import Draft, elsewhere, fields, opaque, walk
+from guardproxy.wires.shared.draft import Draft
+from guardproxy.wires.shared.parts import elsewhere, fields, opaque, walk
 from guardproxy.wires.shared.repeats import Repeat, token_list
 from guardproxy.wires.shared.streams import Track, new_texts
 

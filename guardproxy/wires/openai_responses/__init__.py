@@ -17,8 +17,9 @@ from guardproxy.wires.openai_responses.reading import echoed
 from guardproxy.wires.openai_responses.stream import ResponseStream, ended, refusal_part, text_part
 from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.body import dumps, read_object, remove
+from guardproxy.wires.shared.draft import Draft
 from guardproxy.wires.shared.edits import dropped, rewrite
-from guardproxy.wires.shared.parts import Draft, beside_turns, unknown, walk
+from guardproxy.wires.shared.parts import beside_turns, unknown, walk
 from guardproxy.wires.shared.streams import JSON, SSE
 
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/responses")

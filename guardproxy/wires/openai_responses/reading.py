@@ -18,7 +18,8 @@ from guardproxy.wires.openai_responses.fields import (
     event_of,
 )
 from guardproxy.wires.shared.body import dumps, read_object, shown, strings
-from guardproxy.wires.shared.parts import Draft, carries_text, walk
+from guardproxy.wires.shared.draft import Draft
+from guardproxy.wires.shared.parts import carries_text, walk
 from guardproxy.wires.shared.repeats import Repeat, token_list
 from guardproxy.wires.shared.streams import BaseStream, Event, Track, without_opaque
 

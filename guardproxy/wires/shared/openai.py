@@ -16,8 +16,8 @@ from guardproxy.ports import Answer, Chunk, Mark, Request
 from guardproxy.sse import Frame, Sse
 from guardproxy.types import Message, Part, Refuse, Replace
 from guardproxy.wires.shared.body import dumps, read_object
+from guardproxy.wires.shared.draft import Draft
 from guardproxy.wires.shared.parts import (
-    Draft,
     Fields,
     Rule,
     an_object,

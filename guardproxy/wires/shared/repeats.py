@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from guardproxy.errors import Unreadable
-from guardproxy.wires.shared.parts import Draft, elsewhere, passed, walk
+from guardproxy.wires.shared.draft import Draft
+from guardproxy.wires.shared.parts import elsewhere, passed, walk
 
 _ESCAPED_BYTE = re.compile(rb"\\x([0-9a-fA-F]{2})")
 _ENTRY = {"token": elsewhere, "bytes": elsewhere, "logprob": passed, "top_logprobs": elsewhere, "token_id": passed}

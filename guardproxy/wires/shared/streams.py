@@ -11,7 +11,8 @@ from guardproxy.ports import Chunk, Mark, Request
 from guardproxy.sse import Decoder, Frame
 from guardproxy.types import Message, Part, Replace
 from guardproxy.wires.shared.body import remove
-from guardproxy.wires.shared.parts import Draft, Fields, walk
+from guardproxy.wires.shared.draft import Draft
+from guardproxy.wires.shared.parts import Fields, walk
 
 JSON = "application/json"
 SSE = "text/event-stream; charset=utf-8"

@@ -1,0 +1,138 @@
+"""A service from its settings: what happens while it starts, and when its configuration changes."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from guardproxy.build import Service, read
+from guardproxy.families.openai_moderation import OMNI
+from tests.kit import serve
+
+CONFIG = """
+version: 1
+upstream: {url: "http://127.0.0.1:9"}
+guard:
+  family: openai_moderation
+  service: {key: "${env:GUARD_KEY}", url: "%s", attempts: 1}
+policies:
+  default: {unsafe: {block: 0.5}}
+audit: {store: none}
+"""
+
+
+class Judge:
+    """A moderation service that finds "kill" unsafe; while it is `down`, it fails."""
+
+    def __init__(self) -> None:
+        self.down = False
+
+    async def answer(self, request: Request) -> Response:
+        """The scores of each text."""
+        if self.down:
+            return Response(status_code=503)
+        texts: list[str] = (await request.json())["input"]
+        results = [{"category_scores": dict.fromkeys(OMNI, 0.9 if "kill" in text else 0.1)} for text in texts]
+        return JSONResponse({"results": results})
+
+
+@pytest.fixture
+def judge() -> Judge:
+    """The guard."""
+    return Judge()
+
+
+@pytest.fixture
+def config(judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A configuration whose guard is that service."""
+    monkeypatch.setenv("GUARD_KEY", "a-key")
+    with serve(Starlette(routes=[Route("/v1/moderations", judge.answer, methods=["POST"])])) as url:
+        path = tmp_path / "guardproxy.yaml"
+        path.write_text(CONFIG % url)
+        yield path
+
+
+def until(condition: Callable[[], Any], seconds: float = 15.0) -> None:
+    """Wait for something."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_ready(url: str) -> bool:
+    """Whether /readyz says so."""
+    return httpx.get(f"{url}/readyz").status_code == 200
+
+
+def in_force(url: str) -> str:
+    """The version of the policies."""
+    version: str = httpx.get(f"{url}/healthz").json()["policy"]
+    return version
+
+
+def changed(path: Path) -> str:
+    """Change the threshold in the file; the version that it has now."""
+    path.write_text(path.read_text().replace("block: 0.5", "block: 0.25"))
+    return read(str(path), None).file.version
+
+
+def test_a_guard_that_comes_back_makes_it_ready(judge: Judge, config: Path) -> None:
+    """A service that is down at the start is no reason to refuse all requests for ever."""
+    judge.down = True
+    place = read(str(config), None)
+    with serve(Service(place.file, place, canaries_s=0.1).app) as url:
+        until(lambda: "cannot judge" in httpx.get(f"{url}/readyz").json()["status"])
+        judge.down = False
+        until(lambda: is_ready(url))
+
+
+def test_a_change_while_it_loads_is_taken_up(config: Path) -> None:
+    """The file is held against what was read of it, however long the start took."""
+    place = read(str(config), None)
+    new = changed(config)
+    assert new != place.file.version
+    with serve(Service(place.file, place).app) as url:
+        until(lambda: in_force(url) == new)
+
+
+@pytest.mark.parametrize("mistake", ["lgo: 1", "routes: [{name: a, policy: b}]", "limits: {messages: 5}", "\x00"])
+def test_a_mistake_while_it_loads_does_not_end_the_watching(config: Path, mistake: str) -> None:
+    """A file that cannot be taken up leaves the old policies in force, and a better one is taken up later."""
+    good = config.read_text()
+    place = read(str(config), None)
+    config.write_text(f"{good}\n{mistake}\n")
+    with serve(Service(place.file, place).app) as url:
+        until(lambda: is_ready(url))
+        time.sleep(0.3)
+        assert in_force(url) == place.file.version
+        config.write_text(good)
+        new = changed(config)
+        until(lambda: in_force(url) == new)
+
+
+def test_a_start_that_breaks_is_told(tmp_path: Path) -> None:
+    """Weights that are damaged end the start with what is wrong, not in a guard that loads for ever."""
+    folder = tmp_path / "model"
+    shutil.copytree(str(files("guardproxy") / "weights" / "embedded"), folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+    path = tmp_path / "guardproxy.yaml"
+    path.write_text(f'guard: {{model: "{folder}"}}\nupstream: {{url: "http://127.0.0.1:9"}}\naudit: {{store: none}}\n')
+    place = read(str(path), None)
+    failed = threading.Event()
+    service = Service(place.file, place, failed.set)
+    with serve(service.app) as url:
+        assert failed.wait(60)
+        assert "start failed" in httpx.get(f"{url}/readyz").json()["status"]
+    assert "SafetensorError" in str(service.failure)
