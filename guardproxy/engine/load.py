@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 from guardproxy.errors import ConfigError
@@ -108,8 +110,10 @@ def _load(kind: Any, model: str, device: torch.device, dtype: torch.dtype) -> Lo
             where = str(_converted(kind, Path(where) / gguf))
         tokenizer = transformers.AutoTokenizer.from_pretrained(where)
         module = kind.from_pretrained(where, dtype=dtype)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ConfigError(f"model {model!r}: {_why(error)}") from error
+    except SafetensorError as error:
+        raise ConfigError(f"model {model!r}: its weights are damaged, download them again: {error}") from error
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise ConfigError(f"model {model!r}: {_why(error, hub=not Path(where).is_dir())}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise ConfigError(f"model {model!r}: it has no fast tokenizer (tokenizer.json)")
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -146,16 +150,16 @@ def _converted(kind: Any, path: Path) -> Path:
     return folder
 
 
-def _why(error: Exception) -> str:
-    """What the operator can do about a model that does not load."""
+def _why(error: Exception, *, hub: bool) -> str:
+    """What the operator can do about a model that does not load, from the hub or from a directory."""
     text = str(error)
     chain = f"{text} {error.__cause__}"
-    if "gated" in chain.lower() or "401" in chain or "403" in chain:
+    if hub and ("gated" in chain.lower() or re.search(r"\b40[13]\b", chain)):
         return (
             "the model is gated: accept its licence on huggingface.co with your account, then log in with "
             "`hf auth login` or set HF_TOKEN, or name a local directory that holds it"
         )
-    if "offline" in chain.lower() or "connect" in chain.lower() or "couldn't" in chain.lower():
+    if hub and ("offline" in chain.lower() or "connect" in chain.lower() or "couldn't" in chain.lower()):
         return (
             "it is not in the local cache and huggingface.co cannot be reached: download it with `hf download` on a "
             "machine that can, and name the directory"

@@ -99,6 +99,21 @@ def test_a_config_may_ask_for_long_texts_in_short_parts_too(folder, tmp_path):
         ClassifierRunner(load_classifier(str(tmp_path), CPU, torch.float32), CPU)
 
 
+def test_damaged_weights_are_said_to_be_damaged(folder, tmp_path):
+    """Weights cut short, or a config that fits no weights, are mistakes of the model, not of the network."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+    with pytest.raises(ConfigError, match="damaged"):
+        load_classifier(str(tmp_path), CPU, torch.float32)
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_size": 401}))
+    with pytest.raises(ConfigError) as told:
+        load_classifier(str(tmp_path), CPU, torch.float32)
+    assert "huggingface" not in str(told.value)
+
+
 def test_a_streamed_reply_computes_its_windows_once(runner):
     """A check of a stream computes only windows that it did not have before, until the stream has ended."""
     text = "one two three four five six seven eight nine ten " * 40
