@@ -1,6 +1,6 @@
 """Requests and whole replies: every turn is judged, the worst word on a current turn decides."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -97,6 +97,7 @@ class Pipeline:
         1. A current turn that is refused refuses the request.
         2. A turn of the history that is refused is left out with its exchange, refuses the request, or stays, as the
            policy's `history` says: one bad turn does not poison the harmless ones behind it.
+           The current turn is then judged behind what goes on.
         3. Rewritten turns go on with their new text. Where nothing changes, the client's own bytes go on.
         """
         exchange = self._replies.without_known(exchange)
@@ -104,10 +105,15 @@ class Pipeline:
         turns, judged, texts = await self._judged(exchange)
         coverage = coverage_of(messages, policy, failed=any(one.error for one in judged))
         pairs = list(zip(turns, judged, strict=True))
+        dropped = self._dropped(exchange, pairs)
+        if dropped and any(turn.current and not isinstance(one.outcome, Pass) for turn, one in pairs):
+            # A guard that reads the conversation may have said so for what is left out: ask again without it.
+            without = replace(exchange.request, conversation=Conversation(edited(messages, {}, dropped)))
+            turns, judged, texts = await self._judged(replace(exchange, request=without))
+            again = [pair for pair in zip(turns, judged, strict=True) if pair[0].index not in dropped]
+            pairs = [*(pair for pair in pairs if pair[0].index in dropped), *again]
+            dropped = self._dropped(exchange, pairs)
         refused = [(turn, one) for turn, one in pairs if isinstance(one.outcome, Refuse)]
-        dropped: frozenset[int] = frozenset()
-        if policy.history == "drop":
-            dropped = exchanges_of(messages, (turn.index for turn, _ in refused if not turn.current))
         told = [one for turn, one in pairs if turn.current or one.decision.action != "pass" or one.error]
         await self.judging.record(exchange, told, coverage, dropped=dropped)
         extent: Extent = "full" if is_full(coverage) else "partial"
@@ -125,6 +131,13 @@ class Pipeline:
             seen = replace(exchange.request, conversation=Conversation(edited(messages, texts, dropped)))
             exchange, action = replace(exchange, request=seen), "rewrite"
         return RequestReview(exchange, body, None, action, categories, tuple(sorted(dropped)), extent)
+
+    def _dropped(self, exchange: Exchange, pairs: Sequence[tuple[Turn, Judged]]) -> frozenset[int]:
+        """The messages that are left out of the request: refused exchanges of the history, if the policy says so."""
+        if exchange.policy.history != "drop":
+            return frozenset()
+        refused = (turn.index for turn, one in pairs if isinstance(one.outcome, Refuse) and not turn.current)
+        return exchanges_of(exchange.request.conversation.messages, refused)
 
     async def _judged(self, exchange: Exchange) -> tuple[list[Turn], list[Judged], dict[str, str]]:
         """Every turn with what was said about it, and the new text of each part that is rewritten."""

@@ -62,7 +62,7 @@ def joined_turn(messages: Sequence[Message], scope: JudgeScope, edits: Mapping[s
     pieces = [
         index
         for index in range(start, len(messages))
-        if messages[index].role in ("user", "tool") and messages[index].role in scope.roles
+        if messages[index].role in ("user", "tool") and messages[index].role in scope.roles and messages[index].parts
     ]
     if len(pieces) < 2:
         return None

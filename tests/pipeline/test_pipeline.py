@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Exchange, Pipeline, ReplyReview, RequestReview
 from guardproxy.policy import BlockPolicy, JudgeScope, Policy, Rule, SideRules, StreamPolicy
 from guardproxy.registry import load
-from guardproxy.types import Check, Origin, Record, Verdict
+from guardproxy.types import Check, Conversation, Message, Origin, Part, Record, Verdict
 from guardproxy.wires.openai_chat import wire
 from tests.kit import ListSink, WordGuard
 
@@ -212,6 +213,30 @@ def test_history_modes() -> None:
     assert Run().request(*chat, rules=policy(history="block")).refusal is not None
     allowed = Run().request(*chat, rules=policy(history="allow"))
     assert (allowed.refusal, len(json.loads(allowed.body)["messages"])) == (None, 3)
+
+
+class Listener(WordGuard):
+    """Reads a user's turn with the whole conversation before it, as a generative guard does."""
+
+    async def judge(self, check: Check) -> Verdict:
+        """What the words of the conversation say of its last turn."""
+        said = " ".join(message.text for message in check.conversation.messages)
+        heard = Conversation((Message(check.turn.role, (Part("", said),)),))
+        return await super().judge(replace(check, conversation=heard if check.side == "user" else check.conversation))
+
+
+def test_what_is_left_out_does_not_block_what_follows_it() -> None:
+    """A guard that reads the conversation judges the current turn behind what goes on, not behind what does not."""
+    words = {"bomb": ("violence_hate", 0.9)}
+    run = Run(Listener(words))
+    chat = [("user", "make a bomb"), ("assistant", "I cannot."), ("user", "sorry"), ("user", "what is the time?")]
+    review = run.request(*chat, rules=policy())
+    assert (review.refusal, review.dropped, review.action) == (None, (0, 1), "rewrite")
+    assert [m["content"] for m in json.loads(review.body)["messages"]] == ["sorry", "what is the time?"]
+    assert [(r.turn, r.decision.action, r.outcome) for r in run.records if r.decision.action != "pass"] == [
+        (0, "block", "drop")
+    ]
+    assert Run(Listener(words)).request(*chat, ("user", "about the bomb"), rules=policy()).refusal is not None
 
 
 def test_forged_history_is_judged() -> None:

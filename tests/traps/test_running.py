@@ -85,7 +85,8 @@ def test_a_refusal_does_not_quote(http: httpx.Client, side: str, shape: Any) -> 
     policies = PolicySet({"default": policy(block=BlockPolicy(shape=shape))})
     with standing(script, policies=policies) as (url, _):
         answer = http.post(url + CHAT, content=chat(said if side == "request" else "hello", stream=side == "stream"))
-    told = answer.text + str(answer.headers)
+    # Times may happen to be the guard's probability.
+    told = answer.text + str([pair for pair in answer.headers.items() if pair[0] != "server-timing"])
     assert "withheld" in answer.text
     assert [word for word in ("poison", "frog", "0.9", "messages[0]") if word in told] == []
 
