@@ -121,12 +121,22 @@ def test_a_mistake_while_it_loads_does_not_end_the_watching(config: Path, mistak
         until(lambda: in_force(url) == new)
 
 
-def test_a_start_that_breaks_is_told(tmp_path: Path) -> None:
-    """Weights that are damaged end the start with what is wrong, not in a guard that loads for ever."""
+@pytest.mark.parametrize(
+    ("name", "damage", "told"),
+    [
+        ("model.safetensors", lambda data: data[:100_000], "damaged"),
+        (
+            "config.json",
+            lambda data: data.replace(b'"num_hidden_layers": 6', b'"num_hidden_layers": null'),
+            "TypeError",
+        ),
+    ],
+)
+def test_a_start_that_breaks_is_told(tmp_path: Path, name: str, damage: Callable[[bytes], bytes], told: str) -> None:
+    """Damaged files end the start with what is wrong, not in a guard that loads for ever, whatever error they raise."""
     folder = tmp_path / "model"
     shutil.copytree(str(files("guardproxy") / "weights" / "embedded"), folder)
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:100_000])
+    (folder / name).write_bytes(damage((folder / name).read_bytes()))
     path = tmp_path / "guardproxy.yaml"
     path.write_text(f'guard: {{model: "{folder}"}}\nupstream: {{url: "http://127.0.0.1:9"}}\naudit: {{store: none}}\n')
     place = read(str(path), None)
@@ -135,4 +145,4 @@ def test_a_start_that_breaks_is_told(tmp_path: Path) -> None:
     with serve(service.app) as url:
         assert failed.wait(60)
         assert "start failed" in httpx.get(f"{url}/readyz").json()["status"]
-    assert "SafetensorError" in str(service.failure)
+    assert told in str(service.failure)
