@@ -103,7 +103,6 @@ class Pipeline:
         exchange = self._replies.without_known(exchange)
         messages, policy = exchange.request.conversation.messages, exchange.policy
         turns, judged, texts = await self._judged(exchange)
-        coverage = coverage_of(messages, policy, failed=any(one.error for one in judged))
         pairs = list(zip(turns, judged, strict=True))
         dropped = self._dropped(exchange, pairs)
         if dropped and any(turn.current and not isinstance(one.outcome, Pass) for turn, one in pairs):
@@ -113,6 +112,7 @@ class Pipeline:
             again = [pair for pair in zip(turns, judged, strict=True) if pair[0].index not in dropped]
             pairs = [*(pair for pair in pairs if pair[0].index in dropped), *again]
             dropped = self._dropped(exchange, pairs)
+        coverage = coverage_of(messages, policy, failed=any(one.error for _, one in pairs))
         refused = [(turn, one) for turn, one in pairs if isinstance(one.outcome, Refuse)]
         told = [one for turn, one in pairs if turn.current or one.decision.action != "pass" or one.error]
         await self.judging.record(exchange, told, coverage, dropped=dropped)
