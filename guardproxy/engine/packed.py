@@ -5,10 +5,10 @@ to kept keys and values at the top. So every block of keys is seen by one contig
 text that all checks share is one product. The parts of a token's attention are merged by their log-sum-exp.
 """
 
-import threading
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
 import torch
@@ -103,19 +103,19 @@ class Plan:
     scratch: torch.Tensor
     kernel: "Kernel"
 
-    def lanes(self) -> "list[Lane]":
-        """The lanes of one pass over the plan."""
+    def lanes(self, read: Sequence[int]) -> "list[Lane]":
+        """The lanes of one pass over the plan that reads the rows `read` behind the last layer."""
         progress = Progress(len(self.edges) - 1)
-        return [Lane(self, at, progress) for at in range(len(self.edges) - 1)]
+        return [Lane(self, at, progress, read) for at in range(len(self.edges) - 1)]
 
 
 class Lane:
     """What one thread computes of a plan: the rows [low, high), with who of them attends to what.
 
-    Queries of `blocks` and `owns` count from `low`; keys count from the row's begin.
+    Queries of `blocks` and keys count from the row's begin. `read`: its rows that are read behind the last layer.
     """
 
-    def __init__(self, plan: Plan, index: int, progress: Progress) -> None:
+    def __init__(self, plan: Plan, index: int, progress: Progress, read: Sequence[int]) -> None:
         self.plan = plan
         self.index = index
         self.progress = progress
@@ -124,6 +124,28 @@ class Lane:
         cut = [replace(each, first=max(each.first, low), last=min(each.last, high)) for each in plan.blocks]
         # What other lanes compute comes last: it may be there by then.
         self.blocks = sorted((each for each in cut if each.first < each.last), key=lambda each: each.span is None)
+        self.read = sorted({row for row in read if low <= row < high})
+        self._last: list[Block] | None = None
+        if all(own.mask is None for own in self.owns):  # of a tree of continuations nearly every row is read
+            self._last = self._of_read()
+
+    def asking(self, layer: int) -> "Asking":
+        """Who attends to what at `layer`: at the last one only the rows that are read, where that is worth it."""
+        if self._last is not None and layer == self.plan.scratch.shape[0] - 1:
+            return Asking(
+                torch.tensor(self.read, dtype=torch.long, device=self.plan.scratch.device) - self.low, self._last, [], 0
+            )
+        return Asking(None, self.blocks, self.owns, self.low)
+
+    def _of_read(self) -> list[Block]:
+        """The blocks of `read`, whose queries count as places in it."""
+        own = {row: each.low for each in self.owns for row in self.read if each.low <= row < each.high}
+        blocks = [Block(at, at + 1, None, own[row], row + 1) for at, row in enumerate(self.read)]
+        for each in self.blocks:
+            first, last = bisect_left(self.read, each.first), bisect_left(self.read, each.last)
+            if first < last:
+                blocks.append(replace(each, first=first, last=last))
+        return blocks
 
     @property
     def tokens(self) -> list[int]:
@@ -154,6 +176,16 @@ class Lane:
         return keys, values
 
 
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """The rows of a lane that ask for attention (None: all), and what they attend to; queries count from `low`."""
+
+    rows: torch.Tensor | None
+    blocks: list[Block]
+    owns: list[Own]
+    low: int
+
+
 class Kernel(Protocol):
     """Attention with its log-sum-exp: how a device does it."""
 
@@ -162,28 +194,30 @@ class Kernel(Protocol):
         ...
 
 
-def plan_of(roots: list[Segment], lanes: int, scratch: Callable[[int], torch.Tensor], kernel: Kernel) -> Plan:
+def plan_of(
+    roots: list[Segment], lanes: int, scratch: Callable[[int], torch.Tensor], kernel: Kernel, *, linear: int
+) -> Plan:
     """Lay out the forest for at most so many lanes. Segments that a lane's edge falls in are cut, also in `roots`.
 
-    A segment that is cut keeps its end; its beginning becomes its parent.
+    A segment that is cut keeps its end; its beginning becomes its parent. `linear`: what a token costs beside its
+    attention, as a number of keys to attend to.
     """
     order, blocks, owns = lay_out(roots)
     edges = [0, order[-1].stop]
     if lanes > 1:
-        edges = _cut(order, roots, lanes)
+        edges = _cut(order, roots, lanes, linear)
         order, blocks, owns = lay_out(roots)
     tokens = [token for segment in order for token in segment.tokens]
     positions = [position for segment in order for position in segment.positions]
     return Plan(tokens, positions, blocks, owns, edges, scratch(len(tokens)), kernel)
 
 
-def _cut(order: Sequence[Segment], roots: list[Segment], lanes: int) -> list[int]:
-    """Cut the segments that even edges of `lanes` fall in, and say where the edges came to lie."""
-    size = order[-1].stop
-    edges = {0, size}
-    for wanted in [
-        size * at // lanes for at in range(lanes - 1, 0, -1)
-    ]:  # from behind: offsets before stay as they are
+def _cut(order: Sequence[Segment], roots: list[Segment], lanes: int, linear: int) -> list[int]:
+    """Cut the segments that the edges of `lanes` of like cost fall in, and say where the edges came to lie."""
+    costs = list(accumulate(linear + position for segment in order for position in segment.positions))
+    edges = {0, len(costs)}
+    for at in range(lanes - 1, 0, -1):  # from behind: offsets before stay as they are
+        wanted = bisect_left(costs, costs[-1] * at // lanes)
         segment = next(each for each in order if each.offset <= wanted < each.stop)
         first = wanted - segment.offset
         if segment.mask is not None or min(first, len(segment.tokens) - first) < _LEAST:
@@ -265,25 +299,6 @@ def _same(a: Span, b: Span) -> bool:
     return a.buffer is b.buffer and a.low == b.low and a.high == b.high
 
 
-class ReadRows(torch.nn.Module):
-    """A feed-forward part of the last layer, computed for the rows that are read; the others stay zero."""
-
-    def __init__(self, inner: torch.nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-        self._thread = threading.local()
-
-    def read(self, rows: torch.Tensor) -> None:
-        """The rows that the next pass of this thread reads."""
-        self._thread.rows = rows
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[1, row, size] in and out."""
-        rows: torch.Tensor = self._thread.rows
-        some: torch.Tensor = self.inner(hidden[:, rows])
-        return hidden.new_zeros((1, hidden.shape[1], some.shape[-1])).index_copy_(1, rows, some)
-
-
 def packed_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -304,22 +319,26 @@ def packed_attention(
 
 def blockwise(lane: Lane, layer: int, query: torch.Tensor, scale: float, cap: float) -> torch.Tensor:
     """The kernel for every device: block by block; grouped query heads share their keys without a copy."""
-    heads, rows, size = query.shape
+    asking = lane.asking(layer)
+    heads, every, size = query.shape
+    if asking.rows is not None:
+        query = query[:, asking.rows]
+    rows = query.shape[1]
     mine = lane.plan.scratch[layer]
     shared = mine.shape[1]
     query = query.view(shared, heads // shared, rows, size)
-    out = query.new_empty(rows, shared, heads // shared, size).permute(1, 2, 0, 3)
-    total = query.new_empty(shared, heads // shared, rows)
-    for own in lane.owns:
-        part = slice(own.low - lane.low, own.high - lane.low)
+    out = query.new_zeros(rows, shared, heads // shared, size).permute(1, 2, 0, 3)
+    total = query.new_full((shared, heads // shared, rows), -torch.inf)
+    for own in asking.owns:
+        part = slice(own.low - asking.low, own.high - asking.low)
         keys, values = mine[:, :, own.low : own.high].unbind(0)
         if own.earlier is not None:
             before = own.earlier.of(layer)
             keys, values = torch.cat((before[0], keys), 1), torch.cat((before[1], values), 1)
         got, weight = attend(query[:, :, part], keys, values, scale, cap, causal=own.mask is None, mask=own.mask)
         out[:, :, part], total[:, :, part] = got, weight
-    for block in lane.blocks:
-        part = slice(block.first - lane.low, block.last - lane.low)
+    for block in asking.blocks:
+        part = slice(block.first - asking.low, block.last - asking.low)
         keys, values = lane.keys(layer, block)
         # All see all: the heads that share keys become rows of one larger product.
         asked = query[:, :, part]
@@ -328,7 +347,8 @@ def blockwise(lane: Lane, layer: int, query: torch.Tensor, scale: float, cap: fl
         known = total[:, :, part]
         out[:, :, part].lerp_(got, torch.sigmoid(weight - known)[..., None])
         total[:, :, part] = torch.logaddexp(known, weight)
-    return out.permute(2, 0, 1, 3).flatten(1, 2)
+    out = out.permute(2, 0, 1, 3).flatten(1, 2)
+    return out if asking.rows is None else out.new_zeros((every, heads, size)).index_copy_(0, asking.rows, out)
 
 
 def attend(

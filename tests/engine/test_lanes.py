@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardproxy.engine.lanes import Lanes, Progress, split
@@ -74,45 +74,62 @@ def test_each_lane_has_its_share_of_the_threads():
         torch.set_num_threads(before)
 
 
+def forest_plan(top, below, lanes):
+    """A plan of `top` roots by size, the first with children of the sizes `below`."""
+    roots = [Segment([at] * size, list(range(size))) for at, size in enumerate(top)]
+    for at, size in enumerate(below):
+        start = len(roots[0].tokens)
+        child = Segment([100 + at] * size, list(range(start, start + size)), roots[0])
+        roots[0].children.append(child)
+    return plan_of(roots, lanes, torch.empty, blockwise, linear=2000)
+
+
+def seen(plan):
+    """For each row, the rows it attends to."""
+    out = [set() for _ in plan.tokens]
+    for lane in plan.lanes([]):
+        for own in lane.owns:
+            assert lane.low <= own.low < own.high <= lane.high
+            for row in range(own.low, own.high):
+                out[row] |= set(range(own.low, row + 1))
+        for block in lane.blocks:
+            assert lane.low <= block.first < block.last <= lane.high
+            for row in range(block.first, block.last):
+                new = set(range(block.low, block.high))
+                assert not new & out[row]
+                out[row] |= new
+    return out
+
+
+def seen_at_last(plan, read):
+    """The same at the last layer, for the rows that are read."""
+    out = {row: set() for row in read}
+    for lane in plan.lanes(read):
+        asking = lane.asking(plan.scratch.shape[0] - 1)
+        rows = [lane.low + row for row in asking.rows.tolist()]
+        for block in asking.blocks:
+            for row in rows[block.first : block.last]:
+                new = set(range(block.low, block.high))
+                assert not new & out[row]
+                out[row] |= new
+    return out
+
+
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 120), min_size=1, max_size=6),
     st.lists(st.integers(1, 120), max_size=4),
     st.integers(1, 9),
+    st.integers(1, 200),
 )
-def test_a_cut_row_attends_to_what_the_whole_row_did(top, below, lanes):
+def test_a_cut_row_attends_to_what_the_whole_row_did(top, below, lanes, step):
     """Every token has the same tokens above it, however many lanes the row is cut into, and each once."""
-
-    def forest():
-        roots = [Segment([at] * size, list(range(size))) for at, size in enumerate(top)]
-        for at, size in enumerate(below):
-            start = len(roots[0].tokens)
-            child = Segment([100 + at] * size, list(range(start, start + size)), roots[0])
-            roots[0].children.append(child)
-        return roots
-
-    def seen(plan):
-        """For each row, the rows it attends to."""
-        out = [set() for _ in plan.tokens]
-        for lane in plan.lanes():
-            for own in lane.owns:
-                assert lane.low <= own.low < own.high <= lane.high
-                for row in range(own.low, own.high):
-                    out[row] |= set(range(own.low, row + 1))
-            for block in lane.blocks:
-                assert lane.low <= block.first < block.last <= lane.high
-                for row in range(block.first, block.last):
-                    new = set(range(block.low, block.high))
-                    assert not new & out[row]
-                    out[row] |= new
-        return out
-
-    def plan(count):
-        return plan_of(forest(), count, torch.empty, blockwise)
-
-    whole, cut = plan(1), plan(lanes)
+    whole, cut = forest_plan(top, below, 1), forest_plan(top, below, lanes)
     assert (cut.tokens, cut.positions) == (whole.tokens, whole.positions)
     assert seen(cut) == seen(whole)
     assert 2 <= len(cut.edges) <= lanes + 1
+    read = [*range(0, len(cut.tokens), step), len(cut.tokens) - 1]
+    assert seen_at_last(cut, read) == {row: seen(whole)[row] for row in read}
 
 
 @pytest.mark.parametrize("threads", [2, 3, 5])

@@ -1,0 +1,48 @@
+"""Parts that stand in the place of transformers' own give the same, and do stand there."""
+
+import copy
+
+import pytest
+import torch
+
+from guardproxy.engine.layers import Attention, Gated, Norm, Turns, work_in_place
+from tests.engine.kit import brute_force, prompt, read, runner, tiny
+
+pytestmark = pytest.mark.timeout(600)  # the first test converts the GGUF file
+
+PLAIN = ("Llama", "Mistral", "Qwen2", "Granite")
+
+
+def shaken(kind):
+    """A random model whose norms, biases and embeddings are not those that it was made with."""
+    loaded = tiny(kind, seed=3)
+    torch.manual_seed(4)
+    for weights in loaded.model.parameters():
+        weights.data += 0.2 * torch.randn_like(weights)
+    return loaded
+
+
+@pytest.mark.parametrize("kind", [*PLAIN, "Qwen3", "Gemma2"])
+def test_known_forms_are_replaced_and_give_the_same(kind):
+    """Norm and feed-forward part of each layer, by the same rows."""
+    stock = shaken(kind).model.get_decoder()
+    ours = copy.deepcopy(stock)
+    work_in_place(ours)
+    rows = torch.randn(1, 7, 32)
+    with torch.inference_mode():
+        for theirs, mine in zip(stock.layers, ours.layers, strict=True):
+            assert isinstance(mine.mlp, Gated)
+            assert isinstance(mine.input_layernorm, Norm) == (kind != "Gemma2")
+            for name in ("mlp", "input_layernorm", "post_attention_layernorm"):
+                torch.testing.assert_close(getattr(mine, name)(rows), getattr(theirs, name)(rows))
+    assert isinstance(ours.layers[0].self_attn, Attention) == isinstance(ours.rotary_emb, Turns) == (kind in PLAIN)
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_a_whole_pass_gives_the_same(kind):
+    """Biases of queries and keys, which a fresh model has at 0, are turned with them."""
+    loaded = shaken(kind)
+    unsafe, inside, outside = brute_force(loaded, prompt("How do I whittle a spoon?"))
+    (got,) = read(runner(loaded), prompt("How do I whittle a spoon?"))
+    assert got.probabilities == pytest.approx([unsafe, *inside], abs=1e-5)
+    assert got.outside == pytest.approx(outside, abs=1e-5)
