@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from guardproxy.engine.encoder import Bert, row_of
 from guardproxy.engine.lanes import Lanes, split
 from guardproxy.engine.load import Loaded, calibration
 from guardproxy.engine.runner import Done, Work
@@ -73,6 +74,7 @@ class ClassifierRunner:
         self._model = loaded.model
         self._device = device
         self._lanes = Lanes((threads or torch.get_num_threads()) if device.type == "cpu" else 1)
+        self._bert = Bert(loaded.model) if Bert.fits(loaded.model, device) else None
         self._codec = Codec(loaded.backend)
         self._single, self._pair = _frames(loaded)
         self._takes_types = "token_type_ids" in getattr(loaded.tokenizer, "model_input_names", [])
@@ -109,9 +111,7 @@ class ClassifierRunner:
         known = {row: found for row in rows if (found := self._kept(row)) is not None}
         new = [row for row in dict.fromkeys(rows) if row not in known]
         if new:
-            lanes = split([len(row.ids) for row in new], self._lanes.threads)
-            for lane in self._lanes.run([partial(self._lane, new, each) for each in lanes]):
-                known |= lane
+            known |= self._compute(new)
         left = set(new)
         done: list[Done] = []
         for row in rows:
@@ -132,14 +132,26 @@ class ClassifierRunner:
             if len(self._streams) > _STREAMS:
                 self._streams.popitem(last=False)
 
-    def _lane(self, rows: Sequence[_Window], lane: Sequence[int]) -> dict[_Window, tuple[float, ...]]:
-        """The probabilities of some of the rows; those of like length go together."""
-        out: dict[_Window, tuple[float, ...]] = {}
-        for group in by_length([len(rows[index].ids) for index in lane], self.max_batch_tokens):
-            chosen = [rows[lane[at]] for at in group]
-            for row, logits in zip(chosen, self._forward(chosen), strict=True):
-                out[row] = self._read(logits, row.readout)
-        return out
+    def _compute(self, rows: Sequence[_Window]) -> dict[_Window, tuple[float, ...]]:
+        """The probabilities of the rows."""
+        if self._bert is not None:
+            lanes = self._bert.lanes(row_of([(row.ids, row.types) for row in rows]), self._lanes.threads)
+            logits = torch.cat(self._lanes.run(lanes))
+        else:
+            parts = split([len(row.ids) for row in rows], self._lanes.threads)
+            found = self._lanes.run([partial(self._lane, [rows[index] for index in part]) for part in parts])
+            order = [index for part in parts for index in part]
+            logits = torch.cat(found)[torch.tensor(order).argsort()]
+        with torch.inference_mode():
+            discount = torch.tensor([[row.discount] for row in rows], device=logits.device)
+            logits = (logits.float() - discount) / self._temperature + self._bias
+            return {row: self._read(each, row.readout) for row, each in zip(rows, logits, strict=True)}
+
+    def _lane(self, rows: Sequence[_Window]) -> torch.Tensor:
+        """Logits [rows, outputs]; rows of like length go together."""
+        groups = by_length([len(row.ids) for row in rows], self.max_batch_tokens)
+        logits = torch.cat([self._forward([rows[at] for at in group]) for group in groups])
+        return logits[torch.tensor([at for group in groups for at in group]).argsort()]
 
     def forget(self, stream: str) -> None:
         """A streamed reply has ended."""
@@ -149,7 +161,7 @@ class ClassifierRunner:
         """Release the weights."""
         self._streams.clear()
         self._lanes.close()
-        self._model = None
+        self._model = self._bert = None
 
     def _row(
         self,
@@ -172,7 +184,7 @@ class ClassifierRunner:
         return _Window(ids, types, readout, stream, discount)
 
     def _forward(self, rows: Sequence[_Window]) -> torch.Tensor:
-        """Logits [rows, outputs] in float32."""
+        """Logits [rows, outputs] of the model's own forward."""
         longest = max(len(row.ids) for row in rows)
         ids = torch.full((len(rows), longest), self._pad)
         types, mask = torch.zeros_like(ids), torch.zeros_like(ids)
@@ -185,8 +197,7 @@ class ClassifierRunner:
         if self._takes_types:
             inputs["token_type_ids"] = types.to(self._device)
         logits: torch.Tensor = self._model(**inputs).logits
-        discount = torch.tensor([[row.discount] for row in rows], device=self._device)
-        return (logits.float() - discount) / self._temperature + self._bias
+        return logits
 
     def _read(self, logits: torch.Tensor, readout: ClassLogits) -> tuple[float, ...]:
         values = torch.sigmoid(logits) if readout.activation == "sigmoid" else torch.softmax(logits, -1)

@@ -71,6 +71,25 @@ def test_a_row_reads_the_same_alone_and_in_any_batch(runner):
         assert got.reading.probabilities == pytest.approx(alone.reading.probabilities, abs=1e-5)
 
 
+def test_another_architecture_goes_through_its_own_forward(folder, tmp_path):
+    """A RoBERTa in lanes and in batches of unequal lengths: the plain model's probabilities, in order."""
+    transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    torch.manual_seed(4)
+    config = transformers.RobertaConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_labels=3,
+        type_vocab_size=2, max_position_embeddings=130, initializer_range=0.5, vocab_size=30522,
+    )  # fmt: skip
+    model = transformers.RobertaForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    runner = ClassifierRunner(load_classifier(str(tmp_path), CPU, torch.float32), CPU, threads=2)
+    works = [runner.encode(ask("word " * size))[0] for size in (1, 50, 7, 30, 31, 2)]
+    for work, done in zip(works, runner.run(works), strict=True):
+        with torch.inference_mode():
+            wanted = torch.sigmoid(model(input_ids=torch.tensor([work.data.ids])).logits)[0].tolist()
+        assert done.reading.probabilities == pytest.approx(wanted, abs=1e-5)
+    runner.close()
+
+
 def test_long_texts_become_windows_within_the_limit(runner):
     """A text beyond the limit has several windows, each within it, also beside a long question."""
     for turns in ((), ("why " * 30,), ("why " * 300,)):

@@ -1,0 +1,88 @@
+"""BERT in one row and in lanes: the same logits as the model's own forward, whatever shares a pass."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from guardproxy.engine.encoder import Bert, edges, row_of
+from guardproxy.engine.lanes import Lanes
+
+CPU = torch.device("cpu")
+
+
+def small(kind, **more):
+    """A random model of two outputs."""
+    config = kind.config_class(
+        vocab_size=99,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=64,
+        num_labels=2,
+        type_vocab_size=2,
+        **more,
+    )
+    torch.manual_seed(5)
+    return kind(config).eval().requires_grad_(False)
+
+
+MODEL = small(transformers.BertForSequenceClassification, initializer_range=0.2)
+POOLS = {threads: Lanes(threads) for threads in (1, 2, 3, 4)}
+
+windows = st.lists(
+    st.lists(st.tuples(st.integers(1, 98), st.integers(0, 1)), min_size=1, max_size=60), min_size=1, max_size=6
+)
+
+
+def plain(window):
+    """The logits of one window by the model's own forward."""
+    with torch.inference_mode():
+        ids, types = (torch.tensor([values]) for values in zip(*window, strict=True))
+        return MODEL(input_ids=ids, token_type_ids=types).logits[0]
+
+
+@settings(deadline=None, max_examples=60)
+@given(windows=windows, threads=st.sampled_from(sorted(POOLS)))
+def test_every_window_has_the_logits_of_the_plain_model(windows, threads):
+    """Windows of any lengths in any number of lanes, cut anywhere: the model's own logits of each, in order."""
+    row = row_of([tuple(zip(*window, strict=True)) for window in windows])
+    got = torch.cat(POOLS[threads].run(Bert(MODEL).lanes(row, threads)))
+    wanted = torch.stack([plain(window) for window in windows])
+    assert torch.allclose(got, wanted, atol=1e-5), (got - wanted).abs().max()
+
+
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=12), st.integers(1, 5))
+def test_a_row_is_cut_into_like_lanes(lengths, lanes):
+    """The edges are in order, the first and last are the row's ends, and no lane is far from its even share."""
+    starts = [0]
+    for length in lengths:
+        starts.append(starts[-1] + length)
+    cuts = edges(starts, lanes)
+    assert cuts == sorted(set(cuts))
+    assert (cuts[0], cuts[-1]) == (0, starts[-1])
+    assert len(cuts) <= lanes + 1
+    sizes = [high - low for low, high in pairwise(cuts)]
+    assert max(sizes) <= starts[-1] / lanes + 18
+
+
+def test_a_lane_that_fails_fails_the_pass_and_hangs_nobody():
+    """The lane that waits for its keys raises too, and the next pass goes well."""
+    bert = Bert(MODEL)
+    unknown = row_of([((5,) * 59 + (99,), (0,) * 60)])
+    with pytest.raises(RuntimeError, match="another lane"):
+        POOLS[2].run(bert.lanes(unknown, 2))
+    row = row_of([((5,) * 60, (0,) * 60)])
+    assert torch.allclose(torch.cat(POOLS[2].run(bert.lanes(row, 2)))[0], plain([(5, 0)] * 60), atol=1e-5)
+
+
+def test_only_a_float32_bert_on_the_cpu_goes_this_way():
+    """A decoder, another type of weights, another device or another architecture goes through its own forward."""
+    assert Bert.fits(MODEL, CPU)
+    assert not Bert.fits(MODEL, torch.device("cuda"))
+    assert not Bert.fits(small(transformers.BertForSequenceClassification).bfloat16(), CPU)
+    assert not Bert.fits(small(transformers.BertForSequenceClassification, is_decoder=True), CPU)
+    assert not Bert.fits(small(transformers.RobertaForSequenceClassification), CPU)
