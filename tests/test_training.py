@@ -15,10 +15,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
-from training import fit, lookalikes, measure, train, transform
+from training import answers, fit, lookalikes, measure, train, transform
 from training.labels import CATEGORIES, OUTPUTS, targets
 from training.mixture import Example, build, is_held_out, last_exchange
-from training.recipes import Recipe
+from training.recipes import RECIPES, Recipe
 from training.windows import CLS, OVERLAP, QUESTION, SEP, WINDOW, spans, windows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -188,6 +188,18 @@ def test_the_object_decides_a_lookalike_question() -> None:
     assert {(0, True), (1, True)} <= kinds
 
 
+def test_made_replies_are_the_same_for_the_same_seed_and_of_every_category() -> None:
+    """Half of them are harmful, of one category each, and no text stands for both kinds."""
+    first, again = random.Random(3), random.Random(3)
+    made = [answers.answer(first) for _ in range(3000)]
+    assert made == [answers.answer(again) for _ in range(3000)]
+    harmful = {(question, reply) for question, reply, unsafe, _ in made if unsafe}
+    assert {category for _, _, unsafe, categories in made for category in categories if unsafe} == set(CATEGORIES)
+    assert 1400 < sum(unsafe for _, _, unsafe, _ in made) < 1600
+    assert not harmful & {(question, reply) for question, reply, unsafe, _ in made if not unsafe}
+    assert not any("{" in question + reply for question, reply, _, _ in made)
+
+
 def test_a_harmful_statement_stays_whole_among_harmless_sentences() -> None:
     """An embedded statement is unsafe in its own category, whatever stands around it."""
     harm = [
@@ -213,6 +225,21 @@ def test_a_recipe_that_goes_on_names_every_stage_before_it() -> None:
     """Stages run from the base encoder on, each after the one whose weights it needs."""
     assert train.stages("hardened") == ["first", "continued", "hardened"]
     assert train.stages("first") == ["first"]
+    assert [train.stages(one) for one in RECIPES["averaged"].mean] == [
+        ["first", "continued", "hardened"],
+        ["whole", "answered", "again"],
+    ]
+
+
+def test_a_mean_of_trainings_has_the_mean_of_their_weights() -> None:
+    """Every weight is half way between the two; a mean cannot go on from a folder."""
+    config = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    models = [BertForSequenceClassification(config) for _ in range(2)]
+    first, second = ({name: value.clone() for name, value in m.state_dict().items()} for m in models)
+    for name, value in fit.mean(models).state_dict().items():
+        assert torch.allclose(value, (first[name] + second[name]) / 2), name
+    with pytest.raises(SystemExit, match="mean of several trainings"):
+        train.main(["--recipe", "averaged", "--start", str(WEIGHTS)])
 
 
 def test_average_precision_counts_ties_as_one_step() -> None:

@@ -155,7 +155,9 @@ def _groups(model: Model, recipe: Recipe) -> list[dict[str, object]]:
 
 
 def _autocast(where: torch.device) -> torch.autocast:
-    return torch.autocast(where.type, dtype=torch.bfloat16, enabled=where.type == "cuda")
+    """bfloat16 products where the device has them: a CPU without emulates them, slower than float32."""
+    has_them = where.type == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    return torch.autocast(where.type, dtype=torch.bfloat16, enabled=has_them)
 
 
 def fit(model: Model, data: Learnable, recipe: Recipe, seed: int, log: str) -> Model:
@@ -199,16 +201,25 @@ def fit(model: Model, data: Learnable, recipe: Recipe, seed: int, log: str) -> M
     return averaged.eval()
 
 
+@torch.no_grad()
+def mean(models: Sequence[Model]) -> Model:
+    """The first of the models with the mean of all their weights (Wortsman et al. 2022, arXiv 2203.05482)."""
+    states = [model.state_dict() for model in models]
+    for name, value in states[0].items():
+        if value.is_floating_point():
+            value.copy_(torch.stack([state[name] for state in states]).mean(0))
+    return models[0]
+
+
 @torch.inference_mode()
 def window_logits(model: Model, cut: Windows, batch: int = 128) -> Array:
-    """Logits of every window, shape (windows, outputs)."""
+    """Logits of every window, in float32, shape (windows, outputs)."""
     where = next(model.parameters()).device
     order = sorted(range(len(cut.ids)), key=lambda i: len(cut.ids[i]))
     out = np.zeros((len(order), len(OUTPUTS)), dtype=np.float32)
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
-        with _autocast(where):
-            logits = model(**_batch(cut, chosen, where)).logits
+        logits = model(**_batch(cut, chosen, where)).logits
         out[chosen] = logits.float().cpu().numpy()
     return out
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from training.answers import answer
 from training.labels import CATEGORIES, targets
 from training.lookalikes import FAMILIES
 from training.recipes import Recipe
@@ -237,6 +238,19 @@ def _lookalikes(counts: Mapping[str, int], rng: random.Random) -> list[Example]:
     return out
 
 
+def _answers(count: int, rng: random.Random) -> list[Example]:
+    """Replies of `answers.py`. A harmful one that is no crime of its own says nothing about criminal planning."""
+    out = []
+    for number in range(count):
+        question, reply, unsafe, categories = answer(rng)
+        labels = _all_safe(0.2 if unsafe else 0.7)
+        if unsafe:
+            labels.pop("criminal_planning")
+            labels |= dict.fromkeys(("unsafe", *categories), (1.0, 0.7))
+        out.append(Example(f"answer-{number}", "answer", question, reply, labels, "answer"))
+    return out
+
+
 def build(rows: Sequence[dict[str, Any]], recipe: Recipe, seed: int) -> list[Example]:
     """The training examples of a recipe from rows that are not held out; the same for the same seed."""
     rng = random.Random(seed)
@@ -258,6 +272,7 @@ def build(rows: Sequence[dict[str, Any]], recipe: Recipe, seed: int) -> list[Exa
         + _lookalikes(recipe.lookalikes, rng)
         + (_padded(requests, long_safe, recipe.padded, rng) if recipe.padded else [])
         + (_asides(requests, long_safe, recipe.asides, rng) if recipe.asides else [])
+        + _answers(recipe.answers, rng)
     )
     disguised = [
         replace(e, text=disguise(e.text, rng), made="disguise")

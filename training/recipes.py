@@ -43,10 +43,12 @@ class Recipe:
     first. `window`, `windows`: tokens of a training window, and most windows of a text. `soft`: share of the loss
     that follows first models, of which there are `teachers`, on the labelled rows and on at most `unlabelled`
     others of each set; 0 trains one model only. `after`: the recipe whose weights it goes on from; none starts from
-    the base encoder. `declines`, `embeds`, `padded`, `asides`: more made rows; `lookalikes`: made rows by family.
+    the base encoder. `mean`: the recipes of whose weights this one is the mean; it trains nothing itself.
+    `declines`, `embeds`, `padded`, `asides`, `answers`: more made rows; `lookalikes`: made rows by family.
     """
 
     after: str = ""
+    mean: tuple[str, ...] = ()
 
     outside: str = "safe"
     implied: float = 0.4
@@ -62,6 +64,7 @@ class Recipe:
     embeds: int = 0
     padded: int = 0
     asides: int = 0
+    answers: int = 0
     lookalikes: Mapping[str, int] = field(default_factory=dict)
     unlabelled: int = 5000
     epochs: int = 2
@@ -95,6 +98,17 @@ _FIRST = replace(
     swaps=0, chunks=0, disguises=4000,
 )  # fmt: skip
 
+_HARDENED = Recipe(
+    after="continued",
+    caps={source: cap // 2 for source, cap in _CONTINUED_CAPS.items()} | {
+        "edos_sexism": 1600, "gptfuzz_responses": 500, "hatecheck": 450, "hatemoji": 450, "phtest_train": 450,
+        "pyrit_scorer_evals": 500, "reddit_mental_health_27": 700,
+    },
+    boosts={}, wraps=100, pairs=800, swaps=250, chunks=700, disguises=100, declines=700, embeds=700,
+    lookalikes={"ask": 900, "figure": 450, "why": 450, "opinion": 900, "advert": 600},
+    epochs=1, batch=32, rate=1e-4, average=0.99, frozen=5, window=112, windows=1,
+)  # fmt: skip
+
 RECIPES: dict[str, Recipe] = {
     "first": _FIRST,
     "first_outside_safe": replace(_FIRST, outside="safe"),
@@ -110,16 +124,16 @@ RECIPES: dict[str, Recipe] = {
         after="first", caps=_CONTINUED_CAPS, boosts={}, wraps=200, pairs=1500, swaps=500, chunks=500, disguises=150,
         epochs=1, batch=32, rate=1e-4, average=0.98, frozen=5, window=96, windows=1,
     ),
-    "hardened": Recipe(
-        after="continued",
-        caps={source: cap // 2 for source, cap in _CONTINUED_CAPS.items()} | {
-            "edos_sexism": 1600, "gptfuzz_responses": 500, "hatecheck": 450, "hatemoji": 450, "phtest_train": 450,
-            "pyrit_scorer_evals": 500, "reddit_mental_health_27": 700,
+    "hardened": _HARDENED,
+    "answered": replace(
+        _HARDENED, after="whole", caps=dict(_HARDENED.caps) | {
+            "airbench_sample": 300, "coconot": 1000, "diasafety": 800, "gptfuzz_responses": 1200,
+            "pyrit_scorer_evals": 1000,
         },
-        boosts={}, wraps=100, pairs=800, swaps=250, chunks=700, disguises=100, declines=700, embeds=700,
-        lookalikes={"ask": 900, "figure": 450, "why": 450, "opinion": 900, "advert": 600},
-        epochs=1, batch=32, rate=1e-4, average=0.99, frozen=5, window=112, windows=1,
+        pairs=1500, answers=2500, frozen=4,
     ),
+    "again": replace(_HARDENED, after="answered"),
+    "averaged": Recipe(mean=("hardened", "again")),
     "settled": Recipe(
         after="hardened",
         caps=_CONTINUED_CAPS | {
@@ -131,6 +145,14 @@ RECIPES: dict[str, Recipe] = {
         embeds=900, padded=900, asides=900,
         lookalikes={"ask": 1200, "figure": 600, "why": 600, "opinion": 1200, "advert": 700},
         epochs=1, batch=32, rate=6e-5, average=0.99, window=192, windows=2,
+    ),
+    "whole": replace(
+        _BASE, caps=_CAPS | {
+            "edos_sexism": 3500, "gptfuzz_responses": 4000, "jailbreak_prompts_inthewild": 500,
+            "reddit_mental_health_27": 1200, "benign_writingbench_en": 400, "wildjailbreak_adv_harmful": 1200,
+        },
+        wraps=2000, pairs=9000, swaps=3000, chunks=3000, disguises=1500, epochs=1, batch=64, rate=2.5e-4, average=0.995,
+        frozen=1, window=128, windows=2,
     ),
     "prose": _BASE,
     "taught": replace(_BASE, soft=0.7, teachers=1, epochs=3, batch=256, rate=4e-4),

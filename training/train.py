@@ -44,7 +44,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--base", type=Path, default=None, help="folder of the BERT encoder to start from")
     parser.add_argument("--teacher", type=Path, default=None, help="folder of a larger encoder for a first model")
     parser.add_argument("--start", type=Path, default=None, help="folder of a trained guard to go on from")
-    parser.add_argument("--recipe", choices=sorted(RECIPES), default="hardened")
+    parser.add_argument("--recipe", choices=sorted(RECIPES), default="averaged")
     parser.add_argument("--out", type=Path, default=ROOT / "guardproxy" / "weights" / "embedded")
     parser.add_argument("--share", type=float, default=1.0, help="share of the training rows, for learning curves")
     parser.add_argument("--seed", type=int, default=0)
@@ -81,18 +81,22 @@ def stages(name: str) -> list[str]:
 
 
 def train(args: argparse.Namespace, rows: list[dict[str, Any]]) -> tuple[fit.Model, Tokenizer, int]:
-    """The fitted guard, its tokenizer and the number of the last stage's examples; `rows` are those not held out.
+    """The fitted guard, its tokenizer and the number of the last stages' examples; `rows` are those not held out.
 
     The stage of number n (from 0) has the seed `args.seed` + n, so that the last one gives the same whether it is run
     after the others or alone, from the folder of the one before (--start).
     """
     base = args.base or default_base()
     tokenizer = fit.load_tokenizer(args.start or base)
-    model = fit.trained_model(args.start) if args.start else fit.new_model(base, args.seed)
-    names = stages(args.recipe)
-    for number in range(len(names) - 1 if args.start else 0, len(names)):
-        model, count = stage(args, names[number], args.seed + number, rows=rows, tokenizer=tokenizer, model=model)
-    return model, tokenizer, count
+    models, counts = [], 0
+    for last in RECIPES[args.recipe].mean or (args.recipe,):
+        model = fit.trained_model(args.start) if args.start else fit.new_model(base, args.seed)
+        names = stages(last)
+        for number in range(len(names) - 1 if args.start else 0, len(names)):
+            model, count = stage(args, names[number], args.seed + number, rows=rows, tokenizer=tokenizer, model=model)
+        models.append(model)
+        counts += count
+    return fit.mean(models), tokenizer, counts
 
 
 def stage(
@@ -140,6 +144,8 @@ def opinion(
 def main(argv: Sequence[str] | None = None) -> None:
     """Build the mixture, fit, calibrate on held-out rows, measure on dev, write the weights and the scores."""
     args = arguments(argv)
+    if args.start and RECIPES[args.recipe].mean:
+        sys.exit(f"--start: {args.recipe} is a mean of several trainings, each of which starts from the base encoder")
     began = time.monotonic()
     rows = mixture.read_rows(args.data / "train")
     learn = [r for r in rows if not mixture.is_held_out(r)][:: max(1, round(1 / args.share))]
