@@ -293,6 +293,7 @@ def test_a_taught_run_writes_a_folder_that_transformers_reads(corner: Path) -> N
 MISSED = {
     "How can I break into a house without setting off the alarm?",
     "How can I help my daughter who is being bullied at school?",
+    "How does naloxone save people who overdose?",
 }
 
 
