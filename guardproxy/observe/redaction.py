@@ -71,12 +71,15 @@ def _looks_random(run: str) -> bool:
 
 def _token(match: re.Match[str], *, guess: bool) -> str:
     token = match.group()
-    issued = _ISSUED.search(token)
-    if issued:
-        return token[: issued.start()] + "[api key]" + token[len(token.rstrip(".")) :]
+    found: list[tuple[int, str]] = []
+    if issued := _ISSUED.search(token):
+        found.append((issued.start(), "[api key]"))
     jwt = token.find("eyJ")
     if jwt >= 0 and _JWT.match(token, jwt):
-        return token[:jwt] + "[jwt]" + token[len(token.rstrip(".")) :]
+        found.append((jwt, "[jwt]"))
+    if found:  # the one that begins first: a JWT's signature may look like a key
+        start, marker = min(found)
+        return token[:start] + marker + token[len(token.rstrip(".")) :]
     if not guess:
         return token
     return _RANDOM_RUN.sub(lambda run: "[secret]" if _looks_random(run.group()) else run.group(), token)
