@@ -1,6 +1,6 @@
 """Which checks run next, and whether another may queue. Pure: no clock, no threads, no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -48,6 +48,22 @@ def take(queue: Sequence[Ticket[T]], budget: int, now: float) -> Taken[T]:
         left -= ticket.cost
     chosen = {id(ticket) for ticket in batch}
     return Taken(tuple(batch), tuple(ticket for ticket in alive if id(ticket) not in chosen))
+
+
+def passes(costs: Sequence[int], budget: int) -> Iterator[slice]:
+    """A batch's work, by its `costs` in tokens and in order, in passes of at most `budget`, or of one piece.
+
+    The first check of a batch always goes, and a text of a request's full size has thousands of windows: in one pass
+    they would take all memory.
+    """
+    start = used = 0
+    for at, cost in enumerate(costs):
+        if at > start and used + cost > budget:
+            yield slice(start, at)
+            start, used = at, 0
+        used += cost
+    if start < len(costs):
+        yield slice(start, len(costs))
 
 
 def admit(waiting_tokens: int, seconds_per_token: float, max_wait_s: float) -> None:

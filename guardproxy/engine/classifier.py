@@ -181,6 +181,8 @@ class ClassifierRunner:
             frame = self._single
             ids = (*frame.before, *part, *frame.after)
             types = (frame.types[0],) * len(ids)
+        if not self._takes_types:
+            types = (0,) * len(ids)  # what a model takes where it is given none
         return _Window(ids, types, readout, stream, discount)
 
     def _forward(self, rows: Sequence[_Window]) -> torch.Tensor:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
-from guardproxy.engine.batching import Ticket, admit, take
+from guardproxy.engine.batching import Ticket, admit, passes, take
 from guardproxy.engine.runner import Done, Runner, Work
 from guardproxy.errors import ConfigError, GuardproxyError, GuardUnavailable
 from guardproxy.ports import Family, Prompt, Reading
@@ -254,10 +254,19 @@ class Engine:
             runner.close()
 
     def _run(self, runner: Runner, batch: Sequence[Ticket[_Job]]) -> None:
-        """Run a batch; where it fails, run its halves, so that one bad check fails alone."""
+        """Run a batch; where it fails, run its halves, so that one bad check fails alone.
+
+        It stops between two passes when nobody waits for it any longer.
+        """
         started = time.perf_counter()
+        work = [each for ticket in batch for each in ticket.item.work]
+        done: list[Done] = []
         try:
-            done = runner.run([work for ticket in batch for work in ticket.item.work])
+            for part in passes([each.cost for each in work], runner.max_batch_tokens):
+                if all(ticket.cancelled for ticket in batch):
+                    self._tally.dropped += len(batch)
+                    return
+                done += runner.run(work[part])
         except Exception as error:  # noqa: BLE001 - every failure becomes GuardUnavailable for its own check
             if len(batch) > 1:
                 half = len(batch) // 2

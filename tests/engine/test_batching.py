@@ -1,10 +1,12 @@
 """The queue's order and its door."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guardproxy.engine.batching import PATIENCE_S, Ticket, admit, take
+from guardproxy.engine.batching import PATIENCE_S, Ticket, admit, passes, take
 from guardproxy.errors import Overloaded
 
 
@@ -77,3 +79,12 @@ def test_the_door_closes_when_the_wait_is_too_long():
     admit(1000, 0.001, 1.0)
     with pytest.raises(Overloaded, match=r"2\.0 s behind"):
         admit(2000, 0.001, 1.0)
+
+
+@given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 60))
+def test_passes_hold_all_work_in_order_within_the_budget(costs, budget):
+    """No piece is lost or moved, no pass is empty, and only a piece that is too large by itself exceeds the budget."""
+    parts = [costs[part] for part in passes(costs, budget)]
+    assert [cost for part in parts for cost in part] == costs
+    assert all(part and (len(part) == 1 or sum(part) <= budget) for part in parts)
+    assert all(sum(early) + late[0] > budget for early, late in pairwise(parts))

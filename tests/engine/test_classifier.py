@@ -71,6 +71,25 @@ def test_a_row_reads_the_same_alone_and_in_any_batch(runner):
         assert got.reading.probabilities == pytest.approx(alone.reading.probabilities, abs=1e-5)
 
 
+def test_a_bert_whose_tokenizer_has_no_segment_types_gets_none(folder, tmp_path):
+    """A pair is read as the plain model reads it on the tokenizer's own encoding, which has one segment."""
+    copied = tmp_path / "untyped"
+    shutil.copytree(folder, copied)
+    settings = json.loads((copied / "tokenizer_config.json").read_text())
+    names = ["input_ids", "attention_mask"]
+    (copied / "tokenizer_config.json").write_text(json.dumps(settings | {"model_input_names": names}))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(copied)
+    encoded = tokenizer("Is it safe?", "It is, mostly.", return_tensors="pt")
+    assert list(encoded) == names
+    model = transformers.BertForSequenceClassification.from_pretrained(copied, dtype=torch.float32).eval()
+    runner = ClassifierRunner(load_classifier(str(copied), CPU, torch.float32), CPU)
+    with torch.inference_mode():
+        wanted = torch.sigmoid(model(**encoded).logits)[0].tolist()
+    (done,) = runner.run(runner.encode(ask("It is, mostly.", "Is it safe?")))
+    assert done.reading.probabilities == pytest.approx(wanted, abs=1e-5)
+    runner.close()
+
+
 def test_another_architecture_goes_through_its_own_forward(folder, tmp_path):
     """A RoBERTa in lanes and in batches of unequal lengths: the plain model's probabilities, in order."""
     transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)

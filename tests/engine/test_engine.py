@@ -33,7 +33,10 @@ class Plain:
 
 
 class Scripted:
-    """A runner of texts: `windows` and `hole` have two windows, `poison` fails, `slow` waits for the gate."""
+    """A runner of texts: `windows` and `hole` have two windows, `book` 35; `poison` fails.
+
+    `slow` waits for the gate, and `book` does after its first pass.
+    """
 
     max_batch_tokens = 100
 
@@ -46,17 +49,25 @@ class Scripted:
 
     def encode(self, prompt, stream=None):
         text = prompt.pieces[0].text
-        several = text in ("windows", "hole")
-        return (Work(10, f"{text} 1"), Work(10, f"{text} 2")) if several else (Work(10, text),)
+        count = {"windows": 2, "hole": 2, "book": 35}.get(text)
+        return tuple(Work(10, f"{text} {at}") for at in range(1, count + 1)) if count else (Work(10, text),)
 
     def run(self, batch):
         texts = [work.data for work in batch]
-        if "slow" in texts:
+        if "slow" in texts or "book 11" in texts:
             assert self.gate.wait(10)
         if "poison" in texts:
             raise RuntimeError("no such kernel")
         self.batches.append(texts)
-        scores = {"windows 1": 0.2, "windows 2": 0.9, "harm": 0.8, "hole 2": math.nan, "nan": math.nan, "two": 2.0}
+        scores = {
+            "book 31": 0.7,
+            "windows 1": 0.2,
+            "windows 2": 0.9,
+            "harm": 0.8,
+            "hole 2": math.nan,
+            "nan": math.nan,
+            "two": 2.0,
+        }
         return [Done(Reading((scores.get(text, 0.1),)), 10, 5) for text in texts]
 
     def forget(self, stream):
@@ -104,6 +115,38 @@ def test_the_worst_window_counts():
     verdict = asyncio.run(run(Scripted(), body))
     assert verdict.unsafe == 0.9
     assert verdict.account.windows == 2
+
+
+def test_a_text_of_many_windows_runs_in_passes_within_the_budget():
+    """The memory of a pass is bounded, whatever one check holds; every window counts."""
+    runner = Scripted()
+
+    async def body(guard):
+        return await guard.judge(check("book"))
+
+    verdict = asyncio.run(run(runner, body))
+    assert verdict.unsafe == 0.7
+    assert (verdict.account.windows, verdict.account.tokens_computed) == (35, 350)
+    assert [len(batch) for batch in runner.batches if batch[0].startswith("book")] == [10, 10, 10, 5]
+
+
+def test_a_check_that_nobody_waits_for_ends_between_two_passes():
+    """A caller that has left does not keep the guard from the next check."""
+    runner = Scripted()
+
+    async def body(guard):
+        runner.gate.clear()
+        gone = asyncio.create_task(guard.judge(check("book")))
+        await asyncio.sleep(0.1)
+        gone.cancel()
+        await asyncio.sleep(0.05)
+        runner.gate.set()
+        await guard.judge(check("after"))
+        return guard.stats
+
+    stats = asyncio.run(run(runner, body))
+    assert [batch[0] for batch in runner.batches][-3:] == ["book 1", "book 11", "after"]
+    assert stats.dropped == 1
 
 
 @pytest.mark.parametrize("text", ["nan", "hole", "two"])
