@@ -318,6 +318,10 @@ def test_several_workers_log_what_one_does(upstream: tuple[Upstream, str], tmp_p
     app.says(FINE)
     with running(tmp_path, "--workers", "2", "--upstream", below) as url:
         body = {"model": "m", "messages": ask(GOOD)}
+        deadline = time.monotonic() + 60
+        while (tmp_path / "log").read_text().count('"event": "ready"') < 2:  # /readyz speaks of one worker
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
         assert httpx.post(f"{url}/v1/chat/completions", json=body).status_code == 200
         deadline = time.monotonic() + 20
         while '"decision"' not in (tmp_path / "log").read_text():  # records are written behind the answer
