@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from training import answers, fit, lookalikes, measure, train, transform
@@ -229,6 +231,15 @@ def test_a_recipe_that_goes_on_names_every_stage_before_it() -> None:
         ["first", "continued", "hardened"],
         ["whole", "answered", "again"],
     ]
+
+
+@given(lengths=st.lists(st.integers(1, 256), max_size=80), bound=st.integers(1, 4000))
+def test_passes_hold_every_window_once_and_no_more_than_their_tokens(lengths: list[int], bound: int) -> None:
+    """Passes are the windows in order, none empty; one of several windows is within the bound, padding included."""
+    parts = list(fit.passes(range(len(lengths)), lengths, bound))
+    assert [i for part in parts for i in part] == list(range(len(lengths)))
+    assert all(parts)
+    assert all(len(part) == 1 or len(part) * max(lengths[i] for i in part) <= bound for part in parts)
 
 
 def test_a_mean_of_trainings_has_the_mean_of_their_weights() -> None:

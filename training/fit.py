@@ -22,6 +22,10 @@ from training.windows import DISCOUNT, Windows, parts, windows
 Array = NDArray[np.float32]
 Model = torch.nn.Module  # called with ids, mask and types, it returns an object with .logits
 _POOL = 50  # batches that are sorted by length together, so that a batch holds little padding
+_PASS = 8192  # tokens of a forward pass: the parts of a larger batch add up their gradients, in less memory
+# On a CPU, dropout of attention costs most of a step, because it keeps torch from its fused kernel. Without dropout the
+# plain products are faster still: the backward pass of that kernel is slow over short rows.
+_ATTENTION = "eager"
 _LATER = 0.5  # weight of the windows of a long unsafe text after the first: the harm may lie in another
 
 
@@ -56,6 +60,8 @@ def new_model(base: Path, seed: int) -> BertForSequenceClassification:
         id2label=dict(enumerate(OUTPUTS)),
         label2id={name: i for i, name in enumerate(OUTPUTS)},
         problem_type="multi_label_classification",
+        attn_implementation=_ATTENTION,
+        attention_probs_dropout_prob=0.0,
     )
     model = BertForSequenceClassification(config)
     encoder = BertModel.from_pretrained(base, add_pooling_layer=False, dtype=torch.float32)
@@ -66,7 +72,9 @@ def new_model(base: Path, seed: int) -> BertForSequenceClassification:
 
 def trained_model(folder: Path) -> BertForSequenceClassification:
     """A guard written by an earlier run, to go on from, in float32."""
-    model: BertForSequenceClassification = BertForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    model: BertForSequenceClassification = BertForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation=_ATTENTION, attention_probs_dropout_prob=0.0
+    )
     return model
 
 
@@ -135,6 +143,18 @@ def _batches(lengths: Sequence[int], size: int, rng: random.Random) -> Iterator[
     yield from batches
 
 
+def passes(chosen: Sequence[int], lengths: Sequence[int], bound: int = _PASS) -> Iterator[Sequence[int]]:
+    """`chosen` in parts of at most `bound` tokens, padding included; a longer window is alone in its part."""
+    start, longest = 0, 0
+    for end, i in enumerate(chosen):
+        longest = max(longest, lengths[i])
+        if end > start and longest * (end + 1 - start) > bound:
+            yield chosen[start:end]
+            start, longest = end, lengths[i]
+    if chosen:
+        yield chosen[start:]
+
+
 def _layer(name: str) -> int | None:
     return int(name.split(".layer.")[1].split(".", maxsplit=1)[0]) if ".layer." in name else None
 
@@ -180,19 +200,20 @@ def fit(model: Model, data: Learnable, recipe: Recipe, seed: int, log: str) -> M
     step, running = 0, torch.zeros((), device=where)
     for _ in range(recipe.epochs):
         for chosen in _batches(lengths, recipe.batch, rng):
-            index = torch.tensor(chosen, device=where)
-            with _autocast(where):
-                logits = model(**_batch(data.windows, chosen, where)).logits
-            loss = functional.binary_cross_entropy_with_logits(
-                logits.float(), target[index], weight=weight[index], reduction="sum"
-            ) / len(chosen)
-            loss.backward()  # type: ignore[no-untyped-call]
+            for part in passes(chosen, lengths):
+                index = torch.tensor(part, device=where)
+                with _autocast(where):
+                    logits = model(**_batch(data.windows, part, where)).logits
+                loss = functional.binary_cross_entropy_with_logits(
+                    logits.float(), target[index], weight=weight[index], reduction="sum"
+                ) / len(chosen)
+                loss.backward()  # type: ignore[no-untyped-call]
+                running += loss.detach()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             mean.update_parameters(model)
-            running += loss.detach()
             step += 1
             if step % 50 == 0:
                 print(f"{log} step {step}/{total} loss {running.item() / 50:.4f}", flush=True)
@@ -212,13 +233,13 @@ def mean(models: Sequence[Model]) -> Model:
 
 
 @torch.inference_mode()
-def window_logits(model: Model, cut: Windows, batch: int = 128) -> Array:
+def window_logits(model: Model, cut: Windows) -> Array:
     """Logits of every window, in float32, shape (windows, outputs)."""
     where = next(model.parameters()).device
-    order = sorted(range(len(cut.ids)), key=lambda i: len(cut.ids[i]))
+    lengths = [len(ids) for ids in cut.ids]
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     out = np.zeros((len(order), len(OUTPUTS)), dtype=np.float32)
-    for start in range(0, len(order), batch):
-        chosen = order[start : start + batch]
+    for chosen in passes(order, lengths):
         logits = model(**_batch(cut, chosen, where)).logits
         out[chosen] = logits.float().cpu().numpy()
     return out
