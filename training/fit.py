@@ -22,7 +22,7 @@ from training.windows import DISCOUNT, Windows, parts, windows
 Array = NDArray[np.float32]
 Model = torch.nn.Module  # called with ids, mask and types, it returns an object with .logits
 _POOL = 50  # batches that are sorted by length together, so that a batch holds little padding
-_PASS = 8192  # tokens of a forward pass: the parts of a larger batch add up their gradients, in less memory
+_PASS = 4096  # tokens of a forward pass: the parts of a larger batch add up their gradients, in less memory
 # On a CPU, dropout of attention costs most of a step, because it keeps torch from its fused kernel. Without dropout the
 # plain products are faster still: the backward pass of that kernel is slow over short rows.
 _ATTENTION = "eager"

@@ -154,6 +154,17 @@ RECIPES: dict[str, Recipe] = {
         wraps=2000, pairs=9000, swaps=3000, chunks=3000, disguises=1500, epochs=1, batch=64, rate=2.5e-4, average=0.995,
         frozen=1, window=128, windows=2,
     ),
+    "replies": replace(
+        _BASE, caps=_CAPS | {
+            "aart": 1200, "convabuse": 500, "cyberseceval_mitre": 500, "davidson_hate": 1000, "diasafety": 4000,
+            "edos_sexism": 2500, "hatecheck": 1200, "hatemoji": 1200, "jailbreak_prompts_inthewild": 500,
+            "reddit_mental_health_27": 1200, "rtp_decodingtrust": 5000, "benign_writingbench_en": 400,
+            "wildjailbreak_adv_harmful": 800,
+        },
+        boosts={}, wraps=1000, pairs=6000, swaps=2000, chunks=2000, disguises=800, declines=1500, embeds=1000,
+        padded=800, asides=1500, answers=3000, lookalikes=_HARDENED.lookalikes,
+        epochs=1, batch=64, rate=2.5e-4, average=0.99, frozen=1,
+    ),
     "prose": _BASE,
     "taught": replace(_BASE, soft=0.7, teachers=1, epochs=3, batch=256, rate=4e-4),
     "cpu": replace(
