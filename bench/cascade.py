@@ -24,11 +24,11 @@ from typing import Any
 
 import torch
 
-from guardproxy.engine.combine import Cascade
-from guardproxy.engine.demo_llm import weights
+from guardproxy.demo.model import weights
 from guardproxy.engine.open import open_engine
 from guardproxy.families.classifier import open_family as open_classifier
 from guardproxy.families.llama_guard import open_family as open_llama_guard
+from guardproxy.guards.combine import Cascade
 from guardproxy.ports import Guard
 from guardproxy.types import Check, Conversation, Message, Part
 
@@ -60,7 +60,7 @@ async def timed(guard: Guard, asked: list[Check], args: argparse.Namespace) -> t
         began = clock()
         verdicts = [await guard.judge(check) for check in asked]
         means.append((clock() - began) / len(asked) * 1e3)
-        tokens = sum(verdict.account.tokens_computed for verdict in verdicts)
+        tokens = sum(verdict.usage.tokens_computed for verdict in verdicts)
     return statistics.median(means), tokens / len(asked)
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guardproxy.engine.runner import Done, Work, share_cores
+from guardproxy.engine.runner import WorkItem, WorkResult, share_cores
 
 share_cores()  # as the proxy does, before torch is imported
 
@@ -32,11 +32,11 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models
 
-from guardproxy.engine.classifier import ClassifierRunner
+from guardproxy.engine.decoder.prompts import Choice, EncodedPrompt
+from guardproxy.engine.decoder.runner import GenerativeRunner
+from guardproxy.engine.encoder.runner import ClassifierRunner
 from guardproxy.engine.engine import Engine
-from guardproxy.engine.generative import GenerativeRunner
 from guardproxy.engine.load import Loaded, choose_device, load_causal
-from guardproxy.engine.prompts import Choice, Script
 from guardproxy.families.llama_guard import open_family
 from guardproxy.ports import ClassLogits, Piece, Prompt, Reading, TokenChoice
 from guardproxy.types import Check, Conversation, Message, Part, Taxonomy, Verdict
@@ -55,11 +55,11 @@ class Prepared:
 
     taxonomy = Taxonomy("bench", ())
 
-    def __init__(self, inner: Any, works: Sequence[Work]) -> None:
+    def __init__(self, inner: Any, works: Sequence[WorkItem]) -> None:
         self.inner = inner
         self.works = works
         self.max_batch_tokens = inner.max_batch_tokens
-        self.run: Callable[[Sequence[Work]], list[Done]] = inner.run
+        self.run: Callable[[Sequence[WorkItem]], list[WorkResult]] = inner.run
 
     def render(self, check: Check) -> tuple[Prompt, ...]:
         return (Prompt((Piece(check.turn.text, "judged"),), TokenChoice((), ()), "bench"),)
@@ -67,7 +67,7 @@ class Prepared:
     def parse(self, check: Check, readings: Sequence[Reading], guard: str) -> Verdict:
         return Verdict(readings[0].probabilities[0], (), guard)
 
-    def encode(self, prompt: Prompt, stream: str | None = None) -> tuple[Work, ...]:
+    def encode(self, prompt: Prompt, stream: str | None = None) -> tuple[WorkItem, ...]:
         text = prompt.pieces[0].text
         return (self.works[int(text) if text.isdigit() else 0],)
 
@@ -85,7 +85,7 @@ class Bench:
     device: torch.device
     stock: Any
     runner: GenerativeRunner
-    works: list[Work]
+    works: list[WorkItem]
     clock: Callable[[], float] = time.perf_counter
 
     def wait(self) -> None:
@@ -99,7 +99,7 @@ class Bench:
         self.wait()
         return self.clock() - began
 
-    def recipe(self, work: Work) -> float:
+    def recipe(self, work: WorkItem) -> float:
         """The model card's: generate, from a prompt computed anew."""
         ids = torch.tensor([work.data.ids], device=self.device)
         return self.timed(
@@ -113,7 +113,7 @@ class Bench:
             )
         )
 
-    def one_forward(self, work: Work) -> float:
+    def one_forward(self, work: WorkItem) -> float:
         ids = torch.tensor([work.data.ids], device=self.device)
         return self.timed(lambda: self.stock(ids, use_cache=False, logits_to_keep=1))
 
@@ -128,7 +128,7 @@ class Bench:
         works = self.works[1 : checks + 1]
         return asyncio.run(_drive(Prepared(self.runner, works), count, len(works), self.clock))
 
-    def flops(self, work: Work) -> float:
+    def flops(self, work: WorkItem) -> float:
         """Of a check whose policy is known: linear layers, and attention to everything before each token."""
         config = self.stock.config
         size, layers = config.hidden_size, config.num_hidden_layers
@@ -222,8 +222,8 @@ def geometry(device: torch.device, budget: int | None, count: int) -> Bench:
     works = []
     for _ in range(count):
         text = [draw.randrange(3, 32000) for _ in range(draw.randint(40, 200))]
-        script = Script([*head, *text, *tail], HEAD, HEAD + len(text), "k", Choice(((9109,), (25110,))))
-        works.append(Work(len(text) + SUFFIX, script))
+        script = EncodedPrompt([*head, *text, *tail], HEAD, HEAD + len(text), "k", Choice(((9109,), (25110,))))
+        works.append(WorkItem(len(text) + SUFFIX, script))
     return Bench(device, stock, runner, works)
 
 
@@ -281,9 +281,9 @@ def streams(bench: Bench) -> dict[str, Any]:
     text = (whole.ids[whole.head : whole.keep] * 12)[:900]
     suffix = whole.ids[whole.keep :]
 
-    def script(size: int) -> Work:
+    def script(size: int) -> WorkItem:
         ids = [*whole.ids[: whole.head], *text[:size], *suffix]
-        return Work(size, Script(ids, whole.head, whole.head + size, whole.key, whole.read))
+        return WorkItem(size, EncodedPrompt(ids, whole.head, whole.head + size, whole.key, whole.read))
 
     bench.forget()
     grown = sum(bench.runner.run([script(size)])[0].computed for size in range(45, 901, 45))
@@ -313,7 +313,7 @@ def classifier(threads: Sequence[int], rounds: int) -> dict[str, Any]:
     (work,) = runners[threads[0]].encode(Prompt((Piece("a", "judged"),), labels, "k"))
     draw = random.Random(7)
     texts = [tuple(draw.randrange(1000, 30000) for _ in range(100)) for _ in range(32)]
-    works = [Work(100, type(work.data)(text, (0,) * 100, labels)) for text in texts]
+    works = [WorkItem(100, type(work.data)(text, (0,) * 100, labels)) for text in texts]
     before = torch.get_num_threads()
     out: dict[str, Any] = {}
     for count in threads:

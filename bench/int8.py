@@ -18,8 +18,8 @@ import warnings
 import torch
 from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
-from guardproxy.engine.demo_llm import weights
-from guardproxy.engine.generative import GenerativeRunner
+from guardproxy.demo.model import weights
+from guardproxy.engine.decoder.runner import GenerativeRunner
 from guardproxy.engine.load import Loaded, load_causal
 from guardproxy.families.llama_guard import open_family
 from guardproxy.types import Check, Conversation, Message, Part

@@ -5,7 +5,7 @@ import os
 from dataclasses import replace
 from importlib.resources import files
 
-from guardproxy import build
+from guardproxy import app
 from guardproxy.policy import Policy
 from guardproxy.ports import Guard
 from guardproxy.settings import load
@@ -16,9 +16,9 @@ PATIENCE_S = 600.0
 
 def shipped() -> tuple[Guard, Policy]:
     """The embedded guard, not started yet and with more time for a check, and the default policy."""
-    settings = load(None, os.environ, build.known())
+    settings = load(None, os.environ, app.known())
     patient = replace(settings.guard, timeout_s=PATIENCE_S, max_wait_s=PATIENCE_S)
-    return build.guard(replace(settings, guard=patient)), settings.policies.policies["default"]
+    return app.guard(replace(settings, guard=patient)), settings.policies.policies["default"]
 
 
 def weights() -> str:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry
 
-from guardproxy import build
+from guardproxy import app
 from guardproxy.errors import GuardUnavailable, Unreadable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline.judging import Judging, recent, scoped, side_of
@@ -105,7 +105,7 @@ class _Loaded:
 
     def __init__(self, settings: Settings) -> None:
         self._policy = settings.policies.policies["default"]
-        self._guard = build.guard(settings)
+        self._guard = app.guard(settings)
         metrics = Metrics(CollectorRegistry())
         observers = Observers({}, text="none", required=False, metrics=metrics)
         self._judging = Judging(self._guard, observers, metrics, {})
@@ -148,7 +148,7 @@ def _guard_for(config: str | os.PathLike[str] | None) -> _Loaded:
     with _lock:
         key = _key(config)
         if key not in _loaded:
-            settings = load(config, os.environ, build.known())
+            settings = load(config, os.environ, app.known())
             _close()
             _loaded[key] = _Loaded(settings)
         return _loaded[key]

@@ -120,7 +120,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class Usage:
     """What a verdict cost: seconds of each stage, tokens computed and reused, checks in its batch, windows.
 
     `share_s` is what of the forward passes falls to this check, where others were in its batch.
@@ -149,7 +149,7 @@ class Verdict:
     findings: tuple[Finding, ...]
     guard: str
     taxonomy: str = ""
-    account: Account = field(default_factory=Account)
+    usage: Usage = field(default_factory=Usage)
     leftover: float = 0.0
     outside: float = 0.0
 

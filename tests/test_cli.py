@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import guardproxy
-from guardproxy.build import known
+from guardproxy.app import known
 from guardproxy.cli import main, parser
 from guardproxy.cli.serve import overridden
 from guardproxy.errors import ConfigError, Unreadable

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 import guardproxy
 from guardproxy import actions, families, sinks, wires
-from guardproxy.build import known
+from guardproxy.app import known
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.settings import load_text
 from tests.kit import serve

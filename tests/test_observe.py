@@ -33,7 +33,7 @@ from guardproxy.observe import (
 from guardproxy.observe.redaction import kept
 from guardproxy.ports import Sink
 from guardproxy.sinks.database import AuditStore
-from guardproxy.types import Account, Decision, Reason, Record
+from guardproxy.types import Decision, Reason, Record, Usage
 from tests.sinks.kit import PASSED, record
 
 # --- redaction -------------------------------------------------------------------------------------------------------
@@ -494,8 +494,8 @@ def test_metrics() -> None:
     metrics.decision(record(3, decision=Decision("block", "", (), "opaque"), error="timeout"))
     metrics.decision(record(4, decision=Decision("block", "", (), "overload"), error="full"))
     metrics.decision(record(5, shadow=True))
-    metrics.guard(0.02, Account(queue_s=0.01, forward_s=0.005, tokens_computed=30, tokens_reused=100, batch=4))
-    metrics.guard(0.0001, Account(cached=True))
+    metrics.guard(0.02, Usage(queue_s=0.01, forward_s=0.005, tokens_computed=30, tokens_reused=100, batch=4))
+    metrics.guard(0.0001, Usage(cached=True))
     metrics.queue_from(lambda: 7)
     metrics.upstream(0.3)
     metrics.added(0.004)

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from guardproxy.build import Service, read
+from guardproxy.app import Service, read
 from guardproxy.families.openai_moderation import OMNI
 from tests.kit import serve
 

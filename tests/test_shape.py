@@ -31,7 +31,7 @@ def test_light_imports(module: str) -> None:
 
 def test_the_composition_root_loads_no_torch() -> None:
     """Checking a configuration does not wait for torch."""
-    code = "import sys, guardproxy.build; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    code = "import sys, guardproxy.app; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
 

@@ -148,7 +148,7 @@ def _verdict(record: "Record") -> list[str]:
     verdict = record.verdict
     if verdict is None:
         return []
-    cost = verdict.account
+    cost = verdict.usage
     lines = [
         f"verdict    unsafe {verdict.unsafe:.4f}, by {printable(verdict.guard)}, taxonomy {printable(verdict.taxonomy)}"
     ]

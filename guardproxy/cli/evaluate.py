@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from guardproxy.settings import Settings
 
 DATA = """
-Data: files in .jsonl or .csv, also .gz. Known are guardproxy's own rows ({"messages": [...], "unsafe": 1,
+Data: files in .jsonl or .csv, also .gz. Catalogue are guardproxy's own rows ({"messages": [...], "unsafe": 1,
 "labels": {"violence_hate": 1}}), OpenAI's samples-1680.jsonl.gz, ToxicChat's CSV, and any CSV whose columns are named
 text, and as they are there id, side (user or assistant), prompt (what was said before), unsafe, and categories. Labels
 are 1 or 0; one that is missing is unknown, and its row is left out where it would be needed.
@@ -156,12 +156,12 @@ def _opened(given: str | None, config: str | None) -> "tuple[str, Settings]":
     """
     from dataclasses import replace
 
-    from guardproxy import build, families
+    from guardproxy import app, families
     from guardproxy.settings import GuardSettings, load
 
     if given is not None and Path(given).suffix in (".yaml", ".yml"):
-        return Path(given).stem, load(given, os.environ, build.known())
-    base = load(config, os.environ, build.known())
+        return Path(given).stem, load(given, os.environ, app.known())
+    base = load(config, os.environ, app.known())
     if given is None:
         return ("embedded" if config is None else Path(config).stem), base
     if given in ("embedded", "classifier"):
@@ -201,10 +201,10 @@ def _scored_by(name: str, settings: "Settings", rows: "Sequence[Row]", args: arg
 
     from tqdm import tqdm
 
-    from guardproxy import build
+    from guardproxy import app
     from guardproxy.evaluation.scoring import open_store, score
 
-    guard = build.guard(settings)
+    guard = app.guard(settings)
     views = settings.policies.policies["default"].views if args.views else ()
     with open_store(_store_path(args.data_dir), repr((_identity(settings), views))) as store:
         if args.fresh:

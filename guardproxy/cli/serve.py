@@ -28,10 +28,10 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load, override, serve. Raises ConfigError with every mistake before anything is started."""
-    from guardproxy import build
+    from guardproxy import app
 
-    place = build.read(args.config, args.data_dir, builtin_only=args.builtin_only)
-    return build.serve(overridden(place.file, args), place)
+    place = app.read(args.config, args.data_dir, builtin_only=args.builtin_only)
+    return app.serve(overridden(place.file, args), place)
 
 
 def overridden(settings: "Settings", args: argparse.Namespace) -> "Settings":

@@ -22,11 +22,11 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the mistakes, or that there is none and the version that records and metrics will show."""
-    from guardproxy import build
+    from guardproxy import app
     from guardproxy.settings import load
 
     try:
-        settings = load(args.file, os.environ, build.known(builtin_only=args.builtin_only))
+        settings = load(args.file, os.environ, app.known(builtin_only=args.builtin_only))
     except ConfigError as error:
         for problem in error.problems:
             print(problem)

@@ -6,7 +6,6 @@ worker's inbox and awaits a future. Only the worker touches the model and its st
 
 import asyncio
 import contextlib
-import math
 import queue
 import threading
 import time
@@ -15,10 +14,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from guardproxy.engine.batching import Ticket, admit, passes, take
-from guardproxy.engine.runner import Done, Runner, Work
+from guardproxy.engine.runner import Runner, WorkItem, WorkResult
 from guardproxy.errors import ConfigError, GuardproxyError, GuardUnavailable
 from guardproxy.ports import Family, Prompt, Reading
-from guardproxy.types import Account, Check, Conversation, Message, Part, Taxonomy, Verdict
+from guardproxy.types import Check, Conversation, Message, Part, Taxonomy, Usage, Verdict
+from guardproxy.verdicts import worst_reading
 
 # How much one batch counts in the estimate of what a token costs.
 _SMOOTHING = 0.3
@@ -32,7 +32,7 @@ _CLOSE_S = 15.0
 class _Job:
     """One check under way: its work, and the future (of no particular event loop) that its answer goes to."""
 
-    work: tuple[Work, ...]
+    work: tuple[WorkItem, ...]
     future: "Future[_Answer]"
 
 
@@ -44,7 +44,7 @@ _Message = Ticket[_Job] | str | None
 class _Answer:
     """What the worker hands back for a job."""
 
-    done: tuple[Done, ...]
+    done: tuple[WorkResult, ...]
     started: float
     forward_s: float
     batch: int
@@ -207,7 +207,7 @@ class Engine:
         finally:
             ticket.cancelled = True  # no effect on a check that has run
             self._waiting.pop(id(ticket), None)
-        account = Account(
+        usage = Usage(
             queue_s=answer.started - encoded,
             tokenize_s=encoded - began,
             forward_s=answer.forward_s,
@@ -220,7 +220,7 @@ class Engine:
         verdict = self._family.parse(check, _worst(windows, answer.done), self.name)
         if not all(-_ROUNDING <= each <= 1 + _ROUNDING for each in _probabilities(verdict)):
             raise GuardUnavailable(f"guard {self.name!r} gave what is no probability")
-        return replace(verdict, account=account)
+        return replace(verdict, usage=usage)
 
     # --- on the worker's thread -----------------------------------------------------------------------------------
 
@@ -260,7 +260,7 @@ class Engine:
         """
         started = time.perf_counter()
         work = [each for ticket in batch for each in ticket.item.work]
-        done: list[Done] = []
+        done: list[WorkResult] = []
         try:
             for part in passes([each.cost for each in work], runner.max_batch_tokens):
                 if all(ticket.cancelled for ticket in batch):
@@ -284,7 +284,7 @@ class Engine:
             at += count
             _settle(ticket.item.future, answer)
 
-    def _account(self, batch: Sequence[Ticket[_Job]], done: Sequence[Done], forward_s: float) -> None:
+    def _account(self, batch: Sequence[Ticket[_Job]], done: Sequence[WorkResult], forward_s: float) -> None:
         tally = self._tally
         rate = forward_s / max(1, sum(ticket.cost for ticket in batch))
         # start() makes the first two batches, and the second sets the estimate.
@@ -299,32 +299,14 @@ class Engine:
 PROBE = Check(Conversation((Message("user", (Part("probe", "Hello, how are you today?"),)),)), "user")
 
 
-def _encode(runner: Runner, prompts: Sequence[Prompt], stream: str | None) -> list[tuple[Work, ...]]:
+def _encode(runner: Runner, prompts: Sequence[Prompt], stream: str | None) -> list[tuple[WorkItem, ...]]:
     return [runner.encode(prompt, stream) for prompt in prompts]
 
 
-def _worst(windows: Sequence[Sequence[Work]], done: Sequence[Done]) -> list[Reading]:
+def _worst(windows: Sequence[Sequence[WorkItem]], done: Sequence[WorkResult]) -> list[Reading]:
     """One reading per prompt: of its windows, the highest of each probability."""
-    out: list[Reading] = []
-    at = 0
-    for each in windows:
-        readings = [item.reading for item in done[at : at + len(each)]]
-        at += len(each)
-        out.append(
-            Reading(
-                tuple(
-                    _highest(column) for column in zip(*(reading.probabilities for reading in readings), strict=True)
-                ),
-                leftover=_highest([reading.leftover for reading in readings]),
-                outside=_highest([reading.outside for reading in readings]),
-            )
-        )
-    return out
-
-
-def _highest(values: Sequence[float]) -> float:
-    """The greatest; not-a-number where one of them is, which `max` would pass over unless it came first."""
-    return math.nan if any(map(math.isnan, values)) else max(values)
+    results = iter(done)
+    return [worst_reading([next(results).reading for _ in each]) for each in windows]
 
 
 def _probabilities(verdict: Verdict) -> list[float]:

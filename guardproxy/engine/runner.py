@@ -9,7 +9,7 @@ from guardproxy.ports import Prompt, Reading
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class WorkItem:
     """One forward's worth of a check: one window of one prompt, encoded.
 
     `cost` is what it weighs in a batch, in tokens; `data` is the runner's own.
@@ -20,7 +20,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class WorkResult:
     """The reading of one piece of work, the tokens that were computed for it and those that were reused."""
 
     reading: Reading
@@ -33,7 +33,7 @@ class Runner(Protocol):
 
     max_batch_tokens: int
 
-    def encode(self, prompt: Prompt, stream: str | None = None) -> tuple[Work, ...]:
+    def encode(self, prompt: Prompt, stream: str | None = None) -> tuple[WorkItem, ...]:
         """The windows of `prompt`. Raises GuardUnavailable where it cannot be read."""
         ...
 
@@ -41,7 +41,7 @@ class Runner(Protocol):
         """A streamed reply has ended."""
         ...
 
-    def run(self, batch: Sequence[Work]) -> list[Done]:
+    def run(self, batch: Sequence[WorkItem]) -> list[WorkResult]:
         """One answer per work, in order."""
         ...
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from guardproxy.engine.classifier import ClassifierRunner
-from guardproxy.engine.generative import GenerativeRunner
+from guardproxy.engine.decoder.runner import GenerativeRunner
+from guardproxy.engine.encoder.runner import ClassifierRunner
 from guardproxy.engine.load import Loaded, choose_device, choose_dtype, load_causal, load_classifier
 from guardproxy.engine.runner import Options, Runner
 from guardproxy.errors import ConfigError

@@ -9,7 +9,7 @@ from guardproxy.errors import GuardUnavailable
 from guardproxy.ports import Piece
 
 
-class Codec:
+class PromptTokenizer:
     """Encodes prompts piece by piece. Safe to call from several threads.
 
     The backend is switched to encode the text of control tokens as ordinary characters; a control token gets into the

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from guardproxy.engine.cache import check_key
 from guardproxy.errors import ConfigError, GuardUnavailable, Overloaded
 from guardproxy.evaluation.datasets import Row
-from guardproxy.pipeline.judging import merged
+from guardproxy.guards.cache import check_key
 from guardproxy.ports import Guard
 from guardproxy.types import Check, Conversation, Message, Part
+from guardproxy.verdicts import worst_of_views
 from guardproxy.views import views
 
 # Checks under way at one time: enough for a guard to fill its batches.
@@ -206,8 +206,8 @@ async def _ask(guard: Guard, names: Sequence[str], check: Check) -> Score:
     for view in views(turn.text, names):
         message = Message(turn.role, (Part(turn.parts[0].path, view.text),))
         seen.append((view.name, Check(Conversation((*before, message)), check.side)))
-    verdict = merged([(name, await guard.judge(one)) for name, one in seen])
-    account = verdict.account
+    verdict = worst_of_views([(name, await guard.judge(one)) for name, one in seen])
+    usage = verdict.usage
     categories: dict[str, float] = {}
     for finding in verdict.findings:
         categories[finding.category] = max(finding.probability, categories.get(finding.category, 0.0))
@@ -215,8 +215,8 @@ async def _ask(guard: Guard, names: Sequence[str], check: Check) -> Score:
         unsafe=verdict.unsafe,
         categories=categories,
         wall_s=time.perf_counter() - began,
-        compute_s=account.share_s,
-        tokens_computed=account.tokens_computed,
-        tokens_reused=account.tokens_reused,
-        windows=account.windows,
+        compute_s=usage.share_s,
+        tokens_computed=usage.tokens_computed,
+        tokens_reused=usage.tokens_reused,
+        windows=usage.windows,
     )

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from guardproxy.types import Account, Record
+from guardproxy.types import Record, Usage
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -90,17 +90,17 @@ class Metrics:
             cause = record.decision.cause
             self._guard_errors.labels(cause if cause in ("guard_error", "overload") else "guard_error").inc()
 
-    def guard(self, seconds: float, account: Account) -> None:
-        """The guard gave a verdict after `seconds`; `account` says what it cost."""
-        self._guard_s.labels("true" if account.cached else "false").observe(seconds)
-        if account.cached:
+    def guard(self, seconds: float, usage: Usage) -> None:
+        """The guard gave a verdict after `seconds`; `usage` says what it cost."""
+        self._guard_s.labels("true" if usage.cached else "false").observe(seconds)
+        if usage.cached:
             return
-        self._queue_s.observe(account.queue_s)
-        self._forward_s.observe(account.forward_s)
-        self._computed.inc(account.tokens_computed)
-        self._reused.inc(account.tokens_reused)
-        if account.batch:
-            self._batch.observe(account.batch)
+        self._queue_s.observe(usage.queue_s)
+        self._forward_s.observe(usage.forward_s)
+        self._computed.inc(usage.tokens_computed)
+        self._reused.inc(usage.tokens_reused)
+        if usage.batch:
+            self._batch.observe(usage.batch)
 
     def queue_from(self, waiting: Callable[[], float]) -> None:
         """Read the number of checks that wait for the guard from `waiting` whenever metrics are rendered."""

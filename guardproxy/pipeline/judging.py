@@ -14,12 +14,10 @@ from guardproxy.policy import Policy, decide, on_failure, worst
 from guardproxy.ports import Action, Guard, Judge, Request, Wire
 from guardproxy.types import (
     SEVERITY,
-    Account,
     Check,
     Conversation,
     Coverage,
     Decision,
-    Finding,
     Message,
     Origin,
     Outcome,
@@ -31,6 +29,7 @@ from guardproxy.types import (
     Side,
     Verdict,
 )
+from guardproxy.verdicts import worst_of_views
 from guardproxy.views import View, views
 
 T = TypeVar("T")
@@ -100,38 +99,6 @@ def recent_starts(messages: Sequence[Message]) -> list[int]:
     return starts
 
 
-def merged(verdicts: Sequence[tuple[str, Verdict]]) -> Verdict:
-    """The worst of several verdicts on one turn, category by category; each is named by the view it was given on."""
-    (_, first), *others = verdicts
-    if not others:
-        return first
-    findings: dict[str, Finding] = {}
-    for view, verdict in verdicts:
-        for finding in verdict.findings:
-            known = findings.get(finding.category)
-            if known is None or finding.probability > known.probability:
-                findings[finding.category] = replace(finding, view=view)
-    accounts = [verdict.account for _, verdict in verdicts]
-    return replace(
-        first,
-        unsafe=max(verdict.unsafe for _, verdict in verdicts),
-        findings=tuple(findings.values()),
-        leftover=max(verdict.leftover for _, verdict in verdicts),
-        outside=max(verdict.outside for _, verdict in verdicts),
-        account=Account(
-            queue_s=max(a.queue_s for a in accounts),
-            tokenize_s=sum(a.tokenize_s for a in accounts),
-            forward_s=max(a.forward_s for a in accounts),
-            tokens_computed=sum(a.tokens_computed for a in accounts),
-            tokens_reused=sum(a.tokens_reused for a in accounts),
-            batch=max(a.batch for a in accounts),
-            windows=sum(a.windows for a in accounts),
-            cached=all(a.cached for a in accounts),
-            share_s=sum(a.share_s for a in accounts),
-        ),
-    )
-
-
 class Judging:
     """Judges turns with one guard; `actions` opens the action of a name for a policy."""
 
@@ -180,8 +147,8 @@ class Judging:
             seen = Message(message.role, (Part(message.parts[0].path, view.text),))
             checks.append((view.name, Check(Conversation((*context, seen)), side)))
         answers = await gathered([self.guard.judge(check) for _, check in checks])
-        verdict = merged([(name, answer) for (name, _), answer in zip(checks, answers, strict=True)])
-        self._metrics.guard(time.perf_counter() - started, verdict.account)
+        verdict = worst_of_views([(name, answer) for (name, _), answer in zip(checks, answers, strict=True)])
+        self._metrics.guard(time.perf_counter() - started, verdict.usage)
         return verdict
 
     async def act(self, context: Sequence[Message], message: Message, decision: Decision, policy: Policy) -> Outcome:

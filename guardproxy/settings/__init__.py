@@ -1,13 +1,13 @@
 """Settings: the YAML file, read with its line numbers and checked as a whole before anything is built from it."""
 
+from guardproxy.settings.checks.document import Catalogue, url_fault
 from guardproxy.settings.load import Member, Settings, load, load_text
-from guardproxy.settings.meaning import Known, url_fault
 from guardproxy.settings.model import Audit, GuardSettings, Limits, Log, Paths, Server, Upstream
 
 __all__ = [
     "Audit",
+    "Catalogue",
     "GuardSettings",
-    "Known",
     "Limits",
     "Log",
     "Member",

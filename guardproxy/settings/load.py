@@ -10,10 +10,13 @@ from typing import Any
 
 from guardproxy.errors import ConfigError
 from guardproxy.policy import PolicySet
-from guardproxy.settings import meaning, meaning_guard, meaning_policy, policies, secrets, shape
-from guardproxy.settings.marks import Mark, Node, Path, Problem, mark_at, rank, read
-from guardproxy.settings.meaning import Known
+from guardproxy.settings import policies, schema, secrets
+from guardproxy.settings.checks import document as document_checks
+from guardproxy.settings.checks import guards as guard_checks
+from guardproxy.settings.checks import policies as policy_checks
+from guardproxy.settings.checks.document import Catalogue
 from guardproxy.settings.model import Audit, Document, GuardSettings, Limits, Log, Paths, Server, Upstream
+from guardproxy.settings.yaml_tree import Mark, Node, Path, Problem, mark_at, rank, read
 from guardproxy.types import Taxonomy
 
 _START = Mark(1, 1)
@@ -51,7 +54,7 @@ class Settings:
     log: Log
 
 
-def load(path: str | os.PathLike[str] | None, env: Mapping[str, str], known: Known) -> Settings:
+def load(path: str | os.PathLike[str] | None, env: Mapping[str, str], known: Catalogue) -> Settings:
     """The settings of a file, or the built-in ones where there is none.
 
     `env` is where secrets are taken from. Raises ConfigError with every mistake, in the order of the file.
@@ -71,7 +74,7 @@ def load(path: str | os.PathLike[str] | None, env: Mapping[str, str], known: Kno
     return load_text(text, name, env, known)
 
 
-def load_text(text: str, name: str, env: Mapping[str, str], known: Known) -> Settings:
+def load_text(text: str, name: str, env: Mapping[str, str], known: Catalogue) -> Settings:
     """The settings that a text says; `name` stands for it in messages. Raises ConfigError with every mistake."""
     tree, problems = read(text)
     if tree is None and problems:
@@ -80,11 +83,11 @@ def load_text(text: str, name: str, env: Mapping[str, str], known: Known) -> Set
     filled, found = secrets.fill(root, env)
     problems += found
     raw = _raw(root, filled)
-    document, found = shape.check(root, raw)
+    document, found = schema.check(root, raw)
     problems += found
     categories, found = _categories(root, document or _partial(raw), known)
     problems += found
-    problems += meaning.check(root, known, categories, filled)
+    problems += document_checks.check(root, known, categories, filled)
     problems += _default_policy_fits(root, known, categories)
     if problems or document is None:
         raise ConfigError([problem.render(name) for problem in rank(problems)])
@@ -113,18 +116,20 @@ def _partial(raw: Any) -> Document | None:
     if isinstance(parts.get("guard"), dict):
         wanted = ("family", "options", "taxonomy", "all", "cascade")
         parts["guard"] = {key: value for key, value in parts["guard"].items() if key in wanted}
-    return shape.parse(parts)
+    return schema.parse(parts)
 
 
 def members(document: Document) -> dict[str, GuardSettings]:
     """The guards that are combined, by name and in order; none where there is one guard. Unknown names are left out."""
     guard = document.guard
     names = guard.all or ((guard.cascade.cheap, guard.cascade.dear) if guard.cascade else ())
-    there = {meaning_guard.EMBEDDED: GuardSettings(), **document.guards}
+    there = {guard_checks.EMBEDDED: GuardSettings(), **document.guards}
     return {name: there[name] for name in names if name in there}
 
 
-def _categories(root: Node, document: Document | None, known: Known) -> tuple[Collection[str] | None, list[Problem]]:
+def _categories(
+    root: Node, document: Document | None, known: Catalogue
+) -> tuple[Collection[str] | None, list[Problem]]:
     """The categories of all guards, None where they cannot be known, and what their families find wrong."""
     if document is None:
         return None, []
@@ -138,7 +143,7 @@ def _categories(root: Node, document: Document | None, known: Known) -> tuple[Co
 
 
 def _categories_of(
-    root: Node, document: Document, path: Path, guard: GuardSettings, known: Known
+    root: Node, document: Document, path: Path, guard: GuardSettings, known: Catalogue
 ) -> tuple[Collection[str] | None, list[Problem]]:
     own = policies.taxonomy(document, guard)
     if known.fault(guard.family, known.families, "family") or (guard.taxonomy and own is None):
@@ -161,7 +166,7 @@ def _categories_of(
 def _options(root: Node, path: Path, types: Mapping[str, Any]) -> list[Problem]:
     """The options of a family whose values are of another type than it takes."""
     found = ((key, root.get(*path, key)) for key in types)
-    faults = ((key, node, shape.option_fault(types[key], node)) for key, node in found if node and not node.broken)
+    faults = ((key, node, schema.option_fault(types[key], node)) for key, node in found if node and not node.broken)
     return [Problem(node.mark, (*path, key), fault) for key, node, fault in faults if fault]
 
 
@@ -175,12 +180,12 @@ def _complaint(root: Node, guard: Path, message: str, own: Taxonomy | None) -> P
     return Problem(node.mark if node else _START, path, rest)
 
 
-def _default_policy_fits(root: Node, known: Known, categories: Collection[str] | None) -> list[Problem]:
+def _default_policy_fits(root: Node, known: Catalogue, categories: Collection[str] | None) -> list[Problem]:
     """Whether a document without policies can have the built-in one, which names the embedded guard's categories."""
     if root.get("policies") is not None or categories is None:
         return []
     defaults = Node({"policies": _default_policies()}, _START, _START)
-    if not any(meaning_policy.policies(defaults, known, [*categories])):
+    if not any(policy_checks.policies(defaults, known, [*categories])):
         return []
     guard = root.get("guard")
     return [Problem(guard.key if guard else _START, ("policies",), "is missing: the built-in one is for another guard")]

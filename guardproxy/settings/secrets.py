@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import quote
 
-from guardproxy.settings.marks import Node, Path, Problem, dotted
+from guardproxy.settings.yaml_tree import Node, Path, Problem, dotted
 
 KEY: Path = ("upstream", "key")
 STORE: Path = ("audit", "store")

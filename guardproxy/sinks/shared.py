@@ -5,12 +5,12 @@ from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
-from guardproxy.types import Account, Coverage, Decision, Finding, Origin, Reason, Record, Verdict
+from guardproxy.types import Coverage, Decision, Finding, Origin, Reason, Record, Usage, Verdict
 
 # dataclasses.asdict copies every leaf, at five times the cost; records are frozen.
 _NAMES = {
     kind: tuple(field.name for field in fields(kind))
-    for kind in (Record, Origin, Verdict, Account, Finding, Decision, Reason, Coverage)
+    for kind in (Record, Origin, Verdict, Usage, Finding, Decision, Reason, Coverage)
 }
 _VALUES = {kind: attrgetter(*names) for kind, names in _NAMES.items()}
 
@@ -51,4 +51,6 @@ def from_json(line: str) -> Record:
 
 def _verdict(found: dict[str, Any]) -> Verdict:
     findings = tuple(Finding(**one) for one in found["findings"])
-    return Verdict(**{**found, "findings": findings, "account": Account(**found["account"])})
+    if "account" in found:  # what version 0.1.0 called the usage; its rows are chained by hash and stay as they are
+        found["usage"] = found.pop("account")
+    return Verdict(**{**found, "findings": findings, "usage": Usage(**found["usage"])})

@@ -16,15 +16,17 @@ from guardproxy.ports import Answer, Chunk, Mark, Reply, ReplyStream, Request, W
 from guardproxy.sse import Frame, Ndjson
 from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse, Replace, Role
 from guardproxy.wires.shared.body import dumps, object_of, read_object, remove, shown
-from guardproxy.wires.shared.draft import Draft
 from guardproxy.wires.shared.edits import dropped, rewrite
+from guardproxy.wires.shared.logprob_echo import Repeat, token_list
+from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
     Fields,
     Rule,
     beside_turns,
     each,
-    elsewhere,
+    error_text,
     fields,
+    handled_in_code,
     identifier,
     json_text,
     named,
@@ -32,11 +34,9 @@ from guardproxy.wires.shared.parts import (
     passed,
     string_or,
     text,
-    told,
     unknown,
     walk,
 )
-from guardproxy.wires.shared.repeats import Repeat, token_list
 from guardproxy.wires.shared.streams import JSON, BaseStream, Event, Track, new_texts, without_opaque
 
 _PATH = re.compile(r"/api/(?:chat|generate)")
@@ -48,23 +48,23 @@ _PLAIN = ("message.content", "message.thinking", "response", "thinking")
 # --- field maps ----------------------------------------------------------------------------------------------------
 
 
-def _calls(draft: Draft, value: Any, path: str) -> None:
+def _calls(builder: MessageBuilder, value: Any, path: str) -> None:
     """Tool calls. In a stream every frame brings whole ones, which follow those before."""
-    table = named("name arguments", elsewhere) | {"index": passed, "description": text()}
-    each(fields({"function": fields(table), "id": passed, "type": passed}))(draft, value, path)
+    table = named("name arguments", handled_in_code) | {"index": passed, "description": text()}
+    each(fields({"function": fields(table), "id": passed, "type": passed}))(builder, value, path)
     for call in value or ():
         function = call.get("function") or {}
         name, arguments = function.get("name"), function.get("arguments")
         if name is not None and not isinstance(name, str):
-            raise draft.error("must be a string", f"{path}[].function.name")
-        place = f"{path}[{draft.calls}].function.arguments"
-        draft.call(place, name or "", "" if arguments is None else shown(arguments))
+            raise builder.error("must be a string", f"{path}[].function.name")
+        place = f"{path}[{builder.calls}].function.arguments"
+        builder.call(place, name or "", "" if arguments is None else shown(arguments))
 
 
-def _options(draft: Draft, value: Any, path: str) -> None:
+def _options(builder: MessageBuilder, value: Any, path: str) -> None:
     """Sampling; the words to stop at are free text."""
     known = {key: item for key, item in value.items() if key != "stop"} if isinstance(value, dict) else value
-    passed(draft, known, path)
+    passed(builder, known, path)
 
 
 MESSAGE: Fields = {
@@ -79,7 +79,7 @@ MESSAGE: Fields = {
 
 # Of the request, beside its messages (chat) or with its prompt (generate).
 SETTINGS: dict[str, Rule] = {
-    **named("messages prompt", elsewhere),
+    **named("messages prompt", handled_in_code),
     **named("model stream keep_alive think raw truncate shift logprobs top_logprobs"),
     **named("width height steps _debug_render_only"),
     "options": _options,
@@ -100,8 +100,8 @@ REPLY: Fields = {
         eval_count eval_duration context remote_model remote_host completed total
         """
     ),
-    "logprobs": elsewhere,
-    "error": told(""),
+    "logprobs": handled_in_code,
+    "error": error_text(""),
     "message": fields(MESSAGE),
     "response": text(),
     "thinking": text("reasoning"),
@@ -121,12 +121,12 @@ def _is_chat(path: str) -> bool:
 
 def _turns(path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
     """Every message of the conversation with its place in the body; what is beside the messages comes first."""
-    draft = Draft(Unreadable)
-    walk(draft, body, "", SETTINGS | ({"prompt": text()} if _is_chat(path) else {"messages": opaque("messages")}))
-    for message in beside_turns(draft):
+    builder = MessageBuilder(Unreadable)
+    walk(builder, body, "", SETTINGS | ({"prompt": text()} if _is_chat(path) else {"messages": opaque("messages")}))
+    for message in beside_turns(builder):
         yield from _split(message)
     if not _is_chat(path):
-        prompt = Draft(Unreadable)
+        prompt = MessageBuilder(Unreadable)
         text()(prompt, body.get("prompt"), "prompt")
         if prompt.size:
             yield "prompt", prompt.message("user")
@@ -149,11 +149,11 @@ def _split(message: Message) -> Iterator[tuple[str, Message]]:
 
 
 def _message(message: Any, path: str) -> Message:
-    draft = Draft(Unreadable)
+    builder = MessageBuilder(Unreadable)
     if not isinstance(message, dict):
         raise Unreadable("must be an object", path)
-    walk(draft, message, path, MESSAGE)
-    read = draft.message(_ROLES.get(str(message.get("role")), "user"))
+    walk(builder, message, path, MESSAGE)
+    read = builder.message(_ROLES.get(str(message.get("role")), "user"))
     if read.role != "tool":
         return read
     results = (replace(part, kind="tool_result") if part.kind == "text" else part for part in read.parts)
@@ -167,10 +167,10 @@ def _said(path: str, said: str, field: str = "content") -> dict[str, Any]:
     return {"response" if field == "content" else field: said, **({} if field == "content" else {"response": ""})}
 
 
-def _log_probabilities(repeat: Repeat, draft: Draft, body: Mapping[str, Any]) -> None:
+def _log_probabilities(repeat: Repeat, builder: MessageBuilder, body: Mapping[str, Any]) -> None:
     message = body.get("message") if isinstance(body.get("message"), dict) else body
     said = (message or {}).get("content") or body.get("response") or ""
-    repeat.add(said, token_list(draft, body.get("logprobs"), "logprobs"))
+    repeat.add(said, token_list(builder, body.get("logprobs"), "logprobs"))
 
 
 class OllamaStream(BaseStream):
@@ -191,7 +191,7 @@ class OllamaStream(BaseStream):
     def close_track(self, choice: int, track: Track) -> None:
         """Log probabilities of tokens that the text does not have are opaque."""
         if self._repeat.ahead:
-            track.draft.opaque("logprobs", "log probabilities of another text")
+            track.builder.opaque("logprobs", "log probabilities of another text")
 
     def read(self, frame: Frame) -> Chunk:
         """The chunk of a line. Raises UpstreamUnreadable."""
@@ -200,21 +200,21 @@ class OllamaStream(BaseStream):
         if "error" in body and "message" not in body and "response" not in body:
             return Chunk(frame.raw, self.outside(body, REPLY, event), event)
         track = self.track(0)
-        before, opaques, closed = track.draft.size, track.draft.opaques, track.final
-        walk(track.draft, body, "", REPLY)
-        _log_probabilities(self._repeat, track.draft, body)
-        if closed and track.draft.size > before:
+        before, opaques, closed = track.builder.size, track.builder.opaques, track.final
+        walk(track.builder, body, "", REPLY)
+        _log_probabilities(self._repeat, track.builder, body)
+        if closed and track.builder.size > before:
             raise UpstreamUnreadable("text after the reply's end")
-        whole = self._repeat.ahead or any(path not in _PLAIN for path, _ in track.draft.added)
+        whole = self._repeat.ahead or any(path not in _PLAIN for path, _ in track.builder.added)
         self._head.update({key: body[key] for key in ("model", "created_at") if isinstance(body.get(key), str)})
         if body.get("done") is True:
-            self._end = without_opaque(body, track.draft.message("assistant"))
+            self._end = without_opaque(body, track.builder.message("assistant"))
             track.final = whole = True
             self.close_track(0, track)
         event.choices = (0,)
-        event.texts = [(0, path, text) for path, text in track.draft.take()]
-        final = track.final and (not closed or track.draft.opaques > opaques)
-        mark = Mark(0, track.draft.size, final=final, whole=whole or closed)
+        event.texts = [(0, path, text) for path, text in track.builder.take()]
+        final = track.final and (not closed or track.builder.opaques > opaques)
+        mark = Mark(0, track.builder.size, final=final, whole=whole or closed)
         return Chunk(frame.raw, (mark,), event)
 
     def release(self, chunk: Chunk) -> bytes:
@@ -242,7 +242,7 @@ class OllamaStream(BaseStream):
 
     def _rest(self, track: Track, outcome: Replace) -> list[dict[str, Any]]:
         out: list[dict[str, Any]] = []
-        for part, new in new_texts(track.draft.message("assistant"), outcome):
+        for part, new in new_texts(track.builder.message("assistant"), outcome):
             if part.kind == "tool_call":
                 out += [_called(part.text)] if new == part.text else []
             elif (part.path != "error" or outcome.whole) and (left := track.remainder(part, new)):
@@ -299,12 +299,12 @@ class Ollama:
             if "error" not in parsed:
                 raise UpstreamUnreadable("has neither a message nor a response")
             return Reply(unknown(parsed, REPLY), body, parsed)
-        draft, repeat = Draft(UpstreamUnreadable), Repeat()
-        walk(draft, parsed, "", REPLY)
-        _log_probabilities(repeat, draft, parsed)
+        builder, repeat = MessageBuilder(UpstreamUnreadable), Repeat()
+        walk(builder, parsed, "", REPLY)
+        _log_probabilities(repeat, builder, parsed)
         if repeat.ahead:
-            draft.opaque("logprobs", "log probabilities of another text")
-        return Reply((draft.message("assistant"),), body, parsed)
+            builder.opaque("logprobs", "log probabilities of another text")
+        return Reply((builder.message("assistant"),), body, parsed)
 
     def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
         """The reply replaced or refused as the outcome says."""

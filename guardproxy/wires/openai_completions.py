@@ -13,21 +13,21 @@ from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
 from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse, Replace
 from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.body import dumps, read_object, remove
-from guardproxy.wires.shared.draft import Draft
 from guardproxy.wires.shared.edits import dropped, rewrite
+from guardproxy.wires.shared.logprob_echo import Repeat
+from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
     Fields,
     an_object,
     beside_turns,
-    elsewhere,
     fields,
+    handled_in_code,
     json_text,
     named,
     opaque,
     text,
     walk,
 )
-from guardproxy.wires.shared.repeats import Repeat
 from guardproxy.wires.shared.streams import JSON, Track, new_texts
 
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/completions|/openai/deployments/[^/]+/completions")
@@ -37,7 +37,7 @@ SETTINGS: Fields = {
     **openai.SCHEMAS,
     **named("echo add_special_tokens response_format reasoning_effort reasoning"),
     "response_format": json_text("tool_definition"),
-    "prompt": elsewhere,
+    "prompt": handled_in_code,
     "suffix": text(),
     "prompt_embeds": opaque("embeddings"),
     "images": opaque("image"),
@@ -48,7 +48,7 @@ REPLY_CHOICE: Fields = {
     "reasoning": text("reasoning"),
     "reasoning_content": text("reasoning"),
 }
-_LOGPROBS: Fields = named("token_logprobs text_offset token_ids") | named("tokens top_logprobs", elsewhere)
+_LOGPROBS: Fields = named("token_logprobs text_offset token_ids") | named("tokens top_logprobs", handled_in_code)
 _NO_CALLS = re.compile(r"(?!)")
 
 
@@ -64,36 +64,36 @@ def _prompts(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _turns(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
     """Every message of the conversation with its place in the body."""
-    draft = Draft(Unreadable)
-    walk(draft, body, "", SETTINGS)
-    for message in beside_turns(draft):
+    builder = MessageBuilder(Unreadable)
+    walk(builder, body, "", SETTINGS)
+    for message in beside_turns(builder):
         yield "", message
     for path, prompt in _prompts(body):
         yield path, _prompt(path, prompt)
 
 
 def _prompt(path: str, prompt: Any) -> Message:
-    draft = Draft(Unreadable)
+    builder = MessageBuilder(Unreadable)
     if isinstance(prompt, str):
-        draft.add(path, prompt)
+        builder.add(path, prompt)
     elif isinstance(prompt, list) and all(type(item) is int for item in prompt):
-        draft.opaque(path, "token ids")
+        builder.opaque(path, "token ids")
     else:
         raise Unreadable("must be a text or a list of token ids", path)
-    return draft.message("user")
+    return builder.message("user")
 
 
-def _log_probabilities(repeat: Repeat, draft: Draft, choice: Mapping[str, Any], path: str) -> None:
+def _log_probabilities(repeat: Repeat, builder: MessageBuilder, choice: Mapping[str, Any], path: str) -> None:
     """Compare the tokens of `logprobs` with the text; alternatives are opaque."""
     value = choice.get("logprobs")
-    fields(_LOGPROBS)(draft, value, path)
+    fields(_LOGPROBS)(builder, value, path)
     tokens = (value or {}).get("tokens") or []
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise draft.error("must be a list of strings", f"{path}.tokens")
+        raise builder.error("must be a list of strings", f"{path}.tokens")
     repeat.add(choice.get("text") or "", "".join(tokens).encode())
     for place, others in enumerate((value or {}).get("top_logprobs") or ()):
         if others is not None and (not isinstance(others, dict) or set(others) - {*tokens[place : place + 1]}):
-            draft.opaque(f"{path}.top_logprobs", "token alternatives")
+            builder.opaque(f"{path}.top_logprobs", "token alternatives")
 
 
 def _choice(index: int, said: str, finish: str | None) -> dict[str, Any]:
@@ -108,16 +108,16 @@ class CompletionStream(openai.ChoicesStream):
 
     def read_choice(self, track: Track, choice: Mapping[str, Any], path: str) -> bool:
         """Read a choice's text; whether the chunk must wait for the whole choice."""
-        walk(track.draft, choice, path, REPLY_CHOICE)
+        walk(track.builder, choice, path, REPLY_CHOICE)
         repeat: Repeat = track.extra.setdefault("logprobs", Repeat())
-        _log_probabilities(repeat, track.draft, choice, f"{path}.logprobs")
+        _log_probabilities(repeat, track.builder, choice, f"{path}.logprobs")
         plain = {f"{path}.text", f"{path}.reasoning", f"{path}.reasoning_content"}
-        return repeat.ahead or any(place not in plain for place, _ in track.draft.added)
+        return repeat.ahead or any(place not in plain for place, _ in track.builder.added)
 
     def close_track(self, choice: int, track: Track) -> None:
         """Log probabilities of tokens that the text does not have are opaque."""
         if "logprobs" in track.extra and track.extra["logprobs"].ahead:
-            track.draft.opaque(f"choices[{choice}].logprobs", "log probabilities of another text")
+            track.builder.opaque(f"choices[{choice}].logprobs", "log probabilities of another text")
 
     def refusal(self, track: Track, index: int, outcome: Refuse) -> list[dict[str, Any]]:
         """The refusal where nothing was said yet, and the end."""
@@ -128,7 +128,7 @@ class CompletionStream(openai.ChoicesStream):
         """What the edited text has beyond what was released, and a normal end."""
         left = "".join(
             track.remainder(part, new)
-            for part, new in new_texts(track.draft.message("assistant"), outcome)
+            for part, new in new_texts(track.builder.message("assistant"), outcome)
             if part.path.endswith(".text") or outcome.whole
         )
         return [*([_choice(index, left, None)] if left else []), _choice(index, "", track.finish or "stop")]
@@ -174,13 +174,13 @@ class OpenAICompletions:
         return Reply(openai.with_beside(read, openai.beside(parsed)), body, parsed)
 
     def _choice(self, choice: Any, path: str) -> Message:
-        draft = Draft(UpstreamUnreadable)
+        builder = MessageBuilder(UpstreamUnreadable)
         repeat = Repeat()
-        walk(draft, an_object(draft.error, choice, path), path, REPLY_CHOICE)
-        _log_probabilities(repeat, draft, choice, f"{path}.logprobs")
+        walk(builder, an_object(builder.error, choice, path), path, REPLY_CHOICE)
+        _log_probabilities(repeat, builder, choice, f"{path}.logprobs")
         if repeat.ahead:
-            draft.opaque(f"{path}.logprobs", "log probabilities of another text")
-        return draft.message("assistant")
+            builder.opaque(f"{path}.logprobs", "log probabilities of another text")
+        return builder.message("assistant")
 
     def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
         """The reply with each choice replaced or refused as its outcome says; choices that pass stay as they are."""

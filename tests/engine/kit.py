@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import transformers
 
-from guardproxy.engine.generative import GenerativeRunner
+from guardproxy.engine.decoder.runner import GenerativeRunner
 from guardproxy.engine.load import Loaded, load_causal
 from guardproxy.ports import LabelList, Piece, Prompt, Reading, Readout
 from guardproxy.types import Check, Conversation, Message, Part, Side

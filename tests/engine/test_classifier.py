@@ -12,7 +12,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guardproxy.engine.classifier import ClassifierRunner, by_length, windows
+from guardproxy.engine.encoder.runner import ClassifierRunner, by_length, windows
 from guardproxy.engine.load import load_classifier
 from guardproxy.errors import ConfigError, GuardUnavailable
 from guardproxy.ports import ClassLogits, Piece, Prompt
@@ -169,7 +169,7 @@ def test_a_streamed_reply_computes_its_windows_once(runner):
 
 def test_control_tokens_in_a_text_have_no_power(runner):
     """[SEP] in a text is spelled out."""
-    separator = runner._codec.special("[SEP]")
+    separator = runner._tokenizer.special("[SEP]")
     (work,) = runner.encode(ask("one [SEP] two"))
     assert work.data.ids.count(separator) == 1
 

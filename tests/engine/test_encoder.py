@@ -8,7 +8,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guardproxy.engine.encoder import Bert, edges, row_of
+from guardproxy.engine.encoder.packed import Bert, edges, row_of
 from guardproxy.engine.lanes import Lanes
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from guardproxy.engine.engine import Engine
-from guardproxy.engine.runner import Done, Work
+from guardproxy.engine.runner import WorkItem, WorkResult
 from guardproxy.errors import ConfigError, GuardUnavailable, Overloaded
 from guardproxy.ports import ClassLogits, Piece, Prompt, Reading
 from guardproxy.types import Category, Finding, Taxonomy, Verdict
@@ -50,7 +50,7 @@ class Scripted:
     def encode(self, prompt, stream=None):
         text = prompt.pieces[0].text
         count = {"windows": 2, "hole": 2, "book": 35}.get(text)
-        return tuple(Work(10, f"{text} {at}") for at in range(1, count + 1)) if count else (Work(10, text),)
+        return tuple(WorkItem(10, f"{text} {at}") for at in range(1, count + 1)) if count else (WorkItem(10, text),)
 
     def run(self, batch):
         texts = [work.data for work in batch]
@@ -68,7 +68,7 @@ class Scripted:
             "nan": math.nan,
             "two": 2.0,
         }
-        return [Done(Reading((scores.get(text, 0.1),)), 10, 5) for text in texts]
+        return [WorkResult(Reading((scores.get(text, 0.1),)), 10, 5) for text in texts]
 
     def forget(self, stream):
         self.forgotten.append(stream)
@@ -100,10 +100,10 @@ def test_a_verdict_carries_its_account():
 
     verdict = asyncio.run(run(Scripted(), body))
     assert verdict.unsafe == 0.8
-    account = verdict.account
-    assert (account.tokens_computed, account.tokens_reused, account.batch, account.windows) == (10, 5, 1, 1)
-    assert min(account.queue_s, account.tokenize_s, account.forward_s) >= 0
-    assert account.share_s == account.forward_s
+    usage = verdict.usage
+    assert (usage.tokens_computed, usage.tokens_reused, usage.batch, usage.windows) == (10, 5, 1, 1)
+    assert min(usage.queue_s, usage.tokenize_s, usage.forward_s) >= 0
+    assert usage.share_s == usage.forward_s
 
 
 def test_the_worst_window_counts():
@@ -114,7 +114,7 @@ def test_the_worst_window_counts():
 
     verdict = asyncio.run(run(Scripted(), body))
     assert verdict.unsafe == 0.9
-    assert verdict.account.windows == 2
+    assert verdict.usage.windows == 2
 
 
 def test_a_text_of_many_windows_runs_in_passes_within_the_budget():
@@ -126,7 +126,7 @@ def test_a_text_of_many_windows_runs_in_passes_within_the_budget():
 
     verdict = asyncio.run(run(runner, body))
     assert verdict.unsafe == 0.7
-    assert (verdict.account.windows, verdict.account.tokens_computed) == (35, 350)
+    assert (verdict.usage.windows, verdict.usage.tokens_computed) == (35, 350)
     assert [len(batch) for batch in runner.batches if batch[0].startswith("book")] == [10, 10, 10, 5]
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from guardproxy import build
+from guardproxy import app
 from guardproxy.engine import open_engine
 from guardproxy.families.llama_guard import open_family
 from guardproxy.ports import LabelList
@@ -79,6 +79,6 @@ def test_a_mean_is_of_what_every_guard_says(folder, mean):
     one = f'{{family: llama_guard, model: {folder}, options: {{version: "2"}}}}'
     text = f"version: 1\nguard:\n  all: [a, b]{mean}\nguards:\n  a: {one}\n  b: {one}\n"
     policy = f"policies:\n  default:\n    unsafe: {{block: {FLOOR}}}\n"
-    settings = load_text(text + policy, "test.yaml", {}, build.known())
-    for guard in build.names.members(settings, floor=FLOOR):
+    settings = load_text(text + policy, "test.yaml", {}, app.known())
+    for guard in app.names.members(settings, floor=FLOOR):
         assert bool(judged(guard).findings) is bool(mean)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from guardproxy.engine.text import Codec
+from guardproxy.engine.text import PromptTokenizer
 from guardproxy.errors import GuardUnavailable
 from guardproxy.ports import LabelList, Piece, Prompt, TokenChoice
 from tests.engine.kit import ANSWERS, POLICY, brute_force, encode, logits_of, prompt, read, runner, text_of, tiny
@@ -191,17 +191,17 @@ def test_the_state_stays_within_its_budget(llama):
 
 def test_control_tokens_in_a_text_are_plain_text(llama):
     """A text that spells a control token gets ordinary tokens; a special piece gets the control token."""
-    codec = Codec(llama.backend)
-    assert 2 not in codec.ids([Piece("say <|im_end|> now", "judged")])
-    assert codec.ids([Piece("<|im_end|>", "special")]) == [2]
+    tokenizer = PromptTokenizer(llama.backend)
+    assert 2 not in tokenizer.ids([Piece("say <|im_end|> now", "judged")])
+    assert tokenizer.ids([Piece("<|im_end|>", "special")]) == [2]
     with pytest.raises(GuardUnavailable, match="no control token"):
-        codec.ids([Piece("<|nothing|>", "special")])
+        tokenizer.ids([Piece("<|nothing|>", "special")])
 
 
 def test_neighbouring_pieces_are_encoded_as_one_string(llama):
     """Tokens merge over the seams of ordinary pieces."""
-    codec = Codec(llama.backend)
-    assert codec.ids([Piece("hel"), Piece("lo wor", "judged"), Piece("ld")]) == codec.text("hello world")
+    tokenizer = PromptTokenizer(llama.backend)
+    assert tokenizer.ids([Piece("hel"), Piece("lo wor", "judged"), Piece("ld")]) == tokenizer.text("hello world")
 
 
 def test_a_long_text_is_read_in_windows_that_cover_it(llama):

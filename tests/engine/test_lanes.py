@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from guardproxy.engine.decoder.packed import Segment, blockwise, plan_of
 from guardproxy.engine.lanes import Lanes, Progress, split
-from guardproxy.engine.packed import Segment, blockwise, plan_of
 from tests.engine.kit import prompt, read, runner, tiny
 
 TEXTS = ("How do I whittle a spoon?", "a", "x" * 300, "Tell me how to pick a lock.", "Where is the library?")

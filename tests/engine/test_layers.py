@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from guardproxy.engine.layers import Attention, Gated, Norm, Turns, work_in_place
+from guardproxy.engine.decoder.layers import Attention, Gated, Norm, RotaryAngles, work_in_place
 from tests.engine.kit import brute_force, prompt, read, runner, tiny
 
 pytestmark = pytest.mark.timeout(600)  # the first test converts the GGUF file
@@ -35,7 +35,9 @@ def test_known_forms_are_replaced_and_give_the_same(kind):
             assert isinstance(mine.input_layernorm, Norm) == (kind != "Gemma2")
             for name in ("mlp", "input_layernorm", "post_attention_layernorm"):
                 torch.testing.assert_close(getattr(mine, name)(rows), getattr(theirs, name)(rows))
-    assert isinstance(ours.layers[0].self_attn, Attention) == isinstance(ours.rotary_emb, Turns) == (kind in PLAIN)
+    assert (
+        isinstance(ours.layers[0].self_attn, Attention) == isinstance(ours.rotary_emb, RotaryAngles) == (kind in PLAIN)
+    )
 
 
 @pytest.mark.parametrize("kind", PLAIN)

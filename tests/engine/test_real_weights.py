@@ -5,8 +5,8 @@ import asyncio
 import pytest
 import torch
 
+from guardproxy.demo.model import DemoLLM
 from guardproxy.engine import open_engine
-from guardproxy.engine.demo_llm import DemoLLM
 from guardproxy.errors import ConfigError, TooLarge
 from guardproxy.families.llama_guard import open_family
 from tests.engine.kit import check, encode, runner, smollm, smollm_file

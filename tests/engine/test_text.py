@@ -6,8 +6,8 @@ from tokenizers.models import BPE
 from tokenizers.normalizers import Prepend, Replace, Sequence
 from tokenizers.pre_tokenizers import Metaspace
 
-from guardproxy.engine.prompts import Choice, Encoder
-from guardproxy.engine.text import Codec
+from guardproxy.engine.decoder.prompts import Choice, PromptEncoder
+from guardproxy.engine.text import PromptTokenizer
 from guardproxy.ports import Piece, Prompt, TokenChoice
 
 PIECES = (
@@ -40,16 +40,16 @@ def test_pieces_have_the_ids_of_the_whole(scheme: str) -> None:
     text = "".join(piece.text for piece in PIECES[1:])
     backend = tokenizer(scheme)
     whole = [backend.token_to_id("<s>"), *backend.encode(text, add_special_tokens=False).ids]
-    codec = Codec(tokenizer(scheme))
+    codec = PromptTokenizer(tokenizer(scheme))
     assert codec.ids(PIECES) == whole
     prompt = Prompt(PIECES, TokenChoice(("a", "b"), ((" a",), (" b",))), "k")
-    (script,) = Encoder(codec, 512, [0]).encode(prompt)
+    (script,) = PromptEncoder(codec, 512, [0]).encode(prompt)
     assert script.ids == whole
     assert script.read == Choice(((backend.token_to_id("▁a"),), (backend.token_to_id("▁b"),)))
 
 
 def test_a_control_token_in_a_text_is_plain_text_behind_one_too() -> None:
     """Both ways of encoding leave control tokens without power."""
-    codec = Codec(tokenizer("first"))
+    codec = PromptTokenizer(tokenizer("first"))
     assert codec.special("[X]") not in codec.text("b[X]", begins=False)
     assert codec.special("[X]") not in codec.text("b[X]")

@@ -10,7 +10,7 @@ import pytest
 from guardproxy.errors import ConfigError, GuardUnavailable, Overloaded
 from guardproxy.evaluation.datasets import Row
 from guardproxy.evaluation.scoring import FAILURES, Scored, open_store, score
-from guardproxy.types import Account, Check, Conversation, Finding, Message, Part, Taxonomy, Verdict
+from guardproxy.types import Check, Conversation, Finding, Message, Part, Taxonomy, Usage, Verdict
 
 
 def row(text: str, line: int = 1) -> Row:
@@ -55,9 +55,9 @@ class Counting:
         if self.busy:
             self.busy -= 1
             raise Overloaded("is busy")
-        account = Account(forward_s=0.4, tokens_computed=7, tokens_reused=2, batch=4, windows=3, share_s=0.1)
+        usage = Usage(forward_s=0.4, tokens_computed=7, tokens_reused=2, batch=4, windows=3, share_s=0.1)
         findings = (Finding("x", 0.1, view="a"), Finding("x", 0.3, view="b"))
-        return Verdict(len(text) / 100, findings, self.name, account=account)
+        return Verdict(len(text) / 100, findings, self.name, usage=usage)
 
     def forget(self, stream: str) -> None:
         """Keeps nothing."""

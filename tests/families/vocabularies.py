@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from guardproxy.engine.text import Codec
+from guardproxy.engine.text import PromptTokenizer
 
 tiktoken = pytest.importorskip("tiktoken")
 
@@ -20,7 +20,7 @@ class Encoded:
 
 
 class Vocabulary:
-    """A tiktoken encoding as a backend of the engine's codec. `whole` reads control tokens, as templates do;
+    """A tiktoken encoding as a backend of the engine's tokenizer. `whole` reads control tokens, as templates do;
     `specials` are their ids."""
 
     def __init__(self, encoding: "tiktoken.Encoding") -> None:
@@ -78,6 +78,6 @@ def qwen_3() -> Vocabulary:
     )
 
 
-def codec(vocabulary: Vocabulary) -> Codec:
-    """The engine's codec over a vocabulary."""
-    return Codec(vocabulary)
+def tokenizer(vocabulary: Vocabulary) -> PromptTokenizer:
+    """The engine's tokenizer over a vocabulary."""
+    return PromptTokenizer(vocabulary)

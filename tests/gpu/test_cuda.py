@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from guardproxy.engine.generative import GenerativeRunner
-from guardproxy.engine.grammar import Grammar, compile_grammar
+from guardproxy.engine.decoder.grammar import Grammar, compile_grammar
+from guardproxy.engine.decoder.prompts import EncodedPrompt
+from guardproxy.engine.decoder.runner import GenerativeRunner
 from guardproxy.engine.load import Loaded, choose_device, choose_dtype
-from guardproxy.engine.prompts import Script
-from guardproxy.engine.runner import Work
+from guardproxy.engine.runner import WorkItem
 from guardproxy.ports import LabelList
 
 pytestmark = [
@@ -34,7 +34,8 @@ def works(count):
     read = grammar()
     texts = [[300 + (at * 7 + step * 13) % 600 for step in range(20 + at * 17 % 90)] for at in range(count)]
     return [
-        Work(len(t) + 5, Script([*HEAD, *t, 5, 6, 7, 8, 9], len(HEAD), len(HEAD) + len(t), "k", read)) for t in texts
+        WorkItem(len(t) + 5, EncodedPrompt([*HEAD, *t, 5, 6, 7, 8, 9], len(HEAD), len(HEAD) + len(t), "k", read))
+        for t in texts
     ]
 
 

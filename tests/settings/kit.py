@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from guardproxy.errors import ConfigError
-from guardproxy.settings import Known, Settings, load_text
+from guardproxy.settings import Catalogue, Settings, load_text
 from guardproxy.types import Taxonomy
 
 CATEGORIES = (
@@ -24,7 +24,7 @@ def categories(family: str, options: Mapping[str, Any], taxonomy: Taxonomy | Non
     return tuple(one.id for one in taxonomy.categories) if taxonomy else CATEGORIES
 
 
-NAMES = Known(
+NAMES = Catalogue(
     families=("classifier", "llama_guard", "openai_moderation"),
     options={
         "classifier": {"labels": Any, "activation": str},
@@ -43,12 +43,12 @@ NAMES = Known(
 RULES = "unsafe: {block: 0.5}"
 
 
-def read(text: str, env: Mapping[str, str] | None = None, names: Known = NAMES) -> Settings:
+def read(text: str, env: Mapping[str, str] | None = None, names: Catalogue = NAMES) -> Settings:
     """The settings of a text."""
     return load_text(text, "f.yaml", env or {}, names)
 
 
-def mistakes(text: str, env: Mapping[str, str] | None = None, names: Known = NAMES) -> list[str]:
+def mistakes(text: str, env: Mapping[str, str] | None = None, names: Catalogue = NAMES) -> list[str]:
     """The mistakes of a text, without the name of the file; none where it is valid."""
     try:
         read(text, env, names)

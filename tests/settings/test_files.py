@@ -9,10 +9,10 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from guardproxy.build import known
+from guardproxy.app import known
 from guardproxy.settings import Settings, load
+from guardproxy.settings.json_schema import schema
 from guardproxy.settings.model import Document
-from guardproxy.settings.schema import schema
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config"

@@ -2,9 +2,9 @@
 
 import pytest
 
-from guardproxy.build import guard, known
-from guardproxy.build.names import combined, members
-from guardproxy.engine.combine import AllOf, Cascade
+from guardproxy.app import guard, known
+from guardproxy.app.names import combined, members
+from guardproxy.guards.combine import AllOf, Cascade
 from guardproxy.settings import load_text
 from tests.settings.kit import RULES, mistakes, read
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from guardproxy.errors import ConfigError
 from guardproxy.policy import Rule
 from guardproxy.settings import load
-from guardproxy.settings.marks import read as read_tree
+from guardproxy.settings.yaml_tree import read as read_tree
 from guardproxy.types import Category, Taxonomy
 from tests.settings.kit import CATEGORIES, NAMES, RULES, mistakes, read
 from tests.settings.test_mistakes import PLANTED

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from guardproxy.build import known
+from guardproxy.app import known
 from tests.settings.kit import NAMES, RULES, mistakes
 
 PLANTED = """\

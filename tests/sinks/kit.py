@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from guardproxy.types import Account, Coverage, Decision, Finding, Origin, Reason, Record, Verdict
+from guardproxy.types import Coverage, Decision, Finding, Origin, Reason, Record, Usage, Verdict
 
 ORIGIN = Origin("request-0", "default", "openai_chat", "http://upstream.test", "small-model", "c11e47", True)
 PASSED = Decision("pass", "", ())
@@ -30,7 +30,7 @@ def record(number: int = 0, **changed: Any) -> Record:
             (Finding("violence", 0.91, "S1"), Finding("jailbreak", 0.62, view="base64")),
             "embedded",
             "six@1",
-            Account(0.001, 0.002, 0.003, 17, 4, 3, 2),
+            Usage(0.001, 0.002, 0.003, 17, 4, 3, 2),
             1e-4,
             1e-9,
         ),

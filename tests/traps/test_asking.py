@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from guardproxy.engine.cache import Cached
+from guardproxy.guards.cache import Cached
 from guardproxy.policy import PolicySet, Rule, SideRules
 from tests.kit import Scripted, WordGuard
 from tests.web.kit import WORDS, chat, completion, policy, standing

@@ -15,8 +15,8 @@ from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse,
 from guardproxy.wires.anthropic_messages.fields import EVENTS, MESSAGE, REPLY, SETTINGS
 from guardproxy.wires.anthropic_messages.stream import NO_USAGE, MessageStream
 from guardproxy.wires.shared.body import dumps, read_object, remove
-from guardproxy.wires.shared.draft import Draft
 from guardproxy.wires.shared.edits import dropped, rewrite
+from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import beside_turns, unknown, walk
 from guardproxy.wires.shared.streams import JSON, SSE, without_opaque
 
@@ -34,9 +34,9 @@ _ERRORS = {
 
 def _turns(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
     """Every message of the conversation with its place in the body; what is beside the messages comes first."""
-    draft = Draft(Unreadable)
-    walk(draft, body, "", SETTINGS)
-    for message in beside_turns(draft, "system"):
+    builder = MessageBuilder(Unreadable)
+    walk(builder, body, "", SETTINGS)
+    for message in beside_turns(builder, "system"):
         yield "", message
     for index, message in enumerate(body["messages"]):
         yield f"messages[{index}]", _message(message, f"messages[{index}]")
@@ -49,14 +49,14 @@ def _message(message: Any, path: str) -> Message:
     role = message.get("role")
     if not isinstance(role, str):
         raise Unreadable("must be a string", f"{path}.role")
-    draft = Draft(Unreadable)
-    walk(draft, message, path, MESSAGE)
+    builder = MessageBuilder(Unreadable)
+    walk(builder, message, path, MESSAGE)
     if role in ("assistant", "system"):
-        return draft.message("assistant" if role == "assistant" else "system")
+        return builder.message("assistant" if role == "assistant" else "system")
     content = message.get("content")
     blocks = content if isinstance(content, list) else []
     results = [str(block.get("type")).endswith("tool_result") for block in blocks]
-    return draft.message("tool" if results and all(results) else "user")
+    return builder.message("tool" if results and all(results) else "user")
 
 
 def _head(request: Request) -> dict[str, Any]:
@@ -106,9 +106,9 @@ class AnthropicMessages:
             return Reply(unknown(parsed, EVENTS["error"]), body, parsed)
         if not isinstance(parsed.get("content"), list):
             raise UpstreamUnreadable("must be a list", "content")
-        draft = Draft(UpstreamUnreadable)
-        walk(draft, parsed, "", REPLY)
-        return Reply((draft.message("assistant"),), body, parsed)
+        builder = MessageBuilder(UpstreamUnreadable)
+        walk(builder, parsed, "", REPLY)
+        return Reply((builder.message("assistant"),), body, parsed)
 
     def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
         """The reply replaced or refused as the outcome says."""

@@ -8,15 +8,15 @@ from typing import Any
 
 from guardproxy.types import PartKind
 from guardproxy.wires.shared.body import shown
-from guardproxy.wires.shared.draft import Draft
+from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
     Fields,
     Rule,
     each,
-    elsewhere,
+    error_text,
     fields,
     file_text,
-    free,
+    handled_in_code,
     identifier,
     json_text,
     named,
@@ -24,28 +24,28 @@ from guardproxy.wires.shared.parts import (
     passed,
     string_or,
     text,
-    told,
     typed,
+    user_label,
 )
 
 _COMMON: Fields = named("type cache_control index")
 _CITATIONS: Rule = each(json_text("text"))
 
 
-def call(draft: Draft, value: Any, path: str) -> None:
+def call(builder: MessageBuilder, value: Any, path: str) -> None:
     """A tool's name and input, as one text; `value` is the block."""
     name, given = value.get("name"), value.get("input")
     if name is not None and not isinstance(name, str):
-        raise draft.error("must be a string", f"{path}.name")
-    draft.call(f"{path}.input", name or "", shown(given) if given else "")
+        raise builder.error("must be a string", f"{path}.name")
+    builder.call(f"{path}.input", name or "", shown(given) if given else "")
 
 
 def _called(table: Fields) -> Rule:
     """A block that calls a tool."""
 
-    def rule(draft: Draft, value: Any, path: str) -> None:
-        fields(table)(draft, value, path)
-        call(draft, value, path)
+    def rule(builder: MessageBuilder, value: Any, path: str) -> None:
+        fields(table)(builder, value, path)
+        call(builder, value, path)
 
     return rule
 
@@ -53,13 +53,13 @@ def _called(table: Fields) -> Rule:
 def _encoded(note: str) -> Rule:
     """A base64 source: a text if its media type says so."""
 
-    def rule(draft: Draft, value: Any, path: str) -> None:
-        fields(named("type media_type") | {"data": elsewhere})(draft, value, path)
+    def rule(builder: MessageBuilder, value: Any, path: str) -> None:
+        fields(named("type media_type") | {"data": handled_in_code})(builder, value, path)
         found = file_text(str(value.get("media_type")), value.get("data"))
         if found is None:
-            draft.opaque(f"{path}.data", note)
+            builder.opaque(f"{path}.data", note)
         else:
-            draft.add(f"{path}.data", found)
+            builder.add(f"{path}.data", found)
 
     return rule
 
@@ -67,14 +67,14 @@ def _encoded(note: str) -> Rule:
 def _by_type(rules: Mapping[str, Rule]) -> Rule:
     """A block by the rule for its type; one of an unknown type is opaque."""
 
-    def rule(draft: Draft, value: Any, path: str) -> None:
+    def rule(builder: MessageBuilder, value: Any, path: str) -> None:
         kind = value.get("type") if isinstance(value, dict) else None
         if not isinstance(kind, str):
-            raise draft.error("must be an object with a type", path)
+            raise builder.error("must be an object with a type", path)
         if kind in rules:
-            rules[kind](draft, value, path)
+            rules[kind](builder, value, path)
         else:
-            draft.opaque(path, f"block of type {kind[:40]}")
+            builder.opaque(path, f"block of type {kind[:40]}")
 
     return rule
 
@@ -99,7 +99,7 @@ _SEARCH_RESULT: Fields = {
 _CALL: Fields = {
     **_COMMON,
     "caller": passed,
-    **named("name input", elsewhere),
+    **named("name input", handled_in_code),
     **named("id toolset_name server_name", identifier),
 }
 _RESULT: Fields = {**_COMMON, **named("is_error caller"), **named("tool_use_id toolset_name", identifier)}
@@ -135,8 +135,8 @@ _BLOCKS: dict[str, Rule] = {
     "web_search_tool_result": fields(
         {
             **_RESULT,
-            "content": lambda draft, value, path: (_WEB_RESULTS if isinstance(value, list) else passed)(
-                draft, value, path
+            "content": lambda builder, value, path: (_WEB_RESULTS if isinstance(value, list) else passed)(
+                builder, value, path
             ),
         }
     ),
@@ -166,9 +166,9 @@ SETTINGS: Fields = {
         anthropic_version anthropic_beta context_management
         """
     ),
-    "messages": elsewhere,
-    "stop_sequences": free,
-    "metadata": fields({"user_id": free}),
+    "messages": handled_in_code,
+    "stop_sequences": user_label,
+    "metadata": fields({"user_id": user_label}),
     "system": string_or(text(), each(BLOCK)),
     "tools": each(json_text("tool_definition")),
     "output_config": fields({"effort": passed, "task_budget": passed, "format": json_text("tool_definition")}),
@@ -178,7 +178,7 @@ SETTINGS: Fields = {
 
 # Of a reply, and of the message that a stream starts with.
 STOP_DETAILS: Rule = fields({**named("type category recommended_model"), "explanation": text()})
-ERROR: Rule = told("message")
+ERROR: Rule = error_text("message")
 REPLY: Fields = {
     **named(
         """
@@ -196,17 +196,17 @@ DELTAS: dict[str, Fields] = {
     "text_delta": {"text": text()},
     "thinking_delta": {"thinking": text("reasoning"), "estimated_tokens": passed},
     "signature_delta": {"signature": passed},
-    "input_json_delta": {"partial_json": elsewhere},
-    "citations_delta": {"citation": elsewhere},
+    "input_json_delta": {"partial_json": handled_in_code},
+    "citations_delta": {"citation": handled_in_code},
 }
 DELTA: Rule = typed(DELTAS)
 MESSAGE_DELTA: Fields = {**named("stop_reason stop_sequence container"), "stop_details": STOP_DETAILS}
 EVENTS: dict[str, Fields] = {
-    "message_start": named("type") | named("message", elsewhere),
-    "content_block_start": named("type index") | named("content_block", elsewhere),
-    "content_block_delta": named("type index") | named("delta", elsewhere),
+    "message_start": named("type") | named("message", handled_in_code),
+    "content_block_start": named("type index") | named("content_block", handled_in_code),
+    "content_block_delta": named("type index") | named("delta", handled_in_code),
     "content_block_stop": named("type index"),
-    "message_delta": named("type usage context_management") | named("delta", elsewhere),
+    "message_delta": named("type usage context_management") | named("delta", handled_in_code),
     "message_stop": named("type amazon-bedrock-invocationMetrics"),
     "ping": named("type"),
     "error": named("type request_id") | {"error": ERROR},

@@ -68,8 +68,8 @@ class MessageStream(BaseStream):
 
     def _read_event(self, kind: str, body: dict[str, Any], event: Event) -> Mark:
         track = self.track(0)
-        before, opaques, closed = track.draft.size, track.draft.opaques, track.final
-        walk(track.draft, body, "", EVENTS[kind])
+        before, opaques, closed = track.builder.size, track.builder.opaques, track.final
+        walk(track.builder, body, "", EVENTS[kind])
         whole = {
             "message_start": self._message_start,
             "content_block_start": self._block_start,
@@ -78,31 +78,31 @@ class MessageStream(BaseStream):
             "message_delta": self._message_delta,
             "message_stop": self._message_stop,
         }[kind](track, body)
-        if closed and track.draft.size > before:
+        if closed and track.builder.size > before:
             raise UpstreamUnreadable("text after the message's end")
         event.choices = (0,)
-        event.texts = [(0, path, text) for path, text in track.draft.take()]
+        event.texts = [(0, path, text) for path, text in track.builder.take()]
         return Mark(
             0,
-            track.draft.size,
-            final=track.final and (not closed or opaques < track.draft.opaques),
-            whole=whole or closed or opaques < track.draft.opaques,
+            track.builder.size,
+            final=track.final and (not closed or opaques < track.builder.opaques),
+            whole=whole or closed or opaques < track.builder.opaques,
         )
 
     def _message_start(self, track: Track, body: dict[str, Any]) -> bool:
         message = body.get("message")
         if not isinstance(message, dict):
             raise UpstreamUnreadable("must be an object", "message")
-        walk(track.draft, message, "", REPLY)
-        self._head = without_opaque({**message, "content": []}, track.draft.message("assistant"))
-        return bool(track.draft.added)
+        walk(track.builder, message, "", REPLY)
+        self._head = without_opaque({**message, "content": []}, track.builder.message("assistant"))
+        return bool(track.builder.added)
 
     def _block_start(self, track: Track, body: dict[str, Any]) -> bool:
         index, block = body.get("index"), body.get("content_block")
         if type(index) is not int or index in self._blocks or not isinstance(block, dict):
             raise UpstreamUnreadable("must be a new block with a number", "content_block")
         self._blocks[index] = _Block(str(block.get("type")), deque([body]))
-        BLOCK(track.draft, block, f"content[{index}]")
+        BLOCK(track.builder, block, f"content[{index}]")
         return block.get("type") not in ("text", "thinking")
 
     def _block(self, body: dict[str, Any]) -> _Block:
@@ -116,16 +116,16 @@ class MessageStream(BaseStream):
     def _block_delta(self, track: Track, body: dict[str, Any]) -> bool:
         block, delta = self._block(body), body.get("delta")
         path = f"content[{body['index']}]"
-        DELTA(track.draft, delta, path)
+        DELTA(track.builder, delta, path)
         if not isinstance(delta, dict) or delta.get("type") not in ("input_json_delta", "citations_delta"):
             return block.kind not in ("text", "thinking")
         if delta["type"] == "input_json_delta":
             partial = delta.get("partial_json")
             if not isinstance(partial, str):
                 raise UpstreamUnreadable("must be a string", "delta.partial_json")
-            track.draft.call(f"{path}.input", "", partial)
+            track.builder.call(f"{path}.input", "", partial)
         else:
-            json_text("text")(track.draft, delta.get("citation"), f"{path}.citations[{block.citations}]")
+            json_text("text")(track.builder, delta.get("citation"), f"{path}.citations[{block.citations}]")
             block.citations += 1
         return True
 
@@ -134,9 +134,9 @@ class MessageStream(BaseStream):
 
     def _message_delta(self, track: Track, body: dict[str, Any]) -> bool:
         delta = an_object(UpstreamUnreadable, body.get("delta"), "delta")
-        walk(track.draft, delta, "", MESSAGE_DELTA)
+        walk(track.builder, delta, "", MESSAGE_DELTA)
         if isinstance(body.get("usage"), dict):
-            self._usage = without_opaque(body, track.draft.message("assistant")).get("usage", self._usage)
+            self._usage = without_opaque(body, track.builder.message("assistant")).get("usage", self._usage)
         if isinstance(delta.get("stop_reason"), str):
             track.finish, track.final = delta["stop_reason"], True
         return True
@@ -228,9 +228,9 @@ class MessageStream(BaseStream):
         for index, block in self._blocks.items():
             path = f"content[{index}].text"
             changed = [place for place in edits if place.startswith(f"content[{index}].")]
-            if path in edits and edits[path] != track.draft.text(path):
+            if path in edits and edits[path] != track.builder.text(path):
                 out += self._edited(track, path, edits[path], block)
-            elif outcome.whole or any(edits[place] != track.draft.text(place) for place in changed):
+            elif outcome.whole or any(edits[place] != track.builder.text(place) for place in changed):
                 continue
             else:
                 out += self._replayed(block)
@@ -240,7 +240,7 @@ class MessageStream(BaseStream):
         return [*out, *self._stops()]
 
     def _edited(self, track: Track, path: str, new: str, block: _Block) -> list[dict[str, Any]]:
-        part = next(part for part in track.draft.message("assistant").parts if part.path == path)
+        part = next(part for part in track.builder.message("assistant").parts if part.path == path)
         left = track.remainder(part, new)
         if not left:
             return []

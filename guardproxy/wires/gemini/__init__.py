@@ -23,10 +23,10 @@ from guardproxy.wires.gemini.stream import (
     said_parts,
 )
 from guardproxy.wires.shared.body import dumps, read_json, read_object, remove
-from guardproxy.wires.shared.draft import Draft
 from guardproxy.wires.shared.edits import dropped, rewrite
+from guardproxy.wires.shared.logprob_echo import Repeat
+from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import beside_turns, walk
-from guardproxy.wires.shared.repeats import Repeat
 from guardproxy.wires.shared.streams import JSON, SSE
 
 _PATH = re.compile(
@@ -49,11 +49,11 @@ _TWICE = ("systemInstruction", "toolConfig", "safetySettings", "generationConfig
 
 def _turns(body: dict[str, Any]) -> Iterator[tuple[str, Message]]:
     """Every message of the conversation with its place in the body; what is beside the contents comes first."""
-    draft = Draft(Unreadable)
+    builder = MessageBuilder(Unreadable)
     for name in _TWICE:
-        taken(draft, body, name, "")
-    walk(draft, body, "", SETTINGS)
-    for message in beside_turns(draft, "system"):
+        taken(builder, body, name, "")
+    walk(builder, body, "", SETTINGS)
+    for message in beside_turns(builder, "system"):
         yield "", message
     contents = body.get("contents")
     if not isinstance(contents, list) or not contents:
@@ -66,14 +66,14 @@ def _content(content: Any, path: str) -> Message:
     """A content that holds nothing but results of functions is the tool's."""
     if not isinstance(content, dict):
         raise Unreadable("must be an object", path)
-    draft = Draft(Unreadable)
-    CONTENT(draft, content, path)
+    builder = MessageBuilder(Unreadable)
+    CONTENT(builder, content, path)
     if content.get("role") == "model":
-        return draft.message("assistant")
+        return builder.message("assistant")
     parts = content.get("parts") or []
     results = [get(one, "functionResponse") is not None for one in parts]
     is_tool = content.get("role") in ("function", "tool") or (results and all(results))
-    return draft.message("tool" if is_tool else "user")
+    return builder.message("tool" if is_tool else "user")
 
 
 class Gemini:
@@ -125,7 +125,7 @@ class Gemini:
         if not isinstance(parsed, dict):
             raise UpstreamUnreadable("the body must be a JSON object")
         choices = [self._candidate(one, index_of(one, n), n) for n, one in enumerate(candidates_of(parsed))]
-        beside = Draft(UpstreamUnreadable)
+        beside = MessageBuilder(UpstreamUnreadable)
         walk(beside, parsed, "", REPLY)
         if beside.pieces:
             first, *others = choices or [Message("assistant", ())]
@@ -134,14 +134,14 @@ class Gemini:
 
     def _candidate(self, candidate: dict[str, Any], index: int, place: int) -> Message:
         path = f"candidates[{place}]"
-        draft, repeat = Draft(UpstreamUnreadable), Repeat()
-        walk(draft, candidate, path, CANDIDATE)
-        for number, value in enumerate(parts_of(draft, candidate, path)):
-            part(draft, value, f"{path}.content.parts[{number}]")
-        log_probabilities(repeat, draft, candidate, f"{path}.logprobsResult")
+        builder, repeat = MessageBuilder(UpstreamUnreadable), Repeat()
+        walk(builder, candidate, path, CANDIDATE)
+        for number, value in enumerate(parts_of(builder, candidate, path)):
+            part(builder, value, f"{path}.content.parts[{number}]")
+        log_probabilities(repeat, builder, candidate, f"{path}.logprobsResult")
         if repeat.ahead:
-            draft.opaque(f"{path}.logprobsResult", "log probabilities of another text")
-        return draft.message("assistant")
+            builder.opaque(f"{path}.logprobsResult", "log probabilities of another text")
+        return builder.message("assistant")
 
     def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
         """The reply with each candidate replaced or refused as its outcome says; those that pass stay as they are."""

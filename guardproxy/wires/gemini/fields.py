@@ -9,15 +9,15 @@ from typing import Any
 
 from guardproxy.types import PartKind
 from guardproxy.wires.shared.body import shown
-from guardproxy.wires.shared.draft import Draft
+from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
     Fields,
     Rule,
     each,
-    elsewhere,
+    error_text,
     fields,
     file_text,
-    free,
+    handled_in_code,
     identifier,
     json_text,
     named,
@@ -25,7 +25,7 @@ from guardproxy.wires.shared.parts import (
     passed,
     passed_but,
     text,
-    told,
+    user_label,
     walk,
 )
 
@@ -48,47 +48,47 @@ def spelled(value: dict[str, Any], name: str) -> str:
     return name if name in value else snake(name)
 
 
-def taken(draft: Draft, value: dict[str, Any], name: str, path: str) -> Any:
+def taken(builder: MessageBuilder, value: dict[str, Any], name: str, path: str) -> Any:
     """The value under a name in either spelling. Raises where both are there: servers differ in which one counts."""
     other = snake(name)
     if other != name and name in value and other in value:
-        raise draft.error(f"is there as {other!r} too; send one of them", f"{path}.{name}" if path else name)
+        raise builder.error(f"is there as {other!r} too; send one of them", f"{path}.{name}" if path else name)
     return value.get(name, value.get(other))
 
 
 def _data(note: str) -> Rule:
     """Inline data: a text if its media type says so."""
-    table = both(named("mimeType data displayName", elsewhere))
+    table = both(named("mimeType data displayName", handled_in_code))
 
-    def rule(draft: Draft, value: Any, path: str) -> None:
-        fields(table)(draft, value, path)
+    def rule(builder: MessageBuilder, value: Any, path: str) -> None:
+        fields(table)(builder, value, path)
         if value is None:
             return
-        name = taken(draft, value, "displayName", path)
+        name = taken(builder, value, "displayName", path)
         if isinstance(name, str):
-            draft.add(f"{path}.{spelled(value, 'displayName')}", name)
-        found = file_text(str(taken(draft, value, "mimeType", path)), value.get("data"))
+            builder.add(f"{path}.{spelled(value, 'displayName')}", name)
+        found = file_text(str(taken(builder, value, "mimeType", path)), value.get("data"))
         if found is None:
-            draft.opaque(f"{path}.data", note)
+            builder.opaque(f"{path}.data", note)
         else:
-            draft.add(f"{path}.data", found)
+            builder.add(f"{path}.data", found)
 
     return rule
 
 
-_CALL: Fields = both(named("id willContinue") | named("name args partialArgs", elsewhere))
+_CALL: Fields = both(named("id willContinue") | named("name args partialArgs", handled_in_code))
 
 
-def _call(draft: Draft, value: Any, path: str) -> None:
+def _call(builder: MessageBuilder, value: Any, path: str) -> None:
     """A function call: its name and its arguments are one text."""
-    fields(_CALL)(draft, value, path)
+    fields(_CALL)(builder, value, path)
     if value is None:
         return
     name = value.get("name")
     if name is not None and not isinstance(name, str):
-        raise draft.error("must be a string", f"{path}.name")
-    given = [item for item in (value.get("args"), taken(draft, value, "partialArgs", path)) if item is not None]
-    draft.call(f"{path}.args", name or "", "".join(shown(item) for item in given))
+        raise builder.error("must be a string", f"{path}.name")
+    given = [item for item in (value.get("args"), taken(builder, value, "partialArgs", path)) if item is not None]
+    builder.call(f"{path}.args", name or "", "".join(shown(item) for item in given))
 
 
 _RESULT = fields(
@@ -118,13 +118,13 @@ _PART: Fields = both(
 _SPELT_TWICE = ("inlineData", "fileData", "functionCall", "functionResponse", "executableCode", "codeExecutionResult")
 
 
-def part(draft: Draft, value: Any, path: str) -> None:
+def part(builder: MessageBuilder, value: Any, path: str) -> None:
     """A part of a content; a thought is reasoning."""
     if not isinstance(value, dict):
-        raise draft.error("must be an object", path)
+        raise builder.error("must be an object", path)
     for name in _SPELT_TWICE:
-        taken(draft, value, name, path)
-    walk(draft, value, path, {**_PART, "text": text(_kind(value))})
+        taken(builder, value, name, path)
+    walk(builder, value, path, {**_PART, "text": text(_kind(value))})
 
 
 def _kind(value: dict[str, Any]) -> PartKind:
@@ -142,7 +142,7 @@ _GENERATION: Fields = both(
             speechConfig thinkingConfig routingConfig audioTimestamp modelConfig imageConfig modelSelectionConfig
             """
         ),
-        "stopSequences": free,
+        "stopSequences": user_label,
         "responseSchema": json_text("tool_definition"),
         "responseJsonSchema": json_text("tool_definition"),
         "_responseJsonSchema": json_text("tool_definition"),
@@ -153,8 +153,8 @@ _GENERATION: Fields = both(
 SETTINGS: Fields = both(
     {
         **named("model toolConfig safetySettings store serviceTier modelArmorConfig"),
-        "contents": elsewhere,
-        "labels": free,
+        "contents": handled_in_code,
+        "labels": user_label,
         "systemInstruction": CONTENT,
         "tools": each(json_text("tool_definition")),
         "generationConfig": fields(_GENERATION),
@@ -166,15 +166,15 @@ SETTINGS: Fields = both(
 REPLY: Fields = both(
     {
         **named("usageMetadata modelVersion responseId createTime modelStatus"),
-        "candidates": elsewhere,
+        "candidates": handled_in_code,
         "promptFeedback": passed_but("blockReasonMessage block_reason_message"),
-        "error": told("message @type description detail"),
+        "error": error_text("message @type description detail"),
     }
 )
 CANDIDATE: Fields = both(
     {
         **named("index finishReason safetyRatings tokenCount avgLogprobs"),
-        **named("content logprobsResult", elsewhere),
+        **named("content logprobsResult", handled_in_code),
         "finishMessage": text(),
         "citationMetadata": json_text("text"),
         "groundingMetadata": json_text("text"),
@@ -182,5 +182,5 @@ CANDIDATE: Fields = both(
         "urlContextMetadata": json_text("text"),
     }
 )
-LOGPROBS: Fields = both(named("logProbabilitySum") | named("topCandidates chosenCandidates", elsewhere))
-TOKEN: Fields = both(named("tokenId logProbability") | {"token": elsewhere})
+LOGPROBS: Fields = both(named("logProbabilitySum") | named("topCandidates chosenCandidates", handled_in_code))
+TOKEN: Fields = both(named("tokenId logProbability") | {"token": handled_in_code})

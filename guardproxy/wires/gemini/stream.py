@@ -9,9 +9,9 @@ from guardproxy.sse import Frame, JsonArray, Sse
 from guardproxy.types import Refuse, Replace
 from guardproxy.wires.gemini.fields import CANDIDATE, LOGPROBS, REPLY, TOKEN, part, snake, taken
 from guardproxy.wires.shared.body import dumps, object_of, read_object
-from guardproxy.wires.shared.draft import Draft
-from guardproxy.wires.shared.parts import each, elsewhere, fields, named, walk
-from guardproxy.wires.shared.repeats import Repeat
+from guardproxy.wires.shared.logprob_echo import Repeat
+from guardproxy.wires.shared.message_builder import MessageBuilder
+from guardproxy.wires.shared.parts import each, fields, handled_in_code, named, walk
 from guardproxy.wires.shared.streams import BaseStream, Event, Track, new_texts, without
 
 _BLANK = b" \t\r\n"
@@ -40,36 +40,36 @@ def index_of(candidate: Any, place: int) -> int:
     return index
 
 
-def parts_of(draft: Draft, candidate: Mapping[str, Any], path: str) -> list[Any]:
-    """The parts of a candidate's content, which itself is read into `draft`. Raises UpstreamUnreadable."""
+def parts_of(builder: MessageBuilder, candidate: Mapping[str, Any], path: str) -> list[Any]:
+    """The parts of a candidate's content, which itself is read into `builder`. Raises UpstreamUnreadable."""
     content = candidate.get("content")
-    fields(named("role parts", elsewhere))(draft, content, f"{path}.content")
+    fields(named("role parts", handled_in_code))(builder, content, f"{path}.content")
     found = (content or {}).get("parts")
     if found is not None and not isinstance(found, list):
         raise UpstreamUnreadable("must be a list", "content.parts")
     return found or []
 
 
-def log_probabilities(repeat: Repeat, draft: Draft, candidate: Mapping[str, Any], path: str) -> None:
+def log_probabilities(repeat: Repeat, builder: MessageBuilder, candidate: Mapping[str, Any], path: str) -> None:
     """Compare the chosen tokens with the answer's text; other candidates for a token are opaque."""
     result = get(candidate, "logprobsResult")
-    fields(LOGPROBS)(draft, result, path)
+    fields(LOGPROBS)(builder, result, path)
     chosen = get(result or {}, "chosenCandidates") or []
     for token in chosen:
-        fields(TOKEN)(draft, token, f"{path}.chosenCandidates")
+        fields(TOKEN)(builder, token, f"{path}.chosenCandidates")
     tokens = [token.get("token") if isinstance(token, dict) else None for token in chosen]
     if not all(isinstance(token, str | None) for token in tokens):
-        raise draft.error("must have strings for tokens", path)
-    parts = parts_of(Draft(UpstreamUnreadable), candidate, path)
+        raise builder.error("must have strings for tokens", path)
+    parts = parts_of(MessageBuilder(UpstreamUnreadable), candidate, path)
     said = "".join(one.get("text") or "" for one in parts if isinstance(one, dict))
     repeat.add(said, "".join(token or "" for token in tokens).encode())
     for place, others in enumerate(get(result or {}, "topCandidates") or ()):
-        fields({"candidates": elsewhere})(draft, others, f"{path}.topCandidates")
+        fields({"candidates": handled_in_code})(builder, others, f"{path}.topCandidates")
         listed = others.get("candidates") or [] if isinstance(others, dict) else [None]
         own = tokens[place : place + 1]
-        each(fields(TOKEN))(draft, [other for other in listed if isinstance(other, dict)], f"{path}.topCandidates")
+        each(fields(TOKEN))(builder, [other for other in listed if isinstance(other, dict)], f"{path}.topCandidates")
         if any(not isinstance(other, dict) or [other.get("token")] != own for other in listed):
-            draft.opaque(f"{path}.topCandidates", "token alternatives")
+            builder.opaque(f"{path}.topCandidates", "token alternatives")
 
 
 def said_parts(said: str) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class GeminiStream(BaseStream):
     def close_track(self, choice: int, track: Track) -> None:
         """Log probabilities of tokens that the text does not have are opaque."""
         if "repeat" in track.extra and track.extra["repeat"].ahead:
-            track.draft.opaque(f"candidates[{choice}].logprobsResult", "log probabilities of another text")
+            track.builder.opaque(f"candidates[{choice}].logprobsResult", "log probabilities of another text")
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -112,7 +112,7 @@ class GeminiStream(BaseStream):
         for place, candidate in enumerate(candidates_of(body)):
             index = index_of(candidate, place)
             marks[index] = self._read_candidate(index, candidate, event)
-        beside = Draft(UpstreamUnreadable)
+        beside = MessageBuilder(UpstreamUnreadable)
         walk(beside, body, "", REPLY)
         parts = beside.message("assistant").parts
         event.body = without(body, parts)
@@ -125,22 +125,22 @@ class GeminiStream(BaseStream):
 
     def _read_candidate(self, index: int, candidate: dict[str, Any], event: Event) -> Mark:
         track, path = self.track(index), f"candidates[{index}]"
-        walk(track.draft, candidate, path, CANDIDATE)
-        opaques = track.draft.opaques
-        parts = parts_of(track.draft, candidate, path)
-        plain = not track.draft.added
+        walk(track.builder, candidate, path, CANDIDATE)
+        opaques = track.builder.opaques
+        parts = parts_of(track.builder, candidate, path)
+        plain = not track.builder.added
         for value in parts:
             place = self._place(track, value)
-            part(track.draft, value, f"{path}.content.parts[{place}]")
-        plain = plain and all(place.endswith(".text") for place, _ in track.draft.added)
+            part(track.builder, value, f"{path}.content.parts[{place}]")
+        plain = plain and all(place.endswith(".text") for place, _ in track.builder.added)
         repeat: Repeat = track.extra.setdefault("repeat", Repeat())
-        log_probabilities(repeat, track.draft, candidate, f"{path}.logprobsResult")
-        reason = taken(track.draft, candidate, "finishReason", path)
+        log_probabilities(repeat, track.builder, candidate, f"{path}.logprobsResult")
+        reason = taken(track.builder, candidate, "finishReason", path)
         if isinstance(reason, str):
             track.finish, plain = reason, False
-        event.texts += [(index, where, text) for where, text in track.draft.take()]
-        whole = not plain or repeat.ahead or track.draft.opaques > opaques
-        return Mark(index, track.draft.size, whole=whole)
+        event.texts += [(index, where, text) for where, text in track.builder.take()]
+        whole = not plain or repeat.ahead or track.builder.opaques > opaques
+        return Mark(index, track.builder.size, whole=whole)
 
     def _place(self, track: Track, value: Any) -> int:
         """Where a part lies in the whole content: a text goes on from the text before it."""
@@ -203,7 +203,7 @@ class GeminiStream(BaseStream):
 
     def _rest(self, track: Track, outcome: Replace) -> list[dict[str, Any]]:
         out: list[dict[str, Any]] = []
-        for old, new in new_texts(track.draft.message("assistant"), outcome):
+        for old, new in new_texts(track.builder.message("assistant"), outcome):
             if old.kind == "tool_call" and old.path.endswith(".args"):
                 out += [_called(old.text)] if new == old.text else []
             elif (old.path.endswith(".text") or outcome.whole) and (left := track.remainder(old, new)):

@@ -17,8 +17,8 @@ from guardproxy.wires.openai_chat.fields import CALLS, MESSAGE, REPLY_CHOICE, RE
 from guardproxy.wires.openai_chat.stream import ChatStream, log_probabilities, refusal_message
 from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.body import dumps, read_object, remove
-from guardproxy.wires.shared.draft import Draft
 from guardproxy.wires.shared.edits import dropped, rewrite
+from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import an_object, beside_turns, fields, opaque, walk
 from guardproxy.wires.shared.streams import JSON
 
@@ -34,9 +34,9 @@ _ROLES: dict[str, Role] = {
 
 def _turns(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
     """Every message of the conversation with its place in the body; what is beside the messages comes first."""
-    draft = Draft(Unreadable)
-    walk(draft, body, "", SETTINGS)
-    for message in beside_turns(draft):
+    builder = MessageBuilder(Unreadable)
+    walk(builder, body, "", SETTINGS)
+    for message in beside_turns(builder):
         yield "", message
     for index, message in enumerate(body["messages"]):
         yield f"messages[{index}]", _message(message, f"messages[{index}]")
@@ -48,10 +48,10 @@ def _message(message: Any, path: str) -> Message:
     role = message.get("role")
     if not isinstance(role, str):
         raise Unreadable("must be a string", f"{path}.role")
-    draft = Draft(Unreadable)
-    walk(draft, message, path, MESSAGE)
+    builder = MessageBuilder(Unreadable)
+    walk(builder, message, path, MESSAGE)
     # A role of a server's own is judged as the user's.
-    read = draft.message(_ROLES.get(role, "user"))
+    read = builder.message(_ROLES.get(role, "user"))
     if read.role != "tool":
         return read
     results = (replace(part, kind="tool_result") if part.kind == "text" else part for part in read.parts)
@@ -112,14 +112,14 @@ class OpenAIChat:
 
     def _choice(self, choice: Any, index: int) -> Message:
         path = f"choices[{index}]"
-        draft = Draft(UpstreamUnreadable)
-        walk(draft, an_object(draft.error, choice, path), path, REPLY_CHOICE)
+        builder = MessageBuilder(UpstreamUnreadable)
+        walk(builder, an_object(builder.error, choice, path), path, REPLY_CHOICE)
         message = choice.get("message") or {}
-        fields(REPLY_MESSAGE)(draft, message, f"{path}.message")
-        opaque("a piece of a stream")(draft, choice.get("delta"), f"{path}.delta")
-        if log_probabilities({}, draft, message, choice.get("logprobs"), f"{path}.logprobs"):
-            draft.opaque(f"{path}.logprobs", "log probabilities of another text")
-        return draft.message("assistant")
+        fields(REPLY_MESSAGE)(builder, message, f"{path}.message")
+        opaque("a piece of a stream")(builder, choice.get("delta"), f"{path}.delta")
+        if log_probabilities({}, builder, message, choice.get("logprobs"), f"{path}.logprobs"):
+            builder.opaque(f"{path}.logprobs", "log probabilities of another text")
+        return builder.message("assistant")
 
     def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
         """The reply with each choice replaced or refused as its outcome says; choices that pass stay as they are."""

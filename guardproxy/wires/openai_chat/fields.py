@@ -8,14 +8,14 @@ from typing import Any
 
 from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.body import at
-from guardproxy.wires.shared.draft import Draft
+from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
     Fields,
     Rule,
     data,
     each,
-    elsewhere,
     fields,
+    handled_in_code,
     identifier,
     json_text,
     named,
@@ -77,14 +77,14 @@ REPLY_MESSAGE: Fields = {
     "executed_tools": json_text("tool_result"),
 }
 DELTA: Fields = {**REPLY_MESSAGE, "tool_calls": openai.call_deltas}
-REPLY_CHOICE: Fields = {**openai.CHOICE, **named("message delta", elsewhere)}
+REPLY_CHOICE: Fields = {**openai.CHOICE, **named("message delta", handled_in_code)}
 
 
-def _template_arguments(draft: Draft, value: Any, path: str) -> None:
+def _template_arguments(builder: MessageBuilder, value: Any, path: str) -> None:
     """Switches of the chat template; a text among them is written into the prompt."""
     for key, item in (value if isinstance(value, dict) else {"": value}).items():
         if not isinstance(item, bool | int | float | None):
-            json_text("text")(draft, item, at(path, key))
+            json_text("text")(builder, item, at(path, key))
 
 
 _TOOLS: Rule = each(json_text("tool_definition"))
@@ -102,7 +102,7 @@ SETTINGS: Fields = {
         safe_prompt prompt_mode random_seed mm_processor_kwargs add_generation_prompt continue_final_message
         chat_template_content_format thinking thinking_budget reasoning_format separate_reasoning stream_reasoning
         """),
-    "messages": elsewhere,
+    "messages": handled_in_code,
     "tools": _TOOLS,
     "functions": _TOOLS,
     "response_format": fields(

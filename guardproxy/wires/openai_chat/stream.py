@@ -8,9 +8,9 @@ from guardproxy.types import Refuse, Replace
 from guardproxy.wires.openai_chat.fields import DELTA, PLAIN, REPLY_CHOICE
 from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.body import steps
-from guardproxy.wires.shared.draft import Draft
-from guardproxy.wires.shared.parts import elsewhere, fields, opaque, walk
-from guardproxy.wires.shared.repeats import Repeat, token_list
+from guardproxy.wires.shared.logprob_echo import Repeat, token_list
+from guardproxy.wires.shared.message_builder import MessageBuilder
+from guardproxy.wires.shared.parts import fields, handled_in_code, opaque, walk
 from guardproxy.wires.shared.streams import Track, new_texts
 
 
@@ -21,17 +21,19 @@ def refusal_message(request: Request, refusal: Refuse) -> dict[str, Any]:
     return {"role": "assistant", "content": refusal.message, "refusal": None}
 
 
-def log_probabilities(state: dict[str, Any], draft: Draft, said: Mapping[str, Any], value: Any, path: str) -> bool:
+def log_probabilities(
+    state: dict[str, Any], builder: MessageBuilder, said: Mapping[str, Any], value: Any, path: str
+) -> bool:
     """Compare the tokens of `logprobs` with the text they repeat; whether they say more than it, so far."""
     ahead = False
     if value is not None:
-        fields({"content": elsewhere, "refusal": elsewhere})(draft, value, path)
+        fields({"content": handled_in_code, "refusal": handled_in_code})(builder, value, path)
     for key in ("content", "refusal"):
         text_said = said.get(key)
         if value is None and not text_said:
             continue
         repeat: Repeat = state.setdefault(key, Repeat())
-        tokens = token_list(draft, value and value.get(key), f"{path}.{key}")
+        tokens = token_list(builder, value and value.get(key), f"{path}.{key}")
         repeat.add(text_said if isinstance(text_said, str) else "", tokens)
         ahead = ahead or repeat.ahead
     return ahead
@@ -45,23 +47,23 @@ class ChatStream(openai.ChoicesStream):
 
     def read_choice(self, track: Track, choice: Mapping[str, Any], path: str) -> bool:
         """Read the delta of a choice; whether the chunk must wait for the whole choice."""
-        draft = track.draft
-        walk(draft, choice, path, REPLY_CHOICE)
+        builder = track.builder
+        walk(builder, choice, path, REPLY_CHOICE)
         delta = choice.get("delta") or {}
-        fields(DELTA)(draft, delta, f"{path}.message")
-        opaque("a whole message in a stream")(draft, choice.get("message"), f"{path}.message")
+        fields(DELTA)(builder, delta, f"{path}.message")
+        opaque("a whole message in a stream")(builder, choice.get("message"), f"{path}.message")
         for place, call in enumerate(delta.get("tool_calls") or ()):
             if call.get("id"):
                 track.extra[f"id {call.get('index', place)}"] = call["id"]
         state = track.extra.setdefault("logprobs", {})
-        ahead = log_probabilities(state, draft, delta, choice.get("logprobs"), f"{path}.logprobs")
+        ahead = log_probabilities(state, builder, delta, choice.get("logprobs"), f"{path}.logprobs")
         plain = {f"{path}.message.{key}" for key in PLAIN}
-        return ahead or any(place not in plain for place, _ in draft.added)
+        return ahead or any(place not in plain for place, _ in builder.added)
 
     def close_track(self, choice: int, track: Track) -> None:
         """Log probabilities of tokens that the text does not have are opaque."""
         if any(repeat.ahead for repeat in track.extra.get("logprobs", {}).values()):
-            track.draft.opaque(f"choices[{choice}].logprobs", "log probabilities of another text")
+            track.builder.opaque(f"choices[{choice}].logprobs", "log probabilities of another text")
 
     def opening(self, index: int) -> list[dict[str, Any]]:
         """OpenAI's helper takes new choices in order only."""
@@ -80,7 +82,7 @@ class ChatStream(openai.ChoicesStream):
         """What the edited texts have beyond what was released, the tool calls, and a normal end."""
         out = self._role(track, index)
         called = False
-        for part, new in new_texts(track.draft.message("assistant"), outcome):
+        for part, new in new_texts(track.builder.message("assistant"), outcome):
             way = steps(part.path)[3:]
             if not part.path.startswith(f"choices[{index}]"):
                 said = track.remainder(part, new) if outcome.whole else ""

@@ -17,8 +17,8 @@ from guardproxy.wires.openai_responses.reading import echoed
 from guardproxy.wires.openai_responses.stream import ResponseStream, ended, refusal_part, text_part
 from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.body import dumps, read_object, remove
-from guardproxy.wires.shared.draft import Draft
 from guardproxy.wires.shared.edits import dropped, rewrite
+from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import beside_turns, unknown, walk
 from guardproxy.wires.shared.streams import JSON, SSE
 
@@ -36,13 +36,13 @@ _NO_USAGE = {
 
 def _turns(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
     """Every message of the conversation with its place in the body; what is beside the input comes first."""
-    draft = Draft(Unreadable)
-    walk(draft, body, "", SETTINGS)
-    for message in beside_turns(draft, "system", "prompt.variables"):
+    builder = MessageBuilder(Unreadable)
+    walk(builder, body, "", SETTINGS)
+    for message in beside_turns(builder, "system", "prompt.variables"):
         yield "", message
     given = body.get("input")
     if isinstance(given, str):
-        whole = Draft(Unreadable)
+        whole = MessageBuilder(Unreadable)
         whole.add("input", given)
         yield "input", whole.message("user")
         return
@@ -50,7 +50,7 @@ def _turns(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
         raise Unreadable("must be a text or a list of items", "input")
     for index, value in enumerate(given or ()):
         path = f"input[{index}]"
-        one = Draft(Unreadable)
+        one = MessageBuilder(Unreadable)
         item(one, value, path)
         yield path, one.message(_role(value))
 
@@ -133,11 +133,11 @@ class OpenAIResponses:
             return Reply(unknown(parsed, RESPONSE), body, parsed)
         if not isinstance(parsed.get("output"), list):
             raise UpstreamUnreadable("must be a list", "output")
-        draft = Draft(UpstreamUnreadable)
-        walk(draft, parsed, "", RESPONSE)
-        echoed(draft, parsed, request)
+        builder = MessageBuilder(UpstreamUnreadable)
+        walk(builder, parsed, "", RESPONSE)
+        echoed(builder, parsed, request)
         goes_on = parsed.get("status") in ("queued", "in_progress")  # in the background, where nobody judges
-        return Reply((draft.message("assistant"),), body, parsed, "" if goes_on else str(parsed.get("id", "")))
+        return Reply((builder.message("assistant"),), body, parsed, "" if goes_on else str(parsed.get("id", "")))
 
     def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
         """The response replaced or refused as the outcome says."""

@@ -8,15 +8,16 @@ from typing import Any
 
 from guardproxy.types import PartKind
 from guardproxy.wires.shared.body import shown
-from guardproxy.wires.shared.draft import Draft
+from guardproxy.wires.shared.logprob_echo import Repeat, token_list
+from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
     Fields,
     Rule,
     data,
     each,
-    elsewhere,
+    error_text,
     fields,
-    free,
+    handled_in_code,
     identifier,
     json_text,
     named,
@@ -24,10 +25,9 @@ from guardproxy.wires.shared.parts import (
     passed,
     string_or,
     text,
-    told,
     typed,
+    user_label,
 )
-from guardproxy.wires.shared.repeats import Repeat, token_list
 
 _ITEM: Fields = {
     **named("type status phase caller created_by async agent environment max_output_length"),
@@ -35,15 +35,15 @@ _ITEM: Fields = {
 }
 
 
-def _output_text(draft: Draft, value: Any, path: str) -> None:
+def _output_text(builder: MessageBuilder, value: Any, path: str) -> None:
     """A text with its annotations; tokens with log probabilities must spell the text."""
-    fields({"type": passed, "text": text(), "annotations": each(json_text("text")), "logprobs": elsewhere})(
-        draft, value, path
+    fields({"type": passed, "text": text(), "annotations": each(json_text("text")), "logprobs": handled_in_code})(
+        builder, value, path
     )
     repeat = Repeat()
-    repeat.add(value.get("text") or "", token_list(draft, value.get("logprobs"), f"{path}.logprobs"))
+    repeat.add(value.get("text") or "", token_list(builder, value.get("logprobs"), f"{path}.logprobs"))
     if repeat.ahead:
-        draft.opaque(f"{path}.logprobs", "log probabilities of another text")
+        builder.opaque(f"{path}.logprobs", "log probabilities of another text")
 
 
 def _parts(kind: PartKind) -> Rule:
@@ -68,9 +68,9 @@ def _parts(kind: PartKind) -> Rule:
         }
     )
 
-    def rule(draft: Draft, value: Any, path: str) -> None:
+    def rule(builder: MessageBuilder, value: Any, path: str) -> None:
         is_output = isinstance(value, dict) and value.get("type") == "output_text"
-        (_output_text if is_output else others)(draft, value, path)
+        (_output_text if is_output else others)(builder, value, path)
 
     return rule
 
@@ -81,14 +81,14 @@ _RESULT: Rule = string_or(text("tool_result"), each(_parts("tool_result")))
 
 def _call(key: str, more: Fields | None = None) -> Rule:
     """An item that calls a tool: its name and its arguments are one text."""
-    table = {**_ITEM, "name": elsewhere, key: elsewhere, **(more or {})}
+    table = {**_ITEM, "name": handled_in_code, key: handled_in_code, **(more or {})}
 
-    def rule(draft: Draft, value: Any, path: str) -> None:
-        fields(table)(draft, value, path)
+    def rule(builder: MessageBuilder, value: Any, path: str) -> None:
+        fields(table)(builder, value, path)
         name, given = value.get("name"), value.get(key)
         if name is not None and not isinstance(name, str):
-            raise draft.error("must be a string", f"{path}.name")
-        draft.call(f"{path}.{key}", name or "", "" if given is None else shown(given))
+            raise builder.error("must be a string", f"{path}.name")
+        builder.call(f"{path}.{key}", name or "", "" if given is None else shown(given))
 
     return rule
 
@@ -152,17 +152,17 @@ ITEMS: dict[str, Rule] = {
 }
 
 
-def item(draft: Draft, value: Any, path: str) -> None:
+def item(builder: MessageBuilder, value: Any, path: str) -> None:
     """An item of the input or the output; one of an unknown type is opaque."""
     if not isinstance(value, dict):
-        raise draft.error("must be an object", path)
+        raise builder.error("must be an object", path)
     kind = kind_of(value)
     if not isinstance(kind, str):
-        raise draft.error("must be a string", f"{path}.type")
+        raise builder.error("must be a string", f"{path}.type")
     if kind in ITEMS:
-        ITEMS[kind](draft, value, path)
+        ITEMS[kind](builder, value, path)
     else:
-        draft.opaque(path, f"item of type {kind[:40]}")
+        builder.opaque(path, f"item of type {kind[:40]}")
 
 
 def kind_of(value: Mapping[str, Any]) -> Any:
@@ -180,8 +180,8 @@ SETTINGS: Fields = {
         tool_choice top_logprobs top_p truncation user seed priority request_id cache_salt
         """
     ),
-    "input": elsewhere,
-    **named("metadata vllm_xargs", free),
+    "input": handled_in_code,
+    **named("metadata vllm_xargs", user_label),
     "instructions": string_or(text(), each(item)),
     "previous_response_id": opaque("an earlier response stored upstream"),
     "conversation": opaque("a conversation stored upstream"),
@@ -205,7 +205,7 @@ ECHOES = (
     "safety_identifier",
     "user",
 )
-ERROR: Rule = told("message param")
+ERROR: Rule = error_text("message param")
 
 # Of a response.
 RESPONSE: Fields = {
@@ -217,7 +217,7 @@ RESPONSE: Fields = {
         truncation usage store billing access_programs frequency_penalty presence_penalty kv_transfer_params
         """
     ),
-    **named(" ".join(ECHOES), elsewhere),
+    **named(" ".join(ECHOES), handled_in_code),
     "error": ERROR,
     "output": each(item),
     "output_text": text(),
@@ -283,4 +283,4 @@ ERROR_EVENT: Fields = {**_EVENT, **named("code param"), "message": text(), "erro
 
 def event_of(texts: str) -> Fields:
     """An event whose fields `texts` the stream itself reads."""
-    return {**_EVENT, **named(texts, elsewhere)}
+    return {**_EVENT, **named(texts, handled_in_code)}

@@ -18,9 +18,9 @@ from guardproxy.wires.openai_responses.fields import (
     event_of,
 )
 from guardproxy.wires.shared.body import dumps, read_object, shown, strings
-from guardproxy.wires.shared.draft import Draft
+from guardproxy.wires.shared.logprob_echo import Repeat, token_list
+from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import carries_text, walk
-from guardproxy.wires.shared.repeats import Repeat, token_list
 from guardproxy.wires.shared.streams import BaseStream, Event, Track, without_opaque
 
 TERMINAL = ("response.completed", "response.failed", "response.incomplete")
@@ -88,7 +88,7 @@ class ResponseReader(BaseStream):
         """Log probabilities of tokens that a text does not have are opaque."""
         for path, repeat in self._repeats.items():
             if repeat.ahead:
-                track.draft.opaque(f"{path}.logprobs", "log probabilities of another text")
+                track.builder.opaque(f"{path}.logprobs", "log probabilities of another text")
 
     def read(self, frame: Frame) -> Chunk:
         """The chunk of an event. Raises UpstreamUnreadable."""
@@ -108,19 +108,19 @@ class ResponseReader(BaseStream):
 
     def _mark(self, kind: str, body: dict[str, Any], event: Event) -> Mark:
         track = self.track(0)
-        before, opaques, closed = track.draft.size, track.draft.opaques, track.final
+        before, opaques, closed = track.builder.size, track.builder.opaques, track.final
         self._file(kind, body)
         ahead = self._read_event(kind, body, track)
-        grown = track.draft.size > before
+        grown = track.builder.size > before
         if kind in TERMINAL:
             track.final = self._done = True
             self.last = body
             self.close_track(0, track)
         event.choices = (0,)
-        event.texts = [(0, path, text) for path, text in track.draft.take()]
+        event.texts = [(0, path, text) for path, text in track.builder.take()]
         plain = (kind in _PLAIN and not ahead) or (not grown and kind in _OPENING) or _is_progress(kind)
-        whole = not plain or closed or track.draft.opaques > opaques
-        return Mark(0, track.draft.size, final=track.final and not closed, whole=whole)
+        whole = not plain or closed or track.builder.opaques > opaques
+        return Mark(0, track.builder.size, final=track.final and not closed, whole=whole)
 
     def _file(self, kind: str, body: dict[str, Any]) -> None:
         """Keep the event with its item."""
@@ -141,78 +141,78 @@ class ResponseReader(BaseStream):
     def _read_event(self, kind: str, body: dict[str, Any], track: Track) -> bool:
         """Read the event's text; whether its log probabilities say more than the text so far."""
         if kind in DELTAS:
-            return self._read_delta(kind, body, track.draft)
+            return self._read_delta(kind, body, track.builder)
         if kind in DONES:
-            self._repeat(kind, body, track.draft)
+            self._repeat(kind, body, track.builder)
         elif kind in SNAPSHOTS:
-            self._snapshot(kind, body, track.draft)
+            self._snapshot(kind, body, track.builder)
         elif kind.startswith(_OTHER_TEXT):
-            track.draft.add(f"output[{body.get('output_index', 0)}].events", f"{shown(body)}\n", "tool_call")
+            track.builder.add(f"output[{body.get('output_index', 0)}].events", f"{shown(body)}\n", "tool_call")
         else:
-            self._progress(kind, body, track.draft)
+            self._progress(kind, body, track.builder)
         return False
 
-    def _read_delta(self, kind: str, body: dict[str, Any], draft: Draft) -> bool:
-        walk(draft, body, "", event_of("delta logprobs"))
+    def _read_delta(self, kind: str, body: dict[str, Any], builder: MessageBuilder) -> bool:
+        walk(builder, body, "", event_of("delta logprobs"))
         path, part_kind = _place(kind, body), DELTAS[kind][1]
         delta = body.get("delta")
         if not isinstance(delta, str):
             raise UpstreamUnreadable("must be a string", "delta")
         self._grown.add(path)
         if part_kind == "tool_call":
-            draft.call(path, "", delta)
+            builder.call(path, "", delta)
         else:
-            draft.add(path, delta, part_kind)
+            builder.add(path, delta, part_kind)
         repeat = self._repeats.setdefault(path, Repeat())
-        repeat.add(delta, token_list(draft, body.get("logprobs"), f"{path}.logprobs"))
+        repeat.add(delta, token_list(builder, body.get("logprobs"), f"{path}.logprobs"))
         return repeat.ahead
 
-    def _repeat(self, kind: str, body: dict[str, Any], draft: Draft) -> None:
-        walk(draft, body, "", event_of(f"{DONES[kind]} logprobs name"))
+    def _repeat(self, kind: str, body: dict[str, Any], builder: MessageBuilder) -> None:
+        walk(builder, body, "", event_of(f"{DONES[kind]} logprobs name"))
         delta_kind = kind.removesuffix(".done") + ".delta"
         path, part_kind, said = _place(delta_kind, body), DELTAS[delta_kind][1], body.get(DONES[kind])
         if not isinstance(said, str):
             raise UpstreamUnreadable("must be a string", DONES[kind])
-        repeated = Draft(UpstreamUnreadable)
+        repeated = MessageBuilder(UpstreamUnreadable)
         if part_kind == "tool_call":
-            name = draft.head(path)
+            name = builder.head(path)
             repeated.call(path, name if body.get("name") in (None, name) else str(body["name"]), said)
         else:
             repeated.add(path, said, part_kind)
-        draft.absorb(repeated, self._grown)
-        tokens = token_list(draft, body.get("logprobs"), f"{path}.logprobs")
+        builder.absorb(repeated, self._grown)
+        tokens = token_list(builder, body.get("logprobs"), f"{path}.logprobs")
         if not said.encode().startswith(tokens):
-            draft.opaque(f"{path}.logprobs", "log probabilities of another text")
+            builder.opaque(f"{path}.logprobs", "log probabilities of another text")
 
-    def _snapshot(self, kind: str, body: dict[str, Any], draft: Draft) -> None:
+    def _snapshot(self, kind: str, body: dict[str, Any], builder: MessageBuilder) -> None:
         key, place, rule = SNAPSHOTS[kind]
-        walk(draft, body, "", event_of(key))
+        walk(builder, body, "", event_of(key))
         if not isinstance(body.get(key), dict):
             raise UpstreamUnreadable("must be an object", key)
-        seen = Draft(UpstreamUnreadable)
+        seen = MessageBuilder(UpstreamUnreadable)
         rule(seen, body[key], _filled(place, body))
-        draft.absorb(seen, self._grown)
+        builder.absorb(seen, self._grown)
         if key == "response":
-            echoed(draft, body[key], self.request)
-            head = without_opaque({**body[key], "output": []}, draft.message("assistant"))
+            echoed(builder, body[key], self.request)
+            head = without_opaque({**body[key], "output": []}, builder.message("assistant"))
             self.head = {**self.head, **head}
 
-    def _progress(self, kind: str, body: dict[str, Any], draft: Draft) -> None:
+    def _progress(self, kind: str, body: dict[str, Any], builder: MessageBuilder) -> None:
         """An event that says where something stands; one of a type that is not known may carry no text."""
-        unknown = Draft(UpstreamUnreadable)
+        unknown = MessageBuilder(UpstreamUnreadable)
         walk(unknown, body, "", PROGRESS)
         parts = unknown.message("assistant").parts
         if any(part.note == "unknown field" for part in parts) or body.get("delta"):
             raise UpstreamUnreadable(f"text in an event of the unknown type {kind[:60]!r}")
-        draft.include(replace(part, path=f"output[{body.get('output_index', 0)}].{part.path}") for part in parts)
+        builder.include(replace(part, path=f"output[{body.get('output_index', 0)}].{part.path}") for part in parts)
 
 
-def echoed(draft: Draft, response: Mapping[str, Any], request: Request) -> None:
+def echoed(builder: MessageBuilder, response: Mapping[str, Any], request: Request) -> None:
     """A response repeats what its request says, filled up with defaults; a text that the request has not is opaque."""
     known = set(strings({key: request.body.get(key) for key in ECHOES}))
     for key in ECHOES:
         if any(text not in known and carries_text(text) for text in strings(response.get(key))):
-            draft.opaque(key, f"{key}: not the request's")
+            builder.opaque(key, f"{key}: not the request's")
 
 
 def _place(delta_kind: str, body: Mapping[str, Any]) -> str:

@@ -216,7 +216,7 @@ class ResponseStream(ResponseReader):
     # --- rewriting -------------------------------------------------------------------------------------------------
 
     def _rest(self, track: Track, outcome: Replace) -> list[dict[str, Any]]:
-        texts = {edit.path: edit.text for edit in outcome.edits if edit.text != track.draft.text(edit.path)}
+        texts = {edit.path: edit.text for edit in outcome.edits if edit.text != track.builder.text(edit.path)}
         out: list[dict[str, Any]] = []
         for index, item in list(self.items.items()):
             changed = {path: text for path, text in texts.items() if path.startswith(f"output[{index}].")}
@@ -233,7 +233,7 @@ class ResponseStream(ResponseReader):
         self, track: Track, index: int, item: Item, changed: Mapping[str, str], *, whole: bool
     ) -> list[dict[str, Any]]:
         """An item with new texts: what is left of each, and its end. Parts that are neither text nor named go."""
-        parts = [part for part in track.draft.message("assistant").parts if _TEXT.match(part.path)]
+        parts = [part for part in track.builder.message("assistant").parts if _TEXT.match(part.path)]
         mine = [part for part in parts if part.path.startswith(f"output[{index}].")]
         texts = [(part, changed.get(part.path, part.text)) for part in mine if part.path in changed or not whole]
         if item.number < 0:

@@ -16,22 +16,22 @@ from guardproxy.ports import Answer, Chunk, Mark, Request
 from guardproxy.sse import Frame, Sse
 from guardproxy.types import Message, Part, Refuse, Replace
 from guardproxy.wires.shared.body import dumps, read_object
-from guardproxy.wires.shared.draft import Draft
+from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
     Fields,
     Rule,
     an_object,
     each,
-    elsewhere,
+    error_text,
     fields,
-    free,
+    handled_in_code,
     identifier,
     json_text,
     named,
     opaque,
     passed,
     passed_but,
-    told,
+    user_label,
     walk,
 )
 from guardproxy.wires.shared.streams import JSON, SSE, BaseStream, Event, Track, without
@@ -41,7 +41,7 @@ DONE = b"data: [DONE]\n\n"
 _DEPLOYMENT = re.compile(r"/openai/deployments/([^/]+)/")
 
 # Top-level fields of both requests that carry no text the model reads. Numbers and booleans need no entry.
-SETTINGS: Fields = named("metadata stop bad_words vllm_xargs provider", free) | named("""
+SETTINGS: Fields = named("metadata stop bad_words vllm_xargs provider", user_label) | named("""
     model stream stream_options user store seed n best_of temperature top_p max_tokens
     max_completion_tokens frequency_penalty presence_penalty logit_bias logprobs top_logprobs service_tier
     safety_identifier prompt_cache_key prompt_cache_retention prompt_cache_options moderation
@@ -59,7 +59,7 @@ SCHEMAS: Fields = named(
 
 # What an upstream says of a failure, where servers quote what they could not parse of the model's answer; and what
 # Azure's filters say of what they matched.
-ERROR: Rule = told("message raw param provider_name failed_generation")
+ERROR: Rule = error_text("message raw param provider_name failed_generation")
 FILTERED: Rule = passed_but("message URL license")
 
 # What a reply says beside its choices.
@@ -68,7 +68,7 @@ ENVELOPE: Fields = {
         id object created model usage system_fingerprint service_tier provider moderation x_groq timings stats
         model_info runtime kv_transfer_params obfuscation nvext
         """),
-    "choices": elsewhere,
+    "choices": handled_in_code,
     "error": ERROR,
     "prompt_filter_results": FILTERED,
     "prompt_logprobs": opaque("log probabilities of the prompt"),
@@ -79,7 +79,7 @@ ENVELOPE: Fields = {
 # What a choice says beside its message.
 CHOICE: Fields = {
     **named("index finish_reason native_finish_reason stop_reason matched_stop content_filter_offsets"),
-    "logprobs": elsewhere,
+    "logprobs": handled_in_code,
     "content_filter_results": FILTERED,
     "error": ERROR,
     "token_ids": opaque("token ids"),
@@ -92,21 +92,21 @@ CHOICE: Fields = {
 _STREAM_OPTIONS: Fields = named("include_usage include_obfuscation continuous_usage_stats")
 
 
-def function(draft: Draft, value: Any, path: str, key: str = "arguments") -> None:
+def function(builder: MessageBuilder, value: Any, path: str, key: str = "arguments") -> None:
     """A function with its arguments (or a custom tool with its input), as one text."""
-    fields({"name": elsewhere, key: elsewhere})(draft, value, path)
+    fields({"name": handled_in_code, key: handled_in_code})(builder, value, path)
     if value is None:
         return
     name, arguments = value.get("name"), value.get(key)
     if name is not None and not isinstance(name, str):
-        raise draft.error("must be a string", f"{path}.name")
+        raise builder.error("must be a string", f"{path}.name")
     if arguments is not None and not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
-    draft.call(f"{path}.{key}", name or "", arguments or "")
+    builder.call(f"{path}.{key}", name or "", arguments or "")
 
 
-def _custom(draft: Draft, value: Any, path: str) -> None:
-    function(draft, value, path, "input")
+def _custom(builder: MessageBuilder, value: Any, path: str) -> None:
+    function(builder, value, path, "input")
 
 
 _CALL: Fields = {
@@ -121,15 +121,15 @@ _CALL: Fields = {
 calls: Rule = each(fields(_CALL))
 
 
-def call_deltas(draft: Draft, value: Any, path: str) -> None:
+def call_deltas(builder: MessageBuilder, value: Any, path: str) -> None:
     """Tool calls in a stream; each says by its index which call it continues."""
     if value is not None and not isinstance(value, list):
-        raise draft.error("must be a list", path)
+        raise builder.error("must be a list", path)
     for place, call in enumerate(value or ()):
-        index = an_object(draft.error, call, f"{path}[{place}]").get("index", place)
+        index = an_object(builder.error, call, f"{path}[{place}]").get("index", place)
         if type(index) is not int or not 0 <= index < 1024:
-            raise draft.error("must be a small whole number", f"{path}[{place}].index")
-        fields(_CALL)(draft, call, f"{path}[{index}]")
+            raise builder.error("must be a small whole number", f"{path}[{place}].index")
+        fields(_CALL)(builder, call, f"{path}[{index}]")
 
 
 def model_of(path: str, body: Mapping[str, Any]) -> str:
@@ -147,7 +147,7 @@ def wants_stream(body: Mapping[str, Any]) -> bool:
     if stream is not None and not isinstance(stream, bool):
         raise Unreadable("must be true or false", "stream")
     options = body.get("stream_options")
-    fields(_STREAM_OPTIONS)(Draft(Unreadable), options, "stream_options")
+    fields(_STREAM_OPTIONS)(MessageBuilder(Unreadable), options, "stream_options")
     return stream is True
 
 
@@ -191,9 +191,9 @@ def choices_of(body: Mapping[str, Any]) -> list[Any]:
 
 def beside(body: Mapping[str, Any]) -> tuple[Part, ...]:
     """What of a reply could be text and is in none of its choices."""
-    draft = Draft(UpstreamUnreadable)
-    walk(draft, body, "", ENVELOPE)
-    return draft.message("assistant").parts
+    builder = MessageBuilder(UpstreamUnreadable)
+    walk(builder, body, "", ENVELOPE)
+    return builder.message("assistant").parts
 
 
 def with_beside(choices: Sequence[Message], parts: tuple[Part, ...]) -> tuple[Message, ...]:
@@ -278,9 +278,9 @@ class ChoicesStream(BaseStream):
 
     def _read_one(self, index: int, choice: dict[str, Any], event: Event) -> Mark:
         track = self.track(index)
-        before, opaques, closed = track.draft.size, track.draft.opaques, track.final
+        before, opaques, closed = track.builder.size, track.builder.opaques, track.final
         whole = self.read_choice(track, choice, f"choices[{index}]")
-        if closed and track.draft.size > before:
+        if closed and track.builder.size > before:
             raise UpstreamUnreadable("text after the choice's end", f"choices[{index}]")
         reason = choice.get("finish_reason")
         if reason is not None and not isinstance(reason, str):
@@ -288,9 +288,9 @@ class ChoicesStream(BaseStream):
         if reason:
             track.finish, track.final, whole = reason, True, True
             self.close_track(index, track)
-        event.texts += [(index, path, text) for path, text in track.draft.take()]
-        final = track.final and (not closed or track.draft.opaques > opaques)
-        return Mark(index, track.draft.size, final=final, whole=whole or closed)
+        event.texts += [(index, path, text) for path, text in track.builder.take()]
+        final = track.final and (not closed or track.builder.opaques > opaques)
+        return Mark(index, track.builder.size, final=final, whole=whole or closed)
 
     def _read_envelope(self, body: dict[str, Any], event: Event, marks: dict[int, Mark]) -> None:
         """Text beside the chunk's choices belongs to the first of them."""

@@ -10,7 +10,7 @@ from typing import Any
 from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.types import Message, PartKind, Role
 from guardproxy.wires.shared.body import at, base64_text, data_url_text, is_text_type, shown
-from guardproxy.wires.shared.draft import Draft
+from guardproxy.wires.shared.message_builder import MessageBuilder
 
 # A string like this under an unknown key is taken for an enumeration, an id or a version; anything longer or with
 # white space in it for text.
@@ -19,51 +19,55 @@ _IDENTIFIER = re.compile(r"[A-Za-z0-9_.:/|+=@-]{0,256}")
 _TEXTUAL = (str, dict, list)
 
 
-Rule = Callable[[Draft, Any, str], None]
+Rule = Callable[[MessageBuilder, Any, str], None]
 Fields = Mapping[str, Rule]
 
 
-def elsewhere(draft: Draft, value: Any, path: str) -> None:
+def handled_in_code(builder: MessageBuilder, value: Any, path: str) -> None:
     """Read by the wire's own code."""
 
 
-def free(draft: Draft, value: Any, path: str) -> None:
+def user_label(builder: MessageBuilder, value: Any, path: str) -> None:
     """The sender's own words or keys, which neither the model nor the client's user reads: labels, stop words."""
 
 
-def passed(draft: Draft, value: Any, path: str) -> None:
+def passed(builder: MessageBuilder, value: Any, path: str) -> None:
     """A setting, an id, a count, an enumeration: carries no text that the model or the client's user reads.
 
     An object or list of such is looked through: a text in it stands in a field that nobody knows, and is opaque.
     """
-    _look_through(draft, value, path, frozenset())
+    _look_through(builder, value, path, frozenset())
 
 
 def passed_but(names: str) -> Rule:
     """As `passed`, with strings of the upstream's own under these keys: what a filter says of itself."""
     known = frozenset(names.split())
 
-    def rule(draft: Draft, value: Any, path: str) -> None:
-        _look_through(draft, value, path, known)
+    def rule(builder: MessageBuilder, value: Any, path: str) -> None:
+        _look_through(builder, value, path, known)
 
     return rule
 
 
-def told(names: str) -> Rule:
+def error_text(names: str) -> Rule:
     """As `passed`, with strings under these keys that are judged: an error may quote what the model said."""
     known = frozenset(names.split())
 
-    def rule(draft: Draft, value: Any, path: str) -> None:
+    def rule(builder: MessageBuilder, value: Any, path: str) -> None:
         if isinstance(value, str):
-            draft.add(path, value)
+            builder.add(path, value)
         else:
-            _look_through(draft, value, path, known, draft.add)
+            _look_through(builder, value, path, known, builder.add)
 
     return rule
 
 
 def _look_through(
-    draft: Draft, value: Any, path: str, known: Container[str], read: Callable[[str, str], None] | None = None
+    builder: MessageBuilder,
+    value: Any,
+    path: str,
+    known: Container[str],
+    read: Callable[[str, str], None] | None = None,
 ) -> None:
     """What of a value is text; a string under a `known` key is `read`, or passes."""
     stack: list[tuple[Any, str]] = [(value, path)] if isinstance(value, dict | list) else []
@@ -77,17 +81,17 @@ def _look_through(
                     if read is not None:
                         read(at(place, key), one)
                 elif _TOKEN.fullmatch(key) is None:
-                    draft.opaque(place, "unknown field")
+                    builder.opaque(place, "unknown field")
                 elif isinstance(one, _TEXTUAL):
                     stack.append((one, at(place, key)))
         elif _IDENTIFIER.fullmatch(item) is None:
-            draft.opaque(place, "unknown field")
+            builder.opaque(place, "unknown field")
 
 
-def identifier(draft: Draft, value: Any, path: str) -> None:
+def identifier(builder: MessageBuilder, value: Any, path: str) -> None:
     """An id or a name: no text, unless it is written as one. Chat templates put ids and roles into the prompt."""
     if isinstance(value, str) and _IDENTIFIER.fullmatch(value) is None:
-        draft.add(path, value)
+        builder.add(path, value)
 
 
 def named(names: str, rule: Rule = passed) -> dict[str, Rule]:
@@ -98,12 +102,12 @@ def named(names: str, rule: Rule = passed) -> dict[str, Rule]:
 def text(kind: PartKind = "text") -> Rule:
     """A string (or null) that is judged."""
 
-    def rule(draft: Draft, value: Any, path: str) -> None:
+    def rule(builder: MessageBuilder, value: Any, path: str) -> None:
         if value is None:
             return
         if not isinstance(value, str):
-            raise draft.error("must be a string", path)
-        draft.add(path, value, kind)
+            raise builder.error("must be a string", path)
+        builder.add(path, value, kind)
 
     return rule
 
@@ -111,9 +115,9 @@ def text(kind: PartKind = "text") -> Rule:
 def json_text(kind: PartKind) -> Rule:
     """Any JSON value, judged as its JSON text (a string as it is)."""
 
-    def rule(draft: Draft, value: Any, path: str) -> None:
+    def rule(builder: MessageBuilder, value: Any, path: str) -> None:
         if value is not None:
-            draft.add(path, shown(value), kind)
+            builder.add(path, shown(value), kind)
 
     return rule
 
@@ -121,9 +125,9 @@ def json_text(kind: PartKind) -> Rule:
 def opaque(note: str) -> Rule:
     """No guard can read it; null and empty values are nothing."""
 
-    def rule(draft: Draft, value: Any, path: str) -> None:
+    def rule(builder: MessageBuilder, value: Any, path: str) -> None:
         if value not in (None, "", [], {}):
-            draft.opaque(path, note)
+            builder.opaque(path, note)
 
     return rule
 
@@ -131,12 +135,12 @@ def opaque(note: str) -> Rule:
 def data(note: str, kind: PartKind = "text") -> Rule:
     """A URL or data: a text in a `text/*` data URL is judged, everything else opaque."""
 
-    def rule(draft: Draft, value: Any, path: str) -> None:
+    def rule(builder: MessageBuilder, value: Any, path: str) -> None:
         found = data_url_text(value) if isinstance(value, str) else None
         if found is not None:
-            draft.add(path, found, kind)
+            builder.add(path, found, kind)
         else:
-            opaque(note)(draft, value, path)
+            opaque(note)(builder, value, path)
 
     return rule
 
@@ -144,15 +148,15 @@ def data(note: str, kind: PartKind = "text") -> Rule:
 def each(rule: Rule) -> Rule:
     """A list (or null), every item by `rule`."""
 
-    def rule_of_list(draft: Draft, value: Any, path: str) -> None:
+    def rule_of_list(builder: MessageBuilder, value: Any, path: str) -> None:
         if value is None:
             return
         if not isinstance(value, list):
-            raise draft.error("must be a list", path)
+            raise builder.error("must be a list", path)
         for index, item in enumerate(value):
             if item is None:
-                raise draft.error("must not be null", f"{path}[{index}]")
-            rule(draft, item, f"{path}[{index}]")
+                raise builder.error("must not be null", f"{path}[{index}]")
+            rule(builder, item, f"{path}[{index}]")
 
     return rule_of_list
 
@@ -160,12 +164,12 @@ def each(rule: Rule) -> Rule:
 def fields(table: Fields) -> Rule:
     """An object (or null), every key by the map's rule for it."""
 
-    def rule(draft: Draft, value: Any, path: str) -> None:
+    def rule(builder: MessageBuilder, value: Any, path: str) -> None:
         if value is None:
             return
         if not isinstance(value, dict):
-            raise draft.error("must be an object", path)
-        walk(draft, value, path, table)
+            raise builder.error("must be an object", path)
+        walk(builder, value, path, table)
 
     return rule
 
@@ -180,16 +184,16 @@ def an_object(error: type[Unreadable], value: Any, path: str) -> dict[str, Any]:
 def typed(tables: Mapping[str, Fields]) -> Rule:
     """An object whose `type` says which map holds; one of an unknown type is opaque."""
 
-    def rule(draft: Draft, value: Any, path: str) -> None:
+    def rule(builder: MessageBuilder, value: Any, path: str) -> None:
         if not isinstance(value, dict):
-            raise draft.error("must be an object", path)
+            raise builder.error("must be an object", path)
         name = value.get("type", "")
         if not isinstance(name, str):
-            raise draft.error("must be a string", f"{path}.type")
+            raise builder.error("must be a string", f"{path}.type")
         if name in tables:
-            walk(draft, value, path, {"type": passed, **tables[name]})
+            walk(builder, value, path, {"type": passed, **tables[name]})
         else:
-            draft.opaque(path, f"part of type {name[:40] or 'unknown'}")
+            builder.opaque(path, f"part of type {name[:40] or 'unknown'}")
 
     return rule
 
@@ -197,13 +201,13 @@ def typed(tables: Mapping[str, Fields]) -> Rule:
 def string_or(string: Rule, otherwise: Rule) -> Rule:
     """A string by one rule, everything else by another."""
 
-    def rule(draft: Draft, value: Any, path: str) -> None:
-        (string if isinstance(value, str) else otherwise)(draft, value, path)
+    def rule(builder: MessageBuilder, value: Any, path: str) -> None:
+        (string if isinstance(value, str) else otherwise)(builder, value, path)
 
     return rule
 
 
-def walk(draft: Draft, value: Mapping[str, Any], path: str, table: Fields) -> None:
+def walk(builder: MessageBuilder, value: Mapping[str, Any], path: str, table: Fields) -> None:
     """Read every key of an object by its rule.
 
     Raises where a key is a known one in another spelling: servers in Go take `Content` for `content`.
@@ -211,26 +215,26 @@ def walk(draft: Draft, value: Mapping[str, Any], path: str, table: Fields) -> No
     for key, item in value.items():
         rule = table.get(key)
         if rule is None:
-            _unknown(draft, key, item, at(path, key), table)
+            _unknown(builder, key, item, at(path, key), table)
         elif rule is not passed or isinstance(item, dict | list):  # the rule of most fields, and does nothing to others
-            rule(draft, item, at(path, key))
+            rule(builder, item, at(path, key))
 
 
-def _unknown(draft: Draft, key: str, value: Any, path: str, table: Fields) -> None:
+def _unknown(builder: MessageBuilder, key: str, value: Any, path: str, table: Fields) -> None:
     folded = key.casefold()
     if folded != key or not key.isascii():
         for known in table:
             if known.casefold() == folded:
-                raise draft.error(f"is a key in another spelling; write {known!r}", path)
+                raise builder.error(f"is a key in another spelling; write {known!r}", path)
     if carries_text(value):
-        draft.opaque(path, "unknown field")
+        builder.opaque(path, "unknown field")
 
 
 def unknown(body: Mapping[str, Any], table: Fields) -> tuple[Message, ...]:
     """A message of what a reply without an answer, such as an error, says in fields that nobody knows; or none."""
-    draft = Draft(UpstreamUnreadable)
-    walk(draft, body, "", table)
-    return (draft.message("assistant"),) if draft.pieces else ()
+    builder = MessageBuilder(UpstreamUnreadable)
+    walk(builder, body, "", table)
+    return (builder.message("assistant"),) if builder.pieces else ()
 
 
 def carries_text(value: Any) -> bool:
@@ -257,12 +261,12 @@ def carries_text(value: Any) -> bool:
     return False
 
 
-def beside_turns(draft: Draft, texts: Role = "user", filled: str = "") -> list[Message]:
+def beside_turns(builder: MessageBuilder, texts: Role = "user", filled: str = "") -> list[Message]:
     """What stands beside the messages of a request, as messages: tool definitions are the system's, texts of `texts`.
 
     What is opaque there is the user's, who sent it, and so is what fills a template: the text at `filled`.
     """
-    parts = draft.message("system").parts
+    parts = builder.message("system").parts
     ours = [part for part in parts if texts == "system" and part.kind != "opaque" and part.path != filled]
     system = tuple(part for part in parts if part.kind == "tool_definition" or part in ours)
     user = tuple(part for part in parts if part not in system)

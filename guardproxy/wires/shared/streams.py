@@ -11,7 +11,7 @@ from guardproxy.ports import Chunk, Mark, Request
 from guardproxy.sse import Decoder, Frame
 from guardproxy.types import Message, Part, Replace
 from guardproxy.wires.shared.body import remove
-from guardproxy.wires.shared.draft import Draft
+from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import Fields, walk
 
 JSON = "application/json"
@@ -25,7 +25,7 @@ _BOM = b"\xef\xbb\xbf"
 class Track:
     """One choice: its text so far, what of it has been released, who closed it."""
 
-    draft: Draft
+    builder: MessageBuilder
     final: bool = False  # closed by the upstream
     ended: bool = False  # closed by the proxy
     started: bool = False  # a frame of it has been released
@@ -40,7 +40,7 @@ class Track:
     @property
     def silent(self) -> bool:
         """Whether nothing has been released of its answer; reasoning is none."""
-        return not any(any(texts) for path, texts in self.sent.items() if self.draft.pieces[path].kind != "reasoning")
+        return not any(any(texts) for path, texts in self.sent.items() if self.builder.pieces[path].kind != "reasoning")
 
     def remainder(self, part: Part, new: str) -> str:
         """What is left to send of `part` when its text is to be `new`. Raises ValueError where too much was sent."""
@@ -103,7 +103,7 @@ class BaseStream(ABC):
 
     def message(self, choice: int) -> Message:
         """The choice as far as it has been fed, part paths as in a whole reply."""
-        return self.track(choice).draft.message("assistant")
+        return self.track(choice).builder.message("assistant")
 
     def released(self, choice: int) -> Message:
         """The choice as far as it has left, with the part paths of `message`."""
@@ -112,7 +112,7 @@ class BaseStream(ABC):
             "assistant",
             tuple(
                 replace(part, text=track.said(part.path))
-                for part in track.draft.message("assistant").parts
+                for part in track.builder.message("assistant").parts
                 if part.path in track.sent
             ),
         )
@@ -122,7 +122,7 @@ class BaseStream(ABC):
         if choice not in self._tracks:
             if choice >= CHOICES:
                 raise UpstreamUnreadable(f"choice {choice} of a stream is beyond the {CHOICES} that are read")
-            self._tracks[choice] = Track(Draft(UpstreamUnreadable))
+            self._tracks[choice] = Track(MessageBuilder(UpstreamUnreadable))
         return self._tracks[choice]
 
     def final_marks(self) -> tuple[Mark, ...]:
@@ -133,7 +133,7 @@ class BaseStream(ABC):
             if not track.final:
                 track.final = True
                 self.close_track(choice, track)
-                marks.append(Mark(choice, track.draft.size, final=True, whole=True))
+                marks.append(Mark(choice, track.builder.size, final=True, whole=True))
         return tuple(marks)
 
     @abstractmethod
@@ -142,7 +142,7 @@ class BaseStream(ABC):
 
     def outside(self, body: Mapping[str, Any], table: Fields, event: Event) -> tuple[Mark, ...]:
         """The mark of a frame that belongs to no choice; one that says something belongs to the first."""
-        beside = Draft(UpstreamUnreadable)
+        beside = MessageBuilder(UpstreamUnreadable)
         walk(beside, body, "", table)
         if not beside.pieces:
             return ()
@@ -152,9 +152,9 @@ class BaseStream(ABC):
     def include(self, choice: int, parts: Iterable[Part], event: Event) -> Mark:
         """The mark of a choice to which parts are counted that stand beside it; behind its end it ends once more."""
         track = self.track(choice)
-        track.draft.include(parts)
-        event.texts += [(choice, path, text) for path, text in track.draft.take()]
-        return Mark(choice, track.draft.size, final=track.final, whole=True)
+        track.builder.include(parts)
+        event.texts += [(choice, path, text) for path, text in track.builder.take()]
+        return Mark(choice, track.builder.size, final=track.final, whole=True)
 
     def over(self, event: Event) -> bool:
         """Whether nothing may leave any more: behind the terminator only frames without data do."""

@@ -1,0 +1,1 @@
+"""Generative guards: causal language models read for label lists and token choices."""

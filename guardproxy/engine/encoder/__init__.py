@@ -1,0 +1,1 @@
+"""Classifiers: encoders read for the logits of their class head."""

@@ -1,0 +1,247 @@
+"""The verdict cache: equal questions are asked once, failures are not kept, nobody's cancelling hurts another."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guardproxy.errors import ConfigError, GuardUnavailable, Overloaded
+from guardproxy.guards.cache import Cached, check_key
+from guardproxy.types import Category, Check, Conversation, Finding, Message, Part, Side, Taxonomy, Usage, Verdict
+
+TAXONOMY = Taxonomy("six", (Category("violence_hate", "Violence"),), "v1")
+
+
+def check(*texts: str, side: Side = "user", stream: str | None = None, place: str = "messages[0]") -> Check:
+    """A check of user messages with these texts."""
+    return Check(Conversation(tuple(Message("user", (Part(place, text),)) for text in texts)), side, stream)
+
+
+class Slow:
+    """A guard that answers when told to, and counts what it was asked and what was dropped."""
+
+    def __init__(self, name: str = "slow", taxonomy: Taxonomy = TAXONOMY) -> None:
+        self.name = name
+        self.taxonomy = taxonomy
+        self.asked: list[Check] = []
+        self.dropped = 0
+        self.forgotten: list[str] = []
+        self.running = False
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.fail: Callable[[], Exception] | None = None
+
+    async def judge(self, check: Check) -> Verdict:
+        """Waits for the gate, then fails or answers."""
+        self.asked.append(check)
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.dropped += 1
+            raise
+        if self.fail is not None:
+            raise self.fail()
+        usage = Usage(queue_s=1.0, forward_s=2.0, tokens_computed=7, batch=3, windows=2)
+        return Verdict(0.25, (Finding("violence_hate", 0.25),), self.name, "six@v1", usage)
+
+    def forget(self, stream: str) -> None:
+        """Remembers the stream."""
+        self.forgotten.append(stream)
+
+    async def start(self) -> None:
+        """Runs."""
+        self.running = True
+
+    async def close(self) -> None:
+        """Stops."""
+        self.running = False
+
+
+async def settle() -> None:
+    """Let every task run as far as it can."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_a_hit_costs_nothing_and_says_so() -> None:
+    """The second equal check is answered from the cache, with the same scores and the usage of a hit."""
+
+    async def story() -> None:
+        guard = Slow()
+        cached = Cached(guard, 8)
+        first = await cached.judge(check("a"))
+        second = await cached.judge(check("a", stream="s", place="elsewhere"))
+        assert len(guard.asked) == 1
+        assert first.usage.tokens_computed == 7
+        assert not first.usage.cached
+        assert second.usage == Usage(windows=2, cached=True)
+        assert (second.unsafe, second.findings) == (first.unsafe, first.findings)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        check("b"),
+        check("a", side="assistant"),
+        check("a", ""),
+        Check(Conversation((Message("system", (Part("p", "a"),)),)), "user"),
+        Check(Conversation((Message("user", (Part("p", "a", "tool_result"),)),)), "user"),
+        Check(Conversation((Message("user", (Part("p", "a"), Part("q", "", "opaque", "image"))),)), "user"),
+    ],
+)
+def test_whatever_a_guard_can_read_is_part_of_the_question(other: Check) -> None:
+    """Another text, side, role, kind or number of parts is another question."""
+    assert check_key(check("a")) != check_key(other)
+
+
+@given(st.lists(st.text(), max_size=4), st.lists(st.text(), max_size=4))
+def test_texts_do_not_run_together(left: list[str], right: list[str]) -> None:
+    """Two conversations have one key exactly if their texts are equal one by one."""
+    assert (check_key(check(*left)) == check_key(check(*right))) == (left == right)
+
+
+def test_lone_surrogates_have_a_key() -> None:
+    """Text that is no valid Unicode can be cached like any other."""
+    assert check_key(check("\ud800")) != check_key(check("\ud801"))
+
+
+def test_guards_and_taxonomies_are_told_apart() -> None:
+    """The key holds the guard's name and its taxonomy's id and version."""
+    keys = {
+        Cached(Slow(name, Taxonomy(taxonomy, (), version)), 1)._key(check("a"))
+        for name in ("x", "y")
+        for taxonomy in ("six", "seven")
+        for version in ("v1", "v2")
+    }
+    assert len(keys) == 8
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    """A full cache drops the verdict that was used longest ago."""
+
+    async def story() -> None:
+        guard = Slow()
+        cached = Cached(guard, 2)
+        for text in ("a", "b", "a", "c", "a", "b"):
+            await cached.judge(check(text))
+        assert [one.turn.text for one in guard.asked] == ["a", "b", "c", "b"]
+
+    asyncio.run(story())
+
+
+def test_concurrent_equal_checks_share_one_call() -> None:
+    """Eight equal checks at one time are one call, and seven of them are hits."""
+
+    async def story() -> None:
+        guard = Slow()
+        guard.gate.clear()
+        cached = Cached(guard, 8)
+        tasks = [asyncio.create_task(cached.judge(check("a"))) for _ in range(8)]
+        await settle()
+        guard.gate.set()
+        verdicts = await asyncio.gather(*tasks)
+        assert len(guard.asked) == 1
+        assert sum(verdict.usage.cached for verdict in verdicts) == 7
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_cancelling_one_leaves_the_other_its_answer(gone: int) -> None:
+    """Of two that share a call either may be cancelled, and the call goes on for the other."""
+
+    async def story() -> None:
+        guard = Slow()
+        guard.gate.clear()
+        cached = Cached(guard, 8)
+        tasks = [asyncio.create_task(cached.judge(check("a"))) for _ in range(2)]
+        await settle()
+        tasks[gone].cancel()
+        await settle()
+        assert tasks[gone].cancelled()
+        assert guard.dropped == 0
+        guard.gate.set()
+        assert (await tasks[1 - gone]).unsafe == 0.25
+        assert len(guard.asked) == 1
+
+    asyncio.run(story())
+
+
+def test_a_call_that_nobody_waits_for_is_dropped() -> None:
+    """Once all who asked are cancelled so is the call, and the next check starts a new one."""
+
+    async def story() -> None:
+        guard = Slow()
+        guard.gate.clear()
+        cached = Cached(guard, 8)
+        tasks = [asyncio.create_task(cached.judge(check("a"))) for _ in range(2)]
+        await settle()
+        for task in tasks:
+            task.cancel()
+        await settle()
+        assert guard.dropped == 1
+        guard.gate.set()
+        assert not (await cached.judge(check("a"))).usage.cached
+        assert len(guard.asked) == 2
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("failure", [GuardUnavailable, Overloaded])
+def test_failures_reach_all_and_are_not_kept(failure: type[GuardUnavailable]) -> None:
+    """Everybody who shares a failing call gets its failure, and the next check asks again."""
+
+    async def story() -> None:
+        guard = Slow()
+        guard.gate.clear()
+        guard.fail = lambda: failure("no")
+        cached = Cached(guard, 8)
+        tasks = [asyncio.create_task(cached.judge(check("a"))) for _ in range(3)]
+        await settle()
+        guard.gate.set()
+        assert [type(one) for one in await asyncio.gather(*tasks, return_exceptions=True)] == [failure] * 3
+        guard.fail = None
+        assert (await cached.judge(check("a"))).unsafe == 0.25
+        assert len(guard.asked) == 2
+
+    asyncio.run(story())
+
+
+def test_a_call_that_the_guard_drops_is_unavailable() -> None:
+    """Where the shared call is cancelled from inside, who waits is told that the guard is unavailable."""
+
+    async def story() -> None:
+        guard = Slow()
+        guard.fail = asyncio.CancelledError
+        with pytest.raises(GuardUnavailable, match="dropped"):
+            await Cached(guard, 8).judge(check("a"))
+
+    asyncio.run(story())
+
+
+def test_the_rest_of_the_port_is_passed_on() -> None:
+    """Start, forget and close reach the guard, and a closed cache is empty."""
+
+    async def story() -> None:
+        guard = Slow()
+        cached = Cached(guard, 8)
+        await cached.start()
+        assert guard.running
+        await cached.judge(check("a"))
+        cached.forget("s")
+        await cached.close()
+        assert (guard.forgotten, guard.running) == (["s"], False)
+        await cached.judge(check("a"))
+        assert len(guard.asked) == 2
+
+    asyncio.run(story())
+
+
+def test_a_cache_without_room_is_a_mistake() -> None:
+    """No entries: the operator is told."""
+    with pytest.raises(ConfigError, match="room for 1"):
+        Cached(Slow(), 0)

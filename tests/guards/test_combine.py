@@ -1,0 +1,217 @@
+"""Guards combined: maximum, calibrated mean and cascade, and that no failure of a member becomes safe."""
+
+import asyncio
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guardproxy.errors import ConfigError, GuardUnavailable, Overloaded
+from guardproxy.guards.combine import AllOf, Cascade
+from guardproxy.types import Category, Check, Conversation, Finding, Message, Part, Taxonomy, Usage, Verdict
+
+CHECK = Check(Conversation((Message("user", (Part("p", "hello"),)),)), "user")
+PROBABILITY = st.floats(0, 1)
+
+
+class Fixed:
+    """A guard with one answer; `findings` may leave out categories that it judges."""
+
+    def __init__(
+        self,
+        name: str,
+        unsafe: float,
+        findings: Mapping[str, float],
+        *,
+        judges: tuple[str, ...] | None = None,
+        error: Exception | None = None,
+        starts: bool = True,
+    ) -> None:
+        self.name = name
+        categories = judges if judges is not None else tuple(findings)
+        self.taxonomy = Taxonomy(f"t-{name}", tuple(Category(one, f"{one} of {name}") for one in categories), "v")
+        self._verdict = Verdict(
+            unsafe,
+            tuple(Finding(category, value, label=name) for category, value in findings.items()),
+            name,
+            usage=Usage(
+                queue_s=0.1,
+                tokenize_s=0.2,
+                forward_s=0.3,
+                tokens_computed=5,
+                tokens_reused=4,
+                batch=2,
+                share_s=0.15,
+            ),
+            leftover=0.01,
+            outside=0.02,
+        )
+        self._error = error
+        self._starts = starts
+        self.asked = 0
+        self.open = False
+        self.forgotten: list[str] = []
+
+    async def judge(self, check: Check) -> Verdict:
+        """The answer, or the error."""
+        self.asked += 1
+        await asyncio.sleep(0)
+        if self._error is not None:
+            raise self._error
+        return self._verdict
+
+    def forget(self, stream: str) -> None:
+        """Remembers the stream."""
+        self.forgotten.append(stream)
+
+    async def start(self) -> None:
+        """Opens, or cannot."""
+        if not self._starts:
+            raise ConfigError("no weights")
+        self.open = True
+
+    async def close(self) -> None:
+        """Closes."""
+        self.open = False
+
+
+def found(verdict: Verdict) -> dict[str, float]:
+    """The verdict's probabilities by category."""
+    return {finding.category: finding.probability for finding in verdict.findings}
+
+
+def test_the_maximum_of_each_category_counts() -> None:
+    """Without weights the greatest P(unsafe) and the most probable finding of each category make the verdict."""
+    guards = (Fixed("a", 0.2, {"x": 0.9, "y": 0.1}), Fixed("b", 0.7, {"y": 0.4, "z": 0.3}))
+    verdict = asyncio.run(AllOf(guards).judge(CHECK))
+    assert found(verdict) == {"x": 0.9, "y": 0.4, "z": 0.3}
+    assert [finding.label for finding in verdict.findings] == ["a", "b", "b"]
+    assert (verdict.unsafe, verdict.guard) == (0.7, "a+b")
+
+
+def test_taxonomies_are_joined_by_category() -> None:
+    """Each id stands once, as the first guard says it; another version of a member is another version of the whole."""
+    left, right = Fixed("a", 0, {"x": 0, "y": 0}), Fixed("b", 0, {"y": 0, "z": 0})
+    joined = AllOf((left, right)).taxonomy
+    assert [(one.id, one.name) for one in joined.categories] == [("x", "x of a"), ("y", "y of a"), ("z", "z of b")]
+    assert joined.id == "t-a+t-b"
+    right.taxonomy = Taxonomy("t-b", right.taxonomy.categories, "w")
+    assert AllOf((left, right)).taxonomy.version != joined.version
+
+
+def test_a_mean_weighs_the_guards_that_judge_a_category() -> None:
+    """Weights are scaled to the guards that judge the category; `*` is for those without weights of their own."""
+    guards = (Fixed("a", 0.2, {"x": 0.8, "y": 0.1}), Fixed("b", 0.6, {"y": 0.5}))
+    mean = {"y": (3.0, 1.0), "*": (1.0, 1.0), "unsafe": (0.0, 2.0)}
+    verdict = asyncio.run(AllOf(guards, mean).judge(CHECK))
+    assert found(verdict) == pytest.approx({"x": 0.8, "y": 0.2})
+    assert verdict.unsafe == 0.6
+
+
+def test_a_category_that_a_guard_left_out_has_at_most_its_unsafe() -> None:
+    """In a mean, a guard that judges a category and reports nothing of it counts with its P(unsafe)."""
+    guards = (Fixed("a", 0.9, {"x": 0.9}), Fixed("b", 0.1, {}, judges=("x",)))
+    assert found(asyncio.run(AllOf(guards, {}).judge(CHECK))) == pytest.approx({"x": 0.5})
+
+
+def test_a_category_of_weight_zero_is_not_lost() -> None:
+    """Where only guards of weight 0 judge a category, the most cautious of them counts."""
+    guards = (Fixed("a", 0.9, {"x": 0.9}), Fixed("b", 0.1, {"y": 0.1}))
+    assert found(asyncio.run(AllOf(guards, {"*": (0.0, 1.0)}).judge(CHECK))) == {"x": 0.9, "y": 0.1}
+
+
+@given(PROBABILITY, PROBABILITY, st.floats(0.01, 10), st.floats(0.01, 10))
+def test_a_mean_lies_between_its_members(first: float, second: float, left: float, right: float) -> None:
+    """A weighted mean is never below the least nor above the greatest probability."""
+    guards = (Fixed("a", first, {"x": first}), Fixed("b", second, {"x": second}))
+    value = asyncio.run(AllOf(guards, {"*": (left, right)}).judge(CHECK)).unsafe
+    assert min(first, second) - 1e-9 <= value <= max(first, second) + 1e-9
+
+
+@pytest.mark.parametrize("error", [GuardUnavailable("down"), Overloaded("full")])
+def test_one_failure_fails_all(error: GuardUnavailable) -> None:
+    """A member that fails makes the whole unavailable, whatever the others say."""
+    guards = (Fixed("a", 0.0, {}), Fixed("b", 0.0, {}, error=error))
+    with pytest.raises(type(error)):
+        asyncio.run(AllOf(guards).judge(CHECK))
+
+
+@pytest.mark.parametrize(("unsafe", "asked"), [(0.1, 0), (0.2, 1), (0.5, 1), (0.8, 1), (0.9, 0)])
+def test_the_dear_guard_is_asked_between_the_bounds(unsafe: float, asked: int) -> None:
+    """Bounds included, the dear guard decides between them and is not asked outside."""
+    cheap, dear = Fixed("cheap", unsafe, {"x": unsafe}), Fixed("dear", 0.4, {"x": 0.4})
+    verdict = asyncio.run(Cascade(cheap, dear, 0.2, 0.8).judge(CHECK))
+    assert dear.asked == asked
+    assert verdict.unsafe == (0.4 if asked else unsafe)
+    assert verdict.guard == "cheap>dear"
+    assert verdict.usage.tokens_computed == 5 * (1 + asked)
+    assert verdict.usage.share_s == pytest.approx(0.15 * (1 + asked))
+
+
+def test_what_only_the_cheap_guard_judges_stays() -> None:
+    """A dear verdict keeps the cheap guard's findings of categories that the dear guard does not judge."""
+    cheap = Fixed("cheap", 0.5, {"x": 0.5, "jailbreak": 0.7})
+    dear = Fixed("dear", 0.1, {}, judges=("x",))
+    assert found(asyncio.run(Cascade(cheap, dear, 0.0, 1.0).judge(CHECK))) == {"jailbreak": 0.7}
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_cascade_fails_with_either_guard(broken: int) -> None:
+    """Neither a cheap nor a dear guard's failure is ever safe."""
+    error = GuardUnavailable("down")
+    guards = [Fixed("cheap", 0.5, {}), Fixed("dear", 0.5, {})]
+    guards[broken] = Fixed(guards[broken].name, 0.5, {}, error=error)
+    with pytest.raises(GuardUnavailable):
+        asyncio.run(Cascade(*guards, low=0.0, high=1.0).judge(CHECK))
+
+
+def test_members_are_started_closed_and_told_together() -> None:
+    """Start, forget and close reach every member of both kinds."""
+
+    async def story() -> None:
+        for kind in (lambda a, b: AllOf((a, b)), lambda a, b: Cascade(a, b, 0.1, 0.9)):
+            members = (Fixed("a", 0, {}), Fixed("b", 0, {}))
+            both = kind(*members)
+            await both.start()
+            assert all(member.open for member in members)
+            both.forget("s")
+            await both.close()
+            assert [(member.open, member.forgotten) for member in members] == [(False, ["s"])] * 2
+
+    asyncio.run(story())
+
+
+def test_a_member_that_cannot_start_closes_the_others() -> None:
+    """Where a guard has no weights the start fails, and what had been started is closed."""
+    first = Fixed("a", 0, {})
+    with pytest.raises(ConfigError, match="no weights"):
+        asyncio.run(AllOf((first, Fixed("b", 0, {}, starts=False))).start())
+    assert not first.open
+
+
+@pytest.mark.parametrize(
+    ("mean", "told"),
+    [
+        ({"w": (1, 1)}, "no guard judges 'w'"),
+        ({"x": (1,)}, "1 weights for 2 guards"),
+        ({"x": (0, 0)}, "not all of them 0"),
+        ({"x": (float("nan"), 1)}, "must be 0 or more"),
+        ({"x": (-1, 2)}, "must be 0 or more"),
+    ],
+)
+def test_weights_that_do_not_fit_are_mistakes(mean: Mapping[str, tuple[float, ...]], told: str) -> None:
+    """Unknown categories, wrong numbers of weights and senseless weights are told."""
+    with pytest.raises(ConfigError, match=told):
+        AllOf((Fixed("a", 0, {"x": 0}), Fixed("b", 0, {"x": 0})), mean)
+
+
+def test_guards_must_differ_and_bounds_be_in_order() -> None:
+    """Fewer than two guards, one name twice, and bounds out of order are mistakes."""
+    one = Fixed("a", 0, {})
+    for guards in ((), (one,), (one, Fixed("a", 0, {}))):
+        with pytest.raises(ConfigError, match="two or more"):
+            AllOf(guards)
+    for low, high in ((0.5, 0.4), (-0.1, 0.4), (0.5, 1.1), (float("nan"), 0.5)):
+        with pytest.raises(ConfigError, match="bounds"):
+            Cascade(one, Fixed("b", 0, {}), low, high)
