@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardproxy.engine.decoder.grammar import Grammar
-from guardproxy.engine.decoder.prompts import Choice, Encoder
+from guardproxy.engine.decoder.prompts import Choice, PromptEncoder
 from guardproxy.ports import LabelList, TokenChoice
 from guardproxy.types import Check
 from tests.families.kit import TEXTS, ask, check, open_model, reply, written
@@ -48,8 +48,8 @@ PLAIN = (
 )
 
 
-def _encoder(vocabulary: Vocabulary) -> Encoder:
-    return Encoder(tokenizer(vocabulary), 8192, [0])
+def _encoder(vocabulary: Vocabulary) -> PromptEncoder:
+    return PromptEncoder(tokenizer(vocabulary), 8192, [0])
 
 
 def _checks(text: str) -> tuple[Check, ...]:
