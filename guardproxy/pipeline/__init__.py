@@ -5,7 +5,7 @@ never *safe*, and the policy says what follows.
 """
 
 from guardproxy.pipeline.judging import Exchange
-from guardproxy.pipeline.pipeline import Pipeline, ReplyReview, RequestReview
+from guardproxy.pipeline.pipeline import ErrorReview, Pipeline, ReplyReview, RequestReview
 from guardproxy.pipeline.stream import Refused
 
-__all__ = ["Exchange", "Pipeline", "Refused", "ReplyReview", "RequestReview"]
+__all__ = ["ErrorReview", "Exchange", "Pipeline", "Refused", "ReplyReview", "RequestReview"]

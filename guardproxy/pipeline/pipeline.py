@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from guardproxy.errors import UpstreamUnreadable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline.canary import CANARIES
 from guardproxy.pipeline.judging import Exchange, Judged, Judging, gathered, passed, recent, recent_starts
@@ -19,9 +20,9 @@ from guardproxy.pipeline.turns import (
     new_texts,
     turns_of,
 )
-from guardproxy.policy import Policy, worst
+from guardproxy.policy import Policy, on_failure, worst
 from guardproxy.ports import Action, Guard, ReplyStream
-from guardproxy.types import ActionName, Conversation, Edit, Outcome, Pass, Refuse, Replace
+from guardproxy.types import ActionName, Conversation, Edit, Message, Outcome, Part, Pass, Refuse, Replace
 
 Extent = Literal["full", "partial"]
 
@@ -49,6 +50,16 @@ class ReplyReview:
     categories: tuple[str, ...]
     coverage: Extent
     refusal: Refuse | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReview:
+    """What becomes of an upstream's error: if it `passes`, its bytes go to the client, else an error without them."""
+
+    passes: bool
+    action: ActionName
+    categories: tuple[str, ...]
+    coverage: Extent
 
 
 class Pipeline:
@@ -190,6 +201,40 @@ class Pipeline:
         extent: Extent = "full" if is_full(coverage) else "partial"
         return ReplyReview(body, action, decision.categories, extent, refused[0] if refused else None)
 
+    async def review_error(self, exchange: Exchange, body: bytes | None, stream_type: str) -> ErrorReview:
+        """Judge the body of an upstream's error response: servers quote the model's reply in it.
+
+        `body` is decoded, or None if it cannot be; `stream_type` is the content type of a stream, empty for a whole
+        body. A body that the wire cannot read is opaque: the policy's `on_opaque` decides about it. An error is never
+        rewritten: it passes as a whole or not at all.
+        """
+        if body == b"":
+            return ErrorReview(True, "pass", (), "full")
+        if body is None:
+            return await self._opaque_error(exchange, "its body cannot be decoded")
+        # As in a reply with a schema, a rewrite would break the form of an error: `structured` makes it a refusal.
+        exchange = replace(exchange, request=replace(exchange.request, structured=True))
+        try:
+            if stream_type:
+                pieces = self.review_stream(exchange, _once(body), stream_type)
+                passes = b"".join([piece async for piece in pieces]) == body
+                return ErrorReview(passes, "pass" if passes else "block", (), "full")
+            review = await self.review_reply(exchange, body)
+        except UpstreamUnreadable as error:
+            return await self._opaque_error(exchange, str(error))
+        passes = review.refusal is None and review.body is body
+        return ErrorReview(passes, review.action, review.categories, review.coverage)
+
+    async def _opaque_error(self, exchange: Exchange, why: str) -> ErrorReview:
+        """Decide about an error body that cannot be read, and record the decision."""
+        message = Message("assistant", (Part("", "", "opaque", "error body that cannot be read"),))
+        decision = on_failure(exchange.policy.on_opaque["assistant"], "opaque")
+        outcome = await self.judging.act((), message, decision, exchange.policy)
+        turn = len(exchange.request.conversation.messages)
+        judged = Judged(turn, message, "assistant", None, decision, outcome, why, 0.0)
+        await self.judging.record(exchange, [judged], coverage_of([message], exchange.policy))
+        return ErrorReview(isinstance(outcome, Pass), decision.action, (), "partial")
+
     def review_stream(
         self,
         exchange: Exchange,
@@ -212,3 +257,7 @@ class Pipeline:
             claim=claim,
         )
         return review.run(source)
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body

@@ -13,9 +13,9 @@ from starlette.types import Receive, Scope, Send
 from guardproxy.errors import GuardproxyError, TooLarge, UpstreamUnreadable
 from guardproxy.observe import Metrics
 from guardproxy.pipeline import Exchange, Pipeline, Refused
-from guardproxy.policy import OnFailure, PolicySet
+from guardproxy.policy import PolicySet
 from guardproxy.ports import Answer, Request, Wire
-from guardproxy.types import ActionName, Origin
+from guardproxy.types import Origin
 from guardproxy.web.call import NO_RETRY, Call, KeptAlive, WhileConnected
 from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Headers, client_of, end_to_end, first
 from guardproxy.web.paths import NotGuarded, PathList, check_path
@@ -27,7 +27,6 @@ log = structlog.get_logger("guardproxy.proxy")
 _CHARSET: Final = re.compile(rb"charset[*0-9]*\s*=\s*[\"']*([^\s;,\"']*)")
 _UTF8: Final = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii"})
 _LENGTH: Final = frozenset({b"content-length"})
-_OPAQUE: Final[dict[OnFailure, ActionName]] = {"block": "block", "flag": "flag", "allow": "pass"}
 _STREAM_HEADERS: Final = [(b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no")]
 _STREAM_DROP: Final = HOP_BY_HOP | OF_THE_BODY | _LENGTH | {name for name, _ in _STREAM_HEADERS}
 
@@ -218,39 +217,29 @@ class Proxy:
                 await self._whole(call, exchange, response, await self._read(head, source))
 
     async def _failure(self, call: Call, exchange: Exchange, response: UpstreamResponse) -> None:
-        """Pass an upstream's error on as it came, unless what it says must not pass: servers quote the model in it.
-
-        One that is not of the protocol is a server's own page, and opaque.
-        """
+        """Send an upstream's error on byte for byte, or an error without its text, as the pipeline's review says."""
         raw = await self._read(b"", response.chunks())
         began = time.perf_counter()
-        try:
-            passes = await self._error_passes(call, exchange, response, raw)
-        except UpstreamUnreadable:
-            action = _OPAQUE[exchange.policy.on_opaque["assistant"]] if raw else "pass"
-            call.judged(action, (), "partial" if raw else "full")
-            passes = action != "block"
+        body, stream_type = await self._error_body(exchange, response, raw)
+        review = await self._pipeline.review_error(exchange, body, stream_type)
         call.guard_s += time.perf_counter() - began
-        if passes:
+        call.judged(review.action, review.categories, review.coverage)
+        if review.passes:
             drop = _dropped(response, HOP_BY_HOP | _LENGTH)
             await call.answer(response.status, end_to_end(response.headers, drop), raw)
         else:
-            told = exchange.wire.error(response.status, "content_filter", exchange.policy.block.message)
-            await self._give(call, told, retry=False)
+            error = exchange.wire.error(response.status, "content_filter", exchange.policy.block.message)
+            await self._give(call, error, retry=False)
 
-    async def _error_passes(self, call: Call, exchange: Exchange, response: UpstreamResponse, raw: bytes) -> bool:
-        """Whether an error's body is to pass. Raises UpstreamUnreadable where it is none of the protocol."""
-        body = await self._read(b"", response.undone(_chain(raw)))
+    async def _error_body(self, exchange: Exchange, response: UpstreamResponse, raw: bytes) -> tuple[bytes | None, str]:
+        """The decoded body (None if it cannot be decoded), and its content type if it is a stream."""
+        try:
+            body = await self._read(b"", response.undone(_chain(raw))) if raw else b""
+        except UpstreamUnreadable:
+            return None, ""
         sniffer = Sniffer(first(response.headers, b"content-type"), lines=exchange.wire.lines)
         sniffer.add(body)
-        if sniffer.stream_type:
-            pieces = self._pipeline.review_stream(exchange, _chain(body), sniffer.stream_type)
-            passes = b"".join([piece async for piece in pieces]) == body
-            call.judged("pass" if passes else "block", (), "full")
-            return passes
-        review = await self._pipeline.review_reply(exchange, body)
-        call.judged(review.action, review.categories, review.coverage)
-        return review.refusal is None and review.body is body
+        return body, sniffer.stream_type
 
     def _check_reply(self, size: int) -> None:
         limit = self._limits.reply_bytes

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from guardproxy.policy import BlockPolicy, PolicySet, Route, Rule, SideRules, StreamPolicy
 from guardproxy.web.proxy import Limits
-from tests.kit import WORDS, Scripted, WordGuard
+from tests.kit import WORDS, ListSink, Scripted, WordGuard
 from tests.web.kit import ENCODINGS, chat, completion, events, policy, standing
 
 CHAT = "/v1/chat/completions"
@@ -289,6 +289,55 @@ def test_an_error_that_nobody_can_read_is_named(http: httpx.Client) -> None:
         assert (answer.status_code, answer.content == page) == (502, action != "block")
         assert answer.headers["x-guardproxy-coverage"] == "partial"
         assert answer.headers["x-guardproxy-action"] == action
+
+
+@pytest.mark.parametrize("headers", [{"content-type": "text/html"}, {"content-encoding": "unknown"}])
+@pytest.mark.parametrize(
+    ("on_opaque", "action", "outcome"),
+    [("flag", "flag", "pass"), ("allow", "pass", "pass"), ("block", "block", "refuse")],
+)
+def test_an_unreadable_error_is_recorded(
+    http: httpx.Client, headers: dict[str, str], on_opaque: str, action: str, outcome: str
+) -> None:
+    """The record of an error body that cannot be read holds the decision, its cause and what was not judged."""
+    sink = ListSink()
+    rules = policy(on_opaque={"user": "flag", "assistant": on_opaque})
+    script = Scripted([b"<html>502 Bad Gateway</html>"], status=502, headers=headers)
+    with standing(script, policies=PolicySet({"default": rules}), sinks={"list": sink}) as (url, _):
+        post(http, url, chat())
+    (record,) = [record for record in sink.records if record.side == "assistant"]
+    assert (record.decision.action, record.decision.cause, record.outcome) == (action, "opaque", outcome)
+    assert (record.verdict, record.text, record.turn) == (None, "", 1)
+    assert [(part.kind, part.judged) for part in record.coverage] == [("opaque", False)]
+    assert "opaque" in record.coverage[0].why
+    assert record.error
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("word", "action"), [("poison", "block"), ("secret", "rewrite")])
+def test_an_error_that_is_withheld_is_recorded(http: httpx.Client, word: str, action: str, stream: bool) -> None:
+    """The record of an error holds its text, the decision about it, and that the client did not get it."""
+    sink = ListSink()
+    quoted = json.dumps({"error": {"message": f"cannot parse: the {word}"}}).encode()
+    script = replace(events(f"the {word}"), status=500) if stream else Scripted([quoted], status=500)
+    with standing(script, upstream={"attempts": 1}, sinks={"list": sink}) as (url, _):
+        answer = post(http, url, chat(stream=stream))
+    (record,) = [record for record in sink.records if record.side == "assistant"]
+    assert (record.decision.action, record.decision.cause, record.outcome) == (action, "verdict", "refuse")
+    assert word in record.text
+    assert word not in answer.text
+    assert answer.status_code == 500
+
+
+@pytest.mark.parametrize("body", [b'{"error": {"message": "out of luck"}}', b""])
+def test_an_error_that_passes_is_recorded_if_it_has_text(http: httpx.Client, body: bytes) -> None:
+    """An error's text leaves a record as a reply does; an empty body leaves none."""
+    sink = ListSink()
+    with standing(Scripted([body], status=400), sinks={"list": sink}) as (url, _):
+        answer = post(http, url, chat())
+    assert answer.content == body
+    texts = [(record.text, record.outcome) for record in sink.records if record.side == "assistant"]
+    assert texts == ([("out of luck", "pass")] if body else [])
 
 
 @pytest.mark.parametrize("said", ["all is well", "the poison"])
