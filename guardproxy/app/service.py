@@ -29,7 +29,7 @@ from guardproxy.sinks.database import default_store_url
 from guardproxy.web.app import create_app
 from guardproxy.web.moderations import moderations
 from guardproxy.web.paths import PathList
-from guardproxy.web.proxy import Limits, LivePolicies, Proxy
+from guardproxy.web.proxy import LivePolicies, Proxy
 from guardproxy.web.upstream import Upstream
 
 log = structlog.get_logger("guardproxy")
@@ -99,12 +99,10 @@ class Service:
         self.app = self._app(settings)
 
     def _app(self, settings: Settings) -> ASGIApp:
-        given = settings.limits
-        limits = Limits(given.body_bytes, given.reply_bytes, given.characters, given.messages)
         endpoint = moderations(
             self._pipeline.judging,
             self._policies,
-            limits=limits,
+            limits=settings.limits,
             ready=lambda: self._reason,
             model=self._guard.name,
         )
@@ -115,7 +113,7 @@ class Service:
             policies=self._policies,
             allow=PathList(settings.paths.allow),
             refuse=PathList(settings.paths.refuse),
-            limits=limits,
+            limits=settings.limits,
             metrics=self._metrics,
             ready=lambda: self._reason,
         )

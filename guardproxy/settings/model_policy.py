@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from annotated_types import Interval, Len
 
@@ -12,10 +12,8 @@ from guardproxy.policy import (
     JudgeScope,
     OnFailure,
     RewritePolicy,
-    StreamMode,
     StreamPolicy,
 )
-from guardproxy.types import Role
 from guardproxy.views import VIEWS
 
 # How pydantic reads every mapping: unknown keys are mistakes, the texts under the fields their descriptions.
@@ -23,11 +21,7 @@ STRICT: Any = {"extra": "forbid", "use_attribute_docstrings": True}
 
 Probability = Annotated[float, Interval(ge=0, le=1)]
 Count = Annotated[int, Interval(ge=1)]
-Size = Annotated[int, Interval(ge=0)]
 Text = Annotated[str, Len(1)]
-
-# What `judge.skip` may name: the words of a turn itself are always judged.
-Skippable = Literal["refusal", "reasoning", "tool_call", "tool_result", "tool_definition", "transcript"]
 
 _BLOCK, _REWRITE, _STREAM, _JUDGE = BlockPolicy(), RewritePolicy(), StreamPolicy(), JudgeScope()
 
@@ -71,18 +65,6 @@ class OnOpaque:
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
-    """Which texts of a request are judged."""
-
-    __pydantic_config__ = STRICT
-
-    roles: tuple[Role, ...] = tuple(sorted(_JUDGE.roles))
-    """Roles whose messages in a request are judged; `user` must be among them."""
-    skip: tuple[Skippable, ...] = ("tool_definition",)
-    """Kinds of content that are not judged."""
-
-
-@dataclass(frozen=True, slots=True)
 class History:
     """What becomes of earlier turns of the conversation."""
 
@@ -90,48 +72,6 @@ class History:
 
     unsafe_turns: HistoryMode = "drop"
     """Earlier turns that would be blocked now: `drop` sends the rest on, `block` refuses the request, `allow`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """What the client gets in place of a blocked text."""
-
-    __pydantic_config__ = STRICT
-
-    how: Literal["completion", "error"] = _BLOCK.shape
-    """`completion`: a normal reply with the message. `error`: the protocol's error body with HTTP 400."""
-    message: Text = _BLOCK.message
-    """The words that the client reads."""
-    finish: Literal["content_filter", "stop"] = _BLOCK.finish
-    """The finish reason of such a completion."""
-    name_categories: bool = _BLOCK.name_categories
-    """Whether the message names the categories."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rewrite:
-    """The words that rewrites write."""
-
-    __pydantic_config__ = STRICT
-
-    replacement: Text = _REWRITE.replacement
-    """What `replace` writes in place of a turn."""
-    marker: Text = _REWRITE.marker
-    """What `redact` writes in place of a sentence."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """How streamed replies are held until they are judged."""
-
-    __pydantic_config__ = STRICT
-
-    mode: StreamMode = _STREAM.mode
-    """`window` releases what is judged, `hold_all` the whole reply at its end, `monitor` everything at once."""
-    every: Count = _STREAM.every
-    """Characters between two checks."""
-    exposure: Size = _STREAM.exposure
-    """Characters that a client may see before a verdict covers them, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,15 +92,15 @@ class PolicySettings:
     """What to do where the guard had no time."""
     on_opaque: OnFailure | OnOpaque = "flag"
     """What to do with content that the guard cannot read, such as images: for both sides or for each."""
-    judge: Judge = Judge()
+    judge: JudgeScope = _JUDGE
     """Which texts of a request are judged."""
     history: History = History()
     """What becomes of earlier turns."""
-    block: Block = Block()
+    block: BlockPolicy = _BLOCK
     """What the client gets in place of a blocked text."""
-    rewrite: Rewrite = Rewrite()
+    rewrite: RewritePolicy = _REWRITE
     """The words that rewrites write."""
-    stream: Stream = Stream()
+    stream: StreamPolicy = _STREAM
     """How streamed replies are held."""
     views: tuple[str, ...] = VIEWS
     """Readings of a text that are judged as well where they differ from it."""

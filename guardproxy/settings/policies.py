@@ -7,16 +7,12 @@ from typing import Any
 
 from guardproxy.policy import (
     UNSAFE,
-    BlockPolicy,
-    JudgeScope,
     OnFailure,
     Policy,
     PolicySet,
-    RewritePolicy,
     Route,
     Rule,
     SideRules,
-    StreamPolicy,
 )
 from guardproxy.settings.model import Document, GuardSettings
 from guardproxy.settings.model_policy import CategoryRules, OnOpaque, PolicySettings, RouteSettings
@@ -46,7 +42,6 @@ def taxonomy(document: Document, guard: GuardSettings) -> Taxonomy | None:
 
 
 def _policy(name: str, given: PolicySettings, version: str) -> Policy:
-    block, rewrite, stream = given.block, given.rewrite, given.stream
     return Policy(
         name=name,
         version=version,
@@ -55,11 +50,11 @@ def _policy(name: str, given: PolicySettings, version: str) -> Policy:
         on_guard_error=given.on_guard_error,
         on_overload=given.on_overload,
         on_opaque=_opaque(given.on_opaque),
-        judge=JudgeScope(frozenset(given.judge.roles), frozenset(given.judge.skip)),
+        judge=given.judge,
         history=given.history.unsafe_turns,
-        block=BlockPolicy(block.how, block.message, block.finish, block.name_categories),
-        rewrite=RewritePolicy(rewrite.replacement, rewrite.marker),
-        stream=StreamPolicy(stream.mode, stream.every, stream.exposure),
+        block=given.block,
+        rewrite=given.rewrite,
+        stream=given.stream,
         views=given.views,
     )
 

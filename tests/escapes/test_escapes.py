@@ -11,7 +11,7 @@ from tests.escapes.attempts import Attempts, KnowsThem, prompts
 from tests.escapes.disguises import DISGUISES
 
 BLOCK = SideRules({"*": (Rule("block", 0.5),)})
-EVERYTHING = JudgeScope(frozenset({"system", "developer", "user", "tool"}), frozenset())
+EVERYTHING = JudgeScope(("system", "developer", "user", "tool"), ())
 POLICY = Policy("default", "v", BLOCK, BLOCK, views=VIEWS, judge=EVERYTHING)
 
 # Most of these is undone, but not every word: a digit of leetspeak that stands alone or for several letters cannot be

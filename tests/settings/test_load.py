@@ -166,9 +166,9 @@ policies:
     policy = read(text).policies.policies["default"]
     assert (policy.on_guard_error, policy.on_overload) == ("allow", "flag")
     assert policy.on_opaque == {"user": "block", "assistant": "flag"}
-    assert (policy.judge.roles, policy.judge.skip_kinds) == ({"user", "system"}, {"reasoning"})
+    assert (policy.judge.roles, policy.judge.skip) == (("user", "system"), ("reasoning",))
     assert policy.history == "block"
-    assert (policy.block.shape, policy.block.message, policy.block.name_categories) == ("error", "No.", True)
+    assert (policy.block.how, policy.block.message, policy.block.name_categories) == ("error", "No.", True)
     assert (policy.rewrite.replacement, policy.rewrite.marker) == ("X", "Y")
     assert (policy.stream.mode, policy.stream.every, policy.stream.exposure) == ("window", 50, 10)
     assert policy.views == ("nfkc",)

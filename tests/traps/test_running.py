@@ -82,7 +82,7 @@ def test_a_refusal_does_not_quote(http: httpx.Client, side: str, shape: Any) -> 
     """Neither body nor headers of a blocked answer repeat what was found, nor where, nor how probable it is."""
     said = "the poison of the frog"
     script = events("", said) if side == "stream" else completion(said)
-    policies = PolicySet({"default": policy(block=BlockPolicy(shape=shape))})
+    policies = PolicySet({"default": policy(block=BlockPolicy(how=shape))})
     with standing(script, policies=policies) as (url, _):
         answer = http.post(url + CHAT, content=chat(said if side == "request" else "hello", stream=side == "stream"))
     # Times may happen to be the guard's probability.
@@ -94,7 +94,7 @@ def test_a_refusal_does_not_quote(http: httpx.Client, side: str, shape: Any) -> 
 def test_a_block_is_paid_for_once() -> None:
     """A blocked reply is not asked for again, whatever may be tried again; a blocked request is never sent at all."""
     again = {"attempts": 3, "retry_unsafe": True}
-    policies = PolicySet({"default": policy(block=BlockPolicy(shape="error"))})
+    policies = PolicySet({"default": policy(block=BlockPolicy(how="error"))})
     with standing(completion("the poison"), upstream=again, policies=policies) as (url, upstream), sdk(url) as client:
         for said in ("hello", "mix poison"):
             with pytest.raises(openai.BadRequestError, match="withheld"):
