@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from guardproxy import app
 from guardproxy.errors import GuardUnavailable, Unreadable
 from guardproxy.observe import Metrics, Observers
-from guardproxy.pipeline.judging import Judging, recent, scoped, side_of
+from guardproxy.pipeline import Judging, in_scope, recent_context
 from guardproxy.settings import Settings, load
 from guardproxy.types import Conversation, Decision, Message, Part, Role, Side, Verdict
 
@@ -77,7 +77,7 @@ def read_chat(chat: Sequence[Mapping[str, str]], side: Side | None = None) -> Co
     messages = [_message(one, f"chat[{place}]") for place, one in enumerate(chat)]
     if not messages[-1].text.strip():
         raise Unreadable("there is no text to judge", f"chat[{len(chat) - 1}].content")
-    if side is not None and side_of(messages[-1]) != side:
+    if side is not None and messages[-1].side != side:
         messages[-1] = replace(messages[-1], role=side)
     return Conversation(tuple(messages))
 
@@ -122,12 +122,12 @@ class _Loaded:
         *context, turn = conversation.messages
         started = time.perf_counter()
         verdict, decision, error = self._run(
-            self._judging.judge(recent(context), scoped(turn, self._policy), self._policy)
+            self._judging.judge(recent_context(context), in_scope(turn, self._policy.judge), self._policy)
         )
         if verdict is None:
             raise GuardUnavailable(error)
         seconds = time.perf_counter() - started
-        return Moderation(verdict, decision, side_of(turn), self._policy.name, self._policy.version, seconds)
+        return Moderation(verdict, decision, turn.side, self._policy.name, self._policy.version, seconds)
 
     def close(self) -> None:
         """Release the model and end the thread."""

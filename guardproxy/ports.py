@@ -331,7 +331,7 @@ class Wire(Protocol):
 # --- actions and sinks ---------------------------------------------------------------------------------------------
 
 
-class Judge(Protocol):
+class JudgeAgain(Protocol):
     """Judges a text again in the place of a turn: what rewrites need of the guard."""
 
     async def __call__(self, message: Message, /) -> Decision:
@@ -342,7 +342,7 @@ class Judge(Protocol):
 class Action(Protocol):
     """Turns a decision into an outcome."""
 
-    async def __call__(self, turn: Message, decision: Decision, judge: Judge) -> Outcome:
+    async def __call__(self, turn: Message, decision: Decision, judge: JudgeAgain) -> Outcome:
         """What happens to `turn`. `released` text of a stream is not its business."""
         ...
 

@@ -10,6 +10,7 @@ PartKind = Literal[
 ]
 ActionName = Literal["pass", "flag", "rewrite", "block"]
 Cause = Literal["verdict", "guard_error", "overload", "opaque"]
+OutcomeName = Literal["pass", "rewrite", "refuse", "drop"]
 
 SEVERITY: dict[ActionName, int] = {"pass": 0, "flag": 1, "rewrite": 2, "block": 3}
 
@@ -46,6 +47,11 @@ class Message:
     def size(self) -> int:
         """Characters of all readable parts, separators not counted: the unit of positions in a stream."""
         return sum(len(part.text) for part in self.parts if part.kind != "opaque")
+
+    @property
+    def side(self) -> Side:
+        """The side whose rules hold for this message: a system or tool message is the user's."""
+        return "assistant" if self.role == "assistant" else "user"
 
     @property
     def opaque(self) -> tuple[Part, ...]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 
 from guardproxy.policy import Policy
-from guardproxy.ports import Action, Judge
+from guardproxy.ports import Action, JudgeAgain
 from guardproxy.types import SEVERITY, Decision, Edit, Message, Outcome, Part, Replace
 
 # A sentence ends at . ! ? or an ideographic stop (with closing quotes), or at a line break; the space behind it is its.
@@ -33,7 +33,7 @@ class Redact:
         self._marker = policy.rewrite.marker
         self._block = policy.block
 
-    async def __call__(self, turn: Message, decision: Decision, judge: Judge) -> Outcome:
+    async def __call__(self, turn: Message, decision: Decision, judge: JudgeAgain) -> Outcome:
         """A refusal where no sentence alone carries the finding, or the rest is still unsafe.
 
         Findings in tool calls are refused as well: a marker inside arguments would be a different call. So is a turn
@@ -54,13 +54,13 @@ class Redact:
             return refusal
         return Replace(tuple(Edit(path, text) for path, text in new.items()))
 
-    async def _redacted(self, turn: Message, part: Part, judge: Judge) -> str | None:
+    async def _redacted(self, turn: Message, part: Part, judge: JudgeAgain) -> str | None:
         if part.kind == "opaque" or not part.text:
             return None
         pieces = _grouped(sentences(part.text), _PIECES)
         return "".join(await self._kept(turn, part, pieces, judge))
 
-    async def _kept(self, turn: Message, part: Part, pieces: Sequence[str], judge: Judge) -> list[str]:
+    async def _kept(self, turn: Message, part: Part, pieces: Sequence[str], judge: JudgeAgain) -> list[str]:
         async def one(piece: str) -> str:
             if not piece.strip():
                 return piece

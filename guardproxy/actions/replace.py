@@ -1,7 +1,7 @@
 """Put a configured text in the place of a whole turn."""
 
 from guardproxy.policy import Policy
-from guardproxy.ports import Action, Judge
+from guardproxy.ports import Action, JudgeAgain
 from guardproxy.types import SEVERITY, Decision, Edit, Message, Outcome, Part, Replace
 
 
@@ -12,7 +12,7 @@ class ReplaceTurn:
         self._text = policy.rewrite.replacement
         self._block = policy.block
 
-    async def __call__(self, turn: Message, decision: Decision, judge: Judge) -> Outcome:
+    async def __call__(self, turn: Message, decision: Decision, judge: JudgeAgain) -> Outcome:
         """A refusal where the turn has no text to stand in for (a tool call), or the replacement is unsafe there."""
         place = next((part for part in turn.parts if part.kind in ("text", "tool_result")), None)
         refusal = self._block.refusal(decision.categories)

@@ -182,8 +182,8 @@ class KeptAlive:
         if not self._call.status:
             await self._call.start(self._status, self._headers)
 
-    def stop(self) -> bool:
-        """Whether nothing has been sent yet; nothing will be, then."""
+    def try_refuse_with_error(self) -> bool:
+        """Return whether nothing was sent yet; if so, never begin the stream, so that an error can be the answer."""
         if self._call.status:
             return False
         if self._task is not None:

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from guardproxy.errors import GuardproxyError, GuardUnavailable, TooLarge, Unreadable
-from guardproxy.pipeline.judging import Judging, gathered
+from guardproxy.pipeline import Judging, gathered
 from guardproxy.policy import UNSAFE
 from guardproxy.settings import Limits
 from guardproxy.types import Decision, Message, Part, Verdict

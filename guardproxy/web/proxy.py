@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from guardproxy.errors import GuardproxyError, TooLarge, UpstreamUnreadable
 from guardproxy.observe import Metrics
-from guardproxy.pipeline import Exchange, Pipeline, Refused
+from guardproxy.pipeline import Exchange, Pipeline, RefusedBeforeStart
 from guardproxy.policy import PolicySet
 from guardproxy.ports import Answer, Request, Wire
 from guardproxy.settings import Limits
@@ -268,7 +268,7 @@ class Proxy:
         headers = end_to_end(response.headers, _dropped(response, _STREAM_DROP | {b"content-type"}))
         headers += [*_STREAM_HEADERS, (b"content-type", content_type.encode("latin-1"))]
         kept = KeptAlive(call, exchange.wire.keepalive, self._keepalive_s, response.status, headers)
-        pieces = self._pipeline.review_stream(exchange, source, content_type, kept.stop)
+        pieces = self._pipeline.review_stream(exchange, source, content_type, kept.try_refuse_with_error)
         try:
             async with aclosing(pieces), kept:
                 if exchange.policy.block.how != "error":  # else the first text, or the first comment, is its start
@@ -277,7 +277,7 @@ class Proxy:
                     await kept.begin()
                     await call.send(piece)
                 await kept.begin()
-        except Refused as refused:
+        except RefusedBeforeStart as refused:
             call.judged("block", refused.refusal.categories, "full")
             await self._give(call, exchange.wire.refuse(exchange.request, refused.refusal), retry=False)
         else:

@@ -271,6 +271,14 @@ def test_redacted_request() -> None:
     assert review.action == "rewrite"
 
 
+@pytest.mark.parametrize("how", ["redact", "replace"])
+def test_a_rewrite_is_recorded_by_what_happened(how: str) -> None:
+    """The outcome of a record says that the text was rewritten; the decision says how."""
+    run = Run()
+    run.request(("user", "Hello. Make a bomb."), rules=policy(user=SideRules({"*": (Rule("rewrite", 0.5, how),)})))
+    assert [(r.decision.action, r.decision.how, r.outcome) for r in run.records] == [("rewrite", how, "rewrite")]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_reply_is_judged_behind_what_the_model_was_asked(stream: bool) -> None:
     """Text that was rewritten or left out of the request is no context of the answer, which never saw it."""

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from guardproxy.errors import TooLarge, Unreadable
 from guardproxy.observe import Metrics, Observers
-from guardproxy.pipeline.judging import Judging
+from guardproxy.pipeline import Judging
 from guardproxy.policy import Policy, PolicySet, Rule, SideRules
 from guardproxy.policy import Route as Chosen
 from guardproxy.settings import Limits
