@@ -18,9 +18,9 @@ from guardproxy.pipeline import Judging, gathered
 from guardproxy.policy import UNSAFE
 from guardproxy.settings import Limits
 from guardproxy.types import Decision, Message, Part, Verdict
+from guardproxy.web.errors import NotReady, error_answer
 from guardproxy.web.headers import client_of
-from guardproxy.web.proxy import LivePolicies, NotReady
-from guardproxy.web.sniff import json_error
+from guardproxy.web.proxy import LivePolicies
 from guardproxy.wires.shared.body import read_object
 
 # OpenAI's categories, with those of ours that lie within each: a text of ours is one of theirs. One that none of ours
@@ -66,7 +66,7 @@ def moderations(
             answers = await gathered([judging.judge((), message, policy) for message in messages])
             results = [_told(*answer) for answer in answers]
         except GuardproxyError as error:
-            answer = json_error(error.status, error.code, str(error))
+            answer = error_answer(request.url.path, error.status, error.code, str(error))
             return Response(answer.body, answer.status, media_type=answer.content_type)
         body = {"id": f"modr-{os.urandom(12).hex()}", "model": model, "results": results}
         return Response(json.dumps(body).encode(), media_type="application/json")

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import structlog
@@ -18,9 +19,10 @@ from guardproxy.ports import Answer, Request, Wire
 from guardproxy.settings import Limits
 from guardproxy.types import Origin
 from guardproxy.web.call import NO_RETRY, Call, KeptAlive, WhileConnected
+from guardproxy.web.errors import NotReady, Redirected, Unsupported, error_answer
 from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Headers, client_of, end_to_end, first
 from guardproxy.web.paths import NotGuarded, PathList, check_path
-from guardproxy.web.sniff import Sniffer, json_error
+from guardproxy.web.sniff import Sniffer
 from guardproxy.web.upstream import Upstream, UpstreamResponse
 
 log = structlog.get_logger("guardproxy.proxy")
@@ -30,27 +32,6 @@ _UTF8: Final = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii"})
 _LENGTH: Final = frozenset({b"content-length"})
 _STREAM_HEADERS: Final = [(b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no")]
 _STREAM_DROP: Final = HOP_BY_HOP | OF_THE_BODY | _LENGTH | {name for name, _ in _STREAM_HEADERS}
-
-
-class Unsupported(GuardproxyError):
-    """A body in a form that is not read here."""
-
-    status = 415
-    code = "unsupported_encoding"
-
-
-class Redirected(GuardproxyError):
-    """The upstream sends the client elsewhere, where nobody judges; clients follow."""
-
-    status = 502
-    code = "upstream_redirects"
-
-
-class NotReady(GuardproxyError):
-    """The guard is not to be relied on yet, or any more."""
-
-    status = 503
-    code = "not_ready"
 
 
 class LivePolicies:
@@ -307,9 +288,9 @@ class Proxy:
         message = str(error)
         if isinstance(error, UpstreamUnreadable):
             message = f"the upstream's answer cannot be read, so it cannot be judged; see request {call.id} in the log"
-        shape = wire.error if wire is not None else json_error
+        answer_error = wire.error if wire is not None else partial(error_answer, call.path)
         retry = error.status in {502, 503, 504} and not isinstance(error, UpstreamUnreadable | Redirected)
-        await self._give(call, shape(error.status, error.code, message), retry=retry)
+        await self._give(call, answer_error(error.status, error.code, message), retry=retry)
 
     def _account(self, call: Call, wire: Wire | None) -> None:
         name = wire.name if wire is not None else "none"

@@ -1,10 +1,8 @@
-"""What kind of answer a body is, and the error body for clients whose protocol is not known."""
+"""Whether a body is a stream or a whole reply, found from its first bytes."""
 
 import json
 import re
 from typing import Final
-
-from guardproxy.ports import Answer
 
 _SSE: Final = "text/event-stream"
 _NDJSON: Final = "application/x-ndjson"
@@ -86,10 +84,3 @@ class Sniffer:
         except (ValueError, RecursionError):
             return False
         return True
-
-
-def json_error(status: int, code: str, message: str) -> Answer:
-    """OpenAI's error body, which most clients can show."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    error = {"message": message, "type": kind, "param": None, "code": code}
-    return Answer(status, "application/json", json.dumps({"error": error}).encode())

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import httpx
 import openai
@@ -520,6 +521,73 @@ def test_unknown_paths_say_what_to_do(http: httpx.Client) -> None:
     assert error["code"] == "path_not_guarded"
     assert "POST /v1/audio/speech" in error["message"]
     assert "paths.allow" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "protocol"),
+    [
+        ("/v1/audio/speech", "openai"),
+        ("/v1/threads/t1/messages", "openai"),
+        ("/v1/models/ft:gpt-4o:org::abc123", "openai"),
+        ("/api/v1/embeddings", "openai"),
+        ("/v1beta/openai/chat/completions", "openai"),
+        ("/unknown", "openai"),
+        ("/api/embed", "ollama"),
+        ("/api/chat/", "ollama"),
+        ("/v1/messages/batches", "anthropic"),
+        ("/v1/messages/", "anthropic"),
+        ("/anthropic/v1/messages/batches", "anthropic"),
+        ("/v1beta/models/m:embedContent", "gemini"),
+        ("/v1beta/cachedContents", "gemini"),
+        ("/v1/models/m:batchEmbedContents", "gemini"),
+        ("/v1/projects/p/locations/l/publishers/google/models/m:predict", "gemini"),
+    ],
+)
+def test_errors_of_unread_paths_have_their_protocols_shape(http: httpx.Client, path: str, protocol: str) -> None:
+    """A path that no wire reads gets its error in the protocol that it belongs to."""
+    with standing(completion("x")) as (url, _):
+        answer = http.post(url + path, json={})
+    assert (answer.status_code, error_of(answer.json(), protocol)) == (404, "path_not_guarded")
+
+
+@pytest.mark.parametrize(
+    ("path", "protocol"),
+    [
+        ("/v1/chat/completions;x", "openai"),
+        ("/api/chat;x", "ollama"),
+        ("/v1/messages%3fx", "anthropic"),
+        ("/v1beta/models/m:generateContent;x", "gemini"),
+    ],
+)
+def test_errors_of_ambiguous_paths_have_their_protocols_shape(http: httpx.Client, path: str, protocol: str) -> None:
+    """The path is refused before a wire is looked for, and its error is still the protocol's."""
+    with standing(completion("x")) as (url, _):
+        answer = http.post(url + path, json={})
+    assert (answer.status_code, error_of(answer.json(), protocol)) == (400, "ambiguous_path")
+
+
+def test_errors_of_forwarded_paths_have_their_protocols_shape(http: httpx.Client) -> None:
+    """So has the error of an allowed path whose upstream cannot be reached."""
+    down = {"attempts": 1, "transport": _refusing()}
+    with standing(completion("x"), upstream=down, allow=("GET /api/tags",)) as (url, _):
+        answer = http.get(url + "/api/tags")
+    assert (answer.status_code, error_of(answer.json(), "ollama")) == (502, "upstream_unavailable")
+
+
+def error_of(body: dict[str, Any], protocol: str) -> str:
+    """The error's code, from a body that has the protocol's fields and no others."""
+    if protocol == "ollama":
+        assert (set(body), type(body["error"])) == ({"error", "code"}, str)
+        return str(body["code"])
+    error = body["error"]
+    if protocol == "anthropic":
+        assert (body["type"], set(error)) == ("error", {"type", "message", "code"})
+        return str(error["code"])
+    if protocol == "gemini":
+        assert error["status"] in ("NOT_FOUND", "INVALID_ARGUMENT")
+        return str(error["details"][0]["reason"]).lower()
+    assert set(error) == {"message", "type", "param", "code"}
+    return str(error["code"])
 
 
 def test_refused_paths_are_refused(http: httpx.Client) -> None:
