@@ -1,4 +1,4 @@
-"""One file (or folder) per chat protocol. Each has a `wire: Wire`."""
+"""One file or folder per chat protocol; each defines `wire: Wire`."""
 
 import re
 

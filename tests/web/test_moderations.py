@@ -145,7 +145,7 @@ def test_it_waits_for_the_guard() -> None:
         (b'{"input": 5}', "input: must be a text"),
         (b'{"input": "a", "model": 5}', "model: must be a string"),
         (b'{"input": ["a", 5]}', r"input\[0\]: must be a message part"),
-        (b'{"input": [{"type": "audio"}]}', r"input\[0\].type: 'audio' is no type"),
+        (b'{"input": [{"type": "audio"}]}', r"input\[0\].type: must be 'text', not 'audio'"),
         (b'{"input": [{"type": "text"}]}', r"input\[0\].text: must be a string"),
     ],
 )
