@@ -1,4 +1,4 @@
-.PHONY: install serve test check lint types imports bench docs evaluation train
+.PHONY: install serve test check lint types imports bench docs evaluation train package
 
 PYTHON ?= python3
 VENV := .venv
@@ -56,3 +56,10 @@ evaluation: install
 
 train: install
 	$(BIN)/python training/train.py
+
+# A wheel and a source distribution in dist/, checked as a package index would.
+package: install
+	$(PIP) install --group package
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
