@@ -1,7 +1,8 @@
-"""Docs that quote code are read here, so that they cannot rot."""
+"""The pages that quote code, files or figures agree with them."""
 
 import json
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -23,11 +24,17 @@ from tests.kit import serve
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")])
+INDEX = ROOT / "docs" / "index.md"
 
 
 def blocks(path: Path, language: str) -> list[str]:
     """The fenced blocks of a language in a page."""
     return re.findall(rf"```{language}\n(.*?)```", path.read_text(), re.DOTALL)
+
+
+def links(page: Path) -> list[str]:
+    """The targets of a page's links, without their anchors."""
+    return re.findall(r"\]\(([^)#\s]+)", page.read_text())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -49,9 +56,25 @@ def test_python_blocks_compile(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     """Every relative link names a file that exists."""
-    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+    for target in links(page):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_the_index_lists_every_page() -> None:
+    """docs/index.md links to every other page of the repository, the training's and the model card included."""
+    others = [ROOT / "training" / "README.md", *(ROOT / "guardproxy").rglob("*.md")]
+    listed = {(INDEX.parent / target).resolve() for target in links(INDEX) if "://" not in target}
+    assert [page for page in [*PAGES, *others] if page != INDEX and page.resolve() not in listed] == []
+
+
+def test_moved_names_exist() -> None:
+    """Every new place that docs/upgrading.md names for a user's own imports exists."""
+    rows = re.findall(r"^\| `guardproxy\..*\| (.*) \|$", (ROOT / "docs" / "upgrading.md").read_text(), re.MULTILINE)
+    names = re.findall(r"`(guardproxy\.[\w.]+)`", " ".join(rows))
+    assert names
+    for name in names:
+        pkgutil.resolve_name(name)
 
 
 def test_lengths() -> None:

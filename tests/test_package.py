@@ -1,5 +1,6 @@
-"""The package: what `make` installs and what the wheel carries."""
+"""The package: what `make` installs, what the wheel carries, what a package index shows."""
 
+import re
 import subprocess
 import tomllib
 from pathlib import Path
@@ -32,3 +33,26 @@ def test_every_pattern_of_the_package_data_matches() -> None:
     """No pattern names files that have gone."""
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["guardproxy"]
     assert [pattern for pattern in patterns if not any((ROOT / "guardproxy").glob(pattern))] == []
+
+
+def test_the_readme_has_no_relative_link() -> None:
+    """A package index shows the README without the files beside it, so the README names them by their path."""
+    targets = re.findall(r"\]\(([^)\s]+)", (ROOT / "README.md").read_text())
+    assert [target for target in targets if "://" not in target] == []
+
+
+def test_paths_in_the_readme_exist() -> None:
+    """Every path in the README that begins at a folder of the repository names a file or a folder."""
+    folders = "bench|config|docs|guardproxy|tests|training"
+    paths = re.findall(rf"`((?:{folders})/[\w./-]*)`", (ROOT / "README.md").read_text())
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_costs_in_the_readme_are_the_measured_ones() -> None:
+    """Every figure with decimals in the README's section on costs stands in bench/RESULTS.md."""
+    section = (ROOT / "README.md").read_text().split("## What a request costs")[1].split("\n## ")[0]
+    measured = (ROOT / "bench" / "RESULTS.md").read_text()
+    figures = re.findall(r"\d+\.\d+", section)
+    assert figures
+    assert [figure for figure in figures if figure not in measured] == []
