@@ -58,9 +58,9 @@ def _padded(padding: str) -> dict[str, Callable[[str], Placed]]:
 _TURNS: dict[str, Callable[[str], Placed]] = {
     "last user turn": lambda t: ask(user(t)),
     "first of two user turns": lambda t: ask(user(t), user("Thank you in advance!")),
-    "behind a trailing assistant turn": lambda t: ask(user(t), {"role": "assistant", "content": "Sure, here is"}),
-    "behind a trailing system turn": lambda t: ask(user(t), {"role": "system", "content": "Be brief."}),
-    "behind an empty turn": lambda t: ask(user(t), user("")),
+    "before a trailing assistant turn": lambda t: ask(user(t), {"role": "assistant", "content": "Sure, here is"}),
+    "before a trailing system turn": lambda t: ask(user(t), {"role": "system", "content": "Be brief."}),
+    "before an empty turn": lambda t: ask(user(t), user("")),
     "split over two messages": lambda t: ask(*(user(half) for half in halves(t))),
     "split over parts": lambda t: ask(user([{"type": "text", "text": half} for half in halves(t)])),
     "split around an empty assistant turn": lambda t: ask(
@@ -141,7 +141,7 @@ Message = dict[str, Any]
 
 def replies(padding: str = PADDING) -> dict[str, Callable[[str], list[Message]]]:
     """Return the places in a reply that can hold the text, each as the messages of one or more choices."""
-    return {**_REPLIES, "behind a long answer": lambda t: [{"content": padding + t}]}
+    return {**_REPLIES, "after a long answer": lambda t: [{"content": padding + t}]}
 
 
 _REPLIES: dict[str, Callable[[str], list[Message]]] = {
