@@ -1,7 +1,7 @@
 """Remove the sentences that carry the finding and keep the rest of the turn.
 
-This rewrites what the model or the client reads. `audit.text: redacted` is a different thing: it masks credentials and
-personal data in what the audit stores (`observe/masking.py`).
+This rewrites the text that the model or the client reads. `audit.text: redacted` is a different thing: it masks
+credentials and personal data in the text that the audit stores (`observe/masking.py`).
 """
 
 import asyncio

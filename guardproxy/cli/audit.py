@@ -218,7 +218,7 @@ async def _tail(store: "AuditStore", args: argparse.Namespace) -> int:
 async def _verify(store: "AuditStore", args: argparse.Namespace) -> int:
     found = await store.verify(args.head)
     if args.json:
-        problems = [{"row": problem.seq, "problem": problem.what} for problem in found.problems]
+        problems = [{"row": problem.seq, "problem": problem.message} for problem in found.problems]
         print(json.dumps({"rows": found.rows, "erased": found.erased, "head": str(found.head), "problems": problems}))
     else:
         for problem in found.problems:

@@ -57,7 +57,7 @@ class Classifier:
     replies: Replies
 
     def render(self, check: Check) -> tuple[Prompt, ...]:
-        """Return one prompt: the judged text, for a reply judged as a pair with the question before it. Never raises.
+        """Return one prompt: the judged text, after the question if a reply is judged as a pair. Never raises.
 
         A pair has a first text even if the question is unknown and the text is empty: only pairs are read as replies.
         """

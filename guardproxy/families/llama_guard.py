@@ -373,7 +373,7 @@ def _coded(taxonomy: Taxonomy, version: PromptVersion) -> Taxonomy:
     for code in codes:
         where = f"taxonomy {taxonomy.id!r}: code {code!r}"
         errors.add(codes.count(code) > 1, f"{where} is used twice")
-        word = code.isascii() and code.isalnum() and code[0].isalpha()
-        errors.add(not word, f"{where} must be a letter followed by letters and digits, such as {version.letter}1")
+        valid = code.isascii() and code.isalnum() and code[0].isalpha()
+        errors.add(not valid, f"{where} must be a letter followed by letters and digits, such as {version.letter}1")
     errors.raise_if_any()
     return versioned(replace(taxonomy, categories=tuple(categories)))

@@ -1,4 +1,4 @@
-"""What the process records about its work: audit records, metrics, logs, and the masking of texts in all of them.
+"""Audit records, metrics and logs of the process, and the masking of texts in them.
 
 A record of a judged turn takes one path: `Observers.record` masks it, hands it to every sink (store, files, log) and
 counts it (`Metrics.decision`). Everything that is not part of a record is counted where it happens, by a direct call of

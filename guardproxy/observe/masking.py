@@ -1,7 +1,8 @@
 """Masking for the audit and the logs: credentials and personal identifiers become placeholders such as `[email]`.
 
-Masking changes what is stored of a text, never the text that is forwarded. The action `redact` is a different thing: it
-removes unsafe sentences from what the model or the client reads. (The YAML value `audit.text: redacted` means masking.)
+Masking changes the stored copy of a text, never the forwarded text. The action `redact` is a different thing: it
+removes unsafe sentences from the text that the model or the client reads. The YAML value `audit.text: redacted` means
+masking.
 
 Every pass takes time linear in the text, on hostile input too: each pattern starts at the beginning of a run (a
 lookbehind ensures it), uses possessive quantifiers, which do not backtrack, or is bounded.
@@ -52,8 +53,8 @@ _HEX = re.compile(r"(?<![0-9A-Za-z])[0-9a-fA-F]{32,}+(?![0-9A-Za-z])")
 _UUID = re.compile(r"(?<![0-9A-Za-z])[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}(?![0-9A-Za-z])")
 _RANDOM_RUN = re.compile(r"[A-Za-z0-9+/=_-]{24,}+")
 _SEGMENT = re.compile(r"[A-Za-z0-9]{6,}+")
-_ROUGH = re.compile(r"(?<=[a-z])[A-Z]|(?<=[A-Za-z])[0-9]|(?<=[0-9])[A-Za-z]")
-_WINDOW, _ROUGHNESS = 24, 6
+_CHANGE = re.compile(r"(?<=[a-z])[A-Z]|(?<=[A-Za-z])[0-9]|(?<=[0-9])[A-Za-z]")
+_WINDOW, _MIN_CHANGES = 24, 6
 
 
 def _looks_random(run: str) -> bool:
@@ -68,27 +69,27 @@ def _looks_random(run: str) -> bool:
     joined = "-".join(_SEGMENT.findall(rest))
     if len(joined) < 16 or not any(c.isdigit() for c in joined):  # names in camel case have no digits
         return False
-    places = [match.start() for match in _ROUGH.finditer(joined)]
-    return any(late - early < _WINDOW for early, late in zip(places, places[_ROUGHNESS - 1 :], strict=False))
+    changes = [match.start() for match in _CHANGE.finditer(joined)]
+    return any(late - early < _WINDOW for early, late in zip(changes, changes[_MIN_CHANGES - 1 :], strict=False))
 
 
-def _token(match: re.Match[str], *, guess: bool) -> str:
+def _masked_token(match: re.Match[str], *, guess: bool) -> str:
     token = match.group()
-    found: list[tuple[int, str]] = []
+    matches: list[tuple[int, str]] = []
     if issued := _ISSUED.search(token):
-        found.append((issued.start(), "[api key]"))
+        matches.append((issued.start(), "[api key]"))
     jwt = token.find("eyJ")
     if jwt >= 0 and _JWT.match(token, jwt):
-        found.append((jwt, "[jwt]"))
-    if found:  # the earliest match: a JWT's signature may look like a key
-        start, placeholder = min(found)
+        matches.append((jwt, "[jwt]"))
+    if matches:  # the earliest match: a JWT's signature may look like a key
+        start, placeholder = min(matches)
         return token[:start] + placeholder + token[len(token.rstrip(".")) :]
     if not guess:
         return token
     return _RANDOM_RUN.sub(lambda run: "[secret]" if _looks_random(run.group()) else run.group(), token)
 
 
-def _scheme(match: re.Match[str]) -> str:
+def _masked_scheme(match: re.Match[str]) -> str:
     scheme, space, value = match.groups()
     if scheme.lower() == "bearer":
         secret = len(value) >= 20 or any(c.isdigit() for c in value)
@@ -118,17 +119,17 @@ def mask_credentials(text: str, *, guess: bool = True) -> str:
     if "authorization" in lowered:
         text = _AUTHORIZATION.sub(r"\1[credentials]", text)
     if "bearer" in lowered or "basic" in lowered:
-        text = _SCHEME.sub(_scheme, text)
+        text = _SCHEME.sub(_masked_scheme, text)
     if assigns:
         text = _USERINFO.sub(r"\1[password]@", text)
         # Looking for the words first is far cheaper than running the pattern, and most texts have none of them.
         if any(word in lowered for word in _ASSIGNED_WORDS):
-            text = _ASSIGNED.sub(_assigned, text)
+            text = _ASSIGNED.sub(_masked_assignment, text)
         text = _QUERY.sub(r"\1[secret]", text)
-    return _TOKEN.sub(lambda match: _token(match, guess=guess), text)
+    return _TOKEN.sub(lambda match: _masked_token(match, guess=guess), text)
 
 
-def _assigned(match: re.Match[str]) -> str:
+def _masked_assignment(match: re.Match[str]) -> str:
     name, value = match.groups()
     # "my password is wrong" has no password in it; "my password is hunter2" has.
     if re.search(r"\bis\s{0,3}[\"'`]?\Z", name, re.IGNORECASE) and value.rstrip(".!?").isalpha():
@@ -208,7 +209,7 @@ def _ibans(text: str) -> Iterator[Span]:
                 break
 
 
-def _ipv6(match: re.Match[str]) -> str:
+def _masked_ipv6(match: re.Match[str]) -> str:
     text = match.group()
     try:
         ipaddress.IPv6Address(text)
@@ -218,7 +219,7 @@ def _ipv6(match: re.Match[str]) -> str:
     return "[ip]" if any(c.isdigit() for c in text) else text
 
 
-def _cut(text: str, find: Callable[[str], Iterator[Span]], placeholder: str) -> str:
+def _replace_spans(text: str, find: Callable[[str], Iterator[Span]], placeholder: str) -> str:
     pieces, at = [], 0
     for start, end in find(text):
         if start >= at:
@@ -237,10 +238,10 @@ def mask_personal_data(text: str) -> str:
         text = _EMAIL.sub("[email]", text)
     if not _DIGITS.search(text):
         return text
-    text = _cut(text, _ibans, "[iban]")
-    text = _cut(text, _cards, "[card]")
+    text = _replace_spans(text, _ibans, "[iban]")
+    text = _replace_spans(text, _cards, "[card]")
     if ":" in text:
-        text = _IPV6.sub(_ipv6, text)
+        text = _IPV6.sub(_masked_ipv6, text)
     return _PHONE.sub("[phone]", _IPV4.sub("[ip]", text))
 
 

@@ -76,6 +76,7 @@ class _PendingRecord:
                 self._task = self._task or asyncio.ensure_future(
                     asyncio.to_thread(masked_record, self._record, self._rule)
                 )
+                # Several queues wait for this task: a cancelled queue must not cancel it for the others.
                 self._masked = await asyncio.shield(self._task)
         return self._masked
 
@@ -95,7 +96,7 @@ class _SinkQueue:
         self._timeout_s = timeout_s
         self._waiting: deque[_QueuedRecord] = deque()
         self._characters = 0
-        self._there_is_work = asyncio.Event()
+        self._work_available = asyncio.Event()
         self._closing = False
         self._dropped = 0
         self._task: asyncio.Task[None] | None = None
@@ -120,7 +121,7 @@ class _SinkQueue:
             self._dropped = 0
         self._waiting.append((item, done))
         self._characters += item.characters
-        self._there_is_work.set()
+        self._work_available.set()
 
     def _drop(self, count: int) -> None:
         self._metrics.audit_dropped(self.name, count)
@@ -130,10 +131,10 @@ class _SinkQueue:
 
     async def _run(self) -> None:
         while True:
-            await self._there_is_work.wait()
+            await self._work_available.wait()
             while self._waiting:
                 await self._write_batch()
-            self._there_is_work.clear()
+            self._work_available.clear()
             if self._closing:
                 return
 
@@ -173,7 +174,7 @@ class _SinkQueue:
     async def close(self, timeout_s: float) -> None:
         """Write the queued records for at most `timeout_s`; drop, count and log the rest. Close the sink."""
         self._closing = True
-        self._there_is_work.set()
+        self._work_available.set()
         if self._task:
             done, _ = await asyncio.wait({self._task}, timeout=timeout_s)
             if not done:

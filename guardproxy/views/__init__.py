@@ -54,7 +54,7 @@ def views(text: str, names: Iterable[str]) -> tuple[View, ...]:
 
 
 def _candidates(original: View, chosen: frozenset[str]) -> Iterator[View]:
-    """Yield the text and its displayed form, both cleaned, then their decodings, then the decodings of those."""
+    """Yield the text and its displayed form, both cleaned, then their decodings, then the decodings of these."""
     level, room = [_cleaned(original, chosen)], MAX_DECODED
     if DISPLAYED in chosen and (shown := displayed(original.text)) != original.text:
         level.append(_cleaned(View(DISPLAYED, shown), chosen))

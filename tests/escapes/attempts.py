@@ -97,8 +97,8 @@ class Attempts:
         review = await self._pipeline.review_request(self._exchange(self._places[trick](prompt)))
         past = False
         if review.refusal is None:
-            told = squeezed(_words(json.loads(review.body)))
-            past = all(squeezed(half) in told for half in tricks.halves(prompt))
+            fields = squeezed(_words(json.loads(review.body)))
+            past = all(squeezed(half) in fields for half in tricks.halves(prompt))
         return Attempt("place", trick, prompt, past)
 
     async def replied(self, trick: str, prompt: str, *, streamed: bool) -> Attempt:
@@ -107,10 +107,10 @@ class Attempts:
         messages = self._replies[trick](prompt)
         if streamed:
             pieces = self._pipeline.review_stream(exchange, _played(tricks.stream(messages)), "text/event-stream")
-            told = _streamed_words(b"".join([piece async for piece in pieces]))
+            fields = _streamed_words(b"".join([piece async for piece in pieces]))
         else:
-            told = _words(json.loads((await self._pipeline.review_reply(exchange, tricks.reply(messages))).body))
-        return Attempt("streamed reply" if streamed else "reply", trick, prompt, squeezed(prompt) in squeezed(told))
+            fields = _words(json.loads((await self._pipeline.review_reply(exchange, tricks.reply(messages))).body))
+        return Attempt("streamed reply" if streamed else "reply", trick, prompt, squeezed(prompt) in squeezed(fields))
 
 
 async def _played(frames: list[bytes]) -> AsyncIterator[bytes]:
@@ -139,22 +139,22 @@ def _words(value: Any) -> str:
 
 def _streamed_words(stream: bytes) -> str:
     """Return the text that a client assembles from a stream: each field of each choice, joined."""
-    told: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for line in stream.decode().split("\n\n"):
         if line.startswith("data: {"):
             for choice in json.loads(line[6:])["choices"]:
                 for key, value in choice["delta"].items():
-                    _gather(told, f"{choice['index']}.{key}", value)
-    return " ".join(told.values()) + " " + " ".join(_words(text) for text in told.values())
+                    _gather(fields, f"{choice['index']}.{key}", value)
+    return " ".join(fields.values()) + " " + " ".join(_words(text) for text in fields.values())
 
 
-def _gather(told: dict[str, str], key: str, value: Any) -> None:
+def _gather(fields: dict[str, str], key: str, value: Any) -> None:
     if isinstance(value, str):
-        told[key] = told.get(key, "") + value
+        fields[key] = fields.get(key, "") + value
     elif isinstance(value, dict):
         for name, item in value.items():
-            _gather(told, f"{key}.{name}", item)
+            _gather(fields, f"{key}.{name}", item)
     elif isinstance(value, list):
         for place, item in enumerate(value):
             index = item.get("index", place) if isinstance(item, dict) else place
-            _gather(told, f"{key}[{index}]", item)
+            _gather(fields, f"{key}[{index}]", item)

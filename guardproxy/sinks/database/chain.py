@@ -45,10 +45,10 @@ class ChainProblem:
     """A broken row, and what is wrong with it. If consecutive rows are missing, `seq` is the first of them."""
 
     seq: int
-    what: str
+    message: str
 
     def __str__(self) -> str:
-        return f"row {self.seq}: {self.what}"
+        return f"row {self.seq}: {self.message}"
 
 
 def seal(seq: int, previous: str, content: str, salt: str) -> Link:
@@ -105,11 +105,11 @@ class ChainVerifier:
         expected = self.head.seq + 1
         if link.seq > expected:
             last = link.seq - 1
-            what = "is missing" if last == expected else f"rows {expected} to {last} are missing"
-            self.problems.append(ChainProblem(expected, what))
+            message = "is missing" if last == expected else f"rows {expected} to {last} are missing"
+            self.problems.append(ChainProblem(expected, message))
         elif link.previous != self.head.hash:
-            what = f"does not follow from row {link.seq - 1}: one of the two rows was changed, moved or replaced"
-            self.problems.append(ChainProblem(link.seq, what))
+            message = f"does not follow from row {link.seq - 1}: one of the two rows was changed, moved or replaced"
+            self.problems.append(ChainProblem(link.seq, message))
         self._check_row(link)
         self.head = Head(link.seq, link.hash)
 
@@ -149,7 +149,7 @@ class ChainVerifier:
 
 def _uncovered(erased: list[RowSpan], declared: list[RowSpan]) -> list[RowSpan]:
     """Return the parts of `erased` that no span of `declared` covers. Spans of one list may overlap."""
-    found: list[RowSpan] = []
+    uncovered: list[RowSpan] = []
     ordered = sorted(declared)
     for first, last in erased:
         at = first
@@ -159,8 +159,8 @@ def _uncovered(erased: list[RowSpan], declared: list[RowSpan]) -> list[RowSpan]:
             if low > last:
                 break
             if low > at:
-                found.append((at, low - 1))
+                uncovered.append((at, low - 1))
             at = high + 1
         if at <= last:
-            found.append((at, last))
-    return found
+            uncovered.append((at, last))
+    return uncovered

@@ -102,11 +102,11 @@ async def count_records(connection: AsyncConnection, chosen: Filter) -> AuditSta
         total=total,
         first=first,
         last=last,
-        sides=await _table(connection, _by(row.side, acting)),
+        sides=await _table(connection, _count_by(row.side, acting)),
         categories=await _table(connection, by_category),
         causes=dict((await connection.execute(causes)).tuples().all()),
-        routes=await _table(connection, _by(row.route, acting)),
-        shadow=await _table(connection, _by(row.side, [*conditions(chosen), row.shadow.is_(True)])),
+        routes=await _table(connection, _count_by(row.route, acting)),
+        shadow=await _table(connection, _count_by(row.side, [*conditions(chosen), row.shadow.is_(True)])),
         latency_s=(
             await _latency(connection, acting, total // 2),
             await _latency(connection, acting, total * 95 // 100),
@@ -115,7 +115,7 @@ async def count_records(connection: AsyncConnection, chosen: Filter) -> AuditSta
     )
 
 
-def _by(column: ColumnElement[str], where: list[ColumnElement[bool]]) -> Select[Any]:
+def _count_by(column: ColumnElement[str], where: list[ColumnElement[bool]]) -> Select[Any]:
     action = records.c.action
     return select(column, action, func.count()).where(*where).group_by(column, action)
 

@@ -139,9 +139,9 @@ class AuditStore:
         row = records.c
         # Row numbers are 64-bit integers: PostgreSQL refuses a larger number in a query.
         if name.isascii() and name.isdigit() and int(name) < 2**63:
-            found = await self._stored([*conditions(EVERY), row.seq == int(name)], row.seq, 1)
-            if found:
-                return found
+            numbered = await self._stored([*conditions(EVERY), row.seq == int(name)], row.seq, 1)
+            if numbered:
+                return numbered
         which = (row.id == search_key(name)) | (row.request_id == search_key(name))
         return await self._stored([*conditions(EVERY), which], row.seq, None)
 
@@ -225,10 +225,10 @@ class AuditStore:
             await self._check_version(connection)
 
     async def _check_version(self, connection: AsyncConnection) -> None:
-        found = list(await connection.scalars(select(store.c.version)))
-        if found != [VERSION]:
+        versions = list(await connection.scalars(select(store.c.version)))
+        if versions != [VERSION]:
             raise ConfigError(
-                f"the audit store at {self.place} has version {found}, this guardproxy reads version {VERSION}"
+                f"the audit store at {self.place} has version {versions}, this guardproxy reads version {VERSION}"
             )
 
     async def close(self) -> None:
