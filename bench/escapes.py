@@ -99,16 +99,16 @@ class Table:
         said = await stopped(texts, lambda text: self._attempts.replied("content", text, streamed=False))
         blocks = [
             _table(("disguise", "past without views", "past as shipped"), await self._disguises(asked)),
-            _table(("where in the request", "", "past as shipped"), await self._places(asked, said)),
-            _table(("where in the reply", "past whole", "past streamed"), await self._replies(said)),
+            _table(("place in the request", "side", "past as shipped"), await self._places(asked, said)),
+            _table(("place in the reply", "past whole", "past streamed"), await self._replies(said)),
         ]
         self._bar.close()
-        told = (
-            f"On {machine()}, in {time.monotonic() - began:.0f} s, weights `{weights()}`. Of {len(texts)} texts the "
-            f"guard stops {len(asked)} as a user's turn and {len(said)} as a reply; the others are not tried. "
-            "Intervals are Wilson's, of 95 %."
+        summary = (
+            f"Measured on {machine()}, in {time.monotonic() - began:.0f} s, with the weights `{weights()}`. Of "
+            f"{len(texts)} plain texts, the guard stops {len(asked)} as a user's turn and {len(said)} as a reply; the "
+            "other texts are not tried. Intervals are 95 % Wilson score intervals."
         )
-        return "\n\n".join([told, *blocks])
+        return "\n\n".join([summary, *blocks])
 
     async def _disguises(self, asked: Sequence[str]) -> list[Row]:
         rows: list[Row] = []

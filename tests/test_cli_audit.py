@@ -199,7 +199,7 @@ def test_verify(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "5 rows, 0 of them erased" in printed(capsys, "verify", "--head", head, "--data-dir", folder)
     other = str(Head(4, "0" * 64))
     assert call("verify", "--head", other, "--data-dir", folder) == 1
-    assert "row 4: is not the row that was noted" in capsys.readouterr().out
+    assert "row 4: does not have the given hash" in capsys.readouterr().out
     with contextlib.closing(sqlite3.connect(folder / "audit.sqlite3")) as connection, connection:
         connection.execute("UPDATE guardproxy_records SET action = 'pass' WHERE seq = 2")
     assert call("verify", "--json", "--data-dir", folder) == 1

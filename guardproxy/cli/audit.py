@@ -17,7 +17,7 @@ from guardproxy.cli.audit_table import Table, details, local, summary
 from guardproxy.errors import ConfigError, GuardproxyError
 
 if TYPE_CHECKING:
-    from guardproxy.sinks.database import AuditStore, Filter, Head, Stored
+    from guardproxy.sinks.database import AuditStore, Filter, Head, StoredRecord
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _POLL_S = 0.5
@@ -153,13 +153,13 @@ async def _run(args: argparse.Namespace) -> int:
         await store.close()
 
 
-def _line(stored: "Stored") -> str:
+def _line(stored: "StoredRecord") -> str:
     from guardproxy.sinks.shared import to_dict
 
     return json.dumps({"seq": stored.seq, "hash": stored.hash, **to_dict(stored.record)})
 
 
-def _printer(args: argparse.Namespace, found: Sequence["Stored"]) -> Callable[["Stored"], str]:
+def _printer(args: argparse.Namespace, found: Sequence["StoredRecord"]) -> Callable[["StoredRecord"], str]:
     """How a record is printed; the header of the table, laid out for `found`, is printed here."""
     if args.json:
         return _line
@@ -218,7 +218,7 @@ async def _tail(store: "AuditStore", args: argparse.Namespace) -> int:
 async def _verify(store: "AuditStore", args: argparse.Namespace) -> int:
     found = await store.verify(args.head)
     if args.json:
-        problems = [{"row": problem.seq, "problem": problem.what} for problem in found.problems]
+        problems = [{"row": problem.seq, "problem": problem.message} for problem in found.problems]
         print(json.dumps({"rows": found.rows, "erased": found.erased, "head": str(found.head), "problems": problems}))
     else:
         for problem in found.problems:

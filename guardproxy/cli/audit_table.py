@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from guardproxy.sinks.database import Stats, Stored
+    from guardproxy.sinks.database import AuditStats, StoredRecord
     from guardproxy.types import Record
 
 _WIDE = 120  # from here on there is room for route and model
@@ -76,7 +76,7 @@ class Table:
     `sample` are records that will be shown: columns take the room these need, within bounds; the text has the rest.
     """
 
-    def __init__(self, width: int, sample: Sequence["Stored"]) -> None:
+    def __init__(self, width: int, sample: Sequence["StoredRecord"]) -> None:
         self._wide = width >= _WIDE
         names = ["categories", *(["route", "model"] if self._wide else [])]
         found = [self._named(stored.record) for stored in sample]
@@ -94,7 +94,7 @@ class Table:
         """The names of the columns."""
         return self._line([self._names[0].rjust(self._widths[0]), *self._names[1:]])
 
-    def row(self, stored: "Stored") -> str:
+    def row(self, stored: "StoredRecord") -> str:
         """One record on one line. `~` marks what a shadow policy would have done."""
         record = stored.record
         action = f"~{record.decision.action}" if record.shadow else record.decision.action
@@ -109,7 +109,7 @@ class Table:
         return " ".join(cell(text, width) for text, width in zip(cells, self._widths, strict=True)).rstrip()
 
 
-def details(stored: "Stored") -> str:
+def details(stored: "StoredRecord") -> str:
     """Everything a record holds."""
     record, origin, decision = stored.record, stored.record.origin, stored.record.decision
     pairs = [
@@ -172,7 +172,7 @@ def _coverage(record: "Record") -> list[str]:
     ]
 
 
-def summary(stats: "Stats") -> str:
+def summary(stats: "AuditStats") -> str:
     """The counts of records, as small tables."""
     if stats.first is None or stats.last is None:
         return "no records" if not stats.shadow else "\n".join(["no records", *_counts("shadow", stats.shadow)])

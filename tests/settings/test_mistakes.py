@@ -227,8 +227,11 @@ def test_options_of_another_type(option: str, fault: str) -> None:
     ("text", "fault"),
     [
         ("audit: {store: 'sqlite://audit.db'}", "1:16: audit.store: an audit store in SQLite must be a file: "),
-        ("audit: {store: 'postgresql://h:port/hunter2'}", "1:16: audit.store: the audit store's address must be as "),
-        ("audit: {store: 'jsonl://'}", "1:16: audit.store: audit store 'jsonl://': a JSON lines file is named as "),
+        (
+            "audit: {store: 'postgresql://h:port/hunter2'}",
+            "1:16: audit.store: the address of the audit store must have ",
+        ),
+        ("audit: {store: 'jsonl://'}", "1:16: audit.store: audit store 'jsonl://': write a JSON lines file as "),
         (f"{AZURE}}}}}", "1:39: guard.service.url: is missing: azure_content_safety gives each customer an address"),
         (f"{AZURE}, url: x}}}}", "1:73: guard.service.url: must be http(s)://host[:port][/path]"),
         (f"{AZURE}, url: 'http://u:hunter2@h'}}}}", "1:73: guard.service.url: must be http(s)://host[:port][/path]: a"),
