@@ -62,7 +62,7 @@ def test_validate_prints_every_mistake(wrong: Path, capsys: pytest.CaptureFixtur
     """Every mistake is a line `file:line:column: path: message`, and the status is 1."""
     assert main(["validate", str(wrong)]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        f'{wrong}:1:16: server.port: must be a whole number, not "x"',
+        f'{wrong}:1:16: server.port: must be an integer, not "x"',
         f"{wrong}:2:1: lgo: unknown key; did you mean log?",
     ]
 

@@ -12,7 +12,7 @@ from guardproxy.guards.combine import AllOf, Cascade
 from guardproxy.guards.services import open_service
 from guardproxy.ports import Guard, LabelList
 from guardproxy.registry import load
-from guardproxy.settings import Catalogue, GuardSettings, Member, Settings
+from guardproxy.settings import Catalogue, GuardSettings, MemberSettings, Settings
 from guardproxy.types import Check, Conversation, Message, Part, Taxonomy
 from guardproxy.views import VIEWS
 
@@ -34,8 +34,8 @@ def known(*, builtin_only: bool = False) -> Catalogue:
         stores=[name for name in sinks.REGISTRY if name != "log"],
         services={name: bool(_family(name, {}, None).base_url) for name in families.SERVICES},
         builtin_only=builtin_only,
-        store=_store,
-        own=_own,
+        store_error=_store,
+        import_error=_own,
     )
 
 
@@ -93,7 +93,7 @@ def combined(settings: Settings, members: Sequence[Guard]) -> Guard:
 
 def reads_lists(settings: Settings) -> bool:
     """Whether a guard's categories come from label lists, which are read only above the floor that it starts with."""
-    alone = Member(settings.guard, settings.taxonomy)
+    alone = MemberSettings(settings.guard, settings.taxonomy)
     models = [one for one in (settings.members.values() or [alone]) if one.guard.service is None]
     prompts = [
         prompt for one in models for prompt in _family(one.guard.family, one.guard.options, one.taxonomy).render(_CHECK)

@@ -36,13 +36,13 @@ def run(args: argparse.Namespace) -> int:
 
 def overridden(settings: "Settings", args: argparse.Namespace) -> "Settings":
     """The settings with what the command line says in place of the file. Raises ConfigError."""
-    from guardproxy.settings import url_fault
+    from guardproxy.settings import url_error
 
     given = {name: getattr(args, name) for name in ("host", "port", "workers") if getattr(args, name) is not None}
     settings = replace(settings, server=replace(settings.server, **given))
     if args.upstream is None:
         return settings
-    fault = None if args.upstream == "demo" else url_fault(args.upstream)
+    fault = None if args.upstream == "demo" else url_error(args.upstream)
     if fault:
         raise ConfigError(f"--upstream: {fault}")
     return replace(settings, upstream=replace(settings.upstream, url=args.upstream))

@@ -23,7 +23,7 @@ def test_all_of_several_guards() -> None:
 
 def test_a_cascade() -> None:
     """`cascade` names two guards and the bounds between which the second is asked."""
-    found = read(f"guard:\n  cascade: {{cheap: embedded, dear: large, low: 0.1, high: 0.9}}\n{LARGE}{BOTH}")
+    found = read(f"guard:\n  cascade: {{first: embedded, second: large, low: 0.1, high: 0.9}}\n{LARGE}{BOTH}")
     assert list(found.members) == ["embedded", "large"]
     assert found.guard.cascade is not None
     assert (found.guard.cascade.low, found.guard.cascade.high) == (0.1, 0.9)
@@ -57,29 +57,35 @@ def test_one_guard_has_no_members() -> None:
         ("guard: {all: [embedded]}\n", "1:14: guard.all: needs two guards or more"),
         ("guard: {all: []}\n", "1:14: guard.all: must not be empty"),
         ("guard: {all: [embedded, small]}\n", "1:25: guard.all[1]: unknown guard 'small'; known: embedded"),
-        ("guard: {all: [embedded, embedded]}\n", "1:25: guard.all[1]: 'embedded' is named twice"),
+        (
+            "guard: {all: [embedded, embedded]}\n",
+            "1:25: guard.all[1]: 'embedded' is named twice; name another guard",
+        ),
         (
             "guard: {all: [embedded, larg]}\n" + LARGE,
             "1:25: guard.all[1]: unknown guard 'larg'; did you mean large?",
         ),
-        (LARGE, "2:3: guards.large: not used: neither guard.all nor guard.cascade names it"),
+        (LARGE, "2:3: guards.large: is not used; name it in guard.all or guard.cascade, or remove it"),
         (
             "guard: {all: [embedded, large], device: cpu}\n" + LARGE,
-            "1:33: guard.device: has no effect beside guards that are combined: say it in guards",
+            "1:33: guard.device: has no effect on combined guards; set it for each of them in guards",
         ),
         (
-            "guard: {all: [embedded, large], cascade: {cheap: embedded, dear: large, low: 0, high: 1}}\n" + LARGE,
-            "1:33: guard.cascade: guards are either all asked or in a cascade, not both",
+            "guard: {all: [embedded, large], cascade: {first: embedded, second: large, low: 0, high: 1}}\n" + LARGE,
+            "1:33: guard.cascade: cannot stand beside guard.all; keep only one",
         ),
         (
-            "guard: {cascade: {cheap: embedded, dear: large, low: 0.6, high: 0.5}}\n" + LARGE,
-            "1:54: guard.cascade.low: is over cascade.high",
+            "guard: {cascade: {first: embedded, second: large, low: 0.6, high: 0.5}}\n" + LARGE,
+            "1:56: guard.cascade.low: must be at most cascade.high",
         ),
         (
-            "guard: {cascade: {cheap: embedded, dear: large, low: 0.6, high: 1.5}}\n" + LARGE,
-            "1:65: guard.cascade.high: must be at most 1, not 1.5",
+            "guard: {cascade: {first: embedded, second: large, low: 0.6, high: 1.5}}\n" + LARGE,
+            "1:67: guard.cascade.high: must be at most 1, not 1.5",
         ),
-        ('guard: {mean: {"*": [1, 2]}}\n', "1:9: guard.mean: has no effect without guard.all"),
+        (
+            'guard: {mean: {"*": [1, 2]}}\n',
+            "1:9: guard.mean: has no effect without guard.all; list the guards there or remove this",
+        ),
         (
             'guard: {all: [embedded, large], mean: {"*": [1]}}\n' + LARGE,
             "1:45: guard.mean.*: needs a weight for each of the 2 guards of guard.all",
@@ -94,7 +100,7 @@ def test_one_guard_has_no_members() -> None:
         ),
         (
             "guard: {all: [embedded, large]}\nguards:\n  large: {all: [embedded, large], device: gpu}\n",
-            "3:11: guards.large.all: a guard that is combined cannot itself combine others",
+            "3:11: guards.large.all: only guard can combine guards, not an entry of guards; remove this",
         ),
         (
             "guard: {all: [embedded, large]}\nguards:\n  large: {family: lama_guard, model: some/weights}\n",
@@ -111,11 +117,25 @@ def test_mistakes(text: str, told: str) -> None:
     assert told in mistakes(text + BOTH)
 
 
+def test_old_keys_of_a_cascade() -> None:
+    """`cheap` and `dear` are mistakes that name the new keys; their values are checked under these."""
+    old = "guard:\n  cascade: {cheap: embedded, dear: large, low: 0.1, high: 0.9}\n"
+    assert mistakes(old + LARGE + BOTH) == [
+        "2:13: guard.cascade.cheap: this key is now called first; rename it",
+        "2:30: guard.cascade.dear: this key is now called second; rename it",
+    ]
+    assert "2:36: guard.cascade.second: unknown guard 'larg'; did you mean large?" in mistakes(
+        old.replace("large", "larg") + LARGE + BOTH
+    )
+    inner = LARGE.replace("some/weights", "some/weights, cascade: {cheap: a}") + "guard: {all: [embedded, large]}\n"
+    assert "2:63: guards.large.cascade.cheap: this key is now called first; rename it" in mistakes(inner + BOTH)
+
+
 def test_they_become_one_guard() -> None:
     """The composition root makes of them what the file says, each member under its own name."""
     several = f"policies: {{default: {{{RULES}}}}}\nguards:\n  second: {{model: embedded, timeout_s: 5}}\n"
     both = load_text(f"guard: {{all: [embedded, second]}}\n{several}", "f.yaml", {}, known())
-    chain = "guard: {cascade: {cheap: embedded, dear: second, low: 0.2, high: 0.8}}\n"
+    chain = "guard: {cascade: {first: embedded, second: second, low: 0.2, high: 0.8}}\n"
     cascade = load_text(chain + several, "f.yaml", {}, known())
     single = load_text("", "f.yaml", {}, known())
     assert isinstance(combined(both, members(both)), AllOf)

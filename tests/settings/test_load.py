@@ -241,4 +241,4 @@ def test_plain_scalars_are_those_of_yaml_1_2() -> None:
     assert problems == []
     assert tree is not None
     expected = [None, None, True, False, 1, -2, 0.5, 1000.0, "on", "No", "1:30", "0x1F", "1", "true", ".nan"]
-    assert tree.plain() == expected
+    assert tree.plain_value() == expected
