@@ -90,8 +90,8 @@ def changed(path: Path) -> str:
 def test_a_guard_that_comes_back_makes_it_ready(judge: Judge, config: Path) -> None:
     """A service that is down at the start is no reason to refuse all requests for ever."""
     judge.down = True
-    place = read(str(config), None)
-    with serve(Service(place.file, place, canaries_s=0.1).app) as url:
+    source = read(str(config), None)
+    with serve(Service(source.file, source, canaries_s=0.1).app) as url:
         until(lambda: "cannot judge" in httpx.get(f"{url}/readyz").json()["status"])
         judge.down = False
         until(lambda: is_ready(url))
@@ -99,10 +99,10 @@ def test_a_guard_that_comes_back_makes_it_ready(judge: Judge, config: Path) -> N
 
 def test_a_change_while_it_loads_is_taken_up(config: Path) -> None:
     """The file is held against what was read of it, however long the start took."""
-    place = read(str(config), None)
+    source = read(str(config), None)
     new = changed(config)
-    assert new != place.file.version
-    with serve(Service(place.file, place).app) as url:
+    assert new != source.file.version
+    with serve(Service(source.file, source).app) as url:
         until(lambda: in_force(url) == new)
 
 
@@ -110,12 +110,12 @@ def test_a_change_while_it_loads_is_taken_up(config: Path) -> None:
 def test_a_mistake_while_it_loads_does_not_end_the_watching(config: Path, mistake: str) -> None:
     """A file that cannot be taken up leaves the old policies in force, and a better one is taken up later."""
     good = config.read_text()
-    place = read(str(config), None)
+    source = read(str(config), None)
     config.write_text(f"{good}\n{mistake}\n")
-    with serve(Service(place.file, place).app) as url:
+    with serve(Service(source.file, source).app) as url:
         until(lambda: is_ready(url))
         time.sleep(0.3)
-        assert in_force(url) == place.file.version
+        assert in_force(url) == source.file.version
         config.write_text(good)
         new = changed(config)
         until(lambda: in_force(url) == new)
@@ -139,9 +139,9 @@ def test_a_start_that_breaks_is_told(tmp_path: Path, name: str, damage: Callable
     (folder / name).write_bytes(damage((folder / name).read_bytes()))
     path = tmp_path / "guardproxy.yaml"
     path.write_text(f'guard: {{model: "{folder}"}}\nupstream: {{url: "http://127.0.0.1:9"}}\naudit: {{store: none}}\n')
-    place = read(str(path), None)
+    source = read(str(path), None)
     failed = threading.Event()
-    service = Service(place.file, place, failed.set)
+    service = Service(source.file, source, failed.set)
     with serve(service.app) as url:
         assert failed.wait(60)
         assert "start failed" in httpx.get(f"{url}/readyz").json()["status"]

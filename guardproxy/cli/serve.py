@@ -30,8 +30,8 @@ def run(args: argparse.Namespace) -> int:
     """Load, override, serve. Raises ConfigError with every mistake before anything is started."""
     from guardproxy import app
 
-    place = app.read(args.config, args.data_dir, builtin_only=args.builtin_only)
-    return app.serve(overridden(place.file, args), place)
+    source = app.read(args.config, args.data_dir, builtin_only=args.builtin_only)
+    return app.serve(overridden(source.file, args), source)
 
 
 def overridden(settings: "Settings", args: argparse.Namespace) -> "Settings":

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from guardproxy.app import known
+from guardproxy.app import catalogue
 from guardproxy.settings import Settings, load
 from guardproxy.settings.json_schema import schema
 from guardproxy.settings.model import Document
@@ -21,19 +21,19 @@ ENV = {"OPENAI_API_KEY": "k", "AUDIT_PASSWORD": "p"}
 
 def loaded(name: str) -> Settings:
     """A file of config/."""
-    return load(CONFIG / name, ENV, known())
+    return load(CONFIG / name, ENV, catalogue())
 
 
 @pytest.mark.parametrize("path", sorted(CONFIG.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_file_is_valid(path: Path) -> None:
     """Each loads with the real registries, and tells editors where its schema is."""
-    assert load(path, ENV, known()).name == str(path)
+    assert load(path, ENV, catalogue()).name == str(path)
     assert path.read_text().startswith("# yaml-language-server: $schema=schema.json\n")
 
 
 def test_quickstart_is_what_runs_without_a_file() -> None:
     """config/quickstart.yaml says what the built-in defaults say."""
-    assert loaded("quickstart.yaml").version == load(None, {}, known()).version
+    assert loaded("quickstart.yaml").version == load(None, {}, catalogue()).version
 
 
 def test_llamaguard_deployment() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from guardproxy.app import guard, known
-from guardproxy.app.names import combined, members
+from guardproxy.app import catalogue, guard
+from guardproxy.app.guards import combined, members
 from guardproxy.guards.combine import AllOf, Cascade
 from guardproxy.settings import load_text
 from tests.settings.kit import RULES, mistakes, read
@@ -134,10 +134,10 @@ def test_old_keys_of_a_cascade() -> None:
 def test_they_become_one_guard() -> None:
     """The composition root makes of them what the file says, each member under its own name."""
     several = f"policies: {{default: {{{RULES}}}}}\nguards:\n  second: {{model: embedded, timeout_s: 5}}\n"
-    both = load_text(f"guard: {{all: [embedded, second]}}\n{several}", "f.yaml", {}, known())
+    both = load_text(f"guard: {{all: [embedded, second]}}\n{several}", "f.yaml", {}, catalogue())
     chain = "guard: {cascade: {first: embedded, second: second, low: 0.2, high: 0.8}}\n"
-    cascade = load_text(chain + several, "f.yaml", {}, known())
-    single = load_text("", "f.yaml", {}, known())
+    cascade = load_text(chain + several, "f.yaml", {}, catalogue())
+    single = load_text("", "f.yaml", {}, catalogue())
     assert isinstance(combined(both, members(both)), AllOf)
     assert isinstance(combined(cascade, members(cascade)), Cascade)
     assert [guard(one).name for one in (both, cascade, single)] == [

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from guardproxy.app import known
+from guardproxy.app import catalogue
 from tests.settings.kit import NAMES, RULES, mistakes
 
 PLANTED = """\
@@ -196,7 +196,7 @@ def test_own_code_that_cannot_be_loaded() -> None:
     """A wire, rewrite or store of the user's own that is not there is a mistake at the place that names it."""
     text = "wires: ['no.such:wire']\naudit: {store: 'json:nothing'}\npolicies: {default: {unsafe: {rewrite: "
     text += "{at: 0.5, how: 'no.such:open'}}}}"
-    assert mistakes(text, names=known()) == [
+    assert mistakes(text, names=catalogue()) == [
         "1:9: wires[0]: wire 'no.such:wire' cannot be loaded: No module named 'no'",
         "2:16: audit.store: store 'json:nothing' cannot be loaded: module 'json' has no attribute 'nothing'",
         "3:55: policies.default.unsafe.rewrite.how: rewrite 'no.such:open' cannot be loaded: No module named 'no'",
@@ -217,7 +217,7 @@ def test_options_of_another_type(option: str, fault: str) -> None:
     """Each is named with what it must be, whatever the family would make of it; other mistakes are told beside it."""
     text = "guard: {family: openai_moderation, service: {key: '${env:KEY}'}, options: {%s}}\nlgo: 1"
     name = option.partition(":")[0]
-    for names in (NAMES, known()):
+    for names in (NAMES, catalogue()):
         first, second = mistakes(text % option, {"KEY": "k"}, names)
         assert first.endswith(f": guard.options.{name}: {fault}")
         assert second == "2:1: lgo: unknown key; did you mean log?"
@@ -237,7 +237,7 @@ def test_options_of_another_type(option: str, fault: str) -> None:
 )
 def test_addresses_that_cannot_be_used(text: str, fault: str) -> None:
     """Of stores and services, as they would be found out at the start; passwords in them are not shown."""
-    (found,) = mistakes(f"{text}\npolicies: {{default: {{{RULES}}}}}", {"KEY": "k"}, known())
+    (found,) = mistakes(f"{text}\npolicies: {{default: {{{RULES}}}}}", {"KEY": "k"}, catalogue())
     assert found.startswith(fault)
     assert "hunter2" not in found
 
