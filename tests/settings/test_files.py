@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from guardproxy.app import catalogue
-from guardproxy.settings import Settings, load
+from guardproxy.settings import Settings, load, load_text, starter
 from guardproxy.settings.json_schema import schema
 from guardproxy.settings.model import Document
 
@@ -34,6 +34,20 @@ def test_every_file_is_valid(path: Path) -> None:
 def test_quickstart_is_what_runs_without_a_file() -> None:
     """config/quickstart.yaml says what the built-in defaults say."""
     assert loaded("quickstart.yaml").version == load(None, {}, catalogue()).version
+
+
+def test_starter() -> None:
+    """The starter file is valid and short, and blocks from the same thresholds as the built-in defaults."""
+    assert starter().startswith("# yaml-language-server: $schema=schema.json\n")
+    assert len(starter().splitlines()) <= 60
+    settings = load_text(starter(), "starter.yaml", {}, catalogue())
+    policy = settings.policies.policies["default"]
+    default = load(None, {}, catalogue()).policies.policies["default"]
+    for side, default_side in ((policy.user, default.user), (policy.assistant, default.assistant)):
+        assert {category: rules[-1] for category, rules in side.by_category.items()} == {
+            category: rules[-1] for category, rules in default_side.by_category.items()
+        }
+    assert {"upstream", "guard", "policies", "audit"} <= set(re.findall(r"^(\w+):", starter(), re.MULTILINE))
 
 
 def test_llamaguard_deployment() -> None:
@@ -69,6 +83,7 @@ def test_schema_is_up_to_date() -> None:
     assert (CONFIG / "schema.json").read_text() == schema()
     for part in json.loads(schema())["$defs"].values():
         assert part["description"]
+        assert part["additionalProperties"] is False
         # A mapping whose description would say the same as its own schema has none.
         assert all("description" in option or "$ref" in option for option in part["properties"].values())
 

@@ -167,6 +167,16 @@ def test_star_that_covers_nothing_is_unreachable() -> None:
     ]
 
 
+@pytest.mark.parametrize("section", ["block", "rewrite", "stream", "judge", "history", "on_opaque"])
+def test_unknown_keys_of_a_policy(section: str) -> None:
+    """A section of a policy accepts no other keys, whether its class is the settings' or the policy's own."""
+    text = f"policies:\n  default:\n    {RULES}\n    {section}: {{zzz: 1}}"
+    (found,) = mistakes(text)
+    place, _, message = found.partition(": unknown key; known: ")
+    assert place == f"4:{len(section) + 8}: policies.default.{section}.zzz"
+    assert message
+
+
 def test_mistakes_under_a_duplicate_key_are_found_too() -> None:
     """What stands under the second of two equal keys is checked with the first."""
     assert mistakes("server: {port: x}\nlog: {}\nserver: {hst: 1}") == [
