@@ -136,7 +136,7 @@ class GuardSettings:
     service: ServiceSettings | None = None
     """How the service is called, for the families that are moderation services."""
     all: Annotated[tuple[Text, ...], Len(1)] | None = None
-    """Several guards that are all asked, by name; the greatest probability of each category counts."""
+    """Names of guards that are all asked; the greatest probability of each category counts."""
     mean: Mapping[str, tuple[Weight, ...]] | None = None
     """Use a weighted mean instead of the maximum: by category, `unsafe` or "*", a weight for each guard of `all`."""
     cascade: CascadeSettings | None = None

@@ -65,7 +65,7 @@ class HistorySettings:
 
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
-    """What happens to requests and replies by the guard's findings."""
+    """How requests and replies are treated, depending on the guard's findings."""
 
     user: Mapping[str, ThresholdSettings] = field(default_factory=dict)
     """Rules for requests: by category, `unsafe` for the overall probability, "*" for all other categories."""

@@ -1,4 +1,4 @@
-"""Several guards as one: what the file may say, what it becomes, and every mistake with its place."""
+"""Combined guards: their options, the guard that they become, and every mistake with its position."""
 
 import pytest
 
@@ -13,24 +13,24 @@ LARGE = "guards:\n  large: {family: llama_guard, model: some/weights}\n"
 
 
 def test_all_of_several_guards() -> None:
-    """`all` names guards in order, `embedded` among them, with a mean of theirs."""
-    found = read(f'guard:\n  all: [large, embedded]\n  mean: {{"*": [1, 2], unsafe: [0, 1.5]}}\n{LARGE}{BOTH}')
-    assert list(found.members) == ["large", "embedded"]
-    assert found.members["large"].guard.family == "llama_guard"
-    assert found.members["embedded"].guard.model == "embedded"
-    assert found.guard.mean == {"*": (1, 2), "unsafe": (0, 1.5)}
+    """`all` lists guards in order, including `embedded`; `mean` gives their weights."""
+    settings = read(f'guard:\n  all: [large, embedded]\n  mean: {{"*": [1, 2], unsafe: [0, 1.5]}}\n{LARGE}{BOTH}')
+    assert list(settings.members) == ["large", "embedded"]
+    assert settings.members["large"].guard.family == "llama_guard"
+    assert settings.members["embedded"].guard.model == "embedded"
+    assert settings.guard.mean == {"*": (1, 2), "unsafe": (0, 1.5)}
 
 
 def test_a_cascade() -> None:
     """`cascade` names two guards and the bounds between which the second is asked."""
-    found = read(f"guard:\n  cascade: {{first: embedded, second: large, low: 0.1, high: 0.9}}\n{LARGE}{BOTH}")
-    assert list(found.members) == ["embedded", "large"]
-    assert found.guard.cascade is not None
-    assert (found.guard.cascade.low, found.guard.cascade.high) == (0.1, 0.9)
+    settings = read(f"guard:\n  cascade: {{first: embedded, second: large, low: 0.1, high: 0.9}}\n{LARGE}{BOTH}")
+    assert list(settings.members) == ["embedded", "large"]
+    assert settings.guard.cascade is not None
+    assert (settings.guard.cascade.low, settings.guard.cascade.high) == (0.1, 0.9)
 
 
 def test_members_have_taxonomies_of_their_own() -> None:
-    """A taxonomy is that of the guard that names it, and policies may name the categories of every guard."""
+    """Each guard has the taxonomy that it names, and policies may name the categories of every guard."""
     text = (
         "guard: {all: [embedded, large]}\n"
         "guards:\n  large: {family: llama_guard, model: some/weights, taxonomy: own}\n"
@@ -38,21 +38,21 @@ def test_members_have_taxonomies_of_their_own() -> None:
         "policies:\n  default:\n    user: {rivals: {block: 0.5}, violence_hate: {block: 0.5}}\n"
         '    assistant: {"*": {block: 0.5}}\n'
     )
-    found = read(text)
-    taxonomy = found.members["large"].taxonomy
+    settings = read(text)
+    taxonomy = settings.members["large"].taxonomy
     assert taxonomy is not None
     assert [category.id for category in taxonomy.categories] == ["rivals"]
-    assert found.members["embedded"].taxonomy is None
+    assert settings.members["embedded"].taxonomy is None
     assert mistakes(text.replace("rivals: {block", "rival: {block"))[0].startswith("9:12: policies.default.user.rival:")
 
 
 def test_one_guard_has_no_members() -> None:
-    """Without either there is one guard; null is as if nothing was said."""
+    """Without `all` and `cascade` there are no members; null counts as absent."""
     assert read("guard: {all: null, mean: null, cascade: null}\n").members == {}
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("guard: {all: [embedded]}\n", "1:14: guard.all: needs two guards or more"),
         ("guard: {all: []}\n", "1:14: guard.all: must not be empty"),
@@ -72,7 +72,7 @@ def test_one_guard_has_no_members() -> None:
         ),
         (
             "guard: {all: [embedded, large], cascade: {first: embedded, second: large, low: 0, high: 1}}\n" + LARGE,
-            "1:33: guard.cascade: cannot stand beside guard.all; keep only one",
+            "1:33: guard.cascade: cannot be combined with guard.all; remove either",
         ),
         (
             "guard: {cascade: {first: embedded, second: large, low: 0.6, high: 0.5}}\n" + LARGE,
@@ -112,9 +112,9 @@ def test_one_guard_has_no_members() -> None:
         ),
     ],
 )
-def test_mistakes(text: str, told: str) -> None:
-    """Each mistake is told at its place."""
-    assert told in mistakes(text + BOTH)
+def test_mistakes(text: str, message: str) -> None:
+    """Each mistake is reported at its position."""
+    assert message in mistakes(text + BOTH)
 
 
 def test_old_keys_of_a_cascade() -> None:
@@ -132,7 +132,7 @@ def test_old_keys_of_a_cascade() -> None:
 
 
 def test_they_become_one_guard() -> None:
-    """The composition root makes of them what the file says, each member under its own name."""
+    """The composition root builds the combination that the file describes; its name joins those of the members."""
     several = f"policies: {{default: {{{RULES}}}}}\nguards:\n  second: {{model: embedded, timeout_s: 5}}\n"
     both = load_text(f"guard: {{all: [embedded, second]}}\n{several}", "f.yaml", {}, catalogue())
     chain = "guard: {cascade: {first: embedded, second: second, low: 0.2, high: 0.8}}\n"
@@ -140,7 +140,7 @@ def test_they_become_one_guard() -> None:
     single = load_text("", "f.yaml", {}, catalogue())
     assert isinstance(combined(both, members(both)), AllOf)
     assert isinstance(combined(cascade, members(cascade)), Cascade)
-    assert [guard(one).name for one in (both, cascade, single)] == [
+    assert [guard(settings).name for settings in (both, cascade, single)] == [
         "embedded+second",
         "embedded>second",
         "embedded",

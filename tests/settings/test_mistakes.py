@@ -1,4 +1,4 @@
-"""Every kind of mistake, its place and its words; all of a file at once."""
+"""Every kind of mistake with its position and message, and all mistakes of a file at once."""
 
 from dataclasses import replace
 
@@ -83,7 +83,7 @@ def test_every_planted_mistake_is_reported_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "message"),
     [
         ("a: [", "not YAML"),
         ('a: "\\Uffffffff"', "not YAML: a number in an escape or directive is too large"),
@@ -152,13 +152,13 @@ def test_every_planted_mistake_is_reported_at_once() -> None:
         ),
     ],
 )
-def test_mistake(text: str, found: str) -> None:
-    """Each of these is reported, in these words."""
-    assert any(found in one for one in mistakes(text, {"K": "k", "SPACED": "a b"})), mistakes(text, {"K": "k"})
+def test_mistake(text: str, message: str) -> None:
+    """Each mistake is reported with this message."""
+    assert any(message in line for line in mistakes(text, {"K": "k", "SPACED": "a b"})), mistakes(text, {"K": "k"})
 
 
 def test_star_that_covers_nothing_is_unreachable() -> None:
-    """A rule for all other categories is a mistake where there is no other."""
+    """A rule for all other categories is a mistake if there are no others."""
     rules = "".join(f"      {name}: {{block: 0.5}}\n" for name in NAMES.categories("classifier", {}, None) or ())
     text = f"policies:\n  default:\n    assistant: {{unsafe: {{block: 0.5}}}}\n    user:\n{rules}"
     assert mistakes(text) == []
@@ -171,14 +171,14 @@ def test_star_that_covers_nothing_is_unreachable() -> None:
 def test_unknown_keys_of_a_policy(section: str) -> None:
     """A section of a policy accepts no other keys, whether its class is the settings' or the policy's own."""
     text = f"policies:\n  default:\n    {RULES}\n    {section}: {{zzz: 1}}"
-    (found,) = mistakes(text)
-    place, _, message = found.partition(": unknown key; known: ")
+    (line,) = mistakes(text)
+    place, _, keys = line.partition(": unknown key; known: ")
     assert place == f"4:{len(section) + 8}: policies.default.{section}.zzz"
-    assert message
+    assert keys
 
 
 def test_mistakes_under_a_duplicate_key_are_found_too() -> None:
-    """What stands under the second of two equal keys is checked with the first."""
+    """The entries under a duplicate key are checked with those under the first."""
     assert mistakes("server: {port: x}\nlog: {}\nserver: {hst: 1}") == [
         '1:16: server.port: must be an integer, not "x"',
         "3:1: server: duplicate key, already set in line 1; keep only one",
@@ -187,23 +187,23 @@ def test_mistakes_under_a_duplicate_key_are_found_too() -> None:
 
 
 def test_words_of_yaml_1_1_are_what_is_written() -> None:
-    """`on`, `1:30` and `0o17` are texts, and text is no number."""
+    """`on`, `1:30` and `0o17` are strings, and a string is not a number."""
     for word in ("on", "1:30", "0o17", "1_000", ".inf", "1e400"):
         assert mistakes(f"server: {{port: {word}}}") == [f'1:16: server.port: must be an integer, not "{word}"']
 
 
 def test_own_code_can_be_forbidden() -> None:
-    """`module:attribute` is fine anywhere a plug-in is named, and a mistake with builtin_only."""
+    """`module:attribute` is allowed wherever a plug-in is named, and a mistake with builtin_only."""
     text = "wires: ['my.wire:wire']\naudit: {store: 'my.sink:open'}\npolicies: {default: {unsafe: {rewrite: "
     text += "{at: 0.5, how: 'my.act:open'}}}}"
     assert mistakes(text) == []
-    found = mistakes(text, names=replace(NAMES, builtin_only=True))
-    assert len(found) == 3
-    assert all("own code is forbidden by --builtin-only" in one for one in found)
+    lines = mistakes(text, names=replace(NAMES, builtin_only=True))
+    assert len(lines) == 3
+    assert all("own code is forbidden by --builtin-only" in line for line in lines)
 
 
 def test_own_code_that_cannot_be_loaded() -> None:
-    """A wire, rewrite or store of the user's own that is not there is a mistake at the place that names it."""
+    """An own wire, rewrite or store that cannot be imported is a mistake at the position of its name."""
     text = "wires: ['no.such:wire']\naudit: {store: 'json:nothing'}\npolicies: {default: {unsafe: {rewrite: "
     text += "{at: 0.5, how: 'no.such:open'}}}}"
     assert mistakes(text, names=catalogue()) == [
@@ -214,7 +214,7 @@ def test_own_code_that_cannot_be_loaded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "fault"),
+    ("option", "message"),
     [
         ("model: 5", "must be a string, not 5; quote it"),
         ("model: null", "must be a string, not empty"),
@@ -223,37 +223,37 @@ def test_own_code_that_cannot_be_loaded() -> None:
         ("categories: {hate: 5}", 'must be a mapping to strings or lists of strings, not {"hate": 5}'),
     ],
 )
-def test_options_of_another_type(option: str, fault: str) -> None:
-    """Each is named with what it must be, whatever the family would make of it; other mistakes are told beside it."""
+def test_options_of_another_type(option: str, message: str) -> None:
+    """The message names the required type before the family sees the value; other mistakes are reported as well."""
     text = "guard: {family: openai_moderation, service: {key: '${env:KEY}'}, options: {%s}}\nlgo: 1"
     name = option.partition(":")[0]
     for names in (NAMES, catalogue()):
         first, second = mistakes(text % option, {"KEY": "k"}, names)
-        assert first.endswith(f": guard.options.{name}: {fault}")
+        assert first.endswith(f": guard.options.{name}: {message}")
         assert second == "2:1: lgo: unknown key; did you mean log?"
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "message"),
     [
         ("audit: {store: 'sqlite://audit.db'}", "1:16: audit.store: an audit store in SQLite must be a file: "),
         ("audit: {store: 'postgresql://h:port/hunter2'}", "1:16: audit.store: the audit store's address must be as "),
         ("audit: {store: 'jsonl://'}", "1:16: audit.store: audit store 'jsonl://': a JSON lines file is named as "),
-        (f"{AZURE}}}}}", "1:39: guard.service.url: is missing; azure_content_safety gives each customer a "),
+        (f"{AZURE}}}}}", "1:39: guard.service.url: is missing; set it, because azure_content_safety gives "),
         (f"{AZURE}, url: x}}}}", "1:73: guard.service.url: must be http(s)://host[:port][/path]"),
         (f"{AZURE}, url: 'http://u:hunter2@h'}}}}", "1:73: guard.service.url: must be http(s)://host[:port][/path]: a"),
         ("upstream: {key: null, key_header: x-key}", "1:35: upstream.key_header: has no effect without upstream.key"),
     ],
 )
-def test_addresses_that_cannot_be_used(text: str, fault: str) -> None:
-    """Of stores and services, as they would be found out at the start; passwords in them are not shown."""
-    (found,) = mistakes(f"{text}\npolicies: {{default: {{{RULES}}}}}", {"KEY": "k"}, catalogue())
-    assert found.startswith(fault)
-    assert "hunter2" not in found
+def test_addresses_that_cannot_be_used(text: str, message: str) -> None:
+    """Unusable addresses of stores and services are mistakes before the start; passwords in them are not shown."""
+    (line,) = mistakes(f"{text}\npolicies: {{default: {{{RULES}}}}}", {"KEY": "k"}, catalogue())
+    assert line.startswith(message)
+    assert "hunter2" not in line
 
 
 def test_routes_by_header() -> None:
-    """Routes that ask for headers stand beside each other; one that asks for less takes what a later one is for."""
+    """Routes for different headers can coexist; a route with fewer conditions makes a later one unreachable."""
     policies = f"policies: {{default: {{{RULES}}}}}\nroutes:\n"
     first, second, both = (
         "- {name: a, policy: default, when: {header: {x-team: red}}}\n",
@@ -271,7 +271,7 @@ def test_routes_by_header() -> None:
 
 
 def test_secrets_are_never_in_a_message() -> None:
-    """Neither a literal secret nor the value of a variable is shown, whatever is wrong with it."""
+    """Messages show neither a literal secret nor the value of a variable."""
     text = "upstream: {key: hunter2}\naudit: {store: '${env:STORE}'}"
     shown = " ".join(mistakes(text, {"STORE": "hunter2://hunter2"}))
     assert "upstream.key" in shown
@@ -280,6 +280,6 @@ def test_secrets_are_never_in_a_message() -> None:
 
 
 def test_built_in_policy_is_for_the_embedded_guard() -> None:
-    """Without policies of its own, a file with another guard's categories is a mistake."""
+    """A file without policies is a mistake if its guard has other categories than the built-in policy."""
     text = "guard: {taxonomy: m}\ntaxonomies: {m: {categories: [{id: a}]}}"
-    assert mistakes(text) == ["1:1: policies: is missing; the built-in policy does not fit this guard, so write one"]
+    assert mistakes(text) == ["1:1: policies: is missing; add it, because the built-in policy is for another guard"]

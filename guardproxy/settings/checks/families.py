@@ -24,10 +24,10 @@ def categories(
     problems: list[Problem] = []
     complete = True
     for path, guard in guards or [(("guard",), document.guard)]:
-        found, mistakes = _categories_of(root, path, guard, document.taxonomy_of(guard), catalogue)
+        guard_ids, mistakes = _categories_of(root, path, guard, document.taxonomy_of(guard), catalogue)
         problems += mistakes
-        complete = complete and found is not None
-        ids += found or ()
+        complete = complete and guard_ids is not None
+        ids += guard_ids or ()
     return (ids if complete else None), problems
 
 

@@ -62,7 +62,7 @@ def _combination(guard: Node, defined: list[str]) -> Iterator[Problem]:
     """The mistakes of a guard that combines others."""
     all_of, cascade = _option(guard, "all"), _option(guard, "cascade")
     if all_of and cascade:
-        yield Problem(cascade.key_position, ("guard", "cascade"), "cannot stand beside guard.all; keep only one")
+        yield Problem(cascade.key_position, ("guard", "cascade"), "cannot be combined with guard.all; remove either")
     for key, node in guard.entries():
         if key not in _COMBINATIONS:
             message = "has no effect on combined guards; set it for each of them in guards"
@@ -142,7 +142,7 @@ def _service(path: SettingPath, guard: Node, family: str, *, has_public_address:
     if url and text and (message := url_error(text) or ""):
         yield Problem(url.position, (*path, "service", "url"), message.replace("upstream.key", "service.key"))
     if service and service.entries() and not has_public_address and (url is None or url.value is None):
-        message = f"is missing; {family} gives each customer a separate address"
+        message = f"is missing; set it, because {family} gives each customer a separate address"
         yield Problem(service.key_position, (*path, "service", "url"), message)
 
 

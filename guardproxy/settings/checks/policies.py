@@ -42,14 +42,14 @@ def policies(root: Node, catalogue: Catalogue, categories: Collection[str] | Non
 
 
 def default_policies(root: Node, catalogue: Catalogue, categories: Collection[str] | None) -> list[Problem]:
-    """The mistake of a document that has no policies, if the built-in ones do not fit the categories of its guard."""
+    """The mistake of a document without policies whose guard has other categories than the built-in policies."""
     if root.get("policies") is not None or categories is None:
         return []
     defaults = Node({"policies": packaged.default_policies()}, START, START)
     if not any(policies(defaults, catalogue, [*categories])):
         return []
     guard = root.get("guard")
-    message = "is missing; the built-in policy does not fit this guard, so write one"
+    message = "is missing; add it, because the built-in policy is for another guard"
     return [Problem(guard.key_position if guard else START, ("policies",), message)]
 
 
@@ -187,7 +187,7 @@ def _name(path: SettingPath, route: Node, seen: set[str]) -> Iterator[Problem]:
 
 
 def _covers(earlier: Node, later: Node) -> bool:
-    """Whether each condition of the earlier route is one of the later, which then matches no request."""
+    """Whether the earlier route matches every request of the later: it has no condition that the later lacks."""
     if not isinstance(earlier.value, dict) or not isinstance(later.value, dict):
         return False
     conditions, later_conditions = earlier.get("when"), later.get("when")
