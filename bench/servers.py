@@ -25,10 +25,11 @@ from guardproxy.observe import Metrics, Observers, configure_logging
 from guardproxy.pipeline import Pipeline
 from guardproxy.policy import Policy, PolicySet, Rule, SideRules
 from guardproxy.registry import load
+from guardproxy.settings import Limits
 from guardproxy.types import Check, Finding, Taxonomy, Verdict
 from guardproxy.web.app import create_app
 from guardproxy.web.paths import PathList
-from guardproxy.web.proxy import Limits, LivePolicies, Proxy
+from guardproxy.web.proxy import LivePolicies, Proxy
 from guardproxy.web.upstream import Upstream, aiohttp_transport
 
 WORDS = ("The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "naps", "in", "the", "sun", ".")

@@ -16,7 +16,7 @@ PATIENCE_S = 600.0
 
 def shipped() -> tuple[Guard, Policy]:
     """The embedded guard, not started yet and with more time for a check, and the default policy."""
-    settings = load(None, os.environ, app.known())
+    settings = load(None, os.environ, app.catalogue())
     patient = replace(settings.guard, timeout_s=PATIENCE_S, max_wait_s=PATIENCE_S)
     return app.guard(replace(settings, guard=patient)), settings.policies.policies["default"]
 

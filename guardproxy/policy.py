@@ -3,7 +3,9 @@
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Interval, Len
 
 from guardproxy.types import (
     SEVERITY,
@@ -11,7 +13,6 @@ from guardproxy.types import (
     ActionName,
     Cause,
     Decision,
-    PartKind,
     Reason,
     Refuse,
     Role,
@@ -22,6 +23,8 @@ from guardproxy.types import (
 OnFailure = Literal["block", "flag", "allow"]
 StreamMode = Literal["window", "hold_all", "monitor"]
 HistoryMode = Literal["drop", "block", "allow"]
+# The kinds of part that a policy may leave unjudged: every kind but the text of a turn and opaque content.
+SkippableKind = Literal["refusal", "reasoning", "tool_call", "tool_result", "tool_definition", "transcript"]
 
 ANY = "*"
 UNSAFE = "unsafe"
@@ -49,49 +52,59 @@ class SideRules:
         return () if category in SIGNALS else self.by_category.get(ANY, ())
 
 
+# The next four classes are also the shape of their sections in a configuration file: the texts under the fields are
+# the descriptions in its JSON schema, the annotations its bounds.
+
+
 @dataclass(frozen=True, slots=True)
 class BlockPolicy:
-    """How a block looks: an ordinary completion with the refusal, or the protocol's error body."""
+    """What the client gets instead of a blocked text."""
 
-    shape: Literal["completion", "error"] = "completion"
-    message: str = "This content was withheld because it is against the usage policy."
+    how: Literal["completion", "error"] = "completion"
+    """`completion`: a normal reply with the message. `error`: the protocol's error body with HTTP 400."""
+    message: Annotated[str, Len(1)] = "This content was withheld because it is against the usage policy."
+    """The text that the client reads."""
     finish: Literal["content_filter", "stop"] = "content_filter"
+    """The finish reason of the completion."""
     name_categories: bool = False
+    """Whether the message names the categories."""
 
     def refusal(self, categories: tuple[str, ...]) -> Refuse:
         """The refusal of a text for these categories."""
         named = f" ({', '.join(categories)})" if self.name_categories and categories else ""
-        return Refuse(f"{self.message}{named}", self.shape, self.finish, categories)
+        return Refuse(f"{self.message}{named}", self.how, self.finish, categories)
 
 
 @dataclass(frozen=True, slots=True)
 class RewritePolicy:
-    """The texts that rewrites write: `replacement` for a whole turn, `marker` for each redacted sentence."""
+    """The texts that rewrites write."""
 
-    replacement: str = "[removed by policy]"
-    marker: str = "[removed]"
+    replacement: Annotated[str, Len(1)] = "[removed by policy]"
+    """The text that `replace` writes instead of a turn."""
+    marker: Annotated[str, Len(1)] = "[removed]"
+    """The text that `redact` writes instead of a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamPolicy:
-    """How streamed replies are held.
-
-    `window`: text leaves once a check has covered it, a check every `every` characters. `hold_all`: nothing leaves
-    before the whole reply is judged. `monitor`: everything leaves at once and is judged behind. `exposure` is the
-    most characters that a client can see without a verdict that covers them (0: none; `monitor` has no bound).
-    """
+    """How streamed replies are held back until they are judged."""
 
     mode: StreamMode = "window"
-    every: int = 200
-    exposure: int = 0
+    """`window` releases text once it is judged, `hold_all` the whole reply at its end, `monitor` everything at once."""
+    every: Annotated[int, Interval(ge=1)] = 200
+    """Characters between two checks."""
+    exposure: Annotated[int, Interval(ge=0)] = 0
+    """The most characters that a client may see before a verdict covers them; `monitor` has no bound."""
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeScope:
-    """Which texts are judged: roles of the request, and kinds of part that are left out."""
+    """Which texts of a request are judged."""
 
-    roles: frozenset[Role] = frozenset({"user", "tool"})
-    skip_kinds: frozenset[PartKind] = frozenset({"tool_definition"})
+    roles: tuple[Role, ...] = ("tool", "user")
+    """Roles whose messages in a request are judged; `user` must be among them."""
+    skip: tuple[SkippableKind, ...] = ("tool_definition",)
+    """Kinds of content that are not judged."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import guardproxy
-from guardproxy.app import known
+from guardproxy.app import catalogue
 from guardproxy.cli import main, parser
 from guardproxy.cli.serve import overridden
 from guardproxy.errors import ConfigError, Unreadable
@@ -62,7 +62,7 @@ def test_validate_prints_every_mistake(wrong: Path, capsys: pytest.CaptureFixtur
     """Every mistake is a line `file:line:column: path: message`, and the status is 1."""
     assert main(["validate", str(wrong)]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        f'{wrong}:1:16: server.port: must be a whole number, not "x"',
+        f'{wrong}:1:16: server.port: must be an integer, not "x"',
         f"{wrong}:2:1: lgo: unknown key; did you mean log?",
     ]
 
@@ -70,7 +70,7 @@ def test_validate_prints_every_mistake(wrong: Path, capsys: pytest.CaptureFixtur
 def test_validate_says_what_is_in_force(capsys: pytest.CaptureFixture[str]) -> None:
     """A valid file is ok, with its version and those of its policies."""
     path = ROOT / "config" / "quickstart.yaml"
-    settings = load(path, {}, known())
+    settings = load(path, {}, catalogue())
     assert main(["validate", str(path)]) == 0
     assert capsys.readouterr().out == (
         f"{path}: ok, version {settings.version}\n"
@@ -105,7 +105,7 @@ def test_serve_refuses_to_start_with_the_same_list(wrong: Path, capsys: pytest.C
 
 def test_serve_arguments_go_before_the_file() -> None:
     """Host, port, workers and upstream of the command line replace the file's, and nothing else changes."""
-    settings = load(None, {}, known())
+    settings = load(None, {}, catalogue())
     line = "serve --host 0.0.0.0 --port 0 --workers 3 --upstream http://llm.example/v1"
     args = parser().parse_args(line.split())
     changed = overridden(settings, args)
@@ -119,7 +119,9 @@ def test_serve_arguments_go_before_the_file() -> None:
 def test_serve_arguments_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
     """A bad address or number on the command line is a clear error."""
     with pytest.raises(ConfigError, match=r"--upstream: must be http"):
-        overridden(load(None, {}, known()), argparse.Namespace(host=None, port=None, workers=None, upstream="llm:80"))
+        overridden(
+            load(None, {}, catalogue()), argparse.Namespace(host=None, port=None, workers=None, upstream="llm:80")
+        )
     for line in ("serve --port 99999", "serve --port -1", "serve --workers 0", "serve --port ²"):
         with pytest.raises(SystemExit) as exit_:
             main(line.split())
@@ -136,10 +138,10 @@ def test_a_port_that_is_taken_is_told_before_anything_is_loaded(
         port = str(taken.getsockname()[1])
         assert main(["serve", "--port", port, "--workers", workers]) == 2
     assert capsys.readouterr().err == (
-        f"port {port} of 127.0.0.1 cannot be listened on: Address already in use; --host and --port name others\n"
+        f"cannot listen on port {port} of 127.0.0.1: Address already in use; choose others with --host and --port\n"
     )
     assert main(["serve", "--host", "host.invalid", "--port", "0", "--workers", workers]) == 2
-    assert "port 0 of host.invalid cannot be listened on: " in capsys.readouterr().err
+    assert "cannot listen on port 0 of host.invalid: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 import guardproxy
 from guardproxy import actions, families, sinks, wires
-from guardproxy.app import known
+from guardproxy.app import catalogue
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.settings import load_text
 from tests.kit import serve
@@ -43,7 +43,7 @@ def test_whole_configurations_are_valid(page: Path) -> None:
     for block in blocks(page, "yaml"):
         if block.startswith("version: 1"):
             env = dict.fromkeys(re.findall(r"\$\{env:(\w+)\}", block), "a-secret")
-            load_text(block, page.name, env, known())
+            load_text(block, page.name, env, catalogue())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -151,7 +151,7 @@ def _cascade(found: "dict[str, Scored]", args: argparse.Namespace) -> list[str]:
         f"# called unsafe beside it, of the benign rows: {_told(result.added)}",
         "# What the guards are goes under `guards:`, by name, unless it is the embedded one.",
         "guard:",
-        f"  cascade: {{cheap: {cheap}, dear: {dear}, low: {result.low:.4f}, high: {result.high:.4f}}}",
+        f"  cascade: {{first: {cheap}, second: {dear}, low: {result.low:.4f}, high: {result.high:.4f}}}",
     ]
 
 

@@ -160,8 +160,8 @@ def _opened(given: str | None, config: str | None) -> "tuple[str, Settings]":
     from guardproxy.settings import GuardSettings, load
 
     if given is not None and Path(given).suffix in (".yaml", ".yml"):
-        return Path(given).stem, load(given, os.environ, app.known())
-    base = load(config, os.environ, app.known())
+        return Path(given).stem, load(given, os.environ, app.catalogue())
+    base = load(config, os.environ, app.catalogue())
     if given is None:
         return ("embedded" if config is None else Path(config).stem), base
     if given in ("embedded", "classifier"):

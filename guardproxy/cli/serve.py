@@ -30,19 +30,19 @@ def run(args: argparse.Namespace) -> int:
     """Load, override, serve. Raises ConfigError with every mistake before anything is started."""
     from guardproxy import app
 
-    place = app.read(args.config, args.data_dir, builtin_only=args.builtin_only)
-    return app.serve(overridden(place.file, args), place)
+    source = app.read(args.config, args.data_dir, builtin_only=args.builtin_only)
+    return app.serve(overridden(source.file, args), source)
 
 
 def overridden(settings: "Settings", args: argparse.Namespace) -> "Settings":
     """The settings with what the command line says in place of the file. Raises ConfigError."""
-    from guardproxy.settings import url_fault
+    from guardproxy.settings import url_error
 
     given = {name: getattr(args, name) for name in ("host", "port", "workers") if getattr(args, name) is not None}
     settings = replace(settings, server=replace(settings.server, **given))
     if args.upstream is None:
         return settings
-    fault = None if args.upstream == "demo" else url_fault(args.upstream)
+    fault = None if args.upstream == "demo" else url_error(args.upstream)
     if fault:
         raise ConfigError(f"--upstream: {fault}")
     return replace(settings, upstream=replace(settings.upstream, url=args.upstream))

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     from guardproxy.settings import load
 
     try:
-        settings = load(args.file, os.environ, app.known(builtin_only=args.builtin_only))
+        settings = load(args.file, os.environ, app.catalogue(builtin_only=args.builtin_only))
     except ConfigError as error:
         for problem in error.problems:
             print(problem)

@@ -76,9 +76,9 @@ def side_of(message: Message) -> Side:
 
 def scoped(message: Message, policy: Policy) -> Message:
     """The message with only the parts that the policy wants judged (and the opaque ones)."""
-    if not any(part.kind in policy.judge.skip_kinds for part in message.parts):
+    if not any(part.kind in policy.judge.skip for part in message.parts):
         return message
-    return replace(message, parts=tuple(p for p in message.parts if p.kind not in policy.judge.skip_kinds))
+    return replace(message, parts=tuple(p for p in message.parts if p.kind not in policy.judge.skip))
 
 
 def recent(messages: Sequence[Message]) -> tuple[Message, ...]:

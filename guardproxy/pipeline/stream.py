@@ -66,7 +66,7 @@ class StreamReview:
         self._replies = replies
         self._claim = claim
         # Frames without text, which wait for the first text: until then a block can be an error. None: they are gone.
-        self._quiet: list[bytes] | None = [] if exchange.policy.block.shape == "error" else None
+        self._quiet: list[bytes] | None = [] if exchange.policy.block.how == "error" else None
         self._key = uuid.uuid4().hex
         self._checks: dict[asyncio.Task[_Spoken], Ask] = {}
         self._reading: asyncio.Task[bytes | None] | None = None  # a read beside checks

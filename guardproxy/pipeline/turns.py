@@ -124,7 +124,7 @@ def _coverage(message: Message, part: Part, policy: Policy, *, failed: bool) -> 
         why = f"opaque: {part.note or 'unreadable'}"
     elif message.role != "assistant" and message.role not in policy.judge.roles:
         why = f"policy: role {message.role} is not judged"
-    elif part.kind in policy.judge.skip_kinds:
+    elif part.kind in policy.judge.skip:
         why = f"policy: {part.kind} is not judged"
     else:
         why = "guard unavailable" if failed else ""

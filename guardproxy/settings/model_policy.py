@@ -1,8 +1,8 @@
-"""The shape of policies and routes in a configuration file, in the manner of `model`."""
+"""The shape of policies and routes in a configuration file; see `model` for its conventions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from annotated_types import Interval, Len
 
@@ -12,31 +12,20 @@ from guardproxy.policy import (
     JudgeScope,
     OnFailure,
     RewritePolicy,
-    StreamMode,
     StreamPolicy,
 )
-from guardproxy.types import Role
 from guardproxy.views import VIEWS
-
-# How pydantic reads every mapping: unknown keys are mistakes, the texts under the fields their descriptions.
-STRICT: Any = {"extra": "forbid", "use_attribute_docstrings": True}
 
 Probability = Annotated[float, Interval(ge=0, le=1)]
 Count = Annotated[int, Interval(ge=1)]
-Size = Annotated[int, Interval(ge=0)]
 Text = Annotated[str, Len(1)]
-
-# What `judge.skip` may name: the words of a turn itself are always judged.
-Skippable = Literal["refusal", "reasoning", "tool_call", "tool_result", "tool_definition", "transcript"]
 
 _BLOCK, _REWRITE, _STREAM, _JUDGE = BlockPolicy(), RewritePolicy(), StreamPolicy(), JudgeScope()
 
 
 @dataclass(frozen=True, slots=True)
-class RewriteRule:
-    """From which probability on a text is rewritten, and how."""
-
-    __pydantic_config__ = STRICT
+class RewriteSettings:
+    """The probability from which a text is rewritten, and how."""
 
     at: Probability
     """The threshold."""
@@ -45,24 +34,20 @@ class RewriteRule:
 
 
 @dataclass(frozen=True, slots=True)
-class CategoryRules:
-    """Thresholds of one category, each a probability; the most severe one that is reached acts. None: it passes."""
-
-    __pydantic_config__ = STRICT
+class ThresholdSettings:
+    """The thresholds of a category, as probabilities. The most severe action whose threshold is reached applies."""
 
     flag: Probability | None = None
-    """From here on the text passes and is marked in headers, metrics and audit."""
-    rewrite: RewriteRule | None = None
-    """From here on the text is rewritten."""
+    """From this probability, the text passes and is marked in headers, metrics and audit records."""
+    rewrite: RewriteSettings | None = None
+    """From this probability, the text is rewritten."""
     block: Probability | None = None
-    """From here on the text is withheld."""
+    """From this probability, the text is withheld."""
 
 
 @dataclass(frozen=True, slots=True)
-class OnOpaque:
+class OpaqueSettings:
     """What to do with content that the guard cannot read, by side."""
-
-    __pydantic_config__ = STRICT
 
     user: OnFailure = "flag"
     """In requests."""
@@ -71,106 +56,46 @@ class OnOpaque:
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
-    """Which texts of a request are judged."""
-
-    __pydantic_config__ = STRICT
-
-    roles: tuple[Role, ...] = tuple(sorted(_JUDGE.roles))
-    """Roles whose messages in a request are judged; `user` must be among them."""
-    skip: tuple[Skippable, ...] = ("tool_definition",)
-    """Kinds of content that are not judged."""
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """What becomes of earlier turns of the conversation."""
-
-    __pydantic_config__ = STRICT
+class HistorySettings:
+    """How earlier turns of the conversation are handled."""
 
     unsafe_turns: HistoryMode = "drop"
-    """Earlier turns that would be blocked now: `drop` sends the rest on, `block` refuses the request, `allow`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """What the client gets in place of a blocked text."""
-
-    __pydantic_config__ = STRICT
-
-    how: Literal["completion", "error"] = _BLOCK.shape
-    """`completion`: a normal reply with the message. `error`: the protocol's error body with HTTP 400."""
-    message: Text = _BLOCK.message
-    """The words that the client reads."""
-    finish: Literal["content_filter", "stop"] = _BLOCK.finish
-    """The finish reason of such a completion."""
-    name_categories: bool = _BLOCK.name_categories
-    """Whether the message names the categories."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rewrite:
-    """The words that rewrites write."""
-
-    __pydantic_config__ = STRICT
-
-    replacement: Text = _REWRITE.replacement
-    """What `replace` writes in place of a turn."""
-    marker: Text = _REWRITE.marker
-    """What `redact` writes in place of a sentence."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """How streamed replies are held until they are judged."""
-
-    __pydantic_config__ = STRICT
-
-    mode: StreamMode = _STREAM.mode
-    """`window` releases what is judged, `hold_all` the whole reply at its end, `monitor` everything at once."""
-    every: Count = _STREAM.every
-    """Characters between two checks."""
-    exposure: Size = _STREAM.exposure
-    """Characters that a client may see before a verdict covers them, at most."""
+    """Earlier turns that would be blocked now: `drop` removes them, `block` refuses the request, `allow` sends them."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
-    """What is done about what the guard finds."""
+    """How requests and replies are treated, depending on the guard's findings."""
 
-    __pydantic_config__ = STRICT
-
-    user: Mapping[str, CategoryRules] = field(default_factory=dict)
+    user: Mapping[str, ThresholdSettings] = field(default_factory=dict)
     """Rules for requests: by category, `unsafe` for the overall probability, "*" for all other categories."""
-    assistant: Mapping[str, CategoryRules] = field(default_factory=dict)
-    """Rules for replies, likewise."""
-    unsafe: CategoryRules | None = None
-    """Rules for the overall probability on every side that has no `unsafe` of its own."""
+    assistant: Mapping[str, ThresholdSettings] = field(default_factory=dict)
+    """Rules for replies, by the same keys."""
+    unsafe: ThresholdSettings | None = None
+    """Rules for the overall probability, on every side without `unsafe` rules of its own."""
     on_guard_error: OnFailure = "block"
-    """What to do where the guard failed, timed out or said something unreadable."""
+    """What to do if the guard fails, times out or gives an unreadable answer."""
     on_overload: OnFailure = "block"
-    """What to do where the guard had no time."""
-    on_opaque: OnFailure | OnOpaque = "flag"
+    """What to do if the guard is overloaded."""
+    on_opaque: OnFailure | OpaqueSettings = "flag"
     """What to do with content that the guard cannot read, such as images: for both sides or for each."""
-    judge: Judge = Judge()
+    judge: JudgeScope = _JUDGE
     """Which texts of a request are judged."""
-    history: History = History()
-    """What becomes of earlier turns."""
-    block: Block = Block()
-    """What the client gets in place of a blocked text."""
-    rewrite: Rewrite = Rewrite()
-    """The words that rewrites write."""
-    stream: Stream = Stream()
-    """How streamed replies are held."""
+    history: HistorySettings = HistorySettings()
+    """How earlier turns are handled."""
+    block: BlockPolicy = _BLOCK
+    """What the client gets instead of a blocked text."""
+    rewrite: RewritePolicy = _REWRITE
+    """The texts that rewrites write."""
+    stream: StreamPolicy = _STREAM
+    """How streamed replies are held back until they are judged."""
     views: tuple[str, ...] = VIEWS
-    """Readings of a text that are judged as well where they differ from it."""
+    """Other forms of a text, such as decoded base64, that are judged as well if they differ from it."""
 
 
 @dataclass(frozen=True, slots=True)
-class When:
-    """Conditions, all of which must hold; * stands for any text."""
-
-    __pydantic_config__ = STRICT
+class ConditionSettings:
+    """Conditions that must all hold; * stands for any text."""
 
     path: Text | None = None
     """The request's path."""
@@ -184,15 +109,13 @@ class When:
 
 @dataclass(frozen=True, slots=True)
 class RouteSettings:
-    """Which requests a policy is for. The first route that matches is taken, and `default` where none does."""
-
-    __pydantic_config__ = STRICT
+    """Which requests a policy applies to. The first matching route is taken; without one, `default` applies."""
 
     name: Text
     """The name in records and metrics."""
     policy: Text
-    """The policy that acts."""
-    when: When = When()
-    """The requests it is for; without conditions, all."""
+    """The policy that applies."""
+    when: ConditionSettings = ConditionSettings()
+    """The conditions of the route; without conditions, every request."""
     shadow: tuple[str, ...] = ()
     """Policies that are judged and recorded but never act."""

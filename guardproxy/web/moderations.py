@@ -16,9 +16,10 @@ from starlette.responses import Response
 from guardproxy.errors import GuardproxyError, GuardUnavailable, TooLarge, Unreadable
 from guardproxy.pipeline.judging import Judging, gathered
 from guardproxy.policy import UNSAFE
+from guardproxy.settings import Limits
 from guardproxy.types import Decision, Message, Part, Verdict
 from guardproxy.web.headers import client_of
-from guardproxy.web.proxy import Limits, LivePolicies, NotReady
+from guardproxy.web.proxy import LivePolicies, NotReady
 from guardproxy.web.sniff import json_error
 from guardproxy.wires.shared.body import read_object
 

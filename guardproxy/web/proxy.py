@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -15,6 +15,7 @@ from guardproxy.observe import Metrics
 from guardproxy.pipeline import Exchange, Pipeline, Refused
 from guardproxy.policy import OnFailure, PolicySet
 from guardproxy.ports import Answer, Request, Wire
+from guardproxy.settings import Limits
 from guardproxy.types import ActionName, Origin
 from guardproxy.web.call import NO_RETRY, Call, KeptAlive, WhileConnected
 from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Headers, client_of, end_to_end, first
@@ -51,16 +52,6 @@ class NotReady(GuardproxyError):
 
     status = 503
     code = "not_ready"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What is too large to be read; more is refused, never cut."""
-
-    body_bytes: int = 20 * 2**20
-    reply_bytes: int = 20 * 2**20
-    characters: int = 1_000_000
-    messages: int = 10_000
 
 
 class LivePolicies:
@@ -291,7 +282,7 @@ class Proxy:
         pieces = self._pipeline.review_stream(exchange, source, content_type, kept.stop)
         try:
             async with aclosing(pieces), kept:
-                if exchange.policy.block.shape != "error":  # else the first text, or the first comment, is its start
+                if exchange.policy.block.how != "error":  # else the first text, or the first comment, is its start
                     await kept.begin()
                 async for piece in pieces:
                     await kept.begin()

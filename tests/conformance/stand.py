@@ -25,7 +25,7 @@ _REDACT = SideRules({"weapons": (Rule("block", 0.5),), "privacy": (Rule("rewrite
 POLICIES: dict[str, Policy] = {
     "default": policy(stream=StreamPolicy(every=10)),
     "redact": policy(user=_REDACT, assistant=_REDACT),
-    "error": policy(block=BlockPolicy(shape="error"), stream=StreamPolicy(every=10)),
+    "error": policy(block=BlockPolicy(how="error"), stream=StreamPolicy(every=10)),
     "plain": policy(block=BlockPolicy(finish="stop"), stream=StreamPolicy(every=10)),
 }
 REFUSAL = BlockPolicy().message

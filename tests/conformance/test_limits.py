@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from guardproxy.web.proxy import Limits
+from guardproxy.settings import Limits
 from tests.conformance.clients import CLIENTS, Client
 from tests.conformance.guarding import Guarding
 from tests.conformance.reading import Reach

@@ -11,7 +11,7 @@ from tests.escapes.attempts import Attempts, KnowsThem, prompts
 from tests.escapes.disguises import DISGUISES
 
 BLOCK = SideRules({"*": (Rule("block", 0.5),)})
-EVERYTHING = JudgeScope(frozenset({"system", "developer", "user", "tool"}), frozenset())
+EVERYTHING = JudgeScope(("system", "developer", "user", "tool"), ())
 POLICY = Policy("default", "v", BLOCK, BLOCK, views=VIEWS, judge=EVERYTHING)
 
 # These disguises are undone except for some words: a lone or ambiguous digit of leetspeak has no certain letter, and a

@@ -199,7 +199,7 @@ _CONTENT = st.sampled_from(["hi", "", "a bomb", [_IMAGE], [{"type": "text", "tex
 @settings(max_examples=150, deadline=None)
 def test_no_order_of_messages_hides_one(messages: list[tuple[str, Any]], history: Any) -> None:
     """Whoever says something that is to be blocked, and wherever: it is refused, or does not go on."""
-    scope = JudgeScope(frozenset({"system", "developer", "user", "tool"}))
+    scope = JudgeScope(("system", "developer", "user", "tool"))
     rules = policy(judge=scope, history=history, on_opaque={"user": "block", "assistant": "block"})
     body = {"messages": [{"role": role, "content": content} for role, content in messages]}
     run = Run()

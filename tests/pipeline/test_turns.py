@@ -46,7 +46,7 @@ def test_every_readable_role_is_judged() -> None:
     messages = chat("suau")
     assert [turn.index for turn in turns_of(messages, JudgeScope())] == [1, 2, 3]
     assert [turn.current for turn in turns_of(messages, JudgeScope())] == [False, False, True]
-    everyone = JudgeScope(frozenset({"system", "user", "tool"}))
+    everyone = JudgeScope(("system", "user", "tool"))
     assert [turn.index for turn in turns_of(messages, everyone)] == [0, 1, 2, 3]
     assert [turn.current for turn in turns_of(messages, everyone)] == [True, False, False, True]
 

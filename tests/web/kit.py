@@ -19,9 +19,10 @@ from guardproxy.pipeline import Pipeline
 from guardproxy.policy import Policy, PolicySet, Rule, SideRules
 from guardproxy.ports import Sink
 from guardproxy.registry import load
+from guardproxy.settings import Limits
 from guardproxy.web.app import create_app
 from guardproxy.web.paths import PathList
-from guardproxy.web.proxy import Limits, LivePolicies, Proxy
+from guardproxy.web.proxy import LivePolicies, Proxy
 from guardproxy.web.upstream import Upstream
 from guardproxy.wires import REGISTRY as WIRES
 from tests.kit import WORDS, Scripted, ScriptedUpstream, WordGuard, serve

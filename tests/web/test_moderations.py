@@ -18,8 +18,9 @@ from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline.judging import Judging
 from guardproxy.policy import Policy, PolicySet, Rule, SideRules
 from guardproxy.policy import Route as Chosen
+from guardproxy.settings import Limits
 from guardproxy.web.moderations import WITHIN, moderations, parse
-from guardproxy.web.proxy import Limits, LivePolicies
+from guardproxy.web.proxy import LivePolicies
 from tests.kit import WordGuard, serve
 
 WORDS = {

@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from guardproxy.policy import BlockPolicy, PolicySet, Route, Rule, SideRules, StreamPolicy
-from guardproxy.web.proxy import Limits
+from guardproxy.settings import Limits
 from tests.kit import WORDS, Scripted, WordGuard
 from tests.web.kit import ENCODINGS, chat, completion, events, policy, standing
 
@@ -83,7 +83,7 @@ def test_harmful_request_stops_here(http: httpx.Client) -> None:
 def test_block_as_error_is_not_retried() -> None:
     """With `block: error` the SDK raises BadRequestError with code content_filter, after one request."""
     guard = WordGuard(WORDS)
-    policies = PolicySet({"default": policy(block=BlockPolicy(shape="error"))})
+    policies = PolicySet({"default": policy(block=BlockPolicy(how="error"))})
     standing_proxy = standing(completion("fine"), guard=guard, policies=policies)
     with standing_proxy as (url, upstream), pytest.raises(openai.BadRequestError) as caught:
         sdk(url).chat.completions.create(model="m", messages=[{"role": "user", "content": "mix poison"}])
@@ -704,7 +704,7 @@ def test_held_streams_show_that_they_live(http: httpx.Client) -> None:
 @pytest.mark.parametrize("keepalive_s", [0.2, 60.0])
 def test_a_stream_that_has_begun_ends_as_a_stream(http: httpx.Client, keepalive_s: float) -> None:
     """Where blocks are errors, a reply is one as long as nothing has left for it, not even a sign of life."""
-    held = policy(stream=StreamPolicy(mode="hold_all"), block=BlockPolicy(shape="error"))
+    held = policy(stream=StreamPolicy(mode="hold_all"), block=BlockPolicy(how="error"))
     script = events("mix ", "poison", pause_s=0.5)
     with standing(script, policies=PolicySet({"default": held}), keepalive_s=keepalive_s) as (url, _):
         answer = post(http, url, chat(stream=True))
@@ -726,7 +726,7 @@ def test_one_blocked_choice_is_an_error_of_the_whole(http: httpx.Client) -> None
         for n, said in enumerate(("all is well", "the poison"))
     ]
     script = Scripted([json.dumps({"id": "c", "choices": choices}).encode()])
-    with standing(script, policies=PolicySet({"default": policy(block=BlockPolicy(shape="error"))})) as (url, _):
+    with standing(script, policies=PolicySet({"default": policy(block=BlockPolicy(how="error"))})) as (url, _):
         answer = post(http, url, chat(n=2))
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "content_filter")
     assert answer.headers["x-guardproxy-categories"] == "weapons"
