@@ -16,7 +16,7 @@ from guardproxy.cli import main, parser
 from guardproxy.cli.serve import overridden
 from guardproxy.errors import ConfigError, Unreadable
 from guardproxy.moderation import read_chat
-from guardproxy.settings import load
+from guardproxy.settings import load, starter
 
 ROOT = Path(__file__).parent.parent
 SIX = (
@@ -47,7 +47,7 @@ def test_help_needs_neither_torch_nor_the_server() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip().endswith("[]")
-    assert all(name in done.stdout for name in ("serve", "validate", "moderate"))
+    assert all(name in done.stdout for name in ("serve", "init", "validate", "schema", "moderate"))
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,8 +243,8 @@ def test_chat_files_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_standard_input_that_is_no_text() -> None:
     """Bytes that are not UTF-8 are a clear error."""
-    command = [sys.executable, "-m", "guardproxy", "moderate", "-"]
-    done = subprocess.run(command, input=b"caf\xe9", capture_output=True, timeout=60, check=False)
+    line = [sys.executable, "-m", "guardproxy", "moderate", "-"]
+    done = subprocess.run(line, input=b"caf\xe9", capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (1, b"guardproxy: standard input: is not UTF-8\n")
 
 
@@ -252,6 +252,71 @@ def test_moderate_reports_the_mistakes_of_a_configuration(wrong: Path, capsys: p
     """A configuration with mistakes is status 2 with the list, and no traceback."""
     assert main(["moderate", "x", "--config", str(wrong)]) == 2
     assert f"{wrong}:1:16: server.port" in capsys.readouterr().err
+
+
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run guardproxy in a folder, as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "guardproxy", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=110,
+        check=False,
+    )
+
+
+def test_init_writes_a_file_that_is_valid(tmp_path: Path) -> None:
+    """`init` writes guardproxy.yaml and prints the next commands; the file passes the first of them."""
+    done = command(tmp_path, "init")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1:] == [
+        "  guardproxy validate guardproxy.yaml",
+        "  guardproxy serve --config guardproxy.yaml",
+    ]
+    assert (tmp_path / "guardproxy.yaml").read_text("utf-8") == starter()
+    checked = command(tmp_path, "validate", "guardproxy.yaml")
+    assert checked.returncode == 0, checked.stdout
+    assert checked.stdout.startswith("guardproxy.yaml: ok, version ")
+
+
+def test_init_writes_the_named_file(tmp_path: Path) -> None:
+    """A name that a shell would split is quoted in the next commands, and no other file is left in the folder."""
+    done = command(tmp_path, "init", "my file.yaml")
+    assert "  guardproxy validate 'my file.yaml'\n" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["my file.yaml"]
+
+
+def test_init_keeps_an_existing_file(tmp_path: Path) -> None:
+    """An existing file stays as it is; the error says what to do."""
+    (tmp_path / "guardproxy.yaml").write_text("mine")
+    done = command(tmp_path, "init")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "guardproxy.yaml: exists already; name another file or remove this one first\n"
+    assert (tmp_path / "guardproxy.yaml").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["guardproxy.yaml"]
+
+
+def test_init_needs_an_existing_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing folder, a file in its place, or the name of a folder is a clear error; nothing is created."""
+    assert main(["init", str(tmp_path / "none" / "x.yaml")]) == 2
+    expected = f"{tmp_path}/none/x.yaml: there is no folder {tmp_path}/none; create it first\n"
+    assert capsys.readouterr().err == expected
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    assert main(["init", str(tmp_path / "file" / "x.yaml")]) == 2
+    assert "x.yaml: cannot be written: Not a directory" in capsys.readouterr().err
+    assert main(["init", "."]) == 2
+    assert ".: exists already" in capsys.readouterr().err
+
+
+def test_schema_is_the_published_file(tmp_path: Path) -> None:
+    """`schema` prints valid JSON, the same as config/schema.json."""
+    done = command(tmp_path, "schema")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (ROOT / "config" / "schema.json").read_text("utf-8")
+    assert json.loads(done.stdout)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 
 
 def test_output_that_nobody_reads() -> None:
