@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from bench.pages import fill, machine
 from bench.shipped import shipped, weights
-from guardproxy.evaluation.datasets import Row, read
+from guardproxy.evaluation.datasets import LabelledRow, read
 from guardproxy.evaluation.metrics import measure
-from guardproxy.evaluation.scoring import Store, open_store, score
+from guardproxy.evaluation.scoring import ScoreStore, open_score_store, score
 from guardproxy.evaluation.tables import number
 from guardproxy.ports import Guard
 from guardproxy.types import Check, Conversation, Message, Part, Verdict
@@ -62,7 +62,7 @@ class Kept:
         """Whoever loaded it releases it."""
 
 
-def sample(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+def sample(rows: Sequence[LabelledRow]) -> tuple[list[LabelledRow], list[LabelledRow]]:
     """Unsafe and safe rows, by the fixed rule."""
     short = [row for row in rows if len(row.check.turn.text) <= LONGEST]
     ordered = sorted(short, key=lambda row: hashlib.sha256(row.check.turn.text.encode()).digest())
@@ -71,7 +71,7 @@ def sample(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     return unsafe[:UNSAFE], safe[:SAFE]
 
 
-def disguised(row: Row, disguise: Disguise) -> Row:
+def disguised(row: LabelledRow, disguise: Disguise) -> LabelledRow:
     """The row with the disguise on its judged text."""
     *before, turn = row.check.conversation.messages
     message = Message(turn.role, (Part(turn.parts[0].path, disguise(turn.text)),))
@@ -81,10 +81,10 @@ def disguised(row: Row, disguise: Disguise) -> Row:
 class Scores:
     """P(unsafe) of rows by one guard, with some views or none."""
 
-    def __init__(self, guard: Guard, store: Store, views: Sequence[str]) -> None:
+    def __init__(self, guard: Guard, store: ScoreStore, views: Sequence[str]) -> None:
         self._guard, self._store, self._views = guard, store, views
 
-    async def of(self, rows: Sequence[Row]) -> list[float]:
+    async def of(self, rows: Sequence[LabelledRow]) -> list[float]:
         """One of each row. Ends the program where a row got no verdict."""
         found = await score(rows, self._guard, self._store, _unseen, self._views)
         known = [one.unsafe for one in found.scores if one is not None]
@@ -104,7 +104,9 @@ def auprc(unsafe: Sequence[float], safe: Sequence[float]) -> str:
     return number(found.values["auprc"], found.ci["auprc"])
 
 
-async def column(rows: Sequence[Row], ways: Sequence[Scores], step: Callable[[], object]) -> dict[str, list[str]]:
+async def column(
+    rows: Sequence[LabelledRow], ways: Sequence[Scores], step: Callable[[], object]
+) -> dict[str, list[str]]:
     """Of one set: for each change, the AUPRC in each way of scoring."""
     unsafe, safe = sample(rows)
     plain = [await way.of(safe) for way in ways]
@@ -125,7 +127,7 @@ async def measured(folder: Path) -> str:
     try:
         with tempfile.TemporaryDirectory() as place, tqdm(total=len(SETS) * len(CHANGES), disable=None) as bar:
             path = Path(place) / "scores.sqlite3"
-            with open_store(path, "text") as bare, open_store(path, "views") as full:
+            with open_score_store(path, "text") as bare, open_score_store(path, "views") as full:
                 ways = [Scores(Kept(guard), bare, ()), Scores(Kept(guard), full, policy.views)]
                 columns = [await column(rows[name], ways, bar.update) for name in SETS]
     finally:
