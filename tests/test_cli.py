@@ -1,4 +1,4 @@
-"""The command line: what it prints, its exit status, and that mistakes are words and not tracebacks."""
+"""The command line: its output and exit status; a mistake is a message, not a traceback."""
 
 import argparse
 import json
@@ -40,7 +40,7 @@ def wrong(tmp_path: Path) -> Path:
 
 
 def test_help_needs_neither_torch_nor_the_server() -> None:
-    """`--help` names every command and loads none of what they run."""
+    """`--help` names every command and loads none of the libraries that they use."""
     code = (
         "import sys\nfrom guardproxy.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
         "print([m for m in ('torch', 'transformers', 'starlette', 'pydantic', 'sqlalchemy') if m in sys.modules])"
@@ -51,7 +51,7 @@ def test_help_needs_neither_torch_nor_the_server() -> None:
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--version` says the package's."""
+    """`--version` prints the package's version."""
     with pytest.raises(SystemExit) as exit_:
         main(["--version"])
     assert exit_.value.code == 0
@@ -68,7 +68,7 @@ def test_validate_prints_every_mistake(wrong: Path, capsys: pytest.CaptureFixtur
 
 
 def test_validate_says_what_is_in_force(capsys: pytest.CaptureFixture[str]) -> None:
-    """A valid file is ok, with its version and those of its policies."""
+    """For a valid file, `validate` prints its version and those of its policies."""
     path = ROOT / "config" / "quickstart.yaml"
     settings = load(path, {}, known())
     assert main(["validate", str(path)]) == 0
@@ -79,7 +79,7 @@ def test_validate_says_what_is_in_force(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_validate_needs_a_file_that_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file that cannot be read is a mistake like any other."""
+    """A file that cannot be read is reported as a mistake."""
     assert main(["validate", str(tmp_path / "none.yaml")]) == 1
     assert "cannot be read" in capsys.readouterr().out
 
@@ -95,7 +95,7 @@ def test_builtin_only_forbids_own_code(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_serve_refuses_to_start_with_the_same_list(wrong: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`serve` prints what `validate` prints, to standard error, and starts nothing."""
+    """`serve` prints the mistakes that `validate` prints, to standard error, and starts nothing."""
     main(["validate", str(wrong)])
     listed = capsys.readouterr().out
     assert main(["serve", "--config", str(wrong)]) == 2
@@ -104,7 +104,7 @@ def test_serve_refuses_to_start_with_the_same_list(wrong: Path, capsys: pytest.C
 
 
 def test_serve_arguments_go_before_the_file() -> None:
-    """Host, port, workers and upstream of the command line replace the file's, and nothing else changes."""
+    """Host, port, workers and upstream of the command line replace the file's; nothing else changes."""
     settings = load(None, {}, known())
     line = "serve --host 0.0.0.0 --port 0 --workers 3 --upstream http://llm.example/v1"
     args = parser().parse_args(line.split())
@@ -128,10 +128,8 @@ def test_serve_arguments_are_checked(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_port_that_is_taken_is_told_before_anything_is_loaded(
-    workers: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """`serve` ends with what is wrong and nothing else; so it does for an address that is not this machine's."""
+def test_a_port_in_use_is_an_error_before_anything_is_loaded(workers: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`serve` prints only the error, also for an address that is not this machine's."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert main(["serve", "--port", port, "--workers", workers]) == 2
@@ -159,13 +157,13 @@ def test_a_port_that_is_taken_is_told_before_anything_is_loaded(
     ],
 )
 def test_chats_of_another_form(chat: object, place: str) -> None:
-    """What is wrong with a chat is said with its place, before a guard is loaded."""
+    """The error names the place in the chat, before a guard is loaded."""
     with pytest.raises(Unreadable, match=place):
         guardproxy.moderate(chat)  # type: ignore[arg-type]
 
 
 def test_last_turn_takes_the_side_that_is_given() -> None:
-    """The role of the last message says whose turn it is, unless a side does."""
+    """The side of the turn is the last message's role, unless a side is named."""
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     assert read_chat(chat).messages[-1].role == "assistant"
     assert read_chat(chat, "user").messages[-1].role == "user"
@@ -174,7 +172,7 @@ def test_last_turn_takes_the_side_that_is_given() -> None:
 
 @pytest.fixture(scope="module")
 def moderated(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What one process prints that moderates in every way: command lines first, then Python inside an event loop."""
+    """The output of one process that moderates in every way: by command lines, then in Python inside an event loop."""
     chat = tmp_path_factory.mktemp("chat") / "chat.json"
     chat.write_text(json.dumps([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": HARMLESS}]))
     code = f"""
@@ -203,7 +201,7 @@ asyncio.run(called())
 
 
 def test_moderate_prints_one_object(moderated: list[str]) -> None:
-    """`moderate --json` gives P(unsafe), every category, the decision with its reasons, the guard and the time."""
+    """`moderate --json` prints P(unsafe), every category, the decision with its reasons, the guard and the time."""
     result = json.loads(moderated[0])
     assert result["decision"]["action"] == "block"
     assert 0.5 <= result["unsafe"] <= 1
@@ -215,24 +213,24 @@ def test_moderate_prints_one_object(moderated: list[str]) -> None:
 
 
 def test_moderate_reads_standard_input_and_prints_for_people(moderated: list[str]) -> None:
-    """`moderate -` judges what comes in, and prints a line for each probability and the decision."""
+    """`moderate -` judges standard input, and prints a line for each probability and the decision."""
     assert moderated[1].startswith("unsafe ")
     assert "decision: pass" in moderated[1]
     assert "judged as assistant" in moderated[1]
 
 
 def test_moderate_judges_the_last_turn_of_a_file(moderated: list[str]) -> None:
-    """`moderate --chat` reads a conversation, whose last role says whose turn it is."""
+    """`moderate --chat` reads a conversation; the role of its last message gives the side."""
     assert json.loads(moderated[2])["side"] == "assistant"
 
 
 def test_moderate_in_python(moderated: list[str]) -> None:
-    """`guardproxy.moderate(chat)` separates harm from none, keeps its guard, and works inside a running event loop."""
+    """`guardproxy.moderate(chat)` tells harmful from harmless text, reuses its guard and runs inside an event loop."""
     assert moderated[3].strip() == "True block pass True"
 
 
-def test_chat_files_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A conversation that is missing or not JSON is a clear error."""
+def test_chat_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A chat file that is missing or not JSON is a clear error."""
     path = tmp_path / "chat.json"
     path.write_text("[")
     assert main(["moderate", "--chat", str(path)]) == 1
@@ -249,7 +247,7 @@ def test_standard_input_that_is_no_text() -> None:
 
 
 def test_moderate_reports_the_mistakes_of_a_configuration(wrong: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A configuration with mistakes is status 2 with the list, and no traceback."""
+    """A configuration with mistakes ends with status 2 and the list of mistakes, without a traceback."""
     assert main(["moderate", "x", "--config", str(wrong)]) == 2
     assert f"{wrong}:1:16: server.port" in capsys.readouterr().err
 
@@ -319,8 +317,8 @@ def test_schema_is_the_published_file(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 
 
-def test_output_that_nobody_reads() -> None:
-    """A reader that goes away ends a command without a traceback."""
+def test_output_without_a_reader() -> None:
+    """A command whose output pipe is closed ends without a traceback."""
     code = (
         "import os, sys\nfrom guardproxy.cli import main\nread, write = os.pipe()\nos.close(read)\nos.dup2(write, 1)\n"
         "sys.exit(main(['validate', 'config/quickstart.yaml']))"
