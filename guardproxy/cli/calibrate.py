@@ -153,7 +153,7 @@ def _cascade(scored: "dict[str, ScoredRows]", args: argparse.Namespace) -> list[
         f"# called unsafe by the cascade only, of the benign rows: {_share(result.added)}",
         _DESCRIBE_GUARDS,
         "guard:",
-        f"  cascade: {{cheap: {first}, dear: {second}, low: {result.low:.4f}, high: {result.high:.4f}}}",
+        f"  cascade: {{first: {first}, second: {second}, low: {result.low:.4f}, high: {result.high:.4f}}}",
     ]
 
 

@@ -97,7 +97,7 @@ def test_calibrate_prints_how_to_combine(data: Path, capsys: pytest.CaptureFixtu
     described = "guards:\n  other: {model: embedded, max_batch_tokens: 256}\n"
     targets = ["--target-fpr", "0.1", "--target-recall", "0.9"]
     for combined, begins in (
-        (["--cascade", *targets], "  cascade: {cheap: embedded, dear: other, low: "),
+        (["--cascade", *targets], "  cascade: {first: embedded, second: other, low: "),
         (["--mean"], "  all: [embedded, other]\n  mean:\n"),
     ):
         assert main([*asked, *combined]) == 0
