@@ -240,6 +240,6 @@ def _counts(name: str, counts: dict[str, dict[str, int]]) -> list[str]:
     width = max(len(name), *(len(printable(row)) for row in counts))
     lines = ["", f"{name:<{width}}" + "".join(f"{action:>9}" for action in actions)]
     ordered = sorted(counts.items(), key=lambda item: -sum(item[1].values()))
-    for row, found in ordered:
-        lines.append(f"{printable(row):<{width}}" + "".join(f"{found.get(action, 0):>9}" for action in actions))
+    for row, by_action in ordered:
+        lines.append(f"{printable(row):<{width}}" + "".join(f"{by_action.get(action, 0):>9}" for action in actions))
     return lines

@@ -93,7 +93,7 @@ def test_each_text_is_asked_once_and_kept(tmp_path: Path) -> None:
     data = rows(["a", "bb", "a"])
     first = scored(tmp_path, guard, data)
     assert sorted(guard.asked) == ["a", "bb"]
-    assert [one and one.unsafe for one in first.scores] == [0.01, 0.02, 0.01]
+    assert [kept and kept.unsafe for kept in first.scores] == [0.01, 0.02, 0.01]
     again = scored(tmp_path, guard, data)
     assert again.scores == first.scores
     assert (first.judged, again.judged) == (2, 0)
@@ -125,7 +125,7 @@ def test_a_broken_off_run_goes_on(tmp_path: Path) -> None:
     """Scores from before a failure are kept; the next run judges only the missing rows."""
     guard = Counting()
     first = scored(tmp_path, guard, rows(["a", "down", "bb"]))
-    assert [one is None for one in first.scores] == [False, True, False]
+    assert [kept is None for kept in first.scores] == [False, True, False]
     assert first.failures == ["rows.jsonl:2: is down"]
     scored(tmp_path, guard, rows(["a", "down", "bb"]))
     assert guard.asked.count("down") == 2
@@ -139,7 +139,7 @@ def test_views_are_judged_with_the_text(tmp_path: Path) -> None:
     with open_score_store(tmp_path / "scores.sqlite3", "g") as store:
         found = asyncio.run(score(data, guard, store, [].append, ("invisible", "nfkc")))
     assert guard.asked == ["plain words", "wri\u200btten \uff57ide \uff57ords", "written wide words"]
-    assert [one and one.unsafe for one in found.scores] == [0.11, 0.19]
+    assert [kept and kept.unsafe for kept in found.scores] == [0.11, 0.19]
 
 
 def test_a_guard_that_only_fails_ends_the_run(tmp_path: Path) -> None:

@@ -48,20 +48,24 @@ MIXED = cluster(400, False, 0.3, 1) + cluster(100, True, 0.7, 2)
 def test_all_rules_together_keep_a_rate_of_false_positives() -> None:
     """Together the rules block at most the target rate of the benign rows, and nearly as many."""
     found = find_thresholds(MIXED, Target("fpr", 0.05))
-    assert [type(one) for one in found] == [Threshold, Threshold]
+    assert [type(result) for result in found] == [Threshold, Threshold]
     (side,) = side_totals(MIXED, found)
     assert side.benign.value <= 0.05
     assert side.benign.hits >= 15
     assert side.unsafe.value > 0.8
-    assert all(one.ci[0] <= one.threshold <= one.ci[1] for one in found if isinstance(one, Threshold) and one.ci)
+    assert all(
+        result.ci[0] <= result.threshold <= result.ci[1]
+        for result in found
+        if isinstance(result, Threshold) and result.ci
+    )
 
 
 def test_each_rule_keeps_a_recall() -> None:
     """Each rule blocks at least the target rate of its category's rows, with the highest such threshold."""
-    for one in find_thresholds(MIXED, Target("recall", 0.9)):
-        assert isinstance(one, Threshold)
-        assert one.unsafe.value >= 0.9
-        higher = [pair for pair in MIXED if pair[0].unsafe and pair[1].categories["x"] >= one.threshold + 0.03]
+    for result in find_thresholds(MIXED, Target("recall", 0.9)):
+        assert isinstance(result, Threshold)
+        assert result.unsafe.value >= 0.9
+        higher = [pair for pair in MIXED if pair[0].unsafe and pair[1].categories["x"] >= result.threshold + 0.03]
         assert len(higher) < 90
 
 
@@ -78,9 +82,9 @@ def test_whatever_the_scores_the_target_is_kept(benign: list[int], unsafe: list[
     false = find_thresholds(pairs, Target("fpr", rate))
     for side in side_totals(pairs, false):
         assert side.benign.value <= rate
-    for one in find_thresholds(pairs, Target("recall", 1 - rate)):
-        assert isinstance(one, NoThreshold) or one.unsafe.value >= 1 - rate
-    assert all(isinstance(one, NoThreshold) or 0 < one.threshold <= 1 for one in false)
+    for result in find_thresholds(pairs, Target("recall", 1 - rate)):
+        assert isinstance(result, NoThreshold) or result.unsafe.value >= 1 - rate
+    assert all(isinstance(result, NoThreshold) or 0 < result.threshold <= 1 for result in false)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 7, 57, 1_113, 5_637, 9_998])
@@ -103,7 +107,7 @@ def test_too_few_labels_are_refused() -> None:
     """A rate needs 3/rate rows: with fewer there is no threshold, and the refusal names the number."""
     pairs = cluster(299, False, 0.3, 1) + cluster(29, True, 0.7, 2)
     refused = find_thresholds(pairs, Target("fpr", 0.01)) + find_thresholds(pairs, Target("recall", 0.9))
-    assert [(one.category, one.reason) for one in refused if isinstance(one, NoThreshold)] == [
+    assert [(result.category, result.reason) for result in refused if isinstance(result, NoThreshold)] == [
         ("x", "299 benign rows are known; fpr 0.01 needs 300 or more"),
         ("unsafe", "299 benign rows are known; fpr 0.01 needs 300 or more"),
         ("x", "29 unsafe rows are known; recall 0.9 needs 30 or more"),
@@ -115,21 +119,26 @@ def test_scores_that_cannot_keep_it_are_refused() -> None:
     """If benign rows have a probability of 1, or unsafe rows of 0, no threshold helps."""
     pairs = [pair(label, {"x": label}, float(not label), x=float(not label)) for label in (False, True)] * 40
     found = find_thresholds(pairs, Target("fpr", 0.1)) + find_thresholds(pairs, Target("recall", 0.9))
-    assert [one.reason.rpartition(" ")[2] for one in found if isinstance(one, NoThreshold)] == ["1", "1", "0", "0"]
+    assert [result.reason.rpartition(" ")[2] for result in found if isinstance(result, NoThreshold)] == [
+        "1",
+        "1",
+        "0",
+        "0",
+    ]
 
 
 def test_sides_have_thresholds_of_their_own() -> None:
     """User and assistant rows get separate thresholds."""
     pairs = MIXED + cluster(400, False, 0.5, 3, "assistant") + cluster(100, True, 0.8, 4, "assistant")
-    found = [one for one in find_thresholds(pairs, Target("fpr", 0.05)) if isinstance(one, Threshold)]
-    by_side = {(one.side, one.category): one.threshold for one in found}
+    found = [result for result in find_thresholds(pairs, Target("fpr", 0.05)) if isinstance(result, Threshold)]
+    by_side = {(result.side, result.category): result.threshold for result in found}
     assert by_side["assistant", "x"] > by_side["user", "x"]
 
 
 def test_signals_have_no_threshold() -> None:
     """A jailbreak is not a category of harm: it has measures but no rule."""
     pairs = [pair(row.unsafe, {"jailbreak": bool(row.unsafe)}, s.unsafe, jailbreak=s.unsafe) for row, s in MIXED]
-    assert [one.category for one in find_thresholds(pairs, Target("fpr", 0.05))] == ["unsafe"]
+    assert [result.category for result in find_thresholds(pairs, Target("fpr", 0.05))] == ["unsafe"]
 
 
 def test_unknown_labels_count_nowhere() -> None:
@@ -137,8 +146,10 @@ def test_unknown_labels_count_nowhere() -> None:
     unknown = [pair(None, {}, 0.99, x=0.99), pair(False, {}, 0.99, x=0.99), pair(None, {"x": False}, 0.99, x=0.99)]
     assert len(one_vs_all(unknown, "x")[0]) == 1
     assert len(one_vs_benign(unknown, "x")[0]) == 0
-    found = [one for one in find_thresholds(MIXED + unknown * 50, Target("fpr", 0.05)) if isinstance(one, Threshold)]
-    assert {one.category: one.benign.n for one in found} == {"x": 400, "unsafe": 450}
+    found = [
+        result for result in find_thresholds(MIXED + unknown * 50, Target("fpr", 0.05)) if isinstance(result, Threshold)
+    ]
+    assert {result.category: result.benign.n for result in found} == {"x": 400, "unsafe": 450}
 
 
 @given(st.integers(0, 500), st.integers(1, 500))
@@ -191,12 +202,12 @@ def test_a_cascade_does_what_its_bounds_promise(scale: float, shift: float) -> N
     first = ScoredRows(unbiased.rows, values)
     found = bounds(first, second, fpr=0.02, recall=0.95)
     lost = added = skipped = 0
-    for row, one, other in zip(first.rows, first.scores, second.scores, strict=True):
-        assert one is not None
-        assert other is not None
-        final = one if one.unsafe < found.low or one.unsafe > found.high else other
-        skipped += final is one
-        called, wanted = final.unsafe >= 0.5, other.unsafe >= 0.5
+    for row, first_score, second_score in zip(first.rows, first.scores, second.scores, strict=True):
+        assert first_score is not None
+        assert second_score is not None
+        final = first_score if not found.low <= first_score.unsafe <= found.high else second_score
+        skipped += final is first_score
+        called, wanted = final.unsafe >= 0.5, second_score.unsafe >= 0.5
         lost += bool(row.unsafe) and wanted and not called
         added += not row.unsafe and called and not wanted
     assert (found.lost.hits, found.added.hits, found.skipped.hits) == (lost, added, skipped)
@@ -217,11 +228,11 @@ def test_a_cascade_needs_labels() -> None:
 def test_weights_fit_better_than_either_guard() -> None:
     """The mean's loss is at most the best guard's, the weights add up to 1, and the better guard weighs more."""
     found = weights(two_guards())
-    assert [one.category for one in found] == ["x", "unsafe"]
-    for one in found:
-        assert sum(one.weights) == pytest.approx(1)
-        assert one.loss <= min(one.losses) + 1e-6
-        assert one.weights[1] > one.weights[0]
+    assert [result.category for result in found] == ["x", "unsafe"]
+    for result in found:
+        assert sum(result.weights) == pytest.approx(1)
+        assert result.loss <= min(result.losses) + 1e-6
+        assert result.weights[1] > result.weights[0]
 
 
 def test_weights_need_labels() -> None:
