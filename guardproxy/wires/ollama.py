@@ -6,17 +6,17 @@ request says `"stream": false`, and has no stop reason for filtered content: a r
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Chunk, Mark, Reply, ReplyStream, Request, Wire
 from guardproxy.sse import Frame, Ndjson
-from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse, Replace, Role
-from guardproxy.wires.shared.body import dumps, object_of, read_object, remove, shown
-from guardproxy.wires.shared.edits import dropped, rewrite
+from guardproxy.types import Message, Refuse, Replace, Role
+from guardproxy.wires.shared.base import BaseWire, Changed, stream_flag, with_tool_results
+from guardproxy.wires.shared.body import dumps, object_of, read_object, shown
+from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.logprob_echo import Repeat, token_list
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
@@ -119,25 +119,6 @@ def _is_chat(path: str) -> bool:
     return path.partition("?")[0].endswith("/chat")
 
 
-def _turns(path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
-    """Every message of the conversation with its place in the body; what is beside the messages comes first."""
-    builder = MessageBuilder(Unreadable)
-    walk(builder, body, "", SETTINGS | ({"prompt": text()} if _is_chat(path) else {"messages": opaque("messages")}))
-    for message in beside_turns(builder):
-        yield from _split(message)
-    if not _is_chat(path):
-        prompt = MessageBuilder(Unreadable)
-        text()(prompt, body.get("prompt"), "prompt")
-        if prompt.size:
-            yield "prompt", prompt.message("user")
-        return
-    messages = body.get("messages") or []
-    if not isinstance(messages, list):
-        raise Unreadable("must be a list", "messages")
-    for index, message in enumerate(messages):
-        yield f"messages[{index}]", _message(message, f"messages[{index}]")
-
-
 def _split(message: Message) -> Iterator[tuple[str, Message]]:
     """The system prompt of a generate request apart from the user's own texts."""
     system = tuple(part for part in message.parts if part.path == "system")
@@ -148,16 +129,27 @@ def _split(message: Message) -> Iterator[tuple[str, Message]]:
         yield "", Message(message.role, others)
 
 
+def _prompt(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+    builder = MessageBuilder(Unreadable)
+    text()(builder, body.get("prompt"), "prompt")
+    if builder.size:
+        yield "prompt", builder.message("user")
+
+
+def _messages(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+    messages = body.get("messages") or []
+    if not isinstance(messages, list):
+        raise Unreadable("must be a list", "messages")
+    for index, message in enumerate(messages):
+        yield f"messages[{index}]", _message(message, f"messages[{index}]")
+
+
 def _message(message: Any, path: str) -> Message:
     builder = MessageBuilder(Unreadable)
     if not isinstance(message, dict):
         raise Unreadable("must be an object", path)
     walk(builder, message, path, MESSAGE)
-    read = builder.message(_ROLES.get(str(message.get("role")), "user"))
-    if read.role != "tool":
-        return read
-    results = (replace(part, kind="tool_result") if part.kind == "text" else part for part in read.parts)
-    return Message("tool", tuple(results))
+    return with_tool_results(builder.message(_ROLES.get(str(message.get("role")), "user")))
 
 
 def _said(path: str, said: str, field: str = "content") -> dict[str, Any]:
@@ -261,36 +253,34 @@ def _called(said: str) -> dict[str, Any]:
     return {"message": {"role": "assistant", "content": "", "tool_calls": [call]}}
 
 
-class Ollama:
+class Ollama(BaseWire):
     """The wire of `/api/chat` and `/api/generate`."""
 
     name = "ollama"
     keepalive = b""
     lines = True
+    paths = _PATH
+    calls = _CALLS
 
-    def claims(self, method: str, path: str) -> bool:
-        """Whether this wire reads requests to `path`."""
-        return method == "POST" and _PATH.fullmatch(path.partition("?")[0]) is not None
+    def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+        """Every message with its path in the body; texts beside the messages come first.
 
-    def parse_request(self, path: str, body: bytes) -> Request:
-        """Raises Unreadable with the JSON path of what is wrong. A request that only loads a model has no message."""
-        parsed = read_object(body)
-        model, stream = parsed.get("model", ""), parsed.get("stream")
-        if not isinstance(model, str):
-            raise Unreadable("must be a string", "model")
-        if stream is not None and not isinstance(stream, bool):
-            raise Unreadable("must be true or false", "stream")
-        conversation = Conversation(tuple(message for _, message in _turns(path, parsed)))
-        structured = bool(parsed.get("format"))
-        return Request(self.name, path, model, stream is not False, conversation, body, parsed, structured)
+        A request that only loads a model has no message.
+        """
+        is_chat = _is_chat(path)
+        builder = MessageBuilder(Unreadable)
+        walk(builder, body, "", SETTINGS | ({"prompt": text()} if is_chat else {"messages": opaque("messages")}))
+        for message in beside_turns(builder):
+            yield from _split(message)
+        yield from _messages(body) if is_chat else _prompt(body)
 
-    def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
-        """The body with new texts at the edits' paths and without the messages `drop` (conversation indices)."""
-        body = json.loads(request.raw)
-        rewrite(body, edits, _CALLS)
-        turns = list(_turns(request.path, request.body))
-        remove(body, (path for index in drop for path in dropped(*turns[index])))
-        return dumps(body)
+    def wants_stream(self, path: str, body: Mapping[str, Any]) -> bool:
+        """Whether the request asks for a stream: unless it says `"stream": false`. Raises Unreadable."""
+        return stream_flag(body) is not False
+
+    def structured(self, body: Mapping[str, Any]) -> bool:
+        """Whether the request asks for JSON."""
+        return bool(body.get("format"))
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """Raises UpstreamUnreadable. An error body has no choice."""
@@ -306,11 +296,9 @@ class Ollama:
             builder.opaque("logprobs", "log probabilities of another text")
         return Reply((builder.message("assistant"),), body, parsed)
 
-    def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
-        """The reply replaced or refused as the outcome says."""
-        outcome = outcomes.get(0, Pass())
-        if isinstance(outcome, Pass):
-            return reply.raw
+    def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:
+        """The reply replaced or refused as the outcome of its one choice says."""
+        outcome = changed[0]
         body = json.loads(reply.raw)
         if isinstance(outcome, Replace) and not outcome.whole and ("message" in body or "response" in body):
             rewrite(body, outcome.edits, _CALLS)
@@ -323,10 +311,8 @@ class Ollama:
         said = outcome.message if isinstance(outcome, Refuse) else "\n".join(edit.text for edit in outcome.edits)
         return dumps({**kept, **_said(request.path, said), "done": True, "done_reason": "stop"})
 
-    def refuse(self, request: Request, refusal: Refuse) -> Answer:
+    def refusal(self, request: Request, refusal: Refuse) -> Answer:
         """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
-        if refusal.shape == "error":
-            return self.error(400, "content_filter", refusal.message)
         if request.stream:
             return Answer(200, "application/x-ndjson", OllamaStream(request, request.received).end(0, refusal))
         head = {**_head(request, request.received), **_said(request.path, refusal.message)}

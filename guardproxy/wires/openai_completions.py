@@ -5,15 +5,16 @@ Reference: OpenAI API reference, "Completions". Prompts as token ids are opaque;
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
-from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse, Replace
+from guardproxy.types import Message, Refuse, Replace
 from guardproxy.wires.shared import openai
+from guardproxy.wires.shared.base import Changed
 from guardproxy.wires.shared.body import dumps, read_object, remove
-from guardproxy.wires.shared.edits import dropped, rewrite
+from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.logprob_echo import Repeat
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
@@ -60,16 +61,6 @@ def _prompts(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
     if prompt in (None, "", []) and not body.get("prompt_embeds"):
         raise Unreadable("must be a text or a list of texts", "prompt")
     return [("prompt", prompt)] if prompt else []
-
-
-def _turns(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
-    """Every message of the conversation with its place in the body."""
-    builder = MessageBuilder(Unreadable)
-    walk(builder, body, "", SETTINGS)
-    for message in beside_turns(builder):
-        yield "", message
-    for path, prompt in _prompts(body):
-        yield path, _prompt(path, prompt)
 
 
 def _prompt(path: str, prompt: Any) -> Message:
@@ -134,37 +125,21 @@ class CompletionStream(openai.ChoicesStream):
         return [*([_choice(index, left, None)] if left else []), _choice(index, "", track.finish or "stop")]
 
 
-class OpenAICompletions:
+class OpenAICompletions(openai.OpenAIWire):
     """The wire of `/v1/completions`."""
 
     name = "openai_completions"
-    keepalive = b": keep-alive\n\n"
-    lines = False
+    paths = _PATH
+    calls = _NO_CALLS
 
-    def claims(self, method: str, path: str) -> bool:
-        """Whether this wire reads requests to `path`."""
-        return method == "POST" and _PATH.fullmatch(path.partition("?")[0]) is not None
-
-    def parse_request(self, path: str, body: bytes) -> Request:
-        """Raises Unreadable with the JSON path of what is wrong."""
-        parsed = read_object(body)
-        return Request(
-            wire=self.name,
-            path=path,
-            model=openai.model_of(path, parsed),
-            stream=openai.wants_stream(parsed),
-            conversation=Conversation(tuple(message for _, message in _turns(parsed))),
-            raw=body,
-            body=parsed,
-        )
-
-    def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
-        """The body with new texts at the edits' paths and without the messages `drop` (conversation indices)."""
-        body = json.loads(request.raw)
-        rewrite(body, edits, _NO_CALLS)
-        turns = list(_turns(request.body))
-        remove(body, (path for index in drop for path in dropped(*turns[index])))
-        return dumps(body)
+    def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+        """Every prompt with its path in the body; texts beside the prompts come first."""
+        builder = MessageBuilder(Unreadable)
+        walk(builder, body, "", SETTINGS)
+        for message in beside_turns(builder):
+            yield "", message
+        for place, prompt in _prompts(body):
+            yield place, _prompt(place, prompt)
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """Raises UpstreamUnreadable."""
@@ -182,15 +157,11 @@ class OpenAICompletions:
             builder.opaque(f"{path}.logprobs", "log probabilities of another text")
         return builder.message("assistant")
 
-    def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
-        """The reply with each choice replaced or refused as its outcome says; choices that pass stay as they are."""
-        if all(isinstance(outcome, Pass) for outcome in outcomes.values()):
-            return reply.raw
+    def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:
+        """The reply with the changed choices replaced or refused; the others stay as they are."""
         body = json.loads(reply.raw)
         choices = openai.opened(body, openai.envelope(request, "text_completion", "cmpl", request.received))
-        for index, outcome in outcomes.items():
-            if isinstance(outcome, Pass):
-                continue
+        for index, outcome in changed.items():
             choice = choices[index]
             number = choice.get("index", index)
             if isinstance(outcome, Refuse):
@@ -204,20 +175,14 @@ class OpenAICompletions:
             remove(body, openai.beside_paths(reply.choices[index]))
         return dumps(body)
 
-    def refuse(self, request: Request, refusal: Refuse) -> Answer:
+    def refusal(self, request: Request, refusal: Refuse) -> Answer:
         """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
-        if refusal.shape == "error":
-            return self.error(400, "content_filter", refusal.message)
         number = openai.count(request.body, "n") * max(1, len(_prompts(request.body)))
         if request.stream:
             return openai.refuse_stream(CompletionStream(request, request.received), refusal, number)
         choices = [_choice(index, refusal.message, refusal.finish) for index in range(number)]
         head = openai.envelope(request, "text_completion", "cmpl", request.received)
         return Answer(200, JSON, dumps({**head, "choices": choices, "usage": openai.NO_USAGE}))
-
-    def error(self, status: int, code: str, message: str) -> Answer:
-        """The protocol's own error body."""
-        return openai.error_answer(status, code, message)
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """A reader for the reply to `request`."""

@@ -3,19 +3,19 @@
 Reference: Anthropic API reference, "Messages", "Streaming messages", "Errors". The field maps are in `fields`.
 """
 
-import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
-from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse, Replace
+from guardproxy.types import Edit, Message, Refuse, Replace
 from guardproxy.wires.anthropic_messages.fields import EVENTS, MESSAGE, REPLY, SETTINGS
 from guardproxy.wires.anthropic_messages.stream import NO_USAGE, MessageStream
-from guardproxy.wires.shared.body import dumps, read_object, remove
-from guardproxy.wires.shared.edits import dropped, rewrite
+from guardproxy.wires.shared.base import BaseWire, Changed, message_list, request_digest
+from guardproxy.wires.shared.body import dumps, read_object
+from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import beside_turns, unknown, walk
 from guardproxy.wires.shared.streams import JSON, SSE, without_opaque
@@ -30,16 +30,6 @@ _ERRORS = {
     429: "rate_limit_error",
     529: "overloaded_error",
 }
-
-
-def _turns(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
-    """Every message of the conversation with its place in the body; what is beside the messages comes first."""
-    builder = MessageBuilder(Unreadable)
-    walk(builder, body, "", SETTINGS)
-    for message in beside_turns(builder, "system"):
-        yield "", message
-    for index, message in enumerate(body["messages"]):
-        yield f"messages[{index}]", _message(message, f"messages[{index}]")
 
 
 def _message(message: Any, path: str) -> Message:
@@ -61,43 +51,30 @@ def _message(message: Any, path: str) -> Message:
 
 def _head(request: Request) -> dict[str, Any]:
     """The head of a message that no upstream has given: its id is a digest of the request."""
-    digest = hashlib.sha256(request.raw).hexdigest()[:24]
-    kind = {"id": f"msg_{digest}", "type": "message", "role": "assistant"}
+    kind = {"id": f"msg_{request_digest(request)}", "type": "message", "role": "assistant"}
     return {**kind, "model": request.model, "content": [], "usage": NO_USAGE}
 
 
-class AnthropicMessages:
+class AnthropicMessages(BaseWire):
     """The wire of `/v1/messages`."""
 
     name = "anthropic_messages"
-    keepalive = b": keep-alive\n\n"
-    lines = False
+    paths = _PATH
+    calls = _CALLS
 
-    def claims(self, method: str, path: str) -> bool:
-        """Whether this wire reads requests to `path`."""
-        return method == "POST" and _PATH.fullmatch(path.partition("?")[0]) is not None
+    def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+        """Every message with its path in the body; texts beside the messages come first."""
+        messages = message_list(body, "messages")
+        builder = MessageBuilder(Unreadable)
+        walk(builder, body, "", SETTINGS)
+        for message in beside_turns(builder, "system"):
+            yield "", message
+        for index, message in enumerate(messages):
+            yield f"messages[{index}]", _message(message, f"messages[{index}]")
 
-    def parse_request(self, path: str, body: bytes) -> Request:
-        """Raises Unreadable with the JSON path of what is wrong."""
-        parsed = read_object(body)
-        messages, model, stream = parsed.get("messages"), parsed.get("model", ""), parsed.get("stream")
-        if not isinstance(messages, list) or not messages:
-            raise Unreadable("must be a list of at least one message", "messages")
-        if not isinstance(model, str):
-            raise Unreadable("must be a string", "model")
-        if stream is not None and not isinstance(stream, bool):
-            raise Unreadable("must be true or false", "stream")
-        conversation = Conversation(tuple(message for _, message in _turns(parsed)))
-        wanted = (parsed.get("output_config") or {}).get("format") or parsed.get("output_format")
-        return Request(self.name, path, model, stream is True, conversation, body, parsed, structured=bool(wanted))
-
-    def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
-        """The body with new texts at the edits' paths and without the messages `drop` (conversation indices)."""
-        body = json.loads(request.raw)
-        rewrite(body, edits, _CALLS)
-        turns = list(_turns(request.body))
-        remove(body, (path for index in drop for path in dropped(*turns[index])))
-        return dumps(body)
+    def structured(self, body: Mapping[str, Any]) -> bool:
+        """Whether the request asks for JSON."""
+        return bool((body.get("output_config") or {}).get("format") or body.get("output_format"))
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """Raises UpstreamUnreadable. An error body has no choice."""
@@ -110,11 +87,9 @@ class AnthropicMessages:
         walk(builder, parsed, "", REPLY)
         return Reply((builder.message("assistant"),), body, parsed)
 
-    def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
-        """The reply replaced or refused as the outcome says."""
-        outcome = outcomes.get(0, Pass())
-        if isinstance(outcome, Pass):
-            return reply.raw
+    def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:
+        """The reply replaced or refused as the outcome of its one choice says."""
+        outcome = changed[0]
         body = json.loads(reply.raw)
         whole = isinstance(outcome, Replace) and (outcome.whole or "content" not in body)
         if isinstance(outcome, Refuse) or whole:
@@ -130,10 +105,8 @@ class AnthropicMessages:
         rewrite(body, (_unsigned(edit) for edit in outcome.edits), _CALLS)
         return dumps(body)
 
-    def refuse(self, request: Request, refusal: Refuse) -> Answer:
+    def refusal(self, request: Request, refusal: Refuse) -> Answer:
         """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
-        if refusal.shape == "error":
-            return self.error(400, "content_filter", refusal.message)
         if request.stream:
             stream = MessageStream(request, _head(request))
             return Answer(200, SSE, stream.end(0, refusal) + stream.close())

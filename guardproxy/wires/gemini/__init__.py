@@ -5,13 +5,13 @@ Reference: Gemini API reference, "Generating content"; google.rpc.Status for err
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
-from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse, Replace
+from guardproxy.types import Message, Refuse
 from guardproxy.wires.gemini.fields import CANDIDATE, CONTENT, REPLY, SETTINGS, part, snake, taken
 from guardproxy.wires.gemini.stream import (
     GeminiStream,
@@ -22,8 +22,9 @@ from guardproxy.wires.gemini.stream import (
     parts_of,
     said_parts,
 )
-from guardproxy.wires.shared.body import dumps, read_json, read_object, remove
-from guardproxy.wires.shared.edits import dropped, rewrite
+from guardproxy.wires.shared.base import BaseWire, Changed, message_list
+from guardproxy.wires.shared.body import dumps, read_json, remove
+from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.logprob_echo import Repeat
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import beside_turns, walk
@@ -47,21 +48,6 @@ _STATUS = {
 _TWICE = ("systemInstruction", "toolConfig", "safetySettings", "generationConfig", "cachedContent")
 
 
-def _turns(body: dict[str, Any]) -> Iterator[tuple[str, Message]]:
-    """Every message of the conversation with its place in the body; what is beside the contents comes first."""
-    builder = MessageBuilder(Unreadable)
-    for name in _TWICE:
-        taken(builder, body, name, "")
-    walk(builder, body, "", SETTINGS)
-    for message in beside_turns(builder, "system"):
-        yield "", message
-    contents = body.get("contents")
-    if not isinstance(contents, list) or not contents:
-        raise Unreadable("must be a list of at least one content", "contents")
-    for index, content in enumerate(contents):
-        yield f"contents[{index}]", _content(content, f"contents[{index}]")
-
-
 def _content(content: Any, path: str) -> Message:
     """A content that holds nothing but results of functions is the tool's."""
     if not isinstance(content, dict):
@@ -76,44 +62,42 @@ def _content(content: Any, path: str) -> Message:
     return builder.message("tool" if is_tool else "user")
 
 
-class Gemini:
+class Gemini(BaseWire):
     """The wire of `models/{model}:generateContent` and `:streamGenerateContent`."""
 
     name = "gemini"
     keepalive = b""
-    lines = False
+    paths = _PATH
+    calls = _CALLS
 
-    def claims(self, method: str, path: str) -> bool:
-        """Whether this wire reads requests to `path`."""
-        return method == "POST" and _PATH.fullmatch(path.partition("?")[0]) is not None
+    def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+        """Every content with its path in the body; texts beside the contents come first."""
+        builder = MessageBuilder(Unreadable)
+        for name in _TWICE:
+            taken(builder, body, name, "")
+        walk(builder, body, "", SETTINGS)
+        for message in beside_turns(builder, "system"):
+            yield "", message
+        for index, content in enumerate(message_list(body, "contents", "content")):
+            yield f"contents[{index}]", _content(content, f"contents[{index}]")
 
-    def parse_request(self, path: str, body: bytes) -> Request:
-        """Raises Unreadable with the JSON path of what is wrong."""
-        found = _PATH.fullmatch(path.partition("?")[0])
+    def model(self, path: str, body: Mapping[str, Any]) -> str:
+        """The model that the path names."""
+        return self._names(path)["model"]
+
+    def wants_stream(self, path: str, body: Mapping[str, Any]) -> bool:
+        """Whether the path's method is the streaming one."""
+        return self._names(path)["method"] == "streamGenerateContent"
+
+    def structured(self, body: Mapping[str, Any]) -> bool:
+        """Whether the request asks for another media type than plain text."""
+        return (get(get(body, "generationConfig") or {}, "responseMimeType") or "text/plain") != "text/plain"
+
+    def _names(self, path: str) -> re.Match[str]:
+        found = self.paths.fullmatch(path.partition("?")[0])
         if found is None:
             raise Unreadable(f"the path {path!r} is none of generateContent")
-        parsed = read_object(body)
-        conversation = Conversation(tuple(message for _, message in _turns(parsed)))
-        wanted = get(parsed, "generationConfig") or {}
-        kind = get(wanted, "responseMimeType") or "text/plain"
-        return Request(
-            wire=self.name,
-            path=path,
-            model=found["model"],
-            stream=found["method"] == "streamGenerateContent",
-            conversation=conversation,
-            raw=body,
-            body=parsed,
-            structured=kind != "text/plain",
-        )
-
-    def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
-        """The body with new texts at the edits' paths and without the messages `drop` (conversation indices)."""
-        body = json.loads(request.raw)
-        rewrite(body, edits, _CALLS)
-        turns = list(_turns(dict(request.body)))
-        remove(body, (path for index in drop for path in dropped(*turns[index])))
-        return dumps(body)
+        return found
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """Raises UpstreamUnreadable. A blocked prompt and an error have no choice; an array is a stream read as one."""
@@ -143,11 +127,8 @@ class Gemini:
             builder.opaque(f"{path}.logprobsResult", "log probabilities of another text")
         return builder.message("assistant")
 
-    def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
-        """The reply with each candidate replaced or refused as its outcome says; those that pass stay as they are."""
-        changed = {index: outcome for index, outcome in outcomes.items() if not isinstance(outcome, Pass)}
-        if not changed:
-            return reply.raw
+    def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:
+        """The reply with the changed candidates replaced or refused; the others stay as they are."""
         if isinstance(reply.body, list):
             return _edited_array(request, reply, changed)
         body = json.loads(reply.raw)
@@ -172,10 +153,8 @@ class Gemini:
             remove(body, [one.path for one in reply.choices[index].parts if not one.path.startswith("candidates[")])
         return dumps(body)
 
-    def refuse(self, request: Request, refusal: Refuse) -> Answer:
+    def refusal(self, request: Request, refusal: Refuse) -> Answer:
         """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
-        if refusal.shape == "error":
-            return self.error(400, "content_filter", refusal.message)
         if request.stream:
             array = _wants_array(request.path)
             stream = GeminiStream(request, array=array)
@@ -215,7 +194,7 @@ def _wants_array(path: str) -> bool:
     return bool(mark) and parse_qs(query).get("alt") != ["sse"]
 
 
-def _edited_array(request: Request, reply: Reply, changed: Mapping[int, Replace | Refuse]) -> bytes:
+def _edited_array(request: Request, reply: Reply, changed: Changed) -> bytes:
     """An array with its ended candidates first, which need nothing of what is left of it."""
     stream = GeminiStream(request, array=True)
     chunks = [*stream.feed(reply.raw), *stream.finish()]

@@ -4,6 +4,7 @@ Reference: Gemini API reference, "Generating content". Google's JSON takes every
 """
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -43,12 +44,12 @@ def both(table: Fields) -> Fields:
     return {**table, **{snake(name): rule for name, rule in table.items()}}
 
 
-def spelled(value: dict[str, Any], name: str) -> str:
+def spelled(value: Mapping[str, Any], name: str) -> str:
     """How an object spells a name."""
     return name if name in value else snake(name)
 
 
-def taken(builder: MessageBuilder, value: dict[str, Any], name: str, path: str) -> Any:
+def taken(builder: MessageBuilder, value: Mapping[str, Any], name: str, path: str) -> Any:
     """The value under a name in either spelling. Raises where both are there: servers differ in which one counts."""
     other = snake(name)
     if other != name and name in value and other in value:

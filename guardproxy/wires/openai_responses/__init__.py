@@ -3,21 +3,21 @@
 Reference: OpenAI API reference, "Responses", "Streaming events". The field maps are in `fields`.
 """
 
-import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
-from guardproxy.types import Conversation, Edit, Message, Outcome, Part, Pass, Refuse, Role
+from guardproxy.types import Message, Part, Refuse, Role
 from guardproxy.wires.openai_responses.fields import RESPONSE, SETTINGS, item, kind_of
 from guardproxy.wires.openai_responses.reading import echoed
 from guardproxy.wires.openai_responses.stream import ResponseStream, ended, refusal_part, text_part
 from guardproxy.wires.shared import openai
+from guardproxy.wires.shared.base import Changed, request_digest
 from guardproxy.wires.shared.body import dumps, read_object, remove
-from guardproxy.wires.shared.edits import dropped, rewrite
+from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import beside_turns, unknown, walk
 from guardproxy.wires.shared.streams import JSON, SSE
@@ -34,25 +34,26 @@ _NO_USAGE = {
 }
 
 
-def _turns(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
-    """Every message of the conversation with its place in the body; what is beside the input comes first."""
+def _beside(body: Mapping[str, Any]) -> list[Message]:
     builder = MessageBuilder(Unreadable)
     walk(builder, body, "", SETTINGS)
-    for message in beside_turns(builder, "system", "prompt.variables"):
-        yield "", message
-    given = body.get("input")
-    if isinstance(given, str):
-        whole = MessageBuilder(Unreadable)
-        whole.add("input", given)
-        yield "input", whole.message("user")
+    return beside_turns(builder, "system", "prompt.variables")
+
+
+def _items(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+    value = body.get("input")
+    if isinstance(value, str):
+        builder = MessageBuilder(Unreadable)
+        builder.add("input", value)
+        yield "input", builder.message("user")
         return
-    if given is not None and not isinstance(given, list):
+    if value is not None and not isinstance(value, list):
         raise Unreadable("must be a text or a list of items", "input")
-    for index, value in enumerate(given or ()):
+    for index, entry in enumerate(value or ()):
         path = f"input[{index}]"
-        one = MessageBuilder(Unreadable)
-        item(one, value, path)
-        yield path, one.message(_role(value))
+        builder = MessageBuilder(Unreadable)
+        item(builder, entry, path)
+        yield path, builder.message(_role(entry))
 
 
 def _role(value: Mapping[str, Any]) -> Role:
@@ -70,9 +71,8 @@ def _role(value: Mapping[str, Any]) -> Role:
 def _head(request: Request, now: float) -> dict[str, Any]:
     """The head of a response that no upstream has given at `now` (seconds since 1970); the id is a digest of the
     request."""
-    digest = hashlib.sha256(request.raw).hexdigest()[:24]
     return {
-        "id": f"resp_{digest}",
+        "id": f"resp_{request_digest(request)}",
         "object": "response",
         "created_at": int(now),
         "status": "completed",
@@ -87,44 +87,30 @@ def _head(request: Request, now: float) -> dict[str, Any]:
     }
 
 
-class OpenAIResponses:
+class OpenAIResponses(openai.OpenAIWire):
     """The wire of `/v1/responses`."""
 
     name = "openai_responses"
-    keepalive = b": keep-alive\n\n"
-    lines = False
+    paths = _PATH
+    calls = _CALLS
 
-    def claims(self, method: str, path: str) -> bool:
-        """Whether this wire reads requests to `path`."""
-        return method == "POST" and _PATH.fullmatch(path.partition("?")[0]) is not None
-
-    def parse_request(self, path: str, body: bytes) -> Request:
-        """Raises Unreadable with the JSON path of what is wrong."""
-        parsed = read_object(body)
-        turns = tuple(message for _, message in _turns(parsed))
-        if not turns:
+    def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+        """Every item of the input with its path in the body; texts beside the input come first."""
+        beside, items = _beside(body), list(_items(body))
+        if not beside and not items:
             raise Unreadable("must be a text or a list of items", "input")
-        wanted = (parsed.get("text") or {}).get("format") or {}
-        previous = parsed.get("previous_response_id")
-        return Request(
-            wire=self.name,
-            path=path,
-            model=openai.model_of(path, parsed),
-            stream=openai.wants_stream(parsed),
-            conversation=Conversation(turns),
-            raw=body,
-            body=parsed,
-            structured=isinstance(wanted, dict) and wanted.get("type", "text") != "text",
-            resumes=Part("previous_response_id", previous, "opaque") if isinstance(previous, str) else None,
-        )
+        yield from (("", message) for message in beside)
+        yield from items
 
-    def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
-        """The body with new texts at the edits' paths and without the messages `drop` (conversation indices)."""
-        body = json.loads(request.raw)
-        rewrite(body, edits, _CALLS)
-        turns = list(_turns(request.body))
-        remove(body, (path for index in drop for path in dropped(*turns[index])))
-        return dumps(body)
+    def structured(self, body: Mapping[str, Any]) -> bool:
+        """Whether the request asks for JSON or for another fixed form."""
+        wanted = (body.get("text") or {}).get("format") or {}
+        return isinstance(wanted, dict) and wanted.get("type", "text") != "text"
+
+    def resumes(self, body: Mapping[str, Any]) -> Part | None:
+        """The opaque part that names the earlier response, whose conversation the upstream keeps."""
+        previous = body.get("previous_response_id")
+        return Part("previous_response_id", previous, "opaque") if isinstance(previous, str) else None
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """Raises UpstreamUnreadable. An error body has no choice."""
@@ -139,11 +125,9 @@ class OpenAIResponses:
         goes_on = parsed.get("status") in ("queued", "in_progress")  # in the background, where nobody judges
         return Reply((builder.message("assistant"),), body, parsed, "" if goes_on else str(parsed.get("id", "")))
 
-    def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
-        """The response replaced or refused as the outcome says."""
-        outcome = outcomes.get(0, Pass())
-        if isinstance(outcome, Pass):
-            return reply.raw
+    def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:
+        """The response replaced or refused as the outcome of its one choice says."""
+        outcome = changed[0]
         body = json.loads(reply.raw)
         body = body if "output" in body else {**_head(request, request.received), **body}
         outside = [part.path for part in reply.choices[0].parts if not part.path.startswith("output[")]
@@ -159,20 +143,14 @@ class OpenAIResponses:
         remove(body, outside)
         return dumps(body)
 
-    def refuse(self, request: Request, refusal: Refuse) -> Answer:
+    def refusal(self, request: Request, refusal: Refuse) -> Answer:
         """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
-        if refusal.shape == "error":
-            return self.error(400, "content_filter", refusal.message)
         head = _head(request, request.received)
         if request.stream:
             stream = ResponseStream(request, head)
             return Answer(200, SSE, stream.end(0, refusal) + stream.close())
         part = refusal_part(refusal.message, structured=request.structured)
         return Answer(200, JSON, dumps(ended(head, [_message(head, part)], refusal)))
-
-    def error(self, status: int, code: str, message: str) -> Answer:
-        """The protocol's own error body."""
-        return openai.error_answer(status, code, message)
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """A reader for the reply to `request`."""

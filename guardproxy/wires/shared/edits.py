@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from guardproxy.types import Edit, Message
-from guardproxy.wires.shared.body import at, find, holder_of, object_of, put, remove, steps
+from guardproxy.types import Edit
+from guardproxy.wires.shared.body import find, holder_of, object_of, put, remove
 
 # An item of a list that goes as a whole when its text goes.
 _ITEM = re.compile(r".*(?:content|parts|system|input|output|summary|documents|prompt)\[\d+\](?=[.\[]|$)")
@@ -92,8 +92,3 @@ def _tidy(body: Any, path: str) -> None:
         if parent.endswith(".content"):
             holder, last = holder_of(body, parent)
             holder[last] = ""
-
-
-def dropped(place: str, message: Message) -> list[str]:
-    """What to remove from a body so that `message` is not in it; without a `place` of its own, all its fields."""
-    return [place] if place else [at("", str(steps(part.path)[0])) for part in message.parts]

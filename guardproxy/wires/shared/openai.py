@@ -4,7 +4,6 @@ Reference: OpenAI API reference, "Chat" and "Completions"; the extra fields are 
 Studio, Mistral, Groq and OpenRouter.
 """
 
-import hashlib
 import json
 import re
 from abc import abstractmethod
@@ -15,6 +14,7 @@ from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Chunk, Mark, Request
 from guardproxy.sse import Frame, Sse
 from guardproxy.types import Message, Part, Refuse, Replace
+from guardproxy.wires.shared.base import BaseWire, request_digest, stream_flag
 from guardproxy.wires.shared.body import dumps, read_object
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
@@ -143,11 +143,8 @@ def model_of(path: str, body: Mapping[str, Any]) -> str:
 
 def wants_stream(body: Mapping[str, Any]) -> bool:
     """Whether the request asks for a stream. Raises Unreadable where `stream` is neither true nor false."""
-    stream = body.get("stream")
-    if stream is not None and not isinstance(stream, bool):
-        raise Unreadable("must be true or false", "stream")
-    options = body.get("stream_options")
-    fields(_STREAM_OPTIONS)(MessageBuilder(Unreadable), options, "stream_options")
+    stream = stream_flag(body)
+    fields(_STREAM_OPTIONS)(MessageBuilder(Unreadable), body.get("stream_options"), "stream_options")
     return stream is True
 
 
@@ -165,8 +162,8 @@ def count(body: Mapping[str, Any], key: str) -> int:
 
 def envelope(request: Request, kind: str, prefix: str, now: float) -> dict[str, Any]:
     """The head of a reply that no upstream has given at `now` (seconds since 1970): its id is the request's digest."""
-    digest = hashlib.sha256(request.raw).hexdigest()[:24]
-    return {"id": f"{prefix}-{digest}", "object": kind, "created": int(now), "model": request.model}
+    name = f"{prefix}-{request_digest(request)}"
+    return {"id": name, "object": kind, "created": int(now), "model": request.model}
 
 
 NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
@@ -177,6 +174,22 @@ def error_answer(status: int, code: str, message: str) -> Answer:
     kind = "invalid_request_error" if 400 <= status < 500 and status != 429 else "server_error"
     body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
     return Answer(status, JSON, dumps(body))
+
+
+class OpenAIWire(BaseWire):
+    """What the wires of OpenAI's own protocols have in common."""
+
+    def model(self, path: str, body: Mapping[str, Any]) -> str:
+        """Return the model, or the deployment that Azure's path names."""
+        return model_of(path, body)
+
+    def wants_stream(self, path: str, body: Mapping[str, Any]) -> bool:
+        """Return whether the request asks for a stream. Raises Unreadable, also for wrong `stream_options`."""
+        return wants_stream(body)
+
+    def error(self, status: int, code: str, message: str) -> Answer:
+        """Return OpenAI's error body."""
+        return error_answer(status, code, message)
 
 
 def choices_of(body: Mapping[str, Any]) -> list[Any]:
