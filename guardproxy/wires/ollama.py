@@ -8,16 +8,17 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
-from guardproxy.ports import Answer, Chunk, Mark, Reply, ReplyStream, Request, Wire
+from guardproxy.ports import Answer, Chunk, Reply, ReplyStream, Request, Wire
 from guardproxy.sse import Frame, Ndjson
 from guardproxy.types import Message, Refuse, Replace, Role
 from guardproxy.wires.shared.base import BaseWire, Changed, stream_flag, with_tool_results
 from guardproxy.wires.shared.body import dumps, object_of, read_object, shown
 from guardproxy.wires.shared.edits import rewrite
-from guardproxy.wires.shared.logprob_echo import Repeat, token_list
+from guardproxy.wires.shared.logprob_echo import LogprobEcho, token_list
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
     Fields,
@@ -31,13 +32,14 @@ from guardproxy.wires.shared.parts import (
     json_text,
     named,
     opaque,
+    outer_parts,
     passed,
     string_or,
     text,
-    unknown,
     walk,
+    with_outer_parts,
 )
-from guardproxy.wires.shared.streams import JSON, BaseStream, Event, Track, new_texts, without_opaque
+from guardproxy.wires.shared.streams import JSON, BaseStream, ChoiceState, Event, parts_with_new_texts, without_opaque
 
 _PATH = re.compile(r"/api/(?:chat|generate)")
 _CALLS = re.compile(r"\.function\.arguments$")
@@ -159,85 +161,75 @@ def _said(path: str, said: str, field: str = "content") -> dict[str, Any]:
     return {"response" if field == "content" else field: said, **({} if field == "content" else {"response": ""})}
 
 
-def _log_probabilities(repeat: Repeat, builder: MessageBuilder, body: Mapping[str, Any]) -> None:
+def _log_probabilities(echo: LogprobEcho, builder: MessageBuilder, body: Mapping[str, Any]) -> None:
     message = body.get("message") if isinstance(body.get("message"), dict) else body
     said = (message or {}).get("content") or body.get("response") or ""
-    repeat.add(said, token_list(builder, body.get("logprobs"), "logprobs"))
+    echo.add(said, token_list(builder, body.get("logprobs"), "logprobs"))
 
 
 class OllamaStream(BaseStream):
     """A streamed reply: one choice, number 0."""
 
-    joint = b"\n"
+    frame_end = b"\n"
 
     def __init__(self, request: Request, now: float) -> None:
         super().__init__(request, Ndjson())
         self._head = _head(request, now)
         self._end: dict[str, Any] = {}
-        self._repeat = Repeat()
 
     def pack(self, body: Mapping[str, Any]) -> bytes:
         """A line."""
         return dumps(body) + b"\n"
-
-    def close_track(self, choice: int, track: Track) -> None:
-        """Log probabilities of tokens that the text does not have are opaque."""
-        if self._repeat.ahead:
-            track.builder.opaque("logprobs", "log probabilities of another text")
 
     def read(self, frame: Frame) -> Chunk:
         """The chunk of a line. Raises UpstreamUnreadable."""
         body = read_object(frame.data or b"", UpstreamUnreadable)
         event = Event(body=body, kind="line", complete=frame.complete)
         if "error" in body and "message" not in body and "response" not in body:
-            return Chunk(frame.raw, self.outside(body, REPLY, event), event)
-        track = self.track(0)
-        before, opaques, closed = track.builder.size, track.builder.opaques, track.final
-        walk(track.builder, body, "", REPLY)
-        _log_probabilities(self._repeat, track.builder, body)
-        if closed and track.builder.size > before:
-            raise UpstreamUnreadable("text after the reply's end")
-        whole = self._repeat.ahead or any(path not in _PLAIN for path, _ in track.builder.added)
+            self.read_outer(body, REPLY, event)
+        else:
+            self.advance(0, event, partial(self._read_line, body))
+        return Chunk(frame.raw, tuple(event.marks.values()), event)
+
+    def _read_line(self, body: dict[str, Any], state: ChoiceState) -> bool:
+        walk(state.builder, body, "", REPLY)
+        echo = state.echo("text", "logprobs")
+        _log_probabilities(echo, state.builder, body)
         self._head.update({key: body[key] for key in ("model", "created_at") if isinstance(body.get(key), str)})
         if body.get("done") is True:
-            self._end = without_opaque(body, track.builder.message("assistant"))
-            track.final = whole = True
-            self.close_track(0, track)
-        event.choices = (0,)
-        event.texts = [(0, path, text) for path, text in track.builder.take()]
-        final = track.final and (not closed or track.builder.opaques > opaques)
-        mark = Mark(0, track.builder.size, final=final, whole=whole or closed)
-        return Chunk(frame.raw, (mark,), event)
+            self._end = without_opaque(body, state.builder.message("assistant"))
+            state.final = True
+        return echo.ahead or any(path not in _PLAIN for path, _ in state.builder.added)
 
     def release(self, chunk: Chunk) -> bytes:
         """The line for the client; nothing after an end by the proxy. Blank lines, which break clients, go."""
         event: Event = chunk.data
-        if self.track(0).ended or not event.kind:
+        if self.state_of(0).ended or not event.kind:
             return b""
-        self.sent(event)
+        self.note_released(event)
         return chunk.raw
 
     def end(self, choice: int, outcome: Replace | Refuse) -> bytes:
         """Say what is left, and `done`."""
-        track = self.track(0)
-        if choice != 0 or track.ended:
+        state = self.state_of(0)
+        if choice != 0 or state.ended:
             return b""
-        track.ended = True
+        state.ended = True
         if isinstance(outcome, Refuse):
-            left = [_said(self.request.path, outcome.message)] if track.silent else []
+            left = [_said(self.request.path, outcome.message)] if state.nothing_released else []
             reason = "stop"
         else:
-            left, reason = self._rest(track, outcome), str(self._end.get("done_reason") or "stop")
+            left, reason = self._rest(state, outcome), str(self._end.get("done_reason") or "stop")
         kept = {key: value for key, value in self._end.items() if key.endswith(("_count", "_duration"))}
         end = {**_said(self.request.path, ""), "done": True, "done_reason": reason, **kept}
-        return self.frames([*({**self._head, **item, "done": False} for item in left), {**self._head, **end}])
+        return self.pack_all([*({**self._head, **item, "done": False} for item in left), {**self._head, **end}])
 
-    def _rest(self, track: Track, outcome: Replace) -> list[dict[str, Any]]:
+    def _rest(self, state: ChoiceState, outcome: Replace) -> list[dict[str, Any]]:
         out: list[dict[str, Any]] = []
-        for part, new in new_texts(track.builder.message("assistant"), outcome):
+        for part, new in parts_with_new_texts(state.builder.message("assistant"), outcome):
             if part.kind == "tool_call":
                 out += [_called(part.text)] if new == part.text else []
-            elif (part.path != "error" or outcome.whole) and (left := track.remainder(part, new)):
+            elif (part.path != "error" or outcome.whole) and (left := state.remainder(part, new)):
                 out.append(_said(self.request.path, left, "thinking" if part.kind == "reasoning" else "content"))
         return out
 
@@ -288,12 +280,11 @@ class Ollama(BaseWire):
         if "message" not in parsed and "response" not in parsed:
             if "error" not in parsed:
                 raise UpstreamUnreadable("has neither a message nor a response")
-            return Reply(unknown(parsed, REPLY), body, parsed)
-        builder, repeat = MessageBuilder(UpstreamUnreadable), Repeat()
+            return Reply(with_outer_parts((), outer_parts(parsed, REPLY)), body, parsed)
+        builder, echo = MessageBuilder(UpstreamUnreadable), LogprobEcho("logprobs")
         walk(builder, parsed, "", REPLY)
-        _log_probabilities(repeat, builder, parsed)
-        if repeat.ahead:
-            builder.opaque("logprobs", "log probabilities of another text")
+        _log_probabilities(echo, builder, parsed)
+        echo.close(builder)
         return Reply((builder.message("assistant"),), body, parsed)
 
     def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:

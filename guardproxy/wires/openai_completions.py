@@ -15,7 +15,7 @@ from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.base import Changed
 from guardproxy.wires.shared.body import dumps, read_object, remove
 from guardproxy.wires.shared.edits import rewrite
-from guardproxy.wires.shared.logprob_echo import Repeat
+from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
     Fields,
@@ -26,10 +26,12 @@ from guardproxy.wires.shared.parts import (
     json_text,
     named,
     opaque,
+    outer_parts,
     text,
     walk,
+    with_outer_parts,
 )
-from guardproxy.wires.shared.streams import JSON, Track, new_texts
+from guardproxy.wires.shared.streams import JSON, ChoiceState, parts_with_new_texts
 
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/completions|/openai/deployments/[^/]+/completions")
 
@@ -74,14 +76,14 @@ def _prompt(path: str, prompt: Any) -> Message:
     return builder.message("user")
 
 
-def _log_probabilities(repeat: Repeat, builder: MessageBuilder, choice: Mapping[str, Any], path: str) -> None:
+def _log_probabilities(echo: LogprobEcho, builder: MessageBuilder, choice: Mapping[str, Any], path: str) -> None:
     """Compare the tokens of `logprobs` with the text; alternatives are opaque."""
     value = choice.get("logprobs")
     fields(_LOGPROBS)(builder, value, path)
     tokens = (value or {}).get("tokens") or []
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise builder.error("must be a list of strings", f"{path}.tokens")
-    repeat.add(choice.get("text") or "", "".join(tokens).encode())
+    echo.add(choice.get("text") or "", "".join(tokens).encode())
     for place, others in enumerate((value or {}).get("top_logprobs") or ()):
         if others is not None and (not isinstance(others, dict) or set(others) - {*tokens[place : place + 1]}):
             builder.opaque(f"{path}.top_logprobs", "token alternatives")
@@ -97,32 +99,27 @@ class CompletionStream(openai.ChoicesStream):
     def __init__(self, request: Request, now: float) -> None:
         super().__init__(request, openai.envelope(request, "text_completion", "cmpl", now))
 
-    def read_choice(self, track: Track, choice: Mapping[str, Any], path: str) -> bool:
+    def read_choice(self, state: ChoiceState, choice: Mapping[str, Any], path: str) -> bool:
         """Read a choice's text; whether the chunk must wait for the whole choice."""
-        walk(track.builder, choice, path, REPLY_CHOICE)
-        repeat: Repeat = track.extra.setdefault("logprobs", Repeat())
-        _log_probabilities(repeat, track.builder, choice, f"{path}.logprobs")
+        walk(state.builder, choice, path, REPLY_CHOICE)
+        echo = state.echo("text", f"{path}.logprobs")
+        _log_probabilities(echo, state.builder, choice, f"{path}.logprobs")
         plain = {f"{path}.text", f"{path}.reasoning", f"{path}.reasoning_content"}
-        return repeat.ahead or any(place not in plain for place, _ in track.builder.added)
+        return echo.ahead or any(place not in plain for place, _ in state.builder.added)
 
-    def close_track(self, choice: int, track: Track) -> None:
-        """Log probabilities of tokens that the text does not have are opaque."""
-        if "logprobs" in track.extra and track.extra["logprobs"].ahead:
-            track.builder.opaque(f"choices[{choice}].logprobs", "log probabilities of another text")
-
-    def refusal(self, track: Track, index: int, outcome: Refuse) -> list[dict[str, Any]]:
+    def refusal(self, state: ChoiceState, index: int, outcome: Refuse) -> list[dict[str, Any]]:
         """The refusal where nothing was said yet, and the end."""
-        said = [_choice(index, outcome.message, None)] if track.silent else []
+        said = [_choice(index, outcome.message, None)] if state.nothing_released else []
         return [*said, _choice(index, "", outcome.finish)]
 
-    def rest(self, track: Track, index: int, outcome: Replace) -> list[dict[str, Any]]:
+    def rest(self, state: ChoiceState, index: int, outcome: Replace) -> list[dict[str, Any]]:
         """What the edited text has beyond what was released, and a normal end."""
         left = "".join(
-            track.remainder(part, new)
-            for part, new in new_texts(track.builder.message("assistant"), outcome)
+            state.remainder(part, new)
+            for part, new in parts_with_new_texts(state.builder.message("assistant"), outcome)
             if part.path.endswith(".text") or outcome.whole
         )
-        return [*([_choice(index, left, None)] if left else []), _choice(index, "", track.finish or "stop")]
+        return [*([_choice(index, left, None)] if left else []), _choice(index, "", state.finish or "stop")]
 
 
 class OpenAICompletions(openai.OpenAIWire):
@@ -146,15 +143,14 @@ class OpenAICompletions(openai.OpenAIWire):
         parsed = read_object(body, UpstreamUnreadable)
         choices = openai.choices_of(parsed)
         read = [self._choice(choice, f"choices[{index}]") for index, choice in enumerate(choices)]
-        return Reply(openai.with_beside(read, openai.beside(parsed)), body, parsed)
+        return Reply(with_outer_parts(read, outer_parts(parsed, openai.ENVELOPE)), body, parsed)
 
     def _choice(self, choice: Any, path: str) -> Message:
         builder = MessageBuilder(UpstreamUnreadable)
-        repeat = Repeat()
+        echo = LogprobEcho(f"{path}.logprobs")
         walk(builder, an_object(builder.error, choice, path), path, REPLY_CHOICE)
-        _log_probabilities(repeat, builder, choice, f"{path}.logprobs")
-        if repeat.ahead:
-            builder.opaque(f"{path}.logprobs", "log probabilities of another text")
+        _log_probabilities(echo, builder, choice, f"{path}.logprobs")
+        echo.close(builder)
         return builder.message("assistant")
 
     def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:

@@ -17,7 +17,7 @@ from guardproxy.wires.shared.base import BaseWire, Changed, message_list, reques
 from guardproxy.wires.shared.body import dumps, read_object
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.message_builder import MessageBuilder
-from guardproxy.wires.shared.parts import beside_turns, unknown, walk
+from guardproxy.wires.shared.parts import beside_turns, outer_parts, walk, with_outer_parts
 from guardproxy.wires.shared.streams import JSON, SSE, without_opaque
 
 _PATH = re.compile(r"(?:/anthropic)?/v1/messages")
@@ -80,7 +80,7 @@ class AnthropicMessages(BaseWire):
         """Raises UpstreamUnreadable. An error body has no choice."""
         parsed = read_object(body, UpstreamUnreadable)
         if parsed.get("type") == "error" and "content" not in parsed:
-            return Reply(unknown(parsed, EVENTS["error"]), body, parsed)
+            return Reply(with_outer_parts((), outer_parts(parsed, EVENTS["error"])), body, parsed)
         if not isinstance(parsed.get("content"), list):
             raise UpstreamUnreadable("must be a list", "content")
         builder = MessageBuilder(UpstreamUnreadable)

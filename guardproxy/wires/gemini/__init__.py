@@ -25,9 +25,9 @@ from guardproxy.wires.gemini.stream import (
 from guardproxy.wires.shared.base import BaseWire, Changed, message_list
 from guardproxy.wires.shared.body import dumps, read_json, remove
 from guardproxy.wires.shared.edits import rewrite
-from guardproxy.wires.shared.logprob_echo import Repeat
+from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
-from guardproxy.wires.shared.parts import beside_turns, walk
+from guardproxy.wires.shared.parts import beside_turns, outer_parts, walk, with_outer_parts
 from guardproxy.wires.shared.streams import JSON, SSE
 
 _PATH = re.compile(
@@ -109,22 +109,16 @@ class Gemini(BaseWire):
         if not isinstance(parsed, dict):
             raise UpstreamUnreadable("the body must be a JSON object")
         choices = [self._candidate(one, index_of(one, n), n) for n, one in enumerate(candidates_of(parsed))]
-        beside = MessageBuilder(UpstreamUnreadable)
-        walk(beside, parsed, "", REPLY)
-        if beside.pieces:
-            first, *others = choices or [Message("assistant", ())]
-            choices = [Message("assistant", (*first.parts, *beside.message("assistant").parts)), *others]
-        return Reply(tuple(choices), body, parsed)
+        return Reply(with_outer_parts(choices, outer_parts(parsed, REPLY)), body, parsed)
 
     def _candidate(self, candidate: dict[str, Any], index: int, place: int) -> Message:
         path = f"candidates[{place}]"
-        builder, repeat = MessageBuilder(UpstreamUnreadable), Repeat()
+        builder, echo = MessageBuilder(UpstreamUnreadable), LogprobEcho(f"{path}.logprobsResult")
         walk(builder, candidate, path, CANDIDATE)
         for number, value in enumerate(parts_of(builder, candidate, path)):
             part(builder, value, f"{path}.content.parts[{number}]")
-        log_probabilities(repeat, builder, candidate, f"{path}.logprobsResult")
-        if repeat.ahead:
-            builder.opaque(f"{path}.logprobsResult", "log probabilities of another text")
+        log_probabilities(echo, builder, candidate, f"{path}.logprobsResult")
+        echo.close(builder)
         return builder.message("assistant")
 
     def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:

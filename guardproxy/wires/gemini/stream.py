@@ -1,18 +1,19 @@
 """The stream of a response: chunks that each bring parts of every candidate, as events or as items of a JSON array."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.ports import Chunk, Mark, Request
+from guardproxy.ports import Chunk, Request
 from guardproxy.sse import Frame, JsonArray, Sse
 from guardproxy.types import Refuse, Replace
 from guardproxy.wires.gemini.fields import CANDIDATE, LOGPROBS, REPLY, TOKEN, part, snake, taken
 from guardproxy.wires.shared.body import dumps, object_of, read_object
-from guardproxy.wires.shared.logprob_echo import Repeat
+from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import each, fields, handled_in_code, named, walk
-from guardproxy.wires.shared.streams import BaseStream, Event, Track, new_texts, without
+from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, parts_with_new_texts
 
 _BLANK = b" \t\r\n"
 
@@ -50,7 +51,7 @@ def parts_of(builder: MessageBuilder, candidate: Mapping[str, Any], path: str) -
     return found or []
 
 
-def log_probabilities(repeat: Repeat, builder: MessageBuilder, candidate: Mapping[str, Any], path: str) -> None:
+def log_probabilities(echo: LogprobEcho, builder: MessageBuilder, candidate: Mapping[str, Any], path: str) -> None:
     """Compare the chosen tokens with the answer's text; other candidates for a token are opaque."""
     result = get(candidate, "logprobsResult")
     fields(LOGPROBS)(builder, result, path)
@@ -62,7 +63,7 @@ def log_probabilities(repeat: Repeat, builder: MessageBuilder, candidate: Mappin
         raise builder.error("must have strings for tokens", path)
     parts = parts_of(MessageBuilder(UpstreamUnreadable), candidate, path)
     said = "".join(one.get("text") or "" for one in parts if isinstance(one, dict))
-    repeat.add(said, "".join(token or "" for token in tokens).encode())
+    echo.add(said, "".join(token or "" for token in tokens).encode())
     for place, others in enumerate(get(result or {}, "topCandidates") or ()):
         fields({"candidates": handled_in_code})(builder, others, f"{path}.topCandidates")
         listed = others.get("candidates") or [] if isinstance(others, dict) else [None]
@@ -80,7 +81,7 @@ def said_parts(said: str) -> dict[str, Any]:
 class GeminiStream(BaseStream):
     """A streamed response. Old models give a finish reason in every chunk, so a candidate is whole when all is."""
 
-    joint = b"\r\n\r\n"
+    frame_end = b"\r\n\r\n"
 
     def __init__(self, request: Request, *, array: bool) -> None:
         super().__init__(request, JsonArray() if array else Sse())
@@ -95,11 +96,6 @@ class GeminiStream(BaseStream):
         start, self._begun = (b",\r\n" if self._begun else b"["), True
         return start + dumps(body)
 
-    def close_track(self, choice: int, track: Track) -> None:
-        """Log probabilities of tokens that the text does not have are opaque."""
-        if "repeat" in track.extra and track.extra["repeat"].ahead:
-            track.builder.opaque(f"candidates[{choice}].logprobsResult", "log probabilities of another text")
-
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def read(self, frame: Frame) -> Chunk:
@@ -107,49 +103,38 @@ class GeminiStream(BaseStream):
         body = read_object(frame.data or b"", UpstreamUnreadable)
         event = Event(body=body, kind="response", complete=frame.complete)
         if "error" in body and "candidates" not in body:
-            return Chunk(frame.raw, self.outside(body, REPLY, event), event)
-        marks: dict[int, Mark] = {}
+            self.read_outer(body, REPLY, event)
+            return Chunk(frame.raw, tuple(event.marks.values()), event)
         for place, candidate in enumerate(candidates_of(body)):
-            index = index_of(candidate, place)
-            marks[index] = self._read_candidate(index, candidate, event)
-        beside = MessageBuilder(UpstreamUnreadable)
-        walk(beside, body, "", REPLY)
-        parts = beside.message("assistant").parts
-        event.body = without(body, parts)
-        if parts:
-            index = next(iter(marks), 0)
-            marks[index] = self.include(index, parts, event)
+            self.advance(index_of(candidate, place), event, partial(self._read_candidate, candidate))
+        self.read_outer(body, REPLY, event)
         self._head.update({key: value for key, value in event.body.items() if key != "candidates"})
-        event.choices = tuple(marks)
-        return Chunk(frame.raw, tuple(marks.values()), event)
+        return Chunk(frame.raw, tuple(event.marks.values()), event)
 
-    def _read_candidate(self, index: int, candidate: dict[str, Any], event: Event) -> Mark:
-        track, path = self.track(index), f"candidates[{index}]"
-        walk(track.builder, candidate, path, CANDIDATE)
-        opaques = track.builder.opaques
-        parts = parts_of(track.builder, candidate, path)
-        plain = not track.builder.added
+    def _read_candidate(self, candidate: dict[str, Any], state: ChoiceState) -> bool:
+        builder, path = state.builder, f"candidates[{candidate.get('index', 0)}]"
+        walk(builder, candidate, path, CANDIDATE)
+        parts = parts_of(builder, candidate, path)
+        plain = not builder.added
         for value in parts:
-            place = self._place(track, value)
-            part(track.builder, value, f"{path}.content.parts[{place}]")
-        plain = plain and all(place.endswith(".text") for place, _ in track.builder.added)
-        repeat: Repeat = track.extra.setdefault("repeat", Repeat())
-        log_probabilities(repeat, track.builder, candidate, f"{path}.logprobsResult")
-        reason = taken(track.builder, candidate, "finishReason", path)
+            place = self._place(state, value)
+            part(builder, value, f"{path}.content.parts[{place}]")
+        plain = plain and all(place.endswith(".text") for place, _ in builder.added)
+        echo = state.echo("text", f"{path}.logprobsResult")
+        log_probabilities(echo, builder, candidate, f"{path}.logprobsResult")
+        reason = taken(builder, candidate, "finishReason", path)
         if isinstance(reason, str):
-            track.finish, plain = reason, False
-        event.texts += [(index, where, text) for where, text in track.builder.take()]
-        whole = not plain or repeat.ahead or track.builder.opaques > opaques
-        return Mark(index, track.builder.size, whole=whole)
+            state.finish, plain = reason, False
+        return echo.ahead or not plain
 
-    def _place(self, track: Track, value: Any) -> int:
+    def _place(self, state: ChoiceState, value: Any) -> int:
         """Where a part lies in the whole content: a text goes on from the text before it."""
         is_text = isinstance(value, dict) and "text" in value
         kind = (value.get("thought") is True) if is_text else None
-        last, count = track.extra.get("last", "none"), track.extra.get("count", 0)
+        last, count = state.extra.get("last", "none"), state.extra.get("count", 0)
         if kind is None or kind != last:
             count += 1
-        track.extra["last"], track.extra["count"] = kind if is_text else "none", count
+        state.extra["last"], state.extra["count"] = kind if is_text else "none", count
         return int(count) - 1
 
     # --- writing ---------------------------------------------------------------------------------------------------
@@ -157,16 +142,16 @@ class GeminiStream(BaseStream):
     def release(self, chunk: Chunk) -> bytes:
         """The chunk's bytes for the client, less the candidates that the proxy has ended."""
         event: Event = chunk.data
-        if self.over(event):
+        if self.is_behind_end(event):
             return b""
         if not event.kind:
             return self._between(chunk.raw, event)
-        live = self.live(event)
-        self.sent(event)
-        if len(live) == len(event.choices):
+        live = self.open_choices(event)
+        self.note_released(event)
+        if len(live) == len(event.marks):
             return self._own(chunk.raw)
         kept = [one for one in candidates_of(event.body) if index_of(one, 0) in live]
-        return self.frames([{**event.body, "candidates": kept}]) if kept else b""
+        return self.pack_all([{**event.body, "candidates": kept}]) if kept else b""
 
     def _between(self, raw: bytes, event: Event) -> bytes:
         """A frame without data: white space, or the end of the array."""
@@ -187,26 +172,26 @@ class GeminiStream(BaseStream):
 
     def end(self, choice: int, outcome: Replace | Refuse) -> bytes:
         """Say what is left of the candidate, and its finish reason."""
-        track = self.track(choice)
-        if track.ended or self.closed:
+        state = self.state_of(choice)
+        if state.ended or self.closed:
             return b""
-        track.ended = True
+        state.ended = True
         if isinstance(outcome, Refuse):
-            contents = [said_parts(outcome.message if track.silent else "")]
+            contents = [said_parts(outcome.message if state.nothing_released else "")]
             reason = "SAFETY" if outcome.finish == "content_filter" else "STOP"
         else:
-            contents, reason = self._rest(track, outcome), track.finish or "STOP"
+            contents, reason = self._rest(state, outcome), state.finish or "STOP"
         contents = contents or [said_parts("")]
         bodies = [{"candidates": [{"content": content, "index": choice}], **self._head} for content in contents]
         bodies[-1]["candidates"][0]["finishReason"] = reason
-        return self.frames(bodies)
+        return self.pack_all(bodies)
 
-    def _rest(self, track: Track, outcome: Replace) -> list[dict[str, Any]]:
+    def _rest(self, state: ChoiceState, outcome: Replace) -> list[dict[str, Any]]:
         out: list[dict[str, Any]] = []
-        for old, new in new_texts(track.builder.message("assistant"), outcome):
+        for old, new in parts_with_new_texts(state.builder.message("assistant"), outcome):
             if old.kind == "tool_call" and old.path.endswith(".args"):
                 out += [_called(old.text)] if new == old.text else []
-            elif (old.path.endswith(".text") or outcome.whole) and (left := track.remainder(old, new)):
+            elif (old.path.endswith(".text") or outcome.whole) and (left := state.remainder(old, new)):
                 thought = {"thought": True} if old.kind == "reasoning" else {}
                 out.append({"role": "model", "parts": [{"text": left, **thought}]})
         return out

@@ -18,8 +18,9 @@ from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.base import Changed, message_list, with_tool_results
 from guardproxy.wires.shared.body import dumps, read_object, remove
 from guardproxy.wires.shared.edits import rewrite
+from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
-from guardproxy.wires.shared.parts import an_object, beside_turns, fields, opaque, walk
+from guardproxy.wires.shared.parts import an_object, beside_turns, fields, opaque, outer_parts, walk, with_outer_parts
 from guardproxy.wires.shared.streams import JSON
 
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/chat/completions|/openai/deployments/[^/]+/chat/completions")
@@ -72,9 +73,8 @@ class OpenAIChat(openai.OpenAIWire):
         """Raises UpstreamUnreadable."""
         parsed = read_object(body, UpstreamUnreadable)
         choices = openai.choices_of(parsed)
-        beside = openai.beside(parsed)
         read = [self._choice(choice, index) for index, choice in enumerate(choices)]
-        return Reply(openai.with_beside(read, beside), body, parsed)
+        return Reply(with_outer_parts(read, outer_parts(parsed, openai.ENVELOPE)), body, parsed)
 
     def _choice(self, choice: Any, index: int) -> Message:
         path = f"choices[{index}]"
@@ -83,8 +83,10 @@ class OpenAIChat(openai.OpenAIWire):
         message = choice.get("message") or {}
         fields(REPLY_MESSAGE)(builder, message, f"{path}.message")
         opaque("a piece of a stream")(builder, choice.get("delta"), f"{path}.delta")
-        if log_probabilities({}, builder, message, choice.get("logprobs"), f"{path}.logprobs"):
-            builder.opaque(f"{path}.logprobs", "log probabilities of another text")
+        echoes: dict[str, LogprobEcho] = {}
+        log_probabilities(echoes, builder, message, choice.get("logprobs"), f"{path}.logprobs")
+        for echo in echoes.values():
+            echo.close(builder)
         return builder.message("assistant")
 
     def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:

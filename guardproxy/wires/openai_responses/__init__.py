@@ -19,7 +19,7 @@ from guardproxy.wires.shared.base import Changed, request_digest
 from guardproxy.wires.shared.body import dumps, read_object, remove
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.message_builder import MessageBuilder
-from guardproxy.wires.shared.parts import beside_turns, unknown, walk
+from guardproxy.wires.shared.parts import beside_turns, outer_parts, walk, with_outer_parts
 from guardproxy.wires.shared.streams import JSON, SSE
 
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/responses")
@@ -116,7 +116,7 @@ class OpenAIResponses(openai.OpenAIWire):
         """Raises UpstreamUnreadable. An error body has no choice."""
         parsed = read_object(body, UpstreamUnreadable)
         if "output" not in parsed and isinstance(parsed.get("error"), dict | str):
-            return Reply(unknown(parsed, RESPONSE), body, parsed)
+            return Reply(with_outer_parts((), outer_parts(parsed, RESPONSE)), body, parsed)
         if not isinstance(parsed.get("output"), list):
             raise UpstreamUnreadable("must be a list", "output")
         builder = MessageBuilder(UpstreamUnreadable)

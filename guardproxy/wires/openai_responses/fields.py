@@ -8,7 +8,7 @@ from typing import Any
 
 from guardproxy.types import PartKind
 from guardproxy.wires.shared.body import shown
-from guardproxy.wires.shared.logprob_echo import Repeat, token_list
+from guardproxy.wires.shared.logprob_echo import LogprobEcho, token_list
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
     Fields,
@@ -40,10 +40,9 @@ def _output_text(builder: MessageBuilder, value: Any, path: str) -> None:
     fields({"type": passed, "text": text(), "annotations": each(json_text("text")), "logprobs": handled_in_code})(
         builder, value, path
     )
-    repeat = Repeat()
-    repeat.add(value.get("text") or "", token_list(builder, value.get("logprobs"), f"{path}.logprobs"))
-    if repeat.ahead:
-        builder.opaque(f"{path}.logprobs", "log probabilities of another text")
+    echo = LogprobEcho(f"{path}.logprobs")
+    echo.add(value.get("text") or "", token_list(builder, value.get("logprobs"), f"{path}.logprobs"))
+    echo.close(builder)
 
 
 def _parts(kind: PartKind) -> Rule:

@@ -3,10 +3,11 @@
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.ports import Chunk, Mark, Request
+from guardproxy.ports import Chunk, Request
 from guardproxy.sse import Frame, Sse
 from guardproxy.wires.openai_responses.fields import (
     DELTAS,
@@ -18,10 +19,10 @@ from guardproxy.wires.openai_responses.fields import (
     event_of,
 )
 from guardproxy.wires.shared.body import dumps, read_object, shown, strings
-from guardproxy.wires.shared.logprob_echo import Repeat, token_list
+from guardproxy.wires.shared.logprob_echo import token_list
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import carries_text, walk
-from guardproxy.wires.shared.streams import BaseStream, Event, Track, without_opaque
+from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, without_opaque
 
 TERMINAL = ("response.completed", "response.failed", "response.incomplete")
 
@@ -72,8 +73,6 @@ class ResponseReader(BaseStream):
         self.items: dict[int, Item] = {}
         self.last: dict[str, Any] | None = None  # the upstream's terminal event
         self._grown: set[str] = set()
-        self._repeats: dict[str, Repeat] = {}
-        self._done = False
 
     @property
     def id(self) -> str:
@@ -84,16 +83,11 @@ class ResponseReader(BaseStream):
         """An event."""
         return f"event: {body['type']}\n".encode() + b"data: " + dumps(body) + b"\n\n"
 
-    def close_track(self, choice: int, track: Track) -> None:
-        """Log probabilities of tokens that a text does not have are opaque."""
-        for path, repeat in self._repeats.items():
-            if repeat.ahead:
-                track.builder.opaque(f"{path}.logprobs", "log probabilities of another text")
-
     def read(self, frame: Frame) -> Chunk:
         """The chunk of an event. Raises UpstreamUnreadable."""
         data = (frame.data or b"").strip()
         if data == b"[DONE]":  # some servers that speak this protocol end it as chat completions end
+            self.terminated = True
             return Chunk(frame.raw, self.final_marks(), Event(kind="[DONE]", complete=frame.complete))
         body = read_object(data, UpstreamUnreadable)
         kind = body.get("type")
@@ -101,26 +95,21 @@ class ResponseReader(BaseStream):
             raise UpstreamUnreadable("the event and its data are of different types", "type")
         event = Event(body=body, kind=kind, complete=frame.complete)
         if kind == "error":
-            return Chunk(frame.raw, self.outside(body, ERROR_EVENT, event), event)
-        if self._done:
-            raise UpstreamUnreadable("the stream goes on after the response's end")
-        return Chunk(frame.raw, (self._mark(kind, body, event),), event)
+            self.read_outer(body, ERROR_EVENT, event)
+        else:
+            self.advance(0, event, partial(self._read, kind, body))
+        return Chunk(frame.raw, tuple(event.marks.values()), event)
 
-    def _mark(self, kind: str, body: dict[str, Any], event: Event) -> Mark:
-        track = self.track(0)
-        before, opaques, closed = track.builder.size, track.builder.opaques, track.final
+    def _read(self, kind: str, body: dict[str, Any], state: ChoiceState) -> bool:
+        size = state.builder.size
         self._file(kind, body)
-        ahead = self._read_event(kind, body, track)
-        grown = track.builder.size > before
+        ahead = self._read_event(kind, body, state)
         if kind in TERMINAL:
-            track.final = self._done = True
+            state.final = self.terminated = True
             self.last = body
-            self.close_track(0, track)
-        event.choices = (0,)
-        event.texts = [(0, path, text) for path, text in track.builder.take()]
-        plain = (kind in _PLAIN and not ahead) or (not grown and kind in _OPENING) or _is_progress(kind)
-        whole = not plain or closed or track.builder.opaques > opaques
-        return Mark(0, track.builder.size, final=track.final and not closed, whole=whole)
+        if kind in _PLAIN:
+            return ahead
+        return not (_is_progress(kind) or (kind in _OPENING and state.builder.size == size))
 
     def _file(self, kind: str, body: dict[str, Any]) -> None:
         """Keep the event with its item."""
@@ -138,21 +127,22 @@ class ResponseReader(BaseStream):
             raise UpstreamUnreadable("is not the number of an item", "output_index")
         self.items[index].waiting.append(body)
 
-    def _read_event(self, kind: str, body: dict[str, Any], track: Track) -> bool:
+    def _read_event(self, kind: str, body: dict[str, Any], state: ChoiceState) -> bool:
         """Read the event's text; whether its log probabilities say more than the text so far."""
         if kind in DELTAS:
-            return self._read_delta(kind, body, track.builder)
+            return self._read_delta(kind, body, state)
         if kind in DONES:
-            self._repeat(kind, body, track.builder)
+            self._repeat(kind, body, state.builder)
         elif kind in SNAPSHOTS:
-            self._snapshot(kind, body, track.builder)
+            self._snapshot(kind, body, state.builder)
         elif kind.startswith(_OTHER_TEXT):
-            track.builder.add(f"output[{body.get('output_index', 0)}].events", f"{shown(body)}\n", "tool_call")
+            state.builder.add(f"output[{body.get('output_index', 0)}].events", f"{shown(body)}\n", "tool_call")
         else:
-            self._progress(kind, body, track.builder)
+            self._progress(kind, body, state.builder)
         return False
 
-    def _read_delta(self, kind: str, body: dict[str, Any], builder: MessageBuilder) -> bool:
+    def _read_delta(self, kind: str, body: dict[str, Any], state: ChoiceState) -> bool:
+        builder = state.builder
         walk(builder, body, "", event_of("delta logprobs"))
         path, part_kind = _place(kind, body), DELTAS[kind][1]
         delta = body.get("delta")
@@ -163,9 +153,9 @@ class ResponseReader(BaseStream):
             builder.call(path, "", delta)
         else:
             builder.add(path, delta, part_kind)
-        repeat = self._repeats.setdefault(path, Repeat())
-        repeat.add(delta, token_list(builder, body.get("logprobs"), f"{path}.logprobs"))
-        return repeat.ahead
+        echo = state.echo(path, f"{path}.logprobs")
+        echo.add(delta, token_list(builder, body.get("logprobs"), f"{path}.logprobs"))
+        return echo.ahead
 
     def _repeat(self, kind: str, body: dict[str, Any], builder: MessageBuilder) -> None:
         walk(builder, body, "", event_of(f"{DONES[kind]} logprobs name"))

@@ -7,7 +7,7 @@ from typing import Any
 from guardproxy.ports import Chunk, Request
 from guardproxy.types import Refuse, Replace
 from guardproxy.wires.openai_responses.reading import Item, ResponseReader, part_key
-from guardproxy.wires.shared.streams import Event, Track
+from guardproxy.wires.shared.streams import ChoiceState, Event
 
 _TEXT = re.compile(r"output\[(\d+)\]\.content\[(\d+)\]\.(text|refusal)$")
 _KINDS = {"output_text": "text", "refusal": "refusal", "reasoning_text": "text", "summary_text": "text"}
@@ -49,11 +49,11 @@ class ResponseStream(ResponseReader):
     def release(self, chunk: Chunk) -> bytes:
         """The event's bytes for the client; nothing after an end by the proxy."""
         event: Event = chunk.data
-        track = self.track(0)
-        if self.over(event) or (track.ended and event.kind):
+        state = self.state_of(0)
+        if self.is_behind_end(event) or (state.ended and event.kind):
             return b""
         self._note(event)
-        self.sent(event)
+        self.note_released(event)
         self.closed = self.closed or event.kind == "[DONE]"
         return chunk.raw
 
@@ -79,20 +79,20 @@ class ResponseStream(ResponseReader):
 
     def end(self, choice: int, outcome: Replace | Refuse) -> bytes:
         """Say what is left, close what is open, and end the response."""
-        track = self.track(0)
-        if choice != 0 or track.ended or self.closed:
+        state = self.state_of(0)
+        if choice != 0 or state.ended or self.closed:
             return b""
-        track.ended = True
+        state.ended = True
         bodies = [*self._begin()]
         if isinstance(outcome, Refuse):
-            bodies += self._refused(track, outcome)
+            bodies += self._refused(state, outcome)
             kind = "response.incomplete" if outcome.finish == "content_filter" else "response.completed"
             response = ended(self.head, self._output(), outcome)
         else:
-            bodies += self._rest(track, outcome)
+            bodies += self._rest(state, outcome)
             kind, response = self._normal_end()
         bodies.append({"type": kind, "response": response})
-        return self.frames([self._numbered(body) for body in bodies])
+        return self.pack_all([self._numbered(body) for body in bodies])
 
     def close(self) -> bytes:
         """Nothing: the last event of the response has ended it."""
@@ -122,14 +122,14 @@ class ResponseStream(ResponseReader):
 
     # --- refusing --------------------------------------------------------------------------------------------------
 
-    def _refused(self, track: Track, outcome: Refuse) -> list[dict[str, Any]]:
+    def _refused(self, state: ChoiceState, outcome: Refuse) -> list[dict[str, Any]]:
         out: list[dict[str, Any]] = []
-        said_nothing = track.silent
+        said_nothing = state.nothing_released
         if said_nothing and (place := self._open_text()) is not None and not self.request.structured:
             out.append(self._delta(self.items[place], ("content", 0), outcome.message))
             self._own[f"output[{place}].content[0].text"] = outcome.message
             said_nothing = False
-        out += self._closings(track)
+        out += self._closings(state)
         if said_nothing:
             out += self._message([refusal_part(outcome.message, structured=self.request.structured)])
         return out
@@ -142,21 +142,21 @@ class ResponseStream(ResponseReader):
                 return index
         return None
 
-    def _closings(self, track: Track) -> list[dict[str, Any]]:
+    def _closings(self, state: ChoiceState) -> list[dict[str, Any]]:
         """Close every item that is open at the client with what it has seen of it."""
         out: list[dict[str, Any]] = []
         for index, item in self.items.items():
             if item.number >= 0 and item.done is None:
-                out += self._close_item(track, index, item)
+                out += self._close_item(state, index, item)
         return out
 
-    def _close_item(self, track: Track, index: int, item: Item) -> list[dict[str, Any]]:
+    def _close_item(self, state: ChoiceState, index: int, item: Item) -> list[dict[str, Any]]:
         out: list[dict[str, Any]] = []
         lists: dict[str, list[dict[str, Any]]] = {}
         for key, part in item.parts.items():
             field = _KINDS.get(str(part.get("type")), "text")
             path = f"output[{index}].{key[0]}[{key[1]}].{field}"
-            said = track.said(path) + self._own.get(path, "")
+            said = state.released_text(path) + self._own.get(path, "")
             whole = {**part, field: said}
             lists.setdefault(key[0], []).append(whole)
             if key not in item.closed_parts:
@@ -164,8 +164,8 @@ class ResponseStream(ResponseReader):
         is_message = item.body.get("type") == "message"
         item.done = {**item.body, **lists, "status": "completed" if is_message else "incomplete"}
         for field in ("arguments", "input", "code"):
-            if (path := f"output[{index}].{field}") in track.sent:
-                item.done[field] = track.said(path).partition("\n")[2]
+            if (path := f"output[{index}].{field}") in state.released:
+                item.done[field] = state.released_text(path).partition("\n")[2]
         out.append({"type": "response.output_item.done", "output_index": item.number, "item": item.done})
         return out
 
@@ -215,25 +215,25 @@ class ResponseStream(ResponseReader):
 
     # --- rewriting -------------------------------------------------------------------------------------------------
 
-    def _rest(self, track: Track, outcome: Replace) -> list[dict[str, Any]]:
-        texts = {edit.path: edit.text for edit in outcome.edits if edit.text != track.builder.text(edit.path)}
+    def _rest(self, state: ChoiceState, outcome: Replace) -> list[dict[str, Any]]:
+        texts = {edit.path: edit.text for edit in outcome.edits if edit.text != state.builder.text(edit.path)}
         out: list[dict[str, Any]] = []
         for index, item in list(self.items.items()):
             changed = {path: text for path, text in texts.items() if path.startswith(f"output[{index}].")}
             if not changed and not outcome.whole:
                 out += self._replayed(item)
             elif item.done is None:
-                out += self._edited(track, index, item, changed, whole=outcome.whole)
+                out += self._edited(state, index, item, changed, whole=outcome.whole)
         if outcome.whole:
             beside = [text_part(text) for path, text in texts.items() if not path.startswith("output[")]
             out += self._message(beside) if beside else []
         return out
 
     def _edited(
-        self, track: Track, index: int, item: Item, changed: Mapping[str, str], *, whole: bool
+        self, state: ChoiceState, index: int, item: Item, changed: Mapping[str, str], *, whole: bool
     ) -> list[dict[str, Any]]:
         """An item with new texts: what is left of each, and its end. Parts that are neither text nor named go."""
-        parts = [part for part in track.builder.message("assistant").parts if _TEXT.match(part.path)]
+        parts = [part for part in state.builder.message("assistant").parts if _TEXT.match(part.path)]
         mine = [part for part in parts if part.path.startswith(f"output[{index}].")]
         texts = [(part, changed.get(part.path, part.text)) for part in mine if part.path in changed or not whole]
         if item.number < 0:
@@ -243,12 +243,12 @@ class ResponseStream(ResponseReader):
         for part, text in texts:
             place = _TEXT.match(part.path)
             key = ("content", int(place[2]) if place else 0)
-            left = track.remainder(part, text)
+            left = state.remainder(part, text)
             if left and key not in item.closed_parts:
                 out += self._opened(item, key, part.kind == "refusal")
                 out.append(self._delta(item, key, left))
                 self._own[part.path] = left
-        return [*out, *self._close_item(track, index, item)]
+        return [*out, *self._close_item(state, index, item)]
 
     def _replayed(self, item: Item) -> list[dict[str, Any]]:
         """The item's own events that have not left, under its number at the client."""

@@ -18,27 +18,42 @@ _ENTRY = {
 }
 
 
-class Repeat:
-    """Follows a text and its repetition as both grow; each may be ahead of the other."""
+class LogprobEcho:
+    """Compares a text with the tokens of its log probabilities while both grow; either may be ahead of the other.
 
-    def __init__(self) -> None:
-        self._text = bytearray()
-        self._repeat = bytearray()
-        self.differs = False
+    `path` is the place of the log probabilities in the body.
+    """
 
-    def add(self, text: str, repeat: bytes) -> None:
-        """The text and its repetition go on."""
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._text = bytearray()  # text that no token has spelled yet
+        self._tokens = bytearray()  # token bytes that the text does not have yet
+        self._differs = False
+
+    def add(self, text: str, tokens: bytes) -> None:
+        """Add what a frame brings of the text and of the tokens."""
         self._text += text.encode()
-        self._repeat += repeat
-        both = min(len(self._text), len(self._repeat))
-        if self._text[:both] != self._repeat[:both]:
-            self.differs = True
-        del self._text[:both], self._repeat[:both]
+        self._tokens += tokens
+        common = min(len(self._text), len(self._tokens))
+        if self._text[:common] != self._tokens[:common]:
+            self._differs = True
+        del self._text[:common], self._tokens[:common]
 
     @property
     def ahead(self) -> bool:
-        """Whether the repetition says more than the text so far."""
-        return self.differs or bool(self._repeat)
+        """Whether the tokens spell anything that the text so far does not."""
+        return self._differs or bool(self._tokens)
+
+    def close(self, builder: MessageBuilder) -> None:
+        """Make the log probabilities an opaque part if they spell anything that the text does not.
+
+        Call this when the text is complete. Tokens are reported once: calling it again adds a part only if more tokens
+        have come.
+        """
+        if self.ahead:
+            builder.opaque(self._path, "log probabilities of another text")
+            self._tokens.clear()
+            self._differs = False
 
 
 def token_list(builder: MessageBuilder, value: Any, path: str) -> bytes:

@@ -7,13 +7,14 @@ Studio, Mistral, Groq and OpenRouter.
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
-from guardproxy.ports import Answer, Chunk, Mark, Request
+from guardproxy.ports import Answer, Chunk, Request
 from guardproxy.sse import Frame, Sse
-from guardproxy.types import Message, Part, Refuse, Replace
+from guardproxy.types import Message, Refuse, Replace
 from guardproxy.wires.shared.base import BaseWire, request_digest, stream_flag
 from guardproxy.wires.shared.body import dumps, read_object
 from guardproxy.wires.shared.message_builder import MessageBuilder
@@ -32,9 +33,8 @@ from guardproxy.wires.shared.parts import (
     passed,
     passed_but,
     user_label,
-    walk,
 )
-from guardproxy.wires.shared.streams import JSON, SSE, BaseStream, Event, Track, without
+from guardproxy.wires.shared.streams import JSON, SSE, BaseStream, ChoiceState, Event
 
 DONE = b"data: [DONE]\n\n"
 
@@ -202,21 +202,6 @@ def choices_of(body: Mapping[str, Any]) -> list[Any]:
     return choices
 
 
-def beside(body: Mapping[str, Any]) -> tuple[Part, ...]:
-    """What of a reply could be text and is in none of its choices."""
-    builder = MessageBuilder(UpstreamUnreadable)
-    walk(builder, body, "", ENVELOPE)
-    return builder.message("assistant").parts
-
-
-def with_beside(choices: Sequence[Message], parts: tuple[Part, ...]) -> tuple[Message, ...]:
-    """The choices of a reply, the first with what is beside them; a reply of none has one where there is any."""
-    if not parts:
-        return tuple(choices)
-    first, *others = choices or [Message("assistant", ())]
-    return (Message(first.role, (*first.parts, *parts)), *others)
-
-
 def opened(body: dict[str, Any], head: Mapping[str, Any]) -> list[Any]:
     """The choices of a reply that is to be edited; where it has none, an empty one, in a reply with this head."""
     if not body.get("choices"):
@@ -237,21 +222,20 @@ class ChoicesStream(BaseStream):
     def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
         super().__init__(request, Sse())
         self.head = dict(head)
-        self._done = False
         self._usage: Any = None
         self._usage_sent = False
         self._opened: set[int] = set()
 
     @abstractmethod
-    def read_choice(self, track: Track, choice: Mapping[str, Any], path: str) -> bool:
+    def read_choice(self, state: ChoiceState, choice: Mapping[str, Any], path: str) -> bool:
         """Read one choice of a chunk; whether the chunk must wait for the whole choice."""
 
     @abstractmethod
-    def refusal(self, track: Track, index: int, outcome: Refuse) -> list[dict[str, Any]]:
+    def refusal(self, state: ChoiceState, index: int, outcome: Refuse) -> list[dict[str, Any]]:
         """The choices that end `index` with a refusal."""
 
     @abstractmethod
-    def rest(self, track: Track, index: int, outcome: Replace) -> list[dict[str, Any]]:
+    def rest(self, state: ChoiceState, index: int, outcome: Replace) -> list[dict[str, Any]]:
         """The choices that bring `index` to its edited texts and end it normally."""
 
     def opening(self, index: int) -> list[dict[str, Any]]:
@@ -265,17 +249,12 @@ class ChoicesStream(BaseStream):
     def read(self, frame: Frame) -> Chunk:
         """The chunk of a frame. Raises UpstreamUnreadable."""
         data = frame.data or b""
-        if self._done:
-            raise UpstreamUnreadable("the stream goes on after [DONE]")
+        self.refuse_if_terminated()
         if data.strip() == b"[DONE]":
-            self._done = True
+            self.terminated = True
             return Chunk(frame.raw, self.final_marks(), Event(kind="done", complete=frame.complete))
         body = read_object(data, UpstreamUnreadable)
-        event = Event(body=body, complete=frame.complete)
-        return Chunk(frame.raw, self._read_choices(body, event), event)
-
-    def _read_choices(self, body: dict[str, Any], event: Event) -> tuple[Mark, ...]:
-        marks: dict[int, Mark] = {}
+        event = Event(complete=frame.complete)
         choices = choices_of(body) if "choices" in body or "error" in body else []
         for place, choice in enumerate(choices):
             if not isinstance(choice, dict):
@@ -283,35 +262,19 @@ class ChoicesStream(BaseStream):
             index = choice.get("index", 0)
             if type(index) is not int or index < 0:
                 raise UpstreamUnreadable("must be a whole number", f"choices[{place}].index")
-            marks[index] = self._read_one(index, choice, event)
-        self._read_envelope(body, event, marks)
+            self.advance(index, event, partial(self._read_choice, choice, f"choices[{index}]"))
+        self.read_outer(body, ENVELOPE, event)
         self._remember(event.body)
-        event.choices = tuple(marks)
-        return tuple(marks.values())
+        return Chunk(frame.raw, tuple(event.marks.values()), event)
 
-    def _read_one(self, index: int, choice: dict[str, Any], event: Event) -> Mark:
-        track = self.track(index)
-        before, opaques, closed = track.builder.size, track.builder.opaques, track.final
-        whole = self.read_choice(track, choice, f"choices[{index}]")
-        if closed and track.builder.size > before:
-            raise UpstreamUnreadable("text after the choice's end", f"choices[{index}]")
+    def _read_choice(self, choice: Mapping[str, Any], path: str, state: ChoiceState) -> bool:
+        whole = self.read_choice(state, choice, path)
         reason = choice.get("finish_reason")
         if reason is not None and not isinstance(reason, str):
-            raise UpstreamUnreadable("must be a string", f"choices[{index}].finish_reason")
+            raise UpstreamUnreadable("must be a string", f"{path}.finish_reason")
         if reason:
-            track.finish, track.final, whole = reason, True, True
-            self.close_track(index, track)
-        event.texts += [(index, path, text) for path, text in track.builder.take()]
-        final = track.final and (not closed or track.builder.opaques > opaques)
-        return Mark(index, track.builder.size, final=final, whole=whole or closed)
-
-    def _read_envelope(self, body: dict[str, Any], event: Event, marks: dict[int, Mark]) -> None:
-        """Text beside the chunk's choices belongs to the first of them."""
-        parts = beside(body)
-        event.body = without(body, parts)
-        if parts:
-            index = next(iter(marks), 0)
-            marks[index] = self.include(index, parts, event)
+            state.finish, state.final = reason, True
+        return whole
 
     def _remember(self, body: Mapping[str, Any]) -> None:
         for key in ("id", "object", "created", "model", "system_fingerprint"):
@@ -323,29 +286,29 @@ class ChoicesStream(BaseStream):
     def release(self, chunk: Chunk) -> bytes:
         """The chunk's bytes for the client, less what belongs to choices that were ended by the proxy."""
         event: Event = chunk.data
-        if self.over(event):
+        if self.is_behind_end(event):
             return b""
         if event.kind == "done":
             self.closed = True
-        live = self.live(event)
-        self.sent(event)
+        live = self.open_choices(event)
+        self.note_released(event)
         self._opened.update(live)
-        if len(live) == len(event.choices):
+        if len(live) == len(event.marks):
             self._usage_sent = self._usage_sent or bool(event.body.get("usage"))
             return chunk.raw
         kept = [choice for choice in event.body.get("choices", ()) if choice.get("index", 0) in live]
-        return self.frames([{**event.body, "choices": kept}]) if kept else b""
+        return self.pack_all([{**event.body, "choices": kept}]) if kept else b""
 
     def end(self, choice: int, outcome: Replace | Refuse) -> bytes:
         """Frames that end `choice` in place of everything of it not yet released."""
-        track = self.track(choice)
-        if track.ended or self.closed:
+        state = self.state_of(choice)
+        if state.ended or self.closed:
             return b""
-        track.ended = True
+        state.ended = True
         say = self.refusal if isinstance(outcome, Refuse) else self.rest
-        choices = [*self.opening(choice), *say(track, choice, outcome)]  # type: ignore[arg-type]
+        choices = [*self.opening(choice), *say(state, choice, outcome)]  # type: ignore[arg-type]
         self._opened.update(range(choice + 1))
-        return self.frames([{**self.head, "choices": [item]} for item in choices])
+        return self.pack_all([{**self.head, "choices": [item]} for item in choices])
 
     def unopened(self, index: int) -> list[int]:
         """The lower choices of which the client has seen nothing yet."""
@@ -357,7 +320,7 @@ class ChoicesStream(BaseStream):
             return b""
         self.closed = True
         if wants_usage(self.request) and self._usage is not None and not self._usage_sent:
-            return self.frames([{**self.head, "choices": [], "usage": self._usage}]) + DONE
+            return self.pack_all([{**self.head, "choices": [], "usage": self._usage}]) + DONE
         return (b"\n\n" if self._cut else b"") + DONE
 
 
@@ -365,5 +328,5 @@ def refuse_stream(stream: ChoicesStream, refusal: Refuse, number: int) -> Answer
     """A streamed answer of `number` choices that are all the refusal."""
     body = b"".join(stream.end(index, refusal) for index in range(number))
     if wants_usage(stream.request):
-        body += stream.frames([{**stream.head, "choices": [], "usage": NO_USAGE}])
+        body += stream.pack_all([{**stream.head, "choices": [], "usage": NO_USAGE}])
     return Answer(200, SSE, body + stream.close())

@@ -4,11 +4,11 @@ A key that the map does not know is `opaque` where its value could carry text, a
 """
 
 import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
-from guardproxy.types import Message, PartKind, Role
+from guardproxy.types import Message, Part, PartKind, Role
 from guardproxy.wires.shared.body import at, base64_text, data_url_text, is_text_type, shown
 from guardproxy.wires.shared.message_builder import MessageBuilder
 
@@ -230,11 +230,19 @@ def _unknown(builder: MessageBuilder, key: str, value: Any, path: str, table: Fi
         builder.opaque(path, "unknown field")
 
 
-def unknown(body: Mapping[str, Any], table: Fields) -> tuple[Message, ...]:
-    """A message of what a reply without an answer, such as an error, says in fields that nobody knows; or none."""
+def outer_parts(body: Mapping[str, Any], table: Fields) -> tuple[Part, ...]:
+    """The parts of a reply outside its choices: texts of an error, opaque fields. Raises UpstreamUnreadable."""
     builder = MessageBuilder(UpstreamUnreadable)
     walk(builder, body, "", table)
-    return (builder.message("assistant"),) if builder.pieces else ()
+    return builder.message("assistant").parts if builder.pieces else ()
+
+
+def with_outer_parts(choices: Sequence[Message], parts: tuple[Part, ...]) -> tuple[Message, ...]:
+    """The choices of a reply with its outer parts in the first one; with parts but no choice, a message of its own."""
+    if not parts:
+        return tuple(choices)
+    first, *others = choices or [Message("assistant", ())]
+    return (Message(first.role, (*first.parts, *parts)), *others)
 
 
 def carries_text(value: Any) -> bool:
