@@ -34,7 +34,7 @@ class Frame(NamedTuple):
     complete: bool = True
 
 
-class Decoder(Protocol):
+class FrameDecoder(Protocol):
     """Bytes in, frames out."""
 
     def feed(self, data: bytes) -> list[Frame]:
@@ -50,7 +50,7 @@ def _too_large(limit: int) -> UpstreamUnreadable:
     return UpstreamUnreadable(f"a frame of the stream is larger than {limit} bytes")
 
 
-class _Lines:
+class _LineDecoder:
     """What the line-based decoders share: a byte order mark at the start, and lines whatever the split."""
 
     def __init__(self, limit: int, eol: re.Pattern[bytes]) -> None:
@@ -101,7 +101,7 @@ class _Lines:
             raise _too_large(self._limit)
 
 
-class Sse(_Lines):
+class Sse(_LineDecoder):
     """Server-sent events. A line that is neither a field of the format nor a comment is refused, not skipped."""
 
     def __init__(self, limit: int = LIMIT) -> None:
@@ -174,7 +174,7 @@ class Sse(_Lines):
         return Frame(self._take(), data, event, complete)
 
 
-class Ndjson(_Lines):
+class Ndjson(_LineDecoder):
     """One JSON text per line. A blank line is a frame without data."""
 
     def __init__(self, limit: int = LIMIT) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.sse import Decoder, Frame, JsonArray, Ndjson, Sse
+from guardproxy.sse import Frame, FrameDecoder, JsonArray, Ndjson, Sse
 
 BOM = b"\xef\xbb\xbf"
 SSE_TEXT = (
@@ -19,7 +19,7 @@ NDJSON_TEXT = BOM + '{"a": "é\\n"}\r\n\n  \n{"b": [1, 2]}\n{"c": 3}'.encode()
 ARRAY_TEXT = b' [{"a": "}]\\"{", "b": [{"c": "\\\\"}]}\r\n, {"d": {}},{}]\n'
 
 
-def _frames(make: Callable[[], Decoder], parts: list[bytes]) -> list[Frame]:
+def _frames(make: Callable[[], FrameDecoder], parts: list[bytes]) -> list[Frame]:
     decoder = make()
     return [*(frame for part in parts for frame in decoder.feed(part)), *decoder.finish()]
 
@@ -27,7 +27,7 @@ def _frames(make: Callable[[], Decoder], parts: list[bytes]) -> list[Frame]:
 @pytest.mark.parametrize(("make", "text"), [(Sse, SSE_TEXT), (Ndjson, NDJSON_TEXT), (JsonArray, ARRAY_TEXT)])
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_any_split_gives_the_same_frames(make: Callable[[], Decoder], text: bytes, data: st.DataObject) -> None:
+def test_any_split_gives_the_same_frames(make: Callable[[], FrameDecoder], text: bytes, data: st.DataObject) -> None:
     """Wherever the bytes are cut, the frames are those of the whole, and their raws are the input."""
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=12)))
     parts = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
@@ -104,7 +104,7 @@ def test_what_is_no_array_of_objects_is_refused(text: bytes) -> None:
     ("decoder", "text"),
     [(Sse(100), b"data: "), (Ndjson(100), b"{"), (JsonArray(100), b'[{"a":"')],
 )
-def test_frames_are_bounded(decoder: Decoder, text: bytes) -> None:
+def test_frames_are_bounded(decoder: FrameDecoder, text: bytes) -> None:
     """A frame without end is refused, not stored."""
     decoder.feed(text + b"x" * 80)
     with pytest.raises(UpstreamUnreadable, match="100 bytes"):
@@ -120,7 +120,7 @@ def test_frames_are_bounded(decoder: Decoder, text: bytes) -> None:
         (JsonArray, b'[{"a":"' + b'\\"' * 400_000 + b'"}]'),
     ],
 )
-def test_time_is_linear(make: Callable[[], Decoder], text: bytes) -> None:
+def test_time_is_linear(make: Callable[[], FrameDecoder], text: bytes) -> None:
     """A megabyte in pieces of a hundred bytes takes seconds at most."""
     began = time.perf_counter()
     frames = _frames(make, [text[start : start + 100] for start in range(0, len(text), 100)])

@@ -1,7 +1,7 @@
 """Ollama's chat and generate (`/api/chat`, `/api/generate`), answered as one object or as one JSON text per line.
 
 Reference: Ollama's API documentation, "Generate a chat completion", "Generate a completion". Ollama streams unless the
-request says `"stream": false`, and has no stop reason for filtered content: a refusal ends with `stop`.
+request has `"stream": false`. It has no stop reason for filtered content, so a refusal ends with `stop`.
 """
 
 import json
@@ -16,27 +16,27 @@ from guardproxy.ports import Answer, Chunk, Reply, ReplyStream, Request, Wire
 from guardproxy.sse import Frame, Ndjson
 from guardproxy.types import Message, Refuse, Replace, Role
 from guardproxy.wires.shared.base import BaseWire, Changed, stream_flag, with_tool_results
-from guardproxy.wires.shared.body import dumps, object_of, read_object, shown
+from guardproxy.wires.shared.body import dumps, guard_text, parsed_object, read_object
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.logprob_echo import LogprobEcho, token_list
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
-    Fields,
-    Rule,
-    beside_turns,
-    each,
+    FieldMap,
+    FieldRule,
     error_text,
-    fields,
     handled_in_code,
     identifier,
     json_text,
-    named,
+    keys,
+    list_of,
+    object_with,
     opaque,
+    outer_messages,
     outer_parts,
     passed,
+    read_fields,
     string_or,
     text,
-    walk,
     with_outer_parts,
 )
 from guardproxy.wires.shared.streams import JSON, BaseStream, ChoiceState, Event, parts_with_new_texts, without_opaque
@@ -51,41 +51,41 @@ _PLAIN = ("message.content", "message.thinking", "response", "thinking")
 
 
 def _calls(builder: MessageBuilder, value: Any, path: str) -> None:
-    """Tool calls. In a stream every frame brings whole ones, which follow those before."""
-    table = named("name arguments", handled_in_code) | {"index": passed, "description": text()}
-    each(fields({"function": fields(table), "id": passed, "type": passed}))(builder, value, path)
+    """Judge tool calls. A frame of a stream brings whole calls; their numbers follow those of earlier frames."""
+    table = keys("name arguments", handled_in_code) | {"index": passed, "description": text()}
+    list_of(object_with({"function": object_with(table), "id": passed, "type": passed}))(builder, value, path)
     for call in value or ():
         function = call.get("function") or {}
         name, arguments = function.get("name"), function.get("arguments")
         if name is not None and not isinstance(name, str):
             raise builder.error("must be a string", f"{path}[].function.name")
         place = f"{path}[{builder.calls}].function.arguments"
-        builder.call(place, name or "", "" if arguments is None else shown(arguments))
+        builder.call(place, name or "", "" if arguments is None else guard_text(arguments))
 
 
 def _options(builder: MessageBuilder, value: Any, path: str) -> None:
-    """Sampling; the words to stop at are free text."""
+    """Pass the sampling options; the stop sequences are the sender's own labels."""
     known = {key: item for key, item in value.items() if key != "stop"} if isinstance(value, dict) else value
     passed(builder, known, path)
 
 
-MESSAGE: Fields = {
+MESSAGE: FieldMap = {
     "role": identifier,
     "content": text(),
     "thinking": text("reasoning"),
     "images": opaque("image"),
     "tool_calls": _calls,
-    **named("tool_name tool_call_id", identifier),
+    **keys("tool_name tool_call_id", identifier),
     "name": text(),
 }
 
-# Of the request, beside its messages (chat) or with its prompt (generate).
-SETTINGS: dict[str, Rule] = {
-    **named("messages prompt", handled_in_code),
-    **named("model stream keep_alive think raw truncate shift logprobs top_logprobs"),
-    **named("width height steps _debug_render_only"),
+# A request outside its messages (chat), or with its prompt (generate).
+SETTINGS: dict[str, FieldRule] = {
+    **keys("messages prompt", handled_in_code),
+    **keys("model stream keep_alive think raw truncate shift logprobs top_logprobs"),
+    **keys("width height steps _debug_render_only"),
     "options": _options,
-    "tools": each(json_text("tool_definition")),
+    "tools": list_of(json_text("tool_definition")),
     "format": string_or(passed, json_text("tool_definition")),
     "suffix": text(),
     "system": text(),
@@ -94,9 +94,9 @@ SETTINGS: dict[str, Rule] = {
     "images": opaque("image"),
 }
 
-# Of a reply. `context` is the judged conversation as token ids, for the next request.
-REPLY: Fields = {
-    **named(
+# A reply, or a line of a stream. `context` passes: it is the judged conversation as token ids, for the next request.
+REPLY: FieldMap = {
+    **keys(
         """
         model created_at done done_reason total_duration load_duration prompt_eval_count prompt_eval_duration
         eval_count eval_duration context remote_model remote_host completed total
@@ -104,7 +104,7 @@ REPLY: Fields = {
     ),
     "logprobs": handled_in_code,
     "error": error_text(""),
-    "message": fields(MESSAGE),
+    "message": object_with(MESSAGE),
     "response": text(),
     "thinking": text("reasoning"),
     "image": opaque("image"),
@@ -112,7 +112,7 @@ REPLY: Fields = {
 
 
 def _head(request: Request, now: float) -> dict[str, Any]:
-    """The head of an answer that no upstream has given at `now` (seconds since 1970)."""
+    """Return the head of an answer that the proxy writes at `now` (seconds since 1970)."""
     stamp = datetime.fromtimestamp(now, UTC).isoformat().replace("+00:00", "Z")
     return {"model": request.model, "created_at": stamp}
 
@@ -122,7 +122,7 @@ def _is_chat(path: str) -> bool:
 
 
 def _split(message: Message) -> Iterator[tuple[str, Message]]:
-    """The system prompt of a generate request apart from the user's own texts."""
+    """Separate the system prompt of a generate request from the user's own texts."""
     system = tuple(part for part in message.parts if part.path == "system")
     others = tuple(part for part in message.parts if part.path != "system")
     if system:
@@ -150,25 +150,25 @@ def _message(message: Any, path: str) -> Message:
     builder = MessageBuilder(Unreadable)
     if not isinstance(message, dict):
         raise Unreadable("must be an object", path)
-    walk(builder, message, path, MESSAGE)
+    read_fields(builder, message, path, MESSAGE)
     return with_tool_results(builder.message(_ROLES.get(str(message.get("role")), "user")))
 
 
-def _said(path: str, said: str, field: str = "content") -> dict[str, Any]:
-    """The fields of a reply that say a text."""
+def _text_fields(path: str, new_text: str, field: str = "content") -> dict[str, Any]:
+    """Return the fields of a reply or a line that hold a text."""
     if _is_chat(path):
-        return {"message": {"role": "assistant", "content": "", field: said}}
-    return {"response" if field == "content" else field: said, **({} if field == "content" else {"response": ""})}
+        return {"message": {"role": "assistant", "content": "", field: new_text}}
+    return {"response": new_text} if field == "content" else {field: new_text, "response": ""}
 
 
 def _log_probabilities(echo: LogprobEcho, builder: MessageBuilder, body: Mapping[str, Any]) -> None:
     message = body.get("message") if isinstance(body.get("message"), dict) else body
-    said = (message or {}).get("content") or body.get("response") or ""
-    echo.add(said, token_list(builder, body.get("logprobs"), "logprobs"))
+    content = (message or {}).get("content") or body.get("response") or ""
+    echo.add(content, token_list(builder, body.get("logprobs"), "logprobs"))
 
 
 class OllamaStream(BaseStream):
-    """A streamed reply: one choice, number 0."""
+    """Reads and writes a streamed reply. It has one choice, number 0."""
 
     frame_end = b"\n"
 
@@ -178,11 +178,11 @@ class OllamaStream(BaseStream):
         self._end: dict[str, Any] = {}
 
     def pack(self, body: Mapping[str, Any]) -> bytes:
-        """A line."""
+        """Return a line."""
         return dumps(body) + b"\n"
 
     def read(self, frame: Frame) -> Chunk:
-        """The chunk of a line. Raises UpstreamUnreadable."""
+        """Return the chunk of a line. Raises UpstreamUnreadable."""
         body = read_object(frame.data or b"", UpstreamUnreadable)
         event = Event(body=body, kind="line", complete=frame.complete)
         if "error" in body and "message" not in body and "response" not in body:
@@ -192,7 +192,7 @@ class OllamaStream(BaseStream):
         return Chunk(frame.raw, tuple(event.marks.values()), event)
 
     def _read_line(self, body: dict[str, Any], state: ChoiceState) -> bool:
-        walk(state.builder, body, "", REPLY)
+        read_fields(state.builder, body, "", REPLY)
         echo = state.echo("text", "logprobs")
         _log_probabilities(echo, state.builder, body)
         self._head.update({key: body[key] for key in ("model", "created_at") if isinstance(body.get(key), str)})
@@ -202,7 +202,7 @@ class OllamaStream(BaseStream):
         return echo.ahead or any(path not in _PLAIN for path, _ in state.builder.added)
 
     def release(self, chunk: Chunk) -> bytes:
-        """The line for the client; nothing after an end by the proxy. Blank lines, which break clients, go."""
+        """Return the line for the client; nothing for a blank line (it breaks clients) or after an end by the proxy."""
         event: Event = chunk.data
         if self.state_of(0).ended or not event.kind:
             return b""
@@ -210,38 +210,39 @@ class OllamaStream(BaseStream):
         return chunk.raw
 
     def end(self, choice: int, outcome: Replace | Refuse) -> bytes:
-        """Say what is left, and `done`."""
+        """Return the refusal or the rest of the edited texts, and the line with `done`."""
         state = self.state_of(0)
         if choice != 0 or state.ended:
             return b""
         state.ended = True
         if isinstance(outcome, Refuse):
-            left = [_said(self.request.path, outcome.message)] if state.nothing_released else []
+            rest = [_text_fields(self.request.path, outcome.message)] if state.nothing_released else []
             reason = "stop"
         else:
-            left, reason = self._rest(state, outcome), str(self._end.get("done_reason") or "stop")
+            rest, reason = self._rest(state, outcome), str(self._end.get("done_reason") or "stop")
         kept = {key: value for key, value in self._end.items() if key.endswith(("_count", "_duration"))}
-        end = {**_said(self.request.path, ""), "done": True, "done_reason": reason, **kept}
-        return self.pack_all([*({**self._head, **item, "done": False} for item in left), {**self._head, **end}])
+        end = {**_text_fields(self.request.path, ""), "done": True, "done_reason": reason, **kept}
+        return self.pack_all([*({**self._head, **item, "done": False} for item in rest), {**self._head, **end}])
 
     def _rest(self, state: ChoiceState, outcome: Replace) -> list[dict[str, Any]]:
-        out: list[dict[str, Any]] = []
+        lines: list[dict[str, Any]] = []
         for part, new in parts_with_new_texts(state.builder.message("assistant"), outcome):
             if part.kind == "tool_call":
-                out += [_called(part.text)] if new == part.text else []
-            elif (part.path != "error" or outcome.whole) and (left := state.remainder(part, new)):
-                out.append(_said(self.request.path, left, "thinking" if part.kind == "reasoning" else "content"))
-        return out
+                lines += [_call_line(part.text)] if new == part.text else []
+            elif (part.path != "error" or outcome.whole) and (rest := state.remainder(part, new)):
+                field = "thinking" if part.kind == "reasoning" else "content"
+                lines.append(_text_fields(self.request.path, rest, field))
+        return lines
 
     def close(self) -> bytes:
-        """Nothing: the line that says `done` has ended it."""
+        """Return nothing: the line with `done` ends the stream."""
         return b""
 
 
-def _called(said: str) -> dict[str, Any]:
-    """A tool call from its text."""
-    name, _, arguments = said.partition("\n")
-    call = {"function": {"name": name, "arguments": object_of(arguments)}}
+def _call_line(call_text: str) -> dict[str, Any]:
+    """Return a tool call from its text, which is its name, a line break and its arguments."""
+    name, _, arguments = call_text.partition("\n")
+    call = {"function": {"name": name, "arguments": parsed_object(arguments)}}
     return {"message": {"role": "assistant", "content": "", "tool_calls": [call]}}
 
 
@@ -255,40 +256,40 @@ class Ollama(BaseWire):
     calls = _CALLS
 
     def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
-        """Every message with its path in the body; texts beside the messages come first.
+        """Yield every message with its path; texts outside the message list come first.
 
         A request that only loads a model has no message.
         """
         is_chat = _is_chat(path)
         builder = MessageBuilder(Unreadable)
-        walk(builder, body, "", SETTINGS | ({"prompt": text()} if is_chat else {"messages": opaque("messages")}))
-        for message in beside_turns(builder):
+        read_fields(builder, body, "", SETTINGS | ({"prompt": text()} if is_chat else {"messages": opaque("messages")}))
+        for message in outer_messages(builder):
             yield from _split(message)
         yield from _messages(body) if is_chat else _prompt(body)
 
     def wants_stream(self, path: str, body: Mapping[str, Any]) -> bool:
-        """Whether the request asks for a stream: unless it says `"stream": false`. Raises Unreadable."""
+        """Return whether the request asks for a stream: it does unless `stream` is false. Raises Unreadable."""
         return stream_flag(body) is not False
 
     def structured(self, body: Mapping[str, Any]) -> bool:
-        """Whether the request asks for JSON."""
+        """Return whether the request asks for JSON."""
         return bool(body.get("format"))
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
-        """Raises UpstreamUnreadable. An error body has no choice."""
+        """Parse a whole reply; an error body has no choice of its own. Raises UpstreamUnreadable."""
         parsed = read_object(body, UpstreamUnreadable)
         if "message" not in parsed and "response" not in parsed:
             if "error" not in parsed:
                 raise UpstreamUnreadable("has neither a message nor a response")
             return Reply(with_outer_parts((), outer_parts(parsed, REPLY)), body, parsed)
         builder, echo = MessageBuilder(UpstreamUnreadable), LogprobEcho("logprobs")
-        walk(builder, parsed, "", REPLY)
+        read_fields(builder, parsed, "", REPLY)
         _log_probabilities(echo, builder, parsed)
         echo.close(builder)
         return Reply((builder.message("assistant"),), body, parsed)
 
     def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:
-        """The reply replaced or refused as the outcome of its one choice says."""
+        """Return the reply with its only choice replaced or refused."""
         outcome = changed[0]
         body = json.loads(reply.raw)
         if isinstance(outcome, Replace) and not outcome.whole and ("message" in body or "response" in body):
@@ -299,22 +300,22 @@ class Ollama(BaseWire):
         body = without_opaque(body, reply.choices[0])
         kept = {key: body[key] for key in body if REPLY.get(key) is passed and key not in ("context", "error")}
         kept = {**_head(request, request.received), **kept}
-        said = outcome.message if isinstance(outcome, Refuse) else "\n".join(edit.text for edit in outcome.edits)
-        return dumps({**kept, **_said(request.path, said), "done": True, "done_reason": "stop"})
+        new_text = outcome.message if isinstance(outcome, Refuse) else "\n".join(edit.text for edit in outcome.edits)
+        return dumps({**kept, **_text_fields(request.path, new_text), "done": True, "done_reason": "stop"})
 
     def refusal(self, request: Request, refusal: Refuse) -> Answer:
-        """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
+        """Return a complete answer that carries the refusal, streamed if the request asked for a stream."""
         if request.stream:
             return Answer(200, "application/x-ndjson", OllamaStream(request, request.received).end(0, refusal))
-        head = {**_head(request, request.received), **_said(request.path, refusal.message)}
+        head = {**_head(request, request.received), **_text_fields(request.path, refusal.message)}
         return Answer(200, JSON, dumps({**head, "done": True, "done_reason": "stop"}))
 
     def error(self, status: int, code: str, message: str) -> Answer:
-        """The protocol's own error body."""
+        """Return the protocol's own error body."""
         return Answer(status, JSON, dumps({"error": message, "code": code}))
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
-        """A reader for the reply to `request`."""
+        """Return a reader for the streamed reply."""
         return OllamaStream(request, request.received)
 
 

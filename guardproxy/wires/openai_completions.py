@@ -1,6 +1,6 @@
-"""OpenAI completions: a prompt, or several, and texts that go on from them.
+"""OpenAI completions: one or more prompts, and a text that continues each of them.
 
-Reference: OpenAI API reference, "Completions". Prompts as token ids are opaque; each prompt is a user's message.
+Reference: OpenAI API reference, "Completions". Every prompt is a user message; prompts of token ids are opaque.
 """
 
 import json
@@ -18,45 +18,45 @@ from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
-    Fields,
-    an_object,
-    beside_turns,
-    fields,
+    FieldMap,
     handled_in_code,
     json_text,
-    named,
+    keys,
+    object_with,
     opaque,
+    outer_messages,
     outer_parts,
+    read_fields,
+    require_object,
     text,
-    walk,
     with_outer_parts,
 )
 from guardproxy.wires.shared.streams import JSON, ChoiceState, parts_with_new_texts
 
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/completions|/openai/deployments/[^/]+/completions")
 
-SETTINGS: Fields = {
+SETTINGS: FieldMap = {
     **openai.SETTINGS,
     **openai.SCHEMAS,
-    **named("echo add_special_tokens response_format reasoning_effort reasoning"),
+    **keys("echo add_special_tokens response_format reasoning_effort reasoning"),
     "response_format": json_text("tool_definition"),
     "prompt": handled_in_code,
     "suffix": text(),
     "prompt_embeds": opaque("embeddings"),
     "images": opaque("image"),
 }
-REPLY_CHOICE: Fields = {
+REPLY_CHOICE: FieldMap = {
     **openai.CHOICE,
     "text": text(),
     "reasoning": text("reasoning"),
     "reasoning_content": text("reasoning"),
 }
-_LOGPROBS: Fields = named("token_logprobs text_offset token_ids") | named("tokens top_logprobs", handled_in_code)
+_LOGPROBS: FieldMap = keys("token_logprobs text_offset token_ids") | keys("tokens top_logprobs", handled_in_code)
 _NO_CALLS = re.compile(r"(?!)")
 
 
 def _prompts(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Every prompt with its path: texts, or lists of token ids."""
+    """Return every prompt, a string or a list of token ids, with its path."""
     prompt = body.get("prompt")
     if isinstance(prompt, list) and prompt and not all(type(item) is int for item in prompt):
         return [(f"prompt[{index}]", item) for index, item in enumerate(prompt)]
@@ -77,9 +77,9 @@ def _prompt(path: str, prompt: Any) -> Message:
 
 
 def _log_probabilities(echo: LogprobEcho, builder: MessageBuilder, choice: Mapping[str, Any], path: str) -> None:
-    """Compare the tokens of `logprobs` with the text; alternatives are opaque."""
+    """Compare the tokens of `logprobs` with the text; alternatives to a token are opaque."""
     value = choice.get("logprobs")
-    fields(_LOGPROBS)(builder, value, path)
+    object_with(_LOGPROBS)(builder, value, path)
     tokens = (value or {}).get("tokens") or []
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise builder.error("must be a list of strings", f"{path}.tokens")
@@ -89,8 +89,8 @@ def _log_probabilities(echo: LogprobEcho, builder: MessageBuilder, choice: Mappi
             builder.opaque(f"{path}.top_logprobs", "token alternatives")
 
 
-def _choice(index: int, said: str, finish: str | None) -> dict[str, Any]:
-    return {"index": index, "text": said, "logprobs": None, "finish_reason": finish}
+def _choice(index: int, new_text: str, finish: str | None) -> dict[str, Any]:
+    return {"index": index, "text": new_text, "logprobs": None, "finish_reason": finish}
 
 
 class CompletionStream(openai.ChoicesStream):
@@ -100,26 +100,26 @@ class CompletionStream(openai.ChoicesStream):
         super().__init__(request, openai.envelope(request, "text_completion", "cmpl", now))
 
     def read_choice(self, state: ChoiceState, choice: Mapping[str, Any], path: str) -> bool:
-        """Read a choice's text; whether the chunk must wait for the whole choice."""
-        walk(state.builder, choice, path, REPLY_CHOICE)
+        """Read a choice's text; return whether the chunk must wait for the verdict on the whole choice."""
+        read_fields(state.builder, choice, path, REPLY_CHOICE)
         echo = state.echo("text", f"{path}.logprobs")
         _log_probabilities(echo, state.builder, choice, f"{path}.logprobs")
         plain = {f"{path}.text", f"{path}.reasoning", f"{path}.reasoning_content"}
         return echo.ahead or any(place not in plain for place, _ in state.builder.added)
 
     def refusal(self, state: ChoiceState, index: int, outcome: Refuse) -> list[dict[str, Any]]:
-        """The refusal where nothing was said yet, and the end."""
-        said = [_choice(index, outcome.message, None)] if state.nothing_released else []
-        return [*said, _choice(index, "", outcome.finish)]
+        """Return the end, behind the refusal's text if no text of the choice has been released."""
+        message = [_choice(index, outcome.message, None)] if state.nothing_released else []
+        return [*message, _choice(index, "", outcome.finish)]
 
-    def rest(self, state: ChoiceState, index: int, outcome: Replace) -> list[dict[str, Any]]:
-        """What the edited text has beyond what was released, and a normal end."""
-        left = "".join(
+    def edited_rest(self, state: ChoiceState, index: int, outcome: Replace) -> list[dict[str, Any]]:
+        """Return the unreleased rest of the edited text, and a normal end."""
+        rest = "".join(
             state.remainder(part, new)
             for part, new in parts_with_new_texts(state.builder.message("assistant"), outcome)
             if part.path.endswith(".text") or outcome.whole
         )
-        return [*([_choice(index, left, None)] if left else []), _choice(index, "", state.finish or "stop")]
+        return [*([_choice(index, rest, None)] if rest else []), _choice(index, "", state.finish or "stop")]
 
 
 class OpenAICompletions(openai.OpenAIWire):
@@ -130,16 +130,16 @@ class OpenAICompletions(openai.OpenAIWire):
     calls = _NO_CALLS
 
     def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
-        """Every prompt with its path in the body; texts beside the prompts come first."""
+        """Yield every prompt with its path; texts outside the prompts come first."""
         builder = MessageBuilder(Unreadable)
-        walk(builder, body, "", SETTINGS)
-        for message in beside_turns(builder):
+        read_fields(builder, body, "", SETTINGS)
+        for message in outer_messages(builder):
             yield "", message
         for place, prompt in _prompts(body):
             yield place, _prompt(place, prompt)
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
-        """Raises UpstreamUnreadable."""
+        """Parse a whole reply. Raises UpstreamUnreadable."""
         parsed = read_object(body, UpstreamUnreadable)
         choices = openai.choices_of(parsed)
         read = [self._choice(choice, f"choices[{index}]") for index, choice in enumerate(choices)]
@@ -148,32 +148,32 @@ class OpenAICompletions(openai.OpenAIWire):
     def _choice(self, choice: Any, path: str) -> Message:
         builder = MessageBuilder(UpstreamUnreadable)
         echo = LogprobEcho(f"{path}.logprobs")
-        walk(builder, an_object(builder.error, choice, path), path, REPLY_CHOICE)
+        read_fields(builder, require_object(builder.error, choice, path), path, REPLY_CHOICE)
         _log_probabilities(echo, builder, choice, f"{path}.logprobs")
         echo.close(builder)
         return builder.message("assistant")
 
     def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:
-        """The reply with the changed choices replaced or refused; the others stay as they are."""
+        """Return the reply with the choices in `changed` replaced or refused, and the other choices as they are."""
         body = json.loads(reply.raw)
-        choices = openai.opened(body, openai.envelope(request, "text_completion", "cmpl", request.received))
+        choices = openai.choices_to_edit(body, openai.envelope(request, "text_completion", "cmpl", request.received))
         for index, outcome in changed.items():
             choice = choices[index]
             number = choice.get("index", index)
             if isinstance(outcome, Refuse):
                 choices[index] = _choice(number, outcome.message, outcome.finish)
             elif outcome.whole or not reply.body.get("choices"):
-                said = "\n".join(edit.text for edit in outcome.edits)
-                choices[index] = _choice(number, said, choice.get("finish_reason") or "stop")
+                new_text = "\n".join(edit.text for edit in outcome.edits)
+                choices[index] = _choice(number, new_text, choice.get("finish_reason") or "stop")
             else:
                 rewrite(body, outcome.edits, _NO_CALLS)
                 choice["logprobs"] = None
-            remove(body, openai.beside_paths(reply.choices[index]))
+            remove(body, openai.outer_paths(reply.choices[index]))
         return dumps(body)
 
     def refusal(self, request: Request, refusal: Refuse) -> Answer:
-        """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
-        number = openai.count(request.body, "n") * max(1, len(_prompts(request.body)))
+        """Return a complete answer that carries the refusal, streamed if the request asked for a stream."""
+        number = openai.choice_count(request.body, "n") * max(1, len(_prompts(request.body)))
         if request.stream:
             return openai.refuse_stream(CompletionStream(request, request.received), refusal, number)
         choices = [_choice(index, refusal.message, refusal.finish) for index in range(number)]
@@ -181,7 +181,7 @@ class OpenAICompletions(openai.OpenAIWire):
         return Answer(200, JSON, dumps({**head, "choices": choices, "usage": openai.NO_USAGE}))
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
-        """A reader for the reply to `request`."""
+        """Return a reader for the streamed reply."""
         return CompletionStream(request, request.received)
 
 

@@ -105,7 +105,7 @@ def test_places() -> None:
     assert find(body, "a[1].b") == "new"
     remove(body, ["a[0]", "a[2]", "a[2].b", "none.such"])
     assert body == {"a": [{"b": "new"}]}
-    with pytest.raises(Unreadable, match="only a text"):
+    with pytest.raises(Unreadable, match="only a string"):
         put(body, "a", "text")
 
 

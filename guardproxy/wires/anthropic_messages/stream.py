@@ -1,4 +1,4 @@
-"""The stream of a message: blocks that open, grow and close one after the other."""
+"""The stream of a message: content blocks that start, grow and stop one after the other."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -12,42 +12,42 @@ from guardproxy.sse import Frame, Sse
 from guardproxy.types import Refuse, Replace
 from guardproxy.wires.anthropic_messages.fields import BLOCK, DELTA, EVENTS, MESSAGE_DELTA, REPLY
 from guardproxy.wires.shared.body import dumps, read_object
-from guardproxy.wires.shared.parts import an_object, carries_text, json_text, walk
+from guardproxy.wires.shared.parts import carries_text, json_text, read_fields, require_object
 from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, without_opaque
 
 NO_USAGE = {"input_tokens": 0, "output_tokens": 0}
 
 
 @dataclass(slots=True)
-class _Block:
-    """A block of the upstream's message: its events that have not left yet, and its number at the client."""
+class ContentBlock:
+    """A content block of the upstream's message, with its unreleased events and its number at the client."""
 
     kind: str
     waiting: deque[dict[str, Any]] = field(default_factory=deque)
-    number: int = -1  # -1: the client has not seen it
-    stopped: bool = False  # the client has seen its end
+    number: int = -1  # -1: the client has not seen the block
+    stopped: bool = False  # the client has seen its content_block_stop
     citations: int = 0
 
 
 class MessageStream(BaseStream):
-    """A streamed message: one choice, number 0."""
+    """Reads and writes a streamed message. It has one choice, number 0."""
 
     def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
         super().__init__(request, Sse())
         self._head = dict(head)
-        self._started = False  # message_start has left
-        self._blocks: dict[int, _Block] = {}
+        self._started = False  # message_start has been released
+        self._blocks: dict[int, ContentBlock] = {}
         self._seen = 0  # blocks that the client has seen
         self._usage: dict[str, Any] = {"output_tokens": 0}
 
     def pack(self, body: Mapping[str, Any]) -> bytes:
-        """An event; clients drop one whose `event:` line is missing."""
+        """Return an event; clients drop an event without its `event:` line."""
         return f"event: {body['type']}\n".encode() + b"data: " + dumps(body) + b"\n\n"
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def read(self, frame: Frame) -> Chunk:
-        """The chunk of an event. Raises UpstreamUnreadable."""
+        """Return the chunk of an event. Raises UpstreamUnreadable."""
         body = read_object(frame.data or b"", UpstreamUnreadable)
         kind = body.get("type")
         if not isinstance(kind, str) or frame.event not in ("", kind):
@@ -62,7 +62,7 @@ class MessageStream(BaseStream):
         return Chunk(frame.raw, tuple(event.marks.values()), event)
 
     def _read_event(self, kind: str, body: dict[str, Any], state: ChoiceState) -> bool:
-        walk(state.builder, body, "", EVENTS[kind])
+        read_fields(state.builder, body, "", EVENTS[kind])
         return {
             "message_start": self._message_start,
             "content_block_start": self._block_start,
@@ -76,7 +76,7 @@ class MessageStream(BaseStream):
         message = body.get("message")
         if not isinstance(message, dict):
             raise UpstreamUnreadable("must be an object", "message")
-        walk(state.builder, message, "", REPLY)
+        read_fields(state.builder, message, "", REPLY)
         self._head = without_opaque({**message, "content": []}, state.builder.message("assistant"))
         return bool(state.builder.added)
 
@@ -84,11 +84,11 @@ class MessageStream(BaseStream):
         index, block = body.get("index"), body.get("content_block")
         if type(index) is not int or index in self._blocks or not isinstance(block, dict):
             raise UpstreamUnreadable("must be a new block with a number", "content_block")
-        self._blocks[index] = _Block(str(block.get("type")), deque([body]))
+        self._blocks[index] = ContentBlock(str(block.get("type")), deque([body]))
         BLOCK(state.builder, block, f"content[{index}]")
         return block.get("type") not in ("text", "thinking")
 
-    def _block(self, body: dict[str, Any]) -> _Block:
+    def _block(self, body: dict[str, Any]) -> ContentBlock:
         index = body.get("index")
         block = self._blocks.get(index) if isinstance(index, int) else None
         if block is None:
@@ -103,10 +103,10 @@ class MessageStream(BaseStream):
         if not isinstance(delta, dict) or delta.get("type") not in ("input_json_delta", "citations_delta"):
             return block.kind not in ("text", "thinking")
         if delta["type"] == "input_json_delta":
-            partial = delta.get("partial_json")
-            if not isinstance(partial, str):
+            arguments = delta.get("partial_json")
+            if not isinstance(arguments, str):
                 raise UpstreamUnreadable("must be a string", "delta.partial_json")
-            state.builder.call(f"{path}.input", "", partial)
+            state.builder.call(f"{path}.input", "", arguments)
         else:
             json_text("text")(state.builder, delta.get("citation"), f"{path}.citations[{block.citations}]")
             block.citations += 1
@@ -116,8 +116,8 @@ class MessageStream(BaseStream):
         return self._block(body).kind not in ("text", "thinking")
 
     def _message_delta(self, state: ChoiceState, body: dict[str, Any]) -> bool:
-        delta = an_object(UpstreamUnreadable, body.get("delta"), "delta")
-        walk(state.builder, delta, "", MESSAGE_DELTA)
+        delta = require_object(UpstreamUnreadable, body.get("delta"), "delta")
+        read_fields(state.builder, delta, "", MESSAGE_DELTA)
         if isinstance(body.get("usage"), dict):
             self._usage = without_opaque(body, state.builder.message("assistant")).get("usage", self._usage)
         if isinstance(delta.get("stop_reason"), str):
@@ -131,7 +131,7 @@ class MessageStream(BaseStream):
     # --- writing ---------------------------------------------------------------------------------------------------
 
     def release(self, chunk: Chunk) -> bytes:
-        """The event's bytes for the client; after an end by the proxy only pings and the terminator."""
+        """Return the event's bytes for the client; after an end by the proxy only pings and the terminator."""
         event: Event = chunk.data
         state = self.state_of(0)
         if self.is_behind_end(event) or (state.ended and event.kind not in ("", "ping", "message_stop")):
@@ -143,7 +143,7 @@ class MessageStream(BaseStream):
         return chunk.raw
 
     def _note(self, event: Event) -> None:
-        """Follow what the client has seen."""
+        """Update the blocks and their numbers to what the client has seen."""
         self._started = self._started or event.kind == "message_start"
         if not event.kind.startswith("content_block"):
             return
@@ -154,18 +154,16 @@ class MessageStream(BaseStream):
         block.stopped = block.stopped or event.kind == "content_block_stop"
 
     def end(self, choice: int, outcome: Replace | Refuse) -> bytes:
-        """Close what is open, say what is left, and give the stop reason."""
+        """Return the rest of the edited texts or the refusal, the stops of open blocks, and the stop reason."""
         state = self.state_of(0)
         if choice != 0 or state.ended or self.closed:
             return b""
         if isinstance(outcome, Refuse):
-            said, reason = (
-                self._refused(state, outcome),
-                "refusal" if outcome.finish == "content_filter" else "end_turn",
-            )
+            blocks = self._refused(state, outcome)
+            reason = "refusal" if outcome.finish == "content_filter" else "end_turn"
         else:
-            said, reason = self._rest(state, outcome), state.finish or "end_turn"
-        bodies = [*self._start(), *said]
+            blocks, reason = self._rest(state, outcome), state.finish or "end_turn"
+        bodies = [*self._start(), *blocks]
         if reason == "tool_use" and not any(_opens_call(body) for body in bodies):
             reason = "end_turn"
         state.ended = True
@@ -173,7 +171,7 @@ class MessageStream(BaseStream):
         return self.pack_all([*bodies, {"type": "message_delta", "delta": delta, "usage": self._usage}])
 
     def close(self) -> bytes:
-        """`message_stop`."""
+        """Return `message_stop`."""
         if self.closed:
             return b""
         self.closed = True
@@ -187,12 +185,12 @@ class MessageStream(BaseStream):
         return [{"type": "message_start", "message": message}]
 
     def _refused(self, state: ChoiceState, outcome: Refuse) -> list[dict[str, Any]]:
-        """A parser of structured output chokes on prose: there the refusal has no text."""
+        """Return the refusal's text and the stops; no text if the request asks for JSON, because it must parse."""
         open_blocks = [block for block in self._blocks.values() if block.number >= 0 and not block.stopped]
-        say = state.nothing_released and not self.request.structured
-        if say and open_blocks and open_blocks[-1].kind == "text":
+        with_text = state.nothing_released and not self.request.structured
+        if with_text and open_blocks and open_blocks[-1].kind == "text":
             return [_text_delta(open_blocks[-1].number, outcome.message), *self._stops()]
-        return [*self._stops(), *(self._new_block(outcome.message) if say else ())]
+        return [*self._stops(), *(self._new_block(outcome.message) if with_text else ())]
 
     def _stops(self) -> Iterator[dict[str, Any]]:
         for block in self._blocks.values():
@@ -200,10 +198,10 @@ class MessageStream(BaseStream):
                 block.stopped = True
                 yield {"type": "content_block_stop", "index": block.number}
 
-    def _new_block(self, said: str) -> list[dict[str, Any]]:
+    def _new_block(self, text: str) -> list[dict[str, Any]]:
         number, self._seen = self._seen, self._seen + 1
         start = {"type": "content_block_start", "index": number, "content_block": {"type": "text", "text": ""}}
-        return [start, _text_delta(number, said), {"type": "content_block_stop", "index": number}]
+        return [start, _text_delta(number, text), {"type": "content_block_stop", "index": number}]
 
     def _rest(self, state: ChoiceState, outcome: Replace) -> list[dict[str, Any]]:
         edits = {edit.path: edit.text for edit in outcome.edits}
@@ -218,29 +216,29 @@ class MessageStream(BaseStream):
             else:
                 out += self._replayed(block)
         if outcome.whole:
-            beside = [text for path, text in edits.items() if not path.startswith("content[")]
-            out += [event for text in beside for event in self._new_block(text)]
+            outer = [text for path, text in edits.items() if not path.startswith("content[")]
+            out += [event for text in outer for event in self._new_block(text)]
         return [*out, *self._stops()]
 
-    def _edited(self, state: ChoiceState, path: str, new: str, block: _Block) -> list[dict[str, Any]]:
+    def _edited(self, state: ChoiceState, path: str, new: str, block: ContentBlock) -> list[dict[str, Any]]:
         part = next(part for part in state.builder.message("assistant").parts if part.path == path)
-        left = state.remainder(part, new)
-        if not left:
+        rest = state.remainder(part, new)
+        if not rest:
             return []
         if block.number < 0 or block.stopped:
-            return self._new_block(left)
-        return [_text_delta(block.number, left)]
+            return self._new_block(rest)
+        return [_text_delta(block.number, rest)]
 
-    def _replayed(self, block: _Block) -> list[dict[str, Any]]:
-        """The block's own events that have not left, under its number at the client."""
+    def _replayed(self, block: ContentBlock) -> list[dict[str, Any]]:
+        """Return the block's unreleased events, under its number at the client."""
         if block.number < 0 and block.waiting:
             block.number, self._seen = self._seen, self._seen + 1
         block.stopped = block.stopped or any(body["type"] == "content_block_stop" for body in block.waiting)
         return [{**body, "index": block.number} for body in block.waiting]
 
 
-def _text_delta(number: int, said: str) -> dict[str, Any]:
-    return {"type": "content_block_delta", "index": number, "delta": {"type": "text_delta", "text": said}}
+def _text_delta(number: int, text: str) -> dict[str, Any]:
+    return {"type": "content_block_delta", "index": number, "delta": {"type": "text_delta", "text": text}}
 
 
 def _opens_call(body: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""OpenAI chat completions, and the servers that speak it (vLLM, SGLang, llama.cpp, LM Studio, Mistral, OpenRouter).
+"""OpenAI chat completions, also as vLLM, SGLang, llama.cpp, LM Studio, Mistral and OpenRouter speak it.
 
 Reference: OpenAI API reference, "Chat": "Create chat completion", "The chat completion object", "... chunk object".
 The field maps are in `fields`.
@@ -20,7 +20,15 @@ from guardproxy.wires.shared.body import dumps, read_object, remove
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
-from guardproxy.wires.shared.parts import an_object, beside_turns, fields, opaque, outer_parts, walk, with_outer_parts
+from guardproxy.wires.shared.parts import (
+    object_with,
+    opaque,
+    outer_messages,
+    outer_parts,
+    read_fields,
+    require_object,
+    with_outer_parts,
+)
 from guardproxy.wires.shared.streams import JSON
 
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/chat/completions|/openai/deployments/[^/]+/chat/completions")
@@ -41,8 +49,8 @@ def _message(message: Any, path: str) -> Message:
     if not isinstance(role, str):
         raise Unreadable("must be a string", f"{path}.role")
     builder = MessageBuilder(Unreadable)
-    walk(builder, message, path, MESSAGE)
-    # A role of a server's own is judged as the user's.
+    read_fields(builder, message, path, MESSAGE)
+    # A role that the protocol does not have counts as the user's, which is always judged.
     return with_tool_results(builder.message(_ROLES.get(role, "user")))
 
 
@@ -54,23 +62,23 @@ class OpenAIChat(openai.OpenAIWire):
     calls = CALLS
 
     def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
-        """Every message with its path in the body; texts beside the messages come first."""
+        """Yield every message with its path; texts outside the message list come first."""
         messages = message_list(body, "messages")
         builder = MessageBuilder(Unreadable)
-        walk(builder, body, "", SETTINGS)
-        for message in beside_turns(builder):
+        read_fields(builder, body, "", SETTINGS)
+        for message in outer_messages(builder):
             yield "", message
         for index, message in enumerate(messages):
             yield f"messages[{index}]", _message(message, f"messages[{index}]")
 
     def structured(self, body: Mapping[str, Any]) -> bool:
-        """Whether the request asks for JSON or for another fixed form."""
+        """Return whether the request asks for JSON or another fixed form."""
         wanted = body.get("response_format")
         kind = wanted.get("type", "text") if isinstance(wanted, dict) else "text"
         return kind != "text" or any(body.get(key) for key in _FORMS)
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
-        """Raises UpstreamUnreadable."""
+        """Parse a whole reply. Raises UpstreamUnreadable."""
         parsed = read_object(body, UpstreamUnreadable)
         choices = openai.choices_of(parsed)
         read = [self._choice(choice, index) for index, choice in enumerate(choices)]
@@ -79,10 +87,10 @@ class OpenAIChat(openai.OpenAIWire):
     def _choice(self, choice: Any, index: int) -> Message:
         path = f"choices[{index}]"
         builder = MessageBuilder(UpstreamUnreadable)
-        walk(builder, an_object(builder.error, choice, path), path, REPLY_CHOICE)
+        read_fields(builder, require_object(builder.error, choice, path), path, REPLY_CHOICE)
         message = choice.get("message") or {}
-        fields(REPLY_MESSAGE)(builder, message, f"{path}.message")
-        opaque("a piece of a stream")(builder, choice.get("delta"), f"{path}.delta")
+        object_with(REPLY_MESSAGE)(builder, message, f"{path}.message")
+        opaque("a chunk of a stream")(builder, choice.get("delta"), f"{path}.delta")
         echoes: dict[str, LogprobEcho] = {}
         log_probabilities(echoes, builder, message, choice.get("logprobs"), f"{path}.logprobs")
         for echo in echoes.values():
@@ -90,9 +98,11 @@ class OpenAIChat(openai.OpenAIWire):
         return builder.message("assistant")
 
     def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:
-        """The reply with the changed choices replaced or refused; the others stay as they are."""
+        """Return the reply with the choices in `changed` replaced or refused, and the other choices as they are."""
         body = json.loads(reply.raw)
-        choices = openai.opened(body, openai.envelope(request, "chat.completion", "chatcmpl", request.received))
+        choices = openai.choices_to_edit(
+            body, openai.envelope(request, "chat.completion", "chatcmpl", request.received)
+        )
         for index, outcome in changed.items():
             choice = choices[index]
             if isinstance(outcome, Refuse):
@@ -105,12 +115,12 @@ class OpenAIChat(openai.OpenAIWire):
                 if isinstance(new.get("message"), dict):
                     new["message"].pop("annotations", None)
             choices[index] = new
-            remove(body, openai.beside_paths(reply.choices[index]))
+            remove(body, openai.outer_paths(reply.choices[index]))
         return dumps(body)
 
     def refusal(self, request: Request, refusal: Refuse) -> Answer:
-        """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
-        number = openai.count(request.body, "n")
+        """Return a complete answer that carries the refusal, streamed if the request asked for a stream."""
+        number = openai.choice_count(request.body, "n")
         if request.stream:
             return openai.refuse_stream(ChatStream(request, request.received), refusal, number)
         message = refusal_message(request, refusal)
@@ -119,17 +129,17 @@ class OpenAIChat(openai.OpenAIWire):
         return Answer(200, JSON, dumps({**head, "choices": choices, "usage": openai.NO_USAGE}))
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
-        """A reader for the reply to `request`."""
+        """Return a reader for the streamed reply."""
         return ChatStream(request, request.received)
 
 
 def _whole(choice: Mapping[str, Any], message: Mapping[str, Any], finish: str) -> dict[str, Any]:
-    """A choice with nothing of the old one but its number."""
+    """Return a choice with this message; of the old choice, only its number remains."""
     return {"index": choice.get("index", 0), "message": message, "logprobs": None, "finish_reason": finish}
 
 
 def _replaced(choice: Mapping[str, Any], outcome: Replace) -> dict[str, Any]:
-    """A choice that says what the edits say, and nothing else."""
+    """Return a choice with the texts of the edits and nothing else."""
     refusal = [edit.text for edit in outcome.edits if edit.path.endswith(".message.refusal")]
     content = [edit.text for edit in outcome.edits if not edit.path.endswith(".message.refusal")]
     message = {

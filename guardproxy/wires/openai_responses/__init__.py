@@ -19,7 +19,7 @@ from guardproxy.wires.shared.base import Changed, request_digest
 from guardproxy.wires.shared.body import dumps, read_object, remove
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.message_builder import MessageBuilder
-from guardproxy.wires.shared.parts import beside_turns, outer_parts, walk, with_outer_parts
+from guardproxy.wires.shared.parts import outer_messages, outer_parts, read_fields, with_outer_parts
 from guardproxy.wires.shared.streams import JSON, SSE
 
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/responses")
@@ -34,10 +34,10 @@ _NO_USAGE = {
 }
 
 
-def _beside(body: Mapping[str, Any]) -> list[Message]:
+def _outer(body: Mapping[str, Any]) -> list[Message]:
     builder = MessageBuilder(Unreadable)
-    walk(builder, body, "", SETTINGS)
-    return beside_turns(builder, "system", "prompt.variables")
+    read_fields(builder, body, "", SETTINGS)
+    return outer_messages(builder, "system", "prompt.variables")
 
 
 def _items(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
@@ -57,7 +57,7 @@ def _items(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
 
 
 def _role(value: Mapping[str, Any]) -> Role:
-    """Whose an item is: a message says it, results are the tool's, everything else the assistant's."""
+    """Return the role of an item: a message names it, outputs are the tool's, other items mostly the assistant's."""
     kind = str(kind_of(value))
     if kind == "message":
         return _ROLES.get(str(value.get("role")), "user")
@@ -69,8 +69,7 @@ def _role(value: Mapping[str, Any]) -> Role:
 
 
 def _head(request: Request, now: float) -> dict[str, Any]:
-    """The head of a response that no upstream has given at `now` (seconds since 1970); the id is a digest of the
-    request."""
+    """Return the head of a response that the proxy writes at `now` (seconds since 1970)."""
     return {
         "id": f"resp_{request_digest(request)}",
         "object": "response",
@@ -95,42 +94,43 @@ class OpenAIResponses(openai.OpenAIWire):
     calls = _CALLS
 
     def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
-        """Every item of the input with its path in the body; texts beside the input come first."""
-        beside, items = _beside(body), list(_items(body))
-        if not beside and not items:
+        """Yield every item of the input with its path; texts outside the input come first."""
+        outer, items = _outer(body), list(_items(body))
+        if not outer and not items:
             raise Unreadable("must be a text or a list of items", "input")
-        yield from (("", message) for message in beside)
+        yield from (("", message) for message in outer)
         yield from items
 
     def structured(self, body: Mapping[str, Any]) -> bool:
-        """Whether the request asks for JSON or for another fixed form."""
+        """Return whether the request asks for JSON or another fixed form."""
         wanted = (body.get("text") or {}).get("format") or {}
         return isinstance(wanted, dict) and wanted.get("type", "text") != "text"
 
     def resumes(self, body: Mapping[str, Any]) -> Part | None:
-        """The opaque part that names the earlier response, whose conversation the upstream keeps."""
+        """Return the opaque part that names the earlier response, whose conversation the upstream keeps."""
         previous = body.get("previous_response_id")
         return Part("previous_response_id", previous, "opaque") if isinstance(previous, str) else None
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
-        """Raises UpstreamUnreadable. An error body has no choice."""
+        """Parse a whole reply; an error body has no choice of its own. Raises UpstreamUnreadable."""
         parsed = read_object(body, UpstreamUnreadable)
         if "output" not in parsed and isinstance(parsed.get("error"), dict | str):
             return Reply(with_outer_parts((), outer_parts(parsed, RESPONSE)), body, parsed)
         if not isinstance(parsed.get("output"), list):
             raise UpstreamUnreadable("must be a list", "output")
         builder = MessageBuilder(UpstreamUnreadable)
-        walk(builder, parsed, "", RESPONSE)
+        read_fields(builder, parsed, "", RESPONSE)
         echoed(builder, parsed, request)
-        goes_on = parsed.get("status") in ("queued", "in_progress")  # in the background, where nobody judges
-        return Reply((builder.message("assistant"),), body, parsed, "" if goes_on else str(parsed.get("id", "")))
+        # A response that goes on in the background has no id here: what it will say has not been judged.
+        is_complete = parsed.get("status") not in ("queued", "in_progress")
+        return Reply((builder.message("assistant"),), body, parsed, str(parsed.get("id", "")) if is_complete else "")
 
     def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:
-        """The response replaced or refused as the outcome of its one choice says."""
+        """Return the response with its only choice replaced or refused."""
         outcome = changed[0]
         body = json.loads(reply.raw)
         body = body if "output" in body else {**_head(request, request.received), **body}
-        outside = [part.path for part in reply.choices[0].parts if not part.path.startswith("output[")]
+        outer = [part.path for part in reply.choices[0].parts if not part.path.startswith("output[")]
         if isinstance(outcome, Refuse):
             part = refusal_part(outcome.message, structured=request.structured)
             body = ended(body, [_message(body, part)], outcome)
@@ -139,12 +139,12 @@ class OpenAIResponses(openai.OpenAIWire):
         else:
             rewrite(body, (edit for edit in outcome.edits if edit.path != "output_text"), _CALLS)
             for edit in outcome.edits:
-                _uncited(body, edit.path)
-        remove(body, outside)
+                _remove_annotations(body, edit.path)
+        remove(body, outer)
         return dumps(body)
 
     def refusal(self, request: Request, refusal: Refuse) -> Answer:
-        """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
+        """Return a complete answer that carries the refusal, streamed if the request asked for a stream."""
         head = _head(request, request.received)
         if request.stream:
             stream = ResponseStream(request, head)
@@ -153,18 +153,18 @@ class OpenAIResponses(openai.OpenAIWire):
         return Answer(200, JSON, dumps(ended(head, [_message(head, part)], refusal)))
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
-        """A reader for the reply to `request`."""
+        """Return a reader for the streamed reply."""
         return ResponseStream(request, _head(request, request.received))
 
 
 def _message(head: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
-    """A message of the output with one part."""
+    """Return a message of the output with one part."""
     name = f"msg_{str(head.get('id', '')).removeprefix('resp_')}"
     return {"id": name, "type": "message", "role": "assistant", "status": "completed", "content": [part]}
 
 
-def _uncited(body: dict[str, Any], path: str) -> None:
-    """A part that gets a new text loses the annotations and log probabilities of the old one."""
+def _remove_annotations(body: dict[str, Any], path: str) -> None:
+    """Remove the annotations and log probabilities of an edited text: they belong to the old text."""
     found = re.match(r"output\[(\d+)\]\.content\[(\d+)\]\.text$", path)
     if not found:
         return

@@ -1,8 +1,8 @@
 """The base of a wire: what all protocols do alike. A subclass adds what differs.
 
-A wire needs a `name`, two patterns (`paths`, `calls`) and seven methods: `turns`, `parse_reply`, `edited_reply`,
-`refusal`, `error` and `open_stream`, and, if the protocol differs from the default, `model`, `wants_stream`,
-`structured` or `resumes`.
+A wire needs a `name`, two patterns (`paths`, `calls`) and six methods: `turns`, `parse_reply`, `edited_reply`, `refusal`,
+`error` and `open_stream`. It overrides `model`, `wants_stream`, `structured` and `resumes` if its protocol differs from
+their defaults.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from guardproxy.errors import Unreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request
 from guardproxy.types import Conversation, Edit, Message, Outcome, Part, Pass, Refuse, Replace
-from guardproxy.wires.shared.body import at, dumps, read_object, remove, steps
+from guardproxy.wires.shared.body import child_path, dumps, read_object, remove, steps
 from guardproxy.wires.shared.edits import rewrite
 
 Changed = Mapping[int, Replace | Refuse]
@@ -129,7 +129,7 @@ class BaseWire(ABC):
 
 def _top_fields(message: Message) -> tuple[str, ...]:
     """The top-level fields that hold a message which is not an item of the message list."""
-    return tuple(dict.fromkeys(at("", str(steps(part.path)[0])) for part in message.parts))
+    return tuple(dict.fromkeys(child_path("", str(steps(part.path)[0])) for part in message.parts))
 
 
 def message_list(body: Mapping[str, Any], key: str, item: str = "message") -> list[Any]:

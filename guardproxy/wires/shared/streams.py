@@ -13,12 +13,12 @@ from typing import Any
 
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.ports import Chunk, Mark, Request
-from guardproxy.sse import Decoder, Frame
+from guardproxy.sse import Frame, FrameDecoder
 from guardproxy.types import Message, Part, Replace
 from guardproxy.wires.shared.body import remove
 from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
-from guardproxy.wires.shared.parts import Fields, outer_parts
+from guardproxy.wires.shared.parts import FieldMap, outer_parts
 
 JSON = "application/json"
 SSE = "text/event-stream; charset=utf-8"
@@ -88,7 +88,7 @@ class BaseStream(ABC):
 
     frame_end = b"\n\n"  # completes a frame that the upstream has cut off
 
-    def __init__(self, request: Request, decoder: Decoder) -> None:
+    def __init__(self, request: Request, decoder: FrameDecoder) -> None:
         self.request = request
         self.closed = False  # the terminator has been released
         self.terminated = False  # the terminator has been read
@@ -166,7 +166,7 @@ class BaseStream(ABC):
         final = state.final and (unread or not was_closed)
         self._mark(event, Mark(choice, builder.size, final=final, whole=whole or state.final or unread))
 
-    def read_outer(self, body: dict[str, Any], table: Fields, event: Event) -> None:
+    def read_outer(self, body: dict[str, Any], table: FieldMap, event: Event) -> None:
         """Read what a frame has outside its choices, and count it to its first choice (or the stream's first).
 
         The parts make the frame `whole`. Behind the end of the choice they set `final` again, text included: an error
