@@ -8,6 +8,7 @@ import pytest
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.holdback import HoldBack
 from guardproxy.policy import StreamPolicy
+from guardproxy.types import Refuse
 from tests.wires.kit import BY_NAME, chat_chunk, fed, sse
 
 
@@ -161,6 +162,41 @@ def test_no_frame_follows_the_terminator(name: str) -> None:
         stream.feed(TERMINATED[name])
         with pytest.raises(UpstreamUnreadable):
             stream.feed(behind)
+
+
+ASIDE = {"aside": "words that nobody judged"}
+# Frames that other choices, or none, may still need when the proxy has ended the only choice.
+OUTER: dict[str, bytes] = {
+    "chat": sse({"choices": [], **ASIDE}),
+    "completions": sse({"choices": [], **ASIDE}),
+    "messages": _named({"type": "ping", **ASIDE}) + _named({"type": "message_stop", **ASIDE}),
+    "responses": _named({"type": "error", "code": "x", "message": "late", **ASIDE}),
+    "ollama-chat": _line({"error": "late"}),
+    "ollama-generate": _line({"error": "late"}),
+    "gemini": sse({"candidates": [], **ASIDE}),
+    "gemini-array": b"," + json.dumps({"candidates": [], **ASIDE}).encode(),
+}
+
+
+@pytest.mark.parametrize("name", OUTER)
+def test_nothing_of_the_upstream_follows_a_refusal(name: str) -> None:
+    """After the proxy has ended the answer no content leaves, whichever frame carries it, and the stream ends once."""
+    for behind in (TEXT[name], OPAQUE[name], OUTER[name]):
+        stream = _case(name).open()
+        start = ENDED[name][: ENDED[name].index(b"Hi")]
+        start = start[: start.rfind(b"\n\n") + 2] if b"\n\n" in start else b""
+        before = b"".join(stream.release(chunk) for chunk in stream.feed(start))
+        ended = stream.end(0, Refuse("No."))
+        array = b"[" if name == "gemini-array" else b""
+        after = b"".join(
+            stream.release(chunk) for chunk in [*stream.feed(array + behind.lstrip(b",")), *stream.finish()]
+        )
+        for content in (b"late", b"AAAA", b"nobody judged", b"[1, 2, 3]"):
+            assert content not in after
+        again = _case(name).open()
+        fed(again, [before + ended + after + stream.close()])
+        assert again.message(0).text == "No."
+        assert not again.message(0).opaque
 
 
 def test_a_choice_named_twice_in_a_frame_gets_the_stricter_mark() -> None:

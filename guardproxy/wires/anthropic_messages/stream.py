@@ -131,10 +131,15 @@ class MessageStream(BaseStream):
     # --- writing ---------------------------------------------------------------------------------------------------
 
     def release(self, chunk: Chunk) -> bytes:
-        """Return the event's bytes for the client; after an end by the proxy only pings and the terminator."""
+        """Return the event's bytes for the client; after an end by the proxy only pings and the terminator.
+
+        Content in these two is dropped with them: the choice has been settled, so no verdict covers it.
+        """
         event: Event = chunk.data
         state = self.state_of(0)
-        if self.is_behind_end(event) or (state.ended and event.kind not in ("", "ping", "message_stop")):
+        if self.is_behind_end(event):
+            return b""
+        if state.ended and (event.texts or event.kind not in ("", "ping", "message_stop")):
             return b""
         if not state.ended:
             self._note(event)

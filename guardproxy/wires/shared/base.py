@@ -1,8 +1,8 @@
 """The base of a wire: what all protocols do alike. A subclass adds what differs.
 
-A wire needs a `name`, two patterns (`paths`, `calls`) and six methods: `turns`, `parse_reply`, `edited_reply`, `refusal`,
-`error` and `open_stream`. It overrides `model`, `wants_stream`, `structured` and `resumes` if its protocol differs from
-their defaults.
+A wire needs a `name`, two patterns (`paths`, `calls`) and six methods: `turns`, `parse_reply`, `edited_reply`,
+`refusal`, `error` and `open_stream`. It overrides `model`, `wants_stream`, `structured` and `resumes` if its protocol
+differs from their defaults.
 """
 
 import hashlib
