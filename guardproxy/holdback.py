@@ -6,9 +6,9 @@ marks are covered and all earlier frames have been released. So frames never ove
 are the upstream's own.
 
 Rules. 1. A frame with text is released after a verdict that covers its text, or within `exposure` characters of such a
-verdict. 2. A frame marked `final` or `whole` is released only after the verdict on the whole choice. 3. At most one check
-runs per choice. 4. A choice that the proxy has ended holds no frame. 5. A frame behind the end of a choice that is
-marked `final` again waits for a verdict of its own.
+verdict. 2. A frame marked `final` or `whole` is released only after the verdict on the whole choice. 3. At most one
+check runs per choice. 4. A choice that the proxy has ended holds no frame. 5. A frame behind the end of a choice that
+is marked `final` again waits for a verdict of its own.
 """
 
 from collections import deque
