@@ -1,4 +1,4 @@
-"""What comes behind the end of a streamed answer never leaves on the verdict that was given before it came."""
+"""Content behind the end of a streamed answer is never released on the verdict that was given before it came."""
 
 import json
 from typing import Any
@@ -96,7 +96,7 @@ LOGPROBS: dict[str, bytes] = {
     "gemini-array": b"," + json.dumps(_candidate([], logprobsResult=_GEMINI_TOKENS)).encode(),
 }
 BEHIND = {"text": TEXT, "opaque content": OPAQUE, "log probabilities": LOGPROBS}
-CASES = [(what, name) for what, frames in BEHIND.items() for name in frames]
+CASES = [(kind, name) for kind, frames in BEHIND.items() for name in frames]
 
 # What ends a stream. Ollama's protocol has no terminator, nor have Gemini's events.
 TERMINATED: dict[str, bytes] = {
@@ -113,25 +113,25 @@ def _case(name: str) -> Any:
     return BY_NAME[name.partition(" ")[0]]
 
 
-def _is_refused(name: str, what: str) -> bool:
-    """Behind the end text is refused; behind the terminal event of a response, everything. Gemini's have no end."""
-    return not name.startswith("gemini") and (what == "text" or name.startswith("responses"))
+def _is_refused(name: str, kind: str) -> bool:
+    """Whether the reader refuses the frame: text, and everything behind the end of a response. Gemini has no end."""
+    return not name.startswith("gemini") and (kind == "text" or name.startswith("responses"))
 
 
-@pytest.mark.parametrize(("what", "name"), CASES)
-def test_nothing_behind_the_end_leaves_on_the_verdict_before_it(what: str, name: str) -> None:
-    """A frame behind the end is refused, or waits for a check that is asked after it came."""
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_a_frame_behind_the_end_needs_its_own_verdict(kind: str, name: str) -> None:
+    """A frame behind the end is refused, or waits for a check that was asked after it came."""
     stream, hold = _case(name).open(), HoldBack(StreamPolicy("window", every=1_000_000))
     for chunk in stream.feed(ENDED[name]):
         hold.add(chunk)
     for ask in hold.ask():
         hold.passed(ask)
     hold.release()
-    if _is_refused(name, what):
+    if _is_refused(name, kind):
         with pytest.raises(UpstreamUnreadable):
-            stream.feed(BEHIND[what][name])
+            stream.feed(BEHIND[kind][name])
         return
-    for chunk in stream.feed(BEHIND[what][name]):
+    for chunk in stream.feed(BEHIND[kind][name]):
         hold.add(chunk)
     held = hold.release()
     for chunk in stream.finish():
@@ -139,9 +139,9 @@ def test_nothing_behind_the_end_leaves_on_the_verdict_before_it(what: str, name:
     assert held == []
     (ask,) = hold.ask()
     assert ask.final
-    assert "late" in stream.message(0).text if what == "text" else stream.message(0).opaque
+    assert "late" in stream.message(0).text if kind == "text" else stream.message(0).opaque
     hold.passed(ask)
-    assert BEHIND[what][name] in b"".join(chunk.raw for chunk in hold.release())
+    assert BEHIND[kind][name] in b"".join(chunk.raw for chunk in hold.release())
 
 
 @pytest.mark.parametrize("name", ["chat", "completions", "ollama-chat", "ollama-generate"])
@@ -180,7 +180,7 @@ OUTER: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", OUTER)
 def test_nothing_of_the_upstream_follows_a_refusal(name: str) -> None:
-    """After the proxy has ended the answer no content leaves, whichever frame carries it, and the stream ends once."""
+    """After an end by the proxy no content is released, whichever frame carries it, and the stream has a single end."""
     for behind in (TEXT[name], OPAQUE[name], OUTER[name]):
         stream = _case(name).open()
         start = ENDED[name][: ENDED[name].index(b"Hi")]
@@ -200,7 +200,7 @@ def test_nothing_of_the_upstream_follows_a_refusal(name: str) -> None:
 
 
 def test_a_choice_named_twice_in_a_frame_gets_the_stricter_mark() -> None:
-    """Neither an end nor a tool call is forgotten because the same frame names its choice again."""
+    """An end or a tool call still counts if the same frame names its choice again."""
     text = {"index": 0, "delta": {"content": "a"}}
     call = {"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"name": "tide", "arguments": "{}"}}]}}
     end = {"index": 0, "delta": {}, "finish_reason": "stop"}
