@@ -3,6 +3,7 @@
 import base64
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from guardproxy.errors import Unreadable
 from guardproxy.ports import Request, Wire
 from guardproxy.registry import load
-from guardproxy.types import Edit
+from guardproxy.types import Conversation, Edit, Message
 from guardproxy.wires import (
     REGISTRY,
     anthropic_messages,
@@ -528,3 +529,13 @@ def test_azure_names_the_model_in_the_path() -> None:
     path = "/openai/deployments/gpt-x/chat/completions"
     assert _read(openai_chat.wire, path, {"messages": CHAT["messages"][:1]}).model == "gpt-x"
     assert _read(openai_chat.wire, path, CHAT).model == "gpt-x"
+
+
+def test_a_dropped_message_goes_with_every_field_that_holds_it() -> None:
+    """A request keeps the places of its messages, also of parts that its conversation no longer has."""
+    body = {"previous_response_id": "resp_1", "suffix": "long words here", "input": [{"role": "user", "content": "Hi"}]}
+    request = _read(openai_responses.wire, "/v1/responses", body)
+    assert request.places == (("previous_response_id", "suffix"), ("input[0]",))
+    shorter = Conversation((Message("user", ()), *request.conversation.messages[1:]))
+    edited = openai_responses.wire.edit_request(replace(request, conversation=shorter), [], [0])
+    assert json.loads(edited) == {"input": body["input"]}

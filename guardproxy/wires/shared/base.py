@@ -72,14 +72,18 @@ class BaseWire(ABC):
         """Parse a request. Raises Unreadable with the JSON path of the error."""
         parsed = read_object(body)
         model, stream = self.model(path, parsed), self.wants_stream(path, parsed)
-        turns = list(self.turns(path, parsed))
+        messages: list[Message] = []
+        places: list[tuple[str, ...]] = []
+        for place, message in self.turns(path, parsed):
+            messages.append(message)
+            places.append((place,) if place else _top_fields(message))
         return Request(
             wire=self.name,
             path=path,
             model=model,
             stream=stream,
-            conversation=Conversation(tuple(message for _, message in turns)),
-            places=tuple((place,) if place else _top_fields(message) for place, message in turns),
+            conversation=Conversation(tuple(messages)),
+            places=tuple(places),
             raw=body,
             body=parsed,
             structured=self.structured(parsed),

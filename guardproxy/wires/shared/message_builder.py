@@ -8,7 +8,7 @@ from guardproxy.types import Message, Part, PartKind, Role
 
 
 @dataclass(slots=True)
-class _Piece:
+class _GrowingPart:
     kind: PartKind
     note: str = ""
     head: list[str] = field(default_factory=list)  # the name of a tool call
@@ -32,7 +32,7 @@ class MessageBuilder:
         self.opaques = 0  # calls of `opaque`
         self.calls = 0  # tool calls so far
         self.added: list[tuple[str, str]] = []  # (path, text) since the last `take`; the text of opaque parts is empty
-        self.pieces: dict[str, _Piece] = {}
+        self.pieces: dict[str, _GrowingPart] = {}
 
     def add(self, path: str, text: str, kind: PartKind = "text") -> None:
         """Append `text` to the part at `path`."""
@@ -56,11 +56,11 @@ class MessageBuilder:
         self.size += len(grown)
         self.added.append((path, grown))
 
-    def _piece(self, path: str, kind: PartKind) -> _Piece:
+    def _piece(self, path: str, kind: PartKind) -> _GrowingPart:
         """Return the piece at `path`, a new one if there is none. Raises the error if an opaque part is there."""
         piece = self.pieces.get(path)
         if piece is None:
-            piece = self.pieces[path] = _Piece(kind)
+            piece = self.pieces[path] = _GrowingPart(kind)
             self.calls += kind == "tool_call"
         elif piece.kind == "opaque":
             raise self.error("is a text, but the same place had unreadable content before", path)
@@ -71,7 +71,7 @@ class MessageBuilder:
         piece = self.pieces.get(path)
         if piece is not None and piece.kind != "opaque":
             raise self.error("is unreadable content, but the same place had a text before", path)
-        self.pieces[path] = _Piece("opaque", note)
+        self.pieces[path] = _GrowingPart("opaque", note)
         self.opaques += 1
         self.added.append((path, ""))
 
@@ -103,13 +103,13 @@ class MessageBuilder:
             elif mine.text() != piece.text() and piece.text():
                 self._reconcile(path, mine, piece, grown=path in grown)
 
-    def _copy(self, path: str, piece: _Piece) -> None:
+    def _copy(self, path: str, piece: _GrowingPart) -> None:
         if piece.kind == "tool_call":
             self.call(path, "".join(piece.head), "".join(piece.body))
         else:
             self.add(path, piece.text(), piece.kind)
 
-    def _reconcile(self, path: str, mine: _Piece, piece: _Piece, *, grown: bool) -> None:
+    def _reconcile(self, path: str, mine: _GrowingPart, piece: _GrowingPart, *, grown: bool) -> None:
         if piece.kind == "tool_call" and not any(mine.body) and "".join(mine.head) == "".join(piece.head):
             self.call(path, "", "".join(piece.body))
         elif grown:
