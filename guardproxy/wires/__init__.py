@@ -1,4 +1,4 @@
-"""One file (or folder) per chat protocol. Each has a `wire: Wire`."""
+"""One file or folder per chat protocol; each defines `wire: Wire`."""
 
 REGISTRY: dict[str, str] = {
     "anthropic_messages": "guardproxy.wires.anthropic_messages:wire",
