@@ -31,8 +31,3 @@ __all__ = [
     "starter",
     "url_error",
 ]
-
-
-def starter() -> str:
-    """The commented configuration that `guardproxy init` writes."""
-    return (files("guardproxy.settings") / "starter.yaml").read_text("utf-8")
