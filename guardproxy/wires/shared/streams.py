@@ -149,7 +149,7 @@ class BaseStream(ABC):
         wait for the verdict on the whole choice. The mark keeps everything behind the end of a choice from leaving on
         the verdict that was given before it came:
 
-        - text behind the end raises UpstreamUnreadable: no client reads on, and no verdict covers it;
+        - text behind the end raises UpstreamUnreadable: some clients read on, and no verdict covers it;
         - opaque content behind the end, log probabilities without text included, sets `final` again, so that the
           policy decides about it;
         - a frame that closes a choice, comes behind its end or brings opaque content is always `whole`;
