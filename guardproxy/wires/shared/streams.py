@@ -22,7 +22,7 @@ from guardproxy.wires.shared.parts import FieldMap, outer_parts
 
 JSON = "application/json"
 SSE = "text/event-stream; charset=utf-8"
-CHOICES = 1024  # a choice number beyond this is refused: each choice costs memory and checks
+CHOICES = 1024  # choices per stream
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -125,6 +125,7 @@ class BaseStream(ABC):
     def finish(self) -> list[Chunk]:
         """Return the last chunks after the upstream has ended, with a final mark for every choice still open."""
         chunks = [self._chunk(frame) for frame in self._decoder.finish()]
+        # A stream that breaks off has not closed its choices; these marks close them, log probabilities included.
         marks = self.final_marks()
         return [*chunks, Chunk(b"", marks, Event())] if marks else chunks
 
@@ -135,6 +136,7 @@ class BaseStream(ABC):
     def state_of(self, choice: int) -> ChoiceState:
         """Return the state of a choice, a new one for a new choice. Raises UpstreamUnreadable beyond CHOICES."""
         if choice not in self._states:
+            # A choice costs memory and a check, and some wires write a frame for every lower choice.
             if choice >= CHOICES:
                 raise UpstreamUnreadable(f"choice {choice} of a stream is beyond the {CHOICES} that are read")
             self._states[choice] = ChoiceState(MessageBuilder(UpstreamUnreadable))
@@ -147,7 +149,7 @@ class BaseStream(ABC):
         wait for the verdict on the whole choice. The mark keeps everything behind the end of a choice from leaving on
         the verdict that was given before it came:
 
-        - text behind the end raises UpstreamUnreadable: no client reads on, and no verdict covers it;
+        - text behind the end raises UpstreamUnreadable: some clients read on, and no verdict covers it;
         - opaque content behind the end, log probabilities without text included, sets `final` again, so that the
           policy decides about it;
         - a frame that closes a choice, comes behind its end or brings opaque content is always `whole`;
@@ -182,6 +184,7 @@ class BaseStream(ABC):
 
     def _mark(self, event: Event, mark: Mark) -> None:
         """Note the texts and the mark of a choice. A frame that names a choice twice gets the stricter mark."""
+        # `take` after every frame: `ChoiceState.released` relies on texts being noted with the frame that brought them.
         event.texts += [(mark.choice, path, text) for path, text in self._states[mark.choice].builder.take()]
         earlier = event.marks.get(mark.choice)
         if earlier is not None:
@@ -239,7 +242,7 @@ class BaseStream(ABC):
         self._cut = not event.complete
         for choice, path, text in event.texts:
             state = self._states[choice]
-            if not state.ended:
+            if not state.ended:  # the wire has removed an ended choice from the frame
                 state.released.setdefault(path, []).append(text)
         for choice in event.marks:
             self._states[choice].started = True
@@ -247,6 +250,7 @@ class BaseStream(ABC):
     def pack_all(self, bodies: Iterable[Mapping[str, Any]]) -> bytes:
         """Return frames written by the proxy, behind the missing end of a frame that was cut off."""
         out = b"".join(self.pack(body) for body in bodies)
+        # Without the missing end, a client would read the last upstream frame and this frame as a single frame.
         if out and self._cut:
             out, self._cut = self.frame_end + out, False
         return out
