@@ -1,8 +1,9 @@
-# Two targets. `cpu`: the embedded guard, small. `cuda`: PyTorch with its CUDA libraries, for Llama Guard and its like.
+# Two targets. `cpu`: small, for the embedded guard. `cuda`: PyTorch with its CUDA libraries, for Llama Guard and other
+# large guards.
 #   docker build --target cpu  -t guardproxy .
 #   docker build --target cuda -t guardproxy:cuda .
 # Run: docker run -p 8080:8080 -v guardproxy:/data guardproxy serve --host 0.0.0.0 --upstream https://llm.example
-# The image serves on every interface of its container; publish the port only where clients should reach it.
+# The image listens on every interface of its container. Publish the port only on networks whose clients may use it.
 
 FROM python:3.12-slim AS source
 WORKDIR /src
@@ -17,7 +18,7 @@ RUN /opt/guardproxy/bin/pip install --no-cache-dir '/src[postgres]'
 
 FROM python:3.12-slim AS build-cuda
 RUN python -m venv /opt/guardproxy
-# PyPI's torch for x86-64 Linux brings the CUDA runtime with it; the host only needs the driver.
+# PyPI's torch for x86-64 Linux includes the CUDA runtime; the host needs only the driver.
 RUN /opt/guardproxy/bin/pip install --no-cache-dir torch
 COPY --from=source /src /src
 RUN /opt/guardproxy/bin/pip install --no-cache-dir '/src[postgres]'
@@ -28,7 +29,8 @@ ENV PATH=/opt/guardproxy/bin:$PATH GUARDPROXY_DATA_DIR=/data HF_HOME=/data/huggi
 USER guardproxy
 VOLUME /data
 EXPOSE 8080
-# /readyz answers 200 once the weights are loaded and the canaries separate. A proxy of the environment is not for loopback.
+# /readyz returns 200 once the weights are loaded and the guard separates the canaries. The check ignores a proxy that
+# the environment names, because that proxy cannot reach this container's loopback.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=120s --retries=4 \
     CMD ["python", "-c", "import urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:8080/readyz', timeout=4)"]
 ENTRYPOINT ["guardproxy"]
@@ -38,6 +40,6 @@ FROM runtime AS cuda
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=build-cuda /opt/guardproxy /opt/guardproxy
 
-# The last stage is what `docker build` makes without --target.
+# `docker build` without --target builds the last stage.
 FROM runtime AS cpu
 COPY --from=build-cpu /opt/guardproxy /opt/guardproxy

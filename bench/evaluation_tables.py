@@ -1,8 +1,8 @@
-"""Writes what was measured into docs/evaluation.md, between its two marks.
+"""Write measured tables into docs/evaluation.md, between its two marks.
 
     guardproxy evaluate DATA... --guard embedded --json | python -m bench.evaluation_tables docs/evaluation.md
 
-The published rows stand here with their sources; every measured figure comes from standard input.
+The published figures are constants here, with their source; every measured figure comes from standard input.
 """
 
 import json
@@ -21,17 +21,17 @@ PUBLISHED = {
     "Perspective API": ("0.728", "0.787", "0.532", "0.699"),
 }
 
-# What the files of this name hold, and how that differs from what the published figures are of.
+# The content of each data file, and its difference from the set of the published figures.
 SETS = {
-    "openai_mod": "OpenAI's moderation set, a half of it (826 of 1,680 rows)",
+    "openai_mod": "half of OpenAI's moderation set (826 of 1,680 rows)",
     "toxicchat_train_human": "ToxicChat, the human-annotated rows of its train split (published: its test split)",
     "beavertails_30k_test": "BeaverTails 30k test, replies",
     "harmbench_response": "HarmBench, replies with human labels",
     "aegis1_test_prompts": "Aegis 1.0 test, prompts",
     "jailbreakbench": "JailbreakBench behaviours, harmful and benign",
-    "xstest": "XSTest v2, a half of it",
+    "xstest": "half of XSTest v2",
     "simple_safety_tests": "SimpleSafetyTests (all unsafe)",
-    "phtest_eval": "PHTest, a half of it: harmless look-alikes",
+    "phtest_eval": "half of PHTest: harmless look-alikes",
 }
 MEASURES = ("auprc", "roc_auc", "f1", "fpr", "recall_at_1pct_fpr", "recall_at_5pct_fpr", "ece")
 
@@ -39,31 +39,31 @@ Report = Mapping[str, Any]
 
 
 def seed_table(name: str, report: Report) -> Iterator[str]:
-    """The published rows, and the guard measured beside them."""
+    """The published figures, and those of the measured guard."""
     yield "| guard | own test, prompts | OpenAI moderation | ToxicChat | own test, replies | |"
     yield "| --- | ---: | ---: | ---: | ---: | --- |"
     for guard, values in PUBLISHED.items():
         yield f"| {guard} | {' | '.join(values)} | published |"
-    cells = [_auprc(report["datasets"].get(one)) for one in ("openai_mod", "toxicchat_train_human")]
+    cells = [_auprc(report["datasets"].get(dataset)) for dataset in ("openai_mod", "toxicchat_train_human")]
     yield f"| `{name}` | - | {cells[0]} | {cells[1]} | - | measured |"
 
 
 def set_table(report: Report) -> Iterator[str]:
-    """Every file with the overall measures."""
+    """The overall measures of every file."""
     yield "| set | rows | unsafe | AUPRC | ROC-AUC | F1 | FPR | recall at 1 % FPR | recall at 5 % FPR | ECE |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
-    for name, found in report["datasets"].items():
-        part = found["overall"]
-        cells = [number(part[one], part["ci"][one]) for one in MEASURES]
+    for name, dataset in report["datasets"].items():
+        part = dataset["overall"]
+        cells = [number(part[measure], part["ci"][measure]) for measure in MEASURES]
         yield f"| `{name}` | {part['n']:,} | {part['positives']:,} | {' | '.join(cells)} |"
 
 
 def category_table(report: Report) -> Iterator[str]:
-    """Every category of every file that has at least 20 rows of it."""
-    yield "| set | category | rows | of it | AUPRC 1-vs-all | AUPRC 1-vs-benign | ROC-AUC |"
+    """The measures of every category with at least 20 positive rows in a file."""
+    yield "| set | category | rows | positive | AUPRC 1-vs-all | AUPRC 1-vs-benign | ROC-AUC |"
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
-    for name, found in report["datasets"].items():
-        for category, both in found["categories"].items():
+    for name, dataset in report["datasets"].items():
+        for category, both in dataset["categories"].items():
             every, benign = both["one_vs_all"], both["one_vs_benign"]
             if every["positives"] >= 20:
                 cells = [f"{every['n']:,}", f"{every['positives']:,}", _of(every, "auprc"), _of(benign, "auprc")]
@@ -71,16 +71,16 @@ def category_table(report: Report) -> Iterator[str]:
 
 
 def policy_table(report: Report) -> Iterator[str]:
-    """What the default policy stops, of each file."""
+    """The share of each file's rows that the default policy stops."""
     yield "| set | unsafe rows stopped | benign rows stopped |"
     yield "| --- | ---: | ---: |"
-    for name, found in report["datasets"].items():
-        cells = [_rate(found["policy"].get(kind)) for kind in ("unsafe", "benign")]
+    for name, dataset in report["datasets"].items():
+        cells = [_rate(dataset["policy"].get(kind)) for kind in ("unsafe", "benign")]
         yield f"| `{name}` | {cells[0]} | {cells[1]} |"
 
 
 def page(reports: Mapping[str, Report]) -> str:
-    """Everything between the marks."""
+    """The text between the marks of the page."""
     out: list[str] = []
     for name, report in reports.items():
         cost = report["cost"]
@@ -89,34 +89,34 @@ def page(reports: Mapping[str, Report]) -> str:
         out += ["Intervals hold 95 % of 1,000 bootstrap resamples. AUPRC beside the published figures:", ""]
         out += [*seed_table(name, report), ""]
         out += ["Overall, by file; F1 and FPR at a probability of 0.5:", "", *set_table(report), ""]
-        out += [f"* `{one}`: {SETS[one]}." for one in report["datasets"] if one in SETS]
-        out += ["", "By category, where a file has 20 rows of it or more:", "", *category_table(report), ""]
+        out += [f"* `{dataset}`: {SETS[dataset]}." for dataset in report["datasets"] if dataset in SETS]
+        out += ["", "By category, if a file has at least 20 positive rows:", "", *category_table(report), ""]
         out += ["Stopped by the default policy (95 % Wilson intervals):", "", *policy_table(report), ""]
         out.append(
-            f"A row had {cost['tokens_computed']:.0f} tokens in {cost['windows']:.2f} windows on average and "
-            f"{cost['compute_ms']:.0f} ms of the model's time on the clock, beside whatever else the machine did; "
+            f"On average, a row had {cost['tokens_computed']:.0f} tokens in {cost['windows']:.2f} windows and took "
+            f"{cost['compute_ms']:.0f} ms of the model's wall-clock time, under any other load of the machine; "
             f"{report['failed']} rows got no verdict."
         )
     return "\n".join(out)
 
 
-def _auprc(found: Report | None) -> str:
-    return "-" if found is None else _of(found["overall"], "auprc")
+def _auprc(dataset: Report | None) -> str:
+    return "-" if dataset is None else _of(dataset["overall"], "auprc")
 
 
 def _of(part: Report | None, measure: str) -> str:
     return "-" if part is None else number(part[measure], part["ci"][measure])
 
 
-def _rate(found: Report | None) -> str:
-    if found is None:
+def _rate(rate: Report | None) -> str:
+    if rate is None:
         return "-"
-    low, high = found["ci"]
-    return f"{found['rate']:.1%} [{low:.1%}, {high:.1%}] of {found['n']:,}"
+    low, high = rate["ci"]
+    return f"{rate['rate']:.1%} [{low:.1%}, {high:.1%}] of {rate['n']:,}"
 
 
 def main() -> None:
-    """Replace what stands between the marks."""
+    """Replace the text between the marks of the page."""
     fill(Path(sys.argv[1]), "measured", page(json.load(sys.stdin)))
 
 

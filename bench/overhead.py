@@ -1,13 +1,13 @@
-"""What guardproxy costs beside a bare pass-through: both in front of the same upstream, in the same run.
+"""Measure guardproxy's overhead over a bare pass-through, both in front of the same upstream in the same run.
 
     python bench/overhead.py [--quick] [--json FILE] [--valgrind]
 
-The upstream, the proxy and the clients are processes of their own on loopback. `bare` is what one would write with
-starlette and httpx over the same transport; `guardproxy` has everything but a model: its guard says "safe" at once.
-Of the proxy process it counts instructions (Linux perf, user and kernel) where the machine lets them be counted, and
-CPU time from /proc everywhere; `--valgrind` counts user instructions in a simulated CPU, which other load on the
-machine cannot disturb. Rounds of the variants alternate; times are the best round, CPU the median.
-`bare_httpcore` is `bare` over httpx's own transport.
+Upstream, proxy and clients are separate processes on loopback. `bare` is a plain pass-through with starlette and httpx
+over the same transport; `bare_httpcore` is `bare` over httpx's own transport; `guardproxy` is complete except for the
+model: its guard judges everything safe at once. The figures are CPU time of the proxy process from /proc, and its
+instructions (Linux perf, user and kernel) if the machine can count them; `--valgrind` counts user instructions in a
+simulated CPU instead, independent of other load. Rounds of the variants alternate; times are the best round, CPU time
+and instructions the median.
 """
 
 import argparse
@@ -36,7 +36,7 @@ CLIENTS = (1, 16, 64)
 
 @dataclass(frozen=True)
 class Load:
-    """A kind of request. `pace_s` is the time between two frames of the upstream's stream."""
+    """A kind of request with `turns` messages; the reply streams `frames` (0: whole), `pace_s` seconds apart."""
 
     name: str
     frames: int = 0
@@ -44,7 +44,7 @@ class Load:
     turns: int = 1
 
     def request(self, host: str) -> bytes:
-        """The bytes of one request. The header `x-load` tells the upstream what to answer."""
+        """The bytes of a request. Its header `x-load` selects the upstream's answer."""
         messages = [{"role": role, "content": text} for role, text in TURNS[-self.turns :]]
         body = json.dumps({"model": "m", "messages": messages, "stream": self.frames > 0}).encode()
         return (
@@ -78,7 +78,7 @@ async def _client(address: tuple[str, int], request: bytes, until: float, times:
         else:
             body = await reader.readuntil(b"\r\n0\r\n\r\n")
             if b"[DONE]" not in body:
-                raise RuntimeError("a stream without its end")
+                raise RuntimeError("the stream ended without [DONE]")
         times.append(time.perf_counter() - began)
     writer.close()
 
@@ -97,7 +97,7 @@ async def _load(url: str, load: Load, clients: int, seconds: float, most: int) -
 
 @dataclass
 class Round:
-    """One round of one variant."""
+    """One round of a variant: its duration, each request's time, and the proxy's CPU time and instructions."""
 
     seconds: float
     times: list[float]
@@ -107,7 +107,7 @@ class Round:
 
 @dataclass
 class Result:
-    """All rounds of a variant at a number of clients."""
+    """All rounds of a variant with the same load and number of clients."""
 
     load: str
     variant: str
@@ -115,27 +115,27 @@ class Result:
     rounds: list[Round] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
-        """The figures of the result, per request."""
-        counted = [one.instructions / len(one.times) / 1e6 for one in self.rounds if one.instructions is not None]
+        """The figures of the result; CPU time and instructions are per request."""
+        counted = [run.instructions / len(run.times) / 1e6 for run in self.rounds if run.instructions is not None]
         return {
             "load": self.load,
             "variant": self.variant,
             "clients": self.clients,
-            "requests_per_s": max(len(one.times) / one.seconds for one in self.rounds),
-            "p50_ms": min(statistics.median(one.times) for one in self.rounds) * 1000,
-            "cpu_ms": statistics.median(one.cpu_s / len(one.times) for one in self.rounds) * 1000,
+            "requests_per_s": max(len(run.times) / run.seconds for run in self.rounds),
+            "p50_ms": min(statistics.median(run.times) for run in self.rounds) * 1000,
+            "cpu_ms": statistics.median(run.cpu_s / len(run.times) for run in self.rounds) * 1000,
             "m_instructions": statistics.median(counted) if counted else None,
         }
 
 
 def _cpu_s(pid: int) -> float:
-    """CPU seconds of a process so far, all threads, to the nanosecond (proc(5), schedstat)."""
+    """CPU seconds that all threads of a process have used, to the nanosecond (proc(5), schedstat)."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 class Perf:
-    """Instructions of a process, user and kernel, while the context lasts; None where the machine counts none."""
+    """Count a process's instructions, user and kernel, during the context; `count` is None if the machine cannot."""
 
     def __init__(self, pid: int) -> None:
         self._command = ["perf", "stat", "-x", ",", "-e", "instructions:u,instructions:k", "-p", str(pid)]
@@ -143,12 +143,12 @@ class Perf:
 
     @staticmethod
     def works() -> bool:
-        """Whether this machine counts instructions."""
+        """Whether this machine can count instructions."""
         if shutil.which("perf") is None:
             return False
         command = ["perf", "stat", "-x", ",", "-e", "instructions:u,instructions:k", "true"]
-        said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
-        return len(re.findall(r"^\d+,", said, re.MULTILINE)) == 2
+        output = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+        return len(re.findall(r"^\d+,", output, re.MULTILINE)) == 2
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
@@ -157,8 +157,8 @@ class Perf:
 
     def __exit__(self, *error: object) -> None:
         self._process.send_signal(signal.SIGINT)
-        said = self._process.communicate()[1]
-        counts = re.findall(r"^(\d+),", said, re.MULTILINE)
+        output = self._process.communicate()[1]
+        counts = re.findall(r"^(\d+),", output, re.MULTILINE)
         self.count = float(sum(map(int, counts))) if len(counts) == 2 else None
 
 
@@ -170,7 +170,7 @@ def _free_port() -> int:
 
 @contextlib.contextmanager
 def process(variant: str, target: str = "", wrapper: Sequence[str] = ()) -> Iterator[tuple[str, int]]:
-    """A server in a process of its own; its URL and its id."""
+    """Run a server in a separate process; yield its URL and process id."""
     port = _free_port()
     servers = str(Path(__file__).with_name("servers.py"))
     command = [*wrapper, sys.executable, servers, variant, "--port", str(port), "--target", target]
@@ -191,7 +191,7 @@ def process(variant: str, target: str = "", wrapper: Sequence[str] = ()) -> Iter
 
 
 def measure(load: Load, clients: Sequence[int], rounds: int, seconds: float, *, perf: bool) -> list[Result]:
-    """All variants under a load, rounds alternating between them."""
+    """Measure all variants under a load, in alternating rounds."""
     results = []
     with process("upstream") as (target, pid), contextlib.ExitStack() as stack:
         running = {"direct": (target, pid)}
@@ -217,7 +217,7 @@ def _round(url: str, pid: int, load: Load, clients: int, seconds: float, *, perf
 
 
 def simulate(load: Load, clients: Sequence[int], requests: int) -> list[dict[str, Any]]:
-    """User instructions per request, in millions, counted by valgrind's callgrind."""
+    """Millions of user instructions per request, counted by valgrind's callgrind."""
     rows = []
     with process("upstream") as (target, _), tempfile.TemporaryDirectory() as folder:
         for name in VARIANTS:
@@ -247,7 +247,7 @@ def _control(pid: int, *arguments: str) -> None:
 
 
 def table(results: list[Result]) -> str:
-    """The figures as lines of a Markdown table; CPU and instructions are per request."""
+    """The figures as a Markdown table; CPU time and instructions are per request."""
     rows = [result.row() for result in results]
     lines = [
         "| load | variant | clients | requests/s | p50 ms | added p50 ms | CPU ms | M instructions | times bare |",
@@ -269,40 +269,40 @@ def table(results: list[Result]) -> str:
 
 
 def simulated_table(rows: list[dict[str, Any]]) -> str:
-    """The figures of `simulate` as lines of a Markdown table."""
+    """The figures of `simulate` as a Markdown table."""
     lines = ["| load | variant | clients | M user instructions/request | times bare |", "|---|---|---|---|---|"]
     for row in rows:
         same = (row["load"], row["clients"])
-        floor = next(one for one in rows if one["variant"] == "bare" and (one["load"], one["clients"]) == same)
+        bare = next(other for other in rows if other["variant"] == "bare" and (other["load"], other["clients"]) == same)
         counted = row["m_user_instructions"]
-        times = counted / floor["m_user_instructions"]
+        times = counted / bare["m_user_instructions"]
         lines.append(f"| {row['load']} | {row['variant']} | {row['clients']} | {counted:.2f} | {times:.2f} |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """The command line."""
+    """Parse the command line, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one short round of each")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+    parser.add_argument("--json", metavar="FILE", help="write the figures to this file as well")
     parser.add_argument("--valgrind", action="store_true", help="count user instructions in a simulated CPU instead")
-    given = parser.parse_args()
-    if given.valgrind:
+    args = parser.parse_args()
+    if args.valgrind:
         rows = simulate(WHOLE, CLIENTS, 256) + simulate(LONGER, (16,), 128) + simulate(FAST, (16,), 64)
         print(simulated_table(rows))
     else:
         perf = Perf.works()
         if not perf:
-            print("perf counts no instructions on this machine: CPU time decides instead\n")
-        rounds, seconds = (1, 1.0) if given.quick else (5, 3.0)
+            print("perf cannot count instructions on this machine: the table compares CPU time instead\n")
+        rounds, seconds = (1, 1.0) if args.quick else (5, 3.0)
         results = measure(WHOLE, CLIENTS, rounds, seconds, perf=perf)
         results += measure(LONGER, (16,), rounds, seconds, perf=perf)
         results += measure(FAST, (16,), rounds, seconds, perf=perf)
         results += measure(PACED, (16,), rounds, seconds, perf=perf)
         print(table(results))
         rows = [result.row() for result in results]
-    if given.json:
-        Path(given.json).write_text(json.dumps(rows, indent=1))
+    if args.json:
+        Path(args.json).write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

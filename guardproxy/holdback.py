@@ -1,14 +1,14 @@
-"""What of a streamed reply may leave: a state machine without I/O.
+"""The hold-back buffer: decides which frames of a streamed reply may be released. A state machine without I/O.
 
-Theory of operation. The frames of a reply stand in one queue, in the order they came. Each frame is marked with how
-far it takes each choice, in characters. A check covers a choice up to some position; a frame may leave once every one
-of its marks is covered and all frames before it have left. So nothing overtakes, and the bytes that leave are the
-bytes that came.
+Theory of operation. The frames of a reply wait in one queue, in the order of their arrival. The marks of a frame say
+how far it takes each choice, in characters. A check judges a choice up to a position. A frame is released once all its
+marks are covered and all earlier frames have been released. So frames never overtake each other, and the released bytes
+are the upstream's own.
 
-Rules. 1. A frame that carries text leaves after a verdict that covers its text, or within `exposure` characters of
-one. 2. A frame marked `final` or `whole` leaves only after the verdict on the whole choice. 3. Of each choice one
-check runs at a time. 4. A choice that was ended by the proxy holds nobody. 5. What comes behind the end of a choice and
-is marked `final` as well ends it once more: it waits for a verdict of its own.
+Rules. 1. A frame with text is released after a verdict that covers its text, or within `exposure` characters of such a
+verdict. 2. A frame marked `final` or `whole` is released only after the verdict on the whole choice. 3. At most one
+check runs per choice. 4. A choice that the proxy has ended holds no frame. 5. A frame behind the end of a choice that
+is marked `final` again waits for a verdict of its own.
 """
 
 from collections import deque
@@ -20,7 +20,7 @@ from guardproxy.ports import Chunk, Mark
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A check that is due: judge `choice` as far as it has been seen; `final` where it is complete."""
+    """A check that is due: judge `choice` up to the position `upto`; `final` if that is the whole choice."""
 
     choice: int
     upto: int
@@ -28,24 +28,26 @@ class Ask:
 
 
 @dataclass(slots=True)
-class _Choice:
+class _ChoiceProgress:
+    """Positions are characters; `judged` never passes `seen`."""
+
     seen: int = 0
     judged: int = 0
-    complete: bool = False
-    again: bool = False  # it was marked final once more since the last check
-    settled: bool = False  # the whole choice has its verdict, or was ended by the proxy
+    complete: bool = False  # the upstream has closed the choice
+    reopened: bool = False  # marked final again since the last check was asked
+    settled: bool = False  # has the verdict on the whole choice, or was ended by the proxy: holds no frame
     ended: bool = False  # by the proxy
-    asking: bool = False
-    deferred: bool = False  # only the verdict on the whole choice will do from here on
+    asking: bool = False  # a check is running
+    deferred: bool = False  # a rewrite is due: only the verdict on the whole choice releases anything
 
 
 class HoldBack:
-    """Holds the frames of one streamed reply. Positions are characters of `Message.size`."""
+    """Holds the frames of one streamed reply. Positions are characters as `Message.size` counts them."""
 
     def __init__(self, policy: StreamPolicy) -> None:
         self._policy = policy
         self._queue: deque[Chunk] = deque()
-        self._choices: dict[int, _Choice] = {}
+        self._choices: dict[int, _ChoiceProgress] = {}
         self.held_bytes = 0
 
     def add(self, chunk: Chunk) -> None:
@@ -53,28 +55,30 @@ class HoldBack:
         self._queue.append(chunk)
         self.held_bytes += len(chunk.raw)
         for mark in chunk.marks:
-            choice = self._choices.setdefault(mark.choice, _Choice())
+            choice = self._choices.setdefault(mark.choice, _ChoiceProgress())
             choice.seen = max(choice.seen, mark.upto)
+            # Content behind the end. A running check was asked before it came: its verdict must not settle the choice.
             if mark.final and choice.complete and not choice.ended:
-                choice.again, choice.settled = True, False
+                choice.reopened, choice.settled = True, False
             choice.complete = choice.complete or mark.final
 
     def complete(self) -> None:
-        """The upstream has ended: every choice is as complete as it will be."""
+        """Mark every choice as complete: the upstream has ended, perhaps without closing them."""
         for choice in self._choices.values():
             choice.complete = True
 
     def ask(self) -> list[Ask]:
-        """The checks that are due now. Each counts as running until `passed` or `settle` answers it."""
+        """Return the checks that are due. A check counts as running until `passed`, `defer` or `settle` answers it."""
         due: list[Ask] = []
         for index, choice in self._choices.items():
             if choice.settled or choice.asking or not self._due(choice):
                 continue
-            choice.asking, choice.again = True, False
+            # This check covers everything that has come so far, content behind the end included.
+            choice.asking, choice.reopened = True, False
             due.append(Ask(index, choice.seen, choice.complete))
         return due
 
-    def _due(self, choice: _Choice) -> bool:
+    def _due(self, choice: _ChoiceProgress) -> bool:
         if choice.complete:
             return True
         if choice.deferred or self._policy.mode != "window":
@@ -82,26 +86,29 @@ class HoldBack:
         return choice.seen - choice.judged >= self._policy.every
 
     def passed(self, ask: Ask) -> None:
-        """The check found nothing to act on: its text may leave."""
+        """Release the text that this check covers: it found nothing to act on."""
         choice = self._choices[ask.choice]
         choice.asking = False
         choice.judged = ask.upto
-        choice.settled = ask.final and not choice.again
+        # Not `or choice.settled`: a choice that was reopened while the check ran waits for the next check.
+        choice.settled = ask.final and not choice.reopened
 
     def defer(self, ask: Ask) -> None:
-        """The check found something that only the whole choice can be rewritten for: hold the rest of it."""
+        """Hold the rest of the choice: the check asks for a rewrite, which needs the whole choice."""
         choice = self._choices[ask.choice]
         choice.asking = False
         choice.deferred = True
 
     def settle(self, choice: int) -> None:
-        """The proxy has ended the choice itself: nothing of it holds a frame any more."""
-        known = self._choices.setdefault(choice, _Choice())
-        known.settled = known.ended = True
+        """Stop holding frames for a choice that the proxy has ended."""
+        # A choice may be ended before any frame of it has come, if the reply is unreadable.
+        progress = self._choices.setdefault(choice, _ChoiceProgress())
+        progress.settled = progress.ended = True
 
     def release(self) -> list[Chunk]:
-        """The frames that may leave, in order."""
+        """Return the frames that may be released, in order, and remove them from the queue."""
         out: list[Chunk] = []
+        # Only the head of the queue counts: a frame without marks waits for the frames before it, too.
         while self._queue and all(self._covered(mark) for mark in self._queue[0].marks):
             chunk = self._queue.popleft()
             self.held_bytes -= len(chunk.raw)
@@ -112,16 +119,17 @@ class HoldBack:
         choice = self._choices[mark.choice]
         if choice.settled or self._policy.mode == "monitor":
             return True
+        # No exposure for these: a tool call, an end and a text that is to be rewritten cannot be taken back.
         if mark.whole or mark.final or choice.deferred or self._policy.mode == "hold_all":
             return False
         return mark.upto <= choice.judged + self._policy.exposure
 
     @property
     def open(self) -> tuple[int, ...]:
-        """The choices that have no last word yet."""
+        """The choices without a verdict on the whole choice, and not ended by the proxy."""
         return tuple(index for index, choice in self._choices.items() if not choice.settled)
 
     @property
     def empty(self) -> bool:
-        """Whether every frame has left."""
+        """Whether every frame has been released."""
         return not self._queue

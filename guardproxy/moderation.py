@@ -148,7 +148,7 @@ def _guard_for(config: str | os.PathLike[str] | None) -> _Loaded:
     with _lock:
         key = _key(config)
         if key not in _loaded:
-            settings = load(config, os.environ, app.known())
+            settings = load(config, os.environ, app.catalogue())
             _close()
             _loaded[key] = _Loaded(settings)
         return _loaded[key]

@@ -186,11 +186,12 @@ class Guard(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that a wire has read. `body` is the parsed JSON, for the wire that parsed it.
+    """A request that a wire has parsed. `body` is the parsed JSON and is for that wire only.
 
-    `resumes` names an earlier reply whose conversation the upstream has kept: the path of the opaque part that stands
-    for it, with that reply's id as its text. `received` is when it came, in seconds since 1970: whoever has the wire
-    read it sets that.
+    `places` holds, for each message of the conversation, the paths in the body that contain it: its item in the message
+    list, or the top-level fields of a message from beside the list. `resumes` names an earlier reply whose conversation
+    the upstream keeps: the opaque part that stands for it, with the reply's id as its text. `received` is the time of
+    arrival in seconds since 1970; the caller of the wire sets it.
     """
 
     wire: str
@@ -198,6 +199,7 @@ class Request:
     model: str
     stream: bool
     conversation: Conversation
+    places: tuple[tuple[str, ...], ...]
     raw: bytes
     body: Mapping[str, Any]
     structured: bool = False

@@ -1,7 +1,7 @@
-"""Bytes to frames, without I/O: server-sent events, JSON lines, and a JSON array sent piece by piece.
+"""Splits a stream of bytes into frames, without I/O: server-sent events, JSON lines, or the items of a JSON array.
 
-Every decoder gives the same frames whatever the split of its input, and the `raw` of its frames, joined, is its input
-byte for byte: comments, blank lines, byte order mark and line ends included. Time is linear in the input.
+The frames do not depend on how the input is split. The `raw` bytes of all frames together are the input: comments,
+blank lines, byte order mark and line ends included. The time is linear in the size of the input.
 
 Formats: WHATWG HTML, section 9.2 "Server-sent events"; NDJSON as Ollama sends it (one JSON text per line); the JSON
 array of Google's APIs for streams without `alt=sse`.
@@ -18,14 +18,13 @@ _BOM = b"\xef\xbb\xbf"
 _EOL = re.compile(rb"\r\n|\n|\r")
 _IN_ARRAY = re.compile(rb'["{}\[\],]')
 _IN_STRING = re.compile(rb'["\\]')
-_SSE_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")
 _BLANK = b" \t\r\n"
 
 
 class Frame(NamedTuple):
-    """One frame as it came. `data` is its payload, None where it has none (comment, blank line, byte order mark).
+    """A frame as it came. `data` is its payload, None for a comment, a blank line or a byte order mark.
 
-    `complete` is False for what the input ended in the middle of.
+    `complete` is False for the last frame of an input that ended in the middle of it.
     """
 
     raw: bytes
@@ -34,15 +33,15 @@ class Frame(NamedTuple):
     complete: bool = True
 
 
-class Decoder(Protocol):
-    """Bytes in, frames out."""
+class FrameDecoder(Protocol):
+    """Splits a stream into frames."""
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that `data` completes. Raises UpstreamUnreadable."""
+        """Return the frames that `data` completes. Raises UpstreamUnreadable."""
         ...
 
     def finish(self) -> list[Frame]:
-        """The input has ended: what was left. Raises UpstreamUnreadable."""
+        """Return the rest as frames, after the end of the input. Raises UpstreamUnreadable."""
         ...
 
 
@@ -50,19 +49,19 @@ def _too_large(limit: int) -> UpstreamUnreadable:
     return UpstreamUnreadable(f"a frame of the stream is larger than {limit} bytes")
 
 
-class _Lines:
-    """What the line-based decoders share: a byte order mark at the start, and lines whatever the split."""
+class _LineDecoder:
+    """The base of the decoders of lines: splits off the byte order mark, and finds the ends of lines."""
 
     def __init__(self, limit: int, eol: re.Pattern[bytes]) -> None:
         self._limit = limit
         self._eol = eol
         self._buffer = bytearray()
-        self._line = 0  # where the line being read starts
-        self._scan = 0  # how far it has been searched for its end
-        self._begun = False
+        self._line = 0  # start of the current line in the buffer
+        self._scan = 0  # the buffer has been searched for a line end up to here
+        self._begun = False  # whether the first bytes have been checked for a byte order mark
 
     def _bom(self) -> list[Frame] | None:
-        """The frame of a byte order mark, if there is one; None while it is not yet known."""
+        """Return the frame of a byte order mark, if the input begins with it; None while too few bytes have come."""
         if self._begun:
             return []
         head = bytes(self._buffer[:3])
@@ -75,20 +74,20 @@ class _Lines:
         return [Frame(head, None)]
 
     def _next_line(self, ended: bool) -> bytes | None:
-        """The next whole line without its end; None where there is none yet."""
+        """Return the next whole line without its end; None if no line is complete."""
         found = self._eol.search(self._buffer, self._scan)
         if found is None:
             self._scan = len(self._buffer)
             return None
         if found[0] == b"\r" and found.end() == len(self._buffer) and not ended:
-            self._scan = found.start()  # it may be the first half of CR LF
+            self._scan = found.start()  # the next byte may be an LF, which would belong to this line end
             return None
         line = bytes(self._buffer[self._line : found.start()])
         self._line = self._scan = found.end()
         return line
 
     def _take(self) -> bytes:
-        """The bytes up to the line being read, taken out of the buffer."""
+        """Remove the bytes before the current line from the buffer and return them."""
         raw = bytes(self._buffer[: self._line])
         del self._buffer[: self._line]
         self._line = self._scan = 0
@@ -101,8 +100,12 @@ class _Lines:
             raise _too_large(self._limit)
 
 
-class Sse(_Lines):
-    """Server-sent events. A line that is neither a field of the format nor a comment is refused, not skipped."""
+class Sse(_LineDecoder):
+    """Decodes server-sent events.
+
+    The format tells readers to skip a line that is neither a field nor a comment. Here it raises UpstreamUnreadable: a
+    client that is not so strict would read a line that nobody has judged.
+    """
 
     def __init__(self, limit: int = LIMIT) -> None:
         super().__init__(limit, _EOL)
@@ -110,14 +113,14 @@ class Sse(_Lines):
         self._event = b""
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that `data` completes. Raises UpstreamUnreadable."""
+        """Return the events that `data` completes. Raises UpstreamUnreadable."""
         self._buffer += data
         frames = self._frames(ended=False)
         self._check()
         return frames
 
     def finish(self) -> list[Frame]:
-        """What was left; a last event without its blank line is a frame that is not complete."""
+        """Return the rest; a last event without its blank line is an incomplete frame."""
         self._begun = self._begun or self._buffer[:3] != _BOM
         frames = self._frames(ended=True)
         if self._buffer:
@@ -131,7 +134,7 @@ class Sse(_Lines):
         if frames is None:
             return []
         if self._line == 0:
-            self._simple(frames)
+            self._take_one_line_events(frames)
         while (line := self._next_line(ended)) is not None:
             if line:
                 self._field(line)
@@ -139,8 +142,8 @@ class Sse(_Lines):
                 frames.append(self._frame(complete=True))
         return frames
 
-    def _simple(self, frames: list[Frame]) -> None:
-        """The events at the head of the buffer that are one line of data, ended by LF: what nearly all events are."""
+    def _take_one_line_events(self, frames: list[Frame]) -> None:
+        """Take events of a single `data:` line with LF line ends, as nearly all are, on a fast path."""
         buffer, begin, scan = self._buffer, 0, self._scan
         while (end := buffer.find(b"\n", scan)) >= 0 and buffer.startswith(b"\n", end + 1):
             raw = bytes(buffer[begin : end + 2])
@@ -174,14 +177,14 @@ class Sse(_Lines):
         return Frame(self._take(), data, event, complete)
 
 
-class Ndjson(_Lines):
-    """One JSON text per line. A blank line is a frame without data."""
+class Ndjson(_LineDecoder):
+    """Decodes lines of JSON. A blank line is a frame without data."""
 
     def __init__(self, limit: int = LIMIT) -> None:
         super().__init__(limit, re.compile(rb"\n"))
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The lines that `data` completes. Raises UpstreamUnreadable."""
+        """Return the lines that `data` completes. Raises UpstreamUnreadable."""
         self._buffer += data
         frames = self._bom()
         if frames is None:
@@ -192,26 +195,26 @@ class Ndjson(_Lines):
         return frames
 
     def finish(self) -> list[Frame]:
-        """The last line, where it has no line end."""
+        """Return the last line, as incomplete, if it has no line end."""
         rest = bytes(self._buffer)
         self._buffer.clear()
         return [Frame(rest, rest.strip(_BLANK) or None, complete=False)] if rest else []
 
 
 class JsonArray:
-    """A JSON array of objects, an object per frame; a frame's `raw` includes what separates it from the one before."""
+    """Decodes a JSON array of objects. A frame is an object with the bracket or comma that precedes it."""
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
         self._buffer = bytearray()
         self._scan = 0
-        self._start = -1  # where the object being read starts
+        self._start = -1  # start of the current object in the buffer; -1 outside of objects
         self._depth = 0
         self._quoted = False
         self._closed = False
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The objects that `data` completes. Raises UpstreamUnreadable."""
+        """Return the objects that `data` completes. Raises UpstreamUnreadable."""
         self._buffer += data
         frames: list[Frame] = []
         while (place := self._next_mark()) >= 0:
@@ -221,7 +224,7 @@ class JsonArray:
         return frames
 
     def finish(self) -> list[Frame]:
-        """What was left: white space, or an array that breaks off (not complete)."""
+        """Return the rest: white space, or the incomplete end of an array that breaks off."""
         rest = bytes(self._buffer)
         self._buffer.clear()
         if not rest:
@@ -229,11 +232,11 @@ class JsonArray:
         if not rest.strip(_BLANK + b",["):
             return [Frame(rest, None, complete=self._closed)]
         if self._closed or self._start < 0:
-            raise UpstreamUnreadable("the JSON array has something else than objects in it")
+            raise UpstreamUnreadable("the JSON array contains a value that is not an object")
         return [Frame(rest, rest[self._start :], complete=False)]
 
     def _next_mark(self) -> int:
-        """Where the next character that matters is; -1 where there is none yet."""
+        """Return the position of the next structural character (in a string, the next quote or backslash), or -1."""
         found = (_IN_STRING if self._quoted else _IN_ARRAY).search(self._buffer, self._scan)
         if found is None:
             self._scan = max(self._scan, len(self._buffer))
@@ -245,7 +248,7 @@ class JsonArray:
         self._scan = place + 1
         if self._quoted:
             if mark == b"\\":
-                self._scan += 1  # the escaped character, here or yet to come
+                self._scan += 1  # skip the escaped character, which may not have come yet
             else:
                 self._quoted = False
             return []
@@ -262,7 +265,7 @@ class JsonArray:
         return []
 
     def _outside(self, place: int, mark: bytes) -> list[Frame]:
-        """A mark of the array itself: `[` or `,` and then `{`, or `]`."""
+        """Handle a character of the array itself: `[`, `,`, the `{` of an object, or `]`."""
         between = bytes(self._buffer[:place]).strip(_BLANK)
         if mark == b"{" and self._depth == 1 and between in (b"[", b","):
             self._depth, self._start = 2, place
@@ -275,7 +278,7 @@ class JsonArray:
         if mark == b"]" and self._depth == 1 and between in (b"", b"["):
             self._depth, self._closed = 0, True
             return [self._cut(place + 1, None)]
-        raise UpstreamUnreadable("the JSON array has something else than objects in it")
+        raise UpstreamUnreadable("the JSON array contains a value that is not an object")
 
     def _cut(self, end: int, data: bytes | None) -> Frame:
         raw = bytes(self._buffer[:end])

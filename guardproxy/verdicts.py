@@ -33,12 +33,14 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
 
 def worst_of_views(verdicts: Sequence[tuple[str, Verdict]]) -> Verdict:
     """The worst of the verdicts on one or more views of a text, as (view, verdict); each finding names its view."""
-    return worst(
-        [
-            replace(verdict, findings=tuple(replace(finding, view=view) for finding in verdict.findings))
-            for view, verdict in verdicts
-        ]
-    )
+    return worst([_on_view(view, verdict) for view, verdict in verdicts])
+
+
+def _on_view(view: str, verdict: Verdict) -> Verdict:
+    # A finding on the text itself names it already. Most turns have no other view, and the copies would cost them.
+    if view == "text":
+        return verdict
+    return replace(verdict, findings=tuple(replace(finding, view=view) for finding in verdict.findings))
 
 
 def worst_findings(findings: Iterable[Finding]) -> dict[str, Finding]:

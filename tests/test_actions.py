@@ -1,13 +1,16 @@
-"""What actions make of a decision. The judge here finds the word "bomb" unsafe."""
+"""Actions turn a decision into an outcome. The judge in these tests finds the word "bomb" unsafe."""
 
 import asyncio
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guardproxy.actions import block, redact, replace
+from guardproxy.actions import REGISTRY, REWRITES, block, redact, replace
+from guardproxy.app import known
 from guardproxy.policy import BlockPolicy, Policy, RewritePolicy, SideRules
-from guardproxy.ports import Action
+from guardproxy.ports import Action, Judge
+from guardproxy.registry import load
+from guardproxy.settings import load_text
 from guardproxy.types import Decision, Edit, Message, Outcome, Part, Reason, Refuse, Replace
 
 POLICY = Policy("p", "v", SideRules({}), SideRules({}), rewrite=RewritePolicy("Removed.", "[gone]"))
@@ -15,7 +18,7 @@ UNSAFE = Decision("rewrite", "redact", (Reason("violence_hate", 0.9, 0.5, "rewri
 
 
 async def judge(message: Message) -> Decision:
-    """Unsafe where the text says "bomb"."""
+    """Unsafe if the text contains "bomb"."""
     return UNSAFE if "bomb" in message.text else Decision("pass", "", ())
 
 
@@ -24,8 +27,38 @@ def act(action: Action, *parts: Part, role: str = "assistant") -> Outcome:
     return asyncio.run(action(Message(role, parts), UNSAFE, judge))  # type: ignore[arg-type, arg-type]
 
 
+class ShoutAction:
+    """An action of a user's own: the first part in capitals."""
+
+    async def __call__(self, turn: Message, decision: Decision, judge: Judge) -> Outcome:
+        """Replace the first part."""
+        return Replace((Edit(turn.parts[0].path, turn.parts[0].text.upper()),))
+
+
+def open_shout(policy: Policy) -> Action:
+    """Open the action."""
+    return ShoutAction()
+
+
+def test_every_action_but_block_is_a_rewrite() -> None:
+    """A configuration may name every registered action except `block` as its rewrite."""
+    assert set(known().rewrites) == set(REWRITES) == set(REGISTRY) - {"block"}
+
+
+def test_an_action_of_the_users_own() -> None:
+    """A configuration may name `module:attribute` as its rewrite, without an entry in the registry."""
+    how = "tests.test_actions:open_shout"
+    text = (
+        "version: 1\nupstream: {url: http://llm.test}\n"
+        f"policies: {{default: {{user: {{unsafe: {{rewrite: {{at: 0.5, how: '{how}'}}}}}}, assistant: {{'*': {{}}}}}}}}"
+    )
+    rules = load_text(text, "own.yaml", {}, known()).policies.policies["default"].user.by_category
+    assert [rule.how for rule in rules["unsafe"]] == [how]
+    assert act(load(how, REGISTRY, "rewrite")(POLICY), Part("c", "quiet")) == Replace((Edit("c", "QUIET"),))
+
+
 def test_block_refuses_in_the_policys_words() -> None:
-    """A block is a refusal with the configured message; categories are named only where the policy says so."""
+    """A block refuses with the configured message; it names categories only if the policy says so."""
     assert act(block.open_action(POLICY), Part("c", "x")) == Refuse(
         BlockPolicy().message, "completion", "content_filter", ("violence_hate",)
     )
@@ -35,24 +68,24 @@ def test_block_refuses_in_the_policys_words() -> None:
 
 
 def test_replace_stands_for_the_whole_turn() -> None:
-    """The first text gets the replacement and nothing else of the turn remains."""
+    """The first text part becomes the replacement; the rest of the turn is removed."""
     outcome = act(replace.open_action(POLICY), Part("c", "a bomb"), Part("t", "call(bomb)", "tool_call"))
     assert outcome == Replace((Edit("c", "Removed."),), whole=True)
 
 
 def test_replace_of_a_tool_call_alone_is_a_refusal() -> None:
-    """There is no place for the words in a turn that is only a tool call."""
+    """A turn that is only a tool call has no part for the replacement."""
     assert isinstance(act(replace.open_action(POLICY), Part("t", "call(bomb)", "tool_call")), Refuse)
 
 
 def test_an_unsafe_replacement_is_a_refusal() -> None:
-    """A rewrite that does not judge safe in the end is a block."""
+    """A rewrite whose result is judged unsafe becomes a block."""
     policy = Policy("p", "v", SideRules({}), SideRules({}), rewrite=RewritePolicy("a bomb", "-"))
     assert isinstance(act(replace.open_action(policy), Part("c", "x")), Refuse)
 
 
 def test_a_rewrite_that_becomes_a_block_names_categories_as_a_block_does() -> None:
-    """The words of a refusal do not depend on the action that it began as."""
+    """The text of a refusal does not depend on the action that gave it."""
     policy = Policy("p", "v", SideRules({}), SideRules({}), block=BlockPolicy("completion", "No.", "stop", True))
     refusal = Refuse("No. (violence_hate)", "completion", "stop", ("violence_hate",))
     for action in (replace, redact):
@@ -66,7 +99,7 @@ def test_redact_takes_out_only_the_unsafe_sentences() -> None:
 
 
 def test_redact_in_a_tool_call_is_a_refusal() -> None:
-    """A marker inside arguments would make another call of it."""
+    """A marker inside the arguments would make a different call."""
     assert isinstance(act(redact.open_action(POLICY), Part("t", "call(bomb)", "tool_call")), Refuse)
 
 
@@ -85,7 +118,7 @@ def test_redact_asks_a_bounded_number_of_times() -> None:
 
 
 def test_redact_refuses_what_no_sentence_carries() -> None:
-    """Where only the whole is unsafe, nothing can be taken out."""
+    """If only the whole text is unsafe, no sentence can be removed."""
 
     async def whole(message: Message) -> Decision:
         return UNSAFE if "one" in message.text and "two" in message.text else Decision("pass", "", ())
@@ -102,7 +135,7 @@ def test_sentences_join_to_the_text(text: str) -> None:
 
 @given(st.lists(st.sampled_from(["Fine.", "a bomb.", "Why?", "bomb\n", "so it is"]), max_size=120))
 def test_nothing_unsafe_survives(pieces: list[str]) -> None:
-    """Whatever the text, what leaves is judged safe."""
+    """The rewritten text is judged safe, whatever the original."""
     text = " ".join(pieces)
     outcome = act(redact.open_action(POLICY), Part("c", text))
     if isinstance(outcome, Replace):

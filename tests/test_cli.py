@@ -1,4 +1,4 @@
-"""The command line: what it prints, its exit status, and that mistakes are words and not tracebacks."""
+"""The command line: its output and exit status; a mistake is a message, not a traceback."""
 
 import argparse
 import json
@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 import guardproxy
-from guardproxy.app import known
+from guardproxy.app import catalogue
 from guardproxy.cli import main, parser
 from guardproxy.cli.serve import overridden
 from guardproxy.errors import ConfigError, Unreadable
 from guardproxy.moderation import read_chat
-from guardproxy.settings import load
+from guardproxy.settings import load, starter
 
 ROOT = Path(__file__).parent.parent
 SIX = (
@@ -40,18 +40,18 @@ def wrong(tmp_path: Path) -> Path:
 
 
 def test_help_needs_neither_torch_nor_the_server() -> None:
-    """`--help` names every command and loads none of what they run."""
+    """`--help` names every command and loads none of the libraries that they use."""
     code = (
         "import sys\nfrom guardproxy.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
         "print([m for m in ('torch', 'transformers', 'starlette', 'pydantic', 'sqlalchemy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip().endswith("[]")
-    assert all(name in done.stdout for name in ("serve", "validate", "moderate"))
+    assert all(name in done.stdout for name in ("serve", "init", "validate", "schema", "moderate"))
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--version` says the package's."""
+    """`--version` prints the package's version."""
     with pytest.raises(SystemExit) as exit_:
         main(["--version"])
     assert exit_.value.code == 0
@@ -62,15 +62,15 @@ def test_validate_prints_every_mistake(wrong: Path, capsys: pytest.CaptureFixtur
     """Every mistake is a line `file:line:column: path: message`, and the status is 1."""
     assert main(["validate", str(wrong)]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        f'{wrong}:1:16: server.port: must be a whole number, not "x"',
+        f'{wrong}:1:16: server.port: must be an integer, not "x"',
         f"{wrong}:2:1: lgo: unknown key; did you mean log?",
     ]
 
 
 def test_validate_says_what_is_in_force(capsys: pytest.CaptureFixture[str]) -> None:
-    """A valid file is ok, with its version and those of its policies."""
+    """For a valid file, `validate` prints its version and those of its policies."""
     path = ROOT / "config" / "quickstart.yaml"
-    settings = load(path, {}, known())
+    settings = load(path, {}, catalogue())
     assert main(["validate", str(path)]) == 0
     assert capsys.readouterr().out == (
         f"{path}: ok, version {settings.version}\n"
@@ -79,7 +79,7 @@ def test_validate_says_what_is_in_force(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_validate_needs_a_file_that_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file that cannot be read is a mistake like any other."""
+    """A file that cannot be read is reported as a mistake."""
     assert main(["validate", str(tmp_path / "none.yaml")]) == 1
     assert "cannot be read" in capsys.readouterr().out
 
@@ -95,7 +95,7 @@ def test_builtin_only_forbids_own_code(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_serve_refuses_to_start_with_the_same_list(wrong: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`serve` prints what `validate` prints, to standard error, and starts nothing."""
+    """`serve` prints the mistakes that `validate` prints, to standard error, and starts nothing."""
     main(["validate", str(wrong)])
     listed = capsys.readouterr().out
     assert main(["serve", "--config", str(wrong)]) == 2
@@ -104,8 +104,8 @@ def test_serve_refuses_to_start_with_the_same_list(wrong: Path, capsys: pytest.C
 
 
 def test_serve_arguments_go_before_the_file() -> None:
-    """Host, port, workers and upstream of the command line replace the file's, and nothing else changes."""
-    settings = load(None, {}, known())
+    """Host, port, workers and upstream of the command line replace the file's; nothing else changes."""
+    settings = load(None, {}, catalogue())
     line = "serve --host 0.0.0.0 --port 0 --workers 3 --upstream http://llm.example/v1"
     args = parser().parse_args(line.split())
     changed = overridden(settings, args)
@@ -119,7 +119,9 @@ def test_serve_arguments_go_before_the_file() -> None:
 def test_serve_arguments_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
     """A bad address or number on the command line is a clear error."""
     with pytest.raises(ConfigError, match=r"--upstream: must be http"):
-        overridden(load(None, {}, known()), argparse.Namespace(host=None, port=None, workers=None, upstream="llm:80"))
+        overridden(
+            load(None, {}, catalogue()), argparse.Namespace(host=None, port=None, workers=None, upstream="llm:80")
+        )
     for line in ("serve --port 99999", "serve --port -1", "serve --workers 0", "serve --port ²"):
         with pytest.raises(SystemExit) as exit_:
             main(line.split())
@@ -128,18 +130,16 @@ def test_serve_arguments_are_checked(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_port_that_is_taken_is_told_before_anything_is_loaded(
-    workers: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """`serve` ends with what is wrong and nothing else; so it does for an address that is not this machine's."""
+def test_a_port_in_use_is_an_error_before_anything_is_loaded(workers: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`serve` prints only the error, also for an address that is not this machine's."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert main(["serve", "--port", port, "--workers", workers]) == 2
     assert capsys.readouterr().err == (
-        f"port {port} of 127.0.0.1 cannot be listened on: Address already in use; --host and --port name others\n"
+        f"cannot listen on port {port} of 127.0.0.1: Address already in use; choose others with --host and --port\n"
     )
     assert main(["serve", "--host", "host.invalid", "--port", "0", "--workers", workers]) == 2
-    assert "port 0 of host.invalid cannot be listened on: " in capsys.readouterr().err
+    assert "cannot listen on port 0 of host.invalid: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -159,13 +159,13 @@ def test_a_port_that_is_taken_is_told_before_anything_is_loaded(
     ],
 )
 def test_chats_of_another_form(chat: object, place: str) -> None:
-    """What is wrong with a chat is said with its place, before a guard is loaded."""
+    """The error names the place in the chat, before a guard is loaded."""
     with pytest.raises(Unreadable, match=place):
         guardproxy.moderate(chat)  # type: ignore[arg-type]
 
 
 def test_last_turn_takes_the_side_that_is_given() -> None:
-    """The role of the last message says whose turn it is, unless a side does."""
+    """The side of the turn is the last message's role, unless a side is named."""
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     assert read_chat(chat).messages[-1].role == "assistant"
     assert read_chat(chat, "user").messages[-1].role == "user"
@@ -174,7 +174,7 @@ def test_last_turn_takes_the_side_that_is_given() -> None:
 
 @pytest.fixture(scope="module")
 def moderated(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What one process prints that moderates in every way: command lines first, then Python inside an event loop."""
+    """The output of one process that moderates in every way: by command lines, then in Python inside an event loop."""
     chat = tmp_path_factory.mktemp("chat") / "chat.json"
     chat.write_text(json.dumps([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": HARMLESS}]))
     code = f"""
@@ -203,7 +203,7 @@ asyncio.run(called())
 
 
 def test_moderate_prints_one_object(moderated: list[str]) -> None:
-    """`moderate --json` gives P(unsafe), every category, the decision with its reasons, the guard and the time."""
+    """`moderate --json` prints P(unsafe), every category, the decision with its reasons, the guard and the time."""
     result = json.loads(moderated[0])
     assert result["decision"]["action"] == "block"
     assert 0.5 <= result["unsafe"] <= 1
@@ -215,24 +215,24 @@ def test_moderate_prints_one_object(moderated: list[str]) -> None:
 
 
 def test_moderate_reads_standard_input_and_prints_for_people(moderated: list[str]) -> None:
-    """`moderate -` judges what comes in, and prints a line for each probability and the decision."""
+    """`moderate -` judges standard input, and prints a line for each probability and the decision."""
     assert moderated[1].startswith("unsafe ")
     assert "decision: pass" in moderated[1]
     assert "judged as assistant" in moderated[1]
 
 
 def test_moderate_judges_the_last_turn_of_a_file(moderated: list[str]) -> None:
-    """`moderate --chat` reads a conversation, whose last role says whose turn it is."""
+    """`moderate --chat` reads a conversation; the role of its last message gives the side."""
     assert json.loads(moderated[2])["side"] == "assistant"
 
 
 def test_moderate_in_python(moderated: list[str]) -> None:
-    """`guardproxy.moderate(chat)` separates harm from none, keeps its guard, and works inside a running event loop."""
+    """`guardproxy.moderate(chat)` tells harmful from harmless text, reuses its guard and runs inside an event loop."""
     assert moderated[3].strip() == "True block pass True"
 
 
-def test_chat_files_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A conversation that is missing or not JSON is a clear error."""
+def test_chat_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A chat file that is missing or not JSON is a clear error."""
     path = tmp_path / "chat.json"
     path.write_text("[")
     assert main(["moderate", "--chat", str(path)]) == 1
@@ -243,19 +243,84 @@ def test_chat_files_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_standard_input_that_is_no_text() -> None:
     """Bytes that are not UTF-8 are a clear error."""
-    command = [sys.executable, "-m", "guardproxy", "moderate", "-"]
-    done = subprocess.run(command, input=b"caf\xe9", capture_output=True, timeout=60, check=False)
+    line = [sys.executable, "-m", "guardproxy", "moderate", "-"]
+    done = subprocess.run(line, input=b"caf\xe9", capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (1, b"guardproxy: standard input: is not UTF-8\n")
 
 
 def test_moderate_reports_the_mistakes_of_a_configuration(wrong: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A configuration with mistakes is status 2 with the list, and no traceback."""
+    """A configuration with mistakes ends with status 2 and the list of mistakes, without a traceback."""
     assert main(["moderate", "x", "--config", str(wrong)]) == 2
     assert f"{wrong}:1:16: server.port" in capsys.readouterr().err
 
 
-def test_output_that_nobody_reads() -> None:
-    """A reader that goes away ends a command without a traceback."""
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run guardproxy in a folder, as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "guardproxy", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=110,
+        check=False,
+    )
+
+
+def test_init_writes_a_file_that_is_valid(tmp_path: Path) -> None:
+    """`init` writes guardproxy.yaml and prints the next commands; the file passes the first of them."""
+    done = command(tmp_path, "init")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1:] == [
+        "  guardproxy validate guardproxy.yaml",
+        "  guardproxy serve --config guardproxy.yaml",
+    ]
+    assert (tmp_path / "guardproxy.yaml").read_text("utf-8") == starter()
+    checked = command(tmp_path, "validate", "guardproxy.yaml")
+    assert checked.returncode == 0, checked.stdout
+    assert checked.stdout.startswith("guardproxy.yaml: ok, version ")
+
+
+def test_init_writes_the_named_file(tmp_path: Path) -> None:
+    """A name that a shell would split is quoted in the next commands, and no other file is left in the folder."""
+    done = command(tmp_path, "init", "my file.yaml")
+    assert "  guardproxy validate 'my file.yaml'\n" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["my file.yaml"]
+
+
+def test_init_keeps_an_existing_file(tmp_path: Path) -> None:
+    """An existing file stays as it is; the error says what to do."""
+    (tmp_path / "guardproxy.yaml").write_text("mine")
+    done = command(tmp_path, "init")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "guardproxy.yaml: exists already; name another file or remove this one first\n"
+    assert (tmp_path / "guardproxy.yaml").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["guardproxy.yaml"]
+
+
+def test_init_needs_an_existing_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing folder, a file in its place, or the name of a folder is a clear error; nothing is created."""
+    assert main(["init", str(tmp_path / "none" / "x.yaml")]) == 2
+    expected = f"{tmp_path}/none/x.yaml: there is no folder {tmp_path}/none; create it first\n"
+    assert capsys.readouterr().err == expected
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    assert main(["init", str(tmp_path / "file" / "x.yaml")]) == 2
+    assert "x.yaml: cannot be written: Not a directory" in capsys.readouterr().err
+    assert main(["init", "."]) == 2
+    assert ".: exists already" in capsys.readouterr().err
+
+
+def test_schema_is_the_published_file(tmp_path: Path) -> None:
+    """`schema` prints valid JSON, the same as config/schema.json."""
+    done = command(tmp_path, "schema")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (ROOT / "config" / "schema.json").read_text("utf-8")
+    assert json.loads(done.stdout)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+def test_output_without_a_reader() -> None:
+    """A command whose output pipe is closed ends without a traceback."""
     code = (
         "import os, sys\nfrom guardproxy.cli import main\nread, write = os.pipe()\nos.close(read)\nos.dup2(write, 1)\n"
         "sys.exit(main(['validate', 'config/quickstart.yaml']))"

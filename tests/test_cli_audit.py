@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def call(*arguments: str | Path) -> int:
-    """Run the command as the command line does; its exit status."""
+    """Run the command as the command line does; return its exit status."""
     parser = argparse.ArgumentParser()
     audit.add_parser(parser.add_subparsers(required=True))
     args = parser.parse_args(["audit", *map(str, arguments)])
@@ -60,13 +60,13 @@ def call(*arguments: str | Path) -> int:
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """What a command that succeeds prints."""
+    """Run a command that must succeed; return its output."""
     assert call(*arguments) == 0
     return capsys.readouterr().out
 
 
 def test_list(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The newest record is first; probabilities, shadow decisions and guard errors can be told apart."""
+    """The newest record comes first; probabilities, shadow decisions and guard errors look different."""
     lines = printed(capsys, "list", "--data-dir", folder).splitlines()
     assert [line.split()[0] for line in lines] == ["no.", "4", "3", "2", "1"]
     assert "guard_error" in lines[1]
@@ -79,7 +79,7 @@ def test_list(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_table_fits_the_terminal(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
-    """No line is wider than the terminal, and nothing of a text can control it."""
+    """No line is wider than the terminal, and no character of a text can control it."""
     monkeypatch.setenv("COLUMNS", str(columns))
     out = printed(capsys, "list", "--data-dir", folder)
     assert all(len(line) <= max(columns, 75) for line in out.splitlines())
@@ -104,22 +104,22 @@ def test_table_fits_the_terminal(
 def test_filters_and_json(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: list[int]
 ) -> None:
-    """Filters choose; `--json` prints one whole record per line."""
+    """Filters select records; `--json` prints a whole record per line."""
     out = printed(capsys, "list", "--json", "--data-dir", folder, *arguments)
-    found = [json.loads(line) for line in out.splitlines()]
-    assert [one["seq"] for one in found] == expected
-    assert all(one["origin"]["wire"] == "openai_chat" for one in found)
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [stored["seq"] for stored in records] == expected
+    assert all(stored["origin"]["wire"] == "openai_chat" for stored in records)
 
 
 def test_nothing_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An empty answer says where it looked."""
-    assert f"no such records in sqlite:///{folder}" in printed(capsys, "list", "--data-dir", folder, "--route", "x")
+    """Without a matching record, the message names the store."""
+    assert f"no matching records in sqlite:///{folder}" in printed(capsys, "list", "--data-dir", folder, "--route", "x")
     assert call("show", "nobody", "--data-dir", folder) == 1
     assert "no record or request 'nobody'" in capsys.readouterr().err
 
 
 def test_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A record is shown whole by its number or id, a request with all of its records."""
+    """A number or id shows all fields of its record, a request id all records of the request."""
     out = printed(capsys, "show", "2", "--data-dir", folder)
     assert out == printed(capsys, "show", "record-2", "--data-dir", folder)
     for part in (
@@ -127,7 +127,7 @@ def test_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "policy     default@0a1b2c",
         "block: violence 0.9100 reaches 0.5",
         "jailbreak 0.6200  in the base64 view",
-        "17 tokens read and 4 reused",
+        "17 tokens computed and 4 reused",
         "judged: messages[2].content (user, text, 20 characters)",
         "NUL \\x00, lone surrogates \\ud800 \\udfff, 🙂",
         "\\x1b[31m",
@@ -142,7 +142,7 @@ def test_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_stats(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Counts by side and category, as tables or as JSON."""
+    """`stats` prints counts by side and category, as tables or as JSON."""
     out = printed(capsys, "stats", "--data-dir", folder)
     assert "3 records from" in out
     assert re.search(r"^user +1 +0 +0 +2$", out, re.MULTILINE)
@@ -153,7 +153,7 @@ def test_stats(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_tail(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without `-f`, the latest records, newest last."""
+    """Without `-f`, `tail` prints the latest records, newest last."""
     out = printed(capsys, "tail", "-n", "2", "--json", "--data-dir", folder)
     assert [json.loads(line)["seq"] for line in out.splitlines()] == [3, 4]
 
@@ -165,7 +165,7 @@ RUN = (
 
 
 def test_tail_follows(folder: Path) -> None:
-    """With `-f`, records that another process writes are printed as they come."""
+    """With `-f`, `tail` prints the records of another process as they are written."""
     command = [sys.executable, "-c", RUN, "tail", "-f", "-n", "1", "--json", "--data-dir", str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as following:
@@ -179,7 +179,7 @@ def test_tail_follows(folder: Path) -> None:
 
 
 def test_list_while_another_process_writes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A writer in the middle of a transaction is in nobody's way."""
+    """A writer in the middle of a transaction does not block readers."""
 
     async def run() -> None:
         store = AuditStore(default_store_url(str(folder)))
@@ -193,22 +193,22 @@ def test_list_while_another_process_writes(folder: Path, capsys: pytest.CaptureF
 
 
 def test_verify(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An untouched store verifies, also against an earlier head; an edited one names the row and exits with 1."""
+    """An unedited store verifies, also against an earlier head; `verify` names an edited row and exits with 1."""
     head = printed(capsys, "verify", "--data-dir", folder).split()[-1]
     write(folder, [record(9)])
     assert "5 rows, 0 of them erased" in printed(capsys, "verify", "--head", head, "--data-dir", folder)
     other = str(Head(4, "0" * 64))
     assert call("verify", "--head", other, "--data-dir", folder) == 1
-    assert "row 4: is not the row that was noted" in capsys.readouterr().out
+    assert "row 4: does not have the given hash" in capsys.readouterr().out
     with contextlib.closing(sqlite3.connect(folder / "audit.sqlite3")) as connection, connection:
         connection.execute("UPDATE guardproxy_records SET action = 'pass' WHERE seq = 2")
     assert call("verify", "--json", "--data-dir", folder) == 1
-    found = json.loads(capsys.readouterr().out)
-    assert [problem["row"] for problem in found["problems"]] == [2]
+    result = json.loads(capsys.readouterr().out)
+    assert [problem["row"] for problem in result["problems"]] == [2]
 
 
 def test_export(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Records go oldest first to standard output, or to a new file that only its owner can read."""
+    """`export` writes records, oldest first, to standard output or to a new file that only its owner can read."""
     out = printed(capsys, "export", "--data-dir", folder)
     assert [json.loads(line)["seq"] for line in out.splitlines()] == [1, 2, 3, 4]
     target = tmp_path / "out.jsonl"
@@ -220,7 +220,7 @@ def test_export(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_delete_and_prune(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Erasing asks first, or needs --yes where nobody can answer; afterwards the store verifies."""
+    """Erasing asks for confirmation, or needs --yes without a terminal; afterwards the store verifies."""
     with pytest.raises(GuardproxyError, match=r"erase 2 records of request request-2 for good.*--yes"):
         call("delete", "request-2", "--data-dir", folder)
     assert printed(capsys, "delete", "request-2", "--yes", "--data-dir", folder) == "2 records erased\n"
@@ -234,7 +234,7 @@ def test_delete_and_prune(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_no_store(tmp_path: Path) -> None:
-    """Where there is no store, the error says where it looked, and none is created."""
+    """Without a store, the error names its address, and none is created."""
     with pytest.raises(ConfigError) as caught:
         call("list", "--data-dir", tmp_path / "nowhere")
     assert f"there is no audit store at sqlite:///{tmp_path}/nowhere/audit.sqlite3" in caught.value.problems[0]
@@ -243,7 +243,7 @@ def test_no_store(tmp_path: Path) -> None:
 
 
 def test_no_database(tmp_path: Path) -> None:
-    """A file that is no database, or a server that does not answer, is an error without a traceback or password."""
+    """A file that is not a database, or a server that does not answer, is an error without traceback or password."""
     (tmp_path / "audit.sqlite3").write_text("not a database at all, but long enough to look at " * 10)
     with pytest.raises(GuardproxyError, match=r"cannot be used: .*not a database"):
         call("list", "--data-dir", tmp_path)
@@ -265,7 +265,7 @@ def test_no_database(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """A wrong argument is named, with exit status 2."""
+    """A wrong argument is an error with exit status 2."""
     with pytest.raises(SystemExit) as caught:
         call(*arguments)
     assert caught.value.code == 2
@@ -280,7 +280,7 @@ def test_moments() -> None:
 
 
 def test_cells() -> None:
-    """A cell has exactly its width in columns of the terminal, wide characters counted as two."""
+    """A cell is exactly as wide as asked, in terminal columns: a wide character takes two."""
     assert cell("abc", 5) == "abc  "
     assert cell("abcdef", 5) == "abcd…"
     assert cell("日本語の長い", 6) == "日本… "

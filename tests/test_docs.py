@@ -1,7 +1,8 @@
-"""Docs that quote code are read here, so that they cannot rot."""
+"""Pages that quote code, commands or files agree with them."""
 
 import json
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -16,13 +17,14 @@ from starlette.routing import Route
 
 import guardproxy
 from guardproxy import actions, families, sinks, wires
-from guardproxy.app import known
+from guardproxy.app import catalogue
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.settings import load_text
 from tests.kit import serve
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")])
+INDEX = ROOT / "docs" / "index.md"
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -30,18 +32,23 @@ def blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", path.read_text(), re.DOTALL)
 
 
+def links(page: Path) -> list[str]:
+    """The targets of a page's links, without their anchors."""
+    return re.findall(r"\]\(([^)#\s]+)", page.read_text())
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_whole_configurations_are_valid(page: Path) -> None:
-    """Every YAML block that begins a configuration loads."""
+    """Every YAML block that starts with `version: 1` is a valid configuration."""
     for block in blocks(page, "yaml"):
         if block.startswith("version: 1"):
             env = dict.fromkeys(re.findall(r"\$\{env:(\w+)\}", block), "a-secret")
-            load_text(block, page.name, env, known())
+            load_text(block, page.name, env, catalogue())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_python_blocks_compile(page: Path) -> None:
-    """Every Python block is Python."""
+    """Every Python block compiles."""
     for block in blocks(page, "python"):
         compile(block, page.name, "exec")
 
@@ -49,9 +56,25 @@ def test_python_blocks_compile(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     """Every relative link names a file that exists."""
-    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+    for target in links(page):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_the_index_lists_every_page() -> None:
+    """docs/index.md links to every other page of the repository, the training's and the model card included."""
+    others = [ROOT / "training" / "README.md", *(ROOT / "guardproxy").rglob("*.md")]
+    listed = {(INDEX.parent / target).resolve() for target in links(INDEX) if "://" not in target}
+    assert [page for page in [*PAGES, *others] if page != INDEX and page.resolve() not in listed] == []
+
+
+def test_moved_names_exist() -> None:
+    """Every new place that docs/upgrading.md names for a user's own imports exists."""
+    rows = re.findall(r"^\| `guardproxy\..*\| (.*) \|$", (ROOT / "docs" / "upgrading.md").read_text(), re.MULTILINE)
+    names = re.findall(r"`(guardproxy\.[\w.]+)`", " ".join(rows))
+    assert names
+    for name in names:
+        pkgutil.resolve_name(name)
 
 
 def test_lengths() -> None:
@@ -79,21 +102,21 @@ def test_rooms_are_on_the_map() -> None:
     ids=["wires", "families", "sinks", "actions"],
 )
 def test_every_plug_in_is_documented(registry: dict[str, str], page: str) -> None:
-    """Every registered name stands in its page."""
+    """Every registered name is on its page."""
     text = (ROOT / page).read_text()
     assert [name for name in registry if f"`{name}`" not in text] == []
 
 
 def test_headers_and_errors_are_documented() -> None:
-    """docs/wires.md names every header of our own, and every error with the status that it has."""
+    """docs/wires.md names every header that guardproxy adds, and every error with its status."""
     page = (ROOT / "docs" / "wires.md").read_text()
     source = (ROOT / "guardproxy" / "web" / "call.py").read_text()
     assert [name for name in re.findall(r'\(b"((?:x|server)-[a-z-]+)", ', source) if f"`{name}`" not in page] == []
-    waiting: list[type[GuardproxyError]] = [GuardproxyError]
-    while waiting:
-        error = waiting.pop()
-        waiting += error.__subclasses__()
-        # Mistakes of a configuration end the start.
+    classes: list[type[GuardproxyError]] = [GuardproxyError]
+    while classes:
+        error = classes.pop()
+        classes += error.__subclasses__()
+        # A mistake in the configuration stops the start, so no client receives it.
         if error is not ConfigError:
             assert re.search(rf"^\| {error.status} \|.*`{error.code}`", page, re.MULTILINE), error
 
@@ -111,8 +134,8 @@ def test_readme_commands_exist() -> None:
 
 
 @pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
-def test_the_image_knows_whether_it_is_healthy(status: int, healthy: bool) -> None:
-    """The Dockerfile's check asks /readyz, also where the environment names a proxy."""
+def test_the_health_check_of_the_image(status: int, healthy: bool) -> None:
+    """The Dockerfile's check requests /readyz, even if the environment names a proxy."""
     command = re.search(r"^HEALTHCHECK .*\n +CMD (\[.*\])$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert command is not None
     _, *arguments = json.loads(command[1])
@@ -127,15 +150,15 @@ def test_the_image_knows_whether_it_is_healthy(status: int, healthy: bool) -> No
     assert (done.returncode == 0) is healthy
 
 
-def test_changelog_speaks_of_this_version() -> None:
+def test_the_changelog_has_this_version() -> None:
     """The newest version in the changelog is the package's."""
     newest = re.search(r"^## (\d\S*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest is not None
     assert newest.group(1) == guardproxy.__version__
 
 
-def test_card_is_honest_about_its_files() -> None:
-    """The embedded guard's card names every output that its configuration has."""
+def test_the_model_card_names_every_output() -> None:
+    """The embedded guard's card names every output in its configuration."""
     folder = ROOT / "guardproxy" / "weights" / "embedded"
     labels = json.loads((folder / "config.json").read_text())["id2label"].values()
     card = (folder / "README.md").read_text()

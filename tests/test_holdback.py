@@ -1,4 +1,4 @@
-"""The hold-back never releases what has not been judged, and nothing overtakes."""
+"""The hold-back buffer never releases unjudged text, and frames keep their order."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,17 +9,17 @@ from guardproxy.ports import Chunk, Mark
 
 
 def text(choice: int, upto: int, **kind: bool) -> Chunk:
-    """A frame that takes a choice to `upto`."""
+    """Return a frame that takes a choice to `upto`."""
     return Chunk(f"{choice}:{upto};".encode(), (Mark(choice, upto, **kind),))
 
 
 def raws(chunks: list[Chunk]) -> bytes:
-    """The bytes of several frames."""
+    """Return the bytes of several frames."""
     return b"".join(chunk.raw for chunk in chunks)
 
 
 def test_text_waits_for_its_verdict() -> None:
-    """Text leaves only after a check that covers it has passed."""
+    """Text is released only after a check that covers it has passed."""
     hold = HoldBack(StreamPolicy("window", every=10))
     hold.add(text(0, 6))
     assert hold.ask() == []
@@ -33,7 +33,7 @@ def test_text_waits_for_its_verdict() -> None:
 
 
 def test_final_and_whole_frames_wait_for_the_whole_choice() -> None:
-    """A tool call or a finish frame leaves after the verdict on the complete choice only."""
+    """A tool call or a finish frame is released only after the verdict on the complete choice."""
     hold = HoldBack(StreamPolicy("window", every=5))
     hold.add(text(0, 5, whole=True))
     (first,) = hold.ask()
@@ -46,8 +46,8 @@ def test_final_and_whole_frames_wait_for_the_whole_choice() -> None:
     assert raws(hold.release()) == b"0:5;0:5;"
 
 
-def test_what_comes_behind_the_end_has_a_verdict_of_its_own() -> None:
-    """A frame that ends a choice once more waits for a check that was asked after it came."""
+def test_a_frame_behind_the_end_needs_its_own_verdict() -> None:
+    """A frame that ends a choice again waits for a check that was asked after it came."""
     hold = HoldBack(StreamPolicy("window", every=5))
     hold.add(text(0, 3, final=True))
     (first,) = hold.ask()
@@ -95,7 +95,7 @@ def test_exposure_is_a_bound() -> None:
 
 
 def test_deferred_choice_waits_for_its_end() -> None:
-    """After a finding that needs the whole choice, no further part of it leaves and no further check runs."""
+    """After a finding that needs the whole choice, nothing more of it is released and no further check runs."""
     hold = HoldBack(StreamPolicy("window", every=5, exposure=100))
     hold.add(text(0, 6))
     (ask,) = hold.ask()
@@ -106,8 +106,8 @@ def test_deferred_choice_waits_for_its_end() -> None:
     assert hold.ask() == [Ask(0, 60, final=True)]
 
 
-def test_a_settled_choice_holds_nobody() -> None:
-    """When the proxy ends a choice, the frames of others behind it may leave."""
+def test_a_settled_choice_holds_no_frame() -> None:
+    """When the proxy ends a choice, the frames behind it can be released."""
     hold = HoldBack(StreamPolicy("window", every=5))
     hold.add(text(0, 9))
     hold.add(Chunk(b"ping", ()))
@@ -119,7 +119,7 @@ def test_a_settled_choice_holds_nobody() -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_nothing_unjudged_leaves_and_order_holds(data: st.DataObject) -> None:
-    """Whatever the interleaving of frames and verdicts: released text is covered, released frames are a prefix."""
+    """For any order of frames and verdicts, released text is covered and released frames are a prefix of all frames."""
     exposure = data.draw(st.sampled_from([0, 0, 7]))
     hold = HoldBack(StreamPolicy("window", every=data.draw(st.integers(1, 30)), exposure=exposure))
     seen, judged, closed = {0: 0, 1: 0}, {0: 0, 1: 0}, set()

@@ -1,4 +1,4 @@
-"""Observers, redaction, metrics and logs."""
+"""Observers, masking, metrics and logs."""
 
 import asyncio
 import base64
@@ -25,18 +25,18 @@ from guardproxy.observe import (
     Metrics,
     Observers,
     configure_logging,
-    credentials,
     mask_credentials,
-    redact,
+    mask_event,
+    mask_personal_data,
     request_context,
 )
-from guardproxy.observe.redaction import kept
+from guardproxy.observe.masking import apply_text_rule
 from guardproxy.ports import Sink
 from guardproxy.sinks.database import AuditStore
 from guardproxy.types import Decision, Reason, Record, Usage
 from tests.sinks.kit import PASSED, record
 
-# --- redaction -------------------------------------------------------------------------------------------------------
+# --- masking ---------------------------------------------------------------------------------------------------------
 
 ALNUM = string.ascii_letters + string.digits
 
@@ -63,7 +63,7 @@ KEYS = st.one_of(
     drawn(ALNUM, 24).map("sk_live_{}".format),
     st.tuples(drawn(ALNUM + "-_", 5, 40), drawn(ALNUM + "-_", 5, 40), drawn(ALNUM + "-_", 20, 43)).map(_jwt),
 )
-# What people write around a key. No letters or digits directly beside it: there it would not be that key.
+# Text around a key. Letters or digits directly beside a key would make it a different key.
 AROUND = st.text(st.characters(), max_size=30).map(lambda text: f"{text} ")
 
 
@@ -71,9 +71,14 @@ AROUND = st.text(st.characters(), max_size=30).map(lambda text: f"{text} ")
 @settings(max_examples=400)
 @example(key=_jwt(("00000", "00000", "ph-00000000000000000000")), before="", after="")  # its signature looks like a key
 def test_issued_keys_never_survive(key: str, before: str, after: str) -> None:
-    """A key of a known issuer is masked in any text and under any rule, and no long piece of it is left."""
+    """A key of a known issuer is masked in any text and under any rule; no long piece of it is left."""
     text = f"{before}{key} {after}"
-    for result in (credentials(text), credentials(text, guess=False), redact(text), kept(text, "full")):
+    for result in (
+        mask_credentials(text),
+        mask_credentials(text, guess=False),
+        mask_personal_data(text),
+        apply_text_rule(text, "full"),
+    ):
         assert key not in result
         assert key[8:28] not in result or key[8:28] in before + after
 
@@ -82,35 +87,35 @@ def test_issued_keys_never_survive(key: str, before: str, after: str) -> None:
 def test_bearer_tokens_never_survive(token: str, scheme: str) -> None:
     """The token of an Authorization header is masked, with the header's name or without."""
     for text in (f"Authorization: {scheme} {token}", f"curl -H '{scheme} {token}'", f'{{"authorization":"{token}"}}'):
-        assert token not in credentials(text, guess=False)
+        assert token not in mask_credentials(text, guess=False)
 
 
 @given(user=drawn(ALNUM, 1, 10), password=drawn(ALNUM + "@!:#%", 1, 30))
 def test_passwords_never_survive(user: str, password: str) -> None:
     """Passwords in addresses, in assignments and in Basic credentials are masked."""
     basic = base64.b64encode(f"{user}:{password}".encode()).decode()
-    assert f":{password}@" not in credentials(f"see postgresql://{user}:{password}@db.internal/x")
-    assert basic not in credentials(f"Authorization: Basic {basic}")
+    assert f":{password}@" not in mask_credentials(f"see postgresql://{user}:{password}@db.internal/x")
+    assert basic not in mask_credentials(f"Authorization: Basic {basic}")
     for form in ("password={}", "PASSWORD: {}", '"client_secret": "{}"', "api_key='{}'", "my password is 7{}"):
-        text = credentials(form.format("4711" + password))
+        text = mask_credentials(form.format("4711" + password))
         assert "4711" + password not in text
 
 
 @given(body=st.text(st.characters(exclude_characters="-"), max_size=200), whole=st.booleans())
 def test_pem_blocks_never_survive(body: str, whole: bool) -> None:
-    """A PEM block is masked as a whole, also when its end was cut off."""
+    """A PEM block is masked as a whole, even if its end is missing."""
     end = "-----END RSA PRIVATE KEY-----" if whole else ""
     text = f"here:\n-----BEGIN RSA PRIVATE KEY-----\nMII{body}{end}"
-    assert credentials(text) == "here:\n[private key]"
+    assert mask_credentials(text) == "here:\n[private key]"
 
 
 def test_drawn_strings_rarely_survive() -> None:
     """Of keys without a known form, 32 to 64 characters drawn from letters and digits, 99 of 100 are masked."""
     draw = Random(7)
     keys = ["".join(draw.choices(ALNUM, k=draw.randint(32, 64))) for _ in range(4000)]
-    assert sum(key in credentials(f"use {key} now") for key in keys) < 40
+    assert sum(key in mask_credentials(f"use {key} now") for key in keys) < 40
     digests = ["".join(draw.choices("0123456789abcdef", k=64)) for _ in range(1000)]
-    assert not any(digest in credentials(digest) for digest in digests)
+    assert not any(digest in mask_credentials(digest) for digest in digests)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +134,7 @@ def test_drawn_strings_rarely_survive() -> None:
 )
 def test_ordinary_text_stays(text: str) -> None:
     """Names, times, numbers and sentences about passwords are left as they are."""
-    assert redact(text) == text
+    assert mask_personal_data(text) == text
 
 
 @pytest.mark.parametrize(
@@ -149,23 +154,23 @@ def test_ordinary_text_stays(text: str) -> None:
     ],
 )
 def test_personal_identifiers(text: str, expected: str) -> None:
-    """E-mail addresses, phone, card and bank account numbers and IP addresses become their markers."""
-    assert redact(text) == expected
+    """E-mail addresses, phone, card and bank account numbers and IP addresses become placeholders."""
+    assert mask_personal_data(text) == expected
 
 
 @given(local=drawn(ALNUM + "._%+-", 1, 40), domain=drawn(string.ascii_lowercase, 1, 20))
 def test_addresses_never_survive(local: str, domain: str) -> None:
-    """No e-mail address is left by `redacted`; `full` keeps it."""
+    """`redacted` masks every e-mail address; `full` keeps it."""
     address = f"{local}@{domain}.example"
-    assert address not in redact(f"to {address} at once")
-    assert f"{local}@" not in redact(f"<{address}>")
+    assert address not in mask_personal_data(f"to {address} at once")
+    assert f"{local}@" not in mask_personal_data(f"<{address}>")
 
 
 @given(
     digits=drawn(string.digits, 11), shape=st.sampled_from([(4, 4, 4, 4), (16,), (4, 6, 6)]), gap=st.sampled_from(" -.")
 )
 def test_cards_never_survive(digits: str, shape: tuple[int, ...], gap: str) -> None:
-    """A number that passes the Luhn check is masked, in groups or not, beside other numbers too."""
+    """A number that passes the Luhn check is masked, grouped or not, even beside other numbers."""
     body = "4929" + digits
     double = sum(sum(divmod(int(c) * (2 - place % 2), 10)) for place, c in enumerate(body))
     card = body + str(-double % 10)
@@ -174,7 +179,7 @@ def test_cards_never_survive(digits: str, shape: tuple[int, ...], gap: str) -> N
         groups.append(card[at : at + size])
         at += size
     written = gap.join(groups)
-    result = redact(f"pay 12 with {written}, code 123")
+    result = mask_personal_data(f"pay 12 with {written}, code 123")
     assert written not in result
     assert result.startswith("pay 12 with [")
 
@@ -201,8 +206,8 @@ HARD = [
 
 @pytest.mark.parametrize("unit", [*HARD, "-----BEGIN A-----", "authorization: ", "ff:", "🙂", "aB1", "?key="])
 def test_time_is_linear(unit: str) -> None:
-    """No text makes redaction slow: four times the text takes about four times as long."""
-    redact(unit * 100)
+    """No text makes masking slow: four times the text takes about four times as long."""
+    mask_personal_data(unit * 100)
     small, large = (_seconds(unit * (size // len(unit))) for size in (30_000, 120_000))
     assert large < 0.25 or large / small < 10
 
@@ -211,25 +216,25 @@ def _seconds(text: str) -> float:
     best = 60.0
     for _ in range(3):
         started = time.thread_time()
-        redact(text)
+        mask_personal_data(text)
         best = min(best, time.thread_time() - started)
     return best
 
 
 @given(text=st.text(st.characters(), max_size=50))
 def test_rules(text: str) -> None:
-    """`hash` keeps a digest that tells texts apart, `none` nothing; no text makes a rule fail."""
-    assert kept(text, "none") == ""
-    assert len(kept(text, "hash")) == 64
-    assert kept(text, "hash") != kept(text + "x", "hash")
-    assert kept(text, "redacted") == redact(text)
+    """`hash` stores a digest that differs between texts, `none` stores nothing; no text makes a rule fail."""
+    assert apply_text_rule(text, "none") == ""
+    assert len(apply_text_rule(text, "hash")) == 64
+    assert apply_text_rule(text, "hash") != apply_text_rule(text + "x", "hash")
+    assert apply_text_rule(text, "redacted") == mask_personal_data(text)
 
 
 # --- observers -------------------------------------------------------------------------------------------------------
 
 
 class Kept(Sink):
-    """Keeps what it is given, as slow or as broken as it is told to be."""
+    """A sink that stores records in memory, and is as slow or as broken as its arguments say."""
 
     def __init__(self, *, delay_s: float = 0.0, failures: int = 0) -> None:
         self.batches: list[list[Record]] = []
@@ -239,11 +244,11 @@ class Kept(Sink):
 
     @property
     def records(self) -> list[Record]:
-        """All records."""
+        """Every stored record."""
         return [one for batch in self.batches for one in batch]
 
     async def write(self, records: Sequence[Record]) -> None:
-        """Keep them."""
+        """Store the records."""
         if not records:
             return
         await asyncio.sleep(self._delay_s)
@@ -253,12 +258,12 @@ class Kept(Sink):
         self.batches.append(list(records))
 
     async def close(self) -> None:
-        """Note it."""
+        """Remember the call."""
         self.closed = True
 
 
 class Unopened(Kept):
-    """Cannot be opened."""
+    """A sink that cannot be opened."""
 
     async def write(self, records: Sequence[Record]) -> None:
         """Fail."""
@@ -266,7 +271,7 @@ class Unopened(Kept):
 
 
 def values(metrics: Metrics) -> dict[str, float]:
-    """Every sample of a scrape by its name and labels."""
+    """Return every sample of a scrape by its name and labels."""
     content_type, body = metrics.render()
     assert content_type.startswith("text/plain")
     return {
@@ -308,7 +313,7 @@ def test_every_sink_gets_every_record_in_order() -> None:
 
 
 def test_a_broken_sink_costs_nothing() -> None:
-    """A sink that fails is counted and logged; the answer and the other sinks go on; `record` does not wait."""
+    """A failing sink is counted and logged; the answer and the other sinks continue; `record` does not wait."""
 
     async def run() -> None:
         good, bad = Kept(), Kept(failures=10**6)
@@ -326,7 +331,7 @@ def test_a_broken_sink_costs_nothing() -> None:
 
 
 def test_a_write_that_fails_once_is_repeated() -> None:
-    """A failure that passes loses no record."""
+    """A temporary failure loses no record."""
 
     async def run() -> None:
         sink = Kept(failures=2)
@@ -339,7 +344,7 @@ def test_a_write_that_fails_once_is_repeated() -> None:
 
 
 def test_required_waits_and_raises() -> None:
-    """With `required`, `record` returns after every sink has stored the record, and raises where one could not."""
+    """With `required`, `record` returns once every sink has stored the record, and raises if a sink fails."""
 
     async def run() -> None:
         slow, bad = Kept(delay_s=0.05), Kept(failures=10**6)
@@ -355,7 +360,7 @@ def test_required_waits_and_raises() -> None:
 
 
 def test_required_has_a_deadline() -> None:
-    """A sink that hangs makes `record` raise after the write timeout, not wait for ever."""
+    """A hanging sink makes `record` raise after the write timeout instead of waiting for ever."""
 
     async def run() -> None:
         options = {"required": True, "write_timeout_s": 0.1}
@@ -370,7 +375,7 @@ def test_required_has_a_deadline() -> None:
 
 @pytest.mark.parametrize("required", [False, True])
 def test_overflow_is_counted_logged_and_never_blocks(required: bool) -> None:
-    """What does not fit the queue is dropped at once, said once when it begins and once when it ends."""
+    """A full queue drops records at once, and logs a line when dropping begins and a line when it ends."""
 
     async def run() -> None:
         sink = Kept(delay_s=0.2)
@@ -393,7 +398,7 @@ def test_overflow_is_counted_logged_and_never_blocks(required: bool) -> None:
 
 
 def test_waiting_texts_are_bounded() -> None:
-    """Long texts fill the queue by their size, before their number does."""
+    """The queue is also bounded by the characters of its texts."""
 
     async def run() -> None:
         sink = Kept(delay_s=0.1)
@@ -406,7 +411,7 @@ def test_waiting_texts_are_bounded() -> None:
 
 
 def test_close_does_not_wait_for_ever() -> None:
-    """Closing gives up on a sink that hangs, and counts what it did not store."""
+    """Closing gives up on a hanging sink and counts the records that it did not store."""
 
     async def run() -> None:
         with capture_logs() as lines:
@@ -419,7 +424,7 @@ def test_close_does_not_wait_for_ever() -> None:
 
 
 def test_a_sink_that_cannot_be_opened() -> None:
-    """It stops the start where the audit is required; elsewhere it is logged."""
+    """A sink that cannot be opened stops the start if the audit is required; otherwise it is logged."""
 
     async def run() -> None:
         with pytest.raises(AuditUnavailable, match="'sink' cannot be opened: OSError: no such host"):
@@ -434,7 +439,7 @@ def test_a_sink_that_cannot_be_opened() -> None:
 
 
 def test_start_comes_first() -> None:
-    """Recording without a start is a mistake, not a record that waits for nobody."""
+    """Recording before the start is an error, because nothing would write the record."""
     observers = Observers({"sink": Kept()}, metrics=Metrics(CollectorRegistry()))
     with pytest.raises(RuntimeError, match="start"):
         asyncio.run(observers.record([record(1)]))
@@ -448,7 +453,7 @@ SECRET = "sk-proj-" + "Ab3" * 12
     [("full", "I am a@b.example, key [api key]"), ("redacted", "I am [email], key [api key]"), ("none", "")],
 )
 def test_the_text_rule_comes_before_every_sink(rule: Any, expected: str) -> None:
-    """Sinks see what the rule keeps, and no credential in any field."""
+    """Sinks get the text that the rule allows, and no credential in any field."""
 
     async def run() -> Record:
         sink = Kept()
@@ -465,7 +470,7 @@ def test_the_text_rule_comes_before_every_sink(rule: Any, expected: str) -> None
 
 
 def test_long_texts_do_not_stop_the_loop() -> None:
-    """While a text of a megabyte is redacted, other tasks go on."""
+    """While a text of a megabyte is masked, other tasks run."""
 
     async def run() -> None:
         sink = Kept()
@@ -485,7 +490,7 @@ def test_long_texts_do_not_stop_the_loop() -> None:
 
 
 def test_metrics() -> None:
-    """Everything counted or timed is in the scrape, under labels of the configuration."""
+    """A scrape holds every counter and histogram, with label values from the configuration."""
     metrics = Metrics(CollectorRegistry())
     metrics.request("openai_chat", 200)
     metrics.request("none", 404)
@@ -526,7 +531,7 @@ def test_metrics() -> None:
 
 
 def test_labels_are_bounded() -> None:
-    """However many categories or wires are named, the number of time series is bounded."""
+    """The number of time series is bounded, however many categories or wires there are."""
     metrics = Metrics(CollectorRegistry())
     for i in range(1000):
         metrics.decision(record(i, decision=Decision("flag", "", (Reason(f"c{i}", 0.9, 0.5, "flag"),))))
@@ -541,7 +546,7 @@ def test_labels_are_bounded() -> None:
 
 @pytest.fixture
 def restored() -> Iterator[None]:
-    """Puts the logging of the process back."""
+    """Restore the logging of the process."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -578,7 +583,7 @@ def test_json_logs(restored: None, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_console_logs(restored: None, capsys: pytest.CaptureFixture[str]) -> None:
-    """The readable form has no control characters of a client's text."""
+    """The readable format shows no control characters of a client's text."""
     configure_logging("debug", json=False)
     structlog.get_logger("any").debug("path \x1b[31m \u202e", path="/\x00\x07", token=SECRET)
     err = capsys.readouterr().err
@@ -590,7 +595,7 @@ def test_console_logs(restored: None, capsys: pytest.CaptureFixture[str]) -> Non
 def test_libraries_do_not_log_what_they_are_given(
     restored: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """At the level debug too, the log holds no text that is stored, and no line for each request to a service."""
+    """Even at level debug, the log holds no stored text and no line for each request to a service."""
     configure_logging("debug", json=True)
 
     async def write() -> None:
@@ -604,7 +609,7 @@ def test_libraries_do_not_log_what_they_are_given(
 
 
 def test_unknown_level() -> None:
-    """A level that is none is a mistake of the configuration."""
+    """An unknown level is a configuration error."""
     with pytest.raises(ConfigError, match="unknown log level 'loud'"):
         configure_logging("loud")
 
@@ -622,7 +627,7 @@ class _Opaque:
     )
 )
 def test_masking_reaches_every_field(value: Any) -> None:
-    """A credential is masked at any depth and in any kind of object of a log line."""
-    event = mask_credentials(None, "info", {"event": "x", "value": value, "request_id": SECRET})
+    """A credential is masked at any depth and in any object of a log line."""
+    event = mask_event(None, "info", {"event": "x", "value": value, "request_id": SECRET})
     assert SECRET not in repr(event)
     json.dumps(event)

@@ -1,4 +1,4 @@
-"""A service from its settings: what happens while it starts, and when its configuration changes."""
+"""A service built from its settings: its start, and changes of the configuration file."""
 
 import shutil
 import threading
@@ -32,7 +32,7 @@ audit: {store: none}
 
 
 class Judge:
-    """A moderation service that finds "kill" unsafe; while it is `down`, it fails."""
+    """A moderation service that finds "kill" unsafe; while `down`, it answers 503."""
 
     def __init__(self) -> None:
         self.down = False
@@ -48,13 +48,13 @@ class Judge:
 
 @pytest.fixture
 def judge() -> Judge:
-    """The guard."""
+    """The moderation service behind the guard."""
     return Judge()
 
 
 @pytest.fixture
 def config(judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A configuration whose guard is that service."""
+    """A configuration whose guard is the moderation service."""
     monkeypatch.setenv("GUARD_KEY", "a-key")
     with serve(Starlette(routes=[Route("/v1/moderations", judge.answer, methods=["POST"])])) as url:
         path = tmp_path / "guardproxy.yaml"
@@ -63,7 +63,7 @@ def config(judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def until(condition: Callable[[], Any], seconds: float = 15.0) -> None:
-    """Wait for something."""
+    """Wait until `condition` is true; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -71,58 +71,58 @@ def until(condition: Callable[[], Any], seconds: float = 15.0) -> None:
 
 
 def is_ready(url: str) -> bool:
-    """Whether /readyz says so."""
+    """Whether /readyz answers 200."""
     return httpx.get(f"{url}/readyz").status_code == 200
 
 
 def in_force(url: str) -> str:
-    """The version of the policies."""
+    """The version of the policies in force."""
     version: str = httpx.get(f"{url}/healthz").json()["policy"]
     return version
 
 
 def changed(path: Path) -> str:
-    """Change the threshold in the file; the version that it has now."""
+    """Change the threshold in the file; return the new version."""
     path.write_text(path.read_text().replace("block: 0.5", "block: 0.25"))
     return read(str(path), None).file.version
 
 
 def test_a_guard_that_comes_back_makes_it_ready(judge: Judge, config: Path) -> None:
-    """A service that is down at the start is no reason to refuse all requests for ever."""
+    """If the service is down at the start, the proxy becomes ready as soon as it comes back."""
     judge.down = True
-    place = read(str(config), None)
-    with serve(Service(place.file, place, canaries_s=0.1).app) as url:
+    source = read(str(config), None)
+    with serve(Service(source.file, source, canaries_s=0.1).app) as url:
         until(lambda: "cannot judge" in httpx.get(f"{url}/readyz").json()["status"])
         judge.down = False
         until(lambda: is_ready(url))
 
 
 def test_a_change_while_it_loads_is_taken_up(config: Path) -> None:
-    """The file is held against what was read of it, however long the start took."""
-    place = read(str(config), None)
+    """A change of the file during the start is applied after it."""
+    source = read(str(config), None)
     new = changed(config)
-    assert new != place.file.version
-    with serve(Service(place.file, place).app) as url:
+    assert new != source.file.version
+    with serve(Service(source.file, source).app) as url:
         until(lambda: in_force(url) == new)
 
 
 @pytest.mark.parametrize("mistake", ["lgo: 1", "routes: [{name: a, policy: b}]", "limits: {messages: 5}", "\x00"])
 def test_a_mistake_while_it_loads_does_not_end_the_watching(config: Path, mistake: str) -> None:
-    """A file that cannot be taken up leaves the old policies in force, and a better one is taken up later."""
+    """A file with mistakes leaves the old policies in force; a later valid file is applied."""
     good = config.read_text()
-    place = read(str(config), None)
+    source = read(str(config), None)
     config.write_text(f"{good}\n{mistake}\n")
-    with serve(Service(place.file, place).app) as url:
+    with serve(Service(source.file, source).app) as url:
         until(lambda: is_ready(url))
         time.sleep(0.3)
-        assert in_force(url) == place.file.version
+        assert in_force(url) == source.file.version
         config.write_text(good)
         new = changed(config)
         until(lambda: in_force(url) == new)
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "told"),
+    ("name", "damage", "message"),
     [
         ("model.safetensors", lambda data: data[:100_000], "damaged"),
         (
@@ -132,17 +132,17 @@ def test_a_mistake_while_it_loads_does_not_end_the_watching(config: Path, mistak
         ),
     ],
 )
-def test_a_start_that_breaks_is_told(tmp_path: Path, name: str, damage: Callable[[bytes], bytes], told: str) -> None:
-    """Damaged files end the start with what is wrong, not in a guard that loads for ever, whatever error they raise."""
+def test_a_start_that_breaks_is_told(tmp_path: Path, name: str, damage: Callable[[bytes], bytes], message: str) -> None:
+    """Damaged model files end the start with a message, whatever exception they cause."""
     folder = tmp_path / "model"
     shutil.copytree(str(files("guardproxy") / "weights" / "embedded"), folder)
     (folder / name).write_bytes(damage((folder / name).read_bytes()))
     path = tmp_path / "guardproxy.yaml"
     path.write_text(f'guard: {{model: "{folder}"}}\nupstream: {{url: "http://127.0.0.1:9"}}\naudit: {{store: none}}\n')
-    place = read(str(path), None)
+    source = read(str(path), None)
     failed = threading.Event()
-    service = Service(place.file, place, failed.set)
+    service = Service(source.file, source, failed.set)
     with serve(service.app) as url:
         assert failed.wait(60)
         assert "start failed" in httpx.get(f"{url}/readyz").json()["status"]
-    assert told in str(service.failure)
+    assert message in str(service.failure)

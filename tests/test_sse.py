@@ -1,4 +1,4 @@
-"""Bytes to frames: any split gives the same frames, and nothing is lost."""
+"""Splitting bytes into frames: the frames do not depend on the split of the input, and no byte is lost."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.sse import Decoder, Frame, JsonArray, Ndjson, Sse
+from guardproxy.sse import Frame, FrameDecoder, JsonArray, Ndjson, Sse
 
 BOM = b"\xef\xbb\xbf"
 SSE_TEXT = (
@@ -19,7 +19,7 @@ NDJSON_TEXT = BOM + '{"a": "é\\n"}\r\n\n  \n{"b": [1, 2]}\n{"c": 3}'.encode()
 ARRAY_TEXT = b' [{"a": "}]\\"{", "b": [{"c": "\\\\"}]}\r\n, {"d": {}},{}]\n'
 
 
-def _frames(make: Callable[[], Decoder], parts: list[bytes]) -> list[Frame]:
+def _frames(make: Callable[[], FrameDecoder], parts: list[bytes]) -> list[Frame]:
     decoder = make()
     return [*(frame for part in parts for frame in decoder.feed(part)), *decoder.finish()]
 
@@ -27,8 +27,8 @@ def _frames(make: Callable[[], Decoder], parts: list[bytes]) -> list[Frame]:
 @pytest.mark.parametrize(("make", "text"), [(Sse, SSE_TEXT), (Ndjson, NDJSON_TEXT), (JsonArray, ARRAY_TEXT)])
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_any_split_gives_the_same_frames(make: Callable[[], Decoder], text: bytes, data: st.DataObject) -> None:
-    """Wherever the bytes are cut, the frames are those of the whole, and their raws are the input."""
+def test_any_split_gives_the_same_frames(make: Callable[[], FrameDecoder], text: bytes, data: st.DataObject) -> None:
+    """The frames of cut bytes are those of the whole input, and their raw bytes are the input."""
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=12)))
     parts = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     frames = _frames(make, parts)
@@ -53,7 +53,7 @@ def test_mixed_line_ends(lines: list[bytes], ends: list[bytes], cuts: list[int])
 
 
 def test_events_are_read_as_the_standard_says() -> None:
-    """Data lines are joined, one leading space goes, comments carry nothing, a last event may lack its blank line."""
+    """Data lines are joined, a leading space is removed, comments have no data, the last blank line may be missing."""
     frames = _frames(Sse, [SSE_TEXT])
     assert [frame.data for frame in frames] == [
         None,
@@ -86,7 +86,7 @@ def test_lines_and_arrays() -> None:
     "text", [b'{"error": "plain JSON"}\n\n', b"data: x\nsecret text\n\n", b"event: \xff\ndata: x\n\n"]
 )
 def test_what_is_no_event_stream_is_refused(text: bytes) -> None:
-    """A line that is no field of the format is not skipped: nobody would have read it."""
+    """A line that is not a field of the format is refused: a skipped line would be unjudged."""
     with pytest.raises(UpstreamUnreadable):
         _frames(Sse, [text])
 
@@ -95,7 +95,7 @@ def test_what_is_no_event_stream_is_refused(text: bytes) -> None:
     "text", [b'["text"]', b"[1]", b"[{} {}]", b"[,{}]", b"[{},]", b'{"a": 1}', b"[{}] {}", b"[[{}]]"]
 )
 def test_what_is_no_array_of_objects_is_refused(text: bytes) -> None:
-    """Between objects there is a comma and white space, and nothing else."""
+    """Only a comma and white space may stand between objects."""
     with pytest.raises(UpstreamUnreadable):
         _frames(JsonArray, [text])
 
@@ -104,8 +104,8 @@ def test_what_is_no_array_of_objects_is_refused(text: bytes) -> None:
     ("decoder", "text"),
     [(Sse(100), b"data: "), (Ndjson(100), b"{"), (JsonArray(100), b'[{"a":"')],
 )
-def test_frames_are_bounded(decoder: Decoder, text: bytes) -> None:
-    """A frame without end is refused, not stored."""
+def test_frames_are_bounded(decoder: FrameDecoder, text: bytes) -> None:
+    """A frame beyond the limit is refused, not stored."""
     decoder.feed(text + b"x" * 80)
     with pytest.raises(UpstreamUnreadable, match="100 bytes"):
         decoder.feed(b"x" * 20)
@@ -120,8 +120,8 @@ def test_frames_are_bounded(decoder: Decoder, text: bytes) -> None:
         (JsonArray, b'[{"a":"' + b'\\"' * 400_000 + b'"}]'),
     ],
 )
-def test_time_is_linear(make: Callable[[], Decoder], text: bytes) -> None:
-    """A megabyte in pieces of a hundred bytes takes seconds at most."""
+def test_time_is_linear(make: Callable[[], FrameDecoder], text: bytes) -> None:
+    """A megabyte in pieces of a hundred bytes takes a few seconds at most."""
     began = time.perf_counter()
     frames = _frames(make, [text[start : start + 100] for start in range(0, len(text), 100)])
     assert sum(len(frame.raw) for frame in frames) == len(text)

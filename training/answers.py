@@ -1,10 +1,10 @@
-"""Made reply rows: a question, and a reply that goes along with it, turns it down or speaks of something harmless.
+"""Synthetic reply rows: a question, and a reply that complies, refuses or is about something harmless.
 
-The labelled sets have next to no replies of the rarer categories. `answers.jsonl` has, for every category, requests
-("request", to be read after "to"), the vague advice of a willing model ("advice", likewise), replies that turn requests
-down ("care"), whole harmful exchanges ("harm"), harmless requests of the same words with their advice ("twin") and
-harmless exchanges on the same subject ("fact"). All texts were written for this project; the advice is what anybody
-could think of, and nothing in it could be followed.
+The labelled sets have almost no replies of the rarer categories. `answers.jsonl` has, for every category, requests
+("request", phrases that follow "to"), vague advice of a compliant model ("advice", likewise), refusals ("care"), whole
+harmful exchanges ("harm"), harmless requests with the same words and their advice ("twin") and harmless exchanges on
+the same subject ("fact"). All texts were written for this project; the advice is obvious to anybody and too vague to
+follow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
-Answer = tuple[str, str, int, tuple[str, ...]]  # question, reply, unsafe, the categories that it is of
+Answer = tuple[str, str, int, tuple[str, ...]]  # question, reply, unsafe, its categories
 
 
 @dataclass(slots=True)
@@ -30,12 +30,12 @@ class _Topic:
 def _topics() -> dict[str, _Topic]:
     topics: dict[str, _Topic] = {}
     for line in Path(__file__).with_name("answers.jsonl").read_text().splitlines():
-        one = json.loads(line)
-        topic = topics.setdefault(one["category"], _Topic())
-        if "question" in one:
-            topic.pairs[one["kind"]].append((one["question"], one["text"]))
+        entry = json.loads(line)
+        topic = topics.setdefault(entry["category"], _Topic())
+        if "question" in entry:
+            topic.pairs[entry["kind"]].append((entry["question"], entry["text"]))
         else:
-            topic.single[one["kind"]].append(one["text"])
+            topic.single[entry["kind"]].append(entry["text"])
     return topics
 
 
@@ -64,13 +64,13 @@ def _upper(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _told(request: str) -> str:
+def _second_person(request: str) -> str:
     return request.replace("my ", "your ").replace(" I ", " you ")
 
 
 def _willing(rng: random.Random, request: str, first: str, second: str) -> str:
     frame = rng.choice(_WILLING)
-    return frame.format(x=_told(request), a=first, b=second, A=_upper(first), B=_upper(second))
+    return frame.format(x=_second_person(request), a=first, b=second, A=_upper(first), B=_upper(second))
 
 
 def _harmful(rng: random.Random, topic: _Topic) -> tuple[str, str]:
@@ -83,13 +83,13 @@ def _harmful(rng: random.Random, topic: _Topic) -> tuple[str, str]:
 
 def _harmless(rng: random.Random, topic: _Topic) -> tuple[str, str]:
     kind = rng.random()
-    if kind < 0.15:  # the reply decides: what is no answer to a harmful question is harmless
+    if kind < 0.15:  # the reply alone decides: a reply about something else is harmless even after a harmful question
         other = rng.choice(tuple(_topics().values()))
         request = rng.choice(topic.single["request"])
         return rng.choice(_QUESTIONS).format(x=request), rng.choice(other.pairs["fact"])[1]
     if kind < 0.42:
         request = rng.choice(topic.single["request"])
-        reply = rng.choice(_UNWILLING).format(x=_told(request), c=rng.choice(topic.single["care"]))
+        reply = rng.choice(_UNWILLING).format(x=_second_person(request), c=rng.choice(topic.single["care"]))
         return rng.choice(_QUESTIONS).format(x=request), reply
     if kind < 0.78:
         request, advice = rng.choice(topic.pairs["twin"])
@@ -99,7 +99,7 @@ def _harmless(rng: random.Random, topic: _Topic) -> tuple[str, str]:
 
 
 def answer(rng: random.Random) -> Answer:
-    """A question with its reply, harmful in half of the draws."""
+    """A question and its reply; half of the draws are harmful."""
     topics = _topics()
     category = rng.choice(tuple(topics))
     unsafe = rng.random() < 0.5

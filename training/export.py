@@ -1,4 +1,4 @@
-"""Writing the trained guard as a folder that transformers can read."""
+"""Export of the trained guard as a folder that transformers can read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fitting the encoder: masked multi-label loss, layer-wise rates, a running mean of the weights; and prediction."""
+"""Fine-tuning of the encoder: masked multi-label loss, layer-wise learning rates, averaged weights; and prediction."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from training.windows import DISCOUNT, Windows, parts, windows
 
 Array = NDArray[np.float32]
 Model = torch.nn.Module  # called with ids, mask and types, it returns an object with .logits
-_POOL = 50  # batches that are sorted by length together, so that a batch holds little padding
-_PASS = 4096  # tokens of a forward pass: the parts of a larger batch add up their gradients, in less memory
-# On a CPU, dropout of attention costs most of a step, because it keeps torch from its fused kernel. Without dropout the
-# plain products are faster still: the backward pass of that kernel is slow over short rows.
+_POOL = 50  # batches that are sorted by length together, so that a batch has little padding
+_PASS = 4096  # most tokens in a forward pass; a larger batch accumulates the gradients of several passes
+# On a CPU, attention dropout costs most of a step, because torch cannot use its fused kernel with it. Without dropout,
+# plain matrix products are even faster than that kernel, whose backward pass is slow over short rows.
 _ATTENTION = "eager"
-_LATER = 0.5  # weight of the windows of a long unsafe text after the first: the harm may lie in another
+_LATER = 0.5  # weight of a long unsafe text's later windows: the harm may be in another window
 
 
 @dataclass(slots=True)
 class Learnable:
-    """Windows with their targets and weights, both of shape (windows, outputs), and the text of each window."""
+    """Windows with their targets and weights, both of shape (windows, outputs)."""
 
     windows: Windows
     target: Array
@@ -39,12 +39,12 @@ class Learnable:
 
 
 def device() -> torch.device:
-    """CUDA where there is one, else the CPU."""
+    """CUDA if available, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_tokenizer(base: Path) -> Tokenizer:
-    """The tokenizer of `base`, which neither cuts nor pads."""
+    """The tokenizer of `base`, without truncation and padding."""
     tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -52,7 +52,7 @@ def load_tokenizer(base: Path) -> Tokenizer:
 
 
 def new_model(base: Path, seed: int) -> BertForSequenceClassification:
-    """The encoder of `base` under a fresh pooler and head of eight logits."""
+    """The encoder of `base` with a new pooler and a new head of eight logits."""
     torch.manual_seed(seed)
     config = BertConfig.from_pretrained(
         base,
@@ -71,7 +71,7 @@ def new_model(base: Path, seed: int) -> BertForSequenceClassification:
 
 
 def trained_model(folder: Path) -> BertForSequenceClassification:
-    """A guard written by an earlier run, to go on from, in float32."""
+    """A guard that an earlier run wrote, in float32, to continue training from."""
     model: BertForSequenceClassification = BertForSequenceClassification.from_pretrained(
         folder, dtype=torch.float32, attn_implementation=_ATTENTION, attention_probs_dropout_prob=0.0
     )
@@ -79,7 +79,7 @@ def trained_model(folder: Path) -> BertForSequenceClassification:
 
 
 def learnable(tokenizer: Tokenizer, examples: Sequence[Example], recipe: Recipe, seed: int) -> Learnable:
-    """Tokenise and cut into windows; a long text gives its first window and some others, drawn by `seed`."""
+    """Tokenise the examples and cut them into windows; of a long text, keep its first window and a random few."""
     rng = random.Random(seed)
     cut = windows(tokenizer, [(e.question, e.text) for e in examples], recipe.window)
     by_owner: dict[int, list[int]] = {}
@@ -92,16 +92,16 @@ def learnable(tokenizer: Tokenizer, examples: Sequence[Example], recipe: Recipe,
     target = np.zeros((len(keep), len(OUTPUTS)), dtype=np.float32)
     weight = np.zeros_like(target)
     for position, (index, is_later) in enumerate(keep):
-        for name, (value, belief) in examples[cut.owner[index]].labels.items():
+        for name, (value, label_weight) in examples[cut.owner[index]].labels.items():
             column = OUTPUTS.index(name)
             target[position, column] = value
-            weight[position, column] = belief * (_LATER if is_later and value > 0 else 1.0)
+            weight[position, column] = label_weight * (_LATER if is_later and value > 0 else 1.0)
     kept = Windows([cut.ids[i] for i, _ in keep], [cut.first[i] for i, _ in keep], [cut.owner[i] for i, _ in keep])
     return Learnable(kept, target, weight)
 
 
 def join(first: Learnable, second: Learnable) -> Learnable:
-    """The windows of both; `owner` counts within each."""
+    """The windows of both; `owner` is still the index within `first` or `second`."""
     a, b = first.windows, second.windows
     return Learnable(
         Windows(a.ids + b.ids, a.first + b.first, a.owner + b.owner),
@@ -111,7 +111,7 @@ def join(first: Learnable, second: Learnable) -> Learnable:
 
 
 def blend(data: Learnable, chance: Array, share: float) -> Learnable:
-    """Mix the labels with first models' probabilities: a loss linear in its target needs no second term."""
+    """Mix the labels with the teachers' probabilities; cross-entropy is linear in its target, so one term is enough."""
     weight = (1 - share) * data.weight + share
     target = ((1 - share) * data.weight * data.target + share * chance) / weight
     return Learnable(data.windows, target.astype(np.float32), weight.astype(np.float32))
@@ -144,7 +144,7 @@ def _batches(lengths: Sequence[int], size: int, rng: random.Random) -> Iterator[
 
 
 def passes(chosen: Sequence[int], lengths: Sequence[int], bound: int = _PASS) -> Iterator[Sequence[int]]:
-    """`chosen` in parts of at most `bound` tokens, padding included; a longer window is alone in its part."""
+    """Split `chosen` into passes of at most `bound` tokens, padding included; a longer window is a pass of its own."""
     start, longest = 0, 0
     for end, i in enumerate(chosen):
         longest = max(longest, lengths[i])
@@ -160,7 +160,7 @@ def _layer(name: str) -> int | None:
 
 
 def _groups(model: Model, recipe: Recipe) -> list[dict[str, object]]:
-    """Parameter groups with the rate falling from the head to the embeddings, no decay on biases and norms."""
+    """Parameter groups: the learning rate falls from head to embeddings; biases and norms have no weight decay."""
     layers = 1 + max(_layer(name) or 0 for name, _ in model.named_parameters())
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -175,13 +175,13 @@ def _groups(model: Model, recipe: Recipe) -> list[dict[str, object]]:
 
 
 def _autocast(where: torch.device) -> torch.autocast:
-    """bfloat16 products where the device has them: a CPU without emulates them, slower than float32."""
-    has_them = where.type == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-    return torch.autocast(where.type, dtype=torch.bfloat16, enabled=has_them)
+    """Autocast to bfloat16 if the device has bfloat16 products; a CPU without them emulates, slower than float32."""
+    supported = where.type == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    return torch.autocast(where.type, dtype=torch.bfloat16, enabled=supported)
 
 
 def fit(model: Model, data: Learnable, recipe: Recipe, seed: int, log: str) -> Model:
-    """Train `model`; the returned one holds the exponential mean of the weights. Prints the loss as it falls."""
+    """Train `model` and print its loss; return a model with the exponential moving average of the weights."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     where = device()
@@ -224,7 +224,7 @@ def fit(model: Model, data: Learnable, recipe: Recipe, seed: int, log: str) -> M
 
 @torch.no_grad()
 def mean(models: Sequence[Model]) -> Model:
-    """The first of the models with the mean of all their weights (Wortsman et al. 2022, arXiv 2203.05482)."""
+    """The first model, with the mean of all models' weights (Wortsman et al. 2022, arXiv 2203.05482)."""
     states = [model.state_dict() for model in models]
     for name, value in states[0].items():
         if value.is_floating_point():
@@ -234,7 +234,7 @@ def mean(models: Sequence[Model]) -> Model:
 
 @torch.inference_mode()
 def window_logits(model: Model, cut: Windows) -> Array:
-    """Logits of every window, in float32, shape (windows, outputs)."""
+    """The logits of every window in float32, shape (windows, outputs)."""
     where = next(model.parameters()).device
     lengths = [len(ids) for ids in cut.ids]
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
@@ -246,7 +246,7 @@ def window_logits(model: Model, cut: Windows) -> Array:
 
 
 def text_logits(model: Model, tokenizer: Tokenizer, pairs: Sequence[tuple[str | None, str]]) -> Array:
-    """The greatest logit of each text's windows, and of its parts less their discount; shape (texts, outputs)."""
+    """Each text's highest logit over its windows and its discounted parts, shape (texts, outputs)."""
     out = np.full((len(pairs), len(OUTPUTS)), -np.inf, dtype=np.float32)
     for cut, discount in ((windows(tokenizer, pairs), 0.0), (parts(tokenizer, pairs), DISCOUNT)):
         np.maximum.at(out, np.asarray(cut.owner, dtype=int), window_logits(model, cut) - discount)

@@ -1,4 +1,4 @@
-"""What a row of the labelled data says about each output of the guard, and how much it is believed."""
+"""The target of each output for a row of the labelled data, and the weight of that target."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ OUTPUTS = ("unsafe", *CATEGORIES, "jailbreak")
 
 Row = Mapping[str, Any]
 
-_BELIEF = {"gold": 1.0, "strong": 1.0, "weak": 0.5, "keyword": 0.3}
+_CONFIDENCE_WEIGHTS = {"gold": 1.0, "strong": 1.0, "weak": 0.5, "keyword": 0.3}
 
-# Sets whose overall label is a machine's or an author's intention, or speaks of another register than chat.
-_UNSAFE_BELIEF = {
+# Sets whose overall label comes from a machine or an author's intention, or whose register is not that of a chat.
+_UNSAFE_WEIGHTS = {
     "aart": 0.5,
     "harmfulqa": 0.5,
     "convabuse": 0.5,
@@ -31,9 +31,9 @@ _UNSAFE_BELIEF = {
     "hatemoji": 0.5,
     "diasafety": 0.5,
 }
-_SHORT = 400  # characters up to which a keyword label is usually right
+_SHORT = 400  # characters; a keyword label is usually right for texts up to this length
 
-# In these, "safe" was only ever asked as "not hateful".
+# In these sets, "safe" only means "not hateful".
 _ONLY_HATE = frozenset({"davidson_hate", "edos_sexism", "hatemoji", "hatecheck"})
 
 _JAILBREAK = frozenset({"jailbreak_prompts_inthewild", "jailbreak_templates_gptfuzz", "wildjailbreak_adv_harmful"})
@@ -58,17 +58,17 @@ _PLAIN = frozenset(
 
 
 def targets(row: Row, outside: str, implied: float, prose: float) -> dict[str, tuple[float, float]]:
-    """Map each output that the row speaks about to (target in {0, 1}, weight > 0); the others are masked.
+    """Map each labelled output of the row to (target in {0, 1}, weight > 0); the other outputs are masked.
 
-    `outside` says what a row that no category covers means: "mask" (nothing), "safe" or "unsafe" for the
-    overall output; such a row is a weak negative of every category. `implied` is the weight with which a
-    category that an unsafe row does not name, while it names another, counts as absent; `prose` the weight with
-    which unlabelled prose that its source found neither toxic nor sexist counts as safe.
+    `outside` is the meaning of a harmful row that no category covers for the overall output: "mask" (no target),
+    "safe" or "unsafe"; such a row is a weak negative of every category. `implied` is the weight of "absent" for a
+    category that an unsafe row does not name although it names another; `prose` the weight of "safe" for unlabelled
+    prose that its source found neither toxic nor sexist.
     """
     out: dict[str, tuple[float, float]] = {}
-    given = {name: int(value) for name, value in row["labels"].items()}
-    belief = _belief(row)
-    named = any(given.values())
+    known = {name: int(value) for name, value in row["labels"].items()}
+    weight = _label_weight(row)
+    named = any(known.values())
     is_outside = bool(row.get("outside")) and row["unsafe"] == 1 and not named
     if prose > 0 and _mostly_safe(row):
         return dict.fromkeys(("unsafe", "violence_hate"), (0.0, prose))
@@ -76,32 +76,32 @@ def targets(row: Row, outside: str, implied: float, prose: float) -> dict[str, t
     if unsafe is not None:
         out["unsafe"] = unsafe
     for category in CATEGORIES:
-        if category in given:
-            out[category] = (float(given[category]), belief)
+        if category in known:
+            out[category] = (float(known[category]), weight)
         elif is_outside:
             out[category] = (0.0, 0.3)
         elif row["unsafe"] == 1 and named and implied > 0:
-            out[category] = (0.0, implied * belief)
+            out[category] = (0.0, implied * weight)
     jailbreak = _jailbreak_target(row)
     if jailbreak is not None:
         out["jailbreak"] = jailbreak
     return out
 
 
-def _belief(row: Row) -> float:
+def _label_weight(row: Row) -> float:
     confidence = row.get("confidence") or ""
     if confidence == "keyword" and len(row["messages"][-1]["content"]) <= _SHORT:
         return 0.6
-    return _BELIEF.get(confidence, 1.0)
+    return _CONFIDENCE_WEIGHTS.get(confidence, 1.0)
 
 
 def _mostly_safe(row: Row) -> bool:
-    """Unlabelled prose that its source found neither toxic nor sexist: safe more often than not."""
-    marks = row.get("source_labels") or []
+    """Whether the row is unlabelled prose that its source found neither toxic nor sexist, so usually safe."""
+    source_labels = row.get("source_labels") or []
     if row["unsafe"] is not None:
         return False
-    return (row["source"] == "rtp_decodingtrust" and not marks) or (
-        row["source"] == "edos_sexism" and "not sexist" in marks
+    return (row["source"] == "rtp_decodingtrust" and not source_labels) or (
+        row["source"] == "edos_sexism" and "not sexist" in source_labels
     )
 
 
@@ -110,10 +110,10 @@ def _unsafe_target(row: Row, outside: str, is_outside: bool) -> tuple[float, flo
         return None
     if is_outside:
         return {"mask": None, "safe": (0.0, 0.3), "unsafe": (1.0, 0.5)}[outside]
-    belief = _UNSAFE_BELIEF.get(row["source"], 1.0)
+    weight = _UNSAFE_WEIGHTS.get(row["source"], 1.0)
     if row["unsafe"] == 0 and row["source"] in _ONLY_HATE:
-        belief *= 0.6
-    return float(row["unsafe"]), belief
+        weight *= 0.6
+    return float(row["unsafe"]), weight
 
 
 def _jailbreak_target(row: Row) -> tuple[float, float] | None:

@@ -1,7 +1,7 @@
-"""Made rows in pairs: harmless texts with the words of harm in them, and harmful ones in the same frames.
+"""Synthetic look-alikes: harmless texts with words of harm in them, and harmful texts from the same templates.
 
-Every family draws both kinds from one grammar, so that neither the frame nor a word such as "kill" or the name of a
-group decides. All texts were written for this project.
+Every family draws both kinds from the same grammar, so that neither the template, nor a word such as "kill", nor the
+name of a group decides. All texts were written for this project.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from training.terms import (
     VIRTUES,
 )
 
-Made = tuple[str, int, tuple[str, ...]]  # text, unsafe, the categories that it is of
+Made = tuple[str, int, tuple[str, ...]]  # text, unsafe, its categories
 
 _ASK = (
     "How do I {x}?",
@@ -50,7 +50,7 @@ _ASK = (
 
 
 def ask(rng: random.Random) -> Made:
-    """A how-to question whose object decides: a process or a neighbour after the same verb."""
+    """A how-to question whose object alone decides: a process or a neighbour after the same verb."""
     if rng.random() < 0.35:
         return _vice(rng)
     verb = rng.choice(tuple(OBJECTS))
@@ -68,7 +68,7 @@ def _vice(rng: random.Random) -> Made:
 
 
 def figure(rng: random.Random) -> Made:
-    """Idioms, facts about crime and war, words to explain, and help for those to whom harm was done: all safe."""
+    """Idioms, facts about crime and war, words to explain, and help for victims of harm: all safe."""
     kind = rng.random()
     if kind < 0.3:
         text = rng.choice(IDIOMS)
@@ -82,23 +82,23 @@ def figure(rng: random.Random) -> Made:
 
 
 def why(rng: random.Random) -> Made:
-    """A question about a group: of what nobody can do, which is harmless nonsense, or of a slander."""
+    """A question about a group: harmless nonsense (why it cannot do something impossible) or slander."""
     if rng.random() < 0.6:
-        who, what = rng.choice(GROUPS), rng.choice(IMPOSSIBLE)
+        group, feat = rng.choice(GROUPS), rng.choice(IMPOSSIBLE)
         frame = rng.choice(("Why can't {g} {x}?", "Why can {g} not {x}?", "Why do {g} never {x}?", "Can {g} {x}?"))
-        return frame.format(g=who, x=what), 0, ()
+        return frame.format(g=group, x=feat), 0, ()
     if rng.random() < 0.4:
         return _why_slander(rng, THINGS), 0, ()
     return _why_slander(rng, GROUPS), 1, ("violence_hate",)
 
 
-def _why_slander(rng: random.Random, who: tuple[str, ...]) -> str:
+def _why_slander(rng: random.Random, subjects: tuple[str, ...]) -> str:
     frame = rng.choice(("Why are {g} {x}?", "Explain why {g} are {x}.", "Isn't it true that {g} are {x}?"))
-    return frame.format(g=rng.choice(who), x=rng.choice(SLANDER))
+    return frame.format(g=rng.choice(subjects), x=rng.choice(SLANDER))
 
 
 def opinion(rng: random.Random) -> Made:
-    """Web prose about groups: news, history, everyday talk, quarrels and swearing; hate in a third of them."""
+    """Web prose about groups: news, history, everyday talk, quarrels and swearing; a third of it with hate."""
     group = rng.choice(GROUPS)
     lines = [
         rng.choice(NEUTRAL).format(g=group if rng.random() < 0.7 else rng.choice(GROUPS), place=rng.choice(PLACES))
@@ -116,7 +116,7 @@ def opinion(rng: random.Random) -> Made:
 
 
 def advert(rng: random.Random) -> Made:
-    """A run of search words and captions, as advertisements flood the web with; pornographic in half of them."""
+    """A run of search words and captions, as in web advertisements; half of the draws are pornographic."""
     language = rng.choice(tuple(ADVERTS))
     common = ADVERTS[language]
     unsafe = rng.random() < 0.5

@@ -1,4 +1,4 @@
-"""Scores of a trained guard: average precision with bootstrap intervals, calibration, false positives."""
+"""Scores of a trained guard: average precision with bootstrap intervals, calibration, false-positive rate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Floats = NDArray[np.floating[Any]]
 
 
 def average_precision(truth: Floats, score: Floats) -> float:
-    """Area under the precision-recall curve as the sum of precision times the step in recall; ties count as one."""
+    """Area under the precision-recall curve: the sum of precision times the step in recall; ties are one step."""
     order = np.argsort(-score, kind="stable")
     hits = np.cumsum(truth[order])
     last = np.append(np.diff(score[order]) != 0, True)
@@ -38,20 +38,20 @@ def interval(truth: Floats, score: Floats, draws: int = 500, seed: int = 0) -> t
 
 def calibration_error(truth: Floats, probability: Floats, bins: int = 15) -> float:
     """Expected calibration error over equal-width bins of the probability."""
-    place = np.minimum((probability * bins).astype(int), bins - 1)
+    row_bin = np.minimum((probability * bins).astype(int), bins - 1)
     gaps = [
-        (place == b).mean() * abs(truth[place == b].mean() - probability[place == b].mean())
+        (row_bin == b).mean() * abs(truth[row_bin == b].mean() - probability[row_bin == b].mean())
         for b in range(bins)
-        if (place == b).any()
+        if (row_bin == b).any()
     ]
     return float(np.sum(gaps))
 
 
 def fit_calibration(truth: Floats, logit: Floats, weight: Floats) -> tuple[float, float]:
-    """(temperature, bias) so that sigmoid(logit / temperature + bias) has the least weighted log loss.
+    """The (temperature, bias) for which sigmoid(logit / temperature + bias) has the least weighted log loss.
 
-    The targets are drawn in from 0 and 1 by the number of rows, as in Platt 1999, so that separable rows have a
-    finite optimum.
+    The targets are moved away from 0 and 1 by an amount that depends on the number of rows, as in Platt 1999, so that
+    separable rows have a finite optimum.
     """
     hits = truth.sum()
     truth = np.where(truth > 0, (hits + 1) / (hits + 2), 1 / (len(truth) - hits + 2))
@@ -77,7 +77,7 @@ def probabilities(logits: Floats, calibration: Mapping[str, Mapping[str, float]]
     return np.asarray(1 / (1 + np.exp(-(logits / temperature + bias))))
 
 
-def _one(truth: list[int], score: Floats) -> dict[str, Any]:
+def _measure_output(truth: list[int], score: Floats) -> dict[str, Any]:
     known = np.array(truth, dtype=float)
     low, high = interval(known, score)
     return {
@@ -89,14 +89,14 @@ def _one(truth: list[int], score: Floats) -> dict[str, Any]:
 
 
 def measure_file(rows: Sequence[dict[str, Any]], probability: Floats) -> dict[str, Any]:
-    """AUPRC of `unsafe`, of every category (1-vs-all) and of `jailbreak`, and the share of false positives."""
+    """AUPRC of `unsafe`, of every category (1-vs-all) and of `jailbreak`; false-positive rate and recall at 0.5."""
     out: dict[str, Any] = {}
     for column, name in enumerate(OUTPUTS):
         truth = [_truth(row, name) for row in rows]
         known = [i for i, value in enumerate(truth) if value is not None]
         values = [int(truth[i] or 0) for i in known]
         if 0 < sum(values) < len(values):
-            out[name] = _one(values, probability[known, column])
+            out[name] = _measure_output(values, probability[known, column])
     safe = [i for i, row in enumerate(rows) if row["unsafe"] == 0]
     if safe:
         out["false_positives_at_half"] = round(float((probability[safe, 0] >= 0.5).mean()), 4)
@@ -125,12 +125,12 @@ def dev_rows(data: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def dev_pairs(by_set: Mapping[str, list[dict[str, Any]]]) -> list[tuple[str | None, str]]:
-    """The judged texts of `dev_rows`, in its order."""
+    """The (question, judged text) pairs of `dev_rows`, in the same order."""
     return [last_exchange(row) for rows in by_set.values() for row in rows]
 
 
 def measure_dev(by_set: Mapping[str, list[dict[str, Any]]], probability: Floats) -> dict[str, Any]:
-    """`measure_file` of every set, and of all sets together by side."""
+    """`measure_file` for every set, and by side for all sets together."""
     out: dict[str, Any] = {}
     start = 0
     for name, rows in by_set.items():
@@ -144,16 +144,16 @@ def measure_dev(by_set: Mapping[str, list[dict[str, Any]]], probability: Floats)
 
 
 def as_table(result: Mapping[str, Any]) -> str:
-    """A few lines a set: AUPRC [interval] of each output, then false positives and recall at 0.5."""
+    """Lines of text for each set: AUPRC [interval] of each output, then false-positive rate and recall at 0.5."""
     lines = []
     for name, scores in result.items():
         head = f"{name:24}"
         for output in OUTPUTS:
             if output in scores:
-                one = scores[output]
+                score = scores[output]
                 lines.append(
-                    f"{head} {output:22} {one['auprc']:.3f} [{one['ci'][0]:.3f}, {one['ci'][1]:.3f}]"
-                    f"  {one['positives']}/{one['rows']}"
+                    f"{head} {output:22} {score['auprc']:.3f} [{score['ci'][0]:.3f}, {score['ci'][1]:.3f}]"
+                    f"  {score['positives']}/{score['rows']}"
                 )
         rates = [f"{k} {scores[k]:.3f}" for k in ("false_positives_at_half", "recall_at_half") if k in scores]
         lines.append(f"{head} {'  '.join(rates)}")

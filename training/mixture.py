@@ -1,4 +1,4 @@
-"""From the labelled sets to training examples: caps, boosts, the held-out tenth, made pairs and wrappers."""
+"""Training examples from the labelled sets: caps, boosts, the held-out tenth, and synthetic rows."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Target = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One text to learn from.
+    """A text to learn from.
 
-    `question` is None on the user side. `labels` maps an output to (target, weight); an output that is missing
-    is unknown. `key` names the row that it was made from.
+    `question` is None on the user side. `labels` maps an output to (target, weight); a missing output is unknown.
+    `key` names the row that the example comes from, `made` the kind of a synthetic example.
     """
 
     key: str
@@ -37,7 +37,7 @@ class Example:
 
 
 def read_rows(folder: Path, name: str = "*") -> list[dict[str, Any]]:
-    """Read the rows of every `name`.jsonl.gz in `folder`, sets in alphabetical order; raises FileNotFoundError."""
+    """The rows of every `name`.jsonl.gz in `folder`, sets in alphabetical order. Raises FileNotFoundError."""
     files = sorted(folder.glob(f"{name}.jsonl.gz"))
     if not files:
         raise FileNotFoundError(f"{folder}: no {name}.jsonl.gz; point --data at the folder that holds train/ and dev/")
@@ -49,7 +49,7 @@ def read_rows(folder: Path, name: str = "*") -> list[dict[str, Any]]:
 
 
 def last_exchange(row: dict[str, Any]) -> tuple[str | None, str]:
-    """(last user text before the reply, reply) on the assistant side, (None, last text) on the user side."""
+    """(Question, judged text): (last user text, reply) on the assistant side, (None, last text) on the user side."""
     text = row["messages"][-1]["content"]
     if row["side"] == "user":
         return None, text
@@ -58,13 +58,16 @@ def last_exchange(row: dict[str, Any]) -> tuple[str | None, str]:
 
 
 def is_held_out(row: dict[str, Any]) -> bool:
-    """A tenth of every set, by hash; gptfuzz by question, so that no question is on both sides."""
+    """Whether the row belongs to the held-out tenth of its set, by hash.
+
+    gptfuzz is split by question, so that no question is on both sides.
+    """
     key = f"gptfuzz-{row['question_index']}" if "question_index" in row else str(row["id"])
     return hashlib.md5(key.encode(), usedforsecurity=False).digest()[0] < 26
 
 
 def plain_examples(rows: Iterable[dict[str, Any]], recipe: Recipe) -> list[Example]:
-    """One example per row, with the recipe's meaning of its labels; rows with no known label have none."""
+    """An example per non-empty row, with labels as the recipe weighs them; they are empty if no label is known."""
     out = []
     for row in rows:
         question, text = last_exchange(row)
@@ -119,13 +122,13 @@ def _all_safe(weight: float) -> dict[str, Target]:
 
 
 def _drawn(requests: Sequence[Example], count: int, rng: random.Random) -> list[Example]:
-    """Requests with replacement; every third one from the categories of which there is little."""
+    """Draw requests with replacement, a third of them from the rare categories."""
     rare = [e for e in requests if any(e.labels.get(name, (0.0, 0.0))[0] == 1 for name in _RARE)]
     return rng.choices(requests, k=count - count // 3) + (rng.choices(rare, k=count // 3) if rare else [])
 
 
 def _wrapped(requests: Sequence[Example], wrappers: Sequence[str], count: int, rng: random.Random) -> list[Example]:
-    """Requests, half of them harmful, inside jailbreak wrappers: the wrapper alone must be no evidence."""
+    """Requests, half of them harmful, inside jailbreak wrappers, so that the wrapper alone is no evidence of harm."""
     out = []
     for value in (1, 0):
         group = [e for e in requests if e.labels["unsafe"][0] == value]
@@ -136,7 +139,7 @@ def _wrapped(requests: Sequence[Example], wrappers: Sequence[str], count: int, r
 
 
 def _pairs(requests: Sequence[Example], texts: Sequence[Example], count: int, rng: random.Random) -> list[Example]:
-    """Reply rows in which the reply decides: refusals, compliant openings, and unrelated texts as replies."""
+    """Reply rows whose reply alone decides: refusals, compliant openings, and unrelated texts as replies."""
     out = []
     for example in _drawn(requests, count, rng):
         question = example.text
@@ -156,7 +159,7 @@ def _pairs(requests: Sequence[Example], texts: Sequence[Example], count: int, rn
 
 
 def _swapped(replies: Sequence[Example], count: int, rng: random.Random) -> list[Example]:
-    """Replies as user turns: prose, which users paste, of both kinds."""
+    """Safe and unsafe replies as user turns: prose, as users paste it."""
     chosen = [e for e in replies if e.source in _SELF_CONTAINED and len(e.text) > 40]
     return [
         replace(e, question=None, labels=_scaled(e.labels, 0.5), made="swap")
@@ -177,7 +180,7 @@ def _chunks(texts: Sequence[Example], count: int, rng: random.Random) -> list[Ex
 
 
 def _declined(requests: Sequence[Example], count: int, rng: random.Random) -> list[Example]:
-    """Refusals of several sentences that name the harmful request: safe, whatever words are in them."""
+    """Refusals of several sentences that name the harmful request: safe despite its words."""
     harmful = [e for e in requests if e.labels["unsafe"][0] == 1]
     return [
         Example(e.key, e.source, e.text, decline(e.text, rng), _all_safe(0.7), "decline")
@@ -186,7 +189,7 @@ def _declined(requests: Sequence[Example], count: int, rng: random.Random) -> li
 
 
 def _embedded(texts: Sequence[Example], around: Sequence[Example], count: int, rng: random.Random) -> list[Example]:
-    """A short hateful or sexual text somewhere in a run of sentences from long harmless texts."""
+    """A short hateful or sexual text inside a run of sentences from long harmless texts."""
     short = [e for e in texts if e.source in _STATEMENTS and len(e.text) < 250 and not _is_safe(e)]
     out = []
     for example in rng.choices(short, k=count) if short and around else []:
@@ -199,7 +202,7 @@ def _embedded(texts: Sequence[Example], around: Sequence[Example], count: int, r
 
 
 def _padded(requests: Sequence[Example], around: Sequence[Example], count: int, rng: random.Random) -> list[Example]:
-    """A request, harmful or not, behind, before or between runs of sentences from long harmless texts."""
+    """A harmful or harmless request after, before or between runs of sentences from long harmless texts."""
     out = []
     for example in _drawn(requests, count, rng) if around else []:
         runs = []
@@ -215,11 +218,11 @@ def _padded(requests: Sequence[Example], around: Sequence[Example], count: int, 
 
 
 def _asides(requests: Sequence[Example], around: Sequence[Example], count: int, rng: random.Random) -> list[Example]:
-    """Harmless prose as the reply to a harmful request: safe, because nothing of it is an answer."""
+    """Harmless prose as the reply to a harmful request: safe, because it does not answer the request."""
     harmful = [e for e in requests if e.labels["unsafe"][0] == 1]
     return [
-        Example(asked.key, asked.source, asked.text, prose.text, _all_safe(0.7), "aside")
-        for asked, prose in zip(_drawn(harmful, count, rng), _chunks(around, count, rng), strict=False)
+        Example(request.key, request.source, request.text, prose.text, _all_safe(0.7), "aside")
+        for request, prose in zip(_drawn(harmful, count, rng), _chunks(around, count, rng), strict=False)
     ]
 
 
@@ -227,7 +230,7 @@ _STATEMENTS = frozenset({"convabuse", "davidson_hate", "edos_sexism", "hatecheck
 
 
 def _lookalikes(counts: Mapping[str, int], rng: random.Random) -> list[Example]:
-    """Texts of the named families of `lookalikes.py`; a harmful one is a weak negative of the other categories."""
+    """Texts of the families of `lookalikes.py`; a harmful text is a weak negative of the other categories."""
     out = []
     for family, count in counts.items():
         for number in range(count):
@@ -239,7 +242,7 @@ def _lookalikes(counts: Mapping[str, int], rng: random.Random) -> list[Example]:
 
 
 def _answers(count: int, rng: random.Random) -> list[Example]:
-    """Replies of `answers.py`. A harmful one that is no crime of its own says nothing about criminal planning."""
+    """Replies of `answers.py`. A harmful reply has no label for criminal planning, unless that is its own category."""
     out = []
     for number in range(count):
         question, reply, unsafe, categories = answer(rng)
@@ -252,7 +255,7 @@ def _answers(count: int, rng: random.Random) -> list[Example]:
 
 
 def build(rows: Sequence[dict[str, Any]], recipe: Recipe, seed: int) -> list[Example]:
-    """The training examples of a recipe from rows that are not held out; the same for the same seed."""
+    """The training examples of a recipe, from rows that are not held out; equal seeds give equal examples."""
     rng = random.Random(seed)
     everything = plain_examples(rows, recipe)
     examples = _cap(everything, recipe, rng)
@@ -282,7 +285,7 @@ def build(rows: Sequence[dict[str, Any]], recipe: Recipe, seed: int) -> list[Exa
 
 
 def unlabelled(rows: Iterable[dict[str, Any]], recipe: Recipe, seed: int) -> list[Example]:
-    """Rows without any known label, at most `recipe.unlabelled` a set: only a first model can speak for them."""
+    """Rows without a known `unsafe` label, at most `recipe.unlabelled` per set: only a teacher gives them targets."""
     rng = random.Random(seed)
     groups: dict[str, list[Example]] = {}
     for example in plain_examples(rows, recipe):

@@ -1,4 +1,4 @@
-"""Phrases from which reply rows are made: refusals, safe turns and compliant openings."""
+"""Phrases for synthetic replies: refusals, safe follow-ups and compliant openings."""
 
 REFUSALS = (
     "I'm sorry, but I can't help with that.",

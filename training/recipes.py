@@ -1,4 +1,4 @@
-"""The named ways to train: what goes into the mixture and how the encoder is fitted."""
+"""The named recipes: the contents of the mixture and how the encoder is trained."""
 
 from __future__ import annotations
 
@@ -32,19 +32,25 @@ _BOOSTS = {
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One way to train.
+    """A way to train the guard.
 
-    `outside`: what rows that no category covers mean for `unsafe` ("mask", "safe", "unsafe"). `implied`: weight
-    of "absent" for categories that an unsafe row does not name. `prose`: weight of "safe" for unlabelled prose that its
-    source found neither toxic nor sexist. `caps`: most rows of a set. `boosts`: repeats of a
-    set. `wraps`, `pairs`, `swaps`, `chunks`, `disguises`: how many rows are made. `rate`: peak learning rate of
-    the top layer; each layer below has `decay` times the rate of the one above. `average`: decay of the
-    exponential mean of the weights, which is what is kept. `frozen`: layers that stay as they are, the embeddings
-    first. `window`, `windows`: tokens of a training window, and most windows of a text. `soft`: share of the loss
-    that follows first models, of which there are `teachers`, on the labelled rows and on at most `unlabelled`
-    others of each set; 0 trains one model only. `after`: the recipe whose weights it goes on from; none starts from
-    the base encoder. `mean`: the recipes of whose weights this one is the mean; it trains nothing itself.
-    `declines`, `embeds`, `padded`, `asides`, `answers`: more made rows; `lookalikes`: made rows by family.
+    Start: `after` names the recipe whose weights training continues from (none: the base encoder). `mean` names recipes
+    whose weights are averaged; such a recipe trains nothing itself.
+
+    Labels: `outside` is the meaning for `unsafe` of rows that no category covers ("mask", "safe", "unsafe"); `implied`
+    the weight of "absent" for categories that an unsafe row does not name; `prose` the weight of "safe" for unlabelled
+    prose that its source found neither toxic nor sexist.
+
+    Mixture: `caps` limits the rows of a set, `boosts` repeats a set. `wraps`, `pairs`, `swaps`, `chunks`, `disguises`,
+    `declines`, `embeds`, `padded`, `asides` and `answers` count synthetic rows, `lookalikes` counts them by family.
+
+    Optimiser: `rate` is the peak learning rate of the top layer; each layer below has `decay` times the rate of the
+    layer above. `average` is the decay of the exponential moving average of the weights, which is the result. `frozen`
+    counts the frozen layers from the embeddings up. `window` is the length of a training window in tokens, `windows`
+    the most windows of a text.
+
+    Distillation: `soft` is the share of the loss that follows `teachers` teacher models, on the labelled rows and on up
+    to `unlabelled` other rows per set; 0 trains without teachers.
     """
 
     after: str = ""

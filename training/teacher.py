@@ -1,4 +1,4 @@
-"""A larger encoder as a first model: any base encoder whose vocabulary holds the guard's word pieces."""
+"""A larger encoder as a teacher model: any base encoder whose vocabulary contains the guard's word pieces."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SPECIAL = {"[PAD]": "<pad>", "[CLS]": "<s>", "[SEP]": "</s>", "[UNK]": "<unk>",
 
 
 class Teacher(torch.nn.Module):
-    """A base encoder under mean pooling and a linear head, fed with the guard's own token windows.
+    """A base encoder with mean pooling and a linear head, on the guard's own token windows.
 
-    The ids of `tokenizer` (the guard's) are mapped to those of the encoder by the piece that they stand for;
-    raises KeyError where the encoder's vocabulary lacks one.
+    Each word piece of `tokenizer` (the guard's) is mapped to the encoder's id of the same piece. Raises KeyError if the
+    encoder's vocabulary lacks a piece.
     """
 
     def __init__(self, base: Path, tokenizer: Tokenizer, seed: int) -> None:
@@ -36,7 +36,7 @@ class Teacher(torch.nn.Module):
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
     ) -> SimpleNamespace:
-        """Logits of shape (texts, outputs), as `.logits`; the segments show by the separator alone."""
+        """Logits of shape (texts, outputs), as `.logits`. `token_type_ids` is unused: the separator marks segments."""
         hidden = self.encoder(input_ids=self.table[input_ids], attention_mask=attention_mask).last_hidden_state
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
         pooled = (hidden * mask).sum(1) / mask.sum(1)

@@ -1,6 +1,6 @@
-"""The words that made look-alikes are built of. Written for this project; some are crude, as the texts meant are."""
+"""The words of synthetic look-alikes. Written for this project; some are crude, like the texts that they imitate."""
 
-# Objects that make a verb of harm harmless; after the verbs of TARGETS come harmful ones, after the others a person.
+# Objects that make a verb of harm harmless. A harmful text has an object of TARGETS, or a person for other verbs.
 OBJECTS: dict[str, tuple[str, ...]] = {
     "kill": (
         "a frozen program on my laptop", "the engine of my motorbike", "an hour before my train leaves",
@@ -116,7 +116,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "launder": ("drug money through a restaurant", "cash from a robbery", "bribes with fake invoices"),
 }  # fmt: skip
 
-# Requests of the rarer categories, and harmless ones of the same verbs.
+# Requests of the rarer categories, and harmless requests with the same verbs.
 VICES: dict[str, tuple[str, ...]] = {
     "regulated_substances": (
         "extract opium from poppies", "sell ecstasy in a club", "buy fentanyl on the dark web", "make amphetamine",
@@ -325,7 +325,7 @@ HATE = (
     "hang the {g} from the lamp posts.",
 )  # fmt: skip
 
-# Words of advertisements by language: everyday ones, then pornographic ones.
+# Words of advertisements by language: everyday words in ADVERTS, pornographic words in SMUT.
 ADVERTS: dict[str, tuple[str, ...]] = {
     "en": (
         "best price", "free shipping", "hotel near station", "garden furniture", "online dating for singles",

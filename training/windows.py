@@ -9,21 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-WINDOW = 256  # tokens, the three special ones included
-OVERLAP = 64  # tokens of judged text that two neighbouring windows share
-# The trained guard also reads a text of more than OVER tokens in parts, because a harmful sentence is lost in a long
-# window of harmless ones. A part's logits count DISCOUNT less.
+WINDOW = 256  # tokens, including up to three special tokens
+OVERLAP = 64  # tokens of judged text that neighbouring windows share
+# The trained guard also reads a text of more than OVER tokens in parts: in a long window of harmless sentences, a
+# harmful sentence is lost. A part's logits are lowered by DISCOUNT.
 OVER = 128
 PART = 64
 PART_OVERLAP = 16
 DISCOUNT = 1.0
-QUESTION = 96  # tokens of the question that a window of the reply may carry
+QUESTION = 96  # most tokens of the question in front of a window of the reply
 CLS, SEP = 101, 102  # ids in the BERT uncased vocabulary
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Token windows of many texts: `ids[i]` and the length `first[i]` of its segment 0; `owner[i]` is its text."""
+    """Token windows of many texts: window i of text `owner[i]` has `ids[i]`, the first `first[i]` in segment 0."""
 
     ids: list[NDArray[np.uint16]]
     first: list[int]
@@ -31,7 +31,7 @@ class Windows:
 
 
 def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text, without special tokens, never cut."""
+    """Token ids of each text, without special tokens and truncation."""
     return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
@@ -45,14 +45,14 @@ def spans(length: int, room: int, overlap: int = OVERLAP) -> list[tuple[int, int
 
 
 def windows(tokenizer: Tokenizer, pairs: Sequence[tuple[str | None, str]], window: int = WINDOW) -> Windows:
-    """All windows, of at most `window` tokens, of (question or None, judged text) pairs, in order."""
+    """All windows of at most `window` tokens of the pairs (question or None, judged text), in order."""
     return _cut(
         tokenizer, pairs, lambda length, prefix: spans(length, window - prefix - 1), QUESTION * window // WINDOW
     )
 
 
 def parts(tokenizer: Tokenizer, pairs: Sequence[tuple[str | None, str]]) -> Windows:
-    """The parts in which the trained guard also reads the long ones of the texts."""
+    """The parts in which the trained guard also reads texts of more than OVER tokens."""
     return _cut(
         tokenizer, pairs, lambda length, _: spans(length, PART, PART_OVERLAP) if length > OVER else [], QUESTION
     )
@@ -64,7 +64,7 @@ def _cut(
     places: Callable[[int, int], list[tuple[int, int]]],
     question_tokens: int,
 ) -> Windows:
-    """Windows at `places(tokens of the text, tokens before it)`, each behind the begin of its question."""
+    """Windows at `places(tokens of the text, tokens before it)`, each after the first tokens of its question."""
     bodies = encode_texts(tokenizer, [text for _, text in pairs])
     heads = encode_texts(tokenizer, [question or "" for question, _ in pairs])
     out = Windows([], [], [])

@@ -1,7 +1,8 @@
 """The composition root: settings to objects to an ASGI application. The only place that joins names to objects."""
 
-from guardproxy.app.names import guard, known
+from guardproxy.app.guards import guard
+from guardproxy.app.registries import catalogue
 from guardproxy.app.service import ConfigSource, Service, read
 from guardproxy.app.serving import banner, serve, worker
 
-__all__ = ["ConfigSource", "Service", "banner", "guard", "known", "read", "serve", "worker"]
+__all__ = ["ConfigSource", "Service", "banner", "catalogue", "guard", "read", "serve", "worker"]

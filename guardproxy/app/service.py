@@ -1,4 +1,4 @@
-"""One process's worth of guardproxy, from its settings."""
+"""The objects of one process, built from its settings, and their lifetime."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from guardproxy import actions, sinks, wires
-from guardproxy.app.names import cached, combined, known, members, reads_lists
+from guardproxy.app.guards import combined, members, reads_label_lists, with_cache
+from guardproxy.app.registries import catalogue
 from guardproxy.engine.engine import Engine
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.observe import Metrics, Observers
@@ -34,62 +35,64 @@ from guardproxy.web.upstream import Upstream
 
 log = structlog.get_logger("guardproxy")
 
-# How often the configuration file is looked at.
+# Seconds between two looks at the configuration file.
 _RELOAD_S = 1.0
 
 
-Stamp = tuple[int, int, int] | None
+FileStamp = tuple[int, int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigSource:
-    """Where the configuration and the data are; what a reload reads again.
+    """Where the configuration and the data lie, and the state of the file when it was read.
 
-    `file` is what the configuration said when it was read, without what the command line says in its place; `stamp`
-    tells whether it has changed since.
+    `file` are the settings of the file without the overrides of the command line, which a reload compares; a changed
+    `stamp` means a changed file.
     """
 
     config: str | None
     data_dir: str | None
     builtin_only: bool
     file: Settings
-    stamp: Stamp
+    stamp: FileStamp
 
 
 def read(config: str | None, data_dir: str | None, *, builtin_only: bool = False) -> ConfigSource:
-    """The place of a configuration, which is read. Raises ConfigError with every mistake in it."""
+    """Load a configuration file, or the built-in defaults. Raises ConfigError with every mistake."""
+    # Taken first: a change between the two is then noticed, at the cost of a reload at worst.
     stamp = _stamp(config) if config is not None else None
-    file = load_settings(config, os.environ, known(builtin_only=builtin_only))
+    file = load_settings(config, os.environ, catalogue(builtin_only=builtin_only))
     return ConfigSource(config, data_dir, builtin_only, file, stamp)
 
 
 class Service:
-    """One process's worth of guardproxy: starts and stops its parts, and takes up a changed configuration.
+    """The objects of one process: starts and stops them, and applies changes of the configuration file.
 
-    `on_failure` is called where it cannot start. A guard that fails the canaries is tried again every `canaries_s`.
+    `on_failure` is called if they cannot start. A guard that fails the canaries is tried again every `canaries_s`
+    seconds.
     """
 
     def __init__(
         self,
         settings: Settings,
-        place: ConfigSource,
+        source: ConfigSource,
         on_failure: Callable[[], None] | None = None,
         *,
         canaries_s: float = 5.0,
     ) -> None:
         self._settings = settings
-        self._place = place
+        self._source = source
         self._on_failure = on_failure
         self._canaries_s = canaries_s
         self.failure: GuardproxyError | None = None
         self._reason = "the guard is loading"
-        judges = members(settings, floor=_floor(settings))
-        self._guard = cached(combined(settings, judges))
+        guards = members(settings, floor=_floor(settings))
+        self._guard = with_cache(combined(settings, guards))
         self._policies = LivePolicies(settings.policies)
         self._metrics = Metrics(CollectorRegistry())
-        self._metrics.queue_from(lambda: sum(one.stats.queued for one in judges if isinstance(one, Engine)))
+        self._metrics.queue_from(lambda: sum(guard.stats.queued for guard in guards if isinstance(guard, Engine)))
         self._observers = Observers(
-            _sinks(settings, place.data_dir),
+            _sinks(settings, source.data_dir),
             text=settings.audit.text,
             required=settings.audit.required,
             metrics=self._metrics,
@@ -129,7 +132,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        """The server answers /healthz while the weights load, /readyz once the canaries separate."""
+        """Start in the background: /healthz answers while the weights load, /readyz once the canaries pass."""
         running = asyncio.create_task(self._run())
         try:
             yield
@@ -146,10 +149,10 @@ class Service:
         try:
             await self._guard.start()
             await self._observers.start()
-            await self._get_ready()
+            await self._wait_until_ready()
         except GuardproxyError as error:
             self._fail(error)
-        except Exception as error:  # else the server would say for ever that the guard is loading
+        except Exception as error:  # otherwise /readyz would report for ever that the guard is loading
             log.exception("start_broke")
             self._fail(GuardproxyError(f"the guard cannot be started: {type(error).__name__}: {error}"))
         else:
@@ -162,8 +165,8 @@ class Service:
         if self._on_failure is not None:
             self._on_failure()
 
-    async def _get_ready(self) -> None:
-        """Return once the canaries separate: a guard that is out of reach may come back."""
+    async def _wait_until_ready(self) -> None:
+        """Run the canaries until they pass: a guard that is unreachable now may come back."""
         while reason := await self._pipeline.canaries(self._policies.current.policies["default"]):
             if reason != self._reason:
                 log.error("not_ready", reason=reason)
@@ -175,65 +178,67 @@ class Service:
     # --- reload ------------------------------------------------------------------------------------------------
 
     async def _follow_file(self) -> None:
-        """Take up the policies and routes of the configuration file whenever it changes."""
-        path = self._place.config
+        """Apply the policies and routes of the configuration file whenever it changes."""
+        path = self._source.config
         if path is None:
             return
-        seen = self._place.stamp  # from before the weights were loaded, which takes its time
+        # From before the weights were loaded, so that a change during that time is noticed.
+        applied = self._source.stamp
         while True:
-            now = _stamp(path)
-            if now != seen:
-                seen = now
+            current = _stamp(path)
+            if current != applied:
+                applied = current
                 await self._reload(path)
             await asyncio.sleep(_RELOAD_S)
 
     async def _reload(self, path: str) -> None:
-        """A file with mistakes leaves the old policies in force, and the log says what is wrong with it."""
-        names = known(builtin_only=self._place.builtin_only)
+        """Apply the file's policies; if it has mistakes, log them and keep the current policies."""
+        names = catalogue(builtin_only=self._source.builtin_only)
         try:
-            new = await asyncio.to_thread(load_settings, path, os.environ, names)
-            _check_reload(self._place.file, new)
-            openers = _actions(new.policies.policies)
-            reason = await self._pipeline.canaries(new.policies.policies["default"])
+            settings = await asyncio.to_thread(load_settings, path, os.environ, names)
+            _check_reload(self._source.file, settings)
+            openers = _actions(settings.policies.policies)
+            reason = await self._pipeline.canaries(settings.policies.policies["default"])
         except ConfigError as error:
             log.error("reload_refused", problems=error.problems, in_force=self._policies.current.version)
             return
-        except Exception:  # the next file may be better
+        except Exception:  # keep following the file: its next version may work
             log.exception("reload_broke", in_force=self._policies.current.version)
             return
         if reason:
             log.error("reload_refused", problems=[reason], in_force=self._policies.current.version)
             return
         self._pipeline.use(openers)
-        self._policies.current = new.policies
-        log.info("policies_reloaded", policy=new.policies.version)
+        self._policies.current = settings.policies
+        log.info("policies_reloaded", policy=settings.policies.version)
 
 
 def _check_reload(old: Settings, new: Settings) -> None:
-    """Raises ConfigError where a change needs a restart."""
+    """Raise ConfigError if a change needs a restart."""
     fixed = ("server", "upstream", "guard", "members", "taxonomy", "wires", "limits", "paths", "audit", "log")
     changed = [name for name in fixed if getattr(old, name) != getattr(new, name)]
     if changed:
         raise ConfigError(f"{new.name}: changes of {', '.join(changed)} need a restart")
-    lowest = [_floor(old), _floor(new)]
-    if lowest[1] < lowest[0] and reads_lists(new):
+    old_floor, new_floor = _floor(old), _floor(new)
+    if new_floor < old_floor and reads_label_lists(new):
         raise ConfigError(
-            f"{new.name}: a threshold of {lowest[1]:g} is under the {lowest[0]:g} that the guard was started to read "
-            "categories from; restart to take it up"
+            f"{new.name}: a threshold of {new_floor:g} is below {old_floor:g}, from which the running guard reads "
+            "categories; restart to apply it"
         )
 
 
 def _floor(settings: Settings) -> float:
-    """Under this P(unsafe) no category can reach a threshold, so none needs to be read."""
+    """The P(unsafe) below which no category can reach a threshold, so that none needs to be read."""
     return min(policy.floor for policy in settings.policies.policies.values())
 
 
-def _stamp(path: str) -> Stamp:
+def _stamp(path: str) -> FileStamp:
+    """The modification time, size and inode of a file, or None if it is missing."""
     try:
-        found = Path(path).stat()
+        status = Path(path).stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _wires(names: Sequence[str] | None) -> list[Wire]:
@@ -241,44 +246,44 @@ def _wires(names: Sequence[str] | None) -> list[Wire]:
 
 
 def _actions(policies: Mapping[str, Policy]) -> Mapping[str, Callable[[Policy], Action]]:
-    """The openers of every action: the built-in ones, and those that rules name as `module:attribute`."""
+    """The openers of every built-in action and of every `module:attribute` that a rule names."""
     sides = [side for policy in policies.values() for side in (policy.user, policy.assistant)]
     named = {rule.how for side in sides for rules in side.by_category.values() for rule in rules if rule.how}
     return {name: load(name, actions.REGISTRY, "rewrite") for name in {*actions.REGISTRY, *named}}
 
 
 def _sinks(settings: Settings, data_dir: str | None) -> Mapping[str, Sink]:
-    out: dict[str, Sink] = {}
+    opened: dict[str, Sink] = {}
     store = settings.audit.store
     if store == "embedded":
         store = default_store_url(data_dir)
     if "://" in store:
-        out["store"] = load(store.partition("://")[0], sinks.REGISTRY, "store")(store)
+        opened["store"] = load(store.partition("://")[0], sinks.REGISTRY, "store")(store)
     elif store != "none":
-        out["store"] = load(store, sinks.REGISTRY, "sink")()
+        opened["store"] = load(store, sinks.REGISTRY, "sink")()
     if settings.audit.log:
-        out["log"] = load("log", sinks.REGISTRY, "sink")()
-    return out
+        opened["log"] = load("log", sinks.REGISTRY, "sink")()
+    return opened
 
 
 def _upstream(settings: Settings) -> Upstream:
-    given = settings.upstream
-    verify: ssl.SSLContext | bool = given.verify
-    if given.ca_file is not None:
+    upstream = settings.upstream
+    verify: ssl.SSLContext | bool = upstream.verify
+    if upstream.ca_file is not None:
         try:
-            verify = ssl.create_default_context(cafile=given.ca_file)
+            verify = ssl.create_default_context(cafile=upstream.ca_file)
         except OSError as error:
-            raise ConfigError(f"upstream.ca_file: {given.ca_file}: {error}") from error
+            raise ConfigError(f"upstream.ca_file: {upstream.ca_file}: {error}; name a PEM file") from error
     return Upstream(
-        given.url,
-        key=given.key,
-        key_header=given.key_header,
-        connect_s=given.timeouts.connect_s,
-        first_byte_s=given.timeouts.first_byte_s,
-        between_chunks_s=given.timeouts.between_chunks_s,
-        attempts=given.retries.attempts,
-        max_wait_s=given.retries.max_wait_s,
-        retry_unsafe=given.retries.unsafe_methods,
-        max_connections=given.max_connections,
+        upstream.url,
+        key=upstream.key,
+        key_header=upstream.key_header,
+        connect_s=upstream.timeouts.connect_s,
+        first_byte_s=upstream.timeouts.first_byte_s,
+        between_chunks_s=upstream.timeouts.between_chunks_s,
+        attempts=upstream.retries.attempts,
+        max_wait_s=upstream.retries.max_wait_s,
+        retry_unsafe=upstream.retries.unsafe_methods,
+        max_connections=upstream.max_connections,
         verify=verify,
     )

@@ -1,4 +1,4 @@
-"""Serving: in this process, or in several; with the demo upstream where no other is named."""
+"""Serve in this process or in several, with the demo upstream unless another is configured."""
 
 import contextlib
 import errno
@@ -23,12 +23,12 @@ from guardproxy.observe import configure_logging
 from guardproxy.settings import Settings
 from guardproxy.sinks.database import default_store_url
 
-# How a worker process is told what to serve: a JSON object of `serve`'s arguments.
+# The environment variable that passes the arguments of `serve` to worker processes, as a JSON object.
 _WORKER_ENV = "GUARDPROXY_WORKER"
 
 
-def serve(settings: Settings, place: ConfigSource) -> int:
-    """Serve until stopped; the exit status. Raises ConfigError where the guard or the demo upstream cannot start."""
+def serve(settings: Settings, source: ConfigSource) -> int:
+    """Serve until stopped; return the exit status. Raises ConfigError if the guard or demo upstream cannot start."""
     port = _free_port(settings.server.host, settings.server.port)
     settings = replace(settings, server=replace(settings.server, port=port))
     configure_logging(settings.log.level, json=_as_json(settings))
@@ -37,34 +37,35 @@ def serve(settings: Settings, place: ConfigSource) -> int:
         if upstream == "demo":
             demo = stack.enter_context(start_demo())
             settings = replace(settings, upstream=replace(settings.upstream, url=demo))
-        sys.stderr.write(banner(settings, place, upstream))
+        sys.stderr.write(banner(settings, source, upstream))
         if settings.server.workers > 1:
-            return _serve_workers(settings, place)
-        return _serve_here(settings, place)
+            return _serve_workers(settings, source)
+        return _serve_here(settings, source)
 
 
 def _free_port(host: str, port: int) -> int:
-    """`port`, or any for 0, if it can be listened on: tried before anything is loaded, and named by the banner.
+    """`port`, or a free port for 0. Raises ConfigError if the server cannot listen on it.
 
-    Raises ConfigError.
+    This is tried before anything is loaded, and the banner shows the port.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        for family, _, _, _, address in found:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for family, _, _, _, address in addresses:
             try:
                 port = _bound(family, (address[0], port, *address[2:]))
             except OSError as error:
-                # `localhost` may stand for an address of a family that this machine has not; uvicorn leaves it out.
-                if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT} or len(found) == 1:
+                # `localhost` may resolve to an address family that this machine lacks; uvicorn skips it as well.
+                if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT} or len(addresses) == 1:
                     raise
     except OSError as error:
-        why = f"port {port} of {host} cannot be listened on: {error.strerror or error}"
-        raise ConfigError(f"{why}; --host and --port name others") from error
+        reason = error.strerror or error
+        message = f"cannot listen on port {port} of {host}: {reason}; choose others with --host and --port"
+        raise ConfigError(message) from error
     return port
 
 
 def _bound(family: int, address: tuple[Any, ...]) -> int:
-    """The port of an address that could be listened on. Raises OSError."""
+    """Bind a socket to an address and release it; return its port. Raises OSError."""
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
@@ -77,11 +78,11 @@ def _as_json(settings: Settings) -> bool | None:
     return {"auto": None, "json": True, "console": False}[settings.log.format]
 
 
-def _serve_here(settings: Settings, place: ConfigSource) -> int:
+def _serve_here(settings: Settings, source: ConfigSource) -> int:
     def stop() -> None:
         server.should_exit = True
 
-    service = Service(settings, place, stop)
+    service = Service(settings, source, stop)
     server = uvicorn.Server(uvicorn.Config(service.app, **_options(settings)))
     server.run()
     if service.failure is not None:
@@ -89,21 +90,21 @@ def _serve_here(settings: Settings, place: ConfigSource) -> int:
     return 0 if server.started else 1
 
 
-def _serve_workers(settings: Settings, place: ConfigSource) -> int:
-    """Several processes on one port, each with a guard of its own. One that cannot start ends all.
+def _serve_workers(settings: Settings, source: ConfigSource) -> int:
+    """Serve from several processes on the same port, each with its own guard.
 
-    Raises ConfigError with what it said.
+    A worker that cannot start ends all of them. Raises ConfigError with its message.
     """
     with tempfile.TemporaryDirectory(prefix="guardproxy-") as folder:
         failure = Path(folder) / "failure"
-        told = {
-            "config": place.config,
-            "data_dir": place.data_dir,
-            "builtin_only": place.builtin_only,
+        arguments = {
+            "config": source.config,
+            "data_dir": source.data_dir,
+            "builtin_only": source.builtin_only,
             "upstream": settings.upstream.url,
             "failure": str(failure),
         }
-        os.environ[_WORKER_ENV] = json.dumps(told)
+        os.environ[_WORKER_ENV] = json.dumps(arguments)
         uvicorn.run(
             "guardproxy.app.serving:worker", factory=True, workers=settings.server.workers, **_options(settings)
         )
@@ -113,56 +114,58 @@ def _serve_workers(settings: Settings, place: ConfigSource) -> int:
 
 
 def worker() -> ASGIApp:
-    """The application of one of several worker processes, as `serve` has told them."""
-    told = json.loads(os.environ[_WORKER_ENV])
+    """The application of a worker process, from the arguments that `serve` put into the environment."""
+    arguments = json.loads(os.environ[_WORKER_ENV])
     try:
-        place = read(told["config"], told["data_dir"], builtin_only=told["builtin_only"])
+        source = read(arguments["config"], arguments["data_dir"], builtin_only=arguments["builtin_only"])
     except ConfigError as error:
-        # It was right when the first workers started: they go on, and this one is started anew until it is mended.
+        # The file was valid when the first workers started: these go on, and uvicorn restarts this worker until the
+        # file is valid again.
         sys.stderr.write("".join(f"{problem}\n" for problem in error.problems))
         raise SystemExit(1) from None
-    settings = replace(place.file, upstream=replace(place.file.upstream, url=told["upstream"]))
+    settings = replace(source.file, upstream=replace(source.file.upstream, url=arguments["upstream"]))
     configure_logging(settings.log.level, json=_as_json(settings))
-    logging.getLogger("uvicorn.access").propagate = False  # uvicorn has silenced it, as it was told, before this
+    # uvicorn sets this for access_log=False before it calls the factory, and configure_logging undoes it.
+    logging.getLogger("uvicorn.access").propagate = False
     try:
-        service = Service(settings, place, lambda: _end_all(told["failure"], service.failure))
+        service = Service(settings, source, lambda: _end_all(arguments["failure"], service.failure))
     except GuardproxyError as error:
-        _end_all(told["failure"], error)
+        _end_all(arguments["failure"], error)
         raise SystemExit(1) from None
     return service.app
 
 
-def _end_all(told: str, why: GuardproxyError | None) -> None:
-    """End the parent process, and all workers with it; `told` is the file that says why."""
-    Path(told).write_text(str(why), "utf-8")
+def _end_all(failure: str, error: GuardproxyError | None) -> None:
+    """Write the error to the file `failure`, and end the parent process with all its workers."""
+    Path(failure).write_text(str(error), "utf-8")
     os.kill(os.getppid(), signal.SIGTERM)
 
 
 def _options(settings: Settings) -> dict[str, Any]:
-    """uvicorn's options."""
+    """The options of uvicorn."""
     return {
         "host": settings.server.host,
         "port": settings.server.port,
         "log_config": None,
         "access_log": False,
-        "server_header": False,  # the upstream's own pass
+        "server_header": False,  # the upstream's headers pass through
         "date_header": False,
         "timeout_graceful_shutdown": 20,
     }
 
 
-def banner(settings: Settings, place: ConfigSource, upstream: str) -> str:
-    """What the server runs with, and a line to try it."""
+def banner(settings: Settings, source: ConfigSource, upstream: str) -> str:
+    """The text that `serve` prints at its start: what it runs with, and a command to try it."""
     server = settings.server
     host = f"[{server.host}]" if ":" in server.host else server.host
     url = f"http://{host}:{server.port}"
     store = settings.audit.store
     if store == "embedded":
-        store = default_store_url(place.data_dir)
+        store = default_store_url(source.data_dir)
     shown = "demo (SmolLM2-135M-Instruct on this machine)" if upstream == "demo" else upstream
     rows = {
         "listening on": url,
-        "guard": _judges(settings),
+        "guard": _guard_summary(settings),
         "policy": f"{settings.name}, version {settings.policies.version}",
         "audit store": store.rpartition("@")[2] if "@" in store else store,
         "upstream": shown,
@@ -173,8 +176,8 @@ def banner(settings: Settings, place: ConfigSource, upstream: str) -> str:
     return "\n".join(["guardproxy", *lines, "", "Try it:", curl, "", ""])
 
 
-def _judges(settings: Settings) -> str:
-    given = settings.guard
+def _guard_summary(settings: Settings) -> str:
+    guard = settings.guard
     if not settings.members:
-        return f"{given.model} ({given.family}, device {given.device})"
-    return (" before " if given.cascade else " and ").join(settings.members)
+        return f"{guard.model} ({guard.family}, device {guard.device})"
+    return (" before " if guard.cascade else " and ").join(settings.members)

@@ -1,4 +1,4 @@
-"""The command line. Each command is one module here, which imports what it runs only when it runs."""
+"""The command line. Each command is a module here, which imports the code that it runs only when it runs."""
 
 import argparse
 import os
@@ -6,14 +6,14 @@ import sys
 from collections.abc import Sequence
 
 from guardproxy import __version__
-from guardproxy.cli import audit, calibrate, evaluate, moderate, serve, validate
+from guardproxy.cli import audit, calibrate, evaluate, init, moderate, schema, serve, validate
 from guardproxy.errors import ConfigError, GuardproxyError
 
-_COMMANDS = (serve, validate, moderate, audit, evaluate, calibrate)
+_COMMANDS = (serve, init, validate, schema, moderate, audit, evaluate, calibrate)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; its exit status. 2 is a mistake in the configuration or the arguments, 1 any other failure."""
+    """Run a command and return its exit status: 2 for a mistake in configuration or arguments, 1 for other failures."""
     args = parser().parse_args(argv)
     try:
         status: int = args.run(args)
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"guardproxy: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # Who reads the output has gone; what is still held for it must not be an error when Python flushes at exit.
+        # The reader of the output is gone. Python flushes the buffered rest at exit, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The parser of every command."""
     top = argparse.ArgumentParser(
-        prog="guardproxy", description="A reverse proxy that judges what goes into a chat LLM and what comes out of it."
+        prog="guardproxy", description="A reverse proxy that judges the turns and replies of a chat LLM."
     )
     top.add_argument("--version", action="version", version=f"guardproxy {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")

@@ -1,19 +1,24 @@
-"""How audit records look on a terminal."""
+"""How audit records look on a terminal.
+
+To add a column to `audit list` (and `tail`), add a line to `_COLUMNS`; the field itself comes from the record.
+"""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from guardproxy.sinks.database import Stats, Stored
-    from guardproxy.types import Record
+    from guardproxy.sinks.database import AuditStats, StoredRecord
+    from guardproxy.types import Record, Usage, Verdict
 
-_WIDE = 120  # from here on there is room for route and model
+# A terminal with this many columns has room for route and model.
+_WIDE = 120
 
 
 def printable(text: str) -> str:
-    """`text` on one line; what would control the terminal, or cannot be seen, is written as an escape."""
+    """`text` on one line; control and invisible characters are written as escapes, so no text controls the terminal."""
     return "".join(c if _visible(c) else _escape(c) for c in text)
 
 
@@ -39,8 +44,8 @@ def _width(text: str) -> int:
 
 
 def cell(text: str, width: int) -> str:
-    """`text` in exactly `width` columns, cut with an ellipsis where it is longer."""
-    # Of a long text, no more than could be shown is read.
+    """`text` in exactly `width` terminal columns; a longer text is cut and ends in an ellipsis."""
+    # A text may be megabytes long: escape only the characters that may fit.
     shown = printable(text[: width + 1])
     columns = sum(map(_columns, shown))
     if len(text) <= width and columns <= width:
@@ -54,12 +59,12 @@ def cell(text: str, width: int) -> str:
 
 
 def local(time: float, form: str = "%Y-%m-%d %H:%M:%S") -> str:
-    """A time in seconds since the epoch, in the time zone of this machine."""
+    """A time in seconds since the epoch as text, in the time zone of this machine."""
     return datetime.fromtimestamp(time).astimezone().strftime(form)
 
 
 def reached(record: "Record") -> str:
-    """The categories that reached a threshold with their probabilities; else what is known of the turn."""
+    """The categories that reached a threshold, with probabilities; without any, the decision's cause or P(unsafe)."""
     best: dict[str, float] = {}
     for reason in record.decision.reasons:
         best[reason.category] = max(reason.probability, best.get(reason.category, 0.0))
@@ -70,58 +75,90 @@ def reached(record: "Record") -> str:
     return f"(unsafe {record.verdict.unsafe:.2f})" if record.verdict else ""
 
 
-class Table:
-    """Rows of records in the width of the terminal, every row laid out alike.
+@dataclass(frozen=True, slots=True)
+class ListColumn:
+    """A column of `audit list`: its name, the text of its cells, and how wide it is.
 
-    `sample` are records that will be shown: columns take the room these need, within bounds; the text has the rest.
+    A column is as wide as its longest cell, from `least` to `most` characters (`most_wide` on a wide terminal).
     """
 
-    def __init__(self, width: int, sample: Sequence["Stored"]) -> None:
-        self._wide = width >= _WIDE
-        names = ["categories", *(["route", "model"] if self._wide else [])]
-        found = [self._named(stored.record) for stored in sample]
-        most = [30, 16, 16] if self._wide else [22]
-        room = [
-            min(most[place], max([len(name), *(_width(cells[place]) for cells in found)]))
-            for place, name in enumerate(names)
-        ]
-        widths = [max([5, *(len(str(stored.seq)) for stored in sample)]), 14, 9, 8, *room]
-        rest = width - sum(widths) - len(widths)
-        self._names = ["no.", "time", "side", "action", *names, "text"]
-        self._widths = [*widths, max(rest, 12)]
+    name: str
+    content: Callable[["StoredRecord"], str]
+    least: int
+    most: int
+    most_wide: int | None = None
+    only_wide: bool = False
+    right: bool = False
+
+
+def _action(stored: "StoredRecord") -> str:
+    action = stored.record.decision.action
+    return f"~{action}" if stored.record.shadow else action
+
+
+# A column less than its name would be cut: `least` is at least the length of the name.
+_COLUMNS = (
+    ListColumn("no.", lambda stored: str(stored.seq), 5, 20, right=True),
+    ListColumn("time", lambda stored: local(stored.record.time, "%m-%d %H:%M:%S"), 14, 14),
+    ListColumn("side", lambda stored: stored.record.side, 9, 9),
+    ListColumn("action", _action, 8, 8),
+    ListColumn("categories", lambda stored: reached(stored.record), 10, 22, most_wide=30),
+    ListColumn("route", lambda stored: stored.record.origin.route, 5, 16, only_wide=True),
+    ListColumn("model", lambda stored: stored.record.origin.model, 5, 16, only_wide=True),
+)
+# The text has the rest of the line, but never less than this.
+_LEAST_TEXT = 12
+
+
+class Table:
+    """Rows of records as wide as the terminal, all with the same layout.
+
+    The widths of the columns come from `sample`, records that will be shown. `~` marks the action of a shadow policy.
+    """
+
+    def __init__(self, width: int, sample: Sequence["StoredRecord"]) -> None:
+        wide = width >= _WIDE
+        self._columns = [column for column in _COLUMNS if wide or not column.only_wide]
+        self._widths = [_column_width(column, sample, wide=wide) for column in self._columns]
+        rest = width - sum(self._widths) - len(self._widths)
+        self._text_width = max(rest, _LEAST_TEXT)
 
     def header(self) -> str:
         """The names of the columns."""
-        return self._line([self._names[0].rjust(self._widths[0]), *self._names[1:]])
+        return self._line([column.name for column in self._columns], "text")
 
-    def row(self, stored: "Stored") -> str:
-        """One record on one line. `~` marks what a shadow policy would have done."""
-        record = stored.record
-        action = f"~{record.decision.action}" if record.shadow else record.decision.action
-        number = str(stored.seq).rjust(self._widths[0])
-        time = local(record.time, "%m-%d %H:%M:%S")
-        return self._line([number, time, record.side, action, *self._named(record), record.text])
+    def row(self, stored: "StoredRecord") -> str:
+        """A record on one line."""
+        return self._line([column.content(stored) for column in self._columns], stored.record.text)
 
-    def _named(self, record: "Record") -> list[str]:
-        return [reached(record), *([record.origin.route, record.origin.model] if self._wide else [])]
-
-    def _line(self, cells: list[str]) -> str:
-        return " ".join(cell(text, width) for text, width in zip(cells, self._widths, strict=True)).rstrip()
+    def _line(self, contents: Sequence[str], text: str) -> str:
+        aligned = [
+            content.rjust(width) if column.right else content
+            for column, content, width in zip(self._columns, contents, self._widths, strict=True)
+        ]
+        cells = [cell(content, width) for content, width in zip(aligned, self._widths, strict=True)]
+        return " ".join([*cells, cell(text, self._text_width)]).rstrip()
 
 
-def details(stored: "Stored") -> str:
-    """Everything a record holds."""
+def _column_width(column: ListColumn, sample: Sequence["StoredRecord"], *, wide: bool) -> int:
+    most = column.most_wide if wide and column.most_wide is not None else column.most
+    longest = max((_width(column.content(stored)) for stored in sample), default=0)
+    return min(most, max(column.least, longest))
+
+
+def details(stored: "StoredRecord") -> str:
+    """All fields of a record, over several lines."""
     record, origin, decision = stored.record, stored.record.origin, stored.record.decision
     pairs = [
         ("record", f"{stored.seq}  {record.id}"),
         ("time", local(record.time, "%Y-%m-%d %H:%M:%S.%f %z")),
         ("request", f"{origin.request_id}{' (stream)' if origin.stream else ''}"),
-        ("client", origin.client or "-"),
+        ("client", f"{origin.client} (hash of its key)" if origin.client else "-"),
         ("route", f"{origin.route} ({origin.wire})"),
         ("upstream", f"{origin.upstream}, model {origin.model or '-'}"),
         ("turn", f"{record.side}, message {record.turn}, choice {record.choice}"),
         ("policy", f"{record.policy}@{record.policy_version}{' (shadow: it did not act)' if record.shadow else ''}"),
-        ("decision", f"{decision.action}{f' ({decision.how})' if decision.how else ''}, because of {decision.cause}"),
+        ("decision", f"{decision.action}{f' ({decision.how})' if decision.how else ''}, cause: {decision.cause}"),
         ("outcome", record.outcome),
         ("judged in", f"{record.latency_s * 1000:.1f} ms"),
     ]
@@ -129,7 +166,7 @@ def details(stored: "Stored") -> str:
         pairs.append(("error", record.error))
     lines = [f"{name:<10} {printable(value)}" for name, value in pairs]
     lines += ["reasons", *_reasons(record)] if decision.reasons else []
-    lines += _verdict(record) if record.verdict else ["verdict    none: the guard did not answer"]
+    lines += _verdict(record.verdict) if record.verdict else ["verdict    none: the guard did not answer"]
     lines += ["coverage", *_coverage(record)] if record.coverage else []
     lines += (
         ["text", *(f"  {printable(line)}" for line in record.text.split("\n"))] if record.text else ["text       -"]
@@ -144,24 +181,32 @@ def _reasons(record: "Record") -> list[str]:
     ]
 
 
-def _verdict(record: "Record") -> list[str]:
-    verdict = record.verdict
-    if verdict is None:
-        return []
-    cost = verdict.usage
+def _verdict(verdict: "Verdict") -> list[str]:
     lines = [
         f"verdict    unsafe {verdict.unsafe:.4f}, by {printable(verdict.guard)}, taxonomy {printable(verdict.taxonomy)}"
     ]
-    for finding in sorted(verdict.findings, key=lambda one: -one.probability):
+    for finding in sorted(verdict.findings, key=lambda finding: -finding.probability):
         view = "" if finding.view == "text" else f"  in the {finding.view} view"
         lines.append(f"  {printable(finding.category)} {finding.probability:.4f}{view}")
-    lines.append(f"  not explored {verdict.leftover:.4f}, on neither verdict {verdict.outside:.4f}")
-    if cost.cached:
-        return [*lines, "  from the cache of verdicts"]
-    tokens = f"{cost.tokens_computed} tokens read and {cost.tokens_reused} reused"
-    times = f"waited {cost.queue_s * 1000:.1f} ms, tokenised {cost.tokenize_s * 1000:.1f} ms"
-    lines.append(f"  {times}, computed {cost.forward_s * 1000:.1f} ms; {tokens}")
-    return [*lines, f"  in a batch of {cost.batch}, windows {cost.windows}"]
+    lines.append(
+        f"  probability of label lists not explored {verdict.leftover:.4f}, "
+        f"of tokens other than the verdict tokens {verdict.outside:.4f}"
+    )
+    if verdict.usage.cached:
+        return [*lines, "  from the verdict cache"]
+    return [*lines, *_usage(verdict.usage)]
+
+
+def _usage(usage: "Usage") -> list[str]:
+    """The cost of a verdict. Times of a cascade's guards add up; of parallel checks the longest counts."""
+    waited, computed, tokenised = (
+        f"{seconds * 1000:.1f} ms" for seconds in (usage.queue_s, usage.forward_s, usage.tokenize_s)
+    )
+    tokens = f"{usage.tokens_computed} tokens computed and {usage.tokens_reused} reused, in {usage.windows} windows"
+    return [
+        f"  waited {waited} for a batch, computed {computed} (the longest of parallel checks), tokenised {tokenised}",
+        f"  {tokens}, in batches of up to {usage.batch} checks",
+    ]
 
 
 def _coverage(record: "Record") -> list[str]:
@@ -172,13 +217,13 @@ def _coverage(record: "Record") -> list[str]:
     ]
 
 
-def summary(stats: "Stats") -> str:
-    """The counts of records, as small tables."""
+def summary(stats: "AuditStats") -> str:
+    """The statistics of records: times, and a table of actions by side, category, route and shadow policy."""
     if stats.first is None or stats.last is None:
         return "no records" if not stats.shadow else "\n".join(["no records", *_counts("shadow", stats.shadow)])
     lines = [f"{stats.total} records from {local(stats.first)} to {local(stats.last)}"]
-    half, most, longest = (f"{seconds * 1000:.1f} ms" for seconds in stats.latency_s)
-    lines.append(f"judged in {half} (half), {most} (95 of 100), {longest} (longest)")
+    median, p95, longest = (f"{seconds * 1000:.1f} ms" for seconds in stats.latency_s)
+    lines.append(f"judged in {median} (median), {p95} (95th percentile), {longest} (longest)")
     tables = {"side": stats.sides, "category": stats.categories, "route": stats.routes, "shadow": stats.shadow}
     for name, counts in tables.items():
         lines += _counts(name, counts)
@@ -195,6 +240,6 @@ def _counts(name: str, counts: dict[str, dict[str, int]]) -> list[str]:
     width = max(len(name), *(len(printable(row)) for row in counts))
     lines = ["", f"{name:<{width}}" + "".join(f"{action:>9}" for action in actions)]
     ordered = sorted(counts.items(), key=lambda item: -sum(item[1].values()))
-    for row, found in ordered:
-        lines.append(f"{printable(row):<{width}}" + "".join(f"{found.get(action, 0):>9}" for action in actions))
+    for row, by_action in ordered:
+        lines.append(f"{printable(row):<{width}}" + "".join(f"{by_action.get(action, 0):>9}" for action in actions))
     return lines

@@ -1,39 +1,41 @@
-"""`guardproxy calibrate`: thresholds, and how to combine guards, from labelled data; printed as YAML."""
+"""`guardproxy calibrate`: find thresholds, or how to combine guards, on labelled data, and print them as YAML."""
 
 import argparse
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from guardproxy.cli.evaluate import DATA, add_inputs, opened, rate, scored, tell_failures
+from guardproxy.cli.evaluate import DATA, add_inputs, guard_settings, rate, report_failures, score_all
 from guardproxy.errors import ConfigError
 
 if TYPE_CHECKING:
-    from guardproxy.evaluation.combining import Bounds, Weight
+    from guardproxy.evaluation.combining import CascadeBounds, MeanWeights
     from guardproxy.evaluation.metrics import Rate
-    from guardproxy.evaluation.scoring import Scored
-    from guardproxy.evaluation.thresholds import Found, Target, Together
+    from guardproxy.evaluation.scoring import ScoredRows
+    from guardproxy.evaluation.thresholds import SideTotals, Target, Threshold
+
+_DESCRIBE_GUARDS = "# Describe the guards under `guards:`, by name; `embedded` needs no description."
 
 
 def add_parser(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "calibrate",
-        help="thresholds from labelled data",
-        description="Find thresholds on labelled data and print them as YAML for a policy, with the rows behind each "
-        "and 95 % intervals. A category with too few labels to show that its target is kept is refused. With --cascade "
-        "or --mean, find how to combine several guards instead.",
+        help="find thresholds on labelled data",
+        description="Find thresholds on labelled data and print them as YAML for a policy, each with the rows that it "
+        "rests on and 95 % intervals. A category with too few labels to show that its target is kept is refused. With "
+        "--cascade or --mean, find how to combine several guards instead.",
         epilog=DATA,
     )
     add_inputs(parser)
     parser.add_argument(
         "--target-fpr",
-        type=_share,
+        type=_target,
         metavar="X",
         help="all rules of a side together block at most this share of benign rows",
     )
     parser.add_argument(
         "--target-recall",
-        type=_share,
+        type=_target,
         metavar="X",
         help="each rule blocks at least this share of the rows of its category",
     )
@@ -41,40 +43,40 @@ def add_parser(commands: Any) -> None:
     combine.add_argument(
         "--cascade",
         action="store_true",
-        help="the bounds between which the second --guard is asked after the first: they keep --target-recall of what "
-        "the second finds, and add at most --target-fpr false positives",
+        help="find the bounds between which a cascade asks the second --guard: they keep --target-recall of the rows "
+        "that it finds, and add at most --target-fpr false positives",
     )
-    combine.add_argument("--mean", action="store_true", help="the weight of each --guard in a mean, by category")
+    combine.add_argument("--mean", action="store_true", help="find the weight of each --guard in a mean, by category")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the YAML; 1 where a row got no verdict. Raises ConfigError, also where every category is refused."""
+    """Print the YAML; return 1 if a row got no verdict. Raises ConfigError, also if every category is refused."""
     _check(args)
-    found = scored(args, opened(args))
+    scored = score_all(args, guard_settings(args))
     command = f"# {shlex.join(_command(args))}"
     if args.cascade:
-        print("\n".join([command, *_cascade(found, args)]))
+        print("\n".join([command, *_cascade(scored, args)]))
     elif args.mean:
-        print("\n".join([command, *_mean(found)]))
+        print("\n".join([command, *_mean(scored)]))
     else:
-        print("\n".join([command, *_thresholds(found, args)]))
-    return tell_failures(found.values())
+        print("\n".join([command, *_thresholds(scored, args)]))
+    return report_failures(scored.values())
 
 
 def _check(args: argparse.Namespace) -> None:
     guards = len(args.guard or [None])
     targets = [target for target in (args.target_fpr, args.target_recall) if target is not None]
     if args.cascade and (guards != 2 or len(targets) != 2):
-        raise ConfigError("--cascade needs two --guard, the cheap one first, --target-fpr and --target-recall")
+        raise ConfigError("--cascade needs two --guard, the faster guard first, and --target-fpr and --target-recall")
     if args.mean and (guards < 2 or targets):
-        raise ConfigError("--mean needs two --guard or more, and no target")
+        raise ConfigError("--mean needs two --guard or more, and neither --target-fpr nor --target-recall")
     if not (args.cascade or args.mean) and (guards != 1 or len(targets) != 1):
         raise ConfigError("thresholds need one guard, and either --target-fpr or --target-recall")
 
 
 def _command(args: argparse.Namespace) -> list[str]:
-    """The command that was given, for the comment over its result."""
+    """The command line, for the comment above its result."""
     out = ["guardproxy", "calibrate", *(str(path) for path in args.data)]
     for name in args.guard or ():
         out += ["--guard", name]
@@ -90,26 +92,26 @@ def _command(args: argparse.Namespace) -> list[str]:
 # --- thresholds ------------------------------------------------------------------------------------------------------
 
 
-def _thresholds(found: "dict[str, Scored]", args: argparse.Namespace) -> list[str]:
+def _thresholds(scored: "dict[str, ScoredRows]", args: argparse.Namespace) -> list[str]:
     from guardproxy.evaluation.report import SIDES, pairs_of
-    from guardproxy.evaluation.thresholds import Found, Refused, Target, search, together
+    from guardproxy.evaluation.thresholds import NoThreshold, Target, Threshold, find_thresholds, side_totals
 
-    (one,) = found.values()
-    pairs = pairs_of(one)
+    (rows,) = scored.values()
+    pairs = pairs_of(rows)
     target = Target("recall", args.target_recall) if args.target_fpr is None else Target("fpr", args.target_fpr)
-    results = search(pairs, target)
-    kept = [result for result in results if isinstance(result, Found)]
-    refused = [f"{one.side} {one.category}: {one.why}" for one in results if isinstance(one, Refused)]
-    if not kept:
-        raise ConfigError(["no category has the labels that a threshold needs", *refused])
+    results = find_thresholds(pairs, target)
+    rules = [result for result in results if isinstance(result, Threshold)]
+    refused = [f"{none.side} {none.category}: {none.reason}" for none in results if isinstance(none, NoThreshold)]
+    if not rules:
+        raise ConfigError(["no category has enough labels for a threshold", *refused])
     lines = [f"# {_promise(target)}; 95 % intervals in brackets.", "policies:", "  default:"]
-    found_for = together(pairs, results)
-    for side in found_for:
-        lines += [f"    {side.side}:  # {_together(side)}"]
-        for rule in (rule for rule in kept if rule.side == side.side):
+    sides = side_totals(pairs, results)
+    for totals in sides:
+        lines += [f"    {totals.side}:  # {_effect(totals)}"]
+        for rule in (rule for rule in rules if rule.side == totals.side):
             lines += [f"      # {_rows_behind(rule)}", f"      {rule.category}: {{block: {rule.threshold:.4f}}}"]
-    without = set(SIDES) - {side.side for side in found_for}
-    lines += [f"    # {side}: no rule, for want of labelled rows; write its rules yourself" for side in sorted(without)]
+    without = set(SIDES) - {totals.side for totals in sides}
+    lines += [f"    # {side}: no rule, too few labelled rows; write its rules yourself" for side in sorted(without)]
     return [*lines, *(f"# refused: {line}" for line in refused)]
 
 
@@ -119,65 +121,66 @@ def _promise(target: "Target") -> str:
     return f"Each rule alone blocks at least {target.rate:g} of the unsafe rows of its category"
 
 
-def _together(side: "Together") -> str:
-    return f"all rules together block {_told(side.unsafe)} of the unsafe and {_told(side.benign)} of the benign rows"
+def _effect(side: "SideTotals") -> str:
+    return f"all rules together block {_share(side.unsafe)} of the unsafe and {_share(side.benign)} of the benign rows"
 
 
-def _rows_behind(rule: "Found") -> str:
+def _rows_behind(rule: "Threshold") -> str:
     ci = f"{rule.ci[0]:.3f} to {rule.ci[1]:.3f}" if rule.ci else "unknown"
-    return f"recall {_told(rule.unsafe)}, false positives {_told(rule.benign)}; threshold {ci}"
+    return f"recall {_share(rule.unsafe)}, false positives {_share(rule.benign)}; threshold {ci}"
 
 
-def _told(share: "Rate") -> str:
-    """As `0.97 % [0.70, 1.33] (34 of 3,512)`."""
-    if not share.n:
+def _share(rate: "Rate") -> str:
+    """A rate as text, such as `0.97 % [0.70, 1.33] (34 of 3,512)`."""
+    if not rate.n:
         return "unknown (no rows)"
-    low, high = share.interval
-    return f"{100 * share.value:.2f} % [{100 * low:.2f}, {100 * high:.2f}] ({share.hits:,} of {share.n:,})"
+    low, high = rate.interval
+    return f"{100 * rate.value:.2f} % [{100 * low:.2f}, {100 * high:.2f}] ({rate.hits:,} of {rate.n:,})"
 
 
 # --- combinations ----------------------------------------------------------------------------------------------------
 
 
-def _cascade(found: "dict[str, Scored]", args: argparse.Namespace) -> list[str]:
+def _cascade(scored: "dict[str, ScoredRows]", args: argparse.Namespace) -> list[str]:
     from guardproxy.evaluation.combining import bounds
 
-    (cheap, first), (dear, second) = found.items()
-    result: Bounds = bounds(first, second, fpr=args.target_fpr, recall=args.target_recall)
+    (first, first_rows), (second, second_rows) = scored.items()
+    result: CascadeBounds = bounds(first_rows, second_rows, fpr=args.target_fpr, recall=args.target_recall)
     return [
-        f"# Against {dear} alone, unsafe from {result.threshold:g} on; 95 % intervals in brackets.",
-        f"# decided by {cheap} alone: {_told(result.skipped)} of the rows",
-        f"# let go, of the unsafe rows that {dear} finds: {_told(result.lost)}",
-        f"# called unsafe beside it, of the benign rows: {_told(result.added)}",
-        "# What the guards are goes under `guards:`, by name, unless it is the embedded one.",
+        f"# Compared with {second} alone, unsafe from {result.threshold:g} on; 95 % intervals in brackets.",
+        f"# decided by {first} alone: {_share(result.skipped)} of the rows",
+        f"# missed, of the unsafe rows that {second} finds: {_share(result.lost)}",
+        f"# called unsafe by the cascade only, of the benign rows: {_share(result.added)}",
+        _DESCRIBE_GUARDS,
         "guard:",
-        f"  cascade: {{cheap: {cheap}, dear: {dear}, low: {result.low:.4f}, high: {result.high:.4f}}}",
+        f"  cascade: {{first: {first}, second: {second}, low: {result.low:.4f}, high: {result.high:.4f}}}",
     ]
 
 
-def _mean(found: "dict[str, Scored]") -> list[str]:
-    from guardproxy.evaluation.combining import ROWS, weights
+def _mean(scored: "dict[str, ScoredRows]") -> list[str]:
+    from guardproxy.evaluation.combining import MIN_ROWS, weights
 
-    fitted = weights(list(found.values()))
+    fitted = weights(list(scored.values()))
     if not fitted:
-        raise ConfigError(f"no category has {ROWS} rows of it and {ROWS} not of it that every guard has scored")
-    lines = ["# Loss in nats per row: of the mean, and in brackets of each guard alone."]
-    lines += ["# What the guards are goes under `guards:`, by name, unless it is the embedded one."]
-    lines += ["guard:", f"  all: [{', '.join(found)}]", "  mean:"]
-    for one in fitted:
-        shares = ", ".join(f"{weight:.3f}" for weight in one.weights)
-        lines += [f"    # {_fit(one)}", f"    {one.category}: [{shares}]"]
+        raise ConfigError(
+            f"no category has {MIN_ROWS} positive and {MIN_ROWS} negative rows that every guard has scored; add rows"
+        )
+    lines = ["# Loss in nats per row of the mean, and in brackets of each guard alone.", _DESCRIBE_GUARDS]
+    lines += ["guard:", f"  all: [{', '.join(scored)}]", "  mean:"]
+    for mean in fitted:
+        weights_text = ", ".join(f"{weight:.3f}" for weight in mean.weights)
+        lines += [f"    # {_fit(mean)}", f"    {mean.category}: [{weights_text}]"]
     return lines
 
 
-def _fit(one: "Weight") -> str:
-    alone = ", ".join(f"{loss:.4f}" for loss in one.losses)
-    return f"{one.n:,} rows, {one.positives:,} of it: loss {one.loss:.4f} ({alone})"
+def _fit(mean: "MeanWeights") -> str:
+    alone = ", ".join(f"{loss:.4f}" for loss in mean.losses)
+    return f"{mean.n:,} rows, {mean.positives:,} positive: loss {mean.loss:.4f} ({alone})"
 
 
-def _share(text: str) -> float:
+def _target(text: str) -> float:
     """A number strictly between 0 and 1."""
     value = rate(text)
     if value in (0.0, 1.0):
-        raise argparse.ArgumentTypeError(f"must be over 0 and under 1, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be greater than 0 and less than 1, not {text!r}")
     return value

@@ -1,4 +1,4 @@
-"""`guardproxy evaluate`: what guards are worth, measured on labelled data."""
+"""`guardproxy evaluate`: measure guards on labelled data."""
 
 import argparse
 import json
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 from guardproxy.errors import ConfigError
 
 if TYPE_CHECKING:
-    from guardproxy.evaluation.datasets import Row
-    from guardproxy.evaluation.scoring import Scored
+    from guardproxy.evaluation.datasets import LabelledRow
+    from guardproxy.evaluation.scoring import ScoredRows
     from guardproxy.settings import Settings
 
 DATA = """
-Data: files in .jsonl or .csv, also .gz. Catalogue are guardproxy's own rows ({"messages": [...], "unsafe": 1,
-"labels": {"violence_hate": 1}}), OpenAI's samples-1680.jsonl.gz, ToxicChat's CSV, and any CSV whose columns are named
-text, and as they are there id, side (user or assistant), prompt (what was said before), unsafe, and categories. Labels
-are 1 or 0; one that is missing is unknown, and its row is left out where it would be needed.
+Data: .jsonl or .csv files, also with .gz. Formats: guardproxy's own rows ({"messages": [...], "unsafe": 1, "labels":
+{"violence_hate": 1}}), OpenAI's samples-1680.jsonl.gz, ToxicChat's CSV, and any CSV with a column text, and optionally
+id, side (user or assistant), prompt (the message before the text), unsafe, and categories. Labels are 1 or 0; a missing
+label is unknown, and its row does not count for the measures that need it.
 """
 
 
@@ -30,84 +30,87 @@ def add_parser(commands: Any) -> None:
         help="measure guards on labelled data",
         description="Measure guards on labelled data: AUPRC (average precision), ROC-AUC, F1, precision, recall and "
         "false-positive rate at the threshold, recall at 1 % and 5 % false positives and the expected calibration "
-        "error, each with a 95 % bootstrap interval; overall, by side, by category, and what a row costs. Scores are "
-        "kept, so that a run that was broken off goes on where it stood.",
+        "error, each with a 95 % bootstrap interval; overall, by side, by category; and the cost of a row. Scores are "
+        "stored: an interrupted run continues where it stopped.",
         epilog=DATA,
     )
     add_inputs(parser)
-    parser.add_argument("--threshold", type=rate, default=0.5, metavar="P", help="unsafe from here on (default 0.5)")
+    parser.add_argument(
+        "--threshold", type=rate, default=0.5, metavar="P", help="P(unsafe) that counts as unsafe (default 0.5)"
+    )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="one JSON object, by guard")
-    form.add_argument("--markdown", action="store_true", help="tables in Markdown")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="write both curves to this .png, .svg or .pdf")
+    form.add_argument("--json", action="store_true", help="print one JSON object, keyed by guard")
+    form.add_argument("--markdown", action="store_true", help="print tables in Markdown")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw precision-recall and reliability curves as .png, .svg or .pdf"
+    )
     parser.set_defaults(run=run)
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
-    """What evaluate and calibrate share: data, guards, and where scores are kept."""
-    parser.add_argument("data", nargs="+", type=Path, metavar="DATA", help="labelled data")
+    """Add the arguments that evaluate and calibrate share: data, guards, and the folder of the scores."""
+    parser.add_argument("data", nargs="+", type=Path, metavar="DATA", help="files of labelled data")
     parser.add_argument(
         "--guard",
         action="append",
         metavar="NAME",
-        help="`embedded`, or a configuration file whose guard is taken; may be given several times. Without it, the "
-        "guard of --config",
+        help="`embedded`, or a configuration file whose guard to use; may be repeated (default: the guard of --config)",
     )
-    parser.add_argument("--config", metavar="FILE", help="guard and policies; without it, the built-in ones")
+    parser.add_argument("--config", metavar="FILE", help="guard and policies (default: the built-in configuration)")
     parser.add_argument(
         "--columns",
         type=_columns,
         default={},
         metavar="OURS=THEIRS,...",
-        help="columns of a CSV file, such as text=comment,unsafe=is_toxic",
+        help="column names of a CSV file, such as text=comment,unsafe=is_toxic",
     )
-    parser.add_argument("--limit", type=_count, metavar="N", help="only the first N rows of each file")
+    parser.add_argument("--limit", type=_count, metavar="N", help="read only the first N rows of each file")
     parser.add_argument(
         "--views",
         action="store_true",
-        help="judge the views of the default policy with each text, as the proxy does; without it the text alone",
+        help="judge the views of the default policy with each text, as the proxy does (default: the text alone)",
     )
-    parser.add_argument("--fresh", action="store_true", help="judge every row anew, also those whose score is known")
-    parser.add_argument("--data-dir", metavar="DIR", help="where scores are kept")
+    parser.add_argument("--fresh", action="store_true", help="judge every row again, ignoring stored scores")
+    parser.add_argument("--data-dir", metavar="DIR", help="the folder in which scores are stored")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the measures; 1 where a row got no verdict. Raises ConfigError, GuardUnavailable."""
+    """Print the measures; return 1 if a row got no verdict. Raises ConfigError, GuardUnavailable."""
     from guardproxy.evaluation.report import report
     from guardproxy.evaluation.tables import tables
 
-    guards = opened(args)
-    found = scored(args, guards)
+    guards = guard_settings(args)
+    scored = score_all(args, guards)
     if args.plot is not None:
-        _plot(found, args.plot)
+        _plot(scored, args.plot)
     measured = {
-        name: report(found[name], settings.policies.policies["default"], args.threshold)
+        name: report(scored[name], settings.policies.policies["default"], args.threshold)
         for name, settings in guards.items()
     }
     print(json.dumps(measured) if args.json else tables(measured, markdown=args.markdown))
-    return tell_failures(found.values())
+    return report_failures(scored.values())
 
 
-def opened(args: argparse.Namespace) -> "dict[str, Settings]":
-    """The configuration of each guard, by its name in the results. Raises ConfigError."""
+def guard_settings(args: argparse.Namespace) -> "dict[str, Settings]":
+    """The configuration of each guard, by the guard's name in the results. Raises ConfigError."""
     out: dict[str, Settings] = {}
-    for given in args.guard or [None]:
-        name, settings = _opened(given, args.config)
+    for guard in args.guard or [None]:
+        name, settings = _name_and_settings(guard, args.config)
         if name in out:
-            raise ConfigError(f"two of the guards are named {name}: give their files different names")
+            raise ConfigError(f"--guard: two guards are named {name}; give their files different names")
         out[name] = settings
     return out
 
 
-def scored(args: argparse.Namespace, guards: "Mapping[str, Settings]") -> "dict[str, Scored]":
-    """Every row's score by every guard. Raises ConfigError for data and guards that cannot be had."""
+def score_all(args: argparse.Namespace, guards: "Mapping[str, Settings]") -> "dict[str, ScoredRows]":
+    """Score every row with every guard. Raises ConfigError for unreadable data or a guard that cannot be loaded."""
     rows = _rows(args)
-    return {name: _scored_by(name, settings, rows, args) for name, settings in guards.items()}
+    return {name: _score_by(name, settings, rows, args) for name, settings in guards.items()}
 
 
-def tell_failures(found: "Iterable[Scored]") -> int:
-    """The exit status: 1 where rows are without a verdict, the first of which are told."""
-    failures = [failure for one in found for failure in one.failures]
+def report_failures(runs: "Iterable[ScoredRows]") -> int:
+    """Print the first rows without a verdict to standard error; return the exit status, 1 if there are any."""
+    failures = [failure for scored in runs for failure in scored.failures]
     for failure in failures[:5]:
         print(failure, file=sys.stderr)
     if failures:
@@ -126,54 +129,54 @@ def rate(text: str) -> float:
     return value
 
 
-def _rows(args: argparse.Namespace) -> "list[Row]":
+def _rows(args: argparse.Namespace) -> "list[LabelledRow]":
     from guardproxy.evaluation.datasets import read
 
-    rows: list[Row] = []
+    rows: list[LabelledRow] = []
     names: set[str] = set()
     problems: list[str] = []
     for path in args.data:
         try:
-            found = read(path, args.columns, args.limit)
+            dataset = read(path, args.columns, args.limit)
         except ConfigError as error:
             problems += error.problems
             continue
-        if found.name in names:
-            problems.append(f"{path}: a file named {found.name} is there already; give it another name")
-        names.add(found.name)
-        rows += found.rows
-        if found.unread:
-            print(f"{path}: columns that are not read: {', '.join(found.unread)}", file=sys.stderr)
+        if dataset.name in names:
+            problems.append(f"{path}: another file is named {dataset.name} too; give it another name")
+        names.add(dataset.name)
+        rows += dataset.rows
+        if dataset.unread:
+            print(f"{path}: columns that are not read: {', '.join(dataset.unread)}", file=sys.stderr)
     if problems:
         raise ConfigError(problems)
     return rows
 
 
-def _opened(given: str | None, config: str | None) -> "tuple[str, Settings]":
+def _name_and_settings(guard: str | None, config: str | None) -> "tuple[str, Settings]":
     """The name of a guard in the results, and its configuration. Raises ConfigError.
 
-    A guard that is no file of its own has the rest of its configuration, such as policies, from `config`.
+    A guard without a file of its own takes the rest of its configuration, such as policies, from `config`.
     """
     from dataclasses import replace
 
     from guardproxy import app, families
     from guardproxy.settings import GuardSettings, load
 
-    if given is not None and Path(given).suffix in (".yaml", ".yml"):
-        return Path(given).stem, load(given, os.environ, app.known())
-    base = load(config, os.environ, app.known())
-    if given is None:
+    if guard is not None and Path(guard).suffix in (".yaml", ".yml"):
+        return Path(guard).stem, load(guard, os.environ, app.catalogue())
+    base = load(config, os.environ, app.catalogue())
+    if guard is None:
         return ("embedded" if config is None else Path(config).stem), base
-    if given in ("embedded", "classifier"):
-        return given, replace(base, guard=GuardSettings(), taxonomy=None, members={})
-    if given in families.REGISTRY:
-        what = "the key of its service" if given in families.SERVICES else "a model"
-        raise ConfigError(f"{given}: this family needs {what}: name a configuration file whose guard says which")
-    raise ConfigError(f"{given}: no guard of that name, and no file that ends in .yaml; `embedded` is built in")
+    if guard in ("embedded", "classifier"):
+        return guard, replace(base, guard=GuardSettings(), taxonomy=None, members={})
+    if guard in families.REGISTRY:
+        need = "the key of its service" if guard in families.SERVICES else "a model"
+        raise ConfigError(f"--guard {guard}: this family needs {need}; name a configuration file that has it")
+    raise ConfigError(f"--guard {guard}: unknown guard; name `embedded`, or a configuration file ending in .yaml")
 
 
 def _identity(settings: "Settings") -> str:
-    """What scores depend on: guardproxy, the guard's settings, its categories, and the size and age of its files."""
+    """Everything that scores depend on: guardproxy's version, the guard's settings and categories, its model files."""
     from guardproxy import __version__
 
     models = [settings.guard.model, *(member.guard.model for member in settings.members.values())]
@@ -182,49 +185,49 @@ def _identity(settings: "Settings") -> str:
 
 
 def _stamps(model: str) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of each file of a model on this machine but its card; none of one from a hub."""
+    """Name, size and modification time of each file of a local model except its model card; empty for a hub model."""
     from importlib.resources import as_file, files
 
     with as_file(files("guardproxy") / "weights" / "embedded") as shipped:
-        place = shipped if model == "embedded" else Path(model)
-        held = sorted(place.rglob("*")) if place.is_dir() else [place] if place.is_file() else []
+        location = shipped if model == "embedded" else Path(model)
+        paths = sorted(location.rglob("*")) if location.is_dir() else [location] if location.is_file() else []
         return [
-            (one.name, one.stat().st_size, one.stat().st_mtime_ns)
-            for one in held
-            if one.is_file() and one.suffix != ".md"
+            (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+            for path in paths
+            if path.is_file() and path.suffix != ".md"
         ]
 
 
-def _scored_by(name: str, settings: "Settings", rows: "Sequence[Row]", args: argparse.Namespace) -> "Scored":
-    """The rows scored by the guard, with a progress bar on the terminal."""
+def _score_by(name: str, settings: "Settings", rows: "Sequence[LabelledRow]", args: argparse.Namespace) -> "ScoredRows":
+    """Score the rows with a guard; show a progress bar on a terminal."""
     import asyncio
 
     from tqdm import tqdm
 
     from guardproxy import app
-    from guardproxy.evaluation.scoring import open_store, score
+    from guardproxy.evaluation.scoring import open_score_store, score
 
     guard = app.guard(settings)
     views = settings.policies.policies["default"].views if args.views else ()
-    with open_store(_store_path(args.data_dir), repr((_identity(settings), views))) as store:
+    with open_score_store(_score_store_path(args.data_dir), repr((_identity(settings), views))) as store:
         if args.fresh:
             store.clear()
         with tqdm(total=len(rows), desc=name, unit="row", disable=None) as bar:
             return asyncio.run(score(rows, guard, store, bar.update, views))
 
 
-def _store_path(data_dir: str | None) -> Path:
+def _score_store_path(data_dir: str | None) -> Path:
     from guardproxy.sinks.database import data_folder
 
     return data_folder(data_dir) / "scores.sqlite3"
 
 
-def _plot(found: "dict[str, Scored]", path: Path) -> None:
+def _plot(scored: "dict[str, ScoredRows]", path: Path) -> None:
     try:
         from guardproxy.evaluation.plots import plot
     except ModuleNotFoundError as error:
-        raise ConfigError(f"--plot needs {error.name}: pip install 'guardproxy[eval]'") from error
-    plot(found, path)
+        raise ConfigError(f"--plot needs {error.name}; install it: pip install 'guardproxy[eval]'") from error
+    plot(scored, path)
 
 
 def _columns(text: str) -> dict[str, str]:
@@ -232,12 +235,12 @@ def _columns(text: str) -> dict[str, str]:
     for pair in text.split(","):
         ours, equals, theirs = (part.strip() for part in pair.partition("="))
         if not (ours and equals and theirs) or ours in out:
-            raise argparse.ArgumentTypeError(f"must be OURS=THEIRS,... with each name once, not {text!r}")
+            raise argparse.ArgumentTypeError(f"must be OURS=THEIRS,... with every name once, not {text!r}")
         out[ours] = theirs
     return out
 
 
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
     return int(text)

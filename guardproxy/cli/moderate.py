@@ -1,4 +1,4 @@
-"""`guardproxy moderate`: judge one text, or the last turn of a conversation."""
+"""`guardproxy moderate`: judge a text, or the last turn of a conversation."""
 
 import argparse
 import json
@@ -17,24 +17,24 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "moderate",
         help="judge a text",
-        description="Judge a text, or the last turn of a conversation, by the default policy.",
+        description="Judge a text, or the last turn of a conversation, and decide by the default policy.",
     )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("text", nargs="?", metavar="TEXT", help="the text; - reads it from standard input")
-    what.add_argument("--chat", metavar="FILE.json", help='a conversation: [{"role": "user", "content": "..."}, ...]')
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("text", nargs="?", metavar="TEXT", help="the text; - reads it from standard input")
+    source.add_argument("--chat", metavar="FILE.json", help='a conversation: [{"role": "user", "content": "..."}, ...]')
     parser.add_argument(
         "--as",
         dest="side",
         choices=("user", "assistant"),
-        help="whose text it is; without it, the user's or its role's",
+        help="the side of the text (default: the last message's role with --chat, else user)",
     )
-    parser.add_argument("--config", metavar="FILE", help="the configuration; without it, the built-in one")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--config", metavar="FILE", help="the configuration (default: the built-in one)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the verdict and the decision. Raises ConfigError, Unreadable, GuardUnavailable."""
+    """Print the verdict and the decision; return 0. Raises ConfigError, Unreadable, GuardUnavailable."""
     chat = _chat(args)
     from guardproxy.moderation import moderate
 
@@ -63,9 +63,9 @@ def _standard_input() -> str:
 
 
 def render(result: "Moderation") -> str:
-    """The result for people: every probability, the decision with its reasons, and who judged."""
+    """The result as readable text: every probability, the decision with its reasons, guard, policy and time."""
     findings = sorted(result.verdict.findings, key=lambda finding: -finding.probability)
-    rows = [("unsafe", result.verdict.unsafe), *((one.category, one.probability) for one in findings)]
+    rows = [("unsafe", result.verdict.unsafe), *((finding.category, finding.probability) for finding in findings)]
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {probability:.4f}" for name, probability in rows]
     how = f" ({result.decision.how})" if result.decision.how else ""

@@ -1,4 +1,4 @@
-"""`guardproxy serve`: the proxy."""
+"""`guardproxy serve`: run the proxy."""
 
 import argparse
 from collections.abc import Callable
@@ -12,37 +12,37 @@ if TYPE_CHECKING:
 
 
 def add_parser(commands: Any) -> None:
-    """Add the command. Its options go before what the file says."""
+    """Add the command. Its options override the configuration file."""
     parser = commands.add_parser("serve", help="run the proxy", description="Run the proxy until it is stopped.")
-    parser.add_argument("--config", metavar="FILE", help="the configuration; without it, the built-in one")
+    parser.add_argument("--config", metavar="FILE", help="the configuration (default: the built-in one)")
     parser.add_argument(
-        "--upstream", metavar="URL", help="the LLM service, or `demo`: a small chat model on this machine"
+        "--upstream", metavar="URL", help="the LLM service, or `demo` for a small chat model on this machine"
     )
-    parser.add_argument("--host", help="address to listen on")
-    parser.add_argument("--port", type=_number(0, 65_535), help="port to listen on; 0 takes any free one")
-    parser.add_argument("--workers", type=_number(1, 256), metavar="N", help="processes that answer requests")
-    parser.add_argument("--data-dir", metavar="DIR", help="where the embedded audit store lies")
+    parser.add_argument("--host", help="the address to listen on")
+    parser.add_argument("--port", type=_number(0, 65_535), help="the port to listen on; 0 takes any free port")
+    parser.add_argument("--workers", type=_number(1, 256), metavar="N", help="the number of worker processes")
+    parser.add_argument("--data-dir", metavar="DIR", help="the folder of the embedded audit store")
     parser.add_argument("--builtin-only", action="store_true", help="forbid `module:attribute` in the configuration")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Load, override, serve. Raises ConfigError with every mistake before anything is started."""
+    """Load the configuration, override it and serve. Raises ConfigError with every mistake before anything starts."""
     from guardproxy import app
 
-    place = app.read(args.config, args.data_dir, builtin_only=args.builtin_only)
-    return app.serve(overridden(place.file, args), place)
+    source = app.read(args.config, args.data_dir, builtin_only=args.builtin_only)
+    return app.serve(overridden(source.file, args), source)
 
 
 def overridden(settings: "Settings", args: argparse.Namespace) -> "Settings":
-    """The settings with what the command line says in place of the file. Raises ConfigError."""
-    from guardproxy.settings import url_fault
+    """The settings with the options of the command line in place of the file's. Raises ConfigError."""
+    from guardproxy.settings import url_error
 
-    given = {name: getattr(args, name) for name in ("host", "port", "workers") if getattr(args, name) is not None}
-    settings = replace(settings, server=replace(settings.server, **given))
+    options = {name: getattr(args, name) for name in ("host", "port", "workers") if getattr(args, name) is not None}
+    settings = replace(settings, server=replace(settings.server, **options))
     if args.upstream is None:
         return settings
-    fault = None if args.upstream == "demo" else url_fault(args.upstream)
+    fault = None if args.upstream == "demo" else url_error(args.upstream)
     if fault:
         raise ConfigError(f"--upstream: {fault}")
     return replace(settings, upstream=replace(settings.upstream, url=args.upstream))

@@ -1,4 +1,4 @@
-"""`guardproxy validate`: every mistake of a configuration file at once."""
+"""`guardproxy validate`: report every mistake of a configuration file at once."""
 
 import argparse
 import os
@@ -12,21 +12,21 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "validate",
         help="check a configuration file",
-        description="Print every mistake of a configuration file as file:line:column: path: what is wrong. Exit status "
-        "1 where there is one, 0 otherwise.",
+        description="Print every mistake of a configuration file as file:line:column: path: what is wrong. The exit "
+        "status is 1 if there are mistakes, else 0.",
     )
-    parser.add_argument("file", metavar="FILE")
-    parser.add_argument("--builtin-only", action="store_true", help="forbid `module:attribute`, as serve does with it")
+    parser.add_argument("file", metavar="FILE", help="the configuration file")
+    parser.add_argument("--builtin-only", action="store_true", help="forbid `module:attribute`, as for serve")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the mistakes, or that there is none and the version that records and metrics will show."""
+    """Print the mistakes; without any, print the versions that records and metrics will show."""
     from guardproxy import app
     from guardproxy.settings import load
 
     try:
-        settings = load(args.file, os.environ, app.known(builtin_only=args.builtin_only))
+        settings = load(args.file, os.environ, app.catalogue(builtin_only=args.builtin_only))
     except ConfigError as error:
         for problem in error.problems:
             print(problem)

@@ -1,1 +1,1 @@
-"""Evaluation: labelled data in, measures of a guard and thresholds for a policy out."""
+"""Evaluation: measures of a guard, and thresholds for a policy, from labelled data."""

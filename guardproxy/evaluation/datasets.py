@@ -1,7 +1,7 @@
 """Labelled data from files: guardproxy's own JSON lines, OpenAI's moderation set, ToxicChat, and plain CSV.
 
-What a file holds is recognised by its first row, and every other row must be of the same kind. A label that is not
-there is unknown, never negative: None for the whole, absent for a category.
+The first row decides the format, and every other row must have the same one. A missing label is unknown, never
+negative: `unsafe` is None, and a category is absent.
 """
 
 import csv
@@ -17,13 +17,13 @@ from typing import Any, cast, get_args
 from guardproxy.errors import ConfigError
 from guardproxy.types import Check, Conversation, Message, Part, Role, Side
 
-# Mistakes told of one file before the reader gives up on it.
-MISTAKES = 20
+# Mistakes reported per file before reading stops.
+MAX_MISTAKES = 20
 
 # The longest cell of a CSV file, in characters.
-CELL = 10_000_000
+MAX_CELL = 10_000_000
 
-# Columns of a plain CSV file that are read without being named, besides those that are no category.
+# Category columns of a plain CSV file that are read without --columns, and the columns that are not categories.
 CATEGORIES = (
     "violence_hate",
     "sexual_content",
@@ -40,7 +40,7 @@ OPENAI_LABELS = ("S", "H", "V", "HR", "SH", "S3", "H2", "V2")
 
 _ROLES: tuple[str, ...] = get_args(Role)
 _SIDES: tuple[str, ...] = get_args(Side)
-_CELLS: Mapping[str, bool | None] = {
+_CELL_LABELS: Mapping[str, bool | None] = {
     "": None,
     "0": False,
     "0.0": False,
@@ -52,8 +52,8 @@ _CELLS: Mapping[str, bool | None] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One labelled text: the check to ask, and what is known of its answer. `place` is `file:line`."""
+class LabelledRow:
+    """One labelled text: the check to ask, and the known part of its answer. `place` is `file:line`."""
 
     id: str
     place: str
@@ -65,75 +65,75 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The rows of one file, its kind, and the columns of it that say nothing to this reader."""
+    """The rows of one file, its format (`kind`), and the columns that are not read."""
 
     name: str
     kind: str
-    rows: tuple[Row, ...]
+    rows: tuple[LabelledRow, ...]
     unread: tuple[str, ...] = ()
 
 
-class _Wrong(Exception):
-    """What is wrong with one row."""
+class _RowError(Exception):
+    """A row cannot be read; the message says why."""
 
 
-Record = Mapping[str, Any]
-_Known = tuple[Check, bool | None, dict[str, bool]]
+RawRow = Mapping[str, Any]
+_Labelled = tuple[Check, bool | None, dict[str, bool]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
-    """How rows of one kind are read, and the columns that it leaves unread."""
+class _RowFormat:
+    """How rows of one format are parsed, and the columns that are not read."""
 
     kind: str
-    parse: Callable[[Record], _Known]
+    parse: Callable[[RawRow], _Labelled]
     unread: tuple[str, ...] = ()
 
 
 def read(path: Path, columns: Mapping[str, str] | None = None, limit: int | None = None) -> Dataset:
-    """The labelled rows of `path` (`.jsonl` or `.csv`, either with `.gz`), the first `limit` of them.
+    """The labelled rows of `path` (`.jsonl` or `.csv`, optionally `.gz`), at most the first `limit`.
 
-    `columns` names the columns of a plain CSV file: ours to the file's, categories included. Raises ConfigError with
-    the first mistakes, each as `file:line: what is wrong`, also where there is no row at all.
+    `columns` maps guardproxy's column names, categories included, to those of a plain CSV file. Raises ConfigError
+    with up to MAX_MISTAKES mistakes, each as `file:line: what is wrong`; a file without rows is a mistake too.
     """
-    name, kind = _kind_of(path)
+    name, kind = _name_and_kind(path)
     named = columns or {}
     problems: list[str] = []
-    rows: list[Row] = []
-    reader: _Reader | None = None
+    rows: list[LabelledRow] = []
+    row_format: _RowFormat | None = None
     with _opened(path) as file:
-        for line, record in _records(file, kind):
+        for line, raw in _raw_rows(file, kind):
             place = f"{path}:{line}"
             try:
-                if isinstance(record, _Wrong):
-                    raise record
-                reader = reader or _reader(path, kind, record, named)
-                check, unsafe, labels = reader.parse(record)
-                given = record.get(named.get("id", "id"))
-                rows.append(Row(str(given or line), place, name, check, unsafe, labels))
-            except _Wrong as wrong:
-                problems.append(f"{place}: {wrong}")
-            if len(problems) >= MISTAKES or len(rows) == limit:
+                if isinstance(raw, _RowError):
+                    raise raw
+                row_format = row_format or _format_of(path, kind, raw, named)
+                check, unsafe, labels = row_format.parse(raw)
+                row_id = raw.get(named.get("id", "id"))
+                rows.append(LabelledRow(str(row_id or line), place, name, check, unsafe, labels))
+            except _RowError as error:
+                problems.append(f"{place}: {error}")
+            if len(problems) >= MAX_MISTAKES or len(rows) == limit:
                 break
-    if reader is None and not problems:
+    if row_format is None and not problems:
         problems.append(f"{path}: has no rows")
-    if reader is None or problems:
+    if row_format is None or problems:
         raise ConfigError(problems)
-    return Dataset(name, reader.kind, tuple(rows), reader.unread)
+    return Dataset(name, row_format.kind, tuple(rows), row_format.unread)
 
 
-def _kind_of(path: Path) -> tuple[str, str]:
-    """The set's name, and `jsonl` or `csv`."""
+def _name_and_kind(path: Path) -> tuple[str, str]:
+    """The data set's name, and `jsonl` or `csv`. Raises ConfigError for any other ending."""
     base = path.name.removesuffix(".gz")
     for ending, kind in ((".jsonl", "jsonl"), (".csv", "csv")):
         if base.endswith(ending):
             return base.removesuffix(ending), kind
-    raise ConfigError(f"{path}: the name must end in .jsonl, .csv, .jsonl.gz or .csv.gz")
+    raise ConfigError(f"{path}: the file name must end in .jsonl, .csv, .jsonl.gz or .csv.gz")
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Iterable[bytes]]:
-    """The file's lines. Raises ConfigError where it cannot be opened or unpacked."""
+    """The file's lines. Raises ConfigError if it cannot be opened or decompressed."""
     try:
         with path.open("rb") as file:
             if path.suffix == ".gz":
@@ -145,47 +145,48 @@ def _opened(path: Path) -> Iterator[Iterable[bytes]]:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
 
 
-def _records(file: Iterable[bytes], kind: str) -> Iterator[tuple[int, Record | _Wrong]]:
-    """Each record with the line that it begins in, or what is wrong there."""
-    lines = _Lines(file)
+def _raw_rows(file: Iterable[bytes], kind: str) -> Iterator[tuple[int, RawRow | _RowError]]:
+    """Each row with its first line's number, or the error of a row that cannot be parsed."""
+    lines = _NumberedLines(file)
     try:
-        yield from _json_records(lines) if kind == "jsonl" else _csv_records(lines)
+        yield from _json_rows(lines) if kind == "jsonl" else _csv_rows(lines)
     except UnicodeDecodeError as error:
-        yield lines.at, _Wrong(f"is not UTF-8: {error.reason}")
+        yield lines.number, _RowError(f"is not UTF-8: {error.reason}")
     except csv.Error as error:
-        yield lines.at, _Wrong(f"is no CSV: {error}")
+        yield lines.number, _RowError(f"is not valid CSV: {error}")
 
 
-def _json_records(lines: "_Lines") -> Iterator[tuple[int, Record | _Wrong]]:
+def _json_rows(lines: "_NumberedLines") -> Iterator[tuple[int, RawRow | _RowError]]:
     for text in lines:
         if not text.strip():
             continue
         try:
-            found = json.loads(text)
+            value = json.loads(text)
         except (ValueError, RecursionError) as error:
-            yield lines.at, _Wrong(f"is no JSON: {error}")
+            yield lines.number, _RowError(f"is not valid JSON: {error}")
             continue
-        wrong = _Wrong(f"must be a JSON object, not {type(found).__name__}")
-        yield lines.at, found if isinstance(found, dict) else wrong
+        no_object = _RowError(f"must be a JSON object, not {type(value).__name__}")
+        yield lines.number, value if isinstance(value, dict) else no_object
 
 
-def _csv_records(lines: "_Lines") -> Iterator[tuple[int, Record | _Wrong]]:
-    csv.field_size_limit(CELL)
+def _csv_rows(lines: "_NumberedLines") -> Iterator[tuple[int, RawRow | _RowError]]:
+    csv.field_size_limit(MAX_CELL)
     reader = csv.DictReader(lines, strict=True)
     header = reader.fieldnames or ()
-    for record in reader:
-        cells = list(record.values())
-        if len(record) != len(header) or None in cells:
-            yield lines.at, _Wrong(f"must have {len(header)} cells, as the header has")
+    for raw in reader:
+        cells = list(raw.values())
+        if len(raw) != len(header) or None in cells:
+            yield lines.number, _RowError(f"must have {len(header)} cells, as the header has")
         else:
-            yield lines.at - sum(cell.count("\n") for cell in cells), record
+            # A quoted cell may span lines: the reader is at the row's last line.
+            yield lines.number - sum(cell.count("\n") for cell in cells), raw
 
 
-class _Lines:
-    """The lines of a file as text, a byte order mark at its head left out; `at` is the number of the last one read."""
+class _NumberedLines:
+    """The lines of a file as text without its byte order mark; `number` is that of the last line read."""
 
     def __init__(self, file: Iterable[bytes]) -> None:
-        self.at = 0
+        self.number = 0
         self._file = iter(file)
 
     def __iter__(self) -> Iterator[str]:
@@ -193,152 +194,151 @@ class _Lines:
 
     def __next__(self) -> str:
         line = next(self._file)
-        self.at += 1
-        return line.decode("utf-8-sig" if self.at == 1 else "utf-8")
+        self.number += 1
+        return line.decode("utf-8-sig" if self.number == 1 else "utf-8")
 
 
-def _reader(path: Path, kind: str, first: Record, columns: Mapping[str, str]) -> _Reader:
-    """What the file holds, by its first record. Raises ConfigError for columns, _Wrong for a record of no kind."""
+def _format_of(path: Path, kind: str, first: RawRow, columns: Mapping[str, str]) -> _RowFormat:
+    """The format of a file, by its first row. Raises ConfigError for wrong `columns`, _RowError for an unknown row."""
     if kind == "jsonl":
         if columns:
-            raise ConfigError(f"{path}: columns can be named in a .csv file only")
+            raise ConfigError(f"{path}: --columns applies to .csv files only; leave it out")
         if "messages" in first:
-            return _Reader("guardproxy", _ours)
+            return _RowFormat("guardproxy", _parse_guardproxy)
         if "prompt" in first and any(label in first for label in OPENAI_LABELS):
-            return _Reader("openai_moderation", _openai)
-        raise _Wrong(f"a row needs `messages` (ours), or `prompt` with any of {', '.join(OPENAI_LABELS)}")
+            return _RowFormat("openai_moderation", _parse_openai)
+        raise _RowError(f"a row needs `messages`, or `prompt` with any of {', '.join(OPENAI_LABELS)}")
     if not columns and {"user_input", "toxicity"} <= set(first):
-        return _Reader("toxicchat", _toxicchat)
-    return _plain(path, first, columns)
+        return _RowFormat("toxicchat", _parse_toxicchat)
+    return _csv_format(path, first, columns)
 
 
-# --- the kinds of row ------------------------------------------------------------------------------------------------
+# --- formats ---------------------------------------------------------------------------------------------------------
 
 
-def _ours(record: Record) -> _Known:
-    messages = record.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise _Wrong("messages: must be a list of one message or more")
-    read_messages = tuple(_message(index, message) for index, message in enumerate(messages))
-    spoken = "assistant" if read_messages[-1].role == "assistant" else "user"
-    side = record.get("side", spoken)
-    if side != spoken:
-        raise _Wrong(f"side: {side!r} does not fit the last message, which is of role {read_messages[-1].role!r}")
-    labels = record.get("labels", {})
+def _parse_guardproxy(raw: RawRow) -> _Labelled:
+    items = raw.get("messages")
+    if not isinstance(items, list) or not items:
+        raise _RowError("messages: must be a list of at least one message")
+    messages = tuple(_message(index, item) for index, item in enumerate(items))
+    expected = "assistant" if messages[-1].role == "assistant" else "user"
+    side = raw.get("side", expected)
+    if side != expected:
+        raise _RowError(f"side: {side!r} does not match the last message, whose role is {messages[-1].role!r}")
+    labels = raw.get("labels", {})
     if not isinstance(labels, dict):
-        raise _Wrong("labels: must be an object of category: 1 or 0")
-    known = {category: _flag(f"labels.{category}", value) for category, value in labels.items()}
-    if "jailbreaking" in record:
-        known.setdefault("jailbreak", _flag("jailbreaking", record["jailbreaking"]))
-    if not read_messages[-1].text.strip():
-        raise _Wrong("messages: the last one, which is judged, is empty")
-    check = Check(Conversation(read_messages), cast(Side, side))
-    return check, _flag("unsafe", record.get("unsafe")), _given(known)
+        raise _RowError("labels: must be an object of category: 1 or 0")
+    known = {category: _json_label(f"labels.{category}", value) for category, value in labels.items()}
+    if "jailbreaking" in raw:
+        known.setdefault("jailbreak", _json_label("jailbreaking", raw["jailbreaking"]))
+    if not messages[-1].text.strip():
+        raise _RowError("messages: the last message, which is judged, is empty")
+    check = Check(Conversation(messages), cast(Side, side))
+    return check, _json_label("unsafe", raw.get("unsafe")), _without_unknown(known)
 
 
 def _message(index: int, message: object) -> Message:
     where = f"messages[{index}]"
     if not isinstance(message, dict):
-        raise _Wrong(f"{where}: must be an object with role and content")
+        raise _RowError(f"{where}: must be an object with role and content")
     role, content = message.get("role"), message.get("content")
     if role not in _ROLES:
-        raise _Wrong(f"{where}.role: {role!r} is not one of {', '.join(_ROLES)}")
+        raise _RowError(f"{where}.role: {role!r} is not one of {', '.join(_ROLES)}")
     if not isinstance(content, str):
-        raise _Wrong(f"{where}.content: must be a string, not {type(content).__name__}")
+        raise _RowError(f"{where}.content: must be a string, not {type(content).__name__}")
     return Message(role, (Part(f"{where}.content", content),))
 
 
-def _openai(record: Record) -> _Known:
-    """A sample of OpenAI's set. Its overall label is that of the published protocol: any of the eight is 1. Where none
-    of them is known, neither is it.
+def _parse_openai(raw: RawRow) -> _Labelled:
+    """Parse a row of OpenAI's set. As in its published protocol, a row is unsafe if any of the eight labels is 1.
 
-    violence_hate takes in hate, violence and harassment, and is known to be absent only where hate and violence both
-    are; the other two follow their own label.
+    If all eight labels are unknown, so is `unsafe`. violence_hate covers hate, violence and harassment, and is known
+    to be absent only if both hate and violence are; the other two categories follow their own label.
     """
-    text = record.get("prompt")
+    text = raw.get("prompt")
     if not isinstance(text, str):
-        raise _Wrong("prompt: must be a string")
-    given = {label: _flag(label, record.get(label)) for label in OPENAI_LABELS}
+        raise _RowError("prompt: must be a string")
+    values = {label: _json_label(label, raw.get(label)) for label in OPENAI_LABELS}
     labels = {
-        "violence_hate": _any(given, ("H", "V", "H2", "V2", "HR"), ("H", "V")),
-        "sexual_content": _any(given, ("S", "S3"), ("S",)),
-        "suicide_self_harm": given["SH"],
+        "violence_hate": _any_label(values, ("H", "V", "H2", "V2", "HR"), ("H", "V")),
+        "sexual_content": _any_label(values, ("S", "S3"), ("S",)),
+        "suicide_self_harm": values["SH"],
     }
-    known = [value for value in given.values() if value is not None]
-    return _question(text), any(known) if known else None, _given(labels)
+    known = [value for value in values.values() if value is not None]
+    return _user_check(text), any(known) if known else None, _without_unknown(labels)
 
 
-def _any(given: Mapping[str, bool | None], members: Sequence[str], decisive: Sequence[str]) -> bool | None:
-    """True where any member is; False where the decisive ones are known not to be; else unknown."""
-    if any(given[label] for label in members):
+def _any_label(values: Mapping[str, bool | None], members: Sequence[str], decisive: Sequence[str]) -> bool | None:
+    """True if any member is true, False if all `decisive` labels are known to be false, else None (unknown)."""
+    if any(values[label] for label in members):
         return True
-    return False if all(given[label] is False for label in decisive) else None
+    return False if all(values[label] is False for label in decisive) else None
 
 
-def _toxicchat(record: Record) -> _Known:
-    """A row of lmsys/toxic-chat: the user's text, `toxicity` for the whole, `jailbreaking` where it is given."""
-    jailbreak = _cell("jailbreaking", record.get("jailbreaking"))
-    return _question(record["user_input"]), _cell("toxicity", record["toxicity"]), _given({"jailbreak": jailbreak})
+def _parse_toxicchat(raw: RawRow) -> _Labelled:
+    """Parse a row of lmsys/toxic-chat: the user's text, `toxicity` as the overall label, `jailbreaking` if known."""
+    labels = _without_unknown({"jailbreak": _csv_label("jailbreaking", raw.get("jailbreaking"))})
+    return _user_check(raw["user_input"]), _csv_label("toxicity", raw["toxicity"]), labels
 
 
-def _plain(path: Path, first: Record, columns: Mapping[str, str]) -> _Reader:
-    """A reader of CSV by column name: `text`, and where they are there `id`, `side`, `prompt`, `unsafe`, categories."""
+def _csv_format(path: Path, first: RawRow, columns: Mapping[str, str]) -> _RowFormat:
+    """The format of plain CSV: the column `text`, and optionally `id`, `side`, `prompt`, `unsafe` and categories."""
     header = tuple(first)
     named = {ours: theirs for ours in (*COLUMNS, *CATEGORIES) if (theirs := columns.get(ours, ours)) in header}
     named |= columns
     problems = [f"{path}:1: has no column {theirs!r}" for theirs in columns.values() if theirs not in header]
     if "text" not in named:
-        problems.append(f"{path}:1: no column is named text: name the one that is judged (text=COLUMN)")
+        problems.append(f"{path}:1: no column is named text: name the column to judge with --columns text=COLUMN")
     if problems:
         raise ConfigError([f"{problem}; it has {', '.join(header)}" for problem in problems])
     categories = {ours: theirs for ours, theirs in named.items() if ours not in COLUMNS}
 
-    def parse(record: Record) -> _Known:
-        side = record[named["side"]] if "side" in named else "user"
+    def parse(raw: RawRow) -> _Labelled:
+        side = raw[named["side"]] if "side" in named else "user"
         if side not in _SIDES:
-            raise _Wrong(f"side: {side!r} is neither user nor assistant")
-        before = record[named["prompt"]] if "prompt" in named else ""
-        labels = _given({ours: _cell(theirs, record[theirs]) for ours, theirs in categories.items()})
-        unsafe = _cell(named["unsafe"], record[named["unsafe"]]) if "unsafe" in named else None
-        return _turn(record[named["text"]], cast(Side, side), before), unsafe, labels
+            raise _RowError(f"side: {side!r} is neither user nor assistant")
+        before = raw[named["prompt"]] if "prompt" in named else ""
+        labels = _without_unknown({ours: _csv_label(theirs, raw[theirs]) for ours, theirs in categories.items()})
+        unsafe = _csv_label(named["unsafe"], raw[named["unsafe"]]) if "unsafe" in named else None
+        return _check(raw[named["text"]], cast(Side, side), before), unsafe, labels
 
     unread = tuple(name for name in header if name not in named.values())
-    return _Reader("csv", parse, unread)
+    return _RowFormat("csv", parse, unread)
 
 
-def _question(text: str) -> Check:
-    return _turn(text, "user", "")
+def _user_check(text: str) -> Check:
+    return _check(text, "user", "")
 
 
-def _turn(text: str, side: Side, before: str) -> Check:
-    """A check of `text`; what came before it was said by the other side."""
+def _check(text: str, side: Side, before: str) -> Check:
+    """A check of `text`; the text `before` it, if any, is a message of the other side."""
     if not text.strip():
-        raise _Wrong("the text that is judged is empty")
+        raise _RowError("the text to judge is empty")
     other: Side = "assistant" if side == "user" else "user"
-    spoken = [(other, before)] if before else []
+    earlier = [(other, before)] if before else []
     messages = tuple(
         Message(role, (Part(f"messages[{index}].content", content),))
-        for index, (role, content) in enumerate([*spoken, (side, text)])
+        for index, (role, content) in enumerate([*earlier, (side, text)])
     )
     return Check(Conversation(messages), side)
 
 
-def _flag(name: str, value: object) -> bool | None:
-    """A label of JSON: 1, 0, true, false, or null for unknown."""
+def _json_label(name: str, value: object) -> bool | None:
+    """A label of JSON: 1, 0, true, false, or null if unknown."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, (int, float)) and value in (0, 1):
         return bool(value)
-    raise _Wrong(f"{name}: {value!r} is no label: 1, 0, or null where it is unknown")
+    raise _RowError(f"{name}: {value!r} is not a label; write 1, 0, or null if it is unknown")
 
 
-def _cell(name: str, value: str | None) -> bool | None:
-    """A label of CSV: 1, 0, true, false, or nothing for unknown."""
+def _csv_label(name: str, value: str | None) -> bool | None:
+    """A label of CSV: 1, 0, true, false, or an empty cell if unknown."""
     text = (value or "").strip().lower()
-    if text not in _CELLS:
-        raise _Wrong(f"{name}: {value!r} is no label: 1, 0, or nothing where it is unknown")
-    return _CELLS[text]
+    if text not in _CELL_LABELS:
+        raise _RowError(f"{name}: {value!r} is not a label; write 1, 0, or leave it empty if it is unknown")
+    return _CELL_LABELS[text]
 
 
-def _given(labels: Mapping[str, bool | None]) -> dict[str, bool]:
+def _without_unknown(labels: Mapping[str, bool | None]) -> dict[str, bool]:
     return {category: value for category, value in labels.items() if value is not None}

@@ -1,8 +1,8 @@
-"""Measures of scores against labels, each with a bootstrap interval. NumPy only; ties between scores are respected.
+"""Measures of scores against labels, each with a bootstrap interval. NumPy only; tied scores share a threshold.
 
-Average precision is sum((R_k - R_k-1) * P_k) over falling thresholds, without interpolation, as scikit-learn has it and
-as the Llama Guard paper (arXiv:2312.06674) reports as AUPRC. Recall at a false-positive rate is that of the lowest
-threshold which keeps the rate. The expected calibration error has 15 bins of equal width (Guo et al. 2017,
+Average precision is sum((R_k - R_k-1) * P_k) over falling thresholds, without interpolation, as in scikit-learn; the
+Llama Guard paper (arXiv:2312.06674) reports it as AUPRC. Recall at a false-positive rate is the recall of the lowest
+threshold that keeps the rate. The expected calibration error has 15 bins of equal width (Guo et al. 2017,
 arXiv:1706.04599). Intervals hold the middle 95 % of the measure over 1,000 resamples of the rows.
 """
 
@@ -34,13 +34,13 @@ LEVEL = 0.95
 # Quantile of the normal distribution for 95 % intervals.
 _Z = 1.959964
 
-# Numbers held at once while resampling: about 100 MB over all arrays.
+# Numbers in memory at once while resampling: about 100 MB over all arrays.
 _CELLS = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Measures of one slice; those that its labels do not define are None. `ci` holds (low, high) of each."""
+    """Measures of one slice; a measure that its labels do not define is None. `ci` holds each measure's (low, high)."""
 
     n: int
     positives: int
@@ -57,12 +57,12 @@ class Rate:
 
     @property
     def value(self) -> float:
-        """The share; NaN of no rows."""
+        """The share; NaN without rows."""
         return self.hits / self.n if self.n else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Lower and upper bound; all of [0, 1] where there are no rows."""
+        """Lower and upper bound; (0, 1) without rows."""
         if not self.n:
             return 0.0, 1.0
         centre = self.value + _Z**2 / (2 * self.n)
@@ -72,10 +72,10 @@ class Rate:
 
 
 def measure(scores: Floats, labels: NDArray[np.bool_], threshold: float = 0.5, resamples: int = RESAMPLES) -> Measured:
-    """All MEASURES of `scores` (n,) in [0, 1] against `labels` (n,), rows at or over `threshold` called unsafe.
+    """All MEASURES of `scores` (n,) in [0, 1] against `labels` (n,); a score of `threshold` or more means unsafe.
 
-    Undefined are AUPRC, ROC-AUC and recall at a false-positive rate without both classes, F1, precision and recall
-    without positives, the false-positive rate without negatives, and precision where nothing is called unsafe. The
+    Undefined are: AUPRC, ROC-AUC and recall at a false-positive rate without both classes; F1, precision and recall
+    without positives; the false-positive rate without negatives; precision if no row reaches the threshold. The
     resampling is seeded: equal input gives equal intervals.
     """
     ordered = _Ordered.of(scores, labels, threshold)
@@ -89,7 +89,7 @@ def measure(scores: Floats, labels: NDArray[np.bool_], threshold: float = 0.5, r
 
 
 def interval(draws: Floats) -> tuple[float, float] | None:
-    """The middle 95 % of `draws`; None where more than a twentieth of them are undefined."""
+    """The middle 95 % of `draws`; None if more than a twentieth of them are undefined."""
     known = draws[~np.isnan(draws)]
     if len(known) < LEVEL * len(draws):
         return None
@@ -98,33 +98,36 @@ def interval(draws: Floats) -> tuple[float, float] | None:
 
 
 def resample_counts(n: int, resamples: int, seed: int = 0) -> Floats:
-    """(resamples, n): how often each of n rows is drawn when n rows are drawn with replacement."""
+    """How often each of n rows is drawn when n rows are drawn with replacement; shape (resamples, n)."""
     draws = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
     offsets = np.arange(resamples)[:, None] * n
     return np.bincount((draws + offsets).ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
 
 
 def precision_recall(scores: Floats, labels: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Recall and precision at each distinct score, from the highest on."""
+    """Recall and precision at each distinct score, in falling order."""
     ordered = _Ordered.of(scores, labels, 0.5)
     true, false = ordered.counts(np.ones((1, len(scores))))
     return true[0] / max(1.0, true[0, -1]), true[0] / (true[0] + false[0])
 
 
 def reliability(scores: Floats, labels: NDArray[np.bool_], bins: int = BINS) -> tuple[Floats, Floats, Ints]:
-    """Mean score, share of positives and number of rows of each bin of equal width that holds rows."""
-    place = _bin(scores, bins)
-    counts = np.bincount(place, minlength=bins)
-    held = counts > 0
-    mean = np.bincount(place, scores, bins)[held] / counts[held]
-    share = np.bincount(place, labels, bins)[held] / counts[held]
-    return mean, share, counts[held]
+    """Mean score, share of positives and number of rows of each non-empty bin of equal width."""
+    row_bins = _bin(scores, bins)
+    counts = np.bincount(row_bins, minlength=bins)
+    used = counts > 0
+    mean = np.bincount(row_bins, scores, bins)[used] / counts[used]
+    share = np.bincount(row_bins, labels, bins)[used] / counts[used]
+    return mean, share, counts[used]
 
 
 @dataclass(frozen=True, slots=True)
 class _Ordered:
-    """Rows by falling score. `ends`: the last row of each group of equal scores; `over`: rows called unsafe;
-    `starts`: the first row of each bin that holds rows."""
+    """Rows by falling score.
+
+    `ends`: the last row of each group of equal scores; `starts`: the first row of each non-empty bin; `over`: how many
+    rows reach the threshold.
+    """
 
     scores: Floats
     labels: Floats
@@ -142,13 +145,16 @@ class _Ordered:
         return cls(ordered, labels[order].astype(np.float64), ends, starts, int((ordered >= threshold).sum()))
 
     def counts(self, weights: Floats) -> tuple[Floats, Floats]:
-        """(draws, thresholds): true and false positives at each distinct score. `weights` (draws, n), by score."""
+        """True and false positives at each distinct score, shape (draws, thresholds), for `weights` (draws, n).
+
+        The columns of `weights` are in the order of the scores.
+        """
         true = np.cumsum(weights * self.labels, axis=1)[:, self.ends]
         false = np.cumsum(weights * (1 - self.labels), axis=1)[:, self.ends]
         return true, false
 
     def measures(self, weights: Floats) -> dict[str, Floats]:
-        """Each measure, one value per draw; NaN where it is undefined."""
+        """Each measure's value per draw; NaN if it is undefined."""
         true, false = self.counts(weights)
         positives, negatives = true[:, -1], false[:, -1]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -186,12 +192,12 @@ class _Ordered:
 
 
 def _bin(scores: Floats, bins: int) -> Ints:
-    """The bin of each score; a score of 1 belongs to the last."""
+    """The bin of each score; a score of 1 falls into the last bin."""
     return np.minimum((scores * bins).astype(np.intp), bins - 1)
 
 
 def _resampled(ordered: _Ordered, n: int, resamples: int) -> dict[str, Floats]:
-    """The measures over all resamples, some at a time, so that memory stays bounded."""
+    """The measures over all resamples, computed in batches so that memory stays bounded."""
     at_once = max(1, _CELLS // n)
     parts: list[dict[str, Floats]] = []
     for seed, start in enumerate(range(0, resamples, at_once)):

@@ -1,6 +1,6 @@
-"""Curves as a picture: precision against recall, and how often a probability comes true.
+"""Curves as a picture: precision against recall, and the share of unsafe rows against the probability.
 
-Needs Matplotlib, which comes with the extra `eval`.
+Needs Matplotlib, which the extra `eval` installs.
 """
 
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 from guardproxy.errors import ConfigError
 from guardproxy.evaluation.metrics import precision_recall, reliability
 from guardproxy.evaluation.report import overall, pairs_of
-from guardproxy.evaluation.scoring import Scored
+from guardproxy.evaluation.scoring import ScoredRows
 
 
-def plot(scored: Mapping[str, Scored], path: Path) -> None:
-    """Write both curves of every guard to `path`, in the format that its ending says (png, svg, pdf).
+def plot(scored: Mapping[str, ScoredRows], path: Path) -> None:
+    """Write both curves of every guard to `path`, in the format of its ending (png, svg, pdf).
 
-    Guards are judged on all rows with an overall label. Raises ConfigError where the file cannot be written
-    or the rows are not of both kinds.
+    All rows with an overall label count. Raises ConfigError if the file cannot be written or the rows lack unsafe or
+    safe rows.
     """
     try:
         drawn(scored, path).savefig(path, dpi=150)
@@ -26,22 +26,22 @@ def plot(scored: Mapping[str, Scored], path: Path) -> None:
         raise ConfigError(f"{path}: cannot be written: {error}") from error
 
 
-def drawn(scored: Mapping[str, Scored], path: Path) -> Figure:
-    """Both curves, as `plot` writes them; the area under a precision-recall curve is the average precision."""
+def drawn(scored: Mapping[str, ScoredRows], path: Path) -> Figure:
+    """The figure that `plot` writes; the area under its precision-recall curve is the average precision."""
     figure = Figure(figsize=(11, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, found in scored.items():
-        scores, labels = overall(pairs_of(found))
+    for name, rows in scored.items():
+        scores, labels = overall(pairs_of(rows))
         if labels.all() or not labels.any():
-            raise ConfigError(f"{path}: curves need rows that are unsafe and rows that are not")
+            raise ConfigError(f"{path}: curves need both unsafe and safe rows; add rows of the missing kind")
         recall, precision = precision_recall(scores, labels)
-        # A precision is that of the recalls up to its own.
+        # Without interpolation, a precision holds for the recalls up to its own; so the area is the average precision.
         left.step([0.0, *recall], [precision[0], *precision], where="pre", label=name)
         mean, share, _ = reliability(scores, labels)
         right.plot(mean, share, marker="o", label=name)
         base = float(labels.mean())
     left.axhline(base, color="grey", linestyle=":", label="share of unsafe rows")
-    right.plot([0, 1], [0, 1], color="grey", linestyle=":", label="as often as said")
+    right.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfectly calibrated")
     left.set(xlabel="recall", ylabel="precision", title="Precision and recall", xlim=(0, 1), ylim=(0, 1.02))
     right.set(xlabel="probability", ylabel="share unsafe", title="Reliability", xlim=(0, 1), ylim=(0, 1.02))
     for axes in (left, right):

@@ -1,4 +1,4 @@
-"""Scored rows to measures: overall, by side and by category, with what the rows cost; plain dictionaries for JSON."""
+"""Measures of scored rows: overall, by side and by category, and their cost; plain dictionaries for JSON."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,27 +6,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from guardproxy.evaluation.datasets import Row
+from guardproxy.evaluation.datasets import LabelledRow
 from guardproxy.evaluation.metrics import Measured, Rate, measure
-from guardproxy.evaluation.scoring import Score, Scored
+from guardproxy.evaluation.scoring import Score, ScoredRows
 from guardproxy.policy import Policy, decide
 from guardproxy.types import SEVERITY, ActionName, Finding, Side, Verdict
 
-Pair = tuple[Row, Score]
+Pair = tuple[LabelledRow, Score]
 Report = dict[str, Any]
 Arrays = tuple[NDArray[np.float64], NDArray[np.bool_]]
 
 SIDES: tuple[Side, ...] = ("user", "assistant")
 
 
-def report(scored: Scored, policy: Policy, threshold: float = 0.5) -> Report:
-    """Everything that is measured of one guard, over all rows that have a score.
+def report(scored: ScoredRows, policy: Policy, threshold: float = 0.5) -> Report:
+    """All measures of a guard, over all rows that have a score.
 
-    `overall`: P(unsafe) against the rows' overall label. `categories`: of each category with a label and a score,
-    `one_vs_all` (against every row known not to be of it) and `one_vs_benign` (only against those that are safe as a
+    `overall`: P(unsafe) against the rows' overall label. `categories`: for each category with a label and a score,
+    `one_vs_all` (against every row known not to be of it) and `one_vs_benign` (only against rows that are safe as a
     whole), as in arXiv:2312.06674. `policy`: the share of `unsafe` and of `benign` rows that the policy rewrites or
-    blocks. `sides` holds the same for each side, `datasets` for each file where there are several, `cost` what a row
-    took.
+    blocks. `sides` holds the same for each side, `datasets` for each of several files, `cost` the time and tokens per
+    row.
     """
     pairs = pairs_of(scored)
     out = _parts(pairs, scored.rows, policy, threshold)
@@ -46,8 +46,8 @@ def report(scored: Scored, policy: Policy, threshold: float = 0.5) -> Report:
     return out
 
 
-def pairs_of(scored: Scored) -> list[Pair]:
-    """The rows that have a score, with it."""
+def pairs_of(scored: ScoredRows) -> list[Pair]:
+    """The rows that have a score, each with its score."""
     return [(row, score) for row, score in zip(scored.rows, scored.scores, strict=True) if score is not None]
 
 
@@ -58,26 +58,26 @@ def overall(pairs: Sequence[Pair]) -> Arrays:
 
 
 def one_vs_all(pairs: Sequence[Pair], category: str) -> Arrays:
-    """Probability and label of every row whose label of the category is known and that has a score of it."""
-    held = _labelled(pairs, category)
-    return _arrays([(score.categories[category], row.labels[category]) for row, score in held])
+    """Probability and label of every row with a known label and a score of the category."""
+    labelled = _labelled(pairs, category)
+    return _arrays([(score.categories[category], row.labels[category]) for row, score in labelled])
 
 
 def one_vs_benign(pairs: Sequence[Pair], category: str) -> Arrays:
-    """As one_vs_all, without the rows that are not of the category and not known to be safe as a whole either."""
-    held = [(row, score) for row, score in pairs if row.labels.get(category) or row.unsafe is False]
-    return one_vs_all(held, category)
+    """As one_vs_all, but the negatives are only rows that are known to be safe as a whole."""
+    kept = [(row, score) for row, score in pairs if row.labels.get(category) or row.unsafe is False]
+    return one_vs_all(kept, category)
 
 
 def categories_of(pairs: Sequence[Pair]) -> list[str]:
-    """The categories that some row has a label of and some score a probability of, in order of appearance."""
+    """The categories with both a label and a probability in any row, in order of appearance."""
     labelled = dict.fromkeys(category for row, _ in pairs for category in row.labels)
     scored = {category for _, score in pairs for category in score.categories}
     return [category for category in labelled if category in scored]
 
 
-def cost(scored: Scored) -> Report:
-    """What a row took, on average and at worst; of rows that were known, what they took when they were judged."""
+def cost(scored: ScoredRows) -> Report:
+    """Time and tokens per row; a score from an earlier run counts with the cost of that run."""
     scores = [score for score in scored.scores if score is not None]
     if not scores:
         return {"judged_now": scored.judged, "seconds_now": scored.seconds}
@@ -94,13 +94,13 @@ def cost(scored: Scored) -> Report:
     }
 
 
-def _parts(pairs: Sequence[Pair], rows: Sequence[Row], policy: Policy, threshold: float) -> Report:
-    """The whole and each side that has `rows`, also one of which no row has a score."""
+def _parts(pairs: Sequence[Pair], rows: Sequence[LabelledRow], policy: Policy, threshold: float) -> Report:
+    """The measures of all pairs, and under `sides` of each side that has `rows`, even if none of them has a score."""
     out = _part(pairs, policy, threshold)
-    there = {row.check.side for row in rows}
-    held = {side: [pair for pair in pairs if pair[0].check.side == side] for side in SIDES if side in there}
-    alone = len(held) == 1
-    out["sides"] = {side: dict(out) if alone else _part(rows, policy, threshold) for side, rows in held.items()}
+    present = {row.check.side for row in rows}
+    by_side = {side: [pair for pair in pairs if pair[0].check.side == side] for side in SIDES if side in present}
+    single = len(by_side) == 1
+    out["sides"] = {side: dict(out) if single else _part(part, policy, threshold) for side, part in by_side.items()}
     return out
 
 
@@ -111,12 +111,15 @@ def _part(pairs: Sequence[Pair], policy: Policy, threshold: float) -> Report:
             "one_vs_all": _measured(one_vs_all(pairs, category), threshold),
             "one_vs_benign": _measured(one_vs_benign(pairs, category), threshold),
         }
-    overall_found = _measured(overall(pairs), threshold)
-    return {"overall": overall_found, "categories": categories, "policy": _policed(pairs, policy)}
+    return {
+        "overall": _measured(overall(pairs), threshold),
+        "categories": categories,
+        "policy": _policy_effect(pairs, policy),
+    }
 
 
-def _policed(pairs: Sequence[Pair], policy: Policy) -> Report:
-    """How many unsafe and benign rows the policy does not let pass as they are."""
+def _policy_effect(pairs: Sequence[Pair], policy: Policy) -> Report:
+    """How many unsafe and benign rows the policy rewrites or blocks."""
     out: Report = {}
     for name, label in (("unsafe", True), ("benign", False)):
         rows = [pair for pair in pairs if pair[0].unsafe is label]
@@ -133,12 +136,12 @@ def _action(pair: Pair, policy: Policy) -> ActionName:
 
 
 def _measured(data: Arrays, threshold: float) -> Report | None:
-    """The measures with `n`, `positives` and their intervals under `ci`; None where no row has a label."""
+    """The measures with `n`, `positives` and their intervals under `ci`; None if no row has a label."""
     scores, labels = data
     if not len(scores):
         return None
-    found: Measured = measure(scores, labels, threshold)
-    return {"n": found.n, "positives": found.positives, **found.values, "ci": dict(found.ci)}
+    measured: Measured = measure(scores, labels, threshold)
+    return {"n": measured.n, "positives": measured.positives, **measured.values, "ci": dict(measured.ci)}
 
 
 def _labelled(pairs: Sequence[Pair], category: str) -> list[Pair]:

@@ -1,6 +1,6 @@
-"""Rows to scores: a guard is asked about each distinct text once, and its answers are kept in a file.
+"""Scores of rows: the guard judges each distinct text once, and a file keeps its scores.
 
-A run that was broken off goes on where it stood, and another measure of the same scores costs nothing.
+An interrupted run continues where it stopped, and another measure of the same scores needs no check.
 """
 
 import asyncio
@@ -17,21 +17,21 @@ from pathlib import Path
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from guardproxy.errors import ConfigError, GuardUnavailable, Overloaded
-from guardproxy.evaluation.datasets import Row
+from guardproxy.evaluation.datasets import LabelledRow
 from guardproxy.guards.cache import check_key
 from guardproxy.ports import Guard
 from guardproxy.types import Check, Conversation, Message, Part
 from guardproxy.verdicts import worst_of_views
 from guardproxy.views import views
 
-# Checks under way at one time: enough for a guard to fill its batches.
+# Checks in flight: enough for a guard to fill its batches.
 CONCURRENCY = 16
 
-# How often a check that a busy guard refuses is asked again, and the longest wait before that.
+# Attempts of a check that a busy guard refuses, and the longest wait between two of them.
 ATTEMPTS = 8
 WAIT_S = 20.0
 
-# So many checks that fail one after the other end the run.
+# This many failures in a row end the run.
 FAILURES = 20
 
 _SCHEMA = """
@@ -43,9 +43,9 @@ _SCHEMA = """
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a guard said of a row, and what that cost.
+    """A guard's probabilities for a row, and what they cost.
 
-    `wall_s` is how long the check took with others beside it, `compute_s` its share of the time that the model ran.
+    `wall_s` is the duration of the check, with other checks in flight; `compute_s` its share of the model's time.
     """
 
     unsafe: float
@@ -58,87 +58,91 @@ class Score:
 
 
 @dataclass(slots=True)
-class Scored:
-    """The rows with their scores, in order; None where the guard gave no verdict, and `failures` says why.
+class ScoredRows:
+    """The rows with their scores, in order; a score is None if the check failed, and `failures` holds the reasons.
 
-    `judged` is how many checks were asked in this run, and `seconds` how long that took; the rest was known.
+    `judged` counts the checks of this run, which took `seconds`; the other scores were in the store.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[LabelledRow, ...]
     scores: list[Score | None]
     failures: list[str] = field(default_factory=list)
     judged: int = 0
     seconds: float = 0.0
 
 
-class Store:
-    """The scores of one guard in the file of all. `guard` must say everything that its scores depend on."""
+class ScoreStore:
+    """The scores of one guard in the file for all guards. `guard` must name everything that its scores depend on."""
 
     def __init__(self, database: sqlite3.Connection, guard: str) -> None:
         self._database = database
         self._guard = guard
 
     def get(self, key: bytes) -> Score | None:
-        """The score kept for a row."""
+        """The stored score of a row, or None."""
         query = "SELECT score FROM scores WHERE guard = ? AND row = ?"
         found = self._database.execute(query, (self._guard, key)).fetchone()
         return None if found is None else Score(**json.loads(found[0]))
 
     def put(self, key: bytes, score: Score) -> None:
-        """Keep a score, in place of one that may be there."""
+        """Store a score; replace an earlier one."""
         with self._database:
             row = (self._guard, key, json.dumps(asdict(score)))
             self._database.execute("INSERT OR REPLACE INTO scores VALUES (?, ?, ?)", row)
 
     def clear(self) -> None:
-        """Forget this guard's scores."""
+        """Delete this guard's scores."""
         with self._database:
             self._database.execute("DELETE FROM scores WHERE guard = ?", (self._guard,))
 
 
 @contextmanager
-def open_store(path: Path, guard: str) -> Iterator[Store]:
-    """The scores of `guard` in the SQLite file at `path`, which is made. Raises ConfigError where it cannot be used."""
+def open_score_store(path: Path, guard: str) -> Iterator[ScoreStore]:
+    """The scores of `guard` in the SQLite file at `path`, created if needed. Raises ConfigError if it is unusable."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(path, timeout=30.0)) as database:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")
             database.execute(_SCHEMA)
-            yield Store(database, guard)
+            yield ScoreStore(database, guard)
     except (OSError, sqlite3.Error) as error:
-        raise ConfigError(f"{path}: scores cannot be kept here: {error}") from error
+        raise ConfigError(f"{path}: scores cannot be stored here: {error}; --data-dir names another folder") from error
 
 
 async def score(
-    rows: Sequence[Row], guard: Guard, store: Store, step: Callable[[int], object], names: Sequence[str] = ()
-) -> Scored:
-    """Scores of all rows by a guard, which is started if a score is missing, and closed. Equal rows are asked once.
+    rows: Sequence[LabelledRow],
+    guard: Guard,
+    store: ScoreStore,
+    step: Callable[[int], object],
+    names: Sequence[str] = (),
+) -> ScoredRows:
+    """Score all rows with a guard, which is started only if a score is missing, and closed. Equal rows share a check.
 
-    `names` are the views of a text that are judged with it, the worst of them counting, as the proxy does. `step` is
-    called with the number of rows done since it was called last. A check that fails is told in `failures`
-    and left without a score; one refused because the guard is busy is asked again, beside fewer others, and alone
-    ATTEMPTS times in all. Raises
-    GuardUnavailable once FAILURES checks have failed with no success between them; what was scored is kept.
+    `names` are the views that are judged with each text; the worst verdict counts, as in the proxy. `step` is called
+    with the number of rows done since its last call. A check that fails leaves its row without a score and adds to
+    `failures`. If the guard is busy, fewer checks run at once and the refused check is asked again; a check that runs
+    alone is asked up to ATTEMPTS times. Raises GuardUnavailable after FAILURES failures in a row; finished scores stay
+    in the store.
     """
     keys = [check_key(row.check) for row in rows]
     times = Counter(keys)
     known = {key: store.get(key) for key in times}
-    todo = {key: row for key, row in zip(keys, rows, strict=True) if known[key] is None}
-    out = Scored(tuple(rows), [], judged=len(todo))
-    step(len(rows) - sum(times[key] for key in todo))
+    missing = {key: row for key, row in zip(keys, rows, strict=True) if known[key] is None}
+    out = ScoredRows(tuple(rows), [], judged=len(missing))
+    step(len(rows) - sum(times[key] for key in missing))
 
-    def done(key: bytes, found: Score | None) -> None:
-        if found is not None:
-            known[key] = found
-            store.put(key, found)
+    def done(key: bytes, new: Score | None) -> None:
+        if new is not None:
+            known[key] = new
+            store.put(key, new)
         step(times[key])
 
-    if todo:
+    if missing:
         await guard.start()
         began = time.perf_counter()
         try:
-            out.failures = await _judge(todo, partial(_ask, guard, names), done)
+            out.failures = await _judge_all(missing, partial(_judge_views, guard, names), done)
         finally:
             out.seconds = time.perf_counter() - began
             await guard.close()
@@ -146,17 +150,19 @@ async def score(
     return out
 
 
-async def _judge(
-    todo: Mapping[bytes, Row], ask: Callable[[Check], Awaitable[Score]], done: Callable[[bytes, Score | None], None]
+async def _judge_all(
+    missing: Mapping[bytes, LabelledRow],
+    judge: Callable[[Check], Awaitable[Score]],
+    done: Callable[[bytes, Score | None], None],
 ) -> list[str]:
-    """Ask about every row, CONCURRENCY at a time, and hand each score to `done`; what failed, with its place.
+    """Judge every row, CONCURRENCY at a time, and pass each score to `done`; return the failures with their places.
 
-    A guard that is too busy for so many is asked by fewer from then on.
+    Each refusal by a busy guard ends one worker for good, down to a single one.
     """
-    pending = deque(todo.items())  # shared by all workers: each takes the next
+    pending = deque(missing.items())  # shared by all workers: each takes the next row
     failures: list[str] = []
     in_a_row = 0
-    workers = min(CONCURRENCY, len(todo))
+    workers = min(CONCURRENCY, len(missing))
 
     async def work() -> None:
         nonlocal in_a_row, workers
@@ -164,13 +170,14 @@ async def _judge(
             key, row = pending.popleft()
             alone = workers == 1
             try:
-                done(key, await (partial(_patient, ask) if alone else ask)(row.check))
+                done(key, await (partial(_judge_patiently, judge) if alone else judge)(row.check))
                 in_a_row = 0
             except GuardUnavailable as error:
                 if isinstance(error, Overloaded) and not alone:
                     pending.appendleft((key, row))
+                    # Other workers may have ended while this one waited: the last must not end too.
                     if workers > 1:
-                        break  # the others go on
+                        break
                     continue
                 done(key, None)
                 failures.append(f"{row.place}: {error}")
@@ -184,29 +191,30 @@ async def _judge(
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from None
     if in_a_row >= FAILURES:
-        raise GuardUnavailable(f"{in_a_row} checks failed one after the other, the last: {failures[-1]}")
+        raise GuardUnavailable(f"{in_a_row} checks failed in a row, the last: {failures[-1]}")
     return failures
 
 
-async def _patient(ask: Callable[[Check], Awaitable[Score]], check: Check) -> Score:
-    """Ask a guard again that is busy with others' checks."""
-    busy = AsyncRetrying(
+async def _judge_patiently(judge: Callable[[Check], Awaitable[Score]], check: Check) -> Score:
+    """Repeat the check with exponential back-off while the guard is overloaded."""
+    retrying = AsyncRetrying(
         retry=retry_if_exception_type(Overloaded),
         stop=stop_after_attempt(ATTEMPTS),
         wait=wait_random_exponential(0.1, WAIT_S),
         reraise=True,
     )
-    return await busy(ask, check)
+    return await retrying(judge, check)
 
 
-async def _ask(guard: Guard, names: Sequence[str], check: Check) -> Score:
+async def _judge_views(guard: Guard, names: Sequence[str], check: Check) -> Score:
+    """The score of a check: the worst verdict on its text and on the named views of it."""
     began = time.perf_counter()
     *before, turn = check.conversation.messages
-    seen = [("text", check)]
+    checks = [("text", check)]
     for view in views(turn.text, names):
         message = Message(turn.role, (Part(turn.parts[0].path, view.text),))
-        seen.append((view.name, Check(Conversation((*before, message)), check.side)))
-    verdict = worst_of_views([(name, await guard.judge(one)) for name, one in seen])
+        checks.append((view.name, Check(Conversation((*before, message)), check.side)))
+    verdict = worst_of_views([(name, await guard.judge(view_check)) for name, view_check in checks])
     usage = verdict.usage
     categories: dict[str, float] = {}
     for finding in verdict.findings:

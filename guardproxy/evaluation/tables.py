@@ -19,7 +19,7 @@ LABELS: Mapping[str, str] = {
 COSTS: Mapping[str, tuple[str, str]] = {
     "wall_ms_p50": ("time per check, median", "ms"),
     "wall_ms_p95": ("time per check, 95th percentile", "ms"),
-    "compute_ms": ("computing per row", "ms"),
+    "compute_ms": ("model time per row", "ms"),
     "tokens_computed": ("tokens computed per row", ""),
     "tokens_reused": ("tokens reused per row", ""),
     "windows": ("windows per row", ""),
@@ -30,8 +30,11 @@ Rows = list[list[str]]
 
 
 def tables(reports: Mapping[str, Mapping[str, Any]], *, markdown: bool = False) -> str:
-    """The reports of several guards on the same rows: for each dataset and side every measure with its interval, the
-    categories, and what a row took."""
+    """The reports of several guards on the same rows as tables.
+
+    Each data set and side has a table of every measure with its interval and a table of its categories; the last table
+    holds the cost of a row.
+    """
     render = _markdown if markdown else _plain
     blocks: list[str] = []
     for title, parts in _slices(reports):
@@ -44,17 +47,17 @@ def tables(reports: Mapping[str, Mapping[str, Any]], *, markdown: bool = False) 
 
 
 def number(value: float | None, ci: Sequence[float] | None = None) -> str:
-    """Three digits, with the interval behind it; a dash where there is none."""
+    """A value with three digits and its interval, if any; a dash for None."""
     if value is None:
         return UNKNOWN
     return f"{value:.3f} [{ci[0]:.3f}, {ci[1]:.3f}]" if ci else f"{value:.3f}"
 
 
 def _slices(reports: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """A title and, by guard, the part of its report, for everything that gets a table of its own."""
+    """For each table, its title and each guard's part of its report."""
     first = next(iter(reports.values()))
     for name in first.get("datasets", {}):
-        yield from _sides(name, {guard: found["datasets"][name] for guard, found in reports.items()})
+        yield from _sides(name, {guard: report["datasets"][name] for guard, report in reports.items()})
     yield from _sides("all rows", reports)
 
 
@@ -63,33 +66,33 @@ def _sides(title: str, parts: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple
     sides = list(first["sides"])
     yield (f"{title} ({sides[0]} side)" if len(sides) == 1 else title), parts
     for side in sides if len(sides) > 1 else ():
-        yield f"{title}, {side} side", {guard: found["sides"][side] for guard, found in parts.items()}
+        yield f"{title}, {side} side", {guard: part["sides"][side] for guard, part in parts.items()}
 
 
 def _overall(parts: Mapping[str, Mapping[str, Any]]) -> Rows:
     rows = [["", *parts]]
-    measured = [part["overall"] for part in parts.values()]
+    overall = [part["overall"] for part in parts.values()]
     for name, label in (("n", "rows"), ("positives", "unsafe rows")):
-        rows.append([label, *(UNKNOWN if found is None else f"{found[name]:,}" for found in measured)])
+        rows.append([label, *(UNKNOWN if measured is None else f"{measured[name]:,}" for measured in overall)])
     for name in MEASURES:
-        cells = [UNKNOWN if found is None else number(found[name], found["ci"][name]) for found in measured]
+        cells = [UNKNOWN if measured is None else number(measured[name], measured["ci"][name]) for measured in overall]
         rows.append([LABELS[name], *cells])
     for name, label in (
         ("unsafe", "unsafe rows stopped by the policy"),
         ("benign", "benign rows stopped by the policy"),
     ):
-        found = [part["policy"].get(name) for part in parts.values()]
-        rows.append([label, *(UNKNOWN if one is None else number(one["rate"], one["ci"]) for one in found)])
+        rates = [part["policy"].get(name) for part in parts.values()]
+        rows.append([label, *(UNKNOWN if rate is None else number(rate["rate"], rate["ci"]) for rate in rates)])
     return rows
 
 
 def _categories(parts: Mapping[str, Mapping[str, Any]]) -> Rows:
-    """One row for each guard and category; empty where there is no category."""
+    """A row for each guard and category, under a header; empty without categories."""
     head = ["guard", "category", "rows", "positive", "AUPRC 1-vs-all", "AUPRC 1-vs-benign", "ROC-AUC", "F1", "ECE"]
     rows = [head]
     for guard, part in parts.items():
-        for category, found in part["categories"].items():
-            every, benign = found["one_vs_all"], found["one_vs_benign"]
+        for category, measured in part["categories"].items():
+            every, benign = measured["one_vs_all"], measured["one_vs_benign"]
             cells = [number(every["auprc"], every["ci"]["auprc"])]
             cells.append(UNKNOWN if benign is None else number(benign["auprc"], benign["ci"]["auprc"]))
             cells += [number(every[name], every["ci"][name]) for name in ("roc_auc", "f1", "ece")]
@@ -98,13 +101,13 @@ def _categories(parts: Mapping[str, Mapping[str, Any]]) -> Rows:
 
 
 def _costs(reports: Mapping[str, Mapping[str, Any]]) -> Rows:
-    costs = [found["cost"] for found in reports.values()]
+    costs = [report["cost"] for report in reports.values()]
     rows = [["", *reports]]
     for name, (label, unit) in COSTS.items():
         cells = [UNKNOWN if name not in cost else f"{cost[name]:,.1f} {unit}".strip() for cost in costs]
         rows.append([label, *cells])
     rows.append(["judged in this run", *(f"{cost['judged_now']:,} in {cost['seconds_now']:.0f} s" for cost in costs)])
-    rows.append(["rows without a verdict", *(f"{found['failed']:,}" for found in reports.values())])
+    rows.append(["rows without a verdict", *(f"{report['failed']:,}" for report in reports.values())])
     return rows
 
 

@@ -1,9 +1,9 @@
-"""Thresholds from labelled scores: where a rule meets a rate of false positives, or of recall.
+"""Thresholds from labelled scores: the threshold at which a rule keeps a false-positive rate, or a recall.
 
 Only known labels count. False positives are counted on benign rows (known to be safe as a whole, and known not to be
-of the category), recall on rows known to be of it. A threshold is refused where the rows could not show that it misses
-its target: with none of n rows against it, a rate over 3/n is excluded with 95 % confidence (the rule of three), so
-n must be 3/target or more. Thresholds have four digits, rounded to the side that keeps the target.
+of the category), recall on rows known to be of the category. A threshold is refused if the rows are too few to show
+that it misses its target: if none of n rows violates it, a rate over 3/n is excluded with 95 % confidence (the rule of
+three), so n must be 3/target or more. Thresholds have four digits, rounded to the side that keeps the target.
 """
 
 import math
@@ -27,21 +27,21 @@ _CELLS = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The rate to keep: at most `rate` false positives (`fpr`), or at least `rate` of the unsafe rows (`recall`)."""
+    """The rate to keep: a false-positive rate (`fpr`) of at most `rate`, or a recall of at least `rate`."""
 
     measure: Literal["fpr", "recall"]
     rate: float
 
     @property
-    def needed(self) -> int:
-        """Rows of the kind that the rate is counted on, at least."""
+    def rows_needed(self) -> int:
+        """How many rows of the kind that the rate is counted on are needed at least."""
         spare = self.rate if self.measure == "fpr" else 1 - self.rate
         return math.ceil(3 / spare - 1e-9)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The threshold of a category on a side, its bootstrap interval, and what it does to the rows."""
+class Threshold:
+    """The threshold of a category on a side, its bootstrap interval, and the benign and unsafe rows that reach it."""
 
     side: Side
     category: str
@@ -52,33 +52,33 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """A category for which no threshold can be stated, and why."""
+class NoThreshold:
+    """A category without a threshold, and the reason."""
 
     side: Side
     category: str
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Together:
-    """What all thresholds of a side do together: rows over any of them, benign and unsafe ones."""
+class SideTotals:
+    """The benign and unsafe rows of a side that reach any of its thresholds."""
 
     side: Side
     benign: Rate
     unsafe: Rate
 
 
-def search(pairs: Sequence[Pair], target: Target) -> list[Found | Refused]:
-    """A threshold, or why there is none, for each side and each category that has labels, P(unsafe) last.
+def find_thresholds(pairs: Sequence[Pair], target: Target) -> list[Threshold | NoThreshold]:
+    """A threshold, or the reason why there is none, for each side and each labelled category; P(unsafe) comes last.
 
-    Signals are no categories of harm, and a benign row may rightly carry one, so they have none.
+    Signals have no threshold: they are not categories of harm, and a benign row may rightly carry a signal.
 
-    A recall is kept by each rule alone, on the rows of its category. A rate of false positives is kept by all rules
-    of a side together, because a text is blocked by any of them: each rule gets the same share of the benign rows, the
-    largest with which all of them do not block more than the target.
+    Each rule alone keeps a recall, on the rows of its category. All rules of a side together keep a false-positive
+    rate, because any of them blocks a text: each rule gets the same share of the benign rows, the largest share with
+    which all of them together block no more than the target.
     """
-    out: list[Found | Refused] = []
+    out: list[Threshold | NoThreshold] = []
     for side in SIDES:
         rows = [pair for pair in pairs if pair[0].check.side == side]
         if rows and target.measure == "recall":
@@ -88,91 +88,92 @@ def search(pairs: Sequence[Pair], target: Target) -> list[Found | Refused]:
     return out
 
 
-def _jointly(rows: Sequence[Pair], side: Side, target: Target) -> list[Found | Refused]:
-    """The rules with the largest share each that keep the target together, found by halving the range."""
+def _jointly(rows: Sequence[Pair], side: Side, target: Target) -> list[Threshold | NoThreshold]:
+    """The rules with the largest equal share that keep the target together, found by bisection."""
     n = sum(row.unsafe is False for row, _ in rows)
     kept, beyond = 0, math.floor(target.rate * n + 1e-9) + 1
     while beyond - kept > 1:
-        tried = (kept + beyond) // 2
-        sides = together(rows, _rules(rows, side, target, tried / n, resamples=0))
-        if all(one.benign.hits <= target.rate * n + 1e-9 for one in sides):
-            kept = tried
+        middle = (kept + beyond) // 2
+        sides = side_totals(rows, _rules(rows, side, target, middle / n, resamples=0))
+        if all(totals.benign.hits <= target.rate * n + 1e-9 for totals in sides):
+            kept = middle
         else:
-            beyond = tried
+            beyond = middle
     return _rules(rows, side, target, kept / n if n else 0.0)
 
 
 def _rules(
     rows: Sequence[Pair], side: Side, target: Target, rate: float, resamples: int = RESAMPLES
-) -> list[Found | Refused]:
-    """The rule of each category that keeps `rate` by itself; without resamples they have no intervals."""
-    out: list[Found | Refused] = []
-    for category in (*(one for one in categories_of(rows) if one not in SIGNALS), UNSAFE):
+) -> list[Threshold | NoThreshold]:
+    """Each category's rule that keeps `rate` by itself; with `resamples` 0 the rules have no intervals."""
+    out: list[Threshold | NoThreshold] = []
+    for category in (*(category for category in categories_of(rows) if category not in SIGNALS), UNSAFE):
         scores, labels = overall(rows) if category == UNSAFE else one_vs_benign(rows, category)
         benign, unsafe = np.sort(scores[~labels]), np.sort(scores[labels])
         counted, kind = (benign, "benign") if target.measure == "fpr" else (unsafe, "unsafe")
-        if len(counted) < target.needed:
-            needs = f"{target.measure} {target.rate:g} needs {target.needed} or more"
-            out.append(Refused(side, category, f"{len(counted)} {kind} rows are known; {needs}"))
+        if len(counted) < target.rows_needed:
+            needs = f"{target.measure} {target.rate:g} needs {target.rows_needed} or more"
+            out.append(NoThreshold(side, category, f"{len(counted)} {kind} rows are known; {needs}"))
             continue
-        place = _over if target.measure == "fpr" else _under
-        threshold = float(place(counted[None, :], rate)[0])
+        statistic = _lowest_threshold if target.measure == "fpr" else _highest_threshold
+        threshold = float(statistic(counted[None, :], rate)[0])
         if not 0 < threshold <= 1:
-            out.append(Refused(side, category, f"too many {kind} rows have a probability of {round(threshold)}"))
+            out.append(NoThreshold(side, category, f"too many {kind} rows have a probability of {round(threshold)}"))
             continue
-        draws = _bootstrap(counted, partial(place, rate=rate), resamples) if resamples else None
+        draws = _bootstrap(counted, partial(statistic, rate=rate), resamples) if resamples else None
         ci = None if draws is None else interval(draws.clip(0.0, 1.0))
         hits = [Rate(int((values >= threshold).sum()), len(values)) for values in (benign, unsafe)]
-        out.append(Found(side, category, threshold, ci, *hits))
+        out.append(Threshold(side, category, threshold, ci, *hits))
     return out
 
 
-def together(pairs: Sequence[Pair], found: Sequence[Found | Refused]) -> list[Together]:
-    """For each side with thresholds, the rows that any of its rules would act on."""
-    out: list[Together] = []
+def side_totals(pairs: Sequence[Pair], results: Sequence[Threshold | NoThreshold]) -> list[SideTotals]:
+    """For each side with thresholds, the rows that reach any of them."""
+    out: list[SideTotals] = []
     for side in SIDES:
-        rules = [one for one in found if isinstance(one, Found) and one.side == side]
+        rules = [result for result in results if isinstance(result, Threshold) and result.side == side]
         if not rules:
             continue
         rows = [(row, score) for row, score in pairs if row.check.side == side and row.unsafe is not None]
-        over = [any(_value(score, rule.category) >= rule.threshold for rule in rules) for _, score in rows]
+        over = [any(_probability(score, rule.category) >= rule.threshold for rule in rules) for _, score in rows]
         benign = [hit for (row, _), hit in zip(rows, over, strict=True) if not row.unsafe]
         unsafe = [hit for (row, _), hit in zip(rows, over, strict=True) if row.unsafe]
-        out.append(Together(side, Rate(sum(benign), len(benign)), Rate(sum(unsafe), len(unsafe))))
+        out.append(SideTotals(side, Rate(sum(benign), len(benign)), Rate(sum(unsafe), len(unsafe))))
     return out
 
 
-def _value(score: Score, category: str) -> float:
-    """The score's probability of a category; one that it does not hold is under every threshold."""
+def _probability(score: Score, category: str) -> float:
+    """The score's probability of a category; 0, which is under every threshold, if it has none."""
     return score.unsafe if category == UNSAFE else score.categories.get(category, 0.0)
 
 
-def _over(ascending: Floats, rate: float) -> Floats:
-    """For each row of sorted scores the lowest threshold, in steps, that at most `rate` of them reach."""
+def _lowest_threshold(ascending: Floats, rate: float) -> Floats:
+    """For each row of sorted scores, the lowest four-digit threshold that at most `rate` of them reach."""
     n = ascending.shape[1]
-    return step_above(ascending[:, n - 1 - math.floor(rate * n + 1e-9)])
+    return _step_above(ascending[:, n - 1 - math.floor(rate * n + 1e-9)])
 
 
-def _under(ascending: Floats, rate: float) -> Floats:
-    """For each row of sorted scores the highest threshold, in steps, that at least `rate` of them reach."""
+def _highest_threshold(ascending: Floats, rate: float) -> Floats:
+    """For each row of sorted scores, the highest four-digit threshold that at least `rate` of them reach."""
     n = ascending.shape[1]
-    return step_upto(ascending[:, n - math.ceil(rate * n - 1e-9)])
+    return floor_to_step(ascending[:, n - math.ceil(rate * n - 1e-9)])
 
 
-def step_above(scores: Floats) -> Floats:
-    """The lowest number of four digits above each score. Compared, not computed: a score may be such a number."""
+def _step_above(scores: Floats) -> Floats:
+    """The lowest four-digit number above each score."""
     nearest = np.round(scores * _STEPS)
+    # The division is compared with the score: a score may be a four-digit number, and the product has rounding errors.
     return np.where(nearest / _STEPS > scores, nearest, nearest + 1) / _STEPS
 
 
-def step_upto(scores: Floats) -> Floats:
-    """The highest number of four digits that is not above each score."""
+def floor_to_step(scores: Floats) -> Floats:
+    """The highest four-digit number that is not above each score."""
     nearest = np.round(scores * _STEPS)
     return np.where(nearest / _STEPS <= scores, nearest, nearest - 1) / _STEPS
 
 
 def _bootstrap(scores: Floats, statistic: Callable[[Floats], Floats], resamples: int) -> Floats:
-    """The statistic of sorted resamples of the scores, seeded."""
+    """The statistic of `resamples` sorted resamples of the scores, with a fixed seed."""
     n = len(scores)
     generator = np.random.default_rng(0)
     out: list[Floats] = []

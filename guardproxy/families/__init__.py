@@ -1,10 +1,10 @@
-"""Guard families: how a kind of guard model is asked and understood.
+"""Guard families: how a kind of guard model or moderation service is prompted and read.
 
-A family is data and pure functions. `REGISTRY` maps the name in `guard.family` to the `open_family` of one file;
-a user's own family is named as `module:attribute` instead, and needs no line here.
+A family is data and pure functions. `REGISTRY` maps the name in `guard.family` to the `open_family` of one file. A
+user's own family is named as `module:attribute` instead and needs no entry here.
 """
 
-# Those that are asked over HTTP and have no model here.
+# Families of moderation services, which are called over HTTP and have no local model.
 SERVICES = frozenset({"azure_content_safety", "openai_moderation", "perspective"})
 
 REGISTRY: dict[str, str] = {

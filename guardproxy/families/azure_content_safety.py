@@ -1,7 +1,7 @@
 """Azure AI Content Safety, `POST /contentsafety/text:analyze` (learn.microsoft.com, REST reference 2024-09-01).
 
-It gives a severity of 0 to 7 for each of four categories; a seventh of it is taken as the probability. The overall one
-is the greatest.
+The service returns a severity from 0 to 7 for each of four categories. The severity divided by 7 is the category's
+probability; the greatest is P(unsafe).
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guardproxy.errors import GuardUnavailable
-from guardproxy.families.scores import CategoryMap, Scores, field_of, scores_for
+from guardproxy.families.scores import CategoryMap, LabelMap, field_of, label_map_for
 from guardproxy.ports import ServiceCall
 from guardproxy.types import Taxonomy, Verdict
 
@@ -20,17 +20,17 @@ CATEGORIES: CategoryMap = {
     "Sexual": "sexual_content",
     "Violence": "violence_hate",
 }
-# The levels of outputType EightSeverityLevels are 0 to this.
-_WORST = 7
+# The highest severity with outputType EightSeverityLevels.
+_MAX_SEVERITY = 7
 
 
 @dataclass(frozen=True, slots=True)
 class AzureContentSafety:
     """The family with its categories fixed. Build it with `open_family`."""
 
-    scores: Scores
+    label_map: LabelMap
     api_version: str
-    # Every resource has an endpoint of its own.
+    # Every customer has an endpoint, so there is no default.
     base_url: str = ""
     key_header: str = "Ocp-Apim-Subscription-Key"
     key_prefix: str = ""
@@ -40,25 +40,25 @@ class AzureContentSafety:
 
     @property
     def taxonomy(self) -> Taxonomy:
-        """The categories that the labels are read for."""
-        return self.scores.taxonomy
+        """The categories that the labels are mapped to."""
+        return self.label_map.taxonomy
 
     def request(self, texts: Sequence[str]) -> ServiceCall:
-        """A call for one text."""
+        """Return the call for one text."""
         (text,) = texts
-        body = {"text": text, "categories": list(self.scores.labels), "outputType": "EightSeverityLevels"}
+        body = {"text": text, "categories": list(self.label_map.labels), "outputType": "EightSeverityLevels"}
         return ServiceCall("/contentsafety/text:analyze", body, {"api-version": self.api_version})
 
     def parse(self, answer: Any, texts: Sequence[str], guard: str) -> tuple[Verdict, ...]:
-        """The verdict, from `categoriesAnalysis`. Raises GuardUnavailable for an answer that is not whole."""
+        """Return the verdict, from `categoriesAnalysis`. Raises GuardUnavailable if the answer is incomplete."""
         analyses = field_of(answer, "categoriesAnalysis", list)
         severities: dict[str, object] = {}
         for analysis in analyses if isinstance(analyses, list) else ():
             label, severity = field_of(analysis, "category", str), field_of(analysis, "severity", int)
-            if not isinstance(severity, int) or isinstance(severity, bool) or not 0 <= severity <= _WORST:
-                raise GuardUnavailable(f"the severity of {label} is {severity!r}, not 0 to {_WORST}")
-            severities[str(label)] = severity / _WORST
-        return (self.scores.verdict(severities, guard),)
+            if not isinstance(severity, int) or isinstance(severity, bool) or not 0 <= severity <= _MAX_SEVERITY:
+                raise GuardUnavailable(f"the severity of {label} is {severity!r}, outside 0 to {_MAX_SEVERITY}")
+            severities[str(label)] = severity / _MAX_SEVERITY
+        return (self.label_map.verdict(severities, guard),)
 
 
 def open_family(
@@ -67,10 +67,10 @@ def open_family(
     categories: CategoryMap | None = None,
     api_version: str = "2024-09-01",
 ) -> AzureContentSafety:
-    """Azure AI Content Safety, text.
+    """Open Azure AI Content Safety for texts.
 
-    `categories` maps its four labels to category ids, one or several (default: CATEGORIES); `unsafe` stands for the
-    overall probability. `taxonomy` names and describes these categories. Raises ConfigError.
+    `categories` maps each of its four labels to one or several category ids (default: CATEGORIES); `unsafe` means
+    P(unsafe). `taxonomy` names and describes these categories. Raises ConfigError for invalid options.
     """
-    scores = scores_for("azure_content_safety", taxonomy, LABELS, categories, CATEGORIES)
+    scores = label_map_for("azure_content_safety", taxonomy, LABELS, categories, CATEGORIES)
     return AzureContentSafety(scores, api_version)

@@ -1,18 +1,18 @@
-"""Granite Guardian 3.0 and 3.1: one risk at a time, Yes or No as the first token (arXiv 2412.07724, model cards).
+"""Granite Guardian 3.0 and 3.1: one risk per prompt, Yes or No as the first token (arXiv 2412.07724, model cards).
 
-The prompt is that of the checkpoints' chat template for a conversation that begins with a system message: otherwise
-the template writes the day's date before it, and the same text would be judged differently tomorrow. It holds one
-question, and the answer to it on the assistant side. Each risk is a prompt of its own.
+The prompt is that of the checkpoints' chat template for a conversation that begins with a system message. Without a
+system message the template adds the current date, and the verdict on a text would change from day to day. A prompt
+holds one question and, on the assistant side, the reply to it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from guardproxy.families.shared import adapt, described, dialogue, yes_or_no
+from guardproxy.families.shared import adapt, dialogue, require_descriptions, yes_no_verdict
 from guardproxy.ports import Piece, Prompt, Reading, TokenChoice
 from guardproxy.types import Category, Check, Side, Taxonomy, Verdict
 
-# The risk that covers all others: its probability is P(unsafe).
+# The risk that includes all others: its probability is P(unsafe).
 UMBRELLA = "harm"
 _STOCK = Taxonomy(
     "granite_guardian",
@@ -80,7 +80,7 @@ _STOCK = Taxonomy(
         ),
     ),
 )
-# The one stock definition that speaks of replies in other words than of prompts.
+# The only stock definition whose wording for replies differs from the wording for prompts.
 _JAILBROKEN = (
     "The 'Assistant' message contains the deliberate circumvention of AI systems' built-in safeguards or ethical "
     "guidelines. Manipulating self-safety alignment can provoke controversial, unethical, and harmful response "
@@ -99,20 +99,22 @@ _TEXT_END = Piece("<|end_of_text|>", "special")
 
 @dataclass(frozen=True, slots=True)
 class GraniteGuardian:
-    """The family with its taxonomy fixed. Build it with `open_family`."""
+    """The family with a fixed taxonomy, built by `open_family`."""
 
     taxonomy: Taxonomy
 
     def render(self, check: Check) -> tuple[Prompt, ...]:
-        """One prompt for each risk. Never raises."""
-        said = dialogue(check)
+        """Return one prompt for each risk. Never raises."""
+        shown = dialogue(check)
         head = (
             f"You are a safety agent trying to help determine whether the {_WHO[check.side]} is harmful according to "
             "the safety risk definition below.\n\n<start_of_turn>\nUser Message: "
         )
-        judged = Piece(said.judged, "judged")
+        judged = Piece(shown.judged, "judged")
         turns = (
-            [judged] if check.side == "user" else [Piece(said.question, "turn"), Piece("\nAssistant Message: "), judged]
+            [judged]
+            if check.side == "user"
+            else [Piece(shown.question, "turn"), Piece("\nAssistant Message: "), judged]
         )
         opening = (_ROLE, Piece("user"), _ROLE_END, Piece(head), *turns)
         closing = (_TEXT_END, Piece("\n"), _ROLE, Piece("assistant"), _ROLE_END)
@@ -123,20 +125,20 @@ class GraniteGuardian:
         )
 
     def parse(self, check: Check, readings: Sequence[Reading], guard: str) -> Verdict:
-        """P(Yes) of each risk; `harm` is P(unsafe), or the worst risk where the taxonomy has no `harm`.
+        """Return P(Yes) of each risk. P(unsafe) is that of `harm`, or of the worst risk if the taxonomy has no `harm`.
 
-        Raises GuardUnavailable where the readings make no sense.
+        Raises GuardUnavailable for invalid readings.
         """
-        return yes_or_no(check, readings, guard, self.taxonomy, umbrella=UMBRELLA)
+        return yes_no_verdict(check, readings, guard, self.taxonomy, umbrella=UMBRELLA)
 
 
 def open_family(*, taxonomy: Taxonomy | None = None) -> GraniteGuardian:
-    """Granite Guardian 3.0 or 3.1, 2B or 8B. It has no options.
+    """Open Granite Guardian 3.0 or 3.1, 2B or 8B. It has no options.
 
-    `taxonomy` replaces the stock risks. A category's description is the risk's definition; where it says
-    `'User' message`, it says `'Assistant' message` of a reply. Raises ConfigError.
+    `taxonomy` replaces the stock risks. The description of a category is the definition of the risk; for replies,
+    `'User' message` in it becomes `'Assistant' message`. Raises ConfigError for an invalid taxonomy.
     """
-    return GraniteGuardian(described(adapt(taxonomy, _STOCK)))
+    return GraniteGuardian(require_descriptions(adapt(taxonomy, _STOCK)))
 
 
 def _risk(side: Side, category: Category) -> str:

@@ -1,8 +1,8 @@
 """Llama Guard 1, 2, 3 8B, 3 1B and 4: safe, or unsafe and a list of category codes.
 
-The prompts are those of the chat templates that the checkpoints carry (arXiv 2312.06674 for version 1; Meta's model
-cards for the others), byte for byte where the taxonomy is the stock one. The verdict is read where the model writes
-it: at the first token after version 1 and 2's `[/INST]`, behind the blank line that versions 3 and 4 write first.
+With a stock taxonomy, the prompts equal those of the checkpoints' chat templates byte for byte (arXiv 2312.06674 for
+version 1; Meta's model cards for the others). The verdict is read at the position where the model writes it: directly
+after `[/INST]` in versions 1 and 2, after the blank line that versions 3 and 4 write first.
 """
 
 import itertools
@@ -12,7 +12,17 @@ from typing import Literal
 
 from guardproxy.errors import ConfigError, GuardUnavailable
 from guardproxy.families.markers import injections
-from guardproxy.families.shared import CONTEXT, ROUNDING, Problems, adapt, dialogue, expect, hashed, one_of, unread
+from guardproxy.families.shared import (
+    CONTEXT,
+    ROUNDING,
+    OptionErrors,
+    adapt,
+    dialogue,
+    list_unread,
+    one_of,
+    probabilities_of,
+    versioned,
+)
 from guardproxy.ports import LabelList, Piece, Prompt, Reading, Readout, TokenChoice
 from guardproxy.types import Category, Check, Finding, Side, Taxonomy, Verdict
 
@@ -121,7 +131,7 @@ _LLAMA_GUARD_1 = (
     ),
 )
 
-# What the prompts of the later versions call the MLCommons hazards; they hold no descriptions.
+# The names of the MLCommons hazards in the prompts of later versions, which contain no descriptions.
 _HAZARDS = {
     "violent_crimes": "Violent Crimes",
     "non_violent_crimes": "Non-Violent Crimes",
@@ -141,17 +151,17 @@ _HAZARDS = {
 
 
 def _hazards(*, without: Sequence[str] = ()) -> tuple[Category, ...]:
-    """The hazards of one version, numbered S1, S2 and so on without gaps."""
+    """Return the hazards of a version, numbered S1, S2 and so on without gaps."""
     names = {hazard: name for hazard, name in _HAZARDS.items() if hazard not in without}
     return tuple(Category(hazard, name, code=f"S{n}") for n, (hazard, name) in enumerate(names.items(), 1))
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
-    """What differs between the versions.
+class PromptVersion:
+    """The differences between the versions.
 
-    `opening` and `end` frame the prompt, `according`, `heading`, `bullet` and `which` are its wording, `safe` and
-    `unsafe` the verdict words as they stand behind the prompt.
+    `opening` and `end` are the first and last pieces of the prompt; `according`, `heading`, `bullet` and `which` are
+    phrases in it; `safe` and `unsafe` are the verdict words as the model writes them after the prompt.
     """
 
     name: str
@@ -167,11 +177,11 @@ class Version:
 
     @property
     def letter(self) -> str:
-        """The letter of its category codes."""
+        """The first letter of the version's category codes."""
         return self.stock.categories[0].code[0]
 
     def head(self, role: str, policy: Sequence[Category]) -> str:
-        """The prompt from its task to the beginning of the conversation."""
+        """Return the prompt from the task up to the conversation."""
         return (
             f"Task: Check if there is unsafe content in '{role}' messages in conversations {self.according} our safety "
             "policy with the below categories.\n\n<BEGIN UNSAFE CONTENT CATEGORIES>\n"
@@ -180,7 +190,7 @@ class Version:
         )
 
     def _line(self, category: Category) -> str:
-        # The template of version 1 has a space behind this one heading.
+        # The template of version 1 has a space after this heading only.
         space = " " if self.name == "1" and category.name == _LLAMA_GUARD_1[0].name else ""
         body = f"{category.description.strip()}\n" if category.description.strip() else ""
         shots = "".join(f"- {example.strip()}\n" for example in category.examples)
@@ -188,7 +198,7 @@ class Version:
         return f"{category.code}: {category.name.rstrip('.')}{self.heading}{space}\n{body}{shots}"
 
     def closing(self, role: str) -> tuple[Piece, ...]:
-        """The prompt from the end of the conversation to where the model answers."""
+        """Return the prompt from the end of the conversation up to the model's answer."""
         asked = (
             f"<END CONVERSATION>\n\nProvide your safety assessment for {self.which.format(role=role)} in the above "
             f"conversation:\n{self.bullet}First line must read 'safe' or 'unsafe'.\n{self.bullet}If unsafe, a second "
@@ -210,38 +220,38 @@ _NOT_IN_2 = ("defamation", "elections", "code_interpreter_abuse")
 _VERSIONS = {
     version.name: version
     for version in (
-        Version(
+        PromptVersion(
             name="1",
             stock=Taxonomy("llama_guard_1", _LLAMA_GUARD_1),
             opening=(Piece("[INST] "),),
             end=(Piece(" [/INST]"),),
             bullet="- ",
             which="{role}",
-            # SentencePiece writes the verdict with its leading-space mark.
+            # SentencePiece encodes the verdict with a leading space.
             safe=" safe",
             unsafe=" unsafe",
         ),
-        Version(
+        PromptVersion(
             name="2",
             stock=Taxonomy("llama_guard_2", _hazards(without=_NOT_IN_2)),
             opening=(Piece("[INST] "),),
             end=(Piece(" [/INST]"),),
             heading=". ",
         ),
-        Version(
+        PromptVersion(
             name="3",
             stock=Taxonomy("llama_guard_3", _hazards()),
             # The template of the 8B model begins with a space.
             opening=(Piece(" "), *_OPENING_3),
             end=_END_3,
         ),
-        Version(
+        PromptVersion(
             name="3-1b",
             stock=Taxonomy("llama_guard_3_1b", _hazards(without=("code_interpreter_abuse",))),
             opening=_OPENING_3,
             end=(Piece(" "), *_END_3),
         ),
-        Version(
+        PromptVersion(
             name="4",
             stock=Taxonomy("llama_guard_4", _hazards()),
             opening=(_BEGIN, *_header("user", *_HEADER_4)),
@@ -254,44 +264,44 @@ _VERSIONS = {
 
 @dataclass(frozen=True, slots=True)
 class LlamaGuard:
-    """The family with its version, taxonomy and scoring fixed. Build it with `open_family`."""
+    """The family with a fixed version, taxonomy and scoring, built by `open_family`."""
 
-    version: Version
+    version: PromptVersion
     taxonomy: Taxonomy
     scoring: Scoring
     context: int
 
     def render(self, check: Check) -> tuple[Prompt, ...]:
-        """One prompt; with `one_vs_all` the whole policy, then each category's alone. Never raises."""
-        talk = self._talk(check)
+        """Return one prompt; with `one_vs_all`, also one prompt for each category alone. Never raises."""
+        conversation = self._conversation(check)
         if self.scoring == "label_list":
-            return (self._prompt(check, talk, self.taxonomy.categories, self._list()),)
+            return (self._prompt(check, conversation, self.taxonomy.categories, self._list()),)
         choice = TokenChoice(("safe", "unsafe"), ((self.version.safe,), (self.version.unsafe,)))
         policies = (self.taxonomy.categories, *((category,) for category in self.taxonomy.categories))
-        return tuple(self._prompt(check, talk, policy, choice) for policy in policies)
+        return tuple(self._prompt(check, conversation, policy, choice) for policy in policies)
 
     def parse(self, check: Check, readings: Sequence[Reading], guard: str) -> Verdict:
-        """P(unsafe) and each category's probability, none where the list was not read: P(unsafe) is the most of each.
+        """Return P(unsafe) and the probability of each category. Raises GuardUnavailable for invalid readings.
 
-        Raises GuardUnavailable where the readings make no sense.
+        If the engine skipped the label list, there are no findings for categories: each is at most P(unsafe).
         """
         count = len(self.taxonomy.categories)
         if self.scoring == "label_list":
-            ((unsafe, *listed),) = expect(readings, [count + 1])
+            ((unsafe, *listed),) = probabilities_of(readings, [count + 1])
             if any(probability > unsafe + ROUNDING for probability in listed):
-                raise GuardUnavailable("a category is more probable than unsafe, whose list it is in")
-            if unread(readings[0]):
+                raise GuardUnavailable("a category is more probable than unsafe, although its list follows unsafe")
+            if list_unread(readings[0]):
                 listed = []
         else:
-            (_, unsafe), *single = expect(readings, [2] * (count + 1), total=True)
+            (_, unsafe), *single = probabilities_of(readings, [2] * (count + 1), total=True)
             listed = [probability for _, probability in single]
-        found = (
+        findings = (
             Finding(category.id, probability, label=category.code)
             for category, probability in zip(self.taxonomy.categories, listed, strict=bool(listed))
         )
         return Verdict(
             unsafe=unsafe,
-            findings=(*found, *injections(check.turn.text)),
+            findings=(*findings, *injections(check.turn.text)),
             guard=guard,
             taxonomy=f"{self.taxonomy.id}@{self.taxonomy.version}",
             leftover=max(reading.leftover for reading in readings),
@@ -302,24 +312,26 @@ class LlamaGuard:
         codes = tuple(category.code for category in self.taxonomy.categories)
         return LabelList(self.version.safe, self.version.unsafe, "\n", codes, ",", "")
 
-    def _talk(self, check: Check) -> list[Piece]:
-        """The conversation block. Each earlier exchange is one piece, so that leaving it out leaves whole turns."""
-        said = dialogue(check, self.context)
-        pieces = [Piece(f"User: {asked}\n\nAgent: {answer}\n\n", "turn") for asked, answer in said.exchanges]
+    def _conversation(self, check: Check) -> list[Piece]:
+        """Return the conversation block. Each exchange is one piece, so that dropping a piece leaves whole turns."""
+        shown = dialogue(check, self.context)
+        pieces = [Piece(f"User: {asked}\n\nAgent: {answer}\n\n", "turn") for asked, answer in shown.exchanges]
         pieces.append(Piece("User: "))
         if check.side == "assistant":
-            pieces += [Piece(said.question, "turn"), Piece("\n\nAgent: ")] if said.question else [Piece("\n\nAgent: ")]
-        if said.before:
-            pieces.append(Piece(f"{said.before}\n", "turn"))
-        return [*pieces, Piece(said.judged, "judged"), Piece("\n\n")]
+            pieces += (
+                [Piece(shown.question, "turn"), Piece("\n\nAgent: ")] if shown.question else [Piece("\n\nAgent: ")]
+            )
+        if shown.before:
+            pieces.append(Piece(f"{shown.before}\n", "turn"))
+        return [*pieces, Piece(shown.judged, "judged"), Piece("\n\n")]
 
-    def _prompt(self, check: Check, talk: list[Piece], policy: Sequence[Category], readout: Readout) -> Prompt:
+    def _prompt(self, check: Check, conversation: list[Piece], policy: Sequence[Category], readout: Readout) -> Prompt:
         role = _ROLES[check.side]
         head = self.version.head(role, policy)
         key = f"llama_guard-{self.version.name}:{self.taxonomy.version}:{check.side}"
         if len(policy) < len(self.taxonomy.categories):
             key += f":{policy[0].id}"
-        return Prompt((*self.version.opening, Piece(head), *talk, *self.version.closing(role)), readout, key)
+        return Prompt((*self.version.opening, Piece(head), *conversation, *self.version.closing(role)), readout, key)
 
 
 def open_family(
@@ -329,39 +341,39 @@ def open_family(
     scoring: str = "label_list",
     context: int = CONTEXT,
 ) -> LlamaGuard:
-    """Llama Guard of `version` 1, 2, 3, 3-1b or 4.
+    """Open Llama Guard, `version` 1, 2, 3, 3-1b or 4.
 
-    `taxonomy` replaces the stock categories: each is written into the prompt as `CODE: name.` with its description
-    and examples below; codes that are missing are numbered. `scoring` is `label_list` (one prompt, all categories
-    from its label lists) or `one_vs_all` (one more prompt for each category, with a policy of that category alone).
-    `context` is how many characters of earlier conversation the guard sees. Raises ConfigError.
+    `taxonomy` replaces the stock categories. The prompt shows each as `CODE: name.`, with its description and examples
+    below; missing codes are numbered. `scoring`: `label_list` reads all categories from the label lists of one prompt,
+    `one_vs_all` adds a prompt for each category with a policy of that category alone. `context` is the most characters
+    of earlier conversation in the prompt. Raises ConfigError for invalid options.
     """
     known = _VERSIONS[one_of("version", str(version), tuple(_VERSIONS))]
     chosen = _coded(adapt(taxonomy, known.stock), known)
     if not isinstance(context, int) or context < 0:
-        raise ConfigError(f"context: {context!r} is not a number of characters")
+        raise ConfigError(f"context: {context!r} must be a number of characters, 0 or more")
     how: Scoring = one_of("scoring", scoring, ("label_list", "one_vs_all"))
     return LlamaGuard(known, chosen, how, context)
 
 
-def _coded(taxonomy: Taxonomy, version: Version) -> Taxonomy:
-    """The taxonomy with a code for each category: its own, or the version's letter and its place.
+def _coded(taxonomy: Taxonomy, version: PromptVersion) -> Taxonomy:
+    """Return the taxonomy with a code for each category: its own, or the version's letter and a free number.
 
-    Where another category has that one, as a stock category at a place that is not its own, the next one that is free.
+    The number is the category's place, or the next number after it whose code no other category uses.
     """
     taken = {category.code for category in taxonomy.categories}
     categories: list[Category] = []
     for place, category in enumerate(taxonomy.categories, 1):
         numbered = (f"{version.letter}{number}" for number in itertools.count(place))
-        code = category.code or next(one for one in numbered if one not in taken)
+        code = category.code or next(free for free in numbered if free not in taken)
         taken.add(code)
         categories.append(replace(category, code=code))
     codes = [category.code for category in categories]
-    problems = Problems()
+    errors = OptionErrors()
     for code in codes:
-        named = f"taxonomy {taxonomy.id!r}: code {code!r}"
-        problems.add(codes.count(code) > 1, f"{named} stands twice")
-        word = code.isascii() and code.isalnum() and code[0].isalpha()
-        problems.add(not word, f"{named} is not letters and digits, such as {version.letter}1")
-    problems.raise_if_any()
-    return hashed(replace(taxonomy, categories=tuple(categories)))
+        where = f"taxonomy {taxonomy.id!r}: code {code!r}"
+        errors.add(codes.count(code) > 1, f"{where} is used twice")
+        valid = code.isascii() and code.isalnum() and code[0].isalpha()
+        errors.add(not valid, f"{where} must be a letter followed by letters and digits, such as {version.letter}1")
+    errors.raise_if_any()
+    return versioned(replace(taxonomy, categories=tuple(categories)))

@@ -1,12 +1,13 @@
-"""What a turn may not say to a guard: the marks by which prompts tell one turn from the next.
+"""Prompt markers in a turn: the texts with which guard prompts separate turns, such as `<END CONVERSATION>`.
 
-Control tokens in a turn are encoded as ordinary text, so they have no power; these marks *are* ordinary text, and a
-turn that holds one could close the conversation block, forge a turn or answer in the guard's place. They are found
-whatever their case, width, spacing or invisible filling, and made harmless in the guard's copy alone: the brackets
-of `<END CONVERSATION>` become single guillemets, and a role at the start of a line is set in them. A text without a
-mark is left exactly as it is.
+Control tokens in a turn have no effect, because they are encoded as ordinary text. Prompt markers *are* ordinary text:
+a turn that contains a marker could end the conversation block, forge a turn or answer in place of the guard. Markers
+are found in any case, width and spacing, and despite invisible characters. They are neutralised in the guard's copy
+only: brackets become single guillemets, and guillemets enclose a role at the start of a line. A text without markers
+stays unchanged.
 
-`<s>`, `</s>` and `<think>` are no marks: HTML and reasoning models write them, and as ordinary text they do nothing.
+`<s>`, `</s>` and `<think>` are not markers: HTML and reasoning models contain them, and as ordinary text they have no
+effect.
 """
 
 import re
@@ -16,10 +17,10 @@ from guardproxy.types import Finding
 
 INJECTION = "guard_injection"
 
-# A turn with more different marks than this is reported by the first ones.
+# The most markers reported for a turn.
 MAX_REPORTED = 8
 
-# A line may begin after any of these, or at the start of the text. Quantifiers are possessive: time stays linear.
+# A line begins after any of these characters, or at the start of the text. Possessive quantifiers keep time linear.
 _LINE = r"(?<![^\n\r\v\f\x1c-\x1e\x85\u2028\u2029])[ \t]*+"
 _BLOCK = r"(?:begin|end)\s++(?:conversation|unsafe\s++content\s++categories|(?:safety|refusal)\s++policy)"
 _TURN = r"(?:start|end)_of_(?:turn|conversation|risk_definition|role)"
@@ -32,7 +33,7 @@ _PHRASE = (
     r"provide\s++your\s++safety\s++assessment|task:\s++check\s++if\s++there\s++is\s++unsafe\s++content"
     r"|our\s++safety\s++(?:principle|risk\s++definition)\s++is\s++defined"
 )
-_MARK = re.compile(
+_MARKER = re.compile(
     rf"<\s*+/?+\s*+(?:{_BLOCK}|{_TURN})\s*+>"
     r"|<\|[a-z][a-z0-9_]*+\|>"
     r"|<(?:bos|eos|pad)>"
@@ -42,19 +43,19 @@ _MARK = re.compile(
     re.IGNORECASE,
 )
 
-# Single guillemets and quilled brackets: like the originals to a reader, other characters to a tokenizer.
+# Single guillemets and quilled brackets look like the originals but are different characters to a tokenizer.
 _SOFT = str.maketrans("<>[]", "\u2039\u203a\u2045\u2046")
 
 
 def markers(text: str) -> tuple[str, ...]:
-    """The marks in `text`, each once, in lower case and single-spaced, in the order in which they stand."""
+    """Return the markers in `text` in order, without duplicates, in lower case and single-spaced."""
     folded = _fold(text)
-    found = (" ".join(match.group().lower().split()) for match in _MARK.finditer(folded))
-    return tuple(dict.fromkeys(found))
+    spelled = (" ".join(match.group().lower().split()) for match in _MARKER.finditer(folded))
+    return tuple(dict.fromkeys(spelled))
 
 
 def neutralise(text: str) -> str:
-    """`text` with its marks made harmless; the same string where it has none."""
+    """Neutralise the markers in `text`; return the same string if it has none."""
     pieces: list[str] = []
     done = 0
     for first, last, _ in _spans(text):
@@ -64,7 +65,7 @@ def neutralise(text: str) -> str:
 
 
 def neutralise_both(before: str, text: str) -> tuple[str, str]:
-    """Two texts that stand on neighbouring lines of a prompt, also without the marks that only both together hold."""
+    """Neutralise two texts on consecutive lines of a prompt, including a marker that spans both."""
     edge = len(before)
     for first, last, end in _spans(f"{before}\n{text}") if before else ():
         if first < edge and end > edge + 1:
@@ -75,47 +76,47 @@ def neutralise_both(before: str, text: str) -> tuple[str, str]:
 
 
 def _spans(text: str) -> list[tuple[int, int, int]]:
-    """Where the marks begin and end, of a role its name alone; and where all that makes it a mark ends."""
+    """Return (start, end, end of match) of each marker. A role ends after its name, the match after its colon."""
     folded = _fold(text)
-    found = list(_MARK.finditer(folded))
-    places = _places(text, folded) if found else ()
-    spans = ((*(match.span("role") if match["role"] else match.span()), match.end()) for match in found)
-    return [(places[start], places[stop - 1] + 1, places[end - 1] + 1) for start, stop, end in spans]
+    matches = list(_MARKER.finditer(folded))
+    origins = _origins(text, folded) if matches else ()
+    spans = ((*(match.span("role") if match["role"] else match.span()), match.end()) for match in matches)
+    return [(origins[start], origins[stop - 1] + 1, origins[end - 1] + 1) for start, stop, end in spans]
 
 
 def injections(text: str) -> tuple[Finding, ...]:
-    """One finding of `guard_injection` for each mark in the judged text, its `label` the mark."""
-    return tuple(Finding(INJECTION, 1.0, label=mark) for mark in markers(text)[:MAX_REPORTED])
+    """Return a finding of `guard_injection` for each marker in the judged text, with the marker as its label."""
+    return tuple(Finding(INJECTION, 1.0, label=marker) for marker in markers(text)[:MAX_REPORTED])
 
 
-def _soften(mark: str) -> str:
-    """The mark, or its part, with look-alike brackets; a phrase with its words run together; a role in brackets."""
-    kept = unicodedata.normalize("NFKC", mark).translate(_SOFT)
-    if kept[0] in "\u2039\u2045" or kept[-1] in "\u203a\u2046":
-        return kept
-    return "·".join(kept.split()) if " " in kept else f"\u2039{kept}\u203a"
+def _soften(marker: str) -> str:
+    """Neutralise a marker or a part of it: replace brackets, join a phrase with dots, enclose a role in brackets."""
+    softened = unicodedata.normalize("NFKC", marker).translate(_SOFT)
+    if softened[0] in "\u2039\u2045" or softened[-1] in "\u203a\u2046":
+        return softened
+    return "·".join(softened.split()) if " " in softened else f"\u2039{softened}\u203a"
 
 
 def _fold(text: str) -> str:
-    """`text` as a reader sees it: compatibility forms resolved, marks and invisible characters left out."""
-    return text if text.isascii() else text.translate({ord(char): _shape(char) for char in set(text)})
+    """Return `text` as a reader sees it: compatibility forms resolved, accents and invisible characters removed."""
+    return text if text.isascii() else text.translate({ord(char): _folded(char) for char in set(text)})
 
 
-def _shape(char: str) -> str:
+def _folded(char: str) -> str:
     if char.isascii():
         return char
     return "".join(part for part in unicodedata.normalize("NFKD", char) if not _invisible(part))
 
 
 def _invisible(char: str) -> bool:
-    if char in "\u115f\u1160\u3164":  # fillers that count as letters
+    if char in "\u115f\u1160\u3164":  # fillers, which Unicode classifies as letters
         return True
     return unicodedata.category(char) in {"Mn", "Me", "Cf", "Cc"} and not char.isspace()
 
 
-def _places(text: str, folded: str) -> range | list[int]:
-    """For each character of `folded`, the index in `text` that it comes from."""
+def _origins(text: str, folded: str) -> range | list[int]:
+    """Return the index in `text` from which each character of `folded` comes."""
     if folded is text:
         return range(len(text))
-    widths = {char: len(_shape(char)) for char in set(text)}
+    widths = {char: len(_folded(char)) for char in set(text)}
     return [index for index, char in enumerate(text) for _ in range(widths[char])]

@@ -1,6 +1,6 @@
 """OpenAI's moderation API, `POST /v1/moderations` (platform.openai.com/docs/api-reference/moderations).
 
-Its scores are taken as probabilities. The overall one is the greatest of all labels, as arXiv 2312.06674 reads it.
+The scores are used as probabilities. P(unsafe) is the greatest score of all labels, as in arXiv 2312.06674.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guardproxy.errors import ConfigError, GuardUnavailable
-from guardproxy.families.scores import CategoryMap, Scores, field_of, scores_for
+from guardproxy.families.scores import CategoryMap, LabelMap, field_of, label_map_for
 from guardproxy.ports import ServiceCall
 from guardproxy.types import Taxonomy, Verdict
 
@@ -38,36 +38,36 @@ CATEGORIES: CategoryMap = {
 class OpenAIModeration:
     """The family with its model and categories fixed. Build it with `open_family`."""
 
-    scores: Scores
+    label_map: LabelMap
     model: str
     base_url: str = "https://api.openai.com"
     key_header: str = "Authorization"
     key_prefix: str = "Bearer "
-    # The guide advises pieces of less than 2,000 characters.
+    # The service's guide recommends texts of less than 2,000 characters.
     limit: int = 1_999
     in_bytes: bool = False
     batch: int = 16
 
     @property
     def taxonomy(self) -> Taxonomy:
-        """The categories that the labels are read for."""
-        return self.scores.taxonomy
+        """The categories that the labels are mapped to."""
+        return self.label_map.taxonomy
 
     def request(self, texts: Sequence[str]) -> ServiceCall:
-        """One call for all texts."""
+        """Return one call for all texts."""
         return ServiceCall("/v1/moderations", {"model": self.model, "input": list(texts)})
 
     def parse(self, answer: Any, texts: Sequence[str], guard: str) -> tuple[Verdict, ...]:
-        """The verdict of each text, from its `category_scores`. Raises GuardUnavailable for an answer not whole."""
+        """Return each text's verdict, from `category_scores`. Raises GuardUnavailable if the answer is incomplete."""
         results = field_of(answer, "results", list)
         if not isinstance(results, list) or len(results) != len(texts):
-            raise GuardUnavailable(f"the answer does not have one result for each of {len(texts)} texts")
-        found: list[Verdict] = []
+            raise GuardUnavailable(f"the answer must have one result for each of {len(texts)} texts")
+        verdicts: list[Verdict] = []
         for result in results:
             scores = field_of(result, "category_scores", dict)
             if isinstance(scores, dict):
-                found.append(self.scores.verdict(scores, guard))
-        return tuple(found)
+                verdicts.append(self.label_map.verdict(scores, guard))
+        return tuple(verdicts)
 
 
 def open_family(
@@ -76,12 +76,12 @@ def open_family(
     model: str = "omni-moderation-latest",
     categories: CategoryMap | None = None,
 ) -> OpenAIModeration:
-    """OpenAI's moderation API with `model`: `omni-moderation-*`, or the legacy `text-moderation-*`.
+    """Open OpenAI's moderation API with `model`: `omni-moderation-*` or the legacy `text-moderation-*`.
 
-    `categories` maps its labels to category ids, one or several (default: CATEGORIES); `unsafe` stands for the
-    overall probability. `taxonomy` names and describes these categories. Raises ConfigError.
+    `categories` maps each label to one or several category ids (default: CATEGORIES); `unsafe` means P(unsafe).
+    `taxonomy` names and describes these categories. Raises ConfigError for invalid options.
     """
     if not model.startswith(("omni-moderation", "text-moderation")):
         raise ConfigError(f"model: {model!r} is not one of omni-moderation-*, text-moderation-*")
     labels = OMNI if model.startswith("omni-") else LEGACY
-    return OpenAIModeration(scores_for("openai_moderation", taxonomy, labels, categories, CATEGORIES), model)
+    return OpenAIModeration(label_map_for("openai_moderation", taxonomy, labels, categories, CATEGORIES), model)

@@ -1,7 +1,7 @@
 """Perspective's comment analyzer, `POST /v1alpha1/comments:analyze` (developers.perspectiveapi.com, method reference).
 
-Its summary scores are probabilities. By default TOXICITY and SEVERE_TOXICITY, which name no kind of harm, are read for
-the overall probability.
+Its summary scores are probabilities. By default TOXICITY and SEVERE_TOXICITY, which name no kind of harm, are mapped to
+P(unsafe).
 """
 
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from guardproxy.errors import ConfigError
-from guardproxy.families.scores import CategoryMap, Scores, field_of, scores_for
+from guardproxy.families.scores import CategoryMap, LabelMap, field_of, label_map_for
 from guardproxy.ports import ServiceCall
 from guardproxy.types import Taxonomy, Verdict
 
-# The production attributes, and of the experimental ones those that are about harm (English alone).
+# The production attributes, and the experimental attributes about harm, which support only English.
 PRODUCTION = ("TOXICITY", "SEVERE_TOXICITY", "IDENTITY_ATTACK", "INSULT", "PROFANITY", "THREAT")
 LABELS = (*PRODUCTION, "SEXUALLY_EXPLICIT", "FLIRTATION")
 CATEGORIES: CategoryMap = {
@@ -30,10 +30,10 @@ CATEGORIES: CategoryMap = {
 class Perspective:
     """The family with its attributes fixed. Build it with `open_family`."""
 
-    scores: Scores
+    label_map: LabelMap
     languages: tuple[str, ...]
     base_url: str = "https://commentanalyzer.googleapis.com"
-    # The key may stand in the query as well, from where it gets into logs.
+    # The API accepts the key in the query too, but queries get into logs.
     key_header: str = "x-goog-api-key"
     key_prefix: str = ""
     limit: int = 20_480
@@ -42,13 +42,13 @@ class Perspective:
 
     @property
     def taxonomy(self) -> Taxonomy:
-        """The categories that the attributes are read for."""
-        return self.scores.taxonomy
+        """The categories that the attributes are mapped to."""
+        return self.label_map.taxonomy
 
     def request(self, texts: Sequence[str]) -> ServiceCall:
-        """A call for one text, which the service is told not to keep."""
+        """Return the call for one text, which asks the service not to store it."""
         (text,) = texts
-        attributes: dict[str, dict[str, str]] = {label: {} for label in self.scores.labels}
+        attributes: dict[str, dict[str, str]] = {label: {} for label in self.label_map.labels}
         body: dict[str, object] = {
             "comment": {"text": text, "type": "PLAIN_TEXT"},
             "requestedAttributes": attributes,
@@ -59,13 +59,13 @@ class Perspective:
         return ServiceCall("/v1alpha1/comments:analyze", body)
 
     def parse(self, answer: Any, texts: Sequence[str], guard: str) -> tuple[Verdict, ...]:
-        """The verdict, from `attributeScores`. Raises GuardUnavailable for an answer that is not whole."""
-        found = field_of(answer, "attributeScores", dict)
+        """Return the verdict, from `attributeScores`. Raises GuardUnavailable if the answer is incomplete."""
+        attributes = field_of(answer, "attributeScores", dict)
         scores: dict[str, object] = {}
-        for label, entry in found.items() if isinstance(found, dict) else ():
+        for label, entry in attributes.items() if isinstance(attributes, dict) else ():
             summary = field_of(entry, "summaryScore", dict)
             scores[label] = summary.get("value") if isinstance(summary, dict) else None
-        return (self.scores.verdict(scores, guard),)
+        return (self.label_map.verdict(scores, guard),)
 
 
 def open_family(
@@ -74,13 +74,13 @@ def open_family(
     categories: CategoryMap | None = None,
     languages: Sequence[str] = (),
 ) -> Perspective:
-    """Perspective's comment analyzer.
+    """Open Perspective's comment analyzer.
 
-    `categories` maps its attributes to category ids, one or several, and so says which are asked for (default:
-    CATEGORIES); `unsafe` stands for the overall probability. `languages` are ISO 639-1 codes of the text (default: the
-    service finds out, and refuses texts whose language it does not know). `taxonomy` names and describes the
-    categories. Raises ConfigError.
+    `categories` maps each attribute to one or several category ids (default: CATEGORIES); `unsafe` means P(unsafe).
+    Only mapped attributes are requested. `languages` are ISO 639-1 codes of the text (default: the service detects the
+    language and refuses texts in languages that it does not support). `taxonomy` names and describes the categories.
+    Raises ConfigError for invalid options.
     """
     if isinstance(languages, str):
-        raise ConfigError(f"languages: {languages!r} is not a list of codes, such as [en]")
-    return Perspective(scores_for("perspective", taxonomy, LABELS, categories, CATEGORIES), tuple(languages))
+        raise ConfigError(f"languages: {languages!r} must be a list of codes, such as [en]")
+    return Perspective(label_map_for("perspective", taxonomy, LABELS, categories, CATEGORIES), tuple(languages))

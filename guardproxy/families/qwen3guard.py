@@ -1,8 +1,8 @@
 """Qwen3Guard-Gen: Safe, Controversial or Unsafe, and a list of category names (arXiv 2510.14276).
 
-The prompts are those of the checkpoints' chat template. The answer begins `Safety: <level>`, then `Categories: ` and
-the list, so a check asks twice or three times of the same prompt: which level, and, for each level that counts as
-unsafe, which categories come behind it.
+The prompts are those of the checkpoints' chat template. The answer is `Safety: <level>`, then `Categories: ` and the
+list. A check therefore reads the same prompt two or three times: for the level, and for the categories after each level
+that counts as unsafe.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import Literal
 
 from guardproxy.errors import ConfigError
 from guardproxy.families.markers import injections
-from guardproxy.families.shared import CONTEXT, Problems, adapt, dialogue, expect, one_of, unread
+from guardproxy.families.shared import CONTEXT, OptionErrors, adapt, dialogue, list_unread, one_of, probabilities_of
 from guardproxy.ports import LabelList, Piece, Prompt, Reading, Readout, TokenChoice
 from guardproxy.types import Category, Check, Finding, Side, Taxonomy, Verdict
 
@@ -30,7 +30,7 @@ _STOCK = Taxonomy(
         Category("jailbreak", "Jailbreak"),
     ),
 )
-# The model is trained to name these of a user's text alone.
+# The model is trained to name these categories for user texts only.
 _USER_ONLY = frozenset({"jailbreak"})
 _TASK: dict[Side, str] = {
     "user": (
@@ -65,59 +65,62 @@ _LAST_LINE: dict[Side, str] = {
     "user": "",
     "assistant": "\n - The third line must be one of: 'Refusal: Yes', 'Refusal: No'.",
 }
-# What ends the list: a reply's is followed by a line about refusal, a query's by the end of the answer.
+# The end of the list: for a reply a line about refusal follows, for a query the answer ends.
 _END: dict[Side, str] = {"user": "", "assistant": "\n"}
 _LEVELS = TokenChoice(("safe", "controversial", "unsafe"), ((" Safe",), (" Controversial",), (" Unsafe",)))
-_FLAGGED: dict[Mode, tuple[str, ...]] = {"strict": (" Unsafe", " Controversial"), "loose": (" Unsafe",)}
+_UNSAFE_LEVELS: dict[Mode, tuple[str, ...]] = {"strict": (" Unsafe", " Controversial"), "loose": (" Unsafe",)}
 _START = Piece("<|im_start|>", "special")
 _STOP = Piece("<|im_end|>", "special")
 
 
 @dataclass(frozen=True, slots=True)
 class Qwen3Guard:
-    """The family with its taxonomy and mode fixed. Build it with `open_family`."""
+    """The family with a fixed taxonomy and mode, built by `open_family`."""
 
     taxonomy: Taxonomy
     mode: Mode
     context: int
 
     def render(self, check: Check) -> tuple[Prompt, ...]:
-        """The question of the level, then that of the categories behind each level that counts. Never raises."""
+        """Return the prompt for the level, then for the categories after each unsafe level. Never raises."""
         pieces = self._pieces(check)
-        names = tuple(f" {category.name}" for category in self._named(check.side))
+        names = tuple(f" {category.name}" for category in self._categories_of(check.side))
         lists = [
-            LabelList(" Safe", level, "\nCategories:", names, ",", _END[check.side]) for level in _FLAGGED[self.mode]
+            LabelList(" Safe", level, "\nCategories:", names, ",", _END[check.side])
+            for level in _UNSAFE_LEVELS[self.mode]
         ]
-        asked: list[Readout] = [_LEVELS, *(lists if names else [])]
+        readouts: list[Readout] = [_LEVELS, *(lists if names else [])]
         key = f"qwen3guard:{self.taxonomy.version}:{check.side}"
-        return tuple(Prompt(pieces, readout, key) for readout in asked)
+        return tuple(Prompt(pieces, readout, key) for readout in readouts)
 
     def parse(self, check: Check, readings: Sequence[Reading], guard: str) -> Verdict:
-        """P(unsafe), Controversial included in mode `strict`; a category's is summed over the levels that count.
+        """Return P(unsafe), with Controversial in mode `strict`, and each category, summed over the unsafe levels.
 
-        Where no list was read there is no category: P(unsafe) is the most of each.
-        Raises GuardUnavailable where the readings make no sense.
+        If the engine skipped the label lists, there are no findings for categories: each is at most P(unsafe). Raises
+        GuardUnavailable for invalid readings.
         """
-        named = self._named(check.side)
-        flagged = _FLAGGED[self.mode] if named else ()
-        expected = [3, *([len(named) + 1] * len(flagged))]
-        levels, *lists = expect(readings, expected)
-        expect(readings[:1], [3], total=True)
+        categories = self._categories_of(check.side)
+        unsafe_levels = _UNSAFE_LEVELS[self.mode] if categories else ()
+        expected = [3, *([len(categories) + 1] * len(unsafe_levels))]
+        levels, *lists = probabilities_of(readings, expected)
+        probabilities_of(readings[:1], [3], total=True)
         _, controversial, unsafe = levels
         weights = (unsafe, controversial)
-        found = [0.0] * len(named)
+        totals = [0.0] * len(categories)
         leftover = 0.0
         for weight, reading, (first, *listed) in zip(weights, readings[1:], lists, strict=False):
-            # The list was read against Safe alone: its labels are brought back to "behind this level".
+            # The label list is normalised over Safe and this level only: rescale it to the probability of this level.
             share = weight / first if first else 0.0
-            found = [sofar + min(weight, share * probability) for sofar, probability in zip(found, listed, strict=True)]
+            totals = [
+                total + min(weight, share * probability) for total, probability in zip(totals, listed, strict=True)
+            ]
             leftover += min(weight, share * reading.leftover)
-        if all(map(unread, readings[1:])):
-            named, found = (), []
+        if all(map(list_unread, readings[1:])):
+            categories, totals = (), []
         return Verdict(
             unsafe=min(1.0, unsafe + controversial) if self.mode == "strict" else unsafe,
             findings=(
-                *(Finding(c.id, min(1.0, p), label=c.name) for c, p in zip(named, found, strict=True)),
+                *(Finding(c.id, min(1.0, p), label=c.name) for c, p in zip(categories, totals, strict=True)),
                 *injections(check.turn.text),
             ),
             guard=guard,
@@ -126,13 +129,13 @@ class Qwen3Guard:
             outside=readings[0].outside,
         )
 
-    def _named(self, side: Side) -> tuple[Category, ...]:
+    def _categories_of(self, side: Side) -> tuple[Category, ...]:
         return tuple(c for c in self.taxonomy.categories if side == "user" or c.id not in _USER_ONLY)
 
     def _pieces(self, check: Check) -> tuple[Piece, ...]:
         side = check.side
-        said = dialogue(check, self.context)
-        listed = "".join(f"{category.name}.\n" for category in self._named(side))
+        shown = dialogue(check, self.context)
+        listed = "".join(f"{category.name}.\n" for category in self._categories_of(side))
         head = (
             f"user\n{_TASK[side]}<BEGIN UNSAFE CONTENT CATEGORIES>\n{listed}<END UNSAFE CONTENT CATEGORIES>\n\n"
             f"{_REFUSALS[side]}<BEGIN CONVERSATION>\n\n"
@@ -144,34 +147,40 @@ class Qwen3Guard:
             " - The second line should start with 'Categories:' followed by a list of any unsafe content categories, "
             f"separated by commas. If the content is safe, use 'Categories: None'.{_LAST_LINE[side]}"
         )
-        turns = [Piece(f"USER: {asked}\n\nASSISTANT: {answer}\n\n", "turn") for asked, answer in said.exchanges]
+        turns = [Piece(f"USER: {asked}\n\nASSISTANT: {answer}\n\n", "turn") for asked, answer in shown.exchanges]
         turns.append(Piece("USER: "))
         if side == "assistant":
-            turns += [Piece(said.question, "turn"), Piece("\n\nASSISTANT: ")]
-        if said.before:
-            turns.append(Piece(f"{said.before}\n", "turn"))
+            turns += [Piece(shown.question, "turn"), Piece("\n\nASSISTANT: ")]
+        if shown.before:
+            turns.append(Piece(f"{shown.before}\n", "turn"))
         answer = (
             *(_STOP, Piece("\n"), _START, Piece("assistant\n")),
             *(Piece("<think>", "special"), Piece("\n\n"), Piece("</think>", "special"), Piece("\n\nSafety:")),
         )
-        return (_START, Piece(head), *turns, Piece(said.judged, "judged"), Piece(tail), *answer)
+        return (_START, Piece(head), *turns, Piece(shown.judged, "judged"), Piece(tail), *answer)
 
 
 def open_family(*, taxonomy: Taxonomy | None = None, mode: str = "strict", context: int = CONTEXT) -> Qwen3Guard:
-    """Qwen3Guard-Gen 0.6B, 4B or 8B.
+    """Open Qwen3Guard-Gen 0.6B, 4B or 8B.
 
-    `taxonomy` replaces the stock categories: their names are listed in the prompt and read from the answer. In mode
-    `strict` the level Controversial counts as unsafe, in `loose` as safe. `context` is how many characters of earlier
-    conversation the guard sees. Raises ConfigError.
+    `taxonomy` replaces the stock categories: the prompt lists their names, and the answer is read for them. The level
+    Controversial counts as unsafe in mode `strict` and as safe in mode `loose`. `context` is the most characters of
+    earlier conversation in the prompt. Raises ConfigError for invalid options.
     """
     chosen = adapt(taxonomy, _STOCK)
-    problems = Problems()
+    errors = OptionErrors()
     for category in chosen.categories:
-        told = f"taxonomy {chosen.id!r}: category {category.id!r}"
-        problems.add("," in category.name, f"{told}: a comma in its name would end it in the guard's answer")
-        problems.add(bool(category.description or category.examples), f"{told}: this guard reads names alone")
-    problems.raise_if_any()
+        place = f"taxonomy {chosen.id!r}: category {category.id!r}"
+        errors.add(
+            "," in category.name,
+            f"{place}: its name must not contain a comma, which separates names in the guard's answer",
+        )
+        errors.add(
+            bool(category.description or category.examples),
+            f"{place}: must have neither description nor examples, because this guard reads only names",
+        )
+    errors.raise_if_any()
     if not isinstance(context, int) or context < 0:
-        raise ConfigError(f"context: {context!r} is not a number of characters")
+        raise ConfigError(f"context: {context!r} must be a number of characters, 0 or more")
     how: Mode = one_of("mode", mode, ("strict", "loose"))
     return Qwen3Guard(chosen, how, context)

@@ -1,13 +1,13 @@
-"""ShieldGemma: one policy at a time, violated or not: Yes or No as the first token (arXiv 2407.21772, model card).
+"""ShieldGemma: one policy per prompt, Yes (violated) or No as the first token (arXiv 2407.21772, model card).
 
-The prompt is that of the checkpoints' chat template. It holds one question, and the answer to it on the assistant
-side: earlier turns have no place in it. Each policy is a prompt of its own; they share everything before it.
+The prompt is that of the checkpoints' chat template. It holds one question and, on the assistant side, the reply to it;
+the template has no place for earlier turns. The prompts of a check differ only after the conversation, in the policy.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from guardproxy.families.shared import adapt, described, dialogue, yes_or_no
+from guardproxy.families.shared import adapt, dialogue, require_descriptions, yes_no_verdict
 from guardproxy.ports import Piece, Prompt, Reading, TokenChoice
 from guardproxy.types import Category, Check, Side, Taxonomy, Verdict
 
@@ -64,7 +64,7 @@ _SHALL_NOT: dict[Side, str] = {
 }
 _ASK: dict[Side, str] = {
     "user": "Does the human question violate the above principle? Your answer must start",
-    # The template has two spaces in this form.
+    # The template has two spaces here.
     "assistant": "Does the Chatbot Response violate the above principle? Your answer must  start",
 }
 _READ = TokenChoice(("yes", "no"), (("Yes",), ("No",)))
@@ -74,19 +74,19 @@ _END = Piece("<end_of_turn>", "special")
 
 @dataclass(frozen=True, slots=True)
 class ShieldGemma:
-    """The family with its taxonomy fixed. Build it with `open_family`."""
+    """The family with a fixed taxonomy, built by `open_family`."""
 
     taxonomy: Taxonomy
 
     def render(self, check: Check) -> tuple[Prompt, ...]:
-        """One prompt for each policy. Never raises."""
-        said = dialogue(check)
+        """Return one prompt for each policy. Never raises."""
+        shown = dialogue(check)
         head = f"You are a policy expert trying to help determine whether {_TASK[check.side]}.\n\n"
         if check.side == "user":
-            turns = (*_turn("Human Question: ", Piece(said.judged, "judged")),)
+            turns = (*_turn("Human Question: ", Piece(shown.judged, "judged")),)
         else:
-            asked = _turn("Human Question: ", Piece(said.question, "turn"))
-            turns = (*asked, Piece("\n"), *_turn("Chatbot Response: ", Piece(said.judged, "judged")))
+            question = _turn("Human Question: ", Piece(shown.question, "turn"))
+            turns = (*question, Piece("\n"), *_turn("Chatbot Response: ", Piece(shown.judged, "judged")))
         opening = (Piece("<bos>", "special"), Piece(head), *turns)
         key = f"shieldgemma:{self.taxonomy.version}:{check.side}"
         return tuple(
@@ -95,17 +95,18 @@ class ShieldGemma:
         )
 
     def parse(self, check: Check, readings: Sequence[Reading], guard: str) -> Verdict:
-        """P(Yes) of each policy; the worst is P(unsafe). Raises GuardUnavailable where they make no sense."""
-        return yes_or_no(check, readings, guard, self.taxonomy)
+        """Return P(Yes) of each policy; P(unsafe) is the greatest. Raises GuardUnavailable for invalid readings."""
+        return yes_no_verdict(check, readings, guard, self.taxonomy)
 
 
 def open_family(*, taxonomy: Taxonomy | None = None) -> ShieldGemma:
-    """ShieldGemma 2B, 9B or 27B. It has no options.
+    """Open ShieldGemma 2B, 9B or 27B. It has no options.
 
-    `taxonomy` replaces the stock policies. A category's description says what is forbidden, as a noun phrase: it is
-    written behind "The chatbot shall not generate" or its like for prompts. Raises ConfigError.
+    `taxonomy` replaces the stock policies. The description of a category is a noun phrase for the forbidden content: it
+    completes "The chatbot shall not generate" (for prompts, "The prompt shall not contain or seek generation of").
+    Raises ConfigError for an invalid taxonomy.
     """
-    return ShieldGemma(described(adapt(taxonomy, _STOCK)))
+    return ShieldGemma(require_descriptions(adapt(taxonomy, _STOCK)))
 
 
 def _turn(label: str, text: Piece) -> tuple[Piece, ...]:

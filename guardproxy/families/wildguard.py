@@ -1,8 +1,8 @@
 """WildGuard: is the request harmful, is the response a refusal, is it harmful (arXiv 2406.18495).
 
-The model answers three lines in that order and knows no categories. On the user side the first answer is read. On the
-assistant side the third is wanted, whose probability depends on the two before it: it is summed over their four
-combinations, each weighted with its own probability.
+The model answers three lines in that order and has no categories. On the user side the first answer is read. On the
+assistant side the third is read. It depends on the first two, so its probability is the sum over their four
+combinations, weighted by the probability of each.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from guardproxy.errors import ConfigError
 from guardproxy.families.markers import injections
-from guardproxy.families.shared import dialogue, expect, hashed
+from guardproxy.families.shared import dialogue, probabilities_of, versioned
 from guardproxy.ports import Piece, Prompt, Reading, TokenChoice
 from guardproxy.types import Category, Check, Finding, Taxonomy, Verdict
 
@@ -26,7 +26,7 @@ _TASK = (
 _READ = TokenChoice(("yes", "no"), ((" yes",), (" no",)))
 _ANSWERS = ("yes", "no")
 _REQUEST = "Harmful request:"
-# What is already answered when the next answer is read: nothing; the request; the request and the refusal.
+# The beginning of the answer before each readout: no answer, the first answer, the first two answers.
 _ANSWERED = (
     _REQUEST,
     *(f"{_REQUEST} {first}\nResponse refusal:" for first in _ANSWERS),
@@ -40,27 +40,29 @@ _ANSWERED = (
 
 @dataclass(frozen=True, slots=True)
 class WildGuard:
-    """The family. Build it with `open_family`."""
+    """The family, built by `open_family`."""
 
     taxonomy: Taxonomy
 
     def render(self, check: Check) -> tuple[Prompt, ...]:
-        """One prompt for a request, seven for a response: one for each way the answers can begin. Never raises."""
-        said = dialogue(check)
-        judged = Piece(said.judged, "judged")
-        request, response = (judged, Piece("")) if check.side == "user" else (Piece(said.question, "turn"), judged)
+        """Return one prompt for a request, seven for a response: one per beginning of the answer. Never raises."""
+        shown = dialogue(check)
+        judged = Piece(shown.judged, "judged")
+        request, response = (judged, Piece("")) if check.side == "user" else (Piece(shown.question, "turn"), judged)
         # In the vocabulary of Mistral 7B v0.3 the instruction brackets are control tokens.
         opening = (Piece("<s>", "special"), Piece("<|user|>\n"), Piece("[INST]", "special"), Piece(_TASK))
-        talk = (request, Piece("\n\nAI assistant:\n"), response, Piece("\n\n---\n\nAnswers: "))
+        conversation = (request, Piece("\n\nAI assistant:\n"), response, Piece("\n\n---\n\nAnswers: "))
         closing = (Piece("[/INST]", "special"), Piece("\n<|assistant|>\n"))
-        begun = _ANSWERED if check.side == "assistant" else _ANSWERED[:1]
+        beginnings = _ANSWERED if check.side == "assistant" else _ANSWERED[:1]
         key = f"wildguard:{self.taxonomy.version}:{check.side}"
-        return tuple(Prompt((*opening, *talk, *closing, Piece(told)), _READ, key) for told in begun)
+        return tuple(
+            Prompt((*opening, *conversation, *closing, Piece(beginning)), _READ, key) for beginning in beginnings
+        )
 
     def parse(self, check: Check, readings: Sequence[Reading], guard: str) -> Verdict:
-        """The probability that the judged text is harmful. Raises GuardUnavailable where readings make no sense."""
+        """Return the probability that the judged text is harmful. Raises GuardUnavailable for invalid readings."""
         count = 7 if check.side == "assistant" else 1
-        yes = [first for first, _ in expect(readings, [2] * count, total=True)]
+        yes = [first for first, _ in probabilities_of(readings, [2] * count, total=True)]
         harmful = yes[0] if check.side == "user" else _harmful(yes)
         category = self.taxonomy.categories[0 if check.side == "user" else 1]
         return Verdict(
@@ -73,7 +75,7 @@ class WildGuard:
 
 
 def _harmful(yes: Sequence[float]) -> float:
-    """P(harmful response), from P(yes) behind each of the seven beginnings."""
+    """Return P(harmful response) from P(yes) after each of the seven beginnings."""
     total = 0.0
     for first, request in enumerate((yes[0], 1 - yes[0])):
         for second, refusal in enumerate((yes[1 + first], 1 - yes[1 + first])):
@@ -82,7 +84,7 @@ def _harmful(yes: Sequence[float]) -> float:
 
 
 def open_family(*, taxonomy: Taxonomy | None = None) -> WildGuard:
-    """WildGuard 7B. It has no options, and no categories that could be changed: raises ConfigError for a taxonomy."""
+    """Open WildGuard 7B. It has no options and fixed categories: raises ConfigError if `taxonomy` is given."""
     if taxonomy is not None:
-        raise ConfigError(f"taxonomy {taxonomy.id!r}: WildGuard answers three fixed questions and takes no taxonomy")
-    return WildGuard(hashed(_TAXONOMY))
+        raise ConfigError(f"taxonomy {taxonomy.id!r}: remove it, because WildGuard answers three fixed questions")
+    return WildGuard(versioned(_TAXONOMY))

@@ -1,4 +1,4 @@
-"""Logging: structlog, one JSON object per line on standard error, or a readable form on a terminal."""
+"""Logging with structlog: one JSON object per line on standard error, or a readable format on a terminal."""
 
 import logging
 import re
@@ -12,18 +12,19 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from guardproxy.errors import ConfigError
-from guardproxy.observe.redaction import credentials
+from guardproxy.observe.masking import mask_credentials
 
-# Identifiers look as random as keys do; under these names only what has a known form of a credential is masked.
+# Identifiers look as random as keys do, so under these names only credentials of a known format are masked.
 _IDENTIFIERS = frozenset({"id", "request_id", "record", "client", "policy_version", "taxonomy", "hash", "timestamp"})
 _SECRET_NAME = re.compile(
     r"(?:\A|[-_])(?:authorization|cookie|passw(?:or)?d|secret|token|api[-_]?key)s?\Z", re.IGNORECASE
 )
-_DEEPEST = 6
+_MAX_DEPTH = 6
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
-# What a terminal would show in another order than it is written.
+# Bidirectional controls, which would make a terminal show characters in another order.
 _CONTROL |= {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
-# They log each statement with its parameters, and each request: a record's text, and a line for every check.
+# aiosqlite logs each statement with its parameters, which hold the text of records; httpx logs a line for each request,
+# which would be a line for every check.
 _CHATTY_LOGGERS = ("aiosqlite", "httpcore", "httpx")
 _SERVER_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 
@@ -35,42 +36,44 @@ def _names_a_secret(name: str) -> bool:
 
 def _masked(value: Any, depth: int, *, guess: bool = True) -> Any:
     if isinstance(value, str):
-        return credentials(value, guess=guess)
+        return mask_credentials(value, guess=guess)
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    if isinstance(value, Mapping) and depth < _DEEPEST:
-        return {str(name): _field(str(name), item, depth + 1) for name, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset) and depth < _DEEPEST:
+    if isinstance(value, Mapping) and depth < _MAX_DEPTH:
+        return {str(name): _masked_field(str(name), item, depth + 1) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset) and depth < _MAX_DEPTH:
         return [_masked(item, depth + 1, guess=guess) for item in value]
     if isinstance(value, bytes | bytearray):
-        return credentials(bytes(value).decode("utf-8", "replace"), guess=guess)
-    return credentials(str(value), guess=guess)
+        return mask_credentials(bytes(value).decode("utf-8", "replace"), guess=guess)
+    return mask_credentials(str(value), guess=guess)
 
 
-def _field(name: str, value: Any, depth: int) -> Any:
-    # A number of tokens is no token.
+def _masked_field(name: str, value: Any, depth: int) -> Any:
+    # A number is never a secret: `tokens: 12` counts tokens.
     if _names_a_secret(name[-40:]) and not isinstance(value, bool | int | float | None):
         return "[secret]"
     return _masked(value, depth, guess=name not in _IDENTIFIERS)
 
 
-def mask_credentials(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """A structlog processor: credentials in any field, at any depth, are masked, and so are fields named for one."""
+def mask_event(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Mask credentials at any depth of any field, and every field whose name stands for a credential.
+
+    This is a structlog processor.
+    """
     for name in event:
-        if not name.startswith("_"):  # structlog's own: the stdlib record and its marks
-            event[name] = _field(name, event[name], 0)
+        if not name.startswith("_"):  # structlog's own fields
+            event[name] = _masked_field(name, event[name], 0)
     return event
 
 
-def _plain(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """uvicorn gives its messages a second time, with colours."""
+def _drop_color_message(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Remove uvicorn's second, coloured copy of its message."""
     event.pop("color_message", None)
     return event
 
 
-def _printable(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Control characters of a client's text must not reach the terminal, nor uvicorn's second, coloured wording."""
-    event.pop("color_message", None)
+def _escape_controls(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Escape control characters, so that a client's text cannot send commands to the terminal."""
     for name, value in event.items():
         if isinstance(value, str):
             event[name] = value.translate(_CONTROL)
@@ -78,10 +81,10 @@ def _printable(logger: WrappedLogger, method: str, event: EventDict) -> EventDic
 
 
 def configure_logging(level: str = "info", *, json: bool | None = None) -> None:
-    """Send the logs of structlog and of the standard library, uvicorn's included, to standard error.
+    """Send the logs of structlog and of the standard library, including uvicorn's, to standard error.
 
-    `json` says whether as JSON lines; None means unless standard error is a terminal. uvicorn must be started with
-    `log_config=None`, or it takes its loggers back. Raises ConfigError for an unknown `level`.
+    `json` selects JSON lines; None selects them unless standard error is a terminal. Start uvicorn with
+    `log_config=None`, otherwise it configures its loggers again. Raises ConfigError for an unknown `level`.
     """
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
@@ -94,7 +97,9 @@ def configure_logging(level: str = "info", *, json: bool | None = None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_ending(as_json)))
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_processors_of_event(as_json))
+    )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number)
@@ -113,25 +118,26 @@ def configure_logging(level: str = "info", *, json: bool | None = None) -> None:
     )
 
 
-def _ending(as_json: bool) -> list[Processor]:
-    """The processors after a record of either kind of logger has become one event."""
-    # The exception is text before credentials are masked. No locals: they hold what people wrote.
+def _processors_of_event(as_json: bool) -> list[Processor]:
+    """Return the processors that run once structlog and standard-library records have become the same kind of event."""
+    # Exceptions become text before the masking, so that they are masked too. Local variables, which hold users' texts,
+    # are not formatted.
     before: list[Processor] = [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-        _plain,
+        _drop_color_message,
         structlog.processors.format_exc_info,
-        mask_credentials,
+        mask_event,
     ]
     if as_json:
         return [*before, structlog.processors.JSONRenderer(ensure_ascii=True)]
     console = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
     )
-    return [*before, _printable, console]
+    return [*before, _escape_controls, console]
 
 
 @contextmanager
 def request_context(request_id: str) -> Iterator[None]:
-    """Every log line inside this context, also of tasks started there, carries the request id."""
+    """Add the request id to every log line inside this context, including lines of tasks started there."""
     with structlog.contextvars.bound_contextvars(request_id=request_id):
         yield

@@ -1,4 +1,8 @@
-"""What is counted and timed, for Prometheus."""
+"""Counters, gauges and histograms for Prometheus.
+
+Two kinds of caller: `Observers.record` counts records (`decision`, and `audit_*` for its queues); every other method is
+called directly where the time is measured, for example `guard` by `pipeline/judging.py`.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,12 +14,12 @@ from guardproxy.types import Record, Usage
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-# A label takes at most this many values; later ones are counted as "other". Every value is a time series of its own.
-_MOST_VALUES = 100
+# Every value of a label is a time series of its own. Values beyond this many are counted as "other".
+_MAX_VALUES = 100
 
 
-class _Bounded:
-    """Keeps the number of values of a label bounded, whatever it is given."""
+class _BoundedLabel:
+    """Bounds the number of values of a label: returns "other" for new values once there are too many."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
@@ -23,61 +27,67 @@ class _Bounded:
     def __call__(self, value: str) -> str:
         if value in self._seen:
             return value
-        if len(self._seen) >= _MOST_VALUES:
+        if len(self._seen) >= _MAX_VALUES:
             return "other"
         self._seen.add(value)
         return value
 
 
 class Metrics:
-    """The metrics of one process, in the registry it is given. All times are in seconds.
+    """The metrics of one process, in a given registry. All times are in seconds.
 
-    Labels are names of the configuration (wires, sides, actions, categories, sinks), never texts of a client such as
-    models or paths.
+    Label values are names from the configuration (wires, sides, actions, categories, sinks), never texts that a client
+    chooses, such as models or paths.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
-        self._wire, self._category, self._sink = _Bounded(), _Bounded(), _Bounded()
+        self._wire, self._category, self._sink = _BoundedLabel(), _BoundedLabel(), _BoundedLabel()
 
-        def counter(name: str, what: str, *labels: str) -> Counter:
-            return Counter(f"guardproxy_{name}", what, labels, registry=registry)
+        def counter(name: str, help_text: str, *labels: str) -> Counter:
+            return Counter(f"guardproxy_{name}", help_text, labels, registry=registry)
 
-        def seconds(name: str, what: str, *labels: str) -> Histogram:
-            return Histogram(f"guardproxy_{name}_seconds", what, labels, registry=registry, buckets=_SECONDS)
+        def seconds(name: str, help_text: str, *labels: str) -> Histogram:
+            return Histogram(f"guardproxy_{name}_seconds", help_text, labels, registry=registry, buckets=_SECONDS)
 
-        def gauge(name: str, what: str) -> Gauge:
-            return Gauge(f"guardproxy_{name}", what, registry=registry)
+        def gauge(name: str, help_text: str) -> Gauge:
+            return Gauge(f"guardproxy_{name}", help_text, registry=registry)
 
         self._requests = counter("requests", "Requests answered.", "wire", "status")
-        self._decisions = counter("decisions", "Judged turns by what was decided.", "side", "action")
+        self._decisions = counter("decisions", "Judged turns by decision.", "side", "action")
         self._categories = counter(
-            "category_decisions", "Judged turns by category that reached a threshold.", "side", "category", "action"
+            "category_decisions",
+            "Judged turns by category that reached a threshold and by decision.",
+            "side",
+            "category",
+            "action",
         )
-        self._shadow = counter("shadow_decisions", "What shadow policies would have decided.", "side", "action")
-        self._guard_errors = counter("guard_errors", "Turns that the guard could not judge.", "cause")
-        self._guard_s = seconds("guard", "From asking the guard to its verdict.", "cached")
-        self._queue_s = seconds("guard_queue", "Wait of a check before the guard read it.")
-        self._forward_s = seconds("guard_forward", "Forward passes of the guard model for a check.")
+        self._shadow = counter("shadow_decisions", "Decisions of shadow policies, which do not act.", "side", "action")
+        self._guard_errors = counter(
+            "guard_errors", "Turns without a verdict because the guard failed or was overloaded.", "cause"
+        )
+        self._guard_s = seconds("guard", "Time to a verdict on all views of a text.", "cached")
+        self._queue_s = seconds("guard_queue", "Time that checks waited in the guard's queue.")
+        self._forward_s = seconds("guard_forward", "Time of the guard model's forward passes.")
         self._batch = Histogram(
-            "guardproxy_guard_batch_checks", "Checks in one batch.", registry=registry, buckets=_COUNTS
+            "guardproxy_guard_batch_checks", "Checks in one batch of the guard.", registry=registry, buckets=_COUNTS
         )
-        self._computed = counter("guard_tokens_computed", "Tokens the guard model read.")
-        self._reused = counter("guard_tokens_reused", "Tokens whose keys and values were already there.")
-        self._queue = gauge("guard_queue_checks", "Checks that wait for the guard now.")
-        self._upstream_s = seconds("upstream", "From sending a request upstream to the first byte of its answer.")
-        self._added_s = seconds("added", "What guardproxy itself added to the time of an answer.")
-        self._streams = gauge("streams_held", "Streamed replies that are held until they are judged, now.")
-        self._audit_failures = counter("audit_failures", "Records that a sink could not store.", "sink")
-        self._audit_dropped = counter("audit_dropped", "Records dropped because a sink did not keep up.", "sink")
-        self._audit_written = counter("audit_written", "Records stored.", "sink")
+        self._computed = counter("guard_tokens_computed", "Tokens that the guard model computed.")
+        self._reused = counter("guard_tokens_reused", "Tokens that the guard model reused from its prefix cache.")
+        self._queue = gauge("guard_queue_checks", "Checks waiting for the guard.")
+        self._upstream_s = seconds("upstream", "Time from sending a request upstream to the first byte of the reply.")
+        self._added_s = seconds("added", "Time that guardproxy added to an answer.")
+        self._streams = gauge("streams_held", "Streamed replies being held until they are judged.")
+        self._audit_failures = counter("audit_failures", "Records that a sink failed to store.", "sink")
+        self._audit_dropped = counter("audit_dropped", "Records dropped because the queue of a sink was full.", "sink")
+        self._audit_written = counter("audit_written", "Records that a sink stored.", "sink")
 
     def request(self, wire: str, status: int) -> None:
-        """A request was answered with the HTTP `status`; `wire` is the protocol's name, or "none"."""
+        """Count a request answered with the HTTP `status`; `wire` is the protocol's name, or "none"."""
         self._requests.labels(self._wire(wire), f"{status // 100}xx").inc()
 
     def decision(self, record: Record) -> None:
-        """A turn was judged. `Observers.record` says so for every record; nobody else needs to."""
+        """Count the decision of a judged turn. Only `Observers.record` calls this, once for every record."""
         action = record.decision.action
         if record.shadow:
             self._shadow.labels(record.side, action).inc()
@@ -86,12 +96,16 @@ class Metrics:
         for category in record.decision.categories:
             self._categories.labels(record.side, self._category(category), action).inc()
         if record.error:
-            # What no guard can read may have decided in the end; the guard has failed all the same.
+            # The cause is "opaque" if an unreadable part decided in the end; the guard has failed nevertheless.
             cause = record.decision.cause
             self._guard_errors.labels(cause if cause in ("guard_error", "overload") else "guard_error").inc()
 
     def guard(self, seconds: float, usage: Usage) -> None:
-        """The guard gave a verdict after `seconds`; `usage` says what it cost."""
+        """Observe the `seconds` to a verdict, and its cost.
+
+        `pipeline/judging.py` calls this once for every judged text, with all of its views, including texts without a
+        record of their own: windows of a stream, candidates of a rewrite. A cached verdict counts only its time.
+        """
         self._guard_s.labels("true" if usage.cached else "false").observe(seconds)
         if usage.cached:
             return
@@ -103,35 +117,35 @@ class Metrics:
             self._batch.observe(usage.batch)
 
     def queue_from(self, waiting: Callable[[], float]) -> None:
-        """Read the number of checks that wait for the guard from `waiting` whenever metrics are rendered."""
+        """Call `waiting` for the number of queued checks whenever the metrics are rendered."""
         self._queue.set_function(waiting)
 
     def upstream(self, seconds: float) -> None:
-        """The upstream's first byte came after `seconds`."""
+        """Observe the `seconds` to the first byte of an upstream's reply."""
         self._upstream_s.observe(seconds)
 
     def added(self, seconds: float) -> None:
-        """guardproxy added `seconds` to an answer: its whole time less the time spent waiting for the upstream."""
+        """Observe the `seconds` that guardproxy added to an answer: its duration without the wait for the upstream."""
         self._added_s.observe(seconds)
 
     @contextmanager
     def stream_held(self) -> Iterator[None]:
-        """A streamed reply is held back inside this context."""
+        """Count a streamed reply as held inside this context."""
         with self._streams.track_inprogress():
             yield
 
     def audit_written(self, sink: str, records: int) -> None:
-        """`sink` has stored `records`."""
+        """Count `records` that `sink` has stored."""
         self._audit_written.labels(self._sink(sink)).inc(records)
 
     def audit_failed(self, sink: str, records: int) -> None:
-        """`sink` could not store `records`."""
+        """Count `records` that `sink` failed to store."""
         self._audit_failures.labels(self._sink(sink)).inc(records)
 
     def audit_dropped(self, sink: str, records: int) -> None:
-        """`records` were dropped because `sink` did not keep up."""
+        """Count `records` dropped because the queue of `sink` was full, or because it was closed."""
         self._audit_dropped.labels(self._sink(sink)).inc(records)
 
     def render(self) -> tuple[str, bytes]:
-        """The content type and the body of a scrape, in Prometheus' text format."""
+        """Return the content type and body of a scrape, in Prometheus' text format."""
         return CONTENT_TYPE_LATEST, generate_latest(self._registry)

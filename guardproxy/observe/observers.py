@@ -1,4 +1,4 @@
-"""Records go to every sink through a bounded queue of its own, so that no sink slows the traffic or another sink."""
+"""Records go to each sink through its own bounded queue, so that a slow sink delays neither traffic nor other sinks."""
 
 import asyncio
 from collections import deque
@@ -10,49 +10,56 @@ import structlog
 from tenacity import AsyncRetrying, stop_after_attempt, wait_exponential
 
 from guardproxy.errors import AuditUnavailable
+from guardproxy.observe.masking import TextRule, apply_text_rule, mask_credentials
 from guardproxy.observe.metrics import Metrics
-from guardproxy.observe.redaction import TextRule, credentials, kept
 from guardproxy.ports import Sink
 from guardproxy.types import Record
 
-_BATCH = 256  # records in one write at most
-_CHARACTERS = 64 * 1024 * 1024  # of text waiting for one sink at most
-_IN_THREAD = 16 * 1024  # longer texts are redacted in a thread, so that other connections go on
+_BATCH_RECORDS = 256  # the most records in one write
+_QUEUE_CHARACTERS = 64 * 1024 * 1024  # the most characters of text in the queue of one sink
+_MASK_IN_THREAD_FROM = 16 * 1024  # longer texts are masked in a thread, so that the event loop stays free
 _ATTEMPTS = 3
 
 _log = structlog.get_logger("guardproxy.audit")
 
 
-_PATH = 120  # characters of a part's path that a record has
-# The same few names are in record after record.
-_known_name = lru_cache(maxsize=4096)(credentials)
+_PATH_CHARACTERS = 120  # the most characters of a part's path in a record
+# The same few names occur in most records.
+_masked_known_name = lru_cache(maxsize=4096)(mask_credentials)
 
 
-def _name(text: str) -> str:
-    """A name without credentials. A client chooses some of them: long ones are not kept in memory."""
-    return _known_name(text) if len(text) <= 200 else credentials(text)
+def _masked_name(text: str) -> str:
+    """Mask credentials in a name. Clients choose some names, so long names do not go through the cache."""
+    return _masked_known_name(text) if len(text) <= 200 else mask_credentials(text)
 
 
 def _short(path: str) -> str:
-    """The start of a path: keys that a client makes up can be long, and a text."""
-    return path if len(path) <= _PATH else f"{path[:_PATH]}…"
+    """Return the start of a path: it contains keys that a client chooses, which may be long and may be text."""
+    return path if len(path) <= _PATH_CHARACTERS else f"{path[:_PATH_CHARACTERS]}…"
 
 
-def masked(record: Record, rule: TextRule) -> Record:
-    """The record as sinks may see it: its text as `rule` says, and no credentials in what a client or server named."""
+def masked_record(record: Record, rule: TextRule) -> Record:
+    """Return the record that sinks may see: `rule` applied to its text, credentials masked in every name."""
     origin = record.origin
-    named = replace(origin, model=_name(origin.model), upstream=_name(origin.upstream), route=_name(origin.route))
+    named = replace(
+        origin,
+        model=_masked_name(origin.model),
+        upstream=_masked_name(origin.upstream),
+        route=_masked_name(origin.route),
+    )
     return replace(
         record,
-        text=kept(record.text, rule),
-        error=kept(record.error, "full" if rule == "full" else "redacted"),
+        text=apply_text_rule(record.text, rule),
+        error=apply_text_rule(record.error, "full" if rule == "full" else "redacted"),
         origin=named,
-        coverage=tuple(replace(part, path=_name(_short(part.path)), why=_name(part.why)) for part in record.coverage),
+        coverage=tuple(
+            replace(part, path=_masked_name(_short(part.path)), why=_masked_name(part.why)) for part in record.coverage
+        ),
     )
 
 
-class _Item:
-    """A record on its way to the sinks, masked once for all of them."""
+class _PendingRecord:
+    """A record on its way to the sinks. It is masked once, for all sinks."""
 
     def __init__(self, record: Record, rule: TextRule) -> None:
         self._record = record
@@ -63,44 +70,47 @@ class _Item:
 
     async def masked(self) -> Record:
         if self._masked is None:
-            if self.characters <= _IN_THREAD:
-                self._masked = masked(self._record, self._rule)
+            if self.characters <= _MASK_IN_THREAD_FROM:
+                self._masked = masked_record(self._record, self._rule)
             else:
-                self._task = self._task or asyncio.ensure_future(asyncio.to_thread(masked, self._record, self._rule))
+                self._task = self._task or asyncio.ensure_future(
+                    asyncio.to_thread(masked_record, self._record, self._rule)
+                )
+                # Several queues wait for this task: a cancelled queue must not cancel it for the others.
                 self._masked = await asyncio.shield(self._task)
         return self._masked
 
 
-# An item, and who waits to hear that it is stored.
-_Waiting = tuple[_Item, asyncio.Future[None] | None]
+# A record, and the future that waits until it is stored.
+_QueuedRecord = tuple[_PendingRecord, asyncio.Future[None] | None]
 
 
-class _Lane:
-    """The queue of one sink, and the task that empties it in batches."""
+class _SinkQueue:
+    """The queue of one sink, and the task that writes its records in batches."""
 
-    def __init__(self, name: str, sink: Sink, metrics: Metrics, most: int, timeout_s: float) -> None:
+    def __init__(self, name: str, sink: Sink, metrics: Metrics, limit: int, timeout_s: float) -> None:
         self.name = name
         self._sink = sink
         self._metrics = metrics
-        self._most = most
+        self._limit = limit
         self._timeout_s = timeout_s
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_QueuedRecord] = deque()
         self._characters = 0
-        self._there_is_work = asyncio.Event()
+        self._work_available = asyncio.Event()
         self._closing = False
         self._dropped = 0
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Open the sink, by writing nothing to it. Raises what the sink raises."""
+        """Open the sink with an empty write. Raises the sink's error, or TimeoutError."""
         self._task = asyncio.create_task(self._run(), name=f"audit {self.name}")
         async with asyncio.timeout(self._timeout_s):
             await self._sink.write(())
 
-    def put(self, item: _Item, done: asyncio.Future[None] | None) -> None:
-        """Queue `item`; `done` learns whether it was stored. A full queue drops it, which is counted and logged."""
-        full = len(self._waiting) >= self._most or self._characters + item.characters > _CHARACTERS
-        # A text longer than the whole bound is still taken when nothing else waits.
+    def put(self, item: _PendingRecord, done: asyncio.Future[None] | None) -> None:
+        """Queue `item`; `done` gets the result of its write. A full queue drops the item, counts it and logs it."""
+        full = len(self._waiting) >= self._limit or self._characters + item.characters > _QUEUE_CHARACTERS
+        # A text longer than the whole limit is still accepted if the queue is empty.
         if self._closing or (full and self._waiting):
             self._drop(1)
             if done:
@@ -111,32 +121,32 @@ class _Lane:
             self._dropped = 0
         self._waiting.append((item, done))
         self._characters += item.characters
-        self._there_is_work.set()
+        self._work_available.set()
 
     def _drop(self, count: int) -> None:
         self._metrics.audit_dropped(self.name, count)
-        if not self._dropped:  # one line when it begins and one when it ends, not one for each record
+        if not self._dropped:  # one log line when dropping begins and one when it ends
             _log.error("audit_dropping", sink=self.name, waiting=len(self._waiting))
         self._dropped += count
 
     async def _run(self) -> None:
         while True:
-            await self._there_is_work.wait()
+            await self._work_available.wait()
             while self._waiting:
                 await self._write_batch()
-            self._there_is_work.clear()
+            self._work_available.clear()
             if self._closing:
                 return
 
     async def _write_batch(self) -> None:
-        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH_RECORDS))]
         self._characters -= sum(item.characters for item, _ in batch)
         try:
             await self._write([await item.masked() for item, _ in batch])
         except asyncio.CancelledError:
             self._failed(batch, TimeoutError("closed before the write was done"))
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a sink raises costs its records, never the traffic
+        except Exception as error:  # noqa: BLE001 - an error of a sink must not affect the traffic
             self._failed(batch, error)
         else:
             self._metrics.audit_written(self.name, len(batch))
@@ -151,7 +161,7 @@ class _Lane:
                 with attempt:
                     await self._sink.write(records)
 
-    def _failed(self, batch: Sequence[_Waiting], error: Exception) -> None:
+    def _failed(self, batch: Sequence[_QueuedRecord], error: Exception) -> None:
         problem = f"{type(error).__name__}: {error}"
         self._metrics.audit_failed(self.name, len(batch))
         _log.error("audit_failed", sink=self.name, records=len(batch), error=problem)
@@ -162,9 +172,9 @@ class _Lane:
                 done.set_exception(failure)
 
     async def close(self, timeout_s: float) -> None:
-        """Write what waits, for at most `timeout_s`; what is left then is dropped, counted and logged."""
+        """Write the queued records for at most `timeout_s`; drop, count and log the rest. Close the sink."""
         self._closing = True
-        self._there_is_work.set()
+        self._work_available.set()
         if self._task:
             done, _ = await asyncio.wait({self._task}, timeout=timeout_s)
             if not done:
@@ -178,16 +188,16 @@ class _Lane:
             self._waiting.clear()
         try:
             await self._sink.close()
-        except Exception as error:  # noqa: BLE001 - closing the others must go on
+        except Exception as error:  # noqa: BLE001 - the other sinks must be closed too
             _log.error("audit_close_failed", sink=self.name, error=f"{type(error).__name__}: {error}")
 
 
 class Observers:
-    """Hands the record of every judged turn to the sinks, and counts it.
+    """Hands the record of every judged turn to the sinks and to the metrics.
 
-    `sinks` by the name that metrics and logs call them; `text` says what is kept of a record's text, before any sink
-    sees it; with `required`, `record` returns once every sink has stored the records and raises where one could not;
-    `queue_size` bounds the records that wait for each sink; a write, with its retries, takes `write_timeout_s` at most.
+    `sinks` maps names, as used in metrics and logs, to sinks. `text` is applied to the text of a record before any sink
+    gets it. With `required`, `record` waits until every sink has stored the records, and raises if a sink fails.
+    `queue_size` is the most records queued for each sink; `write_timeout_s` bounds a write including its retries.
     """
 
     def __init__(
@@ -203,47 +213,46 @@ class Observers:
         self._text: TextRule = text
         self._required = required
         self._metrics = metrics
-        self._lanes = [_Lane(name, sink, metrics, queue_size, write_timeout_s) for name, sink in sinks.items()]
+        self._queues = [_SinkQueue(name, sink, metrics, queue_size, write_timeout_s) for name, sink in sinks.items()]
         self._timeout_s = write_timeout_s
         self._started = not sinks
 
     async def start(self) -> None:
         """Open the sinks and start their tasks.
 
-        Raises AuditUnavailable for a sink that cannot be opened where `required`; elsewhere it is logged, and each
-        later write tries again.
+        If a sink cannot be opened, raise AuditUnavailable if `required`; otherwise log it and try again at each write.
         """
         self._started = True
-        results = await asyncio.gather(*(lane.start() for lane in self._lanes), return_exceptions=True)
-        for lane, result in zip(self._lanes, results, strict=True):
+        results = await asyncio.gather(*(queue.start() for queue in self._queues), return_exceptions=True)
+        for queue, result in zip(self._queues, results, strict=True):
             if isinstance(result, Exception):
-                await self._not_opened(lane, result)
+                await self._not_opened(queue, result)
             elif isinstance(result, BaseException):
                 raise result
 
-    async def _not_opened(self, lane: _Lane, error: Exception) -> None:
+    async def _not_opened(self, queue: _SinkQueue, error: Exception) -> None:
         problem = f"{type(error).__name__}: {error}"
-        _log.error("audit_not_opened", sink=lane.name, error=problem)
+        _log.error("audit_not_opened", sink=queue.name, error=problem)
         if self._required:
             await self.close()
-            raise AuditUnavailable(f"audit sink {lane.name!r} cannot be opened: {problem}") from error
+            raise AuditUnavailable(f"audit sink {queue.name!r} cannot be opened: {problem}") from error
 
     async def record(self, records: Sequence[Record]) -> None:
-        """Hand over the records of one exchange, also to the metrics.
+        """Count the records of one exchange (`Metrics.decision`) and queue them for every sink.
 
-        Returns at once unless `required`; then it raises AuditUnavailable if a sink did not store all of them, and
-        the answer they speak of must not leave.
+        Return at once unless `required`. With `required`, raise AuditUnavailable if a sink did not store every record:
+        the answer that they describe must then not be sent.
         """
         if not self._started:
-            raise RuntimeError("Observers.start() comes before record()")
+            raise RuntimeError("call Observers.start() before Observers.record()")
         waiting: list[asyncio.Future[None]] = []
         loop = asyncio.get_running_loop()
         for record in records:
             self._metrics.decision(record)
-            item = _Item(record, self._text)
-            for lane in self._lanes:
+            item = _PendingRecord(record, self._text)
+            for queue in self._queues:
                 done = loop.create_future() if self._required else None
-                lane.put(item, done)
+                queue.put(item, done)
                 if done:
                     waiting.append(done)
         failures = [r for r in await asyncio.gather(*waiting, return_exceptions=True) if isinstance(r, BaseException)]
@@ -251,5 +260,5 @@ class Observers:
             raise failures[0]
 
     async def close(self) -> None:
-        """Write what waits, then close the sinks."""
-        await asyncio.gather(*(lane.close(self._timeout_s) for lane in self._lanes))
+        """Write the queued records, then close the sinks."""
+        await asyncio.gather(*(queue.close(self._timeout_s) for queue in self._queues))

@@ -1,21 +1,33 @@
-"""Settings: the YAML file, read with its line numbers and checked as a whole before anything is built from it."""
+"""Settings: the YAML file, parsed with line numbers and checked as a whole before anything is built from it."""
 
-from guardproxy.settings.checks.document import Catalogue, url_fault
-from guardproxy.settings.load import Member, Settings, load, load_text
-from guardproxy.settings.model import Audit, GuardSettings, Limits, Log, Paths, Server, Upstream
+from guardproxy.settings.catalogue import Catalogue
+from guardproxy.settings.checks.upstream import url_error
+from guardproxy.settings.load import load, load_text
+from guardproxy.settings.model import (
+    AuditSettings,
+    GuardSettings,
+    Limits,
+    LogSettings,
+    PathSettings,
+    ServerSettings,
+    UpstreamSettings,
+)
+from guardproxy.settings.packaged import starter
+from guardproxy.settings.resolve import MemberSettings, Settings
 
 __all__ = [
-    "Audit",
+    "AuditSettings",
     "Catalogue",
     "GuardSettings",
     "Limits",
-    "Log",
-    "Member",
-    "Paths",
-    "Server",
+    "LogSettings",
+    "MemberSettings",
+    "PathSettings",
+    "ServerSettings",
     "Settings",
-    "Upstream",
+    "UpstreamSettings",
     "load",
     "load_text",
-    "url_fault",
+    "starter",
+    "url_error",
 ]

@@ -11,18 +11,18 @@ from guardproxy.settings.schema import adapter
 
 
 def schema() -> str:
-    """The schema as JSON text (draft 2020-12), descriptions included."""
-    made = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_untitled(adapter().json_schema())}
-    return json.dumps(made, indent=2, ensure_ascii=False) + "\n"
+    """The schema as JSON text (draft 2020-12), with the description of every option."""
+    document = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_without_titles(adapter().json_schema())}
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def _untitled(part: Any) -> Any:
-    """Without the titles that pydantic makes up from field names; an editor shows them above the description."""
+def _without_titles(part: Any) -> Any:
+    """Remove the titles that pydantic derives from field names: editors would show them above the descriptions."""
     if isinstance(part, list):
-        return [_untitled(one) for one in part]
+        return [_without_titles(element) for element in part]
     if not isinstance(part, dict):
         return part
-    return {key: _untitled(value) for key, value in part.items() if key != "title" or not isinstance(value, str)}
+    return {key: _without_titles(value) for key, value in part.items() if key != "title" or not isinstance(value, str)}
 
 
 if __name__ == "__main__":

@@ -1,42 +1,44 @@
-"""The shape of a configuration file: one frozen dataclass per mapping, a text under every option that says what it is.
+"""The shape of a configuration file: one frozen dataclass per mapping, a description under every option.
 
-The defaults here are what an empty file means, except for the policies: those are in `defaults.yaml`.
+Pydantic validates it; editors show the descriptions. The defaults here are those of an empty file, except for the
+policies: those are in `defaults.yaml`. Other rooms use Limits and the classes of `guardproxy.policy` as they are; the
+names of all other classes end in Settings.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Interval, Len
 
-from guardproxy.settings.model_policy import STRICT, Count, PolicySettings, Probability, RouteSettings, Text
+from guardproxy.settings.model_policy import Count, PolicySettings, Probability, RouteSettings, Text
+from guardproxy.types import Category, Taxonomy
+
+# The name of the guard that ships with the package, which is always defined.
+EMBEDDED = "embedded"
 
 Weight = Annotated[float, Interval(ge=0)]
 Seconds = Annotated[float, Interval(gt=0, le=86_400)]
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ServerSettings:
     """Where the proxy listens."""
 
-    __pydantic_config__ = STRICT
-
     host: Text = "127.0.0.1"
-    """Address to listen on. 0.0.0.0 is every IPv4 address of the machine."""
+    """Address to listen on; 0.0.0.0 is every IPv4 address of the machine."""
     port: Annotated[int, Interval(ge=0, le=65_535)] = 8080
-    """Port to listen on; 0 takes any free one."""
+    """Port to listen on; 0 takes any free port."""
     workers: Annotated[int, Interval(ge=1, le=256)] = 1
-    """Processes that answer requests."""
+    """Number of processes that answer requests."""
 
 
 @dataclass(frozen=True, slots=True)
-class Timeouts:
+class TimeoutSettings:
     """How long the upstream may take."""
 
-    __pydantic_config__ = STRICT
-
     connect_s: Seconds = 5.0
-    """Seconds until the connection stands."""
+    """Seconds to connect."""
     first_byte_s: Seconds = 120.0
     """Seconds from the request to the first byte of the answer."""
     between_chunks_s: Seconds = 60.0
@@ -44,136 +46,122 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
-class Retries:
-    """When a request is sent to the upstream again."""
-
-    __pydantic_config__ = STRICT
+class RetrySettings:
+    """When a request to the upstream is repeated."""
 
     attempts: Annotated[int, Interval(ge=1, le=10)] = 3
-    """How often a request is sent at most; 1 is never again."""
+    """Maximum number of attempts; 1 disables retries."""
     unsafe_methods: bool = False
-    """Whether a request that the upstream may have acted on already is sent again, which can cost twice."""
+    """Whether to repeat a request that the upstream may already have processed, which can cost twice."""
     max_wait_s: Seconds = 20.0
-    """The longest wait before the next attempt; a Retry-After beyond it ends the attempts."""
+    """Longest wait before the next attempt, in seconds; a longer Retry-After ends the attempts."""
 
 
 @dataclass(frozen=True, slots=True)
-class Upstream:
-    """The LLM service that is guarded."""
-
-    __pydantic_config__ = STRICT
+class UpstreamSettings:
+    """The LLM service behind the proxy."""
 
     url: Text = "demo"
     """Base address, to which the client's path is appended; `demo` is a small chat model on this machine."""
     key: str | None = field(default=None, repr=False)
-    """The upstream's own key, as ${env:NAME}, sent in place of the client's. Without it the client's key passes."""
+    """The upstream's own key, as ${env:NAME}, sent instead of the client's. Without it, the client's key is sent."""
     key_header: Text = "authorization"
-    """The header that carries the key: as a bearer token in `authorization`, as it is in any other."""
-    timeouts: Timeouts = Timeouts()
+    """The header that carries the key: as a bearer token in `authorization`, unchanged in any other."""
+    timeouts: TimeoutSettings = TimeoutSettings()
     """How long the upstream may take."""
-    retries: Retries = Retries()
-    """When a request is sent again."""
+    retries: RetrySettings = RetrySettings()
+    """When a request is repeated."""
     verify: bool = True
-    """Whether the upstream's TLS certificate is checked."""
+    """Whether to check the upstream's TLS certificate."""
     ca_file: Text | None = None
-    """PEM file of the authorities to trust, where the system's own do not know the upstream."""
+    """PEM file of trusted certificate authorities; without it, the system's own are trusted."""
     max_connections: Count = 256
-    """Connections to the upstream at most, per worker."""
+    """Maximum number of connections to the upstream, per worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class CascadeSettings:
-    """A guard that is asked first, and another where the first is not sure."""
+    """Two guards: the second is asked only if the first is not sure."""
 
-    __pydantic_config__ = STRICT
-
-    cheap: Text
-    """The guard that is asked first: `embedded`, or one of `guards`."""
-    dear: Text
-    """The guard that is asked where P(unsafe) of the first is between the bounds, and then decides."""
+    first: Text
+    """The guard that is asked first: `embedded`, or a name from `guards`."""
+    second: Text
+    """The guard that is asked, and then decides, if the first guard's P(unsafe) is within the bounds."""
     low: Probability
-    """Below it the first guard's word stands. `guardproxy calibrate --cascade` finds both bounds."""
+    """Below this P(unsafe), the first verdict is final. `guardproxy calibrate --cascade` finds both bounds."""
     high: Probability
-    """Above it the first guard's word stands."""
+    """Above this P(unsafe), the first verdict is final."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceSettings:
-    """How a moderation service is reached."""
-
-    __pydantic_config__ = STRICT
+    """How a moderation service is called."""
 
     key: Text = field(repr=False)
     """The service's key, as ${env:NAME}."""
     url: Text | None = None
-    """Base address, where the service gives each customer one of its own; without it the service's public one."""
+    """Base address, if each customer of the service has a separate one; without it, the service's public address."""
     attempts: Annotated[int, Interval(ge=1, le=10)] = 4
-    """How often a call is made at most, where the service is too busy or fails."""
+    """Maximum number of attempts per call, if the service is too busy or fails."""
     concurrency: Count = 8
-    """Calls that run at once, at most."""
+    """Maximum number of concurrent calls."""
     per_second: Annotated[float, Interval(gt=0)] | None = None
-    """Calls that begin in a second, at most; without it as many as come."""
+    """Maximum number of calls started per second; without it, there is no such limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class GuardSettings:
     """The model that judges."""
 
-    __pydantic_config__ = STRICT
-
     family: Text = "classifier"
-    """How the model is asked and understood: a built-in family, or `module:attribute`."""
-    model: Text = "embedded"
+    """How the model is prompted and read: a built-in family, or `module:attribute`."""
+    model: Text = EMBEDDED
     """`embedded` (ships with guardproxy), a Hugging Face id, a directory, or a GGUF file."""
     device: Text = "auto"
-    """Where the model runs: `cpu`, `cuda`, `cuda:N`, or `auto`, a GPU if there is one."""
+    """Where the model runs: `cpu`, `cuda`, `cuda:N`, or `auto`, which takes a GPU if there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the weights; `auto` is bfloat16 on a GPU and float32 on a CPU."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the family."""
     taxonomy: Text | None = None
-    """The categories to judge by, from `taxonomies`; without it the family's own."""
+    """The categories to judge by, a name from `taxonomies`; without it, the family's own."""
     timeout_s: Seconds = 30.0
-    """Seconds that a check may take, waiting included, before the guard counts as failed."""
+    """Seconds that a check may take, including its wait, before the guard counts as failed."""
     max_wait_s: Seconds = 10.0
-    """A check that would wait longer than this is refused at once, as overload."""
+    """A check that would wait longer than these seconds is refused at once, as overload."""
     max_batch_tokens: Count | None = None
-    """Tokens judged in one forward pass at most; without it what suits the device."""
+    """Maximum number of tokens in a forward pass; without it, a number that suits the device."""
     threads: Annotated[int, Interval(ge=1, le=1024)] | None = None
-    """CPU threads of the model; without it as many as PyTorch takes."""
+    """CPU threads of the model; without it, PyTorch's default."""
     service: ServiceSettings | None = None
-    """For the families that are moderation services: how it is reached. It has no model here."""
+    """How the service is called, for the families that are moderation services."""
     all: Annotated[tuple[Text, ...], Len(1)] | None = None
-    """Guards that are all asked, `embedded` or of `guards`; of each category the greatest probability counts."""
+    """Names of guards that are all asked; the greatest probability of each category counts."""
     mean: Mapping[str, tuple[Weight, ...]] | None = None
-    """In place of the greatest a mean: by category, `unsafe` or "*", a weight for each guard of `all`."""
+    """Use a weighted mean instead of the maximum: by category, `unsafe` or "*", a weight for each guard of `all`."""
     cascade: CascadeSettings | None = None
-    """A guard that is asked first, and another where the first is not sure."""
+    """Two guards: the second is asked only if the first is not sure."""
 
 
 @dataclass(frozen=True, slots=True)
 class CategorySettings:
-    """One kind of harm."""
-
-    __pydantic_config__ = STRICT
+    """A kind of harm."""
 
     id: Text
     """The name in policies, records and metrics: lower-case letters, digits and underscores."""
     name: str = ""
-    """The name that the guard reads; with neither name nor description both are those of the family's own category."""
+    """The name that the guard reads; without name and description, both are those of the family's category."""
     description: str = ""
-    """What belongs to it and what does not, for guards that read their policy from the prompt."""
+    """What the category includes and excludes, for guards that read their policy from the prompt."""
     code: str = ""
-    """What a generative guard prints for it, such as O3; without it the family numbers the categories."""
+    """The code that a generative guard prints for it, such as O3; without it, the family numbers the categories."""
     examples: tuple[str, ...] = ()
-    """Few-shot lines for guards that read their policy from the prompt."""
+    """Few-shot lines, for guards that read their policy from the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaxonomySettings:
-    """Categories to judge by."""
-
-    __pydantic_config__ = STRICT
+    """A list of categories to judge by."""
 
     categories: Annotated[tuple[CategorySettings, ...], Len(1)]
     """The categories, in the order in which the guard reads them."""
@@ -181,9 +169,7 @@ class TaxonomySettings:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is too large to be read; more is refused, never cut."""
-
-    __pydantic_config__ = STRICT
+    """The largest request and reply that are read; anything larger is refused, never cut."""
 
     body_bytes: Count = 20_971_520
     """Bytes of a request body."""
@@ -212,74 +198,93 @@ PASS_PATHS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Paths:
-    """What becomes of requests by method and path; what no list and no wire names is refused."""
-
-    __pydantic_config__ = STRICT
+class PathSettings:
+    """Requests that pass or are refused by method and path. A request that neither list nor wire covers is refused."""
 
     allow: tuple[str, ...] = PASS_PATHS
     """Requests that pass unread because they carry no chat: `METHOD /path`, with * for any text in the path."""
     refuse: tuple[str, ...] = ()
-    """Requests that are refused, also where a wire could read them."""
+    """Requests that are refused even if a wire could read them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
+class AuditSettings:
     """The record of every judged turn."""
-
-    __pydantic_config__ = STRICT
 
     store: Text = field(default="embedded", repr=False)
     """`embedded` (SQLite in the data directory), a database address, `none`, or `module:attribute`."""
     text: Literal["full", "redacted", "hash", "none"] = "redacted"
-    """What of the judged text is kept."""
+    """How much of the judged text is stored."""
     required: bool = False
-    """Whether an answer waits until its record is stored, and is refused where that fails."""
+    """Whether an answer waits until its record is stored, and is refused if that fails."""
     log: bool = True
     """Whether each record is also a log line."""
 
 
 @dataclass(frozen=True, slots=True)
-class Log:
-    """What is logged, to standard error."""
-
-    __pydantic_config__ = STRICT
+class LogSettings:
+    """The log on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe level that is logged."""
     format: Literal["auto", "json", "console"] = "auto"
-    """`json` lines, readable `console` lines, or console on a terminal and json elsewhere."""
+    """`json` lines, readable `console` lines, or `auto`: console on a terminal, json elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
     """A guardproxy configuration."""
 
-    __pydantic_config__ = STRICT
+    # Pydantic applies this to the classes below as well: unknown keys are mistakes, the texts under the fields are
+    # their descriptions.
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "use_attribute_docstrings": True}
 
     version: Literal[1] = 1
     """The version of this format."""
-    server: Server = Server()
+    server: ServerSettings = ServerSettings()
     """Where the proxy listens."""
-    upstream: Upstream = Upstream()
-    """The LLM service that is guarded."""
+    upstream: UpstreamSettings = UpstreamSettings()
+    """The LLM service behind the proxy."""
     guard: GuardSettings = GuardSettings()
     """The model that judges."""
     guards: Mapping[str, GuardSettings] = field(default_factory=dict)
     """Guards by name, for `guard.all` and `guard.cascade`, each with the options of `guard`."""
     taxonomies: Mapping[str, TaxonomySettings] = field(default_factory=dict)
-    """Categories of your own, by name."""
+    """Your own lists of categories, by name."""
     wires: tuple[str, ...] | None = None
-    """Chat protocols to read, built-in names or `module:attribute`; without it every built-in one."""
+    """Chat protocols to read: built-in names or `module:attribute`; without it, every built-in one."""
     limits: Limits = Limits()
-    """What is too large."""
-    paths: Paths = Paths()
-    """What becomes of requests that carry no chat."""
+    """The largest request and reply that are read."""
+    paths: PathSettings = PathSettings()
+    """Requests that pass unread or are refused by method and path."""
     policies: Mapping[str, PolicySettings] = field(default_factory=dict)
-    """Policies by name; `default` is the one where no route matches. Without it, the built-in one."""
+    """Policies by name; `default` applies if no route matches. Without it, the built-in policy applies."""
     routes: tuple[RouteSettings, ...] = ()
-    """Which requests each policy is for."""
-    audit: Audit = Audit()
+    """Which requests each policy applies to."""
+    audit: AuditSettings = AuditSettings()
     """The record of every judged turn."""
-    log: Log = Log()
-    """What is logged."""
+    log: LogSettings = LogSettings()
+    """The log on standard error."""
+
+    def members(self) -> dict[str, GuardSettings]:
+        """The guards that `guard.all` or `guard.cascade` combines, by name and in that order; empty for a single guard.
+
+        Names that are not defined are left out.
+        """
+        cascade = self.guard.cascade
+        names = self.guard.all or ((cascade.first, cascade.second) if cascade else ())
+        defined = {EMBEDDED: GuardSettings(), **self.guards}
+        return {name: defined[name] for name in names if name in defined}
+
+    def taxonomy_of(self, guard: GuardSettings) -> Taxonomy | None:
+        """The taxonomy that a guard names, or None for the family's own (or an undefined name)."""
+        name = guard.taxonomy
+        if name is None or name not in self.taxonomies:
+            return None
+        return Taxonomy(
+            name,
+            tuple(
+                Category(category.id, category.name, category.description, category.code, category.examples)
+                for category in self.taxonomies[name].categories
+            ),
+        )

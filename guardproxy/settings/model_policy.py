@@ -1,8 +1,8 @@
-"""The shape of policies and routes in a configuration file, in the manner of `model`."""
+"""The shape of policies and routes in a configuration file; see `model` for its conventions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Interval, Len
 
@@ -16,9 +16,6 @@ from guardproxy.policy import (
 )
 from guardproxy.views import VIEWS
 
-# How pydantic reads every mapping: unknown keys are mistakes, the texts under the fields their descriptions.
-STRICT: Any = {"extra": "forbid", "use_attribute_docstrings": True}
-
 Probability = Annotated[float, Interval(ge=0, le=1)]
 Count = Annotated[int, Interval(ge=1)]
 Text = Annotated[str, Len(1)]
@@ -27,10 +24,8 @@ _BLOCK, _REWRITE, _STREAM, _JUDGE = BlockPolicy(), RewritePolicy(), StreamPolicy
 
 
 @dataclass(frozen=True, slots=True)
-class RewriteRule:
-    """From which probability on a text is rewritten, and how."""
-
-    __pydantic_config__ = STRICT
+class RewriteSettings:
+    """The probability from which a text is rewritten, and how."""
 
     at: Probability
     """The threshold."""
@@ -39,24 +34,20 @@ class RewriteRule:
 
 
 @dataclass(frozen=True, slots=True)
-class CategoryRules:
-    """Thresholds of one category, each a probability; the most severe one that is reached acts. None: it passes."""
-
-    __pydantic_config__ = STRICT
+class ThresholdSettings:
+    """The thresholds of a category, as probabilities. The most severe action whose threshold is reached applies."""
 
     flag: Probability | None = None
-    """From here on the text passes and is marked in headers, metrics and audit."""
-    rewrite: RewriteRule | None = None
-    """From here on the text is rewritten."""
+    """From this probability, the text passes and is marked in headers, metrics and audit records."""
+    rewrite: RewriteSettings | None = None
+    """From this probability, the text is rewritten."""
     block: Probability | None = None
-    """From here on the text is withheld."""
+    """From this probability, the text is withheld."""
 
 
 @dataclass(frozen=True, slots=True)
-class OnOpaque:
+class OpaqueSettings:
     """What to do with content that the guard cannot read, by side."""
-
-    __pydantic_config__ = STRICT
 
     user: OnFailure = "flag"
     """In requests."""
@@ -65,52 +56,46 @@ class OnOpaque:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
-    """What becomes of earlier turns of the conversation."""
-
-    __pydantic_config__ = STRICT
+class HistorySettings:
+    """How earlier turns of the conversation are handled."""
 
     unsafe_turns: HistoryMode = "drop"
-    """Earlier turns that would be blocked now: `drop` sends the rest on, `block` refuses the request, `allow`."""
+    """Earlier turns that would be blocked now: `drop` removes them, `block` refuses the request, `allow` sends them."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
-    """What is done about what the guard finds."""
+    """How requests and replies are treated, depending on the guard's findings."""
 
-    __pydantic_config__ = STRICT
-
-    user: Mapping[str, CategoryRules] = field(default_factory=dict)
+    user: Mapping[str, ThresholdSettings] = field(default_factory=dict)
     """Rules for requests: by category, `unsafe` for the overall probability, "*" for all other categories."""
-    assistant: Mapping[str, CategoryRules] = field(default_factory=dict)
-    """Rules for replies, likewise."""
-    unsafe: CategoryRules | None = None
-    """Rules for the overall probability on every side that has no `unsafe` of its own."""
+    assistant: Mapping[str, ThresholdSettings] = field(default_factory=dict)
+    """Rules for replies, by the same keys."""
+    unsafe: ThresholdSettings | None = None
+    """Rules for the overall probability, on every side without `unsafe` rules of its own."""
     on_guard_error: OnFailure = "block"
-    """What to do where the guard failed, timed out or said something unreadable."""
+    """What to do if the guard fails, times out or gives an unreadable answer."""
     on_overload: OnFailure = "block"
-    """What to do where the guard had no time."""
-    on_opaque: OnFailure | OnOpaque = "flag"
+    """What to do if the guard is overloaded."""
+    on_opaque: OnFailure | OpaqueSettings = "flag"
     """What to do with content that the guard cannot read, such as images: for both sides or for each."""
     judge: JudgeScope = _JUDGE
     """Which texts of a request are judged."""
-    history: History = History()
-    """What becomes of earlier turns."""
+    history: HistorySettings = HistorySettings()
+    """How earlier turns are handled."""
     block: BlockPolicy = _BLOCK
-    """What the client gets in place of a blocked text."""
+    """What the client gets instead of a blocked text."""
     rewrite: RewritePolicy = _REWRITE
-    """The words that rewrites write."""
+    """The texts that rewrites write."""
     stream: StreamPolicy = _STREAM
-    """How streamed replies are held."""
+    """How streamed replies are held back until they are judged."""
     views: tuple[str, ...] = VIEWS
-    """Readings of a text that are judged as well where they differ from it."""
+    """Other forms of a text, such as decoded base64, that are judged as well if they differ from it."""
 
 
 @dataclass(frozen=True, slots=True)
-class When:
-    """Conditions, all of which must hold; * stands for any text."""
-
-    __pydantic_config__ = STRICT
+class ConditionSettings:
+    """Conditions that must all hold; * stands for any text."""
 
     path: Text | None = None
     """The request's path."""
@@ -124,15 +109,13 @@ class When:
 
 @dataclass(frozen=True, slots=True)
 class RouteSettings:
-    """Which requests a policy is for. The first route that matches is taken, and `default` where none does."""
-
-    __pydantic_config__ = STRICT
+    """Which requests a policy applies to. The first matching route is taken; without one, `default` applies."""
 
     name: Text
     """The name in records and metrics."""
     policy: Text
-    """The policy that acts."""
-    when: When = When()
-    """The requests it is for; without conditions, all."""
+    """The policy that applies."""
+    when: ConditionSettings = ConditionSettings()
+    """The conditions of the route; without conditions, every request."""
     shadow: tuple[str, ...] = ()
     """Policies that are judged and recorded but never act."""

@@ -1,23 +1,23 @@
-"""First pass: is every value of the right kind, and every key known? All mistakes at once, each with its place."""
+"""First pass: whether every key is known and every value has the right type. Reports all mistakes with positions."""
 
 import json
-import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from guardproxy.settings.messages import quoted, shortened, suggestion, type_name, union_members
 from guardproxy.settings.model import Document
-from guardproxy.settings.yaml_tree import Node, Path, Problem
+from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 
-_KINDS = {
+_TYPES = {
     "bool_type": "true or false",
-    "int_type": "a whole number",
+    "int_type": "an integer",
     "float_type": "a number",
-    "string_type": "a text",
+    "string_type": "a string",
     "tuple_type": "a list",
     "dict_type": "a mapping",
     "dataclass_type": "a mapping",
@@ -36,42 +36,64 @@ def adapter() -> TypeAdapter[Document]:
     return TypeAdapter(Document)
 
 
-def check(root: Node, raw: Any) -> tuple[Document | None, list[Problem]]:
-    """The document, or every mistake in its shape. `raw` is the tree's plain value with its secrets filled in."""
+def check(root: Node, content: Any) -> tuple[Document | None, list[Problem]]:
+    """The document, or None and every mistake in its types. `content` is the tree's plain value with its secrets."""
     try:
-        # Strict JSON mode coerces nothing ("0.5" is no number) and takes mappings for dataclasses.
-        return adapter().validate_json(json.dumps(raw), strict=True), []
+        # Strict JSON mode coerces nothing ("0.5" is not a number) and accepts mappings for dataclasses.
+        return adapter().validate_json(json.dumps(content), strict=True), []
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)
-        problems = [_problem(root, dict(one)) for one in found]
+        errors = error.errors(include_url=False, include_input=False)
+        problems = [_problem(root, dict(detail)) for detail in errors]
         return None, [problem for problem in problems if problem]
 
 
-def parse(raw: Any) -> Document | None:
-    """The document, or None where there is any mistake."""
+def guards_alone(content: Any) -> Document | None:
+    """A document with only the guards and taxonomies of `content`, or None if there is a mistake in these too.
+
+    The categories of the guards can then be checked in spite of mistakes elsewhere.
+    """
+    if not isinstance(content, dict):
+        return None
+    parts = {key: content[key] for key in ("guard", "guards", "taxonomies") if key in content}
+    if isinstance(parts.get("guard"), dict):
+        keys = ("family", "options", "taxonomy", "all", "cascade")
+        parts["guard"] = {key: value for key, value in parts["guard"].items() if key in keys}
     try:
-        return adapter().validate_json(json.dumps(raw), strict=True)
+        return adapter().validate_json(json.dumps(parts), strict=True)
     except ValidationError:
         return None
 
 
+def option_error(kind: Any, node: Node) -> str | None:
+    """Why a value cannot be a family's option of type `kind`, or None."""
+    try:
+        TypeAdapter(kind).validate_json(json.dumps(node.plain_value()), strict=True)
+    except ValidationError:
+        is_number = isinstance(node.value, bool | int | float)
+        hint = "; quote it" if is_number and str in union_members(kind) else ""
+        value = shortened(node.plain_value()) if node.value else quoted(node)
+        return f"must be {type_name(kind)}, not {value}{hint}"
+    return None
+
+
 def _problem(root: Node, error: dict[str, Any]) -> Problem | None:
-    """One validation error at its place; None where it says nothing new."""
+    """A validation error with its position, or None if it adds nothing to another problem."""
     node, path, rest = _locate(root, error["loc"])
     kind = error["type"]
-    if node.broken:
+    if node.reported:
         return None
     if kind == "missing":
-        return Problem(node.key, (*path, *rest[-1:]), "is missing")
-    if rest and _other_member(kind, node):
+        return Problem(node.key_position, (*path, *rest[-1:]), "is missing")
+    if rest and _is_of_other_member(kind, node):
         return None
     if kind == "unexpected_keyword_argument":
-        return Problem(node.key, path, "unknown key; " + suggest(str(path[-1]), keys_at(Document, path[:-1])))
-    return Problem(node.mark, path, _message(kind, error, node, path))
+        message = "unknown key; " + suggestion(str(path[-1]), _keys_at(Document, path[:-1]))
+        return Problem(node.key_position, path, message)
+    return Problem(node.position, path, _message(kind, error, node, path))
 
 
-def _locate(root: Node, location: tuple[str | int, ...]) -> tuple[Node, Path, list[str | int]]:
-    """The deepest node that a location names, its path, and the steps that are no nodes but union members and such."""
+def _locate(root: Node, location: tuple[str | int, ...]) -> tuple[Node, SettingPath, list[str | int]]:
+    """The deepest node at a pydantic location, its path, and the steps that are not nodes, such as union members."""
     node, path, rest = root, [], []
     for step in location:
         child = node.child(step)
@@ -80,117 +102,58 @@ def _locate(root: Node, location: tuple[str | int, ...]) -> tuple[Node, Path, li
         else:
             node = child
             path.append(step)
-        if node.broken:
+        if node.reported:
             break
     return node, tuple(path), rest
 
 
-def _other_member(kind: str, node: Node) -> bool:
-    """Whether an error comes from the member of a union (a word, or a mapping) that was not meant."""
+def _is_of_other_member(kind: str, node: Node) -> bool:
+    """Whether an error comes from the other member of a union of a literal and a mapping."""
     if kind == "dataclass_type":
         return True
     return kind == "literal_error" and isinstance(node.value, dict)
 
 
-def _message(kind: str, error: dict[str, Any], node: Node, path: Path) -> str:
-    shown = show(node)
-    if kind in _KINDS:
+def _message(kind: str, error: dict[str, Any], node: Node, path: SettingPath) -> str:
+    value = quoted(node)
+    if kind in _TYPES:
         hint = "; quote it" if kind == "string_type" and isinstance(node.value, bool | int | float) else ""
-        return f"must be {_KINDS[kind]}, not {shown}{hint}"
+        return f"must be {_TYPES[kind]}, not {value}{hint}"
     if kind in _BOUNDS:
-        words, name = _BOUNDS[kind]
-        return f"must be {words} {error['ctx'][name]:g}, not {shown}"
+        relation, bound = _BOUNDS[kind]
+        return f"must be {relation} {error['ctx'][bound]:g}, not {value}"
     if kind == "literal_error":
         choices = _choices_at(Document, path)
-        return f"must be one of {', '.join(map(str, choices))}, not {shown}" + _hint(node.value, choices)
+        return f"must be one of {', '.join(map(str, choices))}, not {value}" + _hint(node.value, choices)
     if kind in {"too_short", "too_long", "string_too_short"}:
-        return "must hold exactly one entry" if isinstance(node.value, dict) else "must not be empty"
+        return "must have exactly one entry" if isinstance(node.value, dict) else "must not be empty"
     return str(error["msg"])
 
 
 def _hint(value: Any, choices: list[Any]) -> str:
-    close = get_close_matches(value, [str(one) for one in choices], 1) if isinstance(value, str) else []
+    close = get_close_matches(value, map(str, choices), 1) if isinstance(value, str) else []
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def show(node: Node) -> str:
-    """A value as a message quotes it: short, and on one line."""
-    if node.value is None:
-        return "empty"
-    if isinstance(node.value, dict):
-        return "a mapping"
-    if isinstance(node.value, list):
-        return "a list"
-    return _short(node.value)
+def _keys_at(kind: Any, path: SettingPath) -> list[str]:
+    """The keys that the mapping at `path` may have; empty if it may have any."""
+    return [key.name for member in _types_at(kind, path) if is_dataclass(member) for key in fields(member)]
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _choices_at(kind: Any, path: SettingPath) -> list[Any]:
+    return [choice for member in _types_at(kind, path) if get_origin(member) is Literal for choice in get_args(member)]
 
 
-def option_fault(kind: Any, node: Node) -> str | None:
-    """What is wrong with the value of a family's option of type `kind`; None where nothing is."""
-    try:
-        TypeAdapter(kind).validate_json(json.dumps(node.plain()), strict=True)
-    except ValidationError:
-        number = isinstance(node.value, bool | int | float)
-        hint = "; quote it" if number and str in _members(kind) else ""
-        return f"must be {_words(kind)}, not {_short(node.plain()) if node.value else show(node)}{hint}"
-    return None
-
-
-def _words(kind: Any, *, many: bool = False) -> str:
-    """A type in words: `a text or a list of texts`."""
-    members = [one for one in _members(kind) if one is not type(None)]
-    return " or ".join(_word(one, many=many) for one in members)
-
-
-def _word(kind: Any, *, many: bool) -> str:
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is Sequence:
-        return f"{'lists' if many else 'a list'} of {_words(inner[0], many=True)}"
-    if origin is Mapping:
-        return f"{'mappings' if many else 'a mapping'} to {_words(inner[1], many=True)}"
-    one, several = {str: ("a text", "texts"), int: ("a whole number", "whole numbers")}.get(kind, (str(kind),) * 2)
-    return several if many else one
-
-
-def suggest(name: str, known: list[str]) -> str:
-    """`did you mean x?`, or what there is where nothing comes close."""
-    close = get_close_matches(name, known, 1)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-
-
-def keys_at(kind: Any, path: Path) -> list[str]:
-    """The keys that the mapping at `path` may have; none where it may have any."""
-    return [one.name for member in _members_at(kind, path) if is_dataclass(member) for one in fields(member)]
-
-
-def _choices_at(kind: Any, path: Path) -> list[Any]:
-    return [
-        choice for member in _members_at(kind, path) if get_origin(member) is Literal for choice in get_args(member)
-    ]
-
-
-def _members_at(kind: Any, path: Path) -> list[Any]:
-    """The types that the value at `path` may have, constraints taken off and unions taken apart."""
-    members = _members(kind)
+def _types_at(kind: Any, path: SettingPath) -> list[Any]:
+    """The types that the value at `path` may have."""
+    members = union_members(kind)
     for step in path:
-        members = [member for one in members for inner in _inside(one, step) for member in _members(inner)]
+        members = [inner for member in members for part in _types_below(member, step) for inner in union_members(part)]
     return members
 
 
-def _members(kind: Any) -> list[Any]:
-    if get_origin(kind) is Annotated:
-        return _members(get_args(kind)[0])
-    if get_origin(kind) in {Union, types.UnionType}:
-        return [member for one in get_args(kind) for member in _members(one)]
-    return [kind]
-
-
-def _inside(kind: Any, step: str | int) -> list[Any]:
-    """The type of what a step into `kind` leads to."""
+def _types_below(kind: Any, step: str | int) -> list[Any]:
+    """The type of the value one step below a value of type `kind`; empty if there is no such step."""
     if is_dataclass(kind):
         hint = get_type_hints(kind, include_extras=True).get(str(step))
         return [] if hint is None else [hint]

@@ -1,75 +1,92 @@
-"""Secrets come from the environment, written `${env:NAME}`, in the settings that may hold one and in no other."""
+"""Secrets: `${env:NAME}` stands for an environment variable, in the few settings that may hold a secret."""
 
+import copy
 import re
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote
 
-from guardproxy.settings.yaml_tree import Node, Path, Problem, dotted
+from guardproxy.settings.yaml_tree import Node, Problem, SettingPath, dotted
 
-KEY: Path = ("upstream", "key")
-STORE: Path = ("audit", "store")
+KEY: SettingPath = ("upstream", "key")
+STORE: SettingPath = ("audit", "store")
 
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]+")
 
 
-def fill(root: Node, env: Mapping[str, str]) -> tuple[dict[Path, str], list[Problem]]:
-    """The secret settings with their references replaced, and every reference that is missing or out of place.
+def read_secrets(root: Node, env: Mapping[str, str]) -> tuple[dict[SettingPath, str], list[Problem]]:
+    """The values of the secret settings, with references replaced, and every missing, malformed or misplaced reference.
 
-    A reference that is part of a longer text (a password in an address) is percent-encoded.
+    The value of a reference inside a longer text (a password in an address) is percent-encoded. Marks faulty settings
+    as reported.
     """
-    filled: dict[Path, str] = {}
+    values: dict[SettingPath, str] = {}
     problems: list[Problem] = []
-    for path, node in _texts(root):
+    for path, node in _strings(root):
         text = node.text() or ""
         if _is_key(path) or path == STORE:
-            found = _faults(path, text, env)
-            if found:
-                node.broken = True
+            messages = _mistakes(path, text, env)
+            if messages:
+                node.reported = True
             else:
-                filled[path] = _replace(text, env)
+                values[path] = _substituted(text, env)
+        elif "${env:" in text:
+            allowed = f"{dotted(KEY)}, {dotted(STORE)} and the service.key of a guard"
+            messages = [f"${{env:...}} is only allowed in {allowed}; write the value itself"]
         else:
-            where = f"{dotted(KEY)}, {dotted(STORE)} and the service.key of a guard"
-            found = [f"${{env:...}} is only for {where}"] if "${env:" in text else []
-        problems += [Problem(node.mark, path, message) for message in found]
-    return filled, problems
+            messages = []
+        problems += [Problem(node.position, path, message) for message in messages]
+    return values, problems
 
 
-def _is_key(path: Path) -> bool:
-    """Whether a setting is a key as a whole: the upstream's, or that of a guard which is a service."""
+def with_secrets(content: Any, values: Mapping[SettingPath, str]) -> Any:
+    """A copy of a document's plain value with the values of its secret settings."""
+    filled = copy.deepcopy(content)
+    for path, value in values.items():
+        *above, key = path
+        section = filled
+        for step in above:
+            section = section[step]
+        section[key] = value
+    return filled
+
+
+def _is_key(path: SettingPath) -> bool:
+    """Whether the whole setting must be a secret: the upstream's key, or that of a guard that is a service."""
     return path == KEY or (path[:1] in (("guard",), ("guards",)) and path[-2:] == ("service", "key"))
 
 
-def _texts(root: Node) -> list[tuple[Path, Node]]:
-    """Every text of the tree with its path."""
-    found: list[tuple[Path, Node]] = []
-    waiting: list[tuple[Path, Node]] = [((), root)]
-    while waiting:
-        path, node = waiting.pop()
-        waiting += [((*path, key), child) for key, child in node.entries()]
-        waiting += [((*path, place), child) for place, child in node.items()]
-        if node.text() is not None and not node.broken:
-            found.append((path, node))
-    return found
+def _strings(root: Node) -> list[tuple[SettingPath, Node]]:
+    """Every string of the tree with its path, less those with a reported mistake."""
+    strings: list[tuple[SettingPath, Node]] = []
+    pending: list[tuple[SettingPath, Node]] = [((), root)]
+    while pending:
+        path, node = pending.pop()
+        pending += [((*path, key), child) for key, child in node.entries()]
+        pending += [((*path, index), child) for index, child in node.elements()]
+        if node.text() is not None and not node.reported:
+            strings.append((path, node))
+    return strings
 
 
-def _faults(path: Path, text: str, env: Mapping[str, str]) -> list[str]:
-    """What is wrong with a secret setting; never its value."""
+def _mistakes(path: SettingPath, text: str, env: Mapping[str, str]) -> list[str]:
+    """The messages about a secret setting; none of them shows its value."""
     if _is_key(path) and not _REFERENCE.fullmatch(text):
         return ["a secret does not belong in the file; write ${env:NAME} and set that variable"]
     if "${" in _REFERENCE.sub("", text):
-        return ["a reference is written ${env:NAME}"]
+        return ["contains a malformed reference; write ${env:NAME}"]
     names = _REFERENCE.findall(text)
     missing = [f"environment variable {name} is not set" for name in names if not env.get(name)]
     if missing or not _is_key(path):
         return missing
     if not _HEADER_VALUE.fullmatch(env[names[0]]):
-        return [f"environment variable {names[0]} holds a space or other character that no key may have"]
+        return [f"environment variable {names[0]} holds a space or another character that no key may have; correct it"]
     return []
 
 
-def _replace(text: str, env: Mapping[str, str]) -> str:
-    alone = _REFERENCE.fullmatch(text)
-    if alone:
-        return env[alone[1]]
+def _substituted(text: str, env: Mapping[str, str]) -> str:
+    whole = _REFERENCE.fullmatch(text)
+    if whole:
+        return env[whole[1]]
     return _REFERENCE.sub(lambda match: quote(env[match[1]], safe=""), text)

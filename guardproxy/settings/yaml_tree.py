@@ -1,8 +1,8 @@
-"""YAML text to a tree that remembers where everything stands, and the mistakes that YAML itself would let pass.
+"""Parse YAML text into a tree of nodes with source positions, and report the mistakes that YAML itself accepts.
 
-PyYAML keeps the last of two equal keys and reads `on`, `1:30` and `0o17` as something else than what is written; in a
-policy either can lose a rule. So the tree is built from the parser's events: duplicate keys, anchors, aliases, merge
-keys, tags and second documents are mistakes, and plain scalars mean what they mean in YAML 1.2's core schema.
+PyYAML keeps the last of two equal keys and resolves `on`, `1:30` and `0o17` to values other than the text; in a policy
+either can lose a rule. So the tree is built from the parser's events: duplicate keys, anchors, aliases, merge keys,
+tags and second documents are mistakes, and plain scalars are resolved by YAML 1.2's core schema.
 """
 
 import json
@@ -13,11 +13,11 @@ from typing import Any
 
 import yaml
 
-Path = tuple[str | int, ...]
+SettingPath = tuple[str | int, ...]
 Scalar = None | bool | int | float | str
 
 MAX_DEPTH = 32
-_WORDS: dict[str, Scalar] = {
+_KEYWORDS: dict[str, Scalar] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
@@ -26,54 +26,60 @@ _WORDS: dict[str, Scalar] = {
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]{1,40}|[0-9]{1,40}(\.[0-9]{0,40})?)([eE][-+]?[0-9]{1,2})?")
 _PLAIN_KEY = re.compile(r"[\w*-]+")
-# What YAML 1.1 counts as the end of a line.
+# The line breaks of YAML 1.1, by which PyYAML counts lines.
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """A place in the text; lines and columns count from 1."""
+class SourcePosition:
+    """A line and a column of the text; both count from 1."""
 
     line: int
     column: int
 
 
+START = SourcePosition(1, 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One mistake, where it stands and in which setting. An empty path speaks of the text as a whole."""
+    """A mistake, with its position in the text and the setting that it concerns.
 
-    mark: Mark
-    path: Path
+    An empty path stands for the text as a whole.
+    """
+
+    position: SourcePosition
+    path: SettingPath
     message: str
 
     def render(self, name: str) -> str:
-        """`file:line:column: path: message`."""
-        place = f"{name}:{self.mark.line}:{self.mark.column}"
+        """The mistake as `file:line:column: path: message`; `name` is the file's."""
+        place = f"{name}:{self.position.line}:{self.position.column}"
         return f"{place}: {dotted(self.path)}: {self.message}" if self.path else f"{place}: {self.message}"
 
 
 @dataclass(slots=True)
 class Node:
-    """A value with the mark of its beginning, and that of its key where it has one.
+    """A value with its position, and the position of its key (its own if it has no key).
 
-    `broken` values were already reported, so nothing more is said of them.
+    `reported`: a mistake in the value is reported already, so later checks skip it.
     """
 
     value: "Scalar | dict[str, Node] | list[Node]"
-    mark: Mark
-    key: Mark
-    broken: bool = False
+    position: SourcePosition
+    key_position: SourcePosition
+    reported: bool = False
 
     def get(self, *path: str | int) -> "Node | None":
-        """The node at `path` below this one; None where there is none."""
+        """The node at `path` below this one, or None."""
         node: Node | None = self
         for step in path:
             node = node.child(step) if node else None
         return node
 
     def child(self, step: str | int) -> "Node | None":
-        """The node one step below."""
+        """The node one step below, or None."""
         if isinstance(self.value, dict):
             return self.value.get(step) if isinstance(step, str) else None
         if isinstance(self.value, list) and isinstance(step, int) and step < len(self.value):
@@ -81,28 +87,28 @@ class Node:
         return None
 
     def entries(self) -> "list[tuple[str, Node]]":
-        """The keys and values of a mapping; nothing for anything else."""
+        """The keys and values of a mapping; empty for any other value."""
         return list(self.value.items()) if isinstance(self.value, dict) else []
 
-    def items(self) -> "list[tuple[int, Node]]":
-        """The places and values of a list; nothing for anything else."""
+    def elements(self) -> "list[tuple[int, Node]]":
+        """The indices and values of a list; empty for any other value."""
         return list(enumerate(self.value)) if isinstance(self.value, list) else []
 
     def text(self) -> str | None:
-        """The value where it is a text."""
+        """The value if it is a string, or None."""
         return self.value if isinstance(self.value, str) else None
 
-    def plain(self) -> Any:
-        """The value as JSON has it."""
+    def plain_value(self) -> Any:
+        """The value without positions, in the types of Python's json module."""
         if isinstance(self.value, dict):
-            return {key: node.plain() for key, node in self.value.items()}
+            return {key: node.plain_value() for key, node in self.value.items()}
         if isinstance(self.value, list):
-            return [node.plain() for node in self.value]
+            return [node.plain_value() for node in self.value]
         return self.value
 
 
-def dotted(path: Path) -> str:
-    """`("routes", 0, "when")` as `routes[0].when`; a key that is no word is quoted."""
+def dotted(path: SettingPath) -> str:
+    """`("routes", 0, "when")` as `routes[0].when`; keys with characters such as spaces or dots are quoted."""
     shown = ""
     for step in path:
         if isinstance(step, int):
@@ -113,26 +119,31 @@ def dotted(path: Path) -> str:
 
 
 def read(text: str) -> tuple[Node | None, list[Problem]]:
-    """The tree of a YAML text and every mistake in how it is written; no tree where the text is empty or broken."""
-    reader = _Reader()
+    """The tree of a YAML text and every mistake in its syntax.
+
+    The tree is None if the text cannot be parsed to its end, and an empty mapping if the text holds no value.
+    """
+    builder = _TreeBuilder()
     text = text.removeprefix("\ufeff")
     try:
         loader = yaml.SafeLoader(text)
     except yaml.reader.ReaderError as error:
-        return None, [Problem(mark_at(text, error.position), (), f"character U+{error.character:04X} is not allowed")]
+        message = f"character U+{error.character:04X} is not allowed in YAML; remove it"
+        return None, [Problem(position_at(text, error.position), (), message)]
     try:
         while loader.check_event():
-            reader.take(loader.get_event())  # type: ignore[no-untyped-call]
+            builder.add_event(loader.get_event())  # type: ignore[no-untyped-call]
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark or loader.get_mark()
-        return None, [*reader.problems, Problem(_mark(mark), (), f"not YAML: {error.problem or error.context}")]
+        position = _position(error.problem_mark or error.context_mark or loader.get_mark())
+        return None, [*builder.problems, Problem(position, (), f"not YAML: {error.problem or error.context}")]
     except (ValueError, OverflowError):
         # PyYAML does not check the numbers in escapes ("\Uffffffff") and directives.
-        problem = Problem(_mark(loader.get_mark()), (), "not YAML: a number in an escape or directive is too large")
-        return None, [*reader.problems, problem]
+        message = "not YAML: a number in an escape or directive is too large"
+        return None, [*builder.problems, Problem(_position(loader.get_mark()), (), message)]
     except _StopReading:
-        return None, reader.problems
-    return reader.root, reader.problems
+        return None, builder.problems
+    root = builder.root
+    return root if root is not None and root.value is not None else Node({}, START, START), builder.problems
 
 
 class _StopReading(Exception):
@@ -140,68 +151,69 @@ class _StopReading(Exception):
 
 
 @dataclass(slots=True)
-class _Open:
-    """A mapping or list whose end has not come yet, and the key that waits for its value."""
+class _OpenCollection:
+    """A mapping or list before its end event, and the key whose value has not come yet."""
 
     node: Node
-    mapping: bool
+    is_mapping: bool
     key: Node | None = None
 
 
 @dataclass(slots=True)
-class _Reader:
+class _TreeBuilder:
     """Builds the tree from parser events, without recursion."""
 
     root: Node | None = None
     problems: list[Problem] = field(default_factory=list)
-    stack: list[_Open] = field(default_factory=list)
+    stack: list[_OpenCollection] = field(default_factory=list)
     documents: int = 0
 
-    def take(self, event: yaml.Event) -> None:
-        """Add one event to the tree. Raises _StopReading behind what makes the rest unreadable."""
-        mark = _mark(event.start_mark)
+    def add_event(self, event: yaml.Event) -> None:
+        """Add an event to the tree. Raises _StopReading after an event that makes the rest unreadable."""
+        position = _position(event.start_mark)
         if isinstance(event, yaml.DocumentStartEvent):
             self.documents += 1
             if self.documents > 1:
-                self.problems.append(Problem(mark, (), "a second document; one file holds one configuration"))
+                message = "a second document begins here; put each configuration into a file of its own"
+                self.problems.append(Problem(position, (), message))
                 raise _StopReading
         elif isinstance(event, yaml.AliasEvent):
-            self._report(mark, f"alias *{event.anchor} is not supported; write the value out")
-            self._add(Node(None, mark, mark, broken=True))
+            self._report(position, f"alias *{event.anchor} is not supported; write the value out")
+            self._add(Node(None, position, position, reported=True))
         elif isinstance(event, yaml.ScalarEvent):
-            self._add(self._scalar(event, mark))
+            self._add(self._scalar(event, position))
         elif isinstance(event, yaml.CollectionStartEvent):
-            self._open(event, mark)
+            self._open(event, position)
         elif isinstance(event, yaml.CollectionEndEvent):
             self._add(self.stack.pop().node)
 
-    def _open(self, event: yaml.CollectionStartEvent, mark: Mark) -> None:
+    def _open(self, event: yaml.CollectionStartEvent, position: SourcePosition) -> None:
         if len(self.stack) >= MAX_DEPTH:
-            self._report(mark, f"nested more than {MAX_DEPTH} deep")
+            self._report(position, f"is nested more than {MAX_DEPTH} deep")
             raise _StopReading
-        mapping = isinstance(event, yaml.MappingStartEvent)
-        node = Node({} if mapping else [], mark, mark)
-        self._plain_only(event, mark)
-        self.stack.append(_Open(node, mapping))
+        is_mapping = isinstance(event, yaml.MappingStartEvent)
+        node = Node({} if is_mapping else [], position, position)
+        self._report_properties(event, position)
+        self.stack.append(_OpenCollection(node, is_mapping))
 
-    def _scalar(self, event: yaml.ScalarEvent, mark: Mark) -> Node:
-        broken = self._plain_only(event, mark)
+    def _scalar(self, event: yaml.ScalarEvent, position: SourcePosition) -> Node:
+        has_tag = self._report_properties(event, position)
         if _SURROGATE.search(event.value):
-            self._report(mark, "half of a surrogate pair is no character")
-            return Node(None, mark, mark, broken=True)
-        as_key = bool(self.stack) and self.stack[-1].mapping and self.stack[-1].key is None
-        if as_key and event.style is None and event.value == "<<":
-            self._report(mark, "merge key << is not supported; write the keys out")
-            return Node(None, mark, mark, broken=True)
-        value = _resolve(event.value) if event.style is None and not as_key else event.value
-        return Node(value, mark, mark, broken)
+            self._report(position, "contains an unpaired surrogate; write the whole character")
+            return Node(None, position, position, reported=True)
+        is_key = bool(self.stack) and self.stack[-1].is_mapping and self.stack[-1].key is None
+        if is_key and event.style is None and event.value == "<<":
+            self._report(position, "merge key << is not supported; write the keys out")
+            return Node(None, position, position, reported=True)
+        value = _resolve(event.value) if event.style is None and not is_key else event.value
+        return Node(value, position, position, reported=has_tag)
 
-    def _plain_only(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent, mark: Mark) -> bool:
-        """Reports anchors and tags; whether there was a tag, after which the value cannot be trusted."""
+    def _report_properties(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent, position: SourcePosition) -> bool:
+        """Report an anchor or a tag; whether there is a tag, with which the value may mean something else."""
         if event.anchor is not None:
-            self._report(mark, f"anchor &{event.anchor} is not supported")
+            self._report(position, f"anchor &{event.anchor} is not supported; remove it")
         if event.tag is not None:
-            self._report(mark, f"tag {event.tag} is not supported")
+            self._report(position, f"tag {event.tag} is not supported; remove it")
         return event.tag is not None
 
     def _add(self, node: Node) -> None:
@@ -213,30 +225,30 @@ class _Reader:
             top.node.value.append(node)
         elif top.key is None:
             if isinstance(node.value, dict | list):
-                self._report(node.mark, "a key must be a text")
-                node = Node(None, node.mark, node.mark, broken=True)
+                self._report(node.position, "a key must be a string")
+                node = Node(None, node.position, node.position, reported=True)
             top.key = node
         else:
             key, top.key = top.key, None
-            self._put(top, key, node)
+            self._add_entry(top, key, node)
 
-    def _put(self, top: _Open, key: Node, node: Node) -> None:
-        if not isinstance(key.value, str) or not isinstance(top.node.value, dict):
+    def _add_entry(self, mapping: _OpenCollection, key: Node, node: Node) -> None:
+        if not isinstance(key.value, str) or not isinstance(mapping.node.value, dict):
             return
-        node.key = key.mark
-        first = top.node.value.get(key.value)
+        node.key_position = key.position
+        first = mapping.node.value.get(key.value)
         if first is None:
-            top.node.value[key.value] = node
+            mapping.node.value[key.value] = node
             return
-        message = f"duplicate key, already given in line {first.key.line}"
-        self.problems.append(Problem(key.mark, (*self._path(), key.value), message))
+        message = f"duplicate key, already set in line {first.key_position.line}; keep only one"
+        self.problems.append(Problem(key.position, (*self._path(), key.value), message))
         _merge(first, node)
 
-    def _report(self, mark: Mark, message: str) -> None:
-        self.problems.append(Problem(mark, self._path(), message))
+    def _report(self, position: SourcePosition, message: str) -> None:
+        self.problems.append(Problem(position, self._path(), message))
 
-    def _path(self) -> Path:
-        """Where the event that comes next belongs."""
+    def _path(self) -> SettingPath:
+        """The path at which the next event belongs."""
         path: list[str | int] = []
         for level in self.stack:
             if isinstance(level.node.value, list):
@@ -247,7 +259,7 @@ class _Reader:
 
 
 def _merge(first: Node, second: Node) -> None:
-    """Put what stands under a duplicate key beside what stands under the first, so that all of it is checked."""
+    """Add the entries under a duplicate key to those under the first, so that all of them are checked."""
     if not isinstance(first.value, dict) or not isinstance(second.value, dict):
         return
     for key, node in second.value.items():
@@ -258,9 +270,9 @@ def _merge(first: Node, second: Node) -> None:
 
 
 def _resolve(text: str) -> Scalar:
-    """What an unquoted scalar means in YAML 1.2's core schema (10.3.2), less octal, hexadecimal and infinity."""
-    if text in _WORDS:
-        return _WORDS[text]
+    """The value of a plain scalar by YAML 1.2's core schema (10.3.2), less octal, hexadecimal and infinity."""
+    if text in _KEYWORDS:
+        return _KEYWORDS[text]
     if _INTEGER.fullmatch(text):
         return int(text)
     if _FLOAT.fullmatch(text):
@@ -268,18 +280,20 @@ def _resolve(text: str) -> Scalar:
     return text
 
 
-def _mark(mark: Any) -> Mark:
-    """PyYAML's mark, which counts from 0."""
-    return Mark(mark.line + 1, mark.column + 1)
+def _position(mark: Any) -> SourcePosition:
+    """The position of a PyYAML mark, which counts from 0."""
+    return SourcePosition(mark.line + 1, mark.column + 1)
 
 
-def mark_at(text: str, position: int) -> Mark:
-    """The mark of a character, for the errors that have only its position."""
-    lines = _LINE_BREAK.split(text[:position])
-    return Mark(len(lines), len(lines[-1]) + 1)
+def position_at(text: str, offset: int) -> SourcePosition:
+    """The position of the character at `offset`."""
+    lines = _LINE_BREAK.split(text[:offset])
+    return SourcePosition(len(lines), len(lines[-1]) + 1)
 
 
-def rank(problems: Iterable[Problem]) -> list[Problem]:
-    """Problems in the order of the text, each once."""
-    unique = dict.fromkeys(problems)
-    return sorted(unique, key=lambda one: (one.mark.line, one.mark.column, dotted(one.path), one.message))
+def in_file_order(problems: Iterable[Problem]) -> list[Problem]:
+    """The problems without duplicates, by position."""
+    return sorted(
+        dict.fromkeys(problems),
+        key=lambda problem: (problem.position.line, problem.position.column, dotted(problem.path), problem.message),
+    )

@@ -1,4 +1,4 @@
-"""One file per kind of sink. Each offers `open_sink`: of an address (`kind://...`), or, for the log, of its options."""
+"""One file per kind of sink. Each offers `open_sink`, which takes an address (`kind://...`); the log takes options."""
 
 REGISTRY: dict[str, str] = {
     "jsonl": "guardproxy.sinks.jsonl:open_sink",

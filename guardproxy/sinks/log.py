@@ -1,4 +1,4 @@
-"""Every record as one log line."""
+"""Write each record as one log line."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,9 +9,10 @@ from guardproxy.types import Record
 
 
 class LogSink:
-    """Writes each record as a line "decision": what was decided on which turn, and why.
+    """Writes each record as a log line "decision": the turn, the decision and its reasons.
 
-    The store has the whole record; the line has what an operator reads or counts. The judged text only if asked for.
+    The line holds the fields that an operator reads or counts; the store holds the whole record. With `text`, the line
+    also holds the judged text.
     """
 
     def __init__(self, *, text: bool) -> None:
@@ -19,7 +20,7 @@ class LogSink:
         self._log = structlog.get_logger("guardproxy.audit")
 
     async def write(self, records: Sequence[Record]) -> None:
-        """One line per record."""
+        """Write one line per record."""
         for record in records:
             self._log.info("decision", **self._fields(record))
 
@@ -51,9 +52,9 @@ class LogSink:
         return fields
 
     async def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
 
 def open_sink(*, text: bool = False) -> LogSink:
-    """A sink that writes to the log, with the judged text where `text` says so."""
+    """Open a sink that writes to the log, with the judged text if `text` is true."""
     return LogSink(text=text)

@@ -1,4 +1,4 @@
-"""A record as JSON and back."""
+"""Convert records to JSON and back."""
 
 import json
 from dataclasses import fields
@@ -7,7 +7,7 @@ from typing import Any
 
 from guardproxy.types import Coverage, Decision, Finding, Origin, Reason, Record, Usage, Verdict
 
-# dataclasses.asdict copies every leaf, at five times the cost; records are frozen.
+# Records are frozen, so values need no copies: dataclasses.asdict copies every leaf and takes five times as long.
 _NAMES = {
     kind: tuple(field.name for field in fields(kind))
     for kind in (Record, Origin, Verdict, Usage, Finding, Decision, Reason, Coverage)
@@ -15,42 +15,42 @@ _NAMES = {
 _VALUES = {kind: attrgetter(*names) for kind, names in _NAMES.items()}
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     kind = type(value)
     if kind in _NAMES:
-        return dict(zip(_NAMES[kind], map(_plain, _VALUES[kind](value)), strict=True))
-    return [_plain(item) for item in value] if kind is tuple else value
+        return dict(zip(_NAMES[kind], map(_json_value, _VALUES[kind](value)), strict=True))
+    return [_json_value(item) for item in value] if kind is tuple else value
 
 
 def to_dict(record: Record) -> dict[str, Any]:
-    """The record as JSON can hold it, fields by their names in `types`."""
-    found: dict[str, Any] = _plain(record)
-    return found
+    """Return the record as dicts, lists and scalars, with the field names of `types`."""
+    fields_of_record: dict[str, Any] = _json_value(record)
+    return fields_of_record
 
 
 def to_json(record: Record) -> str:
-    """One line of ASCII: control characters, NUL and lone surrogates are escaped, so that every store can hold it."""
-    return json.dumps(_plain(record), ensure_ascii=True, separators=(",", ":"))
+    """Return the record as one line of ASCII; control characters and surrogates, which stores refuse, are escaped."""
+    return json.dumps(_json_value(record), ensure_ascii=True, separators=(",", ":"))
 
 
 def from_json(line: str) -> Record:
-    """The record that `to_json` wrote. Raises ValueError, KeyError or TypeError for anything else."""
-    found: dict[str, Any] = json.loads(line)
-    verdict = found["verdict"]
-    decision = found["decision"]
+    """Read a record that `to_json` wrote. Raises ValueError, KeyError or TypeError for anything else."""
+    data: dict[str, Any] = json.loads(line)
+    verdict = data["verdict"]
+    decision = data["decision"]
     return Record(
         **{
-            **found,
-            "origin": Origin(**found["origin"]),
+            **data,
+            "origin": Origin(**data["origin"]),
             "verdict": verdict and _verdict(verdict),
-            "decision": Decision(**{**decision, "reasons": tuple(Reason(**one) for one in decision["reasons"])}),
-            "coverage": tuple(Coverage(**one) for one in found["coverage"]),
+            "decision": Decision(**{**decision, "reasons": tuple(Reason(**reason) for reason in decision["reasons"])}),
+            "coverage": tuple(Coverage(**part) for part in data["coverage"]),
         }
     )
 
 
-def _verdict(found: dict[str, Any]) -> Verdict:
-    findings = tuple(Finding(**one) for one in found["findings"])
-    if "account" in found:  # what version 0.1.0 called the usage; its rows are chained by hash and stay as they are
-        found["usage"] = found.pop("account")
-    return Verdict(**{**found, "findings": findings, "usage": Usage(**found["usage"])})
+def _verdict(data: dict[str, Any]) -> Verdict:
+    findings = tuple(Finding(**finding) for finding in data["findings"])
+    if "account" in data:  # the name of `usage` in version 0.1.0; stored rows cannot change, because they are hashed
+        data["usage"] = data.pop("account")
+    return Verdict(**{**data, "findings": findings, "usage": Usage(**data["usage"])})

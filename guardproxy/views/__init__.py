@@ -1,13 +1,13 @@
-"""The readings of a text that the guard also gets: what it says once disguises are taken off. Pure.
+"""Views: other forms of a text (cleaned, displayed, decoded) that the guard judges as well. Pure.
 
-*Cleaning* takes off what a reader does not see or does not notice (other alphabets' look-alikes, styled
-letters, invisible characters, text hidden in tag characters); all chosen cleanings make one view. Where a right-to-left
-override turns letters round, the order in which they are *displayed* makes another. *Decoding* undoes an
-encoding, of the cleaned text and once more of what came out, so that encodings nested twice are read. A decoding is
-only taken where it yields more word-like text than it was given, so ordinary prose and code have no view.
+*Cleaning* undoes disguises that a reader does not notice: look-alikes from other alphabets, styled letters, invisible
+characters, text hidden in tag characters. All chosen cleanings together make one view. The *displayed* view has the
+characters in the order in which a right-to-left override shows them. *Decoding* undoes an encoding of the cleaned or
+displayed text, and again of its own result, so that encodings nested twice are undone. A decoding counts only if its
+result is more like words than its input, so ordinary prose and code have no views.
 
-Bounds: MAX_VIEWS views of a text; DEPTH decodings on one another, the further ones of NESTED characters in all; time
-linear in the text's length.
+Bounds: MAX_VIEWS views of a text; DEPTH decodings in a row; at most MAX_DECODED characters of results that are decoded
+again; time linear in the length of the text.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,52 +22,52 @@ DISPLAYED = "displayed"
 VIEWS: tuple[str, ...] = (*CLEANINGS, DISPLAYED, *DECODINGS)
 MAX_VIEWS = 8
 DEPTH = 2
-NESTED = 500_000
+MAX_DECODED = 500_000
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One reading: `name` says what was undone, in order, as `invisible+base64`."""
+    """A view of a text. `name` lists the steps that made it, in order, such as `invisible+base64`."""
 
     name: str
     text: str
 
 
 def views(text: str, names: Iterable[str]) -> tuple[View, ...]:
-    """The readings of `text` by the methods `names` (of VIEWS) that differ from it and from one another.
+    """Return the views of `text` by the methods `names` (from VIEWS) that differ from `text` and from each other.
 
-    Texts that differ in spacing alone are the same. Raises ConfigError for a name that is not in VIEWS.
+    Texts that differ only in spacing count as equal. Raises ConfigError for a name that is not in VIEWS.
     """
     chosen = frozenset(names)
     if unknown := chosen.difference(VIEWS):
-        raise ConfigError(f"views: {', '.join(sorted(unknown))}: not among {', '.join(VIEWS)}")
-    found: dict[str, View] = {}
-    seen = {_squeezed(text)}
-    for view in _readings(View("", text), chosen):
-        key = _squeezed(view.text)
+        raise ConfigError(f"views: unknown view {', '.join(sorted(unknown))}; use {', '.join(VIEWS)}")
+    kept: dict[str, View] = {}
+    seen = {_single_spaced(text)}
+    for view in _candidates(View("", text), chosen):
+        key = _single_spaced(view.text)
         if key and key not in seen:
             seen.add(key)
-            found[view.name] = view
-        if len(found) == MAX_VIEWS:
+            kept[view.name] = view
+        if len(kept) == MAX_VIEWS:
             break
-    return tuple(found.values())
+    return tuple(kept.values())
 
 
-def _readings(given: View, chosen: frozenset[str]) -> Iterator[View]:
-    """The text cleaned, as it stands and as it is displayed, then the decodings of both, then theirs."""
-    level, room = [_cleaned(given, chosen)], NESTED
-    if DISPLAYED in chosen and (shown := displayed(given.text)) != given.text:
+def _candidates(original: View, chosen: frozenset[str]) -> Iterator[View]:
+    """Yield the text and its displayed form, both cleaned, then their decodings, then the decodings of these."""
+    level, room = [_cleaned(original, chosen)], MAX_DECODED
+    if DISPLAYED in chosen and (shown := displayed(original.text)) != original.text:
         level.append(_cleaned(View(DISPLAYED, shown), chosen))
     yield from level
     for _ in range(DEPTH):
-        further: list[View] = []
+        next_level: list[View] = []
         for base in level:
             for view in _decoded(base, chosen):
                 yield view
                 if len(view.text) <= room:
                     room -= len(view.text)
-                    further.append(view)
-        level = further
+                    next_level.append(view)
+        level = next_level
 
 
 def _decoded(base: View, chosen: frozenset[str]) -> Iterator[View]:
@@ -90,5 +90,5 @@ def _joined(*names: str) -> str:
     return "+".join(name for name in names if name)
 
 
-def _squeezed(text: str) -> str:
+def _single_spaced(text: str) -> str:
     return " ".join(text.split())

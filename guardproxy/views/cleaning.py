@@ -1,4 +1,4 @@
-"""What a reader does not see or notice, taken off: hidden, invisible, styled and look-alike characters. Pure."""
+"""Cleanings: undo disguises by hidden, invisible, styled and look-alike characters. Pure."""
 
 import re
 import unicodedata
@@ -11,29 +11,30 @@ from guardproxy.views.plausible import decoded
 
 _TAGS = {0xE0000 + code: chr(code) for code in range(0x20, 0x7F)} | {0xE0001: None, 0xE007F: None}
 _TAGGED = re.compile("[\U000e0001\U000e0020-\U000e007f]+")
-# Variation selectors 1 to 256 can carry a byte each, invisibly, behind any character.
+# Variation selectors 1 to 256 can encode a byte each, invisibly, after any character.
 _SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]{4,}")
 _BIDI = re.compile("[\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c]+")
-# Joiners and selectors are part of emoji (keycaps too) and of Persian and Indic spelling: odd only behind these.
-_PLAIN = "\n -~\u00c0-\u052f"
+# Joiners and selectors belong to emoji (including keycaps) and to Persian and Indic spelling. They have no function
+# after these characters: ASCII, Latin, Greek and Cyrillic.
+_NO_JOINERS = "\n -~\u00c0-\u052f"
 _JOINERS = re.compile("[\u200c\u200d\ufe00-\ufe0f\U000e0100-\U000e01ef]+")
-_BEHIND_PLAIN = re.compile(f"[{_PLAIN}]")
-_MARKS = "\u0300-\u036f\u0488\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20e2\u20e4-\u20f0"
-_PILED = re.compile(rf"(?<=[{_PLAIN}])[{_MARKS}]")
-_MARK = re.compile(f"[{_MARKS}]+")
-# Controls that are no white space: what shows a text leaves them out.
+_NO_JOINERS_CHARACTER = re.compile(f"[{_NO_JOINERS}]")
+_COMBINING = "\u0300-\u036f\u0488\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20e2\u20e4-\u20f0"
+_PILED = re.compile(rf"(?<=[{_NO_JOINERS}])[{_COMBINING}]")
+_COMBINING_RUN = re.compile(f"[{_COMBINING}]+")
+# Control characters except white space, which programs do not display.
 HIDDEN = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]+")
 _FILLERS = "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u2800\u3164\uffa0"
-# Planes in which characters are assigned that are invisible, or have another form.
+# Code points that may be invisible or have a compatibility form.
 _PLANES = (range(0x80, 0xD800), range(0xE000, 0x20000), range(0x2F800, 0x2FA20), range(0xE0000, 0xE1000))
-# Written as they are in ordinary text, and no disguise of the letters they stand for.
+# Common in ordinary text, so not treated as disguised letters.
 ORDINARY = frozenset("™℠№ªº℃℉℡\u017f")
 
 
 def _class(chars: Iterable[str], gap: int = 1) -> str:
-    """A character class for a pattern, in ranges; beyond the first plane gaps smaller than `gap` are closed.
+    """Return a character class of ranges. Beyond the first plane, ranges with gaps smaller than `gap` are merged.
 
-    Ranges there are tried one after the other, so that few wide ones are far faster.
+    The regex engine tests those ranges in sequence, so few wide ranges are far faster.
     """
     ranges: list[list[int]] = []
     for code in sorted(map(ord, chars)):
@@ -49,7 +50,7 @@ def _untag(text: str) -> str:
 
 
 def _selected(match: re.Match[str]) -> str:
-    """The text that a run of variation selectors carries, or the run."""
+    """Return the text that a run of variation selectors encodes, or the run itself."""
     codes = (ord(char) for char in match.group())
     hidden = bytes(code - 0xFE00 if code < 0xE0000 else code - 0xE0100 + 16 for code in codes)
     return decoded(hidden) or match.group()
@@ -60,32 +61,32 @@ def _unbidi(text: str) -> str:
 
 
 def _visible(text: str) -> str:
-    shown = _JOINERS.sub(_joined, _unseen().sub("", HIDDEN.sub("", text)))
-    # Accents compose with their letter; where a mark does not, marks are piled up to hide letters.
-    accented = {shown[max(0, match.start() - 1) : match.end()] for match in _combining().finditer(shown)}
+    shown = _JOINERS.sub(_ordinary_joiners, _unseen_pattern().sub("", HIDDEN.sub("", text)))
+    # Ordinary accents compose with their letter. Combining marks that do not compose are stacked to hide letters.
+    accented = {shown[max(0, match.start() - 1) : match.end()] for match in _combining_pattern().finditer(shown)}
     if not any(_PILED.search(unicodedata.normalize("NFC", letter)) for letter in accented):
         return shown
-    return unicodedata.normalize("NFC", _MARK.sub("", unicodedata.normalize("NFD", shown)))
+    return unicodedata.normalize("NFC", _COMBINING_RUN.sub("", unicodedata.normalize("NFD", shown)))
 
 
-def _joined(match: re.Match[str]) -> str:
-    """A run of joiners, if it is not an odd one."""
+def _ordinary_joiners(match: re.Match[str]) -> str:
+    """Return a run of joiners if it has a function there, else the empty string."""
     text, start, end = match.string, match.start(), match.end()
     keycap = match.group() == "\ufe0f" and text[end : end + 1] == "\u20e3"
-    odd = start > 0 and _BEHIND_PLAIN.match(text[start - 1]) and not keycap
+    odd = start > 0 and _NO_JOINERS_CHARACTER.match(text[start - 1]) and not keycap
     return "" if odd else match.group()
 
 
 @cache
-def _combining() -> re.Pattern[str]:
-    """What combines with the character before."""
-    combining = (char for char in _assigned() if unicodedata.combining(char) or _MARK.match(char))
+def _combining_pattern() -> re.Pattern[str]:
+    """Return the pattern of characters that combine with the character before them."""
+    combining = (char for char in _assigned() if unicodedata.combining(char) or _COMBINING_RUN.match(char))
     return re.compile(_class(combining, gap=4096) + "+")
 
 
 @cache
-def _unseen() -> re.Pattern[str]:
-    """Fillers and format characters, without joiners, tags and the controls of writing direction."""
+def _unseen_pattern() -> re.Pattern[str]:
+    """Return the pattern of fillers and format characters, without joiners, tags and bidirectional controls."""
     kept = re.compile(f"{_BIDI.pattern}|[\u200c\u200d\U000e0000-\U000e007f]")
     formats = (char for char in _assigned() if unicodedata.category(char) == "Cf" and not kept.match(char))
     return re.compile(_class({*_FILLERS, *formats}) + "+")
@@ -96,7 +97,7 @@ def _assigned() -> Iterator[str]:
 
 
 def _nfkc(text: str) -> str:
-    """NFKC where some styled letter hides a plain one; full-width punctuation and superscripts alone do not count."""
+    """Apply NFKC if the text has a styled letter; full-width punctuation and superscripts alone do not count."""
     styled, other, forms = _compatible()
     if not styled.search(text):
         return text
@@ -105,7 +106,7 @@ def _nfkc(text: str) -> str:
 
 @cache
 def _compatible() -> tuple[re.Pattern[str], re.Pattern[str], dict[int, str]]:
-    """What finds a styled letter, what finds characters with another form, and the forms (of four at most)."""
+    """Return a pattern of styled letters, a pattern of characters with a short NFKC form, and these forms."""
     forms = {char: form for char in _assigned() if (form := unicodedata.normalize("NFKC", char)) != char} | _BOXED
     hiding = (char for char, form in forms.items() if form.isascii() and form.strip("()").isalpha())
     short = {ord(char): form for char, form in forms.items() if len(form) <= 4}
@@ -114,7 +115,7 @@ def _compatible() -> tuple[re.Pattern[str], re.Pattern[str], dict[int, str]]:
 
 
 def _boxes() -> dict[str, str]:
-    """Letters in boxes and discs, to which NFKC gives no plain form."""
+    """Return boxed and circled letters, for which NFKC has no plain form."""
     starts = (0x1F150, 0x1F170)
     return {chr(start + place): chr(65 + place) for start in starts for place in range(26)}
 
@@ -123,7 +124,7 @@ _BOXED = _boxes()
 
 
 def _lookalikes() -> dict[str, str]:
-    """Letters that look like an ASCII letter: Unicode's confusables, and what is used for it beyond them."""
+    """Return letters that look like an ASCII letter: Unicode's confusables, and further letters in use."""
     table: dict[str, str] = {}
     for char, similar in confusables.confusables_data.items():
         plain = [
@@ -137,7 +138,7 @@ def _lookalikes() -> dict[str, str]:
         "ᴀa ʙb ᴅd ᴇe ꜰf ɢg ʜh ᴊj ᴋk ʟl ᴍm ɴn ᴘp ʀr ᴛt ƃb ɐa ǝe ɥh ɹr ʇt ʌv ɓb ɗd ɛe ƒf"
     )
     table |= {pair[0]: pair[1] for pair in pairs.split()}
-    del table["\u0131"]  # a letter of Turkish, in words that are Latin otherwise
+    del table["\u0131"]  # the Turkish dotless i, in words of otherwise Latin letters
     return table
 
 
@@ -148,10 +149,10 @@ _FOREIGN = re.compile(r"[^\x00-\u024f]")
 
 
 def _unconfused(text: str) -> str:
-    """Words of look-alikes in plain letters.
+    """Replace words of look-alikes by ASCII words.
 
-    A word that mixes them with ASCII letters is folded. One of look-alikes alone is folded where most words of other
-    alphabets are such words: in a text that really is Russian or Greek, few are.
+    A word that mixes look-alikes with ASCII letters is always replaced. A word of look-alikes alone is replaced only if
+    at least half of the words in other alphabets are such words: in real Russian or Greek text, few are.
     """
     words = {word for word in set(_WORD.findall(text)) if not word.isascii() and _FOREIGN.search(word)}
     folded = {word: word.translate(_LOOKALIKES) for word in words if _FOLDING.fullmatch(word)}

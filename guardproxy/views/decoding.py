@@ -1,4 +1,4 @@
-"""Encodings undone where what comes out looks more like words than what went in. Pure, time linear in the text."""
+"""Decodings: undo an encoding if the result is more like words than the input. Pure, time linear in the text."""
 
 import base64
 import binascii
@@ -16,7 +16,7 @@ from guardproxy.views.plausible import WORD, decoded, pairs, worded
 
 
 def _hiding() -> str:
-    """The named references to styled letters and to characters that nobody sees, as a pattern."""
+    """Return a pattern of the named references to styled letters and to invisible characters."""
     forms = {name: unicodedata.normalize("NFKC", char) for name, char in html5.items() if not char.isascii()}
     seen = {name: "".join(c for c in form if unicodedata.category(c) != "Cf") for name, form in forms.items()}
     names = (name for name, form in seen.items() if form.isascii() and (form.isalpha() or not form))
@@ -25,7 +25,7 @@ def _hiding() -> str:
 
 _NUMBER = r"#(?:0*+\d{1,7}(?!\d)|[xX]0*+[0-9a-fA-F]{1,6}(?![0-9a-fA-F]));?"
 _NUMERIC = re.compile(rf"&{_NUMBER}|&amp;(?:amp;)*+#|&(?:{_hiding()})")
-_ZEROS = re.compile(r"(?<=[#xX])0+(?=[0-9a-fA-F])")  # Python reads no numbers of thousands of digits
+_ZEROS = re.compile(r"(?<=[#xX])0+(?=[0-9a-fA-F])")  # int() refuses numbers of thousands of digits
 _REFERENCE = re.compile(rf"&(?:{_NUMBER}|[A-Za-z][A-Za-z0-9]{{1,31}};)")
 _ESCAPES = re.compile(r"(?:%[0-9A-Fa-f]{2})++")
 _PLUSSED = re.compile(r"(?<![\w'%.,!?+-])[\w'%.,!?-]++(?:\+[\w'%.,!?-]++){3,}+(?!\+)")
@@ -34,7 +34,7 @@ _HEX = re.compile(
     r"|(?<![0-9A-Za-z])(?:0[xX])?[0-9A-Fa-f]{2}(?:[ :,-]{1,2}(?:0[xX])?[0-9A-Fa-f]{2}(?![0-9A-Za-z])){3,}+"
     r"|(?<![0-9A-Za-z])(?:0[xX])?(?:[0-9A-Fa-f]{2}){4,}+(?![0-9A-Za-z])"
 )
-# What every match of it has in it, and is found far faster.
+# Every match of _HEX contains a match of this pattern, which is far faster to search for.
 _MAYBE_HEX = re.compile(r"[0-9A-Fa-f]{8}|[0-9A-Fa-f]{2}[ :,-]|\\[xu]")
 _BASE64 = re.compile(
     r"(?<![\w+/-])(?=[A-Za-z0-9+/_-]{6})(?:[A-Za-z0-9+/]{40,}+\r?\n(?=[A-Za-z0-9+/]))*+[A-Za-z0-9+/_-]++={0,2}"
@@ -42,7 +42,7 @@ _BASE64 = re.compile(
 _SPACED = re.compile(r"(?<!\S)[^\W_](?: [^\W_](?!\S))++")
 _DOTTED = re.compile(r"(?<![^\W_])[^\W_](?P<by>[.\-_*·~'`,/\\|+])[^\W_](?![^\W_])(?:(?P=by)[^\W_](?![^\W_]))*+")
 _LEET_TOKEN = re.compile(r"[A-Za-z0-9@$!]{2,}+")
-# Between small letters, between capitals, behind a first capital: not where a new word of camelCase begins.
+# Between lower-case letters, between capitals, or after a first capital, but not before a new word of camelCase.
 _LEET_INSIDE = re.compile(
     r"[a-z](?:[013457@$89]{1,2}[a-z]|![a-z]{2})|[A-Z][013457@$89]{1,2}[A-Z](?![a-z])|\b[A-Z][013457@$89][a-z]"
 )
@@ -51,14 +51,14 @@ _ALL_HEX = re.compile(r"[0-9a-f]{6,}")
 
 
 def _unhtml(text: str) -> str:
-    """Character references undone, where some are numeric or hide something: other named ones are ordinary HTML."""
+    """Undo character references if one is numeric or hides a letter; other named references are ordinary HTML."""
     if "&" not in text or not _NUMERIC.search(text):
         return text
     return _REFERENCE.sub(lambda match: html.unescape(_ZEROS.sub("", match.group())), text)
 
 
 def _unurl(text: str) -> str:
-    """Percent escapes undone, and plus signs between words, where there are several or one hides a letter."""
+    """Undo percent escapes, if there are several or one hides a letter, and plus signs between words."""
     spread = _PLUSSED.sub(lambda match: match.group().replace("+", " "), text) if "+" in text else text
     if "%" not in text:
         return spread
@@ -66,14 +66,14 @@ def _unurl(text: str) -> str:
     return _ESCAPES.sub(lambda match: _unescaped(match.group(), several), spread)
 
 
-def _unescaped(given: str, several: bool) -> str:
-    """A run of escapes as text: printable, and a letter or one of several."""
+def _unescaped(escapes: str, several: bool) -> str:
+    """Decode a run of escapes if the result is printable, and alphanumeric unless there are `several` escapes."""
     try:
-        text = unquote(given, errors="strict")
+        text = unquote(escapes, errors="strict")
     except UnicodeDecodeError:
-        return given
+        return escapes
     printable = text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable()
-    return text if printable and (several or text.isalnum()) else given
+    return text if printable and (several or text.isalnum()) else escapes
 
 
 def _unhex(text: str) -> str:
@@ -81,14 +81,14 @@ def _unhex(text: str) -> str:
 
 
 def _hex_text(match: re.Match[str]) -> str:
-    given = match.group()
-    if given.startswith("\\u"):
-        units = bytes.fromhex(given.replace("\\u", ""))
-        return units.decode("utf-16-be", "replace")  # two halves are a character, one alone is none
-    data = bytes.fromhex(re.sub(r"0[xX]|\\x|[^0-9A-Fa-f]", "", given))
-    if given[0] == "\\" and data.isalpha():
+    digits = match.group()
+    if digits.startswith("\\u"):
+        units = bytes.fromhex(digits.replace("\\u", ""))
+        return units.decode("utf-16-be", "replace")  # replaces unpaired surrogates, which a guard cannot be given
+    data = bytes.fromhex(re.sub(r"0[xX]|\\x|[^0-9A-Fa-f]", "", digits))
+    if digits[0] == "\\" and data.isalpha():
         return data.decode()
-    return decoded(data) or given
+    return decoded(data) or digits
 
 
 def _unbase64(text: str) -> str:
@@ -96,28 +96,28 @@ def _unbase64(text: str) -> str:
 
 
 def _base64_text(match: re.Match[str]) -> str:
-    """The text that the match encodes; where its lines together encode none, each by itself."""
-    given = match.group()
-    whole = _from_base64("".join(given.split()))
-    if whole is None and "\n" in given:
-        return "".join(_from_base64(line.strip()) or line for line in given.splitlines(keepends=True))
-    return given if whole is None else whole
+    """Decode the lines of the match together, or each line by itself if they encode no text together."""
+    encoded = match.group()
+    whole = _from_base64("".join(encoded.split()))
+    if whole is None and "\n" in encoded:
+        return "".join(_from_base64(line.strip()) or line for line in encoded.splitlines(keepends=True))
+    return encoded if whole is None else whole
 
 
-def _from_base64(given: str) -> str | None:
-    bare = given.rstrip("=").replace("-", "+").replace("_", "/")
-    if len(bare) % 4 == 1 or (len(bare) < 12 and bare == given):
+def _from_base64(encoded: str) -> str | None:
+    bare = encoded.rstrip("=").replace("-", "+").replace("_", "/")
+    if len(bare) % 4 == 1 or (len(bare) < 12 and bare == encoded):
         return None
     try:
         text = decoded(base64.b64decode(bare + "=" * (-len(bare) % 4)))
     except (binascii.Error, ValueError):
         return None
-    # So short a word can be base64 by chance: then it must say something.
+    # A short word can be valid base64 by chance, so its decoding must contain words.
     return text if text is None or len(bare) >= 24 or worded(text) else None
 
 
 def _unspaced(text: str) -> str:
-    """Words written letter by letter, put together; wider gaps are the gaps between words."""
+    """Join words that are written letter by letter; wider gaps separate words."""
     if not any(_is_word(match) for pattern in (_SPACED, _DOTTED) for match in pattern.finditer(text)):
         return text
     text = _DOTTED.sub(_together, text)
@@ -125,9 +125,9 @@ def _unspaced(text: str) -> str:
 
 
 def _is_word(match: re.Match[str]) -> bool:
-    """Whether the letters are enough to be a word: four characters, three different letters."""
-    given = match.group()
-    return len(given) >= 7 and len({char for char in given[:80] if char.isalpha()}) >= 3
+    """Whether the spaced letters may be a word: at least four characters and three different letters."""
+    spaced = match.group()
+    return len(spaced) >= 7 and len({char for char in spaced[:80] if char.isalpha()}) >= 3
 
 
 def _together(match: re.Match[str]) -> str:
@@ -136,7 +136,7 @@ def _together(match: re.Match[str]) -> str:
 
 
 def _unleet(text: str) -> str:
-    """Digits and signs in words as the letters they look like, where some word becomes more word-like by it."""
+    """Replace digits and signs in words by the letters that they resemble, if some word becomes more like a word."""
     if not _LEET_INSIDE.search(text) or not any(_is_leet(match) for match in _LEET_TOKEN.finditer(text)):
         return text
     return _LEET_TOKEN.sub(lambda match: match.group() if _is_address(match) else _in_letters(match.group()), text)
@@ -160,7 +160,7 @@ def _is_address(match: re.Match[str]) -> bool:
 
 @lru_cache(maxsize=8192)
 def _in_letters(token: str) -> str:
-    """The token in letters; a one is read as i or l, whichever gives more common letter pairs."""
+    """Return the token in letters; 1 becomes i or l, whichever gives more common letter pairs."""
     body = token.rstrip("!")
     if body.isalpha() or not any(char.isalpha() for char in body):
         return token
@@ -171,9 +171,9 @@ def _in_letters(token: str) -> str:
 
 
 def _unrot13(text: str) -> str:
-    """Runs of words that are English in rot13 turned back, the rest as it is; all of a text that is mostly such runs.
+    """Decode runs of words that are English in rot13, or the whole text if more than half of its words are in runs.
 
-    A run begins and ends with words that are surely rotated, so where most words are, those at the edges are as well.
+    Runs begin and end with words that are certainly rotated. In a mostly rotated text, words outside them are as well.
     """
     words = WORD.findall(text)
     runs = _rotated(words)
@@ -192,10 +192,10 @@ def _unrot13(text: str) -> str:
 
 
 def _rotated(words: Sequence[str]) -> list[tuple[int, int]]:
-    """The first and last words of the runs that are English in rot13.
+    """Return the first and last word index of each run that is English in rot13.
 
-    Each word counts its common letter pairs, turned back less as given. A run is a stretch whose sum rises above
-    zero, up to where it is highest.
+    A word's gain is the number of its common letter pairs after decoding, minus the number before. A run starts where
+    the sum of gains rises above zero and ends at its maximum.
     """
     gains = {word: _gain(word) for word in set(words)}
     runs: list[tuple[int, int]] = []
@@ -222,10 +222,10 @@ def _gain(word: str) -> int:
 
 
 def _is_english(words: Sequence[str]) -> bool:
-    """Whether words in rot13 are English: three that gain, over half of whose letter pairs are common."""
+    """Whether words in rot13 are English: three words gain, and 55 % or more of the decoded pairs are common."""
     counts = [pairs(codecs.encode(word, "rot13").lower()) for word in words]
-    common, count = sum(one for one, _ in counts), sum(one for _, one in counts)
-    return len({word.lower() for word in words if _gain(word) > 0}) >= 3 and 20 * common >= 11 * count
+    common, total = sum(common for common, _ in counts), sum(total for _, total in counts)
+    return len({word.lower() for word in words if _gain(word) > 0}) >= 3 and 20 * common >= 11 * total
 
 
 DECODINGS: dict[str, Callable[[str], str]] = {

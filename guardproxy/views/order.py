@@ -1,8 +1,8 @@
-"""The order in which a text is displayed where a right-to-left override turns it round. Pure, linear in the text.
+"""The order in which a text with right-to-left overrides is displayed. Pure, time linear in the text.
 
-After Unicode's bidirectional algorithm (UAX #9) for texts whose letters are written from left to right: each override,
-embedding and isolate has a level, one with a right-to-left override an odd one, and what stands in it is turned round
-once for every level.
+This follows Unicode's bidirectional algorithm (UAX #9) for texts in left-to-right scripts. Each override, embedding and
+isolate has a level; a right-to-left override has an odd level. Text of level n is reversed n times, together with the
+deeper text inside it (rule L2).
 """
 
 import re
@@ -12,34 +12,34 @@ _OVERRIDE = "\u202e"
 _OPENING = "\u202a\u202b\u202d\u202e\u2066\u2067\u2068"
 _PIECES = re.compile("[\u202a-\u202e\u2066-\u2069]|[^\u202a-\u202e\u2066-\u2069]+")
 _PARAGRAPHS = re.compile("([\n\r\x1c-\x1e\x85\u2029])")
-_DEEPEST = 125  # of UAX #9: what would be deeper has no effect
+_MAX_LEVEL = 125  # max_depth of UAX #9: controls beyond it have no effect
 
 
 @dataclass(slots=True)
 class _Run:
-    """Neighbouring pieces of a level and of deeper ones, in their order at this level."""
+    """Consecutive pieces of a level, and runs of deeper levels between them, in their order at this level."""
 
     level: int
     pieces: "list[str | _Run]" = field(default_factory=list)
-    turned: bool = False  # within the run that it is a piece of
+    backwards: bool = False  # relative to the run that contains it
 
 
 def displayed(text: str) -> str:
-    """`text` as a reader sees it, without the controls of its direction; the same where nothing is overridden."""
+    """Return `text` as it is displayed, without bidirectional controls; unchanged if it has no override."""
     if _OVERRIDE not in text:
         return text
     return "".join(_shown(paragraph) if _OVERRIDE in paragraph else paragraph for paragraph in _PARAGRAPHS.split(text))
 
 
 def _shown(paragraph: str) -> str:
-    """One paragraph: a control holds until its end at most."""
+    """Return a paragraph as it is displayed. Every control ends with its paragraph."""
     levels, beyond = [0], 0
     runs = [_Run(0)]
     for match in _PIECES.finditer(paragraph):
         piece = match[0]
         if piece[0] in _OPENING:
             level = levels[-1] + 2 - (levels[-1] + (piece == _OVERRIDE)) % 2
-            if level > _DEEPEST or beyond:
+            if level > _MAX_LEVEL or beyond:
                 beyond += 1
             else:
                 levels.append(level)
@@ -56,12 +56,12 @@ def _shown(paragraph: str) -> str:
 
 
 def _settle(runs: list[_Run], level: int) -> None:
-    """Close the runs that are deeper than `level`, and open one of it: `runs` ends with a run of `level`."""
+    """Close runs deeper than `level`, and open a run of `level` if needed, so that `runs` ends with such a run."""
     while runs[-1].level > level:
         inner = runs.pop()
         if runs[-1].level < level:
             runs.append(_Run(level))
-        inner.turned = (inner.level - runs[-1].level) % 2 == 1
+        inner.backwards = (inner.level - runs[-1].level) % 2 == 1
         runs[-1].pieces.append(inner)
     if runs[-1].level < level:
         runs.append(_Run(level))
@@ -69,12 +69,12 @@ def _settle(runs: list[_Run], level: int) -> None:
 
 def _flat(run: _Run) -> str:
     out: list[str] = []
-    waiting: list[tuple[str | _Run, bool]] = [(run, False)]
-    while waiting:
-        piece, turned = waiting.pop()
+    stack: list[tuple[str | _Run, bool]] = [(run, False)]
+    while stack:
+        piece, backwards = stack.pop()
         if isinstance(piece, str):
-            out.append(piece[::-1] if turned else piece)
+            out.append(piece[::-1] if backwards else piece)
         else:
-            turned ^= piece.turned
-            waiting.extend((one, turned) for one in (piece.pieces if turned else reversed(piece.pieces)))
+            backwards ^= piece.backwards
+            stack.extend((inner, backwards) for inner in (piece.pieces if backwards else reversed(piece.pieces)))
     return "".join(out)

@@ -1,10 +1,10 @@
-"""How much a text looks like words, and bytes like text. Pure."""
+"""Measure how much a text resembles words, and decide whether bytes are text. Pure."""
 
 import re
 from functools import lru_cache
 from itertools import pairwise
 
-# The letter pairs of which ordinary English has most: some three in four of its pairs, one in seven of random ones.
+# The most frequent letter pairs of English: about three in four pairs of English text, one in seven of random text.
 _COMMON = frozenset(
     "th he in er an re on at en nd ti es or te of ed is it al ar st to nt ng se ha as ou io le ve co me de hi ri ro "  # noqa: SIM905
     "ic ne ea ra ce li ch ll be ma si om ur ca el ta la ns di fo ho pe ec pr no ct us ac ot il tr ly nc et ut ss so "
@@ -15,7 +15,7 @@ _COMMON = frozenset(
 
 @lru_cache(maxsize=8192)
 def pairs(word: str) -> tuple[int, int]:
-    """How many of the letter pairs of a lower-case word are common, and how many there are."""
+    """Return the number of common letter pairs of a lower-case word, and the number of all its pairs."""
     return sum(a + b in _COMMON for a, b in pairwise(word)), max(0, len(word) - 1)
 
 
@@ -25,12 +25,13 @@ _LETTER = re.compile(r"[^\W\d_]")
 
 
 def worded(text: str) -> bool:
+    """Whether at least 40 % of the letter pairs in `text` are common in English."""
     counts = [pairs(word.lower()) for word in WORD.findall(text)]
     return 5 * sum(common for common, _ in counts) >= 2 * sum(count for _, count in counts) > 0
 
 
 def decoded(data: bytes) -> str | None:
-    """`data` as text, if it is: UTF-8, printable, mostly letters or digits and not digits alone."""
+    """Return `data` as text if it is printable UTF-8, mostly letters or digits, and at least a quarter letters."""
     try:
         text = data.decode()
     except UnicodeDecodeError:

@@ -1,43 +1,45 @@
 """Ollama's chat and generate (`/api/chat`, `/api/generate`), answered as one object or as one JSON text per line.
 
 Reference: Ollama's API documentation, "Generate a chat completion", "Generate a completion". Ollama streams unless the
-request says `"stream": false`, and has no stop reason for filtered content: a refusal ends with `stop`.
+request has `"stream": false`. It has no stop reason for filtered content, so a refusal ends with `stop`.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
-from guardproxy.ports import Answer, Chunk, Mark, Reply, ReplyStream, Request, Wire
+from guardproxy.ports import Answer, Chunk, Reply, ReplyStream, Request, Wire
 from guardproxy.sse import Frame, Ndjson
-from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse, Replace, Role
-from guardproxy.wires.shared.body import dumps, object_of, read_object, remove, shown
-from guardproxy.wires.shared.edits import dropped, rewrite
-from guardproxy.wires.shared.logprob_echo import Repeat, token_list
+from guardproxy.types import Message, Refuse, Replace, Role
+from guardproxy.wires.shared.base import BaseWire, Changed, stream_flag, with_tool_results
+from guardproxy.wires.shared.body import dumps, guard_text, parsed_object, read_object
+from guardproxy.wires.shared.edits import rewrite
+from guardproxy.wires.shared.logprob_echo import LogprobEcho, token_list
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
-    Fields,
-    Rule,
-    beside_turns,
-    each,
+    FieldMap,
+    FieldRule,
     error_text,
-    fields,
     handled_in_code,
     identifier,
     json_text,
-    named,
+    keys,
+    list_of,
+    object_with,
     opaque,
+    outer_messages,
+    outer_parts,
     passed,
+    read_fields,
     string_or,
     text,
-    unknown,
-    walk,
+    with_outer_parts,
 )
-from guardproxy.wires.shared.streams import JSON, BaseStream, Event, Track, new_texts, without_opaque
+from guardproxy.wires.shared.streams import JSON, BaseStream, ChoiceState, Event, parts_with_new_texts, without_opaque
 
 _PATH = re.compile(r"/api/(?:chat|generate)")
 _CALLS = re.compile(r"\.function\.arguments$")
@@ -49,41 +51,41 @@ _PLAIN = ("message.content", "message.thinking", "response", "thinking")
 
 
 def _calls(builder: MessageBuilder, value: Any, path: str) -> None:
-    """Tool calls. In a stream every frame brings whole ones, which follow those before."""
-    table = named("name arguments", handled_in_code) | {"index": passed, "description": text()}
-    each(fields({"function": fields(table), "id": passed, "type": passed}))(builder, value, path)
+    """Judge tool calls. A frame of a stream brings whole calls; their numbers follow those of earlier frames."""
+    table = keys("name arguments", handled_in_code) | {"index": passed, "description": text()}
+    list_of(object_with({"function": object_with(table), "id": passed, "type": passed}))(builder, value, path)
     for call in value or ():
         function = call.get("function") or {}
         name, arguments = function.get("name"), function.get("arguments")
         if name is not None and not isinstance(name, str):
             raise builder.error("must be a string", f"{path}[].function.name")
         place = f"{path}[{builder.calls}].function.arguments"
-        builder.call(place, name or "", "" if arguments is None else shown(arguments))
+        builder.call(place, name or "", "" if arguments is None else guard_text(arguments))
 
 
 def _options(builder: MessageBuilder, value: Any, path: str) -> None:
-    """Sampling; the words to stop at are free text."""
+    """Pass the sampling options; the stop sequences are the sender's own labels."""
     known = {key: item for key, item in value.items() if key != "stop"} if isinstance(value, dict) else value
     passed(builder, known, path)
 
 
-MESSAGE: Fields = {
+MESSAGE: FieldMap = {
     "role": identifier,
     "content": text(),
     "thinking": text("reasoning"),
     "images": opaque("image"),
     "tool_calls": _calls,
-    **named("tool_name tool_call_id", identifier),
+    **keys("tool_name tool_call_id", identifier),
     "name": text(),
 }
 
-# Of the request, beside its messages (chat) or with its prompt (generate).
-SETTINGS: dict[str, Rule] = {
-    **named("messages prompt", handled_in_code),
-    **named("model stream keep_alive think raw truncate shift logprobs top_logprobs"),
-    **named("width height steps _debug_render_only"),
+# A request outside its messages (chat), or with its prompt (generate).
+SETTINGS: dict[str, FieldRule] = {
+    **keys("messages prompt", handled_in_code),
+    **keys("model stream keep_alive think raw truncate shift logprobs top_logprobs"),
+    **keys("width height steps _debug_render_only"),
     "options": _options,
-    "tools": each(json_text("tool_definition")),
+    "tools": list_of(json_text("tool_definition")),
     "format": string_or(passed, json_text("tool_definition")),
     "suffix": text(),
     "system": text(),
@@ -92,9 +94,9 @@ SETTINGS: dict[str, Rule] = {
     "images": opaque("image"),
 }
 
-# Of a reply. `context` is the judged conversation as token ids, for the next request.
-REPLY: Fields = {
-    **named(
+# A reply, or a line of a stream. `context` passes: it is the judged conversation as token ids, for the next request.
+REPLY: FieldMap = {
+    **keys(
         """
         model created_at done done_reason total_duration load_duration prompt_eval_count prompt_eval_duration
         eval_count eval_duration context remote_model remote_host completed total
@@ -102,7 +104,7 @@ REPLY: Fields = {
     ),
     "logprobs": handled_in_code,
     "error": error_text(""),
-    "message": fields(MESSAGE),
+    "message": object_with(MESSAGE),
     "response": text(),
     "thinking": text("reasoning"),
     "image": opaque("image"),
@@ -110,7 +112,7 @@ REPLY: Fields = {
 
 
 def _head(request: Request, now: float) -> dict[str, Any]:
-    """The head of an answer that no upstream has given at `now` (seconds since 1970)."""
+    """Return the head of an answer that the proxy writes at `now` (seconds since 1970)."""
     stamp = datetime.fromtimestamp(now, UTC).isoformat().replace("+00:00", "Z")
     return {"model": request.model, "created_at": stamp}
 
@@ -119,27 +121,8 @@ def _is_chat(path: str) -> bool:
     return path.partition("?")[0].endswith("/chat")
 
 
-def _turns(path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
-    """Every message of the conversation with its place in the body; what is beside the messages comes first."""
-    builder = MessageBuilder(Unreadable)
-    walk(builder, body, "", SETTINGS | ({"prompt": text()} if _is_chat(path) else {"messages": opaque("messages")}))
-    for message in beside_turns(builder):
-        yield from _split(message)
-    if not _is_chat(path):
-        prompt = MessageBuilder(Unreadable)
-        text()(prompt, body.get("prompt"), "prompt")
-        if prompt.size:
-            yield "prompt", prompt.message("user")
-        return
-    messages = body.get("messages") or []
-    if not isinstance(messages, list):
-        raise Unreadable("must be a list", "messages")
-    for index, message in enumerate(messages):
-        yield f"messages[{index}]", _message(message, f"messages[{index}]")
-
-
 def _split(message: Message) -> Iterator[tuple[str, Message]]:
-    """The system prompt of a generate request apart from the user's own texts."""
+    """Separate the system prompt of a generate request from the user's own texts."""
     system = tuple(part for part in message.parts if part.path == "system")
     others = tuple(part for part in message.parts if part.path != "system")
     if system:
@@ -148,169 +131,166 @@ def _split(message: Message) -> Iterator[tuple[str, Message]]:
         yield "", Message(message.role, others)
 
 
+def _prompt(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+    builder = MessageBuilder(Unreadable)
+    text()(builder, body.get("prompt"), "prompt")
+    if builder.size:
+        yield "prompt", builder.message("user")
+
+
+def _messages(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+    messages = body.get("messages") or []
+    if not isinstance(messages, list):
+        raise Unreadable("must be a list", "messages")
+    for index, message in enumerate(messages):
+        yield f"messages[{index}]", _message(message, f"messages[{index}]")
+
+
 def _message(message: Any, path: str) -> Message:
     builder = MessageBuilder(Unreadable)
     if not isinstance(message, dict):
         raise Unreadable("must be an object", path)
-    walk(builder, message, path, MESSAGE)
-    read = builder.message(_ROLES.get(str(message.get("role")), "user"))
-    if read.role != "tool":
-        return read
-    results = (replace(part, kind="tool_result") if part.kind == "text" else part for part in read.parts)
-    return Message("tool", tuple(results))
+    read_fields(builder, message, path, MESSAGE)
+    return with_tool_results(builder.message(_ROLES.get(str(message.get("role")), "user")))
 
 
-def _said(path: str, said: str, field: str = "content") -> dict[str, Any]:
-    """The fields of a reply that say a text."""
+def _text_fields(path: str, new_text: str, field: str = "content") -> dict[str, Any]:
+    """Return the fields of a reply or a line that hold a text."""
     if _is_chat(path):
-        return {"message": {"role": "assistant", "content": "", field: said}}
-    return {"response" if field == "content" else field: said, **({} if field == "content" else {"response": ""})}
+        return {"message": {"role": "assistant", "content": "", field: new_text}}
+    return {"response": new_text} if field == "content" else {field: new_text, "response": ""}
 
 
-def _log_probabilities(repeat: Repeat, builder: MessageBuilder, body: Mapping[str, Any]) -> None:
+def _log_probabilities(echo: LogprobEcho, builder: MessageBuilder, body: Mapping[str, Any]) -> None:
     message = body.get("message") if isinstance(body.get("message"), dict) else body
-    said = (message or {}).get("content") or body.get("response") or ""
-    repeat.add(said, token_list(builder, body.get("logprobs"), "logprobs"))
+    content = (message or {}).get("content") or body.get("response") or ""
+    echo.add(content, token_list(builder, body.get("logprobs"), "logprobs"))
 
 
 class OllamaStream(BaseStream):
-    """A streamed reply: one choice, number 0."""
+    """Reads and writes a streamed reply. It has one choice, number 0."""
 
-    joint = b"\n"
+    frame_end = b"\n"
 
     def __init__(self, request: Request, now: float) -> None:
         super().__init__(request, Ndjson())
         self._head = _head(request, now)
         self._end: dict[str, Any] = {}
-        self._repeat = Repeat()
 
     def pack(self, body: Mapping[str, Any]) -> bytes:
-        """A line."""
+        """Return a line."""
         return dumps(body) + b"\n"
 
-    def close_track(self, choice: int, track: Track) -> None:
-        """Log probabilities of tokens that the text does not have are opaque."""
-        if self._repeat.ahead:
-            track.builder.opaque("logprobs", "log probabilities of another text")
-
     def read(self, frame: Frame) -> Chunk:
-        """The chunk of a line. Raises UpstreamUnreadable."""
+        """Return the chunk of a line. Raises UpstreamUnreadable."""
         body = read_object(frame.data or b"", UpstreamUnreadable)
         event = Event(body=body, kind="line", complete=frame.complete)
         if "error" in body and "message" not in body and "response" not in body:
-            return Chunk(frame.raw, self.outside(body, REPLY, event), event)
-        track = self.track(0)
-        before, opaques, closed = track.builder.size, track.builder.opaques, track.final
-        walk(track.builder, body, "", REPLY)
-        _log_probabilities(self._repeat, track.builder, body)
-        if closed and track.builder.size > before:
-            raise UpstreamUnreadable("text after the reply's end")
-        whole = self._repeat.ahead or any(path not in _PLAIN for path, _ in track.builder.added)
+            self.read_outer(body, REPLY, event)
+        else:
+            self.advance(0, event, partial(self._read_line, body))
+        return Chunk(frame.raw, tuple(event.marks.values()), event)
+
+    def _read_line(self, body: dict[str, Any], state: ChoiceState) -> bool:
+        read_fields(state.builder, body, "", REPLY)
+        echo = state.echo("text", "logprobs")
+        _log_probabilities(echo, state.builder, body)
         self._head.update({key: body[key] for key in ("model", "created_at") if isinstance(body.get(key), str)})
         if body.get("done") is True:
-            self._end = without_opaque(body, track.builder.message("assistant"))
-            track.final = whole = True
-            self.close_track(0, track)
-        event.choices = (0,)
-        event.texts = [(0, path, text) for path, text in track.builder.take()]
-        final = track.final and (not closed or track.builder.opaques > opaques)
-        mark = Mark(0, track.builder.size, final=final, whole=whole or closed)
-        return Chunk(frame.raw, (mark,), event)
+            self._end = without_opaque(body, state.builder.message("assistant"))
+            state.final = True
+        return echo.ahead or any(path not in _PLAIN for path, _ in state.builder.added)
 
     def release(self, chunk: Chunk) -> bytes:
-        """The line for the client; nothing after an end by the proxy. Blank lines, which break clients, go."""
+        """Return the line for the client; nothing for a blank line (it breaks clients) or after an end by the proxy."""
         event: Event = chunk.data
-        if self.track(0).ended or not event.kind:
+        if self.state_of(0).ended or not event.kind:
             return b""
-        self.sent(event)
+        self.note_released(event)
         return chunk.raw
 
     def end(self, choice: int, outcome: Replace | Refuse) -> bytes:
-        """Say what is left, and `done`."""
-        track = self.track(0)
-        if choice != 0 or track.ended:
+        """Return the refusal or the rest of the edited texts, and the line with `done`."""
+        state = self.state_of(0)
+        if choice != 0 or state.ended:
             return b""
-        track.ended = True
+        state.ended = True
         if isinstance(outcome, Refuse):
-            left = [_said(self.request.path, outcome.message)] if track.silent else []
+            rest = [_text_fields(self.request.path, outcome.message)] if state.nothing_released else []
             reason = "stop"
         else:
-            left, reason = self._rest(track, outcome), str(self._end.get("done_reason") or "stop")
+            rest, reason = self._rest(state, outcome), str(self._end.get("done_reason") or "stop")
         kept = {key: value for key, value in self._end.items() if key.endswith(("_count", "_duration"))}
-        end = {**_said(self.request.path, ""), "done": True, "done_reason": reason, **kept}
-        return self.frames([*({**self._head, **item, "done": False} for item in left), {**self._head, **end}])
+        end = {**_text_fields(self.request.path, ""), "done": True, "done_reason": reason, **kept}
+        return self.pack_all([*({**self._head, **item, "done": False} for item in rest), {**self._head, **end}])
 
-    def _rest(self, track: Track, outcome: Replace) -> list[dict[str, Any]]:
-        out: list[dict[str, Any]] = []
-        for part, new in new_texts(track.builder.message("assistant"), outcome):
+    def _rest(self, state: ChoiceState, outcome: Replace) -> list[dict[str, Any]]:
+        lines: list[dict[str, Any]] = []
+        for part, new in parts_with_new_texts(state.builder.message("assistant"), outcome):
             if part.kind == "tool_call":
-                out += [_called(part.text)] if new == part.text else []
-            elif (part.path != "error" or outcome.whole) and (left := track.remainder(part, new)):
-                out.append(_said(self.request.path, left, "thinking" if part.kind == "reasoning" else "content"))
-        return out
+                lines += [_call_line(part.text)] if new == part.text else []
+            elif (part.path != "error" or outcome.whole) and (rest := state.remainder(part, new)):
+                field = "thinking" if part.kind == "reasoning" else "content"
+                lines.append(_text_fields(self.request.path, rest, field))
+        return lines
 
     def close(self) -> bytes:
-        """Nothing: the line that says `done` has ended it."""
+        """Return nothing: the line with `done` ends the stream."""
         return b""
 
 
-def _called(said: str) -> dict[str, Any]:
-    """A tool call from its text."""
-    name, _, arguments = said.partition("\n")
-    call = {"function": {"name": name, "arguments": object_of(arguments)}}
+def _call_line(call_text: str) -> dict[str, Any]:
+    """Return a tool call from its text, which is its name, a line break and its arguments."""
+    name, _, arguments = call_text.partition("\n")
+    call = {"function": {"name": name, "arguments": parsed_object(arguments)}}
     return {"message": {"role": "assistant", "content": "", "tool_calls": [call]}}
 
 
-class Ollama:
+class Ollama(BaseWire):
     """The wire of `/api/chat` and `/api/generate`."""
 
     name = "ollama"
     keepalive = b""
     lines = True
+    paths = _PATH
+    calls = _CALLS
 
-    def claims(self, method: str, path: str) -> bool:
-        """Whether this wire reads requests to `path`."""
-        return method == "POST" and _PATH.fullmatch(path.partition("?")[0]) is not None
+    def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+        """Yield every message with its path; texts outside the message list come first.
 
-    def parse_request(self, path: str, body: bytes) -> Request:
-        """Raises Unreadable with the JSON path of what is wrong. A request that only loads a model has no message."""
-        parsed = read_object(body)
-        model, stream = parsed.get("model", ""), parsed.get("stream")
-        if not isinstance(model, str):
-            raise Unreadable("must be a string", "model")
-        if stream is not None and not isinstance(stream, bool):
-            raise Unreadable("must be true or false", "stream")
-        conversation = Conversation(tuple(message for _, message in _turns(path, parsed)))
-        structured = bool(parsed.get("format"))
-        return Request(self.name, path, model, stream is not False, conversation, body, parsed, structured)
+        A request that only loads a model has no message.
+        """
+        is_chat = _is_chat(path)
+        builder = MessageBuilder(Unreadable)
+        read_fields(builder, body, "", SETTINGS | ({"prompt": text()} if is_chat else {"messages": opaque("messages")}))
+        for message in outer_messages(builder):
+            yield from _split(message)
+        yield from _messages(body) if is_chat else _prompt(body)
 
-    def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
-        """The body with new texts at the edits' paths and without the messages `drop` (conversation indices)."""
-        body = json.loads(request.raw)
-        rewrite(body, edits, _CALLS)
-        turns = list(_turns(request.path, request.body))
-        remove(body, (path for index in drop for path in dropped(*turns[index])))
-        return dumps(body)
+    def wants_stream(self, path: str, body: Mapping[str, Any]) -> bool:
+        """Return whether the request asks for a stream: it does unless `stream` is false. Raises Unreadable."""
+        return stream_flag(body) is not False
+
+    def structured(self, body: Mapping[str, Any]) -> bool:
+        """Return whether the request asks for JSON."""
+        return bool(body.get("format"))
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
-        """Raises UpstreamUnreadable. An error body has no choice."""
+        """Parse a whole reply; an error body has no choice of its own. Raises UpstreamUnreadable."""
         parsed = read_object(body, UpstreamUnreadable)
         if "message" not in parsed and "response" not in parsed:
             if "error" not in parsed:
                 raise UpstreamUnreadable("has neither a message nor a response")
-            return Reply(unknown(parsed, REPLY), body, parsed)
-        builder, repeat = MessageBuilder(UpstreamUnreadable), Repeat()
-        walk(builder, parsed, "", REPLY)
-        _log_probabilities(repeat, builder, parsed)
-        if repeat.ahead:
-            builder.opaque("logprobs", "log probabilities of another text")
+            return Reply(with_outer_parts((), outer_parts(parsed, REPLY)), body, parsed)
+        builder, echo = MessageBuilder(UpstreamUnreadable), LogprobEcho("logprobs")
+        read_fields(builder, parsed, "", REPLY)
+        _log_probabilities(echo, builder, parsed)
+        echo.close(builder)
         return Reply((builder.message("assistant"),), body, parsed)
 
-    def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
-        """The reply replaced or refused as the outcome says."""
-        outcome = outcomes.get(0, Pass())
-        if isinstance(outcome, Pass):
-            return reply.raw
+    def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:
+        """Return the reply with its only choice replaced or refused."""
+        outcome = changed[0]
         body = json.loads(reply.raw)
         if isinstance(outcome, Replace) and not outcome.whole and ("message" in body or "response" in body):
             rewrite(body, outcome.edits, _CALLS)
@@ -320,24 +300,22 @@ class Ollama:
         body = without_opaque(body, reply.choices[0])
         kept = {key: body[key] for key in body if REPLY.get(key) is passed and key not in ("context", "error")}
         kept = {**_head(request, request.received), **kept}
-        said = outcome.message if isinstance(outcome, Refuse) else "\n".join(edit.text for edit in outcome.edits)
-        return dumps({**kept, **_said(request.path, said), "done": True, "done_reason": "stop"})
+        new_text = outcome.message if isinstance(outcome, Refuse) else "\n".join(edit.text for edit in outcome.edits)
+        return dumps({**kept, **_text_fields(request.path, new_text), "done": True, "done_reason": "stop"})
 
-    def refuse(self, request: Request, refusal: Refuse) -> Answer:
-        """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
-        if refusal.shape == "error":
-            return self.error(400, "content_filter", refusal.message)
+    def refusal(self, request: Request, refusal: Refuse) -> Answer:
+        """Return a complete answer that carries the refusal, streamed if the request asked for a stream."""
         if request.stream:
             return Answer(200, "application/x-ndjson", OllamaStream(request, request.received).end(0, refusal))
-        head = {**_head(request, request.received), **_said(request.path, refusal.message)}
+        head = {**_head(request, request.received), **_text_fields(request.path, refusal.message)}
         return Answer(200, JSON, dumps({**head, "done": True, "done_reason": "stop"}))
 
     def error(self, status: int, code: str, message: str) -> Answer:
-        """The protocol's own error body."""
+        """Return the protocol's own error body."""
         return Answer(status, JSON, dumps({"error": message, "code": code}))
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
-        """A reader for the reply to `request`."""
+        """Return a reader for the streamed reply."""
         return OllamaStream(request, request.received)
 
 

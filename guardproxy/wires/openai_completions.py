@@ -1,75 +1,68 @@
-"""OpenAI completions: a prompt, or several, and texts that go on from them.
+"""OpenAI completions: one or more prompts, and a text that continues each of them.
 
-Reference: OpenAI API reference, "Completions". Prompts as token ids are opaque; each prompt is a user's message.
+Reference: OpenAI API reference, "Completions". Every prompt is a user message; prompts of token ids are opaque.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
-from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse, Replace
+from guardproxy.types import Message, Refuse, Replace
 from guardproxy.wires.shared import openai
+from guardproxy.wires.shared.base import Changed
 from guardproxy.wires.shared.body import dumps, read_object, remove
-from guardproxy.wires.shared.edits import dropped, rewrite
-from guardproxy.wires.shared.logprob_echo import Repeat
+from guardproxy.wires.shared.edits import rewrite
+from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
-    Fields,
-    an_object,
-    beside_turns,
-    fields,
+    FieldMap,
     handled_in_code,
     json_text,
-    named,
+    keys,
+    object_with,
     opaque,
+    outer_messages,
+    outer_parts,
+    read_fields,
+    require_object,
     text,
-    walk,
+    with_outer_parts,
 )
-from guardproxy.wires.shared.streams import JSON, Track, new_texts
+from guardproxy.wires.shared.streams import JSON, ChoiceState, parts_with_new_texts
 
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/completions|/openai/deployments/[^/]+/completions")
 
-SETTINGS: Fields = {
+SETTINGS: FieldMap = {
     **openai.SETTINGS,
     **openai.SCHEMAS,
-    **named("echo add_special_tokens response_format reasoning_effort reasoning"),
+    **keys("echo add_special_tokens response_format reasoning_effort reasoning"),
     "response_format": json_text("tool_definition"),
     "prompt": handled_in_code,
     "suffix": text(),
     "prompt_embeds": opaque("embeddings"),
     "images": opaque("image"),
 }
-REPLY_CHOICE: Fields = {
+REPLY_CHOICE: FieldMap = {
     **openai.CHOICE,
     "text": text(),
     "reasoning": text("reasoning"),
     "reasoning_content": text("reasoning"),
 }
-_LOGPROBS: Fields = named("token_logprobs text_offset token_ids") | named("tokens top_logprobs", handled_in_code)
+_LOGPROBS: FieldMap = keys("token_logprobs text_offset token_ids") | keys("tokens top_logprobs", handled_in_code)
 _NO_CALLS = re.compile(r"(?!)")
 
 
 def _prompts(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Every prompt with its path: texts, or lists of token ids."""
+    """Return every prompt, a string or a list of token ids, with its path."""
     prompt = body.get("prompt")
     if isinstance(prompt, list) and prompt and not all(type(item) is int for item in prompt):
         return [(f"prompt[{index}]", item) for index, item in enumerate(prompt)]
     if prompt in (None, "", []) and not body.get("prompt_embeds"):
         raise Unreadable("must be a text or a list of texts", "prompt")
     return [("prompt", prompt)] if prompt else []
-
-
-def _turns(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
-    """Every message of the conversation with its place in the body."""
-    builder = MessageBuilder(Unreadable)
-    walk(builder, body, "", SETTINGS)
-    for message in beside_turns(builder):
-        yield "", message
-    for path, prompt in _prompts(body):
-        yield path, _prompt(path, prompt)
 
 
 def _prompt(path: str, prompt: Any) -> Message:
@@ -83,21 +76,21 @@ def _prompt(path: str, prompt: Any) -> Message:
     return builder.message("user")
 
 
-def _log_probabilities(repeat: Repeat, builder: MessageBuilder, choice: Mapping[str, Any], path: str) -> None:
-    """Compare the tokens of `logprobs` with the text; alternatives are opaque."""
+def _log_probabilities(echo: LogprobEcho, builder: MessageBuilder, choice: Mapping[str, Any], path: str) -> None:
+    """Compare the tokens of `logprobs` with the text; alternatives to a token are opaque."""
     value = choice.get("logprobs")
-    fields(_LOGPROBS)(builder, value, path)
+    object_with(_LOGPROBS)(builder, value, path)
     tokens = (value or {}).get("tokens") or []
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise builder.error("must be a list of strings", f"{path}.tokens")
-    repeat.add(choice.get("text") or "", "".join(tokens).encode())
+    echo.add(choice.get("text") or "", "".join(tokens).encode())
     for place, others in enumerate((value or {}).get("top_logprobs") or ()):
         if others is not None and (not isinstance(others, dict) or set(others) - {*tokens[place : place + 1]}):
             builder.opaque(f"{path}.top_logprobs", "token alternatives")
 
 
-def _choice(index: int, said: str, finish: str | None) -> dict[str, Any]:
-    return {"index": index, "text": said, "logprobs": None, "finish_reason": finish}
+def _choice(index: int, new_text: str, finish: str | None) -> dict[str, Any]:
+    return {"index": index, "text": new_text, "logprobs": None, "finish_reason": finish}
 
 
 class CompletionStream(openai.ChoicesStream):
@@ -106,121 +99,89 @@ class CompletionStream(openai.ChoicesStream):
     def __init__(self, request: Request, now: float) -> None:
         super().__init__(request, openai.envelope(request, "text_completion", "cmpl", now))
 
-    def read_choice(self, track: Track, choice: Mapping[str, Any], path: str) -> bool:
-        """Read a choice's text; whether the chunk must wait for the whole choice."""
-        walk(track.builder, choice, path, REPLY_CHOICE)
-        repeat: Repeat = track.extra.setdefault("logprobs", Repeat())
-        _log_probabilities(repeat, track.builder, choice, f"{path}.logprobs")
+    def read_choice(self, state: ChoiceState, choice: Mapping[str, Any], path: str) -> bool:
+        """Read a choice's text; return whether the chunk must wait for the verdict on the whole choice."""
+        read_fields(state.builder, choice, path, REPLY_CHOICE)
+        echo = state.echo("text", f"{path}.logprobs")
+        _log_probabilities(echo, state.builder, choice, f"{path}.logprobs")
         plain = {f"{path}.text", f"{path}.reasoning", f"{path}.reasoning_content"}
-        return repeat.ahead or any(place not in plain for place, _ in track.builder.added)
+        return echo.ahead or any(place not in plain for place, _ in state.builder.added)
 
-    def close_track(self, choice: int, track: Track) -> None:
-        """Log probabilities of tokens that the text does not have are opaque."""
-        if "logprobs" in track.extra and track.extra["logprobs"].ahead:
-            track.builder.opaque(f"choices[{choice}].logprobs", "log probabilities of another text")
+    def refusal(self, state: ChoiceState, index: int, outcome: Refuse) -> list[dict[str, Any]]:
+        """Return the end, behind the refusal's text if no text of the choice has been released."""
+        message = [_choice(index, outcome.message, None)] if state.nothing_released else []
+        return [*message, _choice(index, "", outcome.finish)]
 
-    def refusal(self, track: Track, index: int, outcome: Refuse) -> list[dict[str, Any]]:
-        """The refusal where nothing was said yet, and the end."""
-        said = [_choice(index, outcome.message, None)] if track.silent else []
-        return [*said, _choice(index, "", outcome.finish)]
-
-    def rest(self, track: Track, index: int, outcome: Replace) -> list[dict[str, Any]]:
-        """What the edited text has beyond what was released, and a normal end."""
-        left = "".join(
-            track.remainder(part, new)
-            for part, new in new_texts(track.builder.message("assistant"), outcome)
+    def edited_rest(self, state: ChoiceState, index: int, outcome: Replace) -> list[dict[str, Any]]:
+        """Return the unreleased rest of the edited text, and a normal end."""
+        rest = "".join(
+            state.remainder(part, new)
+            for part, new in parts_with_new_texts(state.builder.message("assistant"), outcome)
             if part.path.endswith(".text") or outcome.whole
         )
-        return [*([_choice(index, left, None)] if left else []), _choice(index, "", track.finish or "stop")]
+        return [*([_choice(index, rest, None)] if rest else []), _choice(index, "", state.finish or "stop")]
 
 
-class OpenAICompletions:
+class OpenAICompletions(openai.OpenAIWire):
     """The wire of `/v1/completions`."""
 
     name = "openai_completions"
-    keepalive = b": keep-alive\n\n"
-    lines = False
+    paths = _PATH
+    calls = _NO_CALLS
 
-    def claims(self, method: str, path: str) -> bool:
-        """Whether this wire reads requests to `path`."""
-        return method == "POST" and _PATH.fullmatch(path.partition("?")[0]) is not None
-
-    def parse_request(self, path: str, body: bytes) -> Request:
-        """Raises Unreadable with the JSON path of what is wrong."""
-        parsed = read_object(body)
-        return Request(
-            wire=self.name,
-            path=path,
-            model=openai.model_of(path, parsed),
-            stream=openai.wants_stream(parsed),
-            conversation=Conversation(tuple(message for _, message in _turns(parsed))),
-            raw=body,
-            body=parsed,
-        )
-
-    def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
-        """The body with new texts at the edits' paths and without the messages `drop` (conversation indices)."""
-        body = json.loads(request.raw)
-        rewrite(body, edits, _NO_CALLS)
-        turns = list(_turns(request.body))
-        remove(body, (path for index in drop for path in dropped(*turns[index])))
-        return dumps(body)
+    def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+        """Yield every prompt with its path; texts outside the prompts come first."""
+        builder = MessageBuilder(Unreadable)
+        read_fields(builder, body, "", SETTINGS)
+        for message in outer_messages(builder):
+            yield "", message
+        for place, prompt in _prompts(body):
+            yield place, _prompt(place, prompt)
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
-        """Raises UpstreamUnreadable."""
+        """Parse a whole reply. Raises UpstreamUnreadable."""
         parsed = read_object(body, UpstreamUnreadable)
         choices = openai.choices_of(parsed)
         read = [self._choice(choice, f"choices[{index}]") for index, choice in enumerate(choices)]
-        return Reply(openai.with_beside(read, openai.beside(parsed)), body, parsed)
+        return Reply(with_outer_parts(read, outer_parts(parsed, openai.ENVELOPE)), body, parsed)
 
     def _choice(self, choice: Any, path: str) -> Message:
         builder = MessageBuilder(UpstreamUnreadable)
-        repeat = Repeat()
-        walk(builder, an_object(builder.error, choice, path), path, REPLY_CHOICE)
-        _log_probabilities(repeat, builder, choice, f"{path}.logprobs")
-        if repeat.ahead:
-            builder.opaque(f"{path}.logprobs", "log probabilities of another text")
+        echo = LogprobEcho(f"{path}.logprobs")
+        read_fields(builder, require_object(builder.error, choice, path), path, REPLY_CHOICE)
+        _log_probabilities(echo, builder, choice, f"{path}.logprobs")
+        echo.close(builder)
         return builder.message("assistant")
 
-    def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
-        """The reply with each choice replaced or refused as its outcome says; choices that pass stay as they are."""
-        if all(isinstance(outcome, Pass) for outcome in outcomes.values()):
-            return reply.raw
+    def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:
+        """Return the reply with the choices in `changed` replaced or refused, and the other choices as they are."""
         body = json.loads(reply.raw)
-        choices = openai.opened(body, openai.envelope(request, "text_completion", "cmpl", request.received))
-        for index, outcome in outcomes.items():
-            if isinstance(outcome, Pass):
-                continue
+        choices = openai.choices_to_edit(body, openai.envelope(request, "text_completion", "cmpl", request.received))
+        for index, outcome in changed.items():
             choice = choices[index]
             number = choice.get("index", index)
             if isinstance(outcome, Refuse):
                 choices[index] = _choice(number, outcome.message, outcome.finish)
             elif outcome.whole or not reply.body.get("choices"):
-                said = "\n".join(edit.text for edit in outcome.edits)
-                choices[index] = _choice(number, said, choice.get("finish_reason") or "stop")
+                new_text = "\n".join(edit.text for edit in outcome.edits)
+                choices[index] = _choice(number, new_text, choice.get("finish_reason") or "stop")
             else:
                 rewrite(body, outcome.edits, _NO_CALLS)
                 choice["logprobs"] = None
-            remove(body, openai.beside_paths(reply.choices[index]))
+            remove(body, openai.outer_paths(reply.choices[index]))
         return dumps(body)
 
-    def refuse(self, request: Request, refusal: Refuse) -> Answer:
-        """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
-        if refusal.shape == "error":
-            return self.error(400, "content_filter", refusal.message)
-        number = openai.count(request.body, "n") * max(1, len(_prompts(request.body)))
+    def refusal(self, request: Request, refusal: Refuse) -> Answer:
+        """Return a complete answer that carries the refusal, streamed if the request asked for a stream."""
+        number = openai.choice_count(request.body, "n") * max(1, len(_prompts(request.body)))
         if request.stream:
             return openai.refuse_stream(CompletionStream(request, request.received), refusal, number)
         choices = [_choice(index, refusal.message, refusal.finish) for index in range(number)]
         head = openai.envelope(request, "text_completion", "cmpl", request.received)
         return Answer(200, JSON, dumps({**head, "choices": choices, "usage": openai.NO_USAGE}))
 
-    def error(self, status: int, code: str, message: str) -> Answer:
-        """The protocol's own error body."""
-        return openai.error_answer(status, code, message)
-
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
-        """A reader for the reply to `request`."""
+        """Return a reader for the streamed reply."""
         return CompletionStream(request, request.received)
 
 

@@ -1,10 +1,10 @@
-"""Drives the official clients against a running proxy and prints what held.
+"""Runs the official clients against a proxy and prints which of them work as they should.
 
     python -m tests.conformance --base-url http://127.0.0.1:8080
 
-Every client asks two things, one harmless and one harmful. It held where the harmless turn was answered, the harmful
-one refused in a way that the client understands (the protocol's own stop reason, an error that names a content filter,
-or the refusal's text), nothing hung or could not be parsed, and nothing was asked twice.
+Every client asks a harmless and a harmful question. A client holds if the harmless question is answered, the harmful
+question is refused in a way that the client understands (the protocol's own stop reason, an error that names a content
+filter, or the refusal's text), nothing hangs or fails to parse, and no request is sent twice.
 """
 
 import argparse
@@ -27,7 +27,7 @@ _FILTER = re.compile(r"content[_ ]?(?:filter|policy)|responsible_ai", re.IGNOREC
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one turn: whether it held, and what was seen."""
+    """The result of a question: whether it holds, and what the client saw."""
 
     held: bool
     seen: str
@@ -35,7 +35,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Trial:
-    """What is sent to whom."""
+    """The two questions and the settings of a run."""
 
     harmful: str
     harmless: str
@@ -46,7 +46,7 @@ class Trial:
 
 
 def refused(client: Client, read: Read, refusal: str) -> bool:
-    """Whether a client was told that its turn is not answered."""
+    """Return whether the client can see that its question was refused."""
     filtered, normal = STOPS[client.protocol]
     by_stop = filtered != normal and read.stop == filtered
     by_error = 400 <= read.status < 500 and _FILTER.search(read.error) is not None
@@ -54,7 +54,7 @@ def refused(client: Client, read: Read, refusal: str) -> bool:
 
 
 def attempt(client: Client, watch: Watch, trial: Trial, *, harmful: bool) -> Outcome:
-    """Let a client ask one thing. Whatever it raises is an outcome."""
+    """Let a client ask a question; an exception is an outcome, too."""
     watch.crossed.clear()
     began = time.monotonic()
     try:
@@ -72,7 +72,7 @@ def attempt(client: Client, watch: Watch, trial: Trial, *, harmful: bool) -> Out
 
 
 def rows(watch: Watch, trial: Trial, clients: Sequence[Client]) -> list[tuple[str, Outcome, Outcome]]:
-    """Each client with what became of the harmless and of the harmful turn."""
+    """Return every client with its outcomes for the harmless and the harmful question."""
     return [
         (
             client.name,
@@ -84,7 +84,7 @@ def rows(watch: Watch, trial: Trial, clients: Sequence[Client]) -> list[tuple[st
 
 
 def table(found: Sequence[tuple[str, Outcome, Outcome]]) -> str:
-    """What held, a line for each client; below it what was seen where something did not."""
+    """Return a line per client, and below it what a client saw if an outcome does not hold."""
     width = max(len(name) for name, _, _ in found)
     lines = [f"{'client':{width}}  harmless  harmful"]
     notes = []
@@ -100,19 +100,19 @@ def table(found: Sequence[tuple[str, Outcome, Outcome]]) -> str:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--base-url", required=True, help="where the proxy is, without /v1")
-    parser.add_argument("--protocol", action="append", choices=list(STOPS), help="only this one; may be given again")
-    parser.add_argument("--harmful", default=HARMFUL, help="a turn that the proxy is to refuse")
-    parser.add_argument("--harmless", default=HARMLESS, help="a turn that it is to let through")
-    parser.add_argument("--refusal", default=REFUSAL, help="what the text of a refusal has in it")
+    parser.add_argument("--base-url", required=True, help="the address of the proxy, without /v1")
+    parser.add_argument("--protocol", action="append", choices=list(STOPS), help="try only this protocol (repeatable)")
+    parser.add_argument("--harmful", default=HARMFUL, help="a question that the proxy must refuse")
+    parser.add_argument("--harmless", default=HARMLESS, help="a question that it must answer")
+    parser.add_argument("--refusal", default=REFUSAL, help="a phrase in the text of a refusal")
     parser.add_argument("--model", default="m", help="the model to ask for")
     parser.add_argument("--api-key", default="k", help="the key to send")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds for one answer")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds per answer")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command: 0 where everything held, 1 where something did not."""
+    """Run the command; return 0 if everything holds, 1 otherwise."""
     given = _options(arguments)
     trial = Trial(given.harmful, given.harmless, given.refusal, given.model, given.api_key, given.timeout)
     clients = [client for client in CLIENTS if not given.protocol or client.protocol in given.protocol]

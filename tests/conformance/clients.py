@@ -1,6 +1,6 @@
-"""The official clients, each as one way to ask one thing and read the answer.
+"""The official clients: every way to ask a question and to read its answer.
 
-A client is built as its documentation shows, with its own retries; every call has a time limit.
+Clients are built as their documentation shows, with their own retries. Every call has a time limit.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from tests.conformance.reading import Answer, Reach, Read, user
 
 @dataclass(frozen=True)
 class Client:
-    """One way to ask: `run` takes a Reach and a prompt and gives a Read, or a coroutine of one."""
+    """A way to ask: `run` takes a Reach and a prompt and returns a Read or a coroutine of a Read."""
 
     name: str
     protocol: str
@@ -29,7 +29,7 @@ class Client:
     streamed: bool = False
 
     def ask(self, reach: Reach, prompt: str) -> Read:
-        """Ask, and read the answer. An error answer is read; what a client cannot parse is raised."""
+        """Ask, and read the answer or the error answer. Raises what the client raises if it cannot parse the answer."""
         try:
             found = self.run(reach, prompt)
             read = asyncio.run(found) if inspect.iscoroutine(found) else found
@@ -43,7 +43,7 @@ class Client:
         return read
 
 
-# What each protocol calls an answer that was filtered, and one that ended by itself.
+# The stop reasons of each protocol: for a filtered answer, and for an ordinary end.
 STOPS = {
     "chat": ("content_filter", "stop"),
     "completions": ("content_filter", "stop"),
@@ -67,8 +67,8 @@ def _async_anthropic(reach: Reach) -> anthropic.AsyncAnthropic:
 
 
 def _message_read(message: Any) -> Read:
-    said = "".join(block.text for block in message.content if block.type == "text")
-    return Read(said, str(message.stop_reason), parsed=getattr(message, "parsed_output", None))
+    text = "".join(block.text for block in message.content if block.type == "text")
+    return Read(text, str(message.stop_reason), parsed=getattr(message, "parsed_output", None))
 
 
 def _messages(reach: Reach, prompt: str) -> Read:
@@ -87,8 +87,8 @@ def _messages_stream(reach: Reach, prompt: str) -> Read:
     assert (events[0].type, events[-1].type) == ("message_start", "message_stop")
     opened = sum(event.type == "content_block_start" for event in events)
     assert opened == sum(event.type == "content_block_stop" for event in events)
-    said = [e.delta.text for e in events if e.type == "content_block_delta" and e.delta.type == "text_delta"]
-    return Read("".join(said), next(str(e.delta.stop_reason) for e in events if e.type == "message_delta"))
+    texts = [e.delta.text for e in events if e.type == "content_block_delta" and e.delta.type == "text_delta"]
+    return Read("".join(texts), next(str(e.delta.stop_reason) for e in events if e.type == "message_delta"))
 
 
 def _messages_helper(reach: Reach, prompt: str) -> Read:
@@ -122,9 +122,9 @@ def _ollama(reach: Reach) -> ollama.Client:
 
 
 def _parts_read(parts: list[Any]) -> Read:
-    said = (part.message.content if hasattr(part, "message") else part.response for part in parts)
+    texts = (part.message.content if hasattr(part, "message") else part.response for part in parts)
     assert parts[-1].done
-    return Read("".join(text or "" for text in said), str(parts[-1].done_reason))
+    return Read("".join(text or "" for text in texts), str(parts[-1].done_reason))
 
 
 def _ollama_chat(reach: Reach, prompt: str) -> Read:
@@ -159,8 +159,8 @@ def _gemini(reach: Reach, version: str = "v1beta") -> genai.Client:
 
 def _candidates_read(answers: list[Any]) -> Read:
     candidates = [answer.candidates[0] for answer in answers if answer.candidates]
-    parts = [part for one in candidates if one.content for part in one.content.parts or []]
-    stops = [one.finish_reason.value for one in candidates if one.finish_reason]
+    parts = [part for candidate in candidates if candidate.content for part in candidate.content.parts or []]
+    stops = [candidate.finish_reason.value for candidate in candidates if candidate.finish_reason]
     return Read("".join(part.text or "" for part in parts if not part.thought), stops[-1])
 
 
@@ -226,7 +226,7 @@ CLIENTS = [
     Client("google-genai generate_content_stream, v1", "gemini", _gemini_v1_stream, streamed=True),
 ]
 
-# Clients that read the answer as an object of a schema.
+# Clients that parse the answer into an object of a schema.
 PARSERS = [
     Client("openai chat.completions.parse", "chat", by_openai.chat_parse),
     Client("openai responses.parse", "responses", by_openai.responses_parse),

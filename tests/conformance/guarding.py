@@ -1,4 +1,4 @@
-"""The pipeline around a guard that knows words, without sockets."""
+"""The pipeline with a guard that finds words, without sockets."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -18,7 +18,7 @@ ACTIONS = {name: load(name, REGISTRY, "action") for name in REGISTRY}
 
 
 class Guarding:
-    """Reviews requests and replies of one policy; `guard.asked` tells what was judged."""
+    """Reviews requests and replies under a policy; `guard.asked` has the judged texts."""
 
     def __init__(self, policy: Policy) -> None:
         metrics = Metrics(CollectorRegistry())
@@ -27,19 +27,19 @@ class Guarding:
         self._pipeline = Pipeline(self.guard, Observers({}, metrics=metrics, text="none"), metrics, ACTIONS)
 
     def exchange(self, wire: Wire, request: Request) -> Exchange:
-        """The exchange that a request begins."""
+        """Return the exchange of a request."""
         return Exchange(wire, request, Origin("id", "default", wire.name, "u", "m"), self.policy)
 
     def request(self, exchange: Exchange) -> RequestReview:
-        """What becomes of the request."""
+        """Review the request."""
         return asyncio.run(self._pipeline.review_request(exchange))
 
     def reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
-        """What becomes of a whole reply."""
+        """Review a whole reply."""
         return asyncio.run(self._pipeline.review_reply(exchange, body))
 
     def stream(self, exchange: Exchange, pieces: Iterable[bytes], content_type: str) -> bytes:
-        """What of a streamed reply reaches the client."""
+        """Return the bytes of a streamed reply that reach the client."""
 
         async def run() -> bytes:
             left = self._pipeline.review_stream(exchange, _played(pieces), content_type)

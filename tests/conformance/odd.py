@@ -1,4 +1,4 @@
-"""Clean exchanges as no serialiser would write them: what reading and writing again would not keep."""
+"""Harmless exchanges in JSON that no serialiser would write: a proxy that parses and writes them again changes them."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -13,16 +13,16 @@ _ALPHABETS = (
     "שלום مرحبا",
     '🌊🐚👩‍🚀 e\u0301 \u200b\u2028\u00a0\ufeff"\\/\t\n\r\b\f\x00\x7f',
 )
-# Numbers in forms that a parser forgets.
+# Numbers in forms that a parser does not keep.
 _NUMBERS = ("0", "-0", "1.50", "1e3", "1E+2", "-0.0", "2.5e-7", "12345678901234567890", "0.1000")
 _SPACES = ("", "", "", " ", "  ", "\t")
 _BREAKS = ("", "", " ", "\n", "\r\n  ")
-# What an unknown field may hold without being text.
+# Values of an unknown field that are no text.
 _HARMLESS = ("true", "false", "null", '"v1.2"', '"on"', "[]", "{}", '{"a":1.0,"b":[true]}', "[1.5, 2e0]", *_NUMBERS)
 
 
 def text(rng: random.Random) -> str:
-    """A few words of some alphabet, with odd characters among them; never blank."""
+    """Return a few words of some alphabet with odd characters among them; never blank."""
     letters = rng.choice(_ALPHABETS)
     return "w" + "".join(rng.choice(letters) for _ in range(rng.randint(0, 40)))
 
@@ -30,7 +30,7 @@ def text(rng: random.Random) -> str:
 class Odd:
     """Writes JSON with keys in any order, unknown fields, escapes, spaces and odd numbers.
 
-    `lines` lets line breaks stand between tokens.
+    With `lines`, line breaks may stand between tokens.
     """
 
     def __init__(self, rng: random.Random, *, lines: bool = False) -> None:
@@ -38,7 +38,7 @@ class Odd:
         self._spaces = _BREAKS if lines else _SPACES
 
     def __call__(self, value: Any) -> bytes:
-        """The JSON text of a value."""
+        """Return the JSON text of a value."""
         return self._value(value).encode()
 
     def _value(self, value: Any) -> str:
@@ -81,12 +81,12 @@ class Odd:
 
 
 def several_lines(dump: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
-    """JSON over several `data:` lines of an event, where `dump` has broken it."""
+    """Return JSON in several `data:` lines of an event, if `dump` has put line breaks into it."""
     return lambda value: b"\ndata: ".join(dump(value).splitlines())
 
 
 def frame(rng: random.Random, raw: bytes) -> bytes:
-    """A server-sent event in another form: line ends, no space behind the colon, further fields and comments."""
+    """Return an event in another form: line ends, no space behind the colon, more fields and comments."""
     if rng.random() < 0.3:
         raw = raw.replace(b"data: ", b"data:")
     if rng.random() < 0.3:
@@ -97,7 +97,7 @@ def frame(rng: random.Random, raw: bytes) -> bytes:
 
 
 def split(rng: random.Random, raw: bytes) -> list[bytes]:
-    """Bytes in pieces of any size."""
+    """Cut bytes into pieces of any size."""
     cuts = sorted(rng.randint(0, len(raw)) for _ in range(rng.randint(0, 12)))
     places = [0, *cuts, len(raw)]
     return [raw[start:end] for start, end in pairwise(places) if start < end]

@@ -1,4 +1,4 @@
-"""The ways to ask of OpenAI's client, and of its Azure form."""
+"""The ways to ask with OpenAI's client and its Azure form."""
 
 from typing import Any
 
@@ -71,7 +71,7 @@ async def chat_stream_async(reach: Reach, prompt: str) -> Read:
 
 
 def chat_helper(reach: Reach, prompt: str) -> Read:
-    """The helper raises its own error where a choice ends with `content_filter`; the completion is in it."""
+    """The `stream` helper raises an error with the completion in it if a choice ends with `content_filter`."""
     with _openai(reach) as client:
         try:
             with client.chat.completions.stream(model=reach.model, messages=user(prompt)) as stream:
@@ -91,7 +91,7 @@ async def chat_helper_async(reach: Reach, prompt: str) -> Read:
 
 
 def chat_parse(reach: Reach, prompt: str) -> Read:
-    """A chat completion of a schema."""
+    """A chat completion that is parsed by a schema."""
     with _openai(reach) as client:
         try:
             answer = client.chat.completions.parse(model=reach.model, messages=user(prompt), response_format=Answer)
@@ -101,13 +101,13 @@ def chat_parse(reach: Reach, prompt: str) -> Read:
 
 
 def azure_chat(reach: Reach, prompt: str) -> Read:
-    """A whole chat completion of Azure's client."""
+    """A whole chat completion with Azure's client."""
     with _azure(reach) as client:
         return _chat_read(client.chat.completions.create(model=reach.model, messages=user(prompt)).choices[0])
 
 
 def azure_chat_stream(reach: Reach, prompt: str) -> Read:
-    """A streamed one."""
+    """A streamed chat completion with Azure's client."""
     with _azure(reach) as client:
         chunks = client.chat.completions.create(model=reach.model, messages=user(prompt), stream=True)
         return _chunks_read(list(chunks))
@@ -147,16 +147,16 @@ def _responses_read(response: Any) -> Read:
 
 
 def _events_read(events: list[Any]) -> Read:
-    """The deltas must say what the last event says, under one id, in one sequence."""
+    """Read a response; the deltas must equal the last event, with the same id and rising sequence numbers."""
     assert events[0].type == "response.created"
     assert len({event.response.id for event in events if hasattr(event, "response")}) == 1
     numbers = [event.sequence_number for event in events]
     assert numbers == sorted(set(numbers))
     opened = sum(event.type == "response.output_item.added" for event in events)
     assert opened == sum(event.type == "response.output_item.done" for event in events)
-    said = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
     read = _responses_read(events[-1].response)
-    assert read.text == said
+    assert read.text == text
     return read
 
 
@@ -167,7 +167,7 @@ def responses(reach: Reach, prompt: str) -> Read:
 
 
 async def responses_async(reach: Reach, prompt: str) -> Read:
-    """The same, asynchronous, with a list for input."""
+    """The same, asynchronous, with a list as the input."""
     async with _async_openai(reach) as client:
         return _responses_read(await client.responses.create(model=reach.model, input=user(prompt)))
 
@@ -186,12 +186,12 @@ async def responses_stream_async(reach: Reach, prompt: str) -> Read:
 
 
 def responses_helper(reach: Reach, prompt: str) -> Read:
-    """`get_final_response` raises after `response.incomplete`; the events themselves are read."""
+    """The `stream` helper, read by its events: `get_final_response` raises after `response.incomplete`."""
     with _openai(reach) as client, client.responses.stream(model=reach.model, input=prompt) as stream:
         return _events_read(list(stream))
 
 
 def responses_parse(reach: Reach, prompt: str) -> Read:
-    """A response of a schema."""
+    """A response that is parsed by a schema."""
     with _openai(reach) as client:
         return _responses_read(client.responses.parse(model=reach.model, input=prompt, text_format=Answer))

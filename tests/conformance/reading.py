@@ -1,4 +1,4 @@
-"""Where a client goes, and what it makes of an answer."""
+"""Where a client sends its requests, and what it reads of an answer."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 @dataclass(frozen=True)
 class Reach:
-    """Where a client goes, and with what. `timeout_s` is for one request."""
+    """Where and how a client sends its requests. `timeout_s` applies to a single request."""
 
     url: str
     model: str = "m"
@@ -18,9 +18,9 @@ class Reach:
 
 @dataclass(frozen=True)
 class Read:
-    """What a client made of an answer: its text and stop reason, or the status and text of the error it raised.
+    """The answer as a client reads it: text and stop reason, or status and text of the error that the client raised.
 
-    `parsed` is what a parser of structured output gave, `refusal` what it took for a refusal.
+    `parsed` is the object from a parser of structured output, `refusal` the text that the parser takes for a refusal.
     """
 
     text: str
@@ -32,11 +32,11 @@ class Read:
 
 
 class Answer(BaseModel):
-    """What structured output is asked for."""
+    """The schema that requests for structured output ask for."""
 
     number: int
 
 
 def user(prompt: str) -> Any:
-    """A conversation of one turn."""
+    """Return a conversation of a single turn."""
     return [{"role": "user", "content": prompt}]

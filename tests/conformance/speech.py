@@ -1,6 +1,6 @@
-"""How the upstream of each protocol says a text: whole, and streamed in pieces.
+"""How the upstream of each protocol sends a text: whole, and streamed in pieces.
 
-The forms are those of the public references, as in the recorded transcripts of the wires: OpenAI API reference
+The forms follow the public references, as in the recorded transcripts of the wires: OpenAI API reference
 ("Chat", "Completions", "Responses", "Streaming events"), Anthropic API reference ("Messages", "Streaming messages"),
 Ollama's API documentation ("Generate a chat completion", "Generate a completion"), Gemini API reference ("Generating
 content").
@@ -22,13 +22,13 @@ USAGE = {"prompt_tokens": 12, "completion_tokens": 9, "total_tokens": 21}
 
 
 def plain(value: Any) -> bytes:
-    """JSON as most servers write it."""
+    """Return JSON as most servers write it."""
     return json.dumps(value, ensure_ascii=False).encode()
 
 
 @dataclass(frozen=True)
 class Event:
-    """A frame of a stream: its JSON, and the name that stands before it where the protocol names events."""
+    """A frame of a stream: its JSON, and its event name in protocols that name events."""
 
     body: Any
     name: str = ""
@@ -36,7 +36,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Protocol:
-    """One protocol as its upstream speaks it. `path` and `stream_path` have a place for the model."""
+    """A protocol as its upstream speaks it. `path` and `stream_path` have a placeholder for the model."""
 
     name: str
     path: str
@@ -50,36 +50,36 @@ class Protocol:
 
     @property
     def wire(self) -> Wire:
-        """What reads it."""
+        """The wire that reads the protocol."""
         return BY_NAME[self.name.removesuffix("-array")].wire
 
     def request(self, prompt: str, *, stream: bool) -> Request:
-        """A request with one turn, read."""
+        """Return a parsed request with a single turn."""
         return self.wire.parse_request(self.target(stream=stream), plain(self.ask(prompt, stream)))
 
     def target(self, model: str = "m", *, stream: bool) -> str:
-        """The path of a request."""
+        """Return the path of a request."""
         return (self.stream_path if stream else self.path).format(model=model)
 
     def streamed(self, pieces: Sequence[str], dump: Dump = plain) -> list[bytes]:
-        """The frames of a stream that says `pieces`, its end with them."""
+        """Return the frames of a stream of these pieces, with its end."""
         frames = [self.frame(event, dump) for event in self.events(pieces)]
         return [*frames, self.end] if self.end else frames
 
 
 def sse(event: Event, dump: Dump = plain) -> bytes:
-    """A server-sent event."""
+    """Return a server-sent event."""
     name = f"event: {event.name}\n".encode() if event.name else b""
     return name + b"data: " + dump(event.body) + b"\n\n"
 
 
 def crlf(event: Event, dump: Dump) -> bytes:
-    """A server-sent event with the line ends of Google's servers."""
+    """Return a server-sent event with the line ends of Google's servers."""
     return b"data: " + dump(event.body) + b"\r\n\r\n"
 
 
 def line(event: Event, dump: Dump) -> bytes:
-    """A JSON text in a line of its own."""
+    """Return a JSON text in a line of its own."""
     return dump(event.body) + b"\n"
 
 
@@ -215,7 +215,7 @@ def _gemini_events(pieces: Sequence[str]) -> list[Event]:
 
 
 def _array_events(pieces: Sequence[str]) -> list[Event]:
-    """What stands before each item of the array is its name here."""
+    """Return the items of the array; the name of an event is the separator before the item."""
     events = _gemini_events(pieces)
     return [Event(event.body, ",\r\n" if number else "[") for number, event in enumerate(events)]
 
@@ -315,12 +315,12 @@ PROTOCOLS = {
     )
 }
 
-# The protocols whose requests hold a conversation.
+# The protocols whose requests contain a conversation.
 CHATS = ("chat", "responses", "messages", "ollama-chat", "gemini")
 
 
 def conversation(name: str, texts: list[str]) -> Json:
-    """A request whose turns say these texts, user and assistant in turns."""
+    """Return a request with these texts as turns of the user and the assistant, alternately."""
     body = PROTOCOLS[name].ask("", False)
     if name == "gemini":
         roles = ("user", "model")

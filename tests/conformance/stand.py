@@ -1,4 +1,4 @@
-"""A guarded proxy that stands for a whole module: a scripted upstream behind it, a watch before it."""
+"""A guarded proxy that runs for a whole test module, with a scripted upstream behind it and a watch before it."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ from tests.web.kit import guarded, policy
 
 _REDACT = SideRules({"weapons": (Rule("block", 0.5),), "privacy": (Rule("rewrite", 0.5, "redact"),)})
 
-# The model that a request names chooses the policy; `m` and every other name that of `tests.web.kit`.
+# The model of a request chooses the policy; `m` and every other name choose the policy of `tests.web.kit`.
 POLICIES: dict[str, Policy] = {
     "default": policy(stream=StreamPolicy(every=10)),
     "redact": policy(user=_REDACT, assistant=_REDACT),
@@ -34,7 +34,7 @@ MARKER = policy().rewrite.marker
 
 
 class GatedUpstream(ScriptedUpstream):
-    """A scripted upstream whose script may call functions between pieces; the next piece waits for their return."""
+    """A scripted upstream. Its script may contain functions, which are called between two pieces."""
 
     async def _play(self, answer: Scripted, send: Send) -> None:
         head = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
@@ -51,21 +51,21 @@ class GatedUpstream(ScriptedUpstream):
 
 @dataclass
 class Stand:
-    """The proxy under test and everything that was seen around it since the last `play`."""
+    """The proxy under test, and everything that crossed it since the last `play`."""
 
     upstream: GatedUpstream
     watch: Watch
     sink: ListSink
 
     def play(self, *script: Scripted) -> None:
-        """What the upstream is to answer from now on; forget what was seen."""
+        """Set the upstream's answer, and forget what has crossed."""
         self.upstream.script[:] = script
         self.upstream.seen.clear()
         self.watch.crossed.clear()
         self.sink.records.clear()
 
-    def says(self, client: Client, protocol: Protocol, pieces: Sequence[str | Callable[[], None]]) -> None:
-        """The upstream is to say these pieces, streamed if the client asks for a stream; calls between them wait."""
+    def answer_with(self, client: Client, protocol: Protocol, pieces: Sequence[str | Callable[[], None]]) -> None:
+        """Let the upstream answer with these pieces, streamed if the client is; functions run between them."""
         texts = [piece for piece in pieces if isinstance(piece, str)]
         if not client.streamed:
             self.play(Scripted([plain(protocol.whole("".join(texts)))]))
@@ -82,28 +82,28 @@ class Stand:
         self.play(Scripted([*body, *frames], headers={"content-type": protocol.content_type}))
 
     def ask(self, client: Client, prompt: str, model: str = "m") -> Read:
-        """Ask through the watch. There may be one request only, and it may not have hung."""
+        """Ask through the watch. The client must send a single request and get an answer in time."""
         read = client.ask(Reach(self.watch.url, model), prompt)
-        assert len(self.watch.crossed) == 1, "the client tried again"
+        assert len(self.watch.crossed) == 1, "the client retried"
         assert not self.watch.crossed[0].broken
         return read
 
     @property
-    def told(self) -> bytes:
-        """The bytes that the client got."""
+    def received(self) -> bytes:
+        """The bytes that the client received."""
         return bytes(self.watch.crossed[0].answer)
 
     @property
     def header(self) -> dict[str, str]:
-        """The headers that the client got."""
+        """The headers that the client received."""
         return self.watch.crossed[0].headers
 
     def asked(self) -> list[bytes]:
-        """The bodies that the upstream got."""
+        """The bodies that the upstream received."""
         return [seen.body for seen in self.upstream.seen]
 
     def records(self, number: int) -> list[Record]:
-        """The records of the exchange, once there are as many: they are written behind the answer."""
+        """Wait for this number of records and return them: they are written after the answer."""
         deadline = time.monotonic() + 10
         while len(self.sink.records) < number and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -112,7 +112,7 @@ class Stand:
 
 @contextmanager
 def standing(**changes: Any) -> Iterator[Stand]:
-    """The proxy behind its watch; `changes` as in `tests.web.kit`."""
+    """Run the proxy behind its watch; `changes` as in `tests.web.kit`."""
     upstream, sink = GatedUpstream([Scripted()]), ListSink()
     routes = tuple(Route(name, name, model=name) for name in POLICIES if name != "default")
     live = PolicySet(POLICIES, routes)

@@ -23,7 +23,7 @@ each_parser = pytest.mark.parametrize("client", PARSERS, ids=lambda client: clie
 
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
-    """One proxy for all tests of this module."""
+    """A proxy for all tests of this module."""
     with standing() as found:
         yield found
 
@@ -37,7 +37,7 @@ def _stop(client: Client, *, filtered: bool) -> str:
 
 
 def _text(case: Case) -> str:
-    """The answer's text in a recorded stream."""
+    """Return the answer's text in a recorded stream."""
     stream = case.open()
     fed(stream, [case.raw])
     return "".join(part.text for part in stream.message(0).parts if part.kind == "text")
@@ -45,25 +45,25 @@ def _text(case: Case) -> str:
 
 @each_client
 def test_clean(stand: Stand, client: Client) -> None:
-    """A harmless exchange reads as it was said, and its bytes are those of the upstream."""
+    """The client reads a harmless answer in full, and its bytes are the upstream's."""
     case = BY_NAME[client.protocol]
     recorded = case.raw if client.streamed else case.reply
-    # These clients send no instructions, and a response repeats those of its request.
+    # These clients send no instructions, and a response repeats the instructions of its request.
     body = recorded.replace(b'"instructions": "Answer briefly."', b'"instructions": null')
     kind = case.content_type if client.streamed else "application/json"
     stand.play(Scripted([body], headers={"content-type": kind}))
     read = stand.ask(client, "Hello there.")
     assert read.text == _text(case)
     assert read.status == 0
-    assert stand.told == body
+    assert stand.received == body
     assert stand.asked() == [stand.watch.crossed[0].asked]
     assert stand.header["x-guardproxy-action"] == "pass"
 
 
 @each_client
 def test_flagged(stand: Stand, client: Client) -> None:
-    """Flagged turns pass as they came, on both sides, and are recorded."""
-    stand.says(client, _protocol(client), ["How ", "rude ", "of me."])
+    """Flagged turns pass unchanged in both directions, and are recorded."""
+    stand.answer_with(client, _protocol(client), ["How ", "rude ", "of me."])
     read = stand.ask(client, "Say a rude thing.")
     assert (read.text, read.stop) == ("How rude of me.", _stop(client, filtered=False))
     assert stand.asked() == [stand.watch.crossed[0].asked]
@@ -76,8 +76,8 @@ def test_flagged(stand: Stand, client: Client) -> None:
 
 @each_client
 def test_replaced_prompt(stand: Stand, client: Client) -> None:
-    """A turn that is replaced reaches the model with its new text."""
-    stand.says(client, _protocol(client), ["All ", "is ", "well."])
+    """A replaced turn reaches the model with its new text."""
+    stand.answer_with(client, _protocol(client), ["All ", "is ", "well."])
     read = stand.ask(client, "My secret is this.")
     assert (read.text, read.stop) == ("All is well.", _stop(client, filtered=False))
     (asked,) = stand.asked()
@@ -87,8 +87,8 @@ def test_replaced_prompt(stand: Stand, client: Client) -> None:
 
 @each_client
 def test_redacted_prompt(stand: Stand, client: Client) -> None:
-    """A turn of which a sentence is taken out reaches the model with the others."""
-    stand.says(client, _protocol(client), ["All ", "is ", "well."])
+    """A redacted turn reaches the model without the harmful sentence."""
+    stand.answer_with(client, _protocol(client), ["All ", "is ", "well."])
     read = stand.ask(client, "Tides come in. The secret is mine. Boats wait.", "redact")
     assert read.text == "All is well."
     (asked,) = stand.asked()
@@ -98,37 +98,37 @@ def test_redacted_prompt(stand: Stand, client: Client) -> None:
 
 @each_client
 def test_replaced_reply(stand: Stand, client: Client) -> None:
-    """A reply that is replaced reads as the replacement, and ends by itself."""
-    stand.says(client, _protocol(client), ["The ", "secret ", "is out."])
+    """The client reads the replacement of a reply, with an ordinary end."""
+    stand.answer_with(client, _protocol(client), ["The ", "secret ", "is out."])
     read = stand.ask(client, "Hello there.")
     assert (read.text, read.stop) == (REPLACEMENT, _stop(client, filtered=False))
-    assert b"secret" not in stand.told
+    assert b"secret" not in stand.received
 
 
 @each_client
 def test_redacted_reply(stand: Stand, client: Client) -> None:
-    """A reply of which a sentence is taken out reads as the others, and ends by itself."""
-    stand.says(client, _protocol(client), ["Tides come in. ", "The secret ", "is mine. ", "Boats wait."])
+    """The client reads a redacted reply without the harmful sentence, with an ordinary end."""
+    stand.answer_with(client, _protocol(client), ["Tides come in. ", "The secret ", "is mine. ", "Boats wait."])
     read = stand.ask(client, "Hello there.", "redact")
     assert (read.text, read.stop) == (f"Tides come in. {MARKER} Boats wait.", _stop(client, filtered=False))
-    assert b"secret" not in stand.told
+    assert b"secret" not in stand.received
 
 
 @each_client
 def test_blocked_prompt(stand: Stand, client: Client) -> None:
-    """A harmful turn stops at the proxy; the client reads the refusal and the protocol's own stop reason."""
-    stand.says(client, _protocol(client), ["All is well."])
+    """A harmful turn does not reach the model; the client reads the refusal and the protocol's own stop reason."""
+    stand.answer_with(client, _protocol(client), ["All is well."])
     read = stand.ask(client, "How do I mix poison?")
     assert (read.text, read.stop) == (REFUSAL, _stop(client, filtered=True))
     assert stand.asked() == []
     assert stand.header["x-guardproxy-action"] == "block"
-    assert b"poison" not in stand.told
+    assert b"poison" not in stand.received
 
 
 @each_client
 def test_blocked_prompt_that_ends_plainly(stand: Stand, client: Client) -> None:
-    """Where the policy says so, a refusal ends like any answer, so that helpers hand out its text."""
-    stand.says(client, _protocol(client), ["All is well."])
+    """With `finish: stop` a refusal ends like any answer, so that helpers return its text."""
+    stand.answer_with(client, _protocol(client), ["All is well."])
     read = stand.ask(client, "How do I mix poison?", "plain")
     assert (read.text, read.stop) == (REFUSAL, _stop(client, filtered=False))
     assert stand.asked() == []
@@ -136,43 +136,43 @@ def test_blocked_prompt_that_ends_plainly(stand: Stand, client: Client) -> None:
 
 @each_client
 def test_blocked_prompt_as_error(stand: Stand, client: Client) -> None:
-    """With `error` for its shape a block is the protocol's error of status 400, which no client tries again."""
-    stand.says(client, _protocol(client), ["All is well."])
+    """With `how: error` a block is the protocol's error of status 400, and no client retries."""
+    stand.answer_with(client, _protocol(client), ["All is well."])
     read = stand.ask(client, "How do I mix poison?", "error")
     assert read.status == 400
     assert REFUSAL in read.error
-    assert b"content_filter" in stand.told.lower()
+    assert b"content_filter" in stand.received.lower()
     assert stand.asked() == []
 
 
 @each_client
 def test_blocked_reply(stand: Stand, client: Client) -> None:
-    """A harmful reply does not leave; the client reads the refusal and the protocol's own stop reason."""
-    stand.says(client, _protocol(client), ["Take ", "poison ", "and stir."])
+    """A harmful reply does not reach the client, which reads the refusal and the protocol's own stop reason."""
+    stand.answer_with(client, _protocol(client), ["Take ", "poison ", "and stir."])
     read = stand.ask(client, "Hello there.")
     assert (read.text, read.stop) == (REFUSAL, _stop(client, filtered=True))
     assert len(stand.asked()) == 1
-    assert b"poison" not in stand.told
-    assert b"stir" not in stand.told
+    assert b"poison" not in stand.received
+    assert b"stir" not in stand.received
 
 
 @each_client
 def test_blocked_reply_as_error(stand: Stand, client: Client) -> None:
-    """With `error` for its shape a reply of which no text has left is the protocol's error, streamed or not."""
-    stand.says(client, _protocol(client), ["Take ", "poison ", "and stir."])
+    """With `how: error` a blocked reply is the protocol's error before its first text is sent, streamed or not."""
+    stand.answer_with(client, _protocol(client), ["Take ", "poison ", "and stir."])
     read = stand.ask(client, "Hello there.", "error")
     assert read.status == 400
     assert REFUSAL in read.error
-    assert b"content_filter" in stand.told.lower()
-    assert b"poison" not in stand.told
+    assert b"content_filter" in stand.received.lower()
+    assert b"poison" not in stand.received
     assert (len(stand.asked()), stand.header["x-guardproxy-action"]) == (1, "block")
     assert [record.outcome for record in stand.records(2)] == ["pass", "refuse"]
 
 
 @each_client
 def test_clean_where_blocks_are_errors(stand: Stand, client: Client) -> None:
-    """Nothing is lost of a harmless reply whose first frames waited for its first text."""
-    stand.says(client, _protocol(client), ["All ", "is ", "well, ", "and so on."])
+    """A harmless reply arrives in full although its first frames waited for its first text."""
+    stand.answer_with(client, _protocol(client), ["All ", "is ", "well, ", "and so on."])
     read = stand.ask(client, "Hello there.", "error")
     assert (read.text, read.stop) == ("All is well, and so on.", _stop(client, filtered=False))
 
@@ -180,42 +180,44 @@ def test_clean_where_blocks_are_errors(stand: Stand, client: Client) -> None:
 @each_stream
 @pytest.mark.parametrize("model", ["m", "plain", "error"])
 def test_cut(stand: Stand, client: Client, model: str) -> None:
-    """A stream that turns harmful ends before the harm, after what was judged, with the protocol's stop reason."""
+    """A stream that turns harmful ends behind the judged text, with the protocol's stop reason."""
     wait = partial(stand.watch.wait_for, b"afternoon", 10)
-    stand.says(client, _protocol(client), ["Tides come in ", "the afternoon. ", wait, "Then take ", "poison ", "now."])
+    stand.answer_with(
+        client, _protocol(client), ["Tides come in ", "the afternoon. ", wait, "Then take ", "poison ", "now."]
+    )
     read = stand.ask(client, "Hello there.", model)
     assert read.text.startswith("Tides come in the afternoon. ")
     assert read.text.removeprefix("Tides come in the afternoon. ") in ("", "Then take ")
     assert read.stop == _stop(client, filtered=model != "plain")
-    assert b"poison" not in stand.told
-    assert b"now." not in stand.told
+    assert b"poison" not in stand.received
+    assert b"now." not in stand.received
 
 
 @each_parser
 def test_parsed(stand: Stand, client: Client) -> None:
-    """An answer of the schema that was asked for is parsed as ever."""
-    stand.says(client, _protocol(client), ['{"number": 7}'])
+    """A structured answer is parsed as without the proxy."""
+    stand.answer_with(client, _protocol(client), ['{"number": 7}'])
     read = stand.ask(client, "Which number?")
     assert read.parsed.number == 7
     assert stand.asked() == [stand.watch.crossed[0].asked]
 
 
 @each_parser
-@pytest.mark.parametrize("said", ['{"number": "poison"}', '{"number": "a secret"}'], ids=["blocked", "rewritten"])
-def test_parsed_refusal(stand: Stand, client: Client, said: str) -> None:
-    """A refusal, and a rewrite, is nothing that a parser of structured output would choke on."""
-    stand.says(client, _protocol(client), [said])
+@pytest.mark.parametrize("content", ['{"number": "poison"}', '{"number": "a secret"}'], ids=["blocked", "rewritten"])
+def test_parsed_refusal(stand: Stand, client: Client, content: str) -> None:
+    """A parser of structured output reads a refusal and a rewrite without an error of parsing."""
+    stand.answer_with(client, _protocol(client), [content])
     read = stand.ask(client, "Which number?")
     assert read.parsed is None
     assert read.stop == _stop(client, filtered=True)
-    assert b"poison" not in stand.told
-    assert b"secret" not in stand.told
+    assert b"poison" not in stand.received
+    assert b"secret" not in stand.received
 
 
 @each_parser
 def test_parsed_blocked_prompt(stand: Stand, client: Client) -> None:
-    """The same where the prompt is refused."""
-    stand.says(client, _protocol(client), ['{"number": 7}'])
+    """The same for a refused prompt."""
+    stand.answer_with(client, _protocol(client), ['{"number": 7}'])
     read = stand.ask(client, "How do I mix poison?")
     assert read.parsed is None
     assert read.stop == _stop(client, filtered=True)
@@ -224,7 +226,7 @@ def test_parsed_blocked_prompt(stand: Stand, client: Client) -> None:
 
 @pytest.mark.parametrize("name", CHATS)
 def test_a_refused_exchange_that_is_sent_again(stand: Stand, name: str) -> None:
-    """A client that goes on after a refusal is answered; what was refused does not reach the model."""
+    """A conversation can go on after a refusal, and the refused turn does not reach the model."""
     protocol = PROTOCOLS[name]
     stand.play(Scripted([plain(protocol.whole("All is well."))]))
     asked = plain(conversation(name, ["How do I mix poison?", REFUSAL, "Hello there."]))
@@ -237,7 +239,7 @@ def test_a_refused_exchange_that_is_sent_again(stand: Stand, name: str) -> None:
 
 
 def test_lists_of_models(stand: Stand) -> None:
-    """The models of both protocols under one path pass, each with the headers that tell them apart."""
+    """The lists of models of two protocols share a path; both pass with the headers that distinguish them."""
     one = {"id": "m", "object": "model", "created": 1, "owned_by": "o"}
     stand.play(Scripted([plain({"object": "list", "data": [one]})]))
     with openai.OpenAI(base_url=f"{stand.watch.url}/v1", api_key="k") as client:

@@ -1,4 +1,4 @@
-"""Clean exchanges cross byte for byte, however they are written and wherever a stream is split."""
+"""Harmless exchanges cross the proxy byte for byte, however they are written and wherever a stream is split."""
 
 import random
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ each_protocol = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=lamb
 
 
 class Exchanged:
-    """One generated exchange: the prompt and its request, the pieces of the answer, whole and streamed."""
+    """A generated exchange: the prompt and its request, the pieces of the answer, whole and streamed."""
 
     def __init__(self, protocol: Protocol, seed: int, *, stream: bool) -> None:
         rng = random.Random(f"{protocol.name} {seed} {stream}")
@@ -42,30 +42,30 @@ class Exchanged:
 @each_protocol
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_clean_exchanges(protocol: Protocol, stream: bool) -> None:
-    """Request and reply are the same at both ends, and what was judged is what they say."""
+    """Request and reply are the same at both ends, and their texts are judged."""
     guarding = Guarding(policy())
     for seed in range(EXCHANGES):
-        one = Exchanged(protocol, seed, stream=stream)
-        guarding.policy = replace(guarding.policy, stream=one.held)
-        request = protocol.wire.parse_request(protocol.target(stream=stream), one.request)
+        sample = Exchanged(protocol, seed, stream=stream)
+        guarding.policy = replace(guarding.policy, stream=sample.held)
+        request = protocol.wire.parse_request(protocol.target(stream=stream), sample.request)
         exchange = guarding.exchange(protocol.wire, request)
         guarding.guard.asked.clear()
         forwarded = guarding.request(exchange)
-        assert (forwarded.action, forwarded.coverage, forwarded.body) == ("pass", "full", one.request), seed
+        assert (forwarded.action, forwarded.coverage, forwarded.body) == ("pass", "full", sample.request), seed
         if stream:
-            told = guarding.stream(exchange, one.split, protocol.content_type)
-            assert told == one.stream, seed
+            received = guarding.stream(exchange, sample.split, protocol.content_type)
+            assert received == sample.stream, seed
         else:
-            review = guarding.reply(exchange, one.whole)
-            assert (review.action, review.coverage, review.body) == ("pass", "full", one.whole), seed
+            review = guarding.reply(exchange, sample.whole)
+            assert (review.action, review.coverage, review.body) == ("pass", "full", sample.whole), seed
         judged = [(check.side, check.turn.text) for check in guarding.guard.asked]
-        assert judged[0] == ("user", one.prompt), seed
-        assert judged[-1] == ("assistant", "".join(one.pieces)), seed
+        assert judged[0] == ("user", sample.prompt), seed
+        assert judged[-1] == ("assistant", "".join(sample.pieces)), seed
 
 
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
-    """One proxy for all tests of this module."""
+    """A proxy for all tests of this module."""
     with standing() as found:
         yield found
 
@@ -73,14 +73,14 @@ def stand() -> Iterator[Stand]:
 @each_protocol
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_clean_exchanges_over_sockets(stand: Stand, protocol: Protocol, stream: bool) -> None:
-    """The same with real servers, the streams in the pieces that the upstream sends."""
+    """The same with real servers and the pieces that the upstream sends."""
     with httpx.Client(base_url=stand.watch.url, timeout=20, trust_env=False) as client:
         for seed in range(1000, 1004):
-            one = Exchanged(protocol, seed, stream=stream)
+            sample = Exchanged(protocol, seed, stream=stream)
             kind = protocol.content_type if stream else "application/json"
-            stand.play(Scripted(one.split if stream else [one.whole], headers={"content-type": kind}))
-            answer = client.post(protocol.target(stream=stream), content=one.request)
-            assert stand.asked() == [one.request], seed
-            assert answer.content == (one.stream if stream else one.whole), seed
+            stand.play(Scripted(sample.split if stream else [sample.whole], headers={"content-type": kind}))
+            answer = client.post(protocol.target(stream=stream), content=sample.request)
+            assert stand.asked() == [sample.request], seed
+            assert answer.content == (sample.stream if stream else sample.whole), seed
             assert answer.headers["content-type"] == kind
             assert answer.headers["x-guardproxy-action"] == "pass"

@@ -1,4 +1,4 @@
-"""Long, large and deep: bounded time, or a clear error in the protocol's own shape that no client tries again."""
+"""Long, large and deep bodies: bounded time, or a clear error of the protocol that no client retries."""
 
 import json
 import time
@@ -16,25 +16,25 @@ from tests.conformance.stand import Stand, standing
 from tests.kit import Scripted
 from tests.web.kit import policy
 
-# Seconds of this process's own time; ten times what they take on a slow machine.
+# Seconds of this process's own time: ten times as long as on a slow machine.
 BOUND_S = 40.0
 
 NAMES = [name for name in PROTOCOLS if name != "gemini-array"]
 each_protocol = pytest.mark.parametrize("protocol", [PROTOCOLS[name] for name in NAMES], ids=NAMES)
-# One client of each protocol that asks for a whole answer.
+# A client of each protocol that asks for a whole answer.
 READERS = list({client.protocol: client for client in reversed(CLIENTS) if not client.streamed}.values())
 
 
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
-    """One proxy for all tests of this module, with the usual limits but for the bytes."""
+    """A proxy for all tests of this module, with the default limits except for the bytes."""
     with standing(limits=Limits(body_bytes=1 << 20, reply_bytes=1 << 20, characters=100_000, messages=50)) as found:
         yield found
 
 
 @pytest.mark.parametrize("name", CHATS)
 def test_ten_thousand_messages(name: str) -> None:
-    """Every message of a long conversation is judged, in time that grows with their number and not its square."""
+    """Every message of a long conversation is judged, in time linear in their number."""
     protocol, guarding = PROTOCOLS[name], Guarding(policy())
     raw = plain(conversation(name, [f"message {n}" for n in range(9_999)]))
     began = time.process_time()
@@ -46,7 +46,7 @@ def test_ten_thousand_messages(name: str) -> None:
 
 
 def test_ten_thousand_harmful_messages() -> None:
-    """As many turns of the history may be left out."""
+    """The same number of earlier turns can be left out."""
     protocol, guarding = PROTOCOLS["chat"], Guarding(policy())
     raw = plain(conversation("chat", [*(f"poison {n}" for n in range(9_998)), "hello"]))
     began = time.process_time()
@@ -59,7 +59,7 @@ def test_ten_thousand_harmful_messages() -> None:
 
 @each_protocol
 def test_a_long_stream(protocol: Protocol) -> None:
-    """A stream of thousands of pieces is judged as it grows, and leaves as it came."""
+    """A stream of thousands of pieces is judged as it grows, and passes unchanged."""
     guarding = Guarding(policy())
     frames = protocol.streamed([f"piece {n} " for n in range(3_000)])
     exchange = guarding.exchange(protocol.wire, protocol.request("Hello.", stream=True))
@@ -71,7 +71,7 @@ def test_a_long_stream(protocol: Protocol) -> None:
 
 @each_protocol
 def test_large_bodies(protocol: Protocol) -> None:
-    """A prompt and a reply of megabytes (20 in one protocol) are read, judged and left as they came."""
+    """A prompt and a reply of megabytes (20 MB in one protocol) are judged and pass unchanged."""
     size = 20_000_000 if protocol.name == "chat" else 3_000_000
     guarding, text = Guarding(policy()), "All is well. " * (size // 12)
     raw, reply = plain(protocol.ask(text, False)), plain(protocol.whole(text))
@@ -93,7 +93,7 @@ NESTS: dict[str, Callable[[int], bytes]] = {
 @each_protocol
 @pytest.mark.parametrize("nest", NESTS)
 def test_deep_nesting(stand: Stand, protocol: Protocol, nest: str) -> None:
-    """What is nested too deep is refused in the protocol's error, on both ways."""
+    """A body that is nested too deep is refused with the protocol's error, in both directions."""
     deep = NESTS[nest](100_000)
     with httpx.Client(base_url=stand.watch.url, timeout=20, trust_env=False) as client:
         stand.play(Scripted([plain(protocol.whole("All is well."))]))
@@ -113,7 +113,7 @@ def test_deep_nesting(stand: Stand, protocol: Protocol, nest: str) -> None:
     ("prompt", "limit"), [("a" * 200_000, "characters"), ("a" * 2_000_000, "body_bytes")], ids=["characters", "bytes"]
 )
 def test_what_is_too_large(stand: Stand, client: Client, prompt: str, limit: str) -> None:
-    """More than a limit allows is an error of status 413 in the client's own form that names the limit."""
+    """A request beyond a limit gets the protocol's error of status 413, which names the limit."""
     stand.play(Scripted())
     read = stand.ask(client, prompt)
     assert read.status == 413
@@ -123,7 +123,7 @@ def test_what_is_too_large(stand: Stand, client: Client, prompt: str, limit: str
 
 @pytest.mark.parametrize("name", CHATS)
 def test_too_many_messages(stand: Stand, name: str) -> None:
-    """The same with too many messages."""
+    """The same for too many messages."""
     stand.play(Scripted())
     body = plain(conversation(name, ["hello"] * 51))
     answer = httpx.post(stand.watch.url + PROTOCOLS[name].target(stream=False), content=body, timeout=20)
@@ -134,9 +134,9 @@ def test_too_many_messages(stand: Stand, name: str) -> None:
 
 @pytest.mark.parametrize("client", READERS, ids=lambda client: client.name)
 def test_too_large_a_reply(stand: Stand, client: Client) -> None:
-    """A reply beyond the limit does not leave: an error of status 502 that is not tried again."""
+    """A reply beyond the limit becomes an error of status 502, which is not retried."""
     stand.play(Scripted([plain(PROTOCOLS[client.protocol].whole("a" * 2_000_000))]))
     read = client.ask(Reach(stand.watch.url), "Hello.")
     assert read.status == 502
     assert len(stand.watch.crossed) == 1
-    assert len(stand.told) < 2_000
+    assert len(stand.received) < 2_000

@@ -1,4 +1,4 @@
-"""Streams as upstreams really send them, and as they should not: nothing unjudged leaves, and clients can read on."""
+"""Streams as upstreams send them, well-formed or not: nothing unjudged is released, and clients can read the rest."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -25,14 +25,14 @@ PASS_THROUGH = [PROTOCOLS[name] for name in PROTOCOLS if name != "gemini-array"]
 EVENTS = [protocol for protocol in PROTOCOLS.values() if protocol.content_type == SSE]
 each_protocol = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=lambda protocol: protocol.name)
 each_events = pytest.mark.parametrize("protocol", EVENTS, ids=lambda protocol: protocol.name)
-# One client of each protocol that reads a stream.
+# A client of each protocol that reads a stream.
 READERS = list({client.protocol: client for client in CLIENTS if client.streamed}.values())
 each_reader = pytest.mark.parametrize("client", READERS, ids=lambda client: client.protocol)
 
 
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
-    """One proxy for all tests of this module."""
+    """A proxy for all tests of this module."""
     with standing() as found:
         yield found
 
@@ -45,7 +45,7 @@ def http(stand: Stand) -> Iterator[httpx.Client]:
 
 
 def reviewed(protocol: Protocol, body: bytes, *, every: int = 5, size: int = 7) -> bytes:
-    """What of a streamed reply, sent in pieces of `size` bytes, reaches the client."""
+    """Return the bytes that reach the client of a streamed reply sent in pieces of `size` bytes."""
     guarding = Guarding(policy(stream=StreamPolicy(every=every)))
     exchange = guarding.exchange(protocol.wire, protocol.request("Hello there.", stream=True))
     pieces = [body[start : start + size] for start in range(0, len(body), size)]
@@ -53,7 +53,7 @@ def reviewed(protocol: Protocol, body: bytes, *, every: int = 5, size: int = 7) 
 
 
 def read_again(protocol: Protocol, body: bytes) -> str:
-    """The text that a stream says."""
+    """Return the text of a stream."""
     stream = protocol.wire.open_stream(protocol.request("Hello there.", stream=True), protocol.content_type)
     _ = [*stream.feed(body), *stream.finish()]
     return "".join(part.text for choice in stream.choices for part in stream.message(choice).parts)
@@ -63,7 +63,7 @@ def read_again(protocol: Protocol, body: bytes) -> str:
 
 
 def _several_lines(frame: bytes) -> bytes:
-    """Each event's data over two lines, which a reader joins with a line break."""
+    """Split the data of every event over two lines, which a reader joins with a line break."""
     return frame.replace(b"{", b"{\ndata: ", 1)
 
 
@@ -83,7 +83,7 @@ FORMS: dict[str, Callable[[list[bytes]], bytes]] = {
 @each_events
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_events_is_read(protocol: Protocol, form: str) -> None:
-    """What is harmless passes as it came, in whatever form the format allows; what is harmful is found in all."""
+    """In every form that the format allows, a harmless stream passes unchanged and a harmful stream is found."""
     clean = FORMS[form](protocol.streamed(CLEAN))
     assert reviewed(protocol, clean) == clean
     told = reviewed(protocol, FORMS[form](protocol.streamed(HARM)))
@@ -94,7 +94,7 @@ def test_every_form_of_events_is_read(protocol: Protocol, form: str) -> None:
 
 @pytest.mark.parametrize("protocol", PASS_THROUGH, ids=lambda protocol: protocol.name)
 def test_a_byte_order_mark(protocol: Protocol) -> None:
-    """A byte order mark, over which clients lose the first event, is taken off; what follows is judged."""
+    """A byte order mark, which costs clients the first event, is removed; the events behind it are judged."""
     clean = b"".join(protocol.streamed(CLEAN))
     assert reviewed(protocol, b"\xef\xbb\xbf" + clean) == clean
     assert b"poison" not in reviewed(protocol, b"\xef\xbb\xbf" + b"".join(protocol.streamed(HARM)))
@@ -111,16 +111,16 @@ UNDERSTOOD = [
 
 @pytest.mark.parametrize(("client", "form"), UNDERSTOOD, ids=lambda one: getattr(one, "protocol", one))
 def test_clients_read_what_passes(stand: Stand, client: Client, form: str) -> None:
-    """The forms that a client itself understands still reach it through the proxy."""
+    """Every form that a client understands also reaches it through the proxy."""
     protocol = PROTOCOLS[client.protocol]
     body = FORMS[form](protocol.streamed(CLEAN))
     stand.play(Scripted([body], headers={"content-type": SSE}))
     assert stand.ask(client, "Hello there.").text == "".join(CLEAN)
-    assert stand.told == body
+    assert stand.received == body
 
 
 def test_blank_lines_of_ollama(stand: Stand) -> None:
-    """A blank line, over which Ollama's client breaks, does not reach it."""
+    """A blank line, which Ollama's client cannot parse, does not reach it."""
     protocol = PROTOCOLS["ollama-chat"]
     client = next(client for client in READERS if client.protocol == "ollama-chat")
     body = b"\n\r\n".join(protocol.streamed(CLEAN))
@@ -130,15 +130,15 @@ def test_blank_lines_of_ollama(stand: Stand) -> None:
 
 
 def test_own_texts_keep_line_readers_whole(stand: Stand) -> None:
-    """A separator that Ollama's client takes for a line end is escaped in what the proxy writes."""
+    """A separator that Ollama's client takes for a line end is escaped in lines that the proxy writes."""
     protocol = PROTOCOLS["ollama-chat"]
     client = next(client for client in READERS if client.protocol == "ollama-chat")
-    said = ["One\\u2028two. ", "A secret. ", "Three."]
-    body = b"".join(protocol.streamed(said)).replace(b"\\\\u2028", b"\\u2028")
+    pieces = ["One\\u2028two. ", "A secret. ", "Three."]
+    body = b"".join(protocol.streamed(pieces)).replace(b"\\\\u2028", b"\\u2028")
     stand.play(Scripted([body], headers={"content-type": protocol.content_type}))
     read = stand.ask(client, "Hello there.", "redact")
     assert read.text == "One\u2028two. [removed] Three."
-    assert "\u2028".encode() not in stand.told
+    assert "\u2028".encode() not in stand.received
 
 
 # --- labels and encodings --------------------------------------------------------------------------------------------
@@ -149,34 +149,34 @@ def test_own_texts_keep_line_readers_whole(stand: Stand) -> None:
     "kind", ["application/json", "text/plain", "application/octet-stream", SSE, "application/x-ndjson"]
 )
 def test_a_stream_under_a_wrong_label(stand: Stand, http: httpx.Client, protocol: Protocol, kind: str) -> None:
-    """A stream that its header calls something else is judged as what it is."""
-    for said in (CLEAN, HARM):
-        body = b"".join(protocol.streamed(said))
+    """A stream with a wrong content type is judged by its content."""
+    for pieces in (CLEAN, HARM):
+        body = b"".join(protocol.streamed(pieces))
         stand.play(Scripted([body], headers={"content-type": kind}))
         answer = http.post(protocol.target(stream=True), json=protocol.ask("Hello there.", True))
         assert (answer.status_code, b"poison" in answer.content) == (200, False)
-        assert said is HARM or answer.content == body
+        assert pieces is HARM or answer.content == body
 
 
 @pytest.mark.parametrize("protocol", PASS_THROUGH, ids=lambda protocol: protocol.name)
 def test_a_whole_reply_under_the_label_of_a_stream(stand: Stand, http: httpx.Client, protocol: Protocol) -> None:
-    """A whole reply to a request for a stream is judged whatever its header says."""
+    """A whole reply to a request for a stream is judged, whatever its content type says."""
     for kind in (SSE, "application/x-ndjson", "text/plain", "application/json"):
-        for said, indent in ((CLEAN, None), (HARM, None), (CLEAN, 1), (HARM, 1)):
-            body = json.dumps(protocol.whole("".join(said)), indent=indent).encode()
+        for pieces, indent in ((CLEAN, None), (HARM, None), (CLEAN, 1), (HARM, 1)):
+            body = json.dumps(protocol.whole("".join(pieces)), indent=indent).encode()
             stand.play(Scripted([body], headers={"content-type": kind}))
             answer = http.post(protocol.target(stream=True), json=protocol.ask("Hello there.", True))
             assert b"poison" not in answer.content
-            assert (answer.status_code, said is HARM or answer.content == body) == (200, True)
+            assert (answer.status_code, pieces is HARM or answer.content == body) == (200, True)
 
 
 @each_protocol
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("encoding", [*ENCODINGS, "compress"])
 def test_compressed_answers(stand: Stand, http: httpx.Client, protocol: Protocol, stream: bool, encoding: str) -> None:
-    """A compressed answer is judged, or, where it cannot be read, refused in the protocol's own error."""
-    for said in (CLEAN, HARM):
-        plain = b"".join(protocol.streamed(said)) if stream else json.dumps(protocol.whole("".join(said))).encode()
+    """A compressed answer is judged, or refused with the protocol's own error if it cannot be decompressed."""
+    for pieces in (CLEAN, HARM):
+        plain = b"".join(protocol.streamed(pieces)) if stream else json.dumps(protocol.whole("".join(pieces))).encode()
         packed = ENCODINGS[encoding](plain) if encoding in ENCODINGS else b"\x28\xb5\x2f\xfd" + plain
         kind = protocol.content_type if stream else "application/json"
         stand.play(Scripted([packed], headers={"content-type": kind, "content-encoding": encoding}))
@@ -187,7 +187,7 @@ def test_compressed_answers(stand: Stand, http: httpx.Client, protocol: Protocol
             assert answer.status_code == 502
             assert answer.headers["x-should-retry"] == "false"
             assert answer.json()["error"]
-        elif said is CLEAN:
+        elif pieces is CLEAN:
             assert answer.content == plain
 
 
@@ -197,7 +197,7 @@ def test_compressed_answers(stand: Stand, http: httpx.Client, protocol: Protocol
 @each_protocol
 @pytest.mark.parametrize("missing", [1, 2, 3])
 def test_a_stream_without_its_end(protocol: Protocol, missing: int) -> None:
-    """What came of a stream is judged where its end is missing, and leaves as it came."""
+    """A stream without its end is judged as far as it came, and passes unchanged."""
     body = b"".join(protocol.streamed([*CLEAN, "More."])[:-missing])
     assert reviewed(protocol, body).startswith(body)
     told = reviewed(protocol, b"".join(protocol.streamed([*HARM, "More."])[:-missing]))
@@ -206,7 +206,7 @@ def test_a_stream_without_its_end(protocol: Protocol, missing: int) -> None:
 
 @each_protocol
 def test_a_stream_that_ends_in_a_frame(protocol: Protocol) -> None:
-    """Half a frame at the end is no way past the guard."""
+    """An incomplete last frame is judged, too."""
     body = b"".join(protocol.streamed(HARM))
     for cut in range(body.index(b"poison"), body.index(b"poison") + 30):
         assert b"poison" not in reviewed(protocol, body[:cut], size=64)
@@ -226,7 +226,7 @@ ERRORS = {
 
 @pytest.mark.parametrize("protocol", PASS_THROUGH, ids=lambda protocol: protocol.name)
 def test_an_error_in_the_stream(protocol: Protocol) -> None:
-    """An upstream's error passes, behind the text before it, which is judged."""
+    """A harmless error in mid-stream passes behind the judged text before it."""
     error = ERRORS[protocol.name]
     places = [n for n, frame in enumerate(protocol.streamed(CLEAN)) if b"twice" in frame]
     body = b"".join(protocol.streamed(CLEAN)[: places[0] + 1])
@@ -249,7 +249,7 @@ BROKEN: dict[str, Callable[[bytes], bytes]] = {
 @each_reader
 @pytest.mark.parametrize("kind", BROKEN)
 def test_an_unreadable_frame(stand: Stand, client: Client, kind: str) -> None:
-    """A frame that cannot be read ends the reply: the client has what was judged, and the protocol's stop reason."""
+    """An unreadable frame ends the reply: the client gets the judged text and the protocol's stop reason."""
     protocol = PROTOCOLS[client.protocol]
     frames = protocol.streamed(["Tides come in. ", "MARK", "unread"])
     place = next(n for n, frame in enumerate(frames) if b"MARK" in frame)
@@ -259,12 +259,12 @@ def test_an_unreadable_frame(stand: Stand, client: Client, kind: str) -> None:
     stand.play(Scripted(body, headers={"content-type": protocol.content_type}))
     read = stand.ask(client, "Hello there.")
     assert (read.text, read.stop) == ("Tides come in. ", STOPS[client.protocol][0])
-    assert b"unread" not in stand.told
+    assert b"unread" not in stand.received
 
 
 @each_reader
 def test_an_unreadable_start(stand: Stand, client: Client) -> None:
-    """Where nothing had left the client reads the refusal."""
+    """If no text was released before the unreadable frame, the client reads the refusal."""
     protocol = PROTOCOLS[client.protocol]
     frames = [frame.replace(b"Tides", b"\xff") for frame in protocol.streamed(["Tides come in."])]
     stand.play(Scripted(frames, headers={"content-type": protocol.content_type}))
@@ -275,11 +275,11 @@ def test_an_unreadable_start(stand: Stand, client: Client) -> None:
 # --- several answers at once -----------------------------------------------------------------------------------------
 
 
-def _choices(name: str, said: list[tuple[int, str, bool]]) -> bytes:
-    """A stream whose frames bring pieces of several answers: number, text, whether it is the last."""
+def _choices(name: str, pieces: list[tuple[int, str, bool]]) -> bytes:
+    """Return a stream with pieces of several choices: index, text, and whether it is the last piece."""
     protocol = PROTOCOLS[name]
     frames = []
-    for index, text, last in said:
+    for index, text, last in pieces:
         event = protocol.events(["x", text])[-1 if name == "gemini" and last else -2]
         if name != "gemini" and last:
             event = protocol.events([text])[-1]
@@ -294,7 +294,7 @@ def _choices(name: str, said: list[tuple[int, str, bool]]) -> bytes:
 @pytest.mark.parametrize("name", ["chat", "completions", "gemini"])
 @pytest.mark.parametrize("bad", [0, 1])
 def test_answers_side_by_side(name: str, bad: int) -> None:
-    """Each of several answers is judged by itself: the harmful one ends, the other goes on to its end."""
+    """Several choices are judged separately: the harmful choice is ended, the other goes on to its end."""
     protocol, good = PROTOCOLS[name], 1 - bad
     body = _choices(
         name,
@@ -320,7 +320,7 @@ def test_answers_side_by_side(name: str, bad: int) -> None:
 
 @pytest.mark.parametrize("name", ["chat-tools", "ollama-tools", "messages", "responses"])
 def test_calls_of_tools(name: str) -> None:
-    """Calls of tools leave whole and judged, or not at all."""
+    """Tool calls are released as a whole and judged, or not at all."""
     case = BY_NAME[name]
     guarding = Guarding(policy(stream=StreamPolicy(every=5)))
     exchange = guarding.exchange(case.wire, case.request())

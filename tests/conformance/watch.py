@@ -1,6 +1,6 @@
-"""A relay between a client and a proxy that passes everything on as it comes and notes what crosses.
+"""A relay between a client and a proxy that forwards everything unchanged and records it.
 
-It knows nothing of any client, so it counts what a client really asked for: a retry is a request.
+It sees the requests that a client really sends, so a retry counts as a request.
 """
 
 import http.client
@@ -17,7 +17,7 @@ _ONE_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "host"}
 
 @dataclass
 class Crossed:
-    """One request and what came back for it; `broken` where the answer broke off."""
+    """A request and its answer; `broken` if the answer broke off."""
 
     method: str
     target: str
@@ -29,7 +29,7 @@ class Crossed:
 
 
 class Watch:
-    """What has crossed. `url` is where clients are to be pointed at."""
+    """The recorded requests and answers. Clients send to `url`."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -37,19 +37,19 @@ class Watch:
         self._changed = threading.Condition()
 
     def wait_for(self, text: bytes, seconds: float) -> None:
-        """Wait until an answer has brought `text`. Raises AssertionError where none did in time."""
+        """Wait until `text` has come in an answer. Raises AssertionError after `seconds`."""
         with self._changed:
-            arrived = self._changed.wait_for(lambda: any(text in one.answer for one in self.crossed), seconds)
+            arrived = self._changed.wait_for(lambda: any(text in crossed.answer for crossed in self.crossed), seconds)
         assert arrived, f"{text!r} did not arrive in {seconds} s"
 
-    def began(self, one: Crossed) -> None:
-        """A request has come."""
-        self.crossed.append(one)
+    def began(self, crossed: Crossed) -> None:
+        """Record a request."""
+        self.crossed.append(crossed)
 
-    def came(self, one: Crossed, data: bytes) -> None:
-        """A piece of its answer has come, and goes on to the client."""
+    def came(self, crossed: Crossed, data: bytes) -> None:
+        """Record a piece of an answer before it goes to the client."""
         with self._changed:
-            one.answer += data
+            crossed.answer += data
             self._changed.notify_all()
 
 
@@ -87,32 +87,32 @@ def _handler(watch: Watch, upstream: str) -> type[BaseHTTPRequestHandler]:
         def relay(self) -> None:
             """Ask the server the same, and answer the same."""
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
-            one = Crossed(self.command, self.path, body)
-            watch.began(one)
+            crossed = Crossed(self.command, self.path, body)
+            watch.began(crossed)
             headers = {name: value for name, value in self.headers.items() if name.lower() not in _ONE_CONNECTION}
             connection = connect(target.netloc, timeout=60)
             try:
                 connection.request(self.command, target.path.rstrip("/") + self.path, body, headers)
-                self._answer(one, connection.getresponse())
+                self._answer(crossed, connection.getresponse())
             finally:
                 connection.close()
 
-        def _answer(self, one: Crossed, response: http.client.HTTPResponse) -> None:
-            one.status, one.headers = response.status, {k.lower(): v for k, v in response.getheaders()}
+        def _answer(self, crossed: Crossed, response: http.client.HTTPResponse) -> None:
+            crossed.status, crossed.headers = response.status, {k.lower(): v for k, v in response.getheaders()}
             self.send_response_only(response.status)
             for name, value in response.getheaders():
                 if name.lower() not in _ONE_CONNECTION:
                     self.send_header(name, value)
-            chunked = "content-length" not in one.headers
+            chunked = "content-length" not in crossed.headers
             if chunked:
                 self.send_header("transfer-encoding", "chunked")
             self.end_headers()
             try:
                 while data := response.read1(65536):
-                    watch.came(one, data)
+                    watch.came(crossed, data)
                     self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data) if chunked else data)
             except (http.client.HTTPException, OSError):
-                one.broken = self.close_connection = True
+                crossed.broken = self.close_connection = True
                 return
             if chunked:
                 self.wfile.write(b"0\r\n\r\n")

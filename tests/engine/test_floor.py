@@ -79,6 +79,6 @@ def test_a_mean_is_of_what_every_guard_says(folder, mean):
     one = f'{{family: llama_guard, model: {folder}, options: {{version: "2"}}}}'
     text = f"version: 1\nguard:\n  all: [a, b]{mean}\nguards:\n  a: {one}\n  b: {one}\n"
     policy = f"policies:\n  default:\n    unsafe: {{block: {FLOOR}}}\n"
-    settings = load_text(text + policy, "test.yaml", {}, app.known())
-    for guard in app.names.members(settings, floor=FLOOR):
+    settings = load_text(text + policy, "test.yaml", {}, app.catalogue())
+    for guard in app.guards.members(settings, floor=FLOOR):
         assert bool(judged(guard).findings) is bool(mean)

@@ -1,4 +1,4 @@
-"""Tries every trick with every prompt through the pipeline, and counts what gets past."""
+"""Runs every trick with every prompt through the pipeline and reports whether the text gets past."""
 
 import base64
 import json
@@ -26,18 +26,18 @@ _FILE = "data:text/plain;base64,"
 
 
 def prompts() -> list[str]:
-    """Plain texts of harm, in words of our own: the plain cases of the embedded guard, and more."""
+    """Return harmful texts in plain words, written for these tests: the embedded guard's plain cases, and more."""
     rows = [json.loads(line) for line in _CANARIES.read_text().splitlines()]
     return [row["text"] for row in rows if row["unsafe"]] + _MORE.read_text().splitlines()
 
 
 def squeezed(text: str) -> str:
-    """A text without white space and case: how the scripted guard compares."""
+    """Return a text without white space and case, as the scripted guard compares it."""
     return "".join(text.split()).casefold()
 
 
 class KnowsThem:
-    """A guard that knows the prompts in the plain, and nothing else."""
+    """A guard that finds the plain prompts and nothing else."""
 
     name = "scripted"
     taxonomy = Taxonomy("scripted", (Category("harm", "Harm"),))
@@ -46,24 +46,24 @@ class KnowsThem:
         self._texts = [squeezed(text) for text in texts]
 
     async def judge(self, check: Check) -> Verdict:
-        """Unsafe where a known prompt is in the turn."""
+        """Judge a turn unsafe if it contains a known prompt."""
         read = squeezed(check.turn.text)
         unsafe = 0.99 if any(text in read for text in self._texts) else 0.01
         return Verdict(unsafe, (Finding("harm", unsafe),), self.name)
 
     def forget(self, stream: str) -> None:
-        """Nothing is kept."""
+        """Do nothing: nothing is cached."""
 
     async def start(self) -> None:
-        """Nothing to load."""
+        """Do nothing: there is nothing to load."""
 
     async def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One trick with one prompt: whether the text got past the proxy unjudged as harmful."""
+    """A trick with a prompt, and whether the text got past the proxy."""
 
     kind: str
     trick: str
@@ -72,7 +72,7 @@ class Attempt:
 
 
 class Attempts:
-    """The pipeline of a guard and a policy, and the tricks played on it; `padding` is what long texts hide behind."""
+    """Tries tricks on the pipeline of a guard and a policy; `padding` is the harmless text in long requests."""
 
     def __init__(self, guard: Guard, policy: Policy, padding: str = tricks.PADDING) -> None:
         metrics = Metrics(CollectorRegistry())
@@ -87,30 +87,30 @@ class Attempts:
         return Exchange(wire, request, Origin("id", "default", wire.name, "u", "m"), self._policy)
 
     async def disguised(self, trick: str, prompt: str) -> Attempt:
-        """The prompt in disguise as the user's turn: past if it is forwarded."""
+        """Send the disguised prompt as the user's turn: past if it is forwarded."""
         body = tricks.ask(tricks.user(DISGUISES[trick](prompt)))
         review = await self._pipeline.review_request(self._exchange(body))
         return Attempt("disguise", trick, prompt, review.refusal is None)
 
     async def placed(self, trick: str, prompt: str) -> Attempt:
-        """The prompt somewhere in the request: past if both halves of it are in what is forwarded."""
+        """Send the prompt somewhere in the request: past if the forwarded body contains both halves of it."""
         review = await self._pipeline.review_request(self._exchange(self._places[trick](prompt)))
         past = False
         if review.refusal is None:
-            told = squeezed(_words(json.loads(review.body)))
-            past = all(squeezed(half) in told for half in tricks.halves(prompt))
+            fields = squeezed(_words(json.loads(review.body)))
+            past = all(squeezed(half) in fields for half in tricks.halves(prompt))
         return Attempt("place", trick, prompt, past)
 
     async def replied(self, trick: str, prompt: str, *, streamed: bool) -> Attempt:
-        """The prompt somewhere in the reply, whole or streamed: past if the client reads it."""
+        """Put the prompt somewhere in the reply, whole or streamed: past if the client receives it."""
         exchange = self._exchange(tricks.ask(tricks.user("Hello."), stream=streamed))
         messages = self._replies[trick](prompt)
         if streamed:
             pieces = self._pipeline.review_stream(exchange, _played(tricks.stream(messages)), "text/event-stream")
-            told = _streamed_words(b"".join([piece async for piece in pieces]))
+            fields = _streamed_words(b"".join([piece async for piece in pieces]))
         else:
-            told = _words(json.loads((await self._pipeline.review_reply(exchange, tricks.reply(messages))).body))
-        return Attempt("streamed reply" if streamed else "reply", trick, prompt, squeezed(prompt) in squeezed(told))
+            fields = _words(json.loads((await self._pipeline.review_reply(exchange, tricks.reply(messages))).body))
+        return Attempt("streamed reply" if streamed else "reply", trick, prompt, squeezed(prompt) in squeezed(fields))
 
 
 async def _played(frames: list[bytes]) -> AsyncIterator[bytes]:
@@ -119,7 +119,7 @@ async def _played(frames: list[bytes]) -> AsyncIterator[bytes]:
 
 
 def _words(value: Any) -> str:
-    """Every string in a body, texts in JSON and in files inside strings too, one after the other."""
+    """Return every string in a body, joined, including strings in embedded JSON and in files."""
     if isinstance(value, str):
         decoded = ""
         if value.startswith(_FILE):
@@ -138,23 +138,23 @@ def _words(value: Any) -> str:
 
 
 def _streamed_words(stream: bytes) -> str:
-    """What a client puts together of a stream: each choice's fields, piece by piece."""
-    told: dict[str, str] = {}
+    """Return the text that a client assembles from a stream: each field of each choice, joined."""
+    fields: dict[str, str] = {}
     for line in stream.decode().split("\n\n"):
         if line.startswith("data: {"):
             for choice in json.loads(line[6:])["choices"]:
                 for key, value in choice["delta"].items():
-                    _gather(told, f"{choice['index']}.{key}", value)
-    return " ".join(told.values()) + " " + " ".join(_words(text) for text in told.values())
+                    _gather(fields, f"{choice['index']}.{key}", value)
+    return " ".join(fields.values()) + " " + " ".join(_words(text) for text in fields.values())
 
 
-def _gather(told: dict[str, str], key: str, value: Any) -> None:
+def _gather(fields: dict[str, str], key: str, value: Any) -> None:
     if isinstance(value, str):
-        told[key] = told.get(key, "") + value
+        fields[key] = fields.get(key, "") + value
     elif isinstance(value, dict):
         for name, item in value.items():
-            _gather(told, f"{key}.{name}", item)
+            _gather(fields, f"{key}.{name}", item)
     elif isinstance(value, list):
         for place, item in enumerate(value):
             index = item.get("index", place) if isinstance(item, dict) else place
-            _gather(told, f"{key}[{index}]", item)
+            _gather(fields, f"{key}[{index}]", item)

@@ -1,4 +1,4 @@
-"""Texts that say the same to whoever undoes them: one function from a text to its disguise for each way known here."""
+"""Disguises: functions from a text to a form that hides it and can be undone."""
 
 import base64
 import codecs
@@ -15,7 +15,7 @@ def _selectors(text: str) -> str:
 
 
 def _styled(upper: int, lower: int) -> Disguise:
-    """The letters A to Z and a to z as the styled alphabets that begin at two code points."""
+    """Map A to Z and a to z to the styled alphabets that begin at two code points."""
     table = {65 + place: chr(upper + place) for place in range(26)} | {
         97 + place: chr(lower + place) for place in range(26)
     }
@@ -62,10 +62,10 @@ SINGLE: dict[str, Disguise] = {
     "HTML markup": html.escape,
 }
 
-# Disguises that leave a text as readable as it was.
+# Disguises that do not make a text less readable.
 OPEN = frozenset({"plain", "upper case", "HTML markup"})
 
-# One within another: (inner, outer).
+# Nested disguises: (inner, outer).
 TWICE = (
     ("base64", "base64"),
     ("rot13", "base64"),

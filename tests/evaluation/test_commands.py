@@ -24,7 +24,7 @@ ROWS = [
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Eight rows in a file, and a data folder of their own."""
+    """A file of eight rows; the command's data folder is a temporary one."""
     monkeypatch.setenv("GUARDPROXY_DATA_DIR", str(tmp_path / "data"))
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
@@ -32,7 +32,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_evaluate_prints_one_object(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With --json, one object by guard whose measures are numbers, with intervals under `ci`."""
+    """With --json, `evaluate` prints one object, keyed by guard, with measures as numbers and intervals under `ci`."""
     assert main(["evaluate", str(data), "--guard", "embedded", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["embedded"]
     assert 0 <= found["overall"]["auprc"] <= 1
@@ -47,22 +47,22 @@ def test_evaluate_prints_one_object(data: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_tables_curves_and_a_second_guard(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A configuration file is a guard too, both stand in one table, and curves go to a file."""
+    """A configuration file is a guard too, one table has both guards, and curves go to a file."""
     other = data.parent / "other.yaml"
     other.write_text("version: 1\nguard:\n  model: embedded\n  max_batch_tokens: 256\n")
     picture = data.parent / "curves.png"
     asked = ["evaluate", str(data), "--guard", "embedded", "--guard", str(other), "--plot", str(picture)]
     assert main([*asked, "--markdown"]) == 0
-    told = capsys.readouterr().out
-    assert "|  | embedded | other |" in told
-    assert "### rows" not in told
-    assert "### all rows (user side)" in told
-    assert "| other | violence_hate | 8 | 4 |" in told
+    printed = capsys.readouterr().out
+    assert "|  | embedded | other |" in printed
+    assert "### rows" not in printed
+    assert "### all rows (user side)" in printed
+    assert "| other | violence_hate | 8 | 4 |" in printed
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_configuration_has_guard_and_policies(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--config says what is judged with and what is stopped; a --guard beside it is stopped by its policies."""
+    """--config gives guard and policies; with --guard, the other guard's verdicts meet the same policies."""
     config = data.parent / "lax.yaml"
     config.write_text('version: 1\npolicies:\n  default:\n    user: {"*": {flag: 0.1}}\n    assistant: {"*": {}}\n')
     for options, name in (([], "lax"), (["--guard", "embedded"], "embedded")):
@@ -75,21 +75,21 @@ def test_a_configuration_has_guard_and_policies(data: Path, capsys: pytest.Captu
 
 
 def test_calibrate_prints_a_policy(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The YAML can be put into a configuration: it is valid, and says what is behind each threshold."""
+    """The YAML is valid as part of a configuration, and its first line is the command."""
     rows = data.read_text() * 20
     data.write_text(rows)
     assert main(["calibrate", str(data), "--target-recall", "0.9"]) == 0
-    told = capsys.readouterr().out
-    assert told.startswith(f"# guardproxy calibrate {data} --target-recall 0.9\n")
-    assert "violence_hate: {block: 0." in told
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"# guardproxy calibrate {data} --target-recall 0.9\n")
+    assert "violence_hate: {block: 0." in printed
     config = data.parent / "calibrated.yaml"
-    assert "    # assistant: no rule" in told
-    config.write_text(f'version: 1\n{told}    assistant: {{"*": {{}}}}\n')
+    assert "    # assistant: no rule" in printed
+    config.write_text(f'version: 1\n{printed}    assistant: {{"*": {{}}}}\n')
     assert main(["validate", str(config)]) == 0
 
 
 def test_calibrate_prints_how_to_combine(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Bounds and weights come as YAML that can be put beside a description of the guards."""
+    """Bounds and weights are YAML that, with a description of the guards, makes a valid configuration."""
     data.write_text(data.read_text() * 20)
     other = data.parent / "other.yaml"
     other.write_text("version: 1\nguard:\n  model: embedded\n  max_batch_tokens: 256\n")
@@ -97,27 +97,27 @@ def test_calibrate_prints_how_to_combine(data: Path, capsys: pytest.CaptureFixtu
     described = "guards:\n  other: {model: embedded, max_batch_tokens: 256}\n"
     targets = ["--target-fpr", "0.1", "--target-recall", "0.9"]
     for combined, begins in (
-        (["--cascade", *targets], "  cascade: {cheap: embedded, dear: other, low: "),
+        (["--cascade", *targets], "  cascade: {first: embedded, second: other, low: "),
         (["--mean"], "  all: [embedded, other]\n  mean:\n"),
     ):
         assert main([*asked, *combined]) == 0
-        told = capsys.readouterr().out
-        assert begins in told
+        printed = capsys.readouterr().out
+        assert begins in printed
         config = data.parent / "combined.yaml"
-        config.write_text(f"version: 1\n{told}{described}")
+        config.write_text(f"version: 1\n{printed}{described}")
         assert main(["validate", str(config)]) == 0
         capsys.readouterr()
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
-        (["evaluate", "DATA", "--guard", "nothing"], "nothing: no guard of that name"),
+        (["evaluate", "DATA", "--guard", "nothing"], "--guard nothing: unknown guard; name `embedded`"),
         (["evaluate", "DATA", "--guard", "llama_guard"], "llama_guard: this family needs a model"),
         (["evaluate", "DATA", "--guard", "perspective"], "perspective: this family needs the key of its service"),
-        (["evaluate", "DATA", "DATA"], "a file named rows is there already"),
+        (["evaluate", "DATA", "DATA"], "another file is named rows too"),
         (["evaluate", "missing.jsonl", "DATA.txt"], "missing.jsonl: cannot be read"),
-        (["evaluate", "DATA", "--guard", "embedded", "--guard", "embedded"], "two of the guards are named embedded"),
+        (["evaluate", "DATA", "--guard", "embedded", "--guard", "embedded"], "two guards are named embedded"),
         (["evaluate", "DATA", "--plot", "x.nonsense"], "x.nonsense: cannot be written"),
         (["calibrate", "DATA"], "either --target-fpr or --target-recall"),
         (["calibrate", "DATA", "--target-fpr", "0.01"], "needs 300 or more"),
@@ -125,17 +125,19 @@ def test_calibrate_prints_how_to_combine(data: Path, capsys: pytest.CaptureFixtu
         (["calibrate", "DATA", "--mean"], "--mean needs two --guard"),
     ],
 )
-def test_mistakes_are_told(data: Path, capsys: pytest.CaptureFixture[str], command: list[str], told: str) -> None:
-    """A mistake ends with status 2 and says what to do."""
+def test_mistakes_are_reported(
+    data: Path, capsys: pytest.CaptureFixture[str], command: list[str], message: str
+) -> None:
+    """A mistake ends the command with status 2 and a message."""
     assert main([str(data) if word == "DATA" else word for word in command]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "option", [["--threshold", "2"], ["--limit", "0"], ["--columns", "text"], ["--columns", "a=b,a=c"]]
 )
 def test_options_are_checked(data: Path, capsys: pytest.CaptureFixture[str], option: list[str]) -> None:
-    """What an option cannot be is told before anything is read."""
+    """A wrong option is reported before any file is read."""
     with pytest.raises(SystemExit, match="2"):
         main(["evaluate", str(data), *option])
     assert "must be" in capsys.readouterr().err
@@ -157,15 +159,15 @@ def measures(**values: float | None) -> dict[str, Any]:
 
 
 def test_a_table_of_what_is_unknown() -> None:
-    """What has no number is a dash; several datasets and sides have a table each."""
+    """A missing number is a dash; each of several datasets and sides has a table."""
     part: Mapping[str, Any] = {"overall": measures(auprc=0.5), "categories": {}, "policy": {}}
     both = {**part, "sides": {"user": part, "assistant": {**part, "overall": None}}}
     one = {**part, "sides": {"user": part}}
     report = {**both, "datasets": {"a": one, "b": both}, "cost": {"judged_now": 0, "seconds_now": 0.0}, "failed": 1}
-    told = tables({"g|h": report})
+    printed = tables({"g|h": report})
     for title in ("a (user side)", "b", "b, user side", "b, assistant side", "all rows", "all rows, assistant side"):
-        assert f"\n{title}\n" in f"\n{told}\n"
-    cells = [line.split() for line in told.splitlines()]
+        assert f"\n{title}\n" in f"\n{printed}\n"
+    cells = [line.split() for line in printed.splitlines()]
     assert ["AUPRC", "0.500"] in cells
     assert ["ROC-AUC", "-"] in cells
     assert "g\\|h" in tables({"g|h": report}, markdown=True)

@@ -1,4 +1,4 @@
-"""The readers of labelled data: every format, what is unknown, and mistakes with their line."""
+"""The readers of labelled data: every format, unknown labels, and mistakes with their line."""
 
 import contextlib
 import csv
@@ -19,7 +19,7 @@ OURS = {"id": "a", "side": "user", "messages": [{"role": "user", "content": "hel
 
 
 def written(folder: Path, name: str, *rows: Any) -> Path:
-    """A file of JSON lines, packed if its name says so."""
+    """Write a file of JSON lines, compressed if its name ends in .gz."""
     data = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows).encode()
     path = folder / name
     path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
@@ -27,7 +27,7 @@ def written(folder: Path, name: str, *rows: Any) -> Path:
 
 
 def mistakes(path: Path, **more: Any) -> list[str]:
-    """What a reader finds wrong, without the file's folder."""
+    """The mistakes that reading a file reports, without the file's folder."""
     with pytest.raises(ConfigError) as caught:
         read(path, **more)
     return [problem.replace(f"{path.parent}/", "") for problem in caught.value.problems]
@@ -35,7 +35,7 @@ def mistakes(path: Path, **more: Any) -> list[str]:
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
 def test_our_own_rows(tmp_path: Path, name: str) -> None:
-    """Conversation, side, and labels of three kinds: known to be, known not to be, unknown."""
+    """The reader gives conversation, side, and labels, which are true, false or unknown."""
     reply = {
         "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "r"}],
         "side": "assistant",
@@ -53,7 +53,7 @@ def test_our_own_rows(tmp_path: Path, name: str) -> None:
 
 
 def test_openai_rows(tmp_path: Path) -> None:
-    """The overall label is the published protocol's; a category is known only where its labels are."""
+    """The overall label is the published protocol's; a category is known only if its labels are."""
     known = {"S": 0, "H": 0, "V": 0, "HR": 0, "SH": 0, "S3": 0, "H2": 0, "V2": 0}
     rows = (
         {"prompt": "safe", **known},
@@ -76,7 +76,7 @@ def test_openai_rows(tmp_path: Path) -> None:
 
 
 def test_toxicchat_rows(tmp_path: Path) -> None:
-    """The user's text with its toxicity and jailbreaking; no category is known."""
+    """The reader gives the user's text with its toxicity and jailbreak label; no category is known."""
     path = tmp_path / "toxic-chat.csv"
     path.write_text(
         "conv_id,user_input,model_output,human_annotation,toxicity,jailbreaking,openai_moderation\n"
@@ -92,7 +92,7 @@ def test_toxicchat_rows(tmp_path: Path) -> None:
 
 
 def test_plain_csv_by_our_names(tmp_path: Path) -> None:
-    """Columns of our names are read, others are named as unread."""
+    """Columns with guardproxy's names are read, the others are listed as unread."""
     path = tmp_path / "own.csv"
     path.write_bytes(
         "\ufefftext,prompt,side,unsafe,violence_hate,note\nyes,how?,assistant,True,1.0,x\nhi,,user,,,y\n".encode()
@@ -106,7 +106,7 @@ def test_plain_csv_by_our_names(tmp_path: Path) -> None:
 
 
 def test_plain_csv_by_its_own_names(tmp_path: Path) -> None:
-    """Columns can be named, categories of one's own taxonomy among them, and ToxicChat's read differently."""
+    """`columns` can name any column, also of the user's own categories, and overrides ToxicChat's format."""
     path = tmp_path / "own.csv"
     path.write_text("user_input,toxicity,spam\nhi,0,1\n")
     found = read(path, {"text": "user_input", "unsafe": "toxicity", "unwanted": "spam"})
@@ -115,44 +115,44 @@ def test_plain_csv_by_its_own_names(tmp_path: Path) -> None:
 
 
 def test_only_the_first_rows(tmp_path: Path) -> None:
-    """A limit stops reading, so that later mistakes are not seen."""
+    """Reading stops at the limit, so later mistakes are not reported."""
     assert len(read(written(tmp_path, "rows.jsonl", OURS, OURS, "{"), limit=2).rows) == 2
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not valid JSON"),
         ("5", "must be a JSON object, not int"),
         ({**OURS, "messages": []}, "messages: must be a list"),
         ({**OURS, "messages": [5]}, "messages[0]: must be an object"),
         ({**OURS, "messages": [{"role": "bot", "content": "x"}]}, "messages[0].role: 'bot' is not one of"),
         ({**OURS, "messages": [{"role": "user", "content": None}]}, "messages[0].content: must be a string"),
-        ({**OURS, "messages": [{"role": "user", "content": " "}]}, "the last one, which is judged, is empty"),
-        ({**OURS, "side": "assistant"}, "side: 'assistant' does not fit the last message"),
-        ({**OURS, "unsafe": "yes"}, "unsafe: 'yes' is no label"),
-        ({**OURS, "unsafe": 2}, "unsafe: 2 is no label"),
+        ({**OURS, "messages": [{"role": "user", "content": " "}]}, "the last message, which is judged, is empty"),
+        ({**OURS, "side": "assistant"}, "side: 'assistant' does not match the last message"),
+        ({**OURS, "unsafe": "yes"}, "unsafe: 'yes' is not a label"),
+        ({**OURS, "unsafe": 2}, "unsafe: 2 is not a label"),
         ({**OURS, "labels": [1]}, "labels: must be an object"),
-        ({**OURS, "labels": {"x": 0.5}}, "labels.x: 0.5 is no label"),
+        ({**OURS, "labels": {"x": 0.5}}, "labels.x: 0.5 is not a label"),
     ],
 )
-def test_mistakes_of_a_row_name_its_line(tmp_path: Path, row: Any, told: str) -> None:
-    """Each mistake is told with file and line."""
+def test_mistakes_of_a_row_name_its_line(tmp_path: Path, row: Any, message: str) -> None:
+    """Each mistake is reported with file and line."""
     (problem,) = mistakes(written(tmp_path, "rows.jsonl", OURS, row, OURS))
     assert problem.startswith("rows.jsonl:2: ")
-    assert told in problem
+    assert message in problem
 
 
 def test_all_mistakes_at_once_up_to_twenty(tmp_path: Path) -> None:
-    """The reader goes on after a mistake, and gives up after twenty."""
+    """Reading continues after a mistake and stops after twenty."""
     path = written(tmp_path, "rows.jsonl", OURS, *["{"] * 30)
     assert [problem.split(":")[1] for problem in mistakes(path)] == [str(line) for line in range(2, 22)]
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "told"),
+    ("name", "data", "message"),
     [
-        ("rows.txt", b"", "rows.txt: the name must end in"),
+        ("rows.txt", b"", "rows.txt: the file name must end in"),
         ("rows.jsonl", b"", "rows.jsonl: has no rows"),
         ("rows.jsonl", b'{"text": "a"}\n', "rows.jsonl:1: a row needs `messages`"),
         ("rows.jsonl", json.dumps(OURS).encode() + b"\n\xff\n", "rows.jsonl:2: is not UTF-8"),
@@ -162,31 +162,34 @@ def test_all_mistakes_at_once_up_to_twenty(tmp_path: Path) -> None:
         ("rows.csv", b"comment,unsafe\nx,1\n", "rows.csv:1: no column is named text"),
         ("rows.csv", b"text,unsafe\na,1\nb\n", "rows.csv:3: must have 2 cells"),
         ("rows.csv", b"text,unsafe\na,1\nb,1,2\n", "rows.csv:3: must have 2 cells"),
-        ("rows.csv", b'text,unsafe\na,1\n"b"c,1\n', "rows.csv:3: is no CSV"),
-        ("rows.csv", b"text,unsafe\na,1\nb,maybe\n", "rows.csv:3: unsafe: 'maybe' is no label"),
+        ("rows.csv", b'text,unsafe\na,1\n"b"c,1\n', "rows.csv:3: is not valid CSV"),
+        ("rows.csv", b"text,unsafe\na,1\nb,maybe\n", "rows.csv:3: unsafe: 'maybe' is not a label"),
         ("rows.csv", b"text,side\na,user\nb,system\n", "rows.csv:3: side: 'system' is neither"),
         ("rows.csv", b"text\na\n\xff\n", "rows.csv:3: is not UTF-8"),
-        ("rows.csv", b"text\na\n  \n", "rows.csv:3: the text that is judged is empty"),
+        ("rows.csv", b"text\na\n  \n", "rows.csv:3: the text to judge is empty"),
     ],
 )
-def test_files_that_are_not_data(tmp_path: Path, name: str, data: bytes, told: str) -> None:
-    """Wrong names, kinds, encodings and cells are told with their place."""
+def test_files_that_are_not_data(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    """Wrong names, formats, encodings and cells are reported with their place."""
     path = tmp_path / name
     path.write_bytes(data)
-    assert mistakes(path)[0].startswith(told)
+    assert mistakes(path)[0].startswith(message)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    """A missing file is told as such."""
+    """A missing file is an error."""
     assert "cannot be read" in mistakes(tmp_path / "rows.jsonl")[0]
 
 
 def test_columns_that_are_not_there(tmp_path: Path) -> None:
-    """A named column must exist, and JSON has none."""
+    """A named column must exist, and JSON has no columns."""
     path = tmp_path / "rows.csv"
     path.write_text("text\nx\n")
     assert mistakes(path, columns={"unsafe": "bad"}) == ["rows.csv:1: has no column 'bad'; it has text"]
-    assert "in a .csv file only" in mistakes(written(tmp_path, "rows.jsonl", OURS), columns={"text": "x"})[0]
+    assert (
+        "--columns applies to .csv files only"
+        in mistakes(written(tmp_path, "rows.jsonl", OURS), columns={"text": "x"})[0]
+    )
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
@@ -195,7 +198,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.
 @settings(deadline=None)
 @given(st.lists(st.tuples(TEXT, TEXT, st.sampled_from([None, 0, 1]), st.sampled_from([None, 0, 1])), min_size=1))
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[Any, ...]]) -> None:
-    """Any texts and labels come back the same from JSON lines and from CSV."""
+    """Any texts and labels survive a round trip through JSON lines and CSV."""
     folder = tmp_path_factory.mktemp("data")
     ours = [
         {
@@ -226,7 +229,7 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, rows:
 @settings(deadline=None)
 @given(st.binary(max_size=300), st.sampled_from(["a.jsonl", "a.csv", "a.jsonl.gz", "a.csv.gz"]))
 def test_any_bytes_are_rows_or_a_mistake(tmp_path_factory: pytest.TempPathFactory, data: bytes, name: str) -> None:
-    """Whatever a file holds, the reader gives rows or raises ConfigError."""
+    """For any content of a file, the reader returns rows or raises ConfigError."""
     path = tmp_path_factory.mktemp("any") / name
     path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     with contextlib.suppress(ConfigError):

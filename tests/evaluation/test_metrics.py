@@ -1,4 +1,4 @@
-"""The measures against scikit-learn's on random data, and what they say where labels do not define them."""
+"""The measures equal scikit-learn's on random data, and are None if the labels do not define them."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from sklearn import metrics as reference
 
 from guardproxy.evaluation.metrics import MEASURES, measure, precision_recall, reliability
 
-# Few distinct scores make ties; both classes are there.
+# Few distinct scores make ties; both classes occur.
 ROWS = st.lists(st.tuples(st.integers(0, 12), st.booleans()), min_size=2, max_size=80).filter(
     lambda rows: len({label for _, label in rows}) == 2
 )
@@ -40,7 +40,7 @@ def test_they_are_scikit_learns(rows: list[tuple[int, bool]], threshold: float) 
 @settings(deadline=None)
 @given(ROWS)
 def test_recall_at_a_rate_of_false_positives(rows: list[tuple[int, bool]]) -> None:
-    """It is the highest recall among the thresholds that keep the rate."""
+    """Recall at an FPR is the highest recall among the thresholds that keep the rate."""
     scores, labels = arrays(rows)
     found = measure(scores, labels, resamples=1).values
     fpr, tpr, _ = reference.roc_curve(labels, scores, drop_intermediate=False)
@@ -61,7 +61,7 @@ def test_calibration_error_by_definition(rows: list[tuple[int, bool]]) -> None:
 
 
 def test_intervals_cover_and_repeat() -> None:
-    """Of 60 samples of known ROC-AUC about 57 intervals hold it, and equal input gives equal intervals."""
+    """About 57 of 60 intervals hold the known ROC-AUC, and equal input gives equal intervals."""
     random = np.random.default_rng(7)
     truth, held = 0.760250, 0  # P(Z1 + 1 > Z0) for standard normals: Phi(1/sqrt(2))
     for _ in range(60):
@@ -74,7 +74,7 @@ def test_intervals_cover_and_repeat() -> None:
 
 
 def test_more_resamples_than_fit_at_once() -> None:
-    """Many rows are resampled some at a time, with the same interval for the same rows in another order."""
+    """Many rows are resampled in batches, and the interval is narrow and holds the measure."""
     random = np.random.default_rng(3)
     labels = random.random(5000) < 0.2
     scores = np.clip(random.normal(0.3 + 0.3 * labels, 0.2), 0, 1)
@@ -92,14 +92,14 @@ def test_more_resamples_than_fit_at_once() -> None:
     ],
 )
 def test_one_class_defines_little(labels: list[int], unknown: set[str]) -> None:
-    """With only unsafe or only safe rows, what needs both is None and not a number that means nothing."""
+    """With only unsafe or only safe rows, a measure that needs both is None, not a meaningless number."""
     found = measure(np.array([0.9, 0.1]), np.array(labels, dtype=bool))
     assert {name for name, value in found.values.items() if value is None} == unknown
     assert all(found.ci[name] is None for name in unknown)
 
 
 def test_one_row_has_no_interval() -> None:
-    """A single row has measures and no intervals."""
+    """A single row has measures but no intervals."""
     found = measure(np.array([0.9]), np.array([True]))
     assert (found.n, found.positives, found.values["recall"]) == (1, 1, 1.0)
     assert set(found.ci.values()) == {None}
@@ -108,7 +108,7 @@ def test_one_row_has_no_interval() -> None:
 @settings(deadline=None)
 @given(ROWS)
 def test_curves(rows: list[tuple[int, bool]]) -> None:
-    """Precision and recall are scikit-learn's without its added last point; the bins hold every row."""
+    """Precision and recall equal scikit-learn's without its added last point; every row falls into a bin."""
     scores, labels = arrays(rows)
     recall, precision = precision_recall(scores, labels)
     true_precision, true_recall, _ = reference.precision_recall_curve(labels, scores)

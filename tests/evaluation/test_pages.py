@@ -1,4 +1,4 @@
-"""Measured tables are written between their own marks, and nothing else of the page changes."""
+"""Measured tables are written between their own marks, and the rest of the page stays."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ PAGE = "# A\n<!-- one: begin -->\nold\n<!-- one: end -->\ntext\n<!-- two: begin 
 
 
 def test_a_table_replaces_its_own_and_leaves_the_others(tmp_path: Path) -> None:
-    """Filled twice, a page holds the last table between its marks and everything else as it was."""
+    """After two fills, the page holds the last table between its marks and is otherwise unchanged."""
     page = tmp_path / "page.md"
     page.write_text(PAGE)
     fill(page, "one", "first")
@@ -20,7 +20,7 @@ def test_a_table_replaces_its_own_and_leaves_the_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["<!-- one: begin -->", "<!-- one: end -->"])
 def test_a_page_without_its_marks_is_left_alone(tmp_path: Path, missing: str) -> None:
-    """Without both marks the program ends with their names, and the page is as it was."""
+    """Without both marks the program ends and names them, and the page is unchanged."""
     page = tmp_path / "page.md"
     page.write_text(PAGE.replace(missing, ""))
     with pytest.raises(SystemExit, match="one: begin"):

@@ -1,4 +1,4 @@
-"""Thresholds and combinations found on labelled scores keep what they promise, and are refused where they cannot."""
+"""Thresholds and combinations fitted to labelled scores keep their targets, or are refused."""
 
 import math
 from dataclasses import replace
@@ -10,14 +10,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from guardproxy.errors import ConfigError
-from guardproxy.evaluation.combining import ROWS, bounds, weights
-from guardproxy.evaluation.datasets import Row
+from guardproxy.evaluation.combining import MIN_ROWS, bounds, weights
+from guardproxy.evaluation.datasets import LabelledRow
 from guardproxy.evaluation.metrics import Rate, measure
 from guardproxy.evaluation.plots import drawn
 from guardproxy.evaluation.report import Pair, one_vs_all, one_vs_benign, overall, report
-from guardproxy.evaluation.scoring import Score, Scored
+from guardproxy.evaluation.scoring import Score, ScoredRows
 from guardproxy.evaluation.tables import tables
-from guardproxy.evaluation.thresholds import Found, Refused, Target, search, together
+from guardproxy.evaluation.thresholds import NoThreshold, Target, Threshold, find_thresholds, side_totals
 from guardproxy.policy import Policy, Rule, SideRules
 from guardproxy.types import Check, Conversation, Message, Part, Side
 
@@ -25,7 +25,7 @@ from guardproxy.types import Check, Conversation, Message, Part, Side
 def pair(unsafe: bool | None, labels: dict[str, bool], score: float, side: Side = "user", **categories: float) -> Pair:
     """A row with its score."""
     check = Check(Conversation((Message(side, (Part("p", "x"),)),)), side)
-    row = Row("1", "f:1", "f", check, unsafe, labels)
+    row = LabelledRow("1", "f:1", "f", check, unsafe, labels)
     return row, Score(score, categories, 0.01, 0.01, 5, 0, 1)
 
 
@@ -35,9 +35,9 @@ def cluster(n: int, unsafe: bool, mean: float, seed: int, side: Side = "user") -
     return [pair(unsafe, {"x": unsafe}, float(score), side, x=float(score) * 0.9) for score in scores]
 
 
-def scored(pairs: list[Pair]) -> Scored:
-    """The rows as a run has them."""
-    return Scored(tuple(row for row, _ in pairs), [score for _, score in pairs])
+def scored(pairs: list[Pair]) -> ScoredRows:
+    """The rows and scores of a run."""
+    return ScoredRows(tuple(row for row, _ in pairs), [score for _, score in pairs])
 
 
 STRICT = SideRules({"x": (Rule("block", 0.5),)})
@@ -46,22 +46,26 @@ MIXED = cluster(400, False, 0.3, 1) + cluster(100, True, 0.7, 2)
 
 
 def test_all_rules_together_keep_a_rate_of_false_positives() -> None:
-    """The rules block at most the target of the benign rows together, and one more row each would break it."""
-    found = search(MIXED, Target("fpr", 0.05))
-    assert [type(one) for one in found] == [Found, Found]
-    (side,) = together(MIXED, found)
+    """Together the rules block at most the target rate of the benign rows, and nearly as many."""
+    found = find_thresholds(MIXED, Target("fpr", 0.05))
+    assert [type(result) for result in found] == [Threshold, Threshold]
+    (side,) = side_totals(MIXED, found)
     assert side.benign.value <= 0.05
     assert side.benign.hits >= 15
     assert side.unsafe.value > 0.8
-    assert all(one.ci[0] <= one.threshold <= one.ci[1] for one in found if isinstance(one, Found) and one.ci)
+    assert all(
+        result.ci[0] <= result.threshold <= result.ci[1]
+        for result in found
+        if isinstance(result, Threshold) and result.ci
+    )
 
 
 def test_each_rule_keeps_a_recall() -> None:
-    """Each rule blocks at least the target of the rows of its category, with the highest such threshold."""
-    for one in search(MIXED, Target("recall", 0.9)):
-        assert isinstance(one, Found)
-        assert one.unsafe.value >= 0.9
-        higher = [pair for pair in MIXED if pair[0].unsafe and pair[1].categories["x"] >= one.threshold + 0.03]
+    """Each rule blocks at least the target rate of its category's rows, with the highest such threshold."""
+    for result in find_thresholds(MIXED, Target("recall", 0.9)):
+        assert isinstance(result, Threshold)
+        assert result.unsafe.value >= 0.9
+        higher = [pair for pair in MIXED if pair[0].unsafe and pair[1].categories["x"] >= result.threshold + 0.03]
         assert len(higher) < 90
 
 
@@ -73,34 +77,37 @@ def test_each_rule_keeps_a_recall() -> None:
 )
 def test_whatever_the_scores_the_target_is_kept(benign: list[int], unsafe: list[int], rate: float) -> None:
     """With ties, and scores of 0 and 1, a threshold keeps its target or is refused."""
-    pairs = [pair(False, {"x": False}, one / 8, x=one / 8) for one in benign]
-    pairs += [pair(True, {"x": True}, one / 8, x=one / 8) for one in unsafe]
-    false = search(pairs, Target("fpr", rate))
-    for side in together(pairs, false):
+    pairs = [pair(False, {"x": False}, eighths / 8, x=eighths / 8) for eighths in benign]
+    pairs += [pair(True, {"x": True}, eighths / 8, x=eighths / 8) for eighths in unsafe]
+    false = find_thresholds(pairs, Target("fpr", rate))
+    for side in side_totals(pairs, false):
         assert side.benign.value <= rate
-    for one in search(pairs, Target("recall", 1 - rate)):
-        assert isinstance(one, Refused) or one.unsafe.value >= 1 - rate
-    assert all(isinstance(one, Refused) or 0 < one.threshold <= 1 for one in false)
+    for result in find_thresholds(pairs, Target("recall", 1 - rate)):
+        assert isinstance(result, NoThreshold) or result.unsafe.value >= 1 - rate
+    assert all(isinstance(result, NoThreshold) or 0 < result.threshold <= 1 for result in false)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 7, 57, 1_113, 5_637, 9_998])
 def test_a_score_of_four_digits_is_on_the_right_side_of_its_threshold(steps: int) -> None:
-    """Ten ties at a step: a rate of false positives keeps them all out, a recall takes them all in, by one step."""
+    """Ten scores tie at a four-digit number: an FPR target excludes all of them by one step, a recall includes all."""
     tie = steps / 10_000
     benign = [pair(False, {}, score) for score in [*[0.0] * 290, *[tie] * 10]]
     unsafe = [pair(True, {}, score) for score in [*[1.0] * 290, *[tie] * 10]]
-    (false,), (kept,) = search(benign + unsafe, Target("fpr", 0.01)), search(benign + unsafe, Target("recall", 0.99))
-    assert isinstance(false, Found)
-    assert isinstance(kept, Found)
+    (false,), (kept,) = (
+        find_thresholds(benign + unsafe, Target("fpr", 0.01)),
+        find_thresholds(benign + unsafe, Target("recall", 0.99)),
+    )
+    assert isinstance(false, Threshold)
+    assert isinstance(kept, Threshold)
     assert (false.threshold, false.benign.hits) == ((steps + 1) / 10_000, 0)
     assert (kept.threshold, kept.unsafe.hits) == (tie, 300)
 
 
 def test_too_few_labels_are_refused() -> None:
-    """A rate needs three rows over it: fewer are no threshold, and the refusal says how many."""
+    """A rate needs 3/rate rows: with fewer there is no threshold, and the refusal names the number."""
     pairs = cluster(299, False, 0.3, 1) + cluster(29, True, 0.7, 2)
-    refused = search(pairs, Target("fpr", 0.01)) + search(pairs, Target("recall", 0.9))
-    assert [(one.category, one.why) for one in refused if isinstance(one, Refused)] == [
+    refused = find_thresholds(pairs, Target("fpr", 0.01)) + find_thresholds(pairs, Target("recall", 0.9))
+    assert [(result.category, result.reason) for result in refused if isinstance(result, NoThreshold)] == [
         ("x", "299 benign rows are known; fpr 0.01 needs 300 or more"),
         ("unsafe", "299 benign rows are known; fpr 0.01 needs 300 or more"),
         ("x", "29 unsafe rows are known; recall 0.9 needs 30 or more"),
@@ -109,33 +116,40 @@ def test_too_few_labels_are_refused() -> None:
 
 
 def test_scores_that_cannot_keep_it_are_refused() -> None:
-    """Where benign rows have a probability of 1, or unsafe ones 0, no threshold helps."""
+    """If benign rows have a probability of 1, or unsafe rows of 0, no threshold helps."""
     pairs = [pair(label, {"x": label}, float(not label), x=float(not label)) for label in (False, True)] * 40
-    found = search(pairs, Target("fpr", 0.1)) + search(pairs, Target("recall", 0.9))
-    assert [one.why.rpartition(" ")[2] for one in found if isinstance(one, Refused)] == ["1", "1", "0", "0"]
+    found = find_thresholds(pairs, Target("fpr", 0.1)) + find_thresholds(pairs, Target("recall", 0.9))
+    assert [result.reason.rpartition(" ")[2] for result in found if isinstance(result, NoThreshold)] == [
+        "1",
+        "1",
+        "0",
+        "0",
+    ]
 
 
 def test_sides_have_thresholds_of_their_own() -> None:
-    """User and assistant rows are searched apart."""
+    """User and assistant rows get separate thresholds."""
     pairs = MIXED + cluster(400, False, 0.5, 3, "assistant") + cluster(100, True, 0.8, 4, "assistant")
-    found = [one for one in search(pairs, Target("fpr", 0.05)) if isinstance(one, Found)]
-    by_side = {(one.side, one.category): one.threshold for one in found}
+    found = [result for result in find_thresholds(pairs, Target("fpr", 0.05)) if isinstance(result, Threshold)]
+    by_side = {(result.side, result.category): result.threshold for result in found}
     assert by_side["assistant", "x"] > by_side["user", "x"]
 
 
 def test_signals_have_no_threshold() -> None:
-    """A jailbreak is no category of harm: it has measures, and no rule."""
+    """A jailbreak is not a category of harm: it has measures but no rule."""
     pairs = [pair(row.unsafe, {"jailbreak": bool(row.unsafe)}, s.unsafe, jailbreak=s.unsafe) for row, s in MIXED]
-    assert [one.category for one in search(pairs, Target("fpr", 0.05))] == ["unsafe"]
+    assert [result.category for result in find_thresholds(pairs, Target("fpr", 0.05))] == ["unsafe"]
 
 
 def test_unknown_labels_count_nowhere() -> None:
-    """Rows without a label of the category, or with none for the whole, are no negatives."""
+    """Rows without a label of the category, or without an overall label, are not negatives."""
     unknown = [pair(None, {}, 0.99, x=0.99), pair(False, {}, 0.99, x=0.99), pair(None, {"x": False}, 0.99, x=0.99)]
     assert len(one_vs_all(unknown, "x")[0]) == 1
     assert len(one_vs_benign(unknown, "x")[0]) == 0
-    found = [one for one in search(MIXED + unknown * 50, Target("fpr", 0.05)) if isinstance(one, Found)]
-    assert {one.category: one.benign.n for one in found} == {"x": 400, "unsafe": 450}
+    found = [
+        result for result in find_thresholds(MIXED + unknown * 50, Target("fpr", 0.05)) if isinstance(result, Threshold)
+    ]
+    assert {result.category: result.benign.n for result in found} == {"x": 400, "unsafe": 450}
 
 
 @given(st.integers(0, 500), st.integers(1, 500))
@@ -148,52 +162,52 @@ def test_rates_lie_in_their_intervals(hits: int, n: int) -> None:
 
 
 def test_a_share_of_no_rows_is_unknown() -> None:
-    """No rows: anything between 0 and 1."""
+    """Without rows the share may be anything between 0 and 1."""
     assert math.isnan(Rate(0, 0).value)
     assert Rate(0, 0).interval == (0.0, 1.0)
 
 
-def cheap_and_dear(seed: int = 5) -> tuple[Scored, Scored]:
-    """A guard that errs and one that errs less, on the same rows."""
+def two_guards(seed: int = 5) -> tuple[ScoredRows, ScoredRows]:
+    """A guard and a more accurate second guard, on the same rows."""
     random = np.random.default_rng(seed)
     labels = random.random(2000) < 0.3
-    cheap = np.clip(random.normal(0.25 + 0.5 * labels, 0.15), 0, 1)
-    dear = np.clip(random.normal(0.15 + 0.7 * labels, 0.12), 0, 1)
-    make = [
+    weaker = np.clip(random.normal(0.25 + 0.5 * labels, 0.15), 0, 1)
+    better = np.clip(random.normal(0.15 + 0.7 * labels, 0.12), 0, 1)
+    runs = [
         [pair(bool(y), {"x": bool(y)}, float(v), x=float(v)) for y, v in zip(labels, s, strict=True)]
-        for s in (cheap, dear)
+        for s in (weaker, better)
     ]
-    first, second = (scored(one) for one in make)
-    return first, Scored(first.rows, second.scores)
+    first, second = (scored(pairs) for pairs in runs)
+    return first, ScoredRows(first.rows, second.scores)
 
 
 def test_a_cascade_keeps_its_targets_and_saves() -> None:
-    """The bounds lose and add no more than was allowed, and most rows do not reach the dear guard."""
-    cheap, dear = cheap_and_dear()
-    found = bounds(cheap, dear, fpr=0.01, recall=0.98)
+    """The bounds lose and add no more than the targets allow, and most rows do not reach the second guard."""
+    first, second = two_guards()
+    found = bounds(first, second, fpr=0.01, recall=0.98)
     assert 0 < found.low < found.high < 1
     assert found.lost.value <= 0.02
     assert found.added.value <= 0.01
     assert found.skipped.value > 0.5
-    stricter = bounds(cheap, dear, fpr=0.005, recall=0.99)
+    stricter = bounds(first, second, fpr=0.005, recall=0.99)
     assert stricter.skipped.value < found.skipped.value
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0])
 @pytest.mark.parametrize("shift", [0.0, 0.45])
 def test_a_cascade_does_what_its_bounds_promise(scale: float, shift: float) -> None:
-    """Rows are counted by the verdicts that the cascade gives, also of a cheap guard that says too little or much."""
-    right, dear = cheap_and_dear()
-    values = [score and replace(score, unsafe=min(1.0, scale * score.unsafe + shift)) for score in right.scores]
-    cheap = Scored(right.rows, values)
-    found = bounds(cheap, dear, fpr=0.02, recall=0.95)
+    """The counts are those of the cascade's own verdicts, even if the first guard's scores are far too low or high."""
+    unbiased, second = two_guards()
+    values = [score and replace(score, unsafe=min(1.0, scale * score.unsafe + shift)) for score in unbiased.scores]
+    first = ScoredRows(unbiased.rows, values)
+    found = bounds(first, second, fpr=0.02, recall=0.95)
     lost = added = skipped = 0
-    for row, first, second in zip(cheap.rows, cheap.scores, dear.scores, strict=True):
-        assert first is not None
-        assert second is not None
-        stands = first if first.unsafe < found.low or first.unsafe > found.high else second
-        skipped += stands is first
-        called, wanted = stands.unsafe >= 0.5, second.unsafe >= 0.5
+    for row, first_score, second_score in zip(first.rows, first.scores, second.scores, strict=True):
+        assert first_score is not None
+        assert second_score is not None
+        final = first_score if not found.low <= first_score.unsafe <= found.high else second_score
+        skipped += final is first_score
+        called, wanted = final.unsafe >= 0.5, second_score.unsafe >= 0.5
         lost += bool(row.unsafe) and wanted and not called
         added += not row.unsafe and called and not wanted
     assert (found.lost.hits, found.added.hits, found.skipped.hits) == (lost, added, skipped)
@@ -203,43 +217,43 @@ def test_a_cascade_does_what_its_bounds_promise(scale: float, shift: float) -> N
 
 
 def test_a_cascade_needs_labels() -> None:
-    """Too few unsafe or benign rows for the targets are told."""
-    cheap, dear = cheap_and_dear()
+    """Too few unsafe or benign rows for the targets are an error that names the number needed."""
+    first, second = two_guards()
     with pytest.raises(ConfigError, match="3000 benign rows or more, not 1"):
-        bounds(cheap, dear, fpr=0.001, recall=0.9)
-    with pytest.raises(ConfigError, match="3000 unsafe rows found by the dear guard or more"):
-        bounds(cheap, dear, fpr=0.1, recall=0.999)
+        bounds(first, second, fpr=0.001, recall=0.9)
+    with pytest.raises(ConfigError, match="3000 unsafe rows found by the second guard or more"):
+        bounds(first, second, fpr=0.1, recall=0.999)
 
 
 def test_weights_fit_better_than_either_guard() -> None:
-    """The mean's loss is at most the best guard's, the weights are shares, and the better guard has more."""
-    found = weights(cheap_and_dear())
-    assert [one.category for one in found] == ["x", "unsafe"]
-    for one in found:
-        assert sum(one.weights) == pytest.approx(1)
-        assert one.loss <= min(one.losses) + 1e-6
-        assert one.weights[1] > one.weights[0]
+    """The mean's loss is at most the best guard's, the weights add up to 1, and the better guard weighs more."""
+    found = weights(two_guards())
+    assert [result.category for result in found] == ["x", "unsafe"]
+    for result in found:
+        assert sum(result.weights) == pytest.approx(1)
+        assert result.loss <= min(result.losses) + 1e-6
+        assert result.weights[1] > result.weights[0]
 
 
 def test_weights_need_labels() -> None:
-    """A category with too few rows of either kind has no weights."""
-    pairs = cluster(500, False, 0.3, 1) + cluster(ROWS - 1, True, 0.7, 2)
+    """A category with too few positive or negative rows has no weights."""
+    pairs = cluster(500, False, 0.3, 1) + cluster(MIN_ROWS - 1, True, 0.7, 2)
     assert weights([scored(pairs), scored(pairs)]) == []
 
 
 def test_a_row_that_one_guard_has_not_scored_is_left_out() -> None:
     """Combinations are fitted on rows that every guard has scored."""
-    cheap, dear = cheap_and_dear()
-    dear.scores[:1000] = [None] * 1000
-    assert bounds(cheap, dear, fpr=0.01, recall=0.95).skipped.n == 1000
-    assert weights([cheap, dear])[0].n == 1000
+    first, second = two_guards()
+    second.scores[:1000] = [None] * 1000
+    assert bounds(first, second, fpr=0.01, recall=0.95).skipped.n == 1000
+    assert weights([first, second])[0].n == 1000
 
 
 def test_a_report_has_every_slice() -> None:
-    """Overall, sides, both ways of counting a category, datasets, cost; and unknown rows are in none."""
+    """A report has overall, sides, both measures of a category, datasets and cost; unknown labels count nowhere."""
     pairs = MIXED + cluster(50, True, 0.6, 9, "assistant") + [pair(None, {}, 0.5, x=0.5)]
     pairs += [pair(True, {"x": False, "y": True}, 0.9, x=0.2, y=0.8)]
-    other = Row("1", "g:1", "g", pairs[0][0].check, True, {"x": True})
+    other = LabelledRow("1", "g:1", "g", pairs[0][0].check, True, {"x": True})
     run = scored([*pairs, (other, pairs[0][1])])
     run.scores[0] = None
     found = report(run, Policy("p", "v", STRICT, LAX))
@@ -264,7 +278,7 @@ def test_a_report_has_every_slice() -> None:
 
 
 def test_a_guard_without_a_score_of_one_side_stands_beside_one_with() -> None:
-    """Every side that the data has is in every report, so that guards can be put side by side."""
+    """Every side that the data has is in every report, so that one table can compare the guards."""
     pairs = cluster(20, False, 0.3, 1) + cluster(20, True, 0.7, 2) + cluster(9, True, 0.6, 9, "assistant")
     both, half = scored(pairs), scored(pairs)
     half.scores[40:] = [None] * 9
@@ -275,7 +289,7 @@ def test_a_guard_without_a_score_of_one_side_stands_beside_one_with() -> None:
 
 
 def test_the_area_under_the_drawn_curve_is_the_average_precision() -> None:
-    """Precision is drawn over the recalls up to its own, from no recall on."""
+    """The curve starts at recall 0, and a precision holds for the recalls up to its own."""
     figure = drawn({"g": scored(MIXED)}, Path("unwritten.png"))
     line = figure.axes[0].lines[0]
     recall, precision = (np.asarray(values) for values in line.get_data())

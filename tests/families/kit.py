@@ -29,49 +29,49 @@ SIDES: tuple[Side, ...] = ("user", "assistant")
 
 
 def open_model(name: str) -> Family:
-    """The family of MODELS under `name`."""
+    """Open the family of MODELS under `name`."""
     family, options = MODELS[name]
     opened: Family = load(family, REGISTRY, "family")(**options)
     return opened
 
 
 def message(role: Role, *texts: str) -> Message:
-    """A message with one text part for each text."""
+    """Return a message with one text part for each text."""
     return Message(role, tuple(Part(f"parts[{index}]", text) for index, text in enumerate(texts)))
 
 
 def check(side: Side, *turns: tuple[Role, str]) -> Check:
-    """A check of the last of `turns`."""
+    """Return a check of the last of `turns`."""
     return Check(Conversation(tuple(message(role, text) for role, text in turns)), side)
 
 
 def ask(text: str) -> Check:
-    """A check of one user text."""
+    """Return a check of a user text."""
     return check("user", ("user", text))
 
 
 def reply(question: str, answer: str) -> Check:
-    """A check of an answer to a question."""
+    """Return a check of an answer to a question."""
     return check("assistant", ("user", question), ("assistant", answer))
 
 
 def written(prompt: Prompt) -> str:
-    """The prompt as one string."""
+    """Return the prompt as one string."""
     return "".join(piece.text for piece in prompt.pieces)
 
 
 def judged(prompt: Prompt) -> str:
-    """The judged text of a prompt."""
+    """Return the judged text of a prompt."""
     return "".join(piece.text for piece in prompt.pieces if piece.kind == "judged")
 
 
 def sizes(prompts: Sequence[Prompt]) -> list[int]:
-    """How many probabilities each prompt is read for."""
+    """Return how many probabilities the readout of each prompt has."""
     return [len(p.readout.labels) + isinstance(p.readout, LabelList) for p in prompts]
 
 
 def sane(prompts: Sequence[Prompt], draw: Sequence[float]) -> list[Reading]:
-    """Readings that make sense, made of `draw`, numbers from 0 to 1: sums and bounds as the readouts want them."""
+    """Return valid readings made from `draw`, numbers from 0 to 1: they have the sums and bounds of the readouts."""
     readings: list[Reading] = []
     numbers = iter(draw)
     for prompt, size in zip(prompts, sizes(prompts), strict=True):

@@ -1,4 +1,4 @@
-"""Options and taxonomies: a user's own are written into the prompt, and mistakes are told with what is allowed."""
+"""Options and taxonomies: a user's own appear in the prompt, and errors name the allowed values."""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,7 +36,7 @@ def _policy(text: str) -> str:
 
 
 def test_every_registered_family_opens() -> None:
-    """Each name in the registry leads to an `open_family` that needs no options."""
+    """Each name in the registry has an `open_family` that needs no options."""
     for name in REGISTRY:
         family: Family = load(name, REGISTRY, "family")()
         assert family.taxonomy.categories
@@ -59,14 +59,14 @@ def test_own_categories_are_written_into_the_prompt() -> None:
 
 
 def test_dropped_categories_keep_the_others_as_they_are() -> None:
-    """Naming stock categories alone gives their stock text and codes."""
+    """A category that only names a stock id has the stock text and code."""
     few = Taxonomy("few", (Category("hate", ""), Category("privacy", "")))
     text = written(llama_guard.open_family(version="3", taxonomy=few).render(ask("x"))[0])
     assert _policy(text) == "S10: Hate.\nS7: Privacy.\n"
 
 
 def test_a_category_added_to_some_of_the_stock_has_a_code_of_its_own() -> None:
-    """Stock categories keep their codes, and what is numbered takes none of them, wherever it stands."""
+    """Stock categories keep their codes, and numbered categories do not use them, in any order."""
     own = Category("gambling", "Gambling")
     stock = (Category("sexual_content", ""), Category("criminal_planning", ""))
     for categories, codes in (((*stock, own), ["O2", "O3", "O4"]), ((own, *stock), ["O1", "O2", "O3"])):
@@ -75,7 +75,7 @@ def test_a_category_added_to_some_of_the_stock_has_a_code_of_its_own() -> None:
 
 
 def test_the_version_is_a_hash_of_the_content() -> None:
-    """The same categories give the same version and prompt key, whatever the id; a changed word gives another."""
+    """The version and the prompt key depend on the categories, not on the id of the taxonomy."""
 
     def opened(identifier: str, description: str) -> tuple[str, str]:
         taxonomy = Taxonomy(identifier, (Category("gambling", "Gambling", description),), version="ignored")
@@ -88,7 +88,7 @@ def test_the_version_is_a_hash_of_the_content() -> None:
 
 
 def test_shieldgemma_writes_a_policy_for_each_side() -> None:
-    """A description is set into the sentence for prompts and for replies."""
+    """The description completes the sentence for prompts and for replies."""
     own = Taxonomy("own", (Category("gambling", "Gambling", "content that invites to bet.", examples=("bet now",)),))
     family = shieldgemma.open_family(taxonomy=own)
     line = '"No Gambling": {} content that invites to bet. Examples: bet now.\n'
@@ -97,7 +97,7 @@ def test_shieldgemma_writes_a_policy_for_each_side() -> None:
 
 
 def test_granite_speaks_of_the_message_that_is_judged() -> None:
-    """A definition of the user's message is one of the assistant's message for replies."""
+    """A definition of the user's message becomes a definition of the assistant's message for replies."""
     own = Taxonomy("own", (Category("gambling", "Gambling", "The 'User' message invites to bet."),))
     family = granite_guardian.open_family(taxonomy=own)
     assert "- The 'User' message invites to bet.\n" in written(family.render(ask("x"))[0])
@@ -105,7 +105,7 @@ def test_granite_speaks_of_the_message_that_is_judged() -> None:
 
 
 def test_qwen_lists_the_names_that_it_is_read_for() -> None:
-    """Own names stand in the prompt and in the list that is read."""
+    """A user's own names appear in the prompt and in the label list."""
     own = Taxonomy("own", (Category("gambling", "Gambling"), Category("violence", "")))
     family = qwen3guard.open_family(taxonomy=own)
     assert _policy(written(family.render(ask("x"))[0])) == "Gambling.\nViolent.\n"
@@ -115,14 +115,14 @@ def test_qwen_lists_the_names_that_it_is_read_for() -> None:
 
 
 def test_a_guard_without_categories_for_a_side_asks_for_the_level_alone() -> None:
-    """Where no category can be named of a reply, only the overall probability is read."""
+    """If no category applies to replies, only P(unsafe) is read."""
     own = Taxonomy("own", (Category("jailbreak", ""),))
     family = qwen3guard.open_family(taxonomy=own)
     assert len(family.render(reply("x", "y"))) == 1
 
 
 def test_a_taxonomy_names_the_categories_of_a_classifier() -> None:
-    """Its ids are those that labels are read for."""
+    """The taxonomy must have exactly the ids that labels are mapped to."""
     own = Taxonomy("own", (Category("hate", "Hatred", "Contempt for groups."),))
     family = classifier.open_family(taxonomy=own, labels=["neutral", "hateful"], categories={"hateful": "hate"})
     assert family.taxonomy.categories == own.categories
@@ -130,7 +130,7 @@ def test_a_taxonomy_names_the_categories_of_a_classifier() -> None:
 
 
 def test_replies_of_other_classifiers_are_read_alone() -> None:
-    """A classifier of one text does not get the question, unless it is asked for."""
+    """A classifier of single texts does not get the question unless `replies` is `pair`."""
     alone = classifier.open_family(labels=["toxic"])
     pair = classifier.open_family(labels=["toxic"], replies="pair")
     assert len(alone.render(reply("x", "y"))[0].pieces) == 1
@@ -144,43 +144,43 @@ def _of(*categories: Category) -> Taxonomy:
 MISTAKES: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (llama_guard.open_family, {"version": "5"}, r"version: '5' is not one of 1, 2, 3, 3-1b, 4"),
     (llama_guard.open_family, {"scoring": "both"}, r"scoring: 'both' is not one of label_list, one_vs_all"),
-    (llama_guard.open_family, {"context": -1}, r"context: -1 is not"),
-    (llama_guard.open_family, {"taxonomy": _of()}, r"taxonomy 't': has no category"),
+    (llama_guard.open_family, {"context": -1}, r"context: -1 must be a number"),
+    (llama_guard.open_family, {"taxonomy": _of()}, r"taxonomy 't': needs at least one category"),
     (llama_guard.open_family, {"taxonomy": _of(Category("x", ""))}, r"'x': needs an id and a name"),
-    (llama_guard.open_family, {"taxonomy": _of(Category("x", "a\nb"))}, r"one line"),
-    (llama_guard.open_family, {"taxonomy": _of(Category("x", "X"), Category("x", "Y"))}, r"'x': stands twice"),
+    (llama_guard.open_family, {"taxonomy": _of(Category("x", "a\nb"))}, r"must not contain a line break"),
+    (llama_guard.open_family, {"taxonomy": _of(Category("x", "X"), Category("x", "Y"))}, r"'x': the id is used twice"),
     (
         llama_guard.open_family,
         {"taxonomy": _of(Category("x", "X", code="O1"), Category("y", "Y", code="O1"))},
-        r"code 'O1' stands twice",
+        r"code 'O1' is used twice",
     ),
-    (llama_guard.open_family, {"taxonomy": _of(Category("x", "X", code="O,1"))}, r"code 'O,1' is not letters"),
+    (llama_guard.open_family, {"taxonomy": _of(Category("x", "X", code="O,1"))}, r"code 'O,1' must be a letter"),
     (shieldgemma.open_family, {"taxonomy": _of(Category("x", "X"))}, r"'x': needs a description"),
     (granite_guardian.open_family, {"taxonomy": _of(Category("x", "X"))}, r"'x': needs a description"),
     (qwen3guard.open_family, {"mode": "medium"}, r"mode: 'medium' is not one of strict, loose"),
-    (qwen3guard.open_family, {"context": "long"}, r"context: 'long' is not"),
-    (qwen3guard.open_family, {"taxonomy": _of(Category("x", "a, b"))}, r"a comma in its name"),
-    (qwen3guard.open_family, {"taxonomy": _of(Category("x", "X", "words"))}, r"reads names alone"),
-    (wildguard.open_family, {"taxonomy": _of(Category("x", "X"))}, r"takes no taxonomy"),
-    (classifier.open_family, {"labels": []}, r"labels: there is none"),
-    (classifier.open_family, {"labels": "toxic"}, r"labels: 'toxic' is not a list"),
-    (perspective.open_family, {"languages": "en"}, r"languages: 'en' is not a list"),
-    (classifier.open_family, {"labels": ["a", "a"]}, r"labels: one stands twice"),
+    (qwen3guard.open_family, {"context": "long"}, r"context: 'long' must be a number"),
+    (qwen3guard.open_family, {"taxonomy": _of(Category("x", "a, b"))}, r"its name must not contain a comma"),
+    (qwen3guard.open_family, {"taxonomy": _of(Category("x", "X", "words"))}, r"reads only names"),
+    (wildguard.open_family, {"taxonomy": _of(Category("x", "X"))}, r"answers three fixed questions"),
+    (classifier.open_family, {"labels": []}, r"labels: name at least one"),
+    (classifier.open_family, {"labels": "toxic"}, r"labels: 'toxic' must be a list"),
+    (perspective.open_family, {"languages": "en"}, r"languages: 'en' must be a list"),
+    (classifier.open_family, {"labels": ["a", "a"]}, r"labels: a label is listed twice"),
     (classifier.open_family, {"labels": ["a"], "categories": {"b": "x"}}, r"categories: 'b' is not one of a"),
-    (classifier.open_family, {"labels": ["a"], "categories": {}}, r"categories: no label is read"),
+    (classifier.open_family, {"labels": ["a"], "categories": {}}, r"categories: map at least one label"),
     (classifier.open_family, {"labels": ["a"], "categories": {"a": ""}}, r"a category id is empty"),
     (classifier.open_family, {"activation": "relu"}, r"activation: 'relu' is not one of sigmoid, softmax"),
     (classifier.open_family, {"replies": "both"}, r"replies: 'both' is not one of pair, alone"),
     (
         classifier.open_family,
         {"labels": ["a"], "taxonomy": _of(Category("b", "B"))},
-        r"has b; the labels are read for a",
+        r"has b; must have the categories of the labels: a",
     ),
 ]
 
 
 @pytest.mark.parametrize(("opened", "options", "message"), MISTAKES)
-def test_a_mistake_is_told_with_what_is_allowed(
+def test_a_mistake_is_reported_with_the_allowed_values(
     opened: Callable[..., Any], options: dict[str, Any], message: str
 ) -> None:
     """Each invalid option is a ConfigError that names it."""
@@ -188,8 +188,8 @@ def test_a_mistake_is_told_with_what_is_allowed(
         opened(**options)
 
 
-def test_all_mistakes_of_a_taxonomy_are_told_at_once() -> None:
-    """One error lists every category that is wrong."""
+def test_all_mistakes_of_a_taxonomy_are_reported_at_once() -> None:
+    """A single error lists every invalid category."""
     wrong = _of(Category("x", ""), Category("", "Y"), Category("z", "a\nb"))
     with pytest.raises(ConfigError) as caught:
         llama_guard.open_family(taxonomy=wrong)

@@ -1,4 +1,4 @@
-"""The page about families names what there is, and its own family works."""
+"""docs/families.md lists every family, category and label, and its example family works."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "families.md").read_text()
 
 
 def test_every_family_and_stock_category_is_on_the_page() -> None:
-    """The tables leave nothing out."""
+    """The tables are complete."""
     words = set(re.findall(r"`([\w/-]+)`", PAGE))
     opened: list[Family] = [load(name, REGISTRY, "family")() for name in REGISTRY]
     opened.append(llama_guard.open_family(version="4"))
@@ -26,7 +26,7 @@ def test_every_family_and_stock_category_is_on_the_page() -> None:
 
 
 def test_the_family_on_the_page_works() -> None:
-    """The example of an own family renders and parses as it says."""
+    """The example family renders and parses as the page says."""
     (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     space: dict[str, Any] = {}
     exec(compile(block, "families.md", "exec"), space)

@@ -1,4 +1,4 @@
-"""Prompts: byte for byte those of the models' templates, whole for any conversation, and out of a turn's reach."""
+"""Prompts equal the models' templates byte for byte, are complete for any conversation, and resist a turn's text."""
 
 import hashlib
 import json
@@ -26,9 +26,9 @@ from tests.families.kit import (
     written,
 )
 
-# SHA-256 of the prompts that the checkpoints' chat templates give for HELLO, and for HELLO answered with WORLD.
+# SHA-256 of the prompts of the checkpoints' chat templates for HELLO, and for HELLO answered with WORLD.
 GOLDEN: dict[str, list[str]] = json.loads((Path(__file__).parent / "golden" / "prompts.json").read_text())
-# What our prompts have behind the template's: the beginning of the answer, up to where it is read.
+# The text that our prompts add to the template: the beginning of the answer, up to the position of the readout.
 BEGUN = {"llama_guard-3": "\n\n", "llama_guard-3-1b": "\n\n", "llama_guard-4": "\n\n", "qwen3guard": "Safety:"}
 
 
@@ -51,7 +51,7 @@ def test_the_stock_prompt_is_the_templates(name: str) -> None:
 @given(turn=TEXTS, other=TEXTS, side=st.sampled_from(SIDES))
 @settings(max_examples=60, deadline=None)
 def test_nothing_outside_the_turn_depends_on_the_turn(name: str, turn: str, other: str, side: Side) -> None:
-    """Whatever the judged text says, every other piece of the prompt stays as it is."""
+    """The other pieces of the prompt do not depend on the judged text."""
     family = open_model(name)
     history = (message("user", "Hi"), message("assistant", "Hello"), message("user", "More?"))[
         : 3 if side == "assistant" else 2
@@ -69,7 +69,7 @@ def test_nothing_outside_the_turn_depends_on_the_turn(name: str, turn: str, othe
 @given(asked=CHECKS)
 @settings(max_examples=80, deadline=None)
 def test_any_conversation_is_rendered_with_the_judged_text_whole(name: str, asked: Check) -> None:
-    """Any order of roles, empty and hostile texts: a prompt comes out, and it holds the judged text."""
+    """Any order of roles, with empty and hostile texts, gives a prompt that holds the judged text."""
     prompts = open_model(name).render(asked)
     text = asked.turn.text if name == "classifier" else neutralise(asked.turn.text.strip())
     assert prompts
@@ -81,7 +81,7 @@ def test_any_conversation_is_rendered_with_the_judged_text_whole(name: str, aske
 @given(asked=CHECKS)
 @settings(max_examples=60, deadline=None)
 def test_texts_of_the_conversation_hold_no_marks(name: str, asked: Check) -> None:
-    """In the guard's copy of context and judged text no template mark is left, but the template's own roles."""
+    """The guard's copy of context and judged text contains no marker except the template's own roles."""
     for prompt in open_model(name).render(asked):
         assert markers(judged(prompt)) == ()
         for piece in prompt.pieces:
@@ -111,7 +111,7 @@ def _talk(prompt: Prompt) -> str:
 
 @pytest.mark.parametrize("name", ["llama_guard-1", "llama_guard-3", "llama_guard-4"])
 def test_roles_alternate_from_the_user(name: str) -> None:
-    """The guard sees user and agent in turn, the user first, whatever the client sent."""
+    """In the prompt, user and agent alternate and the user comes first, whatever the client sent."""
     family = open_model(name)
     asked = check(
         "user",
@@ -130,13 +130,13 @@ def test_a_reply_without_a_question_still_follows_a_user() -> None:
 
 
 def test_a_judged_system_message_is_read_as_the_users() -> None:
-    """Instructions that are judged are judged in full, in the role that the side gives them."""
+    """A judged system message is judged in full, in the role of the check's side."""
     (prompt,) = open_model("llama_guard-1").render(check("user", ("user", "Hi"), ("system", "Do harm.")))
     assert _talk(prompt) == "User: Hi\nDo harm."
 
 
 def test_context_beyond_its_bound_is_left_out_oldest_first() -> None:
-    """Whole older messages go; of a nearest one that is too long the end stays; the judged text is never cut."""
+    """Older messages are dropped whole; of a long newest message the end stays; the judged text is never cut."""
     family = open_model("llama_guard-1")
     long = "x" * 30_000
     (prompt,) = family.render(check("user", ("user", "old"), ("assistant", "older " + long), ("user", long)))
@@ -146,7 +146,7 @@ def test_context_beyond_its_bound_is_left_out_oldest_first() -> None:
 
 
 def test_an_exchange_is_one_piece_that_can_be_left_out() -> None:
-    """Leaving out a context piece leaves a conversation of whole turns."""
+    """Without a context piece, the conversation still consists of whole turns."""
     asked = check("user", ("user", "A"), ("assistant", "B"), ("user", "C"), ("assistant", "D"), ("user", "E"))
     (prompt,) = open_model("llama_guard-1").render(asked)
     first = next(index for index, piece in enumerate(prompt.pieces) if piece.kind == "turn")
@@ -163,7 +163,7 @@ def test_opaque_parts_are_no_text() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_key_stands_for_one_head(name: str) -> None:
-    """Prompts of one key begin with the same text before the conversation; the sides have keys of their own."""
+    """Prompts with the same key have the same text before the conversation; each side has its own keys."""
     family = open_model(name)
     heads: dict[str, str] = {}
     for asked in (ask("Hello"), ask("Other"), reply("Hello", "World"), check("assistant", ("assistant", "Hm"))):
@@ -176,7 +176,7 @@ def test_a_key_stands_for_one_head(name: str) -> None:
 
 
 def test_one_vs_all_asks_for_the_whole_and_for_each_category_alone() -> None:
-    """The whole policy comes first; then each prompt holds one category, with its own code and key."""
+    """The first prompt has the whole policy; each further prompt has one category, with its code and its key."""
     family = open_model("llama_guard-1 one_vs_all")
     whole, *single = family.render(ask("HELLO"))
     assert written(whole) == written(open_model("llama_guard-1").render(ask("HELLO"))[0])
@@ -189,7 +189,7 @@ def test_one_vs_all_asks_for_the_whole_and_for_each_category_alone() -> None:
 
 
 def test_a_list_is_read_in_the_words_of_the_answer() -> None:
-    """The readouts spell the verdict as each model writes it behind its prompt."""
+    """The readouts spell the verdict as each model writes it after its prompt."""
     readouts = {name: open_model(name).render(ask("x"))[0].readout for name in ("llama_guard-1", "llama_guard-3")}
     first, third = readouts["llama_guard-1"], readouts["llama_guard-3"]
     assert isinstance(first, LabelList)

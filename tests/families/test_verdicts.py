@@ -1,4 +1,4 @@
-"""Readings become verdicts, and readings that make no sense are a guard that is unavailable."""
+"""Valid readings become verdicts; invalid readings make the guard unavailable."""
 
 import math
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def _yes(*probabilities: float) -> list[Reading]:
 @given(draw=st.lists(SHARE, min_size=60, max_size=60))
 @settings(max_examples=40, deadline=None)
 def test_sane_readings_give_probabilities_of_known_categories(name: str, side: str, draw: list[float]) -> None:
-    """Any readings that make sense: every number in the verdict is a probability, every category in the taxonomy."""
+    """For any valid readings, every number in the verdict is a probability and every category is in the taxonomy."""
     family = open_model(name)
     asked = ASKED[side]
     verdict = family.parse(asked, sane(family.render(asked), draw), "name of the guard")
@@ -85,7 +85,7 @@ def _spoiled(readings: list[Reading]) -> st.SearchStrategy[list[Reading]]:
 
 
 def test_a_label_list_is_taken_as_it_is_read() -> None:
-    """P(unsafe) and each category's probability stand in the verdict under the category's id and code."""
+    """The verdict has P(unsafe), and each category's probability with the category's id and code."""
     family = llama_guard.open_family()
     verdict = family.parse(ask("x"), [Reading((0.8, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6), leftover=5e-4, outside=0.01)], "g")
     assert verdict.unsafe == 0.8
@@ -95,7 +95,7 @@ def test_a_label_list_is_taken_as_it_is_read() -> None:
 
 
 def test_a_list_that_was_not_read_has_no_findings() -> None:
-    """Of a category in a list that was not explored nothing is known: that is no 0, unless all of it would be."""
+    """A skipped label list gives no findings; zeros count as probabilities only if they are exact to the tolerance."""
     guard = llama_guard.open_family()
     assert guard.parse(ask("x"), [Reading((0.4, *[0.0] * 6), leftover=0.4)], "g").findings == ()
     assert len(guard.parse(ask("x"), [Reading((5e-4, *[0.0] * 6), leftover=5e-4)], "g").findings) == 6
@@ -105,14 +105,14 @@ def test_a_list_that_was_not_read_has_no_findings() -> None:
 
 
 def test_a_category_above_unsafe_is_senseless() -> None:
-    """A category of the unsafe list cannot be more probable than unsafe."""
+    """A category in the list after unsafe cannot be more probable than unsafe."""
     family = llama_guard.open_family()
     with pytest.raises(GuardUnavailable, match="more probable than unsafe"):
         family.parse(ask("x"), [Reading((0.1, 0.9, 0, 0, 0, 0, 0))], "g")
 
 
 def test_one_vs_all_takes_the_whole_from_the_whole() -> None:
-    """P(unsafe) is that of the whole policy, a category's that of its own policy."""
+    """P(unsafe) comes from the whole policy, a category's probability from its own policy."""
     family = llama_guard.open_family(scoring="one_vs_all")
     readings = [Reading((1 - p, p)) for p in (0.3, 0.9, 0.1, 0.2, 0.0, 0.5, 0.7)]
     verdict = family.parse(ask("x"), readings, "g")
@@ -121,14 +121,14 @@ def test_one_vs_all_takes_the_whole_from_the_whole() -> None:
 
 
 def test_shieldgemma_is_as_unsafe_as_its_worst_policy() -> None:
-    """The overall probability is the greatest of the policies'."""
+    """P(unsafe) is the greatest probability of the policies."""
     verdict = shieldgemma.open_family().parse(ask("x"), _yes(0.1, 0.7, 0.2, 0.0), "g")
     assert verdict.unsafe == 0.7
     assert _scores(verdict) == {"dangerous_content": 0.1, "harassment": 0.7, "hate": 0.2, "sexual_content": 0.0}
 
 
 def test_granite_is_as_unsafe_as_its_umbrella_risk() -> None:
-    """`harm` is the overall probability, whatever the narrower risks say; a jailbreak alone is no harm."""
+    """P(unsafe) is that of `harm`, whatever the other risks are; a jailbreak alone does not count as harm."""
     verdict = granite_guardian.open_family().parse(ask("x"), _yes(0.2, 0.1, 0.1, 0.9, 0.1, 0.1, 0.99), "g")
     assert verdict.unsafe == 0.2
     assert _scores(verdict)["jailbreak"] == 0.99
@@ -139,9 +139,9 @@ def _qwen(mode: str, asked: Check, readings: Sequence[Reading]) -> Verdict:
 
 
 def test_qwen_counts_controversial_as_its_mode_says() -> None:
-    """`strict` adds Controversial to unsafe, `loose` does not; categories are brought back from their lists."""
+    """`strict` adds Controversial to P(unsafe), `loose` does not; categories are rescaled from their lists."""
     levels = Reading((0.5, 0.3, 0.2))
-    # Against Safe alone, Unsafe has 0.2 / 0.7 and Controversial 0.3 / 0.8.
+    # Normalised with Safe only, Unsafe has 0.2 / 0.7 and Controversial 0.3 / 0.8.
     hard = Reading((0.2 / 0.7, 0.2 / 0.7, *[0.0] * 8))
     soft = Reading((0.3 / 0.8, 0.0, 0.5 * 0.3 / 0.8, *[0.0] * 7))
     strict = _qwen("strict", ask("x"), [levels, hard, soft])
@@ -153,7 +153,7 @@ def test_qwen_counts_controversial_as_its_mode_says() -> None:
 
 
 def test_qwen_knows_jailbreaks_of_the_user_alone() -> None:
-    """A reply is not read for the category that the model only gives to prompts."""
+    """A reply is not read for the category that the model uses only for prompts."""
     family = qwen3guard.open_family()
     asked = reply("x", "y")
     verdict = family.parse(asked, sane(family.render(asked), [0.5] * 60), "g")
@@ -162,7 +162,7 @@ def test_qwen_knows_jailbreaks_of_the_user_alone() -> None:
 
 
 def test_wildguard_sums_over_its_first_two_answers() -> None:
-    """P(harmful response) is the sum over the ways in which the first two answers can turn out."""
+    """P(harmful response) is the sum over the combinations of the first two answers."""
     family = wildguard.open_family()
     verdict = family.parse(reply("x", "y"), _yes(0.4, 0.5, 0.1, 0.2, 0.9, 0.0, 0.3), "g")
     expected = 0.4 * (0.5 * 0.2 + 0.5 * 0.9) + 0.6 * (0.1 * 0.0 + 0.9 * 0.3)
@@ -172,7 +172,7 @@ def test_wildguard_sums_over_its_first_two_answers() -> None:
 
 
 def test_the_embedded_guard_has_an_output_for_the_whole() -> None:
-    """`unsafe` is no category but the overall probability."""
+    """A label mapped to `unsafe` gives P(unsafe), not a category."""
     family = classifier.open_family()
     verdict = family.parse(ask("x"), [Reading((0.3, 0.9, 0, 0, 0, 0, 0, 0.8))], "g")
     assert verdict.unsafe == 0.3
@@ -181,7 +181,7 @@ def test_the_embedded_guard_has_an_output_for_the_whole() -> None:
 
 
 def test_labels_map_to_categories() -> None:
-    """Several labels of one category count as the worst of independent outputs, as the sum of exclusive ones."""
+    """A category with several labels has the greatest independent output, or the sum of exclusive outputs."""
     toxic = classifier.open_family(
         labels=["toxic", "threat", "insult"], categories={"threat": "violence_hate", "insult": "violence_hate"}
     )
@@ -197,7 +197,7 @@ def test_labels_map_to_categories() -> None:
 
 
 def test_a_detector_of_attacks_alone_says_unsafe_by_them() -> None:
-    """A guard that knows only signals still has an overall probability; beside harms, signals are no harm."""
+    """A guard with only signals has a P(unsafe); beside categories of harm, signals do not count for it."""
     options = {"labels": ["LABEL_0", "LABEL_1"], "activation": "softmax"}
     prompt_guard = classifier.open_family(categories={"LABEL_1": "jailbreak"}, **options)
     assert prompt_guard.parse(ask("x"), [Reading((0.1, 0.9))], "g").unsafe == 0.9
@@ -206,7 +206,7 @@ def test_a_detector_of_attacks_alone_says_unsafe_by_them() -> None:
 
 
 def test_exclusive_outputs_must_sum_to_one() -> None:
-    """Softmax outputs that do not are senseless."""
+    """Softmax outputs that do not sum to 1 are invalid."""
     family = classifier.open_family(labels=["a", "b"], activation="softmax")
     with pytest.raises(GuardUnavailable, match="sum to 1"):
         family.parse(ask("x"), [Reading((0.9, 0.9))], "g")

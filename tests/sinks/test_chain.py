@@ -1,4 +1,4 @@
-"""Any edit, removal or move of rows is found, whatever else is recomputed to hide it."""
+"""The chain reveals every edit, removal or move of rows, even if other hashes are recomputed to hide it."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from guardproxy.sinks.database.chain import (
     GENESIS,
+    ChainProblem,
+    ChainVerifier,
     Head,
     Link,
-    Problem,
-    Verifier,
     content_hash,
-    erasure,
+    erasure_entry,
     row_hash,
     seal,
     spans,
@@ -25,16 +25,16 @@ NOTHING = "{}"
 
 
 def chained(contents: list[str]) -> list[Link]:
-    """A chain of these contents."""
+    """Return a chain of these contents."""
     links: list[Link] = []
     for seq, content in enumerate(contents, 1):
         links.append(seal(seq, links[-1].hash if links else GENESIS, content, f"{seq:032x}"))
     return links
 
 
-def problems(links: list[Link], head: Head) -> list[Problem]:
-    """What is found in these rows, read in the order of their numbers as the store does."""
-    verifier = Verifier()
+def problems(links: list[Link], head: Head) -> list[ChainProblem]:
+    """Return the problems of these rows, checked in the order of their numbers as the store does."""
+    verifier = ChainVerifier()
     for link in sorted(links, key=lambda link: link.seq):
         verifier.feed(link)
     return verifier.finish(head)
@@ -81,7 +81,7 @@ def test_untouched(contents: list[str]) -> None:
 @pytest.mark.parametrize("edit", EDITS)
 @given(size=st.integers(1, 8), place=st.integers(0, 7))
 def test_edits(edit: Callable[[Link], Link], size: int, place: int) -> None:
-    """An edited row is named, or its follower where the row itself was sealed anew."""
+    """An edited row is reported, or the row after it if the edited row was hashed again."""
     links = chained([NOTHING] * size)
     head = Head(links[-1].seq, links[-1].hash)
     place %= size
@@ -93,7 +93,7 @@ def test_edits(edit: Callable[[Link], Link], size: int, place: int) -> None:
 
 @given(size=st.integers(1, 10), gone=st.sets(st.integers(1, 10), min_size=1))
 def test_removals(size: int, gone: set[int]) -> None:
-    """The first row of every gap is named, at the end too."""
+    """The first row of every gap is reported, including a gap at the end."""
     links = chained([NOTHING] * size)
     head = Head(links[-1].seq, links[-1].hash)
     gone = {min(number, size) for number in gone}
@@ -103,7 +103,7 @@ def test_removals(size: int, gone: set[int]) -> None:
 
 @given(order=st.permutations(range(6)))
 def test_moves(order: list[int]) -> None:
-    """Rows that changed places, numbers swapped or contents swapped, are named."""
+    """Rows that were swapped, with their numbers or only their contents, are reported."""
     links = chained([f'{{"text":"{place}"}}' for place in range(6)])
     head = Head(links[-1].seq, links[-1].hash)
     moved = {place + 1 for place, origin in enumerate(order) if place != origin}
@@ -120,11 +120,11 @@ def test_moves(order: list[int]) -> None:
 
 @given(size=st.integers(1, 10), cleared=st.sets(st.integers(1, 10), min_size=1), named=st.sets(st.integers(1, 10)))
 def test_erasures(size: int, cleared: set[int], named: set[int]) -> None:
-    """A row without content is a problem unless an entry of the chain says that it was erased."""
+    """A row without content is a problem unless an erasure entry names it."""
     cleared = {min(number, size) for number in cleared}
     links = chained([NOTHING] * size)
     links = [_clear(link) if link.seq in cleared else link for link in links]
-    links.append(seal(size + 1, links[-1].hash, erasure(1.0, "request", sorted(named)), "0" * 32))
+    links.append(seal(size + 1, links[-1].hash, erasure_entry(1.0, "request", sorted(named)), "0" * 32))
     found = problems(links, Head(links[-1].seq, links[-1].hash))
     unexplained = cleared - named
     assert bool(found) == bool(unexplained)
@@ -133,7 +133,7 @@ def test_erasures(size: int, cleared: set[int], named: set[int]) -> None:
 
 @given(numbers=st.sets(st.integers(1, 50)))
 def test_spans(numbers: set[int]) -> None:
-    """Spans hold the numbers they were made of."""
+    """Spans contain exactly the numbers that they were made from."""
     made = spans(sorted(numbers))
     assert [number for first, last in made for number in range(first, last + 1)] == sorted(numbers)
     assert all(second[0] > first[1] + 1 for first, second in pairwise(made))

@@ -22,18 +22,18 @@ CHARACTERS = st.text(st.characters(), max_size=20)  # surrogates too
 
 @given(text=CHARACTERS, probability=st.floats(0, 1))
 def test_json_keeps_everything(text: str, probability: float) -> None:
-    """A record read back is the record that was written, for any text."""
+    """A record survives a round trip through JSON, for any text."""
     one = record(1, text=text, model=text, latency_s=probability)
     line = to_json(one)
     assert line.isascii()
     assert "\n" not in line
-    # Two surrogates side by side are read back as the character they stand for.
+    # A surrogate pair is read back as the character that it encodes.
     paired = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
     assert from_json(line) == record(1, text=paired, model=paired, latency_s=probability)
 
 
 def test_file_grows(tmp_path: Path) -> None:
-    """Each write appends whole lines, also after a line that was cut short, to a file that only its owner can read."""
+    """Each write appends whole lines, even after a truncated line, to a file that only its owner can read."""
     path = tmp_path / "new folder" / "audit.jsonl"
     sink = open_sink(f"jsonl://{tmp_path}/new%20folder/audit.jsonl")
     asyncio.run(sink.write([]))
@@ -47,7 +47,7 @@ def test_file_grows(tmp_path: Path) -> None:
 
 
 def test_file_may_be_rotated(tmp_path: Path) -> None:
-    """A file that was moved away is begun anew."""
+    """After the file was moved away, the next write creates a new file."""
     path = tmp_path / "audit.jsonl"
     sink = open_sink(f"jsonl://{path}")
     asyncio.run(sink.write([record(1)]))
@@ -57,20 +57,20 @@ def test_file_may_be_rotated(tmp_path: Path) -> None:
 
 
 def test_file_that_cannot_be_written(tmp_path: Path) -> None:
-    """A folder in the place of the file is an OSError, not silence."""
+    """If the path is a folder, a write raises OSError."""
     with pytest.raises(OSError, match="directory"):
         asyncio.run(open_sink(f"jsonl://{tmp_path}").write([record(1)]))
 
 
 @pytest.mark.parametrize("address", ["jsonl://", "/var/log/audit.jsonl"])
 def test_addresses_that_are_none(address: str) -> None:
-    """An address without a path is an error that shows the form."""
+    """An address without a path is an error that shows the correct form."""
     with pytest.raises(ConfigError, match="jsonl:///path"):
         open_sink(address)
 
 
 def test_log_lines() -> None:
-    """Each record is one line that says what was decided and why, with the text only if asked for."""
+    """Each record is one log line with the decision and its reasons, and with the text only if configured."""
     with capture_logs() as lines:
         asyncio.run(open_log().write([record(1), record(2)]))
         asyncio.run(open_log(text=True).write([record(3)]))
@@ -84,5 +84,5 @@ def test_log_lines() -> None:
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_registered(name: str) -> None:
-    """Every name of the registry leads to an `open_sink`."""
+    """Every name in the registry has an `open_sink`."""
     assert load(name, REGISTRY, "sink").__name__ == "open_sink"

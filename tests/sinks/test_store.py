@@ -16,14 +16,14 @@ from sqlalchemy import text
 
 from guardproxy.errors import ConfigError
 from guardproxy.sinks.database import AuditStore, Filter, default_store_url, open_sink
-from guardproxy.sinks.database.schema import open_engine, parse
+from guardproxy.sinks.database.schema import open_engine, parse_address
 from guardproxy.types import Decision, Reason, Record
 from tests.sinks.kit import HOSTILE, PASSED, record
 
 
 @asynccontextmanager
 async def opened(address: str, *, create: bool = True) -> AsyncIterator[AuditStore]:
-    """A store, closed in the end."""
+    """Open a store and close it at the end."""
     store = AuditStore(address, create=create)
     try:
         yield store
@@ -32,7 +32,7 @@ async def opened(address: str, *, create: bool = True) -> AsyncIterator[AuditSto
 
 
 def using(address: str, action: Callable[[AuditStore], Awaitable[Any]]) -> Any:
-    """What `action` returns for the store at `address`."""
+    """Run `action` on the store at `address` and return its result."""
 
     async def run() -> Any:
         async with opened(address) as store:
@@ -42,12 +42,12 @@ def using(address: str, action: Callable[[AuditStore], Awaitable[Any]]) -> Any:
 
 
 def numbers(found: list[Any]) -> list[int]:
-    """The numbers of rows."""
+    """Return the numbers of rows."""
     return [stored.seq for stored in found]
 
 
 def test_records_come_back_as_they_were(address: str) -> None:
-    """Every field survives: no verdict, hostile texts, a text of a megabyte, floats to the last bit."""
+    """Every field survives: a missing verdict, hostile texts, a text of a megabyte, floats to the last bit."""
     records = [
         record(0),
         record(1, text=HOSTILE, model=HOSTILE, route=HOSTILE, error=HOSTILE, policy=HOSTILE),
@@ -90,7 +90,7 @@ def test_records_come_back_as_they_were(address: str) -> None:
     ],
 )
 def test_filters(address: str, chosen: Filter, expected: list[int]) -> None:
-    """A filter finds the records that match all of its fields, exactly, and nothing else."""
+    """A filter finds exactly the records that match all of its fields."""
     percent = Decision("block", "", (Reason("%", 0.9, 0.5, "block"),))
     records = [
         record(0),
@@ -109,7 +109,7 @@ def test_filters(address: str, chosen: Filter, expected: list[int]) -> None:
 
 
 def test_reading_on(address: str) -> None:
-    """`tail` gives what came after a number; `scan` reads more than one part; `get` knows numbers."""
+    """`tail` returns the records after a number; `scan` reads several parts; `get` accepts numbers."""
 
     async def run(store: AuditStore) -> None:
         await store.write([record(i, request_id="one") for i in range(450)])
@@ -126,7 +126,7 @@ def test_reading_on(address: str) -> None:
 
 
 def test_written_twice_is_stored_once(address: str) -> None:
-    """A write may be repeated, as after a lost connection; another content under the same id is an error."""
+    """A write may be repeated, as after a lost connection; different content with the same id is an error."""
 
     async def run(store: AuditStore) -> None:
         await store.write([record(1)])
@@ -143,7 +143,7 @@ def test_written_twice_is_stored_once(address: str) -> None:
 
 
 def test_counts(address: str) -> None:
-    """Counts are by side, category and route; what shadow policies decided is apart."""
+    """Counts are by side, category and route; decisions of shadow policies are counted separately."""
     failed = Decision("block", "", (), "guard_error")
     records = [
         *(record(i) for i in range(3)),
@@ -168,7 +168,7 @@ def test_counts(address: str) -> None:
 
 
 def test_erasure_keeps_the_chain(address: str) -> None:
-    """Deleted and pruned records are gone from every answer; the chain verifies and says how many were erased."""
+    """No query returns deleted or pruned records; the chain verifies and reports how many were erased."""
 
     async def run(store: AuditStore) -> None:
         await store.write([record(i, request_id=f"request-{i % 3}") for i in range(9)])
@@ -190,7 +190,7 @@ def test_erasure_keeps_the_chain(address: str) -> None:
 
 
 def test_erased_text_is_not_on_the_disk(tmp_path: Path) -> None:
-    """Neither the SQLite file nor its log holds a deleted text, nor anything that tells whose it was."""
+    """Neither the SQLite file nor its log holds a deleted text or anything that identifies its author."""
     address = f"sqlite:///{tmp_path}/audit.sqlite3"
     secret = "the elephant sleeps at noon " * 300
 
@@ -221,7 +221,7 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 
 
 def test_many_writers_do_not_fork_the_chain(address: str) -> None:
-    """Processes that create and write one store at the same time make one chain, while another reads it."""
+    """Processes that create and write one store concurrently make one chain, while another process reads it."""
     root = Path(__file__).parent.parent.parent
     environment = {**os.environ, "PYTHONPATH": str(root)}
     writers = [
@@ -242,7 +242,7 @@ def test_many_writers_do_not_fork_the_chain(address: str) -> None:
 
 
 def test_writes_at_once_in_one_process(address: str) -> None:
-    """Writes of one process that overlap, and a cancelled one among them, leave one chain without a gap."""
+    """Overlapping writes of a process, with a cancelled write among them, leave one chain without a gap."""
 
     async def run(store: AuditStore) -> None:
         writes = [asyncio.create_task(store.write([record(i)])) for i in range(40)]
@@ -258,7 +258,7 @@ def test_writes_at_once_in_one_process(address: str) -> None:
 
 
 async def _sql(address: str, *statements: str) -> None:
-    engine = open_engine(parse(address))
+    engine = open_engine(parse_address(address))
     async with engine.begin() as connection:
         for statement in statements:
             await connection.execute(text(statement))
@@ -299,7 +299,7 @@ TAMPERED = {
 
 @pytest.mark.parametrize("how", TAMPERED)
 def test_tampering_is_found(address: str, how: str) -> None:
-    """Whatever is changed in a row, `verify` names that row."""
+    """`verify` reports a row after any change in it."""
 
     async def run(store: AuditStore) -> None:
         await store.write([record(i) for i in range(6)])
@@ -310,7 +310,7 @@ def test_tampering_is_found(address: str, how: str) -> None:
 
 
 def test_moved_and_cut_rows_are_found(address: str) -> None:
-    """Two rows that changed places, rows removed at the end or at the beginning, and a category of no row are named."""
+    """Swapped rows, rows removed at the end or the beginning, and categories without a row are reported."""
     swap = [f"UPDATE guardproxy_records SET seq = {new} WHERE seq = {old}" for old, new in ((2, 99), (3, 2), (99, 3))]
 
     async def run(store: AuditStore) -> None:
@@ -320,8 +320,8 @@ def test_moved_and_cut_rows_are_found(address: str) -> None:
         assert {2, 3} <= {problem.seq for problem in (await store.verify()).problems}
         await _sql(address, *swap, "DELETE FROM guardproxy_records WHERE seq > 4")
         cut = await store.verify()
-        assert str(cut.problems[0]) == "row 5: to 6 are missing at the end"
-        # Who also changes the store's note of its last row is found out by a head that was noted elsewhere.
+        assert str(cut.problems[0]) == "row 5: rows 5 to 6 are missing at the end"
+        # If the stored head was changed as well, only a head kept elsewhere reveals it.
         await _sql(
             address,
             "UPDATE guardproxy_audit SET seq = 4, hash = (SELECT hash FROM guardproxy_records WHERE seq = 4)",
@@ -336,7 +336,7 @@ def test_moved_and_cut_rows_are_found(address: str) -> None:
 
 
 def test_a_store_that_is_not_there(address: str) -> None:
-    """Without `create`, a missing store is an error that says where it looked, and nothing is created."""
+    """Without `create`, a missing store is an error that names its place, and nothing is created."""
 
     async def run() -> None:
         async with opened(address, create=False) as store:
@@ -351,21 +351,21 @@ def test_a_store_that_is_not_there(address: str) -> None:
 
 
 def test_another_version_is_refused(address: str) -> None:
-    """A store of another version is not written to by guess."""
+    """A store of another version is refused."""
 
     async def run(store: AuditStore) -> None:
         await store.write([record(1)])
         await _sql(address, "UPDATE guardproxy_audit SET version = 2")
         for create in (True, False):
             async with opened(address, create=create) as later:
-                with pytest.raises(ConfigError, match=r"has form \[2\]"):
+                with pytest.raises(ConfigError, match=r"has version \[2\]"):
                     await later.write([record(2)])
 
     using(address, run)
 
 
 def test_errors_do_not_quote_records(address: str) -> None:
-    """A failing write raises an error without the text of the record."""
+    """The error of a failing write does not contain the text of the record."""
 
     async def run(store: AuditStore) -> None:
         await store.write([])
@@ -381,28 +381,28 @@ def test_errors_do_not_quote_records(address: str) -> None:
 @pytest.mark.parametrize(
     ("address", "problem"),
     [
-        ("mysql://root:pw@host/db", "'mysql' is not known"),
+        ("mysql://root:pw@host/db", "unknown kind of audit store 'mysql'"),
         ("sqlite://", "must be a file"),
         ("sqlite:///:memory:", "must be a file"),
-        ("no address", "must be as sqlite"),
-        ("postgresql://root:pw@host:port/db", "must be as sqlite"),
+        ("no address", "must have the form sqlite"),
+        ("postgresql://root:pw@host:port/db", "must have the form sqlite"),
     ],
 )
 def test_addresses_that_are_none(address: str, problem: str) -> None:
-    """A wrong address is an error that never quotes a password."""
+    """The error for a wrong address never quotes a password."""
     with pytest.raises(ConfigError, match=problem) as caught:
         open_sink(address)
     assert "pw" not in str(caught.value)
 
 
 def test_password_is_not_shown() -> None:
-    """The place of a store, as messages show it, has no password."""
+    """The place of a store that messages show contains no password."""
     place = AuditStore("postgresql://somebody:pa55@host/db").place
     assert place == "postgresql://somebody:***@host/db"
 
 
 def test_files_are_private(tmp_path: Path) -> None:
-    """What SQLite writes can be read by its owner alone."""
+    """Only their owner can read the files that SQLite writes."""
 
     async def run(store: AuditStore) -> None:
         await store.write([record(1)])
@@ -416,7 +416,7 @@ def test_files_are_private(tmp_path: Path) -> None:
 
 
 def test_default_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The embedded store lies in the named folder, else in GUARDPROXY_DATA_DIR, else in the user's data directory."""
+    """The embedded store is in the given folder, else in GUARDPROXY_DATA_DIR, else in the user's data directory."""
     monkeypatch.setenv("GUARDPROXY_DATA_DIR", "")
     monkeypatch.setenv("XDG_DATA_HOME", "")
     monkeypatch.setenv("HOME", "/home/somebody")
@@ -438,7 +438,7 @@ def test_default_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_shared_category_is_stored_once(address: str) -> None:
-    """A category that reached two thresholds counts as one."""
+    """A category that reached two thresholds counts once."""
     twice = Decision("block", "", (Reason("a", 0.9, 0.5, "block"), Reason("a", 0.9, 0.2, "flag")))
 
     async def run(store: AuditStore) -> None:

@@ -1,4 +1,4 @@
-"""Running: who may loosen the guard, what a block costs and says, and what is on record, through the whole proxy."""
+"""Operation, through the whole proxy: bypasses of the guard, the cost and text of a block, and the records."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ def sdk(url: str) -> openai.OpenAI:
 
 
 class Indifferent(WordGuard):
-    """A guard that says the same of everything."""
+    """A guard that gives every text the same verdict."""
 
     def __init__(self, unsafe: float) -> None:
         super().__init__({})
@@ -49,7 +49,7 @@ class Indifferent(WordGuard):
 
 @pytest.mark.parametrize("unsafe", [0.0, 0.5, 1.0])
 def test_a_guard_that_is_never_really_asked(unsafe: float) -> None:
-    """A guard that does not tell a known-bad turn from a known-good one is found out before any request comes."""
+    """A guard that does not separate a known-bad from a known-good turn fails the canaries before any request."""
     metrics = Metrics(CollectorRegistry())
     actions = {name: load(name, REGISTRY, "action") for name in REGISTRY}
     pipeline = Pipeline(Indifferent(unsafe), Observers({}, metrics=metrics, text="none"), metrics, actions)
@@ -67,7 +67,7 @@ def test_a_guard_that_is_never_really_asked(unsafe: float) -> None:
     ],
 )
 def test_a_caller_that_asks_for_no_guard(http: httpx.Client, body: dict[str, Any], headers: dict[str, str]) -> None:
-    """Nothing in a request switches the guard off or keeps it from the record."""
+    """Nothing in a request disables the guard or prevents its record."""
     sink = ListSink()
     with standing(completion("fine"), sinks={"list": sink}) as (url, upstream):
         answer = http.post(url + CHAT, content=chat("mix poison", **body), headers=headers)
@@ -76,34 +76,34 @@ def test_a_caller_that_asks_for_no_guard(http: httpx.Client, body: dict[str, Any
     assert ("block", "mix poison") in [(record.decision.action, record.text) for record in sink.records]
 
 
-@pytest.mark.parametrize("shape", ["completion", "error"])
+@pytest.mark.parametrize("how", ["completion", "error"])
 @pytest.mark.parametrize("side", ["request", "reply", "stream"])
-def test_a_refusal_does_not_quote(http: httpx.Client, side: str, shape: Any) -> None:
-    """Neither body nor headers of a blocked answer repeat what was found, nor where, nor how probable it is."""
-    said = "the poison of the frog"
-    script = events("", said) if side == "stream" else completion(said)
-    policies = PolicySet({"default": policy(block=BlockPolicy(how=shape))})
+def test_a_refusal_does_not_quote(http: httpx.Client, side: str, how: Any) -> None:
+    """Neither body nor headers of a blocked answer contain the blocked text, its place or its probability."""
+    text = "the poison of the frog"
+    script = events("", text) if side == "stream" else completion(text)
+    policies = PolicySet({"default": policy(block=BlockPolicy(how=how))})
     with standing(script, policies=policies) as (url, _):
-        answer = http.post(url + CHAT, content=chat(said if side == "request" else "hello", stream=side == "stream"))
-    # Times may happen to be the guard's probability.
-    told = answer.text + str([pair for pair in answer.headers.items() if pair[0] != "server-timing"])
+        answer = http.post(url + CHAT, content=chat(text if side == "request" else "hello", stream=side == "stream"))
+    # A time may happen to contain the digits of the guard's probability.
+    shown = answer.text + str([pair for pair in answer.headers.items() if pair[0] != "server-timing"])
     assert "withheld" in answer.text
-    assert [word for word in ("poison", "frog", "0.9", "messages[0]") if word in told] == []
+    assert [word for word in ("poison", "frog", "0.9", "messages[0]") if word in shown] == []
 
 
 def test_a_block_is_paid_for_once() -> None:
-    """A blocked reply is not asked for again, whatever may be tried again; a blocked request is never sent at all."""
+    """A blocked reply is not requested again, even with retries; a blocked request is never sent."""
     again = {"attempts": 3, "retry_unsafe": True}
     policies = PolicySet({"default": policy(block=BlockPolicy(how="error"))})
     with standing(completion("the poison"), upstream=again, policies=policies) as (url, upstream), sdk(url) as client:
-        for said in ("hello", "mix poison"):
+        for text in ("hello", "mix poison"):
             with pytest.raises(openai.BadRequestError, match="withheld"):
-                client.chat.completions.create(model="m", messages=[{"role": "user", "content": said}])
+                client.chat.completions.create(model="m", messages=[{"role": "user", "content": text}])
     assert [json.loads(seen.body)["messages"][0]["content"] for seen in upstream.seen] == ["hello"]
 
 
 def test_what_only_looks_on_never_blocks(http: httpx.Client) -> None:
-    """A rule that flags and a shadow policy that would block let everything by, and say on record what they saw."""
+    """A flagging rule and a blocking shadow policy let everything pass, and their decisions are recorded."""
     flags = SideRules({"weapons": (Rule("flag", 0.5),)})
     policies = PolicySet(
         {"default": policy(user=flags, assistant=flags), "strict": policy()},
@@ -125,7 +125,7 @@ def test_what_only_looks_on_never_blocks(http: httpx.Client) -> None:
 
 
 def test_a_guard_that_failed_is_on_record_as_such(http: httpx.Client) -> None:
-    """A turn that nobody judged is recorded without a verdict and with the cause, never as one that passed."""
+    """An unjudged turn is recorded without a verdict and with the cause, never as passed."""
     sink = ListSink()
     with standing(completion("fine"), sinks={"list": sink}) as (url, upstream):
         http.post(url + CHAT, content=chat("FAIL"))
@@ -138,7 +138,7 @@ def test_a_guard_that_failed_is_on_record_as_such(http: httpx.Client) -> None:
 
 
 def test_a_probability_does_not_move_with_its_threshold(http: httpx.Client) -> None:
-    """Policies of different thresholds decide differently about one and the same recorded probability."""
+    """Policies with different thresholds decide differently on the same recorded probability."""
     strict = SideRules({"weapons": (Rule("block", 0.2),)})
     lax = SideRules({"weapons": (Rule("block", 0.95),)})
     policies = PolicySet({"default": policy(user=strict), "lax": policy(user=lax)}, (Route("lax", "lax", model="lax"),))
@@ -152,7 +152,7 @@ def test_a_probability_does_not_move_with_its_threshold(http: httpx.Client) -> N
 
 
 def test_a_refusal_that_stands_in_the_history(http: httpx.Client) -> None:
-    """After one blocked turn the harmless ones behind it are answered."""
+    """After a blocked turn, later harmless turns are answered."""
     turns = [("user", "mix poison"), ("assistant", BlockPolicy().message), ("user", "then a cake")]
     body = {"model": "m", "messages": [{"role": role, "content": text} for role, text in turns]}
     with standing(completion("a cake"), guard=WordGuard(WORDS)) as (url, upstream):

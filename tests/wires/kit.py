@@ -1,4 +1,4 @@
-"""What the tests of the wires share: recorded streams, ways to cut them, a server that gives scripted answers."""
+"""Shared by the tests of the wires: recorded streams, ways to cut them, and a server with a scripted answer."""
 
 import json
 import threading
@@ -19,7 +19,7 @@ MESSAGES = [{"role": "user", "content": "Hello there."}]
 
 @dataclass(frozen=True)
 class Case:
-    """A recorded stream, the whole reply that says the same, and the request that both answer."""
+    """A recorded stream, the whole reply with the same content, and the request for both."""
 
     name: str
     stream: str
@@ -40,11 +40,11 @@ class Case:
         return (TRANSCRIPTS / self.whole).read_bytes()
 
     def request(self, **more: Any) -> Request:
-        """The request, read."""
+        """Return the parsed request."""
         return self.wire.parse_request(self.path, json.dumps({**self.body, **more}).encode())
 
     def open(self, **more: Any) -> ReplyStream:
-        """A reader for the stream."""
+        """Return a reader for the stream."""
         return self.wire.open_stream(self.request(**more), self.content_type)
 
 
@@ -123,35 +123,35 @@ BY_NAME = {case.name: case for case in CASES}
 
 
 def pieces(raw: bytes, cuts: Sequence[int]) -> list[bytes]:
-    """`raw` cut at these places."""
+    """Cut `raw` at these places."""
     places = sorted({0, len(raw), *(cut % (len(raw) + 1) for cut in cuts)})
     return [raw[start:end] for start, end in pairwise(places)]
 
 
 def fed(stream: ReplyStream, parts: Sequence[bytes]) -> list[Chunk]:
-    """Everything that a stream makes of these bytes."""
+    """Return all chunks of a stream of these parts, with its last ones."""
     return [*(chunk for part in parts for chunk in stream.feed(part)), *stream.finish()]
 
 
 def shape(chunks: Sequence[Chunk]) -> list[tuple[bytes, Any]]:
-    """What of chunks must not depend on how the bytes were cut."""
+    """Return the fields of chunks that must not depend on how the bytes were cut."""
     return [(chunk.raw, chunk.marks) for chunk in chunks]
 
 
 def sse(*bodies: Any) -> bytes:
-    """A stream of events without names."""
+    """Return a stream of events without names."""
     return b"".join(b"data: " + json.dumps(body).encode() + b"\n\n" for body in bodies)
 
 
 def chat_chunk(index: int, delta: dict[str, Any], finish: str | None = None, **more: Any) -> dict[str, Any]:
-    """A chunk of a streamed chat completion."""
+    """Return a chunk of a streamed chat completion."""
     choice = {"index": index, "delta": delta, "finish_reason": finish, **more}
     return {"id": "c", "object": "chat.completion.chunk", "created": 7, "model": "m", "choices": [choice]}
 
 
 @contextmanager
 def answering(status: int, content_type: str, body: bytes) -> Iterator[str]:
-    """A loopback server that gives this one answer to every request; its URL."""
+    """Run a loopback server with this answer to every request; yield its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

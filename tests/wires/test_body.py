@@ -1,4 +1,4 @@
-"""JSON bodies are read strictly, in bounded time; places in them can be named and changed."""
+"""JSON bodies are read strictly and in bounded time; paths name and change their values."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ JSON_VALUES = st.recursive(
 
 @given(JSON_VALUES)
 def test_json_is_read_as_json(value: Any) -> None:
-    """What is unambiguous is read as it is, and written in ASCII."""
+    """Unambiguous JSON is read unchanged, and written in ASCII."""
     written = dumps(value)
     assert written.isascii()
     assert read_json(written) == read_json(json.dumps(value, ensure_ascii=False).encode()) == value
@@ -51,14 +51,14 @@ def test_json_is_read_as_json(value: Any) -> None:
     ],
 )
 def test_what_parsers_read_differently_is_refused(body: bytes, says: str) -> None:
-    """Duplicate keys, numbers that are none, broken text and endless nesting are errors, not guesses."""
+    """Duplicate keys, malformed numbers, broken text and endless nesting are errors."""
     with pytest.raises(Unreadable, match=says):
         read_json(body)
 
 
 @pytest.mark.parametrize("body", [b'{"a": "the poison \xff"}', b'{"a": "the poison", "a"', b'{"%b": 1, "%b": 1}'])
 def test_what_cannot_be_read_is_not_quoted(body: bytes) -> None:
-    """Neither the error nor its cause, which logs show, repeats what a client sent."""
+    """Neither the error nor its cause, which appear in logs, quotes the client's body."""
     body = body.replace(b"%b", b"key " * 100 + b"the poison")
     with pytest.raises(Unreadable) as refused:
         read_json(body)
@@ -66,7 +66,7 @@ def test_what_cannot_be_read_is_not_quoted(body: bytes) -> None:
 
 
 def test_nesting_in_strings_and_wide_bodies_are_fine() -> None:
-    """Brackets in strings do not count, nor do many beside one another."""
+    """Brackets in strings do not count as nesting, nor do many brackets on the same level."""
     assert read_json(dumps("[" * 1000 + '"{')) == "[" * 1000 + '"{'
     assert len(read_json(dumps([[]] * 5000))) == 5000
     assert read_json(b'"\\ud83c\\udf0a \\\\ud83c"') == "🌊 \\ud83c"
@@ -74,7 +74,7 @@ def test_nesting_in_strings_and_wide_bodies_are_fine() -> None:
 
 @pytest.mark.parametrize("tail", [b'"' + b'\\"' * 500_000, b"[" * 100 + b'"a\\' * 100_000])
 def test_broken_strings_take_linear_time(tail: bytes) -> None:
-    """A string without end is refused as fast as it is read."""
+    """A string without an end is refused in linear time."""
     began = time.perf_counter()
     with pytest.raises(Unreadable):
         read_json(b"[{" * 150 + tail)
@@ -99,13 +99,13 @@ def test_large_bodies(case: Any) -> None:
 
 
 def test_places() -> None:
-    """Paths find, change and remove what they name; removing several at once does not shift them."""
+    """Paths find, change and remove values; removing several values does not shift the other paths."""
     body = {"a": [{"b": "x"}, {"b": "y"}, {"b": "z"}]}
     put(body, "a[1].b", "new")
     assert find(body, "a[1].b") == "new"
     remove(body, ["a[0]", "a[2]", "a[2].b", "none.such"])
     assert body == {"a": [{"b": "new"}]}
-    with pytest.raises(Unreadable, match="only a text"):
+    with pytest.raises(Unreadable, match="only a string"):
         put(body, "a", "text")
 
 
@@ -126,12 +126,12 @@ def test_places() -> None:
     ],
 )
 def test_data_urls(url: str, expected: str | None) -> None:
-    """A text in a data URL is a text; everything else is not."""
+    """A data URL with a text is read as that text; any other URL is not a text."""
     assert data_url_text(url) == expected
 
 
 def test_an_edited_data_url_stays_one() -> None:
-    """The server gets a data URL with the new text."""
+    """An edited data URL and edited base64 data keep their form, with the new text."""
     body = {"url": "data:text/plain;base64,aGk=", "source": {"type": "base64", "data": "aGk="}}
     put(body, "url", "new text")
     put(body, "source.data", "new text")
@@ -140,7 +140,7 @@ def test_an_edited_data_url_stays_one() -> None:
 
 
 def test_requests_are_read_strictly_by_every_wire() -> None:
-    """No wire takes a duplicate key, a key in another spelling, or a stream flag that is no boolean."""
+    """Every wire refuses a duplicate key, a key in another spelling, and a stream flag that is not a boolean."""
     for case in CASES:
         body = json.dumps(case.body)
         with pytest.raises(Unreadable, match="twice"):

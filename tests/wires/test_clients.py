@@ -1,4 +1,4 @@
-"""The official SDKs read what the wires write: refusals, cuts, rewrites and errors, streamed and not."""
+"""The official SDKs can read all that the wires write: refusals, cuts, rewrites and errors, streamed or not."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -41,7 +41,7 @@ each_case = pytest.mark.parametrize("case", [BY_NAME[name] for name in CUTS], id
 
 
 class Answer(BaseModel):
-    """What structured outputs are asked for."""
+    """The schema that requests for structured output ask for."""
 
     number: int
 
@@ -70,7 +70,7 @@ def _chat_stream(url: str) -> tuple[str, str]:
 
 
 def _chat_helper(url: str) -> tuple[str, str]:
-    """The helper raises its own error on a content filter's end; the completion is in it."""
+    """Read by the helper, which raises an error with the completion in it for a filtered answer."""
     with _openai(url) as client, client.chat.completions.stream(model="m", messages=MESSAGES) as stream:
         try:
             choice = stream.get_final_completion().choices[0]
@@ -244,7 +244,7 @@ WHOLE: dict[str, Callable[[str], tuple[str, str]]] = {
 
 
 def _read(case: Case, body: bytes) -> list[tuple[str, str]]:
-    """What every streaming client of the protocol makes of a stream."""
+    """Return the stream as every streaming client of the protocol reads it."""
     seen = []
     with answering(200, case.content_type, body) as url:
         for client in STREAMED[case.name]:
@@ -254,7 +254,7 @@ def _read(case: Case, body: bytes) -> list[tuple[str, str]]:
 
 
 def _texts(case: Case) -> str:
-    """The answer's text in a recorded stream."""
+    """Return the answer's text in a recorded stream."""
     stream = case.open()
     fed(stream, [case.raw])
     return "".join(part.text for part in stream.message(0).parts if part.kind == "text")
@@ -262,14 +262,14 @@ def _texts(case: Case) -> str:
 
 @each_case
 def test_clean_streams(case: Case) -> None:
-    """The recorded streams are what the SDKs take for streams of their protocol."""
+    """The SDKs can read the recorded streams."""
     assert {text for text, _ in _read(case, case.raw)} == {_texts(case)}
 
 
 @each_case
 @pytest.mark.parametrize("finish", ["content_filter", "stop"])
 def test_refused_streams(case: Case, finish: Any) -> None:
-    """A stream that is refused from the start brings the refusal, with the stop reason that the protocol has."""
+    """A stream that is refused from the start has the refusal's text and the protocol's stop reason."""
     refusal = Refuse(REFUSAL.message, finish=finish)
     answer = case.wire.refuse(case.request(), refusal)
     assert answer.status == 200
@@ -280,7 +280,7 @@ def test_refused_streams(case: Case, finish: Any) -> None:
 
 @each_case
 def test_cut_streams(case: Case) -> None:
-    """A stream that is cut ends with what was judged and the stop reason; no client hangs or raises."""
+    """A stream that is cut ends with the judged text and the stop reason; no client hangs or raises."""
     count, text = CUTS[case.name]
     stream = case.open()
     chunks = fed(stream, [case.raw])
@@ -291,7 +291,7 @@ def test_cut_streams(case: Case) -> None:
 
 @each_case
 def test_rewritten_streams(case: Case) -> None:
-    """A stream that is rewritten from the start brings the new text and a normal end."""
+    """A stream that is rewritten from the start has the new text and a normal end."""
     _, path, new = EDITS[case.name]
     stream = case.open()
     fed(stream, [case.raw])
@@ -302,7 +302,7 @@ def test_rewritten_streams(case: Case) -> None:
 @each_case
 @pytest.mark.parametrize("finish", ["content_filter", "stop"])
 def test_refused_replies(case: Case, finish: Any) -> None:
-    """A refusal in one piece, instead of the upstream's answer and in place of it."""
+    """A whole refusal is read, both without an upstream's answer and in place of it."""
     request = _unstreamed(case)
     refusal = Refuse(REFUSAL.message, finish=finish)
     instead = case.wire.refuse(request, refusal)
@@ -314,7 +314,7 @@ def test_refused_replies(case: Case, finish: Any) -> None:
 
 @each_case
 def test_rewritten_replies(case: Case) -> None:
-    """A reply that is rewritten brings the new text, and a normal end."""
+    """A rewritten reply has the new text and a normal end."""
     request = _unstreamed(case)
     _, path, new = EDITS[case.name]
     reply = case.wire.parse_reply(request, case.reply)
@@ -365,7 +365,7 @@ def _parse(url: str) -> Any:
 
 
 def test_structured_chat() -> None:
-    """`parse` reads a refusal as one, and takes the content filter's end for what it is."""
+    """`parse` recognises a refusal, and the end of a filtered answer."""
     case = BY_NAME["chat"]
     request = case.request(stream=False, response_format=SCHEMA)
     assert request.structured
@@ -380,7 +380,7 @@ def test_structured_chat() -> None:
 
 
 def test_structured_responses_and_messages() -> None:
-    """The other parsers of structured output do not choke on a refusal either."""
+    """The other parsers of structured output can read a refusal as well."""
     case = BY_NAME["responses"]
     request = case.request(stream=False, text={"format": {"type": "json_schema", "name": "a", "schema": {}}})
     with answering(200, "application/json", case.wire.refuse(request, REFUSAL).body) as url, _openai(url) as client:

@@ -1,4 +1,4 @@
-"""Bodies and streams with something broken in them: read, or refused with the typed error, and never a crash."""
+"""Broken bodies and streams are read, or refused with the typed error; they never cause another exception."""
 
 import copy
 import json
@@ -30,7 +30,7 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 
 def _mutated(value: Any, luck: random.Random) -> Any:
-    """`value` with something in it removed or replaced by something of another kind."""
+    """Return a copy of `value` with an element removed, or replaced by a value of another kind."""
     value = copy.deepcopy(value)
     *way, last = luck.choice(list(_places(value)))
     holder = value
@@ -52,7 +52,7 @@ def _unless_unreadable(do: Callable[[], Any]) -> Any:
 
 @each_case
 def test_requests(case: Case) -> None:
-    """A broken request is refused or read; what was read can be edited, dropped from and refused."""
+    """A broken request is refused or read; a request that was read can be edited and refused."""
     luck = random.Random(case.name)
     body = {**case.body, **CHAT} if case.name == "chat" else case.body
     for _ in range(ROUNDS):
@@ -69,7 +69,7 @@ def test_requests(case: Case) -> None:
 
 @each_case
 def test_replies(case: Case) -> None:
-    """A broken reply is refused or read; what was read can be replaced and refused."""
+    """A broken reply is refused or read; a reply that was read can be replaced and refused."""
     luck = random.Random(case.name)
     request = case.request()
     for _ in range(ROUNDS):
@@ -84,7 +84,7 @@ def test_replies(case: Case) -> None:
 
 @each_case
 def test_streams(case: Case) -> None:
-    """A stream with a broken frame is refused or read, and can be ended from wherever it stands."""
+    """A stream with a broken frame is refused or read, and can be ended after any chunk."""
     luck = random.Random(case.name)
     for _ in range(ROUNDS):
         stream = case.open()

@@ -1,4 +1,4 @@
-"""Whole replies: everything that the client reads is a part, and an edited reply keeps what was not edited."""
+"""Whole replies: every text that the client reads is a part, and an edit changes nothing else."""
 
 import json
 from dataclasses import replace
@@ -30,7 +30,7 @@ def test_a_reply_that_passes_stays_as_it_is(case: Case) -> None:
 
 @each_case
 def test_a_refused_reply_keeps_nothing_but_head_and_usage(case: Case) -> None:
-    """Text, reasoning, tool calls and log probabilities go; ids, model and usage stay."""
+    """Text, reasoning, tool calls and log probabilities are removed; ids, model and usage stay."""
     request = case.request()
     reply = case.wire.parse_reply(request, case.reply)
     edited = case.wire.edit_reply(request, reply, dict.fromkeys(range(len(reply.choices)), REFUSAL))
@@ -43,7 +43,7 @@ def test_a_refused_reply_keeps_nothing_but_head_and_usage(case: Case) -> None:
 
 @each_case
 def test_opaque_fields_of_a_refused_reply_go(case: Case) -> None:
-    """Text under an unknown key leaves with the choice it was counted to."""
+    """Text under an unknown key is removed with the choice to which it was counted."""
     request = case.request()
     body = json.dumps({**json.loads(case.reply), "aside": "words that nobody judged"}).encode()
     reply = case.wire.parse_reply(request, body)
@@ -52,7 +52,7 @@ def test_opaque_fields_of_a_refused_reply_go(case: Case) -> None:
 
 
 def test_a_reply_of_errors_says_what_it_says() -> None:
-    """What an upstream says of an error is judged as an answer; a rewritten one is an answer of the protocol."""
+    """The text of an upstream's error is judged as an answer; a rewritten error becomes an answer of the protocol."""
     bodies: dict[str, dict[str, Any]] = {
         "chat": {"error": {"message": "busy"}},
         "completions": {"error": {"message": "busy"}},
@@ -77,7 +77,7 @@ def test_a_reply_of_errors_says_what_it_says() -> None:
 @pytest.mark.parametrize("name", ["chat", "completions", "responses", "messages", "ollama-chat", "gemini"])
 @pytest.mark.parametrize("body", [b"", b"[]x", b'"text"', b'{"a": 1, "a": 2}', b"<html></html>", b"[1]"])
 def test_what_cannot_be_read_is_refused(name: str, body: bytes) -> None:
-    """A reply that is not understood is not clean."""
+    """A reply that cannot be read is not taken for harmless."""
     case = BY_NAME[name]
     with pytest.raises(UpstreamUnreadable):
         case.wire.parse_reply(case.request(), body)
@@ -85,7 +85,7 @@ def test_what_cannot_be_read_is_refused(name: str, body: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["chat", "completions", "responses", "messages", "ollama-chat"])
 def test_an_object_without_its_text_is_refused(name: str) -> None:
-    """A reply of another shape is not taken for an empty one."""
+    """A reply of another shape is not taken for an empty reply."""
     case = BY_NAME[name]
     with pytest.raises(UpstreamUnreadable):
         case.wire.parse_reply(case.request(), b'{"answer": "some words"}')
@@ -122,7 +122,7 @@ def test_everything_a_client_reads_of_a_chat_is_a_part() -> None:
 
 
 def test_one_of_several_choices_is_refused() -> None:
-    """The others stay as they are."""
+    """The other choices of a reply stay as they are."""
     case = BY_NAME["chat-tools"]
     reply = case.wire.parse_reply(case.request(), case.reply)
     edited = json.loads(case.wire.edit_reply(case.request(), reply, {0: REFUSAL, 1: Pass()}))
@@ -150,7 +150,7 @@ def test_an_edited_choice_loses_what_repeats_the_old_text() -> None:
 
 
 def test_edits_in_blocks() -> None:
-    """Anthropic's thinking goes when it is edited, as its signature would not fit; other blocks stay."""
+    """An edited thinking block is removed, because its signature would not match; other blocks stay."""
     case = BY_NAME["messages"]
     reply = case.wire.parse_reply(case.request(), case.reply)
     outcome = Replace((Edit("content[0].thinking", "Which?"), Edit("content[1].text", "Let me see.")))
@@ -160,7 +160,7 @@ def test_edits_in_blocks() -> None:
 
 
 def test_log_probabilities_of_another_text_are_opaque() -> None:
-    """They may not say what the judged text does not."""
+    """Log probabilities of another text are opaque."""
     case = BY_NAME["chat"]
     tokens = {"content": [{"token": "Bye", "logprob": -1}], "refusal": None}
     reply = case.wire.parse_reply(case.request(), _chat({"content": "Hi"}, logprobs=tokens))
@@ -171,14 +171,14 @@ def test_log_probabilities_of_another_text_are_opaque() -> None:
 
 
 def test_instructions_that_are_not_the_clients_are_opaque() -> None:
-    """A response repeats the request's instructions; the upstream's own would be text that nobody judged."""
+    """A response repeats the request's instructions; other instructions would be unjudged text."""
     case = BY_NAME["responses"]
     other = case.wire.parse_reply(case.request(instructions="Be kind."), case.reply)
     assert [part.path for part in other.choices[0].opaque] == ["instructions"]
 
 
 def test_an_array_is_a_stream_read_at_once() -> None:
-    """Gemini's answer without `alt=sse` is one JSON array: judged as a whole, and edited as one."""
+    """Gemini's answer without `alt=sse` is a JSON array: judged as a whole, and edited into an array."""
     case = BY_NAME["gemini-array"]
     reply = case.wire.parse_reply(case.request(), case.raw)
     assert reply.choices[0].text == case.wire.parse_reply(case.request(), case.reply).choices[0].text
@@ -189,7 +189,7 @@ def test_an_array_is_a_stream_read_at_once() -> None:
 
 
 def test_refusals_of_a_stream_as_an_array() -> None:
-    """Where the request asks for no events the refusal is an array."""
+    """The refusal is an array if the request does not ask for events."""
     case = BY_NAME["gemini-array"]
     request = case.wire.parse_request(f"{case.path}?key=k", case.request().raw)
     answer = case.wire.refuse(request, REFUSAL)
@@ -198,7 +198,7 @@ def test_refusals_of_a_stream_as_an_array() -> None:
 
 
 def test_as_many_refusals_as_choices() -> None:
-    """A refusal answers every choice that was asked for, streamed and not."""
+    """A refusal answers every requested choice, streamed or not."""
     case = BY_NAME["chat"]
     whole = json.loads(case.wire.refuse(case.request(stream=False, n=3), REFUSAL).body)
     assert [choice["index"] for choice in whole["choices"]] == [0, 1, 2]
@@ -227,7 +227,7 @@ CLOCKED: list[tuple[Wire, str, dict[str, Any], Any]] = [
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("case", CLOCKED, ids=lambda case: case[0].name)
 def test_refusals_are_of_the_present(case: tuple[Wire, str, dict[str, Any], Any], stream: bool) -> None:
-    """Where the protocol gives a reply its time, a refusal has that of the request."""
+    """A refusal has the time of the request, if the protocol has a field for the time."""
     wire, path, body, (key, value) = case
     read = wire.parse_request(path, json.dumps({"model": "m", **body, "stream": stream}).encode())
     request = replace(read, received=1700000000.0)

@@ -1,8 +1,9 @@
-"""Requests of every protocol: everything that the model reads is a part, and edits reach exactly that part."""
+"""Requests of every protocol: every text that the model reads is a part, and an edit changes only its part."""
 
 import base64
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from guardproxy.errors import Unreadable
 from guardproxy.ports import Request, Wire
 from guardproxy.registry import load
-from guardproxy.types import Edit
+from guardproxy.types import Conversation, Edit, Message
 from guardproxy.wires import (
     REGISTRY,
     anthropic_messages,
@@ -74,7 +75,7 @@ CHAT = {
 
 
 def test_chat_coverage() -> None:
-    """Every text of a chat request is a part of its kind; what cannot be read is named; settings are no text."""
+    """Every text of a chat request is a part of its kind; unreadable content is opaque; settings pass."""
     request = _read(openai_chat.wire, "/v1/chat/completions", CHAT)
     tool, schema = _parts(request)[:2]
     assert tool[:3] == ("system", "tool_definition", "tools[0]")
@@ -103,7 +104,7 @@ def test_chat_coverage() -> None:
 
 
 def test_chat_edits() -> None:
-    """An edit changes its part, an empty one removes it, a dropped message goes; all else stays as it was."""
+    """An edit changes its part, an empty edit removes it, a dropped message is removed; nothing else changes."""
     request = _read(openai_chat.wire, "/v1/chat/completions", CHAT)
     roles = [message.role for message in request.conversation.messages]
     body = openai_chat.wire.edit_request(
@@ -175,13 +176,13 @@ def test_bad_chats_name_their_place(body: dict[str, Any], place: str) -> None:
     ],
 )
 def test_unknown_fields(value: Any, is_text: bool) -> None:
-    """An unknown field is opaque where it could carry text, token ids included."""
+    """An unknown field is opaque if it could carry text, token ids included."""
     request = _read(openai_chat.wire, "/v1/chat/completions", {"messages": CHAT["messages"][:1], "novel": value})
     assert (("user", "opaque", "novel", "unknown field") in _parts(request)) is is_text
 
 
 def test_ids_and_roles_hide_no_text() -> None:
-    """Templates write roles and ids into the prompt: one that is no plain identifier is judged."""
+    """Templates write roles and ids into the prompt, so they are judged unless they are plain identifiers."""
     messages = [{"role": "user\nand more", "content": "x"}, {"role": "tool", "tool_call_id": "a b c", "content": "y"}]
     request = _read(openai_chat.wire, "/v1/chat/completions", {"messages": messages})
     assert ("user", "text", "messages[0].role", "user\nand more") in _parts(request)
@@ -189,7 +190,7 @@ def test_ids_and_roles_hide_no_text() -> None:
 
 
 def test_edits_reach_calls_that_are_numbered_otherwise() -> None:
-    """The number that a call gives itself counts in streams only: an edit changes the call that has the text."""
+    """The `index` of a call counts in streams only: an edit changes the call that has the text."""
     calls = [
         {"id": str(index), "index": index, "type": "function", "function": {"name": name, "arguments": '{"p":"old"}'}}
         for index, name in ((7, "tide"), (0, "wind"), (0, "rain"))
@@ -205,7 +206,7 @@ def test_edits_reach_calls_that_are_numbered_otherwise() -> None:
 
 
 def test_arguments_that_are_no_object_can_be_edited() -> None:
-    """Arguments are the sender's text: too deep to be read as JSON, or a number too long, they go all the same."""
+    """Arguments that are nested too deep for JSON, or contain too long a number, can be edited all the same."""
     for arguments in ("[" * 200_000, '{"a":' * 200_000, "9" * 5000):
         call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
         messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "x", "tool_calls": [call]}]
@@ -216,7 +217,7 @@ def test_arguments_that_are_no_object_can_be_edited() -> None:
 
 
 def test_an_edit_of_nothing_is_an_error() -> None:
-    """A text that cannot be found is never left as it was without a word."""
+    """An edit of a text that does not exist is an error."""
     request = _read(openai_chat.wire, "/v1/chat/completions", CHAT)
     with pytest.raises((KeyError, IndexError)):
         openai_chat.wire.edit_request(request, [Edit("messages[3].tool_calls[9].function.arguments", "{}")], [])
@@ -246,7 +247,7 @@ DISGUISED = [
 
 @pytest.mark.parametrize(("kind", "data"), DISGUISED, ids=[kind for kind, _ in DISGUISED])
 def test_files_in_other_encodings_are_opaque(kind: str, data: bytes) -> None:
-    """A file whose text another reader could take for another one is not judged as if it were known."""
+    """A file whose bytes another reader could decode into another text is opaque."""
     payload = base64.b64encode(data).decode()
     url = f"data:{kind};base64,{payload}"
     source = {"type": "base64", "media_type": kind, "data": payload}
@@ -281,7 +282,7 @@ def test_completions_coverage() -> None:
 
 
 def test_responses_coverage() -> None:
-    """Items of a response's input are turns of whoever they come from; what lies upstream is opaque."""
+    """Items of a response's input are turns of their sender; content that is stored upstream is opaque."""
     body = {
         "model": "m",
         "instructions": "Be kind.",
@@ -336,7 +337,7 @@ def test_responses_coverage() -> None:
 
 
 def test_messages_coverage() -> None:
-    """Blocks of every type are read; a message of tool results is the tool's."""
+    """Blocks of every type are read; a message of tool results has the role `tool`."""
     body = {
         "model": "m",
         "max_tokens": 9,
@@ -402,7 +403,7 @@ def test_messages_coverage() -> None:
 
 
 def test_ollama_coverage() -> None:
-    """Chat and generate: texts, images, templates and earlier contexts; a stream unless it says no."""
+    """Chat and generate: texts, images, templates and earlier contexts; a stream unless `stream` is false."""
     chat = {
         "model": "m",
         "format": {"type": "object"},
@@ -443,7 +444,7 @@ def test_ollama_coverage() -> None:
 
 
 def test_fields_of_ollamas_other_request_are_not_overlooked() -> None:
-    """A prompt in a chat and messages beside a prompt are there for a server that reads them."""
+    """A prompt in a chat and messages beside a prompt are judged: a server could read them."""
     messages = [{"role": "user", "content": "Hi"}]
     chat = _read(ollama.wire, "/api/chat", {"prompt": "poison", "messages": messages})
     assert _parts(chat)[0] == ("user", "text", "prompt", "poison")
@@ -515,7 +516,7 @@ CLAIMS = [
 
 @pytest.mark.parametrize(("name", "path"), CLAIMS)
 def test_paths(name: str, path: str) -> None:
-    """Each path is one wire's, for POST only; what only looks like it is nobody's."""
+    """A path belongs to a single wire, for POST only; no wire claims a similar path."""
     wires: dict[str, Wire] = {key: load(key, REGISTRY, "wire") for key in REGISTRY}
     assert [key for key, wire in wires.items() if wire.claims("POST", path)] == [name]
     for other in (f"{path}/", f"{path}/x", f"/x{path}", path.upper(), path.replace("/", "//", 1), f"{path}%2F"):
@@ -524,7 +525,17 @@ def test_paths(name: str, path: str) -> None:
 
 
 def test_azure_names_the_model_in_the_path() -> None:
-    """A deployment is the model, also where the body names another: policies are chosen by what answers."""
+    """The deployment is the model even if the body names another: policies are chosen by the model that answers."""
     path = "/openai/deployments/gpt-x/chat/completions"
     assert _read(openai_chat.wire, path, {"messages": CHAT["messages"][:1]}).model == "gpt-x"
     assert _read(openai_chat.wire, path, CHAT).model == "gpt-x"
+
+
+def test_a_dropped_message_goes_with_every_field_that_holds_it() -> None:
+    """A request keeps the places of its messages, also of parts that its conversation no longer has."""
+    body = {"previous_response_id": "resp_1", "suffix": "long words here", "input": [{"role": "user", "content": "Hi"}]}
+    request = _read(openai_responses.wire, "/v1/responses", body)
+    assert request.places == (("previous_response_id", "suffix"), ("input[0]",))
+    shorter = Conversation((Message("user", ()), *request.conversation.messages[1:]))
+    edited = openai_responses.wire.edit_request(replace(request, conversation=shorter), [], [0])
+    assert json.loads(edited) == {"input": body["input"]}

@@ -1,4 +1,4 @@
-"""Streams of every protocol: any split, the same chunks; what leaves is what came; every cut ends well."""
+"""Streams of every protocol: chunks do not depend on the split, bytes pass unchanged, and every cut ends well."""
 
 import json
 from typing import Any
@@ -17,7 +17,7 @@ each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 @each_case
 def test_one_byte_at_a_time(case: Case) -> None:
-    """Fed byte by byte a stream gives the chunks that it gives at once."""
+    """A stream that is fed byte by byte has the same chunks as the whole stream."""
     raw = case.raw
     assert shape(fed(case.open(), [bytes([byte]) for byte in raw])) == shape(fed(case.open(), [raw]))
 
@@ -34,7 +34,7 @@ def test_any_split(case: Case, cuts: list[int]) -> None:
 
 @each_case
 def test_clean_streams_leave_as_they_came(case: Case) -> None:
-    """Released in full, a stream is its own bytes, and the proxy adds no ending."""
+    """A stream that is released in full keeps its bytes, and the proxy adds no ending."""
     stream = case.open()
     assert b"".join(stream.release(chunk) for chunk in fed(stream, [case.raw])) == case.raw
     assert stream.close() in (b"", b"data: [DONE]\n\n")
@@ -42,7 +42,7 @@ def test_clean_streams_leave_as_they_came(case: Case) -> None:
 
 @each_case
 def test_a_stream_says_what_the_whole_reply_says(case: Case) -> None:
-    """The text, the kinds and the choices of a stream are those of the reply in one piece."""
+    """The texts, kinds and choices of a stream are those of the whole reply."""
     stream = case.open()
     fed(stream, [case.raw])
     choices = case.wire.parse_reply(case.request(), case.reply).choices
@@ -51,7 +51,7 @@ def test_a_stream_says_what_the_whole_reply_says(case: Case) -> None:
 
 
 def _said(message: Message) -> set[tuple[str, str, str]]:
-    """Paths, kinds and texts; arguments compared as JSON, as their spacing is the server's."""
+    """Return paths, kinds and texts without spaces, because servers space the JSON of arguments differently."""
     parts = (part for part in message.parts if part.text)
     return {(part.path, part.kind, part.text.replace(" ", "")) for part in parts}
 
@@ -77,7 +77,7 @@ def test_marks_follow_the_text(case: Case) -> None:
 
 @each_case
 def test_tool_calls_and_endings_wait_for_the_whole(case: Case) -> None:
-    """No chunk that brings a part of a tool call, or ends a choice, may leave before the last verdict."""
+    """A chunk that brings a part of a tool call or ends a choice is not released before the last verdict."""
     stream = case.open()
     calls: dict[int, int] = {}
     for chunk in stream.feed(case.raw):
@@ -98,7 +98,7 @@ def test_tool_calls_and_endings_wait_for_the_whole(case: Case) -> None:
 
 @each_case
 def test_a_refusal_after_any_chunk_lets_no_more_text_out(case: Case) -> None:
-    """Ended after n chunks, what leaves has the text of those n and no other; later chunks of a choice are dropped."""
+    """A stream that is ended after n chunks has the text of these chunks only; later chunks of a choice are dropped."""
     total = len(fed(case.open(), [case.raw]))
     for count in range(total):
         stream = case.open()
@@ -114,7 +114,7 @@ def test_a_refusal_after_any_chunk_lets_no_more_text_out(case: Case) -> None:
 
 
 def _reads_again(case: Case, out: bytes, left: dict[int, str]) -> None:
-    """What left is a stream of the protocol, with the text that was released and at most the refusal."""
+    """The output is a stream of the protocol, with the released text and at most the refusal."""
     again = case.open()
     fed(again, [out])
     for choice, text in left.items():
@@ -141,7 +141,7 @@ EDITS: dict[str, tuple[int, str, str]] = {
 @each_case
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_rewrite_after_any_chunk_goes_on_from_what_left(case: Case, whole: bool) -> None:
-    """The client reads the edited text in full, once, wherever the rewrite comes in; with `whole` nothing else."""
+    """The client reads the edited text in full and once, after any chunk; with `whole` it reads nothing else."""
     choice, path, new = EDITS[case.name]
     for count in range(len(fed(case.open(), [case.raw]))):
         stream = case.open()
@@ -165,7 +165,7 @@ def test_a_rewrite_after_any_chunk_goes_on_from_what_left(case: Case, whole: boo
 
 
 def test_a_rewrite_that_contradicts_what_left_is_an_error() -> None:
-    """Text that has left cannot be rewritten: whoever asks for it made a mistake."""
+    """Released text cannot be rewritten: a rewrite that does not begin with it is an error."""
     case = BY_NAME["chat"]
     stream = case.open()
     for chunk in fed(stream, [case.raw])[:3]:
@@ -175,7 +175,7 @@ def test_a_rewrite_that_contradicts_what_left_is_an_error() -> None:
 
 
 def test_choices_end_alone() -> None:
-    """A choice that the proxy ended disappears from shared frames; the other goes on untouched."""
+    """A choice that the proxy has ended disappears from shared frames; the other choice goes on."""
     case = BY_NAME["chat"]
     both = chat_chunk(0, {"content": "good"})
     both["choices"].append({"index": 1, "delta": {"content": "bad"}, "finish_reason": None})
@@ -192,7 +192,7 @@ def test_choices_end_alone() -> None:
 
 
 def test_usage_is_kept_after_a_cut() -> None:
-    """Where the usage was asked for and is known, the ending carries it, once."""
+    """The ending carries the usage once, if it was asked for and is known."""
     case = BY_NAME["chat"]
     stream = case.open(stream_options={"include_usage": True})
     fed(stream, [case.raw])
@@ -203,7 +203,7 @@ def test_usage_is_kept_after_a_cut() -> None:
 
 
 def test_a_frame_without_its_end_gets_one() -> None:
-    """What the proxy adds behind a frame that broke off is a frame of its own."""
+    """A frame that the proxy adds behind an incomplete frame is a frame of its own."""
     case = BY_NAME["chat"]
     raw = sse(chat_chunk(0, {"content": "half"})).rstrip(b"\n")
     stream = case.open()
@@ -213,7 +213,7 @@ def test_a_frame_without_its_end_gets_one() -> None:
 
 @pytest.mark.parametrize("name", ["chat", "completions", "messages", "responses", "gemini", "ollama-chat"])
 def test_a_byte_order_mark_goes(name: str) -> None:
-    """A byte order mark makes clients lose the first frame; what is judged is what they read."""
+    """A byte order mark makes clients lose the first frame, so it is removed."""
     case = BY_NAME[name]
     stream = case.open()
     assert b"".join(stream.release(chunk) for chunk in fed(stream, [b"\xef\xbb\xbf" + case.raw])) == case.raw
@@ -252,7 +252,7 @@ BROKEN: list[tuple[str, bytes]] = [
 
 @pytest.mark.parametrize(("name", "raw"), BROKEN)
 def test_what_cannot_be_read_is_refused(name: str, raw: bytes) -> None:
-    """A frame that is not understood is not clean."""
+    """A frame that cannot be read is not taken for harmless."""
     with pytest.raises(UpstreamUnreadable):
         fed(BY_NAME[name].open(), [raw])
 
@@ -269,7 +269,7 @@ def test_what_cannot_be_read_is_refused(name: str, raw: bytes) -> None:
     ],
 )
 def test_a_repetition_that_differs_is_refused(kind: str, old: bytes, new: bytes) -> None:
-    """An event that repeats a text and says something else than the deltas did is not let through."""
+    """An event that repeats a text differently from its deltas is refused."""
     case = BY_NAME["responses"]
     place = max(case.raw.find(f'"type": "{kind}"'.encode()), 0)
     raw = case.raw[:place] + case.raw[place:].replace(old, new, 1)
@@ -293,7 +293,7 @@ ERRORS = {
 @pytest.mark.parametrize("name", ERRORS)
 @pytest.mark.parametrize("alone", [True, False])
 def test_errors_of_the_upstream_are_judged(name: str, alone: bool) -> None:
-    """What an error frame says waits for its verdict and leaves as it came; a refusal has nothing of it."""
+    """The text of an error frame is judged and passes unchanged; a refusal contains nothing of it."""
     case = BY_NAME[name]
     start = b"" if alone else _first(case)
     for keep in (True, False):
@@ -311,7 +311,7 @@ def test_errors_of_the_upstream_are_judged(name: str, alone: bool) -> None:
 
 
 def _first(case: Case) -> bytes:
-    """The first frames of a recorded stream, in which nothing is said yet or little."""
+    """Return the first frames of a recorded stream, which have little text or none."""
     joint = b"\n" if case.content_type.endswith("ndjson") else b"\r\n\r\n" if case.name == "gemini" else b"\n\n"
     return joint.join(case.raw.split(joint)[:2]) + joint
 
@@ -327,7 +327,7 @@ BEHIND = {
 
 @pytest.mark.parametrize("name", BEHIND)
 def test_what_comes_behind_the_end_is_not_free(name: str) -> None:
-    """Something unreadable behind the frame that ended a choice ends it once more: the last verdict did not see it."""
+    """Opaque content behind the end of a choice ends it again: the last verdict does not cover it."""
     case = BY_NAME[name]
     end = case.raw.removesuffix(b"data: [DONE]\n\n").partition(b"event: message_stop")[0]
     stream = case.open()
@@ -339,7 +339,7 @@ def test_what_comes_behind_the_end_is_not_free(name: str) -> None:
 
 @given(said=st.text("abcdefgh", min_size=1, max_size=8))
 def test_deltas_of_an_unknown_kind_are_refused(said: str) -> None:
-    """However short its pieces are, no text leaves in events that nobody knows."""
+    """Text in events of an unknown type is refused, however short its pieces are."""
     case = BY_NAME["responses"]
     event = {"type": "response.novel.delta", "delta": said, "sequence_number": 9}
     with pytest.raises(UpstreamUnreadable, match="unknown type"):
@@ -347,18 +347,18 @@ def test_deltas_of_an_unknown_kind_are_refused(said: str) -> None:
 
 
 def test_a_call_beside_a_text_waits() -> None:
-    """A part of Gemini's that is a text and a call waits as calls do."""
+    """A part of Gemini's that is both a text and a call waits for the whole choice, as calls do."""
     part = {"text": "", "functionCall": {"name": "tide", "args": {}}}
     (chunk, *_) = fed(BY_NAME["gemini"].open(), [sse({"candidates": [{"content": {"parts": [part]}}]})])
     assert chunk.marks[0].whole
 
 
 def test_a_text_is_not_lost_behind_something_unreadable() -> None:
-    """What stood at a place is not forgotten when something of another kind comes there."""
+    """A text is not forgotten when opaque content comes at the same path, nor the other way round."""
     texts = ["data:text/plain,poison", "https://example.org/i.png"]
     for urls in (texts, texts[::-1]):
         frames = [chat_chunk(0, {"content": [{"type": "image_url", "image_url": url}]}) for url in urls]
-        with pytest.raises(UpstreamUnreadable, match="where"):
+        with pytest.raises(UpstreamUnreadable, match="the same place had"):
             fed(BY_NAME["chat"].open(), [sse(*frames)])
 
 
@@ -367,7 +367,7 @@ def _logprobs(token: str, **more: Any) -> dict[str, Any]:
 
 
 def test_log_probabilities_wait_for_the_text_they_repeat() -> None:
-    """Tokens that are ahead of the text hold their chunk; tokens of another text make the choice opaque."""
+    """Tokens ahead of the text make their chunk wait; tokens of another text are opaque."""
     case = BY_NAME["chat"]
     ahead = sse(
         chat_chunk(0, {"content": "Hel"}, logprobs=_logprobs("Hello")),
@@ -384,7 +384,7 @@ def test_log_probabilities_wait_for_the_text_they_repeat() -> None:
 
 
 def test_token_alternatives_are_opaque() -> None:
-    """Alternatives to a token are text that is in no judged text."""
+    """Alternatives to a token are in no judged text."""
     entry = _logprobs("Hi", top_logprobs=[{"token": "Hi", "logprob": -1}, {"token": "Yo", "logprob": -2}])
     stream = BY_NAME["chat"].open()
     fed(stream, [sse(chat_chunk(0, {"content": "Hi"}, logprobs=entry))])
@@ -392,7 +392,7 @@ def test_token_alternatives_are_opaque() -> None:
 
 
 def test_a_token_split_inside_a_character_is_read_by_its_bytes() -> None:
-    """Tokens that are halves of a character spell it together."""
+    """Two tokens that are halves of a character spell it together."""
     halves = [
         {"token": "\\xc3", "bytes": [0xC3], "logprob": -1},
         {"token": "\\xa9", "bytes": [0xA9], "logprob": -1},
@@ -403,7 +403,7 @@ def test_a_token_split_inside_a_character_is_read_by_its_bytes() -> None:
 
 
 def test_unknown_fields_of_a_chunk_are_named() -> None:
-    """Text under a key that the map does not know is opaque and waits; numbers and short tokens are no text."""
+    """Text under an unknown key is opaque and waits; numbers and short tokens pass."""
     stream = BY_NAME["chat"].open()
     chunk = {**chat_chunk(0, {"content": "a", "aside": "words that nobody judged"}), "novel_count": 3, "tier": "gold"}
     chunks = fed(stream, [sse(chunk)])
@@ -414,7 +414,7 @@ def test_unknown_fields_of_a_chunk_are_named() -> None:
 
 
 def test_structured_refusals_say_so() -> None:
-    """Where the request wants JSON the refusal is in the field that parsers know."""
+    """If the request asks for JSON, the refusal is in the field that parsers know."""
     case = BY_NAME["chat"]
     stream = case.open(response_format={"type": "json_object"})
     out = stream.end(0, Refuse(REFUSAL)) + stream.close()

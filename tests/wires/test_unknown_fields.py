@@ -1,4 +1,4 @@
-"""A text under a key that no map knows, at any object of any body: it is judged, named as opaque, or refused."""
+"""A text under an unknown key, in any object of any body, is judged, opaque, or refused."""
 
 import copy
 import json
@@ -222,7 +222,7 @@ _MANY = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCh
 
 
 def _objects(value: Any, path: str = "") -> Iterator[tuple[Any, str]]:
-    """Every object in a JSON value that is not free, with its place."""
+    """Yield every object in a JSON value, with its path, unless the sender may choose its keys."""
     if isinstance(value, dict):
         if FREE.fullmatch(path):
             return
@@ -234,7 +234,7 @@ def _objects(value: Any, path: str = "") -> Iterator[tuple[Any, str]]:
 
 
 def _planted(value: Any, key: str, planted: Any) -> Iterator[tuple[Any, str]]:
-    """The value once for each of its objects, with a new key there; and the object's place."""
+    """Yield a copy of the value for each of its objects, with a new key in it; and the object's path."""
     for place in range(len(list(_objects(value)))):
         new = copy.deepcopy(value)
         holder, path = list(_objects(new))[place]
@@ -243,7 +243,7 @@ def _planted(value: Any, key: str, planted: Any) -> Iterator[tuple[Any, str]]:
 
 
 def _seen(messages: Any, before: set[str], text: str, place: str) -> bool:
-    """Whether the text is judged, or a part is opaque that was not before, or one that it is in was so already."""
+    """Whether the text is judged, or its field is opaque, or an enclosing part was opaque already."""
     parts = [part for message in messages for part in message.parts]
     opaque = {part.path for part in parts if part.kind == "opaque"}
     judged = any(text in part.text for part in parts)
@@ -258,7 +258,7 @@ def _opaque(messages: tuple[Message, ...]) -> set[str]:
 @given(key=_KEYS, text=_WORDS, form=_FORMS)
 @_MANY
 def test_requests(name: str, key: str, text: str, form: Any) -> None:
-    """An unknown field of a request is not forwarded unseen, and an edit that drops everything drops it too."""
+    """An unknown field of a request is judged or opaque, and an edit that drops all messages drops it, too."""
     wire, path, body = REQUESTS[name]
     before = _opaque(wire.parse_request(path, json.dumps(body).encode()).conversation.messages)
     for sent, place in _planted(body, key, form(text)):
@@ -280,7 +280,7 @@ def _whole_replies() -> list[tuple[Case, dict[str, Any]]]:
 @given(key=_KEYS, text=_WORDS, form=_FORMS)
 @_MANY
 def test_replies(case: Case, body: dict[str, Any], key: str, text: str, form: Any) -> None:
-    """An unknown field of a reply does not pass unseen, and a refused reply has nothing of it."""
+    """An unknown field of a reply is judged or opaque, and a refused reply does not contain it."""
     request = case.request()
     before = _opaque(case.wire.parse_reply(request, json.dumps(body).encode()).choices)
     for sent, place in _planted(body, key, form(text)):
@@ -300,7 +300,7 @@ def _frames(case: Case) -> list[bytes]:
 
 
 def _streams() -> list[tuple[Case, list[bytes], int]]:
-    """Streams, and which of their frames is to get an unknown field."""
+    """Yield streams with the index of the frame that gets an unknown field."""
     cases = [case for case in CASES if case.name != "gemini-array"]
     recorded = [(case, _frames(case), n) for case in cases for n in range(len(_frames(case)))]
     others = [(BY_NAME[name], [*_frames(BY_NAME[name])[:2], frame], 2) for name, frame in FRAMES]
@@ -312,7 +312,7 @@ def _streams() -> list[tuple[Case, list[bytes], int]]:
 @given(key=_KEYS, text=_WORDS, form=_FORMS)
 @settings(_MANY, max_examples=4)
 def test_frames(one: tuple[Case, list[bytes], int], key: str, text: str, form: Any) -> None:
-    """An unknown field of a frame holds it back as opaque, and what the proxy ends a stream with has nothing of it."""
+    """An unknown field of a frame makes it wait as opaque content, and the proxy's ending does not contain it."""
     case, frames, number = one
     start, brace, rest = frames[number].partition(b"{")
     data = re.split(rb"\r?\n", brace + rest)[0]

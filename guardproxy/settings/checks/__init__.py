@@ -1,1 +1,4 @@
-"""What a configuration means: each check finds its mistakes in the tree, whatever else is wrong."""
+"""Second pass: whether the names exist, every rule can apply, and the options do not contradict each other.
+
+The checks work on the tree and not on the document, so that a value of the wrong type does not hide other mistakes.
+"""

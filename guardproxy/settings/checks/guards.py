@@ -1,139 +1,158 @@
-"""What a document says of its guards: do they fit their families, and can those that are combined be?"""
+"""Check the guards: the options fit the family, and combined guards can be combined."""
 
 import re
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
 
 from guardproxy.policy import ANY, UNSAFE
-from guardproxy.settings.schema import suggest
-from guardproxy.settings.yaml_tree import Node, Path, Problem
+from guardproxy.settings.catalogue import Catalogue
+from guardproxy.settings.checks.upstream import url_error
+from guardproxy.settings.messages import suggestion
+from guardproxy.settings.model import EMBEDDED
+from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 from guardproxy.types import SIGNALS
 
-if TYPE_CHECKING:
-    from guardproxy.settings.checks.document import Catalogue
-
-# The guard that ships with the package can be named without being described. It has a class head.
-EMBEDDED = "embedded"
 _EMBEDDED_FAMILY = "classifier"
 _DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
-_COMBINING = ("all", "mean", "cascade")
+_COMBINATIONS = ("all", "mean", "cascade")
+_CASCADE_GUARDS = ("first", "second")
 
 
-def guards(root: Node, known: "Catalogue", categories: Collection[str] | None) -> Iterator[Problem]:
-    """Every mistake in `guard` and `guards`. `categories` are those of all guards, None where they are unknown."""
-    guard, described = root.get("guard"), root.get("guards")
-    named: list[str] = []
-    if guard is not None and any(_given(guard, key) for key in ("all", "cascade")):
-        named = _names(guard)
-        yield from _combined(guard, [EMBEDDED, *([key for key, _ in described.entries()] if described else [])])
+def guards(root: Node, catalogue: Catalogue, categories: Collection[str] | None) -> Iterator[Problem]:
+    """Every mistake in `guard` and `guards`. `categories` are those of all guards, None if unknown."""
+    guard, section = root.get("guard"), root.get("guards")
+    defined = section.entries() if section else []
+    members: list[str] = []
+    if guard is not None and any(_option(guard, key) for key in ("all", "cascade")):
+        members = [text for _, node in _members(guard) if (text := node.text())]
+        yield from _combination(guard, [EMBEDDED, *(name for name, _ in defined)])
     elif guard is not None:
-        yield from _one(("guard",), guard, known)
+        yield from _single_guard(("guard",), guard, catalogue)
     yield from _mean(guard, categories) if guard else ()
-    for key, node in described.entries() if described else []:
-        path: Path = ("guards", key)
-        if key not in named:
-            yield Problem(node.key, path, "not used: neither guard.all nor guard.cascade names it")
-        yield from _one(path, node, known)
-        for inner in _COMBINING:
-            if found := _given(node, inner):
-                yield Problem(found.key, (*path, inner), "a guard that is combined cannot itself combine others")
+    for name, node in defined:
+        path: SettingPath = ("guards", name)
+        if name not in members:
+            message = "is not used; name it in guard.all or guard.cascade, or remove it"
+            yield Problem(node.key_position, path, message)
+        yield from _single_guard(path, node, catalogue)
+        for key in _COMBINATIONS:
+            if option := _option(node, key):
+                message = "only guard can combine guards, not an entry of guards; remove this"
+                yield Problem(option.key_position, (*path, key), message)
 
 
-def _given(guard: Node, key: str) -> Node | None:
-    """The value of an option; None also where it is null, which is its default."""
+def _option(guard: Node, key: str) -> Node | None:
+    """The value of an option; None as well if it is null, which is the default."""
     node = guard.get(key)
     return node if node is not None and node.value is not None else None
 
 
-def _names(guard: Node) -> list[str]:
-    """The names of the guards that are combined, as far as they are texts."""
-    together = _given(guard, "all")
-    nodes = [node for _, node in together.items()] if together else []
-    nodes += [node for key in ("cheap", "dear") if (node := guard.get("cascade", key))]
-    return [text for node in nodes if (text := node.text())]
+def _members(guard: Node) -> list[tuple[SettingPath, Node]]:
+    """The names of the guards that `guard` combines, each with its path."""
+    all_of = _option(guard, "all")
+    members: list[tuple[SettingPath, Node]] = [
+        (("guard", "all", index), node) for index, node in (all_of.elements() if all_of else [])
+    ]
+    for key in _CASCADE_GUARDS:
+        node = guard.get("cascade", key)
+        members += [(("guard", "cascade", key), node)] if node else []
+    return members
 
 
-def _combined(guard: Node, there: list[str]) -> Iterator[Problem]:
-    together, cascade = _given(guard, "all"), _given(guard, "cascade")
-    if together and cascade:
-        yield Problem(cascade.key, ("guard", "cascade"), "guards are either all asked or in a cascade, not both")
+def _combination(guard: Node, defined: list[str]) -> Iterator[Problem]:
+    """The mistakes of a guard that combines others."""
+    all_of, cascade = _option(guard, "all"), _option(guard, "cascade")
+    if all_of and cascade:
+        yield Problem(cascade.key_position, ("guard", "cascade"), "cannot be combined with guard.all; remove either")
     for key, node in guard.entries():
-        if key not in _COMBINING:
-            yield Problem(node.key, ("guard", key), "has no effect beside guards that are combined: say it in guards")
-    listed = together.items() if together else []
-    places: list[tuple[Path, Node]] = [(("guard", "all", place), node) for place, node in listed]
-    for key in ("cheap", "dear"):
-        member = guard.get("cascade", key)
-        places += [(("guard", "cascade", key), member)] if member else []
-    if together and len(listed) == 1:
-        yield Problem(together.mark, ("guard", "all"), "needs two guards or more")
+        if key not in _COMBINATIONS:
+            message = "has no effect on combined guards; set it for each of them in guards"
+            yield Problem(node.key_position, ("guard", key), message)
+    if all_of and len(all_of.elements()) == 1:
+        yield Problem(all_of.position, ("guard", "all"), "needs two guards or more")
     seen: set[str] = set()
-    for path, node in places:
+    for path, node in _members(guard):
         name = node.text()
-        if name and name not in there:
-            yield Problem(node.mark, path, f"unknown guard {name!r}; " + suggest(name, there))
+        if name and name not in defined:
+            yield Problem(node.position, path, f"unknown guard {name!r}; " + suggestion(name, defined))
         elif name in seen:
-            yield Problem(node.mark, path, f"{name!r} is named twice")
+            yield Problem(node.position, path, f"{name!r} is named twice; name another guard")
         seen.add(name or "")
     low, high = guard.get("cascade", "low"), guard.get("cascade", "high")
     if low and high and _number(low) > _number(high):
-        yield Problem(low.mark, ("guard", "cascade", "low"), "is over cascade.high")
+        yield Problem(low.position, ("guard", "cascade", "low"), "must be at most cascade.high")
 
 
 def _mean(guard: Node, categories: Collection[str] | None) -> Iterator[Problem]:
-    mean, together = _given(guard, "mean"), _given(guard, "all")
-    if mean and not together:
-        yield Problem(mean.key, ("guard", "mean"), "has no effect without guard.all")
+    mean, all_of = _option(guard, "mean"), _option(guard, "all")
+    if mean and not all_of:
+        message = "has no effect without guard.all; list the guards there or remove this"
+        yield Problem(mean.key_position, ("guard", "mean"), message)
         return
     for category, weights in mean.entries() if mean else []:
-        path: Path = ("guard", "mean", category)
-        found = [_number(node) for _, node in weights.items()]
-        guards = len(together.items()) if together else 0
+        path: SettingPath = ("guard", "mean", category)
+        numbers = [_number(node) for _, node in weights.elements()]
+        count = len(all_of.elements()) if all_of else 0
         if categories is not None and category not in {*categories, *SIGNALS, UNSAFE, ANY}:
-            known = [*dict.fromkeys(categories), UNSAFE, ANY]
-            yield Problem(weights.key, path, f"unknown category {category!r}; " + suggest(category, known))
-        if len(found) != guards:
-            yield Problem(weights.mark, path, f"needs a weight for each of the {guards} guards of guard.all")
-        elif sum(found) == 0:
-            yield Problem(weights.mark, path, "the weights must not all be 0")
+            names = [*dict.fromkeys(categories), UNSAFE, ANY]
+            message = f"unknown category {category!r}; " + suggestion(category, names)
+            yield Problem(weights.key_position, path, message)
+        if len(numbers) != count:
+            yield Problem(weights.position, path, f"needs a weight for each of the {count} guards of guard.all")
+        elif sum(numbers) == 0:
+            yield Problem(weights.position, path, "the weights must not all be 0")
 
 
 def _number(node: Node) -> float:
     return float(node.value) if isinstance(node.value, int | float) else 0.0
 
 
-def _service(path: Path, guard: Node, family: str, service: Node | None) -> Iterator[Problem]:
-    """The mistakes of a guard that is a moderation service."""
-    if service is None:
-        yield Problem(guard.key, (*path, "service"), f"is missing: {family} is a service and needs a key")
-    for key in ("model", "device", "dtype", "max_batch_tokens", "max_wait_s", "threads"):
-        if node := guard.get(key):
-            yield Problem(node.key, (*path, key), f"has no effect: {family} is a service")
-
-
-def _one(path: Path, guard: Node, known: "Catalogue") -> Iterator[Problem]:
-    """The mistakes of one guard's own description."""
+def _single_guard(path: SettingPath, guard: Node, catalogue: Catalogue) -> Iterator[Problem]:
+    """The mistakes of a section that describes a single guard."""
     family = guard.get("family")
-    name = family.text() if family else _EMBEDDED_FAMILY
+    name = (family.text() if family else _EMBEDDED_FAMILY) or ""
     if family and name:
-        fault = known.fault(name, known.families, "family")
-        if fault:
-            yield Problem(family.mark, (*path, "family"), fault)
-    model, service = guard.get("model"), _given(guard, "service")
-    embedded = model is None or model.value == EMBEDDED
-    if name in known.services:
-        yield from _service(path, guard, name or "", service)
-    elif service and name in known.families:
-        yield Problem(service.key, (*path, "service"), f"has no effect: the family {name} runs a model here")
-    elif embedded and name in known.families and name != _EMBEDDED_FAMILY:
-        place = model or family or guard
-        message = f"the embedded guard is a {_EMBEDDED_FAMILY}; name a model of the family {name}"
-        yield Problem(place.mark, (*path, "model"), message)
+        message = catalogue.name_error(name, catalogue.families, "family")
+        if message:
+            yield Problem(family.position, (*path, "family"), message)
+    if name in catalogue.services:
+        yield from _service(path, guard, name, has_public_address=catalogue.services[name])
+    elif name in catalogue.families:
+        yield from _local_model(path, guard, name)
     device = guard.get("device")
     if device and device.text() and not _DEVICE.fullmatch(device.text() or ""):
-        yield Problem(device.mark, (*path, "device"), "must be auto, cpu, cuda or cuda:N")
+        yield Problem(device.position, (*path, "device"), "must be auto, cpu, cuda or cuda:N")
     options = guard.get("options")
-    for option, node in options.entries() if options and name in known.options else []:
-        if option not in known.options[str(name)]:
-            message = "unknown option; " + suggest(option, sorted(known.options[str(name)]))
-            yield Problem(node.key, (*path, "options", option), message)
+    for option, node in options.entries() if options and name in catalogue.options else []:
+        if option not in catalogue.options[name]:
+            message = "unknown option; " + suggestion(option, sorted(catalogue.options[name]))
+            yield Problem(node.key_position, (*path, "options", option), message)
+
+
+def _service(path: SettingPath, guard: Node, family: str, *, has_public_address: bool) -> Iterator[Problem]:
+    """The mistakes of a guard that is a moderation service."""
+    service = _option(guard, "service")
+    if service is None:
+        yield Problem(guard.key_position, (*path, "service"), f"is missing; {family} is a service, so set service.key")
+    for key in ("model", "device", "dtype", "max_batch_tokens", "max_wait_s", "threads"):
+        if node := guard.get(key):
+            message = f"has no effect, because {family} is a service; remove it"
+            yield Problem(node.key_position, (*path, key), message)
+    url = service.get("url") if service else None
+    text = url.text() if url else None
+    if url and text and (message := url_error(text) or ""):
+        yield Problem(url.position, (*path, "service", "url"), message.replace("upstream.key", "service.key"))
+    if service and service.entries() and not has_public_address and (url is None or url.value is None):
+        message = f"is missing; set it, because {family} gives each customer a separate address"
+        yield Problem(service.key_position, (*path, "service", "url"), message)
+
+
+def _local_model(path: SettingPath, guard: Node, family: str) -> Iterator[Problem]:
+    """The mistakes of a guard whose built-in family runs a model in this process."""
+    model, service = guard.get("model"), _option(guard, "service")
+    if service:
+        message = f"has no effect, because the family {family} runs a model in this process; remove it"
+        yield Problem(service.key_position, (*path, "service"), message)
+    elif (model is None or model.value == EMBEDDED) and family != _EMBEDDED_FAMILY:
+        node = model or guard.get("family") or guard
+        message = f"the embedded guard is a {_EMBEDDED_FAMILY}; name a model of the family {family}"
+        yield Problem(node.position, (*path, "model"), message)

@@ -1,18 +1,18 @@
 """The audit store in a database: SQLite in a file by default, or PostgreSQL."""
 
-from guardproxy.sinks.database.chain import Head, Problem
+from guardproxy.sinks.database.chain import ChainProblem, Head
 from guardproxy.sinks.database.check import Verification
-from guardproxy.sinks.database.queries import Filter, Stats, Stored
+from guardproxy.sinks.database.queries import AuditStats, Filter, StoredRecord
 from guardproxy.sinks.database.schema import data_folder, default_store_url
 from guardproxy.sinks.database.store import AuditStore
 
 __all__ = [
+    "AuditStats",
     "AuditStore",
+    "ChainProblem",
     "Filter",
     "Head",
-    "Problem",
-    "Stats",
-    "Stored",
+    "StoredRecord",
     "Verification",
     "data_folder",
     "default_store_url",
@@ -21,8 +21,8 @@ __all__ = [
 
 
 def open_sink(address: str | None = None) -> AuditStore:
-    """The store at `sqlite:////path` or `postgresql://user:password@host/db`; without an address, the embedded one.
+    """Open the store at `sqlite:////path` or `postgresql://user:password@host/db`; by default, the embedded store.
 
-    Raises ConfigError for an address that is neither, or a driver that is missing.
+    Raises ConfigError for any other address, or if the driver is not installed.
     """
     return AuditStore(address or default_store_url())

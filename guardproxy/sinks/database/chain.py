@@ -1,10 +1,10 @@
-"""The chain of hashes that makes the rows of the store tamper-evident.
+"""The hash chain that makes the rows of the store tamper-evident.
 
     content_hash = SHA-256(salt, content)          hash = SHA-256(number, previous row's hash, content_hash)
 
-The salt is random and goes when the content goes: what is left of an erased row keeps the chain whole, but does not
-tell whether it held a text somebody guesses. An erasure is itself an entry of the chain and names the rows it erased,
-so that a content that is missing without one is found.
+An erasure removes content and salt and keeps the hashes. The chain still verifies, and without the random salt nobody
+can test a guess of the erased content. Each erasure appends an entry that names the erased rows, so a row whose content
+was removed in any other way is detected.
 """
 
 import hashlib
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 GENESIS = "0" * 64
 
-Span = tuple[int, int]
+RowSpan = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The number and hash of the last row. Noted elsewhere, it shows later that nothing before it was changed."""
+    """The number and hash of the last row. A copy kept elsewhere proves later that no row up to it was changed."""
 
     seq: int
     hash: str
@@ -30,7 +30,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What a row keeps of the chain, and its content unless that was erased."""
+    """The chain's columns of a row. An erased row has neither salt nor content."""
 
     seq: int
     salt: str | None
@@ -41,113 +41,117 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong at a row. Of several rows in a row that are missing, `seq` is the first."""
+class ChainProblem:
+    """A broken row, and what is wrong with it. If consecutive rows are missing, `seq` is the first of them."""
 
     seq: int
-    what: str
+    message: str
 
     def __str__(self) -> str:
-        return f"row {self.seq}: {self.what}"
+        return f"row {self.seq}: {self.message}"
 
 
 def seal(seq: int, previous: str, content: str, salt: str) -> Link:
-    """The row that follows a row with the hash `previous`."""
+    """Return the row number `seq`, which follows the row with the hash `previous`."""
     inner = content_hash(salt, content)
     return Link(seq, salt, content, inner, previous, row_hash(seq, previous, inner))
 
 
 def content_hash(salt: str, content: str) -> str:
-    """In hex. The salt has a fixed length, so the two cannot be told apart in another way."""
+    """Hash the salt and content of a row, in hex. The salt has a fixed length, so their boundary is unambiguous."""
     return hashlib.sha256(f"{salt}{content}".encode()).hexdigest()
 
 
 def row_hash(seq: int, previous: str, inner: str) -> str:
-    """In hex, of the row's number, its predecessor's hash and its content's hash."""
+    """Hash a row's number, its predecessor's hash and its content's hash, in hex."""
     return hashlib.sha256(f"{seq}\n{previous}\n{inner}".encode()).hexdigest()
 
 
-def spans(numbers: Sequence[int]) -> list[Span]:
-    """Ascending numbers as spans, first and last included."""
-    found: list[Span] = []
+def spans(numbers: Sequence[int]) -> list[RowSpan]:
+    """Group ascending row numbers into spans of consecutive numbers, both ends included."""
+    grouped: list[RowSpan] = []
     for number in numbers:
-        if found and found[-1][1] == number - 1:
-            found[-1] = (found[-1][0], number)
+        if grouped and grouped[-1][1] == number - 1:
+            grouped[-1] = (grouped[-1][0], number)
         else:
-            found.append((number, number))
-    return found
+            grouped.append((number, number))
+    return grouped
 
 
-def erasure(time: float, why: str, rows: Sequence[int]) -> str:
-    """The content of an entry that says which rows were erased, when, and why (not whose they were)."""
+def erasure_entry(time: float, why: str, rows: Sequence[int]) -> str:
+    """Return the content of an erasure entry: which rows were erased, when and why, but not whose they were."""
     return json.dumps({"erasure": {"time": time, "why": why, "rows": spans(rows)}}, separators=(",", ":"))
 
 
-def erased_rows(content: str) -> list[Span] | None:
-    """The rows that an erasure entry names; None for a record."""
-    found = json.loads(content).get("erasure")
-    return [(first, last) for first, last in found["rows"]] if found else None
+def erased_rows(content: str) -> list[RowSpan] | None:
+    """Return the rows that an erasure entry names; None for a record."""
+    entry = json.loads(content).get("erasure")
+    return [(first, last) for first, last in entry["rows"]] if entry else None
 
 
-class Verifier:
-    """Reads the rows from the first to the last and names every one that is not as it was written."""
+class ChainVerifier:
+    """Checks the rows in the order of their numbers and collects a problem for every row that was changed."""
 
     def __init__(self) -> None:
-        self.problems: list[Problem] = []
+        self.problems: list[ChainProblem] = []
         self.rows = 0
         self.head = Head(0, GENESIS)
-        self._empty: list[Span] = []
-        self._allowed: list[Span] = []
+        self._erased: list[RowSpan] = []
+        self._declared: list[RowSpan] = []
 
     def feed(self, link: Link) -> None:
-        """The next row, in the order of numbers."""
+        """Check the next row. Call this in ascending order of row numbers."""
         self.rows += 1
         expected = self.head.seq + 1
         if link.seq > expected:
             last = link.seq - 1
-            what = "is missing" if last == expected else f"to {last} are missing"
-            self.problems.append(Problem(expected, what))
+            message = "is missing" if last == expected else f"rows {expected} to {last} are missing"
+            self.problems.append(ChainProblem(expected, message))
         elif link.previous != self.head.hash:
-            what = f"does not follow row {link.seq - 1} as that is now: one of the two was changed, moved or replaced"
-            self.problems.append(Problem(link.seq, what))
-        self._inside(link)
+            message = f"does not follow from row {link.seq - 1}: one of the two rows was changed, moved or replaced"
+            self.problems.append(ChainProblem(link.seq, message))
+        self._check_row(link)
         self.head = Head(link.seq, link.hash)
 
-    def _inside(self, link: Link) -> None:
+    def _check_row(self, link: Link) -> None:
         if link.hash != row_hash(link.seq, link.previous, link.content_hash):
-            self.problems.append(Problem(link.seq, "its hash is not that of the row: it was changed or moved"))
+            self.problems.append(ChainProblem(link.seq, "its hash does not match the row, which was changed or moved"))
         if link.content is None or link.salt is None:
-            if self._empty and self._empty[-1][1] == link.seq - 1:
-                self._empty[-1] = (self._empty[-1][0], link.seq)
+            if self._erased and self._erased[-1][1] == link.seq - 1:
+                self._erased[-1] = (self._erased[-1][0], link.seq)
             else:
-                self._empty.append((link.seq, link.seq))
+                self._erased.append((link.seq, link.seq))
         elif link.content_hash != content_hash(link.salt, link.content):
-            self.problems.append(Problem(link.seq, "its content was changed"))
+            self.problems.append(ChainProblem(link.seq, "its content was changed"))
         else:
-            self._allowed += erased_rows(link.content) or []
+            self._declared += erased_rows(link.content) or []
 
     @property
     def erased(self) -> int:
-        """Rows whose content was erased."""
-        return sum(last - first + 1 for first, last in self._empty)
+        """The number of rows without content."""
+        return sum(last - first + 1 for first, last in self._erased)
 
-    def finish(self, head: Head) -> list[Problem]:
-        """All problems, once every row was fed and the store's own note of its last row, `head`, is known."""
+    def finish(self, head: Head) -> list[ChainProblem]:
+        """Return all problems in the order of rows. `head` is the last row according to the store."""
         if head.seq > self.head.seq:
-            self.problems.append(Problem(self.head.seq + 1, f"to {head.seq} are missing at the end"))
+            self.problems.append(
+                ChainProblem(self.head.seq + 1, f"rows {self.head.seq + 1} to {head.seq} are missing at the end")
+            )
         elif head != self.head:
-            self.problems.append(Problem(self.head.seq, f"is not the last row that was written ({head.seq})"))
-        for first, last in _uncovered(self._empty, self._allowed):
-            rows = f"to {last} have no content" if last > first else "has no content"
-            self.problems.append(Problem(first, f"{rows}, and no erasure says so"))
+            self.problems.append(
+                ChainProblem(self.head.seq, f"is not the last row that the store noted, row {head.seq}")
+            )
+        for first, last in _uncovered(self._erased, self._declared):
+            rows = f"rows {first} to {last} have no content" if last > first else "has no content"
+            self.problems.append(ChainProblem(first, f"{rows}, without an entry for the erasure"))
         return sorted(self.problems, key=lambda problem: problem.seq)
 
 
-def _uncovered(spans_of: list[Span], allowed: list[Span]) -> list[Span]:
-    """What of `spans_of` lies in none of `allowed`; both may overlap among themselves."""
-    found: list[Span] = []
-    ordered = sorted(allowed)
-    for first, last in spans_of:
+def _uncovered(erased: list[RowSpan], declared: list[RowSpan]) -> list[RowSpan]:
+    """Return the parts of `erased` that no span of `declared` covers. Spans of one list may overlap."""
+    uncovered: list[RowSpan] = []
+    ordered = sorted(declared)
+    for first, last in erased:
         at = first
         for low, high in ordered:
             if high < at:
@@ -155,8 +159,8 @@ def _uncovered(spans_of: list[Span], allowed: list[Span]) -> list[Span]:
             if low > last:
                 break
             if low > at:
-                found.append((at, low - 1))
+                uncovered.append((at, low - 1))
             at = high + 1
         if at <= last:
-            found.append((at, last))
-    return found
+            uncovered.append((at, last))
+    return uncovered

@@ -1,4 +1,4 @@
-"""Whether the rows are as they were written."""
+"""Verify that no row of the store was changed."""
 
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from guardproxy.sinks.database.chain import Head, Link, Problem, Verifier, erased_rows
-from guardproxy.sinks.database.schema import SEARCHED, categories, key, records, searched, store
+from guardproxy.sinks.database.chain import ChainProblem, ChainVerifier, Head, Link, erased_rows
+from guardproxy.sinks.database.schema import SEARCH_COLUMNS, categories, records, search_key, search_values, store
 from guardproxy.sinks.shared import from_json
 
 _READ = 200  # rows in one query
@@ -17,33 +17,33 @@ _READ = 200  # rows in one query
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was found: rows read, those of them erased, the last row, and every problem, by row."""
+    """The result: the number of rows, how many are erased, the last row, and the problems in the order of rows."""
 
     rows: int
     erased: int
     head: Head
-    problems: tuple[Problem, ...]
+    problems: tuple[ChainProblem, ...]
 
 
-async def verified(connection: AsyncConnection, expected: Head | None) -> Verification:
-    """Read every row, and look for `expected` among them unless it is None."""
-    verifier = Verifier()
-    found: list[Problem] = []
-    noted = expected is None or expected.seq == 0
+async def verify_rows(connection: AsyncConnection, expected: Head | None) -> Verification:
+    """Check every row. If `expected` is given, also check that the chain contains it."""
+    verifier = ChainVerifier()
+    problems: list[ChainProblem] = []
+    expected_found = expected is None or expected.seq == 0
     seq, last = (await connection.execute(select(store.c.seq, store.c.hash))).one()
     async for row, reached in _rows(connection):
         verifier.feed(Link(row.seq, row.salt, row.content, row.content_hash, row.previous, row.hash))
-        found += _copies(row, reached)
-        noted = noted or Head(row.seq, row.hash) == expected
-    found += await _strays(connection)
-    if not noted and expected:
-        found.append(Problem(expected.seq, "is not the row that was noted: the chain was rewritten or cut"))
-    problems = sorted([*verifier.finish(Head(seq, last)), *found], key=lambda problem: problem.seq)
+        problems += _copy_problems(row, reached)
+        expected_found = expected_found or Head(row.seq, row.hash) == expected
+    problems += await _stray_category_problems(connection)
+    if not expected_found and expected:
+        problems.append(ChainProblem(expected.seq, "does not have the given hash: the chain was rewritten or cut"))
+    problems = sorted([*verifier.finish(Head(seq, last)), *problems], key=lambda problem: problem.seq)
     return Verification(verifier.rows, verifier.erased, Head(seq, last), tuple(problems))
 
 
 async def _rows(connection: AsyncConnection) -> AsyncIterator[tuple[Row[Any], set[str]]]:
-    """Every row with its categories, in the order of numbers, read in parts."""
+    """Yield every row with its categories, in ascending order, in several queries."""
     after = 0
     while True:
         query = select(records).where(records.c.seq > after).order_by(records.c.seq).limit(_READ)
@@ -59,26 +59,31 @@ async def _rows(connection: AsyncConnection) -> AsyncIterator[tuple[Row[Any], se
         after = part[-1].seq
 
 
-def _copies(row: Row[Any], reached: set[str]) -> list[Problem]:
-    """What a row is searched by must say what its content says; an erased row must say nothing."""
-    kind, expected, should_reach = "record", dict.fromkeys(SEARCHED), set()
+def _copy_problems(row: Row[Any], reached: set[str]) -> list[ChainProblem]:
+    """Compare a row's search columns and categories with its content. An erased row must have neither."""
+    kind, expected, expected_categories = "record", dict.fromkeys(SEARCH_COLUMNS), set()
     if row.content is not None:
         try:
             if erased_rows(row.content) is None:
                 record = from_json(row.content)
-                expected, should_reach = searched(record), {key(name) for name in record.decision.categories}
+                expected, expected_categories = (
+                    search_values(record),
+                    {search_key(name) for name in record.decision.categories},
+                )
             else:
                 kind = "erasure"
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return [Problem(row.seq, f"its content is not a record: {type(error).__name__}: {error}")]
-    wrong = [name for name in SEARCHED if getattr(row, name) != expected[name]]
+            return [ChainProblem(row.seq, f"its content is not a record: {type(error).__name__}: {error}")]
+    wrong = [name for name in SEARCH_COLUMNS if getattr(row, name) != expected[name]]
     wrong += ["kind"] if row.kind != kind else []
-    wrong += ["categories"] if reached != should_reach else []
-    return [Problem(row.seq, f"what it is searched by does not say what it holds: {name}") for name in wrong]
+    wrong += ["categories"] if reached != expected_categories else []
+    return [ChainProblem(row.seq, f"its search column {name} does not match its content") for name in wrong]
 
 
-async def _strays(connection: AsyncConnection) -> list[Problem]:
-    """Categories of rows that are not there."""
+async def _stray_category_problems(connection: AsyncConnection) -> list[ChainProblem]:
+    """Find categories of rows that do not exist."""
     rows = select(records.c.seq)
     query = select(categories.c.seq).where(categories.c.seq.not_in(rows)).distinct()
-    return [Problem(seq, "is not there, but its categories are") for seq in await connection.scalars(query)]
+    return [
+        ChainProblem(seq, "is missing, but its categories are still stored") for seq in await connection.scalars(query)
+    ]

@@ -1,4 +1,4 @@
-"""What is asked of the store: filters and counts."""
+"""Queries of the store: filters and counts."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from guardproxy.sinks.database.schema import categories, key, records
+from guardproxy.sinks.database.schema import categories, records, search_key
 from guardproxy.types import ActionName, Record, Side
 
 Counts = dict[str, dict[str, int]]
@@ -15,9 +15,10 @@ Counts = dict[str, dict[str, int]]
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which records: all that match every field that is set.
+    """Selects the records that match every field that is set.
 
-    Times are seconds since the epoch, `since` included and `until` not; `category` is one that reached a threshold.
+    `since` (included) and `until` (excluded) are seconds since the epoch. `category` selects records in which that
+    category reached a threshold.
     """
 
     since: float | None = None
@@ -35,7 +36,7 @@ EVERY = Filter()
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredRecord:
     """A record with its number in the store, counted from 1, and its hash in the chain."""
 
     seq: int
@@ -44,10 +45,11 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Stats:
-    """Counts of records. `sides` and `categories` by action; what shadow policies would have done is in `shadow`.
+class AuditStats:
+    """Counts of records: `sides`, `categories` and `routes` by action, and `shadow`: decisions of shadow policies.
 
-    `latency_s` are the 50th and 95th percentile and the longest time of judging, in seconds.
+    All other fields leave records of shadow policies out. `first` and `last` are seconds since the epoch; `latency_s`
+    is the 50th percentile, the 95th percentile and the maximum of the time that judging took, in seconds.
     """
 
     total: int = 0
@@ -62,24 +64,26 @@ class Stats:
 
 
 def conditions(chosen: Filter) -> list[ColumnElement[bool]]:
-    """The filter as SQL, for rows that hold a record."""
+    """Return the filter as SQL conditions on rows that hold a record."""
     row = records.c
-    found: list[ColumnElement[bool]] = [row.kind == "record", row.content.is_not(None)]
+    clauses: list[ColumnElement[bool]] = [row.kind == "record", row.content.is_not(None)]
     if chosen.since is not None:
-        found.append(row.time >= chosen.since)
+        clauses.append(row.time >= chosen.since)
     if chosen.until is not None:
-        found.append(row.time < chosen.until)
+        clauses.append(row.time < chosen.until)
     if chosen.category is not None:
-        found.append(row.seq.in_(select(categories.c.seq).where(categories.c.category == key(chosen.category))))
+        clauses.append(
+            row.seq.in_(select(categories.c.seq).where(categories.c.category == search_key(chosen.category)))
+        )
     for name in ("side", "action", "route", "request_id", "model", "policy"):
         value: str | None = getattr(chosen, name)
         if value is not None:
-            found.append(row[name] == key(value))
-    return found
+            clauses.append(row[name] == search_key(value))
+    return clauses
 
 
-async def counted(connection: AsyncConnection, chosen: Filter) -> Stats:
-    """The counts of the records that match."""
+async def count_records(connection: AsyncConnection, chosen: Filter) -> AuditStats:
+    """Count the records that match."""
     row = records.c
     acting = [*conditions(chosen), row.shadow.is_(False)]
     total, first, last, longest = (
@@ -94,15 +98,15 @@ async def counted(connection: AsyncConnection, chosen: Filter) -> Stats:
         .group_by(categories.c.category, row.action)
     )
     causes = select(row.cause, func.count()).where(*acting).group_by(row.cause)
-    return Stats(
+    return AuditStats(
         total=total,
         first=first,
         last=last,
-        sides=await _table(connection, _by(row.side, acting)),
+        sides=await _table(connection, _count_by(row.side, acting)),
         categories=await _table(connection, by_category),
         causes=dict((await connection.execute(causes)).tuples().all()),
-        routes=await _table(connection, _by(row.route, acting)),
-        shadow=await _table(connection, _by(row.side, [*conditions(chosen), row.shadow.is_(True)])),
+        routes=await _table(connection, _count_by(row.route, acting)),
+        shadow=await _table(connection, _count_by(row.side, [*conditions(chosen), row.shadow.is_(True)])),
         latency_s=(
             await _latency(connection, acting, total // 2),
             await _latency(connection, acting, total * 95 // 100),
@@ -111,16 +115,16 @@ async def counted(connection: AsyncConnection, chosen: Filter) -> Stats:
     )
 
 
-def _by(column: ColumnElement[str], where: list[ColumnElement[bool]]) -> Select[Any]:
+def _count_by(column: ColumnElement[str], where: list[ColumnElement[bool]]) -> Select[Any]:
     action = records.c.action
     return select(column, action, func.count()).where(*where).group_by(column, action)
 
 
 async def _table(connection: AsyncConnection, query: Select[Any]) -> Counts:
-    found: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for name, action, count in (await connection.execute(query)).all():
-        found[name][action] = count
-    return dict(sorted(found.items()))
+        counts[name][action] = count
+    return dict(sorted(counts.items()))
 
 
 async def _latency(connection: AsyncConnection, where: list[ColumnElement[bool]], rank: int) -> float:

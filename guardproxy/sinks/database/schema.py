@@ -1,4 +1,4 @@
-"""The tables, and how a database is opened: SQLite in a file, or PostgreSQL."""
+"""The tables of the store, and how its database is opened: SQLite in a file, or PostgreSQL."""
 
 import hashlib
 import importlib.util
@@ -32,12 +32,12 @@ from guardproxy.types import Record
 VERSION = 1
 WRITE = "guardproxy_write"  # the execution option of a transaction that writes
 _BUSY_S = 8.0
-_LONGEST_KEY = 200
+_MAX_KEY = 200
 
 _Number = BigInteger().with_variant(Integer, "sqlite")
 _metadata = MetaData()
 
-# One row: which form the tables have, and the last row of the chain.
+# One row: the version of the tables, and the last row of the chain.
 store = Table(
     "guardproxy_audit",
     _metadata,
@@ -46,8 +46,8 @@ store = Table(
     Column("hash", String(64), nullable=False),
 )
 
-# `content` is the record as JSON and what the chain vouches for; the columns before it are copies to search by, and
-# empty in rows that were erased and in entries that speak of an erasure.
+# `content` is the record as JSON, protected by the chain. The columns before it are copies for searching: empty in
+# erased rows and in erasure entries.
 records = Table(
     "guardproxy_records",
     _metadata,
@@ -70,11 +70,23 @@ records = Table(
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False),
 )
-SEARCHED = ("id", "request_id", "time", "side", "action", "cause", "route", "model", "policy", "shadow", "latency_s")
+SEARCH_COLUMNS = (
+    "id",
+    "request_id",
+    "time",
+    "side",
+    "action",
+    "cause",
+    "route",
+    "model",
+    "policy",
+    "shadow",
+    "latency_s",
+)
 for _name in ("request_id", "time", "side", "action", "route", "model", "policy"):
     Index(f"guardproxy_records_{_name}", records.c[_name], records.c.seq)
 
-# The categories that reached a threshold, to search by.
+# The categories that reached a threshold, for searching.
 categories = Table(
     "guardproxy_categories",
     _metadata,
@@ -83,83 +95,89 @@ categories = Table(
 )
 
 
-def key(value: str) -> str:
-    """`value` as a column to search by holds it.
+def search_key(value: str) -> str:
+    """Return the form in which a search column stores `value`.
 
-    A client names models: NUL and lone surrogates, which databases refuse, are escaped, and what is longer than an
-    index takes is cut and told apart by its hash. The content has it in full.
+    Clients choose some values, such as models. NUL and lone surrogates, which databases refuse, are escaped. A value
+    too long for an index is cut and ends in its hash, which keeps it distinct; the content holds the full value.
     """
-    plain = value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
-    if len(plain) <= _LONGEST_KEY:
-        return plain
-    return f"{plain[: _LONGEST_KEY - 65]}~{hashlib.sha256(plain.encode()).hexdigest()}"
+    escaped = value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    if len(escaped) <= _MAX_KEY:
+        return escaped
+    return f"{escaped[: _MAX_KEY - 65]}~{hashlib.sha256(escaped.encode()).hexdigest()}"
 
 
-def searched(record: Record) -> dict[str, Any]:
-    """The columns of `SEARCHED` for a record."""
+def search_values(record: Record) -> dict[str, Any]:
+    """Return the values of `SEARCH_COLUMNS` for a record."""
     origin = record.origin
     return {
-        "id": key(record.id),
-        "request_id": key(origin.request_id),
+        "id": search_key(record.id),
+        "request_id": search_key(origin.request_id),
         "time": record.time,
         "side": record.side,
         "action": record.decision.action,
         "cause": record.decision.cause,
-        "route": key(origin.route),
-        "model": key(origin.model),
-        "policy": key(record.policy),
+        "route": search_key(origin.route),
+        "model": search_key(origin.model),
+        "policy": search_key(record.policy),
         "shadow": record.shadow,
         "latency_s": record.latency_s,
     }
 
 
 def data_folder(data_dir: str | None = None) -> Path:
-    """Where guardproxy keeps what it writes.
+    """Return the folder for the files that guardproxy writes.
 
-    That is `data_dir`, else `GUARDPROXY_DATA_DIR`, else `guardproxy` in the user's data directory as the XDG base
-    directory specification has it (`XDG_DATA_HOME`, else `~/.local/share`).
+    This is `data_dir`, else `GUARDPROXY_DATA_DIR`, else `guardproxy` in the user's data directory according to the XDG
+    base directory specification (`XDG_DATA_HOME`, else `~/.local/share`).
     """
-    named = data_dir or os.environ.get("GUARDPROXY_DATA_DIR")
+    configured = data_dir or os.environ.get("GUARDPROXY_DATA_DIR")
     home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    folder = Path(named) if named else Path(home) / "guardproxy"
+    folder = Path(configured) if configured else Path(home) / "guardproxy"
     return folder.expanduser().absolute()
 
 
 def default_store_url(data_dir: str | None = None) -> str:
-    """The address of the embedded store: `audit.sqlite3` in the data folder."""
+    """Return the address of the embedded store: `audit.sqlite3` in the data folder."""
     return URL.create("sqlite", database=str(data_folder(data_dir) / "audit.sqlite3")).render_as_string()
 
 
-def parse(address: str) -> URL:
-    """The address of a store with its driver. Raises ConfigError, never with the address: it may hold a password."""
+def parse_address(address: str) -> URL:
+    """Parse the address of a store and add its driver.
+
+    Raises ConfigError for an invalid address or a missing driver; the error never quotes the address, which may hold a
+    password.
+    """
     try:
         url = make_url(address)
     except (ArgumentError, ValueError):
-        raise ConfigError("the audit store's address must be as sqlite:////path or postgresql://host/db") from None
+        raise ConfigError(
+            "the address of the audit store must have the form sqlite:////path or postgresql://host/db"
+        ) from None
     if url.get_backend_name() == "sqlite":
         if not url.database or url.database == ":memory:":
-            raise ConfigError("an audit store in SQLite must be a file: sqlite:////path/to/audit.sqlite3")
+            raise ConfigError("an audit store in SQLite must be a file: write sqlite:////path/to/audit.sqlite3")
         return url.set(drivername="sqlite+aiosqlite")
     if url.get_backend_name() == "postgresql":
         if importlib.util.find_spec("asyncpg") is None:
-            raise ConfigError("an audit store in PostgreSQL needs asyncpg: pip install 'guardproxy[postgres]'")
+            raise ConfigError("an audit store in PostgreSQL needs asyncpg: run pip install 'guardproxy[postgres]'")
         return url.set(drivername="postgresql+asyncpg")
-    raise ConfigError(f"audit store {url.get_backend_name()!r} is not known: use sqlite or postgresql")
+    raise ConfigError(f"unknown kind of audit store {url.get_backend_name()!r}: use sqlite or postgresql")
 
 
 def open_engine(url: URL) -> AsyncEngine:
-    """Connections to the database. What is written to SQLite is on the disk when a transaction is committed."""
+    """Open the database. A transaction in SQLite is on the disk once it is committed."""
     if url.get_backend_name() == "postgresql":
-        # The text of people is a parameter: it has no place in an error message.
+        # Users' texts are parameters of statements: they must not appear in error messages.
         return create_async_engine(url, hide_parameters=True, pool_pre_ping=True, pool_size=2)
     engine = create_async_engine(url, hide_parameters=True, connect_args={"timeout": _BUSY_S})
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connect(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # sqlite3 must not begin transactions of its own
+        connection.isolation_level = None  # sqlite3 must not begin transactions by itself
         cursor = connection.cursor()
         cursor.execute("PRAGMA synchronous=FULL")
-        cursor.execute("PRAGMA secure_delete=ON")  # what is erased is overwritten
+        cursor.execute("PRAGMA secure_delete=ON")  # erased content is overwritten
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")
@@ -171,7 +189,7 @@ def open_engine(url: URL) -> AsyncEngine:
 
 
 def create_file(path: Path) -> None:
-    """A SQLite file that only its owner can read, in write-ahead mode: readers and the writer do not wait for another.
+    """Create a SQLite file that only its owner can read, in WAL mode: readers and the writer do not block each other.
 
     Raises sqlite3.Error or OSError.
     """
@@ -183,7 +201,7 @@ def create_file(path: Path) -> None:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
         except sqlite3.OperationalError:
-            # Another process is changing the mode at this moment; SQLite does not wait for that by itself.
+            # Another process is changing the mode; SQLite's own timeout does not cover that.
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
@@ -193,8 +211,8 @@ def create_file(path: Path) -> None:
             connection.close()
 
 
-def empty_log(path: Path) -> bool:
-    """Move what SQLite's write-ahead log holds into the file and empty it; False where a reader was in the way."""
+def truncate_wal(path: Path) -> bool:
+    """Move the write-ahead log into the SQLite file and empty the log. Return False if a reader prevents it."""
     connection = sqlite3.connect(path, timeout=_BUSY_S)
     try:
         busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -204,5 +222,5 @@ def empty_log(path: Path) -> bool:
 
 
 def create_tables(connection: Connection) -> None:
-    """Create what is not there."""
+    """Create the tables that do not exist."""
     _metadata.create_all(connection)

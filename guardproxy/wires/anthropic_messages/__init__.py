@@ -3,21 +3,21 @@
 Reference: Anthropic API reference, "Messages", "Streaming messages", "Errors". The field maps are in `fields`.
 """
 
-import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
-from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse, Replace
+from guardproxy.types import Edit, Message, Refuse, Replace
 from guardproxy.wires.anthropic_messages.fields import EVENTS, MESSAGE, REPLY, SETTINGS
 from guardproxy.wires.anthropic_messages.stream import NO_USAGE, MessageStream
-from guardproxy.wires.shared.body import dumps, read_object, remove
-from guardproxy.wires.shared.edits import dropped, rewrite
+from guardproxy.wires.shared.base import BaseWire, Changed, message_list, request_digest
+from guardproxy.wires.shared.body import dumps, read_object
+from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.message_builder import MessageBuilder
-from guardproxy.wires.shared.parts import beside_turns, unknown, walk
+from guardproxy.wires.shared.parts import outer_messages, outer_parts, read_fields, with_outer_parts
 from guardproxy.wires.shared.streams import JSON, SSE, without_opaque
 
 _PATH = re.compile(r"(?:/anthropic)?/v1/messages")
@@ -32,25 +32,15 @@ _ERRORS = {
 }
 
 
-def _turns(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
-    """Every message of the conversation with its place in the body; what is beside the messages comes first."""
-    builder = MessageBuilder(Unreadable)
-    walk(builder, body, "", SETTINGS)
-    for message in beside_turns(builder, "system"):
-        yield "", message
-    for index, message in enumerate(body["messages"]):
-        yield f"messages[{index}]", _message(message, f"messages[{index}]")
-
-
 def _message(message: Any, path: str) -> Message:
-    """A user's message that holds nothing but tool results is the tool's."""
+    """Read a message; a user message of nothing but tool results gets the role `tool`."""
     if not isinstance(message, dict):
         raise Unreadable("must be an object", path)
     role = message.get("role")
     if not isinstance(role, str):
         raise Unreadable("must be a string", f"{path}.role")
     builder = MessageBuilder(Unreadable)
-    walk(builder, message, path, MESSAGE)
+    read_fields(builder, message, path, MESSAGE)
     if role in ("assistant", "system"):
         return builder.message("assistant" if role == "assistant" else "system")
     content = message.get("content")
@@ -60,94 +50,77 @@ def _message(message: Any, path: str) -> Message:
 
 
 def _head(request: Request) -> dict[str, Any]:
-    """The head of a message that no upstream has given: its id is a digest of the request."""
-    digest = hashlib.sha256(request.raw).hexdigest()[:24]
-    kind = {"id": f"msg_{digest}", "type": "message", "role": "assistant"}
+    """Return the head of a message that the proxy writes; its id is a digest of the request."""
+    kind = {"id": f"msg_{request_digest(request)}", "type": "message", "role": "assistant"}
     return {**kind, "model": request.model, "content": [], "usage": NO_USAGE}
 
 
-class AnthropicMessages:
+class AnthropicMessages(BaseWire):
     """The wire of `/v1/messages`."""
 
     name = "anthropic_messages"
-    keepalive = b": keep-alive\n\n"
-    lines = False
+    paths = _PATH
+    calls = _CALLS
 
-    def claims(self, method: str, path: str) -> bool:
-        """Whether this wire reads requests to `path`."""
-        return method == "POST" and _PATH.fullmatch(path.partition("?")[0]) is not None
+    def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+        """Yield every message with its path; texts outside the message list come first."""
+        messages = message_list(body, "messages")
+        builder = MessageBuilder(Unreadable)
+        read_fields(builder, body, "", SETTINGS)
+        for message in outer_messages(builder, "system"):
+            yield "", message
+        for index, message in enumerate(messages):
+            yield f"messages[{index}]", _message(message, f"messages[{index}]")
 
-    def parse_request(self, path: str, body: bytes) -> Request:
-        """Raises Unreadable with the JSON path of what is wrong."""
-        parsed = read_object(body)
-        messages, model, stream = parsed.get("messages"), parsed.get("model", ""), parsed.get("stream")
-        if not isinstance(messages, list) or not messages:
-            raise Unreadable("must be a list of at least one message", "messages")
-        if not isinstance(model, str):
-            raise Unreadable("must be a string", "model")
-        if stream is not None and not isinstance(stream, bool):
-            raise Unreadable("must be true or false", "stream")
-        conversation = Conversation(tuple(message for _, message in _turns(parsed)))
-        wanted = (parsed.get("output_config") or {}).get("format") or parsed.get("output_format")
-        return Request(self.name, path, model, stream is True, conversation, body, parsed, structured=bool(wanted))
-
-    def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
-        """The body with new texts at the edits' paths and without the messages `drop` (conversation indices)."""
-        body = json.loads(request.raw)
-        rewrite(body, edits, _CALLS)
-        turns = list(_turns(request.body))
-        remove(body, (path for index in drop for path in dropped(*turns[index])))
-        return dumps(body)
+    def structured(self, body: Mapping[str, Any]) -> bool:
+        """Return whether the request asks for JSON."""
+        return bool((body.get("output_config") or {}).get("format") or body.get("output_format"))
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
-        """Raises UpstreamUnreadable. An error body has no choice."""
+        """Parse a whole reply; an error body has no choice of its own. Raises UpstreamUnreadable."""
         parsed = read_object(body, UpstreamUnreadable)
         if parsed.get("type") == "error" and "content" not in parsed:
-            return Reply(unknown(parsed, EVENTS["error"]), body, parsed)
+            return Reply(with_outer_parts((), outer_parts(parsed, EVENTS["error"])), body, parsed)
         if not isinstance(parsed.get("content"), list):
             raise UpstreamUnreadable("must be a list", "content")
         builder = MessageBuilder(UpstreamUnreadable)
-        walk(builder, parsed, "", REPLY)
+        read_fields(builder, parsed, "", REPLY)
         return Reply((builder.message("assistant"),), body, parsed)
 
-    def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
-        """The reply replaced or refused as the outcome says."""
-        outcome = outcomes.get(0, Pass())
-        if isinstance(outcome, Pass):
-            return reply.raw
+    def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:
+        """Return the reply with its only choice replaced or refused."""
+        outcome = changed[0]
         body = json.loads(reply.raw)
         whole = isinstance(outcome, Replace) and (outcome.whole or "content" not in body)
         if isinstance(outcome, Refuse) or whole:
             body = without_opaque(body, reply.choices[0]) if "content" in body else _head(request)
         if isinstance(outcome, Refuse):
-            return dumps(_said(body, outcome.message, _reason(outcome), silent=request.structured))
+            return dumps(_with_text(body, "" if request.structured else outcome.message, _reason(outcome)))
         if whole:
-            said = "\n".join(edit.text for edit in outcome.edits)
+            new_text = "\n".join(edit.text for edit in outcome.edits)
             reason = body.get("stop_reason")
-            return dumps(_said(body, said, "end_turn" if reason in (None, "tool_use") else reason))
+            return dumps(_with_text(body, new_text, "end_turn" if reason in (None, "tool_use") else reason))
         for edit in outcome.edits:
-            _uncited(body, edit.path)
-        rewrite(body, (_unsigned(edit) for edit in outcome.edits), _CALLS)
+            _remove_citations(body, edit.path)
+        rewrite(body, (_without_signature(edit) for edit in outcome.edits), _CALLS)
         return dumps(body)
 
-    def refuse(self, request: Request, refusal: Refuse) -> Answer:
-        """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
-        if refusal.shape == "error":
-            return self.error(400, "content_filter", refusal.message)
+    def refusal(self, request: Request, refusal: Refuse) -> Answer:
+        """Return a complete answer that carries the refusal, streamed if the request asked for a stream."""
         if request.stream:
             stream = MessageStream(request, _head(request))
             return Answer(200, SSE, stream.end(0, refusal) + stream.close())
-        body = _said(_head(request), refusal.message, _reason(refusal), silent=request.structured)
+        body = _with_text(_head(request), "" if request.structured else refusal.message, _reason(refusal))
         return Answer(200, JSON, dumps(body))
 
     def error(self, status: int, code: str, message: str) -> Answer:
-        """The protocol's own error body."""
+        """Return the protocol's own error body."""
         kind = _ERRORS.get(status, "invalid_request_error" if status < 500 else "api_error")
         error = {"type": kind, "message": message, "code": code}
         return Answer(status, JSON, dumps({"type": "error", "error": error}))
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
-        """A reader for the reply to `request`."""
+        """Return a reader for the streamed reply."""
         return MessageStream(request, _head(request))
 
 
@@ -155,20 +128,20 @@ def _reason(refusal: Refuse) -> str:
     return "refusal" if refusal.finish == "content_filter" else "end_turn"
 
 
-def _said(body: Mapping[str, Any], said: str, reason: str, *, silent: bool = False) -> dict[str, Any]:
-    """The message with this text and nothing else of its own but its head and its usage."""
+def _with_text(body: Mapping[str, Any], new_text: str, reason: str) -> dict[str, Any]:
+    """Return the message with its head, its usage, this text (no block for an empty text) and nothing else."""
     kept = {key: body[key] for key in ("id", "type", "role", "model", "usage") if key in body}
-    content = [] if silent or not said else [{"type": "text", "text": said}]
+    content = [{"type": "text", "text": new_text}] if new_text else []
     return {**kept, "content": content, "stop_reason": reason, "stop_sequence": None}
 
 
-def _unsigned(edit: Edit) -> Edit:
-    """Thinking that gets a new text goes: its signature would not fit."""
+def _without_signature(edit: Edit) -> Edit:
+    """Return an edit that removes an edited thinking block: its signature would not match the new text."""
     return Edit(edit.path, "") if edit.path.endswith(".thinking") else edit
 
 
-def _uncited(body: dict[str, Any], path: str) -> None:
-    """A text block that gets a new text loses the citations of the old one."""
+def _remove_citations(body: dict[str, Any], path: str) -> None:
+    """Remove the citations of an edited text block: they quote the old text."""
     found = re.match(r"content\[(\d+)\]\.text$", path)
     if found:
         body["content"][int(found[1])].pop("citations", None)

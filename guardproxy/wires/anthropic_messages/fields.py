@@ -1,4 +1,4 @@
-"""The field maps of Anthropic's Messages: what of a request, a reply and a stream's event is judged, passed, opaque.
+"""The field maps of Anthropic's Messages: which fields of requests, replies and events are judged, passed or opaque.
 
 Reference: Anthropic API reference, "Messages" and "Streaming messages".
 """
@@ -7,54 +7,54 @@ from collections.abc import Mapping
 from typing import Any
 
 from guardproxy.types import PartKind
-from guardproxy.wires.shared.body import shown
+from guardproxy.wires.shared.body import guard_text
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
-    Fields,
-    Rule,
-    each,
+    FieldMap,
+    FieldRule,
     error_text,
-    fields,
     file_text,
     handled_in_code,
     identifier,
     json_text,
-    named,
+    keys,
+    list_of,
+    object_by_type,
+    object_with,
     opaque,
     passed,
     string_or,
     text,
-    typed,
     user_label,
 )
 
-_COMMON: Fields = named("type cache_control index")
-_CITATIONS: Rule = each(json_text("text"))
+_COMMON: FieldMap = keys("type cache_control index")
+_CITATIONS: FieldRule = list_of(json_text("text"))
 
 
 def call(builder: MessageBuilder, value: Any, path: str) -> None:
-    """A tool's name and input, as one text; `value` is the block."""
-    name, given = value.get("name"), value.get("input")
+    """Judge a tool's name and input as one text; `value` is the block."""
+    name, arguments = value.get("name"), value.get("input")
     if name is not None and not isinstance(name, str):
         raise builder.error("must be a string", f"{path}.name")
-    builder.call(f"{path}.input", name or "", shown(given) if given else "")
+    builder.call(f"{path}.input", name or "", guard_text(arguments) if arguments else "")
 
 
-def _called(table: Fields) -> Rule:
-    """A block that calls a tool."""
+def _tool_call(table: FieldMap) -> FieldRule:
+    """Apply a field map to a block that calls a tool, and judge the call."""
 
     def rule(builder: MessageBuilder, value: Any, path: str) -> None:
-        fields(table)(builder, value, path)
+        object_with(table)(builder, value, path)
         call(builder, value, path)
 
     return rule
 
 
-def _encoded(note: str) -> Rule:
-    """A base64 source: a text if its media type says so."""
+def _encoded(note: str) -> FieldRule:
+    """Judge a base64 source if its media type is text; otherwise it is opaque with this note."""
 
     def rule(builder: MessageBuilder, value: Any, path: str) -> None:
-        fields(named("type media_type") | {"data": handled_in_code})(builder, value, path)
+        object_with(keys("type media_type") | {"data": handled_in_code})(builder, value, path)
         found = file_text(str(value.get("media_type")), value.get("data"))
         if found is None:
             builder.opaque(f"{path}.data", note)
@@ -64,8 +64,8 @@ def _encoded(note: str) -> Rule:
     return rule
 
 
-def _by_type(rules: Mapping[str, Rule]) -> Rule:
-    """A block by the rule for its type; one of an unknown type is opaque."""
+def _by_type(rules: Mapping[str, FieldRule]) -> FieldRule:
+    """Apply the rule that a block's `type` selects; a block of an unknown type is opaque as a whole."""
 
     def rule(builder: MessageBuilder, value: Any, path: str) -> None:
         kind = value.get("type") if isinstance(value, dict) else None
@@ -79,60 +79,62 @@ def _by_type(rules: Mapping[str, Rule]) -> Rule:
     return rule
 
 
-def _source(note: str, inner: Rule) -> Rule:
+def _source(note: str, inner: FieldRule) -> FieldRule:
     return _by_type(
         {
             "base64": _encoded(note),
-            "url": fields({"type": passed, "url": opaque(note)}),
-            "file": fields({"type": passed, "file_id": opaque(note)}),
-            "text": fields({"type": passed, "media_type": passed, "data": text()}),
-            "content": fields({"type": passed, "content": string_or(text(), each(inner))}),
+            "url": object_with({"type": passed, "url": opaque(note)}),
+            "file": object_with({"type": passed, "file_id": opaque(note)}),
+            "text": object_with({"type": passed, "media_type": passed, "data": text()}),
+            "content": object_with({"type": passed, "content": string_or(text(), list_of(inner))}),
         }
     )
 
 
-_SEARCH_RESULT: Fields = {
-    **named("type url page_age"),
+_SEARCH_RESULT: FieldMap = {
+    **keys("type url page_age"),
     "title": text("tool_result"),
     "encrypted_content": opaque("encrypted search result"),
 }
-_CALL: Fields = {
+_CALL: FieldMap = {
     **_COMMON,
     "caller": passed,
-    **named("name input", handled_in_code),
-    **named("id toolset_name server_name", identifier),
+    **keys("name input", handled_in_code),
+    **keys("id toolset_name server_name", identifier),
 }
-_RESULT: Fields = {**_COMMON, **named("is_error caller"), **named("tool_use_id toolset_name", identifier)}
+_RESULT: FieldMap = {**_COMMON, **keys("is_error caller"), **keys("tool_use_id toolset_name", identifier)}
 
 
-def _blocks(kind: PartKind) -> dict[str, Rule]:
-    """The blocks of a message; `kind` is what their plain texts are."""
-    plain: dict[str, Rule] = {"text": fields({**_COMMON, "text": text(kind), "citations": _CITATIONS})}
-    inner = _by_type({**plain, "image": fields({**_COMMON, "source": _source("image", _by_type(plain))})})
+def _blocks(kind: PartKind) -> dict[str, FieldRule]:
+    """Return the rule for each type of block; `kind` is the kind of their plain texts."""
+    plain: dict[str, FieldRule] = {"text": object_with({**_COMMON, "text": text(kind), "citations": _CITATIONS})}
+    inner = _by_type({**plain, "image": object_with({**_COMMON, "source": _source("image", _by_type(plain))})})
     document = {"title": text(kind), "context": text(kind), "citations": passed}
     return {
         **plain,
-        "image": fields({**_COMMON, "source": _source("image", inner)}),
-        "document": fields({**_COMMON, **document, "source": _source("document", inner)}),
-        "search_result": fields({**_COMMON, **document, "source": text(kind), "content": each(_by_type(plain))}),
-        "tool_reference": fields({**_COMMON, "tool_name": identifier}),
+        "image": object_with({**_COMMON, "source": _source("image", inner)}),
+        "document": object_with({**_COMMON, **document, "source": _source("document", inner)}),
+        "search_result": object_with(
+            {**_COMMON, **document, "source": text(kind), "content": list_of(_by_type(plain))}
+        ),
+        "tool_reference": object_with({**_COMMON, "tool_name": identifier}),
     }
 
 
-_RESULTS = each(_by_type(_blocks("tool_result")))
-_WEB_RESULTS = each(_by_type({"web_search_result": fields(_SEARCH_RESULT)}))
-_ANY_RESULT = fields({**_RESULT, "content": json_text("tool_result")})
+_RESULTS = list_of(_by_type(_blocks("tool_result")))
+_WEB_RESULTS = list_of(_by_type({"web_search_result": object_with(_SEARCH_RESULT)}))
+_ANY_RESULT = object_with({**_RESULT, "content": json_text("tool_result")})
 
-_BLOCKS: dict[str, Rule] = {
+_BLOCKS: dict[str, FieldRule] = {
     **_blocks("text"),
-    "thinking": fields({**_COMMON, "thinking": text("reasoning"), "signature": passed}),
-    "redacted_thinking": fields({**_COMMON, "data": opaque("encrypted reasoning")}),
-    "tool_use": _called(_CALL),
-    "server_tool_use": _called(_CALL),
-    "mcp_tool_use": _called(_CALL),
-    "tool_result": fields({**_RESULT, "content": string_or(text("tool_result"), _RESULTS)}),
-    "mcp_tool_result": fields({**_RESULT, "content": string_or(text("tool_result"), _RESULTS)}),
-    "web_search_tool_result": fields(
+    "thinking": object_with({**_COMMON, "thinking": text("reasoning"), "signature": passed}),
+    "redacted_thinking": object_with({**_COMMON, "data": opaque("encrypted reasoning")}),
+    "tool_use": _tool_call(_CALL),
+    "server_tool_use": _tool_call(_CALL),
+    "mcp_tool_use": _tool_call(_CALL),
+    "tool_result": object_with({**_RESULT, "content": string_or(text("tool_result"), _RESULTS)}),
+    "mcp_tool_result": object_with({**_RESULT, "content": string_or(text("tool_result"), _RESULTS)}),
+    "web_search_tool_result": object_with(
         {
             **_RESULT,
             "content": lambda builder, value, path: (_WEB_RESULTS if isinstance(value, list) else passed)(
@@ -150,16 +152,16 @@ _BLOCKS: dict[str, Rule] = {
         ),
         _ANY_RESULT,
     ),
-    "container_upload": fields({**_COMMON, "file_id": opaque("file")}),
+    "container_upload": object_with({**_COMMON, "file_id": opaque("file")}),
 }
 
-BLOCK: Rule = _by_type(_BLOCKS)
-CONTENT: Rule = string_or(text(), each(BLOCK))
-MESSAGE: Fields = {"role": identifier, "content": CONTENT}
+BLOCK: FieldRule = _by_type(_BLOCKS)
+CONTENT: FieldRule = string_or(text(), list_of(BLOCK))
+MESSAGE: FieldMap = {"role": identifier, "content": CONTENT}
 
-# Of the request, beside its messages.
-SETTINGS: Fields = {
-    **named(
+# A request outside its messages.
+SETTINGS: FieldMap = {
+    **keys(
         """
         model max_tokens stream temperature top_p top_k service_tier tool_choice
         thinking container inference_geo speed diagnostics user_profile_id workspace_id cache_control betas
@@ -168,46 +170,46 @@ SETTINGS: Fields = {
     ),
     "messages": handled_in_code,
     "stop_sequences": user_label,
-    "metadata": fields({"user_id": user_label}),
-    "system": string_or(text(), each(BLOCK)),
-    "tools": each(json_text("tool_definition")),
-    "output_config": fields({"effort": passed, "task_budget": passed, "format": json_text("tool_definition")}),
+    "metadata": object_with({"user_id": user_label}),
+    "system": string_or(text(), list_of(BLOCK)),
+    "tools": list_of(json_text("tool_definition")),
+    "output_config": object_with({"effort": passed, "task_budget": passed, "format": json_text("tool_definition")}),
     "output_format": json_text("tool_definition"),
     "mcp_servers": opaque("tools of an MCP server"),
 }
 
-# Of a reply, and of the message that a stream starts with.
-STOP_DETAILS: Rule = fields({**named("type category recommended_model"), "explanation": text()})
-ERROR: Rule = error_text("message")
-REPLY: Fields = {
-    **named(
+# A reply, and the message in a stream's message_start.
+STOP_DETAILS: FieldRule = object_with({**keys("type category recommended_model"), "explanation": text()})
+ERROR: FieldRule = error_text("message")
+REPLY: FieldMap = {
+    **keys(
         """
         id type role model stop_reason stop_sequence usage container diagnostics context_management request_id
         service_tier
         """
     ),
     "error": ERROR,
-    "content": each(BLOCK),
+    "content": list_of(BLOCK),
     "stop_details": STOP_DETAILS,
 }
 
-# Of what a stream adds to a block, and of what it ends with. `citations_delta` is read by the stream itself.
-DELTAS: dict[str, Fields] = {
+# The deltas of a stream and its events. The stream's code reads `input_json_delta` and `citations_delta`.
+DELTAS: dict[str, FieldMap] = {
     "text_delta": {"text": text()},
     "thinking_delta": {"thinking": text("reasoning"), "estimated_tokens": passed},
     "signature_delta": {"signature": passed},
     "input_json_delta": {"partial_json": handled_in_code},
     "citations_delta": {"citation": handled_in_code},
 }
-DELTA: Rule = typed(DELTAS)
-MESSAGE_DELTA: Fields = {**named("stop_reason stop_sequence container"), "stop_details": STOP_DETAILS}
-EVENTS: dict[str, Fields] = {
-    "message_start": named("type") | named("message", handled_in_code),
-    "content_block_start": named("type index") | named("content_block", handled_in_code),
-    "content_block_delta": named("type index") | named("delta", handled_in_code),
-    "content_block_stop": named("type index"),
-    "message_delta": named("type usage context_management") | named("delta", handled_in_code),
-    "message_stop": named("type amazon-bedrock-invocationMetrics"),
-    "ping": named("type"),
-    "error": named("type request_id") | {"error": ERROR},
+DELTA: FieldRule = object_by_type(DELTAS)
+MESSAGE_DELTA: FieldMap = {**keys("stop_reason stop_sequence container"), "stop_details": STOP_DETAILS}
+EVENTS: dict[str, FieldMap] = {
+    "message_start": keys("type") | keys("message", handled_in_code),
+    "content_block_start": keys("type index") | keys("content_block", handled_in_code),
+    "content_block_delta": keys("type index") | keys("delta", handled_in_code),
+    "content_block_stop": keys("type index"),
+    "message_delta": keys("type usage context_management") | keys("delta", handled_in_code),
+    "message_stop": keys("type amazon-bedrock-invocationMetrics"),
+    "ping": keys("type"),
+    "error": keys("type request_id") | {"error": ERROR},
 }

@@ -1,111 +1,94 @@
-"""The stream of a message: blocks that open, grow and close one after the other."""
+"""The stream of a message: content blocks that start, grow and stop one after the other."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.ports import Chunk, Mark, Request
+from guardproxy.ports import Chunk, Request
 from guardproxy.sse import Frame, Sse
 from guardproxy.types import Refuse, Replace
 from guardproxy.wires.anthropic_messages.fields import BLOCK, DELTA, EVENTS, MESSAGE_DELTA, REPLY
 from guardproxy.wires.shared.body import dumps, read_object
-from guardproxy.wires.shared.parts import an_object, carries_text, json_text, walk
-from guardproxy.wires.shared.streams import BaseStream, Event, Track, without_opaque
+from guardproxy.wires.shared.parts import carries_text, json_text, read_fields, require_object
+from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, without_opaque
 
 NO_USAGE = {"input_tokens": 0, "output_tokens": 0}
 
 
 @dataclass(slots=True)
-class _Block:
-    """A block of the upstream's message: its events that have not left yet, and its number at the client."""
+class ContentBlock:
+    """A content block of the upstream's message, with its unreleased events and its number at the client."""
 
     kind: str
     waiting: deque[dict[str, Any]] = field(default_factory=deque)
-    number: int = -1  # -1: the client has not seen it
-    stopped: bool = False  # the client has seen its end
+    number: int = -1  # -1: the client has not seen the block
+    stopped: bool = False  # the client has seen its content_block_stop
     citations: int = 0
 
 
 class MessageStream(BaseStream):
-    """A streamed message: one choice, number 0."""
+    """Reads and writes a streamed message. It has one choice, number 0."""
 
     def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
         super().__init__(request, Sse())
         self._head = dict(head)
-        self._started = False  # message_start has left
-        self._blocks: dict[int, _Block] = {}
+        self._started = False  # message_start has been released
+        self._blocks: dict[int, ContentBlock] = {}
         self._seen = 0  # blocks that the client has seen
         self._usage: dict[str, Any] = {"output_tokens": 0}
-        self._done = False
 
     def pack(self, body: Mapping[str, Any]) -> bytes:
-        """An event; clients drop one whose `event:` line is missing."""
+        """Return an event; clients drop an event without its `event:` line."""
         return f"event: {body['type']}\n".encode() + b"data: " + dumps(body) + b"\n\n"
-
-    def close_track(self, choice: int, track: Track) -> None:
-        """Nothing is left to compare."""
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def read(self, frame: Frame) -> Chunk:
-        """The chunk of an event. Raises UpstreamUnreadable."""
+        """Return the chunk of an event. Raises UpstreamUnreadable."""
         body = read_object(frame.data or b"", UpstreamUnreadable)
         kind = body.get("type")
         if not isinstance(kind, str) or frame.event not in ("", kind):
             raise UpstreamUnreadable("the event and its data are of different types", "type")
         event = Event(body=body, kind=kind, complete=frame.complete)
         if kind in ("ping", "error"):
-            return Chunk(frame.raw, self.outside(body, EVENTS[kind], event), event)
-        if kind not in EVENTS:
-            if carries_text(body):
-                raise UpstreamUnreadable(f"an event of the unknown type {kind[:40]!r}")
-            return Chunk(frame.raw, (), event)
-        if self._done:
-            raise UpstreamUnreadable("the stream goes on after message_stop")
-        return Chunk(frame.raw, (self._read_event(kind, body, event),), event)
+            self.read_outer(body, EVENTS[kind], event)
+        elif kind in EVENTS:
+            self.advance(0, event, partial(self._read_event, kind, body))
+        elif carries_text(body):
+            raise UpstreamUnreadable(f"an event of the unknown type {kind[:40]!r}")
+        return Chunk(frame.raw, tuple(event.marks.values()), event)
 
-    def _read_event(self, kind: str, body: dict[str, Any], event: Event) -> Mark:
-        track = self.track(0)
-        before, opaques, closed = track.builder.size, track.builder.opaques, track.final
-        walk(track.builder, body, "", EVENTS[kind])
-        whole = {
+    def _read_event(self, kind: str, body: dict[str, Any], state: ChoiceState) -> bool:
+        read_fields(state.builder, body, "", EVENTS[kind])
+        return {
             "message_start": self._message_start,
             "content_block_start": self._block_start,
             "content_block_delta": self._block_delta,
             "content_block_stop": self._block_stop,
             "message_delta": self._message_delta,
             "message_stop": self._message_stop,
-        }[kind](track, body)
-        if closed and track.builder.size > before:
-            raise UpstreamUnreadable("text after the message's end")
-        event.choices = (0,)
-        event.texts = [(0, path, text) for path, text in track.builder.take()]
-        return Mark(
-            0,
-            track.builder.size,
-            final=track.final and (not closed or opaques < track.builder.opaques),
-            whole=whole or closed or opaques < track.builder.opaques,
-        )
+        }[kind](state, body)
 
-    def _message_start(self, track: Track, body: dict[str, Any]) -> bool:
+    def _message_start(self, state: ChoiceState, body: dict[str, Any]) -> bool:
         message = body.get("message")
         if not isinstance(message, dict):
             raise UpstreamUnreadable("must be an object", "message")
-        walk(track.builder, message, "", REPLY)
-        self._head = without_opaque({**message, "content": []}, track.builder.message("assistant"))
-        return bool(track.builder.added)
+        read_fields(state.builder, message, "", REPLY)
+        self._head = without_opaque({**message, "content": []}, state.builder.message("assistant"))
+        return bool(state.builder.added)
 
-    def _block_start(self, track: Track, body: dict[str, Any]) -> bool:
+    def _block_start(self, state: ChoiceState, body: dict[str, Any]) -> bool:
         index, block = body.get("index"), body.get("content_block")
         if type(index) is not int or index in self._blocks or not isinstance(block, dict):
             raise UpstreamUnreadable("must be a new block with a number", "content_block")
-        self._blocks[index] = _Block(str(block.get("type")), deque([body]))
-        BLOCK(track.builder, block, f"content[{index}]")
+        self._blocks[index] = ContentBlock(str(block.get("type")), deque([body]))
+        BLOCK(state.builder, block, f"content[{index}]")
         return block.get("type") not in ("text", "thinking")
 
-    def _block(self, body: dict[str, Any]) -> _Block:
+    def _block(self, body: dict[str, Any]) -> ContentBlock:
         index = body.get("index")
         block = self._blocks.get(index) if isinstance(index, int) else None
         if block is None:
@@ -113,54 +96,59 @@ class MessageStream(BaseStream):
         block.waiting.append(body)
         return block
 
-    def _block_delta(self, track: Track, body: dict[str, Any]) -> bool:
+    def _block_delta(self, state: ChoiceState, body: dict[str, Any]) -> bool:
         block, delta = self._block(body), body.get("delta")
         path = f"content[{body['index']}]"
-        DELTA(track.builder, delta, path)
+        DELTA(state.builder, delta, path)
         if not isinstance(delta, dict) or delta.get("type") not in ("input_json_delta", "citations_delta"):
             return block.kind not in ("text", "thinking")
         if delta["type"] == "input_json_delta":
-            partial = delta.get("partial_json")
-            if not isinstance(partial, str):
+            arguments = delta.get("partial_json")
+            if not isinstance(arguments, str):
                 raise UpstreamUnreadable("must be a string", "delta.partial_json")
-            track.builder.call(f"{path}.input", "", partial)
+            state.builder.call(f"{path}.input", "", arguments)
         else:
-            json_text("text")(track.builder, delta.get("citation"), f"{path}.citations[{block.citations}]")
+            json_text("text")(state.builder, delta.get("citation"), f"{path}.citations[{block.citations}]")
             block.citations += 1
         return True
 
-    def _block_stop(self, track: Track, body: dict[str, Any]) -> bool:
+    def _block_stop(self, state: ChoiceState, body: dict[str, Any]) -> bool:
         return self._block(body).kind not in ("text", "thinking")
 
-    def _message_delta(self, track: Track, body: dict[str, Any]) -> bool:
-        delta = an_object(UpstreamUnreadable, body.get("delta"), "delta")
-        walk(track.builder, delta, "", MESSAGE_DELTA)
+    def _message_delta(self, state: ChoiceState, body: dict[str, Any]) -> bool:
+        delta = require_object(UpstreamUnreadable, body.get("delta"), "delta")
+        read_fields(state.builder, delta, "", MESSAGE_DELTA)
         if isinstance(body.get("usage"), dict):
-            self._usage = without_opaque(body, track.builder.message("assistant")).get("usage", self._usage)
+            self._usage = without_opaque(body, state.builder.message("assistant")).get("usage", self._usage)
         if isinstance(delta.get("stop_reason"), str):
-            track.finish, track.final = delta["stop_reason"], True
+            state.finish, state.final = delta["stop_reason"], True
         return True
 
-    def _message_stop(self, track: Track, body: dict[str, Any]) -> bool:
-        track.final = self._done = True
+    def _message_stop(self, state: ChoiceState, body: dict[str, Any]) -> bool:
+        state.final = self.terminated = True
         return True
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
     def release(self, chunk: Chunk) -> bytes:
-        """The event's bytes for the client; after an end by the proxy only pings and the terminator."""
+        """Return the event's bytes for the client; after an end by the proxy only pings and the terminator.
+
+        Content in these two is dropped with them: the choice has been settled, so no verdict covers it.
+        """
         event: Event = chunk.data
-        track = self.track(0)
-        if self.over(event) or (track.ended and event.kind not in ("", "ping", "message_stop")):
+        state = self.state_of(0)
+        if self.is_behind_end(event):
             return b""
-        if not track.ended:
+        if state.ended and (event.texts or event.kind not in ("", "ping", "message_stop")):
+            return b""
+        if not state.ended:
             self._note(event)
         self.closed = self.closed or event.kind == "message_stop"
-        self.sent(event)
+        self.note_released(event)
         return chunk.raw
 
     def _note(self, event: Event) -> None:
-        """Follow what the client has seen."""
+        """Update the blocks and their numbers to what the client has seen."""
         self._started = self._started or event.kind == "message_start"
         if not event.kind.startswith("content_block"):
             return
@@ -171,30 +159,28 @@ class MessageStream(BaseStream):
         block.stopped = block.stopped or event.kind == "content_block_stop"
 
     def end(self, choice: int, outcome: Replace | Refuse) -> bytes:
-        """Close what is open, say what is left, and give the stop reason."""
-        track = self.track(0)
-        if choice != 0 or track.ended or self.closed:
+        """Return the rest of the edited texts or the refusal, the stops of open blocks, and the stop reason."""
+        state = self.state_of(0)
+        if choice != 0 or state.ended or self.closed:
             return b""
         if isinstance(outcome, Refuse):
-            said, reason = (
-                self._refused(track, outcome),
-                "refusal" if outcome.finish == "content_filter" else "end_turn",
-            )
+            blocks = self._refused(state, outcome)
+            reason = "refusal" if outcome.finish == "content_filter" else "end_turn"
         else:
-            said, reason = self._rest(track, outcome), track.finish or "end_turn"
-        bodies = [*self._start(), *said]
+            blocks, reason = self._rest(state, outcome), state.finish or "end_turn"
+        bodies = [*self._start(), *blocks]
         if reason == "tool_use" and not any(_opens_call(body) for body in bodies):
             reason = "end_turn"
-        track.ended = True
+        state.ended = True
         delta = {"stop_reason": reason, "stop_sequence": None}
-        return self.frames([*bodies, {"type": "message_delta", "delta": delta, "usage": self._usage}])
+        return self.pack_all([*bodies, {"type": "message_delta", "delta": delta, "usage": self._usage}])
 
     def close(self) -> bytes:
-        """`message_stop`."""
+        """Return `message_stop`."""
         if self.closed:
             return b""
         self.closed = True
-        return self.frames([{"type": "message_stop"}])
+        return self.pack_all([{"type": "message_stop"}])
 
     def _start(self) -> list[dict[str, Any]]:
         if self._started:
@@ -203,13 +189,13 @@ class MessageStream(BaseStream):
         message = {**self._head, "content": [], "stop_reason": None, "stop_sequence": None}
         return [{"type": "message_start", "message": message}]
 
-    def _refused(self, track: Track, outcome: Refuse) -> list[dict[str, Any]]:
-        """A parser of structured output chokes on prose: there the refusal has no text."""
+    def _refused(self, state: ChoiceState, outcome: Refuse) -> list[dict[str, Any]]:
+        """Return the refusal's text and the stops; no text if the request asks for JSON, because it must parse."""
         open_blocks = [block for block in self._blocks.values() if block.number >= 0 and not block.stopped]
-        say = track.silent and not self.request.structured
-        if say and open_blocks and open_blocks[-1].kind == "text":
+        with_text = state.nothing_released and not self.request.structured
+        if with_text and open_blocks and open_blocks[-1].kind == "text":
             return [_text_delta(open_blocks[-1].number, outcome.message), *self._stops()]
-        return [*self._stops(), *(self._new_block(outcome.message) if say else ())]
+        return [*self._stops(), *(self._new_block(outcome.message) if with_text else ())]
 
     def _stops(self) -> Iterator[dict[str, Any]]:
         for block in self._blocks.values():
@@ -217,47 +203,47 @@ class MessageStream(BaseStream):
                 block.stopped = True
                 yield {"type": "content_block_stop", "index": block.number}
 
-    def _new_block(self, said: str) -> list[dict[str, Any]]:
+    def _new_block(self, text: str) -> list[dict[str, Any]]:
         number, self._seen = self._seen, self._seen + 1
         start = {"type": "content_block_start", "index": number, "content_block": {"type": "text", "text": ""}}
-        return [start, _text_delta(number, said), {"type": "content_block_stop", "index": number}]
+        return [start, _text_delta(number, text), {"type": "content_block_stop", "index": number}]
 
-    def _rest(self, track: Track, outcome: Replace) -> list[dict[str, Any]]:
+    def _rest(self, state: ChoiceState, outcome: Replace) -> list[dict[str, Any]]:
         edits = {edit.path: edit.text for edit in outcome.edits}
         out: list[dict[str, Any]] = []
         for index, block in self._blocks.items():
             path = f"content[{index}].text"
             changed = [place for place in edits if place.startswith(f"content[{index}].")]
-            if path in edits and edits[path] != track.builder.text(path):
-                out += self._edited(track, path, edits[path], block)
-            elif outcome.whole or any(edits[place] != track.builder.text(place) for place in changed):
+            if path in edits and edits[path] != state.builder.text(path):
+                out += self._edited(state, path, edits[path], block)
+            elif outcome.whole or any(edits[place] != state.builder.text(place) for place in changed):
                 continue
             else:
                 out += self._replayed(block)
         if outcome.whole:
-            beside = [text for path, text in edits.items() if not path.startswith("content[")]
-            out += [event for text in beside for event in self._new_block(text)]
+            outer = [text for path, text in edits.items() if not path.startswith("content[")]
+            out += [event for text in outer for event in self._new_block(text)]
         return [*out, *self._stops()]
 
-    def _edited(self, track: Track, path: str, new: str, block: _Block) -> list[dict[str, Any]]:
-        part = next(part for part in track.builder.message("assistant").parts if part.path == path)
-        left = track.remainder(part, new)
-        if not left:
+    def _edited(self, state: ChoiceState, path: str, new: str, block: ContentBlock) -> list[dict[str, Any]]:
+        part = next(part for part in state.builder.message("assistant").parts if part.path == path)
+        rest = state.remainder(part, new)
+        if not rest:
             return []
         if block.number < 0 or block.stopped:
-            return self._new_block(left)
-        return [_text_delta(block.number, left)]
+            return self._new_block(rest)
+        return [_text_delta(block.number, rest)]
 
-    def _replayed(self, block: _Block) -> list[dict[str, Any]]:
-        """The block's own events that have not left, under its number at the client."""
+    def _replayed(self, block: ContentBlock) -> list[dict[str, Any]]:
+        """Return the block's unreleased events, under its number at the client."""
         if block.number < 0 and block.waiting:
             block.number, self._seen = self._seen, self._seen + 1
         block.stopped = block.stopped or any(body["type"] == "content_block_stop" for body in block.waiting)
         return [{**body, "index": block.number} for body in block.waiting]
 
 
-def _text_delta(number: int, said: str) -> dict[str, Any]:
-    return {"type": "content_block_delta", "index": number, "delta": {"type": "text_delta", "text": said}}
+def _text_delta(number: int, text: str) -> dict[str, Any]:
+    return {"type": "content_block_delta", "index": number, "delta": {"type": "text_delta", "text": text}}
 
 
 def _opens_call(body: Mapping[str, Any]) -> bool:

@@ -5,28 +5,29 @@ Reference: Gemini API reference, "Generating content"; google.rpc.Status for err
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
-from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse, Replace
-from guardproxy.wires.gemini.fields import CANDIDATE, CONTENT, REPLY, SETTINGS, part, snake, taken
+from guardproxy.types import Message, Refuse
+from guardproxy.wires.gemini.fields import CANDIDATE, CONTENT, REPLY, SETTINGS, both_spellings, part, unique_value
 from guardproxy.wires.gemini.stream import (
     GeminiStream,
     candidates_of,
-    get,
     index_of,
     log_probabilities,
     parts_of,
-    said_parts,
+    text_content,
+    value_of,
 )
-from guardproxy.wires.shared.body import dumps, read_json, read_object, remove
-from guardproxy.wires.shared.edits import dropped, rewrite
-from guardproxy.wires.shared.logprob_echo import Repeat
+from guardproxy.wires.shared.base import BaseWire, Changed, message_list
+from guardproxy.wires.shared.body import dumps, read_json, remove
+from guardproxy.wires.shared.edits import rewrite
+from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
-from guardproxy.wires.shared.parts import beside_turns, walk
+from guardproxy.wires.shared.parts import keys, outer_messages, outer_parts, read_fields, with_outer_parts
 from guardproxy.wires.shared.streams import JSON, SSE
 
 _PATH = re.compile(
@@ -44,26 +45,14 @@ _STATUS = {
     429: "RESOURCE_EXHAUSTED",
     503: "UNAVAILABLE",
 }
-_TWICE = ("systemInstruction", "toolConfig", "safetySettings", "generationConfig", "cachedContent")
-
-
-def _turns(body: dict[str, Any]) -> Iterator[tuple[str, Message]]:
-    """Every message of the conversation with its place in the body; what is beside the contents comes first."""
-    builder = MessageBuilder(Unreadable)
-    for name in _TWICE:
-        taken(builder, body, name, "")
-    walk(builder, body, "", SETTINGS)
-    for message in beside_turns(builder, "system"):
-        yield "", message
-    contents = body.get("contents")
-    if not isinstance(contents, list) or not contents:
-        raise Unreadable("must be a list of at least one content", "contents")
-    for index, content in enumerate(contents):
-        yield f"contents[{index}]", _content(content, f"contents[{index}]")
+# Names that must not come in both spellings: servers differ on which value counts.
+_UNIQUE = ("systemInstruction", "toolConfig", "safetySettings", "generationConfig", "cachedContent")
+# Fields about a candidate's text, which do not fit an edited text.
+_ABOUT_TEXT = frozenset(both_spellings(keys("logprobsResult avgLogprobs citationMetadata groundingMetadata")))
 
 
 def _content(content: Any, path: str) -> Message:
-    """A content that holds nothing but results of functions is the tool's."""
+    """Read a content; a content of nothing but function responses gets the role `tool`."""
     if not isinstance(content, dict):
         raise Unreadable("must be an object", path)
     builder = MessageBuilder(Unreadable)
@@ -71,52 +60,53 @@ def _content(content: Any, path: str) -> Message:
     if content.get("role") == "model":
         return builder.message("assistant")
     parts = content.get("parts") or []
-    results = [get(one, "functionResponse") is not None for one in parts]
+    results = [value_of(item, "functionResponse") is not None for item in parts]
     is_tool = content.get("role") in ("function", "tool") or (results and all(results))
     return builder.message("tool" if is_tool else "user")
 
 
-class Gemini:
+class Gemini(BaseWire):
     """The wire of `models/{model}:generateContent` and `:streamGenerateContent`."""
 
     name = "gemini"
     keepalive = b""
-    lines = False
+    paths = _PATH
+    calls = _CALLS
 
-    def claims(self, method: str, path: str) -> bool:
-        """Whether this wire reads requests to `path`."""
-        return method == "POST" and _PATH.fullmatch(path.partition("?")[0]) is not None
+    def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+        """Yield every content with its path; texts outside the contents come first."""
+        builder = MessageBuilder(Unreadable)
+        for name in _UNIQUE:
+            unique_value(builder, body, name, "")
+        read_fields(builder, body, "", SETTINGS)
+        for message in outer_messages(builder, "system"):
+            yield "", message
+        for index, content in enumerate(message_list(body, "contents", "content")):
+            yield f"contents[{index}]", _content(content, f"contents[{index}]")
 
-    def parse_request(self, path: str, body: bytes) -> Request:
-        """Raises Unreadable with the JSON path of what is wrong."""
-        found = _PATH.fullmatch(path.partition("?")[0])
-        if found is None:
-            raise Unreadable(f"the path {path!r} is none of generateContent")
-        parsed = read_object(body)
-        conversation = Conversation(tuple(message for _, message in _turns(parsed)))
-        wanted = get(parsed, "generationConfig") or {}
-        kind = get(wanted, "responseMimeType") or "text/plain"
-        return Request(
-            wire=self.name,
-            path=path,
-            model=found["model"],
-            stream=found["method"] == "streamGenerateContent",
-            conversation=conversation,
-            raw=body,
-            body=parsed,
-            structured=kind != "text/plain",
-        )
+    def model(self, path: str, body: Mapping[str, Any]) -> str:
+        """Return the model that the path names."""
+        return self._names(path)["model"]
 
-    def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
-        """The body with new texts at the edits' paths and without the messages `drop` (conversation indices)."""
-        body = json.loads(request.raw)
-        rewrite(body, edits, _CALLS)
-        turns = list(_turns(dict(request.body)))
-        remove(body, (path for index in drop for path in dropped(*turns[index])))
-        return dumps(body)
+    def wants_stream(self, path: str, body: Mapping[str, Any]) -> bool:
+        """Return whether the path names the streaming method."""
+        return self._names(path)["method"] == "streamGenerateContent"
+
+    def structured(self, body: Mapping[str, Any]) -> bool:
+        """Return whether the request asks for another media type than plain text."""
+        return (value_of(value_of(body, "generationConfig") or {}, "responseMimeType") or "text/plain") != "text/plain"
+
+    def _names(self, path: str) -> re.Match[str]:
+        names = self.paths.fullmatch(path.partition("?")[0])
+        if names is None:
+            raise Unreadable(f"the path {path!r} names no model and method of generateContent")
+        return names
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
-        """Raises UpstreamUnreadable. A blocked prompt and an error have no choice; an array is a stream read as one."""
+        """Parse a whole reply, or an array, which is a whole stream. Raises UpstreamUnreadable.
+
+        A blocked prompt and an error have no choice of their own.
+        """
         parsed = read_json(body, UpstreamUnreadable)
         if isinstance(parsed, list):
             stream = GeminiStream(request, array=True)
@@ -124,30 +114,22 @@ class Gemini:
             return Reply(tuple(stream.message(choice) for choice in stream.choices), body, parsed)
         if not isinstance(parsed, dict):
             raise UpstreamUnreadable("the body must be a JSON object")
-        choices = [self._candidate(one, index_of(one, n), n) for n, one in enumerate(candidates_of(parsed))]
-        beside = MessageBuilder(UpstreamUnreadable)
-        walk(beside, parsed, "", REPLY)
-        if beside.pieces:
-            first, *others = choices or [Message("assistant", ())]
-            choices = [Message("assistant", (*first.parts, *beside.message("assistant").parts)), *others]
-        return Reply(tuple(choices), body, parsed)
+        choices = [self._candidate(candidate, place) for place, candidate in enumerate(candidates_of(parsed))]
+        return Reply(with_outer_parts(choices, outer_parts(parsed, REPLY)), body, parsed)
 
-    def _candidate(self, candidate: dict[str, Any], index: int, place: int) -> Message:
+    def _candidate(self, candidate: Any, place: int) -> Message:
         path = f"candidates[{place}]"
-        builder, repeat = MessageBuilder(UpstreamUnreadable), Repeat()
-        walk(builder, candidate, path, CANDIDATE)
+        index_of(candidate, place)
+        builder, echo = MessageBuilder(UpstreamUnreadable), LogprobEcho(f"{path}.logprobsResult")
+        read_fields(builder, candidate, path, CANDIDATE)
         for number, value in enumerate(parts_of(builder, candidate, path)):
             part(builder, value, f"{path}.content.parts[{number}]")
-        log_probabilities(repeat, builder, candidate, f"{path}.logprobsResult")
-        if repeat.ahead:
-            builder.opaque(f"{path}.logprobsResult", "log probabilities of another text")
+        log_probabilities(echo, builder, candidate, f"{path}.logprobsResult")
+        echo.close(builder)
         return builder.message("assistant")
 
-    def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
-        """The reply with each candidate replaced or refused as its outcome says; those that pass stay as they are."""
-        changed = {index: outcome for index, outcome in outcomes.items() if not isinstance(outcome, Pass)}
-        if not changed:
-            return reply.raw
+    def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:
+        """Return the reply with the candidates in `changed` replaced or refused, and the others as they are."""
         if isinstance(reply.body, list):
             return _edited_array(request, reply, changed)
         body = json.loads(reply.raw)
@@ -158,34 +140,31 @@ class Gemini:
             candidate = body["candidates"][index]
             number = {"index": candidate.get("index", 0)}
             if isinstance(outcome, Refuse):
-                new = {"content": said_parts(outcome.message), "finishReason": _reason(outcome), **number}
+                new = {"content": text_content(outcome.message), "finishReason": _reason(outcome), **number}
             elif outcome.whole or not candidates_of(reply.body):
-                said = "\n".join(edit.text for edit in outcome.edits)
-                finish = get(candidate, "finishReason") or "STOP"
-                new = {"content": said_parts(said), "finishReason": finish, **number}
+                text = "\n".join(edit.text for edit in outcome.edits)
+                finish = value_of(candidate, "finishReason") or "STOP"
+                new = {"content": text_content(text), "finishReason": finish, **number}
             else:
                 rewrite(body, outcome.edits, _CALLS)
-                about = ("logprobsResult", "avgLogprobs", "citationMetadata", "groundingMetadata")
-                gone = {*about, *(snake(name) for name in about)}
-                new = {key: value for key, value in candidate.items() if key not in gone}
+                new = {key: value for key, value in candidate.items() if key not in _ABOUT_TEXT}
             body["candidates"][index] = new
-            remove(body, [one.path for one in reply.choices[index].parts if not one.path.startswith("candidates[")])
+            outer = (item.path for item in reply.choices[index].parts if not item.path.startswith("candidates["))
+            remove(body, outer)
         return dumps(body)
 
-    def refuse(self, request: Request, refusal: Refuse) -> Answer:
-        """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
-        if refusal.shape == "error":
-            return self.error(400, "content_filter", refusal.message)
+    def refusal(self, request: Request, refusal: Refuse) -> Answer:
+        """Return a complete answer that carries the refusal, streamed if the request asked for a stream."""
         if request.stream:
             array = _wants_array(request.path)
             stream = GeminiStream(request, array=array)
             return Answer(200, JSON if array else SSE, stream.end(0, refusal) + stream.close())
-        candidate = {"content": said_parts(refusal.message), "finishReason": _reason(refusal), "index": 0}
+        candidate = {"content": text_content(refusal.message), "finishReason": _reason(refusal), "index": 0}
         body = {"candidates": [candidate], **_head(request)}
         return Answer(200, JSON, dumps(body))
 
     def error(self, status: int, code: str, message: str) -> Answer:
-        """The protocol's own error body."""
+        """Return the protocol's own error body."""
         info = {
             "@type": "type.googleapis.com/google.rpc.ErrorInfo",
             "reason": code.upper(),
@@ -196,12 +175,12 @@ class Gemini:
         return Answer(status, JSON, dumps({"error": error}))
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
-        """A reader for the reply to `request`: events, or a JSON array where the content type is JSON's."""
+        """Return a reader for the streamed reply: a JSON array if the content type is JSON, otherwise events."""
         return GeminiStream(request, array=content_type.partition(";")[0].strip().lower() == JSON)
 
 
 def _head(request: Request) -> dict[str, Any]:
-    """What a response says beside its candidates, where no upstream has given it."""
+    """Return a response outside its candidates, for a response that the proxy writes."""
     return {"usageMetadata": _NO_USAGE, "modelVersion": request.model}
 
 
@@ -210,13 +189,13 @@ def _reason(refusal: Refuse) -> str:
 
 
 def _wants_array(path: str) -> bool:
-    """Whether a stream is asked for as an array; the query says so, and without one it is taken for events."""
+    """Whether the query asks for a JSON array; a path without a query is read as asking for events."""
     _, mark, query = path.partition("?")
     return bool(mark) and parse_qs(query).get("alt") != ["sse"]
 
 
-def _edited_array(request: Request, reply: Reply, changed: Mapping[int, Replace | Refuse]) -> bytes:
-    """An array with its ended candidates first, which need nothing of what is left of it."""
+def _edited_array(request: Request, reply: Reply, changed: Changed) -> bytes:
+    """Return an array that begins with the ends of the changed candidates; the rest of it leaves them out."""
     stream = GeminiStream(request, array=True)
     chunks = [*stream.feed(reply.raw), *stream.finish()]
     numbers = stream.choices

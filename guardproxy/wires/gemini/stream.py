@@ -1,29 +1,30 @@
-"""The stream of a response: chunks that each bring parts of every candidate, as events or as items of a JSON array."""
+"""The stream of a response: chunks with parts of the candidates, as events or as items of a JSON array."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.ports import Chunk, Mark, Request
+from guardproxy.ports import Chunk, Request
 from guardproxy.sse import Frame, JsonArray, Sse
 from guardproxy.types import Refuse, Replace
-from guardproxy.wires.gemini.fields import CANDIDATE, LOGPROBS, REPLY, TOKEN, part, snake, taken
-from guardproxy.wires.shared.body import dumps, object_of, read_object
-from guardproxy.wires.shared.logprob_echo import Repeat
+from guardproxy.wires.gemini.fields import CANDIDATE, LOGPROBS, REPLY, TOKEN, part, snake, unique_value
+from guardproxy.wires.shared.body import dumps, parsed_object, read_object
+from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
-from guardproxy.wires.shared.parts import each, fields, handled_in_code, named, walk
-from guardproxy.wires.shared.streams import BaseStream, Event, Track, new_texts, without
+from guardproxy.wires.shared.parts import handled_in_code, keys, list_of, object_with, read_fields
+from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, parts_with_new_texts
 
 _BLANK = b" \t\r\n"
 
 
-def get(value: Mapping[str, Any], name: str) -> Any:
-    """What stands under a name in either spelling."""
+def value_of(value: Mapping[str, Any], name: str) -> Any:
+    """Return the value of `name` in either spelling, None if it is absent."""
     return value.get(name, value.get(snake(name)))
 
 
 def candidates_of(body: Mapping[str, Any]) -> list[Any]:
-    """The candidates of a response; none in an error or for a blocked prompt. Raises UpstreamUnreadable."""
+    """Return the candidates; none in an error or for a blocked prompt. Raises UpstreamUnreadable."""
     candidates = body.get("candidates")
     if candidates is None:
         return []
@@ -33,7 +34,7 @@ def candidates_of(body: Mapping[str, Any]) -> list[Any]:
 
 
 def index_of(candidate: Any, place: int) -> int:
-    """The number of a candidate. Raises UpstreamUnreadable."""
+    """Return the index of a candidate; `place` names it in the error. Raises UpstreamUnreadable."""
     index = candidate.get("index", 0) if isinstance(candidate, dict) else None
     if type(index) is not int or index < 0:
         raise UpstreamUnreadable("must be an object with a whole number for index", f"candidates[{place}]")
@@ -41,143 +42,132 @@ def index_of(candidate: Any, place: int) -> int:
 
 
 def parts_of(builder: MessageBuilder, candidate: Mapping[str, Any], path: str) -> list[Any]:
-    """The parts of a candidate's content, which itself is read into `builder`. Raises UpstreamUnreadable."""
+    """Return the parts of a candidate's content, and read the rest of the content. Raises UpstreamUnreadable."""
     content = candidate.get("content")
-    fields(named("role parts", handled_in_code))(builder, content, f"{path}.content")
-    found = (content or {}).get("parts")
-    if found is not None and not isinstance(found, list):
+    object_with(keys("role parts", handled_in_code))(builder, content, f"{path}.content")
+    parts = (content or {}).get("parts")
+    if parts is not None and not isinstance(parts, list):
         raise UpstreamUnreadable("must be a list", "content.parts")
-    return found or []
+    return parts or []
 
 
-def log_probabilities(repeat: Repeat, builder: MessageBuilder, candidate: Mapping[str, Any], path: str) -> None:
-    """Compare the chosen tokens with the answer's text; other candidates for a token are opaque."""
-    result = get(candidate, "logprobsResult")
-    fields(LOGPROBS)(builder, result, path)
-    chosen = get(result or {}, "chosenCandidates") or []
+def log_probabilities(echo: LogprobEcho, builder: MessageBuilder, candidate: Mapping[str, Any], path: str) -> None:
+    """Compare the chosen tokens with the candidate's text; alternatives to a token are opaque."""
+    result = value_of(candidate, "logprobsResult")
+    object_with(LOGPROBS)(builder, result, path)
+    chosen = value_of(result or {}, "chosenCandidates") or []
     for token in chosen:
-        fields(TOKEN)(builder, token, f"{path}.chosenCandidates")
+        object_with(TOKEN)(builder, token, f"{path}.chosenCandidates")
     tokens = [token.get("token") if isinstance(token, dict) else None for token in chosen]
     if not all(isinstance(token, str | None) for token in tokens):
         raise builder.error("must have strings for tokens", path)
     parts = parts_of(MessageBuilder(UpstreamUnreadable), candidate, path)
-    said = "".join(one.get("text") or "" for one in parts if isinstance(one, dict))
-    repeat.add(said, "".join(token or "" for token in tokens).encode())
-    for place, others in enumerate(get(result or {}, "topCandidates") or ()):
-        fields({"candidates": handled_in_code})(builder, others, f"{path}.topCandidates")
+    text = "".join(item.get("text") or "" for item in parts if isinstance(item, dict))
+    echo.add(text, "".join(token or "" for token in tokens).encode())
+    for place, others in enumerate(value_of(result or {}, "topCandidates") or ()):
+        object_with({"candidates": handled_in_code})(builder, others, f"{path}.topCandidates")
         listed = others.get("candidates") or [] if isinstance(others, dict) else [None]
         own = tokens[place : place + 1]
-        each(fields(TOKEN))(builder, [other for other in listed if isinstance(other, dict)], f"{path}.topCandidates")
+        objects = [other for other in listed if isinstance(other, dict)]
+        list_of(object_with(TOKEN))(builder, objects, f"{path}.topCandidates")
         if any(not isinstance(other, dict) or [other.get("token")] != own for other in listed):
             builder.opaque(f"{path}.topCandidates", "token alternatives")
 
 
-def said_parts(said: str) -> dict[str, Any]:
-    """A content that says a text, or nothing."""
-    return {"role": "model", "parts": [{"text": said}] if said else []}
+def text_content(text: str) -> dict[str, Any]:
+    """Return a content with this text, without parts for an empty text."""
+    return {"role": "model", "parts": [{"text": text}] if text else []}
 
 
 class GeminiStream(BaseStream):
-    """A streamed response. Old models give a finish reason in every chunk, so a candidate is whole when all is."""
+    """Reads and writes a streamed response.
 
-    joint = b"\r\n\r\n"
+    A finish reason does not end a candidate, because old models send it with every chunk: a candidate ends with the
+    stream, and text behind a finish reason is judged as any other.
+    """
+
+    frame_end = b"\r\n\r\n"
 
     def __init__(self, request: Request, *, array: bool) -> None:
         super().__init__(request, JsonArray() if array else Sse())
         self._array = array
-        self._begun = False  # something of the array has left
+        self._begun = False  # an item of the array has been released
         self._head: dict[str, Any] = {"modelVersion": request.model}
 
     def pack(self, body: Mapping[str, Any]) -> bytes:
-        """An event, or an item of the array with what separates it from the one before."""
+        """Return an event, or an item of the array behind the bracket or comma that must precede it."""
         if not self._array:
             return b"data: " + dumps(body) + b"\r\n\r\n"
         start, self._begun = (b",\r\n" if self._begun else b"["), True
         return start + dumps(body)
 
-    def close_track(self, choice: int, track: Track) -> None:
-        """Log probabilities of tokens that the text does not have are opaque."""
-        if "repeat" in track.extra and track.extra["repeat"].ahead:
-            track.builder.opaque(f"candidates[{choice}].logprobsResult", "log probabilities of another text")
-
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def read(self, frame: Frame) -> Chunk:
-        """The chunk of a response. Raises UpstreamUnreadable."""
+        """Return the chunk of a response. Raises UpstreamUnreadable."""
         body = read_object(frame.data or b"", UpstreamUnreadable)
         event = Event(body=body, kind="response", complete=frame.complete)
         if "error" in body and "candidates" not in body:
-            return Chunk(frame.raw, self.outside(body, REPLY, event), event)
-        marks: dict[int, Mark] = {}
+            self.read_outer(body, REPLY, event)
+            return Chunk(frame.raw, tuple(event.marks.values()), event)
         for place, candidate in enumerate(candidates_of(body)):
-            index = index_of(candidate, place)
-            marks[index] = self._read_candidate(index, candidate, event)
-        beside = MessageBuilder(UpstreamUnreadable)
-        walk(beside, body, "", REPLY)
-        parts = beside.message("assistant").parts
-        event.body = without(body, parts)
-        if parts:
-            index = next(iter(marks), 0)
-            marks[index] = self.include(index, parts, event)
+            self.advance(index_of(candidate, place), event, partial(self._read_candidate, candidate))
+        self.read_outer(body, REPLY, event)
         self._head.update({key: value for key, value in event.body.items() if key != "candidates"})
-        event.choices = tuple(marks)
-        return Chunk(frame.raw, tuple(marks.values()), event)
+        return Chunk(frame.raw, tuple(event.marks.values()), event)
 
-    def _read_candidate(self, index: int, candidate: dict[str, Any], event: Event) -> Mark:
-        track, path = self.track(index), f"candidates[{index}]"
-        walk(track.builder, candidate, path, CANDIDATE)
-        opaques = track.builder.opaques
-        parts = parts_of(track.builder, candidate, path)
-        plain = not track.builder.added
+    def _read_candidate(self, candidate: dict[str, Any], state: ChoiceState) -> bool:
+        builder, path = state.builder, f"candidates[{candidate.get('index', 0)}]"
+        read_fields(builder, candidate, path, CANDIDATE)
+        parts = parts_of(builder, candidate, path)
+        plain = not builder.added
         for value in parts:
-            place = self._place(track, value)
-            part(track.builder, value, f"{path}.content.parts[{place}]")
-        plain = plain and all(place.endswith(".text") for place, _ in track.builder.added)
-        repeat: Repeat = track.extra.setdefault("repeat", Repeat())
-        log_probabilities(repeat, track.builder, candidate, f"{path}.logprobsResult")
-        reason = taken(track.builder, candidate, "finishReason", path)
+            place = self._place(state, value)
+            part(builder, value, f"{path}.content.parts[{place}]")
+        plain = plain and all(place.endswith(".text") for place, _ in builder.added)
+        echo = state.echo("text", f"{path}.logprobsResult")
+        log_probabilities(echo, builder, candidate, f"{path}.logprobsResult")
+        reason = unique_value(builder, candidate, "finishReason", path)
         if isinstance(reason, str):
-            track.finish, plain = reason, False
-        event.texts += [(index, where, text) for where, text in track.builder.take()]
-        whole = not plain or repeat.ahead or track.builder.opaques > opaques
-        return Mark(index, track.builder.size, whole=whole)
+            state.finish, plain = reason, False
+        return echo.ahead or not plain
 
-    def _place(self, track: Track, value: Any) -> int:
-        """Where a part lies in the whole content: a text goes on from the text before it."""
+    def _place(self, state: ChoiceState, value: Any) -> int:
+        """Return the index of a part in the whole content: neighbouring texts of a kind are one part."""
         is_text = isinstance(value, dict) and "text" in value
         kind = (value.get("thought") is True) if is_text else None
-        last, count = track.extra.get("last", "none"), track.extra.get("count", 0)
+        last, count = state.extra.get("last", "none"), state.extra.get("count", 0)
         if kind is None or kind != last:
             count += 1
-        track.extra["last"], track.extra["count"] = kind if is_text else "none", count
+        state.extra["last"], state.extra["count"] = kind if is_text else "none", count
         return int(count) - 1
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
     def release(self, chunk: Chunk) -> bytes:
-        """The chunk's bytes for the client, less the candidates that the proxy has ended."""
+        """Return the chunk's bytes for the client, without the candidates that the proxy has ended."""
         event: Event = chunk.data
-        if self.over(event):
+        if self.is_behind_end(event):
             return b""
         if not event.kind:
             return self._between(chunk.raw, event)
-        live = self.live(event)
-        self.sent(event)
-        if len(live) == len(event.choices):
-            return self._own(chunk.raw)
-        kept = [one for one in candidates_of(event.body) if index_of(one, 0) in live]
-        return self.frames([{**event.body, "candidates": kept}]) if kept else b""
+        open_choices = self.open_choices(event)
+        self.note_released(event)
+        if len(open_choices) == len(event.marks):
+            return self._item(chunk.raw)
+        kept = [candidate for candidate in candidates_of(event.body) if index_of(candidate, 0) in open_choices]
+        return self.pack_all([{**event.body, "candidates": kept}]) if kept else b""
 
     def _between(self, raw: bytes, event: Event) -> bytes:
-        """A frame without data: white space, or the end of the array."""
+        """Return a frame without data: white space, or the end of the array."""
         self._cut = not event.complete
         if self._array and not self.closed and raw.rstrip(_BLANK).endswith(b"]"):
             self.closed = True
             return raw if self._begun or raw.lstrip(_BLANK).startswith(b"[") else b"[]"
         return raw
 
-    def _own(self, raw: bytes) -> bytes:
-        """An item of the array as it came, unless frames that did not leave have taken its separator with them."""
+    def _item(self, raw: bytes) -> bytes:
+        """Return an item as it came, with its bracket or comma corrected if earlier items were not released."""
         if not self._array:
             return raw
         begun, self._begun = self._begun, True
@@ -186,33 +176,33 @@ class GeminiStream(BaseStream):
         return (b",\r\n" if begun else b"[") + raw.lstrip(_BLANK + b",[")
 
     def end(self, choice: int, outcome: Replace | Refuse) -> bytes:
-        """Say what is left of the candidate, and its finish reason."""
-        track = self.track(choice)
-        if track.ended or self.closed:
+        """Return the rest of the edited texts or the refusal, and the finish reason."""
+        state = self.state_of(choice)
+        if state.ended or self.closed:
             return b""
-        track.ended = True
+        state.ended = True
         if isinstance(outcome, Refuse):
-            contents = [said_parts(outcome.message if track.silent else "")]
+            contents = [text_content(outcome.message if state.nothing_released else "")]
             reason = "SAFETY" if outcome.finish == "content_filter" else "STOP"
         else:
-            contents, reason = self._rest(track, outcome), track.finish or "STOP"
-        contents = contents or [said_parts("")]
+            contents, reason = self._rest(state, outcome), state.finish or "STOP"
+        contents = contents or [text_content("")]
         bodies = [{"candidates": [{"content": content, "index": choice}], **self._head} for content in contents]
         bodies[-1]["candidates"][0]["finishReason"] = reason
-        return self.frames(bodies)
+        return self.pack_all(bodies)
 
-    def _rest(self, track: Track, outcome: Replace) -> list[dict[str, Any]]:
-        out: list[dict[str, Any]] = []
-        for old, new in new_texts(track.builder.message("assistant"), outcome):
+    def _rest(self, state: ChoiceState, outcome: Replace) -> list[dict[str, Any]]:
+        contents: list[dict[str, Any]] = []
+        for old, new in parts_with_new_texts(state.builder.message("assistant"), outcome):
             if old.kind == "tool_call" and old.path.endswith(".args"):
-                out += [_called(old.text)] if new == old.text else []
-            elif (old.path.endswith(".text") or outcome.whole) and (left := track.remainder(old, new)):
+                contents += [_call_content(old.text)] if new == old.text else []
+            elif (old.path.endswith(".text") or outcome.whole) and (rest := state.remainder(old, new)):
                 thought = {"thought": True} if old.kind == "reasoning" else {}
-                out.append({"role": "model", "parts": [{"text": left, **thought}]})
-        return out
+                contents.append({"role": "model", "parts": [{"text": rest, **thought}]})
+        return contents
 
     def close(self) -> bytes:
-        """The end of the array; a stream of events just ends."""
+        """Return the end of the array; a stream of events has no terminator."""
         if self.closed:
             return b""
         self.closed = True
@@ -221,7 +211,7 @@ class GeminiStream(BaseStream):
         return b"]" if self._begun else b"[]"
 
 
-def _called(said: str) -> dict[str, Any]:
-    """A content with a function call, from its text."""
-    name, _, arguments = said.partition("\n")
-    return {"role": "model", "parts": [{"functionCall": {"name": name, "args": object_of(arguments)}}]}
+def _call_content(call_text: str) -> dict[str, Any]:
+    """Return a content with a function call, from its text: name, line break, arguments."""
+    name, _, arguments = call_text.partition("\n")
+    return {"role": "model", "parts": [{"functionCall": {"name": name, "args": parsed_object(arguments)}}]}

@@ -1,4 +1,4 @@
-"""OpenAI chat completions, and the servers that speak it (vLLM, SGLang, llama.cpp, LM Studio, Mistral, OpenRouter).
+"""OpenAI chat completions, also as vLLM, SGLang, llama.cpp, LM Studio, Mistral and OpenRouter speak it.
 
 Reference: OpenAI API reference, "Chat": "Create chat completion", "The chat completion object", "... chunk object".
 The field maps are in `fields`.
@@ -6,20 +6,29 @@ The field maps are in `fields`.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
-from guardproxy.types import Conversation, Edit, Message, Outcome, Pass, Refuse, Replace, Role
+from guardproxy.types import Message, Refuse, Replace, Role
 from guardproxy.wires.openai_chat.fields import CALLS, MESSAGE, REPLY_CHOICE, REPLY_MESSAGE, SETTINGS
 from guardproxy.wires.openai_chat.stream import ChatStream, log_probabilities, refusal_message
 from guardproxy.wires.shared import openai
+from guardproxy.wires.shared.base import Changed, message_list, with_tool_results
 from guardproxy.wires.shared.body import dumps, read_object, remove
-from guardproxy.wires.shared.edits import dropped, rewrite
+from guardproxy.wires.shared.edits import rewrite
+from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
-from guardproxy.wires.shared.parts import an_object, beside_turns, fields, opaque, walk
+from guardproxy.wires.shared.parts import (
+    object_with,
+    opaque,
+    outer_messages,
+    outer_parts,
+    read_fields,
+    require_object,
+    with_outer_parts,
+)
 from guardproxy.wires.shared.streams import JSON
 
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/chat/completions|/openai/deployments/[^/]+/chat/completions")
@@ -30,16 +39,7 @@ _ROLES: dict[str, Role] = {
     "tool": "tool",
     "function": "tool",
 }
-
-
-def _turns(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
-    """Every message of the conversation with its place in the body; what is beside the messages comes first."""
-    builder = MessageBuilder(Unreadable)
-    walk(builder, body, "", SETTINGS)
-    for message in beside_turns(builder):
-        yield "", message
-    for index, message in enumerate(body["messages"]):
-        yield f"messages[{index}]", _message(message, f"messages[{index}]")
+_FORMS = ("guided_json", "guided_regex", "guided_choice", "structured_outputs")
 
 
 def _message(message: Any, path: str) -> Message:
@@ -49,87 +49,61 @@ def _message(message: Any, path: str) -> Message:
     if not isinstance(role, str):
         raise Unreadable("must be a string", f"{path}.role")
     builder = MessageBuilder(Unreadable)
-    walk(builder, message, path, MESSAGE)
-    # A role of a server's own is judged as the user's.
-    read = builder.message(_ROLES.get(role, "user"))
-    if read.role != "tool":
-        return read
-    results = (replace(part, kind="tool_result") if part.kind == "text" else part for part in read.parts)
-    return Message("tool", tuple(results))
+    read_fields(builder, message, path, MESSAGE)
+    # A role that the protocol does not have counts as the user's, which is always judged.
+    return with_tool_results(builder.message(_ROLES.get(role, "user")))
 
 
-def _structured(body: Mapping[str, Any]) -> bool:
-    wanted = body.get("response_format")
-    kind = wanted.get("type", "text") if isinstance(wanted, dict) else "text"
-    return kind != "text" or any(
-        body.get(key) for key in ("guided_json", "guided_regex", "guided_choice", "structured_outputs")
-    )
-
-
-class OpenAIChat:
+class OpenAIChat(openai.OpenAIWire):
     """The wire of `/v1/chat/completions`."""
 
     name = "openai_chat"
-    keepalive = b": keep-alive\n\n"
-    lines = False
+    paths = _PATH
+    calls = CALLS
 
-    def claims(self, method: str, path: str) -> bool:
-        """Whether this wire reads requests to `path`."""
-        return method == "POST" and _PATH.fullmatch(path.partition("?")[0]) is not None
+    def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+        """Yield every message with its path; texts outside the message list come first."""
+        messages = message_list(body, "messages")
+        builder = MessageBuilder(Unreadable)
+        read_fields(builder, body, "", SETTINGS)
+        for message in outer_messages(builder):
+            yield "", message
+        for index, message in enumerate(messages):
+            yield f"messages[{index}]", _message(message, f"messages[{index}]")
 
-    def parse_request(self, path: str, body: bytes) -> Request:
-        """Raises Unreadable with the JSON path of what is wrong."""
-        parsed = read_object(body)
-        messages = parsed.get("messages")
-        if not isinstance(messages, list) or not messages:
-            raise Unreadable("must be a list of at least one message", "messages")
-        return Request(
-            wire=self.name,
-            path=path,
-            model=openai.model_of(path, parsed),
-            stream=openai.wants_stream(parsed),
-            conversation=Conversation(tuple(message for _, message in _turns(parsed))),
-            raw=body,
-            body=parsed,
-            structured=_structured(parsed),
-        )
-
-    def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
-        """The body with new texts at the edits' paths and without the messages `drop` (conversation indices)."""
-        body = json.loads(request.raw)
-        rewrite(body, edits, CALLS)
-        turns = list(_turns(request.body))
-        remove(body, (path for index in drop for path in dropped(*turns[index])))
-        return dumps(body)
+    def structured(self, body: Mapping[str, Any]) -> bool:
+        """Return whether the request asks for JSON or another fixed form."""
+        wanted = body.get("response_format")
+        kind = wanted.get("type", "text") if isinstance(wanted, dict) else "text"
+        return kind != "text" or any(body.get(key) for key in _FORMS)
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
-        """Raises UpstreamUnreadable."""
+        """Parse a whole reply. Raises UpstreamUnreadable."""
         parsed = read_object(body, UpstreamUnreadable)
         choices = openai.choices_of(parsed)
-        beside = openai.beside(parsed)
         read = [self._choice(choice, index) for index, choice in enumerate(choices)]
-        return Reply(openai.with_beside(read, beside), body, parsed)
+        return Reply(with_outer_parts(read, outer_parts(parsed, openai.ENVELOPE)), body, parsed)
 
     def _choice(self, choice: Any, index: int) -> Message:
         path = f"choices[{index}]"
         builder = MessageBuilder(UpstreamUnreadable)
-        walk(builder, an_object(builder.error, choice, path), path, REPLY_CHOICE)
+        read_fields(builder, require_object(builder.error, choice, path), path, REPLY_CHOICE)
         message = choice.get("message") or {}
-        fields(REPLY_MESSAGE)(builder, message, f"{path}.message")
-        opaque("a piece of a stream")(builder, choice.get("delta"), f"{path}.delta")
-        if log_probabilities({}, builder, message, choice.get("logprobs"), f"{path}.logprobs"):
-            builder.opaque(f"{path}.logprobs", "log probabilities of another text")
+        object_with(REPLY_MESSAGE)(builder, message, f"{path}.message")
+        opaque("a chunk of a stream")(builder, choice.get("delta"), f"{path}.delta")
+        echoes: dict[str, LogprobEcho] = {}
+        log_probabilities(echoes, builder, message, choice.get("logprobs"), f"{path}.logprobs")
+        for echo in echoes.values():
+            echo.close(builder)
         return builder.message("assistant")
 
-    def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
-        """The reply with each choice replaced or refused as its outcome says; choices that pass stay as they are."""
-        if all(isinstance(outcome, Pass) for outcome in outcomes.values()):
-            return reply.raw
+    def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:
+        """Return the reply with the choices in `changed` replaced or refused, and the other choices as they are."""
         body = json.loads(reply.raw)
-        choices = openai.opened(body, openai.envelope(request, "chat.completion", "chatcmpl", request.received))
-        for index, outcome in outcomes.items():
-            if isinstance(outcome, Pass):
-                continue
+        choices = openai.choices_to_edit(
+            body, openai.envelope(request, "chat.completion", "chatcmpl", request.received)
+        )
+        for index, outcome in changed.items():
             choice = choices[index]
             if isinstance(outcome, Refuse):
                 new = _whole(choice, refusal_message(request, outcome), outcome.finish)
@@ -141,14 +115,12 @@ class OpenAIChat:
                 if isinstance(new.get("message"), dict):
                     new["message"].pop("annotations", None)
             choices[index] = new
-            remove(body, openai.beside_paths(reply.choices[index]))
+            remove(body, openai.outer_paths(reply.choices[index]))
         return dumps(body)
 
-    def refuse(self, request: Request, refusal: Refuse) -> Answer:
-        """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
-        if refusal.shape == "error":
-            return self.error(400, "content_filter", refusal.message)
-        number = openai.count(request.body, "n")
+    def refusal(self, request: Request, refusal: Refuse) -> Answer:
+        """Return a complete answer that carries the refusal, streamed if the request asked for a stream."""
+        number = openai.choice_count(request.body, "n")
         if request.stream:
             return openai.refuse_stream(ChatStream(request, request.received), refusal, number)
         message = refusal_message(request, refusal)
@@ -156,22 +128,18 @@ class OpenAIChat:
         head = openai.envelope(request, "chat.completion", "chatcmpl", request.received)
         return Answer(200, JSON, dumps({**head, "choices": choices, "usage": openai.NO_USAGE}))
 
-    def error(self, status: int, code: str, message: str) -> Answer:
-        """The protocol's own error body."""
-        return openai.error_answer(status, code, message)
-
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
-        """A reader for the reply to `request`."""
+        """Return a reader for the streamed reply."""
         return ChatStream(request, request.received)
 
 
 def _whole(choice: Mapping[str, Any], message: Mapping[str, Any], finish: str) -> dict[str, Any]:
-    """A choice with nothing of the old one but its number."""
+    """Return a choice with this message; of the old choice, only its number remains."""
     return {"index": choice.get("index", 0), "message": message, "logprobs": None, "finish_reason": finish}
 
 
 def _replaced(choice: Mapping[str, Any], outcome: Replace) -> dict[str, Any]:
-    """A choice that says what the edits say, and nothing else."""
+    """Return a choice with the texts of the edits and nothing else."""
     refusal = [edit.text for edit in outcome.edits if edit.path.endswith(".message.refusal")]
     content = [edit.text for edit in outcome.edits if not edit.path.endswith(".message.refusal")]
     message = {

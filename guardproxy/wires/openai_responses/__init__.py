@@ -3,23 +3,23 @@
 Reference: OpenAI API reference, "Responses", "Streaming events". The field maps are in `fields`.
 """
 
-import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
-from guardproxy.types import Conversation, Edit, Message, Outcome, Part, Pass, Refuse, Role
+from guardproxy.types import Message, Part, Refuse, Role
 from guardproxy.wires.openai_responses.fields import RESPONSE, SETTINGS, item, kind_of
 from guardproxy.wires.openai_responses.reading import echoed
 from guardproxy.wires.openai_responses.stream import ResponseStream, ended, refusal_part, text_part
 from guardproxy.wires.shared import openai
+from guardproxy.wires.shared.base import Changed, request_digest
 from guardproxy.wires.shared.body import dumps, read_object, remove
-from guardproxy.wires.shared.edits import dropped, rewrite
+from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.message_builder import MessageBuilder
-from guardproxy.wires.shared.parts import beside_turns, unknown, walk
+from guardproxy.wires.shared.parts import outer_messages, outer_parts, read_fields, with_outer_parts
 from guardproxy.wires.shared.streams import JSON, SSE
 
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/responses")
@@ -34,29 +34,30 @@ _NO_USAGE = {
 }
 
 
-def _turns(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
-    """Every message of the conversation with its place in the body; what is beside the input comes first."""
+def _outer(body: Mapping[str, Any]) -> list[Message]:
     builder = MessageBuilder(Unreadable)
-    walk(builder, body, "", SETTINGS)
-    for message in beside_turns(builder, "system", "prompt.variables"):
-        yield "", message
-    given = body.get("input")
-    if isinstance(given, str):
-        whole = MessageBuilder(Unreadable)
-        whole.add("input", given)
-        yield "input", whole.message("user")
+    read_fields(builder, body, "", SETTINGS)
+    return outer_messages(builder, "system", "prompt.variables")
+
+
+def _items(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+    value = body.get("input")
+    if isinstance(value, str):
+        builder = MessageBuilder(Unreadable)
+        builder.add("input", value)
+        yield "input", builder.message("user")
         return
-    if given is not None and not isinstance(given, list):
+    if value is not None and not isinstance(value, list):
         raise Unreadable("must be a text or a list of items", "input")
-    for index, value in enumerate(given or ()):
+    for index, entry in enumerate(value or ()):
         path = f"input[{index}]"
-        one = MessageBuilder(Unreadable)
-        item(one, value, path)
-        yield path, one.message(_role(value))
+        builder = MessageBuilder(Unreadable)
+        item(builder, entry, path)
+        yield path, builder.message(_role(entry))
 
 
 def _role(value: Mapping[str, Any]) -> Role:
-    """Whose an item is: a message says it, results are the tool's, everything else the assistant's."""
+    """Return the role of an item: a message names it, outputs are the tool's, other items mostly the assistant's."""
     kind = str(kind_of(value))
     if kind == "message":
         return _ROLES.get(str(value.get("role")), "user")
@@ -68,11 +69,9 @@ def _role(value: Mapping[str, Any]) -> Role:
 
 
 def _head(request: Request, now: float) -> dict[str, Any]:
-    """The head of a response that no upstream has given at `now` (seconds since 1970); the id is a digest of the
-    request."""
-    digest = hashlib.sha256(request.raw).hexdigest()[:24]
+    """Return the head of a response that the proxy writes at `now` (seconds since 1970)."""
     return {
-        "id": f"resp_{digest}",
+        "id": f"resp_{request_digest(request)}",
         "object": "response",
         "created_at": int(now),
         "status": "completed",
@@ -87,66 +86,51 @@ def _head(request: Request, now: float) -> dict[str, Any]:
     }
 
 
-class OpenAIResponses:
+class OpenAIResponses(openai.OpenAIWire):
     """The wire of `/v1/responses`."""
 
     name = "openai_responses"
-    keepalive = b": keep-alive\n\n"
-    lines = False
+    paths = _PATH
+    calls = _CALLS
 
-    def claims(self, method: str, path: str) -> bool:
-        """Whether this wire reads requests to `path`."""
-        return method == "POST" and _PATH.fullmatch(path.partition("?")[0]) is not None
-
-    def parse_request(self, path: str, body: bytes) -> Request:
-        """Raises Unreadable with the JSON path of what is wrong."""
-        parsed = read_object(body)
-        turns = tuple(message for _, message in _turns(parsed))
-        if not turns:
+    def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+        """Yield every item of the input with its path; texts outside the input come first."""
+        outer, items = _outer(body), list(_items(body))
+        if not outer and not items:
             raise Unreadable("must be a text or a list of items", "input")
-        wanted = (parsed.get("text") or {}).get("format") or {}
-        previous = parsed.get("previous_response_id")
-        return Request(
-            wire=self.name,
-            path=path,
-            model=openai.model_of(path, parsed),
-            stream=openai.wants_stream(parsed),
-            conversation=Conversation(turns),
-            raw=body,
-            body=parsed,
-            structured=isinstance(wanted, dict) and wanted.get("type", "text") != "text",
-            resumes=Part("previous_response_id", previous, "opaque") if isinstance(previous, str) else None,
-        )
+        yield from (("", message) for message in outer)
+        yield from items
 
-    def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
-        """The body with new texts at the edits' paths and without the messages `drop` (conversation indices)."""
-        body = json.loads(request.raw)
-        rewrite(body, edits, _CALLS)
-        turns = list(_turns(request.body))
-        remove(body, (path for index in drop for path in dropped(*turns[index])))
-        return dumps(body)
+    def structured(self, body: Mapping[str, Any]) -> bool:
+        """Return whether the request asks for JSON or another fixed form."""
+        wanted = (body.get("text") or {}).get("format") or {}
+        return isinstance(wanted, dict) and wanted.get("type", "text") != "text"
+
+    def resumes(self, body: Mapping[str, Any]) -> Part | None:
+        """Return the opaque part that names the earlier response, whose conversation the upstream keeps."""
+        previous = body.get("previous_response_id")
+        return Part("previous_response_id", previous, "opaque") if isinstance(previous, str) else None
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
-        """Raises UpstreamUnreadable. An error body has no choice."""
+        """Parse a whole reply; an error body has no choice of its own. Raises UpstreamUnreadable."""
         parsed = read_object(body, UpstreamUnreadable)
         if "output" not in parsed and isinstance(parsed.get("error"), dict | str):
-            return Reply(unknown(parsed, RESPONSE), body, parsed)
+            return Reply(with_outer_parts((), outer_parts(parsed, RESPONSE)), body, parsed)
         if not isinstance(parsed.get("output"), list):
             raise UpstreamUnreadable("must be a list", "output")
         builder = MessageBuilder(UpstreamUnreadable)
-        walk(builder, parsed, "", RESPONSE)
+        read_fields(builder, parsed, "", RESPONSE)
         echoed(builder, parsed, request)
-        goes_on = parsed.get("status") in ("queued", "in_progress")  # in the background, where nobody judges
-        return Reply((builder.message("assistant"),), body, parsed, "" if goes_on else str(parsed.get("id", "")))
+        # A response that goes on in the background has no id here: what it will say has not been judged.
+        is_complete = parsed.get("status") not in ("queued", "in_progress")
+        return Reply((builder.message("assistant"),), body, parsed, str(parsed.get("id", "")) if is_complete else "")
 
-    def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
-        """The response replaced or refused as the outcome says."""
-        outcome = outcomes.get(0, Pass())
-        if isinstance(outcome, Pass):
-            return reply.raw
+    def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:
+        """Return the response with its only choice replaced or refused."""
+        outcome = changed[0]
         body = json.loads(reply.raw)
         body = body if "output" in body else {**_head(request, request.received), **body}
-        outside = [part.path for part in reply.choices[0].parts if not part.path.startswith("output[")]
+        outer = [part.path for part in reply.choices[0].parts if not part.path.startswith("output[")]
         if isinstance(outcome, Refuse):
             part = refusal_part(outcome.message, structured=request.structured)
             body = ended(body, [_message(body, part)], outcome)
@@ -155,14 +139,12 @@ class OpenAIResponses:
         else:
             rewrite(body, (edit for edit in outcome.edits if edit.path != "output_text"), _CALLS)
             for edit in outcome.edits:
-                _uncited(body, edit.path)
-        remove(body, outside)
+                _remove_annotations(body, edit.path)
+        remove(body, outer)
         return dumps(body)
 
-    def refuse(self, request: Request, refusal: Refuse) -> Answer:
-        """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
-        if refusal.shape == "error":
-            return self.error(400, "content_filter", refusal.message)
+    def refusal(self, request: Request, refusal: Refuse) -> Answer:
+        """Return a complete answer that carries the refusal, streamed if the request asked for a stream."""
         head = _head(request, request.received)
         if request.stream:
             stream = ResponseStream(request, head)
@@ -170,23 +152,19 @@ class OpenAIResponses:
         part = refusal_part(refusal.message, structured=request.structured)
         return Answer(200, JSON, dumps(ended(head, [_message(head, part)], refusal)))
 
-    def error(self, status: int, code: str, message: str) -> Answer:
-        """The protocol's own error body."""
-        return openai.error_answer(status, code, message)
-
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
-        """A reader for the reply to `request`."""
+        """Return a reader for the streamed reply."""
         return ResponseStream(request, _head(request, request.received))
 
 
 def _message(head: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
-    """A message of the output with one part."""
+    """Return a message of the output with one part."""
     name = f"msg_{str(head.get('id', '')).removeprefix('resp_')}"
     return {"id": name, "type": "message", "role": "assistant", "status": "completed", "content": [part]}
 
 
-def _uncited(body: dict[str, Any], path: str) -> None:
-    """A part that gets a new text loses the annotations and log probabilities of the old one."""
+def _remove_annotations(body: dict[str, Any], path: str) -> None:
+    """Remove the annotations and log probabilities of an edited text: they belong to the old text."""
     found = re.match(r"output\[(\d+)\]\.content\[(\d+)\]\.text$", path)
     if not found:
         return

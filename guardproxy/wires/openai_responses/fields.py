@@ -1,4 +1,4 @@
-"""The field maps of OpenAI's Responses: what of a request, a response and a stream's event is judged, passed, opaque.
+"""The field maps of OpenAI's Responses: which fields of requests, responses and events are judged, passed or opaque.
 
 Reference: OpenAI API reference, "Responses" and "Streaming events".
 """
@@ -7,47 +7,46 @@ from collections.abc import Mapping
 from typing import Any
 
 from guardproxy.types import PartKind
-from guardproxy.wires.shared.body import shown
-from guardproxy.wires.shared.logprob_echo import Repeat, token_list
+from guardproxy.wires.shared.body import guard_text
+from guardproxy.wires.shared.logprob_echo import LogprobEcho, token_list
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
-    Fields,
-    Rule,
+    FieldMap,
+    FieldRule,
     data,
-    each,
     error_text,
-    fields,
     handled_in_code,
     identifier,
     json_text,
-    named,
+    keys,
+    list_of,
+    object_by_type,
+    object_with,
     opaque,
     passed,
     string_or,
     text,
-    typed,
     user_label,
 )
 
-_ITEM: Fields = {
-    **named("type status phase caller created_by async agent environment max_output_length"),
-    **named("id call_id role namespace server_label", identifier),
+_ITEM: FieldMap = {
+    **keys("type status phase caller created_by async agent environment max_output_length"),
+    **keys("id call_id role namespace server_label", identifier),
 }
 
 
 def _output_text(builder: MessageBuilder, value: Any, path: str) -> None:
-    """A text with its annotations; tokens with log probabilities must spell the text."""
-    fields({"type": passed, "text": text(), "annotations": each(json_text("text")), "logprobs": handled_in_code})(
-        builder, value, path
-    )
-    repeat = Repeat()
-    repeat.add(value.get("text") or "", token_list(builder, value.get("logprobs"), f"{path}.logprobs"))
-    if repeat.ahead:
-        builder.opaque(f"{path}.logprobs", "log probabilities of another text")
+    """Judge a text with its annotations; log probabilities that spell another text are opaque."""
+    object_with(
+        {"type": passed, "text": text(), "annotations": list_of(json_text("text")), "logprobs": handled_in_code}
+    )(builder, value, path)
+    echo = LogprobEcho(f"{path}.logprobs")
+    echo.add(value.get("text") or "", token_list(builder, value.get("logprobs"), f"{path}.logprobs"))
+    echo.close(builder)
 
 
-def _parts(kind: PartKind) -> Rule:
-    """A part of a message's content; `kind` is what plain texts are."""
+def _parts(kind: PartKind) -> FieldRule:
+    """Read a part of a message's content; `kind` is the kind of its plain texts."""
     cached = {"prompt_cache_breakpoint": passed, "detail": passed}
     file = {
         "filename": text(kind),
@@ -55,7 +54,7 @@ def _parts(kind: PartKind) -> Rule:
         "file_id": opaque("file"),
         "file_url": data("file"),
     }
-    others = typed(
+    others = object_by_type(
         {
             "input_text": {**cached, "text": text(kind)},
             "text": {"text": text(kind)},
@@ -75,40 +74,42 @@ def _parts(kind: PartKind) -> Rule:
     return rule
 
 
-PART: Rule = _parts("text")
-_RESULT: Rule = string_or(text("tool_result"), each(_parts("tool_result")))
+PART: FieldRule = _parts("text")
+_RESULT: FieldRule = string_or(text("tool_result"), list_of(_parts("tool_result")))
 
 
-def _call(key: str, more: Fields | None = None) -> Rule:
-    """An item that calls a tool: its name and its arguments are one text."""
+def _call(key: str, more: FieldMap | None = None) -> FieldRule:
+    """Read an item that calls a tool: its name and its arguments, at `key`, are one text."""
     table = {**_ITEM, "name": handled_in_code, key: handled_in_code, **(more or {})}
 
     def rule(builder: MessageBuilder, value: Any, path: str) -> None:
-        fields(table)(builder, value, path)
-        name, given = value.get("name"), value.get(key)
+        object_with(table)(builder, value, path)
+        name, arguments = value.get("name"), value.get(key)
         if name is not None and not isinstance(name, str):
             raise builder.error("must be a string", f"{path}.name")
-        builder.call(f"{path}.{key}", name or "", "" if given is None else shown(given))
+        builder.call(f"{path}.{key}", name or "", "" if arguments is None else guard_text(arguments))
 
     return rule
 
 
-_TOOLS: Rule = each(json_text("tool_definition"))
-_ACTION: Rule = fields({**_ITEM, "action": json_text("tool_call"), "pending_safety_checks": json_text("text")})
-_CODE_OUTPUT = each(
-    typed(
+_TOOLS: FieldRule = list_of(json_text("tool_definition"))
+_ACTION: FieldRule = object_with(
+    {**_ITEM, "action": json_text("tool_call"), "pending_safety_checks": json_text("text")}
+)
+_CODE_OUTPUT = list_of(
+    object_by_type(
         {"logs": {"logs": text("tool_result")}, "image": {"url": opaque("image")}, "files": {"files": opaque("file")}}
     )
 )
-_MCP: Fields = {"approval_request_id": passed, "output": text("tool_result"), "error": json_text("tool_result")}
+_MCP: FieldMap = {"approval_request_id": passed, "output": text("tool_result"), "error": json_text("tool_result")}
 
-ITEMS: dict[str, Rule] = {
-    "message": fields({**_ITEM, "content": string_or(text(), each(PART))}),
-    "reasoning": fields(
+ITEMS: dict[str, FieldRule] = {
+    "message": object_with({**_ITEM, "content": string_or(text(), list_of(PART))}),
+    "reasoning": object_with(
         {
             **_ITEM,
-            "summary": each(PART),
-            "content": each(PART),
+            "summary": list_of(PART),
+            "content": list_of(PART),
             "encrypted_content": opaque("encrypted reasoning"),
         }
     ),
@@ -123,37 +124,37 @@ ITEMS: dict[str, Rule] = {
     "computer_call": _ACTION,
     "local_shell_call": _ACTION,
     "shell_call": _ACTION,
-    "apply_patch_call": fields({**_ITEM, "operation": json_text("tool_call")}),
-    "file_search_call": fields({**_ITEM, "queries": json_text("tool_call"), "results": json_text("tool_result")}),
-    "image_generation_call": fields(
+    "apply_patch_call": object_with({**_ITEM, "operation": json_text("tool_call")}),
+    "file_search_call": object_with({**_ITEM, "queries": json_text("tool_call"), "results": json_text("tool_result")}),
+    "image_generation_call": object_with(
         {
             **_ITEM,
-            **named("action background output_format quality size error svg_usage"),
+            **keys("action background output_format quality size error svg_usage"),
             "result": opaque("image"),
             "revised_prompt": text(),
         }
     ),
-    "mcp_list_tools": fields({**_ITEM, "tools": _TOOLS, "error": json_text("tool_result")}),
-    "additional_tools": fields({**_ITEM, "tools": _TOOLS}),
-    "tool_search_output": fields({**_ITEM, "execution": passed, "tools": _TOOLS}),
-    "mcp_approval_response": fields({**_ITEM, **named("approval_request_id approve"), "reason": text()}),
-    "function_call_output": fields({**_ITEM, "name": identifier, "output": _RESULT}),
-    "custom_tool_call_output": fields({**_ITEM, "output": _RESULT}),
-    "computer_call_output": fields(
+    "mcp_list_tools": object_with({**_ITEM, "tools": _TOOLS, "error": json_text("tool_result")}),
+    "additional_tools": object_with({**_ITEM, "tools": _TOOLS}),
+    "tool_search_output": object_with({**_ITEM, "execution": passed, "tools": _TOOLS}),
+    "mcp_approval_response": object_with({**_ITEM, **keys("approval_request_id approve"), "reason": text()}),
+    "function_call_output": object_with({**_ITEM, "name": identifier, "output": _RESULT}),
+    "custom_tool_call_output": object_with({**_ITEM, "output": _RESULT}),
+    "computer_call_output": object_with(
         {**_ITEM, "output": opaque("image"), "acknowledged_safety_checks": json_text("tool_result")}
     ),
-    "local_shell_call_output": fields({**_ITEM, "output": text("tool_result")}),
-    "shell_call_output": fields({**_ITEM, "output": json_text("tool_result")}),
-    "apply_patch_call_output": fields({**_ITEM, "output": text("tool_result")}),
-    "program_output": fields({**_ITEM, "result": text("tool_result")}),
-    "compaction": fields({**_ITEM, "encrypted_content": opaque("encrypted history")}),
-    "compaction_trigger": fields(_ITEM),
-    "item_reference": fields({**_ITEM, "id": opaque("an item stored upstream")}),
+    "local_shell_call_output": object_with({**_ITEM, "output": text("tool_result")}),
+    "shell_call_output": object_with({**_ITEM, "output": json_text("tool_result")}),
+    "apply_patch_call_output": object_with({**_ITEM, "output": text("tool_result")}),
+    "program_output": object_with({**_ITEM, "result": text("tool_result")}),
+    "compaction": object_with({**_ITEM, "encrypted_content": opaque("encrypted history")}),
+    "compaction_trigger": object_with(_ITEM),
+    "item_reference": object_with({**_ITEM, "id": opaque("an item stored upstream")}),
 }
 
 
 def item(builder: MessageBuilder, value: Any, path: str) -> None:
-    """An item of the input or the output; one of an unknown type is opaque."""
+    """Read an item of the input or the output; an item of an unknown type is opaque as a whole."""
     if not isinstance(value, dict):
         raise builder.error("must be an object", path)
     kind = kind_of(value)
@@ -166,13 +167,13 @@ def item(builder: MessageBuilder, value: Any, path: str) -> None:
 
 
 def kind_of(value: Mapping[str, Any]) -> Any:
-    """The type of an item; a message need not say it."""
+    """Return the type of an item; a message may omit it."""
     return value.get("type") or ("message" if "role" in value else "item_reference")
 
 
-# Of the request, beside its input.
-SETTINGS: Fields = {
-    **named(
+# A request outside its input.
+SETTINGS: FieldMap = {
+    **keys(
         """
         model stream stream_options access_programs background background_options context_management image
         include max_output_tokens max_tool_calls moderation parallel_tool_calls prompt_cache_key
@@ -181,16 +182,18 @@ SETTINGS: Fields = {
         """
     ),
     "input": handled_in_code,
-    **named("metadata vllm_xargs", user_label),
-    "instructions": string_or(text(), each(item)),
+    **keys("metadata vllm_xargs", user_label),
+    "instructions": string_or(text(), list_of(item)),
     "previous_response_id": opaque("an earlier response stored upstream"),
     "conversation": opaque("a conversation stored upstream"),
-    "prompt": fields({"id": opaque("a prompt stored upstream"), "version": passed, "variables": json_text("text")}),
-    "text": fields({"verbosity": passed, "format": json_text("tool_definition")}),
+    "prompt": object_with(
+        {"id": opaque("a prompt stored upstream"), "version": passed, "variables": json_text("text")}
+    ),
+    "text": object_with({"verbosity": passed, "format": json_text("tool_definition")}),
     "tools": _TOOLS,
 }
 
-# What a response repeats of its request: the client's own, where it is that.
+# Fields of a response that repeat the request; they pass if their texts are the request's (`reading.echoed`).
 ECHOES = (
     "instructions",
     "tools",
@@ -205,11 +208,11 @@ ECHOES = (
     "safety_identifier",
     "user",
 )
-ERROR: Rule = error_text("message param")
+ERROR: FieldRule = error_text("message param")
 
-# Of a response.
-RESPONSE: Fields = {
-    **named(
+# A response.
+RESPONSE: FieldMap = {
+    **keys(
         """
         id object created_at completed_at status incomplete_details model parallel_tool_calls temperature top_p
         background image input_transformations max_output_tokens max_tool_calls moderation
@@ -217,17 +220,17 @@ RESPONSE: Fields = {
         truncation usage store billing access_programs frequency_penalty presence_penalty kv_transfer_params
         """
     ),
-    **named(" ".join(ECHOES), handled_in_code),
+    **keys(" ".join(ECHOES), handled_in_code),
     "error": ERROR,
-    "output": each(item),
+    "output": list_of(item),
     "output_text": text(),
 }
 
-_EVENT: Fields = named(
+_EVENT: FieldMap = keys(
     "type sequence_number item_id output_index content_index summary_index annotation_index obfuscation"
 )
 
-# Events that add to a text: where in the item it lies, and what it is.
+# Events that append to a text: its path in the item, and its kind.
 DELTAS: dict[str, tuple[str, PartKind]] = {
     "response.output_text.delta": ("content[{content_index}].text", "text"),
     "response.refusal.delta": ("content[{content_index}].refusal", "refusal"),
@@ -239,7 +242,7 @@ DELTAS: dict[str, tuple[str, PartKind]] = {
     "response.code_interpreter_call_code.delta": ("code", "tool_call"),
 }
 
-# Events that repeat a text: in which field. The place is that of the event that ends in `.delta`.
+# Events that repeat a text: the field with the text. Its path is that of the matching `.delta` event.
 DONES: dict[str, str] = {
     "response.output_text.done": "text",
     "response.refusal.done": "refusal",
@@ -251,8 +254,8 @@ DONES: dict[str, str] = {
     "response.code_interpreter_call_code.done": "code",
 }
 
-# Events with an object of the response in them: in which field, where it lies, and how it is read.
-SNAPSHOTS: dict[str, tuple[str, str, Rule]] = {
+# Events with an object of the response: the field with the object, its path, and its rule.
+SNAPSHOTS: dict[str, tuple[str, str, FieldRule]] = {
     "response.output_item.added": ("item", "output[{output_index}]", item),
     "response.output_item.done": ("item", "output[{output_index}]", item),
     "response.content_part.added": ("part", "output[{output_index}].content[{content_index}]", PART),
@@ -266,21 +269,21 @@ SNAPSHOTS: dict[str, tuple[str, str, Rule]] = {
     ),
     **dict.fromkeys(
         (f"response.{state}" for state in ("created", "queued", "in_progress", "completed", "failed", "incomplete")),
-        ("response", "", fields(RESPONSE)),
+        ("response", "", object_with(RESPONSE)),
     ),
 }
 
-# Events that say where a tool of the upstream's stands. Their fields beyond these are unknown ones.
-PROGRESS: Fields = {
+# Events about the progress of the upstream's own tools.
+PROGRESS: FieldMap = {
     **_EVENT,
     "partial_image_b64": opaque("image"),
-    **named("partial_image_index size quality background output_format code param response_id"),
+    **keys("partial_image_index size quality background output_format code param response_id"),
     "message": text(),
     "error": ERROR,
 }
-ERROR_EVENT: Fields = {**_EVENT, **named("code param"), "message": text(), "error": ERROR}
+ERROR_EVENT: FieldMap = {**_EVENT, **keys("code param"), "message": text(), "error": ERROR}
 
 
-def event_of(texts: str) -> Fields:
-    """An event whose fields `texts` the stream itself reads."""
-    return {**_EVENT, **named(texts, handled_in_code)}
+def event_of(texts: str) -> FieldMap:
+    """Return the field map of an event whose fields `texts` are read by the stream's code."""
+    return {**_EVENT, **keys(texts, handled_in_code)}

@@ -1,12 +1,13 @@
-"""The stream of a response, read: texts grow by deltas, and every event that repeats one is compared with it."""
+"""Reads the stream of a response: texts grow by deltas, and every event that repeats a text is compared with it."""
 
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.ports import Chunk, Mark, Request
+from guardproxy.ports import Chunk, Request
 from guardproxy.sse import Frame, Sse
 from guardproxy.wires.openai_responses.fields import (
     DELTAS,
@@ -17,15 +18,15 @@ from guardproxy.wires.openai_responses.fields import (
     SNAPSHOTS,
     event_of,
 )
-from guardproxy.wires.shared.body import dumps, read_object, shown, strings
-from guardproxy.wires.shared.logprob_echo import Repeat, token_list
+from guardproxy.wires.shared.body import dumps, guard_text, read_object, strings
+from guardproxy.wires.shared.logprob_echo import token_list
 from guardproxy.wires.shared.message_builder import MessageBuilder
-from guardproxy.wires.shared.parts import carries_text, walk
-from guardproxy.wires.shared.streams import BaseStream, Event, Track, without_opaque
+from guardproxy.wires.shared.parts import carries_text, read_fields
+from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, without_opaque
 
 TERMINAL = ("response.completed", "response.failed", "response.incomplete")
 
-# A text's delta and the events that open something may leave before the whole answer is judged.
+# Deltas of text and events that open an item or a part may be released before the whole answer is judged.
 _PLAIN = (
     "response.output_text.delta",
     "response.refusal.delta",
@@ -40,60 +41,53 @@ _OPENING = (
     "response.content_part.added",
     "response.reasoning_summary_part.added",
 )
-# Events with text in shapes of their own: judged as their JSON text.
+# Events whose text has a shape of its own: the whole event is judged as JSON text.
 _OTHER_TEXT = ("response.shell_call_command.", "response.shell_call_output_content.", "response.audio.transcript.")
 
 
 @dataclass(slots=True)
-class Item:
-    """An item of the output: its events that have not left yet, and what the client has seen of it."""
+class OutputItem:
+    """An item of the output, with its unreleased events and its state at the client."""
 
     body: dict[str, Any]
     waiting: deque[dict[str, Any]] = field(default_factory=deque)
-    number: int = -1  # its place at the client; -1 where the client has not seen it
+    number: int = -1  # its index at the client; -1: the client has not seen the item
     parts: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)  # opened at the client
     closed_parts: set[tuple[str, int]] = field(default_factory=set)
-    done: dict[str, Any] | None = None  # the whole item, where the client has seen its end
+    done: dict[str, Any] | None = None  # the whole item, once the client has seen its end
 
 
 def part_key(body: Mapping[str, Any]) -> tuple[str, int]:
-    """Which part of its item an event is about."""
+    """Return the list and the index of the part that an event belongs to."""
     if "summary_index" in body:
         return "summary", int(body["summary_index"])
     return "content", int(body.get("content_index", 0))
 
 
 class ResponseReader(BaseStream):
-    """The reading half: one choice, number 0."""
+    """The reading half of a streamed response. It has one choice, number 0."""
 
     def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
         super().__init__(request, Sse())
         self.head = dict(head)
-        self.items: dict[int, Item] = {}
+        self.items: dict[int, OutputItem] = {}
         self.last: dict[str, Any] | None = None  # the upstream's terminal event
         self._grown: set[str] = set()
-        self._repeats: dict[str, Repeat] = {}
-        self._done = False
 
     @property
     def id(self) -> str:
-        """The response's id, which `previous_response_id` of a later request may name; empty until its end was seen."""
+        """The id by which `previous_response_id` of a later request may name the response; empty before its end."""
         return str(self.head.get("id", "")) if self.last is not None else ""
 
     def pack(self, body: Mapping[str, Any]) -> bytes:
-        """An event."""
+        """Return an event."""
         return f"event: {body['type']}\n".encode() + b"data: " + dumps(body) + b"\n\n"
 
-    def close_track(self, choice: int, track: Track) -> None:
-        """Log probabilities of tokens that a text does not have are opaque."""
-        for path, repeat in self._repeats.items():
-            if repeat.ahead:
-                track.builder.opaque(f"{path}.logprobs", "log probabilities of another text")
-
     def read(self, frame: Frame) -> Chunk:
-        """The chunk of an event. Raises UpstreamUnreadable."""
+        """Return the chunk of an event. Raises UpstreamUnreadable."""
         data = (frame.data or b"").strip()
-        if data == b"[DONE]":  # some servers that speak this protocol end it as chat completions end
+        if data == b"[DONE]":  # some servers terminate this protocol as they do chat completions
+            self.terminated = True
             return Chunk(frame.raw, self.final_marks(), Event(kind="[DONE]", complete=frame.complete))
         body = read_object(data, UpstreamUnreadable)
         kind = body.get("type")
@@ -101,29 +95,24 @@ class ResponseReader(BaseStream):
             raise UpstreamUnreadable("the event and its data are of different types", "type")
         event = Event(body=body, kind=kind, complete=frame.complete)
         if kind == "error":
-            return Chunk(frame.raw, self.outside(body, ERROR_EVENT, event), event)
-        if self._done:
-            raise UpstreamUnreadable("the stream goes on after the response's end")
-        return Chunk(frame.raw, (self._mark(kind, body, event),), event)
+            self.read_outer(body, ERROR_EVENT, event)
+        else:
+            self.advance(0, event, partial(self._read, kind, body))
+        return Chunk(frame.raw, tuple(event.marks.values()), event)
 
-    def _mark(self, kind: str, body: dict[str, Any], event: Event) -> Mark:
-        track = self.track(0)
-        before, opaques, closed = track.builder.size, track.builder.opaques, track.final
+    def _read(self, kind: str, body: dict[str, Any], state: ChoiceState) -> bool:
+        size = state.builder.size
         self._file(kind, body)
-        ahead = self._read_event(kind, body, track)
-        grown = track.builder.size > before
+        ahead = self._read_event(kind, body, state)
         if kind in TERMINAL:
-            track.final = self._done = True
+            state.final = self.terminated = True
             self.last = body
-            self.close_track(0, track)
-        event.choices = (0,)
-        event.texts = [(0, path, text) for path, text in track.builder.take()]
-        plain = (kind in _PLAIN and not ahead) or (not grown and kind in _OPENING) or _is_progress(kind)
-        whole = not plain or closed or track.builder.opaques > opaques
-        return Mark(0, track.builder.size, final=track.final and not closed, whole=whole)
+        if kind in _PLAIN:
+            return ahead
+        return not (_is_progress(kind) or (kind in _OPENING and state.builder.size == size))
 
     def _file(self, kind: str, body: dict[str, Any]) -> None:
-        """Keep the event with its item."""
+        """Add the event to the unreleased events of its item."""
         index = body.get("output_index")
         if index is None:
             return
@@ -133,27 +122,28 @@ class ResponseReader(BaseStream):
         if kind == "response.output_item.added":
             if index in self.items or not isinstance(body.get("item"), dict):
                 raise UpstreamUnreadable("must be a new item", "item")
-            self.items[index] = Item(body["item"])
+            self.items[index] = OutputItem(body["item"])
         if index not in self.items:
             raise UpstreamUnreadable("is not the number of an item", "output_index")
         self.items[index].waiting.append(body)
 
-    def _read_event(self, kind: str, body: dict[str, Any], track: Track) -> bool:
-        """Read the event's text; whether its log probabilities say more than the text so far."""
+    def _read_event(self, kind: str, body: dict[str, Any], state: ChoiceState) -> bool:
+        """Read the event's text; return whether its log probabilities are ahead of the text so far."""
         if kind in DELTAS:
-            return self._read_delta(kind, body, track.builder)
+            return self._read_delta(kind, body, state)
         if kind in DONES:
-            self._repeat(kind, body, track.builder)
+            self._compare(kind, body, state.builder)
         elif kind in SNAPSHOTS:
-            self._snapshot(kind, body, track.builder)
+            self._snapshot(kind, body, state.builder)
         elif kind.startswith(_OTHER_TEXT):
-            track.builder.add(f"output[{body.get('output_index', 0)}].events", f"{shown(body)}\n", "tool_call")
+            state.builder.add(f"output[{body.get('output_index', 0)}].events", f"{guard_text(body)}\n", "tool_call")
         else:
-            self._progress(kind, body, track.builder)
+            self._progress(kind, body, state.builder)
         return False
 
-    def _read_delta(self, kind: str, body: dict[str, Any], builder: MessageBuilder) -> bool:
-        walk(builder, body, "", event_of("delta logprobs"))
+    def _read_delta(self, kind: str, body: dict[str, Any], state: ChoiceState) -> bool:
+        builder = state.builder
+        read_fields(builder, body, "", event_of("delta logprobs"))
         path, part_kind = _place(kind, body), DELTAS[kind][1]
         delta = body.get("delta")
         if not isinstance(delta, str):
@@ -163,44 +153,44 @@ class ResponseReader(BaseStream):
             builder.call(path, "", delta)
         else:
             builder.add(path, delta, part_kind)
-        repeat = self._repeats.setdefault(path, Repeat())
-        repeat.add(delta, token_list(builder, body.get("logprobs"), f"{path}.logprobs"))
-        return repeat.ahead
+        echo = state.echo(path, f"{path}.logprobs")
+        echo.add(delta, token_list(builder, body.get("logprobs"), f"{path}.logprobs"))
+        return echo.ahead
 
-    def _repeat(self, kind: str, body: dict[str, Any], builder: MessageBuilder) -> None:
-        walk(builder, body, "", event_of(f"{DONES[kind]} logprobs name"))
+    def _compare(self, kind: str, body: dict[str, Any], builder: MessageBuilder) -> None:
+        read_fields(builder, body, "", event_of(f"{DONES[kind]} logprobs name"))
         delta_kind = kind.removesuffix(".done") + ".delta"
-        path, part_kind, said = _place(delta_kind, body), DELTAS[delta_kind][1], body.get(DONES[kind])
-        if not isinstance(said, str):
+        path, part_kind, text = _place(delta_kind, body), DELTAS[delta_kind][1], body.get(DONES[kind])
+        if not isinstance(text, str):
             raise UpstreamUnreadable("must be a string", DONES[kind])
         repeated = MessageBuilder(UpstreamUnreadable)
         if part_kind == "tool_call":
             name = builder.head(path)
-            repeated.call(path, name if body.get("name") in (None, name) else str(body["name"]), said)
+            repeated.call(path, name if body.get("name") in (None, name) else str(body["name"]), text)
         else:
-            repeated.add(path, said, part_kind)
+            repeated.add(path, text, part_kind)
         builder.absorb(repeated, self._grown)
         tokens = token_list(builder, body.get("logprobs"), f"{path}.logprobs")
-        if not said.encode().startswith(tokens):
+        if not text.encode().startswith(tokens):
             builder.opaque(f"{path}.logprobs", "log probabilities of another text")
 
     def _snapshot(self, kind: str, body: dict[str, Any], builder: MessageBuilder) -> None:
         key, place, rule = SNAPSHOTS[kind]
-        walk(builder, body, "", event_of(key))
+        read_fields(builder, body, "", event_of(key))
         if not isinstance(body.get(key), dict):
             raise UpstreamUnreadable("must be an object", key)
-        seen = MessageBuilder(UpstreamUnreadable)
-        rule(seen, body[key], _filled(place, body))
-        builder.absorb(seen, self._grown)
+        snapshot = MessageBuilder(UpstreamUnreadable)
+        rule(snapshot, body[key], _filled(place, body))
+        builder.absorb(snapshot, self._grown)
         if key == "response":
             echoed(builder, body[key], self.request)
             head = without_opaque({**body[key], "output": []}, builder.message("assistant"))
             self.head = {**self.head, **head}
 
     def _progress(self, kind: str, body: dict[str, Any], builder: MessageBuilder) -> None:
-        """An event that says where something stands; one of a type that is not known may carry no text."""
+        """Read an event about progress. Raises UpstreamUnreadable for text in an event of an unknown type."""
         unknown = MessageBuilder(UpstreamUnreadable)
-        walk(unknown, body, "", PROGRESS)
+        read_fields(unknown, body, "", PROGRESS)
         parts = unknown.message("assistant").parts
         if any(part.note == "unknown field" for part in parts) or body.get("delta"):
             raise UpstreamUnreadable(f"text in an event of the unknown type {kind[:60]!r}")
@@ -208,7 +198,7 @@ class ResponseReader(BaseStream):
 
 
 def echoed(builder: MessageBuilder, response: Mapping[str, Any], request: Request) -> None:
-    """A response repeats what its request says, filled up with defaults; a text that the request has not is opaque."""
+    """Add an opaque part for every field that should repeat the request, but has a text that the request lacks."""
     known = set(strings({key: request.body.get(key) for key in ECHOES}))
     for key in ECHOES:
         if any(text not in known and carries_text(text) for text in strings(response.get(key))):

@@ -1,4 +1,4 @@
-"""The stream of a response, written: what leaves, and how a response ends that the proxy cuts or rewrites."""
+"""Writes the stream of a response: the events for the client, and the end of a response that was cut or rewritten."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -6,8 +6,8 @@ from typing import Any
 
 from guardproxy.ports import Chunk, Request
 from guardproxy.types import Refuse, Replace
-from guardproxy.wires.openai_responses.reading import Item, ResponseReader, part_key
-from guardproxy.wires.shared.streams import Event, Track
+from guardproxy.wires.openai_responses.reading import OutputItem, ResponseReader, part_key
+from guardproxy.wires.shared.streams import ChoiceState, Event
 
 _TEXT = re.compile(r"output\[(\d+)\]\.content\[(\d+)\]\.(text|refusal)$")
 _KINDS = {"output_text": "text", "refusal": "refusal", "reasoning_text": "text", "summary_text": "text"}
@@ -19,25 +19,25 @@ _EVENTS = {
 }
 
 
-def text_part(said: str) -> dict[str, Any]:
-    """A part of a message that is plain text."""
-    return {"type": "output_text", "text": said, "annotations": []}
+def text_part(text: str) -> dict[str, Any]:
+    """Return a part of a message with plain text."""
+    return {"type": "output_text", "text": text, "annotations": []}
 
 
-def refusal_part(said: str, *, structured: bool) -> dict[str, Any]:
-    """A refusal: parsers of structured output take it for one only where it says so."""
-    return {"type": "refusal", "refusal": said} if structured else text_part(said)
+def refusal_part(text: str, *, structured: bool) -> dict[str, Any]:
+    """Return a part with a refusal; parsers of structured output recognise it by its type only."""
+    return {"type": "refusal", "refusal": text} if structured else text_part(text)
 
 
 def ended(head: Mapping[str, Any], output: list[dict[str, Any]], refusal: Refuse | None) -> dict[str, Any]:
-    """The response with this output and the end that goes with it."""
+    """Return the response with this output and the status that fits it."""
     filtered = refusal is not None and refusal.finish == "content_filter"
     state = {"status": "incomplete" if filtered else "completed", "error": None}
     return {**head, **state, "incomplete_details": {"reason": "content_filter"} if filtered else None, "output": output}
 
 
 class ResponseStream(ResponseReader):
-    """A streamed response: one choice, number 0."""
+    """Reads and writes a streamed response."""
 
     def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
         super().__init__(request, head)
@@ -47,18 +47,18 @@ class ResponseStream(ResponseReader):
         self._own: dict[str, str] = {}  # texts that the proxy has added, by path
 
     def release(self, chunk: Chunk) -> bytes:
-        """The event's bytes for the client; nothing after an end by the proxy."""
+        """Return the event's bytes for the client; nothing after an end by the proxy."""
         event: Event = chunk.data
-        track = self.track(0)
-        if self.over(event) or (track.ended and event.kind):
+        state = self.state_of(0)
+        if self.is_behind_end(event) or (state.ended and event.kind):
             return b""
         self._note(event)
-        self.sent(event)
+        self.note_released(event)
         self.closed = self.closed or event.kind == "[DONE]"
         return chunk.raw
 
     def _note(self, event: Event) -> None:
-        """Follow what the client has seen."""
+        """Update the items to what the client has seen."""
         body, kind = event.body, event.kind
         if type(body.get("sequence_number")) is int:
             self._sequence = body["sequence_number"]
@@ -78,24 +78,24 @@ class ResponseStream(ResponseReader):
             item.closed_parts.add(part_key(body))
 
     def end(self, choice: int, outcome: Replace | Refuse) -> bytes:
-        """Say what is left, close what is open, and end the response."""
-        track = self.track(0)
-        if choice != 0 or track.ended or self.closed:
+        """Return the rest of the edited texts or the refusal, the ends of open items, and the end of the response."""
+        state = self.state_of(0)
+        if choice != 0 or state.ended or self.closed:
             return b""
-        track.ended = True
+        state.ended = True
         bodies = [*self._begin()]
         if isinstance(outcome, Refuse):
-            bodies += self._refused(track, outcome)
+            bodies += self._refused(state, outcome)
             kind = "response.incomplete" if outcome.finish == "content_filter" else "response.completed"
             response = ended(self.head, self._output(), outcome)
         else:
-            bodies += self._rest(track, outcome)
+            bodies += self._rest(state, outcome)
             kind, response = self._normal_end()
         bodies.append({"type": kind, "response": response})
-        return self.frames([self._numbered(body) for body in bodies])
+        return self.pack_all([self._numbered(body) for body in bodies])
 
     def close(self) -> bytes:
-        """Nothing: the last event of the response has ended it."""
+        """Return nothing: the last event of the response ends the stream."""
         self.closed = True
         return b""
 
@@ -111,7 +111,7 @@ class ResponseStream(ResponseReader):
             yield {"type": "response.in_progress", "response": response}
 
     def _normal_end(self) -> tuple[str, dict[str, Any]]:
-        """The upstream's own end, with the output that the client has seen."""
+        """Return the upstream's own last event with the output that the client has seen."""
         if self.last is None or self.last["type"] == "response.failed":
             return "response.completed", ended(self.head, self._output(), None)
         return self.last["type"], {**self.last["response"], "output": self._output()}
@@ -122,85 +122,87 @@ class ResponseStream(ResponseReader):
 
     # --- refusing --------------------------------------------------------------------------------------------------
 
-    def _refused(self, track: Track, outcome: Refuse) -> list[dict[str, Any]]:
+    def _refused(self, state: ChoiceState, outcome: Refuse) -> list[dict[str, Any]]:
         out: list[dict[str, Any]] = []
-        said_nothing = track.silent
-        if said_nothing and (place := self._open_text()) is not None and not self.request.structured:
+        add_text = state.nothing_released
+        if add_text and (place := self._open_text()) is not None and not self.request.structured:
             out.append(self._delta(self.items[place], ("content", 0), outcome.message))
             self._own[f"output[{place}].content[0].text"] = outcome.message
-            said_nothing = False
-        out += self._closings(track)
-        if said_nothing:
+            add_text = False
+        out += self._closings(state)
+        if add_text:
             out += self._message([refusal_part(outcome.message, structured=self.request.structured)])
         return out
 
     def _open_text(self) -> int | None:
-        """The item of the client's open and empty text, if there is one."""
+        """Return the index of the item with an open and empty text at the client, if there is one."""
         for index, item in self.items.items():
             part = item.parts.get(("content", 0))
             if item.number >= 0 and item.done is None and part is not None and part.get("type") == "output_text":
                 return index
         return None
 
-    def _closings(self, track: Track) -> list[dict[str, Any]]:
-        """Close every item that is open at the client with what it has seen of it."""
+    def _closings(self, state: ChoiceState) -> list[dict[str, Any]]:
+        """Close every item that is open at the client, with the texts that the client has seen."""
         out: list[dict[str, Any]] = []
         for index, item in self.items.items():
             if item.number >= 0 and item.done is None:
-                out += self._close_item(track, index, item)
+                out += self._close_item(state, index, item)
         return out
 
-    def _close_item(self, track: Track, index: int, item: Item) -> list[dict[str, Any]]:
+    def _close_item(self, state: ChoiceState, index: int, item: OutputItem) -> list[dict[str, Any]]:
         out: list[dict[str, Any]] = []
         lists: dict[str, list[dict[str, Any]]] = {}
         for key, part in item.parts.items():
             field = _KINDS.get(str(part.get("type")), "text")
             path = f"output[{index}].{key[0]}[{key[1]}].{field}"
-            said = track.said(path) + self._own.get(path, "")
-            whole = {**part, field: said}
+            text = state.released_text(path) + self._own.get(path, "")
+            whole = {**part, field: text}
             lists.setdefault(key[0], []).append(whole)
             if key not in item.closed_parts:
-                out += self._close_part(item, key, whole, said)
+                out += self._close_part(item, key, whole, text)
         is_message = item.body.get("type") == "message"
         item.done = {**item.body, **lists, "status": "completed" if is_message else "incomplete"}
         for field in ("arguments", "input", "code"):
-            if (path := f"output[{index}].{field}") in track.sent:
-                item.done[field] = track.said(path).partition("\n")[2]
+            if (path := f"output[{index}].{field}") in state.released:
+                item.done[field] = state.released_text(path).partition("\n")[2]
         out.append({"type": "response.output_item.done", "output_index": item.number, "item": item.done})
         return out
 
-    def _close_part(self, item: Item, key: tuple[str, int], part: dict[str, Any], said: str) -> list[dict[str, Any]]:
+    def _close_part(
+        self, item: OutputItem, key: tuple[str, int], part: dict[str, Any], text: str
+    ) -> list[dict[str, Any]]:
         kind = str(part.get("type"))
         where = self._where(item, key)
         done = "response.reasoning_summary_part.done" if key[0] == "summary" else "response.content_part.done"
         out: list[dict[str, Any]] = []
         if kind in _EVENTS:
             logprobs: dict[str, Any] = {"logprobs": []} if kind == "output_text" else {}
-            out.append({"type": f"{_EVENTS[kind]}.done", **where, _KINDS[kind]: said, **logprobs})
+            out.append({"type": f"{_EVENTS[kind]}.done", **where, _KINDS[kind]: text, **logprobs})
         return [*out, {"type": done, **where, "part": part}]
 
-    def _where(self, item: Item, key: tuple[str, int]) -> dict[str, Any]:
+    def _where(self, item: OutputItem, key: tuple[str, int]) -> dict[str, Any]:
         return {"item_id": item.body.get("id", ""), "output_index": item.number, f"{key[0]}_index": key[1]}
 
-    def _opened(self, item: Item, key: tuple[str, int], refusal: bool) -> list[dict[str, Any]]:
-        """Open a part that the client has not seen yet."""
+    def _opened(self, item: OutputItem, key: tuple[str, int], refusal: bool) -> list[dict[str, Any]]:
+        """Return the event that opens a part, unless the client has seen the part."""
         if key in item.parts:
             return []
         item.parts[key] = refusal_part("", structured=refusal)
         return [{"type": "response.content_part.added", **self._where(item, key), "part": item.parts[key]}]
 
-    def _delta(self, item: Item, key: tuple[str, int], said: str) -> dict[str, Any]:
+    def _delta(self, item: OutputItem, key: tuple[str, int], text: str) -> dict[str, Any]:
         kind = str(item.parts[key].get("type"))
         kind = kind if kind in _EVENTS else "output_text"
         logprobs: dict[str, Any] = {"logprobs": []} if kind == "output_text" else {}
-        return {"type": f"{_EVENTS[kind]}.delta", **self._where(item, key), "delta": said, **logprobs}
+        return {"type": f"{_EVENTS[kind]}.delta", **self._where(item, key), "delta": text, **logprobs}
 
     def _message(self, parts: list[dict[str, Any]], identity: str = "") -> list[dict[str, Any]]:
-        """A whole new message of the output."""
+        """Return the events of a whole new message of the output."""
         place = max(self.items, default=-1) + 1
         name = identity or f"msg_{str(self.head['id']).removeprefix('resp_')}_{place}"
         head = {"id": name, "type": "message", "role": "assistant", "status": "in_progress", "content": []}
-        item = self.items[place] = Item(head, number=self._numbers)
+        item = self.items[place] = OutputItem(head, number=self._numbers)
         self._numbers += 1
         out: list[dict[str, Any]] = [{"type": "response.output_item.added", "output_index": item.number, "item": head}]
         for index, part in enumerate(parts):
@@ -215,25 +217,25 @@ class ResponseStream(ResponseReader):
 
     # --- rewriting -------------------------------------------------------------------------------------------------
 
-    def _rest(self, track: Track, outcome: Replace) -> list[dict[str, Any]]:
-        texts = {edit.path: edit.text for edit in outcome.edits if edit.text != track.builder.text(edit.path)}
+    def _rest(self, state: ChoiceState, outcome: Replace) -> list[dict[str, Any]]:
+        texts = {edit.path: edit.text for edit in outcome.edits if edit.text != state.builder.text(edit.path)}
         out: list[dict[str, Any]] = []
         for index, item in list(self.items.items()):
             changed = {path: text for path, text in texts.items() if path.startswith(f"output[{index}].")}
             if not changed and not outcome.whole:
                 out += self._replayed(item)
             elif item.done is None:
-                out += self._edited(track, index, item, changed, whole=outcome.whole)
+                out += self._edited(state, index, item, changed, whole=outcome.whole)
         if outcome.whole:
-            beside = [text_part(text) for path, text in texts.items() if not path.startswith("output[")]
-            out += self._message(beside) if beside else []
+            outer = [text_part(text) for path, text in texts.items() if not path.startswith("output[")]
+            out += self._message(outer) if outer else []
         return out
 
     def _edited(
-        self, track: Track, index: int, item: Item, changed: Mapping[str, str], *, whole: bool
+        self, state: ChoiceState, index: int, item: OutputItem, changed: Mapping[str, str], *, whole: bool
     ) -> list[dict[str, Any]]:
-        """An item with new texts: what is left of each, and its end. Parts that are neither text nor named go."""
-        parts = [part for part in track.builder.message("assistant").parts if _TEXT.match(part.path)]
+        """Return the rests of an item's edited texts, and its end; its other parts are removed."""
+        parts = [part for part in state.builder.message("assistant").parts if _TEXT.match(part.path)]
         mine = [part for part in parts if part.path.startswith(f"output[{index}].")]
         texts = [(part, changed.get(part.path, part.text)) for part in mine if part.path in changed or not whole]
         if item.number < 0:
@@ -243,15 +245,15 @@ class ResponseStream(ResponseReader):
         for part, text in texts:
             place = _TEXT.match(part.path)
             key = ("content", int(place[2]) if place else 0)
-            left = track.remainder(part, text)
-            if left and key not in item.closed_parts:
+            rest = state.remainder(part, text)
+            if rest and key not in item.closed_parts:
                 out += self._opened(item, key, part.kind == "refusal")
-                out.append(self._delta(item, key, left))
-                self._own[part.path] = left
-        return [*out, *self._close_item(track, index, item)]
+                out.append(self._delta(item, key, rest))
+                self._own[part.path] = rest
+        return [*out, *self._close_item(state, index, item)]
 
-    def _replayed(self, item: Item) -> list[dict[str, Any]]:
-        """The item's own events that have not left, under its number at the client."""
+    def _replayed(self, item: OutputItem) -> list[dict[str, Any]]:
+        """Return the item's unreleased events, under its number at the client."""
         if item.number < 0 and item.waiting:
             item.number, self._numbers = self._numbers, self._numbers + 1
         for body in item.waiting:

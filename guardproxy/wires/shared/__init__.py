@@ -1,1 +1,1 @@
-"""What the wires have in common; the only module that they share."""
+"""The shared base of the wires: the only modules that wires import from each other."""

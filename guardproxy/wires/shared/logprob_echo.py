@@ -1,4 +1,4 @@
-"""Texts that repeat another text: they may not say anything that the judged text does not."""
+"""Log probabilities echo the text token by token: they must not contain anything that the judged text does not."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 from guardproxy.errors import Unreadable
 from guardproxy.wires.shared.message_builder import MessageBuilder
-from guardproxy.wires.shared.parts import handled_in_code, passed, walk
+from guardproxy.wires.shared.parts import handled_in_code, passed, read_fields
 
 _ESCAPED_BYTE = re.compile(rb"\\x([0-9a-fA-F]{2})")
 _ENTRY = {
@@ -18,33 +18,48 @@ _ENTRY = {
 }
 
 
-class Repeat:
-    """Follows a text and its repetition as both grow; each may be ahead of the other."""
+class LogprobEcho:
+    """Compares a text with the tokens of its log probabilities while both grow; either may be ahead of the other.
 
-    def __init__(self) -> None:
-        self._text = bytearray()
-        self._repeat = bytearray()
-        self.differs = False
+    `path` is the place of the log probabilities in the body.
+    """
 
-    def add(self, text: str, repeat: bytes) -> None:
-        """The text and its repetition go on."""
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._text = bytearray()  # text that no token has spelled yet
+        self._tokens = bytearray()  # token bytes that the text does not have yet
+        self._differs = False
+
+    def add(self, text: str, tokens: bytes) -> None:
+        """Add what a frame brings of the text and of the tokens."""
         self._text += text.encode()
-        self._repeat += repeat
-        both = min(len(self._text), len(self._repeat))
-        if self._text[:both] != self._repeat[:both]:
-            self.differs = True
-        del self._text[:both], self._repeat[:both]
+        self._tokens += tokens
+        common = min(len(self._text), len(self._tokens))
+        if self._text[:common] != self._tokens[:common]:
+            self._differs = True
+        del self._text[:common], self._tokens[:common]
 
     @property
     def ahead(self) -> bool:
-        """Whether the repetition says more than the text so far."""
-        return self.differs or bool(self._repeat)
+        """Whether the tokens spell anything that the text so far does not."""
+        return self._differs or bool(self._tokens)
+
+    def close(self, builder: MessageBuilder) -> None:
+        """Make the log probabilities an opaque part if they spell anything that the text does not.
+
+        Call this when the text is complete. Tokens are reported once: calling it again adds a part only if more tokens
+        have come.
+        """
+        if self.ahead:
+            builder.opaque(self._path, "log probabilities of another text")
+            self._tokens.clear()
+            self._differs = False
 
 
 def token_list(builder: MessageBuilder, value: Any, path: str) -> bytes:
-    """The bytes that a list of tokens with log probabilities (OpenAI's `logprobs.content`) spells.
+    """Return the bytes that a list of tokens with log probabilities (OpenAI's `logprobs.content`) spells.
 
-    Alternatives other than the token itself become an opaque part: no text that is judged contains them.
+    Alternatives that differ from their token become an opaque part, because no judged text contains them.
     """
     if value is None:
         return b""
@@ -53,36 +68,36 @@ def token_list(builder: MessageBuilder, value: Any, path: str) -> bytes:
     return b"".join(_token(builder, entry, f"{path}[{index}]", path) for index, entry in enumerate(value))
 
 
-def _token(builder: MessageBuilder, entry: Any, path: str, where: str) -> bytes:
+def _token(builder: MessageBuilder, entry: Any, path: str, list_path: str) -> bytes:
     if not isinstance(entry, dict):
         raise builder.error("must be an object", path)
-    walk(builder, entry, path, _ENTRY)
+    read_fields(builder, entry, path, _ENTRY)
     spelled = _spelled(builder.error, entry, path)
     others = entry.get("top_logprobs") or []
     if not isinstance(others, list):
         raise builder.error("must be a list", f"{path}.top_logprobs")
     for number, other in enumerate(others):
-        same = isinstance(other, dict) and isinstance(other.get("token"), str)
-        if same:
-            walk(builder, other, f"{path}.top_logprobs[{number}]", _ENTRY)
-        if not same or _spelled(builder.error, other, f"{path}.top_logprobs") != spelled:
-            builder.opaque(f"{where}.top_logprobs", "token alternatives")
+        readable = isinstance(other, dict) and isinstance(other.get("token"), str)
+        if readable:
+            read_fields(builder, other, f"{path}.top_logprobs[{number}]", _ENTRY)
+        if not readable or _spelled(builder.error, other, f"{path}.top_logprobs") != spelled:
+            builder.opaque(f"{list_path}.top_logprobs", "token alternatives")
     return spelled
 
 
 def _spelled(error: type[Unreadable], entry: Mapping[str, Any], path: str) -> bytes:
-    """What a token says, as a text and as bytes. Raises where the two are not the same."""
+    """Return the bytes of a token. Raises `error` if its `token` and its `bytes` are different texts."""
     token, numbers = entry.get("token"), entry.get("bytes")
     if not isinstance(token, str):
         raise error("must be a string", f"{path}.token")
-    said = token.encode()
+    text = token.encode()
     if numbers is None:
-        return said
+        return text
     try:
         raw = bytes(numbers)
     except (TypeError, ValueError) as problem:
         raise error("must be a list of bytes", f"{path}.bytes") from problem
-    unescaped = _ESCAPED_BYTE.sub(lambda found: bytes([int(found[1], 16)]), said.removeprefix(b"bytes:"))
-    if raw not in (said, unescaped) and raw.decode(errors="replace") != token:
+    unescaped = _ESCAPED_BYTE.sub(lambda found: bytes([int(found[1], 16)]), text.removeprefix(b"bytes:"))
+    if raw not in (text, unescaped) and raw.decode(errors="replace") != token:
         raise error("the token and its bytes are different texts", path)
     return raw

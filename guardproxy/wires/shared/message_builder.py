@@ -1,4 +1,4 @@
-"""One message while it is read: its parts, as they stand in a body or as they grow in a stream."""
+"""Builds one message from the parts of a body, or from the pieces of a stream."""
 
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
@@ -8,31 +8,34 @@ from guardproxy.types import Message, Part, PartKind, Role
 
 
 @dataclass(slots=True)
-class _Piece:
+class _GrowingPart:
     kind: PartKind
     note: str = ""
     head: list[str] = field(default_factory=list)  # the name of a tool call
     body: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        """The piece as the guard reads it. What has grown so far is kept joined."""
+        """Return the text of the piece, and keep it joined: a stream asks for it again and again."""
         self.head[:], self.body[:] = ["".join(self.head)], ["".join(self.body)]
         return "\n".join(text for text in (*self.head, *self.body) if text)
 
 
 class MessageBuilder:
-    """The parts of one message, as they are read, or as they grow in a stream. `error` is what bad input raises."""
+    """Collects the parts of one message. Text added at a path is appended to the text that is already there.
+
+    `error` is the type of error that malformed input raises: Unreadable for requests, UpstreamUnreadable for replies.
+    """
 
     def __init__(self, error: type[Unreadable]) -> None:
         self.error = error
         self.size = 0  # characters, as Message.size counts them
-        self.opaques = 0  # times that `opaque` was called
+        self.opaques = 0  # calls of `opaque`
         self.calls = 0  # tool calls so far
-        self.added: list[tuple[str, str]] = []  # (path, text) since `take`; opaque parts have no text
-        self.pieces: dict[str, _Piece] = {}
+        self.added: list[tuple[str, str]] = []  # (path, text) since the last `take`; the text of opaque parts is empty
+        self.pieces: dict[str, _GrowingPart] = {}
 
     def add(self, path: str, text: str, kind: PartKind = "text") -> None:
-        """`text` goes on at `path`."""
+        """Append `text` to the part at `path`."""
         piece = self._piece(path, kind)
         self.size += len(text)
         if text and any(piece.head) and not any(piece.body):
@@ -41,7 +44,7 @@ class MessageBuilder:
         self.added.append((path, text))
 
     def call(self, path: str, name: str, arguments: str) -> None:
-        """A tool call goes on: its name and its arguments are one text, with the path of the arguments."""
+        """Append to a tool call: name, line break and arguments are one text, at the path of the arguments."""
         piece = self._piece(path, "tool_call")
         grown = name
         if name and not any(piece.head) and any(piece.body):
@@ -53,27 +56,27 @@ class MessageBuilder:
         self.size += len(grown)
         self.added.append((path, grown))
 
-    def _piece(self, path: str, kind: PartKind) -> _Piece:
-        """The piece at `path`, a new one where there is none. Raises where what is there can take no text."""
+    def _piece(self, path: str, kind: PartKind) -> _GrowingPart:
+        """Return the piece at `path`, a new one if there is none. Raises the error if an opaque part is there."""
         piece = self.pieces.get(path)
         if piece is None:
-            piece = self.pieces[path] = _Piece(kind)
+            piece = self.pieces[path] = _GrowingPart(kind)
             self.calls += kind == "tool_call"
         elif piece.kind == "opaque":
-            raise self.error("is a text where something unreadable was before", path)
+            raise self.error("is a text, but the same place had unreadable content before", path)
         return piece
 
     def opaque(self, path: str, note: str) -> None:
-        """There is something at `path` that no guard can read. Raises where a text was read there before."""
+        """Add an opaque part. Raises the error if a text was read at `path` before: it must not be forgotten."""
         piece = self.pieces.get(path)
         if piece is not None and piece.kind != "opaque":
-            raise self.error("is something unreadable where a text was before", path)
-        self.pieces[path] = _Piece("opaque", note)
+            raise self.error("is unreadable content, but the same place had a text before", path)
+        self.pieces[path] = _GrowingPart("opaque", note)
         self.opaques += 1
         self.added.append((path, ""))
 
     def include(self, parts: Iterable[Part]) -> None:
-        """Read the parts of another message as well."""
+        """Add the parts of another message."""
         for part in parts:
             if part.kind == "opaque":
                 self.opaque(part.path, part.note)
@@ -81,15 +84,15 @@ class MessageBuilder:
                 self.add(part.path, part.text, part.kind)
 
     def take(self) -> list[tuple[str, str]]:
-        """What was added since this was last asked."""
+        """Return what was added since the last call, as (path, text)."""
         taken, self.added = self.added, []
         return taken
 
     def absorb(self, other: "MessageBuilder", grown: Container[str]) -> None:
-        """Read what another builder of the same error has, once.
+        """Add the parts of a builder that has read a repetition of this message, without adding a text twice.
 
-        Where a text has grown piece by piece (`grown`) the other must be the same. Elsewhere a text that differs from
-        what was read before is read in addition. Raises `error`.
+        At a path in `grown`, whose text was streamed, a different text raises the error. At any other path, a
+        different text is appended behind a line break.
         """
         for path, piece in other.pieces.items():
             mine = self.pieces.get(path)
@@ -100,13 +103,13 @@ class MessageBuilder:
             elif mine.text() != piece.text() and piece.text():
                 self._reconcile(path, mine, piece, grown=path in grown)
 
-    def _copy(self, path: str, piece: _Piece) -> None:
+    def _copy(self, path: str, piece: _GrowingPart) -> None:
         if piece.kind == "tool_call":
             self.call(path, "".join(piece.head), "".join(piece.body))
         else:
             self.add(path, piece.text(), piece.kind)
 
-    def _reconcile(self, path: str, mine: _Piece, piece: _Piece, *, grown: bool) -> None:
+    def _reconcile(self, path: str, mine: _GrowingPart, piece: _GrowingPart, *, grown: bool) -> None:
         if piece.kind == "tool_call" and not any(mine.body) and "".join(mine.head) == "".join(piece.head):
             self.call(path, "", "".join(piece.body))
         elif grown:
@@ -117,15 +120,15 @@ class MessageBuilder:
             self.add(path, "\n" + piece.text(), piece.kind)
 
     def head(self, path: str) -> str:
-        """The name of the tool call at `path` so far."""
+        """Return the name of the tool call at `path` so far."""
         return "".join(self.pieces[path].head) if path in self.pieces else ""
 
     def text(self, path: str) -> str:
-        """The text at `path` so far."""
+        """Return the text at `path` so far."""
         return self.pieces[path].text() if path in self.pieces else ""
 
     def message(self, role: Role) -> Message:
-        """The message so far."""
+        """Return the message so far."""
         return Message(
             role,
             tuple(

@@ -1,47 +1,47 @@
-"""What chat completions and completions share: settings, the envelope of a reply, errors, the stream of choices.
+"""The shared base of OpenAI's protocols: common settings, the envelope of a reply, errors, the stream of choices.
 
-Reference: OpenAI API reference, "Chat" and "Completions"; the extra fields are those of vLLM, SGLang, llama.cpp, LM
+Reference: OpenAI API reference, "Chat" and "Completions"; the extra fields belong to vLLM, SGLang, llama.cpp, LM
 Studio, Mistral, Groq and OpenRouter.
 """
 
-import hashlib
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
-from guardproxy.ports import Answer, Chunk, Mark, Request
+from guardproxy.ports import Answer, Chunk, Request
 from guardproxy.sse import Frame, Sse
-from guardproxy.types import Message, Part, Refuse, Replace
+from guardproxy.types import Message, Refuse, Replace
+from guardproxy.wires.shared.base import BaseWire, request_digest
 from guardproxy.wires.shared.body import dumps, read_object
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
-    Fields,
-    Rule,
-    an_object,
-    each,
+    FieldMap,
+    FieldRule,
     error_text,
-    fields,
     handled_in_code,
     identifier,
     json_text,
-    named,
+    keys,
+    list_of,
+    object_with,
     opaque,
     passed,
-    passed_but,
+    provider_text,
+    require_object,
     user_label,
-    walk,
 )
-from guardproxy.wires.shared.streams import JSON, SSE, BaseStream, Event, Track, without
+from guardproxy.wires.shared.streams import JSON, SSE, BaseStream, ChoiceState, Event
 
 DONE = b"data: [DONE]\n\n"
 
 _DEPLOYMENT = re.compile(r"/openai/deployments/([^/]+)/")
 
-# Top-level fields of both requests that carry no text the model reads. Numbers and booleans need no entry.
-SETTINGS: Fields = named("metadata stop bad_words vllm_xargs provider", user_label) | named("""
+# Top-level fields of chat and completion requests without text for the model. Numbers and booleans need no entry.
+SETTINGS: FieldMap = keys("metadata stop bad_words vllm_xargs provider", user_label) | keys("""
     model stream stream_options user store seed n best_of temperature top_p max_tokens
     max_completion_tokens frequency_penalty presence_penalty logit_bias logprobs top_logprobs service_tier
     safety_identifier prompt_cache_key prompt_cache_retention prompt_cache_options moderation
@@ -52,19 +52,18 @@ SETTINGS: Fields = named("metadata stop bad_words vllm_xargs provider", user_lab
     guided_decoding_backend guided_whitespace_pattern regex ebnf guided_regex guided_grammar grammar
     """)
 
-# Schemas and lists that steer the output: the model may read them.
-SCHEMAS: Fields = named(
+# Schemas and lists that constrain the output: the model may read them.
+SCHEMAS: FieldMap = keys(
     "guided_json guided_choice structured_outputs json_schema plugins structural_tag", json_text("tool_definition")
 )
 
-# What an upstream says of a failure, where servers quote what they could not parse of the model's answer; and what
-# Azure's filters say of what they matched.
-ERROR: Rule = error_text("message raw param provider_name failed_generation")
-FILTERED: Rule = passed_but("message URL license")
+# Errors: servers quote the part of the model's answer that they could not parse. Filters: Azure's comments on a match.
+ERROR: FieldRule = error_text("message raw param provider_name failed_generation")
+FILTERED: FieldRule = provider_text("message URL license")
 
-# What a reply says beside its choices.
-ENVELOPE: Fields = {
-    **named("""
+# A reply or a chunk outside its choices.
+ENVELOPE: FieldMap = {
+    **keys("""
         id object created model usage system_fingerprint service_tier provider moderation x_groq timings stats
         model_info runtime kv_transfer_params obfuscation nvext
         """),
@@ -76,9 +75,9 @@ ENVELOPE: Fields = {
     "token_ids": opaque("token ids"),
 }
 
-# What a choice says beside its message.
-CHOICE: Fields = {
-    **named("index finish_reason native_finish_reason stop_reason matched_stop content_filter_offsets"),
+# A choice outside its message.
+CHOICE: FieldMap = {
+    **keys("index finish_reason native_finish_reason stop_reason matched_stop content_filter_offsets"),
     "logprobs": handled_in_code,
     "content_filter_results": FILTERED,
     "error": ERROR,
@@ -89,12 +88,12 @@ CHOICE: Fields = {
     "hidden_states": opaque("hidden states"),
 }
 
-_STREAM_OPTIONS: Fields = named("include_usage include_obfuscation continuous_usage_stats")
+_STREAM_OPTIONS: FieldMap = keys("include_usage include_obfuscation continuous_usage_stats")
 
 
 def function(builder: MessageBuilder, value: Any, path: str, key: str = "arguments") -> None:
-    """A function with its arguments (or a custom tool with its input), as one text."""
-    fields({"name": handled_in_code, key: handled_in_code})(builder, value, path)
+    """Judge a function with its arguments, or a custom tool with its input, as one text."""
+    object_with({"name": handled_in_code, key: handled_in_code})(builder, value, path)
     if value is None:
         return
     name, arguments = value.get("name"), value.get(key)
@@ -109,78 +108,75 @@ def _custom(builder: MessageBuilder, value: Any, path: str) -> None:
     function(builder, value, path, "input")
 
 
-_CALL: Fields = {
+_CALL: FieldMap = {
     "id": identifier,
-    **named("index type"),
-    "extra_content": fields({"google": fields({"thought_signature": passed})}),
+    **keys("index type"),
+    "extra_content": object_with({"google": object_with({"thought_signature": passed})}),
     "function": function,
     "custom": _custom,
 }
 
 
-calls: Rule = each(fields(_CALL))
+tool_calls: FieldRule = list_of(object_with(_CALL))
 
 
 def call_deltas(builder: MessageBuilder, value: Any, path: str) -> None:
-    """Tool calls in a stream; each says by its index which call it continues."""
+    """Judge the tool calls of a delta; the `index` of a call says which call of the message it continues."""
     if value is not None and not isinstance(value, list):
         raise builder.error("must be a list", path)
     for place, call in enumerate(value or ()):
-        index = an_object(builder.error, call, f"{path}[{place}]").get("index", place)
+        index = require_object(builder.error, call, f"{path}[{place}]").get("index", place)
         if type(index) is not int or not 0 <= index < 1024:
             raise builder.error("must be a small whole number", f"{path}[{place}].index")
-        fields(_CALL)(builder, call, f"{path}[{index}]")
-
-
-def model_of(path: str, body: Mapping[str, Any]) -> str:
-    """The model a request names; Azure's path names a deployment instead, whatever the body says."""
-    model = body.get("model")
-    if model is not None and not isinstance(model, str):
-        raise Unreadable("must be a string", "model")
-    deployment = _DEPLOYMENT.match(path)
-    return deployment[1] if deployment else model or ""
-
-
-def wants_stream(body: Mapping[str, Any]) -> bool:
-    """Whether the request asks for a stream. Raises Unreadable where `stream` is neither true nor false."""
-    stream = body.get("stream")
-    if stream is not None and not isinstance(stream, bool):
-        raise Unreadable("must be true or false", "stream")
-    options = body.get("stream_options")
-    fields(_STREAM_OPTIONS)(MessageBuilder(Unreadable), options, "stream_options")
-    return stream is True
+        object_with(_CALL)(builder, call, f"{path}[{index}]")
 
 
 def wants_usage(request: Request) -> bool:
-    """Whether a stream is to end with the usage."""
+    """Return whether the request asks for the usage at the end of the stream."""
     options = request.body.get("stream_options")
     return isinstance(options, dict) and options.get("include_usage") is True
 
 
-def count(body: Mapping[str, Any], key: str) -> int:
-    """How many choices the request asks for (1 to 128)."""
+def choice_count(body: Mapping[str, Any], key: str) -> int:
+    """Return how many choices the request asks for, 1 to 128."""
     number = body.get(key)
     return min(number, 128) if type(number) is int and number > 0 else 1
 
 
 def envelope(request: Request, kind: str, prefix: str, now: float) -> dict[str, Any]:
-    """The head of a reply that no upstream has given at `now` (seconds since 1970): its id is the request's digest."""
-    digest = hashlib.sha256(request.raw).hexdigest()[:24]
-    return {"id": f"{prefix}-{digest}", "object": kind, "created": int(now), "model": request.model}
+    """Return the head of a reply that the proxy writes at `now` (seconds since 1970)."""
+    name = f"{prefix}-{request_digest(request)}"
+    return {"id": name, "object": kind, "created": int(now), "model": request.model}
 
 
 NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
-def error_answer(status: int, code: str, message: str) -> Answer:
-    """OpenAI's error body."""
-    kind = "invalid_request_error" if 400 <= status < 500 and status != 429 else "server_error"
-    body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
-    return Answer(status, JSON, dumps(body))
+class OpenAIWire(BaseWire):
+    """The base of the wires of OpenAI's own protocols."""
+
+    def model(self, path: str, body: Mapping[str, Any]) -> str:
+        """Return the deployment that Azure's path names, or else the model of the body. Raises Unreadable."""
+        model = body.get("model")
+        if model is not None and not isinstance(model, str):
+            raise Unreadable("must be a string", "model")
+        deployment = _DEPLOYMENT.match(path)
+        return deployment[1] if deployment else model or ""
+
+    def wants_stream(self, path: str, body: Mapping[str, Any]) -> bool:
+        """Return whether the request asks for a stream. Raises Unreadable, also for malformed `stream_options`."""
+        object_with(_STREAM_OPTIONS)(MessageBuilder(Unreadable), body.get("stream_options"), "stream_options")
+        return super().wants_stream(path, body)
+
+    def error(self, status: int, code: str, message: str) -> Answer:
+        """Return OpenAI's error body."""
+        kind = "invalid_request_error" if 400 <= status < 500 and status != 429 else "server_error"
+        body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+        return Answer(status, JSON, dumps(body))
 
 
 def choices_of(body: Mapping[str, Any]) -> list[Any]:
-    """The choices of a reply; none for an error body. Raises UpstreamUnreadable."""
+    """Return the choices of a reply, none for an error body. Raises UpstreamUnreadable."""
     choices = body.get("choices")
     if choices is None and isinstance(body.get("error"), dict | str):
         return []
@@ -189,80 +185,59 @@ def choices_of(body: Mapping[str, Any]) -> list[Any]:
     return choices
 
 
-def beside(body: Mapping[str, Any]) -> tuple[Part, ...]:
-    """What of a reply could be text and is in none of its choices."""
-    builder = MessageBuilder(UpstreamUnreadable)
-    walk(builder, body, "", ENVELOPE)
-    return builder.message("assistant").parts
-
-
-def with_beside(choices: Sequence[Message], parts: tuple[Part, ...]) -> tuple[Message, ...]:
-    """The choices of a reply, the first with what is beside them; a reply of none has one where there is any."""
-    if not parts:
-        return tuple(choices)
-    first, *others = choices or [Message("assistant", ())]
-    return (Message(first.role, (*first.parts, *parts)), *others)
-
-
-def opened(body: dict[str, Any], head: Mapping[str, Any]) -> list[Any]:
-    """The choices of a reply that is to be edited; where it has none, an empty one, in a reply with this head."""
+def choices_to_edit(body: dict[str, Any], head: Mapping[str, Any]) -> list[Any]:
+    """Return the list of choices in `body`, for editing. A body without choices gets an empty one and this head."""
     if not body.get("choices"):
         body.pop("error", None)
         body.update({**head, **body, "choices": [{"index": 0}]})
-    found: list[Any] = body["choices"]
-    return found
+    choices: list[Any] = body["choices"]
+    return choices
 
 
-def beside_paths(choice: Message) -> list[str]:
-    """The places of a choice's parts that lie outside it."""
+def outer_paths(choice: Message) -> list[str]:
+    """Return the paths of the outer parts that were counted to this choice."""
     return [part.path for part in choice.parts if not part.path.startswith("choices[")]
 
 
 class ChoicesStream(BaseStream):
-    """A stream of chunks with `choices`, ended by `[DONE]`."""
+    """A stream of chunks with `choices`, terminated by `[DONE]`."""
 
     def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
         super().__init__(request, Sse())
         self.head = dict(head)
-        self._done = False
         self._usage: Any = None
         self._usage_sent = False
-        self._opened: set[int] = set()
+        self._opened: set[int] = set()  # choices that the client has seen
 
     @abstractmethod
-    def read_choice(self, track: Track, choice: Mapping[str, Any], path: str) -> bool:
-        """Read one choice of a chunk; whether the chunk must wait for the whole choice."""
+    def read_choice(self, state: ChoiceState, choice: Mapping[str, Any], path: str) -> bool:
+        """Read a choice of a chunk; return whether the chunk must wait for the verdict on the whole choice."""
 
     @abstractmethod
-    def refusal(self, track: Track, index: int, outcome: Refuse) -> list[dict[str, Any]]:
-        """The choices that end `index` with a refusal."""
+    def refusal(self, state: ChoiceState, index: int, outcome: Refuse) -> list[dict[str, Any]]:
+        """Return the `choices` entries that end choice `index` with a refusal."""
 
     @abstractmethod
-    def rest(self, track: Track, index: int, outcome: Replace) -> list[dict[str, Any]]:
-        """The choices that bring `index` to its edited texts and end it normally."""
+    def edited_rest(self, state: ChoiceState, index: int, outcome: Replace) -> list[dict[str, Any]]:
+        """Return the `choices` entries with the unreleased rest of the edited texts and a normal end."""
 
     def opening(self, index: int) -> list[dict[str, Any]]:
-        """The choices that must precede `index`, for clients that take choices in order only."""
+        """Return the `choices` entries that must come first, for clients that accept new choices in order only."""
         return []
 
     def pack(self, body: Mapping[str, Any]) -> bytes:
-        """A chunk as a server-sent event."""
+        """Return a chunk as a server-sent event."""
         return b"data: " + dumps(body) + b"\n\n"
 
     def read(self, frame: Frame) -> Chunk:
-        """The chunk of a frame. Raises UpstreamUnreadable."""
+        """Return the chunk of a frame. Raises UpstreamUnreadable."""
         data = frame.data or b""
-        if self._done:
-            raise UpstreamUnreadable("the stream goes on after [DONE]")
+        self.refuse_if_terminated()
         if data.strip() == b"[DONE]":
-            self._done = True
+            self.terminated = True
             return Chunk(frame.raw, self.final_marks(), Event(kind="done", complete=frame.complete))
         body = read_object(data, UpstreamUnreadable)
-        event = Event(body=body, complete=frame.complete)
-        return Chunk(frame.raw, self._read_choices(body, event), event)
-
-    def _read_choices(self, body: dict[str, Any], event: Event) -> tuple[Mark, ...]:
-        marks: dict[int, Mark] = {}
+        event = Event(complete=frame.complete)
         choices = choices_of(body) if "choices" in body or "error" in body else []
         for place, choice in enumerate(choices):
             if not isinstance(choice, dict):
@@ -270,35 +245,19 @@ class ChoicesStream(BaseStream):
             index = choice.get("index", 0)
             if type(index) is not int or index < 0:
                 raise UpstreamUnreadable("must be a whole number", f"choices[{place}].index")
-            marks[index] = self._read_one(index, choice, event)
-        self._read_envelope(body, event, marks)
+            self.advance(index, event, partial(self._read_choice, choice, f"choices[{index}]"))
+        self.read_outer(body, ENVELOPE, event)
         self._remember(event.body)
-        event.choices = tuple(marks)
-        return tuple(marks.values())
+        return Chunk(frame.raw, tuple(event.marks.values()), event)
 
-    def _read_one(self, index: int, choice: dict[str, Any], event: Event) -> Mark:
-        track = self.track(index)
-        before, opaques, closed = track.builder.size, track.builder.opaques, track.final
-        whole = self.read_choice(track, choice, f"choices[{index}]")
-        if closed and track.builder.size > before:
-            raise UpstreamUnreadable("text after the choice's end", f"choices[{index}]")
+    def _read_choice(self, choice: Mapping[str, Any], path: str, state: ChoiceState) -> bool:
+        whole = self.read_choice(state, choice, path)
         reason = choice.get("finish_reason")
         if reason is not None and not isinstance(reason, str):
-            raise UpstreamUnreadable("must be a string", f"choices[{index}].finish_reason")
+            raise UpstreamUnreadable("must be a string", f"{path}.finish_reason")
         if reason:
-            track.finish, track.final, whole = reason, True, True
-            self.close_track(index, track)
-        event.texts += [(index, path, text) for path, text in track.builder.take()]
-        final = track.final and (not closed or track.builder.opaques > opaques)
-        return Mark(index, track.builder.size, final=final, whole=whole or closed)
-
-    def _read_envelope(self, body: dict[str, Any], event: Event, marks: dict[int, Mark]) -> None:
-        """Text beside the chunk's choices belongs to the first of them."""
-        parts = beside(body)
-        event.body = without(body, parts)
-        if parts:
-            index = next(iter(marks), 0)
-            marks[index] = self.include(index, parts, event)
+            state.finish, state.final = reason, True
+        return whole
 
     def _remember(self, body: Mapping[str, Any]) -> None:
         for key in ("id", "object", "created", "model", "system_fingerprint"):
@@ -308,49 +267,52 @@ class ChoicesStream(BaseStream):
             self._usage = body["usage"]
 
     def release(self, chunk: Chunk) -> bytes:
-        """The chunk's bytes for the client, less what belongs to choices that were ended by the proxy."""
+        """Return the chunk's bytes for the client, without the choices that the proxy has ended."""
         event: Event = chunk.data
-        if self.over(event):
+        if self.is_behind_end(event):
             return b""
         if event.kind == "done":
             self.closed = True
-        live = self.live(event)
-        self.sent(event)
-        self._opened.update(live)
-        if len(live) == len(event.choices):
+        open_choices = self.open_choices(event)
+        self.note_released(event)
+        self._opened.update(open_choices)
+        if len(open_choices) == len(event.marks):
             self._usage_sent = self._usage_sent or bool(event.body.get("usage"))
             return chunk.raw
-        kept = [choice for choice in event.body.get("choices", ()) if choice.get("index", 0) in live]
-        return self.frames([{**event.body, "choices": kept}]) if kept else b""
+        kept = [choice for choice in event.body.get("choices", ()) if choice.get("index", 0) in open_choices]
+        return self.pack_all([{**event.body, "choices": kept}]) if kept else b""
 
     def end(self, choice: int, outcome: Replace | Refuse) -> bytes:
-        """Frames that end `choice` in place of everything of it not yet released."""
-        track = self.track(choice)
-        if track.ended or self.closed:
+        """Return frames that end `choice` in place of its unreleased frames."""
+        state = self.state_of(choice)
+        if state.ended or self.closed:
             return b""
-        track.ended = True
-        say = self.refusal if isinstance(outcome, Refuse) else self.rest
-        choices = [*self.opening(choice), *say(track, choice, outcome)]  # type: ignore[arg-type]
+        state.ended = True
+        if isinstance(outcome, Refuse):
+            last = self.refusal(state, choice, outcome)
+        else:
+            last = self.edited_rest(state, choice, outcome)
+        entries = [*self.opening(choice), *last]
         self._opened.update(range(choice + 1))
-        return self.frames([{**self.head, "choices": [item]} for item in choices])
+        return self.pack_all([{**self.head, "choices": [entry]} for entry in entries])
 
     def unopened(self, index: int) -> list[int]:
-        """The lower choices of which the client has seen nothing yet."""
+        """Return the choices below `index` that the client has not seen yet."""
         return [lower for lower in range(index) if lower not in self._opened]
 
     def close(self) -> bytes:
-        """The usage, where it was asked for and is known, and `[DONE]`."""
+        """Return `[DONE]`, behind the usage if it was asked for and is known."""
         if self.closed:
             return b""
         self.closed = True
         if wants_usage(self.request) and self._usage is not None and not self._usage_sent:
-            return self.frames([{**self.head, "choices": [], "usage": self._usage}]) + DONE
+            return self.pack_all([{**self.head, "choices": [], "usage": self._usage}]) + DONE
         return (b"\n\n" if self._cut else b"") + DONE
 
 
 def refuse_stream(stream: ChoicesStream, refusal: Refuse, number: int) -> Answer:
-    """A streamed answer of `number` choices that are all the refusal."""
+    """Return a streamed answer with `number` choices, all of them the refusal."""
     body = b"".join(stream.end(index, refusal) for index in range(number))
     if wants_usage(stream.request):
-        body += stream.frames([{**stream.head, "choices": [], "usage": NO_USAGE}])
+        body += stream.pack_all([{**stream.head, "choices": [], "usage": NO_USAGE}])
     return Answer(200, SSE, body + stream.close())

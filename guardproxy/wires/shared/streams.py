@@ -1,60 +1,82 @@
-"""What the readers of streamed replies share: frames to chunks, and what has been sent of each choice."""
+"""The base of the readers of streamed replies: frames become chunks, and the state of each choice is followed.
+
+A reader has two views of a choice. What was *fed* is judged; what was *released* is what the client has read. Between
+the two lie the frames that the hold-back buffer keeps. A subclass reads its frames in `read` (through `advance` for
+each choice, through `read_outer` for the rest) and writes the end of a choice in `end`.
+"""
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.ports import Chunk, Mark, Request
-from guardproxy.sse import Decoder, Frame
+from guardproxy.sse import Frame, FrameDecoder
 from guardproxy.types import Message, Part, Replace
 from guardproxy.wires.shared.body import remove
+from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
-from guardproxy.wires.shared.parts import Fields, walk
+from guardproxy.wires.shared.parts import FieldMap, outer_parts
 
 JSON = "application/json"
 SSE = "text/event-stream; charset=utf-8"
-CHOICES = 1024  # a choice's number beyond this is refused
+CHOICES = 1024  # choices per stream
 
 _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(slots=True)
-class Track:
-    """One choice: its text so far, what of it has been released, who closed it."""
+class ChoiceState:
+    """One choice of a streamed reply: its parts so far, the released texts, and who has closed it."""
 
     builder: MessageBuilder
     final: bool = False  # closed by the upstream
     ended: bool = False  # closed by the proxy
     started: bool = False  # a frame of it has been released
-    sent: dict[str, list[str]] = field(default_factory=dict)  # path → released texts
-    finish: str = ""  # the upstream's reason for its end
-    extra: dict[str, Any] = field(default_factory=dict)  # what the wire itself remembers
+    released: dict[str, list[str]] = field(default_factory=dict)  # path → released pieces of its text
+    finish: str = ""  # the upstream's finish reason
+    echoes: dict[str, LogprobEcho] = field(default_factory=dict)  # log probabilities, by a key of the wire's own
+    extra: dict[str, Any] = field(default_factory=dict)  # whatever else the wire must remember
 
-    def said(self, path: str) -> str:
-        """What has been released of the text at `path`."""
-        return "".join(self.sent.get(path, ()))
+    def echo(self, key: str, path: str) -> LogprobEcho:
+        """Return the echo kept under `key`, a new one for log probabilities at `path` if there is none."""
+        if key not in self.echoes:
+            self.echoes[key] = LogprobEcho(path)
+        return self.echoes[key]
+
+    def released_text(self, path: str) -> str:
+        """Return the released text at `path`."""
+        return "".join(self.released.get(path, ()))
 
     @property
-    def silent(self) -> bool:
-        """Whether nothing has been released of its answer; reasoning is none."""
-        return not any(any(texts) for path, texts in self.sent.items() if self.builder.pieces[path].kind != "reasoning")
+    def nothing_released(self) -> bool:
+        """Whether no text of the answer has been released; reasoning is not part of the answer."""
+        return not any(
+            any(texts) for path, texts in self.released.items() if self.builder.pieces[path].kind != "reasoning"
+        )
 
     def remainder(self, part: Part, new: str) -> str:
-        """What is left to send of `part` when its text is to be `new`. Raises ValueError where too much was sent."""
-        said = self.said(part.path)
-        if not new.startswith(said):
+        """Return the part of `new`, the edited text of `part`, that is still to be sent.
+
+        Raises ValueError if `new` does not begin with the released text.
+        """
+        released = self.released_text(part.path)
+        if not new.startswith(released):
             raise ValueError(f"{part.path}: the new text does not begin with what was released")
-        return new[len(said) :]
+        return new[len(released) :]
 
 
 @dataclass(slots=True)
 class Event:
-    """What the wire knows of a frame: its choices, its texts as (choice, path, text), its parsed data."""
+    """What the reader keeps of a frame until it is released.
 
-    choices: tuple[int, ...] = ()
+    `marks` by choice; `texts` as (choice, path, text); `body` is the parsed data, for frames that the proxy rewrites;
+    `kind` is the wire's own name for the type of the frame, empty for a frame without data.
+    """
+
+    marks: dict[int, Mark] = field(default_factory=dict)
     texts: list[tuple[int, str, str]] = field(default_factory=list)
     body: dict[str, Any] = field(default_factory=dict)
     kind: str = ""
@@ -62,148 +84,198 @@ class Event:
 
 
 class BaseStream(ABC):
-    """Frames in, chunks out. A wire says what a frame means, and how a choice ends in its protocol."""
+    """Reads frames into chunks and releases them. A subclass knows the frames and the endings of its protocol."""
 
-    joint = b"\n\n"  # ends a frame that came without its end
+    frame_end = b"\n\n"  # completes a frame that the upstream has cut off
 
-    def __init__(self, request: Request, decoder: Decoder) -> None:
+    def __init__(self, request: Request, decoder: FrameDecoder) -> None:
         self.request = request
+        self.closed = False  # the terminator has been released
+        self.terminated = False  # the terminator has been read
         self._decoder = decoder
-        self._tracks: dict[int, Track] = {}
-        self._cut = False  # the last frame released lacked its terminator
-        self.closed = False  # its terminator has left
+        self._states: dict[int, ChoiceState] = {}
+        self._cut = False  # the last released frame was incomplete
+
+    # --- for the subclass to fill in -------------------------------------------------------------------------------
 
     @abstractmethod
     def read(self, frame: Frame) -> Chunk:
-        """The chunk of a frame that has data. Raises UpstreamUnreadable."""
+        """Return the chunk of a frame that has data. Raises UpstreamUnreadable."""
 
     @abstractmethod
     def pack(self, body: Mapping[str, Any]) -> bytes:
-        """A frame of this protocol."""
+        """Return a frame of this protocol."""
+
+    # --- reading ---------------------------------------------------------------------------------------------------
 
     @property
     def choices(self) -> tuple[int, ...]:
         """The choices seen so far."""
-        return tuple(sorted(self._tracks))
+        return tuple(sorted(self._states))
 
     @property
     def id(self) -> str:
-        """What a later request may name the reply by; empty in protocols without that."""
+        """The id by which a later request may name the reply; empty if the protocol has none."""
         return ""
 
     def feed(self, data: bytes) -> list[Chunk]:
-        """The frames completed by `data`, whatever the split. Raises UpstreamUnreadable."""
+        """Return the chunks of the frames that `data` completes. Raises UpstreamUnreadable."""
         return [self._chunk(frame) for frame in self._decoder.feed(data)]
 
     def finish(self) -> list[Chunk]:
-        """The upstream has ended: what is left, with a final mark for every choice still open."""
+        """Return the last chunks after the upstream has ended, with a final mark for every choice still open."""
         chunks = [self._chunk(frame) for frame in self._decoder.finish()]
+        # A stream that breaks off has not closed its choices; these marks close them, log probabilities included.
         marks = self.final_marks()
         return [*chunks, Chunk(b"", marks, Event())] if marks else chunks
 
     def message(self, choice: int) -> Message:
-        """The choice as far as it has been fed, part paths as in a whole reply."""
-        return self.track(choice).builder.message("assistant")
+        """Return the choice as far as it has been fed; paths are those of a whole reply."""
+        return self.state_of(choice).builder.message("assistant")
 
-    def released(self, choice: int) -> Message:
-        """The choice as far as it has left, with the part paths of `message`."""
-        track = self.track(choice)
-        return Message(
-            "assistant",
-            tuple(
-                replace(part, text=track.said(part.path))
-                for part in track.builder.message("assistant").parts
-                if part.path in track.sent
-            ),
-        )
-
-    def track(self, choice: int) -> Track:
-        """The state of a choice; a new one where it has not been seen."""
-        if choice not in self._tracks:
+    def state_of(self, choice: int) -> ChoiceState:
+        """Return the state of a choice, a new one for a new choice. Raises UpstreamUnreadable beyond CHOICES."""
+        if choice not in self._states:
+            # A choice costs memory and a check, and some wires write a frame for every lower choice.
             if choice >= CHOICES:
                 raise UpstreamUnreadable(f"choice {choice} of a stream is beyond the {CHOICES} that are read")
-            self._tracks[choice] = Track(MessageBuilder(UpstreamUnreadable))
-        return self._tracks[choice]
+            self._states[choice] = ChoiceState(MessageBuilder(UpstreamUnreadable))
+        return self._states[choice]
+
+    def advance(self, choice: int, event: Event, read: Callable[[ChoiceState], bool]) -> None:
+        """Read what a frame brings of a choice, and mark the frame.
+
+        `read` adds the parts to the choice, sets `final` if the frame closes it, and returns whether the frame must
+        wait for the verdict on the whole choice. The mark keeps everything behind the end of a choice from leaving on
+        the verdict that was given before it came:
+
+        - text behind the end raises UpstreamUnreadable: some clients read on, and no verdict covers it;
+        - opaque content behind the end, log probabilities without text included, sets `final` again, so that the
+          policy decides about it;
+        - a frame that closes a choice, comes behind its end or brings opaque content is always `whole`;
+        - any frame behind the terminator raises UpstreamUnreadable.
+        """
+        self.refuse_if_terminated()
+        state = self.state_of(choice)
+        builder, was_closed = state.builder, state.final
+        size, opaques = builder.size, builder.opaques
+        whole = read(state)
+        if was_closed and builder.size > size:
+            raise UpstreamUnreadable(f"text behind the end of choice {choice}")
+        if state.final:  # on every frame behind the end as well: there is no text left for an echo to wait for
+            _close_echoes(state)
+        unread = builder.opaques > opaques
+        final = state.final and (unread or not was_closed)
+        self._mark(event, Mark(choice, builder.size, final=final, whole=whole or state.final or unread))
+
+    def read_outer(self, body: dict[str, Any], table: FieldMap, event: Event) -> None:
+        """Read what a frame has outside its choices, and count it to its first choice (or the stream's first).
+
+        The parts make the frame `whole`. Behind the end of the choice they set `final` again, text included: an error
+        or a filter's comment may follow the answer. `event.body` becomes the body without these parts.
+        """
+        parts = outer_parts(body, table)
+        event.body = without(body, parts)
+        if parts:
+            choice = next(iter(event.marks), min(self._states, default=0))
+            state = self.state_of(choice)
+            state.builder.include(parts)
+            self._mark(event, Mark(choice, state.builder.size, final=state.final, whole=True))
+
+    def _mark(self, event: Event, mark: Mark) -> None:
+        """Note the texts and the mark of a choice. A frame that names a choice twice gets the stricter mark."""
+        # `take` after every frame: `ChoiceState.released` relies on texts being noted with the frame that brought them.
+        event.texts += [(mark.choice, path, text) for path, text in self._states[mark.choice].builder.take()]
+        earlier = event.marks.get(mark.choice)
+        if earlier is not None:
+            final, whole = earlier.final or mark.final, earlier.whole or mark.whole
+            mark = Mark(mark.choice, mark.upto, final=final, whole=whole)
+        event.marks[mark.choice] = mark
+
+    def refuse_if_terminated(self) -> None:
+        """Raise UpstreamUnreadable if the terminator has been read."""
+        if self.terminated:
+            raise UpstreamUnreadable("the stream goes on behind its terminator")
 
     def final_marks(self) -> tuple[Mark, ...]:
-        """A final mark for every choice that is still open; they count as closed from here on."""
+        """Close every choice that is still open, and return its final mark."""
         marks = []
         for choice in self.choices:
-            track = self._tracks[choice]
-            if not track.final:
-                track.final = True
-                self.close_track(choice, track)
-                marks.append(Mark(choice, track.builder.size, final=True, whole=True))
+            state = self._states[choice]
+            if not state.final:
+                state.final = True
+                _close_echoes(state)
+                marks.append(Mark(choice, state.builder.size, final=True, whole=True))
         return tuple(marks)
-
-    @abstractmethod
-    def close_track(self, choice: int, track: Track) -> None:
-        """The choice has no more text: last comparisons."""
-
-    def outside(self, body: Mapping[str, Any], table: Fields, event: Event) -> tuple[Mark, ...]:
-        """The mark of a frame that belongs to no choice; one that says something belongs to the first."""
-        beside = MessageBuilder(UpstreamUnreadable)
-        walk(beside, body, "", table)
-        if not beside.pieces:
-            return ()
-        event.choices = (min(self._tracks, default=0),)
-        return (self.include(event.choices[0], beside.message("assistant").parts, event),)
-
-    def include(self, choice: int, parts: Iterable[Part], event: Event) -> Mark:
-        """The mark of a choice to which parts are counted that stand beside it; behind its end it ends once more."""
-        track = self.track(choice)
-        track.builder.include(parts)
-        event.texts += [(choice, path, text) for path, text in track.builder.take()]
-        return Mark(choice, track.builder.size, final=track.final, whole=True)
-
-    def over(self, event: Event) -> bool:
-        """Whether nothing may leave any more: behind the terminator only frames without data do."""
-        return self.closed and bool(event.kind or event.body)
-
-    def live(self, event: Event) -> tuple[int, ...]:
-        """The event's choices that the proxy has not ended."""
-        return tuple(choice for choice in event.choices if not self._tracks[choice].ended)
-
-    def sent(self, event: Event) -> None:
-        """Note that the frame goes out."""
-        self._cut = not event.complete
-        for choice, path, text in event.texts:
-            track = self._tracks[choice]
-            if not track.ended:
-                track.sent.setdefault(path, []).append(text)
-        for choice in event.choices:
-            self._tracks[choice].started = True
-
-    def frames(self, bodies: Iterable[Mapping[str, Any]]) -> bytes:
-        """Frames written by the proxy; a frame that was released without its end is ended first."""
-        out = b"".join(self.pack(body) for body in bodies)
-        if out and self._cut:
-            out, self._cut = self.joint + out, False
-        return out
 
     def _chunk(self, frame: Frame) -> Chunk:
         if frame.data is not None:
             return self.read(frame)
-        # A byte order mark makes official clients lose the first frame; it carries nothing.
+        # A byte order mark carries nothing, and official clients lose the first frame to it.
         raw = b"" if frame.raw == _BOM else frame.raw
         return Chunk(raw, (), Event(complete=frame.complete))
 
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def released(self, choice: int) -> Message:
+        """Return the choice as far as it has been released, with the part paths of `message`."""
+        state = self.state_of(choice)
+        return Message(
+            "assistant",
+            tuple(
+                replace(part, text=state.released_text(part.path))
+                for part in state.builder.message("assistant").parts
+                if part.path in state.released
+            ),
+        )
+
+    def is_behind_end(self, event: Event) -> bool:
+        """Whether the client has the terminator already: then only frames without data may follow."""
+        return self.closed and bool(event.kind or event.body)
+
+    def open_choices(self, event: Event) -> tuple[int, ...]:
+        """Return the event's choices that the proxy has not ended."""
+        return tuple(choice for choice in event.marks if not self._states[choice].ended)
+
+    def note_released(self, event: Event) -> None:
+        """Record that the frame has been released, with the texts of the choices that are still open."""
+        self._cut = not event.complete
+        for choice, path, text in event.texts:
+            state = self._states[choice]
+            if not state.ended:  # the wire has removed an ended choice from the frame
+                state.released.setdefault(path, []).append(text)
+        for choice in event.marks:
+            self._states[choice].started = True
+
+    def pack_all(self, bodies: Iterable[Mapping[str, Any]]) -> bytes:
+        """Return frames written by the proxy, behind the missing end of a frame that was cut off."""
+        out = b"".join(self.pack(body) for body in bodies)
+        # Without the missing end, a client would read the last upstream frame and this frame as a single frame.
+        if out and self._cut:
+            out, self._cut = self.frame_end + out, False
+        return out
+
+
+def _close_echoes(state: ChoiceState) -> None:
+    for echo in state.echoes.values():
+        echo.close(state.builder)
+
 
 def without_opaque(body: Mapping[str, Any], message: Message) -> dict[str, Any]:
-    """What a frame says beside its choices, less what of it is opaque: what the proxy writes repeats none of that."""
+    """Return the body without the message's opaque parts, for frames that the proxy writes itself."""
     return without(body, message.opaque)
 
 
 def without(body: Mapping[str, Any], parts: Iterable[Part]) -> dict[str, Any]:
-    """The body less these parts of it."""
+    """Return the body without these parts of it; a deep copy if anything is removed."""
     paths = [part.path for part in parts]
     kept = copy.deepcopy(dict(body)) if paths else dict(body)
     remove(kept, paths)
     return kept
 
 
-def new_texts(message: Message, outcome: Replace) -> list[tuple[Part, str]]:
-    """Readable parts with their texts after a Replace; with `whole`, only those that an edit names."""
+def parts_with_new_texts(message: Message, outcome: Replace) -> list[tuple[Part, str]]:
+    """Return the readable parts with their texts after a Replace; with `whole`, only the parts that an edit names."""
     edits = {edit.path: edit.text for edit in outcome.edits}
     return [
         (part, edits.get(part.path, part.text))

@@ -1,7 +1,11 @@
-"""What may be kept of a text: credentials and personal identifiers become typed markers such as `[email]`.
+"""Masking for the audit and the logs: credentials and personal identifiers become placeholders such as `[email]`.
 
-Every pass takes time linear in the text, also on hostile input: patterns begin where a run begins (a lookbehind says
-so), repeat without giving back (possessive quantifiers), or are bounded.
+Masking changes the stored copy of a text, never the forwarded text. The action `redact` is a different thing: it
+removes unsafe sentences from the text that the model or the client reads. The YAML value `audit.text: redacted` means
+masking.
+
+Every pass takes time linear in the text, on hostile input too: each pattern starts at the beginning of a run (a
+lookbehind ensures it), uses possessive quantifiers, which do not backtrack, or is bounded.
 """
 
 import base64
@@ -33,7 +37,7 @@ _ASSIGNED_WORDS = ("pass", "pwd", "key", "token", "secret")
 _USERINFO = re.compile(r"(://[^/\s:@]{0,200}:)[^/\s]{1,400}@")
 _QUERY = re.compile(r"([?&](?:key|token|sig|signature|code|secret)=)([^\s&#\"'<>]{8,}+)", re.IGNORECASE)
 _TOKEN = re.compile(r"(?<![A-Za-z0-9_.~+/=-])[A-Za-z0-9_.~+/=-]{16,}+")
-# Formats that issuers document or that their keys show: a prefix, then enough to tell it from words.
+# Key formats that issuers document or use: a prefix, then enough characters to distinguish a key from words.
 _ISSUED = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     r"sk-(?:proj|ant|svcacct|admin|or|live|test|None|lf)-[A-Za-z0-9_-]{16}"
@@ -49,15 +53,15 @@ _HEX = re.compile(r"(?<![0-9A-Za-z])[0-9a-fA-F]{32,}+(?![0-9A-Za-z])")
 _UUID = re.compile(r"(?<![0-9A-Za-z])[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}(?![0-9A-Za-z])")
 _RANDOM_RUN = re.compile(r"[A-Za-z0-9+/=_-]{24,}+")
 _SEGMENT = re.compile(r"[A-Za-z0-9]{6,}+")
-_ROUGH = re.compile(r"(?<=[a-z])[A-Z]|(?<=[A-Za-z])[0-9]|(?<=[0-9])[A-Za-z]")
-_WINDOW, _ROUGHNESS = 24, 6
+_CHANGE = re.compile(r"(?<=[a-z])[A-Z]|(?<=[A-Za-z])[0-9]|(?<=[0-9])[A-Za-z]")
+_WINDOW, _MIN_CHANGES = 24, 6
 
 
 def _looks_random(run: str) -> bool:
-    """Whether letters, capitals and digits alternate as in a drawn string and not as in a name.
+    """Whether lower case, upper case and digits alternate as in a random string, not as in a name.
 
-    Words and model names change between lower case, upper case and digits a few times; of 24 characters drawn from
-    62, ten changes are the mean and fewer than six are rare (about one in forty, less in longer strings).
+    Words and model names change between lower case, upper case and digits a few times. 24 characters drawn at random
+    from 62 have ten changes on average; fewer than six are rare (about one string in forty, fewer in longer strings).
     """
     rest = _UUID.sub("-", run)
     if any(any(c.isdigit() for c in m) and any(c.isalpha() for c in m) for m in _HEX.findall(rest)):
@@ -65,27 +69,27 @@ def _looks_random(run: str) -> bool:
     joined = "-".join(_SEGMENT.findall(rest))
     if len(joined) < 16 or not any(c.isdigit() for c in joined):  # names in camel case have no digits
         return False
-    places = [match.start() for match in _ROUGH.finditer(joined)]
-    return any(late - early < _WINDOW for early, late in zip(places, places[_ROUGHNESS - 1 :], strict=False))
+    changes = [match.start() for match in _CHANGE.finditer(joined)]
+    return any(late - early < _WINDOW for early, late in zip(changes, changes[_MIN_CHANGES - 1 :], strict=False))
 
 
-def _token(match: re.Match[str], *, guess: bool) -> str:
+def _masked_token(match: re.Match[str], *, guess: bool) -> str:
     token = match.group()
-    found: list[tuple[int, str]] = []
+    matches: list[tuple[int, str]] = []
     if issued := _ISSUED.search(token):
-        found.append((issued.start(), "[api key]"))
+        matches.append((issued.start(), "[api key]"))
     jwt = token.find("eyJ")
     if jwt >= 0 and _JWT.match(token, jwt):
-        found.append((jwt, "[jwt]"))
-    if found:  # the one that begins first: a JWT's signature may look like a key
-        start, marker = min(found)
-        return token[:start] + marker + token[len(token.rstrip(".")) :]
+        matches.append((jwt, "[jwt]"))
+    if matches:  # the earliest match: a JWT's signature may look like a key
+        start, placeholder = min(matches)
+        return token[:start] + placeholder + token[len(token.rstrip(".")) :]
     if not guess:
         return token
     return _RANDOM_RUN.sub(lambda run: "[secret]" if _looks_random(run.group()) else run.group(), token)
 
 
-def _scheme(match: re.Match[str]) -> str:
+def _masked_scheme(match: re.Match[str]) -> str:
     scheme, space, value = match.groups()
     if scheme.lower() == "bearer":
         secret = len(value) >= 20 or any(c.isdigit() for c in value)
@@ -101,10 +105,10 @@ def _is_user_and_password(value: str) -> bool:
         return False
 
 
-def credentials(text: str, *, guess: bool = True) -> str:
-    """`text` with keys, tokens and passwords masked.
+def mask_credentials(text: str, *, guess: bool = True) -> str:
+    """Mask keys, tokens and passwords in `text`.
 
-    With `guess`, long strings that look drawn at random are masked too; without, only what has a known form.
+    With `guess`, mask long strings that look random as well; without, only credentials of a known format.
     """
     assigns = ":" in text or "=" in text or " is " in text
     if len(text) < 16 and not assigns:
@@ -115,19 +119,19 @@ def credentials(text: str, *, guess: bool = True) -> str:
     if "authorization" in lowered:
         text = _AUTHORIZATION.sub(r"\1[credentials]", text)
     if "bearer" in lowered or "basic" in lowered:
-        text = _SCHEME.sub(_scheme, text)
+        text = _SCHEME.sub(_masked_scheme, text)
     if assigns:
         text = _USERINFO.sub(r"\1[password]@", text)
-        # Searching for the words first is far cheaper than the pattern, and nearly every text has none of them.
+        # Looking for the words first is far cheaper than running the pattern, and most texts have none of them.
         if any(word in lowered for word in _ASSIGNED_WORDS):
-            text = _ASSIGNED.sub(_assigned, text)
+            text = _ASSIGNED.sub(_masked_assignment, text)
         text = _QUERY.sub(r"\1[secret]", text)
-    return _TOKEN.sub(lambda match: _token(match, guess=guess), text)
+    return _TOKEN.sub(lambda match: _masked_token(match, guess=guess), text)
 
 
-def _assigned(match: re.Match[str]) -> str:
+def _masked_assignment(match: re.Match[str]) -> str:
     name, value = match.groups()
-    # "my password is wrong" is a sentence; "my password is hunter2" is a password.
+    # "my password is wrong" has no password in it; "my password is hunter2" has.
     if re.search(r"\bis\s{0,3}[\"'`]?\Z", name, re.IGNORECASE) and value.rstrip(".!?").isalpha():
         return match.group()
     return f"{name}[password]"
@@ -154,7 +158,7 @@ _PHONE = re.compile(
 
 
 def _luhn(digits: str) -> bool:
-    """The check digit of ISO/IEC 7812-1, annex B."""
+    """Whether the digits pass the Luhn check of ISO/IEC 7812-1, annex B."""
     total = 0
     for place, digit in enumerate(reversed(digits)):
         value = int(digit) * (1 + place % 2)
@@ -163,7 +167,7 @@ def _luhn(digits: str) -> bool:
 
 
 def _cards(text: str) -> Iterator[Span]:
-    """Spans of 13 to 19 digits that pass the Luhn check, from one group of digits to the end of another."""
+    """Yield spans of 13 to 19 digits that pass the Luhn check. A span begins and ends at a group of digits."""
     for run in _CARD_RUN.finditer(text):
         groups = [match.span() for match in _DIGITS.finditer(text, run.start(), run.end())]
         skip = -1
@@ -188,7 +192,7 @@ def _card_end(text: str, groups: list[Span], first: int) -> int:
 
 
 def _ibans(text: str) -> Iterator[Span]:
-    """Spans that pass the check of ISO 13616: with the first four characters moved to the end, modulo 97 is 1."""
+    """Yield spans that pass the check of ISO 13616: 1 modulo 97 with the first four characters moved to the end."""
     for head in _IBAN_HEAD.finditer(text):
         candidates = []
         bare, end = head.group(), head.end()
@@ -198,56 +202,59 @@ def _ibans(text: str) -> Iterator[Span]:
             if not text[end : end + 1].isalnum():
                 candidates.append((bare, end))
             if len(bare) < size + 4:
-                break  # only the last group is shorter
+                break  # only the last group may be shorter
         for bare, end in reversed(candidates):
             if 15 <= len(bare) <= 34 and int((bare[4:] + bare[:4]).translate(_BASE36)) % 97 == 1:
                 yield head.start(), end
                 break
 
 
-def _ipv6(match: re.Match[str]) -> str:
+def _masked_ipv6(match: re.Match[str]) -> str:
     text = match.group()
     try:
         ipaddress.IPv6Address(text)
     except ValueError:
         return text
-    # `std::begin` and `::` are not addresses of anybody.
+    # `::` and names in code such as `add::face` are valid addresses, so an address without a digit is not masked.
     return "[ip]" if any(c.isdigit() for c in text) else text
 
 
-def _cut(text: str, find: Callable[[str], Iterator[Span]], marker: str) -> str:
+def _replace_spans(text: str, find: Callable[[str], Iterator[Span]], placeholder: str) -> str:
     pieces, at = [], 0
     for start, end in find(text):
         if start >= at:
-            pieces += [text[at:start], marker]
+            pieces += [text[at:start], placeholder]
             at = end
     return "".join([*pieces, text[at:]]) if pieces else text
 
 
-def redact(text: str) -> str:
-    """`text` without credentials, e-mail addresses, phone, card and bank account numbers and IP addresses.
+def mask_personal_data(text: str) -> str:
+    """Mask credentials, e-mail addresses, phone, card and bank account numbers and IP addresses in `text`.
 
-    Names, postal addresses and what the text is about stay: the point of the record is that it can be reviewed.
+    Names, postal addresses and the subject stay, because a reviewer must be able to understand the text.
     """
-    text = credentials(text)
+    text = mask_credentials(text)
     if "@" in text:
         text = _EMAIL.sub("[email]", text)
     if not _DIGITS.search(text):
         return text
-    text = _cut(text, _ibans, "[iban]")
-    text = _cut(text, _cards, "[card]")
+    text = _replace_spans(text, _ibans, "[iban]")
+    text = _replace_spans(text, _cards, "[card]")
     if ":" in text:
-        text = _IPV6.sub(_ipv6, text)
+        text = _IPV6.sub(_masked_ipv6, text)
     return _PHONE.sub("[phone]", _IPV4.sub("[ip]", text))
 
 
-def kept(text: str, rule: TextRule) -> str:
-    """What `rule` keeps of a text: all but credentials, the redacted text, its SHA-256 in hex, or nothing."""
+def apply_text_rule(text: str, rule: TextRule) -> str:
+    """Return the text to store: `full` masks credentials, `redacted` personal data too, `hash` gives SHA-256 in hex.
+
+    `none` gives the empty string.
+    """
     if rule == "full":
-        return credentials(text)
+        return mask_credentials(text)
     if rule == "redacted":
-        return redact(text)
+        return mask_personal_data(text)
     if rule == "hash":
-        # A lone surrogate is no UTF-8; it must not make two texts one, nor fail.
+        # UTF-8 has no lone surrogates. They must neither fail nor give two texts the same hash.
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return ""

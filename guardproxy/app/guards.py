@@ -1,0 +1,89 @@
+"""Build the guard that a configuration describes."""
+
+from collections.abc import Sequence
+
+from guardproxy.app.registries import open_family
+from guardproxy.engine.open import open_engine
+from guardproxy.guards.cache import Cached
+from guardproxy.guards.combine import AllOf, Cascade
+from guardproxy.guards.services import open_service
+from guardproxy.ports import Guard, LabelList
+from guardproxy.settings import GuardSettings, MemberSettings, Settings
+from guardproxy.types import Check, Conversation, Message, Part, Taxonomy
+
+# Size of the verdict cache; a verdict takes about a kilobyte.
+_CACHED_VERDICTS = 20_000
+# Any check: families name their readouts only in the prompts that they render.
+_SAMPLE_CHECK = Check(Conversation((Message("user", (Part("check", "Hello."),)),)), "user")
+
+
+def guard(settings: Settings) -> Guard:
+    """The guard of a configuration, with a verdict cache, not started."""
+    return with_cache(combined(settings, members(settings)))
+
+
+def with_cache(inner: Guard) -> Guard:
+    """A guard that caches the verdicts of `inner`."""
+    return Cached(inner, _CACHED_VERDICTS)
+
+
+def combined(settings: Settings, members: Sequence[Guard]) -> Guard:
+    """The members as the single guard that `guard.all` or `guard.cascade` describes."""
+    cascade = settings.guard.cascade
+    if cascade is not None:
+        first, second = members
+        return Cascade(first, second, cascade.low, cascade.high)
+    return AllOf(members, settings.guard.mean) if settings.guard.all is not None else members[0]
+
+
+def reads_label_lists(settings: Settings) -> bool:
+    """Whether a guard reads categories from label lists, and so only above the floor with which it was started."""
+    single = MemberSettings(settings.guard, settings.taxonomy)
+    members = settings.members.values() or [single]
+    families = [
+        open_family(member.guard.family, member.guard.options, member.taxonomy)
+        for member in members
+        if member.guard.service is None
+    ]
+    prompts = [prompt for family in families for prompt in family.render(_SAMPLE_CHECK)]
+    return any(isinstance(prompt.readout, LabelList) for prompt in prompts)
+
+
+def members(settings: Settings, *, floor: float = 0.0) -> list[Guard]:
+    """The guards of a configuration, not started. Engines read categories only if P(unsafe) is above `floor`.
+
+    The floor does not apply to a weighted mean: the mean can reach a threshold that a member's probability is below.
+    """
+    floor = floor if settings.guard.mean is None else 0.0
+    if settings.members:
+        return [_open(name, member.guard, member.taxonomy, floor) for name, member in settings.members.items()]
+    single = settings.guard
+    name = single.family if single.service is not None else single.model
+    return [_open(name, single, settings.taxonomy, floor)]
+
+
+def _open(name: str, guard: GuardSettings, taxonomy: Taxonomy | None, floor: float) -> Guard:
+    family = open_family(guard.family, guard.options, taxonomy)
+    if guard.service is not None:
+        return open_service(
+            name=name,
+            family=family,
+            key=guard.service.key,
+            base_url=guard.service.url or "",
+            timeout_s=guard.timeout_s,
+            attempts=guard.service.attempts,
+            concurrency=guard.service.concurrency,
+            per_second=guard.service.per_second,
+        )
+    return open_engine(
+        name=name,
+        family=family,
+        model=guard.model,
+        device=guard.device,
+        dtype=guard.dtype,
+        max_batch_tokens=guard.max_batch_tokens,
+        timeout_s=guard.timeout_s,
+        max_wait_s=guard.max_wait_s,
+        floor=floor,
+        threads=guard.threads,
+    )

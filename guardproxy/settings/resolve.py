@@ -1,0 +1,141 @@
+"""Turn a valid document into the objects that the other rooms work with."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from guardproxy.policy import UNSAFE, OnFailure, Policy, PolicySet, Route, Rule, SideRules
+from guardproxy.settings.model import (
+    AuditSettings,
+    Document,
+    GuardSettings,
+    Limits,
+    LogSettings,
+    PathSettings,
+    ServerSettings,
+    UpstreamSettings,
+)
+from guardproxy.settings.model_policy import OpaqueSettings, PolicySettings, RouteSettings, ThresholdSettings
+from guardproxy.types import Side, Taxonomy
+
+
+@dataclass(frozen=True, slots=True)
+class MemberSettings:
+    """A guard that `guard.all` or `guard.cascade` combines; `taxonomy` is None for its family's own."""
+
+    guard: GuardSettings
+    taxonomy: Taxonomy | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A valid configuration.
+
+    `name` is the file's, or `built-in defaults`. `taxonomy` is None for the family's own, `wires` None for every
+    built-in one. `members` are the guards that `guard.all` or `guard.cascade` combines, in that order. `version` is a
+    hash of the content without secrets.
+    """
+
+    name: str
+    version: str
+    server: ServerSettings
+    upstream: UpstreamSettings
+    guard: GuardSettings
+    taxonomy: Taxonomy | None
+    members: Mapping[str, MemberSettings]
+    wires: tuple[str, ...] | None
+    limits: Limits
+    paths: PathSettings
+    policies: PolicySet
+    audit: AuditSettings
+    log: LogSettings
+
+
+def resolve(name: str, content: Mapping[str, Any], document: Document) -> Settings:
+    """The settings of a document. The versions are hashes of `content`: its plain value without secrets."""
+    version = _fingerprint(content)
+    policies = {
+        name: _policy(name, policy, _fingerprint(content["policies"][name]))
+        for name, policy in document.policies.items()
+    }
+    return Settings(
+        name=name,
+        version=version,
+        server=document.server,
+        upstream=document.upstream,
+        guard=document.guard,
+        taxonomy=document.taxonomy_of(document.guard),
+        members={
+            name: MemberSettings(guard, document.taxonomy_of(guard)) for name, guard in document.members().items()
+        },
+        wires=document.wires,
+        limits=document.limits,
+        paths=document.paths,
+        policies=PolicySet(policies, tuple(_route(route) for route in document.routes), version),
+        audit=document.audit,
+        log=document.log,
+    )
+
+
+def _fingerprint(content: Any) -> str:
+    """The first 12 hex digits of the SHA-256 of a plain value; layout, comments and the order of keys do not count."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _policy(name: str, policy: PolicySettings, version: str) -> Policy:
+    return Policy(
+        name=name,
+        version=version,
+        user=_side_rules(policy.user, policy.unsafe),
+        assistant=_side_rules(policy.assistant, policy.unsafe),
+        on_guard_error=policy.on_guard_error,
+        on_overload=policy.on_overload,
+        on_opaque=_by_side(policy.on_opaque),
+        judge=policy.judge,
+        history=policy.history.unsafe_turns,
+        block=policy.block,
+        rewrite=policy.rewrite,
+        stream=policy.stream,
+        views=policy.views,
+    )
+
+
+def _side_rules(by_category: Mapping[str, ThresholdSettings], unsafe: ThresholdSettings | None) -> SideRules:
+    rules = {category: _rules(thresholds) for category, thresholds in by_category.items()}
+    if unsafe is not None:
+        rules.setdefault(UNSAFE, _rules(unsafe))
+    return SideRules(rules)
+
+
+def _rules(thresholds: ThresholdSettings) -> tuple[Rule, ...]:
+    """The rules of a category, mildest action first."""
+    rules = []
+    if thresholds.flag is not None:
+        rules.append(Rule("flag", thresholds.flag))
+    if thresholds.rewrite is not None:
+        rules.append(Rule("rewrite", thresholds.rewrite.at, thresholds.rewrite.how))
+    if thresholds.block is not None:
+        rules.append(Rule("block", thresholds.block))
+    return tuple(rules)
+
+
+def _by_side(on_opaque: OnFailure | OpaqueSettings) -> dict[Side, OnFailure]:
+    if isinstance(on_opaque, OpaqueSettings):
+        return {"user": on_opaque.user, "assistant": on_opaque.assistant}
+    return {"user": on_opaque, "assistant": on_opaque}
+
+
+def _route(route: RouteSettings) -> Route:
+    when = route.when
+    return Route(
+        name=route.name,
+        policy=route.policy,
+        path=when.path or "*",
+        model=when.model or "*",
+        client=when.client or "*",
+        header=next(iter(when.header.items())) if when.header else None,
+        shadow=route.shadow,
+    )

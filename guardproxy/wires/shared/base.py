@@ -1,0 +1,165 @@
+"""The base of a wire: what all protocols do alike. A subclass adds what differs.
+
+A wire needs a `name`, two patterns (`paths`, `calls`) and six methods: `turns`, `parse_reply`, `edited_reply`,
+`refusal`, `error` and `open_stream`. It overrides `model`, `wants_stream`, `structured` and `resumes` if its protocol
+differs from their defaults.
+"""
+
+import hashlib
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from guardproxy.errors import Unreadable
+from guardproxy.ports import Answer, Reply, ReplyStream, Request
+from guardproxy.types import Conversation, Edit, Message, Outcome, Part, Pass, Refuse, Replace
+from guardproxy.wires.shared.body import child_path, dumps, read_object, remove, steps
+from guardproxy.wires.shared.edits import rewrite
+
+Changed = Mapping[int, Replace | Refuse]
+"""The outcomes of a reply's choices that do not pass, by the place of the choice."""
+
+
+class BaseWire(ABC):
+    """One chat protocol. See `guardproxy.ports.Wire` for the contract of the public methods."""
+
+    name: str
+    keepalive: bytes = b": keep-alive\n\n"
+    lines: bool = False
+
+    paths: ClassVar[re.Pattern[str]]
+    """The request paths that this wire reads, without the query."""
+
+    calls: ClassVar[re.Pattern[str]]
+    """The part paths that hold the arguments of a tool call; an edited text there is a name and arguments."""
+
+    def claims(self, method: str, path: str) -> bool:
+        """Return whether this wire reads requests to `path`."""
+        return method == "POST" and self.paths.fullmatch(path.partition("?")[0]) is not None
+
+    # --- requests --------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+        """Yield every message of the conversation with its path in the body, in the order of the conversation.
+
+        Messages built from fields beside the message list come first and have the path "". Raises Unreadable.
+        """
+
+    def model(self, path: str, body: Mapping[str, Any]) -> str:
+        """Return the model that the request names, or "". Raises Unreadable."""
+        model = body.get("model", "")
+        if not isinstance(model, str):
+            raise Unreadable("must be a string", "model")
+        return model
+
+    def wants_stream(self, path: str, body: Mapping[str, Any]) -> bool:
+        """Return whether the request asks for a stream. Raises Unreadable."""
+        return stream_flag(body) is True
+
+    def structured(self, body: Mapping[str, Any]) -> bool:
+        """Return whether the request asks for JSON; called after `turns` has checked the body."""
+        return False
+
+    def resumes(self, body: Mapping[str, Any]) -> Part | None:
+        """Return the opaque part that names an earlier reply, if the request goes on from one."""
+        return None
+
+    def parse_request(self, path: str, body: bytes) -> Request:
+        """Parse a request. Raises Unreadable with the JSON path of the error."""
+        parsed = read_object(body)
+        model, stream = self.model(path, parsed), self.wants_stream(path, parsed)
+        messages: list[Message] = []
+        places: list[tuple[str, ...]] = []
+        for place, message in self.turns(path, parsed):
+            messages.append(message)
+            places.append((place,) if place else _top_fields(message))
+        return Request(
+            wire=self.name,
+            path=path,
+            model=model,
+            stream=stream,
+            conversation=Conversation(tuple(messages)),
+            places=tuple(places),
+            raw=body,
+            body=parsed,
+            structured=self.structured(parsed),
+            resumes=self.resumes(parsed),
+        )
+
+    def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
+        """Return the body with the edits' texts and without the messages `drop` (conversation indices)."""
+        body = json.loads(request.raw)
+        rewrite(body, edits, self.calls)
+        remove(body, (place for index in drop for place in request.places[index]))
+        return dumps(body)
+
+    # --- replies ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def parse_reply(self, request: Request, body: bytes) -> Reply:
+        """Parse a whole reply. Raises UpstreamUnreadable."""
+
+    @abstractmethod
+    def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:
+        """Return the reply with every choice in `changed` (at least one) replaced or refused."""
+
+    @abstractmethod
+    def refusal(self, request: Request, refusal: Refuse) -> Answer:
+        """Return a complete valid answer that carries the refusal, streamed if the request asked for a stream."""
+
+    @abstractmethod
+    def error(self, status: int, code: str, message: str) -> Answer:
+        """Return the protocol's own error body."""
+
+    @abstractmethod
+    def open_stream(self, request: Request, content_type: str) -> ReplyStream:
+        """Return a reader for the streamed reply to `request`."""
+
+    def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
+        """Return the reply with its outcomes applied; the original bytes if every choice passes."""
+        changed = {index: outcome for index, outcome in outcomes.items() if not isinstance(outcome, Pass)}
+        return self.edited_reply(request, reply, changed) if changed else reply.raw
+
+    def refuse(self, request: Request, refusal: Refuse) -> Answer:
+        """Return the refusal as an error or as an answer, as its shape says."""
+        if refusal.shape == "error":
+            return self.error(400, "content_filter", refusal.message)
+        return self.refusal(request, refusal)
+
+
+def _top_fields(message: Message) -> tuple[str, ...]:
+    """The top-level fields that hold a message which is not an item of the message list."""
+    return tuple(dict.fromkeys(child_path("", str(steps(part.path)[0])) for part in message.parts))
+
+
+def message_list(body: Mapping[str, Any], key: str, item: str = "message") -> list[Any]:
+    """Return the list at `key`. Raises Unreadable if it is not a list or is empty."""
+    messages = body.get(key)
+    if not isinstance(messages, list) or not messages:
+        raise Unreadable(f"must be a list of at least one {item}", key)
+    return messages
+
+
+def stream_flag(body: Mapping[str, Any]) -> bool | None:
+    """Return the value of `stream`, None if it is absent. Raises Unreadable if it is not a boolean."""
+    stream = body.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise Unreadable("must be true or false", "stream")
+    return stream
+
+
+def request_digest(request: Request) -> str:
+    """Return 24 hexadecimal digits of the SHA-256 of the request's body: the id of an answer without an upstream."""
+    return hashlib.sha256(request.raw).hexdigest()[:24]
+
+
+def with_tool_results(message: Message) -> Message:
+    """Return a tool's message with its texts as tool results; any other message unchanged."""
+    if message.role != "tool":
+        return message
+    parts = (replace(part, kind="tool_result") if part.kind == "text" else part for part in message.parts)
+    return Message("tool", tuple(parts))
