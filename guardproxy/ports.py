@@ -190,8 +190,9 @@ class Request:
 
     `places` holds, for each message of the conversation, the paths in the body that contain it: its item in the message
     list, or the top-level fields of a message from beside the list. `resumes` names an earlier reply whose conversation
-    the upstream keeps: the opaque part that stands for it, with the reply's id as its text. `received` is the time of
-    arrival in seconds since 1970; the caller of the wire sets it.
+    the upstream keeps: the opaque part that stands for it, with the reply's id as its text. With `structured` the reply
+    must follow a schema, so it is refused, not rewritten. `received` is the time of arrival in seconds since 1970; the
+    caller of the wire sets it.
     """
 
     wire: str

@@ -32,7 +32,7 @@ ActionName = Literal["pass", "flag", "rewrite", "block"]
 """The severity of a decision, in ascending order. `flag` passes the text and marks it in headers, metrics and audit."""
 
 Cause = Literal["verdict", "guard_error", "overload", "opaque"]
-"""Why a decision was made: by a verdict, or without one because the guard failed, was overloaded, or cannot read it."""
+"""Why a decision was made: for a verdict, or without one: the guard failed or was overloaded, or content is opaque."""
 
 OutcomeName = Literal["pass", "rewrite", "refuse", "drop"]
 """What happened to a text, in a record. `drop`: a turn of the history was left out of the request."""
@@ -120,9 +120,9 @@ class Check:
 class Category:
     """A kind of harm.
 
-    `id` is its name in policies and records, `name` the one for people. `code` is the text that a generative guard
-    generates for it ("S1"). `description`, and `examples` as few-shot lines, go into the prompts of guards that read
-    their policy from the prompt.
+    `id` stands in policies and records, `name` in prompts and reports. `code` is the text that a generative guard
+    generates for the category, for example "S1". `description`, and `examples` as few-shot lines, are in the prompts of
+    guards that read their policy from the prompt.
     """
 
     id: str

@@ -97,11 +97,11 @@ class Judging:
         """Return the verdict, the decision, and the guard's error (empty if there is none). `context` is recent.
 
         1. The guard judges the readable text, in its context and in every view. The policy's rules decide.
-        2. If the guard is overloaded or fails, there is no verdict, and `on_overload` or `on_guard_error` decides.
-           Only these two decide then: a failure never counts as a verdict of "safe".
+        2. If the guard is overloaded or fails in any way, there is no verdict, not even for the views that it judged:
+           `on_overload` or `on_guard_error` decides. A failure never counts as "safe".
         3. If the message has opaque parts, `on_opaque` decides as well, and the more severe decision applies.
 
-        Any other exception propagates, so nothing is released for it. A message without text and opaque parts passes.
+        A message without text and without opaque parts passes. Other exceptions propagate, and nothing is released.
         """
         verdict, decision, error = None, Decision("pass", "", ()), ""
         if message.text.strip():

@@ -33,8 +33,8 @@ Extent = Literal["full", "partial"]
 class RequestReview:
     """The review of a request. Forward `body` unless there is a `refusal`.
 
-    `exchange` is the one to judge the reply in: its conversation is the one that the upstream gets. `dropped` are the
-    indices of the messages that `body` lacks.
+    Judge the reply in `exchange`: its conversation is the one that the upstream gets. `dropped` are the indices of the
+    messages that `body` lacks.
     """
 
     exchange: Exchange
@@ -145,7 +145,7 @@ class Pipeline:
         *judged, judged_joined = await gathered([judge(turn) for turn in (*turns, joined)])
         new_texts = new_texts_of(judged)
         if new_texts and (rewritten := joined_turn(messages, scope, new_texts)) is not None:
-            judged_joined = await judge(rewritten)  # the text that is forwarded counts, not the one before its rewrite
+            judged_joined = await judge(rewritten)  # as it is forwarded, not as it came
         return JudgedRequest((*judged, judged_joined), {**new_texts, **new_texts_of([judged_joined])})
 
     async def review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:

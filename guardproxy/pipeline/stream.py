@@ -267,7 +267,7 @@ class StreamReview:
         await self._judging.record(self._exchange, [judged], coverage)
 
     async def _stop(self) -> None:
-        """Cancel what is pending; record choices of which text was sent before their final verdict."""
+        """Cancel pending tasks; record the choices that end without a final verdict."""
         pending = [*self._checks, *([self._pending_read] if self._pending_read is not None else [])]
         if pending:
             for task in pending:

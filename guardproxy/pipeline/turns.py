@@ -1,4 +1,4 @@
-"""Which turns of a request are judged, behind which context, and what is dropped together with a turn. Pure."""
+"""Which turns of a request are judged, in which context, and which messages are dropped together. Pure."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence

@@ -74,7 +74,7 @@ class Sniffer:
         return self._end >= 0 and _NOT_SPACE.search(self.head, self._end) is not None
 
     def _is_line(self) -> bool:
-        """Whether the first line is one of a stream. If the content type says so, its JSON need not be valid."""
+        """Whether the first line belongs to a stream. If the content type says so, its JSON need not be valid."""
         line = self.head[self._start :] if self._end < 0 else self.head[self._start : self._end]
         if self._kind in _LINES:
             return line.rstrip().endswith(b"}")
