@@ -25,10 +25,10 @@ from typing import Any
 import torch
 
 from guardproxy.demo.model import weights
-from guardproxy.engine.open import open_engine
 from guardproxy.families.classifier import open_family as open_classifier
 from guardproxy.families.llama_guard import open_family as open_llama_guard
 from guardproxy.guards.combine import Cascade
+from guardproxy.guards.local import LocalLimits, ModelOptions, open_local_guard
 from guardproxy.ports import Guard
 from guardproxy.types import Check, Conversation, Message, Part
 
@@ -67,10 +67,19 @@ async def timed(guard: Guard, asked: list[Check], args: argparse.Namespace) -> t
 async def measured(args: argparse.Namespace) -> dict[str, Any]:
     """The cost of both guards alone and of the cascade at each share."""
     asked = checks()
-    common: dict[str, Any] = {"device": args.device, "threads": args.threads, "timeout_s": 600.0, "floor": 1.0}
-    cheap = open_engine(name="embedded", family=open_classifier(), model="embedded", **common)
     model = args.model or str(weights())
-    dear = open_engine(name="dear", family=open_llama_guard(version="1"), model=model, **common)
+    cheap, dear = (
+        open_local_guard(
+            name,
+            family,
+            ModelOptions(weights_of, device=args.device, threads=args.threads, floor=1.0),
+            LocalLimits(timeout_s=600.0),
+        )
+        for name, family, weights_of in (
+            ("embedded", open_classifier(), "embedded"),
+            ("dear", open_llama_guard(version="1"), model),
+        )
+    )
     await cheap.start()
     await dear.start()
     try:

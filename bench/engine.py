@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guardproxy.engine.runner import WorkItem, WorkResult, share_cores
+from guardproxy.engine.wait_policy import set_passive_wait_policy
 
-share_cores()  # as the proxy does, before torch is imported
+set_passive_wait_policy()  # as the proxy does, before torch is imported
 
 import torch
 import transformers
@@ -35,9 +35,10 @@ from tokenizers import Tokenizer, models
 from guardproxy.engine.decoder.prompts import Choice, EncodedPrompt
 from guardproxy.engine.decoder.runner import GenerativeRunner
 from guardproxy.engine.encoder.runner import ClassifierRunner
-from guardproxy.engine.engine import Engine
 from guardproxy.engine.load import Loaded, choose_device, load_causal
+from guardproxy.engine.runner import WorkItem, WorkResult
 from guardproxy.families.llama_guard import open_family
+from guardproxy.guards.local import LocalGuard, LocalLimits
 from guardproxy.ports import ClassLogits, Piece, Prompt, Reading, TokenChoice
 from guardproxy.types import Check, Conversation, Message, Part, Taxonomy, Verdict
 
@@ -156,7 +157,7 @@ class Bench:
 async def _drive(
     prepared: Prepared, count: int, checks: int, clock: Callable[[], float]
 ) -> tuple[float, list[float], int]:
-    guard = Engine(name="bench", family=prepared, load=lambda _: prepared, timeout_s=600, max_wait_s=600)
+    guard = LocalGuard("bench", prepared, lambda _: prepared, LocalLimits(timeout_s=600, max_wait_s=600))
     await guard.start()
     before = guard.stats.tokens_computed
     room = asyncio.Semaphore(count)

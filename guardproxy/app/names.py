@@ -5,10 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from guardproxy import families, sinks, wires
-from guardproxy.engine.open import open_engine
 from guardproxy.errors import ConfigError
 from guardproxy.guards.cache import Cached
 from guardproxy.guards.combine import AllOf, Cascade
+from guardproxy.guards.local import LocalLimits, ModelOptions, open_local_guard
 from guardproxy.guards.services import open_service
 from guardproxy.ports import Guard, LabelList
 from guardproxy.registry import load
@@ -126,15 +126,9 @@ def _member(name: str, given: GuardSettings, taxonomy: Taxonomy | None, floor: f
             concurrency=given.service.concurrency,
             per_second=given.service.per_second,
         )
-    return open_engine(
-        name=name,
-        family=_family(given.family, given.options, taxonomy),
-        model=given.model,
-        device=given.device,
-        dtype=given.dtype,
-        max_batch_tokens=given.max_batch_tokens,
-        timeout_s=given.timeout_s,
-        max_wait_s=given.max_wait_s,
-        floor=floor,
-        threads=given.threads,
+    return open_local_guard(
+        name,
+        _family(given.family, given.options, taxonomy),
+        ModelOptions(given.model, given.device, given.dtype, given.threads, floor),
+        LocalLimits(given.timeout_s, given.max_wait_s, given.max_batch_tokens),
     )

@@ -16,8 +16,8 @@ from starlette.types import ASGIApp
 
 from guardproxy import actions, sinks, wires
 from guardproxy.app.names import cached, combined, known, members, reads_lists
-from guardproxy.engine.engine import Engine
 from guardproxy.errors import ConfigError, GuardproxyError
+from guardproxy.guards.local import LocalGuard
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Pipeline
 from guardproxy.policy import Policy
@@ -87,7 +87,7 @@ class Service:
         self._guard = cached(combined(settings, judges))
         self._policies = LivePolicies(settings.policies)
         self._metrics = Metrics(CollectorRegistry())
-        self._metrics.queue_from(lambda: sum(one.stats.queued for one in judges if isinstance(one, Engine)))
+        self._metrics.queue_from(lambda: sum(one.stats.queued for one in judges if isinstance(one, LocalGuard)))
         self._observers = Observers(
             _sinks(settings, place.data_dir),
             text=settings.audit.text,

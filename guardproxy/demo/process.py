@@ -10,7 +10,7 @@ from queue import Empty, Queue
 
 import structlog
 
-from guardproxy.engine.runner import share_cores
+from guardproxy.engine.wait_policy import set_passive_wait_policy
 from guardproxy.errors import ConfigError
 
 log = structlog.get_logger("guardproxy.demo")
@@ -25,7 +25,7 @@ def start_demo(command: Sequence[str] = _COMMAND, *, timeout_s: float = 300.0) -
     `command` is a program that writes a line to standard output once it takes requests, its URL, or says there why it
     cannot; it ends when its standard input does. Raises ConfigError where it does not come up, with what it said.
     """
-    share_cores()
+    set_passive_wait_policy()
     log.info("demo_starting", model="SmolLM2-135M-Instruct", hint="loading takes 10 to 60 seconds")
     process = subprocess.Popen(  # noqa: S603 - our own module, under our own interpreter
         command,

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from guardproxy import app
-from guardproxy.engine import open_engine
 from guardproxy.families.llama_guard import open_family
+from guardproxy.guards.local import ModelOptions, open_local_guard
 from guardproxy.ports import LabelList
 from guardproxy.settings.load import load_text
 from guardproxy.types import Category, Finding, Taxonomy, Verdict
@@ -59,8 +59,9 @@ def judged(guard):
 def test_below_the_floor_nothing_is_said_of_categories(folder):
     """A list that no threshold needs is not read, and its categories are in no finding."""
     family = open_family(version="2")
-    options = {"name": "g", "family": family, "model": folder, "device": "cpu"}
-    low, high = judged(open_engine(**options, floor=FLOOR)), judged(open_engine(**options))
+    low, high = (
+        judged(open_local_guard("g", family, ModelOptions(folder, device="cpu", floor=floor))) for floor in (FLOOR, 0.0)
+    )
     assert low.unsafe == pytest.approx(high.unsafe, abs=1e-5)
     assert (low.findings, low.leftover) == ((), low.unsafe)
     assert [finding.category for finding in high.findings] == [one.id for one in family.taxonomy.categories]
@@ -68,7 +69,7 @@ def test_below_the_floor_nothing_is_said_of_categories(folder):
 
 def test_several_lists_are_read_whatever_the_floor(folder):
     """Two words that are each under the floor can be over it together: the floor is none of theirs."""
-    verdict = judged(open_engine(name="g", family=TwoLists(), model=folder, device="cpu", floor=FLOOR))
+    verdict = judged(open_local_guard("g", TwoLists(), ModelOptions(folder, device="cpu", floor=FLOOR)))
     assert verdict.unsafe < FLOOR
     assert sum(finding.probability for finding in verdict.findings) > 0.5 * verdict.unsafe
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from guardproxy.demo.model import DemoLLM
-from guardproxy.engine import open_engine
 from guardproxy.errors import ConfigError, TooLarge
 from guardproxy.families.llama_guard import open_family
+from guardproxy.guards.local import ModelOptions, open_local_guard
 from tests.engine.kit import check, encode, runner, smollm, smollm_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -61,7 +61,7 @@ def test_a_growing_reply_equals_the_reply_alone():
 def test_a_missing_model_says_what_to_do():
     """A path that is not there and a hub id that is not cached are configuration errors with advice."""
     for model, advice in (("/no/such/model", "no such file"), ("nobody/no-such-guard", "hf download")):
-        guard = open_engine(name="g", family=open_family(version="1"), model=model, device="cpu")
+        guard = open_local_guard("g", open_family(version="1"), ModelOptions(model, device="cpu"))
         with pytest.raises(ConfigError, match=advice):
             asyncio.run(guard.start())
 
@@ -69,7 +69,7 @@ def test_a_missing_model_says_what_to_do():
 def test_an_impossible_device_says_so():
     """A device that torch cannot use is a configuration error that counts what there is."""
     for device, told in (("cuda:99", "CUDA devices"), ("tpu", "expected auto")):
-        guard = open_engine(name="g", family=open_family(version="1"), model=str(smollm_file()), device=device)
+        guard = open_local_guard("g", open_family(version="1"), ModelOptions(str(smollm_file()), device=device))
         with pytest.raises(ConfigError, match=told):
             asyncio.run(guard.start())
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from guardproxy.engine.runner import Options
+from guardproxy.engine.select import open_runner
 from guardproxy.errors import ConfigError
 from guardproxy.ports import ClassLogits, Piece, Prompt
 
@@ -29,9 +29,8 @@ def folder(tmp_path_factory):
 
 def opened(folder, labels, activation):
     """The runner of the classifier for a family that reads it so."""
-    return Options(str(folder), device="cpu").load(
-        Prompt((Piece("a", "judged"),), ClassLogits(labels, activation), "k")
-    )
+    probe = Prompt((Piece("a", "judged"),), ClassLogits(labels, activation), "k")
+    return open_runner(probe, model=str(folder), device="cpu")
 
 
 @pytest.mark.parametrize("labels", [LABELS, ("LABEL_0", "LABEL_1")])

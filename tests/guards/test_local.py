@@ -1,4 +1,4 @@
-"""The async engine with a scripted runner: order, cancellation, failure, several loops."""
+"""The local guard and its scheduler with a scripted runner: order, cancellation, failure, several loops."""
 
 import asyncio
 import math
@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from guardproxy.engine.engine import Engine
 from guardproxy.engine.runner import WorkItem, WorkResult
 from guardproxy.errors import ConfigError, GuardUnavailable, Overloaded
+from guardproxy.guards.local import LocalGuard, LocalLimits
 from guardproxy.ports import ClassLogits, Piece, Prompt, Reading
 from guardproxy.types import Category, Finding, Taxonomy, Verdict
 from tests.engine.kit import check
@@ -78,8 +78,8 @@ class Scripted:
 
 
 def engine(runner, **options):
-    """An engine over a scripted runner."""
-    return Engine(name="scripted", family=Plain(), load=lambda _: runner, **options)
+    """A local guard over a scripted runner."""
+    return LocalGuard("scripted", Plain(), lambda _: runner, LocalLimits(**options))
 
 
 async def run(runner, body, **options):
@@ -154,7 +154,7 @@ def test_what_is_no_probability_is_no_verdict(text):
     """A model that gives not-a-number, in whichever window, fails the check, also of a family that does not look."""
 
     async def body(guard):
-        with pytest.raises(GuardUnavailable, match="no probability"):
+        with pytest.raises(GuardUnavailable, match=r"outside \[0, 1\]"):
             await guard.judge(check(text))
 
     asyncio.run(run(Scripted(), body))
@@ -330,7 +330,7 @@ def test_a_model_that_does_not_load_is_a_configuration_error():
     def load(_):
         raise ConfigError("no such model")
 
-    guard = Engine(name="g", family=Plain(), load=load)
+    guard = LocalGuard("g", Plain(), load)
     for _ in range(2):
         with pytest.raises(ConfigError, match="no such model"):
             asyncio.run(guard.start())
