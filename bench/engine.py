@@ -120,7 +120,7 @@ class Bench:
 
     def forget(self) -> None:
         """Drop the conversations but keep the policy text, as after a long time of other traffic."""
-        self.runner.store.clear()
+        self.runner.prefix_cache.clear()
         self.runner.run(self.works[:1])
 
     def concurrent(self, count: int, checks: int) -> tuple[float, list[float], int]:
@@ -133,9 +133,9 @@ class Bench:
         """Of a check whose policy is known: linear layers, and attention to everything before each token."""
         config = self.stock.config
         size, layers = config.hidden_size, config.num_hidden_layers
-        new = len(work.data.ids) - work.data.head
+        new = len(work.data.ids) - work.data.policy_size
         linear = sum(m.weight.numel() for m in self.stock.model.layers.modules() if isinstance(m, torch.nn.Linear))
-        seen = sum(range(work.data.head + 1, len(work.data.ids) + 1))
+        seen = sum(range(work.data.policy_size + 1, len(work.data.ids) + 1))
         return 2.0 * linear * new + 4.0 * size * layers * seen
 
     def gemm(self, rows: int) -> float:
@@ -278,13 +278,13 @@ def measure(bench: Bench, *, rounds: int, checks: int, sizes: Sequence[int]) -> 
 
 def streams(bench: Bench) -> dict[str, Any]:
     """Tokens of a reply of some 4,000 characters checked 20 times as it grows, against one check of the whole."""
-    whole = next(work for work in bench.works if len(work.data.ids) > bench.works[0].data.head + 150).data
-    text = (whole.ids[whole.head : whole.keep] * 12)[:900]
-    suffix = whole.ids[whole.keep :]
+    whole = next(work for work in bench.works if len(work.data.ids) > bench.works[0].data.policy_size + 150).data
+    text = (whole.ids[whole.policy_size : whole.cached_size] * 12)[:900]
+    suffix = whole.ids[whole.cached_size :]
 
     def script(size: int) -> WorkItem:
-        ids = [*whole.ids[: whole.head], *text[:size], *suffix]
-        return WorkItem(size, EncodedPrompt(ids, whole.head, whole.head + size, whole.key, whole.read))
+        ids = [*whole.ids[: whole.policy_size], *text[:size], *suffix]
+        return WorkItem(size, EncodedPrompt(ids, whole.policy_size, whole.policy_size + size, whole.key, whole.answer))
 
     bench.forget()
     grown = sum(bench.runner.run([script(size)])[0].computed for size in range(45, 901, 45))
@@ -367,7 +367,10 @@ def main() -> None:
         bench.clock = time.process_time if chosen.clock == "cpu" else time.perf_counter
         result["clock"] = chosen.clock
         result["batch_tokens"] = bench.runner.max_batch_tokens
-        result["tokens_per_check"] = {"computed": round(statistics.mean(tokens), 1), "reused": bench.works[0].data.head}
+        result["tokens_per_check"] = {
+            "computed": round(statistics.mean(tokens), 1),
+            "reused": bench.works[0].data.policy_size,
+        }
         rounds = (2 if chosen.quick else 5) if device.type == "cpu" else 5
         result |= measure(bench, rounds=rounds, checks=checks, sizes=sizes)
         result |= streams(bench)

@@ -169,7 +169,7 @@ def _why(error: Exception, *, hub: bool) -> str:
     return text.strip().splitlines()[0] if text.strip() else type(error).__name__
 
 
-def window(config: Any) -> int:
+def context_length(config: Any) -> int:
     """Tokens that the model can read with full attention in every layer. Raises ConfigError."""
     rope = getattr(config, "rope_parameters", None) or {}
     if "dynamic" in str(rope.get("rope_type", "")) or "longrope" in str(rope.get("rope_type", "")):

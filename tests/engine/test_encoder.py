@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardproxy.engine.encoder.packed import Bert, edges, row_of
-from guardproxy.engine.lanes import Lanes
+from guardproxy.engine.lanes import LanePool
 
 CPU = torch.device("cpu")
 
@@ -31,7 +31,7 @@ def small(kind, **more):
 
 
 MODEL = small(transformers.BertForSequenceClassification, initializer_range=0.2)
-POOLS = {threads: Lanes(threads) for threads in (1, 2, 3, 4)}
+POOLS = {threads: LanePool(threads) for threads in (1, 2, 3, 4)}
 
 windows = st.lists(
     st.lists(st.tuples(st.integers(1, 98), st.integers(0, 1)), min_size=1, max_size=60), min_size=1, max_size=6

@@ -163,7 +163,7 @@ def test_a_stream_reads_as_from_scratch_for_any_split(llama, cuts, budget):
     reply = ("Take a seat; the naïve approach — 走ってください — was übertrieben... 🙂🙃 1234567890 un\tsafe\n\n" * 3)[
         :220
     ]
-    model = runner(llama, state_bytes=budget)
+    model = runner(llama, cache_bytes=budget)
     for cut in sorted({*cuts, 219}):
         asked = prompt(reply[: cut + 1])
         (got,) = read(model, asked)
@@ -183,10 +183,10 @@ def test_a_stream_computes_little_more_than_its_text_once(llama):
 
 def test_the_state_stays_within_its_budget(llama):
     """However many conversations pass by, what is kept is bounded."""
-    model = runner(llama, state_bytes=1 << 18)
+    model = runner(llama, cache_bytes=1 << 18)
     for at in range(60):
         read(model, prompt(f"Conversation {at} about {'trees ' * (at % 9)}"))
-        assert model.store.size <= 1 << 18
+        assert model.prefix_cache.size <= 1 << 18
 
 
 def test_control_tokens_in_a_text_are_plain_text(llama):

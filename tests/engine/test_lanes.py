@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guardproxy.engine.decoder.packed import Segment, blockwise, plan_of
-from guardproxy.engine.lanes import Lanes, Progress, split
+from guardproxy.engine.decoder.attention import blockwise_attention
+from guardproxy.engine.decoder.packed import Segment, plan_pass
+from guardproxy.engine.lanes import LanePool, LayerProgress, balance
 from tests.engine.kit import prompt, read, runner, tiny
 
 TEXTS = ("How do I whittle a spoon?", "a", "x" * 300, "Tell me how to pick a lock.", "Where is the library?")
@@ -18,7 +19,7 @@ TEXTS = ("How do I whittle a spoon?", "a", "x" * 300, "Tell me how to pick a loc
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=40), st.integers(1, 32))
 def test_every_item_is_in_one_lane_and_no_lane_is_empty(costs, threads):
     """The lanes part the batch, are never more than threads, and differ by no more than the longest item."""
-    lanes = split(costs, threads)
+    lanes = balance(costs, threads)
     assert sorted(index for lane in lanes for index in lane) == list(range(len(costs)))
     assert len(lanes) == min(threads, len(costs))
     loads = [sum(costs[index] for index in lane) for lane in lanes]
@@ -36,7 +37,7 @@ def test_a_lane_that_fails_is_waited_for_and_raised():
         time.sleep(0.05)
         ended.append(threading.current_thread().name)
 
-    lanes = Lanes(3)
+    lanes = LanePool(3)
     for acts in ([bad, good, good], [good, good, bad]):
         ended.clear()
         with pytest.raises(ValueError, match="bad"):
@@ -47,18 +48,18 @@ def test_a_lane_that_fails_is_waited_for_and_raised():
 
 def test_a_lane_that_waits_for_one_that_failed_fails_too():
     """Nobody waits for keys that will never come."""
-    progress = Progress(2)
-    lanes = Lanes(2)
+    progress = LayerProgress(2)
+    lanes = LanePool(2)
 
     def first():
-        progress.gave(0)
-        progress.broke()
+        progress.advance(0)
+        progress.fail()
         raise ValueError("first")
 
     with pytest.raises(ValueError, match="first"):
-        lanes.run([first, lambda: progress.wait([0], 3)])
+        lanes.run([first, lambda: progress.wait_for([0], 3)])
     with pytest.raises(RuntimeError, match="another lane"):
-        progress.wait([0], 3)
+        progress.wait_for([0], 3)
     lanes.close()
 
 
@@ -66,7 +67,7 @@ def test_each_lane_has_its_share_of_the_threads():
     """Two lanes of four threads compute with two each, and the caller has its four again afterwards."""
     before = torch.get_num_threads()
     try:
-        lanes = Lanes(4)
+        lanes = LanePool(4)
         assert lanes.run([torch.get_num_threads] * 2) == [2, 2]
         assert torch.get_num_threads() == 4
         lanes.close()
@@ -81,18 +82,18 @@ def forest_plan(top, below, lanes):
         start = len(roots[0].tokens)
         child = Segment([100 + at] * size, list(range(start, start + size)), roots[0])
         roots[0].children.append(child)
-    return plan_of(roots, lanes, torch.empty, blockwise, linear=2000)
+    return plan_pass(roots, lanes, torch.empty, blockwise_attention, linear=2000)
 
 
 def seen(plan):
     """For each row, the rows it attends to."""
     out = [set() for _ in plan.tokens]
     for lane in plan.lanes([]):
-        for own in lane.owns:
+        for own in lane.diagonal_blocks:
             assert lane.low <= own.low < own.high <= lane.high
             for row in range(own.low, own.high):
                 out[row] |= set(range(own.low, row + 1))
-        for block in lane.blocks:
+        for block in lane.key_blocks:
             assert lane.low <= block.first < block.last <= lane.high
             for row in range(block.first, block.last):
                 new = set(range(block.low, block.high))
@@ -105,9 +106,9 @@ def seen_at_last(plan, read):
     """The same at the last layer, for the rows that are read."""
     out = {row: set() for row in read}
     for lane in plan.lanes(read):
-        asking = lane.asking(plan.scratch.shape[0] - 1)
-        rows = [lane.low + row for row in asking.rows.tolist()]
-        for block in asking.blocks:
+        wanted = lane.attention_rows(plan.scratch.shape[0] - 1)
+        rows = [lane.low + row for row in wanted.rows.tolist()]
+        for block in wanted.key_blocks:
             for row in rows[block.first : block.last]:
                 new = set(range(block.low, block.high))
                 assert not new & out[row]

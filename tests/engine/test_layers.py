@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from guardproxy.engine.decoder.layers import Attention, Gated, Norm, RotaryAngles, work_in_place
+from guardproxy.engine.decoder.layers import GatedMLP, RMSNorm, RotaryAngles, RotaryAttention, use_in_place_modules
 from tests.engine.kit import brute_force, prompt, read, runner, tiny
 
 pytestmark = pytest.mark.timeout(600)  # the first test converts the GGUF file
@@ -27,16 +27,18 @@ def test_known_forms_are_replaced_and_give_the_same(kind):
     """Norm and feed-forward part of each layer, by the same rows."""
     stock = shaken(kind).model.get_decoder()
     ours = copy.deepcopy(stock)
-    work_in_place(ours)
+    use_in_place_modules(ours)
     rows = torch.randn(1, 7, 32)
     with torch.inference_mode():
         for theirs, mine in zip(stock.layers, ours.layers, strict=True):
-            assert isinstance(mine.mlp, Gated)
-            assert isinstance(mine.input_layernorm, Norm) == (kind != "Gemma2")
+            assert isinstance(mine.mlp, GatedMLP)
+            assert isinstance(mine.input_layernorm, RMSNorm) == (kind != "Gemma2")
             for name in ("mlp", "input_layernorm", "post_attention_layernorm"):
                 torch.testing.assert_close(getattr(mine, name)(rows), getattr(theirs, name)(rows))
     assert (
-        isinstance(ours.layers[0].self_attn, Attention) == isinstance(ours.rotary_emb, RotaryAngles) == (kind in PLAIN)
+        isinstance(ours.layers[0].self_attn, RotaryAttention)
+        == isinstance(ours.rotary_emb, RotaryAngles)
+        == (kind in PLAIN)
     )
 
 

@@ -43,9 +43,9 @@ def test_pieces_have_the_ids_of_the_whole(scheme: str) -> None:
     codec = PromptTokenizer(tokenizer(scheme))
     assert codec.ids(PIECES) == whole
     prompt = Prompt(PIECES, TokenChoice(("a", "b"), ((" a",), (" b",))), "k")
-    (script,) = PromptEncoder(codec, 512, [0]).encode(prompt)
-    assert script.ids == whole
-    assert script.read == Choice(((backend.token_to_id("▁a"),), (backend.token_to_id("▁b"),)))
+    (encoded,) = PromptEncoder(codec, 512, [0]).encode(prompt)
+    assert encoded.ids == whole
+    assert encoded.answer == Choice(((backend.token_to_id("▁a"),), (backend.token_to_id("▁b"),)))
 
 
 def test_a_control_token_in_a_text_is_plain_text_behind_one_too() -> None:

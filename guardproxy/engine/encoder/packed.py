@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from guardproxy.engine.lanes import Progress
+from guardproxy.engine.lanes import LayerProgress
 
 # Lanes are cut between two windows where that is this close to the even cut, in tokens.
 _NEAR = 8
@@ -70,7 +70,7 @@ class Bert:
         cuts = edges(row.starts, lanes)
         # Two layers' keys and values: a lane that gives those of the next but one has waited for whoever reads these.
         kept = torch.empty((2, 2, row.starts[-1], self._layers[0].attention.self.all_head_size))
-        progress = Progress(len(cuts) - 1)
+        progress = LayerProgress(len(cuts) - 1)
         return [Lane(self, row, at, cuts=cuts, kept=kept, progress=progress) for at in range(len(cuts) - 1)]
 
     def run(self, lane: "Lane") -> torch.Tensor:
@@ -115,7 +115,7 @@ class Lane:
     """What one thread computes of a row: its tokens [low, high)."""
 
     def __init__(
-        self, bert: Bert, row: Row, index: int, *, cuts: Sequence[int], kept: torch.Tensor, progress: Progress
+        self, bert: Bert, row: Row, index: int, *, cuts: Sequence[int], kept: torch.Tensor, progress: LayerProgress
     ) -> None:
         self.row = row
         self.low, self.high = cuts[index], cuts[index + 1]
@@ -131,14 +131,14 @@ class Lane:
         try:
             return self._bert.run(self)
         except BaseException:
-            self._progress.broke()
+            self._progress.fail()
             raise
 
     def give(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Put the lane's keys and values [rows, size] where all lanes see them."""
         self._kept[layer % 2, 0, self.low : self.high] = keys
         self._kept[layer % 2, 1, self.low : self.high] = values
-        self._progress.gave(self._index)
+        self._progress.advance(self._index)
 
     def keys(self, layer: int, window: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of a window, once all lanes that compute of it have given theirs."""
@@ -146,6 +146,6 @@ class Lane:
         spans = enumerate(pairwise(self._cuts))
         others = [at for at, (low, high) in spans if low < last and high > first and at != self._index]
         if others:
-            self._progress.wait(others, layer)
+            self._progress.wait_for(others, layer)
         keys, values = self._kept[layer % 2, :, first:last].unbind(0)
         return keys, values

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from guardproxy.engine.encoder.packed import Bert, row_of
-from guardproxy.engine.lanes import Lanes, split
+from guardproxy.engine.lanes import LanePool, balance
 from guardproxy.engine.load import Loaded, calibration
 from guardproxy.engine.runner import WorkItem, WorkResult
 from guardproxy.engine.text import PromptTokenizer
@@ -73,7 +73,7 @@ class ClassifierRunner:
         self.max_batch_tokens = max_batch_tokens or _BATCH_TOKENS[device.type]
         self._model = loaded.model
         self._device = device
-        self._lanes = Lanes((threads or torch.get_num_threads()) if device.type == "cpu" else 1)
+        self._lanes = LanePool((threads or torch.get_num_threads()) if device.type == "cpu" else 1)
         self._bert = Bert(loaded.model) if Bert.fits(loaded.model, device) else None
         self._tokenizer = PromptTokenizer(loaded.backend)
         self._single, self._pair = _frames(loaded)
@@ -138,7 +138,7 @@ class ClassifierRunner:
             lanes = self._bert.lanes(row_of([(row.ids, row.types) for row in rows]), self._lanes.threads)
             logits = torch.cat(self._lanes.run(lanes))
         else:
-            parts = split([len(row.ids) for row in rows], self._lanes.threads)
+            parts = balance([len(row.ids) for row in rows], self._lanes.threads)
             found = self._lanes.run([partial(self._lane, [rows[index] for index in part]) for part in parts])
             order = [index for part in parts for index in part]
             logits = torch.cat(found)[torch.tensor(order).argsort()]
