@@ -35,7 +35,7 @@ from tokenizers import Tokenizer, models
 from guardproxy.engine.decoder.prompts import Choice, EncodedPrompt
 from guardproxy.engine.decoder.runner import GenerativeRunner
 from guardproxy.engine.encoder.runner import ClassifierRunner
-from guardproxy.engine.load import Loaded, choose_device, load_causal
+from guardproxy.engine.load import LoadedModel, choose_device, load_causal
 from guardproxy.engine.runner import WorkItem, WorkResult
 from guardproxy.families.llama_guard import open_family
 from guardproxy.guards.local import LocalGuard, LocalLimits
@@ -216,7 +216,7 @@ def geometry(device: torch.device, budget: int | None, count: int) -> Bench:
         mine.data = theirs.data  # one copy of the weights
     backend = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
     tokenizer = type("Ends", (), {"eos_token_id": 2})()
-    runner = GenerativeRunner(Loaded(twin, backend, tokenizer, None), device, max_batch_tokens=budget, floor=1.0)
+    runner = GenerativeRunner(LoadedModel(twin, backend, tokenizer, None), device, max_batch_tokens=budget, floor=1.0)
     draw = random.Random(7)
     head = [draw.randrange(3, 32000) for _ in range(HEAD)]
     tail = [draw.randrange(3, 32000) for _ in range(SUFFIX)]
@@ -308,7 +308,7 @@ def classifier(threads: Sequence[int], rounds: int) -> dict[str, Any]:
     tokenizer = type(
         "Plain", (), {"model_max_length": 256, "pad_token_id": 0, "model_input_names": ["token_type_ids"]}
     )()
-    loaded = Loaded(model, backend, tokenizer, None)
+    loaded = LoadedModel(model, backend, tokenizer, None)
     runners = {count: ClassifierRunner(loaded, torch.device("cpu"), threads=count) for count in threads}
     labels = ClassLogits(tuple(f"LABEL_{at}" for at in range(7)), "sigmoid")
     (work,) = runners[threads[0]].encode(Prompt((Piece("a", "judged"),), labels, "k"))

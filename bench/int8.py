@@ -20,7 +20,7 @@ from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
 from guardproxy.demo.model import weights
 from guardproxy.engine.decoder.runner import GenerativeRunner
-from guardproxy.engine.load import Loaded, load_causal
+from guardproxy.engine.load import LoadedModel, load_causal
 from guardproxy.families.llama_guard import open_family
 from guardproxy.types import Check, Conversation, Message, Part
 
@@ -38,7 +38,7 @@ FORMS = {
 }
 
 
-def quantized(loaded: Loaded, pattern: str, ends: int) -> Loaded:
+def quantized(loaded: LoadedModel, pattern: str, ends: int) -> LoadedModel:
     """A copy with int8 weights in the layers of a form."""
     model = copy.deepcopy(loaded.model)
     layers = model.get_decoder().layers
@@ -49,10 +49,10 @@ def quantized(loaded: Loaded, pattern: str, ends: int) -> Loaded:
             if isinstance(module, torch.nn.Linear) and re.search(pattern, name)
         }
         quantize_dynamic(block, chosen, dtype=torch.qint8, inplace=True)
-    return Loaded(model, loaded.backend, loaded.tokenizer, None)
+    return LoadedModel(model, loaded.backend, loaded.tokenizer, None)
 
 
-def judge(loaded: Loaded, texts: list[str]) -> tuple[list[float], float]:
+def judge(loaded: LoadedModel, texts: list[str]) -> tuple[list[float], float]:
     """P(unsafe) of each text, and CPU seconds a check."""
     runner = GenerativeRunner(loaded, CPU, floor=1.0, threads=1)
     family = open_family(version="1")
@@ -74,7 +74,7 @@ def main() -> None:
     draw = random.Random(7)
     texts = [" ".join(draw.choices(WORDS.split(), k=draw.randint(20, 100))) for _ in range(count)]
     stock = load_causal(str(weights()), CPU, torch.float32)
-    exact, base = judge(Loaded(copy.deepcopy(stock.model), stock.backend, stock.tokenizer, None), texts)
+    exact, base = judge(LoadedModel(copy.deepcopy(stock.model), stock.backend, stock.tokenizer, None), texts)
     print(f"float32: {base:.3f} s a check, P(unsafe) from {min(exact):.3f} to {max(exact):.3f} over {count} prompts\n")
     print("| int8 in | times float32's speed | largest change of P(unsafe) | mean change |\n|---|--:|--:|--:|")
     for name, (pattern, ends) in FORMS.items():

@@ -4,7 +4,7 @@ import torch
 
 from guardproxy.engine.decoder.runner import GenerativeRunner
 from guardproxy.engine.encoder.runner import ClassifierRunner
-from guardproxy.engine.load import Loaded, choose_device, choose_dtype, load_causal, load_classifier
+from guardproxy.engine.load import LoadedModel, choose_device, choose_dtype, load_causal, load_classifier
 from guardproxy.engine.runner import Runner
 from guardproxy.errors import ConfigError
 from guardproxy.ports import ClassLogits, Prompt
@@ -42,7 +42,7 @@ def open_runner(
     return GenerativeRunner(loaded, chosen_device, max_batch_tokens=max_batch_tokens, floor=floor, threads=threads)
 
 
-def _check_outputs(model: str, loaded: Loaded, readout: ClassLogits) -> None:
+def _check_outputs(model: str, loaded: LoadedModel, readout: ClassLogits) -> None:
     """Raise ConfigError if the model's own config contradicts how the family reads its outputs."""
     config = loaded.model.config
     activation = _ACTIVATIONS.get(str(getattr(config, "problem_type", None)), readout.activation)

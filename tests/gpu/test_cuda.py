@@ -6,7 +6,7 @@ import torch
 from guardproxy.engine.decoder.grammar import Grammar, compile_grammar
 from guardproxy.engine.decoder.prompts import EncodedPrompt
 from guardproxy.engine.decoder.runner import GenerativeRunner
-from guardproxy.engine.load import Loaded, choose_device, choose_dtype
+from guardproxy.engine.load import LoadedModel, choose_device, choose_dtype
 from guardproxy.engine.runner import WorkItem
 from guardproxy.ports import LabelList
 
@@ -58,7 +58,7 @@ def model(device, dtype):
     made = transformers.LlamaForCausalLM(config).to(device, dtype).eval().requires_grad_(False)
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"?": 0}, unk_token="?"))
     ends = type("Ends", (), {"eos_token_id": 2})()
-    return Loaded(made, backend, ends, None)
+    return LoadedModel(made, backend, ends, None)
 
 
 def readings(device, dtype, count=24, **options):

@@ -15,7 +15,7 @@ from guardproxy.engine.decoder.pending import PendingBatch, PendingCheck, contin
 from guardproxy.engine.decoder.prefix_cache import PrefixCache, PrefixMatch
 from guardproxy.engine.decoder.prompts import Choice, EncodedPrompt, PromptEncoder
 from guardproxy.engine.lanes import LanePool
-from guardproxy.engine.load import Loaded, context_length, end_tokens
+from guardproxy.engine.load import LoadedModel, context_length, end_tokens
 from guardproxy.engine.runner import WorkItem, WorkResult
 from guardproxy.engine.text import PromptTokenizer
 from guardproxy.ports import Prompt
@@ -43,7 +43,7 @@ class GenerativeRunner:
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: LoadedModel,
         device: torch.device,
         *,
         max_batch_tokens: int | None = None,
