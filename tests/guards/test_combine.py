@@ -138,29 +138,29 @@ def test_one_failure_fails_all(error: GuardUnavailable) -> None:
 
 
 @pytest.mark.parametrize(("unsafe", "asked"), [(0.1, 0), (0.2, 1), (0.5, 1), (0.8, 1), (0.9, 0)])
-def test_the_dear_guard_is_asked_between_the_bounds(unsafe: float, asked: int) -> None:
-    """Bounds included, the dear guard decides between them and is not asked outside."""
-    cheap, dear = Fixed("cheap", unsafe, {"x": unsafe}), Fixed("dear", 0.4, {"x": 0.4})
-    verdict = asyncio.run(Cascade(cheap, dear, 0.2, 0.8).judge(CHECK))
-    assert dear.asked == asked
+def test_the_second_guard_is_asked_between_the_bounds(unsafe: float, asked: int) -> None:
+    """The second guard decides between the bounds, both included, and is not asked outside them."""
+    first, second = Fixed("first", unsafe, {"x": unsafe}), Fixed("second", 0.4, {"x": 0.4})
+    verdict = asyncio.run(Cascade(first, second, 0.2, 0.8).judge(CHECK))
+    assert second.asked == asked
     assert verdict.unsafe == (0.4 if asked else unsafe)
-    assert verdict.guard == "cheap>dear"
+    assert verdict.guard == "first>second"
     assert verdict.usage.tokens_computed == 5 * (1 + asked)
     assert verdict.usage.share_s == pytest.approx(0.15 * (1 + asked))
 
 
-def test_what_only_the_cheap_guard_judges_stays() -> None:
-    """A dear verdict keeps the cheap guard's findings of categories that the dear guard does not judge."""
-    cheap = Fixed("cheap", 0.5, {"x": 0.5, "jailbreak": 0.7})
-    dear = Fixed("dear", 0.1, {}, judges=("x",))
-    assert found(asyncio.run(Cascade(cheap, dear, 0.0, 1.0).judge(CHECK))) == {"jailbreak": 0.7}
+def test_findings_that_only_the_first_guard_judges_stay() -> None:
+    """The second verdict keeps the first guard's findings in categories that the second guard does not judge."""
+    first = Fixed("first", 0.5, {"x": 0.5, "jailbreak": 0.7})
+    second = Fixed("second", 0.1, {}, judges=("x",))
+    assert found(asyncio.run(Cascade(first, second, 0.0, 1.0).judge(CHECK))) == {"jailbreak": 0.7}
 
 
 @pytest.mark.parametrize("broken", [0, 1])
 def test_a_cascade_fails_with_either_guard(broken: int) -> None:
-    """Neither a cheap nor a dear guard's failure is ever safe."""
+    """A failure of the first or of the second guard never counts as safe."""
     error = GuardUnavailable("down")
-    guards = [Fixed("cheap", 0.5, {}), Fixed("dear", 0.5, {})]
+    guards = [Fixed("first", 0.5, {}), Fixed("second", 0.5, {})]
     guards[broken] = Fixed(guards[broken].name, 0.5, {}, error=error)
     with pytest.raises(GuardUnavailable):
         asyncio.run(Cascade(*guards, low=0.0, high=1.0).judge(CHECK))
