@@ -1,7 +1,7 @@
 """Split a pass over CPU threads by rows: each thread computes one lane through all layers.
 
 Threads that share every operation synchronise thousands of times per pass, and any other load on a core delays every
-synchronisation. Lanes synchronise at most once per layer, where one attends to the keys of another.
+synchronisation. Lanes synchronise at most once per layer: when a lane needs the keys of another lane.
 """
 
 import threading
@@ -39,7 +39,7 @@ class LanePool:
         try:
             first = compute(lanes[0])
         finally:
-            # Wait for all lanes, also after an error: one that still ran would take its thread from the next pass.
+            # Wait for all lanes, also after an error: a lane that still ran would take its thread from the next pass.
             for future in futures:
                 future.exception()
             torch.set_num_threads(self.threads)  # the caller's thread computes more than this lane

@@ -25,7 +25,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 class LoadedModel:
     """A model in evaluation mode on its device, its tokenizers, and the directory that holds them (None for the hub).
 
-    `backend` is the plain tokenizer of the `tokenizers` library, `tokenizer` the one of transformers.
+    `tokenizer` is that of transformers, `backend` a copy of the fast tokenizer in it that never truncates or pads.
     """
 
     model: Any
@@ -110,23 +110,23 @@ def _locate(model: str) -> tuple[str, str | None]:
 
 def _load(kind: Any, model: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
     transformers.utils.logging.disable_progress_bar()
-    where, gguf = _locate(model)
+    location, gguf = _locate(model)
     try:
         if gguf is not None:
-            where = str(_converted(kind, Path(where) / gguf))
-        tokenizer = transformers.AutoTokenizer.from_pretrained(where)
-        module = kind.from_pretrained(where, dtype=dtype)
+            location = str(_converted(kind, Path(location) / gguf))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(location)
+        module = kind.from_pretrained(location, dtype=dtype)
     except SafetensorError as error:
         raise ConfigError(f"model {model!r}: its weights are damaged; download them again: {error}") from error
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise ConfigError(f"model {model!r}: {_why(error, hub=not Path(where).is_dir())}") from error
+        raise ConfigError(f"model {model!r}: {_why(error, hub=not Path(location).is_dir())}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise ConfigError(f"model {model!r}: it has no fast tokenizer (tokenizer.json)")
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()
     module.to(device).eval().requires_grad_(False)
-    folder = Path(where)
+    folder = Path(location)
     return LoadedModel(module, backend, tokenizer, folder if folder.is_dir() else None)
 
 

@@ -69,7 +69,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class KeyBlock:
-    """Keys that every query in [first, last) sees in full: those of `span`, or of the row's own tokens [low, high)."""
+    """Keys that all queries in [first, last) see in full: the keys of `span`, or of the row's tokens [low, high)."""
 
     first: int
     last: int

@@ -1,4 +1,4 @@
-"""The checks of a batch between its passes: what has been read of each, and the segments to compute next."""
+"""The checks of a batch between its passes: their readings so far, and the segments to compute next."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -49,7 +49,7 @@ class PendingCheck:
     hidden_states: dict[tuple[int, ...], torch.Tensor] = field(default_factory=dict)
     continuation_past: tuple[KVSpan, ...] = ()
     continuation_start: int = 0  # the position behind the keys of `continuation_past`
-    forced_left: tuple[int, ...] = ()  # forced tokens from there to the first label that are not computed yet
+    forced_left: tuple[int, ...] = ()  # forced tokens up to the first label that no pass has computed
     tree: ContinuationTree = field(default_factory=ContinuationTree)
 
     def result(self) -> WorkResult:
@@ -166,8 +166,8 @@ def _partition(checks: Sequence[PendingCheck], start: int) -> list[Sequence[Pend
 def _shared_length(group: Sequence[PendingCheck], start: int) -> int:
     """The number of tokens from `start` that all checks share, leaving each at least one token of its own.
 
-    The group is sorted by token ids, so its first and last member share what all share. A check without a token of its
-    own would have no row to read.
+    The group is sorted by token ids, so its first and last member share only tokens that all share. A check without a
+    token of its own would have no row to read.
     """
     first, last = group[0].prompt.ids, group[-1].prompt.ids
     limit = min(len(check.prompt.ids) for check in group) - 1

@@ -132,7 +132,7 @@ class PrefixCache:
         total = sum(node.size for node in nodes)
         if total <= self._budget:
             return
-        # Leaves only: a node's keys are of no use without those of its parents.
+        # Leaves only: a node's keys are useless without its parents' keys.
         leaves = sorted((node for node in nodes if not node.children), key=lambda node: -node.used)
         while total > self._budget and leaves:
             node = leaves.pop()

@@ -1,4 +1,4 @@
-"""Encode prompts to token ids: what checks share, what is cached, how the answer is spelled, and windows. Pure."""
+"""Encode prompts to token ids: the policy text, the part worth caching, the answer's tokens, windows. Pure."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -14,7 +14,7 @@ from guardproxy.ports import LabelList, Piece, Prompt, Readout, TokenChoice
 OVERLAP = 64
 # A window holds at least this many judged tokens; a prompt that leaves less room cannot be read.
 _MIN_WINDOW = 2 * OVERLAP
-# Tokens of a window that may fall apart where it is cut, and so make it longer than planned.
+# Tokens at the ends of a window may fall apart; reserve room for this many more.
 _SEAM_TOKENS = 4
 # Characters at the end of a prompt that decide how the answer's first token is spelled.
 _CONTEXT = 48
@@ -95,7 +95,7 @@ class PromptEncoder:
         while True:
             stop = min(start + room, len(spans))
             while True:
-                # The text's own ends, not those of its tokens: characters without a token would be lost there.
+                # To the text's own start and end: characters there that have no token would be lost.
                 part = text[spans[start][0] if start else 0 : spans[stop - 1][1] if stop < len(spans) else len(text)]
                 window = (*pieces[:index], replace(pieces[index], text=part), *pieces[index + 1 :])
                 encoded = self._encode(window, prompt, answer)

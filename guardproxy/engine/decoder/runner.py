@@ -149,7 +149,7 @@ class GenerativeRunner:
         return self._output.new_empty((self._layers, 2, self._kv_heads, rows, self._head_size))
 
     def _run_lane(self, lane: DecoderLane, rows: torch.Tensor) -> torch.Tensor:
-        """Compute a lane; return the hidden states of those of `rows` that lie in it, in the order of `rows`."""
+        """Compute a lane; return the hidden states of the `rows` inside it, in their order."""
         lane_rows = rows[(rows >= lane.low) & (rows < lane.high)] - lane.low
         self._selection.rows = lane_rows
         try:
