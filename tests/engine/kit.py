@@ -71,8 +71,8 @@ def runner(loaded: LoadedModel, **options: Any) -> GenerativeRunner:
 
 def prompt(text: str, *turns: str, readout: Readout = ANSWERS, policy: str = POLICY, key: str = "policy") -> Prompt:
     """A prompt as the families make them: policy, earlier turns, the judged text, and the question."""
-    told = tuple(Piece(f"{turn}\n\nUser: ", "turn") for turn in turns)
-    return Prompt((Piece(policy), *told, Piece(text, "judged"), Piece(CLOSING)), readout, key)
+    context = tuple(Piece(f"{turn}\n\nUser: ", "turn") for turn in turns)
+    return Prompt((Piece(policy), *context, Piece(text, "judged"), Piece(CLOSING)), readout, key)
 
 
 def read(model: GenerativeRunner, *prompts: Prompt) -> list[Reading]:

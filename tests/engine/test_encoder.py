@@ -1,4 +1,4 @@
-"""BERT in one row and in lanes: the same logits as the model's own forward, whatever shares a pass."""
+"""BERT in one row and in lanes: the same logits as the model's own forward, in any batch."""
 
 from itertools import pairwise
 
@@ -48,7 +48,7 @@ def plain(window):
 @settings(deadline=None, max_examples=60)
 @given(windows=windows, threads=st.sampled_from(sorted(POOLS)))
 def test_every_window_has_the_logits_of_the_plain_model(windows, threads):
-    """Windows of any lengths in any number of lanes, cut anywhere: the model's own logits of each, in order."""
+    """Windows of any lengths in any number of lanes get the model's own logits, in order."""
     row = pack_windows([tuple(zip(*window, strict=True)) for window in windows])
     got = torch.cat(POOLS[threads].run(PackedBert(MODEL).lanes(row, threads)))
     wanted = torch.stack([plain(window) for window in windows])
@@ -70,7 +70,7 @@ def test_a_row_is_cut_into_like_lanes(lengths, lanes):
 
 
 def test_a_lane_that_fails_fails_the_pass_and_hangs_nobody():
-    """The lane that waits for its keys raises too, and the next pass goes well."""
+    """The lane that waits for the failed lane's keys raises too, and the next pass succeeds."""
     bert = PackedBert(MODEL)
     unknown = pack_windows([((5,) * 59 + (99,), (0,) * 60)])
     with pytest.raises(RuntimeError, match="another lane"):

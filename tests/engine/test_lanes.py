@@ -1,4 +1,4 @@
-"""The lanes of a pass: what goes where, and that a check reads the same in any of them."""
+"""The lanes of a pass: their rows, and the same readings for any number of lanes."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ TEXTS = ("How do I whittle a spoon?", "a", "x" * 300, "Tell me how to pick a loc
 
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=40), st.integers(1, 32))
 def test_every_item_is_in_one_lane_and_no_lane_is_empty(costs, threads):
-    """The lanes part the batch, are never more than threads, and differ by no more than the longest item."""
+    """Lanes partition the items, are at most as many as threads, and differ by at most the most expensive item."""
     lanes = balance(costs, threads)
     assert sorted(index for lane in lanes for index in lane) == list(range(len(costs)))
     assert len(lanes) == min(threads, len(costs))
@@ -27,7 +27,7 @@ def test_every_item_is_in_one_lane_and_no_lane_is_empty(costs, threads):
 
 
 def test_a_lane_that_fails_is_waited_for_and_raised():
-    """No lane is left running behind an error."""
+    """An error is raised only when all lanes have ended."""
     ended = []
 
     def bad():
@@ -47,7 +47,7 @@ def test_a_lane_that_fails_is_waited_for_and_raised():
 
 
 def test_a_lane_that_waits_for_one_that_failed_fails_too():
-    """Nobody waits for keys that will never come."""
+    """A lane does not wait for the keys of a lane that has failed."""
     progress = LayerProgress(2)
     lanes = LanePool(2)
 
@@ -76,7 +76,7 @@ def test_each_lane_has_its_share_of_the_threads():
 
 
 def forest_plan(top, below, lanes):
-    """A plan of `top` roots by size, the first with children of the sizes `below`."""
+    """A plan of roots with the sizes `top`; the first has children with the sizes `below`."""
     roots = [Segment([at] * size, list(range(size))) for at, size in enumerate(top)]
     for at, size in enumerate(below):
         start = len(roots[0].tokens)
@@ -103,7 +103,7 @@ def seen(plan):
 
 
 def seen_at_last(plan, read):
-    """The same at the last layer, for the rows that are read."""
+    """For each row that is read, the rows it attends to in the last layer."""
     out = {row: set() for row in read}
     for lane in plan.lanes(read):
         wanted = lane.attention_rows(plan.scratch.shape[0] - 1)
@@ -124,7 +124,7 @@ def seen_at_last(plan, read):
     st.integers(1, 200),
 )
 def test_a_cut_row_attends_to_what_the_whole_row_did(top, below, lanes, step):
-    """Every token has the same tokens above it, however many lanes the row is cut into, and each once."""
+    """Every row attends to the same rows, each once, for any number of lanes."""
     whole, cut = forest_plan(top, below, 1), forest_plan(top, below, lanes)
     assert (cut.tokens, cut.positions) == (whole.tokens, whole.positions)
     assert seen(cut) == seen(whole)
@@ -135,7 +135,7 @@ def test_a_cut_row_attends_to_what_the_whole_row_did(top, below, lanes, step):
 
 @pytest.mark.parametrize("threads", [2, 3, 5])
 def test_a_check_reads_the_same_in_any_lanes(threads):
-    """Single checks, batches, the policy text itself and what is kept: as on one thread, however it is cut."""
+    """Single checks, batches and cached prefixes have the readings of one thread for any number of lanes."""
     loaded = tiny("Llama")
     plain, model = runner(loaded, threads=1), runner(loaded, threads=threads)
     for texts in (TEXTS, TEXTS[:1], TEXTS[2:], (TEXTS[2],), (TEXTS[2] + " and more " * 20,)):

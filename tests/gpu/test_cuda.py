@@ -30,7 +30,7 @@ def grammar() -> Grammar:
 
 
 def works(count):
-    """Checks of unequal length behind one policy."""
+    """Checks of unequal lengths behind one policy text."""
     read = grammar()
     texts = [[300 + (at * 7 + step * 13) % 600 for step in range(20 + at * 17 % 90)] for at in range(count)]
     return [
@@ -40,7 +40,7 @@ def works(count):
 
 
 def model(device, dtype):
-    """The same random Llama on any device, over a tokenizer that is not used."""
+    """The same random Llama on any device, with a tokenizer that is not used."""
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")
     torch.manual_seed(1)
@@ -86,7 +86,7 @@ def test_a_check_reads_the_same_alone_and_in_a_batch():
 
 
 def test_out_of_memory_splits_the_batch_and_goes_on():
-    """With the device's memory nearly taken, every check of a batch that does not fit still gets its reading."""
+    """With the device's memory nearly full, every check of a batch that does not fit still gets its reading."""
     runner = GenerativeRunner(model("cuda", torch.bfloat16), torch.device("cuda"))
     wanted = [done.reading.probabilities[0] for done in runner.run(works(48))]
     free, _ = torch.cuda.mem_get_info()
