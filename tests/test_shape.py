@@ -30,9 +30,10 @@ def test_light_imports(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_composition_root_loads_no_torch() -> None:
-    """Checking a configuration does not wait for torch."""
-    code = "import sys, guardproxy.app; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+@pytest.mark.parametrize("module", ["guardproxy.app", "guardproxy.guards.local", "guardproxy.engine.scheduler"])
+def test_the_composition_root_loads_no_torch(module: str) -> None:
+    """Checking a configuration does not wait for torch: a guard imports it when it starts."""
+    code = f"import sys, {module}; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
 

@@ -101,12 +101,12 @@ def _messages(fields: Mapping[str, Any]) -> list[dict[str, str]]:
     return out
 
 
-def _text(holder: Mapping[str, Any], key: str, where: str = "") -> str:
+def _text(holder: Mapping[str, Any], key: str, prefix: str = "") -> str:
     value = holder.get(key)
     if isinstance(value, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in value):
         return "\n".join(str(part.get("text", "")) for part in value)
     if not isinstance(value, str):
-        raise Unreadable("the demo model reads text only", f"{where}{key}")
+        raise Unreadable("the demo model reads text only", f"{prefix}{key}")
     return value
 
 

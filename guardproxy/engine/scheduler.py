@@ -238,10 +238,12 @@ class Scheduler:
         worker.ready.set_result(runner)
         held: tuple[Ticket[_Job], ...] = ()
         try:
+            # Block only if no ticket is held: held tickets must run even if nothing arrives any more.
             while (arrived := _drain(worker.inbox, runner, block=not held)) is not None:
                 before = len(held) + len(arrived)
                 chosen = next_batch((*held, *arrived), runner.max_batch_tokens, time.perf_counter())
                 held = chosen.waiting
+                # The tickets that are in neither part were cancelled.
                 self._tally.dropped += before - len(held) - len(chosen.batch)
                 if chosen.batch:
                     self._run(runner, chosen.batch)

@@ -63,7 +63,6 @@ class GenerativeRunner:
         weights = sum(parameter.numel() for parameter in decoder.layers.parameters() if parameter.ndim == 2)
         if device.type == "cpu" and self._model.dtype == torch.float32:
             use_in_place_modules(decoder)
-        # After use_in_place_modules, which looks for modules by their type and would not see wrapped ones.
         self._selection = select_rows(decoder.layers[-1])
         heads = int(config.num_attention_heads)
         self._kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
