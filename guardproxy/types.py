@@ -121,9 +121,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a verdict cost: seconds of each stage, tokens computed and reused, checks in its batch, windows.
+    """What a verdict cost.
 
-    `share_s` is what of the forward passes falls to this check, where others were in its batch.
+    `queue_s` is the wait between tokenising and the start of the batch, `tokenize_s` the time for rendering and
+    tokenising, `forward_s` the wall time of the batch's forward passes (of a service's calls, waits for its rate
+    included), and `share_s` the check's equal share of `forward_s`; all in seconds. `batch` is the number of checks in
+    the batch (of calls to a service), `windows` the number of windows read. `cached` means that the verdict came from
+    the cache at no other cost. verdicts.py adds up the usage of several checks: times in parallel are the longest, in
+    sequence the sum.
     """
 
     queue_s: float = 0.0
