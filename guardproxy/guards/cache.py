@@ -46,7 +46,7 @@ def _add(digest: "hashlib._Hash", *fields: str) -> None:
 
 
 @dataclass(slots=True)
-class _Call:
+class _SharedCall:
     """A check that the guard is judging, and the number of callers that await it."""
 
     task: "asyncio.Task[Verdict]"
@@ -69,7 +69,7 @@ class Cached:
         self._guard = guard
         self._entries = entries
         self._verdicts: OrderedDict[bytes, Verdict] = OrderedDict()
-        self._calls: dict[bytes, _Call] = {}
+        self._calls: dict[bytes, _SharedCall] = {}
 
     async def judge(self, check: Check) -> Verdict:
         """The verdict, from the cache if it has one. Raises what the guard raises."""
@@ -81,7 +81,7 @@ class Cached:
         call = self._calls.get(key)
         if call is not None:
             return _without_cost(await self._wait(key, call))
-        call = self._calls[key] = _Call(asyncio.ensure_future(self._ask(key, check)))
+        call = self._calls[key] = _SharedCall(asyncio.ensure_future(self._ask(key, check)))
         return await self._wait(key, call)
 
     def forget(self, stream: str) -> None:
@@ -110,7 +110,7 @@ class Cached:
             self._verdicts.popitem(last=False)
         return verdict
 
-    async def _wait(self, key: bytes, call: _Call) -> Verdict:
+    async def _wait(self, key: bytes, call: _SharedCall) -> Verdict:
         """The call's verdict. A caller that is cancelled leaves the call to the others; the last one cancels it."""
         call.waiting += 1
         try:
