@@ -165,24 +165,23 @@ class Usage:
     """
 
     queue_s: float = 0.0
-    """Seconds between tokenising and the first forward pass."""
+    """Seconds of waiting between tokenising and the start of the batch."""
     tokenize_s: float = 0.0
     """Seconds spent on rendering and tokenising the prompts."""
     forward_s: float = 0.0
-    """Seconds of the forward passes that the check waited for, those of other checks in its batch included. For a
-    moderation service: seconds until it answered."""
+    """Seconds of the batch's forward passes, in wall time. For a service: of its calls, waits for its rate included."""
     tokens_computed: int = 0
     """Tokens that the model computed for the check."""
     tokens_reused: int = 0
     """Tokens whose keys and values came from the prefix cache."""
     batch: int = 0
-    """Checks in the largest batch that the check was part of."""
+    """Checks in the batch, the largest one if there were several. For a service: its calls."""
     windows: int = 1
     """Windows that the text was judged in, over all prompts."""
     cached: bool = False
     """Whether the verdict came from the verdict cache; if so, its seconds and tokens are 0."""
     share_s: float = 0.0
-    """Seconds of computing for this check alone: an equal share of its batch's forward passes."""
+    """Seconds of computing for this check alone: its equal share of `forward_s`. Always added up."""
 
 
 @dataclass(frozen=True, slots=True)
