@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from guardproxy.actions import REGISTRY, REWRITES, block, redact, replace
 from guardproxy.app import catalogue
 from guardproxy.policy import BlockPolicy, Policy, RewritePolicy, SideRules
-from guardproxy.ports import Action, Judge
+from guardproxy.ports import Action, JudgeAgain
 from guardproxy.registry import load
 from guardproxy.settings import load_text
 from guardproxy.types import Decision, Edit, Message, Outcome, Part, Reason, Refuse, Replace
@@ -30,7 +30,7 @@ def act(action: Action, *parts: Part, role: str = "assistant") -> Outcome:
 class ShoutAction:
     """An action of a user's own: the first part in capitals."""
 
-    async def __call__(self, turn: Message, decision: Decision, judge: Judge) -> Outcome:
+    async def __call__(self, turn: Message, decision: Decision, judge: JudgeAgain) -> Outcome:
         """Replace the first part."""
         return Replace((Edit(turn.parts[0].path, turn.parts[0].text.upper()),))
 
