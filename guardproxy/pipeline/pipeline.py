@@ -190,9 +190,9 @@ class Pipeline:
         exchange = replace(exchange, request=replace(exchange.request, structured=True))
         try:
             if stream_type:
-                pieces = self.review_stream(exchange, _once(body), stream_type)
-                passes = b"".join([piece async for piece in pieces]) == body
-                return ErrorReview(passes, "pass" if passes else "block", (), "full")
+                stream = self._stream_review(exchange, stream_type)
+                passes = b"".join([piece async for piece in stream.run(_once(body))]) == body
+                return ErrorReview(passes, "pass" if passes else "block", (), "partial" if stream.failed else "full")
             review = await self.review_reply(exchange, body)
         except UpstreamUnreadable as error:
             return await self._opaque_error(exchange, str(error))
@@ -221,7 +221,12 @@ class Pipeline:
         Raises RefusedBeforeStart if the reply is refused, the policy blocks with errors, no text was yielded, and
         `try_refuse_with_error` returns True: the caller has sent nothing yet and will answer with an error.
         """
-        review = StreamReview(
+        return self._stream_review(exchange, content_type, try_refuse_with_error).run(source)
+
+    def _stream_review(
+        self, exchange: Exchange, content_type: str, try_refuse_with_error: Callable[[], bool] = lambda: False
+    ) -> StreamReview:
+        return StreamReview(
             self.judging,
             self._metrics,
             exchange,
@@ -230,7 +235,6 @@ class Pipeline:
             replies=self._replies,
             try_refuse_with_error=try_refuse_with_error,
         )
-        return review.run(source)
 
 
 def _request_review(

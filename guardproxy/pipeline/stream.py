@@ -86,6 +86,11 @@ class StreamReview:
         self._recorded: set[int] = set()
         self._upstream_done = False
 
+    @property
+    def failed(self) -> bool:
+        """Whether a choice could not be read or judged."""
+        return any(check.error for check in self._latest.values())
+
     async def run(self, source: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """Yield the bytes for the client. Raises the errors of `source`, after yielding the text judged until then.
 

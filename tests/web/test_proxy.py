@@ -351,6 +351,18 @@ def test_a_stream_under_the_status_of_an_error_is_judged(http: httpx.Client, tex
     assert ("error" in answer.text) is (text == "the poison")
 
 
+@pytest.mark.parametrize(("text", "kept"), [("FAIL", True), ("{nonsense", False)])
+def test_an_unjudged_stream_under_the_status_of_an_error_is_partial(http: httpx.Client, text: str, kept: bool) -> None:
+    """An error stream that the guard cannot judge, or the wire cannot read, has partial coverage."""
+    rules = policy(on_guard_error="allow")
+    script = events(text) if kept else Scripted([f"data: {text}\n\n".encode()], headers=events().headers)
+    with standing(replace(script, status=400), policies=PolicySet({"default": rules})) as (url, _):
+        answer = post(http, url, chat(stream=True))
+    assert (answer.status_code, answer.headers["x-guardproxy-coverage"]) == (400, "partial")
+    assert (text in answer.text) is kept
+    assert answer.headers["x-guardproxy-action"] == ("pass" if kept else "block")
+
+
 @pytest.mark.parametrize(
     ("body", "headers"),
     [
