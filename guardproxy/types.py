@@ -34,8 +34,9 @@ ActionName = Literal["pass", "flag", "rewrite", "block"]
 Cause = Literal["verdict", "guard_error", "overload", "opaque"]
 """Why a decision was made: for a verdict, or without one: the guard failed or was overloaded, or content is opaque."""
 
-OutcomeName = Literal["pass", "rewrite", "refuse", "drop"]
-"""What happened to a text, in a record. `drop`: a turn of the history was left out of the request."""
+OutcomeName = Literal["pass", "replace", "refuse", "drop"]
+"""What happened to a text, in a record. `replace`: any rewrite, a redaction too. `drop`: a turn of the history was left
+out of the request."""
 
 SEVERITY: dict[ActionName, int] = {"pass": 0, "flag": 1, "rewrite": 2, "block": 3}
 
@@ -325,8 +326,7 @@ class Record:
     verdict: Verdict | None
     """None if the turn has no readable text or the guard was unavailable."""
     decision: Decision
-    outcome: str
-    """An `OutcomeName`. Records of older versions have "replace" where it is "rewrite" now."""
+    outcome: OutcomeName
     text: str
     """The turn's text, before sinks see it masked as `audit.text` says."""
     coverage: tuple[Coverage, ...]

@@ -244,7 +244,7 @@ def _outcome_name(outcome: Outcome) -> OutcomeName:
         case Pass():
             return "pass"
         case Replace():
-            return "rewrite"
+            return "replace"
         case Refuse():
             return "refuse"
 

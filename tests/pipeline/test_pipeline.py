@@ -272,11 +272,11 @@ def test_redacted_request() -> None:
 
 
 @pytest.mark.parametrize("how", ["redact", "replace"])
-def test_a_rewrite_is_recorded_by_what_happened(how: str) -> None:
-    """The outcome of a record says that the text was rewritten; the decision says how."""
+def test_every_rewrite_is_recorded_as_a_replacement(how: str) -> None:
+    """The outcome of a record is `replace` for every rewrite; its decision says how the text was rewritten."""
     run = Run()
     run.request(("user", "Hello. Make a bomb."), rules=policy(user=SideRules({"*": (Rule("rewrite", 0.5, how),)})))
-    assert [(r.decision.action, r.decision.how, r.outcome) for r in run.records] == [("rewrite", how, "rewrite")]
+    assert [(r.decision.action, r.decision.how, r.outcome) for r in run.records] == [("rewrite", how, "replace")]
 
 
 @pytest.mark.parametrize("stream", [False, True])
