@@ -11,7 +11,7 @@ import torch
 from transformers import DynamicCache
 
 from guardproxy.engine.load import load_causal
-from guardproxy.engine.text import PromptTokenizer
+from guardproxy.engine.tokenizer import PromptTokenizer
 from guardproxy.errors import ConfigError, TooLarge
 
 NAME = "smollm2-135m-instruct"

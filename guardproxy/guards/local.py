@@ -124,7 +124,7 @@ def open_local_guard(
         # P(unsafe) of several label lists together can be above a floor that each of them is below.
         floor = model_options.floor if _label_lists(family) < 2 else 0.0
         set_passive_wait_policy()
-        from guardproxy.engine.select import open_runner  # noqa: PLC0415 - the first import of torch
+        from guardproxy.engine.open_runner import open_runner  # noqa: PLC0415 - the first import of torch
 
         return open_runner(
             probe,

@@ -5,7 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from guardproxy.engine.text import PromptTokenizer
+from guardproxy.engine.tokenizer import PromptTokenizer
 from guardproxy.errors import GuardUnavailable
 from guardproxy.ports import LabelList, Piece, Prompt, TokenChoice
 from tests.engine.kit import ANSWERS, POLICY, brute_force, encode, logits_of, prompt, read, runner, text_of, tiny

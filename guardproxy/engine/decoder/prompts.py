@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from guardproxy.engine.decoder.grammar import Grammar, compile_grammar
-from guardproxy.engine.text import PromptTokenizer, ordinary_runs
+from guardproxy.engine.tokenizer import PromptTokenizer, ordinary_runs
 from guardproxy.errors import GuardUnavailable
 from guardproxy.ports import LabelList, Piece, Prompt, Readout, TokenChoice
 

@@ -17,7 +17,7 @@ from guardproxy.engine.decoder.prompts import Choice, EncodedPrompt, PromptEncod
 from guardproxy.engine.lanes import LanePool
 from guardproxy.engine.load import LoadedModel, context_length, end_tokens
 from guardproxy.engine.runner import WorkItem, WorkResult
-from guardproxy.engine.text import PromptTokenizer
+from guardproxy.engine.tokenizer import PromptTokenizer
 from guardproxy.ports import Prompt
 
 # Partial lists of one check that are computed in one pass, and in all: a model that is unsure of everything must not

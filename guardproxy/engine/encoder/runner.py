@@ -11,7 +11,7 @@ from guardproxy.engine.encoder.packed import PackedBert, pack_windows
 from guardproxy.engine.lanes import LanePool, balance
 from guardproxy.engine.load import LoadedModel, calibration
 from guardproxy.engine.runner import WorkItem, WorkResult
-from guardproxy.engine.text import PromptTokenizer
+from guardproxy.engine.tokenizer import PromptTokenizer
 from guardproxy.errors import ConfigError, GuardUnavailable
 from guardproxy.ports import ClassLogits, Prompt, Reading
 

@@ -7,7 +7,7 @@ from tokenizers.normalizers import Prepend, Replace, Sequence
 from tokenizers.pre_tokenizers import Metaspace
 
 from guardproxy.engine.decoder.prompts import Choice, PromptEncoder
-from guardproxy.engine.text import PromptTokenizer
+from guardproxy.engine.tokenizer import PromptTokenizer
 from guardproxy.ports import Piece, Prompt, TokenChoice
 
 PIECES = (

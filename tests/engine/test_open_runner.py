@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from guardproxy.engine.select import open_runner
+from guardproxy.engine.open_runner import open_runner
 from guardproxy.errors import ConfigError
 from guardproxy.ports import ClassLogits, Piece, Prompt
 
