@@ -2,7 +2,7 @@
 
 import pytest
 
-from guardproxy.pipeline.turns import coverage_of, current_start, exchanges_of, is_full, joined_turn, turns_of
+from guardproxy.pipeline.turns import coverage_of, current_start, exchanges_of, is_full, joined_turns, turns_of
 from guardproxy.policy import JudgeScope, Policy, SideRules
 from guardproxy.types import Message, Part
 
@@ -59,10 +59,9 @@ def test_opaque_content_is_seen_in_any_role() -> None:
 
 def test_split_turn_is_joined() -> None:
     """Two consecutive user messages are also judged as one text; a single message is not judged twice."""
-    joined = joined_turn(chat("uauu"), JudgeScope(), {"messages[3].content": "new"})
-    assert joined is not None
+    (joined,) = joined_turns(chat("uauu"), JudgeScope(), {"messages[3].content": "new"})
     assert (joined.context, joined.message.text) == (2, "u2\nnew")
-    assert joined_turn(chat("uau"), JudgeScope(), {}) is None
+    assert joined_turns(chat("uau"), JudgeScope(), {}) == []
 
 
 @pytest.mark.parametrize(
