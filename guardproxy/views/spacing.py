@@ -71,14 +71,14 @@ def _words(match: re.Match[str]) -> str:
 def _joined(run: str, gap: re.Pattern[str]) -> str:
     """Join the characters of a run.
 
-    If two thirds of the gaps are equal, longer gaps and other white space are between words; otherwise gaps that are
-    longer than most.
+    If two thirds of the gaps are equal, all others are between words, or signs of the text. Otherwise the longest three
+    in ten are between words, if they are longer than the rest.
     """
     gaps = gap.findall(run)
     usual, times = Counter(gaps).most_common(1)[0]
     if 3 * times >= 2 * len(gaps):
         return gap.sub(lambda match: _between(match.group(), usual), run)
-    within = max(Counter(map(len, gaps)).items(), key=lambda item: (item[1], item[0]))[0]
+    within = sorted(map(len, gaps))[7 * len(gaps) // 10]
     return gap.sub(lambda match: "" if len(match.group()) <= within else " ", run)
 
 
