@@ -71,14 +71,15 @@ def _words(match: re.Match[str]) -> str:
 def _joined(run: str, gap: re.Pattern[str]) -> str:
     """Join the characters of a run.
 
-    If two thirds of the gaps are equal, all others are between words, or signs of the text. Otherwise the longest three
-    in ten are between words, if they are longer than the rest.
+    If two thirds of the gaps are equal, all others are between words, or signs of the text. Otherwise the longest four
+    in ten are between words, if they are longer than the rest; in a short run, gaps of over twice the shortest length.
     """
     gaps = gap.findall(run)
     usual, times = Counter(gaps).most_common(1)[0]
     if 3 * times >= 2 * len(gaps):
         return gap.sub(lambda match: _between(match.group(), usual), run)
-    within = sorted(map(len, gaps))[7 * len(gaps) // 10]
+    lengths = sorted(map(len, gaps))
+    within = max(lengths[6 * len(gaps) // 10], 2 * lengths[0] if len(gaps) < _LONG else 0)
     return gap.sub(lambda match: "" if len(match.group()) <= within else " ", run)
 
 
