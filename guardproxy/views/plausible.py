@@ -31,13 +31,13 @@ def worded(text: str) -> bool:
 
 
 _ESCAPE = re.compile(r"&#[xX]?[0-9A-Fa-f]{1,7};|%[0-9A-Fa-f]{2}|\\x[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}")
-_DIGITS = re.compile(r"(?:[0-9A-Fa-f]{2}){4,}")
+_ENCODED = re.compile(rf"{_ESCAPE.pattern}|(?:[0-9A-Fa-f]{{2}}){{4,}}")
 
 
 def encoded(text: str) -> bool:
-    """Whether a text is an encoding with few letters: half of it are escapes, or all of it are pairs of hex digits."""
-    solid = "".join(text.split())
-    return 2 * sum(map(len, _ESCAPE.findall(solid))) >= max(8, len(solid)) or _DIGITS.fullmatch(solid) is not None
+    """Whether at least half of a text, and eight characters, are escapes or runs of hex digits."""
+    encoded = sum(len(match.group()) for match in _ENCODED.finditer(text))
+    return 2 * encoded >= max(16, len("".join(text.split())))
 
 
 def decoded(data: bytes) -> str | None:

@@ -50,18 +50,19 @@ def _together(match: re.Match[str]) -> str:
 def _is_hidden(apart: str) -> bool:
     """Whether single letters between any gaps are a text, and not the cells of a table, a list or a formula.
 
-    Short runs must have the letter pairs of English. Long ones need not, because an encoding or another language may be
-    in them, but they must be mostly letters, and not in the order of the alphabet.
+    Letters in the order of the alphabet are no text. Short runs must have the letter pairs of English; long ones must
+    be mostly letters, because another language or an encoding may be in them.
     """
     letters = [char for char in _GAP.sub("", apart[:2000]).lower() if char.isalpha()]
     if len(set(letters)) < 3:
         return False
     common, count = pairs("".join(letters)) if len(letters) >= 4 else (0, 1)
+    if 2 * sum(ord(second) - ord(first) == 1 for first, second in pairwise(letters)) >= count:
+        return False
     if 2 * common >= count:
         return True
-    rising = sum(first <= second for first, second in pairwise(letters))
     solid = len(_GAP.sub("", apart[:2000]))
-    return len(letters) >= _LONG and len(set(letters)) >= 6 and 2 * len(letters) > solid and 4 * rising < 3 * count
+    return len(letters) >= _LONG and len(set(letters)) >= 6 and 2 * len(letters) > solid
 
 
 def _words(match: re.Match[str]) -> str:
