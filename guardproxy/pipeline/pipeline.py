@@ -20,6 +20,7 @@ from guardproxy.pipeline.turns import (
     recent_context,
     recent_context_starts,
     reply_turn,
+    turn_starts,
     turns_of,
     with_thread,
     with_undecoded,
@@ -143,11 +144,13 @@ class Pipeline:
         async def judge(turn: Turn) -> JudgedTurn:
             return await self.judging.turn(exchange, turn, messages[starts[turn.context] : turn.context])
 
-        singles, joined = turns_of(messages, policy.judge), joined_turns(messages, policy.judge, {})
+        begins = turn_starts(messages)
+        singles = turns_of(messages, policy.judge, begins)
+        joined = joined_turns(messages, policy.judge, {}, begins)
         judged = await gathered([judge(turn) for turn in with_thread([*singles, *joined], messages, policy)])
         if new_texts := new_texts_of(judged[: len(singles)]):
             # Joined turns are judged as they are forwarded, not as they came.
-            forwarded = [*singles, *joined_turns(messages, policy.judge, new_texts)]
+            forwarded = [*singles, *joined_turns(messages, policy.judge, new_texts, begins)]
             turns = with_thread(forwarded, edited(messages, new_texts), policy)
             changed = [turn for before, turn in zip(judged, turns, strict=True) if before.turn != turn]
             again = iter(await gathered([judge(turn) for turn in changed]))

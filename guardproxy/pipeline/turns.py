@@ -1,6 +1,5 @@
 """Which turns of a request are judged, in which context, and which messages are dropped together. Pure."""
 
-import re
 from bisect import bisect_right
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ CONTEXT_CHARACTERS = 16_000
 _FRAME_CHARACTERS = 32
 _SYSTEM_ROLES = ("system", "developer")
 # The keys of a message's own text. Names, citations and unknown fields stand beside it, and templates leave them out.
-_OWN_TEXT = re.compile(r"(?:^|[.\]])(?:content|text|refusal|transcript|response|)(?:\[\d+\])?$")
+_OWN_TEXT = frozenset({"content", "text", "refusal", "transcript", "response", ""})
 _TOO_MANY = "too many encodings"
 
 
@@ -69,24 +68,24 @@ def current_start(messages: Sequence[Message]) -> int:
 
 def _says_something(message: Message) -> bool:
     """Whether a model reads something that the assistant said, called or showed in this message."""
-    return any(_is_said(part) for part in message.parts)
+    for part in message.parts:
+        if part.kind == "opaque":
+            if part.note != "unknown field":
+                return True
+        elif part.kind != "reasoning" and says_something(part.text):
+            key = part.path.rpartition(".")[2].partition("[")[0]
+            if key in _OWN_TEXT or part.kind in ("tool_call", "tool_result"):
+                return True
+    return False
 
 
-def _is_said(part: Part) -> bool:
-    if part.kind == "opaque":
-        return part.note != "unknown field"
-    if part.kind == "reasoning":
-        return False
-    own = part.kind in ("tool_call", "tool_result") or _OWN_TEXT.search(part.path) is not None
-    return own and says_something(part.text)
-
-
-def turns_of(messages: Sequence[Message], scope: JudgeScope) -> list[Turn]:
+def turns_of(messages: Sequence[Message], scope: JudgeScope, starts: Sequence[int] = ()) -> list[Turn]:
     """Every message to judge on its own, in the history and in the current turn.
 
-    A system message always counts as current: it applies to every turn and is not dropped with one.
+    A system message always counts as current: it applies to every turn and is not dropped with one. `starts` are the
+    `turn_starts`, if known.
     """
-    start = current_start(messages)
+    start = (starts or turn_starts(messages))[-1]
     return [
         Turn(index, index, message, index >= start or message.role in _SYSTEM_ROLES)
         for index, message in enumerate(messages)
@@ -94,13 +93,15 @@ def turns_of(messages: Sequence[Message], scope: JudgeScope) -> list[Turn]:
     ]
 
 
-def joined_turns(messages: Sequence[Message], scope: JudgeScope, new_texts: Mapping[str, str]) -> list[Turn]:
+def joined_turns(
+    messages: Sequence[Message], scope: JudgeScope, new_texts: Mapping[str, str], starts: Sequence[int] = ()
+) -> list[Turn]:
     """Each turn of several messages as one text, which shows a text that was split over them; the current turn last.
 
     A turn's user and tool messages are joined, and assistant messages that follow each other. `new_texts`, by part
-    path, take the place of the parts' own texts.
+    path, take the place of the parts' own texts. `starts` are the `turn_starts`, if known.
     """
-    starts = turn_starts(messages)
+    starts = starts or turn_starts(messages)
     return [
         Turn(run[-1], context, Message(role, _readable([messages[i] for i in run], new_texts)), run[-1] >= starts[-1])
         for role, context, run in (*_assistant_runs(messages), *_user_runs(messages, scope, starts))
@@ -112,6 +113,8 @@ def _user_runs(
     messages: Sequence[Message], scope: JudgeScope, starts: Sequence[int]
 ) -> Iterator[tuple[Role, int, list[int]]]:
     for start, stop in pairwise([*starts, len(messages)]):
+        if stop - start < 2:
+            continue
         judged = (i for i in range(start, stop) if messages[i].role in ("user", "tool") and messages[i].parts)
         yield "user", start, [i for i in judged if messages[i].role in scope.roles]
 
@@ -139,8 +142,10 @@ def _readable(messages: Iterable[Message], new_texts: Mapping[str, str]) -> tupl
 
 def with_thread(turns: Sequence[Turn], messages: Sequence[Message], policy: Policy) -> list[Turn]:
     """The turns; the last current one of the user gets the `thread` that the policy asks for."""
+    if policy.thread.turns < 2:
+        return list(turns)
     users = [place for place, turn in enumerate(turns) if turn.current and turn.message.role == "user"]
-    text = thread_text(messages, policy.thread, policy.judge) if users and policy.thread.turns > 1 else ""
+    text = thread_text(messages, policy.thread, policy.judge) if users else ""
     return [replace(turn, thread=text) if text and place == users[-1] else turn for place, turn in enumerate(turns)]
 
 
