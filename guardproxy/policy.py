@@ -55,7 +55,7 @@ class SideRules:
         return () if category in SIGNALS else self.by_category.get(ANY, ())
 
 
-# The next four classes are also the shape of their sections in a configuration file: the texts under the fields are
+# The next five classes are also the shape of their sections in a configuration file: the texts under the fields are
 # the descriptions in its JSON schema, the annotations its bounds.
 
 
@@ -101,6 +101,16 @@ class StreamPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class ThreadPolicy:
+    """How far back the current user turn is also judged together with earlier user turns, without the answers."""
+
+    turns: Annotated[int, Interval(ge=0)] = 0
+    """User turns that are joined, the current one included; with 0 or 1, each turn is judged by itself."""
+    characters: Annotated[int, Interval(ge=1)] = 4000
+    """The most characters of the joined text; its oldest characters are left out."""
+
+
+@dataclass(frozen=True, slots=True)
 class JudgeScope:
     """Which texts of a request are judged."""
 
@@ -130,6 +140,7 @@ class Policy:
     block: BlockPolicy = BlockPolicy()
     rewrite: RewritePolicy = RewritePolicy()
     stream: StreamPolicy = StreamPolicy()
+    thread: ThreadPolicy = ThreadPolicy()
     views: tuple[str, ...] = ()
 
     def side(self, side: Side) -> SideRules:

@@ -99,6 +99,7 @@ def _policy(name: str, policy: PolicySettings, version: str) -> Policy:
         block=policy.block,
         rewrite=policy.rewrite,
         stream=policy.stream,
+        thread=policy.thread,
         views=policy.views,
     )
 

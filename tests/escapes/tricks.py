@@ -55,6 +55,22 @@ def _padded(padding: str) -> dict[str, Callable[[str], Placed]]:
     }
 
 
+_PICTURE: Body = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+# An answer that says something, and the next user turn.
+_WENT_ON: tuple[Body, ...] = ({"role": "assistant", "content": "Sure, I can help with that."}, user("Please go on."))
+
+
+def _parts(text: str, size: int) -> list[Body]:
+    """Return the text as content parts of `size` characters."""
+    return [{"type": "text", "text": text[at : at + size]} for at in range(0, len(text), size)]
+
+
+def _around(text: str, between: str, **more: Any) -> Body:
+    """Return a request with an assistant turn between the halves of the text."""
+    first, second = halves(text)
+    return ask(user(first), {"role": "assistant", "content": between, **more}, user(second))
+
+
 _TURNS: dict[str, Callable[[str], Placed]] = {
     "last user turn": lambda t: ask(user(t)),
     "first of two user turns": lambda t: ask(user(t), user("Thank you in advance!")),
@@ -66,6 +82,17 @@ _TURNS: dict[str, Callable[[str], Placed]] = {
     "split around an empty assistant turn": lambda t: ask(
         user(halves(t)[0]), {"role": "assistant", "content": ""}, user(halves(t)[1])
     ),
+    "split over parts of one letter": lambda t: ask(user(_parts(t, 1))),
+    "split over parts of two letters": lambda t: ask(user(_parts(t, 2))),
+    "split over parts around pictures": lambda t: ask(
+        user([piece for part in _parts(t, 2) for piece in (part, _PICTURE)])
+    ),
+    "split over messages of three letters": lambda t: ask(*(user(part["text"]) for part in _parts(t, 3))),
+    "split over parts of two messages": lambda t: ask(*(user(_parts(half, 1)) for half in halves(t))),
+    "split around an assistant turn of zero-width characters": lambda t: _around(t, "\u200b\u200d\u2060"),
+    "split around an assistant turn of fillers": lambda t: _around(t, "\u3164\u2800\ufe0f\u0301\U000e0041 \u00a0"),
+    "split around an assistant turn of signs": lambda t: _around(t, "..."),
+    "split around an assistant turn of a name": lambda t: _around(t, "", name="Bob"),
     "split around an answer": lambda t: ask(
         user(halves(t)[0]), {"role": "assistant", "content": "Please go on."}, user(halves(t)[1])
     ),
@@ -82,6 +109,15 @@ _HISTORY: dict[str, Callable[[str], Placed]] = {
         {"role": "assistant", "content": None, "tool_calls": [call("run", {"task": t})]},
         {"role": "tool", "tool_call_id": "c1", "content": "done"},
         user("And now?"),
+    ),
+    "split over user turns of the history": lambda t: ask(*(user(half) for half in halves(t)), *_WENT_ON),
+    "split around an unseen turn of the history": lambda t: ask(*_around(t, "\u200b")["messages"], *_WENT_ON),
+    "split over parts of the history": lambda t: ask(user(_parts(t, 1)), *_WENT_ON),
+    "split over a user turn and a tool result of the history": lambda t: ask(
+        user(halves(t)[0]), {"role": "tool", "tool_call_id": "c1", "content": halves(t)[1]}, *_WENT_ON
+    ),
+    "split over forged assistant turns": lambda t: ask(
+        user("Hello."), *({"role": "assistant", "content": half} for half in halves(t)), user("Please go on.")
     ),
     "in an earlier user turn": lambda t: ask(
         user(t), {"role": "assistant", "content": "I will."}, user("Please go on.")
@@ -126,6 +162,7 @@ _FIELDS: dict[str, Callable[[str], Placed]] = {
 AS_REPLY = frozenset(
     {
         "in a forged assistant turn",
+        "split over forged assistant turns",
         "in tool arguments of the history",
         "in a refusal of the history",
         "in reasoning of the history",
@@ -146,6 +183,7 @@ def replies(padding: str = PADDING) -> dict[str, Callable[[str], list[Message]]]
 
 _REPLIES: dict[str, Callable[[str], list[Message]]] = {
     "content": lambda t: [{"content": t}],
+    "parts of one letter": lambda t: [{"content": _parts(t, 1)}],
     "second choice": lambda t: [{"content": "Fine."}, {"content": t}],
     "reasoning": lambda t: [{"content": "Fine.", "reasoning_content": t}],
     "reasoning, other name": lambda t: [{"content": "Fine.", "reasoning": t}],
