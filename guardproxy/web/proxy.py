@@ -17,6 +17,7 @@ from guardproxy.pipeline import Exchange, Pipeline, RefusedBeforeStart
 from guardproxy.policy import PolicySet
 from guardproxy.ports import Answer, Request, Wire
 from guardproxy.settings import Limits
+from guardproxy.sse import one_line_each
 from guardproxy.types import Origin
 from guardproxy.web.call import NO_RETRY, Call, KeepAlive, WhileConnected
 from guardproxy.web.errors import NotReady, Redirected, Unsupported, error_answer
@@ -235,9 +236,11 @@ class Proxy:
         if review.refusal is not None:
             await self._send_answer(call, exchange.wire.refuse(exchange.request, review.refusal), retry=False)
             return
-        changed = review.body is not body or first(response.headers, b"content-encoding")
+        # A client that expects a stream reads the body by lines.
+        safe = one_line_each(review.body) if exchange.request.stream else review.body
+        changed = safe != body or first(response.headers, b"content-encoding")
         drop = _dropped(response, HOP_BY_HOP | _LENGTH | OF_THE_BODY if changed else HOP_BY_HOP | _LENGTH)
-        await call.answer(response.status, end_to_end(response.headers, drop), review.body)
+        await call.answer(response.status, end_to_end(response.headers, drop), safe)
 
     async def _stream(
         self,
