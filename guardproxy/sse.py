@@ -73,7 +73,19 @@ def _too_large(limit: int) -> UpstreamUnreadable:
     return UpstreamUnreadable(f"a frame of the stream is larger than {limit} bytes")
 
 
-def one_line_each(text: bytes) -> bytes:
+def one_line(text: bytes) -> bytes:
+    """Return a JSON text in one line for every reader; line ends behind it stay.
+
+    A line break in JSON is outside of strings, where a space means the same. Raises as `without_separators`.
+    """
+    text = without_separators(text)
+    line = text.rstrip(b"\r\n")
+    if b"\r" in line or b"\n" in line:
+        text = line.replace(b"\r", b" ").replace(b"\n", b" ") + text[len(line) :]
+    return text
+
+
+def without_separators(text: bytes) -> bytes:
     """Return JSON text with the separators escaped at which `str.splitlines` ends a line.
 
     A separator can only be in a string, where its escape means the same. Raises UpstreamUnreadable for a control
@@ -222,7 +234,7 @@ class Sse(_LineDecoder):
             self._is_changed = True
 
     def _add_data(self, line: bytes, end: bytes) -> None:
-        plain = one_line_each(line)
+        plain = without_separators(line)
         self._data.append(plain[4:].removeprefix(b":").removeprefix(b" "))
         self._data_end = end or self._data_end
         if len(self._data) == 1:
@@ -280,10 +292,7 @@ class Ndjson(_LineDecoder):
 
 
 def _json_line(raw: bytes, complete: bool) -> Frame:
-    raw = one_line_each(raw)
-    line = raw.rstrip(b"\r\n")
-    if b"\r" in line:
-        raw = line.replace(b"\r", b" ") + raw[len(line) :]
+    raw = one_line(raw)
     return Frame(raw, raw.strip(_BLANK) or None, complete=complete)
 
 
@@ -319,7 +328,7 @@ class JsonArray:
             return [Frame(rest, None, complete=self._closed)]
         if self._closed or self._start < 0:
             raise UpstreamUnreadable("the JSON array contains a value that is not an object")
-        rest = one_line_each(rest)  # nothing before the object is changed by it
+        rest = without_separators(rest)  # nothing before the object is changed by it
         return [Frame(rest, rest[self._start :], complete=False)]
 
     def _next_mark(self) -> int:
@@ -369,7 +378,7 @@ class JsonArray:
 
     def _cut(self, end: int) -> Frame:
         """Return the frame up to `end`: an object with what precedes it, or the end of the array."""
-        raw = one_line_each(bytes(self._buffer[:end]))
+        raw = without_separators(bytes(self._buffer[:end]))
         frame = Frame(raw, raw[self._start :] if self._start >= 0 else None)
         del self._buffer[:end]
         self._scan, self._start = 0, -1

@@ -16,15 +16,18 @@ _LIKE_ASCII: Final = re.compile(rb"iso-?8859-[0-9]{1,2}|latin-?1|windows-125[0-9
 # Headers whose value clients process and do not show, in whatever form.
 _STRUCTURED: Final = frozenset(
     b"""
-    accept-ranges age allow cache-control content-encoding content-language content-length content-range
+    accept-ranges age allow cache-control content-encoding content-length content-range
     content-security-policy content-type date etag expires last-modified permissions-policy pragma referrer-policy
-    retry-after server server-timing set-cookie strict-transport-security timing-allow-origin vary via
+    retry-after server set-cookie strict-transport-security timing-allow-origin vary via
     x-content-type-options x-frame-options x-xss-protection
     """.split()
 )
 _STRUCTURED_PREFIXES: Final = (b"access-control-", b"cross-origin-")
 # Headers that pass if their value is a list of tokens: rate limits, ids and versions.
-_LISTS: Final = (b"anthropic-", b"cf-", b"openai-", b"ratelimit", b"x-amzn-", b"x-goog-", b"x-ratelimit-")
+_LISTS: Final = (
+    *(b"anthropic-", b"cf-", b"openai-", b"ratelimit", b"server-timing"),
+    *(b"x-amz", b"x-goog-", b"x-ms-", b"x-ratelimit-"),
+)
 # Headers that clients act on or show: an address in one of them may look like an identifier.
 _NEVER: Final = frozenset(
     b"alt-svc content-disposition content-location link location refresh sourcemap warning x-sourcemap".split()

@@ -16,7 +16,7 @@ from guardproxy.pipeline import Exchange, Pipeline, RefusedBeforeStart
 from guardproxy.policy import PolicySet
 from guardproxy.ports import Answer, Request, Wire
 from guardproxy.settings import Limits
-from guardproxy.sse import one_line_each
+from guardproxy.sse import one_line, without_separators
 from guardproxy.types import Origin
 from guardproxy.web.answers import AnswerHeaders, check_charset, foreign_charset, is_text
 from guardproxy.web.call import NO_RETRY, Call, KeepAlive, WhileConnected
@@ -243,8 +243,7 @@ class Proxy:
         if review.refusal is not None:
             await self._send_answer(call, exchange.wire.refuse(exchange.request, review.refusal), retry=False)
             return
-        # A client that expects a stream reads the body by lines.
-        safe = one_line_each(review.body) if exchange.request.stream else review.body
+        safe = _for_line_readers(exchange, review.body)
         changed = safe != body or first(response.headers, b"content-encoding")
         drop = HOP_BY_HOP | _LENGTH | OF_THE_BODY if changed else HOP_BY_HOP | _LENGTH
         await call.answer(response.status, self._answer_headers.select(response.headers, drop), safe)
@@ -339,6 +338,16 @@ def _cause(error: GuardproxyError) -> str:
     """The cause of an error for the log. Not its `repr`, which for some errors holds the whole body."""
     cause = error.__cause__
     return f"{type(cause).__name__}: {cause}" if cause is not None else ""
+
+
+def _for_line_readers(exchange: Exchange, body: bytes) -> bytes:
+    """The JSON of a whole reply. A client that expects a stream reads it by lines, so no line may be another reply."""
+    if not exchange.request.stream:
+        return body
+    lines = [line.strip() for line in body.splitlines()] if exchange.wire.lines else []
+    if any(line[:1] == b"{" and line[-1:] == b"}" for line in lines):
+        return one_line(body)
+    return without_separators(body)
 
 
 async def _chain(head: bytes, source: AsyncIterator[bytes] | None = None) -> AsyncIterator[bytes]:

@@ -234,6 +234,9 @@ LEAVES = [
     ("strict-transport-security", "max-age=15552000; includeSubDomains; preload"),
     ("access-control-expose-headers", "X-Request-ID, CF-Ray"),
     ("retry-after", "77"),
+    ("content-language", "en-US"),
+    ("server-timing", "cfCacheStatus;desc=DYNAMIC, cfOrigin;dur=412"),
+    ("x-amz-id-2", "Xk3/aB+c9Zq0" * 6 + "="),
     ("x-request-id", "req_011CSHoEeqs5C35K2UUqR7Fy"),
     ("request-id", "0197f3a0-6c1e-7d2b-9f5e-1a2b3c4d5e6f"),
     ("x-ratelimit-reset-requests", "6m0s"),
@@ -272,6 +275,7 @@ STAYS = [
     ("x-note", "9" * 65),
     ("x-note", "f\xfcr"),
     ("x-ratelimit-note", TEXT),
+    ("server-timing", f'total;desc="{TEXT}"'),
     ("openai-note", TEXT),
     ("server", "a\x07b"),
     ("x-guardproxy-action", "pass"),
@@ -332,8 +336,26 @@ def test_no_text_of_a_header_leaves(http: httpx.Client, kind: str) -> None:
     for name in {name for name, _ in STAYS} - {name for name, _ in LEAVES} - {"x-guardproxy-action"}:
         assert name not in received.headers
     for name, value in LEAVES[1:]:
-        assert name == "cache-control" or received.headers[name] == value
+        assert name == "cache-control" or value in received.headers[name]
     assert relayed.headers["x-ratelimit-note"] == TEXT  # a path that passes unread keeps its headers
+
+
+@pytest.mark.parametrize("lines", [False, True])
+def test_a_whole_reply_to_a_client_that_reads_lines(http: httpx.Client, lines: bool) -> None:
+    """No reader of lines finds another line in a reply: separators are escaped, and Ollama's reply is one line."""
+    line = '{"message": {"role": "assistant", "content": "all is well"}, "done": true}'
+    if lines:
+        body = f'{{"message": {{"role": "assistant", "content": "a\u2028b"}}, "x": [1,\r{line},\n{line}\n]}}\n'
+    else:
+        body = json.dumps(json.loads(completion("a\u2028data: b").body[0]), ensure_ascii=False, indent=1)
+    request = json.loads(chat(stream=True))
+    with standing(Scripted([body.encode()])) as (url, _):
+        received = http.post(url + ("/api/chat" if lines else CHAT), json=request)
+        plain = http.post(url + ("/api/chat" if lines else CHAT), json={**request, "stream": False})
+    assert received.json() == json.loads(body)
+    assert received.text != body
+    assert plain.text == body
+    assert len(list(received.iter_lines())) == (1 if lines else len(body.split("\n")))
 
 
 def test_a_created_answer_leads_nowhere(http: httpx.Client) -> None:
