@@ -378,6 +378,8 @@ class JsonArray:
 
     def _cut(self, end: int) -> Frame:
         """Return the frame up to `end`: an object with what precedes it, or the end of the array."""
+        if end > self._limit:
+            raise _too_large(self._limit)
         raw = without_separators(bytes(self._buffer[:end]))
         frame = Frame(raw, raw[self._start :] if self._start >= 0 else None)
         del self._buffer[:end]

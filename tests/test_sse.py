@@ -138,6 +138,32 @@ def test_frames_are_bounded(decoder: FrameDecoder, text: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("make", "start", "end"),
+    [
+        (Sse, b"data: ", b"\n\n"),
+        (Sse, b"data: ", b"\r\n\r\n"),
+        (Sse, b"event: error\ndata: ", b"\n\n"),
+        (Sse, b": ", b"\n\n"),
+        (Ndjson, b"", b"\n"),
+        (JsonArray, b'[{"a": "', b'"}'),
+    ],
+)
+def test_a_frame_that_comes_at_once_is_bounded(make: Callable[[int], FrameDecoder], start: bytes, end: bytes) -> None:
+    """A frame of exactly the limit is read, a larger one is refused, also if it comes as a whole."""
+    exact = start + b"x" * (100 - len(start) - len(end)) + end
+    assert len(make(100).feed(exact)) == 1
+    with pytest.raises(UpstreamUnreadable, match="100 bytes"):
+        make(100).feed(exact.replace(b"x", b"xx", 1))
+
+
+@pytest.mark.parametrize("frame", [b"data: 1\n\n", b"data: 1\r\n\r\n", b"{}\n"])
+def test_many_small_frames_pass_together(frame: bytes) -> None:
+    """The limit is that of a frame, not of what comes at once."""
+    decoder: FrameDecoder = Ndjson(20) if frame.startswith(b"{") else Sse(20)
+    assert len(decoder.feed(frame * 50)) == 50
+
+
+@pytest.mark.parametrize(
     ("make", "text"),
     [
         (Sse, b"data: " + b"x" * 1_000_000 + b"\n\n"),

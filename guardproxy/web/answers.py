@@ -13,20 +13,19 @@ _UTF8: Final = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii"})
 # Charsets in which ASCII bytes mean the same; error pages of web servers often name one of them.
 _LIKE_ASCII: Final = re.compile(rb"iso-?8859-[0-9]{1,2}|latin-?1|windows-125[0-9]")
 
-# Headers whose value clients process and do not show, in whatever form.
+# Headers whose value clients process and do not show, in whatever form. Others of their kind, such as `age` and `date`,
+# have values that pass under any name.
 _STRUCTURED: Final = frozenset(
     b"""
-    accept-ranges age allow cache-control content-encoding content-length content-range
-    content-security-policy content-type date etag expires last-modified permissions-policy pragma referrer-policy
-    retry-after server set-cookie strict-transport-security timing-allow-origin vary via
-    x-content-type-options x-frame-options x-xss-protection
+    allow cache-control content-security-policy content-type etag permissions-policy pragma referrer-policy server
+    set-cookie strict-transport-security timing-allow-origin vary via
     """.split()
 )
 _STRUCTURED_PREFIXES: Final = (b"access-control-", b"cross-origin-")
 # Headers that pass if their value is a list of tokens: rate limits, ids and versions.
 _LISTS: Final = (
     *(b"anthropic-", b"cf-", b"openai-", b"ratelimit", b"server-timing"),
-    *(b"x-amz", b"x-goog-", b"x-ms-", b"x-ratelimit-"),
+    *(b"x-amz", b"x-goog-", b"x-ms-", b"x-ratelimit-", b"x-xss-protection"),
 )
 # Headers that clients act on or show: an address in one of them may look like an identifier.
 _NEVER: Final = frozenset(
