@@ -1,5 +1,6 @@
 """A service built from its settings: its start, and changes of the configuration file."""
 
+import json
 import shutil
 import threading
 import time
@@ -17,7 +18,7 @@ from starlette.routing import Route
 
 from guardproxy.app import Service, read
 from guardproxy.families.openai_moderation import OMNI
-from tests.kit import serve
+from tests.kit import Scripted, ScriptedUpstream, serve
 
 CONFIG = """
 version: 1
@@ -95,6 +96,23 @@ def test_a_guard_that_comes_back_makes_it_ready(judge: Judge, config: Path) -> N
         until(lambda: "cannot judge" in httpx.get(f"{url}/readyz").json()["status"])
         judge.down = False
         until(lambda: is_ready(url))
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_headers_of_the_upstream_that_the_file_allows(config: Path, allowed: bool) -> None:
+    """A header with a text leaves with a judged reply only if `upstream.response_headers` names it."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": "fine"}, "finish_reason": "stop"}
+    headers = {"content-type": "application/json", "x-note": "some words of text"}
+    upstream = ScriptedUpstream([Scripted([json.dumps({"choices": [choice]}).encode()], headers=headers)])
+    with serve(upstream) as below:
+        names = ", response_headers: [x-note]" if allowed else ""
+        config.write_text(config.read_text().replace('"http://127.0.0.1:9"', f'"{below}"{names}'))
+        source = read(str(config), None)
+        with serve(Service(source.file, source).app) as url:
+            until(lambda: is_ready(url))
+            chat = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+            answer = httpx.post(f"{url}/v1/chat/completions", json=chat)
+    assert (answer.status_code, "x-note" in answer.headers) == (200, allowed)
 
 
 def test_a_change_while_it_loads_is_taken_up(config: Path) -> None:

@@ -27,6 +27,7 @@ from guardproxy.registry import load
 from guardproxy.settings import Settings
 from guardproxy.settings import load as load_settings
 from guardproxy.sinks.database import default_store_url
+from guardproxy.web.answers import AnswerHeaders
 from guardproxy.web.app import create_app
 from guardproxy.web.moderations import moderations
 from guardproxy.web.paths import PathList
@@ -119,6 +120,7 @@ class Service:
             limits=settings.limits,
             metrics=self._metrics,
             ready=lambda: self._reason,
+            answer_headers=AnswerHeaders(settings.upstream.response_headers),
         )
         return create_app(
             proxy,

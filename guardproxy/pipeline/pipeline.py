@@ -25,7 +25,7 @@ from guardproxy.pipeline.turns import (
     with_thread,
     with_undecoded,
 )
-from guardproxy.policy import Policy, on_failure, worst
+from guardproxy.policy import OnFailure, Policy, on_failure, worst
 from guardproxy.ports import Action, Guard
 from guardproxy.types import ActionName, Conversation, Coverage, Message, Outcome, Part, Pass, Refuse
 
@@ -191,13 +191,13 @@ class Pipeline:
         """Judge the body of an upstream's error response: servers quote the model's reply in it.
 
         `body` is decoded, or None if it cannot be; `stream_type` is the content type of a stream, empty for a whole
-        body. A body that the wire cannot read is opaque: the policy's `on_opaque` decides about it. An error is never
-        rewritten: it passes as a whole or not at all.
+        body. A body that the wire cannot read is opaque: the policy's `on_opaque` decides about it, and a body that
+        cannot be decoded never passes. An error is never rewritten: it passes as a whole or not at all.
         """
         if body == b"":
             return ErrorReview(True, "pass", (), "full")
         if body is None:
-            return await self._opaque_error(exchange, "its body cannot be decoded")
+            return await self._opaque_error(exchange, "its body cannot be decoded", "block")
         # As in a reply with a schema, a rewrite would break the form of an error: `structured` makes it a refusal.
         exchange = replace(exchange, request=replace(exchange.request, structured=True))
         try:
@@ -207,15 +207,15 @@ class Pipeline:
                 return ErrorReview(passes, "pass" if passes else "block", (), "partial" if stream.failed else "full")
             review = await self.review_reply(exchange, body)
         except UpstreamUnreadable as error:
-            return await self._opaque_error(exchange, str(error))
+            return await self._opaque_error(exchange, str(error), exchange.policy.on_opaque["assistant"])
         passes = review.refusal is None and review.body is body
         return ErrorReview(passes, review.action, review.categories, review.coverage)
 
-    async def _opaque_error(self, exchange: Exchange, why: str) -> ErrorReview:
-        """Decide about an error body that cannot be read, and record the decision."""
+    async def _opaque_error(self, exchange: Exchange, why: str, setting: OnFailure) -> ErrorReview:
+        """Decide about an error body that cannot be read, as `setting` says, and record the decision."""
         messages, policy = exchange.request.conversation.messages, exchange.policy
         message = Message("assistant", (Part("", "", "opaque", "error body that cannot be read"),))
-        decision = on_failure(policy.on_opaque["assistant"], "opaque")
+        decision = on_failure(setting, "opaque")
         outcome = await self.judging.act((), message, decision, policy)
         judged = JudgedTurn(reply_turn(messages, message), None, decision, outcome, why)
         await self.judging.record(exchange, [judged], coverage_of([message], policy))

@@ -77,6 +77,8 @@ class UpstreamSettings:
     """PEM file of trusted certificate authorities; without it, the system's own are trusted."""
     max_connections: Count = 256
     """Maximum number of connections to the upstream, per worker."""
+    response_headers: tuple[Text, ...] = ()
+    """Further headers that leave with judged answers whatever their text: names, with * for any text."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,7 @@ def test_every_planted_mistake_is_reported_at_once() -> None:
         ("upstream: {url: 'http://['}", "upstream.url: must be http(s)"),
         ("upstream: {key_header: x-key}", "has no effect without upstream.key"),
         ("upstream: {key: '${env:K}', key_header: 'a b'}", "upstream.key_header: is not a valid header name"),
+        ("upstream: {response_headers: [x-a, 'x b']}", "upstream.response_headers[1]: is not a valid header name"),
         ("upstream: {verify: false, ca_file: a.pem}", "has no effect with verify: false"),
         ("upstream: {key: '${env:SPACED}'}", "variable SPACED holds a space"),
         (

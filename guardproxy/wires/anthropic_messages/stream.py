@@ -33,7 +33,7 @@ class MessageStream(BaseStream):
     """Reads and writes a streamed message. It has one choice, number 0."""
 
     def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
-        super().__init__(request, Sse())
+        super().__init__(request, Sse(events=EVENTS))
         self._head = dict(head)
         self._started = False  # message_start has been released
         self._blocks: dict[int, ContentBlock] = {}

@@ -43,6 +43,24 @@ _OPENING = (
 )
 # Events whose text has a shape of its own: the whole event is judged as JSON text.
 _OTHER_TEXT = ("response.shell_call_command.", "response.shell_call_output_content.", "response.audio.transcript.")
+# Events about the progress of tools, by the name that stands between "response." and the state.
+_STATES = {
+    "code_interpreter_call": "in_progress interpreting completed",
+    "file_search_call": "in_progress searching completed",
+    "web_search_call": "in_progress searching completed",
+    "image_generation_call": "in_progress generating completed partial_image",
+    "mcp_call": "in_progress completed failed",
+    "mcp_list_tools": "in_progress completed failed",
+    "shell_call_command": "added delta done",
+    "shell_call_output_content": "delta done",
+    "audio": "delta done",
+    "audio.transcript": "delta done",
+    "compaction": "compacting",
+    "steer": "pending accepted failed",
+}
+# The names that may leave in an `event:` line.
+_PROGRESS_EVENTS = [f"response.{name}.{state}" for name, states in _STATES.items() for state in states.split()]
+_EVENTS = ("error", *DELTAS, *DONES, *SNAPSHOTS, *_PROGRESS_EVENTS)
 
 
 @dataclass(slots=True)
@@ -68,7 +86,7 @@ class ResponseReader(BaseStream):
     """The reading half of a streamed response. It has one choice, number 0."""
 
     def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
-        super().__init__(request, Sse())
+        super().__init__(request, Sse(events=_EVENTS))
         self.head = dict(head)
         self.items: dict[int, OutputItem] = {}
         self.last: dict[str, Any] | None = None  # the upstream's terminal event

@@ -203,7 +203,7 @@ class ChoicesStream(BaseStream):
     """A stream of chunks with `choices`, terminated by `[DONE]`."""
 
     def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
-        super().__init__(request, Sse())
+        super().__init__(request, Sse(events=("error",)))  # the protocol has no named events, but some servers do
         self.head = dict(head)
         self._usage: Any = None
         self._usage_sent = False

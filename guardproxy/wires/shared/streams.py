@@ -24,8 +24,6 @@ JSON = "application/json"
 SSE = "text/event-stream; charset=utf-8"
 CHOICES = 1024  # choices per stream
 
-_BOM = b"\xef\xbb\xbf"
-
 
 @dataclass(slots=True)
 class ChoiceState:
@@ -211,9 +209,7 @@ class BaseStream(ABC):
     def _chunk(self, frame: Frame) -> Chunk:
         if frame.data is not None:
             return self.read(frame)
-        # A byte order mark carries nothing, and official clients lose the first frame to it.
-        raw = b"" if frame.raw == _BOM else frame.raw
-        return Chunk(raw, (), Event(complete=frame.complete))
+        return Chunk(frame.raw, (), Event(complete=frame.complete))
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
