@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+from guardproxy.app.protocol import WithoutTrailers
 from guardproxy.app.service import ConfigSource, Service, read
 from guardproxy.demo.process import start_demo
 from guardproxy.errors import ConfigError, GuardproxyError
@@ -146,6 +147,8 @@ def _options(settings: Settings) -> dict[str, Any]:
     return {
         "host": settings.server.host,
         "port": settings.server.port,
+        "http": WithoutTrailers,
+        "ws": "none",
         "log_config": None,
         "access_log": False,
         "server_header": False,  # the upstream's headers pass through

@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_
 
 from guardproxy.errors import ConfigError, UpstreamUnavailable
 from guardproxy.web.decode import ContentDecoder, decoder_for
-from guardproxy.web.headers import CREDENTIALS, HOP_BY_HOP, Headers, end_to_end, first, join
+from guardproxy.web.headers import CREDENTIALS, HOP_BY_HOP, Headers, end_to_end, first, join, without_keys
 
 log = structlog.get_logger("guardproxy.upstream")
 
@@ -181,7 +181,7 @@ class Upstream:
         if self._key is not None:
             out.append(self._key)
             # Gemini's clients may send their key in the query.
-            query = b"&".join(item for item in query.split(b"&") if not item.startswith(b"key="))
+            query = without_keys(query)
         if body or method in {"POST", "PUT", "PATCH"}:
             out.append((b"content-length", b"%d" % len(body)))
         target = f"{path}?{query.decode('ascii')}" if query else path

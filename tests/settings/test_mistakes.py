@@ -41,7 +41,7 @@ log: *a
 FOUND = """\
 1:10: version: must be one of 1, not 2
 2:16: server.port: must be at most 65535, not 80800
-2:23: server.hots: unknown key; did you mean host?
+2:23: server.hots: unknown key; did you mean hosts?
 4:8: upstream.url: must be http(s)://host[:port][/path]
 5:8: upstream.key: a secret does not belong in the file; write ${env:NAME} and set that variable
 6:25: upstream.timeouts.connect_s: must be a number, not "5"
