@@ -5,6 +5,7 @@ Headers are lists of (name, value) in bytes, as in ASGI.
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote_plus
 
@@ -68,12 +69,20 @@ def forwardable(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
 
     A header whose name spells that of a credential with `_` is left out as well: only some servers would read it.
     """
-    return [
-        (name, value)
-        for name, value in headers
-        if not _OVERRIDE.fullmatch(canonical := canonical_name(name))
-        and not (canonical in CREDENTIALS and b"_" in name)
-    ]
+    return [(name, value) for name, value in headers if _known_forwardable(name)]
+
+
+def _is_forwardable(name: bytes) -> bool:
+    canonical = canonical_name(name)
+    return not _OVERRIDE.fullmatch(canonical) and not (canonical in CREDENTIALS and b"_" in name)
+
+
+_cached_forwardable = lru_cache(maxsize=1024)(_is_forwardable)
+
+
+def _known_forwardable(name: bytes) -> bool:
+    """The same few names occur in most requests; clients choose others, so long names do not go through the cache."""
+    return _cached_forwardable(name) if len(name) <= 64 else _is_forwardable(name)
 
 
 def parameter_name(item: bytes) -> str:

@@ -144,8 +144,9 @@ class Proxy:
         _check_encoding(call.headers)
         request = replace(wire.parse_request(call.target, body), received=time.time())
         self._check_size(request)
-        paths = (call.path, *spellings(call.path, partial(wire.claims, call.method)))
-        client, chosen = choose_policy(self._policies.current, paths, request.model, call.headers, call.query)
+        policies = self._policies.current
+        other_paths = spellings(call.path, partial(wire.claims, call.method)) if policies.routes else ()
+        client, chosen = choose_policy(policies, (call.path, *other_paths), request.model, call.headers, call.query)
         origin = Origin(
             request_id=call.id,
             route=chosen.route,
