@@ -200,10 +200,10 @@ class Route:
         """Whether a request meets every condition.
 
         `paths` are all spellings of the request's path; the condition holds if any of them matches, so that no other
-        spelling avoids a route. Models and clients are compared without case and outer white space. The names in
+        spelling avoids a route. Paths, models and clients are compared without case and outer white space. The names in
         `headers` are in lower case.
         """
-        if not any(fnmatchcase(path, self.path) for path in paths):
+        if not any(fnmatchcase(_folded(path), _folded(self.path)) for path in paths):
             return False
         if not any(fnmatchcase(name, _folded(self.model)) for name in _model_names(model)):
             return False

@@ -114,6 +114,7 @@ def test_a_route_holds_for_every_spelling_of_its_path() -> None:
     """A condition on the path holds if any spelling of the request's path matches it."""
     strict = Policy("strict", "v", RULES, RULES)
     chosen = PolicySet({"default": POLICY, "strict": strict}, (Route("chat", "strict", path="/v1/chat/*"),))
+    assert chosen.choose("/V1/chat/completions", "m", "", {}).route == "chat"
     assert chosen.choose("/api/chat", "m", "", {}).route == "default"
     assert chosen.choose("/chat/completions", "m", "", {}, spellings=["/v1/chat/completions"]).route == "chat"
 

@@ -96,6 +96,8 @@ def _key(name: str, value: bytes) -> bytes:
         if words[0].lower() in _WITH_PARAMETERS:
             return b" ".join(words[1:])
         raise AmbiguousRequest(f"{name} has several words after its scheme; send the scheme and one key")
+    if len(words) == 2 and name != "authorization" and words[0].lower() != b"bearer":
+        raise AmbiguousRequest(f"{name} has several words; send one key")
     if not words or (len(words) == 1 and words[0].lower() in {b"bearer", b"basic"}):
         return b""
     return words[-1]

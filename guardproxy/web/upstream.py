@@ -134,7 +134,7 @@ class Upstream:
         self.url = base_url
         self._base = _base(base_url)
         self._key = _credential(key, key_header) if key is not None else None
-        self._drop = _REPLACED if key is None else _REPLACED.union(CREDENTIALS)
+        self._drop = _REPLACED if self._key is None else _REPLACED.union(CREDENTIALS, {self._key[0].lower()})
         self._first_byte_s = first_byte_s
         self._between_chunks_s = between_chunks_s
         self._attempts = attempts

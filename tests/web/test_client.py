@@ -75,6 +75,8 @@ def test_no_key_has_no_hash() -> None:
         ([(b"authorization", b"Bearer k1\x85")], b""),
         ([(b"authorization", b"Bearer k1\x0b")], b""),
         ([(b"x-api-key", b"a k2 k1")], b""),
+        ([(b"x-api-key", b"k1 k2")], b""),
+        ([], b"key=k1%20k2"),
         ([], b"key=k2&key=k1"),
         ([], b"key=k2&%4bey=k1"),
         ([], b"key=k1%a0"),

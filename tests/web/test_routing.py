@@ -238,12 +238,14 @@ def test_not_modified_is_no_redirect() -> None:
 
 def test_an_upstream_with_a_key_gets_no_other() -> None:
     """With a key for the upstream, no spelling of a client's key reaches it."""
-    lines = ["authorization: Bearer k2", "x_api_key: k2", "ocp-apim-subscription-key: k2"]
-    with standing(completion("ok"), upstream={"key": "own"}) as (url, upstream):
-        raw(url, plain(chat(), *lines, path=f"{CHAT}?%6bey=k2&a=b&access_token=k2"))
-    assert upstream.seen[0].target == f"{CHAT}?a=b"
-    assert "k2" not in repr(replace(upstream.seen[0], body=b""))
-    assert upstream.seen[0].header("authorization") == "Bearer own"
+    lines = ["authorization: Bearer k2", "x_api_key: k2", "ocp-apim-subscription-key: k2", "X-Own: k2"]
+    for header, value in (("authorization", "Bearer own"), ("x-own", "own")):
+        with standing(completion("ok"), upstream={"key": "own", "key_header": header}) as (url, upstream):
+            given_lines = lines if header == "x-own" else lines[:-1]
+            raw(url, plain(chat(), *given_lines, path=f"{CHAT}?%6bey=k2&a=b&access_token=k2"))
+        assert upstream.seen[0].target == f"{CHAT}?a=b"
+        assert "k2" not in repr(replace(upstream.seen[0], body=b""))
+        assert [text for name, text in upstream.seen[0].headers if name == header] == [value]
 
 
 def test_unread_paths_need_no_policy() -> None:

@@ -11,8 +11,8 @@ from guardproxy.settings.secrets import STORE
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 from guardproxy.types import SIGNALS
 
-_HOST_PATTERN = re.compile(r"[\w.*-]+")
-_ORIGIN_PATTERN = re.compile(r"\*|null|[a-z*][a-z0-9+.-]*://[\w.*-]+(:[0-9*]+)?/?", re.IGNORECASE)
+_HOST_PATTERN = re.compile(r"[\w.*-]+|\[[0-9a-f:.]+\]", re.IGNORECASE)
+_ORIGIN_PATTERN = re.compile(r"\*|null|[a-z*][a-z0-9+.-]*://([\w.*-]+|\[[0-9a-f:.]+\])(:[0-9*]+)?/?", re.IGNORECASE)
 _PATH_PATTERN = re.compile(r"[A-Z]+ /\S*")
 
 
