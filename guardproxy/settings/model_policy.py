@@ -102,13 +102,13 @@ class ConditionSettings:
     """Conditions that must all hold; * stands for any text."""
 
     path: Text | None = None
-    """The request's path."""
+    """The request's path, in any of the endpoint's spellings."""
     model: Text | None = None
-    """The model that the request names."""
+    """The model that the request names; case does not count."""
     client: Text | None = None
     """The hash of the client's key, as audit records show it."""
     header: Annotated[Mapping[str, str], Len(1, 1)] | None = None
-    """A request header and its value."""
+    """A request header and its value; a request that sends the header twice is refused."""
 
 
 @dataclass(frozen=True, slots=True)

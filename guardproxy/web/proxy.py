@@ -20,9 +20,10 @@ from guardproxy.sse import one_line, without_separators
 from guardproxy.types import Origin
 from guardproxy.web.answers import AnswerHeaders, check_charset, foreign_charset, is_text
 from guardproxy.web.call import NO_RETRY, Call, KeepAlive, WhileConnected
+from guardproxy.web.client import choose_policy
 from guardproxy.web.errors import NotReady, Redirected, Unsupported, error_answer
-from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Headers, client_hash, end_to_end, first
-from guardproxy.web.paths import NotGuarded, PathList, check_path
+from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Headers, end_to_end, first
+from guardproxy.web.paths import NotGuarded, PathList, check_path, spellings
 from guardproxy.web.sniff import Sniffer
 from guardproxy.web.upstream import Upstream, UpstreamResponse
 
@@ -123,7 +124,8 @@ class Proxy:
         if wire is None:
             # OPTIONS requests to a wire's paths pass unread as well, so none of them may carry a body.
             body = b"" if call.method == "OPTIONS" else body
-            async with self._upstream.send(call.method, call.raw_path, call.query, call.headers, body) as response:
+            async with self._upstream.send(call.method, call.raw_path, call.query, call.forwarded, body) as response:
+                _check_redirect(response)
                 await self._relay(call, response)
             return
         if reason := self._ready():
@@ -144,9 +146,9 @@ class Proxy:
         _check_encoding(call.headers)
         request = replace(wire.parse_request(call.target, body), received=time.time())
         self._check_size(request)
-        client = client_hash(call.headers, call.query)
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in call.headers}
-        chosen = self._policies.current.choose(call.path, request.model, client, headers)
+        policies = self._policies.current
+        other_paths = spellings(call.path, partial(wire.claims, call.method)) if policies.routes else ()
+        client, chosen = choose_policy(policies, (call.path, *other_paths), request.model, call.headers, call.query)
         origin = Origin(
             request_id=call.id,
             route=chosen.route,
@@ -168,13 +170,12 @@ class Proxy:
 
     async def _forward(self, call: Call, exchange: Exchange, body: bytes) -> None:
         """Forward the request, and send the judged answer to the client."""
-        headers = [pair for pair in call.headers if pair[0] != b"accept-encoding"]
+        headers = [pair for pair in call.forwarded if pair[0] != b"accept-encoding"]
         headers.append((b"accept-encoding", b"identity"))
         async with self._upstream.send(call.method, call.raw_path, call.query, headers, body) as response:
             call.response = response
             self._metrics.upstream(response.waited_s)
-            if first(response.headers, b"location") and 300 <= response.status < 400:
-                raise Redirected("the upstream redirects past the guard; set upstream.url to where it redirects")
+            _check_redirect(response)
             if not 200 <= response.status < 300:
                 await self._failure(call, exchange, response)
                 return
@@ -332,6 +333,12 @@ def _check_encoding(headers: Headers) -> None:
             raise Unsupported("a compressed request body is not read here; send it without content-encoding")
         if name == b"content-type" and foreign_charset(value):
             raise Unsupported("JSON is UTF-8; send it without another charset in content-type")
+
+
+def _check_redirect(response: UpstreamResponse) -> None:
+    """Raises Redirected for an answer that would send the client elsewhere."""
+    if first(response.headers, b"location") and 300 <= response.status < 400:
+        raise Redirected("the upstream redirects past the guard; set upstream.url to where it redirects")
 
 
 def _cause(error: GuardproxyError) -> str:

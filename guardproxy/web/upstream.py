@@ -20,7 +20,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_
 from guardproxy.errors import ConfigError, GuardproxyError, UpstreamUnavailable, UpstreamUnreadable
 from guardproxy.web.answers import check_framing
 from guardproxy.web.decode import ContentDecoder, decoder_for
-from guardproxy.web.headers import CREDENTIALS, HOP_BY_HOP, Headers, end_to_end, join
+from guardproxy.web.headers import CREDENTIALS, HOP_BY_HOP, Headers, end_to_end, join, without_keys
 
 log = structlog.get_logger("guardproxy.upstream")
 
@@ -144,7 +144,7 @@ class Upstream:
         self.url = base_url
         self._base = _base(base_url)
         self._key = _credential(key, key_header) if key is not None else None
-        self._drop = _REPLACED if key is None else _REPLACED.union(CREDENTIALS)
+        self._drop = _REPLACED if self._key is None else _REPLACED.union(CREDENTIALS, {self._key[0].lower()})
         self._first_byte_s = first_byte_s
         self._between_chunks_s = between_chunks_s
         self._attempts = attempts
@@ -193,7 +193,7 @@ class Upstream:
         if self._key is not None:
             out.append(self._key)
             # Gemini's clients may send their key in the query.
-            query = b"&".join(item for item in query.split(b"&") if not item.startswith(b"key="))
+            query = without_keys(query)
         if body or method in {"POST", "PUT", "PATCH"}:
             out.append((b"content-length", b"%d" % len(body)))
         target = f"{path}?{query.decode('ascii')}" if query else path
