@@ -17,7 +17,7 @@ from guardproxy.wires.shared.body import dumps, read_object, remove
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.identifiers import value_or
 from guardproxy.wires.shared.known import Known, repeated_in_reply, tool_names
-from guardproxy.wires.shared.logprob_echo import LogprobEcho
+from guardproxy.wires.shared.logprob_echo import LogprobEcho, judge_token
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
     FieldMap,
@@ -92,6 +92,8 @@ def _log_probabilities(echo: LogprobEcho, builder: MessageBuilder, choice: Mappi
     for place, others in enumerate((value or {}).get("top_logprobs") or ()):
         if others is not None and (not isinstance(others, dict) or set(others) - {*tokens[place : place + 1]}):
             builder.opaque(f"{path}.top_logprobs", "token alternatives")
+            for token in others.items() if isinstance(others, dict) else [others]:
+                judge_token(builder, [*token] if isinstance(token, tuple) else token, f"{path}.top_logprobs[{place}]")
 
 
 def _choice(index: int, new_text: str, finish: str | None) -> dict[str, Any]:

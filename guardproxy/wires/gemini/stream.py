@@ -11,7 +11,7 @@ from guardproxy.types import Refuse, Replace
 from guardproxy.wires.gemini.fields import CANDIDATE, LOGPROBS, REPLY, ROLE, TOKEN, part, snake, unique_value
 from guardproxy.wires.shared.body import dumps, parsed_object, read_object
 from guardproxy.wires.shared.identifiers import value_or
-from guardproxy.wires.shared.logprob_echo import LogprobEcho
+from guardproxy.wires.shared.logprob_echo import LogprobEcho, judge_token
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import handled_in_code, list_of, object_with, read_fields
 from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, parts_with_new_texts
@@ -73,6 +73,8 @@ def log_probabilities(echo: LogprobEcho, builder: MessageBuilder, candidate: Map
         list_of(object_with(TOKEN))(builder, objects, f"{path}.topCandidates")
         if any(not isinstance(other, dict) or [other.get("token")] != own for other in listed):
             builder.opaque(f"{path}.topCandidates", "token alternatives")
+            for other in listed:
+                judge_token(builder, other, f"{path}.topCandidates[{place}]")
 
 
 def text_content(text: str) -> dict[str, Any]:

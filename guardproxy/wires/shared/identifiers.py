@@ -69,18 +69,21 @@ def label_words(value: str) -> int:
 
 def is_machine_data(value: str) -> bool:
     """Return whether a string of at least 16 characters is base64 data that is not text. Linear in the length."""
-    if (
-        len(value) < 16
-        or _BASE64.fullmatch(value) is None
-        or any(_is_wordy(run, 0.5) for run in _LETTER_RUN.findall(value))
-    ):
+    if len(value) < 16 or _BASE64.fullmatch(value) is None:
         return False
-    sample = value[:_SAMPLE]
-    if len(value) <= LENGTH:
-        solid = "".join(_SEGMENT.findall(value))
-        if _is_wordy(solid, 0.55) or (solid.isalpha() and (solid.islower() or solid.isupper())):
-            return False
-    return _base64_text(sample) is None
+    if any(_is_wordy(run, 0.5) for run in _LETTER_RUN.findall(value)):
+        return False
+    if len(value) <= LENGTH and not _is_data(max(_SEGMENT.findall(value), key=len, default="")):
+        return False
+    return _base64_text(value[:_SAMPLE]) is None
+
+
+def _is_data(segment: str) -> bool:
+    """Return whether the longest segment of short base64 data is not words."""
+    has_digits = not segment.isalpha()
+    if len(segment) < 12 or (not has_digits and (segment.islower() or segment.isupper() or segment.istitle())):
+        return False
+    return not _is_encoded(segment) and not _is_wordy(segment, _enough(segment, has_digits=has_digits))
 
 
 def _base64_text(value: str) -> str | None:
@@ -123,7 +126,8 @@ def _measured_segment(segment: str) -> tuple[int, int]:
         in_one_case = segment.islower() or segment.isupper() or segment.istitle()
         return (_MANY, 0) if in_one_case and not has_digits and letters > WORD_LETTERS else (0, 1)
     own_letters, words = sum(map(len, own)), sum(len(word) > 2 for word in own)
-    if max(map(len, own)) > WORD_LETTERS or (len(segment) > WORD_LETTERS and (has_digits or not words)):
+    is_leet = len(segment) > WORD_LETTERS and (has_digits or not words)
+    if is_leet or letters > 2 * WORD_LETTERS or max(map(len, own)) > WORD_LETTERS:
         return _MANY, 0
     return max(words, -(-own_letters // 8)), 0
 
@@ -145,7 +149,7 @@ def _enough(segment: str, *, has_digits: bool) -> float:
         return 0.6 if has_digits else 0
     if segment.islower() or segment.isupper() or segment.istitle():
         return 0.55 if has_digits else 0.34
-    return 0.6 if has_digits else 0.5
+    return 0.6 if has_digits else 0.4
 
 
 def _is_wordy(segment: str, enough: float) -> bool:

@@ -36,7 +36,7 @@ class MessageBuilder:
     def __init__(self, error: type[Unreadable], known: Container[str] = ()) -> None:
         self.error = error
         self.known = known
-        self._odd_keys: set[str] = set()
+        self._odd_keys: tuple[str, ...] = ()
         self.size = 0  # characters, as Message.size counts them
         self.opaques = 0  # calls of `opaque`
         self.calls = 0  # tool calls so far
@@ -74,10 +74,12 @@ class MessageBuilder:
         return piece
 
     def name(self, path: str, text: str) -> None:
-        """Add a string that repeats in every frame, such as a model's name: an equal text is added only once."""
-        before = self.text(path)
-        if before != text:
-            self.add(path, "\n" + text if before else text)
+        """Add a string that frames may repeat, such as a model's name: an equal text is added only once.
+
+        Another text is appended: clients join the strings that a field has in several deltas.
+        """
+        if self.text(path) != text:
+            self.add(path, text)
 
     def may_name(self, key: str) -> bool:
         """Return whether an unknown key passes: keys of a message may have ODD_KEYS words of their own together."""
@@ -85,7 +87,7 @@ class MessageBuilder:
             return True
         odd = is_identifier(key) and len(self._odd_keys) < ODD_KEYS
         if odd:
-            self._odd_keys.add(key)
+            self._odd_keys += (key,)
         return odd
 
     def opaque(self, path: str, note: str) -> None:

@@ -158,7 +158,7 @@ def labels(builder: MessageBuilder, value: Any, path: str) -> None:
     Neither the model nor the client's user reads them. Punctuation does not count.
     """
     texts = [value] if isinstance(value, str) else [*strings(value)]
-    if sum(map(label_words, texts)) > NAME_WORDS:
+    if label_words(" ".join(texts)) > NAME_WORDS:
         passed(builder, value, path)
 
 
@@ -270,6 +270,10 @@ def string_or(string: FieldRule, otherwise: FieldRule) -> FieldRule:
 # --- objects and bodies ----------------------------------------------------------------------------------------------
 
 
+# These rules pass numbers and enumerated values, which are most values: `read_fields` saves itself the call.
+_PASSING = frozenset({passed, identifier, name, labels, machine_data})
+
+
 def read_fields(builder: MessageBuilder, value: Mapping[str, Any], path: str, table: FieldMap) -> None:
     """Apply a field map to every key of an object.
 
@@ -279,13 +283,13 @@ def read_fields(builder: MessageBuilder, value: Mapping[str, Any], path: str, ta
         rule = table.get(key)
         if rule is None:
             _read_unknown(builder, key, item, child_path(path, key), table)
-        elif rule is not passed:
+        elif rule not in _PASSING:
             rule(builder, item, child_path(path, key))
-        elif isinstance(item, str):  # most strings are enumerated values and need no path
+        elif isinstance(item, str):
             if len(item) > LENGTH or looseness(item) > LOOSE:
-                passed(builder, item, child_path(path, key))
+                rule(builder, item, child_path(path, key))
         elif isinstance(item, dict | list):
-            passed(builder, item, child_path(path, key))
+            rule(builder, item, child_path(path, key))
 
 
 def _read_unknown(builder: MessageBuilder, key: str, value: Any, path: str, table: FieldMap) -> None:

@@ -19,8 +19,12 @@ def is_unreadable(value: str) -> bool:
 
 
 def judge(builder: MessageBuilder, value: str, path: str, accepts: Callable[[str], bool] = is_value) -> None:
-    """Judge a string that `accepts` refuses and the builder does not know; data is opaque, not text."""
-    if accepts(value) or value in builder.known:
+    """Judge a string that `accepts` refuses and the builder does not know; data is opaque, not text.
+
+    A string behind a text at the same place is judged in any case: a stream may bring a text in pieces.
+    """
+    goes_on = accepts is not is_unreadable and bool(builder.text(path))
+    if not goes_on and (accepts(value) or value in builder.known):
         return
     readable = data_url_text(value)
     if readable is None and (is_machine_data(value) or (value[:5].lower() == "data:" and _URL.fullmatch(value))):
@@ -53,9 +57,9 @@ def search(
         if isinstance(item, str):
             judge(builder, item, place, _is_worded if spelled and accept is is_value else accept)
         elif isinstance(item, list):
-            if not with_numbers and any(map(_is_number, item)):
+            if not with_numbers and _may_be_token_ids(item):
                 builder.opaque(place, "numbers that may be token ids")
-            whole = accepts if all(accepts(child) for child in item if isinstance(child, str)) else _is_empty
+            whole = accept if accept is _is_empty or _is_accepted(item, accepts) else _is_empty
             stack.extend((child, f"{place}[{index}]", whole) for index, child in reversed([*enumerate(item)]))
         elif isinstance(item, dict):
             for key, child in reversed(item.items()):
@@ -77,7 +81,7 @@ def is_plain(value: dict[str, Any] | list[Any]) -> bool:
             stack += item
             stack += item.values()
         elif isinstance(item, list):
-            if any(map(_is_number, item)):
+            if _may_be_token_ids(item):
                 return False
             stack += item
         if loose > 2 * LOOSE:
@@ -95,15 +99,36 @@ def _is_worded(value: str) -> bool:
     return is_value(value) and looseness(value) == 0
 
 
+def _is_accepted(items: list[Any], accepts: Callable[[str], bool]) -> bool:
+    """Return whether all strings in a list, and in lists in it, are accepted, and at most one has a word of its own."""
+    words = 0
+    stack = [*items]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, list):
+            stack += item
+        elif isinstance(item, str):
+            words += not is_value(item) and is_identifier(item)
+            if words > 1 or not accepts(item):
+                return False
+    return True
+
+
 def _is_empty(value: str) -> bool:
     return not value
 
 
-def _is_number(value: Any) -> bool:
-    """Return whether a JSON value is a number, in any format, or a string with a number."""
-    if isinstance(value, str):
-        return _NUMERAL.fullmatch(value) is not None
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _may_be_token_ids(items: list[Any]) -> bool:
+    """Return whether a list has numbers, all of them whole, in any format and also as strings."""
+    found = [number for item in items if (number := _number(item)) is not None]
+    return bool(found) and all(number == number // 1 for number in found)
+
+
+def _number(item: Any) -> float | None:
+    """Return a JSON number, or the number in a string; None for anything else."""
+    if isinstance(item, str):
+        return float(item) if len(item) < 40 and _NUMERAL.fullmatch(item) else None
+    return item if isinstance(item, int | float) and not isinstance(item, bool) else None
 
 
 def unknown_object(builder: MessageBuilder, value: dict[str, Any], path: str, what: str, kind: str) -> None:

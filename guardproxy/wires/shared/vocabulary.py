@@ -63,12 +63,12 @@ WORDS = frozenset(
     frame frames free frequency friendly from frontier ft full function functions fuzzy gateway gb gcp gcs gem
     gemini gemma gen general generate generated generating generation generations geo geography geos get ggml gguf
     gibibyte gif git github gitlab gleam gleu glm glob global gmail gmt google googleapis googlecalendar googledrive
-    government gpt gptj gptq gpu graceful grader graders grammar granite grant granted grants granularities graphic
-    grep grid grok groq grounding group groups gte guest guidance haiku handle handling has hash header headers
-    heading health healthy heartbeat height hermes hf high higher hint hints hipaa history hit hits host hosted
-    hosts hours hover html http https httpx huge huggingface human hunyuan hybrid hyper hyperbolic hyperparameters
-    ibm id idempotency identifiable identifier identity idle idled ids idx ignore ilike image imagen images implicit
-    in inactive include includes inclusion incoming incompatible incomplete increase index indices individual inf
+    government gpt gptj gptq gpu graceful grader graders grammar granite grant granted grants granularities grep
+    grid grok groq grounding group groups gte guest guidance haiku handle handling has hash header headers heading
+    health healthy heartbeat height hermes hf high higher hint hints hipaa history hit hits host hosted hosts hours
+    hover html http https httpx huge huggingface human hunyuan hybrid hyper hyperbolic hyperparameters ibm id
+    idempotency identifiable identifier identity idle idled ids idx ignore ilike image imagen images implicit in
+    inactive include includes inclusion incoming incompatible incomplete increase index indices individual inf
     inference infill info inherited initial initiated inline inlined inpaint input inputs insert insertion install
     installation instruct instruction instructions int integer integrations integrity intent interaction
     interactions interactive interim interleaved internal internlm interpreter interpreting interrupt interrupted
