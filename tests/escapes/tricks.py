@@ -156,6 +156,34 @@ _FIELDS: dict[str, Callable[[str], Placed]] = {
         user("Hello."), {"role": "assistant", "content": "Hi.", "reasoning_content": t}, user("Please go on.")
     ),
     "escaped as JSON": _escaped,
+    "as the effort of reasoning": lambda t: ask(user("Hello."), reasoning_effort=t),
+    "as the choice of a tool": lambda t: ask(user("Hello."), tool_choice=t),
+    "as the name of the chosen tool": lambda t: ask(
+        user("Hello."), tool_choice={"type": "function", "function": {"name": t}}
+    ),
+    "as the detail of an image": lambda t: ask(
+        user([{"type": "image_url", "image_url": {"url": "https://example.org/a.png", "detail": t}}])
+    ),
+    "as the address of an image": lambda t: ask(user([{"type": "image_url", "image_url": {"url": t}}])),
+    "as an audio format": lambda t: ask(user([{"type": "input_audio", "input_audio": {"data": "AAAA", "format": t}}])),
+    "as a cache control": lambda t: ask(user([{"type": "text", "text": "Hello.", "cache_control": {"type": t}}])),
+    "as the type of a part": lambda t: ask(user([{"type": t, "text": "Hello."}])),
+    "in a part of an unknown type": lambda t: ask(user([{"type": "novel", "novel": t}])),
+    "in a part without a type": lambda t: ask(user([{"text": t}])),
+    "in an unknown field": lambda t: ask(user("Hello."), aside=t),
+    "in an unknown object": lambda t: ask({**user("Hello."), "aside": {"deep": [{"er": t}]}}),
+    "in an unknown list of words": lambda t: ask(user("Hello."), aside=t.split(" ")),
+    "as a model": lambda t: {**ask(user("Hello.")), "model": t},
+    "as a user": lambda t: ask(user("Hello."), user=t),
+    "in metadata": lambda t: ask(user("Hello."), metadata={"note": t}),
+    "as a stop sequence": lambda t: ask(user("Hello."), stop=[t]),
+    "as a role": lambda t: ask({"role": t, "content": "Hello."}),
+    "as the id of a call": lambda t: ask(
+        user("Hello."),
+        {"role": "assistant", "content": None, "tool_calls": [call("run", {"task": "x"})]},
+        {"role": "tool", "tool_call_id": t, "content": "done"},
+    ),
+    "as a chat template": lambda t: ask(user("Hello."), chat_template=t),
 }
 
 # Places in texts of the model, which are judged by the rules of the assistant's side.
@@ -182,6 +210,14 @@ def replies(padding: str = PADDING) -> dict[str, Callable[[str], list[Message]]]
 
 
 _REPLIES: dict[str, Callable[[str], list[Message]]] = {
+    "role": lambda t: [{"role": t, "content": "Fine."}],
+    "unknown field": lambda t: [{"content": "Fine.", "aside": t}],
+    "unknown object": lambda t: [{"content": "Fine.", "aside": {"deep": [{"er": t}]}}],
+    "id of a call": lambda t: [{"content": None, "tool_calls": [{**call("run", {"task": "x"}), "id": t}]}],
+    "type of a call": lambda t: [{"content": None, "tool_calls": [{**call("run", {"task": "x"}), "type": t}]}],
+    "id of audio": lambda t: [
+        {"content": None, "audio": {"id": t, "data": "AAAA", "expires_at": 1, "transcript": "Fine."}}
+    ],
     "content": lambda t: [{"content": t}],
     "parts of one letter": lambda t: [{"content": _parts(t, 1)}],
     "second choice": lambda t: [{"content": "Fine."}, {"content": t}],

@@ -18,11 +18,12 @@ from guardproxy.wires.openai_responses.fields import (
     SNAPSHOTS,
     event_of,
 )
-from guardproxy.wires.shared.body import dumps, guard_text, read_object, strings
+from guardproxy.wires.shared.body import dumps, guard_text, read_object, steps, strings
+from guardproxy.wires.shared.identifiers import is_value
 from guardproxy.wires.shared.logprob_echo import token_list
 from guardproxy.wires.shared.message_builder import MessageBuilder
-from guardproxy.wires.shared.parts import carries_text, read_fields
-from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, without_opaque
+from guardproxy.wires.shared.parts import read_fields
+from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, without
 
 TERMINAL = ("response.completed", "response.failed", "response.incomplete")
 
@@ -197,30 +198,30 @@ class ResponseReader(BaseStream):
         read_fields(builder, body, "", event_of(key))
         if not isinstance(body.get(key), dict):
             raise UpstreamUnreadable("must be an object", key)
-        snapshot = MessageBuilder(UpstreamUnreadable)
+        snapshot = MessageBuilder(UpstreamUnreadable, self.known)
         rule(snapshot, body[key], _filled(place, body))
         builder.absorb(snapshot, self._grown)
         if key == "response":
             echoed(builder, body[key], self.request)
-            head = without_opaque({**body[key], "output": []}, builder.message("assistant"))
+            head = without({**body[key], "output": []}, builder.message("assistant").parts)
             self.head = {**self.head, **head}
 
     def _progress(self, kind: str, body: dict[str, Any], builder: MessageBuilder) -> None:
         """Read an event about progress. Raises UpstreamUnreadable for text in an event of an unknown type."""
-        unknown = MessageBuilder(UpstreamUnreadable)
+        unknown = MessageBuilder(UpstreamUnreadable, self.known)
         read_fields(unknown, body, "", PROGRESS)
         parts = unknown.message("assistant").parts
-        if any(part.note == "unknown field" for part in parts) or body.get("delta"):
+        if any(steps(part.path)[0] not in PROGRESS for part in parts) or body.get("delta"):
             raise UpstreamUnreadable(f"text in an event of the unknown type {kind[:60]!r}")
         builder.include(replace(part, path=f"output[{body.get('output_index', 0)}].{part.path}") for part in parts)
 
 
 def echoed(builder: MessageBuilder, response: Mapping[str, Any], request: Request) -> None:
-    """Add an opaque part for every field that should repeat the request, but has a text that the request lacks."""
+    """Judge every field that should repeat the request, but has a text that the request lacks, as JSON text."""
     known = set(strings({key: request.body.get(key) for key in ECHOES}))
     for key in ECHOES:
-        if any(text not in known and carries_text(text) for text in strings(response.get(key))):
-            builder.opaque(key, f"{key}: not the request's")
+        if any(text not in known and not is_value(text) for text in strings(response.get(key))):
+            builder.name(key, guard_text(response[key]))
 
 
 def _place(delta_kind: str, body: Mapping[str, Any]) -> str:
