@@ -78,7 +78,9 @@ def _responses(turns: Sequence[Turn]) -> Json:
             function = _call(turn)["function"]
             items.append({"type": "function_call", "call_id": turn.call, **function})
         elif turn.call:
-            items.append({"type": "function_call_output", "call_id": turn.call, "output": turn.texts[0]})
+            parts = [{"type": "input_text", "text": text} for text in turn.texts]
+            output = parts if len(parts) > 1 else turn.texts[0]
+            items.append({"type": "function_call_output", "call_id": turn.call, "output": output})
         else:
             kind = "output_text" if turn.role == "assistant" else "input_text"
             image = {"type": "input_image", "image_url": f"data:image/png;base64,{PNG}"}
@@ -90,18 +92,21 @@ def _responses(turns: Sequence[Turn]) -> Json:
 def _messages(turns: Sequence[Turn]) -> Json:
     """Return a Messages request: a system turn stands beside the messages, and results of tools are the user's."""
     messages: list[Json] = []
+    content: Any
     system = [text for turn in turns if turn.role == "system" for text in turn.texts]
     for turn in turns:
         if turn.call and turn.role == "assistant":
             block = {"type": "tool_use", "id": turn.call, "name": "tide", "input": {"port": turn.texts[0]}}
             messages.append({"role": "assistant", "content": [block]})
         elif turn.call:
-            result = {"type": "tool_result", "tool_use_id": turn.call, "content": turn.texts[0]}
+            blocks = [{"type": "text", "text": text} for text in turn.texts]
+            content = blocks if len(blocks) > 1 else turn.texts[0]
+            result = {"type": "tool_result", "tool_use_id": turn.call, "content": content}
             messages.append({"role": "user", "content": [result]})
         elif turn.role != "system":
             source = {"type": "base64", "media_type": "image/png", "data": PNG}
             image = {"type": "image", "source": source}
-            content: Any = [image if text == IMAGE else {"type": "text", "text": text} for text in turn.texts]
+            content = [image if text == IMAGE else {"type": "text", "text": text} for text in turn.texts]
             messages.append({"role": turn.role, "content": content if len(turn.texts) > 1 else turn.texts[0]})
     beside = {"system": [{"type": "text", "text": text} for text in system]} if system else {}
     return {"model": "m", "max_tokens": 64, **beside, "messages": messages}

@@ -179,15 +179,18 @@ def _of_responses(body: Json) -> list[Json]:
             call = {"id": item["call_id"], "type": "function", "function": function}
             messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
         elif item.get("type") == "function_call_output":
-            messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": item["output"]})
+            output = _with_types(item["output"])
+            messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": output})
         else:
-            content = item["content"]
-            if isinstance(content, list):
-                content = [
-                    {**part, "type": "text"} if "text" in part else {"type": "image_url", **part} for part in content
-                ]
-            messages.append({"role": item["role"], "content": content})
+            messages.append({"role": item["role"], "content": _with_types(item["content"])})
     return messages
+
+
+def _with_types(content: Any) -> Any:
+    """Return a content of Responses with the types that chat templates know."""
+    if not isinstance(content, list):
+        return content
+    return [{**part, "type": "text" if "text" in part else "image_url"} for part in content]
 
 
 def _of_messages(body: Json) -> list[Json]:

@@ -1,7 +1,7 @@
 """A reader of a proxied answer, and readers of bytes, lines and events: httpx, httpx-sse and requests.
 
 A reader adds to a `Sight` all that it gives to its user: texts joined as its documentation joins them, and every string
-of its objects. A reader that raises shows nothing more.
+of its objects. A reader that raises shows the text of its error, and nothing more.
 """
 
 import contextlib
@@ -55,9 +55,13 @@ class Reader:
     def read(self, url: str) -> Sight:
         """Ask, and return everything that the reader has shown, until its end or its failure."""
         sight = Sight()
-        with warnings.catch_warnings(), contextlib.suppress(*FAILURES):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.run(url, sight)
+            try:
+                self.run(url, sight)
+            except FAILURES as error:
+                sight.add("error", str(error))
+                sight.add("body of an error", getattr(error, "body", None))
         return sight
 
 

@@ -112,6 +112,15 @@ def test_text_parts_with_an_invisible_part_between(stand: Stand, protocol: str) 
         check(stand, protocol, [Turn("user", (first, unseen.replace(" ", ""), second))], unseen=unseen.replace(" ", ""))
 
 
+@known("parts joined: results of tools")
+@pytest.mark.parametrize("protocol", ["chat", "responses", "messages"])
+def test_text_parts_of_a_tools_result(stand: Stand, protocol: str) -> None:
+    rng = random.Random(protocol)
+    call, result = tool_use(rng, "call_1")
+    result = Turn("tool", (*result.texts, phrase(rng), phrase(rng)), "call_1")
+    check(stand, protocol, [turn(rng, "user"), call, result])
+
+
 # --- messages in a row -----------------------------------------------------------------------------------------------
 
 

@@ -31,7 +31,23 @@ WHOLE = {
     "ollama-generate": "ollama-generate",
     "gemini": "gemini",
 }
-HEADERS = ("refresh", "link", "alt-svc", "warning", "location", "content-disposition", "server-timing", "x-note")
+HEADERS = (
+    "alt-svc",
+    "content-disposition",
+    "content-language",
+    "link",
+    "location",
+    "openai-organization",
+    "refresh",
+    "retry-after",
+    "server",
+    "server-timing",
+    "set-cookie",
+    "warning",
+    "www-authenticate",
+    "x-note",
+    "x-request-id",
+)
 CHARSETS = ("utf-7", "utf-16", "utf-16le", "utf-32be", "cp037", "cp424", "hz", "iso2022_jp", "iso-2022-kr")
 
 
