@@ -142,7 +142,7 @@ def shown_by_event_source(streams: Sequence[bytes]) -> list[list[Shown]]:
 
     command = [_node(), "--experimental-eventsource", str(_SCRIPT)]
     with serve(replay) as url:
-        done = subprocess.run([*command, url, str(len(streams))], capture_output=True, check=True, timeout=60)
+        done = subprocess.run([*command, url, str(len(streams))], capture_output=True, check=True, timeout=100)
     events: list[list[dict[str, Any]]] = json.loads(done.stdout)
     return [[Shown(f"{key} of an event", event[key]) for event in stream for key in event] for stream in events]
 

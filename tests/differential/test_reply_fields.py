@@ -87,6 +87,18 @@ def unknown_fields(rng: random.Random, value: Any) -> Iterator[tuple[Path, Any]]
         yield (*path, phrase(rng)), True
 
 
+def unknown_items(rng: random.Random, value: Any) -> Iterator[tuple[Path, Any]]:
+    """Yield a path and a value for items that no protocol has, in the place of every item of every list of objects."""
+    for path in places(value):
+        item = at(value, path)
+        if isinstance(path[-1], int) and isinstance(item, dict):
+            yield path, phrase(rng)
+            yield path, [phrase(rng)]
+            for form in ({}, {"type": "x_part"}, {"type": "TEXT"}, {"type": 5}, {"type": None}):
+                yield path, {**form, "text": phrase(rng)}
+                yield path, {**form, "content": [{"type": "text", "text": phrase(rng)}]}
+
+
 def _named(path: Path) -> str:
     return ".".join(str(key) for key in path if not isinstance(key, int))
 
@@ -116,6 +128,14 @@ def test_bare_strings_of_a_reply(stand: Stand, name: str) -> None:
 def test_unknown_fields_of_a_reply(stand: Stand, name: str) -> None:
     rng, body = random.Random(name), json.loads(BY_NAME[name].reply)
     found = missed_in_bodies(stand, name, list(unknown_fields(rng, body)))
+    assert not found, "\n".join(found)
+
+
+@known("parts and items without a type, or of an unknown type")
+@pytest.mark.parametrize("name", [name for name in WHOLE if not name.startswith("ollama")])
+def test_unknown_items_of_a_reply(stand: Stand, name: str) -> None:
+    rng, body = random.Random(name), json.loads(BY_NAME[name].reply)
+    found = missed_in_bodies(stand, name, list(unknown_items(rng, body)))
     assert not found, "\n".join(found)
 
 

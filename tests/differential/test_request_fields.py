@@ -16,7 +16,7 @@ from tests.conformance.speech import PROTOCOLS, plain
 from tests.differential.conversations import PNG, answer
 from tests.differential.kit import Shown, Stand, known, phrase, strings, unjudged
 from tests.differential.replies import sent
-from tests.differential.test_reply_fields import Path, at, places, unknown_fields, with_value
+from tests.differential.test_reply_fields import Path, at, places, unknown_fields, unknown_items, with_value
 
 Json = dict[str, Any]
 
@@ -241,3 +241,9 @@ def test_strings_in_the_place_of_a_value(stand: Stand, protocol: str) -> None:
 @pytest.mark.parametrize("protocol", REQUESTS)
 def test_unknown_fields_of_a_request(stand: Stand, protocol: str) -> None:
     check(stand, protocol, unknown_fields(random.Random(protocol), REQUESTS[protocol]))
+
+
+@known("parts and items without a type, or of an unknown type")
+@pytest.mark.parametrize("protocol", [name for name in REQUESTS if name not in ("completions", "ollama-generate")])
+def test_unknown_items_of_a_request(stand: Stand, protocol: str) -> None:
+    check(stand, protocol, unknown_items(random.Random(protocol), REQUESTS[protocol]))
