@@ -274,9 +274,9 @@ def test_words_as_a_name(stand: Stand) -> None:
 
 @known("identifiers of words in ids of calls")
 def test_words_as_the_id_of_a_call(stand: Stand) -> None:
-    """Mistral's template writes the ids of calls into the prompt."""
+    """Mistral's template writes the ids of calls into the prompt. A single word cannot be told from an id."""
     found = []
-    for name in _IDENTIFIERS:
+    for name in _IDENTIFIERS[:-1]:
         messages = _rich()
         messages[1]["tool_calls"][0]["id"] = messages[2]["tool_call_id"] = name
         found += missed(stand, "chat", {"model": "m", "messages": messages})
