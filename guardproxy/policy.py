@@ -135,13 +135,6 @@ class Policy:
         rules = [*self.user.by_category.values(), *self.assistant.by_category.values()]
         return min((rule.threshold for group in rules for rule in group), default=1.0)
 
-    def acts(self, side: Side) -> bool:
-        """Whether any rule of this side, or a failure, can change what the client gets."""
-        groups = self.side(side).by_category.values()
-        if any(SEVERITY[rule.action] > SEVERITY["flag"] for group in groups for rule in group):
-            return True
-        return "block" in (self.on_guard_error, self.on_overload, self.on_opaque[side])
-
 
 def decide(policy: Policy, side: Side, verdict: Verdict) -> Decision:
     """The most severe action whose threshold is reached, with every category that reached one.
