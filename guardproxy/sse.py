@@ -121,7 +121,6 @@ class Sse(_LineDecoder):
 
     def finish(self) -> list[Frame]:
         """Return the rest; a last event without its blank line is an incomplete frame."""
-        self._begun = self._begun or self._buffer[:3] != _BOM
         frames = self._frames(ended=True)
         if self._buffer:
             self._field(bytes(self._buffer[self._line :]))
@@ -282,6 +281,8 @@ class JsonArray:
 
     def _cut(self, end: int, data: bytes | None) -> Frame:
         raw = bytes(self._buffer[:end])
+        if len(raw) > self._limit:
+            raise _too_large(self._limit)
         del self._buffer[:end]
         self._scan, self._start = 0, -1
         return Frame(raw, data)

@@ -8,6 +8,7 @@ Prints every surviving mutant with its place and change, then a table. The exit 
 
 import argparse
 import random
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class Score:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder is removed
     try:
         chosen = expand(ROOT, options.modules)
     except LookupError as error:

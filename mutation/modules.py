@@ -14,7 +14,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "sse.py": ("tests/test_sse.py",),
     "views": ("tests/test_views.py",),
     "engine/batching.py": ("tests/engine/test_batching.py",),
-    "engine/decoder/grammar.py": ("tests/engine/test_generative.py",),
+    "engine/decoder/grammar.py": ("tests/engine/test_grammar.py",),
     "sinks/database/chain.py": ("tests/sinks/test_chain.py",),
     "wires/shared": _WIRES,
     "pipeline": _PIPELINE,

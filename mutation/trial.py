@@ -162,6 +162,7 @@ def _run_tests(lane: Path, tests: Sequence[str], caches: bool) -> None:
 
 
 def _prepare(lane: Path, caches: bool) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.dont_write_bytecode = not caches
