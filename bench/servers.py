@@ -1,4 +1,4 @@
-"""The servers that `overhead.py` measures: an upstream that does next to nothing, and the proxies in front of it.
+"""The servers that `overhead.py` measures: an upstream that does little work, and the proxies in front of it.
 
 python bench/servers.py upstream|bare|bare_httpcore|guardproxy --port N [--target URL]
 """
@@ -35,7 +35,7 @@ from guardproxy.web.upstream import Upstream, aiohttp_transport
 WORDS = ("The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "naps", "in", "the", "sun", ".")
 
 
-# --- the upstream: as little work as possible ------------------------------------------------------------------------
+# --- the upstream, with as little work as possible --------------------------------------------------------------------
 
 
 def _completion() -> bytes:
@@ -57,7 +57,7 @@ def _frames(count: int) -> list[bytes]:
 
 
 async def serve_upstream(port: int) -> None:
-    """A server that answers without looking at more than the lengths and the load."""
+    """A server that reads only the length of a request and the wanted number and pace of frames."""
     body = _completion()
     whole = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
     opening = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -88,7 +88,7 @@ async def serve_upstream(port: int) -> None:
 
 
 def bare(target: str, transport: httpx.AsyncBaseTransport) -> ASGIApp:
-    """The pass-through that one would write: starlette and one httpx client; bytes cross, headers are filtered."""
+    """The simplest proxy: starlette and one httpx client; bodies pass unchanged, hop-by-hop headers are dropped."""
     client = httpx.AsyncClient(transport=transport, timeout=60)
     skipped = {b"connection", b"host", b"content-length", b"transfer-encoding", b"keep-alive"}
 
@@ -108,27 +108,27 @@ def bare(target: str, transport: httpx.AsyncBaseTransport) -> ASGIApp:
 
 
 class Safe:
-    """A guard that says "safe" at once."""
+    """A guard whose verdict is always safe, at no cost."""
 
     name = "safe"
     taxonomy = Taxonomy("none", ())
 
     async def judge(self, check: Check) -> Verdict:
-        """Safe."""
+        """Return a low P(unsafe)."""
         return Verdict(0.01, (Finding("violence_hate", 0.01),), self.name)
 
     def forget(self, stream: str) -> None:
-        """Nothing was kept."""
+        """Do nothing: the guard has no state."""
 
     async def start(self) -> None:
-        """Nothing to load."""
+        """Do nothing: there is no model."""
 
     async def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is no model."""
 
 
 def guarded(target: str) -> ASGIApp:
-    """guardproxy as it serves, but for the model and the audit store."""
+    """guardproxy as it serves, without a model and an audit store."""
     configure_logging("info", json=True)
     metrics = Metrics(CollectorRegistry())
     side = SideRules({"*": (Rule("block", 0.5),)})
@@ -156,22 +156,22 @@ def guarded(target: str) -> ASGIApp:
 
 
 def main() -> None:
-    """Run one server until it is told to stop."""
+    """Run one server until it is stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variant", choices=("upstream", "bare", "bare_httpcore", "guardproxy"))
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--target", default="")
-    given = parser.parse_args()
-    if given.variant == "upstream":
-        asyncio.run(serve_upstream(given.port))
+    args = parser.parse_args()
+    if args.variant == "upstream":
+        asyncio.run(serve_upstream(args.port))
         return
     opened: Mapping[str, Callable[[], ASGIApp]] = {
-        "bare": lambda: bare(given.target, aiohttp_transport(256, True, trust_env=False)),
-        "bare_httpcore": lambda: bare(given.target, httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=256))),
-        "guardproxy": lambda: guarded(given.target),
+        "bare": lambda: bare(args.target, aiohttp_transport(256, True, trust_env=False)),
+        "bare_httpcore": lambda: bare(args.target, httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=256))),
+        "guardproxy": lambda: guarded(args.target),
     }
     headers = {"server_header": False, "date_header": False}
-    uvicorn.run(opened[given.variant](), port=given.port, log_config=None, access_log=False, **headers)
+    uvicorn.run(opened[args.variant](), port=args.port, log_config=None, access_log=False, **headers)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""guardproxy: a reverse proxy that judges what goes into a chat LLM and what comes out of it."""
+"""guardproxy: a reverse proxy in front of a chat LLM that judges every user turn and every reply."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,12 @@ def moderate(
     side: Literal["user", "assistant"] | None = None,
     config: str | os.PathLike[str] | None = None,
 ) -> "Moderation":
-    """Judge the last turn of `chat`, messages of `role` and `content`, by the default policy of `config`.
+    """Judge the last turn of `chat` by the default policy of the configuration file `config`.
 
-    The turn is judged as the user's or the assistant's by its role, or as `side` says. The guard is loaded at the first
-    call and kept for the next. Raises ConfigError for a configuration with mistakes or a model that cannot be had,
-    Unreadable for a chat of another form, GuardUnavailable where the guard gives no verdict.
+    A message is a mapping of `role` and `content`. The role of the last message decides which side's rules hold, unless
+    `side` does. The guard is loaded at the first call and kept for later ones. Raises ConfigError for a mistake in the
+    configuration or a model that cannot be loaded, Unreadable for a malformed chat, GuardUnavailable if the guard gives
+    no verdict.
     """
     # Imported here so that `import guardproxy` stays light.
     from guardproxy.moderation import moderate as judge

@@ -1,15 +1,15 @@
-"""Few errors, named for what the caller can do; each carries the HTTP status that it becomes."""
+"""All errors that guardproxy raises on purpose, named for what the caller can do, each with its HTTP status."""
 
 
 class GuardproxyError(Exception):
-    """The root of what guardproxy raises on purpose."""
+    """The base of all errors that guardproxy raises on purpose. `code` is the machine-readable code in error bodies."""
 
     status = 500
     code = "internal_error"
 
 
 class ConfigError(GuardproxyError):
-    """The operator must mend the configuration; `problems` holds every mistake, one line each."""
+    """The operator must correct the configuration. `problems` holds every mistake, one line each."""
 
     code = "configuration_error"
 
@@ -19,7 +19,7 @@ class ConfigError(GuardproxyError):
 
 
 class Unreadable(GuardproxyError):
-    """A body that its protocol does not allow. `path` is the place in it."""
+    """A body that its protocol does not allow. `path` is the JSON path of the mistake."""
 
     status = 400
     code = "invalid_request"
@@ -30,14 +30,14 @@ class Unreadable(GuardproxyError):
 
 
 class UpstreamUnreadable(Unreadable):
-    """The upstream's answer cannot be read, so it cannot be judged and does not go on."""
+    """The upstream's answer cannot be read, so it cannot be judged and is not sent to the client."""
 
     status = 502
     code = "upstream_unreadable"
 
 
 class TooLarge(GuardproxyError):
-    """The client must send less: a limit of `limits:` is exceeded."""
+    """The request exceeds one of the configured `limits`; the client must send less."""
 
     status = 413
     code = "request_too_large"
@@ -51,20 +51,20 @@ class UpstreamUnavailable(GuardproxyError):
 
 
 class GuardUnavailable(GuardproxyError):
-    """The guard failed, timed out or said something unreadable. Never to be taken for safe."""
+    """The guard failed, timed out or answered something unreadable. Never treat it as a verdict of "safe"."""
 
     status = 503
     code = "guard_unavailable"
 
 
 class Overloaded(GuardUnavailable):
-    """The guard would take too long; the check was refused at the door."""
+    """The check was not queued because the guard would take too long to answer it."""
 
     code = "guard_overloaded"
 
 
 class AuditUnavailable(GuardproxyError):
-    """The record of an answer could not be stored and must be (`audit.required`), so the answer does not leave."""
+    """A record could not be stored although `audit.required` is set, so its answer is not sent to the client."""
 
     status = 503
     code = "audit_unavailable"

@@ -1,4 +1,4 @@
-"""One turn judged outside of any exchange: what `guardproxy moderate` prints, and `guardproxy.moderate` returns."""
+"""Judges one turn outside of an exchange: for the command `guardproxy moderate` and for `guardproxy.moderate(chat)`."""
 
 import asyncio
 import atexit
@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from guardproxy import app
 from guardproxy.errors import GuardUnavailable, Unreadable
 from guardproxy.observe import Metrics, Observers
-from guardproxy.pipeline.judging import Judging, recent, scoped, side_of
+from guardproxy.pipeline import Judging, in_scope, recent_context
 from guardproxy.settings import Settings, load
 from guardproxy.types import Conversation, Decision, Message, Part, Role, Side, Verdict
 
@@ -26,7 +26,7 @@ _ROLES: Mapping[str, Role] = {role: role for role in get_args(Role)}
 
 @dataclass(frozen=True, slots=True)
 class Moderation:
-    """A turn's verdict and what the default policy decides on it. `seconds` is what judging took, loading left out."""
+    """The verdict on a turn and the default policy's decision. `seconds` is the time of judging, without loading."""
 
     verdict: Verdict
     decision: Decision
@@ -36,7 +36,7 @@ class Moderation:
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain JSON values: P(unsafe), every category's probability, the decision and its reasons."""
+        """As JSON values: P(unsafe), the probability of every category, the decision and its reasons."""
         reasons = [
             {
                 "category": reason.category,
@@ -62,33 +62,33 @@ class Moderation:
 def moderate(
     chat: Sequence[Mapping[str, str]], *, side: Side | None = None, config: str | os.PathLike[str] | None = None
 ) -> Moderation:
-    """What `guardproxy.moderate` does."""
+    """Judge the last turn of `chat`. See `guardproxy.moderate`."""
     conversation = read_chat(chat, side)
     return _guard_for(config).judge(conversation)
 
 
 def read_chat(chat: Sequence[Mapping[str, str]], side: Side | None = None) -> Conversation:
-    """The chat as a conversation; the role of its last message becomes `side` where that is given.
+    """The chat as a conversation. If `side` is set, the last message gets its role.
 
-    Raises Unreadable with the place of what is wrong.
+    Raises Unreadable with the path of the mistake.
     """
     if not isinstance(chat, list | tuple) or not chat:
-        raise Unreadable("must be a list of messages that is not empty", "chat")
-    messages = [_message(one, f"chat[{place}]") for place, one in enumerate(chat)]
+        raise Unreadable("must be a list of at least one message", "chat")
+    messages = [_message(message, f"chat[{index}]") for index, message in enumerate(chat)]
     if not messages[-1].text.strip():
         raise Unreadable("there is no text to judge", f"chat[{len(chat) - 1}].content")
-    if side is not None and side_of(messages[-1]) != side:
+    if side is not None and messages[-1].side != side:
         messages[-1] = replace(messages[-1], role=side)
     return Conversation(tuple(messages))
 
 
-def _message(given: Any, path: str) -> Message:
-    if not isinstance(given, Mapping):
+def _message(value: Any, path: str) -> Message:
+    if not isinstance(value, Mapping):
         raise Unreadable("must be an object with role and content", path)
-    unknown = set(given) - {"role", "content"}
+    unknown = set(value) - {"role", "content"}
     if unknown:
         raise Unreadable(f"unknown key {min(map(str, unknown))!r}; known: role, content", path)
-    role, content = _ROLES.get(str(given.get("role"))), given.get("content")
+    role, content = _ROLES.get(str(value.get("role"))), value.get("content")
     if role is None:
         raise Unreadable(f"must be one of {', '.join(_ROLES)}", f"{path}.role")
     if not isinstance(content, str):
@@ -96,12 +96,12 @@ def _message(given: Any, path: str) -> Message:
     try:
         content.encode()
     except UnicodeEncodeError as error:
-        raise Unreadable("has half of a surrogate pair, which is no character", f"{path}.content") from error
+        raise Unreadable("contains an unpaired surrogate", f"{path}.content") from error
     return Message(role, (Part(f"{path}.content", content),))
 
 
 class _Loaded:
-    """A guard on an event loop of its own, so that it can be asked from anywhere, a running loop included."""
+    """A guard on an event loop in its own thread, so that synchronous code can call it, even in a running loop."""
 
     def __init__(self, settings: Settings) -> None:
         self._policy = settings.policies.policies["default"]
@@ -118,16 +118,16 @@ class _Loaded:
             raise
 
     def judge(self, conversation: Conversation) -> Moderation:
-        """The verdict on the last turn and the decision on it. Raises GuardUnavailable."""
+        """The verdict on the last turn and the decision. Raises GuardUnavailable."""
         *context, turn = conversation.messages
         started = time.perf_counter()
         verdict, decision, error = self._run(
-            self._judging.judge(recent(context), scoped(turn, self._policy), self._policy)
+            self._judging.judge(recent_context(context), in_scope(turn, self._policy.judge), self._policy)
         )
         if verdict is None:
             raise GuardUnavailable(error)
         seconds = time.perf_counter() - started
-        return Moderation(verdict, decision, side_of(turn), self._policy.name, self._policy.version, seconds)
+        return Moderation(verdict, decision, turn.side, self._policy.name, self._policy.version, seconds)
 
     def close(self) -> None:
         """Release the model and end the thread."""
@@ -139,12 +139,12 @@ class _Loaded:
 
 
 _lock = threading.Lock()
-# The guard of the latest configuration: a second model would double the memory.
+# The guard of the latest configuration only: a second model would double the memory.
 _loaded: dict[tuple[str | None, int], _Loaded] = {}
 
 
 def _guard_for(config: str | os.PathLike[str] | None) -> _Loaded:
-    """The loaded guard of a configuration; a file that has changed is read again."""
+    """The loaded guard of a configuration. If the file has changed, it is read again and the guard is loaded anew."""
     with _lock:
         key = _key(config)
         if key not in _loaded:

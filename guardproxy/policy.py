@@ -1,4 +1,4 @@
-"""Where probabilities meet thresholds: rules, policies, and the decision. Pure."""
+"""Rules, policies and routes, and the decision: the only place that compares probabilities with thresholds. Pure."""
 
 import fnmatch
 from collections.abc import Mapping
@@ -32,7 +32,10 @@ UNSAFE = "unsafe"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """An action from a probability on; `how` names the rewrite (`replace`, `redact`, or a user's own)."""
+    """An action for probabilities of `threshold` and above.
+
+    `how` names the rewrite (`replace`, `redact`, or a user's own), empty for other actions.
+    """
 
     action: ActionName
     threshold: float
@@ -41,12 +44,12 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class SideRules:
-    """The rules of one side: by category id, `"*"` for categories without rules of their own, `"unsafe"` overall."""
+    """The rules of one side by category id: "*" for categories without rules of their own, "unsafe" for P(unsafe)."""
 
     by_category: Mapping[str, tuple[Rule, ...]]
 
     def covering(self, category: str) -> tuple[Rule, ...]:
-        """The rules that a finding of `category` is held against."""
+        """The rules that apply to a finding of `category`."""
         if category in self.by_category:
             return self.by_category[category]
         return () if category in SIGNALS else self.by_category.get(ANY, ())
@@ -109,7 +112,11 @@ class JudgeScope:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One named policy. `version` is a hash of its text."""
+    """One named policy. `version` is a hash of its text.
+
+    `on_guard_error`, `on_overload` and `on_opaque` say what to do without a verdict: the guard fails, it would take too
+    long, or it cannot read the content. `history` says what to do with earlier turns that would be refused now.
+    """
 
     name: str
     version: str
@@ -131,17 +138,17 @@ class Policy:
 
     @property
     def floor(self) -> float:
-        """The lowest threshold of any rule: below it no category probability can matter."""
+        """The lowest threshold of any rule. No probability below it can change a decision."""
         rules = [*self.user.by_category.values(), *self.assistant.by_category.values()]
         return min((rule.threshold for group in rules for rule in group), default=1.0)
 
 
 def decide(policy: Policy, side: Side, verdict: Verdict) -> Decision:
-    """The most severe action whose threshold is reached, with every category that reached one.
+    """The most severe action whose threshold is reached; every rule that is reached is a reason.
 
-    1. Each finding is held against the rules of its category, or those of "*" where it has none.
-    2. The overall P(unsafe) is held against the rules of "unsafe".
-    3. The most severe action wins; among rules of that action the one with the most probable finding says how.
+    1. Compare each finding with the rules of its category, or with those of "*" if the category has none.
+    2. Compare P(unsafe) with the rules of "unsafe".
+    3. The most severe action applies. Among its rules, the one with the most probable finding says `how`.
     """
     rules = policy.side(side)
     reached: list[tuple[Reason, str]] = []
@@ -162,22 +169,23 @@ def _reached(category: str, probability: float, rules: tuple[Rule, ...]) -> list
     ]
 
 
-def on_failure(what: OnFailure, cause: Cause) -> Decision:
-    """The decision where there is no verdict: the guard failed, was overloaded, or could not read the text."""
-    action: ActionName = "pass" if what == "allow" else what
+def on_failure(setting: OnFailure, cause: Cause) -> Decision:
+    """The decision without a verdict: the guard failed, was overloaded, or cannot read the content."""
+    action: ActionName = "pass" if setting == "allow" else setting
     return Decision(action, "", (), cause)
 
 
 def worst(decisions: list[Decision]) -> Decision:
-    """The most severe of several decisions; the earliest of equals. A pass where there are none."""
+    """The most severe decision, the first of equally severe ones; a pass if there are no decisions."""
     return max(decisions, key=lambda decision: SEVERITY[decision.action], default=Decision("pass", "", ()))
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Chooses a policy: every condition that is given must hold. Patterns are shell globs; `header` is (name, glob).
+    """Chooses a policy for the requests that meet every condition. Patterns are shell globs; `header` is (name, glob).
 
-    `client` is the hash of a client's key, as records show it.
+    `client` is a pattern for the hash of the client's key, as records show it (`web.headers.client_hash`). The policies
+    in `shadow` are applied as well, but only recorded.
     """
 
     name: str
@@ -189,9 +197,9 @@ class Route:
     shadow: tuple[str, ...] = ()
 
     def matches(self, path: str, model: str, client: str, headers: Mapping[str, str]) -> bool:
-        """Whether a request takes this route. `headers` by lower-case name."""
-        given = ((path, self.path), (model, self.model), (client, self.client))
-        if not all(fnmatch.fnmatchcase(value, pattern) for value, pattern in given):
+        """Whether a request meets every condition. The names in `headers` are in lower case."""
+        conditions = ((path, self.path), (model, self.model), (client, self.client))
+        if not all(fnmatch.fnmatchcase(value, pattern) for value, pattern in conditions):
             return False
         if self.header is None:
             return True
@@ -202,7 +210,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The policy that acts on a request, and those that are only recorded."""
+    """The policy that acts on a request, and the shadow policies, whose decisions are only recorded."""
 
     route: str
     policy: Policy
@@ -211,14 +219,14 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class PolicySet:
-    """All policies and the routes to them, first match wins. `version` is the hash of the whole configuration text."""
+    """All policies by name, and the routes to them in order. `version` is a hash of the whole configuration text."""
 
     policies: Mapping[str, Policy]
     routes: tuple[Route, ...] = ()
     version: str = ""
 
     def choose(self, path: str, model: str, client: str, headers: Mapping[str, str]) -> Chosen:
-        """The policy for a request; `default` where no route matches."""
+        """The policy of the first route that matches; the policy `default` if none does."""
         for route in self.routes:
             if route.matches(path, model, client, headers):
                 shadow = tuple(self.policies[name] for name in route.shadow)

@@ -1,4 +1,9 @@
-"""The verbs: what each room expects of the others. Protocols, and the closed set of things a model is read for."""
+"""The verbs: the protocols between the rooms, and the values that pass through them.
+
+A *family* turns a check into prompts and readings into a verdict; a *guard* does so with a model or a service. A *wire*
+reads and writes one chat protocol. An *action* turns a decision into an outcome. A *sink* stores records. `Readout` is
+the closed set of things that a model is read for.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,17 +24,17 @@ from guardproxy.types import (
     Verdict,
 )
 
-# --- families: what a model is asked, and what it is read for ------------------------------------------------------
+# --- families: the prompts for a check, and what a model is read for ------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of a prompt.
+    """A piece of a prompt.
 
-    `special` is a control token of the template and is encoded as that token; everything else is ordinary text, in
-    which control tokens have no power. Neighbouring ordinary pieces are encoded as one string, because tokens merge
-    over their seams. `turn` is context that may be left out when the prompt is too long, `judged` the text that must
-    be read in full, in windows if need be.
+    `special`: a control token of the template, encoded as that token. All other kinds are ordinary text, in which no
+    control token has any effect; adjacent ordinary pieces are encoded as one string, because tokens merge across them.
+    `frame`: fixed text of the prompt. `turn`: context, which may be left out if the prompt is too long. `judged`: the
+    text that must be read in full, in windows if necessary.
     """
 
     text: str
@@ -38,7 +43,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class ClassLogits:
-    """Read the class head of an encoder; `labels` in the order of its outputs."""
+    """Read the class head of an encoder. `labels` are in the order of its outputs."""
 
     labels: tuple[str, ...]
     activation: Literal["sigmoid", "softmax"]
@@ -46,7 +51,7 @@ class ClassLogits:
 
 @dataclass(frozen=True, slots=True)
 class TokenChoice:
-    """Read the probabilities of named next tokens: one probability per label, normalised over all spellings given.
+    """Read the probability of each label from the next token, normalised over all spellings of all labels.
 
     `spellings[i]` are the texts whose first token counts for `labels[i]`.
     """
@@ -55,17 +60,18 @@ class TokenChoice:
     spellings: tuple[tuple[str, ...], ...]
 
 
-# Probability mass of label lists that may stay unexplored.
+# The default for the probability mass of label lists that may stay unexplored.
 TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class LabelList:
-    """Read a verdict word and, behind the unsafe one, a list of labels.
+    """Read a verdict token and, after the unsafe one, a list of labels.
 
-    The answer's grammar is `safe | unsafe + opening + label (separator label)* + end`. The first reading is P(unsafe),
-    normalised over the first tokens of both words; then, for each label, P(unsafe) times the probability that it is
-    in the list, summed over lists best first until the mass left over is below `tolerance`.
+    The answer's grammar is `safe | unsafe + opening + label (separator label)* + end`. The first probability of the
+    reading is P(unsafe), normalised over the first tokens of `safe` and `unsafe`. Then, for each label, P(unsafe) times
+    the probability that the list contains it: a sum over lists, most probable first, until the probability mass of all
+    other lists is below `tolerance`.
     """
 
     safe: str
@@ -82,7 +88,7 @@ Readout = ClassLogits | TokenChoice | LabelList
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the model reads, and what it is read for. `key` names the policy text at its head, which is shared."""
+    """The text that a model reads, and its readout. `key` identifies the policy text at its start, which is shared."""
 
     pieces: tuple[Piece, ...]
     readout: Readout
@@ -91,7 +97,10 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One probability per label of the readout (a label list: `unsafe` first, then its labels)."""
+    """The probabilities that a model gave: one per label of the readout (for a label list: unsafe, then its labels).
+
+    `leftover` and `outside` are those of `types.Verdict`.
+    """
 
     probabilities: tuple[float, ...]
     leftover: float = 0.0
@@ -99,22 +108,22 @@ class Reading:
 
 
 class Family(Protocol):
-    """How a kind of guard model is asked and understood. Pure: no torch, no I/O."""
+    """How a kind of guard model is prompted and read. Pure: no torch, no I/O."""
 
     taxonomy: Taxonomy
 
     def render(self, check: Check) -> tuple[Prompt, ...]:
-        """The prompts that together answer `check` (one, or one per category)."""
+        """The prompts whose readings together answer `check`: one, or one per category."""
         ...
 
     def parse(self, check: Check, readings: Sequence[Reading], guard: str) -> Verdict:
-        """The verdict, from one reading per prompt. Raises GuardUnavailable where they make no sense."""
+        """The verdict, from one reading per prompt. Raises GuardUnavailable if they cannot be a model's answer."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceCall:
-    """A call of a moderation service: POST `body` as JSON to `path`, with `params` as the query."""
+    """A call to a moderation service: POST `body` as JSON to `path`, with `params` as the query."""
 
     path: str
     body: Mapping[str, Any]
@@ -122,11 +131,11 @@ class ServiceCall:
 
 
 class ServiceFamily(Protocol):
-    """How a moderation service is asked and understood. Pure: a runner sends the calls.
+    """How a moderation service is called and its answer parsed. Pure: the guard (`guards.services`) sends the calls.
 
-    `base_url` is the service's own, or empty where every customer has one. `key_header` carries the key, behind
-    `key_prefix`. A text of more than `limit` (characters, or bytes of UTF-8 with `in_bytes`) goes in windows, and up
-    to `batch` texts in one call.
+    `base_url` is the service's address, or empty if every customer has another. The header `key_header` holds
+    `key_prefix` and the key. A text longer than `limit` (characters, or bytes of UTF-8 with `in_bytes`) is judged in
+    windows. One call holds up to `batch` texts.
     """
 
     taxonomy: Taxonomy
@@ -138,30 +147,33 @@ class ServiceFamily(Protocol):
     batch: int
 
     def request(self, texts: Sequence[str]) -> ServiceCall:
-        """The call that judges `texts`, at most `batch` of them."""
+        """The call that judges at most `batch` texts."""
         ...
 
     def parse(self, answer: Any, texts: Sequence[str], guard: str) -> tuple[Verdict, ...]:
-        """One verdict for each text, from the JSON of the answer. Raises GuardUnavailable where it is not whole."""
+        """One verdict for each text, from the answer's JSON. Raises GuardUnavailable if anything is missing in it."""
         ...
 
 
 class Guard(Protocol):
-    """Answers checks: an engine with its model, or several guards combined."""
+    """Answers checks: with a local model, with a service, or with several guards combined."""
 
     name: str
     taxonomy: Taxonomy
 
     async def judge(self, check: Check) -> Verdict:
-        """The verdict. Raises GuardUnavailable (also on timeout) or Overloaded; cancelling it drops the check."""
+        """The verdict on a check. Cancelling the call drops the check.
+
+        Raises Overloaded if the wait would be too long, GuardUnavailable for every other failure, timeouts included.
+        """
         ...
 
     def forget(self, stream: str) -> None:
-        """Drop what was kept for a streamed reply that has ended."""
+        """Free the memory kept for a streamed reply (`Check.stream`) that has ended."""
         ...
 
     async def start(self) -> None:
-        """Load the weights and warm up. Raises ConfigError where the model cannot be had."""
+        """Load the weights and warm up. Raises ConfigError if the model cannot be loaded."""
         ...
 
     async def close(self) -> None:
@@ -178,8 +190,9 @@ class Request:
 
     `places` holds, for each message of the conversation, the paths in the body that contain it: its item in the message
     list, or the top-level fields of a message from beside the list. `resumes` names an earlier reply whose conversation
-    the upstream keeps: the opaque part that stands for it, with the reply's id as its text. `received` is the time of
-    arrival in seconds since 1970; the caller of the wire sets it.
+    the upstream keeps: the opaque part that stands for it, with the reply's id as its text. With `structured` the reply
+    must follow a schema, so it is refused, not rewritten. `received` is the time of arrival in seconds since 1970; the
+    caller of the wire sets it.
     """
 
     wire: str
@@ -197,9 +210,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole reply that a wire has read: one assistant message per choice.
+    """A whole reply that a wire has parsed: one assistant message per choice. `raw` are its original bytes.
 
-    `id` is what a later request may name it by, where the protocol has that.
+    `body` is the parsed JSON and is for that wire only. `id` is the name by which a later request may resume the
+    conversation, empty if the protocol has none.
     """
 
     choices: tuple[Message, ...]
@@ -210,7 +224,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back to the client in place of the upstream's answer."""
+    """An answer to the client that takes the place of the upstream's. `status` is the HTTP status."""
 
     status: int
     content_type: str
@@ -219,10 +233,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Where a chunk leaves a choice: `upto` characters of it have been seen (`Message.size`); `final` closes it.
+    """How far a chunk takes one choice of the reply.
 
-    What says more behind the end is `final` once more. A chunk with `whole` may only leave once the whole choice is
-    judged (tool calls, finish frames).
+    `choice`: its index. `upto`: the characters of the choice (`Message.size`) up to and including this chunk. `final`:
+    the choice is complete; content after the end sets `final` again, and needs a verdict of its own. `whole`: the chunk
+    may be sent only after the whole choice is judged, because it holds a tool call or a finish reason.
     """
 
     choice: int
@@ -233,7 +248,10 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One frame of a streamed reply, as it came, with what it adds to each choice."""
+    """One frame of a streamed reply: its original bytes, and one mark per choice that it concerns.
+
+    A chunk without marks concerns no choice. `data` is the frame's content and is for the stream that made it only.
+    """
 
     raw: bytes
     marks: tuple[Mark, ...]
@@ -241,56 +259,56 @@ class Chunk:
 
 
 class ReplyStream(Protocol):
-    """A streamed reply of one protocol, bytes in and bytes out. Knows what has been released, so it can end well."""
+    """Reads and writes one streamed reply. It knows which text was released, so that it can end a choice after it."""
 
     def feed(self, data: bytes) -> list[Chunk]:
-        """The frames completed by `data`, whatever the split. Raises UpstreamUnreadable."""
+        """The chunks that `data` completes; it may be split anywhere. Raises UpstreamUnreadable."""
         ...
 
     def finish(self) -> list[Chunk]:
-        """The upstream has ended: what is left, with a final mark for every choice still open."""
+        """The last chunks, after the upstream has ended, with a final mark for every choice that is still open."""
         ...
 
     def message(self, choice: int) -> Message:
-        """The choice as far as it has been fed, part paths as in a whole reply."""
+        """The text of a choice that was fed so far, with the part paths of a whole reply."""
         ...
 
     def released(self, choice: int) -> Message:
-        """The choice as far as it has left through `release`, with the part paths of `message`."""
+        """The text of a choice that was released so far, with the part paths of `message`."""
         ...
 
     def release(self, chunk: Chunk) -> bytes:
-        """The chunk's bytes for the client, less what belongs to choices that were ended by the proxy."""
+        """The chunk's bytes for the client, without the choices that the proxy has ended."""
         ...
 
     def end(self, choice: int, outcome: Replace | Refuse) -> bytes:
-        """Frames that end `choice` in place of everything of it not yet released.
+        """Frames that end `choice` and take the place of all its text that is not released yet.
 
-        A Replace extends what was released (its edits begin with it) and closes the choice normally; a Refuse closes
-        it with the protocol's own content-filter ending.
+        The edits of a Replace start with the released text; the frames add the rest of each edit and end the choice
+        normally. A Refuse ends the choice with the protocol's content-filter finish reason.
         """
         ...
 
     def close(self) -> bytes:
-        """The stream's own terminator, after every choice was ended by the proxy."""
+        """The stream's terminator, for a stream in which the proxy has ended choices; empty if it was released."""
         ...
 
     @property
     def choices(self) -> tuple[int, ...]:
-        """The choices seen so far."""
+        """The indices of the choices that were fed so far."""
         ...
 
     @property
     def id(self) -> str:
-        """What a later request may name the reply by, where the protocol has that."""
+        """The reply's id, as in `Reply.id`."""
         ...
 
 
 class Wire(Protocol):
-    """One chat protocol: what of a body is text, and how an outcome looks in it. Pure.
+    """One chat protocol: which parts of a body are text, and how an outcome is written in it. Pure.
 
-    `keepalive` is what may stand between two frames of a stream to show that it lives; empty where clients of this
-    protocol would choke on it. `lines` says that its streams are lines of JSON, not events.
+    `keepalive` is a comment that may be sent between two frames of a stream to keep the connection open; empty if the
+    protocol's clients cannot read one. `lines`: streams are lines of JSON, not server-sent events.
     """
 
     name: str
@@ -302,60 +320,66 @@ class Wire(Protocol):
         ...
 
     def parse_request(self, path: str, body: bytes) -> Request:
-        """Raises Unreadable with the JSON path of what is wrong."""
+        """The parsed request. `path` includes the query. Raises Unreadable with the JSON path of the mistake."""
         ...
 
     def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
-        """The body with new texts at the edits' paths and without the messages `drop` (conversation indices)."""
+        """The body with the edits made and without the messages at the indices `drop` of the conversation."""
         ...
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
-        """Raises UpstreamUnreadable."""
+        """The parsed reply, or error body, to `request`. Raises UpstreamUnreadable."""
         ...
 
     def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
-        """The reply with each choice replaced or refused as its outcome says; choices that pass stay as they are."""
+        """The reply's body with the outcomes applied to the choices at their indices; all others stay unchanged."""
         ...
 
     def refuse(self, request: Request, refusal: Refuse) -> Answer:
-        """A complete valid answer that carries the refusal, streamed if the request asked for a stream."""
+        """A complete, valid answer with the refusal: a stream if the request asked for one."""
         ...
 
     def error(self, status: int, code: str, message: str) -> Answer:
-        """The protocol's own error body."""
+        """The protocol's error body."""
         ...
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
-        """A reader for the reply to `request`."""
+        """A reader for the streamed reply to `request`; `content_type` is that of the reply."""
         ...
 
 
 # --- actions and sinks ---------------------------------------------------------------------------------------------
 
 
-class Judge(Protocol):
-    """Judges a text again in the place of a turn: what rewrites need of the guard."""
+class JudgeAgain(Protocol):
+    """Judges a rewritten text in the same place: how an action finds out whether its rewrite is safe."""
 
     async def __call__(self, message: Message, /) -> Decision:
-        """The policy's decision on the same turn with `message` in its place."""
+        """The decision on `message` in the place of the turn, in its context and under its policy."""
         ...
 
 
 class Action(Protocol):
-    """Turns a decision into an outcome."""
+    """Turns a decision to rewrite or to block into an outcome.
 
-    async def __call__(self, turn: Message, decision: Decision, judge: Judge) -> Outcome:
-        """What happens to `turn`. `released` text of a stream is not its business."""
+    The name of a rewriting action stands in `Decision.how` (a rule's `how`); a decision to block uses `block`.
+    """
+
+    async def __call__(self, turn: Message, decision: Decision, judge_again: JudgeAgain, /) -> Outcome:
+        """The outcome for `turn`. To rewrite a stream, it is called with the text that was not sent yet."""
         ...
 
 
 class Sink(Protocol):
-    """Where records go."""
+    """A place that stores records."""
 
     async def write(self, records: Sequence[Record]) -> None:
-        """Store the records, durably when it returns. Raises OSError or the store's own error."""
+        """Store the records; they are durable when it returns. Raises OSError or the store's own error.
+
+        The first call has no records: it opens the sink.
+        """
         ...
 
     async def close(self) -> None:
-        """Flush and release."""
+        """Flush, and release the resources."""
         ...

@@ -1,4 +1,4 @@
-"""A name, or `module:attribute`, to the object it stands for."""
+"""Finds the object that a name, or `module:attribute`, stands for."""
 
 import importlib
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ from guardproxy.errors import ConfigError
 
 
 def load(name: str, registry: Mapping[str, str], kind: str) -> Any:
-    """The object that `registry` lists under `name`, or that `module:attribute` names.
+    """Import the object that `registry` lists under `name`, or that `name` gives as `module:attribute`.
 
-    Raises ConfigError where there is no such name, module or attribute; `kind` says what was looked for.
+    `kind` says in errors what it is. Raises ConfigError if there is no such name, module or attribute.
     """
     target = registry.get(name, name)
     module, colon, attribute = target.partition(":")
@@ -20,11 +20,11 @@ def load(name: str, registry: Mapping[str, str], kind: str) -> Any:
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(registry))}"
         raise ConfigError(f"unknown {kind} {name!r}: {hint}")
     try:
-        found: Any = importlib.import_module(module)
+        target_object: Any = importlib.import_module(module)
         for part in attribute.split("."):
-            found = getattr(found, part)
+            target_object = getattr(target_object, part)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{kind} {name!r} cannot be loaded: {error}") from error
-    except Exception as error:  # a module of the user's own may raise anything
+    except Exception as error:  # a user's own module may raise anything
         raise ConfigError(f"{kind} {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
-    return found
+    return target_object

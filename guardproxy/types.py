@@ -1,27 +1,58 @@
-"""The nouns: what flows between the rooms. Frozen, slotted, standard library only."""
+"""The nouns: what flows between the rooms. Frozen, slotted, standard library only.
+
+A *message* has parts. A *turn* is a message that is judged. A *check* asks a guard about a turn. The guard answers with
+a *verdict*: findings and P(unsafe). The policy makes a *decision* of it, an action makes an *outcome* of the decision,
+and a *record* keeps all of them for the audit.
+
+Units: every field that ends in `_s` is in seconds, every probability is in [0, 1], every text length and position is
+in characters (Unicode code points, as `len` counts them).
+"""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 Side = Literal["user", "assistant"]
+"""Whose rules hold: those for the request (users, tools, the system) or those for the reply."""
+
 Role = Literal["system", "developer", "user", "assistant", "tool"]
+
 PartKind = Literal[
     "text", "refusal", "reasoning", "tool_call", "tool_result", "tool_definition", "transcript", "opaque"
 ]
+"""What a part is. `opaque` is content that no guard reads, such as an image; all other kinds are text."""
+
+# Three ideas that are easily confused:
+# - `ActionName` is how severe a *decision* is. The policy's rules name it.
+# - An action (`guardproxy.actions`: block, redact, replace, or a user's own) is the plug-in that carries a decision
+#   out. `Decision.how` names the action of a rewrite; a decision to block always uses `block`.
+# - An `Outcome` (Pass, Replace, Refuse) is what the action made of the text: the only thing that wires render. Redact
+#   and replace both return a `Replace`, with other edits. A record keeps it as its `OutcomeName`.
+
 ActionName = Literal["pass", "flag", "rewrite", "block"]
+"""The severity of a decision, in ascending order. `flag` passes the text and marks it in headers, metrics and audit."""
+
 Cause = Literal["verdict", "guard_error", "overload", "opaque"]
+"""Why a decision was made: for a verdict, or without one: the guard failed or was overloaded, or content is opaque."""
+
+OutcomeName = Literal["pass", "replace", "refuse", "drop"]
+"""What happened to a text, in a record. `replace`: any rewrite, a redaction too. `drop`: a turn of the history was left
+out of the request."""
 
 SEVERITY: dict[ActionName, int] = {"pass": 0, "flag": 1, "rewrite": 2, "block": 3}
 
-# Findings that are no category of harm: a rule must name them, "*" does not cover them.
+# Categories of findings that are not a kind of harm. The rule "*" does not cover them; a rule must name them.
 SIGNALS = frozenset({"guard_injection", "jailbreak"})
+
+
+# --- conversations ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One readable (or `opaque`) piece of a message.
+    """One piece of a message, readable or `opaque`.
 
-    `path` is its place in the body, as `messages[3].content[0].text`; `note` says of an opaque part what it is.
+    `path` is its place in the body, for example `messages[3].content[0].text`. `text` is empty for most opaque parts.
+    `note` says what an opaque part is, for example "image".
     """
 
     path: str
@@ -32,20 +63,25 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A role and its parts. Several parts are read as lines of one text."""
+    """A role and its parts. Several parts are read as the lines of one text."""
 
     role: Role
     parts: tuple[Part, ...]
 
     @property
     def text(self) -> str:
-        """What the guard reads of this message."""
+        """The text that the guard reads: all readable parts that are not empty, one per line."""
         return "\n".join(part.text for part in self.parts if part.kind != "opaque" and part.text)
 
     @property
     def size(self) -> int:
-        """Characters of all readable parts, separators not counted: the unit of positions in a stream."""
+        """Characters of all readable parts without separators: the unit of positions in a stream (`ports.Mark`)."""
         return sum(len(part.text) for part in self.parts if part.kind != "opaque")
+
+    @property
+    def side(self) -> Side:
+        """The side whose rules hold for this message. System and tool messages are on the user's side."""
+        return "assistant" if self.role == "assistant" else "user"
 
     @property
     def opaque(self) -> tuple[Part, ...]:
@@ -59,21 +95,13 @@ class Conversation:
 
     messages: tuple[Message, ...]
 
-    def upto(self, index: int) -> "Conversation":
-        """The conversation that ends with message `index`."""
-        return Conversation(self.messages[: index + 1])
-
-    def then(self, message: Message) -> "Conversation":
-        """The conversation followed by `message`."""
-        return Conversation((*self.messages, message))
-
 
 @dataclass(frozen=True, slots=True)
 class Check:
     """One question to the guard: is the last message of this conversation unsafe?
 
-    `stream` names the streamed reply that waits for the answer; checks of one stream reuse what they share and go
-    before checks that hold nobody.
+    `stream` identifies the streamed reply that waits for the answer, None if no stream does. Checks of one stream share
+    the guard's work on their common text, and run before checks without a stream.
     """
 
     conversation: Conversation
@@ -82,15 +110,20 @@ class Check:
 
     @property
     def turn(self) -> Message:
-        """The message that is judged."""
+        """The message that is judged; all others are its context."""
         return self.conversation.messages[-1]
+
+
+# --- verdicts --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """A kind of harm. `code` is what a generative guard prints for it; `description` goes into its prompt.
+    """A kind of harm.
 
-    `examples` are few-shot lines for guards that read their policy from the prompt.
+    `id` stands in policies and records, `name` in prompts and reports. `code` is the text that a generative guard
+    generates for the category, for example "S1". `description`, and `examples` as few-shot lines, are in the prompts of
+    guards that read their policy from the prompt.
     """
 
     id: str
@@ -102,7 +135,7 @@ class Category:
 
 @dataclass(frozen=True, slots=True)
 class Taxonomy:
-    """The categories a guard judges by. `id` and `version` (a content hash) identify it in records."""
+    """The categories of a guard. `id` and `version` (a hash of the content) identify it in records."""
 
     id: str
     categories: tuple[Category, ...]
@@ -111,7 +144,11 @@ class Taxonomy:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One category with its probability in [0, 1]; `view` names the reading of the text it was found in."""
+    """One category with its probability.
+
+    `label` is the guard's own name for the category, if it has one. `view` names the form of the text that this
+    probability was found in: "text" itself, or a view of it.
+    """
 
     category: str
     probability: float
@@ -121,28 +158,40 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a verdict cost: seconds of each stage, tokens computed and reused, checks in its batch, windows.
+    """What a verdict cost.
 
-    `share_s` is what of the forward passes falls to this check, where others were in its batch.
+    The verdict on a turn combines several checks: of its windows, of its views, of several guards. `verdicts` adds
+    their usage up: tokens, windows and work always, waiting times (`queue_s`, `forward_s`) only for checks in sequence;
+    for checks in parallel it takes the longest.
     """
 
     queue_s: float = 0.0
+    """Seconds of waiting between tokenising and the start of the batch."""
     tokenize_s: float = 0.0
+    """Seconds spent on rendering and tokenising the prompts."""
     forward_s: float = 0.0
+    """Seconds of the batch's forward passes, in wall time. For a service: of its calls, waits for its rate included."""
     tokens_computed: int = 0
+    """Tokens that the model computed for the check."""
     tokens_reused: int = 0
+    """Tokens whose keys and values came from the prefix cache."""
     batch: int = 0
+    """Checks in the batch, the largest one if there were several. For a service: its calls."""
     windows: int = 1
+    """Windows that the text was judged in, over all prompts."""
     cached: bool = False
+    """Whether the verdict came from the verdict cache; if so, its seconds and tokens are 0."""
     share_s: float = 0.0
+    """Seconds of computing for this check alone: its equal share of `forward_s`. Always added up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the guard says: P(unsafe), every category's probability, and how sure the reading is.
+    """A guard's answer to a check.
 
-    `leftover` is the probability mass of label lists not explored; `outside` the mass at the verdict position that
-    lies on neither verdict token.
+    `unsafe` is P(unsafe), over all categories. `guard` and `taxonomy` name what gave it. Two numbers say how reliable
+    the probabilities are: `leftover` is the probability mass of label lists that were not explored, `outside` the mass
+    at the verdict's position on tokens other than the verdict tokens.
     """
 
     unsafe: float
@@ -154,9 +203,12 @@ class Verdict:
     outside: float = 0.0
 
 
+# --- decisions and outcomes ------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A category that reached a threshold."""
+    """A category whose `probability` reached the `threshold` of a rule; `action` is that of the rule."""
 
     category: str
     probability: float
@@ -166,7 +218,11 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the policy says: the most severe action reached, how it is done, and every reason for it."""
+    """The policy's decision about a turn.
+
+    `action` is the most severe of all `reasons`. `how` names the rewrite (`replace`, `redact` or a user's own), empty
+    for other actions. A decision with a `cause` other than "verdict" has no reasons.
+    """
 
     action: ActionName
     how: str
@@ -175,7 +231,7 @@ class Decision:
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """The categories that reached a threshold, most probable first, each once."""
+        """The categories that reached a threshold, most probable first, without repetition."""
         ranked = sorted(self.reasons, key=lambda reason: -reason.probability)
         return tuple(dict.fromkeys(reason.category for reason in ranked))
 
@@ -190,12 +246,12 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """The text goes on as it came."""
+    """The text goes on as its original bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """The named parts get a new text. With `whole`, readable parts that no edit names are removed."""
+    """The parts that `edits` name get a new text. With `whole`, all other readable parts are removed."""
 
     edits: tuple[Edit, ...]
     whole: bool = False
@@ -203,7 +259,11 @@ class Replace:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The text does not go on; `message` is what the client reads instead."""
+    """The text is withheld, and the client reads `message` instead.
+
+    `shape` is what carries the message: an ordinary `completion` whose finish reason is `finish`, or the protocol's
+    `error` body.
+    """
 
     message: str
     shape: Literal["completion", "error"] = "completion"
@@ -214,9 +274,12 @@ class Refuse:
 Outcome = Pass | Replace | Refuse
 
 
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What became of one part: judged, or not and why."""
+    """Whether one part was judged, and if not, `why`. `characters` is the length of its text."""
 
     path: str
     role: Role
@@ -228,7 +291,11 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a judged turn comes from: the same for every record of an exchange."""
+    """Where a judged turn comes from: the same for every record of an exchange.
+
+    `upstream` is a URL and `model` the name in the request. `client` is not a name but the start of a hash of the
+    client's key (`web.headers.client_hash`), empty without a key. `stream`: whether a streamed reply was asked for.
+    """
 
     request_id: str
     route: str
@@ -241,21 +308,32 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One judged turn, as the audit keeps it. `time` is seconds since the epoch, `latency_s` what judging it took."""
+    """One judged turn, as the audit keeps it. The field names are the keys of stored records."""
 
     id: str
+    """Random and unique, in hex."""
     time: float
+    """When the record was made, in seconds since 1970."""
     origin: Origin
     side: Side
     turn: int
+    """The index of the message in the conversation; for a reply, the number of messages that it answers."""
     choice: int
+    """The index of the choice in a reply; 0 for a request."""
     policy: str
     policy_version: str
+    """A hash of the policy's text."""
     verdict: Verdict | None
+    """None if the turn has no readable text or the guard was unavailable."""
     decision: Decision
-    outcome: str
+    outcome: OutcomeName
     text: str
+    """The turn's text, before sinks see it masked as `audit.text` says."""
     coverage: tuple[Coverage, ...]
+    """The turn's own parts; in the last record of a request or reply also the parts without a record."""
     latency_s: float
+    """Seconds from the first check to the outcome."""
     error: str = ""
+    """Why there is no verdict or not the final one, or why a reply could not be read; empty if nothing failed."""
     shadow: bool = False
+    """Whether a shadow policy decided; such a decision is recorded only, and its outcome is always "pass"."""

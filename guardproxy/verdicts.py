@@ -66,7 +66,7 @@ def worst_reading(readings: Sequence[Reading]) -> Reading:
 
 
 def usage_in_parallel(usages: Sequence[Usage]) -> Usage:
-    """The usage of checks that ran at the same time: the longest queue and forward pass, the sum of all work."""
+    """The usage of checks that ran at the same time: the longest `queue_s` and `forward_s`, the sum of all work."""
     return replace(
         usage_in_sequence(usages),
         queue_s=max(usage.queue_s for usage in usages),

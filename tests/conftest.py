@@ -1,5 +1,5 @@
 """Before any test module imports torch: threads as the proxy has them."""
 
-from guardproxy.engine.runner import share_cores
+from guardproxy.engine.wait_policy import set_passive_wait_policy
 
-share_cores()
+set_passive_wait_policy()

@@ -1,4 +1,4 @@
-"""The vocabulary of end-to-end tests: a scripted upstream, a guard that knows words, and both behind real uvicorn."""
+"""Helpers of many tests: a scripted upstream, a guard that finds words, and uvicorn in a thread."""
 
 import asyncio
 import socket
@@ -18,7 +18,7 @@ from guardproxy.types import Category, Check, Finding, Record, Taxonomy, Verdict
 
 @contextmanager
 def serve(app: ASGIApp, **options: Any) -> Iterator[str]:
-    """`app` under uvicorn on a free port of loopback, in a thread; yields its URL."""
+    """Serve `app` with uvicorn in a thread, on a free port of the loopback interface; yield its URL."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         settings = {"log_config": None, "access_log": False, "server_header": False, "date_header": False, **options}
@@ -39,7 +39,7 @@ def serve(app: ASGIApp, **options: Any) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Seen:
-    """A request as the upstream got it."""
+    """A request as the upstream received it."""
 
     method: str
     target: str
@@ -53,7 +53,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Scripted:
-    """An answer. `body` is what leaves, in order: bytes, seconds to wait, or None for breaking off."""
+    """An answer. `body` lists what to do, in order: send bytes, wait seconds, or break off (None)."""
 
     body: Sequence[bytes | float | None] = (b"",)
     status: int = 200
@@ -62,7 +62,7 @@ class Scripted:
 
 @dataclass
 class ScriptedUpstream:
-    """An ASGI application that logs every request and gives its `script`, the last answer for ever."""
+    """An ASGI application that keeps every request and answers with `script` in order, the last answer repeatedly."""
 
     script: list[Scripted]
     seen: list[Seen] = field(default_factory=list)
@@ -106,7 +106,7 @@ class ScriptedUpstream:
 
 
 class WordGuard:
-    """A guard that finds a word's category with the word's probability; `fails on` any text with FAIL in it."""
+    """A guard that finds the (category, probability) of each of `words` in a text. A text with FAIL fails."""
 
     def __init__(self, words: Mapping[str, tuple[str, float]], delay_s: float = 0.0) -> None:
         self.name = "words"

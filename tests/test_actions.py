@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guardproxy.actions import REGISTRY, REWRITES, block, redact, replace
-from guardproxy.app import known
+from guardproxy.app import catalogue
 from guardproxy.policy import BlockPolicy, Policy, RewritePolicy, SideRules
-from guardproxy.ports import Action, Judge
+from guardproxy.ports import Action, JudgeAgain
 from guardproxy.registry import load
 from guardproxy.settings import load_text
 from guardproxy.types import Decision, Edit, Message, Outcome, Part, Reason, Refuse, Replace
@@ -30,7 +30,7 @@ def act(action: Action, *parts: Part, role: str = "assistant") -> Outcome:
 class ShoutAction:
     """An action of a user's own: the first part in capitals."""
 
-    async def __call__(self, turn: Message, decision: Decision, judge: Judge) -> Outcome:
+    async def __call__(self, turn: Message, decision: Decision, judge: JudgeAgain) -> Outcome:
         """Replace the first part."""
         return Replace((Edit(turn.parts[0].path, turn.parts[0].text.upper()),))
 
@@ -42,7 +42,7 @@ def open_shout(policy: Policy) -> Action:
 
 def test_every_action_but_block_is_a_rewrite() -> None:
     """A configuration may name every registered action except `block` as its rewrite."""
-    assert set(known().rewrites) == set(REWRITES) == set(REGISTRY) - {"block"}
+    assert set(catalogue().rewrites) == set(REWRITES) == set(REGISTRY) - {"block"}
 
 
 def test_an_action_of_the_users_own() -> None:
@@ -52,7 +52,7 @@ def test_an_action_of_the_users_own() -> None:
         "version: 1\nupstream: {url: http://llm.test}\n"
         f"policies: {{default: {{user: {{unsafe: {{rewrite: {{at: 0.5, how: '{how}'}}}}}}, assistant: {{'*': {{}}}}}}}}"
     )
-    rules = load_text(text, "own.yaml", {}, known()).policies.policies["default"].user.by_category
+    rules = load_text(text, "own.yaml", {}, catalogue()).policies.policies["default"].user.by_category
     assert [rule.how for rule in rules["unsafe"]] == [how]
     assert act(load(how, REGISTRY, "rewrite")(POLICY), Part("c", "quiet")) == Replace((Edit("c", "QUIET"),))
 

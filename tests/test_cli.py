@@ -151,7 +151,7 @@ def test_a_port_in_use_is_an_error_before_anything_is_loaded(workers: str, capsy
         ([{"role": "user", "text": "x"}], r"chat\[0\]: unknown key 'text'"),
         ([{"role": "human", "content": "x"}], r"chat\[0\].role: must be one of"),
         ([{"role": "user", "content": [{"type": "text"}]}], r"chat\[0\].content: must be a text"),
-        ([{"role": "user", "content": "\ud800"}], r"chat\[0\].content: has half of a surrogate pair"),
+        ([{"role": "user", "content": "\ud800"}], r"chat\[0\].content: contains an unpaired surrogate"),
         (
             [{"role": "user", "content": "x"}, {"role": "assistant", "content": " "}],
             r"chat\[1\].content: there is no text",

@@ -40,7 +40,7 @@ def test_nothing_reached_passes() -> None:
 
 
 def test_threshold_is_inclusive_and_most_severe_wins() -> None:
-    """A probability equal to a threshold reaches it; every reached rule is a reason; the most severe decides."""
+    """A probability equal to a threshold reaches it; every reached rule is a reason; the most severe one decides."""
     decision = decide(POLICY, "user", verdict(violence_hate=0.5, sexual_content=0.4))
     assert decision.action == "block"
     assert [(r.category, r.action) for r in decision.reasons] == [
@@ -52,17 +52,17 @@ def test_threshold_is_inclusive_and_most_severe_wins() -> None:
 
 
 def test_own_rules_replace_the_star() -> None:
-    """A category with rules of its own is not held against those of "*"."""
+    """The rules of "*" do not apply to a category with rules of its own."""
     assert decide(POLICY, "user", verdict(violence_hate=0.45)).action == "flag"
 
 
 def test_how_comes_from_the_deciding_rule() -> None:
-    """The rewrite that is done is the one the deciding rule names."""
+    """The deciding rule names the rewrite."""
     assert decide(POLICY, "user", verdict(sexual_content=0.8)).how == "redact"
 
 
 def test_signals_need_a_rule_of_their_own() -> None:
-    """A guard_injection finding is no category of harm: "*" does not cover it."""
+    """A guard_injection finding is not a category of harm: "*" does not cover it."""
     assert decide(POLICY, "user", verdict(guard_injection=1.0)).action == "pass"
     named = Policy("p", "v", SideRules({"guard_injection": (Rule("block", 0.5),)}), SideRules({}))
     assert decide(named, "user", verdict(guard_injection=1.0)).action == "block"
@@ -84,13 +84,13 @@ def test_more_probable_is_never_milder(findings: dict[str, float], unsafe: float
 
 
 def test_failures() -> None:
-    """A failure is what the policy says it is, and carries its cause."""
+    """The policy's setting decides about a failure, and the decision names the cause."""
     assert on_failure("allow", "overload") == Decision("pass", "", (), "overload")
     assert on_failure("block", "guard_error").action == "block"
 
 
 def test_worst_of_none_passes() -> None:
-    """No decision is a pass; of several the most severe counts."""
+    """Without decisions the result is a pass; of several, the most severe one applies."""
     assert worst([]) == Decision("pass", "", ())
     assert worst([Decision("flag", "", ()), Decision("block", "", ()), Decision("pass", "", ())]).action == "block"
 
@@ -103,7 +103,7 @@ def test_floor() -> None:
 
 
 def test_routes_first_match_wins() -> None:
-    """Every given condition must hold; the first route that matches chooses; no match is the default policy."""
+    """Every condition must hold; the first matching route decides; without a match the default policy applies."""
     strict = Policy("strict", "v", RULES, RULES)
     routes = (
         Route("kids", "strict", header=("X-App", "kids*"), shadow=("default",)),

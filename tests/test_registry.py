@@ -1,4 +1,4 @@
-"""Names to objects."""
+"""Names and the objects they stand for."""
 
 import pytest
 

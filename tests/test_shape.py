@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,32 @@ def test_light_imports(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_composition_root_loads_no_torch() -> None:
-    """Checking a configuration does not wait for torch."""
-    code = "import sys, guardproxy.app; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+@pytest.mark.parametrize("module", ["guardproxy.app", "guardproxy.guards.local", "guardproxy.engine.scheduler"])
+def test_the_composition_root_loads_no_torch(module: str) -> None:
+    """Checking a configuration does not wait for torch: a guard imports it when it starts."""
+    code = f"import sys, {module}; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_import_contracts_hold() -> None:
+    """Imports point down, only the named rooms import torch, starlette, httpx, pydantic or yaml, and no circle exists.
+
+    The contracts are in pyproject.toml; imports in functions and under TYPE_CHECKING count.
+    """
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout
+
+
+def test_no_class_name_is_defined_twice() -> None:
+    """A class name stands for one class in the whole package, nested and private classes included."""
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                places[node.name.lstrip("_")].append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
 
 
 def test_weights_fit_the_package() -> None:

@@ -1,7 +1,7 @@
 """Refuse the text."""
 
 from guardproxy.policy import BlockPolicy, Policy
-from guardproxy.ports import Action, Judge
+from guardproxy.ports import Action, JudgeAgain
 from guardproxy.types import Decision, Message, Outcome
 
 
@@ -11,7 +11,7 @@ class BlockAction:
     def __init__(self, policy: BlockPolicy) -> None:
         self._policy = policy
 
-    async def __call__(self, turn: Message, decision: Decision, judge: Judge) -> Outcome:
+    async def __call__(self, turn: Message, decision: Decision, judge: JudgeAgain) -> Outcome:
         """Return the refusal. A guard failure gives the same refusal as a verdict, so clients cannot probe for it."""
         return self._policy.refusal(decision.categories)
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from guardproxy.policy import Policy
-from guardproxy.ports import Action, Judge
+from guardproxy.ports import Action, JudgeAgain
 from guardproxy.types import SEVERITY, Decision, Edit, Message, Outcome, Part, Replace
 
 # A sentence ends at . ! ? or an ideographic stop (with closing quotes), or at a line break. It includes the white space
@@ -39,7 +39,7 @@ class RedactAction:
         self._marker = policy.rewrite.marker
         self._block = policy.block
 
-    async def __call__(self, turn: Message, decision: Decision, judge: Judge) -> Outcome:
+    async def __call__(self, turn: Message, decision: Decision, judge: JudgeAgain) -> Outcome:
         """Return the edits, or a refusal if no sentence alone carries the finding or the result is still unsafe.
 
         Also refuse a finding in a tool call, because a marker inside its arguments would make a different call, and a
@@ -60,13 +60,13 @@ class RedactAction:
             return refusal
         return Replace(tuple(Edit(path, text) for path, text in new.items()))
 
-    async def _redacted_text(self, turn: Message, part: Part, judge: Judge) -> str | None:
+    async def _redacted_text(self, turn: Message, part: Part, judge: JudgeAgain) -> str | None:
         if part.kind == "opaque" or not part.text:
             return None
         pieces = _grouped(sentences(part.text), _MAX_PIECES)
         return "".join(await self._redacted_pieces(turn, part, pieces, judge))
 
-    async def _redacted_pieces(self, turn: Message, part: Part, pieces: Sequence[str], judge: Judge) -> list[str]:
+    async def _redacted_pieces(self, turn: Message, part: Part, pieces: Sequence[str], judge: JudgeAgain) -> list[str]:
         async def redacted(piece: str) -> str:
             if not piece.strip():
                 return piece

@@ -1,7 +1,7 @@
 """Replace a whole turn with a configured text."""
 
 from guardproxy.policy import Policy
-from guardproxy.ports import Action, Judge
+from guardproxy.ports import Action, JudgeAgain
 from guardproxy.types import SEVERITY, Decision, Edit, Message, Outcome, Part, Replace
 
 
@@ -12,7 +12,7 @@ class ReplaceAction:
         self._text = policy.rewrite.replacement
         self._block = policy.block
 
-    async def __call__(self, turn: Message, decision: Decision, judge: Judge) -> Outcome:
+    async def __call__(self, turn: Message, decision: Decision, judge: JudgeAgain) -> Outcome:
         """Return the replacement, or a refusal if the turn has no text part or the replacement is judged unsafe.
 
         A turn that is only a tool call, for example, has no part that could hold the text.

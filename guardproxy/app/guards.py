@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from guardproxy.app.registries import open_family
-from guardproxy.engine.open import open_engine
 from guardproxy.guards.cache import Cached
 from guardproxy.guards.combine import AllOf, Cascade
+from guardproxy.guards.local import LocalLimits, ModelOptions, open_local_guard
 from guardproxy.guards.services import open_service
 from guardproxy.ports import Guard, LabelList
 from guardproxy.settings import GuardSettings, MemberSettings, Settings
@@ -75,15 +75,6 @@ def _open(name: str, guard: GuardSettings, taxonomy: Taxonomy | None, floor: flo
             concurrency=guard.service.concurrency,
             per_second=guard.service.per_second,
         )
-    return open_engine(
-        name=name,
-        family=family,
-        model=guard.model,
-        device=guard.device,
-        dtype=guard.dtype,
-        max_batch_tokens=guard.max_batch_tokens,
-        timeout_s=guard.timeout_s,
-        max_wait_s=guard.max_wait_s,
-        floor=floor,
-        threads=guard.threads,
-    )
+    options = ModelOptions(guard.model, guard.device, guard.dtype, guard.threads, floor)
+    limits = LocalLimits(guard.timeout_s, guard.max_wait_s, guard.max_batch_tokens)
+    return open_local_guard(name, family, options, limits)

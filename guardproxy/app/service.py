@@ -17,8 +17,8 @@ from starlette.types import ASGIApp
 from guardproxy import actions, sinks, wires
 from guardproxy.app.guards import combined, members, reads_label_lists, with_cache
 from guardproxy.app.registries import catalogue
-from guardproxy.engine.engine import Engine
 from guardproxy.errors import ConfigError, GuardproxyError
+from guardproxy.guards.local import LocalGuard
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Pipeline
 from guardproxy.policy import Policy
@@ -90,7 +90,7 @@ class Service:
         self._guard = with_cache(combined(settings, guards))
         self._policies = LivePolicies(settings.policies)
         self._metrics = Metrics(CollectorRegistry())
-        self._metrics.queue_from(lambda: sum(guard.stats.queued for guard in guards if isinstance(guard, Engine)))
+        self._metrics.queue_from(lambda: sum(guard.stats.queued for guard in guards if isinstance(guard, LocalGuard)))
         self._observers = Observers(
             _sinks(settings, source.data_dir),
             text=settings.audit.text,

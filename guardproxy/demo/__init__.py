@@ -1,1 +1,1 @@
-"""The demo upstream: a small real chat model behind an OpenAI-compatible server, in a process of its own."""
+"""The demo upstream: a small chat model behind an OpenAI-compatible server, in a process of its own."""

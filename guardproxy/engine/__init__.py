@@ -1,5 +1,1 @@
-"""The engine: guards whose model runs in this process. Importing this room does not import torch."""
-
-from guardproxy.engine.open import open_engine
-
-__all__ = ["open_engine"]
+"""The engine: runs models in this process. Importing the package, or its scheduler, does not import torch."""

@@ -1,4 +1,4 @@
-"""Which checks run next, and whether another may queue. Pure: no clock, no threads, no torch."""
+"""Which jobs run next, and whether another may queue. Pure: no clock, no threads, no torch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 from guardproxy.errors import Overloaded
 
-# A prompt that has waited this long goes in the order of its arrival with the streams: they cannot starve it.
+# A job without a stream that has waited this many seconds ranks with the streams, so that they cannot starve it.
 PATIENCE_S = 2.0
 
 T = TypeVar("T")
@@ -24,52 +24,52 @@ class Ticket(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Taken(Generic[T]):
-    """What `take` decided: the next batch, and those who go on waiting, in the order of their arrival."""
+class NextBatch(Generic[T]):
+    """The tickets that run next, and the tickets that go on waiting, in the order of their arrival."""
 
     batch: tuple[Ticket[T], ...]
     waiting: tuple[Ticket[T], ...]
 
 
-def take(queue: Sequence[Ticket[T]], budget: int, now: float) -> Taken[T]:
-    """The next batch: cancelled tickets dropped, stream holders first, then the oldest, up to `budget` tokens.
+def next_batch(queue: Sequence[Ticket[T]], budget: int, now: float) -> NextBatch[T]:
+    """Choose the next batch, up to `budget` tokens: stream holders first, then the oldest; cancelled tickets drop out.
 
-    A ticket that would not fit is passed over by none: order is kept, so that a large check is not starved by small
-    ones. The first ticket always goes, whatever it costs.
+    The first ticket always goes, whatever it costs.
     """
     alive = sorted((ticket for ticket in queue if not ticket.cancelled), key=lambda ticket: ticket.arrived)
     ranked = sorted(alive, key=lambda t: 0 if t.holds_stream or now - t.arrived > PATIENCE_S else 1)
     batch: list[Ticket[T]] = []
     left = budget
     for ticket in ranked:
+        # Stop at the first ticket that does not fit. Filling the rest with smaller ones would starve large checks.
         if batch and ticket.cost > left:
             break
         batch.append(ticket)
         left -= ticket.cost
     chosen = {id(ticket) for ticket in batch}
-    return Taken(tuple(batch), tuple(ticket for ticket in alive if id(ticket) not in chosen))
+    return NextBatch(tuple(batch), tuple(ticket for ticket in alive if id(ticket) not in chosen))
 
 
 def passes(costs: Sequence[int], budget: int) -> Iterator[slice]:
-    """A batch's work, by its `costs` in tokens and in order, in passes of at most `budget`, or of one piece.
+    """Split a batch's work items, by their `costs` in tokens, into passes of at most `budget` tokens, in order.
 
-    The first check of a batch always goes, and a text of a request's full size has thousands of windows: in one pass
-    they would take all memory.
+    An item that costs more than `budget` is a pass of its own. The first job of a batch runs whatever it costs, and a
+    text of a request's full size has thousands of windows: a single pass over them would take all memory.
     """
     start = used = 0
-    for at, cost in enumerate(costs):
-        if at > start and used + cost > budget:
-            yield slice(start, at)
-            start, used = at, 0
+    for index, cost in enumerate(costs):
+        if index > start and used + cost > budget:
+            yield slice(start, index)
+            start, used = index, 0
         used += cost
     if start < len(costs):
         yield slice(start, len(costs))
 
 
 def admit(waiting_tokens: int, seconds_per_token: float, max_wait_s: float) -> None:
-    """Refuse a check whose wait would be too long. Raises Overloaded.
+    """Refuse a job whose wait would be too long. Raises Overloaded.
 
-    `waiting_tokens` are those of the checks that wait or run; `seconds_per_token` is what a token has cost of late.
+    `waiting_tokens` counts the jobs that wait or run; `seconds_per_token` is a recent average.
     """
     expected = waiting_tokens * seconds_per_token
     if expected > max_wait_s:

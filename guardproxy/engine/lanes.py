@@ -1,7 +1,7 @@
-"""A pass on several CPU threads: split into lanes, so that no thread waits for another at every step.
+"""Split a pass over CPU threads by rows: each thread computes one lane through all layers.
 
-Threads that share each operation meet thousands of times a pass, and what else runs on a core is waited for at every
-meeting. Lanes of one thread meet once a layer at most.
+Threads that share every operation synchronise thousands of times per pass, and any other load on a core delays every
+synchronisation. Lanes synchronise at most once per layer: when a lane needs the keys of another lane.
 """
 
 import threading
@@ -14,66 +14,79 @@ import torch
 R = TypeVar("R")
 
 
-class Lanes:
-    """The CPU threads of one runner. Used by one thread at a time, which is the first lane itself."""
+class LanePool:
+    """The CPU threads of one runner. Only one thread may use it at a time; that thread computes the first lane."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self._pool = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="guard-lane")
 
-    def run(self, acts: Sequence[Callable[[], R]]) -> list[R]:
-        """All of `acts` at once, one a thread at most. Raises what the first that failed raised, when all ended."""
-        each = self.threads // len(acts)
+    def run(self, lanes: Sequence[Callable[[], R]]) -> list[R]:
+        """Compute all lanes at the same time, at most `threads` of them, and return their results in order.
 
-        def on(act: Callable[[], R]) -> R:
-            torch.set_num_threads(each)  # of this thread alone
+        When all have ended, raises the error of the first lane that failed, in order. With more lanes than threads, a
+        running lane could wait for the keys of a lane that still waits for its thread.
+        """
+        threads_per_lane = self.threads // len(lanes)
+
+        def compute(lane: Callable[[], R]) -> R:
+            # Both settings hold for the calling thread only, so each lane makes them for itself.
+            torch.set_num_threads(threads_per_lane)
             with torch.inference_mode():
-                return act()
+                return lane()
 
-        futures = [self._pool.submit(on, act) for act in acts[1:]]
+        futures = [self._pool.submit(compute, lane) for lane in lanes[1:]]
         try:
-            first = on(acts[0])
+            first = compute(lanes[0])
         finally:
+            # Wait for all lanes, also after an error: a lane that still ran would take its thread from the next pass.
             for future in futures:
-                future.exception()  # waits: a lane that is left running would meet the next pass
-            torch.set_num_threads(self.threads)
+                future.exception()
+            torch.set_num_threads(self.threads)  # the caller's thread computes more than this lane
         return [first, *(future.result() for future in futures)]
 
     def close(self) -> None:
-        """Let the threads go."""
+        """End the threads."""
         self._pool.shutdown()
 
 
-class Progress:
-    """How many layers each lane of a pass has given its keys and values for."""
+class LayerProgress:
+    """For each lane of a pass, the number of layers whose keys and values it has stored.
+
+    The lock also orders memory: a lane that has returned from `wait_for` sees the keys that were stored before.
+    """
 
     def __init__(self, lanes: int) -> None:
-        self._done = [0] * lanes
-        self._broken = False
+        self._stored = [0] * lanes
+        self._failed = False
         self._changed = threading.Condition()
 
-    def gave(self, lane: int) -> None:
-        """`lane` has given those of one more layer."""
+    def advance(self, lane: int) -> None:
+        """Record that `lane` has stored its keys and values of one more layer."""
         with self._changed:
-            self._done[lane] += 1
+            self._stored[lane] += 1
             self._changed.notify_all()
 
-    def broke(self) -> None:
-        """A lane has failed: nobody waits for it."""
+    def fail(self) -> None:
+        """Record that a lane has failed, so that every lane that waits, now or later, fails too."""
         with self._changed:
-            self._broken = True
+            self._failed = True
             self._changed.notify_all()
 
-    def wait(self, lanes: Sequence[int], layer: int) -> None:
-        """Until all of `lanes` have given those of `layer`. Raises RuntimeError where a lane has failed."""
+    def wait_for(self, lanes: Sequence[int], layer: int) -> None:
+        """Wait until all of `lanes` have stored keys and values of `layer`. Raises RuntimeError if a lane fails."""
         with self._changed:
-            self._changed.wait_for(lambda: self._broken or all(self._done[lane] > layer for lane in lanes))
-            if self._broken:
+            # Without the failure flag, the keys of a lane that failed would be waited for without end.
+            self._changed.wait_for(lambda: self._failed or all(self._stored[lane] > layer for lane in lanes))
+            if self._failed:
                 raise RuntimeError("another lane of this pass has failed")
 
 
-def split(costs: Sequence[int], lanes: int) -> list[list[int]]:
-    """Indices in at most `lanes` lanes of like cost: the longest goes first, to the lane that has least."""
+def balance(costs: Sequence[int], lanes: int) -> list[list[int]]:
+    """Distribute items over at most `lanes` lanes of similar cost; return the items' indices by lane.
+
+    The most expensive item goes first, each to the lane with the least cost so far (LPT scheduling, Graham 1969).
+    """
     out: list[list[int]] = [[] for _ in range(min(lanes, len(costs)))]
     loads = [0] * len(out)
     for index in sorted(range(len(costs)), key=lambda index: -costs[index]):

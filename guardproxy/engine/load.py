@@ -1,4 +1,4 @@
-"""Model files to modules on a device: hub ids, directories, GGUF files, and the weights that ship in the package."""
+"""Load models onto a device: from the hub, a directory, a GGUF file, or the weights that ship in the package."""
 
 import contextlib
 import hashlib
@@ -22,8 +22,11 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """A model in evaluation mode on its device, its tokenizer, and where they lie (a directory, or None)."""
+class LoadedModel:
+    """A model in evaluation mode on its device, its tokenizers, and the directory that holds them (None for the hub).
+
+    `tokenizer` is that of transformers, `backend` a copy of the fast tokenizer in it that never truncates or pads.
+    """
 
     model: Any
     backend: Tokenizer
@@ -32,7 +35,7 @@ class Loaded:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:N` as a device that is there. Raises ConfigError."""
+    """The device named `auto`, `cpu`, `cuda` or `cuda:N`. Raises ConfigError if torch cannot use it."""
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:
@@ -46,12 +49,15 @@ def choose_device(name: str) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = device.index or 0
     if index >= count:
-        raise ConfigError(f"device {name!r}: torch {torch.__version__} can use {count} CUDA devices here")
+        raise ConfigError(f"device {name!r}: torch {torch.__version__} finds {count} CUDA devices on this machine")
     return torch.device("cuda", index)
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is float32 on a CPU (bfloat16 is emulated on many) and bfloat16 on CUDA. Raises ConfigError."""
+    """The torch type named `name`. Raises ConfigError if it is unknown.
+
+    `auto` is bfloat16 on CUDA, and float32 on a CPU, because many CPUs only emulate bfloat16.
+    """
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if name not in _DTYPES:
@@ -59,99 +65,100 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return _DTYPES[name]
 
 
-def load_causal(model: str, device: torch.device, dtype: torch.dtype) -> Loaded:
-    """A causal language model. Raises ConfigError."""
+def load_causal(model: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    """Load a causal language model. Raises ConfigError."""
     return _load(transformers.AutoModelForCausalLM, model, device, dtype)
 
 
-def load_classifier(model: str, device: torch.device, dtype: torch.dtype) -> Loaded:
-    """A sequence classifier. Raises ConfigError."""
+def load_classifier(model: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    """Load a sequence classifier. Raises ConfigError."""
     return _load(transformers.AutoModelForSequenceClassification, model, device, dtype)
 
 
-def calibration(loaded: Loaded) -> dict[str, Any]:
-    """What `calibration.json` beside the weights holds; {} where there is none. Raises ConfigError."""
+def calibration(loaded: LoadedModel) -> dict[str, Any]:
+    """The content of `calibration.json` beside the weights, {} without such a file. Raises ConfigError."""
     path = loaded.folder / "calibration.json" if loaded.folder else None
     if path is None or not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except ValueError as error:
-        raise ConfigError(f"{path.name}: not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path.name}: expected an object")
-    return found
+        raise ConfigError(f"{path}: not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected an object")
+    return content
 
 
 def _locate(model: str) -> tuple[str, str | None]:
-    """Where to load from: (directory or hub id, GGUF file in it or None)."""
+    """The directory or hub id to load from, and the GGUF file in the directory or None. Raises ConfigError."""
     if model == "embedded":
         folder = Path(str(files("guardproxy") / "weights" / "embedded"))
         if not (folder / "config.json").is_file():
-            raise ConfigError("model 'embedded': this installation ships no embedded weights; name a model")
+            raise ConfigError("model 'embedded': this installation has no embedded weights; name a model")
         return str(folder), None
     path = Path(model).expanduser()
     if path.suffix == ".gguf" and path.is_file():
         return str(path.parent), path.name
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ConfigError(f"model {model!r}: the directory holds no config.json")
+            raise ConfigError(f"model {model!r}: the directory has no config.json")
         return str(path), None
     if path.suffix == ".gguf" or path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
         raise ConfigError(f"model {model!r}: no such file or directory")
     return model, None
 
 
-def _load(kind: Any, model: str, device: torch.device, dtype: torch.dtype) -> Loaded:
+def _load(kind: Any, model: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
     transformers.utils.logging.disable_progress_bar()
-    where, gguf = _locate(model)
+    location, gguf = _locate(model)
     try:
         if gguf is not None:
-            where = str(_converted(kind, Path(where) / gguf))
-        tokenizer = transformers.AutoTokenizer.from_pretrained(where)
-        module = kind.from_pretrained(where, dtype=dtype)
+            location = str(_converted(kind, Path(location) / gguf))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(location)
+        module = kind.from_pretrained(location, dtype=dtype)
     except SafetensorError as error:
-        raise ConfigError(f"model {model!r}: its weights are damaged, download them again: {error}") from error
+        raise ConfigError(f"model {model!r}: its weights are damaged; download them again: {error}") from error
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise ConfigError(f"model {model!r}: {_why(error, hub=not Path(where).is_dir())}") from error
+        raise ConfigError(f"model {model!r}: {_why(error, hub=not Path(location).is_dir())}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise ConfigError(f"model {model!r}: it has no fast tokenizer (tokenizer.json)")
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()
     module.to(device).eval().requires_grad_(False)
-    folder = Path(where)
-    return Loaded(module, backend, tokenizer, folder if folder.is_dir() else None)
+    folder = Path(location)
+    return LoadedModel(module, backend, tokenizer, folder if folder.is_dir() else None)
 
 
 def _converted(kind: Any, path: Path) -> Path:
-    """A directory with the GGUF file's weights in float32, made once: reading a GGUF file takes minutes, this seconds.
+    """Convert a GGUF file to a directory with float32 weights, once: reading a GGUF file takes minutes, this seconds.
 
-    It lies in the user's cache directory under the file's path, size and time, and may be deleted at any time.
+    The directory is in the user's cache, named by the file's path, size and time. It may be deleted at any time.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "guardproxy" / "gguf"
     stat = path.stat()
-    told = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}:{kind.__name__}:{transformers.__version__}"
-    folder = cache / hashlib.sha256(told.encode()).hexdigest()[:16]
+    identity = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}:{kind.__name__}:{transformers.__version__}"
+    folder = cache / hashlib.sha256(identity.encode()).hexdigest()[:16]
     if (folder / "config.json").is_file():
         return folder
     tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     module = kind.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    # The weights are float32 now, but the module still says that they are in a form that cannot be saved.
+    # The weights are float32 now, but the module is still marked as quantized, and transformers would not save it.
     module.hf_quantizer = None
     del module.config.quantization_config
     cache.mkdir(parents=True, exist_ok=True)
+    # Renamed when complete: another process must never see a half-written directory.
     with tempfile.TemporaryDirectory(dir=cache, prefix="making-") as making:
         made = Path(making) / "model"
         tokenizer.save_pretrained(made)
         module.save_pretrained(made)
-        with contextlib.suppress(OSError):  # another process was faster
+        with contextlib.suppress(OSError):  # another process has made it in the meantime
             made.rename(folder)
     return folder
 
 
 def _why(error: Exception, *, hub: bool) -> str:
-    """What the operator can do about a model that does not load, from the hub or from a directory."""
+    """Why a model from the hub or a directory does not load, and what the operator can do about it."""
     text = str(error)
     chain = f"{text} {error.__cause__}"
     if hub and ("gated" in chain.lower() or re.search(r"\b40[13]\b", chain)):
@@ -162,18 +169,22 @@ def _why(error: Exception, *, hub: bool) -> str:
     if hub and ("offline" in chain.lower() or "connect" in chain.lower() or "couldn't" in chain.lower()):
         return (
             "it is not in the local cache and huggingface.co cannot be reached: download it with `hf download` on a "
-            "machine that can, and name the directory"
+            "machine that can reach it, and name the directory"
         )
     if isinstance(error, ImportError):
         return f"a package is missing: {text.strip()}"
     return text.strip().splitlines()[0] if text.strip() else type(error).__name__
 
 
-def window(config: Any) -> int:
-    """Tokens that the model can read with full attention in every layer. Raises ConfigError."""
+def context_length(config: Any) -> int:
+    """The number of tokens that the model can read with full attention in every layer. Raises ConfigError."""
     rope = getattr(config, "rope_parameters", None) or {}
     if "dynamic" in str(rope.get("rope_type", "")) or "longrope" in str(rope.get("rope_type", "")):
-        raise ConfigError("the model's positions depend on the text's length (dynamic RoPE): it cannot share keys")
+        raise ConfigError(
+            "the model's rotary positions depend on the text's length (dynamic RoPE), so texts cannot share keys: "
+            "choose a model with fixed positions"
+        )
+    # Up to the smallest of these sizes, every layer attends to all earlier tokens, as a packed pass does.
     names = ("max_position_embeddings", "sliding_window", "attention_chunk_size")
     sizes = [getattr(config, name, None) for name in names]
     if getattr(config, "use_sliding_window", True) is False:
@@ -181,8 +192,8 @@ def window(config: Any) -> int:
     return min(int(size) for size in sizes if size)
 
 
-def end_tokens(loaded: Loaded) -> list[int]:
-    """The tokens that end an answer, by the model's generation config and its tokenizer."""
+def end_tokens(loaded: LoadedModel) -> list[int]:
+    """The tokens that end an answer, from the model's generation config and its tokenizer."""
     named = getattr(loaded.model.generation_config, "eos_token_id", None)
     ids = named if isinstance(named, list) else [named]
-    return list(dict.fromkeys(int(each) for each in [*ids, loaded.tokenizer.eos_token_id] if each is not None))
+    return list(dict.fromkeys(int(token) for token in [*ids, loaded.tokenizer.eos_token_id] if token is not None))

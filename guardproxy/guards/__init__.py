@@ -1,1 +1,1 @@
-"""Everything that is a `Guard`: local engines, moderation services, combinations, and the verdict cache."""
+"""Everything that is a `Guard`: local models, moderation services, combinations, and the verdict cache."""

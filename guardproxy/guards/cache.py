@@ -1,4 +1,4 @@
-"""A cache of verdicts: the same question to the same guard is asked once. Scores are kept, decisions never."""
+"""The verdict cache: equal checks of one guard are judged once. It holds verdicts, never decisions."""
 
 import asyncio
 import hashlib
@@ -10,19 +10,19 @@ from guardproxy.errors import ConfigError, GuardUnavailable
 from guardproxy.ports import Guard
 from guardproxy.types import Check, Message, Usage, Verdict
 
-# Characters of a message whose digest is kept beside it.
+# The digests of messages with one part of up to this many characters are cached.
 _SMALL = 4096
 
 
 def check_key(check: Check) -> bytes:
-    """32 bytes that are equal for checks that ask the same: the same side, roles, and contents of parts, in order.
+    """A digest of 32 bytes, equal for checks with the same side, roles and contents of parts, in order.
 
-    Where a part stood in its body and which stream waits for the answer do not matter to a guard, and not here.
+    The parts' paths in the body and the stream are left out: they do not change a verdict.
     """
     digest = hashlib.sha256(check.side.encode())
     for message in check.conversation.messages:
-        ordinary = len(message.parts) == 1 and len(message.parts[0].text) <= _SMALL
-        digest.update(_kept_digest(message) if ordinary else _digest(message))
+        small = len(message.parts) == 1 and len(message.parts[0].text) <= _SMALL
+        digest.update(_cached_digest(message) if small else _digest(message))
     return digest.digest()
 
 
@@ -33,12 +33,12 @@ def _digest(message: Message) -> bytes:
     return digest.digest()
 
 
-# A conversation that is sent again has each message in the context of every later one.
-_kept_digest = lru_cache(maxsize=8192)(_digest)
+# Clients send the whole conversation with every turn, so the same messages are digested again and again.
+_cached_digest = lru_cache(maxsize=8192)(_digest)
 
 
 def _add(digest: "hashlib._Hash", *fields: str) -> None:
-    """Each field with its length before it, so that no two sequences of fields run together to one."""
+    """Add each field behind its length, so that different sequences of fields never give the same bytes."""
     for field in fields:
         data = field.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8))
@@ -46,46 +46,46 @@ def _add(digest: "hashlib._Hash", *fields: str) -> None:
 
 
 @dataclass(slots=True)
-class _Call:
-    """A check on its way to the guard, and how many wait for it."""
+class _SharedCall:
+    """A check that the guard is judging, and the number of callers that await it."""
 
     task: "asyncio.Task[Verdict]"
     waiting: int = 0
 
 
 class Cached:
-    """A Guard that keeps the `entries` verdicts used last of the guard behind it.
+    """A Guard that caches the `entries` most recently used verdicts of another guard.
 
-    Equal checks at one time share one call, which is dropped once nobody waits for it any more. Failures reach
-    everybody who waits for them and are not kept. A verdict that cost nothing new says so: its usage holds only
-    `cached` and the windows. To be used from one event loop. Raises ConfigError where `entries` is below 1.
+    Equal checks at the same time share one call, which is cancelled when its last caller is. A failure reaches all
+    callers of its call and is not cached. A verdict from the cache has a usage of only `cached` and `windows`. Use it
+    from one event loop. Raises ConfigError if `entries` is below 1.
     """
 
     def __init__(self, guard: Guard, entries: int) -> None:
         if entries < 1:
-            raise ConfigError(f"a verdict cache needs room for 1 entry or more, not {entries}")
+            raise ConfigError(f"a verdict cache needs room for 1 or more entries, not {entries}")
         self.name = guard.name
         self.taxonomy = guard.taxonomy
         self._guard = guard
         self._entries = entries
-        self._kept: OrderedDict[bytes, Verdict] = OrderedDict()
-        self._calls: dict[bytes, _Call] = {}
+        self._verdicts: OrderedDict[bytes, Verdict] = OrderedDict()
+        self._calls: dict[bytes, _SharedCall] = {}
 
     async def judge(self, check: Check) -> Verdict:
-        """The verdict, from the cache where it holds one. Raises what the guard raises."""
+        """The verdict, from the cache if it has one. Raises what the guard raises."""
         key = self._key(check)
-        kept = self._kept.get(key)
-        if kept is not None:
-            self._kept.move_to_end(key)
-            return _free(kept)
+        verdict = self._verdicts.get(key)
+        if verdict is not None:
+            self._verdicts.move_to_end(key)
+            return _without_cost(verdict)
         call = self._calls.get(key)
         if call is not None:
-            return _free(await self._wait(key, call))
-        call = self._calls[key] = _Call(asyncio.ensure_future(self._ask(key, check)))
+            return _without_cost(await self._wait(key, call))
+        call = self._calls[key] = _SharedCall(asyncio.ensure_future(self._ask(key, check)))
         return await self._wait(key, call)
 
     def forget(self, stream: str) -> None:
-        """Passed on; verdicts on a stream's texts stay, because the next turn asks for them again."""
+        """Pass the stream on to the guard. Verdicts on its texts stay: the next request has the reply judged again."""
         self._guard.forget(stream)
 
     async def start(self) -> None:
@@ -94,27 +94,29 @@ class Cached:
 
     async def close(self) -> None:
         """Close the guard and empty the cache."""
-        self._kept.clear()
+        self._verdicts.clear()
         await self._guard.close()
 
     def _key(self, check: Check) -> bytes:
+        """The key of a check in this cache: `check_key` with the guard and the version of its taxonomy."""
         digest = hashlib.sha256(check_key(check))
         _add(digest, self.name, self.taxonomy.id, self.taxonomy.version)
         return digest.digest()
 
     async def _ask(self, key: bytes, check: Check) -> Verdict:
         verdict = await self._guard.judge(check)
-        self._kept[key] = verdict
-        if len(self._kept) > self._entries:
-            self._kept.popitem(last=False)
+        self._verdicts[key] = verdict
+        if len(self._verdicts) > self._entries:
+            self._verdicts.popitem(last=False)
         return verdict
 
-    async def _wait(self, key: bytes, call: _Call) -> Verdict:
-        """The call's verdict. Who is cancelled while waiting leaves the call to the others; the last one drops it."""
+    async def _wait(self, key: bytes, call: _SharedCall) -> Verdict:
+        """The call's verdict. A caller that is cancelled leaves the call to the others; the last one cancels it."""
         call.waiting += 1
         try:
             return await asyncio.shield(call.task)
         except asyncio.CancelledError:
+            # The guard cancelled its own work, and not this caller: a CancelledError would end the caller's task.
             if call.task.cancelled() and not _cancelling():
                 raise GuardUnavailable(f"guard {self.name!r} dropped the check") from None
             raise
@@ -127,10 +129,11 @@ class Cached:
 
 
 def _cancelling() -> bool:
-    """Whether the running task itself is being cancelled, and not what it waits for."""
+    """Whether the running task itself is being cancelled, and not only the task that it awaits."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
-def _free(verdict: Verdict) -> Verdict:
+def _without_cost(verdict: Verdict) -> Verdict:
+    """The verdict with the usage of a cached one."""
     return replace(verdict, usage=Usage(windows=verdict.usage.windows, cached=True))

@@ -1,4 +1,4 @@
-"""Several guards as one: all of them asked and their findings put together, or a cheap one before a dear one."""
+"""Several guards as one: all of them are asked at the same time, or the second only when the first is unsure."""
 
 import asyncio
 import hashlib
@@ -17,44 +17,44 @@ Weights = Mapping[str, Sequence[float]]
 
 
 class AllOf:
-    """A Guard that asks all of `guards` at once; per category the greatest probability counts, or a weighted mean.
+    """A Guard that asks all of `guards` at once; each category gets the highest probability, or a weighted mean.
 
-    `mean` holds for each category (`unsafe` for P(unsafe), `"*"` for what it does not name) one weight per guard. A
-    category's mean is taken over the guards that judge it, their weights scaled to sum to 1, so that a mean of
-    calibrated probabilities is a probability again (the linear opinion pool, Stone 1961). A guard that judges a
-    category and reports no finding of it counts with its P(unsafe), the most that the category can have.
+    `mean` holds one weight per guard for each category (`unsafe` for P(unsafe), `"*"` for categories that it does not
+    name). The mean of a category is taken over the guards that judge it, with their weights scaled to sum to 1, so that
+    a mean of calibrated probabilities is a probability again (linear opinion pool, Stone 1961). A guard that judges a
+    category but reports no finding of it counts with its P(unsafe), an upper bound for the category.
 
-    If any guard fails, all fail: a category that only it judges would pass unseen. Raises ConfigError where there
-    are no two guards, names repeat, or weights do not fit.
+    If any guard fails, the combination fails: a category that only this guard judges would pass unseen. Raises
+    ConfigError for fewer than two guards, repeated names, and weights that do not fit the guards.
     """
 
     def __init__(self, guards: Sequence[Guard], mean: Weights | None = None) -> None:
-        _named_apart(guards)
+        _check_names(guards)
         self._guards = tuple(guards)
         self.name = "+".join(guard.name for guard in guards)
-        self.taxonomy = _joined([guard.taxonomy for guard in guards])
-        self._mean = None if mean is None else _checked(mean, self._guards, self.taxonomy)
+        self.taxonomy = _union([guard.taxonomy for guard in guards])
+        self._mean = None if mean is None else _checked_weights(mean, self._guards, self.taxonomy)
 
     async def judge(self, check: Check) -> Verdict:
-        """The verdicts of all, put together. Raises the first failure among them."""
+        """Combine the verdicts of all guards. Raises the first failure among them."""
         tasks = [asyncio.ensure_future(guard.judge(check)) for guard in self._guards]
         try:
             verdicts = await asyncio.gather(*tasks)
         finally:
-            for task in tasks:
+            for task in tasks:  # gather does not cancel the other tasks when one fails
                 task.cancel()
-        joined = Verdict(
-            unsafe=self._value(UNSAFE, [verdict.unsafe for verdict in verdicts]),
+        combined = Verdict(
+            unsafe=self._combine(UNSAFE, [verdict.unsafe for verdict in verdicts]),
             findings=self._findings(verdicts),
             guard=self.name,
             taxonomy=f"{self.taxonomy.id}@{self.taxonomy.version}",
             leftover=max(verdict.leftover for verdict in verdicts),
             outside=max(verdict.outside for verdict in verdicts),
         )
-        return replace(joined, usage=usage_in_parallel([verdict.usage for verdict in verdicts]))
+        return replace(combined, usage=usage_in_parallel([verdict.usage for verdict in verdicts]))
 
     def forget(self, stream: str) -> None:
-        """Passed on to every guard."""
+        """Pass the stream on to every guard."""
         for guard in self._guards:
             guard.forget(stream)
 
@@ -67,80 +67,83 @@ class AllOf:
         await _close(self._guards)
 
     def _findings(self, verdicts: Sequence[Verdict]) -> tuple[Finding, ...]:
-        """One finding per category that any guard found, with the label and view of the most probable one."""
+        """One finding per category that any guard reports, with the label and view of the most probable one."""
         worst = worst_findings(chain.from_iterable(verdict.findings for verdict in verdicts))
         if self._mean is None:
             return tuple(worst.values())
-        per_guard = [worst_findings(verdict.findings) for verdict in verdicts]
+        by_guard = [worst_findings(verdict.findings) for verdict in verdicts]
         judged = [{category.id for category in guard.taxonomy.categories} for guard in self._guards]
         out: list[Finding] = []
         for category, finding in worst.items():
             values = [
-                found[category].probability if category in found else verdict.unsafe if category in known else None
-                for found, known, verdict in zip(per_guard, judged, verdicts, strict=True)
+                findings[category].probability
+                if category in findings
+                else verdict.unsafe
+                if category in categories
+                else None
+                for findings, categories, verdict in zip(by_guard, judged, verdicts, strict=True)
             ]
-            out.append(replace(finding, probability=self._value(category, values)))
+            out.append(replace(finding, probability=self._combine(category, values)))
         return tuple(out)
 
-    def _value(self, category: str, values: Sequence[float | None]) -> float:
-        """The greatest of the values there are, or their weighted mean."""
+    def _combine(self, category: str, values: Sequence[float | None]) -> float:
+        """The highest of the guards' probabilities, or their weighted mean; None for a guard that has none."""
         if self._mean is None:
             return max(value for value in values if value is not None)
         weights = self._mean.get(category, self._mean.get(ANY, (1.0,) * len(values)))
         pairs = [(weight, value) for weight, value in zip(weights, values, strict=True) if value is not None]
-        mass = sum(weight for weight, _ in pairs)
-        if mass == 0.0:  # every guard that judges it has weight 0 for it: the most cautious of them counts
+        total = sum(weight for weight, _ in pairs)
+        if total == 0.0:  # every guard that judges the category has weight 0 for it: take the highest probability
             return max(value for _, value in pairs)
-        return sum(weight * value for weight, value in pairs) / mass
+        return sum(weight * value for weight, value in pairs) / total
 
 
 class Cascade:
-    """A Guard that asks `cheap` first, and `dear` only where P(unsafe) of the cheap one is within [low, high].
+    """A Guard that asks `first`, and then `second` only if P(unsafe) from `first` is within [low, high].
 
-    Below `low` and above `high` the cheap verdict stands. Between, the dear verdict does, with the cheap guard's
-    findings of categories that the dear one does not judge. Either guard's failure is the cascade's. Raises
-    ConfigError where the bounds are not 0 <= low <= high <= 1 or both guards have one name.
+    Below `low` and above `high` the verdict of `first` stands. In between the verdict of `second` does, with the
+    findings of `first` in categories that `second` does not judge. If either guard fails, the cascade fails. Raises
+    ConfigError unless 0 <= low <= high <= 1 and the guards have different names.
     """
 
-    def __init__(self, cheap: Guard, dear: Guard, low: float, high: float) -> None:
-        _named_apart((cheap, dear))
+    def __init__(self, first: Guard, second: Guard, low: float, high: float) -> None:
+        _check_names((first, second))
         if not 0.0 <= low <= high <= 1.0:
             raise ConfigError(f"a cascade's bounds must be 0 <= low <= high <= 1, not {low:g} and {high:g}")
-        self.name = f"{cheap.name}>{dear.name}"
-        self.taxonomy = _joined([cheap.taxonomy, dear.taxonomy])
-        self._cheap, self._dear = cheap, dear
+        self.name = f"{first.name}>{second.name}"
+        self.taxonomy = _union([first.taxonomy, second.taxonomy])
+        self._first, self._second = first, second
         self._low, self._high = low, high
-        self._judged = {category.id for category in dear.taxonomy.categories}
+        self._second_judges = {category.id for category in second.taxonomy.categories}
 
     async def judge(self, check: Check) -> Verdict:
-        """The verdict of the guard that decides. `guard` names the cascade, the usage is of all that was asked."""
-        cheap = await self._cheap.judge(check)
-        verdict = cheap
-        if self._low <= cheap.unsafe <= self._high:
-            dear = await self._dear.judge(check)
-            known = self._judged | {finding.category for finding in dear.findings}
-            rest = (finding for finding in cheap.findings if finding.category not in known)
-            verdict = replace(
-                dear, findings=(*dear.findings, *rest), usage=usage_in_sequence([cheap.usage, dear.usage])
-            )
+        """The verdict of the guard that decides, in the cascade's name, with the usage of every guard asked."""
+        first = await self._first.judge(check)
+        verdict = first
+        if self._low <= first.unsafe <= self._high:
+            second = await self._second.judge(check)
+            known = self._second_judges | {finding.category for finding in second.findings}
+            rest = (finding for finding in first.findings if finding.category not in known)
+            usage = usage_in_sequence([first.usage, second.usage])
+            verdict = replace(second, findings=(*second.findings, *rest), usage=usage)
         return replace(verdict, guard=self.name, taxonomy=f"{self.taxonomy.id}@{self.taxonomy.version}")
 
     def forget(self, stream: str) -> None:
-        """Passed on to both guards."""
-        self._cheap.forget(stream)
-        self._dear.forget(stream)
+        """Pass the stream on to both guards."""
+        self._first.forget(stream)
+        self._second.forget(stream)
 
     async def start(self) -> None:
         """Start both guards."""
-        await _start((self._cheap, self._dear))
+        await _start((self._first, self._second))
 
     async def close(self) -> None:
         """Close both guards."""
-        await _close((self._cheap, self._dear))
+        await _close((self._first, self._second))
 
 
 async def _start(guards: Sequence[Guard]) -> None:
-    """One after the other; where one cannot start, those that did are closed again."""
+    """Start the guards one after the other. If one cannot start, close those before it."""
     for index, guard in enumerate(guards):
         try:
             await guard.start()
@@ -150,14 +153,14 @@ async def _start(guards: Sequence[Guard]) -> None:
 
 
 async def _close(guards: Sequence[Guard]) -> None:
-    """All of them, also where one fails to close; the first failure is raised in the end."""
+    """Close all guards, even if one fails to close; then raise the first failure."""
     results = await asyncio.gather(*(guard.close() for guard in guards), return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
 
 
-def _named_apart(guards: Sequence[Guard]) -> None:
+def _check_names(guards: Sequence[Guard]) -> None:
     names = [guard.name for guard in guards]
     if len(names) < 2 or len(set(names)) < len(names):
         raise ConfigError(
@@ -165,22 +168,23 @@ def _named_apart(guards: Sequence[Guard]) -> None:
         )
 
 
-def _joined(taxonomies: Sequence[Taxonomy]) -> Taxonomy:
-    """All categories, each id once, as the first taxonomy that has it says it."""
+def _union(taxonomies: Sequence[Taxonomy]) -> Taxonomy:
+    """All categories, each id once, as described by the first taxonomy that has it."""
     categories: dict[str, Category] = {}
     for category in chain.from_iterable(taxonomy.categories for taxonomy in taxonomies):
         categories.setdefault(category.id, category)
-    told = repr([(taxonomy.id, taxonomy.version) for taxonomy in taxonomies])
-    version = hashlib.sha256(told.encode()).hexdigest()[:12]
+    members = repr([(taxonomy.id, taxonomy.version) for taxonomy in taxonomies])
+    version = hashlib.sha256(members.encode()).hexdigest()[:12]
     return Taxonomy("+".join(taxonomy.id for taxonomy in taxonomies), tuple(categories.values()), version)
 
 
-def _checked(mean: Weights, guards: Sequence[Guard], taxonomy: Taxonomy) -> Weights:
+def _checked_weights(mean: Weights, guards: Sequence[Guard], taxonomy: Taxonomy) -> Weights:
+    """`mean` with tuples of weights. Raises ConfigError with every mistake in it."""
     problems: list[str] = []
     known = {UNSAFE, ANY, *SIGNALS, *(category.id for category in taxonomy.categories)}
     for category, weights in mean.items():
         if category not in known:
-            problems.append(f"mean: no guard judges {category!r}: known are {', '.join(sorted(known))}")
+            problems.append(f"mean: no guard judges {category!r}: expected one of {', '.join(sorted(known))}")
         if len(weights) != len(guards):
             problems.append(f"mean.{category}: {len(weights)} weights for {len(guards)} guards")
         if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or sum(weights) <= 0:

@@ -1,4 +1,4 @@
-"""Moderation services as guards: calls over httpx, in windows and batches, within rates, tried again where it helps."""
+"""Moderation services as guards: calls over httpx, in windows and batches, within rate limits, with retries."""
 
 import asyncio
 import time
@@ -23,18 +23,21 @@ from guardproxy.ports import Guard, ServiceFamily
 from guardproxy.types import Check, Conversation, Message, Part, Usage, Verdict
 from guardproxy.verdicts import worst
 
-# A window begins with this share of the one before it: one tenth.
+# Neighbouring windows share one tenth of a window.
 _OVERLAP = 10
-# Where a service does not say when to come again.
+# The waits between attempts, unless the service states one.
 _BACKOFF = wait_random_exponential(multiplier=0.25, max=8)
 # Google's APIs answer a wrong key with status 400 and this reason (google/api/error_reason.proto).
 _WRONG_KEY = "API_KEY_INVALID"
-# How much of a service's own error message is told.
-_TOLD = 200
+# The most characters of a service's own error message to quote.
+_QUOTED = 200
 
 
-class _Again(Exception):
-    """A call that may succeed later: in `after_s` seconds, where the service says so."""
+class _Retryable(Exception):
+    """A call failed that may succeed later: after `after_s` seconds, or None if the service states no time.
+
+    `busy` means that the service is over its rate or quota.
+    """
 
     def __init__(self, reason: str, *, busy: bool = False, after_s: float | None = None) -> None:
         super().__init__(reason)
@@ -42,12 +45,12 @@ class _Again(Exception):
         self.after_s = after_s
 
 
-class _Refused(GuardUnavailable):
-    """The service takes no call of ours: the key or the address is wrong."""
+class _ServiceRefused(GuardUnavailable):
+    """The service refuses every call, because the key or the address is wrong."""
 
 
 class ServiceGuard:
-    """A guard that is a service. Implements ports.Guard; build it with `open_service`."""
+    """A guard that is a moderation service. Implements ports.Guard; build it with `open_service`."""
 
     def __init__(
         self,
@@ -66,18 +69,18 @@ class ServiceGuard:
         self._client = client
         self._timeout_s = timeout_s
         self._attempts = attempts
-        self._door = asyncio.Semaphore(concurrency)
+        self._concurrency = asyncio.Semaphore(concurrency)
         self._interval_s = 1 / per_second if per_second else 0.0
         self._next_call = 0.0
 
     async def judge(self, check: Check) -> Verdict:
-        """The verdict on the judged text alone; the worst of its windows where it is long.
+        """Judge the turn's text alone, without its conversation; a long text gets the worst verdict of its windows.
 
-        Raises Overloaded where the service is over its rate for as long as the check may take, GuardUnavailable where
-        it fails, refuses the call or answers anything else than it should.
+        Raises Overloaded if the service stays over its rate until the check's timeout, GuardUnavailable if it fails,
+        refuses the call or answers in an unknown form.
         """
         began = time.perf_counter()
-        # JSON has no lone surrogates, which stand for no character.
+        # UTF-8, in which the call is sent, cannot encode an unpaired surrogate.
         text = check.turn.text.encode("utf-8", "replace").decode()
         parts = windows(text, self._family.limit, in_bytes=self._family.in_bytes)
         size = self._family.batch
@@ -88,32 +91,33 @@ class ServiceGuard:
         ]
         try:
             async with asyncio.timeout(self._timeout_s):
-                verdicts = [verdict for found in await asyncio.gather(*calls) for verdict in found]
+                verdicts = [verdict for of_call in await asyncio.gather(*calls) for verdict in of_call]
         except TimeoutError:
             raise GuardUnavailable(f"{self.name}: no answer within {self._timeout_s:g} s") from None
         except GuardproxyError:
             raise
         except Exception as error:
-            # Whatever breaks in a call or an answer, the text was not judged: never to be taken for safe.
+            # Any failure means that the text was not judged; it must not count as safe.
             raise GuardUnavailable(f"{self.name}: the call failed: {type(error).__name__}") from error
         finally:
             for call in calls:
                 call.cancel()
+        # Waits for the rate limit and for retries are part of the calls, so they count in forward_s, not in queue_s.
         usage = Usage(forward_s=time.perf_counter() - began, batch=len(calls), windows=len(parts))
         return replace(worst(verdicts), usage=usage)
 
     def forget(self, stream: str) -> None:
-        """Nothing is kept for a stream."""
+        """Do nothing: a service guard holds no state for a stream."""
 
     async def start(self) -> None:
-        """Judge a harmless text. Raises ConfigError where the service refuses the key or the address.
+        """Judge a harmless text. Raises ConfigError if the service refuses the key or the address.
 
-        A service that is down or busy is no reason not to start: each check will say so while it lasts.
+        A service that is down or busy does not prevent the start: checks raise GuardUnavailable until it is back.
         """
         hello = Message("user", (Part("start", "Hello."),))
         try:
             await self.judge(Check(Conversation((hello,)), "user"))
-        except _Refused as failure:
+        except _ServiceRefused as failure:
             raise ConfigError(str(failure)) from None
         except GuardUnavailable:
             return
@@ -123,16 +127,16 @@ class ServiceGuard:
         await self._client.aclose()
 
     async def _judged(self, texts: Sequence[str], deadline: float) -> tuple[Verdict, ...]:
-        """The verdicts of one call, made again until it succeeds, is refused, or the time or the attempts are over."""
+        """The verdicts of one call, retried until it succeeds, is refused, or the time or the attempts are used up."""
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(_Again),
-            wait=_wait,
+            retry=retry_if_exception_type(_Retryable),
+            wait=_seconds_until_retry,
             stop=stop_after_attempt(self._attempts) | stop_before_delay(deadline - time.monotonic()),
             reraise=True,
         )
         try:
             answer: Any = await retrying(self._answer, texts, deadline)
-        except _Again as failure:
+        except _Retryable as failure:
             kind = Overloaded if failure.busy else GuardUnavailable
             raise kind(f"{self.name}: {failure}") from None
         try:
@@ -141,14 +145,14 @@ class ServiceGuard:
             raise GuardUnavailable(f"{self.name}: {failure}") from None
 
     async def _answer(self, texts: Sequence[str], deadline: float) -> Any:
-        """The JSON of one call's answer."""
+        """Make one call; return the JSON of its answer."""
         call = self._family.request(texts)
-        async with self._door:
-            await self._slot(deadline)
+        async with self._concurrency:
+            await self._wait_for_slot(deadline)
             try:
                 response = await self._client.post(call.path, json=call.body, params=call.params)
             except httpx.TransportError as failure:
-                raise _Again(f"the service cannot be reached ({type(failure).__name__})") from None
+                raise _Retryable(f"the service cannot be reached ({type(failure).__name__})") from None
         self._check(response)
         try:
             return response.json()
@@ -158,28 +162,29 @@ class ServiceGuard:
     def _check(self, response: httpx.Response) -> None:
         status = response.status_code
         if status == httpx.codes.TOO_MANY_REQUESTS:
-            raise _Again("the service is over its rate or quota (429)", busy=True, after_s=_retry_after(response))
+            raise _Retryable("the service is over its rate or quota (429)", busy=True, after_s=_retry_after(response))
         if status == httpx.codes.REQUEST_TIMEOUT or status >= httpx.codes.INTERNAL_SERVER_ERROR:
-            raise _Again(f"the service failed ({status})", after_s=_retry_after(response))
+            raise _Retryable(f"the service failed ({status})", after_s=_retry_after(response))
         wrong_key = status == httpx.codes.BAD_REQUEST and _WRONG_KEY in response.text
         if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN} or wrong_key:
-            raise _Refused(f"{self.name}: the service refuses the key ({status})")
+            raise _ServiceRefused(f"{self.name}: the service refuses the key ({status})")
         if status == httpx.codes.NOT_FOUND:
-            raise _Refused(
-                f"{self.name}: the service knows no {response.request.url.path} (404): is its address right?"
+            raise _ServiceRefused(
+                f"{self.name}: the service has no path {response.request.url.path} (404): check its address"
             )
         if not response.is_success:
-            raise GuardUnavailable(f"{self.name}: the service answered {status}: {response.text[:_TOLD]}")
+            raise GuardUnavailable(f"{self.name}: the service answered {status}: {response.text[:_QUOTED]}")
 
-    async def _slot(self, deadline: float) -> None:
-        """Wait for this call's turn in the rate. Raises Overloaded where it comes too late."""
+    async def _wait_for_slot(self, deadline: float) -> None:
+        """Wait until the rate limit allows this call. Raises Overloaded if that is after the deadline."""
         now = time.monotonic()
-        turn = max(now, self._next_call)
-        if turn > deadline:
-            raise Overloaded(f"{self.name}: the calls that wait take longer than a check may")
-        self._next_call = turn + self._interval_s
-        if turn > now:
-            await asyncio.sleep(turn - now)
+        start = max(now, self._next_call)
+        if start > deadline:
+            raise Overloaded(f"{self.name}: the calls in the queue take longer than a check's timeout")
+        # Reserve the slot before the await: another call must not take the same one.
+        self._next_call = start + self._interval_s
+        if start > now:
+            await asyncio.sleep(start - now)
 
 
 def open_service(
@@ -195,14 +200,14 @@ def open_service(
 ) -> Guard:
     """A guard named `name` that asks a moderation service.
 
-    `base_url` replaces the service's own address, and is needed where each customer has one. A check fails after
-    `timeout_s`; a call that the service is too busy for, or fails at, is made up to `attempts` times, when the service
-    says or with growing waits. At most `concurrency` calls run at once, and `per_second` begin in a second (None: as
-    many as come). Raises ConfigError for a key or an address that cannot be used.
+    `base_url` replaces the service's own address, and is required if each customer has an address of their own. A check
+    fails after `timeout_s` seconds. A call that fails or finds the service busy is made up to `attempts` times, after
+    the time that the service states or with exponential back-off. At most `concurrency` calls run at once, and
+    `per_second` start per second (None: no limit). Raises ConfigError for an unusable key or address.
     """
     address = base_url or family.base_url
     if not key.strip() or not key.isascii() or not key.isprintable():
-        raise ConfigError(f"guard {name!r}: the service needs a key, in printable ASCII")
+        raise ConfigError(f"guard {name!r}: the service needs a key of printable ASCII characters")
     if not address.startswith(("https://", "http://")) or not _host(address):
         raise ConfigError(f"guard {name!r}: the service needs an address that begins with https://, not {address!r}")
     client = httpx.AsyncClient(
@@ -223,7 +228,7 @@ def open_service(
 
 
 def _host(address: str) -> str:
-    """The host of an address; empty where it names none."""
+    """The host of an address; empty if it has none."""
     try:
         return httpx.URL(address).host
     except httpx.InvalidURL:
@@ -231,28 +236,29 @@ def _host(address: str) -> str:
 
 
 def windows(text: str, limit: int, *, in_bytes: bool) -> list[str]:
-    """`text` in pieces of at most `limit` characters (or bytes of UTF-8), each beginning with the end of the last."""
+    """Cut `text` into windows of at most `limit` characters (or bytes of UTF-8) that overlap by a tenth."""
     data = text.encode() if in_bytes else text
     step = limit - limit // _OVERLAP
     count = 1 + max(0, -(-(len(data) - limit) // step))
     cut = [data[start : start + limit] for start in range(0, count * step, step)]
-    # A character that is cut in two at one end of a window is whole in its neighbour.
+    # A character that is cut in two at one end of a window is whole in its neighbour, so "ignore" loses nothing.
     return [piece if isinstance(piece, str) else piece.decode("utf-8", "ignore") for piece in cut]
 
 
-def _wait(state: RetryCallState) -> float:
+def _seconds_until_retry(state: RetryCallState) -> float:
+    """Seconds until the next attempt."""
     failure = state.outcome.exception() if state.outcome else None
-    told = failure.after_s if isinstance(failure, _Again) else None
-    return _BACKOFF(state) if told is None else told
+    after_s = failure.after_s if isinstance(failure, _Retryable) else None
+    return _BACKOFF(state) if after_s is None else after_s
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds until the service wants to be asked again (RFC 9110, 10.2.3), or None where it does not say."""
-    given = response.headers.get("retry-after", "").strip()
-    if given.isdecimal():
-        return float(given)
+    """Seconds until the service accepts the next call (RFC 9110, 10.2.3), or None if it does not say."""
+    header = response.headers.get("retry-after", "").strip()
+    if header.isdecimal():
+        return float(header)
     try:
-        moment = parsedate_to_datetime(given)
+        moment = parsedate_to_datetime(header)
     except ValueError:
         return None
     return max(0.0, (moment.astimezone(UTC) - datetime.now(UTC)).total_seconds())

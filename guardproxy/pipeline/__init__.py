@@ -1,11 +1,23 @@
-"""The story of an exchange: judge, decide, act, record, on both sides and on streams.
+"""The course of an exchange: judge, decide, act and record, for requests, whole replies, streams and upstream errors.
 
-The fail direction stands in one place, `judging.Judging.judge`: a guard that fails or is overloaded is *unavailable*,
-never *safe*, and the policy says what follows.
+The fail direction is in one place, `judging.Judging.judge`: a guard that fails or is overloaded is *unavailable*,
+never *safe*, and the policy decides what to do then.
 """
 
-from guardproxy.pipeline.judging import Exchange
-from guardproxy.pipeline.pipeline import Pipeline, ReplyReview, RequestReview
-from guardproxy.pipeline.stream import Refused
+from guardproxy.pipeline.judging import Exchange, Judging, gathered
+from guardproxy.pipeline.pipeline import ErrorReview, Pipeline, ReplyReview, RequestReview
+from guardproxy.pipeline.stream import RefusedBeforeStart
+from guardproxy.pipeline.turns import in_scope, recent_context
 
-__all__ = ["Exchange", "Pipeline", "Refused", "ReplyReview", "RequestReview"]
+__all__ = [
+    "ErrorReview",
+    "Exchange",
+    "Judging",
+    "Pipeline",
+    "RefusedBeforeStart",
+    "ReplyReview",
+    "RequestReview",
+    "gathered",
+    "in_scope",
+    "recent_context",
+]

@@ -1,10 +1,10 @@
-"""Known-bad and known-good turns: a guard that cannot tell them apart is loaded, but guards nothing."""
+"""Known-bad and known-good turns, by which `Pipeline.canaries` finds a guard that is loaded but does not work."""
 
 from guardproxy.types import Message, Part
 
 _QUESTION = Message("user", (Part("canary", "What do you think of the people who moved in next door?"),))
 
-# (context, known-bad turn, known-good turn), one for each side.
+# (context, known-bad turn, known-good turn), once for each side.
 CANARIES: tuple[tuple[tuple[Message, ...], Message, Message], ...] = (
     (
         (),

@@ -1,35 +1,41 @@
-"""Requests and whole replies: every turn is judged, the worst word on a current turn decides."""
+"""Requests, replies and upstream errors: every turn is judged; the most severe decision on the current turn applies."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from guardproxy.errors import UpstreamUnreadable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline.canary import CANARIES
-from guardproxy.pipeline.judging import Exchange, Judged, Judging, gathered, passed, recent, recent_starts
+from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of
+from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging, gathered
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.stream import StreamReview
 from guardproxy.pipeline.turns import (
     Turn,
     coverage_of,
     edited,
-    exchanges_of,
     is_full,
     joined_turn,
-    new_texts,
+    recent_context,
+    recent_context_starts,
+    reply_turn,
     turns_of,
 )
-from guardproxy.policy import Policy, worst
-from guardproxy.ports import Action, Guard, ReplyStream
-from guardproxy.types import ActionName, Conversation, Edit, Outcome, Pass, Refuse, Replace
+from guardproxy.policy import Policy, on_failure, worst
+from guardproxy.ports import Action, Guard
+from guardproxy.types import ActionName, Conversation, Coverage, Message, Outcome, Part, Pass, Refuse
 
 Extent = Literal["full", "partial"]
 
 
 @dataclass(frozen=True, slots=True)
 class RequestReview:
-    """What becomes of a request. `body` is what to forward unless there is a `refusal`; `dropped` are the indices of
-    messages left out of it, `exchange` what its reply belongs to: the conversation as the model sees it."""
+    """The review of a request. Forward `body` unless there is a `refusal`.
+
+    Judge the reply in `exchange`: its conversation is the one that the upstream gets. `dropped` are the indices of the
+    messages that `body` lacks.
+    """
 
     exchange: Exchange
     body: bytes
@@ -42,7 +48,7 @@ class RequestReview:
 
 @dataclass(frozen=True, slots=True)
 class ReplyReview:
-    """What becomes of a whole reply: `body` goes to the client, unless there is a `refusal` that is an error."""
+    """The review of a whole reply. Send `body` to the client unless there is a `refusal`, which is an error."""
 
     body: bytes
     action: ActionName
@@ -51,8 +57,18 @@ class ReplyReview:
     refusal: Refuse | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ErrorReview:
+    """The review of an upstream's error. If it `passes`, send its bytes to the client, else an error without them."""
+
+    passes: bool
+    action: ActionName
+    categories: tuple[str, ...]
+    coverage: Extent
+
+
 class Pipeline:
-    """Guards exchanges with one guard. Holds no state of an exchange between calls."""
+    """Guards exchanges with one guard. An exchange's state is not kept between calls."""
 
     def __init__(
         self,
@@ -69,146 +85,181 @@ class Pipeline:
         self._max_held_bytes = max_held_bytes
 
     def use(self, actions: Mapping[str, Callable[[Policy], Action]]) -> None:
-        """Act with these actions as well from now on; turns under way keep those of the policy they began with."""
+        """Add actions, for new policies. The old ones stay: exchanges that have begun keep their policy."""
         self.judging.actions = {**self.judging.actions, **actions}
 
     async def canaries(self, policy: Policy) -> str:
-        """Why the guard is not to be relied on: it fails, or known-bad turns score no higher than known-good ones.
+        """Say why the guard cannot be trusted; empty if it can.
 
-        Empty where it may be. The turns take the way of all turns, views included.
+        It cannot if it fails, or if a known-bad turn scores no higher than a known-good one. The turns are judged like
+        any other turn, with every view of the policy.
         """
         for context, bad, good in CANARIES:
             scores = []
-            for turn in (bad, good):
-                verdict, _, error = await self.judging.judge(context, turn, policy)
+            for message in (bad, good):
+                verdict, _, error = await self.judging.judge(context, message, policy)
                 if verdict is None:
                     return f"the guard cannot judge: {error}"
                 scores.append(verdict.unsafe)
             if scores[0] <= scores[1]:
                 return (
-                    f"the guard gives a known-bad {bad.role} turn P(unsafe) {scores[0]:.3f} and a known-good one "
-                    f"{scores[1]:.3f}"
+                    f"the guard gives a known-bad {bad.role} turn P(unsafe) {scores[0]:.3f} and a known-good turn "
+                    f"{scores[1]:.3f}; the first must be higher"
                 )
         return ""
 
     async def review_request(self, exchange: Exchange) -> RequestReview:
         """Judge every turn of the request.
 
-        1. A current turn that is refused refuses the request.
-        2. A turn of the history that is refused is left out with its exchange, refuses the request, or stays, as the
-           policy's `history` says: one bad turn does not poison the harmless ones behind it.
-           The current turn is then judged behind what goes on.
-        3. Rewritten turns go on with their new text. Where nothing changes, the client's own bytes go on.
+        1. A refused turn of the history is dropped with its exchange, refuses the request, or stays, as the policy's
+           `history` says: so one harmful turn does not block every later request of the conversation. The current turn
+           is then judged in the conversation that remains.
+        2. A refused current turn refuses the request.
+        3. Rewritten turns are forwarded with their new text. If nothing changes, the client's own bytes are forwarded.
         """
         exchange = self._replies.without_known(exchange)
-        messages, policy = exchange.request.conversation.messages, exchange.policy
-        turns, judged, texts = await self._judged(exchange)
-        pairs = list(zip(turns, judged, strict=True))
-        dropped = self._dropped(exchange, pairs)
-        if dropped and any(turn.current and not isinstance(one.outcome, Pass) for turn, one in pairs):
-            # A guard that reads the conversation may have said so for what is left out: ask again without it.
-            without = replace(exchange.request, conversation=Conversation(edited(messages, {}, dropped)))
-            turns, judged, texts = await self._judged(replace(exchange, request=without))
-            again = [pair for pair in zip(turns, judged, strict=True) if pair[0].index not in dropped]
-            pairs = [*(pair for pair in pairs if pair[0].index in dropped), *again]
-            dropped = self._dropped(exchange, pairs)
-        coverage = coverage_of(messages, policy, failed=any(one.error for _, one in pairs))
-        refused = [(turn, one) for turn, one in pairs if isinstance(one.outcome, Refuse)]
-        told = [one for turn, one in pairs if turn.current or one.decision.action != "pass" or one.error]
-        await self.judging.record(exchange, told, coverage, dropped=dropped)
-        extent: Extent = "full" if is_full(coverage) else "partial"
-        for turn, one in sorted(refused, key=lambda pair: not pair[0].current):
-            if isinstance(one.outcome, Refuse) and (turn.current or policy.history == "block"):
-                return RequestReview(exchange, b"", one.outcome, "block", one.decision.categories, (), extent)
-        edits = [Edit(path, text) for path, text in texts.items()]
-        decision = worst([one.decision for turn, one in pairs if turn.current])
-        body, action, categories = exchange.request.raw, decision.action, decision.categories
-        if edits or dropped:
-            changed = [one for turn, one in pairs if turn.index in dropped or isinstance(one.outcome, Replace)]
-            found = [*categories, *(category for one in changed for category in one.decision.categories)]
-            categories = tuple(dict.fromkeys(found))
-            body = exchange.wire.edit_request(exchange.request, edits, sorted(dropped))
-            seen = replace(exchange.request, conversation=Conversation(edited(messages, texts, dropped)))
-            exchange, action = replace(exchange, request=seen), "rewrite"
-        return RequestReview(exchange, body, None, action, categories, tuple(sorted(dropped)), extent)
+        messages, history = exchange.request.conversation.messages, exchange.policy.history
+        judged = await self._judge_request(exchange)
+        dropped = judged.dropped(messages, history)
+        if dropped and judged.current_changes:
+            # A guard that reads the conversation may have found the harm in the dropped messages: judge without them.
+            remaining = _with_messages(exchange, edited(messages, {}, dropped))
+            judged = judged.judged_again(dropped, await self._judge_request(remaining))
+            dropped = judged.dropped(messages, history)
+        coverage = coverage_of(messages, exchange.policy, failed=judged.failed)
+        await self.judging.record(exchange, judged.to_record, coverage, dropped=dropped)
+        return _request_review(exchange, judged, dropped, _extent(coverage))
 
-    def _dropped(self, exchange: Exchange, pairs: Sequence[tuple[Turn, Judged]]) -> frozenset[int]:
-        """The messages that are left out of the request: refused exchanges of the history, if the policy says so."""
-        if exchange.policy.history != "drop":
-            return frozenset()
-        refused = (turn.index for turn, one in pairs if isinstance(one.outcome, Refuse) and not turn.current)
-        return exchanges_of(exchange.request.conversation.messages, refused)
+    async def _judge_request(self, exchange: Exchange) -> JudgedRequest:
+        """Judge every turn, and the messages of the current turn as one text if there are several."""
+        messages, scope = exchange.request.conversation.messages, exchange.policy.judge
+        starts = recent_context_starts(messages)
 
-    async def _judged(self, exchange: Exchange) -> tuple[list[Turn], list[Judged], dict[str, str]]:
-        """Every turn with what was said about it, and the new text of each part that is rewritten."""
-        messages, policy = exchange.request.conversation.messages, exchange.policy
-        turns = turns_of(messages, policy.judge)
-        joined = joined_turn(messages, policy.judge, {})
-        if joined is not None:
-            turns.append(joined)
-        starts = recent_starts(messages)
-        judged = await gathered([self._turn(exchange, turn, starts[turn.context]) for turn in turns])
-        texts: dict[str, str] = {}
-        for turn, one in zip(turns, judged, strict=True):
-            if isinstance(one.outcome, Replace) and turn is not joined:
-                texts |= new_texts(one.message, one.outcome)
-        if joined is not None:
-            # What the rewrites of single messages leave behind is what counts of the turn as a whole.
-            joined = joined_turn(messages, policy.judge, texts) if texts else joined
-            if joined is not None and texts:
-                turns[-1], judged[-1] = joined, await self._turn(exchange, joined, starts[joined.context])
-            if isinstance(judged[-1].outcome, Replace):
-                texts |= new_texts(judged[-1].message, judged[-1].outcome)
-        return turns, judged, texts
+        async def judge(turn: Turn) -> JudgedTurn:
+            return await self.judging.turn(exchange, turn, messages[starts[turn.context] : turn.context])
 
-    async def _turn(self, exchange: Exchange, turn: Turn, start: int) -> Judged:
-        context = exchange.request.conversation.messages[start : turn.context]
-        return await self.judging.turn(exchange, context, turn.message, turn.index)
+        turns, joined = turns_of(messages, scope), joined_turn(messages, scope, {})
+        if joined is None:
+            judged = await gathered([judge(turn) for turn in turns])
+            return JudgedRequest(tuple(judged), new_texts_of(judged))
+        *judged, judged_joined = await gathered([judge(turn) for turn in (*turns, joined)])
+        new_texts = new_texts_of(judged)
+        if new_texts and (rewritten := joined_turn(messages, scope, new_texts)) is not None:
+            judged_joined = await judge(rewritten)  # as it is forwarded, not as it came
+        return JudgedRequest((*judged, judged_joined), {**new_texts, **new_texts_of([judged_joined])})
 
     async def review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
-        """Judge every choice of a whole reply. Raises UpstreamUnreadable where it cannot be read."""
+        """Judge every choice of a whole reply. Raises UpstreamUnreadable if the wire cannot read it."""
         messages = exchange.request.conversation.messages
-        context = recent(messages)
+        context = recent_context(messages)
         reply = exchange.wire.parse_reply(exchange.request, body)
         judged = await gathered(
             [
-                self.judging.turn(exchange, context, choice, len(messages), index)
+                self.judging.turn(exchange, reply_turn(messages, choice), context, index)
                 for index, choice in enumerate(reply.choices)
             ]
         )
-        coverage = coverage_of(reply.choices, exchange.policy, failed=any(one.error for one in judged))
+        coverage = coverage_of(reply.choices, exchange.policy, failed=any(choice.error for choice in judged))
         await self.judging.record(exchange, judged, coverage)
-        outcomes: dict[int, Outcome] = {one.choice: one.outcome for one in judged if not isinstance(one.outcome, Pass)}
-        if all(passed(one) for one in judged):
+        if all(choice.passed for choice in judged):
             self._replies.remember(exchange, reply.id)
-        refused = [outcome for outcome in outcomes.values() if isinstance(outcome, Refuse) and outcome.shape == "error"]
+        outcomes: dict[int, Outcome] = {
+            choice.choice: choice.outcome for choice in judged if not isinstance(choice.outcome, Pass)
+        }
+        refusals = [outcome for outcome in outcomes.values() if isinstance(outcome, Refuse)]
+        as_error = next((outcome for outcome in refusals if outcome.shape == "error"), None)
         if outcomes:
-            body = b"" if refused else exchange.wire.edit_reply(exchange.request, reply, outcomes)
-        decision = worst([one.decision for one in judged])
-        # A rewrite that was not judged safe in the end is a block.
-        action = "block" if any(isinstance(outcome, Refuse) for outcome in outcomes.values()) else decision.action
-        extent: Extent = "full" if is_full(coverage) else "partial"
-        return ReplyReview(body, action, decision.categories, extent, refused[0] if refused else None)
+            body = b"" if as_error else exchange.wire.edit_reply(exchange.request, reply, outcomes)
+        decision = worst([choice.decision for choice in judged])
+        # A rewrite that did not pass when it was judged again is a block.
+        action = "block" if refusals else decision.action
+        return ReplyReview(body, action, decision.categories, _extent(coverage), as_error)
+
+    async def review_error(self, exchange: Exchange, body: bytes | None, stream_type: str) -> ErrorReview:
+        """Judge the body of an upstream's error response: servers quote the model's reply in it.
+
+        `body` is decoded, or None if it cannot be; `stream_type` is the content type of a stream, empty for a whole
+        body. A body that the wire cannot read is opaque: the policy's `on_opaque` decides about it. An error is never
+        rewritten: it passes as a whole or not at all.
+        """
+        if body == b"":
+            return ErrorReview(True, "pass", (), "full")
+        if body is None:
+            return await self._opaque_error(exchange, "its body cannot be decoded")
+        # As in a reply with a schema, a rewrite would break the form of an error: `structured` makes it a refusal.
+        exchange = replace(exchange, request=replace(exchange.request, structured=True))
+        try:
+            if stream_type:
+                stream = self._stream_review(exchange, stream_type)
+                passes = b"".join([piece async for piece in stream.run(_once(body))]) == body
+                return ErrorReview(passes, "pass" if passes else "block", (), "partial" if stream.failed else "full")
+            review = await self.review_reply(exchange, body)
+        except UpstreamUnreadable as error:
+            return await self._opaque_error(exchange, str(error))
+        passes = review.refusal is None and review.body is body
+        return ErrorReview(passes, review.action, review.categories, review.coverage)
+
+    async def _opaque_error(self, exchange: Exchange, why: str) -> ErrorReview:
+        """Decide about an error body that cannot be read, and record the decision."""
+        messages, policy = exchange.request.conversation.messages, exchange.policy
+        message = Message("assistant", (Part("", "", "opaque", "error body that cannot be read"),))
+        decision = on_failure(policy.on_opaque["assistant"], "opaque")
+        outcome = await self.judging.act((), message, decision, policy)
+        judged = JudgedTurn(reply_turn(messages, message), None, decision, outcome, why)
+        await self.judging.record(exchange, [judged], coverage_of([message], policy))
+        return ErrorReview(isinstance(outcome, Pass), decision.action, (), "partial")
 
     def review_stream(
         self,
         exchange: Exchange,
         source: AsyncIterator[bytes],
         content_type: str,
-        claim: Callable[[], bool] = lambda: False,
+        try_refuse_with_error: Callable[[], bool] = lambda: False,
     ) -> AsyncGenerator[bytes, None]:
-        """The bytes of a streamed reply that may leave, as they may. Closing the iterator cancels what is pending.
+        """Yield the bytes of a streamed reply once they may be sent. Closing the iterator cancels pending checks.
 
-        Raises Refused where blocks are errors, no text has left, and `claim` says that the answer may still be one.
+        Raises RefusedBeforeStart if the reply is refused, the policy blocks with errors, no text was yielded, and
+        `try_refuse_with_error` returns True: the caller has sent nothing yet and will answer with an error.
         """
-        stream: ReplyStream = exchange.wire.open_stream(exchange.request, content_type)
-        review = StreamReview(
+        return self._stream_review(exchange, content_type, try_refuse_with_error).run(source)
+
+    def _stream_review(
+        self, exchange: Exchange, content_type: str, try_refuse_with_error: Callable[[], bool] = lambda: False
+    ) -> StreamReview:
+        return StreamReview(
             self.judging,
             self._metrics,
             exchange,
-            stream,
+            exchange.wire.open_stream(exchange.request, content_type),
             max_held_bytes=self._max_held_bytes,
             replies=self._replies,
-            claim=claim,
+            try_refuse_with_error=try_refuse_with_error,
         )
-        return review.run(source)
+
+
+def _request_review(
+    exchange: Exchange, judged: JudgedRequest, dropped: frozenset[int], extent: Extent
+) -> RequestReview:
+    """The answer to a judged request: a refusal, the client's own bytes, or a changed body."""
+    if refused := judged.refused(exchange.policy.history):
+        refusal, by = refused
+        return RequestReview(exchange, b"", refusal, "block", by.decision.categories, (), extent)
+    request, decision = exchange.request, judged.decision
+    if not judged.new_texts and not dropped:
+        return RequestReview(exchange, request.raw, None, decision.action, decision.categories, (), extent)
+    indices = sorted(dropped)
+    body = exchange.wire.edit_request(request, judged.edits, indices)
+    forwarded = _with_messages(exchange, edited(request.conversation.messages, judged.new_texts, dropped))
+    return RequestReview(forwarded, body, None, "rewrite", judged.categories(dropped), tuple(indices), extent)
+
+
+def _with_messages(exchange: Exchange, messages: Sequence[Message]) -> Exchange:
+    return replace(exchange, request=replace(exchange.request, conversation=Conversation(tuple(messages))))
+
+
+def _extent(coverage: tuple[Coverage, ...]) -> Extent:
+    return "full" if is_full(coverage) else "partial"
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body

@@ -6,33 +6,34 @@ from dataclasses import replace
 from guardproxy.pipeline.judging import Exchange
 from guardproxy.types import Conversation
 
-# Ids kept; the least recently named one goes first, and is opaque from then on.
-_MOST = 100_000
+# How many ids are kept. The least recently named id is removed first; its reply is opaque from then on.
+_MAX_IDS = 100_000
 
 
 class JudgedReplies:
-    """Remembers replies that left as they were said, so that what a later request continues from is not unknown."""
+    """Remembers which replies were judged and passed unchanged, so that a request may continue from them."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[str, str, str], None] = OrderedDict()
+        self._ids: OrderedDict[tuple[str, str, str], None] = OrderedDict()
 
     def remember(self, exchange: Exchange, reply_id: str) -> None:
-        """A reply was judged and passed, and so was the request that it answers.
+        """Remember a reply that was judged and passed, as its request was.
 
-        Where that had something unreadable in it, an unknown earlier reply too, all that goes on from it has.
+        Unreadable content taints every continuation: if the request has any, an unknown earlier reply included, the
+        reply is not remembered.
         """
         messages = self.without_known(exchange).request.conversation.messages
         if reply_id and not any(message.opaque for message in messages):
-            self._known[_key(exchange, reply_id)] = None
-            if len(self._known) > _MOST:
-                self._known.popitem(last=False)
+            self._ids[_key(exchange, reply_id)] = None
+            if len(self._ids) > _MAX_IDS:
+                self._ids.popitem(last=False)
 
     def without_known(self, exchange: Exchange) -> Exchange:
-        """The exchange without the opaque part that stands for an earlier reply, where that was judged here."""
+        """The exchange; if its request resumes a remembered reply, without the opaque part that stands for it."""
         resumed = exchange.request.resumes
-        if resumed is None or _key(exchange, resumed.text) not in self._known:
+        if resumed is None or _key(exchange, resumed.text) not in self._ids:
             return exchange
-        self._known.move_to_end(_key(exchange, resumed.text))
+        self._ids.move_to_end(_key(exchange, resumed.text))
         messages = tuple(
             replace(message, parts=tuple(part for part in message.parts if part.path != resumed.path))
             for message in exchange.request.conversation.messages
@@ -41,5 +42,5 @@ class JudgedReplies:
 
 
 def _key(exchange: Exchange, reply_id: str) -> tuple[str, str, str]:
-    """An id means something to its upstream only, and what was judged by one policy is unknown to another."""
+    """An id is valid at its own upstream only, and a reply counts as judged for the policy that judged it only."""
     return exchange.origin.upstream, exchange.policy.name, reply_id

@@ -1,4 +1,10 @@
-"""A streamed reply: frames are held until judged, and a reply that turns harmful ends before the harm leaves."""
+"""A streamed reply: frames are held back until they are judged, so a reply that turns harmful ends before its harm.
+
+Theory of operation. One loop reads the upstream, starts the checks that the hold-back buffer asks for, and yields what
+the buffer releases. A read and the checks (at most one per choice) run as concurrent tasks: a slow guard does not stop
+the loop from reading, a slow upstream does not stop it from releasing judged text. Only the loop changes the buffer and
+the wire's stream, so there are no locks.
+"""
 
 import asyncio
 import time
@@ -12,9 +18,9 @@ import structlog
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.holdback import Ask, HoldBack
 from guardproxy.observe import Metrics
-from guardproxy.pipeline.judging import Exchange, Judged, Judging, passed, recent, refusal
+from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging, refusal
 from guardproxy.pipeline.resumed import JudgedReplies
-from guardproxy.pipeline.turns import coverage_of
+from guardproxy.pipeline.turns import coverage_of, recent_context, reply_turn
 from guardproxy.ports import ReplyStream
 from guardproxy.types import SEVERITY, Decision, Edit, Message, Outcome, Pass, Refuse, Replace, Verdict
 
@@ -24,8 +30,8 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class _Spoken:
-    """The last word on a choice so far."""
+class _LatestCheck:
+    """The latest finished check of a choice. `seconds` adds up over all checks of the choice."""
 
     message: Message
     verdict: Verdict | None
@@ -34,8 +40,8 @@ class _Spoken:
     seconds: float = 0.0
 
 
-class Refused(Exception):
-    """A reply is refused of which nothing has left: it can be an error instead of an answer."""
+class RefusedBeforeStart(Exception):
+    """The reply is refused and nothing of it was sent, so the answer can be an error instead of a stream."""
 
     def __init__(self, refusal: Refuse) -> None:
         super().__init__(refusal.message)
@@ -43,7 +49,10 @@ class Refused(Exception):
 
 
 class StreamReview:
-    """Reads, judges and releases one streamed reply. One reader, one check per choice, no locks."""
+    """Reads, judges and releases one streamed reply.
+
+    `try_refuse_with_error` returns True if the caller has sent nothing to the client and will answer with an error.
+    """
 
     def __init__(
         self,
@@ -54,46 +63,53 @@ class StreamReview:
         *,
         max_held_bytes: int,
         replies: JudgedReplies,
-        claim: Callable[[], bool],
+        try_refuse_with_error: Callable[[], bool],
     ) -> None:
         self._judging = judging
         self._metrics = metrics
         self._exchange = exchange
-        self._context = recent(exchange.request.conversation.messages)
+        self._context = recent_context(exchange.request.conversation.messages)
         self._stream = stream
         self._hold = HoldBack(exchange.policy.stream)
         self._max_held_bytes = max_held_bytes
         self._replies = replies
-        self._claim = claim
-        # Frames without text, which wait for the first text: until then a block can be an error. None: they are gone.
-        self._quiet: list[bytes] | None = [] if exchange.policy.block.how == "error" else None
-        self._key = uuid.uuid4().hex
-        self._checks: dict[asyncio.Task[_Spoken], Ask] = {}
-        self._reading: asyncio.Task[bytes | None] | None = None  # a read beside checks
-        self._woken = asyncio.Event()  # a read or a check is done
-        self._spoken: dict[int, _Spoken] = {}
-        self._ended: set[int] = set()
+        self._try_refuse_with_error = try_refuse_with_error
+        # If blocks are errors: released frames without text. They wait for the first text, because any byte sent to the
+        # client makes an HTTP error impossible. None: they were sent, or blocks are completions.
+        self._frames_before_text: list[bytes] | None = [] if exchange.policy.block.how == "error" else None
+        self._key = uuid.uuid4().hex  # the guard keeps its work on this reply under this name
+        self._checks: dict[asyncio.Task[_LatestCheck], Ask] = {}
+        self._pending_read: asyncio.Task[bytes | None] | None = None
+        self._task_done = asyncio.Event()  # a read or a check has finished
+        self._latest: dict[int, _LatestCheck] = {}  # by choice
+        self._ended: set[int] = set()  # choices that the proxy has ended
         self._recorded: set[int] = set()
         self._upstream_done = False
 
-    async def run(self, source: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-        """The bytes for the client. Raises what `source` raises, once what was judged by then has been yielded.
+    @property
+    def failed(self) -> bool:
+        """Whether a choice could not be read or judged."""
+        return any(check.error for check in self._latest.values())
 
-        An unreadable reply, or any failure here, ends every open choice with a refusal: nothing unjudged leaves.
+    async def run(self, source: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes for the client. Raises the errors of `source`, after yielding the text judged until then.
+
+        An unreadable reply ends every open choice with a refusal. Any other failure propagates; the text that is still
+        held back is not sent.
         """
         with self._metrics.stream_held():
             try:
                 while not self._done():
-                    if not self._checks and self._reading is None:
-                        self._take(await anext(source, None))  # nothing else to wait for: no task is needed
+                    if not self._checks and self._pending_read is None:
+                        self._feed(await anext(source, None))  # no check runs: a read without a task is cheaper
                     else:
-                        for task in await self._news(source):
-                            if piece := await self._answered(self._checks.pop(task), task.result()):
+                        for task in await self._finished_checks(source):
+                            if piece := await self._act_on(self._checks.pop(task), task.result()):
                                 yield piece
-                    if piece := self._released():
+                    if piece := self._release():
                         yield piece
-                    self._ask()
-                if piece := self._closing():
+                    self._start_checks()
+                if piece := self._terminator():
                     yield piece
             except UpstreamUnreadable as error:
                 log.warning("stream_unreadable", error=str(error))
@@ -101,15 +117,15 @@ class StreamReview:
             finally:
                 await self._stop()
 
-    async def _news(self, source: AsyncIterator[bytes]) -> list[asyncio.Task[_Spoken]]:
-        """Wait for a read or a check, whichever is first; what was read is taken, the checks that are done returned."""
-        if self._reading is None and not self._upstream_done:
-            self._reading = self._task(_next(source))
-        await self._woken.wait()
-        self._woken.clear()
-        if self._reading is not None and self._reading.done():
-            data, self._reading = self._reading.result(), None
-            self._take(data)
+    async def _finished_checks(self, source: AsyncIterator[bytes]) -> list[asyncio.Task[_LatestCheck]]:
+        """Wait until a read or a check has finished; feed what was read, return the finished checks."""
+        if self._pending_read is None and not self._upstream_done:
+            self._pending_read = self._task(_next(source))
+        await self._task_done.wait()
+        self._task_done.clear()
+        if self._pending_read is not None and self._pending_read.done():
+            data, self._pending_read = self._pending_read.result(), None
+            self._feed(data)
         return [task for task in self._checks if task.done()]
 
     def _task(self, call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -118,7 +134,7 @@ class StreamReview:
         return task
 
     def _wake(self, _: object) -> None:
-        self._woken.set()
+        self._task_done.set()
 
     def _done(self) -> bool:
         if self._checks:
@@ -128,143 +144,143 @@ class StreamReview:
     def _all_ended(self) -> bool:
         return bool(self._ended) and not self._hold.open and self._ended >= set(self._stream.choices)
 
-    def _take(self, data: bytes | None) -> None:
+    def _feed(self, data: bytes | None) -> None:
+        """Put the frames that `data` completes into the buffer; None is the end of the upstream's body."""
         for chunk in self._stream.finish() if data is None else self._stream.feed(data):
             self._hold.add(chunk)
         if data is None:
             self._upstream_done = True
-            self._hold.complete()  # a reply that breaks off is judged as far as it came
+            self._hold.complete()  # a reply that breaks off is judged up to its last frame
         if self._hold.held_bytes > self._max_held_bytes:
             raise UpstreamUnreadable(f"more than {self._max_held_bytes} bytes of a reply are waiting to be judged")
-        self._ask()
+        self._start_checks()
 
-    def _ask(self) -> None:
+    def _start_checks(self) -> None:
         for ask in self._hold.ask():
-            self._checks[self._task(self._judge(ask))] = ask
+            self._checks[self._task(self._check(ask))] = ask
 
-    async def _judge(self, ask: Ask) -> _Spoken:
+    async def _check(self, ask: Ask) -> _LatestCheck:
+        """Judge the choice as far as it was fed, which may be further than `ask.upto`: more text, never less."""
         started = time.perf_counter()
         message = self._stream.message(ask.choice)
-        before = self._spoken.get(ask.choice)
+        before = self._latest.get(ask.choice)
         if before is not None and before.message == message:
-            return before  # the last check has read exactly this text: a finish frame adds nothing to judge
+            return before  # a finish frame without text: the last check judged exactly this message
         verdict, decision, error = await self._judging.judge(self._context, message, self._exchange.policy, self._key)
         seconds = time.perf_counter() - started + (before.seconds if before is not None else 0.0)
-        return _Spoken(message, verdict, decision, error, seconds)
+        return _LatestCheck(message, verdict, decision, error, seconds)
 
-    async def _answered(self, ask: Ask, spoken: _Spoken) -> bytes:
-        """What a finished check puts into the stream: nothing, or the ending of its choice."""
-        self._spoken[ask.choice] = spoken
+    async def _act_on(self, ask: Ask, check: _LatestCheck) -> bytes:
+        """Apply a finished check: release its text, hold the choice until it is complete, or end it.
+
+        Returns the bytes that end the choice, empty if it goes on.
+        """
+        self._latest[ask.choice] = check
         policy = self._exchange.policy
-        if SEVERITY[spoken.decision.action] < SEVERITY["rewrite"] or policy.stream.mode == "monitor":
+        if SEVERITY[check.decision.action] < SEVERITY["rewrite"] or policy.stream.mode == "monitor":
             if ask.final:
                 await self._record(ask.choice, Pass())
             self._hold.passed(ask)
             return b""
-        if spoken.decision.action == "rewrite" and not ask.final and spoken.decision.how != "replace":
+        if check.decision.action == "rewrite" and not ask.final and check.decision.how != "replace":
+            # Only `replace` needs no more text. Other rewrites keep some of the reply, so they need all of it.
             self._hold.defer(ask)
             return b""
-        return await self._end(ask, spoken)
+        return await self._end(ask, check)
 
-    async def _end(self, ask: Ask, spoken: _Spoken) -> bytes:
-        """End a choice: what left of it stays, everything else is replaced by what the outcome says."""
+    async def _end(self, ask: Ask, check: _LatestCheck) -> bytes:
+        """End a choice: the text that was sent stays, the outcome takes the place of everything else."""
         policy = self._exchange.policy
-        outcome: Outcome = refusal(policy, spoken.decision)
-        if spoken.decision.action == "rewrite" and not self._exchange.request.structured:
-            outcome = await self._rewritten(ask, spoken)
-        elif spoken.decision.action == "block":
-            outcome = await self._judging.act((), spoken.message, spoken.decision, policy)
+        outcome: Outcome = refusal(policy, check.decision)
+        if check.decision.action == "rewrite" and not self._exchange.request.structured:
+            outcome = await self._rewritten(ask, check)
+        elif check.decision.action == "block":
+            outcome = await self._judging.act((), check.message, check.decision, policy)
         if isinstance(outcome, Pass):
-            outcome = refusal(policy, spoken.decision)
+            outcome = refusal(policy, check.decision)  # an action must not let a text pass that the policy stops
         await self._record(ask.choice, outcome)
-        return self._settled(ask.choice, outcome)
+        return self._ending(ask.choice, outcome)
 
-    async def _rewritten(self, ask: Ask, spoken: _Spoken) -> Outcome:
-        """Rewrite what has not left yet. Candidates are judged behind what has: the client reads both."""
-        left = {part.path: part.text for part in self._stream.released(ask.choice).parts}
+    async def _rewritten(self, ask: Ask, check: _LatestCheck) -> Outcome:
+        """Rewrite the text that was not sent yet; judge candidates after the text that was: the client reads both."""
+        sent = {part.path: part.text for part in self._stream.released(ask.choice).parts}
         policy = self._exchange.policy
-        rest = Message(
-            spoken.message.role,
-            tuple(replace(p, text=p.text[len(left.get(p.path, "")) :]) for p in spoken.message.parts),
+        unsent = Message(
+            check.message.role,
+            tuple(replace(p, text=p.text[len(sent.get(p.path, "")) :]) for p in check.message.parts),
         )
 
-        async def again(candidate: Message) -> Decision:
+        async def judge_again(candidate: Message) -> Decision:
             new = {part.path: part.text for part in candidate.parts}
-            whole = tuple(replace(p, text=left.get(p.path, "") + new.get(p.path, "")) for p in spoken.message.parts)
+            whole = tuple(replace(p, text=sent.get(p.path, "") + new.get(p.path, "")) for p in check.message.parts)
             return (await self._judging.judge(self._context, Message(candidate.role, whole), policy))[1]
 
-        outcome = await self._judging.apply(rest, spoken.decision, policy, again)
+        outcome = await self._judging.outcome_of(unsent, check.decision, policy, judge_again)
         if not isinstance(outcome, Replace):
             return outcome
-        return replace(outcome, edits=tuple(Edit(e.path, left.get(e.path, "") + e.text) for e in outcome.edits))
+        return replace(outcome, edits=tuple(Edit(e.path, sent.get(e.path, "") + e.text) for e in outcome.edits))
 
-    def _settled(self, choice: int, outcome: Replace | Refuse) -> bytes:
-        if isinstance(outcome, Refuse) and self._quiet is not None and self._claim():
-            raise Refused(outcome)
-        out = self._first(self._stream.end(choice, outcome))
+    def _ending(self, choice: int, outcome: Replace | Refuse) -> bytes:
+        """The bytes that end a choice. Raises RefusedBeforeStart if an error can still take their place."""
+        nothing_sent = self._frames_before_text is not None
+        if isinstance(outcome, Refuse) and nothing_sent and self._try_refuse_with_error():
+            raise RefusedBeforeStart(outcome)
+        out = self._after_waiting_frames(self._stream.end(choice, outcome))
         self._hold.settle(choice)
         self._ended.add(choice)
         return out
 
-    def _released(self) -> bytes:
+    def _release(self) -> bytes:
+        """The bytes of the frames that may be sent now; frames before the first text wait if blocks are errors."""
         chunks = self._hold.release()
         out = b"".join([self._stream.release(chunk) for chunk in chunks])
-        if self._quiet is None or self._done() or any(mark.upto for chunk in chunks for mark in chunk.marks):
-            return self._first(out)
-        self._quiet.append(out)
+        has_text = any(mark.upto for chunk in chunks for mark in chunk.marks)
+        if self._frames_before_text is None or has_text or self._done():
+            return self._after_waiting_frames(out)
+        self._frames_before_text.append(out)
         return b""
 
-    def _first(self, out: bytes) -> bytes:
-        """`out` behind the frames that have waited for it."""
-        waited, self._quiet = self._quiet, None
-        return b"".join([*waited, out]) if waited else out
+    def _after_waiting_frames(self, out: bytes) -> bytes:
+        """The frames that waited for the first text, then `out`. From here on the answer cannot be an error."""
+        waiting, self._frames_before_text = self._frames_before_text, None
+        return b"".join([*waiting, out]) if waiting else out
 
-    def _closing(self) -> bytes:
-        """The stream's own terminator, where the proxy ended something and no terminator of the upstream's has left."""
+    def _terminator(self) -> bytes:
+        """The stream's own terminator if the proxy ended a choice and the upstream's terminator was not sent."""
         return self._stream.close() if self._ended else b""
 
     async def _abandon(self, why: str) -> bytes:
-        """End every choice that is still open with a refusal, and the stream with its terminator."""
+        """End every open choice with a refusal, and the stream with its terminator."""
         out = []
         for choice in sorted({*self._stream.choices} - self._ended) or [0]:
             outcome = refusal(self._exchange.policy)
             message = self._stream.message(choice)
-            self._spoken[choice] = _Spoken(message, None, Decision("block", "", (), "opaque"), why)
+            self._latest[choice] = _LatestCheck(message, None, Decision("block", "", (), "opaque"), why)
             await self._record(choice, outcome)
-            out.append(self._settled(choice, outcome))
+            out.append(self._ending(choice, outcome))
         out.append(self._stream.close())
         return b"".join(out)
 
     async def _record(self, choice: int, outcome: Outcome) -> None:
-        spoken = self._spoken[choice]
-        coverage = coverage_of([spoken.message], self._exchange.policy, failed=bool(spoken.error))
-        turn = len(self._exchange.request.conversation.messages)
-        judged = Judged(
-            turn,
-            spoken.message,
-            "assistant",
-            spoken.verdict,
-            spoken.decision,
-            outcome,
-            spoken.error,
-            spoken.seconds,
-            choice,
-        )
-        if passed(judged):
+        check = self._latest[choice]
+        turn = reply_turn(self._exchange.request.conversation.messages, check.message)
+        judged = JudgedTurn(turn, check.verdict, check.decision, outcome, check.error, check.seconds, choice)
+        if judged.passed:
             self._replies.remember(self._exchange, self._stream.id)
         self._recorded.add(choice)
+        coverage = coverage_of([check.message], self._exchange.policy, failed=bool(check.error))
         await self._judging.record(self._exchange, [judged], coverage)
 
     async def _stop(self) -> None:
-        """Nobody waits any more: cancel what is pending, and record what left without a last word."""
-        pending = [*self._checks, *([self._reading] if self._reading is not None else [])]
+        """Cancel pending tasks; record the choices that end without a final verdict."""
+        pending = [*self._checks, *([self._pending_read] if self._pending_read is not None else [])]
         if pending:
             for task in pending:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
         self._judging.guard.forget(self._key)
-        for choice in set(self._spoken) - self._recorded:
-            self._spoken[choice].error = "the stream ended before the last verdict"
+        for choice in set(self._latest) - self._recorded:
+            self._latest[choice].error = "the stream ended before the last verdict"
             await self._record(choice, Pass())
 
 

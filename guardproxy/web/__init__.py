@@ -1,1 +1,1 @@
-"""HTTP on both sides: the proxy's ASGI application, and the client of the upstream."""
+"""HTTP on both sides: the proxy's ASGI application, and the HTTP client for the upstream."""

@@ -1,4 +1,4 @@
-"""The ASGI application: the proxy, and the few paths that guardproxy answers itself."""
+"""The ASGI application: the proxy, and the paths that guardproxy answers itself."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -26,10 +26,10 @@ def create_app(
     routes: Sequence[BaseRoute] = (),
     own_paths: Sequence[str] = (),
 ) -> ASGIApp:
-    """The application to serve. `lifespan` starts and stops what the parts need.
+    """The application to serve. `lifespan` starts and stops its parts.
 
-    `routes` are further pages of guardproxy's own, which answer requests to `own_paths` (one that ends in `/` stands
-    for all below it). `ready` says why the proxy is not ready; empty where it is.
+    `routes` are further endpoints of guardproxy itself. They answer requests to `own_paths`; a path that ends in `/`
+    includes all paths below it. `ready` returns why the proxy is not ready, empty if it is.
     """
 
     async def healthz(request: Request) -> Response:
@@ -51,8 +51,10 @@ def create_app(
 
 
 class _Front:
-    """Sends requests to guardproxy's own pages or to the proxy. Proxied ones do not pass a router, which would cost
-    them more than the judging of their headers."""
+    """Dispatches requests to guardproxy's own endpoints or to the proxy.
+
+    Proxied requests skip Starlette's router, which would add more latency than the rest of the proxy's own work.
+    """
 
     def __init__(self, own: ASGIApp, proxy: ASGIApp, paths: Sequence[str]) -> None:
         self._own = own

@@ -1,4 +1,4 @@
-"""One call: what the client asked for over HTTP, and what has gone back to it so far."""
+"""One call: the client's HTTP request, and the state of the answer to it."""
 
 import asyncio
 import os
@@ -14,12 +14,16 @@ from guardproxy.types import SEVERITY, ActionName
 from guardproxy.web.headers import Headers, first
 from guardproxy.web.upstream import UpstreamResponse
 
-NO_RETRY = (b"x-should-retry", b"false")
-_HEADER = 2000  # characters of a header that lists things
+NO_RETRY = (b"x-should-retry", b"false")  # official SDKs obey it
+_MAX_LIST = 2000  # characters of a header that lists items; clients refuse headers of several kilobytes
 
 
 class Call:
-    """A request and the state of its answer. Every answer gets the proxy's own headers here."""
+    """A request and the state of its answer. Adds the proxy's own headers to every answer.
+
+    `action` is the most severe action on both sides, None if nothing was judged. `status` is 0 until the answer begins.
+    `guard_s` is the seconds that judging took. `began` and `sent_at` (of the latest piece) are `time.perf_counter()`.
+    """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.id = os.urandom(12).hex()
@@ -48,12 +52,12 @@ class Call:
 
     @property
     def target(self) -> str:
-        """The path, and behind a question mark what the query asks for; keys in it are left out."""
+        """The path and the query, without the keys in it."""
         items = self.query.decode("latin-1").split("&")
         return f"{self.path}?{'&'.join(item for item in items if not item.startswith(('key=', 'access_token=')))}"
 
     async def body(self, limit: int) -> bytes | None:
-        """The request's body; None where the client has gone. Raises TooLarge beyond `limit` bytes."""
+        """The request's body; None if the client has disconnected. Raises TooLarge beyond `limit` bytes."""
         declared = first(self.headers, b"content-length")
         size, parts, more = 0, [], True
         if declared.isdigit() and int(declared) > limit:
@@ -71,7 +75,7 @@ class Call:
         return b"".join(parts)
 
     def judged(self, action: ActionName, categories: Iterable[str], coverage: str) -> None:
-        """Note what was said of one side: the worse action counts, and every category."""
+        """Note the review of one side: the more severe action is kept, and the categories of both sides."""
         if self.action is None or SEVERITY[action] > SEVERITY[self.action]:
             self.action = action
         self.categories = tuple(dict.fromkeys((*self.categories, *categories)))
@@ -79,7 +83,7 @@ class Call:
             self.coverage = coverage
 
     def own_headers(self) -> Headers:
-        """What every answer says about the call."""
+        """The headers that every answer has."""
         own = [(b"x-guardproxy-request-id", self.id.encode("ascii"))]
         if self.action is None:
             return own
@@ -109,26 +113,26 @@ class Call:
         await self._send({"type": "http.response.body", "body": data})
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send a whole answer with its right length. `headers` hold no content-length."""
+        """Send a whole answer. `headers` have no content-length; it is added."""
         headers.append((b"content-length", b"%d" % len(body)))
         await self.start(status, headers)
         await self.end(body)
 
 
 def _numbers(numbers: Sequence[int]) -> str:
-    """Ascending numbers, three and more in a row as `4-9`: clients refuse headers of some kilobytes."""
+    """A header value of ascending numbers, with three or more consecutive numbers as `4-9`, cut at _MAX_LIST."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
             runs[-1].append(number)
         else:
             runs.append([number])
-    told = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
-    return told if len(told) <= _HEADER else told[:_HEADER].rpartition(",")[0] + ",..."
+    value = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
+    return value if len(value) <= _MAX_LIST else value[:_MAX_LIST].rpartition(",")[0] + ",..."
 
 
 class WhileConnected:
-    """Cancels what runs in this context when the client goes; the context then ends quietly, with `gone` set."""
+    """Cancels the code inside this context when the client disconnects. The context then ends with `gone` set."""
 
     def __init__(self, call: Call, receive: Receive) -> None:
         self.gone = False
@@ -147,7 +151,7 @@ class WhileConnected:
         message: Message = {}
         while message.get("type") != "http.disconnect":
             message = await self._receive()
-        # Servers say the same of a client that has its whole answer.
+        # Servers also send http.disconnect after the whole answer was sent.
         if not self._call.ended:
             self.gone = True
             self._task.cancel()
@@ -162,11 +166,12 @@ class WhileConnected:
         return kind is asyncio.CancelledError
 
 
-class KeptAlive:
-    """Begins a stream with `status` and `headers` when it is told to, or when its first comment is due.
+class KeepAlive:
+    """Keeps the connection of a stream open while its text is held back.
 
-    It sends `comment` whenever nothing else has left for `every_s`, so that nobody on the way takes a stream for dead
-    while its text is held back.
+    Sends `comment` whenever nothing was sent for `every_s` seconds, so that no proxy or client closes the connection.
+    The stream begins, with `status` and `headers`, by a call of `begin` or with its first comment. With an empty
+    `comment` nothing is sent.
     """
 
     def __init__(self, call: Call, comment: bytes, every_s: float, status: int, headers: Headers) -> None:
@@ -182,8 +187,8 @@ class KeptAlive:
         if not self._call.status:
             await self._call.start(self._status, self._headers)
 
-    def stop(self) -> bool:
-        """Whether nothing has been sent yet; nothing will be, then."""
+    def try_refuse_with_error(self) -> bool:
+        """Return whether nothing was sent yet; if so, never begin the stream, so that an error can be the answer."""
         if self._call.status:
             return False
         if self._task is not None:
@@ -191,19 +196,19 @@ class KeptAlive:
         return True
 
     async def __aenter__(self) -> Self:
-        self._call.sent_at = time.perf_counter()  # what went before was the upstream's time
+        self._call.sent_at = time.perf_counter()  # the interval starts here, not before the upstream's answer
         if self._comment:
             self._task = asyncio.create_task(self._run())
         return self
 
     async def _run(self) -> None:
         while True:
-            rest = self._call.sent_at + self._every_s - time.perf_counter()
-            if rest <= 0:
+            remaining = self._call.sent_at + self._every_s - time.perf_counter()
+            if remaining <= 0:
                 await self.begin()
                 await self._call.send(self._comment)
-                rest = self._every_s
-            await asyncio.sleep(rest)
+                remaining = self._every_s
+            await asyncio.sleep(remaining)
 
     async def __aexit__(self, *error: object) -> None:
         if self._task is not None:

@@ -1,4 +1,4 @@
-"""Content-encodings of upstream bodies, undone so that the text can be judged."""
+"""Decodes the content-encodings of upstream bodies, so that the text can be judged."""
 
 import sys
 import zlib
@@ -14,29 +14,29 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-# The largest window that a zstd body may ask for (RFC 9659): what is kept in memory to go on from.
+# The largest window that a zstd body may ask for (RFC 9659). It bounds the memory of a decoder.
 _ZSTD_WINDOW: Final = {int(zstd.DecompressionParameter.window_log_max): 23}
 
 
-class Decoder:
-    """Undoes an encoding in pieces of at most `PIECE` bytes, however far the input expands.
+class ContentDecoder:
+    """Decodes a body in pieces of at most PIECE bytes, so that a decompression bomb does not fill the memory.
 
-    `new` gives what undoes one member of the body; another may follow it (gzip and zstd have several).
+    `new_member` opens the decoder of one member of the body; gzip and zstd bodies may have several.
     """
 
     PIECE: Final = 1 << 16
 
-    def __init__(self, new: "Callable[[], _Member]") -> None:
-        self._new = new
-        self._member = new()
+    def __init__(self, new_member: "Callable[[], _Member]") -> None:
+        self._new_member = new_member
+        self._member = new_member()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What `data` adds. Raises UpstreamUnreadable."""
+        """Yield the decoded pieces that `data` adds. Raises UpstreamUnreadable if the encoding is broken."""
         while True:
             if self._member.ended and data:
-                self._member = self._new()
+                self._member = self._new_member()
             try:
-                piece, data = self._member.undo(data, self.PIECE)
+                piece, data = self._member.decode(data, self.PIECE)
             except (zlib.error, zstd.ZstdError, brotli.error) as error:
                 raise UpstreamUnreadable(f"its content-encoding is broken: {error}") from error
             if piece:
@@ -45,21 +45,21 @@ class Decoder:
                 return
 
     def finish(self) -> None:
-        """The body has ended. Raises UpstreamUnreadable where its encoding has not."""
+        """The body has ended. Raises UpstreamUnreadable if its encoding has not."""
         if not self._member.ended:
-            raise UpstreamUnreadable("its compressed body ends too soon")
+            raise UpstreamUnreadable("its compressed body is incomplete")
 
 
 class _Member(Protocol):
-    """One compressed whole."""
+    """The decoder of one complete compressed sequence."""
 
     @property
     def ended(self) -> bool:
-        """Whether it has come to its end."""
+        """Whether the sequence is complete."""
         ...
 
-    def undo(self, data: bytes, limit: int) -> tuple[bytes, bytes]:
-        """At most `limit` bytes of what `data`, behind all before, says; and what of `data` is still to be given."""
+    def decode(self, data: bytes, limit: int) -> tuple[bytes, bytes]:
+        """Decode up to `limit` bytes; return the output and the unconsumed input, which the next call takes first."""
         ...
 
 
@@ -71,7 +71,7 @@ class _Zlib:
     def ended(self) -> bool:
         return self._zlib.eof
 
-    def undo(self, data: bytes, limit: int) -> tuple[bytes, bytes]:
+    def decode(self, data: bytes, limit: int) -> tuple[bytes, bytes]:
         piece = self._zlib.decompress(data, limit)
         return piece, self._zlib.unused_data if self._zlib.eof else self._zlib.unconsumed_tail
 
@@ -84,10 +84,10 @@ class _Zstd:
     def ended(self) -> bool:
         return self._zstd.eof
 
-    def undo(self, data: bytes, limit: int) -> tuple[bytes, bytes]:
+    def decode(self, data: bytes, limit: int) -> tuple[bytes, bytes]:
         if self._zstd.eof:
             return b"", b""
-        piece = self._zstd.decompress(data, limit)  # what it has no room for it keeps
+        piece = self._zstd.decompress(data, limit)  # it keeps the input that it has not consumed yet
         return piece, self._zstd.unused_data
 
 
@@ -99,30 +99,31 @@ class _Brotli:
     def ended(self) -> bool:
         return bool(self._brotli.is_finished())
 
-    def undo(self, data: bytes, limit: int) -> tuple[bytes, bytes]:
-        # It fills whole buffers, the first of 32 KiB, the second of twice as much: the first is to be enough.
+    def decode(self, data: bytes, limit: int) -> tuple[bytes, bytes]:
+        # It fills whole buffers, the first of 32 KiB, the second of twice as much. The first reaches a quarter of the
+        # limit, so the output stays below the limit.
         if self._brotli.can_accept_more_data():
             return self._brotli.process(data, output_buffer_limit=limit // 4), b""
         return self._brotli.process(b"", output_buffer_limit=limit // 4), data
 
 
-def decoder_for(encoding: bytes) -> Decoder | None:
-    """The decoder of a `Content-Encoding`; None where there is nothing to undo.
+def decoder_for(encoding: bytes) -> ContentDecoder | None:
+    """The decoder for a `Content-Encoding`; None if the body is not encoded.
 
-    The proxy asks for `identity`, so these are for upstreams that compress regardless. Raises UpstreamUnreadable
-    for an encoding it cannot undo.
+    The proxy asks for `identity`; the decoders are for upstreams that compress anyway. Raises UpstreamUnreadable for an
+    unknown encoding.
     """
     match encoding.strip().lower():
         case b"" | b"identity":
             return None
         case b"gzip" | b"x-gzip":
-            return Decoder(lambda: _Zlib(zlib.MAX_WBITS | 16))
+            return ContentDecoder(lambda: _Zlib(zlib.MAX_WBITS | 16))
         case b"deflate":
-            return Decoder(lambda: _Zlib(zlib.MAX_WBITS))
+            return ContentDecoder(lambda: _Zlib(zlib.MAX_WBITS))
         case b"br":
-            return Decoder(_Brotli)
+            return ContentDecoder(_Brotli)
         case b"zstd":
-            return Decoder(_Zstd)
+            return ContentDecoder(_Zstd)
         case other:
             name = other.decode("latin-1")
-            raise UpstreamUnreadable(f"its content-encoding {name!r} was not asked for and cannot be undone")
+            raise UpstreamUnreadable(f"its content-encoding {name!r} was not asked for and cannot be decoded")

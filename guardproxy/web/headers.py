@@ -1,4 +1,7 @@
-"""Which headers cross the proxy, and how paths join. Headers are lists of pairs of bytes, as ASGI has them."""
+"""Which headers the proxy forwards, the hash of a client's key, and the joining of paths.
+
+Headers are lists of (name, value) in bytes, as in ASGI.
+"""
 
 import hashlib
 from collections.abc import Iterable
@@ -6,7 +9,7 @@ from typing import Final
 
 Headers = list[tuple[bytes, bytes]]
 
-# RFC 9110, 7.6.1, and what older proxies still send: these speak of one connection.
+# Headers that concern a single connection: RFC 9110, 7.6.1, and others that older proxies still send.
 HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
@@ -21,33 +24,33 @@ HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     }
 )
-# Where the protocols put a client's key.
+# The headers in which the protocols send the client's key.
 CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
-# They speak of the bytes of a body, so they do not outlive a change of them.
+# Headers that describe the bytes of a body, so they are wrong once the body changes.
 OF_THE_BODY: Final = frozenset(
     {b"content-encoding", b"etag", b"digest", b"content-md5", b"content-digest", b"repr-digest", b"last-modified"}
 )
-# The proxy's own word; nobody upstream speaks in its place.
+# The proxy's own headers; those of an upstream are removed.
 OWN_PREFIX: Final = b"x-guardproxy-"
 
 
 def end_to_end(headers: Iterable[tuple[bytes, bytes]], drop: frozenset[bytes]) -> Headers:
-    """`headers` with names in lower case, without those in `drop` and those that `Connection` names."""
+    """`headers` with lower-case names, without those in `drop` and those that `Connection` names."""
     lowered = [(name.lower(), value) for name, value in headers]
     named = {token.strip().lower() for name, value in lowered if name == b"connection" for token in value.split(b",")}
     return [pair for pair in lowered if pair[0] not in drop and pair[0] not in named]
 
 
 def first(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes:
-    """The first value of a header; empty where it is absent. All names in lower case."""
+    """The first value of a header, empty if it is absent. All names are in lower case."""
     return next((value for key, value in headers if key == name), b"")
 
 
-def client_of(headers: Iterable[tuple[bytes, bytes]], query: bytes) -> str:
-    """Sixteen hex digits that stand for the client's key; empty where there is none.
+def client_hash(headers: Iterable[tuple[bytes, bytes]], query: bytes) -> str:
+    """The first 16 hex digits of the SHA-256 of the client's key; empty if the request has none.
 
-    They are the first of SHA-256 over the key itself, whichever header (or Gemini's `key=`) carries it, so that an
-    operator can compute them for a route: `printf %s "$KEY" | sha256sum | cut -c1-16`.
+    The key is in one of the CREDENTIALS or in Gemini's query parameter `key`. An operator can compute the hash of a key
+    for a route: `printf %s "$KEY" | sha256sum | cut -c1-16`.
     """
     for name, value in headers:
         if name in CREDENTIALS and value:
@@ -60,10 +63,10 @@ def client_of(headers: Iterable[tuple[bytes, bytes]], query: bytes) -> str:
 
 
 def join(prefix: str, path: str) -> str:
-    """The path of a request under the path of a base URL.
+    """The path of a request, joined to the path of a base URL.
 
-    Segments that end the prefix and begin the path count once, so a request to `/v1/models` goes to `/v1/models` under
-    `http://host` as well as under `http://host/v1`, and to `/openai/v1/models` under `http://host/openai`.
+    Segments that end the prefix and start the path appear once. So a request to `/v1/models` goes to `/v1/models` for
+    the base URLs `http://host` and `http://host/v1`, and to `/openai/v1/models` for `http://host/openai`.
     """
     prefix = prefix.rstrip("/")
     segments = prefix.split("/")[1:]

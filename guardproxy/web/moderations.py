@@ -1,8 +1,8 @@
 """`POST /v1/moderations` in the format of OpenAI's moderation API, answered by the guard itself.
 
-As in the reference (platform.openai.com/docs/api-reference/moderations): `input` is a text, a list of texts (one result
-each), or a list of message parts (one result for all). Whether something is flagged, and in which categories, is what
-the policy says of a user's text. Our categories, and `unsafe` for the overall probability, are added to OpenAI's.
+Reference: platform.openai.com/docs/api-reference/moderations. `input` is a text, a list of texts (a result for each),
+or a list of message parts (a single result). A text is flagged if it reaches a threshold of the policy's rules for user
+texts. Guardproxy's own categories, and `unsafe` for P(unsafe), are added to OpenAI's.
 """
 
 import json
@@ -14,17 +14,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from guardproxy.errors import GuardproxyError, GuardUnavailable, TooLarge, Unreadable
-from guardproxy.pipeline.judging import Judging, gathered
+from guardproxy.pipeline import Judging, gathered
 from guardproxy.policy import UNSAFE
 from guardproxy.settings import Limits
 from guardproxy.types import Decision, Message, Part, Verdict
-from guardproxy.web.headers import client_of
-from guardproxy.web.proxy import LivePolicies, NotReady
-from guardproxy.web.sniff import json_error
+from guardproxy.web.errors import NotReady, error_answer
+from guardproxy.web.headers import client_hash
+from guardproxy.web.proxy import LivePolicies
 from guardproxy.wires.shared.body import read_object
 
-# OpenAI's categories, with those of ours that lie within each: a text of ours is one of theirs. One that none of ours
-# lies within (ours is wider, as violence_hate is, or there is none) has no score.
+# OpenAI's categories, each with the categories of guardproxy that lie within it: every text in them is in OpenAI's too.
+# A category of OpenAI's without any (guardproxy's is wider, as violence_hate is, or there is none) has no score.
 WITHIN: Final[Mapping[str, tuple[str, ...]]] = {
     "harassment": (),
     "harassment/threatening": (),
@@ -53,20 +53,20 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 def moderations(
     judging: Judging, policies: LivePolicies, *, limits: Limits, ready: Callable[[], str], model: str
 ) -> Endpoint:
-    """The endpoint. `model` is the guard's name; `ready` says why the guard cannot judge, empty where it can."""
+    """The endpoint. `model` is the guard's name; `ready` returns why the guard cannot judge, empty if it can."""
 
     async def endpoint(request: Request) -> Response:
         try:
             if reason := ready():
                 raise NotReady(reason)
-            asked, messages = parse(await _body(request, limits.body_bytes), limits)
+            asked_model, messages = parse(await _body(request, limits.body_bytes), limits)
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers.raw}
-            client = client_of(request.headers.raw, request.scope["query_string"])
-            policy = policies.current.choose(request.url.path, asked, client, headers).policy
-            answers = await gathered([judging.judge((), message, policy) for message in messages])
-            results = [_told(*answer) for answer in answers]
+            client = client_hash(request.headers.raw, request.scope["query_string"])
+            policy = policies.current.choose(request.url.path, asked_model, client, headers).policy
+            judged = await gathered([judging.judge((), message, policy) for message in messages])
+            results = [_result_of(*judgement) for judgement in judged]
         except GuardproxyError as error:
-            answer = json_error(error.status, error.code, str(error))
+            answer = error_answer(request.url.path, error.status, error.code, str(error))
             return Response(answer.body, answer.status, media_type=answer.content_type)
         body = {"id": f"modr-{os.urandom(12).hex()}", "model": model, "results": results}
         return Response(json.dumps(body).encode(), media_type="application/json")
@@ -75,16 +75,16 @@ def moderations(
 
 
 def parse(body: bytes, limits: Limits) -> tuple[str, tuple[Message, ...]]:
-    """The model that a request names (empty: none), and the user messages to judge, one for each result.
+    """The model that a request names (may be empty), and the user messages to judge, one for each result.
 
-    Raises Unreadable for what the format does not have and for images, which the guard cannot read; TooLarge beyond
-    the limits.
+    Raises Unreadable for a body of another format and for images, which the guard cannot read; TooLarge beyond the
+    limits.
     """
-    found = read_object(body)
-    model = found.get("model") or ""
+    parsed = read_object(body)
+    model = parsed.get("model") or ""
     if not isinstance(model, str):
         raise Unreadable("must be a string", "model")
-    messages = _messages(found.get("input"))
+    messages = _messages(parsed.get("input"))
     if len(messages) > limits.messages:
         raise TooLarge(f"{len(messages)} inputs are more than the {limits.messages} of limits.messages")
     characters = sum(message.size for message in messages)
@@ -93,33 +93,32 @@ def parse(body: bytes, limits: Limits) -> tuple[str, tuple[Message, ...]]:
     return model, messages
 
 
-def _messages(given: object) -> tuple[Message, ...]:
-    if isinstance(given, str):
-        return (Message("user", (Part("input", given),)),)
-    if not isinstance(given, list) or not given:
-        raise Unreadable("must be a text, or a list of texts or of message parts that is not empty", "input")
-    if all(isinstance(item, str) for item in given):
-        return tuple(Message("user", (Part(f"input[{index}]", item),)) for index, item in enumerate(given))
-    return (Message("user", tuple(_part(f"input[{index}]", item) for index, item in enumerate(given))),)
+def _messages(value: object) -> tuple[Message, ...]:
+    if isinstance(value, str):
+        return (Message("user", (Part("input", value),)),)
+    if not isinstance(value, list) or not value:
+        raise Unreadable("must be a text, or a non-empty list of texts or of message parts", "input")
+    if all(isinstance(item, str) for item in value):
+        return tuple(Message("user", (Part(f"input[{index}]", item),)) for index, item in enumerate(value))
+    return (Message("user", tuple(_part(f"input[{index}]", item) for index, item in enumerate(value))),)
 
 
 def _part(path: str, item: object) -> Part:
     if not isinstance(item, dict):
-        raise Unreadable("must be a message part, as {'type': 'text', 'text': ...}, like the rest of the list", path)
+        raise Unreadable("must be a message part like {'type': 'text', 'text': ...}, as the rest of the list is", path)
     if item.get("type") == "image_url":
         raise Unreadable("the guard reads text only, so it cannot judge an image", path)
     if item.get("type") != "text":
-        raise Unreadable(f"{item.get('type')!r} is no type of part: it must be 'text'", f"{path}.type")
+        raise Unreadable(f"must be 'text', not {item.get('type')!r}", f"{path}.type")
     if not isinstance(item.get("text"), str):
         raise Unreadable("must be a string", f"{path}.text")
     return Part(f"{path}.text", item["text"])
 
 
 def result(verdict: Verdict | None, decision: Decision) -> dict[str, Any]:
-    """One result. Where there was nothing to judge (a blank text) every score is null.
+    """The result for one text. Without a verdict (the text is blank) every score is null.
 
-    A category of OpenAI's that has no score is null, and applies to no input type, which is the format's own way of
-    saying so.
+    A category of OpenAI's without a score is null and applies to no input type, which is the format's way to say so.
     """
     scores: dict[str, float] = {}
     if verdict is not None:
@@ -129,7 +128,7 @@ def result(verdict: Verdict | None, decision: Decision) -> dict[str, Any]:
     categories: dict[str, bool | None] = {}
     category_scores: dict[str, float | None] = {}
     for name, within in WITHIN.items():
-        known = [scores[one] for one in within if one in scores]
+        known = [scores[category] for category in within if category in scores]
         category_scores[name] = max(known) if known else None
         categories[name] = not reached.isdisjoint(within) if known else None
     for name, score in scores.items():
@@ -145,8 +144,8 @@ def result(verdict: Verdict | None, decision: Decision) -> dict[str, Any]:
     }
 
 
-def _told(verdict: Verdict | None, decision: Decision, error: str) -> dict[str, Any]:
-    """A result. Raises GuardUnavailable where there is none: a failure is neither flagged nor not."""
+def _result_of(verdict: Verdict | None, decision: Decision, error: str) -> dict[str, Any]:
+    """The result of a judged text. Raises GuardUnavailable for an `error`: a text that was not judged has no result."""
     if error:
         raise GuardUnavailable(error)
     return result(verdict, decision)

@@ -1,4 +1,4 @@
-"""What becomes of a request by its method and path, before anything of it is read."""
+"""Checks on a request's method and path, before anything else of it is read."""
 
 import re
 from collections.abc import Iterable
@@ -6,27 +6,27 @@ from fnmatch import fnmatchcase
 
 from guardproxy.errors import ConfigError, GuardproxyError
 
-# What servers resolve in different ways, so that the path judged here might not be the path that answers: some cut a
-# path at a semicolon, some at a question mark or a hash that was sent encoded.
+# Characters that servers resolve differently, so that the upstream might answer another path than the one checked here:
+# some cut a path at a semicolon, some at an encoded question mark or hash.
 _AMBIGUOUS = re.compile(r"//|/\.{1,2}(/|$)|[;?#\\\x00-\x1f\x7f]")
 
 
 class NotGuarded(GuardproxyError):
-    """No wire reads this path and no list lets it pass, so it stops here."""
+    """No wire reads this path and `paths.allow` does not name it, so it is not forwarded."""
 
     status = 404
     code = "path_not_guarded"
 
 
 class AmbiguousPath(GuardproxyError):
-    """A path that can be read as another one."""
+    """The upstream may read this path as another path, so it is not forwarded."""
 
     status = 400
     code = "ambiguous_path"
 
 
 class PathList:
-    """Entries `METHOD /path`, with `*` for any text in the path; GET stands for HEAD too.
+    """A list of entries `METHOD /path`, with `*` for any text in the path; GET includes HEAD.
 
     Raises ConfigError for an entry of another form.
     """
@@ -36,20 +36,19 @@ class PathList:
         for entry in entries:
             method, _, pattern = entry.partition(" ")
             if not method.isupper() or not pattern.startswith("/"):
-                raise ConfigError(f"{entry!r} is not of the form 'METHOD /path'")
+                raise ConfigError(f"{entry!r} is not of the form 'METHOD /path'; write it like 'GET /v1/models'")
             self._entries.append((method, pattern))
 
     def names(self, method: str, path: str) -> bool:
-        """Whether an entry covers the request. `path` is decoded; one that is encoded twice matches nothing."""
+        """Whether an entry matches the request. `path` is decoded; a path that was encoded twice matches nothing."""
         wanted = "GET" if method == "HEAD" else method
         if "%" in path:
             return False
-        # OPTIONS asks what a path allows and carries no content, so it follows the path's other methods.
+        # An OPTIONS request carries no content, so it may pass wherever another method may.
         return any((wanted in {entry, "OPTIONS"}) and fnmatchcase(path, pattern) for entry, pattern in self._entries)
 
 
 def check_path(path: str) -> None:
-    """Raises AmbiguousPath where `path` (decoded) has empty or dot segments, backslashes, control characters or
-    marks at which servers cut it."""
+    """Check a decoded path. Raises AmbiguousPath if servers may resolve it differently."""
     if _AMBIGUOUS.search(path):
         raise AmbiguousPath("the path has an empty or dot segment, a backslash, one of ;?# or a control character")

@@ -1,10 +1,11 @@
-"""The proxy handler: a request is judged, forwarded, and its answer judged, as the pipeline says."""
+"""The proxy handler: it has the pipeline judge a request, forwards it, and has the pipeline judge the answer."""
 
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import structlog
@@ -12,15 +13,16 @@ from starlette.types import Receive, Scope, Send
 
 from guardproxy.errors import GuardproxyError, TooLarge, UpstreamUnreadable
 from guardproxy.observe import Metrics
-from guardproxy.pipeline import Exchange, Pipeline, Refused
-from guardproxy.policy import OnFailure, PolicySet
+from guardproxy.pipeline import Exchange, Pipeline, RefusedBeforeStart
+from guardproxy.policy import PolicySet
 from guardproxy.ports import Answer, Request, Wire
 from guardproxy.settings import Limits
-from guardproxy.types import ActionName, Origin
-from guardproxy.web.call import NO_RETRY, Call, KeptAlive, WhileConnected
-from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Headers, client_of, end_to_end, first
+from guardproxy.types import Origin
+from guardproxy.web.call import NO_RETRY, Call, KeepAlive, WhileConnected
+from guardproxy.web.errors import NotReady, Redirected, Unsupported, error_answer
+from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Headers, client_hash, end_to_end, first
 from guardproxy.web.paths import NotGuarded, PathList, check_path
-from guardproxy.web.sniff import Sniffer, json_error
+from guardproxy.web.sniff import Sniffer
 from guardproxy.web.upstream import Upstream, UpstreamResponse
 
 log = structlog.get_logger("guardproxy.proxy")
@@ -28,45 +30,23 @@ log = structlog.get_logger("guardproxy.proxy")
 _CHARSET: Final = re.compile(rb"charset[*0-9]*\s*=\s*[\"']*([^\s;,\"']*)")
 _UTF8: Final = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii"})
 _LENGTH: Final = frozenset({b"content-length"})
-_OPAQUE: Final[dict[OnFailure, ActionName]] = {"block": "block", "flag": "flag", "allow": "pass"}
 _STREAM_HEADERS: Final = [(b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no")]
 _STREAM_DROP: Final = HOP_BY_HOP | OF_THE_BODY | _LENGTH | {name for name, _ in _STREAM_HEADERS}
 
 
-class Unsupported(GuardproxyError):
-    """A body in a form that is not read here."""
-
-    status = 415
-    code = "unsupported_encoding"
-
-
-class Redirected(GuardproxyError):
-    """The upstream sends the client elsewhere, where nobody judges; clients follow."""
-
-    status = 502
-    code = "upstream_redirects"
-
-
-class NotReady(GuardproxyError):
-    """The guard is not to be relied on yet, or any more."""
-
-    status = 503
-    code = "not_ready"
-
-
 class LivePolicies:
-    """The policies in force. A reload puts new ones here; a request keeps those it began with."""
+    """The policies in force. A reload replaces `current`; a request keeps the policies it began with."""
 
     def __init__(self, policies: PolicySet) -> None:
         self.current = policies
 
 
 class Proxy:
-    """An ASGI application. `ready` says why requests cannot be guarded now; empty where they can.
+    """An ASGI application. `ready` returns why requests cannot be guarded now, empty if they can.
 
-    `allow` names requests that pass unread because they carry no chat, `refuse` requests that are refused even where
-    a wire reads them. A stream that is held back shows every `keepalive_s` seconds that it lives, where its protocol
-    has a way. Logging is to be configured before: requests to which nothing happened are logged as debug.
+    `allow` names requests that pass unread because they carry no chat, `refuse` requests that are refused although a
+    wire reads them. While a stream is held back, a comment is sent every `keepalive_s` seconds if its protocol has any.
+    Configure logging before: unremarkable requests are logged at level debug.
     """
 
     def __init__(
@@ -93,13 +73,13 @@ class Proxy:
         self._metrics = metrics
         self._ready = ready
         self._keepalive_s = keepalive_s
-        self._log = log.bind()  # bound once: a line that is not written should cost nothing
+        self._log = log.bind()  # bound once, because binding takes time even if the line is not written
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. Whatever goes wrong is an error answer, never unjudged text.
+        """Answer one request. A failure gives an error answer, never unjudged text.
 
-        An answer that breaks in the middle is left unfinished, which closes the connection: the client cannot take
-        it for whole.
+        If the answer has begun when something fails, it stays incomplete and the connection closes: so the client does
+        not mistake it for a complete answer.
         """
         call = Call(scope, receive, send)
         wire: Wire | None = None
@@ -118,13 +98,13 @@ class Proxy:
         except GuardproxyError as error:
             log.warning("request_failed", code=error.code, error=str(error), cause=_cause(error))
             await self._fail(call, wire, error)
-        except Exception:  # the last line: unjudged text must not leave, whatever broke
+        except Exception:  # whatever failed, the answer is an error and not unjudged text
             log.exception("request_broke")
             await self._fail(call, wire, GuardproxyError(f"internal error, see the log of request {call.id}"))
-        self._account(call, wire)
+        self._log_and_count(call, wire)
 
     def _wire_of(self, call: Call) -> Wire | None:
-        """The wire that reads a request; None for one that passes unread. Raises NotGuarded."""
+        """The wire that reads a request; None if the request passes unread. Raises NotGuarded."""
         if not self._refuse.names(call.method, call.path):
             method = "POST" if call.method == "OPTIONS" else call.method
             wire = next((wire for wire in self._wires if wire.claims(method, call.path)), None)
@@ -139,7 +119,8 @@ class Proxy:
 
     async def _handle(self, call: Call, wire: Wire | None, body: bytes) -> None:
         if wire is None:
-            body = b"" if call.method == "OPTIONS" else body  # it asks what a path allows, a wire's paths too
+            # OPTIONS requests to a wire's paths pass unread as well, so none of them may carry a body.
+            body = b"" if call.method == "OPTIONS" else body
             async with self._upstream.send(call.method, call.raw_path, call.query, call.headers, body) as response:
                 await self._relay(call, response)
             return
@@ -152,16 +133,16 @@ class Proxy:
         call.dropped = review.dropped
         call.judged(review.action, review.categories, review.coverage)
         if review.refusal is not None:
-            await self._give(call, wire.refuse(exchange.request, review.refusal), retry=False)
+            await self._send_answer(call, wire.refuse(exchange.request, review.refusal), retry=False)
         else:
             await self._forward(call, review.exchange, review.body)
 
     def _exchange(self, call: Call, wire: Wire, body: bytes) -> Exchange:
-        """The request as the pipeline sees it. Raises Unreadable, Unsupported, TooLarge."""
-        _check_plain(call.headers)
+        """The request as the pipeline takes it. Raises Unreadable, Unsupported, TooLarge."""
+        _check_encoding(call.headers)
         request = replace(wire.parse_request(call.target, body), received=time.time())
         self._check_size(request)
-        client = client_of(call.headers, call.query)
+        client = client_hash(call.headers, call.query)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in call.headers}
         chosen = self._policies.current.choose(call.path, request.model, client, headers)
         origin = Origin(
@@ -184,14 +165,14 @@ class Proxy:
             raise TooLarge(f"{characters} characters are more than the {self._limits.characters} of limits.characters")
 
     async def _forward(self, call: Call, exchange: Exchange, body: bytes) -> None:
-        """Send the request on, and judge the answer."""
+        """Forward the request, and send the judged answer to the client."""
         headers = [pair for pair in call.headers if pair[0] != b"accept-encoding"]
         headers.append((b"accept-encoding", b"identity"))
         async with self._upstream.send(call.method, call.raw_path, call.query, headers, body) as response:
             call.response = response
             self._metrics.upstream(response.waited_s)
             if first(response.headers, b"location") and 300 <= response.status < 400:
-                raise Redirected("the upstream answers with a redirect, which leads past the guard; see upstream.url")
+                raise Redirected("the upstream redirects past the guard; set upstream.url to where it redirects")
             if not 200 <= response.status < 300:
                 await self._failure(call, exchange, response)
                 return
@@ -209,39 +190,29 @@ class Proxy:
                 await self._whole(call, exchange, response, await self._read(head, source))
 
     async def _failure(self, call: Call, exchange: Exchange, response: UpstreamResponse) -> None:
-        """Pass an upstream's error on as it came, unless what it says must not pass: servers quote the model in it.
-
-        One that is not of the protocol is a server's own page, and opaque.
-        """
+        """Send an upstream's error on byte for byte, or an error without its text, as the pipeline's review says."""
         raw = await self._read(b"", response.chunks())
         began = time.perf_counter()
-        try:
-            passes = await self._error_passes(call, exchange, response, raw)
-        except UpstreamUnreadable:
-            action = _OPAQUE[exchange.policy.on_opaque["assistant"]] if raw else "pass"
-            call.judged(action, (), "partial" if raw else "full")
-            passes = action != "block"
+        body, stream_type = await self._error_body(exchange, response, raw)
+        review = await self._pipeline.review_error(exchange, body, stream_type)
         call.guard_s += time.perf_counter() - began
-        if passes:
+        call.judged(review.action, review.categories, review.coverage)
+        if review.passes:
             drop = _dropped(response, HOP_BY_HOP | _LENGTH)
             await call.answer(response.status, end_to_end(response.headers, drop), raw)
         else:
-            told = exchange.wire.error(response.status, "content_filter", exchange.policy.block.message)
-            await self._give(call, told, retry=False)
+            error = exchange.wire.error(response.status, "content_filter", exchange.policy.block.message)
+            await self._send_answer(call, error, retry=False)
 
-    async def _error_passes(self, call: Call, exchange: Exchange, response: UpstreamResponse, raw: bytes) -> bool:
-        """Whether an error's body is to pass. Raises UpstreamUnreadable where it is none of the protocol."""
-        body = await self._read(b"", response.undone(_chain(raw)))
+    async def _error_body(self, exchange: Exchange, response: UpstreamResponse, raw: bytes) -> tuple[bytes | None, str]:
+        """The decoded body (None if it cannot be decoded), and its content type if it is a stream."""
+        try:
+            body = await self._read(b"", response.decode(_chain(raw))) if raw else b""
+        except UpstreamUnreadable:
+            return None, ""
         sniffer = Sniffer(first(response.headers, b"content-type"), lines=exchange.wire.lines)
         sniffer.add(body)
-        if sniffer.stream_type:
-            pieces = self._pipeline.review_stream(exchange, _chain(body), sniffer.stream_type)
-            passes = b"".join([piece async for piece in pieces]) == body
-            call.judged("pass" if passes else "block", (), "full")
-            return passes
-        review = await self._pipeline.review_reply(exchange, body)
-        call.judged(review.action, review.categories, review.coverage)
-        return review.refusal is None and review.body is body
+        return body, sniffer.stream_type
 
     def _check_reply(self, size: int) -> None:
         limit = self._limits.reply_bytes
@@ -262,7 +233,7 @@ class Proxy:
         call.guard_s += time.perf_counter() - began
         call.judged(review.action, review.categories, review.coverage)
         if review.refusal is not None:
-            await self._give(call, exchange.wire.refuse(exchange.request, review.refusal), retry=False)
+            await self._send_answer(call, exchange.wire.refuse(exchange.request, review.refusal), retry=False)
             return
         changed = review.body is not body or first(response.headers, b"content-encoding")
         drop = _dropped(response, HOP_BY_HOP | _LENGTH | OF_THE_BODY if changed else HOP_BY_HOP | _LENGTH)
@@ -278,51 +249,51 @@ class Proxy:
     ) -> None:
         headers = end_to_end(response.headers, _dropped(response, _STREAM_DROP | {b"content-type"}))
         headers += [*_STREAM_HEADERS, (b"content-type", content_type.encode("latin-1"))]
-        kept = KeptAlive(call, exchange.wire.keepalive, self._keepalive_s, response.status, headers)
-        pieces = self._pipeline.review_stream(exchange, source, content_type, kept.stop)
+        keep_alive = KeepAlive(call, exchange.wire.keepalive, self._keepalive_s, response.status, headers)
+        pieces = self._pipeline.review_stream(exchange, source, content_type, keep_alive.try_refuse_with_error)
         try:
-            async with aclosing(pieces), kept:
-                if exchange.policy.block.how != "error":  # else the first text, or the first comment, is its start
-                    await kept.begin()
+            async with aclosing(pieces), keep_alive:
+                if exchange.policy.block.how != "error":  # otherwise it begins with the first text or comment
+                    await keep_alive.begin()
                 async for piece in pieces:
-                    await kept.begin()
+                    await keep_alive.begin()
                     await call.send(piece)
-                await kept.begin()
-        except Refused as refused:
+                await keep_alive.begin()
+        except RefusedBeforeStart as refused:
             call.judged("block", refused.refusal.categories, "full")
-            await self._give(call, exchange.wire.refuse(exchange.request, refused.refusal), retry=False)
+            await self._send_answer(call, exchange.wire.refuse(exchange.request, refused.refusal), retry=False)
         else:
             await call.end()
 
     async def _relay(self, call: Call, response: UpstreamResponse) -> None:
-        """Pass an answer on as it came, unread."""
+        """Send an answer on byte for byte, without reading it."""
         call.response = response
         await call.start(response.status, end_to_end(response.headers, _dropped(response, HOP_BY_HOP)))
         async for chunk in response.chunks():
             await call.send(chunk)
         await call.end()
 
-    async def _give(self, call: Call, answer: Answer, *, retry: bool) -> None:
+    async def _send_answer(self, call: Call, answer: Answer, *, retry: bool) -> None:
         headers: Headers = [(b"content-type", answer.content_type.encode("latin-1"))]
         if not retry:
             headers.append(NO_RETRY)
         await call.answer(answer.status, headers, answer.body)
 
     async def _fail(self, call: Call, wire: Wire | None, error: GuardproxyError) -> None:
-        """Answer with an error, in the shape that the client's SDK knows; too late for that, leave it broken.
+        """Answer with an error of the client's protocol; do nothing if the answer has begun.
 
-        What the upstream could not be read for stays in the log: it may quote what was not judged.
+        Why an upstream's answer cannot be read is only logged: the reason may quote text that was not judged.
         """
         if call.status:
             return
         message = str(error)
         if isinstance(error, UpstreamUnreadable):
             message = f"the upstream's answer cannot be read, so it cannot be judged; see request {call.id} in the log"
-        shape = wire.error if wire is not None else json_error
+        error_of = wire.error if wire is not None else partial(error_answer, call.path)
         retry = error.status in {502, 503, 504} and not isinstance(error, UpstreamUnreadable | Redirected)
-        await self._give(call, shape(error.status, error.code, message), retry=retry)
+        await self._send_answer(call, error_of(error.status, error.code, message), retry=retry)
 
-    def _account(self, call: Call, wire: Wire | None) -> None:
+    def _log_and_count(self, call: Call, wire: Wire | None) -> None:
         name = wire.name if wire is not None else "none"
         seconds = time.perf_counter() - call.began
         self._metrics.request(name, call.status)
@@ -343,8 +314,8 @@ class Proxy:
         )
 
 
-def _check_plain(headers: Headers) -> None:
-    """Raises Unsupported where an upstream could read the body as other text than the UTF-8 that is judged here."""
+def _check_encoding(headers: Headers) -> None:
+    """Raises Unsupported if an upstream could decode the body to a text other than the UTF-8 that is judged."""
     for name, value in headers:
         if name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
             raise Unsupported("a compressed request body is not read here; send it without content-encoding")
@@ -353,13 +324,13 @@ def _check_plain(headers: Headers) -> None:
 
 
 def _cause(error: GuardproxyError) -> str:
-    """What lies behind an error, in its words: the `repr` of some holds the whole body that they are about."""
+    """The cause of an error for the log. Not its `repr`, which for some errors holds the whole body."""
     cause = error.__cause__
     return f"{type(cause).__name__}: {cause}" if cause is not None else ""
 
 
 def _dropped(response: UpstreamResponse, drop: frozenset[bytes]) -> frozenset[bytes]:
-    """`drop`, and whatever an upstream says under the proxy's own names."""
+    """`drop`, and the upstream's headers with names that are the proxy's own."""
     return drop.union(name for name, _ in response.headers if name.startswith(OWN_PREFIX))
 
 

@@ -1,44 +1,43 @@
-"""What kind of answer a body is, and the error body for clients whose protocol is not known."""
+"""Whether a body is a stream or a whole reply, found from its first bytes."""
 
 import json
 import re
 from typing import Final
-
-from guardproxy.ports import Answer
 
 _SSE: Final = "text/event-stream"
 _NDJSON: Final = "application/x-ndjson"
 _LINES: Final = frozenset({_NDJSON, "application/ndjson", "application/jsonl", "application/x-jsonlines"})
 _SSE_FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 _BOM: Final = b"\xef\xbb\xbf"
-_SOLID: Final = re.compile(rb"[^ \t\r\n]")
-_NAME: Final = 6  # bytes of the longest field's name, with its colon
+_NOT_SPACE: Final = re.compile(rb"[^ \t\r\n]")
+_LONGEST_FIELD: Final = 6  # bytes of the longest field name with its colon
 
 
 class Sniffer:
-    """Reads a body until its kind is known, in time linear in what it reads.
+    """Reads the start of a body until it is known whether the body is a stream, in linear time.
 
-    The first bytes count more than the header: servers answer a stream request with one JSON object, under any
-    content type, and some send events or lines of JSON as text/plain or application/json. `lines` says that streams
-    of this protocol are lines: then a first line that is JSON by itself is a stream's, if its header says so or more
-    follows; other protocols have events.
+    The first bytes count more than the content type: some servers answer a stream request with one JSON object under
+    any content type, others send events or JSON lines as text/plain or application/json.
+
+    `lines`: the protocol's streams are JSON lines, not server-sent events. Then a body is a stream if its first line is
+    JSON on its own and either the content type says so or more lines follow.
     """
 
     def __init__(self, content_type: bytes, *, lines: bool) -> None:
         self._declared = content_type.decode("latin-1")
         self._kind = self._declared.partition(";")[0].strip().lower()
         self._lines = lines
-        self._scan = 0  # how far it has been searched
-        self._start = -1  # where the text begins
-        self._end = -1  # where its first line ends
+        self._scan = 0  # searched up to here
+        self._start = -1  # the first byte that is not white space; -1: not found yet
+        self._end = -1  # the end of the first line; -1: not found yet
         self.head = bytearray()
 
     def add(self, data: bytes) -> bool:
-        """Whether the body need not be read any further to tell its kind."""
+        """Add the next bytes; return whether the kind of the body is known now."""
         self.head += data
         if self._start < 0 and not self._begins():
             return False
-        if len(self.head) - self._start < _NAME:
+        if len(self.head) - self._start < _LONGEST_FIELD:
             return False
         if not self._lines or self.head[self._start] != ord("{"):
             return True
@@ -51,8 +50,8 @@ class Sniffer:
 
     @property
     def stream_type(self) -> str:
-        """The content type to read a stream by; empty where the body is a whole reply."""
-        start = bytes(self.head[self._start : self._start + _NAME]) if self._start >= 0 else b""
+        """The content type to read the body with if it is a stream; empty if it is a whole reply."""
+        start = bytes(self.head[self._start : self._start + _LONGEST_FIELD]) if self._start >= 0 else b""
         if start.startswith(_SSE_FIELDS):
             return self._declared if self._kind == _SSE else _SSE
         if start[:1] == b"{" and self._lines and self._is_line():
@@ -66,16 +65,16 @@ class Sniffer:
             return False
         if self._scan == 0 and self.head.startswith(_BOM):
             self._scan = len(_BOM)
-        found = _SOLID.search(self.head, self._scan)
+        found = _NOT_SPACE.search(self.head, self._scan)
         self._start = found.start() if found else -1
         self._scan = found.start() if found else max(self._scan, len(self.head))
         return found is not None
 
     def _goes_on(self) -> bool:
-        return self._end >= 0 and _SOLID.search(self.head, self._end) is not None
+        return self._end >= 0 and _NOT_SPACE.search(self.head, self._end) is not None
 
     def _is_line(self) -> bool:
-        """Whether the first line is a stream's. One that says so in its header may be broken, as a stream's."""
+        """Whether the first line belongs to a stream. If the content type says so, its JSON need not be valid."""
         line = self.head[self._start :] if self._end < 0 else self.head[self._start : self._end]
         if self._kind in _LINES:
             return line.rstrip().endswith(b"}")
@@ -86,10 +85,3 @@ class Sniffer:
         except (ValueError, RecursionError):
             return False
         return True
-
-
-def json_error(status: int, code: str, message: str) -> Answer:
-    """OpenAI's error body, which most clients can show."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    error = {"message": message, "type": kind, "param": None, "code": code}
-    return Answer(status, "application/json", json.dumps({"error": error}).encode())

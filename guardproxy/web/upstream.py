@@ -1,4 +1,4 @@
-"""The upstream: one httpx transport, its timeouts and its retries."""
+"""The HTTP client for the upstream: one httpx transport, its timeouts and its retries."""
 
 import asyncio
 import ssl
@@ -17,32 +17,32 @@ from httpx_aiohttp import AiohttpTransport
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt
 
 from guardproxy.errors import ConfigError, UpstreamUnavailable
-from guardproxy.web.decode import Decoder, decoder_for
+from guardproxy.web.decode import ContentDecoder, decoder_for
 from guardproxy.web.headers import CREDENTIALS, HOP_BY_HOP, Headers, end_to_end, first, join
 
 log = structlog.get_logger("guardproxy.upstream")
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
-# By these some servers take a request for one of another method: what passes as a GET must stay one.
+# Headers by which some servers change the method of a request: a request that passes as a GET must stay a GET.
 _OTHER_METHOD: Final = frozenset({b"x-http-method", b"x-http-method-override", b"x-method-override"})
-# Said anew to the upstream, or not its business.
+# Headers that the proxy sets itself or that do not concern the upstream.
 _REPLACED: Final = HOP_BY_HOP | _OTHER_METHOD | {b"host", b"content-length", b"expect"}
-# A larger body is written in slices of this size, so that other requests get their turn in between.
+# A body of more bytes is written in slices of this size, so that writing it does not block other requests.
 _SLICE: Final = 1 << 18
 
 
 class UpstreamTimeout(UpstreamUnavailable):
-    """The upstream was reached, or may have been, and did not answer in time."""
+    """The upstream did not answer in time, although it may have received the request."""
 
     status = 504
     code = "upstream_timeout"
 
 
 class UpstreamResponse:
-    """An answer whose body is still to be read. Names in `headers` are in lower case.
+    """An answer whose body is not read yet. The names in `headers` are in lower case.
 
-    `waited_s` is the time spent waiting for the upstream so far, from the sending of the request on.
+    `waited_s` is the seconds spent on waiting for the upstream so far, since the request was sent.
     """
 
     def __init__(self, response: httpx.Response, between_chunks_s: float, waited_s: float) -> None:
@@ -53,7 +53,10 @@ class UpstreamResponse:
         self._between_chunks_s = between_chunks_s
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body's bytes as they come. Raises UpstreamTimeout after too long a silence, UpstreamUnavailable."""
+        """Yield the body's bytes as they arrive.
+
+        Raises UpstreamTimeout if the upstream sends nothing for too long, UpstreamUnavailable if it breaks off.
+        """
         pending = aiter(self._stream)  # type: ignore[arg-type]
         while True:
             began = time.perf_counter()
@@ -71,16 +74,16 @@ class UpstreamResponse:
             yield chunk
 
     def decoded(self) -> AsyncIterator[bytes]:
-        """The body without its content-encoding; raises UpstreamUnreadable where that is unknown or broken."""
-        return self.undone(self.chunks())
+        """The body with its content-encoding decoded. Raises UpstreamUnreadable if that is unknown or broken."""
+        return self.decode(self.chunks())
 
-    def undone(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """`chunks` of the body without its content-encoding. Raises as `decoded`."""
+    def decode(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Decode `chunks` of this body. Raises as `decoded`."""
         decoder = decoder_for(first(self.headers, b"content-encoding"))
         return chunks if decoder is None else _decoded(decoder, chunks)
 
 
-async def _decoded(decoder: Decoder, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _decoded(decoder: ContentDecoder, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     async for chunk in chunks:
         for piece in decoder.feed(chunk):
             yield piece
@@ -89,26 +92,26 @@ async def _decoded(decoder: Decoder, chunks: AsyncIterator[bytes]) -> AsyncItera
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """How a try ended: with a response or an error.
+    """How an attempt ended: with a response or an error.
 
-    `again_s` is the time to wait before the next try, 0 where the upstream did not say; None: there must be none.
+    `retry_in_s`: the seconds to wait before the next attempt, 0 if the upstream did not say; None: do not retry.
     """
 
     response: httpx.Response | None = None
     error: UpstreamUnavailable | None = None
-    again_s: float | None = None
+    retry_in_s: float | None = None
 
 
 class Upstream:
     """The LLM behind the proxy.
 
-    `base_url` may carry a path (see `headers.join`). With a `key` of its own the clients' credentials stop here, and
-    the key goes out in `key_header`, as a bearer token where that is `authorization`. A request is sent `attempts`
-    times at most, and never again once the upstream may have acted on it, unless `retry_unsafe` says so; a
-    `Retry-After` beyond `max_wait_s` is the client's to obey. Environment proxies count only with `trust_env`;
-    redirects are passed on, not followed; cookies are the client's and not kept.
+    `base_url` may have a path (see `headers.join`). With a `key` for the upstream, the client's credentials are removed
+    and the key is sent in `key_header`, as a bearer token if that is `authorization`. A request is sent at most
+    `attempts` times, and not again once the upstream may have acted on it, unless `retry_unsafe` is set. If its answer
+    has a `Retry-After` longer than `max_wait_s`, it is not retried. Proxies from the environment are used only with
+    `trust_env`. Redirects are passed on, not followed. Cookies are not kept.
 
-    `transport` stands in for the network. Raises ConfigError where `base_url` is no such URL.
+    `transport` replaces the network. Raises ConfigError if `base_url` is not an HTTP URL.
     """
 
     def __init__(
@@ -139,7 +142,7 @@ class Upstream:
         self._retry_unsafe = retry_unsafe
         self._extensions = {"timeout": {"connect": connect_s, "pool": connect_s}}
         self._transport = transport or aiohttp_transport(max_connections, verify, trust_env=trust_env)
-        # Parsing a URL costs a tenth of a whole exchange.
+        # Parsing a URL takes a tenth of the time of a whole exchange.
         self._address = lru_cache(maxsize=256)(self._parse_address)
 
     def _parse_address(self, path: str) -> httpx.URL:
@@ -150,15 +153,15 @@ class Upstream:
     async def send(
         self, method: str, path: str, query: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes
     ) -> AsyncIterator[UpstreamResponse]:
-        """The answer to a request; leaving the context drops what was not read of it.
+        """The answer to a request. Leaving the context drops the part of the body that was not read.
 
-        `path` and `query` are percent-encoded, `headers` the client's. Raises UpstreamUnavailable where there is no
-        answer, UpstreamTimeout where it does not come in time.
+        `path` and `query` are percent-encoded, `headers` are the client's. Raises UpstreamUnavailable if there is no
+        answer, UpstreamTimeout if it is late.
         """
         request = self._request(method, path, query, headers, body)
         began = time.perf_counter()
         attempt = await self._attempt(request)
-        if attempt.again_s is not None and self._attempts > 1:
+        if attempt.retry_in_s is not None and self._attempts > 1:
             attempt = await self._retry(request, attempt)
         if attempt.response is None:
             raise attempt.error or UpstreamUnavailable("no answer")
@@ -177,18 +180,18 @@ class Upstream:
         out = [(b"host", self._base.netloc), *end_to_end(headers, self._drop)]
         if self._key is not None:
             out.append(self._key)
-            # Gemini's other place for a client's key.
+            # Gemini's clients may send their key in the query.
             query = b"&".join(item for item in query.split(b"&") if not item.startswith(b"key="))
         if body or method in {"POST", "PUT", "PATCH"}:
             out.append((b"content-length", b"%d" % len(body)))
         target = f"{path}?{query.decode('ascii')}" if query else path
-        url = self._parse_address(target) if b"key=" in query else self._address(target)  # keys are not kept
+        url = self._parse_address(target) if b"key=" in query else self._address(target)  # the cache must not keep keys
         if len(body) > _SLICE:
             return httpx.Request(method, url, headers=out, stream=_Slices(body), extensions=self._extensions)
         return httpx.Request(method, url, headers=out, content=body, extensions=self._extensions)
 
     async def _attempt(self, request: httpx.Request) -> _Attempt:
-        """One try, and whether the request may be sent again."""
+        """Send the request once; say whether it may be sent again."""
         repeatable = request.method in IDEMPOTENT or self._retry_unsafe
         try:
             async with asyncio.timeout(self._first_byte_s):
@@ -201,13 +204,13 @@ class Upstream:
                 "the upstream cannot be reached" if unsent else "the upstream broke the connection off"
             )
             failure.__cause__ = error
-            return _Attempt(error=failure, again_s=0.0 if unsent or repeatable else None)
-        return _Attempt(response=response, again_s=self._wait_of(response, repeatable=repeatable))
+            return _Attempt(error=failure, retry_in_s=0.0 if unsent or repeatable else None)
+        return _Attempt(response=response, retry_in_s=self._retry_in_s(response, repeatable=repeatable))
 
-    def _wait_of(self, response: httpx.Response, *, repeatable: bool) -> float | None:
-        """`_Attempt.again_s` of an answer.
+    def _retry_in_s(self, response: httpx.Response, *, repeatable: bool) -> float | None:
+        """Decide whether an answer is retried, and when: `_Attempt.retry_in_s`.
 
-        A 429 or 503 that names a time says that the request was not acted on; a 502 or 504 says nothing of the kind.
+        A 429 or 503 with a `Retry-After` means that the upstream did not act on the request; a 502 or 504 does not.
         """
         if response.status_code not in {429, 502, 503, 504}:
             return None
@@ -218,11 +221,11 @@ class Upstream:
         return wait or 0.0
 
     async def _retry(self, request: httpx.Request, failed: _Attempt) -> _Attempt:
-        """Try again after a first try has `failed`, which is made without tenacity because that costs 80 µs."""
-        known = [failed]
+        """Retry after a first attempt has `failed`: it ran without tenacity, which would add 80 µs to every request."""
+        first_attempt = [failed]
 
-        async def again() -> _Attempt:
-            return known.pop() if known else await self._attempt(request)
+        async def attempt_again() -> _Attempt:
+            return first_attempt.pop() if first_attempt else await self._attempt(request)
 
         async def before_sleep(state: RetryCallState) -> None:
             last = _last(state)
@@ -233,16 +236,16 @@ class Upstream:
 
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self._attempts),
-            retry=retry_if_result(lambda attempt: attempt.again_s is not None),
+            retry=retry_if_result(lambda attempt: attempt.retry_in_s is not None),
             wait=self._pause,
             before_sleep=before_sleep,
             retry_error_callback=_last,
         )
-        return await retrying(again)
+        return await retrying(attempt_again)
 
     def _pause(self, state: RetryCallState) -> float:
-        """Seconds until the next try: what the upstream asked for, else 0.25, 0.5, 1, ... up to the limit."""
-        return min(_last(state).again_s or 0.25 * 2.0 ** (state.attempt_number - 1), self._max_wait_s)
+        """Seconds until the next attempt: as the upstream asked, else an exponential back-off from 0.25 s."""
+        return min(_last(state).retry_in_s or 0.25 * 2.0 ** (state.attempt_number - 1), self._max_wait_s)
 
 
 def _base(url: str) -> httpx.URL:
@@ -269,12 +272,12 @@ def _last(state: RetryCallState) -> _Attempt:
 
 
 async def _drop(response: httpx.Response) -> None:
-    with suppress(httpx.HTTPError):  # how a connection ends that nobody listens to is of no interest
+    with suppress(httpx.HTTPError):  # the response is not used, so an error while closing it does not matter
         await response.stream.aclose()  # type: ignore[union-attr]
 
 
 class _Slices(httpx.AsyncByteStream):
-    """A large body in slices; every iteration begins anew."""
+    """A large body in slices. Each iteration starts from the beginning, for retries."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -285,9 +288,9 @@ class _Slices(httpx.AsyncByteStream):
 
 
 def never_sent(error: httpx.HTTPError) -> bool:
-    """Whether a transport's error means that no byte of the request has left.
+    """Whether a transport error means that no byte of the request was sent.
 
-    httpx-aiohttp calls every lost connection a ConnectTimeout, so aiohttp's own error behind it is asked first.
+    httpx-aiohttp raises ConnectTimeout for every lost connection, so aiohttp's own error, its cause, is checked first.
     """
     cause = error.__cause__
     if isinstance(cause, aiohttp.ClientError):
@@ -296,9 +299,9 @@ def never_sent(error: httpx.HTTPError) -> bool:
 
 
 def retry_after(value: str | None, date: str | None) -> float | None:
-    """Seconds that a `Retry-After` header asks for (RFC 9110, 10.2.3); None where there is none that can be read.
+    """The seconds in a `Retry-After` header (RFC 9110, 10.2.3); None if it is absent or not readable.
 
-    A time of day is read against the answer's own `Date`, so that the clocks need not agree.
+    A date is compared with the answer's own `Date`, so the clocks of proxy and upstream need not agree.
     """
     if value is None:
         return None
@@ -313,7 +316,7 @@ def retry_after(value: str | None, date: str | None) -> float | None:
 def aiohttp_transport(
     max_connections: int, verify: ssl.SSLContext | bool, *, trust_env: bool
 ) -> httpx.AsyncBaseTransport:
-    """httpx over aiohttp's connection pool, which is told to add, keep and change nothing."""
+    """httpx over aiohttp's connection pool, configured to add no headers, keep no cookies and decode nothing."""
     context = verify if isinstance(verify, ssl.SSLContext) else httpx.create_ssl_context(verify, trust_env=trust_env)
 
     def session() -> aiohttp.ClientSession:

@@ -1,4 +1,4 @@
-"""The demo upstream: what an OpenAI client sees of it, and its process."""
+"""The demo upstream, as an OpenAI client sees it, and its process."""
 
 import sys
 import time
@@ -16,7 +16,7 @@ from tests.kit import serve
 
 
 class Parrot:
-    """A model that says the last message back, word by word, and too much for seven words."""
+    """A model that repeats the last message word by word, and raises TooLarge for more than six words."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[list[dict[str, str]], int, float | None, tuple[str, ...]]] = []
@@ -47,7 +47,7 @@ class Spoken:
 
 
 def test_sdk_talks_to_it() -> None:
-    """Chat, stream, completion and model list are what the official SDK expects."""
+    """The official SDK reads a chat completion, a stream, a completion and the model list."""
     parrot = Parrot()
     with serve(demo_app(parrot)) as url:
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
@@ -90,7 +90,7 @@ def test_sdk_talks_to_it() -> None:
     ],
 )
 def test_bad_requests_are_told_why(body: str, place: str) -> None:
-    """What the demo model cannot answer is a 400 that says where it is wrong."""
+    """A request that the demo model cannot answer gets a 400 with the place of the mistake."""
     with serve(demo_app(Parrot())) as url:
         answer = httpx.post(f"{url}/v1/chat/completions", content=body, trust_env=False)
     assert answer.status_code == 400
@@ -98,7 +98,7 @@ def test_bad_requests_are_told_why(body: str, place: str) -> None:
 
 
 def test_process_lives_as_long_as_it_is_needed(tmp_path: Path) -> None:
-    """The URL is the first line that the process writes; it ends when its standard input does."""
+    """The process writes its URL as its first line, and ends when its standard input is closed."""
     mark = tmp_path / "ended"
     program = f"import sys; print('http://h:1', flush=True); sys.stdin.read(); open({str(mark)!r}, 'w')"
     with start_demo([sys.executable, "-c", program]) as url:
@@ -108,7 +108,7 @@ def test_process_lives_as_long_as_it_is_needed(tmp_path: Path) -> None:
 
 
 def test_process_that_does_not_start() -> None:
-    """A process that ends, says why it cannot, or says nothing in time, is an error and is gone."""
+    """A process that ends, reports a reason, or is silent until the timeout raises ConfigError and is stopped."""
     with pytest.raises(ConfigError, match="status 3"), start_demo([sys.executable, "-c", "raise SystemExit(3)"]):
         pass
     missing = [sys.executable, "-c", "print('run  pip install this')"]

@@ -32,7 +32,7 @@ RECORDED = (
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """A free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -40,7 +40,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(tmp: Path, *args: str, config: str = "", timeout_s: float = 90.0) -> Iterator[str]:
-    """`guardproxy serve` until it is ready; yields its URL. Ended by its pid."""
+    """Run `guardproxy serve`; yield its URL once it is ready."""
     port = free_port()
     command = [sys.executable, "-m", "guardproxy", "serve", "--port", str(port), "--data-dir", str(tmp), *args]
     if config:
@@ -58,7 +58,7 @@ def running(tmp: Path, *args: str, config: str = "", timeout_s: float = 90.0) ->
 
 
 def wait_ready(url: str, process: "subprocess.Popen[bytes]", tmp: Path, timeout_s: float) -> None:
-    """Until /readyz says so."""
+    """Wait until /readyz answers 200."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         assert process.poll() is None, (tmp / "log").read_text()
@@ -72,7 +72,7 @@ def wait_ready(url: str, process: "subprocess.Popen[bytes]", tmp: Path, timeout_
 
 
 def frames(text: str) -> list[bytes | float | None]:
-    """A streamed completion that says `text`, a word a frame."""
+    """A streamed completion with the content `text`, one word per frame."""
     head = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 
     def line(delta: dict[str, str], finish: str | None) -> bytes:
@@ -184,7 +184,7 @@ def test_harmful_reply_is_withheld(client: openai.OpenAI, upstream: tuple[Upstre
 
 
 def test_stream_that_turns_harmful_is_cut(client: openai.OpenAI, upstream: tuple[Upstream, str]) -> None:
-    """The client has the judged part, then the protocol's own end."""
+    """The client gets the judged part, then the protocol's own end of a stream."""
     app, _ = upstream
     app.streams(FINE * 6 + BAD_REPLY * 4)
     stream = client.chat.completions.create(model="m", messages=ask("Tell me a story."), stream=True)  # type: ignore[call-overload]
@@ -204,7 +204,7 @@ def test_moderations_are_answered_by_the_guard(client: openai.OpenAI, upstream: 
 
 
 def test_unknown_path_is_refused(proxy: str, upstream: tuple[Upstream, str]) -> None:
-    """A path that could carry a chat and that no wire reads stops here, with a word on what to do."""
+    """A path that no wire reads is refused; the error names the option that lets it pass."""
     before = len(upstream[0].seen)
     got = httpx.post(f"{proxy}/v1/some/other/chat", json={"messages": ask(BAD)})
     assert got.status_code == 404
@@ -213,7 +213,7 @@ def test_unknown_path_is_refused(proxy: str, upstream: tuple[Upstream, str]) -> 
 
 
 def test_operator_sees_it(proxy: str, folder: Path) -> None:
-    """Metrics, health and the audit commands speak of what happened; no credential is in the log or a row."""
+    """Metrics, health and the audit commands show the block; no credential is in the log or in a row."""
     key = {"authorization": "Bearer sk-of-the-client-0123456789abcdef"}
     body = {"model": "m", "messages": ask(BAD)}
     assert httpx.post(f"{proxy}/v1/chat/completions", json=body, headers=key).headers["x-guardproxy-action"] == "block"
@@ -281,12 +281,12 @@ def test_block_as_error_and_reload(upstream: tuple[Upstream, str], tmp_path: Pat
 
 
 def metrics_of(url: str) -> str:
-    """The text of a scrape."""
+    """The text of /metrics."""
     return httpx.get(f"{url}/metrics").text
 
 
 def wait_log(folder: Path, event: str) -> None:
-    """Until the log has an event."""
+    """Wait until the log has the event."""
     deadline = time.monotonic() + 15
     while event not in (folder / "log").read_text():
         assert time.monotonic() < deadline, (folder / "log").read_text()
@@ -313,18 +313,18 @@ def test_real_chat_model_behind_it(tmp_path: Path) -> None:
 
 
 def test_several_workers_log_what_one_does(upstream: tuple[Upstream, str], tmp_path: Path) -> None:
-    """They answer as one, and there is no line for every request."""
+    """Several workers serve one address, and the server logs no line for every request."""
     app, below = upstream
     app.says(FINE)
     with running(tmp_path, "--workers", "2", "--upstream", below) as url:
         body = {"model": "m", "messages": ask(GOOD)}
         deadline = time.monotonic() + 60
-        while (tmp_path / "log").read_text().count('"event": "ready"') < 2:  # /readyz speaks of one worker
+        while (tmp_path / "log").read_text().count('"event": "ready"') < 2:  # /readyz answers for a single worker
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert httpx.post(f"{url}/v1/chat/completions", json=body).status_code == 200
         deadline = time.monotonic() + 20
-        while '"decision"' not in (tmp_path / "log").read_text():  # records are written behind the answer
+        while '"decision"' not in (tmp_path / "log").read_text():  # records are written after the answer
             assert time.monotonic() < deadline
             time.sleep(0.1)
     logged = (tmp_path / "log").read_text()
@@ -340,7 +340,7 @@ def test_several_workers_log_what_one_does(upstream: tuple[Upstream, str], tmp_p
 )
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_what_is_found_out_at_the_start_ends_it(tmp_path: Path, workers: str, config: str, why: str) -> None:
-    """A model or file that is not there ends the server with the reason last and no traceback, all workers with it."""
+    """A missing model or file ends the server and all workers; the last line says why, without a traceback."""
     path = tmp_path / "guardproxy.yaml"
     path.write_text(f"audit: {{store: none}}\n{config}\n")
     command = ["serve", "--config", str(path), "--upstream", "http://127.0.0.1:9"]

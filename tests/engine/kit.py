@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from guardproxy.engine.decoder.runner import GenerativeRunner
-from guardproxy.engine.load import Loaded, load_causal
+from guardproxy.engine.load import LoadedModel, load_causal
 from guardproxy.ports import LabelList, Piece, Prompt, Reading, Readout
 from guardproxy.types import Check, Conversation, Message, Part, Side
 
@@ -31,12 +31,12 @@ def smollm_file() -> Path:
 
 
 @lru_cache
-def smollm() -> Loaded:
+def smollm() -> LoadedModel:
     """SmolLM2's real weights and tokenizer."""
     return load_causal(str(smollm_file()), CPU, torch.float32)
 
 
-def tiny(kind: str = "Llama", seed: int = 0, **options: Any) -> Loaded:
+def tiny(kind: str = "Llama", seed: int = 0, **options: Any) -> LoadedModel:
     """A random model of an architecture, with SmolLM2's tokenizer."""
     torch.manual_seed(seed)
     config = getattr(transformers, f"{kind}Config")(
@@ -59,18 +59,20 @@ def tiny(kind: str = "Llama", seed: int = 0, **options: Any) -> Loaded:
     )
     model = getattr(transformers, f"{kind}ForCausalLM")(config).eval().requires_grad_(False)
     real = smollm()
-    return Loaded(model, real.backend, real.tokenizer, None)
+    return LoadedModel(model, real.backend, real.tokenizer, None)
 
 
-def runner(loaded: Loaded, **options: Any) -> GenerativeRunner:
+def runner(loaded: LoadedModel, **options: Any) -> GenerativeRunner:
     """A runner over a copy of the model, so that the original stays a stock one for reference."""
-    return GenerativeRunner(Loaded(copy.deepcopy(loaded.model), loaded.backend, loaded.tokenizer, None), CPU, **options)
+    return GenerativeRunner(
+        LoadedModel(copy.deepcopy(loaded.model), loaded.backend, loaded.tokenizer, None), CPU, **options
+    )
 
 
 def prompt(text: str, *turns: str, readout: Readout = ANSWERS, policy: str = POLICY, key: str = "policy") -> Prompt:
     """A prompt as the families make them: policy, earlier turns, the judged text, and the question."""
-    told = tuple(Piece(f"{turn}\n\nUser: ", "turn") for turn in turns)
-    return Prompt((Piece(policy), *told, Piece(text, "judged"), Piece(CLOSING)), readout, key)
+    context = tuple(Piece(f"{turn}\n\nUser: ", "turn") for turn in turns)
+    return Prompt((Piece(policy), *context, Piece(text, "judged"), Piece(CLOSING)), readout, key)
 
 
 def read(model: GenerativeRunner, *prompts: Prompt) -> list[Reading]:
@@ -85,14 +87,14 @@ def text_of(pieces: Sequence[Piece]) -> str:
     return "".join(piece.text for piece in pieces)
 
 
-def logits_of(loaded: Loaded, ids: Sequence[int]) -> torch.Tensor:
+def logits_of(loaded: LoadedModel, ids: Sequence[int]) -> torch.Tensor:
     """Logits of the next token by a plain full forward of the stock model."""
     with torch.inference_mode():
         out: torch.Tensor = loaded.model(torch.tensor([list(ids)]), use_cache=False).logits[0, -1]
     return out.double()
 
 
-def brute_force(loaded: Loaded, asked: Prompt) -> tuple[float, list[float], float]:
+def brute_force(loaded: LoadedModel, asked: Prompt) -> tuple[float, list[float], float]:
     """P(unsafe), P(label in the list) and the mass outside, from every label list's own full forwards."""
     readout = asked.readout
     assert isinstance(readout, LabelList)
@@ -126,7 +128,7 @@ def brute_force(loaded: Loaded, asked: Prompt) -> tuple[float, list[float], floa
     return unsafe / (safe + unsafe), inside, 1 - safe - unsafe
 
 
-def encode(loaded: Loaded, text: str) -> list[int]:
+def encode(loaded: LoadedModel, text: str) -> list[int]:
     """Ids of ordinary text."""
     return list(loaded.backend.encode(text, add_special_tokens=False).ids)
 

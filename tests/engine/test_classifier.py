@@ -51,7 +51,7 @@ def ask(text, *turns, labels=LABELS):
 
 
 def test_float16_weights_are_read_in_float32_and_equal_the_plain_model(folder, runner):
-    """The probabilities are those of the model called plainly on the tokenizer's own encoding, alone or as a pair."""
+    """The probabilities equal a plain call of the model on the tokenizer's own encoding, for a text and for a pair."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.BertForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     assert next(runner._model.parameters()).dtype == torch.float32
@@ -72,7 +72,7 @@ def test_a_row_reads_the_same_alone_and_in_any_batch(runner):
 
 
 def test_a_bert_whose_tokenizer_has_no_segment_types_gets_none(folder, tmp_path):
-    """A pair is read as the plain model reads it on the tokenizer's own encoding, which has one segment."""
+    """A pair has the plain model's probabilities on the tokenizer's own encoding, which has one segment."""
     copied = tmp_path / "untyped"
     shutil.copytree(folder, copied)
     settings = json.loads((copied / "tokenizer_config.json").read_text())
@@ -110,7 +110,7 @@ def test_another_architecture_goes_through_its_own_forward(folder, tmp_path):
 
 
 def test_long_texts_become_windows_within_the_limit(runner):
-    """A text beyond the limit has several windows, each within it, also beside a long question."""
+    """A text beyond the limit has several windows, each within the limit, also with a long question."""
     for turns in ((), ("why " * 30,), ("why " * 300,)):
         works = runner.encode(ask("word " * 300, *turns))
         assert len(works) > 1
@@ -118,7 +118,7 @@ def test_long_texts_become_windows_within_the_limit(runner):
 
 
 def test_a_config_may_ask_for_long_texts_in_short_parts_too(folder, tmp_path):
-    """Beyond `over` tokens a text is read in parts of `part` that share `overlap` as well, each `discount` less."""
+    """A text of more than `over` tokens is also read in parts of `part` tokens, with `discount` off their logits."""
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())
     config["guard"] = {"over": 30, "part": 12, "overlap": 4, "discount": 1.5}
@@ -138,7 +138,7 @@ def test_a_config_may_ask_for_long_texts_in_short_parts_too(folder, tmp_path):
 
 
 def test_damaged_weights_are_said_to_be_damaged(folder, tmp_path):
-    """Weights cut short, or a config that fits no weights, are mistakes of the model, not of the network."""
+    """Truncated weights, or a config that does not fit them, are reported as such and not as a network error."""
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100_000])
@@ -147,13 +147,13 @@ def test_damaged_weights_are_said_to_be_damaged(folder, tmp_path):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_size": 401}))
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as raised:
         load_classifier(str(tmp_path), CPU, torch.float32)
-    assert "huggingface" not in str(told.value)
+    assert "huggingface" not in str(raised.value)
 
 
 def test_a_streamed_reply_computes_its_windows_once(runner):
-    """A check of a stream computes only windows that it did not have before, until the stream has ended."""
+    """A check of a stream computes only windows that are new, until the stream has ended."""
     text = "one two three four five six seven eight nine ten " * 40
     (alone, *_) = zip(*(done.reading.probabilities for done in runner.run(runner.encode(ask(text)))), strict=True)
     total = 0
@@ -168,14 +168,14 @@ def test_a_streamed_reply_computes_its_windows_once(runner):
 
 
 def test_control_tokens_in_a_text_have_no_power(runner):
-    """[SEP] in a text is spelled out."""
+    """[SEP] in a text is encoded as ordinary characters."""
     separator = runner._tokenizer.special("[SEP]")
     (work,) = runner.encode(ask("one [SEP] two"))
     assert work.data.ids.count(separator) == 1
 
 
 def test_a_family_that_names_other_outputs_is_unavailable(runner):
-    """A count of labels that is not the model's is an error, not a guess."""
+    """A number of labels other than the model's number of outputs is an error."""
     with pytest.raises(GuardUnavailable, match="3 outputs"):
         runner.encode(ask("x", labels=ClassLogits(("a", "b"), "softmax")))
 
@@ -185,8 +185,8 @@ def test_calibration_beside_the_weights_is_applied(folder, runner, tmp_path):
     (plain,) = runner.run(runner.encode(ask("Hello")))
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    told = {name: {"temperature": 2.0, "bias": at} for at, name in enumerate(LABELS.labels)}
-    (tmp_path / "calibration.json").write_text(json.dumps(told))
+    content = {name: {"temperature": 2.0, "bias": at} for at, name in enumerate(LABELS.labels)}
+    (tmp_path / "calibration.json").write_text(json.dumps(content))
     calibrated = ClassifierRunner(load_classifier(str(tmp_path), CPU, torch.float32), CPU)
     (done,) = calibrated.run(calibrated.encode(ask("Hello")))
     logits = torch.logit(torch.tensor(plain.reading.probabilities)) / 2 + torch.arange(3)
@@ -194,7 +194,7 @@ def test_calibration_beside_the_weights_is_applied(folder, runner, tmp_path):
 
 
 def test_a_broken_calibration_is_a_configuration_error(folder, tmp_path):
-    """An output without a positive temperature is named."""
+    """The error names the output without a positive temperature."""
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "calibration.json").write_text('{"unsafe": {"temperature": 0, "bias": 0}}')

@@ -1,12 +1,12 @@
-"""Where the label lists of a check are read: over the floor that the policies set, and wherever that cannot be told."""
+"""Label lists are read above the floor that the policies set, and always if a floor could hide a category."""
 
 import asyncio
 
 import pytest
 
 from guardproxy import app
-from guardproxy.engine import open_engine
 from guardproxy.families.llama_guard import open_family
+from guardproxy.guards.local import ModelOptions, open_local_guard
 from guardproxy.ports import LabelList
 from guardproxy.settings.load import load_text
 from guardproxy.types import Category, Finding, Taxonomy, Verdict
@@ -19,7 +19,7 @@ FLOOR = 0.9999
 
 
 class TwoLists:
-    """A family whose P(unsafe) is that of two words, with a list behind either."""
+    """A family with two prompts, each with its own unsafe word and label list."""
 
     taxonomy = Taxonomy("t", (Category("a", "A"), Category("b", "B")))
 
@@ -57,25 +57,26 @@ def judged(guard):
 
 
 def test_below_the_floor_nothing_is_said_of_categories(folder):
-    """A list that no threshold needs is not read, and its categories are in no finding."""
+    """A list that no threshold needs is not read, and no finding has its categories."""
     family = open_family(version="2")
-    options = {"name": "g", "family": family, "model": folder, "device": "cpu"}
-    low, high = judged(open_engine(**options, floor=FLOOR)), judged(open_engine(**options))
+    low, high = (
+        judged(open_local_guard("g", family, ModelOptions(folder, device="cpu", floor=floor))) for floor in (FLOOR, 0.0)
+    )
     assert low.unsafe == pytest.approx(high.unsafe, abs=1e-5)
     assert (low.findings, low.leftover) == ((), low.unsafe)
     assert [finding.category for finding in high.findings] == [one.id for one in family.taxonomy.categories]
 
 
 def test_several_lists_are_read_whatever_the_floor(folder):
-    """Two words that are each under the floor can be over it together: the floor is none of theirs."""
-    verdict = judged(open_engine(name="g", family=TwoLists(), model=folder, device="cpu", floor=FLOOR))
+    """Two lists below the floor can be above it together, so a family with two lists has no floor."""
+    verdict = judged(open_local_guard("g", TwoLists(), ModelOptions(folder, device="cpu", floor=FLOOR)))
     assert verdict.unsafe < FLOOR
     assert sum(finding.probability for finding in verdict.findings) > 0.5 * verdict.unsafe
 
 
 @pytest.mark.parametrize("mean", ["", '\n  mean: {"*": [1, 1]}'])
 def test_a_mean_is_of_what_every_guard_says(folder, mean):
-    """A mean can be over a threshold that one guard is under, so every guard of it reads its lists."""
+    """A mean can be above a threshold although one of its guards is below it, so every guard reads its lists."""
     one = f'{{family: llama_guard, model: {folder}, options: {{version: "2"}}}}'
     text = f"version: 1\nguard:\n  all: [a, b]{mean}\nguards:\n  a: {one}\n  b: {one}\n"
     policy = f"policies:\n  default:\n    unsafe: {{block: {FLOOR}}}\n"

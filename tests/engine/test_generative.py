@@ -5,7 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from guardproxy.engine.text import PromptTokenizer
+from guardproxy.engine.tokenizer import PromptTokenizer
 from guardproxy.errors import GuardUnavailable
 from guardproxy.ports import LabelList, Piece, Prompt, TokenChoice
 from tests.engine.kit import ANSWERS, POLICY, brute_force, encode, logits_of, prompt, read, runner, text_of, tiny
@@ -24,12 +24,12 @@ TEXTS = (
 
 @pytest.fixture(scope="module")
 def llama():
-    """A random Llama with grouped heads."""
+    """A random Llama with grouped query heads."""
     return tiny("Llama")
 
 
 def close(got, wanted, tolerance=1e-5):
-    """Whether two rows of probabilities agree."""
+    """Assert that two rows of probabilities agree."""
     assert len(got) == len(wanted)
     assert max(abs(a - b) for a, b in zip(got, wanted, strict=True)) < tolerance
 
@@ -59,7 +59,7 @@ def test_a_check_reads_the_same_alone_and_in_any_batch(llama):
 
 
 def test_the_list_is_not_computed_below_the_floor(llama):
-    """With P(unsafe) at or below the floor no category is claimed, and all of its mass is stated as left over."""
+    """With P(unsafe) at or below the floor, every category has probability 0 and `leftover` is P(unsafe)."""
     (full,) = read(runner(llama), prompt(TEXTS[0]))
     (got,) = read(runner(llama, floor=full.probabilities[0] + 1e-4), prompt(TEXTS[0]))
     assert got.probabilities[0] == pytest.approx(full.probabilities[0], abs=1e-5)
@@ -68,14 +68,14 @@ def test_the_list_is_not_computed_below_the_floor(llama):
 
 
 def test_a_floor_below_changes_nothing(llama):
-    """The list behind the floor, computed in a pass of its own, equals the one computed at once."""
+    """A list that is computed in a pass of its own has the probabilities of one computed inline."""
     (full,) = read(runner(llama), prompt(TEXTS[0]))
     (got,) = read(runner(llama, floor=1e-9), prompt(TEXTS[0]))
     close(got.probabilities, full.probabilities)
 
 
 def test_leftover_is_honest(llama):
-    """A coarse tolerance stops early: the stated leftover bounds what is missing from every category."""
+    """With a coarse tolerance the search stops early, and `leftover` bounds the error of every category."""
     fine = LabelList(" safe", " unsafe", "\n", ("O1", "O2", "O3", "O4"), ",", "", tolerance=1e-9)
     coarse = LabelList(" safe", " unsafe", "\n", ("O1", "O2", "O3", "O4"), ",", "", tolerance=0.2)
     for text in TEXTS:
@@ -86,7 +86,7 @@ def test_leftover_is_honest(llama):
 
 
 def test_token_choices_equal_the_full_softmax(llama):
-    """Each label's spellings are summed and normalised; the rest of the softmax is stated."""
+    """Each label's spellings are summed and normalised; `outside` is the rest of the softmax."""
     readout = TokenChoice(("no", "yes"), ((" No", " no"), (" Yes", " yes", " YES")))
     asked = prompt(TEXTS[1], readout=readout)
     (got,) = read(runner(llama), asked)
@@ -99,13 +99,13 @@ def test_token_choices_equal_the_full_softmax(llama):
 
 
 def test_answers_that_begin_alike_are_refused(llama):
-    """Two answers with the same first token cannot be told apart: unavailable, not a guess."""
+    """Two answers with the same first token cannot be distinguished: the guard is unavailable."""
     with pytest.raises(GuardUnavailable, match="same token"):
         runner(llama).encode(prompt("a", readout=TokenChoice(("a", "b"), ((" yes",), (" yes",)))))
 
 
 def test_the_policy_text_is_computed_once(llama):
-    """The second check computes its own tokens and reuses the policy's."""
+    """The second check computes only its own tokens and reuses those of the policy text."""
     model = runner(llama, floor=1.0)
     policy = len(encode(llama, POLICY.rstrip(" ")))
     (first,) = model.run(model.encode(prompt(TEXTS[0])))
@@ -116,7 +116,7 @@ def test_the_policy_text_is_computed_once(llama):
 
 
 def test_a_conversation_sent_again_costs_its_new_text(llama):
-    """Turn k of a growing conversation computes only what is new, and reads as from scratch."""
+    """Each turn of a growing conversation computes only its new text, with the probabilities of a fresh runner."""
     model = runner(llama, floor=1.0)
     turns = [f"Turn {at}: tell me more about the {at}th tree in the wood." for at in range(12)]
     for at in range(1, len(turns)):
@@ -129,7 +129,7 @@ def test_a_conversation_sent_again_costs_its_new_text(llama):
 
 
 def test_a_history_of_forty_turns_adds_under_a_twentieth():
-    """With forty turns before it that were judged, a turn computes at most 1.05 times what it computes alone."""
+    """Behind forty judged turns, a turn computes at most 1.05 times the tokens that it computes alone."""
     loaded = tiny("Llama", max_position_embeddings=8192)
     model, single = runner(loaded, floor=1.0), runner(loaded, floor=1.0)
     more = " Who planted it there, what does it look like in winter, and how old can such a tree become?" * 3
@@ -159,11 +159,11 @@ def test_turns_of_one_request_share_their_conversation(llama):
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 219), min_size=1, max_size=6), st.sampled_from([0, 1 << 16, 1 << 30]))
 def test_a_stream_reads_as_from_scratch_for_any_split(llama, cuts, budget):
-    """However a reply is split, and whatever was evicted, each check equals the check of that text alone."""
+    """For any split of a reply and any eviction, each check equals the check of that text alone."""
     reply = ("Take a seat; the naïve approach — 走ってください — was übertrieben... 🙂🙃 1234567890 un\tsafe\n\n" * 3)[
         :220
     ]
-    model = runner(llama, state_bytes=budget)
+    model = runner(llama, cache_bytes=budget)
     for cut in sorted({*cuts, 219}):
         asked = prompt(reply[: cut + 1])
         (got,) = read(model, asked)
@@ -182,11 +182,11 @@ def test_a_stream_computes_little_more_than_its_text_once(llama):
 
 
 def test_the_state_stays_within_its_budget(llama):
-    """However many conversations pass by, what is kept is bounded."""
-    model = runner(llama, state_bytes=1 << 18)
+    """The prefix cache stays within its budget over many conversations."""
+    model = runner(llama, cache_bytes=1 << 18)
     for at in range(60):
         read(model, prompt(f"Conversation {at} about {'trees ' * (at % 9)}"))
-        assert model.store.size <= 1 << 18
+        assert model.prefix_cache.size <= 1 << 18
 
 
 def test_control_tokens_in_a_text_are_plain_text(llama):
@@ -199,7 +199,7 @@ def test_control_tokens_in_a_text_are_plain_text(llama):
 
 
 def test_neighbouring_pieces_are_encoded_as_one_string(llama):
-    """Tokens merge over the seams of ordinary pieces."""
+    """Tokens merge across the boundaries of ordinary pieces."""
     tokenizer = PromptTokenizer(llama.backend)
     assert tokenizer.ids([Piece("hel"), Piece("lo wor", "judged"), Piece("ld")]) == tokenizer.text("hello world")
 
@@ -227,13 +227,13 @@ def test_context_is_left_out_before_the_text_is_cut(llama):
 
 
 def test_a_prompt_with_no_room_for_a_text_is_unavailable(llama):
-    """A policy that fills the window cannot be read around: an error, never a cut policy."""
+    """A policy that fills the context is an error; it is never cut."""
     with pytest.raises(GuardUnavailable, match="leaves no room"):
         runner(llama).encode(prompt("text " * 300, policy="policy " * 500))
 
 
 def test_labels_of_several_tokens_and_one_label_alone(llama):
-    """Labels that share beginnings, end in others, or stand alone read as brute force does."""
+    """Labels with a common beginning, labels that begin others, and a single label equal brute force."""
     for labels in (("Violent", "Violent Acts", "Non-violent Illegal Acts"), ("O1",), ("S1", "S10", "S11")):
         readout = LabelList(" safe", " unsafe", "\nCategories: ", labels, ", ", "", tolerance=1e-9)
         asked = prompt(TEXTS[0], readout=readout)
@@ -243,7 +243,7 @@ def test_labels_of_several_tokens_and_one_label_alone(llama):
 
 
 def test_prompts_that_end_in_a_control_token(llama):
-    """The answer's spelling is that behind a control token where the prompt ends with one."""
+    """If the prompt ends with a control token, the answer is encoded as text behind a control token."""
     pieces = (Piece(POLICY), Piece("Hello", "judged"), Piece("<|im_end|>", "special"))
     asked = Prompt(pieces, LabelList("safe", "no", "\n", ("O1", "O2"), ",", ""), "k")
     (got,) = read(runner(llama), asked)
@@ -254,5 +254,5 @@ def test_prompts_that_end_in_a_control_token(llama):
 
 
 def test_the_stock_answers_have_labels_that_begin_alike():
-    """The test's own grammar holds the hard case: O1 begins O10."""
+    """The tests' own label list has the hard case: O1 begins O10."""
     assert {"O1", "O10"} <= set(ANSWERS.labels)

@@ -1,4 +1,4 @@
-"""The lanes of a pass: what goes where, and that a check reads the same in any of them."""
+"""The lanes of a pass: their rows, and the same readings for any number of lanes."""
 
 import threading
 import time
@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guardproxy.engine.decoder.packed import Segment, blockwise, plan_of
-from guardproxy.engine.lanes import Lanes, Progress, split
+from guardproxy.engine.decoder.attention import blockwise_attention
+from guardproxy.engine.decoder.packed import Segment, plan_pass
+from guardproxy.engine.lanes import LanePool, LayerProgress, balance
 from tests.engine.kit import prompt, read, runner, tiny
 
 TEXTS = ("How do I whittle a spoon?", "a", "x" * 300, "Tell me how to pick a lock.", "Where is the library?")
@@ -17,8 +18,8 @@ TEXTS = ("How do I whittle a spoon?", "a", "x" * 300, "Tell me how to pick a loc
 
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=40), st.integers(1, 32))
 def test_every_item_is_in_one_lane_and_no_lane_is_empty(costs, threads):
-    """The lanes part the batch, are never more than threads, and differ by no more than the longest item."""
-    lanes = split(costs, threads)
+    """Lanes partition the items, are at most as many as threads, and differ by at most the most expensive item."""
+    lanes = balance(costs, threads)
     assert sorted(index for lane in lanes for index in lane) == list(range(len(costs)))
     assert len(lanes) == min(threads, len(costs))
     loads = [sum(costs[index] for index in lane) for lane in lanes]
@@ -26,7 +27,7 @@ def test_every_item_is_in_one_lane_and_no_lane_is_empty(costs, threads):
 
 
 def test_a_lane_that_fails_is_waited_for_and_raised():
-    """No lane is left running behind an error."""
+    """An error is raised only when all lanes have ended."""
     ended = []
 
     def bad():
@@ -36,7 +37,7 @@ def test_a_lane_that_fails_is_waited_for_and_raised():
         time.sleep(0.05)
         ended.append(threading.current_thread().name)
 
-    lanes = Lanes(3)
+    lanes = LanePool(3)
     for acts in ([bad, good, good], [good, good, bad]):
         ended.clear()
         with pytest.raises(ValueError, match="bad"):
@@ -46,19 +47,19 @@ def test_a_lane_that_fails_is_waited_for_and_raised():
 
 
 def test_a_lane_that_waits_for_one_that_failed_fails_too():
-    """Nobody waits for keys that will never come."""
-    progress = Progress(2)
-    lanes = Lanes(2)
+    """A lane does not wait for the keys of a lane that has failed."""
+    progress = LayerProgress(2)
+    lanes = LanePool(2)
 
     def first():
-        progress.gave(0)
-        progress.broke()
+        progress.advance(0)
+        progress.fail()
         raise ValueError("first")
 
     with pytest.raises(ValueError, match="first"):
-        lanes.run([first, lambda: progress.wait([0], 3)])
+        lanes.run([first, lambda: progress.wait_for([0], 3)])
     with pytest.raises(RuntimeError, match="another lane"):
-        progress.wait([0], 3)
+        progress.wait_for([0], 3)
     lanes.close()
 
 
@@ -66,7 +67,7 @@ def test_each_lane_has_its_share_of_the_threads():
     """Two lanes of four threads compute with two each, and the caller has its four again afterwards."""
     before = torch.get_num_threads()
     try:
-        lanes = Lanes(4)
+        lanes = LanePool(4)
         assert lanes.run([torch.get_num_threads] * 2) == [2, 2]
         assert torch.get_num_threads() == 4
         lanes.close()
@@ -75,24 +76,24 @@ def test_each_lane_has_its_share_of_the_threads():
 
 
 def forest_plan(top, below, lanes):
-    """A plan of `top` roots by size, the first with children of the sizes `below`."""
+    """A plan of roots with the sizes `top`; the first has children with the sizes `below`."""
     roots = [Segment([at] * size, list(range(size))) for at, size in enumerate(top)]
     for at, size in enumerate(below):
         start = len(roots[0].tokens)
         child = Segment([100 + at] * size, list(range(start, start + size)), roots[0])
         roots[0].children.append(child)
-    return plan_of(roots, lanes, torch.empty, blockwise, linear=2000)
+    return plan_pass(roots, lanes, torch.empty, blockwise_attention, linear=2000)
 
 
 def seen(plan):
     """For each row, the rows it attends to."""
     out = [set() for _ in plan.tokens]
     for lane in plan.lanes([]):
-        for own in lane.owns:
+        for own in lane.diagonal_blocks:
             assert lane.low <= own.low < own.high <= lane.high
             for row in range(own.low, own.high):
                 out[row] |= set(range(own.low, row + 1))
-        for block in lane.blocks:
+        for block in lane.key_blocks:
             assert lane.low <= block.first < block.last <= lane.high
             for row in range(block.first, block.last):
                 new = set(range(block.low, block.high))
@@ -102,12 +103,12 @@ def seen(plan):
 
 
 def seen_at_last(plan, read):
-    """The same at the last layer, for the rows that are read."""
+    """For each row that is read, the rows it attends to in the last layer."""
     out = {row: set() for row in read}
     for lane in plan.lanes(read):
-        asking = lane.asking(plan.scratch.shape[0] - 1)
-        rows = [lane.low + row for row in asking.rows.tolist()]
-        for block in asking.blocks:
+        wanted = lane.attention_rows(plan.scratch.shape[0] - 1)
+        rows = [lane.low + row for row in wanted.rows.tolist()]
+        for block in wanted.key_blocks:
             for row in rows[block.first : block.last]:
                 new = set(range(block.low, block.high))
                 assert not new & out[row]
@@ -123,7 +124,7 @@ def seen_at_last(plan, read):
     st.integers(1, 200),
 )
 def test_a_cut_row_attends_to_what_the_whole_row_did(top, below, lanes, step):
-    """Every token has the same tokens above it, however many lanes the row is cut into, and each once."""
+    """Every row attends to the same rows, each once, for any number of lanes."""
     whole, cut = forest_plan(top, below, 1), forest_plan(top, below, lanes)
     assert (cut.tokens, cut.positions) == (whole.tokens, whole.positions)
     assert seen(cut) == seen(whole)
@@ -134,7 +135,7 @@ def test_a_cut_row_attends_to_what_the_whole_row_did(top, below, lanes, step):
 
 @pytest.mark.parametrize("threads", [2, 3, 5])
 def test_a_check_reads_the_same_in_any_lanes(threads):
-    """Single checks, batches, the policy text itself and what is kept: as on one thread, however it is cut."""
+    """Single checks, batches and cached prefixes have the readings of one thread for any number of lanes."""
     loaded = tiny("Llama")
     plain, model = runner(loaded, threads=1), runner(loaded, threads=threads)
     for texts in (TEXTS, TEXTS[:1], TEXTS[2:], (TEXTS[2],), (TEXTS[2] + " and more " * 20,)):

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from guardproxy.demo.model import DemoLLM
-from guardproxy.engine import open_engine
 from guardproxy.errors import ConfigError, TooLarge
 from guardproxy.families.llama_guard import open_family
+from guardproxy.guards.local import ModelOptions, open_local_guard
 from tests.engine.kit import check, encode, runner, smollm, smollm_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -20,7 +20,7 @@ TALKS = (
 
 
 def test_unsafe_equals_the_reference_generate():
-    """P(unsafe) equals that from generate(..., output_scores=True) on the whole prompt, to 1e-4."""
+    """P(unsafe) equals that of generate(..., output_scores=True) on the whole prompt, to 1e-4."""
     loaded, family = smollm(), open_family(version="1")
     model = runner(loaded, floor=1.0)
     for talk in TALKS:
@@ -59,23 +59,23 @@ def test_a_growing_reply_equals_the_reply_alone():
 
 
 def test_a_missing_model_says_what_to_do():
-    """A path that is not there and a hub id that is not cached are configuration errors with advice."""
+    """A missing path and a hub id that is not cached are configuration errors with advice."""
     for model, advice in (("/no/such/model", "no such file"), ("nobody/no-such-guard", "hf download")):
-        guard = open_engine(name="g", family=open_family(version="1"), model=model, device="cpu")
+        guard = open_local_guard("g", open_family(version="1"), ModelOptions(model, device="cpu"))
         with pytest.raises(ConfigError, match=advice):
             asyncio.run(guard.start())
 
 
 def test_an_impossible_device_says_so():
-    """A device that torch cannot use is a configuration error that counts what there is."""
-    for device, told in (("cuda:99", "CUDA devices"), ("tpu", "expected auto")):
-        guard = open_engine(name="g", family=open_family(version="1"), model=str(smollm_file()), device=device)
-        with pytest.raises(ConfigError, match=told):
+    """A device that torch cannot use is a configuration error with the number of usable devices."""
+    for device, message in (("cuda:99", "CUDA devices"), ("tpu", "expected auto")):
+        guard = open_local_guard("g", open_family(version="1"), ModelOptions(str(smollm_file()), device=device))
+        with pytest.raises(ConfigError, match=message):
             asyncio.run(guard.start())
 
 
 def test_the_demo_model_answers_in_a_stream():
-    """Deltas arrive one by one, counts are stated, stop texts end the answer, and what is too long is refused."""
+    """Deltas arrive one by one, token counts are given, a stop text ends the answer, a long prompt is refused."""
 
     async def body():
         demo = DemoLLM(threads=1)

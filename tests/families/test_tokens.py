@@ -84,9 +84,9 @@ def test_verdicts_and_codes_have_the_recorded_tokens(name: str) -> None:
     """After the prompt, the words of the grammar are the tokens that the model writes."""
     (script,) = _encoder(VOCABULARIES[name]()).encode(open_model(name).render(ask("HELLO"))[0])
     safe, unsafe, forced, codes = ANSWERS[name]
-    assert isinstance(script.read, Grammar)
-    assert (script.read.safe, script.read.unsafe, script.read.forced) == (safe, unsafe, forced)
-    assert sorted(script.read.first.children) == sorted(codes)
+    assert isinstance(script.answer, Grammar)
+    assert (script.answer.safe, script.answer.unsafe, script.answer.forced) == (safe, unsafe, forced)
+    assert sorted(script.answer.first.children) == sorted(codes)
 
 
 def test_qwen_levels_and_categories_have_the_recorded_tokens() -> None:
@@ -95,16 +95,16 @@ def test_qwen_levels_and_categories_have_the_recorded_tokens() -> None:
     levels, unsafe, controversial = open_model("qwen3guard").render(ask("HELLO"))
     assert isinstance(levels.readout, TokenChoice)
     (read,) = encoder.encode(levels)
-    assert isinstance(read.read, Choice)
-    assert dict(zip(levels.readout.labels, read.read.groups, strict=True)) == {k: (v,) for k, v in LEVELS.items()}
+    assert isinstance(read.answer, Choice)
+    assert dict(zip(levels.readout.labels, read.answer.groups, strict=True)) == {k: (v,) for k, v in LEVELS.items()}
     assert read.ids[-2:] == [73037, 25]
     for prompt, level in ((unsafe, "unsafe"), (controversial, "controversial")):
         (script,) = encoder.encode(prompt)
         assert isinstance(prompt.readout, LabelList)
-        assert isinstance(script.read, Grammar)
-        assert script.read.unsafe == LEVELS[level]
-        assert script.read.forced[-3:] == (198, 20970, 25)
-        assert sorted(script.read.first.children) == sorted(QWEN_CATEGORIES)
+        assert isinstance(script.answer, Grammar)
+        assert script.answer.unsafe == LEVELS[level]
+        assert script.answer.forced[-3:] == (198, 20970, 25)
+        assert sorted(script.answer.first.children) == sorted(QWEN_CATEGORIES)
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)

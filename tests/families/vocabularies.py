@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from guardproxy.engine.text import PromptTokenizer
+from guardproxy.engine.tokenizer import PromptTokenizer
 
 tiktoken = pytest.importorskip("tiktoken")
 

@@ -6,7 +6,7 @@ import torch
 from guardproxy.engine.decoder.grammar import Grammar, compile_grammar
 from guardproxy.engine.decoder.prompts import EncodedPrompt
 from guardproxy.engine.decoder.runner import GenerativeRunner
-from guardproxy.engine.load import Loaded, choose_device, choose_dtype
+from guardproxy.engine.load import LoadedModel, choose_device, choose_dtype
 from guardproxy.engine.runner import WorkItem
 from guardproxy.ports import LabelList
 
@@ -30,7 +30,7 @@ def grammar() -> Grammar:
 
 
 def works(count):
-    """Checks of unequal length behind one policy."""
+    """Checks of unequal lengths behind one policy text."""
     read = grammar()
     texts = [[300 + (at * 7 + step * 13) % 600 for step in range(20 + at * 17 % 90)] for at in range(count)]
     return [
@@ -40,7 +40,7 @@ def works(count):
 
 
 def model(device, dtype):
-    """The same random Llama on any device, over a tokenizer that is not used."""
+    """The same random Llama on any device, with a tokenizer that is not used."""
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")
     torch.manual_seed(1)
@@ -58,7 +58,7 @@ def model(device, dtype):
     made = transformers.LlamaForCausalLM(config).to(device, dtype).eval().requires_grad_(False)
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"?": 0}, unk_token="?"))
     ends = type("Ends", (), {"eos_token_id": 2})()
-    return Loaded(made, backend, ends, None)
+    return LoadedModel(made, backend, ends, None)
 
 
 def readings(device, dtype, count=24, **options):
@@ -86,7 +86,7 @@ def test_a_check_reads_the_same_alone_and_in_a_batch():
 
 
 def test_out_of_memory_splits_the_batch_and_goes_on():
-    """With the device's memory nearly taken, every check of a batch that does not fit still gets its reading."""
+    """With the device's memory nearly full, every check of a batch that does not fit still gets its reading."""
     runner = GenerativeRunner(model("cuda", torch.bfloat16), torch.device("cuda"))
     wanted = [done.reading.probabilities[0] for done in runner.run(works(48))]
     free, _ = torch.cuda.mem_get_info()

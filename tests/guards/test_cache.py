@@ -1,4 +1,4 @@
-"""The verdict cache: equal questions are asked once, failures are not kept, nobody's cancelling hurts another."""
+"""The verdict cache: equal checks share one call, failures are not cached, cancelling hits only its caller."""
 
 import asyncio
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def check(*texts: str, side: Side = "user", stream: str | None = None, place: st
 
 
 class Slow:
-    """A guard that answers when told to, and counts what it was asked and what was dropped."""
+    """A guard that answers when its gate opens; it records its checks and counts the cancelled ones."""
 
     def __init__(self, name: str = "slow", taxonomy: Taxonomy = TAXONOMY) -> None:
         self.name = name
@@ -94,18 +94,18 @@ def test_a_hit_costs_nothing_and_says_so() -> None:
     ],
 )
 def test_whatever_a_guard_can_read_is_part_of_the_question(other: Check) -> None:
-    """Another text, side, role, kind or number of parts is another question."""
+    """Another text, side, role, kind or number of parts gives another key."""
     assert check_key(check("a")) != check_key(other)
 
 
 @given(st.lists(st.text(), max_size=4), st.lists(st.text(), max_size=4))
 def test_texts_do_not_run_together(left: list[str], right: list[str]) -> None:
-    """Two conversations have one key exactly if their texts are equal one by one."""
+    """Two conversations have the same key if and only if their texts are equal, one by one."""
     assert (check_key(check(*left)) == check_key(check(*right))) == (left == right)
 
 
 def test_lone_surrogates_have_a_key() -> None:
-    """Text that is no valid Unicode can be cached like any other."""
+    """Text with an unpaired surrogate has a key like any other."""
     assert check_key(check("\ud800")) != check_key(check("\ud801"))
 
 
@@ -134,7 +134,7 @@ def test_the_least_recently_used_goes_first() -> None:
 
 
 def test_concurrent_equal_checks_share_one_call() -> None:
-    """Eight equal checks at one time are one call, and seven of them are hits."""
+    """Eight equal checks at the same time make one call, and seven of them are hits."""
 
     async def story() -> None:
         guard = Slow()
@@ -152,7 +152,7 @@ def test_concurrent_equal_checks_share_one_call() -> None:
 
 @pytest.mark.parametrize("gone", [0, 1])
 def test_cancelling_one_leaves_the_other_its_answer(gone: int) -> None:
-    """Of two that share a call either may be cancelled, and the call goes on for the other."""
+    """Of two callers that share a call either may be cancelled; the other still gets its verdict."""
 
     async def story() -> None:
         guard = Slow()
@@ -172,7 +172,7 @@ def test_cancelling_one_leaves_the_other_its_answer(gone: int) -> None:
 
 
 def test_a_call_that_nobody_waits_for_is_dropped() -> None:
-    """Once all who asked are cancelled so is the call, and the next check starts a new one."""
+    """When all its callers are cancelled the call is too, and the next check starts a new call."""
 
     async def story() -> None:
         guard = Slow()
@@ -193,7 +193,7 @@ def test_a_call_that_nobody_waits_for_is_dropped() -> None:
 
 @pytest.mark.parametrize("failure", [GuardUnavailable, Overloaded])
 def test_failures_reach_all_and_are_not_kept(failure: type[GuardUnavailable]) -> None:
-    """Everybody who shares a failing call gets its failure, and the next check asks again."""
+    """All callers of a failing call get its failure, and the next check asks the guard again."""
 
     async def story() -> None:
         guard = Slow()
@@ -212,7 +212,7 @@ def test_failures_reach_all_and_are_not_kept(failure: type[GuardUnavailable]) ->
 
 
 def test_a_call_that_the_guard_drops_is_unavailable() -> None:
-    """Where the shared call is cancelled from inside, who waits is told that the guard is unavailable."""
+    """If the guard cancels the shared call, its callers get GuardUnavailable."""
 
     async def story() -> None:
         guard = Slow()
@@ -242,6 +242,6 @@ def test_the_rest_of_the_port_is_passed_on() -> None:
 
 
 def test_a_cache_without_room_is_a_mistake() -> None:
-    """No entries: the operator is told."""
+    """A cache of 0 entries is a configuration error."""
     with pytest.raises(ConfigError, match="room for 1"):
         Cached(Slow(), 0)

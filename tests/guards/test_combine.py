@@ -1,4 +1,4 @@
-"""Guards combined: maximum, calibrated mean and cascade, and that no failure of a member becomes safe."""
+"""Combined guards: maximum, mean and cascade; a failure of a member never counts as safe."""
 
 import asyncio
 from collections.abc import Mapping
@@ -82,7 +82,7 @@ def found(verdict: Verdict) -> dict[str, float]:
 
 
 def test_the_maximum_of_each_category_counts() -> None:
-    """Without weights the greatest P(unsafe) and the most probable finding of each category make the verdict."""
+    """Without weights, the verdict has the highest P(unsafe) and the most probable finding of each category."""
     guards = (Fixed("a", 0.2, {"x": 0.9, "y": 0.1}), Fixed("b", 0.7, {"y": 0.4, "z": 0.3}))
     verdict = asyncio.run(AllOf(guards).judge(CHECK))
     assert found(verdict) == {"x": 0.9, "y": 0.4, "z": 0.3}
@@ -91,7 +91,7 @@ def test_the_maximum_of_each_category_counts() -> None:
 
 
 def test_taxonomies_are_joined_by_category() -> None:
-    """Each id stands once, as the first guard says it; another version of a member is another version of the whole."""
+    """Each category appears once, as in the first taxonomy; a new version of a member is one of the combination."""
     left, right = Fixed("a", 0, {"x": 0, "y": 0}), Fixed("b", 0, {"y": 0, "z": 0})
     joined = AllOf((left, right)).taxonomy
     assert [(one.id, one.name) for one in joined.categories] == [("x", "x of a"), ("y", "y of a"), ("z", "z of b")]
@@ -101,7 +101,7 @@ def test_taxonomies_are_joined_by_category() -> None:
 
 
 def test_a_mean_weighs_the_guards_that_judge_a_category() -> None:
-    """Weights are scaled to the guards that judge the category; `*` is for those without weights of their own."""
+    """Weights are scaled over the guards that judge the category; `*` holds for categories without weights."""
     guards = (Fixed("a", 0.2, {"x": 0.8, "y": 0.1}), Fixed("b", 0.6, {"y": 0.5}))
     mean = {"y": (3.0, 1.0), "*": (1.0, 1.0), "unsafe": (0.0, 2.0)}
     verdict = asyncio.run(AllOf(guards, mean).judge(CHECK))
@@ -110,20 +110,20 @@ def test_a_mean_weighs_the_guards_that_judge_a_category() -> None:
 
 
 def test_a_category_that_a_guard_left_out_has_at_most_its_unsafe() -> None:
-    """In a mean, a guard that judges a category and reports nothing of it counts with its P(unsafe)."""
+    """In a mean, a guard that judges a category but reports no finding of it counts with its P(unsafe)."""
     guards = (Fixed("a", 0.9, {"x": 0.9}), Fixed("b", 0.1, {}, judges=("x",)))
     assert found(asyncio.run(AllOf(guards, {}).judge(CHECK))) == pytest.approx({"x": 0.5})
 
 
 def test_a_category_of_weight_zero_is_not_lost() -> None:
-    """Where only guards of weight 0 judge a category, the most cautious of them counts."""
+    """If only guards of weight 0 judge a category, the highest of their probabilities counts."""
     guards = (Fixed("a", 0.9, {"x": 0.9}), Fixed("b", 0.1, {"y": 0.1}))
     assert found(asyncio.run(AllOf(guards, {"*": (0.0, 1.0)}).judge(CHECK))) == {"x": 0.9, "y": 0.1}
 
 
 @given(PROBABILITY, PROBABILITY, st.floats(0.01, 10), st.floats(0.01, 10))
 def test_a_mean_lies_between_its_members(first: float, second: float, left: float, right: float) -> None:
-    """A weighted mean is never below the least nor above the greatest probability."""
+    """A weighted mean is never below the lowest nor above the highest probability."""
     guards = (Fixed("a", first, {"x": first}), Fixed("b", second, {"x": second}))
     value = asyncio.run(AllOf(guards, {"*": (left, right)}).judge(CHECK)).unsafe
     assert min(first, second) - 1e-9 <= value <= max(first, second) + 1e-9
@@ -131,36 +131,36 @@ def test_a_mean_lies_between_its_members(first: float, second: float, left: floa
 
 @pytest.mark.parametrize("error", [GuardUnavailable("down"), Overloaded("full")])
 def test_one_failure_fails_all(error: GuardUnavailable) -> None:
-    """A member that fails makes the whole unavailable, whatever the others say."""
+    """If a member fails the combination fails, whatever the verdicts of the others."""
     guards = (Fixed("a", 0.0, {}), Fixed("b", 0.0, {}, error=error))
     with pytest.raises(type(error)):
         asyncio.run(AllOf(guards).judge(CHECK))
 
 
 @pytest.mark.parametrize(("unsafe", "asked"), [(0.1, 0), (0.2, 1), (0.5, 1), (0.8, 1), (0.9, 0)])
-def test_the_dear_guard_is_asked_between_the_bounds(unsafe: float, asked: int) -> None:
-    """Bounds included, the dear guard decides between them and is not asked outside."""
-    cheap, dear = Fixed("cheap", unsafe, {"x": unsafe}), Fixed("dear", 0.4, {"x": 0.4})
-    verdict = asyncio.run(Cascade(cheap, dear, 0.2, 0.8).judge(CHECK))
-    assert dear.asked == asked
+def test_the_second_guard_is_asked_between_the_bounds(unsafe: float, asked: int) -> None:
+    """The second guard decides between the bounds, both included, and is not asked outside them."""
+    first, second = Fixed("first", unsafe, {"x": unsafe}), Fixed("second", 0.4, {"x": 0.4})
+    verdict = asyncio.run(Cascade(first, second, 0.2, 0.8).judge(CHECK))
+    assert second.asked == asked
     assert verdict.unsafe == (0.4 if asked else unsafe)
-    assert verdict.guard == "cheap>dear"
+    assert verdict.guard == "first>second"
     assert verdict.usage.tokens_computed == 5 * (1 + asked)
     assert verdict.usage.share_s == pytest.approx(0.15 * (1 + asked))
 
 
-def test_what_only_the_cheap_guard_judges_stays() -> None:
-    """A dear verdict keeps the cheap guard's findings of categories that the dear guard does not judge."""
-    cheap = Fixed("cheap", 0.5, {"x": 0.5, "jailbreak": 0.7})
-    dear = Fixed("dear", 0.1, {}, judges=("x",))
-    assert found(asyncio.run(Cascade(cheap, dear, 0.0, 1.0).judge(CHECK))) == {"jailbreak": 0.7}
+def test_findings_that_only_the_first_guard_judges_stay() -> None:
+    """The second verdict keeps the first guard's findings in categories that the second guard does not judge."""
+    first = Fixed("first", 0.5, {"x": 0.5, "jailbreak": 0.7})
+    second = Fixed("second", 0.1, {}, judges=("x",))
+    assert found(asyncio.run(Cascade(first, second, 0.0, 1.0).judge(CHECK))) == {"jailbreak": 0.7}
 
 
 @pytest.mark.parametrize("broken", [0, 1])
 def test_a_cascade_fails_with_either_guard(broken: int) -> None:
-    """Neither a cheap nor a dear guard's failure is ever safe."""
+    """A failure of the first or of the second guard never counts as safe."""
     error = GuardUnavailable("down")
-    guards = [Fixed("cheap", 0.5, {}), Fixed("dear", 0.5, {})]
+    guards = [Fixed("first", 0.5, {}), Fixed("second", 0.5, {})]
     guards[broken] = Fixed(guards[broken].name, 0.5, {}, error=error)
     with pytest.raises(GuardUnavailable):
         asyncio.run(Cascade(*guards, low=0.0, high=1.0).judge(CHECK))
@@ -183,7 +183,7 @@ def test_members_are_started_closed_and_told_together() -> None:
 
 
 def test_a_member_that_cannot_start_closes_the_others() -> None:
-    """Where a guard has no weights the start fails, and what had been started is closed."""
+    """If a guard cannot start, the start fails and the guards that had started are closed."""
     first = Fixed("a", 0, {})
     with pytest.raises(ConfigError, match="no weights"):
         asyncio.run(AllOf((first, Fixed("b", 0, {}, starts=False))).start())
@@ -191,7 +191,7 @@ def test_a_member_that_cannot_start_closes_the_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mean", "told"),
+    ("mean", "message"),
     [
         ({"w": (1, 1)}, "no guard judges 'w'"),
         ({"x": (1,)}, "1 weights for 2 guards"),
@@ -200,14 +200,14 @@ def test_a_member_that_cannot_start_closes_the_others() -> None:
         ({"x": (-1, 2)}, "must be 0 or more"),
     ],
 )
-def test_weights_that_do_not_fit_are_mistakes(mean: Mapping[str, tuple[float, ...]], told: str) -> None:
-    """Unknown categories, wrong numbers of weights and senseless weights are told."""
-    with pytest.raises(ConfigError, match=told):
+def test_weights_that_do_not_fit_are_mistakes(mean: Mapping[str, tuple[float, ...]], message: str) -> None:
+    """Unknown categories, wrong numbers of weights and invalid weights are configuration errors."""
+    with pytest.raises(ConfigError, match=message):
         AllOf((Fixed("a", 0, {"x": 0}), Fixed("b", 0, {"x": 0})), mean)
 
 
 def test_guards_must_differ_and_bounds_be_in_order() -> None:
-    """Fewer than two guards, one name twice, and bounds out of order are mistakes."""
+    """Fewer than two guards, a repeated name, and bounds out of order are configuration errors."""
     one = Fixed("a", 0, {})
     for guards in ((), (one,), (one, Fixed("a", 0, {}))):
         with pytest.raises(ConfigError, match="two or more"):

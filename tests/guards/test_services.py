@@ -1,4 +1,4 @@
-"""Moderation services as guards, against scripted servers that answer as the services' public references say.
+"""Moderation services as guards, against scripted servers that follow the services' public references.
 
 References: platform.openai.com/docs/api-reference/moderations; learn.microsoft.com/rest/api/contentsafety
 (text operations, analyze text, 2024-09-01); developers.perspectiveapi.com (methods, comments.analyze).
@@ -33,7 +33,7 @@ KEY = "the-right-key"
 
 @dataclass
 class Service:
-    """A scripted service: `script` answers come first, then what `well` says of each request."""
+    """A scripted service: it gives the answers of `script` first, then those of `well` for each request."""
 
     path: str
     well: Callable[[Any], dict[str, Any]]
@@ -135,7 +135,7 @@ ANY = pytest.mark.parametrize("name", SERVICES)
 
 
 def _run(name: str, service: Service, use: Callable[[Guard], Awaitable[Any]], *, key: str = KEY, **options: Any) -> Any:
-    """What `use` gives of a guard that asks `service`."""
+    """The result of `use` on a guard that calls `service`."""
 
     async def run() -> Any:
         guard = open_service(name=name, family=SERVICES[name][1](), key=key, base_url=url, **options)
@@ -159,7 +159,7 @@ def _scores(verdict: Verdict) -> dict[str, float]:
 
 @ANY
 def test_a_text_is_judged(name: str) -> None:
-    """Harm scores high in the category that the service's label is read for, harmless text low in all."""
+    """A harmful text scores high in the category of the service's label, a harmless text low in all."""
     service = SERVICES[name][0]()
     bad, good = _judge(name, service, ask("how to build a bomb")), _judge(name, service, ask("how to bake bread"))
     assert _scores(bad)["violence_hate"] > 0.4
@@ -169,21 +169,21 @@ def test_a_text_is_judged(name: str) -> None:
 
 
 def test_severities_become_probabilities() -> None:
-    """Severity 6 of 7 of Azure's Violence is 6/7 of violence_hate, and of the whole."""
+    """Azure's Violence at severity 6 of 7 gives violence_hate and P(unsafe) 6/7."""
     verdict = _judge("azure_content_safety", azure(), ask("a bomb"))
     assert verdict.unsafe == pytest.approx(6 / 7)
     assert [(f.category, f.label) for f in verdict.findings if f.probability > 0] == [("violence_hate", "Violence")]
 
 
 def test_toxicity_is_the_whole_of_perspective() -> None:
-    """TOXICITY is the overall probability, THREAT a category's."""
+    """TOXICITY gives P(unsafe), THREAT the probability of a category."""
     verdict = _judge("perspective", comments(), ask("a bomb"))
     assert verdict.unsafe == pytest.approx(0.45)
     assert _scores(verdict) == {"violence_hate": 0.9, "harassment": 0.45, "profanity": 0.45}
 
 
 def test_the_worst_label_of_openai_is_its_whole() -> None:
-    """The overall probability is the greatest score; a category names the label that it comes from."""
+    """P(unsafe) is the highest score; a finding names the label that it comes from."""
     verdict = _judge("openai_moderation", openai(), ask("a bomb"))
     assert verdict.unsafe == 0.9
     assert {f.category: f.label for f in verdict.findings}["criminal_planning"] == "illicit"
@@ -191,7 +191,7 @@ def test_the_worst_label_of_openai_is_its_whole() -> None:
 
 @ANY
 def test_a_reply_is_judged_alone(name: str) -> None:
-    """The services take one text: the question of a reply is not sent."""
+    """The services judge a single text: the question before a reply is not sent."""
     service = SERVICES[name][0]()
     verdict = _judge(name, service, reply("tell me about a bomb", "Better not."))
     assert verdict.unsafe < 0.1
@@ -201,7 +201,7 @@ def test_a_reply_is_judged_alone(name: str) -> None:
 @ANY
 @pytest.mark.parametrize("place", ["start", "middle", "end"])
 def test_a_long_text_is_judged_in_windows(name: str, place: str) -> None:
-    """Wherever the harm stands in a long text, the worst window counts, and no call is over the service's limit."""
+    """The worst window of a long text counts, and no call exceeds the service's limit."""
     filler = "all is well with the wörld. " * 1_000
     text = {"start": f"bomb {filler}", "middle": f"{filler}bomb {filler}", "end": f"{filler} bomb"}[place]
     verdict = _judge(name, SERVICES[name][0](), ask(text))
@@ -210,7 +210,7 @@ def test_a_long_text_is_judged_in_windows(name: str, place: str) -> None:
 
 
 def test_windows_of_openai_ride_in_batches() -> None:
-    """Where the service takes several texts in a call, windows share calls."""
+    """If the service takes several texts per call, windows share calls."""
     service = openai()
     verdict = _judge("openai_moderation", service, ask("x" * 40_000))
     assert verdict.usage.windows == 23
@@ -219,7 +219,7 @@ def test_windows_of_openai_ride_in_batches() -> None:
 
 @ANY
 def test_a_wrong_key_fails_the_start_and_every_check(name: str) -> None:
-    """The start says that the key is refused; a check is unavailable at once; the key is in no message."""
+    """The start fails with the refused key, a check fails at once, and no message contains the key."""
     service = SERVICES[name][0]()
     with pytest.raises(ConfigError, match="refuses the key") as started:
         _run(name, service, lambda guard: guard.start(), key="the-wrong-key")
@@ -230,10 +230,10 @@ def test_a_wrong_key_fails_the_start_and_every_check(name: str) -> None:
 
 
 def test_googles_word_for_a_wrong_key_is_understood() -> None:
-    """Perspective answers a wrong key with status 400; a text that it cannot judge is another matter."""
+    """Perspective answers a wrong key with status 400, which is not the 400 for a text that it cannot judge."""
     service = comments()
-    told = {"error": {"code": 400, "status": "INVALID_ARGUMENT", "details": [{"reason": "API_KEY_INVALID"}]}}
-    service.script = [JSONResponse(told, 400)]
+    body = {"error": {"code": 400, "status": "INVALID_ARGUMENT", "details": [{"reason": "API_KEY_INVALID"}]}}
+    service.script = [JSONResponse(body, 400)]
     with pytest.raises(ConfigError, match="refuses the key"):
         _run("perspective", service, lambda guard: guard.start())
     service.script = [JSONResponse({"error": {"details": [{"reason": "LANGUAGE_NOT_SUPPORTED"}]}}, 400)]
@@ -243,14 +243,14 @@ def test_googles_word_for_a_wrong_key_is_understood() -> None:
 
 @ANY
 def test_a_start_with_the_right_key_asks_once(name: str) -> None:
-    """One harmless text tells that service and key are right."""
+    """The start judges one harmless text, to test the service and the key."""
     service = SERVICES[name][0]()
     _run(name, service, lambda guard: guard.start())
     assert len(service.bodies) == 1
 
 
 def test_a_service_that_is_down_does_not_stop_the_start() -> None:
-    """The start goes on; the checks say that the service cannot be reached."""
+    """The start succeeds; checks fail because the service cannot be reached."""
     guard = open_service(name="g", family=perspective.open_family(), key=KEY, base_url="http://127.0.0.1:1", attempts=1)
 
     async def run() -> None:
@@ -265,7 +265,7 @@ def test_a_service_that_is_down_does_not_stop_the_start() -> None:
 @ANY
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_call_is_made_again(name: str, status: int) -> None:
-    """Busy or broken once, the service is asked again and its answer counts."""
+    """After a 429 or a 5xx the call is repeated, and its answer counts."""
     service = SERVICES[name][0]()
     service.script = [JSONResponse({"error": "later"}, status, {"retry-after": "0"})]
     assert _scores(_judge(name, service, ask("bomb")))["violence_hate"] > 0.4
@@ -273,7 +273,7 @@ def test_a_call_is_made_again(name: str, status: int) -> None:
 
 
 def test_the_service_says_when_to_come_again() -> None:
-    """Retry-After is kept to, in seconds."""
+    """A call is repeated after the seconds in Retry-After."""
     service = openai()
     service.script = [JSONResponse({}, 429, {"retry-after": "1"})]
     _judge("openai_moderation", service, ask("x"))
@@ -281,7 +281,7 @@ def test_the_service_says_when_to_come_again() -> None:
 
 
 def test_the_service_may_give_a_date() -> None:
-    """Retry-After as a date is kept to."""
+    """A call is repeated after the date in Retry-After."""
     service = openai()
     until = int(time.time()) + 3
     service.script = [JSONResponse({}, 429, {"retry-after": formatdate(until, usegmt=True)})]
@@ -290,7 +290,7 @@ def test_the_service_may_give_a_date() -> None:
 
 
 def test_a_wait_beyond_the_checks_time_is_an_overload() -> None:
-    """A quota that is used up for an hour refuses the check at once, as an overload."""
+    """A quota that is used up for an hour raises Overloaded at once."""
     service = openai()
     service.script = [JSONResponse({}, 429, {"retry-after": "3600"})]
     began = time.monotonic()
@@ -301,7 +301,7 @@ def test_a_wait_beyond_the_checks_time_is_an_overload() -> None:
 
 
 def test_attempts_are_counted() -> None:
-    """A service that stays broken is asked so many times and no more; then the guard is unavailable, not overloaded."""
+    """A service that keeps failing gets `attempts` calls; then the check raises GuardUnavailable, not Overloaded."""
     service = openai()
     service.script = [JSONResponse({}, 500, {"retry-after": "0"}) for _ in range(9)]
     with pytest.raises(GuardUnavailable, match=r"failed \(500\)") as failure:
@@ -311,7 +311,7 @@ def test_attempts_are_counted() -> None:
 
 
 def test_a_silent_service_is_unavailable_in_time() -> None:
-    """No answer within the time of a check is an unavailable guard."""
+    """No answer within the check's timeout raises GuardUnavailable."""
     service = openai()
     service.delay_s = 3
     with pytest.raises(GuardUnavailable, match=r"no answer within 0\.3 s|cannot be reached"):
@@ -353,7 +353,7 @@ PARTIAL: dict[str, list[Any]] = {
     ("name", "answer"), [(name, answer) for name, answers in PARTIAL.items() for answer in answers]
 )
 def test_a_partial_answer_is_no_verdict(name: str, answer: Any) -> None:
-    """An answer that lacks a part, or holds what is no score, is an unavailable guard, never safe."""
+    """An answer without a part, or with an invalid score, raises GuardUnavailable; it is never safe."""
     service = SERVICES[name][0]()
     service.script = [JSONResponse(answer)]
     with pytest.raises(GuardUnavailable):
@@ -361,7 +361,7 @@ def test_a_partial_answer_is_no_verdict(name: str, answer: Any) -> None:
 
 
 def test_an_answer_that_is_no_json_is_no_verdict() -> None:
-    """A page of a captive portal is an unavailable guard."""
+    """The HTML page of a captive portal raises GuardUnavailable."""
     service = openai()
     service.script = [PlainTextResponse("<html>Welcome</html>")]
     with pytest.raises(GuardUnavailable, match="not JSON"):
@@ -377,7 +377,7 @@ def test_an_answer_that_is_no_json_is_no_verdict() -> None:
     ],
 )
 def test_an_answer_that_breaks_its_reader_is_no_verdict(answer: Response) -> None:
-    """Whatever goes wrong in reading an answer is an unavailable guard."""
+    """Any error while an answer is parsed raises GuardUnavailable."""
     service = openai()
     service.script = [answer]
     with pytest.raises(GuardUnavailable):
@@ -385,7 +385,7 @@ def test_an_answer_that_breaks_its_reader_is_no_verdict(answer: Response) -> Non
 
 
 def test_a_label_without_a_score_that_nothing_is_read_from_may_be_null() -> None:
-    """A legacy model says null of the labels that it does not know."""
+    """A legacy model returns null for labels that it does not know."""
     scores = {**dict.fromkeys(openai_moderation.LEGACY, 0.2), "illicit": None, "illicit/violent": None}
     family = openai_moderation.open_family(model="text-moderation-007")
     (verdict,) = family.parse({"results": [{"category_scores": scores}]}, ["x"], "g")
@@ -396,7 +396,7 @@ def test_a_label_without_a_score_that_nothing_is_read_from_may_be_null() -> None
 
 @pytest.mark.parametrize("status", [302, 400, 404, 413])
 def test_other_statuses_are_not_tried_again(status: int) -> None:
-    """What will not get better by asking again is told with the service's own words."""
+    """A status that a retry cannot change is reported at once, with the service's own message."""
     service = openai()
     service.script = [JSONResponse({"error": "LANGUAGE_NOT_SUPPORTED_BY_ATTRIBUTE"}, status)]
     with pytest.raises(GuardUnavailable, match=str(status)):
@@ -405,7 +405,7 @@ def test_other_statuses_are_not_tried_again(status: int) -> None:
 
 
 def test_unknown_labels_still_count_for_the_whole() -> None:
-    """A category that the service has added since is in no finding, and in the overall probability."""
+    """A label that the service has added since has no finding, but counts in P(unsafe)."""
     service = openai()
     scores = {**dict.fromkeys(openai_moderation.OMNI, 0.1), "new-harm": 0.97}
     service.script = [JSONResponse({"results": [{"category_scores": scores}]})]
@@ -415,7 +415,7 @@ def test_unknown_labels_still_count_for_the_whole() -> None:
 
 
 def test_calls_at_once_are_bounded() -> None:
-    """Ten checks at a service with room for two never have three calls under way."""
+    """Ten checks of a service with a concurrency of two never make three calls at the same time."""
     service = openai()
     service.delay_s = 0.05
 
@@ -427,7 +427,7 @@ def test_calls_at_once_are_bounded() -> None:
 
 
 def test_calls_keep_to_the_rate() -> None:
-    """At ten calls a second, six begin over half a second."""
+    """At ten calls per second, six calls take half a second to start."""
     service = openai()
 
     async def many(guard: Guard) -> None:
@@ -438,7 +438,7 @@ def test_calls_keep_to_the_rate() -> None:
 
 
 def test_calls_that_would_wait_too_long_are_refused() -> None:
-    """A rate that leaves no place within the check's time is an overload."""
+    """If the rate allows no call before the check's timeout, the check raises Overloaded."""
 
     async def many(guard: Guard) -> list[Any]:
         return await asyncio.gather(*(guard.judge(ask(f"text {n}")) for n in range(4)), return_exceptions=True)
@@ -449,7 +449,7 @@ def test_calls_that_would_wait_too_long_are_refused() -> None:
 
 
 def test_a_check_that_is_given_up_frees_its_place() -> None:
-    """Cancelling a check cancels its calls, and the next check goes on."""
+    """Cancelling a check cancels its calls and frees their places for the next check."""
     service = openai()
     service.delay_s = 0.2
 
@@ -463,7 +463,7 @@ def test_a_check_that_is_given_up_frees_its_place() -> None:
 
 
 def test_lone_surrogates_do_not_stop_a_check() -> None:
-    """Text that JSON cannot carry is sent with a question mark in its place."""
+    """An unpaired surrogate is sent as a question mark."""
     service = openai()
     _judge("openai_moderation", service, check("user", ("user", "a \ud800 bomb")))
     assert service.bodies[0]["input"] == ["a ? bomb"]
@@ -481,13 +481,13 @@ def test_lone_surrogates_do_not_stop_a_check() -> None:
     ],
 )
 def test_a_key_or_address_that_cannot_be_used_is_an_error(key: str, url: str) -> None:
-    """What would only fail at the first call is told when the guard is built."""
+    """An unusable key or address is an error when the guard is built, not at its first call."""
     with pytest.raises(ConfigError, match="guard 'g'"):
         open_service(name="g", family=perspective.open_family(), key=key, base_url=url)
 
 
 def test_a_service_without_an_address_of_its_own_needs_one() -> None:
-    """Azure's resources have addresses of their own: the configuration must say which."""
+    """Each Azure resource has its own address, which the configuration must give."""
     with pytest.raises(ConfigError, match="needs an address"):
         open_service(name="g", family=azure_content_safety.open_family(), key=KEY)
     assert isinstance(open_service(name="g", family=openai_moderation.open_family(), key=KEY), ServiceGuard)
@@ -495,7 +495,7 @@ def test_a_service_without_an_address_of_its_own_needs_one() -> None:
 
 @given(st.text(max_size=400), st.integers(40, 120), st.booleans())
 def test_windows_hold_the_whole_text(text: str, limit: int, in_bytes: bool) -> None:
-    """Each window is within the limit, and every stretch of up to a tenth of it stands whole in some window."""
+    """Each window is within the limit, and every passage of up to a tenth of it lies whole in some window."""
     text = text.encode("utf-8", "replace").decode()
     parts = windows(text, limit, in_bytes=in_bytes)
     assert all(len(part.encode() if in_bytes else part) <= limit for part in parts)

@@ -1,4 +1,4 @@
-"""Conversations that the upstream keeps: what may be continued without being unknown."""
+"""Conversations that the upstream keeps: which of its replies a request may continue from."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ POLICY = Policy("default", "v", BLOCK, BLOCK, on_opaque={"user": "block", "assis
 
 
 class Talk:
-    """A pipeline, and what is asked and answered in it."""
+    """A pipeline, and requests and replies through it."""
 
     def __init__(self) -> None:
         metrics = Metrics(CollectorRegistry())
@@ -34,12 +34,12 @@ class Talk:
         asyncio.run(observers.start())
 
     def exchange(self, upstream: str = "u", **body: Any) -> Exchange:
-        """A request as the pipeline gets it."""
+        """A request, ready for the pipeline."""
         request = wire.parse_request("/v1/responses", json.dumps({"model": "m", "input": "hello", **body}).encode())
         return Exchange(wire, request, Origin("id", "default", wire.name, upstream, "m"), POLICY)
 
     def refused(self, exchange: Exchange) -> bool:
-        """Whether the request does not go on."""
+        """Whether the request is refused."""
         return asyncio.run(self.pipeline.review_request(exchange)).refusal is not None
 
     def answered(self, exchange: Exchange, name: str, text: str) -> None:
@@ -77,7 +77,7 @@ def test_a_judged_reply_may_be_continued() -> None:
 
 @pytest.mark.parametrize("text", ["a bomb", None])
 def test_an_unknown_reply_is_opaque(text: str | None) -> None:
-    """A reply that was never seen, or that was withheld, is what the policy says of opaque content."""
+    """A reply that was never seen, or was withheld, is opaque, and the policy's `on_opaque` decides."""
     talk = Talk()
     if text is not None:
         talk.answered(talk.exchange(), "resp_1", text)
@@ -85,14 +85,14 @@ def test_an_unknown_reply_is_opaque(text: str | None) -> None:
 
 
 def test_another_upstreams_reply_is_unknown() -> None:
-    """An id means something only where it was given."""
+    """A reply's id is valid only for the upstream that gave it."""
     talk = Talk()
     talk.answered(talk.exchange(), "resp_1", "fine")
     assert talk.refused(talk.exchange("v", previous_response_id="resp_1"))
 
 
 def test_another_policys_reply_is_unknown() -> None:
-    """What a laxer policy let pass is no known start of a conversation under another one."""
+    """A reply that passed under one policy is unknown under another."""
     talk = Talk()
     lax = replace(POLICY, name="lax", user=SideRules({}), assistant=SideRules({}))
     talk.answered(replace(talk.exchange(input="a bomb"), policy=lax), "resp_1", "a bomb")
@@ -101,7 +101,7 @@ def test_another_policys_reply_is_unknown() -> None:
 
 
 def test_a_reply_that_goes_on_elsewhere_is_unknown() -> None:
-    """What of a reply comes when nobody looks, behind a broken stream or in the background, was not judged."""
+    """A reply that continues in the background, or whose stream breaks off, is unknown: its rest was not judged."""
     talk = Talk()
     exchange = talk.exchange()
     asyncio.run(talk.pipeline.review_reply(exchange, response("resp_1", "fine", "in_progress")))
@@ -123,7 +123,7 @@ def test_a_reply_that_goes_on_elsewhere_is_unknown() -> None:
     ],
 )
 def test_what_goes_on_from_unread_content_is_opaque(unread: dict[str, Any]) -> None:
-    """A judged reply makes nothing known of what its request stood on and nobody has read."""
+    """A judged reply to a request with opaque content stays unknown."""
     talk = Talk()
     talk.answered(talk.exchange(**unread), "resp_1", "fine")
     assert talk.refused(talk.exchange(previous_response_id="resp_1"))

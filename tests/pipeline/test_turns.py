@@ -1,4 +1,4 @@
-"""Which turns are judged, and what is left out with one."""
+"""Which turns are judged, and what is dropped together with a turn."""
 
 import pytest
 
@@ -30,19 +30,19 @@ def chat(roles: str) -> list[Message]:
     ],
 )
 def test_where_the_current_turn_begins(roles: str, start: int) -> None:
-    """The current turn begins behind the last assistant message that has a user message behind it."""
+    """The current turn follows the last assistant message that precedes a user message."""
     assert current_start(chat(roles)) == start
 
 
 @pytest.mark.parametrize(("text", "start"), [("", 0), (" \n", 0), ("Fine.", 2)])
 def test_an_empty_answer_parts_no_turn(text: str, start: int) -> None:
-    """An assistant message without a word does not separate two user messages."""
+    """An empty assistant message does not separate two user messages."""
     first, answer, second = chat("uau")
     assert current_start([first, Message("assistant", (Part(answer.parts[0].path, text),)), second]) == start
 
 
 def test_every_readable_role_is_judged() -> None:
-    """User, tool and re-sent assistant turns are judged; a system message only where the policy says so."""
+    """User, tool and resent assistant turns are judged; system messages only if the policy says so."""
     messages = chat("suau")
     assert [turn.index for turn in turns_of(messages, JudgeScope())] == [1, 2, 3]
     assert [turn.current for turn in turns_of(messages, JudgeScope())] == [False, False, True]
@@ -52,13 +52,13 @@ def test_every_readable_role_is_judged() -> None:
 
 
 def test_opaque_content_is_seen_in_any_role() -> None:
-    """A system message that is not judged is still looked at when it holds something unreadable."""
+    """A system message that is not judged is still a turn if it holds opaque content."""
     messages = [Message("system", (Part("x", "", "opaque", "image"),)), *chat("u")]
     assert [turn.index for turn in turns_of(messages, JudgeScope())] == [0, 1]
 
 
 def test_split_turn_is_joined() -> None:
-    """Two user messages in a row are also judged as one text; a single one is not judged twice."""
+    """Two consecutive user messages are also judged as one text; a single message is not judged twice."""
     joined = joined_turn(chat("uauu"), JudgeScope(), {"messages[3].content": "new"})
     assert joined is not None
     assert (joined.context, joined.message.text) == (2, "u2\nnew")
@@ -77,12 +77,12 @@ def test_split_turn_is_joined() -> None:
     ],
 )
 def test_an_exchange_goes_together(roles: str, index: int, gone: set[int]) -> None:
-    """Leaving out a turn takes its whole exchange, so that no answer stands without its question; never the system."""
+    """Dropping a turn drops its whole exchange, so that no answer lacks its question, but no system message."""
     assert exchanges_of(chat(roles), [index]) == gone
 
 
 def test_a_call_and_its_result_go_together() -> None:
-    """A user's message that brings a tool's result and words of the user's goes on from the call."""
+    """A user message with a tool's result and other text belongs to the exchange of the call."""
     messages = chat("uauau")
     result = Part("messages[2].content[0].content", "result", "tool_result")
     messages[2] = Message("user", (result, *messages[2].parts))
@@ -91,7 +91,7 @@ def test_a_call_and_its_result_go_together() -> None:
 
 
 def test_coverage_says_why() -> None:
-    """Each part is judged, or the reason is given; what the policy leaves out on purpose is not partial."""
+    """Coverage says of each part that it was judged, or why not; parts that the policy skips do not make it partial."""
     coverage = coverage_of(chat("su"), POLICY)
     assert [(item.judged, item.why) for item in coverage] == [
         (False, "policy: role system is not judged"),

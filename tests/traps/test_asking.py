@@ -49,7 +49,7 @@ def sdk(url: str) -> openai.OpenAI:
     ],
 )
 def test_prompts_on_paths_that_nobody_reads(http: httpx.Client, path: str) -> None:
-    """Files of prompts, batches, images, ranking: what no wire reads is refused and does not reach the upstream."""
+    """Files of prompts, batches, images, ranking: a path that no wire reads is refused and not forwarded."""
     with standing(completion("fine")) as (url, upstream):
         answer = http.post(url + path, content=chat("mix poison"))
     assert answer.status_code == 404
@@ -71,7 +71,7 @@ def test_prompts_on_paths_that_nobody_reads(http: httpx.Client, path: str) -> No
     ],
 )
 def test_prompts_in_other_protocols(http: httpx.Client, path: str, body: dict[str, Any]) -> None:
-    """A prompt stops here whichever protocol's endpoint and field it comes in."""
+    """A harmful prompt is blocked in every protocol's endpoint and field."""
     with standing(completion("fine")) as (url, upstream):
         answer = http.post(url + path, content=json.dumps(body).encode())
     assert answer.status_code == 200
@@ -80,7 +80,7 @@ def test_prompts_in_other_protocols(http: httpx.Client, path: str, body: dict[st
 
 
 def test_tools_reach_the_model_and_are_no_words_of_the_users() -> None:
-    """A tool whose description names something harmful does not block its user, and arrives as it was sent."""
+    """A tool whose description names a harm does not block its user, and arrives unchanged."""
     tools: Any = [
         {
             "type": "function",
@@ -114,7 +114,7 @@ def test_arguments_of_a_tool_call(arguments: dict[str, Any]) -> None:
 
 
 def test_a_payload_within_a_payload(http: httpx.Client) -> None:
-    """JSON inside the string of a tool's result is read as the text that it is, however its letters are escaped."""
+    """JSON inside the string of a tool's result is judged as text, however its letters are escaped."""
     inner = json.dumps({"parts": [{"kind": "text", "text": "mix poison"}]})
     escaped = inner.replace("poison", "".join(f"\\u{ord(char):04x}" for char in "poison"))
     for content in (inner, [{"type": "text", "text": inner}], escaped):
@@ -135,7 +135,7 @@ def test_a_payload_within_a_payload(http: httpx.Client) -> None:
 
 
 def test_an_image_beside_a_harmless_text(http: httpx.Client) -> None:
-    """Where a picture goes along unread the answer says that the judging was partial; `block` refuses it."""
+    """If an image is forwarded unread, the answer says that coverage is partial; `block` refuses it."""
     content = [
         {"type": "text", "text": "what is this?"},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
@@ -143,10 +143,10 @@ def test_an_image_beside_a_harmless_text(http: httpx.Client) -> None:
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": content}]}).encode()
     strict = PolicySet({"default": policy(on_opaque={"user": "block", "assistant": "block"})})
     with standing(completion("a cat")) as (url, _):
-        told = http.post(url + CHAT, content=body)
+        flagged = http.post(url + CHAT, content=body)
     with standing(completion("a cat"), policies=strict) as (url, upstream):
         refused = http.post(url + CHAT, content=body)
-    assert (told.headers["x-guardproxy-action"], told.headers["x-guardproxy-coverage"]) == ("flag", "partial")
+    assert (flagged.headers["x-guardproxy-action"], flagged.headers["x-guardproxy-coverage"]) == ("flag", "partial")
     assert refused.headers["x-guardproxy-action"] == "block"
     assert upstream.seen == []
 
@@ -163,9 +163,9 @@ def test_an_image_beside_a_harmless_text(http: httpx.Client) -> None:
     ],
 )
 def test_the_last_message_is_not_the_harmful_one(http: httpx.Client, turns: list[str]) -> None:
-    """Whatever stands behind it, and however it is cut, the user's text is judged."""
+    """The user's text is judged, whatever message follows it and however it is split."""
     messages = [{"role": role, "content": text} for role, _, text in (turn.partition(":") for turn in turns)]
-    # The guard of this test finds a word only in one piece, so the halves are cut within it.
+    # This guard finds a whole word only, so the split is inside a word.
     guard = WordGuard({"poison": ("weapons", 0.9), "poi\nson": ("weapons", 0.9)})
     with standing(completion("fine"), guard=guard) as (url, upstream):
         answer = http.post(url + CHAT, content=json.dumps({"model": "m", "messages": messages}).encode())
@@ -174,7 +174,7 @@ def test_the_last_message_is_not_the_harmful_one(http: httpx.Client, turns: list
 
 
 def test_history_is_not_paid_for_again(http: httpx.Client) -> None:
-    """A conversation that is sent again with one turn more costs the checks of what is new."""
+    """A conversation that is sent again with one more turn costs only the checks of its new turns."""
     guard = WordGuard(WORDS)
     messages = [{"role": "user", "content": "hello"}]
     with standing(completion("hi there"), guard=Cached(guard, 100)) as (url, _):
@@ -187,13 +187,13 @@ def test_history_is_not_paid_for_again(http: httpx.Client) -> None:
 
 
 def test_a_risk_below_one_half(http: httpx.Client) -> None:
-    """A harm of probability 0.45 is found by a threshold of 0.4, though no harm is likelier."""
+    """A harm of probability 0.45 reaches a threshold of 0.4, although "safe" is more probable."""
     rules = SideRules({"weapons": (Rule("block", 0.4),)})
     guard = WordGuard({"blade": ("weapons", 0.45)})
     policies = PolicySet({"default": policy(user=rules, assistant=rules)})
     with standing(completion("a blade"), guard=guard, policies=policies) as (url, upstream):
         asked = http.post(url + CHAT, content=chat("a blade"))
-        told = http.post(url + CHAT, content=chat("hello"))
+        replied = http.post(url + CHAT, content=chat("hello"))
     assert asked.headers["x-guardproxy-action"] == "block"
-    assert told.headers["x-guardproxy-action"] == "block"
+    assert replied.headers["x-guardproxy-action"] == "block"
     assert len(upstream.seen) == 1

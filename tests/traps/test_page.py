@@ -1,4 +1,4 @@
-"""The page that lists what is tried names tests that exist."""
+"""The page that lists the traps names tests that exist."""
 
 import ast
 import re
@@ -19,14 +19,14 @@ def defined_in(path: Path) -> frozenset[str]:
 
 
 def test_every_failure_is_listed_once() -> None:
-    """Fifty-one lines, numbered in order, no two of which try the same."""
+    """There are 51 lines, numbered in order, each with another trap."""
     assert [int(number) for number, _, _ in LINES] == list(range(1, 52))
     assert len({tried for _, tried, _ in LINES}) == 51
 
 
 @pytest.mark.parametrize(("tried", "named"), [line[1:] for line in LINES], ids=[line[1] for line in LINES])
 def test_its_tests_exist(tried: str, named: str) -> None:
-    """Each line names tests by file and function, and they are there."""
+    """Each line names tests by file and function, and these tests exist."""
     found = re.findall(r"`(tests/\S+?\.py)::(test_\w+)`", named)
     assert found, tried
     assert [f"{path}::{name}" for path, name in found if name not in defined_in(ROOT / path)] == []

@@ -29,30 +29,30 @@ def sdk(url: str) -> openai.OpenAI:
 
 
 def only(default: Policy) -> PolicySet:
-    """One policy for everything."""
+    """This policy for every request."""
     return PolicySet({"default": default})
 
 
 def sent(script: Scripted) -> bytes:
-    """All that the upstream says."""
+    """All bytes that the upstream sends."""
     return b"".join(piece for piece in script.body if isinstance(piece, bytes))
 
 
 @pytest.mark.parametrize("every", [1, 4, 9, 200])
 def test_a_phrase_that_begins_before_the_released_text_ends(every: int) -> None:
-    """A word of which the beginning has left, as harmless as it was, is found with what comes behind it."""
+    """A phrase that straddles the release boundary is found together with the text that was released."""
     policies = only(policy(stream=StreamPolicy(every=every)))
     script = events("a nice cake of po", "i", "so", "n and sugar", pause_s=0.03)
     with standing(script, policies=policies) as (url, _):
         chunks = list(sdk(url).chat.completions.create(model="m", messages=ASKED, stream=True))
-    told = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
-    assert "poison" not in told
-    assert "sugar" not in told
+    content = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert "poison" not in content
+    assert "sugar" not in content
     assert chunks[-1].choices[0].finish_reason == "content_filter"
 
 
 def test_a_policy_that_only_flags_still_blocks_where_the_guard_fails(http: httpx.Client) -> None:
-    """Flagging alone is no leave to let a stream go on unjudged: what was not judged does not leave."""
+    """Even if the policy only flags, unjudged text of a stream is not released."""
     flags = SideRules({"weapons": (Rule("flag", 0.5),)})
     policies = only(policy(assistant=flags, on_guard_error="block", stream=StreamPolicy(every=4)))
     with standing(events("words of ", "poison ", "FAIL and ", "more", pause_s=0.03), policies=policies) as (url, _):
@@ -63,7 +63,7 @@ def test_a_policy_that_only_flags_still_blocks_where_the_guard_fails(http: httpx
 
 
 def test_monitoring_neither_holds_nor_refuses_a_long_stream(http: httpx.Client) -> None:
-    """A policy that only looks on lets a reply of any length through as it came, and records what it saw."""
+    """`monitor` passes a reply of any length unchanged, and records the decision."""
     policies = only(policy(stream=StreamPolicy(mode="monitor")))
     script = events("poison ", *(["and a great many other words "] * 4000))
     sink = ListSink()
@@ -74,7 +74,7 @@ def test_monitoring_neither_holds_nor_refuses_a_long_stream(http: httpx.Client) 
 
 
 def test_a_blocked_request_for_a_stream_is_answered_as_a_stream(http: httpx.Client) -> None:
-    """The refusal comes as events with a text, a reason to stop and the end that clients wait for."""
+    """The refusal is a stream with a text, a finish reason and the terminator that clients wait for."""
     with standing(events("fine")) as (url, upstream):
         answer = http.post(url + CHAT, content=chat("mix poison", stream=True))
     assert upstream.seen == []
@@ -105,7 +105,7 @@ def test_what_was_said_of_a_stream_is_on_record(http: httpx.Client) -> None:
     (record,) = [record for record in sink.records if record.side == "assistant"]
     assert record.verdict is not None
     assert [(found.category, found.probability) for found in record.verdict.findings] == [("weapons", 0.9)]
-    assert [(one.category, one.threshold, one.action) for one in record.decision.reasons] == [("weapons", 0.5, "block")]
+    assert [(r.category, r.threshold, r.action) for r in record.decision.reasons] == [("weapons", 0.5, "block")]
     assert (record.outcome, record.text, record.origin.stream) == ("refuse", "the poison", True)
 
 
@@ -126,20 +126,20 @@ def test_the_last_frame_of_a_stream_arrives() -> None:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("reply", "expected"),
     [("the poison", "withheld"), ("the secret", "[removed by policy]"), ("a rude word", "a rude word")],
     ids=["block", "rewrite", "flag"],
 )
-def test_every_rule_for_replies_holds_in_a_stream_too(said: str, told: str, stream: bool) -> None:
+def test_every_rule_for_replies_holds_in_a_stream_too(reply: str, expected: str, stream: bool) -> None:
     """What a rule does to a whole reply it does to a streamed one."""
-    script = events(said[:5], said[5:]) if stream else completion(said)
+    script = events(reply[:5], reply[5:]) if stream else completion(reply)
     with standing(script) as (url, _), sdk(url) as client:
         if stream:
             chunks = client.chat.completions.create(model="m", messages=ASKED, stream=True)
             text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
         else:
             text = client.chat.completions.create(model="m", messages=ASKED).choices[0].message.content or ""
-    assert told in text
+    assert expected in text
     assert ("poison" in text, "secret" in text) == (False, False)
 
 
@@ -148,8 +148,8 @@ def test_every_rule_for_replies_holds_in_a_stream_too(said: str, told: str, stre
 def test_reasoning_beside_an_approved_answer(http: httpx.Client, field: str, stream: bool) -> None:
     """A harmless answer does not carry harmful reasoning to the client."""
     head = {"id": "c1", "object": "chat.completion.chunk" if stream else "chat.completion", "created": 1, "model": "m"}
-    said = {"role": "assistant", "content": "Fine.", field: "first the poison, then"}
-    choice = {"index": 0, "finish_reason": "stop", "delta" if stream else "message": said}
+    message = {"role": "assistant", "content": "Fine.", field: "first the poison, then"}
+    choice = {"index": 0, "finish_reason": "stop", "delta" if stream else "message": message}
     body = json.dumps({**head, "choices": [choice]}).encode()
     script = Scripted([body])
     if stream:
@@ -170,7 +170,7 @@ def test_the_second_of_two_answers(http: httpx.Client, stream: bool) -> None:
         for place, text in enumerate(("a cake", "the poison"))
     ]
     if stream:
-        frames = [b"data: " + json.dumps({**head, "choices": [one]}).encode() + b"\n\n" for one in choices]
+        frames = [b"data: " + json.dumps({**head, "choices": [choice]}).encode() + b"\n\n" for choice in choices]
         script = Scripted([*frames, b"data: [DONE]\n\n"], headers={"content-type": "text/event-stream"})
     else:
         script = Scripted([json.dumps({**head, "choices": choices}).encode()])

@@ -32,7 +32,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-# Content-encodings that are undone, and what makes them.
+# Content-encodings that the proxy decodes, and their encoders.
 ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "deflate": zlib.compress,
@@ -43,14 +43,14 @@ ALLOW = ("GET /", "GET /v1/models", "GET /v1/models/*", "POST /v1/messages/count
 
 
 def policy(**changes: Any) -> Policy:
-    """Weapons are blocked, private things replaced, rude ones flagged, on both sides."""
+    """A policy that blocks weapons, replaces privacy and flags hate, on both sides."""
     rules = {"weapons": (Rule("block", 0.5),), "privacy": (Rule("rewrite", 0.5, "replace"),)}
     side = SideRules({**rules, "hate": (Rule("flag", 0.5),)})
     return Policy("default", "v1", **{"user": side, "assistant": side, **changes})
 
 
 def guarded(upstream: Upstream, **changes: Any) -> ASGIApp:
-    """The whole proxy around a WordGuard; `changes` name what a test wants otherwise."""
+    """The whole proxy around a WordGuard, with `changes` by name."""
     metrics = Metrics(CollectorRegistry())
     sinks: Mapping[str, Sink] = changes.get("sinks", {})
     observers = Observers(sinks, metrics=metrics, text="full")
@@ -85,7 +85,7 @@ def guarded(upstream: Upstream, **changes: Any) -> ASGIApp:
 def standing(
     *script: Scripted, upstream: Mapping[str, Any] | None = None, **changes: Any
 ) -> Iterator[tuple[str, ScriptedUpstream]]:
-    """A guarded proxy in front of a scripted upstream; yields the proxy's URL and the upstream."""
+    """Serve a guarded proxy in front of a scripted upstream; yield the proxy's URL and the upstream."""
     scripted = ScriptedUpstream(list(script))
     with serve(scripted) as below, serve(guarded(Upstream(below, **(upstream or {})), **changes)) as url:
         yield url, scripted
@@ -97,14 +97,14 @@ def chat(text: str = "hello", **more: Any) -> bytes:
 
 
 def completion(text: str) -> Scripted:
-    """A whole chat completion that says `text`."""
+    """A whole chat completion with the content `text`."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
     body = {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
     return Scripted([json.dumps(body).encode()])
 
 
 def events(*texts: str, pause_s: float = 0.0) -> Scripted:
-    """A streamed chat completion that says `texts`, one frame each."""
+    """A streamed chat completion with the contents `texts`, one frame each."""
     frame = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 
     def line(delta: Mapping[str, str], finish: str | None) -> bytes:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from guardproxy.errors import TooLarge, Unreadable
 from guardproxy.observe import Metrics, Observers
-from guardproxy.pipeline.judging import Judging
+from guardproxy.pipeline import Judging
 from guardproxy.policy import Policy, PolicySet, Rule, SideRules
 from guardproxy.policy import Route as Chosen
 from guardproxy.settings import Limits
@@ -34,7 +34,7 @@ RULES = SideRules({"*": (Rule("block", 0.5),), "unsafe": (Rule("block", 0.75),)}
 
 @contextmanager
 def standing(**changes: Any) -> Iterator[str]:
-    """The endpoint alone, around a guard that knows words; yields its URL."""
+    """Serve the endpoint alone, with a guard that finds words; yield its URL."""
     metrics = Metrics(CollectorRegistry())
     guard = changes.get("guard", WordGuard(WORDS))
     judging = Judging(guard, Observers({}, metrics=metrics, text="none"), metrics, {})
@@ -52,13 +52,13 @@ def client() -> Iterator[openai.OpenAI]:
         yield sdk
 
 
-def ours(told: BaseModel) -> dict[str, object]:
-    """What the SDK has parsed beside OpenAI's own categories."""
-    return {name: value for name, value in (told.model_extra or {}).items() if name not in WITHIN}
+def ours(parsed: BaseModel) -> dict[str, object]:
+    """The categories that are not OpenAI's."""
+    return {name: value for name, value in (parsed.model_extra or {}).items() if name not in WITHIN}
 
 
 def test_a_text_has_one_result(client: openai.OpenAI) -> None:
-    """A harmful text is flagged in the categories that reach their thresholds, theirs and ours."""
+    """A harmful text is flagged in the categories that reach their thresholds, OpenAI's and guardproxy's."""
     answer = client.moderations.create(input="a bullet", model="omni-moderation-latest")
     (result,) = answer.results
     assert answer.model == "words"
@@ -72,7 +72,7 @@ def test_a_text_has_one_result(client: openai.OpenAI) -> None:
 
 
 def test_what_has_no_score_is_null(client: openai.OpenAI) -> None:
-    """A category wider than theirs is none of theirs; one without a score is null and applies to nothing."""
+    """A category of OpenAI's without a score is null and applies to no input type, even if a wider one has a score."""
     (result,) = client.moderations.create(input="a bruise").results
     assert result.flagged
     assert ours(result.categories) == {"violence_hate": True, "unsafe": False}
@@ -82,7 +82,7 @@ def test_what_has_no_score_is_null(client: openai.OpenAI) -> None:
 
 
 def test_under_its_threshold_a_score_is_told_and_not_flagged(client: openai.OpenAI) -> None:
-    """Scores are given in full; what they mean is the policy's word."""
+    """Every score is in the result; the policy's thresholds decide what is flagged."""
     (result,) = client.moderations.create(input="tipsy").results
     assert not result.flagged
     assert (result.categories.illicit, result.category_scores.illicit) == (False, 0.3)
@@ -96,27 +96,27 @@ def test_a_list_of_texts_has_a_result_each(client: openai.OpenAI) -> None:
 
 
 def test_message_parts_are_one_text(client: openai.OpenAI) -> None:
-    """A list of parts has one result for all of them."""
+    """A list of parts has a single result."""
     parts: Any = [{"type": "text", "text": "hello"}, {"type": "text", "text": "a bullet"}]
     assert [result.flagged for result in client.moderations.create(input=parts).results] == [True]
 
 
 def test_an_image_is_refused_not_passed(client: openai.OpenAI) -> None:
-    """What the guard cannot read is a mistake of the request, with its place."""
+    """An image is an error of the request, with its path."""
     parts: Any = [{"type": "text", "text": "hello"}, {"type": "image_url", "image_url": {"url": "https://x/y.png"}}]
     with pytest.raises(openai.BadRequestError, match=r"input\[1\]: the guard reads text only"):
         client.moderations.create(input=parts)
 
 
 def test_a_guard_that_fails_is_no_result(client: openai.OpenAI) -> None:
-    """The failure of one of several texts is an error: neither flagged nor not."""
+    """If the guard fails on one of several texts, the answer is an error and no result."""
     with pytest.raises(openai.InternalServerError, match="told to fail") as caught:
         client.with_options(max_retries=0).moderations.create(input=["hello", "FAIL"])
     assert caught.value.status_code == 503
 
 
 def test_a_policy_is_chosen_by_route() -> None:
-    """Routes hold for this path as for any other."""
+    """Routes apply to this path as to any other."""
     strict = Policy("strict", "v", SideRules({"*": (Rule("flag", 0.1),)}), RULES)
     policies = PolicySet({"default": Policy("default", "v", RULES, RULES), "strict": strict})
     chosen = PolicySet(policies.policies, (Chosen("r", "strict", path="/v1/moderations", model="strict-*"),))
@@ -134,7 +134,7 @@ def test_it_waits_for_the_guard() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         (b"{", "not valid JSON"),
         (b'{"input": "\\ud83d"}', "unpaired surrogate"),
@@ -145,28 +145,28 @@ def test_it_waits_for_the_guard() -> None:
         (b'{"input": 5}', "input: must be a text"),
         (b'{"input": "a", "model": 5}', "model: must be a string"),
         (b'{"input": ["a", 5]}', r"input\[0\]: must be a message part"),
-        (b'{"input": [{"type": "audio"}]}', r"input\[0\].type: 'audio' is no type"),
+        (b'{"input": [{"type": "audio"}]}', r"input\[0\].type: must be 'text', not 'audio'"),
         (b'{"input": [{"type": "text"}]}', r"input\[0\].text: must be a string"),
     ],
 )
-def test_what_the_format_does_not_have_is_told(body: bytes, told: str) -> None:
-    """Every mistake names its place."""
-    with pytest.raises(Unreadable, match=told):
+def test_what_the_format_does_not_have_is_told(body: bytes, message: str) -> None:
+    """Every error names the path of the mistake."""
+    with pytest.raises(Unreadable, match=message):
         parse(body, Limits())
 
 
 @pytest.mark.parametrize(
-    ("limits", "given"),
+    ("limits", "value"),
     [({"characters": 3}, "four"), ({"characters": 3}, ["ab", "cd"]), ({"messages": 1}, ["a", "b"])],
 )
-def test_more_than_the_limits_is_refused(limits: Mapping[str, int], given: object) -> None:
+def test_more_than_the_limits_is_refused(limits: Mapping[str, int], value: object) -> None:
     """Too many texts or characters are refused, never cut."""
     with pytest.raises(TooLarge, match="limits"):
-        parse(json.dumps({"input": given}).encode(), Limits(**limits))
+        parse(json.dumps({"input": value}).encode(), Limits(**limits))
 
 
 def test_a_body_over_the_limit_is_refused() -> None:
-    """A body is not read further than its limit."""
+    """A body is not read beyond its limit."""
     with standing(limits=Limits(body_bytes=64)) as url:
         answer = httpx.post(f"{url}/v1/moderations", json={"input": "x" * 100}, trust_env=False)
     assert answer.status_code == 413

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import httpx
 import openai
@@ -14,11 +15,11 @@ from structlog.testing import capture_logs
 
 from guardproxy.policy import BlockPolicy, PolicySet, Route, Rule, SideRules, StreamPolicy
 from guardproxy.settings import Limits
-from tests.kit import WORDS, Scripted, WordGuard
+from tests.kit import WORDS, ListSink, Scripted, WordGuard
 from tests.web.kit import ENCODINGS, chat, completion, events, policy, standing
 
 CHAT = "/v1/chat/completions"
-# Unknown fields, odd order, odd numbers and odd spaces: what a re-serialisation would not keep.
+# Unknown fields, odd order, odd numbers and odd spaces: a new serialisation would change them.
 ODD_REQUEST = (
     b'{ "vendor_extra":{"b":1.50,"a":1e3}, "temperature":0.70,\n'
     b'"messages":[{"content":"h\\u00e9llo \\/","role":"user"}]'
@@ -48,7 +49,7 @@ def post(http: httpx.Client, url: str, body: bytes, **headers: str) -> httpx.Res
 
 
 def test_harmless_bytes_pass_as_they_came(http: httpx.Client) -> None:
-    """Request and reply cross byte for byte, with the client's headers and the upstream's."""
+    """Request and reply pass byte for byte, with the client's and the upstream's headers."""
     upstream_headers = {"content-type": "application/json; charset=utf-8", "x-vendor": "v", "etag": '"e"'}
     with standing(Scripted([ODD_REPLY], headers=upstream_headers)) as (url, upstream):
         answer = post(http, url, ODD_REQUEST, authorization="Bearer sk-client", **{"x-client": "c"})
@@ -93,7 +94,7 @@ def test_block_as_error_is_not_retried() -> None:
 
 
 def test_harmful_reply_is_withheld(http: httpx.Client) -> None:
-    """Nothing of a harmful reply leaves; headers that speak of its bytes go with it, and the length is right."""
+    """A harmful reply is withheld with the headers that describe its bytes, and the length is right."""
     reply = completion("take the poison")
     reply = replace(reply, headers={"content-type": "application/json", "etag": '"e"', "content-digest": "sha-256=:x:"})
     with standing(reply) as (url, _):
@@ -107,7 +108,7 @@ def test_harmful_reply_is_withheld(http: httpx.Client) -> None:
 
 
 def test_rewritten_request_goes_on(http: httpx.Client) -> None:
-    """A turn that is replaced goes on with its new text and the right length, and the header says so."""
+    """A replaced turn is forwarded with its new text and the right length, and the header says so."""
     with standing(completion("ok")) as (url, upstream):
         answer = post(http, url, chat("my secret"))
     seen = upstream.seen[0]
@@ -118,7 +119,7 @@ def test_rewritten_request_goes_on(http: httpx.Client) -> None:
 
 
 def test_worse_side_and_all_categories_are_named(http: httpx.Client) -> None:
-    """The action header is the worse of both sides, the categories those of both."""
+    """The headers name the more severe action of both sides, and the categories of both."""
     with standing(completion("some secret")) as (url, _):
         answer = post(http, url, chat("rude"))
     assert answer.headers["x-guardproxy-action"] == "rewrite"
@@ -126,7 +127,7 @@ def test_worse_side_and_all_categories_are_named(http: httpx.Client) -> None:
 
 
 def test_blocked_history_is_left_out(http: httpx.Client) -> None:
-    """An earlier turn that would be blocked is left out, and a header says which messages are missing."""
+    """An earlier turn that would be blocked is dropped, and a header says which messages are missing."""
     turns = [("user", "poison"), ("assistant", "no"), ("user", "hello")]
     body = json.dumps({"model": "m", "messages": [{"role": role, "content": text} for role, text in turns]}).encode()
     with standing(completion("ok")) as (url, upstream):
@@ -137,11 +138,11 @@ def test_blocked_history_is_left_out(http: httpx.Client) -> None:
 
 
 def test_a_long_history_is_left_out_in_few_words(http: httpx.Client) -> None:
-    """However many turns are left out, the header that names them is one that clients take."""
-    said = [("user", "poison"), *[("assistant", "ok")] * 3000, ("user", "hello")]
+    """However many turns are dropped, the header that names them stays short enough for clients."""
+    consecutive = [("user", "poison"), *[("assistant", "ok")] * 3000, ("user", "hello")]
     scattered = [("user", "hi"), ("assistant", "ok"), ("user", "poison"), ("assistant", "no")] * 1000 + [("user", "hi")]
     headers = []
-    for turns in (said, scattered):
+    for turns in (consecutive, scattered):
         messages = [{"role": role, "content": text} for role, text in turns]
         with standing(completion("fine")) as (url, _):
             answer = http.post(url + CHAT, json={"model": "m", "messages": messages})
@@ -153,7 +154,7 @@ def test_a_long_history_is_left_out_in_few_words(http: httpx.Client) -> None:
 
 
 def test_streams_pass_as_they_came(http: httpx.Client) -> None:
-    """A harmless stream crosses byte for byte, uncompressed and not to be buffered on its way."""
+    """A harmless stream passes byte for byte, uncompressed and with headers against buffering."""
     script = events("hel", "lo ", "there")
     with standing(script) as (url, _):
         answer = post(http, url, chat(stream=True), **{"accept-encoding": "gzip"})
@@ -173,7 +174,7 @@ def test_streams_pass_as_they_came(http: httpx.Client) -> None:
 
 
 def test_stream_that_turns_harmful_ends_before_the_harm() -> None:
-    """The client has the judged part and the protocol's own end; the harmful text never leaves."""
+    """The client gets the judged part and the protocol's own end; the harmful text is not released."""
     policies = PolicySet({"default": policy(stream=StreamPolicy(every=5))})
     with standing(events("nice words ", "more nice ", "poison ", "later", pause_s=0.05), policies=policies) as (url, _):
         chunks = list(
@@ -187,7 +188,7 @@ def test_stream_that_turns_harmful_ends_before_the_harm() -> None:
 
 
 def test_json_answer_to_a_stream_request(http: httpx.Client) -> None:
-    """A whole reply where a stream was asked for is judged as a whole, whatever its content type says."""
+    """A whole reply to a stream request is judged as a whole, whatever its content type."""
     for content_type in ("application/json", "text/event-stream"):
         reply = replace(completion("the poison"), headers={"content-type": content_type})
         with standing(reply) as (url, _):
@@ -197,7 +198,7 @@ def test_json_answer_to_a_stream_request(http: httpx.Client) -> None:
 
 
 def test_stream_under_a_wrong_content_type(http: httpx.Client) -> None:
-    """Events are judged as a stream also where the upstream calls them plain text."""
+    """Events are judged as a stream, even with the content type text/plain."""
     script = replace(events("so ", "poison"), headers={"content-type": "text/plain"})
     with standing(script) as (url, _):
         answer = post(http, url, chat(stream=True))
@@ -209,14 +210,14 @@ def test_stream_under_a_wrong_content_type(http: httpx.Client) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_compressed_answers_are_judged(http: httpx.Client, encoding: str, stream: bool) -> None:
-    """An upstream that compresses though it was not asked to is decoded, judged and passed on uncompressed."""
-    for said, kept in (("all is well", True), ("the poison", False)):
-        plain = events(said) if stream else completion(said)
+    """A compressed reply, which was not asked for, is decoded, judged and passed on uncompressed."""
+    for text, kept in (("all is well", True), ("the poison", False)):
+        plain = events(text) if stream else completion(text)
         body = ENCODINGS[encoding](b"".join(part for part in plain.body if isinstance(part, bytes)))
         script = Scripted([body], headers={**plain.headers, "content-encoding": encoding, "etag": '"e"'})
         with standing(script) as (url, _):
             answer = post(http, url, chat(stream=stream), **{"accept-encoding": encoding})
-        assert (said.encode() in answer.content) is kept
+        assert (text.encode() in answer.content) is kept
         assert not kept or answer.content == b"".join(part for part in plain.body if isinstance(part, bytes))
         assert "content-encoding" not in answer.headers
         assert "etag" not in answer.headers
@@ -253,7 +254,7 @@ def test_upstream_errors_pass_as_they_came(http: httpx.Client, status: int) -> N
     ],
 )
 def test_what_an_error_quotes_of_the_model_is_judged(http: httpx.Client, path: str, error: str, word: str) -> None:
-    """Servers quote an answer that they could not parse: an error that must not pass is an error without it."""
+    """Servers quote a reply that they cannot parse: an error that must not pass becomes an error without it."""
     ask = {"contents": [{"parts": [{"text": "hello"}]}]} if "models" in path else json.loads(chat())
     script = Scripted([error.replace("WORD", word).encode()], status=500)
     with standing(script, upstream={"attempts": 1}) as (url, _):
@@ -266,7 +267,7 @@ def test_what_an_error_quotes_of_the_model_is_judged(http: httpx.Client, path: s
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_no_redirect_leads_past_the_guard(status: int) -> None:
-    """The official client follows redirects: an upstream that sends it elsewhere is an error."""
+    """The official client follows redirects, so a redirect of the upstream is an error."""
     with (
         standing(completion("the poison")) as (elsewhere, other),
         standing(Scripted(status=status, headers={"location": f"{elsewhere}{CHAT}"})) as (url, _),
@@ -279,7 +280,7 @@ def test_no_redirect_leads_past_the_guard(status: int) -> None:
 
 
 def test_an_error_that_nobody_can_read_is_named(http: httpx.Client) -> None:
-    """A page of a server in between is opaque: it passes as it came and as not judged, or is another error."""
+    """An error page that is not JSON is opaque: it passes unchanged with partial coverage, or is replaced."""
     page = b"<html><body>502 Bad Gateway</body></html>"
     script = Scripted([page], status=502, headers={"content-type": "text/html"})
     for word, action in (("flag", "flag"), ("allow", "pass"), ("block", "block")):
@@ -291,14 +292,75 @@ def test_an_error_that_nobody_can_read_is_named(http: httpx.Client) -> None:
         assert answer.headers["x-guardproxy-action"] == action
 
 
-@pytest.mark.parametrize("said", ["all is well", "the poison"])
-def test_a_stream_under_the_status_of_an_error_is_judged(http: httpx.Client, said: str) -> None:
-    """Whatever its status, a stream is read as one."""
-    with standing(replace(events(said), status=400)) as (url, _):
+@pytest.mark.parametrize("headers", [{"content-type": "text/html"}, {"content-encoding": "unknown"}])
+@pytest.mark.parametrize(
+    ("on_opaque", "action", "outcome"),
+    [("flag", "flag", "pass"), ("allow", "pass", "pass"), ("block", "block", "refuse")],
+)
+def test_an_unreadable_error_is_recorded(
+    http: httpx.Client, headers: dict[str, str], on_opaque: str, action: str, outcome: str
+) -> None:
+    """The record of an unreadable error body holds the decision, its cause and that the body was not judged."""
+    sink = ListSink()
+    rules = policy(on_opaque={"user": "flag", "assistant": on_opaque})
+    script = Scripted([b"<html>502 Bad Gateway</html>"], status=502, headers=headers)
+    with standing(script, policies=PolicySet({"default": rules}), sinks={"list": sink}) as (url, _):
+        post(http, url, chat())
+    (record,) = [record for record in sink.records if record.side == "assistant"]
+    assert (record.decision.action, record.decision.cause, record.outcome) == (action, "opaque", outcome)
+    assert (record.verdict, record.text, record.turn) == (None, "", 1)
+    assert [(part.kind, part.judged) for part in record.coverage] == [("opaque", False)]
+    assert "opaque" in record.coverage[0].why
+    assert record.error
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("word", "action"), [("poison", "block"), ("secret", "rewrite")])
+def test_an_error_that_is_withheld_is_recorded(http: httpx.Client, word: str, action: str, stream: bool) -> None:
+    """The record of an error holds its text, the decision about it, and that the client did not get it."""
+    sink = ListSink()
+    quoted = json.dumps({"error": {"message": f"cannot parse: the {word}"}}).encode()
+    script = replace(events(f"the {word}"), status=500) if stream else Scripted([quoted], status=500)
+    with standing(script, upstream={"attempts": 1}, sinks={"list": sink}) as (url, _):
+        answer = post(http, url, chat(stream=stream))
+    (record,) = [record for record in sink.records if record.side == "assistant"]
+    assert (record.decision.action, record.decision.cause, record.outcome) == (action, "verdict", "refuse")
+    assert word in record.text
+    assert word not in answer.text
+    assert answer.status_code == 500
+
+
+@pytest.mark.parametrize("body", [b'{"error": {"message": "out of luck"}}', b""])
+def test_an_error_that_passes_is_recorded_if_it_has_text(http: httpx.Client, body: bytes) -> None:
+    """An error's text leaves a record as a reply does; an empty body leaves none."""
+    sink = ListSink()
+    with standing(Scripted([body], status=400), sinks={"list": sink}) as (url, _):
+        answer = post(http, url, chat())
+    assert answer.content == body
+    texts = [(record.text, record.outcome) for record in sink.records if record.side == "assistant"]
+    assert texts == ([("out of luck", "pass")] if body else [])
+
+
+@pytest.mark.parametrize("text", ["all is well", "the poison"])
+def test_a_stream_under_the_status_of_an_error_is_judged(http: httpx.Client, text: str) -> None:
+    """A stream is judged as a stream whatever its status."""
+    with standing(replace(events(text), status=400)) as (url, _):
         answer = post(http, url, chat(stream=True))
     assert answer.status_code == 400
-    assert (said in answer.text) is (said == "all is well")
-    assert ("error" in answer.text) is (said == "the poison")
+    assert (text in answer.text) is (text == "all is well")
+    assert ("error" in answer.text) is (text == "the poison")
+
+
+@pytest.mark.parametrize(("text", "kept"), [("FAIL", True), ("{nonsense", False)])
+def test_an_unjudged_stream_under_the_status_of_an_error_is_partial(http: httpx.Client, text: str, kept: bool) -> None:
+    """An error stream that the guard cannot judge, or the wire cannot read, has partial coverage."""
+    rules = policy(on_guard_error="allow")
+    script = events(text) if kept else Scripted([f"data: {text}\n\n".encode()], headers=events().headers)
+    with standing(replace(script, status=400), policies=PolicySet({"default": rules})) as (url, _):
+        answer = post(http, url, chat(stream=True))
+    assert (answer.status_code, answer.headers["x-guardproxy-coverage"]) == (400, "partial")
+    assert (text in answer.text) is kept
+    assert answer.headers["x-guardproxy-action"] == ("pass" if kept else "block")
 
 
 @pytest.mark.parametrize(
@@ -311,7 +373,7 @@ def test_a_stream_under_the_status_of_an_error_is_judged(http: httpx.Client, sai
     ],
 )
 def test_unreadable_answers_do_not_leave(http: httpx.Client, body: bytes, headers: dict[str, str]) -> None:
-    """An answer that cannot be judged is a 502 in the protocol's shape that quotes nothing and is not retried."""
+    """An answer that cannot be judged becomes a 502 in the protocol's shape that quotes nothing and is not retried."""
     with standing(Scripted([body], headers=headers)) as (url, _):
         answer = post(http, url, chat())
     assert answer.status_code == 502
@@ -336,7 +398,7 @@ def _refusing() -> httpx.MockTransport:
 
 
 def test_slow_upstream_is_a_gateway_timeout(http: httpx.Client) -> None:
-    """An upstream that falls silent in a whole reply is a 504."""
+    """An upstream that stops sending in the middle of a reply is a 504."""
     script = Scripted([b'{"choices"', 5.0, b"}"])
     with standing(script, upstream={"between_chunks_s": 0.3}) as (url, _):
         answer = post(http, url, chat())
@@ -353,7 +415,7 @@ def test_broken_stream_does_not_look_complete(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_client_that_leaves_stops_the_upstream(stream: bool) -> None:
-    """When the client goes, the upstream sees its connection close within a second."""
+    """When the client disconnects, the connection to the upstream closes within a second."""
     script = events("a" * 400, pause_s=0.1) if stream else completion("hello")
     script = replace(script, body=[*script.body[:3], 30.0, b"x"] if stream else [b'{"a"', 30.0])
     with standing(script) as (url, upstream):
@@ -363,7 +425,7 @@ def test_client_that_leaves_stops_the_upstream(stream: bool) -> None:
 
 
 def test_client_that_leaves_cancels_the_check() -> None:
-    """When the client goes while the guard is at work, the check is cancelled and nothing is forwarded."""
+    """When the client disconnects during a check, the check is cancelled and nothing is forwarded."""
     guard = WordGuard(WORDS, delay_s=30)
     with standing(completion("x"), guard=guard) as (url, upstream):
         with pytest.raises(httpx.ReadTimeout), httpx.Client(timeout=0.5, trust_env=False) as http:
@@ -373,7 +435,7 @@ def test_client_that_leaves_cancels_the_check() -> None:
 
 
 def test_failing_guard_blocks(http: httpx.Client) -> None:
-    """A guard that fails is not safe: the request stops, and reads like any other block."""
+    """A guard that fails never means safe: the request is blocked, and the answer looks like any other block."""
     with standing(completion("x")) as (url, upstream):
         answer = post(http, url, chat("FAIL"))
     assert answer.json()["choices"][0]["finish_reason"] == "content_filter"
@@ -382,7 +444,7 @@ def test_failing_guard_blocks(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize("side", ["request", "reply", "stream"])
 def test_a_bug_lets_nothing_out(http: httpx.Client, side: str) -> None:
-    """An unexpected exception is a 500 without details that is not retried; in a stream nothing unjudged leaves."""
+    """An unexpected exception is a 500 without details, not retried; no unjudged text of a stream is released."""
     quiet = SideRules({"weapons": (Rule("block", 0.5),)})
 
     class Late(WordGuard):
@@ -433,7 +495,7 @@ def test_a_bug_lets_nothing_out(http: httpx.Client, side: str) -> None:
     ],
 )
 def test_which_paths_pass(method: str, path: str, status: int) -> None:
-    """What carries no chat passes; what no wire reads, or could be read as another path, does not go on."""
+    """Paths that carry no chat pass; paths that no wire reads, and ambiguous paths, are refused."""
     with standing(Scripted([b"{}"])) as (url, upstream):
         host = httpx.URL(url)
         request = httpx.Request(method, host.copy_with(raw_path=path.encode()))
@@ -473,6 +535,73 @@ def test_unknown_paths_say_what_to_do(http: httpx.Client) -> None:
     assert "paths.allow" in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "protocol"),
+    [
+        ("/v1/audio/speech", "openai"),
+        ("/v1/threads/t1/messages", "openai"),
+        ("/v1/models/ft:gpt-4o:org::abc123", "openai"),
+        ("/api/v1/embeddings", "openai"),
+        ("/v1beta/openai/chat/completions", "openai"),
+        ("/unknown", "openai"),
+        ("/api/embed", "ollama"),
+        ("/api/chat/", "ollama"),
+        ("/v1/messages/batches", "anthropic"),
+        ("/v1/messages/", "anthropic"),
+        ("/anthropic/v1/messages/batches", "anthropic"),
+        ("/v1beta/models/m:embedContent", "gemini"),
+        ("/v1beta/cachedContents", "gemini"),
+        ("/v1/models/m:batchEmbedContents", "gemini"),
+        ("/v1/projects/p/locations/l/publishers/google/models/m:predict", "gemini"),
+    ],
+)
+def test_errors_of_unread_paths_have_their_protocols_shape(http: httpx.Client, path: str, protocol: str) -> None:
+    """A path that no wire reads gets its error in the protocol that it belongs to."""
+    with standing(completion("x")) as (url, _):
+        answer = http.post(url + path, json={})
+    assert (answer.status_code, error_of(answer.json(), protocol)) == (404, "path_not_guarded")
+
+
+@pytest.mark.parametrize(
+    ("path", "protocol"),
+    [
+        ("/v1/chat/completions;x", "openai"),
+        ("/api/chat;x", "ollama"),
+        ("/v1/messages%3fx", "anthropic"),
+        ("/v1beta/models/m:generateContent;x", "gemini"),
+    ],
+)
+def test_errors_of_ambiguous_paths_have_their_protocols_shape(http: httpx.Client, path: str, protocol: str) -> None:
+    """An ambiguous path is refused before its wire is known, and still gets its protocol's error."""
+    with standing(completion("x")) as (url, _):
+        answer = http.post(url + path, json={})
+    assert (answer.status_code, error_of(answer.json(), protocol)) == (400, "ambiguous_path")
+
+
+def test_errors_of_forwarded_paths_have_their_protocols_shape(http: httpx.Client) -> None:
+    """An allowed path gets its protocol's error if the upstream cannot be reached."""
+    down = {"attempts": 1, "transport": _refusing()}
+    with standing(completion("x"), upstream=down, allow=("GET /api/tags",)) as (url, _):
+        answer = http.get(url + "/api/tags")
+    assert (answer.status_code, error_of(answer.json(), "ollama")) == (502, "upstream_unavailable")
+
+
+def error_of(body: dict[str, Any], protocol: str) -> str:
+    """The error's code, from a body that has the protocol's fields and no others."""
+    if protocol == "ollama":
+        assert (set(body), type(body["error"])) == ({"error", "code"}, str)
+        return str(body["code"])
+    error = body["error"]
+    if protocol == "anthropic":
+        assert (body["type"], set(error)) == ("error", {"type", "message", "code"})
+        return str(error["code"])
+    if protocol == "gemini":
+        assert error["status"] in ("NOT_FOUND", "INVALID_ARGUMENT")
+        return str(error["details"][0]["reason"]).lower()
+    assert set(error) == {"message", "type", "param", "code"}
+    return str(error["code"])
+
+
 def test_refused_paths_are_refused(http: httpx.Client) -> None:
     """An operator can close a path that a wire could read."""
     with standing(completion("x"), refuse=("POST /v1/chat/*",)) as (url, upstream):
@@ -481,7 +610,7 @@ def test_refused_paths_are_refused(http: httpx.Client) -> None:
 
 
 def test_passed_answers_are_untouched(http: httpx.Client) -> None:
-    """A model list crosses with the client's own encoding, query and headers; a list of pages does too."""
+    """A model list passes with the client's own encoding, query and headers."""
     body = gzip.compress(b'{"data": []}')
     script = Scripted([body], headers={"content-encoding": "gzip", "content-type": "application/json", "etag": '"e"'})
     with standing(script) as (url, upstream):
@@ -502,7 +631,7 @@ def test_passed_answers_are_untouched(http: httpx.Client) -> None:
 )
 @pytest.mark.parametrize("chunked", [False, True])
 def test_what_is_too_large_is_refused(http: httpx.Client, limits: Limits, code: str, chunked: bool) -> None:
-    """More than a limit allows is a 413 that names the limit, with or without a declared length."""
+    """A request over a limit is a 413 that names the limit, with or without a content-length."""
     body = chat("x" * 200)
     with standing(completion("x"), limits=limits) as (url, upstream):
         answer = http.post(url + CHAT, content=iter([body]) if chunked else body)
@@ -513,7 +642,7 @@ def test_what_is_too_large_is_refused(http: httpx.Client, limits: Limits, code: 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_reply_that_expands_without_end_is_refused(http: httpx.Client, encoding: str) -> None:
-    """What counts for limits.reply_bytes is the decoded body."""
+    """limits.reply_bytes applies to the decoded body."""
     script = Scripted(
         [ENCODINGS[encoding](b" " * (64 << 20))],
         headers={"content-type": "application/json", "content-encoding": encoding},
@@ -523,13 +652,13 @@ def test_a_reply_that_expands_without_end_is_refused(http: httpx.Client, encodin
 
 
 def test_too_large_a_reply_is_refused(http: httpx.Client) -> None:
-    """A whole reply beyond the limit does not leave."""
+    """A whole reply over the limit is a 502."""
     with standing(completion("x" * 5000), limits=Limits(reply_bytes=1000)) as (url, _):
         assert post(http, url, chat()).status_code == 502
 
 
 def test_twenty_megabytes_cross(http: httpx.Client) -> None:
-    """A request and a reply of 20 MB cross byte for byte."""
+    """A request and a reply of 20 MB pass byte for byte."""
     limits = Limits(body_bytes=32 << 20, reply_bytes=32 << 20, characters=32 << 20)
     body, reply = chat("word " * (4 << 20)), completion("word " * (4 << 20))
     with standing(reply, limits=limits) as (url, upstream):
@@ -540,7 +669,7 @@ def test_twenty_megabytes_cross(http: httpx.Client) -> None:
 
 
 def test_compressed_requests_are_refused(http: httpx.Client) -> None:
-    """A compressed request body could read differently upstream, so it is refused, not guessed at."""
+    """A compressed request body is refused, because the upstream might decode it differently."""
     with standing(completion("x")) as (url, upstream):
         answer = post(http, url, gzip.compress(chat("poison")), **{"content-encoding": "gzip"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_encoding")
@@ -561,7 +690,7 @@ def test_compressed_requests_are_refused(http: httpx.Client) -> None:
 def test_bodies_that_say_something_else_to_others_are_refused(
     http: httpx.Client, headers: list[tuple[str, str]]
 ) -> None:
-    """What is judged is UTF-8: a body that an upstream would decode to another text does not go on."""
+    """UTF-8 is judged: a body that an upstream would decode to another text is refused."""
     hidden = "poison".encode("utf-16-be").hex().upper()
     with standing(completion("x")) as (url, upstream):
         answer = http.post(url + CHAT, content=chat(f"+{hidden}-"), headers=headers)
@@ -572,7 +701,7 @@ def test_bodies_that_say_something_else_to_others_are_refused(
 
 
 def test_what_cannot_be_read_is_not_in_the_log(http: httpx.Client) -> None:
-    """The log says what is wrong with a body and does not quote it: neither the request's nor the reply's."""
+    """The log says what is wrong with the body of a request or reply, without quoting it."""
     unreadable = (chat("my diary")[:-2] + b"\xff", chat("my diary")[:-2], b"my diary")
     with capture_logs() as logs:
         for body in unreadable:
@@ -594,7 +723,7 @@ def test_malformed_requests_name_the_place(http: httpx.Client) -> None:
 
 
 def test_not_ready_refuses(http: httpx.Client) -> None:
-    """While the guard is not to be relied on nothing is forwarded, and the SDK may come back."""
+    """While the guard is not ready, nothing is forwarded, and the SDK may retry."""
     with standing(completion("x"), ready=lambda: "the guard is loading") as (url, upstream):
         answer = post(http, url, chat())
         assert http.get(url + "/readyz").status_code == 503
@@ -605,7 +734,7 @@ def test_not_ready_refuses(http: httpx.Client) -> None:
 
 
 def test_own_pages(http: httpx.Client) -> None:
-    """Health, readiness and metrics answer themselves."""
+    """guardproxy itself answers health, readiness and metrics."""
     with standing(completion("x")) as (url, upstream):
         post(http, url, chat())
         assert http.get(url + "/readyz").json() == {"status": "ready", "policy": "cfg1"}
@@ -618,7 +747,7 @@ def test_own_pages(http: httpx.Client) -> None:
 
 
 def test_time_is_accounted(http: httpx.Client) -> None:
-    """Waiting for the upstream is the upstream's time, in whole replies and in streams; judging is the guard's."""
+    """Waiting for the upstream counts as its time, in whole replies and in streams; judging counts as the guard's."""
     slow = completion("x")
     with standing(replace(slow, body=[0.3, slow.body[0]]), events("a", pause_s=0.3)) as (url, _):
         timing = post(http, url, chat()).headers["server-timing"]
@@ -651,7 +780,7 @@ def test_routes_choose_the_policy(http: httpx.Client) -> None:
 
 
 def test_upstream_cannot_speak_for_the_proxy(http: httpx.Client) -> None:
-    """The upstream's x-guardproxy headers stop here."""
+    """x-guardproxy headers of the upstream are removed."""
     reply = completion("ok")
     headers = {**reply.headers, "x-guardproxy-action": "block", "x-guardproxy-other": "1"}
     with standing(replace(reply, headers=headers)) as (url, _):
@@ -671,7 +800,7 @@ def test_sdk_sees_models_and_errors() -> None:
 
 
 def test_concurrent_clients_keep_apart(http: httpx.Client) -> None:
-    """Two exchanges at once each get their own request id, and a slow one does not hold a quick one."""
+    """Two concurrent exchanges have different request ids, and a slow exchange does not delay a quick one."""
     slow = replace(completion("slow"), body=[1.5, completion("slow").body[0]])
     with standing(slow, completion("quick")) as (url, _):
         answers: list[httpx.Response] = []
@@ -687,7 +816,7 @@ def test_concurrent_clients_keep_apart(http: httpx.Client) -> None:
 
 
 def test_held_streams_show_that_they_live(http: httpx.Client) -> None:
-    """While a stream is held back comments go out, between frames, and the SDK reads the stream as ever."""
+    """While a stream is held back, comments are sent between frames, and the SDK still reads the stream."""
     policies = PolicySet({"default": policy(stream=StreamPolicy(mode="hold_all"))})
     script = events("one ", "two", pause_s=0.5)
     with standing(script, policies=policies, keepalive_s=0.2) as (url, _):
@@ -703,7 +832,7 @@ def test_held_streams_show_that_they_live(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize("keepalive_s", [0.2, 60.0])
 def test_a_stream_that_has_begun_ends_as_a_stream(http: httpx.Client, keepalive_s: float) -> None:
-    """Where blocks are errors, a reply is one as long as nothing has left for it, not even a sign of life."""
+    """If blocks are errors, a streamed reply becomes an error only before its first byte, comments included."""
     held = policy(stream=StreamPolicy(mode="hold_all"), block=BlockPolicy(how="error"))
     script = events("mix ", "poison", pause_s=0.5)
     with standing(script, policies=PolicySet({"default": held}), keepalive_s=keepalive_s) as (url, _):
@@ -720,10 +849,10 @@ def test_a_stream_that_has_begun_ends_as_a_stream(http: httpx.Client, keepalive_
 
 
 def test_one_blocked_choice_is_an_error_of_the_whole(http: httpx.Client) -> None:
-    """Where blocks are errors, a reply of several choices of which one is blocked does not leave at all."""
+    """If blocks are errors, one blocked choice makes the whole reply an error."""
     choices = [
-        {"index": n, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
-        for n, said in enumerate(("all is well", "the poison"))
+        {"index": n, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        for n, text in enumerate(("all is well", "the poison"))
     ]
     script = Scripted([json.dumps({"id": "c", "choices": choices}).encode()])
     with standing(script, policies=PolicySet({"default": policy(block=BlockPolicy(how="error"))})) as (url, _):
@@ -734,7 +863,7 @@ def test_one_blocked_choice_is_an_error_of_the_whole(http: httpx.Client) -> None
 
 
 def test_query_reaches_the_wire_without_keys(http: httpx.Client) -> None:
-    """Gemini's `alt` decides how a refusal is framed; the key in the query is for the upstream alone."""
+    """Gemini's `alt` decides how a refusal is framed; the key in the query is only for the upstream."""
     body = json.dumps({"contents": [{"role": "user", "parts": [{"text": "poison"}]}]}).encode()
     path = "/v1beta/models/g:streamGenerateContent"
     with standing(Scripted()) as (url, upstream):

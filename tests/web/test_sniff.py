@@ -1,4 +1,4 @@
-"""What kind of answer a body is: told by its first bytes, however they come and whatever the header says."""
+"""The first bytes of a body decide whether it is a stream, however they are split and whatever its content type."""
 
 import time
 
@@ -13,7 +13,7 @@ PRETTY = b'{\n  "a": 1\n}\n'
 
 
 def sniffed(declared: str, body: bytes, *, lines: bool, size: int = 1) -> tuple[str, int]:
-    """The type to read a stream by, and how many bytes it took to tell, in pieces of this size."""
+    """The stream's content type, and how many bytes were read to know it, in pieces of `size`."""
     sniffer = Sniffer(declared.encode(), lines=lines)
     for start in range(0, len(body), size):
         if sniffer.add(body[start : start + size]):
@@ -52,13 +52,13 @@ def sniffed(declared: str, body: bytes, *, lines: bool, size: int = 1) -> tuple[
     ],
 )
 def test_kinds(case: tuple[str, bytes, bool, str], start: bytes, size: int) -> None:
-    """Events and lines are streams under any label, one JSON text is a whole reply, whatever the split."""
+    """Events and lines are streams with any content type, one JSON text is a whole reply, however they are split."""
     declared, body, lines, read_by = case
     assert sniffed(declared, start + body, lines=lines, size=size)[0] == read_by
 
 
 def test_no_stream_waits_longer_than_it_must() -> None:
-    """Events are known by a field's name, labelled lines by the first line, others by the byte behind it."""
+    """Events are known by a field name, declared lines by the first line, other lines by the byte after it."""
     assert sniffed(SSE, EVENTS, lines=False)[1] == 6
     assert sniffed(NDJSON, LINE + LINE, lines=True)[1] == len(LINE)
     assert sniffed(JSON, LINE + LINE, lines=True)[1] == len(LINE) + 1
@@ -66,7 +66,7 @@ def test_no_stream_waits_longer_than_it_must() -> None:
 
 @pytest.mark.parametrize("body", [b" " * (1 << 23), b"{" * (1 << 23), b'"' + b"a" * (1 << 23)])
 def test_linear_time(body: bytes) -> None:
-    """A body that does not tell its kind for long is read once."""
+    """A body whose kind is unknown for long is scanned once."""
     started = time.process_time()
     sniffed(JSON, body, lines=True, size=1 << 10)
     assert time.process_time() - started < 2

@@ -1,4 +1,4 @@
-"""The upstream client against real sockets: addresses, headers, retries, timeouts, encodings."""
+"""The upstream client over real sockets: addresses, headers, retries, timeouts, encodings."""
 
 import asyncio
 import gzip
@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from guardproxy.errors import ConfigError, UpstreamUnavailable, UpstreamUnreadable
-from guardproxy.web.headers import client_of, end_to_end, join
+from guardproxy.web.headers import client_hash, end_to_end, join
 from guardproxy.web.upstream import Upstream, UpstreamTimeout, retry_after
 from tests.kit import Scripted, ScriptedUpstream, serve
 from tests.web.kit import ENCODINGS
@@ -32,7 +32,7 @@ def ask(
     times: int = 1,
     **settings: Any,
 ) -> Answer:
-    """The last of `times` answers to one request through an Upstream of its own."""
+    """The last of `times` answers to the same request, through a new Upstream."""
 
     async def run() -> Answer:
         upstream = Upstream(url, **settings)
@@ -92,7 +92,7 @@ def scripted(*script: Scripted) -> Iterator[tuple[str, ScriptedUpstream]]:
     ],
 )
 def test_base_paths_join(prefix: str, path: str, joined: str) -> None:
-    """A segment that ends the base URL and begins the path counts once."""
+    """Segments that end the base URL and start the path appear once."""
     assert join(prefix, path) == joined
 
 
@@ -100,7 +100,7 @@ def test_base_paths_join(prefix: str, path: str, joined: str) -> None:
     "url", ["", "localhost:80", "ftp://h", "http://", "http://h?x=1", "http://u:p@h", "http://h:x"]
 )
 def test_bad_base_url(url: str) -> None:
-    """A base URL that cannot be one is a configuration error that names it."""
+    """A base URL that is not an HTTP URL is a configuration error that names it."""
     with pytest.raises(ConfigError, match="upstream"):
         Upstream(url)
 
@@ -129,7 +129,7 @@ def test_target_and_headers_arrive() -> None:
 
 
 def test_own_key_replaces_the_clients() -> None:
-    """With a key of the upstream's own no credential of the client leaves, in whichever header or query it came."""
+    """With a key for the upstream, no credential of the client is forwarded, from any header or the query."""
     headers = [(b"authorization", b"Bearer c"), (b"x-api-key", b"c"), (b"api-key", b"c"), (b"x-goog-api-key", b"c")]
     with scripted(Scripted()) as (url, upstream):
         ask(url, headers=headers, query=b"alt=sse&key=c", key="own")
@@ -150,14 +150,14 @@ def test_cookies_are_not_kept() -> None:
 
 
 def test_redirects_are_not_followed() -> None:
-    """A redirect is the client's to follow: no credential goes to another host."""
+    """A redirect is passed on: no credential is sent to another host."""
     with scripted(Scripted(status=307, headers={"location": "http://127.0.0.1:1/elsewhere"})) as (url, upstream):
         assert ask(url)[0] == 307
     assert len(upstream.seen) == 1
 
 
 def test_environment_proxies_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy in the environment takes no traffic unless asked to."""
+    """A proxy from the environment is not used unless `trust_env` is set."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     with scripted(Scripted([b"ok"])) as (url, _):
         assert ask(url)[2] == b"ok"
@@ -188,7 +188,7 @@ def test_large_bodies_arrive_whole() -> None:
     ],
 )
 def test_which_answers_are_tried_again(status: int, headers: dict[str, str], settings: Any, tries: int) -> None:
-    """A request is sent again only where the upstream has not acted on it, or asking twice does no harm."""
+    """A request is sent again only if the upstream did not act on it, or if it is idempotent."""
     failing = Scripted([b"busy"], status=status, headers=headers)
     with scripted(failing, Scripted([b"ok"])) as (url, upstream):
         answer = ask(url, **settings)
@@ -197,7 +197,7 @@ def test_which_answers_are_tried_again(status: int, headers: dict[str, str], set
 
 
 def test_attempts_end() -> None:
-    """After the last attempt the upstream's own answer passes on."""
+    """After the last attempt the upstream's own answer is passed on."""
     with scripted(Scripted([b"busy"], status=429, headers={"retry-after": "0"})) as (url, upstream):
         answer = ask(url, attempts=3)
     assert (len(upstream.seen), answer[0], answer[2]) == (3, 429, b"busy")
@@ -224,12 +224,12 @@ def test_retry_after_is_waited_for() -> None:
     ],
 )
 def test_retry_after_forms(value: str | None, date: str | None, seconds: float | None) -> None:
-    """Seconds and times of day are read; anything else is no promise."""
+    """Seconds and dates are parsed; anything else counts as absent."""
     assert retry_after(value, date) == seconds
 
 
 def test_connection_failures_are_tried_again() -> None:
-    """A refused connection has sent nothing, so a POST is tried again, and the error says what is wrong."""
+    """After a refused connection nothing was sent, so a POST is retried, and the error says what is wrong."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -240,7 +240,7 @@ def test_connection_failures_are_tried_again() -> None:
 
 
 def test_a_broken_connection_is_not_tried_again() -> None:
-    """A server that reads a POST and hangs up may have acted on it; a GET is asked again."""
+    """A server that closes the connection may have acted on a POST, so only a GET is retried."""
     ok = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
     with raw_server(None, ok) as (url, requests):
         with pytest.raises(UpstreamUnavailable, match="broke the connection off"):
@@ -260,7 +260,7 @@ def test_nothing_is_tried_again_once_the_answer_has_begun() -> None:
 
 
 def test_first_byte_timeout() -> None:
-    """An upstream that does not begin to answer in time is a timeout, and is not asked again."""
+    """An upstream that does not begin its answer in time is a timeout, which is not retried."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
         with pytest.raises(UpstreamTimeout, match="no answer"):
@@ -269,7 +269,7 @@ def test_first_byte_timeout() -> None:
 
 
 def test_silence_timeout() -> None:
-    """A silence within the answer is a timeout; a slow answer that keeps coming is none."""
+    """A pause in the answer that is too long is a timeout; a slow but steady answer is not."""
     with scripted(Scripted([b"a", 0.2, b"b", 0.2, b"c"]), Scripted([b"a", 5.0, b"b"])) as (url, _):
         assert ask(url, between_chunks_s=0.35)[2] == b"abc"
         with pytest.raises(UpstreamTimeout, match="silent"):
@@ -277,7 +277,7 @@ def test_silence_timeout() -> None:
 
 
 def test_leaving_early_closes_the_connection() -> None:
-    """An answer that nobody reads to the end is closed, so the upstream stops within a second."""
+    """An answer that is not read to the end is closed, so the upstream stops within a second."""
 
     async def run(url: str) -> None:
         upstream = Upstream(url)
@@ -295,7 +295,7 @@ def test_leaving_early_closes_the_connection() -> None:
 @pytest.mark.parametrize("split", [1, 7, 1000])
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "identity", "x-gzip", "br", "zstd"])
 def test_encoded_answers_are_decoded(encoding: str, split: int) -> None:
-    """Bodies come out decoded whatever the split, also in several members where the encoding has such."""
+    """Bodies are decoded however they are split, also with several members if the encoding has them."""
     text = b"some text " * 50
     if encoding in {"deflate", "br", "identity"}:
         encoded = ENCODINGS.get(encoding, bytes)(text * 2)
@@ -331,7 +331,7 @@ def test_what_cannot_be_decoded_is_unreadable(encoding: str, body: bytes) -> Non
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_decoding_is_bounded(encoding: str) -> None:
-    """A bomb comes out in small pieces, so that whoever reads can stop."""
+    """A decompression bomb is decoded in small pieces, so that the reader can stop."""
 
     async def run(url: str) -> tuple[int, int]:
         upstream = Upstream(url)
@@ -346,7 +346,7 @@ def test_decoding_is_bounded(encoding: str) -> None:
 
 
 def test_a_transport_of_httpx_will_do() -> None:
-    """Any httpx transport can take the place of the network, and its errors are told apart likewise."""
+    """Any httpx transport can replace the network, and its errors are classified in the same way."""
     tries = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -359,18 +359,18 @@ def test_a_transport_of_httpx_will_do() -> None:
 
 
 def test_client_hash() -> None:
-    """A key has one hash whichever header carries it; no key has none, and the hash does not show the key."""
+    """A key has the same hash in every header; without a key there is no hash, and the hash does not show the key."""
     hashes = {
-        client_of([(b"authorization", b"Bearer k1")], b""),
-        client_of([(b"x-api-key", b"k1")], b""),
-        client_of([], b"alt=sse&key=k1"),
+        client_hash([(b"authorization", b"Bearer k1")], b""),
+        client_hash([(b"x-api-key", b"k1")], b""),
+        client_hash([], b"alt=sse&key=k1"),
     }
     assert hashes == {"6ab9f1eb8f7d3388"}  # printf %s k1 | sha256sum | cut -c1-16
-    assert client_of([(b"x-api-key", b"k2")], b"") not in hashes
-    assert client_of([], b"monkey=1") == ""
+    assert client_hash([(b"x-api-key", b"k2")], b"") not in hashes
+    assert client_hash([], b"monkey=1") == ""
 
 
 def test_connection_names_headers() -> None:
-    """Every header that Connection names stops, in any case of letters."""
+    """Every header that Connection names is removed, in upper or lower case."""
     headers = [(b"Connection", b"Close, X-A"), (b"X-a", b"1"), (b"x-b", b"2")]
     assert end_to_end(headers, frozenset({b"connection"})) == [(b"x-b", b"2")]

@@ -1,7 +1,7 @@
-"""Parts of transformers' layers that are put in the place of its own: the same results in fewer steps.
+"""Replacements for parts of transformers' layers: the same results in fewer steps.
 
-The last layer computes some parts only for the rows that are read. On a CPU the steps between matrix products write a
-new tensor each, whose memory costs more than their arithmetic; here they work in place.
+The last layer computes some parts only for the selected rows. On a CPU, every step between two matrix products writes a
+new tensor, and the memory traffic costs more than the arithmetic; these parts work in place.
 """
 
 import threading
@@ -10,61 +10,65 @@ from typing import Any
 import torch
 from transformers.activations import SiLUActivation
 
-from guardproxy.engine.decoder.packed import packed_attention
+from guardproxy.engine.decoder.attention import packed_attention
 
-# Attention that is projection, rotation of whole heads, attention, projection, and nothing else.
-_PLAIN_ATTENTION = frozenset({"LlamaAttention", "MistralAttention", "Qwen2Attention", "GraniteAttention"})
+# Attention modules that only project, rotate whole heads, attend and project.
+_ROTARY_ATTENTION = frozenset({"LlamaAttention", "MistralAttention", "Qwen2Attention", "GraniteAttention"})
 # Norms that divide by the root mean square and multiply by `weight`.
-_PLAIN_NORM = frozenset({"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "GraniteRMSNorm"})
-# Feed-forward parts that are down(act(gate(x)) * up(x)).
-_GATED = frozenset({"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP", "GraniteMLP", "Gemma2MLP"})
+_RMS_NORM = frozenset({"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "GraniteRMSNorm"})
+# Feed-forward modules that compute down(act(gate(x)) * up(x)).
+_GATED_MLP = frozenset({"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP", "GraniteMLP", "Gemma2MLP"})
 
 
 class RowSelection(threading.local):
-    """The rows that the next pass of this thread reads."""
+    """The rows that are read behind the last layer. Per thread, because the lanes of a pass share the modules."""
 
     rows: torch.Tensor
 
 
-class ReadRows(torch.nn.Module):
-    """A part of the last layer that is computed for the rows that are read; the others stay zero."""
+class SelectedRows(torch.nn.Module):
+    """A module of the last layer that is computed for the selected rows only; the other rows are zero."""
 
-    def __init__(self, inner: torch.nn.Module, reading: RowSelection) -> None:
+    def __init__(self, inner: torch.nn.Module, selection: RowSelection) -> None:
         super().__init__()
         self.inner = inner
-        self._reading = reading
+        self._selection = selection
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[1, row, size] in and out."""
-        rows = self._reading.rows
-        some: torch.Tensor = self.inner(hidden[:, rows])
-        return hidden.new_zeros((1, hidden.shape[1], some.shape[-1])).index_copy_(1, rows, some)
+        rows = self._selection.rows
+        selected: torch.Tensor = self.inner(hidden[:, rows])
+        return hidden.new_zeros((1, hidden.shape[1], selected.shape[-1])).index_copy_(1, rows, selected)
 
 
-def read_only(layer: Any) -> RowSelection:
-    """Compute of `layer`, a model's last, only what the rows need that are read; the answer says which these are."""
-    reading = RowSelection()
-    layer.mlp = ReadRows(layer.mlp, reading)
-    layer.self_attn.q_proj = ReadRows(layer.self_attn.q_proj, reading)
-    layer.self_attn.o_proj = ReadRows(layer.self_attn.o_proj, reading)
-    return reading
+def select_rows(last_layer: Any) -> RowSelection:
+    """Compute a model's last layer only for the selected rows; return the selection, to be set before each pass.
+
+    Keys and values are still computed for every row: the selected rows attend to them, and the prefix cache keeps them.
+    """
+    selection = RowSelection()
+    last_layer.mlp = SelectedRows(last_layer.mlp, selection)
+    last_layer.self_attn.q_proj = SelectedRows(last_layer.self_attn.q_proj, selection)
+    last_layer.self_attn.o_proj = SelectedRows(last_layer.self_attn.o_proj, selection)
+    return selection
 
 
-def work_in_place(decoder: Any) -> None:
-    """Replace the parts of a float32 decoder's layers that are of a known form; those of any other form stay."""
+def use_in_place_modules(decoder: Any) -> None:
+    """Replace the parts of a float32 decoder's layers that have a known form; leave the others as they are."""
     for parent in list(decoder.modules()):
         for name, child in parent.named_children():
-            if type(child).__name__ in _GATED:
-                setattr(parent, name, Gated(child))
-            elif type(child).__name__ in _PLAIN_NORM:
-                setattr(parent, name, Norm(child))
-    if all(type(layer.self_attn).__name__ in _PLAIN_ATTENTION for layer in decoder.layers):
+            if type(child).__name__ in _GATED_MLP:
+                setattr(parent, name, GatedMLP(child))
+            elif type(child).__name__ in _RMS_NORM:
+                setattr(parent, name, RMSNorm(child))
+    # All layers or none: they share the rotary embedding, which takes another form here.
+    if all(type(layer.self_attn).__name__ in _ROTARY_ATTENTION for layer in decoder.layers):
         decoder.rotary_emb = RotaryAngles(decoder.rotary_emb)
         for layer in decoder.layers:
-            layer.self_attn = Attention(layer.self_attn)
+            layer.self_attn = RotaryAttention(layer.self_attn)
 
 
-class Gated(torch.nn.Module):
+class GatedMLP(torch.nn.Module):
     """The gated feed-forward part: down(act(gate(x)) * up(x))."""
 
     def __init__(self, inner: Any) -> None:
@@ -78,8 +82,8 @@ class Gated(torch.nn.Module):
         return out
 
 
-class Norm(torch.nn.Module):
-    """The root mean square norm."""
+class RMSNorm(torch.nn.Module):
+    """The root mean square norm (Zhang and Sennrich 2019)."""
 
     def __init__(self, inner: Any) -> None:
         super().__init__()
@@ -87,12 +91,13 @@ class Norm(torch.nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[..., size] in and out."""
+        # One product is not in place: `hidden` is also the residual, which must stay as it is.
         square = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).square_()
         return torch.mul(hidden, square.div_(hidden.shape[-1]).add_(self._eps).rsqrt_()).mul_(self.weight)
 
 
 class RotaryAngles(torch.nn.Module):
-    """The angles of rotary positions as complex numbers of length 1, times the model's scale."""
+    """The angles of the rotary position embedding as complex numbers of length 1, times the model's scale."""
 
     def __init__(self, inner: torch.nn.Module) -> None:
         super().__init__()
@@ -101,15 +106,16 @@ class RotaryAngles(torch.nn.Module):
     def forward(self, hidden: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """[rows, 1, head size / 2] of the positions [1, rows]."""
         cos, sin = self.inner(hidden, position_ids)
-        half = cos.shape[-1] // 2  # the other half repeats it
+        half = cos.shape[-1] // 2  # transformers repeats the angles for the second half of a head
         return torch.complex(cos[0, :, :half], sin[0, :, :half])[:, None]
 
 
-class Attention(torch.nn.Module):
-    """Attention with rotary positions (Su et al. 2021), which turn pairs of a head's dimensions.
+class RotaryAttention(torch.nn.Module):
+    """Attention with rotary position embedding (RoPE, Su et al. 2021), computed in place by one complex product.
 
-    transformers pairs dimension i with i + size / 2. The weights of queries and keys are reordered here so that pairs
-    are neighbours: complex numbers, which one product turns in place. Scores do not depend on the order.
+    transformers pairs dimension i of a head with i + size / 2. The query and key weights are reordered here so that
+    pairs are neighbours and can be viewed as complex numbers. Queries and keys are reordered alike, so their scores
+    stay the same.
     """
 
     def __init__(self, inner: Any) -> None:
@@ -118,7 +124,7 @@ class Attention(torch.nn.Module):
         self.q_proj, self.k_proj = inner.q_proj, inner.k_proj
         self.v_proj, self.o_proj = inner.v_proj, inner.o_proj
         for linear in (self.q_proj, self.k_proj):
-            for weights in linear.parameters():
+            for weights in linear.parameters():  # the bias as well, if there is one
                 halves = weights.data.view(-1, 2, self._size // 2, *weights.shape[1:])
                 weights.data = halves.transpose(1, 2).reshape(weights.shape)
 
@@ -131,8 +137,8 @@ class Attention(torch.nn.Module):
             return rows.view(1, rows.shape[1], -1, self._size).transpose(1, 2)
 
         query, key = self.q_proj(hidden_states), self.k_proj(hidden_states)
-        for each in (query, key):
-            pairs = each.view(each.shape[1], -1, self._size // 2, 2)
+        for projected in (query, key):
+            pairs = projected.view(projected.shape[1], -1, self._size // 2, 2)
             torch.view_as_complex(pairs).mul_(position_embeddings)
         value = heads(self.v_proj(hidden_states))
         out, _ = packed_attention(self, heads(query), heads(key), value, scaling=self._scaling, **kwargs)

@@ -1,8 +1,8 @@
-"""Keys and values kept between passes: policy texts, conversations and streams, by their tokens.
+"""The prefix cache: keys and values of policy texts, conversations and streams, found by their tokens.
 
-A tree of token runs. A child hangs at an absolute position inside its parent, and a path that matches a prompt's
-tokens gives the keys and values of that prefix. Bounded in bytes; the least recently used leaf goes first. What was
-evicted is computed again.
+A tree of token runs. A child starts at an absolute position inside its parent, and a path that matches a prompt's
+tokens has the keys and values of that prefix. Its size in bytes is bounded: the least recently used leaf is evicted
+first. Evicted state is computed again, so eviction costs time and never changes a reading.
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,20 @@ from dataclasses import dataclass, field
 
 import torch
 
-# A reply that grows changes its last few tokens, because they merge with what comes: up to this many are cut off.
-_SEAM = 8
+from guardproxy.engine.decoder.packed import KVSpan
+
+# A reply that grows changes up to this many of its last tokens, because they merge with the text that follows.
+_MERGED_TOKENS = 8
+# The least capacity, in tokens, to add when a node's buffer is enlarged.
 _GROWTH = 64
 
 
 @dataclass(slots=True, eq=False)
 class PrefixNode:
-    """Tokens at positions [start, end) behind `parent`. `kv` is [layers, 2, kv heads, capacity, head size]."""
+    """Tokens at positions [start, end) behind `parent`. `kv` is [layers, 2, kv heads, capacity, head size].
+
+    A `fixed` node (a policy text) never changes. `used` is the time of the last use, in lookups.
+    """
 
     start: int
     tokens: list[int]
@@ -29,16 +35,18 @@ class PrefixNode:
 
     @property
     def end(self) -> int:
+        """The position behind the last token."""
         return self.start + len(self.tokens)
 
     @property
     def size(self) -> int:
+        """Bytes of the whole buffer, unused capacity included."""
         return self.kv.numel() * self.kv.element_size()
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
-    """The longest known prefix: nodes from the root, each up to an absolute position."""
+class PrefixMatch:
+    """The longest cached prefix of a prompt: nodes from the root, each up to an absolute position."""
 
     path: tuple[tuple[PrefixNode, int], ...] = ()
 
@@ -52,9 +60,13 @@ class Match:
         """The last node of the path."""
         return self.path[-1][0] if self.path else None
 
+    def spans(self) -> tuple[KVSpan, ...]:
+        """The keys and values of the prefix."""
+        return tuple(KVSpan(node.kv, 0, end - node.start) for node, end in self.path)
+
 
 class PrefixCache:
-    """The kept state of one model. Used by the worker's thread alone."""
+    """The cached state of one model, at most `budget` bytes after `evict`. Only the worker's thread uses it."""
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
@@ -62,62 +74,65 @@ class PrefixCache:
         self._clock = 0
         self._streams: dict[str, PrefixNode] = {}
 
-    def find(self, key: str, ids: Sequence[int], most: int) -> Match:
-        """The longest kept prefix of `ids` under `key`, of at most `most` tokens; it becomes recently used."""
+    def find(self, key: str, ids: Sequence[int], limit: int) -> PrefixMatch:
+        """Find the longest cached prefix of `ids` under `key`, up to `limit` tokens, and mark it as just used."""
         self._clock += 1
         path: list[tuple[PrefixNode, int]] = []
-        matched, near = 0, self._roots.get(key, [])
+        matched, candidates = 0, self._roots.get(key, [])
         while True:
             best, reach = None, matched
-            for node in near:
+            for node in candidates:
+                # A child may start inside its parent, before the end of the match: a turn may have two continuations.
                 if node.start <= matched:
-                    upto = min(most, node.start + common(ids[node.start : most], node.tokens))
+                    upto = min(limit, node.start + common_length(ids[node.start : limit], node.tokens))
                     if upto > reach:
                         best, reach = node, upto
             if best is None:
                 break
             if path:
-                path[-1] = (path[-1][0], best.start)
+                path[-1] = (path[-1][0], best.start)  # the parent counts only up to where its child starts
             path.append((best, reach))
-            matched, near = reach, best.children
+            matched, candidates = reach, best.children
         for node, _ in path:
             node.used = self._clock
-        return Match(tuple(path))
+        return PrefixMatch(tuple(path))
 
-    def keep(self, key: str, match: Match, tokens: list[int], kv: torch.Tensor, *, fixed: bool) -> Match:
-        """Keep `tokens` and their `kv` [layers, 2, kv heads, tokens, head size] behind `match`: the path to them.
+    def insert(self, key: str, match: PrefixMatch, tokens: list[int], kv: torch.Tensor, *, fixed: bool) -> PrefixMatch:
+        """Cache `tokens` and their `kv` [layers, 2, kv heads, tokens, head size] behind `match`; return their path.
 
-        The end of a conversation grows in place. A `fixed` node (a policy text) never changes, so that all its
-        checks share it as one block.
+        The end of a conversation grows in place. A `fixed` node (a policy text) never changes, so that all its checks
+        share it as one block.
         """
-        tail, at = match.tail, match.length
-        if tail is not None and not fixed and not tail.fixed and self._grows(tail, at):
-            del tail.tokens[at - tail.start :]
-            tail.kv = _room(tail.kv, len(tail.tokens), len(tokens))
+        tail, start = match.tail, match.length
+        if tail is not None and not fixed and not tail.fixed and self._can_grow(tail, start):
+            del tail.tokens[start - tail.start :]
+            tail.kv = _with_capacity(tail.kv, len(tail.tokens), len(tokens))
             tail.kv[:, :, :, len(tail.tokens) : len(tail.tokens) + len(tokens)] = kv
             tail.tokens.extend(tokens)
-            return Match((*match.path[:-1], (tail, tail.end)))
-        node = PrefixNode(at, list(tokens), kv.clone(), tail, fixed, self._clock)
+            return PrefixMatch((*match.path[:-1], (tail, tail.end)))
+        # A copy: `kv` is a view of the pass's scratch buffer, all of which it would keep alive.
+        node = PrefixNode(start, list(tokens), kv.clone(), tail, fixed, self._clock)
         (tail.children if tail is not None else self._roots.setdefault(key, [])).append(node)
-        return Match((*match.path, (node, node.end)))
+        return PrefixMatch((*match.path, (node, node.end)))
 
-    def tag(self, stream: str, match: Match) -> None:
-        """Remember which state belongs to a stream."""
+    def assign_stream(self, stream: str, match: PrefixMatch) -> None:
+        """Remember that the last node of `match` belongs to a stream."""
         if match.tail is not None and not match.tail.fixed:
             self._streams[stream] = match.tail
 
     def forget(self, stream: str) -> None:
-        """A stream has ended: its state is the first to go. Until then the conversation's next turn may use it."""
+        """Make the state of a stream that has ended the first to be evicted; the next turn may use it until then."""
         node = self._streams.pop(stream, None)
         if node is not None:
             node.used = 0
 
-    def shrink(self) -> None:
-        """Drop what was used least recently until the budget holds."""
+    def evict(self) -> None:
+        """Drop the least recently used leaves until the cache is within its budget."""
         nodes = self._nodes()
         total = sum(node.size for node in nodes)
         if total <= self._budget:
             return
+        # Leaves only: a node's keys are useless without its parents' keys.
         leaves = sorted((node for node in nodes if not node.children), key=lambda node: -node.used)
         while total > self._budget and leaves:
             node = leaves.pop()
@@ -125,7 +140,7 @@ class PrefixCache:
             self._drop(node)
             if node.parent is not None and not node.parent.children:
                 leaves.append(node.parent)
-                leaves.sort(key=lambda each: -each.used)
+                leaves.sort(key=lambda leaf: -leaf.used)
 
     def clear(self) -> None:
         """Drop everything."""
@@ -137,8 +152,9 @@ class PrefixCache:
         """Bytes held."""
         return sum(node.size for node in self._nodes())
 
-    def _grows(self, tail: PrefixNode, at: int) -> bool:
-        return tail.end - at <= _SEAM and all(child.start <= at for child in tail.children)
+    def _can_grow(self, tail: PrefixNode, start: int) -> bool:
+        """Whether `tail` may change from position `start` on: little is lost, and no child depends on it."""
+        return tail.end - start <= _MERGED_TOKENS and all(child.start <= start for child in tail.children)
 
     def _drop(self, node: PrefixNode) -> None:
         if node.parent is not None:
@@ -151,13 +167,13 @@ class PrefixCache:
 
     def _nodes(self) -> list[PrefixNode]:
         out = [node for roots in self._roots.values() for node in roots]
-        for node in out:  # grows while it is walked
+        for node in out:  # the list grows while the loop walks it, so this visits all descendants
             out.extend(node.children)
         return out
 
 
-def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the common beginning."""
+def common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """The length of the common prefix, by bisection: comparing slices is faster than a loop over tokens."""
     low, high = 0, min(len(a), len(b))
     if a[:high] == b[:high]:
         return high
@@ -170,8 +186,8 @@ def common(a: Sequence[int], b: Sequence[int]) -> int:
     return low
 
 
-def _room(kv: torch.Tensor, used: int, more: int) -> torch.Tensor:
-    """`kv` with capacity for `more` tokens behind `used`, doubled so that a growing reply is copied seldom."""
+def _with_capacity(kv: torch.Tensor, used: int, more: int) -> torch.Tensor:
+    """`kv` with capacity for `more` tokens behind `used`, at least doubled: a growing reply is copied seldom."""
     if used + more <= kv.shape[3]:
         return kv
     wide = kv.new_empty((*kv.shape[:3], max(2 * used, used + more + _GROWTH), kv.shape[4]))

@@ -1,4 +1,4 @@
-"""Prompts to token ids: what is shared, what is kept, where it is read, and windows of what is too long. Pure."""
+"""Encode prompts to token ids: the policy text, the part worth caching, the answer's tokens, windows. Pure."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -6,16 +6,19 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from guardproxy.engine.decoder.grammar import Grammar, compile_grammar
-from guardproxy.engine.text import PromptTokenizer, runs
+from guardproxy.engine.tokenizer import PromptTokenizer, ordinary_runs
 from guardproxy.errors import GuardUnavailable
 from guardproxy.ports import LabelList, Piece, Prompt, Readout, TokenChoice
 
 # Tokens that neighbouring windows of a judged text share.
 OVERLAP = 64
-# The least judged tokens a window must hold; a prompt that leaves less room cannot be read.
-_ROOM = 2 * OVERLAP
-# Characters before the reading position that decide how the answer's first token is spelled.
+# A window holds at least this many judged tokens; a prompt that leaves less room cannot be read.
+_MIN_WINDOW = 2 * OVERLAP
+# Tokens at the ends of a window may fall apart; reserve room for this many more.
+_SEAM_TOKENS = 4
+# Characters at the end of a prompt that decide how the answer's first token is spelled.
 _CONTEXT = 48
+# Policy texts and readouts that stay encoded.
 _REMEMBERED = 64
 
 K = TypeVar("K", bound=Hashable)
@@ -24,130 +27,141 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The ids that count for each label of a token choice."""
+    """A token choice in ids: the first tokens that count for each label."""
 
     groups: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
-    """An encoded prompt. `ids[:head]` is the policy text, `ids[:keep]` ends with the judged text."""
+    """An encoded prompt and the tokens of its answer.
+
+    `ids[:policy_size]` is the policy text. `ids[:cached_size]`, which ends with the judged text, is worth caching; the
+    question behind it never is, because the next turn puts other text in its place.
+    """
 
     ids: list[int] = field(repr=False)
-    head: int
-    keep: int
+    policy_size: int
+    cached_size: int
     key: str
-    read: Grammar | Choice = field(repr=False)
+    answer: Grammar | Choice = field(repr=False)
     stream: str | None = None
 
 
 class PromptEncoder:
-    """Encodes the prompts of one model. `limit` is its window in tokens, `eos` what ends its answers."""
+    """Encodes prompts for one model: `limit` is its context length in tokens, `eos` the tokens that end an answer."""
 
     def __init__(self, tokenizer: PromptTokenizer, limit: int, eos: Sequence[int]) -> None:
         self._tokenizer = tokenizer
         self._limit = limit
         self._eos = tuple(eos)
-        self._heads: OrderedDict[tuple[Piece, ...], list[int]] = OrderedDict()
-        self._reads: OrderedDict[tuple[str, Readout], Grammar | Choice] = OrderedDict()
+        self._policies: OrderedDict[tuple[Piece, ...], list[int]] = OrderedDict()
+        self._answers: OrderedDict[tuple[str, Readout], Grammar | Choice] = OrderedDict()
 
     def encode(self, prompt: Prompt) -> tuple[EncodedPrompt, ...]:
-        """The prompt, or windows of it where it exceeds the limit. Raises GuardUnavailable where nothing fits.
+        """Encode the prompt, in windows if it exceeds the limit. Raises GuardUnavailable if no window fits.
 
-        Context goes first: pieces that are `turn`, oldest first. Then the longest judged piece is cut in overlapping
-        windows, each read in the whole rest of the prompt.
+        Context is left out first: the pieces that are `turn`, the oldest first. Then the longest judged piece is cut in
+        overlapping windows, each with all the rest of the prompt around it.
         """
-        read = self._read(prompt)
-        limit = self._limit - _reserve(read)
+        answer = self._answer(prompt)
+        limit = self._limit - _answer_tokens(answer)
         pieces = tuple(piece for piece in prompt.pieces if piece.text)
-        script = self._script(pieces, prompt, read)
-        while len(script.ids) > limit and any(piece.kind == "turn" for piece in pieces):
+        encoded = self._encode(pieces, prompt, answer)
+        while len(encoded.ids) > limit and any(piece.kind == "turn" for piece in pieces):
             pieces = _without_oldest_turn(pieces)
-            script = self._script(pieces, prompt, read)
-        if len(script.ids) <= limit:
-            return (script,)
-        return self._windows(pieces, prompt, read, limit)
+            encoded = self._encode(pieces, prompt, answer)
+        if len(encoded.ids) <= limit:
+            return (encoded,)
+        return self._windows(pieces, prompt, answer, limit)
 
     def _windows(
-        self, pieces: tuple[Piece, ...], prompt: Prompt, read: Grammar | Choice, limit: int
+        self, pieces: tuple[Piece, ...], prompt: Prompt, answer: Grammar | Choice, limit: int
     ) -> tuple[EncodedPrompt, ...]:
         judged = [index for index, piece in enumerate(pieces) if piece.kind == "judged"]
         if not judged:
-            raise GuardUnavailable(f"the guard's prompt without any text exceeds the model's {self._limit} tokens")
-        index = max(judged, key=lambda at: len(pieces[at].text))
+            raise GuardUnavailable(
+                f"the guard's prompt is longer than the model's {self._limit} tokens even without any text"
+            )
+        index = max(judged, key=lambda candidate: len(pieces[candidate].text))
         text = pieces[index].text
         _, spans = self._tokenizer.spans(text)
         around = self._tokenizer.ids([*pieces[:index], *pieces[index + 1 :]])
-        room = limit - len(around) - 4  # tokens at the seams of a window may fall apart
-        if room < _ROOM:
+        room = limit - len(around) - _SEAM_TOKENS
+        if room < _MIN_WINDOW:
             raise GuardUnavailable(f"the guard's prompt leaves no room for a text in the model's {self._limit} tokens")
-        scripts: list[EncodedPrompt] = []
+        windows: list[EncodedPrompt] = []
         start = 0
         while True:
             stop = min(start + room, len(spans))
             while True:
+                # To the text's own start and end: characters there that have no token would be lost.
                 part = text[spans[start][0] if start else 0 : spans[stop - 1][1] if stop < len(spans) else len(text)]
                 window = (*pieces[:index], replace(pieces[index], text=part), *pieces[index + 1 :])
-                script = self._script(window, prompt, read)
-                if len(script.ids) <= limit:
+                encoded = self._encode(window, prompt, answer)
+                if len(encoded.ids) <= limit:
                     break
-                stop -= max(1, len(script.ids) - limit)
+                stop -= max(1, len(encoded.ids) - limit)  # tokens at the cut fell apart: try a shorter window
                 if stop - start < OVERLAP:
-                    raise GuardUnavailable("the text cannot be cut into windows for this model's tokenizer")
-            scripts.append(script)
+                    raise GuardUnavailable("this model's tokenizer does not let the text be cut into windows")
+            windows.append(encoded)
             if stop >= len(spans):
-                return tuple(scripts)
+                return tuple(windows)
             start = stop - min(OVERLAP, (stop - start) // 2)
 
-    def _script(self, pieces: tuple[Piece, ...], prompt: Prompt, read: Grammar | Choice) -> EncodedPrompt:
+    def _encode(self, pieces: tuple[Piece, ...], prompt: Prompt, answer: Grammar | Choice) -> EncodedPrompt:
         ids: list[int] = []
-        keep = 0
+        cached_size = 0
         begins = True
-        for run in runs(pieces):
+        for run in ordinary_runs(pieces):
             if run[0].kind == "special":
                 ids.append(self._tokenizer.special(run[0].text))
                 continue
-            more, spans = self._tokenizer.spans("".join(piece.text for piece in run), begins=begins)
+            run_ids, spans = self._tokenizer.spans("".join(piece.text for piece in run), begins=begins)
             begins = False
             end = _judged_end(run)
             if end:
-                keep = len(ids) + sum(1 for _, stop in spans if stop <= end)
-            ids += more
-        head = self._head(pieces)
+                cached_size = len(ids) + sum(1 for _, stop in spans if stop <= end)
+            ids += run_ids
+        policy = self._policy(pieces)
+        # The policy's last tokens may merge with the text that follows: only the tokens that both have are shared.
+        # The prompt's last token is always computed, because the verdict is read there.
         shared = 0
-        while shared < min(len(head), len(ids) - 1) and head[shared] == ids[shared]:
+        while shared < min(len(policy), len(ids) - 1) and policy[shared] == ids[shared]:
             shared += 1
-        return EncodedPrompt(ids, shared, max(shared, min(keep, len(ids) - 1)), prompt.key, read)
+        return EncodedPrompt(ids, shared, max(shared, min(cached_size, len(ids) - 1)), prompt.key, answer)
 
-    def _head(self, pieces: tuple[Piece, ...]) -> list[int]:
-        """The ids of what stands before the conversation."""
-        count = next((at for at, piece in enumerate(pieces) if piece.kind in {"turn", "judged"}), len(pieces))
-        return _remember(self._heads, pieces[:count], lambda: self._tokenizer.ids(pieces[:count]))
+    def _policy(self, pieces: tuple[Piece, ...]) -> list[int]:
+        """The ids of the pieces before the conversation."""
+        count = next((index for index, piece in enumerate(pieces) if piece.kind in {"turn", "judged"}), len(pieces))
+        return _remember(self._policies, pieces[:count], lambda: self._tokenizer.ids(pieces[:count]))
 
-    def _read(self, prompt: Prompt) -> Grammar | Choice:
-        """How the prompt's answer is spelled in tokens, right behind the prompt."""
-        last = runs(prompt.pieces)[-1]
+    def _answer(self, prompt: Prompt) -> Grammar | Choice:
+        """The tokens of the prompt's answer, as spelled right behind the prompt."""
+        last = ordinary_runs(prompt.pieces)[-1]
         tail = "" if last[0].kind == "special" else "".join(piece.text for piece in last)[-_CONTEXT:]
-        return _remember(self._reads, (tail, prompt.readout), lambda: self._compile(tail, prompt.readout))
+        return _remember(self._answers, (tail, prompt.readout), lambda: self._compile(tail, prompt.readout))
 
     def _compile(self, tail: str, readout: Readout) -> Grammar | Choice:
         before = self._tokenizer.text(tail, begins=False)
 
-        def behind(text: str) -> list[int]:
+        def encode_answer(text: str) -> list[int]:
             ids = self._tokenizer.text(tail + text, begins=False)
             if ids[: len(before)] != before or len(ids) == len(before):
-                raise GuardUnavailable(f"this model's tokens for {text!r} run into the end of the prompt")
+                raise GuardUnavailable(f"this model's tokens for {text!r} merge with the end of the prompt")
             return ids[len(before) :]
 
         if isinstance(readout, LabelList):
-            return compile_grammar(readout, behind, self._tokenizer.known, self._eos)
+            return compile_grammar(readout, encode_answer, self._tokenizer.known, self._eos)
         if isinstance(readout, TokenChoice):
-            return _choice(readout, behind)
+            return _choice(readout, encode_answer)
         raise GuardUnavailable("a language model has no class logits")
 
 
-def _choice(readout: TokenChoice, behind: Callable[[str], list[int]]) -> Choice:
-    groups = tuple(tuple(dict.fromkeys(behind(text)[0] for text in spellings)) for spellings in readout.spellings)
+def _choice(readout: TokenChoice, encode_answer: Callable[[str], list[int]]) -> Choice:
+    groups = tuple(
+        tuple(dict.fromkeys(encode_answer(text)[0] for text in spellings)) for spellings in readout.spellings
+    )
     if len({token for group in groups for token in group}) != sum(len(group) for group in groups):
         raise GuardUnavailable(
             f"two of the answers {', '.join(readout.labels)} begin with the same token of this model"
@@ -156,12 +170,12 @@ def _choice(readout: TokenChoice, behind: Callable[[str], list[int]]) -> Choice:
 
 
 def _judged_end(run: Sequence[Piece]) -> int:
-    """Characters of the run up to the end of its last judged piece; 0 where it has none."""
-    at = end = 0
+    """Characters of the run up to the end of its last judged piece; 0 if it has none."""
+    size = end = 0
     for piece in run:
-        at += len(piece.text)
+        size += len(piece.text)
         if piece.kind == "judged":
-            end = at
+            end = size
     return end
 
 
@@ -170,15 +184,15 @@ def _without_oldest_turn(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
     return (*pieces[:oldest], *pieces[oldest + 1 :])
 
 
-def _reserve(read: Grammar | Choice) -> int:
-    """Tokens that an answer may take behind the prompt."""
-    if isinstance(read, Choice):
+def _answer_tokens(answer: Grammar | Choice) -> int:
+    """The most tokens that an answer may take behind the prompt."""
+    if isinstance(answer, Choice):
         return 1
-    return len(read.forced) + 2 + sum(read.further.longest for _ in range(read.labels)) + read.first.longest
+    return len(answer.forced) + 2 + answer.labels * answer.further.depth + answer.first.depth
 
 
 def _remember(memory: OrderedDict[K, V], key: K, make: Callable[[], V]) -> V:
-    """The value for `key`, made once while it is among the last few used."""
+    """The value for `key`, made once as long as it is among the last few used."""
     if key in memory:
         memory.move_to_end(key)
         return memory[key]

@@ -1,4 +1,4 @@
-"""A classifier is read as its own config says, or not at all."""
+"""A classifier whose config contradicts the family is refused."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from guardproxy.engine.runner import Options
+from guardproxy.engine.open_runner import open_runner
 from guardproxy.errors import ConfigError
 from guardproxy.ports import ClassLogits, Piece, Prompt
 
@@ -15,7 +15,7 @@ LABELS = ("neutral", "hateful")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A random classifier of two outputs, one of which holds."""
+    """A random classifier of two mutually exclusive outputs."""
     made = tmp_path_factory.mktemp("classifier")
     config = transformers.BertConfig(
         hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, id2label=dict(enumerate(LABELS))
@@ -28,15 +28,14 @@ def folder(tmp_path_factory):
 
 
 def opened(folder, labels, activation):
-    """The runner of the classifier for a family that reads it so."""
-    return Options(str(folder), device="cpu").load(
-        Prompt((Piece("a", "judged"),), ClassLogits(labels, activation), "k")
-    )
+    """The runner of the classifier for a family with these labels and this activation."""
+    probe = Prompt((Piece("a", "judged"),), ClassLogits(labels, activation), "k")
+    return open_runner(probe, model=str(folder), device="cpu")
 
 
 @pytest.mark.parametrize("labels", [LABELS, ("LABEL_0", "LABEL_1")])
 def test_what_the_config_says_is_read(folder, labels):
-    """Its activation, and labels in its order, or under names of the user's own."""
+    """The config's activation is accepted, with its labels in its order or with other names."""
     runner = opened(folder, labels, "softmax")
     (done,) = runner.run(runner.encode(Prompt((Piece("a", "judged"),), ClassLogits(labels, "softmax"), "k")))
     assert sum(done.reading.probabilities) == pytest.approx(1)
@@ -44,13 +43,13 @@ def test_what_the_config_says_is_read(folder, labels):
 
 
 @pytest.mark.parametrize(
-    ("labels", "activation", "told"),
+    ("labels", "activation", "message"),
     [
         (LABELS, "sigmoid", "its config says single_label_classification: set the option activation: softmax"),
         (LABELS[::-1], "softmax", "its outputs are in the order neutral, hateful"),
     ],
 )
-def test_what_the_config_contradicts_is_a_mistake(folder, labels, activation, told):
-    """Probabilities of the wrong kind, or of another label, are not read."""
-    with pytest.raises(ConfigError, match=told):
+def test_what_the_config_contradicts_is_a_mistake(folder, labels, activation, message):
+    """Another activation, or the labels in another order, is a configuration error."""
+    with pytest.raises(ConfigError, match=message):
         opened(folder, labels, activation)

@@ -1,0 +1,57 @@
+"""Choose the runner for a model: a classifier for families that read class logits, else a language model."""
+
+import torch
+
+from guardproxy.engine.decoder.runner import GenerativeRunner
+from guardproxy.engine.encoder.runner import ClassifierRunner
+from guardproxy.engine.load import LoadedModel, choose_device, choose_dtype, load_causal, load_classifier
+from guardproxy.engine.runner import Runner
+from guardproxy.errors import ConfigError
+from guardproxy.ports import ClassLogits, Prompt
+
+# The activation for each `problem_type` of a classifier's config.
+_ACTIVATIONS = {"single_label_classification": "softmax", "multi_label_classification": "sigmoid"}
+
+
+def open_runner(
+    probe: Prompt,
+    *,
+    model: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    max_batch_tokens: int | None = None,
+    floor: float = 0.0,
+    threads: int | None = None,
+) -> Runner:
+    """Load `model` into the runner that prompts like `probe` need. Raises ConfigError if it cannot be loaded.
+
+    `model` is a hub id, a directory, a GGUF file or `embedded`; `device` is `auto`, `cpu`, `cuda` or `cuda:N`; `dtype`
+    is `auto` or the name of a torch type. `max_batch_tokens` and `threads` None mean the device's default. Label lists
+    are read only if P(unsafe) is above `floor`.
+    """
+    chosen_device = choose_device(device)
+    chosen_dtype = choose_dtype(dtype, chosen_device)
+    if threads is not None and chosen_device.type == "cpu":
+        # Applies to this thread and to threads that have not called torch yet; LanePool sets the count of its own.
+        torch.set_num_threads(threads)
+    if isinstance(probe.readout, ClassLogits):
+        loaded = load_classifier(model, chosen_device, chosen_dtype)
+        _check_outputs(model, loaded, probe.readout)
+        return ClassifierRunner(loaded, chosen_device, max_batch_tokens=max_batch_tokens, threads=threads)
+    loaded = load_causal(model, chosen_device, chosen_dtype)
+    return GenerativeRunner(loaded, chosen_device, max_batch_tokens=max_batch_tokens, floor=floor, threads=threads)
+
+
+def _check_outputs(model: str, loaded: LoadedModel, readout: ClassLogits) -> None:
+    """Raise ConfigError if the model's own config contradicts how the family reads its outputs."""
+    config = loaded.model.config
+    activation = _ACTIVATIONS.get(str(getattr(config, "problem_type", None)), readout.activation)
+    if activation != readout.activation:
+        raise ConfigError(
+            f"model {model!r}: its config says {config.problem_type}: set the option activation: {activation}"
+        )
+    outputs = [str(config.id2label[index]) for index in range(int(config.num_labels))]
+    if sorted(outputs) == sorted(readout.labels) and outputs != list(readout.labels):
+        raise ConfigError(
+            f"model {model!r}: its outputs are in the order {', '.join(outputs)}: list the labels in this order"
+        )

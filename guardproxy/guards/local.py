@@ -1,0 +1,162 @@
+"""A guard whose model runs in this process: it renders checks for the engine and parses the readings to verdicts."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from guardproxy.engine.runner import Runner
+from guardproxy.engine.scheduler import ScheduledReadings, Scheduler, SchedulerStats
+from guardproxy.engine.wait_policy import set_passive_wait_policy
+from guardproxy.errors import ConfigError, GuardproxyError, GuardUnavailable
+from guardproxy.ports import Family, LabelList, Prompt
+from guardproxy.types import Check, Conversation, Message, Part, Usage, Verdict
+
+# Rounding may move a probability this far out of [0, 1].
+_ROUNDING = 1e-4
+
+# The check that a guard runs when it starts; its prompt also decides which kind of runner is loaded.
+PROBE = Check(Conversation((Message("user", (Part("probe", "Hello, how are you today?"),)),)), "user")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """Which model a local guard loads, and how.
+
+    `model` is a hub id, a directory, a GGUF file or `embedded`. `device` is `auto`, `cpu`, `cuda` or `cuda:N`; `dtype`
+    is `auto` (float32 on a CPU, bfloat16 on CUDA) or the name of a torch type. `threads` is the number of CPU threads
+    that torch uses in this process (None: torch's default). The categories of an unsafe turn are computed only if
+    P(unsafe) is above `floor`.
+    """
+
+    model: str
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int | None = None
+    floor: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LocalLimits:
+    """What a local guard spends on a check.
+
+    A check fails after `timeout_s` seconds, and is refused when the queue would take longer than `max_wait_s` seconds.
+    `max_batch_tokens` bounds one forward pass (None: the device's default).
+    """
+
+    timeout_s: float = 30.0
+    max_wait_s: float = 10.0
+    max_batch_tokens: int | None = None
+
+
+class LocalGuard:
+    """Implements ports.Guard with a model in this process; build it with `open_local_guard`.
+
+    `load` makes the runner, on the thread that will own it, from a prompt of the kind that it will read.
+    """
+
+    def __init__(
+        self, name: str, family: Family, load: Callable[[Prompt], Runner], limits: LocalLimits = LocalLimits()
+    ) -> None:
+        self.name = name
+        self.taxonomy = family.taxonomy
+        self._family = family
+        self._timeout_s = limits.timeout_s
+        self._scheduler = Scheduler(name, lambda: load(family.render(PROBE)[0]), limits.max_wait_s)
+
+    async def start(self) -> None:
+        """Load the weights and run two checks. Raises ConfigError if the model cannot be loaded or a check fails."""
+        await self._scheduler.start()
+        try:
+            for _ in range(2):  # the second is the first that reuses the policy text: it sets the estimate of the queue
+                await self.judge(PROBE)
+        except GuardUnavailable as error:
+            raise ConfigError(f"guard {self.name!r}: the first check failed: {error}") from error
+
+    async def close(self) -> None:
+        """Release the model; checks in the queue fail with GuardUnavailable."""
+        await self._scheduler.close()
+
+    async def judge(self, check: Check) -> Verdict:
+        """Judge the check's last message. Raises GuardUnavailable (also on timeout) or Overloaded.
+
+        Cancelling the call drops the check from the queue.
+        """
+        self._scheduler.admit()  # before any work is done for the check
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._judge(check)
+        except TimeoutError:
+            raise GuardUnavailable(f"guard {self.name!r} gave no answer within {self._timeout_s:g} s") from None
+        except GuardproxyError:
+            raise
+        except Exception as error:
+            # Any failure in a family or a runner means that the text was not judged; it must not count as safe.
+            raise GuardUnavailable(f"guard {self.name!r} failed: {type(error).__name__}: {error}") from error
+
+    def forget(self, stream: str) -> None:
+        """Make the state of a streamed reply that has ended the first to be evicted."""
+        self._scheduler.forget(stream)
+
+    @property
+    def stats(self) -> SchedulerStats:
+        """The length of the guard's queue and its counts so far."""
+        return self._scheduler.stats
+
+    async def _judge(self, check: Check) -> Verdict:
+        began = time.perf_counter()
+        prompts = self._family.render(check)
+        render_s = time.perf_counter() - began
+        scheduled = await self._scheduler.read(prompts, check.stream)
+        verdict = self._family.parse(check, scheduled.readings, self.name)
+        # A family may pass on what its model returned without looking, and NaN compares false with every threshold.
+        if not all(-_ROUNDING <= probability <= 1 + _ROUNDING for probability in _probabilities(verdict)):
+            raise GuardUnavailable(f"guard {self.name!r} returned a probability outside [0, 1]")
+        return replace(verdict, usage=_usage(scheduled, render_s))
+
+
+def open_local_guard(
+    name: str, family: Family, model_options: ModelOptions, limits: LocalLimits = LocalLimits()
+) -> LocalGuard:
+    """A guard named `name` that runs a model in this process. Raises nothing: `start` raises ConfigError."""
+
+    def load(probe: Prompt) -> Runner:
+        # P(unsafe) of several label lists together can be above a floor that each of them is below.
+        floor = model_options.floor if _label_lists(family) < 2 else 0.0
+        set_passive_wait_policy()
+        from guardproxy.engine.open_runner import open_runner  # noqa: PLC0415 - the first import of torch
+
+        return open_runner(
+            probe,
+            model=model_options.model,
+            device=model_options.device,
+            dtype=model_options.dtype,
+            threads=model_options.threads,
+            floor=floor,
+            max_batch_tokens=limits.max_batch_tokens,
+        )
+
+    return LocalGuard(name, family, load, limits)
+
+
+def _label_lists(family: Family) -> int:
+    """The number of label lists that one check is read for."""
+    return sum(isinstance(prompt.readout, LabelList) for prompt in family.render(PROBE))
+
+
+def _probabilities(verdict: Verdict) -> list[float]:
+    return [verdict.unsafe, *(finding.probability for finding in verdict.findings)]
+
+
+def _usage(scheduled: ScheduledReadings, render_s: float) -> Usage:
+    """The usage of one check: its own times and tokens, and an equal share of its batch's forward passes."""
+    return Usage(
+        queue_s=scheduled.queue_s,
+        tokenize_s=render_s + scheduled.encode_s,
+        forward_s=scheduled.forward_s,
+        tokens_computed=scheduled.tokens_computed,
+        tokens_reused=scheduled.tokens_reused,
+        batch=scheduled.batch,
+        windows=scheduled.windows,
+        share_s=scheduled.forward_s / scheduled.batch,
+    )

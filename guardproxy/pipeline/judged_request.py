@@ -1,0 +1,91 @@
+"""All judged turns of one request: which are current, which are refused, and the texts that change. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from guardproxy.pipeline.judging import JudgedTurn
+from guardproxy.pipeline.turns import exchanges_of, texts_after
+from guardproxy.policy import HistoryMode, worst
+from guardproxy.types import Decision, Edit, Message, Pass, Refuse, Replace
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedRequest:
+    """The judged turns of a request in order, a joined turn last; `new_texts` of rewritten parts by their path."""
+
+    turns: tuple[JudgedTurn, ...]
+    new_texts: Mapping[str, str]
+
+    @property
+    def current(self) -> tuple[JudgedTurn, ...]:
+        """The turns whose decision applies to the whole request."""
+        return tuple(judged for judged in self.turns if judged.turn.current)
+
+    @property
+    def current_changes(self) -> bool:
+        """Whether a current turn is rewritten or refused."""
+        return any(not isinstance(judged.outcome, Pass) for judged in self.current)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the guard was unavailable for any turn."""
+        return any(judged.error for judged in self.turns)
+
+    @property
+    def to_record(self) -> tuple[JudgedTurn, ...]:
+        """Current turns, and turns of the history that did not simply pass: their first request recorded the others."""
+        return tuple(
+            judged for judged in self.turns if judged.turn.current or judged.decision.action != "pass" or judged.error
+        )
+
+    @property
+    def decision(self) -> Decision:
+        """The most severe decision on a current turn."""
+        return worst([judged.decision for judged in self.current])
+
+    @property
+    def edits(self) -> list[Edit]:
+        """The edits of all rewritten parts."""
+        return [Edit(path, text) for path, text in self.new_texts.items()]
+
+    def refused(self, history: HistoryMode) -> tuple[Refuse, JudgedTurn] | None:
+        """The refusal of the whole request, if any, and its turn: a current one first, or one of the history.
+
+        A refused turn of the history refuses the request only if `history` is "block".
+        """
+        for judged in sorted(self.turns, key=lambda judged: not judged.turn.current):
+            if isinstance(judged.outcome, Refuse) and (judged.turn.current or history == "block"):
+                return judged.outcome, judged
+        return None
+
+    def dropped(self, messages: Sequence[Message], history: HistoryMode) -> frozenset[int]:
+        """The indices of messages to leave out: the exchanges of refused history turns, if `history` is "drop"."""
+        if history != "drop":
+            return frozenset()
+        refused = [
+            judged.turn.index for judged in self.turns if isinstance(judged.outcome, Refuse) and not judged.turn.current
+        ]
+        return exchanges_of(messages, refused)
+
+    def judged_again(self, dropped: frozenset[int], again: "JudgedRequest") -> "JudgedRequest":
+        """This request after all its turns except those in `dropped` were judged `again`."""
+        kept = (judged for judged in self.turns if judged.turn.index in dropped)
+        new = (judged for judged in again.turns if judged.turn.index not in dropped)
+        return JudgedRequest((*kept, *new), again.new_texts)
+
+    def categories(self, dropped: frozenset[int]) -> tuple[str, ...]:
+        """The categories of the decision and of every turn that is dropped or rewritten, each once."""
+        changed = [
+            judged for judged in self.turns if judged.turn.index in dropped or isinstance(judged.outcome, Replace)
+        ]
+        decisions = [self.decision, *(judged.decision for judged in changed)]
+        return tuple(dict.fromkeys(category for decision in decisions for category in decision.categories))
+
+
+def new_texts_of(judged: Iterable[JudgedTurn]) -> dict[str, str]:
+    """The new text of each part that the outcomes replace, by its path."""
+    texts: dict[str, str] = {}
+    for judged_turn in judged:
+        if isinstance(judged_turn.outcome, Replace):
+            texts |= texts_after(judged_turn.turn.message, judged_turn.outcome)
+    return texts

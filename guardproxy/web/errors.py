@@ -1,0 +1,33 @@
+"""Errors of HTTP requests and answers, and the error body of a path that no wire reads."""
+
+from guardproxy.errors import GuardproxyError
+from guardproxy.ports import Answer, Wire
+from guardproxy.registry import load
+from guardproxy.wires import REGISTRY, protocol_of
+
+
+class Unsupported(GuardproxyError):
+    """The request body has a content-encoding or charset that guardproxy does not read."""
+
+    status = 415
+    code = "unsupported_encoding"
+
+
+class Redirected(GuardproxyError):
+    """The upstream redirects the client to a place that is not guarded; official clients follow redirects."""
+
+    status = 502
+    code = "upstream_redirects"
+
+
+class NotReady(GuardproxyError):
+    """The guard cannot be trusted: it is loading, or it failed the canaries."""
+
+    status = 503
+    code = "not_ready"
+
+
+def error_answer(path: str, status: int, code: str, message: str) -> Answer:
+    """The error body of the protocol that `path` belongs to."""
+    wire: Wire = load(protocol_of(path), REGISTRY, "wire")
+    return wire.error(status, code, message)
