@@ -17,7 +17,7 @@ from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Exchange, Pipeline, ReplyReview, RequestReview
 from guardproxy.policy import BlockPolicy, JudgeScope, Policy, Rule, SideRules, StreamPolicy
 from guardproxy.registry import load
-from guardproxy.types import Check, Conversation, Message, Origin, Part, Record, Verdict
+from guardproxy.types import Check, Conversation, Decision, Message, Origin, Part, Record, Verdict
 from guardproxy.wires.openai_chat import wire
 from tests.kit import ListSink, WordGuard
 
@@ -279,6 +279,57 @@ def test_every_rewrite_is_recorded_as_a_replacement(how: str) -> None:
     assert [(r.decision.action, r.decision.how, r.outcome) for r in run.records] == [("rewrite", how, "replace")]
 
 
+REPLACE = SideRules({"*": (Rule("rewrite", 0.5, "replace"),)})
+
+
+def _content(*texts: str) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "text", "text": text} for text in texts]}
+
+
+@pytest.mark.parametrize(
+    ("messages", "forwarded"),
+    [
+        ([_content("a bomb", "the harmful rest")], ["[removed by policy]", ""]),
+        ([_content("first", "a bomb", "last")], ["[removed by policy]", "", ""]),
+        ([_content("a quiet part"), _content("a bomb", "more")], ["a quiet part", "[removed by policy]", ""]),
+    ],
+)
+def test_a_replacement_leaves_nothing_of_a_turn_of_several_parts(
+    messages: list[dict[str, Any]], forwarded: list[str]
+) -> None:
+    """`replace` takes the place of every text of the turn: no part behind the first goes on."""
+    run = Run()
+    exchange = run.exchange({"messages": messages}, policy(user=REPLACE))
+    review = run._with(lambda: run.pipeline.review_request(exchange))
+    parts = [part["text"] for message in json.loads(review.body)["messages"] for part in message["content"]]
+    assert parts == [text for text in forwarded if text]
+    texts = [part.text for message in review.exchange.request.conversation.messages for part in message.parts]
+    assert texts == forwarded
+    assert (review.refusal, review.action) == (None, "rewrite")
+
+
+def test_a_harm_that_only_the_joined_turn_shows_is_replaced_in_every_message() -> None:
+    """A rewrite of the current turn as one text changes all of its messages, the tool's included."""
+    messages = [("user", "hi"), ("assistant", "hello"), ("user", "make"), ("user", "a"), ("user", "bomb")]
+    run = Run(WordGuard({"make\na\nbomb": ("violence_hate", 0.9)}))
+    review = run.request(*messages, rules=policy(user=REPLACE))
+    assert [message["content"] for message in json.loads(review.body)["messages"]] == [
+        "hi",
+        "hello",
+        "[removed by policy]",
+        "",
+        "",
+    ]
+    assert (review.action, review.categories) == ("rewrite", ("violence_hate",))
+
+
+def test_a_joined_turn_is_judged_as_it_is_forwarded() -> None:
+    """After a message was rewritten, the whole of the current turn is judged with the new text."""
+    run = Run(WordGuard({"bomb": ("violence_hate", 0.9), "[removed by policy]\nfrom soap": ("violence_hate", 0.9)}))
+    review = run.request(("user", "a bomb"), ("user", "from soap"), rules=policy(user=REPLACE))
+    assert [message["content"] for message in json.loads(review.body)["messages"]] == ["[removed by policy]", ""]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_reply_is_judged_behind_what_the_model_was_asked(stream: bool) -> None:
     """The context of a reply is the conversation that the model got: rewritten texts, and no dropped messages."""
@@ -496,10 +547,30 @@ def test_one_choice_is_cut_the_other_goes_on() -> None:
 
 def test_unreadable_frame_ends_the_stream() -> None:
     """A frame that is not JSON cannot be judged: the stream ends in the protocol's own way."""
-    out = Run().stream([frame(role="assistant", content="hel"), b"data: {nonsense\n\n", *frames("x")], policy())
+    run = Run()
+    out = run.stream([frame(role="assistant", content="hel"), b"data: {nonsense\n\n", *frames("x")], policy())
     assert b"nonsense" not in out
     assert finish(out) == ["content_filter"]
     assert out.endswith(b"data: [DONE]\n\n")
+    (record,) = run.records
+    assert (record.outcome, record.decision, record.verdict) == ("refuse", Decision("block", "", (), "opaque"), None)
+    assert "JSON" in record.error
+    assert [(item.judged, item.why) for item in record.coverage] == [(False, "guard unavailable")]
+
+
+def test_an_unreadable_frame_ends_every_choice_that_is_open() -> None:
+    """A choice that has ended keeps its end and its record; the others are refused."""
+    source = [frame(2, content="hel"), frame(1, content="hel"), frame(0, content="bomb", finish="stop")]
+    run = Run()
+    out = run.stream([*source, *[frame(1, content="lo")] * 9, b"data: {nonsense\n\n"], policy())
+    assert sorted(finish(out)) == ["content_filter"] * 3
+    assert [content_of(out, choice) for choice in (1, 2)] == [BlockPolicy().message] * 2
+    assert out.count(b"[DONE]") == 1
+    assert sorted((record.choice, record.outcome, record.decision.cause) for record in run.records) == [
+        (0, "refuse", "verdict"),
+        (1, "refuse", "opaque"),
+        (2, "refuse", "opaque"),
+    ]
 
 
 @pytest.mark.parametrize("word", ["flag", "block"])
@@ -560,6 +631,7 @@ def test_client_that_leaves_is_recorded() -> None:
     run._with(leave)
     (record,) = run.records
     assert "before the last verdict" in record.error
+    assert [(item.judged, item.why) for item in record.coverage] == [(False, "guard unavailable")]
 
 
 @settings(max_examples=60, deadline=None)
