@@ -634,6 +634,24 @@ def test_client_that_leaves_is_recorded() -> None:
     assert [(item.judged, item.why) for item in record.coverage] == [(False, "guard unavailable")]
 
 
+@pytest.mark.parametrize(("spare", "cut"), [(0, False), (-1, True)])
+def test_the_bytes_that_wait_for_a_verdict_are_bounded(spare: int, cut: bool) -> None:
+    """A reply that holds as many bytes as allowed passes; a byte more and it ends as unreadable."""
+    source = frames(TEXT)
+    run = Run()
+    metrics = Metrics(CollectorRegistry())
+    run.pipeline = Pipeline(
+        run.guard,
+        run.observers,
+        metrics,
+        {name: load(name, REGISTRY, "action") for name in REGISTRY},
+        max_held_bytes=sum(map(len, source)) + spare,
+    )
+    out = run.stream([b"".join(source)], policy(stream=StreamPolicy("hold_all")))
+    assert (out == b"".join(source)) is not cut
+    assert [record.outcome for record in run.records] == ["refuse" if cut else "pass"]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.sampled_from([TEXT, "a bomb ", "ok. ", "\n", "é😀 "]), max_size=12),
