@@ -17,8 +17,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "sinks/database/chain.py": ("tests/sinks/test_chain.py",),
     "pipeline": ("tests/pipeline",),
     "wires/shared": (_WIRES,),
-    "wires/shared/body.py": ("tests/wires/test_body.py", _WIRES),
-    "wires/shared/streams.py": ("tests/wires/test_stream_ends.py", "tests/wires/test_streams.py", _WIRES),
+    "wires/shared/body.py": ("tests/wires/test_body.py",),
+    "wires/shared/streams.py": ("tests/wires/test_stream_ends.py", "tests/wires/test_streams.py"),
     "web/paths.py": ("tests/web/test_paths.py",),
     "web/proxy.py": ("tests/web/test_proxy.py",),
 }

@@ -42,6 +42,8 @@ def test_json_is_read_as_json(value: Any) -> None:
         (b'\xef\xbb\xbf{"a": 1}', "not valid JSON"),
         (b'{"a": "\\ud83d"}', "surrogate"),
         (b'{"\\udc00": 1}', "surrogate"),
+        *((b'{"a": [{"b": "x%s"}]}' % half, "surrogate") for half in (rb"\ud800", rb"\udbff", rb"\uDC00", rb"\udfff")),
+        (rb'["\ud83c\udf0a", "\udf0a\ud83c"]', "surrogate"),
         (b"{'a': 1}", "not valid JSON"),
         (b'{"a": 1} {"b": 2}', "not valid JSON"),
         (b"", "not valid JSON"),
@@ -70,6 +72,7 @@ def test_nesting_in_strings_and_wide_bodies_are_fine() -> None:
     assert read_json(dumps("[" * 1000 + '"{')) == "[" * 1000 + '"{'
     assert len(read_json(dumps([[]] * 5000))) == 5000
     assert read_json(b'"\\ud83c\\udf0a \\\\ud83c"') == "🌊 \\ud83c"
+    assert read_json(rb'["\ud83c\udf0a", "\ud7ff\ue000"]') == ["🌊", "\ud7ff\ue000"]
 
 
 @pytest.mark.parametrize("tail", [b'"' + b'\\"' * 500_000, b"[" * 100 + b'"a\\' * 100_000])
