@@ -31,7 +31,7 @@ _ARITHMETIC: dict[type[ast.operator], tuple[str, str]] = {
 }
 _TWINS = {"any": "all", "all": "any", "min": "max", "max": "min"}
 # Calls whose argument, or object, has the type of the result: without the call the code still runs.
-_WRAPPERS = {"sorted", "reversed", "abs", "bool"}
+_WRAPPERS = {"sorted", "reversed", "abs"}
 _METHODS = {"strip", "lstrip", "rstrip", "lower", "upper", "casefold", "removeprefix", "removesuffix", "copy"}
 # The order of their first two arguments either does not matter or is a mistake that every run shows.
 _UNORDERED = {"max", "min", "isinstance"}

@@ -271,3 +271,31 @@ def test_the_rest_of_an_edited_text_begins_behind_what_was_released() -> None:
     assert state.remainder(Part("b", "x"), "new") == "new"
     with pytest.raises(ValueError, match="a: the new text does not begin"):
         state.remainder(Part("a", "Hello world"), "Goodbye")
+
+
+def test_reasoning_is_not_part_of_the_answer() -> None:
+    """An answer of which only reasoning was released has not begun; what was not released is not listed."""
+    stream = BY_NAME["chat"].open()
+    (thought, text) = stream.feed(sse(chat_chunk(0, {"reasoning_content": "hm"}), chat_chunk(0, {"content": "Hi"})))
+    stream.release(thought)
+    assert stream.state_of(0).nothing_released
+    assert [(part.kind, part.text) for part in stream.released(0).parts] == [("reasoning", "hm")]
+    stream.release(text)
+    assert not stream.state_of(0).nothing_released
+    assert [part.text for part in stream.released(0).parts] == ["hm", "Hi"]
+
+
+def test_the_end_of_a_whole_frame_is_not_sent_twice() -> None:
+    """Only behind a frame that was cut off does the proxy's own ending begin with the end of a frame."""
+    for cut, begin in ((0, b"data: "), (1, b"\n\ndata: ")):
+        stream = BY_NAME["chat"].open()
+        raw = sse(chat_chunk(0, {"content": "Hi"}))
+        chunks = [*stream.feed(raw[: len(raw) - cut]), *stream.finish()]
+        out = b"".join(stream.release(chunk) for chunk in chunks[: 2 - cut])
+        assert out == raw[: len(raw) - cut]
+        assert stream.end(0, Refuse("No.")).startswith(begin)
+
+
+def test_a_protocol_without_ids_has_none() -> None:
+    """Only a reply that a later request can name has an id."""
+    assert BY_NAME["chat"].open().id == ""
