@@ -19,7 +19,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "wires/shared": (_WIRES,),
     "wires/shared/body.py": ("tests/wires/test_body.py",),
     "wires/shared/streams.py": ("tests/wires/test_stream_ends.py", "tests/wires/test_streams.py"),
-    "web/paths.py": ("tests/web/test_paths.py",),
+    "web/paths.py": ("tests/web/test_proxy.py",),
     "web/proxy.py": ("tests/web/test_proxy.py",),
 }
 
