@@ -86,6 +86,8 @@ def test_the_more_severe_of_text_and_opaque_content_applies(on_opaque: str, acti
     message = Message("user", (Part("a", "bomb"), Part("b", "", "opaque", "image")))
     _, decision, _ = decided(message, user=rules, on_opaque={"user": on_opaque, "assistant": "flag"})
     assert decision.action == action
+    _, decision, _ = decided(user("", kind="opaque"), on_opaque={"user": on_opaque, "assistant": "flag"})
+    assert decision == Decision("block" if on_opaque == "block" else "pass", "", (), "opaque")
 
 
 def test_a_turn_is_unremarkable_by_default() -> None:
@@ -95,6 +97,13 @@ def test_a_turn_is_unremarkable_by_default() -> None:
     assert not replace(judged, error="late").passed
     assert not replace(judged, verdict=None).passed
     assert not replace(judged, decision=Decision("rewrite", "redact", ())).passed
+
+
+def test_a_turn_is_timed() -> None:
+    """The seconds are those of judging and acting."""
+    turn = asyncio.run(judging()[0].turn(EXCHANGE, Turn(0, 0, user("hi")), (), 3))
+    assert 0 <= turn.latency_s < 60
+    assert (turn.choice, turn.outcome, turn.error) == (3, Pass(), "")
 
 
 def test_shadow_policies_need_a_verdict() -> None:
