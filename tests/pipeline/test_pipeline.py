@@ -449,6 +449,20 @@ def test_clean_reply_is_the_upstreams_own_bytes() -> None:
     assert Run().reply("fine", rules=policy()).body == reply("fine")
 
 
+def test_a_choice_that_was_not_judged_makes_the_reply_partial() -> None:
+    """One unjudged choice among judged ones is enough, whether it is the first or the last."""
+    for texts in (("FAIL", "fine"), ("fine", "FAIL")):
+        review = Run().reply(*texts, rules=policy(on_guard_error="allow"), n=2)
+        assert (review.coverage, review.action, review.body) == ("partial", "pass", reply(*texts))
+
+
+def test_a_request_is_judged_again_only_without_dropped_messages() -> None:
+    """A refused current turn alone costs one check: there is nothing to leave out."""
+    run = Run()
+    run.request(("user", "hi"), ("assistant", "hello"), ("user", "a bomb"), rules=policy())
+    assert [check.turn.text for check in run.guard.asked].count("a bomb") == 1
+
+
 def test_every_choice_is_judged() -> None:
     """A harmful second choice is refused, the first stays."""
     review = Run().reply("fine", "a bomb", rules=policy(), n=2)
