@@ -29,12 +29,11 @@ from guardproxy.types import (
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A piece of a prompt.
+    """A piece of a prompt: a `special` control token, encoded as that token, or ordinary text.
 
-    `special`: a control token of the template, encoded as that token. All other kinds are ordinary text, in which no
-    control token has any effect; adjacent ordinary pieces are encoded as one string, because tokens merge across them.
-    `frame`: fixed text of the prompt. `turn`: context, which may be left out if the prompt is too long. `judged`: the
-    text that must be read in full, in windows if necessary.
+    In ordinary text no control token has any effect; adjacent ordinary pieces are encoded as one string, because tokens
+    merge across them. `frame`: fixed text. `turn`: context, which may be left out if the prompt is too long. `judged`:
+    the text that must be read in full, in windows if necessary.
     """
 
     text: str

@@ -3,7 +3,6 @@
 An interrupted run continues where it stopped, and another measure of the same scores needs no check.
 """
 
-import asyncio
 import json
 import sqlite3
 import time
@@ -19,6 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from guardproxy.errors import ConfigError, GuardUnavailable, Overloaded
 from guardproxy.evaluation.datasets import LabelledRow
 from guardproxy.guards.cache import check_key
+from guardproxy.pipeline import gathered
 from guardproxy.ports import Guard
 from guardproxy.types import Check, Conversation, Message, Part
 from guardproxy.verdicts import worst_of_views
@@ -184,12 +184,7 @@ async def _judge_all(
                 in_a_row += 1
         workers -= 1
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(workers):
-                group.create_task(work())
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None
+    await gathered([work() for _ in range(workers)])
     if in_a_row >= FAILURES:
         raise GuardUnavailable(f"{in_a_row} checks failed in a row, the last: {failures[-1]}")
     return failures
