@@ -1,6 +1,7 @@
 """A streamed reply in time: what waits for what, when reading stops, and what a client that leaves costs."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -195,6 +196,7 @@ def acting(outcome: Outcome) -> Any:
     """The factory of an action with this outcome."""
 
     async def act(message: Message, decision: Decision, judge_again: Any) -> Outcome:
+        assert (message.text, decision.action) == ("a bomb", "block")
         return outcome
 
     return lambda _: act
@@ -241,6 +243,24 @@ def test_the_time_of_a_choice_is_that_of_all_its_checks() -> None:
             return await super().judge(check)
 
     run = Run(First(WORDS))
+    began = time.perf_counter()
     run.stream(frames(TEXT), policy(stream=EVERY_FRAME))
     assert len(run.guard.asked) > 1
-    assert run.records[0].latency_s >= 0.2
+    assert 0.2 <= run.records[0].latency_s <= time.perf_counter() - began
+
+
+def test_a_rewrite_is_judged_behind_what_was_sent() -> None:
+    """The guard reads the rewritten reply as the client will: the text that was sent, then the new text."""
+    rules = policy(assistant=SideRules({"*": (Rule("rewrite", 0.5, "redact"),)}))
+    run = Run()
+    out = run.stream(frames(TEXT * 8 + "Now the bomb. " + TEXT), rules)
+    assert content_of(out) == TEXT * 8 + "[removed] " + TEXT
+    assert run.guard.asked[-1].turn.text == content_of(out)
+
+
+def test_a_rewrite_of_a_reply_of_which_nothing_was_sent() -> None:
+    """A harm in the first sentence is redacted in its place."""
+    rules = policy(assistant=SideRules({"*": (Rule("rewrite", 0.5, "redact"),)}))
+    run = Run()
+    out = run.stream(frames("A bomb. Fine."), rules)
+    assert content_of(out) == run.guard.asked[-1].turn.text == "[removed] Fine."
