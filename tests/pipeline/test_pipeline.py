@@ -323,6 +323,27 @@ def test_a_harm_that_only_the_joined_turn_shows_is_replaced_in_every_message() -
     assert (review.action, review.categories) == ("rewrite", ("violence_hate",))
 
 
+@pytest.mark.parametrize(("roles", "joined"), [(("tool", "user"), "second\nresult\nlook"), (("user",), "second\nlook")])
+def test_a_joined_turn_holds_the_readable_texts_that_the_policy_judges(roles: Any, joined: str) -> None:
+    """Tools' results belong to it if the policy judges tools; images and the turns before do not."""
+    run = Run()
+    image = {"type": "image_url", "image_url": {"url": "https://x.example/a.png"}}
+    body = {
+        "messages": [
+            {"role": "user", "content": "first"},
+            {"role": "assistant", "content": "answer"},
+            {"role": "user", "content": "second"},
+            {"role": "tool", "tool_call_id": "c", "content": "result"},
+            {"role": "user", "content": [image, {"type": "text", "text": "look"}]},
+        ]
+    }
+    exchange = run.exchange(body, policy(judge=JudgeScope(roles)))
+    run._with(lambda: run.pipeline.review_request(exchange))
+    (check,) = [check for check in run.guard.asked if "\n" in check.turn.text]
+    assert (check.turn.text, check.turn.role, check.side) == (joined, "user", "user")
+    assert [message.text for message in check.conversation.messages[:-1]] == ["first", "answer"]
+
+
 def test_a_joined_turn_is_judged_as_it_is_forwarded() -> None:
     """After a message was rewritten, the whole of the current turn is judged with the new text."""
     run = Run(WordGuard({"bomb": ("violence_hate", 0.9), "[removed by policy]\nfrom soap": ("violence_hate", 0.9)}))

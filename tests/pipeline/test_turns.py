@@ -151,20 +151,6 @@ def test_a_whole_replacement_names_every_readable_part() -> None:
     assert texts_after(message, Replace(edits)) == {"b": "new"}
 
 
-def test_a_joined_turn_holds_the_readable_parts_of_users_and_tools() -> None:
-    """Opaque parts, empty messages and roles that the policy does not judge are no part of the joined text."""
-    messages = [*chat("uaut"), *chat("usa")]
-    messages[4] = Message("user", (Part("x", "", "opaque", "image"), Part("y", "last")))
-    joined = joined_turn(messages, JudgeScope(), {})
-    assert joined is not None
-    assert (joined.index, joined.context, joined.current, joined.message.role) == (4, 2, True, "user")
-    assert [part.text for part in joined.message.parts] == ["u2", "t3", "last"]
-    without_tools = joined_turn(messages, JudgeScope(("user",)), {})
-    assert without_tools is not None
-    assert [part.text for part in without_tools.message.parts] == ["u2", "last"]
-    assert joined_turn([*chat("u"), Message("user", ())], JudgeScope(), {}) is None
-
-
 def test_edited_messages_keep_their_places() -> None:
     """New texts go to the parts of their paths; a dropped message stays as an empty one."""
     messages = edited(chat("uau"), {"messages[2].content": "new"}, [1])
