@@ -281,8 +281,6 @@ class JsonArray:
 
     def _cut(self, end: int, data: bytes | None) -> Frame:
         raw = bytes(self._buffer[:end])
-        if len(raw) > self._limit:
-            raise _too_large(self._limit)
         del self._buffer[:end]
         self._scan, self._start = 0, -1
         return Frame(raw, data)
