@@ -19,6 +19,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "sinks/database/chain.py": ("tests/sinks/test_chain.py",),
     "pipeline": ("tests/pipeline",),
     "wires/shared": _WIRES,
+    "wires/shared/base.py": ("tests/wires/test_base.py", *_WIRES),
     "wires/shared/body.py": ("tests/wires/test_body.py",),
     "wires/shared/logprob_echo.py": ("tests/wires/test_logprob_echo.py",),
     "wires/shared/streams.py": ("tests/wires/test_stream_ends.py", "tests/wires/test_streams.py"),

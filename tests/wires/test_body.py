@@ -233,6 +233,13 @@ def test_removals_at_any_depth() -> None:
     body = {"a": {"b": {"c": [0, {"d": 1, "e": 2}, 2, 3]}}, "f": 1}
     remove(body, ["a.b.c[0]", "a.b.c[1].d", "a.b.c[3]", "f", "f.g", "a.b.c[9]", "a.b.x.y"])
     assert body == {"a": {"b": {"c": [{"e": 2}, 2]}}}
+    remove(body, ["a[0]", "a.b.c[1]", "a[0].b"])
+    assert body == {"a": {"b": {"c": [{"e": 2}]}}}
+
+
+def test_plain_keys_are_not_quoted() -> None:
+    """A path reads as people write it; only keys with a dot, a bracket or a quote are quoted."""
+    assert [child_path("", "a"), child_path("a[0]", "b c"), child_path("a", "b.c")] == ["a", "a[0].b c", 'a["b.c"]']
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=4), st.integers(0, 99))
