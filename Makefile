@@ -1,4 +1,4 @@
-.PHONY: install serve test lint types bench docs evaluation train package
+.PHONY: install serve test lint types bench docs mutation evaluation train package
 
 PYTHON ?= python3
 VENV := .venv
@@ -43,6 +43,10 @@ bench: install
 
 docs: install
 	$(BIN)/pytest tests/test_docs.py
+
+# How many small changes of the source the tests notice: docs/testing.md. MODULES chooses modules, ARGS options.
+mutation: install
+	nice $(BIN)/python -m mutation $(MODULES) $(ARGS)
 
 evaluation: install
 	$(BIN)/guardproxy evaluate $(DATA)/*.jsonl.gz --guard embedded --json | $(BIN)/python -m bench.evaluation_tables docs/evaluation.md

@@ -174,7 +174,6 @@ class Sse(_LineDecoder):
 
     def finish(self) -> list[Frame]:
         """Return the rest; a last event without its blank line is an incomplete frame."""
-        self._begun = self._begun or self._buffer[:3] != _BOM
         frames = self._frames(ended=True)
         if self._buffer:
             if line := bytes(self._buffer[self._line :]):

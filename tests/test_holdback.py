@@ -32,6 +32,33 @@ def test_text_waits_for_its_verdict() -> None:
     assert not hold.empty
 
 
+def test_a_check_is_due_when_enough_text_is_new() -> None:
+    """The distance to the next check is counted from the last verdict, and reached exactly at `every` characters."""
+    hold = HoldBack(StreamPolicy("window", every=10))
+    hold.add(text(0, 9))
+    assert hold.ask() == []
+    hold.add(text(0, 10))
+    (first,) = hold.ask()
+    hold.passed(first)
+    hold.add(text(0, 19))
+    assert hold.ask() == []
+    hold.add(text(0, 20))
+    assert hold.ask() == [Ask(0, 20, final=False)]
+
+
+def test_marks_without_text() -> None:
+    """A choice begins at no characters: an empty one is judged up to 0, and released only after the verdict."""
+    hold = HoldBack(StreamPolicy("window", every=1))
+    hold.add(text(0, 0))
+    assert (hold.ask(), raws(hold.release())) == ([], b"0:0;")
+    hold.add(text(0, 0, final=True))
+    (ask,) = hold.ask()
+    assert (ask, hold.release()) == (Ask(0, 0, final=True), [])
+    hold.passed(ask)
+    assert raws(hold.release()) == b"0:0;"
+    assert hold.open == ()
+
+
 def test_final_and_whole_frames_wait_for_the_whole_choice() -> None:
     """A tool call or a finish frame is released only after the verdict on the complete choice."""
     hold = HoldBack(StreamPolicy("window", every=5))
@@ -75,6 +102,14 @@ def test_hold_all_asks_once() -> None:
     (ask,) = hold.ask()
     hold.passed(ask)
     assert raws(hold.release()) == b"0:500;"
+
+
+def test_hold_all_releases_nothing_that_an_exposure_would_allow() -> None:
+    """An exposure is for `window`: with `hold_all` no text is released before the verdict on the whole reply."""
+    hold = HoldBack(StreamPolicy("hold_all", exposure=100))
+    hold.add(text(0, 0))
+    hold.add(text(0, 5))
+    assert hold.release() == []
 
 
 def test_monitor_holds_nothing() -> None:

@@ -4,8 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guardproxy.policy import Policy, PolicySet, Route, Rule, SideRules, decide, on_failure, worst
-from guardproxy.types import SEVERITY, Decision, Finding, Verdict
+from guardproxy.policy import (
+    BlockPolicy,
+    JudgeScope,
+    Policy,
+    PolicySet,
+    RewritePolicy,
+    Route,
+    Rule,
+    SideRules,
+    StreamPolicy,
+    decide,
+    on_failure,
+    worst,
+)
+from guardproxy.types import SEVERITY, Decision, Finding, Refuse, Verdict
 
 RULES = SideRules(
     {
@@ -79,13 +92,15 @@ def test_failures() -> None:
 
 def test_worst_of_none_passes() -> None:
     """Without decisions the result is a pass; of several, the most severe one applies."""
-    assert worst([]).action == "pass"
+    assert worst([]) == Decision("pass", "", ())
     assert worst([Decision("flag", "", ()), Decision("block", "", ()), Decision("pass", "", ())]).action == "block"
 
 
 def test_floor() -> None:
-    """The floor is the lowest threshold of all rules."""
+    """The floor is the lowest threshold on either side, and 1 for a policy without rules."""
     assert POLICY.floor == 0.2
+    assert Policy("p", "v", RULES, SideRules({"*": (Rule("flag", 0.1),)})).floor == 0.1
+    assert Policy("p", "v", SideRules({}), SideRules({})).floor == 1.0
 
 
 def test_routes_first_match_wins() -> None:
@@ -96,10 +111,61 @@ def test_routes_first_match_wins() -> None:
         Route("models", "strict", path="/v1/chat/*", model="gpt-*"),
     )
     chosen = PolicySet({"default": POLICY, "strict": strict}, routes)
+    assert chosen.version == ""
     assert chosen.choose("/v1/chat/completions", "gpt-4", "", {}).route == "models"
     assert chosen.choose("/v1/messages", "gpt-4", "", {}).policy is POLICY
     kids = chosen.choose("/v1/messages", "m", "", {"x-app": "kids-2"})
     assert (kids.route, kids.policy, kids.shadow) == ("kids", strict, (POLICY,))
+    none = chosen.choose("/v1/messages", "m", "", {"x-app": "adults"})
+    assert (none.route, none.policy, none.shadow) == ("default", POLICY, ())
+
+
+def test_a_route_without_conditions_takes_every_request() -> None:
+    """Path, model and client of a route match everything unless they are given."""
+    assert Route("all", "default").matches(["/v1/messages"], "gpt-4", "3f2a", {})
+    assert Route("all", "default").matches([""], "", "", {})
+
+
+@given(st.sets(st.sampled_from(["path", "model", "client", "header"])))
+def test_a_route_matches_if_every_given_condition_holds(wrong: set[str]) -> None:
+    """A single condition that does not hold is enough to leave the route."""
+    route = Route("r", "p", path="/v1/*", model="gpt-*", client="3f2a", header=("X-Team", "kids"))
+    request = {"path": "/v1/chat", "model": "gpt-4", "client": "3f2a", "header": "kids", **dict.fromkeys(wrong, "no")}
+    matches = route.matches([request["path"]], request["model"], request["client"], {"x-team": request["header"]})
+    assert matches == (not wrong)
+
+
+def test_a_route_with_a_header_needs_the_header() -> None:
+    """A request without the header does not match, not even a pattern that matches the empty text."""
+    assert not Route("r", "p", header=("X-Team", "*")).matches(["/"], "", "", {})
+
+
+def test_refusals() -> None:
+    """A refusal carries the message, with the categories only if the policy says so and there are any."""
+    categories = ("violence_hate", "unsafe")
+    plain = BlockPolicy("error", "No.", "stop")
+    assert plain.refusal(categories) == Refuse("No.", "error", "stop", categories)
+    naming = BlockPolicy("completion", "No.", "content_filter", name_categories=True)
+    assert naming.refusal(categories).message == "No. (violence_hate, unsafe)"
+    assert naming.refusal(()).message == "No."
+
+
+def test_defaults() -> None:
+    """A policy that says nothing more blocks when the guard fails, judges users and tools, and holds text back."""
+    policy = Policy("p", "v", SideRules({}), SideRules({}))
+    assert (policy.on_guard_error, policy.on_overload) == ("block", "block")
+    assert policy.on_opaque == {"user": "flag", "assistant": "flag"}
+    assert (policy.history, policy.views) == ("drop", ())
+    assert policy.judge == JudgeScope(("tool", "user"), ("tool_definition",))
+    assert policy.stream == StreamPolicy("window", every=200, exposure=0)
+    assert policy.rewrite == RewritePolicy("[removed by policy]", "[removed]")
+    message = "This content was withheld because it is against the usage policy."
+    assert policy.block == BlockPolicy("completion", message, "content_filter", name_categories=False)
+
+
+def test_a_rule_without_a_rewrite_names_none() -> None:
+    """Only a rewrite has a `how`."""
+    assert decide(POLICY, "user", verdict(violence_hate=0.5)).how == ""
 
 
 @pytest.mark.parametrize("model", ["Kids", " kids\t", "KIDS:latest", "models/kids", "models/Kids:LATEST"])

@@ -40,6 +40,13 @@ def test_streams_do_not_starve_prompts():
     assert names(taken.batch) == ["old"]
 
 
+def test_patience_is_two_seconds():
+    """A prompt has its own turn after more than two seconds, not at two seconds."""
+    queue = [Ticket("old", 10, 1.0), ticket("stream", arrived=2, stream=True)]
+    assert names(next_batch(queue, 10, 3.0).batch) == ["stream"]
+    assert names(next_batch(queue, 10, 3.01).batch) == ["old"]
+
+
 def test_cancelled_checks_are_dropped_before_they_run():
     """A cancelled ticket is neither in the batch nor in the queue."""
     taken = next_batch([ticket("gone", cancelled=True), ticket("here")], 100, 0)

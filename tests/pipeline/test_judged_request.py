@@ -74,3 +74,12 @@ def test_what_is_recorded() -> None:
     )
     assert [turn.turn.index for turn in found.to_record] == [1, 2]
     assert found.failed
+
+
+def test_one_changed_current_turn_is_a_change() -> None:
+    """Of several current turns one that is refused or rewritten is enough; a turn of the history is not."""
+    other = Turn(1, 1, MESSAGES[1])
+    changed, unchanged = judged(CURRENT, Refuse("no"), "block"), judged(other, Pass(), "flag")
+    assert request(unchanged, changed).current_changes
+    assert not request(unchanged, unchanged).current_changes
+    assert not request(judged(HISTORY, Refuse("no"), "block"), unchanged).current_changes

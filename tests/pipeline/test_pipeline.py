@@ -17,7 +17,7 @@ from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Exchange, Pipeline, ReplyReview, RequestReview
 from guardproxy.policy import BlockPolicy, JudgeScope, Policy, Rule, SideRules, StreamPolicy
 from guardproxy.registry import load
-from guardproxy.types import Check, Conversation, Message, Origin, Part, Record, Verdict
+from guardproxy.types import Check, Conversation, Decision, Message, Origin, Part, Record, Verdict
 from guardproxy.wires.openai_chat import wire
 from tests.kit import ListSink, WordGuard
 
@@ -279,6 +279,78 @@ def test_every_rewrite_is_recorded_as_a_replacement(how: str) -> None:
     assert [(r.decision.action, r.decision.how, r.outcome) for r in run.records] == [("rewrite", how, "replace")]
 
 
+REPLACE = SideRules({"*": (Rule("rewrite", 0.5, "replace"),)})
+
+
+def _content(*texts: str) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "text", "text": text} for text in texts]}
+
+
+@pytest.mark.parametrize(
+    ("messages", "forwarded"),
+    [
+        ([_content("a bomb", "the harmful rest")], ["[removed by policy]", ""]),
+        ([_content("first", "a bomb", "last")], ["[removed by policy]", "", ""]),
+        ([_content("a quiet part"), _content("a bomb", "more")], ["a quiet part", "[removed by policy]", ""]),
+    ],
+)
+def test_a_replacement_leaves_nothing_of_a_turn_of_several_parts(
+    messages: list[dict[str, Any]], forwarded: list[str]
+) -> None:
+    """`replace` takes the place of every text of the turn: no part behind the first goes on."""
+    run = Run()
+    exchange = run.exchange({"messages": messages}, policy(user=REPLACE))
+    review = run._with(lambda: run.pipeline.review_request(exchange))
+    parts = [part["text"] for message in json.loads(review.body)["messages"] for part in message["content"]]
+    assert parts == [text for text in forwarded if text]
+    texts = [part.text for message in review.exchange.request.conversation.messages for part in message.parts]
+    assert texts == forwarded
+    assert (review.refusal, review.action) == (None, "rewrite")
+
+
+def test_a_harm_that_only_the_joined_turn_shows_is_replaced_in_every_message() -> None:
+    """A rewrite of the current turn as one text changes all of its messages, the tool's included."""
+    messages = [("user", "hi"), ("assistant", "hello"), ("user", "make"), ("user", "a"), ("user", "bomb")]
+    run = Run(WordGuard({"make\na\nbomb": ("violence_hate", 0.9)}))
+    review = run.request(*messages, rules=policy(user=REPLACE))
+    assert [message["content"] for message in json.loads(review.body)["messages"]] == [
+        "hi",
+        "hello",
+        "[removed by policy]",
+        "",
+        "",
+    ]
+    assert (review.action, review.categories) == ("rewrite", ("violence_hate",))
+
+
+@pytest.mark.parametrize(("roles", "joined"), [(("tool", "user"), "second\nresult\nlook"), (("user",), "second\nlook")])
+def test_a_joined_turn_holds_the_readable_texts_that_the_policy_judges(roles: Any, joined: str) -> None:
+    """Tools' results belong to it if the policy judges tools; images and the turns before do not."""
+    run = Run()
+    image = {"type": "image_url", "image_url": {"url": "https://x.example/a.png"}}
+    body = {
+        "messages": [
+            {"role": "user", "content": "first"},
+            {"role": "assistant", "content": "answer"},
+            {"role": "user", "content": "second"},
+            {"role": "tool", "tool_call_id": "c", "content": "result"},
+            {"role": "user", "content": [image, {"type": "text", "text": "look"}]},
+        ]
+    }
+    exchange = run.exchange(body, policy(judge=JudgeScope(roles)))
+    run._with(lambda: run.pipeline.review_request(exchange))
+    (check,) = [check for check in run.guard.asked if "\n" in check.turn.text]
+    assert (check.turn.text, check.turn.role, check.side) == (joined, "user", "user")
+    assert [message.text for message in check.conversation.messages[:-1]] == ["first", "answer"]
+
+
+def test_a_joined_turn_is_judged_as_it_is_forwarded() -> None:
+    """After a message was rewritten, the whole of the current turn is judged with the new text."""
+    run = Run(WordGuard({"bomb": ("violence_hate", 0.9), "[removed by policy]\nfrom soap": ("violence_hate", 0.9)}))
+    review = run.request(("user", "a bomb"), ("user", "from soap"), rules=policy(user=REPLACE))
+    assert [message["content"] for message in json.loads(review.body)["messages"]] == ["[removed by policy]", ""]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_reply_is_judged_behind_what_the_model_was_asked(stream: bool) -> None:
     """The context of a reply is the conversation that the model got: rewritten texts, and no dropped messages."""
@@ -398,6 +470,20 @@ def test_clean_reply_is_the_upstreams_own_bytes() -> None:
     assert Run().reply("fine", rules=policy()).body == reply("fine")
 
 
+def test_a_choice_that_was_not_judged_makes_the_reply_partial() -> None:
+    """One unjudged choice among judged ones is enough, whether it is the first or the last."""
+    for texts in (("FAIL", "fine"), ("fine", "FAIL")):
+        review = Run().reply(*texts, rules=policy(on_guard_error="allow"), n=2)
+        assert (review.coverage, review.action, review.body) == ("partial", "pass", reply(*texts))
+
+
+def test_a_request_is_judged_again_only_without_dropped_messages() -> None:
+    """A refused current turn alone costs one check: there is nothing to leave out."""
+    run = Run()
+    run.request(("user", "hi"), ("assistant", "hello"), ("user", "a bomb"), rules=policy())
+    assert [check.turn.text for check in run.guard.asked].count("a bomb") == 1
+
+
 def test_every_choice_is_judged() -> None:
     """A harmful second choice is refused, the first stays."""
     review = Run().reply("fine", "a bomb", rules=policy(), n=2)
@@ -496,10 +582,30 @@ def test_one_choice_is_cut_the_other_goes_on() -> None:
 
 def test_unreadable_frame_ends_the_stream() -> None:
     """A frame that is not JSON cannot be judged: the stream ends in the protocol's own way."""
-    out = Run().stream([frame(role="assistant", content="hel"), b"data: {nonsense\n\n", *frames("x")], policy())
+    run = Run()
+    out = run.stream([frame(role="assistant", content="hel"), b"data: {nonsense\n\n", *frames("x")], policy())
     assert b"nonsense" not in out
     assert finish(out) == ["content_filter"]
     assert out.endswith(b"data: [DONE]\n\n")
+    (record,) = run.records
+    assert (record.outcome, record.decision, record.verdict) == ("refuse", Decision("block", "", (), "opaque"), None)
+    assert "JSON" in record.error
+    assert [(item.judged, item.why) for item in record.coverage] == [(False, "guard unavailable")]
+
+
+def test_an_unreadable_frame_ends_every_choice_that_is_open() -> None:
+    """A choice that has ended keeps its end and its record; the others are refused."""
+    source = [frame(2, content="hel"), frame(1, content="hel"), frame(0, content="bomb", finish="stop")]
+    run = Run()
+    out = run.stream([*source, *[frame(1, content="lo")] * 9, b"data: {nonsense\n\n"], policy())
+    assert sorted(finish(out)) == ["content_filter"] * 3
+    assert [content_of(out, choice) for choice in (1, 2)] == [BlockPolicy().message] * 2
+    assert out.count(b"[DONE]") == 1
+    assert sorted((record.choice, record.outcome, record.decision.cause) for record in run.records) == [
+        (0, "refuse", "verdict"),
+        (1, "refuse", "opaque"),
+        (2, "refuse", "opaque"),
+    ]
 
 
 @pytest.mark.parametrize("word", ["flag", "block"])
@@ -561,6 +667,25 @@ def test_client_that_leaves_is_recorded() -> None:
     run._with(leave)
     (record,) = run.records
     assert "before the last verdict" in record.error
+    assert [(item.judged, item.why) for item in record.coverage] == [(False, "guard unavailable")]
+
+
+@pytest.mark.parametrize(("spare", "cut"), [(0, False), (-1, True)])
+def test_the_bytes_that_wait_for_a_verdict_are_bounded(spare: int, cut: bool) -> None:
+    """A reply that holds as many bytes as allowed passes; a byte more and it ends as unreadable."""
+    source = frames(TEXT)
+    run = Run()
+    metrics = Metrics(CollectorRegistry())
+    run.pipeline = Pipeline(
+        run.guard,
+        run.observers,
+        metrics,
+        {name: load(name, REGISTRY, "action") for name in REGISTRY},
+        max_held_bytes=sum(map(len, source)) + spare,
+    )
+    out = run.stream([b"".join(source)], policy(stream=StreamPolicy("hold_all")))
+    assert (out == b"".join(source)) is not cut
+    assert [record.outcome for record in run.records] == ["refuse" if cut else "pass"]
 
 
 @settings(max_examples=60, deadline=None)

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from guardproxy.actions import REGISTRY
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Exchange, Pipeline
+from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.policy import Policy, Rule, SideRules
 from guardproxy.registry import load
 from guardproxy.types import Origin
@@ -144,3 +145,21 @@ def test_what_goes_on_from_unread_content_is_opaque(unread: dict[str, Any]) -> N
     talk.answered(talk.exchange(), "resp_2", "fine")
     talk.answered(talk.exchange(previous_response_id="resp_2"), "resp_3", "fine")
     assert not talk.refused(talk.exchange(previous_response_id="resp_3"))
+
+
+def test_the_ids_that_were_named_last_are_kept() -> None:
+    """A hundred thousand ids are kept; the one that nobody has named for longest goes first."""
+    talk = Talk()
+    replies = JudgedReplies()
+    exchange = talk.exchange()
+
+    def known(number: int) -> bool:
+        resuming = talk.exchange(previous_response_id=f"resp_{number}")
+        return replies.without_known(resuming) is not resuming
+
+    for number in range(100_000):
+        replies.remember(exchange, f"resp_{number}")
+    assert known(0)  # named: now the last to go
+    assert known(2)
+    replies.remember(exchange, "resp_new")
+    assert [known(number) for number in (0, 1, 2, 3, 99_999)] == [True, False, True, True, True]

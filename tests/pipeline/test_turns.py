@@ -1,19 +1,29 @@
 """Which turns are judged, and what is dropped together with a turn."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from guardproxy.pipeline.turns import (
+    CONTEXT_CHARACTERS,
+    Turn,
     coverage_of,
     current_start,
+    edited,
     exchanges_of,
+    in_scope,
     is_full,
     joined_turns,
+    recent_context,
+    recent_context_starts,
+    reply_turn,
+    texts_after,
     turn_starts,
     turns_of,
     with_undecoded,
 )
 from guardproxy.policy import JudgeScope, Policy, SideRules
-from guardproxy.types import Message, Part
+from guardproxy.types import Coverage, Edit, Message, Part, Replace
 
 POLICY = Policy("p", "v", SideRules({}), SideRules({}))
 
@@ -148,3 +158,61 @@ def test_coverage_says_why() -> None:
     image = Message("user", (Part("p", "", "opaque", "image"),))
     assert not is_full(coverage_of([image], POLICY))
     assert not is_full(coverage_of(chat("u"), POLICY, failed=True))
+
+
+def test_skipped_kinds_are_not_reported_as_judged() -> None:
+    """A kind that the policy skips is listed as not judged, for that reason; an opaque part by its own."""
+    parts = (
+        Part("a", "call", "tool_call"),
+        Part("b", "think", "reasoning"),
+        Part("c", "", "opaque", "image"),
+        Part("d", "", "opaque"),
+        Part("e", "text"),
+    )
+    policy = Policy("p", "v", SideRules({}), SideRules({}), judge=JudgeScope(skip=("tool_call", "reasoning")))
+    assert coverage_of([Message("assistant", parts)], policy) == (
+        Coverage("a", "assistant", "tool_call", 4, judged=False, why="policy: tool_call is not judged"),
+        Coverage("b", "assistant", "reasoning", 5, judged=False, why="policy: reasoning is not judged"),
+        Coverage("c", "assistant", "opaque", 0, judged=False, why="opaque: image"),
+        Coverage("d", "assistant", "opaque", 0, judged=False, why="opaque: unreadable"),
+        Coverage("e", "assistant", "text", 4, judged=True, why=""),
+    )
+    assert in_scope(Message("assistant", parts), policy.judge).parts == parts[2:]
+    plain = Message("user", parts[4:])
+    assert in_scope(plain, policy.judge) is plain
+
+
+def test_a_whole_replacement_names_every_readable_part() -> None:
+    """Parts that no edit names become empty, whatever their kind; an opaque part has no text to change."""
+    parts = (Part("a", "one"), Part("b", "two"), Part("c", "", "opaque", "image"), Part("d", "call", "tool_call"))
+    message = Message("user", parts)
+    edits = (Edit("b", "new"),)
+    assert texts_after(message, Replace(edits, whole=True)) == {"a": "", "b": "new", "d": ""}
+    assert texts_after(message, Replace(edits)) == {"b": "new"}
+
+
+def test_edited_messages_keep_their_places() -> None:
+    """New texts go to the parts of their paths; a dropped message stays as an empty one."""
+    messages = edited(chat("uau"), {"messages[2].content": "new"}, [1])
+    assert [(message.role, message.text, len(message.parts)) for message in messages] == [
+        ("user", "u0", 1),
+        ("assistant", "", 0),
+        ("user", "new", 1),
+    ]
+
+
+@given(st.lists(st.integers(0, CONTEXT_CHARACTERS), max_size=12))
+def test_a_recent_context_is_as_long_as_its_bound_allows(sizes: list[int]) -> None:
+    """A context is the longest run of messages before the turn that fits, with a frame of 32 characters each."""
+    messages = [Message("user", (Part(str(index), "x" * size),)) for index, size in enumerate(sizes)]
+    starts = recent_context_starts(messages)
+    costs = [size + 32 for size in sizes]
+    fitting = [min(s for s in range(end + 1) if sum(costs[s:end]) <= 16_000) for end in range(len(costs) + 1)]
+    assert starts == fitting
+    assert recent_context(messages) == tuple(messages[starts[-1] :])
+
+
+def test_the_turn_of_a_reply_stands_behind_the_conversation() -> None:
+    """A reply is the message after all others, judged in the context of all of them."""
+    answer = Message("assistant", (Part("x", "hi"),))
+    assert reply_turn(chat("ua"), answer) == Turn(2, 2, answer, current=True)

@@ -1,5 +1,6 @@
 """The chain reveals every edit, removal or move of rows, even if other hashes are recomputed to hide it."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -15,6 +16,7 @@ from guardproxy.sinks.database.chain import (
     Head,
     Link,
     content_hash,
+    erased_rows,
     erasure_entry,
     row_hash,
     seal,
@@ -137,3 +139,90 @@ def test_spans(numbers: set[int]) -> None:
     made = spans(sorted(numbers))
     assert [number for first, last in made for number in range(first, last + 1)] == sorted(numbers)
     assert all(second[0] > first[1] + 1 for first, second in pairwise(made))
+
+
+def _messages(links: list[Link], head: Head) -> list[str]:
+    return [str(problem) for problem in problems(links, head)]
+
+
+def test_an_empty_chain_begins_at_64_zeros() -> None:
+    """The first row follows the hash that stands before every chain: stores that exist rely on it."""
+    assert GENESIS == "0000000000000000000000000000000000000000000000000000000000000000"
+    (link,) = chained([NOTHING])
+    assert link.previous == GENESIS
+    assert link.content_hash == hashlib.sha256(f"{link.salt}{NOTHING}".encode()).hexdigest()
+    assert link.hash == hashlib.sha256(f"1\n{GENESIS}\n{link.content_hash}".encode()).hexdigest()
+    assert str(Head(1, link.hash)) == f"1:{link.hash}"
+
+
+def test_the_messages_name_the_rows() -> None:
+    """A message says what is wrong with the row, and names the rows that are concerned."""
+    links = chained([NOTHING] * 6)
+    head = Head(6, links[-1].hash)
+    assert _messages([*links[:2], *links[3:]], head) == ["row 3: is missing"]
+    assert _messages([*links[:2], *links[4:]], head) == ["row 3: rows 3 to 4 are missing"]
+    assert _messages(links[:4], head) == ["row 5: rows 5 to 6 are missing at the end"]
+    assert _messages(links, Head(5, links[4].hash)) == ["row 6: is not the last row that the store noted, row 5"]
+    broken = [*links[:2], replace(links[2], previous="f" * 64), *links[3:]]
+    assert _messages(broken, head) == [
+        "row 3: does not follow from row 2: one of the two rows was changed, moved or replaced",
+        "row 3: its hash does not match the row, which was changed or moved",
+    ]
+    assert _messages([*links[:2], _edit(links[2]), *links[3:]], head) == ["row 3: its content was changed"]
+
+
+def test_rows_without_content_are_grouped_by_their_numbers() -> None:
+    """Consecutive rows without content are a single problem; the count is of rows."""
+    links = [_clear(link) if link.seq in {1, 2, 3, 5, 7, 8} else link for link in chained([NOTHING] * 9)]
+    verifier = ChainVerifier()
+    for link in links:
+        verifier.feed(link)
+    assert (verifier.rows, verifier.erased) == (9, 6)
+    assert [str(problem) for problem in verifier.finish(Head(9, links[-1].hash))] == [
+        "row 1: rows 1 to 3 have no content, without an entry for the erasure",
+        "row 5: has no content, without an entry for the erasure",
+        "row 7: rows 7 to 8 have no content, without an entry for the erasure",
+    ]
+
+
+@pytest.mark.parametrize("gone", [{"content": None}, {"salt": None}])
+def test_half_an_erasure_is_a_row_without_content(gone: dict[str, None]) -> None:
+    """A row that lacks only its content, or only its salt, cannot be verified: it counts as erased."""
+    links = chained([NOTHING] * 2)
+    links[0] = replace(links[0], **gone)
+    assert _messages(links, Head(2, links[-1].hash)) == ["row 1: has no content, without an entry for the erasure"]
+
+
+def test_problems_are_in_the_order_of_rows() -> None:
+    """A row without content is found at the end, and reported at its place."""
+    links = [_clear(link) if link.seq == 1 else link for link in chained([NOTHING] * 4)]
+    links[2] = _edit(links[2])
+    assert [problem.seq for problem in problems(links, Head(4, links[-1].hash))] == [1, 3]
+
+
+def test_an_erasure_entry() -> None:
+    """An entry names time, reason and rows, in a fixed form because its hash is stored; a record names no rows."""
+    entry = erasure_entry(1.5, "request", [1, 2, 5])
+    assert entry == '{"erasure":{"time":1.5,"why":"request","rows":[[1,2],[5,5]]}}'
+    assert erased_rows(entry) == [(1, 2), (5, 5)]
+    assert erased_rows('{"text":"a"}') is None
+
+
+@given(
+    cleared=st.sets(st.integers(1, 12), min_size=1),
+    named=st.lists(st.sets(st.integers(1, 12), min_size=1), max_size=4),
+)
+def test_several_erasures(cleared: set[int], named: list[set[int]]) -> None:
+    """Entries may overlap and come in any order; the rows that none of them names are reported, and only these."""
+    links = [_clear(link) if link.seq in cleared else link for link in chained([NOTHING] * 12)]
+    for rows in named:
+        links.append(seal(links[-1].seq + 1, links[-1].hash, erasure_entry(1.0, "r", sorted(rows)), "0" * 32))
+    erased = spans(sorted(cleared))
+    expected = [
+        (first, f"rows {first} to {last} have" if last > first else "has")
+        for start, end in erased
+        for first, last in spans(sorted(set(range(start, end + 1)) - set().union(*named)))
+    ]
+    assert _messages(links, Head(links[-1].seq, links[-1].hash)) == [
+        f"row {first}: {rows} no content, without an entry for the erasure" for first, rows in expected
+    ]

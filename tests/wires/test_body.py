@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 
 from guardproxy.errors import Unreadable
 from guardproxy.types import Edit
-from guardproxy.wires.shared.body import DEPTH, data_url_text, dumps, find, put, read_json, remove
+from guardproxy.wires.shared.body import (
+    DEPTH,
+    child_path,
+    data_url_text,
+    dumps,
+    find,
+    guard_text,
+    parsed_object,
+    put,
+    read_json,
+    remove,
+    steps,
+)
 from tests.wires.kit import BY_NAME, CASES
 
 JSON_VALUES = st.recursive(
@@ -42,6 +54,8 @@ def test_json_is_read_as_json(value: Any) -> None:
         (b'\xef\xbb\xbf{"a": 1}', "not valid JSON"),
         (b'{"a": "\\ud83d"}', "surrogate"),
         (b'{"\\udc00": 1}', "surrogate"),
+        *((b'{"a": [{"b": "x%s"}]}' % half, "surrogate") for half in (rb"\ud800", rb"\udbff", rb"\uDC00", rb"\udfff")),
+        (rb'["\ud83c\udf0a", "\udf0a\ud83c"]', "surrogate"),
         (b"{'a': 1}", "not valid JSON"),
         (b'{"a": 1} {"b": 2}', "not valid JSON"),
         (b"", "not valid JSON"),
@@ -70,6 +84,7 @@ def test_nesting_in_strings_and_wide_bodies_are_fine() -> None:
     assert read_json(dumps("[" * 1000 + '"{')) == "[" * 1000 + '"{'
     assert len(read_json(dumps([[]] * 5000))) == 5000
     assert read_json(b'"\\ud83c\\udf0a \\\\ud83c"') == "🌊 \\ud83c"
+    assert read_json(rb'["\ud83c\udf0a", "\ud7ff\ue000"]') == ["🌊", "\ud7ff\ue000"]
 
 
 @pytest.mark.parametrize("tail", [b'"' + b'\\"' * 500_000, b"[" * 100 + b'"a\\' * 100_000])
@@ -122,6 +137,14 @@ def test_places() -> None:
         ("data:text/plain,a%00b", None),
         ("data:text/plain;base64,***", None),
         ("data:image/png;base64,aGk=", None),
+        ("data:TEXT/PLAIN;BASE64,aGk=", "hi"),
+        ("data:text/plain;charset=ascii,hi", "hi"),
+        ("data:text/plain;charset=US-ASCII,hi", "hi"),
+        ("data:text/plain; charset = 'utf8',hi", "hi"),
+        ("data:text/plain;charset=,hi", None),
+        ("data:application/jsonp,hi", None),
+        ("data:text/plain", None),
+        ("dat:text/plain,hi", None),
         ("https://example.org/x.txt", None),
     ],
 )
@@ -150,3 +173,80 @@ def test_requests_are_read_strictly_by_every_wire() -> None:
         if case.wire is not BY_NAME["gemini"].wire:
             with pytest.raises(Unreadable, match=r"stream: must be true or false"):
                 case.request(stream="true")
+
+
+def test_the_depth_of_nesting_is_two_hundred() -> None:
+    """A body of exactly 200 levels is read, however wide it is; one more level is refused."""
+    wide = b"[],[{}]"
+    assert read_json(b"[" * 198 + wide + b"]" * 198)
+    assert read_json(b'{"a":' * 200 + b"1" + b"}" * 200)
+    for body in (
+        b"[" * 199 + wide + b"]" * 199,
+        b'{"a":' * 201 + b"1" + b"}" * 201,
+        b'[{"a":' * 101 + b"1" + b"}]" * 101,
+    ):
+        with pytest.raises(Unreadable, match="deeper than 200 levels"):
+            read_json(body)
+
+
+def test_the_key_that_is_there_twice_is_named() -> None:
+    """The message names the repeated key, shortened, and no other."""
+    with pytest.raises(Unreadable, match="has the key 'second' twice"):
+        read_json(b'{"first": 1, "second": 2, "third": 3, "second": 4}')
+    with pytest.raises(Unreadable, match=f"has the key '{'k' * 60}' twice"):
+        read_json(dumps({"k" * 70: 1})[:-1] + b"," + dumps({"k" * 70: 1})[1:])
+
+
+def test_values_as_the_guard_reads_them() -> None:
+    """A string is itself; any other value is JSON with its characters as they are."""
+    assert guard_text("é") == "é"
+    assert guard_text({"é": [1, None]}) == '{"é": [1, null]}'
+
+
+def test_what_is_no_number_is_not_written() -> None:
+    """NaN is not JSON: writing it is a mistake of the caller."""
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        dumps({"a": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [('{"a": [1]}', {"a": [1]}), ("[1]", {}), ('"a"', {}), ("{", {}), ("", {}), ("[" * 10**5, {})],
+)
+def test_arguments_of_a_call(arguments: str, value: dict[str, Any]) -> None:
+    """Arguments that are not an object are an empty one."""
+    assert parsed_object(arguments) == value
+
+
+@pytest.mark.parametrize("mark", [{"type": "base64"}, {"mimeType": "text/plain"}, {"mime_type": "text/plain"}])
+def test_new_texts_of_base64_data(mark: dict[str, str]) -> None:
+    """Data that is marked as base64 stays so; its other fields, and data without a mark, are plain text."""
+    body = {"x": {**mark, "data": "aGk=", "title": "hi"}, "y": {"type": "text", "data": "aGk="}}
+    put(body, "x.data", "new")
+    put(body, "x.title", "new")
+    put(body, "y.data", "new")
+    assert (body["x"]["data"], body["x"]["title"], body["y"]["data"]) == ("bmV3", "new", "new")
+
+
+def test_removals_at_any_depth() -> None:
+    """Values are removed where they are, the later items of a list first."""
+    body = {"a": {"b": {"c": [0, {"d": 1, "e": 2}, 2, 3]}}, "f": 1}
+    remove(body, ["a.b.c[0]", "a.b.c[1].d", "a.b.c[3]", "f", "f.g", "a.b.c[9]", "a.b.x.y"])
+    assert body == {"a": {"b": {"c": [{"e": 2}, 2]}}}
+    remove(body, ["a[0]", "a.b.c[1]", "a[0].b"])
+    assert body == {"a": {"b": {"c": [{"e": 2}]}}}
+
+
+def test_plain_keys_are_not_quoted() -> None:
+    """A path reads as people write it; only keys with a dot, a bracket or a quote are quoted."""
+    assert [child_path("", "a"), child_path("a[0]", "b c"), child_path("a", "b.c")] == ["a", "a[0].b c", 'a["b.c"]']
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=4), st.integers(0, 99))
+def test_paths_name_any_key(keys: list[str], index: int) -> None:
+    """A path leads to its value whatever the keys are, dots, brackets and quotes included."""
+    path = ""
+    for key in keys:
+        path = child_path(path, key)
+    path += f"[{index}]"
+    assert steps(path) == [*keys, index]

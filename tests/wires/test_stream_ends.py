@@ -8,7 +8,10 @@ import pytest
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.holdback import HoldBack
 from guardproxy.policy import StreamPolicy
-from guardproxy.types import Refuse
+from guardproxy.ports import Mark
+from guardproxy.types import Edit, Message, Part, Refuse, Replace
+from guardproxy.wires.shared.message_builder import MessageBuilder
+from guardproxy.wires.shared.streams import ChoiceState, parts_with_new_texts
 from tests.wires.kit import BY_NAME, chat_chunk, fed, sse
 
 
@@ -164,6 +167,32 @@ def test_no_frame_follows_the_terminator(name: str) -> None:
             stream.feed(behind)
 
 
+# Log probabilities of a text that has not come: of the last frame before the stream breaks off.
+AHEAD: dict[str, bytes] = {
+    "chat": sse(chat_chunk(0, {"content": "Hi"}, logprobs=_tokens("Hidden"))),
+    "completions": _completion(text="Hi", logprobs={"tokens": ["Hidden"], "token_logprobs": [-1]}),
+    "responses": _OPEN.replace(b'"delta": "Hi"', b'"delta": "Hi", "logprobs": [{"token": "Hidden", "logprob": -1}]'),
+    "ollama-chat": _line({"message": {"content": "Hi"}, "logprobs": _tokens("Hidden")["content"], "done": False}),
+    "ollama-generate": _line({"response": "Hi", "logprobs": _tokens("Hidden")["content"], "done": False}),
+}
+
+
+@pytest.mark.parametrize("name", AHEAD)
+def test_log_probabilities_of_a_text_that_never_comes_are_opaque(name: str) -> None:
+    """A stream that breaks off closes its choices, so tokens that no text has repeated are reported."""
+    stream = _case(name).open()
+    hold = HoldBack(StreamPolicy("window", every=1))
+    for chunk in stream.feed(AHEAD[name]):
+        hold.add(chunk)
+    for ask in hold.ask():
+        hold.passed(ask)
+    assert b"Hidden" not in b"".join(chunk.raw for chunk in hold.release())
+    for chunk in stream.finish():
+        hold.add(chunk)
+    assert [part.note for part in stream.message(0).opaque] == ["log probabilities of another text"]
+    assert [ask.final for ask in hold.ask()] == [True]
+
+
 ASIDE = {"aside": "words that nobody judged"}
 # Frames that other choices, or none, may still need when the proxy has ended the only choice.
 OUTER: dict[str, bytes] = {
@@ -208,3 +237,65 @@ def test_a_choice_named_twice_in_a_frame_gets_the_stricter_mark() -> None:
     assert [mark.whole for mark in chunk.marks] == [True]
     (chunk, *_) = fed(BY_NAME["chat"].open(), [sse({"choices": [text, end, {**end, "finish_reason": None}]})])
     assert [(mark.upto, mark.final, mark.whole) for mark in chunk.marks] == [(1, True, True)]
+
+
+def test_a_broken_off_stream_closes_each_choice_once() -> None:
+    """The end of the input closes what is open, and only that."""
+    stream = BY_NAME["chat"].open(n=2)
+    stream.feed(sse(chat_chunk(0, {"content": "a"}), chat_chunk(1, {"content": "bc"}), chat_chunk(0, {}, "stop")))
+    (last,) = stream.finish()
+    assert last.marks == (Mark(1, 2, final=True, whole=True),)
+    assert stream.finish() == []
+
+
+def test_a_rewrite_names_no_opaque_part() -> None:
+    """The new texts of a streamed choice are those of its readable parts; `whole` leaves the unnamed ones out."""
+    parts = (Part("a", "one"), Part("b", "two"), Part("c", "AAAA", "opaque"))
+    message = Message("assistant", parts)
+    edits = (Edit("a", "new"), Edit("c", "never"))
+    assert parts_with_new_texts(message, Replace(edits)) == [(parts[0], "new"), (parts[1], "two")]
+    assert parts_with_new_texts(message, Replace(edits, whole=True)) == [(parts[0], "new")]
+
+
+def test_the_number_of_choices_is_bounded() -> None:
+    """A choice costs memory and a check: a stream has at most 1024."""
+    fed(BY_NAME["chat"].open(), [sse(chat_chunk(1023, {"content": "a"}))])
+    with pytest.raises(UpstreamUnreadable, match="choice 1024 of a stream is beyond the 1024"):
+        fed(BY_NAME["chat"].open(), [sse(chat_chunk(1024, {"content": "a"}))])
+
+
+def test_the_rest_of_an_edited_text_begins_behind_what_was_released() -> None:
+    """A new text that does not begin with the released text cannot be sent."""
+    state = ChoiceState(MessageBuilder(UpstreamUnreadable), released={"a": ["Hel", "lo "]})
+    assert state.remainder(Part("a", "Hello world"), "Hello [removed]") == "[removed]"
+    assert state.remainder(Part("b", "x"), "new") == "new"
+    with pytest.raises(ValueError, match="a: the new text does not begin"):
+        state.remainder(Part("a", "Hello world"), "Goodbye")
+
+
+def test_reasoning_is_not_part_of_the_answer() -> None:
+    """An answer of which only reasoning was released has not begun; what was not released is not listed."""
+    stream = BY_NAME["chat"].open()
+    (thought, text) = stream.feed(sse(chat_chunk(0, {"reasoning_content": "hm"}), chat_chunk(0, {"content": "Hi"})))
+    stream.release(thought)
+    assert stream.state_of(0).nothing_released
+    assert [(part.kind, part.text) for part in stream.released(0).parts] == [("reasoning", "hm")]
+    stream.release(text)
+    assert not stream.state_of(0).nothing_released
+    assert [part.text for part in stream.released(0).parts] == ["hm", "Hi"]
+
+
+def test_the_end_of_a_whole_frame_is_not_sent_twice() -> None:
+    """Only behind a frame that was cut off does the proxy's own ending begin with the end of a frame."""
+    for cut, begin in ((0, b"data: "), (1, b"\n\ndata: ")):
+        stream = BY_NAME["chat"].open()
+        raw = sse(chat_chunk(0, {"content": "Hi"}))
+        chunks = [*stream.feed(raw[: len(raw) - cut]), *stream.finish()]
+        out = b"".join(stream.release(chunk) for chunk in chunks[: 2 - cut])
+        assert out == raw[: len(raw) - cut]
+        assert stream.end(0, Refuse("No.")).startswith(begin)
+
+
+def test_a_protocol_without_ids_has_none() -> None:
+    """Only a reply that a later request can name has an id."""
+    assert BY_NAME["chat"].open().id == ""

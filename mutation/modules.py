@@ -1,0 +1,53 @@
+"""The modules whose tests are measured, and the tests of each: those that mirror the module first, for `-x`."""
+
+from pathlib import Path
+
+PACKAGE = "guardproxy"
+_WIRES = tuple(
+    f"tests/wires/test_{name}.py" for name in ("requests", "replies", "unknown_fields", "streams", "stream_ends")
+)
+
+# A module or a folder of modules, below the package, and the tests that are run for its mutants. A folder's own line
+# holds for its modules without one.
+TESTS: dict[str, tuple[str, ...]] = {
+    "policy.py": ("tests/test_policy.py",),
+    "holdback.py": ("tests/test_holdback.py",),
+    "sse.py": ("tests/test_sse_frames.py", "tests/test_sse.py"),
+    "views": ("tests/test_views.py",),
+    "engine/batching.py": ("tests/engine/test_batching.py",),
+    "engine/decoder/grammar.py": ("tests/engine/test_grammar.py",),
+    "sinks/database/chain.py": ("tests/sinks/test_chain.py",),
+    "pipeline": ("tests/pipeline",),
+    "wires/shared": _WIRES,
+    "wires/shared/base.py": ("tests/wires/test_base.py", *_WIRES),
+    "wires/shared/body.py": ("tests/wires/test_body.py",),
+    "wires/shared/logprob_echo.py": ("tests/wires/test_logprob_echo.py",),
+    "wires/shared/streams.py": ("tests/wires/test_stream_ends.py", "tests/wires/test_streams.py"),
+    "web/paths.py": ("tests/web/test_proxy.py",),
+    "web/proxy.py": ("tests/web/test_proxy.py",),
+}
+
+
+def expand(root: Path, names: list[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the modules that the names choose, with their tests; all for no name. Raises LookupError.
+
+    A name is a module or a folder, with or without the package's name before it.
+    """
+    modules: dict[str, tuple[str, ...]] = {}
+    for place, tests in TESTS.items():
+        path = root / PACKAGE / place
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            modules[file.relative_to(root / PACKAGE).as_posix()] = tests
+    wanted = [name.removeprefix(f"{PACKAGE}/").rstrip("/") for name in names]
+    unknown = [name for name in wanted if not any(_within(module, name) for module in modules)]
+    if unknown:
+        raise LookupError(f"no tests are known for {', '.join(unknown)}: add a line to mutation/modules.py")
+    return [
+        (module, tests)
+        for module, tests in modules.items()
+        if not wanted or any(_within(module, name) for name in wanted)
+    ]
+
+
+def _within(module: str, name: str) -> bool:
+    return module == name or module.startswith(f"{name}/")

@@ -1,0 +1,118 @@
+"""Error responses of an upstream: they are judged as replies are, and pass as a whole or not at all."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from guardproxy.errors import GuardUnavailable
+from guardproxy.pipeline import ErrorReview
+from guardproxy.pipeline.canary import CANARIES
+from guardproxy.policy import BlockPolicy, Rule, SideRules
+from guardproxy.types import Check, Decision, Verdict
+from tests.kit import WordGuard
+from tests.pipeline.test_pipeline import Run, policy, question
+
+
+def quoting(text: str) -> bytes:
+    """An error body that quotes a text."""
+    return json.dumps({"error": {"message": f"cannot parse: {text}", "type": "server_error"}}).encode()
+
+
+def reviewed(body: bytes | None, stream_type: str = "", run: Run | None = None, **changes: Any) -> ErrorReview:
+    """The review of an error body."""
+    run = run or Run()
+    exchange = run.exchange(question(stream=bool(stream_type)), policy(**changes))
+    review = run._with(lambda: run.pipeline.review_error(exchange, body, stream_type))
+    assert isinstance(review, ErrorReview)
+    return review
+
+
+def test_an_empty_error_passes_unrecorded() -> None:
+    """There is nothing to judge in an empty body."""
+    run = Run()
+    assert reviewed(b"", run=run) == ErrorReview(True, "pass", (), "full")
+    assert (run.records, run.guard.asked) == ([], [])
+
+
+@pytest.mark.parametrize("stream_type", ["", "text/event-stream"])
+def test_a_harmless_error_passes(stream_type: str) -> None:
+    """A quoted reply that the guard lets pass goes to the client; it was judged and recorded."""
+    run = Run()
+    body = quoting("a sentence") if not stream_type else b"data: " + quoting("a sentence") + b"\n\n"
+    assert reviewed(body, stream_type, run) == ErrorReview(True, "pass", (), "full")
+    assert [(record.side, record.turn, record.outcome) for record in run.records] == [("assistant", 1, "pass")]
+    assert "a sentence" in run.records[0].text
+
+
+@pytest.mark.parametrize("block", [BlockPolicy(), BlockPolicy("error")])
+def test_a_harmful_error_does_not_pass(block: BlockPolicy) -> None:
+    """A quoted harmful reply stays here, whole or streamed, whether blocks are completions or errors."""
+    run = Run()
+    review = reviewed(quoting("a bomb"), run=run, block=block)
+    assert (review.passes, review.action, review.coverage) == (False, "block", "full")
+    assert review.categories == ("violence_hate",)
+    assert [record.outcome for record in run.records] == ["refuse"]
+    streamed = reviewed(b"data: " + quoting("a bomb") + b"\n\n", "text/event-stream", block=block)
+    assert (streamed.passes, streamed.action) == (False, "block")
+
+
+def test_an_error_is_never_rewritten() -> None:
+    """A rewrite of an error is a refusal of it."""
+    rules = SideRules({"*": (Rule("rewrite", 0.5, "replace"),)})
+    run = Run()
+    assert not reviewed(quoting("a bomb"), run=run, assistant=rules).passes
+    assert [record.outcome for record in run.records] == ["refuse"]
+
+
+@pytest.mark.parametrize(("on_opaque", "passes"), [("block", False), ("flag", True), ("allow", True)])
+@pytest.mark.parametrize("body", [None, b"<html>no JSON</html>", b"\xff"])
+def test_an_unreadable_error_is_decided_as_opaque(body: bytes | None, on_opaque: str, passes: bool) -> None:
+    """A body that cannot be decoded or read is what `on_opaque` of the assistant's side decides."""
+    run = Run()
+    review = reviewed(body, run=run, on_opaque={"user": "allow", "assistant": on_opaque})
+    action = {"block": "block", "flag": "flag", "allow": "pass"}[on_opaque]
+    assert review == ErrorReview(passes, action, (), "partial")  # type: ignore[arg-type]
+    (record,) = run.records
+    assert (record.side, record.turn, record.verdict) == ("assistant", 1, None)
+    assert record.decision == Decision(action, "", (), "opaque")  # type: ignore[arg-type]
+    assert record.outcome == ("pass" if passes else "refuse")
+    assert [item.why for item in record.coverage] == ["opaque: error body that cannot be read"]
+    assert record.error
+
+
+def test_a_stream_of_errors_that_could_not_be_judged_is_partial() -> None:
+    """A guard that fails for an error stream leaves its coverage partial, whatever the policy then decides."""
+    body = b"data: " + quoting("FAIL") + b"\n\n"
+    review = reviewed(body, "text/event-stream", on_guard_error="allow")
+    assert review == ErrorReview(True, "pass", (), "partial")
+    assert reviewed(quoting("FAIL"), on_guard_error="allow").coverage == "partial"
+
+
+@pytest.mark.parametrize(("bad", "good", "trusted"), [(0.9, 0.1, True), (0.5, 0.5, False), (0.1, 0.9, False)])
+def test_a_guard_must_find_the_known_bad_turns_worse(bad: float, good: float, trusted: bool) -> None:
+    """Equal probabilities are not enough; the answer names both."""
+    bads = {message.text for _, message, _ in CANARIES}
+
+    class Scored(WordGuard):
+        async def judge(self, check: Check) -> Verdict:
+            return Verdict(bad if check.turn.text in bads else good, (), "g")
+
+    why = asyncio.run(Run(Scored({})).pipeline.canaries(policy()))
+    assert why == (
+        ""
+        if trusted
+        else f"the guard gives a known-bad user turn P(unsafe) {bad:.3f} and a known-good turn {good:.3f}; "
+        "the first must be higher"
+    )
+
+
+def test_a_guard_that_fails_cannot_be_trusted() -> None:
+    """The reason names the guard's error."""
+
+    class Down(WordGuard):
+        async def judge(self, check: Check) -> Verdict:
+            raise GuardUnavailable("down")
+
+    assert asyncio.run(Run(Down({})).pipeline.canaries(policy())) == "the guard cannot judge: down"
