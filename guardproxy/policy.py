@@ -232,9 +232,13 @@ def _folded(text: str) -> str:
 
 
 def _model_names(model: str) -> set[str]:
-    """The spellings that servers take for the same model: Ollama adds the tag `latest`, Gemini the prefix `models/`."""
+    """The spellings that servers take for the same model.
+
+    Ollama completes a name with its registry, `library/` and the tag `latest`; Gemini's names may begin with `models/`.
+    """
     name = _folded(model)
-    bare = name.removeprefix("models/").removesuffix(":latest")
+    bare = name.removeprefix("registry.ollama.ai/").removeprefix("library/").removeprefix("models/")
+    bare = bare.removesuffix(":latest")
     return {name, bare, f"models/{bare}", f"{bare}:latest"}
 
 

@@ -168,7 +168,9 @@ def test_a_rule_without_a_rewrite_names_none() -> None:
     assert decide(POLICY, "user", verdict(violence_hate=0.5)).how == ""
 
 
-@pytest.mark.parametrize("model", ["Kids", " kids\t", "KIDS:latest", "models/kids", "models/Kids:LATEST"])
+@pytest.mark.parametrize(
+    "model", ["Kids", " kids\t", "KIDS:latest", "models/kids", "models/Kids:LATEST", "library/kids"]
+)
 def test_a_route_holds_for_every_spelling_of_its_model(model: str) -> None:
     """Case, outer white space, Ollama's default tag and Gemini's prefix make no other model."""
     for pattern in ("kids", "KIDS ", "k*s", "kids:latest"):
