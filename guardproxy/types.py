@@ -63,7 +63,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A role and its parts. Several parts are read as the lines of one text."""
+    """A role and its parts: the lines of one text. `views.joined` has the other texts that readers make of them."""
 
     role: Role
     parts: tuple[Part, ...]
