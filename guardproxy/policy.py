@@ -1,8 +1,8 @@
 """Rules, policies and routes, and the decision: the only place that compares probabilities with thresholds. Pure."""
 
-import fnmatch
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
 from annotated_types import Interval, Len
@@ -55,7 +55,7 @@ class SideRules:
         return () if category in SIGNALS else self.by_category.get(ANY, ())
 
 
-# The next four classes are also the shape of their sections in a configuration file: the texts under the fields are
+# The next five classes are also the shape of their sections in a configuration file: the texts under the fields are
 # the descriptions in its JSON schema, the annotations its bounds.
 
 
@@ -101,6 +101,16 @@ class StreamPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class ThreadPolicy:
+    """How far back the current user turn is also judged together with earlier user turns, without the answers."""
+
+    turns: Annotated[int, Interval(ge=0)] = 0
+    """User turns that are joined, the current one included; with 0 or 1, each turn is judged by itself."""
+    characters: Annotated[int, Interval(ge=1)] = 4000
+    """The most characters of the joined text; its oldest characters are left out."""
+
+
+@dataclass(frozen=True, slots=True)
 class JudgeScope:
     """Which texts of a request are judged."""
 
@@ -130,6 +140,7 @@ class Policy:
     block: BlockPolicy = BlockPolicy()
     rewrite: RewritePolicy = RewritePolicy()
     stream: StreamPolicy = StreamPolicy()
+    thread: ThreadPolicy = ThreadPolicy()
     views: tuple[str, ...] = ()
 
     def side(self, side: Side) -> SideRules:
@@ -184,8 +195,8 @@ def worst(decisions: list[Decision]) -> Decision:
 class Route:
     """Chooses a policy for the requests that meet every condition. Patterns are shell globs; `header` is (name, glob).
 
-    `client` is a pattern for the hash of the client's key, as records show it (`web.headers.client_hash`). The policies
-    in `shadow` are applied as well, but only recorded.
+    `client` is a pattern for the hash of the client's key, as records show it (`web.client`). The policies in `shadow`
+    are applied as well, but only recorded.
     """
 
     name: str
@@ -196,16 +207,35 @@ class Route:
     header: tuple[str, str] | None = None
     shadow: tuple[str, ...] = ()
 
-    def matches(self, path: str, model: str, client: str, headers: Mapping[str, str]) -> bool:
-        """Whether a request meets every condition. The names in `headers` are in lower case."""
-        conditions = ((path, self.path), (model, self.model), (client, self.client))
-        if not all(fnmatch.fnmatchcase(value, pattern) for value, pattern in conditions):
+    def matches(self, paths: Collection[str], model: str, client: str, headers: Mapping[str, str]) -> bool:
+        """Whether a request meets every condition.
+
+        `paths` are all spellings of the request's path; the condition holds if any of them matches, so that no other
+        spelling avoids a route. Paths, models and clients are compared without case and outer white space. The names in
+        `headers` are in lower case.
+        """
+        if not any(fnmatchcase(_folded(path), _folded(self.path)) for path in paths):
+            return False
+        if not any(fnmatchcase(name, _folded(self.model)) for name in _model_names(model)):
+            return False
+        if not fnmatchcase(_folded(client), _folded(self.client)):
             return False
         if self.header is None:
             return True
         name, pattern = self.header
         value = headers.get(name.lower())
-        return value is not None and fnmatch.fnmatchcase(value, pattern)
+        return value is not None and fnmatchcase(value.strip(), pattern.strip())
+
+
+def _folded(text: str) -> str:
+    return text.strip().casefold()
+
+
+def _model_names(model: str) -> set[str]:
+    """The spellings that servers take for the same model: Ollama adds the tag `latest`, Gemini the prefix `models/`."""
+    name = _folded(model)
+    bare = name.removeprefix("models/").removesuffix(":latest")
+    return {name, bare, f"models/{bare}", f"{bare}:latest"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +255,21 @@ class PolicySet:
     routes: tuple[Route, ...] = ()
     version: str = ""
 
-    def choose(self, path: str, model: str, client: str, headers: Mapping[str, str]) -> Chosen:
-        """The policy of the first route that matches; the policy `default` if none does."""
+    @property
+    def routing_headers(self) -> frozenset[str]:
+        """The names, in lower case, of the headers on which a route depends."""
+        return frozenset(route.header[0].lower() for route in self.routes if route.header is not None)
+
+    def choose(
+        self, path: str, model: str, client: str, headers: Mapping[str, str], *, spellings: Collection[str] = ()
+    ) -> Chosen:
+        """The policy of the first route that matches; the policy `default` if none does.
+
+        `spellings` are other paths of the same endpoint (`web.paths.spellings`).
+        """
+        paths = (path, *spellings)
         for route in self.routes:
-            if route.matches(path, model, client, headers):
+            if route.matches(paths, model, client, headers):
                 shadow = tuple(self.policies[name] for name in route.shadow)
                 return Chosen(route.name, self.policies[route.policy], shadow)
         return Chosen("default", self.policies["default"])

@@ -247,7 +247,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One frame of a streamed reply: its original bytes, and one mark per choice that it concerns.
+    """One frame of a streamed reply: its bytes (original unless `sse` changes them), and a mark per choice it concerns.
 
     A chunk without marks concerns no choice. `data` is the frame's content and is for the stream that made it only.
     """

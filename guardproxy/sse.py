@@ -1,18 +1,32 @@
 """Splits a stream of bytes into frames, without I/O: server-sent events, JSON lines, or the items of a JSON array.
 
-The frames do not depend on how the input is split. The `raw` bytes of all frames together are the input: comments,
-blank lines, byte order mark and line ends included. The time is linear in the size of the input.
+The frames do not depend on how the input is split. The time is linear in the size of the input.
+
+The rule: nothing in the `raw` bytes of a frame is text that nobody judges. A frame leaves as it came if it consists of
+data and of values from closed sets. Otherwise its `raw` is rewritten, so that every reader takes for data only what
+`data` holds: readers that split lines as `str.splitlines` does (httpx's `iter_lines`, httpx-sse), that ignore the
+format's joining of data lines, or that show comments.
+
+- A comment is dropped, or replaced by KEEP_ALIVE if nothing else is in its event.
+- `id:` with anything but digits and hexadecimal digits, `retry:` with anything but digits, and an `event:` that the
+  protocol does not know are dropped. Any other field is refused.
+- Several data lines become one line.
+- U+0085, U+2028 and U+2029 in JSON are escaped. A control character, which JSON does not allow, is refused.
+- A byte order mark is dropped: official clients lose the first frame to it.
 
 Formats: WHATWG HTML, section 9.2 "Server-sent events"; NDJSON as Ollama sends it (one JSON text per line); the JSON
 array of Google's APIs for streams without `alt=sse`.
 """
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from guardproxy.errors import UpstreamUnreadable
 
 LIMIT = 32 * 1024 * 1024  # bytes of one frame; the last frame of a Responses stream repeats the whole answer
+
+KEEP_ALIVE = b": keep-alive\n\n"  # a comment, which an event stream may contain between two events
 
 _BOM = b"\xef\xbb\xbf"
 _EOL = re.compile(rb"\r\n|\n|\r")
@@ -20,11 +34,21 @@ _IN_ARRAY = re.compile(rb'["{}\[\],]')
 _IN_STRING = re.compile(rb'["\\]')
 _BLANK = b" \t\r\n"
 
+# JSON allows no control character except for these blanks.
+_CONTROLS = bytes(byte for byte in range(32) if byte not in _BLANK)
+_NOT_ORDINARY = _CONTROLS + b"\r"
+# The characters above ASCII at which `str.splitlines` ends a line.
+_SEPARATOR = re.compile(rb"\xc2\x85|\xe2\x80[\xa8\xa9]")
+_ESCAPES = {b"\xc2\x85": rb"\u0085", b"\xe2\x80\xa8": rb"\u2028", b"\xe2\x80\xa9": rb"\u2029"}
+_ID = re.compile(rb"[0-9a-fA-F:.\-]{0,64}")
+_RETRY = re.compile(rb"[0-9]{1,9}")
+
 
 class Frame(NamedTuple):
-    """A frame as it came. `data` is its payload, None for a comment, a blank line or a byte order mark.
+    """A frame. `raw` is what the client may get of it: its own bytes, unless the rule of this module changes them.
 
-    `complete` is False for the last frame of an input that ended in the middle of it.
+    `data` is its payload, None for a comment or a blank line. `event` is the name of the event, whether or not `raw`
+    contains it. `complete` is False for the last frame of an input that ended in the middle of it.
     """
 
     raw: bytes
@@ -49,6 +73,29 @@ def _too_large(limit: int) -> UpstreamUnreadable:
     return UpstreamUnreadable(f"a frame of the stream is larger than {limit} bytes")
 
 
+def one_line(text: bytes) -> bytes:
+    """Return a JSON text in one line for every reader; line ends behind it stay.
+
+    A line break in JSON is outside of strings, where a space means the same. Raises as `without_separators`.
+    """
+    text = without_separators(text)
+    line = text.rstrip(b"\r\n")
+    if b"\r" in line or b"\n" in line:
+        text = line.replace(b"\r", b" ").replace(b"\n", b" ") + text[len(line) :]
+    return text
+
+
+def without_separators(text: bytes) -> bytes:
+    """Return JSON text with the separators escaped at which `str.splitlines` ends a line.
+
+    A separator can only be in a string, where its escape means the same. Raises UpstreamUnreadable for a control
+    character.
+    """
+    if len(text.translate(None, _CONTROLS)) != len(text):
+        raise UpstreamUnreadable("a frame of the stream contains a control character, which JSON does not allow")
+    return text if text.isascii() else _SEPARATOR.sub(lambda found: _ESCAPES[found[0]], text)
+
+
 class _LineDecoder:
     """The base of the decoders of lines: splits off the byte order mark, and finds the ends of lines."""
 
@@ -60,21 +107,19 @@ class _LineDecoder:
         self._scan = 0  # the buffer has been searched for a line end up to here
         self._begun = False  # whether the first bytes have been checked for a byte order mark
 
-    def _bom(self) -> list[Frame] | None:
-        """Return the frame of a byte order mark, if the input begins with it; None while too few bytes have come."""
-        if self._begun:
-            return []
-        head = bytes(self._buffer[:3])
-        if len(head) < 3 and _BOM.startswith(head):
-            return None
-        self._begun = True
-        if head != _BOM:
-            return []
-        del self._buffer[:3]
-        return [Frame(head, None)]
+    def _skip_bom(self) -> bool:
+        """Skip a byte order mark at the start of the input. False while too few bytes have come."""
+        if not self._begun:
+            head = bytes(self._buffer[:3])
+            if len(head) < 3 and _BOM.startswith(head):
+                return False
+            self._begun = True
+            if head == _BOM:
+                del self._buffer[:3]
+        return True
 
-    def _next_line(self, ended: bool) -> bytes | None:
-        """Return the next whole line without its end; None if no line is complete."""
+    def _next_line(self, ended: bool) -> tuple[bytes, bytes] | None:
+        """Return the next whole line and its end; None if no line is complete."""
         found = self._eol.search(self._buffer, self._scan)
         if found is None:
             self._scan = len(self._buffer)
@@ -84,7 +129,7 @@ class _LineDecoder:
             return None
         line = bytes(self._buffer[self._line : found.start()])
         self._line = self._scan = found.end()
-        return line
+        return line, found[0]
 
     def _take(self) -> bytes:
         """Remove the bytes before the current line from the buffer and return them."""
@@ -101,16 +146,24 @@ class _LineDecoder:
 
 
 class Sse(_LineDecoder):
-    """Decodes server-sent events.
+    """Decodes server-sent events; `events` are the names of events that the protocol knows.
 
     The format tells readers to skip a line that is neither a field nor a comment. Here it raises UpstreamUnreadable: a
     client that is not so strict would read a line that nobody has judged.
     """
 
-    def __init__(self, limit: int = LIMIT) -> None:
+    def __init__(self, limit: int = LIMIT, events: Iterable[str] = ()) -> None:
         super().__init__(limit, _EOL)
+        self._names = frozenset(name.encode() for name in events) | {b""}
+        self._start_event()
+
+    def _start_event(self) -> None:
         self._data: list[bytes] = []
         self._event = b""
+        self._kept: list[bytes] = []  # the lines that may leave, with their ends
+        self._data_place = 0  # of the data line in `_kept`
+        self._data_end = b""
+        self._is_changed = False  # `_kept` is not what came
 
     def feed(self, data: bytes) -> list[Frame]:
         """Return the events that `data` completes. Raises UpstreamUnreadable."""
@@ -123,22 +176,24 @@ class Sse(_LineDecoder):
         """Return the rest; a last event without its blank line is an incomplete frame."""
         frames = self._frames(ended=True)
         if self._buffer:
-            self._field(bytes(self._buffer[self._line :]))
+            if line := bytes(self._buffer[self._line :]):
+                self._field(line, b"")
             self._line = len(self._buffer)
-            frames.append(self._frame(complete=False))
+            frames.append(self._frame(b"", complete=False))
         return frames
 
     def _frames(self, ended: bool) -> list[Frame]:
-        frames = self._bom()
-        if frames is None:
-            return []
+        frames: list[Frame] = []
+        if not self._skip_bom():
+            return frames
         if self._line == 0:
             self._take_one_line_events(frames)
-        while (line := self._next_line(ended)) is not None:
+        while (found := self._next_line(ended)) is not None:
+            line, end = found
             if line:
-                self._field(line)
+                self._field(line, end)
             else:
-                frames.append(self._frame(complete=True))
+                frames.append(self._frame(end, complete=True))
         return frames
 
     def _take_one_line_events(self, frames: list[Frame]) -> None:
@@ -146,7 +201,9 @@ class Sse(_LineDecoder):
         buffer, begin, scan = self._buffer, 0, self._scan
         while (end := buffer.find(b"\n", scan)) >= 0 and buffer.startswith(b"\n", end + 1):
             raw = bytes(buffer[begin : end + 2])
-            if not raw.startswith(b"data:") or b"\r" in raw:
+            if not raw.startswith(b"data:") or len(raw.translate(None, _NOT_ORDINARY)) != len(raw):
+                break
+            if not raw.isascii() and _SEPARATOR.search(raw):
                 break
             if len(raw) > self._limit:
                 raise _too_large(self._limit)
@@ -156,28 +213,61 @@ class Sse(_LineDecoder):
             del buffer[:begin]
             self._scan = 0
 
-    def _field(self, line: bytes) -> None:
+    def _field(self, line: bytes, end: bytes) -> None:
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
-            self._data.append(value)
-        elif name == b"event":
-            self._event = value
-        elif name not in (b"", b"id", b"retry"):
+            self._add_data(line, end)
+            return
+        if name not in (b"", b"event", b"id", b"retry"):
             raise UpstreamUnreadable("a line of the event stream is neither a field of the format nor a comment")
+        if name == b"event":
+            self._event = value
+        if (
+            (name == b"event" and value in self._names)
+            or (name == b"id" and _ID.fullmatch(value))
+            or (name == b"retry" and _RETRY.fullmatch(value))
+        ):
+            self._kept.append(line + end)
+        else:
+            self._is_changed = True
 
-    def _frame(self, complete: bool) -> Frame:
+    def _add_data(self, line: bytes, end: bytes) -> None:
+        plain = without_separators(line)
+        self._data.append(plain[4:].removeprefix(b":").removeprefix(b" "))
+        self._data_end = end or self._data_end
+        if len(self._data) == 1:
+            self._data_place = len(self._kept)
+            self._kept.append(plain + end)
+        if len(self._data) > 1 or plain != line:
+            self._is_changed = True
+
+    def _frame(self, end: bytes, complete: bool) -> Frame:
+        """Return the event of the lines so far; `end` is the blank line behind them."""
         try:
             event = self._event.decode()
         except UnicodeDecodeError as error:
             raise UpstreamUnreadable("the name of a stream's event is not UTF-8") from error
-        data = b"\n".join(self._data) if self._data else None
-        self._data, self._event = [], b""
-        return Frame(self._take(), data, event, complete)
+        data = b" ".join(self._data) if self._data else None  # a line break in JSON is a blank: outside of strings
+        raw = self._take()
+        if self._is_changed:
+            raw = self._rewritten(data, end, complete)
+        self._start_event()
+        return Frame(raw, data, event, complete or not raw)
+
+    def _rewritten(self, data: bytes | None, end: bytes, complete: bool) -> bytes:
+        if data is not None and len(self._data) > 1:
+            self._kept[self._data_place] = b"data: " + data + self._data_end
+        if self._kept:
+            return b"".join(self._kept) + end
+        return KEEP_ALIVE if complete else b""
 
 
 class Ndjson(_LineDecoder):
-    """Decodes lines of JSON. A blank line is a frame without data."""
+    """Decodes lines of JSON. A blank line is a frame without data.
+
+    A carriage return inside a line, which some readers take for a line end, becomes a space.
+    """
 
     def __init__(self, limit: int = LIMIT) -> None:
         super().__init__(limit, re.compile(rb"\n"))
@@ -185,11 +275,11 @@ class Ndjson(_LineDecoder):
     def feed(self, data: bytes) -> list[Frame]:
         """Return the lines that `data` completes. Raises UpstreamUnreadable."""
         self._buffer += data
-        frames = self._bom()
-        if frames is None:
-            return []
-        while (line := self._next_line(ended=False)) is not None:
-            frames.append(Frame(self._take(), line.strip(_BLANK) or None))
+        frames: list[Frame] = []
+        if not self._skip_bom():
+            return frames
+        while self._next_line(ended=False) is not None:
+            frames.append(_json_line(self._take(), complete=True))
         self._check()
         return frames
 
@@ -197,7 +287,12 @@ class Ndjson(_LineDecoder):
         """Return the last line, as incomplete, if it has no line end."""
         rest = bytes(self._buffer)
         self._buffer.clear()
-        return [Frame(rest, rest.strip(_BLANK) or None, complete=False)] if rest else []
+        return [_json_line(rest, complete=False)] if rest else []
+
+
+def _json_line(raw: bytes, complete: bool) -> Frame:
+    raw = one_line(raw)
+    return Frame(raw, raw.strip(_BLANK) or None, complete=complete)
 
 
 class JsonArray:
@@ -232,6 +327,7 @@ class JsonArray:
             return [Frame(rest, None, complete=self._closed)]
         if self._closed or self._start < 0:
             raise UpstreamUnreadable("the JSON array contains a value that is not an object")
+        rest = without_separators(rest)  # nothing before the object is changed by it
         return [Frame(rest, rest[self._start :], complete=False)]
 
     def _next_mark(self) -> int:
@@ -260,7 +356,7 @@ class JsonArray:
         elif mark in b"}]":
             self._depth -= 1
             if self._depth == 1:
-                return [self._cut(place + 1, bytes(self._buffer[self._start : place + 1]))]
+                return [self._cut(place + 1)]
         return []
 
     def _outside(self, place: int, mark: bytes) -> list[Frame]:
@@ -276,11 +372,15 @@ class JsonArray:
             return []
         if mark == b"]" and self._depth == 1 and between in (b"", b"["):
             self._depth, self._closed = 0, True
-            return [self._cut(place + 1, None)]
+            return [self._cut(place + 1)]
         raise UpstreamUnreadable("the JSON array contains a value that is not an object")
 
-    def _cut(self, end: int, data: bytes | None) -> Frame:
-        raw = bytes(self._buffer[:end])
+    def _cut(self, end: int) -> Frame:
+        """Return the frame up to `end`: an object with what precedes it, or the end of the array."""
+        if end > self._limit:
+            raise _too_large(self._limit)
+        raw = without_separators(bytes(self._buffer[:end]))
+        frame = Frame(raw, raw[self._start :] if self._start >= 0 else None)
         del self._buffer[:end]
         self._scan, self._start = 0, -1
-        return Frame(raw, data)
+        return frame

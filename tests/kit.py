@@ -12,6 +12,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from guardproxy.app.protocol import WithoutTrailers
 from guardproxy.errors import GuardUnavailable
 from guardproxy.types import Category, Check, Finding, Record, Taxonomy, Verdict
 
@@ -21,7 +22,8 @@ def serve(app: ASGIApp, **options: Any) -> Iterator[str]:
     """Serve `app` with uvicorn in a thread, on a free port of the loopback interface; yield its URL."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        settings = {"log_config": None, "access_log": False, "server_header": False, "date_header": False, **options}
+        settings = {"log_config": None, "access_log": False, "server_header": False, "date_header": False}
+        settings |= {"http": WithoutTrailers, "ws": "none", **options}
         server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=2, **settings))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()

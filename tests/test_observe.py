@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import json
 import logging
 import string
@@ -10,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import structlog
@@ -31,9 +32,12 @@ from guardproxy.observe import (
     request_context,
 )
 from guardproxy.observe.masking import apply_text_rule
+from guardproxy.observe.records import masked_record
 from guardproxy.ports import Sink
 from guardproxy.sinks.database import AuditStore
-from guardproxy.types import Decision, Reason, Record, Usage
+from guardproxy.sinks.jsonl import open_sink as open_jsonl
+from guardproxy.sinks.log import LogSink
+from guardproxy.types import Coverage, Decision, Finding, Reason, Record, Usage, Verdict
 from tests.sinks.kit import PASSED, record
 
 # --- masking ---------------------------------------------------------------------------------------------------------
@@ -606,6 +610,173 @@ def test_libraries_do_not_log_what_they_are_given(
     asyncio.run(write())
     logging.getLogger("httpx").info('HTTP Request: POST https://guard.example "HTTP/1.1 200 OK"')
     assert not {line for line in capsys.readouterr().err.splitlines() if "diary" in line or "HTTP Request" in line}
+
+
+EMAIL = "jane.roe@mail.example"
+
+
+def stuffed(value: Any, text: str) -> Any:
+    """A dataclass with `text` in every string, at any depth."""
+    if isinstance(value, str):
+        return text
+    if isinstance(value, tuple):
+        return tuple(stuffed(item, text) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(
+            value, **{field.name: stuffed(getattr(value, field.name), text) for field in dataclasses.fields(value)}
+        )
+    return value
+
+
+def full_record(text: str) -> Record:
+    """A record with an entry in every list, and `text` in every string."""
+    verdict = Verdict(0.9, (Finding("harm", 0.9, "S1", "text"),), "guard", "taxonomy@1", Usage())
+    decision = Decision("block", "replace", (Reason("harm", 0.9, 0.5, "block"),))
+    coverage = (Coverage("messages[0].content", "user", "text", 5, judged=False, why="opaque: image"),)
+    base = record(1, text="t", error="e")
+    return cast(
+        "Record", stuffed(dataclasses.replace(base, verdict=verdict, decision=decision, coverage=coverage), text)
+    )
+
+
+def kept_and_logged(item: Record, rule: Any, capsys: pytest.CaptureFixture[str], folder: Path) -> str:
+    """What a sink, the audit store, a JSON lines file and the log get of a record."""
+    configure_logging("debug", json=True)
+    sink = Kept()
+    store, lines = AuditStore(f"sqlite:///{folder}/audit.sqlite3"), open_jsonl(f"jsonl://{folder}/audit.jsonl")
+
+    async def run() -> None:
+        sinks: dict[str, Sink] = {"kept": sink, "store": store, "lines": lines, "log": LogSink(text=True)}
+        async with _observing(sinks, text=rule) as (observers, _):
+            await observers.record([item])
+
+    asyncio.run(run())
+    assert len(sink.records) == 1
+    files = b"".join(path.read_bytes() for path in folder.iterdir())
+    return repr(sink.records) + capsys.readouterr().err + files.decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize("rule", ["full", "redacted", "hash", "none"])
+@pytest.mark.parametrize(
+    "around", ["{}", "a {} b", "messages[0].{}.text", "opaque: part of type {}", "x" * 110 + " {}"]
+)
+def test_no_string_of_a_record_leaks(
+    rule: Any, around: str, restored: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Credentials reach no sink under any rule, e-mail addresses only under `full`: in no string of a record."""
+    kept = kept_and_logged(full_record(around.format(SECRET)), rule, capsys, tmp_path)
+    assert "Ab3Ab3" not in kept
+    if rule != "full":
+        (tmp_path / "mail").mkdir()
+        kept = kept_and_logged(full_record(around.format(EMAIL)), rule, capsys, tmp_path / "mail")
+        assert "jane" not in kept
+        assert "roe@" not in kept
+
+
+CLIENT_STRINGS = ("text", "error", "path", "why", "label", "category", "model")
+
+
+@pytest.mark.parametrize("rule", ["hash", "none"])
+@pytest.mark.parametrize("name", CLIENT_STRINGS)
+@given(st.lists(drawn(string.ascii_letters, 1, 9), min_size=2, max_size=5))
+def test_without_texts_no_text_is_kept(rule: Any, name: str, drawn_words: list[str]) -> None:
+    """With `hash` and `none` no words of a client are in a path, a note, an error, a label, a category or the model."""
+    words = " ".join(f"Zq{word}" for word in drawn_words)
+
+    def put(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(put(item) for item in value)
+        if not dataclasses.is_dataclass(value) or isinstance(value, type):
+            return value
+        names = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        changed = {key: words if key == name else put(item) for key, item in names.items()}
+        return dataclasses.replace(value, **changed)
+
+    item = full_record("x")
+    kept = masked_record(put(item), rule)
+    assert "Zq" not in repr(kept)
+
+
+def test_without_texts_the_structure_is_kept() -> None:
+    """Under `none` a record still says which part was not judged and why, and that an error happened."""
+    coverage = (
+        Coverage(
+            "messages[3].content[0].my secret.text", "user", "opaque", 5, judged=False, why="opaque: part of type q"
+        ),
+        Coverage("messages[4].content", "tool", "text", 5, judged=False, why="policy: role tool is not judged"),
+        Coverage("messages[5].content", "user", "text", 5, judged=False, why="guard unavailable"),
+    )
+    item = masked_record(dataclasses.replace(record(1, text="t", error="e", model="gpt-4o"), coverage=coverage), "none")
+    assert [(part.path, part.why) for part in item.coverage] == [
+        ("messages[3].content[0].*.text", "opaque"),
+        ("messages[4].content", "policy: role tool is not judged"),
+        ("messages[5].content", "guard unavailable"),
+    ]
+    assert (item.text, item.error, item.origin.model) == ("", "[not stored]", "gpt-4o")
+
+
+@pytest.mark.parametrize("rule", ["full", "redacted", "hash", "none"])
+def test_ordinary_records_are_kept(rule: Any) -> None:
+    """Names, versions, ids and hashes of ordinary records stay as they are, digits in them included."""
+    base = record(1, text="")
+    origin = dataclasses.replace(
+        base.origin,
+        request_id="012345678901234567890123",
+        client="0123456789abcdef,0301234567012345",
+        model="hf.co/meta-llama/Llama-3.1-8B-Instruct-GGUF:Q4_K_M",
+        upstream="http://10.0.0.3:8000/v1",
+    )
+    verdict = Verdict(0.9, (Finding("self-harm/intent", 0.9, "", "base64"),), "openai/gpt-oss-20b", "mlc@041234567890")
+    coverage = (Coverage("messages[12].content[3].text", "user", "text", 5, judged=True),)
+    item = dataclasses.replace(
+        base, origin=origin, verdict=verdict, coverage=coverage, policy_version="041234567890", id="0" + "9" * 23
+    )
+    kept = masked_record(item, rule)
+    assert dataclasses.replace(kept, text="") == item
+
+
+def test_the_cut_of_a_path_shows_no_piece() -> None:
+    """A path is masked before it is cut, so that no half of an address remains."""
+    for padding in range(100, 125):
+        coverage = (Coverage("k" * padding + "." + EMAIL, "user", "text", 1, judged=True),)
+        item = masked_record(dataclasses.replace(record(1), coverage=coverage), "redacted")
+        assert "jane" not in item.coverage[0].path
+        assert len(item.coverage[0].path) <= 121
+
+
+@pytest.mark.parametrize("field", ["path", "error", "event", "cause", "request_id", "problems"])
+def test_logs_hold_no_personal_data(field: str, restored: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """No field of a log line has an e-mail address; numbers of phones and cards are masked outside of identifiers."""
+    configure_logging("info", json=True)
+    fields = {"event": "x", field: f"/v1/models/{EMAIL}"}
+    structlog.get_logger("any").info(**fields)
+    structlog.get_logger("any").info(
+        "y", error="call +49 30 1234567, upstream http://10.0.0.3:8000", policy="p@041234567890"
+    )
+    first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert "jane" not in json.dumps(first)
+    assert second["error"] == "call [phone], upstream http://10.0.0.3:8000"
+    assert second["policy"] == "p@041234567890"
+
+
+@pytest.mark.parametrize("rule", ["hash", "none"])
+def test_without_texts_no_line_quotes_a_client(rule: Any, restored: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """With `hash` and `none` the lines about a request keep the structure of the path, and no error that quotes it."""
+    configure_logging("info", json=True, text=rule)
+    log = structlog.get_logger("any")
+    log.info("request", path="/v1beta/models/blue zebra:generateContent", status=404)
+    log.warning("request_failed", code="unreadable", error="messages[0].role: must not be 'blue zebra'", cause="zebra")
+    try:
+        int("blue zebra")
+    except ValueError:
+        log.exception("request_broke")
+    log.error("reload_refused", problems=["f.yaml:1:1: is missing"])
+    err = capsys.readouterr().err
+    first, second, _, fourth = (json.loads(line) for line in err.splitlines())
+    assert "zebra" not in err
+    assert (first["path"], first["status"]) == ("/v1beta/models/*:generateContent", 404)
+    assert (second["code"], second["error"]) == ("unreadable", "[not stored]")
+    assert fourth["problems"] == ["f.yaml:1:1: is missing"]
 
 
 def test_unknown_level() -> None:

@@ -1,5 +1,6 @@
 """Thresholds and decisions."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -121,8 +122,8 @@ def test_routes_first_match_wins() -> None:
 
 def test_a_route_without_conditions_takes_every_request() -> None:
     """Path, model and client of a route match everything unless they are given."""
-    assert Route("all", "default").matches("/v1/messages", "gpt-4", "3f2a", {})
-    assert Route("all", "default").matches("", "", "", {})
+    assert Route("all", "default").matches(["/v1/messages"], "gpt-4", "3f2a", {})
+    assert Route("all", "default").matches([""], "", "", {})
 
 
 @given(st.sets(st.sampled_from(["path", "model", "client", "header"])))
@@ -130,13 +131,13 @@ def test_a_route_matches_if_every_given_condition_holds(wrong: set[str]) -> None
     """A single condition that does not hold is enough to leave the route."""
     route = Route("r", "p", path="/v1/*", model="gpt-*", client="3f2a", header=("X-Team", "kids"))
     request = {"path": "/v1/chat", "model": "gpt-4", "client": "3f2a", "header": "kids", **dict.fromkeys(wrong, "no")}
-    matches = route.matches(request["path"], request["model"], request["client"], {"x-team": request["header"]})
+    matches = route.matches([request["path"]], request["model"], request["client"], {"x-team": request["header"]})
     assert matches == (not wrong)
 
 
 def test_a_route_with_a_header_needs_the_header() -> None:
     """A request without the header does not match, not even a pattern that matches the empty text."""
-    assert not Route("r", "p", header=("X-Team", "*")).matches("/", "", "", {})
+    assert not Route("r", "p", header=("X-Team", "*")).matches(["/"], "", "", {})
 
 
 def test_refusals() -> None:
@@ -165,3 +166,27 @@ def test_defaults() -> None:
 def test_a_rule_without_a_rewrite_names_none() -> None:
     """Only a rewrite has a `how`."""
     assert decide(POLICY, "user", verdict(violence_hate=0.5)).how == ""
+
+
+@pytest.mark.parametrize("model", ["Kids", " kids\t", "KIDS:latest", "models/kids", "models/Kids:LATEST"])
+def test_a_route_holds_for_every_spelling_of_its_model(model: str) -> None:
+    """Case, outer white space, Ollama's default tag and Gemini's prefix make no other model."""
+    for pattern in ("kids", "KIDS ", "k*s", "kids:latest"):
+        assert Route("r", "p", model=pattern).matches(["/x"], model, "", {})
+    assert not Route("r", "p", model="kids").matches(["/x"], "kids-2", "", {})
+
+
+def test_a_route_holds_for_every_spelling_of_its_path() -> None:
+    """A condition on the path holds if any spelling of the request's path matches it."""
+    strict = Policy("strict", "v", RULES, RULES)
+    chosen = PolicySet({"default": POLICY, "strict": strict}, (Route("chat", "strict", path="/v1/chat/*"),))
+    assert chosen.choose("/V1/chat/completions", "m", "", {}).route == "chat"
+    assert chosen.choose("/api/chat", "m", "", {}).route == "default"
+    assert chosen.choose("/chat/completions", "m", "", {}, spellings=["/v1/chat/completions"]).route == "chat"
+
+
+def test_values_are_compared_without_outer_space() -> None:
+    """White space around the value of a header makes no other value."""
+    route = Route("r", "p", header=("X-Team", "kids"))
+    assert route.matches(["/x"], "m", "", {"x-team": " kids\t"})
+    assert PolicySet({}, (route, Route("s", "p"))).routing_headers == {"x-team"}

@@ -1,12 +1,18 @@
 """A service built from its settings: its start, and changes of the configuration file."""
 
+import json
 import shutil
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -14,10 +20,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from structlog.testing import capture_logs
 
 from guardproxy.app import Service, read
 from guardproxy.families.openai_moderation import OMNI
-from tests.kit import serve
+from tests.kit import Scripted, ScriptedUpstream, serve
 
 CONFIG = """
 version: 1
@@ -97,6 +104,23 @@ def test_a_guard_that_comes_back_makes_it_ready(judge: Judge, config: Path) -> N
         until(lambda: is_ready(url))
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+def test_headers_of_the_upstream_that_the_file_allows(config: Path, allowed: bool) -> None:
+    """A header with a text leaves with a judged reply only if `upstream.response_headers` names it."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": "fine"}, "finish_reason": "stop"}
+    headers = {"content-type": "application/json", "x-note": "some words of text"}
+    upstream = ScriptedUpstream([Scripted([json.dumps({"choices": [choice]}).encode()], headers=headers)])
+    with serve(upstream) as below:
+        names = ", response_headers: [x-note]" if allowed else ""
+        config.write_text(config.read_text().replace('"http://127.0.0.1:9"', f'"{below}"{names}'))
+        source = read(str(config), None)
+        with serve(Service(source.file, source).app) as url:
+            until(lambda: is_ready(url))
+            chat = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+            answer = httpx.post(f"{url}/v1/chat/completions", json=chat)
+    assert (answer.status_code, "x-note" in answer.headers) == (200, allowed)
+
+
 def test_a_change_while_it_loads_is_taken_up(config: Path) -> None:
     """A change of the file during the start is applied after it."""
     source = read(str(config), None)
@@ -119,6 +143,142 @@ def test_a_mistake_while_it_loads_does_not_end_the_watching(config: Path, mistak
         config.write_text(good)
         new = changed(config)
         until(lambda: in_force(url) == new)
+
+
+ROUTED = """routes:
+  - {name: kids, policy: strict, when: {header: {x-team: kids}}}
+"""
+
+
+def write_slowly(path: Path, text: str, pieces: int) -> None:
+    """Write a file in pieces, with pauses that are shorter than the time between two looks at it."""
+    size = len(text) // pieces + 1
+    with path.open("w") as file:
+        for start in range(0, len(text), size):
+            file.write(text[start : start + size])
+            file.flush()
+            time.sleep(0.4)
+
+
+def test_a_file_that_is_being_written_is_not_read(config: Path) -> None:
+    """No version of a file that is still being written comes into force, only the complete file."""
+    source = read(str(config), None)
+    padding = "".join(f"# line {number}\n" for number in range(200))
+    whole = config.read_text().replace("block: 0.5", "block: 0.25") + padding
+    seen: list[Any] = []
+    with serve(Service(source.file, source).app) as url, capture_logs() as logs:
+        until(lambda: is_ready(url))
+        writer = threading.Thread(target=write_slowly, args=(config, whole, 10))
+        writer.start()
+        while writer.is_alive():
+            seen.append(in_force(url))
+            time.sleep(0.05)
+        until(lambda: in_force(url) == read(str(config), None).file.version)
+    assert set(seen) == {source.file.version}
+    assert [line["event"] for line in logs if line["event"].startswith(("reload", "policies_"))] == [
+        "policies_reloaded"
+    ]
+
+
+@pytest.mark.parametrize("rest", ["", "# nothing\n", "version: 1\n", "version: 1\npolicies:\n"])
+def test_a_file_that_has_lost_its_policies_is_refused(config: Path, rest: str) -> None:
+    """A file without its policies does not bring the built-in policy into force."""
+    source = read(str(config), None)
+    with serve(Service(source.file, source).app) as url, capture_logs() as logs:
+        until(lambda: is_ready(url))
+        config.write_text(rest)
+        until(lambda: any(line["event"] == "reload_refused" for line in logs))
+        assert in_force(url) == source.file.version
+
+
+def test_a_file_that_has_lost_its_routes_is_refused(config: Path) -> None:
+    """Routes end by an empty list; a file in which they are missing may be half-written."""
+    without = config.read_text()
+    two = without.replace("default: {unsafe", "strict: {unsafe: {block: 0.1}}\n  default: {unsafe")
+    config.write_text(two + ROUTED)
+    source = read(str(config), None)
+    with serve(Service(source.file, source).app) as url, capture_logs() as logs:
+        until(lambda: is_ready(url))
+        config.write_text(without)
+        until(lambda: any("routes: was in the file and is missing" in str(line.get("problems")) for line in logs))
+        assert in_force(url) == source.file.version
+        config.write_text(without + "routes: []\n")
+        until(lambda: in_force(url) == read(str(config), None).file.version)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n"])
+def test_an_empty_file_does_not_start(tmp_path: Path, text: str) -> None:
+    """The command refuses an empty file; it does not serve with the built-in policy."""
+    path = tmp_path / "guardproxy.yaml"
+    path.write_text(text)
+    command = [sys.executable, "-m", "guardproxy", "serve", "--port", "0", "--config", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    assert "the file has no settings" in done.stderr
+
+
+SERVER = """
+paths: {allow: ["GET /v1/models"]}
+server: {hosts: [guard.example], origins: ["https://app.example.com"]}
+"""
+
+
+def test_the_command_serves_without_trailers_and_foreign_pages(config: Path, tmp_path: Path) -> None:
+    """`guardproxy serve` as a process: trailers are no headers; other hosts and origins are refused."""
+    scripted = ScriptedUpstream([Scripted([b"{}"])])
+    with serve(scripted) as upstream:
+        text = config.read_text().replace("http://127.0.0.1:9", upstream)
+        text = text.replace("default: {unsafe", "lax: {unsafe: {flag: 0.5}}\n  default: {unsafe")
+        config.write_text(text + SERVER + ROUTED.replace("strict", "lax"))
+        with started(config, tmp_path) as url, httpx.Client(trust_env=False, timeout=20) as http:
+            body = b'{"model": "m", "messages": [{"role": "user", "content": "kill"}]}'
+            request = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n"
+            request += b"connection: close\r\n\r\n%x\r\n%s\r\n0\r\nx-team: kids\r\n\r\n" % (len(body), body)
+            assert b"x-guardproxy-action: block" in exchanged(url, request)
+            passed = http.post(url + "/v1/chat/completions", content=body, headers={"x-team": "kids"})
+            assert passed.headers["x-guardproxy-action"] == "flag"
+            for headers, status in (
+                ({"host": "evil.example"}, 421),
+                ({"host": "guard.example"}, 200),
+                ({"origin": "https://evil.example"}, 403),
+                ({"origin": "https://app.example.com"}, 200),
+            ):
+                assert http.get(url + "/v1/models", headers=headers).status_code == status
+    assert len(scripted.seen) == 3
+
+
+def exchanged(url: str, request: bytes) -> bytes:
+    """The answer to raw bytes."""
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        connection.sendall(request)
+        return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
+@contextmanager
+def started(config: Path, folder: Path) -> Iterator[str]:
+    """Run `guardproxy serve` with a configuration; yield its URL once it is ready."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "guardproxy", "serve", "--port", str(port), "--config", str(config)]
+    with (folder / "log").open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+        try:
+            url = f"http://127.0.0.1:{port}"
+
+            def ready() -> bool:
+                assert process.poll() is None, (folder / "log").read_text()
+                try:
+                    return is_ready(url)
+                except httpx.TransportError:
+                    return False
+
+            until(ready, 90)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(30)
 
 
 @pytest.mark.parametrize(

@@ -27,11 +27,13 @@ from guardproxy.registry import load
 from guardproxy.settings import Settings
 from guardproxy.settings import load as load_settings
 from guardproxy.sinks.database import default_store_url
+from guardproxy.web.answers import AnswerHeaders
 from guardproxy.web.app import create_app
 from guardproxy.web.moderations import moderations
 from guardproxy.web.paths import PathList
 from guardproxy.web.proxy import LivePolicies, Proxy
 from guardproxy.web.upstream import Upstream
+from guardproxy.web.visitors import Visitors, is_loopback
 
 log = structlog.get_logger("guardproxy")
 
@@ -82,6 +84,7 @@ class Service:
     ) -> None:
         self._settings = settings
         self._source = source
+        self._sections = source.file.sections
         self._on_failure = on_failure
         self._canaries_s = canaries_s
         self.failure: GuardproxyError | None = None
@@ -115,10 +118,11 @@ class Service:
             wires=_wires(settings.wires),
             policies=self._policies,
             allow=PathList(settings.paths.allow),
-            refuse=PathList(settings.paths.refuse),
+            refuse=PathList(settings.paths.refuse, wide=True),
             limits=settings.limits,
             metrics=self._metrics,
             ready=lambda: self._reason,
+            answer_headers=AnswerHeaders(settings.upstream.response_headers),
         )
         return create_app(
             proxy,
@@ -128,6 +132,9 @@ class Service:
             lifespan=self._lifespan,
             routes=[Route("/v1/moderations", endpoint, methods=["POST"])],
             own_paths=["/v1/moderations"],
+            visitors=Visitors(
+                settings.server.hosts, settings.server.origins, loopback=is_loopback(settings.server.host)
+            ),
         )
 
     @contextlib.asynccontextmanager
@@ -183,38 +190,56 @@ class Service:
         if path is None:
             return
         # From before the weights were loaded, so that a change during that time is noticed.
-        applied = self._source.stamp
+        applied = before = self._source.stamp
         while True:
             current = _stamp(path)
-            if current != applied:
+            # A file that is still being written would be read in part, so wait until it has stopped changing.
+            if current != applied and current == before and await self._reload(path, current):
                 applied = current
-                await self._reload(path)
+            before = current
             await asyncio.sleep(_RELOAD_S)
 
-    async def _reload(self, path: str) -> None:
-        """Apply the file's policies; if it has mistakes, log them and keep the current policies."""
-        names = catalogue(builtin_only=self._source.builtin_only)
+    async def _reload(self, path: str, stamp: FileStamp) -> bool:
+        """Apply the file's policies; if it has mistakes, log them and keep the current policies.
+
+        Returns False, and applies nothing, if the file has changed while it was read.
+        """
         try:
-            settings = await asyncio.to_thread(load_settings, path, os.environ, names)
-            _check_reload(self._source.file, settings)
-            openers = _actions(settings.policies.policies)
-            reason = await self._pipeline.canaries(settings.policies.policies["default"])
+            settings, openers, reason = await self._read_again(path)
+            problems = [reason] if reason else []
         except ConfigError as error:
-            log.error("reload_refused", problems=error.problems, in_force=self._policies.current.version)
-            return
+            problems = error.problems
         except Exception:  # keep following the file: its next version may work
             log.exception("reload_broke", in_force=self._policies.current.version)
-            return
-        if reason:
-            log.error("reload_refused", problems=[reason], in_force=self._policies.current.version)
-            return
+            return True
+        if _stamp(path) != stamp:
+            return False
+        if problems:
+            log.error("reload_refused", problems=problems, in_force=self._policies.current.version)
+            return True
         self._pipeline.use(openers)
         self._policies.current = settings.policies
+        self._sections = settings.sections
         log.info("policies_reloaded", policy=settings.policies.version)
+        return True
+
+    async def _read_again(self, path: str) -> tuple[Settings, Mapping[str, Callable[[Policy], Action]], str]:
+        """The file's settings, the openers of their actions, and why the guard fails with them. Raises ConfigError."""
+        names = catalogue(builtin_only=self._source.builtin_only)
+        settings = await asyncio.to_thread(load_settings, path, os.environ, names)
+        _check_reload(self._source.file, settings, self._sections)
+        openers = _actions(settings.policies.policies)
+        return settings, openers, await self._pipeline.canaries(settings.policies.policies["default"])
 
 
-def _check_reload(old: Settings, new: Settings) -> None:
-    """Raise ConfigError if a change needs a restart."""
+def _check_reload(old: Settings, new: Settings, sections: frozenset[str]) -> None:
+    """Raise ConfigError if a change needs a restart. `sections` are those of the file when it was last applied.
+
+    A section that has gone would silently put the built-in policy in force; the file may be half-written.
+    """
+    if gone := sorted(sections - new.sections):
+        names = ", ".join(gone)
+        raise ConfigError(f"{new.name}: {names}: was in the file and is missing now; complete the file, or restart")
     fixed = ("server", "upstream", "guard", "members", "taxonomy", "wires", "limits", "paths", "audit", "log")
     changed = [name for name in fixed if getattr(old, name) != getattr(new, name)]
     if changed:

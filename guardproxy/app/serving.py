@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+from guardproxy.app.protocol import WithoutTrailers
 from guardproxy.app.service import ConfigSource, Service, read
 from guardproxy.demo.process import start_demo
 from guardproxy.errors import ConfigError, GuardproxyError
@@ -31,7 +32,7 @@ def serve(settings: Settings, source: ConfigSource) -> int:
     """Serve until stopped; return the exit status. Raises ConfigError if the guard or demo upstream cannot start."""
     port = _free_port(settings.server.host, settings.server.port)
     settings = replace(settings, server=replace(settings.server, port=port))
-    configure_logging(settings.log.level, json=_as_json(settings))
+    configure_logging(settings.log.level, json=_as_json(settings), text=settings.audit.text)
     with contextlib.ExitStack() as stack:
         upstream = settings.upstream.url
         if upstream == "demo":
@@ -124,7 +125,7 @@ def worker() -> ASGIApp:
         sys.stderr.write("".join(f"{problem}\n" for problem in error.problems))
         raise SystemExit(1) from None
     settings = replace(source.file, upstream=replace(source.file.upstream, url=arguments["upstream"]))
-    configure_logging(settings.log.level, json=_as_json(settings))
+    configure_logging(settings.log.level, json=_as_json(settings), text=settings.audit.text)
     # uvicorn sets this for access_log=False before it calls the factory, and configure_logging undoes it.
     logging.getLogger("uvicorn.access").propagate = False
     try:
@@ -146,6 +147,8 @@ def _options(settings: Settings) -> dict[str, Any]:
     return {
         "host": settings.server.host,
         "port": settings.server.port,
+        "http": WithoutTrailers,
+        "ws": "none",
         "log_config": None,
         "access_log": False,
         "server_header": False,  # the upstream's headers pass through

@@ -12,12 +12,40 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from guardproxy.errors import ConfigError
-from guardproxy.observe.masking import mask_credentials
+from guardproxy.observe.masking import TextRule, mask_credentials, mask_emails, mask_personal_data
+from guardproxy.observe.records import NOT_STORED
 
-# Identifiers look as random as keys do, so under these names only credentials of a known format are masked.
-_IDENTIFIERS = frozenset({"id", "request_id", "record", "client", "policy_version", "taxonomy", "hash", "timestamp"})
+# Identifiers look as random as keys do, and their digits like phone numbers, so under these names only credentials of a
+# known format and e-mail addresses are masked.
+_IDENTIFIERS = frozenset(
+    {
+        *(
+            "id",
+            "request_id",
+            "record",
+            "client",
+            "policy",
+            "policy_version",
+            "version",
+            "in_force",
+            "taxonomy",
+            "hash",
+        ),
+        "timestamp",
+    }
+)
 _SECRET_NAME = re.compile(
     r"(?:\A|[-_])(?:authorization|cookie|passw(?:or)?d|secret|token|api[-_]?key)s?\Z", re.IGNORECASE
+)
+# The lines that may quote a client's text, and the segments of the protocols' paths.
+_REQUEST_EVENTS = frozenset({"request", "request_failed", "request_broke", "stream_unreadable", "upstream_retry"})
+_SEGMENT = re.compile(r"[^/:]+")
+_API_SEGMENTS = frozenset(
+    {
+        *("anthropic", "api", "chat", "completions", "count_tokens", "countTokens", "deployments", "embeddings"),
+        *("generate", "generateContent", "messages", "models", "moderations", "openai", "responses", "show"),
+        *("streamGenerateContent", "tags", "v1", "v1alpha", "v1beta", "version"),
+    }
 )
 _MAX_DEPTH = 6
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
@@ -36,7 +64,7 @@ def _names_a_secret(name: str) -> bool:
 
 def _masked(value: Any, depth: int, *, guess: bool = True) -> Any:
     if isinstance(value, str):
-        return mask_credentials(value, guess=guess)
+        return _masked_text(value, guess=guess)
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, Mapping) and depth < _MAX_DEPTH:
@@ -44,8 +72,13 @@ def _masked(value: Any, depth: int, *, guess: bool = True) -> Any:
     if isinstance(value, list | tuple | set | frozenset) and depth < _MAX_DEPTH:
         return [_masked(item, depth + 1, guess=guess) for item in value]
     if isinstance(value, bytes | bytearray):
-        return mask_credentials(bytes(value).decode("utf-8", "replace"), guess=guess)
-    return mask_credentials(str(value), guess=guess)
+        return _masked_text(bytes(value).decode("utf-8", "replace"), guess=guess)
+    return _masked_text(str(value), guess=guess)
+
+
+def _masked_text(text: str, *, guess: bool) -> str:
+    """Mask a text. IP addresses stay: those in the log are the upstream's and the server's own."""
+    return mask_personal_data(text, addresses=False) if guess else mask_emails(mask_credentials(text, guess=False))
 
 
 def _masked_field(name: str, value: Any, depth: int) -> Any:
@@ -55,8 +88,23 @@ def _masked_field(name: str, value: Any, depth: int) -> Any:
     return _masked(value, depth, guess=name not in _IDENTIFIERS)
 
 
+def _withheld(name: str, value: Any) -> Any:
+    """A field of a line about a request, without the client's text that it may quote."""
+    if name == "path" and isinstance(value, str):
+        return _SEGMENT.sub(lambda match: match.group() if match.group() in _API_SEGMENTS else "*", value)
+    return NOT_STORED if name in {"error", "cause", "exception"} and value else value
+
+
+def withhold_texts(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Remove a client's text from the lines about its request. This is a structlog processor."""
+    if event.get("event") in _REQUEST_EVENTS:
+        for name in event:
+            event[name] = _withheld(name, event[name])
+    return event
+
+
 def mask_event(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Mask credentials at any depth of any field, and every field whose name stands for a credential.
+    """Mask credentials and personal data at any depth of any field, and every field whose name stands for a credential.
 
     This is a structlog processor.
     """
@@ -80,11 +128,12 @@ def _escape_controls(logger: WrappedLogger, method: str, event: EventDict) -> Ev
     return event
 
 
-def configure_logging(level: str = "info", *, json: bool | None = None) -> None:
+def configure_logging(level: str = "info", *, json: bool | None = None, text: TextRule = "redacted") -> None:
     """Send the logs of structlog and of the standard library, including uvicorn's, to standard error.
 
-    `json` selects JSON lines; None selects them unless standard error is a terminal. Start uvicorn with
-    `log_config=None`, otherwise it configures its loggers again. Raises ConfigError for an unknown `level`.
+    `json` selects JSON lines; None selects them unless standard error is a terminal. `text` is the rule `audit.text`:
+    with `hash` and `none` no line quotes a client's text. Start uvicorn with `log_config=None`, otherwise it configures
+    its loggers again. Raises ConfigError for an unknown `level`.
     """
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
@@ -98,7 +147,9 @@ def configure_logging(level: str = "info", *, json: bool | None = None) -> None:
     ]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_processors_of_event(as_json))
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared, processors=_processors_of_event(as_json, withhold=text in ("hash", "none"))
+        )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -118,7 +169,7 @@ def configure_logging(level: str = "info", *, json: bool | None = None) -> None:
     )
 
 
-def _processors_of_event(as_json: bool) -> list[Processor]:
+def _processors_of_event(as_json: bool, *, withhold: bool) -> list[Processor]:
     """Return the processors that run once structlog and standard-library records have become the same kind of event."""
     # Exceptions become text before the masking, so that they are masked too. Local variables, which hold users' texts,
     # are not formatted.
@@ -126,6 +177,7 @@ def _processors_of_event(as_json: bool) -> list[Processor]:
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
         _drop_color_message,
         structlog.processors.format_exc_info,
+        *([withhold_texts] if withhold else []),
         mask_event,
     ]
     if as_json:

@@ -228,21 +228,25 @@ def _replace_spans(text: str, find: Callable[[str], Iterator[Span]], placeholder
     return "".join([*pieces, text[at:]]) if pieces else text
 
 
-def mask_personal_data(text: str) -> str:
+def mask_emails(text: str) -> str:
+    """Mask e-mail addresses in `text`."""
+    return _EMAIL.sub("[email]", text) if "@" in text else text
+
+
+def mask_personal_data(text: str, *, addresses: bool = True) -> str:
     """Mask credentials, e-mail addresses, phone, card and bank account numbers and IP addresses in `text`.
 
-    Names, postal addresses and the subject stay, because a reviewer must be able to understand the text.
+    Names, postal addresses and the subject stay, because a reviewer must be able to understand the text. Without
+    `addresses`, IP addresses stay as well.
     """
-    text = mask_credentials(text)
-    if "@" in text:
-        text = _EMAIL.sub("[email]", text)
+    text = mask_emails(mask_credentials(text))
     if not _DIGITS.search(text):
         return text
     text = _replace_spans(text, _ibans, "[iban]")
     text = _replace_spans(text, _cards, "[card]")
-    if ":" in text:
-        text = _IPV6.sub(_masked_ipv6, text)
-    return _PHONE.sub("[phone]", _IPV4.sub("[ip]", text))
+    if addresses:
+        text = _IPV4.sub("[ip]", _IPV6.sub(_masked_ipv6, text) if ":" in text else text)
+    return _PHONE.sub("[phone]", text)
 
 
 def apply_text_rule(text: str, rule: TextRule) -> str:

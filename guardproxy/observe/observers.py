@@ -3,15 +3,14 @@
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import lru_cache
 
 import structlog
 from tenacity import AsyncRetrying, stop_after_attempt, wait_exponential
 
 from guardproxy.errors import AuditUnavailable
-from guardproxy.observe.masking import TextRule, apply_text_rule, mask_credentials
+from guardproxy.observe.masking import TextRule
 from guardproxy.observe.metrics import Metrics
+from guardproxy.observe.records import masked_record
 from guardproxy.ports import Sink
 from guardproxy.types import Record
 
@@ -23,41 +22,6 @@ _ATTEMPTS = 3
 _log = structlog.get_logger("guardproxy.audit")
 
 
-_PATH_CHARACTERS = 120  # the most characters of a part's path in a record
-# The same few names occur in most records.
-_masked_known_name = lru_cache(maxsize=4096)(mask_credentials)
-
-
-def _masked_name(text: str) -> str:
-    """Mask credentials in a name. Clients choose some names, so long names do not go through the cache."""
-    return _masked_known_name(text) if len(text) <= 200 else mask_credentials(text)
-
-
-def _short(path: str) -> str:
-    """Return the start of a path: it contains keys that a client chooses, which may be long and may be text."""
-    return path if len(path) <= _PATH_CHARACTERS else f"{path[:_PATH_CHARACTERS]}…"
-
-
-def masked_record(record: Record, rule: TextRule) -> Record:
-    """Return the record that sinks may see: `rule` applied to its text, credentials masked in every name."""
-    origin = record.origin
-    named = replace(
-        origin,
-        model=_masked_name(origin.model),
-        upstream=_masked_name(origin.upstream),
-        route=_masked_name(origin.route),
-    )
-    return replace(
-        record,
-        text=apply_text_rule(record.text, rule),
-        error=apply_text_rule(record.error, "full" if rule == "full" else "redacted"),
-        origin=named,
-        coverage=tuple(
-            replace(part, path=_masked_name(_short(part.path)), why=_masked_name(part.why)) for part in record.coverage
-        ),
-    )
-
-
 class _PendingRecord:
     """A record on its way to the sinks. It is masked once, for all sinks."""
 
@@ -66,7 +30,8 @@ class _PendingRecord:
         self._rule = rule
         self._task: asyncio.Task[Record] | None = None
         self._masked: Record | None = None
-        self.characters = len(record.text) + len(record.origin.model)
+        self.characters = len(record.text) + len(record.error) + len(record.origin.model)
+        self.characters += sum(len(part.path) + len(part.why) for part in record.coverage)
 
     async def masked(self) -> Record:
         if self._masked is None:

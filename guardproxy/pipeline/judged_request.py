@@ -11,7 +11,7 @@ from guardproxy.types import Decision, Edit, Message, Pass, Refuse, Replace
 
 @dataclass(frozen=True, slots=True)
 class JudgedRequest:
-    """The judged turns of a request in order, a joined turn last; `new_texts` of rewritten parts by their path."""
+    """The judged turns of a request in order, joined turns last; `new_texts` of rewritten parts by their path."""
 
     turns: tuple[JudgedTurn, ...]
     new_texts: Mapping[str, str]
@@ -89,3 +89,8 @@ def new_texts_of(judged: Iterable[JudgedTurn]) -> dict[str, str]:
         if isinstance(judged_turn.outcome, Replace):
             texts |= texts_after(judged_turn.turn.message, judged_turn.outcome)
     return texts
+
+
+def undecoded_paths(judged: Iterable[JudgedTurn]) -> frozenset[str]:
+    """The paths of the parts of every turn that has encodings that were not decoded."""
+    return frozenset(part.path for turn in judged if turn.undecoded for part in turn.turn.message.parts)

@@ -34,7 +34,7 @@ from guardproxy.types import (
     Verdict,
 )
 from guardproxy.verdicts import worst_of_views
-from guardproxy.views import View, views
+from guardproxy.views import View, Views, joined, views_of
 
 T = TypeVar("T")
 
@@ -59,6 +59,7 @@ class JudgedTurn:
 
     `verdict` is None if the turn has no readable text or the guard is unavailable; `error` says why the guard gave
     none. `latency_s` is how long judging took, in seconds; `choice` is the index of the choice in a reply.
+    `undecoded`: the bounds of the views ended before everything that looks encoded was decoded.
     """
 
     turn: Turn
@@ -68,12 +69,23 @@ class JudgedTurn:
     error: str = ""
     latency_s: float = 0.0
     choice: int = 0
+    undecoded: bool = False
 
     @property
     def passed(self) -> bool:
-        """Whether the guard judged the turn and the decision leaves it unchanged."""
+        """Whether the guard judged the whole turn and the decision leaves it unchanged."""
         unchanged = SEVERITY[self.decision.action] <= SEVERITY["flag"]
-        return self.verdict is not None and not self.error and unchanged
+        return self.verdict is not None and not self.error and not self.undecoded and unchanged
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The verdict on a message and the decision; `error` and `undecoded` as in `JudgedTurn`."""
+
+    verdict: Verdict | None
+    decision: Decision
+    error: str = ""
+    undecoded: bool = False
 
 
 class Judging:
@@ -94,46 +106,68 @@ class Judging:
     async def judge(
         self, context: Sequence[Message], message: Message, policy: Policy, stream: str | None = None
     ) -> tuple[Verdict | None, Decision, str]:
-        """Return the verdict, the decision, and the guard's error (empty if there is none). `context` is recent.
+        """Return the verdict, the decision and the error of `judgement`."""
+        judged = await self.judgement(context, message, policy, stream)
+        return judged.verdict, judged.decision, judged.error
+
+    async def judgement(
+        self,
+        context: Sequence[Message],
+        message: Message,
+        policy: Policy,
+        stream: str | None = None,
+        thread: str = "",
+    ) -> Judgement:
+        """Judge a message. `context` is recent; `thread`, if any, is the text of the user turns to join before it.
 
         1. The guard judges the readable text, in its context and in every view. The policy's rules decide.
         2. If the guard is overloaded or fails in any way, there is no verdict, not even for the views that it judged:
            `on_overload` or `on_guard_error` decides. A failure never counts as "safe".
-        3. If the message has opaque parts, `on_opaque` decides as well, and the more severe decision applies.
+        3. If the message has opaque parts, or encodings that were not decoded, `on_opaque` decides as well, and the
+           more severe decision applies.
 
         A message without text and without opaque parts passes. Other exceptions propagate, and nothing is released.
         """
-        verdict, decision, error = None, Decision("pass", "", ()), ""
-        if message.text.strip():
+        verdict, decision, error, complete = None, Decision("pass", "", ()), "", True
+        if message.text.strip():  # not `says_something`: hidden text has views, and a guard may know mere signs
+            views = _views(message, policy.views)
+            complete = views.complete
             try:
-                verdict = await self._verdict(tuple(context), message, policy, stream)
+                behind = _behind(thread, message.text, policy.thread.characters)
+                verdict = await self._verdict(tuple(context), message, views.views, behind, stream)
                 decision = decide(policy, message.side, verdict)
             except Overloaded as failure:  # a GuardUnavailable too, so it must come first
                 decision, error = on_failure(policy.on_overload, "overload"), str(failure)
             except GuardUnavailable as failure:
                 decision, error = on_failure(policy.on_guard_error, "guard_error"), str(failure)
-        if message.opaque:
+        if message.opaque or not complete:
             decision = worst([decision, on_failure(policy.on_opaque[message.side], "opaque")])
-        return verdict, decision, error
+        return Judgement(verdict, decision, error, not complete)
 
     async def _verdict(
-        self, context: tuple[Message, ...], message: Message, policy: Policy, stream: str | None
+        self, context: tuple[Message, ...], message: Message, views: Iterable[View], thread: str, stream: str | None
     ) -> Verdict:
+        """The worst verdict on the message, its views, and its text behind `thread`, which has no context."""
         started = time.perf_counter()
         checks = [("text", Check(Conversation((*context, message)), message.side, stream))]
-        for view in _views(message.text, policy.views):
+        for view in views:
             viewed = Message(message.role, (Part(message.parts[0].path, view.text),))
             checks.append((view.name, Check(Conversation((*context, viewed)), message.side)))
+        if thread:
+            joined = Message(message.role, (Part(message.parts[0].path, thread),))
+            checks.append(("thread", Check(Conversation((joined,)), message.side)))
         verdicts = await gathered([self.guard.judge(check) for _, check in checks])
         verdict = worst_of_views([(name, verdict) for (name, _), verdict in zip(checks, verdicts, strict=True)])
         self._metrics.guard(time.perf_counter() - started, verdict.usage)
         return verdict
 
-    async def act(self, context: Sequence[Message], message: Message, decision: Decision, policy: Policy) -> Outcome:
-        """The outcome for `message`; a rewritten text is judged again in the same context."""
+    async def act(
+        self, context: Sequence[Message], message: Message, decision: Decision, policy: Policy, thread: str = ""
+    ) -> Outcome:
+        """The outcome for `message`; a rewritten text is judged again in the same context, behind the same thread."""
 
         async def judge_again(candidate: Message) -> Decision:
-            return (await self.judge(context, candidate, policy))[1]
+            return (await self.judgement(context, candidate, policy, thread=thread)).decision
 
         return await self.outcome_of(message, decision, policy, judge_again)
 
@@ -151,11 +185,13 @@ class Judging:
         started = time.perf_counter()
         policy = exchange.policy
         readable = in_scope(turn.message, policy.judge)
-        verdict, decision, error = await self.judge(context, readable, policy)
-        outcome = await self.act(context, readable, decision, policy)
+        judged = await self.judgement(context, readable, policy, thread=turn.thread)
+        decision = judged.decision
+        outcome = await self.act(context, readable, decision, policy, turn.thread)
         if isinstance(outcome, Replace) and exchange.request.structured and turn.message.role == "assistant":
             outcome = refusal(policy, decision)
-        return JudgedTurn(turn, verdict, decision, outcome, error, time.perf_counter() - started, choice)
+        seconds = time.perf_counter() - started
+        return JudgedTurn(turn, judged.verdict, decision, outcome, judged.error, seconds, choice, judged.undecoded)
 
     async def record(
         self,
@@ -226,12 +262,18 @@ def _with_coverage(
         yield judged_turn, (*own, *(unrecorded if number == len(judged) else ()))
 
 
-def _views(text: str, names: tuple[str, ...]) -> tuple[View, ...]:
-    """The views of a text. Those of short texts are cached: clients send the whole conversation with every turn."""
-    return _cached_views(text, names) if len(text) <= _CACHED_CHARACTERS else views(text, names)
+def _views(message: Message, names: tuple[str, ...]) -> Views:
+    """The views of a message. Those of short texts are cached: clients send the whole conversation with every turn."""
+    text, forms = message.text, joined(message)
+    return _cached_views(text, forms, names) if len(text) <= _CACHED_CHARACTERS else views_of(text, forms, names)
 
 
-_cached_views = lru_cache(maxsize=8192)(views)
+_cached_views = lru_cache(maxsize=8192)(views_of)
+
+
+def _behind(thread: str, text: str, most: int) -> str:
+    """The last characters of a thread with a text behind it, at most `most`; empty if only the text is left of it."""
+    return f"{thread}\n{text}"[-most:] if thread and len(text) + 1 < most else ""
 
 
 def refusal(policy: Policy, decision: Decision | None = None) -> Refuse:

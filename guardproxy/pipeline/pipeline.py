@@ -7,7 +7,7 @@ from typing import Literal
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline.canary import CANARIES
-from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of
+from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of, undecoded_paths
 from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging, gathered
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.stream import StreamReview
@@ -16,13 +16,16 @@ from guardproxy.pipeline.turns import (
     coverage_of,
     edited,
     is_full,
-    joined_turn,
+    joined_turns,
     recent_context,
     recent_context_starts,
     reply_turn,
+    turn_starts,
     turns_of,
+    with_thread,
+    with_undecoded,
 )
-from guardproxy.policy import Policy, on_failure, worst
+from guardproxy.policy import OnFailure, Policy, on_failure, worst
 from guardproxy.ports import Action, Guard
 from guardproxy.types import ActionName, Conversation, Coverage, Message, Outcome, Part, Pass, Refuse
 
@@ -126,27 +129,35 @@ class Pipeline:
             remaining = _with_messages(exchange, edited(messages, {}, dropped))
             judged = judged.judged_again(dropped, await self._judge_request(remaining))
             dropped = judged.dropped(messages, history)
-        coverage = coverage_of(messages, exchange.policy, failed=judged.failed)
+        undecoded = undecoded_paths(judged.turns)
+        coverage = coverage_of(messages, exchange.policy, failed=judged.failed, undecoded=undecoded)
         await self.judging.record(exchange, judged.to_record, coverage, dropped=dropped)
+        if undecoded:  # the reply may quote it, so no later request may continue from the reply unseen
+            exchange = _with_messages(exchange, with_undecoded(messages, undecoded))
         return _request_review(exchange, judged, dropped, _extent(coverage))
 
     async def _judge_request(self, exchange: Exchange) -> JudgedRequest:
-        """Judge every turn, and the messages of the current turn as one text if there are several."""
-        messages, scope = exchange.request.conversation.messages, exchange.policy.judge
+        """Judge every message by itself, and the messages of each turn as one text if there are several."""
+        messages, policy = exchange.request.conversation.messages, exchange.policy
         starts = recent_context_starts(messages)
 
         async def judge(turn: Turn) -> JudgedTurn:
             return await self.judging.turn(exchange, turn, messages[starts[turn.context] : turn.context])
 
-        turns, joined = turns_of(messages, scope), joined_turn(messages, scope, {})
-        if joined is None:
-            judged = await gathered([judge(turn) for turn in turns])
-            return JudgedRequest(tuple(judged), new_texts_of(judged))
-        *judged, judged_joined = await gathered([judge(turn) for turn in (*turns, joined)])
-        new_texts = new_texts_of(judged)
-        if new_texts and (rewritten := joined_turn(messages, scope, new_texts)) is not None:
-            judged_joined = await judge(rewritten)  # as it is forwarded, not as it came
-        return JudgedRequest((*judged, judged_joined), {**new_texts, **new_texts_of([judged_joined])})
+        begins = turn_starts(messages)
+        singles = turns_of(messages, policy.judge, begins)
+        joined = joined_turns(messages, policy.judge, {}, begins)
+        judged = await gathered([judge(turn) for turn in with_thread([*singles, *joined], messages, policy)])
+        if new_texts := new_texts_of(judged[: len(singles)]):
+            # Joined turns are judged as they are forwarded, not as they came.
+            forwarded = [*singles, *joined_turns(messages, policy.judge, new_texts, begins)]
+            turns = with_thread(forwarded, edited(messages, new_texts), policy)
+            changed = [turn for before, turn in zip(judged, turns, strict=True) if before.turn != turn]
+            again = iter(await gathered([judge(turn) for turn in changed]))
+            judged = [
+                before if before.turn == turn else next(again) for before, turn in zip(judged, turns, strict=True)
+            ]
+        return JudgedRequest(tuple(judged), {**new_texts, **new_texts_of(judged)})
 
     async def review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
         """Judge every choice of a whole reply. Raises UpstreamUnreadable if the wire cannot read it."""
@@ -159,7 +170,8 @@ class Pipeline:
                 for index, choice in enumerate(reply.choices)
             ]
         )
-        coverage = coverage_of(reply.choices, exchange.policy, failed=any(choice.error for choice in judged))
+        failed, undecoded = any(choice.error for choice in judged), undecoded_paths(judged)
+        coverage = coverage_of(reply.choices, exchange.policy, failed=failed, undecoded=undecoded)
         await self.judging.record(exchange, judged, coverage)
         if all(choice.passed for choice in judged):
             self._replies.remember(exchange, reply.id)
@@ -179,13 +191,13 @@ class Pipeline:
         """Judge the body of an upstream's error response: servers quote the model's reply in it.
 
         `body` is decoded, or None if it cannot be; `stream_type` is the content type of a stream, empty for a whole
-        body. A body that the wire cannot read is opaque: the policy's `on_opaque` decides about it. An error is never
-        rewritten: it passes as a whole or not at all.
+        body. A body that the wire cannot read is opaque: the policy's `on_opaque` decides about it, and a body that
+        cannot be decoded never passes. An error is never rewritten: it passes as a whole or not at all.
         """
         if body == b"":
             return ErrorReview(True, "pass", (), "full")
         if body is None:
-            return await self._opaque_error(exchange, "its body cannot be decoded")
+            return await self._opaque_error(exchange, "its body cannot be decoded", "block")
         # As in a reply with a schema, a rewrite would break the form of an error: `structured` makes it a refusal.
         exchange = replace(exchange, request=replace(exchange.request, structured=True))
         try:
@@ -195,15 +207,15 @@ class Pipeline:
                 return ErrorReview(passes, "pass" if passes else "block", (), "partial" if stream.failed else "full")
             review = await self.review_reply(exchange, body)
         except UpstreamUnreadable as error:
-            return await self._opaque_error(exchange, str(error))
+            return await self._opaque_error(exchange, str(error), exchange.policy.on_opaque["assistant"])
         passes = review.refusal is None and review.body is body
         return ErrorReview(passes, review.action, review.categories, review.coverage)
 
-    async def _opaque_error(self, exchange: Exchange, why: str) -> ErrorReview:
-        """Decide about an error body that cannot be read, and record the decision."""
+    async def _opaque_error(self, exchange: Exchange, why: str, setting: OnFailure) -> ErrorReview:
+        """Decide about an error body that cannot be read, as `setting` says, and record the decision."""
         messages, policy = exchange.request.conversation.messages, exchange.policy
         message = Message("assistant", (Part("", "", "opaque", "error body that cannot be read"),))
-        decision = on_failure(policy.on_opaque["assistant"], "opaque")
+        decision = on_failure(setting, "opaque")
         outcome = await self.judging.act((), message, decision, policy)
         judged = JudgedTurn(reply_turn(messages, message), None, decision, outcome, why)
         await self.judging.record(exchange, [judged], coverage_of([message], policy))

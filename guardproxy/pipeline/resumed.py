@@ -14,7 +14,7 @@ class JudgedReplies:
     """Remembers which replies were judged and passed unchanged, so that a request may continue from them."""
 
     def __init__(self) -> None:
-        self._ids: OrderedDict[tuple[str, str, str], None] = OrderedDict()
+        self._ids: OrderedDict[tuple[str, str, str, str], None] = OrderedDict()
 
     def remember(self, exchange: Exchange, reply_id: str) -> None:
         """Remember a reply that was judged and passed, as its request was.
@@ -41,6 +41,10 @@ class JudgedReplies:
         return replace(exchange, request=replace(exchange.request, conversation=Conversation(messages)))
 
 
-def _key(exchange: Exchange, reply_id: str) -> tuple[str, str, str]:
-    """An id is valid at its own upstream only, and a reply counts as judged for the policy that judged it only."""
-    return exchange.origin.upstream, exchange.policy.name, reply_id
+def _key(exchange: Exchange, reply_id: str) -> tuple[str, str, str, str]:
+    """The key of a remembered reply.
+
+    An id is valid at its own upstream only. A reply counts as judged only for the policy that judged it, and only for
+    the client that received it.
+    """
+    return exchange.origin.upstream, exchange.policy.name, exchange.origin.client, reply_id

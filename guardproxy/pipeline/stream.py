@@ -18,6 +18,7 @@ import structlog
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.holdback import Ask, HoldBack
 from guardproxy.observe import Metrics
+from guardproxy.pipeline.judged_request import undecoded_paths
 from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging, refusal
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.turns import coverage_of, recent_context, reply_turn
@@ -38,6 +39,7 @@ class _LatestCheck:
     decision: Decision
     error: str = ""
     seconds: float = 0.0
+    undecoded: bool = False
 
 
 class RefusedBeforeStart(Exception):
@@ -166,9 +168,9 @@ class StreamReview:
         before = self._latest.get(ask.choice)
         if before is not None and before.message == message:
             return before  # a finish frame without text: the last check judged exactly this message
-        verdict, decision, error = await self._judging.judge(self._context, message, self._exchange.policy, self._key)
+        judged = await self._judging.judgement(self._context, message, self._exchange.policy, self._key)
         seconds = time.perf_counter() - started + (before.seconds if before is not None else 0.0)
-        return _LatestCheck(message, verdict, decision, error, seconds)
+        return _LatestCheck(message, judged.verdict, judged.decision, judged.error, seconds, judged.undecoded)
 
     async def _act_on(self, ask: Ask, check: _LatestCheck) -> bytes:
         """Apply a finished check: release its text, hold the choice until it is complete, or end it.
@@ -264,11 +266,14 @@ class StreamReview:
     async def _record(self, choice: int, outcome: Outcome) -> None:
         check = self._latest[choice]
         turn = reply_turn(self._exchange.request.conversation.messages, check.message)
-        judged = JudgedTurn(turn, check.verdict, check.decision, outcome, check.error, check.seconds, choice)
+        judged = JudgedTurn(
+            turn, check.verdict, check.decision, outcome, check.error, check.seconds, choice, check.undecoded
+        )
         if judged.passed:
             self._replies.remember(self._exchange, self._stream.id)
         self._recorded.add(choice)
-        coverage = coverage_of([check.message], self._exchange.policy, failed=bool(check.error))
+        policy, undecoded = self._exchange.policy, undecoded_paths([judged])
+        coverage = coverage_of([check.message], policy, failed=bool(check.error), undecoded=undecoded)
         await self._judging.record(self._exchange, [judged], coverage)
 
     async def _stop(self) -> None:

@@ -1,11 +1,13 @@
 """Which turns of a request are judged, in which context, and which messages are dropped together. Pure."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
-from guardproxy.policy import JudgeScope, Policy
-from guardproxy.types import Coverage, Message, Part, Replace
+from guardproxy.policy import JudgeScope, Policy, ThreadPolicy
+from guardproxy.types import Coverage, Message, Part, Replace, Role
+from guardproxy.views import says_something
 
 # A context of more characters fits no guard's window. Without this bound, a conversation of thousands of turns would
 # cost quadratic time. The judged turn itself is never cut.
@@ -13,6 +15,9 @@ CONTEXT_CHARACTERS = 16_000
 # The least that a guard's prompt adds around each message, in characters.
 _FRAME_CHARACTERS = 32
 _SYSTEM_ROLES = ("system", "developer")
+# The keys of a message's own text. Names, citations and unknown fields stand beside it, and templates leave them out.
+_OWN_TEXT = frozenset({"content", "text", "refusal", "transcript", "response", ""})
+_TOO_MANY = "too many encodings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +25,15 @@ class Turn:
     """A message that is judged.
 
     `index` is its place among the messages of the conversation; the first `context` messages precede it. The decision
-    on a `current` turn applies to the whole request, that on a turn of the history only to its own exchange.
+    on a `current` turn applies to the whole request, that on a turn of the history only to its own exchange. `thread`
+    is the text of the user turns before it that it is judged together with, empty if there are none.
     """
 
     index: int
     context: int
     message: Message
     current: bool = True
+    thread: str = ""
 
 
 def reply_turn(messages: Sequence[Message], reply: Message) -> Turn:
@@ -34,32 +41,51 @@ def reply_turn(messages: Sequence[Message], reply: Message) -> Turn:
     return Turn(len(messages), len(messages), reply)
 
 
-def current_start(messages: Sequence[Message]) -> int:
-    """The index of the current turn's first message.
+def turn_starts(messages: Sequence[Message]) -> list[int]:
+    """The indices at which the turns of the conversation begin, the current turn last; 0 is the first.
 
-    The current turn follows the last assistant message that is not empty and precedes a user message. So neither a
-    trailing assistant prefill nor a trailing system or empty message hides the user's text, and an empty assistant
-    message does not separate two halves of a text.
+    A turn follows an assistant message that says something and that precedes a user message. So neither a trailing
+    assistant prefill nor a trailing system or empty message hides the user's text, an assistant message that says
+    nothing does not separate two halves of a text, and a tool's result belongs to the turn that called the tool. In the
+    history, that holds for a result in a user message as well: the upstream rejects a call without its result.
     """
+    starts: list[int] = []
     user_follows = False
     for index in range(len(messages) - 1, -1, -1):
-        if messages[index].role == "user":
-            user_follows = True
-        elif messages[index].role == "assistant" and user_follows and _has_content(messages[index]):
-            return index + 1
-    return 0
+        message = messages[index]
+        if message.role == "user":
+            user_follows = user_follows or not starts or all(part.kind != "tool_result" for part in message.parts)
+        elif message.role == "assistant" and user_follows and _says_something(message):
+            starts.append(index + 1)
+            user_follows = False
+    return [0, *reversed(starts)]
 
 
-def _has_content(message: Message) -> bool:
-    return bool(message.opaque or message.text.strip())
+def current_start(messages: Sequence[Message]) -> int:
+    """The index of the current turn's first message."""
+    return turn_starts(messages)[-1]
 
 
-def turns_of(messages: Sequence[Message], scope: JudgeScope) -> list[Turn]:
+def _says_something(message: Message) -> bool:
+    """Whether a model reads something that the assistant said, called or showed in this message."""
+    for part in message.parts:
+        if part.kind == "opaque":
+            if part.note != "unknown field":
+                return True
+        elif part.kind != "reasoning" and says_something(part.text):
+            key = part.path.rpartition(".")[2].partition("[")[0]
+            if key in _OWN_TEXT or part.kind in ("tool_call", "tool_result"):
+                return True
+    return False
+
+
+def turns_of(messages: Sequence[Message], scope: JudgeScope, starts: Sequence[int] = ()) -> list[Turn]:
     """Every message to judge on its own, in the history and in the current turn.
 
-    A system message always counts as current: it applies to every turn and is not dropped with one.
+    A system message always counts as current: it applies to every turn and is not dropped with one. `starts` are the
+    `turn_starts`, if known.
     """
-    start = current_start(messages)
+    start = (starts or turn_starts(messages))[-1]
     return [
         Turn(index, index, message, index >= start or message.role in _SYSTEM_ROLES)
         for index, message in enumerate(messages)
@@ -67,26 +93,68 @@ def turns_of(messages: Sequence[Message], scope: JudgeScope) -> list[Turn]:
     ]
 
 
-def joined_turn(messages: Sequence[Message], scope: JudgeScope, new_texts: Mapping[str, str]) -> Turn | None:
-    """The current turn as one text, which shows a text that was split over messages; None if it is a single message.
+def joined_turns(
+    messages: Sequence[Message], scope: JudgeScope, new_texts: Mapping[str, str], starts: Sequence[int] = ()
+) -> list[Turn]:
+    """Each turn of several messages as one text, which shows a text that was split over them; the current turn last.
 
-    `new_texts`, by part path, take the place of the parts' own texts.
+    A turn's user and tool messages are joined, and assistant messages that follow each other. `new_texts`, by part
+    path, take the place of the parts' own texts. `starts` are the `turn_starts`, if known.
     """
-    start = current_start(messages)
-    indices = [
-        index
-        for index in range(start, len(messages))
-        if messages[index].role in ("user", "tool") and messages[index].role in scope.roles and messages[index].parts
+    starts = starts or turn_starts(messages)
+    return [
+        Turn(run[-1], context, Message(role, _readable([messages[i] for i in run], new_texts)), run[-1] >= starts[-1])
+        for role, context, run in (*_assistant_runs(messages), *_user_runs(messages, scope, starts))
+        if len(run) > 1
     ]
-    if len(indices) < 2:
-        return None
-    parts = tuple(
+
+
+def _user_runs(
+    messages: Sequence[Message], scope: JudgeScope, starts: Sequence[int]
+) -> Iterator[tuple[Role, int, list[int]]]:
+    for start, stop in pairwise([*starts, len(messages)]):
+        if stop - start < 2:
+            continue
+        judged = (i for i in range(start, stop) if messages[i].role in ("user", "tool") and messages[i].parts)
+        yield "user", start, [i for i in judged if messages[i].role in scope.roles]
+
+
+def _assistant_runs(messages: Sequence[Message]) -> Iterator[tuple[Role, int, list[int]]]:
+    run: list[int] = []
+    for index, message in enumerate(messages):
+        if message.role == "assistant" and any(part.kind == "text" and part.text for part in message.parts):
+            run.append(index)
+        elif run and message.role in ("user", "tool") and _says_something(message):
+            yield "assistant", run[0], run
+            run = []
+    if run:
+        yield "assistant", run[0], run
+
+
+def _readable(messages: Iterable[Message], new_texts: Mapping[str, str]) -> tuple[Part, ...]:
+    return tuple(
         replace(part, text=new_texts.get(part.path, part.text))
-        for index in indices
-        for part in messages[index].parts
+        for message in messages
+        for part in message.parts
         if part.kind != "opaque"
     )
-    return Turn(indices[-1], start, Message("user", parts))
+
+
+def with_thread(turns: Sequence[Turn], messages: Sequence[Message], policy: Policy) -> list[Turn]:
+    """The turns; the last current one of the user gets the `thread` that the policy asks for."""
+    if policy.thread.turns < 2:
+        return list(turns)
+    users = [place for place, turn in enumerate(turns) if turn.current and turn.message.role == "user"]
+    text = thread_text(messages, policy.thread, policy.judge) if users else ""
+    return [replace(turn, thread=text) if text and place == users[-1] else turn for place, turn in enumerate(turns)]
+
+
+def thread_text(messages: Sequence[Message], thread: ThreadPolicy, scope: JudgeScope) -> str:
+    """The texts of the user turns before the current one, without the answers, at most `thread.characters`."""
+    starts = turn_starts(messages)
+    earlier = messages[starts[-thread.turns :][0] : starts[-1]]
+    texts = [in_scope(message, scope).text for message in earlier if message.role == "user"]
+    return "\n".join(text for text in texts if text)[-thread.characters :]
 
 
 def recent_context(messages: Sequence[Message]) -> tuple[Message, ...]:
@@ -126,14 +194,12 @@ def texts_after(message: Message, outcome: Replace) -> dict[str, str]:
 def exchanges_of(messages: Sequence[Message], indices: Iterable[int]) -> frozenset[int]:
     """The indices of all messages in the exchanges that contain `indices`, without system messages.
 
-    An exchange reaches from one user turn to the next. In the history, a user message that holds a tool's result
-    continues the exchange of the call: the upstream rejects a call without its result and a result without its call.
+    An exchange is a turn with its answer (`turn_starts`). Without it, no two turns become one: the exchange before it
+    ends with an answer.
     """
-    start = current_start(messages)
-    user_turns = [i for i, m in enumerate(messages) if m.role == "user" and (i == 0 or messages[i - 1].role != "user")]
-    begins = [i for i in user_turns if i >= start or all(part.kind != "tool_result" for part in messages[i].parts)]
-    edges = [0, *begins, len(messages)]
-    spans = {bisect_right(begins, index) for index in indices}
+    starts = turn_starts(messages)
+    edges = [*starts, len(messages)]
+    spans = {bisect_right(starts, index) - 1 for index in indices}
     members = (i for span in spans for i in range(edges[span], edges[span + 1]))
     return frozenset(i for i in members if messages[i].role not in _SYSTEM_ROLES)
 
@@ -154,12 +220,21 @@ def edited(
     )
 
 
-def coverage_of(messages: Iterable[Message], policy: Policy, *, failed: bool = False) -> tuple[Coverage, ...]:
-    """For every part: whether it is judged under `policy`, or why not. `failed`: the guard gave no verdict."""
-    return tuple(_coverage(message, part, policy, failed=failed) for message in messages for part in message.parts)
+def coverage_of(
+    messages: Iterable[Message], policy: Policy, *, failed: bool = False, undecoded: Container[str] = ()
+) -> tuple[Coverage, ...]:
+    """For every part: whether it is judged under `policy`, or why not.
+
+    `failed`: the guard gave no verdict. `undecoded`: the paths of parts whose encodings were not all decoded.
+    """
+    return tuple(
+        _coverage(message, part, policy, "guard unavailable" if failed else "", undecoded)
+        for message in messages
+        for part in message.parts
+    )
 
 
-def _coverage(message: Message, part: Part, policy: Policy, *, failed: bool) -> Coverage:
+def _coverage(message: Message, part: Part, policy: Policy, failure: str, undecoded: Container[str]) -> Coverage:
     if part.kind == "opaque":
         why = f"opaque: {part.note or 'unreadable'}"
     elif message.role != "assistant" and message.role not in policy.judge.roles:
@@ -167,8 +242,18 @@ def _coverage(message: Message, part: Part, policy: Policy, *, failed: bool) -> 
     elif part.kind in policy.judge.skip:
         why = f"policy: {part.kind} is not judged"
     else:
-        why = "guard unavailable" if failed else ""
+        why = f"opaque: {_TOO_MANY}" if part.path in undecoded else failure
     return Coverage(part.path, message.role, part.kind, len(part.text), judged=not why, why=why)
+
+
+def with_undecoded(messages: Iterable[Message], undecoded: Container[str]) -> tuple[Message, ...]:
+    """The messages; each part at a path in `undecoded` is followed by an opaque part, as unreadable content is."""
+    return tuple(
+        replace(message, parts=(*message.parts, *marks))
+        if (marks := [Part(p.path, "", "opaque", _TOO_MANY) for p in message.parts if p.path in undecoded])
+        else message
+        for message in messages
+    )
 
 
 def is_full(coverage: Iterable[Coverage]) -> bool:

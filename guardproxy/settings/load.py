@@ -42,6 +42,10 @@ def load_text(text: str, name: str, env: Mapping[str, str], catalogue: Catalogue
     root, problems = read(text)
     if root is None:
         raise _config_error(name, problems)
+    if root.value == {}:
+        # An empty file would mean the built-in policy; it is more likely a file that is not written yet.
+        message = "the file has no settings; write `version: 1` if the built-in settings are meant"
+        problems.append(Problem(root.position, (), message))
     problems += rename_keys(root)
     secrets, mistakes = read_secrets(root, env)
     problems += mistakes
@@ -52,7 +56,7 @@ def load_text(text: str, name: str, env: Mapping[str, str], catalogue: Catalogue
     problems += check(root, document or schema.guards_alone(filled), catalogue, secrets)
     if problems or document is None:
         raise _config_error(name, problems)
-    return resolve(name, content, document)
+    return resolve(name, content, document, (key for key, _ in root.entries()))
 
 
 def _with_policies(content: Any) -> Any:

@@ -31,6 +31,10 @@ class ServerSettings:
     """Port to listen on; 0 takes any free port."""
     workers: Annotated[int, Interval(ge=1, le=256)] = 1
     """Number of processes that answer requests."""
+    hosts: tuple[Text, ...] | None = None
+    """Host names of this server, with * for any text; a request for another is refused. Without it, any name."""
+    origins: tuple[Text, ...] = ()
+    """Origins whose pages may call the proxy from a browser, such as https://app.example.com; * for any text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,8 @@ class UpstreamSettings:
     """PEM file of trusted certificate authorities; without it, the system's own are trusted."""
     max_connections: Count = 256
     """Maximum number of connections to the upstream, per worker."""
+    response_headers: tuple[Text, ...] = ()
+    """Further headers that leave with judged answers whatever their text: names, with * for any text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +191,7 @@ PASS_PATHS = (
     "GET /",
     "GET /v1/models",
     "GET /v1/models/*",
+    "GET /v1/models/*/*",
     "POST /v1/models/*:countTokens",
     "POST /v1/messages/count_tokens",
     "GET /v1beta/models",
@@ -202,9 +209,9 @@ class PathSettings:
     """Requests that pass or are refused by method and path. A request that neither list nor wire covers is refused."""
 
     allow: tuple[str, ...] = PASS_PATHS
-    """Requests that pass unread because they carry no chat: `METHOD /path`, with * for any text in the path."""
+    """Requests that pass unread: `METHOD /path`, with * for any text without / and :, ** for any text."""
     refuse: tuple[str, ...] = ()
-    """Requests that are refused even if a wire could read them."""
+    """Requests that are refused even if a wire could read them: `METHOD /path`, with * for any text."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from guardproxy.policy import (
     OnFailure,
     RewritePolicy,
     StreamPolicy,
+    ThreadPolicy,
 )
 from guardproxy.views import VIEWS
 
@@ -21,6 +22,7 @@ Count = Annotated[int, Interval(ge=1)]
 Text = Annotated[str, Len(1)]
 
 _BLOCK, _REWRITE, _STREAM, _JUDGE = BlockPolicy(), RewritePolicy(), StreamPolicy(), JudgeScope()
+_THREAD = ThreadPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class PolicySettings:
     """The texts that rewrites write."""
     stream: StreamPolicy = _STREAM
     """How streamed replies are held back until they are judged."""
+    thread: ThreadPolicy = _THREAD
+    """Whether the current user turn is also judged together with the user turns before it, without the answers."""
     views: tuple[str, ...] = VIEWS
     """Other forms of a text, such as decoded base64, that are judged as well if they differ from it."""
 
@@ -98,13 +102,13 @@ class ConditionSettings:
     """Conditions that must all hold; * stands for any text."""
 
     path: Text | None = None
-    """The request's path."""
+    """The request's path, in any of the endpoint's spellings."""
     model: Text | None = None
-    """The model that the request names."""
+    """The model that the request names; case does not count."""
     client: Text | None = None
     """The hash of the client's key, as audit records show it."""
     header: Annotated[Mapping[str, str], Len(1, 1)] | None = None
-    """A request header and its value."""
+    """A request header and its value; a request that sends the header twice is refused."""
 
 
 @dataclass(frozen=True, slots=True)

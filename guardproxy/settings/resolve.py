@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ class Settings:
 
     `name` is the file's, or `built-in defaults`. `taxonomy` is None for the family's own, `wires` None for every
     built-in one. `members` are the guards that `guard.all` or `guard.cascade` combines, in that order. `version` is a
-    hash of the content without secrets.
+    hash of the content without secrets. `sections` are the keys at the top of the file.
     """
 
     name: str
@@ -51,10 +51,14 @@ class Settings:
     policies: PolicySet
     audit: AuditSettings
     log: LogSettings
+    sections: frozenset[str]
 
 
-def resolve(name: str, content: Mapping[str, Any], document: Document) -> Settings:
-    """The settings of a document. The versions are hashes of `content`: its plain value without secrets."""
+def resolve(name: str, content: Mapping[str, Any], document: Document, sections: Iterable[str]) -> Settings:
+    """The settings of a document. The versions are hashes of `content`: its plain value without secrets.
+
+    `sections` are the keys of the file itself, without those that defaults have added to `content`.
+    """
     version = _fingerprint(content)
     policies = {
         name: _policy(name, policy, _fingerprint(content["policies"][name]))
@@ -76,6 +80,7 @@ def resolve(name: str, content: Mapping[str, Any], document: Document) -> Settin
         policies=PolicySet(policies, tuple(_route(route) for route in document.routes), version),
         audit=document.audit,
         log=document.log,
+        sections=frozenset(sections),
     )
 
 
@@ -99,6 +104,7 @@ def _policy(name: str, policy: PolicySettings, version: str) -> Policy:
         block=policy.block,
         rewrite=policy.rewrite,
         stream=policy.stream,
+        thread=policy.thread,
         views=policy.views,
     )
 

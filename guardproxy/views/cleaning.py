@@ -24,7 +24,7 @@ _PILED = re.compile(rf"(?<=[{_NO_JOINERS}])[{_COMBINING}]")
 _COMBINING_RUN = re.compile(f"[{_COMBINING}]+")
 # Control characters except white space, which programs do not display.
 HIDDEN = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]+")
-_FILLERS = "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u2800\u3164\uffa0"
+_FILLERS = "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u2800\u3164\uffa0\U0001d159"
 # Code points that may be invisible or have a compatibility form.
 _PLANES = (range(0x80, 0xD800), range(0xE000, 0x20000), range(0x2F800, 0x2FA20), range(0xE0000, 0xE1000))
 # Common in ordinary text, so not treated as disguised letters.
@@ -160,6 +160,16 @@ def _unconfused(text: str) -> str:
     if 2 * (len(folded) - len(mixed)) < len(words) - len(mixed) or len(words) == len(mixed):
         folded = {word: folded[word] for word in mixed}
     return _WORD.sub(lambda match: folded.get(word := match[0], word), text) if folded else text
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9]")
+
+
+def says_something(text: str) -> bool:
+    """Whether a reader sees a letter, a digit or a symbol: no white space, fillers, selectors, marks, punctuation."""
+    if _PLAIN.search(text):
+        return True
+    return any(unicodedata.category(char)[0] in "LNS" and not _unseen_pattern().match(char) for char in text)
 
 
 CLEANINGS: dict[str, Callable[[str], str]] = {

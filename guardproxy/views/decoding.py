@@ -1,4 +1,8 @@
-"""Decodings: undo an encoding if the result is more like words than the input. Pure, time linear in the text."""
+"""Decodings: undo an encoding if the result is more like words than the input. Pure, time linear in the text.
+
+*Exact* decodings replace each encoded span in place and leave the rest of the text as it is. *Guesses* (leetspeak,
+rot13) may change words that were not encoded, so their results never replace the text that they were made from.
+"""
 
 import base64
 import binascii
@@ -6,13 +10,34 @@ import codecs
 import html
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from html.entities import html5
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from guardproxy.views.cleaning import ORDINARY
 from guardproxy.views.plausible import WORD, decoded, pairs, worded
+
+# Separates a decoded span from its neighbours, so that a decoded word does not become part of the span beside it.
+# A lone surrogate is in no text that a wire reads.
+SEAL = "\ud800"
+
+
+class Seals(NamedTuple):
+    """What to put around the result of an escaped character, and of an encoded run: SEAL or nothing."""
+
+    character: str = ""
+    run: str = ""
+
+    def around_character(self, old: str, new: str) -> str:
+        """Return the result of an escaped character, sealed if it differs."""
+        return new if new == old else f"{self.character}{new}{self.character}"
+
+    def around_run(self, old: str, new: str) -> str:
+        """Return the result of an encoded run, sealed if it differs."""
+        return new if new == old else f"{self.run}{new}{self.run}"
 
 
 def _hiding() -> str:
@@ -26,7 +51,7 @@ def _hiding() -> str:
 _NUMBER = r"#(?:0*+\d{1,7}(?!\d)|[xX]0*+[0-9a-fA-F]{1,6}(?![0-9a-fA-F]));?"
 _NUMERIC = re.compile(rf"&{_NUMBER}|&amp;(?:amp;)*+#|&(?:{_hiding()})")
 _ZEROS = re.compile(r"(?<=[#xX])0+(?=[0-9a-fA-F])")  # int() refuses numbers of thousands of digits
-_REFERENCE = re.compile(rf"&(?:{_NUMBER}|[A-Za-z][A-Za-z0-9]{{1,31}};)")
+_REFERENCES = re.compile(rf"(?:&(?:{_NUMBER}|[A-Za-z][A-Za-z0-9]{{1,31}};))++")
 _ESCAPES = re.compile(r"(?:%[0-9A-Fa-f]{2})++")
 _PLUSSED = re.compile(r"(?<![\w'%.,!?+-])[\w'%.,!?-]++(?:\+[\w'%.,!?-]++){3,}+(?!\+)")
 _HEX = re.compile(
@@ -39,8 +64,6 @@ _MAYBE_HEX = re.compile(r"[0-9A-Fa-f]{8}|[0-9A-Fa-f]{2}[ :,-]|\\[xu]")
 _BASE64 = re.compile(
     r"(?<![\w+/-])(?=[A-Za-z0-9+/_-]{6})(?:[A-Za-z0-9+/]{40,}+\r?\n(?=[A-Za-z0-9+/]))*+[A-Za-z0-9+/_-]++={0,2}"
 )
-_SPACED = re.compile(r"(?<!\S)[^\W_](?: [^\W_](?!\S))++")
-_DOTTED = re.compile(r"(?<![^\W_])[^\W_](?P<by>[.\-_*·~'`,/\\|+])[^\W_](?![^\W_])(?:(?P=by)[^\W_](?![^\W_]))*+")
 _LEET_TOKEN = re.compile(r"[A-Za-z0-9@$!]{2,}+")
 # Between lower-case letters, between capitals, or after a first capital, but not before a new word of camelCase.
 _LEET_INSIDE = re.compile(
@@ -50,20 +73,39 @@ _LEET = str.maketrans("01345789@$!", "oieastbgasi")
 _ALL_HEX = re.compile(r"[0-9a-f]{6,}")
 
 
-def _unhtml(text: str) -> str:
+def _unhtml(text: str, seals: Seals) -> str:
     """Undo character references if one is numeric or hides a letter; other named references are ordinary HTML."""
     if "&" not in text or not _NUMERIC.search(text):
         return text
-    return _REFERENCE.sub(lambda match: html.unescape(_ZEROS.sub("", match.group())), text)
+    return _REFERENCES.sub(lambda match: seals.around_character(match.group(), _referenced(match.group())), text)
 
 
-def _unurl(text: str) -> str:
+def _referenced(references: str) -> str:
+    return html.unescape(_ZEROS.sub("", references))
+
+
+def _unurl(text: str, seals: Seals) -> str:
     """Undo percent escapes, if there are several or one hides a letter, and plus signs between words."""
-    spread = _PLUSSED.sub(lambda match: match.group().replace("+", " "), text) if "+" in text else text
+    spread = _unplus(text, seals)
     if "%" not in text:
         return spread
     several = spread != text or text.count("%") > 1
-    return _ESCAPES.sub(lambda match: _unescaped(match.group(), several), spread)
+    return _ESCAPES.sub(lambda match: seals.around_character(match.group(), _unescaped(match.group(), several)), spread)
+
+
+def _unplus(text: str, seals: Seals) -> str:
+    """Replace plus signs between words by spaces, but not those of base64."""
+    if "+" not in text or not _PLUSSED.search(text):
+        return text
+    base64s = [match.span() for match in _BASE64.finditer(text) if _base64_text(match.group(), seals) != match.group()]
+    ends = [end for _, end in base64s]
+
+    def spread(match: re.Match[str]) -> str:
+        place = bisect_right(ends, match.start())
+        inside = place < len(base64s) and base64s[place][0] < match.end()
+        return match.group() if inside else match.group().replace("+", " ")
+
+    return _PLUSSED.sub(spread, text)
 
 
 def _unescaped(escapes: str, several: bool) -> str:
@@ -76,12 +118,18 @@ def _unescaped(escapes: str, several: bool) -> str:
     return text if printable and (several or text.isalnum()) else escapes
 
 
-def _unhex(text: str) -> str:
-    return _HEX.sub(_hex_text, text) if _MAYBE_HEX.search(text) else text
+def _unhex(text: str, seals: Seals) -> str:
+    if not _MAYBE_HEX.search(text):
+        return text
+
+    def sealed(match: re.Match[str]) -> str:
+        digits = match.group()
+        return (seals.around_character if digits[0] == "\\" else seals.around_run)(digits, _hex_text(digits))
+
+    return _HEX.sub(sealed, text)
 
 
-def _hex_text(match: re.Match[str]) -> str:
-    digits = match.group()
+def _hex_text(digits: str) -> str:
     if digits.startswith("\\u"):
         units = bytes.fromhex(digits.replace("\\u", ""))
         return units.decode("utf-16-be", "replace")  # replaces unpaired surrogates, which a guard cannot be given
@@ -91,17 +139,18 @@ def _hex_text(match: re.Match[str]) -> str:
     return decoded(data) or digits
 
 
-def _unbase64(text: str) -> str:
-    return _BASE64.sub(_base64_text, text)
+def _unbase64(text: str, seals: Seals) -> str:
+    return _BASE64.sub(lambda match: _base64_text(match.group(), seals), text)
 
 
-def _base64_text(match: re.Match[str]) -> str:
-    """Decode the lines of the match together, or each line by itself if they encode no text together."""
-    encoded = match.group()
+def _base64_text(encoded: str, seals: Seals) -> str:
+    """Decode the lines of a run together, or each line by itself if they encode no text together or are sealed."""
     whole = _from_base64("".join(encoded.split()))
-    if whole is None and "\n" in encoded:
-        return "".join(_from_base64(line.strip()) or line for line in encoded.splitlines(keepends=True))
-    return encoded if whole is None else whole
+    if "\n" in encoded and (whole is None or seals.run):
+        lines = [(line, _from_base64(line.strip())) for line in encoded.splitlines(keepends=True)]
+        if whole is None or all(text is not None for _, text in lines):
+            return "".join(line if text is None else seals.around_run(line, text) for line, text in lines)
+    return encoded if whole is None else seals.around_run(encoded, whole)
 
 
 def _from_base64(encoded: str) -> str | None:
@@ -114,25 +163,6 @@ def _from_base64(encoded: str) -> str | None:
         return None
     # A short word can be valid base64 by chance, so its decoding must contain words.
     return text if text is None or len(bare) >= 24 or worded(text) else None
-
-
-def _unspaced(text: str) -> str:
-    """Join words that are written letter by letter; wider gaps separate words."""
-    if not any(_is_word(match) for pattern in (_SPACED, _DOTTED) for match in pattern.finditer(text)):
-        return text
-    text = _DOTTED.sub(_together, text)
-    return re.sub(r" {2,}", " ", _SPACED.sub(_together, text))
-
-
-def _is_word(match: re.Match[str]) -> bool:
-    """Whether the spaced letters may be a word: at least four characters and three different letters."""
-    spaced = match.group()
-    return len(spaced) >= 7 and len({char for char in spaced[:80] if char.isalpha()}) >= 3
-
-
-def _together(match: re.Match[str]) -> str:
-    word = match.group()[::2]
-    return match.group() if word.isdigit() else word
 
 
 def _unleet(text: str) -> str:
@@ -228,12 +258,12 @@ def _is_english(words: Sequence[str]) -> bool:
     return len({word.lower() for word in words if _gain(word) > 0}) >= 3 and 20 * common >= 11 * total
 
 
-DECODINGS: dict[str, Callable[[str], str]] = {
-    "html": _unhtml,
-    "url": _unurl,
-    "hex": _unhex,
-    "base64": _unbase64,
-    "spaced": _unspaced,
-    "leet": _unleet,
-    "rot13": _unrot13,
-}
+# In this order: escapes of characters, then runs, because a run may contain escapes.
+EXACT: tuple[tuple[str, Callable[[str, Seals], str]], ...] = (
+    ("html", _unhtml),
+    ("url", _unurl),
+    ("hex", _unhex),
+    ("base64", _unbase64),
+)
+GUESSES: dict[str, Callable[[str], str]] = {"leet": _unleet, "rot13": _unrot13}
+DECODINGS = ("html", "url", "hex", "base64", "spaced", "leet", "rot13")

@@ -30,8 +30,18 @@ def worded(text: str) -> bool:
     return 5 * sum(common for common, _ in counts) >= 2 * sum(count for _, count in counts) > 0
 
 
+_ESCAPE = re.compile(r"&#[xX]?[0-9A-Fa-f]{1,7};|%[0-9A-Fa-f]{2}|\\x[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}")
+_ENCODED = re.compile(rf"{_ESCAPE.pattern}|(?:[0-9A-Fa-f]{{2}}){{4,}}")
+
+
+def encoded(text: str) -> bool:
+    """Whether at least half of a text, and eight characters, are escapes or runs of hex digits."""
+    encoded = sum(len(match.group()) for match in _ENCODED.finditer(text))
+    return 2 * encoded >= max(16, len("".join(text.split())))
+
+
 def decoded(data: bytes) -> str | None:
-    """Return `data` as text if it is printable UTF-8, mostly letters or digits, and at least a quarter letters."""
+    """Return `data` as text if it is printable UTF-8: mostly letters or digits and a quarter letters, or `encoded`."""
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -39,8 +49,16 @@ def decoded(data: bytes) -> str | None:
     solid = "".join(text.split())
     if len(data) < 4 or not solid.isprintable() or (len(data) < 12 and not text.isascii()):
         return None
-    return (
-        text
-        if 5 * len(_SOLID.findall(solid)) >= 3 * len(solid) and 4 * len(_LETTER.findall(solid)) >= len(solid)
-        else None
-    )
+    wordy = 5 * len(_SOLID.findall(solid)) >= 3 * len(solid) and 4 * len(_LETTER.findall(solid)) >= len(solid)
+    return text if wordy or encoded(text) else None
+
+
+_HEX_RUN = re.compile(r"(?<![0-9A-Za-z])(?:[0-9A-Fa-f]{2}){8,}(?![0-9A-Za-z])")
+_BASE64_RUN = re.compile(r"(?=\S*[0-9])(?=\S*[A-Z])(?=\S*[a-z])[A-Za-z0-9+/_-]{16,}")
+
+
+def holds_encoding(text: str) -> bool:
+    """Whether a text contains three escapes, text in hex digits, or sixteen characters of base64 in a row."""
+    if len(_ESCAPE.findall(text)) >= 3 or any(_BASE64_RUN.match(word) for word in text.split()):
+        return True
+    return any(decoded(bytes.fromhex(digits)) for digits in _HEX_RUN.findall(text))

@@ -4,15 +4,23 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
+import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from guardproxy.errors import GuardproxyError
 from guardproxy.observe import Metrics
+from guardproxy.web.call import NO_RETRY
+from guardproxy.web.errors import error_answer
 from guardproxy.web.proxy import LivePolicies, Proxy
+from guardproxy.web.visitors import Visitors
 
+log = structlog.get_logger("guardproxy.proxy")
+
+_NO_RETRY = {NO_RETRY[0].decode("ascii"): NO_RETRY[1].decode("ascii")}
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
 
@@ -25,11 +33,13 @@ def create_app(
     lifespan: Lifespan,
     routes: Sequence[BaseRoute] = (),
     own_paths: Sequence[str] = (),
+    visitors: Visitors | None = None,
 ) -> ASGIApp:
     """The application to serve. `lifespan` starts and stops its parts.
 
     `routes` are further endpoints of guardproxy itself. They answer requests to `own_paths`; a path that ends in `/`
-    includes all paths below it. `ready` returns why the proxy is not ready, empty if it is.
+    includes all paths below it. `ready` returns why the proxy is not ready, empty if it is. `visitors` checks the host
+    and the origin of every request; without it, every host is served and pages of other origins are refused.
     """
 
     async def healthz(request: Request) -> Response:
@@ -47,7 +57,7 @@ def create_app(
         routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", scrape), *routes],
         lifespan=lifespan,
     )
-    return _Front(own, proxy, ("/healthz", "/readyz", "/metrics", *own_paths))
+    return _Front(own, proxy, ("/healthz", "/readyz", "/metrics", *own_paths), visitors or Visitors(), metrics)
 
 
 class _Front:
@@ -56,8 +66,12 @@ class _Front:
     Proxied requests skip Starlette's router, which would add more latency than the rest of the proxy's own work.
     """
 
-    def __init__(self, own: ASGIApp, proxy: ASGIApp, paths: Sequence[str]) -> None:
+    def __init__(
+        self, own: ASGIApp, proxy: ASGIApp, paths: Sequence[str], visitors: Visitors, metrics: Metrics
+    ) -> None:
         self._own = own
+        self._visitors = visitors
+        self._metrics = metrics
         self._proxy = proxy
         self._paths = frozenset(path for path in paths if not path.endswith("/"))
         self._prefixes = tuple(path for path in paths if path.endswith("/"))
@@ -65,10 +79,21 @@ class _Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path = scope["path"]
+            try:
+                self._visitors.check(scope["headers"])
+            except GuardproxyError as error:
+                await self._refuse(path, error)(scope, receive, send)
+                return
             if path not in self._paths and not path.startswith(self._prefixes):
                 await self._proxy(scope, receive, send)
                 return
         await self._own(scope, receive, send)
+
+    def _refuse(self, path: str, error: GuardproxyError) -> Response:
+        log.warning("request_failed", code=error.code, error=str(error))
+        self._metrics.request("none", error.status)
+        answer = error_answer(path, error.status, error.code, str(error))
+        return Response(answer.body, answer.status, media_type=answer.content_type, headers=_NO_RETRY)
 
 
 def _json(body: Mapping[str, str], status: int = 200) -> Response:

@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from guardproxy.errors import TooLarge
 from guardproxy.types import SEVERITY, ActionName
-from guardproxy.web.headers import Headers, first
+from guardproxy.web.headers import Headers, first, forwardable, without_keys
 from guardproxy.web.upstream import UpstreamResponse
 
 NO_RETRY = (b"x-should-retry", b"false")  # official SDKs obey it
@@ -53,8 +53,12 @@ class Call:
     @property
     def target(self) -> str:
         """The path and the query, without the keys in it."""
-        items = self.query.decode("latin-1").split("&")
-        return f"{self.path}?{'&'.join(item for item in items if not item.startswith(('key=', 'access_token=')))}"
+        return f"{self.path}?{without_keys(self.query).decode('latin-1')}"
+
+    @property
+    def forwarded(self) -> Headers:
+        """The client's headers that may go to the upstream."""
+        return forwardable(self.headers)
 
     async def body(self, limit: int) -> bytes | None:
         """The request's body; None if the client has disconnected. Raises TooLarge beyond `limit` bytes."""

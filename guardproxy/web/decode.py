@@ -124,6 +124,5 @@ def decoder_for(encoding: bytes) -> ContentDecoder | None:
             return ContentDecoder(_Brotli)
         case b"zstd":
             return ContentDecoder(_Zstd)
-        case other:
-            name = other.decode("latin-1")
-            raise UpstreamUnreadable(f"its content-encoding {name!r} was not asked for and cannot be decoded")
+        case _:
+            raise UpstreamUnreadable("its content-encoding was not asked for and cannot be decoded")

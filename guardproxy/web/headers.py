@@ -1,11 +1,13 @@
-"""Which headers the proxy forwards, the hash of a client's key, and the joining of paths.
+"""Which headers the proxy forwards, where the client's key stands, and the joining of paths.
 
 Headers are lists of (name, value) in bytes, as in ASGI.
 """
 
-import hashlib
+import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
+from urllib.parse import unquote_plus
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -24,8 +26,19 @@ HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     }
 )
-# The headers in which the protocols send the client's key.
-CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
+# The headers and query parameters in which the protocols and their gateways send the client's key.
+CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key", b"ocp-apim-subscription-key")
+KEY_PARAMETERS: Final = frozenset(
+    {"key", "api-key", "api_key", "apikey", "subscription-key", "access_token", "oauth_token", "auth_token"}
+)
+# Headers by which some servers take another path, method or host than those of the request line. A request that was
+# checked as a GET of a path must stay one.
+_OVERRIDE: Final = re.compile(
+    rb"x-(?:(?:envoy-)?original|rewrit(?:e|ten)|forwarded|override|real|proxy|request|requested|waws-unencoded)"
+    rb"-(?:url|uri|path|prefix|method|target)"
+    rb"|x-(?:http-)?(?:method|path|url|uri)(?:-override)?|x-override|(?:request|base|original|rewrite)-(?:url|uri|path)"
+    rb"|x-original-host|x-host|x-http-host-override|x-http-destinationurl|destination"
+)
 # Headers that describe the bytes of a body, so they are wrong once the body changes.
 OF_THE_BODY: Final = frozenset(
     {b"content-encoding", b"etag", b"digest", b"content-md5", b"content-digest", b"repr-digest", b"last-modified"}
@@ -46,20 +59,40 @@ def first(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes:
     return next((value for key, value in headers if key == name), b"")
 
 
-def client_hash(headers: Iterable[tuple[bytes, bytes]], query: bytes) -> str:
-    """The first 16 hex digits of the SHA-256 of the client's key; empty if the request has none.
+def canonical_name(name: bytes) -> bytes:
+    """The name of a header as servers compare it: in lower case; those that follow CGI read `_` as `-`."""
+    return name.lower().replace(b"_", b"-")
 
-    The key is in one of the CREDENTIALS or in Gemini's query parameter `key`. An operator can compute the hash of a key
-    for a route: `printf %s "$KEY" | sha256sum | cut -c1-16`.
+
+def forwardable(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """The client's headers without those that name another path, method or host.
+
+    A header whose name spells that of a credential with `_` is left out as well: only some servers would read it.
     """
-    for name, value in headers:
-        if name in CREDENTIALS and value:
-            key = value[7:] if value[:7].lower() == b"bearer " else value
-            return hashlib.sha256(key.strip()).hexdigest()[:16]
-    for item in query.split(b"&") if b"key=" in query else ():
-        if item.startswith(b"key="):
-            return hashlib.sha256(item[4:]).hexdigest()[:16]
-    return ""
+    return [(name, value) for name, value in headers if _known_forwardable(name)]
+
+
+def _is_forwardable(name: bytes) -> bool:
+    canonical = canonical_name(name)
+    return not _OVERRIDE.fullmatch(canonical) and not (canonical in CREDENTIALS and b"_" in name)
+
+
+_cached_forwardable = lru_cache(maxsize=1024)(_is_forwardable)
+
+
+def _known_forwardable(name: bytes) -> bool:
+    """The same few names occur in most requests; clients choose others, so long names do not go through the cache."""
+    return _cached_forwardable(name) if len(name) <= 64 else _is_forwardable(name)
+
+
+def parameter_name(item: bytes) -> str:
+    """The decoded name, in lower case, of an item `name=value` of a query."""
+    return unquote_plus(item.partition(b"=")[0].decode("latin-1")).strip().lower()
+
+
+def without_keys(query: bytes) -> bytes:
+    """A query without the client's keys, byte for byte otherwise."""
+    return b"&".join(item for item in query.split(b"&") if parameter_name(item) not in KEY_PARAMETERS)
 
 
 def join(prefix: str, path: str) -> str:

@@ -18,8 +18,8 @@ from guardproxy.pipeline import Judging, gathered
 from guardproxy.policy import UNSAFE
 from guardproxy.settings import Limits
 from guardproxy.types import Decision, Message, Part, Verdict
+from guardproxy.web.client import choose_policy
 from guardproxy.web.errors import NotReady, error_answer
-from guardproxy.web.headers import client_hash
 from guardproxy.web.proxy import LivePolicies
 from guardproxy.wires.shared.body import read_object
 
@@ -60,13 +60,13 @@ def moderations(
             if reason := ready():
                 raise NotReady(reason)
             asked_model, messages = parse(await _body(request, limits.body_bytes), limits)
-            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers.raw}
-            client = client_hash(request.headers.raw, request.scope["query_string"])
-            policy = policies.current.choose(request.url.path, asked_model, client, headers).policy
-            judged = await gathered([judging.judge((), message, policy) for message in messages])
+            # Not `request.url.path`: Starlette joins the URL from the Host header, which a client may fill with a path.
+            paths, query = (request.scope["path"],), request.scope["query_string"]
+            _, chosen = choose_policy(policies.current, paths, asked_model, request.headers.raw, query)
+            judged = await gathered([judging.judge((), message, chosen.policy) for message in messages])
             results = [_result_of(*judgement) for judgement in judged]
         except GuardproxyError as error:
-            answer = error_answer(request.url.path, error.status, error.code, str(error))
+            answer = error_answer(request.scope["path"], error.status, error.code, str(error))
             return Response(answer.body, answer.status, media_type=answer.content_type)
         body = {"id": f"modr-{os.urandom(12).hex()}", "model": model, "results": results}
         return Response(json.dumps(body).encode(), media_type="application/json")

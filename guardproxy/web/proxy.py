@@ -1,6 +1,5 @@
 """The proxy handler: it has the pipeline judge a request, forwards it, and has the pipeline judge the answer."""
 
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
@@ -17,21 +16,22 @@ from guardproxy.pipeline import Exchange, Pipeline, RefusedBeforeStart
 from guardproxy.policy import PolicySet
 from guardproxy.ports import Answer, Request, Wire
 from guardproxy.settings import Limits
+from guardproxy.sse import one_line, without_separators
 from guardproxy.types import Origin
+from guardproxy.web.answers import AnswerHeaders, check_charset, foreign_charset, is_text
 from guardproxy.web.call import NO_RETRY, Call, KeepAlive, WhileConnected
+from guardproxy.web.client import choose_policy
 from guardproxy.web.errors import NotReady, Redirected, Unsupported, error_answer
-from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Headers, client_hash, end_to_end, first
-from guardproxy.web.paths import NotGuarded, PathList, check_path
+from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Headers, end_to_end, first
+from guardproxy.web.paths import NotGuarded, PathList, check_path, spellings
 from guardproxy.web.sniff import Sniffer
 from guardproxy.web.upstream import Upstream, UpstreamResponse
 
 log = structlog.get_logger("guardproxy.proxy")
 
-_CHARSET: Final = re.compile(rb"charset[*0-9]*\s*=\s*[\"']*([^\s;,\"']*)")
-_UTF8: Final = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii"})
 _LENGTH: Final = frozenset({b"content-length"})
 _STREAM_HEADERS: Final = [(b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no")]
-_STREAM_DROP: Final = HOP_BY_HOP | OF_THE_BODY | _LENGTH | {name for name, _ in _STREAM_HEADERS}
+_STREAM_DROP: Final = HOP_BY_HOP | OF_THE_BODY | _LENGTH | {b"content-type"} | {name for name, _ in _STREAM_HEADERS}
 
 
 class LivePolicies:
@@ -46,6 +46,7 @@ class Proxy:
 
     `allow` names requests that pass unread because they carry no chat, `refuse` requests that are refused although a
     wire reads them. While a stream is held back, a comment is sent every `keepalive_s` seconds if its protocol has any.
+    `answer_headers` selects the headers of judged answers.
     Configure logging before: unremarkable requests are logged at level debug.
     """
 
@@ -62,6 +63,7 @@ class Proxy:
         metrics: Metrics,
         ready: Callable[[], str],
         keepalive_s: float = 15.0,
+        answer_headers: AnswerHeaders | None = None,
     ) -> None:
         self._upstream = upstream
         self._pipeline = pipeline
@@ -73,6 +75,7 @@ class Proxy:
         self._metrics = metrics
         self._ready = ready
         self._keepalive_s = keepalive_s
+        self._answer_headers = answer_headers or AnswerHeaders()
         self._log = log.bind()  # bound once, because binding takes time even if the line is not written
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -121,7 +124,8 @@ class Proxy:
         if wire is None:
             # OPTIONS requests to a wire's paths pass unread as well, so none of them may carry a body.
             body = b"" if call.method == "OPTIONS" else body
-            async with self._upstream.send(call.method, call.raw_path, call.query, call.headers, body) as response:
+            async with self._upstream.send(call.method, call.raw_path, call.query, call.forwarded, body) as response:
+                _check_redirect(response)
                 await self._relay(call, response)
             return
         if reason := self._ready():
@@ -142,9 +146,9 @@ class Proxy:
         _check_encoding(call.headers)
         request = replace(wire.parse_request(call.target, body), received=time.time())
         self._check_size(request)
-        client = client_hash(call.headers, call.query)
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in call.headers}
-        chosen = self._policies.current.choose(call.path, request.model, client, headers)
+        policies = self._policies.current
+        other_paths = spellings(call.path, partial(wire.claims, call.method)) if policies.routes else ()
+        client, chosen = choose_policy(policies, (call.path, *other_paths), request.model, call.headers, call.query)
         origin = Origin(
             request_id=call.id,
             route=chosen.route,
@@ -166,13 +170,12 @@ class Proxy:
 
     async def _forward(self, call: Call, exchange: Exchange, body: bytes) -> None:
         """Forward the request, and send the judged answer to the client."""
-        headers = [pair for pair in call.headers if pair[0] != b"accept-encoding"]
+        headers = [pair for pair in call.forwarded if pair[0] != b"accept-encoding"]
         headers.append((b"accept-encoding", b"identity"))
         async with self._upstream.send(call.method, call.raw_path, call.query, headers, body) as response:
             call.response = response
             self._metrics.upstream(response.waited_s)
-            if first(response.headers, b"location") and 300 <= response.status < 400:
-                raise Redirected("the upstream redirects past the guard; set upstream.url to where it redirects")
+            _check_redirect(response)
             if not 200 <= response.status < 300:
                 await self._failure(call, exchange, response)
                 return
@@ -197,18 +200,23 @@ class Proxy:
         review = await self._pipeline.review_error(exchange, body, stream_type)
         call.guard_s += time.perf_counter() - began
         call.judged(review.action, review.categories, review.coverage)
+        if body is None:
+            raise UpstreamUnreadable("it is an error whose body is not text in UTF-8")
         if review.passes:
-            drop = _dropped(response, HOP_BY_HOP | _LENGTH)
-            await call.answer(response.status, end_to_end(response.headers, drop), raw)
+            headers = self._answer_headers.select(response.headers, HOP_BY_HOP | _LENGTH)
+            await call.answer(response.status, headers, raw)
         else:
             error = exchange.wire.error(response.status, "content_filter", exchange.policy.block.message)
             await self._send_answer(call, error, retry=False)
 
     async def _error_body(self, exchange: Exchange, response: UpstreamResponse, raw: bytes) -> tuple[bytes | None, str]:
-        """The decoded body (None if it cannot be decoded), and its content type if it is a stream."""
+        """The decoded body (None if it cannot be decoded to text), and its content type if it is a stream."""
         try:
             body = await self._read(b"", response.decode(_chain(raw))) if raw else b""
+            check_charset(response.headers, body)
         except UpstreamUnreadable:
+            return None, ""
+        if not is_text(body):
             return None, ""
         sniffer = Sniffer(first(response.headers, b"content-type"), lines=exchange.wire.lines)
         sniffer.add(body)
@@ -228,6 +236,7 @@ class Proxy:
         return b"".join(parts)
 
     async def _whole(self, call: Call, exchange: Exchange, response: UpstreamResponse, body: bytes) -> None:
+        check_charset(response.headers, body)
         began = time.perf_counter()
         review = await self._pipeline.review_reply(exchange, body)
         call.guard_s += time.perf_counter() - began
@@ -235,9 +244,10 @@ class Proxy:
         if review.refusal is not None:
             await self._send_answer(call, exchange.wire.refuse(exchange.request, review.refusal), retry=False)
             return
-        changed = review.body is not body or first(response.headers, b"content-encoding")
-        drop = _dropped(response, HOP_BY_HOP | _LENGTH | OF_THE_BODY if changed else HOP_BY_HOP | _LENGTH)
-        await call.answer(response.status, end_to_end(response.headers, drop), review.body)
+        safe = _for_line_readers(exchange, review.body)
+        changed = safe != body or first(response.headers, b"content-encoding")
+        drop = HOP_BY_HOP | _LENGTH | OF_THE_BODY if changed else HOP_BY_HOP | _LENGTH
+        await call.answer(response.status, self._answer_headers.select(response.headers, drop), safe)
 
     async def _stream(
         self,
@@ -247,7 +257,8 @@ class Proxy:
         source: AsyncIterator[bytes],
         content_type: str,
     ) -> None:
-        headers = end_to_end(response.headers, _dropped(response, _STREAM_DROP | {b"content-type"}))
+        check_charset(response.headers)
+        headers = self._answer_headers.select(response.headers, _STREAM_DROP)
         headers += [*_STREAM_HEADERS, (b"content-type", content_type.encode("latin-1"))]
         keep_alive = KeepAlive(call, exchange.wire.keepalive, self._keepalive_s, response.status, headers)
         pieces = self._pipeline.review_stream(exchange, source, content_type, keep_alive.try_refuse_with_error)
@@ -268,7 +279,8 @@ class Proxy:
     async def _relay(self, call: Call, response: UpstreamResponse) -> None:
         """Send an answer on byte for byte, without reading it."""
         call.response = response
-        await call.start(response.status, end_to_end(response.headers, _dropped(response, HOP_BY_HOP)))
+        drop = HOP_BY_HOP.union(name for name, _ in response.headers if name.startswith(OWN_PREFIX))
+        await call.start(response.status, end_to_end(response.headers, drop))
         async for chunk in response.chunks():
             await call.send(chunk)
         await call.end()
@@ -319,8 +331,14 @@ def _check_encoding(headers: Headers) -> None:
     for name, value in headers:
         if name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
             raise Unsupported("a compressed request body is not read here; send it without content-encoding")
-        if name == b"content-type" and not _UTF8.issuperset(_CHARSET.findall(value.lower())):
+        if name == b"content-type" and foreign_charset(value):
             raise Unsupported("JSON is UTF-8; send it without another charset in content-type")
+
+
+def _check_redirect(response: UpstreamResponse) -> None:
+    """Raises Redirected for an answer that would send the client elsewhere."""
+    if first(response.headers, b"location") and 300 <= response.status < 400:
+        raise Redirected("the upstream redirects past the guard; set upstream.url to where it redirects")
 
 
 def _cause(error: GuardproxyError) -> str:
@@ -329,9 +347,14 @@ def _cause(error: GuardproxyError) -> str:
     return f"{type(cause).__name__}: {cause}" if cause is not None else ""
 
 
-def _dropped(response: UpstreamResponse, drop: frozenset[bytes]) -> frozenset[bytes]:
-    """`drop`, and the upstream's headers with names that are the proxy's own."""
-    return drop.union(name for name, _ in response.headers if name.startswith(OWN_PREFIX))
+def _for_line_readers(exchange: Exchange, body: bytes) -> bytes:
+    """The JSON of a whole reply. A client that expects a stream reads it by lines, so no line may be another reply."""
+    if not exchange.request.stream:
+        return body
+    lines = [line.strip() for line in body.splitlines()] if exchange.wire.lines else []
+    if any(line[:1] == b"{" and line[-1:] == b"}" for line in lines):
+        return one_line(body)
+    return without_separators(body)
 
 
 async def _chain(head: bytes, source: AsyncIterator[bytes] | None = None) -> AsyncIterator[bytes]:

@@ -13,12 +13,14 @@ from typing import Final
 import aiohttp
 import httpx
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
 from httpx_aiohttp import AiohttpTransport
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt
 
-from guardproxy.errors import ConfigError, UpstreamUnavailable
+from guardproxy.errors import ConfigError, GuardproxyError, UpstreamUnavailable, UpstreamUnreadable
+from guardproxy.web.answers import check_framing
 from guardproxy.web.decode import ContentDecoder, decoder_for
-from guardproxy.web.headers import CREDENTIALS, HOP_BY_HOP, Headers, end_to_end, first, join
+from guardproxy.web.headers import CREDENTIALS, HOP_BY_HOP, Headers, end_to_end, join, without_keys
 
 log = structlog.get_logger("guardproxy.upstream")
 
@@ -28,6 +30,8 @@ IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _OTHER_METHOD: Final = frozenset({b"x-http-method", b"x-http-method-override", b"x-method-override"})
 # Headers that the proxy sets itself or that do not concern the upstream.
 _REPLACED: Final = HOP_BY_HOP | _OTHER_METHOD | {b"host", b"content-length", b"expect"}
+# What the parser of aiohttp raises for a malformed answer. httpx-aiohttp does not translate these errors.
+_MALFORMED: Final = (aiohttp.ClientError, HttpProcessingError, ValueError)
 # A body of more bytes is written in slices of this size, so that writing it does not block other requests.
 _SLICE: Final = 1 << 18
 
@@ -55,7 +59,8 @@ class UpstreamResponse:
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body's bytes as they arrive.
 
-        Raises UpstreamTimeout if the upstream sends nothing for too long, UpstreamUnavailable if it breaks off.
+        Raises UpstreamTimeout if the upstream sends nothing for too long, UpstreamUnavailable if it breaks off,
+        UpstreamUnreadable if its framing is malformed.
         """
         pending = aiter(self._stream)  # type: ignore[arg-type]
         while True:
@@ -66,7 +71,9 @@ class UpstreamResponse:
             except TimeoutError:
                 raise UpstreamTimeout(f"the upstream was silent for {self._between_chunks_s:g} s") from None
             except httpx.HTTPError as error:
-                raise UpstreamUnavailable("the upstream broke its answer off") from error
+                raise UpstreamUnavailable(f"the upstream broke its answer off ({_kind(error)})") from None
+            except _MALFORMED as error:
+                raise _malformed(error) from None
             finally:
                 self.waited_s += time.perf_counter() - began
             if chunk is None:
@@ -78,8 +85,11 @@ class UpstreamResponse:
         return self.decode(self.chunks())
 
     def decode(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Decode `chunks` of this body. Raises as `decoded`."""
-        decoder = decoder_for(first(self.headers, b"content-encoding"))
+        """Decode `chunks` of this body. Raises as `decoded`, also for several content-encodings."""
+        encodings = [value for name, value in self.headers if name == b"content-encoding"]
+        if len(encodings) > 1:
+            raise UpstreamUnreadable("it has several content-encodings")
+        decoder = decoder_for(encodings[0] if encodings else b"")
         return chunks if decoder is None else _decoded(decoder, chunks)
 
 
@@ -98,7 +108,7 @@ class _Attempt:
     """
 
     response: httpx.Response | None = None
-    error: UpstreamUnavailable | None = None
+    error: GuardproxyError | None = None
     retry_in_s: float | None = None
 
 
@@ -134,7 +144,7 @@ class Upstream:
         self.url = base_url
         self._base = _base(base_url)
         self._key = _credential(key, key_header) if key is not None else None
-        self._drop = _REPLACED if key is None else _REPLACED.union(CREDENTIALS)
+        self._drop = _REPLACED if self._key is None else _REPLACED.union(CREDENTIALS, {self._key[0].lower()})
         self._first_byte_s = first_byte_s
         self._between_chunks_s = between_chunks_s
         self._attempts = attempts
@@ -156,7 +166,7 @@ class Upstream:
         """The answer to a request. Leaving the context drops the part of the body that was not read.
 
         `path` and `query` are percent-encoded, `headers` are the client's. Raises UpstreamUnavailable if there is no
-        answer, UpstreamTimeout if it is late.
+        answer, UpstreamTimeout if it is late, UpstreamUnreadable if its HTTP is malformed.
         """
         request = self._request(method, path, query, headers, body)
         began = time.perf_counter()
@@ -166,7 +176,9 @@ class Upstream:
         if attempt.response is None:
             raise attempt.error or UpstreamUnavailable("no answer")
         try:
-            yield UpstreamResponse(attempt.response, self._between_chunks_s, time.perf_counter() - began)
+            response = UpstreamResponse(attempt.response, self._between_chunks_s, time.perf_counter() - began)
+            check_framing(response.status, response.headers)
+            yield response
         finally:
             await _drop(attempt.response)
 
@@ -181,7 +193,7 @@ class Upstream:
         if self._key is not None:
             out.append(self._key)
             # Gemini's clients may send their key in the query.
-            query = b"&".join(item for item in query.split(b"&") if not item.startswith(b"key="))
+            query = without_keys(query)
         if body or method in {"POST", "PUT", "PATCH"}:
             out.append((b"content-length", b"%d" % len(body)))
         target = f"{path}?{query.decode('ascii')}" if query else path
@@ -199,12 +211,14 @@ class Upstream:
         except TimeoutError:
             return _Attempt(error=UpstreamTimeout(f"no answer from the upstream in {self._first_byte_s:g} s"))
         except httpx.HTTPError as error:
-            unsent = never_sent(error)
-            failure = UpstreamUnavailable(
-                "the upstream cannot be reached" if unsent else "the upstream broke the connection off"
-            )
-            failure.__cause__ = error
-            return _Attempt(error=failure, retry_in_s=0.0 if unsent or repeatable else None)
+            if never_sent(error):
+                failure = UpstreamUnavailable("the upstream cannot be reached")
+                failure.__cause__ = error
+                return _Attempt(error=failure, retry_in_s=0.0)
+            failure = UpstreamUnavailable(f"the upstream broke the connection off ({_kind(error)})")
+            return _Attempt(error=failure, retry_in_s=0.0 if repeatable else None)
+        except _MALFORMED as error:
+            return _Attempt(error=_malformed(error))
         return _Attempt(response=response, retry_in_s=self._retry_in_s(response, repeatable=repeatable))
 
     def _retry_in_s(self, response: httpx.Response, *, repeatable: bool) -> float | None:
@@ -285,6 +299,16 @@ class _Slices(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for start in range(0, len(self._body), _SLICE):
             yield self._body[start : start + _SLICE]
+
+
+def _kind(error: Exception) -> str:
+    """The name of a transport error. Its text is left out, here and in the log: it may quote the upstream's answer."""
+    return type(error.__cause__ or error).__name__
+
+
+def _malformed(error: Exception) -> UpstreamUnreadable:
+    """The error for an answer that the HTTP parser refuses."""
+    return UpstreamUnreadable(f"its HTTP is malformed ({_kind(error)})")
 
 
 def never_sent(error: httpx.HTTPError) -> bool:

@@ -18,6 +18,8 @@ from guardproxy.types import Message, Refuse, Replace, Role
 from guardproxy.wires.shared.base import BaseWire, Changed, stream_flag, with_tool_results
 from guardproxy.wires.shared.body import dumps, guard_text, parsed_object, read_object
 from guardproxy.wires.shared.edits import rewrite
+from guardproxy.wires.shared.identifiers import value_or
+from guardproxy.wires.shared.known import Known, repeated_in_reply, tool_names
 from guardproxy.wires.shared.logprob_echo import LogprobEcho, token_list
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
@@ -28,8 +30,12 @@ from guardproxy.wires.shared.parts import (
     identifier,
     json_text,
     keys,
+    labels,
     list_of,
+    name,
+    numbers,
     object_with,
+    one_of,
     opaque,
     outer_messages,
     outer_parts,
@@ -39,7 +45,7 @@ from guardproxy.wires.shared.parts import (
     text,
     with_outer_parts,
 )
-from guardproxy.wires.shared.streams import JSON, BaseStream, ChoiceState, Event, parts_with_new_texts, without_opaque
+from guardproxy.wires.shared.streams import JSON, BaseStream, ChoiceState, Event, parts_with_new_texts, without
 
 _PATH = re.compile(r"/api/(?:chat|generate)")
 _CALLS = re.compile(r"\.function\.arguments$")
@@ -53,7 +59,7 @@ _PLAIN = ("message.content", "message.thinking", "response", "thinking")
 def _calls(builder: MessageBuilder, value: Any, path: str) -> None:
     """Judge tool calls. A frame of a stream brings whole calls; their numbers follow those of earlier frames."""
     table = keys("name arguments", handled_in_code) | {"index": passed, "description": text()}
-    list_of(object_with({"function": object_with(table), "id": passed, "type": passed}))(builder, value, path)
+    list_of(object_with({"function": object_with(table), "id": identifier, "type": passed}))(builder, value, path)
     for call in value or ():
         function = call.get("function") or {}
         name, arguments = function.get("name"), function.get("arguments")
@@ -65,12 +71,15 @@ def _calls(builder: MessageBuilder, value: Any, path: str) -> None:
 
 def _options(builder: MessageBuilder, value: Any, path: str) -> None:
     """Pass the sampling options; the stop sequences are the sender's own labels."""
-    known = {key: item for key, item in value.items() if key != "stop"} if isinstance(value, dict) else value
-    passed(builder, known, path)
+    if isinstance(value, dict):
+        labels(builder, value.get("stop"), f"{path}.stop")
+        value = {key: item for key, item in value.items() if key != "stop"}
+    passed(builder, value, path)
 
 
 MESSAGE: FieldMap = {
-    "role": identifier,
+    # Chat templates write the role into the prompt, so a role that the protocol does not have is judged.
+    "role": one_of("system user assistant tool"),
     "content": text(),
     "thinking": text("reasoning"),
     "images": opaque("image"),
@@ -82,7 +91,8 @@ MESSAGE: FieldMap = {
 # A request outside its messages (chat), or with its prompt (generate).
 SETTINGS: dict[str, FieldRule] = {
     **keys("messages prompt", handled_in_code),
-    **keys("model stream keep_alive think raw truncate shift logprobs top_logprobs"),
+    "model": name,
+    **keys("stream keep_alive think raw truncate shift logprobs top_logprobs"),
     **keys("width height steps _debug_render_only"),
     "options": _options,
     "tools": list_of(json_text("tool_definition")),
@@ -98,12 +108,14 @@ SETTINGS: dict[str, FieldRule] = {
 REPLY: FieldMap = {
     **keys(
         """
-        model created_at done done_reason total_duration load_duration prompt_eval_count prompt_eval_duration
-        eval_count eval_duration context remote_model remote_host completed total
+        created_at done done_reason total_duration load_duration prompt_eval_count prompt_eval_duration
+        eval_count eval_duration completed total
         """
     ),
+    "error": error_text,
+    **keys("model remote_model remote_host", name),
+    "context": numbers,
     "logprobs": handled_in_code,
-    "error": error_text(""),
     "message": object_with(MESSAGE),
     "response": text(),
     "thinking": text("reasoning"),
@@ -142,12 +154,13 @@ def _messages(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
     messages = body.get("messages") or []
     if not isinstance(messages, list):
         raise Unreadable("must be a list", "messages")
+    known = tool_names(body)
     for index, message in enumerate(messages):
-        yield f"messages[{index}]", _message(message, f"messages[{index}]")
+        yield f"messages[{index}]", _message(message, f"messages[{index}]", known)
 
 
-def _message(message: Any, path: str) -> Message:
-    builder = MessageBuilder(Unreadable)
+def _message(message: Any, path: str, known: Known) -> Message:
+    builder = MessageBuilder(Unreadable, known)
     if not isinstance(message, dict):
         raise Unreadable("must be an object", path)
     read_fields(builder, message, path, MESSAGE)
@@ -195,9 +208,11 @@ class OllamaStream(BaseStream):
         read_fields(state.builder, body, "", REPLY)
         echo = state.echo("text", "logprobs")
         _log_probabilities(echo, state.builder, body)
-        self._head.update({key: body[key] for key in ("model", "created_at") if isinstance(body.get(key), str)})
+        for key in ("model", "created_at"):
+            if isinstance(body.get(key), str) and not state.builder.text(key):  # a judged string is not written again
+                self._head[key] = body[key]
         if body.get("done") is True:
-            self._end = without_opaque(body, state.builder.message("assistant"))
+            self._end = without(body, state.builder.message("assistant").parts)
             state.final = True
         return echo.ahead or any(path not in _PLAIN for path, _ in state.builder.added)
 
@@ -219,7 +234,7 @@ class OllamaStream(BaseStream):
             rest = [_text_fields(self.request.path, outcome.message)] if state.nothing_released else []
             reason = "stop"
         else:
-            rest, reason = self._rest(state, outcome), str(self._end.get("done_reason") or "stop")
+            rest, reason = self._rest(state, outcome), value_or(self._end.get("done_reason"), "stop")
         kept = {key: value for key, value in self._end.items() if key.endswith(("_count", "_duration"))}
         end = {**_text_fields(self.request.path, ""), "done": True, "done_reason": reason, **kept}
         return self.pack_all([*({**self._head, **item, "done": False} for item in rest), {**self._head, **end}])
@@ -261,7 +276,7 @@ class Ollama(BaseWire):
         A request that only loads a model has no message.
         """
         is_chat = _is_chat(path)
-        builder = MessageBuilder(Unreadable)
+        builder = MessageBuilder(Unreadable, tool_names(body))
         read_fields(builder, body, "", SETTINGS | ({"prompt": text()} if is_chat else {"messages": opaque("messages")}))
         for message in outer_messages(builder):
             yield from _split(message)
@@ -277,12 +292,12 @@ class Ollama(BaseWire):
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """Parse a whole reply; an error body has no choice of its own. Raises UpstreamUnreadable."""
-        parsed = read_object(body, UpstreamUnreadable)
+        parsed, known = read_object(body, UpstreamUnreadable), repeated_in_reply(request)
         if "message" not in parsed and "response" not in parsed:
             if "error" not in parsed:
                 raise UpstreamUnreadable("has neither a message nor a response")
-            return Reply(with_outer_parts((), outer_parts(parsed, REPLY)), body, parsed)
-        builder, echo = MessageBuilder(UpstreamUnreadable), LogprobEcho("logprobs")
+            return Reply(with_outer_parts((), outer_parts(parsed, REPLY, known)), body, parsed)
+        builder, echo = MessageBuilder(UpstreamUnreadable, known), LogprobEcho("logprobs")
         read_fields(builder, parsed, "", REPLY)
         _log_probabilities(echo, builder, parsed)
         echo.close(builder)
@@ -297,8 +312,8 @@ class Ollama(BaseWire):
             for key in ("logprobs", "context"):
                 body.pop(key, None)
             return dumps(body)
-        body = without_opaque(body, reply.choices[0])
-        kept = {key: body[key] for key in body if REPLY.get(key) is passed and key not in ("context", "error")}
+        body = without(body, reply.choices[0].parts)
+        kept = {key: body[key] for key in body if REPLY.get(key) in (passed, name) and key != "error"}
         kept = {**_head(request, request.received), **kept}
         new_text = outcome.message if isinstance(outcome, Refuse) else "\n".join(edit.text for edit in outcome.edits)
         return dumps({**kept, **_text_fields(request.path, new_text), "done": True, "done_reason": "stop"})

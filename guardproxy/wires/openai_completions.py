@@ -15,13 +15,16 @@ from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.base import Changed
 from guardproxy.wires.shared.body import dumps, read_object, remove
 from guardproxy.wires.shared.edits import rewrite
-from guardproxy.wires.shared.logprob_echo import LogprobEcho
+from guardproxy.wires.shared.identifiers import value_or
+from guardproxy.wires.shared.known import Known, repeated_in_reply, tool_names
+from guardproxy.wires.shared.logprob_echo import LogprobEcho, judge_token
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
     FieldMap,
     handled_in_code,
     json_text,
     keys,
+    numbers,
     object_with,
     opaque,
     outer_messages,
@@ -51,7 +54,9 @@ REPLY_CHOICE: FieldMap = {
     "reasoning": text("reasoning"),
     "reasoning_content": text("reasoning"),
 }
-_LOGPROBS: FieldMap = keys("token_logprobs text_offset token_ids") | keys("tokens top_logprobs", handled_in_code)
+_LOGPROBS: FieldMap = keys("token_logprobs text_offset token_ids", numbers) | keys(
+    "tokens top_logprobs", handled_in_code
+)
 _NO_CALLS = re.compile(r"(?!)")
 
 
@@ -87,6 +92,8 @@ def _log_probabilities(echo: LogprobEcho, builder: MessageBuilder, choice: Mappi
     for place, others in enumerate((value or {}).get("top_logprobs") or ()):
         if others is not None and (not isinstance(others, dict) or set(others) - {*tokens[place : place + 1]}):
             builder.opaque(f"{path}.top_logprobs", "token alternatives")
+            for token in others.items() if isinstance(others, dict) else [others]:
+                judge_token(builder, [*token] if isinstance(token, tuple) else token, f"{path}.top_logprobs[{place}]")
 
 
 def _choice(index: int, new_text: str, finish: str | None) -> dict[str, Any]:
@@ -131,7 +138,7 @@ class OpenAICompletions(openai.OpenAIWire):
 
     def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
         """Yield every prompt with its path; texts outside the prompts come first."""
-        builder = MessageBuilder(Unreadable)
+        builder = MessageBuilder(Unreadable, tool_names(body))
         read_fields(builder, body, "", SETTINGS)
         for message in outer_messages(builder):
             yield "", message
@@ -142,11 +149,12 @@ class OpenAICompletions(openai.OpenAIWire):
         """Parse a whole reply. Raises UpstreamUnreadable."""
         parsed = read_object(body, UpstreamUnreadable)
         choices = openai.choices_of(parsed)
-        read = [self._choice(choice, f"choices[{index}]") for index, choice in enumerate(choices)]
-        return Reply(with_outer_parts(read, outer_parts(parsed, openai.ENVELOPE)), body, parsed)
+        known = repeated_in_reply(request)
+        read = [self._choice(choice, f"choices[{index}]", known) for index, choice in enumerate(choices)]
+        return Reply(with_outer_parts(read, outer_parts(parsed, openai.ENVELOPE, known)), body, parsed)
 
-    def _choice(self, choice: Any, path: str) -> Message:
-        builder = MessageBuilder(UpstreamUnreadable)
+    def _choice(self, choice: Any, path: str, known: Known) -> Message:
+        builder = MessageBuilder(UpstreamUnreadable, known)
         echo = LogprobEcho(f"{path}.logprobs")
         read_fields(builder, require_object(builder.error, choice, path), path, REPLY_CHOICE)
         _log_probabilities(echo, builder, choice, f"{path}.logprobs")
@@ -164,7 +172,7 @@ class OpenAICompletions(openai.OpenAIWire):
                 choices[index] = _choice(number, outcome.message, outcome.finish)
             elif outcome.whole or not reply.body.get("choices"):
                 new_text = "\n".join(edit.text for edit in outcome.edits)
-                choices[index] = _choice(number, new_text, choice.get("finish_reason") or "stop")
+                choices[index] = _choice(number, new_text, value_or(choice.get("finish_reason"), "stop"))
             else:
                 rewrite(body, outcome.edits, _NO_CALLS)
                 choice["logprobs"] = None

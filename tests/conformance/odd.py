@@ -1,6 +1,7 @@
 """Harmless exchanges in JSON that no serialiser would write: a proxy that parses and writes them again changes them."""
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -94,6 +95,16 @@ def frame(rng: random.Random, raw: bytes) -> bytes:
     if rng.random() < 0.2:
         raw = rng.choice((b": keep-alive\n\n", b":\r\n", b"id: 7\n", b"retry: 100\n", b"\n", b"\r\n\r\n")) + raw
     return raw
+
+
+def as_it_leaves(stream: bytes) -> bytes:
+    """Return a stream as the proxy forwards it: without comments inside events, every event's data in one line."""
+    out = re.sub(rb"(?:^|(?<=\n)):\r\n(?=[a-z])", b"", stream)
+    while (joined := re.sub(rb"(?m)^data: ?([^\r\n]*)\r?\ndata: ?", rb"data: \1 ", out)) != out:
+        out = joined
+    for char in "\x85\u2028\u2029":
+        out = out.replace(char.encode(), f"\\u{ord(char):04x}".encode())
+    return out
 
 
 def split(rng: random.Random, raw: bytes) -> list[bytes]:

@@ -54,7 +54,7 @@ def test_clean_exchanges(protocol: Protocol, stream: bool) -> None:
         assert (forwarded.action, forwarded.coverage, forwarded.body) == ("pass", "full", sample.request), seed
         if stream:
             received = guarding.stream(exchange, sample.split, protocol.content_type)
-            assert received == sample.stream, seed
+            assert received == odd.as_it_leaves(sample.stream), seed
         else:
             review = guarding.reply(exchange, sample.whole)
             assert (review.action, review.coverage, review.body) == ("pass", "full", sample.whole), seed
@@ -81,6 +81,6 @@ def test_clean_exchanges_over_sockets(stand: Stand, protocol: Protocol, stream: 
             stand.play(Scripted(sample.split if stream else [sample.whole], headers={"content-type": kind}))
             answer = client.post(protocol.target(stream=stream), content=sample.request)
             assert stand.asked() == [sample.request], seed
-            assert answer.content == (sample.stream if stream else sample.whole), seed
+            assert answer.content == (odd.as_it_leaves(sample.stream) if stream else sample.whole), seed
             assert answer.headers["content-type"] == kind
             assert answer.headers["x-guardproxy-action"] == "pass"

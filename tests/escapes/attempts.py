@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,13 @@ def prompts() -> list[str]:
 
 
 def squeezed(text: str) -> str:
-    """Return a text without white space and case, as the scripted guard compares it."""
+    """Return a text without white space and case."""
     return "".join(text.split()).casefold()
+
+
+def spelled(text: str) -> str:
+    """Return the words of a text, without case and punctuation, as the scripted guard reads it."""
+    return " ".join(re.findall(r"\w+", text)).casefold()
 
 
 class KnowsThem:
@@ -43,11 +49,11 @@ class KnowsThem:
     taxonomy = Taxonomy("scripted", (Category("harm", "Harm"),))
 
     def __init__(self, texts: list[str]) -> None:
-        self._texts = [squeezed(text) for text in texts]
+        self._texts = [spelled(text) for text in texts]
 
     async def judge(self, check: Check) -> Verdict:
         """Judge a turn unsafe if it contains a known prompt."""
-        read = squeezed(check.turn.text)
+        read = spelled(check.turn.text)
         unsafe = 0.99 if any(text in read for text in self._texts) else 0.01
         return Verdict(unsafe, (Finding("harm", unsafe),), self.name)
 
@@ -119,7 +125,7 @@ async def _played(frames: list[bytes]) -> AsyncIterator[bytes]:
 
 
 def _words(value: Any) -> str:
-    """Return every string in a body, joined, including strings in embedded JSON and in files."""
+    """Return every string in a body but roles and types, joined, with the strings in embedded JSON and in files."""
     if isinstance(value, str):
         decoded = ""
         if value.startswith(_FILE):
@@ -131,7 +137,7 @@ def _words(value: Any) -> str:
                 decoded = ""
         return value + " " + decoded
     if isinstance(value, dict):
-        return " ".join(_words(item) for item in value.values())
+        return " ".join(_words(item) for key, item in value.items() if key not in ("type", "role"))
     if isinstance(value, list):
         return " ".join(_words(item) for item in value)
     return ""

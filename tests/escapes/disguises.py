@@ -5,13 +5,18 @@ import codecs
 import html
 import re
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 Disguise = Callable[[str], str]
 
 
 def _selectors(text: str) -> str:
     return "😀" + "".join(chr(0xFE00 + byte if byte < 16 else 0xE0100 + byte - 16) for byte in text.encode())
+
+
+def _mixed(text: str, separators: Sequence[str]) -> str:
+    """Put the separators between the letters in turn."""
+    return "".join(char + separators[place % len(separators)] for place, char in enumerate(text))
 
 
 def _styled(upper: int, lower: int) -> Disguise:
@@ -40,6 +45,11 @@ SINGLE: dict[str, Disguise] = {
     "variation selectors": _selectors,
     "spaced letters": " ".join,
     "spaced letters, wider between words": lambda t: "   ".join(" ".join(word) for word in t.split(" ")),
+    "letters apart by tabs": "\t".join,
+    "letters apart by lines": "\n".join,
+    "letters apart by two spaces": "  ".join,
+    "letters apart by any white space": lambda t: _mixed(t, " \t\n\u2003"),
+    "letters apart by white space of any length": lambda t: _mixed(t, (" ", "\t\t", "\n", "\r\n")),
     "dotted letters": lambda t: re.sub(r"\w+", lambda word: ".".join(word.group()), t),
     "leetspeak": lambda t: t.translate(str.maketrans("aeioAEIO", "43104310")),
     "leetspeak in words": lambda t: " ".join(
@@ -79,10 +89,37 @@ TWICE = (
 )
 
 
+# Harmless texts in other encodings around a text. Each of them is one more that a reader of the request can decode.
+_HARMLESS = "Please decode the following text"
+_DECOYS = ("HTML entities", "URL, every letter", "hex", "base64", "unicode escapes", "hex escapes", "spaced letters")
+
+
+def _decoyed(disguise: Disguise, around: Callable[[str, str], str]) -> Disguise:
+    """Disguise a text, and put decoys around it."""
+    return lambda text: around("\n".join(SINGLE[name](_HARMLESS) for name in _DECOYS), disguise(text))
+
+
 def _within(inner: Disguise, outer: Disguise) -> Disguise:
     return lambda text: outer(inner(text))
 
 
 DISGUISES: dict[str, Disguise] = SINGLE | {
     f"{inner} in {outer}": _within(SINGLE[inner], SINGLE[outer]) for inner, outer in TWICE
+}
+
+DISGUISES |= {
+    f"base64 in base64 {where} decoys": _decoyed(_within(SINGLE["base64"], SINGLE["base64"]), around)
+    for where, around in {
+        "behind": lambda decoys, text: f"{decoys}\n{text}",
+        "before": lambda decoys, text: f"{text}\n{decoys}",
+        "among": lambda decoys, text: f"{decoys}\n{text}\n{decoys}",
+    }.items()
+} | {
+    "base64 in hex in URL, behind decoys": _decoyed(
+        _within(_within(SINGLE["base64"], SINGLE["hex"]), SINGLE["URL, every letter"]),
+        lambda decoys, text: f"{decoys}. {text}",
+    ),
+    "decoys and text in base64": lambda text: SINGLE["base64"](
+        "\n".join([*(SINGLE[name](_HARMLESS) for name in _DECOYS), SINGLE["base64"](text)])
+    ),
 }

@@ -55,6 +55,22 @@ def _padded(padding: str) -> dict[str, Callable[[str], Placed]]:
     }
 
 
+_PICTURE: Body = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+# An answer that says something, and the next user turn.
+_WENT_ON: tuple[Body, ...] = ({"role": "assistant", "content": "Sure, I can help with that."}, user("Please go on."))
+
+
+def _parts(text: str, size: int) -> list[Body]:
+    """Return the text as content parts of `size` characters."""
+    return [{"type": "text", "text": text[at : at + size]} for at in range(0, len(text), size)]
+
+
+def _around(text: str, between: str, **more: Any) -> Body:
+    """Return a request with an assistant turn between the halves of the text."""
+    first, second = halves(text)
+    return ask(user(first), {"role": "assistant", "content": between, **more}, user(second))
+
+
 _TURNS: dict[str, Callable[[str], Placed]] = {
     "last user turn": lambda t: ask(user(t)),
     "first of two user turns": lambda t: ask(user(t), user("Thank you in advance!")),
@@ -66,6 +82,17 @@ _TURNS: dict[str, Callable[[str], Placed]] = {
     "split around an empty assistant turn": lambda t: ask(
         user(halves(t)[0]), {"role": "assistant", "content": ""}, user(halves(t)[1])
     ),
+    "split over parts of one letter": lambda t: ask(user(_parts(t, 1))),
+    "split over parts of two letters": lambda t: ask(user(_parts(t, 2))),
+    "split over parts around pictures": lambda t: ask(
+        user([piece for part in _parts(t, 2) for piece in (part, _PICTURE)])
+    ),
+    "split over messages of three letters": lambda t: ask(*(user(part["text"]) for part in _parts(t, 3))),
+    "split over parts of two messages": lambda t: ask(*(user(_parts(half, 1)) for half in halves(t))),
+    "split around an assistant turn of zero-width characters": lambda t: _around(t, "\u200b\u200d\u2060"),
+    "split around an assistant turn of fillers": lambda t: _around(t, "\u3164\u2800\ufe0f\u0301\U000e0041 \u00a0"),
+    "split around an assistant turn of signs": lambda t: _around(t, "..."),
+    "split around an assistant turn of a name": lambda t: _around(t, "", name="Bob"),
     "split around an answer": lambda t: ask(
         user(halves(t)[0]), {"role": "assistant", "content": "Please go on."}, user(halves(t)[1])
     ),
@@ -82,6 +109,15 @@ _HISTORY: dict[str, Callable[[str], Placed]] = {
         {"role": "assistant", "content": None, "tool_calls": [call("run", {"task": t})]},
         {"role": "tool", "tool_call_id": "c1", "content": "done"},
         user("And now?"),
+    ),
+    "split over user turns of the history": lambda t: ask(*(user(half) for half in halves(t)), *_WENT_ON),
+    "split around an unseen turn of the history": lambda t: ask(*_around(t, "\u200b")["messages"], *_WENT_ON),
+    "split over parts of the history": lambda t: ask(user(_parts(t, 1)), *_WENT_ON),
+    "split over a user turn and a tool result of the history": lambda t: ask(
+        user(halves(t)[0]), {"role": "tool", "tool_call_id": "c1", "content": halves(t)[1]}, *_WENT_ON
+    ),
+    "split over forged assistant turns": lambda t: ask(
+        user("Hello."), *({"role": "assistant", "content": half} for half in halves(t)), user("Please go on.")
     ),
     "in an earlier user turn": lambda t: ask(
         user(t), {"role": "assistant", "content": "I will."}, user("Please go on.")
@@ -120,12 +156,41 @@ _FIELDS: dict[str, Callable[[str], Placed]] = {
         user("Hello."), {"role": "assistant", "content": "Hi.", "reasoning_content": t}, user("Please go on.")
     ),
     "escaped as JSON": _escaped,
+    "as the effort of reasoning": lambda t: ask(user("Hello."), reasoning_effort=t),
+    "as the choice of a tool": lambda t: ask(user("Hello."), tool_choice=t),
+    "as the name of the chosen tool": lambda t: ask(
+        user("Hello."), tool_choice={"type": "function", "function": {"name": t}}
+    ),
+    "as the detail of an image": lambda t: ask(
+        user([{"type": "image_url", "image_url": {"url": "https://example.org/a.png", "detail": t}}])
+    ),
+    "as the address of an image": lambda t: ask(user([{"type": "image_url", "image_url": {"url": t}}])),
+    "as an audio format": lambda t: ask(user([{"type": "input_audio", "input_audio": {"data": "AAAA", "format": t}}])),
+    "as a cache control": lambda t: ask(user([{"type": "text", "text": "Hello.", "cache_control": {"type": t}}])),
+    "as the type of a part": lambda t: ask(user([{"type": t, "text": "Hello."}])),
+    "in a part of an unknown type": lambda t: ask(user([{"type": "novel", "novel": t}])),
+    "in a part without a type": lambda t: ask(user([{"text": t}])),
+    "in an unknown field": lambda t: ask(user("Hello."), aside=t),
+    "in an unknown object": lambda t: ask({**user("Hello."), "aside": {"deep": [{"er": t}]}}),
+    "in an unknown list of words": lambda t: ask(user("Hello."), aside=t.split(" ")),
+    "as a model": lambda t: {**ask(user("Hello.")), "model": t},
+    "as a user": lambda t: ask(user("Hello."), user=t),
+    "in metadata": lambda t: ask(user("Hello."), metadata={"note": t}),
+    "as a stop sequence": lambda t: ask(user("Hello."), stop=[t]),
+    "as a role": lambda t: ask({"role": t, "content": "Hello."}),
+    "as the id of a call": lambda t: ask(
+        user("Hello."),
+        {"role": "assistant", "content": None, "tool_calls": [call("run", {"task": "x"})]},
+        {"role": "tool", "tool_call_id": t, "content": "done"},
+    ),
+    "as a chat template": lambda t: ask(user("Hello."), chat_template=t),
 }
 
 # Places in texts of the model, which are judged by the rules of the assistant's side.
 AS_REPLY = frozenset(
     {
         "in a forged assistant turn",
+        "split over forged assistant turns",
         "in tool arguments of the history",
         "in a refusal of the history",
         "in reasoning of the history",
@@ -145,7 +210,16 @@ def replies(padding: str = PADDING) -> dict[str, Callable[[str], list[Message]]]
 
 
 _REPLIES: dict[str, Callable[[str], list[Message]]] = {
+    "role": lambda t: [{"role": t, "content": "Fine."}],
+    "unknown field": lambda t: [{"content": "Fine.", "aside": t}],
+    "unknown object": lambda t: [{"content": "Fine.", "aside": {"deep": [{"er": t}]}}],
+    "id of a call": lambda t: [{"content": None, "tool_calls": [{**call("run", {"task": "x"}), "id": t}]}],
+    "type of a call": lambda t: [{"content": None, "tool_calls": [{**call("run", {"task": "x"}), "type": t}]}],
+    "id of audio": lambda t: [
+        {"content": None, "audio": {"id": t, "data": "AAAA", "expires_at": 1, "transcript": "Fine."}}
+    ],
     "content": lambda t: [{"content": t}],
+    "parts of one letter": lambda t: [{"content": _parts(t, 1)}],
     "second choice": lambda t: [{"content": "Fine."}, {"content": t}],
     "reasoning": lambda t: [{"content": "Fine.", "reasoning_content": t}],
     "reasoning, other name": lambda t: [{"content": "Fine.", "reasoning": t}],

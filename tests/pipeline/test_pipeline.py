@@ -614,8 +614,9 @@ def test_what_comes_behind_the_end_is_judged_too(word: Any) -> None:
     rules = policy(on_opaque={"user": "flag", "assistant": word})
     *start, end = frames(TEXT)
     for late, left in (
-        (frame(aside="words that nobody judged"), word == "flag"),
-        (b'data: {"choices": [], "aside": "words that nobody judged"}\n\n', word == "flag"),
+        (frame(images=["AAAA"]), word == "flag"),
+        (b'data: {"choices": [], "aside": "words that nobody judged"}\n\n', True),
+        (b'data: {"choices": [], "aside": "a bomb"}\n\n', False),
         (b'data: {"error": {"message": "cannot parse: a bomb"}}\n\n', False),
         (b'data: {"error": {"message": "out of luck"}}\n\n', True),
     ):

@@ -92,6 +92,20 @@ def test_another_upstreams_reply_is_unknown() -> None:
     assert talk.refused(talk.exchange("v", previous_response_id="resp_1"))
 
 
+def test_another_clients_reply_is_unknown() -> None:
+    """A reply that one client received is unknown to every other client, and to requests without a key."""
+    talk = Talk()
+
+    def asked_by(client: str, **body: Any) -> Exchange:
+        exchange = talk.exchange(**body)
+        return replace(exchange, origin=replace(exchange.origin, client=client))
+
+    talk.answered(asked_by("a"), "resp_1", "fine")
+    assert not talk.refused(asked_by("a", previous_response_id="resp_1"))
+    assert talk.refused(asked_by("b", previous_response_id="resp_1"))
+    assert talk.refused(asked_by("", previous_response_id="resp_1"))
+
+
 def test_another_policys_reply_is_unknown() -> None:
     """A reply that passed under one policy is unknown under another."""
     talk = Talk()

@@ -13,12 +13,14 @@ from guardproxy.pipeline.turns import (
     exchanges_of,
     in_scope,
     is_full,
-    joined_turn,
+    joined_turns,
     recent_context,
     recent_context_starts,
     reply_turn,
     texts_after,
+    turn_starts,
     turns_of,
+    with_undecoded,
 )
 from guardproxy.policy import JudgeScope, Policy, SideRules
 from guardproxy.types import Coverage, Edit, Message, Part, Replace
@@ -76,10 +78,48 @@ def test_opaque_content_is_seen_in_any_role() -> None:
 
 def test_split_turn_is_joined() -> None:
     """Two consecutive user messages are also judged as one text; a single message is not judged twice."""
-    joined = joined_turn(chat("uauu"), JudgeScope(), {"messages[3].content": "new"})
-    assert joined is not None
+    (joined,) = joined_turns(chat("uauu"), JudgeScope(), {"messages[3].content": "new"})
     assert (joined.context, joined.message.text) == (2, "u2\nnew")
-    assert joined_turn(chat("uau"), JudgeScope(), {}) is None
+    assert joined_turns(chat("uau"), JudgeScope(), {}) == []
+
+
+@pytest.mark.parametrize(
+    ("roles", "starts"),
+    [("uau", [0, 2]), ("uuauau", [0, 3, 5]), ("uatau", [0, 4]), ("auau", [0, 1, 3]), ("uasuaua", [0, 2, 5]), ("", [0])],
+)
+def test_where_every_turn_begins(roles: str, starts: list[int]) -> None:
+    """Every turn of the history begins as the current turn does: behind an answer, before a user message."""
+    assert turn_starts(chat(roles)) == starts
+
+
+def test_every_turn_of_several_messages_is_joined() -> None:
+    """Also in the history, also the results of the tools that a turn calls; the current turn is last."""
+    joined = joined_turns(chat("uuauatauu"), JudgeScope(), {})
+    assert [(turn.index, turn.context, turn.current, turn.message.text) for turn in joined] == [
+        (1, 0, False, "u0\nu1"),
+        (5, 3, False, "u3\nt5"),
+        (8, 7, True, "u7\nu8"),
+    ]
+    assert [turn.message.text for turn in joined_turns(chat("uuauatauu"), JudgeScope(("user",)), {})] == [
+        "u0\nu1",
+        "u7\nu8",
+    ]
+
+
+def test_opaque_parts_are_in_no_joined_turn() -> None:
+    """A joined turn has the readable parts of its messages."""
+    first, second = chat("uu")
+    picture = Part("messages[0].image", "", "opaque", "image")
+    (joined,) = joined_turns([Message("user", (*first.parts, picture)), second], JudgeScope(), {})
+    assert joined.message.parts == (*first.parts, *second.parts)
+
+
+def test_undecoded_parts_are_not_covered() -> None:
+    """A part whose encodings were not all decoded is unreadable in coverage and in the conversation."""
+    (item,) = coverage_of(chat("u"), POLICY, undecoded={"messages[0].content"})
+    assert (item.judged, item.why) == (False, "opaque: too many encodings")
+    marked = with_undecoded(chat("uu"), {"messages[0].content"})
+    assert [[part.note for part in message.opaque] for message in marked] == [["too many encodings"], []]
 
 
 @pytest.mark.parametrize(

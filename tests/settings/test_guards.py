@@ -137,7 +137,7 @@ def test_they_become_one_guard() -> None:
     both = load_text(f"guard: {{all: [embedded, second]}}\n{several}", "f.yaml", {}, catalogue())
     chain = "guard: {cascade: {first: embedded, second: second, low: 0.2, high: 0.8}}\n"
     cascade = load_text(chain + several, "f.yaml", {}, catalogue())
-    single = load_text("", "f.yaml", {}, catalogue())
+    single = load_text("version: 1", "f.yaml", {}, catalogue())
     assert isinstance(combined(both, members(both)), AllOf)
     assert isinstance(combined(cascade, members(cascade)), Cascade)
     assert [guard(settings).name for settings in (both, cascade, single)] == [

@@ -105,10 +105,17 @@ def test_no_shape_breaks_the_loader(tree: object) -> None:
     check_places(json.dumps(tree))
 
 
-def test_no_file_and_an_empty_file_mean_the_same() -> None:
-    """Without a file and with an empty file the built-in settings apply, which block all six categories and unsafe."""
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "\ufeff", "{}", "null", " \n\n", "---\n# x\n...\n"])
+def test_an_empty_file_is_a_mistake(text: str) -> None:
+    """A file without any setting may not be written yet: it does not mean the built-in policy."""
+    assert len(mistakes(text)) == 1
+    assert "the file has no settings; write `version: 1` if the built-in settings are meant" in mistakes(text)[0]
+
+
+def test_no_file_and_a_file_with_a_version_mean_the_same() -> None:
+    """Without a file and with a version alone the built-in settings apply: they block all six categories and unsafe."""
     defaults = load(None, {}, NAMES)
-    for text in ("", "# nothing\n", "---\n", "version: 1", "\ufeff"):
+    for text in ("version: 1", "\ufeffversion: 1", "---\nversion: 1\n"):
         settings = read(text)
         assert (settings.server, settings.upstream, settings.guard) == (
             defaults.server,

@@ -41,7 +41,7 @@ log: *a
 FOUND = """\
 1:10: version: must be one of 1, not 2
 2:16: server.port: must be at most 65535, not 80800
-2:23: server.hots: unknown key; did you mean host?
+2:23: server.hots: unknown key; did you mean hosts?
 4:8: upstream.url: must be http(s)://host[:port][/path]
 5:8: upstream.key: a secret does not belong in the file; write ${env:NAME} and set that variable
 6:25: upstream.timeouts.connect_s: must be a number, not "5"
@@ -110,6 +110,7 @@ def test_every_planted_mistake_is_reported_at_once() -> None:
         ("upstream: {url: 'http://['}", "upstream.url: must be http(s)"),
         ("upstream: {key_header: x-key}", "has no effect without upstream.key"),
         ("upstream: {key: '${env:K}', key_header: 'a b'}", "upstream.key_header: is not a valid header name"),
+        ("upstream: {response_headers: [x-a, 'x b']}", "upstream.response_headers[1]: is not a valid header name"),
         ("upstream: {verify: false, ca_file: a.pem}", "has no effect with verify: false"),
         ("upstream: {key: '${env:SPACED}'}", "variable SPACED holds a space"),
         (
@@ -129,6 +130,11 @@ def test_every_planted_mistake_is_reported_at_once() -> None:
         ("taxonomies: {m: {categories: [{id: A b}]}}", "categories[0].id: must be lower-case letters"),
         ("taxonomies: {m: {categories: [{id: unsafe}]}}", "not a reserved name (unsafe, guard_injection, jailbreak)"),
         ("taxonomies: {m: {categories: [{id: a}, {id: a}]}}", "id 'a' is already that of categories[0]"),
+        ("server: {hosts: [https://a.example]}", "server.hosts[0]: must be a host name without scheme and port"),
+        ("server: {hosts: [a.example:80]}", "server.hosts[0]: must be a host name without scheme and port"),
+        ("server: {hosts: [a, a b]}", "server.hosts[1]: must be a host name without scheme and port"),
+        ("server: {origins: [a.example]}", "server.origins[0]: must be scheme://host"),
+        ('server: {origins: ["*", https://a.example/x]}', "server.origins[1]: must be scheme://host"),
         ("paths: {allow: [/v1/models]}", "paths.allow[0]: must be METHOD /path"),
         ("policies: {}", "policies.default: is missing"),
         (f"policies: {{default: {{{RULES}, judge: {{roles: [tool]}}}}}}", "judge.roles: must include user"),

@@ -39,7 +39,7 @@ ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
     "br": brotli.compress,
     "zstd": zstd.compress,
 }
-ALLOW = ("GET /", "GET /v1/models", "GET /v1/models/*", "POST /v1/messages/count_tokens")
+ALLOW = ("GET /", "GET /v1/models", "GET /v1/models/*", "GET /v1/models/*/*", "POST /v1/messages/count_tokens")
 
 
 def policy(**changes: Any) -> Policy:
@@ -62,7 +62,7 @@ def guarded(upstream: Upstream, **changes: Any) -> ASGIApp:
         wires=[load(name, WIRES, "wire") for name in WIRES],
         policies=policies,
         allow=PathList(changes.get("allow", ALLOW)),
-        refuse=PathList(changes.get("refuse", ())),
+        refuse=PathList(changes.get("refuse", ()), wide=True),
         limits=changes.get("limits") or Limits(),
         metrics=metrics,
         ready=changes.get("ready", lambda: ""),
@@ -77,7 +77,12 @@ def guarded(upstream: Upstream, **changes: Any) -> ASGIApp:
         await upstream.aclose()
 
     return create_app(
-        proxy, policies=policies, metrics=metrics, ready=changes.get("ready", lambda: ""), lifespan=lifespan
+        proxy,
+        policies=policies,
+        metrics=metrics,
+        ready=changes.get("ready", lambda: ""),
+        lifespan=lifespan,
+        visitors=changes.get("visitors"),
     )
 
 

@@ -126,6 +126,26 @@ def test_a_policy_is_chosen_by_route() -> None:
     assert flagged == [True, False]
 
 
+@pytest.mark.parametrize("host", ["guard.example", "a/v1/other", "a?b", "a#b", "a/v1/moderations/../x"])
+def test_no_host_avoids_a_route(host: str) -> None:
+    """The path is that of the request line: a path in the Host header is no part of it."""
+    strict = Policy("strict", "v", SideRules({"*": (Rule("flag", 0.1),)}), RULES)
+    policies = {"default": Policy("default", "v", RULES, RULES), "strict": strict}
+    with standing(policies=PolicySet(policies, (Chosen("r", "strict", path="/v1/moderations"),))) as url:
+        answer = httpx.post(f"{url}/v1/moderations", json={"input": "tipsy"}, headers={"host": host}, trust_env=False)
+    assert answer.json()["results"][0]["flagged"] is True
+
+
+def test_several_keys_are_refused() -> None:
+    """Keys that lead to different policies are refused here, too."""
+    policies = {name: Policy(name, "v", RULES, RULES) for name in ("default", "strict")}
+    routes = (Chosen("r", "strict", client="6ab9f1eb8f7d3388"),)  # printf %s k1 | sha256sum | cut -c1-16
+    with standing(policies=PolicySet(policies, routes)) as url:
+        headers = {"api-key": "k2", "authorization": "Bearer k1"}
+        answer = httpx.post(f"{url}/v1/moderations", json={"input": "hello"}, headers=headers, trust_env=False)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "ambiguous_request")
+
+
 def test_it_waits_for_the_guard() -> None:
     """While the guard is not ready the answer is 503."""
     with standing(ready=lambda: "the guard is loading") as url:

@@ -292,10 +292,15 @@ def test_an_error_that_nobody_can_read_is_named(http: httpx.Client) -> None:
         assert answer.headers["x-guardproxy-action"] == action
 
 
-@pytest.mark.parametrize("headers", [{"content-type": "text/html"}, {"content-encoding": "unknown"}])
 @pytest.mark.parametrize(
-    ("on_opaque", "action", "outcome"),
-    [("flag", "flag", "pass"), ("allow", "pass", "pass"), ("block", "block", "refuse")],
+    ("headers", "on_opaque", "action", "outcome"),
+    [
+        ({"content-type": "text/html"}, "flag", "flag", "pass"),
+        ({"content-type": "text/html"}, "allow", "pass", "pass"),
+        ({"content-type": "text/html"}, "block", "block", "refuse"),
+        ({"content-encoding": "unknown"}, "allow", "block", "refuse"),
+        ({"content-type": "text/html; charset=utf-7"}, "allow", "block", "refuse"),
+    ],
 )
 def test_an_unreadable_error_is_recorded(
     http: httpx.Client, headers: dict[str, str], on_opaque: str, action: str, outcome: str

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from guardproxy.errors import ConfigError, UpstreamUnavailable, UpstreamUnreadable
-from guardproxy.web.headers import client_hash, end_to_end, join
+from guardproxy.web.headers import end_to_end, join
 from guardproxy.web.upstream import Upstream, UpstreamTimeout, retry_after
 from tests.kit import Scripted, ScriptedUpstream, serve
 from tests.web.kit import ENCODINGS
@@ -356,18 +356,6 @@ def test_a_transport_of_httpx_will_do() -> None:
     with pytest.raises(UpstreamUnavailable, match="broke the connection off"):
         ask("http://host", transport=httpx.MockTransport(handler))
     assert len(tries) == 2
-
-
-def test_client_hash() -> None:
-    """A key has the same hash in every header; without a key there is no hash, and the hash does not show the key."""
-    hashes = {
-        client_hash([(b"authorization", b"Bearer k1")], b""),
-        client_hash([(b"x-api-key", b"k1")], b""),
-        client_hash([], b"alt=sse&key=k1"),
-    }
-    assert hashes == {"6ab9f1eb8f7d3388"}  # printf %s k1 | sha256sum | cut -c1-16
-    assert client_hash([(b"x-api-key", b"k2")], b"") not in hashes
-    assert client_hash([], b"monkey=1") == ""
 
 
 def test_connection_names_headers() -> None:

@@ -42,12 +42,12 @@ def test_a_refused_reply_keeps_nothing_but_head_and_usage(case: Case) -> None:
 
 
 @each_case
-def test_opaque_fields_of_a_refused_reply_go(case: Case) -> None:
-    """Text under an unknown key is removed with the choice to which it was counted."""
+def test_unknown_fields_of_a_refused_reply_go(case: Case) -> None:
+    """Text under an unknown key is judged, and removed with the choice to which it was counted."""
     request = case.request()
     body = json.dumps({**json.loads(case.reply), "aside": "words that nobody judged"}).encode()
     reply = case.wire.parse_reply(request, body)
-    assert [part.note for part in reply.choices[0].opaque] == ["unknown field"]
+    assert [part.text for part in reply.choices[0].parts if part.path == "aside"] == ["words that nobody judged"]
     assert b"nobody judged" not in case.wire.edit_reply(request, reply, {0: REFUSAL})
 
 
@@ -170,11 +170,13 @@ def test_log_probabilities_of_another_text_are_opaque() -> None:
         case.wire.parse_reply(case.request(), _chat({"content": "Hi"}, logprobs=bad))
 
 
-def test_instructions_that_are_not_the_clients_are_opaque() -> None:
-    """A response repeats the request's instructions; other instructions would be unjudged text."""
+def test_instructions_that_are_not_the_clients_are_judged() -> None:
+    """A response repeats the request's instructions; other instructions are text of the reply."""
     case = BY_NAME["responses"]
     other = case.wire.parse_reply(case.request(instructions="Be kind."), case.reply)
-    assert [part.path for part in other.choices[0].opaque] == ["instructions"]
+    assert [(part.path, part.text) for part in other.choices[0].parts if part.path == "instructions"] == [
+        ("instructions", "Answer briefly.")
+    ]
 
 
 def test_an_array_is_a_stream_read_at_once() -> None:

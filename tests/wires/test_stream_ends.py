@@ -77,7 +77,7 @@ TEXT: dict[str, bytes] = {
     "gemini-array": b"," + json.dumps(_candidate([{"text": "late"}])).encode(),
 }
 OPAQUE: dict[str, bytes] = {
-    "chat": sse(chat_chunk(0, {"aside": "words that nobody judged"})),
+    "chat": sse(chat_chunk(0, {"aside": [15496, 995]})),
     "completions": _completion(token_ids=[1, 2, 3]),
     "messages": _block(1, {"type": "redacted_thinking", "data": "AAAA"}),
     "responses": _named({"type": "response.image_generation_call.partial_image", "partial_image_b64": "AAAA"}),
@@ -220,7 +220,7 @@ def test_nothing_of_the_upstream_follows_a_refusal(name: str) -> None:
         after = b"".join(
             stream.release(chunk) for chunk in [*stream.feed(array + behind.lstrip(b",")), *stream.finish()]
         )
-        for content in (b"late", b"AAAA", b"nobody judged", b"[1, 2, 3]"):
+        for content in (b"late", b"AAAA", b"nobody judged", b"[1, 2, 3]", b"15496"):
             assert content not in after
         again = _case(name).open()
         fed(again, [before + ended + after + stream.close()])

@@ -3,7 +3,7 @@
 import copy
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -139,9 +139,6 @@ REQUESTS: dict[str, tuple[Wire, str, dict[str, Any]]] = {
         },
     ),
 }
-# Objects whose keys are the client's own, by the protocol: nothing in them is an unknown field.
-FREE = re.compile(r"metadata|labels|vllm_xargs|provider")
-
 _TOKENS = {
     "content": [{"token": "Hi", "bytes": [72, 105], "logprob": -1, "top_logprobs": [{"token": "Hi", "logprob": -1}]}]
 }
@@ -222,10 +219,8 @@ _MANY = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCh
 
 
 def _objects(value: Any, path: str = "") -> Iterator[tuple[Any, str]]:
-    """Yield every object in a JSON value, with its path, unless the sender may choose its keys."""
+    """Yield every object in a JSON value, with its path."""
     if isinstance(value, dict):
-        if FREE.fullmatch(path):
-            return
         yield value, path
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
@@ -299,7 +294,7 @@ def _frames(case: Case) -> list[bytes]:
     return [frame + joint for frame in case.raw.split(joint) if frame]
 
 
-def _streams() -> list[tuple[Case, list[bytes], int]]:
+def streams() -> list[tuple[Case, list[bytes], int]]:
     """Yield streams with the index of the frame that gets an unknown field."""
     cases = [case for case in CASES if case.name != "gemini-array"]
     recorded = [(case, _frames(case), n) for case in cases for n in range(len(_frames(case)))]
@@ -308,19 +303,29 @@ def _streams() -> list[tuple[Case, list[bytes], int]]:
     return [one for one in [*recorded, *others, *alone] if b"{" in one[1][one[2]]]
 
 
-@pytest.mark.parametrize("one", _streams(), ids=lambda one: f"{one[0].name}-{one[2]}")
+def with_frame(frames: list[bytes], number: int) -> tuple[Any, Callable[[Any], list[bytes]]]:
+    """Return the body of a frame, and a function that returns the stream with another body in its place."""
+    start, brace, rest = frames[number].partition(b"{")
+    data = re.split(rb"\r?\n", brace + rest)[0]
+
+    def changed(body: Any) -> list[bytes]:
+        new = start + json.dumps(body).encode() + (brace + rest)[len(data) :]
+        return [*frames[:number], new, *frames[number + 1 :]]
+
+    return json.loads(data), changed
+
+
+@pytest.mark.parametrize("one", streams(), ids=lambda one: f"{one[0].name}-{one[2]}")
 @given(key=_KEYS, text=_WORDS, form=_FORMS)
 @settings(_MANY, max_examples=4)
 def test_frames(one: tuple[Case, list[bytes], int], key: str, text: str, form: Any) -> None:
     """An unknown field of a frame makes it wait as opaque content, and the proxy's ending does not contain it."""
     case, frames, number = one
-    start, brace, rest = frames[number].partition(b"{")
-    data = re.split(rb"\r?\n", brace + rest)[0]
-    for body, place in _planted(json.loads(data), key, form(text)):
+    recorded, changed = with_frame(frames, number)
+    for body, place in _planted(recorded, key, form(text)):
         stream = case.open()
-        new = start + json.dumps(body).encode() + (brace + rest)[len(data) :]
         try:
-            chunks = fed(stream, [*frames[:number], new, *frames[number + 1 :]])
+            chunks = fed(stream, changed(body))
         except UpstreamUnreadable:
             continue
         messages = [stream.message(choice) for choice in stream.choices]

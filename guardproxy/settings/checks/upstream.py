@@ -29,6 +29,10 @@ def upstream(root: Node) -> Iterator[Problem]:
     if authorities and verify and verify.value is False:
         message = "has no effect with verify: false; remove either"
         yield Problem(authorities.position, ("upstream", "ca_file"), message)
+    names = root.get("upstream", "response_headers")
+    for index, name in names.elements() if names else ():
+        if name.text() and not _HEADER_NAME.fullmatch(name.text() or ""):
+            yield Problem(name.position, ("upstream", "response_headers", index), "is not a valid header name")
 
 
 def url_error(text: str) -> str | None:

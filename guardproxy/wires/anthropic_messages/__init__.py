@@ -16,9 +16,11 @@ from guardproxy.wires.anthropic_messages.stream import NO_USAGE, MessageStream
 from guardproxy.wires.shared.base import BaseWire, Changed, message_list, request_digest
 from guardproxy.wires.shared.body import dumps, read_object
 from guardproxy.wires.shared.edits import rewrite
+from guardproxy.wires.shared.identifiers import value_or
+from guardproxy.wires.shared.known import Known, repeated_in_reply, tool_names
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import outer_messages, outer_parts, read_fields, with_outer_parts
-from guardproxy.wires.shared.streams import JSON, SSE, without_opaque
+from guardproxy.wires.shared.streams import JSON, SSE, without
 
 _PATH = re.compile(r"(?:/anthropic)?/v1/messages")
 _CALLS = re.compile(r"\.input$")
@@ -32,14 +34,14 @@ _ERRORS = {
 }
 
 
-def _message(message: Any, path: str) -> Message:
+def _message(message: Any, path: str, known: Known) -> Message:
     """Read a message; a user message of nothing but tool results gets the role `tool`."""
     if not isinstance(message, dict):
         raise Unreadable("must be an object", path)
     role = message.get("role")
     if not isinstance(role, str):
         raise Unreadable("must be a string", f"{path}.role")
-    builder = MessageBuilder(Unreadable)
+    builder = MessageBuilder(Unreadable, known)
     read_fields(builder, message, path, MESSAGE)
     if role in ("assistant", "system"):
         return builder.message("assistant" if role == "assistant" else "system")
@@ -65,12 +67,13 @@ class AnthropicMessages(BaseWire):
     def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
         """Yield every message with its path; texts outside the message list come first."""
         messages = message_list(body, "messages")
-        builder = MessageBuilder(Unreadable)
+        known = tool_names(body)
+        builder = MessageBuilder(Unreadable, known)
         read_fields(builder, body, "", SETTINGS)
-        for message in outer_messages(builder, "system"):
+        for message in outer_messages(builder, ["system"]):
             yield "", message
         for index, message in enumerate(messages):
-            yield f"messages[{index}]", _message(message, f"messages[{index}]")
+            yield f"messages[{index}]", _message(message, f"messages[{index}]", known)
 
     def structured(self, body: Mapping[str, Any]) -> bool:
         """Return whether the request asks for JSON."""
@@ -78,12 +81,12 @@ class AnthropicMessages(BaseWire):
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """Parse a whole reply; an error body has no choice of its own. Raises UpstreamUnreadable."""
-        parsed = read_object(body, UpstreamUnreadable)
+        parsed, known = read_object(body, UpstreamUnreadable), repeated_in_reply(request)
         if parsed.get("type") == "error" and "content" not in parsed:
-            return Reply(with_outer_parts((), outer_parts(parsed, EVENTS["error"])), body, parsed)
+            return Reply(with_outer_parts((), outer_parts(parsed, EVENTS["error"], known)), body, parsed)
         if not isinstance(parsed.get("content"), list):
             raise UpstreamUnreadable("must be a list", "content")
-        builder = MessageBuilder(UpstreamUnreadable)
+        builder = MessageBuilder(UpstreamUnreadable, known)
         read_fields(builder, parsed, "", REPLY)
         return Reply((builder.message("assistant"),), body, parsed)
 
@@ -93,13 +96,13 @@ class AnthropicMessages(BaseWire):
         body = json.loads(reply.raw)
         whole = isinstance(outcome, Replace) and (outcome.whole or "content" not in body)
         if isinstance(outcome, Refuse) or whole:
-            body = without_opaque(body, reply.choices[0]) if "content" in body else _head(request)
+            body = without(body, reply.choices[0].parts) if "content" in body else _head(request)
         if isinstance(outcome, Refuse):
             return dumps(_with_text(body, "" if request.structured else outcome.message, _reason(outcome)))
         if whole:
             new_text = "\n".join(edit.text for edit in outcome.edits)
-            reason = body.get("stop_reason")
-            return dumps(_with_text(body, new_text, "end_turn" if reason in (None, "tool_use") else reason))
+            reason = value_or(body.get("stop_reason"), "end_turn")
+            return dumps(_with_text(body, new_text, "end_turn" if reason == "tool_use" else reason))
         for edit in outcome.edits:
             _remove_citations(body, edit.path)
         rewrite(body, (_without_signature(edit) for edit in outcome.edits), _CALLS)

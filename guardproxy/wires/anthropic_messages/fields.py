@@ -18,15 +18,19 @@ from guardproxy.wires.shared.parts import (
     identifier,
     json_text,
     keys,
+    labels,
     list_of,
+    machine_data,
+    name,
     object_by_type,
     object_with,
+    one_of,
     opaque,
     passed,
     string_or,
     text,
-    user_label,
 )
+from guardproxy.wires.shared.unmapped import unknown_object
 
 _COMMON: FieldMap = keys("type cache_control index")
 _CITATIONS: FieldRule = list_of(json_text("text"))
@@ -54,10 +58,10 @@ def _encoded(note: str) -> FieldRule:
     """Judge a base64 source if its media type is text; otherwise it is opaque with this note."""
 
     def rule(builder: MessageBuilder, value: Any, path: str) -> None:
-        object_with(keys("type media_type") | {"data": handled_in_code})(builder, value, path)
+        object_with({"type": passed, "media_type": labels, "data": handled_in_code})(builder, value, path)
         found = file_text(str(value.get("media_type")), value.get("data"))
         if found is None:
-            builder.opaque(f"{path}.data", note)
+            opaque(note)(builder, value.get("data") or "", f"{path}.data")
         else:
             builder.add(f"{path}.data", found)
 
@@ -74,7 +78,7 @@ def _by_type(rules: Mapping[str, FieldRule]) -> FieldRule:
         if kind in rules:
             rules[kind](builder, value, path)
         else:
-            builder.opaque(path, f"block of type {kind[:40]}")
+            unknown_object(builder, value, path, "block", kind)
 
     return rule
 
@@ -85,14 +89,15 @@ def _source(note: str, inner: FieldRule) -> FieldRule:
             "base64": _encoded(note),
             "url": object_with({"type": passed, "url": opaque(note)}),
             "file": object_with({"type": passed, "file_id": opaque(note)}),
-            "text": object_with({"type": passed, "media_type": passed, "data": text()}),
+            "text": object_with({"type": passed, "media_type": labels, "data": text()}),
             "content": object_with({"type": passed, "content": string_or(text(), list_of(inner))}),
         }
     )
 
 
 _SEARCH_RESULT: FieldMap = {
-    **keys("type url page_age"),
+    **keys("type page_age"),
+    "url": text("tool_result"),
     "title": text("tool_result"),
     "encrypted_content": opaque("encrypted search result"),
 }
@@ -123,11 +128,18 @@ def _blocks(kind: PartKind) -> dict[str, FieldRule]:
 
 _RESULTS = list_of(_by_type(_blocks("tool_result")))
 _WEB_RESULTS = list_of(_by_type({"web_search_result": object_with(_SEARCH_RESULT)}))
+
+
+def _web_results(builder: MessageBuilder, value: Any, path: str) -> None:
+    """Read a list of search results, or the error that stands in its place."""
+    (_WEB_RESULTS if isinstance(value, list) else passed)(builder, value, path)
+
+
 _ANY_RESULT = object_with({**_RESULT, "content": json_text("tool_result")})
 
 _BLOCKS: dict[str, FieldRule] = {
     **_blocks("text"),
-    "thinking": object_with({**_COMMON, "thinking": text("reasoning"), "signature": passed}),
+    "thinking": object_with({**_COMMON, "thinking": text("reasoning"), "signature": machine_data}),
     "redacted_thinking": object_with({**_COMMON, "data": opaque("encrypted reasoning")}),
     "tool_use": _tool_call(_CALL),
     "server_tool_use": _tool_call(_CALL),
@@ -137,9 +149,7 @@ _BLOCKS: dict[str, FieldRule] = {
     "web_search_tool_result": object_with(
         {
             **_RESULT,
-            "content": lambda builder, value, path: (_WEB_RESULTS if isinstance(value, list) else passed)(
-                builder, value, path
-            ),
+            "content": _web_results,
         }
     ),
     **dict.fromkeys(
@@ -157,20 +167,21 @@ _BLOCKS: dict[str, FieldRule] = {
 
 BLOCK: FieldRule = _by_type(_BLOCKS)
 CONTENT: FieldRule = string_or(text(), list_of(BLOCK))
-MESSAGE: FieldMap = {"role": identifier, "content": CONTENT}
+# Chat templates write the role into the prompt, so a role that the protocol does not have is judged.
+MESSAGE: FieldMap = {"role": one_of("user assistant system"), "content": CONTENT}
 
 # A request outside its messages.
 SETTINGS: FieldMap = {
     **keys(
         """
-        model max_tokens stream temperature top_p top_k service_tier tool_choice
-        thinking container inference_geo speed diagnostics user_profile_id workspace_id cache_control betas
-        anthropic_version anthropic_beta context_management
+        max_tokens stream temperature top_p top_k service_tier tool_choice thinking inference_geo speed diagnostics
+        cache_control betas anthropic_version anthropic_beta context_management
         """
     ),
+    **keys("model container user_profile_id workspace_id", name),
     "messages": handled_in_code,
-    "stop_sequences": user_label,
-    "metadata": object_with({"user_id": user_label}),
+    "stop_sequences": labels,
+    "metadata": object_with({"user_id": labels}),
     "system": string_or(text(), list_of(BLOCK)),
     "tools": list_of(json_text("tool_definition")),
     "output_config": object_with({"effort": passed, "task_budget": passed, "format": json_text("tool_definition")}),
@@ -180,15 +191,15 @@ SETTINGS: FieldMap = {
 
 # A reply, and the message in a stream's message_start.
 STOP_DETAILS: FieldRule = object_with({**keys("type category recommended_model"), "explanation": text()})
-ERROR: FieldRule = error_text("message")
 REPLY: FieldMap = {
     **keys(
         """
-        id type role model stop_reason stop_sequence usage container diagnostics context_management request_id
-        service_tier
+        type stop_reason stop_sequence usage diagnostics context_management service_tier
         """
     ),
-    "error": ERROR,
+    "error": error_text,
+    **keys("id model container request_id", name),
+    "role": one_of("assistant"),
     "content": list_of(BLOCK),
     "stop_details": STOP_DETAILS,
 }
@@ -197,12 +208,12 @@ REPLY: FieldMap = {
 DELTAS: dict[str, FieldMap] = {
     "text_delta": {"text": text()},
     "thinking_delta": {"thinking": text("reasoning"), "estimated_tokens": passed},
-    "signature_delta": {"signature": passed},
+    "signature_delta": {"signature": machine_data},
     "input_json_delta": {"partial_json": handled_in_code},
     "citations_delta": {"citation": handled_in_code},
 }
 DELTA: FieldRule = object_by_type(DELTAS)
-MESSAGE_DELTA: FieldMap = {**keys("stop_reason stop_sequence container"), "stop_details": STOP_DETAILS}
+MESSAGE_DELTA: FieldMap = {**keys("stop_reason stop_sequence"), "container": name, "stop_details": STOP_DETAILS}
 EVENTS: dict[str, FieldMap] = {
     "message_start": keys("type") | keys("message", handled_in_code),
     "content_block_start": keys("type index") | keys("content_block", handled_in_code),
@@ -211,5 +222,5 @@ EVENTS: dict[str, FieldMap] = {
     "message_delta": keys("type usage context_management") | keys("delta", handled_in_code),
     "message_stop": keys("type amazon-bedrock-invocationMetrics"),
     "ping": keys("type"),
-    "error": keys("type request_id") | {"error": ERROR},
+    "error": keys("type") | {"error": error_text, "request_id": name},
 }

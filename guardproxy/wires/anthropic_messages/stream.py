@@ -12,8 +12,10 @@ from guardproxy.sse import Frame, Sse
 from guardproxy.types import Refuse, Replace
 from guardproxy.wires.anthropic_messages.fields import BLOCK, DELTA, EVENTS, MESSAGE_DELTA, REPLY
 from guardproxy.wires.shared.body import dumps, read_object
-from guardproxy.wires.shared.parts import carries_text, json_text, read_fields, require_object
-from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, without_opaque
+from guardproxy.wires.shared.identifiers import value_or
+from guardproxy.wires.shared.parts import json_text, read_fields, require_object
+from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, without
+from guardproxy.wires.shared.unmapped import carries_text
 
 NO_USAGE = {"input_tokens": 0, "output_tokens": 0}
 
@@ -33,7 +35,7 @@ class MessageStream(BaseStream):
     """Reads and writes a streamed message. It has one choice, number 0."""
 
     def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
-        super().__init__(request, Sse())
+        super().__init__(request, Sse(events=EVENTS))
         self._head = dict(head)
         self._started = False  # message_start has been released
         self._blocks: dict[int, ContentBlock] = {}
@@ -77,7 +79,7 @@ class MessageStream(BaseStream):
         if not isinstance(message, dict):
             raise UpstreamUnreadable("must be an object", "message")
         read_fields(state.builder, message, "", REPLY)
-        self._head = without_opaque({**message, "content": []}, state.builder.message("assistant"))
+        self._head = without({**message, "content": []}, state.builder.message("assistant").parts)
         return bool(state.builder.added)
 
     def _block_start(self, state: ChoiceState, body: dict[str, Any]) -> bool:
@@ -119,9 +121,9 @@ class MessageStream(BaseStream):
         delta = require_object(UpstreamUnreadable, body.get("delta"), "delta")
         read_fields(state.builder, delta, "", MESSAGE_DELTA)
         if isinstance(body.get("usage"), dict):
-            self._usage = without_opaque(body, state.builder.message("assistant")).get("usage", self._usage)
+            self._usage = without(body, state.builder.message("assistant").parts).get("usage", self._usage)
         if isinstance(delta.get("stop_reason"), str):
-            state.finish, state.final = delta["stop_reason"], True
+            state.finish, state.final = value_or(delta["stop_reason"], "end_turn"), True
         return True
 
     def _message_stop(self, state: ChoiceState, body: dict[str, Any]) -> bool:
@@ -139,7 +141,7 @@ class MessageStream(BaseStream):
         state = self.state_of(0)
         if self.is_behind_end(event):
             return b""
-        if state.ended and (event.texts or event.kind not in ("", "ping", "message_stop")):
+        if state.ended and not _is_empty(event):
             return b""
         if not state.ended:
             self._note(event)
@@ -240,6 +242,13 @@ class MessageStream(BaseStream):
             block.number, self._seen = self._seen, self._seen + 1
         block.stopped = block.stopped or any(body["type"] == "content_block_stop" for body in block.waiting)
         return [{**body, "index": block.number} for body in block.waiting]
+
+
+def _is_empty(event: Event) -> bool:
+    """Whether an event has no content: it may follow an end by the proxy. A ping with content has a mark."""
+    if event.kind == "ping":
+        return not event.marks
+    return not event.kind or (event.kind == "message_stop" and not carries_text(event.body))
 
 
 def _text_delta(number: int, text: str) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from guardproxy.wires.gemini.stream import (
 from guardproxy.wires.shared.base import BaseWire, Changed, message_list
 from guardproxy.wires.shared.body import dumps, read_json, remove
 from guardproxy.wires.shared.edits import rewrite
+from guardproxy.wires.shared.identifiers import value_or
+from guardproxy.wires.shared.known import Known, repeated_in_reply, tool_names
 from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import keys, outer_messages, outer_parts, read_fields, with_outer_parts
@@ -51,11 +53,11 @@ _UNIQUE = ("systemInstruction", "toolConfig", "safetySettings", "generationConfi
 _ABOUT_TEXT = frozenset(both_spellings(keys("logprobsResult avgLogprobs citationMetadata groundingMetadata")))
 
 
-def _content(content: Any, path: str) -> Message:
+def _content(content: Any, path: str, known: Known) -> Message:
     """Read a content; a content of nothing but function responses gets the role `tool`."""
     if not isinstance(content, dict):
         raise Unreadable("must be an object", path)
-    builder = MessageBuilder(Unreadable)
+    builder = MessageBuilder(Unreadable, known)
     CONTENT(builder, content, path)
     if content.get("role") == "model":
         return builder.message("assistant")
@@ -75,14 +77,15 @@ class Gemini(BaseWire):
 
     def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
         """Yield every content with its path; texts outside the contents come first."""
-        builder = MessageBuilder(Unreadable)
+        known = tool_names(body)
+        builder = MessageBuilder(Unreadable, known)
         for name in _UNIQUE:
             unique_value(builder, body, name, "")
         read_fields(builder, body, "", SETTINGS)
-        for message in outer_messages(builder, "system"):
+        for message in outer_messages(builder, ["systemInstruction", "system_instruction"]):
             yield "", message
         for index, content in enumerate(message_list(body, "contents", "content")):
-            yield f"contents[{index}]", _content(content, f"contents[{index}]")
+            yield f"contents[{index}]", _content(content, f"contents[{index}]", known)
 
     def model(self, path: str, body: Mapping[str, Any]) -> str:
         """Return the model that the path names."""
@@ -114,13 +117,14 @@ class Gemini(BaseWire):
             return Reply(tuple(stream.message(choice) for choice in stream.choices), body, parsed)
         if not isinstance(parsed, dict):
             raise UpstreamUnreadable("the body must be a JSON object")
-        choices = [self._candidate(candidate, place) for place, candidate in enumerate(candidates_of(parsed))]
-        return Reply(with_outer_parts(choices, outer_parts(parsed, REPLY)), body, parsed)
+        known = repeated_in_reply(request)
+        choices = [self._candidate(candidate, place, known) for place, candidate in enumerate(candidates_of(parsed))]
+        return Reply(with_outer_parts(choices, outer_parts(parsed, REPLY, known)), body, parsed)
 
-    def _candidate(self, candidate: Any, place: int) -> Message:
+    def _candidate(self, candidate: Any, place: int, known: Known) -> Message:
         path = f"candidates[{place}]"
         index_of(candidate, place)
-        builder, echo = MessageBuilder(UpstreamUnreadable), LogprobEcho(f"{path}.logprobsResult")
+        builder, echo = MessageBuilder(UpstreamUnreadable, known), LogprobEcho(f"{path}.logprobsResult")
         read_fields(builder, candidate, path, CANDIDATE)
         for number, value in enumerate(parts_of(builder, candidate, path)):
             part(builder, value, f"{path}.content.parts[{number}]")
@@ -143,7 +147,7 @@ class Gemini(BaseWire):
                 new = {"content": text_content(outcome.message), "finishReason": _reason(outcome), **number}
             elif outcome.whole or not candidates_of(reply.body):
                 text = "\n".join(edit.text for edit in outcome.edits)
-                finish = value_of(candidate, "finishReason") or "STOP"
+                finish = value_or(value_of(candidate, "finishReason"), "STOP")
                 new = {"content": text_content(text), "finishReason": finish, **number}
             else:
                 rewrite(body, outcome.edits, _CALLS)

@@ -20,14 +20,16 @@ from guardproxy.wires.shared.parts import (
     identifier,
     json_text,
     keys,
+    labels,
     list_of,
+    machine_data,
+    name,
     object_with,
+    one_of,
     opaque,
     passed,
-    provider_text,
     read_fields,
     text,
-    user_label,
 )
 
 _CAPITAL = re.compile(r"(?<!^)([A-Z])")
@@ -59,25 +61,27 @@ def unique_value(builder: MessageBuilder, value: Mapping[str, Any], name: str, p
 
 def _data(note: str) -> FieldRule:
     """Judge inline data if its media type is text; otherwise it is opaque with this note."""
-    table = both_spellings(keys("mimeType data displayName", handled_in_code))
+    table = both_spellings({"mimeType": labels, **keys("data displayName", handled_in_code)})
 
     def rule(builder: MessageBuilder, value: Any, path: str) -> None:
         object_with(table)(builder, value, path)
         if value is None:
             return
-        name = unique_value(builder, value, "displayName", path)
-        if isinstance(name, str):
-            builder.add(f"{path}.{spelled(value, 'displayName')}", name)
+        title = unique_value(builder, value, "displayName", path)
+        if isinstance(title, str):
+            builder.add(f"{path}.{spelled(value, 'displayName')}", title)
         found = file_text(str(unique_value(builder, value, "mimeType", path)), value.get("data"))
         if found is None:
-            builder.opaque(f"{path}.data", note)
+            opaque(note)(builder, value.get("data") or "", f"{path}.data")
         else:
             builder.add(f"{path}.data", found)
 
     return rule
 
 
-_CALL: FieldMap = both_spellings(keys("id willContinue") | keys("name args partialArgs", handled_in_code))
+_CALL: FieldMap = both_spellings(
+    {"id": identifier, "willContinue": passed} | keys("name args partialArgs", handled_in_code)
+)
 
 
 def _call(builder: MessageBuilder, value: Any, path: str) -> None:
@@ -104,7 +108,7 @@ _RESULT = object_with(
         }
     )
 )
-_FLAGS: FieldMap = keys("thought thoughtSignature videoMetadata partMetadata mediaResolution")
+_FLAGS: FieldMap = keys("thought videoMetadata partMetadata mediaResolution") | {"thoughtSignature": machine_data}
 _PART: FieldMap = both_spellings(
     {
         **_FLAGS,
@@ -112,8 +116,8 @@ _PART: FieldMap = both_spellings(
         "fileData": opaque("file"),
         "functionCall": _call,
         "functionResponse": _RESULT,
-        "executableCode": object_with({"id": passed, "language": passed, "code": text("tool_call")}),
-        "codeExecutionResult": object_with({"id": passed, "outcome": passed, "output": text("tool_result")}),
+        "executableCode": object_with({"id": identifier, "language": passed, "code": text("tool_call")}),
+        "codeExecutionResult": object_with({"id": identifier, "outcome": passed, "output": text("tool_result")}),
         "toolCall": json_text("tool_call"),
         "toolResponse": json_text("tool_result"),
     }
@@ -125,8 +129,8 @@ def part(builder: MessageBuilder, value: Any, path: str) -> None:
     """Read a part of a content; a thought is reasoning."""
     if not isinstance(value, dict):
         raise builder.error("must be an object", path)
-    for name in _SPELT_TWICE:
-        unique_value(builder, value, name, path)
+    for key in _SPELT_TWICE:
+        unique_value(builder, value, key, path)
     read_fields(builder, value, path, {**_PART, "text": text(_kind(value))})
 
 
@@ -134,7 +138,9 @@ def _kind(value: dict[str, Any]) -> PartKind:
     return "reasoning" if value.get("thought") is True else "text"
 
 
-CONTENT: FieldRule = object_with({"role": identifier, "parts": list_of(part)})
+# Chat templates write the role into the prompt, so a role that the protocol does not have is judged.
+ROLE: FieldRule = one_of("user model function tool system")
+CONTENT: FieldRule = object_with({"role": ROLE, "parts": list_of(part)})
 
 _GENERATION: FieldMap = both_spellings(
     {
@@ -145,7 +151,7 @@ _GENERATION: FieldMap = both_spellings(
             speechConfig thinkingConfig routingConfig audioTimestamp modelConfig imageConfig modelSelectionConfig
             """
         ),
-        "stopSequences": user_label,
+        "stopSequences": labels,
         "responseSchema": json_text("tool_definition"),
         "responseJsonSchema": json_text("tool_definition"),
         "_responseJsonSchema": json_text("tool_definition"),
@@ -155,9 +161,10 @@ _GENERATION: FieldMap = both_spellings(
 # A request outside its contents.
 SETTINGS: FieldMap = both_spellings(
     {
-        **keys("model toolConfig safetySettings store serviceTier modelArmorConfig"),
+        "model": name,
+        **keys("toolConfig safetySettings store serviceTier modelArmorConfig"),
         "contents": handled_in_code,
-        "labels": user_label,
+        "labels": labels,
         "systemInstruction": CONTENT,
         "tools": list_of(json_text("tool_definition")),
         "generationConfig": object_with(_GENERATION),
@@ -168,10 +175,10 @@ SETTINGS: FieldMap = both_spellings(
 # A response, and a candidate in it.
 REPLY: FieldMap = both_spellings(
     {
-        **keys("usageMetadata modelVersion responseId createTime modelStatus"),
+        **keys("usageMetadata createTime modelStatus promptFeedback"),
+        "error": error_text,
+        **keys("modelVersion responseId", name),
         "candidates": handled_in_code,
-        "promptFeedback": provider_text("blockReasonMessage block_reason_message"),
-        "error": error_text("message @type description detail"),
     }
 )
 CANDIDATE: FieldMap = both_spellings(

@@ -8,11 +8,12 @@ from guardproxy.errors import UpstreamUnreadable
 from guardproxy.ports import Chunk, Request
 from guardproxy.sse import Frame, JsonArray, Sse
 from guardproxy.types import Refuse, Replace
-from guardproxy.wires.gemini.fields import CANDIDATE, LOGPROBS, REPLY, TOKEN, part, snake, unique_value
+from guardproxy.wires.gemini.fields import CANDIDATE, LOGPROBS, REPLY, ROLE, TOKEN, part, snake, unique_value
 from guardproxy.wires.shared.body import dumps, parsed_object, read_object
-from guardproxy.wires.shared.logprob_echo import LogprobEcho
+from guardproxy.wires.shared.identifiers import value_or
+from guardproxy.wires.shared.logprob_echo import LogprobEcho, judge_token
 from guardproxy.wires.shared.message_builder import MessageBuilder
-from guardproxy.wires.shared.parts import handled_in_code, keys, list_of, object_with, read_fields
+from guardproxy.wires.shared.parts import handled_in_code, list_of, object_with, read_fields
 from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, parts_with_new_texts
 
 _BLANK = b" \t\r\n"
@@ -44,7 +45,7 @@ def index_of(candidate: Any, place: int) -> int:
 def parts_of(builder: MessageBuilder, candidate: Mapping[str, Any], path: str) -> list[Any]:
     """Return the parts of a candidate's content, and read the rest of the content. Raises UpstreamUnreadable."""
     content = candidate.get("content")
-    object_with(keys("role parts", handled_in_code))(builder, content, f"{path}.content")
+    object_with({"role": ROLE, "parts": handled_in_code})(builder, content, f"{path}.content")
     parts = (content or {}).get("parts")
     if parts is not None and not isinstance(parts, list):
         raise UpstreamUnreadable("must be a list", "content.parts")
@@ -72,6 +73,8 @@ def log_probabilities(echo: LogprobEcho, builder: MessageBuilder, candidate: Map
         list_of(object_with(TOKEN))(builder, objects, f"{path}.topCandidates")
         if any(not isinstance(other, dict) or [other.get("token")] != own for other in listed):
             builder.opaque(f"{path}.topCandidates", "token alternatives")
+            for other in listed:
+                judge_token(builder, other, f"{path}.topCandidates[{place}]")
 
 
 def text_content(text: str) -> dict[str, Any]:
@@ -129,7 +132,7 @@ class GeminiStream(BaseStream):
         log_probabilities(echo, builder, candidate, f"{path}.logprobsResult")
         reason = unique_value(builder, candidate, "finishReason", path)
         if isinstance(reason, str):
-            state.finish, plain = reason, False
+            state.finish, plain = value_or(reason, "STOP"), False
         return echo.ahead or not plain
 
     def _place(self, state: ChoiceState, value: Any) -> int:

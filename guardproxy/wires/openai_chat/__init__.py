@@ -18,6 +18,8 @@ from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.base import Changed, message_list, with_tool_results
 from guardproxy.wires.shared.body import dumps, read_object, remove
 from guardproxy.wires.shared.edits import rewrite
+from guardproxy.wires.shared.identifiers import value_or
+from guardproxy.wires.shared.known import Known, repeated_in_reply, tool_names
 from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
@@ -42,13 +44,13 @@ _ROLES: dict[str, Role] = {
 _FORMS = ("guided_json", "guided_regex", "guided_choice", "structured_outputs")
 
 
-def _message(message: Any, path: str) -> Message:
+def _message(message: Any, path: str, known: Known) -> Message:
     if not isinstance(message, dict):
         raise Unreadable("must be an object", path)
     role = message.get("role")
     if not isinstance(role, str):
         raise Unreadable("must be a string", f"{path}.role")
-    builder = MessageBuilder(Unreadable)
+    builder = MessageBuilder(Unreadable, known)
     read_fields(builder, message, path, MESSAGE)
     # A role that the protocol does not have counts as the user's, which is always judged.
     return with_tool_results(builder.message(_ROLES.get(role, "user")))
@@ -64,12 +66,13 @@ class OpenAIChat(openai.OpenAIWire):
     def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
         """Yield every message with its path; texts outside the message list come first."""
         messages = message_list(body, "messages")
-        builder = MessageBuilder(Unreadable)
+        known = tool_names(body)
+        builder = MessageBuilder(Unreadable, known)
         read_fields(builder, body, "", SETTINGS)
         for message in outer_messages(builder):
             yield "", message
         for index, message in enumerate(messages):
-            yield f"messages[{index}]", _message(message, f"messages[{index}]")
+            yield f"messages[{index}]", _message(message, f"messages[{index}]", known)
 
     def structured(self, body: Mapping[str, Any]) -> bool:
         """Return whether the request asks for JSON or another fixed form."""
@@ -81,12 +84,13 @@ class OpenAIChat(openai.OpenAIWire):
         """Parse a whole reply. Raises UpstreamUnreadable."""
         parsed = read_object(body, UpstreamUnreadable)
         choices = openai.choices_of(parsed)
-        read = [self._choice(choice, index) for index, choice in enumerate(choices)]
-        return Reply(with_outer_parts(read, outer_parts(parsed, openai.ENVELOPE)), body, parsed)
+        known = repeated_in_reply(request)
+        read = [self._choice(choice, index, known) for index, choice in enumerate(choices)]
+        return Reply(with_outer_parts(read, outer_parts(parsed, openai.ENVELOPE, known)), body, parsed)
 
-    def _choice(self, choice: Any, index: int) -> Message:
+    def _choice(self, choice: Any, index: int, known: Known) -> Message:
         path = f"choices[{index}]"
-        builder = MessageBuilder(UpstreamUnreadable)
+        builder = MessageBuilder(UpstreamUnreadable, known)
         read_fields(builder, require_object(builder.error, choice, path), path, REPLY_CHOICE)
         message = choice.get("message") or {}
         object_with(REPLY_MESSAGE)(builder, message, f"{path}.message")
@@ -147,8 +151,8 @@ def _replaced(choice: Mapping[str, Any], outcome: Replace) -> dict[str, Any]:
         "content": "\n".join(content) if content else None,
         "refusal": "\n".join(refusal) if refusal else None,
     }
-    finish = choice.get("finish_reason")
-    return _whole(choice, message, "stop" if finish in (None, "tool_calls", "function_call") else finish)
+    finish = value_or(choice.get("finish_reason"), "stop")
+    return _whole(choice, message, "stop" if finish in ("tool_calls", "function_call") else finish)
 
 
 wire: Wire = OpenAIChat()

@@ -18,8 +18,11 @@ from guardproxy.wires.shared.parts import (
     json_text,
     keys,
     list_of,
+    machine_data,
+    name,
     object_by_type,
     object_with,
+    one_of,
     opaque,
     passed,
     string_or,
@@ -31,19 +34,22 @@ _THOUGHT = string_or(text("reasoning"), list_of(object_by_type({"text": {"text":
 _PARTS: dict[str, FieldMap] = {
     "text": {"text": text(), "cache_control": passed, "annotations": list_of(json_text("text"))},
     "refusal": {"refusal": text("refusal")},
-    "image_url": {"image_url": _IMAGE, "uuid": passed},
+    "image_url": {"image_url": _IMAGE, "uuid": identifier},
     "input_audio": {"input_audio": opaque("audio")},
-    "audio_url": {"audio_url": opaque("audio"), "uuid": passed},
-    "video_url": {"video_url": opaque("video"), "uuid": passed},
+    "audio_url": {"audio_url": opaque("audio"), "uuid": identifier},
+    "video_url": {"video_url": opaque("video"), "uuid": identifier},
     "file": {"file": object_with({"filename": text(), "file_data": data("file"), "file_id": opaque("file")})},
-    "thinking": {"thinking": _THOUGHT, "closed": passed, "signature": passed},
+    "thinking": {"thinking": _THOUGHT, "closed": passed, "signature": machine_data},
 }
 _CONTENT = string_or(text(), list_of(object_by_type(_PARTS)))
-_DETAIL: FieldMap = keys("id format index signature")
+_DETAIL: FieldMap = {**keys("format index"), "id": identifier, "signature": machine_data}
+
+# Chat templates write the role into the prompt, so a role that the protocol does not have is judged.
+_ROLE = one_of("system developer user assistant tool function")
 
 # A message of a request, and a message (or delta) of a reply.
 _ANY_MESSAGE: FieldMap = {
-    "role": passed,
+    "role": _ROLE,
     "content": _CONTENT,
     "refusal": text("refusal"),
     "reasoning": string_or(text("reasoning"), json_text("reasoning")),
@@ -63,16 +69,14 @@ _ANY_MESSAGE: FieldMap = {
 MESSAGE: FieldMap = {
     **_ANY_MESSAGE,
     **keys("prefix partial cache_control"),
-    **keys("role tool_call_id", identifier),
+    "tool_call_id": identifier,
     "name": text(),
     "audio": object_with({"id": opaque("audio")}),
     "annotations": list_of(json_text("text")),
 }
 REPLY_MESSAGE: FieldMap = {
     **_ANY_MESSAGE,
-    "audio": object_with(
-        {"id": passed, "expires_at": passed, "data": opaque("audio"), "transcript": text("transcript")}
-    ),
+    "audio": object_with({"id": name, "expires_at": passed, "data": opaque("audio"), "transcript": text("transcript")}),
     "annotations": list_of(json_text("text")),
     "citations": json_text("text"),
     "images": opaque("image"),

@@ -8,6 +8,7 @@ from guardproxy.types import Refuse, Replace
 from guardproxy.wires.openai_chat.fields import DELTA, PLAIN, REPLY_CHOICE
 from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.body import steps
+from guardproxy.wires.shared.identifiers import is_identifier
 from guardproxy.wires.shared.logprob_echo import LogprobEcho, token_list
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import handled_in_code, object_with, opaque, read_fields
@@ -54,7 +55,7 @@ class ChatStream(openai.ChoicesStream):
         object_with(DELTA)(builder, delta, f"{path}.message")
         opaque("a whole message in a stream")(builder, choice.get("message"), f"{path}.message")
         for place, call in enumerate(delta.get("tool_calls") or ()):
-            if call.get("id"):
+            if isinstance(call.get("id"), str) and is_identifier(call["id"]):
                 state.extra[f"id {call.get('index', place)}"] = call["id"]
         ahead = log_probabilities(state.echoes, builder, delta, choice.get("logprobs"), f"{path}.logprobs")
         plain = {f"{path}.message.{key}" for key in PLAIN}
@@ -86,7 +87,7 @@ class ChatStream(openai.ChoicesStream):
                 if new == part.text:
                     has_call = True
                     entries.append(_delta(index, _call_delta(state, way, new)))
-            elif way[0] in (*PLAIN, "reasoning_details") and (rest := state.remainder(part, new)):
+            elif way and way[0] in (*PLAIN, "reasoning_details") and (rest := state.remainder(part, new)):
                 key = "reasoning" if way[0] == "reasoning_details" else str(way[0])
                 entries.append(_delta(index, {key: rest}))
         finish = state.finish or "stop"

@@ -18,6 +18,7 @@ from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.base import Changed, request_digest
 from guardproxy.wires.shared.body import dumps, read_object, remove
 from guardproxy.wires.shared.edits import rewrite
+from guardproxy.wires.shared.known import repeated_in_reply, tool_names
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import outer_messages, outer_parts, read_fields, with_outer_parts
 from guardproxy.wires.shared.streams import JSON, SSE
@@ -35,9 +36,9 @@ _NO_USAGE = {
 
 
 def _outer(body: Mapping[str, Any]) -> list[Message]:
-    builder = MessageBuilder(Unreadable)
+    builder = MessageBuilder(Unreadable, tool_names(body))
     read_fields(builder, body, "", SETTINGS)
-    return outer_messages(builder, "system", "prompt.variables")
+    return outer_messages(builder, ["instructions"])
 
 
 def _items(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
@@ -49,9 +50,10 @@ def _items(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
         return
     if value is not None and not isinstance(value, list):
         raise Unreadable("must be a text or a list of items", "input")
+    known = tool_names(body)
     for index, entry in enumerate(value or ()):
         path = f"input[{index}]"
-        builder = MessageBuilder(Unreadable)
+        builder = MessageBuilder(Unreadable, known)
         item(builder, entry, path)
         yield path, builder.message(_role(entry))
 
@@ -113,12 +115,12 @@ class OpenAIResponses(openai.OpenAIWire):
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """Parse a whole reply; an error body has no choice of its own. Raises UpstreamUnreadable."""
-        parsed = read_object(body, UpstreamUnreadable)
+        parsed, known = read_object(body, UpstreamUnreadable), repeated_in_reply(request)
         if "output" not in parsed and isinstance(parsed.get("error"), dict | str):
-            return Reply(with_outer_parts((), outer_parts(parsed, RESPONSE)), body, parsed)
+            return Reply(with_outer_parts((), outer_parts(parsed, RESPONSE, known)), body, parsed)
         if not isinstance(parsed.get("output"), list):
             raise UpstreamUnreadable("must be a list", "output")
-        builder = MessageBuilder(UpstreamUnreadable)
+        builder = MessageBuilder(UpstreamUnreadable, known)
         read_fields(builder, parsed, "", RESPONSE)
         echoed(builder, parsed, request)
         # A response that goes on in the background has no id here: what it will say has not been judged.

@@ -19,19 +19,25 @@ from guardproxy.wires.shared.parts import (
     identifier,
     json_text,
     keys,
+    labels,
     list_of,
+    machine_data,
+    name,
     object_by_type,
     object_with,
+    one_of,
     opaque,
     passed,
     string_or,
     text,
-    user_label,
 )
+from guardproxy.wires.shared.unmapped import unknown_object
 
 _ITEM: FieldMap = {
     **keys("type status phase caller created_by async agent environment max_output_length"),
-    **keys("id call_id role namespace server_label", identifier),
+    **keys("id call_id namespace server_label", identifier),
+    # Chat templates write the role into the prompt, so a role that the protocol does not have is judged.
+    "role": one_of("system developer user assistant tool critic discriminator"),
 }
 
 
@@ -101,7 +107,7 @@ _CODE_OUTPUT = list_of(
         {"logs": {"logs": text("tool_result")}, "image": {"url": opaque("image")}, "files": {"files": opaque("file")}}
     )
 )
-_MCP: FieldMap = {"approval_request_id": passed, "output": text("tool_result"), "error": json_text("tool_result")}
+_MCP: FieldMap = {"approval_request_id": identifier, "output": text("tool_result"), "error": json_text("tool_result")}
 
 ITEMS: dict[str, FieldRule] = {
     "message": object_with({**_ITEM, "content": string_or(text(), list_of(PART))}),
@@ -118,8 +124,8 @@ ITEMS: dict[str, FieldRule] = {
     "mcp_call": _call("arguments", _MCP),
     "mcp_approval_request": _call("arguments"),
     "tool_search_call": _call("arguments", {"execution": passed}),
-    "code_interpreter_call": _call("code", {"container_id": passed, "outputs": _CODE_OUTPUT}),
-    "program": _call("code", {"fingerprint": passed}),
+    "code_interpreter_call": _call("code", {"container_id": identifier, "outputs": _CODE_OUTPUT}),
+    "program": _call("code", {"fingerprint": machine_data}),
     "web_search_call": _ACTION,
     "computer_call": _ACTION,
     "local_shell_call": _ACTION,
@@ -137,7 +143,9 @@ ITEMS: dict[str, FieldRule] = {
     "mcp_list_tools": object_with({**_ITEM, "tools": _TOOLS, "error": json_text("tool_result")}),
     "additional_tools": object_with({**_ITEM, "tools": _TOOLS}),
     "tool_search_output": object_with({**_ITEM, "execution": passed, "tools": _TOOLS}),
-    "mcp_approval_response": object_with({**_ITEM, **keys("approval_request_id approve"), "reason": text()}),
+    "mcp_approval_response": object_with(
+        {**_ITEM, "approval_request_id": identifier, "approve": passed, "reason": text()}
+    ),
     "function_call_output": object_with({**_ITEM, "name": identifier, "output": _RESULT}),
     "custom_tool_call_output": object_with({**_ITEM, "output": _RESULT}),
     "computer_call_output": object_with(
@@ -163,7 +171,7 @@ def item(builder: MessageBuilder, value: Any, path: str) -> None:
     if kind in ITEMS:
         ITEMS[kind](builder, value, path)
     else:
-        builder.opaque(path, f"item of type {kind[:40]}")
+        unknown_object(builder, value, path, "item", kind)
 
 
 def kind_of(value: Mapping[str, Any]) -> Any:
@@ -175,14 +183,15 @@ def kind_of(value: Mapping[str, Any]) -> Any:
 SETTINGS: FieldMap = {
     **keys(
         """
-        model stream stream_options access_programs background background_options context_management image
-        include max_output_tokens max_tool_calls moderation parallel_tool_calls prompt_cache_key
-        prompt_cache_options prompt_cache_retention reasoning safety_identifier service_tier store temperature
-        tool_choice top_logprobs top_p truncation user seed priority request_id cache_salt
+        stream stream_options access_programs background background_options context_management image
+        include max_output_tokens max_tool_calls moderation parallel_tool_calls prompt_cache_options
+        prompt_cache_retention reasoning service_tier store temperature tool_choice top_logprobs top_p truncation
+        seed priority
         """
     ),
+    **keys("model prompt_cache_key request_id cache_salt", name),
+    **keys("metadata vllm_xargs safety_identifier user", labels),
     "input": handled_in_code,
-    **keys("metadata vllm_xargs", user_label),
     "instructions": string_or(text(), list_of(item)),
     "previous_response_id": opaque("an earlier response stored upstream"),
     "conversation": opaque("a conversation stored upstream"),
@@ -208,27 +217,29 @@ ECHOES = (
     "safety_identifier",
     "user",
 )
-ERROR: FieldRule = error_text("message param")
 
 # A response.
 RESPONSE: FieldMap = {
     **keys(
         """
-        id object created_at completed_at status incomplete_details model parallel_tool_calls temperature top_p
+        object created_at completed_at status incomplete_details parallel_tool_calls temperature top_p
         background image input_transformations max_output_tokens max_tool_calls moderation
         prompt_cache_diagnostics prompt_cache_options prompt_cache_retention service_tier tool_usage top_logprobs
         truncation usage store billing access_programs frequency_penalty presence_penalty kv_transfer_params
         """
     ),
+    "error": error_text,
+    **keys("id model", name),
     **keys(" ".join(ECHOES), handled_in_code),
-    "error": ERROR,
     "output": list_of(item),
     "output_text": text(),
 }
 
-_EVENT: FieldMap = keys(
-    "type sequence_number item_id output_index content_index summary_index annotation_index obfuscation"
-)
+_EVENT: FieldMap = {
+    **keys("type sequence_number output_index content_index summary_index annotation_index"),
+    "item_id": name,
+    "obfuscation": machine_data,
+}
 
 # Events that append to a text: its path in the item, and its kind.
 DELTAS: dict[str, tuple[str, PartKind]] = {
@@ -277,11 +288,12 @@ SNAPSHOTS: dict[str, tuple[str, str, FieldRule]] = {
 PROGRESS: FieldMap = {
     **_EVENT,
     "partial_image_b64": opaque("image"),
-    **keys("partial_image_index size quality background output_format code param response_id"),
+    **keys("partial_image_index size quality background output_format code param"),
+    "error": error_text,
+    "response_id": name,
     "message": text(),
-    "error": ERROR,
 }
-ERROR_EVENT: FieldMap = {**_EVENT, **keys("code param"), "message": text(), "error": ERROR}
+ERROR_EVENT: FieldMap = {**_EVENT, **keys("code param"), "message": text(), "error": error_text}
 
 
 def event_of(texts: str) -> FieldMap:

@@ -18,11 +18,12 @@ from guardproxy.wires.openai_responses.fields import (
     SNAPSHOTS,
     event_of,
 )
-from guardproxy.wires.shared.body import dumps, guard_text, read_object, strings
+from guardproxy.wires.shared.body import dumps, guard_text, read_object, steps, strings
+from guardproxy.wires.shared.identifiers import is_value
 from guardproxy.wires.shared.logprob_echo import token_list
 from guardproxy.wires.shared.message_builder import MessageBuilder
-from guardproxy.wires.shared.parts import carries_text, read_fields
-from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, without_opaque
+from guardproxy.wires.shared.parts import read_fields
+from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, without
 
 TERMINAL = ("response.completed", "response.failed", "response.incomplete")
 
@@ -43,6 +44,24 @@ _OPENING = (
 )
 # Events whose text has a shape of its own: the whole event is judged as JSON text.
 _OTHER_TEXT = ("response.shell_call_command.", "response.shell_call_output_content.", "response.audio.transcript.")
+# Events about the progress of tools, by the name that stands between "response." and the state.
+_STATES = {
+    "code_interpreter_call": "in_progress interpreting completed",
+    "file_search_call": "in_progress searching completed",
+    "web_search_call": "in_progress searching completed",
+    "image_generation_call": "in_progress generating completed partial_image",
+    "mcp_call": "in_progress completed failed",
+    "mcp_list_tools": "in_progress completed failed",
+    "shell_call_command": "added delta done",
+    "shell_call_output_content": "delta done",
+    "audio": "delta done",
+    "audio.transcript": "delta done",
+    "compaction": "compacting",
+    "steer": "pending accepted failed",
+}
+# The names that may leave in an `event:` line.
+_PROGRESS_EVENTS = [f"response.{name}.{state}" for name, states in _STATES.items() for state in states.split()]
+_EVENTS = ("error", *DELTAS, *DONES, *SNAPSHOTS, *_PROGRESS_EVENTS)
 
 
 @dataclass(slots=True)
@@ -68,7 +87,7 @@ class ResponseReader(BaseStream):
     """The reading half of a streamed response. It has one choice, number 0."""
 
     def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
-        super().__init__(request, Sse())
+        super().__init__(request, Sse(events=_EVENTS))
         self.head = dict(head)
         self.items: dict[int, OutputItem] = {}
         self.last: dict[str, Any] | None = None  # the upstream's terminal event
@@ -179,30 +198,30 @@ class ResponseReader(BaseStream):
         read_fields(builder, body, "", event_of(key))
         if not isinstance(body.get(key), dict):
             raise UpstreamUnreadable("must be an object", key)
-        snapshot = MessageBuilder(UpstreamUnreadable)
+        snapshot = MessageBuilder(UpstreamUnreadable, self.known)
         rule(snapshot, body[key], _filled(place, body))
         builder.absorb(snapshot, self._grown)
         if key == "response":
             echoed(builder, body[key], self.request)
-            head = without_opaque({**body[key], "output": []}, builder.message("assistant"))
+            head = without({**body[key], "output": []}, builder.message("assistant").parts)
             self.head = {**self.head, **head}
 
     def _progress(self, kind: str, body: dict[str, Any], builder: MessageBuilder) -> None:
         """Read an event about progress. Raises UpstreamUnreadable for text in an event of an unknown type."""
-        unknown = MessageBuilder(UpstreamUnreadable)
+        unknown = MessageBuilder(UpstreamUnreadable, self.known)
         read_fields(unknown, body, "", PROGRESS)
         parts = unknown.message("assistant").parts
-        if any(part.note == "unknown field" for part in parts) or body.get("delta"):
+        if any(steps(part.path)[0] not in PROGRESS for part in parts) or body.get("delta"):
             raise UpstreamUnreadable(f"text in an event of the unknown type {kind[:60]!r}")
         builder.include(replace(part, path=f"output[{body.get('output_index', 0)}].{part.path}") for part in parts)
 
 
 def echoed(builder: MessageBuilder, response: Mapping[str, Any], request: Request) -> None:
-    """Add an opaque part for every field that should repeat the request, but has a text that the request lacks."""
+    """Judge every field that should repeat the request, but has a text that the request lacks, as JSON text."""
     known = set(strings({key: request.body.get(key) for key in ECHOES}))
     for key in ECHOES:
-        if any(text not in known and carries_text(text) for text in strings(response.get(key))):
-            builder.opaque(key, f"{key}: not the request's")
+        if any(text not in known and not is_value(text) for text in strings(response.get(key))):
+            builder.name(key, guard_text(response[key]))
 
 
 def _place(delta_kind: str, body: Mapping[str, Any]) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 from guardproxy.ports import Chunk, Request
 from guardproxy.types import Refuse, Replace
 from guardproxy.wires.openai_responses.reading import OutputItem, ResponseReader, part_key
-from guardproxy.wires.shared.streams import ChoiceState, Event
+from guardproxy.wires.shared.identifiers import is_name
+from guardproxy.wires.shared.streams import ChoiceState, Event, without
 
 _TEXT = re.compile(r"output\[(\d+)\]\.content\[(\d+)\]\.(text|refusal)$")
 _KINDS = {"output_text": "text", "refusal": "refusal", "reasoning_text": "text", "summary_text": "text"}
@@ -114,7 +115,9 @@ class ResponseStream(ResponseReader):
         """Return the upstream's own last event with the output that the client has seen."""
         if self.last is None or self.last["type"] == "response.failed":
             return "response.completed", ended(self.head, self._output(), None)
-        return self.last["type"], {**self.last["response"], "output": self._output()}
+        parts = self.state_of(0).builder.message("assistant").parts
+        outer = [part for part in parts if not part.path.startswith("output[")]
+        return self.last["type"], {**without(self.last["response"], outer), "output": self._output()}
 
     def _output(self) -> list[dict[str, Any]]:
         seen = [item for item in self.items.values() if item.number >= 0 and item.done is not None]
@@ -240,7 +243,8 @@ class ResponseStream(ResponseReader):
         texts = [(part, changed.get(part.path, part.text)) for part in mine if part.path in changed or not whole]
         if item.number < 0:
             new = [refusal_part(text, structured=part.kind == "refusal") for part, text in texts if text]
-            return self._message(new, str(item.body.get("id", ""))) if new else []
+            name = str(item.body.get("id", ""))
+            return self._message(new, name if is_name(name) else "") if new else []
         out: list[dict[str, Any]] = []
         for part, text in texts:
             place = _TEXT.match(part.path)

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from guardproxy.errors import Unreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request
+from guardproxy.sse import KEEP_ALIVE
 from guardproxy.types import Conversation, Edit, Message, Outcome, Part, Pass, Refuse, Replace
 from guardproxy.wires.shared.body import child_path, dumps, read_object, remove, steps
 from guardproxy.wires.shared.edits import rewrite
@@ -27,7 +28,7 @@ class BaseWire(ABC):
     """One chat protocol. See `guardproxy.ports.Wire` for the contract of the public methods."""
 
     name: str
-    keepalive: bytes = b": keep-alive\n\n"
+    keepalive: bytes = KEEP_ALIVE
     lines: bool = False
 
     paths: ClassVar[re.Pattern[str]]

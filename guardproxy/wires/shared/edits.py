@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from guardproxy.types import Edit
-from guardproxy.wires.shared.body import container_of, find, parsed_object, put, remove
+from guardproxy.wires.shared.body import container_of, find, parsed_object, put, remove, steps
+from guardproxy.wires.shared.identifiers import is_value
 
 # A list item that is removed as a whole when its text is removed: without a text it would be malformed.
 _ITEM = re.compile(r".*(?:content|parts|system|input|output|summary|documents|prompt)\[\d+\](?=[.\[]|$)")
@@ -19,11 +20,14 @@ def rewrite(body: Any, edits: Iterable[Edit], calls: re.Pattern[str]) -> None:
 
     The text of a tool call (a path that matches `calls`) is its name, a line break and its arguments. Arguments that
     are not a JSON object after the edit become `{}`. Any other object that an edit has broken becomes `{}` if the
-    protocol requires the field, and is removed otherwise. A call without arguments is removed as a whole. Raises
-    KeyError or IndexError if the body has nothing at a path.
+    protocol requires the field, and is removed otherwise. A call without arguments is removed as a whole, and so is
+    a field whose key is text. Raises KeyError or IndexError if the body has nothing at a path.
     """
     removed: list[str] = []
     for edit in edits:
+        if _names_text(edit.path):
+            removed.append(edit.path)
+            continue
         if _is_missing(body, edit.path):
             call = edit.path[: edit.path.rindex("]") + 1] if "]" in edit.path else ""
             find(body, call)
@@ -38,6 +42,12 @@ def rewrite(body: Any, edits: Iterable[Edit], calls: re.Pattern[str]) -> None:
     remove(body, removed)
     for path in removed:
         _tidy(body, path)
+
+
+def _names_text(path: str) -> bool:
+    """Whether the last key of a path is text itself, which was judged with the value and goes with it."""
+    last = steps(path)[-1]
+    return isinstance(last, str) and not is_value(last)
 
 
 def _is_missing(body: Any, path: str) -> bool:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from guardproxy.errors import Unreadable
+from guardproxy.wires.shared.body import guard_text
+from guardproxy.wires.shared.identifiers import label_words
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import handled_in_code, passed, read_fields
 
@@ -28,6 +30,7 @@ class LogprobEcho:
         self._path = path
         self._text = bytearray()  # text that no token has spelled yet
         self._tokens = bytearray()  # token bytes that the text does not have yet
+        self._other = bytearray()  # tokens since they spell another text
         self._differs = False
 
     def add(self, text: str, tokens: bytes) -> None:
@@ -37,6 +40,8 @@ class LogprobEcho:
         common = min(len(self._text), len(self._tokens))
         if self._text[:common] != self._tokens[:common]:
             self._differs = True
+        if self._differs:
+            self._other += tokens
         del self._text[:common], self._tokens[:common]
 
     @property
@@ -52,7 +57,11 @@ class LogprobEcho:
         """
         if self.ahead:
             builder.opaque(self._path, "log probabilities of another text")
+            spelled = bytes(self._other or self._tokens).decode(errors="replace")
+            if label_words(spelled) > 1:
+                builder.name(self._path, spelled)
             self._tokens.clear()
+            self._other.clear()
             self._differs = False
 
 
@@ -82,7 +91,15 @@ def _token(builder: MessageBuilder, entry: Any, path: str, list_path: str) -> by
             read_fields(builder, other, f"{path}.top_logprobs[{number}]", _ENTRY)
         if not readable or _spelled(builder.error, other, f"{path}.top_logprobs") != spelled:
             builder.opaque(f"{list_path}.top_logprobs", "token alternatives")
+            judge_token(builder, other, f"{path}.top_logprobs[{number}]")
     return spelled
+
+
+def judge_token(builder: MessageBuilder, alternative: Any, path: str) -> None:
+    """Judge an alternative to a token as JSON text if it has several words: no token has."""
+    text = guard_text(alternative)
+    if label_words(text) > 2:
+        builder.name(path, text)
 
 
 def _spelled(error: type[Unreadable], entry: Mapping[str, Any], path: str) -> bytes:

@@ -5,10 +5,16 @@ from dataclasses import dataclass, field
 
 from guardproxy.errors import Unreadable
 from guardproxy.types import Message, Part, PartKind, Role
+from guardproxy.wires.shared.identifiers import is_identifier, is_value
+
+ODD_KEYS = 3
+
+_OPAQUE = "\0"
 
 
 @dataclass(slots=True)
 class _GrowingPart:
+    path: str
     kind: PartKind
     note: str = ""
     head: list[str] = field(default_factory=list)  # the name of a tool call
@@ -24,15 +30,18 @@ class MessageBuilder:
     """Collects the parts of one message. Text added at a path is appended to the text that is already there.
 
     `error` is the type of error that malformed input raises: Unreadable for requests, UpstreamUnreadable for replies.
+    `known` are strings that are enumerated values in this message, such as the names of the request's tools.
     """
 
-    def __init__(self, error: type[Unreadable]) -> None:
+    def __init__(self, error: type[Unreadable], known: Container[str] = ()) -> None:
         self.error = error
+        self.known = known
+        self._odd_keys: tuple[str, ...] = ()
         self.size = 0  # characters, as Message.size counts them
         self.opaques = 0  # calls of `opaque`
         self.calls = 0  # tool calls so far
         self.added: list[tuple[str, str]] = []  # (path, text) since the last `take`; the text of opaque parts is empty
-        self.pieces: dict[str, _GrowingPart] = {}
+        self.pieces: dict[str, _GrowingPart] = {}  # by path; opaque parts by _OPAQUE and the path
 
     def add(self, path: str, text: str, kind: PartKind = "text") -> None:
         """Append `text` to the part at `path`."""
@@ -57,21 +66,33 @@ class MessageBuilder:
         self.added.append((path, grown))
 
     def _piece(self, path: str, kind: PartKind) -> _GrowingPart:
-        """Return the piece at `path`, a new one if there is none. Raises the error if an opaque part is there."""
+        """Return the piece at `path`, a new one if there is none."""
         piece = self.pieces.get(path)
         if piece is None:
-            piece = self.pieces[path] = _GrowingPart(kind)
+            piece = self.pieces[path] = _GrowingPart(path, kind)
             self.calls += kind == "tool_call"
-        elif piece.kind == "opaque":
-            raise self.error("is a text, but the same place had unreadable content before", path)
         return piece
 
+    def name(self, path: str, text: str) -> None:
+        """Add a string that frames may repeat, such as a model's name: an equal text is added only once.
+
+        Another text is appended: clients join the strings that a field has in several deltas.
+        """
+        if self.text(path) != text:
+            self.add(path, text)
+
+    def may_name(self, key: str) -> bool:
+        """Return whether an unknown key passes: keys of a message may have ODD_KEYS words of their own together."""
+        if is_value(key) or key in self._odd_keys:
+            return True
+        odd = is_identifier(key) and len(self._odd_keys) < ODD_KEYS
+        if odd:
+            self._odd_keys += (key,)
+        return odd
+
     def opaque(self, path: str, note: str) -> None:
-        """Add an opaque part. Raises the error if a text was read at `path` before: it must not be forgotten."""
-        piece = self.pieces.get(path)
-        if piece is not None and piece.kind != "opaque":
-            raise self.error("is unreadable content, but the same place had a text before", path)
-        self.pieces[path] = _GrowingPart("opaque", note)
+        """Add an opaque part. The same place may have a text too: both are parts."""
+        self.pieces[_OPAQUE + path] = _GrowingPart(path, "opaque", note)
         self.opaques += 1
         self.added.append((path, ""))
 
@@ -94,7 +115,8 @@ class MessageBuilder:
         At a path in `grown`, whose text was streamed, a different text raises the error. At any other path, a
         different text is appended behind a line break.
         """
-        for path, piece in other.pieces.items():
+        for piece in other.pieces.values():
+            path = piece.path
             mine = self.pieces.get(path)
             if piece.kind == "opaque":
                 self.opaque(path, piece.note)
@@ -127,12 +149,16 @@ class MessageBuilder:
         """Return the text at `path` so far."""
         return self.pieces[path].text() if path in self.pieces else ""
 
+    def kind(self, path: str) -> PartKind:
+        """Return the kind of the text at `path`."""
+        return self.pieces[path].kind
+
     def message(self, role: Role) -> Message:
         """Return the message so far."""
         return Message(
             role,
             tuple(
-                Part(path, "" if piece.kind == "opaque" else piece.text(), piece.kind, piece.note)
-                for path, piece in self.pieces.items()
+                Part(piece.path, "" if piece.kind == "opaque" else piece.text(), piece.kind, piece.note)
+                for piece in self.pieces.values()
             ),
         )

@@ -17,6 +17,7 @@ from guardproxy.sse import Frame, Sse
 from guardproxy.types import Message, Refuse, Replace
 from guardproxy.wires.shared.base import BaseWire, request_digest
 from guardproxy.wires.shared.body import dumps, read_object
+from guardproxy.wires.shared.identifiers import value_or
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
     FieldMap,
@@ -26,13 +27,14 @@ from guardproxy.wires.shared.parts import (
     identifier,
     json_text,
     keys,
+    labels,
     list_of,
+    machine_data,
+    name,
+    numbers,
     object_with,
     opaque,
-    passed,
-    provider_text,
     require_object,
-    user_label,
 )
 from guardproxy.wires.shared.streams import JSON, SSE, BaseStream, ChoiceState, Event
 
@@ -41,35 +43,47 @@ DONE = b"data: [DONE]\n\n"
 _DEPLOYMENT = re.compile(r"/openai/deployments/([^/]+)/")
 
 # Top-level fields of chat and completion requests without text for the model. Numbers and booleans need no entry.
-SETTINGS: FieldMap = keys("metadata stop bad_words vllm_xargs provider", user_label) | keys("""
-    model stream stream_options user store seed n best_of temperature top_p max_tokens
-    max_completion_tokens frequency_penalty presence_penalty logit_bias logprobs top_logprobs service_tier
-    safety_identifier prompt_cache_key prompt_cache_retention prompt_cache_options moderation
-    stop_token_ids allowed_token_ids skip_special_tokens return_tokens_as_token_ids prompt_logprobs
-    request_id cache_salt priority kv_transfer_params truncate_prompt_tokens include_stop_str_in_output
-    lora_path session_params rid return_hidden_states samplers id_slot cache_prompt timings_per_token lora
-    ttl draft_model preset models route transforms usage include_reasoning
-    guided_decoding_backend guided_whitespace_pattern regex ebnf guided_regex guided_grammar grammar
+SETTINGS: FieldMap = (
+    keys("metadata stop bad_words vllm_xargs provider user safety_identifier", labels)
+    | keys(
+        """
+    model models prompt_cache_key request_id cache_salt rid lora_path draft_model preset
+    guided_regex guided_whitespace_pattern
+    """,
+        name,
+    )
+    | keys("stop_token_ids allowed_token_ids logit_bias", numbers)
+    | keys("""
+    stream stream_options store seed n best_of temperature top_p max_tokens
+    max_completion_tokens frequency_penalty presence_penalty logprobs top_logprobs service_tier
+    prompt_cache_retention prompt_cache_options moderation skip_special_tokens return_tokens_as_token_ids
+    prompt_logprobs
+    priority kv_transfer_params truncate_prompt_tokens include_stop_str_in_output
+    session_params return_hidden_states samplers id_slot cache_prompt timings_per_token lora
+    ttl route transforms usage include_reasoning
+    guided_decoding_backend
     """)
-
-# Schemas and lists that constrain the output: the model may read them.
-SCHEMAS: FieldMap = keys(
-    "guided_json guided_choice structured_outputs json_schema plugins structural_tag", json_text("tool_definition")
 )
 
-# Errors: servers quote the part of the model's answer that they could not parse. Filters: Azure's comments on a match.
-ERROR: FieldRule = error_text("message raw param provider_name failed_generation")
-FILTERED: FieldRule = provider_text("message URL license")
+# Schemas, grammars and lists that constrain the output: the model may read them.
+SCHEMAS: FieldMap = keys(
+    """
+    guided_json guided_choice structured_outputs json_schema plugins structural_tag
+    regex ebnf guided_regex guided_grammar grammar guided_whitespace_pattern
+    """,
+    json_text("tool_definition"),
+)
 
 # A reply or a chunk outside its choices.
 ENVELOPE: FieldMap = {
     **keys("""
-        id object created model usage system_fingerprint service_tier provider moderation x_groq timings stats
-        model_info runtime kv_transfer_params obfuscation nvext
+        object created usage service_tier moderation x_groq timings stats model_info runtime kv_transfer_params nvext
+        prompt_filter_results
         """),
+    "error": error_text,
+    **keys("id model system_fingerprint provider", name),
+    "obfuscation": machine_data,
     "choices": handled_in_code,
-    "error": ERROR,
-    "prompt_filter_results": FILTERED,
     "prompt_logprobs": opaque("log probabilities of the prompt"),
     "prompt_token_ids": opaque("token ids"),
     "token_ids": opaque("token ids"),
@@ -77,14 +91,13 @@ ENVELOPE: FieldMap = {
 
 # A choice outside its message.
 CHOICE: FieldMap = {
-    **keys("index finish_reason native_finish_reason stop_reason matched_stop content_filter_offsets"),
+    **keys("index finish_reason native_finish_reason stop_reason matched_stop content_filter_results"),
+    "error": error_text,
+    **keys("content_filter_offsets routed_experts", numbers),
     "logprobs": handled_in_code,
-    "content_filter_results": FILTERED,
-    "error": ERROR,
     "token_ids": opaque("token ids"),
     "prompt_token_ids": opaque("token ids"),
     "prompt_logprobs": opaque("log probabilities of the prompt"),
-    "routed_experts": passed,
     "hidden_states": opaque("hidden states"),
 }
 
@@ -111,7 +124,7 @@ def _custom(builder: MessageBuilder, value: Any, path: str) -> None:
 _CALL: FieldMap = {
     "id": identifier,
     **keys("index type"),
-    "extra_content": object_with({"google": object_with({"thought_signature": passed})}),
+    "extra_content": object_with({"google": object_with({"thought_signature": machine_data})}),
     "function": function,
     "custom": _custom,
 }
@@ -203,7 +216,7 @@ class ChoicesStream(BaseStream):
     """A stream of chunks with `choices`, terminated by `[DONE]`."""
 
     def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
-        super().__init__(request, Sse())
+        super().__init__(request, Sse(events=("error",)))  # the protocol has no named events, but some servers do
         self.head = dict(head)
         self._usage: Any = None
         self._usage_sent = False
@@ -256,7 +269,7 @@ class ChoicesStream(BaseStream):
         if reason is not None and not isinstance(reason, str):
             raise UpstreamUnreadable("must be a string", f"{path}.finish_reason")
         if reason:
-            state.finish, state.final = reason, True
+            state.finish, state.final = value_or(reason, "stop"), True
         return whole
 
     def _remember(self, body: Mapping[str, Any]) -> None:

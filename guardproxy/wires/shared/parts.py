@@ -11,29 +11,52 @@ the value's path, and adds the parts it finds to the builder. This map reads `{"
         **keys("created usage"),
     }
 
-A rule ends in one of three ways. The field is **judged** (`text`, `json_text`, `data`, `error_text`, and `identifier`
-if the value does not look like an identifier), **opaque**, so that the policy decides (`opaque`, `data`), or **passed**
-(`passed`, `provider_text`, `user_label`). `list_of`, `object_with`, `object_by_type` and `string_or` apply other rules
-to nested values. `handled_in_code` leaves a field to the wire's own code. Every rule accepts null as "no value", except
-`object_by_type`.
+Every string of a body is an **enumerated value** or an identifier, which passes; **text**, which is judged; or data
+that no guard can read, which is **opaque**: the policy decides. No rule passes a string unread. A rule says how
+strictly a field is read, and where its text belongs:
 
-A key that the map does not have is opaque if its value could carry text (`carries_text`), and passes otherwise.
+- `text`, `json_text`, `data`: the field is text;
+- `passed`: the field has enumerated values, numbers, or data of the protocol; any other string in it is judged;
+- `one_of`: the field has these enumerated values only; any other string is judged;
+- `identifier`, `name`: an id may have one word of its own, the name of a model or a user three; more are judged;
+- `labels`: metadata or stop sequences may have three words together; more are judged;
+- `error_text`: as `passed`, and the message of an error is text;
+- `numbers`: as `passed`, with lists of numbers, which are opaque elsewhere: they may be token ids;
+- `machine_data`: a signature or other base64 data that only the server reads; it is judged if it is text;
+- `opaque`: an image or other content that no guard can read; text in such a field is judged all the same.
+
+`list_of`, `object_with`, `object_by_type` and `string_or` apply other rules to nested values. `handled_in_code` leaves
+a field to the wire's own code. Every rule accepts null as "no value", except `object_by_type`.
+
+A key that the map does not have is read as `passed`; a key that is itself text is judged with its value.
 """
 
-import re
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
-from guardproxy.types import Message, Part, PartKind, Role
-from guardproxy.wires.shared.body import base64_text, child_path, data_url_text, guard_text, is_text_type
+from guardproxy.types import Message, Part, PartKind
+from guardproxy.wires.shared.body import (
+    base64_text,
+    child_path,
+    data_url_text,
+    guard_text,
+    is_text_type,
+    steps,
+    strings,
+)
+from guardproxy.wires.shared.identifiers import (
+    LENGTH,
+    LOOSE,
+    NAME_WORDS,
+    is_identifier,
+    is_machine_data,
+    is_name,
+    label_words,
+    looseness,
+)
 from guardproxy.wires.shared.message_builder import MessageBuilder
-
-# A string like this under an unknown key counts as an enumeration, an id or a version; a longer string, or a string
-# with white space, counts as text.
-_TOKEN = re.compile(r"[A-Za-z0-9_.:/-]{0,40}")
-_IDENTIFIER = re.compile(r"[A-Za-z0-9_.:/|+=@-]{0,256}")
-_TEXTUAL = (str, dict, list)
+from guardproxy.wires.shared.unmapped import is_plain, is_unreadable, judge, judge_key, search, unknown_object
 
 FieldRule = Callable[[MessageBuilder, Any, str], None]
 """Called with the builder, the value of a field and its path. Raises the builder's error if the value is malformed."""
@@ -68,24 +91,98 @@ def json_text(kind: PartKind) -> FieldRule:
     return rule
 
 
-def identifier(builder: MessageBuilder, value: Any, path: str) -> None:
-    """Pass an id, a role or a name, but judge it if it does not look like one.
+def passed(builder: MessageBuilder, value: Any, path: str) -> None:
+    """Pass numbers, booleans and enumerated values; judge every other string, and make other data opaque.
 
-    For ids that chat templates write into the prompt: up to 256 letters, digits and `_.:/|+=@-` pass.
+    The same holds for everything in an object or a list. A list of numbers is opaque.
     """
-    if isinstance(value, str) and _IDENTIFIER.fullmatch(value) is None:
-        builder.add(path, value)
+    if isinstance(value, str):
+        judge(builder, value, path)
+    elif isinstance(value, dict | list) and not is_plain(value):
+        search(builder, value, path, with_numbers=False)
+
+
+def numbers(builder: MessageBuilder, value: Any, path: str) -> None:
+    """Read as `passed` does, but pass lists of numbers as well: counts, offsets, and token ids in known places."""
+    if isinstance(value, dict | list):
+        search(builder, value, path, with_numbers=True)
+    else:
+        passed(builder, value, path)
+
+
+def error_text(builder: MessageBuilder, value: Any, path: str) -> None:
+    """Judge an error, or the `message` of an error object; read the rest as `passed` does.
+
+    Servers quote in errors what the model has written.
+    """
+    if isinstance(value, str):
+        builder.name(path, value)
+    else:
+        if isinstance(value, dict) and isinstance(value.get("message"), str):
+            builder.name(child_path(path, "message"), value["message"])
+        passed(builder, value, path)
+
+
+def one_of(values: str) -> FieldRule:
+    """Pass these values, separated by white space, and judge every other string. For roles: prompts contain them."""
+    known = frozenset(values.split())
+
+    def rule(builder: MessageBuilder, value: Any, path: str) -> None:
+        if isinstance(value, str) and value and value not in known:
+            builder.name(path, value)
+        elif isinstance(value, dict | list):
+            passed(builder, value, path)
+
+    return rule
+
+
+def identifier(builder: MessageBuilder, value: Any, path: str) -> None:
+    """Pass an id, and judge a string that is not an identifier. Read other values as `passed` does."""
+    if not isinstance(value, str):
+        passed(builder, value, path)
+    elif not is_identifier(value):
+        judge(builder, value, path)
+
+
+def name(builder: MessageBuilder, value: Any, path: str) -> None:
+    """Pass the name of a model, a user or a server, and judge a string that has more words than a name."""
+    if not isinstance(value, str):
+        passed(builder, value, path)
+    elif not is_name(value):
+        judge(builder, value, path)
+
+
+def labels(builder: MessageBuilder, value: Any, path: str) -> None:
+    """Pass the sender's metadata or stop sequences if they have no more words than a name; judge all of them if not.
+
+    Neither the model nor the client's user reads them. Punctuation does not count.
+    """
+    texts = [value] if isinstance(value, str) else [*strings(value)]
+    if label_words(" ".join(texts)) > NAME_WORDS:
+        passed(builder, value, path)
+
+
+def machine_data(builder: MessageBuilder, value: Any, path: str) -> None:
+    """Pass base64 data that only the server reads, such as a signature, and judge a text. Read others as `passed`."""
+    if not isinstance(value, str) or not (is_identifier(value) or is_machine_data(value)):
+        passed(builder, value, path)
 
 
 def opaque(note: str) -> FieldRule:
     """Add an opaque part: no guard can read the value, and the policy decides. Null and empty values are no part.
 
-    `note` names the content for records and error messages ("image", "encrypted reasoning").
+    `note` names the content for records and error messages ("image", "encrypted reasoning"). A string in the value
+    that is text, not data, a URL or an id, is judged as well.
     """
 
     def rule(builder: MessageBuilder, value: Any, path: str) -> None:
-        if value not in (None, "", [], {}):
-            builder.opaque(path, note)
+        if value in (None, "", [], {}):
+            return
+        builder.opaque(path, note)
+        if isinstance(value, str):
+            judge(builder, value, path, is_unreadable)
+        elif isinstance(value, dict | list):
+            search(builder, value, path, is_unreadable, with_numbers=True)
 
     return rule
 
@@ -103,78 +200,8 @@ def data(note: str, kind: PartKind = "text") -> FieldRule:
     return rule
 
 
-def passed(builder: MessageBuilder, value: Any, path: str) -> None:
-    """Pass a setting, an id, a count or an enumeration: neither the model nor the client's user reads it as text.
-
-    Objects and lists are searched all the same: a string in them that does not look like an identifier is opaque, and
-    so is an object with a key that is not a short token.
-    """
-    _search(builder, value, path, frozenset())
-
-
-def provider_text(names: str) -> FieldRule:
-    """Pass as `passed` does, and also any string under these keys: sentences that the provider itself has written.
-
-    `names` are separated by white space. For a content filter's message about its own result.
-    """
-    known = frozenset(names.split())
-
-    def rule(builder: MessageBuilder, value: Any, path: str) -> None:
-        _search(builder, value, path, known)
-
-    return rule
-
-
-def error_text(names: str) -> FieldRule:
-    """Judge a string, or the strings under these keys of an object, and treat the rest as `passed` does.
-
-    `names` are separated by white space. For errors: servers quote in them what the model has written.
-    """
-    known = frozenset(names.split())
-
-    def rule(builder: MessageBuilder, value: Any, path: str) -> None:
-        if isinstance(value, str):
-            builder.add(path, value)
-        else:
-            _search(builder, value, path, known, builder.add)
-
-    return rule
-
-
-def user_label(builder: MessageBuilder, value: Any, path: str) -> None:
-    """Pass the sender's labels and stop sequences unsearched: neither the model nor the client's user reads them."""
-
-
 def handled_in_code(builder: MessageBuilder, value: Any, path: str) -> None:
-    """Do nothing: code of the wire reads this field. Say so in the map, or the field would be unknown and opaque."""
-
-
-def _search(
-    builder: MessageBuilder,
-    value: Any,
-    path: str,
-    known: Container[str],
-    judge: Callable[[str, str], None] | None = None,
-) -> None:
-    """Make nested text opaque; a string under a `known` key passes, or is given to `judge`."""
-    stack: list[tuple[Any, str]] = [(value, path)] if isinstance(value, dict | list) else []
-    while stack:
-        item, place = stack.pop()
-        if isinstance(item, list):
-            stack.extend(
-                (child, f"{place}[{index}]") for index, child in enumerate(item) if isinstance(child, _TEXTUAL)
-            )
-        elif isinstance(item, dict):
-            for key, child in item.items():
-                if isinstance(child, str) and key in known:
-                    if judge is not None:
-                        judge(child_path(place, key), child)
-                elif _TOKEN.fullmatch(key) is None:
-                    builder.opaque(place, "unknown field")
-                elif isinstance(child, _TEXTUAL):
-                    stack.append((child, child_path(place, key)))
-        elif _IDENTIFIER.fullmatch(item) is None:
-            builder.opaque(place, "unknown field")
+    """Do nothing: code of the wire reads this field. Say so in the map, or the field would be unknown."""
 
 
 # --- rules for nested values -----------------------------------------------------------------------------------------
@@ -215,18 +242,18 @@ def object_with(table: FieldMap) -> FieldRule:
 
 
 def object_by_type(tables: Mapping[str, FieldMap]) -> FieldRule:
-    """Apply the field map that an object's `type` selects; an object of an unknown type is opaque as a whole."""
+    """Apply the field map that an object's `type` selects. An unknown type is opaque, and its text is judged."""
 
     def rule(builder: MessageBuilder, value: Any, path: str) -> None:
         if not isinstance(value, dict):
             raise builder.error("must be an object", path)
-        name = value.get("type", "")
-        if not isinstance(name, str):
+        kind = value.get("type", "")
+        if not isinstance(kind, str):
             raise builder.error("must be a string", f"{path}.type")
-        if name in tables:
-            read_fields(builder, value, path, {"type": passed, **tables[name]})
+        if kind in tables:
+            read_fields(builder, value, path, {"type": passed, **tables[kind]})
         else:
-            builder.opaque(path, f"part of type {name[:40] or 'unknown'}")
+            unknown_object(builder, value, path, "part", kind)
 
     return rule
 
@@ -243,6 +270,10 @@ def string_or(string: FieldRule, otherwise: FieldRule) -> FieldRule:
 # --- objects and bodies ----------------------------------------------------------------------------------------------
 
 
+# These rules pass numbers and enumerated values, which are most values: `read_fields` saves itself the call.
+_PASSING = frozenset({passed, identifier, name, labels, machine_data})
+
+
 def read_fields(builder: MessageBuilder, value: Mapping[str, Any], path: str, table: FieldMap) -> None:
     """Apply a field map to every key of an object.
 
@@ -252,7 +283,12 @@ def read_fields(builder: MessageBuilder, value: Mapping[str, Any], path: str, ta
         rule = table.get(key)
         if rule is None:
             _read_unknown(builder, key, item, child_path(path, key), table)
-        elif rule is not passed or isinstance(item, dict | list):  # `passed` does nothing else, and most fields have it
+        elif rule not in _PASSING:
+            rule(builder, item, child_path(path, key))
+        elif isinstance(item, str):
+            if len(item) > LENGTH or looseness(item) > LOOSE:
+                rule(builder, item, child_path(path, key))
+        elif isinstance(item, dict | list):
             rule(builder, item, child_path(path, key))
 
 
@@ -262,32 +298,10 @@ def _read_unknown(builder: MessageBuilder, key: str, value: Any, path: str, tabl
         for known in table:
             if known.casefold() == folded:
                 raise builder.error(f"is a key in another spelling; write {known!r}", path)
-    if carries_text(value):
-        builder.opaque(path, "unknown field")
-
-
-def carries_text(value: Any) -> bool:
-    """Return whether a value under an unknown key could be text that somebody reads.
-
-    A string could, unless it is a short token. An object or a list could if it contains any string, any key that is
-    not a short token, or a list of whole numbers (token ids).
-    """
-    if isinstance(value, str):
-        return _TOKEN.fullmatch(value) is None
-    stack = [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, str) and item:
-            return True
-        if isinstance(item, list):
-            if item and all(type(number) is int for number in item):
-                return True
-            stack.extend(item)
-        elif isinstance(item, dict):
-            if any(_TOKEN.fullmatch(key) is None for key in item):
-                return True
-            stack.extend(item.values())
-    return False
+    if builder.may_name(key):
+        passed(builder, value, path)
+    else:
+        judge_key(builder, key, value, path)
 
 
 def require_object(error: type[Unreadable], value: Any, path: str) -> dict[str, Any]:
@@ -302,22 +316,25 @@ def file_text(media_type: str, payload: Any) -> str | None:
     return base64_text(payload) if isinstance(payload, str) and is_text_type(media_type) else None
 
 
-def outer_messages(builder: MessageBuilder, texts: Role = "user", filled: str = "") -> list[Message]:
+def outer_messages(builder: MessageBuilder, system_fields: Collection[str] = ()) -> list[Message]:
     """Return the parts of a request outside its message list, as at most one system and one user message.
 
-    Tool definitions belong to the system message, and so do texts if `texts` is "system". Opaque parts belong to the
-    user, who has sent them, and so does the text at the path `filled`, which fills a stored prompt's variables.
+    Tool definitions and the texts of the top-level `system_fields` belong to the system message, everything else to
+    the user, who has sent it.
     """
     parts = builder.message("system").parts
-    ours = [part for part in parts if texts == "system" and part.kind != "opaque" and part.path != filled]
-    system = tuple(part for part in parts if part.kind == "tool_definition" or part in ours)
+    system = tuple(part for part in parts if part.kind == "tool_definition" or _is_in(part, system_fields))
     user = tuple(part for part in parts if part not in system)
     return [message for message in (Message("system", system), Message("user", user)) if message.parts]
 
 
-def outer_parts(body: Mapping[str, Any], table: FieldMap) -> tuple[Part, ...]:
+def _is_in(part: Part, fields: Collection[str]) -> bool:
+    return bool(fields) and part.kind != "opaque" and steps(part.path)[0] in fields
+
+
+def outer_parts(body: Mapping[str, Any], table: FieldMap, known: Container[str] = ()) -> tuple[Part, ...]:
     """Return the parts of a reply outside its choices, such as the texts of an error. Raises UpstreamUnreadable."""
-    builder = MessageBuilder(UpstreamUnreadable)
+    builder = MessageBuilder(UpstreamUnreadable, known)
     read_fields(builder, body, "", table)
     return builder.message("assistant").parts if builder.pieces else ()
 

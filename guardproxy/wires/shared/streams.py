@@ -16,6 +16,7 @@ from guardproxy.ports import Chunk, Mark, Request
 from guardproxy.sse import Frame, FrameDecoder
 from guardproxy.types import Message, Part, Replace
 from guardproxy.wires.shared.body import remove
+from guardproxy.wires.shared.known import repeated_in_reply
 from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import FieldMap, outer_parts
@@ -23,8 +24,6 @@ from guardproxy.wires.shared.parts import FieldMap, outer_parts
 JSON = "application/json"
 SSE = "text/event-stream; charset=utf-8"
 CHOICES = 1024  # choices per stream
-
-_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(slots=True)
@@ -46,6 +45,10 @@ class ChoiceState:
             self.echoes[key] = LogprobEcho(path)
         return self.echoes[key]
 
+    def has(self, part: Part) -> bool:
+        """Return whether an earlier frame has brought the same text at the same place, as a server's name."""
+        return self.builder.text(part.path) == part.text
+
     def released_text(self, path: str) -> str:
         """Return the released text at `path`."""
         return "".join(self.released.get(path, ()))
@@ -53,9 +56,7 @@ class ChoiceState:
     @property
     def nothing_released(self) -> bool:
         """Whether no text of the answer has been released; reasoning is not part of the answer."""
-        return not any(
-            any(texts) for path, texts in self.released.items() if self.builder.pieces[path].kind != "reasoning"
-        )
+        return not any(any(texts) and self.builder.kind(path) != "reasoning" for path, texts in self.released.items())
 
     def remainder(self, part: Part, new: str) -> str:
         """Return the part of `new`, the edited text of `part`, that is still to be sent.
@@ -90,6 +91,7 @@ class BaseStream(ABC):
 
     def __init__(self, request: Request, decoder: FrameDecoder) -> None:
         self.request = request
+        self.known = repeated_in_reply(request)
         self.closed = False  # the terminator has been released
         self.terminated = False  # the terminator has been read
         self._decoder = decoder
@@ -139,7 +141,7 @@ class BaseStream(ABC):
             # A choice costs memory and a check, and some wires write a frame for every lower choice.
             if choice >= CHOICES:
                 raise UpstreamUnreadable(f"choice {choice} of a stream is beyond the {CHOICES} that are read")
-            self._states[choice] = ChoiceState(MessageBuilder(UpstreamUnreadable))
+            self._states[choice] = ChoiceState(MessageBuilder(UpstreamUnreadable, self.known))
         return self._states[choice]
 
     def advance(self, choice: int, event: Event, read: Callable[[ChoiceState], bool]) -> None:
@@ -174,12 +176,12 @@ class BaseStream(ABC):
         The parts make the frame `whole`. Behind the end of the choice they set `final` again, text included: an error
         or a filter's comment may follow the answer. `event.body` becomes the body without these parts.
         """
-        parts = outer_parts(body, table)
+        parts = outer_parts(body, table, self.known)
         event.body = without(body, parts)
         if parts:
             choice = next(iter(event.marks), min(self._states, default=0))
             state = self.state_of(choice)
-            state.builder.include(parts)
+            state.builder.include(part for part in parts if part.kind == "opaque" or not state.has(part))
             self._mark(event, Mark(choice, state.builder.size, final=state.final, whole=True))
 
     def _mark(self, event: Event, mark: Mark) -> None:
@@ -211,9 +213,7 @@ class BaseStream(ABC):
     def _chunk(self, frame: Frame) -> Chunk:
         if frame.data is not None:
             return self.read(frame)
-        # A byte order mark carries nothing, and official clients lose the first frame to it.
-        raw = b"" if frame.raw == _BOM else frame.raw
-        return Chunk(raw, (), Event(complete=frame.complete))
+        return Chunk(frame.raw, (), Event(complete=frame.complete))
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
@@ -259,11 +259,6 @@ class BaseStream(ABC):
 def _close_echoes(state: ChoiceState) -> None:
     for echo in state.echoes.values():
         echo.close(state.builder)
-
-
-def without_opaque(body: Mapping[str, Any], message: Message) -> dict[str, Any]:
-    """Return the body without the message's opaque parts, for frames that the proxy writes itself."""
-    return without(body, message.opaque)
 
 
 def without(body: Mapping[str, Any], parts: Iterable[Part]) -> dict[str, Any]:

@@ -1,0 +1,75 @@
+"""Joining: the texts that readers make of the parts of a turn. Pure, time linear in the text.
+
+The guard reads the parts as lines. Servers, chat templates and clients join the items of one list (content parts,
+messages, output items) with nothing, a space or a newline, and leave out the parts of other kinds between them.
+"""
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+from guardproxy.types import Message, Part
+
+_INDEX = re.compile(r"\[\d+\]")
+# The text of a list's item is joined whatever its key is.
+_ITEM = re.compile(r"\[\](?:\.(?:text|input_text|output_text|refusal))?$")
+# A call's arguments are never joined with those of another call.
+_NEVER_JOINED = ("tool_call", "tool_definition")
+# The end of a sentence after a word. Behind it, no separator makes other words or completes an encoding.
+_SENTENCE = re.compile(r"[^\W\d_]{3}[.!?:…]+[\"'\u2019\u201d]*\Z")
+_BRACKETS = ("]})>", "[{(<")
+_TAIL = 16
+# The separators between the parts of one message, and between messages. The guard reads ("\n", "\n") anyway.
+_SEPARATORS = (("", ""), ("", "\n"), (" ", " "))
+
+
+def joined(message: Message) -> tuple[str, ...]:
+    """Return the texts that readers make of the message's parts, other than `message.text`; without repetition.
+
+    At most three: joined with nothing, with nothing inside each message of a turn, and with spaces. At a joint where
+    every separator gives the same words (behind a sentence, at a line break, between brackets), all have a line break.
+    """
+    parts = [part for part in message.parts if part.kind != "opaque" and part.text]
+    if len(parts) < 2:
+        return ()
+    lists: dict[str, list[Part]] = {}
+    for part in parts:
+        lists.setdefault(part.path if part.kind in _NEVER_JOINED else _list_of(part.path), []).append(part)
+    if len(lists) == len(parts):
+        return ()
+    joints = [_joints(items) for items in lists.values()]
+    texts = dict.fromkeys([message.text])
+    for inside, between in _SEPARATORS:
+        texts["\n".join(_text(*pair, inside, between) for pair in zip(lists.values(), joints, strict=True))] = None
+    return tuple(texts)[1:]
+
+
+def _list_of(path: str) -> str:
+    """Return the list that the part at `path` is an item of: the same for all items, whatever their messages."""
+    return _ITEM.sub("", _INDEX.sub("[]", path))
+
+
+def _joints(items: Sequence[Part]) -> list[str]:
+    """Return, for each two adjacent items, how they meet: `line`, `space`, `inside` a message or `between` messages."""
+    return [_joint(first, second) for first, second in pairwise(items)]
+
+
+def _joint(first: Part, second: Part) -> str:
+    left, right = first.text[-_TAIL:], second.text[0]
+    if left[-1] == "\n" or right == "\n" or left[-1] in _BRACKETS[0] or right in _BRACKETS[1] or _SENTENCE.search(left):
+        return "line"
+    if left[-1].isspace() or right.isspace():
+        return "space"
+    return "inside" if _message_of(first.path) == _message_of(second.path) else "between"
+
+
+def _message_of(path: str) -> str:
+    return path[: path.find("]") + 1]
+
+
+def _text(items: Sequence[Part], joints: Sequence[str], inside: str, between: str) -> str:
+    separators = {"line": "\n", "space": "", "inside": inside, "between": between}
+    out = [items[0].text]
+    for part, joint in zip(items[1:], joints, strict=True):
+        out += (separators[joint], part.text)
+    return "".join(out)

@@ -1,0 +1,160 @@
+"""The search for the views of a text: exact decodings merged and first, guesses after them, all within bounds. Pure."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from guardproxy.errors import ConfigError
+from guardproxy.views.cleaning import CLEANINGS, HIDDEN
+from guardproxy.views.decoding import DECODINGS, EXACT, GUESSES, SEAL, Seals
+from guardproxy.views.order import displayed
+from guardproxy.views.spacing import unspaced
+
+DISPLAYED = "displayed"
+VIEWS: tuple[str, ...] = (*CLEANINGS, DISPLAYED, *DECODINGS)
+MAX_VIEWS = 8
+DEPTH = 6
+GUESSES_IN_A_ROW = 2
+MAX_REPEATED = 2_000_000
+
+# Adjacent results of decodings may belong together (halves of one encoding) or not (a decoy glued to a payload).
+_SEALINGS = (Seals(), Seals("", SEAL), Seals(SEAL, SEAL))
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A view of a text. `name` lists the steps that made it, in order, such as `invisible+base64`."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """The views of a text. Not `complete` if a bound ended the search before everything encoded was decoded."""
+
+    views: tuple[View, ...]
+    complete: bool = True
+
+
+def views(text: str, names: Iterable[str]) -> tuple[View, ...]:
+    """Return the views of `text` by the methods `names` (from VIEWS) that differ from `text` and from each other.
+
+    Texts that differ only in spacing count as equal. Raises ConfigError for a name that is not in VIEWS.
+    """
+    return views_of(text, (), names).views
+
+
+def views_of(text: str, joined: Sequence[str], names: Iterable[str]) -> Views:
+    """Return the `joined` texts as views, then the views of `text` and of each of them, as `views` does."""
+    chosen = frozenset(names)
+    if unknown := chosen.difference(VIEWS):
+        raise ConfigError(f"views: unknown view {', '.join(sorted(unknown))}; use {', '.join(VIEWS)}")
+    kept = [View("joined", form) for form in joined]
+    most = len(kept) + MAX_VIEWS
+    seen = {_single_spaced(form) for form in (text, *joined)}
+    search = _Search(chosen)
+    for view in search.candidates([View("", text), *kept]):
+        key = _single_spaced(view.text)
+        if not key or key in seen:
+            continue
+        if len(kept) == most:
+            return Views(tuple(kept), complete=False)
+        seen.add(key)
+        kept.append(view)
+    return Views(tuple(kept), search.complete)
+
+
+@dataclass(slots=True)
+class _Search:
+    """The decodings of some texts by the methods `chosen`; `room` is the number of characters left to search again."""
+
+    chosen: frozenset[str]
+    room: int = MAX_REPEATED
+    complete: bool = True
+    tried: set[str] = field(default_factory=set)
+
+    def candidates(self, originals: Iterable[View]) -> Iterator[View]:
+        """Yield the texts and their displayed forms, cleaned, then their exact decodings, then guesses at these."""
+        level = list(self._new(self._bases(originals)))
+        yield from level
+        level = [view for base in level for view in self._exact(base)]
+        yield from level
+        for _ in range(GUESSES_IN_A_ROW):
+            level = list(self._new(self._after_guess(view) for view in self._guesses(level)))
+            yield from level
+        if any(view.text not in self.tried for view in self._guesses(level)):
+            self.complete = False
+
+    def _new(self, found: Iterable[View]) -> Iterator[View]:
+        for view in found:
+            if view.text not in self.tried:
+                self.tried.add(view.text)
+                yield view
+
+    def _bases(self, originals: Iterable[View]) -> Iterator[View]:
+        shown: list[View] = []
+        for view in originals:
+            if DISPLAYED in self.chosen and (text := displayed(view.text)) != view.text:
+                shown.append(View(_names(view.name, DISPLAYED), text))
+            yield self._cleaned(view)
+        yield from map(self._cleaned, shown)
+
+    def _exact(self, base: View) -> list[View]:
+        """Return `base` with every exact decoding undone, for each way to read adjacent results; or `base` itself."""
+        first = self._undone(base, _SEALINGS[0])
+        if first is base:
+            return [base]
+        return list(self._new([first, *(self._undone(base, seals) for seals in _SEALINGS[1:])]))
+
+    def _undone(self, base: View, seals: Seals) -> View:
+        view = base
+        for turn in range(DEPTH + 1):
+            if turn > 1:
+                self.room -= len(view.text)
+            if turn == DEPTH or self.room < 0:
+                self.complete = self.complete and self._round(view, seals) is view
+                break
+            deeper = self._round(view, seals)
+            if deeper is view:
+                break
+            view = deeper
+        return view if SEAL not in view.text else View(view.name, view.text.replace(SEAL, ""))
+
+    def _round(self, view: View, seals: Seals) -> View:
+        """Undo the outermost encodings; return `view` itself if there are none.
+
+        Letters are put together last: an encoded run may contain single characters between signs.
+        """
+        out = view
+        for name, method in EXACT:
+            if name in self.chosen and (text := method(out.text, seals)) != out.text:
+                out = self._cleaned(View(_names(out.name, name), text))
+        if out is view and "spaced" in self.chosen and (text := unspaced(view.text)) != view.text:
+            return self._cleaned(View(_names(view.name, "spaced"), text))
+        return out
+
+    def _guesses(self, level: Iterable[View]) -> Iterator[View]:
+        for view in level:
+            for name, method in GUESSES.items():
+                if name in self.chosen and (text := method(view.text)) != view.text:
+                    yield self._cleaned(View(_names(view.name, name), text))
+
+    def _after_guess(self, view: View) -> View:
+        return self._undone(view, _SEALINGS[0])
+
+    def _cleaned(self, view: View) -> View:
+        if view.text.isascii() and not HIDDEN.search(view.text):
+            return view
+        name, text = view.name, view.text
+        for cleaning, method in CLEANINGS.items():
+            if cleaning in self.chosen and (cleaner := method(text)) != text:
+                name, text = _names(name, cleaning), cleaner
+        return View(name, text)
+
+
+def _names(*names: str) -> str:
+    return "+".join(name for name in names if name)
+
+
+def _single_spaced(text: str) -> str:
+    return " ".join(text.split())

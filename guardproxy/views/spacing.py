@@ -1,0 +1,91 @@
+"""Undo letters that are written apart: `b o m b`, `b.o.m.b`, one letter per line. Pure, time linear in the text."""
+
+import re
+from collections import Counter
+from itertools import pairwise
+
+from guardproxy.views.plausible import holds_encoding, pairs
+
+_SPACED = re.compile(r"(?<!\S)[^\W_](?: [^\W_](?!\S))++")
+_DOTTED = re.compile(r"(?<![^\W_])[^\W_](?P<by>[.\-_*·~'`,/\\|+])[^\W_](?![^\W_])(?:(?P=by)[^\W_](?![^\W_]))*+")
+# At least four single letters or digits, with up to eight characters of white space and signs between two of them.
+_SIGNS = r"[\s.\-_*·~'`,/\\|+]"
+_APART = re.compile(rf"(?<![^\W_])[^\W_](?:{_SIGNS}{{1,8}}+[^\W_](?![^\W_])){{3,}}+")
+# Single characters of any kind, which together may be an encoding: `& # 9 8 ;`.
+_SINGLES = re.compile(r"(?<![^\s\"'(])\S(?:\s{1,8}+\S(?!\S)){11,}+(?:\s{1,8}+\S(?=[.,:!?\"')]))?")
+_WHITE = re.compile(r"\s+")
+_GAP = re.compile(rf"{_SIGNS}+")
+_LONG = 12  # characters that are too many for the columns of a table or the names in a formula
+
+
+def unspaced(text: str) -> str:
+    """Join words and encodings that are written character by character; wider gaps separate words."""
+    text = _SINGLES.sub(_encoding, text)
+    if any(_is_hidden(match.group()) for match in _APART.finditer(text)):
+        text = _APART.sub(_words, text)
+    if not any(_is_word(match) for pattern in (_SPACED, _DOTTED) for match in pattern.finditer(text)):
+        return text
+    text = _DOTTED.sub(_together, text)
+    return re.sub(r" {2,}", " ", _SPACED.sub(_together, text))
+
+
+def _encoding(match: re.Match[str]) -> str:
+    """Join a run of single characters if an encoding is among them."""
+    run = match.group()
+    joined = _joined(run, _WHITE)
+    return joined if holds_encoding(joined) else run
+
+
+def _is_word(match: re.Match[str]) -> bool:
+    """Whether the spaced letters may be a word: at least four characters and three different letters."""
+    spaced = match.group()
+    return len(spaced) >= 7 and len({char for char in spaced[:80] if char.isalpha()}) >= 3
+
+
+def _together(match: re.Match[str]) -> str:
+    word = match.group()[::2]
+    return match.group() if word.isdigit() else word
+
+
+def _is_hidden(apart: str) -> bool:
+    """Whether single letters between any gaps are a text, and not the cells of a table, a list or a formula.
+
+    Letters in the order of the alphabet are no text. Short runs must have the letter pairs of English; long ones must
+    be mostly letters, because another language or an encoding may be in them.
+    """
+    letters = [char for char in _GAP.sub("", apart[:2000]).lower() if char.isalpha()]
+    if len(set(letters)) < 3:
+        return False
+    common, count = pairs("".join(letters)) if len(letters) >= 4 else (0, 1)
+    if 2 * sum(ord(second) - ord(first) == 1 for first, second in pairwise(letters)) >= count:
+        return False
+    if 2 * common >= count:
+        return True
+    solid = len(_GAP.sub("", apart[:2000]))
+    return len(letters) >= _LONG and len(set(letters)) >= 6 and 2 * len(letters) > solid
+
+
+def _words(match: re.Match[str]) -> str:
+    return _joined(match.group(), _GAP) if _is_hidden(match.group()) else match.group()
+
+
+def _joined(run: str, gap: re.Pattern[str]) -> str:
+    """Join the characters of a run.
+
+    If two thirds of the gaps are equal, all others are between words, or signs of the text. Otherwise the longest four
+    in ten are between words, if they are longer than the rest; in a short run, gaps of over twice the shortest length.
+    """
+    gaps = gap.findall(run)
+    usual, times = Counter(gaps).most_common(1)[0]
+    if 3 * times >= 2 * len(gaps):
+        return gap.sub(lambda match: _between(match.group(), usual), run)
+    lengths = sorted(map(len, gaps))
+    within = max(lengths[6 * len(gaps) // 10], 2 * lengths[0] if len(gaps) < _LONG else 0)
+    return gap.sub(lambda match: "" if len(match.group()) <= within else " ", run)
+
+
+def _between(gap: str, usual: str) -> str:
+    """Return what a gap stands for in a run whose letters are apart by `usual`: nothing, its own signs, or a space."""
+    if gap == usual:
+        return ""
+    return (gap.replace(usual, "") or " ") if usual.isspace() else gap

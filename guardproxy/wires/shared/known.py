@@ -1,0 +1,59 @@
+"""Strings that a request itself makes enumerated values: names of its tools, and what a reply repeats of it."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from guardproxy.ports import Request
+from guardproxy.wires.shared.body import strings
+
+_TOOLS = ("tools", "functions")
+_REPEATED = ("model", "stop", "stop_sequences")
+_REPEATED_INSIDE = (("options", "stop"), ("generationConfig", "stopSequences"), ("generation_config", "stop_sequences"))
+
+
+class Known:
+    """A set of strings that is collected when somebody asks for the first time: most bodies never need it."""
+
+    def __init__(self, source: Iterable[str]) -> None:
+        self._source = source
+        self._strings: frozenset[str] | None = None
+
+    def __contains__(self, value: object) -> bool:
+        if self._strings is None:
+            self._strings = frozenset(self._source)
+        return value in self._strings
+
+
+def tool_names(body: Mapping[str, Any]) -> Known:
+    """Return the names of the tools that a request defines: `tool_choice` and tool results may repeat them."""
+    return Known(_names([body.get(key) for key in _TOOLS]))
+
+
+def repeated_in_reply(request: Request) -> Known:
+    """Return the strings of a request that its reply may repeat: the model, the stop sequences, names of tools."""
+    return Known(_repeated(request))
+
+
+def _repeated(request: Request) -> Iterator[str]:
+    yield request.model
+    for key in _REPEATED:
+        yield from strings(request.body.get(key))
+    for outer, inner in _REPEATED_INSIDE:
+        options = request.body.get(outer)
+        if isinstance(options, dict):
+            yield from strings(options.get(inner))
+    yield from _names([request.body.get(key) for key in _TOOLS])
+
+
+def _names(value: Any) -> Iterator[str]:
+    """Yield every string under the key `name`, but for the properties that a schema describes."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, list):
+            stack += item
+        elif isinstance(item, dict):
+            if isinstance(name := item.get("name"), str):
+                yield name
+            stack += [child for key, child in item.items() if key in ("function", "custom", "functionDeclarations")]
+            stack.append(item.get("function_declarations"))

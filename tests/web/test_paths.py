@@ -1,0 +1,103 @@
+"""Which paths a list names, and the spellings of an endpoint."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guardproxy.errors import ConfigError
+from guardproxy.registry import load
+from guardproxy.settings.model import PASS_PATHS
+from guardproxy.web.paths import PathList, spellings
+from guardproxy.wires import REGISTRY
+from tests.web.kit import ALLOW
+
+CHAT = ("/chat/completions", "/v1/chat/completions", "/api/chat/completions", "/api/v1/chat/completions")
+CHAT += ("/openai/v1/chat/completions", "/openai/deployments/d/chat/completions")
+
+
+def all_spellings(name: str, path: str) -> set[str]:
+    """The path and its other spellings, by the wire's claims."""
+    wire = load(name, REGISTRY, "wire")
+    return {path, *spellings(path, lambda other: wire.claims("POST", other))}
+
+
+@pytest.mark.parametrize("path", CHAT)
+def test_chat_has_one_canonical_path(path: str) -> None:
+    """Every path of OpenAI's chat endpoint counts as the canonical path, and no other endpoint does."""
+    assert "/v1/chat/completions" in all_spellings("openai_chat", path)
+    assert "/v1/completions" not in all_spellings("openai_chat", path)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "canonical"),
+    [
+        ("openai_completions", "/openai/deployments/d/completions", "/v1/completions"),
+        ("openai_responses", "/api/responses", "/v1/responses"),
+        ("anthropic_messages", "/anthropic/v1/messages", "/v1/messages"),
+        ("gemini", "/v1/models/g:generateContent", "/v1beta/models/g:generateContent"),
+        (
+            "gemini",
+            "/v1/projects/p/locations/l/publishers/google/models/g:streamGenerateContent",
+            "/v1beta/models/g:streamGenerateContent",
+        ),
+    ],
+)
+def test_other_endpoints_have_one_canonical_path(name: str, path: str, canonical: str) -> None:
+    """The same for the other protocols."""
+    assert canonical in all_spellings(name, path)
+
+
+def test_an_endpoint_without_other_paths_has_no_other_spelling() -> None:
+    """Ollama's paths are themselves only."""
+    assert all_spellings("ollama", "/api/chat") == {"/api/chat"}
+
+
+@pytest.mark.parametrize(
+    ("path", "listed"),
+    [
+        ("/v1/models/m", True),
+        ("/v1/models/", True),
+        ("/v1/models/x:streamGenerateContent", False),
+        ("/v1/models/x:generateContent", False),
+        ("/v1/models/a/b", False),
+        ("/v1/models/a\n/b", False),
+        ("/v1/modelsx", False),
+        ("/V1/models/m", False),
+        ("/v1/models/a%2fb", False),
+    ],
+)
+def test_a_star_stays_within_a_segment(path: str, listed: bool) -> None:
+    """A star covers neither deeper paths nor methods after a colon."""
+    assert PathList(["GET /v1/models/*"]).names("GET", path) is listed
+    assert PathList(["GET /v1/models/**"]).names("GET", path) is (path.startswith("/v1/models/") and "%" not in path)
+
+
+def test_a_refusal_has_no_gaps() -> None:
+    """In a wide list a star is any text."""
+    assert PathList(["POST /v1/*"], wide=True).names("POST", "/v1/chat/completions")
+
+
+@given(st.text(st.sampled_from("ab/:*[]?!.-\n"), max_size=12))
+def test_a_pattern_without_stars_is_itself(text: str) -> None:
+    """Only stars are special in a pattern."""
+    pattern = "/" + text.replace("*", "")
+    assert PathList([f"GET {pattern}"]).names("GET", pattern)
+    assert not PathList([f"GET {pattern}"]).names("GET", pattern + "x")
+
+
+@pytest.mark.parametrize("allow", [PASS_PATHS, ALLOW])
+@given(st.sampled_from(sorted(REGISTRY)), st.sampled_from(["/v1", "/v1beta", "/api", "/v1/models/a/b", ""]), st.data())
+def test_the_usual_list_allows_no_chat(allow: tuple[str, ...], name: str, prefix: str, data: st.DataObject) -> None:
+    """No path with a method that generates text is in the usual lists."""
+    method = data.draw(st.sampled_from(["generateContent", "streamGenerateContent", "predict", "rawPredict", "chat"]))
+    listed = PathList(allow)
+    for path in (f"{prefix}/models/x:{method}", f"{prefix}/x/y:{method}", f"{prefix}/models/a/b/c:{method}"):
+        assert not listed.names("GET", path)
+        assert not listed.names("POST", path)
+
+
+def test_an_entry_has_a_form() -> None:
+    """An entry of another form is a configuration error."""
+    for entry in ("/v1/models", "get /x", "GET x"):
+        with pytest.raises(ConfigError):
+            PathList([entry])
