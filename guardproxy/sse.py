@@ -259,6 +259,8 @@ class Sse(_LineDecoder):
         if data is not None and len(self._data) > 1:
             self._kept[self._data_place] = b"data: " + data + self._data_end
         if self._kept:
+            if end == b"\n" and self._kept[-1].endswith(b"\r"):
+                end = b"\r"  # an LF would belong to the line end before it, and the event would go on
             return b"".join(self._kept) + end
         return KEEP_ALIVE if complete else b""
 

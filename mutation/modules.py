@@ -23,7 +23,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "wires/shared/body.py": ("tests/wires/test_body.py",),
     "wires/shared/logprob_echo.py": ("tests/wires/test_logprob_echo.py",),
     "wires/shared/streams.py": ("tests/wires/test_stream_ends.py", "tests/wires/test_streams.py"),
-    "web/paths.py": ("tests/web/test_proxy.py",),
+    "web/paths.py": ("tests/web/test_paths.py",),
     "web/proxy.py": ("tests/web/test_proxy.py",),
 }
 

@@ -84,8 +84,8 @@ def test_a_change_that_no_test_notices_survives() -> None:
         (lane,) = trial.lanes
         trial.baseline(tests)
         source = trial.source("registry.py")
-        endless = f"{source}\nwhile True:\n    pass\n"
-        alive = trial.survivors("registry.py", [source, f"{source}\nraise ValueError\n", endless], tests, 8)
-        assert alive == [0]
+        failing, endless = f"{source}\nraise ValueError\n", f"{source}\nwhile True:\n    pass\n"
+        assert trial.survivors("registry.py", [failing, source], tests, 60) == [1]
+        assert trial.survivors("registry.py", [endless], tests, 2) == []
         assert trial.source("registry.py") == source
     assert not lane.exists()

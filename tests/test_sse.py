@@ -326,3 +326,12 @@ def test_a_byte_order_mark_does_not_leave() -> None:
         assert b"".join(frame.raw for frame in _frames(make, [BOM + text])) == text
     with pytest.raises(UpstreamUnreadable):
         _frames(_sse, [b"data: 1\n\n" + BOM + b"data: 1\n\n"])
+
+
+@pytest.mark.parametrize(
+    "event", [b"id: 7\r: dropped\n\n", b"data: 1\nevent: named\rdata: 2\n\n", b"data: 1\r: dropped\n\n"]
+)
+def test_an_event_that_is_rewritten_still_ends(event: bytes) -> None:
+    """A blank line stays one when the line before it is dropped or moved: CR and LF do not become a single line end."""
+    raw = b"".join(frame.raw for frame in _frames(_sse, [event + b"data: next\n\n"]))
+    assert [frame.data for frame in _frames(_sse, [raw])][1:] == [b"next"]

@@ -67,9 +67,9 @@ def test_an_error_is_never_rewritten() -> None:
 
 
 @pytest.mark.parametrize(("on_opaque", "passes"), [("block", False), ("flag", True), ("allow", True)])
-@pytest.mark.parametrize("body", [None, b"<html>no JSON</html>", b"\xff"])
-def test_an_unreadable_error_is_decided_as_opaque(body: bytes | None, on_opaque: str, passes: bool) -> None:
-    """A body that cannot be decoded or read is what `on_opaque` of the assistant's side decides."""
+@pytest.mark.parametrize("body", [b"<html>no JSON</html>", b"\xff"])
+def test_an_unreadable_error_is_decided_as_opaque(body: bytes, on_opaque: str, passes: bool) -> None:
+    """A body that cannot be read is what `on_opaque` of the assistant's side decides."""
     run = Run()
     review = reviewed(body, run=run, on_opaque={"user": "allow", "assistant": on_opaque})
     action = {"block": "block", "flag": "flag", "allow": "pass"}[on_opaque]
@@ -80,6 +80,17 @@ def test_an_unreadable_error_is_decided_as_opaque(body: bytes | None, on_opaque:
     assert record.outcome == ("pass" if passes else "refuse")
     assert [item.why for item in record.coverage] == ["opaque: error body that cannot be read"]
     assert record.error
+
+
+@pytest.mark.parametrize("on_opaque", ["block", "flag", "allow"])
+def test_an_error_that_cannot_be_decoded_never_passes(on_opaque: str) -> None:
+    """Nobody can say what the client would read of it: it is blocked whatever the policy says of opaque content."""
+    run = Run()
+    review = reviewed(None, run=run, on_opaque={"user": "allow", "assistant": on_opaque})
+    assert review == ErrorReview(False, "block", (), "partial")
+    (record,) = run.records
+    assert (record.decision, record.outcome) == (Decision("block", "", (), "opaque"), "refuse")
+    assert record.error == "its body cannot be decoded"
 
 
 def test_a_stream_of_errors_that_could_not_be_judged_is_partial() -> None:
