@@ -190,8 +190,7 @@ class Limits:
 PASS_PATHS = (
     "GET /",
     "GET /v1/models",
-    "GET /v1/models/*",
-    "GET /v1/models/*/*",
+    "GET /v1/models/**",
     "POST /v1/models/*:countTokens",
     "POST /v1/messages/count_tokens",
     "GET /v1beta/models",

@@ -122,8 +122,8 @@ class Proxy:
 
     async def _handle(self, call: Call, wire: Wire | None, body: bytes) -> None:
         if wire is None:
-            # OPTIONS requests to a wire's paths pass unread as well, so none of them may carry a body.
-            body = b"" if call.method == "OPTIONS" else body
+            # Content of these methods has no meaning (RFC 9110, section 9.3), and nobody judges it here.
+            body = b"" if call.method in ("GET", "HEAD", "OPTIONS") else body
             async with self._upstream.send(call.method, call.raw_path, call.query, call.forwarded, body) as response:
                 _check_redirect(response)
                 await self._relay(call, response)

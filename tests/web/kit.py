@@ -39,7 +39,7 @@ ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
     "br": brotli.compress,
     "zstd": zstd.compress,
 }
-ALLOW = ("GET /", "GET /v1/models", "GET /v1/models/*", "GET /v1/models/*/*", "POST /v1/messages/count_tokens")
+ALLOW = ("GET /", "GET /v1/models", "GET /v1/models/**", "POST /v1/messages/count_tokens")
 
 
 def policy(**changes: Any) -> Policy:

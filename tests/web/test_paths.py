@@ -88,12 +88,23 @@ def test_a_pattern_without_stars_is_itself(text: str) -> None:
 @pytest.mark.parametrize("allow", [PASS_PATHS, ALLOW])
 @given(st.sampled_from(sorted(REGISTRY)), st.sampled_from(["/v1", "/v1beta", "/api", "/v1/models/a/b", ""]), st.data())
 def test_the_usual_list_allows_no_chat(allow: tuple[str, ...], name: str, prefix: str, data: st.DataObject) -> None:
-    """No path with a method that generates text is in the usual lists."""
+    """The usual lists have no request that generates text. A GET of a model is in them, and no wire reads it."""
     method = data.draw(st.sampled_from(["generateContent", "streamGenerateContent", "predict", "rawPredict", "chat"]))
     listed = PathList(allow)
     for path in (f"{prefix}/models/x:{method}", f"{prefix}/x/y:{method}", f"{prefix}/models/a/b/c:{method}"):
-        assert not listed.names("GET", path)
+        assert listed.names("GET", path) is path.startswith("/v1/models/")
         assert not listed.names("POST", path)
+        assert not load(name, REGISTRY, "wire").claims("GET", path)
+
+
+@pytest.mark.parametrize("model", ["gpt-4o", "llama3:8b", "ft:gpt-4o:org::id", "org/name", "org/name:tag"])
+def test_a_description_of_a_model_passes_whatever_its_name(model: str) -> None:
+    """Names of models contain colons and slashes. A POST of the same path is not in the list."""
+    listed = PathList(PASS_PATHS)
+    assert listed.names("GET", f"/v1/models/{model}")
+    assert listed.names("HEAD", f"/v1/models/{model}")
+    assert not listed.names("POST", f"/v1/models/{model}")
+    assert not listed.names("DELETE", f"/v1/models/{model}")
 
 
 def test_an_entry_has_a_form() -> None:

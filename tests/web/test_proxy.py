@@ -524,11 +524,22 @@ def test_no_header_makes_another_method_of_a_request(http: httpx.Client) -> None
     assert not [name for name, _ in upstream.seen[0].headers if "method" in name]
 
 
-def test_asking_what_a_path_allows_says_nothing(http: httpx.Client) -> None:
-    """An OPTIONS request passes unread, and without its body."""
+@pytest.mark.parametrize(("method", "path"), [("OPTIONS", CHAT), ("GET", "/v1/models/x:streamGenerateContent")])
+def test_a_request_that_passes_unread_says_nothing(http: httpx.Client, method: str, path: str) -> None:
+    """OPTIONS and GET requests pass unread, and without their bodies."""
     with standing(Scripted([b"{}"])) as (url, upstream):
-        http.request("OPTIONS", url + CHAT, content=chat("poison"))
-    assert upstream.seen[0].body == b""
+        http.request(method, url + path, content=chat("poison"))
+    assert (upstream.seen[0].method, upstream.seen[0].body) == (method, b"")
+
+
+def test_a_models_name_with_a_colon_makes_no_chat_of_its_description(http: httpx.Client) -> None:
+    """The description of a model passes; a POST to a method of a model is judged."""
+    prompt = {"contents": [{"role": "user", "parts": [{"text": "mix poison"}]}]}
+    with standing(Scripted([b"{}"])) as (url, upstream):
+        assert http.get(url + "/v1/models/llama3:8b").status_code == 200
+        answer = http.post(url + "/v1/models/x:streamGenerateContent", json=prompt)
+    assert answer.headers["x-guardproxy-action"] == "block"
+    assert [seen.target for seen in upstream.seen] == ["/v1/models/llama3:8b"]
 
 
 def test_unknown_paths_say_what_to_do(http: httpx.Client) -> None:

@@ -73,7 +73,7 @@ def _paths(root: Node) -> Iterator[Problem]:
         for index, node in patterns.elements() if patterns else []:
             text = node.text()
             if text is not None and not _PATH_PATTERN.fullmatch(text):
-                yield Problem(node.position, ("paths", key, index), "must be METHOD /path, such as GET /v1/models/*")
+                yield Problem(node.position, ("paths", key, index), "must be METHOD /path, such as GET /v1/models/**")
 
 
 def _audit(root: Node, catalogue: Catalogue, secrets: Mapping[SettingPath, str]) -> Iterator[Problem]:
