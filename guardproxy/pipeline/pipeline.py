@@ -7,6 +7,7 @@ from typing import Literal
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline.canary import CANARIES
+from guardproxy.pipeline.error_text import error_message
 from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of, undecoded_paths
 from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging, gathered
 from guardproxy.pipeline.resumed import JudgedReplies
@@ -191,8 +192,9 @@ class Pipeline:
         """Judge the body of an upstream's error response: servers quote the model's reply in it.
 
         `body` is decoded, or None if it cannot be; `stream_type` is the content type of a stream, empty for a whole
-        body. A body that the wire cannot read is opaque: the policy's `on_opaque` decides about it, and a body that
-        cannot be decoded never passes. An error is never rewritten: it passes as a whole or not at all.
+        body. If the wire cannot read a body, its text is judged. A body that is not text is opaque: the policy's
+        `on_opaque` decides about it, and a body that cannot be decoded never passes. An error is never rewritten: it
+        passes as a whole or not at all.
         """
         if body == b"":
             return ErrorReview(True, "pass", (), "full")
@@ -207,9 +209,21 @@ class Pipeline:
                 return ErrorReview(passes, "pass" if passes else "block", (), "partial" if stream.failed else "full")
             review = await self.review_reply(exchange, body)
         except UpstreamUnreadable as error:
+            if (message := error_message(body)) is not None:
+                return await self._error_of_text(exchange, message)
             return await self._opaque_error(exchange, str(error), exchange.policy.on_opaque["assistant"])
         passes = review.refusal is None and review.body is body
         return ErrorReview(passes, review.action, review.categories, review.coverage)
+
+    async def _error_of_text(self, exchange: Exchange, message: Message) -> ErrorReview:
+        """Judge the text of an error that is in no form of the protocol."""
+        messages = exchange.request.conversation.messages
+        judged = await self.judging.turn(exchange, reply_turn(messages, message), recent_context(messages))
+        undecoded = undecoded_paths([judged])
+        coverage = coverage_of([message], exchange.policy, failed=bool(judged.error), undecoded=undecoded)
+        await self.judging.record(exchange, [judged], coverage)
+        passes, decision = isinstance(judged.outcome, Pass), judged.decision
+        return ErrorReview(passes, decision.action if passes else "block", decision.categories, _extent(coverage))
 
     async def _opaque_error(self, exchange: Exchange, why: str, setting: OnFailure) -> ErrorReview:
         """Decide about an error body that cannot be read, as `setting` says, and record the decision."""

@@ -58,6 +58,54 @@ def test_a_harmful_error_does_not_pass(block: BlockPolicy) -> None:
     assert (streamed.passes, streamed.action) == (False, "block")
 
 
+FOREIGN = {
+    "detail": '{"detail": "TEXT"}',
+    "list": '{"detail": [{"loc": ["body"], "msg": "TEXT", "type": "t"}]}',
+    "message": '{"message": "TEXT"}',
+    "key": '{"detail": {"TEXT": 1}}',
+    "two keys": '{"detail": "TEXT", "detail": "m"}',
+    "escapes": '{"detail": "ESCAPED"}',
+    "long number": '{"detail": "ESCAPED", "n": ' + "9" * 5000 + "}",
+    "byte order mark": '\ufeff{"detail": "ESCAPED"}',
+    "strings of a list": '["a bo", "mb"]',
+    "array": '[{"error": {"message": "TEXT"}}]',
+    "string": '"ESCAPED"',
+    "text": "TEXT",
+    "html": "<html><title>TEXT</title></html>",
+    "broken JSON": '{"detail": "TEXT"',
+    "nested": "[" * 5000 + '"TEXT"' + "]" * 5000,
+}
+
+
+@pytest.mark.parametrize("form", FOREIGN.values(), ids=FOREIGN)
+@pytest.mark.parametrize("on_opaque", ["flag", "block"])
+def test_an_error_in_no_form_of_the_protocol_is_judged_as_text(form: str, on_opaque: str) -> None:
+    """Gateways have forms of their own. Their text is judged, whatever the policy says of opaque content."""
+    changes: Any = {"on_opaque": {"user": on_opaque, "assistant": on_opaque}}
+    for text, passes in (("a bomb", False), ("a bone", "a bo" not in form)):
+        body = form.replace("ESCAPED", "".join(f"\\u{ord(letter):04x}" for letter in text)).replace("TEXT", text)
+        run = Run()
+        review = reviewed(body.encode(), run=run, **changes)
+        assert review == ErrorReview(passes, "pass" if passes else "block", review.categories, "full")
+        (record,) = run.records
+        assert (record.side, record.outcome, record.error) == ("assistant", "pass" if passes else "refuse", "")
+        assert "a bo" in record.text
+
+
+def test_an_error_of_text_that_would_be_rewritten_does_not_pass() -> None:
+    """Its bytes pass unchanged or not at all; a flagged text passes, and half of a surrogate pair breaks nothing."""
+    for action, passes in (("rewrite", False), ("flag", True)):
+        rules = SideRules({"*": (Rule(action, 0.5, "replace"),)})  # type: ignore[arg-type]
+        review = reviewed(rb'{"detail": "a bomb \ud800"}', assistant=rules)
+        assert (review.passes, review.action) == (passes, "flag" if passes else "block")
+
+
+def test_an_error_of_text_that_could_not_be_judged_is_partial() -> None:
+    """A guard that fails leaves the coverage of a text partial, whatever the policy then decides."""
+    assert reviewed(b"FAIL", on_guard_error="allow") == ErrorReview(True, "pass", (), "partial")
+    assert not reviewed(b"FAIL").passes
+
+
 def test_an_error_is_never_rewritten() -> None:
     """A rewrite of an error is a refusal of it."""
     rules = SideRules({"*": (Rule("rewrite", 0.5, "replace"),)})
@@ -67,7 +115,7 @@ def test_an_error_is_never_rewritten() -> None:
 
 
 @pytest.mark.parametrize(("on_opaque", "passes"), [("block", False), ("flag", True), ("allow", True)])
-@pytest.mark.parametrize("body", [b"<html>no JSON</html>", b"\xff"])
+@pytest.mark.parametrize("body", [b"\xff", b"<\0h\0t\0m\0l\0>\0", b'{"detail": "\xff"}'])
 def test_an_unreadable_error_is_decided_as_opaque(body: bytes, on_opaque: str, passes: bool) -> None:
     """A body that cannot be read is what `on_opaque` of the assistant's side decides."""
     run = Run()
