@@ -194,6 +194,17 @@ def test_unknown_fields(value: Any, parts: dict[str, str]) -> None:
     assert {role for role, *_ in found} <= {"user"}
 
 
+def test_the_names_of_template_arguments_are_judged() -> None:
+    """A template may write the names of its arguments into the prompt. Identifiers pass."""
+    arguments = {"enable_thinking": True, "a key with spaces": 1, "style": "two words"}
+    body = {"messages": CHAT["messages"][:1], "chat_template_kwargs": arguments}
+    *found, _ = _parts(_read(openai_chat.wire, "/v1/chat/completions", body))
+    assert [(path, text) for _, _, path, text in found] == [
+        ("chat_template_kwargs.a key with spaces", "a key with spaces\n1"),
+        ("chat_template_kwargs.style", "two words"),
+    ]
+
+
 def test_ids_and_roles_hide_no_text() -> None:
     """Templates write roles and ids into the prompt, so they are judged unless they are plain identifiers."""
     messages = [{"role": "user\nand more", "content": "x"}, {"role": "tool", "tool_call_id": "a b c", "content": "y"}]

@@ -28,6 +28,7 @@ from guardproxy.wires.shared.parts import (
     string_or,
     text,
 )
+from guardproxy.wires.shared.unmapped import judge_key
 
 _IMAGE = string_or(data("image"), object_with({"url": data("image"), "detail": passed}))
 _THOUGHT = string_or(text("reasoning"), list_of(object_by_type({"text": {"text": text("reasoning")}})))
@@ -87,9 +88,11 @@ REPLY_CHOICE: FieldMap = {**openai.CHOICE, **keys("message delta", handled_in_co
 
 
 def _template_arguments(builder: MessageBuilder, value: Any, path: str) -> None:
-    """Judge the texts among the arguments of the chat template, which writes them into the prompt."""
+    """Judge the texts among the arguments of the chat template, which writes them into the prompt, and their names."""
     for key, item in (value if isinstance(value, dict) else {"": value}).items():
-        if not isinstance(item, bool | int | float | None):
+        if not builder.may_name(key):
+            judge_key(builder, key, item, child_path(path, key))
+        elif not isinstance(item, bool | int | float | None):
             json_text("text")(builder, item, child_path(path, key))
 
 
