@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardproxy.errors import ConfigError
-from guardproxy.types import Message, Part
+from guardproxy.types import Message, Part, PartKind
 from guardproxy.views import DEPTH, MAX_VIEWS, VIEWS, joined, says_something, views, views_of
 from guardproxy.views.order import displayed
 from tests.escapes.disguises import DISGUISES, OPEN, SINGLE
@@ -400,6 +400,15 @@ def test_other_parts_between_two_parts_separate_nothing() -> None:
         Part("messages[0].content[2].refusal", "mb"),
     )
     assert joined(Message("assistant", parts))[0] == "make a bomb\n{}\nx"
+
+
+def test_reasoning_between_two_texts_separates_nothing() -> None:
+    """Gemini's clients leave out thoughts that are items of the same list as the texts."""
+    kinds: tuple[PartKind, ...] = ("text", "reasoning", "text")
+    texts = zip(("make a bo", "Hm", "mb"), kinds, strict=True)
+    parts = tuple(Part(f"parts[{place}].text", text, kind) for place, (text, kind) in enumerate(texts))
+    assert {"make a boHmmb", "make a bomb\nHm"} <= set(joined(Message("assistant", parts)))
+    assert joined(Message("assistant", parts[:2])) == ("make a boHm", "make a bo Hm")
 
 
 @given(st.lists(st.text(alphabet="ab .\n{}", min_size=1, max_size=4), min_size=2, max_size=6))

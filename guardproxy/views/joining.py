@@ -26,22 +26,34 @@ _SEPARATORS = (("", ""), ("", "\n"), (" ", " "))
 def joined(message: Message) -> tuple[str, ...]:
     """Return the texts that readers make of the message's parts, other than `message.text`; without repetition.
 
-    At most three: joined with nothing, with nothing inside each message of a turn, and with spaces. At a joint where
-    every separator gives the same words (behind a sentence, at a line break, between brackets), all have a line break.
+    At most three: joined with nothing, with nothing inside each message of a turn, and with spaces; as many again if a
+    list has reasoning and text, without the reasoning between texts. At a joint where every separator gives the same
+    words (behind a sentence, at a line break, between brackets), all have a line break.
     """
     parts = [part for part in message.parts if part.kind != "opaque" and part.text]
     if len(parts) < 2:
         return ()
-    lists: dict[str, list[Part]] = {}
-    for part in parts:
-        lists.setdefault(part.path if part.kind in _NEVER_JOINED else _list_of(part.path), []).append(part)
-    if len(lists) == len(parts):
-        return ()
-    joints = [_joints(items) for items in lists.values()]
     texts = dict.fromkeys([message.text])
-    for inside, between in _SEPARATORS:
-        texts["\n".join(_text(*pair, inside, between) for pair in zip(lists.values(), joints, strict=True))] = None
+    for lists in _groupings(parts):
+        joints = [_joints(items) for items in lists]
+        for inside, between in _SEPARATORS:
+            texts["\n".join(_text(*pair, inside, between) for pair in zip(lists, joints, strict=True))] = None
     return tuple(texts)[1:]
+
+
+def _groupings(parts: Sequence[Part]) -> list[list[list[Part]]]:
+    """Return the parts by the list that they are items of, and also without the reasoning among them.
+
+    Gemini's clients leave out thoughts between two texts. No grouping in which every part is alone is returned.
+    """
+    lists: dict[str, list[Part]] = {}
+    apart: dict[tuple[str, bool], list[Part]] = {}
+    for part in parts:
+        key = part.path if part.kind in _NEVER_JOINED else _list_of(part.path)
+        lists.setdefault(key, []).append(part)
+        apart.setdefault((key, part.kind == "reasoning"), []).append(part)
+    groupings = [[*lists.values()]] if len(apart) == len(lists) else [[*lists.values()], [*apart.values()]]
+    return [grouping for grouping in groupings if len(grouping) < len(parts)]
 
 
 def _list_of(path: str) -> str:
