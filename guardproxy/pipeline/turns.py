@@ -98,15 +98,40 @@ def joined_turns(
 ) -> list[Turn]:
     """Each turn of several messages as one text, which shows a text that was split over them; the current turn last.
 
-    A turn's user and tool messages are joined, and assistant messages that follow each other. `new_texts`, by part
-    path, take the place of the parts' own texts. `starts` are the `turn_starts`, if known.
+    A turn's user and tool messages are joined, assistant messages that follow each other, and system messages with the
+    user messages behind them. `new_texts`, by part path, take the place of the parts' own texts. `starts` are the
+    `turn_starts`, if known.
     """
     starts = starts or turn_starts(messages)
+    runs = (*_system_runs(messages, scope), *_assistant_runs(messages), *_user_runs(messages, scope, starts))
     return [
-        Turn(run[-1], context, Message(role, _readable([messages[i] for i in run], new_texts)), run[-1] >= starts[-1])
-        for role, context, run in (*_assistant_runs(messages), *_user_runs(messages, scope, starts))
+        Turn(
+            run[-1],
+            context,
+            Message(role, _readable([messages[i] for i in run], new_texts)),
+            run[-1] >= starts[-1] or role in _SYSTEM_ROLES,
+        )
+        for role, context, run in runs
         if len(run) > 1
     ]
+
+
+def _system_runs(messages: Sequence[Message], scope: JudgeScope) -> Iterator[tuple[Role, int, list[int]]]:
+    """System messages that follow each other, with the user messages behind them: some templates join them."""
+    run: list[int] = []
+    for index, message in enumerate(messages):
+        is_system = message.role in _SYSTEM_ROLES
+        if run and (_ends_run(message) or (is_system and messages[run[-1]].role == "user")):
+            yield messages[run[-1]].role, run[0], run
+            run = []
+        if message.role in scope.roles and message.parts and (is_system or (run and message.role == "user")):
+            run.append(index)
+    if run:
+        yield messages[run[-1]].role, run[0], run
+
+
+def _ends_run(message: Message) -> bool:
+    return message.role in ("assistant", "tool") and _says_something(message)
 
 
 def _user_runs(

@@ -1,5 +1,7 @@
 """Which turns are judged, and what is dropped together with a turn."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,6 +106,33 @@ def test_every_turn_of_several_messages_is_joined() -> None:
         "u0\nu1",
         "u7\nu8",
     ]
+
+
+@pytest.mark.parametrize(
+    ("roles", "runs"),
+    [
+        ("su", [("user", 0, True, "s0\nu1")]),
+        ("ssa", [("system", 0, True, "s0\ns1")]),
+        ("ssuuau", [("user", 0, False, "s0\ns1\nu2\nu3"), ("user", 0, False, "u2\nu3")]),
+        ("sau", []),
+        ("stu", [("user", 0, True, "t1\nu2")]),
+        ("susu", [("user", 0, True, "s0\nu1"), ("user", 2, True, "s2\nu3"), ("user", 0, True, "u1\nu3")]),
+        ("uasu", [("user", 2, True, "s2\nu3")]),
+    ],
+)
+def test_system_messages_are_joined_with_the_user_messages_behind_them(roles: str, runs: list[Any]) -> None:
+    """Some templates write them as one text. A policy that does not judge system messages joins none."""
+    joined = joined_turns(chat(roles), JudgeScope(("system", "tool", "user")), {})
+    assert [(turn.message.role, turn.context, turn.current, turn.message.text) for turn in joined] == runs
+    assert not [turn for turn in joined_turns(chat(roles), JudgeScope(), {}) if "s" in turn.message.text]
+
+
+def test_an_empty_answer_does_not_end_a_run_of_system_messages() -> None:
+    """As in `turn_starts`, an assistant message that says nothing separates no texts."""
+    first, answer, second = chat("sas")
+    silent = Message("assistant", (Part(answer.parts[0].path, " "),))
+    (joined,) = joined_turns([first, silent, second], JudgeScope(("system", "user")), {})
+    assert joined.message.text == "s0\ns2"
 
 
 def test_opaque_parts_are_in_no_joined_turn() -> None:
