@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from tests.conformance.speech import PROTOCOLS, plain
 from tests.differential.comparing import missed
-from tests.differential.kit import Shown, Stand, known, phrase, unjudged
+from tests.differential.kit import Shown, Stand, phrase, unjudged
 from tests.differential.reading import HAS_HTTPX_SSE, line_readers
 from tests.differential.replies import VOICES, frames, said, streamed
 from tests.kit import Scripted, serve
@@ -70,25 +70,21 @@ def check(stand: Stand, protocol: str, lines: dict[str, str]) -> None:
     assert not found, "\n".join(found)
 
 
-@known("frame metadata: comments")
 @pytest.mark.parametrize("protocol", STREAMED)
 def test_comments(stand: Stand, protocol: str) -> None:
     check(stand, protocol, COMMENTS)
 
 
-@known("frame metadata: ids")
 @pytest.mark.parametrize("protocol", STREAMED)
 def test_ids(stand: Stand, protocol: str) -> None:
     check(stand, protocol, IDS)
 
 
-@known("frame metadata: retry")
 @pytest.mark.parametrize("protocol", STREAMED)
 def test_times_to_reconnect(stand: Stand, protocol: str) -> None:
     check(stand, protocol, RETRIES)
 
 
-@known("frame metadata: names of events")
 @pytest.mark.parametrize("protocol", STREAMED)
 def test_names_of_events(stand: Stand, protocol: str) -> None:
     check(stand, protocol, NAMES)
@@ -99,7 +95,6 @@ def test_lines_that_are_no_field(stand: Stand, protocol: str) -> None:
     check(stand, protocol, ODD)
 
 
-@known("frame metadata: lines that str.splitlines ends")
 @pytest.mark.parametrize("protocol", STREAMED)
 def test_lines_that_only_some_readers_end(stand: Stand, protocol: str) -> None:
     """Between two of these separators, readers that split as `str.splitlines` does find a line of their own."""
@@ -147,7 +142,6 @@ def shown_by_event_source(streams: Sequence[bytes]) -> list[list[Shown]]:
     return [[Shown(f"{key} of an event", event[key]) for event in stream for key in event] for stream in events]
 
 
-@known("frame metadata: an EventSource in Node")
 def test_what_an_event_source_shows(stand: Stand) -> None:
     """The bytes that the proxy has sent, replayed to the EventSource, which can only ask with GET."""
     rng = random.Random(5)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conformance.speech import PROTOCOLS, plain
 from tests.differential.conversations import IMAGE, WITH_PARTS, WRITERS, Turn, answer, tool_use, turn
-from tests.differential.kit import UNSEEN, Shown, Stand, known, phrase, unjudged
+from tests.differential.kit import UNSEEN, Shown, Stand, phrase, unjudged
 from tests.differential.prompts import conversation_of, merged, rendered, results_as_users
 from tests.differential.replies import sent
 
@@ -74,7 +74,6 @@ def test_every_template_renders_an_ordinary_conversation(stand: Stand) -> None:
 # --- parts of a content ----------------------------------------------------------------------------------------------
 
 
-@known("parts joined")
 @pytest.mark.parametrize("protocol", WITH_PARTS)
 @pytest.mark.parametrize("role", ["user", "assistant"])
 def test_neighbouring_text_parts(stand: Stand, protocol: str, role: str) -> None:
@@ -86,7 +85,6 @@ def test_neighbouring_text_parts(stand: Stand, protocol: str, role: str) -> None
     check(stand, protocol, [turn(rng, "user"), turn(rng, "assistant"), Turn(role, letters), turn(rng, "user")])
 
 
-@known("parts joined")
 @pytest.mark.parametrize("protocol", WITH_PARTS)
 def test_text_parts_of_the_current_turn(stand: Stand, protocol: str) -> None:
     rng = random.Random(protocol)
@@ -94,7 +92,6 @@ def test_text_parts_of_the_current_turn(stand: Stand, protocol: str) -> None:
     check(stand, protocol, [turn(rng, "user"), turn(rng, "assistant"), turn(rng, "user", 4)])
 
 
-@known("parts joined over a part of another kind")
 @pytest.mark.parametrize("protocol", WITH_PARTS)
 def test_text_parts_with_an_image_between(stand: Stand, protocol: str) -> None:
     """Servers of models without eyes leave out the image and join the texts around it."""
@@ -103,7 +100,6 @@ def test_text_parts_with_an_image_between(stand: Stand, protocol: str) -> None:
     check(stand, protocol, [Turn("user", (first, IMAGE, second))])
 
 
-@known("parts joined over a part that nobody sees")
 @pytest.mark.parametrize("protocol", WITH_PARTS)
 def test_text_parts_with_an_invisible_part_between(stand: Stand, protocol: str) -> None:
     rng = random.Random(protocol)
@@ -112,7 +108,6 @@ def test_text_parts_with_an_invisible_part_between(stand: Stand, protocol: str) 
         check(stand, protocol, [Turn("user", (first, unseen.replace(" ", ""), second))], unseen=unseen.replace(" ", ""))
 
 
-@known("parts joined: results of tools")
 @pytest.mark.parametrize("protocol", ["chat", "responses", "messages"])
 def test_text_parts_of_a_tools_result(stand: Stand, protocol: str) -> None:
     rng = random.Random(protocol)
@@ -130,7 +125,6 @@ def test_user_messages_in_a_row_in_the_current_turn(stand: Stand, protocol: str)
     check(stand, protocol, [turn(rng, "user") for _ in range(3)], merged)
 
 
-@known("halves in history")
 @pytest.mark.parametrize("protocol", FORMS)
 def test_user_messages_in_a_row_in_the_history(stand: Stand, protocol: str) -> None:
     """A text in halves, with an answer behind it: the current turn is another."""
@@ -145,7 +139,6 @@ def test_user_messages_in_a_row_in_the_history(stand: Stand, protocol: str) -> N
     )
 
 
-@known("halves in history: results of tools")
 @pytest.mark.parametrize("protocol", [form for form in FORMS if form != "gemini"])  # its results are JSON objects
 def test_tool_results_in_a_row_in_the_history(stand: Stand, protocol: str) -> None:
     """Results of tools and a user's message, one after the other."""
@@ -155,7 +148,6 @@ def test_tool_results_in_a_row_in_the_history(stand: Stand, protocol: str) -> No
     check(stand, protocol, turns, lambda messages: merged(results_as_users(messages)))
 
 
-@known("halves in history: messages of the assistant")
 @pytest.mark.parametrize("protocol", FORMS)
 def test_assistant_messages_in_a_row(stand: Stand, protocol: str) -> None:
     """A text in halves that the client puts into the assistant's mouth."""
@@ -172,7 +164,6 @@ def test_messages_with_an_empty_answer_between(stand: Stand, protocol: str) -> N
         check(stand, protocol, [first, Turn("assistant", (empty,)), second], merged)
 
 
-@known("zero-width assistant messages")
 @pytest.mark.parametrize("protocol", FORMS)
 def test_messages_with_an_invisible_answer_between(stand: Stand, protocol: str) -> None:
     """An answer of characters that nobody sees does not separate the user's messages around it."""
@@ -185,7 +176,6 @@ def test_messages_with_an_invisible_answer_between(stand: Stand, protocol: str) 
     assert not found, found
 
 
-@known("system text joined with the text of the user")
 @pytest.mark.parametrize("protocol", FORMS)
 def test_system_text_before_the_users(stand: Stand, protocol: str) -> None:
     """Gemma's and Mistral's templates write the system text in front of a user's text, without a token between."""
@@ -193,12 +183,16 @@ def test_system_text_before_the_users(stand: Stand, protocol: str) -> None:
     check(stand, protocol, [turn(rng, "system"), turn(rng, "user")])
 
 
-@known("parts joined: system texts")
 @pytest.mark.parametrize("protocol", FORMS)
-def test_system_text_in_several_parts_or_messages(stand: Stand, protocol: str) -> None:
+def test_system_messages_in_a_row(stand: Stand, protocol: str) -> None:
+    rng = random.Random(protocol)
+    check(stand, protocol, [turn(rng, "system"), turn(rng, "system"), turn(rng, "user")], _merged_system)
+
+
+@pytest.mark.parametrize("protocol", FORMS)
+def test_system_text_in_several_parts(stand: Stand, protocol: str) -> None:
     rng = random.Random(protocol)
     check(stand, protocol, [turn(rng, "system", 3 if protocol in WITH_PARTS else 1), turn(rng, "user")], _of_system)
-    check(stand, protocol, [turn(rng, "system"), turn(rng, "system"), turn(rng, "user")], _merged_system)
 
 
 def _of_system(messages: list[Json]) -> list[Json]:
@@ -250,7 +244,6 @@ _IDENTIFIERS = ("QZJQ_ZZQJ_QQZ", "QZJQ-ZZQJ-QQZ", "QZJQ.ZZQJ.QQZ", "QZJQZZQJQQZ"
 _LISTS = {"responses": "input", "gemini": "contents"}
 
 
-@known("identifiers of words in roles")
 @pytest.mark.parametrize("protocol", FORMS)
 def test_words_as_a_role(stand: Stand, protocol: str) -> None:
     """A role of words without white space, which ChatML's and Llama's templates write into the prompt."""
@@ -272,7 +265,6 @@ def test_words_as_a_name(stand: Stand) -> None:
     assert not found, "\n".join(found)
 
 
-@known("identifiers of words in ids of calls")
 def test_words_as_the_id_of_a_call(stand: Stand) -> None:
     """Mistral's template writes the ids of calls into the prompt. A single word cannot be told from an id."""
     found = []

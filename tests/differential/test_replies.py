@@ -33,6 +33,14 @@ ERRORS = (
 CODINGS = ("gzip", "x-gzip", ",gzip", "gzip ,", "identity, gzip", "GZIP", "gzip, gzip", "gzip;q=1", "deflate", "none")
 # The protocols whose replies have several parts, and a client that joins them.
 SEVERAL_PARTS = [name for name, voice in VOICES.items() if voice.parts and name != "gemini-array"]
+# The list items of a chat stream's deltas have the index that they have in their delta, so the texts of several deltas
+# are joined item by item. A reader joins them in the order in which they come.
+_ITEMS_OF_DELTAS = known("parts joined: contents of deltas that are lists")
+SEVERAL_PARTS_IN_A_FORM = [
+    pytest.param(name, stream, marks=[_ITEMS_OF_DELTAS] if (name, stream) == ("chat", True) else [])
+    for name in SEVERAL_PARTS
+    for stream in (False, True)
+]
 
 
 def test_the_alphabets_of_the_comparison() -> None:
@@ -86,35 +94,32 @@ def test_choices_of_a_stream_that_a_reader_joins(stand: Stand, reader: Reader) -
     assert not found, found
 
 
-@known("parts joined")
-@pytest.mark.parametrize("protocol", SEVERAL_PARTS)
-def test_text_parts_joined(stand: Stand, protocol: str) -> None:
+@pytest.mark.parametrize(("protocol", "stream"), SEVERAL_PARTS_IN_A_FORM)
+def test_text_parts_joined(stand: Stand, protocol: str, stream: bool) -> None:
     """Readers join the text parts of a choice with nothing: a word may begin in one part and end in the next."""
     rng = random.Random(protocol)
-    check(stand, protocol, [[_texts(rng, number)] for number in (2, 2, 3, 5)], rng)
+    check(stand, protocol, [[_texts(rng, number)] for number in (2, 2, 3, 5)], rng, [stream])
 
 
 def _texts(rng: random.Random, number: int) -> list[Said]:
     return [Said("text", phrase(rng)) for _ in range(number)]
 
 
-@known("parts joined")
 @pytest.mark.parametrize("protocol", SEVERAL_PARTS)
 def test_text_parts_of_single_letters_joined(stand: Stand, protocol: str) -> None:
     rng = random.Random(protocol)
     check(stand, protocol, [[[Said("text", letter) for letter in phrase(rng, 3) if letter != " "]]], rng)
 
 
-@known("parts joined over a part of another kind")
-@pytest.mark.parametrize("protocol", SEVERAL_PARTS)
+@pytest.mark.parametrize(("protocol", "stream"), SEVERAL_PARTS_IN_A_FORM)
 @pytest.mark.parametrize("between", ["reasoning", "call"])
-def test_text_parts_joined_over_another_part(stand: Stand, protocol: str, between: Kind) -> None:
+def test_text_parts_joined_over_another_part(stand: Stand, protocol: str, stream: bool, between: Kind) -> None:
     """`output_text`, `.text` and `text_stream` leave out what stands between two texts, and join these."""
     rng = random.Random(protocol)
-    check(stand, protocol, [[said(rng, "text", between, "text")], [said(rng, "text", between, "text", "text")]], rng)
+    examples = [[said(rng, "text", between, "text")], [said(rng, "text", between, "text", "text")]]
+    check(stand, protocol, examples, rng, [stream])
 
 
-@known("parts joined over a part that nobody sees")
 @pytest.mark.parametrize("protocol", SEVERAL_PARTS)
 def test_text_parts_joined_over_an_invisible_part(stand: Stand, protocol: str) -> None:
     """A part of characters that nobody sees does not separate the texts around it, as a person reads them."""
@@ -212,7 +217,6 @@ def test_answers_in_another_form_than_asked(stand: Stand, protocol: str) -> None
     assert not found, "\n".join(found)
 
 
-@known("errors of an upstream")
 @pytest.mark.parametrize("protocol", VOICES)
 def test_errors(stand: Stand, protocol: str) -> None:
     """An error's text, which clients show in their exceptions, in the forms of several servers."""

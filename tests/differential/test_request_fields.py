@@ -14,7 +14,7 @@ import pytest
 
 from tests.conformance.speech import PROTOCOLS, plain
 from tests.differential.conversations import PNG, answer
-from tests.differential.kit import Shown, Stand, known, phrase, strings, unjudged
+from tests.differential.kit import Shown, Stand, phrase, strings, unjudged
 from tests.differential.replies import sent
 from tests.differential.test_reply_fields import Path, at, places, unknown_fields, unknown_items, with_value
 
@@ -220,7 +220,6 @@ def test_the_request_without_changes(stand: Stand, protocol: str) -> None:
     assert json.loads(stand.forwarded.body) == REQUESTS[protocol]
 
 
-@known("bare strings")
 @pytest.mark.parametrize("protocol", REQUESTS)
 def test_bare_strings_of_a_request(stand: Stand, protocol: str) -> None:
     """A text in the place of any value, and in the place of any object or list."""
@@ -228,7 +227,6 @@ def test_bare_strings_of_a_request(stand: Stand, protocol: str) -> None:
     check(stand, protocol, ((path, phrase(rng)) for path in places(REQUESTS[protocol])))
 
 
-@known("bare strings")
 @pytest.mark.parametrize("protocol", REQUESTS)
 def test_strings_in_the_place_of_a_value(stand: Stand, protocol: str) -> None:
     """A text in an object or a list that stands in the place of a string or a number."""
@@ -237,13 +235,11 @@ def test_strings_in_the_place_of_a_value(stand: Stand, protocol: str) -> None:
     check(stand, protocol, ((path, value) for path in leaves for value in ([phrase(rng)], {"type": phrase(rng)})))
 
 
-@known("unknown fields")
 @pytest.mark.parametrize("protocol", REQUESTS)
 def test_unknown_fields_of_a_request(stand: Stand, protocol: str) -> None:
     check(stand, protocol, unknown_fields(random.Random(protocol), REQUESTS[protocol]))
 
 
-@known("parts and items without a type, or of an unknown type")
 @pytest.mark.parametrize("protocol", [name for name in REQUESTS if name not in ("completions", "ollama-generate")])
 def test_unknown_items_of_a_request(stand: Stand, protocol: str) -> None:
     check(stand, protocol, unknown_items(random.Random(protocol), REQUESTS[protocol]))
