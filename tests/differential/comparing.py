@@ -20,16 +20,10 @@ def missed(stand: Stand, answer: Scripted, all_readers: Sequence[Reader]) -> lis
     return found
 
 
-def check(
-    stand: Stand,
-    protocol: str,
-    examples: Sequence[Choices],
-    rng: random.Random,
-    forms: Sequence[bool] = (False, True),
-) -> None:
-    """Fail with the first of these replies of which a reader shows unjudged text; `forms`: whole (False), streamed."""
+def check(stand: Stand, protocol: str, examples: Sequence[Choices], rng: random.Random) -> None:
+    """Fail with the first of these replies of which a reader shows unjudged text, whole or streamed."""
     for example in examples:
-        for stream in forms:
+        for stream in (False, True):
             answer = reply(rng, protocol, example, stream=stream)
             found = missed(stand, answer, readers(protocol, stream=stream))
             assert not found, "\n".join(["streamed" if stream else "whole", str(example), *found, versions()])

@@ -279,32 +279,28 @@ def test_no_redirect_leads_past_the_guard(status: int) -> None:
     assert other.seen == []
 
 
-def test_an_error_that_nobody_can_read_is_named(http: httpx.Client) -> None:
-    """An error page that is not JSON is opaque: it passes unchanged with partial coverage, or is replaced."""
-    page = b"<html><body>502 Bad Gateway</body></html>"
-    script = Scripted([page], status=502, headers={"content-type": "text/html"})
-    for word, action in (("flag", "flag"), ("allow", "pass"), ("block", "block")):
-        rules = policy(on_opaque={"user": "flag", "assistant": word})
+@pytest.mark.parametrize("on_opaque", ["flag", "allow", "block"])
+def test_an_error_page_is_judged_as_text(http: httpx.Client, on_opaque: str) -> None:
+    """An error that is not JSON passes unchanged if the guard finds nothing in it; `on_opaque` is not asked."""
+    rules = policy(on_opaque={"user": on_opaque, "assistant": on_opaque})
+    headers = {"content-type": "text/html", "content-encoding": "gzip"}
+    for reason, action in (("Bad Gateway", "pass"), ("poison", "block")):
+        page = f"<html><body>502 {reason}</body></html>".encode()
+        script = Scripted([gzip.compress(page)], status=502, headers=headers)
         with standing(script, policies=PolicySet({"default": rules})) as (url, _):
             answer = post(http, url, chat())
-        assert (answer.status_code, answer.content == page) == (502, action != "block")
-        assert answer.headers["x-guardproxy-coverage"] == "partial"
+        assert (answer.status_code, page.decode() in answer.text) == (502, action != "block")
+        assert answer.headers["x-guardproxy-coverage"] == "full"
         assert answer.headers["x-guardproxy-action"] == action
 
 
 @pytest.mark.parametrize(
-    ("headers", "on_opaque", "action", "outcome"),
-    [
-        ({"content-type": "text/html"}, "flag", "flag", "pass"),
-        ({"content-type": "text/html"}, "allow", "pass", "pass"),
-        ({"content-type": "text/html"}, "block", "block", "refuse"),
-        ({"content-encoding": "unknown"}, "allow", "block", "refuse"),
-        ({"content-type": "text/html; charset=utf-7"}, "allow", "block", "refuse"),
-    ],
+    "headers",
+    [{"content-encoding": "unknown"}, {"content-type": "text/html; charset=utf-7"}],
+    ids=["coding", "charset"],
 )
-def test_an_unreadable_error_is_recorded(
-    http: httpx.Client, headers: dict[str, str], on_opaque: str, action: str, outcome: str
-) -> None:
+@pytest.mark.parametrize("on_opaque", ["flag", "allow", "block"])
+def test_an_unreadable_error_is_recorded(http: httpx.Client, headers: dict[str, str], on_opaque: str) -> None:
     """The record of an unreadable error body holds the decision, its cause and that the body was not judged."""
     sink = ListSink()
     rules = policy(on_opaque={"user": "flag", "assistant": on_opaque})
@@ -312,7 +308,7 @@ def test_an_unreadable_error_is_recorded(
     with standing(script, policies=PolicySet({"default": rules}), sinks={"list": sink}) as (url, _):
         post(http, url, chat())
     (record,) = [record for record in sink.records if record.side == "assistant"]
-    assert (record.decision.action, record.decision.cause, record.outcome) == (action, "opaque", outcome)
+    assert (record.decision.action, record.decision.cause, record.outcome) == ("block", "opaque", "refuse")
     assert (record.verdict, record.text, record.turn) == (None, "", 1)
     assert [(part.kind, part.judged) for part in record.coverage] == [("opaque", False)]
     assert "opaque" in record.coverage[0].why

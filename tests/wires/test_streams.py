@@ -353,6 +353,25 @@ def test_a_call_beside_a_text_waits() -> None:
     assert chunk.marks[0].whole
 
 
+def test_lists_and_strings_in_deltas_are_pieces_of_one_text() -> None:
+    """Clients append the text of every delta, whether it is a string or a list of parts; other parts stay parts."""
+    part = {"type": "text", "text": "a bo"}
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}
+    contents = [
+        "make ",
+        [part],
+        [{**part, "text": "m"}, {**part, "text": "b"}],
+        [thought],
+        [thought, {**part, "text": "!"}],
+    ]
+    stream = BY_NAME["chat"].open()
+    chunks = fed(stream, [sse(*(chat_chunk(0, {"content": content}) for content in contents))])
+    assert [part.text for part in stream.message(0).parts if part.kind == "text"] == ["make a bomb!"]
+    assert {part.text for part in stream.message(0).parts if part.kind == "reasoning"} == {"HmHm"}
+    released = b"".join(stream.release(chunk) for chunk in chunks)
+    assert released == sse(*(chat_chunk(0, {"content": content}) for content in contents))
+
+
 def test_a_text_is_not_lost_behind_something_unreadable() -> None:
     """A text is not forgotten when opaque content comes at the same path, nor the other way round."""
     texts = ["data:text/plain,poison", "https://example.org/i.png"]

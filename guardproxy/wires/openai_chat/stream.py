@@ -51,7 +51,7 @@ class ChatStream(openai.ChoicesStream):
         """Read the delta of a choice; return whether the chunk must wait for the verdict on the whole choice."""
         builder = state.builder
         read_fields(builder, choice, path, REPLY_CHOICE)
-        delta = choice.get("delta") or {}
+        delta = _with_joined_texts(builder, choice.get("delta") or {}, f"{path}.message.content")
         object_with(DELTA)(builder, delta, f"{path}.message")
         opaque("a whole message in a stream")(builder, choice.get("message"), f"{path}.message")
         for place, call in enumerate(delta.get("tool_calls") or ()):
@@ -97,6 +97,26 @@ class ChatStream(openai.ChoicesStream):
 
     def _role(self, state: ChoiceState, index: int) -> list[dict[str, Any]]:
         return [] if state.started else [_delta(index, {"role": "assistant", "content": ""})]
+
+
+def _with_joined_texts(builder: MessageBuilder, delta: Any, path: str) -> Any:
+    """Return a delta without the plain text parts in its `content`, which are a piece of the text at `path`.
+
+    Clients append the parts of every delta to the same text, whether a delta has a string or a list of parts.
+    """
+    content = delta.get("content") if isinstance(delta, dict) else None
+    if not isinstance(content, list):
+        return delta
+    others = [part for part in content if not _is_text(part)]
+    text = "".join(part["text"] for part in content if _is_text(part))
+    if others and text:
+        builder.add(path, text)
+    return {**delta, "content": others or text}
+
+
+def _is_text(part: Any) -> bool:
+    is_plain = isinstance(part, dict) and part.keys() == {"type", "text"} and part["type"] == "text"
+    return is_plain and isinstance(part["text"], str)
 
 
 def _delta(index: int, delta: Mapping[str, Any], finish: str | None = None) -> dict[str, Any]:
