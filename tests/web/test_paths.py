@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from guardproxy.errors import ConfigError
 from guardproxy.registry import load
 from guardproxy.settings.model import PASS_PATHS
-from guardproxy.web.paths import AmbiguousPath, PathList, check_path, spellings
+from guardproxy.web.paths import AmbiguousPath, NotGuarded, PathList, check_path, spellings
 from guardproxy.wires import REGISTRY
 from tests.web.kit import ALLOW
 
@@ -130,3 +130,18 @@ def test_an_ambiguous_path_is_an_error_of_its_own() -> None:
         with pytest.raises(AmbiguousPath, match="empty or dot segment") as refused:
             check_path(path)
         assert (refused.value.status, refused.value.code) == (400, "ambiguous_path")
+
+
+def test_a_path_that_is_not_guarded_is_not_found() -> None:
+    """The error has the status and the code that clients know."""
+    error = NotGuarded("no")
+    assert (error.status, error.code) == (404, "path_not_guarded")
+
+
+def test_every_version_is_a_spelling() -> None:
+    """Each tail of a path is spelled without a version and with each of them."""
+    found = spellings("/openai/chat", lambda _: True)
+    tails = ("/openai/chat", "/chat")
+    assert set(found) == {version + tail for tail in tails for version in ("", "/v1", "/v1beta", "/v1alpha")} - {
+        "/openai/chat"
+    }
