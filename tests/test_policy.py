@@ -193,3 +193,16 @@ def test_values_are_compared_without_outer_space() -> None:
     route = Route("r", "p", header=("X-Team", "kids"))
     assert route.matches(["/x"], "m", "", {"x-team": " kids\t"})
     assert PolicySet({}, (route, Route("s", "p"))).routing_headers == {"x-team"}
+
+
+@pytest.mark.parametrize("name", ["llama3", "library/llama3", "registry.ollama.ai/library/llama3", "models/llama3"])
+def test_a_model_has_no_name_that_leaves_its_route(name: str) -> None:
+    """The prefixes that servers ignore do not choose another policy."""
+    assert Route("r", "p", model="llama3").matches("/", name, "", {})
+
+
+def test_outer_space_of_a_header_does_not_count() -> None:
+    """Neither that of the value nor that of the pattern."""
+    route = Route("r", "p", header=("X-Team", " kids "))
+    assert route.matches("/", "", "", {"x-team": "  kids\t"})
+    assert not route.matches("/", "", "", {"x-team": "ki ds"})

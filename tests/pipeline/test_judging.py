@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry
 
 from guardproxy.errors import GuardUnavailable, Overloaded
 from guardproxy.observe import Metrics, Observers
-from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging, gathered
+from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judgement, Judging, gathered
 from guardproxy.pipeline.turns import Turn
-from guardproxy.policy import Policy, Rule, SideRules
+from guardproxy.policy import Policy, Rule, SideRules, ThreadPolicy
 from guardproxy.types import Check, Coverage, Decision, Message, Origin, Part, Pass, Refuse, Verdict
 from guardproxy.wires.openai_chat import wire
 from tests.kit import ListSink, WordGuard
@@ -94,9 +94,39 @@ def test_a_turn_is_unremarkable_by_default() -> None:
     """A judged turn without more is the first choice, took no time, and had no error."""
     judged = JudgedTurn(Turn(0, 0, user("hi")), Verdict(0.0, (), "g"), Decision("flag", "", ()), Pass())
     assert (judged.error, judged.latency_s, judged.choice, judged.passed) == ("", 0.0, 0, True)
+    assert Judgement(None, Decision("pass", "", ())).error == ""
     assert not replace(judged, error="late").passed
     assert not replace(judged, verdict=None).passed
     assert not replace(judged, decision=Decision("rewrite", "redact", ())).passed
+
+
+@pytest.mark.parametrize(
+    ("characters", "thread", "asked"),
+    [(4, "ab", ["abc"]), (5, "ab", ["abc", "b\nabc"]), (9, "ab", ["abc", "ab\nabc"]), (9, "", ["abc"])],
+)
+def test_a_thread_has_its_bound(characters: int, thread: str, asked: list[str]) -> None:
+    """Earlier turns are joined as far as the bound allows at least a character of them, the oldest left out."""
+    guard = WordGuard({})
+    policy = replace(POLICY, thread=ThreadPolicy(2, characters))
+    judged = asyncio.run(judging(guard)[0].judgement((), user("abc"), policy, thread=thread))
+    assert [check.turn.text for check in guard.asked] == asked
+    assert (judged.error, judged.undecoded) == ("", False)
+
+
+def test_an_action_judges_again_without_a_thread_by_default() -> None:
+    """A candidate is judged by itself, and behind a thread only if the turn has one."""
+    guard = WordGuard({})
+
+    async def act(message: Message, decision: Decision, judge_again: Any) -> Any:
+        await judge_again(message)
+        return Pass()
+
+    judge, _ = judging(guard)
+    judge.actions = {"again": lambda _: act}
+    policy = replace(POLICY, thread=ThreadPolicy(2, 4000))
+    asyncio.run(judge.act((), user("abc"), Decision("rewrite", "again", ()), policy))
+    assert [check.turn.text for check in guard.asked] == ["abc"]
+    assert asyncio.run(judge.turn(EXCHANGE, Turn(0, 0, user("hi")), ())).choice == 0
 
 
 def test_a_turn_is_timed() -> None:

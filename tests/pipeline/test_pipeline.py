@@ -502,6 +502,20 @@ def test_a_reply_that_cannot_be_rewritten_is_a_block() -> None:
     assert [(r.decision.action, r.outcome) for r in run.records] == [("rewrite", "refuse")]
 
 
+def test_a_blocked_reply_may_be_an_error() -> None:
+    """If blocks are errors, the refusal is the caller's to send, and no byte of the reply goes with it."""
+    review = Run().reply("fine", "a bomb", rules=policy(block=BlockPolicy("error", "NO")), n=2)
+    assert review.refusal is not None
+    assert (review.refusal.message, review.body, review.action) == ("NO", b"", "block")
+    assert Run().reply("a bomb", rules=policy()).refusal is None
+
+
+def test_a_stream_is_never_an_error_unless_the_caller_can_send_it() -> None:
+    """Without the caller's word, a blocked stream ends with the refusal as text."""
+    out = Run().stream(frames("a bomb"), policy(block=BlockPolicy("error", "NO")))
+    assert (content_of(out), finish(out)) == ("NO", ["content_filter"])
+
+
 def test_structured_reply_is_never_replaced_by_prose() -> None:
     """If the request asked for a schema, a rewrite becomes a refusal."""
     rules = policy(assistant=SideRules({"*": (Rule("rewrite", 0.5, "replace"),)}))

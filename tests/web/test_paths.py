@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from guardproxy.errors import ConfigError
 from guardproxy.registry import load
 from guardproxy.settings.model import PASS_PATHS
-from guardproxy.web.paths import PathList, spellings
+from guardproxy.web.paths import AmbiguousPath, NotGuarded, PathList, check_path, spellings
 from guardproxy.wires import REGISTRY
 from tests.web.kit import ALLOW
 
@@ -112,3 +112,47 @@ def test_an_entry_has_a_form() -> None:
     for entry in ("/v1/models", "get /x", "GET x"):
         with pytest.raises(ConfigError):
             PathList([entry])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "named"),
+    [
+        ("GET", "/v1/models", True),
+        ("HEAD", "/v1/models", True),
+        ("OPTIONS", "/v1/models", True),
+        ("POST", "/v1/models", False),
+        ("POST", "/v1/embeddings", True),
+        ("HEAD", "/v1/embeddings", False),
+        ("OPTIONS", "/v1/embeddings", True),
+        ("GET", "/v1/other", False),
+        ("OPTIONS", "/v1/other", False),
+        ("GET", "/v1/%6dodels", False),
+    ],
+)
+def test_methods_of_a_list(method: str, path: str, named: bool) -> None:
+    """One matching entry is enough; HEAD goes with GET, OPTIONS with any method."""
+    assert PathList(["GET /v1/models", "POST /v1/embeddings"]).names(method, path) is named
+
+
+def test_an_ambiguous_path_is_an_error_of_its_own() -> None:
+    """A path that servers resolve differently is refused by name; an ordinary one passes."""
+    check_path("/v1/models/a.b")
+    for path in ("/v1//models", "/v1/../models", "/v1/models;x", "/v1/models\\x", "/v1/models/."):
+        with pytest.raises(AmbiguousPath, match="empty or dot segment") as refused:
+            check_path(path)
+        assert (refused.value.status, refused.value.code) == (400, "ambiguous_path")
+
+
+def test_a_path_that_is_not_guarded_is_not_found() -> None:
+    """The error has the status and the code that clients know."""
+    error = NotGuarded("no")
+    assert (error.status, error.code) == (404, "path_not_guarded")
+
+
+def test_every_version_is_a_spelling() -> None:
+    """Each tail of a path is spelled without a version and with each of them."""
+    found = spellings("/openai/chat", lambda _: True)
+    tails = ("/openai/chat", "/chat")
+    assert set(found) == {version + tail for tail in tails for version in ("", "/v1", "/v1beta", "/v1alpha")} - {
+        "/openai/chat"
+    }

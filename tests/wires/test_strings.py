@@ -188,3 +188,56 @@ def test_machine_data(data: bytes) -> None:
 def test_any_string(value: str) -> None:
     """Every check takes every string."""
     assert {type(check(value)) for check in (is_value, is_identifier, is_name, is_machine_data)} == {bool}
+
+
+_TOOLS = [{"type": "function", "function": {"name": "get_weather_forecast", "parameters": {}}}]
+_HELLO = {"role": "user", "content": "Hello."}
+ORDINARY: dict[str, dict[str, Any]] = {
+    "chat": {
+        "model": "ft:gpt-4o-mini-2024-07-18:acme:support:AbC123",
+        "messages": [_HELLO],
+        "tools": _TOOLS,
+        "tool_choice": {"type": "function", "function": {"name": "get_weather_forecast"}},
+        "stop": ["\nHuman:", "###", "<|im_end|>"],
+        "user": "alice@example.com",
+        "metadata": {"session_id": "8f14e45f-ceea-467f-9b1c-2f6f3c1d2a9b", "env": "prod"},
+        "reasoning_effort": "xhigh",
+        "modalities": ["text", "audio"],
+        "logit_bias": {"50256": -100},
+        "provider": {"order": ["openai", "together"], "allow_fallbacks": True},
+        "models": ["anthropic/claude-3.5-sonnet", "gryphe/mythomax-l2-13b"],
+        "repetition_penalty": 1.1,
+        "guided_decoding_backend": "outlines",
+    },
+    "messages": {
+        "model": "claude-sonnet-4-5-20250929",
+        "max_tokens": 5,
+        "messages": [_HELLO],
+        "stop_sequences": ["\n\nHuman:"],
+        "betas": ["context-management-2025-06-27", "fine-grained-tool-streaming-2025-05-14"],
+        "container": "container_011CPR5CNjB747bTd36fQLFk",
+    },
+    "ollama": {
+        "model": "llama3.2:3b-instruct-q4_K_M",
+        "messages": [_HELLO],
+        "options": {"stop": ["<|eot_id|>", "User:"], "num_ctx": 4096},
+        "format": "json",
+        "think": "medium",
+    },
+    "responses": {
+        "model": "gpt-5.1-codex-max",
+        "input": "Hello.",
+        "include": ["reasoning.encrypted_content", "web_search_call.action.sources"],
+        "tools": [{"type": "mcp", "server_label": "deepwiki"}],
+        "tool_choice": {"type": "allowed_tools", "tools": [{"type": "mcp", "server_label": "deepwiki"}]},
+    },
+}
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_ordinary_requests(name: str) -> None:
+    """Names, ids and settings of an ordinary request add nothing to the judged text."""
+    wire, path, _ = REQUESTS[name]
+    request = wire.parse_request(path, json.dumps(ORDINARY[name]).encode())
+    parts = [part for message in request.conversation.messages for part in message.parts]
+    assert [part.text for part in parts if part.kind != "tool_definition"] == ["Hello."]

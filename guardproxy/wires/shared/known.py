@@ -46,14 +46,13 @@ def _repeated(request: Request) -> Iterator[str]:
 
 
 def _names(value: Any) -> Iterator[str]:
-    """Yield every string under the key `name`, but for the properties that a schema describes."""
+    """Yield the names of tools and of MCP servers in the definitions of tools."""
     stack = [value]
     while stack:
         item = stack.pop()
         if isinstance(item, list):
             stack += item
         elif isinstance(item, dict):
-            if isinstance(name := item.get("name"), str):
-                yield name
+            yield from (name for key in ("name", "server_label") if isinstance(name := item.get(key), str))
             stack += [child for key, child in item.items() if key in ("function", "custom", "functionDeclarations")]
             stack.append(item.get("function_declarations"))

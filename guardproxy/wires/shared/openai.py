@@ -44,10 +44,10 @@ _DEPLOYMENT = re.compile(r"/openai/deployments/([^/]+)/")
 
 # Top-level fields of chat and completion requests without text for the model. Numbers and booleans need no entry.
 SETTINGS: FieldMap = (
-    keys("metadata stop bad_words vllm_xargs provider user safety_identifier", labels)
+    keys("metadata models stop bad_words vllm_xargs provider user safety_identifier", labels)
     | keys(
         """
-    model models prompt_cache_key request_id cache_salt rid lora_path draft_model preset
+    model prompt_cache_key request_id cache_salt rid lora_path draft_model preset
     guided_regex guided_whitespace_pattern
     """,
         name,

@@ -50,21 +50,23 @@ def search(
 
     A text may be split over the strings of a list: all of them are judged if `accepts` refuses any.
     """
-    spelled = accepts is is_value and _loose_segments(value) > 2 * LOOSE
-    stack: list[tuple[Any, str, Callable[[str], bool]]] = [(value, path, accepts)]
+    if accepts is is_value and _loose_segments(value) > 2 * LOOSE:
+        accepts = _is_worded
+    # The rule for the strings of a list is found once for the list and the lists in it: None if it is to be found.
+    stack: list[tuple[Any, str, Callable[[str], bool] | None]] = [(value, path, None)]
     while stack:
-        item, place, accept = stack.pop()
+        item, place, rule = stack.pop()
         if isinstance(item, str):
-            judge(builder, item, place, _is_worded if spelled and accept is is_value else accept)
+            judge(builder, item, place, rule or accepts)
         elif isinstance(item, list):
             if not with_numbers and _may_be_token_ids(item):
                 builder.opaque(place, "numbers that may be token ids")
-            whole = accept if accept is _is_empty or _is_accepted(item, accepts) else _is_empty
-            stack.extend((child, f"{place}[{index}]", whole) for index, child in reversed([*enumerate(item)]))
+            rule = rule or (accepts if _is_accepted(item, accepts) else _is_empty)
+            stack.extend((child, f"{place}[{index}]", rule) for index, child in reversed([*enumerate(item)]))
         elif isinstance(item, dict):
             for key, child in reversed(item.items()):
                 if builder.may_name(key):
-                    stack.append((child, child_path(place, key), accepts))
+                    stack.append((child, child_path(place, key), None))
                 else:
                     judge_key(builder, key, child, child_path(place, key))
 
