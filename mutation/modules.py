@@ -21,6 +21,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "wires/shared": _WIRES,
     "wires/shared/base.py": ("tests/wires/test_base.py", *_WIRES),
     "wires/shared/body.py": ("tests/wires/test_body.py",),
+    "wires/shared/edits.py": ("tests/wires/test_edits.py", *_WIRES),
+    "wires/shared/identifiers.py": ("tests/wires/test_strings.py", "tests/wires/test_unknown_fields.py"),
     "wires/shared/logprob_echo.py": ("tests/wires/test_logprob_echo.py",),
     "wires/shared/streams.py": ("tests/wires/test_stream_ends.py", "tests/wires/test_streams.py"),
     "web/paths.py": ("tests/web/test_paths.py",),

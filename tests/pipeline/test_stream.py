@@ -6,8 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from guardproxy.errors import GuardUnavailable
 from guardproxy.pipeline.stream import RefusedBeforeStart
+from guardproxy.pipeline.turns import is_full
 from guardproxy.policy import BlockPolicy, Policy, Rule, SideRules, StreamPolicy
 from guardproxy.types import Check, Decision, Message, Outcome, Pass, Refuse, Verdict
 from tests.kit import WordGuard
@@ -265,3 +268,78 @@ def test_a_rewrite_of_a_reply_of_which_nothing_was_sent() -> None:
     run = Run()
     out = run.stream(frames("A bomb. Fine."), rules)
     assert content_of(out) == run.guard.asked[-1].turn.text == "[removed] Fine."
+
+
+def test_an_unreadable_reply_is_recorded_as_opaque() -> None:
+    """The record of a choice that was read in part: blocked as opaque, without a rule, with the reason."""
+    run = Run()
+    rules = policy(block=BlockPolicy(message="NO"))
+    with capture_logs() as logs:
+        out = run.stream([frame(content="Fine so far"), b"data: {nonsense\n\n"], rules)
+    assert (content_of(out), finish(out), out.count(b"[DONE]")) == ("NO", ["content_filter"], 1)
+    (record,) = run.records
+    assert (record.verdict, record.text, record.latency_s) == (None, "Fine so far", 0.0)
+    assert record.decision == Decision("block", "", (), "opaque")
+    assert record.error
+    assert [(item.judged, item.why) for item in record.coverage] == [(False, "guard unavailable")]
+    assert [(line["event"], line["error"]) for line in logs] == [("stream_unreadable", record.error)]
+
+
+def test_the_choices_of_an_unreadable_reply_end_in_their_order() -> None:
+    """Choices that are open when the reply becomes unreadable end by their numbers, whatever came first."""
+    run = Run()
+    pieces = [frame(choice, content="Fine so far") for choice in (9, 8, 1, 0)]
+    run.stream([*pieces, b"data: {nonsense\n\n"], policy())
+    assert [(record.choice, record.outcome) for record in run.records] == [(n, "refuse") for n in (0, 1, 8, 9)]
+
+
+def test_a_reply_has_failed_if_a_choice_has() -> None:
+    """A choice that was judged does not make up for another for which the guard failed."""
+
+    class Failing(WordGuard):
+        async def judge(self, check: Check) -> Verdict:
+            if "odd" in check.turn.text:
+                raise GuardUnavailable("out of order")
+            return await super().judge(check)
+
+    async def read() -> None:
+        source = [frame(n, content=text, finish="stop") for n, text in enumerate(("Fine.", "odd", "Fine."))]
+        reviewing = run.pipeline._stream_review(run.exchange(question(stream=True), policy()), "text/event-stream")
+        assert not reviewing.failed
+        await whole(reviewing.run(aiter(Upstream([*source, b"data: [DONE]\n\n"]))))
+        assert reviewing.failed
+
+    run = Run(Failing(WORDS))
+    within_time(run, read)
+    assert {record.choice: bool(record.error) for record in run.records} == {0: False, 1: True, 2: False}
+
+
+def test_a_rewrite_of_a_reply_without_an_opening_frame() -> None:
+    """A part of which the client has no frame yet is rewritten, and judged again, as a whole."""
+    rules = policy(assistant=SideRules({"*": (Rule("rewrite", 0.5, "redact"),)}))
+    run = Run()
+    out = run.stream([frame(content="A bomb. Fine."), frame(finish="stop"), b"data: [DONE]\n\n"], rules)
+    assert content_of(out) == run.guard.asked[-1].turn.text == "[removed] Fine."
+
+
+def test_a_stream_that_fails_is_recorded_without_its_last_verdict() -> None:
+    """Text that was judged before the upstream failed is recorded once, as passed, with the reason."""
+
+    class Broken(Upstream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            async for piece in super().__aiter__():
+                yield piece
+            raise ConnectionResetError("gone")
+
+    run = Run()
+
+    async def read() -> None:
+        source = Broken(frames(TEXT)[:-2])
+        with pytest.raises(ConnectionResetError, match="gone"):
+            await whole(review(run, source, policy(stream=EVERY_FRAME)))
+
+    within_time(run, read)
+    assert [(record.outcome, record.error) for record in run.records] == [
+        ("pass", "the stream ended before the last verdict")
+    ]
+    assert not is_full(run.records[0].coverage)

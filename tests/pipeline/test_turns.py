@@ -1,5 +1,6 @@
 """Which turns are judged, and what is dropped together with a turn."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,9 +23,10 @@ from guardproxy.pipeline.turns import (
     texts_after,
     turn_starts,
     turns_of,
+    with_thread,
     with_undecoded,
 )
-from guardproxy.policy import JudgeScope, Policy, SideRules
+from guardproxy.policy import JudgeScope, Policy, SideRules, ThreadPolicy
 from guardproxy.types import Coverage, Edit, Message, Part, Replace
 
 POLICY = Policy("p", "v", SideRules({}), SideRules({}))
@@ -60,6 +62,30 @@ def test_an_empty_answer_parts_no_turn(text: str, start: int) -> None:
     """An empty assistant message does not separate two user messages."""
     first, answer, second = chat("uau")
     assert current_start([first, Message("assistant", (Part(answer.parts[0].path, text),)), second]) == start
+
+
+@pytest.mark.parametrize(
+    ("part", "start"),
+    [
+        (Part("messages[1].content[0].text", "Fine."), 2),
+        (Part("messages[1].refusal", "I cannot."), 2),
+        (Part("messages[1].content[0].refusal", "I cannot."), 2),
+        (Part("messages[1].audio.transcript", "Fine."), 2),
+        (Part("messages[1].response", "Fine."), 2),
+        (Part("", "Fine."), 2),
+        (Part("messages[1].name", "Fine."), 0),
+        (Part("messages[1].annotations[0].title", "Fine."), 0),
+        (Part("messages[1].content[0].thinking", "Fine.", "reasoning"), 0),
+        (Part("messages[1].tool_calls[0].function.arguments", "{1}", "tool_call"), 2),
+        (Part("messages[1].content[0].output", "Fine.", "tool_result"), 2),
+        (Part("messages[1].content[0]", "", "opaque", "image"), 2),
+        (Part("messages[1].extra", "", "opaque", "unknown field"), 0),
+    ],
+)
+def test_an_answer_is_text_that_a_template_shows(part: Part, start: int) -> None:
+    """A message's own text, a refusal, a call or a picture separates two turns; a name or an unknown field does not."""
+    first, _, second = chat("uau")
+    assert current_start([first, Message("assistant", (part,)), second]) == start
 
 
 def test_every_readable_role_is_judged() -> None:
@@ -135,6 +161,49 @@ def test_an_empty_answer_does_not_end_a_run_of_system_messages() -> None:
     assert joined.message.text == "s0\ns2"
 
 
+def test_a_turn_of_one_message_hides_no_later_turn() -> None:
+    """A first turn without a user's message is passed over, and the split turn after it is joined."""
+    (joined,) = joined_turns(chat("auu"), JudgeScope(), {})
+    assert (joined.index, joined.context, joined.message) == (
+        2,
+        1,
+        Message("user", (Part("messages[1].content", "u1"), Part("messages[2].content", "u2"))),
+    )
+
+
+def test_only_messages_of_users_and_tools_are_joined() -> None:
+    """Messages without parts and roles that the policy does not judge, such as the system's, are in no joined turn."""
+    assert [turn.message.text for turn in joined_turns(chat("usu"), JudgeScope(), {})] == ["u0\nu2"]
+    assert joined_turns(chat("su"), JudgeScope(), {}) == []
+    assert joined_turns([Message("user", ()), *chat("u")], JudgeScope(), {}) == []
+    assert joined_turns(chat("ut"), JudgeScope(("user",)), {}) == []
+
+
+def test_an_answer_that_is_split_over_messages_is_joined() -> None:
+    """Assistant messages are joined until a user or a tool says something between them, in the middle or at the end."""
+    joined = joined_turns(chat("uaasau"), JudgeScope(), {})
+    assert [(turn.index, turn.context, turn.message.role, turn.message.text) for turn in joined] == [
+        (4, 1, "assistant", "a1\na2\na4")
+    ]
+    (last,) = joined_turns(chat("uaa"), JudgeScope(), {})
+    assert (last.index, last.context, last.current, last.message.text) == (2, 1, True, "a1\na2")
+    assert joined_turns(chat("uata"), JudgeScope(("user",)), {}) == []
+
+
+@pytest.mark.parametrize(
+    ("turns", "threads"),
+    [(0, ["", "", ""]), (1, ["", "", ""]), (2, ["", "", "u2"]), (3, ["", "", "u0\nu2"]), (9, ["", "", "u0\nu2"])],
+)
+def test_the_last_turn_of_the_user_has_a_thread(turns: int, threads: list[str]) -> None:
+    """So many user turns are joined, the current one included; earlier and other turns are judged by themselves."""
+    messages = chat("uauau")
+    policy = replace(POLICY, thread=ThreadPolicy(turns=turns))
+    judged = [Turn(2, 2, messages[2], current=False), Turn(4, 4, messages[3]), Turn(4, 4, messages[4])]
+    assert [turn.thread for turn in with_thread(judged, messages, policy)] == threads
+    assert [replace(turn, thread="") for turn in with_thread(judged, messages, policy)] == judged
+    assert with_thread(judged[:2], messages, policy) == judged[:2]
+
+
 def test_opaque_parts_are_in_no_joined_turn() -> None:
     """A joined turn has the readable parts of its messages."""
     first, second = chat("uu")
@@ -148,7 +217,11 @@ def test_undecoded_parts_are_not_covered() -> None:
     (item,) = coverage_of(chat("u"), POLICY, undecoded={"messages[0].content"})
     assert (item.judged, item.why) == (False, "opaque: too many encodings")
     marked = with_undecoded(chat("uu"), {"messages[0].content"})
-    assert [[part.note for part in message.opaque] for message in marked] == [["too many encodings"], []]
+    readable = Part("messages[0].content", "u0")
+    assert [message.parts for message in marked] == [
+        (readable, Part("messages[0].content", "", "opaque", "too many encodings")),
+        (Part("messages[1].content", "u1"),),
+    ]
 
 
 @pytest.mark.parametrize(
