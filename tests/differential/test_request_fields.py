@@ -187,6 +187,8 @@ REQUESTS: dict[str, Json] = {
 }
 
 
+# Fields of labels that no template writes into a prompt: a few words pass there, and any number of codes.
+_LABELS = ("metadata", "models", "safety_identifier", "stop", "user")
 # Keys of images: text in the place of bytes cannot be read by a guard, nor by the model, and the part is opaque.
 _MEDIA = ("data", "image_url", "url")
 
@@ -213,6 +215,11 @@ def check(stand: Stand, protocol: str, changes: Iterator[tuple[Path, Any]]) -> N
     assert not found, "\n".join(f"{place} {text}" for place, text in found.items())
 
 
+def _phrase_at(rng: random.Random, path: Path) -> str:
+    """Return a text that is more than a label where labels stand."""
+    return phrase(rng, 60 if path[0] in _LABELS else 0)
+
+
 @pytest.mark.parametrize("protocol", REQUESTS)
 def test_the_request_without_changes(stand: Stand, protocol: str) -> None:
     assert not missed(stand, protocol, REQUESTS[protocol])
@@ -224,7 +231,7 @@ def test_the_request_without_changes(stand: Stand, protocol: str) -> None:
 def test_bare_strings_of_a_request(stand: Stand, protocol: str) -> None:
     """A text in the place of any value, and in the place of any object or list."""
     rng = random.Random(protocol)
-    check(stand, protocol, ((path, phrase(rng)) for path in places(REQUESTS[protocol])))
+    check(stand, protocol, ((path, _phrase_at(rng, path)) for path in places(REQUESTS[protocol])))
 
 
 @pytest.mark.parametrize("protocol", REQUESTS)
@@ -232,7 +239,11 @@ def test_strings_in_the_place_of_a_value(stand: Stand, protocol: str) -> None:
     """A text in an object or a list that stands in the place of a string or a number."""
     rng, body = random.Random(protocol), REQUESTS[protocol]
     leaves = [path for path in places(body) if not isinstance(at(body, path), dict | list)]
-    check(stand, protocol, ((path, value) for path in leaves for value in ([phrase(rng)], {"type": phrase(rng)})))
+    check(
+        stand,
+        protocol,
+        ((path, v) for path in leaves for v in ([_phrase_at(rng, path)], {"type": _phrase_at(rng, path)})),
+    )
 
 
 @pytest.mark.parametrize("protocol", REQUESTS)
