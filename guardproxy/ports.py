@@ -59,8 +59,7 @@ class TokenChoice:
     spellings: tuple[tuple[str, ...], ...]
 
 
-# The default for the probability mass of label lists that may stay unexplored.
-TOLERANCE = 1e-3
+TOLERANCE = 1e-3  # probability mass of label lists that may stay unexplored
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +95,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The probabilities that a model gave: one per label of the readout (for a label list: unsafe, then its labels).
-
-    `leftover` and `outside` are those of `types.Verdict`.
-    """
+    """One probability per label of the readout (a label list: unsafe, then its labels); the rest as in `Verdict`."""
 
     probabilities: tuple[float, ...]
     leftover: float = 0.0

@@ -16,14 +16,19 @@ if TYPE_CHECKING:
 _DESCRIBE_GUARDS = "# Describe the guards under `guards:`, by name; `embedded` needs no description."
 
 
+_DESCRIPTION = (
+    "Find thresholds on labelled data and print them as YAML for a policy, each with the rows that it rests on and "
+    "95 % intervals. A category with too few labels to show that its target is kept is refused. With --cascade or --mean, "
+    "find how to combine several guards instead."
+)
+
+
 def add_parser(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "calibrate",
         help="find thresholds on labelled data",
-        description="Find thresholds on labelled data and print them as YAML for a policy, each with the rows that it "
-        "rests on and 95 % intervals. A category with too few labels to show that its target is kept is refused. With "
-        "--cascade or --mean, find how to combine several guards instead.",
+        description=_DESCRIPTION,
         epilog=DATA,
     )
     add_inputs(parser)
