@@ -18,6 +18,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "engine/decoder/grammar.py": ("tests/engine/test_grammar.py",),
     "sinks/database/chain.py": ("tests/sinks/test_chain.py",),
     "pipeline": ("tests/pipeline",),
+    "pipeline/turns.py": ("tests/pipeline/test_turns.py", "tests/pipeline"),
+    "pipeline/stream.py": ("tests/pipeline/test_stream.py", "tests/pipeline"),
     "wires/shared": _WIRES,
     "wires/shared/base.py": ("tests/wires/test_base.py", *_WIRES),
     "wires/shared/body.py": ("tests/wires/test_body.py",),
