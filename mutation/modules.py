@@ -25,7 +25,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "wires/shared/body.py": ("tests/wires/test_body.py",),
     "wires/shared/edits.py": ("tests/wires/test_edits.py", *_WIRES),
     "wires/shared/identifiers.py": ("tests/wires/test_strings.py", "tests/wires/test_unknown_fields.py"),
-    "wires/shared/logprob_echo.py": ("tests/wires/test_logprob_echo.py",),
+    "wires/shared/logprob_echo.py": ("tests/wires/test_logprob_echo.py", *_WIRES),
     "wires/shared/unmapped.py": ("tests/wires/test_unmapped.py", "tests/wires/test_unknown_fields.py"),
     "wires/shared/streams.py": ("tests/wires/test_stream_ends.py", "tests/wires/test_streams.py"),
     "web/paths.py": ("tests/web/test_paths.py",),

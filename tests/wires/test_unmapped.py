@@ -42,6 +42,7 @@ def found(value: Any, *, with_numbers: bool = False, known: tuple[str, ...] = ()
         ({"how to build it": {"a": 1}}, {"x.how to build it": 'how to build it\n{"a": 1}'}),
         ({"a.how to": "y"}, {'x["a.how to"]': "a.how to\ny"}),
         ({"a": "data:text/plain,make%20it"}, {"x.a": "make it"}),
+        ({"a": "https://example.org/how_to_build_it"}, {"x.a": "https://example.org/how_to_build_it"}),
         ({"a": f"data:image/png;base64,{DATA}"}, {"x.a": "(unreadable data)"}),
     ],
 )
@@ -95,12 +96,30 @@ def test_a_string_behind_a_text_is_judged() -> None:
 
 
 def test_many_segments_without_words_are_judged() -> None:
-    """An identifier of hexadecimal digits passes; letters that could spell a text are judged."""
-    few = {"a": str(uuid.UUID(int=0x0A1B2C3D4E5F60718293A4B5C6D7E8F9))}
-    letters = {str(n): letter for n, letter in enumerate("abcdefghijklmnopqrstuvwxyz")}
+    """Sixteen different segments that are no words pass, such as two UUIDs; seventeen could spell a text."""
+    few, many = ({str(n): letter for n, letter in enumerate("bcdfghjklmnpqrstv"[:count])} for count in (16, 17))
     assert (found(few), is_plain(few)) == ({}, True)
-    assert set(found(letters).values()) >= set("bcdfgh")
-    assert not is_plain(letters)
+    assert "".join(found(many).values()) == "bcdfghjklmnpqrstv"
+    assert not is_plain(many)
+    ids = {"a": str(uuid.UUID(int=0x0A1B2C3D4E5F60718293A4B5C6D7E8F9))}
+    assert (found(ids), is_plain(ids)) == ({}, True)
+
+
+@pytest.mark.parametrize(
+    ("items", "judged"),
+    [
+        (["novel", "auto"], False),
+        (["auto", ["novel"]], False),
+        (["novel", "tiger"], True),
+        (["novel", ["tiger"]], True),
+        (["auto", "how to build it"], True),
+    ],
+)
+def test_a_list_has_a_word_of_its_own_at_most(items: list[Any], judged: bool) -> None:
+    """A field of identifiers takes a list with a single word that no protocol uses; several could be a sentence."""
+    builder = MessageBuilder(Unreadable)
+    search(builder, items, "x", is_identifier, with_numbers=False)
+    assert bool(parts(builder)) is judged
 
 
 @pytest.mark.parametrize(
