@@ -21,6 +21,7 @@ from guardproxy.pipeline.turns import (
     recent_context_starts,
     reply_turn,
     texts_after,
+    thread_text,
     turn_starts,
     turns_of,
     with_thread,
@@ -312,6 +313,21 @@ def test_a_recent_context_is_as_long_as_its_bound_allows(sizes: list[int]) -> No
     fitting = [min(s for s in range(end + 1) if sum(costs[s:end]) <= 16_000) for end in range(len(costs) + 1)]
     assert starts == fitting
     assert recent_context(messages) == tuple(messages[starts[-1] :])
+
+
+@pytest.mark.parametrize(("size", "start"), [(15_936, 0), (15_937, 1)])
+def test_a_context_of_exactly_its_bound_is_recent(size: int, start: int) -> None:
+    """16,000 characters with two frames of 32 are kept; with a character more, the oldest message is left out."""
+    messages = [Message("user", (Part("a", "x" * (size - 100)),)), Message("user", (Part("b", "x" * 100),))]
+    assert recent_context_starts(messages) == [0, 0, start]
+
+
+def test_empty_turns_leave_no_line_in_a_thread() -> None:
+    """A thread has the texts of the user's turns that have a text, a line for each, and the newest characters of it."""
+    messages = chat("uauauau")
+    messages[2] = Message("user", (Part("messages[2].content", ""),))
+    assert thread_text(messages, ThreadPolicy(turns=9), JudgeScope()) == "u0\nu4"
+    assert thread_text(messages, ThreadPolicy(turns=9, characters=4), JudgeScope()) == "0\nu4"
 
 
 def test_the_turn_of_a_reply_stands_behind_the_conversation() -> None:
