@@ -18,8 +18,8 @@ _DESCRIBE_GUARDS = "# Describe the guards under `guards:`, by name; `embedded` n
 
 _DESCRIPTION = (
     "Find thresholds on labelled data and print them as YAML for a policy, each with the rows that it rests on and "
-    "95 % intervals. A category with too few labels to show that its target is kept is refused. With --cascade or --mean, "
-    "find how to combine several guards instead."
+    "95 % intervals. A category with too few labels to show that its target is kept is refused. With --cascade or "
+    "--mean, find how to combine several guards instead."
 )
 
 
