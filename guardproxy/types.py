@@ -208,12 +208,22 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A category whose `probability` reached the `threshold` of a rule; `action` is that of the rule."""
+    """A category whose `probability` reached the `threshold` of a rule; `action` is that of the rule.
+
+    `with_unsafe` is the rule's threshold for P(unsafe), which is reached as well; 0 if the rule has none.
+    """
 
     category: str
     probability: float
     threshold: float
     action: ActionName
+    with_unsafe: float = 0.0
+
+    @property
+    def thresholds(self) -> str:
+        """Every threshold of the rule as text."""
+        second = f" with unsafe >= {self.with_unsafe:g}" if self.with_unsafe else ""
+        return f"{self.threshold:g}{second}"
 
 
 @dataclass(frozen=True, slots=True)

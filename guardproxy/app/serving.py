@@ -102,6 +102,7 @@ def _serve_workers(settings: Settings, source: ConfigSource) -> int:
             "config": source.config,
             "data_dir": source.data_dir,
             "builtin_only": source.builtin_only,
+            "preset": source.preset,
             "upstream": settings.upstream.url,
             "failure": str(failure),
         }
@@ -118,7 +119,12 @@ def worker() -> ASGIApp:
     """The application of a worker process, from the arguments that `serve` put into the environment."""
     arguments = json.loads(os.environ[_WORKER_ENV])
     try:
-        source = read(arguments["config"], arguments["data_dir"], builtin_only=arguments["builtin_only"])
+        source = read(
+            arguments["config"],
+            arguments["data_dir"],
+            builtin_only=arguments["builtin_only"],
+            preset=arguments["preset"],
+        )
     except ConfigError as error:
         # The file was valid when the first workers started: these go on, and uvicorn restarts this worker until the
         # file is valid again.
