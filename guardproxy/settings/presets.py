@@ -4,12 +4,12 @@ from guardproxy.policy import PRESETS, UNSAFE, PresetName
 from guardproxy.settings.packaged import preset_rules
 from guardproxy.settings.yaml_tree import START, Node, SourcePosition
 
-DEFAULT: PresetName = "balanced"
+DEFAULT_PRESET: PresetName = "balanced"
 
 
 def default_policies(preset: PresetName | None = None) -> Node:
     """The policies of a file without any: the preset's rules. Raises ConfigError if the package is damaged."""
-    name = Node(preset or DEFAULT, START, START)
+    name = Node(preset or DEFAULT_PRESET, START, START)
     policies = Node({"default": Node({"preset": name}, START, START)}, START, START)
     apply_presets(Node({"policies": policies}, START, START))
     return policies
