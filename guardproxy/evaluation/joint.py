@@ -96,10 +96,13 @@ def fit_jointly(pairs: Sequence[Pair], rate: float) -> JointFit:
             break
         rules = _refitted(sample, (*rules, found), rate)
     for name, (gain, deviation) in gains.items():
-        chance = f"by chance it could gain {_DEVIATIONS * deviation:.0f}"
-        without[name] = f"held out, a rule of its own gains {gain:+.0f} unsafe rows; {chance}"
+        without[name] = f"held out, a rule of its own gains {gain:+.0f} unsafe rows; {_chance(deviation)}"
     without = {name: without[name] for name in sample.members if name in without}
     return JointFit(_unsafe_threshold(sample, rules, rate), rules, without)
+
+
+def _chance(deviation: float) -> str:
+    return f"by chance it could gain {_DEVIATIONS * deviation:.0f}" if deviation else "none stops more"
 
 
 def held_out_totals(pairs: Sequence[Pair], categories: Sequence[str], rate: float) -> tuple[Rate, Rate]:

@@ -17,7 +17,7 @@ _WITH_UNSAFE = "with_unsafe"
 
 
 @dataclass(frozen=True, slots=True)
-class _Threshold:
+class _ActionThreshold:
     """An action with its threshold and the path to it; `condition` is the P(unsafe) that it needs, at `place`."""
 
     action: str
@@ -42,7 +42,7 @@ def rules(path: SettingPath, category: Node, overall: Node | None, catalogue: Ca
         yield Problem(how.position, (*path, "rewrite", "how"), error)
 
 
-def _thresholds(category: Node) -> Iterator[_Threshold]:
+def _thresholds(category: Node) -> Iterator[_ActionThreshold]:
     """The thresholds that are numbers in [0, 1], the mildest action first."""
     for action, below in _THRESHOLDS:
         node = category.get(*below)
@@ -52,10 +52,10 @@ def _thresholds(category: Node) -> Iterator[_Threshold]:
         at = _probability(node) if node else None
         if node and at is not None:
             needed = _probability(condition) if condition else None
-            yield _Threshold(action, below, node, at, needed or 0.0, place)
+            yield _ActionThreshold(action, below, node, at, needed or 0.0, place)
 
 
-def _unreachable(path: SettingPath, thresholds: list[_Threshold]) -> Iterator[Problem]:
+def _unreachable(path: SettingPath, thresholds: list[_ActionThreshold]) -> Iterator[Problem]:
     """The mistakes of milder actions that do not begin below every more severe one."""
     for index, mild in enumerate(thresholds):
         for severe in thresholds[index + 1 :]:
@@ -65,7 +65,7 @@ def _unreachable(path: SettingPath, thresholds: list[_Threshold]) -> Iterator[Pr
                 break
 
 
-def _conditions(path: SettingPath, category: Node, thresholds: list[_Threshold]) -> Iterator[Problem]:
+def _conditions(path: SettingPath, category: Node, thresholds: list[_ActionThreshold]) -> Iterator[Problem]:
     """The mistakes of second conditions that no rule needs."""
     used = {threshold.place for threshold in thresholds}
     for place in ((_WITH_UNSAFE,), ("rewrite", _WITH_UNSAFE)):
@@ -78,7 +78,7 @@ def _conditions(path: SettingPath, category: Node, thresholds: list[_Threshold])
 
 
 def _decided_by_unsafe(
-    path: SettingPath, category: Node, thresholds: list[_Threshold], overall: list[_Threshold]
+    path: SettingPath, category: Node, thresholds: list[_ActionThreshold], overall: list[_ActionThreshold]
 ) -> Iterator[Problem]:
     """The mistakes of second conditions from which on the rules of `unsafe` decide by themselves.
 
