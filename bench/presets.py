@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bench.evaluation_tables import SETS
 from bench.pages import fill, machine
 from bench.shipped import weights
 from guardproxy import app
@@ -32,6 +31,9 @@ PRESETS_FILE = ROOT / "guardproxy" / "settings" / "presets.yaml"
 
 # The most benign rows that a preset stops: of prompts, and of replies.
 TARGETS = {"strict": (0.08, 0.08), "balanced": (0.03, 0.04), "permissive": (0.01, 0.015)}
+# Left out: texts in languages that the embedded guard was not trained to read. Many of them are harmless, so they would
+# raise the share of harmless texts stopped in English.
+FOREIGN = {"benign_multilingual", "multijail"}
 # Only measured: plain prompts that were written for this project.
 PLAIN = {"everyday": "300 everyday prompts", "harmful": "150 plain harmful prompts"}
 
@@ -118,7 +120,7 @@ def main() -> None:
     options.add_argument("--rows", type=int, metavar="N")
     options.add_argument("--data-dir", metavar="DIR")
     args = options.parse_args()
-    files = [path for path in sorted(args.data.glob("*.jsonl.gz")) if path.name.partition(".")[0] in SETS]
+    files = [path for path in sorted(args.data.glob("*.jsonl.gz")) if path.name.partition(".")[0] not in FOREIGN]
     plain = scored([ROOT / "training" / f"{name}.jsonl" for name in PLAIN], None, args.data_dir)
     pairs = scored(files, args.rows, args.data_dir)
     PRESETS_FILE.write_text(presets_text(pairs, args.rows is None))
