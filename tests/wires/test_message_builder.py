@@ -35,31 +35,30 @@ def test_a_new_builder_is_empty() -> None:
 
 
 @given(
-    st.lists(
-        st.one_of(
-            st.tuples(st.just("add"), st.sampled_from("pq"), SHORT, st.just("")),
-            st.tuples(st.just("call"), st.sampled_from("pq"), SHORT, SHORT),
-        ),
-        max_size=6,
-    )
+    st.lists(st.tuples(st.sampled_from(["add", "call"]), st.sampled_from("pq"), SHORT, SHORT), max_size=6),
+    st.booleans(),
 )
-def test_the_size_is_that_of_the_message(pieces: list[tuple[str, str, str, str]]) -> None:
-    """A text grows by its pieces; a call is its name and its arguments, with a line break if it has both."""
+def test_the_size_is_that_of_the_message(pieces: list[tuple[str, str, str, str]], often: bool) -> None:
+    """A text grows by its pieces; a call is its name and its arguments, with a line break if it has both.
+
+    It does not matter how often the text is asked for.
+    """
     builder = new()
     heads: dict[str, str] = {}
     bodies: dict[str, str] = {}
-    for operation, path, first, second in pieces:
+    for number, (operation, path, name, text) in enumerate(pieces, 1):
         if operation == "add":
-            builder.add(path, first)
+            builder.add(path, text)
         else:
-            builder.call(path, first, second)
-            heads[path] = heads.get(path, "") + first
-        bodies[path] = bodies.get(path, "") + (first if operation == "add" else second)
-        assert builder.size == builder.message("assistant").size
-        assert builder.head(path) == heads.get(path, "")
-        expected = {p: "\n".join(text for text in (heads.get(p, ""), bodies[p]) if text) for p in bodies}
-        assert texts(builder) == expected
-        assert [builder.text(p) for p in bodies] == [*expected.values()]
+            builder.call(path, name, text)
+            heads[path] = heads.get(path, "") + name
+        bodies[path] = bodies.get(path, "") + text
+        if often or number == len(pieces):
+            assert builder.size == builder.message("assistant").size
+            assert [builder.head(p) for p in bodies] == [heads.get(p, "") for p in bodies]
+            expected = {p: "\n".join(t for t in (heads.get(p, ""), bodies[p]) if t) for p in bodies}
+            assert texts(builder) == expected
+            assert [builder.text(p) for p in bodies] == [*expected.values()]
 
 
 @given(st.lists(SHORT, max_size=3), st.lists(SHORT, max_size=3), st.integers(0, 9))
@@ -195,6 +194,8 @@ def test_a_repetition_is_absorbed(
     builder = _reading(*streamed)
     before = builder.message("assistant").parts
     builder.absorb(_reading(*repeated), ())
+    taken = builder.take()
+    assert {path: "".join(text for place, text in taken if place == path) for path in after} == after
     assert texts(builder) == after
     assert builder.size == builder.message("assistant").size
     for part in builder.message("assistant").parts:
@@ -227,6 +228,15 @@ def test_a_streamed_text_has_one_wording(
         return
     with pytest.raises(UpstreamUnreadable, match="a: is not the text that was streamed before"):
         builder.absorb(_reading(*repeated), ("a",))
+
+
+def test_a_call_in_pieces_is_absorbed() -> None:
+    """A repetition may have come in pieces itself, with which a call begins or goes on."""
+    pieces = [("a", "ti", ""), ("a", "de", '{"b"'), ("a", "", ":1}")]
+    for streamed in ([], [("a", "", "")], [("a", "t", ""), ("a", "ide", "")]):
+        builder = _reading(*streamed)
+        builder.absorb(_reading(*pieces), ("a",))
+        assert texts(builder) == {"a": 'tide\n{"b":1}'}
 
 
 def test_an_opaque_part_is_absorbed_with_its_note() -> None:
