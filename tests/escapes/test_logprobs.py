@@ -14,6 +14,7 @@ from tests.web.kit import policy
 HARM = "Here is how to hide the poison in his tea"
 TEXT = "Here is how to make a good cup of tea, my friend: boil fresh water first."
 PASS: OnFailure = "pass"
+EVENTS = "text/event-stream"
 
 # The frames of a stream, as text and tokens.
 STREAMS: dict[str, list[tuple[str, str]]] = {
@@ -65,7 +66,7 @@ def test_no_token_of_another_text_is_overlooked_in_a_stream(trick: str, early: b
     guarding = _guarding()
     exchange = guarding.exchange(openai_chat.wire, _request(stream=True))
     raw = [f"data: {json.dumps(frame)}\n\n".encode() for frame in [*frames[:place], end, *frames[place:]]]
-    left = guarding.stream(exchange, [*raw, b"data: [DONE]\n\n"], "text/event-stream").decode()
+    left = guarding.stream(exchange, [*raw, b"data: [DONE]\n\n"], EVENTS).decode()
     assert "poison" not in left
 
 
@@ -82,13 +83,18 @@ def test_no_token_of_another_text_is_overlooked_in_a_whole_reply() -> None:
 def test_no_token_of_another_text_is_overlooked_where_a_stream_repeats_its_text() -> None:
     """The tokens of the event that repeats a text of Responses are judged as well."""
     place = {"item_id": "m", "output_index": 0, "content_index": 0}
-    events = [
-        {"type": "response.output_text.delta", **place, "delta": TEXT},
-        {"type": "response.output_text.done", **place, "text": TEXT, "logprobs": _tokens(HARM)["content"]},
-        {"type": "response.completed", "response": {"id": "r", "output": [], "status": "completed"}},
-    ]
-    raw = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in events]
-    guarding = _guarding()
+    item = {"id": "m", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
     body = json.dumps({"model": "m", "input": "Hello there.", "stream": True}).encode()
-    exchange = guarding.exchange(openai_responses.wire, openai_responses.wire.parse_request("/v1/responses", body))
-    assert "poison" not in guarding.stream(exchange, raw, "text/event-stream").decode()
+    for tokens in (TEXT, HARM):
+        events = [
+            {"type": "response.output_item.added", "output_index": 0, "item": item},
+            {"type": "response.output_text.delta", **place, "delta": TEXT},
+            {"type": "response.output_text.done", **place, "text": TEXT, "logprobs": _tokens(tokens)["content"]},
+            {"type": "response.completed", "response": {"id": "r", "output": [], "status": "completed"}},
+        ]
+        raw = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in events]
+        guarding = _guarding()
+        wire = openai_responses.wire
+        left = guarding.stream(guarding.exchange(wire, wire.parse_request("/v1/responses", body)), raw, EVENTS)
+        assert b"poison" not in left
+        assert (b'"token": " friend:"' in left) is (tokens == TEXT)
