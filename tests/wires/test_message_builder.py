@@ -54,8 +54,8 @@ def test_the_size_is_that_of_the_message(pieces: list[tuple[str, str, str, str]]
             heads[path] = heads.get(path, "") + name
         bodies[path] = bodies.get(path, "") + text
         if often or number == len(pieces):
-            assert builder.size == builder.message("assistant").size
             assert [builder.head(p) for p in bodies] == [heads.get(p, "") for p in bodies]
+            assert builder.size == builder.message("assistant").size
             expected = {p: "\n".join(t for t in (heads.get(p, ""), bodies[p]) if t) for p in bodies}
             assert texts(builder) == expected
             assert [builder.text(p) for p in bodies] == [*expected.values()]

@@ -38,6 +38,7 @@ def entry(index: int, text: str | None = None, finish: str | None = None) -> dic
         ({"choices": ["a"]}, "choices[0]: must be an object"),
         ({"choices": [entry(0), None]}, "choices[1]: must be an object"),
         ({"choices": {}}, "choices: must be a list"),
+        ({"error": 7}, "choices: must be a list"),
         ({"choices": [{"index": -1}]}, "choices[0].index: must be a whole number"),
         ({"choices": [entry(0), {"index": True}]}, "choices[1].index: must be a whole number"),
         ({"choices": [{"index": "0"}]}, "choices[0].index: must be a whole number"),
@@ -59,6 +60,14 @@ def test_a_frame_without_choices_concerns_none() -> None:
         (chunk,) = stream.feed(sse(body))
         assert chunk.marks == ()
     assert stream.choices == ()
+
+
+def test_an_error_is_a_text_of_the_stream() -> None:
+    """It waits for the verdict on the first choice."""
+    stream = opened()
+    (chunk,) = stream.feed(sse({"error": {"message": "no"}}))
+    assert chunk.marks == (Mark(0, 2, whole=True),)
+    assert stream.message(0).text == "no"
 
 
 def test_a_choice_without_an_index_is_the_first() -> None:
