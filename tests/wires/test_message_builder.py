@@ -237,6 +237,7 @@ def test_a_call_in_pieces_is_absorbed() -> None:
         builder = _reading(*streamed)
         builder.absorb(_reading(*pieces), ("a",))
         assert texts(builder) == {"a": 'tide\n{"b":1}'}
+        assert (builder.head("a"), builder.calls) == ("tide", 1)
 
 
 def test_an_opaque_part_is_absorbed_with_its_note() -> None:
