@@ -70,6 +70,12 @@ def test_an_error_is_a_text_of_the_stream() -> None:
     assert stream.message(0).text == "no"
 
 
+def test_an_event_may_be_named_an_error() -> None:
+    """Some servers do so, and clients look for the name."""
+    raw = b"event: error\n" + sse({"error": {"message": "no"}})
+    assert [chunk.raw for chunk in opened().feed(raw)] == [raw]
+
+
 def test_a_choice_without_an_index_is_the_first() -> None:
     """And an empty reason for an end is none."""
     stream = opened()
