@@ -157,8 +157,5 @@ class MessageBuilder:
         """Return the message so far."""
         return Message(
             role,
-            tuple(
-                Part(piece.path, "" if piece.kind == "opaque" else piece.text(), piece.kind, piece.note)
-                for piece in self.pieces.values()
-            ),
+            tuple(Part(piece.path, piece.text(), piece.kind, piece.note) for piece in self.pieces.values()),
         )

@@ -294,10 +294,9 @@ def read_fields(builder: MessageBuilder, value: Mapping[str, Any], path: str, ta
 
 def _read_unknown(builder: MessageBuilder, key: str, value: Any, path: str, table: FieldMap) -> None:
     folded = key.casefold()
-    if folded != key or not key.isascii():
-        for known in table:
-            if known.casefold() == folded:
-                raise builder.error(f"is a key in another spelling; write {known!r}", path)
+    for known in table:  # the keys of a map are ASCII: their length stays
+        if len(known) == len(folded) and known.casefold() == folded:
+            raise builder.error(f"is a key in another spelling; write {known!r}", path)
     if builder.may_name(key):
         passed(builder, value, path)
     else:

@@ -129,7 +129,9 @@ class BaseStream(ABC):
         chunks = [self._chunk(frame) for frame in self._decoder.finish()]
         # A stream that breaks off has not closed its choices; these marks close them, log probabilities included.
         marks = self.final_marks()
-        return [*chunks, Chunk(b"", marks, Event())] if marks else chunks
+        # Their chunk has no bytes: the frame before it is the last that the client gets.
+        complete = all(chunk.data.complete for chunk in chunks)
+        return [*chunks, Chunk(b"", marks, Event(complete=complete))] if marks else chunks
 
     def message(self, choice: int) -> Message:
         """Return the choice as far as it has been fed; paths are those of a whole reply."""
