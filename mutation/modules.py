@@ -19,7 +19,9 @@ TESTS: dict[str, tuple[str, ...]] = {
     "sinks/database/chain.py": ("tests/sinks/test_chain.py",),
     "pipeline": ("tests/pipeline",),
     "pipeline/turns.py": ("tests/pipeline/test_turns.py", "tests/pipeline"),
-    "pipeline/stream.py": ("tests/pipeline/test_stream.py", "tests/pipeline"),
+    "pipeline/stream.py": tuple(
+        f"tests/pipeline/test_{name}.py" for name in ("stream", "stream_choices", "pipeline", "errors", "resumed")
+    ),
     "wires/shared": _WIRES,
     "wires/shared/base.py": ("tests/wires/test_base.py", *_WIRES),
     "wires/shared/body.py": ("tests/wires/test_body.py",),
