@@ -209,6 +209,17 @@ def test_a_guard_must_find_the_known_bad_turns_worse(bad: float, good: float, tr
     )
 
 
+def test_the_known_turns_test_both_sides() -> None:
+    """For each side a bad and a good turn of the same role, each with a text of its own; an answer has its question."""
+    assert [bad.side for _, bad, _ in CANARIES] == ["user", "assistant"]
+    for context, bad, good in CANARIES:
+        assert [message.role for message in context] == (["user"] if bad.role == "assistant" else [])
+        assert bad.role == good.role
+        turns = (*context, bad, good)
+        assert len({message.text.strip() for message in turns} - {""}) == len(turns)
+        assert {part.path for message in turns for part in message.parts} == {"canary"}
+
+
 def test_a_guard_that_fails_cannot_be_trusted() -> None:
     """The reason names the guard's error."""
 
