@@ -98,8 +98,8 @@ class StreamReview:
 
     @property
     def passed(self) -> bool:
-        """Whether every frame of the upstream has been released, possibly cleaned, and nothing was put in its place."""
-        return not self._unreadable and not self._ended and self._upstream_done and self._hold.empty
+        """Whether nothing was put in the place of the upstream's frames; some may have been cleaned."""
+        return not self._unreadable and not self._ended
 
     @property
     def decision(self) -> Decision:
@@ -298,7 +298,7 @@ class StreamReview:
 
         Not sooner: until its end may be released, a choice can still become part of a reply that is unreadable.
         """
-        for choice in sorted(choices & self._finished - self._ended - set(self._hold.open)):
+        for choice in sorted(choices & self._finished - set(self._hold.open)):
             await self._record(choice, Pass())
 
     async def _record(self, choice: int, outcome: Outcome) -> None:

@@ -195,6 +195,21 @@ def test_frames_without_text_wait_only_if_a_block_may_be_an_error() -> None:
         within_time(run, lambda how=how, before=before: read(how, before))
 
 
+def test_the_first_text_leaves_with_the_frames_before_it() -> None:
+    """Frames without text do not hold back the text that comes in one piece with them, if a block may be an error."""
+
+    async def read() -> None:
+        first, rest = b"".join(frames(TEXT)[:3]), frames(TEXT)[3:]
+        source = Upstream([first, *rest], stop_at=1)
+        pieces = review(run, source, policy(stream=EVERY_FRAME, block=BlockPolicy("error")), True)
+        assert await anext(pieces) == first
+        source.may_go_on.set()
+        assert await whole(pieces) == b"".join(rest)
+
+    run = Run()
+    within_time(run, read)
+
+
 def acting(outcome: Outcome) -> Any:
     """The factory of an action with this outcome."""
 
