@@ -18,8 +18,13 @@ TESTS: dict[str, tuple[str, ...]] = {
     "engine/decoder/grammar.py": ("tests/engine/test_grammar.py",),
     "sinks/database/chain.py": ("tests/sinks/test_chain.py",),
     "pipeline": ("tests/pipeline",),
+    "pipeline/canary.py": ("tests/pipeline/test_errors.py",),
+    "pipeline/error_text.py": ("tests/pipeline/test_error_text.py", "tests/pipeline/test_errors.py"),
+    "pipeline/pipeline.py": ("tests/pipeline/test_pipeline.py", "tests/pipeline/test_errors.py", "tests/pipeline"),
     "pipeline/turns.py": ("tests/pipeline/test_turns.py", "tests/pipeline"),
-    "pipeline/stream.py": ("tests/pipeline/test_stream.py", "tests/pipeline"),
+    "pipeline/stream.py": tuple(
+        f"tests/pipeline/test_{name}.py" for name in ("stream", "stream_choices", "pipeline", "errors", "resumed")
+    ),
     "wires/shared": _WIRES,
     "wires/shared/base.py": ("tests/wires/test_base.py", *_WIRES),
     "wires/shared/body.py": ("tests/wires/test_body.py",),
