@@ -300,7 +300,7 @@ class ChoicesStream(BaseStream):
         state = self.state_of(choice)
         if state.ended or self.closed:
             return b""
-        state.ended = True
+        self.end_choice(choice, outcome)
         if isinstance(outcome, Refuse):
             last = self.refusal(state, choice, outcome)
         else:
