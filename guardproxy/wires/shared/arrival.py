@@ -1,7 +1,7 @@
 """The order in which the texts of a stream arrive: some readers show all deltas in it, whatever they belong to."""
 
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from dataclasses import replace
 
 from guardproxy.errors import UpstreamUnreadable
@@ -23,12 +23,12 @@ class Arrivals:
         self._pieces: list[tuple[int, Part]] = []
         self._sent = 0
         self._places: set[tuple[int, str]] = set()
-        self._kinds: set[tuple[PartKind, str]] = set()
+        self._kinds: dict[tuple[PartKind, str], int] = {}  # with the place of the latest text among the parts
         self._last: tuple[int, str] | None = None
         self._alternate = False
 
-    def add(self, choice: int, said: Iterable[Said]) -> int:
-        """Add what a frame brings of a choice; return the number of pieces.
+    def add(self, choice: int, said: Iterable[Said], parts: Collection[str]) -> int:
+        """Add what a frame brings of a choice; return the number of pieces. `parts`: its paths in order.
 
         A text that repeats another text of the frame is left out: some servers send reasoning under two names. Raises
         UpstreamUnreadable if texts of more than MAX_KINDS kinds alternate.
@@ -42,16 +42,18 @@ class Arrivals:
             part = Part(path, text, kind)
             self._pieces.append((choice, part))
             if (choice, path) != self._last:
-                self._note(choice, part)
+                self._note(choice, part, parts)
             count += 1
         return count
 
-    def _note(self, choice: int, part: Part) -> None:
-        place = (choice, part.path)
+    def _note(self, choice: int, part: Part, parts: Collection[str]) -> None:
+        place, kind = (choice, part.path), part.shown_as
+        number = list(parts).index(part.path) if part.path in parts else 0
         if not self._alternate:
-            self._alternate = place in self._places or any(choice != other for other, _ in self._places)
+            others = any(choice != other for other, _ in self._places)
+            self._alternate = place in self._places or others or number < self._kinds.get(kind, 0)
         self._places.add(place)
-        self._kinds.add(part.shown_as)
+        self._kinds[kind] = number
         self._last = place
         if self._alternate and len(self._kinds) > MAX_KINDS:
             raise UpstreamUnreadable(f"texts of more than {MAX_KINDS} kinds alternate")
@@ -68,15 +70,15 @@ class Arrivals:
 
     def fed(self, without: Container[int] = ()) -> tuple[Part, ...]:
         """Return the pieces so far, except for the unreleased ones of the choices `without`."""
-        pending = (piece for piece in self._pieces[self._sent :] if piece[0] not in without)
-        return self._parts([*self._pieces[: self._sent], *pending])
+        sent = self._sent
+        return self._parts(piece for n, piece in enumerate(self._pieces) if n < sent or piece[0] not in without)
 
     def released(self) -> tuple[Part, ...]:
         """Return the pieces that have been released."""
         return self._parts(self._pieces[: self._sent])
 
     def _parts(self, pieces: Iterable[tuple[int, Part]]) -> tuple[Part, ...]:
-        """Return pieces, those of a text in a row as one; none if one choice has one text after the other."""
+        """Return pieces, those of a text in a row as one; none if one choice has one text after the other, in order."""
         if not self._alternate:
             return ()
         runs: list[tuple[tuple[int, str], Part, list[str]]] = []

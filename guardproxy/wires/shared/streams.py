@@ -196,7 +196,8 @@ class BaseStream(ABC):
         # `take` after every frame: `ChoiceState.released` relies on texts being noted with the frame that brought them.
         state, choice = self._states[mark.choice], mark.choice
         if not state.ended and state.builder.said:
-            event.pieces[choice] = event.pieces.get(choice, 0) + self._arrivals.add(choice, state.builder.said)
+            count = self._arrivals.add(choice, state.builder.said, state.builder.pieces)
+            event.pieces[choice] = event.pieces.get(choice, 0) + count
         event.texts += [(choice, path, text) for path, text in state.builder.take()]
         earlier = event.marks.get(mark.choice)
         if earlier is not None:
