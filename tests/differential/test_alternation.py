@@ -235,6 +235,27 @@ def test_the_reader_of_deltas(stand: Stand) -> None:
         assert name == "six kinds" or "".join(text for _, text in deltas) in "\n".join(shown), name
 
 
+LISTS: dict[str, Callable[[int, str], Json]] = {
+    "content": lambda index, text: {"type": "text", "index": index, "text": text},
+    "reasoning_details": lambda index, text: {"type": "reasoning.text", "index": index, "text": text},
+    "annotations": lambda index, text: {"type": "url_citation", "index": index, "url_citation": {"title": text}},
+    "tool_calls": lambda index, text: {"index": index, "id": f"c_{index}", "function": {"arguments": text}},
+}
+
+
+@pytest.mark.parametrize("field", LISTS)
+def test_items_that_go_on_by_their_index(stand: Stand, field: str) -> None:
+    """The helper of OpenAI's client joins the items with the same index, wherever they stand in the list of a delta."""
+    rng, item = random.Random(field), LISTS[field]
+    first, template, last = PROTOCOLS["chat"].events(["."])
+    del first.body["choices"][0]["delta"]["content"]
+    deltas = [{field: [item(0, phrase(rng))]}, {field: [item(1, phrase(rng)), item(0, phrase(rng))]}]
+    chunks = [Event({**template.body, "choices": [{"index": 0, "delta": delta}]}) for delta in deltas]
+    answer = streamed(rng, "chat", frames("chat", [first, *chunks, last]))
+    found = missed(stand, answer, readers("chat", stream=True))
+    assert not found, "\n".join(found)
+
+
 # --- whole replies ---------------------------------------------------------------------------------------------------
 
 
