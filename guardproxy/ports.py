@@ -5,7 +5,7 @@ reads and writes one chat protocol. An *action* turns a decision into an outcome
 the closed set of things that a model is read for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -264,8 +264,11 @@ class ReplyStream(Protocol):
         """The last chunks, after the upstream has ended, with a final mark for every choice that is still open."""
         ...
 
-    def message(self, choice: int) -> Message:
-        """The text of a choice that was fed so far, with the part paths of a whole reply."""
+    def message(self, choice: int, without: Container[int] = ()) -> Message:
+        """The text of a choice that was fed so far, with the part paths of a whole reply.
+
+        `Message.arrived` leaves out the unreleased texts of the choices `without`.
+        """
         ...
 
     def released(self, choice: int) -> Message:

@@ -12,6 +12,7 @@ from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of, unde
 from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging, gathered
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.stream import StreamReview
+from guardproxy.pipeline.together import judged_together
 from guardproxy.pipeline.turns import (
     Turn,
     coverage_of,
@@ -175,6 +176,7 @@ class Pipeline:
                 for index, choice in enumerate(reply.choices)
             ]
         )
+        judged = await judged_together(self.judging, exchange, judged)
         failed, undecoded = any(choice.error for choice in judged), undecoded_paths(judged)
         coverage = coverage_of(reply.choices, exchange.policy, failed=failed, undecoded=undecoded)
         await self.judging.record(exchange, judged, coverage)

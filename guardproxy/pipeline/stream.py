@@ -19,7 +19,7 @@ from guardproxy.errors import UpstreamUnreadable
 from guardproxy.holdback import Ask, HoldBack
 from guardproxy.observe import Metrics
 from guardproxy.pipeline.judged_request import undecoded_paths
-from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging, refusal
+from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judgement, Judging, gathered, refusal
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.turns import coverage_of, recent_context, reply_turn
 from guardproxy.policy import worst
@@ -182,9 +182,30 @@ class StreamReview:
         before = self._latest.get(ask.choice)
         if before is not None and before.message == message:
             return before  # a finish frame without text: the last check judged exactly this message
-        judged = await self._judging.judgement(self._context, message, self._exchange.policy, self._key)
+        judged = await self._judged(message)
+        if message.arrived and not _is_clean(judged):
+            message = await self._without_harm_beside(ask.choice)
+            judged = await self._judged(message)
         seconds = time.perf_counter() - started + (before.seconds if before is not None else 0.0)
         return _LatestCheck(message, judged.verdict, judged.decision, judged.error, seconds, judged.undecoded)
+
+    async def _judged(self, message: Message) -> Judgement:
+        return await self._judging.judgement(self._context, message, self._exchange.policy, self._key)
+
+    async def _without_harm_beside(self, choice: int) -> Message:
+        """The choice beside the released texts of others only, if their own text must not pass or cannot be judged.
+
+        Harm in one choice is not that of another. A text that the guard has failed to judge is left out.
+        """
+        others = [other for other in self._stream.choices if other != choice and other not in self._ended]
+        alone = {other: replace(self._stream.message(other), arrived=()) for other in others}
+        judged = await gathered([self._judged(message) for message in alone.values()])
+        unclean = [other for other, own in zip(others, judged, strict=True) if not _is_clean(own)]
+        unjudged = {
+            part.path for other, own in zip(others, judged, strict=True) if own.error for part in alone[other].parts
+        }
+        message = self._stream.message(choice, without=unclean)
+        return replace(message, arrived=tuple(part for part in message.arrived if part.path not in unjudged))
 
     async def _act_on(self, ask: Ask, check: _LatestCheck) -> bytes:
         """Apply a finished check: release its text, hold the choice until it is complete, or end it.
@@ -219,7 +240,8 @@ class StreamReview:
 
     async def _rewritten(self, ask: Ask, check: _LatestCheck) -> Outcome:
         """Rewrite the text that was not sent yet; judge candidates after the text that was: the client reads both."""
-        sent = {part.path: part.text for part in self._stream.released(ask.choice).parts}
+        released = self._stream.released(ask.choice)
+        sent = {part.path: part.text for part in released.parts}
         policy = self._exchange.policy
         unsent = Message(
             check.message.role,
@@ -229,7 +251,8 @@ class StreamReview:
         async def judge_again(candidate: Message) -> Decision:
             new = {part.path: part.text for part in candidate.parts}
             whole = tuple(replace(p, text=sent.get(p.path, "") + new.get(p.path, "")) for p in check.message.parts)
-            return (await self._judging.judge(self._context, Message(candidate.role, whole), policy))[1]
+            arrived = (*released.arrived, *candidate.parts) if check.message.arrived else ()
+            return (await self._judging.judge(self._context, Message(candidate.role, whole, arrived), policy))[1]
 
         outcome = await self._judging.outcome_of(unsent, check.decision, policy, judge_again)
         if not isinstance(outcome, Replace):
@@ -337,6 +360,10 @@ def _behind(message: Message, earlier: Message) -> Message:
     known = {part.path: part.text for part in earlier.parts}
     new = [part for part in message.parts if part not in earlier.parts]
     return replace(message, parts=tuple(replace(part, text=part.text[len(known.get(part.path, "")) :]) for part in new))
+
+
+def _is_clean(judged: Judgement) -> bool:
+    return judged.decision.action == "pass" and not judged.error
 
 
 async def _next(source: AsyncIterator[bytes]) -> bytes | None:

@@ -91,6 +91,7 @@ FRAMES = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 1)), min_size
 @example([("text and finish", 0), *[("aside", 0)] * 3], [1], [0], 0, ("window", "flag"))
 @example([("text and finish", 0), ("text", 1), ("harmful aside", 0), ("finish", 1)], [1], [0], 0, ("window", "flag"))
 @example([("text and finish", 0), ("harm", 1), ("image", 0), ("nonsense", 0)], [1], [3], 0, ("window", "block"))
+@example([("text", 0), ("harm", 1), ("done", 0)], [1], [0], 1, ("window", "flag"))
 def test_a_choice_ends_once_in_any_order_of_frames(
     kinds: list[tuple[str, int]], sizes: list[int], turns: list[int], cut: int, rules: tuple[Any, str]
 ) -> None:
@@ -198,7 +199,15 @@ def test_what_is_known_is_not_recorded_again_behind_the_end() -> None:
     late = [words, frame(1, content="Fine."), words, frame(1, finish="stop"), words, DONE]
     assert read_in_two(run, first, late, policy(stream=EVERY_FRAME)) == b"".join([*first, *late])
     assert sorted((record.choice, record.text) for record in run.records) == [(0, "some words\nFine."), (1, "Fine.")]
-    assert len(run.guard.asked) == 3  # the words and the text as they came, the second choice
+
+
+def test_what_is_known_needs_no_check_behind_the_end() -> None:
+    """A server's words on every frame are judged once, with the text."""
+    run = Run()
+    words = b'data: {"choices": [], "aside": "some words"}\n\n'
+    first = [words, *frames("Fine.")[:-1]]
+    assert read_in_two(run, first, [words, words, DONE], policy(stream=EVERY_FRAME)).endswith(DONE)
+    assert len(run.guard.asked) == 2  # the words and the text as they came
 
 
 def test_only_what_came_behind_the_end_is_in_the_second_record() -> None:

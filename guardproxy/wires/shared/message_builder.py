@@ -41,16 +41,18 @@ class MessageBuilder:
         self.opaques = 0  # calls of `opaque`
         self.calls = 0  # tool calls so far
         self.added: list[tuple[str, str]] = []  # (path, text) since the last `take`; the text of opaque parts is empty
+        self.said: list[tuple[str, PartKind, str]] = []  # (path, kind, text) as clients join it since then
         self.pieces: dict[str, _GrowingPart] = {}  # by path; opaque parts by _OPAQUE and the path
 
-    def add(self, path: str, text: str, kind: PartKind = "text") -> None:
-        """Append `text` to the part at `path`."""
+    def add(self, path: str, text: str, kind: PartKind = "text", form: str = "") -> None:
+        """Append `text` to the part at `path`. `form` names the form of the piece, if clients tell it from others."""
         piece = self._piece(path, kind)
         self.size += len(text)
         if text and any(piece.head) and not any(piece.body):
             self.size += 1  # the line break behind a tool's name
         piece.body.append(text)
         self.added.append((path, text))
+        self.said.append((path + form, kind, text))
 
     def call(self, path: str, name: str, arguments: str) -> None:
         """Append to a tool call: name, line break and arguments are one text, at the path of the arguments."""
@@ -64,6 +66,7 @@ class MessageBuilder:
             piece.body.append(arguments)
         self.size += len(grown)
         self.added.append((path, grown))
+        self.said.append((path, "tool_call", arguments))  # clients append the arguments without the name
 
     def _piece(self, path: str, kind: PartKind) -> _GrowingPart:
         """Return the piece at `path`, a new one if there is none."""
@@ -106,7 +109,7 @@ class MessageBuilder:
 
     def take(self) -> list[tuple[str, str]]:
         """Return what was added since the last call, as (path, text)."""
-        taken, self.added = self.added, []
+        taken, self.added, self.said = self.added, [], []
         return taken
 
     def absorb(self, other: "MessageBuilder", grown: Container[str]) -> None:
