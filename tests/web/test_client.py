@@ -11,6 +11,7 @@ from guardproxy.web.client import AmbiguousRequest, choose_policy, client_hashes
 from guardproxy.web.headers import CREDENTIALS, KEY_PARAMETERS, Headers, forwardable, without_keys
 
 K1 = "6ab9f1eb8f7d3388"  # printf %s k1 | sha256sum | cut -c1-16
+MODELS = (("model", "m"),)
 NO_RULES = SideRules({})
 
 
@@ -26,7 +27,7 @@ STRICT_TEAM = policies(Route("kids", "strict", header=("X-Team", "kids*")))
 def chosen(given_policies: PolicySet, headers: Headers, query: bytes = b"") -> str:
     """The name of the policy for a request, or "refused"."""
     try:
-        return choose_policy(given_policies, ("/v1/chat/completions",), "m", headers, query)[1].policy.name
+        return choose_policy(given_policies, ("/v1/chat/completions",), MODELS, headers, query)[1].policy.name
     except AmbiguousRequest:
         return "refused"
 
@@ -132,7 +133,7 @@ def test_several_keys_of_the_same_route_pass() -> None:
     """Several keys are no mistake if they lead to the same route; the record names all of them."""
     headers = [(b"authorization", b"Basic dTpw"), (b"x-api-key", b"k1")]
     hashes = sorted([K1, hashlib.sha256(b"dTpw").hexdigest()[:16]])
-    assert choose_policy(policies(), ("/",), "m", headers, b"")[0] == ",".join(hashes)
+    assert choose_policy(policies(), ("/",), MODELS, headers, b"")[0] == ",".join(hashes)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +153,55 @@ def test_a_routing_header_occurs_once(values: Headers) -> None:
 def test_a_routing_header_is_found_in_both_spellings() -> None:
     """The header with `_` is the same header to servers that follow CGI."""
     assert chosen(STRICT_TEAM, [(b"x_team", b" kids-2 ")]) == "strict"
+
+
+STRICT_MODEL = policies(Route("kids", "strict", model="kids*"), Route("teens", "strict", model="teens"))
+
+
+@pytest.mark.parametrize(
+    ("models", "policy"),
+    [
+        ([("model", "m")], "default"),
+        ([("model", "m"), ("models[0]", "n"), ("models[1]", "m")], "default"),
+        ([("model", "kids-1"), ("fallbacks[0]", "kids-2")], "strict"),
+    ],
+)
+def test_models_of_the_same_route_pass(models: list[tuple[str, str]], policy: str) -> None:
+    """A request may name several models if all of them lead to the same route."""
+    assert choose_policy(STRICT_MODEL, ("/",), models, [], b"")[1].policy.name == policy
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        [("model", "m"), ("models[0]", "m"), ("models[1]", "kids-1")],
+        [("model", "kids-1"), ("fallbacks[0].model", "m")],
+        [("model", "kids-1"), ("?model", "teens")],
+    ],
+)
+def test_models_of_different_routes_are_refused(models: list[tuple[str, str]]) -> None:
+    """The error names the place of the other model, and no text of the request."""
+    with pytest.raises(AmbiguousRequest) as caught:
+        choose_policy(STRICT_MODEL, ("/",), models, [], b"")
+    assert str(caught.value) == (
+        f"{models[-1][0]} names a model of another route than model; send a request for each of the models"
+    )
+
+
+def test_the_models_of_every_key_count() -> None:
+    """Two keys with the same route for the first model, but not for the second, are refused."""
+    of_both = policies(Route("kids", "strict", client=K1, model="kids"))
+    headers = [(b"authorization", b"Basic dTpw"), (b"x-api-key", b"k1")]
+    assert choose_policy(of_both, ("/",), [("model", "m")], headers, b"")[1].route == "default"
+    with pytest.raises(AmbiguousRequest):
+        choose_policy(of_both, ("/",), [("model", "m"), ("models[0]", "kids")], headers, b"")
+
+
+def test_a_model_must_be_named_if_a_route_depends_on_it() -> None:
+    """The upstream would choose the model; without such a route no model is needed."""
+    with pytest.raises(AmbiguousRequest, match="names no model, and a policy depends on it; send `model`"):
+        choose_policy(STRICT_MODEL, ("/",), [], [], b"")
+    assert choose_policy(STRICT_TEAM, ("/",), [], [], b"")[1].route == "default"
 
 
 OVERRIDES = (

@@ -19,6 +19,7 @@ from guardproxy.sse import KEEP_ALIVE
 from guardproxy.types import Conversation, Edit, Message, Outcome, Part, Pass, Refuse, Replace
 from guardproxy.wires.shared.body import child_path, dumps, read_object, remove, steps
 from guardproxy.wires.shared.edits import rewrite
+from guardproxy.wires.shared.models import named_models
 
 Changed = Mapping[int, Replace | Refuse]
 """The outcomes of a reply's choices that do not pass, by the place of the choice."""
@@ -60,6 +61,14 @@ class BaseWire(ABC):
     def wants_stream(self, path: str, body: Mapping[str, Any]) -> bool:
         """Return whether the request asks for a stream. Raises Unreadable."""
         return stream_flag(body) is True
+
+    def models(self, request: Request) -> Sequence[tuple[str, str]]:
+        """Return the place and the name of every model that the request names; first the model of the protocol."""
+        others = named_models(request.body, request.path.partition("?")[2])
+        if not request.model.strip():
+            return tuple(others)
+        place = "model" if request.body.get("model") == request.model else "the path"
+        return ((place, request.model), *others)
 
     def structured(self, body: Mapping[str, Any]) -> bool:
         """Return whether the request asks for JSON; called after `turns` has checked the body."""
