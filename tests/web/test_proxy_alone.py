@@ -90,9 +90,17 @@ def test_times() -> None:
     assert 800 <= float(times["upstream"]) < 2000
     entry = alone.logged("request") or {}
     assert 1000 <= entry["ms"] < 3000
+    assert (entry["ms"], entry["upstream_ms"]) == (round(entry["ms"], 1), round(entry["upstream_ms"], 1))
     assert 800 <= entry["upstream_ms"] < 2000
     assert 0.2 <= alone.metric("added_seconds_sum") < 0.8
     assert alone.metric("upstream_seconds_sum") < 0.8
+
+
+def test_times_of_an_unread_path() -> None:
+    """The log has the seconds of the upstream, which are not the guard's."""
+    alone = Alone(Scripted([0.1, b"{}"]))
+    assert alone.ask(b"", "/v1/models", method="GET").header("server-timing") is None
+    assert (alone.logged("request") or {})["upstream_ms"] >= 100
 
 
 def test_times_of_an_error() -> None:
@@ -515,10 +523,11 @@ def test_a_held_stream(how: Any, keepalive_s: float) -> None:
         assert got.body.startswith(b": keep-alive\n\n") is (keepalive_s < 1)
 
 
+@pytest.mark.parametrize("body", [b": nothing\n\n", b"\n", b""])
 @pytest.mark.parametrize("how", ["completion", "error"])
-def test_an_empty_stream(how: Any) -> None:
+def test_an_empty_stream(how: Any, body: bytes) -> None:
     """A stream that says nothing still begins and ends."""
-    script = Scripted([b": nothing\n\n"], headers={"content-type": "text/event-stream"})
+    script = Scripted([body], headers={"content-type": "text/event-stream"})
     policies = PolicySet({"default": policy(block=BlockPolicy(how=how))})
     got = Alone(script, policies=policies).ask(chat(stream=True))
     assert (got.status, got.ended) == (200, True)

@@ -40,6 +40,7 @@ FIELDS: list[tuple[str, dict[str, Any], list[tuple[str, str]]]] = [
         {"Fallback-Models": ["a"], "model\u017f": "b"},
         [("Fallback-Models[0]", "a"), ("model\u017f", "b")],
     ),
+    ("camel case", {"fastModel": "a", "FallbackModels": ["b"]}, [("fastModel", "a"), ("FallbackModels[0]", "b")]),
     ("an envelope", {"extra_body": {"deployment_id": "a"}}, [("extra_body.deployment_id", "a")]),
     ("an object", {"model": {"of": {"x": "a"}, "n": 1}}, [("model.of.x", "a")]),
     ("lists in lists", {"models": [["a"], [], [None, 1, " "]]}, [("models[0][0]", "a")]),
@@ -66,6 +67,9 @@ def test_fields(body: dict[str, Any], named: list[tuple[str, str]]) -> None:
             ]
         },
         {"tools": [{"parameters": {"default": {"model": "a"}, "examples": [{"model": "a"}]}}]},
+        *({key: [{"model": "a"}]} for key in ("system", "systemInstruction", "system_instruction", "documents")),
+        *({"tools": [{key: [{"model": "a"}]}]} for key in ("patternProperties", "$defs", "definitions", "example")),
+        *({"tools": [{key: [{"model": "a"}]}]} for key in ("const", "enum")),
         {"draft_model": "a", "moderation": {"model": "a"}},
         {"allow_fallbacks": True, "models": [], "model": None, "fallback": {}},
         {"remodelled": "a", "model_version": "a", "modelArmorConfig": {"promptTemplateName": "a"}, "supermodels2": "a"},

@@ -21,6 +21,7 @@ LOOSE = 8  # segments that are neither words nor numbers: enough for a UUID and 
 NAME_WORDS = 3
 BODY_WORDS = 6  # of all identifiers of a body together
 SPELLED = 4  # letters that stand alone or in pairs and count as a word
+HEX_TEXT = 16  # hexadecimal digits that may be a text, also without a letter among them
 WORD_LETTERS = 12  # a longer word could be several words
 
 _SHAPE = re.compile(r"[A-Za-z0-9_.:;,/|+=@~#-]*")
@@ -70,6 +71,8 @@ def value_or(value: object, default: str) -> str:
 @lru_cache(maxsize=8192)
 def own_words(value: str) -> float:
     """Return the number of words of its own in an identifier or label; letters alone or in pairs are part of one."""
+    if value.lower() in VALUES:
+        return 0.0
     letters = [segment for segment in _SEGMENT.findall(value) if len(segment) <= 2 and segment.isalpha()]
     spelled = sum(len(segment) for segment in letters if segment.lower() not in WORDS)
     return _measured(_BETWEEN.sub("-", value))[0] + spelled / SPELLED
@@ -124,6 +127,8 @@ def _measured(value: str) -> tuple[int, int]:
             return _MANY, 0
         value, loose = value.replace(uuid, ""), loose + 1
     for segment in _SEGMENT.findall(value):
+        if len(segment) >= HEX_TEXT and _is_encoded(segment):
+            return _MANY, 0
         if not segment.isdigit() and segment.lower() not in WORDS:
             own, other = _measured_segment(segment)
             words, loose = words + own, loose + other
