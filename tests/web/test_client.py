@@ -119,6 +119,41 @@ def test_a_second_key_never_avoids_a_route(places: list[bytes], data: st.DataObj
     assert chosen(policies(), headers, query) == "default"
 
 
+@pytest.mark.parametrize("scheme", [b"AWS4-HMAC-SHA256", b"Digest", b"Hawk", b"OAuth", b"Signature"])
+def test_a_key_of_several_parameters(scheme: bytes) -> None:
+    """Schemes with parameters have the hash of all parameters, without the scheme."""
+    value = b"id=a, nonce=b, mac=c"
+    assert client_hashes([(b"authorization", scheme + b" " + value)], b"") == [hashlib.sha256(value).hexdigest()[:16]]
+
+
+@pytest.mark.parametrize("scheme", [b"Bearer", b"basic", b" Basic "])
+def test_a_scheme_alone_is_no_key(scheme: bytes) -> None:
+    """A scheme without a key has no hash, and a route for any key does not apply."""
+    assert client_hashes([(b"authorization", scheme)], b"") == []
+    assert chosen(policies(Route("any", "strict", client="?*")), [(b"authorization", scheme)]) == "default"
+
+
+@pytest.mark.parametrize("name", ["$httpMethod", "$httpHeaders", "_method", "X-HTTP-Method-Override", "x-http-method"])
+def test_parameters_that_change_the_request_are_refused(name: str) -> None:
+    """Some servers take the method or headers from these parameters."""
+    with pytest.raises(AmbiguousRequest, match="may change the method or the headers; leave it out") as caught:
+        client_hashes([], f"a=1&{name}=PUT".encode())
+    assert (caught.value.status, caught.value.code) == (400, "ambiguous_request")
+
+
+def test_every_spelling_of_the_path_counts() -> None:
+    """A route holds for any of the paths."""
+    by_path = policies(Route("chat", "strict", path="/v1/chat"))
+    for paths in (("/v1/chat", "/x"), ("/x", "/v1/chat"), ("/x", "/y", "/v1/chat")):
+        assert choose_policy(by_path, paths, MODELS, [], b"")[1].route == "chat"
+
+
+def test_other_headers_do_not_matter_to_a_route() -> None:
+    """Headers without a route may repeat, before and behind the header of a route."""
+    others = [(b"x-a", b"1"), (b"x-b", b"2"), (b"x-a", b"3")]
+    assert chosen(STRICT_TEAM, [*others, (b"x-team", b"kids"), *others]) == "strict"
+
+
 @given(st.binary(max_size=12), st.binary(max_size=4))
 def test_padding_never_avoids_a_route(before: bytes, after: bytes) -> None:
     """Whatever bytes stand around a key: no server's way to cut white space gives the key to a laxer route."""

@@ -176,6 +176,7 @@ def test_models_choose_the_route() -> None:
     ("method", "path", "changes", "status"),
     [
         ("GET", "/v1/models", {}, 200),
+        ("HEAD", "/v1/models", {}, 200),
         ("OPTIONS", CHAT, {}, 200),
         ("POST", "/v1/messages/count_tokens", {}, 200),
         ("GET", CHAT, {}, 404),
@@ -356,6 +357,7 @@ def test_an_upstream_that_is_down(method: str, path: str, action: str | None) ->
         (399, "/x", CHAT, "upstream_redirects"),
         (302, "", CHAT, "302"),
         (201, "http://x", CHAT, "201"),
+        (299, "http://x", CHAT, "299"),
         (400, "http://x", CHAT, "400"),
         (302, "http://x", "/v1/models", "upstream_redirects"),
         (304, "", "/v1/models", "304"),
@@ -417,9 +419,12 @@ def test_an_unreadable_error(body: bytes, headers: dict[str, str]) -> None:
 
 
 def test_an_empty_error_passes_even_if_its_encoding_is_unknown() -> None:
-    """There is nothing to decode."""
-    got = Alone(Scripted([b""], status=400, headers={"content-encoding": "unknown"})).ask(chat())
+    """There is nothing to decode, to judge or to record."""
+    sink = ListSink()
+    script = Scripted([b""], status=400, headers={"content-encoding": "unknown"})
+    got = Alone(script, sinks={"list": sink}).ask(chat())
     assert (got.status, got.body) == (400, b"")
+    assert [record.side for record in sink.records] == ["user"]
 
 
 @pytest.mark.parametrize("text", ["fine", "poison"])

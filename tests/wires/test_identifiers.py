@@ -233,7 +233,7 @@ def test_numbers_are_no_hexadecimal_texts() -> None:
 
 def test_known_words_with_digits_between_are_loose() -> None:
     """Two known words with a digit between them could be something else; a digit behind a known word could not."""
-    assert [looseness(value) for value in ("tool1", "tool1call", "tool1call2function")] == [0, 1, 1]
+    assert [looseness(value) for value in ("api1", "tool1", "tool1call", "tool1call2function")] == [0, 0, 1, 1]
 
 
 def test_value_or() -> None:
@@ -276,8 +276,8 @@ def test_a_long_text_is_found_by_its_first_characters() -> None:
     [
         "QZXJKVWBQZXJKVWB",
         "Qzxjkvwbqzxjkvwb",
-        base64.b64encode(b"The great tiger in the house of the grove." + b"\xff").decode(),
-        base64.urlsafe_b64encode(b"Who? Why? >>> ~~~ Or? The great tiger in a house???>>>?").decode(),
+        base64.b64encode(b"The great tiger in the house of the grove. " * 9 + b"\xff").decode(),
+        base64.urlsafe_b64encode(b"Who? Why? >>> ~~~ Or? The great tiger in a house???>>>?" * 9).decode(),
         *(_data(0, size) for size in (0, 1, 15)),
         "grove-tiger-house",
         "thegreattigerinthehouseofthegrove",
