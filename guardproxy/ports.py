@@ -321,6 +321,13 @@ class Wire(Protocol):
         """The parsed request. `path` includes the query. Raises Unreadable with the JSON path of the mistake."""
         ...
 
+    def models(self, request: Request) -> Sequence[tuple[str, str]]:
+        """The place (a JSON path) and the name of every model that the upstream may use for the request.
+
+        The first is `Request.model`, if it is not empty.
+        """
+        ...
+
     def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
         """The body with the edits made and without the messages at the indices `drop` of the conversation."""
         ...

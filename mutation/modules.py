@@ -29,7 +29,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "wires/shared/base.py": ("tests/wires/test_base.py", *_WIRES),
     "wires/shared/body.py": ("tests/wires/test_body.py",),
     "wires/shared/edits.py": ("tests/wires/test_edits.py", *_WIRES),
-    "wires/shared/identifiers.py": ("tests/wires/test_strings.py", "tests/wires/test_unknown_fields.py"),
+    "wires/shared/identifiers.py": ("tests/wires/test_identifiers.py",),
     "wires/shared/known.py": ("tests/wires/test_known.py",),
     "wires/shared/logprob_echo.py": ("tests/wires/test_logprob_echo.py",),
     "wires/shared/message_builder.py": ("tests/wires/test_message_builder.py",),
@@ -37,8 +37,14 @@ TESTS: dict[str, tuple[str, ...]] = {
     "wires/shared/parts.py": ("tests/wires/test_parts.py",),
     "wires/shared/unmapped.py": ("tests/wires/test_unmapped.py", "tests/wires/test_unknown_fields.py"),
     "wires/shared/streams.py": ("tests/wires/test_stream_base.py", "tests/wires/test_stream_ends.py"),
+    "wires/shared/models.py": ("tests/wires/test_models.py",),
+    "wires/shared/vocabulary.py": ("tests/wires/test_identifiers.py",),
+    "web/answers.py": ("tests/web/test_answers.py",),
+    "web/client.py": ("tests/web/test_client.py",),
+    "web/headers.py": ("tests/web/test_client.py", "tests/web/test_upstream.py"),
     "web/paths.py": ("tests/web/test_paths.py",),
-    "web/proxy.py": ("tests/web/test_proxy.py",),
+    "web/proxy.py": ("tests/web/test_proxy_alone.py",),
+    "web/visitors.py": ("tests/web/test_visitors.py",),
 }
 
 

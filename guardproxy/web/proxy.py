@@ -148,7 +148,8 @@ class Proxy:
         self._check_size(request)
         policies = self._policies.current
         other_paths = spellings(call.path, partial(wire.claims, call.method)) if policies.routes else ()
-        client, chosen = choose_policy(policies, (call.path, *other_paths), request.model, call.headers, call.query)
+        models = wire.models(request) if policies.routes_by_model else ()
+        client, chosen = choose_policy(policies, (call.path, *other_paths), models, call.headers, call.query)
         origin = Origin(
             request_id=call.id,
             route=chosen.route,

@@ -96,7 +96,7 @@ REPLY_CHOICE: FieldMap = {**openai.CHOICE, **keys("message delta", handled_in_co
 def _template_arguments(builder: MessageBuilder, value: Any, path: str) -> None:
     """Judge the texts among the arguments of the chat template, which writes them into the prompt, and their names."""
     for key, item in (value if isinstance(value, dict) else {"": value}).items():
-        if not builder.may_name(key):
+        if not builder.may_name(key, child_path(path, key)):
             judge_key(builder, key, item, child_path(path, key))
         elif not isinstance(item, bool | int | float | None):
             json_text("text")(builder, item, child_path(path, key))

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from guardproxy.errors import Unreadable
 from guardproxy.types import Message, Part, PartKind, Role
-from guardproxy.wires.shared.identifiers import is_identifier, is_value
+from guardproxy.wires.shared.identifiers import is_identifier, is_value, looseness
+from guardproxy.wires.shared.known import Known
 
 ODD_KEYS = 3
 
@@ -30,12 +31,13 @@ class MessageBuilder:
     """Collects the parts of one message. Text added at a path is appended to the text that is already there.
 
     `error` is the type of error that malformed input raises: Unreadable for requests, UpstreamUnreadable for replies.
-    `known` are strings that are enumerated values in this message, such as the names of the request's tools.
+    `known` are strings that are enumerated values in this message, such as the names of the request's tools; it is
+    shared by all builders of a body, and counts the words of their identifiers.
     """
 
-    def __init__(self, error: type[Unreadable], known: Container[str] = ()) -> None:
+    def __init__(self, error: type[Unreadable], known: Known | None = None) -> None:
         self.error = error
-        self.known = known
+        self.known = Known() if known is None else known
         self._odd_keys: tuple[str, ...] = ()
         self.size = 0  # characters, as Message.size counts them
         self.opaques = 0  # calls of `opaque`
@@ -84,14 +86,27 @@ class MessageBuilder:
         if self.text(path) != text:
             self.add(path, text)
 
-    def may_name(self, key: str) -> bool:
-        """Return whether an unknown key passes: keys of a message may have ODD_KEYS words of their own together."""
+    def may_name(self, key: str, path: str) -> bool:
+        """Return whether an unknown key passes: keys of a message may have ODD_KEYS words of their own together.
+
+        `path` is that of the key's value.
+        """
         if is_value(key) or key in self._odd_keys:
+            if looseness(key):
+                self.known.note(path, key)
             return True
         odd = is_identifier(key) and len(self._odd_keys) < ODD_KEYS
         if odd:
             self._odd_keys += (key,)
+            self.known.note(path, key)
         return odd
+
+    def add_noted(self) -> bool:
+        """Add the identifiers of the body as texts if they have too many words; return whether any is added."""
+        texts = self.known.take_texts()
+        for path, text in texts:
+            self.name(path, text)
+        return bool(texts)
 
     def opaque(self, path: str, note: str) -> None:
         """Add an opaque part. The same place may have a text too: both are parts."""

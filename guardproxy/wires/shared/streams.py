@@ -171,6 +171,7 @@ class BaseStream(ABC):
         builder, was_closed = state.builder, state.final
         size, opaques = builder.size, builder.opaques
         whole = read(state)
+        whole = builder.add_noted() or whole
         if was_closed and builder.size > size:
             raise UpstreamUnreadable(f"text behind the end of choice {choice}")
         if state.final:  # on every frame behind the end as well: there is no text left for an echo to wait for
