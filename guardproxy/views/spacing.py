@@ -20,7 +20,9 @@ _LONE_PAIR = re.compile(rf"(?<![^\W_])[^\W_]{_SIGNS}{{1,8}}+[^\W_](?![^\W_])")
 # Encodings in groups of equal length. They have digits in words, or capitals behind small letters or digits.
 _SIZES = (4, 5, 6, 8, 10, 12, 16)
 _GROUPED = [
-    re.compile(rf"(?<![!-~])(?:[A-Za-z0-9+/]{{{size}}}\s){{3,}}+[A-Za-z0-9+/]{{1,{size}}}+={{0,6}}(?![^\s.,!?\"')\]])")
+    re.compile(
+        rf"(?<![!-~])(?:[A-Za-z0-9+/]{{{size}}}\s){{3,}}+(?:[A-Za-z0-9+/]{{1,{size}}}+={{0,6}}(?![^\s.,!?\"')\]]))?"
+    )
     for size in _SIZES
 ]
 _ODD = re.compile("[a-z0-9][A-Z]|[A-Za-z][0-9]|[0-9][a-z]")
@@ -53,7 +55,7 @@ def _ungrouped(match: re.Match[str]) -> str:
     for first in range(min(_WORDS_BEFORE, len(groups) - 3)):
         joined = "".join(groups[first:])
         if _is_encoding(joined):
-            return " ".join([*groups[:first], joined])
+            return " ".join([*groups[:first], joined]) + match.group()[len(match.group().rstrip()) :]
     return match.group()
 
 
