@@ -21,7 +21,7 @@ from guardproxy.observe import Metrics
 from guardproxy.pipeline.judged_request import undecoded_paths
 from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judgement, Judging, gathered, refusal
 from guardproxy.pipeline.resumed import JudgedReplies
-from guardproxy.pipeline.turns import coverage_of, recent_context, reply_turn
+from guardproxy.pipeline.turns import coverage_of, in_scope, recent_context, reply_turn
 from guardproxy.policy import worst
 from guardproxy.ports import ReplyStream
 from guardproxy.types import SEVERITY, Decision, Edit, Message, Outcome, Pass, Refuse, Replace, Verdict
@@ -190,7 +190,8 @@ class StreamReview:
         return _LatestCheck(message, judged.verdict, judged.decision, judged.error, seconds, judged.undecoded)
 
     async def _judged(self, message: Message) -> Judgement:
-        return await self._judging.judgement(self._context, message, self._exchange.policy, self._key)
+        policy = self._exchange.policy
+        return await self._judging.judgement(self._context, in_scope(message, policy.judge), policy, self._key)
 
     async def _without_harm_beside(self, choice: int) -> Message:
         """The choice beside the released texts of others only, if their own text must not pass or cannot be judged.

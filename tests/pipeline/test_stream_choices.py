@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from guardproxy.policy import BlockPolicy, Rule, SideRules, StreamPolicy
+from guardproxy.policy import BlockPolicy, JudgeScope, Rule, SideRules, StreamPolicy
 from guardproxy.types import Check, Record, Verdict
 from tests.kit import WordGuard
 from tests.pipeline.test_pipeline import WORDS, Run, content_of, frame, frames, policy
@@ -241,3 +241,12 @@ def test_an_end_that_waits_for_text_leaves_when_the_rest_is_unreadable() -> None
     assert ends_of(out, 0) == ["more", "stop"]
     assert out.endswith(DONE)
     assert [record.outcome for record in run.records] == ["pass"]
+
+
+@pytest.mark.parametrize("skip", [(), ("reasoning",)])
+def test_a_skipped_kind_of_text_is_not_judged_in_a_stream(skip: Any) -> None:
+    """The policy's `judge.skip` holds for a streamed reply as for a whole one."""
+    run = Run()
+    source = [frame(0, reasoning_content="a bomb"), *frames("Fine.")]
+    out = run.stream(source, policy(stream=EVERY_FRAME, judge=JudgeScope(skip=skip)))
+    assert ends_of(out, 0)[-1] == ("stop" if skip else "content_filter")
