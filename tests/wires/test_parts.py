@@ -9,6 +9,7 @@ import pytest
 from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.types import Message, Part
 from guardproxy.wires.shared import parts
+from guardproxy.wires.shared.known import Known
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import FieldRule
 
@@ -20,7 +21,7 @@ LONG = "stop_" * 60  # enumerated words, longer than an identifier
 
 def read(rule: FieldRule, value: Any, known: tuple[str, ...] = ()) -> dict[str, str]:
     """The parts that a rule makes of a value at `x`, by path: the text, or an opaque part's note in brackets."""
-    builder = MessageBuilder(Unreadable, known)
+    builder = MessageBuilder(Unreadable, Known(known))
     rule(builder, value, "x")
     found: dict[str, str] = {}
     for part in builder.message("user").parts:
@@ -380,7 +381,7 @@ def test_parts_outside_of_choices() -> None:
     table = {"error": parts.error_text, **parts.keys("id")}
     assert parts.outer_parts({"id": "auto", "error": "no"}, table) == (Part("error", "no"),)
     assert parts.outer_parts({"id": SENTENCE}, table) == (Part("id", SENTENCE),)
-    assert parts.outer_parts({"id": SENTENCE}, table, (SENTENCE,)) == ()
+    assert parts.outer_parts({"id": SENTENCE}, table, Known([SENTENCE])) == ()
     with pytest.raises(UpstreamUnreadable):
         parts.outer_parts({"ID": "auto"}, table)
 
