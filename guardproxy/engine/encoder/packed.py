@@ -209,7 +209,8 @@ class EncoderLane:
     ) -> None:
         self.row = row
         self.low, self.high = edges[index], edges[index + 1]
-        self._encoder, self._edges, self._index, self._scratch, self._progress = (
+        self._encoder, self._edges, self._index = encoder, edges, index
+        self._scratch, self._progress = scratch, progress
             encoder,
             edges,
             index,
