@@ -211,12 +211,6 @@ class EncoderLane:
         self.low, self.high = edges[index], edges[index + 1]
         self._encoder, self._edges, self._index = encoder, edges, index
         self._scratch, self._progress = scratch, progress
-            encoder,
-            edges,
-            index,
-            scratch,
-            progress,
-        )
         windows = [window for window in pairwise(row.starts) if window[0] < self.high and window[1] > self.low]
         self.all_queries = [(max(first, self.low), min(last, self.high), (first, last)) for first, last in windows]
         # A window's first token lies in one lane, so each window gets its logits once.
