@@ -7,33 +7,16 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from training.answers import answer
+from training.example import Example, Target
 from training.labels import CATEGORIES, targets
 from training.lookalikes import FAMILIES
 from training.recipes import Recipe
 from training.transform import compliance, decline, disguise, refusal, wrap
-
-Target = tuple[float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A text to learn from.
-
-    `question` is None on the user side. `labels` maps an output to (target, weight); a missing output is unknown.
-    `key` names the row that the example comes from, `made` the kind of a synthetic example.
-    """
-
-    key: str
-    source: str
-    question: str | None
-    text: str
-    labels: dict[str, Target]
-    made: str = ""
 
 
 def read_rows(folder: Path, name: str = "*") -> list[dict[str, Any]]:
