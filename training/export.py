@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import gguf
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
@@ -46,6 +47,21 @@ def write_weights(
         },
     )
     _write(folder / "calibration.json", calibration)
+
+
+def write_quantized(path: Path, model: torch.nn.Module, kind: gguf.GGMLQuantizationType) -> None:
+    """Write the weights as a GGUF file: matrices quantised in blocks of 32 as `kind`, vectors in float32."""
+    writer = gguf.GGUFWriter(path, "mpnet")
+    for name, value in model.state_dict().items():
+        array = value.detach().to("cpu", torch.float32).numpy()
+        if array.ndim == 2 and array.shape[1] % 32 == 0:
+            writer.add_tensor(name, gguf.quantize(array, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:

@@ -16,8 +16,10 @@ import transformers
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
+from guardproxy.engine import quantized
 from guardproxy.errors import ConfigError
 
+EMBEDDED = ("embedded", "embedded_large")  # the models that ship in the package
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -91,10 +93,10 @@ def calibration(loaded: LoadedModel) -> dict[str, Any]:
 
 def _locate(model: str) -> tuple[str, str | None]:
     """The directory or hub id to load from, and the GGUF file in the directory or None. Raises ConfigError."""
-    if model == "embedded":
-        folder = Path(str(files("guardproxy") / "weights" / "embedded"))
+    if model in EMBEDDED:
+        folder = Path(str(files("guardproxy") / "weights" / model))
         if not (folder / "config.json").is_file():
-            raise ConfigError("model 'embedded': this installation has no embedded weights; name a model")
+            raise ConfigError(f"model {model!r}: this installation has no embedded weights; name a model")
         return str(folder), None
     path = Path(model).expanduser()
     if path.suffix == ".gguf" and path.is_file():
@@ -115,7 +117,10 @@ def _load(kind: Any, model: str, device: torch.device, dtype: torch.dtype) -> Lo
         if gguf is not None:
             location = str(_converted(kind, Path(location) / gguf))
         tokenizer = transformers.AutoTokenizer.from_pretrained(location)
-        module = kind.from_pretrained(location, dtype=dtype)
+        if (Path(location) / quantized.NAME).is_file():
+            module = quantized.load_module(kind, Path(location), dtype)
+        else:
+            module = kind.from_pretrained(location, dtype=dtype)
     except SafetensorError as error:
         raise ConfigError(f"model {model!r}: its weights are damaged; download them again: {error}") from error
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
