@@ -44,6 +44,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw precision-recall and reliability curves as .png, .svg or .pdf"
     )
+    parser.add_argument(
+        "--mistakes",
+        action="store_true",
+        help="also list the benign rows that the default policy stops and the unsafe rows that it does not stop",
+    )
     parser.set_defaults(run=run)
 
 
@@ -76,7 +81,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the measures; return 1 if a row got no verdict. Raises ConfigError, GuardUnavailable."""
-    from guardproxy.evaluation.report import report
+    from guardproxy.evaluation.report import mistakes, report
     from guardproxy.evaluation.tables import tables
 
     guards = guard_settings(args)
@@ -87,6 +92,9 @@ def run(args: argparse.Namespace) -> int:
         name: report(scored[name], settings.policies.policies["default"], args.threshold)
         for name, settings in guards.items()
     }
+    if args.mistakes:
+        for name, settings in guards.items():
+            measured[name]["mistakes"] = mistakes(scored[name], settings.policies.policies["default"])
     print(json.dumps(measured) if args.json else tables(measured, markdown=args.markdown))
     return report_failures(scored.values())
 

@@ -10,7 +10,7 @@ from guardproxy.evaluation.datasets import LabelledRow
 from guardproxy.evaluation.metrics import Measured, Rate, measure
 from guardproxy.evaluation.scoring import Score, ScoredRows
 from guardproxy.policy import Policy, decide
-from guardproxy.types import SEVERITY, ActionName, Finding, Side, Verdict
+from guardproxy.types import SEVERITY, Decision, Finding, Side, Verdict
 
 Pair = tuple[LabelledRow, Score]
 Report = dict[str, Any]
@@ -43,6 +43,29 @@ def report(scored: ScoredRows, policy: Policy, threshold: float = 0.5) -> Report
         }
     out["cost"] = cost(scored)
     out |= {"rows": len(scored.rows), "scored": len(pairs), "failed": len(scored.failures), "threshold": threshold}
+    return out
+
+
+def mistakes(scored: ScoredRows, policy: Policy) -> list[Report]:
+    """The benign rows that the policy rewrites or blocks, and the unsafe rows that it does not, in the rows' order.
+
+    `categories` are those that reached a threshold, `text` is the judged text.
+    """
+    out: list[Report] = []
+    for row, score in pairs_of(scored):
+        decision = _decision((row, score), policy)
+        if row.unsafe is not None and row.unsafe is not _stops(decision):
+            out.append(
+                {
+                    "dataset": row.dataset,
+                    "id": row.id,
+                    "unsafe": row.unsafe,
+                    "probability": score.unsafe,
+                    "action": decision.action,
+                    "categories": list(decision.categories),
+                    "text": row.check.conversation.messages[-1].text,
+                }
+            )
     return out
 
 
@@ -123,16 +146,20 @@ def _policy_effect(pairs: Sequence[Pair], policy: Policy) -> Report:
     out: Report = {}
     for name, label in (("unsafe", True), ("benign", False)):
         rows = [pair for pair in pairs if pair[0].unsafe is label]
-        acted = Rate(sum(SEVERITY[_action(pair, policy)] > SEVERITY["flag"] for pair in rows), len(rows))
+        acted = Rate(sum(_stops(_decision(pair, policy)) for pair in rows), len(rows))
         if rows:
             out[name] = {"n": acted.n, "acted": acted.hits, "rate": acted.value, "ci": list(acted.interval)}
     return out
 
 
-def _action(pair: Pair, policy: Policy) -> ActionName:
+def _stops(decision: Decision) -> bool:
+    return SEVERITY[decision.action] > SEVERITY["flag"]
+
+
+def _decision(pair: Pair, policy: Policy) -> Decision:
     row, score = pair
     findings = tuple(Finding(category, probability) for category, probability in score.categories.items())
-    return decide(policy, row.check.side, Verdict(score.unsafe, findings, "")).action
+    return decide(policy, row.check.side, Verdict(score.unsafe, findings, ""))
 
 
 def _measured(data: Arrays, threshold: float) -> Report | None:

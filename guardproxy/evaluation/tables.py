@@ -26,14 +26,17 @@ COSTS: Mapping[str, tuple[str, str]] = {
 }
 UNKNOWN = "-"
 
+# The characters of a text that a table shows.
+EXCERPT = 80
+
 Rows = list[list[str]]
 
 
 def tables(reports: Mapping[str, Mapping[str, Any]], *, markdown: bool = False) -> str:
     """The reports of several guards on the same rows as tables.
 
-    Each data set and side has a table of every measure with its interval and a table of its categories; the last table
-    holds the cost of a row.
+    Each data set and side has a table of every measure with its interval and a table of its categories; then follow
+    the cost of a row and, if the reports have them, the mistakes of the policy.
     """
     render = _markdown if markdown else _plain
     blocks: list[str] = []
@@ -43,6 +46,12 @@ def tables(reports: Mapping[str, Mapping[str, Any]], *, markdown: bool = False) 
         if categories := _categories(parts):
             blocks.append(render(categories))
     blocks += ["### Cost" if markdown else "cost", render(_costs(reports))]
+    for unsafe, title in (
+        (False, "benign rows stopped by the policy"),
+        (True, "unsafe rows not stopped by the policy"),
+    ):
+        if len(rows := _mistakes(reports, unsafe)) > 1:
+            blocks += [f"{'### ' if markdown else ''}{title}", render(rows)]
     return "\n\n".join(blocks)
 
 
@@ -108,6 +117,20 @@ def _costs(reports: Mapping[str, Mapping[str, Any]]) -> Rows:
         rows.append([label, *cells])
     rows.append(["judged in this run", *(f"{cost['judged_now']:,} in {cost['seconds_now']:.0f} s" for cost in costs)])
     rows.append(["rows without a verdict", *(f"{report['failed']:,}" for report in reports.values())])
+    return rows
+
+
+def _mistakes(reports: Mapping[str, Mapping[str, Any]], unsafe: bool) -> Rows:
+    """A row for each mistake on rows with this label, most probable first for each guard, under a header."""
+    rows = [["guard", "set", "id", "P(unsafe)", "action", "categories", "text"]]
+    for guard, report in reports.items():
+        found = [mistake for mistake in report.get("mistakes", ()) if mistake["unsafe"] is unsafe]
+        for mistake in sorted(found, key=lambda mistake: -mistake["probability"]):
+            text = " ".join(mistake["text"].split())
+            shown = text if len(text) <= EXCERPT else f"{text[: EXCERPT - 3]}..."
+            named = ", ".join(mistake["categories"]) or UNKNOWN
+            cells = [mistake["dataset"], mistake["id"], number(mistake["probability"]), mistake["action"], named, shown]
+            rows.append([guard, *cells])
     return rows
 
 

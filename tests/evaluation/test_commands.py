@@ -61,6 +61,28 @@ def test_tables_curves_and_a_second_guard(data: Path, capsys: pytest.CaptureFixt
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_mistakes_are_listed_by_label(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--mistakes names benign rows that the default policy stops and unsafe rows that it does not; else no list."""
+    for rules, unsafe, title in (
+        ('{"unsafe": {block: 0.0}}', False, "benign rows stopped by the policy"),
+        ('{"unsafe": {flag: 0.0}}', True, "unsafe rows not stopped by the policy"),
+    ):
+        config = data.parent / "all.yaml"
+        config.write_text(f"version: 1\npolicies:\n  default:\n    user: {rules}\n    assistant: {rules}\n")
+        asked = ["evaluate", str(data), "--config", str(config)]
+        assert main([*asked, "--mistakes", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)["all"]["mistakes"]
+        texts = [row["messages"][0]["content"] for row in ROWS if row["unsafe"] == unsafe]
+        assert [(mistake["text"], mistake["unsafe"]) for mistake in found] == [(text, unsafe) for text in texts]
+        assert {mistake["action"] for mistake in found} == {"flag" if unsafe else "block"}
+        assert all(mistake["categories"] == ["unsafe"] for mistake in found)
+        assert main([*asked, "--mistakes"]) == 0
+        printed = capsys.readouterr().out.partition(f"\n{title}\n")[2]
+        assert all(text in printed for text in texts)
+        assert main(asked) == 0
+        assert title not in capsys.readouterr().out.splitlines()
+
+
 def test_a_configuration_has_guard_and_policies(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--config gives guard and policies; with --guard, the other guard's verdicts meet the same policies."""
     config = data.parent / "lax.yaml"
