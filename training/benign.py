@@ -13,7 +13,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from training import mixture, transform
+from training import transform
+from training.example import Example
 from training.labels import CATEGORIES
 
 Entry = dict[str, Any]
@@ -91,15 +92,15 @@ def _shaped(text: str, rng: random.Random) -> str:
     return text.title().rstrip(".?!")
 
 
-def benign_examples(rng: random.Random, count: int) -> list[mixture.Example]:
+def benign_examples(rng: random.Random, count: int) -> list[Example]:
     """`count` distinct harmless user turns; equal seeds give equal examples. Raises ValueError if there are fewer."""
     texts = _texts(rng)
     if count > len(texts):
         raise ValueError(f"benign_examples: {count} texts wanted, but there are {len(texts)}; ask for fewer")
     labels = dict.fromkeys(("unsafe", *CATEGORIES), (0.0, WEIGHT)) | {"jailbreak": (0.0, 0.5)}
-    out: dict[str, mixture.Example] = {}
+    out: dict[str, Example] = {}
     for number, text in enumerate(rng.sample(sorted(texts), count)):
         changed = _shaped(text, rng) if len(text) <= _SHORT and rng.random() < SHAPED else text
         final = text if changed in texts or changed in out else changed
-        out[final] = mixture.Example(f"benign-{number}", "benign_made", None, final, dict(labels), texts[text])
+        out[final] = Example(f"benign-{number}", "benign_made", None, final, dict(labels), texts[text])
     return list(out.values())

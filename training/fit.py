@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch.nn import functional
-from safetensors.torch import load_file
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
@@ -37,7 +37,7 @@ _PASS = 4096  # most tokens in a forward pass; a larger batch accumulates the gr
 # On a CPU, attention dropout costs most of a step, because torch cannot use its fused kernel with it. Without dropout,
 # plain matrix products are even faster than that kernel, whose backward pass is slow over short rows.
 _ATTENTION = "eager"
-_MPNET_SPECIAL = {"[PAD]": "<pad>", "[CLS]": "<s>", "[SEP]": "</s>", "[UNK]": "<unk>", "[MASK]": "<mask>"}
+MPNET_SPECIAL = {"[PAD]": "<pad>", "[CLS]": "<s>", "[SEP]": "</s>", "[UNK]": "<unk>", "[MASK]": "<mask>"}
 _LATER = 0.5  # weight of a long unsafe text's later windows: the harm may be in another window
 
 
@@ -90,7 +90,7 @@ def _new_mpnet(base: Path, tokenizer: Tokenizer, names: dict[str, Any]) -> MPNet
     """
     own = Tokenizer.from_file(str(base / "tokenizer.json")).get_vocab()
     pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    table = [own[piece] if piece in own else own[_MPNET_SPECIAL[piece]] for piece, _ in pieces]
+    table = [own[piece] if piece in own else own[MPNET_SPECIAL[piece]] for piece, _ in pieces]
     model = MPNetForSequenceClassification(MPNetConfig.from_pretrained(base, **names | {"vocab_size": len(table)}))
     state = load_file(base / "model.safetensors")
     encoder = {name: value for name, value in state.items() if not name.startswith("pooler.")}

@@ -20,7 +20,8 @@ sys.path.insert(0, str(ROOT))  # so that the file also runs as a script
 from training import bases, fit, measure, mixture  # noqa: E402
 from training.export import write_weights  # noqa: E402
 from training.labels import OUTPUTS  # noqa: E402
-from training.recipes import RECIPES, Recipe  # noqa: E402
+from training.recipes import RECIPES  # noqa: E402
+
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse `argv`, or the command line."""

@@ -285,7 +285,7 @@ def _window_limit(loaded: LoadedModel) -> int:
     """The most tokens in a window: the tokenizer's limit, but at most the model's number of positions."""
     config = loaded.model.config
     positions = int(getattr(config, "max_position_embeddings", 512))
-    if config.model_type in {"roberta", "xlm-roberta", "camembert"}:
+    if config.model_type in {"roberta", "xlm-roberta", "camembert", "mpnet"}:
         positions -= int(config.pad_token_id) + 1  # their positions begin behind the padding index
     return int(min(loaded.tokenizer.model_max_length, positions))
 
