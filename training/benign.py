@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,18 @@ _ENDINGS = (
     "{x} pls explain like i'm five", "{x} A list would be great.", "{x} (for a blog post)",
     "{x} Sources, if you have any.", "{x} I am a beginner.", "{x} Answer in English, please.", "{x} 🙏",
 )  # fmt: skip
+
+
+# How somebody types a text in a chat: lower case, typing errors, leetspeak, a greeting, an ending, a title.
+_SHAPES: tuple[Callable[[str, random.Random], str], ...] = (
+    lambda text, _: text.lower().rstrip(".?!"),
+    lambda text, rng: transform.typos(text.lower().replace("'", ""), rng),
+    lambda text, rng: rng.choice(_GREETINGS).format(x=text),
+    lambda text, rng: rng.choice(_ENDINGS).format(x=text),
+    lambda text, _: text.title().rstrip(".?!"),
+    transform.typos,
+    transform.leet,
+)
 
 
 @functools.cache
@@ -76,22 +89,6 @@ def _texts(rng: random.Random) -> dict[str, str]:
     return texts
 
 
-def _shaped(text: str, rng: random.Random) -> str:
-    """The text as somebody types it in a chat: lower case, typing errors, a greeting, an ending, a title."""
-    kind = rng.randrange(6)
-    if kind == 0:
-        return text.lower().rstrip(".?!")
-    if kind == 1:
-        return transform.typos(text, rng)
-    if kind == 2:
-        return transform.typos(text.lower().replace("'", ""), rng)
-    if kind == 3:
-        return rng.choice(_GREETINGS).format(x=text)
-    if kind == 4:
-        return rng.choice(_ENDINGS).format(x=text)
-    return text.title().rstrip(".?!")
-
-
 def benign_examples(rng: random.Random, count: int) -> list[Example]:
     """`count` distinct harmless user turns; equal seeds give equal examples. Raises ValueError if there are fewer."""
     texts = _texts(rng)
@@ -100,7 +97,7 @@ def benign_examples(rng: random.Random, count: int) -> list[Example]:
     labels = dict.fromkeys(("unsafe", *CATEGORIES), (0.0, WEIGHT)) | {"jailbreak": (0.0, 0.5)}
     out: dict[str, Example] = {}
     for number, text in enumerate(rng.sample(sorted(texts), count)):
-        changed = _shaped(text, rng) if len(text) <= _SHORT and rng.random() < SHAPED else text
+        changed = rng.choice(_SHAPES)(text, rng) if len(text) <= _SHORT and rng.random() < SHAPED else text
         final = text if changed in texts or changed in out else changed
         out[final] = Example(f"benign-{number}", "benign_made", None, final, dict(labels), texts[text])
     return list(out.values())
