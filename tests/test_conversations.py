@@ -41,6 +41,7 @@ def test_labels_of_made_conversations_agree_with_each_other(maker: Maker) -> Non
 
 def test_a_conversation_has_two_to_eight_messages_and_ends_with_the_user() -> None:
     """The user has every other turn, the first and the last; a thread joins the user turns only."""
+    assert len(conversations.threads()) >= 250
     for thread in conversations.threads():
         assert len(thread.messages) in {3, 5, 7}
         assert set(thread.categories) <= set(CATEGORIES)
@@ -71,7 +72,7 @@ def test_the_reply_alone_decides() -> None:
     kinds = Counter(reply.kind for reply in conversations.replies())
     assert set(kinds) == {"outline", "partial", "hollow", "refusal", "aside", "harmless"}
     label = {(reply.question, reply.text): reply.kind in conversations.COMPLIANT for reply in conversations.replies()}
-    assert len(label) == len(conversations.replies())
+    assert len(label) == len(conversations.replies()) >= 300
     made = reply_examples(random.Random(3), len(label))
     assert {(str(e.question), e.text): e.labels["unsafe"][0] == 1 for e in made} == label
 

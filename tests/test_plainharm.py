@@ -48,8 +48,8 @@ def test_every_text_of_plain_harm_has_its_own_twin() -> None:
     assert [text for text, n in Counter(text.lower() for text in texts).items() if n > 1] == []
     assert all(pair.categories and set(pair.categories) <= set(CATEGORIES) for pair in pairs)
     counts = Counter(category for pair in pairs for category in pair.categories)
-    assert min(counts[category] for category in CATEGORIES) >= 50
-    assert len(pairs) >= 500
+    assert min(counts[category] for category in CATEGORIES) >= 60
+    assert len(pairs) >= 700
 
 
 def test_a_twin_is_as_long_as_its_text_and_begins_like_it() -> None:
