@@ -264,6 +264,11 @@ class PolicySet:
         """The names, in lower case, of the headers on which a route depends."""
         return frozenset(route.header[0].lower() for route in self.routes if route.header is not None)
 
+    @property
+    def routes_by_model(self) -> bool:
+        """Whether a route depends on the model."""
+        return any(route.model != ANY for route in self.routes)
+
     def choose(
         self, path: str, model: str, client: str, headers: Mapping[str, str], *, spellings: Collection[str] = ()
     ) -> Chosen:

@@ -60,13 +60,23 @@ class Part:
     kind: PartKind = "text"
     note: str = ""
 
+    @property
+    def shown_as(self) -> tuple[PartKind, str]:
+        """What a reader of a stream tells apart: the kind and the last key of the path, such as `content`."""
+        return self.kind, self.path.rpartition(".")[2]
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A role and its parts: the lines of one text. `views.joined` has the other texts that readers make of them."""
+    """A role and its parts: the lines of one text. `views.joined` has the other texts that readers make of them.
+
+    `arrived` are the pieces of a streamed reply in the order of their arrival, those of its other choices included, if
+    texts have arrived in alternation; otherwise it is empty.
+    """
 
     role: Role
     parts: tuple[Part, ...]
+    arrived: tuple[Part, ...] = ()
 
     @property
     def text(self) -> str:
