@@ -19,7 +19,6 @@ from tokenizers import Tokenizer
 from guardproxy.engine import quantized
 from guardproxy.errors import ConfigError
 
-EMBEDDED = ("embedded", "embedded_large")  # the models that ship in the package
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -93,10 +92,10 @@ def calibration(loaded: LoadedModel) -> dict[str, Any]:
 
 def _locate(model: str) -> tuple[str, str | None]:
     """The directory or hub id to load from, and the GGUF file in the directory or None. Raises ConfigError."""
-    if model in EMBEDDED:
-        folder = Path(str(files("guardproxy") / "weights" / model))
+    if model == "embedded":
+        folder = Path(str(files("guardproxy") / "weights" / "embedded"))
         if not (folder / "config.json").is_file():
-            raise ConfigError(f"model {model!r}: this installation has no embedded weights; name a model")
+            raise ConfigError("model 'embedded': this installation has no embedded weights; name a model")
         return str(folder), None
     path = Path(model).expanduser()
     if path.suffix == ".gguf" and path.is_file():
