@@ -49,6 +49,7 @@ _LEET_INSIDE = re.compile(
     r"[a-z](?:[013457@$89]{1,2}[a-z]|![a-z]{2})|[A-Z][013457@$89]{1,2}[A-Z](?![a-z])|\b[A-Z][013457@$89][a-z]"
 )
 _LEET = str.maketrans("01345789@$!", "oieastbgasi")
+_DOMAIN = re.compile(r"\.[A-Za-z0-9]")
 _ALL_HEX = re.compile(r"[0-9a-f]{6,}")
 
 
@@ -160,7 +161,7 @@ def _is_leet_word(token: str) -> bool:
 
 
 def _is_address(match: re.Match[str]) -> bool:
-    return "@" in match.group() and match.string[match.end() : match.end() + 1] == "."
+    return "@" in match.group() and _DOMAIN.match(match.string, match.end()) is not None
 
 
 @lru_cache(maxsize=8192)

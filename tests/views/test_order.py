@@ -49,3 +49,28 @@ def _turned(line: str) -> str:
         pieces = [(deep, list(run)) for deep, run in groupby(chars, lambda one, level=level: one[0] >= level)]
         chars = [char for deep, run in pieces for char in (reversed(run) if deep else run)]
     return "".join(char for _, char in chars)
+
+
+DEEP = "\u202e\u202a" * 62  # 124 levels
+
+
+def test_the_deepest_level_has_the_number_125() -> None:
+    """A control that would go deeper has no effect, and neither have those behind it up to its end."""
+    assert displayed(f"{DEEP}x\u202eab") == "xba"
+    assert displayed(f"{DEEP}x\u202eab\u202acd\u202cef\u202cyz") == "xfedcbayz"
+    assert displayed(f"{DEEP}\u202aa\u202ebc\u202c\u202c\u202ede") == "abced"
+    assert displayed(f"{DEEP}x\u202eab\u202a\u202acd\u202c\u202cef\u202cyz") == "xfedcbayz"
+
+
+def test_a_direction_begins_at_the_next_level_of_its_kind() -> None:
+    """An override inside an override is two levels deeper: its text runs backwards as well."""
+    assert displayed("a\u202ebc\u202ede\u202cfg\u202ch") == "agfedcbh"
+    assert displayed("a\u202ebc\u202dde\u202cfg\u202ch") == "agfdecbh"
+    assert displayed("a\u202bbc\u202c-\u2067de\u2069-\u202efg") == "abc-de-gf"
+    assert displayed("ab\u202c\u202c\u202ecd\u202c\u202cef") == "abdcef"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\x1c", "\x1d", "\x1e", "\x85", "\u2029"])
+def test_a_paragraph_ends_every_control(end: str) -> None:
+    """Behind the end of a paragraph, text runs forwards again, and a paragraph without an override stays."""
+    assert displayed(f"a\u202ebc{end}de\u2066f") == f"acb{end}de\u2066f"

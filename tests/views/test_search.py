@@ -124,3 +124,15 @@ def test_a_decoy_glued_to_an_encoding_is_decoded_by_itself() -> None:
     assert read(f"&#65;{SINGLE['base64'](SENTENCES[0])}", SENTENCES[0])
     inner = SINGLE["base64"](SENTENCES[0])
     assert read(SINGLE["base64"](inner[:30]) + SINGLE["base64"](inner[30:]), SENTENCES[0])
+
+
+def test_an_encoding_with_an_escaped_character_is_decoded_beside_a_decoy() -> None:
+    """An escaped character belongs to its run, and the run is decoded apart from the run before it."""
+    twice = SINGLE["base64"](SINGLE["base64"](SENTENCES[0]))
+    assert read(f"UGxlYXNlIGRvIGl0IG5vdw==&#{ord(twice[0])};{twice[1:]}", SENTENCES[0])
+
+
+@pytest.mark.parametrize("text", ["b&#111;mb", "b\x00omb", "b\u200bomb", "%62%6Fmb", "Ym9tYg=="])
+def test_short_texts_are_searched(text: str) -> None:
+    """A single short word is cleaned and decoded."""
+    assert [view.text for view in views(text, VIEWS)] == ["bomb"]
