@@ -194,6 +194,8 @@ EXACT: tuple[tuple[str, Callable[[str, Seals], str]], ...] = (
 )
 # These decode nothing in a text without a long word.
 OF_LONG_WORDS = frozenset({"base85", "base32", "base58", "reversed"})
+# What these encode may be encoded by them again, and then has escapes by chance, so the other methods have to wait.
+OF_ANY_SIGNS = frozenset({"uuencode", "base85"})
 # Each yields the readings of a text, which may be the text itself.
 GUESSES: dict[str, Callable[[str], Iterator[str]]] = {
     "leet": _unleet,

@@ -60,8 +60,9 @@ def decoded(data: bytes) -> str | None:
     """Return `data` as text if it is printable UTF-8 that other bytes are not by chance.
 
     That is ASCII from _SURELY_TEXT bytes on; else text that is mostly letters or digits and a quarter letters, or text
-    that is `encoded`.
+    that is `encoded`. NUL bytes, which UTF-16 has between letters, do not count.
     """
+    data = data.replace(b"\0", b"")
     try:
         text = data.decode()
     except UnicodeDecodeError:

@@ -71,7 +71,7 @@ def test_few_words_stay(undo: Undo, text: str) -> None:
     [
         (uncaesar, ROT3("with them there"), "with them there"),
         (uncaesar, ROT3('(with) "them", there!'), '(with) "them", there!'),
-        (uncaesar, ROT3("with-them/there"), "with-them/there"),
+        (uncaesar, ROT3("with-them, there"), "with-them, there"),
         (uncaesar, ROT3("The Money And Then"), "The Money And Then"),
         (unatbash, ATBASH("(with) [them] 'there'"), "(with) [them] 'there'"),
         (unrot13, ROT13("kill them all"), "kill them all"),
@@ -87,10 +87,10 @@ def test_short_texts(undo: Undo, hidden: str, plain: str) -> None:
 
 def test_two_shifts_in_a_text() -> None:
     """Each shift that a frequent word is found in makes a reading of its own, in the order of the words."""
-    hidden = f"{ROT3('what would you do')} and {ROT5('what would you do')} it"
+    hidden = f"{ROT3('what would you do')} - {ROT5('what would they have')} -"
     assert list(uncaesar(hidden)) == [
-        f"{ROT3('what would you do')} and what would you do it",
-        f"what would you do and {ROT5('what would you do')} it",
+        f"{ROT3('what would you do')} - what would they have -",
+        f"what would you do - {ROT5('what would they have')} -",
     ]
 
 

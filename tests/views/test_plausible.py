@@ -67,10 +67,17 @@ def test_bytes_that_are_text(text: str) -> None:
     assert decoded(text.encode()) == text
 
 
+@pytest.mark.parametrize("coding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_text_in_wide_characters(coding: str) -> None:
+    """English in UTF-16 and UTF-32 is text with NUL bytes."""
+    assert decoded("the bombs".encode(coding)) == "the bombs"
+    assert decoded("bom".encode(coding)) is None
+
+
 @pytest.mark.parametrize(
     "data",
     [
-        *(b"bom", b"bomb\x00", b"\xff\xfe\xfd\xfc", b"!" * 23, b"ab!!!", b"1234", b"b123-"),
+        *(b"bom", b"bomb\x01", b"\xff\xfe\xfd\xfc", b"!" * 23, b"ab!!!", b"1234", b"b123-"),
         *("\u00e4b\u00e4b\u00e4b\u00e4".encode(), ("\u00e4" + "!" * 30).encode()),
     ],
 )

@@ -136,3 +136,13 @@ def test_an_encoding_with_an_escaped_character_is_decoded_beside_a_decoy() -> No
 def test_short_texts_are_searched(text: str) -> None:
     """A single short word is cleaned and decoded."""
     assert [view.text for view in views(text, VIEWS)] == ["bomb"]
+
+
+@pytest.mark.parametrize("outer", ["Ascii85", "base85", "uuencode"])
+@pytest.mark.parametrize("inner", ["Ascii85", "base85"])
+def test_escapes_by_chance_in_base85_are_not_undone(inner: str, outer: str) -> None:
+    """A run of base85 inside another may have signs that look like escapes; it is decoded first."""
+    for number in range(40):
+        text = f"{number}. {SENTENCES[0]}"
+        codes = SINGLE["decimal codes"](SINGLE["base32"](text))
+        assert read(SINGLE[outer](SINGLE[inner](codes)), text)
