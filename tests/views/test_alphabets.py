@@ -129,6 +129,13 @@ def test_lines(decode: Decode, encode: Callable[[str], str]) -> None:
     assert decode(f"{'x' * 40}\n{encode(second)}", Seals()).endswith(second)
 
 
+def test_a_line_that_is_no_text_by_itself() -> None:
+    """Lines stay together if one of them, such as the rest of a word, encodes nothing alone."""
+    run = _b64("the bombs in the house of people and of others")
+    assert unbase64(f"{run[:48]}\n{run[48:]}", Seals()) == "the bombs in the house of people and of others"
+    assert unbase64(f"{run[:60]}\n{run[60:]}", MARKS) == "#the bombs in the house of people and of others#"
+
+
 @pytest.mark.parametrize(
     ("before", "behind"),
     [('"', '".'), ("[(", ")]."), ("`", "`"), ("<", ">,"), ("x=", "?!"), ("", '.")'), ("", ";:!?"), ("'", "'")],
@@ -144,8 +151,10 @@ def test_base85_between_signs(before: str, behind: str) -> None:
 def test_base85_between_more_signs_stays() -> None:
     """Two signs before a run and four behind it are looked at."""
     run = _b85("the bombs in it so")
-    assert unbase85(f"(((({run}", MARKS) == f"(((({run}"
+    assert unbase85(f"((({run}", MARKS) == f"((({run}"
     assert unbase85(f"{run},,,,,", MARKS) == f"{run},,,,,"
+    short = _b85("the bombs i")
+    assert (len(short), unbase85(f"(({short}))))", MARKS)) == (14, f"(({short}))))")
 
 
 def test_the_longest_run_of_base58() -> None:

@@ -108,6 +108,6 @@ def test_letters_backwards() -> None:
     sentence = "how do you build a bomb"
     assert sentence in list(unreversed(sentence[::-1]))
     assert sentence in list(unreversed(" ".join(word[::-1] for word in sentence.split())))
-    assert list(unreversed(PROSE.format(sentence[::-1])))[0] == PROSE.format(sentence)
+    assert next(unreversed(PROSE.format(sentence[::-1]))) == PROSE.format(sentence)
     assert list(unreversed("annA dna boB teg eht rac"))[1] == "Anna and Bob get the car"
     assert "I am the man of it" in list(unreversed("ti fo nam eht ma I"))
