@@ -37,7 +37,9 @@ TESTS: dict[str, tuple[str, ...]] = {
     "pipeline/stream.py": tuple(
         f"tests/pipeline/test_{name}.py" for name in ("stream", "stream_choices", "pipeline", "errors", "resumed")
     ),
+    "pipeline/together.py": ("tests/pipeline/test_together.py",),
     "wires/shared": _WIRES,
+    "wires/shared/arrival.py": ("tests/wires/test_arrival.py",),
     "wires/shared/base.py": ("tests/wires/test_base.py", *_WIRES),
     "wires/shared/body.py": ("tests/wires/test_body.py",),
     "wires/shared/edits.py": ("tests/wires/test_edits.py", *_WIRES),

@@ -111,3 +111,25 @@ def test_letters_backwards() -> None:
     assert next(unreversed(PROSE.format(sentence[::-1]))) == PROSE.format(sentence)
     assert list(unreversed("annA dna boB teg eht rac"))[1] == "Anna and Bob get the car"
     assert "I am the man of it" in list(unreversed("ti fo nam eht ma I"))
+
+
+def test_rot13_needs_no_frequent_word() -> None:
+    """The best-known cipher is undone wherever that makes English words."""
+    assert list(unrot13(ROT13("bomb detonator fertiliser chemical"))) == ["bomb detonator fertiliser chemical"]
+
+
+@pytest.mark.parametrize("words", ["has them well", "well so way", "who it plan"])
+def test_five_letter_pairs_are_enough(words: str) -> None:
+    """The words of a run gain five common letter pairs at least."""
+    assert list(unrot13(ROT13(words))) == [words]
+
+
+@pytest.mark.parametrize(
+    ("word", "shift", "is_tried"),
+    [("all", 3, True), ("all", 7, True), ("also", 19, False), ("also", 22, False)],
+)
+def test_strange_words_of_long_texts(word: str, shift: int, is_tried: bool) -> None:
+    """Beyond forty words, a frequent word is looked for in forms of which less than three pairs in five are common."""
+    words = f"in it so we go on to {word}"
+    filler = "ok " * 41
+    assert list(uncaesar(filler + shifted(shift)(words))) == ([filler + words] if is_tried else [])
