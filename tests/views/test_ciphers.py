@@ -122,6 +122,7 @@ def test_rot13_needs_no_frequent_word() -> None:
 def test_five_letter_pairs_are_enough(words: str) -> None:
     """The words of a run gain five common letter pairs at least."""
     assert list(unrot13(ROT13(words))) == [words]
+    assert list(unrot13(PROSE.format(ROT13(words)))) == [PROSE.format(words)]
 
 
 @pytest.mark.parametrize(

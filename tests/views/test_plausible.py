@@ -48,6 +48,12 @@ def test_words_have_two_in_five_common_pairs(text: str, wanted: bool) -> None:
     assert worded(text) is wanted
 
 
+def test_two_pairs_in_five_are_enough() -> None:
+    """Two common pairs of five make words; three of eight do not."""
+    assert worded("thqhez")
+    assert not worded("thqheqinz")
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
