@@ -86,6 +86,7 @@ CLEANED = {
         ("\u210c\u00b2", "H2"),
         ("\u2122 \uff42", "TM b"),
         ("\ufdfa \uff42", "\ufdfa b"),
+        ("\u3315 \uff42", "\u3315 b"),
         ("\u33ff \u3358 \uff42", "gal 0\u70b9 b"),
         ("100\u00b2 \uff01 \u00bd", None),
         ("\u2122 \u2103 \u2116 \u00ba \u017f", None),
@@ -106,6 +107,7 @@ CLEANED = {
         ("\u043aill b\u043emb \u0436\u0443\u043a \u0440\u0430\u0441\u0435", "kill bomb \u0436\u0443\u043a pace"),
         ("b\u0131r stra\u00dfe caf\u00e9", None),
         ("bo1\u043emb", "bo1omb"),
+        ("\u0440\u0430\u0441\u0435 stra\u00dfe \u00fcber", "pace stra\u00dfe \u00fcber"),
         ("plain words", None),
     ],
 }
