@@ -9,6 +9,7 @@ import pytest
 from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.types import Message, Part
 from guardproxy.wires.shared import parts
+from guardproxy.wires.shared.known import Known
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import FieldRule
 
@@ -20,7 +21,7 @@ LONG = "stop_" * 60  # enumerated words, longer than an identifier
 
 def read(rule: FieldRule, value: Any, known: tuple[str, ...] = ()) -> dict[str, str]:
     """The parts that a rule makes of a value at `x`, by path: the text, or an opaque part's note in brackets."""
-    builder = MessageBuilder(Unreadable, known)
+    builder = MessageBuilder(Unreadable, Known(known))
     rule(builder, value, "x")
     found: dict[str, str] = {}
     for part in builder.message("user").parts:
