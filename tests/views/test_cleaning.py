@@ -88,7 +88,7 @@ CLEANED = {
         ("\u210c\u00b2", "H2"),
         ("\u2122 \uff42", "TM b"),
         ("\ufdfa \uff42", "\ufdfa b"),
-        ("\u3315 \uff42", "\u3315 b"),
+        ("\u3315 \u2152 \uff42", "\u3315 1\u204410 b"),
         ("\u33ff \u3358 \uff42", "gal 0\u70b9 b"),
         ("100\u00b2 \uff01 \u00bd", None),
         ("\u2122 \u2103 \u2116 \u00ba \u017f", None),

@@ -381,7 +381,7 @@ def test_parts_outside_of_choices() -> None:
     table = {"error": parts.error_text, **parts.keys("id")}
     assert parts.outer_parts({"id": "auto", "error": "no"}, table) == (Part("error", "no"),)
     assert parts.outer_parts({"id": SENTENCE}, table) == (Part("id", SENTENCE),)
-    assert parts.outer_parts({"id": SENTENCE}, table, (SENTENCE,)) == ()
+    assert parts.outer_parts({"id": SENTENCE}, table, Known((SENTENCE,))) == ()
     with pytest.raises(UpstreamUnreadable):
         parts.outer_parts({"ID": "auto"}, table)
 
