@@ -76,6 +76,7 @@ def test_a_mark_says_how_far_its_choice_has_come() -> None:
     assert stream.message(0) == Message(
         "assistant",
         (Part("text", "Hello you!"), Part("image", "", "opaque", "image"), stream.message(0).parts[2]),
+        arrived=(Part("text", "Hello"), Part("text", "Hi"), Part("text", " you!")),
     )
     with pytest.raises(UpstreamUnreadable, match="text behind the end of choice 0"):
         marks(stream, {"text": "a"})
