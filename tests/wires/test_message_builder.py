@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.types import Message, Part
+from guardproxy.wires.shared.known import Known
 from guardproxy.wires.shared.message_builder import ODD_KEYS, MessageBuilder
 
 # Words that no protocol uses.
@@ -17,7 +18,7 @@ SHORT = st.text("ab", max_size=2)
 
 def new(known: tuple[str, ...] = ()) -> MessageBuilder:
     """Return an empty builder of a request's message."""
-    return MessageBuilder(Unreadable, known)
+    return MessageBuilder(Unreadable, Known(known))
 
 
 def texts(builder: MessageBuilder) -> dict[str, str]:
@@ -31,7 +32,7 @@ def test_a_new_builder_is_empty() -> None:
     assert builder.message("tool") == Message("tool", ())
     assert (builder.size, builder.opaques, builder.calls, builder.take(), builder.pieces) == (0, 0, 0, [], {})
     assert (builder.text("a"), builder.head("a")) == ("", "")
-    assert (builder.error, builder.known) == (Unreadable, ("a name",))
+    assert (builder.error, "a name" in builder.known, "b" in builder.known) == (Unreadable, True, False)
 
 
 @given(
@@ -132,18 +133,33 @@ def test_a_few_keys_may_be_words_of_their_own() -> None:
     builder = new()
     assert ODD_KEYS == 3
     for word in (*ODD[:3], *ODD[:3], "content", "x_id"):
-        assert builder.may_name(word)
-    assert not builder.may_name(ODD[3])
-    assert builder.may_name("content")
-    assert new().may_name(ODD[3])
+        assert builder.may_name(word, "x")
+    assert not builder.may_name(ODD[3], "x")
+    assert builder.may_name("content", "x")
+    assert new().may_name(ODD[3], "x")
 
 
 def test_a_key_of_several_words_is_a_text() -> None:
     """It does not use up the words of other keys."""
     builder = new()
     for _ in range(ODD_KEYS):
-        assert not builder.may_name("how to do it")
-    assert [builder.may_name(word) for word in ODD] == [True, True, True, False]
+        assert not builder.may_name("how to do it", "x")
+    assert [builder.may_name(word, "x") for word in ODD] == [True, True, True, False]
+
+
+def test_the_words_of_keys_are_noted() -> None:
+    """Keys and identifiers with too many words together are judged, at the paths of the keys' values."""
+    builder = new()
+    for word in (*ODD[:3], "content", "x_id"):
+        builder.may_name(word, f"m.{word}")
+    assert not builder.add_noted()
+    for place, word in enumerate(("pillow", "blanket")):
+        builder.known.note(f"x[{place}]", f"{word}-curtain")
+    assert builder.add_noted()
+    found = texts(builder)
+    assert [found[f"m.{word}"] for word in ODD[:3]] == [*ODD[:3]]
+    assert (found["x[0]"], found["x[1]"]) == ("pillow-curtain", "blanket-curtain")
+    assert not builder.add_noted()
 
 
 def test_parts_of_another_message_are_included() -> None:
