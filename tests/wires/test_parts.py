@@ -444,3 +444,13 @@ def test_the_words_of_labels_are_judged_with_others() -> None:
         ("y", "kettle"),
         *((f"z[{place}]", word) for place, word in enumerate(SEVEN[4:])),
     ]
+
+
+def test_letters_of_many_fields_are_judged() -> None:
+    """Two letters are half a word of an identifier: a text may be spelled by pairs of letters as well."""
+    letters = ["qz", "qx", "qj", "zq", "zx", "zj", "xq", "xz", "xj", "jq", "jz", "jx", "vq"]
+    builder = MessageBuilder(Unreadable)
+    parts.read_fields(
+        builder, dict(zip("abcdefghijklm", letters, strict=True)), "x", parts.keys(" ".join("abcdefghijklm"))
+    )
+    assert noted(builder) == [(f"x.{key}", pair) for key, pair in zip("abcdefghijklm", letters, strict=True)]
