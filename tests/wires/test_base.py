@@ -47,9 +47,9 @@ def test_every_model_that_a_request_names() -> None:
 def test_identifiers_with_many_words_are_a_message_of_the_user() -> None:
     """It comes first, and can be removed from the fields that the identifiers stand in."""
     case = BY_NAME["chat"]
-    few = {"user": "flamingo-walrus", "safety_identifier": "ostrich-curtain", "prompt_cache_key": "kettle-pillow"}
+    few = {"user": "flamingo-walrus", "safety_identifier": "ostrich", "prompt_cache_key": "kettle-pillow"}
     assert [message.text for message in case.request(messages=[HELLO], **few).conversation.messages] == ["hello"]
-    fields = few | {"model": "mattress"}
+    fields = few | {"model": "mattress-curtain"}
     request = case.request(messages=[HELLO], **fields)
     first, second = request.conversation.messages
     assert (first.role, second.text) == ("user", "hello")
