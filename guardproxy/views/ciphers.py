@@ -154,9 +154,14 @@ def unreversed(text: str) -> Iterator[str]:
 
 @lru_cache(maxsize=1)
 def _words(text: str) -> tuple[int, frozenset[str]]:
-    """Return the number of words between white space, and the different ones. Kept: all ciphers read the same text."""
+    """Return the number of words between white space, and the different ones with and without the signs around them.
+
+    The last result is cached: all ciphers read the same text.
+    """
     words = text.split()
-    return len(words), frozenset(words)
+    different = frozenset(words)
+    bare = WORD.findall(" ".join(word for word in different if not word.isalpha()))
+    return len(words), different.union(bare)
 
 
 def _undone(text: str, cipher: _Cipher) -> str:

@@ -25,8 +25,8 @@ _COMBINING_RUN = re.compile(f"[{_COMBINING}]+")
 # Control characters except white space, which programs do not display.
 HIDDEN = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]+")
 _FILLERS = "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u2800\u3164\uffa0\U0001d159"
-# Code points that may be invisible or have a compatibility form.
-_PLANES = (range(0x80, 0xD800), range(0xE000, 0x20000), range(0x2F800, 0x2FA20), range(0xE0000, 0xE1000))
+# Code points that may be invisible or have a compatibility form; tags and selectors have patterns of their own.
+_PLANES = (range(0x80, 0xD800), range(0xE000, 0x20000), range(0x2F800, 0x2FA20))
 # Common in ordinary text, so not treated as disguised letters.
 ORDINARY = frozenset("™℠№ªº℃℉℡\u017f")
 

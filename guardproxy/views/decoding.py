@@ -49,6 +49,7 @@ _LEET_INSIDE = re.compile(
     r"[a-z](?:[013457@$89]{1,2}[a-z]|![a-z]{2})|[A-Z][013457@$89]{1,2}[A-Z](?![a-z])|\b[A-Z][013457@$89][a-z]"
 )
 _LEET = str.maketrans("01345789@$!", "oieastbgasi")
+_DOMAIN = re.compile(r"\.[A-Za-z0-9]")
 _ALL_HEX = re.compile(r"[0-9a-f]{6,}")
 
 
@@ -160,7 +161,7 @@ def _is_leet_word(token: str) -> bool:
 
 
 def _is_address(match: re.Match[str]) -> bool:
-    return "@" in match.group() and match.string[match.end() : match.end() + 1] == "."
+    return "@" in match.group() and _DOMAIN.match(match.string, match.end()) is not None
 
 
 @lru_cache(maxsize=8192)
@@ -193,6 +194,8 @@ EXACT: tuple[tuple[str, Callable[[str, Seals], str]], ...] = (
 )
 # These decode nothing in a text without a long word.
 OF_LONG_WORDS = frozenset({"base85", "base32", "base58", "reversed"})
+# What these encode may be encoded by them again, and then has escapes by chance, so the other methods have to wait.
+OF_ANY_SIGNS = frozenset({"uuencode", "base85"})
 # Each yields the readings of a text, which may be the text itself.
 GUESSES: dict[str, Callable[[str], Iterator[str]]] = {
     "leet": _unleet,

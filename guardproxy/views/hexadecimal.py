@@ -1,6 +1,7 @@
 """Decode hex digits, and the escapes of programs: `\\x62`, `\\u0062`, `\\u{62}`, `\\142`, `%u0062`, `U+0062`. Pure."""
 
 import re
+import sys
 
 from guardproxy.views.plausible import decoded, worded
 from guardproxy.views.seals import Seals
@@ -56,7 +57,7 @@ def _hex_text(digits: str) -> str:
 
 def _points_text(escapes: str) -> str:
     codes = [int(digits, 16) for digits in _POINT.findall(escapes)]
-    if any(code > 0x10FFFF or 0xD800 <= code < 0xE000 for code in codes):
+    if max(codes) > sys.maxunicode:
         return escapes
     return _printable("".join(map(chr, codes))) or escapes
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from guardproxy.errors import ConfigError
 from guardproxy.views.alphabets import has_long_word
 from guardproxy.views.cleaning import CLEANINGS, HIDDEN
-from guardproxy.views.decoding import DECODINGS, EXACT, GUESSES, OF_LONG_WORDS
+from guardproxy.views.decoding import DECODINGS, EXACT, GUESSES, OF_ANY_SIGNS, OF_LONG_WORDS
 from guardproxy.views.order import displayed
 from guardproxy.views.seals import SEAL, Seals
 from guardproxy.views.spacing import unspaced
@@ -133,6 +133,8 @@ class _Search:
                 continue
             if (text := method(out.text, seals)) != out.text:
                 out = self._cleaned(View(_names(out.name, name), text))
+                if name in OF_ANY_SIGNS:
+                    return out
         if out is view and "spaced" in self.chosen and (text := unspaced(view.text)) != view.text:
             return self._cleaned(View(_names(view.name, "spaced"), text))
         return out

@@ -2,7 +2,8 @@
 
 import re
 from collections import Counter
-from itertools import pairwise
+from functools import cache
+from itertools import groupby, pairwise
 
 from guardproxy.views.decoding import EXACT
 from guardproxy.views.plausible import pairs
@@ -17,14 +18,9 @@ _APART = re.compile(rf"(?<![^\W_])[^\W_](?:{_SIGNS}{{1,8}}+[^\W_](?![^\W_])){{3,
 _SINGLES = re.compile(r"(?<![^\s\"'(])\S(?:\s{1,8}+\S(?!\S)){11,}+(?:\s{1,8}+\S(?=[.,:!?\"')]))?")
 # Every match of the patterns contains a match of this pattern, which ordinary text seldom has.
 _LONE_PAIR = re.compile(rf"(?<![^\W_])[^\W_]{_SIGNS}{{1,8}}+[^\W_](?![^\W_])")
-# Encodings in groups of equal length. They have digits in words, or capitals behind small letters or digits.
-_SIZES = (4, 5, 6, 8, 10, 12, 16)
-_GROUPED = [
-    re.compile(
-        rf"(?<![!-~])(?:[A-Za-z0-9+/]{{{size}}}\s){{3,}}+(?:[A-Za-z0-9+/]{{1,{size}}}+={{0,6}}(?![^\s.,!?\"')\]]))?"
-    )
-    for size in _SIZES
-]
+_MOST = 32  # characters of a group of an encoding
+_GROUPS = 3  # of equal length, at least
+# An encoding has digits in words, or capitals behind small letters or digits.
 _ODD = re.compile("[a-z0-9][A-Z]|[A-Za-z][0-9]|[0-9][a-z]")
 _ODD_PLACES = 4  # that an encoding of a few words has
 _WORDS_BEFORE = 4  # words of the same length that may stand before an encoding
@@ -36,8 +32,8 @@ _LONG = 12  # characters that are too many for the columns of a table or the nam
 def unspaced(text: str) -> str:
     """Join words and encodings that are written character by character; wider gaps separate words."""
     if len(_ODD.findall(text)) >= _ODD_PLACES:
-        for pattern in _GROUPED:
-            text = pattern.sub(_ungrouped, text)
+        for size in _sizes(text):
+            text = _grouped(size).sub(_ungrouped, text)
     if not _LONE_PAIR.search(text):
         return text
     text = _SINGLES.sub(_encoding, text)
@@ -47,6 +43,19 @@ def unspaced(text: str) -> str:
         return text
     text = _DOTTED.sub(_together, text)
     return re.sub(r" {2,}", " ", _SPACED.sub(_together, text))
+
+
+def _sizes(text: str) -> list[int]:
+    """Return the lengths that several words in a row have."""
+    runs = groupby(map(len, text.split()))
+    return sorted({size for size, run in runs if 2 <= size <= _MOST and sum(1 for _ in run) >= _GROUPS})
+
+
+@cache
+def _grouped(size: int) -> re.Pattern[str]:
+    """Return the pattern of an encoding in groups of a length. The last group may be shorter."""
+    group, last = rf"[A-Za-z0-9+/]{{{size}}}", rf"[A-Za-z0-9+/]{{0,{size}}}+={{0,6}}"
+    return re.compile(rf"(?<![!-~])(?:{group}\s){{{_GROUPS},}}+(?:{last}(?![^\s.,!?\"')\]]))?")
 
 
 def _ungrouped(match: re.Match[str]) -> str:

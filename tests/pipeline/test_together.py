@@ -1,12 +1,15 @@
 """Harm that no choice or text of a reply contains by itself: choices joined, and deltas in alternation."""
 
+import base64
 import json
 from typing import Any
 
 import pytest
 
+from guardproxy.errors import GuardUnavailable
 from guardproxy.policy import Policy, Rule, SideRules, StreamPolicy
 from guardproxy.types import Check, Verdict
+from guardproxy.views import VIEWS
 from tests.kit import WordGuard
 from tests.pipeline.test_pipeline import WORDS, Run, content_of, finish, frame, policy
 
@@ -123,3 +126,55 @@ def test_kinds_of_text_in_alternation(spoken: tuple[str, ...], pieces: tuple[str
     """A reader shows text and reasoning in the order of arrival; it may leave out a kind that comes between them."""
     frames = [frame(**{spoken[n % len(spoken)]: piece}) for n, piece in enumerate([*pieces, "."])]
     assert finish(Run().stream([*frames, frame(0, "stop"), DONE], policy())) == ["content_filter"]
+
+
+class Failing(Counting):
+    """A guard that does not judge choices together."""
+
+    async def judge(self, check: Check) -> Verdict:
+        if "\n" in check.turn.text:
+            raise GuardUnavailable("no answer")
+        return await super().judge(check)
+
+
+def test_choices_that_cannot_be_judged_together() -> None:
+    """Their records say that the guard has failed, and the policy decides as for any failure."""
+    run = Run(Failing())
+    run.reply("Fine.", "Good.", rules=policy())
+    assert [bool(record.error) for record in run.records] == [True, True]
+    assert {record.outcome for record in run.records} == {"refuse"}
+
+
+def test_choices_are_judged_by_the_rules_for_replies() -> None:
+    """Rules for users do not hold for choices together."""
+    none = SideRules({})
+    assert "content_filter" not in finish_of(Run(), "a bo", "mb", rules=policy(assistant=none))
+    assert set(finish_of(Run(), "a bo", "mb", rules=policy(user=none))) == {"content_filter"}
+
+
+def finish_of(run: Run, *texts: str, rules: Policy) -> list[str]:
+    """Return why each choice of a whole reply ends."""
+    return [choice["finish_reason"] for choice in json.loads(run.reply(*texts, rules=rules).body)["choices"]]
+
+
+def test_clean_choices_keep_their_verdicts() -> None:
+    """The verdict of a choice does not mention the others if they change nothing; a worse one names both texts."""
+    run = Run()
+    run.reply("Fine.", "Good.", rules=policy())
+    alone = Run()
+    alone.reply("Fine.", rules=policy())
+    assert [record.verdict and record.verdict.findings for record in run.records] == [
+        alone.records[0].verdict and alone.records[0].verdict.findings
+    ] * 2
+
+
+def test_choices_with_too_many_encodings_together() -> None:
+    """Halves of a text that is encoded too often make the whole reply one that cannot be read."""
+    text = "Please do it now"
+    for _ in range(8):
+        text = base64.b64encode(text.encode()).decode()
+    run = Run()
+    opaque = {"user": "allow", "assistant": "block"}
+    run.reply(text[:7], text[7:], rules=policy(views=VIEWS, on_opaque=opaque))
+    assert {record.outcome for record in run.records} == {"refuse"}
+    assert all(any(note.why == "opaque: too many encodings" for note in record.coverage) for record in run.records)

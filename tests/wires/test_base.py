@@ -26,6 +26,38 @@ def test_the_model_is_the_body_s(case: Any) -> None:
         assert (refused.value.path, str(refused.value)) == ("model", "model: must be a string")
 
 
+HELLO = {"role": "user", "content": "hello"}
+
+
+def test_every_model_that_a_request_names() -> None:
+    """The protocol's model comes first, with its place; then those of other fields and of the query."""
+    wire = BY_NAME["chat"].wire
+
+    def models(query: str = "", **body: Any) -> list[tuple[str, str]]:
+        raw = json.dumps({"messages": [HELLO], **body}).encode()
+        return [*wire.models(wire.parse_request(f"/v1/chat/completions{query}", raw))]
+
+    assert models(model="a")[0] == ("model", "a")
+    assert models("?model=b", model="a", models=["c"])[1:] == [("model", "a"), ("models[0]", "c"), ("?model", "b")]
+    assert models(model=" ", models=["c"]) == [("models[0]", "c")]
+    gemini = BY_NAME["gemini"]
+    assert [*gemini.wire.models(gemini.request())] == [("the path", "gemini-2.5-flash")]
+
+
+def test_identifiers_with_many_words_are_a_message_of_the_user() -> None:
+    """It comes first, and can be removed from the fields that the identifiers stand in."""
+    case = BY_NAME["chat"]
+    few = {"user": "flamingo-walrus", "safety_identifier": "ostrich", "prompt_cache_key": "kettle-pillow"}
+    assert [message.text for message in case.request(messages=[HELLO], **few).conversation.messages] == ["hello"]
+    fields = few | {"model": "mattress-curtain"}
+    request = case.request(messages=[HELLO], **fields)
+    first, second = request.conversation.messages
+    assert (first.role, second.text) == ("user", "hello")
+    assert {part.path: part.text for part in first.parts} == fields
+    assert [{*places} for places in request.places] == [{*fields}, {"messages[0]"}]
+    assert json.loads(case.wire.edit_request(request, [], [0]))["messages"] == [HELLO]
+
+
 def test_an_ordinary_request_is_not_structured() -> None:
     """Only a request that asks for JSON is."""
     for case in CASES:

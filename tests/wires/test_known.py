@@ -96,3 +96,40 @@ def test_a_reply_repeats_the_model_of_the_path(body: dict[str, Any]) -> None:
     """Some protocols name the model in the path. Other options are not repeated."""
     known = repeated_in_reply(request(body, model="my model"))
     assert ("my model" in known, "x y" in known) == (True, False)
+
+
+def noted(*identifiers: str, names: tuple[str, ...] = ()) -> Known:
+    """Return a set of these names in which identifiers have been noted, each at a path of its place."""
+    known = Known(names)
+    for place, identifier in enumerate(identifiers):
+        known.note(f"x[{place}]", identifier)
+    return known
+
+
+SIX = ("flamingo", "walrus", "ostrich", "kettle", "pillow", "blanket")
+
+
+def test_six_words_of_identifiers_are_not_judged() -> None:
+    """A body may have that many words of its own, in whatever identifiers."""
+    assert noted().take_texts() == []
+    assert noted(*SIX).take_texts() == []
+    assert noted("flamingo-walrus-ostrich", "kettle-pillow-blanket").take_texts() == []
+
+
+def test_all_identifiers_are_judged_if_they_have_seven_words() -> None:
+    """With the paths at which they were noted; a second call returns those since."""
+    known = noted(*SIX, "mattress")
+    assert known.take_texts() == [(f"x[{place}]", word) for place, word in enumerate((*SIX, "mattress"))]
+    assert known.take_texts() == []
+    known.note("y", "carpet")
+    known.note("z", "curtain")
+    assert known.take_texts() == [("y", "carpet"), ("z", "curtain")]
+    assert known.take_texts() == []
+
+
+def test_identifiers_that_are_not_counted() -> None:
+    """Enumerated values, names of the request, and what was noted before have no words of their own."""
+    assert noted(*SIX, "auto", "call_1", *SIX).take_texts() == []
+    assert noted(*SIX, "mattress", names=("mattress",)).take_texts() == []
+    known = noted("auto", "walrus", *SIX, "mattress", "walrus")
+    assert [text for _, text in known.take_texts()] == ["walrus", "flamingo", *SIX[2:], "mattress"]

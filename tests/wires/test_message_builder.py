@@ -16,9 +16,9 @@ ODD = ("flamingo", "walrus", "ostrich", "kettle")
 SHORT = st.text("ab", max_size=2)
 
 
-def new(known: Known | None = None) -> MessageBuilder:
+def new(known: tuple[str, ...] = ()) -> MessageBuilder:
     """Return an empty builder of a request's message."""
-    return MessageBuilder(Unreadable, known)
+    return MessageBuilder(Unreadable, Known(known))
 
 
 def texts(builder: MessageBuilder) -> dict[str, str]:
@@ -28,12 +28,11 @@ def texts(builder: MessageBuilder) -> dict[str, str]:
 
 def test_a_new_builder_is_empty() -> None:
     """Nothing is in a message before something is added."""
-    known = Known(["a name"])
-    builder = new(known)
+    builder = new(("a name",))
     assert builder.message("tool") == Message("tool", ())
     assert (builder.size, builder.opaques, builder.calls, builder.take(), builder.pieces) == (0, 0, 0, [], {})
     assert (builder.text("a"), builder.head("a")) == ("", "")
-    assert (builder.error, builder.known) == (Unreadable, known)
+    assert (builder.error, "a name" in builder.known, "b" in builder.known) == (Unreadable, True, False)
 
 
 @given(
@@ -146,6 +145,21 @@ def test_a_key_of_several_words_is_a_text() -> None:
     for _ in range(ODD_KEYS):
         assert not builder.may_name("how to do it", "x")
     assert [builder.may_name(word, "x") for word in ODD] == [True, True, True, False]
+
+
+def test_the_words_of_keys_are_noted() -> None:
+    """Keys and identifiers with too many words together are judged, at the paths of the keys' values."""
+    builder = new()
+    for word in (*ODD[:3], "content", "x_id"):
+        builder.may_name(word, f"m.{word}")
+    assert not builder.add_noted()
+    for place, word in enumerate(("pillow", "blanket")):
+        builder.known.note(f"x[{place}]", f"{word}-curtain")
+    assert builder.add_noted()
+    found = texts(builder)
+    assert [found[f"m.{word}"] for word in ODD[:3]] == [*ODD[:3]]
+    assert (found["x[0]"], found["x[1]"]) == ("pillow-curtain", "blanket-curtain")
+    assert not builder.add_noted()
 
 
 def test_parts_of_another_message_are_included() -> None:

@@ -381,7 +381,7 @@ def test_parts_outside_of_choices() -> None:
     table = {"error": parts.error_text, **parts.keys("id")}
     assert parts.outer_parts({"id": "auto", "error": "no"}, table) == (Part("error", "no"),)
     assert parts.outer_parts({"id": SENTENCE}, table) == (Part("id", SENTENCE),)
-    assert parts.outer_parts({"id": SENTENCE}, table, Known([SENTENCE])) == ()
+    assert parts.outer_parts({"id": SENTENCE}, table, Known((SENTENCE,))) == ()
     with pytest.raises(UpstreamUnreadable):
         parts.outer_parts({"ID": "auto"}, table)
 
@@ -397,3 +397,60 @@ def test_outer_parts_belong_to_the_first_choice() -> None:
     assert parts.with_outer_parts([], outer) == (Message("assistant", outer),)
     assert parts.with_outer_parts([first, second], ()) == (first, second)
     assert parts.with_outer_parts([], ()) == ()
+
+
+SEVEN = ("flamingo", "walrus", "ostrich", "kettle", "pillow", "blanket", "mattress")
+
+
+def noted(builder: MessageBuilder) -> list[tuple[str, str]]:
+    """The identifiers that a builder judges because they have too many words together."""
+    builder.add_noted()
+    return [(part.path, part.text) for part in builder.message("user").parts]
+
+
+@pytest.mark.parametrize("rule", ["name", "identifier", "passed"])
+def test_the_words_of_seven_fields_are_judged(rule: str) -> None:
+    """A text may be spelled over the identifiers of a body, whichever fields they are in."""
+    table = dict.fromkeys("abcdefg", RULES[rule])
+    values = dict(zip("abcdefg", SEVEN, strict=True))
+    builder = MessageBuilder(Unreadable)
+    parts.read_fields(builder, values, "x", table)
+    assert noted(builder) == [(f"x.{key}", word) for key, word in values.items()]
+    few = MessageBuilder(Unreadable)
+    parts.read_fields(few, values | {"a": "auto"}, "x", table)
+    assert (noted(few) == []) is (rule != "passed")  # this rule passes enumerated values only
+
+
+def test_the_words_of_seven_names_are_judged() -> None:
+    """A name of one or two words passes by itself."""
+    builder = MessageBuilder(Unreadable)
+    for place, word in enumerate(SEVEN):
+        parts.name(builder, word, f"x[{place}]")
+    assert noted(builder) == [(f"x[{place}]", word) for place, word in enumerate(SEVEN)]
+
+
+def test_the_words_of_labels_are_judged_with_others() -> None:
+    """Keys and values, however deep, have the path of the value."""
+    builder = MessageBuilder(Unreadable)
+    parts.labels(builder, {"flamingo": ["walrus", {"ostrich": 7}]}, "x")
+    parts.labels(builder, "kettle", "y")
+    assert noted(builder) == []
+    for place, word in enumerate(SEVEN[4:]):
+        parts.name(builder, word, f"z[{place}]")
+    assert noted(builder) == [
+        ("x.flamingo", "flamingo"),
+        ("x.flamingo[0]", "walrus"),
+        ("x.flamingo[1].ostrich", "ostrich"),
+        ("y", "kettle"),
+        *((f"z[{place}]", word) for place, word in enumerate(SEVEN[4:])),
+    ]
+
+
+def test_letters_of_many_fields_are_judged() -> None:
+    """Two letters are half a word of an identifier: a text may be spelled by pairs of letters as well."""
+    letters = ["qz", "qx", "qj", "zq", "zx", "zj", "xq", "xz", "xj", "jq", "jz", "jx", "vq"]
+    builder = MessageBuilder(Unreadable)
+    parts.read_fields(
+        builder, dict(zip("abcdefghijklm", letters, strict=True)), "x", parts.keys(" ".join("abcdefghijklm"))
+    )
+    assert noted(builder) == [(f"x.{key}", pair) for key, pair in zip("abcdefghijklm", letters, strict=True)]

@@ -9,7 +9,7 @@ import pytest
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.ports import Chunk, Mark, Request
 from guardproxy.sse import Frame, Sse
-from guardproxy.types import Conversation, Message, Part
+from guardproxy.types import Conversation, Edit, Message, Part, Refuse, Replace
 from guardproxy.wires.shared.body import read_object
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import error_text, handled_in_code, keys
@@ -73,9 +73,11 @@ def test_a_mark_says_how_far_its_choice_has_come() -> None:
     assert marks(stream, {"tokens": "Hello you!"}) == [Mark(0, 10, final=False, whole=True)]
     assert marks(stream, {"tokens": "more"}) == [Mark(0, 10, final=True, whole=True)]
     assert stream.choices == (0, 2)
-    assert stream.message(0).parts[:2] == (Part("text", "Hello you!"), Part("image", "", "opaque", "image"))
-    assert len(stream.message(0).parts) == 3
-    assert [part.text for part in stream.message(0).arrived] == ["Hello", "Hi", " you!"]
+    assert stream.message(0) == Message(
+        "assistant",
+        (Part("text", "Hello you!"), Part("image", "", "opaque", "image"), stream.message(0).parts[2]),
+        arrived=(Part("text", "Hello"), Part("text", "Hi"), Part("text", " you!")),
+    )
     with pytest.raises(UpstreamUnreadable, match="text behind the end of choice 0"):
         marks(stream, {"text": "a"})
     assert marks(stream, {"n": 2, "text": "a"}) == [Mark(2, 3)]
@@ -284,3 +286,22 @@ def test_the_missing_end_of_a_frame_is_sent_once() -> None:
 def test_a_plain_reply_has_no_id() -> None:
     """Only a protocol whose replies can be named says so."""
     assert PlainStream().id == ""
+
+
+@pytest.mark.parametrize(
+    ("outcome", "rest"), [(Refuse("No."), []), (Replace((Edit("text", "Hello [removed]"),)), [" [removed]"])]
+)
+def test_what_has_arrived_of_a_choice_that_the_proxy_ends(outcome: Refuse | Replace, rest: list[str]) -> None:
+    """The pieces that were sent, the rest of the edited text, and what waits of the other choices."""
+    stream = PlainStream()
+    (first,) = stream.feed(frame({"choices": [{"n": 0, "text": "Hello"}, {"n": 1, "text": "Hi"}]}))
+    stream.note_released(first.data)
+    (second,) = stream.feed(frame({"choices": [{"n": 0, "text": " bad"}, {"n": 1, "text": " you"}]}))
+    assert [part.text for part in stream.message(1).arrived] == ["Hello", "Hi", " bad", " you"]
+    assert [part.text for part in stream.message(1, without=(0,)).arrived] == ["Hello", "Hi you"]
+    stream.end_choice(0, outcome)
+    sent = ["Hello", "Hi", *rest]
+    assert [part.text for part in stream.released(1).arrived] == sent
+    assert "".join(part.text for part in stream.message(1).arrived) == "".join([*sent, " you"])
+    stream.note_released(second.data)
+    assert "".join(part.text for part in stream.released(1).arrived) == "".join([*sent, " you"])

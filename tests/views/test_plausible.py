@@ -1,0 +1,135 @@
+"""How much a text resembles words, and which bytes are text."""
+
+import base64
+import random
+
+import pytest
+
+from guardproxy.views.plausible import decoded, encoded, holds_encoding, pairs, pairs_of, worded
+
+ENGLISH = "The committee met in the morning, and most of the members wanted to hear what the report said."
+
+
+def test_letter_pairs_are_counted() -> None:
+    """Common pairs and all pairs, in a word and in the words of a text; a letter alone has none."""
+    assert pairs("there") == (4, 4)
+    assert pairs("xqzj") == (0, 3)
+    assert pairs("a") == (0, 0)
+    assert pairs("") == (0, 0)
+    assert pairs_of("The, XQ there!") == (6, 7)
+    assert pairs_of("12 34") == (0, 0)
+
+
+def test_english_has_more_common_pairs_than_random_letters() -> None:
+    """Four in five pairs of English are common or more, and one in five of random letters."""
+    common, count = pairs_of(ENGLISH)
+    assert 0.7 < common / count < 0.95
+    luck = random.Random(1)
+    common, count = pairs("".join(luck.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(10_000)))
+    assert 0.15 < common / count < 0.25
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("the", True),
+        ("th", True),
+        ("thxqzj", False),
+        ("hethxq", True),
+        ("thex", True),
+        ("thqhez", True),
+        ("thqheqinz", False),
+        ("12", False),
+        ("", False),
+    ],
+)
+def test_words_have_two_in_five_common_pairs(text: str, wanted: bool) -> None:
+    """At least 40 % of the pairs, of one pair at least."""
+    assert worded(text) is wanted
+
+
+def test_two_pairs_in_five_are_enough() -> None:
+    """Two common pairs of five make words; three of eight do not."""
+    assert worded("thqhez")
+    assert not worded("thqheqinz")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("&#98;&#111;&#109;", True),
+        ("%62%6F", False),
+        ("%62%6F%6D", True),
+        ("%62%6F%6D%62%73 and so is it here", True),
+        ("%62%6F%6D%62%73%73 " + "x" * 18, True),
+        ("%62%6F%6D%62%73%73 " + "x" * 19, False),
+        ("%62%6F%6D%62%73%73 " + " " * 30 + "x" * 18, True),
+        ("626f6d62", True),
+        ("626f6d", False),
+        ("an ordinary text", False),
+    ],
+)
+def test_half_of_an_encoded_text_is_escapes(text: str, wanted: bool) -> None:
+    """Eight characters and half of what is not white space are escapes or hex digits."""
+    assert encoded(text) is wanted
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["bomb", "abc--", "b0mb", "b m b o", "ab1-", "a123", "\u00e4b\u00e4b\u00e4b\u00e4b", "!" * 24, "&#98;&#111;&#109;"],
+)
+def test_bytes_that_are_text(text: str) -> None:
+    """Four bytes in words, twelve of other alphabets, 24 of any printable ASCII, and escapes."""
+    assert decoded(text.encode()) == text
+
+
+@pytest.mark.parametrize("coding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_text_in_wide_characters(coding: str) -> None:
+    """English in UTF-16 and UTF-32 is text with NUL bytes."""
+    assert decoded("the bombs".encode(coding)) == "the bombs"
+    assert decoded("bom".encode(coding)) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(
+            b"bom",
+            b"abc---",
+            b"1 ! 2 ! 3 ! 4",
+            b"bomb\x01",
+            b"\xff\xfe\xfd\xfc",
+            b"!" * 23,
+            b"ab!!!",
+            b"1234",
+            b"b123-",
+        ),
+        *("\u00e4b\u00e4b\u00e4b\u00e4".encode(), ("\u00e4" + "!" * 30).encode()),
+    ],
+)
+def test_bytes_that_are_no_text(data: bytes) -> None:
+    """Few, unprintable or undecodable bytes, few letters, and short text of other alphabets."""
+    assert decoded(data) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("&#98; and %62 and \\x62", True),
+        ("&#98; and %62", False),
+        ("hello Qm9tYiB0aGUgaG91 world", True),
+        ("hello Qm9tYiB0aGUgaG9 world", False),
+        ("QMXTYIBXAGUGAGXX", False),
+        ("the digits 626f6d6273206865", True),
+        ("the digits ff00ff00ff00ff00", False),
+        ("an ordinary text", False),
+    ],
+)
+def test_texts_that_hold_an_encoding(text: str, wanted: bool) -> None:
+    """Three escapes, sixteen characters of base64, or text in hex digits."""
+    assert holds_encoding(text) is wanted
+
+
+def test_base64_is_an_encoding_in_a_text() -> None:
+    """The check is for the look of it: mixed cases and digits."""
+    assert holds_encoding(f"Read {base64.b64encode(ENGLISH.encode()).decode()}")
