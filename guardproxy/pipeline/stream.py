@@ -18,7 +18,7 @@ import structlog
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.holdback import Ask, HoldBack
 from guardproxy.observe import Metrics
-from guardproxy.pipeline.judged_request import undecoded_paths
+from guardproxy.pipeline.judged_request import undecoded_paths, unread_parts
 from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging, refusal
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.turns import coverage_of, recent_context, reply_turn
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _LatestCheck:
-    """The latest finished check of a choice. `seconds` adds up over all checks of the choice."""
+    """The latest finished check of a choice. `seconds` and `unread` add up over all checks of the choice."""
 
     message: Message
     verdict: Verdict | None
@@ -40,6 +40,7 @@ class _LatestCheck:
     error: str = ""
     seconds: float = 0.0
     undecoded: bool = False
+    unread: tuple[str, ...] = ()
 
 
 class RefusedBeforeStart(Exception):
@@ -90,8 +91,8 @@ class StreamReview:
 
     @property
     def failed(self) -> bool:
-        """Whether a choice could not be read or judged."""
-        return any(check.error for check in self._latest.values())
+        """Whether a choice could not be read or judged, or is in a language that the guard does not read."""
+        return any(check.error or check.unread for check in self._latest.values())
 
     async def run(self, source: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """Yield the bytes for the client. Raises the errors of `source`, after yielding the text judged until then.
@@ -169,8 +170,10 @@ class StreamReview:
         if before is not None and before.message == message:
             return before  # a finish frame without text: the last check judged exactly this message
         judged = await self._judging.judgement(self._context, message, self._exchange.policy, self._key)
-        seconds = time.perf_counter() - started + (before.seconds if before is not None else 0.0)
-        return _LatestCheck(message, judged.verdict, judged.decision, judged.error, seconds, judged.undecoded)
+        seconds, unread = time.perf_counter() - started, judged.unread
+        if before is not None:
+            seconds, unread = seconds + before.seconds, tuple(dict.fromkeys((*before.unread, *unread)))
+        return _LatestCheck(message, judged.verdict, judged.decision, judged.error, seconds, judged.undecoded, unread)
 
     async def _act_on(self, ask: Ask, check: _LatestCheck) -> bytes:
         """Apply a finished check: release its text, hold the choice until it is complete, or end it.
@@ -267,13 +270,21 @@ class StreamReview:
         check = self._latest[choice]
         turn = reply_turn(self._exchange.request.conversation.messages, check.message)
         judged = JudgedTurn(
-            turn, check.verdict, check.decision, outcome, check.error, check.seconds, choice, check.undecoded
+            turn,
+            check.verdict,
+            check.decision,
+            outcome,
+            check.error,
+            check.seconds,
+            choice,
+            check.undecoded,
+            check.unread,
         )
         if judged.passed:
             self._replies.remember(self._exchange, self._stream.id)
         self._recorded.add(choice)
-        policy, undecoded = self._exchange.policy, undecoded_paths([judged])
-        coverage = coverage_of([check.message], policy, failed=bool(check.error), undecoded=undecoded)
+        policy, undecoded, unread = self._exchange.policy, undecoded_paths([judged]), unread_parts([judged])
+        coverage = coverage_of([check.message], policy, failed=bool(check.error), undecoded=undecoded, unread=unread)
         await self._judging.record(self._exchange, [judged], coverage)
 
     async def _stop(self) -> None:
