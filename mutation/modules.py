@@ -13,6 +13,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "policy.py": ("tests/test_policy.py",),
     "holdback.py": ("tests/test_holdback.py",),
     "sse.py": ("tests/test_sse_frames.py", "tests/test_sse.py"),
+    "languages": ("tests/languages",),
     "views": ("tests/test_views.py",),
     "engine/batching.py": ("tests/engine/test_batching.py",),
     "engine/decoder/grammar.py": ("tests/engine/test_grammar.py",),

@@ -58,7 +58,9 @@ def guarded(upstream: Upstream, **changes: Any) -> ASGIApp:
     policies = LivePolicies(changes.get("policies") or PolicySet({"default": policy()}, version="cfg1"))
     proxy = Proxy(
         upstream=upstream,
-        pipeline=Pipeline(changes.get("guard") or WordGuard(WORDS), observers, metrics, actions),
+        pipeline=Pipeline(
+            changes.get("guard") or WordGuard(WORDS), observers, metrics, actions, reads=changes.get("reads")
+        ),
         wires=[load(name, WIRES, "wire") for name in WIRES],
         policies=policies,
         allow=PathList(changes.get("allow", ALLOW)),
