@@ -1,4 +1,4 @@
-.PHONY: install serve test lint types bench docs mutation evaluation train package
+.PHONY: install serve test lint types bench docs mutation evaluation presets train package
 
 PYTHON ?= python3
 VENV := .venv
@@ -52,6 +52,10 @@ evaluation: install
 	$(BIN)/guardproxy evaluate $(DATA)/*.jsonl.gz --guard embedded --json | $(BIN)/python -m bench.evaluation_tables docs/evaluation.md
 	$(BIN)/python -m bench.robustness docs/evaluation.md $(DATA)
 	$(BIN)/python -m bench.escapes docs/escapes.md
+
+# The thresholds of `serve --preset`, found anew: after the weights have changed. They also go into README and the docs.
+presets: install
+	$(BIN)/python -m bench.presets $(DATA)
 
 train: install
 	$(BIN)/python training/train.py

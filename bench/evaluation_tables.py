@@ -70,15 +70,6 @@ def category_table(report: Report) -> Iterator[str]:
                 yield f"| `{name}` | {category} | {' | '.join([*cells, _of(every, 'roc_auc')])} |"
 
 
-def policy_table(report: Report) -> Iterator[str]:
-    """The share of each file's rows that the default policy stops."""
-    yield "| set | unsafe rows stopped | benign rows stopped |"
-    yield "| --- | ---: | ---: |"
-    for name, dataset in report["datasets"].items():
-        cells = [_rate(dataset["policy"].get(kind)) for kind in ("unsafe", "benign")]
-        yield f"| `{name}` | {cells[0]} | {cells[1]} |"
-
-
 def page(reports: Mapping[str, Report]) -> str:
     """The text between the marks of the page."""
     out: list[str] = []
@@ -91,7 +82,6 @@ def page(reports: Mapping[str, Report]) -> str:
         out += ["Overall, by file; F1 and FPR at a probability of 0.5:", "", *set_table(report), ""]
         out += [f"* `{dataset}`: {SETS[dataset]}." for dataset in report["datasets"] if dataset in SETS]
         out += ["", "By category, if a file has at least 20 positive rows:", "", *category_table(report), ""]
-        out += ["Stopped by the default policy (95 % Wilson intervals):", "", *policy_table(report), ""]
         out.append(
             f"On average, a row had {cost['tokens_computed']:.0f} tokens in {cost['windows']:.2f} windows and took "
             f"{cost['compute_ms']:.0f} ms of the model's wall-clock time, under any other load of the machine; "
@@ -106,13 +96,6 @@ def _auprc(dataset: Report | None) -> str:
 
 def _of(part: Report | None, measure: str) -> str:
     return "-" if part is None else number(part[measure], part["ci"][measure])
-
-
-def _rate(rate: Report | None) -> str:
-    if rate is None:
-        return "-"
-    low, high = rate["ci"]
-    return f"{rate['rate']:.1%} [{low:.1%}, {high:.1%}] of {rate['n']:,}"
 
 
 def main() -> None:

@@ -46,6 +46,7 @@ class Moderation:
                 "category": reason.category,
                 "probability": reason.probability,
                 "threshold": reason.threshold,
+                "with_unsafe": reason.with_unsafe,
                 "action": reason.action,
             }
             for reason in self.decision.reasons

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from annotated_types import Interval, Len
 
@@ -23,6 +23,9 @@ from guardproxy.types import (
 OnFailure = Literal["block", "flag", "allow"]
 StreamMode = Literal["window", "hold_all", "monitor"]
 HistoryMode = Literal["drop", "block", "allow"]
+# Named sets of rules for the embedded guard, the strictest first: `settings/presets.yaml`.
+PresetName = Literal["strict", "balanced", "permissive"]
+PRESETS: tuple[PresetName, ...] = get_args(PresetName)
 # The kinds of part that a policy may leave unjudged: every kind but the text of a turn and opaque content.
 SkippableKind = Literal["refusal", "reasoning", "tool_call", "tool_result", "tool_definition", "transcript"]
 
@@ -32,7 +35,7 @@ UNSAFE = "unsafe"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """An action for probabilities of `threshold` and above.
+    """An action for probabilities of `threshold` and above, if P(unsafe) is at `with_unsafe` or above as well.
 
     `how` names the rewrite (`replace`, `redact`, or a user's own), empty for other actions.
     """
@@ -40,6 +43,7 @@ class Rule:
     action: ActionName
     threshold: float
     how: str = ""
+    with_unsafe: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +156,11 @@ class Policy:
 
     @property
     def floor(self) -> float:
-        """The lowest threshold of any rule. No probability below it can change a decision."""
+        """The lowest threshold of any rule. No probability of a category below it can change a decision.
+
+        `with_unsafe` cannot raise it: a verdict has the worst probabilities of several windows, views and guards, so a
+        category can be found in a window whose own P(unsafe) is low.
+        """
         rules = [*self.user.by_category.values(), *self.assistant.by_category.values()]
         return min((rule.threshold for group in rules for rule in group), default=1.0)
 
@@ -160,26 +168,27 @@ class Policy:
 def decide(policy: Policy, side: Side, verdict: Verdict) -> Decision:
     """The most severe action whose threshold is reached; every rule that is reached is a reason.
 
-    1. Compare each finding with the rules of its category, or with those of "*" if the category has none.
+    1. Compare each finding with the rules of its category, or with those of "*" if the category has none. A rule with a
+       second threshold is reached if P(unsafe) reaches that one, too.
     2. Compare P(unsafe) with the rules of "unsafe".
     3. The most severe action applies. Among its rules, the one with the most probable finding says `how`.
     """
     rules = policy.side(side)
     reached: list[tuple[Reason, str]] = []
     for finding in verdict.findings:
-        reached += _reached(finding.category, finding.probability, rules.covering(finding.category))
-    reached += _reached(UNSAFE, verdict.unsafe, rules.by_category.get(UNSAFE, ()))
+        reached += _reached(finding.category, finding.probability, verdict.unsafe, rules.covering(finding.category))
+    reached += _reached(UNSAFE, verdict.unsafe, verdict.unsafe, rules.by_category.get(UNSAFE, ()))
     if not reached:
         return Decision("pass", "", ())
     reason, how = max(reached, key=lambda pair: (SEVERITY[pair[0].action], pair[0].probability))
     return Decision(reason.action, how, tuple(pair[0] for pair in reached))
 
 
-def _reached(category: str, probability: float, rules: tuple[Rule, ...]) -> list[tuple[Reason, str]]:
+def _reached(category: str, probability: float, unsafe: float, rules: tuple[Rule, ...]) -> list[tuple[Reason, str]]:
     return [
-        (Reason(category, probability, rule.threshold, rule.action), rule.how)
+        (Reason(category, probability, rule.threshold, rule.action, rule.with_unsafe), rule.how)
         for rule in rules
-        if probability >= rule.threshold
+        if probability >= rule.threshold and unsafe >= rule.with_unsafe
     ]
 
 
@@ -276,6 +285,11 @@ class PolicySet:
     def routing_headers(self) -> frozenset[str]:
         """The names, in lower case, of the headers on which a route depends."""
         return frozenset(route.header[0].lower() for route in self.routes if route.header is not None)
+
+    @property
+    def routes_by_model(self) -> bool:
+        """Whether a route depends on the model."""
+        return any(route.model != ANY for route in self.routes)
 
     def choose(
         self, path: str, model: str, client: str, headers: Mapping[str, str], *, spellings: Collection[str] = ()

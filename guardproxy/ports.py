@@ -5,7 +5,7 @@ reads and writes one chat protocol. An *action* turns a decision into an outcome
 the closed set of things that a model is read for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -264,8 +264,11 @@ class ReplyStream(Protocol):
         """The last chunks, after the upstream has ended, with a final mark for every choice that is still open."""
         ...
 
-    def message(self, choice: int) -> Message:
-        """The text of a choice that was fed so far, with the part paths of a whole reply."""
+    def message(self, choice: int, without: Container[int] = ()) -> Message:
+        """The text of a choice that was fed so far, with the part paths of a whole reply.
+
+        `Message.arrived` leaves out the unreleased texts of the choices `without`.
+        """
         ...
 
     def released(self, choice: int) -> Message:
@@ -316,6 +319,13 @@ class Wire(Protocol):
 
     def parse_request(self, path: str, body: bytes) -> Request:
         """The parsed request. `path` includes the query. Raises Unreadable with the JSON path of the mistake."""
+        ...
+
+    def models(self, request: Request) -> Sequence[tuple[str, str]]:
+        """The place (a JSON path) and the name of every model that the upstream may use for the request.
+
+        The first is `Request.model`, if it is not empty.
+        """
         ...
 
     def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:

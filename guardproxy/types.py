@@ -61,13 +61,23 @@ class Part:
     kind: PartKind = "text"
     note: str = ""
 
+    @property
+    def shown_as(self) -> tuple[PartKind, str]:
+        """What a reader of a stream tells apart: the kind and the last key of the path, such as `content`."""
+        return self.kind, self.path.rpartition(".")[2]
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A role and its parts: the lines of one text. `views.joined` has the other texts that readers make of them."""
+    """A role and its parts: the lines of one text. `views.joined` has the other texts that readers make of them.
+
+    `arrived` are the pieces of a streamed reply in the order of their arrival, those of its other choices included, if
+    texts have arrived in alternation; otherwise it is empty.
+    """
 
     role: Role
     parts: tuple[Part, ...]
+    arrived: tuple[Part, ...] = ()
 
     @property
     def text(self) -> str:
@@ -209,12 +219,22 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A category whose `probability` reached the `threshold` of a rule; `action` is that of the rule."""
+    """A category whose `probability` reached the `threshold` of a rule; `action` is that of the rule.
+
+    `with_unsafe` is the rule's threshold for P(unsafe), which is reached as well; 0 if the rule has none.
+    """
 
     category: str
     probability: float
     threshold: float
     action: ActionName
+    with_unsafe: float = 0.0
+
+    @property
+    def thresholds(self) -> str:
+        """Every threshold of the rule as text."""
+        second = f" with unsafe >= {self.with_unsafe:g}" if self.with_unsafe else ""
+        return f"{self.threshold:g}{second}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,7 @@ from dataclasses import dataclass
 from mutation import equivalents
 from mutation.modules import PACKAGE, expand
 from mutation.mutants import Mutant, mutants
-from mutation.trial import ROOT, Trial, copies
-
-# A run may take this many times as long as the unchanged one, and so many seconds more: other work shares the machine.
-PATIENCE, GRACE_S = 4, 20
+from mutation.trial import GRACE_S, PATIENCE, ROOT, Trial, copies
 
 
 @dataclass(frozen=True, slots=True)

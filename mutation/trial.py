@@ -17,13 +17,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mutation.modules import PACKAGE
 
 ROOT = Path(__file__).parent.parent
 MEMORY = 4 * 1024**3  # bytes that a run may allocate: a mutant may be an endless loop that fills a list
 _FLAGS = ("-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
-_LIBRARIES, _OUTPUT = "libraries.txt", "output.txt"
+# A run is killed after so many times the unchanged one and so many seconds more, because other work shares the machine.
+# A test fails after as many times the slowest unchanged test and some seconds more: the cost of an endless loop.
+PATIENCE, GRACE_S, GRACE_OF_A_TEST_S = 4, 20, 5
+_LIBRARIES, _OUTPUT, _SLOWEST = "libraries.txt", "output.txt", "slowest.txt"
 _KILLED, _PASSED = 1, 0
 
 
@@ -40,6 +44,7 @@ class Trial:
 
     lanes: tuple[Path, ...]
     _running: dict[Path, _Run] = field(default_factory=dict)
+    _slowest: dict[tuple[str, ...], float] = field(default_factory=dict)  # seconds of the slowest of these tests
 
     def baseline(self, tests: Sequence[str]) -> float:
         """Return the seconds that the tests take on the unchanged source. Raises RuntimeError if one fails.
@@ -53,6 +58,7 @@ class Trial:
                 output = (lane / _OUTPUT).read_text()
                 raise RuntimeError(f"{output}\nthe tests fail on the unchanged source: {' '.join(tests)}")
             took = time.monotonic() - began
+            self._slowest[tuple(tests)] = float((lane / _SLOWEST).read_text())
             _import_ahead((lane / _LIBRARIES).read_text().splitlines())
         return took
 
@@ -84,7 +90,8 @@ class Trial:
     def _start(self, lane: Path, item: int, tests: Sequence[str], limit: float, caches: bool) -> None:
         pid = os.fork()
         if pid == 0:
-            _run_tests(lane, tests, caches)
+            slowest = self._slowest.get(tuple(tests), limit)
+            _run_tests(lane, tests, PATIENCE * slowest + GRACE_OF_A_TEST_S, caches)
         self._running[lane] = _Run(pid, item, time.monotonic() + limit)
 
     def _wait(self) -> tuple[int, bool]:
@@ -145,16 +152,28 @@ def _end(pid: int, reap: bool = True) -> None:
         os.waitpid(pid, 0)
 
 
-def _run_tests(lane: Path, tests: Sequence[str], caches: bool) -> None:
-    """Run the tests in this process, a fork, and exit."""
+class _Slowest:
+    """A plugin of pytest that notes the seconds of the slowest test."""
+
+    seconds = 0.0
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Compare the duration of a test's set-up, call or end."""
+        self.seconds = max(self.seconds, report.duration)
+
+
+def _run_tests(lane: Path, tests: Sequence[str], limit: float, caches: bool) -> None:
+    """Run the tests in this process, a fork, and exit. A test that takes longer than `limit` seconds fails."""
     code = _KILLED
     try:
         os.setsid()
         _prepare(lane, caches)
         import pytest  # noqa: PLC0415 - the parent imports it ahead, when it knows that it is needed
 
-        code = _PASSED if pytest.main([*_FLAGS, *tests]) == 0 else _KILLED
+        slowest = _Slowest()
+        code = _PASSED if pytest.main([*_FLAGS, "-o", f"timeout={limit:.0f}", *tests], [slowest]) == 0 else _KILLED
         if caches:
+            (lane / _SLOWEST).write_text(str(slowest.seconds))
             (lane / _LIBRARIES).write_text("\n".join(_libraries()))
     finally:
         sys.stdout.flush()

@@ -17,6 +17,7 @@ from guardproxy.cli.moderate import render
 from guardproxy.cli.serve import overridden
 from guardproxy.errors import ConfigError, Unreadable
 from guardproxy.moderation import Moderation, read_chat
+from guardproxy.policy import PRESETS
 from guardproxy.settings import load, starter
 from guardproxy.types import Decision, Verdict
 
@@ -299,6 +300,23 @@ def test_init_writes_a_file_that_is_valid(tmp_path: Path) -> None:
     checked = command(tmp_path, "validate", "guardproxy.yaml")
     assert checked.returncode == 0, checked.stdout
     assert checked.stdout.startswith("guardproxy.yaml: ok, version ")
+
+
+def test_init_writes_the_chosen_preset(tmp_path: Path) -> None:
+    """`init --preset` writes that preset into the file; another name is an error that lists the presets."""
+    assert command(tmp_path, "init", "--preset", "strict").returncode == 0
+    assert (tmp_path / "guardproxy.yaml").read_text("utf-8") == starter("strict") != starter()
+    refused = command(tmp_path, "init", "other.yaml", "--preset", "lax")
+    assert refused.returncode == 2
+    assert all(preset in refused.stderr for preset in PRESETS)
+
+
+def test_serve_takes_a_preset_or_the_policies_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With policies in the file, --preset is a mistake before anything starts."""
+    (tmp_path / "own.yaml").write_text("version: 1\npolicies: {default: {unsafe: {block: 0.5}}}\n")
+    assert main(["serve", "--config", str(tmp_path / "own.yaml"), "--preset", "permissive"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{tmp_path / 'own.yaml'}:2:1: policies: the file has policies, so --preset has no effect")
 
 
 def test_init_writes_the_named_file(tmp_path: Path) -> None:

@@ -125,7 +125,8 @@ def test_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for part in (
         "request-2 (stream)",
         "policy     default@0a1b2c",
-        "block: violence 0.9100 reaches 0.5",
+        "block: violence 0.9100 reaches 0.5\n",
+        "flag: jailbreak 0.6200 reaches 0.5 with unsafe >= 0.25\n",
         "jailbreak 0.6200  in the base64 view",
         "17 tokens computed and 4 reused",
         "judged: messages[2].content (user, text, 20 characters)",

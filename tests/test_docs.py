@@ -83,6 +83,19 @@ def test_lengths() -> None:
     assert len((ROOT / "ARCHITECTURE.md").read_text().splitlines()) <= 120
 
 
+def test_the_presets_have_the_same_rates_everywhere() -> None:
+    """README's table of presets is that of docs/evaluation.md, and the packaged file has the shares of its rows."""
+    between = re.compile(r"<!-- presets: begin -->\n(.*)\n<!-- presets: end -->", re.DOTALL)
+    table = between.search((ROOT / "README.md").read_text())
+    assert table is not None
+    assert table[1] in (ROOT / "docs" / "evaluation.md").read_text()
+    packaged = (ROOT / "guardproxy" / "settings" / "presets.yaml").read_text()
+    shares = re.findall(r"all rules together block ([\d.]+) % .* of the unsafe and ([\d.]+) % ", packaged)
+    rows = [line.split("|")[2:6] for line in table[1].splitlines() if line.startswith("| `")]
+    cells = [float(cell.split()[0]) for row in rows for cell in row]
+    assert cells == pytest.approx([float(share) for pair in shares for share in pair], abs=0.051)
+
+
 def test_rooms_are_on_the_map() -> None:
     """Every room of the package is in ARCHITECTURE.md."""
     page = (ROOT / "ARCHITECTURE.md").read_text()

@@ -1,5 +1,6 @@
 """The mutation tool: which changes it makes, and how it counts them."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -87,5 +88,12 @@ def test_a_change_that_no_test_notices_survives() -> None:
         failing, endless = f"{source}\nraise ValueError\n", f"{source}\nwhile True:\n    pass\n"
         assert trial.survivors("registry.py", [failing, source], tests, 60) == [1]
         assert trial.survivors("registry.py", [endless], tests, 2) == []
+        began = time.monotonic()
+        hanging = source.replace(
+            "def load(", "def load(*_: object) -> None:\n    while True:\n        pass\n\n\ndef _load("
+        )
+        assert hanging != source
+        assert trial.survivors("registry.py", [hanging], tests, 600) == []
+        assert time.monotonic() - began < 300
         assert trial.source("registry.py") == source
     assert not lane.exists()

@@ -18,7 +18,8 @@ from guardproxy.policy import (
     on_failure,
     worst,
 )
-from guardproxy.types import SEVERITY, Decision, Finding, Refuse, Verdict
+from guardproxy.types import SEVERITY, ActionName, Decision, Finding, Refuse, Verdict
+from guardproxy.verdicts import worst as worst_verdict
 
 RULES = SideRules(
     {
@@ -84,6 +85,70 @@ def test_more_probable_is_never_milder(findings: dict[str, float], unsafe: float
     assert SEVERITY[after.action] >= SEVERITY[before.action]
 
 
+@given(
+    st.dictionaries(st.sampled_from(["violence_hate", "sexual_content"]), st.floats(0, 1)),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.sampled_from(["flag", "rewrite", "block"]),
+)
+def test_a_condition_of_0_is_none(
+    findings: dict[str, float], unsafe: float, threshold: float, action: ActionName
+) -> None:
+    """A rule with `with_unsafe` 0 decides as a rule without it, with the same reasons."""
+    plain, conditional = (
+        Policy("p", "v", SideRules({"*": (rule,), "unsafe": (rule,)}), SideRules({}))
+        for rule in (Rule(action, threshold, "redact"), Rule(action, threshold, "redact", 0.0))
+    )
+    asked = verdict(unsafe, **findings)
+    assert decide(conditional, "user", asked) == decide(plain, "user", asked)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["violence_hate", "sexual_content", "other"]), st.floats(0, 1)),
+    st.floats(0, 1),
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_size=3),
+    st.integers(0, 5),
+    st.floats(0, 1),
+)
+def test_raising_a_threshold_never_makes_a_decision_more_severe(
+    findings: dict[str, float],
+    unsafe: float,
+    thresholds: list[tuple[float, float]],
+    which: int,
+    by: float,
+) -> None:
+    """Of three rules with two thresholds each, any may be raised."""
+
+    def decided(pairs: list[tuple[float, float]]) -> Decision:
+        flag, rewrite, block = pairs
+        rules = {
+            "violence_hate": (
+                Rule("flag", flag[0], with_unsafe=flag[1]),
+                Rule("block", block[0], with_unsafe=block[1]),
+            ),
+            "*": (Rule("rewrite", rewrite[0], "redact", rewrite[1]),),
+            "unsafe": (Rule("block", 0.9),),
+        }
+        return decide(Policy("p", "v", SideRules(rules), SideRules({})), "user", verdict(unsafe, **findings))
+
+    raised = list(thresholds)
+    rule, second = divmod(which, 2)
+    first, condition = thresholds[rule]
+    raised[rule] = (first, min(1.0, condition + by)) if second else (min(1.0, first + by), condition)
+    assert SEVERITY[decided(raised).action] <= SEVERITY[decided(thresholds).action]
+
+
+def test_a_second_condition_must_hold_too() -> None:
+    """Both probabilities must reach their thresholds, and the reason has both."""
+    rules = SideRules({"weapons": (Rule("flag", 0.3), Rule("block", 0.6, with_unsafe=0.7))})
+    policy = Policy("p", "v", rules, SideRules({}))
+    assert decide(policy, "user", verdict(0.69, weapons=0.9)).action == "flag"
+    assert decide(policy, "user", verdict(0.9, weapons=0.59)).action == "flag"
+    flag, block = decide(policy, "user", verdict(0.7, weapons=0.6)).reasons
+    assert (flag.with_unsafe, flag.thresholds) == (0.0, "0.3")
+    assert (block.threshold, block.with_unsafe, block.thresholds) == (0.6, 0.7, "0.6 with unsafe >= 0.7")
+
+
 def test_failures() -> None:
     """The policy's setting decides about a failure, and the decision names the cause."""
     assert on_failure("allow", "overload") == Decision("pass", "", (), "overload")
@@ -101,6 +166,17 @@ def test_floor() -> None:
     assert POLICY.floor == 0.2
     assert Policy("p", "v", RULES, SideRules({"*": (Rule("flag", 0.1),)})).floor == 0.1
     assert Policy("p", "v", SideRules({}), SideRules({})).floor == 1.0
+
+
+def test_a_second_condition_does_not_raise_the_floor() -> None:
+    """One window may have the category and another one P(unsafe), so the floor is the category's threshold.
+
+    The engine skips the categories of a window whose P(unsafe) is at most the floor; here the decision needs them.
+    """
+    policy = Policy("p", "v", SideRules({"weapons": (Rule("block", 0.1, with_unsafe=0.7),)}), SideRules({}))
+    windows = [verdict(0.2, weapons=0.15), verdict(0.8, weapons=0.0)]
+    assert decide(policy, "user", worst_verdict(windows)).action == "block"
+    assert policy.floor == 0.1 < windows[0].unsafe
 
 
 def test_routes_first_match_wins() -> None:

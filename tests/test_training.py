@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import BertConfig, BertForSequenceClassification, BertModel
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import BertConfig, BertForSequenceClassification, BertModel, MPNetConfig, MPNetModel
 
-from training import answers, fit, lookalikes, measure, train, transform
+from training import answers, export, fit, lookalikes, measure, train, transform
 from training.labels import CATEGORIES, OUTPUTS, targets
-from training.mixture import Example, build, is_held_out, last_exchange
+from training.mixture import Example, build, is_held_out, last_exchange, read_rows
 from training.recipes import RECIPES, Recipe
 from training.windows import CLS, OVERLAP, QUESTION, SEP, WINDOW, spans, windows
 
@@ -291,14 +294,38 @@ def corner(tmp_path: Path) -> Path:
 
 
 def test_a_taught_run_writes_a_folder_that_transformers_reads(corner: Path) -> None:
-    """One command trains teacher and guard, calibrates and scores them, on a few synthetic rows."""
-    command = ["--data", str(corner), "--base", str(corner / "base"), "--teacher", str(corner / "base")]
+    """One command trains the guard with a teacher, calibrates and scores it, on a few synthetic rows."""
+    command = ["--data", str(corner), "--base", str(corner / "base"), "--teacher", str(WEIGHTS)]
     train.main([*command, "--recipe", "taught", "--out", str(corner / "out")])
     model = BertForSequenceClassification.from_pretrained(corner / "out")
     assert model.config.num_labels == len(OUTPUTS)
     scores = json.loads((corner / "out" / "scores.json").read_text(encoding="utf-8"))
     assert scores["all_user"]["unsafe"]["rows"] == 60
     assert set(json.loads((corner / "out" / "calibration.json").read_text(encoding="utf-8"))) == set(OUTPUTS)
+
+
+def test_a_large_run_writes_a_folder_that_the_engine_reads(corner: Path) -> None:
+    """An MPNet with another order of words trains by the recipe `large`; its written weights give its logits."""
+    pieces = Tokenizer.from_file(str(WEIGHTS / "tokenizer.json")).get_vocab()
+    order = {fit.MPNET_SPECIAL.get(piece, piece): index for index, piece in enumerate(sorted(pieces))}
+    base = corner / "mpnet"
+    base.mkdir()
+    Tokenizer(WordLevel(order, unk_token="<unk>")).save(str(base / "tokenizer.json"))
+    config = MPNetConfig(
+        vocab_size=len(order), hidden_size=32, num_hidden_layers=9, num_attention_heads=2, intermediate_size=32
+    )
+    MPNetModel(config).save_pretrained(base)
+    recipe = RECIPES["large"]
+    tokenizer = fit.load_tokenizer(WEIGHTS)
+    model = fit.new_model(base, tokenizer, 0)
+    few = dict.fromkeys(("benign", "plainharm", "threads", "replies", "answers", "wraps", "pairs", "declines"), 9)
+    none = dict.fromkeys(("chunks", "embeds", "padded", "asides"), 0)
+    examples = build(read_rows(corner / "train"), replace(recipe, lookalikes={}, **few, **none), 0)
+    model = fit.fit(model, fit.learnable(tokenizer, examples, recipe, 0), recipe, 0, "large")
+    export.write_weights(corner / "out", model, tokenizer, {})
+    cut = windows(tokenizer, [(None, "how do tides work?"), ("a question", "and its answer")])
+    wanted, got = (fit.window_logits(m, cut) for m in (model, fit.trained_model(corner / "out").eval()))
+    assert np.abs(wanted - got).max() < 0.1
 
 
 # The plain cases that the shipped weights get wrong, as the model card lists them; the test notices any other.

@@ -141,7 +141,8 @@ def test_steps_are_named_in_their_order() -> None:
     encoding = SINGLE["base64"](sentence)
     assert views(" ".join(encoding), VIEWS) == (View("spaced+base64", sentence),)
     assert views(SINGLE["base64"](" ".join(sentence)), VIEWS) == (View("base64+spaced", sentence),)
-    assert View("displayed+spaced+base64", sentence) in views("\u202e" + " ".join(encoding)[::-1], VIEWS)
+    forwards = tuple(name for name in VIEWS if name != "reversed")
+    assert View("displayed+spaced+base64", sentence) in views("\u202e" + " ".join(encoding)[::-1], forwards)
     assert views_of("Please", [encoding], VIEWS) == Views((View("joined", encoding), View("joined+base64", sentence)))
     assert views("𝐛\u200b𝐨𝐦𝐛 the house", VIEWS) == (View("invisible+nfkc", "bomb the house"),)  # noqa: RUF001
     assert views(f"make a bo\u200bmb {encoding}", VIEWS) == (  # as it is cleaned, and decoded after that

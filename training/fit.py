@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch.nn import functional
-from transformers import BertConfig, BertForSequenceClassification, BertModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    MPNetConfig,
+    MPNetForSequenceClassification,
+)
 
+from guardproxy.engine import quantized
 from training.labels import OUTPUTS
 from training.mixture import Example
 from training.recipes import Recipe
@@ -26,6 +37,7 @@ _PASS = 4096  # most tokens in a forward pass; a larger batch accumulates the gr
 # On a CPU, attention dropout costs most of a step, because torch cannot use its fused kernel with it. Without dropout,
 # plain matrix products are even faster than that kernel, whose backward pass is slow over short rows.
 _ATTENTION = "eager"
+MPNET_SPECIAL = {"[PAD]": "<pad>", "[CLS]": "<s>", "[SEP]": "</s>", "[UNK]": "<unk>", "[MASK]": "<mask>"}
 _LATER = 0.5  # weight of a long unsafe text's later windows: the harm may be in another window
 
 
@@ -51,18 +63,19 @@ def load_tokenizer(base: Path) -> Tokenizer:
     return tokenizer
 
 
-def new_model(base: Path, seed: int) -> BertForSequenceClassification:
-    """The encoder of `base` with a new pooler and a new head of eight logits."""
+def new_model(base: Path, tokenizer: Tokenizer, seed: int) -> Model:
+    """The encoder of `base`, a BERT or an MPNet, with a new head of eight logits on the first token."""
     torch.manual_seed(seed)
-    config = BertConfig.from_pretrained(
-        base,
-        num_labels=len(OUTPUTS),
-        id2label=dict(enumerate(OUTPUTS)),
-        label2id={name: i for i, name in enumerate(OUTPUTS)},
-        problem_type="multi_label_classification",
-        attn_implementation=_ATTENTION,
-        attention_probs_dropout_prob=0.0,
-    )
+    names: dict[str, Any] = {
+        "num_labels": len(OUTPUTS),
+        "id2label": dict(enumerate(OUTPUTS)),
+        "label2id": {name: i for i, name in enumerate(OUTPUTS)},
+        "problem_type": "multi_label_classification",
+        "attention_probs_dropout_prob": 0.0,
+    }
+    if json.loads((base / "config.json").read_text())["model_type"] == "mpnet":
+        return _new_mpnet(base, tokenizer, names)
+    config = BertConfig.from_pretrained(base, attn_implementation=_ATTENTION, **names)
     model = BertForSequenceClassification(config)
     encoder = BertModel.from_pretrained(base, add_pooling_layer=False, dtype=torch.float32)
     model.bert.embeddings.load_state_dict(encoder.embeddings.state_dict())
@@ -70,11 +83,33 @@ def new_model(base: Path, seed: int) -> BertForSequenceClassification:
     return model
 
 
-def trained_model(folder: Path) -> BertForSequenceClassification:
-    """A guard that an earlier run wrote, in float32, to continue training from."""
-    model: BertForSequenceClassification = BertForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation=_ATTENTION, attention_probs_dropout_prob=0.0
-    )
+def _new_mpnet(base: Path, tokenizer: Tokenizer, names: dict[str, Any]) -> MPNetForSequenceClassification:
+    """The MPNet of `base`, its word embeddings in the order of `tokenizer`, the guard's; its pooler begins the head.
+
+    Raises KeyError if its vocabulary lacks a word piece of the guard's.
+    """
+    own = Tokenizer.from_file(str(base / "tokenizer.json")).get_vocab()
+    pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    table = [own[piece] if piece in own else own[MPNET_SPECIAL[piece]] for piece, _ in pieces]
+    model = MPNetForSequenceClassification(MPNetConfig.from_pretrained(base, **names | {"vocab_size": len(table)}))
+    state = load_file(base / "model.safetensors")
+    encoder = {name: value for name, value in state.items() if not name.startswith("pooler.")}
+    encoder.pop("embeddings.position_ids", None)
+    encoder["embeddings.word_embeddings.weight"] = encoder["embeddings.word_embeddings.weight"][table]
+    model.mpnet.load_state_dict(encoder)
+    model.classifier.dense.load_state_dict({kind: state[f"pooler.dense.{kind}"] for kind in ("weight", "bias")})
+    return model
+
+
+def trained_model(folder: Path) -> Model:
+    """A guard that an earlier run wrote, in float32."""
+    kind = AutoModelForSequenceClassification
+    if (folder / quantized.NAME).is_file():
+        model: Model = quantized.load_module(kind, folder, torch.float32)
+    else:
+        model = kind.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation=_ATTENTION, attention_probs_dropout_prob=0.0
+        )
     return model
 
 
@@ -115,6 +150,15 @@ def blend(data: Learnable, chance: Array, share: float) -> Learnable:
     weight = (1 - share) * data.weight + share
     target = ((1 - share) * data.weight * data.target + share * chance) / weight
     return Learnable(data.windows, target.astype(np.float32), weight.astype(np.float32))
+
+
+def _logits(model: Model, cut: Windows, chosen: Sequence[int], where: torch.device) -> torch.Tensor:
+    """The model's logits of the chosen windows, shape (windows, outputs). An MPNet has no segment types."""
+    inputs = _batch(cut, chosen, where)
+    if isinstance(model, MPNetForSequenceClassification):
+        inputs.pop("token_type_ids")
+    logits: torch.Tensor = model(**inputs).logits
+    return logits
 
 
 def _batch(cut: Windows, chosen: Sequence[int], where: torch.device) -> dict[str, torch.Tensor]:
@@ -165,7 +209,8 @@ def _groups(model: Model, recipe: Recipe) -> list[dict[str, object]]:
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         layer = _layer(name)
-        depth = layers - layer if layer is not None else layers + 1 if "embeddings" in name else 0
+        lowest = "embeddings" in name or "relative_attention_bias" in name  # the bias is added in every layer
+        depth = layers - layer if layer is not None else layers + 1 if lowest else 0
         parameter.requires_grad_(depth <= layers + 1 - recipe.frozen)
         if not parameter.requires_grad:
             continue
@@ -186,7 +231,7 @@ def fit(model: Model, data: Learnable, recipe: Recipe, seed: int, log: str) -> M
     rng = random.Random(seed)
     where = device()
     model = model.to(where).train()
-    optimizer = torch.optim.AdamW(_groups(model, recipe), betas=(0.9, 0.98), fused=where.type == "cuda")
+    optimizer = torch.optim.AdamW(_groups(model, recipe), betas=(0.9, 0.98), fused=True)
     lengths = [len(ids) for ids in data.windows.ids]
     total = recipe.epochs * -(-len(lengths) // recipe.batch)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -203,7 +248,7 @@ def fit(model: Model, data: Learnable, recipe: Recipe, seed: int, log: str) -> M
             for part in passes(chosen, lengths):
                 index = torch.tensor(part, device=where)
                 with _autocast(where):
-                    logits = model(**_batch(data.windows, part, where)).logits
+                    logits = _logits(model, data.windows, part, where)
                 loss = functional.binary_cross_entropy_with_logits(
                     logits.float(), target[index], weight=weight[index], reduction="sum"
                 ) / len(chosen)
@@ -240,8 +285,8 @@ def window_logits(model: Model, cut: Windows) -> Array:
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     out = np.zeros((len(order), len(OUTPUTS)), dtype=np.float32)
     for chosen in passes(order, lengths):
-        logits = model(**_batch(cut, chosen, where)).logits
-        out[chosen] = logits.float().cpu().numpy()
+        with _autocast(where):
+            out[chosen] = _logits(model, cut, chosen, where).float().cpu().numpy()
     return out
 
 

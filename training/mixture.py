@@ -7,33 +7,19 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from training.answers import answer
+from training.benign import benign_examples
+from training.conversations import reply_examples, thread_examples
+from training.example import Example, Target
 from training.labels import CATEGORIES, targets
 from training.lookalikes import FAMILIES
+from training.plainharm import plainharm_examples
 from training.recipes import Recipe
 from training.transform import compliance, decline, disguise, refusal, wrap
-
-Target = tuple[float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A text to learn from.
-
-    `question` is None on the user side. `labels` maps an output to (target, weight); a missing output is unknown.
-    `key` names the row that the example comes from, `made` the kind of a synthetic example.
-    """
-
-    key: str
-    source: str
-    question: str | None
-    text: str
-    labels: dict[str, Target]
-    made: str = ""
 
 
 def read_rows(folder: Path, name: str = "*") -> list[dict[str, Any]]:
@@ -103,6 +89,7 @@ _REQUESTS = frozenset(
 )  # fmt: skip
 
 
+_WISHES = "benign_tldr"
 _RARE = ("sexual_content", "guns_illegal_weapons", "regulated_substances", "suicide_self_harm")
 _SELF_CONTAINED = frozenset(
     {"airbench_sample", "benign_self_instruct", "coconot", "gptfuzz_responses", "pyrit_scorer_evals"}
@@ -254,10 +241,26 @@ def _answers(count: int, rng: random.Random) -> list[Example]:
     return out
 
 
+def _in_languages(rows: Sequence[dict[str, Any]], recipe: Recipe, rng: random.Random) -> list[dict[str, Any]]:
+    """The rows, with at most `recipe.languages` of the wishes of command-line users, in English and in others."""
+    if recipe.languages is None:
+        return list(rows)
+    groups: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for row in rows:
+        if row["source"] == _WISHES:
+            groups[row["source_labels"][1] == "en"].append(row)
+    drawn = [
+        row
+        for group, count in zip(groups.values(), recipe.languages, strict=True)
+        for row in rng.sample(group, min(count, len(group)))
+    ]
+    return [row for row in rows if row["source"] != _WISHES] + drawn
+
+
 def build(rows: Sequence[dict[str, Any]], recipe: Recipe, seed: int) -> list[Example]:
     """The training examples of a recipe, from rows that are not held out; equal seeds give equal examples."""
     rng = random.Random(seed)
-    everything = plain_examples(rows, recipe)
+    everything = plain_examples(_in_languages(rows, recipe, rng), recipe)
     examples = _cap(everything, recipe, rng)
     unique = sorted({e.key: e for e in examples}.values(), key=lambda e: e.key)
     requests = [e for e in unique if _is_request(e) and "unsafe" in e.labels]
@@ -276,6 +279,10 @@ def build(rows: Sequence[dict[str, Any]], recipe: Recipe, seed: int) -> list[Exa
         + (_padded(requests, long_safe, recipe.padded, rng) if recipe.padded else [])
         + (_asides(requests, long_safe, recipe.asides, rng) if recipe.asides else [])
         + _answers(recipe.answers, rng)
+        + benign_examples(rng, recipe.benign)
+        + plainharm_examples(rng, recipe.plainharm)
+        + thread_examples(rng, recipe.threads)
+        + reply_examples(rng, recipe.replies)
     )
     disguised = [
         replace(e, text=disguise(e.text, rng), made="disguise")

@@ -36,14 +36,21 @@ def runs(text: str) -> set[str]:
 
 
 def row_texts(file: Path) -> Iterator[Placed]:
-    """Every text of a .jsonl or .jsonl.gz file: the messages of a labelled row, or its `question` and `text`."""
+    """Every text of a .jsonl or .jsonl.gz file, whatever its fields are."""
     with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
-            row: dict[str, Any] = json.loads(line)
-            messages = [message["content"] for message in row.get("messages", ())]
-            for text in (*messages, row.get("question"), row.get("text")):
-                if text:
-                    yield f"{file.name}:{number}", text
+            for text in _strings(json.loads(line)):
+                yield f"{file.name}:{number}", text
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every string of several words in a JSON value, which leaves out names such as those of categories and styles."""
+    if isinstance(value, str):
+        if " " in value.strip():
+            yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)
 
 
 def module_texts(file: Path) -> Iterator[Placed]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 _CAPS = {
     "aart": 2000,
@@ -34,25 +35,28 @@ _BOOSTS = {
 class Recipe:
     """A way to train the guard.
 
-    Start: `after` names the recipe whose weights training continues from (none: the base encoder). `mean` names recipes
-    whose weights are averaged; such a recipe trains nothing itself.
+    Start: `base` is the encoder that training starts from. `after` names the recipe whose weights it continues from
+    (none: the base encoder). `mean` names recipes whose weights are averaged; such a recipe trains nothing itself.
 
     Labels: `outside` is the meaning for `unsafe` of rows that no category covers ("mask", "safe", "unsafe"); `implied`
     the weight of "absent" for categories that an unsafe row does not name; `prose` the weight of "safe" for unlabelled
     prose that its source found neither toxic nor sexist.
 
     Mixture: `caps` limits the rows of a set, `boosts` repeats a set. `wraps`, `pairs`, `swaps`, `chunks`, `disguises`,
-    `declines`, `embeds`, `padded`, `asides` and `answers` count synthetic rows, `lookalikes` counts them by family.
+    `declines`, `embeds`, `padded`, `asides`, `answers`, `benign`, `plainharm`, `threads` and `replies` count synthetic
+    rows, `lookalikes` counts them by family.
+    `languages` limits the rows of `benign_tldr` in English and in all other languages.
 
     Optimiser: `rate` is the peak learning rate of the top layer; each layer below has `decay` times the rate of the
     layer above. `average` is the decay of the exponential moving average of the weights, which is the result. `frozen`
     counts the frozen layers from the embeddings up. `window` is the length of a training window in tokens, `windows`
     the most windows of a text.
 
-    Distillation: `soft` is the share of the loss that follows `teachers` teacher models, on the labelled rows and on up
-    to `unlabelled` other rows per set; 0 trains without teachers.
+    Distillation: `soft` is the share of the loss that follows the teacher model, on the labelled rows and on up to
+    `unlabelled` other rows per set; 0 trains without a teacher.
     """
 
+    base: Literal["minilm", "mpnet"] = "minilm"
     after: str = ""
     mean: tuple[str, ...] = ()
 
@@ -71,6 +75,11 @@ class Recipe:
     padded: int = 0
     asides: int = 0
     answers: int = 0
+    benign: int = 0
+    plainharm: int = 0
+    threads: int = 0
+    replies: int = 0
+    languages: tuple[int, int] | None = None
     lookalikes: Mapping[str, int] = field(default_factory=dict)
     unlabelled: int = 5000
     epochs: int = 2
@@ -79,7 +88,6 @@ class Recipe:
     decay: float = 0.9
     average: float = 0.998
     soft: float = 0.0
-    teachers: int = 0
     frozen: int = 0
     window: int = 256
     windows: int = 3
@@ -172,7 +180,22 @@ RECIPES: dict[str, Recipe] = {
         epochs=1, batch=64, rate=2.5e-4, average=0.99, frozen=1,
     ),
     "prose": _BASE,
-    "taught": replace(_BASE, soft=0.7, teachers=1, epochs=3, batch=256, rate=4e-4),
+    "taught": replace(_BASE, soft=0.7, epochs=3, batch=256, rate=4e-4),
+    "large": replace(
+        _BASE, base="mpnet", caps={
+            "aart": 800, "airbench_sample": 300, "benign_multilingual": 1200, "benign_taskmaster4": 300,
+            "benign_writingbench_en": 200, "coconot": 2200, "convabuse": 400, "cyberseceval_mitre": 500,
+            "davidson_hate": 600, "diasafety": 1600, "edos_sexism": 1600, "gptfuzz_responses": 1800, "harmfulqa": 700,
+            "hatecheck": 600, "hatemoji": 500, "jailbreak_prompts_inthewild": 150, "multijail": 500,
+            "prompt_injections_deepset": 200, "reddit_mental_health_27": 900, "rtp_decodingtrust": 3200,
+            "wildjailbreak_adv_harmful": 500,
+        },
+        boosts={"benign_mtbench_vicuna": 2, "benign_wildchat300": 3, "strongreject": 2}, languages=(3500, 600),
+        wraps=400, pairs=3000, swaps=1000, chunks=800, disguises=300, declines=800, embeds=800, padded=500, asides=500,
+        answers=2500, benign=2500, plainharm=3500, threads=800, replies=1200,
+        lookalikes={"ask": 1500, "figure": 700, "why": 700, "opinion": 1300, "advert": 700},
+        epochs=1, batch=64, rate=1e-4, average=0.995, frozen=9, window=128, windows=1,
+    ),
     "cpu": replace(
         _BASE, wraps=1500, pairs=4000, swaps=2000, chunks=1500, epochs=1, batch=32, frozen=3, window=96, windows=1
     ),

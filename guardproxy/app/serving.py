@@ -21,7 +21,7 @@ from guardproxy.app.service import ConfigSource, Service, read
 from guardproxy.demo.process import start_demo
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.observe import configure_logging
-from guardproxy.settings import Settings
+from guardproxy.settings import DEFAULT_PRESET, Settings
 from guardproxy.sinks.database import default_store_url
 
 # The environment variable that passes the arguments of `serve` to worker processes, as a JSON object.
@@ -102,6 +102,7 @@ def _serve_workers(settings: Settings, source: ConfigSource) -> int:
             "config": source.config,
             "data_dir": source.data_dir,
             "builtin_only": source.builtin_only,
+            "preset": source.preset,
             "upstream": settings.upstream.url,
             "failure": str(failure),
         }
@@ -118,7 +119,12 @@ def worker() -> ASGIApp:
     """The application of a worker process, from the arguments that `serve` put into the environment."""
     arguments = json.loads(os.environ[_WORKER_ENV])
     try:
-        source = read(arguments["config"], arguments["data_dir"], builtin_only=arguments["builtin_only"])
+        source = read(
+            arguments["config"],
+            arguments["data_dir"],
+            builtin_only=arguments["builtin_only"],
+            preset=arguments["preset"],
+        )
     except ConfigError as error:
         # The file was valid when the first workers started: these go on, and uvicorn restarts this worker until the
         # file is valid again.
@@ -165,11 +171,12 @@ def banner(settings: Settings, source: ConfigSource, upstream: str) -> str:
     store = settings.audit.store
     if store == "embedded":
         store = default_store_url(source.data_dir)
+    preset = "" if "policies" in settings.sections else f", preset {source.preset or DEFAULT_PRESET}"
     shown = "demo (SmolLM2-135M-Instruct on this machine)" if upstream == "demo" else upstream
     rows = {
         "listening on": url,
         "guard": _guard_summary(settings),
-        "policy": f"{settings.name}, version {settings.policies.version}",
+        "policy": f"{settings.name}{preset}, version {settings.policies.version}",
         "audit store": store.rpartition("@")[2] if "@" in store else store,
         "upstream": shown,
     }

@@ -178,7 +178,7 @@ def details(stored: "StoredRecord") -> str:
 
 def _reasons(record: "Record") -> list[str]:
     return [
-        f"  {reason.action}: {printable(reason.category)} {reason.probability:.4f} reaches {reason.threshold:g}"
+        f"  {reason.action}: {printable(reason.category)} {reason.probability:.4f} reaches {reason.thresholds}"
         for reason in record.decision.reasons
     ]
 

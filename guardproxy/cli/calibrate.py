@@ -8,18 +8,26 @@ from guardproxy.cli.evaluate import DATA, add_inputs, guard_settings, rate, repo
 from guardproxy.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from guardproxy.evaluation.combining import CascadeBounds, MeanWeights
     from guardproxy.evaluation.metrics import Rate
+    from guardproxy.evaluation.report import Pair
     from guardproxy.evaluation.scoring import ScoredRows
-    from guardproxy.evaluation.thresholds import SideTotals, Target, Threshold
+    from guardproxy.evaluation.thresholds import NoThreshold, SideTotals, Target, Threshold
+    from guardproxy.types import Side
+
+# The probability of a category from which a text that `unsafe` blocks is named after it.
+_NAMED_FROM = 0.5
 
 _DESCRIBE_GUARDS = "# Describe the guards under `guards:`, by name; `embedded` needs no description."
 
 
 _DESCRIPTION = (
     "Find thresholds on labelled data and print them as YAML for a policy, each with the rows that it rests on and "
-    "95 % intervals. A category with too few labels to show that its target is kept is refused. With --cascade or "
-    "--mean, find how to combine several guards instead."
+    "95 % intervals. With --target-fpr, all rules of a side are found together, and a category gets a rule of its own "
+    "only if that stops more unsafe rows, held out, at the same rate. With too few labels to show that the target is "
+    "kept, a threshold is refused. With --cascade or --mean, find how to combine several guards instead."
 )
 
 
@@ -37,6 +45,12 @@ def add_parser(commands: Any) -> None:
         type=_target,
         metavar="X",
         help="all rules of a side together block at most this share of benign rows",
+    )
+    parser.add_argument(
+        "--target-fpr-replies",
+        type=_target,
+        metavar="X",
+        help="the same for replies (default: that of --target-fpr)",
     )
     parser.add_argument(
         "--target-recall",
@@ -78,6 +92,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--mean needs two --guard or more, and neither --target-fpr nor --target-recall")
     if not (args.cascade or args.mean) and (guards != 1 or len(targets) != 1):
         raise ConfigError("thresholds need one guard, and either --target-fpr or --target-recall")
+    if args.target_fpr_replies is not None and (args.cascade or args.target_fpr is None):
+        raise ConfigError("--target-fpr-replies needs --target-fpr, and thresholds to find")
 
 
 def _command(args: argparse.Namespace) -> list[str]:
@@ -85,7 +101,7 @@ def _command(args: argparse.Namespace) -> list[str]:
     out = ["guardproxy", "calibrate", *(str(path) for path in args.data)]
     for name in args.guard or ():
         out += ["--guard", name]
-    for option in ("config", "limit", "target_fpr", "target_recall"):
+    for option in ("config", "limit", "target_fpr", "target_fpr_replies", "target_recall"):
         value = getattr(args, option)
         if value is not None:
             out += [f"--{option.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
@@ -99,40 +115,75 @@ def _command(args: argparse.Namespace) -> list[str]:
 
 def _thresholds(scored: "dict[str, ScoredRows]", args: argparse.Namespace) -> list[str]:
     from guardproxy.evaluation.report import SIDES, pairs_of
-    from guardproxy.evaluation.thresholds import NoThreshold, Target, Threshold, find_thresholds, side_totals
+    from guardproxy.evaluation.thresholds import Target
 
     (rows,) = scored.values()
-    pairs = pairs_of(rows)
     target = Target("recall", args.target_recall) if args.target_fpr is None else Target("fpr", args.target_fpr)
-    results = find_thresholds(pairs, target)
-    rules = [result for result in results if isinstance(result, Threshold)]
-    refused = [f"{none.side} {none.category}: {none.reason}" for none in results if isinstance(none, NoThreshold)]
-    if not rules:
+    replies = target if args.target_fpr_replies is None else Target("fpr", args.target_fpr_replies)
+    sides, refused = side_lines(pairs_of(rows), {"user": target, "assistant": replies})
+    if not sides:
         raise ConfigError(["no category has enough labels for a threshold", *refused])
-    lines = [f"# {_promise(target)}; 95 % intervals in brackets.", "policies:", "  default:"]
-    sides = side_totals(pairs, results)
-    for totals in sides:
-        lines += [f"    {totals.side}:  # {_effect(totals)}"]
-        for rule in (rule for rule in rules if rule.side == totals.side):
-            lines += [f"      # {_rows_behind(rule)}", f"      {rule.category}: {{block: {rule.threshold:.4f}}}"]
-    without = set(SIDES) - {totals.side for totals in sides}
-    lines += [f"    # {side}: no rule, too few labelled rows; write its rules yourself" for side in sorted(without)]
+    lines = [f"# {_promise(target, replies)}; 95 % intervals in brackets.", "policies:", "  default:"]
+    for side in SIDES:
+        lines += [f"    {line}" for line in sides.get(side, [])]
+    missing = [side for side in SIDES if side not in sides]
+    lines += [f"    # {side}: no rule, too few labelled rows; write its rules yourself" for side in missing]
     return [*lines, *(f"# refused: {line}" for line in refused)]
 
 
-def _promise(target: "Target") -> str:
-    if target.measure == "fpr":
-        return f"All rules of a side together block at most {target.rate:g} of the benign rows"
-    return f"Each rule alone blocks at least {target.rate:g} of the unsafe rows of its category"
+def side_lines(pairs: "Sequence[Pair]", targets: "Mapping[Side, Target]") -> "tuple[dict[Side, list[str]], list[str]]":
+    """The YAML of each side that has thresholds, with comments, and the reasons why others were refused."""
+    from guardproxy.evaluation.thresholds import Threshold, find_thresholds, held_out, side_totals
+
+    results = find_thresholds(pairs, targets["user"], targets["assistant"])
+    jointly = targets["user"].measure == "fpr"
+    sides: dict[Side, list[str]] = {}
+    for totals in side_totals(pairs, results):
+        sides[totals.side] = [f"{totals.side}:", f"  # all rules together block {_effect(totals)}"]
+    for totals in held_out(pairs, results, targets) if jointly else ():
+        sides[totals.side] += [f"  # on rows that their thresholds were not fitted on: {_effect(totals)}"]
+    refused: list[str] = []
+    for result in results:
+        lines = sides.get(result.side)
+        if isinstance(result, Threshold):
+            condition = f", with_unsafe: {result.with_unsafe:.4f}" if result.with_unsafe else ""
+            rule = f"  {result.category}: {{block: {result.threshold:.4f}{condition}}}"
+            sides[result.side] += [f"  # {_rows_behind(result)}", rule]
+        elif jointly and lines:
+            lines += _named_only(result, results)
+        else:
+            refused.append(f"{result.side} {result.category}: {result.reason}")
+    return sides, refused
+
+
+def _named_only(category: "NoThreshold", results: "Sequence[Threshold | NoThreshold]") -> list[str]:
+    """A flag that only names the category of a text that `unsafe` blocks: it applies from the same P(unsafe)."""
+    from guardproxy.evaluation.thresholds import Threshold
+    from guardproxy.policy import UNSAFE
+
+    (unsafe,) = (
+        result.threshold
+        for result in results
+        if isinstance(result, Threshold) and (result.side, result.category) == (category.side, UNSAFE)
+    )
+    rule = f"{{flag: {_NAMED_FROM}, with_unsafe: {unsafe:.4f}}}"
+    return [f"  # keeps to `unsafe`: {category.reason}", f"  {category.category}: {rule}"]
+
+
+def _promise(target: "Target", replies: "Target") -> str:
+    if target.measure == "recall":
+        return f"Each rule alone blocks at least {target.rate:g} of the unsafe rows of its category"
+    rates = f"{target.rate:g}" if target == replies else f"{target.rate:g} (user) and {replies.rate:g} (assistant)"
+    return f"All rules of a side together block at most {rates} of the benign rows"
 
 
 def _effect(side: "SideTotals") -> str:
-    return f"all rules together block {_share(side.unsafe)} of the unsafe and {_share(side.benign)} of the benign rows"
+    return f"{_share(side.unsafe)} of the unsafe and {_share(side.benign)} of the benign rows"
 
 
 def _rows_behind(rule: "Threshold") -> str:
-    ci = f"{rule.ci[0]:.3f} to {rule.ci[1]:.3f}" if rule.ci else "unknown"
-    return f"recall {_share(rule.unsafe)}, false positives {_share(rule.benign)}; threshold {ci}"
+    threshold = f"; threshold {rule.ci[0]:.3f} to {rule.ci[1]:.3f}" if rule.ci else ""
+    return f"recall {_share(rule.unsafe)}, false positives {_share(rule.benign)}{threshold}"
 
 
 def _share(rate: "Rate") -> str:

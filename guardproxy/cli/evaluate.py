@@ -112,8 +112,8 @@ def guard_settings(args: argparse.Namespace) -> "dict[str, Settings]":
 
 def score_all(args: argparse.Namespace, guards: "Mapping[str, Settings]") -> "dict[str, ScoredRows]":
     """Score every row with every guard. Raises ConfigError for unreadable data or a guard that cannot be loaded."""
-    rows = _rows(args)
-    return {name: _score_by(name, settings, rows, args) for name, settings in guards.items()}
+    rows = read_rows(args)
+    return {name: score_by(name, settings, rows, args) for name, settings in guards.items()}
 
 
 def report_failures(runs: "Iterable[ScoredRows]") -> int:
@@ -137,7 +137,8 @@ def rate(text: str) -> float:
     return value
 
 
-def _rows(args: argparse.Namespace) -> "list[LabelledRow]":
+def read_rows(args: argparse.Namespace) -> "list[LabelledRow]":
+    """The rows of every file. Raises ConfigError with every mistake."""
     from guardproxy.evaluation.datasets import read
 
     rows: list[LabelledRow] = []
@@ -206,7 +207,7 @@ def _stamps(model: str) -> list[tuple[str, int, int]]:
         ]
 
 
-def _score_by(name: str, settings: "Settings", rows: "Sequence[LabelledRow]", args: argparse.Namespace) -> "ScoredRows":
+def score_by(name: str, settings: "Settings", rows: "Sequence[LabelledRow]", args: argparse.Namespace) -> "ScoredRows":
     """Score the rows with a guard; show a progress bar on a terminal."""
     import asyncio
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from guardproxy.errors import ConfigError
+from guardproxy.policy import PRESETS
 
 
 def add_parser(commands: Any) -> None:
@@ -25,6 +26,7 @@ def add_parser(commands: Any) -> None:
         metavar="FILE",
         help="the file to write; guardproxy.yaml by default",
     )
+    parser.add_argument("--preset", choices=PRESETS, help="the rules in the file (default: balanced)")
     parser.set_defaults(run=run)
 
 
@@ -32,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the file and print the next commands. Raises ConfigError if it exists or cannot be written."""
     from guardproxy.settings import starter
 
-    create(args.file, starter())
+    create(args.file, starter(args.preset))
     name = shlex.quote(str(args.file))
     print(f"{args.file} is written. Change it, check it and run it:")
     print(f"  guardproxy validate {name}")

@@ -71,7 +71,7 @@ def render(result: "Moderation") -> str:
     how = f" ({result.decision.how})" if result.decision.how else ""
     lines += ["", f"decision: {result.decision.action}{how}"]
     lines += [
-        f"  {reason.action}: {reason.category} {reason.probability:.4f} reaches {reason.threshold:g}"
+        f"  {reason.action}: {reason.category} {reason.probability:.4f} reaches {reason.thresholds}"
         for reason in result.decision.reasons
     ]
     if result.unread:

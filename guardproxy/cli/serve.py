@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from guardproxy.errors import ConfigError
+from guardproxy.policy import PRESETS
 
 if TYPE_CHECKING:
     from guardproxy.settings import Settings
@@ -15,6 +16,9 @@ def add_parser(commands: Any) -> None:
     """Add the command. Its options override the configuration file."""
     parser = commands.add_parser("serve", help="run the proxy", description="Run the proxy until it is stopped.")
     parser.add_argument("--config", metavar="FILE", help="the configuration (default: the built-in one)")
+    parser.add_argument(
+        "--preset", choices=PRESETS, help="the built-in policy, if the file has no policies (default: balanced)"
+    )
     parser.add_argument(
         "--upstream", metavar="URL", help="the LLM service, or `demo` for a small chat model on this machine"
     )
@@ -30,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Load the configuration, override it and serve. Raises ConfigError with every mistake before anything starts."""
     from guardproxy import app
 
-    source = app.read(args.config, args.data_dir, builtin_only=args.builtin_only)
+    source = app.read(args.config, args.data_dir, builtin_only=args.builtin_only, preset=args.preset)
     return app.serve(overridden(source.file, args), source)
 
 

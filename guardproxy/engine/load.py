@@ -16,6 +16,7 @@ import transformers
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
+from guardproxy.engine import quantized
 from guardproxy.errors import ConfigError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -115,7 +116,10 @@ def _load(kind: Any, model: str, device: torch.device, dtype: torch.dtype) -> Lo
         if gguf is not None:
             location = str(_converted(kind, Path(location) / gguf))
         tokenizer = transformers.AutoTokenizer.from_pretrained(location)
-        module = kind.from_pretrained(location, dtype=dtype)
+        if (Path(location) / quantized.NAME).is_file():
+            module = quantized.load_module(kind, Path(location), dtype)
+        else:
+            module = kind.from_pretrained(location, dtype=dtype)
     except SafetensorError as error:
         raise ConfigError(f"model {model!r}: its weights are damaged; download them again: {error}") from error
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:

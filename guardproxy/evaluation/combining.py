@@ -11,7 +11,7 @@ from guardproxy.errors import ConfigError
 from guardproxy.evaluation.datasets import LabelledRow
 from guardproxy.evaluation.metrics import Floats, Rate
 from guardproxy.evaluation.scoring import Score, ScoredRows
-from guardproxy.evaluation.thresholds import floor_to_step
+from guardproxy.evaluation.steps import floor_to_step
 from guardproxy.policy import UNSAFE
 
 # Positive rows of a category, and likewise negative ones, that fitting its weights takes at least.

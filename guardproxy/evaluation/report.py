@@ -146,10 +146,15 @@ def _policy_effect(pairs: Sequence[Pair], policy: Policy) -> Report:
     out: Report = {}
     for name, label in (("unsafe", True), ("benign", False)):
         rows = [pair for pair in pairs if pair[0].unsafe is label]
-        acted = Rate(sum(_stops(_decision(pair, policy)) for pair in rows), len(rows))
+        acted = stopped(rows, policy)
         if rows:
             out[name] = {"n": acted.n, "acted": acted.hits, "rate": acted.value, "ci": list(acted.interval)}
     return out
+
+
+def stopped(pairs: Sequence[Pair], policy: Policy) -> Rate:
+    """How many rows the policy rewrites or blocks."""
+    return Rate(sum(_stops(_decision(pair, policy)) for pair in pairs), len(pairs))
 
 
 def _stops(decision: Decision) -> bool:

@@ -7,20 +7,20 @@ three), so n must be 3/target or more. Thresholds have four digits, rounded to t
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import numpy as np
 
+from guardproxy.evaluation.joint import CategoryRule, fit_jointly, held_out_totals
 from guardproxy.evaluation.metrics import RESAMPLES, Floats, Rate, interval
-from guardproxy.evaluation.report import SIDES, Pair, categories_of, one_vs_benign, overall
-from guardproxy.evaluation.scoring import Score
-from guardproxy.policy import UNSAFE
+from guardproxy.evaluation.report import SIDES, Pair, categories_of, one_vs_benign, overall, stopped
+from guardproxy.evaluation.steps import floor_to_step, step_above
+from guardproxy.policy import UNSAFE, Policy, Rule, SideRules
 from guardproxy.types import SIGNALS, Side
 
-_STEPS = 10_000
 # Scores sorted at once while resampling.
 _CELLS = 4_000_000
 
@@ -41,7 +41,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """The threshold of a category on a side, its bootstrap interval, and the benign and unsafe rows that reach it."""
+    """The threshold of a category on a side, its bootstrap interval, and the benign and unsafe rows that reach it.
+
+    The rule also needs P(unsafe) of `with_unsafe` or more.
+    """
 
     side: Side
     category: str
@@ -49,6 +52,7 @@ class Threshold:
     ci: tuple[float, float] | None
     benign: Rate
     unsafe: Rate
+    with_unsafe: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,114 +66,134 @@ class NoThreshold:
 
 @dataclass(frozen=True, slots=True)
 class SideTotals:
-    """The benign and unsafe rows of a side that reach any of its thresholds."""
+    """The benign and unsafe rows of a side that its rules stop."""
 
     side: Side
     benign: Rate
     unsafe: Rate
 
 
-def find_thresholds(pairs: Sequence[Pair], target: Target) -> list[Threshold | NoThreshold]:
-    """A threshold, or the reason why there is none, for each side and each labelled category; P(unsafe) comes last.
+def find_thresholds(
+    pairs: Sequence[Pair], target: Target, replies: Target | None = None
+) -> list[Threshold | NoThreshold]:
+    """A threshold, or the reason why there is none, for each side and each category; P(unsafe) comes last.
 
-    Signals have no threshold: they are not categories of harm, and a benign row may rightly carry a signal.
+    `replies` is the target of the assistant side, if it has another. Signals have no threshold: they are not categories
+    of harm, and a benign row may rightly carry a signal.
 
     Each rule alone keeps a recall, on the rows of its category. All rules of a side together keep a false-positive
-    rate, because any of them blocks a text: each rule gets the same share of the benign rows, the largest share with
-    which all of them together block no more than the target.
+    rate, because any of them blocks a text (`joint`).
     """
     out: list[Threshold | NoThreshold] = []
     for side in SIDES:
         rows = [pair for pair in pairs if pair[0].check.side == side]
-        if rows and target.measure == "recall":
-            out += _rules(rows, side, target, target.rate)
-        elif rows:
-            out += _jointly(rows, side, target)
+        wanted = replies if replies is not None and side == "assistant" else target
+        if rows:
+            out += _separately(rows, side, wanted) if wanted.measure == "recall" else _jointly(rows, side, wanted)
     return out
 
 
 def _jointly(rows: Sequence[Pair], side: Side, target: Target) -> list[Threshold | NoThreshold]:
-    """The rules with the largest equal share that keep the target together, found by bisection."""
-    n = sum(row.unsafe is False for row, _ in rows)
-    kept, beyond = 0, math.floor(target.rate * n + 1e-9) + 1
-    while beyond - kept > 1:
-        middle = (kept + beyond) // 2
-        sides = side_totals(rows, _rules(rows, side, target, middle / n, resamples=0))
-        if all(totals.benign.hits <= target.rate * n + 1e-9 for totals in sides):
-            kept = middle
-        else:
-            beyond = middle
-    return _rules(rows, side, target, kept / n if n else 0.0)
+    """The rules that keep the false-positive rate together; a category without a rule keeps to that of `unsafe`."""
+    scores, labels = overall(rows)
+    benign = scores[~labels]
+    if len(benign) < target.rows_needed:
+        return [NoThreshold(side, UNSAFE, _too_few(len(benign), "benign", target))]
+    fit = fit_jointly(rows, target.rate)
+    if fit.unsafe > 1:
+        return [NoThreshold(side, UNSAFE, "too many benign rows have a probability of 1")]
+    out: list[Threshold | NoThreshold] = [
+        Threshold(side, rule.category, rule.threshold, None, *_hits(rows, rule), rule.with_unsafe) for rule in fit.rules
+    ]
+    out += [NoThreshold(side, category, reason) for category, reason in fit.without.items()]
+    # The share of benign rows that `unsafe` alone stops at its threshold: resampled, it gives other thresholds.
+    own = Rate(int((benign >= fit.unsafe).sum()), len(benign))
+    draws = _bootstrap(np.sort(benign), partial(_lowest_threshold, rate=own.value), RESAMPLES)
+    unsafe = Rate(int((scores[labels] >= fit.unsafe).sum()), int(labels.sum()))
+    return [*out, Threshold(side, UNSAFE, fit.unsafe, interval(draws.clip(0.0, 1.0)), own, unsafe)]
 
 
-def _rules(
-    rows: Sequence[Pair], side: Side, target: Target, rate: float, resamples: int = RESAMPLES
-) -> list[Threshold | NoThreshold]:
-    """Each category's rule that keeps `rate` by itself; with `resamples` 0 the rules have no intervals."""
+def _hits(rows: Sequence[Pair], rule: CategoryRule) -> tuple[Rate, Rate]:
+    """The benign rows that a rule stops, and the rows of its category."""
+    kept = [(row, score) for row, score in rows if score.unsafe >= rule.with_unsafe]
+    reached = [(row, score) for row, score in kept if score.categories.get(rule.category, 0.0) >= rule.threshold]
+    benign = Rate(sum(row.unsafe is False for row, _ in reached), sum(row.unsafe is False for row, _ in rows))
+    members = [sum(bool(row.labels.get(rule.category)) for row, _ in group) for group in (reached, rows)]
+    return benign, Rate(*members)
+
+
+def _separately(rows: Sequence[Pair], side: Side, target: Target) -> list[Threshold | NoThreshold]:
+    """Each category's highest threshold that keeps the recall by itself."""
     out: list[Threshold | NoThreshold] = []
     for category in (*(category for category in categories_of(rows) if category not in SIGNALS), UNSAFE):
         scores, labels = overall(rows) if category == UNSAFE else one_vs_benign(rows, category)
         benign, unsafe = np.sort(scores[~labels]), np.sort(scores[labels])
-        counted, kind = (benign, "benign") if target.measure == "fpr" else (unsafe, "unsafe")
-        if len(counted) < target.rows_needed:
-            needs = f"{target.measure} {target.rate:g} needs {target.rows_needed} or more"
-            out.append(NoThreshold(side, category, f"{len(counted)} {kind} rows are known; {needs}"))
+        if len(unsafe) < target.rows_needed:
+            out.append(NoThreshold(side, category, _too_few(len(unsafe), "unsafe", target)))
             continue
-        statistic = _lowest_threshold if target.measure == "fpr" else _highest_threshold
-        threshold = float(statistic(counted[None, :], rate)[0])
+        threshold = float(_highest_threshold(unsafe[None, :], target.rate)[0])
         if not 0 < threshold <= 1:
-            out.append(NoThreshold(side, category, f"too many {kind} rows have a probability of {round(threshold)}"))
+            out.append(NoThreshold(side, category, "too many unsafe rows have a probability of 0"))
             continue
-        draws = _bootstrap(counted, partial(statistic, rate=rate), resamples) if resamples else None
-        ci = None if draws is None else interval(draws.clip(0.0, 1.0))
-        hits = [Rate(int((values >= threshold).sum()), len(values)) for values in (benign, unsafe)]
-        out.append(Threshold(side, category, threshold, ci, *hits))
+        draws = _bootstrap(unsafe, partial(_highest_threshold, rate=target.rate), RESAMPLES)
+        false, found = (Rate(int((values >= threshold).sum()), len(values)) for values in (benign, unsafe))
+        out.append(Threshold(side, category, threshold, interval(draws.clip(0.0, 1.0)), false, found))
     return out
+
+
+def _too_few(rows: int, kind: str, target: Target) -> str:
+    needs = f"{target.measure} {target.rate:g} needs {target.rows_needed} or more"
+    return f"{rows} {kind} rows are known; {needs}"
+
+
+def side_rules(results: Sequence[Threshold | NoThreshold], side: Side) -> SideRules:
+    """The rules that the thresholds of a side are."""
+    return SideRules(
+        {
+            result.category: (Rule("block", result.threshold, with_unsafe=result.with_unsafe),)
+            for result in results
+            if isinstance(result, Threshold) and result.side == side
+        }
+    )
 
 
 def side_totals(pairs: Sequence[Pair], results: Sequence[Threshold | NoThreshold]) -> list[SideTotals]:
-    """For each side with thresholds, the rows that reach any of them."""
+    """For each side with thresholds, the rows that a policy with these rules stops."""
+    policy = Policy("calibrated", "", side_rules(results, "user"), side_rules(results, "assistant"))
     out: list[SideTotals] = []
     for side in SIDES:
-        rules = [result for result in results if isinstance(result, Threshold) and result.side == side]
-        if not rules:
-            continue
-        rows = [(row, score) for row, score in pairs if row.check.side == side and row.unsafe is not None]
-        over = [any(_probability(score, rule.category) >= rule.threshold for rule in rules) for _, score in rows]
-        benign = [hit for (row, _), hit in zip(rows, over, strict=True) if not row.unsafe]
-        unsafe = [hit for (row, _), hit in zip(rows, over, strict=True) if row.unsafe]
-        out.append(SideTotals(side, Rate(sum(benign), len(benign)), Rate(sum(unsafe), len(unsafe))))
+        if policy.side(side).by_category:
+            rows = [pair for pair in pairs if pair[0].check.side == side]
+            benign, unsafe = (
+                stopped([pair for pair in rows if pair[0].unsafe is label], policy) for label in (False, True)
+            )
+            out.append(SideTotals(side, benign, unsafe))
     return out
 
 
-def _probability(score: Score, category: str) -> float:
-    """The score's probability of a category; 0, which is under every threshold, if it has none."""
-    return score.unsafe if category == UNSAFE else score.categories.get(category, 0.0)
+def held_out(
+    pairs: Sequence[Pair], results: Sequence[Threshold | NoThreshold], targets: Mapping[Side, Target]
+) -> list[SideTotals]:
+    """As `side_totals`, but each row meets thresholds that were fitted on the other half of the rows."""
+    out: list[SideTotals] = []
+    for side in SIDES:
+        categories = [category for category in side_rules(results, side).by_category if category != UNSAFE]
+        rows = [pair for pair in pairs if pair[0].check.side == side]
+        if side_rules(results, side).by_category:
+            out.append(SideTotals(side, *held_out_totals(rows, categories, targets[side].rate)))
+    return out
 
 
 def _lowest_threshold(ascending: Floats, rate: float) -> Floats:
     """For each row of sorted scores, the lowest four-digit threshold that at most `rate` of them reach."""
     n = ascending.shape[1]
-    return _step_above(ascending[:, n - 1 - math.floor(rate * n + 1e-9)])
+    return step_above(ascending[:, n - 1 - math.floor(rate * n + 1e-9)])
 
 
 def _highest_threshold(ascending: Floats, rate: float) -> Floats:
     """For each row of sorted scores, the highest four-digit threshold that at least `rate` of them reach."""
     n = ascending.shape[1]
     return floor_to_step(ascending[:, n - math.ceil(rate * n - 1e-9)])
-
-
-def _step_above(scores: Floats) -> Floats:
-    """The lowest four-digit number above each score."""
-    nearest = np.round(scores * _STEPS)
-    # The division is compared with the score: a score may be a four-digit number, and the product has rounding errors.
-    return np.where(nearest / _STEPS > scores, nearest, nearest + 1) / _STEPS
-
-
-def floor_to_step(scores: Floats) -> Floats:
-    """The highest four-digit number that is not above each score."""
-    nearest = np.round(scores * _STEPS)
-    return np.where(nearest / _STEPS <= scores, nearest, nearest - 1) / _STEPS
 
 
 def _bootstrap(scores: Floats, statistic: Callable[[Floats], Floats], resamples: int) -> Floats:

@@ -12,6 +12,7 @@ from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of, unde
 from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging, gathered
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.stream import StreamReview
+from guardproxy.pipeline.together import judged_together
 from guardproxy.pipeline.turns import (
     Turn,
     coverage_of,
@@ -28,7 +29,7 @@ from guardproxy.pipeline.turns import (
 )
 from guardproxy.policy import OnFailure, Policy, on_failure, worst
 from guardproxy.ports import Action, Guard
-from guardproxy.types import ActionName, Conversation, Coverage, Message, Outcome, Part, Pass, Refuse
+from guardproxy.types import SEVERITY, ActionName, Conversation, Coverage, Message, Outcome, Part, Pass, Refuse
 
 Extent = Literal["full", "partial"]
 
@@ -63,12 +64,16 @@ class ReplyReview:
 
 @dataclass(frozen=True, slots=True)
 class ErrorReview:
-    """The review of an upstream's error. If it `passes`, send its bytes to the client, else an error without them."""
+    """The review of an upstream's error. If it `passes`, send its bytes to the client, else an error without them.
+
+    `cleaned` takes the place of the bytes if they contain what no client may get, such as the comments of a stream.
+    """
 
     passes: bool
     action: ActionName
     categories: tuple[str, ...]
     coverage: Extent
+    cleaned: bytes | None = None
 
 
 class Pipeline:
@@ -176,6 +181,7 @@ class Pipeline:
                 for index, choice in enumerate(reply.choices)
             ]
         )
+        judged = await judged_together(self.judging, exchange, judged)
         failed, undecoded = any(choice.error for choice in judged), undecoded_paths(judged)
         unread = unread_parts(judged)
         coverage = coverage_of(reply.choices, exchange.policy, failed=failed, undecoded=undecoded, unread=unread)
@@ -200,7 +206,7 @@ class Pipeline:
         `body` is decoded, or None if it cannot be; `stream_type` is the content type of a stream, empty for a whole
         body. If the wire cannot read a body, its text is judged. A body that is not text is opaque: the policy's
         `on_opaque` decides about it, and a body that cannot be decoded never passes. An error is never rewritten: it
-        passes as a whole or not at all.
+        passes as a whole or not at all; of a stream, only what no client may get is cleaned away.
         """
         if body == b"":
             return ErrorReview(True, "pass", (), "full")
@@ -210,9 +216,7 @@ class Pipeline:
         exchange = replace(exchange, request=replace(exchange.request, structured=True))
         try:
             if stream_type:
-                stream = self._stream_review(exchange, stream_type)
-                passes = b"".join([piece async for piece in stream.run(_once(body))]) == body
-                return ErrorReview(passes, "pass" if passes else "block", (), "partial" if stream.failed else "full")
+                return await self._review_error_stream(exchange, body, stream_type)
             review = await self.review_reply(exchange, body)
         except UpstreamUnreadable as error:
             if (message := error_message(body)) is not None:
@@ -220,6 +224,18 @@ class Pipeline:
             return await self._opaque_error(exchange, str(error), exchange.policy.on_opaque["assistant"])
         passes = review.refusal is None and review.body is body
         return ErrorReview(passes, review.action, review.categories, review.coverage)
+
+    async def _review_error_stream(self, exchange: Exchange, body: bytes, content_type: str) -> ErrorReview:
+        """Judge a stream under the status of an error. It passes if nothing takes the place of one of its frames."""
+        stream = self._stream_review(exchange, content_type)
+        sent = b"".join([piece async for piece in stream.run(_once(body))])
+        decision = stream.decision
+        extent: Extent = "partial" if stream.failed else "full"
+        if not stream.passed:
+            return ErrorReview(False, "block", decision.categories, extent)
+        # A policy that only monitors streams lets the text pass whatever the decision.
+        action = min(decision.action, "flag", key=SEVERITY.__getitem__)
+        return ErrorReview(True, action, decision.categories, extent, sent if sent != body else None)
 
     async def _error_of_text(self, exchange: Exchange, message: Message) -> ErrorReview:
         """Judge the text of an error that is in no form of the protocol."""

@@ -19,9 +19,10 @@ from guardproxy.errors import UpstreamUnreadable
 from guardproxy.holdback import Ask, HoldBack
 from guardproxy.observe import Metrics
 from guardproxy.pipeline.judged_request import undecoded_paths, unread_parts
-from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging, refusal
+from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judgement, Judging, gathered, refusal
 from guardproxy.pipeline.resumed import JudgedReplies
-from guardproxy.pipeline.turns import coverage_of, recent_context, reply_turn
+from guardproxy.pipeline.turns import coverage_of, in_scope, recent_context, reply_turn
+from guardproxy.policy import worst
 from guardproxy.ports import ReplyStream
 from guardproxy.types import SEVERITY, Decision, Edit, Message, Outcome, Pass, Refuse, Replace, Verdict
 
@@ -85,14 +86,26 @@ class StreamReview:
         self._pending_read: asyncio.Task[bytes | None] | None = None
         self._task_done = asyncio.Event()  # a read or a check has finished
         self._latest: dict[int, _LatestCheck] = {}  # by choice
+        self._finished: set[int] = set()  # choices whose end, as the upstream sent it, was released
         self._ended: set[int] = set()  # choices that the proxy has ended
-        self._recorded: set[int] = set()
+        self._recorded: dict[int, Message] = {}  # by choice
         self._upstream_done = False
+        self._unreadable = False
 
     @property
     def failed(self) -> bool:
-        """Whether a choice could not be read or judged, or is in a language that the guard does not read."""
-        return any(check.error or check.unread for check in self._latest.values())
+        """Whether the reply could not be read, a choice not be judged, or the guard does not read its language."""
+        return self._unreadable or any(check.error or check.unread for check in self._latest.values())
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was put in the place of the upstream's frames; some may have been cleaned."""
+        return not self._unreadable and not self._ended
+
+    @property
+    def decision(self) -> Decision:
+        """The most severe of the latest decisions on the choices."""
+        return worst([check.decision for check in self._latest.values()])
 
     async def run(self, source: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """Yield the bytes for the client. Raises the errors of `source`, after yielding the text judged until then.
@@ -109,13 +122,14 @@ class StreamReview:
                         for task in await self._finished_checks(source):
                             if piece := await self._act_on(self._checks.pop(task), task.result()):
                                 yield piece
-                    if piece := self._release():
+                    if piece := await self._release():
                         yield piece
                     self._start_checks()
                 if piece := self._terminator():
                     yield piece
             except UpstreamUnreadable as error:
                 log.warning("stream_unreadable", error=str(error))
+                self._unreadable = True
                 yield await self._abandon(str(error))
             finally:
                 await self._stop()
@@ -169,11 +183,33 @@ class StreamReview:
         before = self._latest.get(ask.choice)
         if before is not None and before.message == message:
             return before  # a finish frame without text: the last check judged exactly this message
-        judged = await self._judging.judgement(self._context, message, self._exchange.policy, self._key)
+        judged = await self._judged(message)
+        if message.arrived and not _is_clean(judged):
+            message = await self._without_harm_beside(ask.choice)
+            judged = await self._judged(message)
         seconds, unread = time.perf_counter() - started, judged.unread
         if before is not None:
             seconds, unread = seconds + before.seconds, tuple(dict.fromkeys((*before.unread, *unread)))
         return _LatestCheck(message, judged.verdict, judged.decision, judged.error, seconds, judged.undecoded, unread)
+
+    async def _judged(self, message: Message) -> Judgement:
+        policy = self._exchange.policy
+        return await self._judging.judgement(self._context, in_scope(message, policy.judge), policy, self._key)
+
+    async def _without_harm_beside(self, choice: int) -> Message:
+        """The choice beside the released texts of others only, if their own text must not pass or cannot be judged.
+
+        Harm in one choice is not that of another. A text that the guard has failed to judge is left out.
+        """
+        others = [other for other in self._stream.choices if other != choice and other not in self._ended]
+        alone = {other: replace(self._stream.message(other), arrived=()) for other in others}
+        judged = await gathered([self._judged(message) for message in alone.values()])
+        unclean = [other for other, own in zip(others, judged, strict=True) if not _is_clean(own)]
+        unjudged = {
+            part.path for other, own in zip(others, judged, strict=True) if own.error for part in alone[other].parts
+        }
+        message = self._stream.message(choice, without=unclean)
+        return replace(message, arrived=tuple(part for part in message.arrived if part.path not in unjudged))
 
     async def _act_on(self, ask: Ask, check: _LatestCheck) -> bytes:
         """Apply a finished check: release its text, hold the choice until it is complete, or end it.
@@ -183,9 +219,8 @@ class StreamReview:
         self._latest[ask.choice] = check
         policy = self._exchange.policy
         if SEVERITY[check.decision.action] < SEVERITY["rewrite"] or policy.stream.mode == "monitor":
-            if ask.final:
-                await self._record(ask.choice, Pass())
             self._hold.passed(ask)
+            await self._record_finished({ask.choice})
             return b""
         if check.decision.action == "rewrite" and not ask.final and check.decision.how != "replace":
             # Only `replace` needs no more text. Other rewrites keep some of the reply, so they need all of it.
@@ -197,7 +232,8 @@ class StreamReview:
         """End a choice: the text that was sent stays, the outcome takes the place of everything else."""
         policy = self._exchange.policy
         outcome: Outcome = refusal(policy, check.decision)
-        if check.decision.action == "rewrite" and not self._exchange.request.structured:
+        rewritable = not self._exchange.request.structured and ask.choice not in self._finished
+        if check.decision.action == "rewrite" and rewritable:
             outcome = await self._rewritten(ask, check)
         elif check.decision.action == "block":
             outcome = await self._judging.act((), check.message, check.decision, policy)
@@ -208,7 +244,8 @@ class StreamReview:
 
     async def _rewritten(self, ask: Ask, check: _LatestCheck) -> Outcome:
         """Rewrite the text that was not sent yet; judge candidates after the text that was: the client reads both."""
-        sent = {part.path: part.text for part in self._stream.released(ask.choice).parts}
+        released = self._stream.released(ask.choice)
+        sent = {part.path: part.text for part in released.parts}
         policy = self._exchange.policy
         unsent = Message(
             check.message.role,
@@ -218,7 +255,8 @@ class StreamReview:
         async def judge_again(candidate: Message) -> Decision:
             new = {part.path: part.text for part in candidate.parts}
             whole = tuple(replace(p, text=sent.get(p.path, "") + new.get(p.path, "")) for p in check.message.parts)
-            return (await self._judging.judge(self._context, Message(candidate.role, whole), policy))[1]
+            arrived = (*released.arrived, *candidate.parts) if check.message.arrived else ()
+            return (await self._judging.judge(self._context, Message(candidate.role, whole, arrived), policy))[1]
 
         outcome = await self._judging.outcome_of(unsent, check.decision, policy, judge_again)
         if not isinstance(outcome, Replace):
@@ -226,24 +264,34 @@ class StreamReview:
         return replace(outcome, edits=tuple(Edit(e.path, sent.get(e.path, "") + e.text) for e in outcome.edits))
 
     def _ending(self, choice: int, outcome: Replace | Refuse) -> bytes:
-        """The bytes that end a choice. Raises RefusedBeforeStart if an error can still take their place."""
+        """The bytes that end a choice; none but the waiting frames if the client has its end already.
+
+        Raises RefusedBeforeStart if an error can still take their place.
+        """
         nothing_sent = self._frames_before_text is not None
         if isinstance(outcome, Refuse) and nothing_sent and self._try_refuse_with_error():
             raise RefusedBeforeStart(outcome)
-        out = self._after_waiting_frames(self._stream.end(choice, outcome))
+        end = self._stream.end(choice, outcome)  # in any case: the stream releases no more frames of the choice
         self._hold.settle(choice)
         self._ended.add(choice)
-        return out
+        return self._after_waiting_frames(b"" if choice in self._finished else end)
 
-    def _release(self) -> bytes:
+    async def _release(self) -> bytes:
         """The bytes of the frames that may be sent now; frames before the first text wait if blocks are errors."""
-        chunks = self._hold.release()
-        out = b"".join([self._stream.release(chunk) for chunk in chunks])
-        has_text = any(mark.upto for chunk in chunks for mark in chunk.marks)
+        out, has_text = await self._released()
         if self._frames_before_text is None or has_text or self._done():
             return self._after_waiting_frames(out)
         self._frames_before_text.append(out)
         return b""
+
+    async def _released(self) -> tuple[bytes, bool]:
+        """Take the frames that may be sent now: their bytes, and whether they have text. Record what they finish."""
+        chunks = self._hold.release()
+        finished = {mark.choice for chunk in chunks for mark in chunk.marks if mark.final} - self._ended
+        self._finished |= finished
+        await self._record_finished(finished)
+        out = b"".join([self._stream.release(chunk) for chunk in chunks])
+        return out, any(mark.upto for chunk in chunks for mark in chunk.marks)
 
     def _after_waiting_frames(self, out: bytes) -> bytes:
         """The frames that waited for the first text, then `out`. From here on the answer cannot be an error."""
@@ -255,20 +303,39 @@ class StreamReview:
         return self._stream.close() if self._ended else b""
 
     async def _abandon(self, why: str) -> bytes:
-        """End every open choice with a refusal, and the stream with its terminator."""
+        """End every open choice with a refusal, send what is judged of the others, and the stream's terminator."""
         out = []
-        for choice in sorted({*self._stream.choices} - self._ended) or [0]:
-            outcome = refusal(self._exchange.policy)
+        for choice in self._unsettled() or ([] if self._stream.choices else [0]):
             message = self._stream.message(choice)
             self._latest[choice] = _LatestCheck(message, None, Decision("block", "", (), "opaque"), why)
-            await self._record(choice, outcome)
+            outcome = refusal(self._exchange.policy)
+            monitored = choice in self._finished and self._exchange.policy.stream.mode == "monitor"
+            await self._record(choice, Pass() if monitored else outcome)  # if monitored, the client has all of it
             out.append(self._ending(choice, outcome))
-        out.append(self._stream.close())
-        return b"".join(out)
+        rest, _ = await self._released()
+        return b"".join([*out, self._after_waiting_frames(rest), self._stream.close()])
+
+    def _unsettled(self) -> list[int]:
+        """The choices without a verdict on everything that was read of them; a choice may have no queued frame yet."""
+        judged = self._latest.keys() - set(self._hold.open)
+        return sorted(set(self._stream.choices) - judged - self._ended)
+
+    async def _record_finished(self, choices: set[int]) -> None:
+        """Record those of the choices that have both their end and the verdict on the whole of it.
+
+        Not sooner: until its end may be released, a choice can still become part of a reply that is unreadable.
+        """
+        for choice in sorted(choices & self._finished - set(self._hold.open)):
+            await self._record(choice, Pass())
 
     async def _record(self, choice: int, outcome: Outcome) -> None:
-        check = self._latest[choice]
-        turn = reply_turn(self._exchange.request.conversation.messages, check.message)
+        """Record a choice. If it was recorded already, record what has come behind its end, if anything has."""
+        check, recorded = self._latest[choice], self._recorded.get(choice)
+        message = check.message if recorded is None else _behind(check.message, recorded)
+        if recorded is not None and not message.parts:
+            return
+        self._recorded[choice] = check.message
+        turn = reply_turn(self._exchange.request.conversation.messages, message)
         judged = JudgedTurn(
             turn,
             check.verdict,
@@ -282,9 +349,8 @@ class StreamReview:
         )
         if judged.passed:
             self._replies.remember(self._exchange, self._stream.id)
-        self._recorded.add(choice)
         policy, undecoded, unread = self._exchange.policy, undecoded_paths([judged]), unread_parts([judged])
-        coverage = coverage_of([check.message], policy, failed=bool(check.error), undecoded=undecoded, unread=unread)
+        coverage = coverage_of([message], policy, failed=bool(check.error), undecoded=undecoded, unread=unread)
         await self._judging.record(self._exchange, [judged], coverage)
 
     async def _stop(self) -> None:
@@ -295,9 +361,21 @@ class StreamReview:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
         self._judging.guard.forget(self._key)
-        for choice in set(self._latest) - self._recorded:
-            self._latest[choice].error = "the stream ended before the last verdict"
+        for choice in sorted(self._latest.keys() - self._recorded.keys()):
+            if choice in self._hold.open:
+                self._latest[choice].error = "the stream ended before the last verdict"
             await self._record(choice, Pass())
+
+
+def _behind(message: Message, earlier: Message) -> Message:
+    """What a message has more than `earlier`, its state before: new parts, and the rests of parts that have grown."""
+    known = {part.path: part.text for part in earlier.parts}
+    new = [part for part in message.parts if part not in earlier.parts]
+    return replace(message, parts=tuple(replace(part, text=part.text[len(known.get(part.path, "")) :]) for part in new))
+
+
+def _is_clean(judged: Judgement) -> bool:
+    return judged.decision.action == "pass" and not judged.error
 
 
 async def _next(source: AsyncIterator[bytes]) -> bytes | None:

@@ -205,7 +205,10 @@ def in_scope(message: Message, scope: JudgeScope) -> Message:
     """The message without the kinds of part that the policy skips. Opaque parts stay."""
     if not any(part.kind in scope.skip for part in message.parts):
         return message
-    return replace(message, parts=tuple(part for part in message.parts if part.kind not in scope.skip))
+    parts, arrived = (
+        tuple(part for part in some if part.kind not in scope.skip) for some in (message.parts, message.arrived)
+    )
+    return replace(message, parts=parts, arrived=arrived)
 
 
 def texts_after(message: Message, outcome: Replace) -> dict[str, str]:

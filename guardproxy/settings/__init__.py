@@ -13,9 +13,11 @@ from guardproxy.settings.model import (
     UpstreamSettings,
 )
 from guardproxy.settings.packaged import starter
+from guardproxy.settings.presets import DEFAULT_PRESET
 from guardproxy.settings.resolve import MemberSettings, Settings
 
 __all__ = [
+    "DEFAULT_PRESET",
     "AuditSettings",
     "Catalogue",
     "GuardSettings",

@@ -6,23 +6,31 @@ from pathlib import Path
 from typing import Any
 
 from guardproxy.errors import ConfigError
+from guardproxy.policy import PresetName
 from guardproxy.settings import schema
 from guardproxy.settings.catalogue import Catalogue
 from guardproxy.settings.checks.document import check
-from guardproxy.settings.packaged import default_policies, defaults
+from guardproxy.settings.packaged import defaults
+from guardproxy.settings.presets import apply_presets, default_policies
 from guardproxy.settings.renamed import rename_keys
 from guardproxy.settings.resolve import Settings, resolve
 from guardproxy.settings.secrets import read_secrets, with_secrets
-from guardproxy.settings.yaml_tree import Problem, in_file_order, position_at, read
+from guardproxy.settings.yaml_tree import Node, Problem, in_file_order, position_at, read
 
 
-def load(path: str | os.PathLike[str] | None, env: Mapping[str, str], catalogue: Catalogue) -> Settings:
+def load(
+    path: str | os.PathLike[str] | None,
+    env: Mapping[str, str],
+    catalogue: Catalogue,
+    preset: PresetName | None = None,
+) -> Settings:
     """The settings of a file; without a file, the built-in ones.
 
-    Secrets are read from `env`. Raises ConfigError with every mistake, in the order of the file.
+    Secrets are read from `env`. `preset` is the policy of a file without policies. Raises ConfigError with every
+    mistake, in the order of the file.
     """
     if path is None:
-        return load_text(defaults(), "built-in defaults", env, catalogue)
+        return load_text(defaults(), "built-in defaults", env, catalogue, preset)
     name = os.fspath(path)
     try:
         data = Path(path).read_bytes()
@@ -34,10 +42,12 @@ def load(path: str | os.PathLike[str] | None, env: Mapping[str, str], catalogue:
         valid = data[: error.start].decode("utf-8")
         problem = Problem(position_at(valid, len(valid)), (), "not UTF-8; save the file in that encoding")
         raise ConfigError(problem.render(name)) from error
-    return load_text(text, name, env, catalogue)
+    return load_text(text, name, env, catalogue, preset)
 
 
-def load_text(text: str, name: str, env: Mapping[str, str], catalogue: Catalogue) -> Settings:
+def load_text(
+    text: str, name: str, env: Mapping[str, str], catalogue: Catalogue, preset: PresetName | None = None
+) -> Settings:
     """The settings of a YAML text; messages call it `name`. Raises ConfigError with every mistake, in file order."""
     root, problems = read(text)
     if root is None:
@@ -46,10 +56,11 @@ def load_text(text: str, name: str, env: Mapping[str, str], catalogue: Catalogue
         # An empty file would mean the built-in policy; it is more likely a file that is not written yet.
         message = "the file has no settings; write `version: 1` if the built-in settings are meant"
         problems.append(Problem(root.position, (), message))
-    problems += rename_keys(root)
+    problems += [*rename_keys(root), *_preset_beside_policies(root, preset)]
+    apply_presets(root)
     secrets, mistakes = read_secrets(root, env)
     problems += mistakes
-    content = _with_policies(root.plain_value())
+    content = _with_policies(root.plain_value(), preset)
     filled = with_secrets(content, secrets)
     document, mistakes = schema.check(root, filled)
     problems += mistakes
@@ -59,10 +70,19 @@ def load_text(text: str, name: str, env: Mapping[str, str], catalogue: Catalogue
     return resolve(name, content, document, (key for key, _ in root.entries()))
 
 
-def _with_policies(content: Any) -> Any:
+def _preset_beside_policies(root: Node, preset: PresetName | None) -> list[Problem]:
+    """The mistake of a preset on the command line and policies in the file: one of them would not count."""
+    policies = root.get("policies")
+    if preset is None or policies is None:
+        return []
+    message = f"the file has policies, so --preset has no effect; write `preset: {preset}` in a policy instead"
+    return [Problem(policies.key_position, ("policies",), message)]
+
+
+def _with_policies(content: Any, preset: PresetName | None) -> Any:
     """The plain value of a document, with the built-in policies if it has none."""
     if isinstance(content, dict) and "policies" not in content:
-        return {**content, "policies": default_policies().plain_value()}
+        return {**content, "policies": default_policies(preset).plain_value()}
     return content
 
 

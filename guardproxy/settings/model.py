@@ -1,7 +1,7 @@
 """The shape of a configuration file: one frozen dataclass per mapping, a description under every option.
 
 Pydantic validates it; editors show the descriptions. The defaults here are those of an empty file, except for the
-policies: those are in `defaults.yaml`. Other rooms use Limits and the classes of `guardproxy.policy` as they are; the
+policies: those are in `presets.yaml`. Other rooms use Limits and the classes of `guardproxy.policy` as they are; the
 names of all other classes end in Settings.
 """
 

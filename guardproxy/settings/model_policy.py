@@ -11,6 +11,7 @@ from guardproxy.policy import (
     HistoryMode,
     JudgeScope,
     OnFailure,
+    PresetName,
     RewritePolicy,
     StreamPolicy,
     ThreadPolicy,
@@ -18,6 +19,8 @@ from guardproxy.policy import (
 from guardproxy.views import VIEWS
 
 Probability = Annotated[float, Interval(ge=0, le=1)]
+# P(unsafe) always reaches 0: as a condition it would have no effect.
+Condition = Annotated[float, Interval(gt=0, le=1)]
 Count = Annotated[int, Interval(ge=1)]
 Text = Annotated[str, Len(1)]
 
@@ -33,6 +36,8 @@ class RewriteSettings:
     """The threshold."""
     how: Text = "replace"
     """The rewrite: `replace`, `redact`, or `module:attribute`."""
+    with_unsafe: Condition | None = None
+    """The rewrite also needs this overall probability; without it, that of the category's other rules, if any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,8 @@ class ThresholdSettings:
     """From this probability, the text is rewritten."""
     block: Probability | None = None
     """From this probability, the text is withheld."""
+    with_unsafe: Condition | None = None
+    """Every action of the category also needs this overall probability; not for `unsafe` itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,8 @@ class HistorySettings:
 class PolicySettings:
     """How requests and replies are treated, depending on the guard's findings."""
 
+    preset: PresetName | None = None
+    """Rules for the embedded guard, by their strictness; own rules of the policy replace them, category by category."""
     user: Mapping[str, ThresholdSettings] = field(default_factory=dict)
     """Rules for requests: by category, `unsafe` for the overall probability, "*" for all other categories."""
     assistant: Mapping[str, ThresholdSettings] = field(default_factory=dict)

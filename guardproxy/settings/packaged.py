@@ -1,8 +1,10 @@
-"""The configuration files inside the package: the built-in defaults and the starter file."""
+"""The configuration files inside the package: the built-in defaults, the presets and the starter file."""
 
+from functools import cache
 from importlib.resources import files
 
 from guardproxy.errors import ConfigError
+from guardproxy.policy import PresetName
 from guardproxy.settings.yaml_tree import Node, read
 
 
@@ -11,18 +13,23 @@ def defaults() -> str:
     return _text("defaults.yaml")
 
 
-def starter() -> str:
+def starter(preset: PresetName | None = None) -> str:
     """The text of a commented configuration with the options that an operator changes first."""
-    return _text("starter.yaml")
+    text = _text("starter.yaml")
+    return text if preset is None else text.replace("preset: balanced", f"preset: {preset}")
 
 
-def default_policies() -> Node:
-    """The policies that apply if a file has none. Raises ConfigError if the package is damaged."""
-    tree, _ = read(defaults())
-    policies = tree.get("policies") if tree else None
-    if policies is None:
-        raise ConfigError("the built-in defaults.yaml has no policies; reinstall guardproxy")
-    return policies
+@cache
+def preset_rules(name: str) -> Node:
+    """The rules of a preset, by side, shared by all callers: not to be changed.
+
+    Raises ConfigError if the package is damaged.
+    """
+    tree, _ = read(_text("presets.yaml"))
+    rules = tree.get(name) if tree else None
+    if rules is None:
+        raise ConfigError(f"the built-in presets.yaml has no preset {name}; reinstall guardproxy")
+    return rules
 
 
 def _text(name: str) -> str:

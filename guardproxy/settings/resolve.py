@@ -120,12 +120,13 @@ def _side_rules(by_category: Mapping[str, ThresholdSettings], unsafe: ThresholdS
 def _rules(thresholds: ThresholdSettings) -> tuple[Rule, ...]:
     """The rules of a category, mildest action first."""
     rules = []
+    with_unsafe = thresholds.with_unsafe or 0.0
     if thresholds.flag is not None:
-        rules.append(Rule("flag", thresholds.flag))
-    if thresholds.rewrite is not None:
-        rules.append(Rule("rewrite", thresholds.rewrite.at, thresholds.rewrite.how))
+        rules.append(Rule("flag", thresholds.flag, with_unsafe=with_unsafe))
+    if (rewrite := thresholds.rewrite) is not None:
+        rules.append(Rule("rewrite", rewrite.at, rewrite.how, rewrite.with_unsafe or with_unsafe))
     if thresholds.block is not None:
-        rules.append(Rule("block", thresholds.block))
+        rules.append(Rule("block", thresholds.block, with_unsafe=with_unsafe))
     return tuple(rules)
 
 

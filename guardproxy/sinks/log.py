@@ -32,7 +32,7 @@ class LogSink:
             "turn": record.turn,
             "action": record.decision.action,
             "outcome": record.outcome,
-            "reasons": [f"{r.category} {r.probability:.3f} >= {r.threshold:g}" for r in record.decision.reasons],
+            "reasons": [f"{r.category} {r.probability:.3f} >= {r.thresholds}" for r in record.decision.reasons],
             "route": record.origin.route,
             "policy": f"{record.policy}@{record.policy_version}",
             "ms": round(record.latency_s * 1000, 1),

@@ -4,8 +4,8 @@
 notice: look-alikes from other alphabets, styled letters, invisible characters, text hidden in tag characters. All
 chosen cleanings together make one view. The *displayed* view has the characters in the order in which a right-to-left
 override shows them. *Decoding* undoes encodings in place: all exact ones in one view, as often as they are nested, and
-then leetspeak and rot13, whose undoing is a guess, in views of their own. A decoding counts only if its result is more
-like words than its input, so ordinary prose and code have no views.
+then leetspeak and ciphers, whose undoing is a guess, in views of their own. A decoding counts only if its result is
+more like words than its input, so ordinary prose and code have no views.
 
 Bounds: MAX_VIEWS views of a message beside its joined texts; DEPTH exact decodings in a row, GUESSES_IN_A_ROW guesses;
 MAX_REPEATED characters that are searched again after a decoding. If anything that looks encoded is left, the views are

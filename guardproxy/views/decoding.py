@@ -1,43 +1,26 @@
 """Decodings: undo an encoding if the result is more like words than the input. Pure, time linear in the text.
 
 *Exact* decodings replace each encoded span in place and leave the rest of the text as it is. *Guesses* (leetspeak,
-rot13) may change words that were not encoded, so their results never replace the text that they were made from.
+ciphers) may change words that were not encoded, so their results never replace the text that they were made from.
 """
 
-import base64
-import binascii
-import codecs
 import html
+import quopri
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from html.entities import html5
-from typing import NamedTuple
 from urllib.parse import unquote
 
+from guardproxy.views.alphabets import BASE64, base64_text, unbase32, unbase58, unbase64, unbase85, unturned, unuu
+from guardproxy.views.ciphers import unatbash, uncaesar, unreversed, unrot13, unrot47
 from guardproxy.views.cleaning import ORDINARY
-from guardproxy.views.plausible import WORD, decoded, pairs, worded
-
-# Separates a decoded span from its neighbours, so that a decoded word does not become part of the span beside it.
-# A lone surrogate is in no text that a wire reads.
-SEAL = "\ud800"
-
-
-class Seals(NamedTuple):
-    """What to put around the result of an escaped character, and of an encoded run: SEAL or nothing."""
-
-    character: str = ""
-    run: str = ""
-
-    def around_character(self, old: str, new: str) -> str:
-        """Return the result of an escaped character, sealed if it differs."""
-        return new if new == old else f"{self.character}{new}{self.character}"
-
-    def around_run(self, old: str, new: str) -> str:
-        """Return the result of an encoded run, sealed if it differs."""
-        return new if new == old else f"{self.run}{new}{self.run}"
+from guardproxy.views.hexadecimal import unhex
+from guardproxy.views.numbers import unmorse, unnumbered
+from guardproxy.views.plausible import pairs, pairs_of, worded
+from guardproxy.views.seals import Seals
 
 
 def _hiding() -> str:
@@ -54,16 +37,12 @@ _ZEROS = re.compile(r"(?<=[#xX])0+(?=[0-9a-fA-F])")  # int() refuses numbers of 
 _REFERENCES = re.compile(rf"(?:&(?:{_NUMBER}|[A-Za-z][A-Za-z0-9]{{1,31}};))++")
 _ESCAPES = re.compile(r"(?:%[0-9A-Fa-f]{2})++")
 _PLUSSED = re.compile(r"(?<![\w'%.,!?+-])[\w'%.,!?-]++(?:\+[\w'%.,!?-]++){3,}+(?!\+)")
-_HEX = re.compile(
-    r"(?:\\x[0-9A-Fa-f]{2}){2,}+|(?:\\u[0-9A-Fa-f]{4}){2,}+|\\(?:x|u00)(?:[46][1-9A-Fa-f]|[57][0-9Aa])"
-    r"|(?<![0-9A-Za-z])(?:0[xX])?[0-9A-Fa-f]{2}(?:[ :,-]{1,2}(?:0[xX])?[0-9A-Fa-f]{2}(?![0-9A-Za-z])){3,}+"
-    r"|(?<![0-9A-Za-z])(?:0[xX])?(?:[0-9A-Fa-f]{2}){4,}+(?![0-9A-Za-z])"
-)
-# Every match of _HEX contains a match of this pattern, which is far faster to search for.
-_MAYBE_HEX = re.compile(r"[0-9A-Fa-f]{8}|[0-9A-Fa-f]{2}[ :,-]|\\[xu]")
-_BASE64 = re.compile(
-    r"(?<![\w+/-])(?=[A-Za-z0-9+/_-]{6})(?:[A-Za-z0-9+/]{40,}+\r?\n(?=[A-Za-z0-9+/]))*+[A-Za-z0-9+/_-]++={0,2}"
-)
+_QUOTED = re.compile(r"(?<![=\w])[A-Za-z]*+(?:(?:=[0-9A-Fa-f]{2})++[^\s=&\ud800]*+)++(?![\w&=])")
+_ODD_PIECE = re.compile("(?=[A-Za-z]*[0-9])(?=[0-9a-z]*[A-Z])(?=[0-9A-Z]*[a-z])")
+_CASED = re.compile("[A-Z]?[a-z]+|[A-Z]+")
+_SEVERAL_QUOTED = re.compile("(?:=[0-9A-Fa-f]{2}){2}")
+_SOFT_BREAK = re.compile(r"^([^\r\n]{69,75})=\r?\n", re.MULTILINE)
+_SHORT_BREAK = re.compile(r"(?<=\w)=\r?\n(?=\w)")
 _LEET_TOKEN = re.compile(r"[A-Za-z0-9@$!]{2,}+")
 # Between lower-case letters, between capitals, or after a first capital, but not before a new word of camelCase.
 _LEET_INSIDE = re.compile(
@@ -97,15 +76,23 @@ def _unplus(text: str, seals: Seals) -> str:
     """Replace plus signs between words by spaces, but not those of base64."""
     if "+" not in text or not _PLUSSED.search(text):
         return text
-    base64s = [match.span() for match in _BASE64.finditer(text) if _base64_text(match.group(), seals) != match.group()]
+    base64s = [match.span() for match in BASE64.finditer(text) if base64_text(match.group(), seals) != match.group()]
     ends = [end for _, end in base64s]
 
     def spread(match: re.Match[str]) -> str:
-        place = bisect_right(ends, match.start())
+        run, place = match.group(), bisect_right(ends, match.start())
         inside = place < len(base64s) and base64s[place][0] < match.end()
-        return match.group() if inside else match.group().replace("+", " ")
+        return run if inside or _is_data(run) else run.replace("+", " ")
 
     return _PLUSSED.sub(spread, text)
+
+
+def _is_data(run: str) -> bool:
+    """Whether a run with plus signs is data in base64: no words, no escapes and no encoded text between the signs."""
+    odd = [piece for piece in run.split("+") if _ODD_PIECE.match(piece)]
+    if not odd or "%" in run or not run.isascii() or worded(run):
+        return False
+    return all(unbase64(piece, Seals()) == piece for piece in odd)
 
 
 def _unescaped(escapes: str, several: bool) -> str:
@@ -118,58 +105,46 @@ def _unescaped(escapes: str, several: bool) -> str:
     return text if printable and (several or text.isalnum()) else escapes
 
 
-def _unhex(text: str, seals: Seals) -> str:
-    if not _MAYBE_HEX.search(text):
+def _unquoted(text: str, seals: Seals) -> str:
+    """Undo quoted-printable: escapes in a row, escapes of letters in words, line breaks behind an equals sign."""
+    if "=" not in text:
         return text
+
+    if not seals.run:  # else the sign may be the padding of base64
+        text = _SOFT_BREAK.sub(r"\1", text)
+    words = _QUOTED.findall(text)
+    all_english = _more_english(" ".join(words), " ".join(map(_quoted_text, words)), 8)
 
     def sealed(match: re.Match[str]) -> str:
-        digits = match.group()
-        return (seals.around_character if digits[0] == "\\" else seals.around_run)(digits, _hex_text(digits))
+        word, plain = match.group(), _quoted_text(match.group())
+        several = word.count("=") >= 3 or _SEVERAL_QUOTED.search(word)
+        english = all_english or (_CASED.fullmatch(plain) and _more_english(word, plain, 3))
+        return seals.around_character(word, plain) if several or english else word
 
-    return _HEX.sub(sealed, text)
-
-
-def _hex_text(digits: str) -> str:
-    if digits.startswith("\\u"):
-        units = bytes.fromhex(digits.replace("\\u", ""))
-        return units.decode("utf-16-be", "replace")  # replaces unpaired surrogates, which a guard cannot be given
-    data = bytes.fromhex(re.sub(r"0[xX]|\\x|[^0-9A-Fa-f]", "", digits))
-    if digits[0] == "\\" and data.isalpha():
-        return data.decode()
-    return decoded(data) or digits
+    plain = _QUOTED.sub(sealed, text)
+    return text if plain == text else _SHORT_BREAK.sub("", plain)
 
 
-def _unbase64(text: str, seals: Seals) -> str:
-    return _BASE64.sub(lambda match: _base64_text(match.group(), seals), text)
-
-
-def _base64_text(encoded: str, seals: Seals) -> str:
-    """Decode the lines of a run together, or each line by itself if they encode no text together or are sealed."""
-    whole = _from_base64("".join(encoded.split()))
-    if "\n" in encoded and (whole is None or seals.run):
-        lines = [(line, _from_base64(line.strip())) for line in encoded.splitlines(keepends=True)]
-        if whole is None or all(text is not None for _, text in lines):
-            return "".join(line if text is None else seals.around_run(line, text) for line, text in lines)
-    return encoded if whole is None else seals.around_run(encoded, whole)
-
-
-def _from_base64(encoded: str) -> str | None:
-    bare = encoded.rstrip("=").replace("-", "+").replace("_", "/")
-    if len(bare) % 4 == 1 or (len(bare) < 12 and bare == encoded):
-        return None
+def _quoted_text(word: str) -> str:
+    """Return a word without its escapes, or the word if they are no text."""
     try:
-        text = decoded(base64.b64decode(bare + "=" * (-len(bare) % 4)))
-    except (binascii.Error, ValueError):
-        return None
-    # A short word can be valid base64 by chance, so its decoding must contain words.
-    return text if text is None or len(bare) >= 24 or worded(text) else None
+        text = quopri.decodestring(word.encode()).decode()
+    except UnicodeDecodeError:
+        return word
+    return text if text.isprintable() else word
 
 
-def _unleet(text: str) -> str:
+def _more_english(word: str, plain: str, least: int) -> bool:
+    """Whether half of at least `least` letter pairs of a plain text are common, and a smaller share of `word`."""
+    common, count = pairs_of(plain)
+    common_before, count_before = pairs_of(word)
+    return 2 * common >= count >= least and common * max(1, count_before) > common_before * count
+
+
+def _unleet(text: str) -> Iterator[str]:
     """Replace digits and signs in words by the letters that they resemble, if some word becomes more like a word."""
-    if not _LEET_INSIDE.search(text) or not any(_is_leet(match) for match in _LEET_TOKEN.finditer(text)):
-        return text
-    return _LEET_TOKEN.sub(lambda match: match.group() if _is_address(match) else _in_letters(match.group()), text)
+    if _LEET_INSIDE.search(text) and any(_is_leet(match) for match in _LEET_TOKEN.finditer(text)):
+        yield _LEET_TOKEN.sub(lambda match: match.group() if _is_address(match) else _in_letters(match.group()), text)
 
 
 def _is_leet(match: re.Match[str]) -> bool:
@@ -200,70 +175,31 @@ def _in_letters(token: str) -> str:
     return best + token[len(body) :]
 
 
-def _unrot13(text: str) -> str:
-    """Decode runs of words that are English in rot13, or the whole text if more than half of its words are in runs.
-
-    Runs begin and end with words that are certainly rotated. In a mostly rotated text, words outside them are as well.
-    """
-    words = WORD.findall(text)
-    runs = _rotated(words)
-    if not runs:
-        return text
-    if 2 * sum(last + 1 - first for first, last in runs) > len(words):
-        return codecs.encode(text, "rot13")
-    spans = [match.span() for match in WORD.finditer(text)]
-    pieces: list[str] = []
-    done = 0
-    for first, last in runs:
-        start, stop = spans[first][0], spans[last][1]
-        pieces += [text[done:start], codecs.encode(text[start:stop], "rot13")]
-        done = stop
-    return "".join([*pieces, text[done:]])
-
-
-def _rotated(words: Sequence[str]) -> list[tuple[int, int]]:
-    """Return the first and last word index of each run that is English in rot13.
-
-    A word's gain is the number of its common letter pairs after decoding, minus the number before. A run starts where
-    the sum of gains rises above zero and ends at its maximum.
-    """
-    gains = {word: _gain(word) for word in set(words)}
-    runs: list[tuple[int, int]] = []
-    first = last = net = best = 0
-    for place, word in enumerate(words):
-        gain = gains[word]
-        if gain <= 0 and not net:
-            continue
-        first, net = (place, gain) if not net else (first, net + gain)
-        if net > best:
-            best, last = net, place
-        if net <= max(0, best - 4):
-            if best >= 5 and _is_english(words[first : last + 1]):
-                runs.append((first, last))
-            net = best = 0
-    if best >= 5 and _is_english(words[first : last + 1]):
-        runs.append((first, last))
-    return runs
-
-
-@lru_cache(maxsize=8192)
-def _gain(word: str) -> int:
-    return pairs(codecs.encode(word, "rot13").lower())[0] - pairs(word.lower())[0]
-
-
-def _is_english(words: Sequence[str]) -> bool:
-    """Whether words in rot13 are English: three words gain, and 55 % or more of the decoded pairs are common."""
-    counts = [pairs(codecs.encode(word, "rot13").lower()) for word in words]
-    common, total = sum(common for common, _ in counts), sum(total for _, total in counts)
-    return len({word.lower() for word in words if _gain(word) > 0}) >= 3 and 20 * common >= 11 * total
-
-
-# In this order: escapes of characters, then runs, because a run may contain escapes.
+# In this order: what may contain signs that escapes begin with, escapes of characters, then runs, because a run may
+# contain escapes. Numbers come before hex, in which nearly all of them would be read as well.
 EXACT: tuple[tuple[str, Callable[[str, Seals], str]], ...] = (
+    ("uuencode", unuu),
+    ("base85", unbase85),
     ("html", _unhtml),
     ("url", _unurl),
-    ("hex", _unhex),
-    ("base64", _unbase64),
+    ("quoted", _unquoted),
+    ("morse", unmorse),
+    ("numbers", unnumbered),
+    ("hex", unhex),
+    ("base64", unbase64),
+    ("base32", unbase32),
+    ("base58", unbase58),
+    ("reversed", unturned),
 )
-GUESSES: dict[str, Callable[[str], str]] = {"leet": _unleet, "rot13": _unrot13}
-DECODINGS = ("html", "url", "hex", "base64", "spaced", "leet", "rot13")
+# These decode nothing in a text without a long word.
+OF_LONG_WORDS = frozenset({"base85", "base32", "base58", "reversed"})
+# Each yields the readings of a text, which may be the text itself.
+GUESSES: dict[str, Callable[[str], Iterator[str]]] = {
+    "leet": _unleet,
+    "rot13": unrot13,
+    "caesar": uncaesar,
+    "atbash": unatbash,
+    "rot47": unrot47,
+    "reversed": unreversed,
+}
+DECODINGS = tuple(dict.fromkeys([*dict(EXACT), "spaced", *GUESSES]))

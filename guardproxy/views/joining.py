@@ -1,12 +1,13 @@
 """Joining: the texts that readers make of the parts of a turn. Pure, time linear in the text.
 
 The guard reads the parts as lines. Servers, chat templates and clients join the items of one list (content parts,
-messages, output items) with nothing, a space or a newline, and leave out the parts of other kinds between them.
+messages, output items) with nothing, a space or a newline, and leave out the parts of other kinds between them. Readers
+of a stream also show the pieces of several texts in the order of their arrival, of all kinds or of some.
 """
 
 import re
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import combinations, pairwise
 
 from guardproxy.types import Message, Part
 
@@ -28,17 +29,26 @@ def joined(message: Message) -> tuple[str, ...]:
 
     At most three: joined with nothing, with nothing inside each message of a turn, and with spaces; as many again if a
     list has reasoning and text, without the reasoning between texts. At a joint where every separator gives the same
-    words (behind a sentence, at a line break, between brackets), all have a line break.
+    words (behind a sentence, at a line break, between brackets), all have a line break. Texts that have arrived in
+    alternation follow in the order of arrival, once for every combination of the kinds that a reader tells apart.
     """
     parts = [part for part in message.parts if part.kind != "opaque" and part.text]
-    if len(parts) < 2:
-        return ()
     texts = dict.fromkeys([message.text])
-    for lists in _groupings(parts):
+    for lists in _groupings(parts) if len(parts) > 1 else ():
         joints = [_joints(items) for items in lists]
         for inside, between in _SEPARATORS:
             texts["\n".join(_text(*pair, inside, between) for pair in zip(lists, joints, strict=True))] = None
+    texts.update(dict.fromkeys(_interleaved(message.arrived, parts)))
     return tuple(texts)[1:]
+
+
+def _interleaved(pieces: Sequence[Part], parts: Sequence[Part]) -> Iterator[str]:
+    kinds = dict.fromkeys(piece.shown_as for piece in pieces if piece.kind != "opaque")
+    for number in range(1, len(kinds) + 1):
+        for shown in combinations(kinds, number):
+            text = "".join(piece.text for piece in pieces if piece.shown_as in shown)
+            if not any(part.text.endswith(text) for part in parts):
+                yield text
 
 
 def _groupings(parts: Sequence[Part]) -> list[list[list[Part]]]:

@@ -6,10 +6,143 @@ from itertools import pairwise
 
 # The most frequent letter pairs of English: about three in four pairs of English text, one in seven of random text.
 _COMMON = frozenset(
-    "th he in er an re on at en nd ti es or te of ed is it al ar st to nt ng se ha as ou io le ve co me de hi ri ro "  # noqa: SIM905
-    "ic ne ea ra ce li ch ll be ma si om ur ca el ta la ns di fo ho pe ec pr no ct us ac ot il tr ly nc et ut ss so "
-    "rs un lo wa ge ie wh ee wi em ad ol rt po we na ul ni ts mo ow pa im mi ai sh ir su id os iv ia am fi ci vi pl "
-    "ig tu ev ld ry mp fe bl ab gh ty op wo sa ay ex ke ui bo ki do ck pi ip".split()
+    [
+        "th",
+        "he",
+        "in",
+        "er",
+        "an",
+        "re",
+        "on",
+        "at",
+        "en",
+        "nd",
+        "ti",
+        "es",
+        "or",
+        "te",
+        "of",
+        "ed",
+        "is",
+        "it",
+        "al",
+        "ar",
+        "st",
+        "to",
+        "nt",
+        "ng",
+        "se",
+        "ha",
+        "as",
+        "ou",
+        "io",
+        "le",
+        "ve",
+        "co",
+        "me",
+        "de",
+        "hi",
+        "ri",
+        "ro",
+        "ic",
+        "ne",
+        "ea",
+        "ra",
+        "ce",
+        "li",
+        "ch",
+        "ll",
+        "be",
+        "ma",
+        "si",
+        "om",
+        "ur",
+        "ca",
+        "el",
+        "ta",
+        "la",
+        "ns",
+        "di",
+        "fo",
+        "ho",
+        "pe",
+        "ec",
+        "pr",
+        "no",
+        "ct",
+        "us",
+        "ac",
+        "ot",
+        "il",
+        "tr",
+        "ly",
+        "nc",
+        "et",
+        "ut",
+        "ss",
+        "so",
+        "rs",
+        "un",
+        "lo",
+        "wa",
+        "ge",
+        "ie",
+        "wh",
+        "ee",
+        "wi",
+        "em",
+        "ad",
+        "ol",
+        "rt",
+        "po",
+        "we",
+        "na",
+        "ul",
+        "ni",
+        "ts",
+        "mo",
+        "ow",
+        "pa",
+        "im",
+        "mi",
+        "ai",
+        "sh",
+        "ir",
+        "su",
+        "id",
+        "os",
+        "iv",
+        "ia",
+        "am",
+        "fi",
+        "ci",
+        "vi",
+        "pl",
+        "ig",
+        "tu",
+        "ev",
+        "ld",
+        "ry",
+        "mp",
+        "fe",
+        "bl",
+        "ab",
+        "gh",
+        "ty",
+        "op",
+        "wo",
+        "sa",
+        "ay",
+        "ex",
+        "ke",
+        "ui",
+        "bo",
+        "ki",
+        "do",
+        "ck",
+        "pi",
+        "ip",
+    ]
 )
 
 
@@ -24,14 +157,29 @@ _SOLID = re.compile(r"[^\W_]")
 _LETTER = re.compile(r"[^\W\d_]")
 
 
+def pairs_of(text: str) -> tuple[int, int]:
+    """Return the number of common letter pairs in the words of a text, and the number of their pairs."""
+    counts = [pairs(word) for word in WORD.findall(text.lower())]
+    return sum(common for common, _ in counts), sum(count for _, count in counts)
+
+
 def worded(text: str) -> bool:
     """Whether at least 40 % of the letter pairs in `text` are common in English."""
-    counts = [pairs(word.lower()) for word in WORD.findall(text)]
-    return 5 * sum(common for common, _ in counts) >= 2 * sum(count for _, count in counts) > 0
+    common, count = pairs_of(text)
+    return 5 * common >= 2 * count > 0
 
 
-_ESCAPE = re.compile(r"&#[xX]?[0-9A-Fa-f]{1,7};|%[0-9A-Fa-f]{2}|\\x[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}")
+_ESCAPE = re.compile(
+    r"&#[xX]?[0-9A-Fa-f]{1,7};|%[0-9A-Fa-f]{2}|\\x[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\[ux]\{[0-9A-Fa-f]{1,6}\}|=[0-9A-F]{2}"
+)
 _ENCODED = re.compile(rf"{_ESCAPE.pattern}|(?:[0-9A-Fa-f]{{2}}){{4,}}")
+
+
+# Numbers and Morse code, which may be characters.
+CODED = re.compile(
+    r"(?:[01]{5,8}[ ,]{1,2}){6,}|(?<![0-9])[01]{48,}|(?<![0-9])(?:[0-9]{2,3}[ ,]{1,2}){8,}|(?:[.-]{1,6}[ /]{1,3}){8,}"
+)
+_SURELY_TEXT = 24  # bytes
 
 
 def encoded(text: str) -> bool:
@@ -41,7 +189,11 @@ def encoded(text: str) -> bool:
 
 
 def decoded(data: bytes) -> str | None:
-    """Return `data` as text if it is printable UTF-8: mostly letters or digits and a quarter letters, or `encoded`."""
+    """Return `data` as text if it is printable UTF-8 that other bytes are not by chance.
+
+    That is ASCII from _SURELY_TEXT bytes on; else text that is mostly letters or digits and a quarter letters, or text
+    that is `encoded`.
+    """
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -49,6 +201,8 @@ def decoded(data: bytes) -> str | None:
     solid = "".join(text.split())
     if len(data) < 4 or not solid.isprintable() or (len(data) < 12 and not text.isascii()):
         return None
+    if len(data) >= _SURELY_TEXT and text.isascii():
+        return text
     wordy = 5 * len(_SOLID.findall(solid)) >= 3 * len(solid) and 4 * len(_LETTER.findall(solid)) >= len(solid)
     return text if wordy or encoded(text) else None
 

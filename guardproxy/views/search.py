@@ -4,9 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from guardproxy.errors import ConfigError
+from guardproxy.views.alphabets import has_long_word
 from guardproxy.views.cleaning import CLEANINGS, HIDDEN
-from guardproxy.views.decoding import DECODINGS, EXACT, GUESSES, SEAL, Seals
+from guardproxy.views.decoding import DECODINGS, EXACT, GUESSES, OF_LONG_WORDS
 from guardproxy.views.order import displayed
+from guardproxy.views.seals import SEAL, Seals
 from guardproxy.views.spacing import unspaced
 
 DISPLAYED = "displayed"
@@ -125,9 +127,11 @@ class _Search:
 
         Letters are put together last: an encoded run may contain single characters between signs.
         """
-        out = view
+        out, long = view, has_long_word(view.text)
         for name, method in EXACT:
-            if name in self.chosen and (text := method(out.text, seals)) != out.text:
+            if name not in self.chosen or (name in OF_LONG_WORDS and not long):
+                continue
+            if (text := method(out.text, seals)) != out.text:
                 out = self._cleaned(View(_names(out.name, name), text))
         if out is view and "spaced" in self.chosen and (text := unspaced(view.text)) != view.text:
             return self._cleaned(View(_names(view.name, "spaced"), text))
@@ -136,8 +140,9 @@ class _Search:
     def _guesses(self, level: Iterable[View]) -> Iterator[View]:
         for view in level:
             for name, method in GUESSES.items():
-                if name in self.chosen and (text := method(view.text)) != view.text:
-                    yield self._cleaned(View(_names(view.name, name), text))
+                if name in self.chosen:
+                    found = (text for text in method(view.text) if text != view.text)
+                    yield from (self._cleaned(View(_names(view.name, name), text)) for text in found)
 
     def _after_guess(self, view: View) -> View:
         return self._undone(view, _SEALINGS[0])

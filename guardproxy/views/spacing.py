@@ -4,7 +4,9 @@ import re
 from collections import Counter
 from itertools import pairwise
 
-from guardproxy.views.plausible import holds_encoding, pairs
+from guardproxy.views.decoding import EXACT
+from guardproxy.views.plausible import pairs
+from guardproxy.views.seals import Seals
 
 _SPACED = re.compile(r"(?<!\S)[^\W_](?: [^\W_](?!\S))++")
 _DOTTED = re.compile(r"(?<![^\W_])[^\W_](?P<by>[.\-_*·~'`,/\\|+])[^\W_](?![^\W_])(?:(?P=by)[^\W_](?![^\W_]))*+")
@@ -13,6 +15,19 @@ _SIGNS = r"[\s.\-_*·~'`,/\\|+]"
 _APART = re.compile(rf"(?<![^\W_])[^\W_](?:{_SIGNS}{{1,8}}+[^\W_](?![^\W_])){{3,}}+")
 # Single characters of any kind, which together may be an encoding: `& # 9 8 ;`.
 _SINGLES = re.compile(r"(?<![^\s\"'(])\S(?:\s{1,8}+\S(?!\S)){11,}+(?:\s{1,8}+\S(?=[.,:!?\"')]))?")
+# Every match of the patterns contains a match of this pattern, which ordinary text seldom has.
+_LONE_PAIR = re.compile(rf"(?<![^\W_])[^\W_]{_SIGNS}{{1,8}}+[^\W_](?![^\W_])")
+# Encodings in groups of equal length. They have digits in words, or capitals behind small letters or digits.
+_SIZES = (4, 5, 6, 8, 10, 12, 16)
+_GROUPED = [
+    re.compile(
+        rf"(?<![!-~])(?:[A-Za-z0-9+/]{{{size}}}\s){{3,}}+(?:[A-Za-z0-9+/]{{1,{size}}}+={{0,6}}(?![^\s.,!?\"')\]]))?"
+    )
+    for size in _SIZES
+]
+_ODD = re.compile("[a-z0-9][A-Z]|[A-Za-z][0-9]|[0-9][a-z]")
+_ODD_PLACES = 4  # that an encoding of a few words has
+_WORDS_BEFORE = 4  # words of the same length that may stand before an encoding
 _WHITE = re.compile(r"\s+")
 _GAP = re.compile(rf"{_SIGNS}+")
 _LONG = 12  # characters that are too many for the columns of a table or the names in a formula
@@ -20,6 +35,11 @@ _LONG = 12  # characters that are too many for the columns of a table or the nam
 
 def unspaced(text: str) -> str:
     """Join words and encodings that are written character by character; wider gaps separate words."""
+    if len(_ODD.findall(text)) >= _ODD_PLACES:
+        for pattern in _GROUPED:
+            text = pattern.sub(_ungrouped, text)
+    if not _LONE_PAIR.search(text):
+        return text
     text = _SINGLES.sub(_encoding, text)
     if any(_is_hidden(match.group()) for match in _APART.finditer(text)):
         text = _APART.sub(_words, text)
@@ -29,11 +49,25 @@ def unspaced(text: str) -> str:
     return re.sub(r" {2,}", " ", _SPACED.sub(_together, text))
 
 
+def _ungrouped(match: re.Match[str]) -> str:
+    """Join the groups of a run if together they encode a text; words before them stay."""
+    groups = match.group().split()
+    for first in range(min(_WORDS_BEFORE, len(groups) - 3)):
+        joined = "".join(groups[first:])
+        if _is_encoding(joined):
+            return " ".join([*groups[:first], joined]) + match.group()[len(match.group().rstrip()) :]
+    return match.group()
+
+
+def _is_encoding(text: str) -> bool:
+    return any(decode(text, Seals()) != text for _, decode in EXACT)
+
+
 def _encoding(match: re.Match[str]) -> str:
     """Join a run of single characters if an encoding is among them."""
     run = match.group()
     joined = _joined(run, _WHITE)
-    return joined if holds_encoding(joined) else run
+    return joined if _is_encoding(joined) else run
 
 
 def _is_word(match: re.Match[str]) -> bool:

@@ -5,8 +5,13 @@ from collections.abc import Iterable
 from fnmatch import translate
 from typing import Final
 
+import structlog
+
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.web.headers import OWN_PREFIX, Headers, end_to_end
+from guardproxy.wires.shared.identifiers import is_machine_data, is_value
+
+log = structlog.get_logger()
 
 _CHARSET: Final = re.compile(rb"charset[*0-9]*\s*=\s*[\"']*([^\s;,\"']*)")
 _UTF8: Final = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii"})
@@ -17,8 +22,8 @@ _LIKE_ASCII: Final = re.compile(rb"iso-?8859-[0-9]{1,2}|latin-?1|windows-125[0-9
 # have values that pass under any name.
 _STRUCTURED: Final = frozenset(
     b"""
-    allow cache-control content-security-policy content-type etag permissions-policy pragma referrer-policy server
-    set-cookie strict-transport-security timing-allow-origin vary via
+    allow cache-control content-security-policy content-type etag permissions-policy pragma referrer-policy
+    strict-transport-security timing-allow-origin vary via
     """.split()
 )
 _STRUCTURED_PREFIXES: Final = (b"access-control-", b"cross-origin-")
@@ -29,14 +34,21 @@ _LISTS: Final = (
 )
 # Headers that clients act on or show: an address in one of them may look like an identifier.
 _NEVER: Final = frozenset(
-    b"alt-svc content-disposition content-location link location refresh sourcemap warning x-sourcemap".split()
+    b"alt-svc content-disposition content-location link location refresh server sourcemap warning x-sourcemap".split()
 )
+# The attributes of a cookie whose value is an identifier, and those with their enumerated values.
+_COOKIE_NAMES: Final = frozenset({"domain", "max-age", "path"})
+_COOKIE_VALUES: Final = {
+    **dict.fromkeys(("httponly", "partitioned", "secure"), frozenset({""})),
+    "priority": frozenset({"low", "medium", "high"}),
+    "samesite": frozenset({"none", "lax", "strict"}),
+}
 _PRINTABLE: Final = re.compile(rb"[\t -~]{0,4096}")
 _LIST: Final = re.compile(rb"(?=.{0,256}\Z)[!-~]*(?:[,;] ?[!-~]+)*")
 _IDENTIFIER: Final = re.compile(rb"(?!.*//)[A-Za-z0-9_.:+=@/-]{0,64}")
 _WORD: Final = re.compile(rb"(?<![A-Za-z0-9])[A-Za-z]{3,}(?![A-Za-z0-9])")
 _WORDS: Final = 2  # in an identifier; more words may be a sentence with hyphens
-_DATE: Final = re.compile(rb"[A-Z][a-z]{2}, \d{2} [A-Z][a-z]{2} \d{4} \d{2}:\d{2}:\d{2} GMT")
+_DATE: Final = re.compile(rb"[A-Z][a-z]{2}, \d{2}[ -][A-Z][a-z]{2}[ -](?:\d{2}){1,2} \d{2}:\d{2}:\d{2} GMT")
 
 
 class AnswerHeaders:
@@ -51,8 +63,12 @@ class AnswerHeaders:
         self._allowed = re.compile("|".join(names)) if names else None
 
     def select(self, headers: Headers, drop: frozenset[bytes]) -> Headers:
-        """Return the end-to-end headers without those in `drop` and those that may not leave."""
-        return [pair for pair in end_to_end(headers, drop) if self._passes(*pair)]
+        """Return the end-to-end headers without those in `drop` and those that may not leave, which the log counts."""
+        kept = end_to_end(headers, drop)
+        passed = [pair for pair in kept if self._passes(*pair)]
+        if len(passed) < len(kept):
+            log.debug("answer_headers_withheld", count=len(kept) - len(passed))
+        return passed
 
     def _passes(self, name: bytes, value: bytes) -> bool:
         if name.startswith(OWN_PREFIX) or not _PRINTABLE.fullmatch(value):
@@ -61,12 +77,28 @@ class AnswerHeaders:
             return True
         if self._allowed is not None and self._allowed.match(name.decode("latin-1")):
             return True
-        if name in _NEVER:
-            return False
+        if name in _NEVER or name == b"set-cookie":
+            return name == b"set-cookie" and _is_wordless_cookie(value.decode("ascii"))
         if name.startswith(_LISTS) and _LIST.fullmatch(value):
             return True
         identifier = _IDENTIFIER.fullmatch(value) is not None and len(_WORD.findall(value)) <= _WORDS
         return identifier or _DATE.fullmatch(value) is not None
+
+
+def _is_wordless_cookie(value: str) -> bool:
+    """Return whether a cookie's name and value, and the values of its attributes, are identifiers without words."""
+    (name, _, text), *attributes = (item.strip().partition("=") for item in value.split(";"))
+    return (
+        is_value(name)
+        and (is_value(text) or is_machine_data(text))
+        and all(_is_attribute(key.strip().lower(), own.strip()) for key, _, own in attributes)
+    )
+
+
+def _is_attribute(key: str, value: str) -> bool:
+    if key == "expires":
+        return _DATE.fullmatch(value.encode()) is not None
+    return value.lower() in _COOKIE_VALUES.get(key, ()) or (key in _COOKIE_NAMES and is_value(value))
 
 
 def foreign_charset(content_type: bytes) -> bool:

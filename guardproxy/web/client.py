@@ -29,20 +29,36 @@ class AmbiguousRequest(GuardproxyError):
 
 
 def choose_policy(
-    policies: PolicySet, paths: Sequence[str], model: str, headers: Headers, query: bytes
+    policies: PolicySet, paths: Sequence[str], models: Sequence[tuple[str, str]], headers: Headers, query: bytes
 ) -> tuple[str, Chosen]:
     """The client's name in records, and the policy for a request.
 
-    `paths` are the request's path and its other spellings (`web.paths.spellings`). The name is the hash of the client's
-    key, empty without a key. A request with several different keys has all their hashes, joined by commas, and all of
-    them must lead to the same route. Raises AmbiguousRequest if they do not, and if a credential or a header that a
-    route depends on occurs twice.
+    `paths` are the request's path and its other spellings (`web.paths.spellings`), `models` the models that the
+    upstream may use, with their places in the request (`Wire.models`). The name is the hash of the client's key, empty
+    without a key. A request with several different keys has all their hashes, joined by commas.
+
+    Raises AmbiguousRequest if not all keys and models lead to the same route, if a route depends on the model and the
+    request names none, and if a credential or a header that a route depends on occurs twice.
     """
     clients = client_hashes(headers, query)
     routing = _single_values(headers, policies.routing_headers)
-    chosen = [policies.choose(paths[0], model, client, routing, spellings=paths[1:]) for client in clients or ("",)]
+    if not policies.routes_by_model:
+        models = (("model", ""),)
+    elif not models:
+        raise AmbiguousRequest("the request names no model, and a policy depends on it; send `model`")
+
+    def choose(model: str, client: str) -> Chosen:
+        return policies.choose(paths[0], model, client, routing, spellings=paths[1:])
+
+    place, model = models[0]
+    chosen = [choose(model, client) for client in clients or ("",)]
     if any(other.route != chosen[0].route for other in chosen):
         raise AmbiguousRequest("the request has several keys, and they belong to different policies; send only one key")
+    for other_place, other_model in models[1:]:
+        if any(choose(other_model, client).route != chosen[0].route for client in clients or ("",)):
+            raise AmbiguousRequest(
+                f"{other_place} names a model of another route than {place}; send a request for each of the models"
+            )
     return ",".join(clients), chosen[0]
 
 

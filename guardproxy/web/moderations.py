@@ -62,7 +62,8 @@ def moderations(
             asked_model, messages = parse(await _body(request, limits.body_bytes), limits)
             # Not `request.url.path`: Starlette joins the URL from the Host header, which a client may fill with a path.
             paths, query = (request.scope["path"],), request.scope["query_string"]
-            _, chosen = choose_policy(policies.current, paths, asked_model, request.headers.raw, query)
+            models = (("model", asked_model),)
+            _, chosen = choose_policy(policies.current, paths, models, request.headers.raw, query)
             judged = await gathered([judging.judge((), message, chosen.policy) for message in messages])
             results = [_result_of(*judgement) for judgement in judged]
         except GuardproxyError as error:

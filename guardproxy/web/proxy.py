@@ -148,7 +148,8 @@ class Proxy:
         self._check_size(request)
         policies = self._policies.current
         other_paths = spellings(call.path, partial(wire.claims, call.method)) if policies.routes else ()
-        client, chosen = choose_policy(policies, (call.path, *other_paths), request.model, call.headers, call.query)
+        models = wire.models(request) if policies.routes_by_model else ()
+        client, chosen = choose_policy(policies, (call.path, *other_paths), models, call.headers, call.query)
         origin = Origin(
             request_id=call.id,
             route=chosen.route,
@@ -193,7 +194,7 @@ class Proxy:
                 await self._whole(call, exchange, response, await self._read(head, source))
 
     async def _failure(self, call: Call, exchange: Exchange, response: UpstreamResponse) -> None:
-        """Send an upstream's error on byte for byte, or an error without its text, as the pipeline's review says."""
+        """Send an upstream's error on, byte for byte or cleaned, or an error without its text, as its review says."""
         raw = await self._read(b"", response.chunks())
         began = time.perf_counter()
         body, stream_type = await self._error_body(exchange, response, raw)
@@ -203,8 +204,9 @@ class Proxy:
         if body is None:
             raise UpstreamUnreadable("it is an error whose body is not text in UTF-8")
         if review.passes:
-            headers = self._answer_headers.select(response.headers, HOP_BY_HOP | _LENGTH)
-            await call.answer(response.status, headers, raw)
+            drop = HOP_BY_HOP | _LENGTH if review.cleaned is None else HOP_BY_HOP | _LENGTH | OF_THE_BODY
+            sent = raw if review.cleaned is None else review.cleaned
+            await call.answer(response.status, self._answer_headers.select(response.headers, drop), sent)
         else:
             error = exchange.wire.error(response.status, "content_filter", exchange.policy.block.message)
             await self._send_answer(call, error, retry=False)

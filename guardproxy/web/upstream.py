@@ -32,6 +32,9 @@ _OTHER_METHOD: Final = frozenset({b"x-http-method", b"x-http-method-override", b
 _REPLACED: Final = HOP_BY_HOP | _OTHER_METHOD | {b"host", b"content-length", b"expect"}
 # What the parser of aiohttp raises for a malformed answer. httpx-aiohttp does not translate these errors.
 _MALFORMED: Final = (aiohttp.ClientError, HttpProcessingError, ValueError)
+# Seconds that an idle connection is kept: less than the five after which uvicorn and Node close it, because a request
+# that crosses the closing is lost.
+_IDLE_S: Final = 4.0
 # A body of more bytes is written in slices of this size, so that writing it does not block other requests.
 _SLICE: Final = 1 << 18
 
@@ -205,6 +208,7 @@ class Upstream:
     async def _attempt(self, request: httpx.Request) -> _Attempt:
         """Send the request once; say whether it may be sent again."""
         repeatable = request.method in IDEMPOTENT or self._retry_unsafe
+        await _notice_closed()
         try:
             async with asyncio.timeout(self._first_byte_s):
                 response = await self._transport.handle_async_request(request)
@@ -285,6 +289,16 @@ def _last(state: RetryCallState) -> _Attempt:
     return result
 
 
+async def _notice_closed() -> None:
+    """Have the event loop handle what has arrived, so that a connection which the upstream has closed is not reused.
+
+    A request that is written to such a connection is lost, and a POST may not be sent again. One turn of the loop reads
+    the end of a connection, the next removes it from the pool.
+    """
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
 async def _drop(response: httpx.Response) -> None:
     with suppress(httpx.HTTPError):  # the response is not used, so an error while closing it does not matter
         await response.stream.aclose()  # type: ignore[union-attr]
@@ -345,7 +359,7 @@ def aiohttp_transport(
 
     def session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=20.0, ssl=context),
+            connector=aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=_IDLE_S, ssl=context),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             auto_decompress=False,

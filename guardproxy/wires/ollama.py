@@ -19,7 +19,7 @@ from guardproxy.wires.shared.base import BaseWire, Changed, stream_flag, with_to
 from guardproxy.wires.shared.body import dumps, guard_text, parsed_object, read_object
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.identifiers import value_or
-from guardproxy.wires.shared.known import Known, repeated_in_reply, tool_names
+from guardproxy.wires.shared.known import Known, repeated_in_reply
 from guardproxy.wires.shared.logprob_echo import LogprobEcho, token_list
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
@@ -150,11 +150,10 @@ def _prompt(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
         yield "prompt", builder.message("user")
 
 
-def _messages(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+def _messages(body: Mapping[str, Any], known: Known) -> Iterator[tuple[str, Message]]:
     messages = body.get("messages") or []
     if not isinstance(messages, list):
         raise Unreadable("must be a list", "messages")
-    known = tool_names(body)
     for index, message in enumerate(messages):
         yield f"messages[{index}]", _message(message, f"messages[{index}]", known)
 
@@ -270,17 +269,17 @@ class Ollama(BaseWire):
     paths = _PATH
     calls = _CALLS
 
-    def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+    def turns(self, path: str, body: Mapping[str, Any], known: Known) -> Iterator[tuple[str, Message]]:
         """Yield every message with its path; texts outside the message list come first.
 
         A request that only loads a model has no message.
         """
         is_chat = _is_chat(path)
-        builder = MessageBuilder(Unreadable, tool_names(body))
+        builder = MessageBuilder(Unreadable, known)
         read_fields(builder, body, "", SETTINGS | ({"prompt": text()} if is_chat else {"messages": opaque("messages")}))
         for message in outer_messages(builder):
             yield from _split(message)
-        yield from _messages(body) if is_chat else _prompt(body)
+        yield from _messages(body, known) if is_chat else _prompt(body)
 
     def wants_stream(self, path: str, body: Mapping[str, Any]) -> bool:
         """Return whether the request asks for a stream: it does unless `stream` is false. Raises Unreadable."""
@@ -301,6 +300,7 @@ class Ollama(BaseWire):
         read_fields(builder, parsed, "", REPLY)
         _log_probabilities(echo, builder, parsed)
         echo.close(builder)
+        builder.add_noted()
         return Reply((builder.message("assistant"),), body, parsed)
 
     def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:

@@ -16,7 +16,7 @@ from guardproxy.wires.shared.base import Changed
 from guardproxy.wires.shared.body import dumps, read_object, remove
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.identifiers import value_or
-from guardproxy.wires.shared.known import Known, repeated_in_reply, tool_names
+from guardproxy.wires.shared.known import Known, repeated_in_reply
 from guardproxy.wires.shared.logprob_echo import LogprobEcho, judge_token
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
@@ -136,9 +136,9 @@ class OpenAICompletions(openai.OpenAIWire):
     paths = _PATH
     calls = _NO_CALLS
 
-    def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+    def turns(self, path: str, body: Mapping[str, Any], known: Known) -> Iterator[tuple[str, Message]]:
         """Yield every prompt with its path; texts outside the prompts come first."""
-        builder = MessageBuilder(Unreadable, tool_names(body))
+        builder = MessageBuilder(Unreadable, known)
         read_fields(builder, body, "", SETTINGS)
         for message in outer_messages(builder):
             yield "", message

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
-import pytest
-
 from guardproxy.policy import JudgeScope, PolicySet, StreamPolicy
 from guardproxy.settings.model_policy import PolicySettings
 from guardproxy.types import Check, Taxonomy, Verdict
@@ -28,11 +26,6 @@ UNSEEN = ("\u200b", "\u200b\u200d", "\u2060", "\ufeff", "\u00ad", "\u2063 \u200b
 # The default of a configuration file, and a scope in which the policy leaves nothing unjudged on purpose.
 VIEWS = next(item.default for item in fields(PolicySettings) if item.name == "views")
 EVERYTHING = JudgeScope(roles=("developer", "system", "tool", "user"), skip=())
-
-
-def known(kind: str) -> pytest.MarkDecorator:
-    """Mark a test that fails for all its parameters: readers show texts of this kind that the guard has not read."""
-    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=f"not judged yet: {kind}")
 
 
 def word(rng: random.Random) -> str:

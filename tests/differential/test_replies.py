@@ -11,7 +11,7 @@ import pytest
 
 from tests.conformance.speech import PROTOCOLS, Event, plain
 from tests.differential.comparing import check, missed
-from tests.differential.kit import UNSEEN, Shown, Stand, known, phrase, unjudged
+from tests.differential.kit import UNSEEN, Shown, Stand, phrase, unjudged
 from tests.differential.readers import FIRST_CHOICES, readers
 from tests.differential.reading import Reader
 from tests.differential.replies import VOICES, Choices, Kind, Said, frames, reply, said, streamed
@@ -33,12 +33,6 @@ ERRORS = (
 CODINGS = ("gzip", "x-gzip", ",gzip", "gzip ,", "identity, gzip", "GZIP", "gzip, gzip", "gzip;q=1", "deflate", "none")
 # The protocols whose replies have several parts, and a client that joins them.
 SEVERAL_PARTS = [name for name, voice in VOICES.items() if voice.parts and name != "gemini-array"]
-# The helper of OpenAI's client drops a content of one form when the other form follows, and joins what is around it.
-_HELPER = known("texts of a content that is a string in some chunks and a list in others")
-READERS_OF_TWO_FORMS = [
-    pytest.param(reader, marks=[_HELPER] if reader.name == "openai chat.completions.stream" else [], id=reader.name)
-    for reader in readers("chat", stream=True)
-]
 
 
 def test_the_alphabets_of_the_comparison() -> None:
@@ -82,7 +76,6 @@ def test_a_text_of_each_kind(stand: Stand, protocol: str) -> None:
     check(stand, protocol, examples, rng)
 
 
-@known("choices joined by a reader")
 @pytest.mark.parametrize("reader", FIRST_CHOICES, ids=lambda reader: reader.name)
 def test_choices_of_a_stream_that_a_reader_joins(stand: Stand, reader: Reader) -> None:
     """A reader that takes the first choice of each chunk joins the end of a choice with the beginning of the next."""
@@ -168,9 +161,7 @@ def alternating(rng: random.Random, protocol: str, events: Sequence[Event]) -> l
     return [*heads, *mixed, *ends]
 
 
-@pytest.mark.parametrize(
-    "protocol", [pytest.param("responses", marks=known("parts joined: deltas in alternation")), "messages"]
-)
+@pytest.mark.parametrize("protocol", ["responses", "messages"])
 def test_deltas_of_several_parts_in_alternation(stand: Stand, protocol: str) -> None:
     """`text_stream`, and a loop that prints every delta, show the deltas in the order in which they come."""
     rng = random.Random(protocol)
@@ -179,8 +170,9 @@ def test_deltas_of_several_parts_in_alternation(stand: Stand, protocol: str) -> 
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("reader", READERS_OF_TWO_FORMS)
+@pytest.mark.parametrize("reader", readers("chat", stream=True), ids=lambda reader: reader.name)
 def test_contents_in_two_forms(stand: Stand, reader: Reader) -> None:
+    """The helper of OpenAI's client drops a content of one form when the other follows, and joins what is around it."""
     rng = random.Random(8)
     deltas: list[Any] = [phrase(rng) if place % 2 else [{"type": "text", "text": phrase(rng)}] for place in range(5)]
     events = PROTOCOLS["chat"].events(["."] * len(deltas))

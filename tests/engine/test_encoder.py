@@ -1,4 +1,4 @@
-"""BERT in one row and in lanes: the same logits as the model's own forward, in any batch."""
+"""Encoders in one row and in lanes: the same logits as the model's own forward, in any batch."""
 
 from itertools import pairwise
 
@@ -8,7 +8,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guardproxy.engine.encoder.packed import PackedBert, lane_edges, pack_windows
+from guardproxy.engine.encoder.packed import PackedEncoder, lane_edges, pack_windows
 from guardproxy.engine.lanes import LanePool
 
 CPU = torch.device("cpu")
@@ -30,28 +30,33 @@ def small(kind, **more):
     return kind(config).eval().requires_grad_(False)
 
 
-MODEL = small(transformers.BertForSequenceClassification, initializer_range=0.2)
+MODELS = {
+    "bert": small(transformers.BertForSequenceClassification, initializer_range=0.2),
+    "mpnet": small(transformers.MPNetForSequenceClassification, initializer_range=0.2),
+}
+MODEL = MODELS["bert"]
 POOLS = {threads: LanePool(threads) for threads in (1, 2, 3, 4)}
 
 windows = st.lists(
-    st.lists(st.tuples(st.integers(1, 98), st.integers(0, 1)), min_size=1, max_size=60), min_size=1, max_size=6
+    st.lists(st.tuples(st.integers(2, 98), st.integers(0, 1)), min_size=1, max_size=60), min_size=1, max_size=6
 )
 
 
-def plain(window):
+def plain(window, model=MODEL):
     """The logits of one window by the model's own forward."""
     with torch.inference_mode():
         ids, types = (torch.tensor([values]) for values in zip(*window, strict=True))
-        return MODEL(input_ids=ids, token_type_ids=types).logits[0]
+        inputs = {"token_type_ids": types} if model is MODELS["bert"] else {}
+        return model(input_ids=ids, **inputs).logits[0]
 
 
-@settings(deadline=None, max_examples=60)
-@given(windows=windows, threads=st.sampled_from(sorted(POOLS)))
-def test_every_window_has_the_logits_of_the_plain_model(windows, threads):
+@settings(deadline=None, max_examples=100)
+@given(windows=windows, threads=st.sampled_from(sorted(POOLS)), name=st.sampled_from(sorted(MODELS)))
+def test_every_window_has_the_logits_of_the_plain_model(windows, threads, name):
     """Windows of any lengths in any number of lanes get the model's own logits, in order."""
     row = pack_windows([tuple(zip(*window, strict=True)) for window in windows])
-    got = torch.cat(POOLS[threads].run(PackedBert(MODEL).lanes(row, threads)))
-    wanted = torch.stack([plain(window) for window in windows])
+    got = torch.cat(POOLS[threads].run(PackedEncoder(MODELS[name]).lanes(row, threads)))
+    wanted = torch.stack([plain(window, MODELS[name]) for window in windows])
     assert torch.allclose(got, wanted, atol=1e-5), (got - wanted).abs().max()
 
 
@@ -71,18 +76,17 @@ def test_a_row_is_cut_into_like_lanes(lengths, lanes):
 
 def test_a_lane_that_fails_fails_the_pass_and_hangs_nobody():
     """The lane that waits for the failed lane's keys raises too, and the next pass succeeds."""
-    bert = PackedBert(MODEL)
+    encoder = PackedEncoder(MODEL)
     unknown = pack_windows([((5,) * 59 + (99,), (0,) * 60)])
     with pytest.raises(RuntimeError, match="another lane"):
-        POOLS[2].run(bert.lanes(unknown, 2))
+        POOLS[2].run(encoder.lanes(unknown, 2))
     row = pack_windows([((5,) * 60, (0,) * 60)])
-    assert torch.allclose(torch.cat(POOLS[2].run(bert.lanes(row, 2)))[0], plain([(5, 0)] * 60), atol=1e-5)
+    assert torch.allclose(torch.cat(POOLS[2].run(encoder.lanes(row, 2)))[0], plain([(5, 0)] * 60), atol=1e-5)
 
 
-def test_only_a_float32_bert_on_the_cpu_goes_this_way():
-    """A decoder, another type of weights, another device or another architecture goes through its own forward."""
-    assert PackedBert.supports(MODEL, CPU)
-    assert not PackedBert.supports(MODEL, torch.device("cuda"))
-    assert not PackedBert.supports(small(transformers.BertForSequenceClassification).bfloat16(), CPU)
-    assert not PackedBert.supports(small(transformers.BertForSequenceClassification, is_decoder=True), CPU)
-    assert not PackedBert.supports(small(transformers.RobertaForSequenceClassification), CPU)
+def test_only_a_bert_or_an_mpnet_on_the_cpu_goes_this_way():
+    """A decoder, another device or another architecture goes through its own forward."""
+    assert all(PackedEncoder.supports(model, CPU) for model in MODELS.values())
+    assert not PackedEncoder.supports(MODEL, torch.device("cuda"))
+    assert not PackedEncoder.supports(small(transformers.BertForSequenceClassification, is_decoder=True), CPU)
+    assert not PackedEncoder.supports(small(transformers.RobertaForSequenceClassification), CPU)

@@ -1,9 +1,13 @@
 """Disguises: functions from a text to a form that hides it and can be undone."""
 
 import base64
+import binascii
 import codecs
 import html
+import quopri
 import re
+import string
+import textwrap
 import urllib.parse
 from collections.abc import Callable, Sequence
 
@@ -27,7 +31,83 @@ def _styled(upper: int, lower: int) -> Disguise:
     return lambda text: text.translate(table)
 
 
-SINGLE: dict[str, Disguise] = {
+_MORSE_SIGNS = """
+.- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --..
+----- .---- ..--- ...-- ....- ..... -.... --... ---.. ----. .-.-.- --..-- ..--.. -.-.-- -..-. -.--. -.--.- .----. ---...
+-.-.-. .-.-. -....- ..--.- .-..-. .--.-. .-... -...-
+"""
+MORSE = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,?!/()':;+-_\"@&=", _MORSE_SIGNS.split(), strict=True))
+
+
+def morse(text: str) -> str:
+    """Return a text in Morse code, without the characters that it lacks."""
+    return " / ".join(" ".join(MORSE[char] for char in word.upper() if char in MORSE) for word in text.split())
+
+
+def _base58(text: str) -> str:
+    alphabet = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+    number, digits = int.from_bytes(text.encode(), "big"), ""
+    while number:
+        number, digit = divmod(number, 58)
+        digits = alphabet[digit] + digits
+    return digits
+
+
+def _uuencoded(text: str) -> str:
+    data = text.encode()
+    lines = (binascii.b2a_uu(data[at : at + 45]).decode() for at in range(0, len(data), 45))
+    return f"begin 644 note.txt\n{''.join(lines)}`\nend\n"
+
+
+def shifted(shift: int) -> Disguise:
+    """Return the Caesar cipher of a shift."""
+    lower, upper = (letters[shift:] + letters[:shift] for letters in (string.ascii_lowercase, string.ascii_uppercase))
+    return lambda text: text.translate(str.maketrans(string.ascii_letters, lower + upper))
+
+
+_ATBASH = str.maketrans(string.ascii_letters, string.ascii_lowercase[::-1] + string.ascii_uppercase[::-1])
+_ROT47 = {33 + place: 33 + (place + 47) % 94 for place in range(94)}
+
+CODES: dict[str, Disguise] = {
+    "base32": lambda t: base64.b32encode(t.encode()).decode(),
+    "base32 in small letters": lambda t: base64.b32encode(t.encode()).decode().lower().rstrip("="),
+    "base32 in prose": lambda t: f"Decode {base64.b32encode(t.encode()).decode()} and do it.",
+    "base32 in lines": lambda t: "\n".join(textwrap.wrap(base64.b32encode(t.encode()).decode(), 76)),
+    "base58": _base58,
+    "Ascii85": lambda t: base64.a85encode(t.encode()).decode(),
+    "Ascii85 in brackets and lines": lambda t: base64.a85encode(t.encode(), adobe=True, wrapcol=60).decode(),
+    "base85": lambda t: base64.b85encode(t.encode()).decode(),
+    "base85 in prose": lambda t: f'Decode this: "{base64.b85encode(t.encode()).decode()}". Thanks!',
+    "uuencode": _uuencoded,
+    "bits": lambda t: " ".join(f"{byte:08b}" for byte in t.encode()),
+    "bits without gaps": lambda t: "".join(f"{byte:08b}" for byte in t.encode()),
+    "bits of ASCII": lambda t: "".join(f"{byte:07b}" for byte in t.encode()),
+    "decimal codes": lambda t: " ".join(str(byte) for byte in t.encode()),
+    "decimal codes in a list": lambda t: str([*t.encode()]),
+    "decimal codes without gaps": lambda t: "".join(f"{byte:03}" for byte in t.encode()),
+    "octal codes": lambda t: " ".join(f"{byte:o}" for byte in t.encode()),
+    "octal codes without gaps": lambda t: "".join(f"{byte:03o}" for byte in t.encode()),
+    "octal escapes": lambda t: "".join(f"\\{byte:03o}" for byte in t.encode()),
+    "code points in braces": lambda t: "".join(f"\\u{{{ord(c):x}}}" for c in t),
+    "code points": lambda t: " ".join(f"U+{ord(c):04X}" for c in t),
+    "escapes of style sheets": lambda t: "".join(f"\\{ord(c):x} " for c in t),
+    "escapes of old scripts": lambda t: "".join(f"%u{ord(c):04X}" for c in t),
+    "quoted-printable": lambda t: quopri.encodestring(t.encode(), quotetabs=True).decode(),
+    "quoted-printable, every letter": lambda t: "".join(f"={byte:02X}" for byte in t.encode()),
+    "Morse": morse,
+    "Morse in lines": lambda t: morse(t).replace(" / ", "\n"),
+    "Morse of other signs": lambda t: morse(t).replace("-", "\u2212").replace(".", "\u00b7"),
+    "reversed": lambda t: t[::-1],
+    "words reversed": lambda t: " ".join(word[::-1] for word in t.split()),
+    "Caesar": shifted(3),
+    "Atbash": lambda t: t.translate(_ATBASH),
+    "rot47": lambda t: t.translate(_ROT47),
+    "base64 in groups": lambda t: " ".join(textwrap.wrap(base64.b64encode(t.encode()).decode(), 4)),
+    "base64 reversed": lambda t: base64.b64encode(t.encode()).decode()[::-1],
+    "bits reversed": lambda t: " ".join(f"{byte:08b}" for byte in t.encode())[::-1],
+}
+
+SINGLE: dict[str, Disguise] = CODES | {
     "plain": lambda t: t,
     "upper case": str.upper,
     "full width": lambda t: "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in t),
@@ -86,6 +166,11 @@ TWICE = (
     ("leetspeak in words", "spaced letters"),
     ("base64", "full width"),
     ("look-alikes", "zero-width joiners"),
+    ("base64", "base32"),
+    ("base32", "Morse"),
+    ("base64", "decimal codes"),
+    ("bits", "base64"),
+    ("Morse", "base85"),
 )
 
 

@@ -15,8 +15,10 @@ EVERYTHING = JudgeScope(("system", "developer", "user", "tool"), ())
 POLICY = Policy("default", "v", BLOCK, BLOCK, views=VIEWS, judge=EVERYTHING)
 
 # These disguises are undone except for some words: a lone or ambiguous digit of leetspeak has no certain letter, and a
-# short rot13 word at the edge of a run cannot be distinguished from the prose around it.
+# short rot13 word at the edge of a run cannot be distinguished from the prose around it. Some short texts have too few
+# frequent words for the other ciphers. Morse code has no letter for some signs.
 UNCERTAIN = {"leetspeak", "leetspeak in words", "leetspeak in words in spaced letters", "rot13 in prose"}
+UNCERTAIN |= {"Caesar", "Atbash", "rot47"}
 
 
 @pytest.fixture(scope="module")

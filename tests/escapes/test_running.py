@@ -5,7 +5,7 @@ import json
 import httpx
 import pytest
 
-from guardproxy.policy import JudgeScope, Policy, PolicySet, Rule, SideRules
+from guardproxy.policy import JudgeScope, Policy, PolicySet, Route, Rule, SideRules
 from guardproxy.views import VIEWS
 from tests.escapes import tricks
 from tests.escapes.attempts import KnowsThem, prompts
@@ -42,4 +42,21 @@ def test_the_upstream_does_not_see_it(trick: str) -> None:
         ]
     assert (harmless.headers["x-guardproxy-action"], harmless.headers["x-guardproxy-coverage"]) == ("pass", "full")
     assert {answer.headers["x-guardproxy-action"] for answer in answers} == {"block"}
+    assert len(upstream.seen) == 1
+
+
+@pytest.mark.parametrize("field", ["models", "fallbacks", "fallback_models", "extra_body"])
+def test_another_model_chooses_no_policy(field: str) -> None:
+    """A model with a strict policy is not reached as the second choice of a request under a laxer policy."""
+    lax = Policy("lax", "v", SideRules({}), SideRules({}))
+    policies = PolicySet({"default": lax, "strict": POLICY}, (Route("strict", "strict", model="strong-*"),))
+    named = {"models": ["strong-1"]} if field == "extra_body" else ["weak", "strong-1"]
+    with standing(completion("Fine."), guard=KnowsThem(prompts()), policies=policies) as (url, upstream):
+        body = {**tricks.ask(tricks.user(prompts()[0])), "model": "weak"}
+        first = httpx.post(f"{url}/v1/chat/completions", json=body)
+        other = httpx.post(f"{url}/v1/chat/completions", json={**body, field: named})
+    assert (first.status_code, other.status_code) == (200, 400)
+    assert (
+        f"{field}{'.models[0]' if field == 'extra_body' else '[1]'} names a model" in other.json()["error"]["message"]
+    )
     assert len(upstream.seen) == 1

@@ -110,6 +110,24 @@ def test_calibrate_prints_a_policy(data: Path, capsys: pytest.CaptureFixture[str
     assert main(["validate", str(config)]) == 0
 
 
+def test_calibrate_finds_all_rules_together(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --target-fpr a policy comes out in which every category has a rule, or a reason for none and its name."""
+    data.write_text(data.read_text() * 20)
+    asked = ["calibrate", str(data), "--target-fpr", "0.1", "--target-fpr-replies", "0.2"]
+    assert main(asked) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"# guardproxy calibrate {data} --target-fpr 0.1 --target-fpr-replies 0.2\n")
+    assert "# All rules of a side together block at most 0.1 (user) and 0.2 (assistant) of the benign rows" in printed
+    assert "      # on rows that their thresholds were not fitted on: " in printed
+    assert (
+        "      # keeps to `unsafe`: 0 rows are known, 30 or more are needed\n      sexual_content: {flag: 0.5,"
+        in printed
+    )
+    config = data.parent / "calibrated.yaml"
+    config.write_text(f'version: 1\n{printed}    assistant: {{"*": {{}}}}\n')
+    assert main(["validate", str(config)]) == 0
+
+
 def test_calibrate_prints_how_to_combine(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Bounds and weights are YAML that, with a description of the guards, makes a valid configuration."""
     data.write_text(data.read_text() * 20)
@@ -143,6 +161,7 @@ def test_calibrate_prints_how_to_combine(data: Path, capsys: pytest.CaptureFixtu
         (["evaluate", "DATA", "--plot", "x.nonsense"], "x.nonsense: cannot be written"),
         (["calibrate", "DATA"], "either --target-fpr or --target-recall"),
         (["calibrate", "DATA", "--target-fpr", "0.01"], "needs 300 or more"),
+        (["calibrate", "DATA", "--target-recall", "0.9", "--target-fpr-replies", "0.1"], "needs --target-fpr"),
         (["calibrate", "DATA", "--cascade", "--target-fpr", "0.1"], "--cascade needs two --guard"),
         (["calibrate", "DATA", "--mean"], "--mean needs two --guard"),
     ],

@@ -46,9 +46,12 @@ MIXED = cluster(400, False, 0.3, 1) + cluster(100, True, 0.7, 2)
 
 
 def test_all_rules_together_keep_a_rate_of_false_positives() -> None:
-    """Together the rules block at most the target rate of the benign rows, and nearly as many."""
+    """Together the rules block at most the target rate of the benign rows, and nearly as many.
+
+    The category adds nothing to `unsafe` here, so it has no rule of its own.
+    """
     found = find_thresholds(MIXED, Target("fpr", 0.05))
-    assert [type(result) for result in found] == [Threshold, Threshold]
+    assert [type(result) for result in found] == [NoThreshold, Threshold]
     (side,) = side_totals(MIXED, found)
     assert side.benign.value <= 0.05
     assert side.benign.hits >= 15
@@ -108,7 +111,6 @@ def test_too_few_labels_are_refused() -> None:
     pairs = cluster(299, False, 0.3, 1) + cluster(29, True, 0.7, 2)
     refused = find_thresholds(pairs, Target("fpr", 0.01)) + find_thresholds(pairs, Target("recall", 0.9))
     assert [(result.category, result.reason) for result in refused if isinstance(result, NoThreshold)] == [
-        ("x", "299 benign rows are known; fpr 0.01 needs 300 or more"),
         ("unsafe", "299 benign rows are known; fpr 0.01 needs 300 or more"),
         ("x", "29 unsafe rows are known; recall 0.9 needs 30 or more"),
         ("unsafe", "29 unsafe rows are known; recall 0.9 needs 30 or more"),
@@ -121,7 +123,6 @@ def test_scores_that_cannot_keep_it_are_refused() -> None:
     found = find_thresholds(pairs, Target("fpr", 0.1)) + find_thresholds(pairs, Target("recall", 0.9))
     assert [result.reason.rpartition(" ")[2] for result in found if isinstance(result, NoThreshold)] == [
         "1",
-        "1",
         "0",
         "0",
     ]
@@ -132,7 +133,11 @@ def test_sides_have_thresholds_of_their_own() -> None:
     pairs = MIXED + cluster(400, False, 0.5, 3, "assistant") + cluster(100, True, 0.8, 4, "assistant")
     found = [result for result in find_thresholds(pairs, Target("fpr", 0.05)) if isinstance(result, Threshold)]
     by_side = {(result.side, result.category): result.threshold for result in found}
-    assert by_side["assistant", "x"] > by_side["user", "x"]
+    assert by_side["assistant", "unsafe"] > by_side["user", "unsafe"]
+    looser = find_thresholds(pairs, Target("fpr", 0.05), Target("fpr", 0.1))
+    by_side_looser = {(r.side, r.category): r.threshold for r in looser if isinstance(r, Threshold)}
+    assert by_side_looser["user", "unsafe"] == by_side["user", "unsafe"]
+    assert by_side_looser["assistant", "unsafe"] < by_side["assistant", "unsafe"]
 
 
 def test_signals_have_no_threshold() -> None:
@@ -149,7 +154,9 @@ def test_unknown_labels_count_nowhere() -> None:
     found = [
         result for result in find_thresholds(MIXED + unknown * 50, Target("fpr", 0.05)) if isinstance(result, Threshold)
     ]
-    assert {result.category: result.benign.n for result in found} == {"x": 400, "unsafe": 450}
+    assert {result.category: result.benign.n for result in found} == {"unsafe": 450}
+    recall = find_thresholds(MIXED + unknown * 50, Target("recall", 0.9))
+    assert [(r.category, r.benign.n) for r in recall if isinstance(r, Threshold)] == [("x", 400), ("unsafe", 450)]
 
 
 @given(st.integers(0, 500), st.integers(1, 500))

@@ -9,10 +9,10 @@ import pytest
 from guardproxy.errors import GuardUnavailable
 from guardproxy.pipeline import ErrorReview
 from guardproxy.pipeline.canary import CANARIES
-from guardproxy.policy import BlockPolicy, Rule, SideRules
+from guardproxy.policy import BlockPolicy, Rule, SideRules, StreamPolicy
 from guardproxy.types import Check, Decision, Verdict
 from tests.kit import WordGuard
-from tests.pipeline.test_pipeline import Run, policy, question
+from tests.pipeline.test_pipeline import Run, frame, policy, question
 
 
 def quoting(text: str) -> bytes:
@@ -55,7 +55,7 @@ def test_a_harmful_error_does_not_pass(block: BlockPolicy) -> None:
     assert review.categories == ("violence_hate",)
     assert [record.outcome for record in run.records] == ["refuse"]
     streamed = reviewed(b"data: " + quoting("a bomb") + b"\n\n", "text/event-stream", block=block)
-    assert (streamed.passes, streamed.action) == (False, "block")
+    assert (streamed.passes, streamed.action, streamed.categories) == (False, "block", ("violence_hate",))
 
 
 FOREIGN = {
@@ -141,6 +141,48 @@ def test_an_error_that_cannot_be_decoded_never_passes(on_opaque: str) -> None:
     assert record.error == "its body cannot be decoded"
 
 
+@pytest.mark.parametrize("mode", ["window", "hold_all", "monitor"])
+def test_a_flagged_error_stream_says_so(mode: Any) -> None:
+    """What passes flagged is marked with the decision and its categories, as a whole error is."""
+    body = b"data: " + quoting("a bomb") + b"\n\ndata: [DONE]\n\n"
+    changes: Any = {"stream": StreamPolicy(mode), "assistant": SideRules({"*": (Rule("flag", 0.5),)})}
+    flagged = ErrorReview(True, "flag", ("violence_hate",), "full")
+    assert reviewed(body, "text/event-stream", **changes) == flagged
+    assert reviewed(quoting("a bomb"), **changes) == flagged
+
+
+def test_a_monitored_error_stream_is_flagged_whatever_the_rule() -> None:
+    """A stream that is only monitored passes: the action says flagged, the record what the policy decided."""
+    run = Run()
+    body = b"data: " + quoting("a bomb") + b"\n\n"
+    review = reviewed(body, "text/event-stream", run, stream=StreamPolicy("monitor"))
+    assert review == ErrorReview(True, "flag", ("violence_hate",), "full")
+    assert [(record.decision.action, record.outcome) for record in run.records] == [("block", "pass")]
+
+
+def test_the_worst_choice_of_an_error_stream_counts() -> None:
+    """The action and the categories are those of the most severe decision on a choice."""
+    source = [frame(n, content=text, finish="stop") for n, text in enumerate(("Fine.", "a bomb", "Fine."))]
+    rules = SideRules({"*": (Rule("flag", 0.5),)})
+    review = reviewed(b"".join([*source, b"data: [DONE]\n\n"]), "text/event-stream", assistant=rules)
+    assert review == ErrorReview(True, "flag", ("violence_hate",), "full")
+
+
+def test_an_error_stream_passes_without_its_comments() -> None:
+    """The judged frames pass; what no client may get of a stream is cleaned away, as in any other stream."""
+    data = b"data: " + quoting("a sentence") + b"\n\n"
+    review = reviewed(b": a bomb\n" + data + b"data: [DONE]\n\n", "text/event-stream")
+    assert review == ErrorReview(True, "pass", (), "full", data + b"data: [DONE]\n\n")
+
+
+def test_an_error_stream_that_becomes_unreadable_does_not_pass() -> None:
+    """An unreadable frame withholds the whole, also behind the end of every choice; the coverage is partial."""
+    fine = frame(content="Fine.", finish="stop")
+    for body in (fine + b"data: {nonsense\n\n", b"data: {nonsense\n\n"):
+        review = reviewed(body, "text/event-stream")
+        assert (review.passes, review.action, review.coverage) == (False, "block", "partial")
+
+
 def test_a_stream_of_errors_that_could_not_be_judged_is_partial() -> None:
     """A guard that fails for an error stream leaves its coverage partial, whatever the policy then decides."""
     body = b"data: " + quoting("FAIL") + b"\n\n"
@@ -165,6 +207,17 @@ def test_a_guard_must_find_the_known_bad_turns_worse(bad: float, good: float, tr
         else f"the guard gives a known-bad user turn P(unsafe) {bad:.3f} and a known-good turn {good:.3f}; "
         "the first must be higher"
     )
+
+
+def test_the_known_turns_test_both_sides() -> None:
+    """For each side a bad and a good turn of the same role, each with a text of its own; an answer has its question."""
+    assert [bad.side for _, bad, _ in CANARIES] == ["user", "assistant"]
+    for context, bad, good in CANARIES:
+        assert [message.role for message in context] == (["user"] if bad.role == "assistant" else [])
+        assert bad.role == good.role
+        turns = (*context, bad, good)
+        assert len({message.text.strip() for message in turns} - {""}) == len(turns)
+        assert {part.path for message in turns for part in message.parts} == {"canary"}
 
 
 def test_a_guard_that_fails_cannot_be_trusted() -> None:

@@ -639,7 +639,8 @@ def test_what_comes_behind_the_end_is_judged_too(word: Any) -> None:
         assert (late in out) is left
         assert out.startswith(b"".join(start[:-1]))
         assert out.endswith(end)
-        assert [record.outcome for record in run.records] == ["pass", "pass" if left else "refuse"]
+        (record,) = run.records  # the late frame came while the end was held back for its verdict
+        assert record.outcome == ("pass" if left else "refuse")
 
 
 def test_broken_off_stream_is_judged_as_far_as_it_came() -> None:

@@ -195,6 +195,21 @@ def test_frames_without_text_wait_only_if_a_block_may_be_an_error() -> None:
         within_time(run, lambda how=how, before=before: read(how, before))
 
 
+def test_the_first_text_leaves_with_the_frames_before_it() -> None:
+    """Frames without text do not hold back the text that comes in one piece with them, if a block may be an error."""
+
+    async def read() -> None:
+        first, rest = b"".join(frames(TEXT)[:3]), frames(TEXT)[3:]
+        source = Upstream([first, *rest], stop_at=1)
+        pieces = review(run, source, policy(stream=EVERY_FRAME, block=BlockPolicy("error")), True)
+        assert await anext(pieces) == first
+        source.may_go_on.set()
+        assert await whole(pieces) == b"".join(rest)
+
+    run = Run()
+    within_time(run, read)
+
+
 def acting(outcome: Outcome) -> Any:
     """The factory of an action with this outcome."""
 
@@ -262,6 +277,43 @@ def test_a_rewrite_is_judged_behind_what_was_sent() -> None:
     assert run.guard.asked[-1].turn.text == content_of(out)
 
 
+def test_a_redaction_loses_nothing_between_what_was_sent_and_the_harm() -> None:
+    """Harmless text that was still held back stands before the redacted sentence, whole."""
+    rules = policy(assistant=SideRules({"*": (Rule("rewrite", 0.5, "redact"),)}))
+    out = Run().stream(frames(TEXT * 6 + "Now the bomb. " + TEXT), rules)
+    assert content_of(out) == TEXT * 6 + "[removed] " + TEXT
+
+
+def test_nobody_reads_the_source_of_a_stream_that_has_ended() -> None:
+    """When a client has left, the last read of the upstream is over, however long it takes to cancel."""
+
+    class Lingering(Upstream):
+        def __init__(self, pieces: list[bytes]) -> None:
+            super().__init__(pieces)
+            self.asked, self.left = asyncio.Event(), False
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            try:
+                for piece in self.pieces[:4]:
+                    yield piece
+                self.asked.set()
+                await self.may_go_on.wait()
+            finally:
+                await asyncio.sleep(0.05)
+                self.left = True
+
+    async def leave() -> None:
+        source = Lingering(frames(TEXT))
+        reading = asyncio.ensure_future(whole(review(run, source, policy(stream=EVERY_FRAME))))
+        await source.asked.wait()
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        assert source.left
+
+    run = Run()
+    within_time(run, leave)
+
+
 def test_a_rewrite_of_a_reply_of_which_nothing_was_sent() -> None:
     """A harm in the first sentence is redacted in its place."""
     rules = policy(assistant=SideRules({"*": (Rule("rewrite", 0.5, "redact"),)}))
@@ -312,6 +364,21 @@ def test_a_reply_has_failed_if_a_choice_has() -> None:
     run = Run(Failing(WORDS))
     within_time(run, read)
     assert {record.choice: bool(record.error) for record in run.records} == {0: False, 1: True, 2: False}
+
+
+def test_a_reply_that_becomes_unreadable_behind_its_choices_has_failed() -> None:
+    """Its choices were judged and passed; the reply as a whole was not read to its end."""
+
+    async def read() -> None:
+        reviewing = run.pipeline._stream_review(run.exchange(question(stream=True), policy()), "text/event-stream")
+        source = [*frames("Fine.")[:-1], *[b": wait\n\n"] * 9, b"data: {nonsense\n\n"]
+        with capture_logs():
+            await whole(reviewing.run(aiter(Upstream(source))))
+        assert (reviewing.failed, reviewing.passed) == (True, False)
+
+    run = Run()
+    within_time(run, read)
+    assert [(record.outcome, record.error) for record in run.records] == [("pass", "")]
 
 
 def test_a_rewrite_of_a_reply_without_an_opening_frame() -> None:

@@ -8,7 +8,7 @@ from guardproxy.types import Coverage, Decision, Finding, Origin, Reason, Record
 ORIGIN = Origin("request-0", "default", "openai_chat", "http://upstream.test", "small-model", "c11e47", True)
 PASSED = Decision("pass", "", ())
 BLOCKED = Decision(
-    "block", "", (Reason("violence", 0.91, 0.5, "block"), Reason("jailbreak", 0.62, 0.5, "flag")), "verdict"
+    "block", "", (Reason("violence", 0.91, 0.5, "block"), Reason("jailbreak", 0.62, 0.5, "flag", 0.25)), "verdict"
 )
 HOSTILE = "NUL \0, lone surrogates \ud800 \udfff, 🙂 \U0010ffff, \x1b[31m, \u202e, ' \" \\ % _ ; DROP TABLE"
 

@@ -34,6 +34,15 @@ def test_json_keeps_everything(text: str, probability: float) -> None:
     assert from_json(line) == record(1, text=paired, model=paired, latency_s=probability)
 
 
+def test_records_without_second_conditions_are_read() -> None:
+    """A record from before rules had `with_unsafe` is read as one whose rules have none."""
+    old = json.loads(to_json(record(1)))
+    for reason in old["decision"]["reasons"]:
+        del reason["with_unsafe"]
+    reasons = from_json(json.dumps(old)).decision.reasons
+    assert [(reason.category, reason.with_unsafe) for reason in reasons] == [("violence", 0.0), ("jailbreak", 0.0)]
+
+
 def test_file_grows(tmp_path: Path) -> None:
     """Each write appends whole lines, even after a truncated line, to a file that only its owner can read."""
     path = tmp_path / "new folder" / "audit.jsonl"

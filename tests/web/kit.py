@@ -51,6 +51,27 @@ def policy(**changes: Any) -> Policy:
 
 def guarded(upstream: Upstream, **changes: Any) -> ASGIApp:
     """The whole proxy around a WordGuard, with `changes` by name."""
+    proxy, policies, observers, metrics = parts_of(upstream, **changes)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        await observers.start()
+        yield
+        await observers.close()
+        await upstream.aclose()
+
+    return create_app(
+        proxy,
+        policies=policies,
+        metrics=metrics,
+        ready=changes.get("ready", lambda: ""),
+        lifespan=lifespan,
+        visitors=changes.get("visitors"),
+    )
+
+
+def parts_of(upstream: Upstream, **changes: Any) -> tuple[Proxy, LivePolicies, Observers, Metrics]:
+    """The proxy alone, with `changes` by name, and what it was made of."""
     metrics = Metrics(CollectorRegistry())
     sinks: Mapping[str, Sink] = changes.get("sinks", {})
     observers = Observers(sinks, metrics=metrics, text="full")
@@ -70,22 +91,7 @@ def guarded(upstream: Upstream, **changes: Any) -> ASGIApp:
         ready=changes.get("ready", lambda: ""),
         keepalive_s=changes.get("keepalive_s", 15.0),
     )
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        await observers.start()
-        yield
-        await observers.close()
-        await upstream.aclose()
-
-    return create_app(
-        proxy,
-        policies=policies,
-        metrics=metrics,
-        ready=changes.get("ready", lambda: ""),
-        lifespan=lifespan,
-        visitors=changes.get("visitors"),
-    )
+    return proxy, policies, observers, metrics
 
 
 @contextmanager

@@ -227,8 +227,9 @@ def test_the_reason_phrase_does_not_leave() -> None:
 LEAVES = [
     ("content-type", "application/json; charset=utf-8"),
     ("date", "Wed, 21 Oct 2026 07:28:30 GMT"),
-    ("server", "cloudflare"),
     ("set-cookie", "__cf_bm=x.y-1; path=/; expires=Wed, 21-Oct-26 07:28:30 GMT; HttpOnly; Secure; SameSite=None"),
+    ("set-cookie", "session=5f2d9c1e; Max-Age=3600; Domain=.api.openai.com; SameSite=Lax"),
+    ("set-cookie", f"__cf_bm={'6rQ0pbfZp3wA9s8yK1bJf2QX5uHcG' * 10}; Path=/"),
     ("vary", "Accept-Encoding, Origin"),
     ("cache-control", "no-cache, must-revalidate"),
     ("strict-transport-security", "max-age=15552000; includeSubDomains; preload"),
@@ -288,7 +289,18 @@ STAYS = [
     ("x-ratelimit-note", TEXT),
     ("server-timing", f'total;desc="{TEXT}"'),
     ("openai-note", TEXT),
+    ("server", "cloudflare"),
     ("server", "a\x07b"),
+    ("set-cookie", TEXT),
+    ("set-cookie", f"a={TEXT}"),
+    ("set-cookie", "kill=1; Path=/"),
+    ("set-cookie", "a=kill; Path=/"),
+    ("set-cookie", f"a=1; {TEXT}"),
+    ("set-cookie", "a=1; kill"),
+    ("set-cookie", "a=1; Domain=kill.your.self.example"),
+    ("set-cookie", "a=1; Path=/how/to/kill"),
+    ("set-cookie", "a=1; SameSite=kill"),
+    ("set-cookie", f"a=1; Expires=Wed, 21 Oct 2026 07:28:30 GMT {TEXT}"),
     ("x-guardproxy-action", "pass"),
     ("note", TEXT),
 ]
@@ -312,10 +324,19 @@ def test_headers_that_stay(header: tuple[str, str]) -> None:
 
 def test_headers_that_an_operator_allows() -> None:
     """A name of the configuration leaves with any text, in upper or lower case, except for the proxy's own names."""
-    allowing = AnswerHeaders(["X-Note", "x-vendor-*", "Link", "x-guardproxy-*"])
-    names = [("x-note", TEXT), ("x-vendor-a", TEXT), ("link", TEXT)]
+    allowing = AnswerHeaders(["X-Note", "x-vendor-*", "Link", "Server", "Set-Cookie", "x-guardproxy-*"])
+    names = [("x-note", TEXT), ("x-vendor-a", TEXT), ("link", TEXT), ("server", TEXT), ("set-cookie", TEXT)]
     stays = [("x-notes", TEXT), ("a-x-note", TEXT), ("x-guardproxy-action", "pass"), ("x-note", "a\x1bb")]
     assert allowing.select(_encoded([*names, *stays]), frozenset()) == _encoded(names)
+
+
+def test_the_log_counts_the_headers_that_stay() -> None:
+    """Their number is in the log, and none of their text."""
+    with capture_logs() as lines:
+        AnswerHeaders().select(_encoded([("server", TEXT), ("set-cookie", TEXT), ("age", "17")]), frozenset())
+        AnswerHeaders().select(_encoded([("age", "17")]), frozenset())
+    assert [line.get("count") for line in lines if line["event"] == "answer_headers_withheld"] == [2]
+    assert TEXT not in str(lines)
 
 
 @settings(max_examples=300, deadline=None)

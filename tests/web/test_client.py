@@ -11,6 +11,7 @@ from guardproxy.web.client import AmbiguousRequest, choose_policy, client_hashes
 from guardproxy.web.headers import CREDENTIALS, KEY_PARAMETERS, Headers, forwardable, without_keys
 
 K1 = "6ab9f1eb8f7d3388"  # printf %s k1 | sha256sum | cut -c1-16
+MODELS = (("model", "m"),)
 NO_RULES = SideRules({})
 
 
@@ -26,7 +27,7 @@ STRICT_TEAM = policies(Route("kids", "strict", header=("X-Team", "kids*")))
 def chosen(given_policies: PolicySet, headers: Headers, query: bytes = b"") -> str:
     """The name of the policy for a request, or "refused"."""
     try:
-        return choose_policy(given_policies, ("/v1/chat/completions",), "m", headers, query)[1].policy.name
+        return choose_policy(given_policies, ("/v1/chat/completions",), MODELS, headers, query)[1].policy.name
     except AmbiguousRequest:
         return "refused"
 
@@ -118,6 +119,41 @@ def test_a_second_key_never_avoids_a_route(places: list[bytes], data: st.DataObj
     assert chosen(policies(), headers, query) == "default"
 
 
+@pytest.mark.parametrize("scheme", [b"AWS4-HMAC-SHA256", b"Digest", b"Hawk", b"OAuth", b"Signature"])
+def test_a_key_of_several_parameters(scheme: bytes) -> None:
+    """Schemes with parameters have the hash of all parameters, without the scheme."""
+    value = b"id=a, nonce=b, mac=c"
+    assert client_hashes([(b"authorization", scheme + b" " + value)], b"") == [hashlib.sha256(value).hexdigest()[:16]]
+
+
+@pytest.mark.parametrize("scheme", [b"Bearer", b"basic", b" Basic "])
+def test_a_scheme_alone_is_no_key(scheme: bytes) -> None:
+    """A scheme without a key has no hash, and a route for any key does not apply."""
+    assert client_hashes([(b"authorization", scheme)], b"") == []
+    assert chosen(policies(Route("any", "strict", client="?*")), [(b"authorization", scheme)]) == "default"
+
+
+@pytest.mark.parametrize("name", ["$httpMethod", "$httpHeaders", "_method", "X-HTTP-Method-Override", "x-http-method"])
+def test_parameters_that_change_the_request_are_refused(name: str) -> None:
+    """Some servers take the method or headers from these parameters."""
+    with pytest.raises(AmbiguousRequest, match="may change the method or the headers; leave it out") as caught:
+        client_hashes([], f"a=1&{name}=PUT".encode())
+    assert (caught.value.status, caught.value.code) == (400, "ambiguous_request")
+
+
+def test_every_spelling_of_the_path_counts() -> None:
+    """A route holds for any of the paths."""
+    by_path = policies(Route("chat", "strict", path="/v1/chat"))
+    for paths in (("/v1/chat", "/x"), ("/x", "/v1/chat"), ("/x", "/y", "/v1/chat")):
+        assert choose_policy(by_path, paths, MODELS, [], b"")[1].route == "chat"
+
+
+def test_other_headers_do_not_matter_to_a_route() -> None:
+    """Headers without a route may repeat, before and behind the header of a route."""
+    others = [(b"x-a", b"1"), (b"x-b", b"2"), (b"x-a", b"3")]
+    assert chosen(STRICT_TEAM, [*others, (b"x-team", b"kids"), *others]) == "strict"
+
+
 @given(st.binary(max_size=12), st.binary(max_size=4))
 def test_padding_never_avoids_a_route(before: bytes, after: bytes) -> None:
     """Whatever bytes stand around a key: no server's way to cut white space gives the key to a laxer route."""
@@ -132,7 +168,7 @@ def test_several_keys_of_the_same_route_pass() -> None:
     """Several keys are no mistake if they lead to the same route; the record names all of them."""
     headers = [(b"authorization", b"Basic dTpw"), (b"x-api-key", b"k1")]
     hashes = sorted([K1, hashlib.sha256(b"dTpw").hexdigest()[:16]])
-    assert choose_policy(policies(), ("/",), "m", headers, b"")[0] == ",".join(hashes)
+    assert choose_policy(policies(), ("/",), MODELS, headers, b"")[0] == ",".join(hashes)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +188,55 @@ def test_a_routing_header_occurs_once(values: Headers) -> None:
 def test_a_routing_header_is_found_in_both_spellings() -> None:
     """The header with `_` is the same header to servers that follow CGI."""
     assert chosen(STRICT_TEAM, [(b"x_team", b" kids-2 ")]) == "strict"
+
+
+STRICT_MODEL = policies(Route("kids", "strict", model="kids*"), Route("teens", "strict", model="teens"))
+
+
+@pytest.mark.parametrize(
+    ("models", "policy"),
+    [
+        ([("model", "m")], "default"),
+        ([("model", "m"), ("models[0]", "n"), ("models[1]", "m")], "default"),
+        ([("model", "kids-1"), ("fallbacks[0]", "kids-2")], "strict"),
+    ],
+)
+def test_models_of_the_same_route_pass(models: list[tuple[str, str]], policy: str) -> None:
+    """A request may name several models if all of them lead to the same route."""
+    assert choose_policy(STRICT_MODEL, ("/",), models, [], b"")[1].policy.name == policy
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        [("model", "m"), ("models[0]", "m"), ("models[1]", "kids-1")],
+        [("model", "kids-1"), ("fallbacks[0].model", "m")],
+        [("model", "kids-1"), ("?model", "teens")],
+    ],
+)
+def test_models_of_different_routes_are_refused(models: list[tuple[str, str]]) -> None:
+    """The error names the place of the other model, and no text of the request."""
+    with pytest.raises(AmbiguousRequest) as caught:
+        choose_policy(STRICT_MODEL, ("/",), models, [], b"")
+    assert str(caught.value) == (
+        f"{models[-1][0]} names a model of another route than model; send a request for each of the models"
+    )
+
+
+def test_the_models_of_every_key_count() -> None:
+    """Two keys with the same route for the first model, but not for the second, are refused."""
+    of_both = policies(Route("kids", "strict", client=K1, model="kids"))
+    headers = [(b"authorization", b"Basic dTpw"), (b"x-api-key", b"k1")]
+    assert choose_policy(of_both, ("/",), [("model", "m")], headers, b"")[1].route == "default"
+    with pytest.raises(AmbiguousRequest):
+        choose_policy(of_both, ("/",), [("model", "m"), ("models[0]", "kids")], headers, b"")
+
+
+def test_a_model_must_be_named_if_a_route_depends_on_it() -> None:
+    """The upstream would choose the model; without such a route no model is needed."""
+    with pytest.raises(AmbiguousRequest, match="names no model, and a policy depends on it; send `model`"):
+        choose_policy(STRICT_MODEL, ("/",), [], [], b"")
+    assert choose_policy(STRICT_TEAM, ("/",), [], [], b"")[1].route == "default"
 
 
 OVERRIDES = (

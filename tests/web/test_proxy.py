@@ -352,6 +352,32 @@ def test_a_stream_under_the_status_of_an_error_is_judged(http: httpx.Client, tex
     assert ("error" in answer.text) is (text == "the poison")
 
 
+@pytest.mark.parametrize("encoding", ["", "gzip"])
+def test_a_stream_under_the_status_of_an_error_is_cleaned(http: httpx.Client, encoding: str) -> None:
+    """The judged frames of an error stream reach the client, without comments, and without headers of other bytes."""
+    plain = b"".join(part for part in events("all is well").body if isinstance(part, bytes))
+    body = b": not judged\n" + plain
+    headers = {**events().headers, "etag": '"e"'}
+    if encoding:
+        body, headers = ENCODINGS[encoding](body), {**headers, "content-encoding": encoding}
+    with standing(Scripted([body], status=400, headers=headers)) as (url, _):
+        answer = post(http, url, chat(stream=True))
+    assert (answer.status_code, answer.content) == (400, plain)
+    assert "etag" not in answer.headers
+    assert answer.headers["x-guardproxy-action"] == "pass"
+
+
+def test_a_flagged_stream_under_the_status_of_an_error_says_so(http: httpx.Client) -> None:
+    """The headers name the action and the categories of a stream of which the policy only flags the text."""
+    rules = policy(assistant=SideRules({"*": (Rule("flag", 0.5),)}))
+    script = replace(events("the poison"), status=400)
+    with standing(script, policies=PolicySet({"default": rules})) as (url, _):
+        answer = post(http, url, chat(stream=True))
+    assert (answer.status_code, "poison" in answer.text) == (400, True)
+    assert answer.headers["x-guardproxy-action"] == "flag"
+    assert answer.headers["x-guardproxy-categories"]
+
+
 @pytest.mark.parametrize(("text", "kept"), [("FAIL", True), ("{nonsense", False)])
 def test_an_unjudged_stream_under_the_status_of_an_error_is_partial(http: httpx.Client, text: str, kept: bool) -> None:
     """An error stream that the guard cannot judge, or the wire cannot read, has partial coverage."""

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -186,6 +187,37 @@ def test_no_spelling_of_a_model_avoids_a_route(model: str) -> None:
         answer = raw(url, plain(chat("poison", model=model)))
     assert b"x-guardproxy-action: block" in answer
     assert upstream.seen == []
+
+
+@pytest.mark.parametrize(
+    ("body", "query", "place"),
+    [
+        ({"models": ["m", "Kids"]}, "", "models[1]"),
+        ({"fallbacks": [{"model": "kids"}]}, "", "fallbacks[0].model"),
+        ({"model": "kids", "extra_body": {"model": "m"}}, "", "extra_body.model"),
+        ({}, "?model=kids", "?model"),
+        ({"model": None}, "", "names no model"),
+    ],
+)
+def test_no_other_model_avoids_a_route(body: dict[str, Any], query: str, place: str) -> None:
+    """A request that names a model of another route beside its own is refused with the place, harmful or not."""
+    with kids() as (url, upstream):
+        answers = [raw(url, plain(chat(text, **body), path=CHAT + query)) for text in ("hello", "poison")]
+    assert upstream.seen == []
+    for answer in answers:
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert b"ambiguous_request" in answer
+        assert place.encode() in answer
+
+
+def test_other_models_of_the_same_route_pass() -> None:
+    """A list of models with one policy passes and is judged under it."""
+    with kids() as (url, upstream):
+        answer = raw(url, plain(chat("poison", model="kids", models=["Kids", "kids:latest"])))
+        lax = raw(url, plain(chat("poison", models=["n"])))
+    assert b"x-guardproxy-action: block" in answer
+    assert lax.startswith(b"HTTP/1.1 200")
+    assert len(upstream.seen) == 1
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -67,6 +67,33 @@ def raw_server(*answers: bytes | None) -> Iterator[tuple[str, list[bytes]]]:
 
         threading.Thread(target=run, daemon=True).start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}", requests
+
+
+@contextmanager
+def keeping_server(idle_s: float) -> Iterator[tuple[str, list[int]]]:
+    """A server that answers every request of a connection, and closes it after `idle_s` seconds without a request.
+
+    The list has the number of requests of each connection.
+    """
+    counts: list[int] = []
+
+    def answer(connection: socket.socket, number: int) -> None:
+        connection.settimeout(idle_s)
+        with connection, suppress(TimeoutError, OSError):
+            while connection.recv(1 << 16):
+                counts[number] += 1
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    def accept(listening: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                counts.append(0)
+                threading.Thread(target=answer, args=(connection, len(counts) - 1), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=accept, args=(listening,), daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", counts
 
 
 @contextmanager
@@ -362,3 +389,36 @@ def test_connection_names_headers() -> None:
     """Every header that Connection names is removed, in upper or lower case."""
     headers = [(b"Connection", b"Close, X-A"), (b"X-a", b"1"), (b"x-b", b"2")]
     assert end_to_end(headers, frozenset({b"connection"})) == [(b"x-b", b"2")]
+
+
+def test_a_connection_that_the_upstream_has_closed_is_not_used() -> None:
+    """A process that was not scheduled while the upstream closed an idle connection sends the POST on a new one."""
+
+    async def run(url: str) -> None:
+        upstream = Upstream(url, attempts=1)
+        for _ in range(3):
+            async with upstream.send("POST", "/v1/x", b"", [], b"{}") as response:
+                assert b"".join([chunk async for chunk in response.chunks()]) == b"ok"
+            time.sleep(0.4)  # noqa: ASYNC251 - the event loop must not run
+        await upstream.aclose()
+
+    with keeping_server(idle_s=0.1) as (url, counts):
+        asyncio.run(run(url))
+    assert counts == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("pause_s", "expected"), [(0.1, [2]), (4.3, [1, 1])])
+def test_an_idle_connection_is_kept_for_less_than_servers_keep_it(pause_s: float, expected: list[int]) -> None:
+    """Many servers close a connection after five idle seconds, and a request that crosses the closing is lost."""
+
+    async def run(url: str) -> None:
+        upstream = Upstream(url, attempts=1)
+        for wait_s in (0.0, pause_s):
+            await asyncio.sleep(wait_s)
+            async with upstream.send("POST", "/v1/x", b"", [], b"{}") as response:
+                assert b"".join([chunk async for chunk in response.chunks()]) == b"ok"
+        await upstream.aclose()
+
+    with keeping_server(idle_s=20) as (url, counts):
+        asyncio.run(run(url))
+    assert counts == expected

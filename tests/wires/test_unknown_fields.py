@@ -337,5 +337,13 @@ def test_frames(one: tuple[Case, list[bytes], int], key: str, text: str, form: A
         assert text.encode() not in out, place
 
 
+@pytest.mark.parametrize("key", ["filedata", "FileData", "inlinedata", "functioncall", "EXECUTABLECODE"])
+def test_a_part_in_another_spelling_is_refused(key: str) -> None:
+    """A server in Go reads `filedata` as `fileData`: the image would reach the model as an unknown field."""
+    body = {"contents": [{"parts": [{key: {"fileUri": "https://example.org/a.png", "mimeType": "image/png"}}]}]}
+    with pytest.raises(Unreadable, match="is a key in another spelling"):
+        gemini.wire.parse_request("/v1beta/models/m:generateContent", json.dumps(body).encode())
+
+
 def _judged(messages: list[Message], text: str) -> bool:
     return any(text in message.text for message in messages)

@@ -7,6 +7,7 @@ import pytest
 
 from guardproxy.errors import Unreadable
 from guardproxy.wires.shared.identifiers import is_identifier
+from guardproxy.wires.shared.known import Known
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.unmapped import carries_text, is_plain, is_unreadable, judge, search, unknown_object
 
@@ -23,7 +24,7 @@ def parts(builder: MessageBuilder) -> dict[str, str]:
 
 def found(value: Any, *, with_numbers: bool = False, known: tuple[str, ...] = ()) -> dict[str, str]:
     """The parts that a search of the value at `x` finds."""
-    builder = MessageBuilder(Unreadable, known)
+    builder = MessageBuilder(Unreadable, Known(known))
     search(builder, value, "x", with_numbers=with_numbers)
     return parts(builder)
 

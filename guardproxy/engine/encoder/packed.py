@@ -1,10 +1,10 @@
-"""BERT over many windows in one row: no padding, in lanes, and in the last layer only the tokens that are read.
+"""Encoders over many windows in one row: no padding, in lanes, and in the last layer only the tokens that are read.
 
 The modules are those of transformers. The attention between them is written here, because a window that two lanes share
 needs the keys and values of both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
@@ -50,22 +50,101 @@ def lane_edges(starts: Sequence[int], lanes: int) -> list[int]:
     return sorted(out)
 
 
-class PackedBert:
-    """A BertForSequenceClassification on the CPU, in float32, computed on packed windows."""
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """The steps of one encoder layer: the products of the attention, its end (output, residual, norm), feed-forward."""
+
+    query: Callable[[torch.Tensor], torch.Tensor]
+    key: Callable[[torch.Tensor], torch.Tensor]
+    value: Callable[[torch.Tensor], torch.Tensor]
+    end_attention: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    feed_forward: Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Architecture:
+    """An encoder as steps on rows [tokens, size].
+
+    `embed` makes the rows of a packed row's tokens [low, high), `classify` logits of the first tokens' rows. `bias` is
+    added to the attention scores before the softmax, [heads, longest window, longest window], or None.
+    """
+
+    embed: Callable[[PackedWindows, int, int], torch.Tensor]
+    layers: tuple[_Layer, ...]
+    classify: Callable[[torch.Tensor], torch.Tensor]
+    bias: torch.Tensor | None = None
+
+
+def _bert(model: Any) -> _Architecture:
+    embeddings = model.bert.embeddings
+
+    def embed(row: PackedWindows, low: int, high: int) -> torch.Tensor:
+        rows: torch.Tensor = embeddings(
+            input_ids=row.ids[None, low:high],
+            token_type_ids=row.types[None, low:high],
+            position_ids=row.positions[None, low:high],
+        )[0]
+        return rows
+
+    def layer(module: Any) -> _Layer:
+        attention = module.attention.self
+        return _Layer(
+            attention.query,
+            attention.key,
+            attention.value,
+            module.attention.output,
+            lambda hidden: module.output(module.intermediate(hidden), hidden),
+        )
+
+    layers = tuple(layer(module) for module in model.bert.encoder.layer)
+    return _Architecture(embed, layers, lambda rows: model.classifier(model.bert.pooler(rows[:, None])))
+
+
+def _mpnet(model: Any) -> _Architecture:
+    """MPNet (Song et al. 2020, arXiv:2004.09297): no segment types, and a bias by relative position in every layer."""
+    embeddings, encoder = model.mpnet.embeddings, model.mpnet.encoder
+
+    def embed(row: PackedWindows, low: int, high: int) -> torch.Tensor:
+        positions = row.positions[None, low:high] + embeddings.padding_idx + 1
+        rows: torch.Tensor = embeddings(input_ids=row.ids[None, low:high], position_ids=positions)[0]
+        return rows
+
+    def layer(module: Any) -> _Layer:
+        attention = module.attention
+        return _Layer(
+            attention.attn.q,
+            attention.attn.k,
+            attention.attn.v,
+            lambda out, hidden: attention.LayerNorm(attention.attn.o(out) + hidden),
+            lambda hidden: module.output(module.intermediate(hidden), hidden),
+        )
+
+    longest = model.config.max_position_embeddings
+    with torch.inference_mode():
+        bias = encoder.compute_position_bias(torch.empty(1, longest, 1))[0]
+    layers = tuple(layer(module) for module in encoder.layer)
+    return _Architecture(embed, layers, lambda rows: model.classifier(rows[:, None]), bias)
+
+
+_ARCHITECTURES = {"BertForSequenceClassification": _bert, "MPNetForSequenceClassification": _mpnet}
+
+
+class PackedEncoder:
+    """A BERT or MPNet classifier on the CPU, computed on packed windows."""
 
     def __init__(self, model: Any) -> None:
-        self._embeddings, self._layers = model.bert.embeddings, model.bert.encoder.layer
-        self._pooler, self._classifier = model.bert.pooler, model.classifier
+        self._architecture = _ARCHITECTURES[type(model).__name__](model)
         self._heads = int(model.config.num_attention_heads)
+        self._size = int(model.config.hidden_size)
+        self._dtype: torch.dtype = model.dtype
 
     @staticmethod
     def supports(model: Any, device: torch.device) -> bool:
-        """Whether the model is a float32 BERT encoder on the CPU. Any other model goes through its own forward."""
+        """Whether the model is a BERT or MPNet classifier on the CPU. Any other model goes through its own forward."""
         return (
-            type(model).__name__ == "BertForSequenceClassification"
-            and not model.config.is_decoder
+            type(model).__name__ in _ARCHITECTURES
+            and not getattr(model.config, "is_decoder", False)
             and device.type == "cpu"
-            and model.dtype == torch.float32
         )
 
     def lanes(self, row: PackedWindows, lanes: int) -> "list[EncoderLane]":
@@ -73,7 +152,7 @@ class PackedBert:
         edges = lane_edges(row.starts, lanes)
         # Room for two layers is enough. A lane that stores layer n + 2 over layer n has attended at layer n + 1, and so
         # has waited until every lane that it shares a window with stored n + 1: these have read layer n by then.
-        scratch = torch.empty((2, 2, row.starts[-1], self._layers[0].attention.self.all_head_size))
+        scratch = torch.empty((2, 2, row.starts[-1], self._size), dtype=self._dtype)
         progress = LayerProgress(len(edges) - 1)
         return [
             EncoderLane(self, row, index, edges=edges, scratch=scratch, progress=progress)
@@ -82,41 +161,34 @@ class PackedBert:
 
     def run(self, lane: "EncoderLane") -> torch.Tensor:
         """Logits [windows that begin in the lane, outputs]."""
-        row, low, high = lane.row, lane.low, lane.high
-        hidden = self._embeddings(
-            input_ids=row.ids[None, low:high],
-            token_type_ids=row.types[None, low:high],
-            position_ids=row.positions[None, low:high],
-        )[0]
-        for index, layer in enumerate(self._layers):
+        hidden = self._architecture.embed(lane.row, lane.low, lane.high)
+        for index, layer in enumerate(self._architecture.layers):
             hidden = self._layer(lane, index, layer, hidden)
-        logits: torch.Tensor = self._classifier(self._pooler(hidden[:, None]))
-        return logits
+        return self._architecture.classify(hidden)
 
-    def _layer(self, lane: "EncoderLane", index: int, layer: Any, hidden: torch.Tensor) -> torch.Tensor:
-        attention = layer.attention.self
+    def _layer(self, lane: "EncoderLane", index: int, layer: _Layer, hidden: torch.Tensor) -> torch.Tensor:
         # Keys and values of all rows, also in the last layer: the tokens that are read attend to all of their window.
-        lane.store_keys(index, attention.key(hidden), attention.value(hidden))
+        lane.store_keys(index, layer.key(hidden), layer.value(hidden))
         queries = lane.all_queries
-        if index == len(self._layers) - 1:  # the classifier reads only the first token of each window
+        if index == len(self._architecture.layers) - 1:  # the classifier reads only the first token of each window
             queries = lane.first_tokens
             hidden = hidden[[first - lane.low for first, _, _ in queries]]
-        query = attention.query(hidden)
+        query = layer.query(hidden)
         out = torch.empty_like(query)
         offset = 0
         for first, last, window in queries:
             keys, values = lane.load_keys(index, window)
             rows = slice(offset, offset + last - first)
-            out[rows] = self._attend(query[rows], keys, values, attention.scaling)
+            out[rows] = self._attend(query[rows], keys, values, first - window[0])
             offset += last - first
-        hidden = layer.attention.output(out, hidden)
-        result: torch.Tensor = layer.output(layer.intermediate(hidden), hidden)
-        return result
+        return layer.feed_forward(layer.end_attention(out, hidden))
 
-    def _attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float) -> torch.Tensor:
-        """Attention of [n, size] over [m, size], split into heads."""
+    def _attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, first: int) -> torch.Tensor:
+        """Attention of [n, size] over [m, size], split into heads; the queries begin at the window's token `first`."""
         q, k, v = (rows.view(1, len(rows), self._heads, -1).transpose(1, 2) for rows in (query, keys, values))
-        return functional.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).reshape(query.shape)
+        bias = self._architecture.bias
+        mask = None if bias is None else bias[None, :, first : first + len(query), : len(keys)]
+        return functional.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).reshape(query.shape)
 
 
 class EncoderLane:
@@ -127,7 +199,7 @@ class EncoderLane:
 
     def __init__(
         self,
-        bert: PackedBert,
+        encoder: PackedEncoder,
         row: PackedWindows,
         index: int,
         *,
@@ -137,7 +209,8 @@ class EncoderLane:
     ) -> None:
         self.row = row
         self.low, self.high = edges[index], edges[index + 1]
-        self._bert, self._edges, self._index, self._scratch, self._progress = bert, edges, index, scratch, progress
+        self._encoder, self._edges, self._index = encoder, edges, index
+        self._scratch, self._progress = scratch, progress
         windows = [window for window in pairwise(row.starts) if window[0] < self.high and window[1] > self.low]
         self.all_queries = [(max(first, self.low), min(last, self.high), (first, last)) for first, last in windows]
         # A window's first token lies in one lane, so each window gets its logits once.
@@ -146,7 +219,7 @@ class EncoderLane:
     def __call__(self) -> torch.Tensor:
         """Logits [windows that begin in the lane, outputs]."""
         try:
-            return self._bert.run(self)
+            return self._encoder.run(self)
         except BaseException:
             self._progress.fail()
             raise

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from guardproxy.engine.encoder.packed import PackedBert, pack_windows
+from guardproxy.engine.encoder.packed import PackedEncoder, pack_windows
 from guardproxy.engine.lanes import LanePool, balance
 from guardproxy.engine.load import LoadedModel, calibration
 from guardproxy.engine.runner import WorkItem, WorkResult
@@ -87,7 +87,7 @@ class ClassifierRunner:
         self._model = loaded.model
         self._device = device
         self._lane_pool = LanePool((threads or torch.get_num_threads()) if device.type == "cpu" else 1)
-        self._bert = PackedBert(loaded.model) if PackedBert.supports(loaded.model, device) else None
+        self._packed = PackedEncoder(loaded.model) if PackedEncoder.supports(loaded.model, device) else None
         self._tokenizer = PromptTokenizer(loaded.backend)
         self._single, self._pair = _templates(loaded)
         self._has_types = "token_type_ids" in getattr(loaded.tokenizer, "model_input_names", [])
@@ -148,9 +148,9 @@ class ClassifierRunner:
 
     def _compute(self, items: Sequence[_EncodedWindow]) -> dict[_EncodedWindow, tuple[float, ...]]:
         """The probabilities of the windows."""
-        if self._bert is not None:
+        if self._packed is not None:
             row = pack_windows([(item.ids, item.types) for item in items])
-            logits = torch.cat(self._lane_pool.run(self._bert.lanes(row, self._lane_pool.threads)))
+            logits = torch.cat(self._lane_pool.run(self._packed.lanes(row, self._lane_pool.threads)))
         else:
             lanes = balance([len(item.ids) for item in items], self._lane_pool.threads)
             parts = self._lane_pool.run([partial(self._run_lane, [items[index] for index in lane]) for lane in lanes])
@@ -175,7 +175,7 @@ class ClassifierRunner:
         """Release the weights."""
         self._streams.clear()
         self._lane_pool.close()
-        self._model = self._bert = None
+        self._model = self._packed = None
 
     def _window(
         self,
@@ -285,7 +285,7 @@ def _window_limit(loaded: LoadedModel) -> int:
     """The most tokens in a window: the tokenizer's limit, but at most the model's number of positions."""
     config = loaded.model.config
     positions = int(getattr(config, "max_position_embeddings", 512))
-    if config.model_type in {"roberta", "xlm-roberta", "camembert"}:
+    if config.model_type in {"roberta", "xlm-roberta", "camembert", "mpnet"}:
         positions -= int(config.pad_token_id) + 1  # their positions begin behind the padding index
     return int(min(loaded.tokenizer.model_max_length, positions))
 

@@ -3,20 +3,15 @@
 from collections.abc import Collection, Iterator
 
 from guardproxy.policy import ANY, UNSAFE
-from guardproxy.settings import packaged
+from guardproxy.settings import presets
 from guardproxy.settings.catalogue import Catalogue
+from guardproxy.settings.checks import rules
 from guardproxy.settings.messages import suggestion
 from guardproxy.settings.yaml_tree import START, Node, Problem, SettingPath
 from guardproxy.types import SIGNALS
 
 _SIDES = ("user", "assistant")
 _TEXTS = {"user": "requests", "assistant": "replies"}
-# The actions from the mildest to the most severe, each with the path of its threshold.
-_THRESHOLDS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("flag", ("flag",)),
-    ("rewrite", ("rewrite", "at")),
-    ("block", ("block",)),
-)
 # Options without effect if another option has a certain value: (option, other option, its value, reason).
 _WITHOUT_EFFECT = (
     (("stream", "exposure"), ("stream", "mode"), "hold_all", "nothing is released before the whole reply is judged"),
@@ -45,7 +40,7 @@ def default_policies(root: Node, catalogue: Catalogue, categories: Collection[st
     """The mistake of a document without policies whose guard has other categories than the built-in policies."""
     if root.get("policies") is not None or categories is None:
         return []
-    defaults = Node({"policies": packaged.default_policies()}, START, START)
+    defaults = Node({"policies": presets.default_policies()}, START, START)
     if not any(policies(defaults, catalogue, [*categories])):
         return []
     guard = root.get("guard")
@@ -72,15 +67,16 @@ def _targets(route: Node) -> list[tuple[SettingPath, Node]]:
 def _policy(
     path: SettingPath, policy: Node, catalogue: Catalogue, categories: Collection[str] | None
 ) -> Iterator[Problem]:
+    overall = policy.get(UNSAFE)
+    yield from rules.rules((*path, UNSAFE), overall, overall, catalogue) if overall else ()
+    yield from _preset(path, policy, catalogue, categories)
     for side in _SIDES:
-        rules = policy.get(side)
-        yield from _side((*path, side), rules, catalogue, categories) if rules else ()
+        own = policy.get(side)
+        yield from _side((*path, side), policy, own, catalogue, categories) if own else ()
         if not _has_rules(policy, side):
-            position = rules.key_position if rules else policy.key_position
+            position = own.key_position if own else policy.key_position
             message = f'has no rules, so no {_TEXTS[side]} are acted on; if you mean that, write {side}: {{"*": {{}}}}'
             yield Problem(position, (*path, side), message)
-    overall = policy.get(UNSAFE)
-    yield from _rules((*path, UNSAFE), overall, catalogue) if overall else ()
     views = policy.get("views")
     for index, view in views.elements() if views else []:
         name = view.text()
@@ -103,53 +99,45 @@ def _without_effect(path: SettingPath, policy: Node) -> Iterator[Problem]:
 
 def _has_rules(policy: Node, side: str) -> bool:
     """Whether a side has rules, including one that exempts all categories; True as well if its type is wrong."""
-    rules = policy.get(side)
-    if rules is not None and not (isinstance(rules.value, dict) and not rules.value):
+    own = policy.get(side)
+    if own is not None and not (isinstance(own.value, dict) and not own.value):
         return True
-    return not isinstance(policy.value, dict) or policy.get(UNSAFE) is not None
+    preset = policy.get("preset")
+    named = preset is not None and preset.value is not None
+    return named or not isinstance(policy.value, dict) or policy.get(UNSAFE) is not None
+
+
+def _preset(
+    path: SettingPath, policy: Node, catalogue: Catalogue, categories: Collection[str] | None
+) -> Iterator[Problem]:
+    """The mistake of a preset for a guard that does not report every category of the embedded guard."""
+    preset = policy.get("preset")
+    own = catalogue.categories("classifier", {}, None)
+    if preset is None or preset.text() is None or categories is None or own is None:
+        return
+    missing = sorted(set(own) - SIGNALS - set(categories))
+    if missing:
+        message = f"is for the embedded guard; this guard does not report {', '.join(missing)}; write rules instead"
+        yield Problem(preset.position, (*path, "preset"), message)
 
 
 def _side(
-    path: SettingPath, rules: Node, catalogue: Catalogue, categories: Collection[str] | None
+    path: SettingPath, policy: Node, side: Node, catalogue: Catalogue, categories: Collection[str] | None
 ) -> Iterator[Problem]:
-    entries = rules.entries()
+    overall = side.get(UNSAFE) or policy.get(UNSAFE)
+    entries = side.entries()
     for name, node in entries:
+        if presets.is_inherited(policy, node):
+            continue
         if categories is not None and name not in {ANY, UNSAFE, *categories}:
             hint = suggestion(name, [*categories, UNSAFE])
             yield Problem(node.key_position, (*path, name), f"unknown category {name!r}; {hint}")
-        yield from _rules((*path, name), node, catalogue)
+        yield from rules.rules((*path, name), node, overall, catalogue)
     covered = {name for name, _ in entries}
-    others = rules.get(ANY)
+    others = side.get(ANY)
     if others and categories is not None and set(categories) - SIGNALS <= covered:
         message = "is unreachable, because every category has rules; remove it"
         yield Problem(others.key_position, (*path, ANY), message)
-
-
-def _rules(path: SettingPath, rules: Node, catalogue: Catalogue) -> Iterator[Problem]:
-    """The mistakes of a category's rules: a milder action must begin below every more severe one."""
-    nodes = [(name, below, rules.get(*below)) for name, below in _THRESHOLDS]
-    thresholds = [
-        (name, below, node, number)
-        for name, below, node in nodes
-        if node and (number := _probability(node)) is not None
-    ]
-    for index, (_, below, node, number) in enumerate(thresholds):
-        for severer, _, _, limit in thresholds[index + 1 :]:
-            if number >= limit:
-                message = f"is unreachable, because {severer} applies from {limit:g}; lower it"
-                yield Problem(node.position, (*path, *below), message)
-                break
-    how = rules.get("rewrite", "how")
-    name = how.text() if how else None
-    error = catalogue.name_error(name, catalogue.rewrites, "rewrite") if name else None
-    if how and error:
-        yield Problem(how.position, (*path, "rewrite", "how"), error)
-
-
-def _probability(node: Node) -> float | None:
-    """A value in [0, 1], or None."""
-    value = node.value
-    return value if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1 else None
 
 
 def routes(root: Node) -> Iterator[Problem]:

@@ -17,7 +17,7 @@ from guardproxy.wires.shared.base import BaseWire, Changed, message_list, reques
 from guardproxy.wires.shared.body import dumps, read_object
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.identifiers import value_or
-from guardproxy.wires.shared.known import Known, repeated_in_reply, tool_names
+from guardproxy.wires.shared.known import Known, repeated_in_reply
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import outer_messages, outer_parts, read_fields, with_outer_parts
 from guardproxy.wires.shared.streams import JSON, SSE, without
@@ -64,10 +64,9 @@ class AnthropicMessages(BaseWire):
     paths = _PATH
     calls = _CALLS
 
-    def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+    def turns(self, path: str, body: Mapping[str, Any], known: Known) -> Iterator[tuple[str, Message]]:
         """Yield every message with its path; texts outside the message list come first."""
         messages = message_list(body, "messages")
-        known = tool_names(body)
         builder = MessageBuilder(Unreadable, known)
         read_fields(builder, body, "", SETTINGS)
         for message in outer_messages(builder, ["system"]):
@@ -88,6 +87,7 @@ class AnthropicMessages(BaseWire):
             raise UpstreamUnreadable("must be a list", "content")
         builder = MessageBuilder(UpstreamUnreadable, known)
         read_fields(builder, parsed, "", REPLY)
+        builder.add_noted()
         return Reply((builder.message("assistant"),), body, parsed)
 
     def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:

@@ -178,9 +178,9 @@ class MessageStream(BaseStream):
         return self.pack_all([*bodies, {"type": "message_delta", "delta": delta, "usage": self._usage}])
 
     def close(self) -> bytes:
-        """Return `message_stop`."""
+        """Return `message_stop`, or the rest of one that was cut off."""
         if self.closed:
-            return b""
+            return self.rest_of_cut()
         self.closed = True
         return self.pack_all([{"type": "message_stop"}])
 

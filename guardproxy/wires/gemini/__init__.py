@@ -26,7 +26,7 @@ from guardproxy.wires.shared.base import BaseWire, Changed, message_list
 from guardproxy.wires.shared.body import dumps, read_json, remove
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.identifiers import value_or
-from guardproxy.wires.shared.known import Known, repeated_in_reply, tool_names
+from guardproxy.wires.shared.known import Known, repeated_in_reply
 from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import keys, outer_messages, outer_parts, read_fields, with_outer_parts
@@ -75,9 +75,8 @@ class Gemini(BaseWire):
     paths = _PATH
     calls = _CALLS
 
-    def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+    def turns(self, path: str, body: Mapping[str, Any], known: Known) -> Iterator[tuple[str, Message]]:
         """Yield every content with its path; texts outside the contents come first."""
-        known = tool_names(body)
         builder = MessageBuilder(Unreadable, known)
         for name in _UNIQUE:
             unique_value(builder, body, name, "")

@@ -183,7 +183,7 @@ class GeminiStream(BaseStream):
         state = self.state_of(choice)
         if state.ended or self.closed:
             return b""
-        state.ended = True
+        self.end_choice(choice, outcome)
         if isinstance(outcome, Refuse):
             contents = [text_content(outcome.message if state.nothing_released else "")]
             reason = "SAFETY" if outcome.finish == "content_filter" else "STOP"

@@ -19,7 +19,7 @@ from guardproxy.wires.shared.base import Changed, message_list, with_tool_result
 from guardproxy.wires.shared.body import dumps, read_object, remove
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.identifiers import value_or
-from guardproxy.wires.shared.known import Known, repeated_in_reply, tool_names
+from guardproxy.wires.shared.known import Known, repeated_in_reply
 from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import (
@@ -63,10 +63,9 @@ class OpenAIChat(openai.OpenAIWire):
     paths = _PATH
     calls = CALLS
 
-    def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+    def turns(self, path: str, body: Mapping[str, Any], known: Known) -> Iterator[tuple[str, Message]]:
         """Yield every message with its path; texts outside the message list come first."""
         messages = message_list(body, "messages")
-        known = tool_names(body)
         builder = MessageBuilder(Unreadable, known)
         read_fields(builder, body, "", SETTINGS)
         for message in outer_messages(builder):

@@ -42,8 +42,16 @@ _PARTS: dict[str, FieldMap] = {
     "file": {"file": object_with({"filename": text(), "file_data": data("file"), "file_id": opaque("file")})},
     "thinking": {"thinking": _THOUGHT, "closed": passed, "signature": machine_data},
 }
-_CONTENT = string_or(text(), list_of(object_by_type(_PARTS)))
-_DETAIL: FieldMap = {**keys("format index"), "id": identifier, "signature": machine_data}
+_PART = object_by_type(_PARTS)
+_CONTENT = string_or(text(), list_of(_PART))
+_FORMAT: FieldMap = {**keys("format index"), "id": identifier, "signature": machine_data}
+_DETAIL = object_by_type(
+    {
+        "reasoning.text": {**_FORMAT, "text": text("reasoning")},
+        "reasoning.summary": {**_FORMAT, "summary": text("reasoning")},
+        "reasoning.encrypted": {**_FORMAT, "data": opaque("encrypted reasoning")},
+    }
+)
 
 # Chat templates write the role into the prompt, so a role that the protocol does not have is judged.
 _ROLE = one_of("system developer user assistant tool function")
@@ -55,15 +63,7 @@ _ANY_MESSAGE: FieldMap = {
     "refusal": text("refusal"),
     "reasoning": string_or(text("reasoning"), json_text("reasoning")),
     "reasoning_content": text("reasoning"),
-    "reasoning_details": list_of(
-        object_by_type(
-            {
-                "reasoning.text": {**_DETAIL, "text": text("reasoning")},
-                "reasoning.summary": {**_DETAIL, "summary": text("reasoning")},
-                "reasoning.encrypted": {**_DETAIL, "data": opaque("encrypted reasoning")},
-            }
-        )
-    ),
+    "reasoning_details": list_of(_DETAIL),
     "tool_calls": openai.tool_calls,
     "function_call": openai.function,
 }
@@ -83,14 +83,20 @@ REPLY_MESSAGE: FieldMap = {
     "images": opaque("image"),
     "executed_tools": json_text("tool_result"),
 }
-DELTA: FieldMap = {**REPLY_MESSAGE, "tool_calls": openai.call_deltas}
+DELTA: FieldMap = {
+    **REPLY_MESSAGE,
+    "content": string_or(text(), openai.by_index(_PART)),
+    "reasoning_details": openai.by_index(_DETAIL),
+    "annotations": openai.whole_items,
+    "tool_calls": openai.call_deltas,
+}
 REPLY_CHOICE: FieldMap = {**openai.CHOICE, **keys("message delta", handled_in_code)}
 
 
 def _template_arguments(builder: MessageBuilder, value: Any, path: str) -> None:
     """Judge the texts among the arguments of the chat template, which writes them into the prompt, and their names."""
     for key, item in (value if isinstance(value, dict) else {"": value}).items():
-        if not builder.may_name(key):
+        if not builder.may_name(key, child_path(path, key)):
             judge_key(builder, key, item, child_path(path, key))
         elif not isinstance(item, bool | int | float | None):
             json_text("text")(builder, item, child_path(path, key))

@@ -51,8 +51,11 @@ class ChatStream(openai.ChoicesStream):
         """Read the delta of a choice; return whether the chunk must wait for the verdict on the whole choice."""
         builder = state.builder
         read_fields(builder, choice, path, REPLY_CHOICE)
-        delta = _with_joined_texts(builder, choice.get("delta") or {}, f"{path}.message.content")
-        object_with(DELTA)(builder, delta, f"{path}.message")
+        delta = choice.get("delta") or {}
+        if isinstance(delta, dict) and isinstance(delta.get("content"), list):
+            delta = _read_list(builder, delta, f"{path}.message")
+        else:
+            object_with(DELTA)(builder, delta, f"{path}.message")
         opaque("a whole message in a stream")(builder, choice.get("message"), f"{path}.message")
         for place, call in enumerate(delta.get("tool_calls") or ()):
             if isinstance(call.get("id"), str) and is_identifier(call["id"]):
@@ -99,19 +102,19 @@ class ChatStream(openai.ChoicesStream):
         return [] if state.started else [_delta(index, {"role": "assistant", "content": ""})]
 
 
-def _with_joined_texts(builder: MessageBuilder, delta: Any, path: str) -> Any:
-    """Return a delta without the plain text parts in its `content`, which are a piece of the text at `path`.
+def _read_list(builder: MessageBuilder, delta: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Read a delta with a list of parts as its `content`; return it with their text.
 
-    Clients append the parts of every delta to the same text, whether a delta has a string or a list of parts.
+    The plain texts are a piece of the text of the whole content: clients append the parts of every delta to the same
+    text, whether a delta has a string or a list. The helper of OpenAI's client leaves out one of these forms.
     """
-    content = delta.get("content") if isinstance(delta, dict) else None
-    if not isinstance(content, list):
-        return delta
+    content = delta["content"]
     others = [part for part in content if not _is_text(part)]
     text = "".join(part["text"] for part in content if _is_text(part))
-    if others and text:
-        builder.add(path, text)
-    return {**delta, "content": others or text}
+    if text:
+        builder.add(f"{path}.content", text, form="[].text")
+    object_with(DELTA)(builder, {**delta, "content": others}, path)
+    return {**delta, "content": text}
 
 
 def _is_text(part: Any) -> bool:

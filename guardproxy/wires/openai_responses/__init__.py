@@ -18,7 +18,7 @@ from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.base import Changed, request_digest
 from guardproxy.wires.shared.body import dumps, read_object, remove
 from guardproxy.wires.shared.edits import rewrite
-from guardproxy.wires.shared.known import repeated_in_reply, tool_names
+from guardproxy.wires.shared.known import Known, repeated_in_reply
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import outer_messages, outer_parts, read_fields, with_outer_parts
 from guardproxy.wires.shared.streams import JSON, SSE
@@ -35,13 +35,13 @@ _NO_USAGE = {
 }
 
 
-def _outer(body: Mapping[str, Any]) -> list[Message]:
-    builder = MessageBuilder(Unreadable, tool_names(body))
+def _outer(body: Mapping[str, Any], known: Known) -> list[Message]:
+    builder = MessageBuilder(Unreadable, known)
     read_fields(builder, body, "", SETTINGS)
     return outer_messages(builder, ["instructions"])
 
 
-def _items(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+def _items(body: Mapping[str, Any], known: Known) -> Iterator[tuple[str, Message]]:
     value = body.get("input")
     if isinstance(value, str):
         builder = MessageBuilder(Unreadable)
@@ -50,7 +50,6 @@ def _items(body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
         return
     if value is not None and not isinstance(value, list):
         raise Unreadable("must be a text or a list of items", "input")
-    known = tool_names(body)
     for index, entry in enumerate(value or ()):
         path = f"input[{index}]"
         builder = MessageBuilder(Unreadable, known)
@@ -95,9 +94,9 @@ class OpenAIResponses(openai.OpenAIWire):
     paths = _PATH
     calls = _CALLS
 
-    def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+    def turns(self, path: str, body: Mapping[str, Any], known: Known) -> Iterator[tuple[str, Message]]:
         """Yield every item of the input with its path; texts outside the input come first."""
-        outer, items = _outer(body), list(_items(body))
+        outer, items = _outer(body, known), list(_items(body, known))
         if not outer and not items:
             raise Unreadable("must be a text or a list of items", "input")
         yield from (("", message) for message in outer)
@@ -123,6 +122,7 @@ class OpenAIResponses(openai.OpenAIWire):
         builder = MessageBuilder(UpstreamUnreadable, known)
         read_fields(builder, parsed, "", RESPONSE)
         echoed(builder, parsed, request)
+        builder.add_noted()
         # A response that goes on in the background has no id here: what it will say has not been judged.
         is_complete = parsed.get("status") not in ("queued", "in_progress")
         return Reply((builder.message("assistant"),), body, parsed, str(parsed.get("id", "")) if is_complete else "")

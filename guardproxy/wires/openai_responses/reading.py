@@ -20,7 +20,7 @@ from guardproxy.wires.openai_responses.fields import (
 )
 from guardproxy.wires.shared.body import dumps, guard_text, read_object, steps, strings
 from guardproxy.wires.shared.identifiers import is_value
-from guardproxy.wires.shared.logprob_echo import token_list
+from guardproxy.wires.shared.logprob_echo import LogprobEcho, token_list
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import read_fields
 from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, without
@@ -189,9 +189,9 @@ class ResponseReader(BaseStream):
         else:
             repeated.add(path, text, part_kind)
         builder.absorb(repeated, self._grown)
-        tokens = token_list(builder, body.get("logprobs"), f"{path}.logprobs")
-        if not text.encode().startswith(tokens):
-            builder.opaque(f"{path}.logprobs", "log probabilities of another text")
+        echo = LogprobEcho(f"{path}.logprobs")
+        echo.add(text, token_list(builder, body.get("logprobs"), f"{path}.logprobs"))
+        echo.close(builder)
 
     def _snapshot(self, kind: str, body: dict[str, Any], builder: MessageBuilder) -> None:
         key, place, rule = SNAPSHOTS[kind]

@@ -19,6 +19,8 @@ from guardproxy.sse import KEEP_ALIVE
 from guardproxy.types import Conversation, Edit, Message, Outcome, Part, Pass, Refuse, Replace
 from guardproxy.wires.shared.body import child_path, dumps, read_object, remove, steps
 from guardproxy.wires.shared.edits import rewrite
+from guardproxy.wires.shared.known import Known, tool_names
+from guardproxy.wires.shared.models import named_models
 
 Changed = Mapping[int, Replace | Refuse]
 """The outcomes of a reply's choices that do not pass, by the place of the choice."""
@@ -44,10 +46,11 @@ class BaseWire(ABC):
     # --- requests --------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def turns(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Message]]:
+    def turns(self, path: str, body: Mapping[str, Any], known: Known) -> Iterator[tuple[str, Message]]:
         """Yield every message of the conversation with its path in the body, in the order of the conversation.
 
-        Messages built from fields beside the message list come first and have the path "". Raises Unreadable.
+        Messages built from fields beside the message list come first and have the path "". All message builders share
+        `known`. Raises Unreadable.
         """
 
     def model(self, path: str, body: Mapping[str, Any]) -> str:
@@ -60,6 +63,14 @@ class BaseWire(ABC):
     def wants_stream(self, path: str, body: Mapping[str, Any]) -> bool:
         """Return whether the request asks for a stream. Raises Unreadable."""
         return stream_flag(body) is True
+
+    def models(self, request: Request) -> Sequence[tuple[str, str]]:
+        """Return the place and the name of every model that the request names; first the model of the protocol."""
+        others = named_models(request.body, request.path.partition("?")[2])
+        if not request.model.strip():
+            return tuple(others)
+        place = "model" if request.body.get("model") == request.model else "the path"
+        return ((place, request.model), *others)
 
     def structured(self, body: Mapping[str, Any]) -> bool:
         """Return whether the request asks for JSON; called after `turns` has checked the body."""
@@ -75,9 +86,13 @@ class BaseWire(ABC):
         model, stream = self.model(path, parsed), self.wants_stream(path, parsed)
         messages: list[Message] = []
         places: list[tuple[str, ...]] = []
-        for place, message in self.turns(path, parsed):
+        known = tool_names(parsed)
+        for place, message in self.turns(path, parsed, known):
             messages.append(message)
             places.append((place,) if place else _top_fields(message))
+        if texts := known.take_texts():
+            messages.insert(0, Message("user", tuple(Part(place, text) for place, text in texts)))
+            places.insert(0, tuple(place for place, _ in texts))
         return Request(
             wire=self.name,
             path=path,

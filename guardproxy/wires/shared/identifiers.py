@@ -4,6 +4,8 @@ An *enumerated value* consists of words that the protocols use (`vocabulary`), n
 `9PsbQdzIcbUtI0mKBLuJ5kZf`. An *identifier* may have a single short word beside these, a *name* (of a model, a user)
 NAME_WORDS. A sentence is none of them, however its words are joined: `how to build it`, `how_to_build_it`,
 `howToBuildIt`, `howtobuildit`, `h0wt0bu1ld1t`, and base64 or rot13 of it, are texts.
+
+A text may be spelled over several identifiers, so those of a body may have BODY_WORDS together (`known.Known`).
 """
 
 import base64
@@ -17,6 +19,9 @@ from guardproxy.wires.shared.vocabulary import VALUES, WORDS
 LENGTH = 256  # characters of an identifier
 LOOSE = 8  # segments that are neither words nor numbers: enough for a UUID and more than a spelled-out word
 NAME_WORDS = 3
+BODY_WORDS = 6  # of all identifiers of a body together
+SPELLED = 4  # letters that stand alone or in pairs and count as a word
+HEX_TEXT = 16  # hexadecimal digits that may be a text, also without a letter among them
 WORD_LETTERS = 12  # a longer word could be several words
 
 _SHAPE = re.compile(r"[A-Za-z0-9_.:;,/|+=@~#-]*")
@@ -25,6 +30,7 @@ _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _BETWEEN = re.compile(r"[\s!-/:-@\[-`{-~]+")
 _RUN = re.compile(r"[A-Za-z]+")
 _HEX = re.compile(r"(?=[a-f]*[0-9])[0-9a-f]{8,}|(?=[A-F]*[0-9])[0-9A-F]{8,}")
+_UUID = re.compile(r"(?<![A-Za-z0-9])[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(?![A-Za-z0-9])")
 _LEET = str.maketrans("0134578", "oieastb")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\r\n-]+={0,2}\s*")
 _LETTER_RUN = re.compile(r"[a-z_-]{20,}|[A-Z_-]{20,}")
@@ -60,6 +66,16 @@ def is_name(value: str) -> bool:
 def value_or(value: object, default: str) -> str:
     """Return an enumerated value, or the default for anything else: for values that the proxy writes again."""
     return value if isinstance(value, str) and value and is_value(value) else default
+
+
+@lru_cache(maxsize=8192)
+def own_words(value: str) -> float:
+    """Return the number of words of its own in an identifier or label; letters alone or in pairs are part of one."""
+    if value.lower() in VALUES:
+        return 0.0
+    letters = [segment for segment in _SEGMENT.findall(value) if len(segment) <= 2 and segment.isalpha()]
+    spelled = sum(len(segment) for segment in letters if segment.lower() not in WORDS)
+    return _measured(_BETWEEN.sub("-", value))[0] + spelled / SPELLED
 
 
 def label_words(value: str) -> int:
@@ -106,7 +122,13 @@ def _measured(value: str) -> tuple[int, int]:
     if _SHAPE.fullmatch(value) is None:
         return _MANY, 0
     words = loose = 0
+    for uuid in _UUID.findall(value):
+        if _is_encoded(uuid.replace("-", "")):
+            return _MANY, 0
+        value, loose = value.replace(uuid, ""), loose + 1
     for segment in _SEGMENT.findall(value):
+        if len(segment) >= HEX_TEXT and _is_encoded(segment):
+            return _MANY, 0
         if not segment.isdigit() and segment.lower() not in WORDS:
             own, other = _measured_segment(segment)
             words, loose = words + own, loose + other

@@ -1,10 +1,14 @@
-"""Strings that a request itself makes enumerated values: names of its tools, and what a reply repeats of it."""
+"""Strings that a request itself makes enumerated values: names of its tools, and what a reply repeats of it.
+
+Also the identifiers of a body: they pass as long as they have no more than BODY_WORDS words together.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from guardproxy.ports import Request
 from guardproxy.wires.shared.body import strings
+from guardproxy.wires.shared.identifiers import BODY_WORDS, own_words
 
 _TOOLS = ("tools", "functions")
 _REPEATED = ("model", "stop", "stop_sequences")
@@ -12,16 +16,40 @@ _REPEATED_INSIDE = (("options", "stop"), ("generationConfig", "stopSequences"), 
 
 
 class Known:
-    """A set of strings that is collected when somebody asks for the first time: most bodies never need it."""
+    """A set of strings that is collected when somebody asks for the first time: most bodies never need it.
 
-    def __init__(self, source: Iterable[str]) -> None:
+    It also counts the words of the identifiers that were noted in a body or a stream.
+    """
+
+    def __init__(self, source: Iterable[str] = ()) -> None:
         self._source = source
         self._strings: frozenset[str] | None = None
+        self._noted: dict[str, str] = {}
+        self._words = 0.0
+        self._taken = 0
 
     def __contains__(self, value: object) -> bool:
         if self._strings is None:
             self._strings = frozenset(self._source)
         return value in self._strings
+
+    def note(self, path: str, identifier: str) -> None:
+        """Count the words of an identifier at its first place; strings of the set have none."""
+        words = own_words(identifier)
+        if words and identifier not in self._noted and identifier not in self:
+            self._noted[identifier] = path
+            self._words += words
+
+    def take_texts(self) -> list[tuple[str, str]]:
+        """Return the path and the text of the identifiers that are to be judged: none, or all if they have many words.
+
+        A second call returns only those that were noted since.
+        """
+        if self._words <= BODY_WORDS:
+            return []
+        taken = [(path, text) for text, path in self._noted.items()][self._taken :]
+        self._taken += len(taken)
+        return taken
 
 
 def tool_names(body: Mapping[str, Any]) -> Known:

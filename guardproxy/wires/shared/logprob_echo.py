@@ -29,40 +29,40 @@ class LogprobEcho:
     def __init__(self, path: str) -> None:
         self._path = path
         self._text = bytearray()  # text that no token has spelled yet
-        self._tokens = bytearray()  # token bytes that the text does not have yet
-        self._other = bytearray()  # tokens since they spell another text
-        self._differs = False
+        self._tokens = bytearray()  # token bytes that the text does not have, and that are not judged
+        self._reported = 0  # how many of them are in an opaque part
+        self._differs = False  # the tokens do not spell the text, whatever comes
 
     def add(self, text: str, tokens: bytes) -> None:
         """Add what a frame brings of the text and of the tokens."""
-        self._text += text.encode()
         self._tokens += tokens
-        common = min(len(self._text), len(self._tokens))
-        if self._text[:common] != self._tokens[:common]:
-            self._differs = True
-        if self._differs:
-            self._other += tokens
-        del self._text[:common], self._tokens[:common]
+        if not self._differs:
+            self._text += text.encode()
+            common = min(len(self._text), len(self._tokens))
+            self._differs = self._text[:common] != self._tokens[:common]
+            if not self._differs:
+                del self._text[:common], self._tokens[:common]
 
     @property
     def ahead(self) -> bool:
-        """Whether the tokens spell anything that the text so far does not."""
-        return self._differs or bool(self._tokens)
+        """Whether the tokens spell anything that the text so far does not, and that is not reported."""
+        return len(self._tokens) > self._reported
 
     def close(self, builder: MessageBuilder) -> None:
         """Make the log probabilities an opaque part if they spell anything that the text does not.
 
-        Call this when the text is complete. Tokens are reported once: calling it again adds a part only if more tokens
-        have come.
+        These tokens are judged as well as soon as they have several words. Call this when the text is complete.
+        Tokens are reported once: calling it again adds a part only if more tokens have come.
         """
         if self.ahead:
             builder.opaque(self._path, "log probabilities of another text")
-            spelled = bytes(self._other or self._tokens).decode(errors="replace")
-            if label_words(spelled) > 1:
-                builder.name(self._path, spelled)
-            self._tokens.clear()
-            self._other.clear()
-            self._differs = False
+            self._differs = True
+            self._reported = len(self._tokens)
+            spelled = self._tokens.decode(errors="replace")
+            if builder.text(self._path) or label_words(spelled) > 1:
+                builder.add(self._path, spelled)
+                self._tokens.clear()
+                self._reported = 0
 
 
 def token_list(builder: MessageBuilder, value: Any, path: str) -> bytes:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from guardproxy.errors import Unreadable
 from guardproxy.types import Message, Part, PartKind, Role
-from guardproxy.wires.shared.identifiers import is_identifier, is_value
+from guardproxy.wires.shared.identifiers import is_identifier, is_value, looseness
+from guardproxy.wires.shared.known import Known
 
 ODD_KEYS = 3
 
@@ -30,27 +31,30 @@ class MessageBuilder:
     """Collects the parts of one message. Text added at a path is appended to the text that is already there.
 
     `error` is the type of error that malformed input raises: Unreadable for requests, UpstreamUnreadable for replies.
-    `known` are strings that are enumerated values in this message, such as the names of the request's tools.
+    `known` are strings that are enumerated values in this message, such as the names of the request's tools; it is
+    shared by all builders of a body, and counts the words of their identifiers.
     """
 
-    def __init__(self, error: type[Unreadable], known: Container[str] = ()) -> None:
+    def __init__(self, error: type[Unreadable], known: Known | None = None) -> None:
         self.error = error
-        self.known = known
+        self.known = Known() if known is None else known
         self._odd_keys: tuple[str, ...] = ()
         self.size = 0  # characters, as Message.size counts them
         self.opaques = 0  # calls of `opaque`
         self.calls = 0  # tool calls so far
         self.added: list[tuple[str, str]] = []  # (path, text) since the last `take`; the text of opaque parts is empty
+        self.said: list[tuple[str, PartKind, str]] = []  # (path, kind, text) as clients join it since then
         self.pieces: dict[str, _GrowingPart] = {}  # by path; opaque parts by _OPAQUE and the path
 
-    def add(self, path: str, text: str, kind: PartKind = "text") -> None:
-        """Append `text` to the part at `path`."""
+    def add(self, path: str, text: str, kind: PartKind = "text", form: str = "") -> None:
+        """Append `text` to the part at `path`. `form` names the form of the piece, if clients tell it from others."""
         piece = self._piece(path, kind)
         self.size += len(text)
         if text and any(piece.head) and not any(piece.body):
             self.size += 1  # the line break behind a tool's name
         piece.body.append(text)
         self.added.append((path, text))
+        self.said.append((path + form, kind, text))
 
     def call(self, path: str, name: str, arguments: str) -> None:
         """Append to a tool call: name, line break and arguments are one text, at the path of the arguments."""
@@ -64,6 +68,7 @@ class MessageBuilder:
             piece.body.append(arguments)
         self.size += len(grown)
         self.added.append((path, grown))
+        self.said.append((path, "tool_call", arguments))  # clients append the arguments without the name
 
     def _piece(self, path: str, kind: PartKind) -> _GrowingPart:
         """Return the piece at `path`, a new one if there is none."""
@@ -81,14 +86,27 @@ class MessageBuilder:
         if self.text(path) != text:
             self.add(path, text)
 
-    def may_name(self, key: str) -> bool:
-        """Return whether an unknown key passes: keys of a message may have ODD_KEYS words of their own together."""
+    def may_name(self, key: str, path: str) -> bool:
+        """Return whether an unknown key passes: keys of a message may have ODD_KEYS words of their own together.
+
+        `path` is that of the key's value.
+        """
         if is_value(key) or key in self._odd_keys:
+            if looseness(key):
+                self.known.note(path, key)
             return True
         odd = is_identifier(key) and len(self._odd_keys) < ODD_KEYS
         if odd:
             self._odd_keys += (key,)
+            self.known.note(path, key)
         return odd
+
+    def add_noted(self) -> bool:
+        """Add the identifiers of the body as texts if they have too many words; return whether any is added."""
+        texts = self.known.take_texts()
+        for path, text in texts:
+            self.name(path, text)
+        return bool(texts)
 
     def opaque(self, path: str, note: str) -> None:
         """Add an opaque part. The same place may have a text too: both are parts."""
@@ -106,7 +124,7 @@ class MessageBuilder:
 
     def take(self) -> list[tuple[str, str]]:
         """Return what was added since the last call, as (path, text)."""
-        taken, self.added = self.added, []
+        taken, self.added, self.said = self.added, [], []
         return taken
 
     def absorb(self, other: "MessageBuilder", grown: Container[str]) -> None:
@@ -157,8 +175,5 @@ class MessageBuilder:
         """Return the message so far."""
         return Message(
             role,
-            tuple(
-                Part(piece.path, "" if piece.kind == "opaque" else piece.text(), piece.kind, piece.note)
-                for piece in self.pieces.values()
-            ),
+            tuple(Part(piece.path, piece.text(), piece.kind, piece.note) for piece in self.pieces.values()),
         )

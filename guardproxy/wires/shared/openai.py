@@ -133,15 +133,38 @@ _CALL: FieldMap = {
 tool_calls: FieldRule = list_of(object_with(_CALL))
 
 
-def call_deltas(builder: MessageBuilder, value: Any, path: str) -> None:
-    """Judge the tool calls of a delta; the `index` of a call says which call of the message it continues."""
-    if value is not None and not isinstance(value, list):
-        raise builder.error("must be a list", path)
-    for place, call in enumerate(value or ()):
-        index = require_object(builder.error, call, f"{path}[{place}]").get("index", place)
-        if type(index) is not int or not 0 <= index < 1024:
-            raise builder.error("must be a small whole number", f"{path}[{place}].index")
-        object_with(_CALL)(builder, call, f"{path}[{index}]")
+def by_index(rule: FieldRule) -> FieldRule:
+    """Apply a rule to every item of a list in a delta; the `index` of an item names the item that it continues."""
+
+    def rule_of_list(builder: MessageBuilder, value: Any, path: str) -> None:
+        if value is not None and not isinstance(value, list):
+            raise builder.error("must be a list", path)
+        for place, item in enumerate(value or ()):
+            index = require_object(builder.error, item, f"{path}[{place}]").get("index", place)
+            if type(index) is not int or not 0 <= index < 1024:
+                raise builder.error("must be a small whole number", f"{path}[{place}].index")
+            rule(builder, item, f"{path}[{index}]")
+
+    return rule_of_list
+
+
+call_deltas = by_index(object_with(_CALL))
+
+
+def whole_items(builder: MessageBuilder, value: Any, path: str) -> None:
+    """Judge the items of a list in a delta as JSON texts. Clients join the strings of two items with the same `index`.
+
+    Raises the builder's error for such an item: its strings would be judged apart.
+    """
+    if not isinstance(value, list):
+        json_text("text")(builder, value, path)
+        return
+    for place, item in enumerate(value):
+        index = item.get("index") if isinstance(item, dict) else None
+        where = f"{path}[{index if type(index) is int and index >= 0 else place}]"
+        if index is not None and builder.text(where):
+            raise builder.error("continues an item that is judged as a whole", where)
+        json_text("text")(builder, item, where)
 
 
 def wants_usage(request: Request) -> bool:
@@ -300,7 +323,7 @@ class ChoicesStream(BaseStream):
         state = self.state_of(choice)
         if state.ended or self.closed:
             return b""
-        state.ended = True
+        self.end_choice(choice, outcome)
         if isinstance(outcome, Refuse):
             last = self.refusal(state, choice, outcome)
         else:
@@ -314,13 +337,13 @@ class ChoicesStream(BaseStream):
         return [lower for lower in range(index) if lower not in self._opened]
 
     def close(self) -> bytes:
-        """Return `[DONE]`, behind the usage if it was asked for and is known."""
+        """Return `[DONE]`, behind the usage if it was asked for and is known; the rest of one that was cut off."""
         if self.closed:
-            return b""
+            return self.rest_of_cut()
         self.closed = True
         if wants_usage(self.request) and self._usage is not None and not self._usage_sent:
             return self.pack_all([{**self.head, "choices": [], "usage": self._usage}]) + DONE
-        return (b"\n\n" if self._cut else b"") + DONE
+        return self.rest_of_cut() + DONE
 
 
 def refuse_stream(stream: ChoicesStream, refusal: Refuse, number: int) -> Answer:

@@ -25,13 +25,16 @@ strictly a field is read, and where its text belongs:
 - `machine_data`: a signature or other base64 data that only the server reads; it is judged if it is text;
 - `opaque`: an image or other content that no guard can read; text in such a field is judged all the same.
 
+The ids, names, labels and unknown keys of a body may have six words of their own together; if they have more, all of
+them are judged (`known.Known`).
+
 `list_of`, `object_with`, `object_by_type` and `string_or` apply other rules to nested values. `handled_in_code` leaves
 a field to the wire's own code. Every rule accepts null as "no value", except `object_by_type`.
 
 A key that the map does not have is read as `passed`; a key that is itself text is judged with its value.
 """
 
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
@@ -55,6 +58,7 @@ from guardproxy.wires.shared.identifiers import (
     label_words,
     looseness,
 )
+from guardproxy.wires.shared.known import Known
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.unmapped import is_plain, is_unreadable, judge, judge_key, search, unknown_object
 
@@ -140,7 +144,9 @@ def identifier(builder: MessageBuilder, value: Any, path: str) -> None:
     """Pass an id, and judge a string that is not an identifier. Read other values as `passed` does."""
     if not isinstance(value, str):
         passed(builder, value, path)
-    elif not is_identifier(value):
+    elif is_identifier(value):
+        builder.known.note(path, value)
+    else:
         judge(builder, value, path)
 
 
@@ -148,7 +154,9 @@ def name(builder: MessageBuilder, value: Any, path: str) -> None:
     """Pass the name of a model, a user or a server, and judge a string that has more words than a name."""
     if not isinstance(value, str):
         passed(builder, value, path)
-    elif not is_name(value):
+    elif is_name(value):
+        builder.known.note(path, value)
+    else:
         judge(builder, value, path)
 
 
@@ -160,6 +168,22 @@ def labels(builder: MessageBuilder, value: Any, path: str) -> None:
     texts = [value] if isinstance(value, str) else [*strings(value)]
     if label_words(" ".join(texts)) > NAME_WORDS:
         passed(builder, value, path)
+    else:
+        for place, label in _with_paths(value, path):
+            builder.known.note(place, label)
+
+
+def _with_paths(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Yield every string of a value with its path; a key has the path of its value."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield child_path(path, key), key
+            yield from _with_paths(item, child_path(path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _with_paths(item, f"{path}[{index}]")
 
 
 def machine_data(builder: MessageBuilder, value: Any, path: str) -> None:
@@ -286,19 +310,21 @@ def read_fields(builder: MessageBuilder, value: Mapping[str, Any], path: str, ta
         elif rule not in _PASSING:
             rule(builder, item, child_path(path, key))
         elif isinstance(item, str):
-            if len(item) > LENGTH or looseness(item) > LOOSE:
+            loose = looseness(item) if len(item) <= LENGTH else LENGTH
+            if loose > LOOSE:
                 rule(builder, item, child_path(path, key))
+            elif loose:
+                builder.known.note(child_path(path, key), item)
         elif isinstance(item, dict | list):
             rule(builder, item, child_path(path, key))
 
 
 def _read_unknown(builder: MessageBuilder, key: str, value: Any, path: str, table: FieldMap) -> None:
     folded = key.casefold()
-    if folded != key or not key.isascii():
-        for known in table:
-            if known.casefold() == folded:
-                raise builder.error(f"is a key in another spelling; write {known!r}", path)
-    if builder.may_name(key):
+    for known in table:  # the keys of a map are ASCII: their length stays
+        if len(known) == len(folded) and known.casefold() == folded:
+            raise builder.error(f"is a key in another spelling; write {known!r}", path)
+    if builder.may_name(key, path):
         passed(builder, value, path)
     else:
         judge_key(builder, key, value, path)
@@ -332,10 +358,11 @@ def _is_in(part: Part, fields: Collection[str]) -> bool:
     return bool(fields) and part.kind != "opaque" and steps(part.path)[0] in fields
 
 
-def outer_parts(body: Mapping[str, Any], table: FieldMap, known: Container[str] = ()) -> tuple[Part, ...]:
+def outer_parts(body: Mapping[str, Any], table: FieldMap, known: Known | None = None) -> tuple[Part, ...]:
     """Return the parts of a reply outside its choices, such as the texts of an error. Raises UpstreamUnreadable."""
     builder = MessageBuilder(UpstreamUnreadable, known)
     read_fields(builder, body, "", table)
+    builder.add_noted()
     return builder.message("assistant").parts if builder.pieces else ()
 
 

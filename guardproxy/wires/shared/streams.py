@@ -7,14 +7,15 @@ each choice, through `read_outer` for the rest) and writes the end of a choice i
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.ports import Chunk, Mark, Request
 from guardproxy.sse import Frame, FrameDecoder
-from guardproxy.types import Message, Part, Replace
+from guardproxy.types import Message, Part, Refuse, Replace
+from guardproxy.wires.shared.arrival import Arrivals
 from guardproxy.wires.shared.body import remove
 from guardproxy.wires.shared.known import repeated_in_reply
 from guardproxy.wires.shared.logprob_echo import LogprobEcho
@@ -73,12 +74,14 @@ class ChoiceState:
 class Event:
     """What the reader keeps of a frame until it is released.
 
-    `marks` by choice; `texts` as (choice, path, text); `body` is the parsed data, for frames that the proxy rewrites;
-    `kind` is the wire's own name for the type of the frame, empty for a frame without data.
+    `marks` by choice; `texts` as (choice, path, text); `pieces`: how many pieces of texts it brings, by choice; `body`
+    is the parsed data, for frames that the proxy rewrites; `kind` is the wire's own name for the type of the frame,
+    empty for a frame without data.
     """
 
     marks: dict[int, Mark] = field(default_factory=dict)
     texts: list[tuple[int, str, str]] = field(default_factory=list)
+    pieces: dict[int, int] = field(default_factory=dict)
     body: dict[str, Any] = field(default_factory=dict)
     kind: str = ""
     complete: bool = True
@@ -96,6 +99,7 @@ class BaseStream(ABC):
         self.terminated = False  # the terminator has been read
         self._decoder = decoder
         self._states: dict[int, ChoiceState] = {}
+        self._arrivals = Arrivals()
         self._cut = False  # the last released frame was incomplete
 
     # --- for the subclass to fill in -------------------------------------------------------------------------------
@@ -129,11 +133,16 @@ class BaseStream(ABC):
         chunks = [self._chunk(frame) for frame in self._decoder.finish()]
         # A stream that breaks off has not closed its choices; these marks close them, log probabilities included.
         marks = self.final_marks()
-        return [*chunks, Chunk(b"", marks, Event())] if marks else chunks
+        # Their chunk has no bytes: the frame before it is the last that the client gets.
+        complete = all(chunk.data.complete for chunk in chunks)
+        return [*chunks, Chunk(b"", marks, Event(complete=complete))] if marks else chunks
 
-    def message(self, choice: int) -> Message:
-        """Return the choice as far as it has been fed; paths are those of a whole reply."""
-        return self.state_of(choice).builder.message("assistant")
+    def message(self, choice: int, without: Container[int] = ()) -> Message:
+        """Return the choice as far as it has been fed; paths are those of a whole reply.
+
+        `arrived` leaves out the unreleased texts of the choices `without`.
+        """
+        return _with_arrivals(self.state_of(choice).builder.message("assistant"), self._arrivals.fed(without))
 
     def state_of(self, choice: int) -> ChoiceState:
         """Return the state of a choice, a new one for a new choice. Raises UpstreamUnreadable beyond CHOICES."""
@@ -162,6 +171,7 @@ class BaseStream(ABC):
         builder, was_closed = state.builder, state.final
         size, opaques = builder.size, builder.opaques
         whole = read(state)
+        whole = builder.add_noted() or whole
         if was_closed and builder.size > size:
             raise UpstreamUnreadable(f"text behind the end of choice {choice}")
         if state.final:  # on every frame behind the end as well: there is no text left for an echo to wait for
@@ -187,7 +197,11 @@ class BaseStream(ABC):
     def _mark(self, event: Event, mark: Mark) -> None:
         """Note the texts and the mark of a choice. A frame that names a choice twice gets the stricter mark."""
         # `take` after every frame: `ChoiceState.released` relies on texts being noted with the frame that brought them.
-        event.texts += [(mark.choice, path, text) for path, text in self._states[mark.choice].builder.take()]
+        state, choice = self._states[mark.choice], mark.choice
+        if not state.ended and state.builder.said:
+            count = self._arrivals.add(choice, state.builder.said, state.builder.pieces)
+            event.pieces[choice] = event.pieces.get(choice, 0) + count
+        event.texts += [(choice, path, text) for path, text in state.builder.take()]
         earlier = event.marks.get(mark.choice)
         if earlier is not None:
             final, whole = earlier.final or mark.final, earlier.whole or mark.whole
@@ -220,14 +234,12 @@ class BaseStream(ABC):
     def released(self, choice: int) -> Message:
         """Return the choice as far as it has been released, with the part paths of `message`."""
         state = self.state_of(choice)
-        return Message(
-            "assistant",
-            tuple(
-                replace(part, text=state.released_text(part.path))
-                for part in state.builder.message("assistant").parts
-                if part.path in state.released
-            ),
+        parts = (
+            replace(part, text=state.released_text(part.path))
+            for part in state.builder.message("assistant").parts
+            if part.path in state.released
         )
+        return _with_arrivals(Message("assistant", tuple(parts)), self._arrivals.released())
 
     def is_behind_end(self, event: Event) -> bool:
         """Whether the client has the terminator already: then only frames without data may follow."""
@@ -246,14 +258,32 @@ class BaseStream(ABC):
                 state.released.setdefault(path, []).append(text)
         for choice in event.marks:
             self._states[choice].started = True
+        self._arrivals.release(sum(n for choice, n in event.pieces.items() if not self._states[choice].ended))
+
+    def end_choice(self, choice: int, outcome: Replace | Refuse) -> None:
+        """Note that the proxy ends a choice: of its unreleased texts only the rest of the edited ones is left."""
+        state = self._states[choice]
+        rest: list[Part] = []
+        if isinstance(outcome, Replace):
+            for part, new in parts_with_new_texts(state.builder.message("assistant"), outcome):
+                rest.append(replace(part, text=new.removeprefix(state.released_text(part.path))))
+        self._arrivals.end(choice, rest)
+        state.ended = True
+
+    def rest_of_cut(self) -> bytes:
+        """Return the missing end of the last released frame if the upstream broke off inside it, else nothing."""
+        rest, self._cut = self.frame_end if self._cut else b"", False
+        return rest
 
     def pack_all(self, bodies: Iterable[Mapping[str, Any]]) -> bytes:
         """Return frames written by the proxy, behind the missing end of a frame that was cut off."""
         out = b"".join(self.pack(body) for body in bodies)
         # Without the missing end, a client would read the last upstream frame and this frame as a single frame.
-        if out and self._cut:
-            out, self._cut = self.frame_end + out, False
-        return out
+        return self.rest_of_cut() + out if out else b""
+
+
+def _with_arrivals(message: Message, arrived: tuple[Part, ...]) -> Message:
+    return replace(message, arrived=arrived) if arrived else message
 
 
 def _close_echoes(state: ChoiceState) -> None:

@@ -65,10 +65,11 @@ def search(
             stack.extend((child, f"{place}[{index}]", rule) for index, child in reversed([*enumerate(item)]))
         elif isinstance(item, dict):
             for key, child in reversed(item.items()):
-                if builder.may_name(key):
-                    stack.append((child, child_path(place, key), None))
+                inner = child_path(place, key)
+                if builder.may_name(key, inner):
+                    stack.append((child, inner, None))
                 else:
-                    judge_key(builder, key, child, child_path(place, key))
+                    judge_key(builder, key, child, inner)
 
 
 def is_plain(value: dict[str, Any] | list[Any]) -> bool:

@@ -1,0 +1,90 @@
+"""The order in which the texts of a stream arrive: some readers show all deltas in it, whatever they belong to."""
+
+import re
+from collections.abc import Collection, Container, Iterable
+from dataclasses import replace
+
+from guardproxy.errors import UpstreamUnreadable
+from guardproxy.types import Part, PartKind
+
+# The last keys of the paths at which clients append deltas to a text. A call's arguments have any key.
+_SHOWN = re.compile(r"(?:^|\.)(?:content|text|refusal|reasoning(?:_content)?|summary|thinking|response|transcript)$")
+# The kinds of text that may alternate: every combination of them is a text that some reader shows.
+MAX_KINDS = 5
+
+Said = tuple[str, PartKind, str]
+"""A piece of a text as clients append it: its path, its kind and the piece."""
+
+
+class Arrivals:
+    """The pieces of the texts of all choices in the order of their arrival, and how many of them have been released."""
+
+    def __init__(self) -> None:
+        self._pieces: list[tuple[int, Part]] = []
+        self._sent = 0
+        self._places: set[tuple[int, str]] = set()
+        self._kinds: dict[tuple[PartKind, str], int] = {}  # with the place of the latest text among the parts
+        self._last: tuple[int, str] | None = None
+        self._alternate = False
+
+    def add(self, choice: int, said: Iterable[Said], parts: Collection[str]) -> int:
+        """Add what a frame brings of a choice; return the number of pieces. `parts`: its paths in order.
+
+        A text that repeats another text of the frame is left out: some servers send reasoning under two names. Raises
+        UpstreamUnreadable if texts of more than MAX_KINDS kinds alternate.
+        """
+        count = 0
+        repeated: set[tuple[PartKind, str]] = set()
+        for path, kind, text in said:
+            if not text or (kind, text) in repeated or (kind != "tool_call" and not _SHOWN.search(path)):
+                continue
+            repeated.add((kind, text))
+            part = Part(path, text, kind)
+            self._pieces.append((choice, part))
+            if (choice, path) != self._last:
+                self._note(choice, part, parts)
+            count += 1
+        return count
+
+    def _note(self, choice: int, part: Part, parts: Collection[str]) -> None:
+        place, kind = (choice, part.path), part.shown_as
+        number = list(parts).index(part.path) if part.path in parts else 0
+        if not self._alternate:
+            others = any(choice != other for other, _ in self._places)
+            self._alternate = place in self._places or others or number < self._kinds.get(kind, 0)
+        self._places.add(place)
+        self._kinds[kind] = number
+        self._last = place
+        if self._alternate and len(self._kinds) > MAX_KINDS:
+            raise UpstreamUnreadable(f"texts of more than {MAX_KINDS} kinds alternate")
+
+    def release(self, count: int) -> None:
+        """Note that the next pieces have been released."""
+        self._sent += count
+
+    def end(self, choice: int, rest: Iterable[Part]) -> None:
+        """Replace the unreleased pieces of a choice with the rest of its texts, which is released at once."""
+        pending = [piece for piece in self._pieces[self._sent :] if piece[0] != choice]
+        sent = [*self._pieces[: self._sent], *((choice, part) for part in rest)]
+        self._pieces, self._sent = [*sent, *pending], len(sent)
+
+    def fed(self, without: Container[int] = ()) -> tuple[Part, ...]:
+        """Return the pieces so far, except for the unreleased ones of the choices `without`."""
+        sent = self._sent
+        return self._parts(piece for n, piece in enumerate(self._pieces) if n < sent or piece[0] not in without)
+
+    def released(self) -> tuple[Part, ...]:
+        """Return the pieces that have been released."""
+        return self._parts(self._pieces[: self._sent])
+
+    def _parts(self, pieces: Iterable[tuple[int, Part]]) -> tuple[Part, ...]:
+        """Return pieces, those of a text in a row as one; none if one choice has one text after the other, in order."""
+        if not self._alternate:
+            return ()
+        runs: list[tuple[tuple[int, str], Part, list[str]]] = []
+        for choice, part in pieces:
+            if runs and runs[-1][0] == (choice, part.path):
+                runs[-1][2].append(part.text)
+            else:
+                runs.append(((choice, part.path), part, [part.text]))
+        return tuple(replace(part, text="".join(texts)) for _, part, texts in runs)
