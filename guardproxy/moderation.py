@@ -26,7 +26,10 @@ _ROLES: Mapping[str, Role] = {role: role for role in get_args(Role)}
 
 @dataclass(frozen=True, slots=True)
 class Moderation:
-    """The verdict on a turn and the default policy's decision. `seconds` is the time of judging, without loading."""
+    """The verdict on a turn and the default policy's decision. `seconds` is the time of judging, without loading.
+
+    `unread` are the languages of the turn that the guard does not read.
+    """
 
     verdict: Verdict
     decision: Decision
@@ -34,6 +37,7 @@ class Moderation:
     policy: str
     policy_version: str
     seconds: float
+    unread: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values: P(unsafe), the probability of every category, the decision and its reasons."""
@@ -57,6 +61,7 @@ class Moderation:
             "policy": self.policy,
             "policy_version": self.policy_version,
             "seconds": self.seconds,
+            "unread_languages": list(self.unread),
         }
 
 
@@ -109,7 +114,7 @@ class _Loaded:
         self._guard = app.guard(settings)
         metrics = Metrics(CollectorRegistry())
         observers = Observers({}, text="none", required=False, metrics=metrics)
-        self._judging = Judging(self._guard, observers, metrics, {})
+        self._judging = Judging(self._guard, observers, metrics, {}, app.languages_read(settings))
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="guardproxy-moderate", daemon=True).start()
         try:
@@ -122,13 +127,15 @@ class _Loaded:
         """The verdict on the last turn and the decision. Raises GuardUnavailable."""
         *context, turn = conversation.messages
         started = time.perf_counter()
-        verdict, decision, error = self._run(
-            self._judging.judge(recent_context(context), in_scope(turn, self._policy.judge), self._policy)
+        judged = self._run(
+            self._judging.judgement(recent_context(context), in_scope(turn, self._policy.judge), self._policy)
         )
-        if verdict is None:
-            raise GuardUnavailable(error)
-        seconds = time.perf_counter() - started
-        return Moderation(verdict, decision, turn.side, self._policy.name, self._policy.version, seconds)
+        if judged.verdict is None:
+            raise GuardUnavailable(judged.error)
+        seconds, policy = time.perf_counter() - started, self._policy
+        return Moderation(
+            judged.verdict, judged.decision, turn.side, policy.name, policy.version, seconds, judged.unread
+        )
 
     def close(self) -> None:
         """Release the model and end the thread."""

@@ -1,7 +1,7 @@
 """Rules, policies and routes, and the decision: the only place that compares probabilities with thresholds. Pure."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, get_args
 
@@ -76,9 +76,10 @@ class BlockPolicy:
     name_categories: bool = False
     """Whether the message names the categories."""
 
-    def refusal(self, categories: tuple[str, ...]) -> Refuse:
-        """The refusal of a text for these categories."""
+    def refusal(self, categories: tuple[str, ...], languages: tuple[str, ...] = ()) -> Refuse:
+        """The refusal of a text for these categories, or because the guard does not read these languages."""
         named = f" ({', '.join(categories)})" if self.name_categories and categories else ""
+        named += f" ({language_note(languages)})" if languages else ""
         return Refuse(f"{self.message}{named}", self.how, self.finish, categories)
 
 
@@ -129,7 +130,8 @@ class Policy:
     """One named policy. `version` is a hash of its text.
 
     `on_guard_error`, `on_overload` and `on_opaque` say what to do without a verdict: the guard fails, it would take too
-    long, or it cannot read the content. `history` says what to do with earlier turns that would be refused now.
+    long, or it cannot read the content. `on_language` decides about a text in a language that the guard does not read.
+    `history` says what to do with earlier turns that would be refused now.
     """
 
     name: str
@@ -139,6 +141,7 @@ class Policy:
     on_guard_error: OnFailure = "block"
     on_overload: OnFailure = "block"
     on_opaque: Mapping[Side, OnFailure] = field(default_factory=lambda: {"user": "flag", "assistant": "flag"})
+    on_language: Mapping[Side, OnFailure] = field(default_factory=lambda: {"user": "flag", "assistant": "flag"})
     judge: JudgeScope = JudgeScope()
     history: HistoryMode = "drop"
     block: BlockPolicy = BlockPolicy()
@@ -193,6 +196,16 @@ def on_failure(setting: OnFailure, cause: Cause) -> Decision:
     """The decision without a verdict: the guard failed, was overloaded, or cannot read the content."""
     action: ActionName = "pass" if setting == "allow" else setting
     return Decision(action, "", (), cause)
+
+
+def language_note(languages: tuple[str, ...]) -> str:
+    """The reason of a coverage or a refusal: the languages that the guard does not read."""
+    return f"language: {', '.join(languages)}"
+
+
+def on_languages(setting: OnFailure, languages: tuple[str, ...]) -> Decision:
+    """The decision about a text in `languages` that the guard does not read."""
+    return replace(on_failure(setting, "language"), languages=languages)
 
 
 def worst(decisions: list[Decision]) -> Decision:

@@ -31,8 +31,9 @@ PartKind = Literal[
 ActionName = Literal["pass", "flag", "rewrite", "block"]
 """The severity of a decision, in ascending order. `flag` passes the text and marks it in headers, metrics and audit."""
 
-Cause = Literal["verdict", "guard_error", "overload", "opaque"]
-"""Why a decision was made: for a verdict, or without one: the guard failed or was overloaded, or content is opaque."""
+Cause = Literal["verdict", "guard_error", "overload", "opaque", "language"]
+"""Why a decision was made: for a verdict, or without one: the guard failed or was overloaded, or content is opaque.
+`language`: the text is in a language that the guard does not read."""
 
 OutcomeName = Literal["pass", "replace", "refuse", "drop"]
 """What happened to a text, in a record. `replace`: any rewrite, a redaction too. `drop`: a turn of the history was left
@@ -241,13 +242,15 @@ class Decision:
     """The policy's decision about a turn.
 
     `action` is the most severe of all `reasons`. `how` names the rewrite (`replace`, `redact` or a user's own), empty
-    for other actions. A decision with a `cause` other than "verdict" has no reasons.
+    for other actions. A decision with a `cause` other than "verdict" has no reasons; with the cause "language" it has
+    the `languages` that the guard does not read.
     """
 
     action: ActionName
     how: str
     reasons: tuple[Reason, ...]
     cause: Cause = "verdict"
+    languages: tuple[str, ...] = ()
 
     @property
     def categories(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "policy.py": ("tests/test_policy.py",),
     "holdback.py": ("tests/test_holdback.py",),
     "sse.py": ("tests/test_sse_frames.py", "tests/test_sse.py"),
+    "languages": ("tests/languages",),
     "views": ("tests/test_views.py", "tests/test_encodings.py"),
     "views/alphabets.py": ("tests/views/test_alphabets.py", "tests/test_encodings.py"),
     "views/ciphers.py": ("tests/views/test_ciphers.py", "tests/test_encodings.py"),

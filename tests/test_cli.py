@@ -13,11 +13,13 @@ import pytest
 import guardproxy
 from guardproxy.app import catalogue
 from guardproxy.cli import main, parser
+from guardproxy.cli.moderate import render
 from guardproxy.cli.serve import overridden
 from guardproxy.errors import ConfigError, Unreadable
-from guardproxy.moderation import read_chat
+from guardproxy.moderation import Moderation, read_chat
 from guardproxy.policy import PRESETS
 from guardproxy.settings import load, starter
+from guardproxy.types import Decision, Verdict
 
 ROOT = Path(__file__).parent.parent
 SIX = (
@@ -181,6 +183,9 @@ def moderated(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     code = f"""
 import asyncio, guardproxy
 from guardproxy.cli import main
+from guardproxy.cli.moderate import render
+from guardproxy.moderation import Moderation
+from guardproxy.types import Decision, Verdict
 for line in (["{HARMFUL}", "--json"], ["-", "--as", "assistant"], ["--chat", "{chat}", "--json"]):
     assert main(["moderate", *line]) == 0
     print("----")
@@ -230,6 +235,21 @@ def test_moderate_judges_the_last_turn_of_a_file(moderated: list[str]) -> None:
 def test_moderate_in_python(moderated: list[str]) -> None:
     """`guardproxy.moderate(chat)` tells harmful from harmless text, reuses its guard and runs inside an event loop."""
     assert moderated[3].strip() == "True block pass True"
+
+
+def test_moderate_names_a_language_that_the_guard_does_not_read() -> None:
+    """The text for people and the JSON object name the language and the decision about it."""
+    result = Moderation(
+        Verdict(0.02, (), "embedded"),
+        Decision("flag", "", (), "language", ("de",)),
+        "user",
+        "default",
+        "v",
+        0.1,
+        ("de",),
+    )
+    assert "decision: flag\n  language that the guard does not read: de\n" in render(result)
+    assert result.as_dict()["unread_languages"] == ["de"]
 
 
 def test_chat_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -705,12 +705,16 @@ def test_without_texts_the_structure_is_kept() -> None:
         ),
         Coverage("messages[4].content", "tool", "text", 5, judged=False, why="policy: role tool is not judged"),
         Coverage("messages[5].content", "user", "text", 5, judged=False, why="guard unavailable"),
+        Coverage("messages[6].content", "user", "text", 5, judged=False, why="language: zh, other"),
+        Coverage("messages[7].content", "user", "text", 5, judged=False, why="language: my secret"),
     )
     item = masked_record(dataclasses.replace(record(1, text="t", error="e", model="gpt-4o"), coverage=coverage), "none")
     assert [(part.path, part.why) for part in item.coverage] == [
         ("messages[3].content[0].*.text", "opaque"),
         ("messages[4].content", "policy: role tool is not judged"),
         ("messages[5].content", "guard unavailable"),
+        ("messages[6].content", "language: zh, other"),
+        ("messages[7].content", "opaque"),
     ]
     assert (item.text, item.error, item.origin.model) == ("", "[not stored]", "gpt-4o")
 

@@ -13,7 +13,7 @@ class BlockAction:
 
     async def __call__(self, turn: Message, decision: Decision, judge: JudgeAgain) -> Outcome:
         """Return the refusal. A guard failure gives the same refusal as a verdict, so clients cannot probe for it."""
-        return self._policy.refusal(decision.categories)
+        return self._policy.refusal(decision.categories, decision.languages)
 
 
 def open_action(policy: Policy) -> Action:

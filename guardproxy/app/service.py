@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from guardproxy import actions, sinks, wires
 from guardproxy.app.guards import combined, members, reads_label_lists, with_cache
+from guardproxy.app.languages import languages_read
 from guardproxy.app.registries import catalogue
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.guards.local import LocalGuard
@@ -104,7 +105,13 @@ class Service:
             metrics=self._metrics,
         )
         self._upstream = _upstream(settings)
-        self._pipeline = Pipeline(self._guard, self._observers, self._metrics, _actions(settings.policies.policies))
+        self._pipeline = Pipeline(
+            self._guard,
+            self._observers,
+            self._metrics,
+            _actions(settings.policies.policies),
+            reads=languages_read(settings),
+        )
         self.app = self._app(settings)
 
     def _app(self, settings: Settings) -> ASGIApp:

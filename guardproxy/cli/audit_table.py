@@ -64,12 +64,14 @@ def local(time: float, form: str = "%Y-%m-%d %H:%M:%S") -> str:
 
 
 def reached(record: "Record") -> str:
-    """The categories that reached a threshold, with probabilities; without any, the decision's cause or P(unsafe)."""
+    """The categories that reached a threshold, with probabilities; else the languages, the cause or P(unsafe)."""
     best: dict[str, float] = {}
     for reason in record.decision.reasons:
         best[reason.category] = max(reason.probability, best.get(reason.category, 0.0))
     if best:
         return ", ".join(f"{category} {best[category]:.2f}" for category in record.decision.categories)
+    if record.decision.languages:
+        return f"language: {', '.join(record.decision.languages)}"
     if record.error or record.decision.cause != "verdict":
         return record.decision.cause
     return f"(unsafe {record.verdict.unsafe:.2f})" if record.verdict else ""

@@ -74,6 +74,8 @@ def render(result: "Moderation") -> str:
         f"  {reason.action}: {reason.category} {reason.probability:.4f} reaches {reason.thresholds}"
         for reason in result.decision.reasons
     ]
+    if result.unread:
+        lines.append(f"  language that the guard does not read: {', '.join(result.unread)}")
     verdict = result.verdict
     lines.append(f"guard {verdict.guard}, taxonomy {verdict.taxonomy}, policy {result.policy}@{result.policy_version}")
     lines.append(f"judged as {result.side} in {result.seconds * 1000:.1f} ms")

@@ -4,13 +4,13 @@ Two kinds of caller: `Observers.record` counts records (`decision`, and `audit_*
 called directly where the time is measured, for example `guard` by `pipeline/judging.py`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from guardproxy.types import Record, Usage
+from guardproxy.types import Record, Side, Usage
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -36,8 +36,8 @@ class _BoundedLabel:
 class Metrics:
     """The metrics of one process, in a given registry. All times are in seconds.
 
-    Label values are names from the configuration (wires, sides, actions, categories, sinks), never texts that a client
-    chooses, such as models or paths.
+    Label values are names from the configuration (wires, sides, actions, categories, sinks) or from a fixed list
+    (languages), never texts that a client chooses, such as models or paths.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -65,6 +65,12 @@ class Metrics:
         self._shadow = counter("shadow_decisions", "Decisions of shadow policies, which do not act.", "side", "action")
         self._guard_errors = counter(
             "guard_errors", "Turns without a verdict because the guard failed or was overloaded.", "cause"
+        )
+        self._unread = counter(
+            "unread_languages",
+            "Judged turns in a language that the guard does not read.",
+            "side",
+            "language",
         )
         self._guard_s = seconds("guard", "Time to a verdict on all views of a text.", "cached")
         self._queue_s = seconds("guard_queue", "Time that checks waited in the guard's queue.")
@@ -99,6 +105,11 @@ class Metrics:
             # The cause is "opaque" if an unreadable part decided in the end; the guard has failed nevertheless.
             cause = record.decision.cause
             self._guard_errors.labels(cause if cause in ("guard_error", "overload") else "guard_error").inc()
+
+    def unread(self, side: Side, languages: Iterable[str]) -> None:
+        """Count a judged turn by each of its `languages` that the guard does not read: codes, or "other"."""
+        for language in languages:
+            self._unread.labels(side, language).inc()
 
     def guard(self, seconds: float, usage: Usage) -> None:
         """Observe the `seconds` to a verdict, and its cost.

@@ -44,6 +44,9 @@ _NOTES: Final = frozenset(
     }
 )
 
+# The note on a text in languages that the guard does not read (`policy.language_note`). No wire makes such a note.
+_LANGUAGES: Final = re.compile(r"language: (?:[a-z]{2}|other)(?:, (?:[a-z]{2}|other))*")
+
 
 def masked_record(record: Record, rule: TextRule) -> Record:
     """The record that sinks may see.
@@ -139,7 +142,7 @@ def _path(text: str, rule: TextRule) -> str:
 
 
 def _note(text: str, rule: TextRule) -> str:
-    if text in _NOTES:
+    if text in _NOTES or _LANGUAGES.fullmatch(text):
         return text
     return _client_text(text, rule) if rule in ("full", "redacted") else "opaque"
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from guardproxy.pipeline.judging import JudgedTurn
+from guardproxy.pipeline.judging import JudgedTurn, languages_in
 from guardproxy.pipeline.turns import exchanges_of, texts_after
-from guardproxy.policy import HistoryMode, worst
+from guardproxy.policy import HistoryMode, language_note, worst
 from guardproxy.types import Decision, Edit, Message, Pass, Refuse, Replace
 
 
@@ -94,3 +94,18 @@ def new_texts_of(judged: Iterable[JudgedTurn]) -> dict[str, str]:
 def undecoded_paths(judged: Iterable[JudgedTurn]) -> frozenset[str]:
     """The paths of the parts of every turn that has encodings that were not decoded."""
     return frozenset(part.path for turn in judged if turn.undecoded for part in turn.turn.message.parts)
+
+
+def unread_parts(judged: Iterable[JudgedTurn]) -> dict[str, str]:
+    """By path, the languages that the guard does not read, as a note: of each part in such a language.
+
+    If no part of a turn has such a language by itself, the parts together or a view of them have: then it is all parts.
+    """
+    languages: dict[str, dict[str, None]] = {}
+    for turn in judged:
+        parts = [part for part in turn.turn.message.parts if turn.unread and part.text and part.kind != "opaque"]
+        own = {part.path: [name for name in languages_in(part.text) if name in turn.unread] for part in parts}
+        for path, names in own.items():
+            if found := (names if any(own.values()) else turn.unread):
+                languages.setdefault(path, {}).update(dict.fromkeys(found))
+    return {path: language_note(tuple(names)) for path, names in languages.items()}

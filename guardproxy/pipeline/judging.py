@@ -12,9 +12,10 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from guardproxy.errors import GuardUnavailable, Overloaded
+from guardproxy.languages.detect import languages_of
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline.turns import Turn, in_scope
-from guardproxy.policy import Policy, decide, on_failure, worst
+from guardproxy.policy import Policy, decide, on_failure, on_languages, worst
 from guardproxy.ports import Action, Guard, JudgeAgain, Request, Wire
 from guardproxy.types import (
     SEVERITY,
@@ -59,7 +60,8 @@ class JudgedTurn:
 
     `verdict` is None if the turn has no readable text or the guard is unavailable; `error` says why the guard gave
     none. `latency_s` is how long judging took, in seconds; `choice` is the index of the choice in a reply.
-    `undecoded`: the bounds of the views ended before everything that looks encoded was decoded.
+    `undecoded`: the bounds of the views ended before everything that looks encoded was decoded. `unread`: the languages
+    of the text that the guard does not read.
     """
 
     turn: Turn
@@ -70,6 +72,7 @@ class JudgedTurn:
     latency_s: float = 0.0
     choice: int = 0
     undecoded: bool = False
+    unread: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -80,16 +83,20 @@ class JudgedTurn:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The verdict on a message and the decision; `error` and `undecoded` as in `JudgedTurn`."""
+    """The verdict on a message and the decision; `error`, `undecoded` and `unread` as in `JudgedTurn`."""
 
     verdict: Verdict | None
     decision: Decision
     error: str = ""
     undecoded: bool = False
+    unread: tuple[str, ...] = ()
 
 
 class Judging:
-    """Judges turns with one guard. `actions` maps the name of each action to its factory, which takes the policy."""
+    """Judges turns with one guard. `actions` maps the name of each action to its factory, which takes the policy.
+
+    `reads` are the languages that the guard reads, None if that is unknown: then no language is detected.
+    """
 
     def __init__(
         self,
@@ -97,8 +104,10 @@ class Judging:
         observers: Observers,
         metrics: Metrics,
         actions: Mapping[str, Callable[[Policy], Action]],
+        reads: frozenset[str] | None = None,
     ) -> None:
         self.guard = guard
+        self._reads = reads
         self._observers = observers
         self._metrics = metrics
         self.actions = actions
@@ -125,13 +134,15 @@ class Judging:
            `on_overload` or `on_guard_error` decides. A failure never counts as "safe".
         3. If the message has opaque parts, or encodings that were not decoded, `on_opaque` decides as well, and the
            more severe decision applies.
+        4. If its text or a view of it is in a language that the guard does not read, so does `on_language`.
 
         A message without text and without opaque parts passes. Other exceptions propagate, and nothing is released.
         """
         verdict, decision, error, complete = None, Decision("pass", "", ()), "", True
+        unread: tuple[str, ...] = ()
         if message.text.strip():  # not `says_something`: hidden text has views, and a guard may know mere signs
             views = _views(message, policy.views)
-            complete = views.complete
+            complete, unread = views.complete, self._unread(message.text, views.views)
             try:
                 behind = _behind(thread, message.text, policy.thread.characters)
                 verdict = await self._verdict(tuple(context), message, views.views, behind, stream)
@@ -142,7 +153,19 @@ class Judging:
                 decision, error = on_failure(policy.on_guard_error, "guard_error"), str(failure)
         if message.opaque or not complete:
             decision = worst([decision, on_failure(policy.on_opaque[message.side], "opaque")])
-        return Judgement(verdict, decision, error, not complete)
+        if unread:
+            decision = worst([decision, on_languages(policy.on_language[message.side], unread)])
+        return Judgement(verdict, decision, error, not complete, unread)
+
+    def _unread(self, text: str, views: Iterable[View]) -> tuple[str, ...]:
+        """The languages of a text and its views that the guard does not read."""
+        if self._reads is None:
+            return ()
+        own = languages_in(text)
+        # Russian with look-alikes from the Latin alphabet is in no language of that alphabet.
+        others = [view.text for view in views if not (own and view.name == "confusables")]
+        found = (*own, *(language for other in others for language in languages_in(other)))
+        return tuple(dict.fromkeys(language for language in found if language not in self._reads))
 
     async def _verdict(
         self, context: tuple[Message, ...], message: Message, views: Iterable[View], thread: str, stream: str | None
@@ -191,7 +214,9 @@ class Judging:
         if isinstance(outcome, Replace) and exchange.request.structured and turn.message.role == "assistant":
             outcome = refusal(policy, decision)
         seconds = time.perf_counter() - started
-        return JudgedTurn(turn, judged.verdict, decision, outcome, judged.error, seconds, choice, judged.undecoded)
+        return JudgedTurn(
+            turn, judged.verdict, decision, outcome, judged.error, seconds, choice, judged.undecoded, judged.unread
+        )
 
     async def record(
         self,
@@ -208,6 +233,7 @@ class Judging:
         records: list[Record] = []
         for judged_turn, own_coverage in _with_coverage(list(judged), coverage):
             records.append(_record(exchange, judged_turn, own_coverage, exchange.policy, dropped))
+            self._metrics.unread(judged_turn.turn.message.side, judged_turn.unread)
             for policy in exchange.shadow:
                 if judged_turn.verdict is None:
                     continue
@@ -271,6 +297,14 @@ def _views(message: Message, names: tuple[str, ...]) -> Views:
 _cached_views = lru_cache(maxsize=8192)(views_of)
 
 
+def languages_in(text: str) -> tuple[str, ...]:
+    """The languages of a text. Those of short texts are cached, as their views are."""
+    return _cached_languages(text) if len(text) <= _CACHED_CHARACTERS else languages_of(text)
+
+
+_cached_languages = lru_cache(maxsize=8192)(languages_of)
+
+
 def _behind(thread: str, text: str, most: int) -> str:
     """The last characters of a thread with a text behind it, at most `most`; empty if only the text is left of it."""
     return f"{thread}\n{text}"[-most:] if thread and len(text) + 1 < most else ""
@@ -278,7 +312,7 @@ def _behind(thread: str, text: str, most: int) -> str:
 
 def refusal(policy: Policy, decision: Decision | None = None) -> Refuse:
     """The policy's refusal, for a text that cannot be rewritten or could not be judged."""
-    return policy.block.refusal(decision.categories if decision is not None else ())
+    return policy.block.refusal(decision.categories, decision.languages) if decision else policy.block.refusal(())
 
 
 def _outcome_name(outcome: Outcome) -> OutcomeName:

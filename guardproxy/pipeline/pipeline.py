@@ -8,7 +8,7 @@ from guardproxy.errors import UpstreamUnreadable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline.canary import CANARIES
 from guardproxy.pipeline.error_text import error_message
-from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of, undecoded_paths
+from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of, undecoded_paths, unread_parts
 from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging, gathered
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.stream import StreamReview
@@ -77,7 +77,10 @@ class ErrorReview:
 
 
 class Pipeline:
-    """Guards exchanges with one guard. An exchange's state is not kept between calls."""
+    """Guards exchanges with one guard, which reads the languages `reads`, None if that is unknown.
+
+    An exchange's state is not kept between calls.
+    """
 
     def __init__(
         self,
@@ -87,8 +90,9 @@ class Pipeline:
         actions: Mapping[str, Callable[[Policy], Action]],
         *,
         max_held_bytes: int = 64 * 2**20,
+        reads: frozenset[str] | None = None,
     ) -> None:
-        self.judging = Judging(guard, observers, metrics, actions)
+        self.judging = Judging(guard, observers, metrics, actions, reads)
         self._metrics = metrics
         self._replies = JudgedReplies()
         self._max_held_bytes = max_held_bytes
@@ -136,7 +140,8 @@ class Pipeline:
             judged = judged.judged_again(dropped, await self._judge_request(remaining))
             dropped = judged.dropped(messages, history)
         undecoded = undecoded_paths(judged.turns)
-        coverage = coverage_of(messages, exchange.policy, failed=judged.failed, undecoded=undecoded)
+        unread = unread_parts(judged.turns)
+        coverage = coverage_of(messages, exchange.policy, failed=judged.failed, undecoded=undecoded, unread=unread)
         await self.judging.record(exchange, judged.to_record, coverage, dropped=dropped)
         if undecoded:  # the reply may quote it, so no later request may continue from the reply unseen
             exchange = _with_messages(exchange, with_undecoded(messages, undecoded))
@@ -178,7 +183,8 @@ class Pipeline:
         )
         judged = await judged_together(self.judging, exchange, judged)
         failed, undecoded = any(choice.error for choice in judged), undecoded_paths(judged)
-        coverage = coverage_of(reply.choices, exchange.policy, failed=failed, undecoded=undecoded)
+        unread = unread_parts(judged)
+        coverage = coverage_of(reply.choices, exchange.policy, failed=failed, undecoded=undecoded, unread=unread)
         await self.judging.record(exchange, judged, coverage)
         if all(choice.passed for choice in judged):
             self._replies.remember(exchange, reply.id)
@@ -235,8 +241,8 @@ class Pipeline:
         """Judge the text of an error that is in no form of the protocol."""
         messages = exchange.request.conversation.messages
         judged = await self.judging.turn(exchange, reply_turn(messages, message), recent_context(messages))
-        undecoded = undecoded_paths([judged])
-        coverage = coverage_of([message], exchange.policy, failed=bool(judged.error), undecoded=undecoded)
+        undecoded, unread, failed = undecoded_paths([judged]), unread_parts([judged]), bool(judged.error)
+        coverage = coverage_of([message], exchange.policy, failed=failed, undecoded=undecoded, unread=unread)
         await self.judging.record(exchange, [judged], coverage)
         passes, decision = isinstance(judged.outcome, Pass), judged.decision
         return ErrorReview(passes, decision.action if passes else "block", decision.categories, _extent(coverage))

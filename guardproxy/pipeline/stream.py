@@ -18,7 +18,7 @@ import structlog
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.holdback import Ask, HoldBack
 from guardproxy.observe import Metrics
-from guardproxy.pipeline.judged_request import undecoded_paths
+from guardproxy.pipeline.judged_request import undecoded_paths, unread_parts
 from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judgement, Judging, gathered, refusal
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.turns import coverage_of, in_scope, recent_context, reply_turn
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _LatestCheck:
-    """The latest finished check of a choice. `seconds` adds up over all checks of the choice."""
+    """The latest finished check of a choice. `seconds` and `unread` add up over all checks of the choice."""
 
     message: Message
     verdict: Verdict | None
@@ -41,6 +41,7 @@ class _LatestCheck:
     error: str = ""
     seconds: float = 0.0
     undecoded: bool = False
+    unread: tuple[str, ...] = ()
 
 
 class RefusedBeforeStart(Exception):
@@ -93,8 +94,8 @@ class StreamReview:
 
     @property
     def failed(self) -> bool:
-        """Whether the reply could not be read, or a choice not be judged."""
-        return self._unreadable or any(check.error for check in self._latest.values())
+        """Whether the reply could not be read, a choice not be judged, or the guard does not read its language."""
+        return self._unreadable or any(check.error or check.unread for check in self._latest.values())
 
     @property
     def passed(self) -> bool:
@@ -186,8 +187,10 @@ class StreamReview:
         if message.arrived and not _is_clean(judged):
             message = await self._without_harm_beside(ask.choice)
             judged = await self._judged(message)
-        seconds = time.perf_counter() - started + (before.seconds if before is not None else 0.0)
-        return _LatestCheck(message, judged.verdict, judged.decision, judged.error, seconds, judged.undecoded)
+        seconds, unread = time.perf_counter() - started, judged.unread
+        if before is not None:
+            seconds, unread = seconds + before.seconds, tuple(dict.fromkeys((*before.unread, *unread)))
+        return _LatestCheck(message, judged.verdict, judged.decision, judged.error, seconds, judged.undecoded, unread)
 
     async def _judged(self, message: Message) -> Judgement:
         policy = self._exchange.policy
@@ -334,12 +337,20 @@ class StreamReview:
         self._recorded[choice] = check.message
         turn = reply_turn(self._exchange.request.conversation.messages, message)
         judged = JudgedTurn(
-            turn, check.verdict, check.decision, outcome, check.error, check.seconds, choice, check.undecoded
+            turn,
+            check.verdict,
+            check.decision,
+            outcome,
+            check.error,
+            check.seconds,
+            choice,
+            check.undecoded,
+            check.unread,
         )
         if judged.passed:
             self._replies.remember(self._exchange, self._stream.id)
-        policy, undecoded = self._exchange.policy, undecoded_paths([judged])
-        coverage = coverage_of([message], policy, failed=bool(check.error), undecoded=undecoded)
+        policy, undecoded, unread = self._exchange.policy, undecoded_paths([judged]), unread_parts([judged])
+        coverage = coverage_of([message], policy, failed=bool(check.error), undecoded=undecoded, unread=unread)
         await self._judging.record(self._exchange, [judged], coverage)
 
     async def _stop(self) -> None:

@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from types import MappingProxyType
 
 from guardproxy.policy import JudgeScope, Policy, ThreadPolicy
 from guardproxy.types import Coverage, Message, Part, Replace, Role
@@ -249,14 +250,20 @@ def edited(
 
 
 def coverage_of(
-    messages: Iterable[Message], policy: Policy, *, failed: bool = False, undecoded: Container[str] = ()
+    messages: Iterable[Message],
+    policy: Policy,
+    *,
+    failed: bool = False,
+    undecoded: Container[str] = (),
+    unread: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Coverage, ...]:
-    """For every part: whether it is judged under `policy`, or why not.
+    """For every part: whether it is judged under `policy`, or why not, or not in full.
 
-    `failed`: the guard gave no verdict. `undecoded`: the paths of parts whose encodings were not all decoded.
+    `failed`: the guard gave no verdict. `undecoded`: the paths of parts whose encodings were not all decoded. `unread`:
+    the paths of parts in languages that the guard does not read, each with a note of these.
     """
     return tuple(
-        _coverage(message, part, policy, "guard unavailable" if failed else "", undecoded)
+        _coverage(message, part, policy, "guard unavailable" if failed else unread.get(part.path, ""), undecoded)
         for message in messages
         for part in message.parts
     )

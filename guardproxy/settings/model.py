@@ -131,6 +131,8 @@ class GuardSettings:
     """Options of the family."""
     taxonomy: Text | None = None
     """The categories to judge by, a name from `taxonomies`; without it, the family's own."""
+    languages: tuple[Text, ...] | None = None
+    """Codes of the languages that the guard reads; without it, those of its model's card; `[]` makes no statement."""
     timeout_s: Seconds = 30.0
     """Seconds that a check may take, including its wait, before the guard counts as failed."""
     max_wait_s: Seconds = 10.0

@@ -90,6 +90,8 @@ class PolicySettings:
     """What to do if the guard is overloaded."""
     on_opaque: OnFailure | OpaqueSettings = "flag"
     """What to do with content that the guard cannot read, such as images: for both sides or for each."""
+    on_language: OnFailure | OpaqueSettings = "flag"
+    """What to do with a text in a language that the guard does not read: for both sides or for each."""
     judge: JudgeScope = _JUDGE
     """Which texts of a request are judged."""
     history: HistorySettings = HistorySettings()

@@ -99,6 +99,7 @@ def _policy(name: str, policy: PolicySettings, version: str) -> Policy:
         on_guard_error=policy.on_guard_error,
         on_overload=policy.on_overload,
         on_opaque=_by_side(policy.on_opaque),
+        on_language=_by_side(policy.on_language),
         judge=policy.judge,
         history=policy.history.unsafe_turns,
         block=policy.block,
@@ -129,10 +130,10 @@ def _rules(thresholds: ThresholdSettings) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def _by_side(on_opaque: OnFailure | OpaqueSettings) -> dict[Side, OnFailure]:
-    if isinstance(on_opaque, OpaqueSettings):
-        return {"user": on_opaque.user, "assistant": on_opaque.assistant}
-    return {"user": on_opaque, "assistant": on_opaque}
+def _by_side(setting: OnFailure | OpaqueSettings) -> dict[Side, OnFailure]:
+    if isinstance(setting, OpaqueSettings):
+        return {"user": setting.user, "assistant": setting.assistant}
+    return {"user": setting, "assistant": setting}
 
 
 def _route(route: RouteSettings) -> Route:

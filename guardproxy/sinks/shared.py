@@ -37,16 +37,20 @@ def from_json(line: str) -> Record:
     """Read a record that `to_json` wrote. Raises ValueError, KeyError or TypeError for anything else."""
     data: dict[str, Any] = json.loads(line)
     verdict = data["verdict"]
-    decision = data["decision"]
     return Record(
         **{
             **data,
             "origin": Origin(**data["origin"]),
             "verdict": verdict and _verdict(verdict),
-            "decision": Decision(**{**decision, "reasons": tuple(Reason(**reason) for reason in decision["reasons"])}),
+            "decision": _decision(data["decision"]),
             "coverage": tuple(Coverage(**part) for part in data["coverage"]),
         }
     )
+
+
+def _decision(data: dict[str, Any]) -> Decision:
+    reasons = tuple(Reason(**reason) for reason in data["reasons"])
+    return Decision(**{**data, "reasons": reasons, "languages": tuple(data.get("languages", ()))})
 
 
 def _verdict(data: dict[str, Any]) -> Verdict:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from guardproxy.sinks import REGISTRY
 from guardproxy.sinks.jsonl import open_sink
 from guardproxy.sinks.log import open_sink as open_log
 from guardproxy.sinks.shared import from_json, to_json
+from guardproxy.types import Decision
 from tests.sinks.kit import HOSTILE, record
 
 CHARACTERS = st.text(st.characters(), max_size=20)  # surrogates too
@@ -95,3 +97,13 @@ def test_log_lines() -> None:
 def test_registered(name: str) -> None:
     """Every name in the registry has an `open_sink`."""
     assert load(name, REGISTRY, "sink").__name__ == "open_sink"
+
+
+def test_the_languages_of_a_decision_are_kept() -> None:
+    """A record has the languages that caused its decision; records from before them are read as well."""
+    decision = Decision("flag", "", (), "language", ("zh", "other"))
+    one = replace(record(1), decision=decision)
+    assert from_json(to_json(one)) == one
+    before = json.loads(to_json(record(1)))
+    del before["decision"]["languages"]
+    assert from_json(json.dumps(before)) == record(1)

@@ -79,7 +79,9 @@ def parts_of(upstream: Upstream, **changes: Any) -> tuple[Proxy, LivePolicies, O
     policies = LivePolicies(changes.get("policies") or PolicySet({"default": policy()}, version="cfg1"))
     proxy = Proxy(
         upstream=upstream,
-        pipeline=Pipeline(changes.get("guard") or WordGuard(WORDS), observers, metrics, actions),
+        pipeline=Pipeline(
+            changes.get("guard") or WordGuard(WORDS), observers, metrics, actions, reads=changes.get("reads")
+        ),
         wires=[load(name, WIRES, "wire") for name in WIRES],
         policies=policies,
         allow=PathList(changes.get("allow", ALLOW)),

@@ -910,3 +910,26 @@ def test_query_reaches_the_wire_without_keys(http: httpx.Client) -> None:
     assert events_asked.headers["content-type"].startswith("text/event-stream")
     assert array_asked.json()[0]["candidates"]
     assert upstream.seen == []
+
+
+@pytest.mark.parametrize(
+    ("text", "coverage", "action"),
+    [
+        ("I would like to see a film with my brother.", "full", "pass"),
+        ("Ich möchte mit meinem Bruder einen Film sehen.", "partial", "flag"),
+    ],
+)
+def test_a_language_that_the_guard_does_not_read(http: httpx.Client, text: str, coverage: str, action: str) -> None:
+    """Headers, record and metric name the language; request and reply pass byte for byte in any language."""
+    sink, script, body = ListSink(), completion(text), chat(text)
+    with standing(script, sinks={"list": sink}, reads=frozenset({"en"})) as (url, upstream):
+        answer = post(http, url, body)
+        metrics = http.get(f"{url}/metrics").text
+    assert (answer.headers["x-guardproxy-coverage"], answer.headers["x-guardproxy-action"]) == (coverage, action)
+    assert answer.content == script.body[0]
+    assert upstream.seen[0].body == body
+    whys = {part.why for record in sink.records for part in record.coverage}
+    assert whys == ({"language: de"} if coverage == "partial" else {""})
+    assert ('guardproxy_unread_languages_total{language="de",side="assistant"} 1.0' in metrics) == (
+        coverage == "partial"
+    )

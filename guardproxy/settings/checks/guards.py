@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterator
 
+from guardproxy.languages import CODES
 from guardproxy.policy import ANY, UNSAFE
 from guardproxy.settings.catalogue import Catalogue
 from guardproxy.settings.checks.upstream import url_error
@@ -14,6 +15,8 @@ from guardproxy.types import SIGNALS
 _EMBEDDED_FAMILY = "classifier"
 _DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
 _COMBINATIONS = ("all", "mean", "cascade")
+# Options of a guard that combines others.
+_OF_COMBINED = (*_COMBINATIONS, "languages")
 _CASCADE_GUARDS = ("first", "second")
 
 
@@ -28,12 +31,14 @@ def guards(root: Node, catalogue: Catalogue, categories: Collection[str] | None)
     elif guard is not None:
         yield from _single_guard(("guard",), guard, catalogue)
     yield from _mean(guard, categories) if guard else ()
+    yield from _languages(("guard", "languages"), guard) if guard else ()
     for name, node in defined:
         path: SettingPath = ("guards", name)
         if name not in members:
             message = "is not used; name it in guard.all or guard.cascade, or remove it"
             yield Problem(node.key_position, path, message)
         yield from _single_guard(path, node, catalogue)
+        yield from _languages((*path, "languages"), node)
         for key in _COMBINATIONS:
             if option := _option(node, key):
                 message = "only guard can combine guards, not an entry of guards; remove this"
@@ -64,7 +69,7 @@ def _combination(guard: Node, defined: list[str]) -> Iterator[Problem]:
     if all_of and cascade:
         yield Problem(cascade.key_position, ("guard", "cascade"), "cannot be combined with guard.all; remove either")
     for key, node in guard.entries():
-        if key not in _COMBINATIONS:
+        if key not in _OF_COMBINED:
             message = "has no effect on combined guards; set it for each of them in guards"
             yield Problem(node.key_position, ("guard", key), message)
     if all_of and len(all_of.elements()) == 1:
@@ -100,6 +105,20 @@ def _mean(guard: Node, categories: Collection[str] | None) -> Iterator[Problem]:
             yield Problem(weights.position, path, f"needs a weight for each of the {count} guards of guard.all")
         elif sum(numbers) == 0:
             yield Problem(weights.position, path, "the weights must not all be 0")
+
+
+def _languages(path: SettingPath, guard: Node) -> Iterator[Problem]:
+    """The codes of `languages` that ISO 639-1 does not have, or that are named twice."""
+    languages = guard.get("languages")
+    seen: set[str] = set()
+    for index, node in languages.elements() if languages else []:
+        code = node.text()
+        if code and code not in CODES:
+            message = f"{code!r} is not a code of ISO 639-1; use two lower-case letters, such as en or zh"
+            yield Problem(node.position, (*path, index), message)
+        elif code in seen:
+            yield Problem(node.position, (*path, index), f"{code} is already listed; remove it")
+        seen.add(code or "")
 
 
 def _number(node: Node) -> float:

@@ -1,0 +1,55 @@
+"""The languages that the guard of a configuration reads: its setting, or those of the model's card."""
+
+from collections.abc import Iterable
+
+from guardproxy.settings import GuardSettings, Settings
+
+_ENGLISH = frozenset({"en"})
+_LLAMA_GUARD_3 = frozenset({"de", "en", "es", "fr", "hi", "it", "pt", "th"})
+
+# The languages of the model cards, by family and, for Llama Guard, by its version. There is no statement for services
+# and for Qwen3Guard, whose card has 119 languages and dialects, more than the detector knows.
+_FAMILIES = {
+    "granite_guardian": _ENGLISH,
+    "shieldgemma": _ENGLISH,
+    "wildguard": _ENGLISH,
+    "llama_guard 1": _ENGLISH,
+    "llama_guard 2": _ENGLISH,
+    "llama_guard 3": _LLAMA_GUARD_3,
+    "llama_guard 3-1b": _LLAMA_GUARD_3,
+    "llama_guard 4": _LLAMA_GUARD_3,
+}
+# Models whose card says something else than their family's, by the last step of their names in lower case.
+_MODELS = {
+    "embedded": _ENGLISH,
+    "llama-guard-3-11b-vision": _ENGLISH,
+    "llama-prompt-guard-2-22m": _ENGLISH,
+    "toxic-bert": _ENGLISH,
+    "unbiased-toxic-roberta": _ENGLISH,
+}
+
+
+def languages_read(settings: Settings) -> frozenset[str] | None:
+    """The languages that the guard reads; None for no statement.
+
+    Guards that are combined read what every guard reads that makes a statement: in a cascade the first guard alone may
+    decide, and with `all` each guard has categories that no other guard judges.
+    """
+    if settings.guard.languages is not None or not settings.members:
+        return _of(settings.guard)
+    return _common(_of(member.guard) for member in settings.members.values())
+
+
+def _of(guard: GuardSettings) -> frozenset[str] | None:
+    if guard.languages is not None:
+        return frozenset(guard.languages) or None
+    if guard.service is not None:
+        return None
+    name = guard.model.rstrip("/").rpartition("/")[2].lower()
+    family = f"llama_guard {guard.options.get('version', '1')}" if guard.family == "llama_guard" else guard.family
+    return _MODELS.get(name, _FAMILIES.get(family))
+
+
+def _common(languages: Iterable[frozenset[str] | None]) -> frozenset[str] | None:
+    stated = [of_guard for of_guard in languages if of_guard is not None]
+    return frozenset.intersection(*stated) if stated else None
