@@ -73,9 +73,6 @@ def products(runner: ClassifierRunner, rows: int, size: int, inner: int) -> Call
 def encoder_rows(name: str, loaded: LoadedModel, lengths: tuple[int, ...], rounds: int) -> None:
     """Print the rows of an encoder, for each length and batch."""
     config = loaded.model.config
-    print(
-        f"| {name}: chosen | {choose_format('auto', linear_layers(loaded.model.base_model.encoder)).name} |", flush=True
-    )
     runners = {each.name: ClassifierRunner(loaded, CPU, threads=1, number_format=each) for each in FORMATS}
     labels = ClassLogits(tuple(f"LABEL_{at}" for at in range(config.num_labels)), "sigmoid")
     (work,) = runners["float32"].encode(Prompt((Piece("a", "judged"),), labels, "k"))
@@ -87,9 +84,8 @@ def encoder_rows(name: str, loaded: LoadedModel, lengths: tuple[int, ...], round
             acts: dict[str, Callable[[], Any]] = {}
             for each, runner in runners.items():
                 acts[each] = lambda runner=runner, works=works: runner.run(works)  # type: ignore[misc]
-                acts[f"{each} products"] = products(
-                    runner, length * batch, config.hidden_size, config.intermediate_size
-                )
+                rows = length * batch
+                acts[f"{each} products"] = products(runner, rows, config.hidden_size, config.intermediate_size)
             seconds = least(acts, rounds if batch < 32 else max(2, rounds // 4))
             show(f"{name}, {length} tokens, batch {batch}", seconds, batch)
 
@@ -98,11 +94,9 @@ def show(label: str, seconds: dict[str, float], checks: int) -> None:
     """Print one row: milliseconds of a check, the speed relative to plain float32, and to the products alone."""
     base = seconds["float32"]
     cells = [f"{1000 * base / checks:.1f} ms"]
-    for each in FORMATS[1:]:
-        cells.append(f"{base / seconds[each.name]:.2f}")
-    for each in FORMATS:
-        if f"{each.name} products" in seconds:
-            cells.append(f"{seconds[each.name] / seconds[f'{each.name} products']:.2f}")
+    cells += [f"{base / seconds[each.name]:.2f}" for each in FORMATS[1:]]
+    pairs = [(seconds[each.name], seconds.get(f"{each.name} products")) for each in FORMATS]
+    cells += ["" if alone is None else f"{whole / alone:.2f}" for whole, alone in pairs]
     print(f"| {label} | " + " | ".join(cells) + " |", flush=True)
 
 
@@ -126,10 +120,16 @@ def main() -> None:
     torch.set_num_threads(1)
     names = [each.name for each in FORMATS]
     print(machine(), torch.__version__)
+    encoders = {
+        "embedded guard": (load_classifier("embedded", CPU, torch.float32), (30, 100), 4 if quick else 16),
+        "MPNet base": (larger(), (100,), 2 if quick else 8),
+    }
+    for name, (loaded, _, _) in encoders.items():
+        print(f"{name}: auto is", choose_format("auto", linear_layers(loaded.model.base_model.encoder)).name)
     print(f"\n| check | {names[0]} | times its speed: " + " | ".join(names[1:]), end=" | ")
     print("times its products: " + " | ".join(names) + " |\n|---|" + "--:|" * (2 * len(names)))
-    encoder_rows("embedded guard", load_classifier("embedded", CPU, torch.float32), (30, 100), 4 if quick else 16)
-    encoder_rows("MPNet base", larger(), (100,), 2 if quick else 8)
+    for name, (loaded, lengths, rounds) in encoders.items():
+        encoder_rows(name, loaded, lengths, rounds)
     with torch.inference_mode():
         generative_rows(16 if quick else 64, 1 if quick else 3)
 

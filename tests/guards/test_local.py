@@ -93,6 +93,20 @@ async def run(runner, body, **options):
         await guard.close()
 
 
+def test_the_type_of_the_weights_is_known_while_a_model_is_loaded():
+    """None before the start and after the close."""
+    guard = engine(Scripted())
+
+    async def body():
+        before = guard.dtype
+        await guard.start()
+        during = guard.dtype
+        await guard.close()
+        return before, during, guard.dtype
+
+    assert asyncio.run(body()) == (None, "float32", None)
+
+
 def test_a_verdict_carries_its_account():
     """Queue, tokenise and forward seconds, tokens computed and reused, batch and windows are stated."""
 
