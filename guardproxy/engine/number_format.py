@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 import torch
@@ -31,9 +32,9 @@ Seconds = Mapping[str, Sequence[float]]
 _ROWS = (32, 256)
 # CPU seconds of the measurement, and the least rounds.
 _BUDGET_S, _ROUNDS = 0.1, 3
-# A format must be this many times as fast as the format that it replaces: packed weights take some time to load, and
-# bfloat16 has an error.
-_PACKED_GAIN, _BFLOAT16_GAIN = 1.03, 1.3
+# bfloat16 has an error, so it must be this many times as fast as float32 at every number of rows. Packed weights must
+# be this many times as fast as plain ones on the average, and may be slower at one number of rows by the noise only.
+_BFLOAT16_GAIN, _PACKED_GAIN, _NOISE = 1.3, 1.03, 0.9
 
 log = logging.getLogger("guardproxy.engine")
 
@@ -134,29 +135,30 @@ def choose_format(wanted: str, layers: Sequence[torch.nn.Linear], folder: Path |
     base = seconds[NumberFormat(torch.float32).name]
     log.info(
         "number_format",
-        extra={"chosen": chosen.name, "times_plain_float32": round(_gain(base, seconds[chosen.name]), 2)},
+        extra={"chosen": chosen.name, "times_plain_float32": round(min(_gains(base, seconds[chosen.name])), 2)},
     )
     return chosen
 
 
 def fastest(seconds: Seconds, wanted: str) -> NumberFormat:
-    """The format to use by measured `seconds`: it must be clearly faster than a plainer one, at all row counts."""
+    """The format to use by measured `seconds`: the plainest, unless another one is clearly faster."""
 
     def best(dtype: torch.dtype) -> NumberFormat:
         plain, packed = NumberFormat(dtype), NumberFormat(dtype, packed=True)
         if packed.name not in seconds:
             return plain
-        return packed if _gain(seconds[plain.name], seconds[packed.name]) >= _PACKED_GAIN else plain
+        gains = _gains(seconds[plain.name], seconds[packed.name])
+        return packed if geometric_mean(gains) >= _PACKED_GAIN and min(gains) >= _NOISE else plain
 
     single, half = best(torch.float32), best(torch.bfloat16)
     if wanted == "auto":
-        gain = _gain(seconds[single.name], seconds[half.name]) if half.name in seconds else 0.0
-        return half if gain >= _BFLOAT16_GAIN else single
+        faster = half.name in seconds and min(_gains(seconds[single.name], seconds[half.name])) >= _BFLOAT16_GAIN
+        return half if faster else single
     return half if wanted == "bfloat16" else single
 
 
-def _gain(slow: Sequence[float], fast: Sequence[float]) -> float:
-    return min(a / b for a, b in zip(slow, fast, strict=True))
+def _gains(slow: Sequence[float], fast: Sequence[float]) -> list[float]:
+    return [a / b for a, b in zip(slow, fast, strict=True)]
 
 
 def measure(layers: Sequence[torch.nn.Linear]) -> dict[str, list[float]]:
@@ -213,7 +215,7 @@ def _cached(folder: Path, machine: dict[str, Any], act: Callable[[], dict[str, l
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
         seconds: Seconds = json.loads(path.read_text())["seconds"]
         for wanted in ("auto", "float32", "bfloat16"):
-            _gain(seconds["float32"], seconds[fastest(seconds, wanted).name])  # fails if anything is missing
+            _gains(seconds["float32"], seconds[fastest(seconds, wanted).name])  # fails if anything is missing
         return seconds
     measured = act()
     with contextlib.suppress(OSError):

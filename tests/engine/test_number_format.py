@@ -24,15 +24,16 @@ LAYERS = torch.nn.Sequential(torch.nn.Linear(48, 80), torch.nn.Linear(80, 48, bi
     ("seconds", "chosen"),
     [
         # of float32, float32 packed, bfloat16, bfloat16 packed; each for a short row and a batch
-        ([(4, 8), (3.9, 7.5), (9, 20), (8, 18)], ("float32", "float32", "bfloat16 packed")),
+        ([(4, 8), (3.95, 7.8), (9, 20), (8, 18)], ("float32", "float32", "bfloat16 packed")),
         ([(4, 8), (2, 4), (1.6, 3.5), (1.58, 3)], ("float32 packed", "float32 packed", "bfloat16")),
         ([(4, 8), (2, 4), (1.4, 2), (1, 1.5)], ("bfloat16 packed", "float32 packed", "bfloat16 packed")),
         ([(4, 8), (2, 9), (1, 8), (1, 8)], ("float32", "float32", "bfloat16")),
+        ([(8, 56), (5, 25), (3.7, 12), (2.9, 13)], ("bfloat16 packed", "float32 packed", "bfloat16 packed")),
         ([(4, 8), (2, 4), (1.5, 3.2), (1.5, 3.2)], ("float32 packed", "float32 packed", "bfloat16")),
     ],
 )
-def test_a_format_must_be_clearly_faster_at_every_number_of_rows(seconds, chosen):
-    """Packed weights need 1.03 times the speed, and bfloat16 1.3 times, of the best plainer format."""
+def test_a_format_must_be_clearly_faster(seconds, chosen):
+    """bfloat16 must be 1.3 times as fast at every number of rows, packed weights 1.03 times on the average."""
     names = ("float32", "float32 packed", "bfloat16", "bfloat16 packed")
     table = dict(zip(names, seconds, strict=True))
     assert tuple(fastest(table, wanted).name for wanted in ("auto", "float32", "bfloat16")) == chosen
