@@ -25,7 +25,7 @@ LAYERS = torch.nn.Sequential(torch.nn.Linear(48, 80), torch.nn.Linear(80, 48, bi
     [
         # of float32, float32 packed, bfloat16, bfloat16 packed; each for a short row and a batch
         ([(4, 8), (3.95, 7.8), (9, 20), (8, 18)], ("float32", "float32", "bfloat16 packed")),
-        ([(4, 8), (2, 4), (1.6, 3.5), (1.58, 3)], ("float32 packed", "float32 packed", "bfloat16")),
+        ([(4, 8), (2, 4), (1.6, 3.5), (1.58, 3)], ("float32 packed", "float32 packed", "bfloat16 packed")),
         ([(4, 8), (2, 4), (1.4, 2), (1, 1.5)], ("bfloat16 packed", "float32 packed", "bfloat16 packed")),
         ([(4, 8), (2, 9), (1, 8), (1, 8)], ("float32", "float32", "bfloat16")),
         ([(8, 56), (5, 25), (3.7, 12), (2.9, 13)], ("bfloat16 packed", "float32 packed", "bfloat16 packed")),
