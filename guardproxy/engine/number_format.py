@@ -118,7 +118,7 @@ def _packed_product(weight: torch.Tensor, bias: torch.Tensor | None, hidden: tor
     if missing:
         hidden = functional.pad(hidden, (0, 0, 0, missing))
     out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(hidden, weight, bias, "none", [], "")  # noqa: SLF001
-    return out[..., :rows, :]
+    return out[..., :rows, :] if missing else out
 
 
 def choose_format(wanted: str, layers: Sequence[torch.nn.Linear], folder: Path | None = None) -> NumberFormat:
