@@ -227,11 +227,12 @@ def _cached(folder: Path, machine: dict[str, Any], act: Callable[[], dict[str, l
 
 
 def _cpu() -> str:
-    """The model of the CPU and its instructions, which a virtual machine may leave out."""
+    """The model of the CPU, the instructions that torch uses, and a hash of all that the machine has."""
     lines: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             name, _, value = line.partition(":")
             lines.setdefault(name.strip(), value.strip())
     flags = hashlib.sha256(lines.get("flags", "").encode()).hexdigest()[:16]
-    return f"{lines.get('model name') or platform.processor() or platform.machine()} {flags}"
+    model = lines.get("model name") or platform.processor() or platform.machine()
+    return f"{model} {torch.backends.cpu.get_cpu_capability()} {flags}"
