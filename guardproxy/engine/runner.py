@@ -28,9 +28,13 @@ class WorkResult:
 
 
 class Runner(Protocol):
-    """A model on a device. `encode` may be called on any thread, all else on the worker's thread only."""
+    """A model on a device. `encode` may be called on any thread, all else on the worker's thread only.
+
+    `dtype` is the type of its layers' weights, such as `bfloat16`.
+    """
 
     max_batch_tokens: int
+    dtype: str
 
     def encode(self, prompt: Prompt, stream: str | None = None) -> tuple[WorkItem, ...]:
         """Encode `prompt` in one or more windows. Raises GuardUnavailable if the model cannot read it."""

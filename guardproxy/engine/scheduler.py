@@ -211,6 +211,13 @@ class Scheduler:
             tokens_reused=tally.reused,
         )
 
+    @property
+    def dtype(self) -> str | None:
+        """The runner's `dtype`; None while no model is loaded."""
+        worker = self._worker
+        loaded = worker is not None and worker.ready.done() and worker.ready.exception() is None
+        return worker.ready.result().dtype if worker is not None and loaded else None
+
     def _running(self) -> _Worker:
         worker = self._worker
         if worker is None or not worker.ready.done():

@@ -126,7 +126,7 @@ class GuardSettings:
     device: Text = "auto"
     """Where the model runs: `cpu`, `cuda`, `cuda:N`, or `auto`, which takes a GPU if there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format of the weights; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    """Number format of the weights; `auto` is bfloat16 on a GPU and the faster of float32 and bfloat16 on a CPU."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the family."""
     taxonomy: Text | None = None

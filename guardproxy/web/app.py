@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import structlog
 from starlette.applications import Starlette
@@ -31,6 +32,7 @@ def create_app(
     metrics: Metrics,
     ready: Callable[[], str],
     lifespan: Lifespan,
+    dtypes: Callable[[], Mapping[str, str]] = dict,
     routes: Sequence[BaseRoute] = (),
     own_paths: Sequence[str] = (),
     visitors: Visitors | None = None,
@@ -38,12 +40,13 @@ def create_app(
     """The application to serve. `lifespan` starts and stops its parts.
 
     `routes` are further endpoints of guardproxy itself. They answer requests to `own_paths`; a path that ends in `/`
-    includes all paths below it. `ready` returns why the proxy is not ready, empty if it is. `visitors` checks the host
+    includes all paths below it. `ready` returns why the proxy is not ready, empty if it is. `dtypes` returns the type
+    of the weights of every guard whose model runs in this process. `visitors` checks the host
     and the origin of every request; without it, every host is served and pages of other origins are refused.
     """
 
     async def healthz(request: Request) -> Response:
-        return _json({"status": "ok", "policy": policies.current.version})
+        return _json({"status": "ok", "policy": policies.current.version, "dtype": dtypes()})
 
     async def readyz(request: Request) -> Response:
         reason = ready()
@@ -96,5 +99,5 @@ class _Front:
         return Response(answer.body, answer.status, media_type=answer.content_type, headers=_NO_RETRY)
 
 
-def _json(body: Mapping[str, str], status: int = 200) -> Response:
+def _json(body: Mapping[str, Any], status: int = 200) -> Response:
     return Response(json.dumps(body).encode(), status, media_type="application/json")

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from guardproxy.engine.encoder.packed import PackedEncoder, lane_edges, pack_windows
 from guardproxy.engine.lanes import LanePool
+from guardproxy.engine.number_format import NumberFormat
 
 CPU = torch.device("cpu")
+FLOAT32 = NumberFormat(torch.float32)
 
 
 def small(kind, **more):
@@ -51,13 +53,19 @@ def plain(window, model=MODEL):
 
 
 @settings(deadline=None, max_examples=100)
-@given(windows=windows, threads=st.sampled_from(sorted(POOLS)), name=st.sampled_from(sorted(MODELS)))
-def test_every_window_has_the_logits_of_the_plain_model(windows, threads, name):
-    """Windows of any lengths in any number of lanes get the model's own logits, in order."""
+@given(
+    windows=windows,
+    threads=st.sampled_from(sorted(POOLS)),
+    name=st.sampled_from(sorted(MODELS)),
+    number_format=st.sampled_from([FLOAT32, NumberFormat(torch.float32, packed=True), NumberFormat(torch.bfloat16)]),
+)
+def test_every_window_has_the_logits_of_the_plain_model(windows, threads, name, number_format):
+    """Windows of any lengths in any number of lanes get the model's own logits, in order; in bfloat16 about."""
     row = pack_windows([tuple(zip(*window, strict=True)) for window in windows])
-    got = torch.cat(POOLS[threads].run(PackedEncoder(MODELS[name]).lanes(row, threads)))
+    got = torch.cat(POOLS[threads].run(PackedEncoder(MODELS[name], number_format).lanes(row, threads)))
     wanted = torch.stack([plain(window, MODELS[name]) for window in windows])
-    assert torch.allclose(got, wanted, atol=1e-5), (got - wanted).abs().max()
+    bound = 1e-5 if number_format.dtype == torch.float32 else 0.1
+    assert torch.allclose(got, wanted, atol=bound), (got - wanted).abs().max()
 
 
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=12), st.integers(1, 5))
@@ -76,7 +84,7 @@ def test_a_row_is_cut_into_like_lanes(lengths, lanes):
 
 def test_a_lane_that_fails_fails_the_pass_and_hangs_nobody():
     """The lane that waits for the failed lane's keys raises too, and the next pass succeeds."""
-    encoder = PackedEncoder(MODEL)
+    encoder = PackedEncoder(MODEL, FLOAT32)
     unknown = pack_windows([((5,) * 59 + (99,), (0,) * 60)])
     with pytest.raises(RuntimeError, match="another lane"):
         POOLS[2].run(encoder.lanes(unknown, 2))

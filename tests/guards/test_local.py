@@ -39,6 +39,7 @@ class Scripted:
     """
 
     max_batch_tokens = 100
+    dtype = "float32"
 
     def __init__(self):
         self.batches = []
@@ -90,6 +91,20 @@ async def run(runner, body, **options):
         return await body(guard)
     finally:
         await guard.close()
+
+
+def test_the_type_of_the_weights_is_known_while_a_model_is_loaded():
+    """None before the start and after the close."""
+    guard = engine(Scripted())
+
+    async def body():
+        before = guard.dtype
+        await guard.start()
+        during = guard.dtype
+        await guard.close()
+        return before, during, guard.dtype
+
+    assert asyncio.run(body()) == (None, "float32", None)
 
 
 def test_a_verdict_carries_its_account():

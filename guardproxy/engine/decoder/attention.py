@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from guardproxy.engine.bfloat16_attention import bfloat16_attention
 from guardproxy.engine.decoder.packed import DecoderLane
 
 # The name under which the attention function is registered with transformers.
@@ -40,11 +41,13 @@ def blockwise_attention(lane: DecoderLane, layer: int, query: torch.Tensor, scal
         query = query[:, wanted.rows]
     rows = query.shape[1]
     scratch = lane.plan.scratch[layer]
+    query = query.to(scratch.dtype)
     kv_heads = scratch.shape[1]
     query = query.view(kv_heads, heads // kv_heads, rows, size)
     # Allocated in the order of the result, so that the last permute and flatten need no copy.
-    out = query.new_zeros(rows, kv_heads, heads // kv_heads, size).permute(1, 2, 0, 3)
-    total = query.new_full((kv_heads, heads // kv_heads, rows), -torch.inf)
+    # Parts are merged in float32: every merge would round the sum of the parts before it.
+    out = query.new_zeros(rows, kv_heads, heads // kv_heads, size, dtype=torch.float32).permute(1, 2, 0, 3)
+    total = query.new_full((kv_heads, heads // kv_heads, rows), -torch.inf, dtype=torch.float32)
     for diagonal in wanted.diagonal_blocks:
         part = slice(diagonal.low - wanted.low, diagonal.high - wanted.low)
         keys, values = scratch[:, :, diagonal.low : diagonal.high].unbind(0)
@@ -60,14 +63,18 @@ def blockwise_attention(lane: DecoderLane, layer: int, query: torch.Tensor, scal
         keys, values = lane.load_keys(layer, block)
         # Every query sees every key, so the heads that share keys can become rows of one larger product.
         queries = query[:, :, part]
-        attended, logsumexp = attend(queries.flatten(1, 2)[:, None], keys, values, scale, cap)
+        if not cap and query.device.type == "cpu" and query.dtype == torch.bfloat16:
+            logsumexp = total.new_empty((kv_heads, queries[0].shape[:2].numel()))
+            attended = bfloat16_attention(queries.flatten(1, 2) * scale, keys, values, logsumexp=logsumexp)
+        else:
+            attended, logsumexp = attend(queries.flatten(1, 2)[:, None], keys, values, scale, cap)
         attended, logsumexp = attended.view(queries.shape), logsumexp.reshape(queries.shape[:-1])
         # The weight of a new part is e^new / (e^new + e^old) = sigmoid(new - old). For a row without any part yet, old
         # is -inf and the weight 1.
         known = total[:, :, part]
-        out[:, :, part].lerp_(attended, torch.sigmoid(logsumexp - known)[..., None])
+        out[:, :, part].lerp_(attended.float(), torch.sigmoid(logsumexp - known)[..., None])
         total[:, :, part] = torch.logaddexp(known, logsumexp)
-    out = out.permute(2, 0, 1, 3).flatten(1, 2)
+    out = out.permute(2, 0, 1, 3).flatten(1, 2).to(query.dtype)
     if wanted.rows is None:
         return out
     # transformers expects all rows; the rest stays zero, and SelectedRows drops it in the projection that follows.
@@ -86,7 +93,7 @@ def attend(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of [groups, heads, n, size] over [groups, m, size], and its log-sum-exp [groups, heads, n]."""
     key, value = key[:, None].expand(-1, query.shape[1], -1, -1), value[:, None].expand(-1, query.shape[1], -1, -1)
-    if not cap and query.device.type == "cpu" and query.dtype == torch.float32:
+    if not cap and query.device.type == "cpu" and query.dtype in (torch.float32, torch.bfloat16):
         # The public scaled_dot_product_attention does not return the log-sum-exp, which merging needs.
         out, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(  # noqa: SLF001
             query, key, value, 0.0, causal, attn_mask=mask, scale=scale

@@ -38,7 +38,7 @@ class SelectedRows(torch.nn.Module):
         """[1, row, size] in and out."""
         rows = self._selection.rows
         selected: torch.Tensor = self.inner(hidden[:, rows])
-        return hidden.new_zeros((1, hidden.shape[1], selected.shape[-1])).index_copy_(1, rows, selected)
+        return selected.new_zeros((1, hidden.shape[1], selected.shape[-1])).index_copy_(1, rows, selected)
 
 
 def select_rows(last_layer: Any) -> RowSelection:
@@ -53,14 +53,17 @@ def select_rows(last_layer: Any) -> RowSelection:
     return selection
 
 
-def use_in_place_modules(decoder: Any) -> None:
-    """Replace the parts of a float32 decoder's layers that have a known form; leave the others as they are."""
+def use_in_place_modules(decoder: Any, dtype: torch.dtype) -> None:
+    """Replace the parts of a decoder's layers that have a known form; leave the others as they are.
+
+    `dtype` is the type in which the linear layers compute. The decoder's last norm keeps the type of its input.
+    """
     for parent in list(decoder.modules()):
         for name, child in parent.named_children():
             if type(child).__name__ in _GATED_MLP:
                 setattr(parent, name, GatedMLP(child))
             elif type(child).__name__ in _RMS_NORM:
-                setattr(parent, name, RMSNorm(child))
+                setattr(parent, name, RMSNorm(child, None if parent is decoder else dtype))
     # All layers or none: they share the rotary embedding, which takes another form here.
     if all(type(layer.self_attn).__name__ in _ROTARY_ATTENTION for layer in decoder.layers):
         decoder.rotary_emb = RotaryAngles(decoder.rotary_emb)
@@ -83,17 +86,18 @@ class GatedMLP(torch.nn.Module):
 
 
 class RMSNorm(torch.nn.Module):
-    """The root mean square norm (Zhang and Sennrich 2019)."""
+    """The root mean square norm (Zhang and Sennrich 2019), computed in float32."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, dtype: torch.dtype | None) -> None:
         super().__init__()
-        self.weight, self._eps = inner.weight, inner.variance_epsilon
+        self.weight, self._eps, self._dtype = inner.weight.data.float(), inner.variance_epsilon, dtype
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[..., size] in and out."""
         # One product is not in place: `hidden` is also the residual, which must stay as it is.
-        square = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).square_()
-        return torch.mul(hidden, square.div_(hidden.shape[-1]).add_(self._eps).rsqrt_()).mul_(self.weight)
+        square = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=torch.float32).square_()
+        scale = square.div_(hidden.shape[-1]).add_(self._eps).rsqrt_()
+        return torch.mul(hidden, scale).mul_(self.weight).to(self._dtype or hidden.dtype)
 
 
 class RotaryAngles(torch.nn.Module):
@@ -105,7 +109,7 @@ class RotaryAngles(torch.nn.Module):
 
     def forward(self, hidden: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """[rows, 1, head size / 2] of the positions [1, rows]."""
-        cos, sin = self.inner(hidden, position_ids)
+        cos, sin = self.inner(hidden[:, :1].float(), position_ids)  # only the type of `hidden` matters
         half = cos.shape[-1] // 2  # transformers repeats the angles for the second half of a head
         return torch.complex(cos[0, :, :half], sin[0, :, :half])[:, None]
 
@@ -136,10 +140,13 @@ class RotaryAttention(torch.nn.Module):
         def heads(rows: torch.Tensor) -> torch.Tensor:
             return rows.view(1, rows.shape[1], -1, self._size).transpose(1, 2)
 
-        query, key = self.q_proj(hidden_states), self.k_proj(hidden_states)
-        for projected in (query, key):
-            pairs = projected.view(projected.shape[1], -1, self._size // 2, 2)
+        def rotated(projected: torch.Tensor) -> torch.Tensor:
+            single = projected.float()  # there are no complex numbers of bfloat16
+            pairs = single.view(projected.shape[1], -1, self._size // 2, 2)
             torch.view_as_complex(pairs).mul_(position_embeddings)
+            return heads(single.to(projected.dtype))
+
+        query, key = rotated(self.q_proj(hidden_states)), rotated(self.k_proj(hidden_states))
         value = heads(self.v_proj(hidden_states))
-        out, _ = packed_attention(self, heads(query), heads(key), value, scaling=self._scaling, **kwargs)
+        out, _ = packed_attention(self, query, key, value, scaling=self._scaling, **kwargs)
         return self.o_proj(out.flatten(2)), None

@@ -16,6 +16,7 @@ from guardproxy.engine.decoder.prefix_cache import PrefixCache, PrefixMatch
 from guardproxy.engine.decoder.prompts import Choice, EncodedPrompt, PromptEncoder
 from guardproxy.engine.lanes import LanePool
 from guardproxy.engine.load import LoadedModel, context_length, end_tokens
+from guardproxy.engine.number_format import NumberFormat, convert_parameters, format_linear_layers
 from guardproxy.engine.runner import WorkItem, WorkResult
 from guardproxy.engine.tokenizer import PromptTokenizer
 from guardproxy.ports import Prompt
@@ -38,7 +39,8 @@ class GenerativeRunner:
     """Reads a causal language model for label lists and token choices; implements engine.runner.Runner.
 
     Label lists are read only if P(unsafe) is above `floor`. `cache_bytes` bounds the prefix cache, `threads` (None:
-    torch's default) is the number of CPU threads.
+    torch's default) is the number of CPU threads. On a CPU, the layers are converted to `number_format` (None: the
+    model's own type).
     """
 
     def __init__(
@@ -50,19 +52,27 @@ class GenerativeRunner:
         floor: float = 0.0,
         cache_bytes: int | None = None,
         threads: int | None = None,
+        number_format: NumberFormat | None = None,
     ) -> None:
         self.max_batch_tokens = max_batch_tokens or _BATCH_TOKENS[device.type]
         self._device = device
         self._floor = floor
         self._lane_pool = LanePool((threads or torch.get_num_threads()) if device.type == "cpu" else 1)
         self._model = loaded.model
+        number_format = number_format or NumberFormat(loaded.model.dtype)
+        self.dtype, self._dtype = number_format.type_name, number_format.dtype
         config = loaded.model.config.get_text_config()
         self._model.set_attn_implementation(NAME)
         self._layers = int(config.num_hidden_layers)
         decoder = self._model.get_decoder()
         weights = sum(parameter.numel() for parameter in decoder.layers.parameters() if parameter.ndim == 2)
-        if device.type == "cpu" and self._model.dtype == torch.float32:
-            use_in_place_modules(decoder)
+        if device.type == "cpu" and self._dtype != torch.float16:
+            # The embeddings, the sum of all layers (the residual stream) and the output layer are in float32.
+            for part in (self._model.get_input_embeddings(), self._model.get_output_embeddings()):
+                convert_parameters(part, torch.float32)
+            use_in_place_modules(decoder, self._dtype)
+            format_linear_layers(decoder.layers, number_format)
+        self._output: torch.Tensor = self._model.get_output_embeddings().weight
         self._selection = select_rows(decoder.layers[-1])
         heads = int(config.num_attention_heads)
         self._kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
@@ -72,7 +82,6 @@ class GenerativeRunner:
         self._linear = int(_ATTENTION_RATE * weights / (2 * self._layers * heads * self._head_size))
         self._cap = float(getattr(config, "final_logit_softcapping", None) or 0.0)
         self._divide = float(getattr(config, "logits_scaling", None) or 1.0)
-        self._output: torch.Tensor = loaded.model.get_output_embeddings().weight
         self._encoder = PromptEncoder(PromptTokenizer(loaded.backend), context_length(config), end_tokens(loaded))
         self.prefix_cache = PrefixCache(_CACHE_BYTES[device.type] if cache_bytes is None else cache_bytes)
 
@@ -145,7 +154,8 @@ class GenerativeRunner:
         return hidden, plan
 
     def _scratch(self, rows: int) -> torch.Tensor:
-        return self._output.new_empty((self._layers, 2, self._kv_heads, rows, self._head_size))
+        size = (self._layers, 2, self._kv_heads, rows, self._head_size)
+        return torch.empty(size, dtype=self._dtype, device=self._device)
 
     def _run_lane(self, lane: DecoderLane, rows: torch.Tensor) -> torch.Tensor:
         """Compute a lane; return the hidden states of the `rows` inside it, in their order."""
@@ -166,7 +176,7 @@ class GenerativeRunner:
     def _logits(self, hidden: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Logits in float32, of the whole vocabulary or of the tokens `rows` of the output layer."""
         weight = self._output if rows is None else self._output[rows]
-        logits = (hidden @ weight.T).float() / self._divide
+        logits = (hidden.to(weight.dtype) @ weight.T).float() / self._divide
         return torch.tanh(logits / self._cap) * self._cap if self._cap else logits
 
     def _read_verdicts(self, batch: PendingBatch, hidden: torch.Tensor) -> None:
@@ -230,7 +240,7 @@ class GenerativeRunner:
         segments: list[Segment] = []
         ends: list[list[int]] = []
         for check, lists in wanted:
-            segment, list_ends = continuation_segment(check, lists, self._output)
+            segment, list_ends = continuation_segment(check, lists, self._scratch(0))
             check.computed += len(segment.tokens)
             segments.append(segment)
             ends.append(list_ends)

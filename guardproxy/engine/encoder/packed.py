@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from guardproxy.engine.bfloat16_attention import bfloat16_attention
 from guardproxy.engine.lanes import LayerProgress
+from guardproxy.engine.number_format import NumberFormat, Product, padded_rows
 
 # A lane's edge moves to the start of a window that is this close to the even cut, in tokens.
 _NEAR = 8
@@ -52,91 +54,101 @@ def lane_edges(starts: Sequence[int], lanes: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """The steps of one encoder layer: the products of the attention, its end (output, residual, norm), feed-forward."""
+    """One encoder layer: its products, norms and activation. Queries, keys and values are one product."""
 
-    query: Callable[[torch.Tensor], torch.Tensor]
-    key: Callable[[torch.Tensor], torch.Tensor]
-    value: Callable[[torch.Tensor], torch.Tensor]
-    end_attention: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    feed_forward: Callable[[torch.Tensor], torch.Tensor]
+    query_key_value: Product
+    out: Product
+    attention_norm: Callable[[torch.Tensor], torch.Tensor]
+    up: Product
+    activate: Callable[[torch.Tensor], torch.Tensor]
+    down: Product
+    norm: Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class _Architecture:
     """An encoder as steps on rows [tokens, size].
 
-    `embed` makes the rows of a packed row's tokens [low, high), `classify` logits of the first tokens' rows. `bias` is
-    added to the attention scores before the softmax, [heads, longest window, longest window], or None.
+    `embed` makes rows from token ids, segment types and positions, `classify` logits from the first tokens' rows; both
+    in the model's own type. `bias` is added to the attention scores before the softmax, [heads, longest window, longest
+    window], or None.
     """
 
-    embed: Callable[[PackedWindows, int, int], torch.Tensor]
+    embed: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
     layers: tuple[_Layer, ...]
     classify: Callable[[torch.Tensor], torch.Tensor]
     bias: torch.Tensor | None = None
 
 
-def _bert(model: Any) -> _Architecture:
-    embeddings = model.bert.embeddings
+def _bert(model: Any, number_format: NumberFormat) -> _Architecture:
+    embeddings, pooler, classifier = model.bert.embeddings, model.bert.pooler, model.classifier
 
-    def embed(row: PackedWindows, low: int, high: int) -> torch.Tensor:
-        rows: torch.Tensor = embeddings(
-            input_ids=row.ids[None, low:high],
-            token_type_ids=row.types[None, low:high],
-            position_ids=row.positions[None, low:high],
-        )[0]
-        return rows
+    def embed(ids: torch.Tensor, types: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        rows: torch.Tensor = embeddings(input_ids=ids[None], token_type_ids=types[None], position_ids=positions[None])
+        return rows[0]
 
     def layer(module: Any) -> _Layer:
-        attention = module.attention.self
-        return _Layer(
-            attention.query,
-            attention.key,
-            attention.value,
-            module.attention.output,
-            lambda hidden: module.output(module.intermediate(hidden), hidden),
-        )
+        own, end = module.attention.self, module.attention.output
+        return _layer(module, (own.query, own.key, own.value, end.dense), end.LayerNorm, own, number_format)
 
     layers = tuple(layer(module) for module in model.bert.encoder.layer)
-    return _Architecture(embed, layers, lambda rows: model.classifier(model.bert.pooler(rows[:, None])))
+    return _Architecture(embed, layers, lambda rows: classifier(pooler(rows[:, None])))
 
 
-def _mpnet(model: Any) -> _Architecture:
+def _mpnet(model: Any, number_format: NumberFormat) -> _Architecture:
     """MPNet (Song et al. 2020, arXiv:2004.09297): no segment types, and a bias by relative position in every layer."""
-    embeddings, encoder = model.mpnet.embeddings, model.mpnet.encoder
+    embeddings, encoder, classifier = model.mpnet.embeddings, model.mpnet.encoder, model.classifier
 
-    def embed(row: PackedWindows, low: int, high: int) -> torch.Tensor:
-        positions = row.positions[None, low:high] + embeddings.padding_idx + 1
-        rows: torch.Tensor = embeddings(input_ids=row.ids[None, low:high], position_ids=positions)[0]
-        return rows
+    def embed(ids: torch.Tensor, types: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        rows: torch.Tensor = embeddings(input_ids=ids[None], position_ids=positions[None] + embeddings.padding_idx + 1)
+        return rows[0]
 
     def layer(module: Any) -> _Layer:
-        attention = module.attention
-        return _Layer(
-            attention.attn.q,
-            attention.attn.k,
-            attention.attn.v,
-            lambda out, hidden: attention.LayerNorm(attention.attn.o(out) + hidden),
-            lambda hidden: module.output(module.intermediate(hidden), hidden),
-        )
+        own = module.attention.attn
+        return _layer(module, (own.q, own.k, own.v, own.o), module.attention.LayerNorm, own, number_format)
 
     longest = model.config.max_position_embeddings
     with torch.inference_mode():
-        bias = encoder.compute_position_bias(torch.empty(1, longest, 1))[0]
+        bias = encoder.compute_position_bias(torch.empty(1, longest, 1))[0].to(number_format.dtype)
     layers = tuple(layer(module) for module in encoder.layer)
-    return _Architecture(embed, layers, lambda rows: model.classifier(rows[:, None]), bias)
+    return _Architecture(embed, layers, lambda rows: classifier(rows[:, None]), bias)
+
+
+def _layer(
+    module: Any, linears: Sequence[torch.nn.Linear], norm: Any, attention: Any, number_format: NumberFormat
+) -> _Layer:
+    """A layer of BERT's form; `linears` are those of queries, keys, values and output, `norm` is behind the output."""
+    query, key, value, out = linears
+    scale = attention.attention_head_size**-0.5  # scaled queries give scaled scores
+    weight = torch.cat((query.weight * scale, key.weight, value.weight))
+    bias = torch.cat((query.bias * scale, key.bias, value.bias))
+    up, down = module.intermediate, module.output
+    return _Layer(
+        number_format.product(weight, bias),
+        number_format.product(out.weight, out.bias),
+        norm,
+        number_format.product(up.dense.weight, up.dense.bias),
+        up.intermediate_act_fn,
+        number_format.product(down.dense.weight, down.dense.bias),
+        down.LayerNorm,
+    )
 
 
 _ARCHITECTURES = {"BertForSequenceClassification": _bert, "MPNetForSequenceClassification": _mpnet}
 
 
 class PackedEncoder:
-    """A BERT or MPNet classifier on the CPU, computed on packed windows."""
+    """A BERT or MPNet classifier on the CPU, computed on packed windows. Its layers have the `number_format`.
 
-    def __init__(self, model: Any) -> None:
-        self._architecture = _ARCHITECTURES[type(model).__name__](model)
+    Norms and softmax compute in float32 in every format, and embeddings and classifier in the model's own type.
+    """
+
+    def __init__(self, model: Any, number_format: NumberFormat) -> None:
+        self._architecture = _ARCHITECTURES[type(model).__name__](model, number_format)
         self._heads = int(model.config.num_attention_heads)
         self._size = int(model.config.hidden_size)
-        self._dtype: torch.dtype = model.dtype
+        self._model_dtype: torch.dtype = model.dtype
+        self._dtype = number_format.dtype
 
     @staticmethod
     def supports(model: Any, device: torch.device) -> bool:
@@ -152,7 +164,7 @@ class PackedEncoder:
         edges = lane_edges(row.starts, lanes)
         # Room for two layers is enough. A lane that stores layer n + 2 over layer n has attended at layer n + 1, and so
         # has waited until every lane that it shares a window with stored n + 1: these have read layer n by then.
-        scratch = torch.empty((2, 2, row.starts[-1], self._size), dtype=self._dtype)
+        scratch = torch.empty((2, row.starts[-1], 2 * self._size), dtype=self._dtype)
         progress = LayerProgress(len(edges) - 1)
         return [
             EncoderLane(self, row, index, edges=edges, scratch=scratch, progress=progress)
@@ -161,34 +173,50 @@ class PackedEncoder:
 
     def run(self, lane: "EncoderLane") -> torch.Tensor:
         """Logits [windows that begin in the lane, outputs]."""
-        hidden = self._architecture.embed(lane.row, lane.low, lane.high)
+        columns = (column[lane.low : lane.high] for column in (lane.row.ids, lane.row.types, lane.row.positions))
+        hidden = self._padded(self._architecture.embed(*columns).to(self._dtype), lane.high - lane.low)
         for index, layer in enumerate(self._architecture.layers):
             hidden = self._layer(lane, index, layer, hidden)
-        return self._architecture.classify(hidden)
+        return self._architecture.classify(hidden[: len(lane.first_tokens)].to(self._model_dtype))
 
     def _layer(self, lane: "EncoderLane", index: int, layer: _Layer, hidden: torch.Tensor) -> torch.Tensor:
         # Keys and values of all rows, also in the last layer: the tokens that are read attend to all of their window.
-        lane.store_keys(index, layer.key(hidden), layer.value(hidden))
-        queries = lane.all_queries
+        projected = layer.query_key_value(hidden)
+        query = projected[:, : self._size]
+        lane.store_keys(index, projected[: lane.high - lane.low, self._size :])
+        spans = lane.all_queries
         if index == len(self._architecture.layers) - 1:  # the classifier reads only the first token of each window
-            queries = lane.first_tokens
-            hidden = hidden[[first - lane.low for first, _, _ in queries]]
-        query = layer.query(hidden)
-        out = torch.empty_like(query)
+            spans = lane.first_tokens
+            rows = [first - lane.low for first, _, _ in spans]
+            hidden, query = self._padded(hidden[rows], len(rows)), query[rows]
+        out = torch.zeros_like(hidden)
         offset = 0
-        for first, last, window in queries:
-            keys, values = lane.load_keys(index, window)
-            rows = slice(offset, offset + last - first)
-            out[rows] = self._attend(query[rows], keys, values, first - window[0])
+        for first, last, window in spans:
+            part = slice(offset, offset + last - first)
+            out[part] = self._attend(query[part], lane.load_keys(index, window), first - window[0])
             offset += last - first
-        return layer.feed_forward(layer.end_attention(out, hidden))
+        hidden = layer.attention_norm(layer.out(out).add_(hidden))
+        return layer.norm(layer.down(layer.activate(layer.up(hidden))).add_(hidden))
 
-    def _attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, first: int) -> torch.Tensor:
-        """Attention of [n, size] over [m, size], split into heads; the queries begin at the window's token `first`."""
-        q, k, v = (rows.view(1, len(rows), self._heads, -1).transpose(1, 2) for rows in (query, keys, values))
+    @staticmethod
+    def _padded(hidden: torch.Tensor, rows: int) -> torch.Tensor:
+        """`hidden` with rows of zeros behind its `rows`, so that no product has to add them."""
+        missing = padded_rows(rows) - rows
+        return functional.pad(hidden, (0, 0, 0, missing)) if missing else hidden
+
+    def _attend(self, query: torch.Tensor, keys_values: torch.Tensor, first: int) -> torch.Tensor:
+        """Attention of [n, size] over [m, 2 * size], split into heads; the queries begin at the token `first`."""
+        rows, keys = len(query), len(keys_values)
+        q = query.view(rows, self._heads, -1).transpose(0, 1)
+        k, v = keys_values.view(keys, 2, self._heads, -1).permute(1, 2, 0, 3)
         bias = self._architecture.bias
-        mask = None if bias is None else bias[None, :, first : first + len(query), : len(keys)]
-        return functional.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).reshape(query.shape)
+        bias = None if bias is None else bias[:, first : first + rows, :keys]
+        if self._dtype == torch.bfloat16:
+            out = bfloat16_attention(q.contiguous(), k.contiguous(), v.contiguous(), bias)
+        else:
+            bias = None if bias is None else bias[None]
+            out = functional.scaled_dot_product_attention(q[None], k[None], v[None], bias, scale=1.0)[0]
+        return out.transpose(0, 1).reshape(rows, self._size)
 
 
 class EncoderLane:
@@ -211,6 +239,7 @@ class EncoderLane:
         self.low, self.high = edges[index], edges[index + 1]
         self._encoder, self._edges, self._index = encoder, edges, index
         self._scratch, self._progress = scratch, progress
+        self._own: torch.Tensor | None = None  # the keys and values of the only lane
         windows = [window for window in pairwise(row.starts) if window[0] < self.high and window[1] > self.low]
         self.all_queries = [(max(first, self.low), min(last, self.high), (first, last)) for first, last in windows]
         # A window's first token lies in one lane, so each window gets its logits once.
@@ -224,23 +253,26 @@ class EncoderLane:
             self._progress.fail()
             raise
 
-    def store_keys(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Store the lane's keys and values [rows, size], where all lanes read them."""
-        self._scratch[layer % 2, 0, self.low : self.high] = keys
-        self._scratch[layer % 2, 1, self.low : self.high] = values
-        # Only after both writes: a lane that waits reads the scratch as soon as the progress advances.
+    def store_keys(self, layer: int, keys_values: torch.Tensor) -> None:
+        """Store the lane's keys and values [rows, 2 * size], where all lanes read them."""
+        if len(self._edges) == 2:  # no other lane reads them, so they need no copy
+            self._own = keys_values
+            return
+        self._scratch[layer % 2, self.low : self.high] = keys_values
+        # Only after the write: a lane that waits reads the scratch as soon as the progress advances.
         self._progress.advance(self._index)
 
-    def load_keys(self, layer: int, window: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def load_keys(self, layer: int, window: tuple[int, int]) -> torch.Tensor:
         """Return the keys and values of a window, once all lanes that compute a part of it have stored theirs.
 
         Attention is bidirectional, so two lanes may wait for each other here. They cannot deadlock: each has stored its
         keys of this layer before it waits.
         """
         first, last = window
+        if self._own is not None:
+            return self._own[first:last]
         spans = enumerate(pairwise(self._edges))
         others = [lane for lane, (low, high) in spans if low < last and high > first and lane != self._index]
         if others:
             self._progress.wait_for(others, layer)
-        keys, values = self._scratch[layer % 2, :, first:last].unbind(0)
-        return keys, values
+        return self._scratch[layer % 2, first:last]

@@ -4,12 +4,14 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
 from guardproxy.engine.encoder.packed import PackedEncoder, pack_windows
 from guardproxy.engine.lanes import LanePool, balance
 from guardproxy.engine.load import LoadedModel, calibration
+from guardproxy.engine.number_format import NumberFormat
 from guardproxy.engine.runner import WorkItem, WorkResult
 from guardproxy.engine.tokenizer import PromptTokenizer
 from guardproxy.errors import ConfigError, GuardUnavailable
@@ -72,7 +74,7 @@ class ClassifierRunner:
     """Runs a sequence classifier; implements engine.runner.Runner.
 
     A prompt with a turn before the judged text is read as a pair. `threads` (None: torch's default) is the number of
-    CPU threads.
+    CPU threads. `number_format` (None: the model's own type) is that of the layers of a BERT or MPNet on a CPU.
     """
 
     def __init__(
@@ -82,12 +84,16 @@ class ClassifierRunner:
         *,
         max_batch_tokens: int | None = None,
         threads: int | None = None,
+        number_format: NumberFormat | None = None,
     ) -> None:
         self.max_batch_tokens = max_batch_tokens or _BATCH_TOKENS[device.type]
-        self._model = loaded.model
+        number_format = number_format or NumberFormat(loaded.model.dtype)
+        self.dtype = number_format.type_name
         self._device = device
         self._lane_pool = LanePool((threads or torch.get_num_threads()) if device.type == "cpu" else 1)
-        self._packed = PackedEncoder(loaded.model) if PackedEncoder.supports(loaded.model, device) else None
+        supported = PackedEncoder.supports(loaded.model, device)
+        self._packed = PackedEncoder(loaded.model, number_format) if supported else None
+        self._model: Any = None if supported else loaded.model  # the packed encoder has weights of its own
         self._tokenizer = PromptTokenizer(loaded.backend)
         self._single, self._pair = _templates(loaded)
         self._has_types = "token_type_ids" in getattr(loaded.tokenizer, "model_input_names", [])
