@@ -291,3 +291,27 @@ def test_outer_paths() -> None:
     parts = (Part("choices[0].message.content", "a"), Part("error", "b"), Part("choices", "c"))
     assert openai.outer_paths(Message("assistant", parts)) == ["error", "choices"]
     assert outer_parts({"error": "b"}, openai.ENVELOPE) == (parts[1],)
+
+
+def test_whole_items_are_judged_as_json_texts() -> None:
+    """An item has the place of its `index`, or its own place in the list; another value is a JSON text as well."""
+    builder = MessageBuilder(UpstreamUnreadable)
+    openai.whole_items(builder, [{"index": 4, "title": "a"}, {"title": "b"}, {"index": -1, "title": "c"}, "d"], "x")
+    found = {part.path: part.text for part in builder.message("assistant").parts}
+    assert list(found) == ["x[4]", "x[1]", "x[2]", "x[3]"]
+    assert [text.strip('"')[-1] if path == "x[3]" else json.loads(text)["title"] for path, text in found.items()] == [
+        *"abcd"
+    ]
+    other = MessageBuilder(UpstreamUnreadable)
+    openai.whole_items(other, {"title": "a"}, "x")
+    assert [part.path for part in other.message("assistant").parts] == ["x"]
+
+
+def test_an_item_that_goes_on_is_unreadable() -> None:
+    """Clients join the strings of items with the same index; items without one stand alone."""
+    builder = MessageBuilder(UpstreamUnreadable)
+    openai.whole_items(builder, [{"index": 0, "title": "a bo"}], "x")
+    with pytest.raises(UpstreamUnreadable) as refused:
+        openai.whole_items(builder, [{"index": 0, "title": "mb"}], "x")
+    assert str(refused.value) == "x[0]: continues an item that is judged as a whole"
+    openai.whole_items(builder, [{"title": "other"}], "x")
