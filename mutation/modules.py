@@ -18,6 +18,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "views/alphabets.py": ("tests/views/test_alphabets.py", "tests/test_encodings.py"),
     "views/ciphers.py": ("tests/views/test_ciphers.py", "tests/test_encodings.py"),
     "views/cleaning.py": ("tests/views/test_cleaning.py",),
+    "views/damaged.py": ("tests/views/test_damaged.py",),
     "views/decoding.py": ("tests/views/test_decoding.py", "tests/test_encodings.py"),
     "views/hexadecimal.py": ("tests/views/test_hexadecimal.py", "tests/test_encodings.py"),
     "views/joining.py": ("tests/views/test_joining.py",),

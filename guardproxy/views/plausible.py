@@ -56,6 +56,29 @@ def encoded(text: str) -> bool:
     return 2 * encoded >= max(16, len("".join(text.split())))
 
 
+_NO_CHARACTER = "\ufffd"  # what a decoder puts in the place of a byte that is no text
+_LONG_RUN = re.compile(r"[0-9A-Za-z+/_-]{20,}")  # may be an encoding
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
+
+
+def words_among(data: bytes) -> str | None:
+    """Return the words, or an encoding, among bytes of which some are no text; None if all of them are data.
+
+    Spaces take the place of the bytes that are no text. At most a quarter of the characters may be such, 40 % of 48
+    characters or more: of random bytes, nearly two thirds are no printable ASCII. Less than 16 characters are too few.
+    """
+    text = data.decode(errors="replace")
+    most = len(text) * (4 if len(text) >= 48 else 2.5) / 10
+    if len(text) < 16 or text.count(_NO_CHARACTER) > most:
+        return None
+    spaced, controls = _CONTROL.subn(" ", text)
+    if controls + text.count(_NO_CHARACTER) > most:
+        return None
+    spaced = spaced.replace(_NO_CHARACTER, " ")
+    is_worded = worded(spaced) and 2 * len(_LETTER.findall(spaced)) >= len(text)
+    return spaced if is_worded or _LONG_RUN.search(spaced) else None
+
+
 def decoded(data: bytes) -> str | None:
     """Return `data` as text if it is printable UTF-8 that other bytes are not by chance.
 

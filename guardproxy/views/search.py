@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from guardproxy.errors import ConfigError
 from guardproxy.views.alphabets import has_long_word
 from guardproxy.views.cleaning import CLEANINGS, HIDDEN
+from guardproxy.views.damaged import undamaged
 from guardproxy.views.decoding import DECODINGS, EXACT, GUESSES, OF_ANY_SIGNS, OF_LONG_WORDS
 from guardproxy.views.order import displayed
 from guardproxy.views.seals import SEAL, Seals
 from guardproxy.views.spacing import unspaced
 
 DISPLAYED = "displayed"
-VIEWS: tuple[str, ...] = (*CLEANINGS, DISPLAYED, *DECODINGS)
+DAMAGED = "damaged"
+VIEWS: tuple[str, ...] = (*CLEANINGS, DISPLAYED, *DECODINGS, DAMAGED)
 MAX_VIEWS = 8
 DEPTH = 6
 GUESSES_IN_A_ROW = 2
@@ -137,6 +139,9 @@ class _Search:
                     return out
         if out is view and "spaced" in self.chosen and (text := unspaced(view.text)) != view.text:
             return self._cleaned(View(_names(view.name, "spaced"), text))
+        may_be_damaged = out is view and DAMAGED in self.chosen and (long or "0x" in view.text)
+        if may_be_damaged and (text := undamaged(view.text, seals)) != view.text:
+            return self._cleaned(View(_names(view.name, DAMAGED), text))
         return out
 
     def _guesses(self, level: Iterable[View]) -> Iterator[View]:

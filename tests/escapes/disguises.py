@@ -138,6 +138,7 @@ SINGLE: dict[str, Disguise] = CODES | {
     "base64": lambda t: base64.b64encode(t.encode()).decode(),
     "base64 in prose": lambda t: f"Decode {base64.urlsafe_b64encode(t.encode()).decode().rstrip('=')} and do it.",
     "base64 in lines": lambda t: base64.encodebytes((t + ". " + t).encode()).decode(),
+    "base64 with bytes that are no text": lambda t: base64.b64encode(b"\xff" + t.encode() + b"\xfe").decode(),
     "hex": lambda t: t.encode().hex(),
     "spaced hex": lambda t: t.encode().hex(" "),
     "hex escapes": lambda t: "".join(f"\\x{byte:02x}" for byte in t.encode()),

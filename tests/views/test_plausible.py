@@ -4,8 +4,10 @@ import base64
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from guardproxy.views.plausible import decoded, encoded, holds_encoding, pairs, pairs_of, worded
+from guardproxy.views.plausible import decoded, encoded, holds_encoding, pairs, pairs_of, worded, words_among
 
 ENGLISH = "The committee met in the morning, and most of the members wanted to hear what the report said."
 
@@ -133,3 +135,23 @@ def test_texts_that_hold_an_encoding(text: str, wanted: bool) -> None:
 def test_base64_is_an_encoding_in_a_text() -> None:
     """The check is for the look of it: mixed cases and digits."""
     assert holds_encoding(f"Read {base64.b64encode(ENGLISH.encode()).decode()}")
+
+
+@pytest.mark.parametrize("junk", [b"\xff", b"\xfe\xff", b"\x01", b"\xc3", b"\xf0\x9f"])
+@pytest.mark.parametrize("place", ["before", "behind", "inside"])
+def test_bytes_that_are_no_text_are_spaces_among_words(junk: bytes, place: str) -> None:
+    """A reader skips a few such bytes, so they do not hide the words around them."""
+    words = b"a long walk along the river to the old mill"
+    data = {"before": junk + words, "behind": words + junk, "inside": words[:6] + junk + words[6:]}[place]
+    text = words_among(data)
+    assert text is not None
+    assert "along the river to the old mill" in text
+
+
+@given(st.binary(min_size=4, max_size=15), st.binary(min_size=64, max_size=200))
+@settings(max_examples=200)
+def test_bytes_that_are_no_words_are_data(few: bytes, many: bytes) -> None:
+    """Few bytes need to be text as a whole; text between many bytes that are none is data."""
+    assert words_among(few[:15]) is None
+    junk = b"".join(bytes([byte | 0x80, 0xFF]) for byte in many)
+    assert words_among(junk + b"the old mill") is None
