@@ -26,7 +26,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "views/order.py": ("tests/views/test_order.py",),
     "views/plausible.py": ("tests/views/test_plausible.py",),
     "views/seals.py": ("tests/views/test_seals.py",),
-    "views/search.py": ("tests/views/test_search.py",),
+    "views/search.py": ("tests/views/test_search.py", "tests/views/test_damaged.py"),
     "views/spacing.py": ("tests/views/test_spacing.py",),
     "engine/batching.py": ("tests/engine/test_batching.py",),
     "engine/decoder/grammar.py": ("tests/engine/test_grammar.py",),

@@ -62,3 +62,27 @@ def test_damage_around_and_inside_of_an_encoding(outer: str, inner: str) -> None
 def test_identifiers_data_and_whole_texts_stay(text: str) -> None:
     """Only words among a few other bytes are decoded here; a text without such bytes is another view's."""
     assert undamaged(text, Seals()) == text
+
+
+@pytest.mark.parametrize("length", range(40, 57))
+def test_base32_of_any_length_without_padding(length: int) -> None:
+    """The padding is put back for every number of bytes."""
+    run = base64.b32encode(b"\xff" + WORDS[:length]).decode().rstrip("=")
+    assert undamaged(run, Seals()).strip() == WORDS[:length].decode().strip()
+
+
+@pytest.mark.parametrize("length", range(24, 41))
+def test_letters_that_are_no_encoding_stay(length: int) -> None:
+    """No number of digits of an alphabet is an error, whether or not an encoding can have it."""
+    text = ("qzxkjwvbpfghydmr" * 3)[:length]
+    assert undamaged(text, Seals()) == text
+
+
+def test_it_is_a_view_by_name_and_comes_last() -> None:
+    """Without its name nothing is undone; with another encoding beside it, the words are read in the round after."""
+    run = ENCODINGS["base64"](WORDS + b"\xff")
+    assert views_of(run, (), [name for name in VIEWS if name != "damaged"]).views == ()
+    assert [view.name for view in views_of(run, (), ["damaged"]).views] == ["damaged"]
+    beside = f"{ENCODINGS['hex'](b'a quiet evening')} {run}"
+    assert [view.name for view in views_of(beside, (), ["hex", "damaged"]).views] == ["hex+damaged"]
+    assert [view.name for view in views_of("0x41 and a walk", (), ["damaged"]).views] == []

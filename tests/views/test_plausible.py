@@ -155,3 +155,28 @@ def test_bytes_that_are_no_words_are_data(few: bytes, many: bytes) -> None:
     assert words_among(few[:15]) is None
     junk = b"".join(bytes([byte | 0x80, 0xFF]) for byte in many)
     assert words_among(junk + b"the old mill") is None
+
+
+@pytest.mark.parametrize(
+    ("words", "junk", "is_text"),
+    [
+        ("the house on a", 1, False),  # 15 characters
+        ("the house on a h", 0, True),
+        ("the other one", 3, True),
+        ("the other on", 4, True),  # a quarter
+        ("the other o", 5, False),
+        ("the other one in the house on the hi", 12, True),
+        ("the other onein thehouse onit", 19, True),  # 40 % of 48
+        ("the other onein thehouse oni", 20, False),
+        ("the other onein thehouse oni", 19, False),  # 47 characters
+        ("the othe 12345678", 0, False),  # less than half letters
+        ("the others 1234567", 0, True),  # half
+        ("12345678901234567890", 1, True),  # a long run may be an encoding
+        ("1234567890123456789", 1, False),
+    ],
+)
+def test_how_many_bytes_may_be_no_text(words: str, junk: int, is_text: bool) -> None:
+    """The bounds of `words_among`, for bytes and for control characters that are no text."""
+    for byte in (b"\xff", b"\x01"):
+        data = words.encode() + byte * junk
+        assert words_among(data) == (words + " " * junk if is_text else None)
