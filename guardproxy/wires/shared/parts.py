@@ -140,24 +140,25 @@ def one_of(values: str) -> FieldRule:
     return rule
 
 
-def identifier(builder: MessageBuilder, value: Any, path: str) -> None:
-    """Pass an id, and judge a string that is not an identifier. Read other values as `passed` does."""
-    if not isinstance(value, str):
-        passed(builder, value, path)
-    elif is_identifier(value):
-        builder.known.note(path, value)
-    else:
-        judge(builder, value, path)
+def _noted(accepts: Callable[[str], bool]) -> FieldRule:
+    """Pass a string that `accepts` takes, and count its words; judge any other. Read other values as `passed` does."""
+
+    def rule(builder: MessageBuilder, value: Any, path: str) -> None:
+        if not isinstance(value, str):
+            passed(builder, value, path)
+        elif accepts(value):
+            builder.known.note(path, value)
+        else:
+            judge(builder, value, path)
+
+    return rule
 
 
-def name(builder: MessageBuilder, value: Any, path: str) -> None:
-    """Pass the name of a model, a user or a server, and judge a string that has more words than a name."""
-    if not isinstance(value, str):
-        passed(builder, value, path)
-    elif is_name(value):
-        builder.known.note(path, value)
-    else:
-        judge(builder, value, path)
+identifier = _noted(is_identifier)
+"""Pass an id, and judge a string that is not an identifier."""
+
+name = _noted(is_name)
+"""Pass the name of a model, a user or a server, and judge a string that has more words than a name."""
 
 
 def labels(builder: MessageBuilder, value: Any, path: str) -> None:
