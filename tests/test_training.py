@@ -227,14 +227,10 @@ def test_a_long_refusal_names_the_request() -> None:
     assert len(transform.decline("Tell me a story.", rng)) > 20
 
 
-def test_a_recipe_that_goes_on_names_every_stage_before_it() -> None:
-    """The stages start with the base encoder, and each follows the stage whose weights it needs."""
-    assert train.stages("hardened") == ["first", "continued", "hardened"]
-    assert train.stages("first") == ["first"]
-    assert [train.stages(recipe) for recipe in RECIPES["averaged"].mean] == [
-        ["first", "continued", "hardened"],
-        ["whole", "answered", "again"],
-    ]
+def test_the_seed_of_a_stage_counts_the_stages_before_it() -> None:
+    """A stage has the same seed alone, from a folder, as after the others."""
+    depths = {name: train.depth(name) for name in ("first", "continued", "hardened", "averaged", "small", "large")}
+    assert depths == {"first": 0, "continued": 1, "hardened": 2, "averaged": 2, "small": 3, "large": 0}
 
 
 @given(lengths=st.lists(st.integers(1, 256), max_size=80), bound=st.integers(1, 4000))
@@ -254,7 +250,7 @@ def test_a_mean_of_trainings_has_the_mean_of_their_weights() -> None:
     for name, value in fit.mean(models).state_dict().items():
         assert torch.allclose(value, (first[name] + second[name]) / 2), name
     with pytest.raises(SystemExit, match="the mean of several trainings"):
-        train.main(["--recipe", "averaged", "--start", str(WEIGHTS)])
+        train.main(["--recipe", "averaged", "--start", "folder", "--out", "folder"])
 
 
 def test_average_precision_counts_ties_as_one_step() -> None:
@@ -293,12 +289,25 @@ def corner(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_taught_run_writes_a_folder_that_transformers_reads(corner: Path) -> None:
-    """One command trains the guard with a teacher, calibrates and scores it, on a few synthetic rows."""
-    command = ["--data", str(corner), "--base", str(corner / "base"), "--teacher", str(WEIGHTS)]
-    train.main([*command, "--recipe", "taught", "--out", str(corner / "out")])
-    model = BertForSequenceClassification.from_pretrained(corner / "out")
-    assert model.config.num_labels == len(OUTPUTS)
+def test_a_run_writes_a_folder_that_teaches_another_one(corner: Path) -> None:
+    """One command trains a guard, calibrates and scores it, on a few rows; the guard is the teacher of a second one."""
+    command = ["--data", str(corner), "--base", str(corner / "base")]
+    train.main([*command, "--recipe", "cpu", "--out", str(corner / "out")])
+    assert fit.trained_model(corner / "out").config.num_labels == len(OUTPUTS)
+    taught = [*command, "--out", str(corner / "taught"), "--teacher", str(corner / "out")]
+    recipe = replace(RECIPES["cpu"], soft=0.7, sample=60)
+    tokenizer = fit.load_tokenizer(WEIGHTS)
+    model, count = train.stage(
+        train.arguments(taught),
+        recipe,
+        0,
+        name="taught",
+        rows=read_rows(corner / "train"),
+        tokenizer=tokenizer,
+        model=fit.new_model(corner / "base", tokenizer, 0),
+    )
+    assert count == 60
+    assert not model.training
     scores = json.loads((corner / "out" / "scores.json").read_text(encoding="utf-8"))
     assert scores["all_user"]["unsafe"]["rows"] == 60
     assert set(json.loads((corner / "out" / "calibration.json").read_text(encoding="utf-8"))) == set(OUTPUTS)

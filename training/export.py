@@ -9,14 +9,15 @@ from typing import Any
 
 import gguf
 import torch
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from transformers import MPNetForSequenceClassification
 
 from guardproxy.engine import quantized
 from training.windows import DISCOUNT, OVER, PART, PART_OVERLAP, WINDOW
 
-QUANTISED = gguf.GGMLQuantizationType.Q5_0  # 5.5 bits per weight
+Kind = gguf.GGMLQuantizationType
+# How the layers and the embeddings of a model are stored: in 8.5, 5.5 or 4.5 bits per weight. The larger model gets
+# fewer bits, because the package must stay below 95 MB; a table of embeddings needs fewer than a layer.
+QUANTISED = {"bert": (Kind.Q8_0, Kind.Q5_0), "mpnet": (Kind.Q5_0, Kind.Q4_0)}
 
 
 def write_weights(
@@ -25,21 +26,13 @@ def write_weights(
     tokenizer: Tokenizer,
     calibration: Mapping[str, Mapping[str, float]],
 ) -> None:
-    """Write config.json, the weights, the tokenizer and calibration.json into `folder`.
-
-    The weights of a BERT are float16 in model.safetensors, those of an MPNet quantised in model.gguf.
-    """
+    """Write config.json, the quantised weights, the tokenizer and calibration.json into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    is_mpnet = isinstance(model, MPNetForSequenceClassification)
-    if is_mpnet:
-        write_quantized(folder / quantized.NAME, model, QUANTISED)
-    else:
-        state = {n: value.detach().to("cpu", torch.float16).contiguous() for n, value in model.state_dict().items()}
-        state.pop("bert.embeddings.position_ids", None)
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    write_quantized(folder / quantized.NAME, model, *QUANTISED[model.config.model_type])
+    has_types = model.config.model_type == "bert"
     config: dict[str, Any] = model.config.to_diff_dict()
     config |= {"architectures": [type(model).__name__], "model_type": model.config.model_type}
-    config |= {"dtype": "float32" if is_mpnet else "float16"}
+    config |= {"dtype": "float32"}
     config["guard"] = {"over": OVER, "part": PART, "overlap": PART_OVERLAP, "discount": DISCOUNT}
     config.pop("_name_or_path", None)
     _write(folder / "config.json", config)
@@ -50,7 +43,7 @@ def write_weights(
             "tokenizer_class": "BertTokenizer",
             "do_lower_case": True,
             "model_max_length": WINDOW,
-            "model_input_names": ["input_ids", *([] if is_mpnet else ["token_type_ids"]), "attention_mask"],
+            "model_input_names": ["input_ids", *(["token_type_ids"] if has_types else []), "attention_mask"],
             "cls_token": "[CLS]",
             "sep_token": "[SEP]",
             "pad_token": "[PAD]",
@@ -61,12 +54,13 @@ def write_weights(
     _write(folder / "calibration.json", calibration)
 
 
-def write_quantized(path: Path, model: torch.nn.Module, kind: gguf.GGMLQuantizationType) -> None:
-    """Write the weights as a GGUF file: matrices quantised in blocks of 32 as `kind`, vectors in float32."""
-    writer = gguf.GGUFWriter(path, "mpnet")
+def write_quantized(path: Path, model: torch.nn.Module, layers: Kind, embeddings: Kind) -> None:
+    """Write the weights as a GGUF file: matrices quantised in blocks of 32 as their kind, vectors in float32."""
+    writer = gguf.GGUFWriter(path, "encoder")
     for name, value in model.state_dict().items():
         array = value.detach().to("cpu", torch.float32).numpy()
         if array.ndim == 2 and array.shape[1] % 32 == 0:
+            kind = embeddings if "embeddings" in name else layers
             writer.add_tensor(name, gguf.quantize(array, kind), raw_dtype=kind)
         else:
             writer.add_tensor(name, array)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,12 +32,15 @@ from guardproxy.engine import quantized
 from training.labels import OUTPUTS
 from training.mixture import Example
 from training.recipes import Recipe
+from training.upper import UpperLayers, lower_states
 from training.windows import DISCOUNT, Windows, parts, windows
 
 Array = NDArray[np.float32]
+Result = TypeVar("Result")
 Model = torch.nn.Module  # called with ids, mask and types, it returns an object with .logits
 _POOL = 50  # batches that are sorted by length together, so that a batch has little padding
 _PASS = 4096  # most tokens in a forward pass; a larger batch accumulates the gradients of several passes
+_LOW_PASS = 1024  # the same where no gradient is needed: a CPU's caches hold it
 # On a CPU, attention dropout costs most of a step, because torch cannot use its fused kernel with it. Without dropout,
 # plain matrix products are even faster than that kernel, whose backward pass is slow over short rows.
 _ATTENTION = "eager"
@@ -187,6 +194,13 @@ def _batches(lengths: Sequence[int], size: int, rng: random.Random) -> Iterator[
     yield from batches
 
 
+def bound(chosen: Sequence[int], lengths: Sequence[int]) -> int:
+    """The most tokens in a pass of a batch: on a CPU at most one core's share, so that no core waits for another."""
+    lanes = torch.get_num_threads() if device().type == "cpu" else 1
+    longest = max(lengths[i] for i in chosen)
+    return min(_PASS, -(-len(chosen) // lanes) * longest)
+
+
 def passes(chosen: Sequence[int], lengths: Sequence[int], bound: int = _PASS) -> Iterator[Sequence[int]]:
     """Split `chosen` into passes of at most `bound` tokens, padding included; a longer window is a pass of its own."""
     start, longest = 0, 0
@@ -219,10 +233,36 @@ def _groups(model: Model, recipe: Recipe) -> list[dict[str, object]]:
     return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()]
 
 
+@functools.cache
+def _bfloat16_pays() -> bool:
+    """Whether this CPU multiplies faster in bfloat16: some have the instruction, but at less than float32's rate."""
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        left, right = (torch.ones(1024, 768, dtype=dtype) for _ in range(2))
+        tries = []
+        for _ in range(5):
+            began = time.perf_counter()
+            functional.linear(left, right)
+            tries.append(time.perf_counter() - began)
+        seconds[dtype] = min(tries)
+    return seconds[torch.bfloat16] < 0.9 * seconds[torch.float32]
+
+
 def _autocast(where: torch.device) -> torch.autocast:
-    """Autocast to bfloat16 if the device has bfloat16 products; a CPU without them emulates, slower than float32."""
-    supported = where.type == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-    return torch.autocast(where.type, dtype=torch.bfloat16, enabled=supported)
+    """Autocast to bfloat16 on CUDA, and on a CPU where it is faster."""
+    return torch.autocast(where.type, dtype=torch.bfloat16, enabled=where.type == "cuda" or _bfloat16_pays())
+
+
+def in_lanes(act: Callable[[Sequence[int]], Result], parts: Iterable[Sequence[int]]) -> list[Result]:
+    """`act` on every part, in order; on a CPU one part per core at a time.
+
+    Two products side by side are faster than one product on two cores: the steps between products use both cores too.
+    """
+    lanes = torch.get_num_threads() if device().type == "cpu" else 1
+    if lanes == 1:
+        return [act(part) for part in parts]
+    with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return list(pool.map(act, parts))
 
 
 def fit(model: Model, data: Learnable, recipe: Recipe, seed: int, log: str) -> Model:
@@ -230,41 +270,75 @@ def fit(model: Model, data: Learnable, recipe: Recipe, seed: int, log: str) -> M
     torch.manual_seed(seed)
     rng = random.Random(seed)
     where = device()
-    model = model.to(where).train()
-    optimizer = torch.optim.AdamW(_groups(model, recipe), betas=(0.9, 0.98), fused=True)
+    model = model.to(where)
+    groups = _groups(model, recipe)
+    trained, logits_of = _trained_part(model, data.windows, recipe)
+    trained.train()
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
     lengths = [len(ids) for ids in data.windows.ids]
     total = recipe.epochs * -(-len(lengths) // recipe.batch)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / (0.06 * total), max(0.02, (total - step) / (0.94 * total)))
     )
     mean = torch.optim.swa_utils.AveragedModel(
-        model,
+        trained,
         multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average),  # type: ignore[no-untyped-call]
     )
     target, weight = (torch.from_numpy(a).to(where) for a in (data.target, data.weight))
+
+    def backward(part: Sequence[int], size: int) -> torch.Tensor:
+        """Add the gradients of a part of a batch of `size` windows; return its part of the loss."""
+        index = torch.tensor(part, device=where)
+        with _autocast(where):
+            logits = logits_of(part)
+        loss = functional.binary_cross_entropy_with_logits(
+            logits.float(), target[index], weight=weight[index], reduction="sum"
+        )
+        (loss / size).backward()  # type: ignore[no-untyped-call]
+        return loss.detach() / size
+
     step, running = 0, torch.zeros((), device=where)
     for _ in range(recipe.epochs):
         for chosen in _batches(lengths, recipe.batch, rng):
-            for part in passes(chosen, lengths):
-                index = torch.tensor(part, device=where)
-                with _autocast(where):
-                    logits = _logits(model, data.windows, part, where)
-                loss = functional.binary_cross_entropy_with_logits(
-                    logits.float(), target[index], weight=weight[index], reduction="sum"
-                ) / len(chosen)
-                loss.backward()  # type: ignore[no-untyped-call]
-                running += loss.detach()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            share = partial(backward, size=len(chosen))
+            running += torch.stack(in_lanes(share, passes(chosen, lengths, bound(chosen, lengths)))).sum()
+            torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
-            mean.update_parameters(model)
+            mean.update_parameters(trained)
             step += 1
             if step % 50 == 0:
                 print(f"{log} step {step}/{total} loss {running.item() / 50:.4f}", flush=True)
                 running.zero_()
-    averaged: Model = mean.module
-    return averaged.eval()
+    trained.load_state_dict(mean.module.state_dict())
+    return model.eval()
+
+
+def _trained_part(
+    model: Model, cut: Windows, recipe: Recipe
+) -> tuple[torch.nn.Module, Callable[[Sequence[int]], torch.Tensor]]:
+    """The part of the model that is trained, and a function that gives the logits of chosen windows.
+
+    Of an MPNet with frozen layers these are the upper layers; the lower ones read every window once, now.
+    """
+    where = device()
+    below = recipe.frozen - 1
+    if not isinstance(model, MPNetForSequenceClassification) or below < 1:
+        return model, lambda chosen: _logits(model, cut, chosen, where)
+    lengths = [len(ids) for ids in cut.ids]
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    model.eval()
+
+    def read(chosen: Sequence[int]) -> dict[int, torch.Tensor]:
+        with _autocast(where):
+            return lower_states(model, below, chosen, _batch(cut, chosen, where))
+
+    states: dict[int, torch.Tensor] = {}
+    for part in in_lanes(read, passes(order, lengths, _LOW_PASS)):
+        states |= part
+    upper = UpperLayers(model, below)
+    return upper, lambda chosen: upper([states[i] for i in chosen])
 
 
 @torch.no_grad()
@@ -277,16 +351,19 @@ def mean(models: Sequence[Model]) -> Model:
     return models[0]
 
 
-@torch.inference_mode()
 def window_logits(model: Model, cut: Windows) -> Array:
     """The logits of every window in float32, shape (windows, outputs)."""
     where = next(model.parameters()).device
     lengths = [len(ids) for ids in cut.ids]
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     out = np.zeros((len(order), len(OUTPUTS)), dtype=np.float32)
-    for chosen in passes(order, lengths):
+
+    @torch.inference_mode()
+    def read(chosen: Sequence[int]) -> None:
         with _autocast(where):
             out[chosen] = _logits(model, cut, chosen, where).float().cpu().numpy()
+
+    in_lanes(read, passes(order, lengths, _LOW_PASS))
     return out
 
 

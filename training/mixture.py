@@ -288,7 +288,9 @@ def build(rows: Sequence[dict[str, Any]], recipe: Recipe, seed: int) -> list[Exa
         replace(e, text=disguise(e.text, rng), made="disguise")
         for e in rng.sample(unique, min(recipe.disguises, len(unique)))
     ]
-    return examples + made + disguised
+    everything = examples + made + disguised
+    few = recipe.sample is not None and recipe.sample < len(everything)
+    return rng.sample(everything, recipe.sample) if few else everything
 
 
 def unlabelled(rows: Iterable[dict[str, Any]], recipe: Recipe, seed: int) -> list[Example]:

@@ -3,7 +3,8 @@
 `plainharm_STYLE.jsonl` has hand-written pairs: a harmful text with its categories, and a twin that begins with the same
 words, in the same slang and with the same typing errors, about something harmless. Texts hold requests and statements,
 never instructions. Templates multiply them: letter case, typing errors, chat spelling, leetspeak, openings, closings,
-and harmless text before and after. Both texts of a pair get the same templates, so that style is no evidence of harm.
+and harmless text before and after. "prose" has posts, comments and messages instead of requests, "wrapped" requests
+inside personas, stories and pretexts. Both texts of a pair get the same templates, so that style is no evidence of harm.
 All texts were written for this project.
 """
 
@@ -22,7 +23,8 @@ from training.labels import CATEGORIES
 from training.transform import leet, spaced, typos
 
 STYLES = (
-    "threats", "slang", "indirect", "hate", "crime", "drugs_weapons", "self_harm", "sexual", "long",
+    "threats", "slang", "indirect", "hate", "crime", "drugs_weapons", "self_harm", "sexual", "long", "wishes", "tasks",
+    "prose", "wrapped",
 )  # fmt: skip
 _LONG = 300  # characters; a text of this length gets no text around it
 

@@ -42,9 +42,9 @@ class Recipe:
     the weight of "absent" for categories that an unsafe row does not name; `prose` the weight of "safe" for unlabelled
     prose that its source found neither toxic nor sexist.
 
-    Mixture: `caps` limits the rows of a set, `boosts` repeats a set. `wraps`, `pairs`, `swaps`, `chunks`, `disguises`,
-    `declines`, `embeds`, `padded`, `asides`, `answers`, `benign`, `plainharm`, `threads` and `replies` count synthetic
-    rows, `lookalikes` counts them by family.
+    Mixture: `sample` limits the examples of all kinds together (None: no limit), `caps` those of a set; `boosts`
+    repeats a set. `wraps`, `pairs`, `swaps`, `chunks`, `disguises`, `declines`, `embeds`, `padded`, `asides`,
+    `answers`, `benign`, `plainharm`, `threads` and `replies` count synthetic rows, `lookalikes` counts them by family.
     `languages` limits the rows of `benign_tldr` in English and in all other languages.
 
     Optimiser: `rate` is the peak learning rate of the top layer; each layer below has `decay` times the rate of the
@@ -91,6 +91,7 @@ class Recipe:
     frozen: int = 0
     window: int = 256
     windows: int = 3
+    sample: int | None = None
 
 
 _CONTINUED_CAPS = {
@@ -121,6 +122,22 @@ _HARDENED = Recipe(
     boosts={}, wraps=100, pairs=800, swaps=250, chunks=700, disguises=100, declines=700, embeds=700,
     lookalikes={"ask": 900, "figure": 450, "why": 450, "opinion": 900, "advert": 600},
     epochs=1, batch=32, rate=1e-4, average=0.99, frozen=5, window=112, windows=1,
+)  # fmt: skip
+
+_LARGE = replace(
+    _BASE, base="mpnet", caps={
+        "aart": 800, "airbench_sample": 300, "benign_multilingual": 1200, "benign_taskmaster4": 300,
+        "benign_writingbench_en": 200, "coconot": 2200, "convabuse": 400, "cyberseceval_mitre": 500,
+        "davidson_hate": 600, "diasafety": 1600, "edos_sexism": 1600, "gptfuzz_responses": 1800, "harmfulqa": 700,
+        "hatecheck": 600, "hatemoji": 500, "jailbreak_prompts_inthewild": 150, "multijail": 500,
+        "prompt_injections_deepset": 200, "reddit_mental_health_27": 900, "rtp_decodingtrust": 3200,
+        "wildjailbreak_adv_harmful": 500,
+    },
+    boosts={"benign_mtbench_vicuna": 2, "benign_wildchat300": 3, "strongreject": 2}, languages=(3500, 600),
+    wraps=400, pairs=3000, swaps=1000, chunks=800, disguises=300, declines=800, embeds=800, padded=500, asides=500,
+    answers=2500, benign=7500, plainharm=13000, threads=1200, replies=3000,
+    lookalikes={"ask": 1500, "figure": 700, "why": 700, "opinion": 1300, "advert": 700},
+    epochs=1, batch=64, rate=1e-4, average=0.995, frozen=9, window=128, windows=1,
 )  # fmt: skip
 
 RECIPES: dict[str, Recipe] = {
@@ -180,21 +197,9 @@ RECIPES: dict[str, Recipe] = {
         epochs=1, batch=64, rate=2.5e-4, average=0.99, frozen=1,
     ),
     "prose": _BASE,
-    "taught": replace(_BASE, soft=0.7, epochs=3, batch=256, rate=4e-4),
-    "large": replace(
-        _BASE, base="mpnet", caps={
-            "aart": 800, "airbench_sample": 300, "benign_multilingual": 1200, "benign_taskmaster4": 300,
-            "benign_writingbench_en": 200, "coconot": 2200, "convabuse": 400, "cyberseceval_mitre": 500,
-            "davidson_hate": 600, "diasafety": 1600, "edos_sexism": 1600, "gptfuzz_responses": 1800, "harmfulqa": 700,
-            "hatecheck": 600, "hatemoji": 500, "jailbreak_prompts_inthewild": 150, "multijail": 500,
-            "prompt_injections_deepset": 200, "reddit_mental_health_27": 900, "rtp_decodingtrust": 3200,
-            "wildjailbreak_adv_harmful": 500,
-        },
-        boosts={"benign_mtbench_vicuna": 2, "benign_wildchat300": 3, "strongreject": 2}, languages=(3500, 600),
-        wraps=400, pairs=3000, swaps=1000, chunks=800, disguises=300, declines=800, embeds=800, padded=500, asides=500,
-        answers=2500, benign=2500, plainharm=3500, threads=800, replies=1200,
-        lookalikes={"ask": 1500, "figure": 700, "why": 700, "opinion": 1300, "advert": 700},
-        epochs=1, batch=64, rate=1e-4, average=0.995, frozen=9, window=128, windows=1,
+    "large": _LARGE,
+    "small": replace(
+        _LARGE, base="minilm", after="averaged", soft=0.7, unlabelled=0, sample=40000, batch=48, rate=2e-4, frozen=1
     ),
     "cpu": replace(
         _BASE, wraps=1500, pairs=4000, swaps=2000, chunks=1500, epochs=1, batch=32, frozen=3, window=96, windows=1

@@ -1,4 +1,4 @@
-"""Train the embedded guard: `python training/train.py --data DATA --recipe NAME --out FOLDER`."""
+"""Train a model of the embedded guard: `python training/train.py --data DATA --recipe NAME --out FOLDER`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))  # so that the file also runs as a script
 from training import bases, fit, measure, mixture  # noqa: E402
 from training.export import write_weights  # noqa: E402
 from training.labels import OUTPUTS  # noqa: E402
-from training.recipes import RECIPES  # noqa: E402
+from training.recipes import RECIPES, Recipe  # noqa: E402
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -33,10 +33,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tokenizer", type=Path, default=None, help="the folder of the guard's tokenizer, MiniLM's")
     parser.add_argument("--teacher", type=Path, default=None, help="the folder of a trained guard as teacher model")
     parser.add_argument("--start", type=Path, default=None, help="the folder of a trained guard to continue from")
-    parser.add_argument("--recipe", choices=sorted(RECIPES), default="averaged", help="how to train")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "guardproxy" / "weights" / "embedded", help="the folder for the weights"
-    )
+    parser.add_argument("--recipe", choices=sorted(RECIPES), default="large", help="how to train")
+    parser.add_argument("--out", type=Path, required=True, help="the folder for the weights")
     parser.add_argument("--share", type=float, default=1.0, help="the share of the training rows, for learning curves")
     parser.add_argument("--seed", type=int, default=0, help="the seed of the first stage")
     return parser.parse_args(argv)
@@ -65,42 +63,47 @@ def calibrate(logits: measure.Floats, held: list[mixture.Example]) -> tuple[dict
     return calibration, errors
 
 
-def stages(name: str) -> list[str]:
-    """The recipes that lead to `name`; each continues from the weights of the recipe before it."""
-    before = RECIPES[name].after
-    return [*(stages(before) if before else []), name]
+def depth(name: str) -> int:
+    """The number of stages before the last one of a recipe: of the longest line, for a mean."""
+    recipe = RECIPES[name]
+    before = recipe.mean or ((recipe.after,) if recipe.after else ())
+    own = 0 if recipe.mean or not recipe.after else 1
+    return own + max((depth(part) for part in before), default=0)
 
 
-def train(args: argparse.Namespace, rows: list[dict[str, Any]]) -> tuple[fit.Model, Tokenizer, int]:
-    """Train all stages; return the guard, its tokenizer and the number of examples of the last stages.
+def train(
+    args: argparse.Namespace, name: str, rows: list[dict[str, Any]], tokenizer: Tokenizer
+) -> tuple[fit.Model, int]:
+    """Train a recipe after the recipes that it continues from; return the guard and the number of its own examples.
 
-    `rows` are the rows that are not held out. Stage n (from 0) has the seed `args.seed` + n, so that the last stage
-    gives the same result after the others and alone, from the folder of the stage before it (--start).
+    `rows` are the rows that are not held out. Stage n (from 0) of a line has the seed `args.seed` + n, so that the last
+    stage gives the same result after the others and alone, from the folder of the stage before it (--start).
     """
-    base = args.base or (bases.mpnet() if RECIPES[args.recipe].base == "mpnet" else bases.minilm())
-    tokenizer = fit.load_tokenizer(args.start or args.tokenizer or bases.minilm())
-    models, counts = [], 0
-    for last in RECIPES[args.recipe].mean or (args.recipe,):
-        model = fit.trained_model(args.start) if args.start else fit.new_model(base, tokenizer, args.seed)
-        names = stages(last)
-        for number in range(len(names) - 1 if args.start else 0, len(names)):
-            model, count = stage(args, names[number], args.seed + number, rows=rows, tokenizer=tokenizer, model=model)
-        models.append(model)
-        counts += count
-    return fit.mean(models), tokenizer, counts
+    recipe = RECIPES[name]
+    if recipe.mean:
+        models, counts = zip(*(train(args, part, rows, tokenizer) for part in recipe.mean), strict=True)
+        return fit.mean(models), sum(counts)
+    if args.start:
+        model = fit.trained_model(args.start)
+    elif recipe.after:
+        model, _ = train(args, recipe.after, rows, tokenizer)
+    else:
+        base = args.base or (bases.mpnet() if recipe.base == "mpnet" else bases.minilm())
+        model = fit.new_model(base, tokenizer, args.seed)
+    return stage(args, recipe, args.seed + depth(name), name=name, rows=rows, tokenizer=tokenizer, model=model)
 
 
 def stage(
     args: argparse.Namespace,
-    name: str,
+    recipe: Recipe,
     seed: int,
     *,
+    name: str,
     rows: list[dict[str, Any]],
     tokenizer: Tokenizer,
     model: fit.Model,
 ) -> tuple[fit.Model, int]:
-    """Train `model` by a recipe; return it with the number of examples."""
-    recipe = RECIPES[name]
+    """Train `model` by the recipe called `name`; return it with the number of examples."""
     examples = mixture.build(rows, recipe, seed)
     data = fit.learnable(tokenizer, examples, recipe, seed)
     print(f"{name}: {len(examples)} examples, {len(data.windows.ids)} windows, {fit.device()}", flush=True)
@@ -123,7 +126,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     learn = [r for r in rows if not mixture.is_held_out(r)][:: max(1, round(1 / args.share))]
     held_out = [r for r in rows if mixture.is_held_out(r)]
     held = [e for e in mixture.plain_examples(held_out, replace(RECIPES[args.recipe], implied=0, prose=0)) if e.labels]
-    model, tokenizer, count = train(args, learn)
+    tokenizer = fit.load_tokenizer(args.start or args.tokenizer or bases.minilm())
+    model, count = train(args, args.recipe, learn, tokenizer)
     training_s = time.monotonic() - began
 
     calibration, errors = calibrate(fit.text_logits(model, tokenizer, [(e.question, e.text) for e in held]), held)

@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
     torch.manual_seed(3)
     model = transformers.MPNetForSequenceClassification(CONFIG).eval()
     CONFIG.save_pretrained(path)
-    write_quantized(path / quantized.NAME, model, gguf.GGMLQuantizationType.Q5_0)
+    write_quantized(path / quantized.NAME, model, *[gguf.GGMLQuantizationType.Q5_0] * 2)
     return path, model
 
 
