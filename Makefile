@@ -1,9 +1,12 @@
-.PHONY: install serve test lint types bench docs mutation evaluation presets train package
+.PHONY: install serve test lint types bench docs mutation evaluation presets train train-multilingual package
 
 PYTHON ?= python3
 VENV := .venv
 # Labelled data for `make evaluation`: a folder of .jsonl.gz files, which are not part of this repository.
 DATA ?= ../shared/data/dev
+WEIGHTS := guardproxy/weights/embedded
+# Where guardproxy looks for `model: embedded-multilingual`: in its data directory.
+MULTILINGUAL := $(or $(GUARDPROXY_DATA_DIR),$(or $(XDG_DATA_HOME),$(HOME)/.local/share)/guardproxy)/embedded-multilingual
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # Two installations in one environment, each with a stamp: what `make serve` needs, and the tools and extras that every
@@ -51,6 +54,7 @@ mutation: install
 
 evaluation: install
 	$(BIN)/guardproxy evaluate $(DATA)/*.jsonl.gz --guard embedded --json | $(BIN)/python -m bench.evaluation_tables docs/evaluation.md
+	$(BIN)/python -m bench.slices docs/evaluation.md $(DATA)
 	$(BIN)/python -m bench.robustness docs/evaluation.md $(DATA)
 	$(BIN)/python -m bench.escapes docs/escapes.md
 
@@ -58,8 +62,17 @@ evaluation: install
 presets: install
 	$(BIN)/python -m bench.presets $(DATA)
 
+# Both models of the embedded guard, the large one first: it is the teacher of the small one.
 train: install
-	$(BIN)/python training/train.py
+	$(PIP) install --group train
+	$(BIN)/python training/train.py --recipe large --out $(WEIGHTS)/large
+	$(BIN)/python training/train.py --recipe small --teacher $(WEIGHTS)/large --out $(WEIGHTS)/small
+
+# A guard for many languages, which does not ship: docs/languages.md.
+train-multilingual: install
+	$(PIP) install --group train-multilingual
+	$(BIN)/python training/train.py --recipe multilingual --out $(MULTILINGUAL) --dev multijail benign_multilingual xstest
+	$(BIN)/python bench/multilingual.py --model $(MULTILINGUAL)
 
 # A wheel and a source distribution in dist/, checked as a package index would.
 package: install

@@ -73,7 +73,7 @@ async def measured(args: argparse.Namespace) -> dict[str, Any]:
         options = ModelOptions(weights_of, device=args.device, threads=args.threads, floor=1.0)
         return open_local_guard(name, family, options, LocalLimits(timeout_s=600.0))
 
-    first = opened("embedded", open_classifier(), "embedded")
+    first = opened("embedded", open_classifier(), "embedded-small")
     second = opened("generative", open_llama_guard(version="1"), model)
     await first.start()
     await second.start()

@@ -106,7 +106,7 @@ def embedded(paths: list[Path], limit: int) -> None:
         "int8, engine x86": Int8Format(single),
         "int8, engine onednn": OneDNNInt8Format(single),
     }
-    loaded = load_classifier("embedded", CPU, single)
+    loaded = load_classifier("embedded-small", CPU, single)
     runners = {name: ClassifierRunner(loaded, CPU, threads=1, number_format=each) for name, each in formats.items()}
     family = open_classifier()
     text = " ".join(random.Random(7).choices(WORDS.split(), k=98))

@@ -1,6 +1,6 @@
 """The speed of guards in every number format of a CPU, relative to plain float32 in the same run.
 
-    python -m bench.number_formats              embedded guard, a larger encoder, SmolLM2; some minutes of one core
+    python -m bench.number_formats              both models of the embedded guard, SmolLM2; some minutes of one core
     python -m bench.number_formats --quick      two rounds, and 16 checks of SmolLM2 instead of 64
 
 The formats take turns. Times are CPU seconds of one thread, the least of all rounds, so that other load counts little.
@@ -18,8 +18,6 @@ from bench.engine import smollm  # sets the wait policy, before torch is importe
 from bench.pages import machine
 
 import torch  # isort: skip
-import transformers  # isort: skip
-from tokenizers import Tokenizer, models
 
 from guardproxy.engine.encoder.runner import ClassifierRunner
 from guardproxy.engine.load import LoadedModel, load_classifier
@@ -29,15 +27,6 @@ from guardproxy.ports import ClassLogits, Piece, Prompt
 
 CPU = torch.device("cpu")
 FORMATS = [NumberFormat(dtype, packed) for dtype in (torch.float32, torch.bfloat16) for packed in (False, True)]
-
-
-def larger() -> LoadedModel:
-    """An encoder of the size of all-mpnet-base-v2 with random weights: the time does not depend on them."""
-    config = transformers.MPNetConfig(num_labels=8)  # its defaults are that size
-    model = transformers.MPNetForSequenceClassification(config).eval().requires_grad_(False)
-    backend = Tokenizer(models.WordLevel({"a": 4, "?": 3}, unk_token="?"))
-    tokenizer = type("Plain", (), {"model_max_length": 512, "pad_token_id": 1, "model_input_names": []})()
-    return LoadedModel(model, backend, tokenizer, None)
 
 
 def least(acts: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
@@ -121,8 +110,8 @@ def main() -> None:
     names = [each.name for each in FORMATS]
     print(machine(), torch.__version__)
     encoders = {
-        "embedded guard": (load_classifier("embedded", CPU, torch.float32), (30, 100), 4 if quick else 16),
-        "MPNet base": (larger(), (100,), 2 if quick else 8),
+        "embedded-small": (load_classifier("embedded-small", CPU, torch.float32), (30, 100), 4 if quick else 16),
+        "embedded-large": (load_classifier("embedded-large", CPU, torch.float32), (30, 100), 2 if quick else 8),
     }
     for name, (loaded, _, _) in encoders.items():
         print(f"{name}: auto is", choose_format("auto", linear_layers(loaded.model.base_model.encoder)).name)

@@ -2,26 +2,23 @@
 
 import hashlib
 import os
-from dataclasses import replace
 from importlib.resources import files
 
 from guardproxy import app
+from guardproxy.cli.evaluate import patient
 from guardproxy.policy import Policy
 from guardproxy.ports import Guard
 from guardproxy.settings import load
-
-# The time limit of a check whose verdict, not speed, is measured: other programs may slow the machine down.
-PATIENCE_S = 600.0
 
 
 def shipped() -> tuple[Guard, Policy]:
     """The embedded guard, not started and with a longer time limit, and the default policy."""
     settings = load(None, os.environ, app.catalogue())
-    patient = replace(settings.guard, timeout_s=PATIENCE_S, max_wait_s=PATIENCE_S)
-    return app.guard(replace(settings, guard=patient)), settings.policies.policies["default"]
+    return app.guard(patient(settings)), settings.policies.policies["default"]
 
 
 def weights() -> str:
-    """The first 12 hexadecimal digits of the SHA-256 of the embedded guard's weights."""
-    data = (files("guardproxy") / "weights" / "embedded" / "model.safetensors").read_bytes()
+    """The first 12 hexadecimal digits of the SHA-256 of both models of the embedded guard, the small one first."""
+    folder = files("guardproxy") / "weights" / "embedded"
+    data = b"".join((folder / name / "model.gguf").read_bytes() for name in ("small", "large"))
     return hashlib.sha256(data).hexdigest()[:12]

@@ -113,6 +113,9 @@ class ThreadPolicy:
     """User turns that are joined, the current one included; with 0 or 1, each turn is judged by itself."""
     characters: Annotated[int, Interval(ge=1)] = 4000
     """The most characters of the joined text; its oldest characters are left out."""
+    unsafe: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    """The verdict on the joined text counts from this P(unsafe) on. Most of that text was judged alone before, so it
+    may need more certainty than a single turn."""
 
 
 @dataclass(frozen=True, slots=True)

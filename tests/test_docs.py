@@ -173,6 +173,6 @@ def test_the_changelog_has_this_version() -> None:
 def test_the_model_card_names_every_output() -> None:
     """The embedded guard's card names every output in its configuration."""
     folder = ROOT / "guardproxy" / "weights" / "embedded"
-    labels = json.loads((folder / "config.json").read_text())["id2label"].values()
+    labels = json.loads((folder / "large" / "config.json").read_text())["id2label"].values()
     card = (folder / "README.md").read_text()
     assert [label for label in labels if label not in card] == []

@@ -284,7 +284,7 @@ def started(config: Path, folder: Path) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
-        ("model.safetensors", lambda data: data[:100_000], "damaged"),
+        ("model.gguf", lambda data: data[:100_000], "cannot be loaded"),
         (
             "config.json",
             lambda data: data.replace(b'"num_hidden_layers": 6', b'"num_hidden_layers": null'),
@@ -295,7 +295,7 @@ def started(config: Path, folder: Path) -> Iterator[str]:
 def test_a_start_that_breaks_is_told(tmp_path: Path, name: str, damage: Callable[[bytes], bytes], message: str) -> None:
     """Damaged model files end the start with a message, whatever exception they cause."""
     folder = tmp_path / "model"
-    shutil.copytree(str(files("guardproxy") / "weights" / "embedded"), folder)
+    shutil.copytree(str(files("guardproxy") / "weights" / "embedded" / "small"), folder)
     (folder / name).write_bytes(damage((folder / name).read_bytes()))
     path = tmp_path / "guardproxy.yaml"
     path.write_text(f'guard: {{model: "{folder}"}}\nupstream: {{url: "http://127.0.0.1:9"}}\naudit: {{store: none}}\n')
@@ -306,3 +306,18 @@ def test_a_start_that_breaks_is_told(tmp_path: Path, name: str, damage: Callable
         assert failed.wait(60)
         assert "start failed" in httpx.get(f"{url}/readyz").json()["status"]
     assert message in str(service.failure)
+
+
+def test_the_model_for_many_languages_is_looked_for_in_the_data_directory(tmp_path: Path) -> None:
+    """Without its weights, the start fails, names the folder in `--data-dir` and says how to make them."""
+    path = tmp_path / "guardproxy.yaml"
+    path.write_text(
+        'guard: {model: embedded-multilingual}\nupstream: {url: "http://127.0.0.1:9"}\naudit: {store: none}\n'
+    )
+    source = read(str(path), str(tmp_path / "data"))
+    failed = threading.Event()
+    service = Service(source.file, source, failed.set)
+    with serve(service.app):
+        assert failed.wait(60)
+    assert f"model '{tmp_path / 'data' / 'embedded-multilingual'}'" in str(service.failure)
+    assert "run `make train-multilingual`" in str(service.failure)

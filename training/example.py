@@ -12,7 +12,8 @@ class Example:
     """A text to learn from.
 
     `question` is None on the user side. `labels` maps an output to (target, weight); a missing output is unknown.
-    `key` names the row that the example comes from, `made` the kind of a synthetic example.
+    `key` names the row that the example comes from, `made` the kind of a synthetic example, `language` the language of
+    the text.
     """
 
     key: str
@@ -21,3 +22,4 @@ class Example:
     text: str
     labels: dict[str, Target]
     made: str = ""
+    language: str = "en"

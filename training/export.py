@@ -12,12 +12,13 @@ import torch
 from tokenizers import Tokenizer
 
 from guardproxy.engine import quantized
-from training.windows import DISCOUNT, OVER, PART, PART_OVERLAP, WINDOW
+from training.windows import DISCOUNT, OVER, PART, PART_OVERLAP, WINDOW, special_pieces
 
 Kind = gguf.GGMLQuantizationType
 # How the layers and the embeddings of a model are stored: in 8.5, 5.5 or 4.5 bits per weight. The larger model gets
-# fewer bits, because the package must stay below 95 MB; a table of embeddings needs fewer than a layer.
-QUANTISED = {"bert": (Kind.Q8_0, Kind.Q5_0), "mpnet": (Kind.Q5_0, Kind.Q4_0)}
+# fewer bits, because the package must stay below 95 MB; a table of embeddings needs fewer than a layer. The embeddings
+# of the multilingual model stay as its base has them.
+QUANTISED = {"bert": (Kind.Q8_0, Kind.Q5_0), "mpnet": (Kind.Q5_0, Kind.Q4_0), "multilingual": (Kind.Q8_0, Kind.Q4_0)}
 
 
 def write_weights(
@@ -28,7 +29,10 @@ def write_weights(
 ) -> None:
     """Write config.json, the quantised weights, the tokenizer and calibration.json into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_quantized(folder / quantized.NAME, model, *QUANTISED[model.config.model_type])
+    pieces = special_pieces(tokenizer)
+    is_multilingual = pieces["cls"] == "<s>"
+    kind = "multilingual" if is_multilingual else model.config.model_type
+    write_quantized(folder / quantized.NAME, model, *QUANTISED[kind])
     has_types = model.config.model_type == "bert"
     config: dict[str, Any] = model.config.to_diff_dict()
     config |= {"architectures": [type(model).__name__], "model_type": model.config.model_type}
@@ -40,15 +44,14 @@ def write_weights(
     _write(
         folder / "tokenizer_config.json",
         {
-            "tokenizer_class": "BertTokenizer",
-            "do_lower_case": True,
+            **(
+                {"tokenizer_class": "PreTrainedTokenizerFast"}
+                if is_multilingual
+                else {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+            ),
             "model_max_length": WINDOW,
             "model_input_names": ["input_ids", *(["token_type_ids"] if has_types else []), "attention_mask"],
-            "cls_token": "[CLS]",
-            "sep_token": "[SEP]",
-            "pad_token": "[PAD]",
-            "unk_token": "[UNK]",
-            "mask_token": "[MASK]",
+            **{f"{name}_token": piece for name, piece in pieces.items()},
         },
     )
     _write(folder / "calibration.json", calibration)

@@ -67,6 +67,7 @@ def load_tokenizer(base: Path) -> Tokenizer:
     tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True  # as in the engine: a text cannot hold special tokens
     return tokenizer
 
 
@@ -320,11 +321,12 @@ def _trained_part(
 ) -> tuple[torch.nn.Module, Callable[[Sequence[int]], torch.Tensor]]:
     """The part of the model that is trained, and a function that gives the logits of chosen windows.
 
-    Of an MPNet with frozen layers these are the upper layers; the lower ones read every window once, now.
+    Of an encoder with frozen layers these are the upper layers; the lower ones read every window once, now. But a
+    MiniLM is trained as a whole: the stages that gave the shipped weights had dropout in its frozen layers too.
     """
     where = device()
     below = recipe.frozen - 1
-    if not isinstance(model, MPNetForSequenceClassification) or below < 1:
+    if recipe.base == "minilm" or below < 1:
         return model, lambda chosen: _logits(model, cut, chosen, where)
     lengths = [len(ids) for ids in cut.ids]
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])

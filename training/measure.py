@@ -116,10 +116,10 @@ def _truth(row: dict[str, Any], name: str) -> int | None:
     return None if value is None else int(value)
 
 
-def dev_rows(data: Path) -> dict[str, list[dict[str, Any]]]:
-    """The rows of every set in `data`/dev."""
+def dev_rows(data: Path, names: Sequence[str] = ("*",)) -> dict[str, list[dict[str, Any]]]:
+    """The rows of the sets in `data`/dev with these names, or of all."""
     by_set: dict[str, list[dict[str, Any]]] = {}
-    for row in read_rows(data / "dev"):
+    for row in (row for name in names for row in read_rows(data / "dev", name)):
         by_set.setdefault(row["source"], []).append(row)
     return by_set
 

@@ -17,6 +17,7 @@ from training.conversations import reply_examples, thread_examples
 from training.example import Example, Target
 from training.labels import CATEGORIES, targets
 from training.lookalikes import FAMILIES
+from training.multilingual import ENGLISH, balanced, held_out_examples, language_of, multilingual_examples
 from training.plainharm import plainharm_examples
 from training.recipes import Recipe
 from training.transform import compliance, decline, disguise, refusal, wrap
@@ -59,7 +60,7 @@ def plain_examples(rows: Iterable[dict[str, Any]], recipe: Recipe) -> list[Examp
         question, text = last_exchange(row)
         if text.strip():
             labels = targets(row, recipe.outside, recipe.implied, recipe.prose)
-            out.append(Example(str(row["id"]), row["source"], question, text, labels))
+            out.append(Example(str(row["id"]), row["source"], question, text, labels, language=language_of(row)))
     return out
 
 
@@ -248,7 +249,7 @@ def _in_languages(rows: Sequence[dict[str, Any]], recipe: Recipe, rng: random.Ra
     groups: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
     for row in rows:
         if row["source"] == _WISHES:
-            groups[row["source_labels"][1] == "en"].append(row)
+            groups[language_of(row) == ENGLISH].append(row)
     drawn = [
         row
         for group, count in zip(groups.values(), recipe.languages, strict=True)
@@ -283,6 +284,7 @@ def build(rows: Sequence[dict[str, Any]], recipe: Recipe, seed: int) -> list[Exa
         + plainharm_examples(rng, recipe.plainharm)
         + thread_examples(rng, recipe.threads)
         + reply_examples(rng, recipe.replies)
+        + multilingual_examples(rng, recipe.multilingual)
     )
     disguised = [
         replace(e, text=disguise(e.text, rng), made="disguise")
@@ -290,7 +292,21 @@ def build(rows: Sequence[dict[str, Any]], recipe: Recipe, seed: int) -> list[Exa
     ]
     everything = examples + made + disguised
     few = recipe.sample is not None and recipe.sample < len(everything)
-    return rng.sample(everything, recipe.sample) if few else everything
+    chosen = rng.sample(everything, recipe.sample) if few else everything
+    return balanced(chosen) if recipe.multilingual else chosen
+
+
+def held_out(rows: Iterable[dict[str, Any]], recipe: Recipe) -> list[Example]:
+    """The examples for calibration, from rows that are held out.
+
+    Those of a multilingual recipe have its own texts too, a quarter of its caps, and its weights by language.
+    """
+    held = [e for e in plain_examples(rows, replace(recipe, implied=0, prose=0)) if e.labels]
+    if not recipe.multilingual:
+        return held
+    quarter = replace(recipe, caps={source: -(-cap // 4) for source, cap in recipe.caps.items()})
+    few = _cap(held, quarter, random.Random(0)) + held_out_examples()
+    return balanced(sorted(few, key=lambda e: hashlib.md5(e.text.encode(), usedforsecurity=False).digest()))
 
 
 def unlabelled(rows: Iterable[dict[str, Any]], recipe: Recipe, seed: int) -> list[Example]:

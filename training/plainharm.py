@@ -3,8 +3,8 @@
 `plainharm_STYLE.jsonl` has hand-written pairs: a harmful text with its categories, and a twin that begins with the same
 words, in the same slang and with the same typing errors, about something harmless. Texts hold requests and statements,
 never instructions. Templates multiply them: letter case, typing errors, chat spelling, leetspeak, openings, closings,
-and harmless text before and after. "prose" has posts, comments and messages instead of requests, "wrapped" requests
-inside personas, stories and pretexts. Both texts of a pair get the same templates, so that style is no evidence of harm.
+and harmless text before and after. Both texts of a pair get the same templates, so that style is no evidence of harm.
+"prose" has posts, comments and messages instead of requests, "wrapped" requests inside personas, stories and pretexts.
 All texts were written for this project.
 """
 

@@ -45,6 +45,7 @@ class Recipe:
     Mixture: `sample` limits the examples of all kinds together (None: no limit), `caps` those of a set; `boosts`
     repeats a set. `wraps`, `pairs`, `swaps`, `chunks`, `disguises`, `declines`, `embeds`, `padded`, `asides`,
     `answers`, `benign`, `plainharm`, `threads` and `replies` count synthetic rows, `lookalikes` counts them by family.
+    `multilingual` counts texts in many languages; if it is not 0, weights are balanced within every language.
     `languages` limits the rows of `benign_tldr` in English and in all other languages.
 
     Optimiser: `rate` is the peak learning rate of the top layer; each layer below has `decay` times the rate of the
@@ -56,7 +57,7 @@ class Recipe:
     `unlabelled` other rows per set; 0 trains without a teacher.
     """
 
-    base: Literal["minilm", "mpnet"] = "minilm"
+    base: Literal["minilm", "mpnet", "e5"] = "minilm"
     after: str = ""
     mean: tuple[str, ...] = ()
 
@@ -79,6 +80,7 @@ class Recipe:
     plainharm: int = 0
     threads: int = 0
     replies: int = 0
+    multilingual: int = 0
     languages: tuple[int, int] | None = None
     lookalikes: Mapping[str, int] = field(default_factory=dict)
     unlabelled: int = 5000
@@ -140,6 +142,22 @@ _LARGE = replace(
     epochs=1, batch=64, rate=1e-4, average=0.995, frozen=9, window=128, windows=1,
 )  # fmt: skip
 
+_MULTILINGUAL = replace(
+    _BASE, base="e5", caps=dict.fromkeys((
+        "advbench", "aegis1_train_sample", "airbench_sample", "benign_mtbench_vicuna", "do_not_answer",
+        "figstep_safebench", "strongreject", "benign_awesome_prompts", "benign_taskmaster4", "malicious_instruct",
+        "prompt_injections_deepset", "pyrit_seed_prompts", "jailbreak_templates_gptfuzz", "convabuse", "davidson_hate",
+        "cyberseceval_mitre", "hatemoji", "wildjailbreak_adv_harmful", "jailbreak_prompts_inthewild",
+        "gptfuzz_responses", "pyrit_scorer_evals", "reddit_mental_health_27",
+    ), 60) | dict.fromkeys((
+        "aart", "ailuminate_demo", "benign_self_instruct", "benign_wildchat300", "catqa", "diasafety", "edos_sexism",
+        "harmfulqa", "hatecheck", "phtest_train", "wildguard_train_sample", "coconot", "rtp_decodingtrust",
+    ), 120) | {"benign_writingbench_en": 30, "benign_multilingual": 2600},
+    boosts={}, languages=(300, 1600), wraps=0, pairs=100, swaps=0, chunks=0, disguises=0,
+    benign=400, plainharm=1400, replies=100, multilingual=7000,
+    epochs=2, batch=48, rate=2.5e-4, average=0.99, frozen=7, window=128, windows=1,
+)  # fmt: skip
+
 RECIPES: dict[str, Recipe] = {
     "first": _FIRST,
     "first_outside_safe": replace(_FIRST, outside="safe"),
@@ -198,8 +216,9 @@ RECIPES: dict[str, Recipe] = {
     ),
     "prose": _BASE,
     "large": _LARGE,
+    "multilingual": _MULTILINGUAL,
     "small": replace(
-        _LARGE, base="minilm", after="averaged", soft=0.7, unlabelled=0, sample=40000, batch=48, rate=2e-4, frozen=1
+        _LARGE, base="minilm", after="averaged", soft=0.7, unlabelled=0, sample=30000, batch=48, rate=2e-4, frozen=1
     ),
     "cpu": replace(
         _BASE, wraps=1500, pairs=4000, swaps=2000, chunks=1500, epochs=1, batch=32, frozen=3, window=96, windows=1

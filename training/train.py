@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ import numpy as np
 from tokenizers import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
+HELD = 3000  # held-out examples that calibrate the outputs; all of them take the large model a quarter of an hour
 sys.path.insert(0, str(ROOT))  # so that the file also runs as a script
 
-from training import bases, fit, measure, mixture  # noqa: E402
+from training import bases, e5, fit, measure, mixture  # noqa: E402
 from training.export import write_weights  # noqa: E402
 from training.labels import OUTPUTS  # noqa: E402
 from training.recipes import RECIPES, Recipe  # noqa: E402
@@ -30,9 +31,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--data", type=Path, default=ROOT.parent / "shared" / "data", help="the folder with train/ and dev/"
     )
     parser.add_argument("--base", type=Path, default=None, help="the folder of the BERT or MPNet encoder to start from")
-    parser.add_argument("--tokenizer", type=Path, default=None, help="the folder of the guard's tokenizer, MiniLM's")
+    parser.add_argument("--tokenizer", type=Path, default=None, help="the folder of the guard's tokenizer")
     parser.add_argument("--teacher", type=Path, default=None, help="the folder of a trained guard as teacher model")
     parser.add_argument("--start", type=Path, default=None, help="the folder of a trained guard to continue from")
+    parser.add_argument("--dev", nargs="*", default=["*"], help="the sets of dev/ that are scored; all if not given")
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="large", help="how to train")
     parser.add_argument("--out", type=Path, required=True, help="the folder for the weights")
     parser.add_argument("--share", type=float, default=1.0, help="the share of the training rows, for learning curves")
@@ -63,6 +65,23 @@ def calibrate(logits: measure.Floats, held: list[mixture.Example]) -> tuple[dict
     return calibration, errors
 
 
+def base_folder(args: argparse.Namespace, recipe: Recipe) -> Path:
+    """The folder of the encoder that training starts from: --base, or the recipe's."""
+    if args.base:
+        return Path(args.base)
+    if recipe.base == "e5":
+        return e5.folder(bases.e5_file(), args.data / "train", bases.cache())
+    return bases.mpnet() if recipe.base == "mpnet" else bases.minilm()
+
+
+def tokenizer_folder(args: argparse.Namespace, recipe: Recipe) -> Path:
+    """The folder of the guard's tokenizer: of the guard to continue from, --tokenizer, or the recipe's.
+
+    The small and the large model share MiniLM's tokens; a multilingual model has those of its encoder.
+    """
+    return Path(args.start or args.tokenizer or (base_folder(args, recipe) if recipe.base == "e5" else bases.minilm()))
+
+
 def depth(name: str) -> int:
     """The number of stages before the last one of a recipe: of the longest line, for a mean."""
     recipe = RECIPES[name]
@@ -88,8 +107,7 @@ def train(
     elif recipe.after:
         model, _ = train(args, recipe.after, rows, tokenizer)
     else:
-        base = args.base or (bases.mpnet() if recipe.base == "mpnet" else bases.minilm())
-        model = fit.new_model(base, tokenizer, args.seed)
+        model = fit.new_model(base_folder(args, recipe), tokenizer, args.seed)
     return stage(args, recipe, args.seed + depth(name), name=name, rows=rows, tokenizer=tokenizer, model=model)
 
 
@@ -125,13 +143,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = mixture.read_rows(args.data / "train")
     learn = [r for r in rows if not mixture.is_held_out(r)][:: max(1, round(1 / args.share))]
     held_out = [r for r in rows if mixture.is_held_out(r)]
-    held = [e for e in mixture.plain_examples(held_out, replace(RECIPES[args.recipe], implied=0, prose=0)) if e.labels]
-    tokenizer = fit.load_tokenizer(args.start or args.tokenizer or bases.minilm())
+    held = mixture.held_out(held_out, RECIPES[args.recipe])
+    held = random.Random(args.seed).sample(held, min(len(held), HELD))
+    tokenizer = fit.load_tokenizer(tokenizer_folder(args, RECIPES[args.recipe]))
     model, count = train(args, args.recipe, learn, tokenizer)
     training_s = time.monotonic() - began
 
     calibration, errors = calibrate(fit.text_logits(model, tokenizer, [(e.question, e.text) for e in held]), held)
-    dev = measure.dev_rows(args.data)
+    dev = measure.dev_rows(args.data, args.dev)
     logits = fit.text_logits(model, tokenizer, measure.dev_pairs(dev))
     scores = measure.measure_dev(dev, measure.probabilities(logits, calibration))
     scores["held_out"] = {"calibration_error": errors}

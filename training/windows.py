@@ -1,4 +1,7 @@
-"""The guard's input: `[CLS] text [SEP]`, or `[CLS] question [SEP] reply [SEP]`, in overlapping windows."""
+"""The guard's input: `[CLS] text [SEP]`, or `[CLS] question [SEP] reply [SEP]`, in overlapping windows.
+
+XLM-R's vocabulary calls the special tokens `<s>` and `</s>`.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,29 @@ PART = 64
 PART_OVERLAP = 16
 DISCOUNT = 1.0
 QUESTION = 96  # most tokens of the question in front of a window of the reply
-CLS, SEP = 101, 102  # ids in the BERT uncased vocabulary
+# The special pieces, by their meaning, in a BERT's vocabulary and in XLM-R's, which multilingual encoders have.
+_BERT = {"cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "unk": "[UNK]", "mask": "[MASK]"}
+_XLM = {"cls": "<s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>"}
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
     """Token windows of many texts: window i of text `owner[i]` has `ids[i]`, the first `first[i]` in segment 0."""
 
-    ids: list[NDArray[np.uint16]]
+    ids: list[NDArray[np.int32]]
     first: list[int]
     owner: list[int]
+
+
+def special_pieces(tokenizer: Tokenizer) -> dict[str, str]:
+    """The special pieces of the tokenizer by their meaning: cls, sep, pad, unk, and mask if there is one.
+
+    Raises ValueError if the vocabulary is neither a BERT's nor XLM-R's.
+    """
+    for pieces in (_BERT, _XLM):
+        if all(tokenizer.token_to_id(piece) is not None for piece in pieces.values()):
+            return pieces
+    raise ValueError("the tokenizer has the special tokens of neither BERT nor XLM-R")
 
 
 def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
@@ -68,10 +84,12 @@ def _cut(
     bodies = encode_texts(tokenizer, [text for _, text in pairs])
     heads = encode_texts(tokenizer, [question or "" for question, _ in pairs])
     out = Windows([], [], [])
+    pieces = special_pieces(tokenizer)
+    cls, sep = (tokenizer.token_to_id(pieces[name]) for name in ("cls", "sep"))
     for owner, ((question, _), head, body) in enumerate(zip(pairs, heads, bodies, strict=True)):
-        prefix = [CLS] if question is None else [CLS, *head[:question_tokens], SEP]
+        prefix = [cls] if question is None else [cls, *head[:question_tokens], sep]
         for start, end in places(len(body), len(prefix)):
-            out.ids.append(np.asarray([*prefix, *body[start:end], SEP], dtype=np.uint16))
+            out.ids.append(np.asarray([*prefix, *body[start:end], sep], dtype=np.int32))
             out.first.append(0 if question is None else len(prefix))
             out.owner.append(owner)
     return out

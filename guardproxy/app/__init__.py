@@ -1,9 +1,20 @@
 """The composition root: settings to objects to an ASGI application. The only place that joins names to objects."""
 
-from guardproxy.app.guards import guard
+from guardproxy.app.guards import guard, location
 from guardproxy.app.languages import languages_read
 from guardproxy.app.registries import catalogue
 from guardproxy.app.service import ConfigSource, Service, read
 from guardproxy.app.serving import banner, serve, worker
 
-__all__ = ["ConfigSource", "Service", "banner", "catalogue", "guard", "languages_read", "read", "serve", "worker"]
+__all__ = [
+    "ConfigSource",
+    "Service",
+    "banner",
+    "catalogue",
+    "guard",
+    "languages_read",
+    "location",
+    "read",
+    "serve",
+    "worker",
+]

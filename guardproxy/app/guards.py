@@ -1,14 +1,19 @@
 """Build the guard that a configuration describes."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import files
 
+from guardproxy.app.languages import languages_of_guard
 from guardproxy.app.registries import open_family
 from guardproxy.guards.cache import Cached
-from guardproxy.guards.combine import AllOf, Cascade
-from guardproxy.guards.local import LocalLimits, ModelOptions, open_local_guard
+from guardproxy.guards.combine import AllOf, ByLanguage, Cascade
+from guardproxy.guards.local import LocalGuard, LocalLimits, ModelOptions, open_local_guard
 from guardproxy.guards.services import open_service
 from guardproxy.ports import Guard, LabelList
-from guardproxy.settings import GuardSettings, MemberSettings, Settings
+from guardproxy.settings import EMBEDDED, EMBEDDED_PARTS, MULTILINGUAL, GuardSettings, MemberSettings, Settings
+from guardproxy.sinks.database import data_folder
 from guardproxy.types import Check, Conversation, Message, Part, Taxonomy
 
 # Size of the verdict cache; a verdict takes about a kilobyte.
@@ -17,9 +22,9 @@ _CACHED_VERDICTS = 20_000
 _SAMPLE_CHECK = Check(Conversation((Message("user", (Part("check", "Hello."),)),)), "user")
 
 
-def guard(settings: Settings) -> Guard:
-    """The guard of a configuration, with a verdict cache, not started."""
-    return with_cache(combined(settings, members(settings)))
+def guard(settings: Settings, data_dir: str | None = None) -> Guard:
+    """The guard of a configuration, with a verdict cache, not started. `data_dir` as for `members`."""
+    return with_cache(combined(settings, members(settings, data_dir=data_dir)))
 
 
 def with_cache(inner: Guard) -> Guard:
@@ -28,11 +33,15 @@ def with_cache(inner: Guard) -> Guard:
 
 
 def combined(settings: Settings, members: Sequence[Guard]) -> Guard:
-    """The members as the single guard that `guard.all` or `guard.cascade` describes."""
-    cascade = settings.guard.cascade
+    """The members as the single guard that `guard.all`, `guard.cascade` or `guard.by_language` describes."""
+    cascade, by_language = settings.guard.cascade, settings.guard.by_language
     if cascade is not None:
         first, second = members
         return Cascade(first, second, cascade.low, cascade.high)
+    if by_language is not None:
+        first, others = members
+        reads = languages_of_guard(settings.members[by_language.first].guard)
+        return ByLanguage(first, others, reads or frozenset())
     return AllOf(members, settings.guard.mean) if settings.guard.all is not None else members[0]
 
 
@@ -49,20 +58,27 @@ def reads_label_lists(settings: Settings) -> bool:
     return any(isinstance(prompt.readout, LabelList) for prompt in prompts)
 
 
-def members(settings: Settings, *, floor: float = 0.0) -> list[Guard]:
+def members(settings: Settings, *, floor: float = 0.0, data_dir: str | None = None) -> list[Guard]:
     """The guards of a configuration, not started. Engines read categories only if P(unsafe) is above `floor`.
 
     The floor does not apply to a weighted mean: the mean can reach a threshold that a member's probability is below.
+    `data_dir` is the folder of guardproxy's files, with the weights that do not ship; None for the user's own.
     """
     floor = floor if settings.guard.mean is None else 0.0
-    if settings.members:
-        return [_open(name, member.guard, member.taxonomy, floor) for name, member in settings.members.items()]
-    single = settings.guard
-    name = single.family if single.service is not None else single.model
-    return [_open(name, single, settings.taxonomy, floor)]
+    described = [(name, member.guard, member.taxonomy) for name, member in settings.members.items()]
+    if not described:
+        single = settings.guard
+        name = single.family if single.service is not None else single.model
+        described = [(name, single, settings.taxonomy)]
+    return [_open(name, guard, taxonomy, floor, data_dir) for name, guard, taxonomy in described]
 
 
-def _open(name: str, guard: GuardSettings, taxonomy: Taxonomy | None, floor: float) -> Guard:
+def location(model: str, data_dir: str | None = None) -> str:
+    """Where a model is: its name, or its directory in the folder of guardproxy's files if it lies there."""
+    return str(data_folder(data_dir) / model) if model == MULTILINGUAL else model
+
+
+def _open(name: str, guard: GuardSettings, taxonomy: Taxonomy | None, floor: float, data_dir: str | None) -> Guard:
     family = open_family(guard.family, guard.options, taxonomy)
     if guard.service is not None:
         return open_service(
@@ -75,6 +91,21 @@ def _open(name: str, guard: GuardSettings, taxonomy: Taxonomy | None, floor: flo
             concurrency=guard.service.concurrency,
             per_second=guard.service.per_second,
         )
-    options = ModelOptions(guard.model, guard.device, guard.dtype, guard.threads, floor)
+    options = ModelOptions(location(guard.model, data_dir), guard.device, guard.dtype, guard.threads, floor)
     limits = LocalLimits(guard.timeout_s, guard.max_wait_s, guard.max_batch_tokens)
-    return open_local_guard(name, family, options, limits)
+    if guard.model != EMBEDDED:
+        return open_local_guard(name, family, options, limits)
+    small, large = (open_local_guard(model, family, replace(options, model=model), limits) for model in EMBEDDED_PARTS)
+    bounds = json.loads((files("guardproxy") / "weights" / "embedded" / "cascade.json").read_text())
+    return Cascade(small, large, bounds["low"], bounds["high"], name)
+
+
+def local_guards(guards: Sequence[Guard]) -> list[LocalGuard]:
+    """The guards that run a model in this process, those inside of combinations of two included."""
+    found: list[LocalGuard] = []
+    for guard in guards:
+        if isinstance(guard, Cascade | ByLanguage):
+            found += local_guards(guard.parts)
+        elif isinstance(guard, LocalGuard):
+            found.append(guard)
+    return found

@@ -1,10 +1,17 @@
 """The languages that the guard of a configuration reads: its setting, or those of the model's card."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from guardproxy.settings import GuardSettings, Settings
 
 _ENGLISH = frozenset({"en"})
+# The languages in which the model for many languages is trained.
+_MANY = frozenset(
+    {
+        *("ar", "bn", "de", "el", "en", "es", "fr", "hi", "id", "it", "ja"),
+        *("jv", "ko", "nl", "pl", "pt", "ru", "sw", "th", "tr", "vi", "zh"),
+    }
+)
 _LLAMA_GUARD_3 = frozenset({"de", "en", "es", "fr", "hi", "it", "pt", "th"})
 
 # The languages of the model cards, by family and, for Llama Guard, by its version. There is no statement for services
@@ -22,6 +29,9 @@ _FAMILIES = {
 # Models whose card says something else than their family's, by the last step of their names in lower case.
 _MODELS = {
     "embedded": _ENGLISH,
+    "embedded-large": _ENGLISH,
+    "embedded-multilingual": _MANY,
+    "embedded-small": _ENGLISH,
     "llama-guard-3-11b-vision": _ENGLISH,
     "llama-prompt-guard-2-22m": _ENGLISH,
     "toxic-bert": _ENGLISH,
@@ -33,14 +43,17 @@ def languages_read(settings: Settings) -> frozenset[str] | None:
     """The languages that the guard reads; None for no statement.
 
     Guards that are combined read what every guard reads that makes a statement: in a cascade the first guard alone may
-    decide, and with `all` each guard has categories that no other guard judges.
+    decide, and with `all` each guard has categories that no other guard judges. Guards that are chosen by language read
+    what either of them reads, if both make a statement.
     """
     if settings.guard.languages is not None or not settings.members:
-        return _of(settings.guard)
-    return _common(_of(member.guard) for member in settings.members.values())
+        return languages_of_guard(settings.guard)
+    stated = [languages_of_guard(member.guard) for member in settings.members.values()]
+    return _either(stated) if settings.guard.by_language is not None else _common(stated)
 
 
-def _of(guard: GuardSettings) -> frozenset[str] | None:
+def languages_of_guard(guard: GuardSettings) -> frozenset[str] | None:
+    """The languages that a guard which combines no others reads, by its setting or its card; None for no statement."""
     if guard.languages is not None:
         return frozenset(guard.languages) or None
     if guard.service is not None:
@@ -50,6 +63,11 @@ def _of(guard: GuardSettings) -> frozenset[str] | None:
     return _MODELS.get(name, _FAMILIES.get(family))
 
 
-def _common(languages: Iterable[frozenset[str] | None]) -> frozenset[str] | None:
+def _either(languages: Sequence[frozenset[str] | None]) -> frozenset[str] | None:
+    stated = [of_guard for of_guard in languages if of_guard is not None]
+    return frozenset.union(*stated) if len(stated) == len(languages) else None
+
+
+def _common(languages: Sequence[frozenset[str] | None]) -> frozenset[str] | None:
     stated = [of_guard for of_guard in languages if of_guard is not None]
     return frozenset.intersection(*stated) if stated else None

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from guardproxy import actions, families, sinks, wires
+from guardproxy.app.languages import languages_of_guard
 from guardproxy.errors import ConfigError
 from guardproxy.registry import load
 from guardproxy.settings import Catalogue
@@ -18,6 +19,7 @@ def catalogue(*, builtin_only: bool = False) -> Catalogue:
         families=families.REGISTRY,
         options={name: _options(name) for name in families.REGISTRY},
         categories=_categories,
+        languages=languages_of_guard,
         rewrites=actions.REWRITES,
         wires=wires.REGISTRY,
         views=VIEWS,

@@ -15,11 +15,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from guardproxy import actions, sinks, wires
-from guardproxy.app.guards import combined, members, reads_label_lists, with_cache
+from guardproxy.app.guards import combined, local_guards, members, reads_label_lists, with_cache
 from guardproxy.app.languages import languages_read
 from guardproxy.app.registries import catalogue
 from guardproxy.errors import ConfigError, GuardproxyError
-from guardproxy.guards.local import LocalGuard
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Pipeline
 from guardproxy.policy import Policy, PresetName
@@ -93,9 +92,9 @@ class Service:
         self._canaries_s = canaries_s
         self.failure: GuardproxyError | None = None
         self._reason = "the guard is loading"
-        guards = members(settings, floor=_floor(settings))
+        guards = members(settings, floor=_floor(settings), data_dir=source.data_dir)
         self._guard = with_cache(combined(settings, guards))
-        self._local = [guard for guard in guards if isinstance(guard, LocalGuard)]
+        self._local = local_guards(guards)
         self._policies = LivePolicies(settings.policies)
         self._metrics = Metrics(CollectorRegistry())
         self._metrics.queue_from(lambda: sum(guard.stats.queued for guard in self._local))

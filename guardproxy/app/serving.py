@@ -190,4 +190,6 @@ def _guard_summary(settings: Settings) -> str:
     guard = settings.guard
     if not settings.members:
         return f"{guard.model} ({guard.family}, device {guard.device})"
+    if guard.by_language:
+        return f"{guard.by_language.first}, for other languages {guard.by_language.others}"
     return (" before " if guard.cascade else " and ").join(settings.members)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from guardproxy.evaluation.scoring import ScoredRows
     from guardproxy.settings import Settings
 
+# The time limit of a check whose verdict, not speed, is measured: other programs may slow the machine down.
+UNHURRIED_S = 600.0
+
 DATA = """
 Data: .jsonl or .csv files, also with .gz. Formats: guardproxy's own rows ({"messages": [...], "unsafe": 1, "labels":
 {"violence_hate": 1}}), OpenAI's samples-1680.jsonl.gz, ToxicChat's CSV, and any CSV with a column text, and optionally
@@ -76,7 +79,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         help="judge the views of the default policy with each text, as the proxy does (default: the text alone)",
     )
     parser.add_argument("--fresh", action="store_true", help="judge every row again, ignoring stored scores")
-    parser.add_argument("--data-dir", metavar="DIR", help="the folder in which scores are stored")
+    parser.add_argument("--data-dir", metavar="DIR", help="the folder of stored scores and of embedded-multilingual")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -184,27 +187,42 @@ def _name_and_settings(guard: str | None, config: str | None) -> "tuple[str, Set
     raise ConfigError(f"--guard {guard}: unknown guard; name `embedded`, or a configuration file ending in .yaml")
 
 
-def _identity(settings: "Settings") -> str:
+def _identity(settings: "Settings", data_dir: str | None) -> str:
     """Everything that scores depend on: guardproxy's version, the guard's settings and categories, its model files."""
-    from guardproxy import __version__
+    from guardproxy import __version__, app
 
     models = [settings.guard.model, *(member.guard.model for member in settings.members.values())]
     described = (__version__, settings.guard, settings.taxonomy, settings.members)
-    return repr((*described, [_stamps(model) for model in models]))
+    return repr((*described, [_stamps(app.location(model, data_dir)) for model in models]))
 
 
 def _stamps(model: str) -> list[tuple[str, int, int]]:
     """Name, size and modification time of each file of a local model except its model card; empty for a hub model."""
     from importlib.resources import as_file, files
 
+    from guardproxy.settings import EMBEDDED, EMBEDDED_PARTS
+
     with as_file(files("guardproxy") / "weights" / "embedded") as shipped:
-        location = shipped if model == "embedded" else Path(model)
+        location = shipped if model in (EMBEDDED, *EMBEDDED_PARTS) else Path(model)
         paths = sorted(location.rglob("*")) if location.is_dir() else [location] if location.is_file() else []
         return [
             (path.name, path.stat().st_size, path.stat().st_mtime_ns)
             for path in paths
             if path.is_file() and path.suffix != ".md"
         ]
+
+
+def patient(settings: "Settings") -> "Settings":
+    """The settings with time limits of UNHURRIED_S for every guard."""
+    from dataclasses import replace
+
+    from guardproxy.settings import GuardSettings
+
+    def unhurried(guard: GuardSettings) -> GuardSettings:
+        return replace(guard, timeout_s=UNHURRIED_S, max_wait_s=UNHURRIED_S)
+
+    members = {name: replace(member, guard=unhurried(member.guard)) for name, member in settings.members.items()}
+    return replace(settings, guard=unhurried(settings.guard), members=members)
 
 
 def score_by(name: str, settings: "Settings", rows: "Sequence[LabelledRow]", args: argparse.Namespace) -> "ScoredRows":
@@ -216,9 +234,9 @@ def score_by(name: str, settings: "Settings", rows: "Sequence[LabelledRow]", arg
     from guardproxy import app
     from guardproxy.evaluation.scoring import open_score_store, score
 
-    guard = app.guard(settings)
+    guard = app.guard(patient(settings), args.data_dir)
     views = settings.policies.policies["default"].views if args.views else ()
-    with open_score_store(_score_store_path(args.data_dir), repr((_identity(settings), views))) as store:
+    with open_score_store(_score_store_path(args.data_dir), repr((_identity(settings, args.data_dir), views))) as store:
         if args.fresh:
             store.clear()
         with tqdm(total=len(rows), desc=name, unit="row", disable=None) as bar:

@@ -25,7 +25,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--host", help="the address to listen on")
     parser.add_argument("--port", type=_number(0, 65_535), help="the port to listen on; 0 takes any free port")
     parser.add_argument("--workers", type=_number(1, 256), metavar="N", help="the number of worker processes")
-    parser.add_argument("--data-dir", metavar="DIR", help="the folder of the embedded audit store")
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="the folder of the embedded audit store and of embedded-multilingual"
+    )
     parser.add_argument("--builtin-only", action="store_true", help="forbid `module:attribute` in the configuration")
     parser.set_defaults(run=run)
 

@@ -19,6 +19,10 @@ from tokenizers import Tokenizer
 from guardproxy.engine import quantized
 from guardproxy.errors import ConfigError
 
+# The models that ship in the package, and their folders in `weights/`.
+PACKAGED = {"embedded-small": "embedded/small", "embedded-large": "embedded/large"}
+# The folder of the model for many languages, which is too large to ship.
+TRAINED = "embedded-multilingual"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -97,12 +101,15 @@ def cache_folder(name: str) -> Path:
 
 def _locate(model: str) -> tuple[str, str | None]:
     """The directory or hub id to load from, and the GGUF file in the directory or None. Raises ConfigError."""
-    if model == "embedded":
-        folder = Path(str(files("guardproxy") / "weights" / "embedded"))
+    if model in PACKAGED:
+        folder = Path(str(files("guardproxy") / "weights" / PACKAGED[model]))
         if not (folder / "config.json").is_file():
-            raise ConfigError("model 'embedded': this installation has no embedded weights; name a model")
+            raise ConfigError(f"model {model!r}: this installation has no embedded weights; name a model")
         return str(folder), None
     path = Path(model).expanduser()
+    if path.name == TRAINED and (path.is_absolute() or model == TRAINED) and not (path / "config.json").is_file():
+        why = "its weights do not ship with guardproxy and are not here"
+        raise ConfigError(f"model {model!r}: {why}: run `make train-multilingual` in a clone of the repository")
     if path.suffix == ".gguf" and path.is_file():
         return str(path.parent), path.name
     if path.is_dir():

@@ -1,17 +1,19 @@
-"""Several guards as one: all of them are asked at the same time, or the second only when the first is unsure."""
+"""Several guards as one: all are asked at once, the second only when the first is unsure, or by the text's language."""
 
 import asyncio
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
 from guardproxy.errors import ConfigError
+from guardproxy.languages.detect import languages_in
+from guardproxy.languages.scripts import has_other_letters
 from guardproxy.policy import ANY, UNSAFE
 from guardproxy.ports import Guard
 from guardproxy.types import SIGNALS, Category, Check, Finding, Taxonomy, Verdict
-from guardproxy.verdicts import usage_in_parallel, usage_in_sequence, worst_findings
+from guardproxy.verdicts import usage_in_parallel, usage_in_sequence, worst, worst_findings
 
 Weights = Mapping[str, Sequence[float]]
 
@@ -37,12 +39,7 @@ class AllOf:
 
     async def judge(self, check: Check) -> Verdict:
         """Combine the verdicts of all guards. Raises the first failure among them."""
-        tasks = [asyncio.ensure_future(guard.judge(check)) for guard in self._guards]
-        try:
-            verdicts = await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:  # gather does not cancel the other tasks when one fails
-                task.cancel()
+        verdicts = await _judged_at_once(self._guards, check)
         combined = Verdict(
             unsafe=self._combine(UNSAFE, [verdict.unsafe for verdict in verdicts]),
             findings=self._findings(verdicts),
@@ -68,13 +65,13 @@ class AllOf:
 
     def _findings(self, verdicts: Sequence[Verdict]) -> tuple[Finding, ...]:
         """One finding per category that any guard reports, with the label and view of the most probable one."""
-        worst = worst_findings(chain.from_iterable(verdict.findings for verdict in verdicts))
+        found = worst_findings(chain.from_iterable(verdict.findings for verdict in verdicts))
         if self._mean is None:
-            return tuple(worst.values())
+            return tuple(found.values())
         by_guard = [worst_findings(verdict.findings) for verdict in verdicts]
         judged = [{category.id for category in guard.taxonomy.categories} for guard in self._guards]
         out: list[Finding] = []
-        for category, finding in worst.items():
+        for category, finding in found.items():
             values = [
                 findings[category].probability
                 if category in findings
@@ -102,19 +99,24 @@ class Cascade:
     """A Guard that asks `first`, and then `second` only if P(unsafe) from `first` is within [low, high].
 
     Below `low` and above `high` the verdict of `first` stands. In between the verdict of `second` does, with the
-    findings of `first` in categories that `second` does not judge. If either guard fails, the cascade fails. Raises
-    ConfigError unless 0 <= low <= high <= 1 and the guards have different names.
+    findings of `first` in categories that `second` does not judge. If either guard fails, the cascade fails. `name`
+    None joins the names of both. Raises ConfigError unless 0 <= low <= high <= 1 and the guards have different names.
     """
 
-    def __init__(self, first: Guard, second: Guard, low: float, high: float) -> None:
+    def __init__(self, first: Guard, second: Guard, low: float, high: float, name: str | None = None) -> None:
         _check_names((first, second))
         if not 0.0 <= low <= high <= 1.0:
             raise ConfigError(f"a cascade's bounds must be 0 <= low <= high <= 1, not {low:g} and {high:g}")
-        self.name = f"{first.name}>{second.name}"
+        self.name = name or f"{first.name}>{second.name}"
         self.taxonomy = _union([first.taxonomy, second.taxonomy])
         self._first, self._second = first, second
         self._low, self._high = low, high
         self._second_judges = {category.id for category in second.taxonomy.categories}
+
+    @property
+    def parts(self) -> tuple[Guard, Guard]:
+        """Both guards, in the order in which they are asked."""
+        return self._first, self._second
 
     async def judge(self, check: Check) -> Verdict:
         """The verdict of the guard that decides, in the cascade's name, with the usage of every guard asked."""
@@ -140,6 +142,66 @@ class Cascade:
     async def close(self) -> None:
         """Close both guards."""
         await _close((self._first, self._second))
+
+
+class ByLanguage:
+    """A Guard that asks `first` about texts in the languages `reads`, and `others` about texts in other languages.
+
+    The judged text decides; its context does not. A text with languages of both kinds goes to both guards at once, and
+    the worst verdict counts. So does a text of which the detector names no language, if it has letters of another
+    alphabet than the Latin one; without such letters (code, names, a few words) it goes to `first`. If a guard that is
+    asked fails, the combination fails. Raises ConfigError for no languages and for guards with the same name.
+    """
+
+    def __init__(self, first: Guard, others: Guard, reads: Collection[str]) -> None:
+        _check_names((first, others))
+        if not reads:
+            raise ConfigError(f"the languages that the guard {first.name!r} reads must be known")
+        self.name = f"{first.name}|{others.name}"
+        self.taxonomy = _union([first.taxonomy, others.taxonomy])
+        self._first, self._others = first, others
+        self._reads = frozenset(reads)
+
+    @property
+    def parts(self) -> tuple[Guard, Guard]:
+        """Both guards, that of the known languages first."""
+        return self._first, self._others
+
+    async def judge(self, check: Check) -> Verdict:
+        """The verdict of the guard for the text's languages, or the worst of both, in the combination's name."""
+        verdict = worst(await _judged_at_once(self._asked(check.turn.text), check))
+        return replace(verdict, guard=self.name, taxonomy=f"{self.taxonomy.id}@{self.taxonomy.version}")
+
+    def forget(self, stream: str) -> None:
+        """Pass the stream on to both guards: the languages of its text may have changed while it came."""
+        self._first.forget(stream)
+        self._others.forget(stream)
+
+    async def start(self) -> None:
+        """Start both guards."""
+        await _start(self.parts)
+
+    async def close(self) -> None:
+        """Close both guards."""
+        await _close(self.parts)
+
+    def _asked(self, text: str) -> tuple[Guard, ...]:
+        languages = frozenset(languages_in(text))
+        if not languages:
+            return self.parts if has_other_letters(text) else (self._first,)
+        if languages <= self._reads:
+            return (self._first,)
+        return self.parts if languages & self._reads else (self._others,)
+
+
+async def _judged_at_once(guards: Sequence[Guard], check: Check) -> list[Verdict]:
+    """The verdicts of all guards, in their order. Raises the first failure among them, and cancels the others."""
+    tasks = [asyncio.ensure_future(guard.judge(check)) for guard in guards]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:  # gather does not cancel the other tasks when one fails
+            task.cancel()
 
 
 async def _start(guards: Sequence[Guard]) -> None:
@@ -169,7 +231,9 @@ def _check_names(guards: Sequence[Guard]) -> None:
 
 
 def _union(taxonomies: Sequence[Taxonomy]) -> Taxonomy:
-    """All categories, each id once, as described by the first taxonomy that has it."""
+    """All categories, each id once, as described by the first taxonomy that has it; one taxonomy stays itself."""
+    if len(set(taxonomies)) == 1:
+        return taxonomies[0]
     categories: dict[str, Category] = {}
     for category in chain.from_iterable(taxonomy.categories for taxonomy in taxonomies):
         categories.setdefault(category.id, category)

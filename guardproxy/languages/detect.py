@@ -1,6 +1,7 @@
 """The languages of a text. Pure."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,13 @@ _ENGLISH_MARGIN = 0.5
 # In a text of more characters, the Latin alphabet is read in samples; other scripts are counted in all of it.
 READ_WHOLE = 8_000
 _SAMPLES = 32
+# The languages of texts up to this many characters are cached.
+_CACHED_CHARACTERS = 4096
+
+
+def languages_in(text: str) -> tuple[str, ...]:
+    """`languages_of` a text. Those of short texts are cached: several rooms ask, and clients send turns again."""
+    return _cached_languages(text) if len(text) <= _CACHED_CHARACTERS else languages_of(text)
 
 
 def languages_of(text: str) -> tuple[str, ...]:
@@ -39,6 +47,9 @@ def languages_of(text: str) -> tuple[str, ...]:
         for language, letters in _latin(windows(_sampled(text))).items():
             found[language] = found.get(language, 0) + letters
     return tuple(sorted(found, key=lambda language: (-found[language], language)))
+
+
+_cached_languages = lru_cache(maxsize=8192)(languages_of)
 
 
 def _enough(others: Mapping[str, int], latin: int) -> dict[str, int]:

@@ -137,8 +137,7 @@ _TABLE, _NAMES = _table()
 
 def counted(text: str) -> Counted:
     """Count the letters of a text that is not ASCII."""
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    classes = _TABLE[np.minimum(codes, _LAST)]
+    codes, classes = _classified(text)
     counts = np.bincount(classes, minlength=len(_NAMES))
     latin = int(counts[1])
     scripts = {name: int(counts[place]) for place, name in enumerate(_NAMES) if place > 1 and counts[place]}
@@ -156,6 +155,17 @@ def counted(text: str) -> Counted:
     for language, letters in _languages(scripts, codes):
         others[language] = others.get(language, 0) + letters * (2 if language in _DENSE else 1)
     return Counted(latin, others)
+
+
+def has_other_letters(text: str) -> bool:
+    """Whether a text has a letter of another alphabet than the Latin one, be it a single one."""
+    return not text.isascii() and bool((_classified(text)[1] > 1).any())
+
+
+def _classified(text: str) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
+    """The code of each character of a text, and its class: 0 for no letter, 1 for Latin, else its place in `_NAMES`."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    return codes, _TABLE[np.minimum(codes, _LAST)]
 
 
 def _languages(scripts: Mapping[str, int], codes: npt.NDArray[np.uint32]) -> Iterator[tuple[str, int]]:

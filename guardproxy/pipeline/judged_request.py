@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from guardproxy.pipeline.judging import JudgedTurn, languages_in
+from guardproxy.languages.detect import languages_in
+from guardproxy.pipeline.judging import JudgedTurn
 from guardproxy.pipeline.turns import exchanges_of, texts_after
 from guardproxy.policy import HistoryMode, language_note, worst
 from guardproxy.types import Decision, Edit, Message, Pass, Refuse, Replace

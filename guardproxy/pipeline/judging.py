@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from guardproxy.errors import GuardUnavailable, Overloaded
-from guardproxy.languages.detect import languages_of
+from guardproxy.languages.detect import languages_in
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline.turns import Turn, in_scope
 from guardproxy.policy import Policy, decide, on_failure, on_languages, worst
@@ -145,7 +145,8 @@ class Judging:
             complete, unread = views.complete, self._unread(message.text, views.views)
             try:
                 behind = _behind(thread, message.text, policy.thread.characters)
-                verdict = await self._verdict(tuple(context), message, views.views, behind, stream)
+                least = policy.thread.unsafe
+                verdict = await self._verdict(tuple(context), message, views.views, behind, stream, least=least)
                 decision = decide(policy, message.side, verdict)
             except Overloaded as failure:  # a GuardUnavailable too, so it must come first
                 decision, error = on_failure(policy.on_overload, "overload"), str(failure)
@@ -168,9 +169,19 @@ class Judging:
         return tuple(dict.fromkeys(language for language in found if language not in self._reads))
 
     async def _verdict(
-        self, context: tuple[Message, ...], message: Message, views: Iterable[View], thread: str, stream: str | None
+        self,
+        context: tuple[Message, ...],
+        message: Message,
+        views: Iterable[View],
+        thread: str,
+        stream: str | None,
+        *,
+        least: float,
     ) -> Verdict:
-        """The worst verdict on the message, its views, and its text behind `thread`, which has no context."""
+        """The worst verdict on the message, its views, and its text behind `thread`, which has no context.
+
+        The verdict on the thread counts only from a P(unsafe) of `least` on; its usage counts anyway.
+        """
         started = time.perf_counter()
         checks = [("text", Check(Conversation((*context, message)), message.side, stream))]
         for view in views:
@@ -180,6 +191,8 @@ class Judging:
             joined = Message(message.role, (Part(message.parts[0].path, thread),))
             checks.append(("thread", Check(Conversation((joined,)), message.side)))
         verdicts = await gathered([self.guard.judge(check) for _, check in checks])
+        if thread and verdicts[-1].unsafe < least:
+            verdicts[-1] = replace(verdicts[-1], unsafe=0.0, findings=())
         verdict = worst_of_views([(name, verdict) for (name, _), verdict in zip(checks, verdicts, strict=True)])
         self._metrics.guard(time.perf_counter() - started, verdict.usage)
         return verdict
@@ -295,14 +308,6 @@ def _views(message: Message, names: tuple[str, ...]) -> Views:
 
 
 _cached_views = lru_cache(maxsize=8192)(views_of)
-
-
-def languages_in(text: str) -> tuple[str, ...]:
-    """The languages of a text. Those of short texts are cached, as their views are."""
-    return _cached_languages(text) if len(text) <= _CACHED_CHARACTERS else languages_of(text)
-
-
-_cached_languages = lru_cache(maxsize=8192)(languages_of)
 
 
 def _behind(thread: str, text: str, most: int) -> str:

@@ -4,6 +4,9 @@ from guardproxy.settings.catalogue import Catalogue
 from guardproxy.settings.checks.upstream import url_error
 from guardproxy.settings.load import load, load_text
 from guardproxy.settings.model import (
+    EMBEDDED,
+    EMBEDDED_PARTS,
+    MULTILINGUAL,
     AuditSettings,
     GuardSettings,
     Limits,
@@ -18,6 +21,9 @@ from guardproxy.settings.resolve import MemberSettings, Settings
 
 __all__ = [
     "DEFAULT_PRESET",
+    "EMBEDDED",
+    "EMBEDDED_PARTS",
+    "MULTILINGUAL",
     "AuditSettings",
     "Catalogue",
     "GuardSettings",

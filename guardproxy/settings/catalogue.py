@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guardproxy.settings.messages import suggestion
+from guardproxy.settings.model import GuardSettings
 from guardproxy.types import Taxonomy
 
 IMPORT_STRING = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -23,6 +24,7 @@ class Catalogue:
     - `categories(family, options, taxonomy)`: the category ids that such a guard reports, with None for the family's
       own taxonomy. Returns None if only the loaded model knows them. Raises ConfigError if the family rejects its
       arguments.
+    - `languages(guard)`: the languages that a guard reads, by its setting or its model's card; None for no statement.
     - `stores`: the URL schemes of `audit.store`.
     - `services`: the families that are moderation services, with whether the service has one address for everybody.
     - `builtin_only`: `module:attribute` is forbidden.
@@ -33,6 +35,7 @@ class Catalogue:
     families: Collection[str]
     options: Mapping[str, Mapping[str, Any]]
     categories: Callable[[str, Mapping[str, Any], Taxonomy | None], Collection[str] | None]
+    languages: Callable[[GuardSettings], Collection[str] | None]
     rewrites: Collection[str]
     wires: Collection[str]
     views: Collection[str]

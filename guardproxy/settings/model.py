@@ -16,6 +16,9 @@ from guardproxy.types import Category, Taxonomy
 
 # The name of the guard that ships with the package, which is always defined.
 EMBEDDED = "embedded"
+EMBEDDED_PARTS = ("embedded-small", "embedded-large")  # its models in the order in which they are asked
+# The model that does not ship, because it is too large: `make train-multilingual` writes it to the data directory.
+MULTILINGUAL = "embedded-multilingual"
 
 Weight = Annotated[float, Interval(ge=0)]
 Seconds = Annotated[float, Interval(gt=0, le=86_400)]
@@ -100,6 +103,16 @@ class CascadeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ByLanguageSettings:
+    """Two guards: the languages of a text decide which of them is asked, or whether both are."""
+
+    first: Text
+    """The guard for texts in the languages that it reads: `embedded`, or a name from `guards`."""
+    others: Text
+    """The guard for texts in other languages."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceSettings:
     """How a moderation service is called."""
 
@@ -122,7 +135,9 @@ class GuardSettings:
     family: Text = "classifier"
     """How the model is prompted and read: a built-in family, or `module:attribute`."""
     model: Text = EMBEDDED
-    """`embedded` (ships with guardproxy), a Hugging Face id, a directory, or a GGUF file."""
+    """A Hugging Face id, a directory, a GGUF file, or what ships with guardproxy: `embedded`, which asks its small
+    model and, where that one is unsure, its large one; `embedded-small` or `embedded-large` for one of them alone.
+    `embedded-multilingual` is a model for many languages, which `make train-multilingual` trains."""
     device: Text = "auto"
     """Where the model runs: `cpu`, `cuda`, `cuda:N`, or `auto`, which takes a GPU if there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -149,6 +164,8 @@ class GuardSettings:
     """Use a weighted mean instead of the maximum: by category, `unsafe` or "*", a weight for each guard of `all`."""
     cascade: CascadeSettings | None = None
     """Two guards: the second is asked only if the first is not sure."""
+    by_language: ByLanguageSettings | None = None
+    """Two guards: the first for the languages that it reads, the other for all other languages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +273,7 @@ class Document:
     guard: GuardSettings = GuardSettings()
     """The model that judges."""
     guards: Mapping[str, GuardSettings] = field(default_factory=dict)
-    """Guards by name, for `guard.all` and `guard.cascade`, each with the options of `guard`."""
+    """Guards by name, for `guard.all`, `guard.cascade` and `guard.by_language`, each with the options of `guard`."""
     taxonomies: Mapping[str, TaxonomySettings] = field(default_factory=dict)
     """Your own lists of categories, by name."""
     wires: tuple[str, ...] | None = None
@@ -275,12 +292,16 @@ class Document:
     """The log on standard error."""
 
     def members(self) -> dict[str, GuardSettings]:
-        """The guards that `guard.all` or `guard.cascade` combines, by name and in that order; empty for a single guard.
+        """The guards that `guard` combines, by name and in the order of its options; empty for a single guard.
 
         Names that are not defined are left out.
         """
-        cascade = self.guard.cascade
-        names = self.guard.all or ((cascade.first, cascade.second) if cascade else ())
+        cascade, by_language = self.guard.cascade, self.guard.by_language
+        names = self.guard.all or ()
+        if cascade:
+            names = (cascade.first, cascade.second)
+        elif by_language:
+            names = (by_language.first, by_language.others)
         defined = {EMBEDDED: GuardSettings(), **self.guards}
         return {name: defined[name] for name in names if name in defined}
 

@@ -23,7 +23,7 @@ from guardproxy.types import Side, Taxonomy
 
 @dataclass(frozen=True, slots=True)
 class MemberSettings:
-    """A guard that `guard.all` or `guard.cascade` combines; `taxonomy` is None for its family's own."""
+    """A guard that `guard` combines with others; `taxonomy` is None for its family's own."""
 
     guard: GuardSettings
     taxonomy: Taxonomy | None
@@ -34,8 +34,8 @@ class Settings:
     """A valid configuration.
 
     `name` is the file's, or `built-in defaults`. `taxonomy` is None for the family's own, `wires` None for every
-    built-in one. `members` are the guards that `guard.all` or `guard.cascade` combines, in that order. `version` is a
-    hash of the content without secrets. `sections` are the keys at the top of the file.
+    built-in one. `members` are the guards that `guard.all`, `guard.cascade` or `guard.by_language` combines, in that
+    order. `version` is a hash of the content without secrets. `sections` are the keys at the top of the file.
     """
 
     name: str

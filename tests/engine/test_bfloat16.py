@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from guardproxy.engine.encoder.runner import ClassifierRunner
-from guardproxy.engine.load import load_classifier
+from guardproxy.engine.load import PACKAGED, load_classifier
 from guardproxy.engine.number_format import NumberFormat
 from guardproxy.families.llama_guard import open_family
 from guardproxy.ports import ClassLogits, Piece, Prompt
@@ -36,16 +36,16 @@ TEXTS = (
 )
 
 
-def classifier(number_format):
-    """The embedded guard in a number format, with the family's labels."""
-    loaded = load_classifier("embedded", CPU, torch.float32)
+def classifier(name, number_format):
+    """A model of the embedded guard in a number format, with the family's labels."""
+    loaded = load_classifier(name, CPU, torch.float32)
     labels = ClassLogits(tuple(loaded.model.config.id2label.values()), "sigmoid")
     return ClassifierRunner(loaded, CPU, threads=1, number_format=number_format), labels
 
 
-def judged(number_format):
+def judged(name, number_format):
     """The probabilities of every window of TEXTS, alone and in one batch."""
-    model, labels = classifier(number_format)
+    model, labels = classifier(name, number_format)
     works = [work for text in TEXTS for work in model.encode(Prompt((Piece(text, "judged"),), labels, "k"))]
     alone = torch.tensor([model.run([work])[0].reading.probabilities for work in works])
     together = torch.tensor([done.reading.probabilities for done in model.run(works)])
@@ -53,14 +53,15 @@ def judged(number_format):
     return alone, together
 
 
-def test_the_embedded_guard_stays_within_the_bounds():
+@pytest.mark.parametrize("name", PACKAGED)
+def test_the_embedded_guard_stays_within_the_bounds(name):
     """Packed float32 equals plain float32 to 1e-5; bfloat16 stays within its bounds."""
-    exact, _ = judged(FLOAT32)
+    exact, _ = judged(name, FLOAT32)
     for number_format, against, batch in [
         (PACKED, 1e-5, 1e-5),
         *((half, AGAINST_FLOAT32, CLASSIFIER_ALONE) for half in HALF),
     ]:
-        alone, together = judged(number_format)
+        alone, together = judged(name, number_format)
         assert (alone - exact).abs().max() <= against, number_format.name
         assert (alone - together).abs().max() <= batch, number_format.name
 

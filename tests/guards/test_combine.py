@@ -9,76 +9,11 @@ from hypothesis import strategies as st
 
 from guardproxy.errors import ConfigError, GuardUnavailable, Overloaded
 from guardproxy.guards.combine import AllOf, Cascade
-from guardproxy.types import Category, Check, Conversation, Finding, Message, Part, Taxonomy, Usage, Verdict
+from guardproxy.types import Taxonomy
+from tests.guards.kit import Fixed, check_of, found
 
-CHECK = Check(Conversation((Message("user", (Part("p", "hello"),)),)), "user")
+CHECK = check_of("hello")
 PROBABILITY = st.floats(0, 1)
-
-
-class Fixed:
-    """A guard with one answer; `findings` may leave out categories that it judges."""
-
-    def __init__(
-        self,
-        name: str,
-        unsafe: float,
-        findings: Mapping[str, float],
-        *,
-        judges: tuple[str, ...] | None = None,
-        error: Exception | None = None,
-        starts: bool = True,
-    ) -> None:
-        self.name = name
-        categories = judges if judges is not None else tuple(findings)
-        self.taxonomy = Taxonomy(f"t-{name}", tuple(Category(one, f"{one} of {name}") for one in categories), "v")
-        self._verdict = Verdict(
-            unsafe,
-            tuple(Finding(category, value, label=name) for category, value in findings.items()),
-            name,
-            usage=Usage(
-                queue_s=0.1,
-                tokenize_s=0.2,
-                forward_s=0.3,
-                tokens_computed=5,
-                tokens_reused=4,
-                batch=2,
-                share_s=0.15,
-            ),
-            leftover=0.01,
-            outside=0.02,
-        )
-        self._error = error
-        self._starts = starts
-        self.asked = 0
-        self.open = False
-        self.forgotten: list[str] = []
-
-    async def judge(self, check: Check) -> Verdict:
-        """The answer, or the error."""
-        self.asked += 1
-        await asyncio.sleep(0)
-        if self._error is not None:
-            raise self._error
-        return self._verdict
-
-    def forget(self, stream: str) -> None:
-        """Remembers the stream."""
-        self.forgotten.append(stream)
-
-    async def start(self) -> None:
-        """Opens, or cannot."""
-        if not self._starts:
-            raise ConfigError("no weights")
-        self.open = True
-
-    async def close(self) -> None:
-        """Closes."""
-        self.open = False
-
-
-def found(verdict: Verdict) -> dict[str, float]:
-    """The verdict's probabilities by category."""
-    return {finding.category: finding.probability for finding in verdict.findings}
 
 
 def test_the_maximum_of_each_category_counts() -> None:
@@ -98,6 +33,16 @@ def test_taxonomies_are_joined_by_category() -> None:
     assert joined.id == "t-a+t-b"
     right.taxonomy = Taxonomy("t-b", right.taxonomy.categories, "w")
     assert AllOf((left, right)).taxonomy.version != joined.version
+
+
+def test_one_taxonomy_of_both_stays_itself() -> None:
+    """Two models of one kind have the taxonomy of each, so that rules and records name it as for a single guard."""
+    first, second = Fixed("a", 0.5, {"x": 0.5}), Fixed("b", 0.7, {"x": 0.6})
+    second.taxonomy = first.taxonomy
+    pair = Cascade(first, second, 0.2, 0.8, "pair")
+    assert (pair.name, pair.taxonomy, pair.parts) == ("pair", first.taxonomy, (first, second))
+    verdict = asyncio.run(pair.judge(CHECK))
+    assert (verdict.guard, verdict.taxonomy) == ("pair", "t-a@v")
 
 
 def test_a_mean_weighs_the_guards_that_judge_a_category() -> None:

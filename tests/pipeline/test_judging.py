@@ -113,6 +113,20 @@ def test_a_thread_has_its_bound(characters: int, thread: str, asked: list[str]) 
     assert (judged.error, judged.undecoded) == ("", False)
 
 
+@pytest.mark.parametrize(("least", "action"), [(0.0, "block"), (0.9, "block"), (0.91, "pass")])
+def test_a_thread_may_need_more_certainty_than_a_turn(least: float, action: str) -> None:
+    """The verdict on the joined text counts from the thread's own P(unsafe) on; a turn's own verdict always counts."""
+    policy = replace(POLICY, user=SideRules({"*": (Rule("block", 0.5),)}), thread=ThreadPolicy(2, 4000, least))
+
+    def decided_by(word: str) -> str:
+        judge, _ = judging(WordGuard({word: ("violence", 0.9)}))
+        return asyncio.run(judge.judgement((), user("now"), policy, thread="a bomb")).decision.action
+
+    assert decided_by("bomb\nnow") == action
+    assert decided_by("now") == "block"
+    assert decided_by("gun") == "pass"
+
+
 def test_an_action_judges_again_without_a_thread_by_default() -> None:
     """A candidate is judged by itself, and behind a thread only if the turn has one."""
     guard = WordGuard({})

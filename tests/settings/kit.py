@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from guardproxy.app.languages import languages_of_guard
 from guardproxy.errors import ConfigError
 from guardproxy.settings import Catalogue, Settings, load_text
 from guardproxy.types import Taxonomy
@@ -32,6 +33,7 @@ NAMES = Catalogue(
         "openai_moderation": {"model": str, "categories": Mapping[str, str | Sequence[str]] | None},
     },
     categories=categories,
+    languages=languages_of_guard,
     rewrites=("replace", "redact"),
     wires=("openai_chat", "openai_completions"),
     views=("nfkc", "base64"),

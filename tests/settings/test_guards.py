@@ -1,15 +1,21 @@
 """Combined guards: their options, the guard that they become, and every mistake with its position."""
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
-from guardproxy.app import catalogue, guard
-from guardproxy.app.guards import combined, members
-from guardproxy.guards.combine import AllOf, Cascade
-from guardproxy.settings import load_text
+from guardproxy.app import ConfigSource, banner, catalogue, guard
+from guardproxy.app.guards import combined, local_guards, members
+from guardproxy.engine.load import PACKAGED, TRAINED
+from guardproxy.errors import ConfigError
+from guardproxy.guards.combine import AllOf, ByLanguage, Cascade
+from guardproxy.settings import EMBEDDED_PARTS, MULTILINGUAL, load_text
 from tests.settings.kit import RULES, mistakes, read
 
 BOTH = f"policies: {{default: {{{RULES}}}}}\n"
 LARGE = "guards:\n  large: {family: llama_guard, model: some/weights}\n"
+SOME = "guards:\n  some: {model: some/classifier}\n"
 
 
 def test_all_of_several_guards() -> None:
@@ -27,6 +33,14 @@ def test_a_cascade() -> None:
     assert list(settings.members) == ["embedded", "large"]
     assert settings.guard.cascade is not None
     assert (settings.guard.cascade.low, settings.guard.cascade.high) == (0.1, 0.9)
+
+
+def test_guards_by_language() -> None:
+    """`by_language` names the guard of the known languages and that of all others."""
+    settings = read(f"guard:\n  by_language: {{others: large, first: embedded}}\n{LARGE}{BOTH}")
+    assert list(settings.members) == ["embedded", "large"]
+    assert settings.guard.by_language is not None
+    assert (settings.guard.by_language.first, settings.guard.by_language.others) == ("embedded", "large")
 
 
 def test_members_have_taxonomies_of_their_own() -> None:
@@ -47,8 +61,8 @@ def test_members_have_taxonomies_of_their_own() -> None:
 
 
 def test_one_guard_has_no_members() -> None:
-    """Without `all` and `cascade` there are no members; null counts as absent."""
-    assert read("guard: {all: null, mean: null, cascade: null}\n").members == {}
+    """Without `all`, `cascade` and `by_language` there are no members; null counts as absent."""
+    assert read("guard: {all: null, mean: null, cascade: null, by_language: null}\n").members == {}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +79,10 @@ def test_one_guard_has_no_members() -> None:
             "guard: {all: [embedded, larg]}\n" + LARGE,
             "1:25: guard.all[1]: unknown guard 'larg'; did you mean large?",
         ),
-        (LARGE, "2:3: guards.large: is not used; name it in guard.all or guard.cascade, or remove it"),
+        (
+            LARGE,
+            "2:3: guards.large: is not used; name it in guard.all, guard.cascade or guard.by_language, or remove it",
+        ),
         (
             "guard: {all: [embedded, large], device: cpu}\n" + LARGE,
             "1:33: guard.device: has no effect on combined guards; set it for each of them in guards",
@@ -81,6 +98,52 @@ def test_one_guard_has_no_members() -> None:
         (
             "guard: {cascade: {first: embedded, second: large, low: 0.6, high: 1.5}}\n" + LARGE,
             "1:67: guard.cascade.high: must be at most 1, not 1.5",
+        ),
+        (
+            "guard: {by_language: {first: embedded, others: large}, all: [embedded, large]}\n" + LARGE,
+            "1:9: guard.by_language: cannot be combined with guard.all; remove either",
+        ),
+        (
+            "guard: {by_language: {first: a, others: b}, cascade: {first: a, second: b, low: 0, high: 1}}\n",
+            "1:9: guard.by_language: cannot be combined with guard.cascade; remove either",
+        ),
+        (
+            "guard: {by_language: {first: embedded, others: embedded}}\n",
+            "1:48: guard.by_language.others: 'embedded' is named twice; name another guard",
+        ),
+        (
+            "guard: {by_language: {first: embeded, others: large}}\n" + LARGE,
+            "1:30: guard.by_language.first: unknown guard 'embeded'; did you mean embedded?",
+        ),
+        ("guard: {by_language: {first: embedded}}\n", "1:9: guard.by_language.others: is missing"),
+        (
+            "guard: {by_language: {first: embedded, second: large}}\n" + LARGE,
+            "1:40: guard.by_language.second: unknown key; known: first, others",
+        ),
+        (
+            "guard: {by_language: {first: embedded, others: large}, device: cpu}\n" + LARGE,
+            "1:56: guard.device: has no effect on combined guards; set it for each of them in guards",
+        ),
+        (
+            "guard: {by_language: {first: some, others: embedded}}\n" + SOME,
+            "1:30: guard.by_language.first: the languages that 'some' reads are not known; set guards.some.languages",
+        ),
+        (
+            "guard:\n  by_language:\n    first: large\n    others: embedded\n"
+            + LARGE.replace("some/weights", "some/weights, languages: []"),
+            "3:12: guard.by_language.first: the languages that 'large' reads are not known; set guards.large.languages",
+        ),
+        (
+            "guard: {by_language: {first: some, others: embedded}}\nserver: {port: many}\n" + SOME,
+            "1:30: guard.by_language.first: the languages that 'some' reads are not known; set guards.some.languages",
+        ),
+        (
+            "guard: {by_language: {first: embedded, others: w}}\nguards:\n  w: {by_language: {first: a, others: b}}\n",
+            "3:7: guards.w.by_language: only guard can combine guards, not an entry of guards; remove this",
+        ),
+        (
+            "guard: {family: llama_guard, model: embedded-multilingual}\n",
+            "1:37: guard.model: the embedded guard is a classifier; name a model of the family llama_guard",
         ),
         (
             'guard: {mean: {"*": [1, 2]}}\n',
@@ -131,6 +194,19 @@ def test_old_keys_of_a_cascade() -> None:
     assert "2:63: guards.large.cascade.cheap: this key is now called first; rename it" in mistakes(inner + BOTH)
 
 
+def test_the_embedded_guard_is_a_cascade_of_its_two_models() -> None:
+    """`embedded` asks its small model first; both run in this process, and each is a guard of its own by its name."""
+    settings = load_text("version: 1", "f.yaml", {}, catalogue())
+    (opened,) = members(settings)
+    assert isinstance(opened, Cascade)
+    assert opened.name == "embedded"
+    assert [part.name for part in local_guards([opened])] == list(EMBEDDED_PARTS) == list(PACKAGED)
+    for name in EMBEDDED_PARTS:
+        alone = members(load_text(f"guard: {{model: {name}}}", "f.yaml", {}, catalogue()))
+        assert [part.name for part in local_guards(alone)] == [name]
+        assert [guard.taxonomy for guard in alone] == [opened.taxonomy]
+
+
 def test_they_become_one_guard() -> None:
     """The composition root builds the combination that the file describes; its name joins those of the members."""
     several = f"policies: {{default: {{{RULES}}}}}\nguards:\n  second: {{model: embedded, timeout_s: 5}}\n"
@@ -145,3 +221,40 @@ def test_they_become_one_guard() -> None:
         "embedded>second",
         "embedded",
     ]
+
+
+WORLD = f"""
+guard: {{by_language: {{first: embedded, others: world}}}}
+guards:
+  world: {{model: embedded-multilingual}}
+policies: {{default: {{{RULES}}}}}
+"""
+
+
+def test_by_language_they_become_one_guard() -> None:
+    """The composition root builds the combination; all models inside are found, and the banner names both guards."""
+    settings = load_text(WORLD, "f.yaml", {}, catalogue())
+    both = combined(settings, members(settings))
+    assert isinstance(both, ByLanguage)
+    assert (both.name, guard(settings).name) == ("embedded|world", "embedded|world")
+    assert [part.name for part in local_guards([both])] == [*EMBEDDED_PARTS, "world"]
+    assert [part.name for part in local_guards(members(settings))] == [*EMBEDDED_PARTS, "world"]
+    source = ConfigSource(None, None, False, settings, (0, 0), None)
+    assert "guard         embedded, for other languages world\n" in banner(settings, source, "demo")
+
+
+@pytest.mark.parametrize("data_dir", ["here", None])
+def test_the_model_for_many_languages_is_in_the_data_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: str | None
+) -> None:
+    """It is looked for in `--data-dir`, else in the user's own; without it, the start says how to make it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GUARDPROXY_DATA_DIR", str(tmp_path / "own"))
+    settings = load_text(f"guard: {{model: {MULTILINGUAL}}}", "f.yaml", {}, catalogue())
+    (opened,) = members(settings, data_dir=data_dir)
+    assert (opened.name, MULTILINGUAL) == (MULTILINGUAL, TRAINED)
+    with pytest.raises(ConfigError) as raised:
+        asyncio.run(opened.start())
+    folder = tmp_path / (data_dir or "own") / MULTILINGUAL
+    assert f"model '{folder}'" in str(raised.value)
+    assert "run `make train-multilingual` in a clone of the repository" in str(raised.value)

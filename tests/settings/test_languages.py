@@ -1,13 +1,18 @@
 """The languages that a guard reads: the setting, the model's card, combined guards; and `on_language` by side."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from guardproxy.app import languages_read
+from guardproxy.languages.detect import languages_of
 from tests.settings.kit import RULES, mistakes, read
 
 POLICY = f"policies: {{default: {{{RULES}}}}}\n"
 EIGHT = frozenset({"de", "en", "es", "fr", "hi", "it", "pt", "th"})
 ENGLISH = frozenset({"en"})
+MANY = EIGHT | frozenset({"ar", "bn", "el", "id", "ja", "jv", "ko", "nl", "pl", "ru", "sw", "tr", "vi", "zh"})
 
 
 def languages(guard: str, more: str = "") -> frozenset[str] | None:
@@ -21,6 +26,7 @@ def languages(guard: str, more: str = "") -> frozenset[str] | None:
         ("{}", ENGLISH),
         ("{model: embedded}", ENGLISH),
         ("{model: some/classifier}", None),
+        ("{model: embedded-multilingual}", MANY),
         ("{model: unitary/toxic-bert}", ENGLISH),
         ("{family: llama_guard, model: meta-llama/LlamaGuard-7b}", ENGLISH),
         ('{family: llama_guard, model: /models/guard, options: {version: "2"}}', ENGLISH),
@@ -57,6 +63,30 @@ LARGE = 'guards:\n  large: {family: llama_guard, model: m/x, options: {version: 
 def test_combined_guards_read_what_every_guard_reads(guard: str, more: str, expected: frozenset[str] | None) -> None:
     """A guard without a statement is left out; the combination's own setting comes first."""
     assert languages(guard, LARGE % more) == expected
+
+
+@pytest.mark.parametrize(
+    ("guard", "more", "expected"),
+    [
+        ("{by_language: {first: embedded, others: large}}", "", EIGHT),
+        ("{by_language: {first: large, others: embedded}}", "", EIGHT),
+        ("{by_language: {first: embedded, others: large}}", ", languages: [zh, ja]", frozenset({"en", "zh", "ja"})),
+        ("{by_language: {first: embedded, others: large}}", ", languages: []", None),
+        ("{by_language: {first: embedded, others: large}, languages: [en, zh]}", "", frozenset({"en", "zh"})),
+        ("{by_language: {first: embedded, others: large}, languages: []}", "", None),
+    ],
+)
+def test_guards_by_language_read_what_either_reads(guard: str, more: str, expected: frozenset[str] | None) -> None:
+    """Each language has its guard; if the other guard makes no statement, neither does the combination."""
+    assert languages(guard, LARGE % more) == expected
+
+
+def test_the_languages_of_the_embedded_guards_are_detected() -> None:
+    """The detector knows the languages of the model for many languages, so that none of its texts counts as unread."""
+    place = Path(__file__).parent.parent / "languages" / "sentences.json"
+    sentences: dict[str, str] = json.loads(place.read_text("utf-8"))
+    assert {"en", "jv"} == MANY - set(sentences)
+    assert all(languages_of(sentences[language]) == (language,) for language in MANY & set(sentences))
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def check(
         *problems,
         *_server(root),
         *upstream.upstream(root),
-        *guards.guards(root, catalogue, categories),
+        *guards.guards(root, document, catalogue, categories),
         *taxonomies.taxonomies(root),
         *_wires(root, catalogue),
         *_paths(root),

@@ -8,26 +8,36 @@ from guardproxy.policy import ANY, UNSAFE
 from guardproxy.settings.catalogue import Catalogue
 from guardproxy.settings.checks.upstream import url_error
 from guardproxy.settings.messages import suggestion
-from guardproxy.settings.model import EMBEDDED
+from guardproxy.settings.model import EMBEDDED, EMBEDDED_PARTS, MULTILINGUAL, Document
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 from guardproxy.types import SIGNALS
 
 _EMBEDDED_FAMILY = "classifier"
 _DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
-_COMBINATIONS = ("all", "mean", "cascade")
+# The combinations: a guard has at most one of them.
+_KINDS = ("all", "cascade", "by_language")
+_COMBINATIONS = (*_KINDS, "mean")
 # Options of a guard that combines others.
 _OF_COMBINED = (*_COMBINATIONS, "languages")
-_CASCADE_GUARDS = ("first", "second")
+# The keys that name a guard.
+_NAMING = (("cascade", "first"), ("cascade", "second"), ("by_language", "first"), ("by_language", "others"))
 
 
-def guards(root: Node, catalogue: Catalogue, categories: Collection[str] | None) -> Iterator[Problem]:
-    """Every mistake in `guard` and `guards`. `categories` are those of all guards, None if unknown."""
+def guards(
+    root: Node, document: Document | None, catalogue: Catalogue, categories: Collection[str] | None
+) -> Iterator[Problem]:
+    """Every mistake in `guard` and `guards`.
+
+    `document` holds at least the guards, or is None if these have mistakes of type. `categories` are those of all
+    guards, None if unknown.
+    """
     guard, section = root.get("guard"), root.get("guards")
     defined = section.entries() if section else []
     members: list[str] = []
-    if guard is not None and any(_option(guard, key) for key in ("all", "cascade")):
+    if guard is not None and any(_option(guard, key) for key in _KINDS):
         members = [text for _, node in _members(guard) if (text := node.text())]
         yield from _combination(guard, [EMBEDDED, *(name for name, _ in defined)])
+        yield from _unknown_languages(guard, document, catalogue)
     elif guard is not None:
         yield from _single_guard(("guard",), guard, catalogue)
     yield from _mean(guard, categories) if guard else ()
@@ -35,7 +45,7 @@ def guards(root: Node, catalogue: Catalogue, categories: Collection[str] | None)
     for name, node in defined:
         path: SettingPath = ("guards", name)
         if name not in members:
-            message = "is not used; name it in guard.all or guard.cascade, or remove it"
+            message = "is not used; name it in guard.all, guard.cascade or guard.by_language, or remove it"
             yield Problem(node.key_position, path, message)
         yield from _single_guard(path, node, catalogue)
         yield from _languages((*path, "languages"), node)
@@ -57,17 +67,19 @@ def _members(guard: Node) -> list[tuple[SettingPath, Node]]:
     members: list[tuple[SettingPath, Node]] = [
         (("guard", "all", index), node) for index, node in (all_of.elements() if all_of else [])
     ]
-    for key in _CASCADE_GUARDS:
-        node = guard.get("cascade", key)
-        members += [(("guard", "cascade", key), node)] if node else []
+    for kind, key in _NAMING:
+        node = guard.get(kind, key)
+        members += [(("guard", kind, key), node)] if node else []
     return members
 
 
 def _combination(guard: Node, defined: list[str]) -> Iterator[Problem]:
     """The mistakes of a guard that combines others."""
-    all_of, cascade = _option(guard, "all"), _option(guard, "cascade")
-    if all_of and cascade:
-        yield Problem(cascade.key_position, ("guard", "cascade"), "cannot be combined with guard.all; remove either")
+    all_of = _option(guard, "all")
+    first, *more = [(key, node) for key in _KINDS if (node := _option(guard, key))]
+    for key, node in more:
+        message = f"cannot be combined with guard.{first[0]}; remove either"
+        yield Problem(node.key_position, ("guard", key), message)
     for key, node in guard.entries():
         if key not in _OF_COMBINED:
             message = "has no effect on combined guards; set it for each of them in guards"
@@ -85,6 +97,16 @@ def _combination(guard: Node, defined: list[str]) -> Iterator[Problem]:
     low, high = guard.get("cascade", "low"), guard.get("cascade", "high")
     if low and high and _number(low) > _number(high):
         yield Problem(low.position, ("guard", "cascade", "low"), "must be at most cascade.high")
+
+
+def _unknown_languages(guard: Node, document: Document | None, catalogue: Catalogue) -> Iterator[Problem]:
+    """The mistake of texts that go to a guard by its languages, which are not known."""
+    node = guard.get("by_language", "first")
+    name = node.text() if node else None
+    first = document.members().get(name) if document and name else None
+    if node and first and catalogue.languages(first) is None:
+        message = f"the languages that {name!r} reads are not known; set guards.{name}.languages"
+        yield Problem(node.position, ("guard", "by_language", "first"), message)
 
 
 def _mean(guard: Node, categories: Collection[str] | None) -> Iterator[Problem]:
@@ -171,7 +193,7 @@ def _local_model(path: SettingPath, guard: Node, family: str) -> Iterator[Proble
     if service:
         message = f"has no effect, because the family {family} runs a model in this process; remove it"
         yield Problem(service.key_position, (*path, "service"), message)
-    elif (model is None or model.value == EMBEDDED) and family != _EMBEDDED_FAMILY:
+    elif (model is None or model.value in (EMBEDDED, *EMBEDDED_PARTS, MULTILINGUAL)) and family != _EMBEDDED_FAMILY:
         node = model or guard.get("family") or guard
         message = f"the embedded guard is a {_EMBEDDED_FAMILY}; name a model of the family {family}"
         yield Problem(node.position, (*path, "model"), message)
