@@ -32,7 +32,7 @@ WORDS = "the of and to in is you that it he was for on are as with his they at b
 
 def prompts(path: Path, rows: int) -> list[Check]:
     """The first benign user turns of a file in the order of their SHA-256."""
-    benign = [row.check for row in read(path) if row.unsafe is False and row.check.side == "user"]
+    benign = [row.check for row in read(path).rows if row.unsafe is False and row.check.side == "user"]
     return sorted(benign, key=check_key)[:rows]
 
 

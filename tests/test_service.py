@@ -284,7 +284,7 @@ def started(config: Path, folder: Path) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
-        ("model.gguf", lambda data: data[:100_000], "cannot be loaded"),
+        ("model.gguf", lambda data: data[:100_000], "model.gguf is damaged"),
         (
             "config.json",
             lambda data: data.replace(b'"num_hidden_layers": 6', b'"num_hidden_layers": null'),

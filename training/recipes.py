@@ -155,7 +155,7 @@ _MULTILINGUAL = replace(
     ), 120) | {"benign_writingbench_en": 30, "benign_multilingual": 2600},
     boosts={}, languages=(300, 1600), wraps=0, pairs=100, swaps=0, chunks=0, disguises=0,
     benign=400, plainharm=1400, replies=100, multilingual=7000,
-    epochs=2, batch=48, rate=2.5e-4, average=0.99, frozen=7, window=128, windows=1,
+    epochs=1, batch=48, rate=3e-4, average=0.985, frozen=7, window=128, windows=1,
 )  # fmt: skip
 
 RECIPES: dict[str, Recipe] = {

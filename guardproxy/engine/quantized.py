@@ -15,10 +15,13 @@ NAME = "model.gguf"
 
 
 def read_state(path: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """All tensors of the file by name, dequantised to `dtype`. Raises OSError or ValueError for a damaged file."""
+    """All tensors of the file by name, dequantised to `dtype`. Raises OSError, or ValueError for a damaged file."""
+    try:
+        tensors = gguf.GGUFReader(path).tensors
+    except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path.name} is damaged; copy or download it again: {error}") from error
     return {
-        tensor.name: torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=dtype)
-        for tensor in gguf.GGUFReader(path).tensors
+        tensor.name: torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=dtype) for tensor in tensors
     }
 
 
