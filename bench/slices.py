@@ -3,8 +3,8 @@
     python -m bench.slices docs/evaluation.md [DATA]
 
 The quarter that is kept aside has the rows whose text's SHA-256 begins with a byte below 64. The recipe was chosen by
-scores on the other rows, so the difference shows how much the choice flatters it. Thresholds and the bound of the cascade
-were chosen on all rows. Stored scores of `evaluate` are used.
+scores on the other rows, so the difference shows how much the choice flatters it. Thresholds and the bound of the
+cascade were chosen on all rows. Stored scores of `evaluate` are used.
 """
 
 import argparse
