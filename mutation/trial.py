@@ -22,7 +22,8 @@ from typing import Any
 from mutation.modules import PACKAGE
 
 ROOT = Path(__file__).parent.parent
-MEMORY = 4 * 1024**3  # bytes that a run may allocate: a mutant may be an endless loop that fills a list
+# Bytes that a run may allocate beside those that it inherits: a mutant may be an endless loop that fills a list.
+MEMORY = 4 * 1024**3
 _FLAGS = ("-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 # A run is killed after so many times the unchanged one and so many seconds more, because other work shares the machine.
 # A test fails after as many times the slowest unchanged test and some seconds more: the cost of an endless loop.
@@ -182,7 +183,8 @@ def _run_tests(lane: Path, tests: Sequence[str], limit: float, caches: bool) -> 
 
 def _prepare(lane: Path, caches: bool) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    limit = _inherited() + MEMORY
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.dont_write_bytecode = not caches
     sys.path[:] = [str(lane), *(path for path in sys.path if path and Path(path).resolve() != ROOT)]
@@ -199,6 +201,13 @@ def _prepare(lane: Path, caches: bool) -> None:
     quick = settings(derandomize=True, database=None, phases=(Phase.explicit, Phase.generate))
     settings.register_profile("mutation", quick)
     settings.load_profile("mutation")
+
+
+def _inherited() -> int:
+    """The bytes of data that this process has from the one that it is a fork of; 0 if the system does not say."""
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="ascii", errors="replace").splitlines() if status.is_file() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:")), 0)
 
 
 def _libraries() -> list[str]:
