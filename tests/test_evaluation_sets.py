@@ -1,4 +1,4 @@
-"""The everyday and the harmful prompts: their promised make-up, and that no training learns from them."""
+"""The texts for evaluation: their promised make-up, and that no training learns from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.lookalikes import FAMILIES
 from training.mixture import build, read_rows
 from training.recipes import Recipe
 
-EVERYDAY, HARMFUL = overlap.EVALUATION
+EVERYDAY, HARMFUL, MULTITURN = overlap.EVALUATION
 
 
 def rows_of(file: Path) -> list[dict[str, Any]]:
@@ -26,7 +26,7 @@ def rows_of(file: Path) -> list[dict[str, Any]]:
 
 
 def last_texts() -> list[str]:
-    """The judged text of every row of both files."""
+    """The judged text of every row of all files."""
     return [row["messages"][-1]["content"] for file in overlap.EVALUATION for row in rows_of(file)]
 
 
@@ -56,8 +56,17 @@ def test_harmful_prompts_cover_every_category_and_style() -> None:
     assert min(Counter(row["style"] for row in rows).values()) >= 5
 
 
+def test_multiturn_conversations_are_of_both_kinds() -> None:
+    """Attacks over several user turns and harmless chats, enough of each, of similar length."""
+    rows = rows_of(MULTITURN)
+    turns = {label: [len(row["messages"]) for row in rows if row["unsafe"] == label] for label in (0, 1)}
+    assert min(len(numbers) for numbers in turns.values()) >= 70
+    assert all(3 <= number <= 9 and number % 2 for numbers in turns.values() for number in numbers)
+    assert all([m["role"] for m in row["messages"]][:3] == ["user", "assistant", "user"] for row in rows)
+
+
 def test_every_prompt_is_a_readable_row_of_its_own() -> None:
-    """`evaluate` reads every row as a user's turn; ids and texts are unique over both files."""
+    """`evaluate` reads every row as a user's turn; ids and texts are unique over all files."""
     for file in overlap.EVALUATION:
         data = read(file)
         assert data.kind == "guardproxy"
@@ -101,7 +110,7 @@ def test_labelled_rows_are_searched_too(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_training_never_reads_the_evaluation_files() -> None:
-    """Rows come from .jsonl.gz files only, no other module names the two files, and no synthetic row has their text."""
+    """Rows come from .jsonl.gz files only, no other module names these files, and no synthetic row has their text."""
     with pytest.raises(FileNotFoundError):
         read_rows(overlap.FOLDER)
     names = [file.name for file in overlap.EVALUATION]

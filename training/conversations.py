@@ -15,7 +15,7 @@ import functools
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -234,8 +234,14 @@ def _helps(rng: random.Random) -> Reply:
     return Reply("aside", (), _question(rng, harmful=rng.random() < 0.5), text)
 
 
+def _unasked(rng: random.Random) -> Reply:
+    """A hand-written reply without its question, as the guard also reads a reply."""
+    reply = rng.choice([reply for reply in replies() if reply.kind not in _WEIGHTS])
+    return replace(reply, question="")
+
+
 _MAKERS: tuple[tuple[Callable[[random.Random], Reply], int], ...] = (
-    (_complies, 45), (_refuses, 15), (_says_nothing, 10), (_helps, 30),
+    (_complies, 36), (_refuses, 12), (_says_nothing, 8), (_helps, 24), (_unasked, 20),
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
-EVALUATION = (FOLDER / "everyday.jsonl", FOLDER / "harmful.jsonl")
+EVALUATION = tuple(FOLDER / f"{name}.jsonl" for name in ("everyday", "harmful", "multiturn"))
 
 # Words in a run: at six, a shared run is a borrowed phrase; shorter runs are shared by chance.
 RUN = 6

@@ -142,6 +142,16 @@ _LARGE = replace(
     epochs=1, batch=64, rate=1e-4, average=0.995, frozen=9, window=128, windows=1,
 )  # fmt: skip
 
+# The second stage: a third of the first one's rows, and most of the hand-written replies.
+_SECOND = replace(
+    _LARGE, after="large_first", caps={
+        source: -(-cap * 2 // 5) for source, cap in _LARGE.caps.items()
+    } | {"ailuminate_demo": 700, "wildguard_train_sample": 1700, "phtest_train": 700, "pyrit_scorer_evals": 1000},
+    boosts={}, languages=(1200, 200), wraps=150, pairs=1500, swaps=500, chunks=400, disguises=150, declines=400,
+    embeds=400, padded=500, asides=400, answers=1000, benign=3000, plainharm=6000, threads=500, replies=5000,
+    lookalikes={family: count // 3 for family, count in _LARGE.lookalikes.items()}, rate=6e-5, average=0.99,
+)  # fmt: skip
+
 _MULTILINGUAL = replace(
     _BASE, base="e5", caps=dict.fromkeys((
         "advbench", "aegis1_train_sample", "airbench_sample", "benign_mtbench_vicuna", "do_not_answer",
@@ -215,7 +225,8 @@ RECIPES: dict[str, Recipe] = {
         epochs=1, batch=64, rate=2.5e-4, average=0.99, frozen=1,
     ),
     "prose": _BASE,
-    "large": _LARGE,
+    "large_first": _LARGE,
+    "large": _SECOND,
     "multilingual": _MULTILINGUAL,
     "small": replace(
         _LARGE, base="minilm", after="averaged", soft=0.7, unlabelled=0, sample=30000, batch=48, rate=2e-4, frozen=1

@@ -1,9 +1,6 @@
 """Build the guard that a configuration describes."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import replace
-from importlib.resources import files
 
 from guardproxy.app.languages import languages_of_guard
 from guardproxy.app.registries import open_family
@@ -12,7 +9,7 @@ from guardproxy.guards.combine import AllOf, ByLanguage, Cascade
 from guardproxy.guards.local import LocalGuard, LocalLimits, ModelOptions, open_local_guard
 from guardproxy.guards.services import open_service
 from guardproxy.ports import Guard, LabelList
-from guardproxy.settings import EMBEDDED, EMBEDDED_PARTS, MULTILINGUAL, GuardSettings, MemberSettings, Settings
+from guardproxy.settings import MULTILINGUAL, GuardSettings, MemberSettings, Settings
 from guardproxy.sinks.database import data_folder
 from guardproxy.types import Check, Conversation, Message, Part, Taxonomy
 
@@ -93,11 +90,7 @@ def _open(name: str, guard: GuardSettings, taxonomy: Taxonomy | None, floor: flo
         )
     options = ModelOptions(location(guard.model, data_dir), guard.device, guard.dtype, guard.threads, floor)
     limits = LocalLimits(guard.timeout_s, guard.max_wait_s, guard.max_batch_tokens)
-    if guard.model != EMBEDDED:
-        return open_local_guard(name, family, options, limits)
-    small, large = (open_local_guard(model, family, replace(options, model=model), limits) for model in EMBEDDED_PARTS)
-    bounds = json.loads((files("guardproxy") / "weights" / "embedded" / "cascade.json").read_text())
-    return Cascade(small, large, bounds["low"], bounds["high"], name)
+    return open_local_guard(name, family, options, limits)
 
 
 def local_guards(guards: Sequence[Guard]) -> list[LocalGuard]:

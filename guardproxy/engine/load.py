@@ -21,6 +21,8 @@ from guardproxy.errors import ConfigError
 
 # The models that ship in the package, and their folders in `weights/`.
 PACKAGED = {"embedded-small": "embedded/small", "embedded-large": "embedded/large"}
+# Two of them together: the larger one reads the windows of which the smaller one is unsure.
+CASCADE = "embedded"
 # The folder of the model for many languages, which is too large to ship.
 TRAINED = "embedded-multilingual"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -37,6 +39,15 @@ class LoadedModel:
     backend: Tokenizer
     tokenizer: Any
     folder: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The lowest and the highest probability of a model's output at which a second model decides."""
+
+    output: int
+    low: float
+    high: float
 
 
 def choose_device(name: str) -> torch.device:
@@ -80,6 +91,11 @@ def load_classifier(model: str, device: torch.device, dtype: torch.dtype) -> Loa
     return _load(transformers.AutoModelForSequenceClassification, model, device, dtype)
 
 
+def cascade_bounds() -> Bounds:
+    """Where the large embedded model decides, which ships with the weights of both."""
+    return Bounds(**json.loads((_weights() / "embedded" / "cascade.json").read_text()))
+
+
 def calibration(loaded: LoadedModel) -> dict[str, Any]:
     """The content of `calibration.json` beside the weights, {} without such a file. Raises ConfigError."""
     path = loaded.folder / "calibration.json" if loaded.folder else None
@@ -99,10 +115,14 @@ def cache_folder(name: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "guardproxy" / name
 
 
+def _weights() -> Path:
+    return Path(str(files("guardproxy") / "weights"))
+
+
 def _locate(model: str) -> tuple[str, str | None]:
     """The directory or hub id to load from, and the GGUF file in the directory or None. Raises ConfigError."""
     if model in PACKAGED:
-        folder = Path(str(files("guardproxy") / "weights" / PACKAGED[model]))
+        folder = _weights() / PACKAGED[model]
         if not (folder / "config.json").is_file():
             raise ConfigError(f"model {model!r}: this installation has no embedded weights; name a model")
         return str(folder), None

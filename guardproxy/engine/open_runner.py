@@ -3,9 +3,19 @@
 import torch
 
 from guardproxy.engine.decoder.runner import GenerativeRunner
+from guardproxy.engine.encoder.cascade import CascadeRunner
 from guardproxy.engine.encoder.packed import PackedEncoder
 from guardproxy.engine.encoder.runner import ClassifierRunner
-from guardproxy.engine.load import LoadedModel, choose_device, choose_dtype, load_causal, load_classifier
+from guardproxy.engine.load import (
+    CASCADE,
+    PACKAGED,
+    LoadedModel,
+    cascade_bounds,
+    choose_device,
+    choose_dtype,
+    load_causal,
+    load_classifier,
+)
 from guardproxy.engine.number_format import choose_format, convert_parameters, linear_layers
 from guardproxy.engine.runner import Runner
 from guardproxy.errors import ConfigError
@@ -32,23 +42,16 @@ def open_runner(
     are read only if P(unsafe) is above `floor`.
     """
     chosen_device = choose_device(device)
-    chosen_dtype = choose_dtype(dtype, chosen_device)
     if threads is not None and chosen_device.type == "cpu":
         # Applies to this thread and to threads that have not called torch yet; LanePool sets the count of its own.
         torch.set_num_threads(threads)
     if isinstance(probe.readout, ClassLogits):
-        # The packed encoder keeps embeddings and classifier in float32, and rounds the layers itself.
-        loaded = load_classifier(model, chosen_device, torch.float32 if chosen_device.type == "cpu" else chosen_dtype)
-        _check_outputs(model, loaded, probe.readout)
-        number_format = None
-        if PackedEncoder.supports(loaded.model, chosen_device):
-            number_format = choose_format(dtype, linear_layers(loaded.model.base_model.encoder))
-        else:
-            convert_parameters(loaded.model, chosen_dtype)
-        return ClassifierRunner(
-            loaded, chosen_device, max_batch_tokens=max_batch_tokens, threads=threads, number_format=number_format
-        )
-    loaded = load_causal(model, chosen_device, chosen_dtype)
+        sizes = {"max_batch_tokens": max_batch_tokens, "threads": threads}
+        if model != CASCADE:
+            return _open_classifier(model, probe.readout, chosen_device, dtype, **sizes)
+        first, second = (_open_classifier(part, probe.readout, chosen_device, dtype, **sizes) for part in PACKAGED)
+        return CascadeRunner(first, second, cascade_bounds())
+    loaded = load_causal(model, chosen_device, choose_dtype(dtype, chosen_device))
     number_format = None
     if chosen_device.type == "cpu":
         number_format = choose_format(dtype, linear_layers(loaded.model.get_decoder().layers))
@@ -59,6 +62,29 @@ def open_runner(
         floor=floor,
         threads=threads,
         number_format=number_format,
+    )
+
+
+def _open_classifier(
+    model: str,
+    readout: ClassLogits,
+    device: torch.device,
+    dtype: str,
+    *,
+    max_batch_tokens: int | None,
+    threads: int | None,
+) -> ClassifierRunner:
+    # The packed encoder keeps embeddings and classifier in float32, and rounds the layers itself.
+    own_dtype = choose_dtype(dtype, device)
+    loaded = load_classifier(model, device, torch.float32 if device.type == "cpu" else own_dtype)
+    _check_outputs(model, loaded, readout)
+    number_format = None
+    if PackedEncoder.supports(loaded.model, device):
+        number_format = choose_format(dtype, linear_layers(loaded.model.base_model.encoder))
+    else:
+        convert_parameters(loaded.model, own_dtype)
+    return ClassifierRunner(
+        loaded, device, max_batch_tokens=max_batch_tokens, threads=threads, number_format=number_format
     )
 
 

@@ -1,7 +1,8 @@
 """Any sequence classifier: an encoder with a class head whose labels are mapped to categories.
 
 Without options this is the embedded guard. It reads a user text alone and a reply after the question that it answers,
-and has independent outputs for each category and for `unsafe`. Describe another model by its labels in the order of its
+and has independent outputs for each category and for `unsafe`. It reads a reply a second time without the question, so
+that a harmless reply is not judged by a harmful question. Describe another model by its labels in the order of its
 outputs, with the names in `id2label` of its config:
 
     toxic-bert       labels [toxic, severe_toxic, obscene, threat, insult, identity_hate], sigmoid
@@ -45,6 +46,8 @@ _NAMES = {
     "jailbreak": "Jailbreak",
 }
 Replies = Literal["pair", "alone"]
+# A reply whose P(unsafe) without its question is below this is not judged by the question: docs/evaluation.md.
+HARMLESS_ALONE = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +60,30 @@ class Classifier:
     replies: Replies
 
     def render(self, check: Check) -> tuple[Prompt, ...]:
-        """Return one prompt: the judged text, after the question if a reply is judged as a pair. Never raises.
+        """Return the judged text as one prompt; a reply that is judged as a pair also without question. Never raises.
 
         A pair has a first text even if the question is unknown and the text is empty: only pairs are read as replies.
         """
         judged = Piece(check.turn.text, "judged")
-        paired = check.side == "assistant" and self.replies == "pair"
-        pieces = (Piece(_question(check), "turn"), judged) if paired else (judged,)
-        return (Prompt(pieces, self.readout, f"classifier:{self.taxonomy.version}:{check.side}"),)
+        key = f"classifier:{self.taxonomy.version}:{check.side}"
+        if check.side != "assistant" or self.replies != "pair":
+            return (Prompt((judged,), self.readout, key),)
+        questions = dict.fromkeys((_question(check), ""))
+        return tuple(Prompt((Piece(question, "turn"), judged), self.readout, key) for question in questions)
 
     def parse(self, check: Check, readings: Sequence[Reading], guard: str) -> Verdict:
         """Return the verdict from the mapped outputs. Raises GuardUnavailable for an invalid reading.
 
-        A category with several labels has the greatest of independent outputs, or the sum of exclusive outputs.
+        A category with several labels has the greatest of independent outputs, or the sum of exclusive outputs. Of a
+        reply that was read twice, the reading without the question counts if its P(unsafe) is below HARMLESS_ALONE,
+        else the reading with the question.
         """
-        (outputs,) = probabilities_of(readings, [len(self.readout.labels)], total=self.readout.activation == "softmax")
+        sizes = [len(self.readout.labels)] * len(self.render(check))
+        outputs = probabilities_of(readings, sizes, total=self.readout.activation == "softmax")
+        verdict, *alone = (self._verdict(values, guard) for values in outputs)
+        return alone[0] if alone and alone[0].unsafe < HARMLESS_ALONE else verdict
+
+    def _verdict(self, outputs: Sequence[float], guard: str) -> Verdict:
         merge = max if self.readout.activation == "sigmoid" else _capped_sum
         probabilities = {name: merge([outputs[place] for place in places]) for name, places in self.sources.items()}
         unsafe = probabilities.pop(UNSAFE, None)
@@ -97,7 +109,8 @@ def open_family(
     each label to one or several category ids, and `unsafe` means P(unsafe); unmapped labels are ignored (default: each
     label is a category). If no label is mapped to `unsafe`, P(unsafe) is that of the worst category. `activation`:
     `sigmoid` for independent outputs, `softmax` for exclusive outputs. `replies`: `pair` gives the model the question
-    and the reply, `alone` only the reply (default: `pair` for the embedded guard's labels, otherwise `alone`).
+    and the reply, and the reply without it; `alone` only the reply, as a text (default: `pair` for the embedded guard's
+    labels, otherwise `alone`).
     `taxonomy` names and describes the categories; each needs a label. Raises ConfigError for invalid options.
     """
     if isinstance(labels, str):

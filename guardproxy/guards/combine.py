@@ -99,15 +99,15 @@ class Cascade:
     """A Guard that asks `first`, and then `second` only if P(unsafe) from `first` is within [low, high].
 
     Below `low` and above `high` the verdict of `first` stands. In between the verdict of `second` does, with the
-    findings of `first` in categories that `second` does not judge. If either guard fails, the cascade fails. `name`
-    None joins the names of both. Raises ConfigError unless 0 <= low <= high <= 1 and the guards have different names.
+    findings of `first` in categories that `second` does not judge. If either guard fails, the cascade fails. Raises
+    ConfigError unless 0 <= low <= high <= 1 and the guards have different names.
     """
 
-    def __init__(self, first: Guard, second: Guard, low: float, high: float, name: str | None = None) -> None:
+    def __init__(self, first: Guard, second: Guard, low: float, high: float) -> None:
         _check_names((first, second))
         if not 0.0 <= low <= high <= 1.0:
             raise ConfigError(f"a cascade's bounds must be 0 <= low <= high <= 1, not {low:g} and {high:g}")
-        self.name = name or f"{first.name}>{second.name}"
+        self.name = f"{first.name}>{second.name}"
         self.taxonomy = _union([first.taxonomy, second.taxonomy])
         self._first, self._second = first, second
         self._low, self._high = low, high

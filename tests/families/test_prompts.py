@@ -200,11 +200,12 @@ def test_a_list_is_read_in_the_words_of_the_answer() -> None:
 
 
 def test_a_classifier_reads_a_reply_behind_its_question() -> None:
-    """The embedded guard gets a question alone, and a reply with the last user text before it."""
+    """The embedded guard gets a question alone, and a reply twice: after the last user text, and without it."""
     family = open_model("classifier")
     (alone,) = family.render(check("user", ("user", "before"), ("assistant", "so"), ("user", " HELLO ")))
     assert [(piece.kind, piece.text) for piece in alone.pieces] == [("judged", " HELLO ")]
-    (pair,) = family.render(check("assistant", ("user", "Q"), ("tool", "data"), ("assistant", "A")))
-    assert [(piece.kind, piece.text) for piece in pair.pieces] == [("turn", "Q"), ("judged", "A")]
+    both = family.render(check("assistant", ("user", "Q"), ("tool", "data"), ("assistant", "A")))
+    texts = [[(piece.kind, piece.text) for piece in prompt.pieces] for prompt in both]
+    assert texts == [[("turn", "Q"), ("judged", "A")], [("turn", ""), ("judged", "A")]]
     (lone,) = family.render(check("assistant", ("assistant", "A")))
     assert [(piece.kind, piece.text) for piece in lone.pieces] == [("turn", ""), ("judged", "A")]

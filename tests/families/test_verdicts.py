@@ -180,6 +180,26 @@ def test_the_embedded_guard_has_an_output_for_the_whole() -> None:
     assert "unsafe" not in _scores(verdict)
 
 
+def _read_twice(with_question: float, alone: float) -> Verdict:
+    readings = [Reading((unsafe, *(0.5 * unsafe,) * 7)) for unsafe in (with_question, alone)]
+    return classifier.open_family().parse(reply("x", "y"), readings, "g")
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_a_harmless_reply_is_not_judged_by_its_question(with_question: float, alone: float) -> None:
+    """The reading without the question counts if it is clearly harmless, with its categories; else the other one."""
+    verdict = _read_twice(with_question, alone)
+    counts = alone if alone < classifier.HARMLESS_ALONE else with_question
+    assert verdict.unsafe == counts
+    assert set(_scores(verdict).values()) == {round(0.5 * counts, 6)}
+
+
+def test_a_reply_that_lacks_a_reading_was_not_judged() -> None:
+    """Both readings must be there: one of them alone is no answer."""
+    with pytest.raises(GuardUnavailable):
+        classifier.open_family().parse(reply("x", "y"), [Reading((0.5,) * 8)], "g")
+
+
 def test_labels_map_to_categories() -> None:
     """A category with several labels has the greatest independent output, or the sum of exclusive outputs."""
     toxic = classifier.open_family(

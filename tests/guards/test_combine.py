@@ -39,10 +39,10 @@ def test_one_taxonomy_of_both_stays_itself() -> None:
     """Two models of one kind have the taxonomy of each, so that rules and records name it as for a single guard."""
     first, second = Fixed("a", 0.5, {"x": 0.5}), Fixed("b", 0.7, {"x": 0.6})
     second.taxonomy = first.taxonomy
-    pair = Cascade(first, second, 0.2, 0.8, "pair")
-    assert (pair.name, pair.taxonomy, pair.parts) == ("pair", first.taxonomy, (first, second))
+    pair = Cascade(first, second, 0.2, 0.8)
+    assert (pair.name, pair.taxonomy, pair.parts) == ("a>b", first.taxonomy, (first, second))
     verdict = asyncio.run(pair.judge(CHECK))
-    assert (verdict.guard, verdict.taxonomy) == ("pair", "t-a@v")
+    assert (verdict.guard, verdict.taxonomy) == ("a>b", "t-a@v")
 
 
 def test_a_mean_weighs_the_guards_that_judge_a_category() -> None:

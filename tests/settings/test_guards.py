@@ -10,6 +10,7 @@ from guardproxy.app.guards import combined, local_guards, members
 from guardproxy.engine.load import PACKAGED, TRAINED
 from guardproxy.errors import ConfigError
 from guardproxy.guards.combine import AllOf, ByLanguage, Cascade
+from guardproxy.guards.local import LocalGuard
 from guardproxy.settings import EMBEDDED_PARTS, MULTILINGUAL, load_text
 from tests.settings.kit import RULES, mistakes, read
 
@@ -194,17 +195,14 @@ def test_old_keys_of_a_cascade() -> None:
     assert "2:63: guards.large.cascade.cheap: this key is now called first; rename it" in mistakes(inner + BOTH)
 
 
-def test_the_embedded_guard_is_a_cascade_of_its_two_models() -> None:
-    """`embedded` asks its small model first; both run in this process, and each is a guard of its own by its name."""
-    settings = load_text("version: 1", "f.yaml", {}, catalogue())
-    (opened,) = members(settings)
-    assert isinstance(opened, Cascade)
-    assert opened.name == "embedded"
-    assert [part.name for part in local_guards([opened])] == list(EMBEDDED_PARTS) == list(PACKAGED)
+def test_the_parts_of_the_embedded_guard_are_guards_of_their_own() -> None:
+    """`embedded` is one guard with the taxonomy of its two models, each of which is a guard by its name."""
+    (opened,) = members(load_text("version: 1", "f.yaml", {}, catalogue()))
+    assert list(PACKAGED) == list(EMBEDDED_PARTS)
     for name in EMBEDDED_PARTS:
-        alone = members(load_text(f"guard: {{model: {name}}}", "f.yaml", {}, catalogue()))
-        assert [part.name for part in local_guards(alone)] == [name]
-        assert [guard.taxonomy for guard in alone] == [opened.taxonomy]
+        (alone,) = members(load_text(f"guard: {{model: {name}}}", "f.yaml", {}, catalogue()))
+        assert isinstance(alone, LocalGuard)
+        assert (alone.name, alone.taxonomy) == (name, opened.taxonomy)
 
 
 def test_they_become_one_guard() -> None:
@@ -237,8 +235,8 @@ def test_by_language_they_become_one_guard() -> None:
     both = combined(settings, members(settings))
     assert isinstance(both, ByLanguage)
     assert (both.name, guard(settings).name) == ("embedded|world", "embedded|world")
-    assert [part.name for part in local_guards([both])] == [*EMBEDDED_PARTS, "world"]
-    assert [part.name for part in local_guards(members(settings))] == [*EMBEDDED_PARTS, "world"]
+    assert [part.name for part in local_guards([both])] == ["embedded", "world"]
+    assert [part.name for part in local_guards(members(settings))] == ["embedded", "world"]
     source = ConfigSource(None, None, False, settings, (0, 0), None)
     assert "guard         embedded, for other languages world\n" in banner(settings, source, "demo")
 

