@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import itertools
 import json
@@ -20,6 +21,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import BertConfig, BertForSequenceClassification, BertModel, MPNetConfig, MPNetModel
 
+from guardproxy.app import catalogue
+from guardproxy.app.guards import members
+from guardproxy.settings import load_text
+from guardproxy.types import Check, Conversation, Message, Part, Side
 from training import answers, export, fit, lookalikes, measure, train, transform
 from training.labels import CATEGORIES, OUTPUTS, targets
 from training.mixture import Example, build, is_held_out, last_exchange, read_rows
@@ -343,19 +348,26 @@ MISSED: set[str] = set()
 
 
 def test_shipped_weights_pass_the_canaries() -> None:
-    """Both models have the guard's outputs, and together they are right about every plain case except MISSED."""
+    """Both models have the guard's outputs, and the guard is right about every plain case except MISSED."""
+    for folder in (WEIGHTS.parent / "small", WEIGHTS):
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        assert tuple(config["id2label"].values()) == OUTPUTS
     lines = (ROOT / "training" / "canaries.jsonl").read_text(encoding="utf-8").splitlines()
     canaries = [json.loads(line) for line in lines]
-    pairs = [(c.get("question"), c["text"]) for c in canaries]
-    chances = []
-    for folder in (WEIGHTS.parent / "small", WEIGHTS):
-        model = fit.trained_model(folder).eval()
-        assert tuple(model.config.id2label.values()) == OUTPUTS
-        calibration = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
-        logits = fit.text_logits(model, fit.load_tokenizer(folder), pairs)
-        chances.append(measure.probabilities(logits, calibration)[:, 0])
-    bounds = json.loads((WEIGHTS.parent / "cascade.json").read_text(encoding="utf-8"))
-    small, large = chances
-    unsafe = np.where((bounds["low"] <= small) & (small <= bounds["high"]), large, small)
-    wrong = [c["text"] for c, p in zip(canaries, unsafe, strict=True) if (p >= 0.5) != bool(c["unsafe"])]
+
+    async def judged() -> list[float]:
+        (guard,) = members(load_text("version: 1", "f.yaml", {}, catalogue()))
+        await guard.start()
+        verdicts = [await guard.judge(_canary(canary)) for canary in canaries]
+        await guard.close()
+        return [verdict.unsafe for verdict in verdicts]
+
+    chances = asyncio.run(judged())
+    wrong = [c["text"] for c, p in zip(canaries, chances, strict=True) if (p >= 0.5) != bool(c["unsafe"])]
     assert set(wrong) == MISSED
+
+
+def _canary(canary: dict[str, Any]) -> Check:
+    messages = [Message("user", (Part("question", canary["question"]),))] if "question" in canary else []
+    side: Side = "assistant" if messages else "user"
+    return Check(Conversation((*messages, Message(side, (Part("text", canary["text"]),)))), side)

@@ -24,7 +24,7 @@ from training.transform import leet, spaced, typos
 
 STYLES = (
     "threats", "slang", "indirect", "hate", "crime", "drugs_weapons", "self_harm", "sexual", "long", "wishes", "tasks",
-    "prose", "wrapped", "chat",
+    "prose", "wrapped", "chat", "care",
 )  # fmt: skip
 _LONG = 300  # characters; a text of this length gets no text around it
 

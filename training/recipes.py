@@ -137,19 +137,9 @@ _LARGE = replace(
     },
     boosts={"benign_mtbench_vicuna": 2, "benign_wildchat300": 3, "strongreject": 2}, languages=(3500, 600),
     wraps=400, pairs=3000, swaps=1000, chunks=800, disguises=300, declines=800, embeds=800, padded=500, asides=500,
-    answers=2500, benign=7500, plainharm=13000, threads=1200, replies=3000,
+    answers=2500, benign=7500, plainharm=15000, threads=1200, replies=6000,
     lookalikes={"ask": 1500, "figure": 700, "why": 700, "opinion": 1300, "advert": 700},
     epochs=1, batch=64, rate=1e-4, average=0.995, frozen=9, window=128, windows=1,
-)  # fmt: skip
-
-# The second stage: a third of the first one's rows, and most of the hand-written replies.
-_SECOND = replace(
-    _LARGE, after="large_first", caps={
-        source: -(-cap * 2 // 5) for source, cap in _LARGE.caps.items()
-    } | {"ailuminate_demo": 700, "wildguard_train_sample": 1700, "phtest_train": 700, "pyrit_scorer_evals": 1000},
-    boosts={}, languages=(1200, 200), wraps=150, pairs=1500, swaps=500, chunks=400, disguises=150, declines=400,
-    embeds=400, padded=500, asides=400, answers=1000, benign=3000, plainharm=6000, threads=500, replies=5000,
-    lookalikes={family: count // 3 for family, count in _LARGE.lookalikes.items()}, rate=6e-5, average=0.99,
 )  # fmt: skip
 
 _MULTILINGUAL = replace(
@@ -225,8 +215,7 @@ RECIPES: dict[str, Recipe] = {
         epochs=1, batch=64, rate=2.5e-4, average=0.99, frozen=1,
     ),
     "prose": _BASE,
-    "large_first": _LARGE,
-    "large": _SECOND,
+    "large": _LARGE,
     "multilingual": _MULTILINGUAL,
     "small": replace(
         _LARGE, base="minilm", after="averaged", soft=0.7, unlabelled=0, sample=30000, batch=48, rate=2e-4, frozen=1
