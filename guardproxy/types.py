@@ -153,18 +153,23 @@ class Taxonomy:
     version: str = ""
 
 
+Span = tuple[int, int]  # the first character, and the one behind the last
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One category with its probability.
 
     `label` is the guard's own name for the category, if it has one. `view` names the form of the text that this
-    probability was found in: "text" itself, or a view of it.
+    probability was found in: "text" itself, or a view of it. `span` is where in that form: the first character of the
+    window that scored highest, and the one behind its last; None if the guard cannot say.
     """
 
     category: str
     probability: float
     label: str = ""
     view: str = "text"
+    span: Span | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +207,8 @@ class Verdict:
 
     `unsafe` is P(unsafe), over all categories. `guard` and `taxonomy` name what gave it. Two numbers say how reliable
     the probabilities are: `leftover` is the probability mass of label lists that were not explored, `outside` the mass
-    at the verdict's position on tokens other than the verdict tokens.
+    at the verdict's position on tokens other than the verdict tokens. `view` and `span` say where P(unsafe) was found,
+    as those of a finding do.
     """
 
     unsafe: float
@@ -212,6 +218,8 @@ class Verdict:
     usage: Usage = field(default_factory=Usage)
     leftover: float = 0.0
     outside: float = 0.0
+    view: str = "text"
+    span: Span | None = None
 
 
 # --- decisions and outcomes ------------------------------------------------------------------------------------------
@@ -318,6 +326,8 @@ class Origin:
 
     `upstream` is a URL and `model` the name in the request. `client` is not a name but the start of a hash of the
     client's key (`web.headers.client_hash`), empty without a key. `stream`: whether a streamed reply was asked for.
+    `user` and `session` are the end user and the session that the request names, hashed unless `audit.user_plain`;
+    empty if it names none.
     """
 
     request_id: str
@@ -327,6 +337,25 @@ class Origin:
     model: str
     client: str = ""
     stream: bool = False
+    user: str = ""
+    session: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyInfo:
+    """What the upstream said of its reply, and what holding the reply back cost.
+
+    `id` and `model` are the upstream's own, empty if it named none; token counts are None if it gave none.
+    `held_characters` is the most text of the reply that waited for a verdict at one time, `held_s` the longest time in
+    seconds that a chunk waited; both are 0 for a reply that was not streamed.
+    """
+
+    id: str = ""
+    model: str = ""
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    held_characters: int = 0
+    held_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,3 +389,11 @@ class Record:
     """Why there is no verdict or not the final one, or why a reply could not be read; empty if nothing failed."""
     shadow: bool = False
     """Whether a shadow policy decided; such a decision is recorded only, and its outcome is always "pass"."""
+    complete: bool = True
+    """Whether the turn was judged to its end; False if the upstream cut it off, or the client left before its end."""
+    reply: ReplyInfo | None = None
+    """Of a reply; None for a user turn."""
+    sampled: bool = False
+    """Whether the turn is in the random sample of requests whose passed turns are kept for review."""
+    exclusion: str = ""
+    """The id of the exclusion by which the text counted as known harmless; empty if none did."""

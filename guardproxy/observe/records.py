@@ -11,7 +11,7 @@ from functools import cache, lru_cache
 from typing import Any, Final, get_args
 
 from guardproxy.observe.masking import TextRule, apply_text_rule, mask_credentials, mask_emails, mask_personal_data
-from guardproxy.types import Coverage, Finding, Origin, PartKind, Reason, Record, Role
+from guardproxy.types import Coverage, Finding, Origin, PartKind, Reason, Record, ReplyInfo, Role
 
 NOT_STORED: Final = "[not stored]"
 _PATH_CHARACTERS: Final = 120  # the most characters of a part's path in a record
@@ -155,10 +155,15 @@ def _label(text: str, rule: TextRule) -> str:
 
 _RULES: Final[Mapping[tuple[type, str], Callable[[str, TextRule], str]]] = {
     (Record, "id"): _generated,
+    (Record, "exclusion"): _generated,
     (Record, "text"): apply_text_rule,
     (Record, "error"): _client_text,
     (Origin, "request_id"): _generated,
     (Origin, "client"): _generated,
+    (Origin, "user"): _client_name,
+    (Origin, "session"): _client_name,
+    (ReplyInfo, "id"): _client_name,
+    (ReplyInfo, "model"): _client_name,
     (Origin, "model"): _client_name,
     (Origin, "upstream"): _address,
     (Origin, "route"): _address,

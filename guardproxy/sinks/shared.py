@@ -5,12 +5,12 @@ from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
-from guardproxy.types import Coverage, Decision, Finding, Origin, Reason, Record, Usage, Verdict
+from guardproxy.types import Coverage, Decision, Finding, Origin, Reason, Record, ReplyInfo, Span, Usage, Verdict
 
 # Records are frozen, so values need no copies: dataclasses.asdict copies every leaf and takes five times as long.
 _NAMES = {
     kind: tuple(field.name for field in fields(kind))
-    for kind in (Record, Origin, Verdict, Usage, Finding, Decision, Reason, Coverage)
+    for kind in (Record, Origin, Verdict, Usage, Finding, Decision, Reason, Coverage, ReplyInfo)
 }
 _VALUES = {kind: attrgetter(*names) for kind, names in _NAMES.items()}
 
@@ -44,6 +44,7 @@ def from_json(line: str) -> Record:
             "verdict": verdict and _verdict(verdict),
             "decision": _decision(data["decision"]),
             "coverage": tuple(Coverage(**part) for part in data["coverage"]),
+            "reply": data.get("reply") and ReplyInfo(**data["reply"]),
         }
     )
 
@@ -54,7 +55,12 @@ def _decision(data: dict[str, Any]) -> Decision:
 
 
 def _verdict(data: dict[str, Any]) -> Verdict:
-    findings = tuple(Finding(**finding) for finding in data["findings"])
+    findings = tuple(Finding(**{**finding, "span": _span(finding)}) for finding in data["findings"])
     if "account" in data:  # the name of `usage` in version 0.1.0; stored rows cannot change, because they are hashed
         data["usage"] = data.pop("account")
-    return Verdict(**{**data, "findings": findings, "usage": Usage(**data["usage"])})
+    return Verdict(**{**data, "findings": findings, "usage": Usage(**data["usage"]), "span": _span(data)})
+
+
+def _span(data: dict[str, Any]) -> Span | None:
+    span = data.get("span")
+    return None if span is None else (span[0], span[1])
