@@ -397,3 +397,25 @@ class Record:
     """Whether the turn is in the random sample of requests whose passed turns are kept for review."""
     exclusion: str = ""
     """The id of the exclusion by which the text counted as known harmless; empty if none did."""
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+LabelKind = Literal["false_positive", "correct", "false_negative", "none"]
+"""What a reviewer says of a decision: too severe, right, or too mild. `none` withdraws the reviewer's last label."""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A reviewer's word on a stored record. Labels are never edited: the last one of a reviewer on a record counts."""
+
+    record: str
+    """The id of the record."""
+    kind: LabelKind
+    by: str
+    """The name of the reviewer."""
+    time: float
+    """When the label was given, in seconds since 1970."""
+    category: str = ""
+    """The category that the label speaks of; empty if it is the decision as a whole."""
+    note: str = ""

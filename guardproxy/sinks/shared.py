@@ -5,12 +5,24 @@ from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
-from guardproxy.types import Coverage, Decision, Finding, Origin, Reason, Record, ReplyInfo, Span, Usage, Verdict
+from guardproxy.types import (
+    Coverage,
+    Decision,
+    Finding,
+    Label,
+    Origin,
+    Reason,
+    Record,
+    ReplyInfo,
+    Span,
+    Usage,
+    Verdict,
+)
 
 # Records are frozen, so values need no copies: dataclasses.asdict copies every leaf and takes five times as long.
 _NAMES = {
     kind: tuple(field.name for field in fields(kind))
-    for kind in (Record, Origin, Verdict, Usage, Finding, Decision, Reason, Coverage, ReplyInfo)
+    for kind in (Record, Origin, Verdict, Usage, Finding, Decision, Reason, Coverage, ReplyInfo, Label)
 }
 _VALUES = {kind: attrgetter(*names) for kind, names in _NAMES.items()}
 
@@ -26,6 +38,12 @@ def to_dict(record: Record) -> dict[str, Any]:
     """Return the record as dicts, lists and scalars, with the field names of `types`."""
     fields_of_record: dict[str, Any] = _json_value(record)
     return fields_of_record
+
+
+def label_dict(label: Label) -> dict[str, Any]:
+    """Return the label as a dict of scalars, with the field names of `types`."""
+    fields_of_label: dict[str, Any] = _json_value(label)
+    return fields_of_label
 
 
 def to_json(record: Record) -> str:

@@ -2,21 +2,29 @@
 
 from guardproxy.sinks.database.chain import ChainProblem, Head
 from guardproxy.sinks.database.check import Verification
-from guardproxy.sinks.database.queries import AuditStats, Filter, StoredRecord
+from guardproxy.sinks.database.filters import KEYS, Filter, FilterError, parse_bound, parse_moment
+from guardproxy.sinks.database.queries import COUNT_BY, AuditStats, CountBy, Counts, StoredRecord
 from guardproxy.sinks.database.schema import data_folder, default_store_url
 from guardproxy.sinks.database.store import AuditStore
 
 __all__ = [
+    "COUNT_BY",
+    "KEYS",
     "AuditStats",
     "AuditStore",
     "ChainProblem",
+    "CountBy",
+    "Counts",
     "Filter",
+    "FilterError",
     "Head",
     "StoredRecord",
     "Verification",
     "data_folder",
     "default_store_url",
     "open_sink",
+    "parse_bound",
+    "parse_moment",
 ]
 
 

@@ -84,7 +84,7 @@ def erasure_entry(time: float, why: str, rows: Sequence[int]) -> str:
 
 
 def erased_rows(content: str) -> list[RowSpan] | None:
-    """Return the rows that an erasure entry names; None for a record."""
+    """Return the rows that an erasure entry names; None for a record or a label."""
     entry = json.loads(content).get("erasure")
     return [(first, last) for first, last in entry["rows"]] if entry else None
 

@@ -1,42 +1,46 @@
-"""The audit store: writes records into the hash chain, queries, erases and verifies them."""
+"""The audit store: writes records and labels into the hash chain, queries, erases and verifies them."""
 
-import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, delete, insert, inspect, select, text, update
+from sqlalchemy import ColumnElement, delete, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from guardproxy.errors import ConfigError
 from guardproxy.sinks.database import chain
 from guardproxy.sinks.database.chain import Head
 from guardproxy.sinks.database.check import Verification, verify_rows
-from guardproxy.sinks.database.queries import EVERY, AuditStats, Filter, StoredRecord, conditions, count_records
+from guardproxy.sinks.database.connection import StoreDatabase
+from guardproxy.sinks.database.filters import EVERY, Filter
+from guardproxy.sinks.database.labels import LABEL, check_label, effective, label_entry, label_values, read_labels
+from guardproxy.sinks.database.queries import (
+    AuditStats,
+    CountBy,
+    Counts,
+    StoredRecord,
+    check_names,
+    conditions,
+    count_by,
+    count_records,
+)
 from guardproxy.sinks.database.schema import (
     SEARCH_COLUMNS,
-    VERSION,
-    WRITE,
-    categories,
-    create_file,
-    create_tables,
-    open_engine,
-    parse_address,
+    labels,
     records,
+    score_values,
+    scores,
     search_key,
     search_values,
     store,
-    truncate_wal,
 )
+from guardproxy.sinks.database.texts import add_texts, erase_texts, merge_texts
 from guardproxy.sinks.shared import from_json, to_json
-from guardproxy.types import Record
+from guardproxy.types import Label, Record
 
-_LOCK = 0x6775617264  # "guard": the PostgreSQL advisory lock that serialises writers of the chain
 _READ = 200  # rows in one query
+_NOTHING = dict.fromkeys(SEARCH_COLUMNS)
 
 _log = structlog.get_logger("guardproxy.audit")
 
@@ -44,17 +48,26 @@ _log = structlog.get_logger("guardproxy.audit")
 class AuditStore:
     """Records in the SQLite or PostgreSQL database at `address`. Several processes may write to it.
 
-    With `create`, the first use creates a missing store; without, it raises ConfigError.
+    With `create`, the first use creates a missing store and migrates an old one; without, it raises ConfigError. Every
+    method that takes a Filter raises FilterError for a category that the store does not know, and for a search by text
+    in a store without texts.
     """
 
     def __init__(self, address: str, *, create: bool = True) -> None:
-        url = parse_address(address)
-        self.place = url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
-        self._file = Path(url.database or "") if url.get_backend_name() == "sqlite" else None
-        self._create = create
-        self._engine = open_engine(url)
-        self._is_open = False
-        self._lock = asyncio.Lock()
+        self._database = StoreDatabase(address, create=create)
+        self._dialect = self._database.dialect
+        self.place = self._database.place
+
+    async def open(self) -> None:
+        """Open the store. With `create` this creates or migrates it, which takes minutes for millions of records.
+
+        Raises ConfigError if there is no store, or if it has a version that cannot be used.
+        """
+        await self._database.open()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._database.close()
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -69,22 +82,48 @@ class AuditStore:
             content = to_json(record)
             if new.setdefault(search_key(record.id), (record, content))[1] != content:
                 raise ValueError(f"two records have the id {search_key(record.id)}")
-        async with self._writing() as connection:
+        async with self._database.writing() as connection:
             query = select(records.c.id, records.c.content).where(records.c.id.in_(new))
             for known, content in await connection.execute(query) if new else ():
                 if content != new.pop(known)[1]:
                     raise ValueError(f"record {known} is already stored with another content")
-            rows, category_rows = [], []
+            rows, score_rows, texts = [], [], []
             head = await _head(connection)
             for record, content in new.values():
                 row, head = _row(head, content, {"kind": "record", **search_values(record)})
                 rows.append(row)
-                reached = {search_key(category) for category in record.decision.categories}
-                category_rows += [{"category": category, "seq": head.seq} for category in sorted(reached)]
+                score_rows += [
+                    {"category": category, "seq": head.seq, "probability": probability, "reached": reached}
+                    for category, (probability, reached) in score_values(record).items()
+                ]
+                texts.append((head.seq, record.text))
             if rows:
                 await _append(connection, rows, head)
-            if category_rows:
-                await connection.execute(insert(categories), category_rows)
+                await connection.run_sync(add_texts, texts)
+            if score_rows:
+                await connection.execute(insert(scores), score_rows)
+
+    async def label(self, given: Sequence[Label]) -> None:
+        """Store labels durably, each as a row of its own. A label of the kind "none" withdraws an earlier one.
+
+        Raises ValueError if a record does not exist or is erased, or if a label names nobody.
+        """
+        for one in given:
+            check_label(one)
+        async with self._database.writing() as connection:
+            named = {search_key(one.record) for one in given}
+            known = set(await connection.scalars(select(records.c.id).where(records.c.id.in_(named))))
+            if named - known:
+                raise ValueError(f"no record has the id {', '.join(sorted(named - known))}")
+            rows, label_rows = [], []
+            head = await _head(connection)
+            for one in given:
+                row, head = _row(head, label_entry(one), {"kind": LABEL, **_NOTHING})
+                rows.append(row)
+                label_rows.append({"seq": head.seq, **label_values(one)})
+            if rows:
+                await _append(connection, rows, head)
+                await connection.execute(insert(labels), label_rows)
 
     async def delete(self, request_id: str) -> int:
         """Erase the records of a request and return how many there were."""
@@ -95,32 +134,60 @@ class AuditStore:
         return await self._erase("retention", records.c.time < before)
 
     async def _erase(self, why: str, which: ColumnElement[bool]) -> int:
-        """Erase content and search columns, keep the hashes, and append an entry that names the erased rows."""
+        """Erase content, search columns and labels, keep the hashes, and append an entry that names the erased rows."""
         held = (records.c.kind == "record") & records.c.content.is_not(None) & which
-        async with self._writing() as connection:
-            numbers = list(await connection.scalars(select(records.c.seq).where(held).order_by(records.c.seq)))
+        async with self._database.writing() as connection:
+            numbers = list(await connection.scalars(select(records.c.seq).where(held)))
             if not numbers:
                 return 0
             erased = select(records.c.seq).where(held)
-            await connection.execute(delete(categories).where(categories.c.seq.in_(erased)))
-            await connection.execute(
-                update(records).where(held).values(dict.fromkeys((*SEARCH_COLUMNS, "content", "salt")))
-            )
-            content = chain.erasure_entry(time.time(), why, numbers)
-            row, head = _row(await _head(connection), content, {"kind": "erasure", **dict.fromkeys(SEARCH_COLUMNS)})
+            of_labels = labels.c.record.in_(select(records.c.id).where(held))
+            label_numbers = list(await connection.scalars(select(labels.c.seq).where(of_labels)))
+            await connection.execute(delete(scores).where(scores.c.seq.in_(erased)))
+            await erase_texts(connection, erased)
+            # The contents of the labels go first: afterwards nothing tells which they were.
+            rows_of_labels = records.c.seq.in_(select(labels.c.seq).where(of_labels))
+            await connection.execute(update(records).where(rows_of_labels).values(content=None, salt=None))
+            await connection.execute(delete(labels).where(of_labels))
+            await connection.execute(update(records).where(held).values({**_NOTHING, "content": None, "salt": None}))
+            content = chain.erasure_entry(time.time(), why, sorted([*numbers, *label_numbers]))
+            row, head = _row(await _head(connection), content, {"kind": "erasure", **_NOTHING})
             await _append(connection, [row], head)
-        if self._file and not await asyncio.to_thread(truncate_wal, self._file):
+        await self._remove_erased_words()
+        if not await self._database.empty_log():
             _log.warning(
                 "audit_erased_content_in_log", why="another process is reading; the next erasure empties the log"
             )
         return len(numbers)
+
+    async def _remove_erased_words(self) -> None:
+        """Rewrite SQLite's index of texts in short transactions, between which other processes can write."""
+        more = self._dialect == "sqlite"
+        first = True
+        while more:
+            async with self._database.writing() as connection:
+                more = await merge_texts(connection, first=first)
+            first = False
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
     async def query(self, chosen: Filter = EVERY, limit: int = 100, *, newest_first: bool = True) -> list[StoredRecord]:
         """Return at most `limit` records that match, newest first or in the order in which they were written."""
         order = records.c.seq.desc() if newest_first else records.c.seq
-        return await self._stored(conditions(chosen), order, limit)
+        return await self._chosen(chosen, [], order, limit)
+
+    async def page(
+        self, chosen: Filter = EVERY, *, before: int | None = None, after: int | None = None, limit: int = 50
+    ) -> list[StoredRecord]:
+        """Return the page of at most `limit` records that match, newest first.
+
+        These are the newest with a number below `before`, or the oldest with a number above `after`.
+        """
+        where = [] if before is None else [records.c.seq < before]
+        if after is None:
+            return await self._chosen(chosen, where, records.c.seq.desc(), limit)
+        found = await self._chosen(chosen, [*where, records.c.seq > after], records.c.seq, limit)
+        return found[::-1]
 
     async def scan(self, chosen: Filter = EVERY) -> AsyncIterator[StoredRecord]:
         """Yield every record that matches, in the order in which they were written, in several queries."""
@@ -132,33 +199,71 @@ class AuditStore:
 
     async def tail(self, after: int, chosen: Filter = EVERY) -> list[StoredRecord]:
         """Return the next records that match and have a number above `after`, in the order of their numbers."""
-        return await self._stored([*conditions(chosen), records.c.seq > after], records.c.seq, _READ)
+        return await self._chosen(chosen, [records.c.seq > after], records.c.seq, _READ)
 
     async def get(self, name: str) -> list[StoredRecord]:
         """Return the record with this number or id, or every record of the request with this id; empty if none."""
         row = records.c
         # Row numbers are 64-bit integers: PostgreSQL refuses a larger number in a query.
         if name.isascii() and name.isdigit() and int(name) < 2**63:
-            numbered = await self._stored([*conditions(EVERY), row.seq == int(name)], row.seq, 1)
+            numbered = await self._chosen(EVERY, [row.seq == int(name)], row.seq, 1)
             if numbered:
                 return numbered
         which = (row.id == search_key(name)) | (row.request_id == search_key(name))
-        return await self._stored([*conditions(EVERY), which], row.seq, None)
+        return await self._chosen(EVERY, [which], row.seq, None)
+
+    async def conversation(self, name: str) -> list[StoredRecord]:
+        """Return the records of the request that `get` finds, and of its session if it has one, in their order."""
+        found = await self.get(name)
+        requests = {search_key(stored.record.origin.request_id) for stored in found}
+        sessions = {search_key(stored.record.origin.session) for stored in found if stored.record.origin.session}
+        which = or_(records.c.request_id.in_(requests), records.c.session.in_(sessions))
+        return await self._chosen(EVERY, [which], records.c.seq, None) if found else []
+
+    async def labels(self, ids: Sequence[str]) -> dict[str, tuple[Label, ...]]:
+        """Return the labels in force of the records with these ids: the last one of each reviewer, oldest first.
+
+        Records without a label are left out.
+        """
+        history = await self.label_history(ids)
+        return {name: left for name, given in history.items() if (left := effective(given))}
+
+    async def label_history(self, ids: Sequence[str]) -> dict[str, tuple[Label, ...]]:
+        """Return every label that was given on these records, also replaced and withdrawn ones, oldest first."""
+        async with self._database.reading() as connection:
+            return await read_labels(connection, ids)
 
     async def stats(self, chosen: Filter = EVERY) -> AuditStats:
         """Count the records that match."""
-        async with self._reading() as connection:
+        async with self._database.reading() as connection:
+            await check_names(connection, chosen)
             return await count_records(connection, chosen)
+
+    async def counts(self, by: CountBy, chosen: Filter = EVERY) -> Counts:
+        """Count the records that match, by action, for every value of `by`.
+
+        Hours and days are those of this machine's time zone. Without `chosen.shadow`, decisions of shadow policies are
+        left out.
+        """
+        async with self._database.reading() as connection:
+            await check_names(connection, chosen)
+            return await count_by(connection, by, chosen)
 
     async def head(self) -> Head:
         """Return the number and hash of the last row."""
-        async with self._reading() as connection:
+        async with self._database.reading() as connection:
             return await _head(connection)
 
-    async def _stored(self, where: list[ColumnElement[bool]], order: Any, limit: int | None) -> list[StoredRecord]:
-        query = select(records.c.seq, records.c.hash, records.c.content).where(*where).order_by(order).limit(limit)
-        async with self._reading() as connection:
-            return [StoredRecord(row.seq, row.hash, from_json(row.content)) for row in await connection.execute(query)]
+    async def _chosen(
+        self, chosen: Filter, where: list[ColumnElement[bool]], order: Any, limit: int | None
+    ) -> list[StoredRecord]:
+        query = select(records.c.seq, records.c.hash, records.c.content).order_by(order).limit(limit)
+        async with self._database.reading() as connection:
+            await check_names(connection, chosen)
+            rows = (await connection.execute(query.where(*conditions(chosen, self._dialect), *where))).all()
+            found = [StoredRecord(row.seq, row.hash, from_json(row.content)) for row in rows]
+            history = await read_labels(connection, [stored.record.id for stored in found])
+        return [StoredRecord(one.seq, one.hash, one.record, effective(history.get(one.record.id, ()))) for one in found]
 
     async def verify(self, expected: Head | None = None) -> Verification:
         """Read every row and report the rows that were edited, removed or moved.
@@ -166,74 +271,8 @@ class AuditStore:
         `expected` is an earlier head, which must still be in the chain. Somebody who can rewrite every row and the head
         can forge a chain; only a head kept elsewhere reveals that.
         """
-        async with self._reading() as connection:
+        async with self._database.reading() as connection:
             return await verify_rows(connection, expected)
-
-    # --- connections -------------------------------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _writing(self) -> AsyncIterator[AsyncConnection]:
-        """Open a transaction that excludes every other writer of this store, in this process and in others."""
-        async with self._lock:
-            await self._open()
-            async with self._exclusive() as connection:
-                yield connection
-
-    @asynccontextmanager
-    async def _exclusive(self) -> AsyncIterator[AsyncConnection]:
-        async with self._engine.connect() as connection:
-            await connection.execution_options(**{WRITE: True})
-            async with connection.begin():
-                if not self._file:
-                    await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-                yield connection
-
-    @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[AsyncConnection]:
-        """Open a transaction that reads one consistent snapshot of the store."""
-        if not self._is_open:
-            async with self._lock:
-                await self._open()
-        async with self._engine.connect() as connection:
-            if not self._file:
-                await connection.execution_options(isolation_level="REPEATABLE READ")
-            async with connection.begin():
-                yield connection
-
-    async def _open(self) -> None:
-        if self._is_open:
-            return
-        if self._create:
-            if self._file:
-                await asyncio.to_thread(create_file, self._file)
-            async with self._exclusive() as connection:
-                await connection.run_sync(create_tables)
-                if not (await connection.execute(select(store.c.version))).all():
-                    first = {"version": VERSION, "seq": 0, "hash": chain.GENESIS}
-                    await connection.execute(insert(store), first)
-                await self._check_version(connection)
-        else:
-            await self._find()
-        self._is_open = True
-
-    async def _find(self) -> None:
-        if self._file and not self._file.is_file():
-            raise ConfigError(f"there is no audit store at {self.place}")
-        async with self._engine.connect() as connection:
-            if not await connection.run_sync(lambda sync: inspect(sync).has_table(store.name)):
-                raise ConfigError(f"there is no audit store at {self.place}: the database does not have its tables")
-            await self._check_version(connection)
-
-    async def _check_version(self, connection: AsyncConnection) -> None:
-        versions = list(await connection.scalars(select(store.c.version)))
-        if versions != [VERSION]:
-            raise ConfigError(
-                f"the audit store at {self.place} has version {versions}, this guardproxy reads version {VERSION}"
-            )
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._engine.dispose()
 
 
 async def _head(connection: AsyncConnection) -> Head:
