@@ -53,7 +53,11 @@ def to_json(record: Record) -> str:
 
 def from_json(line: str) -> Record:
     """Read a record that `to_json` wrote. Raises ValueError, KeyError or TypeError for anything else."""
-    data: dict[str, Any] = json.loads(line)
+    return from_dict(json.loads(line))
+
+
+def from_dict(data: dict[str, Any]) -> Record:
+    """Return the record that `to_dict` gave these values of. Raises ValueError, KeyError or TypeError."""
     verdict = data["verdict"]
     return Record(
         **{

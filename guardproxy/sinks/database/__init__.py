@@ -2,6 +2,7 @@
 
 from guardproxy.sinks.database.chain import ChainProblem, Head
 from guardproxy.sinks.database.check import Verification
+from guardproxy.sinks.database.erasing import Erased, Keep
 from guardproxy.sinks.database.filters import KEYS, Filter, FilterError, parse_bound, parse_moment
 from guardproxy.sinks.database.queries import COUNT_BY, AuditStats, CountBy, Counts, StoredRecord
 from guardproxy.sinks.database.schema import data_folder, default_store_url
@@ -15,9 +16,11 @@ __all__ = [
     "ChainProblem",
     "CountBy",
     "Counts",
+    "Erased",
     "Filter",
     "FilterError",
     "Head",
+    "Keep",
     "StoredRecord",
     "Verification",
     "data_folder",

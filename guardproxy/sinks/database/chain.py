@@ -4,13 +4,18 @@
 
 An erasure removes content and salt and keeps the hashes. The chain still verifies, and without the random salt nobody
 can test a guess of the erased content. Each erasure appends an entry that names the erased rows, so a row whose content
-was removed in any other way is detected.
+was removed in any other way is detected. The text of a record is a sealed part (`sealed`): the content holds its seal,
+so an erasure can remove it alone.
 """
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
+
+from guardproxy.sinks.database.sealed import seal_of, text_seal
 
 GENESIS = "0" * 64
 
@@ -38,6 +43,8 @@ class Link:
     content_hash: str
     previous: str
     hash: str
+    text: str | None = None
+    """The sealed text; None if the row has none, empty if it is erased."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +85,13 @@ def spans(numbers: Sequence[int]) -> list[RowSpan]:
     return grouped
 
 
-def erasure_entry(time: float, why: str, rows: Sequence[int]) -> str:
-    """Return the content of an erasure entry: which rows were erased, when and why, but not whose they were."""
-    return json.dumps({"erasure": {"time": time, "why": why, "rows": spans(rows)}}, separators=(",", ":"))
+def erasure_entry(time: float, why: str, rows: Sequence[int], *, only: Literal["text"] | None = None) -> str:
+    """Return the content of an erasure entry: which rows were erased, when and why, but not whose they were.
+
+    With `only`, this part of the rows was erased.
+    """
+    entry = {"time": time, "why": why, "rows": spans(rows)}
+    return json.dumps({"erasure": {**entry, "only": only} if only else entry}, separators=(",", ":"))
 
 
 def erased_rows(content: str) -> list[RowSpan] | None:
@@ -98,6 +109,8 @@ class ChainVerifier:
         self.head = Head(0, GENESIS)
         self._erased: list[RowSpan] = []
         self._declared: list[RowSpan] = []
+        self._erased_texts: list[RowSpan] = []
+        self._declared_texts: list[RowSpan] = []
 
     def feed(self, link: Link) -> None:
         """Check the next row. Call this in ascending order of row numbers."""
@@ -117,14 +130,24 @@ class ChainVerifier:
         if link.hash != row_hash(link.seq, link.previous, link.content_hash):
             self.problems.append(ChainProblem(link.seq, "its hash does not match the row, which was changed or moved"))
         if link.content is None or link.salt is None:
-            if self._erased and self._erased[-1][1] == link.seq - 1:
-                self._erased[-1] = (self._erased[-1][0], link.seq)
-            else:
-                self._erased.append((link.seq, link.seq))
+            _extend(self._erased, link.seq)
+            if link.text is not None:
+                self.problems.append(ChainProblem(link.seq, "its text was changed"))
         elif link.content_hash != content_hash(link.salt, link.content):
             self.problems.append(ChainProblem(link.seq, "its content was changed"))
         else:
-            self._declared += erased_rows(link.content) or []
+            self._check_content(link.seq, json.loads(link.content), link.text)
+
+    def _check_content(self, seq: int, content: dict[str, Any], text: str | None) -> None:
+        entry = content.get("erasure")
+        if entry:
+            declared = self._declared_texts if entry.get("only") == "text" else self._declared
+            declared += [(first, last) for first, last in entry["rows"]]
+        seal = text_seal(content)
+        if seal is not None and not text:
+            _extend(self._erased_texts, seq)
+        elif (seal is None) != (text is None) or (seal and text and seal_of(text) != seal):
+            self.problems.append(ChainProblem(seq, "its text was changed"))
 
     @property
     def erased(self) -> int:
@@ -141,26 +164,37 @@ class ChainVerifier:
             self.problems.append(
                 ChainProblem(self.head.seq, f"is not the last row that the store noted, row {head.seq}")
             )
-        for first, last in _uncovered(self._erased, self._declared):
-            rows = f"rows {first} to {last} have no content" if last > first else "has no content"
-            self.problems.append(ChainProblem(first, f"{rows}, without an entry for the erasure"))
+        for part, erased, declared in (
+            ("content", self._erased, self._declared),
+            ("text", self._erased_texts, self._declared_texts),
+        ):
+            for first, last in _uncovered(erased, declared):
+                rows = f"rows {first} to {last} have no {part}" if last > first else f"has no {part}"
+                self.problems.append(ChainProblem(first, f"{rows}, without an entry for the erasure"))
         return sorted(self.problems, key=lambda problem: problem.seq)
 
 
+def _extend(spans: list[RowSpan], seq: int) -> None:
+    """Add the next row to ascending spans of rows."""
+    if spans and spans[-1][1] == seq - 1:
+        spans[-1] = (spans[-1][0], seq)
+    else:
+        spans.append((seq, seq))
+
+
 def _uncovered(erased: list[RowSpan], declared: list[RowSpan]) -> list[RowSpan]:
-    """Return the parts of `erased` that no span of `declared` covers. Spans of one list may overlap."""
+    """Return the parts of `erased`, which ascend, that no span of `declared` covers. Declared spans may overlap."""
     uncovered: list[RowSpan] = []
-    ordered = sorted(declared)
+    covering = deque(sorted(declared))
     for first, last in erased:
         at = first
-        for low, high in ordered:
-            if high < at:
-                continue
-            if low > last:
-                break
+        while at <= last and covering and covering[0][0] <= last:
+            low, high = covering[0]
             if low > at:
                 uncovered.append((at, low - 1))
-            at = high + 1
+            at = max(at, high + 1)
+            if high <= last:
+                covering.popleft()
         if at <= last:
             uncovered.append((at, last))
     return uncovered

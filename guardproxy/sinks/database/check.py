@@ -19,8 +19,8 @@ from guardproxy.sinks.database.schema import (
     search_values,
     store,
 )
+from guardproxy.sinks.database.sealed import read_record
 from guardproxy.sinks.database.texts import expected_index, indexed, numbers_indexed
-from guardproxy.sinks.shared import from_json
 
 _READ = 200  # rows in one query
 
@@ -53,7 +53,7 @@ async def verify_rows(connection: AsyncConnection, expected: Head | None) -> Ver
     expected_found = expected is None or expected.seq == 0
     seq, last = (await connection.execute(select(store.c.seq, store.c.hash))).one()
     async for row, copies in _rows(connection):
-        verifier.feed(Link(row.seq, row.salt, row.content, row.content_hash, row.previous, row.hash))
+        verifier.feed(Link(row.seq, row.salt, row.content, row.content_hash, row.previous, row.hash, row.sealed_text))
         problems += _copy_problems(row, copies, connection.dialect.name)
         expected_found = expected_found or Head(row.seq, row.hash) == expected
     problems += await _stray_problems(connection)
@@ -86,8 +86,8 @@ async def _rows(connection: AsyncConnection) -> AsyncIterator[tuple[Row[Any], Ro
             yield row, RowCopies(row.kind, columns, scored[row.seq], labelled.get(row.seq), texts.get(row.seq, []))
 
 
-def _expected(content: str | None, kind: str, dialect: str) -> RowCopies:
-    """Compute the copies of a row from its content. Of an erased row there are none, and its kind is unknown."""
+def _expected(content: str | None, text: str | None, kind: str, dialect: str) -> RowCopies:
+    """Compute the copies of a row from its content and text. Of an erased row there are none, its kind is unknown."""
     empty = dict.fromkeys(SEARCH_COLUMNS)
     if content is None:
         return RowCopies("record" if kind == "erasure" else kind, empty, {}, None, [])
@@ -96,14 +96,14 @@ def _expected(content: str | None, kind: str, dialect: str) -> RowCopies:
     label = read_label(content)
     if label:
         return RowCopies(LABEL, empty, {}, label_values(label), [])
-    record = from_json(content)
+    record = read_record(content, text)
     words = expected_index(record.text, dialect)
     return RowCopies("record", search_values(record), score_values(record), None, words)
 
 
 def _copy_problems(row: Row[Any], copies: RowCopies, dialect: str) -> list[ChainProblem]:
     try:
-        expected = _expected(row.content, row.kind, dialect)
+        expected = _expected(row.content, row.sealed_text, row.kind, dialect)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return [ChainProblem(row.seq, f"its content is not a record: {type(error).__name__}: {error}")]
     wrong = [name for name in SEARCH_COLUMNS if copies.columns[name] != expected.columns[name]]

@@ -32,12 +32,16 @@ _COLUMNS = {
 
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """A record with its number in the store, counted from 1, its hash in the chain, and its labels in force."""
+    """A record with its number in the store, counted from 1, its hash in the chain, and its labels in force.
+
+    `text_erased`: the text of the record was erased, and is empty here.
+    """
 
     seq: int
     hash: str
     record: Record
     labels: tuple[Label, ...] = ()
+    text_erased: bool = False
 
 
 @dataclass(frozen=True, slots=True)

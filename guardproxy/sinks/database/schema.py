@@ -49,8 +49,8 @@ store = Table(
     Column("hash", String(64), nullable=False),
 )
 
-# `content` is the record as JSON, protected by the chain. The columns between `kind` and it are copies for searching:
-# empty in erased rows, in labels and in erasure entries.
+# `content` is the record as JSON, protected by the chain, and `sealed_text` its text (`sealed`). The columns between
+# `kind` and `content` are copies for searching: empty in erased rows, in labels and in erasure entries.
 records = Table(
     "guardproxy_records",
     metadata,
@@ -80,6 +80,7 @@ records = Table(
     Column("low_scores", Text),
     Column("content", Text),
     Column("salt", String(32)),
+    Column("sealed_text", Text),
     Column("content_hash", String(64), nullable=False),
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False),

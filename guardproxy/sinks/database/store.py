@@ -1,18 +1,17 @@
 """The audit store: writes records and labels into the hash chain, queries, erases and verifies them."""
 
-import secrets
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, func, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from guardproxy.sinks.database import chain
+from guardproxy.sinks.database.append import Appending, read_head
 from guardproxy.sinks.database.chain import Head
 from guardproxy.sinks.database.check import Verification, verify_rows
 from guardproxy.sinks.database.connection import StoreDatabase
+from guardproxy.sinks.database.erasing import Erased, Keep, erase_record_texts, erase_records, expired, expired_text
 from guardproxy.sinks.database.filters import EVERY, Filter
 from guardproxy.sinks.database.labels import LABEL, check_label, effective, label_entry, label_values, read_labels
 from guardproxy.sinks.database.queries import (
@@ -25,22 +24,13 @@ from guardproxy.sinks.database.queries import (
     count_by,
     count_records,
 )
-from guardproxy.sinks.database.schema import (
-    SEARCH_COLUMNS,
-    labels,
-    records,
-    score_values,
-    scores,
-    search_key,
-    search_values,
-    store,
-)
-from guardproxy.sinks.database.texts import add_texts, erase_texts, merge_texts
-from guardproxy.sinks.shared import from_json, to_json
+from guardproxy.sinks.database.schema import labels, records, score_values, scores, search_key, search_values
+from guardproxy.sinks.database.sealed import ERASED, read_record, record_content
+from guardproxy.sinks.database.texts import add_texts, merge_texts
 from guardproxy.types import Label, Record
 
 _READ = 200  # rows in one query
-_NOTHING = dict.fromkeys(SEARCH_COLUMNS)
+_ERASE = 1000  # rows that one transaction of `retain` erases: proxies wait for it with their records
 
 _log = structlog.get_logger("guardproxy.audit")
 
@@ -77,29 +67,28 @@ class AuditStore:
         Raises ValueError if an id is already stored with another content, ConfigError if the store has another version,
         OSError or sqlalchemy.exc.SQLAlchemyError if the database fails.
         """
-        new: dict[str, tuple[Record, str]] = {}
+        new: dict[str, Record] = {}
         for record in batch:
-            content = to_json(record)
-            if new.setdefault(search_key(record.id), (record, content))[1] != content:
+            if new.setdefault(search_key(record.id), record) != record:
                 raise ValueError(f"two records have the id {search_key(record.id)}")
         async with self._database.writing() as connection:
-            query = select(records.c.id, records.c.content).where(records.c.id.in_(new))
-            for known, content in await connection.execute(query) if new else ():
-                if content != new.pop(known)[1]:
+            query = select(records.c.id, records.c.content, records.c.sealed_text).where(records.c.id.in_(new))
+            for known, content, text in await connection.execute(query) if new else ():
+                # Both from their stored form, in which two surrogates in a row are one character.
+                if read_record(content, text) != read_record(*record_content(new.pop(known))):
                     raise ValueError(f"record {known} is already stored with another content")
-            rows, score_rows, texts = [], [], []
-            head = await _head(connection)
-            for record, content in new.values():
-                row, head = _row(head, content, {"kind": "record", **search_values(record)})
-                rows.append(row)
+            score_rows, texts = [], []
+            appending = await Appending.at_end(connection)
+            for record in new.values():
+                content, text = record_content(record)
+                seq = appending.add("record", content, search_values(record), text=text)
                 score_rows += [
-                    {"category": category, "seq": head.seq, "probability": probability, "reached": reached}
+                    {"category": category, "seq": seq, "probability": probability, "reached": reached}
                     for category, (probability, reached) in score_values(record).items()
                 ]
-                texts.append((head.seq, record.text))
-            if rows:
-                await _append(connection, rows, head)
-                await connection.run_sync(add_texts, texts)
+                texts.append((seq, record.text))
+            await appending.insert()
+            await connection.run_sync(add_texts, texts)
             if score_rows:
                 await connection.execute(insert(scores), score_rows)
 
@@ -115,50 +104,64 @@ class AuditStore:
             known = set(await connection.scalars(select(records.c.id).where(records.c.id.in_(named))))
             if named - known:
                 raise ValueError(f"no record has the id {', '.join(sorted(named - known))}")
-            rows, label_rows = [], []
-            head = await _head(connection)
-            for one in given:
-                row, head = _row(head, label_entry(one), {"kind": LABEL, **_NOTHING})
-                rows.append(row)
-                label_rows.append({"seq": head.seq, **label_values(one)})
-            if rows:
-                await _append(connection, rows, head)
+            appending = await Appending.at_end(connection)
+            label_rows = [{"seq": appending.add(LABEL, label_entry(one)), **label_values(one)} for one in given]
+            await appending.insert()
+            if label_rows:
                 await connection.execute(insert(labels), label_rows)
 
-    async def delete(self, request_id: str) -> int:
-        """Erase the records of a request and return how many there were."""
-        return await self._erase("request", records.c.request_id == search_key(request_id))
+    async def count(self, chosen: Filter = EVERY) -> int:
+        """Return how many records match, those of shadow policies included."""
+        async with self._database.reading() as connection:
+            await check_names(connection, chosen)
+            query = select(func.count()).select_from(records).where(*conditions(chosen, self._dialect))
+            return int((await connection.execute(query)).scalar_one())
 
-    async def prune(self, before: float) -> int:
-        """Erase the records older than `before`, in seconds since the epoch, and return how many there were."""
-        return await self._erase("retention", records.c.time < before)
+    async def erase(self, chosen: Filter, why: str = "request") -> int:
+        """Erase the records that match, with their labels, in one transaction. Return how many records there were.
 
-    async def _erase(self, why: str, which: ColumnElement[bool]) -> int:
-        """Erase content, search columns and labels, keep the hashes, and append an entry that names the erased rows."""
-        held = (records.c.kind == "record") & records.c.content.is_not(None) & which
+        Their hashes stay, and an entry in the chain names the rows and says `why`.
+        """
         async with self._database.writing() as connection:
-            numbers = list(await connection.scalars(select(records.c.seq).where(held)))
-            if not numbers:
-                return 0
-            erased = select(records.c.seq).where(held)
-            of_labels = labels.c.record.in_(select(records.c.id).where(held))
-            label_numbers = list(await connection.scalars(select(labels.c.seq).where(of_labels)))
-            await connection.execute(delete(scores).where(scores.c.seq.in_(erased)))
-            await erase_texts(connection, erased)
-            # The contents of the labels go first: afterwards nothing tells which they were.
-            rows_of_labels = records.c.seq.in_(select(labels.c.seq).where(of_labels))
-            await connection.execute(update(records).where(rows_of_labels).values(content=None, salt=None))
-            await connection.execute(delete(labels).where(of_labels))
-            await connection.execute(update(records).where(held).values({**_NOTHING, "content": None, "salt": None}))
-            content = chain.erasure_entry(time.time(), why, sorted([*numbers, *label_numbers]))
-            row, head = _row(await _head(connection), content, {"kind": "erasure", **_NOTHING})
-            await _append(connection, [row], head)
+            await check_names(connection, chosen)
+            query = select(records.c.seq).where(*conditions(chosen, self._dialect))
+            erased = await erase_records(connection, list(await connection.scalars(query)), why)
+        if erased:
+            await self._overwrite()
+        return erased
+
+    async def retain(self, keep: Keep, now: float) -> Erased:
+        """Erase the records and texts that `keep` keeps no longer at `now`, in seconds since the epoch.
+
+        Each transaction erases a part of them, so that proxies can write in between. Several processes may do this at
+        once: each part is erased by one of them.
+        """
+        erased_records = await self._erase_parts(expired(keep, now), erase_records)
+        erased_texts = await self._erase_parts(expired_text(keep, now), erase_record_texts)
+        if erased_records or erased_texts:
+            await self._overwrite()
+        return Erased(erased_records, erased_texts)
+
+    async def _erase_parts(
+        self, which: ColumnElement[bool] | None, erase: Callable[[AsyncConnection, Sequence[int], str], Awaitable[int]]
+    ) -> int:
+        if which is None:
+            return 0
+        async with self._database.reading() as connection:
+            numbers = list(await connection.scalars(select(records.c.seq).where(which).order_by(records.c.seq)))
+        erased = 0
+        for at in range(0, len(numbers), _ERASE):
+            async with self._database.writing() as connection:
+                erased += await erase(connection, numbers[at : at + _ERASE], "retention")
+        return erased
+
+    async def _overwrite(self) -> None:
+        """Remove what SQLite's index of texts and its write-ahead log still hold of erased rows."""
         await self._remove_erased_words()
         if not await self._database.empty_log():
             _log.warning(
                 "audit_erased_content_in_log", why="another process is reading; the next erasure empties the log"
             )
-        return len(numbers)
 
     async def _remove_erased_words(self) -> None:
         """Rewrite SQLite's index of texts in short transactions, between which other processes can write."""
@@ -252,18 +255,24 @@ class AuditStore:
     async def head(self) -> Head:
         """Return the number and hash of the last row."""
         async with self._database.reading() as connection:
-            return await _head(connection)
+            return await read_head(connection)
 
     async def _chosen(
         self, chosen: Filter, where: list[ColumnElement[bool]], order: Any, limit: int | None
     ) -> list[StoredRecord]:
-        query = select(records.c.seq, records.c.hash, records.c.content).order_by(order).limit(limit)
+        columns = (records.c.seq, records.c.hash, records.c.content, records.c.sealed_text)
+        query = select(*columns).order_by(order).limit(limit)
         async with self._database.reading() as connection:
             await check_names(connection, chosen)
             rows = (await connection.execute(query.where(*conditions(chosen, self._dialect), *where))).all()
-            found = [StoredRecord(row.seq, row.hash, from_json(row.content)) for row in rows]
-            history = await read_labels(connection, [stored.record.id for stored in found])
-        return [StoredRecord(one.seq, one.hash, one.record, effective(history.get(one.record.id, ()))) for one in found]
+            found = [(row, read_record(row.content, row.sealed_text)) for row in rows]
+            history = await read_labels(connection, [record.id for _, record in found])
+        return [
+            StoredRecord(
+                row.seq, row.hash, record, effective(history.get(record.id, ())), text_erased=row.sealed_text == ERASED
+            )
+            for row, record in found
+        ]
 
     async def verify(self, expected: Head | None = None) -> Verification:
         """Read every row and report the rows that were edited, removed or moved.
@@ -273,20 +282,3 @@ class AuditStore:
         """
         async with self._database.reading() as connection:
             return await verify_rows(connection, expected)
-
-
-async def _head(connection: AsyncConnection) -> Head:
-    seq, last_hash = (await connection.execute(select(store.c.seq, store.c.hash))).one()
-    return Head(seq, last_hash)
-
-
-def _row(head: Head, content: str, columns: dict[str, Any]) -> tuple[dict[str, Any], Head]:
-    """Return the row that follows `head`, and the new head."""
-    link = chain.seal(head.seq + 1, head.hash, content, secrets.token_hex(16))
-    chained = {name: getattr(link, name) for name in ("seq", "salt", "content", "content_hash", "previous", "hash")}
-    return {**columns, **chained}, Head(link.seq, link.hash)
-
-
-async def _append(connection: AsyncConnection, rows: list[dict[str, Any]], head: Head) -> None:
-    await connection.execute(insert(records), rows)
-    await connection.execute(update(store).values(seq=head.seq, hash=head.hash))
