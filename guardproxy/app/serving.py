@@ -1,5 +1,6 @@
 """Serve in this process or in several, with the demo upstream unless another is configured."""
 
+import asyncio
 import contextlib
 import errno
 import json
@@ -7,13 +8,16 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import structlog
 import uvicorn
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp
 
 from guardproxy.app.protocol import WithoutTrailers
@@ -22,10 +26,12 @@ from guardproxy.demo.process import start_demo
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.observe import configure_logging
 from guardproxy.settings import DEFAULT_PRESET, Settings
-from guardproxy.sinks.database import default_store_url
+from guardproxy.sinks.database import DATABASES, AuditStore, default_store_url
 
 # The environment variable that passes the arguments of `serve` to worker processes, as a JSON object.
 _WORKER_ENV = "GUARDPROXY_WORKER"
+
+_log = structlog.get_logger("guardproxy.audit")
 
 
 def serve(settings: Settings, source: ConfigSource) -> int:
@@ -39,9 +45,31 @@ def serve(settings: Settings, source: ConfigSource) -> int:
             demo = stack.enter_context(start_demo())
             settings = replace(settings, upstream=replace(settings.upstream, url=demo))
         sys.stderr.write(banner(settings, source, upstream))
+        asyncio.run(_migrate_store(_store_address(settings, source)))
         if settings.server.workers > 1:
             return _serve_workers(settings, source)
         return _serve_here(settings, source)
+
+
+def _store_address(settings: Settings, source: ConfigSource) -> str:
+    return default_store_url(source.data_dir) if settings.audit.store == "embedded" else settings.audit.store
+
+
+async def _migrate_store(address: str) -> None:
+    """Bring an old audit store to the current version before any worker starts: it may take longer than a write may.
+
+    Raises ConfigError if the store has a version that cannot be used. Whether another failure of the store stops the
+    start is the matter of `Observers`.
+    """
+    if address.partition("://")[0] not in DATABASES:
+        return
+    store = AuditStore(address)
+    try:
+        await store.open()
+    except (SQLAlchemyError, OSError, sqlite3.Error) as error:
+        _log.warning("audit_store_not_opened", error=type(error).__name__)
+    finally:
+        await store.close()
 
 
 def _free_port(host: str, port: int) -> int:
@@ -168,9 +196,7 @@ def banner(settings: Settings, source: ConfigSource, upstream: str) -> str:
     server = settings.server
     host = f"[{server.host}]" if ":" in server.host else server.host
     url = f"http://{host}:{server.port}"
-    store = settings.audit.store
-    if store == "embedded":
-        store = default_store_url(source.data_dir)
+    store = _store_address(settings, source)
     preset = "" if "policies" in settings.sections else f", preset {source.preset or DEFAULT_PRESET}"
     shown = "demo (SmolLM2-135M-Instruct on this machine)" if upstream == "demo" else upstream
     rows = {

@@ -8,8 +8,11 @@ from guardproxy.sinks.database.queries import COUNT_BY, AuditStats, CountBy, Cou
 from guardproxy.sinks.database.schema import data_folder, default_store_url
 from guardproxy.sinks.database.store import AuditStore
 
+DATABASES = ("postgresql", "sqlite")  # the kinds of addresses of an `AuditStore`
+
 __all__ = [
     "COUNT_BY",
+    "DATABASES",
     "KEYS",
     "AuditStats",
     "AuditStore",

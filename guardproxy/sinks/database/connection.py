@@ -71,29 +71,43 @@ class StoreDatabase:
             return
         if self._file and self._create:
             await asyncio.to_thread(create_file, self._file)
-        elif self._file and not self._file.is_file():
-            raise ConfigError(f"there is no audit store at {self.place}")
-        version = await self._version()
-        if version != VERSION and self._create:
-            # Every process that finds no store or an old one comes here; the first one does the work.
-            async with self._exclusive(_MIGRATION_S) as connection:
-                version = await connection.run_sync(stored_version, self.place)
-                if version is None:
-                    await connection.run_sync(create_tables)
-                elif version != VERSION:
-                    await connection.run_sync(migrate, version)
-        elif version is None:
-            raise ConfigError(f"there is no audit store at {self.place}: the database does not have its tables")
-        elif version != VERSION:
+        version = await self._stored() if self._create else await self.version()
+        if version != VERSION and not self._create:
             raise ConfigError(
                 f"the audit store at {self.place} has version {version}, this guardproxy reads version {VERSION}: "
                 "make a backup, then run `guardproxy audit migrate` or `guardproxy serve`"
             )
+        if version != VERSION:
+            await self._prepare()
         self._is_open = True
 
-    async def _version(self) -> int | None:
+    async def _prepare(self) -> None:
+        """Create or migrate the store. Of several processes that come here, the first one does the work."""
+        async with self._exclusive(_MIGRATION_S) as connection:
+            version = await connection.run_sync(stored_version, self.place)
+            if version is None:
+                await connection.run_sync(create_tables)
+            elif version != VERSION:
+                await connection.run_sync(migrate, version)
+
+    async def _stored(self) -> int | None:
+        if self._file and not self._file.is_file():
+            raise ConfigError(f"there is no audit store at {self.place}")
         async with self._engine.connect() as connection:
             return await connection.run_sync(stored_version, self.place)
+
+    async def version(self) -> int:
+        """Return the version of the tables. Raises ConfigError if there is no store."""
+        version = await self._stored()
+        if version is None:
+            raise ConfigError(f"there is no audit store at {self.place}: the database does not have its tables")
+        return version
+
+    async def migrate(self) -> int:
+        """Bring the tables of a store to the current version and return it. Raises ConfigError if there is no store."""
+        await self.version()
+        await self._prepare()
+        return await self.version()
 
     async def empty_log(self) -> bool:
         """Move SQLite's write-ahead log into the file and empty it. Return False if a reader prevents it."""

@@ -86,7 +86,8 @@ def conditions(chosen: Filter, dialect: str) -> list[ColumnElement[bool]]:
 
 
 def _states(chosen: Filter) -> list[ColumnElement[bool]]:
-    row, clauses = records.c, []
+    row = records.c
+    clauses: list[ColumnElement[bool]] = []
     if chosen.shadow is not None:
         clauses.append(row.shadow.is_(chosen.shadow == "only"))
     if chosen.error is not None:
@@ -140,6 +141,10 @@ def _low_score(category: str, dialect: str) -> ColumnElement[float]:
     return select(each.c.value).where(each.c.key == key).scalar_subquery()
 
 
+def _with_low_score(category: str, dialect: str) -> Select[Any]:
+    return select(records.c.seq).where(_low_score(category, dialect).is_not(None))
+
+
 def _labelled(kind: str) -> ColumnElement[bool]:
     if kind == "none":
         return records.c.id.not_in(in_force(labels.c.record))
@@ -162,7 +167,7 @@ async def check_names(connection: AsyncConnection, chosen: Filter) -> None:
 async def _check_category(connection: AsyncConnection, key: str, category: str, *, low: bool) -> None:
     if category == "unsafe" or await _first(connection, _scored(category, true())) is not None:
         return
-    if low and await _first(connection, select(1).where(_low_score(category, connection.dialect.name).is_not(None))):
+    if low and await _first(connection, _with_low_score(category, connection.dialect.name)):
         return
     known = sorted(await connection.scalars(select(scores.c.category).distinct()))
     if known:

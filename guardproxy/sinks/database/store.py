@@ -55,6 +55,14 @@ class AuditStore:
         """
         await self._database.open()
 
+    async def version(self) -> int:
+        """Return the version of the tables, which may be an older one. Raises ConfigError if there is no store."""
+        return await self._database.version()
+
+    async def migrate(self) -> int:
+        """Bring an old store to the current version, also without `create`, and return that version."""
+        return await self._database.migrate()
+
     async def close(self) -> None:
         """Close the connections."""
         await self._database.close()
