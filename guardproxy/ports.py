@@ -20,6 +20,7 @@ from guardproxy.types import (
     Record,
     Refuse,
     Replace,
+    ReplyInfo,
     Taxonomy,
     Verdict,
 )
@@ -208,13 +209,14 @@ class Reply:
     """A whole reply that a wire has parsed: one assistant message per choice. `raw` are its original bytes.
 
     `body` is the parsed JSON and is for that wire only. `id` is the name by which a later request may resume the
-    conversation, empty if the protocol has none.
+    conversation, empty if the protocol has none. `info` is what the upstream says of the reply.
     """
 
     choices: tuple[Message, ...]
     raw: bytes
     body: Any
     id: str = ""
+    info: ReplyInfo = field(default_factory=ReplyInfo)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +301,15 @@ class ReplyStream(Protocol):
     @property
     def id(self) -> str:
         """The reply's id, as in `Reply.id`."""
+        ...
+
+    @property
+    def info(self) -> ReplyInfo:
+        """What the upstream has said of the reply so far."""
+        ...
+
+    def is_complete(self, choice: int) -> bool:
+        """Whether the upstream itself has ended the choice, as far as it was fed; False if it broke off."""
         ...
 
 

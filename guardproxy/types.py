@@ -391,6 +391,8 @@ class Record:
     """Whether a shadow policy decided; such a decision is recorded only, and its outcome is always "pass"."""
     complete: bool = True
     """Whether the turn was judged to its end; False if the upstream cut it off, or the client left before its end."""
+    late: bool = False
+    """Whether the record holds only what came behind the end of a choice that has a record already."""
     reply: ReplyInfo | None = None
     """Of a reply; None for a user turn."""
     sampled: bool = False
