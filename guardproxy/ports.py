@@ -305,11 +305,11 @@ class ReplyStream(Protocol):
 
     @property
     def info(self) -> ReplyInfo:
-        """What the upstream has said of the reply so far."""
+        """What the upstream has said of the reply so far, as in `Reply.info`."""
         ...
 
     def is_complete(self, choice: int) -> bool:
-        """Whether the upstream itself has ended the choice, as far as it was fed; False if it broke off."""
+        """Whether the upstream itself has ended the choice in what was fed."""
         ...
 
 
@@ -387,13 +387,10 @@ class Action(Protocol):
 
 
 class Sink(Protocol):
-    """A place that stores records."""
+    """A place that stores records. Its methods raise OSError or the store's own error."""
 
     async def write(self, records: Sequence[Record]) -> None:
-        """Store the records; they are durable when it returns. Raises OSError or the store's own error.
-
-        The first call has no records: it opens the sink.
-        """
+        """Store the records; they are durable when it returns. The first call has none: it opens the sink."""
         ...
 
     async def close(self) -> None:

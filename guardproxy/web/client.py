@@ -4,7 +4,6 @@ The proxy knows a client by the hash of its key. An operator can compute the has
 `printf %s "$KEY" | sha256sum | cut -c1-16`.
 """
 
-import hashlib
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final
@@ -13,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 from guardproxy.errors import GuardproxyError
 from guardproxy.policy import Chosen, PolicySet
 from guardproxy.web.headers import CREDENTIALS, KEY_PARAMETERS, Headers, canonical_name, parameter_name
+from guardproxy.web.identities import short_hash
 
 # Schemes whose credentials are a list of parameters, with spaces between them (RFC 9110, 11.4).
 _WITH_PARAMETERS: Final = frozenset({b"aws4-hmac-sha256", b"digest", b"hawk", b"oauth", b"signature"})
@@ -69,7 +69,7 @@ def client_hashes(headers: Headers, query: bytes) -> Sequence[str]:
     AmbiguousRequest if a place occurs twice, or if a credential is not exactly one key.
     """
     keys = {_key(name, value) for name, value in (*_header_credentials(headers), *_query_credentials(query))}
-    return sorted(hashlib.sha256(key).hexdigest()[:16] for key in keys if key)
+    return sorted(short_hash(key) for key in keys if key)
 
 
 def _header_credentials(headers: Headers) -> Iterator[tuple[str, bytes]]:

@@ -122,7 +122,7 @@ def test_the_upstream_is_read_while_the_guard_is_slow() -> None:
 
 @pytest.mark.parametrize("stopped", ["at once", "by the shutdown"])
 def test_judging_without_a_client_is_bounded(stopped: str) -> None:
-    """If its time is over, the checks are cancelled, and the guard forgets the reply; the record says what is missing."""
+    """When its time is over, its checks are cancelled, the guard forgets the reply, and the record says what lacks."""
 
     async def leave() -> None:
         run.guard = run.pipeline.judging.guard = guard = Slow()
