@@ -10,9 +10,9 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from guardproxy.errors import GuardproxyError
+from guardproxy.observe.masking import short_hash
 from guardproxy.policy import Chosen, PolicySet
 from guardproxy.web.headers import CREDENTIALS, KEY_PARAMETERS, Headers, canonical_name, parameter_name
-from guardproxy.web.identities import short_hash
 
 # Schemes whose credentials are a list of parameters, with spaces between them (RFC 9110, 11.4).
 _WITH_PARAMETERS: Final = frozenset({b"aws4-hmac-sha256", b"digest", b"hawk", b"oauth", b"signature"})

@@ -3,19 +3,14 @@
 Values are hashed as keys are: `printf %s "$USER" | sha256sum | cut -c1-16`.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from guardproxy.observe.masking import short_hash
 from guardproxy.settings import AuditSettings
 from guardproxy.web.headers import Headers
 
 LONGEST: Final = 200  # characters of a value in plain text; a longer one is hashed
-
-
-def short_hash(value: bytes) -> str:
-    """The first 16 hex digits of the SHA-256."""
-    return hashlib.sha256(value).hexdigest()[:16]
 
 
 class Identities:

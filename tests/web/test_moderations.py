@@ -16,11 +16,12 @@ from starlette.routing import Route
 
 from guardproxy.errors import TooLarge, Unreadable
 from guardproxy.observe import Metrics, Observers
+from guardproxy.observe.masking import short_hash
 from guardproxy.pipeline import Judging
 from guardproxy.policy import Policy, PolicySet, Rule, SideRules
 from guardproxy.policy import Route as Chosen
 from guardproxy.settings import AuditSettings, Limits
-from guardproxy.web.identities import Identities, short_hash
+from guardproxy.web.identities import Identities
 from guardproxy.web.moderations import WITHIN, moderations, parse
 from guardproxy.web.proxy import LivePolicies
 from guardproxy.web.sample import ReviewSample
