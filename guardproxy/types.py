@@ -326,8 +326,7 @@ class Origin:
 
     `upstream` is a URL and `model` the name in the request. `client` is not a name but the start of a hash of the
     client's key (`web.headers.client_hash`), empty without a key. `stream`: whether a streamed reply was asked for.
-    `user` and `session` are the end user and the session that the request names, hashed unless `audit.user_plain`;
-    empty if it names none.
+    `user` and `session` are those that the request names, hashed unless `audit.user_plain`; empty if it names none.
     """
 
     request_id: str
@@ -346,8 +345,8 @@ class ReplyInfo:
     """What the upstream said of its reply, and what holding the reply back cost.
 
     `id` and `model` are the upstream's own, empty if it named none; token counts are None if it gave none.
-    `held_characters` is the most text of the reply that waited for a verdict at one time, `held_s` the longest time in
-    seconds that a chunk waited; both are 0 for a reply that was not streamed.
+    `held_characters` is the most text of a streamed reply that waited for a verdict at one time, `held_s` the longest
+    time in seconds that a chunk waited.
     """
 
     id: str = ""
@@ -391,6 +390,8 @@ class Record:
     """Whether a shadow policy decided; such a decision is recorded only, and its outcome is always "pass"."""
     complete: bool = True
     """Whether the turn was judged to its end; False if the upstream cut it off, or the client left before its end."""
+    late: bool = False
+    """Whether this is only what came behind the end of a choice that has a record already."""
     reply: ReplyInfo | None = None
     """Of a reply; None for a user turn."""
     sampled: bool = False

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -29,9 +30,11 @@ from guardproxy.settings import load as load_settings
 from guardproxy.sinks.database import default_store_url
 from guardproxy.web.answers import AnswerHeaders
 from guardproxy.web.app import create_app
+from guardproxy.web.identities import Identities
 from guardproxy.web.moderations import moderations
 from guardproxy.web.paths import PathList
 from guardproxy.web.proxy import LivePolicies, Proxy
+from guardproxy.web.sample import ReviewSample
 from guardproxy.web.upstream import Upstream
 from guardproxy.web.visitors import Visitors, is_loopback
 
@@ -39,6 +42,8 @@ log = structlog.get_logger("guardproxy")
 
 # Seconds between two looks at the configuration file.
 _RELOAD_S = 1.0
+# Seconds that requests have to end when the server stops, and after them the texts whose client has left.
+GRACE_S = 20
 
 
 FileStamp = tuple[int, int, int] | None
@@ -74,7 +79,7 @@ class Service:
     """The objects of one process: starts and stops them, and applies changes of the configuration file.
 
     `on_failure` is called if they cannot start. A guard that fails the canaries is tried again every `canaries_s`
-    seconds.
+    seconds. `random` draws the sample of `audit.sample_passed`; without it, one that nobody can predict.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class Service:
         on_failure: Callable[[], None] | None = None,
         *,
         canaries_s: float = 5.0,
+        random: Random | None = None,
     ) -> None:
         self._settings = settings
         self._source = source
@@ -96,12 +102,14 @@ class Service:
         self._guard = with_cache(combined(settings, guards))
         self._local = local_guards(guards)
         self._policies = LivePolicies(settings.policies)
+        self._sample = ReviewSample(settings.audit.sample_passed, random or Random())
         self._metrics = Metrics(CollectorRegistry())
         self._metrics.queue_from(lambda: sum(guard.stats.queued for guard in self._local))
         self._observers = Observers(
             _sinks(settings, source.data_dir),
             text=settings.audit.text,
             required=settings.audit.required,
+            passed=settings.audit.passed,
             metrics=self._metrics,
         )
         self._upstream = _upstream(settings)
@@ -110,17 +118,21 @@ class Service:
             self._observers,
             self._metrics,
             _actions(settings.policies.policies),
+            after_disconnect_s=settings.audit.after_disconnect_s,
             reads=languages_read(settings),
         )
         self.app = self._app(settings)
 
     def _app(self, settings: Settings) -> ASGIApp:
+        identities = Identities(settings.audit)
         endpoint = moderations(
             self._pipeline.judging,
             self._policies,
             limits=settings.limits,
             ready=lambda: self._reason,
             model=self._guard.name,
+            identities=identities,
+            sample=self._sample,
         )
         proxy = Proxy(
             upstream=self._upstream,
@@ -133,6 +145,8 @@ class Service:
             metrics=self._metrics,
             ready=lambda: self._reason,
             answer_headers=AnswerHeaders(settings.upstream.response_headers),
+            identities=identities,
+            sample=self._sample,
         )
         return create_app(
             proxy,
@@ -163,14 +177,15 @@ class Service:
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await running
+            await self._pipeline.close(GRACE_S)
             await self._observers.close()
             await self._guard.close()
             await self._upstream.aclose()
 
     async def _run(self) -> None:
         try:
+            await self._observers.start()  # first: the weights take longer than an unreachable store
             await self._guard.start()
-            await self._observers.start()
             await self._wait_until_ready()
         except GuardproxyError as error:
             self._fail(error)

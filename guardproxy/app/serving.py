@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp
 
 from guardproxy.app.protocol import WithoutTrailers
-from guardproxy.app.service import ConfigSource, Service, read
+from guardproxy.app.service import GRACE_S, ConfigSource, Service, read
 from guardproxy.demo.process import start_demo
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.observe import configure_logging
@@ -187,7 +187,7 @@ def _options(settings: Settings) -> dict[str, Any]:
         "access_log": False,
         "server_header": False,  # the upstream's headers pass through
         "date_header": False,
-        "timeout_graceful_shutdown": 20,
+        "timeout_graceful_shutdown": GRACE_S,
     }
 
 

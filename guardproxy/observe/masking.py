@@ -262,3 +262,8 @@ def apply_text_rule(text: str, rule: TextRule) -> str:
         # UTF-8 has no lone surrogates. They must neither fail nor give two texts the same hash.
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return ""
+
+
+def short_hash(value: bytes) -> str:
+    """The first 16 hex digits of the SHA-256, as records name clients, end users and sessions."""
+    return hashlib.sha256(value).hexdigest()[:16]

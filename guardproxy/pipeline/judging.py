@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from guardproxy.errors import GuardUnavailable, Overloaded
 from guardproxy.languages.detect import languages_in
@@ -32,6 +32,7 @@ from guardproxy.types import (
     Record,
     Refuse,
     Replace,
+    ReplyInfo,
     Verdict,
 )
 from guardproxy.verdicts import worst_of_views
@@ -52,6 +53,23 @@ class Exchange:
     origin: Origin
     policy: Policy
     shadow: tuple[Policy, ...] = ()
+    sampled: bool = False
+
+
+class Case(Protocol):
+    """What all records of one request have in common: an exchange, or a request without an upstream.
+
+    `sampled` is drawn once for each request (`Record.sampled`).
+    """
+
+    @property
+    def origin(self) -> Origin: ...
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def shadow(self) -> tuple[Policy, ...]: ...
+    @property
+    def sampled(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +79,7 @@ class JudgedTurn:
     `verdict` is None if the turn has no readable text or the guard is unavailable; `error` says why the guard gave
     none. `latency_s` is how long judging took, in seconds; `choice` is the index of the choice in a reply.
     `undecoded`: the bounds of the views ended before everything that looks encoded was decoded. `unread`: the languages
-    of the text that the guard does not read.
+    of the text that the guard does not read. `complete` and `late` are those of `Record`.
     """
 
     turn: Turn
@@ -73,6 +91,8 @@ class JudgedTurn:
     choice: int = 0
     undecoded: bool = False
     unread: tuple[str, ...] = ()
+    complete: bool = True
+    late: bool = False
 
     @property
     def passed(self) -> bool:
@@ -111,6 +131,7 @@ class Judging:
         self._observers = observers
         self._metrics = metrics
         self.actions = actions
+        self.required = observers.required
 
     async def judge(
         self, context: Sequence[Message], message: Message, policy: Policy, stream: str | None = None
@@ -233,42 +254,45 @@ class Judging:
 
     async def record(
         self,
-        exchange: Exchange,
+        case: Case,
         judged: Iterable[JudgedTurn],
         coverage: tuple[Coverage, ...],
         *,
         dropped: frozenset[int] = frozenset(),
+        reply: ReplyInfo | None = None,
     ) -> None:
         """Give the observers a record of each judged turn, and of each shadow policy's decision on it.
 
-        Raises AuditUnavailable if `audit.required` is set and a record could not be stored.
+        `reply` is None for the turns of a request. Raises AuditUnavailable if `audit.required` is set and a record
+        could not be stored.
         """
         records: list[Record] = []
         for judged_turn, own_coverage in _with_coverage(list(judged), coverage):
-            records.append(_record(exchange, judged_turn, own_coverage, exchange.policy, dropped))
+            records.append(_record(case, judged_turn, own_coverage, case.policy, reply, dropped=dropped))
             self._metrics.unread(judged_turn.turn.message.side, judged_turn.unread)
-            for policy in exchange.shadow:
+            for policy in case.shadow:
                 if judged_turn.verdict is None:
                     continue
                 decision = decide(policy, judged_turn.turn.message.side, judged_turn.verdict)
                 shadow = replace(judged_turn, decision=decision, outcome=Pass())
-                records.append(_record(exchange, shadow, own_coverage, policy, frozenset(), shadow=True))
+                records.append(_record(case, shadow, own_coverage, policy, reply, shadow=True))
         await self._observers.record(records)
 
 
 def _record(
-    exchange: Exchange,
+    case: Case,
     judged: JudgedTurn,
     coverage: tuple[Coverage, ...],
     policy: Policy,
-    dropped: frozenset[int],
+    reply: ReplyInfo | None,
     *,
+    dropped: frozenset[int] = frozenset(),
     shadow: bool = False,
 ) -> Record:
     return Record(
         id=uuid.uuid4().hex,
         time=time.time(),
-        origin=exchange.origin,
+        origin=case.origin,
         side=judged.turn.message.side,
         turn=judged.turn.index,
         choice=judged.choice,
@@ -282,6 +306,10 @@ def _record(
         latency_s=judged.latency_s,
         error=judged.error,
         shadow=shadow,
+        complete=judged.complete,
+        late=judged.late,
+        reply=reply,
+        sampled=case.sampled,
     )
 
 

@@ -232,6 +232,20 @@ class PathSettings:
     """Requests that are refused even if a wire could read them: `METHOD /path`, with * for any text."""
 
 
+# The headers in which the protocols and their gateways send the client's key.
+CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key", "ocp-apim-subscription-key")
+# Where clients of the protocols name their end user and their session. OpenAI's `prompt_cache_key` is not among them:
+# many sessions with the same beginning share it.
+USER_PLACES = ("body user", "body safety_identifier", "body metadata.user_id", "header x-user-id")
+SESSION_PLACES = (
+    "header x-session-id",
+    "body session_id",
+    "body metadata.session_id",
+    "body conversation",
+    "body conversation.id",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class AuditSettings:
     """The record of every judged turn."""
@@ -244,6 +258,18 @@ class AuditSettings:
     """Whether an answer waits until its record is stored, and is refused if that fails."""
     log: bool = True
     """Whether each record is also a log line."""
+    after_disconnect_s: Annotated[float, Interval(ge=0, le=3600)] = 30.0
+    """Seconds for which a text is judged on after its client has left, so that its record is complete."""
+    user: tuple[Text, ...] = USER_PLACES
+    """Where a request names its end user: `body key.key` or `header name`; the first that there is counts."""
+    session: tuple[Text, ...] = SESSION_PLACES
+    """Where a request names its session, in the same form."""
+    user_plain: bool = False
+    """Whether records hold the end user and the session in plain text, not as a hash."""
+    sample_passed: Probability = 0.01
+    """The share of requests that are marked as a random sample, for the review of what passed."""
+    passed: Literal["all", "sampled"] = "all"
+    """Which passed turns are recorded: `all`, or only those of the `sampled` requests."""
 
 
 @dataclass(frozen=True, slots=True)

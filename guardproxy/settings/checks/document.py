@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from guardproxy.settings.catalogue import IMPORT_STRING, Catalogue
 from guardproxy.settings.checks import families, guards, policies, taxonomies, upstream
 from guardproxy.settings.messages import suggestion
-from guardproxy.settings.model import Document
+from guardproxy.settings.model import CREDENTIAL_HEADERS, Document
 from guardproxy.settings.secrets import STORE
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 from guardproxy.types import SIGNALS
 
 _HOST_PATTERN = re.compile(r"[\w.*-]+|\[[0-9a-f:.]+\]", re.IGNORECASE)
 _ORIGIN_PATTERN = re.compile(r"\*|null|[a-z*][a-z0-9+.-]*://([\w.*-]+|\[[0-9a-f:.]+\])(:[0-9*]+)?/?", re.IGNORECASE)
+_PLACE_PATTERN = re.compile(r"body [^\s.]+(?:\.[^\s.]+)*|header [\w!#$%&'*+.^`|~-]+", re.ASCII)
 _PATH_PATTERN = re.compile(r"[A-Z]+ /\S*")
 
 
@@ -35,6 +36,7 @@ def check(
         *_wires(root, catalogue),
         *_paths(root),
         *_audit(root, catalogue, secrets),
+        *_places(root),
         *policies.policies(root, catalogue, allowed),
         *policies.default_policies(root, catalogue, categories),
         *policies.routes(root),
@@ -88,6 +90,24 @@ def _audit(root: Node, catalogue: Catalogue, secrets: Mapping[SettingPath, str])
     if store == "none" and required and required.value is True:
         message = "cannot be true with store: none; choose a store or remove this"
         yield Problem(required.position, ("audit", "required"), message)
+
+
+def _places(root: Node) -> Iterator[Problem]:
+    for key in ("user", "session"):
+        places = root.get("audit", key)
+        for index, node in places.elements() if places else []:
+            if node.text() and (message := _place_error(node.text() or "")):
+                yield Problem(node.position, ("audit", key, index), message)
+
+
+def _place_error(place: str) -> str | None:
+    """Why a value cannot be an item of `audit.user` or `audit.session`, or None."""
+    if not _PLACE_PATTERN.fullmatch(place):
+        return "must be body and a key, such as body metadata.user_id, or header and a name, such as header x-user-id"
+    kind, _, name = place.partition(" ")
+    if kind == "header" and name.lower() in {*CREDENTIAL_HEADERS, "cookie", "proxy-authorization"}:
+        return "names a header with a credential, which no record may hold; records have the hash of the key as client"
+    return None
 
 
 def _store_error(store: str, catalogue: Catalogue) -> str | None:
