@@ -15,7 +15,8 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from guardproxy import actions, sinks, wires
+from guardproxy import actions, wires
+from guardproxy.app.audit import keep_of, open_sinks, retain
 from guardproxy.app.guards import combined, local_guards, members, reads_label_lists, with_cache
 from guardproxy.app.languages import languages_read
 from guardproxy.app.registries import catalogue
@@ -23,11 +24,11 @@ from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Pipeline
 from guardproxy.policy import Policy, PresetName
-from guardproxy.ports import Action, Sink, Wire
+from guardproxy.ports import Action, Wire
 from guardproxy.registry import load
 from guardproxy.settings import Settings
 from guardproxy.settings import load as load_settings
-from guardproxy.sinks.database import default_store_url
+from guardproxy.sinks.database import AuditStore
 from guardproxy.web.answers import AnswerHeaders
 from guardproxy.web.app import create_app
 from guardproxy.web.identities import Identities
@@ -105,8 +106,11 @@ class Service:
         self._sample = ReviewSample(settings.audit.sample_passed, random or Random())
         self._metrics = Metrics(CollectorRegistry())
         self._metrics.queue_from(lambda: sum(guard.stats.queued for guard in self._local))
+        opened = open_sinks(settings, source.data_dir)
+        self._store = opened.get("store")
+        self._tasks: list[asyncio.Task[None]] = []
         self._observers = Observers(
-            _sinks(settings, source.data_dir),
+            opened,
             text=settings.audit.text,
             required=settings.audit.required,
             passed=settings.audit.passed,
@@ -174,9 +178,8 @@ class Service:
             yield
         finally:
             self._reason = "shutting down"
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+            await _cancelled([running])
+            await _cancelled(self._tasks)
             await self._pipeline.close(GRACE_S)
             await self._observers.close()
             await self._guard.close()
@@ -185,6 +188,7 @@ class Service:
     async def _run(self) -> None:
         try:
             await self._observers.start()  # first: the weights take longer than an unreachable store
+            self._tend_store()
             await self._guard.start()
             await self._wait_until_ready()
         except GuardproxyError as error:
@@ -194,6 +198,12 @@ class Service:
             self._fail(GuardproxyError(f"the guard cannot be started: {type(error).__name__}: {error}"))
         else:
             await self._follow_file()
+
+    def _tend_store(self) -> None:
+        """Begin the tasks that tend a store in a database."""
+        keep = keep_of(self._settings)
+        if isinstance(self._store, AuditStore) and keep is not None:
+            self._tasks.append(asyncio.create_task(retain(self._store, keep, self._metrics), name="audit retention"))
 
     def _fail(self, error: GuardproxyError) -> None:
         self.failure = error
@@ -262,6 +272,14 @@ class Service:
         return settings, openers, await self._pipeline.canaries(settings.policies.policies["default"])
 
 
+async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait for their end."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+
+
 def _check_reload(old: Settings, new: Settings, sections: frozenset[str]) -> None:
     """Raise ConfigError if a change needs a restart. `sections` are those of the file when it was last applied.
 
@@ -305,20 +323,6 @@ def _actions(policies: Mapping[str, Policy]) -> Mapping[str, Callable[[Policy], 
     sides = [side for policy in policies.values() for side in (policy.user, policy.assistant)]
     named = {rule.how for side in sides for rules in side.by_category.values() for rule in rules if rule.how}
     return {name: load(name, actions.REGISTRY, "rewrite") for name in {*actions.REGISTRY, *named}}
-
-
-def _sinks(settings: Settings, data_dir: str | None) -> Mapping[str, Sink]:
-    opened: dict[str, Sink] = {}
-    store = settings.audit.store
-    if store == "embedded":
-        store = default_store_url(data_dir)
-    if "://" in store:
-        opened["store"] = load(store.partition("://")[0], sinks.REGISTRY, "store")(store)
-    elif store != "none":
-        opened["store"] = load(store, sinks.REGISTRY, "sink")()
-    if settings.audit.log:
-        opened["log"] = load("log", sinks.REGISTRY, "sink")()
-    return opened
 
 
 def _upstream(settings: Settings) -> Upstream:

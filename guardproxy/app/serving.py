@@ -20,13 +20,14 @@ import uvicorn
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp
 
+from guardproxy.app.audit import store_address
 from guardproxy.app.protocol import WithoutTrailers
 from guardproxy.app.service import GRACE_S, ConfigSource, Service, read
 from guardproxy.demo.process import start_demo
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.observe import configure_logging
 from guardproxy.settings import DEFAULT_PRESET, Settings
-from guardproxy.sinks.database import DATABASES, AuditStore, default_store_url
+from guardproxy.sinks.database import DATABASES, AuditStore
 
 # The environment variable that passes the arguments of `serve` to worker processes, as a JSON object.
 _WORKER_ENV = "GUARDPROXY_WORKER"
@@ -45,14 +46,10 @@ def serve(settings: Settings, source: ConfigSource) -> int:
             demo = stack.enter_context(start_demo())
             settings = replace(settings, upstream=replace(settings.upstream, url=demo))
         sys.stderr.write(banner(settings, source, upstream))
-        asyncio.run(_migrate_store(_store_address(settings, source)))
+        asyncio.run(_migrate_store(store_address(settings, source.data_dir)))
         if settings.server.workers > 1:
             return _serve_workers(settings, source)
         return _serve_here(settings, source)
-
-
-def _store_address(settings: Settings, source: ConfigSource) -> str:
-    return default_store_url(source.data_dir) if settings.audit.store == "embedded" else settings.audit.store
 
 
 async def _migrate_store(address: str) -> None:
@@ -196,7 +193,7 @@ def banner(settings: Settings, source: ConfigSource, upstream: str) -> str:
     server = settings.server
     host = f"[{server.host}]" if ":" in server.host else server.host
     url = f"http://{host}:{server.port}"
-    store = _store_address(settings, source)
+    store = store_address(settings, source.data_dir)
     preset = "" if "policies" in settings.sections else f", preset {source.preset or DEFAULT_PRESET}"
     shown = "demo (SmolLM2-135M-Instruct on this machine)" if upstream == "demo" else upstream
     rows = {

@@ -11,11 +11,11 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
-from guardproxy.cli import audit_labels
+from guardproxy.cli import audit_erase, audit_labels
 from guardproxy.cli.audit_csv import csv_header, csv_row
 from guardproxy.cli.audit_filters import add_filters, filter_of
 from guardproxy.cli.audit_show import details
-from guardproxy.cli.audit_table import Table, counts_table, local, summary
+from guardproxy.cli.audit_table import Table, counts_table, summary
 from guardproxy.errors import ConfigError, GuardproxyError
 
 if TYPE_CHECKING:
@@ -28,16 +28,6 @@ _COUNT_BY = (
 )
 
 Handler = Callable[["AuditStore", argparse.Namespace], Awaitable[int]]
-
-
-def moment(text: str) -> float:
-    """Seconds since the epoch of a time (`parse_moment`), for argparse."""
-    from guardproxy.sinks.database import parse_moment
-
-    try:
-        return parse_moment(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def head(text: str) -> "Head":
@@ -98,18 +88,9 @@ def add_parser(commands: Any) -> None:
     export.add_argument("--format", choices=("jsonl", "csv"), default="jsonl", help="JSON lines (default) or CSV")
     export.add_argument("-o", "--output", metavar="FILE", help="write to this new file instead of standard output")
 
-    erase = _add(subcommands, "delete", _delete, "erase the records of a request", as_json=False)
-    erase.add_argument("request_id", metavar="REQUEST_ID")
-    erase.add_argument("--yes", action="store_true", help="do not ask for confirmation")
-
+    audit_erase.add_parser(subcommands, _add)
     audit_labels.add_parsers(subcommands, _add)
     _add(subcommands, "migrate", _migrate, "bring a store of an older version to this one", as_json=False)
-
-    prune = _add(subcommands, "prune", _prune, "erase old records", as_json=False)
-    prune.add_argument(
-        "--before", type=moment, required=True, metavar="TIME", help="erase records older than an age (90d) or a time"
-    )
-    prune.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
 
 def _add(
@@ -291,40 +272,3 @@ def _new_file(path: str) -> IO[str]:
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8")
     except OSError as error:
         raise GuardproxyError(f"{path}: cannot be created: {error.strerror}; name another file") from error
-
-
-async def _delete(store: "AuditStore", args: argparse.Namespace) -> int:
-    from guardproxy.sinks.database import Filter
-
-    count = await _count_matching(store, Filter(request_id=args.request_id))
-    if not count:
-        print(f"no records of a request {args.request_id!r} in {store.place}", file=sys.stderr)
-        return 1
-    if not _confirmed(args, f"erase {count} records of request {args.request_id} for good?"):
-        return 1
-    print(f"{await store.delete(args.request_id)} records erased")
-    return 0
-
-
-async def _prune(store: "AuditStore", args: argparse.Namespace) -> int:
-    from guardproxy.sinks.database import Filter
-
-    count = await _count_matching(store, Filter(until=args.before))
-    if count and not _confirmed(args, f"erase {count} records from before {local(args.before)} for good?"):
-        return 1
-    print(f"{await store.prune(args.before)} records erased")
-    return 0
-
-
-async def _count_matching(store: "AuditStore", chosen: "Filter") -> int:
-    """The number of matching records, including records of shadow policies."""
-    stats = await store.stats(chosen)
-    return stats.total + sum(sum(actions.values()) for actions in stats.shadow.values())
-
-
-def _confirmed(args: argparse.Namespace, question: str) -> bool:
-    if args.yes:
-        return True
-    if not sys.stdin.isatty():
-        raise GuardproxyError(f"{question} Confirm with --yes: there is no terminal to ask on.")
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")

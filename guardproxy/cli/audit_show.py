@@ -35,7 +35,7 @@ def details(stored: "StoredRecord", history: Sequence["Label"] = ()) -> str:
     if record.text:
         lines += ["text", *(f"  {printable(line)}" for line in record.text.split("\n"))]
     else:
-        lines.append("text       not stored")
+        lines.append(f"text       {'erased' if stored.text_erased else 'not stored'}")
     return "\n".join([*lines, f"hash       {stored.hash}"])
 
 

@@ -247,6 +247,18 @@ SESSION_PLACES = (
 
 
 @dataclass(frozen=True, slots=True)
+class KeepSettings:
+    """How long records are kept: a number with s, m, h, d or w, such as 90d. Without a duration they stay."""
+
+    blocked: Text | None = None
+    """Records of decisions to block, rewrite or flag."""
+    passed: Text | None = None
+    """Records of decisions to pass."""
+    text: Text | None = None
+    """The text alone; the rest of the record stays."""
+
+
+@dataclass(frozen=True, slots=True)
 class AuditSettings:
     """The record of every judged turn."""
 
@@ -270,6 +282,8 @@ class AuditSettings:
     """The share of requests that are marked as a random sample, for the review of what passed."""
     passed: Literal["all", "sampled"] = "all"
     """Which passed turns are recorded: `all`, or only those of the `sampled` requests."""
+    keep: KeepSettings | None = None
+    """How long the store keeps records; the proxy erases older ones at its start and every hour."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ def test_erasing_a_record_erases_its_labels(address: str) -> None:
 
     async def run(store: AuditStore) -> None:
         await store.label([WRONG, RIGHT, Label("record-2", "correct", "ann", 1.0)])
-        assert await store.delete("request-0") == 2
+        assert await store.erase(Filter(request_id="request-0")) == 2
         assert await store.label_history(["record-1"]) == {}
         found = await store.verify()
         assert (found.rows, found.erased, found.problems) == (10, 4, ())
@@ -92,7 +92,7 @@ def test_erased_notes_are_not_on_the_disk(tmp_path: Path) -> None:
 
     async def run(store: AuditStore) -> None:
         await store.label([Label("record-0", "correct", "zacharias", 1.0, note="an elephant")])
-        await store.delete("request-0")
+        await store.erase(Filter(request_id="request-0"))
         held = b"".join(await asyncio.to_thread(lambda: [file.read_bytes() for file in tmp_path.iterdir()]))
         assert b"elephant" not in held
         assert b"zacharias" not in held

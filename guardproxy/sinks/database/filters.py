@@ -1,19 +1,18 @@
 """Which records a query selects, also as the keys of a URL's query. Pure, but for the clock of `parse_moment`."""
 
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal, get_args
 
+from guardproxy.durations import duration_s
 from guardproxy.sinks.database.words import search_terms
 from guardproxy.types import ActionName, LabelKind, Side
 
 Shadow = Literal["only", "without"]
 ScoreBound = tuple[str, float]  # a category and a probability
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 class FilterError(ValueError):
@@ -99,9 +98,8 @@ def parse_moment(text: str, *, now: float | None = None) -> float:
     if it has no zone, or `@` with seconds since the epoch. Raises ValueError for anything else.
     """
     current = time.time() if now is None else now
-    age = re.fullmatch(r"(\d{1,9})([smhdw])", text, re.ASCII)
-    if age:
-        return current - int(age[1]) * _UNITS[age[2]]
+    with suppress(ValueError):
+        return current - duration_s(text)
     try:
         if text.startswith("@"):
             return _finite(text[1:])

@@ -1,5 +1,7 @@
 """The audit store: writes records and labels into the hash chain, queries, erases and verifies them."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
@@ -30,7 +32,7 @@ from guardproxy.sinks.database.texts import add_texts, merge_texts
 from guardproxy.types import Label, Record
 
 _READ = 200  # rows in one query
-_ERASE = 1000  # rows that one transaction of `retain` erases: proxies wait for it with their records
+_ERASE = 200  # rows that one transaction of `retain` erases: proxies wait for it with their records
 
 _log = structlog.get_logger("guardproxy.audit")
 
@@ -159,8 +161,11 @@ class AuditStore:
             numbers = list(await connection.scalars(select(records.c.seq).where(which).order_by(records.c.seq)))
         erased = 0
         for at in range(0, len(numbers), _ERASE):
+            started = time.perf_counter()
             async with self._database.writing() as connection:
                 erased += await erase(connection, numbers[at : at + _ERASE], "retention")
+            # Other processes wait for the lock by trying again: without a pause they might never get it.
+            await asyncio.sleep(time.perf_counter() - started)
         return erased
 
     async def _overwrite(self) -> None:

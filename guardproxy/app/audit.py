@@ -1,0 +1,66 @@
+"""The audit store of a process: its sinks, and the tasks that tend the store beside the requests."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+import structlog
+
+from guardproxy import sinks
+from guardproxy.durations import duration_s
+from guardproxy.observe import Metrics
+from guardproxy.ports import Sink
+from guardproxy.registry import load
+from guardproxy.settings import Settings
+from guardproxy.sinks.database import AuditStore, Keep, default_store_url
+
+_RETAIN_S = 3600.0
+
+_log = structlog.get_logger("guardproxy.audit")
+
+
+def store_address(settings: Settings, data_dir: str | None) -> str:
+    """Return the address of the store, or another value of `audit.store` as it is."""
+    return default_store_url(data_dir) if settings.audit.store == "embedded" else settings.audit.store
+
+
+def open_sinks(settings: Settings, data_dir: str | None) -> Mapping[str, Sink]:
+    """Return the sinks that the settings name, by their names in metrics and logs. Raises ConfigError."""
+    opened: dict[str, Sink] = {}
+    store = store_address(settings, data_dir)
+    if "://" in store:
+        opened["store"] = load(store.partition("://")[0], sinks.REGISTRY, "store")(store)
+    elif store != "none":
+        opened["store"] = load(store, sinks.REGISTRY, "sink")()
+    if settings.audit.log:
+        opened["log"] = load("log", sinks.REGISTRY, "sink")()
+    return opened
+
+
+def keep_of(settings: Settings) -> Keep | None:
+    """Return for how long records are kept; None if all are kept for ever."""
+    keep = settings.audit.keep
+    if keep is None:
+        return None
+    blocked, passed, text = (
+        None if duration is None else duration_s(duration) for duration in (keep.blocked, keep.passed, keep.text)
+    )
+    return Keep(blocked, passed, text)
+
+
+async def retain(store: AuditStore, keep: Keep, metrics: Metrics, *, every_s: float = _RETAIN_S) -> None:
+    """Erase what `keep` keeps no longer, now and every `every_s` seconds, until the task is cancelled.
+
+    A failure is logged and counted; the next turn tries again.
+    """
+    while True:
+        try:
+            erased = await store.retain(keep, time.time())
+        except Exception as error:  # noqa: BLE001 - whatever fails here, later turns must take place
+            metrics.retention_failed()
+            _log.error("audit_retention_failed", error=f"{type(error).__name__}: {error}", again_in_s=every_s)
+        else:
+            metrics.retention(erased.records, erased.texts)
+            if erased.records or erased.texts:
+                _log.info("audit_retention", records=erased.records, texts=erased.texts)
+        await asyncio.sleep(every_s)
