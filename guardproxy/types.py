@@ -397,7 +397,36 @@ class Record:
     sampled: bool = False
     """Whether the turn is in the random sample of requests whose passed turns are kept for review."""
     exclusion: str = ""
-    """The id of the exclusion by which the text counted as known harmless; empty if none did."""
+    """The ids of the exclusions without which a rule would have been reached, with commas; empty if there are none."""
+    exact: bool = False
+    """Whether `text`, as sinks see it, is the judged text itself: nothing of it was masked or left out."""
+
+
+# --- exclusions ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """Somebody's word that a text is harmless: the findings of `category` in exactly this text do not count.
+
+    The category "*" stands for all of them and P(unsafe), "unsafe" for P(unsafe) alone. Exclusions are never edited: of
+    those with one id, the last one counts.
+    """
+
+    id: str
+    """In hex."""
+    text: str
+    """The SHA-256 of the text, in hex."""
+    category: str
+    reason: str
+    by: str
+    """The name of the person."""
+    until: float
+    """When it ends, in seconds since 1970."""
+    time: float = 0.0
+    """When it was made, in seconds since 1970; 0 if the configuration has it."""
+    record: str = ""
+    """The id of the record whose text it is; empty if the configuration has it."""
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------

@@ -1,20 +1,25 @@
 """The audit store of a process: its sinks, and the tasks that tend the store beside the requests."""
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Mapping
+from datetime import datetime
 
 import structlog
 
 from guardproxy import sinks
 from guardproxy.durations import duration_s
 from guardproxy.observe import Metrics
+from guardproxy.pipeline import Exclusions
 from guardproxy.ports import Sink
 from guardproxy.registry import load
 from guardproxy.settings import Settings
 from guardproxy.sinks.database import AuditStore, Keep, default_store_url
+from guardproxy.types import Exclusion
 
 _RETAIN_S = 3600.0
+_FOLLOW_S = 2.0
 
 _log = structlog.get_logger("guardproxy.audit")
 
@@ -63,4 +68,38 @@ async def retain(store: AuditStore, keep: Keep, metrics: Metrics, *, every_s: fl
             metrics.retention(erased.records, erased.texts)
             if erased.records or erased.texts:
                 _log.info("audit_retention", records=erased.records, texts=erased.texts)
+        await asyncio.sleep(every_s)
+
+
+def exclusions_of(settings: Settings) -> list[Exclusion]:
+    """Return the exclusions of the configuration. The id of each comes from its text and category."""
+    return [
+        Exclusion(
+            id=hashlib.sha256(f"{one.sha256} {one.category}".encode()).hexdigest()[:12],
+            text=one.sha256,
+            category=one.category,
+            reason=one.reason,
+            by=one.by,
+            until=datetime.fromisoformat(one.until).astimezone().timestamp(),
+        )
+        for one in settings.audit.exclusions
+    ]
+
+
+async def follow_exclusions(store: AuditStore, exclusions: Exclusions, *, every_s: float = _FOLLOW_S) -> None:
+    """Put the exclusions of the store in force every `every_s` seconds, until the task is cancelled.
+
+    If the store cannot be read, those that were read last stay in force until they end. The first failure in a row is
+    logged.
+    """
+    failing = False
+    while True:
+        try:
+            exclusions.use("store", await store.exclusions(time.time()))
+        except Exception as error:  # noqa: BLE001 - whatever fails here, later turns must take place
+            if not failing:
+                _log.error("audit_exclusions_unreadable", error=f"{type(error).__name__}: {error}", again_in_s=every_s)
+            failing = True
+        else:
+            failing = False
         await asyncio.sleep(every_s)

@@ -5,7 +5,7 @@ import contextlib
 import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -16,13 +16,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from guardproxy import actions, wires
-from guardproxy.app.audit import keep_of, open_sinks, retain
+from guardproxy.app.audit import exclusions_of, follow_exclusions, keep_of, open_sinks, retain
 from guardproxy.app.guards import combined, local_guards, members, reads_label_lists, with_cache
 from guardproxy.app.languages import languages_read
 from guardproxy.app.registries import catalogue
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.observe import Metrics, Observers
-from guardproxy.pipeline import Pipeline
+from guardproxy.pipeline import Exclusions, Pipeline
 from guardproxy.policy import Policy, PresetName
 from guardproxy.ports import Action, Wire
 from guardproxy.registry import load
@@ -109,6 +109,8 @@ class Service:
         opened = open_sinks(settings, source.data_dir)
         self._store = opened.get("store")
         self._tasks: list[asyncio.Task[None]] = []
+        self._exclusions = Exclusions()
+        self._exclusions.use("configuration", exclusions_of(settings))
         self._observers = Observers(
             opened,
             text=settings.audit.text,
@@ -124,6 +126,7 @@ class Service:
             _actions(settings.policies.policies),
             after_disconnect_s=settings.audit.after_disconnect_s,
             reads=languages_read(settings),
+            exclusions=self._exclusions,
         )
         self.app = self._app(settings)
 
@@ -201,9 +204,13 @@ class Service:
 
     def _tend_store(self) -> None:
         """Begin the tasks that tend a store in a database."""
+        if not isinstance(self._store, AuditStore):
+            return
+        tasks = [follow_exclusions(self._store, self._exclusions)]
         keep = keep_of(self._settings)
-        if isinstance(self._store, AuditStore) and keep is not None:
-            self._tasks.append(asyncio.create_task(retain(self._store, keep, self._metrics), name="audit retention"))
+        if keep is not None:
+            tasks.append(retain(self._store, keep, self._metrics))
+        self._tasks += map(asyncio.create_task, tasks)
 
     def _fail(self, error: GuardproxyError) -> None:
         self.failure = error
@@ -259,6 +266,7 @@ class Service:
             return True
         self._pipeline.use(openers)
         self._policies.current = settings.policies
+        self._exclusions.use("configuration", exclusions_of(settings))
         self._sections = settings.sections
         log.info("policies_reloaded", policy=settings.policies.version)
         return True
@@ -288,6 +296,8 @@ def _check_reload(old: Settings, new: Settings, sections: frozenset[str]) -> Non
     if gone := sorted(sections - new.sections):
         names = ", ".join(gone)
         raise ConfigError(f"{new.name}: {names}: was in the file and is missing now; complete the file, or restart")
+    # Exclusions are applied as the policies are.
+    old = replace(old, audit=replace(old.audit, exclusions=new.audit.exclusions))
     fixed = ("server", "upstream", "guard", "members", "taxonomy", "wires", "limits", "paths", "audit", "log")
     changed = [name for name in fixed if getattr(old, name) != getattr(new, name)]
     if changed:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
-from guardproxy.cli import audit_erase, audit_labels
+from guardproxy.cli import audit_erase, audit_exclusions, audit_labels
 from guardproxy.cli.audit_csv import csv_header, csv_row
 from guardproxy.cli.audit_filters import add_filters, filter_of
 from guardproxy.cli.audit_show import details
@@ -90,6 +90,7 @@ def add_parser(commands: Any) -> None:
 
     audit_erase.add_parser(subcommands, _add)
     audit_labels.add_parsers(subcommands, _add)
+    audit_exclusions.add_parsers(subcommands, _add)
     _add(subcommands, "migrate", _migrate, "bring a store of an older version to this one", as_json=False)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from guardproxy.errors import GuardproxyError
 
 if TYPE_CHECKING:
-    from guardproxy.sinks.database import AuditStore
+    from guardproxy.sinks.database import AuditStore, StoredRecord
     from guardproxy.types import LabelKind
 
 _KINDS = ("false_positive", "correct", "false_negative")
@@ -45,7 +45,7 @@ async def _give(store: "AuditStore", args: argparse.Namespace, kind: "LabelKind"
     from guardproxy.types import Label
 
     now = time.time()
-    ids = [await _record_id(store, name) for name in dict.fromkeys(args.ids)]
+    ids = [(await one_record(store, name)).record.id for name in dict.fromkeys(args.ids)]
     labels = [Label(one, kind, args.by, now, category, mask_credentials(note)) for one in dict.fromkeys(ids)]
     try:
         await store.label(labels)
@@ -54,12 +54,12 @@ async def _give(store: "AuditStore", args: argparse.Namespace, kind: "LabelKind"
     return len(labels)
 
 
-async def _record_id(store: "AuditStore", name: str) -> str:
-    """The id of the record with this number or id. A request has several records: naming it is an error."""
+async def one_record(store: "AuditStore", name: str) -> "StoredRecord":
+    """The record with this number or id. A request has several records: naming it is an error."""
     found = await store.get(name)
     if not found:
         raise GuardproxyError(f"no record {name!r} in {store.place}")
     if len(found) > 1:
         numbers = ", ".join(str(stored.seq) for stored in found)
         raise GuardproxyError(f"the request {name!r} has the records {numbers}: name those that you mean")
-    return found[0].record.id
+    return found[0]

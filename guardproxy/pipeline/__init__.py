@@ -4,6 +4,7 @@ The fail direction is in one place, `judging.Judging.judge`: a guard that fails 
 never *safe*, and the policy decides what to do then.
 """
 
+from guardproxy.pipeline.exclusions import Exclusions
 from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging, gathered
 from guardproxy.pipeline.moderating import moderated
 from guardproxy.pipeline.pipeline import ErrorReview, Pipeline, ReplyReview, RequestReview
@@ -13,6 +14,7 @@ from guardproxy.pipeline.turns import in_scope, recent_context
 __all__ = [
     "ErrorReview",
     "Exchange",
+    "Exclusions",
     "JudgedTurn",
     "Judging",
     "Pipeline",

@@ -4,6 +4,7 @@ import time
 import uuid
 from dataclasses import dataclass, replace
 
+from guardproxy.pipeline.exclusions import Counted
 from guardproxy.pipeline.judging import Exchange, Judgement, Judging, gathered
 from guardproxy.pipeline.turns import in_scope, recent_context
 from guardproxy.ports import ReplyStream
@@ -21,6 +22,7 @@ class LatestCheck:
     seconds: float = 0.0
     undecoded: bool = False
     unread: tuple[str, ...] = ()
+    counted: Counted | None = None
 
 
 class ChoiceChecks:
@@ -53,7 +55,9 @@ class ChoiceChecks:
         seconds, unread = time.perf_counter() - started, judged.unread
         if before is not None:
             seconds, unread = seconds + before.seconds, tuple(dict.fromkeys((*before.unread, *unread)))
-        return LatestCheck(message, judged.verdict, judged.decision, judged.error, seconds, judged.undecoded, unread)
+        return LatestCheck(
+            message, judged.verdict, judged.decision, judged.error, seconds, judged.undecoded, unread, judged.counted
+        )
 
     async def _judged(self, message: Message) -> Judgement:
         policy = self._exchange.policy

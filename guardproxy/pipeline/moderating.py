@@ -27,6 +27,7 @@ async def moderated(judging: Judging, case: Case, messages: Sequence[Message]) -
             time.perf_counter() - started,
             undecoded=judged.undecoded,
             unread=judged.unread,
+            counted=judged.counted,
         )
 
     turns = await gathered([judge(index, message) for index, message in enumerate(messages)])

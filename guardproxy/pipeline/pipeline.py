@@ -8,6 +8,7 @@ from guardproxy.errors import UpstreamUnreadable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline.canary import CANARIES
 from guardproxy.pipeline.error_text import error_message
+from guardproxy.pipeline.exclusions import Exclusions
 from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of, undecoded_paths, unread_parts
 from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging, gathered
 from guardproxy.pipeline.resumed import JudgedReplies
@@ -105,8 +106,9 @@ class Pipeline:
         max_held_bytes: int = 64 * 2**20,
         after_disconnect_s: float = 30.0,
         reads: frozenset[str] | None = None,
+        exclusions: Exclusions | None = None,
     ) -> None:
-        self.judging = Judging(guard, observers, metrics, actions, reads)
+        self.judging = Judging(guard, observers, metrics, actions, reads=reads, exclusions=exclusions)
         self._metrics = metrics
         self._replies = JudgedReplies()
         self._max_held_bytes = max_held_bytes

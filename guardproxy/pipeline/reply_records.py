@@ -60,6 +60,7 @@ class ReplyRecords:
             check.unread,
             complete,
             is_late,
+            check.counted,
         )
         if judged.passed:
             self._replies.remember(self._exchange, self._stream.id)

@@ -259,6 +259,22 @@ class KeepSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ExclusionSettings:
+    """A text that is known to be harmless: what the guard finds in exactly this text does not count."""
+
+    sha256: Text
+    """The SHA-256 of the text in UTF-8, in hex."""
+    category: Text
+    """The category whose findings do not count: its id, `unsafe`, or * for everything."""
+    reason: Text
+    """Why the text is harmless."""
+    by: Text
+    """Who says so."""
+    until: Text
+    """When the exclusion ends: an ISO 8601 date or time, in local time if it has no zone."""
+
+
+@dataclass(frozen=True, slots=True)
 class AuditSettings:
     """The record of every judged turn."""
 
@@ -284,6 +300,8 @@ class AuditSettings:
     """Which passed turns are recorded: `all`, or only those of the `sampled` requests."""
     keep: KeepSettings | None = None
     """How long the store keeps records; the proxy erases older ones at its start and every hour."""
+    exclusions: tuple[ExclusionSettings, ...] = ()
+    """Texts that are known to be harmless, beside those in the store (`guardproxy audit exclude`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 from guardproxy.types import (
     Coverage,
     Decision,
+    Exclusion,
     Finding,
     Label,
     Origin,
@@ -22,7 +23,7 @@ from guardproxy.types import (
 # Records are frozen, so values need no copies: dataclasses.asdict copies every leaf and takes five times as long.
 _NAMES = {
     kind: tuple(field.name for field in fields(kind))
-    for kind in (Record, Origin, Verdict, Usage, Finding, Decision, Reason, Coverage, ReplyInfo, Label)
+    for kind in (Record, Origin, Verdict, Usage, Finding, Decision, Reason, Coverage, ReplyInfo, Label, Exclusion)
 }
 _VALUES = {kind: attrgetter(*names) for kind, names in _NAMES.items()}
 
@@ -44,6 +45,12 @@ def label_dict(label: Label) -> dict[str, Any]:
     """Return the label as a dict of scalars, with the field names of `types`."""
     fields_of_label: dict[str, Any] = _json_value(label)
     return fields_of_label
+
+
+def exclusion_dict(exclusion: Exclusion) -> dict[str, Any]:
+    """Return the exclusion as a dict of scalars, with the field names of `types`."""
+    fields_of_exclusion: dict[str, Any] = _json_value(exclusion)
+    return fields_of_exclusion
 
 
 def to_json(record: Record) -> str:

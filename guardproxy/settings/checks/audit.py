@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 
 from guardproxy.durations import duration_s
 from guardproxy.settings.catalogue import IMPORT_STRING, Catalogue
@@ -10,12 +11,13 @@ from guardproxy.settings.model import CREDENTIAL_HEADERS
 from guardproxy.settings.secrets import STORE
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _PLACE_PATTERN = re.compile(r"body [^\s.]+(?:\.[^\s.]+)*|header [\w!#$%&'*+.^`|~-]+", re.ASCII)
 
 
 def audit(root: Node, catalogue: Catalogue, secrets: Mapping[SettingPath, str]) -> list[Problem]:
     """Every mistake in the section. `secrets` are the values of the secret settings."""
-    return [*_store(root, catalogue, secrets), *_places(root), *_keep(root)]
+    return [*_store(root, catalogue, secrets), *_places(root), *_keep(root), *_exclusions(root)]
 
 
 def _store(root: Node, catalogue: Catalogue, secrets: Mapping[SettingPath, str]) -> Iterator[Problem]:
@@ -79,3 +81,17 @@ def _keep(root: Node) -> Iterator[Problem]:
             duration_s(text)
         except ValueError as error:
             yield Problem(node.position, ("audit", "keep", key), str(error))
+
+
+def _exclusions(root: Node) -> Iterator[Problem]:
+    exclusions = root.get("audit", "exclusions")
+    for index, node in exclusions.elements() if exclusions else []:
+        path = ("audit", "exclusions", index)
+        text, until = node.child("sha256"), node.child("until")
+        if text and text.text() and not _SHA256.fullmatch(text.text() or ""):
+            yield Problem(text.position, (*path, "sha256"), "must be 64 hex digits in lower case, as sha256sum prints")
+        if until and until.text():
+            try:
+                datetime.fromisoformat(until.text() or "").astimezone()
+            except (ValueError, OverflowError, OSError):
+                yield Problem(until.position, (*path, "until"), "must be a date or time, such as 2030-12-31")

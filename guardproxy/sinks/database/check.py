@@ -9,9 +9,11 @@ from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardproxy.sinks.database.chain import ChainProblem, ChainVerifier, Head, Link, erased_rows
+from guardproxy.sinks.database.exclusions import EXCLUSION, exclusion_values, read_exclusion
 from guardproxy.sinks.database.labels import LABEL, label_values, read_label
 from guardproxy.sinks.database.schema import (
     SEARCH_COLUMNS,
+    exclusions,
     labels,
     records,
     score_values,
@@ -43,6 +45,7 @@ class RowCopies:
     columns: dict[str, Any]
     scores: dict[str, tuple[float, bool]]
     label: dict[str, Any] | None
+    exclusion: dict[str, Any] | None
     words: list[list[str]]
 
 
@@ -80,25 +83,36 @@ async def _rows(connection: AsyncConnection) -> AsyncIterator[tuple[Row[Any], Ro
             found.seq: {"record": found.record, "person": found.person, "kind": found.kind}
             for found in await connection.execute(of_labels)
         }
+        of_exclusions = select(exclusions).where(exclusions.c.seq.between(first, after))
+        excluded = {
+            found.seq: {"id": found.id, "until": found.until} for found in await connection.execute(of_exclusions)
+        }
         texts = await indexed(connection, first, after)
         for row in part:
             columns = {name: getattr(row, name) for name in SEARCH_COLUMNS}
-            yield row, RowCopies(row.kind, columns, scored[row.seq], labelled.get(row.seq), texts.get(row.seq, []))
+            words = texts.get(row.seq, [])
+            yield (
+                row,
+                RowCopies(row.kind, columns, scored[row.seq], labelled.get(row.seq), excluded.get(row.seq), words),
+            )
 
 
 def _expected(content: str | None, text: str | None, kind: str, dialect: str) -> RowCopies:
     """Compute the copies of a row from its content and text. Of an erased row there are none, its kind is unknown."""
     empty = dict.fromkeys(SEARCH_COLUMNS)
     if content is None:
-        return RowCopies("record" if kind == "erasure" else kind, empty, {}, None, [])
+        return RowCopies(kind if kind in ("record", LABEL) else "record", empty, {}, None, None, [])
     if erased_rows(content) is not None:
-        return RowCopies("erasure", empty, {}, None, [])
+        return RowCopies("erasure", empty, {}, None, None, [])
     label = read_label(content)
     if label:
-        return RowCopies(LABEL, empty, {}, label_values(label), [])
+        return RowCopies(LABEL, empty, {}, label_values(label), None, [])
+    exclusion = read_exclusion(content)
+    if exclusion:
+        return RowCopies(EXCLUSION, empty, {}, None, exclusion_values(exclusion), [])
     record = read_record(content, text)
     words = expected_index(record.text, dialect)
-    return RowCopies("record", search_values(record), score_values(record), None, words)
+    return RowCopies("record", search_values(record), score_values(record), None, None, words)
 
 
 def _copy_problems(row: Row[Any], copies: RowCopies, dialect: str) -> list[ChainProblem]:
@@ -112,6 +126,7 @@ def _copy_problems(row: Row[Any], copies: RowCopies, dialect: str) -> list[Chain
         ("kind", "its search column kind does"),
         ("scores", "its scores do"),
         ("label", "its row in the table of labels does"),
+        ("exclusion", "its row in the table of exclusions does"),
         ("words", "its words in the index of texts do"),
     ):
         if getattr(copies, part) != getattr(expected, part):
@@ -120,12 +135,13 @@ def _copy_problems(row: Row[Any], copies: RowCopies, dialect: str) -> list[Chain
 
 
 async def _stray_problems(connection: AsyncConnection) -> list[ChainProblem]:
-    """Find scores, labels and words of rows that do not exist."""
+    """Find scores, labels, exclusions and words of rows that do not exist."""
     rows = select(records.c.seq)
     words = numbers_indexed(connection.dialect.name)
     problems = []
-    for name, column in (("scores", scores.c.seq), ("label", labels.c.seq), ("words", words)):
+    copies = {"scores": scores.c.seq, "label": labels.c.seq, "exclusion": exclusions.c.seq, "words": words}
+    for name, column in copies.items():
         stray = await connection.scalars(select(column).where(column.not_in(rows)).distinct())
-        message = f"is missing, but its {name} {'is' if name == 'label' else 'are'} still stored"
+        message = f"is missing, but its {name} {'is' if name in ('label', 'exclusion') else 'are'} still stored"
         problems += [ChainProblem(seq, message) for seq in stray]
     return problems

@@ -90,7 +90,7 @@ def migrate(connection: Connection, version: int) -> None:
 
 
 def _search_and_labels(operations: Operations) -> None:
-    """From 1 to 2: more columns for searching, scores in place of categories, labels, the index of texts."""
+    """From 1 to 2: more columns, scores in place of categories, labels, exclusions, the index of texts."""
     for name in ("client", "end_user", "session", "wire", "answered_model", "exclusion"):
         operations.add_column("guardproxy_records", Column(name, String))
     for name in ("has_error", "complete", "sampled"):
@@ -117,6 +117,13 @@ def _search_and_labels(operations: Operations) -> None:
         Column("person", String, nullable=False),
         Column("kind", String(16), nullable=False),
         Index("guardproxy_labels_person", "record", "person", "seq"),
+    )
+    operations.create_table(
+        "guardproxy_exclusions",
+        Column("seq", number, primary_key=True, autoincrement=False),
+        Column("id", String, nullable=False),
+        Column("until", Float(53), nullable=False),
+        Index("guardproxy_exclusions_id", "id", "seq"),
     )
     connection = operations.get_bind()
     create_texts(connection)

@@ -138,6 +138,17 @@ labels = Table(
 )
 
 
+# The exclusions, by the number of their own row in the chain, whose content they copy. The last row of an id counts.
+exclusions = Table(
+    "guardproxy_exclusions",
+    metadata,
+    Column("seq", _Number, primary_key=True, autoincrement=False),
+    Column("id", String, nullable=False),
+    Column("until", Float(53), nullable=False),
+    Index("guardproxy_exclusions_id", "id", "seq"),
+)
+
+
 def search_key(value: str) -> str:
     """Return the form in which a search column stores `value`.
 

@@ -14,6 +14,13 @@ from guardproxy.sinks.database.chain import Head
 from guardproxy.sinks.database.check import Verification, verify_rows
 from guardproxy.sinks.database.connection import StoreDatabase
 from guardproxy.sinks.database.erasing import Erased, Keep, erase_record_texts, erase_records, expired, expired_text
+from guardproxy.sinks.database.exclusions import (
+    EXCLUSION,
+    check_exclusion,
+    exclusion_entry,
+    exclusion_values,
+    read_exclusions,
+)
 from guardproxy.sinks.database.filters import EVERY, Filter
 from guardproxy.sinks.database.labels import LABEL, check_label, effective, label_entry, label_values, read_labels
 from guardproxy.sinks.database.queries import (
@@ -26,10 +33,18 @@ from guardproxy.sinks.database.queries import (
     count_by,
     count_records,
 )
-from guardproxy.sinks.database.schema import labels, records, score_values, scores, search_key, search_values
+from guardproxy.sinks.database.schema import (
+    exclusions,
+    labels,
+    records,
+    score_values,
+    scores,
+    search_key,
+    search_values,
+)
 from guardproxy.sinks.database.sealed import ERASED, read_record, record_content
 from guardproxy.sinks.database.texts import add_texts, merge_texts
-from guardproxy.types import Label, Record
+from guardproxy.types import Exclusion, Label, Record
 
 _READ = 200  # rows in one query
 _ERASE = 200  # rows that one transaction of `retain` erases: proxies wait for it with their records
@@ -119,6 +134,23 @@ class AuditStore:
             await appending.insert()
             if label_rows:
                 await connection.execute(insert(labels), label_rows)
+
+    async def exclude(self, exclusion: Exclusion) -> None:
+        """Store an exclusion durably, as a row of its own. With the id of an earlier one it takes its place.
+
+        Raises ValueError if it names nobody or no reason, or has a text that is too long.
+        """
+        check_exclusion(exclusion)
+        async with self._database.writing() as connection:
+            appending = await Appending.at_end(connection)
+            seq = appending.add(EXCLUSION, exclusion_entry(exclusion))
+            await appending.insert()
+            await connection.execute(insert(exclusions), {"seq": seq, **exclusion_values(exclusion)})
+
+    async def exclusions(self, after: float) -> list[Exclusion]:
+        """Return the exclusions that end later than `after`, in seconds since the epoch, oldest first."""
+        async with self._database.reading() as connection:
+            return await read_exclusions(connection, after)
 
     async def count(self, chosen: Filter = EVERY) -> int:
         """Return how many records match, those of shadow policies included."""
