@@ -15,7 +15,7 @@ from guardproxy.pipeline import Exclusions
 from guardproxy.ports import Sink
 from guardproxy.registry import load
 from guardproxy.settings import Settings
-from guardproxy.sinks.database import AuditStore, Keep, default_store_url
+from guardproxy.sinks.database import DATABASES, AuditStore, Keep, StoreKeys, default_store_url
 from guardproxy.types import Exclusion
 
 _RETAIN_S = 3600.0
@@ -34,12 +34,20 @@ def open_sinks(settings: Settings, data_dir: str | None) -> Mapping[str, Sink]:
     opened: dict[str, Sink] = {}
     store = store_address(settings, data_dir)
     if "://" in store:
-        opened["store"] = load(store.partition("://")[0], sinks.REGISTRY, "store")(store)
+        kind = store.partition("://")[0]
+        options = (store, store_keys(settings)) if kind in DATABASES else (store,)
+        opened["store"] = load(kind, sinks.REGISTRY, "store")(*options)
     elif store != "none":
         opened["store"] = load(store, sinks.REGISTRY, "sink")()
     if settings.audit.log:
         opened["log"] = load("log", sinks.REGISTRY, "sink")()
     return opened
+
+
+def store_keys(settings: Settings) -> StoreKeys:
+    """Return the keys of the store."""
+    encrypt = settings.audit.encrypt or ()
+    return StoreKeys(settings.audit.chain_key, (encrypt,) if isinstance(encrypt, str) else encrypt)
 
 
 def keep_of(settings: Settings) -> Keep | None:

@@ -91,6 +91,7 @@ def add_parser(commands: Any) -> None:
     audit_erase.add_parser(subcommands, _add)
     audit_labels.add_parsers(subcommands, _add)
     audit_exclusions.add_parsers(subcommands, _add)
+    _add(subcommands, "rekey", _rekey, "encrypt all texts with the first of the given keys", as_json=False)
     _add(subcommands, "migrate", _migrate, "bring a store of an older version to this one", as_json=False)
 
 
@@ -102,6 +103,7 @@ def _add(
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--data-dir", metavar="DIR", help="the folder of the embedded store, as for serve")
     place.add_argument("--store", metavar="URL", help="another store: sqlite:////path or postgresql://user@host/db")
+    parser.add_argument("--config", metavar="FILE", help="the configuration, which names the store and its keys")
     if as_json:
         parser.add_argument("--json", action="store_true", help="print JSON lines")
     parser.set_defaults(run=run, handler=handler)
@@ -122,9 +124,9 @@ def run(args: argparse.Namespace) -> int:
 async def _run(args: argparse.Namespace) -> int:
     from sqlalchemy.exc import SQLAlchemyError
 
-    from guardproxy.sinks.database import AuditStore, FilterError, default_store_url
+    from guardproxy.sinks.database import FilterError
 
-    store = AuditStore(args.store or default_store_url(args.data_dir), create=False)
+    store = _open(args)
     handler: Handler = args.handler
     try:
         return await handler(store, args)
@@ -142,6 +144,22 @@ async def _run(args: argparse.Namespace) -> int:
         raise GuardproxyError(f"the audit store at {store.place} cannot be used: {reason}") from error
     finally:
         await store.close()
+
+
+def _open(args: argparse.Namespace) -> "AuditStore":
+    """Open the store that the arguments name, with the keys of the configuration or of the environment."""
+    from guardproxy.sinks.database import AuditStore, StoreKeys, default_store_url
+
+    address = args.store or (args.data_dir and default_store_url(args.data_dir))
+    if args.config:
+        from guardproxy import app
+
+        settings = app.read(args.config, None).file
+        return AuditStore(address or app.store_address(settings, None), create=False, keys=app.store_keys(settings))
+    # Several keys have a comma between them.
+    encrypt = tuple(filter(None, os.environ.get("GUARDPROXY_AUDIT_KEY", "").split(",")))
+    keys = StoreKeys(os.environ.get("GUARDPROXY_AUDIT_CHAIN_KEY") or None, encrypt)
+    return AuditStore(address or default_store_url(), create=False, keys=keys)
 
 
 def _line(stored: "StoredRecord") -> str:
@@ -202,6 +220,11 @@ async def _migrate(store: "AuditStore", args: argparse.Namespace) -> int:
     before = await store.version()
     after = await store.migrate()
     print(f"{store.place} has version {after}{'' if before == after else f'; it had version {before}'}")
+    return 0
+
+
+async def _rekey(store: "AuditStore", args: argparse.Namespace) -> int:
+    print(f"the texts of {await store.rekey():,} records are encrypted with the first key")
     return 0
 
 

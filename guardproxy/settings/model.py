@@ -300,6 +300,10 @@ class AuditSettings:
     """Which passed turns are recorded: `all`, or only those of the `sampled` requests."""
     keep: KeepSettings | None = None
     """How long the store keeps records; the proxy erases older ones at its start and every hour."""
+    encrypt: Text | Annotated[tuple[Text, ...], Len(1)] | None = field(default=None, repr=False)
+    """A key, or a list of keys, as ${env:NAME}: texts are encrypted with the first one, and each may decrypt."""
+    chain_key: Text | None = field(default=None, repr=False)
+    """A key, as ${env:NAME}, without which nobody can compute the hash chain again after a change."""
     exclusions: tuple[ExclusionSettings, ...] = ()
     """Texts that are known to be harmless, beside those in the store (`guardproxy audit exclude`)."""
 

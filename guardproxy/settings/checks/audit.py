@@ -8,16 +8,18 @@ from guardproxy.durations import duration_s
 from guardproxy.settings.catalogue import IMPORT_STRING, Catalogue
 from guardproxy.settings.messages import suggestion
 from guardproxy.settings.model import CREDENTIAL_HEADERS
-from guardproxy.settings.secrets import STORE
+from guardproxy.settings.secrets import CHAIN_KEY, ENCRYPT, STORE
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 
+# 32 bytes in base64, as `Fernet.generate_key` makes them.
+_FERNET_KEY = re.compile(r"[A-Za-z0-9_-]{43}=")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PLACE_PATTERN = re.compile(r"body [^\s.]+(?:\.[^\s.]+)*|header [\w!#$%&'*+.^`|~-]+", re.ASCII)
 
 
 def audit(root: Node, catalogue: Catalogue, secrets: Mapping[SettingPath, str]) -> list[Problem]:
     """Every mistake in the section. `secrets` are the values of the secret settings."""
-    return [*_store(root, catalogue, secrets), *_places(root), *_keep(root), *_exclusions(root)]
+    return [*_store(root, catalogue, secrets), *_places(root), *_keep(root), *_keys(root, secrets), *_exclusions(root)]
 
 
 def _store(root: Node, catalogue: Catalogue, secrets: Mapping[SettingPath, str]) -> Iterator[Problem]:
@@ -33,7 +35,7 @@ def _store(root: Node, catalogue: Catalogue, secrets: Mapping[SettingPath, str])
         message = "cannot be true with store: none; choose a store or remove this"
         yield Problem(required.position, ("audit", "required"), message)
     in_database = store == "embedded" or store.startswith(("sqlite:", "postgresql:"))
-    for key in () if in_database else ("keep",):
+    for key in () if in_database else ("keep", "encrypt", "chain_key"):
         if node := root.get("audit", key):
             message = "needs a store in a database: write store: embedded, or an address with sqlite or postgresql"
             yield Problem(node.key_position, ("audit", key), message)
@@ -81,6 +83,23 @@ def _keep(root: Node) -> Iterator[Problem]:
             duration_s(text)
         except ValueError as error:
             yield Problem(node.position, ("audit", "keep", key), str(error))
+
+
+def _keys(root: Node, secrets: Mapping[SettingPath, str]) -> Iterator[Problem]:
+    """The malformed keys of the store; a message never shows a key."""
+    for path, key in secrets.items():
+        node = root.get(*path)
+        if node is None:
+            continue
+        if path[:2] == ENCRYPT and not _FERNET_KEY.fullmatch(key):
+            message = (
+                "is no key: its variable must hold what `python -c 'from cryptography.fernet import Fernet; "
+                "print(Fernet.generate_key().decode())'` prints"
+            )
+            yield Problem(node.position, path, message)
+        if path == CHAIN_KEY and len(key) < 32:
+            message = "is too short for a key: its variable must hold at least 32 characters, as `openssl rand -hex 32`"
+            yield Problem(node.position, path, message)
 
 
 def _exclusions(root: Node) -> Iterator[Problem]:

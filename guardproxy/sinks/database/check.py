@@ -1,5 +1,6 @@
 """Verify that no row of the store was changed."""
 
+import json
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -8,8 +9,10 @@ from typing import Any
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from guardproxy.sinks.database.chain import ChainProblem, ChainVerifier, Head, Link, erased_rows
+from guardproxy.sinks.database.append import check_key
+from guardproxy.sinks.database.chain import KEY, ChainProblem, ChainVerifier, Head, Link, erased_rows
 from guardproxy.sinks.database.exclusions import EXCLUSION, exclusion_values, read_exclusion
+from guardproxy.sinks.database.keys import ChainKey, PartsCipher, is_encrypted, opened_parts
 from guardproxy.sinks.database.labels import LABEL, label_values, read_label
 from guardproxy.sinks.database.schema import (
     SEARCH_COLUMNS,
@@ -21,7 +24,7 @@ from guardproxy.sinks.database.schema import (
     search_values,
     store,
 )
-from guardproxy.sinks.database.sealed import read_record
+from guardproxy.sinks.database.sealed import Parts, read_record
 from guardproxy.sinks.database.texts import expected_index, indexed, numbers_indexed
 
 _READ = 200  # rows in one query
@@ -49,15 +52,22 @@ class RowCopies:
     words: list[list[str]]
 
 
-async def verify_rows(connection: AsyncConnection, expected: Head | None) -> Verification:
-    """Check every row. If `expected` is given, also check that the chain contains it."""
-    verifier = ChainVerifier()
+async def verify_rows(
+    connection: AsyncConnection, expected: Head | None, key: ChainKey | None, cipher: PartsCipher
+) -> Verification:
+    """Check every row. If `expected` is given, also check that the chain contains it.
+
+    Raises ConfigError if the chain or the parts of a row need another key.
+    """
+    await check_key(connection, key)
+    verifier = ChainVerifier(key)
     problems: list[ChainProblem] = []
     expected_found = expected is None or expected.seq == 0
     seq, last = (await connection.execute(select(store.c.seq, store.c.hash))).one()
     async for row, copies in _rows(connection):
-        verifier.feed(Link(row.seq, row.salt, row.content, row.content_hash, row.previous, row.hash, row.sealed_text))
-        problems += _copy_problems(row, copies, connection.dialect.name)
+        parts = opened_parts(row, cipher)
+        verifier.feed(Link(row.seq, row.salt, row.content, row.content_hash, row.previous, row.hash, parts))
+        problems += _copy_problems(row, parts, copies, connection.dialect.name)
         expected_found = expected_found or Head(row.seq, row.hash) == expected
     problems += await _stray_problems(connection)
     if not expected_found and expected:
@@ -97,8 +107,9 @@ async def _rows(connection: AsyncConnection) -> AsyncIterator[tuple[Row[Any], Ro
             )
 
 
-def _expected(content: str | None, text: str | None, kind: str, dialect: str) -> RowCopies:
+def _expected(row: Row[Any], parts: Parts, dialect: str) -> RowCopies:
     """Compute the copies of a row from its content and text. Of an erased row there are none, its kind is unknown."""
+    content, kind = row.content, row.kind
     empty = dict.fromkeys(SEARCH_COLUMNS)
     if content is None:
         return RowCopies(kind if kind in ("record", LABEL) else "record", empty, {}, None, None, [])
@@ -110,14 +121,17 @@ def _expected(content: str | None, text: str | None, kind: str, dialect: str) ->
     exclusion = read_exclusion(content)
     if exclusion:
         return RowCopies(EXCLUSION, empty, {}, None, exclusion_values(exclusion), [])
-    record = read_record(content, text)
-    words = expected_index(record.text, dialect)
+    if json.loads(content).get(KEY):
+        return RowCopies(KEY, empty, {}, None, None, [])
+    record = read_record(content, parts)
+    # The words of an encrypted text would tell what it says.
+    words = [] if row.sealed_text and is_encrypted(row.sealed_text) else expected_index(record.text, dialect)
     return RowCopies("record", search_values(record), score_values(record), None, None, words)
 
 
-def _copy_problems(row: Row[Any], copies: RowCopies, dialect: str) -> list[ChainProblem]:
+def _copy_problems(row: Row[Any], parts: Parts, copies: RowCopies, dialect: str) -> list[ChainProblem]:
     try:
-        expected = _expected(row.content, row.sealed_text, row.kind, dialect)
+        expected = _expected(row, parts, dialect)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return [ChainProblem(row.seq, f"its content is not a record: {type(error).__name__}: {error}")]
     wrong = [name for name in SEARCH_COLUMNS if copies.columns[name] != expected.columns[name]]

@@ -6,18 +6,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ColumnElement, Select, Text, cast, delete, func, literal, select, update
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ColumnElement,
+    Select,
+    Text,
+    bindparam,
+    cast,
+    delete,
+    func,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardproxy.sinks.database import chain
 from guardproxy.sinks.database.append import NOTHING, Appending
-from guardproxy.sinks.database.schema import labels, records, scores
+from guardproxy.sinks.database.keys import ChainKey, PartsCipher, opened_parts
+from guardproxy.sinks.database.schema import labels, records, scores, store
 from guardproxy.sinks.database.sealed import ERASED
 from guardproxy.sinks.database.texts import erase_texts
 
 HELD = (records.c.kind == "record") & records.c.content.is_not(None)
 _OLD = records.c.sealed_text.is_(None)  # a row of version 0.1.0, whose text is in its content
 HAS_TEXT = HELD & (records.c.sealed_text != ERASED)
+HAS_PARTS = HAS_TEXT | records.c.sealed_quotes.is_not(None)
+_ENCRYPT = 200  # rows that one transaction encrypts: proxies wait for it with their records
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +88,7 @@ def _any(conditions: Sequence[ColumnElement[bool]]) -> ColumnElement[bool]:
     return first
 
 
-async def erase_records(connection: AsyncConnection, numbers: Sequence[int], why: str) -> int:
+async def erase_records(connection: AsyncConnection, numbers: Sequence[int], why: str, key: ChainKey | None) -> int:
     """Erase these rows, if they hold records, with their labels. Return how many records there were."""
     found = select(records.c.seq).where(records.c.seq.in_(_listed(connection, numbers)), HELD)
     held = sorted(await connection.scalars(found))
@@ -85,14 +101,16 @@ async def erase_records(connection: AsyncConnection, numbers: Sequence[int], why
     await erase_texts(connection, rows)
     await connection.execute(delete(labels).where(labels.c.seq.in_(_listed(connection, label_numbers))))
     every = sorted([*held, *label_numbers])
-    nothing = {**NOTHING, "content": None, "salt": None, "sealed_text": None}
+    nothing = {**NOTHING, "content": None, "salt": None, "sealed_text": None, "sealed_quotes": None}
     which = records.c.seq.in_(_listed(connection, every))
     await connection.execute(update(records).where(which).values(nothing))
-    await _note(connection, chain.erasure_entry(time.time(), why, every))
+    await _note(connection, chain.erasure_entry(time.time(), why, every), key)
     return len(held)
 
 
-async def erase_record_texts(connection: AsyncConnection, numbers: Sequence[int], why: str) -> int:
+async def erase_record_texts(
+    connection: AsyncConnection, numbers: Sequence[int], why: str, key: ChainKey | None
+) -> int:
     """Erase the texts of these rows, if they hold any, and leave the rest. Return how many texts there were."""
     found = select(records.c.seq).where(records.c.seq.in_(_listed(connection, numbers)), HAS_TEXT)
     held = sorted(await connection.scalars(found))
@@ -101,12 +119,34 @@ async def erase_record_texts(connection: AsyncConnection, numbers: Sequence[int]
     rows = _listed(connection, held)
     await erase_texts(connection, rows)
     await connection.execute(update(records).where(records.c.seq.in_(rows)).values(sealed_text=ERASED))
-    await _note(connection, chain.erasure_entry(time.time(), why, held, only="text"))
+    await _note(connection, chain.erasure_entry(time.time(), why, held, only="text"), key)
     return len(held)
 
 
-async def _note(connection: AsyncConnection, entry: str) -> None:
-    appending = await Appending.at_end(connection)
+async def encrypt_rows(connection: AsyncConnection, after: int, cipher: PartsCipher) -> list[int]:
+    """Encrypt the sealed parts of the next rows behind row `after`, and remove their words from the index of texts.
+
+    Return the numbers of the rows. Raises ConfigError if no key fits.
+    """
+    columns = (records.c.seq, records.c.sealed_text, records.c.sealed_quotes)
+    query = select(*columns).where(records.c.seq > after, HAS_PARTS).order_by(records.c.seq).limit(_ENCRYPT)
+    rows = (await connection.execute(query)).all()
+    changes = []
+    for row in rows:
+        parts = opened_parts(row, cipher)
+        closed = [part and cipher.closed(part) for part in (parts.text, parts.quotes)]
+        changes.append({"row": row.seq, "text": closed[0], "quotes": closed[1]})
+    if changes:
+        change = update(records).where(records.c.seq == bindparam("row"))
+        sealed = {"sealed_text": bindparam("text"), "sealed_quotes": bindparam("quotes")}
+        await connection.execute(change.values(sealed), changes)
+        await erase_texts(connection, _listed(connection, [row.seq for row in rows]))
+        await connection.execute(update(store).values(encrypted=True))
+    return [row.seq for row in rows]
+
+
+async def _note(connection: AsyncConnection, entry: str, key: ChainKey | None) -> None:
+    appending = await Appending.at_end(connection, key)
     appending.add("erasure", entry)
     await appending.insert()
 

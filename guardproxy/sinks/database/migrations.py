@@ -97,7 +97,10 @@ def _search_and_labels(operations: Operations) -> None:
         operations.add_column("guardproxy_records", Column(name, Boolean))
     operations.add_column("guardproxy_records", Column("unsafe", Float(53)))
     operations.add_column("guardproxy_records", Column("low_scores", Text))
-    operations.add_column("guardproxy_records", Column("sealed_text", Text))
+    for name in ("sealed_text", "sealed_quotes"):
+        operations.add_column("guardproxy_records", Column(name, Text))
+    operations.add_column("guardproxy_audit", Column("key_id", String(16)))
+    operations.add_column("guardproxy_audit", Column("encrypted", Boolean))
     operations.drop_index("guardproxy_records_side", "guardproxy_records")
     operations.drop_table("guardproxy_categories")
     number = BigInteger().with_variant(Integer, "sqlite")

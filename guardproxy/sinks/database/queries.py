@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardproxy.sinks.database.filters import Filter, FilterError, ScoreBound
 from guardproxy.sinks.database.labels import in_force
-from guardproxy.sinks.database.schema import HAS_ERROR, SCORE_FLOOR, labels, records, scores, search_key
+from guardproxy.sinks.database.schema import HAS_ERROR, SCORE_FLOOR, labels, records, scores, search_key, store
 from guardproxy.sinks.database.texts import has_texts, matches
 from guardproxy.types import Label, Record
 
@@ -158,7 +158,11 @@ async def check_names(connection: AsyncConnection, chosen: Filter) -> None:
     for key, bounds in (("min-score", chosen.min_score), ("max-score", chosen.max_score)):
         for category, _ in bounds:
             await _check_category(connection, key, category, low=True)
-    if chosen.text is not None and not await has_texts(connection):
+    if chosen.text is None:
+        return
+    if (await connection.execute(select(store.c.encrypted))).scalar():
+        raise FilterError("text", "the texts of the store are encrypted, and cannot be searched")
+    if not await has_texts(connection):
         raise FilterError(
             "text", "the store holds no texts: write `audit.text: redacted`, full or hash in the configuration"
         )

@@ -47,10 +47,12 @@ store = Table(
     Column("version", Integer, nullable=False),
     Column("seq", _Number, nullable=False),
     Column("hash", String(64), nullable=False),
+    Column("key_id", String(16)),  # of the key that the chain has; NULL for none
+    Column("encrypted", Boolean),  # whether a row was ever encrypted
 )
 
-# `content` is the record as JSON, protected by the chain, and `sealed_text` its text (`sealed`). The columns between
-# `kind` and `content` are copies for searching: empty in erased rows, in labels and in erasure entries.
+# `content` is the record as JSON, protected by the chain; `sealed_text` and `sealed_quotes` are its sealed parts
+# (`sealed`). The columns between `kind` and `content` are copies for searching, empty in every other kind of row.
 records = Table(
     "guardproxy_records",
     metadata,
@@ -81,6 +83,7 @@ records = Table(
     Column("content", Text),
     Column("salt", String(32)),
     Column("sealed_text", Text),
+    Column("sealed_quotes", Text),
     Column("content_hash", String(64), nullable=False),
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False),

@@ -6,14 +6,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, func, insert, or_, select
+from sqlalchemy import ColumnElement, Row, func, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from guardproxy.errors import ConfigError
 from guardproxy.sinks.database.append import Appending, read_head
 from guardproxy.sinks.database.chain import Head
 from guardproxy.sinks.database.check import Verification, verify_rows
 from guardproxy.sinks.database.connection import StoreDatabase
-from guardproxy.sinks.database.erasing import Erased, Keep, erase_record_texts, erase_records, expired, expired_text
+from guardproxy.sinks.database.erasing import (
+    Erased,
+    Keep,
+    encrypt_rows,
+    erase_record_texts,
+    erase_records,
+    expired,
+    expired_text,
+)
 from guardproxy.sinks.database.exclusions import (
     EXCLUSION,
     check_exclusion,
@@ -22,6 +31,7 @@ from guardproxy.sinks.database.exclusions import (
     read_exclusions,
 )
 from guardproxy.sinks.database.filters import EVERY, Filter
+from guardproxy.sinks.database.keys import ChainKey, PartsCipher, StoreKeys, opened_parts
 from guardproxy.sinks.database.labels import LABEL, check_label, effective, label_entry, label_values, read_labels
 from guardproxy.sinks.database.queries import (
     AuditStats,
@@ -49,6 +59,9 @@ from guardproxy.types import Exclusion, Label, Record
 _READ = 200  # rows in one query
 _ERASE = 200  # rows that one transaction of `retain` erases: proxies wait for it with their records
 
+_STORED = (records.c.seq, records.c.hash, records.c.content, records.c.sealed_text, records.c.sealed_quotes)
+_Eraser = Callable[[AsyncConnection, Sequence[int], str, ChainKey | None], Awaitable[int]]
+
 _log = structlog.get_logger("guardproxy.audit")
 
 
@@ -57,11 +70,15 @@ class AuditStore:
 
     With `create`, the first use creates a missing store and migrates an old one; without, it raises ConfigError. Every
     method that takes a Filter raises FilterError for a category that the store does not know, and for a search by text
-    in a store without texts.
+    in a store without texts or with encrypted ones. Writing raises ConfigError unless `keys` has the key of the chain;
+    reading records does unless it has a key that decrypts them.
     """
 
-    def __init__(self, address: str, *, create: bool = True) -> None:
+    def __init__(self, address: str, *, create: bool = True, keys: StoreKeys | None = None) -> None:
         self._database = StoreDatabase(address, create=create)
+        keys = keys or StoreKeys()
+        self._key = None if keys.chain is None else ChainKey(keys.chain)
+        self._cipher = PartsCipher(keys.encrypt)
         self._dialect = self._database.dialect
         self.place = self._database.place
 
@@ -97,23 +114,24 @@ class AuditStore:
             if new.setdefault(search_key(record.id), record) != record:
                 raise ValueError(f"two records have the id {search_key(record.id)}")
         async with self._database.writing() as connection:
-            query = select(records.c.id, records.c.content, records.c.sealed_text).where(records.c.id.in_(new))
-            for known, content, text in await connection.execute(query) if new else ():
+            query = select(*_STORED, records.c.id).where(records.c.id.in_(new))
+            for row in await connection.execute(query) if new else ():
                 # Both from their stored form, in which two surrogates in a row are one character.
-                if read_record(content, text) != read_record(*record_content(new.pop(known))):
-                    raise ValueError(f"record {known} is already stored with another content")
+                if self._record(row) != read_record(*record_content(new.pop(row.id))):
+                    raise ValueError(f"record {row.id} is already stored with another content")
             score_rows, texts = [], []
-            appending = await Appending.at_end(connection)
+            appending = await Appending.at_end(connection, self._key)
             for record in new.values():
-                content, text = record_content(record)
-                seq = appending.add("record", content, search_values(record), text=text)
+                content, parts = record_content(record, quotes=self._cipher.encrypts)
+                seq = appending.add("record", content, search_values(record), parts, self._cipher)
                 score_rows += [
                     {"category": category, "seq": seq, "probability": probability, "reached": reached}
                     for category, (probability, reached) in score_values(record).items()
                 ]
                 texts.append((seq, record.text))
-            await appending.insert()
-            await connection.run_sync(add_texts, texts)
+            await appending.insert(encrypted=self._cipher.encrypts)
+            if not self._cipher.encrypts:  # the words of an encrypted text would tell what it says
+                await connection.run_sync(add_texts, texts)
             if score_rows:
                 await connection.execute(insert(scores), score_rows)
 
@@ -129,7 +147,7 @@ class AuditStore:
             known = set(await connection.scalars(select(records.c.id).where(records.c.id.in_(named))))
             if named - known:
                 raise ValueError(f"no record has the id {', '.join(sorted(named - known))}")
-            appending = await Appending.at_end(connection)
+            appending = await Appending.at_end(connection, self._key)
             label_rows = [{"seq": appending.add(LABEL, label_entry(one)), **label_values(one)} for one in given]
             await appending.insert()
             if label_rows:
@@ -142,7 +160,7 @@ class AuditStore:
         """
         check_exclusion(exclusion)
         async with self._database.writing() as connection:
-            appending = await Appending.at_end(connection)
+            appending = await Appending.at_end(connection, self._key)
             seq = appending.add(EXCLUSION, exclusion_entry(exclusion))
             await appending.insert()
             await connection.execute(insert(exclusions), {"seq": seq, **exclusion_values(exclusion)})
@@ -167,7 +185,7 @@ class AuditStore:
         async with self._database.writing() as connection:
             await check_names(connection, chosen)
             query = select(records.c.seq).where(*conditions(chosen, self._dialect))
-            erased = await erase_records(connection, list(await connection.scalars(query)), why)
+            erased = await erase_records(connection, list(await connection.scalars(query)), why, self._key)
         if erased:
             await self._overwrite()
         return erased
@@ -184,9 +202,25 @@ class AuditStore:
             await self._overwrite()
         return Erased(erased_records, erased_texts)
 
-    async def _erase_parts(
-        self, which: ColumnElement[bool] | None, erase: Callable[[AsyncConnection, Sequence[int], str], Awaitable[int]]
-    ) -> int:
+    async def rekey(self) -> int:
+        """Encrypt the sealed parts of all rows with the first key, whatever they are encrypted with now.
+
+        Return how many rows hold such parts. The chain stays as it is. Each transaction changes a part of the rows.
+        Raises ConfigError without a key, or if none decrypts a row.
+        """
+        if not self._cipher.encrypts:
+            raise ConfigError("there is no key to encrypt with: use --config FILE or the variable GUARDPROXY_AUDIT_KEY")
+        after = rows = 0
+        while True:
+            async with self._database.writing() as connection:
+                part = await encrypt_rows(connection, after, self._cipher)
+            if not part:
+                break
+            rows, after = rows + len(part), part[-1]
+        await self._overwrite()
+        return rows
+
+    async def _erase_parts(self, which: ColumnElement[bool] | None, erase: _Eraser) -> int:
         if which is None:
             return 0
         async with self._database.reading() as connection:
@@ -195,7 +229,7 @@ class AuditStore:
         for at in range(0, len(numbers), _ERASE):
             started = time.perf_counter()
             async with self._database.writing() as connection:
-                erased += await erase(connection, numbers[at : at + _ERASE], "retention")
+                erased += await erase(connection, numbers[at : at + _ERASE], "retention", self._key)
             # Other processes wait for the lock by trying again: without a pause they might never get it.
             await asyncio.sleep(time.perf_counter() - started)
         return erased
@@ -305,12 +339,11 @@ class AuditStore:
     async def _chosen(
         self, chosen: Filter, where: list[ColumnElement[bool]], order: Any, limit: int | None
     ) -> list[StoredRecord]:
-        columns = (records.c.seq, records.c.hash, records.c.content, records.c.sealed_text)
-        query = select(*columns).order_by(order).limit(limit)
+        query = select(*_STORED).order_by(order).limit(limit)
         async with self._database.reading() as connection:
             await check_names(connection, chosen)
             rows = (await connection.execute(query.where(*conditions(chosen, self._dialect), *where))).all()
-            found = [(row, read_record(row.content, row.sealed_text)) for row in rows]
+            found = [(row, self._record(row)) for row in rows]
             history = await read_labels(connection, [record.id for _, record in found])
         return [
             StoredRecord(
@@ -319,6 +352,9 @@ class AuditStore:
             for row, record in found
         ]
 
+    def _record(self, row: Row[Any]) -> Record:
+        return read_record(row.content, opened_parts(row, self._cipher))
+
     async def verify(self, expected: Head | None = None) -> Verification:
         """Read every row and report the rows that were edited, removed or moved.
 
@@ -326,4 +362,4 @@ class AuditStore:
         can forge a chain; only a head kept elsewhere reveals that.
         """
         async with self._database.reading() as connection:
-            return await verify_rows(connection, expected)
+            return await verify_rows(connection, expected, self._key, self._cipher)
