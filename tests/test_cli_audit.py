@@ -191,7 +191,7 @@ def test_list_while_another_process_writes(folder: Path, capsys: pytest.CaptureF
 
     async def run() -> None:
         store = AuditStore(default_store_url(str(folder)))
-        async with store._writing():
+        async with store._database.writing():
             assert await asyncio.to_thread(call, "list", "--data-dir", folder) == 0
             assert await asyncio.to_thread(call, "verify", "--data-dir", folder) == 0
         await store.close()
@@ -333,7 +333,7 @@ def test_counts_are_by_what_the_store_offers() -> None:
 
 
 def test_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`label` labels several records; `show` has the whole history; `unlabel` withdraws; exports have what is in force."""
+    """`label` labels several records, `unlabel` withdraws; `show` has the whole history, `export` what is in force."""
     key = "sk-" + "a1B2c3D4" * 5
     note = f"a film title, {key}"
     labelled = ("label", "1", "record-2", "false_positive", "--data-dir", folder, "--by", "ann", "--note", note)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from guardproxy.sinks.database import AuditStats, Counts, StoredRecord
     from guardproxy.types import Record
 
-# A terminal with this many columns has room for route and model.
+# A terminal with this many columns has room for client, user, route and model.
 _WIDE = 120
 
 
@@ -105,8 +105,8 @@ _COLUMNS = (
     ListColumn("side", lambda stored: stored.record.side, 9, 9),
     ListColumn("action", _action, 8, 8),
     ListColumn("categories", lambda stored: reached(stored.record), 10, 22, most_wide=30),
-    ListColumn("client", lambda stored: stored.record.origin.client, 6, 8),
-    ListColumn("user", lambda stored: stored.record.origin.user, 4, 8),
+    ListColumn("client", lambda stored: stored.record.origin.client, 6, 8, only_wide=True),
+    ListColumn("user", lambda stored: stored.record.origin.user, 4, 8, only_wide=True),
     ListColumn("route", lambda stored: stored.record.origin.route, 5, 16, only_wide=True),
     ListColumn("model", lambda stored: stored.record.origin.model, 5, 16, only_wide=True),
 )

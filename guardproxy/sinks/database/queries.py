@@ -1,6 +1,7 @@
 """Queries of the store: a filter as conditions in SQL, and counts."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, get_args
@@ -190,25 +191,27 @@ async def count_records(connection: AsyncConnection, chosen: Filter) -> AuditSta
     row = records.c
     every = conditions(chosen, connection.dialect.name)
     acting = [*every, row.shadow.is_(False)]
-    total, first, last, longest = (
-        await connection.execute(
-            select(func.count(), func.min(row.time), func.max(row.time), func.max(row.latency_s)).where(*acting)
-        )
-    ).one()
-    causes = select(row.cause, func.count()).where(*acting).group_by(row.cause)
+    # One pass over the records for all counts, because they are long.
+    grouped = (row.side, row.action, row.cause, row.route)
+    query = select(*grouped, func.count(), func.min(row.time), func.max(row.time), func.max(row.latency_s))
+    groups = (await connection.execute(query.where(*acting).group_by(*grouped))).all()
+    total = sum(group[4] for group in groups)
+    causes: defaultdict[str, int] = defaultdict(int)
+    for group in groups:
+        causes[group.cause] += group[4]
     return AuditStats(
         total=total,
-        first=first,
-        last=last,
-        sides=await _table(connection, _count_by(row.side, acting)),
+        first=min((group[5] for group in groups), default=None),
+        last=max((group[6] for group in groups), default=None),
+        sides=_counted((group.side, group.action, group[4]) for group in groups),
         categories=await _table(connection, _by_category(acting)),
-        causes=dict((await connection.execute(causes)).tuples().all()),
-        routes=await _table(connection, _count_by(row.route, acting)),
+        causes=dict(causes),
+        routes=_counted((group.route, group.action, group[4]) for group in groups),
         shadow=await _table(connection, _count_by(row.side, [*every, row.shadow.is_(True)])),
         latency_s=(
             await _latency(connection, acting, total // 2),
             await _latency(connection, acting, total * 95 // 100),
-            longest or 0.0,
+            max((group[7] for group in groups), default=0.0),
         ),
     )
 
@@ -227,13 +230,17 @@ async def count_by(connection: AsyncConnection, by: CountBy, chosen: Filter) -> 
     if by in ("hour", "day"):
         return await _by_time(connection, "%Y-%m-%d %H:00" if by == "hour" else "%Y-%m-%d", where)
     if by == "label":
-        given = in_force(labels.c.record, labels.c.kind).distinct().subquery()
-        kind = func.coalesce(given.c.kind, literal("none", String))
-        query = select(kind, records.c.action, func.count()).outerjoin_from(
-            records, given, given.c.record == records.c.id
-        )
-        return await _table(connection, query.where(*where).group_by(kind, records.c.action))
+        return await _by_label(connection, where)
     return await _table(connection, _count_by(_COLUMNS[by], where))
+
+
+async def _by_label(connection: AsyncConnection, where: list[ColumnElement[bool]]) -> Counts:
+    given = in_force(labels.c.record, labels.c.kind).distinct().subquery()
+    joined = select(given.c.kind, records.c.action, func.count()).join(records, records.c.id == given.c.record)
+    counts = await _table(connection, joined.where(*where).group_by(given.c.kind, records.c.action))
+    # Not as an outer join: SQLite would read all labels for every record.
+    without = _count_by(literal("none", String), [*where, _labelled("none")])
+    return dict(sorted({**counts, **await _table(connection, without)}.items()))
 
 
 def _count_by(column: ColumnElement[Any], where: list[ColumnElement[bool]]) -> Select[Any]:
@@ -248,19 +255,24 @@ def _by_category(where: list[ColumnElement[bool]]) -> Select[Any]:
 
 
 async def _table(connection: AsyncConnection, query: Select[Any]) -> Counts:
-    counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for name, action, count in (await connection.execute(query)).all():
-        counts[name][action] = count
-    return dict(sorted(counts.items()))
+    return _counted((await connection.execute(query)).tuples())
+
+
+def _counted(rows: Iterable[tuple[str, str, int]]) -> Counts:
+    counts: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for name, action, count in rows:
+        counts[name][action] += count
+    return {name: dict(actions) for name, actions in sorted(counts.items())}
 
 
 async def _by_time(connection: AsyncConnection, form: str, where: list[ColumnElement[bool]]) -> Counts:
     bucket = cast(func.floor(records.c.time / _BUCKET_S), Integer)
-    counts: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for number, action, count in (await connection.execute(_count_by(bucket, where))).all():
-        moment = datetime.fromtimestamp(number * _BUCKET_S).astimezone().strftime(form)
-        counts[moment][action] += count
-    return {moment: dict(actions) for moment, actions in sorted(counts.items())}
+    found = (await connection.execute(_count_by(bucket, where))).tuples()
+    return _counted((_local(number * _BUCKET_S, form), action, count) for number, action, count in found)
+
+
+def _local(time: float, form: str) -> str:
+    return datetime.fromtimestamp(time).astimezone().strftime(form)
 
 
 async def _latency(connection: AsyncConnection, where: list[ColumnElement[bool]], rank: int) -> float:
