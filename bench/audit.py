@@ -151,7 +151,7 @@ async def measure(address: str, rows: int, repeats: int) -> dict[str, object]:
         times[name] = [round(spent[len(spent) // 2], 1), round(spent[len(spent) * 95 // 100], 1)]
     result["queries, p50 and p95 ms"] = times
     started = time.perf_counter()
-    await store.delete(f"{rows // 3:032x}")
+    await store.erase(Filter(request_id=f"{rows // 3:032x}"))
     result["delete a request, s"] = round(time.perf_counter() - started, 2)
     await store.close()
     return result

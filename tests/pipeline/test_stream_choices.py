@@ -189,6 +189,25 @@ def test_harm_behind_the_end_is_withheld_without_a_second_end(action: Any) -> No
         ("refuse", "cannot parse: a bomb"),
     ]
     assert [[item.path for item in record.coverage] for record in run.records][1] == ["error.message"]
+    assert [record.late for record in run.records] == [False, True]
+
+
+@pytest.mark.parametrize(("late", "outcome"), [("nothing bad", "pass"), ("a bomb", "refuse")])
+def test_what_comes_behind_the_end_is_in_the_record_of_the_choice(late: str, outcome: str) -> None:
+    """If the audit need not come first, a choice has one record, written at the end, with the usage of the stream."""
+    run = Run(required=False)
+    first = frames("Fine.")[:-1]
+    error = b'data: {"error": {"message": "%s"}}\n\n' % late.encode()
+    usage = (
+        b'data: {"id": "c", "model": "m-1", "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}\n\n'
+    )
+    read_in_two(run, first, [error, usage, DONE], policy(stream=EVERY_FRAME))
+    (record,) = run.records
+    assert (record.outcome, record.late, record.complete) == (outcome, False, True)
+    assert set(record.text.splitlines()) == {"Fine.", late}
+    assert record.reply is not None
+    assert record.reply.model == ("m-1" if outcome == "pass" else record.reply.model)
+    assert record.reply.output_tokens in ((2,) if outcome == "pass" else (2, None))
 
 
 def test_what_is_known_is_not_recorded_again_behind_the_end() -> None:

@@ -161,7 +161,7 @@ def test_an_old_store_is_migrated(address: str) -> None:
             ):
                 assert [stored.seq for stored in await store.query(chosen)] == expected
             await store.write([record(9)])
-            assert await store.delete("request-0") == 1
+            assert await store.erase(Filter(request_id="request-0")) == 1
             assert (await store.verify(head)).problems == ()
         assert await _run_in(address, differences) == []
 
