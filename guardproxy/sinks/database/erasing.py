@@ -128,17 +128,17 @@ async def encrypt_rows(connection: AsyncConnection, after: int, cipher: PartsCip
 
     Return the numbers of the rows. Raises ConfigError if no key fits.
     """
-    columns = (records.c.seq, records.c.sealed_text, records.c.sealed_quotes)
+    columns: tuple[Any, ...] = (records.c.seq, records.c.sealed_text, records.c.sealed_quotes)
     query = select(*columns).where(records.c.seq > after, HAS_PARTS).order_by(records.c.seq).limit(_ENCRYPT)
     rows = (await connection.execute(query)).all()
-    changes = []
+    changes: list[dict[str, Any]] = []
     for row in rows:
         parts = opened_parts(row, cipher)
         closed = [part and cipher.closed(part) for part in (parts.text, parts.quotes)]
         changes.append({"row": row.seq, "text": closed[0], "quotes": closed[1]})
     if changes:
         change = update(records).where(records.c.seq == bindparam("row"))
-        sealed = {"sealed_text": bindparam("text"), "sealed_quotes": bindparam("quotes")}
+        sealed: dict[str, Any] = {"sealed_text": bindparam("text"), "sealed_quotes": bindparam("quotes")}
         await connection.execute(change.values(sealed), changes)
         await erase_texts(connection, _listed(connection, [row.seq for row in rows]))
         await connection.execute(update(store).values(encrypted=True))

@@ -59,7 +59,7 @@ from guardproxy.types import Exclusion, Label, Record
 _READ = 200  # rows in one query
 _ERASE = 200  # rows that one transaction of `retain` erases: proxies wait for it with their records
 
-_STORED = (records.c.seq, records.c.hash, records.c.content, records.c.sealed_text, records.c.sealed_quotes)
+_STORED: tuple[Any, ...] = (records.c.seq, records.c.hash, records.c.content, records.c.sealed_text, records.c.sealed_quotes)
 _Eraser = Callable[[AsyncConnection, Sequence[int], str, ChainKey | None], Awaitable[int]]
 
 _log = structlog.get_logger("guardproxy.audit")
