@@ -48,7 +48,7 @@ def test_exclude_list_and_end(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert printed(capsys, "unexclude", number, "--by", "bob", *place) == f"exclusion {number} has ended\n"
     assert "no exclusions in" in printed(capsys, "exclusions", *place)
     assert "by bob: a song" in printed(capsys, "exclusions", "--ended", *place)
-    with pytest.raises(GuardproxyError, match="no exclusion .* is in force"):
+    with pytest.raises(GuardproxyError, match=r"no exclusion .* is in force"):
         call("unexclude", number, "--by", "bob", *place)
     assert "6 rows, 0 of them erased: no row" in printed(capsys, "verify", *place)
 
@@ -95,9 +95,9 @@ def test_keys_from_the_environment_and_the_configuration(
         await store.close()
 
     asyncio.run(run())
-    with pytest.raises(ConfigError, match="is encrypted .*--config FILE or .* GUARDPROXY_AUDIT_KEY"):
+    with pytest.raises(ConfigError, match=r"is encrypted .*--config FILE or .* GUARDPROXY_AUDIT_KEY"):
         call("list", *place)
-    with pytest.raises(ConfigError, match="has a key: .*--config FILE or .* GUARDPROXY_AUDIT_CHAIN_KEY"):
+    with pytest.raises(ConfigError, match=r"has a key: .*--config FILE or .* GUARDPROXY_AUDIT_CHAIN_KEY"):
         call("verify", *place)
     monkeypatch.setenv("GUARDPROXY_AUDIT_KEY", f"{second},{first}")
     monkeypatch.setenv("GUARDPROXY_AUDIT_CHAIN_KEY", chain)

@@ -13,6 +13,7 @@ from guardproxy.sinks.database.sealed import NO_PARTS, Parts, read_record, recor
 from guardproxy.sinks.shared import to_json
 from guardproxy.types import Label
 from tests.sinks.kit import HOSTILE, PASSED, record
+from tests.sinks.test_migrations import _run_in, fill
 from tests.sinks.test_store import using
 
 DAY = 86_400.0
@@ -101,6 +102,20 @@ def test_retention(address: str) -> None:
         assert (verified.erased, verified.problems) == (2, ())
         # A record whose text is gone can still be erased as a whole.
         assert await store.erase(Filter(request_id="request-33")) == 1
+        assert (await store.verify(noted)).problems == ()
+
+    using(address, run)
+
+
+def test_old_rows_are_erased_with_their_texts(address: str) -> None:
+    """A row of version 0.1.0 has its text in its content: when the text expires, the row is erased as a whole."""
+    asyncio.run(_run_in(address, fill))
+
+    async def run(store: AuditStore) -> None:
+        await store.write([record(9)])
+        noted = await store.head()
+        assert await store.retain(Keep(text=1.0), 1_000_003.5) == Erased(3, 0)
+        assert [stored.seq for stored in await store.query()] == [8, 5, 4]
         assert (await store.verify(noted)).problems == ()
 
     using(address, run)

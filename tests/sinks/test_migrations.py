@@ -40,7 +40,7 @@ OLD_TABLES = (
 )
 # The fields that version 0.1.0 did not know.
 NEW_FIELDS = {
-    "": ("complete", "reply", "sampled", "exclusion"),
+    "": ("complete", "late", "reply", "sampled", "exclusion", "exact"),
     "origin": ("user", "session"),
     "verdict": ("view", "span"),
     "decision": ("languages",),

@@ -30,7 +30,8 @@ from guardproxy.sinks.database.sealed import ERASED
 from guardproxy.sinks.database.texts import erase_texts
 
 HELD = (records.c.kind == "record") & records.c.content.is_not(None)
-_OLD = records.c.sealed_text.is_(None)  # a row of version 0.1.0, whose text is in its content
+# A row of version 0.1.0, whose text is in its content; quotation marks in texts are escaped, so this finds the field.
+_OLD_TEXT = records.c.sealed_text.is_(None) & ~records.c.content.contains('"text":"",')
 HAS_TEXT = HELD & (records.c.sealed_text != ERASED)
 HAS_PARTS = HAS_TEXT | records.c.sealed_quotes.is_not(None)
 _ENCRYPT = 200  # rows that one transaction encrypts: proxies wait for it with their records
@@ -60,7 +61,7 @@ class Erased:
 def expired(keep: Keep, now: float) -> ColumnElement[bool] | None:
     """Return the condition that a record is kept no longer; None if all are kept for ever.
 
-    The text of a row of version 0.1.0 is part of its sealed content, so such a row is erased with its text.
+    The text of a row of version 0.1.0 is part of its content, so such a row is erased with its text.
     """
     passed = records.c.action == "pass"
     row_time = records.c.time
@@ -70,7 +71,7 @@ def expired(keep: Keep, now: float) -> ColumnElement[bool] | None:
     if keep.blocked is not None:
         bounds.append(~passed & (row_time < now - keep.blocked))
     if keep.text is not None:
-        bounds.append(_OLD & (row_time < now - keep.text))
+        bounds.append(_OLD_TEXT & (row_time < now - keep.text))
     if not bounds:
         return None
     return HELD & _any(bounds)

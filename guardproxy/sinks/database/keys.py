@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-from sqlalchemy import Row
 
 from guardproxy.errors import ConfigError
 from guardproxy.sinks.database.sealed import Parts
@@ -86,7 +85,7 @@ def is_encrypted(held: str) -> bool:
     return held.startswith(_BEGIN)
 
 
-def opened_parts(row: Row[Any], cipher: PartsCipher) -> Parts:
-    """Return the sealed parts of a row. Raises ConfigError if no key fits."""
+def opened_parts(row: Any, cipher: PartsCipher) -> Parts:
+    """Return the sealed parts of a row of `guardproxy_records`. Raises ConfigError if no key fits."""
     held = (row.sealed_text, row.sealed_quotes)
     return Parts(*(part if part is None else cipher.opened(part, row.seq) for part in held))

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, Row, func, insert, or_, select
+from sqlalchemy import ColumnElement, func, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardproxy.errors import ConfigError
@@ -59,7 +59,13 @@ from guardproxy.types import Exclusion, Label, Record
 _READ = 200  # rows in one query
 _ERASE = 200  # rows that one transaction of `retain` erases: proxies wait for it with their records
 
-_STORED: tuple[Any, ...] = (records.c.seq, records.c.hash, records.c.content, records.c.sealed_text, records.c.sealed_quotes)
+_STORED: tuple[Any, ...] = (
+    records.c.seq,
+    records.c.hash,
+    records.c.content,
+    records.c.sealed_text,
+    records.c.sealed_quotes,
+)
 _Eraser = Callable[[AsyncConnection, Sequence[int], str, ChainKey | None], Awaitable[int]]
 
 _log = structlog.get_logger("guardproxy.audit")
@@ -352,7 +358,7 @@ class AuditStore:
             for row, record in found
         ]
 
-    def _record(self, row: Row[Any]) -> Record:
+    def _record(self, row: Any) -> Record:
         return read_record(row.content, opened_parts(row, self._cipher))
 
     async def verify(self, expected: Head | None = None) -> Verification:
