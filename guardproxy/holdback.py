@@ -46,21 +46,25 @@ class HoldBack:
 
     def __init__(self, policy: StreamPolicy) -> None:
         self._policy = policy
-        self._queue: deque[Chunk] = deque()
+        self._queue: deque[tuple[Chunk, int]] = deque()  # with the characters that the frame brings
         self._choices: dict[int, _ChoiceProgress] = {}
         self.held_bytes = 0
+        self.held_characters = 0
 
     def add(self, chunk: Chunk) -> None:
         """Queue a frame."""
-        self._queue.append(chunk)
-        self.held_bytes += len(chunk.raw)
+        characters = 0
         for mark in chunk.marks:
             choice = self._choices.setdefault(mark.choice, _ChoiceProgress())
+            characters += max(0, mark.upto - choice.seen)
             choice.seen = max(choice.seen, mark.upto)
             # Content behind the end. A running check was asked before it came: its verdict must not settle the choice.
             if mark.final and choice.complete and not choice.ended:
                 choice.reopened, choice.settled = True, False
             choice.complete = choice.complete or mark.final
+        self._queue.append((chunk, characters))
+        self.held_bytes += len(chunk.raw)
+        self.held_characters += characters
 
     def complete(self) -> None:
         """Mark every choice as complete: the upstream has ended, perhaps without closing them."""
@@ -109,9 +113,10 @@ class HoldBack:
         """Return the frames that may be released, in order, and remove them from the queue."""
         out: list[Chunk] = []
         # Only the head of the queue counts: a frame without marks waits for the frames before it, too.
-        while self._queue and all(self._covered(mark) for mark in self._queue[0].marks):
-            chunk = self._queue.popleft()
+        while self._queue and all(self._covered(mark) for mark in self._queue[0][0].marks):
+            chunk, characters = self._queue.popleft()
             self.held_bytes -= len(chunk.raw)
+            self.held_characters -= characters
             out.append(chunk)
         return out
 

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from guardproxy import app
 from guardproxy.errors import GuardUnavailable, Unreadable
 from guardproxy.observe import Metrics, Observers
-from guardproxy.pipeline import Judging, in_scope, recent_context
+from guardproxy.pipeline import Exclusions, Judging, in_scope, recent_context
 from guardproxy.settings import Settings, load
 from guardproxy.types import Conversation, Decision, Message, Part, Role, Side, Verdict
 
@@ -114,7 +114,10 @@ class _Loaded:
         self._guard = app.guard(settings)
         metrics = Metrics(CollectorRegistry())
         observers = Observers({}, text="none", required=False, metrics=metrics)
-        self._judging = Judging(self._guard, observers, metrics, {}, app.languages_read(settings))
+        exclusions = Exclusions()
+        exclusions.use("configuration", app.exclusions_of(settings))
+        reads = app.languages_read(settings)
+        self._judging = Judging(self._guard, observers, metrics, {}, reads=reads, exclusions=exclusions)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="guardproxy-moderate", daemon=True).start()
         try:

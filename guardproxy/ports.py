@@ -20,6 +20,7 @@ from guardproxy.types import (
     Record,
     Refuse,
     Replace,
+    ReplyInfo,
     Taxonomy,
     Verdict,
 )
@@ -208,13 +209,14 @@ class Reply:
     """A whole reply that a wire has parsed: one assistant message per choice. `raw` are its original bytes.
 
     `body` is the parsed JSON and is for that wire only. `id` is the name by which a later request may resume the
-    conversation, empty if the protocol has none.
+    conversation, empty if the protocol has none. `info` is what the upstream says of the reply.
     """
 
     choices: tuple[Message, ...]
     raw: bytes
     body: Any
     id: str = ""
+    info: ReplyInfo = field(default_factory=ReplyInfo)
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +303,15 @@ class ReplyStream(Protocol):
         """The reply's id, as in `Reply.id`."""
         ...
 
+    @property
+    def info(self) -> ReplyInfo:
+        """What the upstream has said of the reply so far, as in `Reply.info`."""
+        ...
+
+    def is_complete(self, choice: int) -> bool:
+        """Whether the upstream itself has ended the choice in what was fed."""
+        ...
+
 
 class Wire(Protocol):
     """One chat protocol: which parts of a body are text, and how an outcome is written in it. Pure.
@@ -376,13 +387,10 @@ class Action(Protocol):
 
 
 class Sink(Protocol):
-    """A place that stores records."""
+    """A place that stores records. Its methods raise OSError or the store's own error."""
 
     async def write(self, records: Sequence[Record]) -> None:
-        """Store the records; they are durable when it returns. Raises OSError or the store's own error.
-
-        The first call has no records: it opens the sink.
-        """
+        """Store the records; they are durable when it returns. The first call has none: it opens the sink."""
         ...
 
     async def close(self) -> None:

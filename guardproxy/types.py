@@ -153,18 +153,23 @@ class Taxonomy:
     version: str = ""
 
 
+Span = tuple[int, int]  # the first character, and the one behind the last
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One category with its probability.
 
     `label` is the guard's own name for the category, if it has one. `view` names the form of the text that this
-    probability was found in: "text" itself, or a view of it.
+    probability was found in: "text" itself, or a view of it. `span` is where in that form: the first character of the
+    window that scored highest, and the one behind its last; None if the guard cannot say.
     """
 
     category: str
     probability: float
     label: str = ""
     view: str = "text"
+    span: Span | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +207,8 @@ class Verdict:
 
     `unsafe` is P(unsafe), over all categories. `guard` and `taxonomy` name what gave it. Two numbers say how reliable
     the probabilities are: `leftover` is the probability mass of label lists that were not explored, `outside` the mass
-    at the verdict's position on tokens other than the verdict tokens.
+    at the verdict's position on tokens other than the verdict tokens. `view` and `span` say where P(unsafe) was found,
+    as those of a finding do.
     """
 
     unsafe: float
@@ -212,6 +218,8 @@ class Verdict:
     usage: Usage = field(default_factory=Usage)
     leftover: float = 0.0
     outside: float = 0.0
+    view: str = "text"
+    span: Span | None = None
 
 
 # --- decisions and outcomes ------------------------------------------------------------------------------------------
@@ -318,6 +326,7 @@ class Origin:
 
     `upstream` is a URL and `model` the name in the request. `client` is not a name but the start of a hash of the
     client's key (`web.headers.client_hash`), empty without a key. `stream`: whether a streamed reply was asked for.
+    `user` and `session` are those that the request names, hashed unless `audit.user_plain`; empty if it names none.
     """
 
     request_id: str
@@ -327,6 +336,25 @@ class Origin:
     model: str
     client: str = ""
     stream: bool = False
+    user: str = ""
+    session: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyInfo:
+    """What the upstream said of its reply, and what holding the reply back cost.
+
+    `id` and `model` are the upstream's own, empty if it named none; token counts are None if it gave none.
+    `held_characters` is the most text of a streamed reply that waited for a verdict at one time, `held_s` the longest
+    time in seconds that a chunk waited.
+    """
+
+    id: str = ""
+    model: str = ""
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    held_characters: int = 0
+    held_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,3 +388,64 @@ class Record:
     """Why there is no verdict or not the final one, or why a reply could not be read; empty if nothing failed."""
     shadow: bool = False
     """Whether a shadow policy decided; such a decision is recorded only, and its outcome is always "pass"."""
+    complete: bool = True
+    """Whether the turn was judged to its end; False if the upstream cut it off, or the client left before its end."""
+    late: bool = False
+    """Whether this is only what came behind the end of a choice that has a record already."""
+    reply: ReplyInfo | None = None
+    """Of a reply; None for a user turn."""
+    sampled: bool = False
+    """Whether the turn is in the random sample of requests whose passed turns are kept for review."""
+    exclusion: str = ""
+    """The ids of the exclusions without which a rule would have been reached, with commas; empty if there are none."""
+    exact: bool = False
+    """Whether `text`, as sinks see it, is the judged text itself: nothing of it was masked or left out."""
+
+
+# --- exclusions ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """Somebody's word that a text is harmless: the findings of `category` in exactly this text do not count.
+
+    The category "*" stands for all of them and P(unsafe), "unsafe" for P(unsafe) alone. Exclusions are never edited: of
+    those with one id, the last one counts.
+    """
+
+    id: str
+    """In hex."""
+    text: str
+    """The SHA-256 of the text, in hex."""
+    category: str
+    reason: str
+    by: str
+    """The name of the person."""
+    until: float
+    """When it ends, in seconds since 1970."""
+    time: float = 0.0
+    """When it was made, in seconds since 1970; 0 if the configuration has it."""
+    record: str = ""
+    """The id of the record whose text it is; empty if the configuration has it."""
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+LabelKind = Literal["false_positive", "correct", "false_negative", "none"]
+"""What a reviewer says of a decision: too severe, right, or too mild. `none` withdraws the reviewer's last label."""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A reviewer's word on a stored record. Labels are never edited: the last one of a reviewer on a record counts."""
+
+    record: str
+    """The id of the record."""
+    kind: LabelKind
+    by: str
+    """The name of the reviewer."""
+    time: float
+    """When the label was given, in seconds since 1970."""
+    category: str = ""
+    """The category that the label speaks of; empty if it is the decision as a whole."""
+    note: str = ""

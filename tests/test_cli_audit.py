@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import csv
 import json
 import os
 import re
@@ -16,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from guardproxy.cli import audit
+from guardproxy.cli.audit_filters import add_filters
 from guardproxy.cli.audit_table import Table, cell, printable
 from guardproxy.errors import ConfigError, GuardproxyError
-from guardproxy.sinks.database import AuditStore, Head, default_store_url
+from guardproxy.sinks.database import COUNT_BY, KEYS, AuditStore, Head, default_store_url
 from guardproxy.types import Decision, Record
 from tests.sinks.kit import HOSTILE, PASSED, record
 
@@ -98,7 +100,12 @@ def test_table_fits_the_terminal(
         (["--category", "jailbreak"], [3, 2]),
         (["--request-id", "request-2"], [3, 2]),
         (["--route", "default", "--policy", "default", "--model", "small-model"], [4, 3, 1]),
-        (["--category", "none such"], []),
+        (["--text", "first all"], [1]),
+        (["--min-score", "violence=0.9", "--shadow", "without"], [2, 1]),
+        (["--max-score", "violence=0.9"], []),
+        (["--error"], [4]),
+        (["--shadow", "only"], [3]),
+        (["--label", "none", "--user", "", "--session", "", "--client", "c11e47"], [4, 3, 2, 1]),
     ],
 )
 def test_filters_and_json(
@@ -184,7 +191,7 @@ def test_list_while_another_process_writes(folder: Path, capsys: pytest.CaptureF
 
     async def run() -> None:
         store = AuditStore(default_store_url(str(folder)))
-        async with store._writing():
+        async with store._database.writing():
             assert await asyncio.to_thread(call, "list", "--data-dir", folder) == 0
             assert await asyncio.to_thread(call, "verify", "--data-dir", folder) == 0
         await store.close()
@@ -220,18 +227,27 @@ def test_export(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         call("export", "-o", target, "--data-dir", folder)
 
 
-def test_delete_and_prune(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_delete(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Erasing asks for confirmation, or needs --yes without a terminal; afterwards the store verifies."""
+    of_request = ("delete", "--request-id", "request-2", "--data-dir", folder)
     with pytest.raises(GuardproxyError, match=r"erase 2 records of request request-2 for good.*--yes"):
-        call("delete", "request-2", "--data-dir", folder)
-    assert printed(capsys, "delete", "request-2", "--yes", "--data-dir", folder) == "2 records erased\n"
-    assert call("delete", "request-2", "--yes", "--data-dir", folder) == 1
-    with pytest.raises(GuardproxyError, match="erase 1 records from before"):
-        call("prune", "--before", "1d", "--data-dir", folder)
-    assert printed(capsys, "prune", "--before", "1d", "--yes", "--data-dir", folder) == "1 records erased\n"
-    assert printed(capsys, "prune", "--before", "1d", "--data-dir", folder) == "0 records erased\n"
-    capsys.readouterr()
+        call(*of_request)
+    assert printed(capsys, *of_request, "--yes") == "2 records erased\n"
+    assert call(*of_request, "--yes") == 1
+    assert "no records of request request-2 in" in capsys.readouterr().err
+    old = ("delete", "--until", "1d", "--action", "pass", "--data-dir", folder)
+    with pytest.raises(GuardproxyError, match=r"erase 1 records from before 20.*, with action pass for good"):
+        call(*old)
+    assert printed(capsys, *old, "--yes") == "1 records erased\n"
     assert "6 rows, 3 of them erased: no row" in printed(capsys, "verify", "--data-dir", folder)
+
+
+def test_delete_needs_a_filter(folder: Path) -> None:
+    """Without a filter nothing is erased, not even with --yes."""
+    with pytest.raises(ConfigError, match="needs a filter, such as --request-id"):
+        call("delete", "--yes", "--data-dir", folder)
+    with pytest.raises(GuardproxyError, match=r"erase 4 records from \d\d\d\d-.* on for good"):
+        call("delete", "--since", "3d", "--data-dir", folder)
 
 
 def test_no_store(tmp_path: Path) -> None:
@@ -256,12 +272,13 @@ def test_no_database(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["list", "--since", "yesterday"],
         ["list", "-n", "0"],
-        ["list", "--side", "system"],
+        ["stats", "--by", "colour"],
+        ["label", "1", "wrong", "--by", "ann"],
+        ["label", "1", "correct"],
         ["list", "--store", "sqlite:////x", "--data-dir", "/x"],
         ["verify", "--head", "12"],
-        ["prune"],
+        ["prune", "--before", "1d"],
         [],
     ],
 )
@@ -273,11 +290,87 @@ def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str
     assert "error:" in capsys.readouterr().err
 
 
-def test_moments() -> None:
-    """Ages count back from now; times without a zone are local."""
-    assert abs(audit.moment("2h") - (time.time() - 7200)) < 5
-    assert audit.moment("2025-01-31T12:00+00:00") == 1738324800.0
-    assert audit.moment("2025-01-31") == time.mktime((2025, 1, 31, 0, 0, 0, 0, 0, -1))
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--since", "soon"], "--since: 'soon' is no time"),
+        (["--side", "system"], "--side: 'system' is not one of user, assistant"),
+        (["--side", "user", "--side", "assistant"], "--side: has 2 values"),
+        (
+            ["--category", "violense"],
+            "--category: no record in the store has the category 'violense'; it has jailbreak",
+        ),
+        (["--min-score", "violence=2"], "--min-score: 'violence=2' is not CATEGORY=PROBABILITY"),
+        (["--text", "..."], "--text: has no word"),
+    ],
+)
+def test_wrong_filters(folder: Path, arguments: list[str], problem: str) -> None:
+    """A filter that cannot be used is an error that names the option."""
+    for command in ("list", "stats", "tail", "export"):
+        with pytest.raises(ConfigError) as caught:
+            call(command, "--data-dir", folder, *arguments)
+        assert caught.value.problems[0].startswith(problem)
+        assert len(caught.value.problems) == 1
+
+
+def test_stats_by(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`stats --by` counts by what it names, the most frequent first."""
+    out = printed(capsys, "stats", "--by", "category", "--data-dir", folder)
+    assert re.search(r"^violence +0 +0 +0 +1$", out, re.MULTILINE)
+    out = printed(capsys, "stats", "--by", "model", "--data-dir", folder, "-n", "1")
+    assert [line.split()[0] for line in out.splitlines()] == ["model", "small-model", "1"]
+    counts = json.loads(printed(capsys, "stats", "--by", "label", "--data-dir", folder, "--json"))
+    assert counts == {"none": {"block": 2, "pass": 1}}
+    assert "no records" in printed(capsys, "stats", "--by", "day", "--data-dir", folder, "--route", "x")
+
+
+def test_counts_are_by_what_the_store_offers() -> None:
+    """The choices of `stats --by` and the filters of the commands are those of the store."""
+    assert audit._COUNT_BY == COUNT_BY
+    parser = argparse.ArgumentParser()
+    add_filters(parser)
+    assert {action.option_strings[0].lstrip("-") for action in parser._actions} - {"h"} == set(KEYS)
+
+
+def test_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`label` labels several records, `unlabel` withdraws; `show` has the whole history, `export` what is in force."""
+    key = "sk-" + "a1B2c3D4" * 5
+    note = f"a film title, {key}"
+    labelled = ("label", "1", "record-2", "false_positive", "--data-dir", folder, "--by", "ann", "--note", note)
+    assert printed(capsys, *labelled) == "2 records labelled false_positive by ann\n"
+    found = printed(capsys, "list", "--label", "false_positive", "--json", "--data-dir", folder)
+    assert [json.loads(line)["seq"] for line in found.splitlines()] == [2, 1]
+    assert json.loads(found.splitlines()[0])["labels"][0]["by"] == "ann"
+    printed(capsys, "unlabel", "1", "--by", "ann", "--data-dir", folder)
+    shown = printed(capsys, "show", "1", "--data-dir", folder)
+    assert "false_positive, by ann: a film title, [api key]" in shown
+    assert "withdrawn, by ann" in shown
+    exported = printed(capsys, "export", "--data-dir", folder).splitlines()
+    assert [len(json.loads(line)["labels"]) for line in exported] == [0, 1, 0, 0]
+    for name, problem in (("99", "no record '99'"), ("request-2", "the request 'request-2' has the records 2, 3")):
+        with pytest.raises(GuardproxyError, match=problem):
+            call("label", name, "correct", "--by", "ann", "--data-dir", folder)
+    printed(capsys, "verify", "--data-dir", folder)
+
+
+def test_show_conversation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With `--conversation`, `show` has all records of the request and of its session, in their order."""
+    write(tmp_path, [record(i, request_id=f"request-{i // 2}", session="s" if i < 4 else f"t{i}") for i in range(6)])
+    for name, expected in (("1", [1, 2, 3, 4]), ("request-1", [1, 2, 3, 4]), ("5", [5, 6])):
+        out = printed(capsys, "show", name, "--conversation", "--json", "--data-dir", tmp_path)
+        assert [json.loads(line)["seq"] for line in out.splitlines()] == expected
+
+
+def test_export_as_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No cell begins as a formula does, no text has control characters, and every record is one row."""
+    formula = '=HYPERLINK(1)\n\x1b[31m,"x"'
+    write(tmp_path, [record(1, text=formula, user="@ann", model="-1", error="\uff1d1"), record(2, text="plain, text")])
+    rows = list(csv.DictReader(printed(capsys, "export", "--format", "csv", "--data-dir", tmp_path).splitlines()))
+    assert [row["number"] for row in rows] == ["1", "2"]
+    assert rows[0]["text"] == '\'=HYPERLINK(1)\\n\\x1b[31m,"x"'
+    assert (rows[0]["user"], rows[0]["model"], rows[0]["error"]) == ("'@ann", "'-1", "'\uff1d1")
+    assert rows[1]["text"] == "plain, text"
+    assert not [cell for row in rows for cell in row.values() if cell.startswith(tuple("=+-@"))]
 
 
 def test_cells() -> None:

@@ -104,6 +104,16 @@ def test_a_guard_that_comes_back_makes_it_ready(judge: Judge, config: Path) -> N
         until(lambda: is_ready(url))
 
 
+def test_a_store_that_cannot_be_opened_stops_the_start(config: Path, tmp_path: Path) -> None:
+    """`serve` ends with status 1 and the reason; it does not serve without the audit that was asked for."""
+    (tmp_path / "folder").mkdir()
+    config.write_text(config.read_text().replace("store: none", f"store: 'sqlite:///{tmp_path}/folder'"))
+    command = [sys.executable, "-m", "guardproxy", "serve", "--config", str(config), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "audit sink 'store' cannot be opened" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize("allowed", [False, True])
 def test_headers_of_the_upstream_that_the_file_allows(config: Path, allowed: bool) -> None:
     """A header with a text leaves with a judged reply only if `upstream.response_headers` names it."""

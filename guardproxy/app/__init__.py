@@ -1,5 +1,6 @@
 """The composition root: settings to objects to an ASGI application. The only place that joins names to objects."""
 
+from guardproxy.app.audit import exclusions_of, store_address, store_keys
 from guardproxy.app.guards import guard, location
 from guardproxy.app.languages import languages_read
 from guardproxy.app.registries import catalogue
@@ -11,10 +12,13 @@ __all__ = [
     "Service",
     "banner",
     "catalogue",
+    "exclusions_of",
     "guard",
     "languages_read",
     "location",
     "read",
     "serve",
+    "store_address",
+    "store_keys",
     "worker",
 ]

@@ -5,8 +5,9 @@ import contextlib
 import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -14,24 +15,27 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from guardproxy import actions, sinks, wires
+from guardproxy import actions, wires
+from guardproxy.app.audit import exclusions_of, follow_exclusions, keep_of, open_sinks, retain
 from guardproxy.app.guards import combined, local_guards, members, reads_label_lists, with_cache
 from guardproxy.app.languages import languages_read
 from guardproxy.app.registries import catalogue
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.observe import Metrics, Observers
-from guardproxy.pipeline import Pipeline
+from guardproxy.pipeline import Exclusions, Pipeline
 from guardproxy.policy import Policy, PresetName
-from guardproxy.ports import Action, Sink, Wire
+from guardproxy.ports import Action, Wire
 from guardproxy.registry import load
 from guardproxy.settings import Settings
 from guardproxy.settings import load as load_settings
-from guardproxy.sinks.database import default_store_url
+from guardproxy.sinks.database import AuditStore
 from guardproxy.web.answers import AnswerHeaders
 from guardproxy.web.app import create_app
+from guardproxy.web.identities import Identities
 from guardproxy.web.moderations import moderations
 from guardproxy.web.paths import PathList
 from guardproxy.web.proxy import LivePolicies, Proxy
+from guardproxy.web.sample import ReviewSample
 from guardproxy.web.upstream import Upstream
 from guardproxy.web.visitors import Visitors, is_loopback
 
@@ -39,6 +43,8 @@ log = structlog.get_logger("guardproxy")
 
 # Seconds between two looks at the configuration file.
 _RELOAD_S = 1.0
+# Seconds that requests have to end when the server stops, and after them the texts whose client has left.
+GRACE_S = 20
 
 
 FileStamp = tuple[int, int, int] | None
@@ -74,7 +80,7 @@ class Service:
     """The objects of one process: starts and stops them, and applies changes of the configuration file.
 
     `on_failure` is called if they cannot start. A guard that fails the canaries is tried again every `canaries_s`
-    seconds.
+    seconds. `random` draws the sample of `audit.sample_passed`; without it, one that nobody can predict.
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class Service:
         on_failure: Callable[[], None] | None = None,
         *,
         canaries_s: float = 5.0,
+        random: Random | None = None,
     ) -> None:
         self._settings = settings
         self._source = source
@@ -96,12 +103,19 @@ class Service:
         self._guard = with_cache(combined(settings, guards))
         self._local = local_guards(guards)
         self._policies = LivePolicies(settings.policies)
+        self._sample = ReviewSample(settings.audit.sample_passed, random or Random())
         self._metrics = Metrics(CollectorRegistry())
         self._metrics.queue_from(lambda: sum(guard.stats.queued for guard in self._local))
+        opened = open_sinks(settings, source.data_dir)
+        self._store = opened.get("store")
+        self._tasks: list[asyncio.Task[None]] = []
+        self._exclusions = Exclusions()
+        self._exclusions.use("configuration", exclusions_of(settings))
         self._observers = Observers(
-            _sinks(settings, source.data_dir),
+            opened,
             text=settings.audit.text,
             required=settings.audit.required,
+            passed=settings.audit.passed,
             metrics=self._metrics,
         )
         self._upstream = _upstream(settings)
@@ -110,17 +124,22 @@ class Service:
             self._observers,
             self._metrics,
             _actions(settings.policies.policies),
+            after_disconnect_s=settings.audit.after_disconnect_s,
             reads=languages_read(settings),
+            exclusions=self._exclusions,
         )
         self.app = self._app(settings)
 
     def _app(self, settings: Settings) -> ASGIApp:
+        identities = Identities(settings.audit)
         endpoint = moderations(
             self._pipeline.judging,
             self._policies,
             limits=settings.limits,
             ready=lambda: self._reason,
             model=self._guard.name,
+            identities=identities,
+            sample=self._sample,
         )
         proxy = Proxy(
             upstream=self._upstream,
@@ -133,6 +152,8 @@ class Service:
             metrics=self._metrics,
             ready=lambda: self._reason,
             answer_headers=AnswerHeaders(settings.upstream.response_headers),
+            identities=identities,
+            sample=self._sample,
         )
         return create_app(
             proxy,
@@ -160,17 +181,18 @@ class Service:
             yield
         finally:
             self._reason = "shutting down"
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+            await _cancelled([running])
+            await _cancelled(self._tasks)
+            await self._pipeline.close(GRACE_S)
             await self._observers.close()
             await self._guard.close()
             await self._upstream.aclose()
 
     async def _run(self) -> None:
         try:
+            await self._observers.start()  # first: the weights take longer than an unreachable store
+            self._tend_store()
             await self._guard.start()
-            await self._observers.start()
             await self._wait_until_ready()
         except GuardproxyError as error:
             self._fail(error)
@@ -179,6 +201,16 @@ class Service:
             self._fail(GuardproxyError(f"the guard cannot be started: {type(error).__name__}: {error}"))
         else:
             await self._follow_file()
+
+    def _tend_store(self) -> None:
+        """Begin the tasks that tend a store in a database."""
+        if not isinstance(self._store, AuditStore):
+            return
+        tasks = [follow_exclusions(self._store, self._exclusions)]
+        keep = keep_of(self._settings)
+        if keep is not None:
+            tasks.append(retain(self._store, keep, self._metrics))
+        self._tasks += map(asyncio.create_task, tasks)
 
     def _fail(self, error: GuardproxyError) -> None:
         self.failure = error
@@ -234,6 +266,7 @@ class Service:
             return True
         self._pipeline.use(openers)
         self._policies.current = settings.policies
+        self._exclusions.use("configuration", exclusions_of(settings))
         self._sections = settings.sections
         log.info("policies_reloaded", policy=settings.policies.version)
         return True
@@ -247,6 +280,14 @@ class Service:
         return settings, openers, await self._pipeline.canaries(settings.policies.policies["default"])
 
 
+async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait for their end."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+
+
 def _check_reload(old: Settings, new: Settings, sections: frozenset[str]) -> None:
     """Raise ConfigError if a change needs a restart. `sections` are those of the file when it was last applied.
 
@@ -255,6 +296,8 @@ def _check_reload(old: Settings, new: Settings, sections: frozenset[str]) -> Non
     if gone := sorted(sections - new.sections):
         names = ", ".join(gone)
         raise ConfigError(f"{new.name}: {names}: was in the file and is missing now; complete the file, or restart")
+    # Exclusions are applied as the policies are.
+    old = replace(old, audit=replace(old.audit, exclusions=new.audit.exclusions))
     fixed = ("server", "upstream", "guard", "members", "taxonomy", "wires", "limits", "paths", "audit", "log")
     changed = [name for name in fixed if getattr(old, name) != getattr(new, name)]
     if changed:
@@ -290,20 +333,6 @@ def _actions(policies: Mapping[str, Policy]) -> Mapping[str, Callable[[Policy], 
     sides = [side for policy in policies.values() for side in (policy.user, policy.assistant)]
     named = {rule.how for side in sides for rules in side.by_category.values() for rule in rules if rule.how}
     return {name: load(name, actions.REGISTRY, "rewrite") for name in {*actions.REGISTRY, *named}}
-
-
-def _sinks(settings: Settings, data_dir: str | None) -> Mapping[str, Sink]:
-    opened: dict[str, Sink] = {}
-    store = settings.audit.store
-    if store == "embedded":
-        store = default_store_url(data_dir)
-    if "://" in store:
-        opened["store"] = load(store.partition("://")[0], sinks.REGISTRY, "store")(store)
-    elif store != "none":
-        opened["store"] = load(store, sinks.REGISTRY, "sink")()
-    if settings.audit.log:
-        opened["log"] = load("log", sinks.REGISTRY, "sink")()
-    return opened
 
 
 def _upstream(settings: Settings) -> Upstream:

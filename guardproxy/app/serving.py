@@ -1,5 +1,6 @@
 """Serve in this process or in several, with the demo upstream unless another is configured."""
 
+import asyncio
 import contextlib
 import errno
 import json
@@ -7,25 +8,31 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import structlog
 import uvicorn
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp
 
+from guardproxy.app.audit import store_address
 from guardproxy.app.protocol import WithoutTrailers
-from guardproxy.app.service import ConfigSource, Service, read
+from guardproxy.app.service import GRACE_S, ConfigSource, Service, read
 from guardproxy.demo.process import start_demo
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.observe import configure_logging
 from guardproxy.settings import DEFAULT_PRESET, Settings
-from guardproxy.sinks.database import default_store_url
+from guardproxy.sinks.database import DATABASES, AuditStore
 
 # The environment variable that passes the arguments of `serve` to worker processes, as a JSON object.
 _WORKER_ENV = "GUARDPROXY_WORKER"
+
+_log = structlog.get_logger("guardproxy.audit")
 
 
 def serve(settings: Settings, source: ConfigSource) -> int:
@@ -39,9 +46,27 @@ def serve(settings: Settings, source: ConfigSource) -> int:
             demo = stack.enter_context(start_demo())
             settings = replace(settings, upstream=replace(settings.upstream, url=demo))
         sys.stderr.write(banner(settings, source, upstream))
+        asyncio.run(_migrate_store(store_address(settings, source.data_dir)))
         if settings.server.workers > 1:
             return _serve_workers(settings, source)
         return _serve_here(settings, source)
+
+
+async def _migrate_store(address: str) -> None:
+    """Bring an old audit store to the current version before any worker starts: it may take longer than a write may.
+
+    Raises ConfigError if the store has a version that cannot be used. Whether another failure of the store stops the
+    start is the matter of `Observers`.
+    """
+    if address.partition("://")[0] not in DATABASES:
+        return
+    store = AuditStore(address)
+    try:
+        await store.open()
+    except (SQLAlchemyError, OSError, sqlite3.Error) as error:
+        _log.warning("audit_store_not_opened", error=type(error).__name__)
+    finally:
+        await store.close()
 
 
 def _free_port(host: str, port: int) -> int:
@@ -159,7 +184,7 @@ def _options(settings: Settings) -> dict[str, Any]:
         "access_log": False,
         "server_header": False,  # the upstream's headers pass through
         "date_header": False,
-        "timeout_graceful_shutdown": 20,
+        "timeout_graceful_shutdown": GRACE_S,
     }
 
 
@@ -168,9 +193,7 @@ def banner(settings: Settings, source: ConfigSource, upstream: str) -> str:
     server = settings.server
     host = f"[{server.host}]" if ":" in server.host else server.host
     url = f"http://{host}:{server.port}"
-    store = settings.audit.store
-    if store == "embedded":
-        store = default_store_url(source.data_dir)
+    store = store_address(settings, source.data_dir)
     preset = "" if "policies" in settings.sections else f", preset {source.preset or DEFAULT_PRESET}"
     shown = "demo (SmolLM2-135M-Instruct on this machine)" if upstream == "demo" else upstream
     rows = {

@@ -8,33 +8,26 @@ import re
 import shutil
 import sqlite3
 import sys
-import time
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
-from guardproxy.cli.audit_table import Table, details, local, summary
+from guardproxy.cli import audit_erase, audit_exclusions, audit_labels
+from guardproxy.cli.audit_csv import csv_header, csv_row
+from guardproxy.cli.audit_filters import add_filters, filter_of
+from guardproxy.cli.audit_show import details
+from guardproxy.cli.audit_table import Table, counts_table, summary
 from guardproxy.errors import ConfigError, GuardproxyError
 
 if TYPE_CHECKING:
     from guardproxy.sinks.database import AuditStore, Filter, Head, StoredRecord
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _POLL_S = 0.5
+# As in `sinks.database.COUNT_BY`, which is slow to import.
+_COUNT_BY = (
+    *("client", "user", "session", "category", "policy", "route", "model", "side", "action", "hour", "day", "label"),
+)
 
 Handler = Callable[["AuditStore", argparse.Namespace], Awaitable[int]]
-
-
-def moment(text: str) -> float:
-    """Seconds since the epoch of an age (`7d`; also s, m, h, w) or an ISO 8601 time, local if it has no zone."""
-    age = re.fullmatch(r"(\d{1,9})([smhdw])", text)
-    if age:
-        return time.time() - int(age[1]) * _UNITS[age[2]]
-    try:
-        return datetime.fromisoformat(text).astimezone().timestamp()
-    except (ValueError, OverflowError, OSError):
-        message = f"{text!r} is neither an age such as 2h or 7d nor a time such as 2025-01-31T12:00"
-        raise argparse.ArgumentTypeError(message) from None
 
 
 def head(text: str) -> "Head":
@@ -66,16 +59,22 @@ def add_parser(commands: Any) -> None:
     subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     listing = _add(subcommands, "list", _list, "list the latest records, newest first")
-    _add_filters(listing)
+    add_filters(listing)
     listing.add_argument("-n", "--limit", type=_count, default=50, metavar="N", help="list at most N records (50)")
 
     show = _add(subcommands, "show", _show, "show all fields of a record, or of all records of a request")
     show.add_argument("id", metavar="ID", help="the number of a record, its id, or a request id")
+    show.add_argument(
+        "--conversation", action="store_true", help="show all records of its request and of its session, in their order"
+    )
 
-    _add_filters(_add(subcommands, "stats", _stats, "count records by side, category and route"))
+    stats = _add(subcommands, "stats", _stats, "count records by side, category and route, or by what --by names")
+    add_filters(stats)
+    stats.add_argument("--by", choices=_COUNT_BY, help="count by action for every value of this")
+    stats.add_argument("-n", "--limit", type=_count, default=50, metavar="N", help="with --by: at most N lines (50)")
 
     tail = _add(subcommands, "tail", _tail, "print the latest records, newest last")
-    _add_filters(tail)
+    add_filters(tail)
     tail.add_argument("-n", "--limit", type=_count, default=10, metavar="N", help="start with at most N records (10)")
     tail.add_argument("-f", "--follow", action="store_true", help="keep printing new records until interrupted")
 
@@ -84,19 +83,16 @@ def add_parser(commands: Any) -> None:
         "--head", type=head, metavar="NUMBER:HASH", help="the head from an earlier run, which must still exist"
     )
 
-    export = _add(subcommands, "export", _export, "export records as JSON lines, oldest first", as_json=False)
-    _add_filters(export)
+    export = _add(subcommands, "export", _export, "export records as JSON lines or CSV, oldest first", as_json=False)
+    add_filters(export)
+    export.add_argument("--format", choices=("jsonl", "csv"), default="jsonl", help="JSON lines (default) or CSV")
     export.add_argument("-o", "--output", metavar="FILE", help="write to this new file instead of standard output")
 
-    erase = _add(subcommands, "delete", _delete, "erase the records of a request", as_json=False)
-    erase.add_argument("request_id", metavar="REQUEST_ID")
-    erase.add_argument("--yes", action="store_true", help="do not ask for confirmation")
-
-    prune = _add(subcommands, "prune", _prune, "erase old records", as_json=False)
-    prune.add_argument(
-        "--before", type=moment, required=True, metavar="TIME", help="erase records older than an age (90d) or a time"
-    )
-    prune.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    audit_erase.add_parser(subcommands, _add)
+    audit_labels.add_parsers(subcommands, _add)
+    audit_exclusions.add_parsers(subcommands, _add)
+    _add(subcommands, "rekey", _rekey, "encrypt all texts with the first of the given keys", as_json=False)
+    _add(subcommands, "migrate", _migrate, "bring a store of an older version to this one", as_json=False)
 
 
 def _add(
@@ -107,31 +103,11 @@ def _add(
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--data-dir", metavar="DIR", help="the folder of the embedded store, as for serve")
     place.add_argument("--store", metavar="URL", help="another store: sqlite:////path or postgresql://user@host/db")
+    parser.add_argument("--config", metavar="FILE", help="the configuration, which names the store and its keys")
     if as_json:
         parser.add_argument("--json", action="store_true", help="print JSON lines")
     parser.set_defaults(run=run, handler=handler)
     return parser
-
-
-def _add_filters(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--since", type=moment, metavar="TIME", help="from this time on: an age (2h, 7d) or an ISO 8601 time"
-    )
-    parser.add_argument("--until", type=moment, metavar="TIME", help="before this time")
-    parser.add_argument("--side", choices=("user", "assistant"))
-    parser.add_argument("--action", choices=("pass", "flag", "rewrite", "block"))
-    parser.add_argument("--category", metavar="NAME", help="a category that reached a threshold")
-    parser.add_argument("--route", metavar="NAME")
-    parser.add_argument("--request-id", metavar="ID")
-    parser.add_argument("--model", metavar="NAME")
-    parser.add_argument("--policy", metavar="NAME")
-
-
-def _filter_of(args: argparse.Namespace) -> "Filter":
-    from guardproxy.sinks.database import Filter
-
-    names = ("since", "until", "side", "action", "category", "route", "request_id", "model", "policy")
-    return Filter(**{name: getattr(args, name) for name in names})
 
 
 # --- running ---------------------------------------------------------------------------------------------------------
@@ -148,15 +124,19 @@ def run(args: argparse.Namespace) -> int:
 async def _run(args: argparse.Namespace) -> int:
     from sqlalchemy.exc import SQLAlchemyError
 
-    from guardproxy.sinks.database import AuditStore, default_store_url
+    from guardproxy.sinks.database import FilterError
 
-    store = AuditStore(args.store or default_store_url(args.data_dir), create=False)
+    store = _open(args)
     handler: Handler = args.handler
     try:
         return await handler(store, args)
     except ConfigError as error:
+        if not error.problems[0].startswith("there is no audit store"):
+            raise
         hint = "`guardproxy serve` creates the store; --data-dir or --store names another store"
         raise ConfigError([*error.problems, hint]) from error
+    except FilterError as error:
+        raise ConfigError(f"--{error}") from error
     except BrokenPipeError:
         raise
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
@@ -166,10 +146,27 @@ async def _run(args: argparse.Namespace) -> int:
         await store.close()
 
 
-def _line(stored: "StoredRecord") -> str:
-    from guardproxy.sinks.shared import to_dict
+def _open(args: argparse.Namespace) -> "AuditStore":
+    """Open the store that the arguments name, with the keys of the configuration or of the environment."""
+    from guardproxy.sinks.database import AuditStore, StoreKeys, default_store_url
 
-    return json.dumps({"seq": stored.seq, "hash": stored.hash, **to_dict(stored.record)})
+    address = args.store or (args.data_dir and default_store_url(args.data_dir))
+    if args.config:
+        from guardproxy import app
+
+        settings = app.read(args.config, None).file
+        return AuditStore(address or app.store_address(settings, None), create=False, keys=app.store_keys(settings))
+    # Several keys have a comma between them.
+    encrypt = tuple(filter(None, os.environ.get("GUARDPROXY_AUDIT_KEY", "").split(",")))
+    keys = StoreKeys(os.environ.get("GUARDPROXY_AUDIT_CHAIN_KEY") or None, encrypt)
+    return AuditStore(address or default_store_url(), create=False, keys=keys)
+
+
+def _line(stored: "StoredRecord") -> str:
+    from guardproxy.sinks.shared import label_dict, to_dict
+
+    labels = [label_dict(label) for label in stored.labels]
+    return json.dumps({"seq": stored.seq, "hash": stored.hash, **to_dict(stored.record), "labels": labels})
 
 
 def _start_output(args: argparse.Namespace, records: Sequence["StoredRecord"]) -> Callable[["StoredRecord"], str]:
@@ -183,7 +180,7 @@ def _start_output(args: argparse.Namespace, records: Sequence["StoredRecord"]) -
 
 
 async def _list(store: "AuditStore", args: argparse.Namespace) -> int:
-    records = await store.query(_filter_of(args), args.limit)
+    records = await store.query(filter_of(args), args.limit)
     if not records and not args.json:
         print(f"no matching records in {store.place}")
         return 0
@@ -194,24 +191,45 @@ async def _list(store: "AuditStore", args: argparse.Namespace) -> int:
 
 
 async def _show(store: "AuditStore", args: argparse.Namespace) -> int:
-    records = await store.get(args.id)
+    records = await (store.conversation if args.conversation else store.get)(args.id)
     if not records:
         print(f"no record or request {args.id!r} in {store.place}", file=sys.stderr)
         return 1
-    print("\n\n".join(map(details, records)) if not args.json else "\n".join(map(_line, records)))
+    if args.json:
+        print("\n".join(map(_line, records)))
+        return 0
+    history = await store.label_history([stored.record.id for stored in records])
+    print("\n\n".join(details(stored, history.get(stored.record.id, ())) for stored in records))
     return 0
 
 
 async def _stats(store: "AuditStore", args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    stats = await store.stats(_filter_of(args))
+    chosen = filter_of(args)
+    if args.by:
+        counts = await store.counts(args.by, chosen)
+        print(json.dumps(counts) if args.json else counts_table(args.by, counts, args.limit))
+        return 0
+    stats = await store.stats(chosen)
     print(json.dumps(asdict(stats)) if args.json else summary(stats))
     return 0
 
 
+async def _migrate(store: "AuditStore", args: argparse.Namespace) -> int:
+    before = await store.version()
+    after = await store.migrate()
+    print(f"{store.place} has version {after}{'' if before == after else f'; it had version {before}'}")
+    return 0
+
+
+async def _rekey(store: "AuditStore", args: argparse.Namespace) -> int:
+    print(f"the texts of {await store.rekey():,} records are encrypted with the first key")
+    return 0
+
+
 async def _tail(store: "AuditStore", args: argparse.Namespace) -> int:
-    chosen = _filter_of(args)
+    chosen = filter_of(args)
     # The head is read first: a record that is written in between comes with `tail` if the query missed it.
     after = (await store.head()).seq
     latest = await store.query(chosen, args.limit)
@@ -246,60 +264,35 @@ async def _verify(store: "AuditStore", args: argparse.Namespace) -> int:
 
 
 async def _export(store: "AuditStore", args: argparse.Namespace) -> int:
-    chosen = _filter_of(args)
+    chosen = filter_of(args)
+    lines = _exported(store, chosen, csv_row if args.format == "csv" else _line)
+    header = [csv_header()] if args.format == "csv" else []
     if args.output is None:
-        async for stored in store.scan(chosen):
-            print(_line(stored))
+        for line in header:
+            print(line)
+        async for line in lines:
+            print(line)
         return 0
     count = 0
     with _new_file(args.output) as file:
-        async for stored in store.scan(chosen):
-            file.write(_line(stored) + "\n")
+        file.writelines(f"{line}\n" for line in header)
+        async for line in lines:
+            file.write(line + "\n")
             count += 1
     print(f"{count} records in {args.output}")
     return 0
 
 
+async def _exported(
+    store: "AuditStore", chosen: "Filter", render: Callable[["StoredRecord"], str]
+) -> AsyncIterator[str]:
+    async for stored in store.scan(chosen):
+        yield render(stored)
+
+
 def _new_file(path: str) -> IO[str]:
     """Create a file that only its owner can read. Raises GuardproxyError if it exists or cannot be created."""
     try:
-        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii")
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8")
     except OSError as error:
         raise GuardproxyError(f"{path}: cannot be created: {error.strerror}; name another file") from error
-
-
-async def _delete(store: "AuditStore", args: argparse.Namespace) -> int:
-    from guardproxy.sinks.database import Filter
-
-    count = await _count_matching(store, Filter(request_id=args.request_id))
-    if not count:
-        print(f"no records of a request {args.request_id!r} in {store.place}", file=sys.stderr)
-        return 1
-    if not _confirmed(args, f"erase {count} records of request {args.request_id} for good?"):
-        return 1
-    print(f"{await store.delete(args.request_id)} records erased")
-    return 0
-
-
-async def _prune(store: "AuditStore", args: argparse.Namespace) -> int:
-    from guardproxy.sinks.database import Filter
-
-    count = await _count_matching(store, Filter(until=args.before))
-    if count and not _confirmed(args, f"erase {count} records from before {local(args.before)} for good?"):
-        return 1
-    print(f"{await store.prune(args.before)} records erased")
-    return 0
-
-
-async def _count_matching(store: "AuditStore", chosen: "Filter") -> int:
-    """The number of matching records, including records of shadow policies."""
-    stats = await store.stats(chosen)
-    return stats.total + sum(sum(actions.values()) for actions in stats.shadow.values())
-
-
-def _confirmed(args: argparse.Namespace, question: str) -> bool:
-    if args.yes:
-        return True
-    if not sys.stdin.isatty():
-        raise GuardproxyError(f"{question} Confirm with --yes: there is no terminal to ask on.")
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")

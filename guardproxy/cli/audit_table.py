@@ -10,10 +10,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from guardproxy.sinks.database import AuditStats, StoredRecord
-    from guardproxy.types import Record, Usage, Verdict
+    from guardproxy.sinks.database import AuditStats, Counts, StoredRecord
+    from guardproxy.types import Record
 
-# A terminal with this many columns has room for route and model.
+# A terminal with this many columns has room for client, user, route and model.
 _WIDE = 120
 
 
@@ -105,6 +105,8 @@ _COLUMNS = (
     ListColumn("side", lambda stored: stored.record.side, 9, 9),
     ListColumn("action", _action, 8, 8),
     ListColumn("categories", lambda stored: reached(stored.record), 10, 22, most_wide=30),
+    ListColumn("client", lambda stored: stored.record.origin.client, 6, 8, only_wide=True),
+    ListColumn("user", lambda stored: stored.record.origin.user, 4, 8, only_wide=True),
     ListColumn("route", lambda stored: stored.record.origin.route, 5, 16, only_wide=True),
     ListColumn("model", lambda stored: stored.record.origin.model, 5, 16, only_wide=True),
 )
@@ -148,77 +150,6 @@ def _column_width(column: ListColumn, sample: Sequence["StoredRecord"], *, wide:
     return min(most, max(column.least, longest))
 
 
-def details(stored: "StoredRecord") -> str:
-    """All fields of a record, over several lines."""
-    record, origin, decision = stored.record, stored.record.origin, stored.record.decision
-    pairs = [
-        ("record", f"{stored.seq}  {record.id}"),
-        ("time", local(record.time, "%Y-%m-%d %H:%M:%S.%f %z")),
-        ("request", f"{origin.request_id}{' (stream)' if origin.stream else ''}"),
-        ("client", f"{origin.client} (hash of its key)" if origin.client else "-"),
-        ("route", f"{origin.route} ({origin.wire})"),
-        ("upstream", f"{origin.upstream}, model {origin.model or '-'}"),
-        ("turn", f"{record.side}, message {record.turn}, choice {record.choice}"),
-        ("policy", f"{record.policy}@{record.policy_version}{' (shadow: it did not act)' if record.shadow else ''}"),
-        ("decision", f"{decision.action}{f' ({decision.how})' if decision.how else ''}, cause: {decision.cause}"),
-        ("outcome", record.outcome),
-        ("judged in", f"{record.latency_s * 1000:.1f} ms"),
-    ]
-    if record.error:
-        pairs.append(("error", record.error))
-    lines = [f"{name:<10} {printable(value)}" for name, value in pairs]
-    lines += ["reasons", *_reasons(record)] if decision.reasons else []
-    lines += _verdict(record.verdict) if record.verdict else ["verdict    none: the guard did not answer"]
-    lines += ["coverage", *_coverage(record)] if record.coverage else []
-    lines += (
-        ["text", *(f"  {printable(line)}" for line in record.text.split("\n"))] if record.text else ["text       -"]
-    )
-    return "\n".join([*lines, f"hash       {stored.hash}"])
-
-
-def _reasons(record: "Record") -> list[str]:
-    return [
-        f"  {reason.action}: {printable(reason.category)} {reason.probability:.4f} reaches {reason.thresholds}"
-        for reason in record.decision.reasons
-    ]
-
-
-def _verdict(verdict: "Verdict") -> list[str]:
-    lines = [
-        f"verdict    unsafe {verdict.unsafe:.4f}, by {printable(verdict.guard)}, taxonomy {printable(verdict.taxonomy)}"
-    ]
-    for finding in sorted(verdict.findings, key=lambda finding: -finding.probability):
-        view = "" if finding.view == "text" else f"  in the {finding.view} view"
-        lines.append(f"  {printable(finding.category)} {finding.probability:.4f}{view}")
-    lines.append(
-        f"  probability of label lists not explored {verdict.leftover:.4f}, "
-        f"of tokens other than the verdict tokens {verdict.outside:.4f}"
-    )
-    if verdict.usage.cached:
-        return [*lines, "  from the verdict cache"]
-    return [*lines, *_usage(verdict.usage)]
-
-
-def _usage(usage: "Usage") -> list[str]:
-    """The cost of a verdict. Times of a cascade's guards add up; of parallel checks the longest counts."""
-    waited, computed, tokenised = (
-        f"{seconds * 1000:.1f} ms" for seconds in (usage.queue_s, usage.forward_s, usage.tokenize_s)
-    )
-    tokens = f"{usage.tokens_computed} tokens computed and {usage.tokens_reused} reused, in {usage.windows} windows"
-    return [
-        f"  waited {waited} for a batch, computed {computed} (the longest of parallel checks), tokenised {tokenised}",
-        f"  {tokens}, in batches of up to {usage.batch} checks",
-    ]
-
-
-def _coverage(record: "Record") -> list[str]:
-    return [
-        f"  {'judged' if part.judged else 'NOT judged'}: {printable(part.path)} ({part.role}, {part.kind}, "
-        f"{part.characters} characters){f': {printable(part.why)}' if part.why else ''}"
-        for part in record.coverage
-    ]
-
-
 def summary(stats: "AuditStats") -> str:
     """The statistics of records: times, and a table of actions by side, category, route and shadow policy."""
     if stats.first is None or stats.last is None:
@@ -235,13 +166,24 @@ def summary(stats: "AuditStats") -> str:
     return "\n".join(lines)
 
 
-def _counts(name: str, counts: dict[str, dict[str, int]]) -> list[str]:
+def counts_table(name: str, counts: "Counts", limit: int) -> str:
+    """Counts by action, the most frequent first or times in their order; at most `limit` lines."""
+    shown = list(counts) if name in ("hour", "day") else sorted(counts, key=lambda row: -sum(counts[row].values()))
+    lines = _counts(name, {row: counts[row] for row in shown[:limit]}, ordered=True)[1:]
+    if len(shown) > limit:
+        lines.append(f"{len(shown) - limit} more: --limit shows them")
+    return "\n".join(lines) or "no records"
+
+
+def _counts(name: str, counts: "Counts", *, ordered: bool = False) -> list[str]:
     if not counts:
         return []
     actions = ("pass", "flag", "rewrite", "block")
-    width = max(len(name), *(len(printable(row)) for row in counts))
+    shown = {row: printable(row) or "-" for row in counts}
+    width = max(len(name), *map(len, shown.values()))
     lines = ["", f"{name:<{width}}" + "".join(f"{action:>9}" for action in actions)]
-    ordered = sorted(counts.items(), key=lambda item: -sum(item[1].values()))
-    for row, by_action in ordered:
-        lines.append(f"{printable(row):<{width}}" + "".join(f"{by_action.get(action, 0):>9}" for action in actions))
+    rows = list(counts) if ordered else sorted(counts, key=lambda row: -sum(counts[row].values()))
+    lines += [
+        f"{shown[row]:<{width}}" + "".join(f"{counts[row].get(action, 0):>9}" for action in actions) for row in rows
+    ]
     return lines

@@ -259,6 +259,16 @@ def apply_text_rule(text: str, rule: TextRule) -> str:
     if rule == "redacted":
         return mask_personal_data(text)
     if rule == "hash":
-        # UTF-8 has no lone surrogates. They must neither fail nor give two texts the same hash.
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        return text_hash(text)
     return ""
+
+
+def text_hash(text: str) -> str:
+    """The SHA-256 of a text, in hex, as records hold it in place of the text."""
+    # UTF-8 has no lone surrogates. They must neither fail nor give two texts the same hash.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def short_hash(value: bytes) -> str:
+    """The first 16 hex digits of the SHA-256, as records name clients, end users and sessions."""
+    return hashlib.sha256(value).hexdigest()[:16]

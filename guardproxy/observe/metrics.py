@@ -87,6 +87,10 @@ class Metrics:
         self._audit_failures = counter("audit_failures", "Records that a sink failed to store.", "sink")
         self._audit_dropped = counter("audit_dropped", "Records dropped because the queue of a sink was full.", "sink")
         self._audit_written = counter("audit_written", "Records that a sink stored.", "sink")
+        self._retained = counter(
+            "audit_retention_erased", "Records, and texts alone, that were kept no longer.", "what"
+        )
+        self._retention_failures = counter("audit_retention_failures", "Attempts to erase old records that failed.")
 
     def request(self, wire: str, status: int) -> None:
         """Count a request answered with the HTTP `status`; `wire` is the protocol's name, or "none"."""
@@ -156,6 +160,15 @@ class Metrics:
     def audit_dropped(self, sink: str, records: int) -> None:
         """Count `records` dropped because the queue of `sink` was full, or because it was closed."""
         self._audit_dropped.labels(self._sink(sink)).inc(records)
+
+    def retention(self, records: int, texts: int) -> None:
+        """Count the `records`, and the `texts` of other records, that were erased because they are kept no longer."""
+        self._retained.labels("record").inc(records)
+        self._retained.labels("text").inc(texts)
+
+    def retention_failed(self) -> None:
+        """Count an attempt to erase old records that failed."""
+        self._retention_failures.inc()
 
     def render(self) -> tuple[str, bytes]:
         """Return the content type and body of a scrape, in Prometheus' text format."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import structlog
 from tenacity import AsyncRetrying, stop_after_attempt, wait_exponential
@@ -20,6 +21,9 @@ _MASK_IN_THREAD_FROM = 16 * 1024  # longer texts are masked in a thread, so that
 _ATTEMPTS = 3
 
 _log = structlog.get_logger("guardproxy.audit")
+
+PassedRule = Literal["all", "sampled"]
+"""Which passed turns are recorded: all, or those of the sampled requests only."""
 
 
 class _PendingRecord:
@@ -161,7 +165,8 @@ class Observers:
     """Hands the record of every judged turn to the sinks and to the metrics.
 
     `sinks` maps names, as used in metrics and logs, to sinks. `text` is applied to the text of a record before any sink
-    gets it. With `required`, `record` waits until every sink has stored the records, and raises if a sink fails.
+    gets it. With `required`, `record` waits until every sink has stored the records, and raises if a sink fails. If
+    `passed` is "sampled", sinks get the records of passed turns only from the sample of requests (`Record.sampled`).
     `queue_size` is the most records queued for each sink; `write_timeout_s` bounds a write including its retries.
     """
 
@@ -171,36 +176,30 @@ class Observers:
         *,
         text: TextRule = "redacted",
         required: bool = False,
+        passed: PassedRule = "all",
         metrics: Metrics,
         queue_size: int = 10_000,
         write_timeout_s: float = 10.0,
     ) -> None:
         self._text: TextRule = text
-        self._required = required
+        self.required = required
+        self._passed: PassedRule = passed
         self._metrics = metrics
         self._queues = [_SinkQueue(name, sink, metrics, queue_size, write_timeout_s) for name, sink in sinks.items()]
         self._timeout_s = write_timeout_s
         self._started = not sinks
 
     async def start(self) -> None:
-        """Open the sinks and start their tasks.
-
-        If a sink cannot be opened, raise AuditUnavailable if `required`; otherwise log it and try again at each write.
-        """
+        """Open the sinks and start their tasks. Raises AuditUnavailable if one of them cannot be opened."""
         self._started = True
         results = await asyncio.gather(*(queue.start() for queue in self._queues), return_exceptions=True)
         for queue, result in zip(self._queues, results, strict=True):
             if isinstance(result, Exception):
-                await self._not_opened(queue, result)
-            elif isinstance(result, BaseException):
+                problem = f"{type(result).__name__}: {result}"
+                await self.close()
+                raise AuditUnavailable(f"audit sink {queue.name!r} cannot be opened: {problem}") from result
+            if isinstance(result, BaseException):
                 raise result
-
-    async def _not_opened(self, queue: _SinkQueue, error: Exception) -> None:
-        problem = f"{type(error).__name__}: {error}"
-        _log.error("audit_not_opened", sink=queue.name, error=problem)
-        if self._required:
-            await self.close()
-            raise AuditUnavailable(f"audit sink {queue.name!r} cannot be opened: {problem}") from error
 
     async def record(self, records: Sequence[Record]) -> None:
         """Count the records of one exchange (`Metrics.decision`) and queue them for every sink.
@@ -214,9 +213,11 @@ class Observers:
         loop = asyncio.get_running_loop()
         for record in records:
             self._metrics.decision(record)
+            if self._passed == "sampled" and not record.sampled and _is_passed(record):
+                continue
             item = _PendingRecord(record, self._text)
             for queue in self._queues:
-                done = loop.create_future() if self._required else None
+                done = loop.create_future() if self.required else None
                 queue.put(item, done)
                 if done:
                     waiting.append(done)
@@ -227,3 +228,8 @@ class Observers:
     async def close(self) -> None:
         """Write the queued records, then close the sinks."""
         await asyncio.gather(*(queue.close(self._timeout_s) for queue in self._queues))
+
+
+def _is_passed(record: Record) -> bool:
+    """Whether nothing speaks for keeping the record: the guard has judged the turn, and no rule had an effect."""
+    return record.decision.action == "pass" and record.outcome == "pass" and not record.error and not record.exclusion

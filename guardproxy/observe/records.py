@@ -10,14 +10,22 @@ from dataclasses import fields, is_dataclass, replace
 from functools import cache, lru_cache
 from typing import Any, Final, get_args
 
-from guardproxy.observe.masking import TextRule, apply_text_rule, mask_credentials, mask_emails, mask_personal_data
-from guardproxy.types import Coverage, Finding, Origin, PartKind, Reason, Record, Role
+from guardproxy.observe.masking import (
+    TextRule,
+    apply_text_rule,
+    mask_credentials,
+    mask_emails,
+    mask_personal_data,
+    short_hash,
+)
+from guardproxy.types import Coverage, Finding, Origin, PartKind, Reason, Record, ReplyInfo, Role
 
 NOT_STORED: Final = "[not stored]"
 _PATH_CHARACTERS: Final = 120  # the most characters of a part's path in a record
 _MASKED_CHARACTERS: Final = 1000  # of a path, before it is cut: no piece of a masked text remains at the cut
 
 _GENERATED: Final = re.compile(r"[0-9a-f,]{0,200}")
+_SHORT_HASH: Final = re.compile(r"[0-9a-f]{16}")
 _NAME: Final = re.compile(r"[\w.:/+@*-]{1,120}")
 _STEP: Final = re.compile(r"\[\d{1,5}\]|[^.\[\]]+|[.\[\]]")
 # The keys of the protocols that stand in most paths. Any other key may have been chosen by a client.
@@ -56,7 +64,7 @@ def masked_record(record: Record, rule: TextRule) -> Record:
     are left out, paths keep only the protocols' own keys, notes only fixed texts, and findings have no labels.
     """
     masked: Record = _masked(record, rule)
-    return masked
+    return replace(masked, exact=masked.text == record.text and not record.late)
 
 
 def _masked(value: Any, rule: TextRule) -> Any:
@@ -126,6 +134,21 @@ def _client_name(text: str, rule: TextRule) -> str:
     return mask_personal_data(text)
 
 
+def _identity(text: str, rule: TextRule) -> str:
+    """An end user or a session. One that must be masked is hashed instead, so that no two of them become the same."""
+    if _SHORT_HASH.fullmatch(text) or _client_name(text, rule) == text:
+        return text
+    return short_hash(text.encode(errors="surrogatepass"))
+
+
+@_cached
+def _service_id(text: str, rule: TextRule) -> str:
+    """An id that a service has generated: it looks as random as a credential of unknown format."""
+    if rule in ("hash", "none") and text and not _NAME.fullmatch(text):
+        return NOT_STORED
+    return mask_emails(mask_credentials(text, guess=False))
+
+
 @lru_cache(maxsize=4096)
 def _known_path(text: str, rule: TextRule) -> str:
     if rule in ("hash", "none"):
@@ -155,10 +178,15 @@ def _label(text: str, rule: TextRule) -> str:
 
 _RULES: Final[Mapping[tuple[type, str], Callable[[str, TextRule], str]]] = {
     (Record, "id"): _generated,
+    (Record, "exclusion"): _generated,
     (Record, "text"): apply_text_rule,
     (Record, "error"): _client_text,
     (Origin, "request_id"): _generated,
     (Origin, "client"): _generated,
+    (Origin, "user"): _identity,
+    (Origin, "session"): _identity,
+    (ReplyInfo, "id"): _service_id,
+    (ReplyInfo, "model"): _client_name,
     (Origin, "model"): _client_name,
     (Origin, "upstream"): _address,
     (Origin, "route"): _address,

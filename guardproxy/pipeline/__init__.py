@@ -4,7 +4,9 @@ The fail direction is in one place, `judging.Judging.judge`: a guard that fails 
 never *safe*, and the policy decides what to do then.
 """
 
-from guardproxy.pipeline.judging import Exchange, Judging, gathered
+from guardproxy.pipeline.exclusions import Exclusions
+from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging, gathered
+from guardproxy.pipeline.moderating import moderated
 from guardproxy.pipeline.pipeline import ErrorReview, Pipeline, ReplyReview, RequestReview
 from guardproxy.pipeline.stream import RefusedBeforeStart
 from guardproxy.pipeline.turns import in_scope, recent_context
@@ -12,6 +14,8 @@ from guardproxy.pipeline.turns import in_scope, recent_context
 __all__ = [
     "ErrorReview",
     "Exchange",
+    "Exclusions",
+    "JudgedTurn",
     "Judging",
     "Pipeline",
     "RefusedBeforeStart",
@@ -19,5 +23,6 @@ __all__ = [
     "RequestReview",
     "gathered",
     "in_scope",
+    "moderated",
     "recent_context",
 ]

@@ -9,11 +9,12 @@ import uuid
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from guardproxy.errors import GuardUnavailable, Overloaded
 from guardproxy.languages.detect import languages_in
 from guardproxy.observe import Metrics, Observers
+from guardproxy.pipeline.exclusions import Counted, Exclusions
 from guardproxy.pipeline.turns import Turn, in_scope
 from guardproxy.policy import Policy, decide, on_failure, on_languages, worst
 from guardproxy.ports import Action, Guard, JudgeAgain, Request, Wire
@@ -32,6 +33,7 @@ from guardproxy.types import (
     Record,
     Refuse,
     Replace,
+    ReplyInfo,
     Verdict,
 )
 from guardproxy.verdicts import worst_of_views
@@ -52,6 +54,23 @@ class Exchange:
     origin: Origin
     policy: Policy
     shadow: tuple[Policy, ...] = ()
+    sampled: bool = False
+
+
+class Case(Protocol):
+    """What all records of one request have in common: an exchange, or a request without an upstream.
+
+    `sampled` is drawn once for each request (`Record.sampled`).
+    """
+
+    @property
+    def origin(self) -> Origin: ...
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def shadow(self) -> tuple[Policy, ...]: ...
+    @property
+    def sampled(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +80,8 @@ class JudgedTurn:
     `verdict` is None if the turn has no readable text or the guard is unavailable; `error` says why the guard gave
     none. `latency_s` is how long judging took, in seconds; `choice` is the index of the choice in a reply.
     `undecoded`: the bounds of the views ended before everything that looks encoded was decoded. `unread`: the languages
-    of the text that the guard does not read.
+    of the text that the guard does not read. `complete` and `late` are those of `Record`. `counted` is what decisions
+    count of the verdict if an exclusion covers the text.
     """
 
     turn: Turn
@@ -73,6 +93,9 @@ class JudgedTurn:
     choice: int = 0
     undecoded: bool = False
     unread: tuple[str, ...] = ()
+    complete: bool = True
+    late: bool = False
+    counted: Counted | None = None
 
     @property
     def passed(self) -> bool:
@@ -83,19 +106,21 @@ class JudgedTurn:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The verdict on a message and the decision; `error`, `undecoded` and `unread` as in `JudgedTurn`."""
+    """The verdict on a message and the decision; the other fields as in `JudgedTurn`."""
 
     verdict: Verdict | None
     decision: Decision
     error: str = ""
     undecoded: bool = False
     unread: tuple[str, ...] = ()
+    counted: Counted | None = None
 
 
 class Judging:
     """Judges turns with one guard. `actions` maps the name of each action to its factory, which takes the policy.
 
-    `reads` are the languages that the guard reads, None if that is unknown: then no language is detected.
+    `reads` are the languages that the guard reads, None if that is unknown: then no language is detected. Each decision
+    is made with the `exclusions` that are in force at its time.
     """
 
     def __init__(
@@ -104,13 +129,17 @@ class Judging:
         observers: Observers,
         metrics: Metrics,
         actions: Mapping[str, Callable[[Policy], Action]],
+        *,
         reads: frozenset[str] | None = None,
+        exclusions: Exclusions | None = None,
     ) -> None:
         self.guard = guard
+        self._exclusions = exclusions or Exclusions()
         self._reads = reads
         self._observers = observers
         self._metrics = metrics
         self.actions = actions
+        self.required = observers.required
 
     async def judge(
         self, context: Sequence[Message], message: Message, policy: Policy, stream: str | None = None
@@ -129,7 +158,8 @@ class Judging:
     ) -> Judgement:
         """Judge a message. `context` is recent; `thread`, if any, is the text of the user turns to join before it.
 
-        1. The guard judges the readable text, in its context and in every view. The policy's rules decide.
+        1. The guard judges the readable text, in its context and in every view. The policy's rules decide about what
+           exclusions do not cover.
         2. If the guard is overloaded or fails in any way, there is no verdict, not even for the views that it judged:
            `on_overload` or `on_guard_error` decides. A failure never counts as "safe".
         3. If the message has opaque parts, or encodings that were not decoded, `on_opaque` decides as well, and the
@@ -139,6 +169,7 @@ class Judging:
         A message without text and without opaque parts passes. Other exceptions propagate, and nothing is released.
         """
         verdict, decision, error, complete = None, Decision("pass", "", ()), "", True
+        counted: Counted | None = None
         unread: tuple[str, ...] = ()
         if message.text.strip():  # not `says_something`: hidden text has views, and a guard may know mere signs
             views = _views(message, policy.views)
@@ -146,8 +177,10 @@ class Judging:
             try:
                 behind = _behind(thread, message.text, policy.thread.characters)
                 least = policy.thread.unsafe
-                verdict = await self._verdict(tuple(context), message, views.views, behind, stream, least=least)
-                decision = decide(policy, message.side, verdict)
+                verdict, counted = await self._verdict(
+                    tuple(context), message, views.views, behind, stream, least=least
+                )
+                decision = decide(policy, message.side, counted.verdict if counted else verdict)
             except Overloaded as failure:  # a GuardUnavailable too, so it must come first
                 decision, error = on_failure(policy.on_overload, "overload"), str(failure)
             except GuardUnavailable as failure:
@@ -156,7 +189,7 @@ class Judging:
             decision = worst([decision, on_failure(policy.on_opaque[message.side], "opaque")])
         if unread:
             decision = worst([decision, on_languages(policy.on_language[message.side], unread)])
-        return Judgement(verdict, decision, error, not complete, unread)
+        return Judgement(verdict, decision, error, not complete, unread, counted)
 
     def _unread(self, text: str, views: Iterable[View]) -> tuple[str, ...]:
         """The languages of a text and its views that the guard does not read."""
@@ -177,10 +210,11 @@ class Judging:
         stream: str | None,
         *,
         least: float,
-    ) -> Verdict:
+    ) -> tuple[Verdict, Counted | None]:
         """The worst verdict on the message, its views, and its text behind `thread`, which has no context.
 
-        The verdict on the thread counts only from a P(unsafe) of `least` on; its usage counts anyway.
+        The verdict on the thread counts only from a P(unsafe) of `least` on; its usage counts anyway. Beside it, what
+        counts of the verdict if an exclusion covers the text.
         """
         started = time.perf_counter()
         checks = [("text", Check(Conversation((*context, message)), message.side, stream))]
@@ -193,9 +227,10 @@ class Judging:
         verdicts = await gathered([self.guard.judge(check) for _, check in checks])
         if thread and verdicts[-1].unsafe < least:
             verdicts[-1] = replace(verdicts[-1], unsafe=0.0, findings=())
-        verdict = worst_of_views([(name, verdict) for (name, _), verdict in zip(checks, verdicts, strict=True)])
+        by_view = [(name, verdict) for (name, _), verdict in zip(checks, verdicts, strict=True)]
+        verdict = worst_of_views(by_view)
         self._metrics.guard(time.perf_counter() - started, verdict.usage)
-        return verdict
+        return verdict, self._exclusions.counted(message, by_view)
 
     async def act(
         self, context: Sequence[Message], message: Message, decision: Decision, policy: Policy, thread: str = ""
@@ -228,48 +263,63 @@ class Judging:
             outcome = refusal(policy, decision)
         seconds = time.perf_counter() - started
         return JudgedTurn(
-            turn, judged.verdict, decision, outcome, judged.error, seconds, choice, judged.undecoded, judged.unread
+            turn,
+            judged.verdict,
+            decision,
+            outcome,
+            judged.error,
+            seconds,
+            choice,
+            judged.undecoded,
+            judged.unread,
+            counted=judged.counted,
         )
 
     async def record(
         self,
-        exchange: Exchange,
+        case: Case,
         judged: Iterable[JudgedTurn],
         coverage: tuple[Coverage, ...],
         *,
         dropped: frozenset[int] = frozenset(),
+        reply: ReplyInfo | None = None,
     ) -> None:
         """Give the observers a record of each judged turn, and of each shadow policy's decision on it.
 
-        Raises AuditUnavailable if `audit.required` is set and a record could not be stored.
+        `reply` is None for the turns of a request. Raises AuditUnavailable if `audit.required` is set and a record
+        could not be stored.
         """
         records: list[Record] = []
         for judged_turn, own_coverage in _with_coverage(list(judged), coverage):
-            records.append(_record(exchange, judged_turn, own_coverage, exchange.policy, dropped))
+            records.append(_record(case, judged_turn, own_coverage, case.policy, reply, dropped=dropped))
             self._metrics.unread(judged_turn.turn.message.side, judged_turn.unread)
-            for policy in exchange.shadow:
+            for policy in case.shadow:
                 if judged_turn.verdict is None:
                     continue
-                decision = decide(policy, judged_turn.turn.message.side, judged_turn.verdict)
+                counted = judged_turn.counted.verdict if judged_turn.counted else judged_turn.verdict
+                decision = decide(policy, judged_turn.turn.message.side, counted)
                 shadow = replace(judged_turn, decision=decision, outcome=Pass())
-                records.append(_record(exchange, shadow, own_coverage, policy, frozenset(), shadow=True))
+                records.append(_record(case, shadow, own_coverage, policy, reply, shadow=True))
         await self._observers.record(records)
 
 
 def _record(
-    exchange: Exchange,
+    case: Case,
     judged: JudgedTurn,
     coverage: tuple[Coverage, ...],
     policy: Policy,
-    dropped: frozenset[int],
+    reply: ReplyInfo | None,
     *,
+    dropped: frozenset[int] = frozenset(),
     shadow: bool = False,
 ) -> Record:
+    side = judged.turn.message.side
+    excluded = judged.counted.applied(policy, side, judged.verdict) if judged.counted and judged.verdict else ""
     return Record(
         id=uuid.uuid4().hex,
         time=time.time(),
-        origin=exchange.origin,
-        side=judged.turn.message.side,
+        origin=case.origin,
+        side=side,
         turn=judged.turn.index,
         choice=judged.choice,
         policy=policy.name,
@@ -282,6 +332,11 @@ def _record(
         latency_s=judged.latency_s,
         error=judged.error,
         shadow=shadow,
+        complete=judged.complete,
+        late=judged.late,
+        reply=reply,
+        sampled=case.sampled,
+        exclusion=excluded,
     )
 
 

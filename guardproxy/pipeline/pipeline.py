@@ -8,6 +8,7 @@ from guardproxy.errors import UpstreamUnreadable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline.canary import CANARIES
 from guardproxy.pipeline.error_text import error_message
+from guardproxy.pipeline.exclusions import Exclusions
 from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of, undecoded_paths, unread_parts
 from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging, gathered
 from guardproxy.pipeline.resumed import JudgedReplies
@@ -27,9 +28,21 @@ from guardproxy.pipeline.turns import (
     with_thread,
     with_undecoded,
 )
+from guardproxy.pipeline.unattended import Unattended
 from guardproxy.policy import OnFailure, Policy, on_failure, worst
 from guardproxy.ports import Action, Guard
-from guardproxy.types import SEVERITY, ActionName, Conversation, Coverage, Message, Outcome, Part, Pass, Refuse
+from guardproxy.types import (
+    SEVERITY,
+    ActionName,
+    Conversation,
+    Coverage,
+    Message,
+    Outcome,
+    Part,
+    Pass,
+    Refuse,
+    ReplyInfo,
+)
 
 Extent = Literal["full", "partial"]
 
@@ -79,7 +92,8 @@ class ErrorReview:
 class Pipeline:
     """Guards exchanges with one guard, which reads the languages `reads`, None if that is unknown.
 
-    An exchange's state is not kept between calls.
+    A text whose client leaves while it is judged is judged on for at most `after_disconnect_s` seconds, so that it is
+    recorded. Otherwise an exchange's state is not kept between calls.
     """
 
     def __init__(
@@ -90,12 +104,19 @@ class Pipeline:
         actions: Mapping[str, Callable[[Policy], Action]],
         *,
         max_held_bytes: int = 64 * 2**20,
+        after_disconnect_s: float = 30.0,
         reads: frozenset[str] | None = None,
+        exclusions: Exclusions | None = None,
     ) -> None:
-        self.judging = Judging(guard, observers, metrics, actions, reads)
+        self.judging = Judging(guard, observers, metrics, actions, reads=reads, exclusions=exclusions)
         self._metrics = metrics
         self._replies = JudgedReplies()
         self._max_held_bytes = max_held_bytes
+        self._unattended = Unattended(after_disconnect_s, max_held_bytes)
+
+    async def close(self, timeout_s: float) -> None:
+        """Wait at most `timeout_s` seconds for the judging of texts whose client has left; then stop it."""
+        await self._unattended.close(timeout_s)
 
     def use(self, actions: Mapping[str, Callable[[Policy], Action]]) -> None:
         """Add actions, for new policies. The old ones stay: exchanges that have begun keep their policy."""
@@ -130,6 +151,9 @@ class Pipeline:
         2. A refused current turn refuses the request.
         3. Rewritten turns are forwarded with their new text. If nothing changes, the client's own bytes are forwarded.
         """
+        return await self._unattended.attended(self._review_request(exchange), len(exchange.request.raw))
+
+    async def _review_request(self, exchange: Exchange) -> RequestReview:
         exchange = self._replies.without_known(exchange)
         messages, history = exchange.request.conversation.messages, exchange.policy.history
         judged = await self._judge_request(exchange)
@@ -172,6 +196,9 @@ class Pipeline:
 
     async def review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
         """Judge every choice of a whole reply. Raises UpstreamUnreadable if the wire cannot read it."""
+        return await self._unattended.attended(self._review_reply(exchange, body), len(body))
+
+    async def _review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
         messages = exchange.request.conversation.messages
         context = recent_context(messages)
         reply = exchange.wire.parse_reply(exchange.request, body)
@@ -185,7 +212,7 @@ class Pipeline:
         failed, undecoded = any(choice.error for choice in judged), undecoded_paths(judged)
         unread = unread_parts(judged)
         coverage = coverage_of(reply.choices, exchange.policy, failed=failed, undecoded=undecoded, unread=unread)
-        await self.judging.record(exchange, judged, coverage)
+        await self.judging.record(exchange, judged, coverage, reply=reply.info)
         if all(choice.passed for choice in judged):
             self._replies.remember(exchange, reply.id)
         outcomes: dict[int, Outcome] = {
@@ -210,6 +237,9 @@ class Pipeline:
         """
         if body == b"":
             return ErrorReview(True, "pass", (), "full")
+        return await self._unattended.attended(self._review_error(exchange, body, stream_type), len(body or b""))
+
+    async def _review_error(self, exchange: Exchange, body: bytes | None, stream_type: str) -> ErrorReview:
         if body is None:
             return await self._opaque_error(exchange, "its body cannot be decoded", "block")
         # As in a reply with a schema, a rewrite would break the form of an error: `structured` makes it a refusal.
@@ -217,7 +247,7 @@ class Pipeline:
         try:
             if stream_type:
                 return await self._review_error_stream(exchange, body, stream_type)
-            review = await self.review_reply(exchange, body)
+            review = await self._review_reply(exchange, body)
         except UpstreamUnreadable as error:
             if (message := error_message(body)) is not None:
                 return await self._error_of_text(exchange, message)
@@ -243,7 +273,7 @@ class Pipeline:
         judged = await self.judging.turn(exchange, reply_turn(messages, message), recent_context(messages))
         undecoded, unread, failed = undecoded_paths([judged]), unread_parts([judged]), bool(judged.error)
         coverage = coverage_of([message], exchange.policy, failed=failed, undecoded=undecoded, unread=unread)
-        await self.judging.record(exchange, [judged], coverage)
+        await self.judging.record(exchange, [judged], coverage, reply=ReplyInfo())
         passes, decision = isinstance(judged.outcome, Pass), judged.decision
         return ErrorReview(passes, decision.action if passes else "block", decision.categories, _extent(coverage))
 
@@ -254,7 +284,7 @@ class Pipeline:
         decision = on_failure(setting, "opaque")
         outcome = await self.judging.act((), message, decision, policy)
         judged = JudgedTurn(reply_turn(messages, message), None, decision, outcome, why)
-        await self.judging.record(exchange, [judged], coverage_of([message], policy))
+        await self.judging.record(exchange, [judged], coverage_of([message], policy), reply=ReplyInfo())
         return ErrorReview(isinstance(outcome, Pass), decision.action, (), "partial")
 
     def review_stream(
@@ -264,9 +294,10 @@ class Pipeline:
         content_type: str,
         try_refuse_with_error: Callable[[], bool] = lambda: False,
     ) -> AsyncGenerator[bytes, None]:
-        """Yield the bytes of a streamed reply once they may be sent. Closing the iterator cancels pending checks.
+        """Yield the bytes of a streamed reply once they may be sent.
 
-        Raises RefusedBeforeStart if the reply is refused, the policy blocks with errors, no text was yielded, and
+        Closing the iterator stops the reading; what was read is judged to its end and recorded. Raises
+        RefusedBeforeStart if the reply is refused, the policy blocks with errors, no text was yielded, and
         `try_refuse_with_error` returns True: the caller has sent nothing yet and will answer with an error.
         """
         return self._stream_review(exchange, content_type, try_refuse_with_error).run(source)
@@ -281,6 +312,7 @@ class Pipeline:
             exchange.wire.open_stream(exchange.request, content_type),
             max_held_bytes=self._max_held_bytes,
             replies=self._replies,
+            unattended=self._unattended,
             try_refuse_with_error=try_refuse_with_error,
         )
 

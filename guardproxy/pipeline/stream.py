@@ -3,14 +3,15 @@
 Theory of operation. One loop reads the upstream, starts the checks that the hold-back buffer asks for, and yields what
 the buffer releases. A read and the checks (at most one per choice) run as concurrent tasks: a slow guard does not stop
 the loop from reading, a slow upstream does not stop it from releasing judged text. Only the loop changes the buffer and
-the wire's stream, so there are no locks.
+the wire's stream, so there are no locks. When the client leaves or the upstream fails, nothing more is read; what was
+read is judged to its end and recorded (`Unattended`).
 """
 
 import asyncio
 import time
-import uuid
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import structlog
@@ -18,30 +19,20 @@ import structlog
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.holdback import Ask, HoldBack
 from guardproxy.observe import Metrics
-from guardproxy.pipeline.judged_request import undecoded_paths, unread_parts
-from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judgement, Judging, gathered, refusal
+from guardproxy.pipeline.choice_checks import ChoiceChecks, LatestCheck
+from guardproxy.pipeline.judging import Exchange, Judging, gathered, refusal
+from guardproxy.pipeline.reply_records import ReplyRecords
 from guardproxy.pipeline.resumed import JudgedReplies
-from guardproxy.pipeline.turns import coverage_of, in_scope, recent_context, reply_turn
-from guardproxy.policy import worst
+from guardproxy.pipeline.unattended import Unattended
+from guardproxy.policy import on_failure, worst
 from guardproxy.ports import ReplyStream
-from guardproxy.types import SEVERITY, Decision, Edit, Message, Outcome, Pass, Refuse, Replace, Verdict
+from guardproxy.types import SEVERITY, Decision, Edit, Message, Outcome, Pass, Refuse, Replace
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
-
-@dataclass(slots=True)
-class _LatestCheck:
-    """The latest finished check of a choice. `seconds` and `unread` add up over all checks of the choice."""
-
-    message: Message
-    verdict: Verdict | None
-    decision: Decision
-    error: str = ""
-    seconds: float = 0.0
-    undecoded: bool = False
-    unread: tuple[str, ...] = ()
+_UNREADABLE = Decision("block", "", (), "opaque")
 
 
 class RefusedBeforeStart(Exception):
@@ -67,35 +58,36 @@ class StreamReview:
         *,
         max_held_bytes: int,
         replies: JudgedReplies,
+        unattended: Unattended,
         try_refuse_with_error: Callable[[], bool],
     ) -> None:
         self._judging = judging
         self._metrics = metrics
         self._exchange = exchange
-        self._context = recent_context(exchange.request.conversation.messages)
+        self._choices = ChoiceChecks(judging, exchange, stream)
         self._stream = stream
         self._hold = HoldBack(exchange.policy.stream)
         self._max_held_bytes = max_held_bytes
-        self._replies = replies
+        self._records = ReplyRecords(judging, exchange, stream, replies)
+        self._unattended = unattended
         self._try_refuse_with_error = try_refuse_with_error
         # If blocks are errors: released frames without text. They wait for the first text, because any byte sent to the
         # client makes an HTTP error impossible. None: they were sent, or blocks are completions.
         self._frames_before_text: list[bytes] | None = [] if exchange.policy.block.how == "error" else None
-        self._key = uuid.uuid4().hex  # the guard keeps its work on this reply under this name
-        self._checks: dict[asyncio.Task[_LatestCheck], Ask] = {}
+        self._checks: dict[asyncio.Task[LatestCheck], Ask] = {}
         self._pending_read: asyncio.Task[bytes | None] | None = None
         self._task_done = asyncio.Event()  # a read or a check has finished
-        self._latest: dict[int, _LatestCheck] = {}  # by choice
+        self._latest: dict[int, LatestCheck] = {}  # by choice
         self._finished: set[int] = set()  # choices whose end, as the upstream sent it, was released
-        self._ended: set[int] = set()  # choices that the proxy has ended
-        self._recorded: dict[int, Message] = {}  # by choice
+        self._ended = self._choices.ended  # choices that the proxy has ended
         self._upstream_done = False
-        self._unreadable = False
+        self._unreadable = ""  # why the reply cannot be read to its end
+        self._came: deque[float] = deque()  # when the frames in the buffer came
 
     @property
     def failed(self) -> bool:
         """Whether the reply could not be read, a choice not be judged, or the guard does not read its language."""
-        return self._unreadable or any(check.error or check.unread for check in self._latest.values())
+        return bool(self._unreadable) or any(check.error or check.unread for check in self._latest.values())
 
     @property
     def passed(self) -> bool:
@@ -129,12 +121,12 @@ class StreamReview:
                     yield piece
             except UpstreamUnreadable as error:
                 log.warning("stream_unreadable", error=str(error))
-                self._unreadable = True
-                yield await self._abandon(str(error))
+                self._unreadable = str(error)
+                yield await self._abandon()
             finally:
                 await self._stop()
 
-    async def _finished_checks(self, source: AsyncIterator[bytes]) -> list[asyncio.Task[_LatestCheck]]:
+    async def _finished_checks(self, source: AsyncIterator[bytes]) -> list[asyncio.Task[LatestCheck]]:
         """Wait until a read or a check has finished; feed what was read, return the finished checks."""
         if self._pending_read is None and not self._upstream_done:
             self._pending_read = self._task(_next(source))
@@ -162,56 +154,29 @@ class StreamReview:
         return bool(self._ended) and not self._hold.open and self._ended >= set(self._stream.choices)
 
     def _feed(self, data: bytes | None) -> None:
-        """Put the frames that `data` completes into the buffer; None is the end of the upstream's body."""
-        for chunk in self._stream.finish() if data is None else self._stream.feed(data):
-            self._hold.add(chunk)
-        if data is None:
-            self._upstream_done = True
-            self._hold.complete()  # a reply that breaks off is judged up to its last frame
+        """Put the frames that `data` completes into the buffer, and start the checks that are due then."""
+        self._hold_frames(data)
         if self._hold.held_bytes > self._max_held_bytes:
             raise UpstreamUnreadable(f"more than {self._max_held_bytes} bytes of a reply are waiting to be judged")
         self._start_checks()
 
+    def _hold_frames(self, data: bytes | None) -> None:
+        """Put the frames that `data` completes into the buffer; None is the end of the upstream's body."""
+        for chunk in self._stream.finish() if data is None else self._stream.feed(data):
+            self._hold.add(chunk)
+            self._came.append(time.perf_counter())
+        if data is None:
+            self._upstream_done = True
+            self._hold.complete()  # a reply that breaks off is judged up to its last frame
+
     def _start_checks(self) -> None:
         for ask in self._hold.ask():
-            self._checks[self._task(self._check(ask))] = ask
+            self._checks[self._task(self._check(ask.choice))] = ask
 
-    async def _check(self, ask: Ask) -> _LatestCheck:
-        """Judge the choice as far as it was fed, which may be further than `ask.upto`: more text, never less."""
-        started = time.perf_counter()
-        message = self._stream.message(ask.choice)
-        before = self._latest.get(ask.choice)
-        if before is not None and before.message == message:
-            return before  # a finish frame without text: the last check judged exactly this message
-        judged = await self._judged(message)
-        if message.arrived and not _is_clean(judged):
-            message = await self._without_harm_beside(ask.choice)
-            judged = await self._judged(message)
-        seconds, unread = time.perf_counter() - started, judged.unread
-        if before is not None:
-            seconds, unread = seconds + before.seconds, tuple(dict.fromkeys((*before.unread, *unread)))
-        return _LatestCheck(message, judged.verdict, judged.decision, judged.error, seconds, judged.undecoded, unread)
+    async def _check(self, choice: int) -> LatestCheck:
+        return await self._choices.check(choice, self._latest.get(choice))
 
-    async def _judged(self, message: Message) -> Judgement:
-        policy = self._exchange.policy
-        return await self._judging.judgement(self._context, in_scope(message, policy.judge), policy, self._key)
-
-    async def _without_harm_beside(self, choice: int) -> Message:
-        """The choice beside the released texts of others only, if their own text must not pass or cannot be judged.
-
-        Harm in one choice is not that of another. A text that the guard has failed to judge is left out.
-        """
-        others = [other for other in self._stream.choices if other != choice and other not in self._ended]
-        alone = {other: replace(self._stream.message(other), arrived=()) for other in others}
-        judged = await gathered([self._judged(message) for message in alone.values()])
-        unclean = [other for other, own in zip(others, judged, strict=True) if not _is_clean(own)]
-        unjudged = {
-            part.path for other, own in zip(others, judged, strict=True) if own.error for part in alone[other].parts
-        }
-        message = self._stream.message(choice, without=unclean)
-        return replace(message, arrived=tuple(part for part in message.arrived if part.path not in unjudged))
-
-    async def _act_on(self, ask: Ask, check: _LatestCheck) -> bytes:
+    async def _act_on(self, ask: Ask, check: LatestCheck) -> bytes:
         """Apply a finished check: release its text, hold the choice until it is complete, or end it.
 
         Returns the bytes that end the choice, empty if it goes on.
@@ -228,7 +193,7 @@ class StreamReview:
             return b""
         return await self._end(ask, check)
 
-    async def _end(self, ask: Ask, check: _LatestCheck) -> bytes:
+    async def _end(self, ask: Ask, check: LatestCheck) -> bytes:
         """End a choice: the text that was sent stays, the outcome takes the place of everything else."""
         policy = self._exchange.policy
         outcome: Outcome = refusal(policy, check.decision)
@@ -239,10 +204,10 @@ class StreamReview:
             outcome = await self._judging.act((), check.message, check.decision, policy)
         if isinstance(outcome, Pass):
             outcome = refusal(policy, check.decision)  # an action must not let a text pass that the policy stops
-        await self._record(ask.choice, outcome)
+        await self._records.add(ask.choice, check, outcome, complete=True)
         return self._ending(ask.choice, outcome)
 
-    async def _rewritten(self, ask: Ask, check: _LatestCheck) -> Outcome:
+    async def _rewritten(self, ask: Ask, check: LatestCheck) -> Outcome:
         """Rewrite the text that was not sent yet; judge candidates after the text that was: the client reads both."""
         released = self._stream.released(ask.choice)
         sent = {part.path: part.text for part in released.parts}
@@ -256,7 +221,8 @@ class StreamReview:
             new = {part.path: part.text for part in candidate.parts}
             whole = tuple(replace(p, text=sent.get(p.path, "") + new.get(p.path, "")) for p in check.message.parts)
             arrived = (*released.arrived, *candidate.parts) if check.message.arrived else ()
-            return (await self._judging.judge(self._context, Message(candidate.role, whole, arrived), policy))[1]
+            rewritten = Message(candidate.role, whole, arrived)
+            return (await self._judging.judge(self._choices.context, rewritten, policy))[1]
 
         outcome = await self._judging.outcome_of(unsent, check.decision, policy, judge_again)
         if not isinstance(outcome, Replace):
@@ -286,7 +252,10 @@ class StreamReview:
 
     async def _released(self) -> tuple[bytes, bool]:
         """Take the frames that may be sent now: their bytes, and whether they have text. Record what they finish."""
-        chunks = self._hold.release()
+        chunks, now = self._hold.release(), time.perf_counter()
+        for _ in chunks:
+            self._records.held_s = max(self._records.held_s, now - self._came.popleft())
+        self._records.held_characters = max(self._records.held_characters, self._hold.held_characters)
         finished = {mark.choice for chunk in chunks for mark in chunk.marks if mark.final} - self._ended
         self._finished |= finished
         await self._record_finished(finished)
@@ -302,15 +271,16 @@ class StreamReview:
         """The stream's own terminator if the proxy ended a choice and the upstream's terminator was not sent."""
         return self._stream.close() if self._ended else b""
 
-    async def _abandon(self, why: str) -> bytes:
+    async def _abandon(self) -> bytes:
         """End every open choice with a refusal, send what is judged of the others, and the stream's terminator."""
-        out = []
+        out, outcome = [], refusal(self._exchange.policy)
         for choice in self._unsettled() or ([] if self._stream.choices else [0]):
-            message = self._stream.message(choice)
-            self._latest[choice] = _LatestCheck(message, None, Decision("block", "", (), "opaque"), why)
-            outcome = refusal(self._exchange.policy)
-            monitored = choice in self._finished and self._exchange.policy.stream.mode == "monitor"
-            await self._record(choice, Pass() if monitored else outcome)  # if monitored, the client has all of it
+            message, latest = self._stream.message(choice), self._latest.get(choice)
+            # What the client has of it and no verdict covers is judged when the stream has ended.
+            if self._stream.released(choice).size <= (latest.message.size if latest else 0):
+                check = LatestCheck(message, latest.verdict if latest else None, _UNREADABLE, self._unreadable)
+                self._latest[choice] = check
+                await self._records.add(choice, check, outcome, complete=False)
             out.append(self._ending(choice, outcome))
         rest, _ = await self._released()
         return b"".join([*out, self._after_waiting_frames(rest), self._stream.close()])
@@ -326,56 +296,77 @@ class StreamReview:
         Not sooner: until its end may be released, a choice can still become part of a reply that is unreadable.
         """
         for choice in sorted(choices & self._finished - set(self._hold.open)):
-            await self._record(choice, Pass())
-
-    async def _record(self, choice: int, outcome: Outcome) -> None:
-        """Record a choice. If it was recorded already, record what has come behind its end, if anything has."""
-        check, recorded = self._latest[choice], self._recorded.get(choice)
-        message = check.message if recorded is None else _behind(check.message, recorded)
-        if recorded is not None and not message.parts:
-            return
-        self._recorded[choice] = check.message
-        turn = reply_turn(self._exchange.request.conversation.messages, message)
-        judged = JudgedTurn(
-            turn,
-            check.verdict,
-            check.decision,
-            outcome,
-            check.error,
-            check.seconds,
-            choice,
-            check.undecoded,
-            check.unread,
-        )
-        if judged.passed:
-            self._replies.remember(self._exchange, self._stream.id)
-        policy, undecoded, unread = self._exchange.policy, undecoded_paths([judged]), unread_parts([judged])
-        coverage = coverage_of([message], policy, failed=bool(check.error), undecoded=undecoded, unread=unread)
-        await self._judging.record(self._exchange, [judged], coverage)
+            complete = self._stream.is_complete(choice)
+            await self._records.add(choice, self._latest[choice], Pass(), complete=complete)
 
     async def _stop(self) -> None:
-        """Cancel pending tasks; record the choices that end without a final verdict."""
-        pending = [*self._checks, *([self._pending_read] if self._pending_read is not None else [])]
-        if pending:
-            for task in pending:
+        """Stop reading. Record what is judged; go on with the rest without the client."""
+        needless = [task for task, ask in self._checks.items() if self._is_over(ask.choice)]
+        for task in needless:
+            task.cancel()
+            del self._checks[task]
+        await asyncio.gather(*needless, return_exceptions=True)
+        if self._pending_read is not None:
+            self._pending_read.cancel()
+            (read,) = await asyncio.gather(self._pending_read, return_exceptions=True)
+            if not isinstance(read, BaseException):
+                self._feed_last(read)
+        if self._came:
+            self._records.held_s = max(self._records.held_s, time.perf_counter() - self._came[0])
+        if self._checks or any(self._lacks_verdict(choice) for choice in self._stream.choices):
+            size = sum(self._stream.message(choice).size for choice in self._stream.choices)
+            self._unattended.go_on(self._finish(), size)
+        else:
+            await self._finish()
+
+    def _feed_last(self, data: bytes | None) -> None:
+        """Take what was read while the client left; it starts no check."""
+        try:
+            self._hold_frames(data)
+        except UpstreamUnreadable as error:
+            self._unreadable = str(error)
+
+    async def _finish(self) -> None:
+        """Judge what was read and has no verdict yet, and record every choice that has no record of it.
+
+        If this is cancelled, the records say that the verdict is missing.
+        """
+        try:
+            checks = dict(zip(self._checks.values(), await asyncio.gather(*self._checks), strict=True))
+            self._latest |= {ask.choice: check for ask, check in checks.items()}
+            rest = [choice for choice in self._stream.choices if self._lacks_verdict(choice)]
+            self._latest |= dict(zip(rest, await gathered([self._check(choice) for choice in rest]), strict=True))
+        finally:
+            for task in self._checks:
                 task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
-        self._judging.guard.forget(self._key)
-        for choice in sorted(self._latest.keys() - self._recorded.keys()):
-            if choice in self._hold.open:
-                self._latest[choice].error = "the stream ended before the last verdict"
-            await self._record(choice, Pass())
+            self._choices.forget()
+            for choice in self._stream.choices:
+                await self._record_without_client(choice)
+            await self._records.write()
 
+    def _lacks_verdict(self, choice: int) -> bool:
+        """Whether a choice without its last record has text or opaque parts that no check has covered."""
+        parts, latest = self._stream.message(choice).parts, self._latest.get(choice)
+        return bool(parts) and not self._is_over(choice) and (latest is None or latest.message.parts != parts)
 
-def _behind(message: Message, earlier: Message) -> Message:
-    """What a message has more than `earlier`, its state before: new parts, and the rests of parts that have grown."""
-    known = {part.path: part.text for part in earlier.parts}
-    new = [part for part in message.parts if part not in earlier.parts]
-    return replace(message, parts=tuple(replace(part, text=part.text[len(known.get(part.path, "")) :]) for part in new))
+    def _is_over(self, choice: int) -> bool:
+        """Whether the proxy has ended a choice and knows what to record of it."""
+        return choice in self._ended and self._records.has(choice)
 
-
-def _is_clean(judged: Judgement) -> bool:
-    return judged.decision.action == "pass" and not judged.error
+    async def _record_without_client(self, choice: int) -> None:
+        """Record what came of a choice and was not recorded: the client has left, or the reply cannot be read on."""
+        message, policy, check = self._stream.message(choice), self._exchange.policy, self._latest.get(choice)
+        if not message.parts or self._is_over(choice):
+            return
+        if check is None or self._lacks_verdict(choice):
+            check = check or LatestCheck(message, None, on_failure(policy.on_guard_error, "guard_error"))
+            check = replace(check, message=message, error="the stream ended before the last verdict")
+        monitored = policy.stream.mode == "monitor" and (choice in self._finished or choice not in self._ended)
+        if self._unreadable:
+            check = replace(check, decision=worst([check.decision, _UNREADABLE]), error=self._unreadable)
+        stops = SEVERITY[check.decision.action] >= SEVERITY["rewrite"]
+        outcome = refusal(policy, check.decision) if stops and not monitored else Pass()
+        await self._records.add(choice, check, outcome, complete=self._stream.is_complete(choice))
 
 
 async def _next(source: AsyncIterator[bytes]) -> bytes | None:

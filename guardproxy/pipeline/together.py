@@ -44,9 +44,12 @@ def _with(choice: JudgedTurn, together: Judgement, policy: Policy) -> JudgedTurn
     outcome = choice.outcome
     if SEVERITY[together.decision.action] >= SEVERITY["rewrite"] and not isinstance(outcome, Refuse):
         outcome = refusal(policy, together.decision)
-    verdict = choice.verdict
+    verdict, counted = choice.verdict, choice.counted
     if verdict is not None and together.verdict is not None and decision != choice.decision:
         verdict = worst_of_views([("text", verdict), ("choices", together.verdict)])
+        if counted is not None:
+            counts = together.counted.verdict if together.counted else together.verdict
+            counted = replace(counted, verdict=worst_of_views([("text", counted.verdict), ("choices", counts)]))
     undecoded = choice.undecoded or together.undecoded
     return replace(
         choice,
@@ -55,4 +58,5 @@ def _with(choice: JudgedTurn, together: Judgement, policy: Policy) -> JudgedTurn
         outcome=outcome,
         error=choice.error or together.error,
         undecoded=undecoded,
+        counted=counted,
     )

@@ -4,6 +4,7 @@ from guardproxy.settings.catalogue import Catalogue
 from guardproxy.settings.checks.upstream import url_error
 from guardproxy.settings.load import load, load_text
 from guardproxy.settings.model import (
+    CREDENTIAL_HEADERS,
     EMBEDDED,
     EMBEDDED_PARTS,
     MULTILINGUAL,
@@ -20,6 +21,7 @@ from guardproxy.settings.presets import DEFAULT_PRESET
 from guardproxy.settings.resolve import MemberSettings, Settings
 
 __all__ = [
+    "CREDENTIAL_HEADERS",
     "DEFAULT_PRESET",
     "EMBEDDED",
     "EMBEDDED_PARTS",

@@ -232,6 +232,48 @@ class PathSettings:
     """Requests that are refused even if a wire could read them: `METHOD /path`, with * for any text."""
 
 
+# The headers in which the protocols and their gateways send the client's key.
+CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key", "ocp-apim-subscription-key")
+# Where clients of the protocols name their end user and their session. OpenAI's `prompt_cache_key` is not among them:
+# many sessions with the same beginning share it.
+USER_PLACES = ("body user", "body safety_identifier", "body metadata.user_id", "header x-user-id")
+SESSION_PLACES = (
+    "header x-session-id",
+    "body session_id",
+    "body metadata.session_id",
+    "body conversation",
+    "body conversation.id",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KeepSettings:
+    """How long records are kept: a number with s, m, h, d or w, such as 90d. Without a duration they stay."""
+
+    blocked: Text | None = None
+    """Records of decisions to block, rewrite or flag."""
+    passed: Text | None = None
+    """Records of decisions to pass."""
+    text: Text | None = None
+    """The text alone; the rest of the record stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExclusionSettings:
+    """A text that is known to be harmless: what the guard finds in exactly this text does not count."""
+
+    sha256: Text
+    """The SHA-256 of the text in UTF-8, in hex."""
+    category: Text
+    """The category whose findings do not count: its id, `unsafe`, or * for everything."""
+    reason: Text
+    """Why the text is harmless."""
+    by: Text
+    """Who says so."""
+    until: Text
+    """When the exclusion ends: an ISO 8601 date or time, in local time if it has no zone."""
+
+
 @dataclass(frozen=True, slots=True)
 class AuditSettings:
     """The record of every judged turn."""
@@ -244,6 +286,26 @@ class AuditSettings:
     """Whether an answer waits until its record is stored, and is refused if that fails."""
     log: bool = True
     """Whether each record is also a log line."""
+    after_disconnect_s: Annotated[float, Interval(ge=0, le=3600)] = 30.0
+    """Seconds for which a text is judged on after its client has left, so that its record is complete."""
+    user: tuple[Text, ...] = USER_PLACES
+    """Where a request names its end user: `body key.key` or `header name`; the first that there is counts."""
+    session: tuple[Text, ...] = SESSION_PLACES
+    """Where a request names its session, in the same form."""
+    user_plain: bool = False
+    """Whether records hold the end user and the session in plain text, not as a hash."""
+    sample_passed: Probability = 0.01
+    """The share of requests that are marked as a random sample, for the review of what passed."""
+    passed: Literal["all", "sampled"] = "all"
+    """Which passed turns are recorded: `all`, or only those of the `sampled` requests."""
+    keep: KeepSettings | None = None
+    """How long the store keeps records; the proxy erases older ones at its start and every hour."""
+    encrypt: Text | Annotated[tuple[Text, ...], Len(1)] | None = field(default=None, repr=False)
+    """A key, or a list of keys, as ${env:NAME}: texts are encrypted with the first one, and each may decrypt."""
+    chain_key: Text | None = field(default=None, repr=False)
+    """A key, as ${env:NAME}, without which nobody can compute the hash chain again after a change."""
+    exclusions: tuple[ExclusionSettings, ...] = ()
+    """Texts that are known to be harmless, beside those in the store (`guardproxy audit exclude`)."""
 
 
 @dataclass(frozen=True, slots=True)

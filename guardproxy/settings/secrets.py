@@ -10,6 +10,8 @@ from guardproxy.settings.yaml_tree import Node, Problem, SettingPath, dotted
 
 KEY: SettingPath = ("upstream", "key")
 STORE: SettingPath = ("audit", "store")
+ENCRYPT: SettingPath = ("audit", "encrypt")
+CHAIN_KEY: SettingPath = ("audit", "chain_key")
 
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]+")
@@ -32,7 +34,7 @@ def read_secrets(root: Node, env: Mapping[str, str]) -> tuple[dict[SettingPath, 
             else:
                 values[path] = _substituted(text, env)
         elif "${env:" in text:
-            allowed = f"{dotted(KEY)}, {dotted(STORE)} and the service.key of a guard"
+            allowed = f"{', '.join(map(dotted, (KEY, STORE, ENCRYPT, CHAIN_KEY)))} and the service.key of a guard"
             messages = [f"${{env:...}} is only allowed in {allowed}; write the value itself"]
         else:
             messages = []
@@ -53,8 +55,9 @@ def with_secrets(content: Any, values: Mapping[SettingPath, str]) -> Any:
 
 
 def _is_key(path: SettingPath) -> bool:
-    """Whether the whole setting must be a secret: the upstream's key, or that of a guard that is a service."""
-    return path == KEY or (path[:1] in (("guard",), ("guards",)) and path[-2:] == ("service", "key"))
+    """Whether the whole setting must be a secret: a key of the upstream, of the audit store, or of a service."""
+    of_service = path[:1] in (("guard",), ("guards",)) and path[-2:] == ("service", "key")
+    return of_service or path in (KEY, CHAIN_KEY) or path[:2] == ENCRYPT
 
 
 def _strings(root: Node) -> list[tuple[SettingPath, Node]]:

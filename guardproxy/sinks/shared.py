@@ -5,12 +5,25 @@ from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
-from guardproxy.types import Coverage, Decision, Finding, Origin, Reason, Record, Usage, Verdict
+from guardproxy.types import (
+    Coverage,
+    Decision,
+    Exclusion,
+    Finding,
+    Label,
+    Origin,
+    Reason,
+    Record,
+    ReplyInfo,
+    Span,
+    Usage,
+    Verdict,
+)
 
 # Records are frozen, so values need no copies: dataclasses.asdict copies every leaf and takes five times as long.
 _NAMES = {
     kind: tuple(field.name for field in fields(kind))
-    for kind in (Record, Origin, Verdict, Usage, Finding, Decision, Reason, Coverage)
+    for kind in (Record, Origin, Verdict, Usage, Finding, Decision, Reason, Coverage, ReplyInfo, Label, Exclusion)
 }
 _VALUES = {kind: attrgetter(*names) for kind, names in _NAMES.items()}
 
@@ -28,6 +41,18 @@ def to_dict(record: Record) -> dict[str, Any]:
     return fields_of_record
 
 
+def label_dict(label: Label) -> dict[str, Any]:
+    """Return the label as a dict of scalars, with the field names of `types`."""
+    fields_of_label: dict[str, Any] = _json_value(label)
+    return fields_of_label
+
+
+def exclusion_dict(exclusion: Exclusion) -> dict[str, Any]:
+    """Return the exclusion as a dict of scalars, with the field names of `types`."""
+    fields_of_exclusion: dict[str, Any] = _json_value(exclusion)
+    return fields_of_exclusion
+
+
 def to_json(record: Record) -> str:
     """Return the record as one line of ASCII; control characters and surrogates, which stores refuse, are escaped."""
     return json.dumps(_json_value(record), ensure_ascii=True, separators=(",", ":"))
@@ -35,7 +60,11 @@ def to_json(record: Record) -> str:
 
 def from_json(line: str) -> Record:
     """Read a record that `to_json` wrote. Raises ValueError, KeyError or TypeError for anything else."""
-    data: dict[str, Any] = json.loads(line)
+    return from_dict(json.loads(line))
+
+
+def from_dict(data: dict[str, Any]) -> Record:
+    """Return the record that `to_dict` gave these values of. Raises ValueError, KeyError or TypeError."""
     verdict = data["verdict"]
     return Record(
         **{
@@ -44,6 +73,7 @@ def from_json(line: str) -> Record:
             "verdict": verdict and _verdict(verdict),
             "decision": _decision(data["decision"]),
             "coverage": tuple(Coverage(**part) for part in data["coverage"]),
+            "reply": data.get("reply") and ReplyInfo(**data["reply"]),
         }
     )
 
@@ -54,7 +84,12 @@ def _decision(data: dict[str, Any]) -> Decision:
 
 
 def _verdict(data: dict[str, Any]) -> Verdict:
-    findings = tuple(Finding(**finding) for finding in data["findings"])
+    findings = tuple(Finding(**{**finding, "span": _span(finding)}) for finding in data["findings"])
     if "account" in data:  # the name of `usage` in version 0.1.0; stored rows cannot change, because they are hashed
         data["usage"] = data.pop("account")
-    return Verdict(**{**data, "findings": findings, "usage": Usage(**data["usage"])})
+    return Verdict(**{**data, "findings": findings, "usage": Usage(**data["usage"]), "span": _span(data)})
+
+
+def _span(data: dict[str, Any]) -> Span | None:
+    span = data.get("span")
+    return None if span is None else (span[0], span[1])

@@ -4,13 +4,13 @@ The proxy knows a client by the hash of its key. An operator can compute the has
 `printf %s "$KEY" | sha256sum | cut -c1-16`.
 """
 
-import hashlib
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from guardproxy.errors import GuardproxyError
+from guardproxy.observe.masking import short_hash
 from guardproxy.policy import Chosen, PolicySet
 from guardproxy.web.headers import CREDENTIALS, KEY_PARAMETERS, Headers, canonical_name, parameter_name
 
@@ -69,7 +69,7 @@ def client_hashes(headers: Headers, query: bytes) -> Sequence[str]:
     AmbiguousRequest if a place occurs twice, or if a credential is not exactly one key.
     """
     keys = {_key(name, value) for name, value in (*_header_credentials(headers), *_query_credentials(query))}
-    return sorted(hashlib.sha256(key).hexdigest()[:16] for key in keys if key)
+    return sorted(short_hash(key) for key in keys if key)
 
 
 def _header_credentials(headers: Headers) -> Iterator[tuple[str, bytes]]:

@@ -9,6 +9,8 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote_plus
 
+from guardproxy.settings import CREDENTIAL_HEADERS
+
 Headers = list[tuple[bytes, bytes]]
 
 # Headers that concern a single connection: RFC 9110, 7.6.1, and others that older proxies still send.
@@ -27,7 +29,7 @@ HOP_BY_HOP: Final = frozenset(
     }
 )
 # The headers and query parameters in which the protocols and their gateways send the client's key.
-CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key", b"ocp-apim-subscription-key")
+CREDENTIALS: Final = tuple(name.encode("ascii") for name in CREDENTIAL_HEADERS)
 KEY_PARAMETERS: Final = frozenset(
     {"key", "api-key", "api_key", "apikey", "subscription-key", "access_token", "oauth_token", "auth_token"}
 )

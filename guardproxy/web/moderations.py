@@ -2,25 +2,28 @@
 
 Reference: platform.openai.com/docs/api-reference/moderations. `input` is a text, a list of texts (a result for each),
 or a list of message parts (a single result). A text is flagged if it reaches a threshold of the policy's rules for user
-texts. Guardproxy's own categories, and `unsafe` for P(unsafe), are added to OpenAI's.
+texts. Guardproxy's own categories, and `unsafe` for P(unsafe), are added to OpenAI's. Each text is recorded as a turn.
 """
 
 import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from guardproxy.errors import GuardproxyError, GuardUnavailable, TooLarge, Unreadable
-from guardproxy.pipeline import Judging, gathered
-from guardproxy.policy import UNSAFE
+from guardproxy.pipeline import JudgedTurn, Judging, moderated
+from guardproxy.policy import UNSAFE, Policy
 from guardproxy.settings import Limits
-from guardproxy.types import Decision, Message, Part, Verdict
+from guardproxy.types import Decision, Message, Origin, Part, Verdict
 from guardproxy.web.client import choose_policy
 from guardproxy.web.errors import NotReady, error_answer
+from guardproxy.web.identities import Identities
 from guardproxy.web.proxy import LivePolicies
+from guardproxy.web.sample import ReviewSample
 from guardproxy.wires.shared.body import read_object
 
 # OpenAI's categories, each with the categories of guardproxy that lie within it: every text in them is in OpenAI's too.
@@ -50,27 +53,54 @@ WITHIN: Final[Mapping[str, tuple[str, ...]]] = {
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
+@dataclass(frozen=True, slots=True)
+class ModerationCase:
+    """A request for moderation: it has no upstream, and its wire in records is "moderations"."""
+
+    origin: Origin
+    policy: Policy
+    shadow: tuple[Policy, ...]
+    sampled: bool
+
+
 def moderations(
-    judging: Judging, policies: LivePolicies, *, limits: Limits, ready: Callable[[], str], model: str
+    judging: Judging,
+    policies: LivePolicies,
+    *,
+    limits: Limits,
+    ready: Callable[[], str],
+    model: str,
+    identities: Identities,
+    sample: ReviewSample,
 ) -> Endpoint:
-    """The endpoint. `model` is the guard's name; `ready` returns why the guard cannot judge, empty if it can."""
+    """The endpoint. `model` is the guard's name; `ready` returns why the guard cannot judge, empty if it can.
+
+    `identities` and `sample` are those of the proxy. Answers name their request by `x-guardproxy-request-id`.
+    """
 
     async def endpoint(request: Request) -> Response:
+        request_id = os.urandom(12).hex()
+        own = {"x-guardproxy-request-id": request_id}
         try:
             if reason := ready():
                 raise NotReady(reason)
-            asked_model, messages = parse(await _body(request, limits.body_bytes), limits)
+            content = await _body(request, limits.body_bytes)
+            asked_model, messages = parse(content, limits)
             # Not `request.url.path`: Starlette joins the URL from the Host header, which a client may fill with a path.
             paths, query = (request.scope["path"],), request.scope["query_string"]
             models = (("model", asked_model),)
-            _, chosen = choose_policy(policies.current, paths, models, request.headers.raw, query)
-            judged = await gathered([judging.judge((), message, chosen.policy) for message in messages])
-            results = [_result_of(*judgement) for judgement in judged]
+            client, chosen = choose_policy(policies.current, paths, models, request.headers.raw, query)
+            user, session = identities.of(read_object(content), request.headers.raw)
+            origin = Origin(
+                request_id, chosen.route, "moderations", "", asked_model, client, user=user, session=session
+            )
+            case = ModerationCase(origin, chosen.policy, chosen.shadow, sample.draw())
+            results = [_result_of(turn) for turn in await moderated(judging, case, messages)]
         except GuardproxyError as error:
             answer = error_answer(request.scope["path"], error.status, error.code, str(error))
-            return Response(answer.body, answer.status, media_type=answer.content_type)
+            return Response(answer.body, answer.status, media_type=answer.content_type, headers=own)
         body = {"id": f"modr-{os.urandom(12).hex()}", "model": model, "results": results}
-        return Response(json.dumps(body).encode(), media_type="application/json")
+        return Response(json.dumps(body).encode(), media_type="application/json", headers=own)
 
     return endpoint
 
@@ -145,11 +175,11 @@ def result(verdict: Verdict | None, decision: Decision) -> dict[str, Any]:
     }
 
 
-def _result_of(verdict: Verdict | None, decision: Decision, error: str) -> dict[str, Any]:
-    """The result of a judged text. Raises GuardUnavailable for an `error`: a text that was not judged has no result."""
-    if error:
-        raise GuardUnavailable(error)
-    return result(verdict, decision)
+def _result_of(judged: JudgedTurn) -> dict[str, Any]:
+    """The result of a judged text. Raises GuardUnavailable for a text that was not judged: it has no result."""
+    if judged.error:
+        raise GuardUnavailable(judged.error)
+    return result(judged.verdict, judged.decision)
 
 
 async def _body(request: Request, limit: int) -> bytes:

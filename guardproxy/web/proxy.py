@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
+from random import Random
 from typing import Final
 
 import structlog
@@ -15,7 +16,7 @@ from guardproxy.observe import Metrics
 from guardproxy.pipeline import Exchange, Pipeline, RefusedBeforeStart
 from guardproxy.policy import PolicySet
 from guardproxy.ports import Answer, Request, Wire
-from guardproxy.settings import Limits
+from guardproxy.settings import AuditSettings, Limits
 from guardproxy.sse import one_line, without_separators
 from guardproxy.types import Origin
 from guardproxy.web.answers import AnswerHeaders, check_charset, foreign_charset, is_text
@@ -23,7 +24,9 @@ from guardproxy.web.call import NO_RETRY, Call, KeepAlive, WhileConnected
 from guardproxy.web.client import choose_policy
 from guardproxy.web.errors import NotReady, Redirected, Unsupported, error_answer
 from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Headers, end_to_end, first
+from guardproxy.web.identities import Identities
 from guardproxy.web.paths import NotGuarded, PathList, check_path, spellings
+from guardproxy.web.sample import ReviewSample
 from guardproxy.web.sniff import Sniffer
 from guardproxy.web.upstream import Upstream, UpstreamResponse
 
@@ -46,7 +49,8 @@ class Proxy:
 
     `allow` names requests that pass unread because they carry no chat, `refuse` requests that are refused although a
     wire reads them. While a stream is held back, a comment is sent every `keepalive_s` seconds if its protocol has any.
-    `answer_headers` selects the headers of judged answers.
+    `answer_headers` selects the headers of judged answers. Records name the end user and session that `identities`
+    finds; `sample` draws the requests that they mark.
     Configure logging before: unremarkable requests are logged at level debug.
     """
 
@@ -64,6 +68,8 @@ class Proxy:
         ready: Callable[[], str],
         keepalive_s: float = 15.0,
         answer_headers: AnswerHeaders | None = None,
+        identities: Identities | None = None,
+        sample: ReviewSample | None = None,
     ) -> None:
         self._upstream = upstream
         self._pipeline = pipeline
@@ -76,6 +82,8 @@ class Proxy:
         self._ready = ready
         self._keepalive_s = keepalive_s
         self._answer_headers = answer_headers or AnswerHeaders()
+        self._identities = identities or Identities(AuditSettings())
+        self._sample = sample or ReviewSample(0.0, Random())
         self._log = log.bind()  # bound once, because binding takes time even if the line is not written
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -150,6 +158,7 @@ class Proxy:
         other_paths = spellings(call.path, partial(wire.claims, call.method)) if policies.routes else ()
         models = wire.models(request) if policies.routes_by_model else ()
         client, chosen = choose_policy(policies, (call.path, *other_paths), models, call.headers, call.query)
+        user, session = self._identities.of(request.body, call.headers)
         origin = Origin(
             request_id=call.id,
             route=chosen.route,
@@ -158,8 +167,10 @@ class Proxy:
             model=request.model,
             client=client,
             stream=request.stream,
+            user=user,
+            session=session,
         )
-        return Exchange(wire, request, origin, chosen.policy, chosen.shadow)
+        return Exchange(wire, request, origin, chosen.policy, chosen.shadow, self._sample.draw())
 
     def _check_size(self, request: Request) -> None:
         messages = request.conversation.messages

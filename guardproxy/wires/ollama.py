@@ -45,11 +45,13 @@ from guardproxy.wires.shared.parts import (
     text,
     with_outer_parts,
 )
+from guardproxy.wires.shared.reply_info import InfoKeys, info_of
 from guardproxy.wires.shared.streams import JSON, BaseStream, ChoiceState, Event, parts_with_new_texts, without
 
 _PATH = re.compile(r"/api/(?:chat|generate)")
 _CALLS = re.compile(r"\.function\.arguments$")
 _ROLES: dict[str, Role] = {"system": "system", "assistant": "assistant", "tool": "tool"}
+_INFO = InfoKeys("", "model", "", "prompt_eval_count", ("eval_count",))  # Ollama gives a reply no id
 _PLAIN = ("message.content", "message.thinking", "response", "thinking")
 
 
@@ -196,6 +198,7 @@ class OllamaStream(BaseStream):
     def read(self, frame: Frame) -> Chunk:
         """Return the chunk of a line. Raises UpstreamUnreadable."""
         body = read_object(frame.data or b"", UpstreamUnreadable)
+        self.info = info_of(body, _INFO, self.info)
         event = Event(body=body, kind="line", complete=frame.complete)
         if "error" in body and "message" not in body and "response" not in body:
             self.read_outer(body, REPLY, event)
@@ -301,7 +304,7 @@ class Ollama(BaseWire):
         _log_probabilities(echo, builder, parsed)
         echo.close(builder)
         builder.add_noted()
-        return Reply((builder.message("assistant"),), body, parsed)
+        return Reply((builder.message("assistant"),), body, parsed, info=info_of(parsed, _INFO))
 
     def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:
         """Return the reply with its only choice replaced or refused."""

@@ -34,6 +34,7 @@ from guardproxy.wires.shared.parts import (
     text,
     with_outer_parts,
 )
+from guardproxy.wires.shared.reply_info import OPENAI, info_of
 from guardproxy.wires.shared.streams import JSON, ChoiceState, parts_with_new_texts
 
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/completions|/openai/deployments/[^/]+/completions")
@@ -151,7 +152,12 @@ class OpenAICompletions(openai.OpenAIWire):
         choices = openai.choices_of(parsed)
         known = repeated_in_reply(request)
         read = [self._choice(choice, f"choices[{index}]", known) for index, choice in enumerate(choices)]
-        return Reply(with_outer_parts(read, outer_parts(parsed, openai.ENVELOPE, known)), body, parsed)
+        return Reply(
+            with_outer_parts(read, outer_parts(parsed, openai.ENVELOPE, known)),
+            body,
+            parsed,
+            info=info_of(parsed, OPENAI),
+        )
 
     def _choice(self, choice: Any, path: str, known: Known) -> Message:
         builder = MessageBuilder(UpstreamUnreadable, known)

@@ -15,6 +15,7 @@ from guardproxy.actions import REGISTRY
 from guardproxy.errors import GuardUnavailable, Overloaded
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Exchange, Pipeline, ReplyReview, RequestReview
+from guardproxy.pipeline.turns import is_full
 from guardproxy.policy import BlockPolicy, JudgeScope, Policy, Rule, SideRules, StreamPolicy
 from guardproxy.registry import load
 from guardproxy.types import Check, Conversation, Decision, Message, Origin, Part, Record, Verdict
@@ -34,11 +35,11 @@ def policy(**changes: Any) -> Policy:
 class Run:
     """A pipeline with its guard and its records."""
 
-    def __init__(self, guard: Any = None) -> None:
+    def __init__(self, guard: Any = None, *, required: bool = True) -> None:
         self.guard = guard or WordGuard(WORDS)
         self.sink = ListSink()
         metrics = Metrics(CollectorRegistry())
-        self.observers = Observers({"list": self.sink}, metrics=metrics, text="full", required=True)
+        self.observers = Observers({"list": self.sink}, metrics=metrics, text="full", required=required)
         actions = {name: load(name, REGISTRY, "action") for name in REGISTRY}
         self.pipeline = Pipeline(self.guard, self.observers, metrics, actions)
 
@@ -72,6 +73,7 @@ class Run:
             try:
                 return await call()
             finally:
+                await self.pipeline.close(20)
                 await self.observers.close()
 
         return asyncio.run(run())
@@ -669,7 +671,7 @@ def test_any_other_failure_releases_nothing() -> None:
 
 
 def test_client_that_leaves_is_recorded() -> None:
-    """Closing the iterator cancels pending checks and records the text that was released without a final verdict."""
+    """Closing the iterator stops the reading; the text that was read is judged to its end and recorded."""
     run = Run()
 
     async def leave(got: bytes = b"") -> None:
@@ -681,8 +683,10 @@ def test_client_that_leaves_is_recorded() -> None:
 
     run._with(leave)
     (record,) = run.records
-    assert "before the last verdict" in record.error
-    assert [(item.judged, item.why) for item in record.coverage] == [(False, "guard unavailable")]
+    assert (record.error, record.complete, record.outcome) == ("", False, "pass")
+    assert record.text.startswith(TEXT)
+    assert run.guard.asked[-1].turn.text == record.text
+    assert is_full(record.coverage)
 
 
 @pytest.mark.parametrize(("spare", "cut"), [(0, False), (-1, True)])

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from guardproxy.errors import GuardUnavailable
 from guardproxy.pipeline.stream import RefusedBeforeStart
 from guardproxy.pipeline.turns import is_full
+from guardproxy.pipeline.unattended import Unattended
 from guardproxy.policy import BlockPolicy, Policy, Rule, SideRules, StreamPolicy
 from guardproxy.types import Check, Decision, Message, Outcome, Pass, Refuse, Verdict
 from tests.kit import WordGuard
@@ -119,20 +120,30 @@ def test_the_upstream_is_read_while_the_guard_is_slow() -> None:
     within_time(run, read)
 
 
-def test_a_client_that_leaves_cancels_the_checks() -> None:
-    """Nobody waits for a check of a reply that nobody reads, and the guard forgets its work on the reply."""
+@pytest.mark.parametrize("stopped", ["at once", "by the shutdown"])
+def test_judging_without_a_client_is_bounded(stopped: str) -> None:
+    """When its time is over, its checks are cancelled, the guard forgets the reply, and the record says what lacks."""
 
     async def leave() -> None:
         run.guard = run.pipeline.judging.guard = guard = Slow()
+        run.pipeline._unattended = Unattended(0 if stopped == "at once" else 60, 1000)
         reading = asyncio.ensure_future(whole(review(run, Upstream(frames(TEXT)), policy(stream=EVERY_FRAME))))
         await guard.asked_first.wait()
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
+        assert not guard.cancelled
+        await run.pipeline.close(0.1)
         assert guard.cancelled == 1
         assert len(guard.forgotten) == 1
 
     run = Run()
-    within_time(run, leave)
+    with capture_logs() as logs:
+        within_time(run, leave)
+    (record,) = run.records
+    assert (record.verdict, record.complete, record.outcome) == (None, False, "refuse")
+    assert (record.error, record.decision.cause) == ("the stream ended before the last verdict", "guard_error")
+    assert not is_full(record.coverage)
+    assert [line["event"] for line in logs] == ["unattended_stopped"]
 
 
 def test_reading_stops_when_every_choice_has_ended() -> None:
@@ -389,8 +400,8 @@ def test_a_rewrite_of_a_reply_without_an_opening_frame() -> None:
     assert content_of(out) == run.guard.asked[-1].turn.text == "[removed] Fine."
 
 
-def test_a_stream_that_fails_is_recorded_without_its_last_verdict() -> None:
-    """Text that was judged before the upstream failed is recorded once, as passed, with the reason."""
+def test_a_stream_that_fails_is_judged_as_far_as_it_came() -> None:
+    """Text that came before the upstream failed is judged to its end and recorded once, as incomplete."""
 
     class Broken(Upstream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -406,7 +417,7 @@ def test_a_stream_that_fails_is_recorded_without_its_last_verdict() -> None:
             await whole(review(run, source, policy(stream=EVERY_FRAME)))
 
     within_time(run, read)
-    assert [(record.outcome, record.error) for record in run.records] == [
-        ("pass", "the stream ended before the last verdict")
-    ]
-    assert not is_full(run.records[0].coverage)
+    (record,) = run.records
+    assert (record.outcome, record.error, record.complete) == ("pass", "", False)
+    assert record.text == run.guard.asked[-1].turn.text == TEXT
+    assert is_full(record.coverage)

@@ -189,6 +189,25 @@ def test_harm_behind_the_end_is_withheld_without_a_second_end(action: Any) -> No
         ("refuse", "cannot parse: a bomb"),
     ]
     assert [[item.path for item in record.coverage] for record in run.records][1] == ["error.message"]
+    assert [record.late for record in run.records] == [False, True]
+
+
+@pytest.mark.parametrize(("late", "outcome"), [("nothing bad", "pass"), ("a bomb", "refuse")])
+def test_what_comes_behind_the_end_is_in_the_record_of_the_choice(late: str, outcome: str) -> None:
+    """If the audit need not come first, a choice has one record, written at the end, with the usage of the stream."""
+    run = Run(required=False)
+    first = frames("Fine.")[:-1]
+    error = b'data: {"error": {"message": "%s"}}\n\n' % late.encode()
+    usage = (
+        b'data: {"id": "c", "model": "m-1", "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}\n\n'
+    )
+    read_in_two(run, first, [error, usage, DONE], policy(stream=EVERY_FRAME))
+    (record,) = run.records
+    assert (record.outcome, record.late, record.complete) == (outcome, False, True)
+    assert set(record.text.splitlines()) == {"Fine.", late}
+    assert record.reply is not None
+    assert record.reply.model == ("m-1" if outcome == "pass" else record.reply.model)
+    assert record.reply.output_tokens in ((2,) if outcome == "pass" else (2, None))
 
 
 def test_what_is_known_is_not_recorded_again_behind_the_end() -> None:
@@ -223,13 +242,13 @@ def test_only_what_came_behind_the_end_is_in_the_second_record() -> None:
 
 
 def test_a_monitored_choice_that_the_client_has_passes_although_the_rest_is_unreadable() -> None:
-    """In `monitor` mode an end leaves before its verdict: the record says that the text passed unjudged, and why."""
+    """In `monitor` mode an end leaves before its verdict, which is in the record with the reason of the break."""
     run = Run(Thinking([1000]))
     with capture_logs():
         out = run.stream([frame(content="Fine.", finish="stop"), NONSENSE], policy(stream=StreamPolicy("monitor")))
     assert ends_of(out, 0) == ["stop"]
     (record,) = run.records
-    assert (record.outcome, record.verdict, bool(record.error)) == ("pass", None, True)
+    assert (record.outcome, bool(record.verdict), bool(record.error)) == ("pass", True, True)
 
 
 def test_an_end_that_waits_for_text_leaves_when_the_rest_is_unreadable() -> None:

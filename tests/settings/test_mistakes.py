@@ -74,6 +74,7 @@ whole reply is judged; remove it
 """
 
 
+ENVIRONMENT = {"K": "k", "SPACED": "a b", "FERNET": f"{'A' * 43}="}
 AZURE = "guard: {family: azure_content_safety, service: {key: '${env:KEY}'"
 
 
@@ -115,11 +116,38 @@ def test_every_planted_mistake_is_reported_at_once() -> None:
         ("upstream: {key: '${env:SPACED}'}", "variable SPACED holds a space"),
         (
             "server: {host: '${env:K}'}",
-            "1:16: server.host: ${env:...} is only allowed in upstream.key, audit.store and the service.key of a guard",
+            "1:16: server.host: ${env:...} is only allowed in upstream.key, audit.store, audit.encrypt",
         ),
         ("audit: {store: 'sqlite:///${oops}'}", "audit.store: contains a malformed reference; write ${env:NAME}"),
         ("audit: {store: 'mysql://h/d'}", "audit.store: unknown kind of store; known: postgresql, sqlite"),
         ("audit: {store: sqlite}", "audit.store: must be embedded, none, an address"),
+        ("audit: {user: [user]}", "1:16: audit.user[0]: must be body and a key, such as body metadata.user_id"),
+        ("audit: {session: [body a., body b]}", "1:19: audit.session[0]: must be body and a key"),
+        ("audit: {session: [body b, 'header x y']}", "1:27: audit.session[1]: must be body and a key"),
+        ("audit: {user: [header X-Api-Key]}", "1:16: audit.user[0]: names a header with a credential"),
+        ("audit: {sample_passed: 1.5}", "audit.sample_passed: must be"),
+        ("audit: {after_disconnect_s: -1}", "audit.after_disconnect_s: must be"),
+        ("audit: {passed: some}", "audit.passed: must be"),
+        ("audit: {keep: {text: 30}}", "1:21: audit.keep.text: must be a string, not 30; quote it"),
+        (
+            "audit: {keep: {blocked: 1y}}",
+            "1:24: audit.keep.blocked: '1y' is no duration: write a number with s, m, h, d",
+        ),
+        ("audit: {keep: {passed: -3d}}", "audit.keep.passed: '-3d' is no duration"),
+        ("audit: {keep: {all: 3d}}", "audit.keep.all: unknown key; known: blocked, passed, text"),
+        (
+            "audit: {store: none, keep: {text: 3d}}",
+            "1:22: audit.keep: needs a store in a database: write store: embedded",
+        ),
+        ("audit: {encrypt: hunter2}", "1:18: audit.encrypt: a secret does not belong in the file"),
+        ("audit: {encrypt: '${env:K}'}", "1:18: audit.encrypt: is no key: its variable must hold what `python"),
+        ("audit: {encrypt: ['${env:FERNET}', '${env:K}']}", "1:36: audit.encrypt[1]: is no key"),
+        ("audit: {encrypt: []}", "audit.encrypt: must not be empty"),
+        ("audit: {chain_key: '${env:K}'}", "1:20: audit.chain_key: is too short for a key"),
+        ("audit: {chain_key: '${env:NOPE}'}", "audit.chain_key: environment variable NOPE is not set"),
+        ("audit: {exclusions: [{sha256: a}]}", "audit.exclusions[0].sha256: must be 64 hex digits in lower case"),
+        ("audit: {exclusions: [{until: never}]}", "audit.exclusions[0].until: must be a date or time"),
+        ("audit: {exclusions: [{by: ann}]}", "audit.exclusions[0].reason: is missing"),
         ("audit: {store: none, required: true}", "audit.required: cannot be true with store: none"),
         ("guard: {family: llama_guard}", "guard.model: the embedded guard is a classifier"),
         ("guard: {device: tpu}", "guard.device: must be auto, cpu, cuda or cuda:N"),
@@ -160,7 +188,7 @@ def test_every_planted_mistake_is_reported_at_once() -> None:
 )
 def test_mistake(text: str, message: str) -> None:
     """Each mistake is reported with this message."""
-    assert any(message in line for line in mistakes(text, {"K": "k", "SPACED": "a b"})), mistakes(text, {"K": "k"})
+    assert any(message in line for line in mistakes(text, ENVIRONMENT)), mistakes(text, ENVIRONMENT)
 
 
 def test_star_that_covers_nothing_is_unreachable() -> None:

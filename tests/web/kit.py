@@ -57,6 +57,7 @@ def guarded(upstream: Upstream, **changes: Any) -> ASGIApp:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         await observers.start()
         yield
+        await proxy._pipeline.close(20)
         await observers.close()
         await upstream.aclose()
 
@@ -74,13 +75,19 @@ def parts_of(upstream: Upstream, **changes: Any) -> tuple[Proxy, LivePolicies, O
     """The proxy alone, with `changes` by name, and what it was made of."""
     metrics = Metrics(CollectorRegistry())
     sinks: Mapping[str, Sink] = changes.get("sinks", {})
-    observers = Observers(sinks, metrics=metrics, text="full")
+    audit = {name: changes[name] for name in ("required", "passed") if name in changes}
+    observers = Observers(sinks, metrics=metrics, text="full", **audit)
     actions = {name: load(name, ACTIONS, "action") for name in ACTIONS}
     policies = LivePolicies(changes.get("policies") or PolicySet({"default": policy()}, version="cfg1"))
     proxy = Proxy(
         upstream=upstream,
         pipeline=Pipeline(
-            changes.get("guard") or WordGuard(WORDS), observers, metrics, actions, reads=changes.get("reads")
+            changes.get("guard") or WordGuard(WORDS),
+            observers,
+            metrics,
+            actions,
+            after_disconnect_s=changes.get("after_disconnect_s", 30.0),
+            reads=changes.get("reads"),
         ),
         wires=[load(name, WIRES, "wire") for name in WIRES],
         policies=policies,
@@ -90,6 +97,8 @@ def parts_of(upstream: Upstream, **changes: Any) -> tuple[Proxy, LivePolicies, O
         metrics=metrics,
         ready=changes.get("ready", lambda: ""),
         keepalive_s=changes.get("keepalive_s", 15.0),
+        identities=changes.get("identities"),
+        sample=changes.get("sample"),
     )
     return proxy, policies, observers, metrics
 

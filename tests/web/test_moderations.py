@@ -1,8 +1,9 @@
 """The moderation endpoint, asked with the official SDK over a real socket."""
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from random import Random
 from typing import Any
 
 import httpx
@@ -15,13 +16,16 @@ from starlette.routing import Route
 
 from guardproxy.errors import TooLarge, Unreadable
 from guardproxy.observe import Metrics, Observers
+from guardproxy.observe.masking import short_hash
 from guardproxy.pipeline import Judging
 from guardproxy.policy import Policy, PolicySet, Rule, SideRules
 from guardproxy.policy import Route as Chosen
-from guardproxy.settings import Limits
+from guardproxy.settings import AuditSettings, Limits
+from guardproxy.web.identities import Identities
 from guardproxy.web.moderations import WITHIN, moderations, parse
 from guardproxy.web.proxy import LivePolicies
-from tests.kit import WordGuard, serve
+from guardproxy.web.sample import ReviewSample
+from tests.kit import ListSink, WordGuard, serve
 
 WORDS = {
     "bullet": ("guns_illegal_weapons", 0.8),
@@ -37,11 +41,21 @@ def standing(**changes: Any) -> Iterator[str]:
     """Serve the endpoint alone, with a guard that finds words; yield its URL."""
     metrics = Metrics(CollectorRegistry())
     guard = changes.get("guard", WordGuard(WORDS))
-    judging = Judging(guard, Observers({}, metrics=metrics, text="none"), metrics, {})
+    observers = Observers(changes.get("sinks", {}), metrics=metrics, text="full", required=True)
+    judging = Judging(guard, observers, metrics, {})
+    audit = {"identities": Identities(AuditSettings()), "sample": ReviewSample(changes.get("share", 0.0), Random(1))}
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        await observers.start()
+        yield
+        await observers.close()
+
     policies = LivePolicies(changes.get("policies", PolicySet({"default": Policy("default", "v", RULES, RULES)})))
     limits, ready = changes.get("limits", Limits()), changes.get("ready", lambda: "")
-    endpoint = moderations(judging, policies, limits=limits, ready=ready, model=guard.name)
-    with serve(Starlette(routes=[Route("/v1/moderations", endpoint, methods=["POST"])])) as url:
+    endpoint = moderations(judging, policies, limits=limits, ready=ready, model=guard.name, **audit)
+    routes = [Route("/v1/moderations", endpoint, methods=["POST"])]
+    with serve(Starlette(routes=routes, lifespan=lifespan)) as url:
         yield url
 
 
@@ -124,6 +138,53 @@ def test_a_policy_is_chosen_by_route() -> None:
         sdk = openai.OpenAI(base_url=f"{url}/v1", api_key="k", timeout=20)
         flagged = [sdk.moderations.create(input="tipsy", model=m).results[0].flagged for m in ("strict-1", "other")]
     assert flagged == [True, False]
+
+
+def test_every_text_is_recorded() -> None:
+    """A text is a turn of the user, with its policy, its user and its session; the shadow policy's decision as well."""
+    shadow = Policy("shadow", "v", SideRules({"*": (Rule("block", 0.2),)}), RULES)
+    policies = {"default": Policy("default", "v", RULES, RULES), "shadow": shadow}
+    chosen = PolicySet(policies, (Chosen("r", "default", path="/v1/moderations", shadow=("shadow",)),))
+    sink = ListSink()
+    with standing(policies=chosen, sinks={"list": sink}, share=1.0) as url:
+        sdk = openai.OpenAI(base_url=f"{url}/v1", api_key="sk-client", timeout=20)
+        raw = sdk.moderations.with_raw_response.create(
+            input=["hello", "tipsy", "a bullet"],
+            model="omni",
+            extra_body={"user": "alice"},
+            extra_headers={"x-session-id": "s1"},
+        )
+    rows = [(record.turn, record.text, record.shadow, record.decision.action) for record in sink.records]
+    assert rows == [
+        (0, "hello", False, "pass"),
+        (0, "hello", True, "pass"),
+        (1, "tipsy", False, "pass"),
+        (1, "tipsy", True, "block"),
+        (2, "a bullet", False, "block"),
+        (2, "a bullet", True, "block"),
+    ]
+    assert {record.outcome for record in sink.records} == {"pass"}
+    (origin,) = {record.origin for record in sink.records}
+    assert (origin.wire, origin.route, origin.model, origin.upstream) == ("moderations", "r", "omni", "")
+    assert (origin.user, origin.session) == (short_hash(b"alice"), short_hash(b"s1"))
+    assert origin.client == short_hash(b"sk-client")
+    assert raw.headers["x-guardproxy-request-id"] == origin.request_id
+    assert all(record.sampled and record.side == "user" and record.reply is None for record in sink.records)
+    assert [[part.path for part in record.coverage] for record in sink.records][::2] == [
+        ["input[0]"],
+        ["input[1]"],
+        ["input[2]"],
+    ]
+
+
+def test_a_text_that_was_not_judged_is_recorded() -> None:
+    """If the guard fails, the record has the reason, and the answer names the request."""
+    sink = ListSink()
+    with standing(sinks={"list": sink}) as url:
+        answer = httpx.post(f"{url}/v1/moderations", json={"input": ["hello", "FAIL"]})
+    assert answer.status_code == 503
+    assert [(record.text, record.error) for record in sink.records] == [("hello", ""), ("FAIL", "told to fail")]
+    assert sink.records[0].origin.request_id == answer.headers["x-guardproxy-request-id"]
 
 
 @pytest.mark.parametrize("host", ["guard.example", "a/v1/other", "a?b", "a#b", "a/v1/moderations/../x"])

@@ -3,11 +3,9 @@
 import re
 from collections.abc import Iterator, Mapping
 
-from guardproxy.settings.catalogue import IMPORT_STRING, Catalogue
-from guardproxy.settings.checks import families, guards, policies, taxonomies, upstream
-from guardproxy.settings.messages import suggestion
+from guardproxy.settings.catalogue import Catalogue
+from guardproxy.settings.checks import audit, families, guards, policies, taxonomies, upstream
 from guardproxy.settings.model import Document
-from guardproxy.settings.secrets import STORE
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 from guardproxy.types import SIGNALS
 
@@ -34,7 +32,7 @@ def check(
         *taxonomies.taxonomies(root),
         *_wires(root, catalogue),
         *_paths(root),
-        *_audit(root, catalogue, secrets),
+        *audit.audit(root, catalogue, secrets),
         *policies.policies(root, catalogue, allowed),
         *policies.default_policies(root, catalogue, categories),
         *policies.routes(root),
@@ -74,31 +72,3 @@ def _paths(root: Node) -> Iterator[Problem]:
             text = node.text()
             if text is not None and not _PATH_PATTERN.fullmatch(text):
                 yield Problem(node.position, ("paths", key, index), "must be METHOD /path, such as GET /v1/models/**")
-
-
-def _audit(root: Node, catalogue: Catalogue, secrets: Mapping[SettingPath, str]) -> Iterator[Problem]:
-    node = root.get(*STORE)
-    if node is None or node.reported or STORE not in secrets:
-        return
-    store = secrets[STORE]
-    message = _store_error(store, catalogue)
-    if message:
-        yield Problem(node.position, STORE, message)
-    required = root.get("audit", "required")
-    if store == "none" and required and required.value is True:
-        message = "cannot be true with store: none; choose a store or remove this"
-        yield Problem(required.position, ("audit", "required"), message)
-
-
-def _store_error(store: str, catalogue: Catalogue) -> str | None:
-    """Why a value cannot be `audit.store`, or None. Never shows an address: it may hold a password."""
-    scheme, colon, _ = store.partition("://")
-    if colon and scheme not in catalogue.stores:
-        return "unknown kind of store; " + suggestion(scheme, sorted(catalogue.stores))
-    if colon:
-        return catalogue.store_error(store)
-    if store in {"embedded", "none"}:
-        return None
-    if IMPORT_STRING.fullmatch(store):
-        return catalogue.name_error(store, ("embedded", "none"), "store")
-    return "must be embedded, none, an address such as postgresql://host/db, or module:attribute"

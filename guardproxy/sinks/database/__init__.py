@@ -2,27 +2,45 @@
 
 from guardproxy.sinks.database.chain import ChainProblem, Head
 from guardproxy.sinks.database.check import Verification
-from guardproxy.sinks.database.queries import AuditStats, Filter, StoredRecord
+from guardproxy.sinks.database.erasing import Erased, Keep
+from guardproxy.sinks.database.filters import KEYS, Filter, FilterError, parse_bound, parse_moment
+from guardproxy.sinks.database.keys import ChainKey, PartsCipher, StoreKeys
+from guardproxy.sinks.database.queries import COUNT_BY, AuditStats, CountBy, Counts, StoredRecord
 from guardproxy.sinks.database.schema import data_folder, default_store_url
 from guardproxy.sinks.database.store import AuditStore
 
+DATABASES = ("postgresql", "sqlite")  # the kinds of addresses of an `AuditStore`
+
 __all__ = [
+    "COUNT_BY",
+    "DATABASES",
+    "KEYS",
     "AuditStats",
     "AuditStore",
+    "ChainKey",
     "ChainProblem",
+    "CountBy",
+    "Counts",
+    "Erased",
     "Filter",
+    "FilterError",
     "Head",
+    "Keep",
+    "PartsCipher",
+    "StoreKeys",
     "StoredRecord",
     "Verification",
     "data_folder",
     "default_store_url",
     "open_sink",
+    "parse_bound",
+    "parse_moment",
 ]
 
 
-def open_sink(address: str | None = None) -> AuditStore:
+def open_sink(address: str | None = None, keys: StoreKeys | None = None) -> AuditStore:
     """Open the store at `sqlite:////path` or `postgresql://user:password@host/db`; by default, the embedded store.
 
-    Raises ConfigError for any other address, or if the driver is not installed.
+    Raises ConfigError for any other address or a malformed key, or if the driver is not installed.
     """
-    return AuditStore(address or default_store_url())
+    return AuditStore(address or default_store_url(), keys=keys)

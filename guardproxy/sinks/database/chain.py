@@ -2,17 +2,26 @@
 
     content_hash = SHA-256(salt, content)          hash = SHA-256(number, previous row's hash, content_hash)
 
+With a key, hash is the HMAC-SHA-256 of the same. An entry says from which row on; its own hash is the first such one.
+
 An erasure removes content and salt and keeps the hashes. The chain still verifies, and without the random salt nobody
 can test a guess of the erased content. Each erasure appends an entry that names the erased rows, so a row whose content
-was removed in any other way is detected.
+was removed in any other way is detected. The text of a record is a sealed part (`sealed`): the content holds its seal,
+so an erasure can remove it alone.
 """
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
+
+from guardproxy.sinks.database.keys import ChainKey
+from guardproxy.sinks.database.sealed import ERASED, NO_PARTS, Parts, seal_in, seal_of
 
 GENESIS = "0" * 64
+KEY = "key"  # the kind of the row of a key entry, and the key of its content
 
 RowSpan = tuple[int, int]
 
@@ -38,6 +47,8 @@ class Link:
     content_hash: str
     previous: str
     hash: str
+    parts: Parts = NO_PARTS
+    """The sealed parts, not encrypted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +62,10 @@ class ChainProblem:
         return f"row {self.seq}: {self.message}"
 
 
-def seal(seq: int, previous: str, content: str, salt: str) -> Link:
+def seal(seq: int, previous: str, content: str, salt: str, key: ChainKey | None = None) -> Link:
     """Return the row number `seq`, which follows the row with the hash `previous`."""
     inner = content_hash(salt, content)
-    return Link(seq, salt, content, inner, previous, row_hash(seq, previous, inner))
+    return Link(seq, salt, content, inner, previous, row_hash(seq, previous, inner, key))
 
 
 def content_hash(salt: str, content: str) -> str:
@@ -62,9 +73,15 @@ def content_hash(salt: str, content: str) -> str:
     return hashlib.sha256(f"{salt}{content}".encode()).hexdigest()
 
 
-def row_hash(seq: int, previous: str, inner: str) -> str:
+def row_hash(seq: int, previous: str, inner: str, key: ChainKey | None = None) -> str:
     """Hash a row's number, its predecessor's hash and its content's hash, in hex."""
-    return hashlib.sha256(f"{seq}\n{previous}\n{inner}".encode()).hexdigest()
+    text = f"{seq}\n{previous}\n{inner}"
+    return key.hash(text) if key else hashlib.sha256(text.encode()).hexdigest()
+
+
+def key_entry(time: float, key: ChainKey) -> str:
+    """Return the content of the entry from which on the hashes of rows need the key."""
+    return json.dumps({KEY: {"time": time, "id": key.id}}, separators=(",", ":"))
 
 
 def spans(numbers: Sequence[int]) -> list[RowSpan]:
@@ -78,13 +95,17 @@ def spans(numbers: Sequence[int]) -> list[RowSpan]:
     return grouped
 
 
-def erasure_entry(time: float, why: str, rows: Sequence[int]) -> str:
-    """Return the content of an erasure entry: which rows were erased, when and why, but not whose they were."""
-    return json.dumps({"erasure": {"time": time, "why": why, "rows": spans(rows)}}, separators=(",", ":"))
+def erasure_entry(time: float, why: str, rows: Sequence[int], *, only: Literal["text"] | None = None) -> str:
+    """Return the content of an erasure entry: which rows were erased, when and why, but not whose they were.
+
+    With `only`, this part of the rows was erased.
+    """
+    entry = {"time": time, "why": why, "rows": spans(rows)}
+    return json.dumps({"erasure": {**entry, "only": only} if only else entry}, separators=(",", ":"))
 
 
 def erased_rows(content: str) -> list[RowSpan] | None:
-    """Return the rows that an erasure entry names; None for a record."""
+    """Return the rows that an erasure entry names; None for a record or a label."""
     entry = json.loads(content).get("erasure")
     return [(first, last) for first, last in entry["rows"]] if entry else None
 
@@ -92,12 +113,16 @@ def erased_rows(content: str) -> list[RowSpan] | None:
 class ChainVerifier:
     """Checks the rows in the order of their numbers and collects a problem for every row that was changed."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: ChainKey | None = None) -> None:
+        self._key = key
+        self._keyed = False  # whether the rows from here on need the key
         self.problems: list[ChainProblem] = []
         self.rows = 0
         self.head = Head(0, GENESIS)
         self._erased: list[RowSpan] = []
         self._declared: list[RowSpan] = []
+        self._erased_texts: list[RowSpan] = []
+        self._declared_texts: list[RowSpan] = []
 
     def feed(self, link: Link) -> None:
         """Check the next row. Call this in ascending order of row numbers."""
@@ -114,17 +139,29 @@ class ChainVerifier:
         self.head = Head(link.seq, link.hash)
 
     def _check_row(self, link: Link) -> None:
-        if link.hash != row_hash(link.seq, link.previous, link.content_hash):
+        content = _parsed(link.content)
+        if content.get(KEY):
+            self._keyed = True
+        if link.hash != row_hash(link.seq, link.previous, link.content_hash, self._key if self._keyed else None):
             self.problems.append(ChainProblem(link.seq, "its hash does not match the row, which was changed or moved"))
         if link.content is None or link.salt is None:
-            if self._erased and self._erased[-1][1] == link.seq - 1:
-                self._erased[-1] = (self._erased[-1][0], link.seq)
-            else:
-                self._erased.append((link.seq, link.seq))
+            _extend(self._erased, link.seq)
+            if link.parts != NO_PARTS:
+                self.problems.append(ChainProblem(link.seq, "its text was changed"))
         elif link.content_hash != content_hash(link.salt, link.content):
             self.problems.append(ChainProblem(link.seq, "its content was changed"))
         else:
-            self._declared += erased_rows(link.content) or []
+            self._check_content(link.seq, content, link.parts)
+
+    def _check_content(self, seq: int, content: dict[str, Any], parts: Parts) -> None:
+        entry = content.get("erasure")
+        if entry:
+            declared = self._declared_texts if entry.get("only") == "text" else self._declared
+            declared += [(first, last) for first, last in entry["rows"]]
+        if parts.text == ERASED and seal_in(content, "text"):
+            _extend(self._erased_texts, seq)
+        elif not _fits(seal_in(content, "text"), parts.text) or not _fits(seal_in(content, "quotes"), parts.quotes):
+            self.problems.append(ChainProblem(seq, "its text was changed"))
 
     @property
     def erased(self) -> int:
@@ -141,26 +178,54 @@ class ChainVerifier:
             self.problems.append(
                 ChainProblem(self.head.seq, f"is not the last row that the store noted, row {head.seq}")
             )
-        for first, last in _uncovered(self._erased, self._declared):
-            rows = f"rows {first} to {last} have no content" if last > first else "has no content"
-            self.problems.append(ChainProblem(first, f"{rows}, without an entry for the erasure"))
+        if self._key and not self._keyed:
+            message = "no row uses the given key: nobody has written with it yet, or the rows that use it are gone"
+            self.problems.append(ChainProblem(self.head.seq, message))
+        for part, erased, declared in (
+            ("content", self._erased, self._declared),
+            ("text", self._erased_texts, self._declared_texts),
+        ):
+            for first, last in _uncovered(erased, declared):
+                rows = f"rows {first} to {last} have no {part}" if last > first else f"has no {part}"
+                self.problems.append(ChainProblem(first, f"{rows}, without an entry for the erasure"))
         return sorted(self.problems, key=lambda problem: problem.seq)
 
 
+def _parsed(content: str | None) -> dict[str, Any]:
+    """Return the content as a dict; an empty one if it is none, which is a problem of its own."""
+    try:
+        parsed = json.loads(content or "{}")
+    except ValueError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def _fits(expected: str | None, part: str | None) -> bool:
+    """Whether a part has the seal that the content holds; None stands for a part that the row does not have."""
+    return expected is None if part is None else seal_of(part) == expected
+
+
+def _extend(spans: list[RowSpan], seq: int) -> None:
+    """Add the next row to ascending spans of rows."""
+    if spans and spans[-1][1] == seq - 1:
+        spans[-1] = (spans[-1][0], seq)
+    else:
+        spans.append((seq, seq))
+
+
 def _uncovered(erased: list[RowSpan], declared: list[RowSpan]) -> list[RowSpan]:
-    """Return the parts of `erased` that no span of `declared` covers. Spans of one list may overlap."""
+    """Return the parts of `erased`, which ascend, that no span of `declared` covers. Declared spans may overlap."""
     uncovered: list[RowSpan] = []
-    ordered = sorted(declared)
+    covering = deque(sorted(declared))
     for first, last in erased:
         at = first
-        for low, high in ordered:
-            if high < at:
-                continue
-            if low > last:
-                break
+        while at <= last and covering and covering[0][0] <= last:
+            low, high = covering[0]
             if low > at:
                 uncovered.append((at, low - 1))
-            at = high + 1
+            at = max(at, high + 1)
+            if high <= last:
+                covering.popleft()
         if at <= last:
             uncovered.append((at, last))
     return uncovered

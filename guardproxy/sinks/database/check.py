@@ -1,5 +1,6 @@
 """Verify that no row of the store was changed."""
 
+import json
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -8,9 +9,23 @@ from typing import Any
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from guardproxy.sinks.database.chain import ChainProblem, ChainVerifier, Head, Link, erased_rows
-from guardproxy.sinks.database.schema import SEARCH_COLUMNS, categories, records, search_key, search_values, store
-from guardproxy.sinks.shared import from_json
+from guardproxy.sinks.database.append import check_key
+from guardproxy.sinks.database.chain import KEY, ChainProblem, ChainVerifier, Head, Link, erased_rows
+from guardproxy.sinks.database.exclusions import EXCLUSION, exclusion_values, read_exclusion
+from guardproxy.sinks.database.keys import ChainKey, PartsCipher, is_encrypted, opened_parts
+from guardproxy.sinks.database.labels import LABEL, label_values, read_label
+from guardproxy.sinks.database.schema import (
+    SEARCH_COLUMNS,
+    exclusions,
+    labels,
+    records,
+    score_values,
+    scores,
+    search_values,
+    store,
+)
+from guardproxy.sinks.database.sealed import Parts, read_record
+from guardproxy.sinks.database.texts import expected_index, indexed, numbers_indexed
 
 _READ = 200  # rows in one query
 
@@ -25,65 +40,122 @@ class Verification:
     problems: tuple[ChainProblem, ...]
 
 
-async def verify_rows(connection: AsyncConnection, expected: Head | None) -> Verification:
-    """Check every row. If `expected` is given, also check that the chain contains it."""
-    verifier = ChainVerifier()
+@dataclass(frozen=True, slots=True)
+class RowCopies:
+    """What the store holds of a row outside its content, in the form in which `_expected` computes it."""
+
+    kind: str
+    columns: dict[str, Any]
+    scores: dict[str, tuple[float, bool]]
+    label: dict[str, Any] | None
+    exclusion: dict[str, Any] | None
+    words: list[list[str]]
+
+
+async def verify_rows(
+    connection: AsyncConnection, expected: Head | None, key: ChainKey | None, cipher: PartsCipher
+) -> Verification:
+    """Check every row. If `expected` is given, also check that the chain contains it.
+
+    Raises ConfigError if the chain or the parts of a row need another key.
+    """
+    await check_key(connection, key)
+    verifier = ChainVerifier(key)
     problems: list[ChainProblem] = []
     expected_found = expected is None or expected.seq == 0
     seq, last = (await connection.execute(select(store.c.seq, store.c.hash))).one()
-    async for row, reached in _rows(connection):
-        verifier.feed(Link(row.seq, row.salt, row.content, row.content_hash, row.previous, row.hash))
-        problems += _copy_problems(row, reached)
+    async for row, copies in _rows(connection):
+        parts = opened_parts(row, cipher)
+        verifier.feed(Link(row.seq, row.salt, row.content, row.content_hash, row.previous, row.hash, parts))
+        problems += _copy_problems(row, parts, copies, connection.dialect.name)
         expected_found = expected_found or Head(row.seq, row.hash) == expected
-    problems += await _stray_category_problems(connection)
+    problems += await _stray_problems(connection)
     if not expected_found and expected:
         problems.append(ChainProblem(expected.seq, "does not have the given hash: the chain was rewritten or cut"))
     problems = sorted([*verifier.finish(Head(seq, last)), *problems], key=lambda problem: problem.seq)
     return Verification(verifier.rows, verifier.erased, Head(seq, last), tuple(problems))
 
 
-async def _rows(connection: AsyncConnection) -> AsyncIterator[tuple[Row[Any], set[str]]]:
-    """Yield every row with its categories, in ascending order, in several queries."""
+async def _rows(connection: AsyncConnection) -> AsyncIterator[tuple[Row[Any], RowCopies]]:
+    """Yield every row with its copies in other tables, in ascending order, in several queries."""
     after = 0
     while True:
         query = select(records).where(records.c.seq > after).order_by(records.c.seq).limit(_READ)
         part = (await connection.execute(query)).all()
         if not part:
             return
-        within = categories.c.seq.between(part[0].seq, part[-1].seq)
-        reached: defaultdict[int, set[str]] = defaultdict(set)
-        for category, seq in await connection.execute(select(categories.c.category, categories.c.seq).where(within)):
-            reached[seq].add(category)
+        first, after = part[0].seq, part[-1].seq
+        scored: defaultdict[int, dict[str, tuple[float, bool]]] = defaultdict(dict)
+        for found in await connection.execute(select(scores).where(scores.c.seq.between(first, after))):
+            scored[found.seq][found.category] = (found.probability, found.reached)
+        of_labels = select(labels).where(labels.c.seq.between(first, after))
+        labelled = {
+            found.seq: {"record": found.record, "person": found.person, "kind": found.kind}
+            for found in await connection.execute(of_labels)
+        }
+        of_exclusions = select(exclusions).where(exclusions.c.seq.between(first, after))
+        excluded = {
+            found.seq: {"id": found.id, "until": found.until} for found in await connection.execute(of_exclusions)
+        }
+        texts = await indexed(connection, first, after)
         for row in part:
-            yield row, reached[row.seq]
-        after = part[-1].seq
+            columns = {name: getattr(row, name) for name in SEARCH_COLUMNS}
+            words = texts.get(row.seq, [])
+            yield (
+                row,
+                RowCopies(row.kind, columns, scored[row.seq], labelled.get(row.seq), excluded.get(row.seq), words),
+            )
 
 
-def _copy_problems(row: Row[Any], reached: set[str]) -> list[ChainProblem]:
-    """Compare a row's search columns and categories with its content. An erased row must have neither."""
-    kind, expected, expected_categories = "record", dict.fromkeys(SEARCH_COLUMNS), set()
-    if row.content is not None:
-        try:
-            if erased_rows(row.content) is None:
-                record = from_json(row.content)
-                expected, expected_categories = (
-                    search_values(record),
-                    {search_key(name) for name in record.decision.categories},
-                )
-            else:
-                kind = "erasure"
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return [ChainProblem(row.seq, f"its content is not a record: {type(error).__name__}: {error}")]
-    wrong = [name for name in SEARCH_COLUMNS if getattr(row, name) != expected[name]]
-    wrong += ["kind"] if row.kind != kind else []
-    wrong += ["categories"] if reached != expected_categories else []
-    return [ChainProblem(row.seq, f"its search column {name} does not match its content") for name in wrong]
+def _expected(row: Row[Any], parts: Parts, dialect: str) -> RowCopies:
+    """Compute the copies of a row from its content and text. Of an erased row there are none, its kind is unknown."""
+    content, kind = row.content, row.kind
+    empty = dict.fromkeys(SEARCH_COLUMNS)
+    if content is None:
+        return RowCopies(kind if kind in ("record", LABEL) else "record", empty, {}, None, None, [])
+    if erased_rows(content) is not None:
+        return RowCopies("erasure", empty, {}, None, None, [])
+    label = read_label(content)
+    if label:
+        return RowCopies(LABEL, empty, {}, label_values(label), None, [])
+    exclusion = read_exclusion(content)
+    if exclusion:
+        return RowCopies(EXCLUSION, empty, {}, None, exclusion_values(exclusion), [])
+    if json.loads(content).get(KEY):
+        return RowCopies(KEY, empty, {}, None, None, [])
+    record = read_record(content, parts)
+    # The words of an encrypted text would tell what it says.
+    words = [] if row.sealed_text and is_encrypted(row.sealed_text) else expected_index(record.text, dialect)
+    return RowCopies("record", search_values(record), score_values(record), None, None, words)
 
 
-async def _stray_category_problems(connection: AsyncConnection) -> list[ChainProblem]:
-    """Find categories of rows that do not exist."""
+def _copy_problems(row: Row[Any], parts: Parts, copies: RowCopies, dialect: str) -> list[ChainProblem]:
+    try:
+        expected = _expected(row, parts, dialect)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return [ChainProblem(row.seq, f"its content is not a record: {type(error).__name__}: {error}")]
+    wrong = [name for name in SEARCH_COLUMNS if copies.columns[name] != expected.columns[name]]
+    wrong = [f"its search column {name} does not match its content" for name in wrong]
+    for part, name in (
+        ("kind", "its search column kind does"),
+        ("scores", "its scores do"),
+        ("label", "its row in the table of labels does"),
+        ("exclusion", "its row in the table of exclusions does"),
+        ("words", "its words in the index of texts do"),
+    ):
+        if getattr(copies, part) != getattr(expected, part):
+            wrong.append(f"{name} not match its content")
+    return [ChainProblem(row.seq, message) for message in wrong]
+
+
+async def _stray_problems(connection: AsyncConnection) -> list[ChainProblem]:
+    """Find scores, labels, exclusions and words of rows that do not exist."""
     rows = select(records.c.seq)
-    query = select(categories.c.seq).where(categories.c.seq.not_in(rows)).distinct()
-    return [
-        ChainProblem(seq, "is missing, but its categories are still stored") for seq in await connection.scalars(query)
-    ]
+    words = numbers_indexed(connection.dialect.name)
+    problems = []
+    copies = {"scores": scores.c.seq, "label": labels.c.seq, "exclusion": exclusions.c.seq, "words": words}
+    for name, column in copies.items():
+        stray = await connection.scalars(select(column).where(column.not_in(rows)).distinct())
+        message = f"is missing, but its {name} {'is' if name in ('label', 'exclusion') else 'are'} still stored"
+        problems += [ChainProblem(seq, message) for seq in stray]
+    return problems

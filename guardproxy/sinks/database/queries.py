@@ -1,47 +1,48 @@
-"""Queries of the store: filters and counts."""
+"""Queries of the store: a filter as conditions in SQL, and counts."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import datetime
+from typing import Any, Literal, get_args
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Float, Integer, Select, String, cast, func, literal, or_, select, true
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from guardproxy.sinks.database.schema import categories, records, search_key
-from guardproxy.types import ActionName, Record, Side
+from guardproxy.sinks.database.filters import Filter, FilterError, ScoreBound
+from guardproxy.sinks.database.labels import in_force
+from guardproxy.sinks.database.schema import HAS_ERROR, SCORE_FLOOR, labels, records, scores, search_key, store
+from guardproxy.sinks.database.texts import has_texts, matches
+from guardproxy.types import Label, Record
 
 Counts = dict[str, dict[str, int]]
+CountBy = Literal[
+    "client", "user", "session", "category", "policy", "route", "model", "side", "action", "hour", "day", "label"
+]
+COUNT_BY: tuple[str, ...] = get_args(CountBy)
 
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Selects the records that match every field that is set.
-
-    `since` (included) and `until` (excluded) are seconds since the epoch. `category` selects records in which that
-    category reached a threshold.
-    """
-
-    since: float | None = None
-    until: float | None = None
-    side: Side | None = None
-    action: ActionName | None = None
-    category: str | None = None
-    route: str | None = None
-    request_id: str | None = None
-    model: str | None = None
-    policy: str | None = None
-
-
-EVERY = Filter()
+# A quarter of an hour: every time zone begins its hours and days at one.
+_BUCKET_S = 900
+_COLUMNS = {
+    **{name: records.c[name] for name in ("side", "action", "route", "request_id", "model", "policy")},
+    **{name: records.c[name] for name in ("client", "session")},
+    "user": records.c.end_user,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """A record with its number in the store, counted from 1, and its hash in the chain."""
+    """A record with its number in the store, counted from 1, its hash in the chain, and its labels in force.
+
+    `text_erased`: the text of the record was erased, and is empty here.
+    """
 
     seq: int
     hash: str
     record: Record
+    labels: tuple[Label, ...] = ()
+    text_erased: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,68 +64,215 @@ class AuditStats:
     latency_s: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
-def conditions(chosen: Filter) -> list[ColumnElement[bool]]:
-    """Return the filter as SQL conditions on rows that hold a record."""
+# --- filters ---------------------------------------------------------------------------------------------------------
+
+
+def conditions(chosen: Filter, dialect: str) -> list[ColumnElement[bool]]:
+    """Return the filter as SQL conditions on rows that hold a record. Raises FilterError for a text without a word."""
     row = records.c
     clauses: list[ColumnElement[bool]] = [row.kind == "record", row.content.is_not(None)]
     if chosen.since is not None:
         clauses.append(row.time >= chosen.since)
     if chosen.until is not None:
         clauses.append(row.time < chosen.until)
-    if chosen.category is not None:
-        clauses.append(
-            row.seq.in_(select(categories.c.seq).where(categories.c.category == search_key(chosen.category)))
-        )
-    for name in ("side", "action", "route", "request_id", "model", "policy"):
+    for name, column in _COLUMNS.items():
         value: str | None = getattr(chosen, name)
         if value is not None:
-            clauses.append(row[name] == search_key(value))
+            clauses.append(column == search_key(value))
+    if chosen.category is not None:
+        clauses.append(row.seq.in_(_scored(chosen.category, scores.c.reached.is_(True))))
+    clauses += [_at_least(bound, dialect) for bound in chosen.min_score]
+    clauses += [_at_most(bound, dialect) for bound in chosen.max_score]
+    return [*clauses, *_states(chosen), *_of_text(chosen, dialect)]
+
+
+def _states(chosen: Filter) -> list[ColumnElement[bool]]:
+    row = records.c
+    clauses: list[ColumnElement[bool]] = []
+    if chosen.shadow is not None:
+        clauses.append(row.shadow.is_(chosen.shadow == "only"))
+    if chosen.error is not None:
+        clauses.append(HAS_ERROR if chosen.error else row.has_error.is_(False))
+    if chosen.label is not None:
+        clauses.append(_labelled(chosen.label))
     return clauses
+
+
+def _of_text(chosen: Filter, dialect: str) -> list[ColumnElement[bool]]:
+    if chosen.text is None:
+        return []
+    try:
+        return [matches(chosen.text, dialect)]
+    except ValueError as error:
+        raise FilterError("text", str(error)) from None
+
+
+def _scored(category: str, which: ColumnElement[bool]) -> Select[Any]:
+    """The numbers of the records whose row of this category in the table of scores matches."""
+    return select(scores.c.seq).where(scores.c.category == search_key(category), which)
+
+
+def _at_least(bound: ScoreBound, dialect: str) -> ColumnElement[bool]:
+    category, least = bound
+    if category == "unsafe" and least < SCORE_FLOOR:
+        return records.c.unsafe >= least
+    scored = records.c.seq.in_(_scored(category, scores.c.probability >= least))
+    if least >= SCORE_FLOOR:
+        return scored
+    return or_(scored, _low_score(category, dialect) >= least)
+
+
+def _at_most(bound: ScoreBound, dialect: str) -> ColumnElement[bool]:
+    category, most = bound
+    judged = records.c.unsafe.is_not(None)
+    if category == "unsafe":
+        return records.c.unsafe <= most
+    higher = records.c.seq.not_in(_scored(category, scores.c.probability > most))
+    if most >= SCORE_FLOOR:
+        return judged & higher
+    return judged & higher & (func.coalesce(_low_score(category, dialect), 0.0) <= most)
+
+
+def _low_score(category: str, dialect: str) -> ColumnElement[float]:
+    """A probability below SCORE_FLOOR; NULL if the verdict does not name the category, or with a higher one."""
+    key = search_key(category)
+    if dialect == "postgresql":
+        return cast(cast(records.c.low_scores, JSONB)[key].astext, Float(53))
+    each = func.json_each(records.c.low_scores).table_valued("key", "value")
+    return select(each.c.value).where(each.c.key == key).scalar_subquery()
+
+
+def _with_low_score(category: str, dialect: str) -> Select[Any]:
+    return select(records.c.seq).where(_low_score(category, dialect).is_not(None))
+
+
+def _labelled(kind: str) -> ColumnElement[bool]:
+    if kind == "none":
+        return records.c.id.not_in(in_force(labels.c.record))
+    return records.c.id.in_(in_force(labels.c.record).where(labels.c.kind == kind))
+
+
+async def check_names(connection: AsyncConnection, chosen: Filter) -> None:
+    """Raise FilterError if the store knows no such category, or if it holds no texts to search in."""
+    if chosen.category is not None:
+        await _check_category(connection, "category", chosen.category, low=False)
+    for key, bounds in (("min-score", chosen.min_score), ("max-score", chosen.max_score)):
+        for category, _ in bounds:
+            await _check_category(connection, key, category, low=True)
+    if chosen.text is None:
+        return
+    if (await connection.execute(select(store.c.encrypted))).scalar():
+        raise FilterError("text", "the texts of the store are encrypted, and cannot be searched")
+    if not await has_texts(connection):
+        raise FilterError(
+            "text", "the store holds no texts: write `audit.text: redacted`, full or hash in the configuration"
+        )
+
+
+async def _check_category(connection: AsyncConnection, key: str, category: str, *, low: bool) -> None:
+    if category == "unsafe" or await _first(connection, _scored(category, true())) is not None:
+        return
+    if low and await _first(connection, _with_low_score(category, connection.dialect.name)):
+        return
+    known = sorted(await connection.scalars(select(scores.c.category).distinct()))
+    if known:
+        raise FilterError(key, f"no record in the store has the category {category!r}; it has {', '.join(known)}")
+
+
+async def _first(connection: AsyncConnection, query: Select[Any]) -> Any:
+    return (await connection.execute(query.limit(1))).scalar()
+
+
+# --- counts ----------------------------------------------------------------------------------------------------------
 
 
 async def count_records(connection: AsyncConnection, chosen: Filter) -> AuditStats:
     """Count the records that match."""
     row = records.c
-    acting = [*conditions(chosen), row.shadow.is_(False)]
-    total, first, last, longest = (
-        await connection.execute(
-            select(func.count(), func.min(row.time), func.max(row.time), func.max(row.latency_s)).where(*acting)
-        )
-    ).one()
-    by_category = (
-        select(categories.c.category, row.action, func.count())
-        .join(records, row.seq == categories.c.seq)
-        .where(*acting)
-        .group_by(categories.c.category, row.action)
-    )
-    causes = select(row.cause, func.count()).where(*acting).group_by(row.cause)
+    every = conditions(chosen, connection.dialect.name)
+    acting = [*every, row.shadow.is_(False)]
+    # One pass over the records for all counts, because they are long.
+    grouped = (row.side, row.action, row.cause, row.route)
+    query = select(*grouped, func.count(), func.min(row.time), func.max(row.time), func.max(row.latency_s))
+    groups = (await connection.execute(query.where(*acting).group_by(*grouped))).all()
+    total = sum(group[4] for group in groups)
+    causes: defaultdict[str, int] = defaultdict(int)
+    for group in groups:
+        causes[group.cause] += group[4]
     return AuditStats(
         total=total,
-        first=first,
-        last=last,
-        sides=await _table(connection, _count_by(row.side, acting)),
-        categories=await _table(connection, by_category),
-        causes=dict((await connection.execute(causes)).tuples().all()),
-        routes=await _table(connection, _count_by(row.route, acting)),
-        shadow=await _table(connection, _count_by(row.side, [*conditions(chosen), row.shadow.is_(True)])),
+        first=min((group[5] for group in groups), default=None),
+        last=max((group[6] for group in groups), default=None),
+        sides=_counted((group.side, group.action, group[4]) for group in groups),
+        categories=await _table(connection, _by_category(acting)),
+        causes=dict(causes),
+        routes=_counted((group.route, group.action, group[4]) for group in groups),
+        shadow=await _table(connection, _count_by(row.side, [*every, row.shadow.is_(True)])),
         latency_s=(
             await _latency(connection, acting, total // 2),
             await _latency(connection, acting, total * 95 // 100),
-            longest or 0.0,
+            max((group[7] for group in groups), default=0.0),
         ),
     )
 
 
-def _count_by(column: ColumnElement[str], where: list[ColumnElement[bool]]) -> Select[Any]:
+async def count_by(connection: AsyncConnection, by: CountBy, chosen: Filter) -> Counts:
+    """Count the records that match, by a column, a time in the zone of this machine, or a label, and by action.
+
+    Without `chosen.shadow`, decisions of shadow policies are left out. A record that has several categories or labels
+    counts for each of them.
+    """
+    where = conditions(chosen, connection.dialect.name)
+    if chosen.shadow is None:
+        where.append(records.c.shadow.is_(False))
+    if by == "category":
+        return await _table(connection, _by_category(where))
+    if by in ("hour", "day"):
+        return await _by_time(connection, "%Y-%m-%d %H:00" if by == "hour" else "%Y-%m-%d", where)
+    if by == "label":
+        return await _by_label(connection, where)
+    return await _table(connection, _count_by(_COLUMNS[by], where))
+
+
+async def _by_label(connection: AsyncConnection, where: list[ColumnElement[bool]]) -> Counts:
+    given = in_force(labels.c.record, labels.c.kind).distinct().subquery()
+    joined = select(given.c.kind, records.c.action, func.count()).join(records, records.c.id == given.c.record)
+    counts = await _table(connection, joined.where(*where).group_by(given.c.kind, records.c.action))
+    # Not as an outer join: SQLite would read all labels for every record.
+    without = _count_by(literal("none", String), [*where, _labelled("none")])
+    return dict(sorted({**counts, **await _table(connection, without)}.items()))
+
+
+def _count_by(column: ColumnElement[Any], where: list[ColumnElement[bool]]) -> Select[Any]:
     action = records.c.action
     return select(column, action, func.count()).where(*where).group_by(column, action)
 
 
+def _by_category(where: list[ColumnElement[bool]]) -> Select[Any]:
+    counted = [scores.c.category, records.c.action]
+    joined = select(*counted, func.count()).join(records, records.c.seq == scores.c.seq)
+    return joined.where(scores.c.reached.is_(True), *where).group_by(*counted)
+
+
 async def _table(connection: AsyncConnection, query: Select[Any]) -> Counts:
-    counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for name, action, count in (await connection.execute(query)).all():
-        counts[name][action] = count
-    return dict(sorted(counts.items()))
+    return _counted((await connection.execute(query)).tuples())
+
+
+def _counted(rows: Iterable[tuple[str, str, int]]) -> Counts:
+    counts: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for name, action, count in rows:
+        counts[name][action] += count
+    return {name: dict(actions) for name, actions in sorted(counts.items())}
+
+
+async def _by_time(connection: AsyncConnection, form: str, where: list[ColumnElement[bool]]) -> Counts:
+    bucket = cast(func.floor(records.c.time / _BUCKET_S), Integer)
+    found = (await connection.execute(_count_by(bucket, where))).tuples()
+    return _counted((_local(number * _BUCKET_S, form), action, count) for number, action, count in found)
+
+
+def _local(time: float, form: str) -> str:
+    return datetime.fromtimestamp(time).astimezone().strftime(form)
 
 
 async def _latency(connection: AsyncConnection, where: list[ColumnElement[bool]], rank: int) -> float:

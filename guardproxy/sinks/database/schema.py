@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 import os
 import sqlite3
 import time
@@ -29,28 +30,32 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from guardproxy.errors import ConfigError
 from guardproxy.types import Record
 
-VERSION = 1
+VERSION = 2
 WRITE = "guardproxy_write"  # the execution option of a transaction that writes
-_BUSY_S = 8.0
+SCORE_FLOOR = 0.05  # lower probabilities have no row in the table of scores, or each record would have one per category
+WAIT_S = "guardproxy_wait_s"  # the execution option: how long it waits for another writer of a SQLite file
+BUSY_S = 8.0
 _MAX_KEY = 200
 
 _Number = BigInteger().with_variant(Integer, "sqlite")
-_metadata = MetaData()
+metadata = MetaData()
 
 # One row: the version of the tables, and the last row of the chain.
 store = Table(
     "guardproxy_audit",
-    _metadata,
+    metadata,
     Column("version", Integer, nullable=False),
     Column("seq", _Number, nullable=False),
     Column("hash", String(64), nullable=False),
+    Column("key_id", String(16)),  # of the key that the chain has; NULL for none
+    Column("encrypted", Boolean),  # whether a row was ever encrypted
 )
 
-# `content` is the record as JSON, protected by the chain. The columns before it are copies for searching: empty in
-# erased rows and in erasure entries.
+# `content` is the record as JSON, protected by the chain; `sealed_text` and `sealed_quotes` are its sealed parts
+# (`sealed`). The columns between `kind` and `content` are copies for searching, empty in every other kind of row.
 records = Table(
     "guardproxy_records",
-    _metadata,
+    metadata,
     Column("seq", _Number, primary_key=True, autoincrement=False),
     Column("kind", String(16), nullable=False),
     Column("id", String, unique=True),
@@ -64,8 +69,21 @@ records = Table(
     Column("policy", String),
     Column("shadow", Boolean),
     Column("latency_s", Float(53)),
+    Column("client", String),
+    Column("end_user", String),
+    Column("session", String),
+    Column("wire", String),
+    Column("answered_model", String),
+    Column("has_error", Boolean),
+    Column("complete", Boolean),
+    Column("sampled", Boolean),
+    Column("exclusion", String),
+    Column("unsafe", Float(53)),
+    Column("low_scores", Text),
     Column("content", Text),
     Column("salt", String(32)),
+    Column("sealed_text", Text),
+    Column("sealed_quotes", Text),
     Column("content_hash", String(64), nullable=False),
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False),
@@ -82,16 +100,55 @@ SEARCH_COLUMNS = (
     "policy",
     "shadow",
     "latency_s",
+    "client",
+    "end_user",
+    "session",
+    "wire",
+    "answered_model",
+    "has_error",
+    "complete",
+    "sampled",
+    "exclusion",
+    "unsafe",
+    "low_scores",
 )
-for _name in ("request_id", "time", "side", "action", "route", "model", "policy"):
+for _name in ("request_id", "time", "action", "route", "model", "policy", "client", "end_user", "session"):
     Index(f"guardproxy_records_{_name}", records.c[_name], records.c.seq)
+HAS_ERROR = records.c.has_error.is_(True)
+Index("guardproxy_records_errors", records.c.seq, sqlite_where=HAS_ERROR, postgresql_where=HAS_ERROR)
 
-# The categories that reached a threshold, for searching.
-categories = Table(
-    "guardproxy_categories",
-    _metadata,
+# The probabilities of a record from SCORE_FLOOR on, and those that reached a threshold; "unsafe" is P(unsafe).
+scores = Table(
+    "guardproxy_scores",
+    metadata,
     Column("category", String, primary_key=True),
-    Column("seq", _Number, primary_key=True, autoincrement=False, index=True),
+    Column("seq", _Number, primary_key=True, autoincrement=False),
+    Column("probability", Float(53), nullable=False),
+    Column("reached", Boolean, nullable=False),
+    Index("guardproxy_scores_seq", "seq"),
+    sqlite_with_rowid=False,
+)
+
+# The labels, by the number of their own row in the chain, whose content they copy. `record` is the id of a record.
+labels = Table(
+    "guardproxy_labels",
+    metadata,
+    Column("seq", _Number, primary_key=True, autoincrement=False),
+    Column("record", String, nullable=False),
+    Column("person", String, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Index("guardproxy_labels_person", "record", "person", "seq"),
+)
+
+
+# The exclusions, by the number of their own row in the chain, whose content they copy. The last row of an id counts.
+exclusions = Table(
+    "guardproxy_exclusions",
+    metadata,
+    Column("seq", _Number, primary_key=True, autoincrement=False),
+    Column("id", String, nullable=False),
+    Column("until", Float(53), nullable=False),
+    Index("guardproxy_exclusions_id", "id", "seq"),
 )
 
 
@@ -109,7 +166,8 @@ def search_key(value: str) -> str:
 
 def search_values(record: Record) -> dict[str, Any]:
     """Return the values of `SEARCH_COLUMNS` for a record."""
-    origin = record.origin
+    origin, verdict = record.origin, record.verdict
+    low = {name: value for name, value in _probabilities(record).items() if value < SCORE_FLOOR}
     return {
         "id": search_key(record.id),
         "request_id": search_key(origin.request_id),
@@ -122,7 +180,36 @@ def search_values(record: Record) -> dict[str, Any]:
         "policy": search_key(record.policy),
         "shadow": record.shadow,
         "latency_s": record.latency_s,
+        "client": search_key(origin.client),
+        "end_user": search_key(origin.user),
+        "session": search_key(origin.session),
+        "wire": search_key(origin.wire),
+        "answered_model": search_key(record.reply.model) if record.reply else "",
+        "has_error": bool(record.error),
+        "complete": record.complete,
+        "sampled": record.sampled,
+        "exclusion": search_key(record.exclusion),
+        "unsafe": verdict.unsafe if verdict else None,
+        "low_scores": json.dumps(low, separators=(",", ":")) if low else None,
     }
+
+
+def score_values(record: Record) -> dict[str, tuple[float, bool]]:
+    """Return what the table of scores holds of a record: categories with their probability and `reached`."""
+    reached = {search_key(reason.category): reason.probability for reason in record.decision.reasons}
+    known = {**reached, **_probabilities(record)}
+    return {name: (value, name in reached) for name, value in known.items() if value >= SCORE_FLOOR or name in reached}
+
+
+def _probabilities(record: Record) -> dict[str, float]:
+    """The probability of every category of the verdict, the highest one if there are several, and P(unsafe)."""
+    if record.verdict is None:
+        return {}
+    highest: dict[str, float] = {}
+    for finding in record.verdict.findings:
+        name = search_key(finding.category)
+        highest[name] = max(finding.probability, highest.get(name, 0.0))
+    return {**highest, "unsafe": record.verdict.unsafe}
 
 
 def data_folder(data_dir: str | None = None) -> Path:
@@ -170,7 +257,7 @@ def open_engine(url: URL) -> AsyncEngine:
     if url.get_backend_name() == "postgresql":
         # Users' texts are parameters of statements: they must not appear in error messages.
         return create_async_engine(url, hide_parameters=True, pool_pre_ping=True, pool_size=2)
-    engine = create_async_engine(url, hide_parameters=True, connect_args={"timeout": _BUSY_S})
+    engine = create_async_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_S})
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connect(connection: Any, _: Any) -> None:
@@ -182,8 +269,9 @@ def open_engine(url: URL) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "begin")
     def _begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get(WRITE, False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        options = connection.get_execution_options()
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={int(options.get(WAIT_S, BUSY_S) * 1000)}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get(WRITE, False) else "BEGIN")
 
     return engine
 
@@ -195,9 +283,9 @@ def create_file(path: Path) -> None:
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    deadline = time.monotonic() + _BUSY_S
+    deadline = time.monotonic() + BUSY_S
     while True:
-        connection = sqlite3.connect(path, timeout=_BUSY_S)
+        connection = sqlite3.connect(path, timeout=BUSY_S)
         try:
             connection.execute("PRAGMA journal_mode=WAL")
         except sqlite3.OperationalError:
@@ -209,18 +297,3 @@ def create_file(path: Path) -> None:
             return
         finally:
             connection.close()
-
-
-def truncate_wal(path: Path) -> bool:
-    """Move the write-ahead log into the SQLite file and empty the log. Return False if a reader prevents it."""
-    connection = sqlite3.connect(path, timeout=_BUSY_S)
-    try:
-        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        return not busy
-    finally:
-        connection.close()
-
-
-def create_tables(connection: Connection) -> None:
-    """Create the tables that do not exist."""
-    _metadata.create_all(connection)

@@ -1,42 +1,72 @@
-"""The audit store: writes records into the hash chain, queries, erases and verifies them."""
+"""The audit store: writes records and labels into the hash chain, queries, erases and verifies them."""
 
 import asyncio
-import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, delete, insert, inspect, select, text, update
+from sqlalchemy import ColumnElement, func, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardproxy.errors import ConfigError
-from guardproxy.sinks.database import chain
+from guardproxy.sinks.database.append import Appending, read_head
 from guardproxy.sinks.database.chain import Head
 from guardproxy.sinks.database.check import Verification, verify_rows
-from guardproxy.sinks.database.queries import EVERY, AuditStats, Filter, StoredRecord, conditions, count_records
+from guardproxy.sinks.database.connection import StoreDatabase
+from guardproxy.sinks.database.erasing import (
+    Erased,
+    Keep,
+    encrypt_rows,
+    erase_record_texts,
+    erase_records,
+    expired,
+    expired_text,
+)
+from guardproxy.sinks.database.exclusions import (
+    EXCLUSION,
+    check_exclusion,
+    exclusion_entry,
+    exclusion_values,
+    read_exclusions,
+)
+from guardproxy.sinks.database.filters import EVERY, Filter
+from guardproxy.sinks.database.keys import ChainKey, PartsCipher, StoreKeys, opened_parts
+from guardproxy.sinks.database.labels import LABEL, check_label, effective, label_entry, label_values, read_labels
+from guardproxy.sinks.database.queries import (
+    AuditStats,
+    CountBy,
+    Counts,
+    StoredRecord,
+    check_names,
+    conditions,
+    count_by,
+    count_records,
+)
 from guardproxy.sinks.database.schema import (
-    SEARCH_COLUMNS,
-    VERSION,
-    WRITE,
-    categories,
-    create_file,
-    create_tables,
-    open_engine,
-    parse_address,
+    exclusions,
+    labels,
     records,
+    score_values,
+    scores,
     search_key,
     search_values,
-    store,
-    truncate_wal,
 )
-from guardproxy.sinks.shared import from_json, to_json
-from guardproxy.types import Record
+from guardproxy.sinks.database.sealed import ERASED, read_record, record_content
+from guardproxy.sinks.database.texts import add_texts, merge_texts
+from guardproxy.types import Exclusion, Label, Record
 
-_LOCK = 0x6775617264  # "guard": the PostgreSQL advisory lock that serialises writers of the chain
 _READ = 200  # rows in one query
+_ERASE = 200  # rows that one transaction of `retain` erases: proxies wait for it with their records
+
+_STORED: tuple[Any, ...] = (
+    records.c.seq,
+    records.c.hash,
+    records.c.content,
+    records.c.sealed_text,
+    records.c.sealed_quotes,
+)
+_Eraser = Callable[[AsyncConnection, Sequence[int], str, ChainKey | None], Awaitable[int]]
 
 _log = structlog.get_logger("guardproxy.audit")
 
@@ -44,17 +74,38 @@ _log = structlog.get_logger("guardproxy.audit")
 class AuditStore:
     """Records in the SQLite or PostgreSQL database at `address`. Several processes may write to it.
 
-    With `create`, the first use creates a missing store; without, it raises ConfigError.
+    With `create`, the first use creates a missing store and migrates an old one; without, it raises ConfigError. Every
+    method that takes a Filter raises FilterError for a category that the store does not know, and for a search by text
+    in a store without texts or with encrypted ones. Writing raises ConfigError unless `keys` has the key of the chain;
+    reading records does unless it has a key that decrypts them.
     """
 
-    def __init__(self, address: str, *, create: bool = True) -> None:
-        url = parse_address(address)
-        self.place = url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
-        self._file = Path(url.database or "") if url.get_backend_name() == "sqlite" else None
-        self._create = create
-        self._engine = open_engine(url)
-        self._is_open = False
-        self._lock = asyncio.Lock()
+    def __init__(self, address: str, *, create: bool = True, keys: StoreKeys | None = None) -> None:
+        self._database = StoreDatabase(address, create=create)
+        keys = keys or StoreKeys()
+        self._key = None if keys.chain is None else ChainKey(keys.chain)
+        self._cipher = PartsCipher(keys.encrypt)
+        self._dialect = self._database.dialect
+        self.place = self._database.place
+
+    async def open(self) -> None:
+        """Open the store. With `create` this creates or migrates it, which takes minutes for millions of records.
+
+        Raises ConfigError if there is no store, or if it has a version that cannot be used.
+        """
+        await self._database.open()
+
+    async def version(self) -> int:
+        """Return the version of the tables, which may be an older one. Raises ConfigError if there is no store."""
+        return await self._database.version()
+
+    async def migrate(self) -> int:
+        """Bring an old store to the current version, also without `create`, and return that version."""
+        return await self._database.migrate()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._database.close()
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -64,63 +115,167 @@ class AuditStore:
         Raises ValueError if an id is already stored with another content, ConfigError if the store has another version,
         OSError or sqlalchemy.exc.SQLAlchemyError if the database fails.
         """
-        new: dict[str, tuple[Record, str]] = {}
+        new: dict[str, Record] = {}
         for record in batch:
-            content = to_json(record)
-            if new.setdefault(search_key(record.id), (record, content))[1] != content:
+            if new.setdefault(search_key(record.id), record) != record:
                 raise ValueError(f"two records have the id {search_key(record.id)}")
-        async with self._writing() as connection:
-            query = select(records.c.id, records.c.content).where(records.c.id.in_(new))
-            for known, content in await connection.execute(query) if new else ():
-                if content != new.pop(known)[1]:
-                    raise ValueError(f"record {known} is already stored with another content")
-            rows, category_rows = [], []
-            head = await _head(connection)
-            for record, content in new.values():
-                row, head = _row(head, content, {"kind": "record", **search_values(record)})
-                rows.append(row)
-                reached = {search_key(category) for category in record.decision.categories}
-                category_rows += [{"category": category, "seq": head.seq} for category in sorted(reached)]
-            if rows:
-                await _append(connection, rows, head)
-            if category_rows:
-                await connection.execute(insert(categories), category_rows)
+        async with self._database.writing() as connection:
+            query = select(*_STORED, records.c.id).where(records.c.id.in_(new))
+            for row in await connection.execute(query) if new else ():
+                # Both from their stored form, in which two surrogates in a row are one character.
+                if self._record(row) != read_record(*record_content(new.pop(row.id))):
+                    raise ValueError(f"record {row.id} is already stored with another content")
+            score_rows, texts = [], []
+            appending = await Appending.at_end(connection, self._key)
+            for record in new.values():
+                content, parts = record_content(record, quotes=self._cipher.encrypts)
+                seq = appending.add("record", content, search_values(record), parts, self._cipher)
+                score_rows += [
+                    {"category": category, "seq": seq, "probability": probability, "reached": reached}
+                    for category, (probability, reached) in score_values(record).items()
+                ]
+                texts.append((seq, record.text))
+            await appending.insert(encrypted=self._cipher.encrypts)
+            if not self._cipher.encrypts:  # the words of an encrypted text would tell what it says
+                await connection.run_sync(add_texts, texts)
+            if score_rows:
+                await connection.execute(insert(scores), score_rows)
 
-    async def delete(self, request_id: str) -> int:
-        """Erase the records of a request and return how many there were."""
-        return await self._erase("request", records.c.request_id == search_key(request_id))
+    async def label(self, given: Sequence[Label]) -> None:
+        """Store labels durably, each as a row of its own. A label of the kind "none" withdraws an earlier one.
 
-    async def prune(self, before: float) -> int:
-        """Erase the records older than `before`, in seconds since the epoch, and return how many there were."""
-        return await self._erase("retention", records.c.time < before)
+        Raises ValueError if a record does not exist or is erased, or if a label names nobody.
+        """
+        for one in given:
+            check_label(one)
+        async with self._database.writing() as connection:
+            named = {search_key(one.record) for one in given}
+            known = set(await connection.scalars(select(records.c.id).where(records.c.id.in_(named))))
+            if named - known:
+                raise ValueError(f"no record has the id {', '.join(sorted(named - known))}")
+            appending = await Appending.at_end(connection, self._key)
+            label_rows = [{"seq": appending.add(LABEL, label_entry(one)), **label_values(one)} for one in given]
+            await appending.insert()
+            if label_rows:
+                await connection.execute(insert(labels), label_rows)
 
-    async def _erase(self, why: str, which: ColumnElement[bool]) -> int:
-        """Erase content and search columns, keep the hashes, and append an entry that names the erased rows."""
-        held = (records.c.kind == "record") & records.c.content.is_not(None) & which
-        async with self._writing() as connection:
-            numbers = list(await connection.scalars(select(records.c.seq).where(held).order_by(records.c.seq)))
-            if not numbers:
-                return 0
-            erased = select(records.c.seq).where(held)
-            await connection.execute(delete(categories).where(categories.c.seq.in_(erased)))
-            await connection.execute(
-                update(records).where(held).values(dict.fromkeys((*SEARCH_COLUMNS, "content", "salt")))
-            )
-            content = chain.erasure_entry(time.time(), why, numbers)
-            row, head = _row(await _head(connection), content, {"kind": "erasure", **dict.fromkeys(SEARCH_COLUMNS)})
-            await _append(connection, [row], head)
-        if self._file and not await asyncio.to_thread(truncate_wal, self._file):
+    async def exclude(self, exclusion: Exclusion) -> None:
+        """Store an exclusion durably, as a row of its own. With the id of an earlier one it takes its place.
+
+        Raises ValueError if it names nobody or no reason, or has a text that is too long.
+        """
+        check_exclusion(exclusion)
+        async with self._database.writing() as connection:
+            appending = await Appending.at_end(connection, self._key)
+            seq = appending.add(EXCLUSION, exclusion_entry(exclusion))
+            await appending.insert()
+            await connection.execute(insert(exclusions), {"seq": seq, **exclusion_values(exclusion)})
+
+    async def exclusions(self, after: float) -> list[Exclusion]:
+        """Return the exclusions that end later than `after`, in seconds since the epoch, oldest first."""
+        async with self._database.reading() as connection:
+            return await read_exclusions(connection, after)
+
+    async def count(self, chosen: Filter = EVERY) -> int:
+        """Return how many records match, those of shadow policies included."""
+        async with self._database.reading() as connection:
+            await check_names(connection, chosen)
+            query = select(func.count()).select_from(records).where(*conditions(chosen, self._dialect))
+            return int((await connection.execute(query)).scalar_one())
+
+    async def erase(self, chosen: Filter, why: str = "request") -> int:
+        """Erase the records that match, with their labels, in one transaction. Return how many records there were.
+
+        Their hashes stay, and an entry in the chain names the rows and says `why`.
+        """
+        async with self._database.writing() as connection:
+            await check_names(connection, chosen)
+            query = select(records.c.seq).where(*conditions(chosen, self._dialect))
+            erased = await erase_records(connection, list(await connection.scalars(query)), why, self._key)
+        if erased:
+            await self._overwrite()
+        return erased
+
+    async def retain(self, keep: Keep, now: float) -> Erased:
+        """Erase the records and texts that `keep` keeps no longer at `now`, in seconds since the epoch.
+
+        Each transaction erases a part of them, so that proxies can write in between. Several processes may do this at
+        once: each part is erased by one of them.
+        """
+        erased_records = await self._erase_parts(expired(keep, now), erase_records)
+        erased_texts = await self._erase_parts(expired_text(keep, now), erase_record_texts)
+        if erased_records or erased_texts:
+            await self._overwrite()
+        return Erased(erased_records, erased_texts)
+
+    async def rekey(self) -> int:
+        """Encrypt the sealed parts of all rows with the first key, whatever they are encrypted with now.
+
+        Return how many rows hold such parts. The chain stays as it is. Each transaction changes a part of the rows.
+        Raises ConfigError without a key, or if none decrypts a row.
+        """
+        if not self._cipher.encrypts:
+            raise ConfigError("there is no key to encrypt with: use --config FILE or the variable GUARDPROXY_AUDIT_KEY")
+        after = rows = 0
+        while True:
+            async with self._database.writing() as connection:
+                part = await encrypt_rows(connection, after, self._cipher)
+            if not part:
+                break
+            rows, after = rows + len(part), part[-1]
+        await self._overwrite()
+        return rows
+
+    async def _erase_parts(self, which: ColumnElement[bool] | None, erase: _Eraser) -> int:
+        if which is None:
+            return 0
+        async with self._database.reading() as connection:
+            numbers = list(await connection.scalars(select(records.c.seq).where(which).order_by(records.c.seq)))
+        erased = 0
+        for at in range(0, len(numbers), _ERASE):
+            started = time.perf_counter()
+            async with self._database.writing() as connection:
+                erased += await erase(connection, numbers[at : at + _ERASE], "retention", self._key)
+            # Other processes wait for the lock by trying again: without a pause they might never get it.
+            await asyncio.sleep(time.perf_counter() - started)
+        return erased
+
+    async def _overwrite(self) -> None:
+        """Remove what SQLite's index of texts and its write-ahead log still hold of erased rows."""
+        await self._remove_erased_words()
+        if not await self._database.empty_log():
             _log.warning(
                 "audit_erased_content_in_log", why="another process is reading; the next erasure empties the log"
             )
-        return len(numbers)
+
+    async def _remove_erased_words(self) -> None:
+        """Rewrite SQLite's index of texts in short transactions, between which other processes can write."""
+        more = self._dialect == "sqlite"
+        first = True
+        while more:
+            async with self._database.writing() as connection:
+                more = await merge_texts(connection, first=first)
+            first = False
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
     async def query(self, chosen: Filter = EVERY, limit: int = 100, *, newest_first: bool = True) -> list[StoredRecord]:
         """Return at most `limit` records that match, newest first or in the order in which they were written."""
         order = records.c.seq.desc() if newest_first else records.c.seq
-        return await self._stored(conditions(chosen), order, limit)
+        return await self._chosen(chosen, [], order, limit)
+
+    async def page(
+        self, chosen: Filter = EVERY, *, before: int | None = None, after: int | None = None, limit: int = 50
+    ) -> list[StoredRecord]:
+        """Return the page of at most `limit` records that match, newest first.
+
+        These are the newest with a number below `before`, or the oldest with a number above `after`.
+        """
+        where = [] if before is None else [records.c.seq < before]
+        if after is None:
+            return await self._chosen(chosen, where, records.c.seq.desc(), limit)
+        found = await self._chosen(chosen, [*where, records.c.seq > after], records.c.seq, limit)
+        return found[::-1]
 
     async def scan(self, chosen: Filter = EVERY) -> AsyncIterator[StoredRecord]:
         """Yield every record that matches, in the order in which they were written, in several queries."""
@@ -132,33 +287,79 @@ class AuditStore:
 
     async def tail(self, after: int, chosen: Filter = EVERY) -> list[StoredRecord]:
         """Return the next records that match and have a number above `after`, in the order of their numbers."""
-        return await self._stored([*conditions(chosen), records.c.seq > after], records.c.seq, _READ)
+        return await self._chosen(chosen, [records.c.seq > after], records.c.seq, _READ)
 
     async def get(self, name: str) -> list[StoredRecord]:
         """Return the record with this number or id, or every record of the request with this id; empty if none."""
         row = records.c
         # Row numbers are 64-bit integers: PostgreSQL refuses a larger number in a query.
         if name.isascii() and name.isdigit() and int(name) < 2**63:
-            numbered = await self._stored([*conditions(EVERY), row.seq == int(name)], row.seq, 1)
+            numbered = await self._chosen(EVERY, [row.seq == int(name)], row.seq, 1)
             if numbered:
                 return numbered
         which = (row.id == search_key(name)) | (row.request_id == search_key(name))
-        return await self._stored([*conditions(EVERY), which], row.seq, None)
+        return await self._chosen(EVERY, [which], row.seq, None)
+
+    async def conversation(self, name: str) -> list[StoredRecord]:
+        """Return the records of the request that `get` finds, and of its session if it has one, in their order."""
+        found = await self.get(name)
+        requests = {search_key(stored.record.origin.request_id) for stored in found}
+        sessions = {search_key(stored.record.origin.session) for stored in found if stored.record.origin.session}
+        which = or_(records.c.request_id.in_(requests), records.c.session.in_(sessions))
+        return await self._chosen(EVERY, [which], records.c.seq, None) if found else []
+
+    async def labels(self, ids: Sequence[str]) -> dict[str, tuple[Label, ...]]:
+        """Return the labels in force of the records with these ids: the last one of each reviewer, oldest first.
+
+        Records without a label are left out.
+        """
+        history = await self.label_history(ids)
+        return {name: left for name, given in history.items() if (left := effective(given))}
+
+    async def label_history(self, ids: Sequence[str]) -> dict[str, tuple[Label, ...]]:
+        """Return every label that was given on these records, also replaced and withdrawn ones, oldest first."""
+        async with self._database.reading() as connection:
+            return await read_labels(connection, ids)
 
     async def stats(self, chosen: Filter = EVERY) -> AuditStats:
         """Count the records that match."""
-        async with self._reading() as connection:
+        async with self._database.reading() as connection:
+            await check_names(connection, chosen)
             return await count_records(connection, chosen)
+
+    async def counts(self, by: CountBy, chosen: Filter = EVERY) -> Counts:
+        """Count the records that match, by action, for every value of `by`.
+
+        Hours and days are those of this machine's time zone. Without `chosen.shadow`, decisions of shadow policies are
+        left out.
+        """
+        async with self._database.reading() as connection:
+            await check_names(connection, chosen)
+            return await count_by(connection, by, chosen)
 
     async def head(self) -> Head:
         """Return the number and hash of the last row."""
-        async with self._reading() as connection:
-            return await _head(connection)
+        async with self._database.reading() as connection:
+            return await read_head(connection)
 
-    async def _stored(self, where: list[ColumnElement[bool]], order: Any, limit: int | None) -> list[StoredRecord]:
-        query = select(records.c.seq, records.c.hash, records.c.content).where(*where).order_by(order).limit(limit)
-        async with self._reading() as connection:
-            return [StoredRecord(row.seq, row.hash, from_json(row.content)) for row in await connection.execute(query)]
+    async def _chosen(
+        self, chosen: Filter, where: list[ColumnElement[bool]], order: Any, limit: int | None
+    ) -> list[StoredRecord]:
+        query = select(*_STORED).order_by(order).limit(limit)
+        async with self._database.reading() as connection:
+            await check_names(connection, chosen)
+            rows = (await connection.execute(query.where(*conditions(chosen, self._dialect), *where))).all()
+            found = [(row, self._record(row)) for row in rows]
+            history = await read_labels(connection, [record.id for _, record in found])
+        return [
+            StoredRecord(
+                row.seq, row.hash, record, effective(history.get(record.id, ())), text_erased=row.sealed_text == ERASED
+            )
+            for row, record in found
+        ]
+
+    def _record(self, row: Any) -> Record:
+        return read_record(row.content, opened_parts(row, self._cipher))
 
     async def verify(self, expected: Head | None = None) -> Verification:
         """Read every row and report the rows that were edited, removed or moved.
@@ -166,88 +367,5 @@ class AuditStore:
         `expected` is an earlier head, which must still be in the chain. Somebody who can rewrite every row and the head
         can forge a chain; only a head kept elsewhere reveals that.
         """
-        async with self._reading() as connection:
-            return await verify_rows(connection, expected)
-
-    # --- connections -------------------------------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _writing(self) -> AsyncIterator[AsyncConnection]:
-        """Open a transaction that excludes every other writer of this store, in this process and in others."""
-        async with self._lock:
-            await self._open()
-            async with self._exclusive() as connection:
-                yield connection
-
-    @asynccontextmanager
-    async def _exclusive(self) -> AsyncIterator[AsyncConnection]:
-        async with self._engine.connect() as connection:
-            await connection.execution_options(**{WRITE: True})
-            async with connection.begin():
-                if not self._file:
-                    await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-                yield connection
-
-    @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[AsyncConnection]:
-        """Open a transaction that reads one consistent snapshot of the store."""
-        if not self._is_open:
-            async with self._lock:
-                await self._open()
-        async with self._engine.connect() as connection:
-            if not self._file:
-                await connection.execution_options(isolation_level="REPEATABLE READ")
-            async with connection.begin():
-                yield connection
-
-    async def _open(self) -> None:
-        if self._is_open:
-            return
-        if self._create:
-            if self._file:
-                await asyncio.to_thread(create_file, self._file)
-            async with self._exclusive() as connection:
-                await connection.run_sync(create_tables)
-                if not (await connection.execute(select(store.c.version))).all():
-                    first = {"version": VERSION, "seq": 0, "hash": chain.GENESIS}
-                    await connection.execute(insert(store), first)
-                await self._check_version(connection)
-        else:
-            await self._find()
-        self._is_open = True
-
-    async def _find(self) -> None:
-        if self._file and not self._file.is_file():
-            raise ConfigError(f"there is no audit store at {self.place}")
-        async with self._engine.connect() as connection:
-            if not await connection.run_sync(lambda sync: inspect(sync).has_table(store.name)):
-                raise ConfigError(f"there is no audit store at {self.place}: the database does not have its tables")
-            await self._check_version(connection)
-
-    async def _check_version(self, connection: AsyncConnection) -> None:
-        versions = list(await connection.scalars(select(store.c.version)))
-        if versions != [VERSION]:
-            raise ConfigError(
-                f"the audit store at {self.place} has version {versions}, this guardproxy reads version {VERSION}"
-            )
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._engine.dispose()
-
-
-async def _head(connection: AsyncConnection) -> Head:
-    seq, last_hash = (await connection.execute(select(store.c.seq, store.c.hash))).one()
-    return Head(seq, last_hash)
-
-
-def _row(head: Head, content: str, columns: dict[str, Any]) -> tuple[dict[str, Any], Head]:
-    """Return the row that follows `head`, and the new head."""
-    link = chain.seal(head.seq + 1, head.hash, content, secrets.token_hex(16))
-    chained = {name: getattr(link, name) for name in ("seq", "salt", "content", "content_hash", "previous", "hash")}
-    return {**columns, **chained}, Head(link.seq, link.hash)
-
-
-async def _append(connection: AsyncConnection, rows: list[dict[str, Any]], head: Head) -> None:
-    await connection.execute(insert(records), rows)
-    await connection.execute(update(store).values(seq=head.seq, hash=head.hash))
+        async with self._database.reading() as connection:
+            return await verify_rows(connection, expected, self._key, self._cipher)

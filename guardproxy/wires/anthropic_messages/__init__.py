@@ -20,6 +20,7 @@ from guardproxy.wires.shared.identifiers import value_or
 from guardproxy.wires.shared.known import Known, repeated_in_reply
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import outer_messages, outer_parts, read_fields, with_outer_parts
+from guardproxy.wires.shared.reply_info import MESSAGES, info_of
 from guardproxy.wires.shared.streams import JSON, SSE, without
 
 _PATH = re.compile(r"(?:/anthropic)?/v1/messages")
@@ -88,7 +89,7 @@ class AnthropicMessages(BaseWire):
         builder = MessageBuilder(UpstreamUnreadable, known)
         read_fields(builder, parsed, "", REPLY)
         builder.add_noted()
-        return Reply((builder.message("assistant"),), body, parsed)
+        return Reply((builder.message("assistant"),), body, parsed, info=info_of(parsed, MESSAGES))
 
     def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:
         """Return the reply with its only choice replaced or refused."""

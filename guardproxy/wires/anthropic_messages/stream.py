@@ -14,6 +14,7 @@ from guardproxy.wires.anthropic_messages.fields import BLOCK, DELTA, EVENTS, MES
 from guardproxy.wires.shared.body import dumps, read_object
 from guardproxy.wires.shared.identifiers import value_or
 from guardproxy.wires.shared.parts import json_text, read_fields, require_object
+from guardproxy.wires.shared.reply_info import MESSAGES, info_of
 from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, without
 from guardproxy.wires.shared.unmapped import carries_text
 
@@ -54,6 +55,8 @@ class MessageStream(BaseStream):
         kind = body.get("type")
         if not isinstance(kind, str) or frame.event not in ("", kind):
             raise UpstreamUnreadable("the event and its data are of different types", "type")
+        if kind in ("message_start", "message_delta"):
+            self.info = info_of(body.get("message", body), MESSAGES, self.info)
         event = Event(body=body, kind=kind, complete=frame.complete)
         if kind in ("ping", "error"):
             self.read_outer(body, EVENTS[kind], event)

@@ -16,6 +16,7 @@ from guardproxy.wires.gemini.fields import CANDIDATE, CONTENT, REPLY, SETTINGS, 
 from guardproxy.wires.gemini.stream import (
     GeminiStream,
     candidates_of,
+    gemini_info,
     index_of,
     log_probabilities,
     parts_of,
@@ -113,12 +114,13 @@ class Gemini(BaseWire):
         if isinstance(parsed, list):
             stream = GeminiStream(request, array=True)
             _ = [*stream.feed(body), *stream.finish()]
-            return Reply(tuple(stream.message(choice) for choice in stream.choices), body, parsed)
+            return Reply(tuple(map(stream.message, stream.choices)), body, parsed, info=stream.info)
         if not isinstance(parsed, dict):
             raise UpstreamUnreadable("the body must be a JSON object")
         known = repeated_in_reply(request)
         choices = [self._candidate(candidate, place, known) for place, candidate in enumerate(candidates_of(parsed))]
-        return Reply(with_outer_parts(choices, outer_parts(parsed, REPLY, known)), body, parsed)
+        outer = outer_parts(parsed, REPLY, known)
+        return Reply(with_outer_parts(choices, outer), body, parsed, info=gemini_info(parsed))
 
     def _candidate(self, candidate: Any, place: int, known: Known) -> Message:
         path = f"candidates[{place}]"

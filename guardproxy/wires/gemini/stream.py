@@ -7,16 +7,23 @@ from typing import Any
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.ports import Chunk, Request
 from guardproxy.sse import Frame, JsonArray, Sse
-from guardproxy.types import Refuse, Replace
+from guardproxy.types import Refuse, Replace, ReplyInfo
 from guardproxy.wires.gemini.fields import CANDIDATE, LOGPROBS, REPLY, ROLE, TOKEN, part, snake, unique_value
 from guardproxy.wires.shared.body import dumps, parsed_object, read_object
 from guardproxy.wires.shared.identifiers import value_or
 from guardproxy.wires.shared.logprob_echo import LogprobEcho, judge_token
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import handled_in_code, list_of, object_with, read_fields
+from guardproxy.wires.shared.reply_info import NOTHING, InfoKeys, info_of
 from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, parts_with_new_texts
 
 _BLANK = b" \t\r\n"
+_INFO = InfoKeys(
+    "responseId", "modelVersion", "usageMetadata", "promptTokenCount", ("candidatesTokenCount", "thoughtsTokenCount")
+)
+_SNAKE_INFO = InfoKeys(
+    snake(_INFO.id), snake(_INFO.model), snake(_INFO.usage), snake(_INFO.input), tuple(map(snake, _INFO.output))
+)
 
 
 def value_of(value: Mapping[str, Any], name: str) -> Any:
@@ -32,6 +39,11 @@ def candidates_of(body: Mapping[str, Any]) -> list[Any]:
     if not isinstance(candidates, list):
         raise UpstreamUnreadable("must be a list", "candidates")
     return candidates
+
+
+def gemini_info(body: Mapping[str, Any], before: ReplyInfo = NOTHING) -> ReplyInfo:
+    """Return what a response, or a chunk of one, says of the reply, in either spelling of the names."""
+    return info_of(body, _SNAKE_INFO, info_of(body, _INFO, before))
 
 
 def index_of(candidate: Any, place: int) -> int:
@@ -109,6 +121,7 @@ class GeminiStream(BaseStream):
     def read(self, frame: Frame) -> Chunk:
         """Return the chunk of a response. Raises UpstreamUnreadable."""
         body = read_object(frame.data or b"", UpstreamUnreadable)
+        self.info = gemini_info(body, self.info)
         event = Event(body=body, kind="response", complete=frame.complete)
         if "error" in body and "candidates" not in body:
             self.read_outer(body, REPLY, event)
@@ -118,6 +131,10 @@ class GeminiStream(BaseStream):
         self.read_outer(body, REPLY, event)
         self._head.update({key: value for key, value in event.body.items() if key != "candidates"})
         return Chunk(frame.raw, tuple(event.marks.values()), event)
+
+    def is_complete(self, choice: int) -> bool:
+        """Return whether the candidate has a finish reason."""
+        return bool(self.state_of(choice).finish)
 
     def _read_candidate(self, candidate: dict[str, Any], state: ChoiceState) -> bool:
         builder, path = state.builder, f"candidates[{candidate.get('index', 0)}]"

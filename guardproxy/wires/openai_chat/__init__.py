@@ -31,6 +31,7 @@ from guardproxy.wires.shared.parts import (
     require_object,
     with_outer_parts,
 )
+from guardproxy.wires.shared.reply_info import OPENAI, info_of
 from guardproxy.wires.shared.streams import JSON
 
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/chat/completions|/openai/deployments/[^/]+/chat/completions")
@@ -85,7 +86,12 @@ class OpenAIChat(openai.OpenAIWire):
         choices = openai.choices_of(parsed)
         known = repeated_in_reply(request)
         read = [self._choice(choice, index, known) for index, choice in enumerate(choices)]
-        return Reply(with_outer_parts(read, outer_parts(parsed, openai.ENVELOPE, known)), body, parsed)
+        return Reply(
+            with_outer_parts(read, outer_parts(parsed, openai.ENVELOPE, known)),
+            body,
+            parsed,
+            info=info_of(parsed, OPENAI),
+        )
 
     def _choice(self, choice: Any, index: int, known: Known) -> Message:
         path = f"choices[{index}]"

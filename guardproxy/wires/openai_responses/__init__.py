@@ -21,6 +21,7 @@ from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.known import Known, repeated_in_reply
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import outer_messages, outer_parts, read_fields, with_outer_parts
+from guardproxy.wires.shared.reply_info import MESSAGES, info_of
 from guardproxy.wires.shared.streams import JSON, SSE
 
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/responses")
@@ -125,7 +126,8 @@ class OpenAIResponses(openai.OpenAIWire):
         builder.add_noted()
         # A response that goes on in the background has no id here: what it will say has not been judged.
         is_complete = parsed.get("status") not in ("queued", "in_progress")
-        return Reply((builder.message("assistant"),), body, parsed, str(parsed.get("id", "")) if is_complete else "")
+        name = str(parsed.get("id", "")) if is_complete else ""
+        return Reply((builder.message("assistant"),), body, parsed, name, info_of(parsed, MESSAGES))
 
     def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:
         """Return the response with its only choice replaced or refused."""

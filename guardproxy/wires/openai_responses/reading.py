@@ -23,6 +23,7 @@ from guardproxy.wires.shared.identifiers import is_value
 from guardproxy.wires.shared.logprob_echo import LogprobEcho, token_list
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import read_fields
+from guardproxy.wires.shared.reply_info import MESSAGES, info_of
 from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, without
 
 TERMINAL = ("response.completed", "response.failed", "response.incomplete")
@@ -112,6 +113,7 @@ class ResponseReader(BaseStream):
         kind = body.get("type")
         if not isinstance(kind, str) or frame.event not in ("", kind):
             raise UpstreamUnreadable("the event and its data are of different types", "type")
+        self.info = info_of(body.get("response"), MESSAGES, self.info)
         event = Event(body=body, kind=kind, complete=frame.complete)
         if kind == "error":
             self.read_outer(body, ERROR_EVENT, event)

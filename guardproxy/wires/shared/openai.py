@@ -36,6 +36,7 @@ from guardproxy.wires.shared.parts import (
     opaque,
     require_object,
 )
+from guardproxy.wires.shared.reply_info import OPENAI, info_of
 from guardproxy.wires.shared.streams import JSON, SSE, BaseStream, ChoiceState, Event
 
 DONE = b"data: [DONE]\n\n"
@@ -274,6 +275,7 @@ class ChoicesStream(BaseStream):
             return Chunk(frame.raw, self.final_marks(), Event(kind="done", complete=frame.complete))
         body = read_object(data, UpstreamUnreadable)
         event = Event(complete=frame.complete)
+        self.info = info_of(body, OPENAI, self.info)
         choices = choices_of(body) if "choices" in body or "error" in body else []
         for place, choice in enumerate(choices):
             if not isinstance(choice, dict):

@@ -14,7 +14,7 @@ from typing import Any
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.ports import Chunk, Mark, Request
 from guardproxy.sse import Frame, FrameDecoder
-from guardproxy.types import Message, Part, Refuse, Replace
+from guardproxy.types import Message, Part, Refuse, Replace, ReplyInfo
 from guardproxy.wires.shared.arrival import Arrivals
 from guardproxy.wires.shared.body import remove
 from guardproxy.wires.shared.known import repeated_in_reply
@@ -97,10 +97,12 @@ class BaseStream(ABC):
         self.known = repeated_in_reply(request)
         self.closed = False  # the terminator has been released
         self.terminated = False  # the terminator has been read
+        self.info = ReplyInfo()
         self._decoder = decoder
         self._states: dict[int, ChoiceState] = {}
         self._arrivals = Arrivals()
         self._cut = False  # the last released frame was incomplete
+        self._broken_off: set[int] = set()  # choices that the upstream has not closed
 
     # --- for the subclass to fill in -------------------------------------------------------------------------------
 
@@ -133,9 +135,14 @@ class BaseStream(ABC):
         chunks = [self._chunk(frame) for frame in self._decoder.finish()]
         # A stream that breaks off has not closed its choices; these marks close them, log probabilities included.
         marks = self.final_marks()
+        self._broken_off.update(mark.choice for mark in marks)
         # Their chunk has no bytes: the frame before it is the last that the client gets.
         complete = all(chunk.data.complete for chunk in chunks)
         return [*chunks, Chunk(b"", marks, Event(complete=complete))] if marks else chunks
+
+    def is_complete(self, choice: int) -> bool:
+        """Return whether the upstream has closed the choice, as far as it was fed."""
+        return self.state_of(choice).final and choice not in self._broken_off
 
     def message(self, choice: int, without: Container[int] = ()) -> Message:
         """Return the choice as far as it has been fed; paths are those of a whole reply.

@@ -1,0 +1,49 @@
+"""The options that select audit records, the same for every command: the keys of `sinks.database.Filter`."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from guardproxy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from guardproxy.sinks.database import Filter
+
+# Each option with how it is shown and what it means. The values are read by `Filter.from_query`.
+_OPTIONS = {
+    "since": ("TIME", "from this time on: an age (2h, 7d), today, yesterday, or an ISO 8601 date or time"),
+    "until": ("TIME", "before this time"),
+    "client": ("HASH", "the hash of the client's key"),
+    "user": ("NAME", "the end user as the store keeps it"),
+    "session": ("NAME", "the session as the store keeps it"),
+    "side": ("SIDE", "user or assistant"),
+    "action": ("ACTION", "pass, flag, rewrite or block"),
+    "category": ("NAME", "a category that reached a threshold"),
+    "min-score": ("CATEGORY=P", "a probability of at least P, also of `unsafe`; repeatable"),
+    "max-score": ("CATEGORY=P", "a probability of at most P, also of `unsafe`; repeatable"),
+    "policy": ("NAME", "the policy that decided"),
+    "route": ("NAME", "the route of the request"),
+    "model": ("NAME", "the model that the request names"),
+    "text": ("WORDS", 'a text with all these words; "in quotes": a phrase; word*: words that begin so'),
+    "label": ("KIND", "false_positive, correct, false_negative, or none for records without a label"),
+    "shadow": ("WHICH", "only decisions of shadow policies, or `without` them"),
+    "request-id": ("ID", "the id of the request"),
+}
+
+
+def add_filters(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the filters to a command."""
+    group = parser.add_argument_group("filters", "Only records that match all of them are selected.")
+    for name, (shown, meaning) in _OPTIONS.items():
+        group.add_argument(f"--{name}", action="append", metavar=shown, help=meaning)
+    group.add_argument("--error", action="append_const", const="true", help="only records with an error")
+
+
+def filter_of(args: argparse.Namespace) -> "Filter":
+    """Read the filter from the arguments. Raises ConfigError that names the option."""
+    from guardproxy.sinks.database import Filter, FilterError
+
+    query = {name: getattr(args, name.replace("-", "_")) for name in (*_OPTIONS, "error")}
+    try:
+        return Filter.from_query({name: values for name, values in query.items() if values})
+    except FilterError as error:
+        raise ConfigError(f"--{error}") from error

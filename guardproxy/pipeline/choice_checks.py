@@ -1,0 +1,87 @@
+"""The checks of a streamed reply: one choice as far as it was fed, beside the other choices if texts alternate."""
+
+import time
+import uuid
+from dataclasses import dataclass, replace
+
+from guardproxy.pipeline.exclusions import Counted
+from guardproxy.pipeline.judging import Exchange, Judgement, Judging, gathered
+from guardproxy.pipeline.turns import in_scope, recent_context
+from guardproxy.ports import ReplyStream
+from guardproxy.types import Decision, Message, Verdict
+
+
+@dataclass(slots=True)
+class LatestCheck:
+    """The latest finished check of a choice. `seconds` and `unread` add up over all checks of the choice."""
+
+    message: Message
+    verdict: Verdict | None
+    decision: Decision
+    error: str = ""
+    seconds: float = 0.0
+    undecoded: bool = False
+    unread: tuple[str, ...] = ()
+    counted: Counted | None = None
+
+
+class ChoiceChecks:
+    """Asks the guard about the choices of one reply. `context` are the messages that it answers, the recent ones.
+
+    `ended` are the choices that the proxy has ended; the caller adds them.
+    """
+
+    def __init__(self, judging: Judging, exchange: Exchange, stream: ReplyStream) -> None:
+        self._judging = judging
+        self._exchange = exchange
+        self._stream = stream
+        self.context = recent_context(exchange.request.conversation.messages)
+        self.ended: set[int] = set()
+        self._key = uuid.uuid4().hex  # the guard keeps its work on this reply under this name
+
+    async def check(self, choice: int, before: LatestCheck | None) -> LatestCheck:
+        """Judge a choice as far as it was fed, which may be further than was asked for: more text, never less.
+
+        `before` is the latest check of the choice.
+        """
+        started = time.perf_counter()
+        message = self._stream.message(choice)
+        if before is not None and before.message == message:
+            return before  # a finish frame without text: the last check judged exactly this message
+        judged = await self._judged(message)
+        if message.arrived and not _is_clean(judged):
+            message = await self._without_harm_beside(choice)
+            judged = await self._judged(message)
+        seconds, unread = time.perf_counter() - started, judged.unread
+        if before is not None:
+            seconds, unread = seconds + before.seconds, tuple(dict.fromkeys((*before.unread, *unread)))
+        return LatestCheck(
+            message, judged.verdict, judged.decision, judged.error, seconds, judged.undecoded, unread, judged.counted
+        )
+
+    async def _judged(self, message: Message) -> Judgement:
+        policy = self._exchange.policy
+        return await self._judging.judgement(self.context, in_scope(message, policy.judge), policy, self._key)
+
+    async def _without_harm_beside(self, choice: int) -> Message:
+        """The choice beside the released texts of others only, if their own text must not pass or cannot be judged.
+
+        Harm in one choice is not that of another. A text that the guard has failed to judge is left out.
+        """
+        others = [other for other in self._stream.choices if other != choice and other not in self.ended]
+        alone = {other: replace(self._stream.message(other), arrived=()) for other in others}
+        judged = await gathered([self._judged(message) for message in alone.values()])
+        unclean = [other for other, own in zip(others, judged, strict=True) if not _is_clean(own)]
+        unjudged = {
+            part.path for other, own in zip(others, judged, strict=True) if own.error for part in alone[other].parts
+        }
+        message = self._stream.message(choice, without=unclean)
+        return replace(message, arrived=tuple(part for part in message.arrived if part.path not in unjudged))
+
+    def forget(self) -> None:
+        """Free what the guard has kept for the reply."""
+        self._judging.guard.forget(self._key)
+
+
+def _is_clean(judged: Judgement) -> bool:
+    return judged.decision.action == "pass" and not judged.error

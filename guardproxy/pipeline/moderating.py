@@ -1,0 +1,43 @@
+"""Texts that are judged by themselves, because a client asks for the verdict: nothing is forwarded or changed."""
+
+import time
+from collections.abc import Sequence
+
+from guardproxy.pipeline.judged_request import undecoded_paths, unread_parts
+from guardproxy.pipeline.judging import Case, JudgedTurn, Judging, gathered
+from guardproxy.pipeline.turns import Turn, coverage_of
+from guardproxy.types import Message, Pass
+
+
+async def moderated(judging: Judging, case: Case, messages: Sequence[Message]) -> list[JudgedTurn]:
+    """Judge each message without a context, and record it as a turn. The outcome of each is that it passes.
+
+    Raises AuditUnavailable if `audit.required` is set and a record could not be stored.
+    """
+
+    async def judge(index: int, message: Message) -> JudgedTurn:
+        started = time.perf_counter()
+        judged = await judging.judgement((), message, case.policy)
+        return JudgedTurn(
+            Turn(index, index, message),
+            judged.verdict,
+            judged.decision,
+            Pass(),
+            judged.error,
+            time.perf_counter() - started,
+            undecoded=judged.undecoded,
+            unread=judged.unread,
+            counted=judged.counted,
+        )
+
+    turns = await gathered([judge(index, message) for index, message in enumerate(messages)])
+    for turn in turns:
+        coverage = coverage_of(
+            [turn.turn.message],
+            case.policy,
+            failed=bool(turn.error),
+            undecoded=undecoded_paths([turn]),
+            unread=unread_parts([turn]),
+        )
+        await judging.record(case, [turn], coverage)
+    return turns

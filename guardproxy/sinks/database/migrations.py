@@ -1,0 +1,184 @@
+"""The versions of the store's tables, and the steps from each to the next.
+
+A step is written for the tables of its time, so it does not use those of `schema`. `AuditStore` runs all steps in one
+transaction that excludes other writers.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Float,
+    Index,
+    Integer,
+    String,
+    Text,
+    bindparam,
+    column,
+    insert,
+    inspect,
+    select,
+    table,
+    text,
+    update,
+)
+
+from guardproxy.errors import ConfigError
+from guardproxy.sinks.database import chain
+from guardproxy.sinks.database.schema import VERSION, metadata, score_values, search_values, store
+from guardproxy.sinks.database.texts import add_texts, create_texts
+from guardproxy.sinks.shared import from_json
+
+_READ = 500  # rows in one query
+
+_log = structlog.get_logger("guardproxy.audit")
+
+_FIRST_COLUMNS = frozenset(
+    {
+        *("seq", "kind", "id", "request_id", "time", "side", "action", "cause", "route", "model", "policy", "shadow"),
+        *("latency_s", "content", "salt", "content_hash", "previous", "hash"),
+    }
+)
+
+
+def stored_version(connection: Connection, place: str) -> int | None:
+    """Return the version of the store's tables, None if there is no store.
+
+    Raises ConfigError if the tables are not those of a store, or of a newer version.
+    """
+    inspector = inspect(connection)
+    if not inspector.has_table(store.name):
+        return None
+    versions = list(connection.scalars(select(store.c.version)))
+    if not versions:
+        return None
+    if len(versions) > 1 or versions[0] < 1:
+        raise ConfigError(f"{place} is not an audit store: its table {store.name} has the versions {versions}")
+    if versions[0] > VERSION:
+        raise ConfigError(
+            f"the audit store at {place} has version {versions[0]}, this guardproxy reads version {VERSION}: "
+            "run the newer guardproxy that wrote the store, or name another store"
+        )
+    missing = sorted(_FIRST_COLUMNS - {found["name"] for found in inspector.get_columns("guardproxy_records")})
+    if missing:
+        raise ConfigError(f"{place} is not an audit store: guardproxy_records has no column {', '.join(missing)}")
+    return int(versions[0])
+
+
+def create_tables(connection: Connection) -> None:
+    """Create the tables of an empty store."""
+    metadata.create_all(connection)
+    create_texts(connection)
+    connection.execute(insert(store), {"version": VERSION, "seq": 0, "hash": chain.GENESIS})
+
+
+def migrate(connection: Connection, version: int) -> None:
+    """Change the tables from `version` to the current one. The chain and its contents stay as they are."""
+    operations = Operations(MigrationContext.configure(connection))
+    for step in range(version, VERSION):
+        _log.warning("audit_store_migrating", version=step, to=step + 1)
+        _STEPS[step](operations)
+    connection.execute(update(store).values(version=VERSION))
+    _log.warning("audit_store_migrated", version=VERSION)
+
+
+def _search_and_labels(operations: Operations) -> None:
+    """From 1 to 2: more columns, scores in place of categories, labels, exclusions, the index of texts."""
+    for name in ("client", "end_user", "session", "wire", "answered_model", "exclusion"):
+        operations.add_column("guardproxy_records", Column(name, String))
+    for name in ("has_error", "complete", "sampled"):
+        operations.add_column("guardproxy_records", Column(name, Boolean))
+    operations.add_column("guardproxy_records", Column("unsafe", Float(53)))
+    operations.add_column("guardproxy_records", Column("low_scores", Text))
+    for name in ("sealed_text", "sealed_quotes"):
+        operations.add_column("guardproxy_records", Column(name, Text))
+    operations.add_column("guardproxy_audit", Column("key_id", String(16)))
+    operations.add_column("guardproxy_audit", Column("encrypted", Boolean))
+    operations.drop_index("guardproxy_records_side", "guardproxy_records")
+    operations.drop_table("guardproxy_categories")
+    number = BigInteger().with_variant(Integer, "sqlite")
+    operations.create_table(
+        "guardproxy_scores",
+        Column("category", String, primary_key=True),
+        Column("seq", number, primary_key=True, autoincrement=False),
+        Column("probability", Float(53), nullable=False),
+        Column("reached", Boolean, nullable=False),
+        Index("guardproxy_scores_seq", "seq"),
+        sqlite_with_rowid=False,
+    )
+    operations.create_table(
+        "guardproxy_labels",
+        Column("seq", number, primary_key=True, autoincrement=False),
+        Column("record", String, nullable=False),
+        Column("person", String, nullable=False),
+        Column("kind", String(16), nullable=False),
+        Index("guardproxy_labels_person", "record", "person", "seq"),
+    )
+    operations.create_table(
+        "guardproxy_exclusions",
+        Column("seq", number, primary_key=True, autoincrement=False),
+        Column("id", String, nullable=False),
+        Column("until", Float(53), nullable=False),
+        Index("guardproxy_exclusions_id", "id", "seq"),
+    )
+    connection = operations.get_bind()
+    create_texts(connection)
+    _fill(connection)
+    # After the rows are filled: an index that exists is changed row by row.
+    for name in ("client", "end_user", "session"):
+        operations.create_index(f"guardproxy_records_{name}", "guardproxy_records", [name, "seq"])
+    errors = text("has_error IS 1" if connection.dialect.name == "sqlite" else "has_error IS true")
+    operations.create_index(
+        "guardproxy_records_errors", "guardproxy_records", ["seq"], sqlite_where=errors, postgresql_where=errors
+    )
+
+
+_NEW = (
+    *("client", "end_user", "session", "wire", "answered_model", "has_error", "complete", "sampled", "exclusion"),
+    *("unsafe", "low_scores"),
+)
+
+
+def _fill(connection: Connection) -> None:
+    """Fill the new columns and tables from the contents of the records."""
+    rows = table("guardproxy_records", column("seq"), column("kind"), column("content"), *map(column, _NEW))
+    score_rows = table("guardproxy_scores", *map(column, ("category", "seq", "probability", "reached")))
+    change = update(rows).where(rows.c.seq == bindparam("row"))
+    held = (rows.c.kind == "record") & rows.c.content.is_not(None)
+    after = 0
+    while True:
+        query = select(rows.c.seq, rows.c.content).where(held, rows.c.seq > after).order_by(rows.c.seq).limit(_READ)
+        part = connection.execute(query).all()
+        if not part:
+            return
+        after = part[-1].seq
+        values, probabilities, texts = [], [], []
+        for seq, content in part:
+            try:
+                record = from_json(content)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                # `verify` reports the row. It must not prevent the start.
+                _log.error("audit_row_unreadable", row=seq, error=type(error).__name__)
+                continue
+            searched: dict[str, Any] = search_values(record)
+            values.append({"row": seq, **{name: searched[name] for name in _NEW}})
+            probabilities += [
+                {"category": category, "seq": seq, "probability": probability, "reached": reached}
+                for category, (probability, reached) in score_values(record).items()
+            ]
+            texts.append((seq, record.text))
+        if values:
+            connection.execute(change.values({name: bindparam(name) for name in _NEW}), values)
+        if probabilities:
+            connection.execute(insert(score_rows), probabilities)
+        add_texts(connection, texts)
+
+
+_STEPS: Mapping[int, Callable[[Operations], None]] = {1: _search_and_labels}

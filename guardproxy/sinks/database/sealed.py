@@ -1,0 +1,88 @@
+"""The parts of a record that are sealed apart from its content, so that they can be erased or encrypted alone. Pure.
+
+A sealed part is 32 random hex digits, the salt, and a JSON value in ASCII. The content of the row holds the seal of the
+part: its SHA-256. So the chain covers the part, and an erasure of it leaves the content as it is. Without the salt,
+nobody can test a guess of an erased or encrypted part against its seal.
+
+Each record has its text as a sealed part. In an encrypted store the other fields that may quote a client are one as
+well: the error, the coverage, and the labels of the findings.
+"""
+
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from guardproxy.sinks.shared import from_dict, to_dict
+from guardproxy.types import Record
+
+ERASED = ""  # stands in place of a part that was erased
+_SEAL = "seal"
+_SALT = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The sealed parts of a row, which are not encrypted here; None for a part that it does not have."""
+
+    text: str | None = None
+    quotes: str | None = None
+
+
+NO_PARTS = Parts()
+
+
+def seal(value: Any) -> tuple[str, str]:
+    """Return the seal of a new part with this value, and the part."""
+    part = secrets.token_hex(_SALT // 2) + json.dumps(value, separators=(",", ":"))
+    return seal_of(part), part
+
+
+def seal_of(part: str) -> str:
+    """Return the seal of a part, in hex."""
+    return hashlib.sha256(part.encode()).hexdigest()
+
+
+def value_of(part: str) -> Any:
+    """Return the value in a part. Raises ValueError."""
+    return json.loads(part[_SALT:])
+
+
+def record_content(record: Record, *, quotes: bool = False) -> tuple[str, Parts]:
+    """Return the content of the row of a record, which is JSON in ASCII, and its sealed parts.
+
+    With `quotes`, all fields that may quote a client are in sealed parts.
+    """
+    data = to_dict(record)
+    text_seal, text = seal(data["text"])
+    data["text"] = {_SEAL: text_seal}
+    quoted = None
+    if quotes:
+        findings = data["verdict"]["findings"] if data["verdict"] else []
+        quoted_seal, quoted = seal([data["error"], data["coverage"], [finding["label"] for finding in findings]])
+        data = {**data, "error": "", "coverage": [], "quotes": {_SEAL: quoted_seal}}
+        for finding in findings:
+            finding["label"] = ""
+    return json.dumps(data, separators=(",", ":")), Parts(text, quoted)
+
+
+def read_record(content: str, parts: Parts) -> Record:
+    """Return the record of a row. If its text was erased, that is empty.
+
+    Version 0.1.0 had the text in the content. Raises ValueError, KeyError or TypeError if this is not a record.
+    """
+    data = json.loads(content)
+    if seal_in(data, "text") is not None:
+        data["text"] = value_of(parts.text) if parts.text else ""
+    if data.pop("quotes", None) and parts.quotes:
+        data["error"], data["coverage"], labels = value_of(parts.quotes)
+        for finding, label in zip(data["verdict"]["findings"] if data["verdict"] else [], labels, strict=True):
+            finding["label"] = label
+    return from_dict(data)
+
+
+def seal_in(data: Any, part: str) -> str | None:
+    """Return the seal of a part in the content of a row; None if the row does not have it."""
+    value = data.get(part)
+    return value[_SEAL] if isinstance(value, dict) else None
