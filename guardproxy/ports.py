@@ -21,6 +21,7 @@ from guardproxy.types import (
     Refuse,
     Replace,
     ReplyInfo,
+    Span,
     Taxonomy,
     Verdict,
 )
@@ -96,11 +97,16 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One probability per label of the readout (a label list: unsafe, then its labels); the rest as in `Verdict`."""
+    """One probability per label of the readout (a label list: unsafe, then its labels); the rest as in `Verdict`.
+
+    `spans` has the characters of the judged text in which each probability was found; it is empty if that is the whole
+    text, or unknown.
+    """
 
     probabilities: tuple[float, ...]
     leftover: float = 0.0
     outside: float = 0.0
+    spans: tuple[Span, ...] = ()
 
 
 class Family(Protocol):

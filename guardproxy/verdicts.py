@@ -21,9 +21,12 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
     first, *others = verdicts
     if not others:
         return first
+    most = max(verdicts, key=lambda verdict: verdict.unsafe)
     return replace(
         first,
-        unsafe=max(verdict.unsafe for verdict in verdicts),
+        unsafe=most.unsafe,
+        view=most.view,
+        span=most.span,
         findings=tuple(worst_findings(finding for verdict in verdicts for finding in verdict.findings).values()),
         leftover=max(verdict.leftover for verdict in verdicts),
         outside=max(verdict.outside for verdict in verdicts),
@@ -40,7 +43,7 @@ def _on_view(view: str, verdict: Verdict) -> Verdict:
     # A finding on the text itself names it already. Most turns have no other view, and the copies would cost them.
     if view == "text":
         return verdict
-    return replace(verdict, findings=tuple(replace(finding, view=view) for finding in verdict.findings))
+    return replace(verdict, view=view, findings=tuple(replace(finding, view=view) for finding in verdict.findings))
 
 
 def worst_findings(findings: Iterable[Finding]) -> dict[str, Finding]:
@@ -56,12 +59,16 @@ def worst_findings(findings: Iterable[Finding]) -> dict[str, Finding]:
 def worst_reading(readings: Sequence[Reading]) -> Reading:
     """The highest value of each field over the readings of one prompt's windows (one or more, of equal length).
 
-    NaN in any of them gives NaN: `max` alone would skip it unless it came first.
+    NaN in any of them gives NaN: `max` alone would skip it unless it came first. A probability has the span of the
+    window that it comes from, if all windows have spans.
     """
+    columns = list(zip(*(reading.probabilities for reading in readings), strict=True))
+    spans = [reading.spans for reading in readings]
     return Reading(
-        tuple(_highest(values) for values in zip(*(reading.probabilities for reading in readings), strict=True)),
+        tuple(_highest(values) for values in columns),
         _highest([reading.leftover for reading in readings]),
         _highest([reading.outside for reading in readings]),
+        tuple(spans[values.index(max(values))][place] for place, values in enumerate(columns)) if all(spans) else (),
     )
 
 

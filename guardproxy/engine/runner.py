@@ -5,17 +5,20 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from guardproxy.ports import Prompt, Reading
+from guardproxy.types import Span
 
 
 @dataclass(frozen=True, slots=True)
 class WorkItem:
     """One encoded window of one prompt: the smallest unit of a batch.
 
-    `cost` is its share of the batch's token budget, in tokens; only the runner knows what `data` holds.
+    `cost` is its share of the batch's token budget, in tokens; only the runner knows what `data` holds. `span` has the
+    characters of the judged text that it holds; None for all of them, or if the runner cannot say.
     """
 
     cost: int
     data: Any = field(repr=False)
+    span: Span | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from guardproxy.engine.batching import Ticket, admit, next_batch, passes
 from guardproxy.engine.runner import Runner, WorkItem, WorkResult
@@ -308,9 +308,13 @@ def _encode(runner: Runner, prompts: Sequence[Prompt], stream: str | None) -> li
 
 
 def _worst_windows(windows: Sequence[Sequence[WorkItem]], results: Sequence[WorkResult]) -> tuple[Reading, ...]:
-    """One reading per prompt: the highest of each probability over its windows."""
+    """One reading per prompt: the highest of each probability over its windows, and where that was."""
     remaining = iter(results)
-    return tuple(worst_reading([next(remaining).reading for _ in items]) for items in windows)
+    return tuple(worst_reading([_placed(next(remaining).reading, item) for item in items]) for items in windows)
+
+
+def _placed(reading: Reading, item: WorkItem) -> Reading:
+    return reading if item.span is None else replace(reading, spans=(item.span,) * len(reading.probabilities))
 
 
 def _drain(inbox: "queue.SimpleQueue[_InboxEntry]", runner: Runner, *, block: bool) -> list[Ticket[_Job]] | None:

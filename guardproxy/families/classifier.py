@@ -23,7 +23,7 @@ from guardproxy.families.shared import (
     versioned,
 )
 from guardproxy.ports import ClassLogits, Piece, Prompt, Reading
-from guardproxy.types import Category, Check, Finding, Taxonomy, Verdict
+from guardproxy.types import Category, Check, Finding, Span, Taxonomy, Verdict
 
 UNSAFE = "unsafe"
 LABELS = (
@@ -80,18 +80,28 @@ class Classifier:
         """
         sizes = [len(self.readout.labels)] * len(self.render(check))
         outputs = probabilities_of(readings, sizes, total=self.readout.activation == "softmax")
-        verdict, *alone = (self._verdict(values, guard) for values in outputs)
+        spans = [reading.spans for reading in readings]
+        verdict, *alone = (self._verdict(*read, guard) for read in zip(outputs, spans, strict=True))
         return alone[0] if alone and alone[0].unsafe < HARMLESS_ALONE else verdict
 
-    def _verdict(self, outputs: Sequence[float], guard: str) -> Verdict:
+    def _verdict(self, outputs: Sequence[float], spans: Sequence[Span], guard: str) -> Verdict:
         merge = max if self.readout.activation == "sigmoid" else _capped_sum
-        probabilities = {name: merge([outputs[place] for place in places]) for name, places in self.sources.items()}
-        unsafe = probabilities.pop(UNSAFE, None)
+        found = {
+            name: Finding(
+                name,
+                merge([outputs[place] for place in places]),
+                span=spans[max(places, key=outputs.__getitem__)] if spans else None,
+            )
+            for name, places in self.sources.items()
+        }
+        whole = found.pop(UNSAFE, None)
+        probabilities = {name: finding.probability for name, finding in found.items()}
         return Verdict(
-            unsafe=overall_probability(probabilities) if unsafe is None else unsafe,
-            findings=tuple(Finding(category, probability) for category, probability in probabilities.items()),
+            unsafe=overall_probability(probabilities) if whole is None else whole.probability,
+            findings=tuple(found.values()),
             guard=guard,
             taxonomy=f"{self.taxonomy.id}@{self.taxonomy.version}",
+            span=None if whole is None else whole.span,
         )
 
 

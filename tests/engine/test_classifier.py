@@ -117,6 +117,17 @@ def test_long_texts_become_windows_within_the_limit(runner):
         assert all(work.cost <= 64 for work in works)
 
 
+def test_the_windows_of_a_long_text_know_their_characters(runner):
+    """Neighbouring windows overlap, and together they hold the text from its first to its last character."""
+    text = "An old word. " * 80 + "the end"
+    spans = [work.span for work in runner.encode(ask(text))]
+    assert (spans[0][0], spans[-1][1]) == (0, len(text))
+    assert all(one[0] < other[0] < one[1] <= other[1] for one, other in pairwise(spans))
+    assert [work.span for work in runner.encode(ask("An old word."))] == [None]
+    tokens = [runner._tokenizer.text(text[start:end]) for start, end in spans]
+    assert tokens == [list(work.data.ids[1:-1]) for work in runner.encode(ask(text))]
+
+
 def test_a_config_may_ask_for_long_texts_in_short_parts_too(folder, tmp_path):
     """A text of more than `over` tokens is also read in parts of `part` tokens, with `discount` off their logits."""
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)

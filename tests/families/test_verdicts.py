@@ -200,6 +200,14 @@ def test_a_reply_that_lacks_a_reading_was_not_judged() -> None:
         classifier.open_family().parse(reply("x", "y"), [Reading((0.5,) * 8)], "g")
 
 
+def test_a_finding_says_where_its_label_was_read() -> None:
+    """P(unsafe) and each category have the span of their output; of several labels that of the most probable one."""
+    several = classifier.open_family(labels=["unsafe", "a", "b"], categories={"unsafe": "unsafe", "a": "x", "b": "x"})
+    verdict = several.parse(ask("x"), [Reading((0.5, 0.2, 0.9), spans=((0, 5), (1, 6), (2, 7)))], "g")
+    assert (verdict.span, verdict.findings[0].span) == ((0, 5), (2, 7))
+    assert several.parse(ask("x"), [Reading((0.5, 0.2, 0.9))], "g").span is None
+
+
 def test_labels_map_to_categories() -> None:
     """A category with several labels has the greatest independent output, or the sum of exclusive outputs."""
     toxic = classifier.open_family(

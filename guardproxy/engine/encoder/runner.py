@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,6 +17,7 @@ from guardproxy.engine.tokenizer import PromptTokenizer
 from guardproxy.errors import ConfigError, GuardUnavailable
 from guardproxy.ports import ClassLogits, Prompt, Reading
 
+Token = TypeVar("Token")
 # Tokens that neighbouring windows share, and the most tokens of the previous turn that a reply is read with.
 _OVERLAP = 64
 _QUESTION = 96
@@ -120,16 +121,22 @@ class ClassifierRunner:
         if len(readout.labels) != self._outputs:
             raise GuardUnavailable(f"the model has {self._outputs} outputs, the family names {len(readout.labels)}")
         turns = [piece.text for piece in prompt.pieces if piece.kind == "turn"]
-        judged = self._tokenizer.text("".join(piece.text for piece in prompt.pieces if piece.kind == "judged"))
+        text = "".join(piece.text for piece in prompt.pieces if piece.kind == "judged")
+        judged, spans = self._tokenizer.spans(text) if text else ([], [])
         # A reply whose question is unknown has an empty turn: it is still the second text of a pair, read as a reply.
         context = self._tokenizer.text(turns[-1])[: min(_QUESTION, self._limit // 2)] if turns else None
         room = self._limit - (self._single.size if context is None else self._pair.size + len(context))
         window = partial(self._window, context, readout=readout, stream=stream)
         encoded = [window(ids) for ids in windows(judged, room, _OVERLAP)]
+        places = windows(spans, room, _OVERLAP)
         if self._parts is not None and len(judged) > self._parts.over:
-            parts = windows(judged, min(self._parts.size, room), self._parts.overlap)
-            encoded += [window(ids, discount=self._parts.discount) for ids in parts]
-        return tuple(WorkItem(len(item.ids), item) for item in encoded)
+            size, overlap = min(self._parts.size, room), self._parts.overlap
+            encoded += [window(ids, discount=self._parts.discount) for ids in windows(judged, size, overlap)]
+            places += windows(spans, size, overlap)
+        if len(encoded) == 1:
+            return (WorkItem(len(encoded[0].ids), encoded[0]),)
+        held = [(place[0][0], place[-1][1]) for place in places]
+        return tuple(WorkItem(len(item.ids), item, span) for item, span in zip(encoded, held, strict=True))
 
     def run(self, batch: Sequence[WorkItem]) -> list[WorkResult]:
         """One result per window, in order. Equal windows, and windows of a stream that were read, are computed once."""
@@ -238,16 +245,16 @@ class ClassifierRunner:
         return tuple(values.tolist())
 
 
-def windows(ids: list[int], room: int, overlap: int) -> list[list[int]]:
-    """Cut `ids` into windows of at most `room`, neighbours sharing at least `overlap` (at most half of `room`).
+def windows(tokens: list[Token], room: int, overlap: int) -> list[list[Token]]:
+    """Cut `tokens` into windows of at most `room`, neighbours sharing at least `overlap` (at most half of `room`).
 
-    No ids give one empty window.
+    No tokens give one empty window.
     """
-    if len(ids) <= room:
-        return [ids]
+    if len(tokens) <= room:
+        return [tokens]
     step = room - min(overlap, room // 2)
-    starts = [*range(0, len(ids) - room, step), len(ids) - room]
-    return [ids[start : start + room] for start in starts]
+    starts = [*range(0, len(tokens) - room, step), len(tokens) - room]
+    return [tokens[start : start + room] for start in starts]
 
 
 def by_length(lengths: Sequence[int], budget: int) -> list[list[int]]:
