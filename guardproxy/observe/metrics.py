@@ -55,23 +55,13 @@ class Metrics:
 
         self._requests = counter("requests", "Requests answered.", "wire", "status")
         self._decisions = counter("decisions", "Judged turns by decision.", "side", "action")
-        self._categories = counter(
-            "category_decisions",
-            "Judged turns by category that reached a threshold and by decision.",
-            "side",
-            "category",
-            "action",
-        )
+        by_category = ("side", "category", "action")
+        self._categories = counter("category_decisions", "Judged turns by category and decision.", *by_category)
         self._shadow = counter("shadow_decisions", "Decisions of shadow policies, which do not act.", "side", "action")
         self._guard_errors = counter(
             "guard_errors", "Turns without a verdict because the guard failed or was overloaded.", "cause"
         )
-        self._unread = counter(
-            "unread_languages",
-            "Judged turns in a language that the guard does not read.",
-            "side",
-            "language",
-        )
+        self._unread = counter("unread_languages", "Judged turns in languages that are not read.", "side", "language")
         self._guard_s = seconds("guard", "Time to a verdict on all views of a text.", "cached")
         self._queue_s = seconds("guard_queue", "Time that checks waited in the guard's queue.")
         self._forward_s = seconds("guard_forward", "Time of the guard model's forward passes.")

@@ -13,7 +13,7 @@ from guardproxy.views import joined
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class CountedVerdict:
     """What counts of a verdict in decisions: without the findings that `exclusions` cover."""
 
     verdict: Verdict
@@ -54,7 +54,7 @@ class Exclusions:
         now = self._clock()
         return tuple(one for one in self._by_text.get(text_hash(text), ()) if now < one.until)
 
-    def counted(self, message: Message, verdicts: Sequence[tuple[str, Verdict]]) -> Counted | None:
+    def counted(self, message: Message, verdicts: Sequence[tuple[str, Verdict]]) -> CountedVerdict | None:
         """What counts of the verdicts on a message, given by view; None if no exclusion covers its text.
 
         The text and the views of it alone are covered. Not covered are the thread, which is a longer text, and all
@@ -66,7 +66,7 @@ class Exclusions:
         excluded = {exclusion.category for exclusion in covering}
         covered = {"text"} if joined(message) else {view for view, _ in verdicts} - {"thread"}
         left = [(view, _without(verdict, excluded) if view in covered else verdict) for view, verdict in verdicts]
-        return Counted(worst_of_views(left), covering)
+        return CountedVerdict(worst_of_views(left), covering)
 
 
 def _without(verdict: Verdict, excluded: Iterable[str]) -> Verdict:
