@@ -4,7 +4,7 @@ import time
 import uuid
 from dataclasses import dataclass, replace
 
-from guardproxy.pipeline.exclusions import Counted
+from guardproxy.pipeline.exclusions import CountedVerdict
 from guardproxy.pipeline.judging import Exchange, Judgement, Judging, gathered
 from guardproxy.pipeline.turns import in_scope, recent_context
 from guardproxy.ports import ReplyStream
@@ -22,7 +22,7 @@ class LatestCheck:
     seconds: float = 0.0
     undecoded: bool = False
     unread: tuple[str, ...] = ()
-    counted: Counted | None = None
+    counted: CountedVerdict | None = None
 
 
 class ChoiceChecks:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from guardproxy.errors import GuardUnavailable, Overloaded
 from guardproxy.languages.detect import languages_in
 from guardproxy.observe import Metrics, Observers
-from guardproxy.pipeline.exclusions import Counted, Exclusions
+from guardproxy.pipeline.exclusions import CountedVerdict, Exclusions
 from guardproxy.pipeline.turns import Turn, in_scope
 from guardproxy.policy import Policy, decide, on_failure, on_languages, worst
 from guardproxy.ports import Action, Guard, JudgeAgain, Request, Wire
@@ -95,7 +95,7 @@ class JudgedTurn:
     unread: tuple[str, ...] = ()
     complete: bool = True
     late: bool = False
-    counted: Counted | None = None
+    counted: CountedVerdict | None = None
 
     @property
     def passed(self) -> bool:
@@ -113,7 +113,7 @@ class Judgement:
     error: str = ""
     undecoded: bool = False
     unread: tuple[str, ...] = ()
-    counted: Counted | None = None
+    counted: CountedVerdict | None = None
 
 
 class Judging:
@@ -169,7 +169,7 @@ class Judging:
         A message without text and without opaque parts passes. Other exceptions propagate, and nothing is released.
         """
         verdict, decision, error, complete = None, Decision("pass", "", ()), "", True
-        counted: Counted | None = None
+        counted: CountedVerdict | None = None
         unread: tuple[str, ...] = ()
         if message.text.strip():  # not `says_something`: hidden text has views, and a guard may know mere signs
             views = _views(message, policy.views)
@@ -210,7 +210,7 @@ class Judging:
         stream: str | None,
         *,
         least: float,
-    ) -> tuple[Verdict, Counted | None]:
+    ) -> tuple[Verdict, CountedVerdict | None]:
         """The worst verdict on the message, its views, and its text behind `thread`, which has no context.
 
         The verdict on the thread counts only from a P(unsafe) of `least` on; its usage counts anyway. Beside it, what
