@@ -106,7 +106,7 @@ def test_keys_from_the_environment_and_the_configuration(
     assert printed(capsys, "rekey", *place) == "the texts of 1 records are encrypted with the first key\n"
     monkeypatch.setenv("GUARDPROXY_AUDIT_KEY", first)
     with pytest.raises(ConfigError, match="is encrypted with another key"):
-        call("show", "1", *place)
+        call("show", "2", *place)
     config = tmp_path / "guardproxy.yaml"
     address = default_store_url(str(tmp_path))
     config.write_text(

@@ -109,7 +109,7 @@ def test_a_store_that_cannot_be_opened_stops_the_start(config: Path, tmp_path: P
     (tmp_path / "folder").mkdir()
     config.write_text(config.read_text().replace("store: none", f"store: 'sqlite:///{tmp_path}/folder'"))
     command = [sys.executable, "-m", "guardproxy", "serve", "--config", str(config), "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 1
     assert "audit sink 'store' cannot be opened" in done.stderr.splitlines()[-1]
 

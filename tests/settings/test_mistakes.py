@@ -128,10 +128,10 @@ def test_every_planted_mistake_is_reported_at_once() -> None:
         ("audit: {sample_passed: 1.5}", "audit.sample_passed: must be"),
         ("audit: {after_disconnect_s: -1}", "audit.after_disconnect_s: must be"),
         ("audit: {passed: some}", "audit.passed: must be"),
-        ("audit: {keep: {text: 30}}", "1:21: audit.keep.text: must be a string, not 30; quote it"),
+        ("audit: {keep: {text: 30}}", "1:22: audit.keep.text: must be a string, not 30; quote it"),
         (
             "audit: {keep: {blocked: 1y}}",
-            "1:24: audit.keep.blocked: '1y' is no duration: write a number with s, m, h, d",
+            "1:25: audit.keep.blocked: '1y' is no duration: write a number with s, m, h, d",
         ),
         ("audit: {keep: {passed: -3d}}", "audit.keep.passed: '-3d' is no duration"),
         ("audit: {keep: {all: 3d}}", "audit.keep.all: unknown key; known: blocked, passed, text"),
