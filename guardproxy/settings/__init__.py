@@ -15,6 +15,7 @@ from guardproxy.settings.model import (
     ServerSettings,
     UpstreamSettings,
 )
+from guardproxy.settings.model_console import OPERATOR, ConsoleKeySettings, ConsoleSettings, ReviewerRole
 from guardproxy.settings.packaged import starter
 from guardproxy.settings.presets import DEFAULT_PRESET
 from guardproxy.settings.resolve import MemberSettings, Settings
@@ -24,13 +25,17 @@ __all__ = [
     "EMBEDDED",
     "EMBEDDED_PARTS",
     "MULTILINGUAL",
+    "OPERATOR",
     "AuditSettings",
     "Catalogue",
+    "ConsoleKeySettings",
+    "ConsoleSettings",
     "GuardSettings",
     "Limits",
     "LogSettings",
     "MemberSettings",
     "PathSettings",
+    "ReviewerRole",
     "ServerSettings",
     "Settings",
     "UpstreamSettings",

@@ -32,7 +32,7 @@ def read_secrets(root: Node, env: Mapping[str, str]) -> tuple[dict[SettingPath, 
             else:
                 values[path] = _substituted(text, env)
         elif "${env:" in text:
-            allowed = f"{dotted(KEY)}, {dotted(STORE)} and the service.key of a guard"
+            allowed = f"{dotted(KEY)}, {dotted(STORE)}, the service.key of a guard and the keys of console"
             messages = [f"${{env:...}} is only allowed in {allowed}; write the value itself"]
         else:
             messages = []
@@ -53,8 +53,9 @@ def with_secrets(content: Any, values: Mapping[SettingPath, str]) -> Any:
 
 
 def _is_key(path: SettingPath) -> bool:
-    """Whether the whole setting must be a secret: the upstream's key, or that of a guard that is a service."""
-    return path == KEY or (path[:1] in (("guard",), ("guards",)) and path[-2:] == ("service", "key"))
+    """Whether the whole setting must be a secret: a key of the upstream, of a service, or of the reviewer's page."""
+    of_service = path[:1] in (("guard",), ("guards",)) and path[-2:] == ("service", "key")
+    return path == KEY or of_service or (path[:1] == ("console",) and path[-1:] == ("key",))
 
 
 def _strings(root: Node) -> list[tuple[SettingPath, Node]]:

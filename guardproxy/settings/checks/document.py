@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from guardproxy.settings.catalogue import IMPORT_STRING, Catalogue
-from guardproxy.settings.checks import families, guards, policies, taxonomies, upstream
+from guardproxy.settings.checks import console, families, guards, policies, taxonomies, upstream
 from guardproxy.settings.messages import suggestion
 from guardproxy.settings.model import Document
 from guardproxy.settings.secrets import STORE
@@ -35,6 +35,7 @@ def check(
         *_wires(root, catalogue),
         *_paths(root),
         *_audit(root, catalogue, secrets),
+        *console.console(root, secrets),
         *policies.policies(root, catalogue, allowed),
         *policies.default_policies(root, catalogue, categories),
         *policies.routes(root),
