@@ -4,6 +4,7 @@ from guardproxy.sinks.database.chain import ChainProblem, Head
 from guardproxy.sinks.database.check import Verification
 from guardproxy.sinks.database.filters import KEYS, Filter, FilterError, parse_bound, parse_moment
 from guardproxy.sinks.database.queries import COUNT_BY, AuditStats, CountBy, Counts, StoredRecord
+from guardproxy.sinks.database.review import FACETS, Facets, Period, ReviewStore
 from guardproxy.sinks.database.schema import data_folder, default_store_url
 from guardproxy.sinks.database.store import AuditStore
 
@@ -12,15 +13,19 @@ DATABASES = ("postgresql", "sqlite")  # the kinds of addresses of an `AuditStore
 __all__ = [
     "COUNT_BY",
     "DATABASES",
+    "FACETS",
     "KEYS",
     "AuditStats",
     "AuditStore",
     "ChainProblem",
     "CountBy",
     "Counts",
+    "Facets",
     "Filter",
     "FilterError",
     "Head",
+    "Period",
+    "ReviewStore",
     "StoredRecord",
     "Verification",
     "data_folder",
