@@ -15,6 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from guardproxy import actions, sinks, wires
+from guardproxy.app.console import PATHS, console_routes, console_store
 from guardproxy.app.guards import combined, local_guards, members, reads_label_lists, with_cache
 from guardproxy.app.languages import languages_read
 from guardproxy.app.registries import catalogue
@@ -74,7 +75,7 @@ class Service:
     """The objects of one process: starts and stops them, and applies changes of the configuration file.
 
     `on_failure` is called if they cannot start. A guard that fails the canaries is tried again every `canaries_s`
-    seconds.
+    seconds. `stopping` tells whether the server waits for its open answers to end.
     """
 
     def __init__(
@@ -84,12 +85,14 @@ class Service:
         on_failure: Callable[[], None] | None = None,
         *,
         canaries_s: float = 5.0,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._settings = settings
         self._source = source
         self._sections = source.file.sections
         self._on_failure = on_failure
         self._canaries_s = canaries_s
+        self._stopping = stopping
         self.failure: GuardproxyError | None = None
         self._reason = "the guard is loading"
         guards = members(settings, floor=_floor(settings), data_dir=source.data_dir)
@@ -112,6 +115,7 @@ class Service:
             _actions(settings.policies.policies),
             reads=languages_read(settings),
         )
+        self._review = console_store(settings, source.data_dir)
         self.app = self._app(settings)
 
     def _app(self, settings: Settings) -> ASGIApp:
@@ -134,6 +138,14 @@ class Service:
             ready=lambda: self._reason,
             answer_headers=AnswerHeaders(settings.upstream.response_headers),
         )
+        console = self._review and console_routes(
+            self._review,
+            settings,
+            self._source.data_dir,
+            policies=self._policies,
+            judging=self._pipeline.judging,
+            stopping=self._stopping,
+        )
         return create_app(
             proxy,
             policies=self._policies,
@@ -141,8 +153,8 @@ class Service:
             ready=lambda: self._reason,
             lifespan=self._lifespan,
             dtypes=self._dtypes,
-            routes=[Route("/v1/moderations", endpoint, methods=["POST"])],
-            own_paths=["/v1/moderations"],
+            routes=[Route("/v1/moderations", endpoint, methods=["POST"]), *(console or ())],
+            own_paths=["/v1/moderations", *(PATHS if console else ())],
             visitors=Visitors(
                 settings.server.hosts, settings.server.origins, loopback=is_loopback(settings.server.host)
             ),
@@ -164,6 +176,8 @@ class Service:
             with contextlib.suppress(asyncio.CancelledError):
                 await running
             await self._observers.close()
+            if self._review is not None:
+                await self._review.close()
             await self._guard.close()
             await self._upstream.aclose()
 
@@ -255,7 +269,19 @@ def _check_reload(old: Settings, new: Settings, sections: frozenset[str]) -> Non
     if gone := sorted(sections - new.sections):
         names = ", ".join(gone)
         raise ConfigError(f"{new.name}: {names}: was in the file and is missing now; complete the file, or restart")
-    fixed = ("server", "upstream", "guard", "members", "taxonomy", "wires", "limits", "paths", "audit", "log")
+    fixed = (
+        "server",
+        "upstream",
+        "guard",
+        "members",
+        "taxonomy",
+        "wires",
+        "limits",
+        "paths",
+        "audit",
+        "console",
+        "log",
+    )
     changed = [name for name in fixed if getattr(old, name) != getattr(new, name)]
     if changed:
         raise ConfigError(f"{new.name}: changes of {', '.join(changed)} need a restart")
