@@ -1,4 +1,4 @@
-.PHONY: install serve test lint types bench docs mutation evaluation presets train train-multilingual package
+.PHONY: install serve test browser lint types bench docs mutation evaluation presets train train-multilingual package
 
 PYTHON ?= python3
 VENV := .venv
@@ -30,8 +30,15 @@ $(INSTALLED): $(SERVING)
 serve: $(SERVING)
 	$(BIN)/guardproxy serve
 
-test: lint types
+test: lint types browser
 	$(BIN)/pytest
+
+# What the browser tests of the reviewer's page need: Debian's chromium, installed where that is allowed.
+browser:
+	@command -v chromium >/dev/null || \
+	{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update && \
+	DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium >/dev/null; } || \
+	echo "chromium is missing: tests/console/test_browser.py will be skipped"
 
 lint: install
 	$(BIN)/ruff check

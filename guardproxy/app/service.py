@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from guardproxy import actions, wires
 from guardproxy.app.audit import exclusions_of, follow_exclusions, keep_of, open_sinks, retain
+from guardproxy.app.console import PATHS, console_routes, console_store
 from guardproxy.app.guards import combined, local_guards, members, reads_label_lists, with_cache
 from guardproxy.app.languages import languages_read
 from guardproxy.app.registries import catalogue
@@ -80,7 +81,8 @@ class Service:
     """The objects of one process: starts and stops them, and applies changes of the configuration file.
 
     `on_failure` is called if they cannot start. A guard that fails the canaries is tried again every `canaries_s`
-    seconds. `random` draws the sample of `audit.sample_passed`; without it, one that nobody can predict.
+    seconds. `random` draws the sample of `audit.sample_passed`; without it, one that nobody can predict. `stopping`
+    tells whether the server waits for its open answers to end.
     """
 
     def __init__(
@@ -91,12 +93,14 @@ class Service:
         *,
         canaries_s: float = 5.0,
         random: Random | None = None,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._settings = settings
         self._source = source
         self._sections = source.file.sections
         self._on_failure = on_failure
         self._canaries_s = canaries_s
+        self._stopping = stopping
         self.failure: GuardproxyError | None = None
         self._reason = "the guard is loading"
         guards = members(settings, floor=_floor(settings), data_dir=source.data_dir)
@@ -128,6 +132,7 @@ class Service:
             reads=languages_read(settings),
             exclusions=self._exclusions,
         )
+        self._review = console_store(settings, source.data_dir)
         self.app = self._app(settings)
 
     def _app(self, settings: Settings) -> ASGIApp:
@@ -155,6 +160,14 @@ class Service:
             identities=identities,
             sample=self._sample,
         )
+        console = self._review and console_routes(
+            self._review,
+            settings,
+            self._source.data_dir,
+            policies=self._policies,
+            judging=self._pipeline.judging,
+            stopping=self._stopping,
+        )
         return create_app(
             proxy,
             policies=self._policies,
@@ -162,8 +175,8 @@ class Service:
             ready=lambda: self._reason,
             lifespan=self._lifespan,
             dtypes=self._dtypes,
-            routes=[Route("/v1/moderations", endpoint, methods=["POST"])],
-            own_paths=["/v1/moderations"],
+            routes=[Route("/v1/moderations", endpoint, methods=["POST"]), *(console or ())],
+            own_paths=["/v1/moderations", *(PATHS if console else ())],
             visitors=Visitors(
                 settings.server.hosts, settings.server.origins, loopback=is_loopback(settings.server.host)
             ),
@@ -185,6 +198,8 @@ class Service:
             await _cancelled(self._tasks)
             await self._pipeline.close(GRACE_S)
             await self._observers.close()
+            if self._review is not None:
+                await self._review.close()
             await self._guard.close()
             await self._upstream.aclose()
 
@@ -298,7 +313,8 @@ def _check_reload(old: Settings, new: Settings, sections: frozenset[str]) -> Non
         raise ConfigError(f"{new.name}: {names}: was in the file and is missing now; complete the file, or restart")
     # Exclusions are applied as the policies are.
     old = replace(old, audit=replace(old.audit, exclusions=new.audit.exclusions))
-    fixed = ("server", "upstream", "guard", "members", "taxonomy", "wires", "limits", "paths", "audit", "log")
+    inside = ("server", "upstream", "guard", "members", "taxonomy", "wires", "limits", "paths", "audit", "console")
+    fixed = (*inside, "log")
     changed = [name for name in fixed if getattr(old, name) != getattr(new, name)]
     if changed:
         raise ConfigError(f"{new.name}: changes of {', '.join(changed)} need a restart")

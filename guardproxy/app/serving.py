@@ -108,7 +108,7 @@ def _serve_here(settings: Settings, source: ConfigSource) -> int:
     def stop() -> None:
         server.should_exit = True
 
-    service = Service(settings, source, stop)
+    service = Service(settings, source, stop, stopping=lambda: server.should_exit)
     server = uvicorn.Server(uvicorn.Config(service.app, **_options(settings)))
     server.run()
     if service.failure is not None:

@@ -16,6 +16,7 @@ from guardproxy.settings.model import (
     ServerSettings,
     UpstreamSettings,
 )
+from guardproxy.settings.model_console import OPERATOR, ConsoleKeySettings, ConsoleSettings, ReviewerRole
 from guardproxy.settings.packaged import starter
 from guardproxy.settings.presets import DEFAULT_PRESET
 from guardproxy.settings.resolve import MemberSettings, Settings
@@ -26,13 +27,17 @@ __all__ = [
     "EMBEDDED",
     "EMBEDDED_PARTS",
     "MULTILINGUAL",
+    "OPERATOR",
     "AuditSettings",
     "Catalogue",
+    "ConsoleKeySettings",
+    "ConsoleSettings",
     "GuardSettings",
     "Limits",
     "LogSettings",
     "MemberSettings",
     "PathSettings",
+    "ReviewerRole",
     "ServerSettings",
     "Settings",
     "UpstreamSettings",

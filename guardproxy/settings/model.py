@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Interval, Len
 
+from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_policy import Count, PolicySettings, Probability, RouteSettings, Text
 from guardproxy.types import Category, Taxonomy
 
@@ -206,6 +207,7 @@ class Limits:
     """Messages of a conversation."""
 
 
+_CONSOLE = ConsoleSettings()
 PASS_PATHS = (
     "GET /",
     "GET /v1/models",
@@ -350,6 +352,8 @@ class Document:
     """Which requests each policy applies to."""
     audit: AuditSettings = AuditSettings()
     """The record of every judged turn."""
+    console: ConsoleSettings = _CONSOLE
+    """The reviewer's page at /guardproxy/."""
     log: LogSettings = LogSettings()
     """The log on standard error."""
 

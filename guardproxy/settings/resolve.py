@@ -17,6 +17,7 @@ from guardproxy.settings.model import (
     ServerSettings,
     UpstreamSettings,
 )
+from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_policy import OpaqueSettings, PolicySettings, RouteSettings, ThresholdSettings
 from guardproxy.types import Side, Taxonomy
 
@@ -50,6 +51,7 @@ class Settings:
     paths: PathSettings
     policies: PolicySet
     audit: AuditSettings
+    console: ConsoleSettings
     log: LogSettings
     sections: frozenset[str]
 
@@ -79,6 +81,7 @@ def resolve(name: str, content: Mapping[str, Any], document: Document, sections:
         paths=document.paths,
         policies=PolicySet(policies, tuple(_route(route) for route in document.routes), version),
         audit=document.audit,
+        console=document.console,
         log=document.log,
         sections=frozenset(sections),
     )

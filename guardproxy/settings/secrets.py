@@ -34,7 +34,8 @@ def read_secrets(root: Node, env: Mapping[str, str]) -> tuple[dict[SettingPath, 
             else:
                 values[path] = _substituted(text, env)
         elif "${env:" in text:
-            allowed = f"{', '.join(map(dotted, (KEY, STORE, ENCRYPT, CHAIN_KEY)))} and the service.key of a guard"
+            named = ", ".join(map(dotted, (KEY, STORE, ENCRYPT, CHAIN_KEY)))
+            allowed = f"{named}, the service.key of a guard and the keys of console"
             messages = [f"${{env:...}} is only allowed in {allowed}; write the value itself"]
         else:
             messages = []
@@ -55,9 +56,10 @@ def with_secrets(content: Any, values: Mapping[SettingPath, str]) -> Any:
 
 
 def _is_key(path: SettingPath) -> bool:
-    """Whether the whole setting must be a secret: a key of the upstream, of the audit store, or of a service."""
+    """Whether the whole setting must be a secret: a key of the upstream, a service, the audit store or the console."""
     of_service = path[:1] in (("guard",), ("guards",)) and path[-2:] == ("service", "key")
-    return of_service or path in (KEY, CHAIN_KEY) or path[:2] == ENCRYPT
+    of_console = path[:1] == ("console",) and path[-1:] == ("key",)
+    return of_service or of_console or path in (KEY, CHAIN_KEY) or path[:2] == ENCRYPT
 
 
 def _strings(root: Node) -> list[tuple[SettingPath, Node]]:

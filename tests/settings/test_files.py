@@ -16,7 +16,7 @@ from guardproxy.settings.model import Document
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config"
-ENV = {"OPENAI_API_KEY": "k", "AUDIT_PASSWORD": "p"}
+ENV = {"OPENAI_API_KEY": "k", "AUDIT_PASSWORD": "p", "CONSOLE_KEY": "a-key-of-the-console"}
 
 
 def loaded(name: str) -> Settings:

@@ -6,6 +6,7 @@ from guardproxy.sinks.database.erasing import Erased, Keep
 from guardproxy.sinks.database.filters import KEYS, Filter, FilterError, parse_bound, parse_moment
 from guardproxy.sinks.database.keys import ChainKey, PartsCipher, StoreKeys
 from guardproxy.sinks.database.queries import COUNT_BY, AuditStats, CountBy, Counts, StoredRecord
+from guardproxy.sinks.database.review import FACETS, Facets, Period, ReviewStore
 from guardproxy.sinks.database.schema import data_folder, default_store_url
 from guardproxy.sinks.database.store import AuditStore
 
@@ -14,6 +15,7 @@ DATABASES = ("postgresql", "sqlite")  # the kinds of addresses of an `AuditStore
 __all__ = [
     "COUNT_BY",
     "DATABASES",
+    "FACETS",
     "KEYS",
     "AuditStats",
     "AuditStore",
@@ -22,11 +24,14 @@ __all__ = [
     "CountBy",
     "Counts",
     "Erased",
+    "Facets",
     "Filter",
     "FilterError",
     "Head",
     "Keep",
     "PartsCipher",
+    "Period",
+    "ReviewStore",
     "StoreKeys",
     "StoredRecord",
     "Verification",

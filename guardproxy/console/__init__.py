@@ -1,0 +1,7 @@
+"""The reviewer's page at /guardproxy/: reads the audit store's queries, writes labels, and never asks the proxy."""
+
+from guardproxy.console.app import create_console
+from guardproxy.console.parts import ConsoleParts, Trial, TriedPolicy, TryIt
+from guardproxy.console.people import People, Person
+
+__all__ = ["ConsoleParts", "People", "Person", "Trial", "TriedPolicy", "TryIt", "create_console"]

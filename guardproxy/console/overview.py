@@ -1,0 +1,159 @@
+"""The overview: how much was judged and stopped, when and of whom, and how the guard did. Bars lead to the records."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from guardproxy.console.charts import ACTIONS, Chart, Column, lines, stacked
+from guardproxy.console.feed import acting, chips, facet_lists
+from guardproxy.console.shown import clock
+from guardproxy.console.visits import Page, Query, Visit, address
+from guardproxy.sinks.database import FilterError, Period
+
+QUERY: Final = ("over",)
+_DEFAULT: Final = "24h"
+# The length of the time, and that of a period, in seconds.
+SPANS: Final[Mapping[str, tuple[str, int, int]]] = {
+    "1h": ("last hour", 3600, 120),
+    "24h": ("last 24 hours", 86_400, 3600),
+    "7d": ("last 7 days", 7 * 86_400, 6 * 3600),
+    "30d": ("last 30 days", 30 * 86_400, 86_400),
+}
+_CATEGORIES: Final = 6  # of a chart; the others are counted together
+
+
+async def overview(visit: Visit) -> Page:
+    """The charts and tables of a time."""
+    over = visit.value("over", _DEFAULT)
+    if over not in SPANS:
+        raise FilterError("over", f"{over!r} is none of {', '.join(SPANS)}")
+    title, length, step = SPANS[over]
+    query = {key: values for key, values in visit.query.items() if key not in ("over", "since", "until")}
+    now = time.time()
+    first = (int(now - length) // step + 1) * step
+    chosen = acting(visit.filter())
+    chosen = type(chosen).from_query({**chosen.to_query(), "since": [f"@{float(first)!r}"]})
+    facets = await visit.parts.store.facets(chosen, 100_000)
+    periods = _filled(await visit.parts.store.periods(chosen, step), first, now, step)
+    names = [clock(period.start, step) for period in periods]
+    links = [_between(query, period.start, step) for period in periods]
+    top = _top(periods)
+    actions = facets.by.get("action", {})
+    judged = sum(sum(counts.values()) for counts in actions.values())
+    causes = {name: sum(counts.values()) for name, counts in facets.by.get("cause", {}).items()}
+    feed_query = {**query, "since": [f"@{float(first)!r}"], "shadow": [chosen.shadow or "without"]}
+    values: dict[str, Any] = {
+        "spans": [
+            (name, text, address("/overview", query, over=name), name == over) for name, (text, *_) in SPANS.items()
+        ],
+        "title": title,
+        "chips": chips(query, "/overview"),
+        "counted": facets,
+        "judged": judged,
+        "stopped": sum(sum(actions.get(name, {}).values()) for name in ("block", "rewrite")),
+        "by_action": [
+            (name, sum(actions.get(name, {}).values()), address("/feed", feed_query, action=name)) for name in ACTIONS
+        ],
+        "failures": causes.get("guard_error", 0) + causes.get("overload", 0),
+        "errors_at": address("/feed", feed_query, error="true"),
+        "volume": stacked(_columns(names, (p.actions for p in periods), links), [*reversed(ACTIONS)]),
+        "stops": stacked(
+            _columns(names, (_without(p.actions, "pass") for p in periods), links),
+            ["flag", "rewrite", "block"],
+            height=110,
+        ),
+        "categories": _by_category(names, periods, top, query, step),
+        "top": top,
+        "latency": _latency(names, periods),
+        "errors": stacked(
+            _columns(names, ({"error": p.errors} if p.errors else {} for p in periods), links), ["error"], height=80
+        ),
+        "periods": list(zip(names, periods, links, strict=True)),
+        "groups": [
+            facet
+            for facet in facet_lists(facets, feed_query, "/feed")
+            if facet.name in ("client", "route", "model", "policy", "category")
+        ],
+        "json": address("/overview.json", visit.query),
+        "csv": address("/overview.csv", visit.query),
+    }
+    return Page("overview.html", values, lambda: _data(periods, facets.by), lambda: _table(periods))
+
+
+def _filled(periods: Sequence[Period], first: float, now: float, step: float) -> list[Period]:
+    """The periods with the empty ones between them."""
+    known = {period.start: period for period in periods}
+    starts = [first + step * number for number in range(int((now - first) // step) + 1)]
+    return [known.get(start, Period(start, {}, {}, 0, (0.0, 0.0))) for start in starts]
+
+
+def _top(periods: Iterable[Period]) -> list[str]:
+    counted: Counter[str] = Counter()
+    for period in periods:
+        counted.update(period.categories)
+    return [name for name, _ in counted.most_common(_CATEGORIES)]
+
+
+def _columns(names: Sequence[str], counts: Iterable[Mapping[str, int]], links: Sequence[str]) -> list[Column]:
+    return [Column(name, count, link) for name, count, link in zip(names, counts, links, strict=True)]
+
+
+def _without(actions: Mapping[str, int], name: str) -> dict[str, int]:
+    return {action: count for action, count in actions.items() if action != name}
+
+
+def _by_category(
+    names: Sequence[str], periods: Sequence[Period], top: Sequence[str], query: Query, step: float
+) -> list[tuple[str, int, str, Chart]]:
+    """For each of the most frequent categories: its name, its count, its records, and a chart over the time."""
+    found: list[tuple[str, int, str, Chart]] = []
+    for category in top:
+        columns = [
+            Column(
+                name,
+                {category: period.categories.get(category, 0)},
+                _between({**query, "category": [category]}, period.start, step),
+            )
+            for name, period in zip(names, periods, strict=True)
+        ]
+        chart = stacked(columns, [category], width=360, height=60)
+        total = sum(period.categories.get(category, 0) for period in periods)
+        since = {"since": [f"@{periods[0].start!r}"]} if periods else {}
+        found.append((category, total, address("/feed", {**query, **since}, category=category), chart))
+    return found
+
+
+def _latency(names: Sequence[str], periods: Sequence[Period]) -> Chart:
+    both = [period.latency_s if period.actions else (None, None) for period in periods]
+    return lines(names, {"p95": [pair[1] for pair in both], "p50": [pair[0] for pair in both]})
+
+
+def _between(query: Query, start: float, step: float) -> str:
+    bounds = {"since": [f"@{float(start)!r}"], "until": [f"@{float(start + step)!r}"]}
+    return address("/feed", {**query, **bounds})
+
+
+def _data(periods: Sequence[Period], by: Mapping[str, Any]) -> dict[str, Any]:
+    rows = [
+        {
+            "start": period.start,
+            "actions": dict(period.actions),
+            "categories": dict(period.categories),
+            "errors": period.errors,
+            "latency_s": {"p50": period.latency_s[0], "p95": period.latency_s[1]},
+        }
+        for period in periods
+    ]
+    return {"periods": rows, "by": dict(by)}
+
+
+def _table(periods: Sequence[Period]) -> list[Sequence[Any]]:
+    head = ["start", *ACTIONS, "errors", "latency_p50_s", "latency_p95_s"]
+    return [
+        head,
+        *(
+            [period.start, *(period.actions.get(name, 0) for name in ACTIONS), period.errors, *period.latency_s]
+            for period in periods
+        ),
+    ]

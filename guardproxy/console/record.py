@@ -1,0 +1,200 @@
+"""One record: its conversation, its probabilities against the thresholds, what was judged, and what is like it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse, Response
+
+from guardproxy.console.feed import HEAD, stored_dict, table_row
+from guardproxy.console.rendering import HEADERS
+from guardproxy.console.shown import Piece, pieces
+from guardproxy.console.visits import Page, Visit, address
+from guardproxy.policy import UNSAFE, Policy, Rule, SideRules
+from guardproxy.sinks.database import Filter, ReviewStore, StoredRecord
+from guardproxy.sinks.database.words import words
+from guardproxy.types import SEVERITY, Coverage, Decision, Record, Span, Verdict
+
+_TURNS: Final = 60  # the most turns of a session that are shown
+_OTHERS: Final = 8
+_PHRASE: Final = 40  # the words by which the same text is searched; the stores find phrases of at most 100
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A judged turn in the conversation; `current` is the record that the page is about."""
+
+    stored: StoredRecord
+    pieces: Sequence[Piece]
+    current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A probability with the rules that cover its category, and where it was found."""
+
+    category: str
+    name: str
+    probability: float
+    rules: Sequence[Rule]
+    reached: str
+    where: str
+
+
+async def record(visit: Visit) -> Page | Response:
+    """The page of a record; of several records of a request, the feed of these."""
+    name = visit.request.path_params["name"]
+    found = await visit.parts.store.get(name)
+    if len(found) > 1:
+        return RedirectResponse(address("/feed", {}, request_id=name), 303, HEADERS)
+    stored = found[0] if found else None
+    if stored is None:
+        raise HTTPException(404, "There is no such record. It may have been erased, or the address has a mistake.")
+    values = {
+        **await record_values(visit, stored),
+        "json": address(f"/records/{stored.record.id}.json"),
+        "csv": address(f"/records/{stored.record.id}.csv"),
+    }
+    return Page("record.html", values, lambda: stored_dict(stored), lambda: [HEAD, table_row(stored)])
+
+
+async def one_record(visit: Visit) -> StoredRecord:
+    """The record that the address names. Raises HTTPException."""
+    found = await visit.parts.store.get(visit.request.path_params["name"])
+    if len(found) != 1:
+        raise HTTPException(404, "There is no such record. It may have been erased in the meantime.")
+    return found[0]
+
+
+async def record_values(visit: Visit, stored: StoredRecord) -> dict[str, Any]:
+    """What the templates need to show a record."""
+    store, shown = visit.parts.store, stored.record
+    policy = visit.parts.policies().policies.get(shown.policy)
+    history = await store.label_history([shown.id])
+    return {
+        "stored": stored,
+        "record": shown,
+        "turns": await conversation(store, stored),
+        "bars": bars(shown, policy, visit.parts.categories),
+        "policy_now": "gone" if policy is None else "same" if policy.version == shown.policy_version else "changed",
+        "coverage": coverage_words(shown.coverage),
+        "whole": is_whole(shown),
+        "history": history.get(shown.id, ()),
+        "of_client": await _others(store, stored, Filter(client=shown.origin.client)) if shown.origin.client else [],
+        "of_text": await same_text(store, stored),
+    }
+
+
+async def conversation(store: ReviewStore, stored: StoredRecord) -> list[Turn]:
+    """The turns of the record's session up to it, and those of its request, each text once, in their order."""
+    origin = stored.record.origin
+    rows = await store.query(Filter(request_id=origin.request_id, shadow="without"), _TURNS, newest_first=False)
+    if origin.session:
+        before = await store.page(Filter(session=origin.session, shadow="without"), before=stored.seq, limit=_TURNS)
+        rows = [*reversed(before), *rows]
+    by_turn: dict[tuple[Any, ...], StoredRecord] = {}
+    for row in (*rows, stored):
+        key = (row.record.side, row.record.turn, row.record.choice, row.record.text)
+        if key not in by_turn or row.seq == stored.seq:
+            by_turn[key] = row
+    turns = [Turn(row, (), row.seq == stored.seq) for row in by_turn.values()]
+    return [Turn(turn.stored, pieces(turn.stored.record.text, span_of(turn)), turn.current) for turn in turns]
+
+
+def span_of(turn: Turn) -> Span | None:
+    """The stretch of the text that carries the decision; None if it is the whole text, or in another form of it."""
+    shown = turn.stored.record
+    verdict, size = shown.verdict, len(shown.text)
+    if not turn.current or verdict is None or not is_whole(shown):
+        return None
+    reached = set(shown.decision.categories)
+    candidates = sorted((f for f in verdict.findings if f.category in reached), key=lambda f: -f.probability)
+    found = [(finding.view, finding.span) for finding in candidates] or [(verdict.view, verdict.span)]
+    view, span = found[0]
+    if view != "text" or span is None or not 0 <= span[0] < span[1] <= size or span == (0, size):
+        return None
+    return span
+
+
+def is_whole(shown: Record) -> bool:
+    """Whether the stored text has the length of the judged one, so that positions in one hold for the other."""
+    length = -1
+    for part in shown.coverage:
+        if part.kind != "opaque" and part.characters:
+            length += part.characters + 1
+            if length >= len(shown.text):
+                break
+    return bool(shown.text) and length == len(shown.text)
+
+
+def bars(shown: Record, policy: Policy | None, names: Mapping[str, str]) -> list[Bar]:
+    """The bars of a record. If its policy has changed since, only the thresholds that were reached are known."""
+    if policy is not None and policy.version == shown.policy_version:
+        return bars_of(shown.verdict, shown.decision, policy.side(shown.side), names)
+    then: dict[str, tuple[Rule, ...]] = {}
+    for reason in shown.decision.reasons:
+        rule = Rule(reason.action, reason.threshold, "", reason.with_unsafe)
+        then[reason.category] = (*then.get(reason.category, ()), rule)
+    return bars_of(shown.verdict, shown.decision, SideRules(then), names)
+
+
+def bars_of(verdict: Verdict | None, decision: Decision, rules: SideRules, names: Mapping[str, str]) -> list[Bar]:
+    """P(unsafe), then every category with its rules, most probable first; without a verdict none."""
+    if verdict is None:
+        return []
+    reached: dict[str, str] = {}
+    for reason in sorted(decision.reasons, key=lambda reason: SEVERITY[reason.action]):
+        reached[reason.category] = reason.action
+    overall = Bar(
+        UNSAFE,
+        "P(unsafe), over all categories",
+        verdict.unsafe,
+        rules.by_category.get(UNSAFE, ()),
+        reached.get(UNSAFE, ""),
+        where(verdict.view, verdict.span),
+    )
+    found = [overall]
+    for finding in sorted(verdict.findings, key=lambda finding: -finding.probability):
+        name = names.get(finding.category, finding.category.replace("_", " "))
+        found.append(
+            Bar(
+                finding.category,
+                f"{name} ({finding.label})" if finding.label not in ("", finding.category, name) else name,
+                finding.probability,
+                rules.covering(finding.category),
+                reached.get(finding.category, ""),
+                where(finding.view, finding.span),
+            )
+        )
+    return found
+
+
+def where(view: str, span: Span | None) -> str:
+    """In words, which form of the text gave a probability, and which stretch of it."""
+    form = "the text" if view == "text" else f"the view {view}"
+    return f"{form}, characters {span[0]:,} to {span[1]:,}" if span else form
+
+
+def coverage_words(coverage: Sequence[Coverage]) -> str:
+    """In words, how much of a turn was judged."""
+    judged = sum(part.judged for part in coverage)
+    if not coverage:
+        return "The record does not say which parts were judged."
+    if judged == len(coverage):
+        parts = "Its one part was judged." if judged == 1 else f"All {judged} parts were judged."
+        return f"{parts} Nothing of it passed unread."
+    return f"{judged} of {len(coverage)} parts were judged. The table says why the others were not."
+
+
+async def same_text(store: ReviewStore, stored: StoredRecord) -> list[StoredRecord]:
+    """Other records of the very same text, newest first."""
+    phrase = " ".join(words(stored.record.text[:2000])[:_PHRASE])
+    if not phrase:
+        return []
+    found = await _others(store, stored, Filter(text=f'"{phrase}"'), 50)
+    return [row for row in found if row.record.text == stored.record.text][:_OTHERS]
+
+
+async def _others(store: ReviewStore, stored: StoredRecord, chosen: Filter, most: int = _OTHERS) -> list[StoredRecord]:
+    return [row for row in await store.page(chosen, limit=most + 1) if row.seq != stored.seq][:most]

@@ -1,0 +1,225 @@
+"""What reviewers need of the store beside its records: bounded counts, and claims on records that somebody looks at."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    Float,
+    MetaData,
+    Select,
+    String,
+    Subquery,
+    Table,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+)
+from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from guardproxy.sinks.database.filters import EVERY, Filter
+from guardproxy.sinks.database.labels import in_force
+from guardproxy.sinks.database.queries import Counts, check_names, conditions
+from guardproxy.sinks.database.schema import labels, records, scores, search_key
+from guardproxy.sinks.database.store import AuditStore
+
+# Claims are no part of the chain: they last minutes, and nobody needs to prove them.
+_metadata = MetaData()
+_claims = Table(
+    "guardproxy_claims",
+    _metadata,
+    Column("record", String, primary_key=True),
+    Column("holder", String, nullable=False),
+    Column("until", Float(53), nullable=False),
+)
+
+# The columns that are counted in one pass.
+_COLUMNS = ("action", "side", "policy", "route", "client", "model", "cause")
+FACETS = ("action", "side", "category", "label", "policy", "route", "client", "model", "cause")
+
+
+@dataclass(frozen=True, slots=True)
+class Facets:
+    """Counts of the newest `counted` records that match, by facet, value and action.
+
+    `capped`: more records match than were counted. `first` is the time of the oldest of the counted ones.
+    """
+
+    counted: int = 0
+    capped: bool = False
+    first: float | None = None
+    last: float | None = None
+    by: Mapping[str, Counts] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """The records of one period that begins at `start`, in seconds since the epoch.
+
+    `actions` counts by action, `categories` the records in which a category reached a threshold; `errors` counts
+    records with an error. `latency_s` holds the 50th and the 95th percentile of the seconds that judging took.
+    """
+
+    start: float
+    actions: Mapping[str, int]
+    categories: Mapping[str, int]
+    errors: int
+    latency_s: tuple[float, float]
+
+
+class ReviewStore(AuditStore):
+    """The audit store with the queries of the reviewer's page. Every count looks at a bounded number of records."""
+
+    async def facets(self, chosen: Filter = EVERY, newest: int = 10_000) -> Facets:
+        """Count the newest records that match, by every facet."""
+        async with self._database.reading() as connection:
+            await check_names(connection, chosen)
+            which = self._newest(chosen, newest)
+            columns = [which.c[name] for name in _COLUMNS]
+            query = select(*columns, func.count(), func.min(which.c.time), func.max(which.c.time)).group_by(*columns)
+            groups = (await connection.execute(query)).all()
+            by = _by_column(groups)
+            by["category"] = _sorted((await connection.execute(_categories(which))).tuples().all())
+            labelled = (await connection.execute(_labels(which))).tuples().all()
+            with_any = dict((await connection.execute(_labelled(which))).tuples().all())
+            none = [("none", action, sum(n.values()) - with_any.get(action, 0)) for action, n in by["action"].items()]
+            by["label"] = _sorted([*labelled, *(row for row in none if row[2])])
+        times = [moment for group in groups for moment in group[-2:]]
+        counted = sum(group[-3] for group in groups)
+        return Facets(counted, counted == newest, min(times, default=None), max(times, default=None), by)
+
+    async def periods(self, chosen: Filter, length_s: float, newest: int = 100_000) -> list[Period]:
+        """Count the newest records that match by periods of `length_s` seconds, oldest first, without empty ones."""
+        async with self._database.reading() as connection:
+            await check_names(connection, chosen)
+            which = self._newest(chosen, newest, length_s)
+            bucket = which.c.bucket
+            actions = await _grouped(
+                connection, select(bucket, which.c.action, func.count()).group_by(bucket, which.c.action)
+            )
+            named = select(bucket, scores.c.category, func.count()).join(scores, scores.c.seq == which.c.seq)
+            found = await _grouped(
+                connection, named.where(scores.c.reached.is_(True)).group_by(bucket, scores.c.category)
+            )
+            failed = select(bucket, literal("error"), func.count()).where(which.c.has_error.is_(True))
+            errors = await _grouped(connection, failed.group_by(bucket))
+            latency = await _percentiles(connection, which)
+        return [
+            Period(number * length_s, counts, found[number], errors[number].get("error", 0), latency[number])
+            for number, counts in sorted(actions.items())
+        ]
+
+    async def recent(self, chosen: Filter, newest: int) -> list[tuple[int, str]]:
+        """Return number and JSON text of the newest records that match, newest first."""
+        found: list[tuple[int, str]] = []
+        before: int | None = None
+        while len(found) < newest:
+            where = [] if before is None else [records.c.seq < before]
+            query = select(records.c.seq, records.c.content).where(*conditions(chosen, self._dialect), *where)
+            query = query.order_by(records.c.seq.desc()).limit(min(500, newest - len(found)))
+            async with self._database.reading() as connection:
+                await check_names(connection, chosen)
+                part = (await connection.execute(query)).tuples().all()
+            if not part:
+                break
+            found += part
+            before = part[-1][0]
+        return found
+
+    def _newest(self, chosen: Filter, newest: int, length_s: float | None = None) -> Subquery:
+        row = records.c
+        columns: list[Any] = [
+            *(row.seq, row.id, row.time, row.action, row.side, row.policy, row.route, row.client, row.model),
+            *(row.cause, row.has_error, row.latency_s),
+        ]
+        if length_s is not None:
+            number = func.floor(row.time / literal(length_s, DOUBLE_PRECISION))
+            columns.append(cast(number, Float(53)).label("bucket"))
+        query = select(*columns).where(*conditions(chosen, self._dialect))
+        return query.order_by(row.seq.desc()).limit(newest).subquery()
+
+    # --- claims ------------------------------------------------------------------------------------------------------
+
+    async def claim(self, ids: Sequence[str], holder: str, seconds: float) -> str | None:
+        """Claim the first of these records that nobody else holds, for some seconds; return its id, None without one.
+
+        What the holder held before is released.
+        """
+        now = time.time()
+        keys = {search_key(name): name for name in ids}
+        async with self._database.writing() as connection:
+            await connection.run_sync(_metadata.create_all)
+            await connection.execute(delete(_claims).where(or_(_claims.c.until < now, _claims.c.holder == holder)))
+            held = set(await connection.scalars(select(_claims.c.record).where(_claims.c.record.in_(keys))))
+            free = next((key for key in keys if key not in held), None)
+            if free is None:
+                return None
+            await connection.execute(insert(_claims), {"record": free, "holder": holder, "until": now + seconds})
+        return keys[free]
+
+    async def release(self, holder: str) -> None:
+        """Give back what the holder holds."""
+        async with self._database.writing() as connection:
+            await connection.run_sync(_metadata.create_all)
+            await connection.execute(delete(_claims).where(_claims.c.holder == holder))
+
+
+def _by_column(groups: Sequence[Any]) -> dict[str, Counts]:
+    """The counts of each column, from those of every combination of values."""
+    at = _COLUMNS.index("action")
+    return {
+        name: _sorted((group[index], group[at], group[len(_COLUMNS)]) for group in groups)
+        for index, name in enumerate(_COLUMNS)
+    }
+
+
+def _sorted(rows: Iterable[tuple[str, str, int]]) -> Counts:
+    """Counts by value and action, the most frequent value first."""
+    counts: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for value, action, count in rows:
+        counts[value][action] += count
+    ranked = sorted(counts.items(), key=lambda item: (-sum(item[1].values()), item[0]))
+    return {value: dict(actions) for value, actions in ranked}
+
+
+def _categories(which: Subquery) -> Select[Any]:
+    query = select(scores.c.category, which.c.action, func.count()).join(scores, scores.c.seq == which.c.seq)
+    return query.where(scores.c.reached.is_(True)).group_by(scores.c.category, which.c.action)
+
+
+def _labels(which: Subquery) -> Select[Any]:
+    given = in_force(labels.c.record, labels.c.kind).distinct().subquery()
+    joined = select(given.c.kind, which.c.action, func.count()).join(which, which.c.id == given.c.record)
+    return joined.group_by(given.c.kind, which.c.action)
+
+
+def _labelled(which: Subquery) -> Select[Any]:
+    """The records with a label by action. Not as an outer join: SQLite would read all labels for every record."""
+    any_label = which.c.id.in_(in_force(labels.c.record))
+    return select(which.c.action, func.count()).where(any_label).group_by(which.c.action)
+
+
+async def _grouped(connection: AsyncConnection, query: Select[Any]) -> defaultdict[float, dict[str, int]]:
+    found: defaultdict[float, dict[str, int]] = defaultdict(dict)
+    for bucket, name, count in (await connection.execute(query)).all():
+        found[bucket][name] = count
+    return found
+
+
+async def _percentiles(connection: AsyncConnection, which: Subquery) -> dict[float, tuple[float, float]]:
+    rank = func.cume_dist().over(partition_by=which.c.bucket, order_by=which.c.latency_s).label("rank")
+    ranked = select(which.c.bucket, which.c.latency_s, rank).subquery()
+    found: dict[float, list[float]] = {}
+    for share in (0.5, 0.95):
+        query = select(ranked.c.bucket, func.min(ranked.c.latency_s)).where(ranked.c.rank >= share)
+        for bucket, seconds in (await connection.execute(query.group_by(ranked.c.bucket))).all():
+            found.setdefault(bucket, []).append(seconds)
+    return {bucket: (both[0], both[1]) for bucket, both in found.items()}

@@ -1,0 +1,290 @@
+"""The reviewer's page over HTTP: who may do what, what every answer carries, and that texts stay texts."""
+
+import csv
+import io
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from guardproxy.app import catalogue
+from guardproxy.settings import load_text
+from guardproxy.types import Label
+from tests.console.kit import FORMULA, HOSTILE, KEYS, Console, console, fill, judged, labels_of, many, name_of, sqlite
+
+PAGES = ("/feed", "/queue", "/workbench", "/overview", "/try", f"/records/{name_of(3)}")
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
+    """A page without keys, with 60 records of which some have a label."""
+    address = sqlite(tmp_path_factory.mktemp("local"))
+    given = [Label(name_of(number), "correct", "anna", time.time()) for number in range(10, 20)]
+    fill(address, many(60), given)
+    with console(address) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
+    """A page with four people."""
+    address = sqlite(tmp_path_factory.mktemp("keyed"))
+    fill(address, many(12))
+    with console(address, KEYS) as running:
+        yield running
+
+
+@contextmanager
+def client(running: Console, name: str = "") -> Iterator[httpx.Client]:
+    """A client of the page; signed in if it has a name."""
+    with httpx.Client(base_url=running.url, follow_redirects=True, timeout=60) as made:
+        if name:
+            page = made.get("/guardproxy/sign-in")
+            answer = made.post("/guardproxy/sign-in", data={"key": KEYS[name][1], "token": token(page)})
+            assert answer.url.path == "/guardproxy/feed"
+        yield made
+
+
+def token(page: httpx.Response) -> str:
+    """The token of the forms of a page."""
+    found = re.search(r'name="token" value="([^"]+)"', page.text)
+    assert found
+    return found[1]
+
+
+def test_every_page_answers_and_keeps_to_itself(local: Console) -> None:
+    """Each page is HTML under a policy that allows no inline script or style, and no address of elsewhere."""
+    with client(local) as browser:
+        for path in PAGES:
+            page = browser.get(local.at(path))
+            assert page.status_code == 200, path
+            policy = page.headers["content-security-policy"]
+            assert "default-src 'none'" in policy
+            assert "unsafe" not in policy
+            assert page.headers["cache-control"] == "no-store"
+            assert re.findall(r"<script(?![^>]* src=)|<style| style=| on[a-z]+=", page.text) == [], path
+            assert re.findall(r'(?:src|href|action)="(?!/guardproxy/|#)', page.text) == [], path
+
+
+def test_the_cookie_is_for_no_script(local: Console) -> None:
+    """The session's cookie is HttpOnly and SameSite=strict, ends, and belongs to the page's paths only."""
+    cookie = httpx.get(local.at("/feed")).headers["set-cookie"].lower()
+    assert all(word in cookie for word in ("httponly", "samesite=strict", "max-age=3600", "path=/guardproxy"))
+
+
+@pytest.mark.parametrize("path", [*PAGES, "/live?last=1"])
+def test_nothing_is_shown_before_the_sign_in(keyed: Console, path: str) -> None:
+    """Without a session each page leads to the sign-in; JSON and CSV are refused."""
+    answer = httpx.get(keyed.at(path))
+    assert answer.status_code == 303
+    assert answer.headers["location"].startswith("/guardproxy/sign-in?next=%2Fguardproxy%2F")
+    for form in ("json", "csv"):
+        if path in ("/feed", "/overview", "/workbench", "/queue"):
+            assert httpx.get(keyed.at(f"{path}.{form}")).status_code == 401
+
+
+def test_a_wrong_key_is_refused(keyed: Console) -> None:
+    """A wrong key gets no session and is told so after a second."""
+    with client(keyed) as browser:
+        started = time.monotonic()
+        sent = {"key": "x" * 20, "token": token(browser.get("/guardproxy/sign-in"))}
+        answer = browser.post("/guardproxy/sign-in", data=sent)
+        assert time.monotonic() - started >= 1
+        assert answer.status_code == 403
+        assert "No one has this key" in answer.text
+        assert browser.get("/guardproxy/feed").url.path == "/guardproxy/sign-in"
+
+
+@pytest.mark.parametrize("wanted", ["https://evil.test/", "//evil.test", "/guardproxy/\\evil", "/v1/models"])
+def test_the_sign_in_leads_to_the_page_only(keyed: Console, wanted: str) -> None:
+    """An address of elsewhere in `next` is ignored."""
+    with client(keyed) as browser:
+        page = browser.get("/guardproxy/sign-in", params={"next": wanted})
+        data = {"key": KEYS["rita"][1], "token": token(page)}
+        browser.follow_redirects = False
+        answer = browser.post("/guardproxy/sign-in", params={"next": wanted}, data=data)
+        assert answer.headers["location"] == "/guardproxy/feed"
+
+
+def test_roles(keyed: Console) -> None:
+    """`read` sees, `label` labels, `admin` erases; nobody does more."""
+    record = f"/guardproxy/records/{name_of(4)}"
+    with client(keyed, "rita") as rita:
+        page = rita.get(record)
+        assert page.status_code == 200
+        assert "False positive" not in page.text
+        assert rita.get("/guardproxy/queue").status_code == 403
+        assert rita.post(f"{record}/label", data={"kind": "correct", "token": token(page)}).status_code == 403
+    with client(keyed, "anna") as anna:
+        page = anna.get(record)
+        sent = {"kind": "correct", "note": "fine", "category": "violence_hate", "token": token(page)}
+        assert anna.post(f"{record}/label", data=sent).status_code == 200
+        assert anna.post(f"{record}/erase", data={"sure": "yes", "token": token(page)}).status_code == 403
+    assert labels_of(keyed.address, name_of(4)) == [("correct", "anna", "violence_hate")]
+    with client(keyed, "olga") as olga:
+        page = olga.get(record)
+        assert olga.post(f"{record}/erase", data={"token": token(page)}).status_code == 400
+        assert olga.post(f"{record}/erase", data={"sure": "yes", "token": token(page)}).status_code == 200
+        assert olga.get(record).status_code == 404
+
+
+def test_a_form_needs_the_token_of_its_session(keyed: Console) -> None:
+    """Without a token, with a forged one, and with that of another session, nothing is stored."""
+    record = f"/guardproxy/records/{name_of(9)}"
+    with client(keyed, "anna") as anna, client(keyed, "ben") as ben:
+        others = token(ben.get(record))
+        for sent in ({}, {"token": "forged"}, {"token": others}):
+            assert anna.post(f"{record}/label", data={"kind": "correct", **sent}).status_code == 403
+    assert labels_of(keyed.address, name_of(9)) == []
+
+
+def test_signing_out_ends_the_session(keyed: Console) -> None:
+    """After the sign-out the browser has no session."""
+    with client(keyed, "anna") as anna:
+        anna.post("/guardproxy/sign-out", data={"token": token(anna.get("/guardproxy/feed"))})
+        assert anna.get("/guardproxy/feed").url.path == "/guardproxy/sign-in"
+
+
+@pytest.mark.parametrize("path", ["/feed", f"/records/{name_of(3)}", "/queue", "/workbench", "/overview"])
+def test_every_page_is_also_data(local: Console, path: str) -> None:
+    """JSON parses, and CSV has a header and rows of its length."""
+    data = httpx.get(local.at(f"{path}.json")).json()
+    assert data
+    table = httpx.get(local.at(f"{path}.csv"))
+    assert table.headers["content-disposition"].startswith("attachment")
+    rows = list(csv.reader(io.StringIO(table.text)))
+    assert rows
+    assert {len(row) for row in rows} == {len(rows[0])}
+
+
+def test_the_feed_pages_by_number_and_filters(local: Console) -> None:
+    """Older pages follow without a gap, facets count, and a filter holds for the page and its facets."""
+    first = httpx.get(local.at("/feed.json")).json()
+    second = httpx.get(local.url + first["older"].replace("/feed?", "/feed.json?")).json()
+    numbers = [row["number"] for row in (*first["records"], *second["records"])]
+    assert numbers == list(range(60, 0, -1))
+    assert second["older"] is None
+    blocked = httpx.get(local.at("/feed.json"), params={"action": "block", "text": "bomb"}).json()
+    assert blocked["records"]
+    assert all(row["decision"]["action"] == "block" and "bomb" in row["text"] for row in blocked["records"])
+    assert sum(blocked["facets"]["action"].get("block", {}).values()) == blocked["counted"] == len(blocked["records"])
+    assert first["facets"]["label"]["correct"]
+
+
+def test_a_mistake_in_the_address_is_named(local: Console) -> None:
+    """An unknown key, a bad value and an unknown page are named in the form that was asked for."""
+    assert "is no filter" in httpx.get(local.at("/feed?colour=red")).text
+    answer = httpx.get(local.at("/feed.json?action=maybe"))
+    assert answer.status_code == 400
+    assert "maybe" in answer.json()["error"]
+    assert httpx.get(local.at("/feed?before=x")).status_code == 400
+    assert httpx.get(local.at("/workbench?t:user:violence_hate:block=2")).status_code == 400
+    assert "There is no such page" in httpx.get(local.at("/nothing")).text
+    assert httpx.get(local.at("/records/unknown")).status_code == 404
+
+
+def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
+    """Markup is escaped, hidden characters have a name, and a formula does not begin a cell."""
+    address = sqlite(tmp_path)
+    fill(address, [judged(1, HOSTILE, 0.95), judged(2, FORMULA, 0.95, model="<b>m</b>", session="'\"><i>")])
+    with console(address) as running:
+        for path in ("/feed", f"/records/{name_of(1)}", f"/queue/{name_of(1)}", "/workbench", f"/records/{name_of(2)}"):
+            page = httpx.get(running.at(path)).text
+            assert "<script>document" not in page
+            assert "<img src=x" not in page
+            assert "<i>" not in page
+            assert not re.search("[\x00-\x08\x0e-\x1f\u202e\x7f]", page)
+        assert "U+202E" in httpx.get(running.at(f"/records/{name_of(1)}")).text
+        table = httpx.get(running.at("/feed.csv")).text
+        assert not re.search("[\x00-\x08\x0e-\x1f\u202e]", table)
+        cells = [cell for row in csv.reader(io.StringIO(table)) for cell in row]
+        assert f"'{FORMULA}" in cells
+        assert json.loads(httpx.get(running.at(f"/records/{name_of(1)}.json")).text)["text"] == HOSTILE
+
+
+def test_new_records_arrive_as_events(local: Console) -> None:
+    """A stream begins behind the number that it is given, and sends the rows of what is written."""
+    local.write([judged(900, "brand new <b>text</b>", 0.1)])
+    with httpx.stream("GET", local.at("/live?last=60"), timeout=60) as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        lines = []
+        for line in stream.iter_lines():
+            lines.append(line)
+            if "brand new" in line:
+                break
+    assert "id: 71" in lines  # the labels have numbers as well
+    assert "brand new &lt;b&gt;text" in lines[-1]
+
+
+def test_the_queue_gives_a_record_to_one_person(keyed: Console) -> None:
+    """Two people get different records; labels carry names; undo withdraws; what is labelled leaves the queue."""
+    with client(keyed, "anna") as anna, client(keyed, "ben") as ben:
+        first, second = anna.get("/guardproxy/queue"), ben.get("/guardproxy/queue")
+        assert first.url.path != second.url.path
+        labelled = anna.post(f"{first.url.path}/label", data={"kind": "false_positive", "token": token(first)})
+        name = first.url.path.rpartition("/")[2]
+        assert labels_of(keyed.address, name) == [("false_positive", "anna", "")]
+        assert labelled.url.path not in (first.url.path, second.url.path)
+        assert "is labelled <strong>false positive" in labelled.text
+        back = anna.post(f"/guardproxy/queue/{name}/undo", data={"token": token(labelled)})
+        assert back.url.path == first.url.path
+        assert [kind for kind, *_ in labels_of(keyed.address, name)] == ["false_positive", "none"]
+        seen = ben.get(first.url.path)
+        assert "Somebody else is looking at this record" in seen.text
+
+
+def test_the_queue_ends(keyed: Console) -> None:
+    """A filter that nothing matches says so."""
+    with client(keyed, "ben") as ben:
+        assert "Nothing to review" in ben.get("/guardproxy/queue", params={"client": "nobody"}).text
+
+
+def test_the_workbench_counts_what_changes(local: Console) -> None:
+    """Without a change nothing changes; a lower threshold blocks more, and its YAML is a valid configuration."""
+    same = httpx.get(local.at("/workbench.json")).json()
+    changed = {name for name, number in same["changes"].items() if number and name != "unchanged"}
+    assert changed == set()
+    assert same["now"] == same["new"]
+    lower = httpx.get(local.at("/workbench.json?t:user:violence_hate:block=0.1")).json()
+    assert lower["changes"]["blocked"] > 0
+    assert {row["after"] for row in lower["rows"]} == {"block"}
+    assert "flag: 0.3, block: 0.1" in lower["yaml"]
+    text = (
+        'version: 1\nupstream: {url: "http://127.0.0.1:9"}\n'
+        + lower["yaml"].replace("flag: 0.3, ", "")
+        + '\n    assistant: {"*": {}}\n'
+    )
+    rules = load_text(text, "new.yaml", {}, catalogue()).policies.policies["default"].user.by_category
+    assert [rule.threshold for rule in rules["violence_hate"]] == [0.1]
+    page = httpx.get(local.at("/workbench/result?t:user:violence_hate:block=0.1")).text
+    assert "can never act" in page
+    assert "newly blocked" in page
+
+
+def test_a_text_is_tried(local: Console) -> None:
+    """The text box shows the probabilities, each policy's decision, the views, and a failure of the guard."""
+    with client(local) as browser:
+        sent = {"token": token(browser.get("/guardproxy/try")), "side": "user"}
+        page = browser.post("/guardproxy/try", data={**sent, "text": "a bomb = <i>x</i>"}).text
+        assert "strict" in page
+        assert "0.95" in page
+        assert "decoded &lt;b&gt;text" in page
+        assert "the guard is down" in browser.post("/guardproxy/try", data={**sent, "text": "fail"}).text
+        assert browser.post("/guardproxy/try", data={**sent, "text": " "}).status_code == 400
+        assert browser.post("/guardproxy/try", data={**sent, "text": "x" * 20_001}).status_code == 400
+
+
+def test_the_overview_leads_to_the_records(local: Console) -> None:
+    """The counts of the periods add up to the records of the time, and a link selects those of a period."""
+    data = httpx.get(local.at("/overview.json?over=24h")).json()
+    assert sum(sum(period["actions"].values()) for period in data["periods"]) >= 60
+    assert len(data["periods"]) == 24
+    page = httpx.get(local.at("/overview?over=24h")).text
+    links = re.findall(r'<a href="([^"]*since=[^"]*until=[^"]*)" tabindex', page)
+    assert links
+    assert httpx.get(local.url + links[0].replace("&amp;", "&")).status_code == 200
