@@ -19,8 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from guardproxy.errors import ConfigError
+from guardproxy.reviews import Label
 from guardproxy.sinks.database import AuditStore, Filter
-from guardproxy.types import Coverage, Decision, Finding, Label, Origin, Reason, Record, Usage, Verdict
+from guardproxy.types import Coverage, Decision, Finding, Origin, Reason, Record, Usage, Verdict
 
 _BATCH = 256  # as `Observers` writes
 _CATEGORIES = tuple(f"category_{number:02}" for number in range(12))

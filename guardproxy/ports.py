@@ -116,11 +116,9 @@ class Family(Protocol):
 
     def render(self, check: Check) -> tuple[Prompt, ...]:
         """The prompts whose readings together answer `check`: one, or one per category."""
-        ...
 
     def parse(self, check: Check, readings: Sequence[Reading], guard: str) -> Verdict:
         """The verdict, from one reading per prompt. Raises GuardUnavailable if they cannot be a model's answer."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +148,9 @@ class ServiceFamily(Protocol):
 
     def request(self, texts: Sequence[str]) -> ServiceCall:
         """The call that judges at most `batch` texts."""
-        ...
 
     def parse(self, answer: Any, texts: Sequence[str], guard: str) -> tuple[Verdict, ...]:
         """One verdict for each text, from the answer's JSON. Raises GuardUnavailable if anything is missing in it."""
-        ...
 
 
 class Guard(Protocol):
@@ -168,19 +164,15 @@ class Guard(Protocol):
 
         Raises Overloaded if the wait would be too long, GuardUnavailable for every other failure, timeouts included.
         """
-        ...
 
     def forget(self, stream: str) -> None:
         """Free the memory kept for a streamed reply (`Check.stream`) that has ended."""
-        ...
 
     async def start(self) -> None:
         """Load the weights and warm up. Raises ConfigError if the model cannot be loaded."""
-        ...
 
     async def close(self) -> None:
         """Release the model."""
-        ...
 
 
 # --- wires: one chat protocol each ---------------------------------------------------------------------------------
@@ -266,26 +258,21 @@ class ReplyStream(Protocol):
 
     def feed(self, data: bytes) -> list[Chunk]:
         """The chunks that `data` completes; it may be split anywhere. Raises UpstreamUnreadable."""
-        ...
 
     def finish(self) -> list[Chunk]:
         """The last chunks, after the upstream has ended, with a final mark for every choice that is still open."""
-        ...
 
     def message(self, choice: int, without: Container[int] = ()) -> Message:
         """The text of a choice that was fed so far, with the part paths of a whole reply.
 
         `Message.arrived` leaves out the unreleased texts of the choices `without`.
         """
-        ...
 
     def released(self, choice: int) -> Message:
         """The text of a choice that was released so far, with the part paths of `message`."""
-        ...
 
     def release(self, chunk: Chunk) -> bytes:
         """The chunk's bytes for the client, without the choices that the proxy has ended."""
-        ...
 
     def end(self, choice: int, outcome: Replace | Refuse) -> bytes:
         """Frames that end `choice` and take the place of all its text that is not released yet.
@@ -293,30 +280,24 @@ class ReplyStream(Protocol):
         The edits of a Replace start with the released text; the frames add the rest of each edit and end the choice
         normally. A Refuse ends the choice with the protocol's content-filter finish reason.
         """
-        ...
 
     def close(self) -> bytes:
         """The stream's terminator, for a stream in which the proxy has ended choices; empty if it was released."""
-        ...
 
     @property
     def choices(self) -> tuple[int, ...]:
         """The indices of the choices that were fed so far."""
-        ...
 
     @property
     def id(self) -> str:
         """The reply's id, as in `Reply.id`."""
-        ...
 
     @property
     def info(self) -> ReplyInfo:
         """What the upstream has said of the reply so far, as in `Reply.info`."""
-        ...
 
     def is_complete(self, choice: int) -> bool:
         """Whether the upstream itself has ended the choice in what was fed."""
-        ...
 
 
 class Wire(Protocol):
@@ -332,42 +313,33 @@ class Wire(Protocol):
 
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""
-        ...
 
     def parse_request(self, path: str, body: bytes) -> Request:
         """The parsed request. `path` includes the query. Raises Unreadable with the JSON path of the mistake."""
-        ...
 
     def models(self, request: Request) -> Sequence[tuple[str, str]]:
         """The place (a JSON path) and the name of every model that the upstream may use for the request.
 
         The first is `Request.model`, if it is not empty.
         """
-        ...
 
     def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
         """The body with the edits made and without the messages at the indices `drop` of the conversation."""
-        ...
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """The parsed reply, or error body, to `request`. Raises UpstreamUnreadable."""
-        ...
 
     def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
         """The reply's body with the outcomes applied to the choices at their indices; all others stay unchanged."""
-        ...
 
     def refuse(self, request: Request, refusal: Refuse) -> Answer:
         """A complete, valid answer with the refusal: a stream if the request asked for one."""
-        ...
 
     def error(self, status: int, code: str, message: str) -> Answer:
         """The protocol's error body."""
-        ...
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """A reader for the streamed reply to `request`; `content_type` is that of the reply."""
-        ...
 
 
 # --- actions and sinks ---------------------------------------------------------------------------------------------
@@ -378,7 +350,6 @@ class JudgeAgain(Protocol):
 
     async def __call__(self, message: Message, /) -> Decision:
         """The decision on `message` in the place of the turn, in its context and under its policy."""
-        ...
 
 
 class Action(Protocol):
@@ -389,7 +360,6 @@ class Action(Protocol):
 
     async def __call__(self, turn: Message, decision: Decision, judge_again: JudgeAgain, /) -> Outcome:
         """The outcome for `turn`. To rewrite a stream, it is called with the text that was not sent yet."""
-        ...
 
 
 class Sink(Protocol):
@@ -397,8 +367,6 @@ class Sink(Protocol):
 
     async def write(self, records: Sequence[Record]) -> None:
         """Store the records; they are durable when it returns. The first call has none: it opens the sink."""
-        ...
 
     async def close(self) -> None:
         """Flush, and release the resources."""
-        ...

@@ -46,6 +46,7 @@ SIGNALS = frozenset({"guard_injection", "jailbreak"})
 
 
 # --- conversations ---------------------------------------------------------------------------------------------------
+Span = tuple[int, int]  # the first character, and the one behind the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +152,6 @@ class Taxonomy:
     id: str
     categories: tuple[Category, ...]
     version: str = ""
-
-
-Span = tuple[int, int]  # the first character, and the one behind the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,52 +398,3 @@ class Record:
     """The ids of the exclusions without which a rule would have been reached, with commas; empty if there are none."""
     exact: bool = False
     """Whether `text`, as sinks see it, is the judged text itself: nothing of it was masked or left out."""
-
-
-# --- exclusions ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Exclusion:
-    """Somebody's word that a text is harmless: the findings of `category` in exactly this text do not count.
-
-    The category "*" stands for all of them and P(unsafe), "unsafe" for P(unsafe) alone. Exclusions are never edited: of
-    those with one id, the last one counts.
-    """
-
-    id: str
-    """In hex."""
-    text: str
-    """The SHA-256 of the text, in hex."""
-    category: str
-    reason: str
-    by: str
-    """The name of the person."""
-    until: float
-    """When it ends, in seconds since 1970."""
-    time: float = 0.0
-    """When it was made, in seconds since 1970; 0 if the configuration has it."""
-    record: str = ""
-    """The id of the record whose text it is; empty if the configuration has it."""
-
-
-# --- labels ----------------------------------------------------------------------------------------------------------
-
-LabelKind = Literal["false_positive", "correct", "false_negative", "none"]
-"""What a reviewer says of a decision: too severe, right, or too mild. `none` withdraws the reviewer's last label."""
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """A reviewer's word on a stored record. Labels are never edited: the last one of a reviewer on a record counts."""
-
-    record: str
-    """The id of the record."""
-    kind: LabelKind
-    by: str
-    """The name of the reviewer."""
-    time: float
-    """When the label was given, in seconds since 1970."""
-    category: str = ""
-    """The category that the label speaks of; empty if it is the decision as a whole."""
-    note: str = ""

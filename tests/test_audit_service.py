@@ -25,8 +25,8 @@ from guardproxy.app.audit import follow_exclusions, retain
 from guardproxy.observe import Metrics
 from guardproxy.observe.masking import text_hash
 from guardproxy.pipeline import Exclusions
+from guardproxy.reviews import Exclusion
 from guardproxy.sinks.database import AuditStore, Filter, Keep, StoreKeys
-from guardproxy.types import Exclusion
 from tests.kit import Scripted, ScriptedUpstream, serve
 from tests.sinks.kit import record
 from tests.test_service import CONFIG, Judge, is_ready, until

@@ -14,9 +14,9 @@ from guardproxy.observe import Metrics
 from guardproxy.pipeline import Exclusions
 from guardproxy.ports import Sink
 from guardproxy.registry import load
+from guardproxy.reviews import Exclusion
 from guardproxy.settings import Settings
 from guardproxy.sinks.database import DATABASES, AuditStore, Keep, StoreKeys, default_store_url
-from guardproxy.types import Exclusion
 
 _RETAIN_S = 3600.0
 _FOLLOW_S = 2.0

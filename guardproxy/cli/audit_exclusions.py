@@ -16,8 +16,8 @@ from guardproxy.durations import duration_s
 from guardproxy.errors import GuardproxyError
 
 if TYPE_CHECKING:
+    from guardproxy.reviews import Exclusion
     from guardproxy.sinks.database import AuditStore, StoredRecord
-    from guardproxy.types import Exclusion
 
 
 def add_parsers(subcommands: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -66,7 +66,7 @@ def _end(text: str) -> float:
 
 async def _exclude(store: "AuditStore", args: argparse.Namespace) -> int:
     from guardproxy.observe.masking import mask_credentials, text_hash
-    from guardproxy.types import Exclusion
+    from guardproxy.reviews import Exclusion
 
     stored = await one_record(store, args.id)
     text = text_hash(_read(args.text_file)) if args.text_file else _hash_of(stored)

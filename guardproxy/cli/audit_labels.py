@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from guardproxy.errors import GuardproxyError
 
 if TYPE_CHECKING:
+    from guardproxy.reviews import LabelKind
     from guardproxy.sinks.database import AuditStore, StoredRecord
-    from guardproxy.types import LabelKind
 
 _KINDS = ("false_positive", "correct", "false_negative")
 
@@ -42,7 +42,7 @@ async def _unlabel(store: "AuditStore", args: argparse.Namespace) -> int:
 
 async def _give(store: "AuditStore", args: argparse.Namespace, kind: "LabelKind", category: str, note: str) -> int:
     from guardproxy.observe.masking import mask_credentials
-    from guardproxy.types import Label
+    from guardproxy.reviews import Label
 
     now = time.time()
     ids = [(await one_record(store, name)).record.id for name in dict.fromkeys(args.ids)]

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 from guardproxy.cli.audit_table import local, printable
 
 if TYPE_CHECKING:
+    from guardproxy.reviews import Label
     from guardproxy.sinks.database import StoredRecord
-    from guardproxy.types import Coverage, Label, Record, Usage, Verdict
+    from guardproxy.types import Coverage, Record, Usage, Verdict
 
 _CAUSES = {
     "verdict": "the guard's verdict",

@@ -10,8 +10,8 @@ from starlette.responses import RedirectResponse, Response
 from guardproxy.console.record import one_record
 from guardproxy.console.rendering import HEADERS
 from guardproxy.console.visits import Visit, address
+from guardproxy.reviews import Label, LabelKind
 from guardproxy.sinks.database import Filter, StoredRecord
-from guardproxy.types import Label, LabelKind
 
 log = structlog.get_logger("guardproxy.console")
 

@@ -7,8 +7,9 @@ from typing import Protocol
 from guardproxy.console.people import People
 from guardproxy.policy import PolicySet
 from guardproxy.replay import StoredTurn
+from guardproxy.reviews import LabelKind
 from guardproxy.sinks.database import ReviewStore
-from guardproxy.types import Decision, LabelKind, Side, Verdict
+from guardproxy.types import Decision, Side, Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from guardproxy.observe.masking import text_hash
 from guardproxy.policy import ANY, UNSAFE, Policy, decide
-from guardproxy.types import Exclusion, Message, Side, Verdict
+from guardproxy.reviews import Exclusion
+from guardproxy.types import Message, Side, Verdict
 from guardproxy.verdicts import worst_of_views
 from guardproxy.views import joined
 

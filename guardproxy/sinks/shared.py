@@ -5,20 +5,8 @@ from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
-from guardproxy.types import (
-    Coverage,
-    Decision,
-    Exclusion,
-    Finding,
-    Label,
-    Origin,
-    Reason,
-    Record,
-    ReplyInfo,
-    Span,
-    Usage,
-    Verdict,
-)
+from guardproxy.reviews import Exclusion, Label
+from guardproxy.types import Coverage, Decision, Finding, Origin, Reason, Record, ReplyInfo, Span, Usage, Verdict
 
 # Records are frozen, so values need no copies: dataclasses.asdict copies every leaf and takes five times as long.
 _NAMES = {

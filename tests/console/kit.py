@@ -19,9 +19,10 @@ from guardproxy.app import catalogue
 from guardproxy.console import ConsoleParts, People, Person, Trial, TriedPolicy, create_console
 from guardproxy.evaluation.metrics import Rate
 from guardproxy.policy import PolicySet, decide
+from guardproxy.reviews import Label
 from guardproxy.settings import load_text
 from guardproxy.sinks.database import ReviewStore
-from guardproxy.types import Coverage, Finding, Label, Record, Side, Usage, Verdict
+from guardproxy.types import Coverage, Finding, Record, Side, Usage, Verdict
 from tests.kit import serve
 from tests.sinks.kit import record
 

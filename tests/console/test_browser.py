@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from guardproxy.types import Label
+from guardproxy.reviews import Label
 from tests.console.kit import HOSTILE, KEYS, Console, console, fill, judged, labels_of, many, name_of, sqlite
 
 sync_api = pytest.importorskip(

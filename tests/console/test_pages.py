@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from guardproxy.app import catalogue
+from guardproxy.reviews import Label
 from guardproxy.settings import load_text
-from guardproxy.types import Label
 from tests.console.kit import FORMULA, HOSTILE, KEYS, Console, console, fill, judged, labels_of, many, name_of, sqlite
 
 PAGES = ("/feed", "/queue", "/workbench", "/overview", "/try", f"/records/{name_of(3)}")

@@ -16,7 +16,8 @@ from guardproxy.pipeline import Exclusions
 from guardproxy.pipeline.judging import Exchange, Judgement, Judging
 from guardproxy.pipeline.turns import Turn
 from guardproxy.policy import Policy, Rule, SideRules, ThreadPolicy
-from guardproxy.types import Exclusion, Message, Origin, Part, Record
+from guardproxy.reviews import Exclusion
+from guardproxy.types import Message, Origin, Part, Record
 from guardproxy.wires.openai_chat import wire
 from tests.kit import ListSink, WordGuard
 

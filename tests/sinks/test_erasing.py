@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from guardproxy.reviews import Label
 from guardproxy.sinks.database import AuditStore, Erased, Filter, FilterError, Keep
 from guardproxy.sinks.database.schema import open_engine, parse_address
 from guardproxy.sinks.database.sealed import NO_PARTS, Parts, read_record, record_content, seal, value_of
 from guardproxy.sinks.shared import to_json
-from guardproxy.types import Label
 from tests.sinks.kit import HOSTILE, PASSED, record
 from tests.sinks.test_migrations import _run_in, fill
 from tests.sinks.test_store import using

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from guardproxy.reviews import Exclusion
 from guardproxy.sinks.database import AuditStore, Filter
-from guardproxy.types import Exclusion
 from tests.sinks.kit import record
 from tests.sinks.test_erasing import _sql
 from tests.sinks.test_store import using

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guardproxy.observe.masking import apply_text_rule
+from guardproxy.reviews import Label, LabelKind
 from guardproxy.sinks.database import KEYS, AuditStore, Filter, FilterError, parse_bound, parse_moment
-from guardproxy.types import ActionName, Decision, Finding, Label, LabelKind, Reason, ReplyInfo, Side, Verdict
+from guardproxy.types import ActionName, Decision, Finding, Reason, ReplyInfo, Side, Verdict
 from tests.sinks.kit import HOSTILE, PASSED, record
 
 

@@ -10,9 +10,10 @@ import pytest
 from cryptography.fernet import Fernet
 
 from guardproxy.errors import ConfigError
+from guardproxy.reviews import Label
 from guardproxy.sinks.database import AuditStore, Filter, FilterError, Keep, StoreKeys
 from guardproxy.sinks.database.chain import GENESIS, content_hash, row_hash
-from guardproxy.types import Coverage, Finding, Label, Verdict
+from guardproxy.types import Coverage, Finding, Verdict
 from tests.sinks.kit import HOSTILE, record
 
 CHAIN = "c" * 64

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from guardproxy.reviews import Label
 from guardproxy.sinks.database import AuditStore, Filter
 from guardproxy.sinks.database.schema import open_engine, parse_address
-from guardproxy.types import Label
 from tests.sinks.kit import HOSTILE, record
 
 

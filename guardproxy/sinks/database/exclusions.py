@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from guardproxy.reviews import Exclusion
 from guardproxy.sinks.database.schema import exclusions, records
 from guardproxy.sinks.shared import exclusion_dict
-from guardproxy.types import Exclusion
 
 EXCLUSION = "exclusion"  # the kind of the row, and the key of its content
 _MOST_CHARACTERS = 200  # of names

@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, get_args
 
 from guardproxy.durations import duration_s
+from guardproxy.reviews import LabelKind
 from guardproxy.sinks.database.words import search_terms
-from guardproxy.types import ActionName, LabelKind, Side
+from guardproxy.types import ActionName, Side
 
 Shadow = Literal["only", "without"]
 ScoreBound = tuple[str, float]  # a category and a probability

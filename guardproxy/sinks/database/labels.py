@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from guardproxy.reviews import Label
 from guardproxy.sinks.database.schema import labels, records, search_key
 from guardproxy.sinks.shared import label_dict
-from guardproxy.types import Label
 
 LABEL = "label"  # the kind of the row, and the key of its content
 _MOST_CHARACTERS = 200  # of names

@@ -10,11 +10,12 @@ from sqlalchemy import ColumnElement, Float, Integer, Select, String, cast, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from guardproxy.reviews import Label
 from guardproxy.sinks.database.filters import Filter, FilterError, ScoreBound
 from guardproxy.sinks.database.labels import in_force
 from guardproxy.sinks.database.schema import HAS_ERROR, SCORE_FLOOR, labels, records, scores, search_key, store
 from guardproxy.sinks.database.texts import has_texts, matches
-from guardproxy.types import Label, Record
+from guardproxy.types import Record
 
 Counts = dict[str, dict[str, int]]
 CountBy = Literal[

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, func, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardproxy.errors import ConfigError
+from guardproxy.reviews import Exclusion, Label
 from guardproxy.sinks.database.append import Appending, read_head
 from guardproxy.sinks.database.chain import Head
 from guardproxy.sinks.database.check import Verification, verify_rows
@@ -54,7 +55,7 @@ from guardproxy.sinks.database.schema import (
 )
 from guardproxy.sinks.database.sealed import ERASED, read_record, record_content
 from guardproxy.sinks.database.texts import add_texts, merge_texts
-from guardproxy.types import Exclusion, Label, Record
+from guardproxy.types import Record
 
 _READ = 200  # rows in one query
 _ERASE = 200  # rows that one transaction of `retain` erases: proxies wait for it with their records
