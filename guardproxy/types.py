@@ -40,7 +40,6 @@ OutcomeName = Literal["pass", "replace", "refuse", "drop"]
 out of the request."""
 
 SEVERITY: dict[ActionName, int] = {"pass": 0, "flag": 1, "rewrite": 2, "block": 3}
-
 Span = tuple[int, int]  # the first character, and the one behind the last
 
 # Categories of findings that are not a kind of harm. The rule "*" does not cover them; a rule must name them.

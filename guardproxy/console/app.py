@@ -24,7 +24,7 @@ from guardproxy.sinks.database import FilterError
 Handler = Callable[[Visit], Awaitable[Page | Response]]
 
 
-class Place(NamedTuple):
+class Endpoint(NamedTuple):
     """An address: what shows it, the role that it needs (None: nobody signs in), and the keys of its query."""
 
     path: str
@@ -37,24 +37,24 @@ class Place(NamedTuple):
 
 _EVERY: Final[tuple[Form, ...]] = ("html", "json", "csv")
 PLACES: Final = (
-    Place("/", feed.home, "read"),
-    Place("/sign-in", signin.form, None, keys=("next",)),
-    Place("/sign-in", signin.sign_in, None, "POST", keys=("next",)),
-    Place("/sign-out", signin.sign_out, "read", "POST"),
-    Place("/feed", feed.feed, "read", keys=("before", "after"), forms=_EVERY),
-    Place("/live", feed.live, "read", keys=("last",)),
-    Place("/records/{name}", record.record, "read", forms=_EVERY),
-    Place("/records/{name}/label", labelling.label, "label", "POST"),
-    Place("/records/{name}/erase", labelling.erase, "admin", "POST"),
-    Place("/queue", review.queue, "label", keys=("before", "after", "did"), forms=_EVERY),
-    Place("/queue/{name}", review.item, "label", keys=("did",)),
-    Place("/queue/{name}/label", review.label, "label", "POST"),
-    Place("/queue/{name}/undo", review.undo, "label", "POST"),
-    Place("/workbench", workbench.workbench, "read", keys=workbench.QUERY, forms=_EVERY),
-    Place("/workbench/result", workbench.result, "read", keys=workbench.QUERY),
-    Place("/overview", overview.overview, "read", keys=overview.QUERY, forms=_EVERY),
-    Place("/try", trying.form, "label"),
-    Place("/try", trying.judge, "label", "POST"),
+    Endpoint("/", feed.home, "read"),
+    Endpoint("/sign-in", signin.form, None, keys=("next",)),
+    Endpoint("/sign-in", signin.sign_in, None, "POST", keys=("next",)),
+    Endpoint("/sign-out", signin.sign_out, "read", "POST"),
+    Endpoint("/feed", feed.feed, "read", keys=("before", "after"), forms=_EVERY),
+    Endpoint("/live", feed.live, "read", keys=("last",)),
+    Endpoint("/records/{name}", record.record, "read", forms=_EVERY),
+    Endpoint("/records/{name}/label", labelling.label, "label", "POST"),
+    Endpoint("/records/{name}/erase", labelling.erase, "admin", "POST"),
+    Endpoint("/queue", review.queue, "label", keys=("before", "after", "did"), forms=_EVERY),
+    Endpoint("/queue/{name}", review.item, "label", keys=("did",)),
+    Endpoint("/queue/{name}/label", review.label, "label", "POST"),
+    Endpoint("/queue/{name}/undo", review.undo, "label", "POST"),
+    Endpoint("/workbench", workbench.workbench, "read", keys=workbench.QUERY, forms=_EVERY),
+    Endpoint("/workbench/result", workbench.result, "read", keys=workbench.QUERY),
+    Endpoint("/overview", overview.overview, "read", keys=overview.QUERY, forms=_EVERY),
+    Endpoint("/try", trying.form, "label"),
+    Endpoint("/try", trying.judge, "label", "POST"),
 )
 
 
@@ -84,7 +84,7 @@ _MESSAGES: Final = {
 }
 
 
-def _endpoint(place: Place, form: Form, parts: ConsoleParts) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(place: Endpoint, form: Form, parts: ConsoleParts) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         visit = Visit(request, parts, session_of(request, parts.people), form)
         try:
@@ -105,7 +105,7 @@ def _endpoint(place: Place, form: Form, parts: ConsoleParts) -> Callable[[Reques
     return endpoint
 
 
-def _instead(place: Place, visit: Visit) -> Page | Response | None:
+def _instead(place: Endpoint, visit: Visit) -> Page | Response | None:
     """What to answer instead, None if the visit is allowed: the sign-in, or a refusal for the role or the token."""
     if place.method == "POST" and not visit.parts.people.holds(visit.session, visit.sent.get("token", "")):
         return _problem(403, "This form is too old, or another page sent it. Load the page again, then repeat.")

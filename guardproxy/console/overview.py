@@ -36,9 +36,6 @@ async def overview(visit: Visit) -> Page:
     chosen = type(chosen).from_query({**chosen.to_query(), "since": [f"@{float(first)!r}"]})
     facets = await visit.parts.store.facets(chosen, 100_000)
     periods = _filled(await visit.parts.store.periods(chosen, step), first, now, step)
-    names = [clock(period.start, step) for period in periods]
-    links = [_between(query, period.start, step) for period in periods]
-    top = _top(periods)
     actions = facets.by.get("action", {})
     judged = sum(sum(counts.values()) for counts in actions.values())
     causes = {name: sum(counts.values()) for name, counts in facets.by.get("cause", {}).items()}
@@ -57,19 +54,7 @@ async def overview(visit: Visit) -> Page:
         ],
         "failures": causes.get("guard_error", 0) + causes.get("overload", 0),
         "errors_at": address("/feed", feed_query, error="true"),
-        "volume": stacked(_columns(names, (p.actions for p in periods), links), [*reversed(ACTIONS)]),
-        "stops": stacked(
-            _columns(names, (_without(p.actions, "pass") for p in periods), links),
-            ["flag", "rewrite", "block"],
-            height=110,
-        ),
-        "categories": _by_category(names, periods, top, query, step),
-        "top": top,
-        "latency": _latency(names, periods),
-        "errors": stacked(
-            _columns(names, ({"error": p.errors} if p.errors else {} for p in periods), links), ["error"], height=80
-        ),
-        "periods": list(zip(names, periods, links, strict=True)),
+        **_charts(periods, query, step),
         "groups": [
             facet
             for facet in facet_lists(facets, feed_query, "/feed")
@@ -79,6 +64,24 @@ async def overview(visit: Visit) -> Page:
         "csv": address("/overview.csv", visit.query),
     }
     return Page("overview.html", values, lambda: _data(periods, facets.by), lambda: _table(periods))
+
+
+def _charts(periods: Sequence[Period], query: Query, step: int) -> dict[str, Any]:
+    """The values of the page that have one column for each period."""
+    names = [clock(period.start, step) for period in periods]
+    links = [_between(query, period.start, step) for period in periods]
+    top = _top(periods)
+    stops = _columns(names, (_without(period.actions, "pass") for period in periods), links)
+    errors = _columns(names, ({"error": period.errors} if period.errors else {} for period in periods), links)
+    return {
+        "volume": stacked(_columns(names, (period.actions for period in periods), links), [*reversed(ACTIONS)]),
+        "stops": stacked(stops, ["flag", "rewrite", "block"], height=110),
+        "categories": _by_category(names, periods, top, query, step),
+        "top": top,
+        "latency": _latency(names, periods),
+        "errors": stacked(errors, ["error"], height=80),
+        "periods": list(zip(names, periods, links, strict=True)),
+    }
 
 
 def _filled(periods: Sequence[Period], first: float, now: float, step: float) -> list[Period]:
