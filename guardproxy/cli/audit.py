@@ -9,7 +9,8 @@ import shutil
 import sqlite3
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import IO, TYPE_CHECKING, Any
 
@@ -47,7 +48,8 @@ def head(text: str) -> "Head":
     return Head(int(parts[1]), parts[2])
 
 
-def _count(text: str) -> int:
+def whole_number(text: str) -> int:
+    """A whole number of at least 1."""
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**31:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
@@ -66,17 +68,21 @@ def add_parser(commands: Any) -> None:
     subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     listing = _add(subcommands, "list", _list, "list the latest records, newest first")
-    _add_filters(listing)
-    listing.add_argument("-n", "--limit", type=_count, default=50, metavar="N", help="list at most N records (50)")
+    add_filters(listing)
+    listing.add_argument(
+        "-n", "--limit", type=whole_number, default=50, metavar="N", help="list at most N records (50)"
+    )
 
     show = _add(subcommands, "show", _show, "show all fields of a record, or of all records of a request")
     show.add_argument("id", metavar="ID", help="the number of a record, its id, or a request id")
 
-    _add_filters(_add(subcommands, "stats", _stats, "count records by side, category and route"))
+    add_filters(_add(subcommands, "stats", _stats, "count records by side, category and route"))
 
     tail = _add(subcommands, "tail", _tail, "print the latest records, newest last")
-    _add_filters(tail)
-    tail.add_argument("-n", "--limit", type=_count, default=10, metavar="N", help="start with at most N records (10)")
+    add_filters(tail)
+    tail.add_argument(
+        "-n", "--limit", type=whole_number, default=10, metavar="N", help="start with at most N records (10)"
+    )
     tail.add_argument("-f", "--follow", action="store_true", help="keep printing new records until interrupted")
 
     verify = _add(subcommands, "verify", _verify, "check that no row was edited, removed or moved; else exit status 1")
@@ -85,7 +91,7 @@ def add_parser(commands: Any) -> None:
     )
 
     export = _add(subcommands, "export", _export, "export records as JSON lines, oldest first", as_json=False)
-    _add_filters(export)
+    add_filters(export)
     export.add_argument("-o", "--output", metavar="FILE", help="write to this new file instead of standard output")
 
     erase = _add(subcommands, "delete", _delete, "erase the records of a request", as_json=False)
@@ -104,16 +110,22 @@ def _add(
 ) -> argparse.ArgumentParser:
     description = summary[0].upper() + summary[1:] + "."
     parser: argparse.ArgumentParser = subcommands.add_parser(name, help=summary, description=description)
-    place = parser.add_mutually_exclusive_group()
-    place.add_argument("--data-dir", metavar="DIR", help="the folder of the embedded store, as for serve")
-    place.add_argument("--store", metavar="URL", help="another store: sqlite:////path or postgresql://user@host/db")
+    add_store(parser)
     if as_json:
         parser.add_argument("--json", action="store_true", help="print JSON lines")
     parser.set_defaults(run=run, handler=handler)
     return parser
 
 
-def _add_filters(parser: argparse.ArgumentParser) -> None:
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name the store."""
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--data-dir", metavar="DIR", help="the folder of the embedded store, as for serve")
+    place.add_argument("--store", metavar="URL", help="another store: sqlite:////path or postgresql://user@host/db")
+
+
+def add_filters(parser: argparse.ArgumentParser, *, policy: str = "--policy") -> None:
+    """Add the options that select records; `policy` is the one for the policy's name."""
     parser.add_argument(
         "--since", type=moment, metavar="TIME", help="from this time on: an age (2h, 7d) or an ISO 8601 time"
     )
@@ -124,10 +136,11 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--route", metavar="NAME")
     parser.add_argument("--request-id", metavar="ID")
     parser.add_argument("--model", metavar="NAME")
-    parser.add_argument("--policy", metavar="NAME")
+    parser.add_argument(policy, dest="policy", metavar="NAME", help="the policy that decided")
 
 
-def _filter_of(args: argparse.Namespace) -> "Filter":
+def filter_of(args: argparse.Namespace) -> "Filter":
+    """The records that the options of `add_filters` select."""
     from guardproxy.sinks.database import Filter
 
     names = ("since", "until", "side", "action", "category", "route", "request_id", "model", "policy")
@@ -146,14 +159,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _run(args: argparse.Namespace) -> int:
+    handler: Handler = args.handler
+    async with opened_store(args) as store:
+        return await handler(store, args)
+
+
+@asynccontextmanager
+async def opened_store(args: argparse.Namespace) -> "AsyncIterator[AuditStore]":
+    """The store that `add_store` names. Raises ConfigError if there is none, GuardproxyError if it cannot be read."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from guardproxy.sinks.database import AuditStore, default_store_url
 
     store = AuditStore(args.store or default_store_url(args.data_dir), create=False)
-    handler: Handler = args.handler
     try:
-        return await handler(store, args)
+        yield store
     except ConfigError as error:
         hint = "`guardproxy serve` creates the store; --data-dir or --store names another store"
         raise ConfigError([*error.problems, hint]) from error
@@ -183,7 +203,7 @@ def _start_output(args: argparse.Namespace, records: Sequence["StoredRecord"]) -
 
 
 async def _list(store: "AuditStore", args: argparse.Namespace) -> int:
-    records = await store.query(_filter_of(args), args.limit)
+    records = await store.query(filter_of(args), args.limit)
     if not records and not args.json:
         print(f"no matching records in {store.place}")
         return 0
@@ -205,13 +225,13 @@ async def _show(store: "AuditStore", args: argparse.Namespace) -> int:
 async def _stats(store: "AuditStore", args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    stats = await store.stats(_filter_of(args))
+    stats = await store.stats(filter_of(args))
     print(json.dumps(asdict(stats)) if args.json else summary(stats))
     return 0
 
 
 async def _tail(store: "AuditStore", args: argparse.Namespace) -> int:
-    chosen = _filter_of(args)
+    chosen = filter_of(args)
     # The head is read first: a record that is written in between comes with `tail` if the query missed it.
     after = (await store.head()).seq
     latest = await store.query(chosen, args.limit)
@@ -246,7 +266,7 @@ async def _verify(store: "AuditStore", args: argparse.Namespace) -> int:
 
 
 async def _export(store: "AuditStore", args: argparse.Namespace) -> int:
-    chosen = _filter_of(args)
+    chosen = filter_of(args)
     if args.output is None:
         async for stored in store.scan(chosen):
             print(_line(stored))

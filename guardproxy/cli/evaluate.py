@@ -140,6 +140,14 @@ def rate(text: str) -> float:
     return value
 
 
+def sample_rate(text: str) -> float:
+    """A number greater than 0 and at most 1."""
+    value = rate(text)
+    if not value:
+        raise argparse.ArgumentTypeError(f"must be greater than 0, not {text!r}")
+    return value
+
+
 def read_rows(args: argparse.Namespace) -> "list[LabelledRow]":
     """The rows of every file. Raises ConfigError with every mistake."""
     from guardproxy.evaluation.datasets import read

@@ -63,12 +63,45 @@ class Rate:
     @property
     def interval(self) -> tuple[float, float]:
         """Lower and upper bound; (0, 1) without rows."""
-        if not self.n:
+        return _wilson(self.value, self.n) if self.n else (0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedRate:
+    """The share of hits among rows of two kinds: `full` rows count once, each of `sampled` stands for `weight` rows.
+
+    The 95 % interval is Wilson's for the effective number of rows, the square of all weights over the sum of their
+    squares (Kish 1965); with one kind of row it is that of `Rate`.
+    """
+
+    full: Rate
+    sampled: Rate = Rate(0, 0)
+    weight: float = 1.0
+
+    @property
+    def total(self) -> float:
+        """The rows that all rows stand for."""
+        return self.full.n + self.weight * self.sampled.n
+
+    @property
+    def value(self) -> float:
+        """The share; NaN without rows."""
+        hits = self.full.hits + self.weight * self.sampled.hits
+        return hits / self.total if self.total else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper bound; (0, 1) without rows."""
+        if not self.total:
             return 0.0, 1.0
-        centre = self.value + _Z**2 / (2 * self.n)
-        half = _Z * math.sqrt(self.value * (1 - self.value) / self.n + _Z**2 / (4 * self.n**2))
-        scale = 1 + _Z**2 / self.n
-        return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+        return _wilson(self.value, self.total**2 / (self.full.n + self.weight**2 * self.sampled.n))
+
+
+def _wilson(share: float, n: float) -> tuple[float, float]:
+    centre = share + _Z**2 / (2 * n)
+    half = _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    scale = 1 + _Z**2 / n
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 def measure(scores: Floats, labels: NDArray[np.bool_], threshold: float = 0.5, resamples: int = RESAMPLES) -> Measured:

@@ -10,7 +10,8 @@ from guardproxy.evaluation.datasets import LabelledRow
 from guardproxy.evaluation.metrics import Measured, Rate, measure
 from guardproxy.evaluation.scoring import Score, ScoredRows
 from guardproxy.policy import Policy, decide
-from guardproxy.types import SEVERITY, Decision, Finding, Side, Verdict
+from guardproxy.replay import stops
+from guardproxy.types import Decision, Side
 
 Pair = tuple[LabelledRow, Score]
 Report = dict[str, Any]
@@ -54,7 +55,7 @@ def mistakes(scored: ScoredRows, policy: Policy) -> list[Report]:
     out: list[Report] = []
     for row, score in pairs_of(scored):
         decision = _decision((row, score), policy)
-        if row.unsafe is not None and row.unsafe is not _stops(decision):
+        if row.unsafe is not None and row.unsafe is not stops(decision):
             out.append(
                 {
                     "dataset": row.dataset,
@@ -154,17 +155,12 @@ def _policy_effect(pairs: Sequence[Pair], policy: Policy) -> Report:
 
 def stopped(pairs: Sequence[Pair], policy: Policy) -> Rate:
     """How many rows the policy rewrites or blocks."""
-    return Rate(sum(_stops(_decision(pair, policy)) for pair in pairs), len(pairs))
-
-
-def _stops(decision: Decision) -> bool:
-    return SEVERITY[decision.action] > SEVERITY["flag"]
+    return Rate(sum(stops(_decision(pair, policy)) for pair in pairs), len(pairs))
 
 
 def _decision(pair: Pair, policy: Policy) -> Decision:
     row, score = pair
-    findings = tuple(Finding(category, probability) for category, probability in score.categories.items())
-    return decide(policy, row.check.side, Verdict(score.unsafe, findings, ""))
+    return decide(policy, row.check.side, score.verdict())
 
 
 def _measured(data: Arrays, threshold: float) -> Report | None:

@@ -20,6 +20,11 @@ TextRule = Literal["full", "redacted", "hash", "none"]
 
 Span = tuple[int, int]
 
+# What stands in a stored text for what was masked, or for the whole text if only its hash is stored.
+MASK = re.compile(
+    r"\[(?:api key|jwt|private key|credentials|password|secret|email|phone|card|iban|ip)\]|\A[0-9a-f]{64}\Z"
+)
+
 # --- credentials -----------------------------------------------------------------------------------------------------
 
 _PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]{1,60})-----.*?(?:-----END \1-----|\Z)", re.DOTALL)

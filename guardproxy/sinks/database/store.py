@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, delete, insert, inspect, select, text, update
+from sqlalchemy import ColumnElement, delete, func, insert, inspect, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardproxy.errors import ConfigError
@@ -37,6 +37,7 @@ from guardproxy.types import Record
 
 _LOCK = 0x6775617264  # "guard": the PostgreSQL advisory lock that serialises writers of the chain
 _READ = 200  # rows in one query
+_READ_TEXTS = 1000  # rows in one query of their texts alone
 
 _log = structlog.get_logger("guardproxy.audit")
 
@@ -144,6 +145,29 @@ class AuditStore:
                 return numbered
         which = (row.id == search_key(name)) | (row.request_id == search_key(name))
         return await self._stored([*conditions(EVERY), which], row.seq, None)
+
+    async def contents(self, chosen: Filter = EVERY) -> AsyncIterator[tuple[int, str]]:
+        """Yield number and JSON text of every record that matches, in the order in which they were written.
+
+        For readers of many records who need few of the fields: `scan` takes several times as long.
+        """
+        after = 0
+        while True:
+            where = [*conditions(chosen), records.c.seq > after]
+            query = select(records.c.seq, records.c.content).where(*where).order_by(records.c.seq).limit(_READ_TEXTS)
+            async with self._reading() as connection:
+                part = (await connection.execute(query)).tuples().all()
+            for seq, content in part:
+                yield seq, content
+            if len(part) < _READ_TEXTS:
+                return
+            after = part[-1][0]
+
+    async def erased(self) -> int:
+        """Return how many records of the store were erased; nothing else is known of them."""
+        query = select(func.count()).where(records.c.kind == "record", records.c.content.is_(None))
+        async with self._reading() as connection:
+            return int((await connection.execute(query)).scalar_one())
 
     async def stats(self, chosen: Filter = EVERY) -> AuditStats:
         """Count the records that match."""
