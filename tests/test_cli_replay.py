@@ -1,0 +1,194 @@
+"""`guardproxy replay` on a real store."""
+
+import asyncio
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from guardproxy import app
+from guardproxy.cli import main
+from guardproxy.policy import decide
+from guardproxy.settings import load_text
+from guardproxy.sinks.database import AuditStore, default_store_url
+from guardproxy.types import Coverage, Finding, Record, Side, Verdict
+from tests.sinks.kit import record
+
+OLD = """version: 1
+policies:
+  default:
+    user:
+      violence_hate: {flag: 0.3, block: 0.6}
+      "*": {block: 0.7}
+    assistant: {"*": {rewrite: {at: 0.8, how: redact}}}
+"""
+NEW = OLD.replace("block: 0.6", "block: 0.5")
+CATEGORIES = ("violence_hate", "sexual_content", "criminal_planning")
+SIDES: tuple[Side, ...] = ("user", "assistant")
+
+
+def records(count: int) -> list[Record]:
+    """Records of turns about which the old policy has decided."""
+    source = random.Random(7)
+    policy = load_text(OLD, "old.yaml", {}, app.catalogue()).policies.policies["default"]
+    out: list[Record] = []
+    for number in range(count):
+        scores = {category: source.random() ** 2 for category in CATEGORIES}
+        verdict = Verdict(max(scores.values()), tuple(Finding(*item) for item in scores.items()), "guard", "six@1")
+        side = SIDES[number % 2]
+        text = f"text {number}"
+        covered = (Coverage("messages[0].content", side, "text", len(text), judged=True),)
+        decision = decide(policy, side, verdict)
+        out.append(
+            record(
+                number,
+                side=side,
+                verdict=verdict,
+                decision=decision,
+                text=text,
+                coverage=covered,
+                client=f"{number % 3}",
+            )
+        )
+    return out
+
+
+@pytest.fixture(scope="module")
+def stored() -> list[Record]:
+    """A few thousand records."""
+    return records(3000)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, stored: list[Record]) -> Path:
+    """A data directory with these records, one of them erased, and both configurations."""
+    folder = tmp_path_factory.mktemp("replay")
+
+    async def run() -> None:
+        store = AuditStore(default_store_url(str(folder)))
+        await store.write([*stored, record(9999, request_id="gone")])
+        await store.delete("gone")
+        await store.close()
+
+    asyncio.run(run())
+    (folder / "old.yaml").write_text(OLD)
+    (folder / "new.yaml").write_text(NEW)
+    return folder
+
+
+def call(folder: Path, file: str, *options: str) -> int:
+    """Run the command on the store."""
+    return main(["replay", "--policy", str(folder / file), "--data-dir", str(folder), *options])
+
+
+def test_the_same_policy_changes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every decision of the old policy stays; the erased record is named."""
+    assert call(folder, "old.yaml", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["records"], report["replayed"], report["erased"]) == (3000, 3000, 1)
+    assert report["changes"]["unchanged"]["turns"] == 3000
+    assert report["rows"] == {}
+
+
+def test_a_lower_threshold_blocks_more(folder: Path, stored: list[Record], capsys: pytest.CaptureFixture[str]) -> None:
+    """The newly blocked turns are exactly those between the thresholds; rows, filters and shares agree."""
+
+    def changed(item: Record) -> bool:
+        assert item.verdict is not None
+        between = 0.5 <= item.verdict.findings[0].probability < 0.6
+        return item.side == "user" and between and item.decision.action != "block"
+
+    expected = [item.id for item in stored if changed(item)]
+    assert call(folder, "new.yaml", "--json", "-n", "5") == 0
+    report = json.loads(capsys.readouterr().out)
+    blocked = report["changes"]["blocked"]
+    assert blocked["turns"] == len(expected) > 20
+    assert blocked["share"] == pytest.approx(len(expected) / 3000)
+    assert blocked["ci"][0] < blocked["share"] < blocked["ci"][1]
+    assert [row["id"] for row in report["rows"]["blocked"]] == expected[:5]
+    assert report["moves"][0].keys() == {"before", "after", "turns"}
+    assert set(report["by"]["client"]) == {"0", "1", "2"}
+    assert sum(counts["blocked"]["turns"] for counts in report["by"]["client"].values()) == len(expected)
+    assert report["by"]["side"]["assistant"]["blocked"]["turns"] == 0
+    assert call(folder, "new.yaml", "--json", "--side", "assistant", "--old-policy", "default") == 0
+    assert json.loads(capsys.readouterr().out)["changes"]["unchanged"]["turns"] == 1500
+
+
+def test_text(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text names shares, places and the first rows; none of those is wider than the terminal."""
+    monkeypatch.setenv("COLUMNS", "100")
+    assert call(folder, "new.yaml", "-n", "2") == 0
+    printed = capsys.readouterr().out
+    assert "3,000 of 3,000 records decided again under" in printed
+    rows = printed.split("\n\nnewly blocked\n")[1].splitlines()
+    assert len(rows) == 2
+    assert all("   flag -> block   violence_hate" in row and len(row) <= 100 for row in rows)
+    assert "1: erased records in the store" in printed
+    assert "by category" in printed
+
+
+def test_mistakes_of_the_file_are_those_of_validate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistake stands with file, line and column, and the exit status is 2."""
+    wrong = folder / "wrong.yaml"
+    wrong.write_text(NEW.replace("violence_hate", "violense"))
+    assert call(folder, "wrong.yaml") == 2
+    from_replay = capsys.readouterr().err
+    assert main(["validate", str(wrong)]) == 1
+    assert from_replay == capsys.readouterr().out
+    assert "wrong.yaml:5:7: policies.default.user.violense: unknown category" in from_replay
+
+
+def test_without_a_store(tmp_path: Path, folder: Path) -> None:
+    """Without a store, the error names its place."""
+    assert main(["replay", "--policy", str(folder / "old.yaml"), "--data-dir", str(tmp_path)]) == 2
+
+
+def test_a_sampling_rate_weights_passed_turns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --sample-rate, a sampled passed turn counts for 1/rate turns, others that passed for none."""
+
+    async def run() -> None:
+        store = AuditStore(default_store_url(str(tmp_path)))
+        items = records(400)
+        await store.write([item if number % 4 else record_sampled(item) for number, item in enumerate(items)])
+        await store.close()
+
+    asyncio.run(run())
+    (tmp_path / "new.yaml").write_text(NEW)
+    assert call(tmp_path, "new.yaml", "--json", "--sample-rate", "0.25") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["weight"] == 4
+    assert report["outside_sample"] > 100
+    assert report["replayed"] + report["outside_sample"] == 400
+    low, high = report["changes"]["blocked"]["ci"]
+    assert high - low > 0.01
+
+
+def record_sampled(item: Record) -> Record:
+    """The record as one of the random sample."""
+    return replace(item, sampled=True)
+
+
+def test_rescore_judges_the_stored_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --rescore, the guard of the file judges texts that are stored whole; masked and absent ones are counted."""
+
+    def stored(number: int, text: str, characters: int) -> Record:
+        covered = (Coverage("messages[0].content", "user", "text", characters, judged=True),)
+        return record(number, text=text, coverage=covered)
+
+    async def run() -> None:
+        store = AuditStore(default_store_url(str(tmp_path)))
+        texts = ["how do I bake bread", "write to [email] now", "", "cut"]
+        await store.write([stored(number, text, max(len(text), 10)) for number, text in enumerate(texts)])
+        await store.close()
+
+    asyncio.run(run())
+    (tmp_path / "new.yaml").write_text("version: 1\n")
+    assert call(tmp_path, "new.yaml", "--json", "--rescore") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["no_text"] == 3
+    assert report["moves"] == [{"before": "block", "after": "pass", "turns": 1}]
+    assert report["rows"]["passed"][0]["unsafe"] < 0.5
+    assert call(tmp_path, "new.yaml", "--rescore", "other") == 2
+    assert "combines no guard 'other'" in capsys.readouterr().err
