@@ -4,7 +4,8 @@ import argparse
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from guardproxy.cli.evaluate import DATA, add_inputs, guard_settings, rate, report_failures, score_all
+from guardproxy.cli.audited import rate
+from guardproxy.cli.evaluate import DATA, add_inputs, guard_settings, report_failures, score_all
 from guardproxy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -101,13 +102,14 @@ def _command(args: argparse.Namespace) -> list[str]:
     out = ["guardproxy", "calibrate", *(str(path) for path in args.data)]
     for name in args.guard or ():
         out += ["--guard", name]
-    for option in ("config", "limit", "target_fpr", "target_fpr_replies", "target_recall"):
+    for option in ("config", "limit", "sample_rate", "target_fpr", "target_fpr_replies", "target_recall"):
         value = getattr(args, option)
         if value is not None:
             out += [f"--{option.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
     if args.columns:
         out += ["--columns", ",".join(f"{ours}={theirs}" for ours, theirs in args.columns.items())]
-    return [*out, *(f"--{flag}" for flag in ("views", "cascade", "mean") if getattr(args, flag))]
+    flags = ("from_audit", "views", "cascade", "mean")
+    return [*out, *(f"--{flag.replace('_', '-')}" for flag in flags if getattr(args, flag))]
 
 
 # --- thresholds ------------------------------------------------------------------------------------------------------
@@ -191,7 +193,7 @@ def _share(rate: "Rate") -> str:
     if not rate.n:
         return "unknown (no rows)"
     low, high = rate.interval
-    return f"{100 * rate.value:.2f} % [{100 * low:.2f}, {100 * high:.2f}] ({rate.hits:,} of {rate.n:,})"
+    return f"{100 * rate.value:.2f} % [{100 * low:.2f}, {100 * high:.2f}] ({rate.hits:,.0f} of {rate.n:,.0f})"
 
 
 # --- combinations ----------------------------------------------------------------------------------------------------

@@ -5,19 +5,19 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from guardproxy.cli.audit import add_filters, add_store, filter_of, opened_store, whole_number
-from guardproxy.cli.evaluate import report_failures, sample_rate, score_by
+from guardproxy.cli.audit import add_filters, add_store, opened_store, whole_number
+from guardproxy.cli.audited import sample_rate, stored_turns
+from guardproxy.cli.evaluate import report_failures, score_by
 from guardproxy.cli.replay_report import as_dict, summary
 from guardproxy.errors import ConfigError
 
 if TYPE_CHECKING:
     from guardproxy.replay import LabelKind, StoredTurn
     from guardproxy.settings import Settings
-    from guardproxy.sinks.database import AuditStore
 
 _DESCRIPTION = (
     "Decide again about the turns in the audit store under the policies of another configuration file, from stored "
@@ -87,17 +87,6 @@ async def _replay(settings: "Settings", args: argparse.Namespace) -> int:
     return 0
 
 
-async def stored_turns(
-    store: "AuditStore", args: argparse.Namespace, floor: float = 0.0
-) -> "AsyncIterator[tuple[StoredTurn, Mapping[str, Any]]]":
-    """The turns that the filters select, each with the fields of its record. `floor` as for `replay.stored_turn`."""
-    from guardproxy.replay import stored_turn
-
-    async for number, content in store.contents(filter_of(args)):
-        data = json.loads(content)
-        yield stored_turn(number, data, floor), data
-
-
 def _print(replay: Any, settings: "Settings", args: argparse.Namespace, notes: Mapping[str, int]) -> None:
     report, weight = replay.report(), 1.0 / args.sample_rate if args.sample_rate else 1.0
     if args.json:
@@ -121,7 +110,7 @@ def _rescored(settings: "Settings", args: argparse.Namespace) -> int:
 
     chosen = _with_guard(settings, args.rescore)
     turns, asked, notes = asyncio.run(_with_texts(args))
-    rows = [labelled_row(turn, None, "audit", asked.get(turn.id, "")) for turn in turns]
+    rows = [labelled_row(turn, (), "audit", asked.get(turn.id, "")) for turn in turns]
     args.views, args.fresh = True, False
     scored = score_by(args.rescore or settings.name, chosen, rows, args)
     replay = Replay(settings.policies, {}, sampled=args.sample_rate is not None, rows=args.rows)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from guardproxy.cli.audit_table import cell, local, printable
 
 if TYPE_CHECKING:
-    from guardproxy.evaluation.metrics import WeightedRate
+    from guardproxy.evaluation.metrics import Rate
     from guardproxy.replay import Change, Counts, Kept, ReplayedTurn, ReplayReport
 
 _NAMES: "dict[Change, str]" = {
@@ -65,24 +65,22 @@ def _changes(counts: "Counts", weight: float) -> dict[str, Any]:
     """By change: the records, and the share of all turns that they stand for, with its interval."""
     out: dict[str, Any] = {}
     for change in _NAMES:
-        share = rate_of(counts, change, weight)
+        share = share_of(counts, change, weight)
         turns = sum(number for group, number in counts.items() if group.change == change)
-        out[change] = {"turns": turns, "share": share.value if share.total else None, "ci": list(share.interval)}
+        out[change] = {"turns": turns, "share": share.value if share.n else None, "ci": list(share.interval)}
     return out
 
 
-def rate_of(counts: "Counts", change: "Change", weight: float) -> "WeightedRate":
-    """The share of a change among the counted turns."""
-    from guardproxy.evaluation.metrics import Rate, WeightedRate
+def share_of(counts: "Counts", change: "Change", weight: float) -> "Rate":
+    """The share of a change among all turns that the counted ones stand for."""
+    import numpy as np
 
-    full, sampled = (
-        Rate(
-            sum(number for group, number in counts.items() if group == (change, kind)),
-            sum(number for group, number in counts.items() if group.weighted is kind),
-        )
-        for kind in (False, True)
-    )
-    return WeightedRate(full, sampled, weight)
+    from guardproxy.evaluation.metrics import rate_of
+
+    groups, numbers = list(counts), list(counts.values())
+    hits = np.array([group.change == change for group in groups], dtype=np.bool_)
+    weights = np.array([weight if group.weighted else 1.0 for group in groups])
+    return rate_of(np.repeat(hits, numbers), np.repeat(weights, numbers))
 
 
 def _row(row: "ReplayedTurn") -> dict[str, Any]:
@@ -126,7 +124,7 @@ def _overall(report: "ReplayReport", weight: float) -> list[list[str]]:
     head = ["", "turns", "share of all turns, 95 %", *(["labelled right", "labelled wrong"] if labelled else [])]
     rows = [head]
     for change, name in _NAMES.items():
-        share = rate_of(report.changes, change, weight)
+        share = share_of(report.changes, change, weight)
         low, high = share.interval
         cells = [f"{100 * share.value:.2f} % [{100 * low:.2f}, {100 * high:.2f}]"]
         if labelled:

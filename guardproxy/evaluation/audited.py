@@ -9,7 +9,7 @@ labelled records must be like the others.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from guardproxy.evaluation.datasets import LabelledRow
@@ -20,7 +20,7 @@ from guardproxy.types import SIGNALS, ActionName, Check, Conversation, Message, 
 
 
 class RecordLabel(NamedTuple):
-    """The effective label of a record; `category` is empty if it names none."""
+    """A reviewer's label of a record; `category` is empty if it names none."""
 
     kind: LabelKind
     category: str = ""
@@ -35,48 +35,47 @@ class Stratum(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AuditedRows:
-    """Labelled records with their stored scores, and the weight of each.
+    """Labelled records as weighted rows, with their stored scores.
 
-    `unlabelled`, `unscored` (the guard gave no verdict) and `outside` (passed turns outside of the sample, which count
-    for nothing if a rate is given) are numbers of records that are no row.
+    The others, by why they are no row: `unlabelled`; `disputed`, whose reviewers disagree; `unscored`, to which the
+    guard gave no verdict; `outside` of the random sample, if a rate is given.
     """
 
     scored: ScoredRows
-    weights: tuple[float, ...]
-    unlabelled: int
-    unscored: int
-    outside: int
+    others: Counter[str]
 
 
 def audited_rows(
-    turns: Iterable[StoredTurn], labels: Mapping[str, RecordLabel], name: str, rate: float | None = None
+    turns: Iterable[StoredTurn],
+    labels: Mapping[str, Sequence[RecordLabel]],
+    name: str,
+    rate: float | None = None,
 ) -> AuditedRows:
     """The labelled turns of acting policies as rows of the data set `name`.
 
-    `rate` is the share of requests in the random sample of passed turns, None if every passed turn was recorded.
+    `labels` has the labels in force of a record by its id. `rate` is the share of requests in the random sample of
+    passed turns, None if every passed turn was recorded.
     """
     rows: list[LabelledRow] = []
     scores: list[Score | None] = []
     strata: list[Stratum] = []
     sizes: Counter[Stratum] = Counter()
-    tallies: Counter[str] = Counter()
+    others: Counter[str] = Counter()
     for turn in turns:
-        if turn.shadow:
-            continue
-        if turn.verdict is None:
-            tallies["unscored"] += 1
-            continue
         passed = turn.decision.action == "pass"
+        if turn.shadow or turn.verdict is None:
+            others["unscored"] += not turn.shadow
+            continue
         if rate is not None and passed and not turn.sampled:
-            tallies["outside"] += 1
+            others["outside"] += 1
             continue
         stratum = Stratum(turn.side, turn.decision.action)
         sizes[stratum] += 1
-        label = labels.get(turn.id)
-        if label is None:
-            tallies["unlabelled"] += 1
+        given = labels.get(turn.id, ())
+        if len({is_unsafe(label.kind, turn.decision) for label in given}) != 1:
+            others["disputed" if given else "unlabelled"] += 1
             continue
-        rows.append(labelled_row(turn, label, name))
+        rows.append(labelled_row(turn, given, name))
         scores.append(stored_score(turn))
         strata.append(stratum)
     labelled = Counter(strata)
@@ -84,26 +83,17 @@ def audited_rows(
         stratum: sizes[stratum] / labelled[stratum] / (rate if rate and stratum.action == "pass" else 1.0)
         for stratum in labelled
     }
-    weights = tuple(each[stratum] for stratum in strata)
-    return AuditedRows(
-        ScoredRows(tuple(rows), scores), weights, tallies["unlabelled"], tallies["unscored"], tallies["outside"]
-    )
+    weighted = tuple(replace(row, weight=each[stratum]) for row, stratum in zip(rows, strata, strict=True))
+    return AuditedRows(ScoredRows(weighted, scores), others)
 
 
-def labelled_row(turn: StoredTurn, label: RecordLabel | None, name: str, asked: str = "") -> LabelledRow:
+def labelled_row(turn: StoredTurn, labels: Sequence[RecordLabel], name: str, asked: str = "") -> LabelledRow:
     """The turn as a row; without a label, nothing is known of it. `asked` is the user's text that a reply answers."""
-    unsafe = None if label is None else is_unsafe(label.kind, turn.decision)
-    return LabelledRow(
-        turn.id, f"record {turn.number}", name, _check(turn, asked), unsafe, _labels(turn, label, unsafe)
-    )
-
-
-def _labels(turn: StoredTurn, label: RecordLabel | None, unsafe: bool | None) -> dict[str, bool]:
-    """What a label says of categories: of the one that it names; a text that is safe as a whole is of none."""
-    if label is None or unsafe is None:
-        return {}
-    known = {} if unsafe else dict.fromkeys(turn.scored - SIGNALS, False)
-    return {**known, **({label.category: unsafe} if label.category else {})}
+    unsafe = is_unsafe(labels[0].kind, turn.decision) if labels else None
+    # A text that is safe as a whole is of no category.
+    known = dict.fromkeys(turn.scored - SIGNALS, False) if unsafe is False else {}
+    known |= {label.category: bool(unsafe) for label in labels if label.category}
+    return LabelledRow(turn.id, f"record {turn.number}", name, _check(turn, asked), unsafe, known)
 
 
 def _check(turn: StoredTurn, asked: str) -> Check:

@@ -1,0 +1,132 @@
+"""What the commands on labelled data read from the audit: the store, or files of `audit export`."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from guardproxy.cli.audit import add_filters, filter_of, opened_store
+from guardproxy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from guardproxy.evaluation.audited import RecordLabel
+    from guardproxy.evaluation.scoring import ScoredRows
+    from guardproxy.replay import StoredTurn
+    from guardproxy.sinks.database import AuditStore
+
+# The name of the stored scores in the results.
+AUDIT = "audit"
+
+_OTHERS = {
+    "unlabelled": "without a label",
+    "disputed": "whose reviewers disagree",
+    "unscored": "without a verdict",
+    "outside": "of passed turns outside of the random sample",
+}
+_KINDS = ("false_positive", "correct", "false_negative")
+
+Stored = tuple["StoredTurn", Mapping[str, Any]]
+
+
+def add_audit(parser: argparse.ArgumentParser) -> None:
+    """Add the options that read labelled records instead of other data."""
+    group = parser.add_argument_group(
+        "audit records", "Labelled records as data; with --guard, only those whose text is stored as it was judged."
+    )
+    group.add_argument(
+        "--from-audit",
+        action="store_true",
+        help="DATA are files of `audit export` that hold labels; without DATA, read the audit store",
+    )
+    group.add_argument(
+        "--sample-rate",
+        type=sample_rate,
+        metavar="X",
+        help="the share of requests in the random sample, if only passed turns of the sample were recorded or count",
+    )
+    group.add_argument("--store", metavar="URL", help="another store: sqlite:////path or postgresql://user@host/db")
+    add_filters(parser)
+
+
+def rate(text: str) -> float:
+    """A number in [0, 1]."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, not {text!r}")
+    return value
+
+
+def sample_rate(text: str) -> float:
+    """A number greater than 0 and at most 1."""
+    value = rate(text)
+    if not value:
+        raise argparse.ArgumentTypeError(f"must be greater than 0, not {text!r}")
+    return value
+
+
+async def stored_turns(store: "AuditStore", args: argparse.Namespace, floor: float = 0.0) -> AsyncIterator[Stored]:
+    """The turns that the filters select, each with the fields of its record. `floor` as for `replay.stored_turn`."""
+    from guardproxy.replay import stored_turn
+
+    async for number, content in store.contents(filter_of(args)):
+        data = json.loads(content)
+        yield stored_turn(number, data, floor), data
+
+
+def audited_scores(args: argparse.Namespace) -> "tuple[ScoredRows, set[str]]":
+    """The labelled records with their stored scores, and the ids of those whose text is stored as it was judged.
+
+    The other records are counted on standard error. Raises ConfigError if no record has a label.
+    """
+    from guardproxy.evaluation.audited import audited_rows, is_whole
+
+    stored = _exported(args) if args.data else asyncio.run(_from_store(args))
+    labels = {turn.id: _labels(turn, data) for turn, data in stored if data.get("labels")}
+    audited = audited_rows([turn for turn, _ in stored], labels, AUDIT, args.sample_rate)
+    for name, number in audited.others.items():
+        if number:
+            print(f"{number:,} records {_OTHERS[name]} are no rows", file=sys.stderr)
+    if not audited.scored.rows:
+        raise ConfigError(f"none of {len(stored):,} records has a label; label some with `guardproxy audit label`")
+    return audited.scored, {turn.id for turn, data in stored if is_whole(turn.text, data["coverage"])}
+
+
+async def _from_store(args: argparse.Namespace) -> list[Stored]:
+    async with opened_store(args) as store:
+        return [stored async for stored in stored_turns(store, args)]
+
+
+def _exported(args: argparse.Namespace) -> list[Stored]:
+    """The records of every file. Raises ConfigError with the place of the first line that is none."""
+    from guardproxy.replay import stored_turn
+
+    out: list[Stored] = []
+    for path in args.data:
+        try:
+            lines = path.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read: {error}") from error
+        for number, line in enumerate(lines, 1):
+            try:
+                data = json.loads(line)
+                out.append((stored_turn(data["seq"], data), data))
+            except (ValueError, KeyError, TypeError) as error:
+                message = f"is not a line of `guardproxy audit export`: {type(error).__name__}: {error}"
+                raise ConfigError(f"{path}:{number}: {message}") from error
+    return out
+
+
+def _labels(turn: "StoredTurn", data: Mapping[str, Any]) -> "Sequence[RecordLabel]":
+    """The labels of a record: objects with `kind` and `category`. Raises ConfigError for an unknown kind."""
+    from guardproxy.evaluation.audited import RecordLabel
+
+    labels = [RecordLabel(label["kind"], label.get("category", "")) for label in data["labels"]]
+    for label in labels:
+        if label.kind not in _KINDS:
+            raise ConfigError(f"record {turn.number}: unknown label {label.kind!r}; known: {', '.join(_KINDS)}")
+    return labels
