@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _POLL_S = 0.5
+# The options of `add_filters`, and the fields of `Filter`.
+FILTERS = ("since", "until", "side", "action", "category", "route", "request_id", "model", "policy")
 
 Handler = Callable[["AuditStore", argparse.Namespace], Awaitable[int]]
 
@@ -143,8 +145,7 @@ def filter_of(args: argparse.Namespace) -> "Filter":
     """The records that the options of `add_filters` select."""
     from guardproxy.sinks.database import Filter
 
-    names = ("since", "until", "side", "action", "category", "route", "request_id", "model", "policy")
-    return Filter(**{name: getattr(args, name) for name in names})
+    return Filter(**{name: getattr(args, name) for name in FILTERS})
 
 
 # --- running ---------------------------------------------------------------------------------------------------------

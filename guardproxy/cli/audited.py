@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from guardproxy.cli.audit import add_filters, filter_of, opened_store
+from guardproxy.cli.audit import FILTERS, add_filters, filter_of, opened_store
 from guardproxy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,6 +48,16 @@ def add_audit(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--store", metavar="URL", help="another store: sqlite:////path or postgresql://user@host/db")
     add_filters(parser)
+
+
+def check_audit(args: argparse.Namespace) -> None:
+    """Check that every option of `add_audit` has an effect. Raises ConfigError."""
+    names = [name for name in ("store", *FILTERS) if getattr(args, name) is not None]
+    options = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in names))
+    if names and args.from_audit and args.data:
+        raise ConfigError(f"{options}: select records of the store, not of files; use them with `audit export`")
+    if not args.from_audit and (names or args.sample_rate is not None):
+        raise ConfigError(f"{options or '--sample-rate'}: needs --from-audit")
 
 
 def rate(text: str) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guardproxy.cli.audited import AUDIT, add_audit, audited_scores, rate
+from guardproxy.cli.audited import AUDIT, add_audit, audited_scores, check_audit, rate
 from guardproxy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # The time limit of a check whose verdict, not speed, is measured: other programs may slow the machine down.
 UNHURRIED_S = 600.0
+
+PLOT_HELP = "draw precision-recall and reliability curves as .png, .svg or .pdf"
 
 DATA = """
 Data: .jsonl or .csv files, also with .gz. Formats: guardproxy's own rows ({"messages": [...], "unsafe": 1, "labels":
@@ -45,9 +47,7 @@ def add_parser(commands: Any) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object, keyed by guard")
     form.add_argument("--markdown", action="store_true", help="print tables in Markdown")
-    parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="draw precision-recall and reliability curves as .png, .svg or .pdf"
-    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help=PLOT_HELP)
     parser.add_argument(
         "--mistakes",
         action="store_true",
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     guards = guard_settings(args)
     scored = score_all(args, guards)
     if args.plot is not None:
-        _plot(scored, args.plot)
+        draw(scored, args.plot)
     measured = {
         name: report(scored[name], settings.policies.policies["default"], args.threshold)
         for name, settings in guards.items()
@@ -124,6 +124,7 @@ def score_all(args: argparse.Namespace, guards: "Mapping[str, Settings]") -> "di
 
     Rows from the audit have the scores of their records, unless a guard is named.
     """
+    check_audit(args)
     if args.from_audit:
         audited, whole = audited_scores(args)
         if not args.guard:
@@ -258,7 +259,8 @@ def _score_store_path(data_dir: str | None) -> Path:
     return data_folder(data_dir) / "scores.sqlite3"
 
 
-def _plot(scored: "dict[str, ScoredRows]", path: Path) -> None:
+def draw(scored: "dict[str, ScoredRows]", path: Path) -> None:
+    """Draw the curves. Raises ConfigError without Matplotlib, or if the file cannot be written."""
     try:
         from guardproxy.evaluation.plots import plot
     except ModuleNotFoundError as error:
