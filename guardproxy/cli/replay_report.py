@@ -28,6 +28,7 @@ _NOTES = {
     "no_verdict": "texts that got no verdict when they were judged again",
 }
 _COLUMN = 26
+_MOST = 20  # names in a table
 
 
 def as_dict(report: "ReplayReport", version: str, weight: float, notes: Mapping[str, int]) -> dict[str, Any]:
@@ -142,9 +143,12 @@ def _tables(report: "ReplayReport") -> Iterator[list[list[str]]]:
     for dimension, names in report.by.items():
         changed = {name: counts for name, counts in names.items() if counts.total() > _turns(counts, "unchanged")}
         rows = [[f"by {dimension}", "turns", *_NAMES.values()]]
-        for name, counts in sorted(changed.items(), key=lambda item: _turns(item[1], "unchanged") - item[1].total()):
+        ranked = sorted(changed.items(), key=lambda item: _turns(item[1], "unchanged") - item[1].total())
+        for name, counts in ranked[:_MOST]:
             shown = cell(name or "(none)", _COLUMN).rstrip()
             rows.append([shown, f"{counts.total():,}", *(f"{_turns(counts, change):,}" for change in _NAMES)])
+        if len(ranked) > _MOST:
+            rows.append([f"and {len(ranked) - _MOST} more, see --json", *[""] * (len(rows[0]) - 1)])
         if changed:
             yield rows
 
