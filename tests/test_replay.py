@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardproxy.policy import (
@@ -81,6 +81,7 @@ def decided_by(policy: Policy, side: Side, verdict: Verdict | None, opaque: bool
     )
 
 
+@settings(deadline=None)
 @given(
     POLICIES,
     st.lists(
@@ -111,6 +112,7 @@ def test_the_policy_that_decided_changes_nothing(
     assert not report.kept
 
 
+@settings(deadline=None)
 @given(POLICIES, POLICIES, VERDICTS, st.sampled_from(["user", "assistant"]))
 def test_a_replayed_decision_is_the_new_policys(old: Policy, new: Policy, verdict: Verdict, side: Side) -> None:
     """A turn is either decided as the new policy would have decided, or kept and named."""

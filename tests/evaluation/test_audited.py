@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardproxy.cli import main
@@ -53,6 +53,7 @@ def test_what_a_label_says(kind: LabelKind, passed: bool, unsafe: bool) -> None:
     assert labelled_row(turn, [], "audit").unsafe is None
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(0, 399), min_size=1), st.one_of(st.none(), st.sampled_from([0.1, 0.5])))
 def test_labelled_records_stand_for_all_of_their_kind(chosen: set[int], rate: float | None) -> None:
     """The weights of the rows of a side and action add up to the turns that were judged, those not kept included."""
@@ -94,6 +95,7 @@ def test_a_stored_text_is_whole_or_not() -> None:
     assert not is_whole("0" * 64, [{"kind": "text", "characters": 64}])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 10), st.booleans(), st.integers(1, 4)), min_size=3, max_size=30))
 def test_a_weight_counts_as_repetition(rows: list[tuple[int, bool, int]]) -> None:
     """Every measure of a row with a whole weight is that of the row repeated as often."""
@@ -107,6 +109,7 @@ def test_a_weight_counts_as_repetition(rows: list[tuple[int, bool, int]]) -> Non
     assert rate_of(labels, times.astype(float)).value == pytest.approx(np.repeat(labels, times).mean())
 
 
+@settings(deadline=None, max_examples=8)
 @given(st.sampled_from([Target("fpr", 0.2), Target("recall", 0.8)]), st.integers(2, 5))
 def test_weighted_thresholds_are_those_of_repeated_rows(target: Target, times: int) -> None:
     """A threshold of rows with different weights is that of the rows repeated as often."""
