@@ -303,10 +303,9 @@ class Replay:
         """Decide a turn again and count it."""
         report = self._report
         report.records += 1
-        for why, applies_to in (("shadow", turn.shadow), ("failed", turn.failed), ("excluded", turn.excluded)):
-            if applies_to:
-                report.kept[why] += 1
-                return
+        if turn.shadow or turn.failed or turn.excluded:
+            report.kept["shadow" if turn.shadow else "failed" if turn.failed else "excluded"] += 1
+            return
         key = (turn.route, turn.model, turn.client)
         applies = self._chosen.get(key)
         if applies is None:
