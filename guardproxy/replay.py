@@ -10,23 +10,32 @@ what the scores cannot answer.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from guardproxy.policy import ANY, UNSAFE, Policy, PolicySet, decide, on_failure, on_languages, worst
-from guardproxy.types import SEVERITY, SIGNALS, ActionName, Decision, Finding, OutcomeName, Reason, Side, Usage, Verdict
+from guardproxy.types import (
+    SEVERITY,
+    SIGNALS,
+    ActionName,
+    Decision,
+    Finding,
+    LabelKind,
+    OutcomeName,
+    Reason,
+    Side,
+    Usage,
+    Verdict,
+)
 
 Change = Literal["blocked", "rewritten", "flagged", "passed", "unchanged"]
 """What a turn newly is; `rewritten` also if it was rewritten before in another way."""
 
-Kept = Literal["shadow", "failed", "floor", "taxonomy"]
+Kept = Literal["shadow", "failed", "excluded", "floor", "taxonomy"]
 """Why a decision is kept as it was: a shadow policy made it; the guard failed or was overloaded, or the reply could not
-be read; the guard read no categories of the text, because P(unsafe) was below every threshold of then; or it has no
-probability of a category that a rule names."""
-
-LabelKind = Literal["false_positive", "correct", "false_negative"]
-"""A reviewer's judgement of a decision; `correct` is right about a stopped turn and about one that passed."""
+be read; an exclusion says that the text is harmless; the guard read no categories of the text, because P(unsafe) was
+below every threshold of then; or it has no probability of a category that a rule names."""
 
 Dimension = Literal["side", "route", "client", "category"]
 
@@ -42,8 +51,10 @@ class StoredTurn(NamedTuple):
     """What replaying needs of a record. `number` is that of its row, `text` the text as it is stored.
 
     `scored` are the categories of which the guard gave a probability; the verdict may lack those below a floor.
-    `failed`: there is no verdict or not the final one. `opaque` are the roles of the parts that no guard reads, and
-    `languages` those that the guard does not read, in the turn's coverage.
+    `failed`: there is no verdict or not the final one. `excluded`: without an exclusion, a rule would have been
+    reached. `whole`: `text` is the judged text itself, neither masked nor left out nor erased. `opaque` are
+    the roles of the parts that no guard reads, and `languages` those that the guard does not read, in the turn's
+    coverage.
     """
 
     number: int
@@ -63,6 +74,8 @@ class StoredTurn(NamedTuple):
     failed: bool
     shadow: bool
     sampled: bool
+    excluded: bool = False
+    whole: bool = False
     opaque: frozenset[str] = frozenset()
     languages: tuple[str, ...] = ()
 
@@ -95,6 +108,8 @@ def stored_turn(number: int, data: Mapping[str, Any], floor: float = 0.0) -> Sto
         failed=bool(data["error"]) or decision.cause in ("guard_error", "overload"),
         shadow=data["shadow"],
         sampled=data.get("sampled", False),
+        excluded=bool(data.get("exclusion")),
+        whole=data.get("exact", False) and bool(data["text"].strip()),
         opaque=opaque,
         languages=decision.languages or languages,
     )
@@ -197,6 +212,12 @@ def is_unsafe(label: LabelKind, decision: Decision) -> bool:
     return stops(decision) if label == "correct" else label == "false_negative"
 
 
+def agreed_unsafe(labels: Iterable[LabelKind], decision: Decision) -> bool | None:
+    """What all labels in force of a record say together: whether its text is unsafe; None if they differ."""
+    said = {is_unsafe(label, decision) for label in labels}
+    return said.pop() if len(said) == 1 else None
+
+
 def is_right(unsafe: bool, before: Decision, after: Decision) -> bool:
     """Whether a decision serves a text of this kind: a more severe one an unsafe text, a milder one a safe text.
 
@@ -233,7 +254,8 @@ Counts = Counter[Group]
 class ReplayReport:
     """What was counted. A turn that is `kept` is in no other count but `records`.
 
-    `moves` counts actions before and after. `labelled` counts, by change, decisions that a label calls right and wrong.
+    `moves` counts actions before and after. `labelled` counts, by change, decisions that labels call right and wrong,
+    and `disputed` the turns whose reviewers disagree on whether the text is unsafe.
     `outside`: passed turns outside of the random sample, which count for nothing if a sampling rate is given. `missing`
     counts the categories that a verdict lacks, by its taxonomy. `undecided` counts the records that a route with a
     condition on path or headers may or may not match, by the route's name; they are decided as if it did not.
@@ -248,6 +270,7 @@ class ReplayReport:
     by: dict[Dimension, dict[str, Counts]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(Counter)))
     moves: Counter[tuple[ActionName, ActionName]] = field(default_factory=Counter)
     labelled: dict[Change, Counter[bool]] = field(default_factory=lambda: defaultdict(Counter))
+    disputed: int = 0
     kept: Counter[Kept] = field(default_factory=Counter)
     missing: Counter[tuple[str, str]] = field(default_factory=Counter)
     undecided: Counter[str] = field(default_factory=Counter)
@@ -257,13 +280,14 @@ class ReplayReport:
 class Replay:
     """Decides stored turns again under `policies`, one at a time, and counts.
 
-    `labels` has the effective label of a record by its id. `sampled` says that passed turns are a random sample: those
-    outside of it (`StoredTurn.sampled`) are left out, and each inside stands for others. `rows` is how many turns of
+    `labels` has the labels in force of a record, one of each reviewer, by its id. `sampled` says that passed turns
+    are a random sample: those outside of it (`StoredTurn.sampled`) are left
+    out, and each inside stands for others. `rows` is how many turns of
     each change are kept.
     """
 
     def __init__(
-        self, policies: PolicySet, labels: Mapping[str, LabelKind], *, sampled: bool = False, rows: int = 10
+        self, policies: PolicySet, labels: Mapping[str, Sequence[LabelKind]], *, sampled: bool = False, rows: int = 10
     ) -> None:
         self._policies = policies
         self._labels = labels
@@ -279,8 +303,8 @@ class Replay:
         """Decide a turn again and count it."""
         report = self._report
         report.records += 1
-        if turn.shadow or turn.failed:
-            report.kept["shadow" if turn.shadow else "failed"] += 1
+        if turn.shadow or turn.failed or turn.excluded:
+            report.kept["shadow" if turn.shadow else "failed" if turn.failed else "excluded"] += 1
             return
         key = (turn.route, turn.model, turn.client)
         applies = self._chosen.get(key)
@@ -331,8 +355,12 @@ class Replay:
         for dimension, name in _places(turn, after):
             report.by[dimension][name][group] += 1
         report.undecided.update(applies.undecided)
-        if (label := self._labels.get(turn.id)) is not None:
-            report.labelled[change][is_right(is_unsafe(label, before), before, after)] += 1
+        if labels := self._labels.get(turn.id):
+            unsafe = agreed_unsafe(labels, before)
+            if unsafe is None:
+                report.disputed += 1
+            else:
+                report.labelled[change][is_right(unsafe, before, after)] += 1
         cut = turn.streamed and turn.side == "assistant" and turn.outcome == "refuse"
         report.shortened += cut and not stops(after)
         if change != "unchanged" and len(report.rows[change]) < self._rows:

@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 from guardproxy.cli import audit_erase, audit_exclusions, audit_labels
@@ -40,7 +41,8 @@ def head(text: str) -> "Head":
     return Head(int(parts[1]), parts[2])
 
 
-def _count(text: str) -> int:
+def whole_number(text: str) -> int:
+    """A whole number of at least 1."""
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**31:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
@@ -60,7 +62,9 @@ def add_parser(commands: Any) -> None:
 
     listing = _add(subcommands, "list", _list, "list the latest records, newest first")
     add_filters(listing)
-    listing.add_argument("-n", "--limit", type=_count, default=50, metavar="N", help="list at most N records (50)")
+    listing.add_argument(
+        "-n", "--limit", type=whole_number, default=50, metavar="N", help="list at most N records (50)"
+    )
 
     show = _add(subcommands, "show", _show, "show all fields of a record, or of all records of a request")
     show.add_argument("id", metavar="ID", help="the number of a record, its id, or a request id")
@@ -71,11 +75,15 @@ def add_parser(commands: Any) -> None:
     stats = _add(subcommands, "stats", _stats, "count records by side, category and route, or by what --by names")
     add_filters(stats)
     stats.add_argument("--by", choices=_COUNT_BY, help="count by action for every value of this")
-    stats.add_argument("-n", "--limit", type=_count, default=50, metavar="N", help="with --by: at most N lines (50)")
+    stats.add_argument(
+        "-n", "--limit", type=whole_number, default=50, metavar="N", help="with --by: at most N lines (50)"
+    )
 
     tail = _add(subcommands, "tail", _tail, "print the latest records, newest last")
     add_filters(tail)
-    tail.add_argument("-n", "--limit", type=_count, default=10, metavar="N", help="start with at most N records (10)")
+    tail.add_argument(
+        "-n", "--limit", type=whole_number, default=10, metavar="N", help="start with at most N records (10)"
+    )
     tail.add_argument("-f", "--follow", action="store_true", help="keep printing new records until interrupted")
 
     verify = _add(subcommands, "verify", _verify, "check that no row was edited, removed or moved; else exit status 1")
@@ -100,14 +108,19 @@ def _add(
 ) -> argparse.ArgumentParser:
     description = summary[0].upper() + summary[1:] + "."
     parser: argparse.ArgumentParser = subcommands.add_parser(name, help=summary, description=description)
-    place = parser.add_mutually_exclusive_group()
-    place.add_argument("--data-dir", metavar="DIR", help="the folder of the embedded store, as for serve")
-    place.add_argument("--store", metavar="URL", help="another store: sqlite:////path or postgresql://user@host/db")
-    parser.add_argument("--config", metavar="FILE", help="the configuration, which names the store and its keys")
+    add_store(parser)
     if as_json:
         parser.add_argument("--json", action="store_true", help="print JSON lines")
     parser.set_defaults(run=run, handler=handler)
     return parser
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name the store and its keys."""
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--data-dir", metavar="DIR", help="the folder of the embedded store, as for serve")
+    place.add_argument("--store", metavar="URL", help="another store: sqlite:////path or postgresql://user@host/db")
+    parser.add_argument("--config", metavar="FILE", help="the configuration, which names the store and its keys")
 
 
 # --- running ---------------------------------------------------------------------------------------------------------
@@ -122,14 +135,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _run(args: argparse.Namespace) -> int:
+    handler: Handler = args.handler
+    async with opened_store(args) as store:
+        return await handler(store, args)
+
+
+@asynccontextmanager
+async def opened_store(args: argparse.Namespace) -> "AsyncIterator[AuditStore]":
+    """Open the store that the options of `add_store` name, with its keys.
+
+    Raises ConfigError if there is none or a filter cannot be used, GuardproxyError if the store cannot be read.
+    """
     from sqlalchemy.exc import SQLAlchemyError
 
     from guardproxy.sinks.database import FilterError
 
     store = _open(args)
-    handler: Handler = args.handler
     try:
-        return await handler(store, args)
+        yield store
     except ConfigError as error:
         if not error.problems[0].startswith("there is no audit store"):
             raise

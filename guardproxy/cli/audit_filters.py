@@ -30,11 +30,16 @@ _OPTIONS = {
 }
 
 
-def add_filters(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the filters to a command."""
+FILTERS = tuple(name.replace("-", "_") for name in (*_OPTIONS, "error"))
+"""The names of the parsed arguments."""
+
+
+def add_filters(parser: argparse.ArgumentParser, *, policy: str = "policy") -> None:
+    """Add the options of the filters to a command. `policy` is the name of the option for the policy that decided."""
     group = parser.add_argument_group("filters", "Only records that match all of them are selected.")
     for name, (shown, meaning) in _OPTIONS.items():
-        group.add_argument(f"--{name}", action="append", metavar=shown, help=meaning)
+        option = policy if name == "policy" else name
+        group.add_argument(f"--{option}", dest=name.replace("-", "_"), action="append", metavar=shown, help=meaning)
     group.add_argument("--error", action="append_const", const="true", help="only records with an error")
 
 
@@ -42,7 +47,7 @@ def filter_of(args: argparse.Namespace) -> "Filter":
     """Read the filter from the arguments. Raises ConfigError that names the option."""
     from guardproxy.sinks.database import Filter, FilterError
 
-    query = {name: getattr(args, name.replace("-", "_")) for name in (*_OPTIONS, "error")}
+    query = {name.replace("_", "-"): getattr(args, name) for name in FILTERS}
     try:
         return Filter.from_query({name: values for name, values in query.items() if values})
     except FilterError as error:

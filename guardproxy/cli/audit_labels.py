@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from guardproxy.reviews import LabelKind
     from guardproxy.sinks.database import AuditStore, StoredRecord
 
-_KINDS = ("false_positive", "correct", "false_negative")
+KINDS: "tuple[LabelKind, ...]" = ("false_positive", "correct", "false_negative")
 
 
 def add_parsers(subcommands: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add both commands."""
     label = add(subcommands, "label", _label, "say of records whether their decision was right", as_json=False)
     label.add_argument("ids", nargs="+", metavar="ID", help="the number or id of a record")
-    label.add_argument("kind", choices=_KINDS, help="the decision was too severe, right, or too mild")
+    label.add_argument("kind", choices=KINDS, help="the decision was too severe, right, or too mild")
     label.add_argument("--category", default="", metavar="NAME", help="the category that the label speaks of")
     label.add_argument("--note", default="", metavar="TEXT", help="why; credentials in it are masked")
     label.add_argument("--by", required=True, metavar="NAME", help="who says so")

@@ -1,10 +1,16 @@
 """`guardproxy calibrate`: find thresholds, or how to combine guards, on labelled data, and print them as YAML."""
 
 import argparse
+import os
 import shlex
+import shutil
+import sys
+import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guardproxy.cli.evaluate import DATA, add_inputs, guard_settings, rate, report_failures, score_all
+from guardproxy.cli.audited import rate
+from guardproxy.cli.evaluate import DATA, PLOT_HELP, add_inputs, draw, guard_settings, report_failures, score_all
 from guardproxy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,6 +25,9 @@ if TYPE_CHECKING:
 
 # The probability of a category from which a text that `unsafe` blocks is named after it.
 _NAMED_FROM = 0.5
+
+# The lines above the rules of the sides.
+_HEAD = ("policies:", "  default:")
 
 _DESCRIBE_GUARDS = "# Describe the guards under `guards:`, by name; `embedded` needs no description."
 
@@ -66,6 +75,13 @@ def add_parser(commands: Any) -> None:
         "that it finds, and add at most --target-fpr false positives",
     )
     combine.add_argument("--mean", action="store_true", help="find the weight of each --guard in a mean, by category")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="also change the thresholds in this configuration file"
+    )
+    parser.add_argument(
+        "--in-policy", default="default", metavar="NAME", help="the policy that --write changes (default: default)"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help=PLOT_HELP)
     parser.set_defaults(run=run)
 
 
@@ -73,13 +89,18 @@ def run(args: argparse.Namespace) -> int:
     """Print the YAML; return 1 if a row got no verdict. Raises ConfigError, also if every category is refused."""
     _check(args)
     scored = score_all(args, guard_settings(args))
+    if args.plot is not None:
+        draw(scored, args.plot)
     command = f"# {shlex.join(_command(args))}"
     if args.cascade:
         print("\n".join([command, *_cascade(scored, args)]))
     elif args.mean:
         print("\n".join([command, *_mean(scored)]))
     else:
-        print("\n".join([command, *_thresholds(scored, args)]))
+        lines = _thresholds(scored, args)
+        print("\n".join([command, *lines]))
+        if args.write is not None:
+            _write(lines, args.write, args.in_policy)
     return report_failures(scored.values())
 
 
@@ -92,6 +113,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--mean needs two --guard or more, and neither --target-fpr nor --target-recall")
     if not (args.cascade or args.mean) and (guards != 1 or len(targets) != 1):
         raise ConfigError("thresholds need one guard, and either --target-fpr or --target-recall")
+    if args.write is not None and (args.cascade or args.mean):
+        raise ConfigError("--write changes thresholds: leave --cascade and --mean out")
     if args.target_fpr_replies is not None and (args.cascade or args.target_fpr is None):
         raise ConfigError("--target-fpr-replies needs --target-fpr, and thresholds to find")
 
@@ -101,13 +124,37 @@ def _command(args: argparse.Namespace) -> list[str]:
     out = ["guardproxy", "calibrate", *(str(path) for path in args.data)]
     for name in args.guard or ():
         out += ["--guard", name]
-    for option in ("config", "limit", "target_fpr", "target_fpr_replies", "target_recall"):
+    for option in ("config", "limit", "sample_rate", "target_fpr", "target_fpr_replies", "target_recall"):
         value = getattr(args, option)
         if value is not None:
             out += [f"--{option.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
     if args.columns:
         out += ["--columns", ",".join(f"{ours}={theirs}" for ours, theirs in args.columns.items())]
-    return [*out, *(f"--{flag}" for flag in ("views", "cascade", "mean") if getattr(args, flag))]
+    flags = ("from_audit", "views", "cascade", "mean")
+    return [*out, *(f"--{flag.replace('_', '-')}" for flag in flags if getattr(args, flag))]
+
+
+def _write(lines: "Sequence[str]", path: Path, policy: str) -> None:
+    """Write the thresholds into a policy of the file, if the result is valid. Raises ConfigError."""
+    from guardproxy import app
+    from guardproxy.settings import load, load_text, with_rules
+
+    load(path, os.environ, app.catalogue())
+    head = lines.index(_HEAD[-1]) + 1
+    try:
+        text = with_rules(path.read_text("utf-8"), policy, textwrap.dedent("\n".join(lines[head:])))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    try:
+        load_text(text, str(path), os.environ, app.catalogue())
+    except ConfigError as error:
+        hint = f"{path} was not changed: with the new thresholds it would have these mistakes"
+        raise ConfigError([hint, *error.problems]) from error
+    replaced = path.with_name(f".{path.name}.new")
+    replaced.write_text(text, "utf-8")
+    shutil.copymode(path, replaced)
+    replaced.replace(path)
+    print(f"{path}: the thresholds of policy {policy} are changed", file=sys.stderr)
 
 
 # --- thresholds ------------------------------------------------------------------------------------------------------
@@ -123,7 +170,11 @@ def _thresholds(scored: "dict[str, ScoredRows]", args: argparse.Namespace) -> li
     sides, refused = side_lines(pairs_of(rows), {"user": target, "assistant": replies})
     if not sides:
         raise ConfigError(["no category has enough labels for a threshold", *refused])
-    lines = [f"# {_promise(target, replies)}; 95 % intervals in brackets.", "policies:", "  default:"]
+    lines = [f"# {_promise(target, replies)}; 95 % intervals in brackets.", *_HEAD]
+    if args.from_audit:
+        lines.insert(
+            1, "# Each labelled record counts for all records of its side and action; numbers of rows are effective."
+        )
     for side in SIDES:
         lines += [f"    {line}" for line in sides.get(side, [])]
     missing = [side for side in SIDES if side not in sides]
@@ -191,7 +242,7 @@ def _share(rate: "Rate") -> str:
     if not rate.n:
         return "unknown (no rows)"
     low, high = rate.interval
-    return f"{100 * rate.value:.2f} % [{100 * low:.2f}, {100 * high:.2f}] ({rate.hits:,} of {rate.n:,})"
+    return f"{100 * rate.value:.2f} % [{100 * low:.2f}, {100 * high:.2f}] ({rate.hits:,.0f} of {rate.n:,.0f})"
 
 
 # --- combinations ----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from guardproxy.cli.audited import AUDIT, add_audit, audited_scores, check_audit, rate
 from guardproxy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # The time limit of a check whose verdict, not speed, is measured: other programs may slow the machine down.
 UNHURRIED_S = 600.0
+
+PLOT_HELP = "draw precision-recall and reliability curves as .png, .svg or .pdf"
 
 DATA = """
 Data: .jsonl or .csv files, also with .gz. Formats: guardproxy's own rows ({"messages": [...], "unsafe": 1, "labels":
@@ -44,9 +47,7 @@ def add_parser(commands: Any) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object, keyed by guard")
     form.add_argument("--markdown", action="store_true", help="print tables in Markdown")
-    parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="draw precision-recall and reliability curves as .png, .svg or .pdf"
-    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help=PLOT_HELP)
     parser.add_argument(
         "--mistakes",
         action="store_true",
@@ -57,7 +58,7 @@ def add_parser(commands: Any) -> None:
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that evaluate and calibrate share: data, guards, and the folder of the scores."""
-    parser.add_argument("data", nargs="+", type=Path, metavar="DATA", help="files of labelled data")
+    parser.add_argument("data", nargs="*", type=Path, metavar="DATA", help="files of labelled data")
     parser.add_argument(
         "--guard",
         action="append",
@@ -79,7 +80,10 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         help="judge the views of the default policy with each text, as the proxy does (default: the text alone)",
     )
     parser.add_argument("--fresh", action="store_true", help="judge every row again, ignoring stored scores")
-    parser.add_argument("--data-dir", metavar="DIR", help="the folder of stored scores and of embedded-multilingual")
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="the folder of stored scores, of embedded-multilingual and of the audit store"
+    )
+    add_audit(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -90,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     guards = guard_settings(args)
     scored = score_all(args, guards)
     if args.plot is not None:
-        _plot(scored, args.plot)
+        draw(scored, args.plot)
     measured = {
         name: report(scored[name], settings.policies.policies["default"], args.threshold)
         for name, settings in guards.items()
@@ -107,6 +111,8 @@ def guard_settings(args: argparse.Namespace) -> "dict[str, Settings]":
     out: dict[str, Settings] = {}
     for guard in args.guard or [None]:
         name, settings = _name_and_settings(guard, args.config)
+        if guard is None and args.from_audit:
+            name = AUDIT
         if name in out:
             raise ConfigError(f"--guard: two guards are named {name}; give their files different names")
         out[name] = settings
@@ -114,8 +120,21 @@ def guard_settings(args: argparse.Namespace) -> "dict[str, Settings]":
 
 
 def score_all(args: argparse.Namespace, guards: "Mapping[str, Settings]") -> "dict[str, ScoredRows]":
-    """Score every row with every guard. Raises ConfigError for unreadable data or a guard that cannot be loaded."""
-    rows = read_rows(args)
+    """Score every row with every guard. Raises ConfigError for unreadable data or a guard that cannot be loaded.
+
+    Rows from the audit have the scores of their records, unless a guard is named.
+    """
+    check_audit(args)
+    if args.from_audit:
+        audited, whole = audited_scores(args)
+        if not args.guard:
+            return {AUDIT: audited}
+        rows = [row for row in audited.rows if row.id in whole]
+        if len(rows) < len(audited.rows):
+            left_out = len(audited.rows) - len(rows)
+            print(f"{left_out} labelled records are left out: their text is masked or not stored", file=sys.stderr)
+    else:
+        rows = read_rows(args)
     return {name: score_by(name, settings, rows, args) for name, settings in guards.items()}
 
 
@@ -129,21 +148,12 @@ def report_failures(runs: "Iterable[ScoredRows]") -> int:
     return 1 if failures else 0
 
 
-def rate(text: str) -> float:
-    """A number in [0, 1]."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, not {text!r}")
-    return value
-
-
 def read_rows(args: argparse.Namespace) -> "list[LabelledRow]":
     """The rows of every file. Raises ConfigError with every mistake."""
     from guardproxy.evaluation.datasets import read
 
+    if not args.data:
+        raise ConfigError("no data: name files, or read the audit store with --from-audit")
     rows: list[LabelledRow] = []
     names: set[str] = set()
     problems: list[str] = []
@@ -249,7 +259,8 @@ def _score_store_path(data_dir: str | None) -> Path:
     return data_folder(data_dir) / "scores.sqlite3"
 
 
-def _plot(scored: "dict[str, ScoredRows]", path: Path) -> None:
+def draw(scored: "dict[str, ScoredRows]", path: Path) -> None:
+    """Draw the curves. Raises ConfigError without Matplotlib, or if the file cannot be written."""
     try:
         from guardproxy.evaluation.plots import plot
     except ModuleNotFoundError as error:

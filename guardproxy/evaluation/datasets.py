@@ -53,7 +53,10 @@ _CELL_LABELS: Mapping[str, bool | None] = {
 
 @dataclass(frozen=True, slots=True)
 class LabelledRow:
-    """One labelled text: the check to ask, and the known part of its answer. `place` is `file:line`."""
+    """One labelled text: the check to ask, and the known part of its answer. `place` is `file:line`.
+
+    In every measure the row counts as often as its `weight` says.
+    """
 
     id: str
     place: str
@@ -61,6 +64,7 @@ class LabelledRow:
     check: Check
     unsafe: bool | None
     labels: Mapping[str, bool]
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

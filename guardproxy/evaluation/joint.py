@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from guardproxy.evaluation.metrics import Floats, Rate
-from guardproxy.evaluation.report import Pair
+from guardproxy.evaluation.metrics import Floats, Ints, Rate, rate_of
+from guardproxy.evaluation.report import Pair, weights_of, with_label
 from guardproxy.evaluation.steps import STEPS, floor_to_step, step_above
 from guardproxy.types import SIGNALS
 
@@ -50,12 +50,17 @@ class JointFit:
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """P(unsafe), each category's probability, the label, and the rows that are known to be of each category."""
+    """P(unsafe), each category's probability, the label, the rows known to be of each category, and their weights.
+
+    `falling` is the order of the rows by P(unsafe), the highest first.
+    """
 
     unsafe: Floats
     categories: Mapping[str, Floats]
     harmful: Bools
     members: Mapping[str, Bools]
+    weights: Floats
+    falling: Ints
 
     def part(self, chosen: Bools) -> "_Sample":
         return _Sample(
@@ -63,7 +68,13 @@ class _Sample:
             {name: values[chosen] for name, values in self.categories.items()},
             self.harmful[chosen],
             {name: values[chosen] for name, values in self.members.items()},
+            self.weights[chosen],
+            np.argsort(-self.unsafe[chosen], kind="stable"),
         )
+
+    def total(self, chosen: Bools) -> float:
+        """How many rows the chosen ones stand for."""
+        return float(self.weights[chosen].sum())
 
     def halves(self) -> tuple["_Sample", "_Sample"]:
         """Every second row of each label, and the others."""
@@ -108,38 +119,44 @@ def _chance(deviation: float) -> str:
 def held_out_totals(pairs: Sequence[Pair], categories: Sequence[str], rate: float) -> tuple[Rate, Rate]:
     """The benign and unsafe rows stopped by `unsafe` and rules for the categories, both fitted on the other half."""
     sample = _sample(pairs)
-    counts = np.zeros(4, dtype=np.int64)
+    stopped, harmful, weights = [], [], []
     for fitted, measured in (sample.halves(), sample.halves()[::-1]):
         rules: tuple[CategoryRule, ...] = ()
         for name in categories:
             found = _best_rule(fitted, rules, name, rate)
             rules = (*rules, found) if found else rules
-        stopped = measured.reached(rules) | (measured.unsafe >= _unsafe_threshold(fitted, rules, rate))
-        for place, rows in enumerate((~measured.harmful, measured.harmful)):
-            counts[2 * place : 2 * place + 2] += (stopped & rows).sum(), rows.sum()
-    return Rate(int(counts[0]), int(counts[1])), Rate(int(counts[2]), int(counts[3]))
+        stopped.append(measured.reached(rules) | (measured.unsafe >= _unsafe_threshold(fitted, rules, rate)))
+        harmful.append(measured.harmful)
+        weights.append(measured.weights)
+    hits, unsafe, each = np.concatenate(stopped), np.concatenate(harmful), np.concatenate(weights)
+    return rate_of(hits[~unsafe], each[~unsafe]), rate_of(hits[unsafe], each[unsafe])
 
 
 def _sample(pairs: Sequence[Pair]) -> _Sample:
-    known = [(row, score) for row, score in pairs if row.unsafe is not None]
+    known = with_label(pairs)
     names = [name for name in dict.fromkeys(n for _, score in known for n in score.categories) if name not in SIGNALS]
+    unsafe = np.array([score.unsafe for _, score in known], dtype=np.float64)
     return _Sample(
-        np.array([score.unsafe for _, score in known], dtype=np.float64),
+        unsafe,
         # A score without the category is under every threshold.
         {name: np.array([score.categories.get(name, -1.0) for _, score in known]) for name in names},
         np.array([bool(row.unsafe) for row, _ in known], dtype=np.bool_),
         {name: np.array([bool(row.unsafe and row.labels.get(name)) for row, _ in known]) for name in names},
+        weights_of(known),
+        np.argsort(-unsafe, kind="stable"),
     )
 
 
 def _unsafe_threshold(sample: _Sample, rules: Sequence[CategoryRule], rate: float) -> float:
     """The lowest four-digit threshold of `unsafe` that keeps the rate beside the rules; over 1 if none does."""
     benign, reached = ~sample.harmful, sample.reached(rules)
-    spare = math.floor(rate * benign.sum() + 1e-9) - int((benign & reached).sum())
-    rest = np.sort(sample.unsafe[benign & ~reached])
+    spare = rate * sample.total(benign) + 1e-9 - sample.total(benign & reached)
+    rest = benign & ~reached
     if spare < 0:
         return math.inf
-    return float(step_above(rest[-1 - spare :])[0]) if spare < len(rest) else 1 / STEPS
+    falling = sample.falling[rest[sample.falling]]
+    first = int(np.searchsorted(np.cumsum(sample.weights[falling]), spare, side="right"))
+    return float(step_above(sample.unsafe[falling[first : first + 1]])[0]) if first < len(falling) else 1 / STEPS
 
 
 def _stopped(sample: _Sample, rules: Sequence[CategoryRule], rate: float) -> Bools:
@@ -156,7 +173,7 @@ def _best_rule(sample: _Sample, rules: Sequence[CategoryRule], name: str, rate: 
     By itself it may cost at most half of the rate: with more, it would leave `unsafe` nothing on other rows.
     """
     members = sample.members[name]
-    best, most = None, int(_stopped(sample, rules, rate).sum())
+    best, most = None, sample.total(_stopped(sample, rules, rate))
     if not members.any():
         return None
     thresholds = np.unique(floor_to_step(np.quantile(sample.categories[name][members], _TENTHS)))[::-1]
@@ -164,9 +181,9 @@ def _best_rule(sample: _Sample, rules: Sequence[CategoryRule], name: str, rate: 
     for with_unsafe in (0.0, *conditions[conditions > 0]):
         for threshold in thresholds[thresholds > 0]:
             rule = CategoryRule(name, float(threshold), float(with_unsafe))
-            cost = (sample.reached([rule]) & ~sample.harmful).sum()
-            stopped = int(_stopped(sample, (*rules, rule), rate).sum())
-            if stopped > most and cost <= rate * (~sample.harmful).sum() / 2:
+            cost = sample.total(sample.reached([rule]) & ~sample.harmful)
+            stopped = sample.total(_stopped(sample, (*rules, rule), rate))
+            if stopped > most and cost <= rate * sample.total(~sample.harmful) / 2:
                 best, most = rule, stopped
     return best
 
@@ -186,10 +203,11 @@ def _held_out_gain(sample: _Sample, rules: tuple[CategoryRule, ...], name: str, 
     The rule is fitted on the other half; `unsafe` keeps the rate in the measured half with the rule and without it. By
     chance, a row that only the one or the other stops is as likely to be gained as lost.
     """
-    gained = lost = 0
+    gain = variance = 0.0
     for fitted, measured in (sample.halves(), sample.halves()[::-1]):
         rule = _best_rule(fitted, rules, name, rate)
         if rule is not None:
             before, after = _stopped(measured, rules, rate), _stopped(measured, (*rules, rule), rate)
-            gained, lost = gained + int((after & ~before).sum()), lost + int((before & ~after).sum())
-    return float(gained - lost), math.sqrt(gained + lost)
+            gain += measured.total(after) - measured.total(before)
+            variance += float((measured.weights[after != before] ** 2).sum())
+    return gain, math.sqrt(variance)

@@ -50,10 +50,13 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """`hits` of `n` rows, with the 95 % Wilson score interval (Wilson 1927)."""
+    """`hits` of `n` rows, with the 95 % Wilson score interval (Wilson 1927).
 
-    hits: int
-    n: int
+    Of weighted rows, both are effective numbers (`effective_rows`), which need not be whole.
+    """
+
+    hits: float
+    n: float
 
     @property
     def value(self) -> float:
@@ -71,16 +74,37 @@ class Rate:
         return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
-def measure(scores: Floats, labels: NDArray[np.bool_], threshold: float = 0.5, resamples: int = RESAMPLES) -> Measured:
+def rate_of(hits: NDArray[np.bool_], weights: Floats) -> Rate:
+    """The share of hits (n,) by weight (n,); without weights other than 1, the plain counts."""
+    if (weights == 1).all():
+        return Rate(int(hits.sum()), len(hits))
+    n = effective_rows(weights)
+    return Rate(float(weights[hits].sum() / weights.sum()) * n, n)
+
+
+def effective_rows(weights: Floats) -> float:
+    """How many rows of equal weight say as much: the square of the sum over the sum of the squares (Kish 1965)."""
+    return float(weights.sum() ** 2 / (weights**2).sum()) if len(weights) else 0.0
+
+
+def measure(
+    scores: Floats,
+    labels: NDArray[np.bool_],
+    threshold: float = 0.5,
+    resamples: int = RESAMPLES,
+    weights: Floats | None = None,
+) -> Measured:
     """All MEASURES of `scores` (n,) in [0, 1] against `labels` (n,); a score of `threshold` or more means unsafe.
+
+    A row counts as many times as its weight in `weights` (n,) says, each once by default.
 
     Undefined are: AUPRC, ROC-AUC and recall at a false-positive rate without both classes; F1, precision and recall
     without positives; the false-positive rate without negatives; precision if no row reaches the threshold. The
     resampling is seeded: equal input gives equal intervals.
     """
-    ordered = _Ordered.of(scores, labels, threshold)
+    ordered = _Ordered.of(scores, labels, threshold, weights)
     n = len(scores)
-    point = {name: float(column[0]) for name, column in ordered.measures(np.ones((1, n))).items()}
+    point = {name: float(column[0]) for name, column in ordered.measures(ordered.weights[None, :]).items()}
     values = {name: None if np.isnan(value) else value for name, value in point.items()}
     if n < 2:
         return Measured(n, int(labels.sum()), values, dict.fromkeys(MEASURES))
@@ -104,20 +128,23 @@ def resample_counts(n: int, resamples: int, seed: int = 0) -> Floats:
     return np.bincount((draws + offsets).ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
 
 
-def precision_recall(scores: Floats, labels: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Recall and precision at each distinct score, in falling order."""
-    ordered = _Ordered.of(scores, labels, 0.5)
-    true, false = ordered.counts(np.ones((1, len(scores))))
-    return true[0] / max(1.0, true[0, -1]), true[0] / (true[0] + false[0])
+def precision_recall(scores: Floats, labels: NDArray[np.bool_], weights: Floats | None = None) -> tuple[Floats, Floats]:
+    """Recall and precision at each distinct score, in falling order; `weights` as for `measure`."""
+    ordered = _Ordered.of(scores, labels, 0.5, weights)
+    true, false = ordered.counts(ordered.weights[None, :])
+    return true[0] / (true[0, -1] or 1.0), true[0] / (true[0] + false[0])
 
 
-def reliability(scores: Floats, labels: NDArray[np.bool_], bins: int = BINS) -> tuple[Floats, Floats, Ints]:
-    """Mean score, share of positives and number of rows of each non-empty bin of equal width."""
+def reliability(
+    scores: Floats, labels: NDArray[np.bool_], bins: int = BINS, weights: Floats | None = None
+) -> tuple[Floats, Floats, Ints]:
+    """Mean score, share of positives and number of rows of each non-empty bin; `weights` as for `measure`."""
+    each = np.ones(len(scores)) if weights is None else weights
     row_bins = _bin(scores, bins)
-    counts = np.bincount(row_bins, minlength=bins)
+    counts, total = np.bincount(row_bins, minlength=bins), np.bincount(row_bins, each, bins)
     used = counts > 0
-    mean = np.bincount(row_bins, scores, bins)[used] / counts[used]
-    share = np.bincount(row_bins, labels, bins)[used] / counts[used]
+    mean = np.bincount(row_bins, scores * each, bins)[used] / total[used]
+    share = np.bincount(row_bins, labels * each, bins)[used] / total[used]
     return mean, share, counts[used]
 
 
@@ -131,18 +158,21 @@ class _Ordered:
 
     scores: Floats
     labels: Floats
+    weights: Floats
     ends: Ints
     starts: Ints
     over: int
 
     @classmethod
-    def of(cls, scores: Floats, labels: NDArray[np.bool_], threshold: float) -> "_Ordered":
+    def of(cls, scores: Floats, labels: NDArray[np.bool_], threshold: float, weights: Floats | None) -> "_Ordered":
         order = np.argsort(-scores, kind="stable")
         ordered = scores[order]
         ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
         bins = _bin(ordered, BINS)
         starts = np.append(0, np.flatnonzero(np.diff(bins)) + 1)
-        return cls(ordered, labels[order].astype(np.float64), ends, starts, int((ordered >= threshold).sum()))
+        over = int((ordered >= threshold).sum())
+        each = np.ones(len(scores)) if weights is None else weights[order]
+        return cls(ordered, labels[order].astype(np.float64), each, ends, starts, over)
 
     def counts(self, weights: Floats) -> tuple[Floats, Floats]:
         """True and false positives at each distinct score, shape (draws, thresholds), for `weights` (draws, n).
@@ -201,5 +231,6 @@ def _resampled(ordered: _Ordered, n: int, resamples: int) -> dict[str, Floats]:
     at_once = max(1, _CELLS // n)
     parts: list[dict[str, Floats]] = []
     for seed, start in enumerate(range(0, resamples, at_once)):
-        parts.append(ordered.measures(resample_counts(n, min(at_once, resamples - start), seed)))
+        drawn = resample_counts(n, min(at_once, resamples - start), seed)
+        parts.append(ordered.measures(drawn * ordered.weights))
     return {name: np.concatenate([part[name] for part in parts]) for name in MEASURES}

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from guardproxy.errors import ConfigError
 from guardproxy.evaluation.metrics import precision_recall, reliability
-from guardproxy.evaluation.report import overall, pairs_of
+from guardproxy.evaluation.report import overall, pairs_of, weights_of, with_label
 from guardproxy.evaluation.scoring import ScoredRows
 
 
@@ -31,15 +31,16 @@ def drawn(scored: Mapping[str, ScoredRows], path: Path) -> Figure:
     figure = Figure(figsize=(11, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, rows in scored.items():
-        scores, labels = overall(pairs_of(rows))
+        pairs = with_label(pairs_of(rows))
+        (scores, labels), weights = overall(pairs), weights_of(pairs)
         if labels.all() or not labels.any():
             raise ConfigError(f"{path}: curves need both unsafe and safe rows; add rows of the missing kind")
-        recall, precision = precision_recall(scores, labels)
+        recall, precision = precision_recall(scores, labels, weights)
         # Without interpolation, a precision holds for the recalls up to its own; so the area is the average precision.
         left.step([0.0, *recall], [precision[0], *precision], where="pre", label=name)
-        mean, share, _ = reliability(scores, labels)
+        mean, share, _ = reliability(scores, labels, weights=weights)
         right.plot(mean, share, marker="o", label=name)
-        base = float(labels.mean())
+        base = float(weights[labels].sum() / weights.sum())
     left.axhline(base, color="grey", linestyle=":", label="share of unsafe rows")
     right.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfectly calibrated")
     left.set(xlabel="recall", ylabel="precision", title="Precision and recall", xlim=(0, 1), ylim=(0, 1.02))

@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guardproxy.evaluation.datasets import LabelledRow
-from guardproxy.evaluation.metrics import Measured, Rate, measure
+from guardproxy.evaluation.metrics import Measured, Rate, measure, rate_of
 from guardproxy.evaluation.scoring import Score, ScoredRows
 from guardproxy.policy import Policy, decide
-from guardproxy.types import SEVERITY, Decision, Finding, Side, Verdict
+from guardproxy.replay import stops
+from guardproxy.types import Decision, Side
 
 Pair = tuple[LabelledRow, Score]
 Report = dict[str, Any]
@@ -54,7 +55,7 @@ def mistakes(scored: ScoredRows, policy: Policy) -> list[Report]:
     out: list[Report] = []
     for row, score in pairs_of(scored):
         decision = _decision((row, score), policy)
-        if row.unsafe is not None and row.unsafe is not _stops(decision):
+        if row.unsafe is not None and row.unsafe is not stops(decision):
             out.append(
                 {
                     "dataset": row.dataset,
@@ -76,20 +77,38 @@ def pairs_of(scored: ScoredRows) -> list[Pair]:
 
 def overall(pairs: Sequence[Pair]) -> Arrays:
     """P(unsafe) and label of every row whose overall label is known."""
-    known = [(score.unsafe, row.unsafe) for row, score in pairs if row.unsafe is not None]
-    return _arrays(known)
+    return _arrays([(score.unsafe, bool(row.unsafe)) for row, score in with_label(pairs)])
+
+
+def with_label(pairs: Sequence[Pair]) -> list[Pair]:
+    """The rows whose overall label is known, in the order of `overall`."""
+    return [pair for pair in pairs if pair[0].unsafe is not None]
+
+
+def weights_of(pairs: Sequence[Pair]) -> NDArray[np.float64]:
+    """The weight of each row."""
+    return np.array([row.weight for row, _ in pairs], dtype=np.float64)
 
 
 def one_vs_all(pairs: Sequence[Pair], category: str) -> Arrays:
     """Probability and label of every row with a known label and a score of the category."""
-    labelled = _labelled(pairs, category)
+    labelled = with_category(pairs, category)
     return _arrays([(score.categories[category], row.labels[category]) for row, score in labelled])
 
 
 def one_vs_benign(pairs: Sequence[Pair], category: str) -> Arrays:
     """As one_vs_all, but the negatives are only rows that are known to be safe as a whole."""
-    kept = [(row, score) for row, score in pairs if row.labels.get(category) or row.unsafe is False]
-    return one_vs_all(kept, category)
+    return one_vs_all(of_category_or_benign(pairs, category), category)
+
+
+def of_category_or_benign(pairs: Sequence[Pair], category: str) -> list[Pair]:
+    """The rows that are known to be of the category or to be safe as a whole."""
+    return [(row, score) for row, score in pairs if row.labels.get(category) or row.unsafe is False]
+
+
+def with_category(pairs: Sequence[Pair], category: str) -> list[Pair]:
+    """The rows with a known label and a score of the category, in the order of `one_vs_all`."""
+    return [(row, score) for row, score in pairs if category in row.labels and category in score.categories]
 
 
 def categories_of(pairs: Sequence[Pair]) -> list[str]:
@@ -130,12 +149,13 @@ def _parts(pairs: Sequence[Pair], rows: Sequence[LabelledRow], policy: Policy, t
 def _part(pairs: Sequence[Pair], policy: Policy, threshold: float) -> Report:
     categories: Report = {}
     for category in categories_of(pairs):
+        benign = of_category_or_benign(pairs, category)
         categories[category] = {
-            "one_vs_all": _measured(one_vs_all(pairs, category), threshold),
-            "one_vs_benign": _measured(one_vs_benign(pairs, category), threshold),
+            "one_vs_all": _measured(one_vs_all(pairs, category), with_category(pairs, category), threshold),
+            "one_vs_benign": _measured(one_vs_all(benign, category), with_category(benign, category), threshold),
         }
     return {
-        "overall": _measured(overall(pairs), threshold),
+        "overall": _measured(overall(pairs), with_label(pairs), threshold),
         "categories": categories,
         "policy": _policy_effect(pairs, policy),
     }
@@ -154,31 +174,24 @@ def _policy_effect(pairs: Sequence[Pair], policy: Policy) -> Report:
 
 def stopped(pairs: Sequence[Pair], policy: Policy) -> Rate:
     """How many rows the policy rewrites or blocks."""
-    return Rate(sum(_stops(_decision(pair, policy)) for pair in pairs), len(pairs))
-
-
-def _stops(decision: Decision) -> bool:
-    return SEVERITY[decision.action] > SEVERITY["flag"]
+    return rate_of(np.array([stops(_decision(pair, policy)) for pair in pairs], dtype=np.bool_), weights_of(pairs))
 
 
 def _decision(pair: Pair, policy: Policy) -> Decision:
     row, score = pair
-    findings = tuple(Finding(category, probability) for category, probability in score.categories.items())
-    return decide(policy, row.check.side, Verdict(score.unsafe, findings, ""))
+    return decide(policy, row.check.side, score.verdict())
 
 
-def _measured(data: Arrays, threshold: float) -> Report | None:
-    """The measures with `n`, `positives` and their intervals under `ci`; None if no row has a label."""
+def _measured(data: Arrays, pairs: Sequence[Pair], threshold: float) -> Report | None:
+    """The measures with `n`, `positives` and their intervals under `ci`; None if no row has a label.
+
+    `pairs` are the rows of `data`.
+    """
     scores, labels = data
     if not len(scores):
         return None
-    measured: Measured = measure(scores, labels, threshold)
+    measured: Measured = measure(scores, labels, threshold, weights=weights_of(pairs))
     return {"n": measured.n, "positives": measured.positives, **measured.values, "ci": dict(measured.ci)}
-
-
-def _labelled(pairs: Sequence[Pair], category: str) -> list[Pair]:
-    """The rows with a known label and a score of the category."""
-    return [(row, score) for row, score in pairs if category in row.labels and category in score.categories]
 
 
 def _arrays(known: Sequence[tuple[float, bool]]) -> Arrays:

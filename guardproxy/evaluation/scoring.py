@@ -20,8 +20,8 @@ from guardproxy.evaluation.datasets import LabelledRow
 from guardproxy.guards.cache import check_key
 from guardproxy.pipeline import gathered
 from guardproxy.ports import Guard
-from guardproxy.types import Check, Conversation, Message, Part
-from guardproxy.verdicts import worst_of_views
+from guardproxy.types import Check, Conversation, Finding, Message, Part, Verdict
+from guardproxy.verdicts import worst_findings, worst_of_views
 from guardproxy.views import views
 
 # Checks in flight: enough for a guard to fill its batches.
@@ -55,6 +55,16 @@ class Score:
     tokens_computed: int
     tokens_reused: int
     windows: int
+
+    def verdict(self, guard: str = "") -> Verdict:
+        """The probabilities as a verdict of `guard`."""
+        findings = tuple(Finding(category, probability) for category, probability in self.categories.items())
+        return Verdict(self.unsafe, findings, guard)
+
+
+def probabilities(verdict: Verdict) -> dict[str, float]:
+    """The highest probability of each category in the verdict."""
+    return {category: finding.probability for category, finding in worst_findings(verdict.findings).items()}
 
 
 @dataclass(slots=True)
@@ -211,12 +221,9 @@ async def _judge_views(guard: Guard, names: Sequence[str], check: Check) -> Scor
         checks.append((view.name, Check(Conversation((*before, message)), check.side)))
     verdict = worst_of_views([(name, await guard.judge(view_check)) for name, view_check in checks])
     usage = verdict.usage
-    categories: dict[str, float] = {}
-    for finding in verdict.findings:
-        categories[finding.category] = max(finding.probability, categories.get(finding.category, 0.0))
     return Score(
         unsafe=verdict.unsafe,
-        categories=categories,
+        categories=probabilities(verdict),
         wall_s=time.perf_counter() - began,
         compute_s=usage.share_s,
         tokens_computed=usage.tokens_computed,

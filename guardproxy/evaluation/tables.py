@@ -38,7 +38,7 @@ def tables(reports: Mapping[str, Mapping[str, Any]], *, markdown: bool = False) 
     Each data set and side has a table of every measure with its interval and a table of its categories; then follow
     the cost of a row and, if the reports have them, the mistakes of the policy.
     """
-    render = _markdown if markdown else _plain
+    render = _markdown if markdown else plain
     blocks: list[str] = []
     for title, parts in _slices(reports):
         blocks.append(f"{'### ' if markdown else ''}{title}")
@@ -134,7 +134,8 @@ def _mistakes(reports: Mapping[str, Mapping[str, Any]], unsafe: bool) -> Rows:
     return rows
 
 
-def _plain(rows: Rows) -> str:
+def plain(rows: Rows) -> str:
+    """The rows as lines of aligned columns."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -3,7 +3,8 @@
 Only known labels count. False positives are counted on benign rows (known to be safe as a whole, and known not to be
 of the category), recall on rows known to be of the category. A threshold is refused if the rows are too few to show
 that it misses its target: if none of n rows violates it, a rate over 3/n is excluded with 95 % confidence (the rule of
-three), so n must be 3/target or more. Thresholds have four digits, rounded to the side that keeps the target.
+three), so n must be 3/target or more; of weighted rows the effective number counts. Thresholds have four digits,
+rounded to the side that keeps the target.
 """
 
 import math
@@ -15,8 +16,27 @@ from typing import Literal
 import numpy as np
 
 from guardproxy.evaluation.joint import CategoryRule, fit_jointly, held_out_totals
-from guardproxy.evaluation.metrics import RESAMPLES, Floats, Rate, interval
-from guardproxy.evaluation.report import SIDES, Pair, categories_of, one_vs_benign, overall, stopped
+from guardproxy.evaluation.metrics import (
+    RESAMPLES,
+    Floats,
+    Rate,
+    effective_rows,
+    interval,
+    rate_of,
+    resample_counts,
+)
+from guardproxy.evaluation.report import (
+    SIDES,
+    Pair,
+    categories_of,
+    of_category_or_benign,
+    one_vs_benign,
+    overall,
+    stopped,
+    weights_of,
+    with_category,
+    with_label,
+)
 from guardproxy.evaluation.steps import floor_to_step, step_above
 from guardproxy.policy import UNSAFE, Policy, Rule, SideRules
 from guardproxy.types import SIGNALS, Side
@@ -95,10 +115,10 @@ def find_thresholds(
 
 def _jointly(rows: Sequence[Pair], side: Side, target: Target) -> list[Threshold | NoThreshold]:
     """The rules that keep the false-positive rate together; a category without a rule keeps to that of `unsafe`."""
-    scores, labels = overall(rows)
-    benign = scores[~labels]
-    if len(benign) < target.rows_needed:
-        return [NoThreshold(side, UNSAFE, _too_few(len(benign), "benign", target))]
+    (scores, labels), weights = overall(rows), weights_of(with_label(rows))
+    benign, benign_weights = scores[~labels], weights[~labels]
+    if effective_rows(benign_weights) < target.rows_needed:
+        return [NoThreshold(side, UNSAFE, _too_few(benign_weights, "benign", target))]
     fit = fit_jointly(rows, target.rate)
     if fit.unsafe > 1:
         return [NoThreshold(side, UNSAFE, "too many benign rows have a probability of 1")]
@@ -107,43 +127,57 @@ def _jointly(rows: Sequence[Pair], side: Side, target: Target) -> list[Threshold
     ]
     out += [NoThreshold(side, category, reason) for category, reason in fit.without.items()]
     # The share of benign rows that `unsafe` alone stops at its threshold: resampled, it gives other thresholds.
-    own = Rate(int((benign >= fit.unsafe).sum()), len(benign))
-    draws = _bootstrap(np.sort(benign), partial(_lowest_threshold, rate=own.value), RESAMPLES)
-    unsafe = Rate(int((scores[labels] >= fit.unsafe).sum()), int(labels.sum()))
+    own = rate_of(benign >= fit.unsafe, benign_weights)
+    draws = _bootstrap(benign, benign_weights, partial(_lowest_threshold, rate=own.value))
+    unsafe = rate_of(scores[labels] >= fit.unsafe, weights[labels])
     return [*out, Threshold(side, UNSAFE, fit.unsafe, interval(draws.clip(0.0, 1.0)), own, unsafe)]
 
 
 def _hits(rows: Sequence[Pair], rule: CategoryRule) -> tuple[Rate, Rate]:
     """The benign rows that a rule stops, and the rows of its category."""
-    kept = [(row, score) for row, score in rows if score.unsafe >= rule.with_unsafe]
-    reached = [(row, score) for row, score in kept if score.categories.get(rule.category, 0.0) >= rule.threshold]
-    benign = Rate(sum(row.unsafe is False for row, _ in reached), sum(row.unsafe is False for row, _ in rows))
-    members = [sum(bool(row.labels.get(rule.category)) for row, _ in group) for group in (reached, rows)]
-    return benign, Rate(*members)
+    weights = weights_of(rows)
+    reached = np.array(
+        [
+            score.unsafe >= rule.with_unsafe and score.categories.get(rule.category, 0.0) >= rule.threshold
+            for _, score in rows
+        ]
+    )
+    benign = np.array([row.unsafe is False for row, _ in rows])
+    members = np.array([bool(row.labels.get(rule.category)) for row, _ in rows])
+    return rate_of(reached[benign], weights[benign]), rate_of(reached[members], weights[members])
 
 
 def _separately(rows: Sequence[Pair], side: Side, target: Target) -> list[Threshold | NoThreshold]:
     """Each category's highest threshold that keeps the recall by itself."""
     out: list[Threshold | NoThreshold] = []
     for category in (*(category for category in categories_of(rows) if category not in SIGNALS), UNSAFE):
-        scores, labels = overall(rows) if category == UNSAFE else one_vs_benign(rows, category)
-        benign, unsafe = np.sort(scores[~labels]), np.sort(scores[labels])
-        if len(unsafe) < target.rows_needed:
-            out.append(NoThreshold(side, category, _too_few(len(unsafe), "unsafe", target)))
+        if category == UNSAFE:
+            (scores, labels), weights = overall(rows), weights_of(with_label(rows))
+        else:
+            scores, labels = one_vs_benign(rows, category)
+            weights = weights_of(with_category(of_category_or_benign(rows, category), category))
+        unsafe, unsafe_weights = scores[labels], weights[labels]
+        if effective_rows(unsafe_weights) < target.rows_needed:
+            out.append(NoThreshold(side, category, _too_few(unsafe_weights, "unsafe", target)))
             continue
-        threshold = float(_highest_threshold(unsafe[None, :], target.rate)[0])
+        order = np.argsort(-unsafe, kind="stable")
+        threshold = float(_highest_threshold(unsafe[order], unsafe_weights[order][None, :], target.rate)[0])
         if not 0 < threshold <= 1:
             out.append(NoThreshold(side, category, "too many unsafe rows have a probability of 0"))
             continue
-        draws = _bootstrap(unsafe, partial(_highest_threshold, rate=target.rate), RESAMPLES)
-        false, found = (Rate(int((values >= threshold).sum()), len(values)) for values in (benign, unsafe))
+        draws = _bootstrap(unsafe, unsafe_weights, partial(_highest_threshold, rate=target.rate))
+        false, found = (rate_of(scores[kind] >= threshold, weights[kind]) for kind in (~labels, labels))
         out.append(Threshold(side, category, threshold, interval(draws.clip(0.0, 1.0)), false, found))
     return out
 
 
-def _too_few(rows: int, kind: str, target: Target) -> str:
-    needs = f"{target.measure} {target.rate:g} needs {target.rows_needed} or more"
-    return f"{rows} {kind} rows are known; {needs}"
+def _too_few(weights: Floats, kind: str, target: Target) -> str:
+    rows = math.floor(effective_rows(weights) + 1e-9)
+    counted = f"{rows} {kind} rows are known"
+    if len(weights) > rows:
+        counted = f"{len(weights)} {kind} rows are known, which count as {rows} because their weights differ"
+    needed = target.rows_needed
+    return f"{counted}; {target.measure} {target.rate:g} needs {needed} or more, so add {needed - rows}"
 
 
 def side_rules(results: Sequence[Threshold | NoThreshold], side: Side) -> SideRules:
@@ -184,25 +218,27 @@ def held_out(
     return out
 
 
-def _lowest_threshold(ascending: Floats, rate: float) -> Floats:
-    """For each row of sorted scores, the lowest four-digit threshold that at most `rate` of them reach."""
-    n = ascending.shape[1]
-    return step_above(ascending[:, n - 1 - math.floor(rate * n + 1e-9)])
+def _lowest_threshold(falling: Floats, weights: Floats, rate: float) -> Floats:
+    """For each row of `weights` (draws, n), the lowest four-digit threshold that at most `rate` of the weight reaches.
+
+    `falling` (n,) are the scores, the highest first.
+    """
+    reached = np.cumsum(weights, axis=1)
+    return step_above(falling[np.argmax(reached > rate * reached[:, -1:] + 1e-9, axis=1)])
 
 
-def _highest_threshold(ascending: Floats, rate: float) -> Floats:
-    """For each row of sorted scores, the highest four-digit threshold that at least `rate` of them reach."""
-    n = ascending.shape[1]
-    return floor_to_step(ascending[:, n - math.ceil(rate * n - 1e-9)])
+def _highest_threshold(falling: Floats, weights: Floats, rate: float) -> Floats:
+    """As `_lowest_threshold`, but the highest threshold that at least `rate` of the weight reaches."""
+    reached = np.cumsum(weights, axis=1)
+    return floor_to_step(falling[np.argmax(reached >= rate * reached[:, -1:] - 1e-9, axis=1)])
 
 
-def _bootstrap(scores: Floats, statistic: Callable[[Floats], Floats], resamples: int) -> Floats:
-    """The statistic of `resamples` sorted resamples of the scores, with a fixed seed."""
-    n = len(scores)
-    generator = np.random.default_rng(0)
+def _bootstrap(scores: Floats, weights: Floats, statistic: Callable[[Floats, Floats], Floats]) -> Floats:
+    """The statistic of RESAMPLES resamples of the weighted scores, with fixed seeds."""
+    order = np.argsort(-scores, kind="stable")
     out: list[Floats] = []
-    at_once = max(1, _CELLS // n)
-    for start in range(0, resamples, at_once):
-        draws = generator.integers(0, n, size=(min(at_once, resamples - start), n))
-        out.append(statistic(np.sort(scores[draws], axis=1)))
+    at_once = max(1, _CELLS // len(scores))
+    for seed, start in enumerate(range(0, RESAMPLES, at_once)):
+        drawn = resample_counts(len(scores), min(at_once, RESAMPLES - start), seed)
+        out.append(statistic(scores[order], drawn * weights[order]))
     return np.concatenate(out)

@@ -2,6 +2,7 @@
 
 from guardproxy.settings.catalogue import Catalogue
 from guardproxy.settings.checks.upstream import url_error
+from guardproxy.settings.edit import with_rules
 from guardproxy.settings.load import load, load_text
 from guardproxy.settings.model import (
     CREDENTIAL_HEADERS,
@@ -45,4 +46,5 @@ __all__ = [
     "load_text",
     "starter",
     "url_error",
+    "with_rules",
 ]

@@ -111,9 +111,9 @@ def test_too_few_labels_are_refused() -> None:
     pairs = cluster(299, False, 0.3, 1) + cluster(29, True, 0.7, 2)
     refused = find_thresholds(pairs, Target("fpr", 0.01)) + find_thresholds(pairs, Target("recall", 0.9))
     assert [(result.category, result.reason) for result in refused if isinstance(result, NoThreshold)] == [
-        ("unsafe", "299 benign rows are known; fpr 0.01 needs 300 or more"),
-        ("x", "29 unsafe rows are known; recall 0.9 needs 30 or more"),
-        ("unsafe", "29 unsafe rows are known; recall 0.9 needs 30 or more"),
+        ("unsafe", "299 benign rows are known; fpr 0.01 needs 300 or more, so add 1"),
+        ("x", "29 unsafe rows are known; recall 0.9 needs 30 or more, so add 1"),
+        ("unsafe", "29 unsafe rows are known; recall 0.9 needs 30 or more, so add 1"),
     ]
 
 

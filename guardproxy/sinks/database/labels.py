@@ -53,17 +53,16 @@ def in_force(*columns: Any) -> Select[Any]:
     return select(*columns).where(labels.c.seq.in_(last), labels.c.kind != "none")
 
 
-async def read_labels(connection: AsyncConnection, ids: Sequence[str]) -> dict[str, tuple[Label, ...]]:
-    """Return every label ever given on these records and not erased, by the id of the record, oldest first."""
+async def read_labels(connection: AsyncConnection, ids: Sequence[str] | None) -> dict[str, tuple[Label, ...]]:
+    """Return every label ever given on these records and not erased, by the id of the record, oldest first.
+
+    None stands for all records.
+    """
     found: defaultdict[str, list[Label]] = defaultdict(list)
-    for at in range(0, len(ids), _READ):
-        keys = [search_key(name) for name in ids[at : at + _READ]]
-        query = (
-            select(records.c.content)
-            .join(labels, labels.c.seq == records.c.seq)
-            .where(labels.c.record.in_(keys))
-            .order_by(labels.c.seq)
-        )
+    every = select(records.c.content).join(labels, labels.c.seq == records.c.seq).order_by(labels.c.seq)
+    keys = [search_key(name) for name in ids or ()]
+    parts = [every.where(labels.c.record.in_(keys[at : at + _READ])) for at in range(0, len(keys), _READ)]
+    for query in [every] if ids is None else parts:
         for content in await connection.scalars(query):
             label = read_label(content)
             if label:

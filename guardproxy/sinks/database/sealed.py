@@ -70,16 +70,24 @@ def record_content(record: Record, *, quotes: bool = False) -> tuple[str, Parts]
 def read_record(content: str, parts: Parts) -> Record:
     """Return the record of a row. If its text was erased, that is empty.
 
+    Raises ValueError, KeyError or TypeError if this is not a record.
+    """
+    return from_dict(record_fields(content, parts))
+
+
+def record_fields(content: str, parts: Parts) -> dict[str, Any]:
+    """Return the record of a row as dicts, lists and scalars. A part that was erased or is not given is empty.
+
     Version 0.1.0 had the text in the content. Raises ValueError, KeyError or TypeError if this is not a record.
     """
-    data = json.loads(content)
+    data: dict[str, Any] = json.loads(content)
     if seal_in(data, "text") is not None:
         data["text"] = value_of(parts.text) if parts.text else ""
     if data.pop("quotes", None) and parts.quotes:
         data["error"], data["coverage"], labels = value_of(parts.quotes)
         for finding, label in zip(data["verdict"]["findings"] if data["verdict"] else [], labels, strict=True):
             finding["label"] = label
-    return from_dict(data)
+    return data
 
 
 def seal_in(data: Any, part: str) -> str | None:

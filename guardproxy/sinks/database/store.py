@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, func, insert, or_, select
+from sqlalchemy import ColumnElement, func, insert, null, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardproxy.errors import ConfigError
@@ -53,11 +53,12 @@ from guardproxy.sinks.database.schema import (
     search_key,
     search_values,
 )
-from guardproxy.sinks.database.sealed import ERASED, read_record, record_content
+from guardproxy.sinks.database.sealed import ERASED, read_record, record_content, record_fields
 from guardproxy.sinks.database.texts import add_texts, merge_texts
 from guardproxy.types import Record
 
 _READ = 200  # rows in one query
+_READ_CONTENTS = 1000  # rows in one query of `contents`
 _ERASE = 200  # rows that one transaction of `retain` erases: proxies wait for it with their records
 
 _STORED: tuple[Any, ...] = (
@@ -309,18 +310,48 @@ class AuditStore:
         which = or_(records.c.request_id.in_(requests), records.c.session.in_(sessions))
         return await self._chosen(EVERY, [which], records.c.seq, None) if found else []
 
-    async def labels(self, ids: Sequence[str]) -> dict[str, tuple[Label, ...]]:
+    async def labels(self, ids: Sequence[str] | None = None) -> dict[str, tuple[Label, ...]]:
         """Return the labels in force of the records with these ids: the last one of each reviewer, oldest first.
 
-        Records without a label are left out.
+        Without `ids`, of all records. Records without a label are left out.
         """
         history = await self.label_history(ids)
         return {name: left for name, given in history.items() if (left := effective(given))}
 
-    async def label_history(self, ids: Sequence[str]) -> dict[str, tuple[Label, ...]]:
-        """Return every label that was given on these records, also replaced and withdrawn ones, oldest first."""
+    async def label_history(self, ids: Sequence[str] | None = None) -> dict[str, tuple[Label, ...]]:
+        """Return every label that was given on these records, also replaced and withdrawn ones, oldest first.
+
+        Without `ids`, of all records.
+        """
         async with self._database.reading() as connection:
             return await read_labels(connection, ids)
+
+    async def contents(self, chosen: Filter = EVERY, *, texts: bool) -> AsyncIterator[tuple[int, dict[str, Any]]]:
+        """Yield number and fields (`shared.to_dict`) of every record that matches, in the order of their numbers.
+
+        For readers of many records who need few of the fields: `scan` takes several times as long. Without `texts`, the
+        text is neither read nor decrypted, and is empty.
+        """
+        text = records.c.sealed_text if texts else null().label("sealed_text")
+        columns: tuple[Any, ...] = (records.c.seq, records.c.content, text, records.c.sealed_quotes)
+        after = 0
+        while True:
+            async with self._database.reading() as connection:
+                await check_names(connection, chosen)
+                where = [*conditions(chosen, self._dialect), records.c.seq > after]
+                query = select(*columns).where(*where).order_by(records.c.seq).limit(_READ_CONTENTS)
+                part = (await connection.execute(query)).all()
+            for row in part:
+                yield row.seq, record_fields(row.content, opened_parts(row, self._cipher))
+            if len(part) < _READ_CONTENTS:
+                return
+            after = part[-1].seq
+
+    async def erased(self) -> int:
+        """Return how many records of the store were erased; nothing else is known of them."""
+        query = select(func.count()).where(records.c.kind == "record", records.c.content.is_(None))
+        async with self._database.reading() as connection:
+            return int((await connection.execute(query)).scalar_one())
 
     async def stats(self, chosen: Filter = EVERY) -> AuditStats:
         """Count the records that match."""

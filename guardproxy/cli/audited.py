@@ -1,0 +1,157 @@
+"""What the commands on labelled data read from the audit: the store, or files of `audit export`."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from guardproxy.cli.audit import opened_store
+from guardproxy.cli.audit_filters import FILTERS, add_filters, filter_of
+from guardproxy.cli.audit_labels import KINDS
+from guardproxy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from guardproxy.evaluation.audited import RecordLabel
+    from guardproxy.evaluation.scoring import ScoredRows
+    from guardproxy.replay import StoredTurn
+    from guardproxy.sinks.database import AuditStore
+
+# The name of the stored scores in the results.
+AUDIT = "audit"
+
+_OTHERS = {
+    "unlabelled": "without a label",
+    "disputed": "whose reviewers disagree",
+    "unscored": "without a verdict",
+    "excluded": "that an exclusion covers",
+    "outside": "of passed turns outside of the random sample",
+}
+
+Stored = tuple["StoredTurn", Mapping[str, Any]]
+# Turns, and the labels in force of records by their ids.
+Labelled = tuple["Sequence[StoredTurn]", "Mapping[str, Sequence[RecordLabel]]"]
+
+
+def add_audit(parser: argparse.ArgumentParser) -> None:
+    """Add the options that read labelled records instead of other data."""
+    group = parser.add_argument_group(
+        "audit records", "Labelled records as data; with --guard, only those whose text is stored as it was judged."
+    )
+    group.add_argument(
+        "--from-audit",
+        action="store_true",
+        help="DATA are files of `audit export` that hold labels; without DATA, read the audit store",
+    )
+    group.add_argument(
+        "--sample-rate",
+        type=sample_rate,
+        metavar="X",
+        help="the share of requests in the random sample, if only passed turns of the sample were recorded or count",
+    )
+    group.add_argument("--store", metavar="URL", help="another store: sqlite:////path or postgresql://user@host/db")
+    add_filters(parser)
+
+
+def check_audit(args: argparse.Namespace) -> None:
+    """Check that every option of `add_audit` has an effect. Raises ConfigError."""
+    names = [name for name in ("store", *FILTERS) if getattr(args, name) is not None]
+    options = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in names))
+    if names and args.from_audit and args.data:
+        raise ConfigError(f"{options}: select records of the store, not of files; use them with `audit export`")
+    if not args.from_audit and (names or args.sample_rate is not None):
+        raise ConfigError(f"{options or '--sample-rate'}: needs --from-audit")
+
+
+def rate(text: str) -> float:
+    """A number in [0, 1]."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, not {text!r}")
+    return value
+
+
+def sample_rate(text: str) -> float:
+    """A number greater than 0 and at most 1."""
+    value = rate(text)
+    if not value:
+        raise argparse.ArgumentTypeError(f"must be greater than 0, not {text!r}")
+    return value
+
+
+async def stored_turns(
+    store: "AuditStore", args: argparse.Namespace, *, texts: bool = True, floor: float = 0.0
+) -> AsyncIterator[Stored]:
+    """The turns that the filters select, each with the fields of its record.
+
+    `texts` as for `AuditStore.contents`, `floor` as for `replay.stored_turn`.
+    """
+    from guardproxy.replay import stored_turn
+
+    async for number, data in store.contents(filter_of(args), texts=texts):
+        yield stored_turn(number, data, floor), data
+
+
+def audited_scores(args: argparse.Namespace) -> "tuple[ScoredRows, set[str]]":
+    """The labelled records with their stored scores, and the ids of those whose text is stored as it was judged.
+
+    The other records are counted on standard error. Raises ConfigError if no record has a label.
+    """
+    from guardproxy.evaluation.audited import audited_rows
+
+    turns, labels = _exported(args) if args.data else asyncio.run(_from_store(args))
+    audited = audited_rows(turns, labels, AUDIT, args.sample_rate)
+    for name, number in audited.others.items():
+        if number:
+            print(f"{number:,} records {_OTHERS[name]} are no rows", file=sys.stderr)
+    if not audited.scored.rows:
+        raise ConfigError(f"no label of {len(turns):,} records can be used; label some with `guardproxy audit label`")
+    return audited.scored, {turn.id for turn in turns if turn.whole}
+
+
+async def _from_store(args: argparse.Namespace) -> "Labelled":
+    from guardproxy.evaluation.audited import RecordLabel
+
+    async with opened_store(args) as store:
+        turns = [turn async for turn, _ in stored_turns(store, args)]
+        labels = await store.labels()
+    given = {name: [RecordLabel(label.kind, label.category) for label in own] for name, own in labels.items()}
+    return turns, given
+
+
+def _exported(args: argparse.Namespace) -> "Labelled":
+    """The records of every file. Raises ConfigError with the place of the first line that is none."""
+    from guardproxy.replay import stored_turn
+
+    turns: list[StoredTurn] = []
+    labels: dict[str, Sequence[RecordLabel]] = {}
+    for path in args.data:
+        try:
+            lines = path.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read: {error}") from error
+        for number, line in enumerate(lines, 1):
+            try:
+                data = json.loads(line)
+                turn = stored_turn(data["seq"], data)
+                labels[turn.id] = _labels(turn, data)
+                turns.append(turn)
+            except (ValueError, KeyError, TypeError) as error:
+                message = f"is not a line of `guardproxy audit export`: {type(error).__name__}: {error}"
+                raise ConfigError(f"{path}:{number}: {message}") from error
+    return turns, labels
+
+
+def _labels(turn: "StoredTurn", data: Mapping[str, Any]) -> "Sequence[RecordLabel]":
+    """The labels of a record: objects with `kind` and `category`. Raises ConfigError for an unknown kind."""
+    from guardproxy.evaluation.audited import RecordLabel
+
+    labels = [RecordLabel(label["kind"], label.get("category", "")) for label in data.get("labels", ())]
+    for label in labels:
+        if label.kind not in KINDS:
+            raise ConfigError(f"record {turn.number}: unknown label {label.kind!r}; known: {', '.join(KINDS)}")
+    return labels
