@@ -69,6 +69,10 @@ def test_the_exact_text_is_needed(folder: Path, tmp_path: Path, capsys: pytest.C
         call("exclude", "4", *rest)
     with pytest.raises(GuardproxyError, match="cannot be read as UTF-8"):
         call("exclude", "4", *rest, "--text-file", tmp_path / "nowhere")
+    with pytest.raises(
+        GuardproxyError, match="record 1 has no category 'violense'; it has jailbreak, unsafe, violence,"
+    ):
+        call("exclude", "1", "--category", "violense", *REASON, "--until", "1d", "--data-dir", folder)
     call("delete", "--request-id", "request-1", "--yes", "--data-dir", folder)
     with pytest.raises(GuardproxyError, match="no record '1'"):
         call("exclude", "1", *rest)

@@ -69,12 +69,22 @@ async def _exclude(store: "AuditStore", args: argparse.Namespace) -> int:
     from guardproxy.reviews import Exclusion
 
     stored = await one_record(store, args.id)
+    _check_category(stored, args.category)
     text = text_hash(_read(args.text_file)) if args.text_file else _hash_of(stored)
     now, number = time.time(), uuid.uuid4().hex[:12]
     reason = mask_credentials(args.reason)
     await _store(store, Exclusion(number, text, args.category, reason, args.by, args.until, now, stored.record.id))
     print(f"exclusion {number} holds until {local(args.until)}; `audit unexclude {number}` ends it")
     return 0
+
+
+def _check_category(stored: "StoredRecord", category: str) -> None:
+    from guardproxy.policy import ANY, UNSAFE
+
+    found = [finding.category for finding in stored.record.verdict.findings] if stored.record.verdict else []
+    if category not in {ANY, UNSAFE, *found}:
+        known = ", ".join(sorted({*found, UNSAFE}))
+        raise GuardproxyError(f"record {stored.seq} has no category {category!r}; it has {known}, and * is everything")
 
 
 def _read(path: str) -> str:

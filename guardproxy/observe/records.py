@@ -64,7 +64,7 @@ def masked_record(record: Record, rule: TextRule) -> Record:
     are left out, paths keep only the protocols' own keys, notes only fixed texts, and findings have no labels.
     """
     masked: Record = _masked(record, rule)
-    return replace(masked, exact=masked.text == record.text and not record.late)
+    return replace(masked, exact=masked.text == record.text != "" and not record.late)
 
 
 def _masked(value: Any, rule: TextRule) -> Any:

@@ -147,6 +147,10 @@ def test_every_planted_mistake_is_reported_at_once() -> None:
         ("audit: {chain_key: '${env:NOPE}'}", "audit.chain_key: environment variable NOPE is not set"),
         ("audit: {exclusions: [{sha256: a}]}", "audit.exclusions[0].sha256: must be 64 hex digits in lower case"),
         ("audit: {exclusions: [{until: never}]}", "audit.exclusions[0].until: must be a date or time"),
+        (
+            "audit: {exclusions: [{category: violense_hate}]}",
+            "exclusions[0].category: unknown category; did you mean viol",
+        ),
         ("audit: {exclusions: [{by: ann}]}", "audit.exclusions[0].reason: is missing"),
         ("audit: {store: none, required: true}", "audit.required: cannot be true with store: none"),
         ("guard: {family: llama_guard}", "guard.model: the embedded guard is a classifier"),

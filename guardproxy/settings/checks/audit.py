@@ -1,10 +1,11 @@
 """Check the section `audit`."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 
 from guardproxy.durations import duration_s
+from guardproxy.policy import ANY, UNSAFE
 from guardproxy.settings.catalogue import IMPORT_STRING, Catalogue
 from guardproxy.settings.messages import suggestion
 from guardproxy.settings.model import CREDENTIAL_HEADERS
@@ -17,9 +18,20 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PLACE_PATTERN = re.compile(r"body [^\s.]+(?:\.[^\s.]+)*|header [\w!#$%&'*+.^`|~-]+", re.ASCII)
 
 
-def audit(root: Node, catalogue: Catalogue, secrets: Mapping[SettingPath, str]) -> list[Problem]:
-    """Every mistake in the section. `secrets` are the values of the secret settings."""
-    return [*_store(root, catalogue, secrets), *_places(root), *_keep(root), *_keys(root, secrets), *_exclusions(root)]
+def audit(
+    root: Node, catalogue: Catalogue, secrets: Mapping[SettingPath, str], categories: Collection[str] | None
+) -> list[Problem]:
+    """Every mistake in the section.
+
+    `secrets` are the values of the secret settings; `categories` those that a policy may name, None if unknown.
+    """
+    return [
+        *_store(root, catalogue, secrets),
+        *_places(root),
+        *_keep(root),
+        *_keys(root, secrets),
+        *_exclusions(root, categories),
+    ]
 
 
 def _store(root: Node, catalogue: Catalogue, secrets: Mapping[SettingPath, str]) -> Iterator[Problem]:
@@ -102,11 +114,15 @@ def _keys(root: Node, secrets: Mapping[SettingPath, str]) -> Iterator[Problem]:
             yield Problem(node.position, path, message)
 
 
-def _exclusions(root: Node) -> Iterator[Problem]:
+def _exclusions(root: Node, categories: Collection[str] | None) -> Iterator[Problem]:
     exclusions = root.get("audit", "exclusions")
     for index, node in exclusions.elements() if exclusions else []:
         path = ("audit", "exclusions", index)
-        text, until = node.child("sha256"), node.child("until")
+        text, category, until = (node.child(key) for key in ("sha256", "category", "until"))
+        known = None if categories is None else sorted({*categories, ANY, UNSAFE})
+        if category and category.text() and known is not None and category.text() not in known:
+            message = "unknown category; " + suggestion(category.text() or "", known)
+            yield Problem(category.position, (*path, "category"), message)
         if text and text.text() and not _SHA256.fullmatch(text.text() or ""):
             yield Problem(text.position, (*path, "sha256"), "must be 64 hex digits in lower case, as sha256sum prints")
         if until and until.text():

@@ -32,7 +32,7 @@ def check(
         *taxonomies.taxonomies(root),
         *_wires(root, catalogue),
         *_paths(root),
-        *audit.audit(root, catalogue, secrets),
+        *audit.audit(root, catalogue, secrets, allowed),
         *console.console(root, secrets),
         *policies.policies(root, catalogue, allowed),
         *policies.default_policies(root, catalogue, categories),
