@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final, NamedTuple
 
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -20,6 +22,8 @@ from guardproxy.console.signin import give_cookie, session_of
 from guardproxy.console.visits import BASE, Form, Page, Visit, address, fields_of, query_of
 from guardproxy.errors import ConfigError
 from guardproxy.sinks.database import FilterError
+
+log = structlog.get_logger("guardproxy.console")
 
 Handler = Callable[[Visit], Awaitable[Page | Response]]
 
@@ -96,8 +100,9 @@ def _endpoint(place: Place, form: Form, parts: ConsoleParts) -> Callable[[Reques
             shown = _problem(400, f"The filter cannot be used: {error}")
         except HTTPException as error:
             shown = _problem(error.status_code, error.detail)
-        except ConfigError as error:
-            shown = _problem(503, f"The audit store cannot be read: {error}")
+        except (ConfigError, SQLAlchemyError, OSError) as error:
+            log.error("console_store_failed", error=str(error))
+            shown = _problem(503, "The audit store cannot be used at the moment; the log says why. Try again later.")
         response = answer(visit, shown) if isinstance(shown, Page) else shown
         give_cookie(response, visit)
         return response

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from guardproxy.console.charts import ACTIONS, Chart, Column, lines, stacked
@@ -32,8 +33,7 @@ async def overview(visit: Visit) -> Page:
     query = {key: values for key, values in visit.query.items() if key not in ("over", "since", "until")}
     now = time.time()
     first = (int(now - length) // step + 1) * step
-    chosen = acting(visit.filter())
-    chosen = type(chosen).from_query({**chosen.to_query(), "since": [f"@{float(first)!r}"]})
+    chosen = replace(acting(visit.filter()), since=float(first), until=None)
     facets = await visit.parts.store.facets(chosen, 100_000)
     periods = _filled(await visit.parts.store.periods(chosen, step), first, now, step)
     names = [clock(period.start, step) for period in periods]
