@@ -26,19 +26,23 @@ from guardproxy.web.visitors import Visitors, is_loopback
 PATHS = (BASE, f"{BASE}/")
 
 
-def console_store(settings: Settings, data_dir: str | None) -> ReviewStore | None:
-    """The store that the page reads; None if the page is not served.
+def is_served(settings: Settings) -> bool:
+    """Whether the page is served.
 
-    That is so if it is turned off, if no audit store is in a database, and if it has no keys while the proxy listens on
+    It is not if it is turned off, if no audit store is in a database, and if it has no keys while the proxy listens on
     more than this machine.
     """
     console, store = settings.console, settings.audit.store
-    has_keys = console.key is not None or bool(console.keys)
-    if not console.enabled or not (has_keys or is_loopback(settings.server.host)):
+    allowed = console.key is not None or bool(console.keys) or is_loopback(settings.server.host)
+    return console.enabled and allowed and (store == "embedded" or store.partition("://")[0] in DATABASES)
+
+
+def console_store(settings: Settings, data_dir: str | None) -> ReviewStore | None:
+    """The store that the page reads; None if the page is not served."""
+    if not is_served(settings):
         return None
-    if store == "embedded":
-        return ReviewStore(default_store_url(data_dir))
-    return ReviewStore(store) if store.partition("://")[0] in DATABASES else None
+    store = settings.audit.store
+    return ReviewStore(default_store_url(data_dir) if store == "embedded" else store)
 
 
 def console_routes(

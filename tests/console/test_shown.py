@@ -51,7 +51,7 @@ def test_numbers() -> None:
         "0 %",
         "",
     ]
-    assert shown.excerpt("a\nb\u202ec", 10) == "a b[U+202E]c"
+    assert shown.excerpt("a\nb\u202ec", 20) == "a b[U+202E]c"
     assert shown.excerpt("word " * 9, 9) == "word word…"
 
 
