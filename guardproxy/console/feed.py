@@ -27,7 +27,7 @@ HEAD: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class FacetValue:
     """A value of a facet: how many of the counted records have it, and the address that selects it."""
 
     value: str
@@ -42,7 +42,7 @@ class Facet:
     """A field by which the records are counted, with its most frequent values; `more` values are left out."""
 
     name: str
-    choices: Sequence[Choice]
+    choices: Sequence[FacetValue]
     more: int
 
 
@@ -131,7 +131,7 @@ def facet_lists(facets: Facets, query: Query, path: str) -> list[Facet]:
         if name == "cause" or (len(counts) < 2 and not chosen and name not in ("category", "label")):
             continue
         choices = [
-            Choice(
+            FacetValue(
                 value,
                 sum(by_action.values()),
                 by_action.get("block", 0),

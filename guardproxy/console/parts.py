@@ -45,7 +45,7 @@ Interval = Callable[[int, int], tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedTurns:
     """The turns of a filter with the last label on each, as they were `at` that time of the monotonic clock."""
 
     turns: Sequence[StoredTurn]
@@ -68,4 +68,4 @@ class ConsoleParts:
     try_it: TryIt
     categories: Mapping[str, str] = field(default_factory=dict)
     stopping: Callable[[], bool] = lambda: False
-    kept: dict[str, Loaded] = field(default_factory=dict)
+    kept: dict[str, LoadedTurns] = field(default_factory=dict)

@@ -18,7 +18,7 @@ _NUMBER: Final = re.compile(r"-?[0-9.]+(e-?[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TextPiece:
     """A stretch of a text: `hidden` for the name of a character that shows nothing or changes what is shown.
 
     `marked`: within the span that is pointed out.
@@ -29,17 +29,17 @@ class Piece:
     marked: bool = False
 
 
-def pieces(text: str, span: Span | None = None) -> list[Piece]:
+def pieces(text: str, span: Span | None = None) -> list[TextPiece]:
     """Divide a text at the bounds of a span and at characters that are not visible."""
     start, end = span or (0, 0)
-    found: list[Piece] = []
+    found: list[TextPiece] = []
     for begin, stop, marked in ((0, start, False), (start, end, True), (end, len(text), False)):
         run = begin
         for at in range(begin, stop):
             if not is_visible(text[at]):
-                found += [Piece(text[run:at], False, marked), Piece(code(text[at]), True, marked)]
+                found += [TextPiece(text[run:at], False, marked), TextPiece(code(text[at]), True, marked)]
                 run = at + 1
-        found.append(Piece(text[run:stop], False, marked))
+        found.append(TextPiece(text[run:stop], False, marked))
     return [piece for piece in found if piece.text]
 
 

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from guardproxy.console.charts import Box, Chart, histogram
 from guardproxy.console.feed import PERIODS, acting, chips
-from guardproxy.console.parts import ConsoleParts, Loaded
+from guardproxy.console.parts import ConsoleParts, LoadedTurns
 from guardproxy.console.thresholds import (
     PREFIX,
     SIDES,
-    Place,
+    RulePlace,
     places,
     read_thresholds,
     unreachable,
@@ -50,7 +50,7 @@ _WIDTH, _HEIGHT, _BINS = 300.0, 64.0, 25
 class Slider:
     """A threshold that can be moved."""
 
-    place: Place
+    place: RulePlace
     rule: Rule
     value: float
 
@@ -111,7 +111,7 @@ async def result(visit: Visit) -> Page:
     return Page("workbench_result.html", outcome)
 
 
-async def load(visit: Visit) -> Loaded:
+async def load(visit: Visit) -> LoadedTurns:
     """The newest records of the filter. Records that arrive later count after a minute."""
     chosen = acting(visit.filter())
     key, kept, now = json.dumps(_filters(visit)), visit.parts.kept, time.monotonic()
@@ -125,14 +125,14 @@ async def load(visit: Visit) -> Loaded:
     return kept[key]
 
 
-async def _read(visit: Visit, chosen: Filter, now: float) -> Loaded:
+async def _read(visit: Visit, chosen: Filter, now: float) -> LoadedTurns:
     contents = await visit.parts.store.recent(chosen, RECORDS)
     turns = await asyncio.to_thread(lambda: [stored_turn(number, json.loads(content)) for number, content in contents])
     given = await visit.parts.store.labels([turn.id for turn in turns])
-    return Loaded(turns, {name: labels[-1].kind for name, labels in given.items()}, now)
+    return LoadedTurns(turns, {name: labels[-1].kind for name, labels in given.items()}, now)
 
 
-def _chosen(visit: Visit) -> tuple[Policy, Side, dict[Place, float]]:
+def _chosen(visit: Visit) -> tuple[Policy, Side, dict[RulePlace, float]]:
     policies = visit.parts.policies().policies
     name, side = visit.value("of", "default"), visit.value("at", "user")
     if name not in policies:
@@ -157,7 +157,9 @@ def _filters(visit: Visit) -> Query:
 # --- what would change -----------------------------------------------------------------------------------------------
 
 
-def compare(parts: ConsoleParts, policy: Policy, chosen: Mapping[Place, float], loaded: Loaded) -> dict[str, Any]:
+def compare(
+    parts: ConsoleParts, policy: Policy, chosen: Mapping[RulePlace, float], loaded: LoadedTurns
+) -> dict[str, Any]:
     """Decide the records again under the policy with its new thresholds, and compare with the one in force.
 
     Both sides of the comparison are decided again: otherwise what changed in the configuration since would count too.
@@ -185,7 +187,7 @@ def compare(parts: ConsoleParts, policy: Policy, chosen: Mapping[Place, float], 
     }
 
 
-def _decided(policies: PolicySet, loaded: Loaded) -> dict[int, Any]:
+def _decided(policies: PolicySet, loaded: LoadedTurns) -> dict[int, Any]:
     """The decision of these policies about every record that has a verdict."""
     found: dict[int, Any] = {}
     known: dict[tuple[str, str, str], Policy] = {}
@@ -207,7 +209,7 @@ def _changes(report: ReplayReport) -> dict[Change, int]:
 
 
 def _measured(
-    parts: ConsoleParts, loaded: Loaded, before: Mapping[int, Any], after: Mapping[int, Any]
+    parts: ConsoleParts, loaded: LoadedTurns, before: Mapping[int, Any], after: Mapping[int, Any]
 ) -> dict[str, Any]:
     """Precision and recall of what is stopped, by the labels, now and with the new thresholds."""
     measured: dict[str, Any] = {}
@@ -230,7 +232,7 @@ def _measured(
 
 
 def panels(
-    policy: Policy, side: Side, chosen: Mapping[Place, float], loaded: Loaded, names: Mapping[str, str]
+    policy: Policy, side: Side, chosen: Mapping[RulePlace, float], loaded: LoadedTurns, names: Mapping[str, str]
 ) -> list[Panel]:
     """The categories of a side that have a rule, the overall probability first."""
     rules = {place: rule for place, rule in places(policy).items() if place.side == side}
@@ -252,7 +254,7 @@ def panels(
     return found
 
 
-def _scores(loaded: Loaded, side: Side, category: str, named: set[str]) -> dict[str, list[float]]:
+def _scores(loaded: LoadedTurns, side: Side, category: str, named: set[str]) -> dict[str, list[float]]:
     """The scores of the records of a side by what their label says of the decision: `right`, `wrong`, `unlabelled`."""
     scores: dict[str, list[float]] = {"wrong": [], "right": [], "unlabelled": []}
     for turn in loaded.turns:
