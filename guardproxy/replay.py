@@ -15,19 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from guardproxy.policy import ANY, UNSAFE, Policy, PolicySet, decide, on_failure, on_languages, worst
-from guardproxy.types import (
-    SEVERITY,
-    SIGNALS,
-    ActionName,
-    Decision,
-    Finding,
-    LabelKind,
-    OutcomeName,
-    Reason,
-    Side,
-    Usage,
-    Verdict,
-)
+from guardproxy.reviews import LabelKind
+from guardproxy.types import SEVERITY, SIGNALS, ActionName, Decision, Finding, OutcomeName, Reason, Side, Usage, Verdict
 
 Change = Literal["blocked", "rewritten", "flagged", "passed", "unchanged"]
 """What a turn newly is; `rewritten` also if it was rewritten before in another way."""

@@ -21,8 +21,9 @@ from guardproxy.policy import (
     worst,
 )
 from guardproxy.replay import Replay, StoredTurn, decide_again, is_right, is_unsafe, policy_for, stored_turn
+from guardproxy.reviews import LabelKind
 from guardproxy.sinks.shared import to_dict
-from guardproxy.types import ActionName, Coverage, Decision, Finding, LabelKind, Record, Side, Verdict
+from guardproxy.types import ActionName, Coverage, Decision, Finding, Record, Side, Verdict
 from tests.sinks.kit import record
 
 CATEGORIES = ["violence", "sexual", "weapons", "jailbreak", "guard_injection"]

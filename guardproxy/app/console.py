@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from guardproxy.app.audit import store_address, store_keys
 from guardproxy.console import ConsoleParts, People, Person, Trial, TriedPolicy, create_console
 from guardproxy.console.visits import BASE
-from guardproxy.errors import ConfigError
+from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.evaluation.metrics import Rate
 from guardproxy.pipeline import Judging
 from guardproxy.settings import OPERATOR, ConsoleSettings, Settings
@@ -20,22 +22,27 @@ from guardproxy.sinks.database import DATABASES, ReviewStore, data_folder
 from guardproxy.types import Message, Part, Side
 from guardproxy.views import views_of
 from guardproxy.web.proxy import LivePolicies
-from guardproxy.web.visitors import is_loopback
+from guardproxy.web.visitors import Visitors, is_loopback
 
 PATHS = (BASE, f"{BASE}/")
 
 
-def console_store(settings: Settings, data_dir: str | None) -> ReviewStore | None:
-    """The store that the page reads; None if the page is not served.
+def is_served(settings: Settings) -> bool:
+    """Whether the page is served.
 
-    That is so if it is turned off, if no audit store is in a database, and if it has no keys while the proxy listens on
+    It is not if it is turned off, if no audit store is in a database, and if it has no keys while the proxy listens on
     more than this machine.
     """
-    console, store = settings.console, store_address(settings, data_dir)
-    has_keys = console.key is not None or bool(console.keys)
-    if not console.enabled or not (has_keys or is_loopback(settings.server.host)):
+    console, store = settings.console, store_address(settings, None)
+    allowed = console.key is not None or bool(console.keys) or is_loopback(settings.server.host)
+    return console.enabled and allowed and store.partition("://")[0] in DATABASES
+
+
+def console_store(settings: Settings, data_dir: str | None) -> ReviewStore | None:
+    """The store that the page reads; None if the page is not served."""
+    if not is_served(settings):
         return None
-    return ReviewStore(store, keys=store_keys(settings)) if store.partition("://")[0] in DATABASES else None
+    return ReviewStore(store_address(settings, data_dir), keys=store_keys(settings))
 
 
 def console_routes(
@@ -58,7 +65,28 @@ def console_routes(
         _names(settings),
         stopping,
     )
-    return [Mount(BASE, create_console(parts))]
+    console = create_console(parts)
+    if people.open:
+        # A page from elsewhere can read what needs no key by DNS rebinding, but its host name is not this machine's.
+        visitors = Visitors(settings.server.hosts or (), settings.server.origins, loopback=True)
+        return [Mount(BASE, _OwnHosts(console, visitors))]
+    return [Mount(BASE, console)]
+
+
+class _OwnHosts:
+    """Refuses requests that name a host which is not known to be this machine's."""
+
+    def __init__(self, app: ASGIApp, visitors: Visitors) -> None:
+        self._app = app
+        self._visitors = visitors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._visitors.check(scope["headers"])
+        except GuardproxyError as error:
+            await PlainTextResponse(f"{error}\n", error.status)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 def _people(settings: ConsoleSettings) -> list[Person]:

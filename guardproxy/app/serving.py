@@ -21,8 +21,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp
 
 from guardproxy.app.audit import store_address
+from guardproxy.app.console import is_served
 from guardproxy.app.protocol import WithoutTrailers
 from guardproxy.app.service import GRACE_S, ConfigSource, Service, read
+from guardproxy.console.visits import BASE
 from guardproxy.demo.process import start_demo
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.observe import configure_logging
@@ -203,6 +205,8 @@ def banner(settings: Settings, source: ConfigSource, upstream: str) -> str:
         "audit store": store.rpartition("@")[2] if "@" in store else store,
         "upstream": shown,
     }
+    if is_served(settings):
+        rows["console"] = f"{url}{BASE}/"
     lines = [f"  {name:<13} {value}" for name, value in rows.items()]
     body = '{"model": "demo", "messages": [{"role": "user", "content": "What is the capital of France?"}]}'
     curl = f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"

@@ -18,9 +18,9 @@ from guardproxy.errors import ConfigError
 
 if TYPE_CHECKING:
     from guardproxy.replay import ReplayReport, StoredTurn
+    from guardproxy.reviews import LabelKind
     from guardproxy.settings import Settings
     from guardproxy.sinks.database import AuditStore
-    from guardproxy.types import LabelKind
 
 _DESCRIPTION = (
     "Decide again about the turns in the audit store under the policies of another configuration file, from stored "

@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final, NamedTuple
 
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,10 +23,12 @@ from guardproxy.console.visits import BASE, Form, Page, Visit, address, fields_o
 from guardproxy.errors import ConfigError
 from guardproxy.sinks.database import FilterError
 
+log = structlog.get_logger("guardproxy.console")
+
 Handler = Callable[[Visit], Awaitable[Page | Response]]
 
 
-class Endpoint(NamedTuple):
+class Place(NamedTuple):
     """An address: what shows it, the role that it needs (None: nobody signs in), and the keys of its query."""
 
     path: str
@@ -37,24 +41,24 @@ class Endpoint(NamedTuple):
 
 _EVERY: Final[tuple[Form, ...]] = ("html", "json", "csv")
 PLACES: Final = (
-    Endpoint("/", feed.home, "read"),
-    Endpoint("/sign-in", signin.form, None, keys=("next",)),
-    Endpoint("/sign-in", signin.sign_in, None, "POST", keys=("next",)),
-    Endpoint("/sign-out", signin.sign_out, "read", "POST"),
-    Endpoint("/feed", feed.feed, "read", keys=("before", "after"), forms=_EVERY),
-    Endpoint("/live", feed.live, "read", keys=("last",)),
-    Endpoint("/records/{name}", record.record, "read", forms=_EVERY),
-    Endpoint("/records/{name}/label", labelling.label, "label", "POST"),
-    Endpoint("/records/{name}/erase", labelling.erase, "admin", "POST"),
-    Endpoint("/queue", review.queue, "label", keys=("before", "after", "did"), forms=_EVERY),
-    Endpoint("/queue/{name}", review.item, "label", keys=("did",)),
-    Endpoint("/queue/{name}/label", review.label, "label", "POST"),
-    Endpoint("/queue/{name}/undo", review.undo, "label", "POST"),
-    Endpoint("/workbench", workbench.workbench, "read", keys=workbench.QUERY, forms=_EVERY),
-    Endpoint("/workbench/result", workbench.result, "read", keys=workbench.QUERY),
-    Endpoint("/overview", overview.overview, "read", keys=overview.QUERY, forms=_EVERY),
-    Endpoint("/try", trying.form, "label"),
-    Endpoint("/try", trying.judge, "label", "POST"),
+    Place("/", feed.home, "read"),
+    Place("/sign-in", signin.form, None, keys=("next",)),
+    Place("/sign-in", signin.sign_in, None, "POST", keys=("next",)),
+    Place("/sign-out", signin.sign_out, "read", "POST"),
+    Place("/feed", feed.feed, "read", keys=("before", "after"), forms=_EVERY),
+    Place("/live", feed.live, "read", keys=("last",)),
+    Place("/records/{name}", record.record, "read", forms=_EVERY),
+    Place("/records/{name}/label", labelling.label, "label", "POST"),
+    Place("/records/{name}/erase", labelling.erase, "admin", "POST"),
+    Place("/queue", review.queue, "label", keys=("before", "after", "did"), forms=_EVERY),
+    Place("/queue/{name}", review.item, "label", keys=("did",)),
+    Place("/queue/{name}/label", review.label, "label", "POST"),
+    Place("/queue/{name}/undo", review.undo, "label", "POST"),
+    Place("/workbench", workbench.workbench, "read", keys=workbench.QUERY, forms=_EVERY),
+    Place("/workbench/result", workbench.result, "read", keys=workbench.QUERY),
+    Place("/overview", overview.overview, "read", keys=overview.QUERY, forms=_EVERY),
+    Place("/try", trying.form, "label"),
+    Place("/try", trying.judge, "label", "POST"),
 )
 
 
@@ -84,7 +88,7 @@ _MESSAGES: Final = {
 }
 
 
-def _endpoint(place: Endpoint, form: Form, parts: ConsoleParts) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(place: Place, form: Form, parts: ConsoleParts) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         visit = Visit(request, parts, session_of(request, parts.people), form)
         try:
@@ -96,8 +100,9 @@ def _endpoint(place: Endpoint, form: Form, parts: ConsoleParts) -> Callable[[Req
             shown = _problem(400, f"The filter cannot be used: {error}")
         except HTTPException as error:
             shown = _problem(error.status_code, error.detail)
-        except ConfigError as error:
-            shown = _problem(503, f"The audit store cannot be read: {error}")
+        except (ConfigError, SQLAlchemyError, OSError) as error:
+            log.error("console_store_failed", error=str(error))
+            shown = _problem(503, "The audit store cannot be used at the moment; the log says why. Try again later.")
         response = answer(visit, shown) if isinstance(shown, Page) else shown
         give_cookie(response, visit)
         return response
@@ -105,7 +110,7 @@ def _endpoint(place: Endpoint, form: Form, parts: ConsoleParts) -> Callable[[Req
     return endpoint
 
 
-def _instead(place: Endpoint, visit: Visit) -> Page | Response | None:
+def _instead(place: Place, visit: Visit) -> Page | Response | None:
     """What to answer instead, None if the visit is allowed: the sign-in, or a refusal for the role or the token."""
     if place.method == "POST" and not visit.parts.people.holds(visit.session, visit.sent.get("token", "")):
         return _problem(403, "This form is too old, or another page sent it. Load the page again, then repeat.")

@@ -10,6 +10,7 @@ from starlette.responses import RedirectResponse, Response
 from guardproxy.console.record import one_record
 from guardproxy.console.rendering import HEADERS
 from guardproxy.console.visits import Visit, address
+from guardproxy.observe.masking import mask_credentials
 from guardproxy.reviews import Label, LabelKind
 from guardproxy.sinks.database import Filter, StoredRecord
 
@@ -27,7 +28,7 @@ async def give(visit: Visit, stored: StoredRecord, kind: str) -> None:
         visit.person.name,
         time.time(),
         category,
-        visit.sent.get("note", "").strip(),
+        mask_credentials(visit.sent.get("note", "").strip()),
     )
     try:
         await visit.parts.store.label([label])

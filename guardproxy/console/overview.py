@@ -3,13 +3,14 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from guardproxy.console.charts import ACTIONS, Chart, Column, lines, stacked
 from guardproxy.console.feed import acting, chips, facet_lists
 from guardproxy.console.shown import clock
 from guardproxy.console.visits import Page, Query, Visit, address
-from guardproxy.sinks.database import FilterError, Period
+from guardproxy.sinks.database import Facets, FilterError, Period
 
 QUERY: Final = ("over",)
 _DEFAULT: Final = "24h"
@@ -32,13 +33,9 @@ async def overview(visit: Visit) -> Page:
     query = {key: values for key, values in visit.query.items() if key not in ("over", "since", "until")}
     now = time.time()
     first = (int(now - length) // step + 1) * step
-    chosen = acting(visit.filter())
-    chosen = type(chosen).from_query({**chosen.to_query(), "since": [f"@{float(first)!r}"]})
+    chosen = replace(acting(visit.filter()), since=float(first), until=None)
     facets = await visit.parts.store.facets(chosen, 100_000)
     periods = _filled(await visit.parts.store.periods(chosen, step), first, now, step)
-    actions = facets.by.get("action", {})
-    judged = sum(sum(counts.values()) for counts in actions.values())
-    causes = {name: sum(counts.values()) for name, counts in facets.by.get("cause", {}).items()}
     feed_query = {**query, "since": [f"@{float(first)!r}"], "shadow": [chosen.shadow or "without"]}
     values: dict[str, Any] = {
         "spans": [
@@ -47,39 +44,40 @@ async def overview(visit: Visit) -> Page:
         "title": title,
         "chips": chips(query, "/overview"),
         "counted": facets,
-        "judged": judged,
-        "stopped": sum(sum(actions.get(name, {}).values()) for name in ("block", "rewrite")),
-        "by_action": [
-            (name, sum(actions.get(name, {}).values()), address("/feed", feed_query, action=name)) for name in ACTIONS
-        ],
-        "failures": causes.get("guard_error", 0) + causes.get("overload", 0),
-        "errors_at": address("/feed", feed_query, error="true"),
-        **_charts(periods, query, step),
-        "groups": [
-            facet
-            for facet in facet_lists(facets, feed_query, "/feed")
-            if facet.name in ("client", "route", "model", "policy", "category")
-        ],
         "json": address("/overview.json", visit.query),
         "csv": address("/overview.csv", visit.query),
+        **_totals(facets, feed_query),
+        **_charts(periods, query, step),
     }
     return Page("overview.html", values, lambda: _data(periods, facets.by), lambda: _table(periods))
 
 
-def _charts(periods: Sequence[Period], query: Query, step: int) -> dict[str, Any]:
-    """The values of the page that have one column for each period."""
+def _totals(facets: Facets, query: Query) -> dict[str, Any]:
+    """The counts of the whole time, each with the address of its records."""
+    actions = {name: sum(counts.values()) for name, counts in facets.by.get("action", {}).items()}
+    causes = {name: sum(counts.values()) for name, counts in facets.by.get("cause", {}).items()}
+    groups = ("client", "route", "model", "policy", "category")
+    return {
+        "judged": facets.counted,
+        "by_action": [(name, actions.get(name, 0), address("/feed", query, action=name)) for name in ACTIONS],
+        "failures": causes.get("guard_error", 0) + causes.get("overload", 0),
+        "errors_at": address("/feed", query, error="true"),
+        "groups": [facet for facet in facet_lists(facets, query, "/feed") if facet.name in groups],
+    }
+
+
+def _charts(periods: Sequence[Period], query: Query, step: float) -> dict[str, Any]:
+    """The charts over the time, and the periods with their names and addresses for the table."""
     names = [clock(period.start, step) for period in periods]
     links = [_between(query, period.start, step) for period in periods]
-    top = _top(periods)
-    stops = _columns(names, (_without(period.actions, "pass") for period in periods), links)
-    errors = _columns(names, ({"error": period.errors} if period.errors else {} for period in periods), links)
+    errors = [{"error": period.errors} if period.errors else {} for period in periods]
+    stops = [_without(period.actions, "pass") for period in periods]
     return {
         "volume": stacked(_columns(names, (period.actions for period in periods), links), [*reversed(ACTIONS)]),
-        "stops": stacked(stops, ["flag", "rewrite", "block"], height=110),
-        "categories": _by_category(names, periods, top, query, step),
-        "top": top,
+        "stops": stacked(_columns(names, stops, links), ["flag", "rewrite", "block"], height=110),
+        "categories": _by_category(names, periods, query, step),
         "latency": _latency(names, periods),
-        "errors": stacked(errors, ["error"], height=80),
+        "errors": stacked(_columns(names, errors, links), ["error"], height=80),
         "periods": list(zip(names, periods, links, strict=True)),
     }
 
@@ -107,11 +105,11 @@ def _without(actions: Mapping[str, int], name: str) -> dict[str, int]:
 
 
 def _by_category(
-    names: Sequence[str], periods: Sequence[Period], top: Sequence[str], query: Query, step: float
+    names: Sequence[str], periods: Sequence[Period], query: Query, step: float
 ) -> list[tuple[str, int, str, Chart]]:
     """For each of the most frequent categories: its name, its count, its records, and a chart over the time."""
     found: list[tuple[str, int, str, Chart]] = []
-    for category in top:
+    for category in _top(periods):
         columns = [
             Column(
                 name,

@@ -22,7 +22,7 @@ _PHRASE: Final = 40  # the words by which the same text is searched; the stores 
 
 
 @dataclass(frozen=True, slots=True)
-class ShownTurn:
+class ChatTurn:
     """A judged turn in the conversation; `current` is the record that the page is about."""
 
     stored: StoredRecord
@@ -86,7 +86,7 @@ async def record_values(visit: Visit, stored: StoredRecord) -> dict[str, Any]:
     }
 
 
-async def conversation(store: ReviewStore, stored: StoredRecord) -> list[ShownTurn]:
+async def conversation(store: ReviewStore, stored: StoredRecord) -> list[ChatTurn]:
     """The turns of the record's session up to it, and those of its request, each text once, in their order."""
     origin = stored.record.origin
     rows = await store.query(Filter(request_id=origin.request_id, shadow="without"), _TURNS, newest_first=False)
@@ -98,11 +98,11 @@ async def conversation(store: ReviewStore, stored: StoredRecord) -> list[ShownTu
         key = (row.record.side, row.record.turn, row.record.choice, row.record.text)
         if key not in by_turn or row.seq == stored.seq:
             by_turn[key] = row
-    turns = [ShownTurn(row, (), row.seq == stored.seq) for row in by_turn.values()]
-    return [ShownTurn(turn.stored, pieces(turn.stored.record.text, span_of(turn)), turn.current) for turn in turns]
+    turns = [ChatTurn(row, (), row.seq == stored.seq) for row in by_turn.values()]
+    return [ChatTurn(turn.stored, pieces(turn.stored.record.text, span_of(turn)), turn.current) for turn in turns]
 
 
-def span_of(turn: ShownTurn) -> Span | None:
+def span_of(turn: ChatTurn) -> Span | None:
     """The stretch of the text that carries the decision; None if it is the whole text, or in another form of it."""
     shown = turn.stored.record
     verdict, size = shown.verdict, len(shown.text)

@@ -14,7 +14,7 @@ PREFIX: Final = "t:"
 
 
 @dataclass(frozen=True, slots=True)
-class ThresholdPlace:
+class RulePlace:
     """A rule of a policy: the side, the category and the action that it belongs to."""
 
     side: Side
@@ -27,20 +27,20 @@ class ThresholdPlace:
         return f"{PREFIX}{self.side}:{self.category}:{self.action}"
 
 
-def places(policy: Policy) -> dict[ThresholdPlace, Rule]:
+def places(policy: Policy) -> dict[RulePlace, Rule]:
     """Every rule of a policy by its place."""
     return {
-        ThresholdPlace(side, category, rule.action): rule
+        RulePlace(side, category, rule.action): rule
         for side in SIDES
         for category, rules in policy.side(side).by_category.items()
         for rule in rules
     }
 
 
-def read_thresholds(policy: Policy, query: Mapping[str, Sequence[str]]) -> dict[ThresholdPlace, float]:
+def read_thresholds(policy: Policy, query: Mapping[str, Sequence[str]]) -> dict[RulePlace, float]:
     """The thresholds that an address sets and that differ from the policy's. Raises ValueError with the key."""
     known = {place.key: (place, rule) for place, rule in places(policy).items()}
-    chosen: dict[ThresholdPlace, float] = {}
+    chosen: dict[RulePlace, float] = {}
     for key, values in query.items():
         if not key.startswith(PREFIX):
             continue
@@ -58,7 +58,7 @@ def read_thresholds(policy: Policy, query: Mapping[str, Sequence[str]]) -> dict[
     return chosen
 
 
-def with_thresholds(policy: Policy, chosen: Mapping[ThresholdPlace, float]) -> Policy:
+def with_thresholds(policy: Policy, chosen: Mapping[RulePlace, float]) -> Policy:
     """The policy with other thresholds. Its version differs as well if anything does."""
     if not chosen:
         return policy
@@ -66,11 +66,11 @@ def with_thresholds(policy: Policy, chosen: Mapping[ThresholdPlace, float]) -> P
     return replace(policy, version=f"{policy.version}+", user=sides["user"], assistant=sides["assistant"])
 
 
-def _side(rules: SideRules, side: Side, chosen: Mapping[ThresholdPlace, float]) -> SideRules:
+def _side(rules: SideRules, side: Side, chosen: Mapping[RulePlace, float]) -> SideRules:
     return SideRules(
         {
             category: tuple(
-                replace(rule, threshold=chosen.get(ThresholdPlace(side, category, rule.action), rule.threshold))
+                replace(rule, threshold=chosen.get(RulePlace(side, category, rule.action), rule.threshold))
                 for rule in own
             )
             for category, own in rules.by_category.items()
@@ -109,7 +109,7 @@ def yaml_lines(policy: Policy, categories: Iterable[tuple[Side, str]]) -> list[s
     return lines
 
 
-def yaml_difference(before: Policy, after: Policy, chosen: Iterable[ThresholdPlace]) -> tuple[list[str], list[str]]:
+def yaml_difference(before: Policy, after: Policy, chosen: Iterable[RulePlace]) -> tuple[list[str], list[str]]:
     """The changed categories as YAML that replaces theirs in the file, and the lines of the difference."""
     categories = [(place.side, place.category) for place in chosen]
     old, new = yaml_lines(before, categories), yaml_lines(after, categories)

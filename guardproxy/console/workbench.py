@@ -14,7 +14,7 @@ from guardproxy.console.parts import ConsoleParts, LoadedTurns
 from guardproxy.console.thresholds import (
     PREFIX,
     SIDES,
-    ThresholdPlace,
+    RulePlace,
     places,
     read_thresholds,
     unreachable,
@@ -50,7 +50,7 @@ _WIDTH, _HEIGHT, _BINS = 300.0, 64.0, 25
 class Slider:
     """A threshold that can be moved."""
 
-    place: ThresholdPlace
+    place: RulePlace
     rule: Rule
     value: float
 
@@ -126,13 +126,13 @@ async def load(visit: Visit) -> LoadedTurns:
 
 
 async def _read(visit: Visit, chosen: Filter, now: float) -> LoadedTurns:
-    contents = await visit.parts.store.recent(chosen, RECORDS)
-    turns = await asyncio.to_thread(lambda: [stored_turn(number, json.loads(content)) for number, content in contents])
+    found = await visit.parts.store.recent(chosen, RECORDS)
+    turns = await asyncio.to_thread(lambda: [stored_turn(number, fields) for number, fields in found])
     given = await visit.parts.store.labels([turn.id for turn in turns])
     return LoadedTurns(turns, {name: labels[-1].kind for name, labels in given.items()}, now)
 
 
-def _chosen(visit: Visit) -> tuple[Policy, Side, dict[ThresholdPlace, float]]:
+def _chosen(visit: Visit) -> tuple[Policy, Side, dict[RulePlace, float]]:
     policies = visit.parts.policies().policies
     name, side = visit.value("of", "default"), visit.value("at", "user")
     if name not in policies:
@@ -158,7 +158,7 @@ def _filters(visit: Visit) -> Query:
 
 
 def compare(
-    parts: ConsoleParts, policy: Policy, chosen: Mapping[ThresholdPlace, float], loaded: LoadedTurns
+    parts: ConsoleParts, policy: Policy, chosen: Mapping[RulePlace, float], loaded: LoadedTurns
 ) -> dict[str, Any]:
     """Decide the records again under the policy with its new thresholds, and compare with the one in force.
 
@@ -232,7 +232,7 @@ def _measured(
 
 
 def panels(
-    policy: Policy, side: Side, chosen: Mapping[ThresholdPlace, float], loaded: LoadedTurns, names: Mapping[str, str]
+    policy: Policy, side: Side, chosen: Mapping[RulePlace, float], loaded: LoadedTurns, names: Mapping[str, str]
 ) -> list[Panel]:
     """The categories of a side that have a rule, the overall probability first."""
     rules = {place: rule for place, rule in places(policy).items() if place.side == side}

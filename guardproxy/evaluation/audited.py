@@ -15,7 +15,8 @@ from typing import NamedTuple
 from guardproxy.evaluation.datasets import LabelledRow
 from guardproxy.evaluation.scoring import Score, ScoredRows, probabilities
 from guardproxy.replay import StoredTurn, agreed_unsafe, is_unsafe
-from guardproxy.types import SIGNALS, ActionName, Check, Conversation, LabelKind, Message, Part, Side
+from guardproxy.reviews import LabelKind
+from guardproxy.types import SIGNALS, ActionName, Check, Conversation, Message, Part, Side
 
 
 class RecordLabel(NamedTuple):

@@ -17,9 +17,10 @@ from guardproxy.evaluation.metrics import effective_rows, measure, rate_of
 from guardproxy.evaluation.report import pairs_of
 from guardproxy.evaluation.thresholds import NoThreshold, Target, Threshold, find_thresholds
 from guardproxy.replay import stored_turn
+from guardproxy.reviews import LabelKind
 from guardproxy.sinks.database import AuditStore, default_store_url
 from guardproxy.sinks.shared import to_dict
-from guardproxy.types import LabelKind, Record
+from guardproxy.types import Record
 from tests.replay_kit import OLD, records
 from tests.sinks.kit import PASSED, record
 

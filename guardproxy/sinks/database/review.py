@@ -26,9 +26,11 @@ from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardproxy.sinks.database.filters import EVERY, Filter
+from guardproxy.sinks.database.keys import opened_parts
 from guardproxy.sinks.database.labels import in_force
 from guardproxy.sinks.database.queries import Counts, check_names, conditions
 from guardproxy.sinks.database.schema import labels, records, scores, search_key
+from guardproxy.sinks.database.sealed import record_fields
 from guardproxy.sinks.database.store import AuditStore
 
 # Claims are no part of the chain: they last minutes, and nobody needs to prove them.
@@ -117,21 +119,22 @@ class ReviewStore(AuditStore):
             for number, counts in sorted(actions.items())
         ]
 
-    async def recent(self, chosen: Filter, newest: int) -> list[tuple[int, str]]:
-        """Return number and JSON text of the newest records that match, newest first."""
-        found: list[tuple[int, str]] = []
+    async def recent(self, chosen: Filter, newest: int) -> list[tuple[int, dict[str, Any]]]:
+        """Return number and fields (`shared.to_dict`) of the newest records that match, newest first."""
+        found: list[tuple[int, dict[str, Any]]] = []
         before: int | None = None
         while len(found) < newest:
             where = [] if before is None else [records.c.seq < before]
-            query = select(records.c.seq, records.c.content).where(*conditions(chosen, self._dialect), *where)
+            columns = (records.c.seq, records.c.content, records.c.sealed_text, records.c.sealed_quotes)
+            query = select(*columns).where(*conditions(chosen, self._dialect), *where)
             query = query.order_by(records.c.seq.desc()).limit(min(500, newest - len(found)))
             async with self._database.reading() as connection:
                 await check_names(connection, chosen)
-                part = (await connection.execute(query)).tuples().all()
+                part = (await connection.execute(query)).all()
             if not part:
                 break
-            found += part
-            before = part[-1][0]
+            found += [(row.seq, record_fields(row.content, opened_parts(row, self._cipher))) for row in part]
+            before = part[-1].seq
         return found
 
     def _newest(self, chosen: Filter, newest: int, length_s: float | None = None) -> Subquery:

@@ -1,0 +1,95 @@
+"""How texts and numbers are shown, charts, and policies with other thresholds."""
+
+import csv
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guardproxy.console import shown
+from guardproxy.console.charts import Column, histogram, lines, round_up, stacked
+from guardproxy.console.thresholds import PREFIX, places, read_thresholds, unreachable, with_thresholds, yaml_difference
+from tests.console.kit import policies
+
+TEXTS = st.text(st.characters(), max_size=80)
+
+
+@given(TEXTS, st.integers(0, 80), st.integers(0, 80))
+def test_pieces_keep_the_text(text: str, start: int, length: int) -> None:
+    """The pieces are the text in its order; what does not show has the name of its code point."""
+    span = (min(start, len(text)), min(start + length, len(text)))
+    found = shown.pieces(text, span)
+    joined = "".join(chr(int(piece.text.removeprefix("U+"), 16)) if piece.hidden else piece.text for piece in found)
+    assert joined == text
+    marked = "".join(
+        chr(int(piece.text.removeprefix("U+"), 16)) if piece.hidden else piece.text for piece in found if piece.marked
+    )
+    assert marked == text[span[0] : span[1]]
+    assert all(shown.is_visible(c) for piece in found for c in piece.text)
+
+
+@given(st.lists(st.lists(TEXTS, min_size=2, max_size=2), min_size=1, max_size=4))
+def test_no_cell_of_a_sheet_is_a_formula(rows: list[list[str]]) -> None:
+    """Every cell comes back as text without control characters, and none begins as a formula does."""
+    table = shown.sheet(rows)
+    assert len(list(csv.reader(io.StringIO(table)))) == len(rows)
+    for cell in (cell for row in csv.reader(io.StringIO(table)) for cell in row):
+        assert all(shown.is_visible(c) for c in cell)
+        assert not cell.lstrip().startswith(("=", "+", "@", "|", "%"))
+
+
+def test_numbers() -> None:
+    """Numbers have as many digits as they need."""
+    assert [shown.chance(p) for p in (0.0, 0.0004, 0.05, 0.5, 0.9996, 1.0)] == [
+        *("0.000", "<0.001", "0.050", "0.50", ">0.999", "1.00"),
+    ]
+    assert [shown.seconds(s) for s in (0.0021, 0.034, 1.26, 31.4)] == ["2.1 ms", "34 ms", "1.3 s", "31 s"]
+    assert [shown.share(1, 3), shown.share(1, 300), shown.share(0, 5), shown.share(0, 0)] == [
+        "33 %",
+        "0.3 %",
+        "0 %",
+        "",
+    ]
+    assert shown.excerpt("a\nb\u202ec", 20) == "a b[U+202E]c"
+    assert shown.excerpt("word " * 9, 9) == "word word…"
+
+
+def test_charts() -> None:
+    """Stacks reach their counts, lines leave unknown values out, and scores fall into their bins."""
+    chart = stacked([Column("a", {"block": 3, "pass": 1}, "/x"), Column("b", {})], ["pass", "block"], 100, 50)
+    assert [(box.kind, round(box.height), box.link) for box in chart.boxes] == [("pass", 10, "/x"), ("block", 30, "/x")]
+    assert [round_up(n) for n in (0, 1, 3, 7, 80, 101)] == [1, 1, 5, 10, 100, 200]
+    assert [len(points) for _, points in lines(["a", "b"], {"p50": [0.1, None]}).lines] == [1]
+    assert histogram({"right": [0.0, 0.99, 1.0]}, 2) == {"right": [1, 2]}
+
+
+def test_thresholds() -> None:
+    """An address changes thresholds of known rules, and the YAML names the changed categories only."""
+    policy = policies().policies["default"]
+    key = f"{PREFIX}user:violence_hate:block"
+    chosen = read_thresholds(policy, {key: ["0.25"], f"{PREFIX}user:sexual_content:block": ["0.5"], "t:no:x:y": ["1"]})
+    assert [(place.category, value) for place, value in chosen.items()] == [("violence_hate", 0.25)]
+    new = with_thresholds(policy, chosen)
+    assert new.version != policy.version
+    assert {place.key: rule.threshold for place, rule in places(new).items()}[key] == 0.25
+    assert "can never act" in unreachable(new)[0]
+    assert unreachable(policy) == []
+    yaml, difference = yaml_difference(policy, new, chosen)
+    assert yaml == ["policies:", "  default:", "    user:", "      violence_hate: {flag: 0.3, block: 0.25}"]
+    assert difference[-2:] == ["-      violence_hate: {flag: 0.3, block: 0.6}", f"+{yaml[-1]}"]
+    with pytest.raises(ValueError, match="not a probability"):
+        read_thresholds(policy, {key: ["much"]})
+
+
+def test_yaml_of_rewrites_and_second_thresholds() -> None:
+    """A rewrite keeps its way, a second threshold stays."""
+    policy = policies().policies["default"]
+    chosen = {place: 0.4 for place in places(policy) if place.side == "assistant" and place.category == "*"}
+    assert yaml_difference(policy, with_thresholds(policy, chosen), chosen)[0][-1] == (
+        '      "*": {rewrite: {at: 0.4, how: redact}}'
+    )
+    chosen = {place: 0.7 for place in places(policy) if place.category == "sexual_content"}
+    assert yaml_difference(policy, with_thresholds(policy, chosen), chosen)[0][-1] == (
+        "      sexual_content: {block: 0.7, with_unsafe: 0.4}"
+    )
