@@ -353,6 +353,12 @@ def test_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed(capsys, "verify", "--data-dir", folder)
 
 
+def test_migrate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`migrate` leaves a store of the current version as it is, and says its version."""
+    place = f"sqlite:///{folder}/audit.sqlite3"
+    assert printed(capsys, "migrate", "--data-dir", folder) == f"{place} has version 2\n"
+
+
 def test_show_conversation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With `--conversation`, `show` has all records of the request and of its session, in their order."""
     write(tmp_path, [record(i, request_id=f"request-{i // 2}", session="s" if i < 4 else f"t{i}") for i in range(6)])
