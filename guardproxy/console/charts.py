@@ -91,10 +91,11 @@ def lines(
 
 
 def _labels(names: Sequence[str], width: float) -> list[Tick]:
-    """As many names as have room below a chart."""
+    """As many names as have room below a chart, none of them cut at its sides."""
     step = width / max(len(names), 1)
     every = max(1, ceil(len(names) * _LABEL / width))
-    return [Tick((index + 0.5) * step, names[index]) for index in range(every // 2, len(names), every)]
+    ticks = [Tick((index + 0.5) * step, names[index]) for index in range(every // 2, len(names), every)]
+    return [tick for tick in ticks if _LABEL / 4 <= tick.at <= width - _LABEL / 4]
 
 
 def _ticks(top: float, height: float) -> list[Tick]:
