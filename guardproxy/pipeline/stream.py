@@ -280,7 +280,8 @@ class StreamReview:
             if self._stream.released(choice).size <= (latest.message.size if latest else 0):
                 check = LatestCheck(message, latest.verdict if latest else None, _UNREADABLE, self._unreadable)
                 self._latest[choice] = check
-                await self._records.add(choice, check, outcome, complete=False)
+                has_end = choice in self._finished and self._exchange.policy.stream.mode == "monitor"
+                await self._records.add(choice, check, Pass() if has_end else outcome, complete=False)
             out.append(self._ending(choice, outcome))
         rest, _ = await self._released()
         return b"".join([*out, self._after_waiting_frames(rest), self._stream.close()])

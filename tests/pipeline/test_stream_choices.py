@@ -92,6 +92,7 @@ FRAMES = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 1)), min_size
 @example([("text and finish", 0), ("text", 1), ("harmful aside", 0), ("finish", 1)], [1], [0], 0, ("window", "flag"))
 @example([("text and finish", 0), ("harm", 1), ("image", 0), ("nonsense", 0)], [1], [3], 0, ("window", "block"))
 @example([("text", 0), ("harm", 1), ("done", 0)], [1], [0], 1, ("window", "flag"))
+@example([("text beside the other's finish", 0), ("text", 1)], [1], [0], 0, ("monitor", "flag"))
 def test_a_choice_ends_once_in_any_order_of_frames(
     kinds: list[tuple[str, int]], sizes: list[int], turns: list[int], cut: int, rules: tuple[Any, str]
 ) -> None:

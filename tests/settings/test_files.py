@@ -1,5 +1,6 @@
 """The configuration files in the repository and the package, the JSON schema, and the page about every option."""
 
+import base64
 import json
 import re
 from collections.abc import Iterator
@@ -16,7 +17,13 @@ from guardproxy.settings.model import Document
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config"
-ENV = {"OPENAI_API_KEY": "k", "AUDIT_PASSWORD": "p", "CONSOLE_KEY": "a-key-of-the-console"}
+ENV = {
+    "OPENAI_API_KEY": "k",
+    "AUDIT_PASSWORD": "p",
+    "AUDIT_KEY": base64.urlsafe_b64encode(b"a" * 32).decode(),
+    "AUDIT_CHAIN_KEY": "a-key-of-the-hash-chain-of-the-audit",
+    "CONSOLE_KEY": "a-key-of-the-console",
+}
 
 
 def loaded(name: str) -> Settings:
@@ -90,7 +97,7 @@ def test_schema_is_up_to_date() -> None:
 
 def test_every_option_is_in_the_example() -> None:
     """config/example.yaml contains each option."""
-    keys = set(re.findall(r"(?:^|[{,-])\s*\"?([a-z_]+)\"?:", (CONFIG / "example.yaml").read_text(), re.MULTILINE))
+    keys = set(re.findall(r"(?:^|[{,-])\s*\"?([a-z_0-9]+)\"?:", (CONFIG / "example.yaml").read_text(), re.MULTILINE))
     assert {option.rpartition(".")[2] for option in OPTIONS} - keys == set()
 
 

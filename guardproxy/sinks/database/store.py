@@ -61,13 +61,8 @@ _READ = 200  # rows in one query
 _READ_CONTENTS = 1000  # rows in one query of `contents`
 _ERASE = 200  # rows that one transaction of `retain` erases: proxies wait for it with their records
 
-_STORED: tuple[Any, ...] = (
-    records.c.seq,
-    records.c.hash,
-    records.c.content,
-    records.c.sealed_text,
-    records.c.sealed_quotes,
-)
+_SEALED = (records.c.sealed_text, records.c.sealed_quotes)
+_STORED: tuple[Any, ...] = (records.c.seq, records.c.hash, records.c.content, *_SEALED)
 _Eraser = Callable[[AsyncConnection, Sequence[int], str, ChainKey | None], Awaitable[int]]
 
 _log = structlog.get_logger("guardproxy.audit")
