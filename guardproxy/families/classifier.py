@@ -48,6 +48,16 @@ _NAMES = {
 Replies = Literal["pair", "alone"]
 # A reply whose P(unsafe) without its question is below this is not judged by the question: docs/evaluation.md.
 HARMLESS_ALONE = 0.03
+# A reply with fewer words, or with one of these, may mean something only after its question: "Yes, you should."
+_FEWEST_WORDS = 5
+_DEPENDENT = frozenset(
+    {
+        "absolutely", "agree", "agreed", "allowed", "certainly", "course", "definitely", "do", "fine", "go", "good",
+        "great", "he", "her", "him", "his", "it", "its", "it's", "no", "nothing", "okay", "ok", "one", "perfectly",
+        "right", "she", "should", "so", "sure", "that", "that's", "them", "they", "this", "those", "these",
+        "totally", "true", "wrong", "yeah", "yep", "yes", "you", "your", "you're",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +78,7 @@ class Classifier:
         key = f"classifier:{self.taxonomy.version}:{check.side}"
         if check.side != "assistant" or self.replies != "pair":
             return (Prompt((judged,), self.readout, key),)
-        questions = dict.fromkeys((_question(check), ""))
+        questions = dict.fromkeys((_question(check), "") if _stands_alone(check.turn.text) else (_question(check),))
         return tuple(Prompt((Piece(question, "turn"), judged), self.readout, key) for question in questions)
 
     def parse(self, check: Check, readings: Sequence[Reading], guard: str) -> Verdict:
@@ -164,6 +174,12 @@ def _question(check: Check) -> str:
     """Return the last user text before the reply."""
     before = (message for message in reversed(check.conversation.messages[:-1]) if message.role == "user")
     return next((message.text for message in before if message.text), "")
+
+
+def _stands_alone(text: str) -> bool:
+    """Whether a reply says something without its question, as far as its words tell."""
+    words = [word.strip(".,;:!?\"'()*").lower() for word in text.replace("\u2019", "'").split()]
+    return len(words) >= _FEWEST_WORDS and not _DEPENDENT.intersection(words)
 
 
 def _capped_sum(values: Sequence[float]) -> float:

@@ -204,8 +204,9 @@ def test_a_classifier_reads_a_reply_behind_its_question() -> None:
     family = open_model("classifier")
     (alone,) = family.render(check("user", ("user", "before"), ("assistant", "so"), ("user", " HELLO ")))
     assert [(piece.kind, piece.text) for piece in alone.pieces] == [("judged", " HELLO ")]
-    both = family.render(check("assistant", ("user", "Q"), ("tool", "data"), ("assistant", "A")))
+    both = family.render(check("assistant", ("user", "Q"), ("tool", "data"), ("assistant", "Paris lies on the Seine.")))
     texts = [[(piece.kind, piece.text) for piece in prompt.pieces] for prompt in both]
-    assert texts == [[("turn", "Q"), ("judged", "A")], [("turn", ""), ("judged", "A")]]
+    assert texts == [[("turn", q), ("judged", "Paris lies on the Seine.")] for q in ("Q", "")]
+    assert len(family.render(check("assistant", ("user", "Q"), ("assistant", "Yes, you really should.")))) == 1
     (lone,) = family.render(check("assistant", ("assistant", "A")))
     assert [(piece.kind, piece.text) for piece in lone.pieces] == [("turn", ""), ("judged", "A")]

@@ -182,7 +182,7 @@ def test_the_embedded_guard_has_an_output_for_the_whole() -> None:
 
 def _read_twice(with_question: float, alone: float) -> Verdict:
     readings = [Reading((unsafe, *(0.5 * unsafe,) * 7)) for unsafe in (with_question, alone)]
-    return classifier.open_family().parse(reply("x", "y"), readings, "g")
+    return classifier.open_family().parse(reply("x", "Paris lies on the Seine."), readings, "g")
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
@@ -197,7 +197,7 @@ def test_a_harmless_reply_is_not_judged_by_its_question(with_question: float, al
 def test_a_reply_that_lacks_a_reading_was_not_judged() -> None:
     """Both readings must be there: one of them alone is no answer."""
     with pytest.raises(GuardUnavailable):
-        classifier.open_family().parse(reply("x", "y"), [Reading((0.5,) * 8)], "g")
+        classifier.open_family().parse(reply("x", "Paris lies on the Seine."), [Reading((0.5,) * 8)], "g")
 
 
 def test_a_finding_says_where_its_label_was_read() -> None:
