@@ -15,7 +15,9 @@ the history that is not harmless is recorded again with each later request of it
 import argparse
 import asyncio
 import json
+import logging
 import os
+import resource
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -103,7 +105,9 @@ def _compare(found: Holdings, chat: Chat, number: int, group: Sequence[Record], 
     found.of["user turns"] += len(prompts)
     found.of["replies and errors"] += len(replies)
     found.of["turns of the history, again"] += again
-    if len(prompts) != shadows:
+    if turn.leaves == "waiting" and not group and not reached:
+        found.of["requests that were given up before they were read"] += 1
+    elif len(prompts) != shadows:
         found.wrong[f"user turns with {len(prompts)} records instead of {shadows}"] += 1
     may_lack = turn.leaves or turn.breaks
     if len(replies) != (shadows if reached else 0) and not (may_lack and not replies):
@@ -168,6 +172,7 @@ def main() -> int:
     args = parser.parse_args()
     args.folder.mkdir(parents=True)
     os.environ.setdefault("REVIEWER_KEY", "the-key-of-the-reviewer")
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it tells of every answer that breaks off
     chats = planned(args.requests, args.seed, args.data)
     write_truth(args.folder / "truth.jsonl", chats)
     upstream = DayUpstream(chats)
@@ -175,8 +180,10 @@ def main() -> int:
     with serve(upstream) as below, running(args.folder, config=CONFIG.format(upstream=below), timeout_s=600) as url:
         print(f"the proxy is ready after {time.monotonic() - began:.0f} s", flush=True)
         day = asyncio.run(held(url, chats, args.limit_s))
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = compared(chats, day, upstream.asked, asyncio.run(stored(args.folder)))
     print(report(day, found))
+    print(f"CPU time of the proxy, with its start: {used.ru_utime + used.ru_stime:.0f} s")
     print(f"review it: guardproxy serve --config {args.folder}/guardproxy.yaml --data-dir {args.folder}")
     return 1 if found.wrong else 0
 

@@ -75,7 +75,7 @@ class Clients:
         )
         if turn.leaves == "waiting":
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.05):
+                async with asyncio.timeout(0.2):
                     await self._http.send(request)
             self._day.outcomes["the client left"] += 1
             return None

@@ -13,60 +13,14 @@ from guardproxy.evaluation import datasets
 from tests.conformance.speech import PROTOCOLS, SSE, plain
 
 ROOT = Path(__file__).parents[1]
-NAMES = tuple(
-    [
-        "alice",
-        "amir",
-        "anna",
-        "aziz",
-        "bea",
-        "ben",
-        "bruno",
-        "carla",
-        "chen",
-        "dana",
-        "david",
-        "diego",
-        "elif",
-        "emma",
-        "erik",
-        "fatima",
-        "felix",
-        "finn",
-        "gita",
-        "hana",
-        "hugo",
-        "ines",
-        "ivan",
-        "jana",
-        "john",
-        "juan",
-        "kaya",
-        "kim",
-        "lars",
-        "lea",
-        "lin",
-        "lucy",
-        "luis",
-        "mallory",
-        "maria",
-        "max",
-        "mia",
-        "nadia",
-        "nils",
-        "nora",
-        "omar",
-        "oscar",
-        "paul",
-        "pia",
-        "rosa",
-        "sam",
-        "tara",
-        "trudy",
-        "yuki",
-        "zoe",
-    ]
+# fmt: off
+NAMES = (
+    "alice", "amir", "anna", "aziz", "bea", "ben", "bruno", "carla", "chen", "dana", "david", "diego", "elif",
+    "emma", "erik", "fatima", "felix", "finn", "gita", "hana", "hugo", "ines", "ivan", "jana", "john", "juan",
+    "kaya", "kim", "lars", "lea", "lin", "lucy", "luis", "mallory", "maria", "max", "mia", "nadia", "nils", "nora",
+    "omar", "oscar", "paul", "pia", "rosa", "sam", "tara", "trudy", "yuki", "zoe",
 )
+# fmt: on
 ABUSERS = ("mallory", "oscar", "trudy")
 HOURS = (1, 1, 1, 1, 1, 2, 3, 5, 8, 10, 10, 9, 7, 9, 10, 10, 9, 8, 7, 6, 5, 4, 3, 2)  # the share of each hour
 
