@@ -28,6 +28,7 @@ PAGES = (
     "/workbench",
     "/overview?over=24h",
     "/try",
+    "/store?client=c11e47aa",
     "/queue?client=nobody",
 )
 

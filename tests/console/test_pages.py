@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from guardproxy.reviews import Label
 from guardproxy.settings import load_text
 from tests.console.kit import FORMULA, HOSTILE, KEYS, Console, console, fill, judged, labels_of, many, name_of, sqlite
 
-PAGES = ("/feed", "/queue", "/workbench", "/overview", "/try", f"/records/{name_of(3)}")
+PAGES = ("/feed", "/queue", "/workbench", "/overview", "/try", "/store", f"/records/{name_of(3)}")
 
 
 @pytest.fixture(scope="module")
@@ -288,3 +289,37 @@ def test_the_overview_leads_to_the_records(local: Console) -> None:
     links = re.findall(r'<a href="([^"]*since=[^"]*until=[^"]*)" tabindex', page)
     assert links
     assert httpx.get(local.url + links[0].replace("&amp;", "&")).status_code == 200
+
+
+def test_a_person_is_erased_and_the_chain_verifies(tmp_path: Path) -> None:
+    """An admin counts what a filter selects, erases it, and sees that no row was changed behind the store's back."""
+    address = sqlite(tmp_path)
+    fill(address, [judged(number, f"text {number}", 0.9, user="ann" if number % 2 else "ben") for number in range(8)])
+    with console(address, KEYS) as running, client(running, "olga") as olga:
+        page = olga.get("/guardproxy/store?user=ann")
+        assert "4 records match" in page.text
+        sent = {"sure": "yes", "token": token(page)}
+        assert olga.post("/guardproxy/store/erase", data=sent).status_code == 400  # it would be everything
+        assert olga.post("/guardproxy/store/erase?user=ann", data={"token": token(page)}).status_code == 400
+        assert "4 records erased" in olga.post("/guardproxy/store/erase?user=ann", data=sent).text
+        assert len(olga.get("/guardproxy/feed.json").json()["records"]) == 4
+        assert "No record matches" in olga.get("/guardproxy/store?user=ann").text
+        verified = olga.post("/guardproxy/store/verify", data=sent)
+        assert "9 rows, 4 of them erased: no row was edited, removed or moved" in verified.text
+        with sqlite3.connect(tmp_path / "audit.sqlite3") as database:
+            database.execute("UPDATE guardproxy_records SET route = 'other' WHERE seq = 1")
+        verified = olga.post("/guardproxy/store/verify", data=sent)
+        assert "row 1: its search column route does not match its content" in verified.text
+        assert "no row was edited" not in verified.text
+
+
+def test_only_an_admin_sees_the_store(keyed: Console) -> None:
+    """Others have no link to the page and cannot use it."""
+    for name in ("rita", "anna"):
+        with client(keyed, name) as browser:
+            page = browser.get("/guardproxy/feed")
+            assert "/guardproxy/store" not in page.text
+            assert browser.get("/guardproxy/store").status_code == 403
+            for path in ("verify", "erase?user=ann"):
+                sent = {"sure": "yes", "token": token(page)}
+                assert browser.post(f"/guardproxy/store/{path}", data=sent).status_code == 403
