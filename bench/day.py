@@ -109,11 +109,13 @@ def _compare(found: Holdings, chat: Chat, number: int, group: Sequence[Record], 
         found.of["requests that were given up before they were read"] += 1
     elif len(prompts) != shadows:
         found.wrong[f"user turns with {len(prompts)} records instead of {shadows}"] += 1
-    may_lack = turn.leaves or turn.breaks
-    if len(replies) != (shadows if reached else 0) and not (may_lack and not replies):
-        found.wrong[f"replies with {len(replies)} records instead of {shadows if reached else 0}"] += 1
-    if reached and not replies:
-        found.of["replies of which nothing was read, without a record"] += 1
+    wanted = shadows if reached else 0
+    if (turn.leaves or turn.breaks) and not any(r.text for r in replies):
+        # Nothing of the reply was read, so nothing was judged: there may be a record of the acting policy.
+        found.of["replies of which nothing was read"] += reached
+        wanted = len(replies) if len(replies) <= 1 else shadows
+    if len(replies) != wanted:
+        found.wrong[f"replies with {len(replies)} records instead of {wanted}"] += 1
     found.wrong["wrong end users"] += sum(r.origin.user != short_hash(chat.user.encode()) for r in group)
     found.wrong["wrong texts"] += sum(r.exact and r.text != turn.prompt.text for r in prompts)
     found.wrong["wrong texts"] += sum(r.complete and r.exact and r.text != turn.reply.text for r in replies)
