@@ -22,7 +22,7 @@ from guardproxy.console.thresholds import (
     rules_of,
 )
 from guardproxy.policy import ANY, UNSAFE, Policy
-from guardproxy.types import Side
+from guardproxy.types import SIGNALS, Side
 
 _WIDTH, _HEIGHT, _BINS = 300.0, 64.0, 25
 _WORDS: Final[Mapping[Part, str]] = {
@@ -31,6 +31,13 @@ _WORDS: Final[Mapping[Part, str]] = {
     "block": "block from",
     "with_unsafe": "needs P(unsafe) from",
     "rewrite_with_unsafe": "rewrite needs P(unsafe) from",
+}
+_ADDED: Final[Mapping[Part, str]] = {
+    "flag": "flag",
+    "rewrite": "rewrite",
+    "block": "block",
+    "with_unsafe": "condition on P(unsafe)",
+    "rewrite_with_unsafe": "condition of the rewrite",
 }
 
 
@@ -151,9 +158,9 @@ def _panel(
         (key_of(place, "how"), shown.how, before.how if before and before.rewrite is not None else "")
         if shown.rewrite is not None
         else None,
-        [(key_of(place, part), _WORDS[part]) for part in offered if getattr(shown, part) is None],
+        [(key_of(place, part), _ADDED[part]) for part in offered if getattr(shown, part) is None],
         rules is not None,
-        ANY in own and category not in (UNSAFE, ANY),
+        ANY in own and category not in (UNSAFE, ANY, *SIGNALS),
         key_of(place, OWN),
         place in edits.rules,
     )

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import random
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -203,7 +203,10 @@ def labels_of(address: str, name: str) -> list[tuple[str, str, str]]:
 
 @contextmanager
 def console(
-    address: str, keys: Mapping[str, tuple[str, str]] | None = None, editor: PolicyEditor = NO_FILE
+    address: str,
+    keys: Mapping[str, tuple[str, str]] | None = None,
+    editor: PolicyEditor = NO_FILE,
+    in_force: Callable[[], PolicySet] = policies,
 ) -> Iterator[Console]:
     """Serve the page; `keys` gives each name a role and a key, without it nobody signs in."""
     people = [
@@ -214,7 +217,7 @@ def console(
     parts = ConsoleParts(
         store,
         People(people, "a secret of the test", 3600),
-        policies,
+        in_force,
         lambda hits, n: Rate(hits, n).interval,
         Words(),
         editor,
