@@ -57,7 +57,7 @@ _ROWS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class Workspace:
     """What an address selects: a policy, the side that is shown, and what is changed of the policy."""
 
     policy: Policy
@@ -115,7 +115,7 @@ async def save(visit: Visit) -> Page | Response:
     return RedirectResponse(where, 303, HEADERS)
 
 
-async def _page(visit: Visit, chosen: Chosen, refused: Sequence[str] = ()) -> Page:
+async def _page(visit: Visit, chosen: Workspace, refused: Sequence[str] = ()) -> Page:
     """The whole page; `refused` says why the changes were not saved."""
     loaded, policies = await load(visit), visit.parts.policies()
     outcome = await asyncio.to_thread(compare, visit.parts, chosen, loaded)
@@ -147,7 +147,7 @@ async def _page(visit: Visit, chosen: Chosen, refused: Sequence[str] = ()) -> Pa
     return Page("workbench.html", values, lambda: _data(outcome), lambda: _table(outcome), status)
 
 
-def _saving(visit: Visit, chosen: Chosen) -> dict[str, Any]:
+def _saving(visit: Visit, chosen: Workspace) -> dict[str, Any]:
     """What the page needs to offer saving, or to say why it cannot."""
     editor = visit.parts.editor
     query = {**_filters(visit), **query_of_edits(chosen.policy, chosen.edits)}
@@ -161,7 +161,7 @@ def _saving(visit: Visit, chosen: Chosen) -> dict[str, Any]:
     }
 
 
-def _moved(visit: Visit, chosen: Chosen, loaded: LoadedTurns, what: str, key: str) -> Response:
+def _moved(visit: Visit, chosen: Workspace, loaded: LoadedTurns, what: str, key: str) -> Response:
     """The page with a rule more or less: its key is in `add` or `remove`. Raises FilterError.
 
     To remove the key `own` leaves a category without rules of its own, to add it undoes every change of the category.
@@ -213,7 +213,7 @@ async def _read(visit: Visit, chosen: Filter, now: float) -> LoadedTurns:
     return LoadedTurns(turns, {name: labels[-1].kind for name, labels in given.items()}, now)
 
 
-def _chosen(visit: Visit, loaded: LoadedTurns) -> Chosen:
+def _chosen(visit: Visit, loaded: LoadedTurns) -> Workspace:
     policies = visit.parts.policies().policies
     name, side = visit.value("of", "default"), visit.value("at", "user")
     if name not in policies:
@@ -225,7 +225,7 @@ def _chosen(visit: Visit, loaded: LoadedTurns) -> Chosen:
         edits = read_edits(policy, visit.query, known, visit.parts.rewrites)
     except ValueError as error:
         raise FilterError("threshold", str(error)) from None
-    return Chosen(policy, "user" if side == "user" else "assistant", edits)
+    return Workspace(policy, "user" if side == "user" else "assistant", edits)
 
 
 def _known(parts: ConsoleParts, loaded: LoadedTurns) -> set[str]:
@@ -245,7 +245,7 @@ def _filters(visit: Visit) -> Query:
 # --- what would change -----------------------------------------------------------------------------------------------
 
 
-def compare(parts: ConsoleParts, chosen: Chosen, loaded: LoadedTurns) -> dict[str, Any]:
+def compare(parts: ConsoleParts, chosen: Workspace, loaded: LoadedTurns) -> dict[str, Any]:
     """Decide the records again under the policy with its new rules, and compare with the one in force.
 
     Both sides of the comparison are decided again: otherwise what changed in the configuration since would count too.
