@@ -56,6 +56,7 @@ PLACES: Final = (
     Place("/queue/{name}/undo", review.undo, "label", "POST"),
     Place("/workbench", workbench.workbench, "read", keys=workbench.QUERY, forms=_EVERY),
     Place("/workbench/result", workbench.result, "read", keys=workbench.QUERY),
+    Place("/workbench/save", workbench.save, "admin", "POST", keys=workbench.QUERY),
     Place("/overview", overview.overview, "read", keys=overview.QUERY, forms=_EVERY),
     Place("/try", trying.form, "label"),
     Place("/try", trying.judge, "label", "POST"),

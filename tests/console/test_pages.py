@@ -183,7 +183,7 @@ def test_a_mistake_in_the_address_is_named(local: Console) -> None:
     assert answer.status_code == 400
     assert "maybe" in answer.json()["error"]
     assert httpx.get(local.at("/feed?before=x")).status_code == 400
-    assert httpx.get(local.at("/workbench?t:user:violence_hate:block=2")).status_code == 400
+    assert httpx.get(local.at("/workbench?t:user:no_category:block=0.2")).status_code == 400
     assert "There is no such page" in httpx.get(local.at("/nothing")).text
     assert httpx.get(local.at("/records/unknown")).status_code == 404
 
@@ -254,15 +254,12 @@ def test_the_workbench_counts_what_changes(local: Console) -> None:
     assert lower["changes"]["blocked"] > 0
     assert {row["after"] for row in lower["rows"]} == {"block"}
     assert "flag: 0.3, block: 0.1" in lower["yaml"]
-    text = (
-        'version: 1\nupstream: {url: "http://127.0.0.1:9"}\n'
-        + lower["yaml"].replace("flag: 0.3, ", "")
-        + '\n    assistant: {"*": {}}\n'
-    )
+    assert [mistake["rule"] for mistake in lower["mistakes"]] == ["user:violence_hate:flag"]
+    text = 'version: 1\nupstream: {url: "http://127.0.0.1:9"}\n' + lower["yaml"].replace("flag: 0.3, ", "")
     rules = load_text(text, "new.yaml", {}, catalogue()).policies.policies["default"].user.by_category
     assert [rule.threshold for rule in rules["violence_hate"]] == [0.1]
     page = httpx.get(local.at("/workbench/result?t:user:violence_hate:block=0.1")).text
-    assert "can never act" in page
+    assert "is unreachable, because block applies from 0.1; lower it" in page
     assert "newly blocked" in page
 
 
@@ -274,7 +271,7 @@ def test_a_text_is_tried(local: Console) -> None:
         assert "strict" in page
         assert "0.95" in page
         assert "decoded &lt;b&gt;text" in page
-        assert "the guard is down" in browser.post("/guardproxy/try", data={**sent, "text": "fail"}).text
+        assert "it is down" in browser.post("/guardproxy/try", data={**sent, "text": "fail"}).text
         assert browser.post("/guardproxy/try", data={**sent, "text": " "}).status_code == 400
         assert browser.post("/guardproxy/try", data={**sent, "text": "x" * 20_001}).status_code == 400
 

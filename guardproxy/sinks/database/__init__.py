@@ -6,7 +6,7 @@ from guardproxy.sinks.database.erasing import Erased, Keep
 from guardproxy.sinks.database.filters import KEYS, Filter, FilterError, parse_bound, parse_moment
 from guardproxy.sinks.database.keys import ChainKey, PartsCipher, StoreKeys
 from guardproxy.sinks.database.queries import COUNT_BY, AuditStats, CountBy, Counts, StoredRecord
-from guardproxy.sinks.database.review import FACETS, Facets, Period, ReviewStore
+from guardproxy.sinks.database.review import FACETS, TREND_FIELDS, Facets, Period, ReviewStore, Trends
 from guardproxy.sinks.database.schema import data_folder, default_store_url
 from guardproxy.sinks.database.store import AuditStore
 
@@ -17,6 +17,7 @@ __all__ = [
     "DATABASES",
     "FACETS",
     "KEYS",
+    "TREND_FIELDS",
     "AuditStats",
     "AuditStore",
     "ChainKey",
@@ -34,6 +35,7 @@ __all__ = [
     "ReviewStore",
     "StoreKeys",
     "StoredRecord",
+    "Trends",
     "Verification",
     "data_folder",
     "default_store_url",

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import (
     Column,
     Float,
+    FromClause,
     MetaData,
     Select,
     String,
@@ -46,6 +47,8 @@ _claims = Table(
 # The columns that are counted in one pass.
 _COLUMNS = ("action", "side", "policy", "route", "client", "model", "cause")
 FACETS = ("action", "side", "category", "label", "policy", "route", "client", "model", "cause")
+TREND_FIELDS = ("category", "client", "route", "model", "policy", "side")
+Trends = Mapping[str, Mapping[float, Mapping[str, int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,27 @@ class ReviewStore(AuditStore):
             Period(number * length_s, counts, found[number], errors[number].get("error", 0), latency[number])
             for number, counts in sorted(actions.items())
         ]
+
+    async def trends(self, chosen: Filter, length_s: float, by: str, newest: int = 100_000) -> Trends:
+        """Count the newest records that match by value of `by`, one of `TREND_FIELDS`, and by period and action.
+
+        `category` counts a record for every category that reached a threshold. Periods are as in `periods`, by their
+        start; a value without a name is left out.
+        """
+        async with self._database.reading() as connection:
+            await check_names(connection, chosen)
+            which = self._newest(chosen, newest, length_s)
+            rows: FromClause = which
+            value, where = (scores.c.category, [scores.c.reached.is_(True)]) if by == "category" else (which.c[by], [])
+            if by == "category":
+                rows = which.join(scores, scores.c.seq == which.c.seq)
+            keys = (value, which.c.bucket, which.c.action)
+            query = select(*keys, func.count()).select_from(rows).where(*where).group_by(*keys)
+            found: defaultdict[str, defaultdict[float, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
+            for name, bucket, action, count in (await connection.execute(query)).all():
+                if name:
+                    found[name][bucket * length_s][action] = count
+        return found
 
     async def recent(self, chosen: Filter, newest: int) -> list[tuple[int, dict[str, Any]]]:
         """Return number and fields (`shared.to_dict`) of the newest records that match, newest first."""
