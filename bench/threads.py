@@ -25,7 +25,7 @@ from guardproxy.policy import PRESETS, Policy, decide
 from guardproxy.ports import Guard
 from guardproxy.settings import load, load_text
 from guardproxy.settings.presets import DEFAULT_PRESET
-from guardproxy.types import Check, Conversation, Message, Part, Verdict
+from guardproxy.types import Check, Conversation, Message, Part, Role, Verdict
 
 ROOT = Path(__file__).parents[1]
 OWN = ROOT / "training" / "multiturn.jsonl"
@@ -35,9 +35,11 @@ CHATS = ("benign_taskmaster4", "benign_mtbench_vicuna")
 Chat = tuple[Message, ...]
 
 
-def chat(texts: Sequence[str], roles: Sequence[str] = ("user", "assistant")) -> Chat:
-    """Messages of the roles in turn."""
-    return tuple(Message(roles[n % len(roles)], (Part(f"messages[{n}]", text),)) for n, text in enumerate(texts))
+def chat(texts: Sequence[str]) -> Chat:
+    """A conversation of these user turns, with an answer after each but the last."""
+    roles: tuple[Role, Role] = ("user", "assistant")
+    said = [text for turn in texts for text in (turn, "Here you are.")][:-1]
+    return tuple(Message(roles[n % 2], (Part(f"messages[{n}].content", text),)) for n, text in enumerate(said))
 
 
 def groups(data: Path) -> Iterator[tuple[str, list[Chat]]]:
@@ -50,7 +52,7 @@ def groups(data: Path) -> Iterator[tuple[str, list[Chat]]]:
         rows = [row.check.conversation.messages for row in read(file).rows] if file.is_file() else []
         yield name, [messages for messages in rows if sum(one.role == "user" for one in messages) > 1]
     prompts = [row.check.turn.text for row in read(ROOT / "training" / "everyday.jsonl").rows]
-    yield "everyday prompts, three at a time", [chat(prompts[n : n + 3], ("user",)) for n in range(0, len(prompts), 3)]
+    yield "everyday prompts, three at a time", [chat(prompts[n : n + 3]) for n in range(0, len(prompts), 3)]
 
 
 @dataclass(frozen=True, slots=True)
