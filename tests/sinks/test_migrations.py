@@ -185,11 +185,11 @@ def test_reading_an_old_store_says_what_to_run(address: str) -> None:
     async def run() -> None:
         await _run_in(address, fill)
         async with opened(address, create=False) as store:
-            with pytest.raises(ConfigError, match=r"has version 1, .* reads version 2: .*`guardproxy audit migrate`"):
+            with pytest.raises(ConfigError, match=r"has version 1, .* reads version 3: .*`guardproxy audit migrate`"):
                 await store.query()
             assert await store.version() == 1
-            assert await store.migrate() == 2
-            assert await store.migrate() == 2
+            assert await store.migrate() == 3
+            assert await store.migrate() == 3
             assert len(await store.query()) == 5
 
     asyncio.run(run())
@@ -225,7 +225,7 @@ def test_processes_that_start_together_migrate_once(address: str) -> None:
         ("ALTER TABLE guardproxy_records RENAME COLUMN salt TO pepper", "no column salt"),
         ("UPDATE guardproxy_audit SET version = 0", r"has the versions \[0\]"),
         ("INSERT INTO guardproxy_audit VALUES (1, 0, '')", r"has the versions \[1, 1\]"),
-        ("UPDATE guardproxy_audit SET version = 3", "has version 3, this guardproxy reads version 2"),
+        ("UPDATE guardproxy_audit SET version = 4", "has version 4, this guardproxy reads version 3"),
     ],
 )
 def test_tables_that_are_not_ours_are_left_alone(address: str, change: str, problem: str) -> None:

@@ -15,6 +15,7 @@ from guardproxy.sinks.database.filters import Filter, FilterError, ScoreBound
 from guardproxy.sinks.database.labels import in_force
 from guardproxy.sinks.database.schema import HAS_ERROR, SCORE_FLOOR, labels, records, scores, search_key, store
 from guardproxy.sinks.database.texts import has_texts, matches
+from guardproxy.sinks.database.times import within
 from guardproxy.types import Record
 
 Counts = dict[str, dict[str, int]]
@@ -71,11 +72,8 @@ class AuditStats:
 def conditions(chosen: Filter, dialect: str) -> list[ColumnElement[bool]]:
     """Return the filter as SQL conditions on rows that hold a record. Raises FilterError for a text without a word."""
     row = records.c
-    clauses: list[ColumnElement[bool]] = [row.kind == "record", row.content.is_not(None)]
-    if chosen.since is not None:
-        clauses.append(row.time >= chosen.since)
-    if chosen.until is not None:
-        clauses.append(row.time < chosen.until)
+    # Only rows that hold a record have an action: others and erased ones have no search columns.
+    clauses = [row.action.is_not(None), *within(chosen.since, chosen.until)]
     for name, column in _COLUMNS.items():
         value: str | None = getattr(chosen, name)
         if value is not None:

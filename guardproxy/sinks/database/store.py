@@ -55,6 +55,7 @@ from guardproxy.sinks.database.schema import (
 )
 from guardproxy.sinks.database.sealed import ERASED, read_record, record_content, record_fields
 from guardproxy.sinks.database.texts import add_texts, merge_texts
+from guardproxy.sinks.database.times import note_times
 from guardproxy.types import Record
 
 _READ = 200  # rows in one query
@@ -122,7 +123,7 @@ class AuditStore:
                 # Both from their stored form, in which two surrogates in a row are one character.
                 if self._record(row) != read_record(*record_content(new.pop(row.id))):
                     raise ValueError(f"record {row.id} is already stored with another content")
-            score_rows, texts = [], []
+            score_rows, numbered = [], []
             appending = await Appending.at_end(connection, self._key)
             for record in new.values():
                 content, parts = record_content(record, quotes=self._cipher.encrypts)
@@ -131,10 +132,11 @@ class AuditStore:
                     {"category": category, "seq": seq, "probability": probability, "reached": reached}
                     for category, (probability, reached) in score_values(record).items()
                 ]
-                texts.append((seq, record.text))
+                numbered.append((seq, record))
             await appending.insert(encrypted=self._cipher.encrypts)
+            await connection.run_sync(note_times, [(seq, record.time) for seq, record in numbered])
             if not self._cipher.encrypts:  # the words of an encrypted text would tell what it says
-                await connection.run_sync(add_texts, texts)
+                await connection.run_sync(add_texts, [(seq, record.text) for seq, record in numbered])
             if score_rows:
                 await connection.execute(insert(scores), score_rows)
 
