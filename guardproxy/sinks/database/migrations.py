@@ -140,7 +140,7 @@ def _fill(connection: Connection) -> None:
 
 
 def _blocks(operations: Operations) -> None:
-    """From 2 to 3: the times of blocks of rows, and an index of what is counted."""
+    """From 2 to 3: the times of blocks of rows, and indices of what is counted and of shadow policies."""
     operations.create_table(
         "guardproxy_blocks",
         Column("block", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
@@ -151,7 +151,11 @@ def _blocks(operations: Operations) -> None:
         "INSERT INTO guardproxy_blocks (block, earliest, latest) SELECT seq / 1024, min(time), max(time) "
         "FROM guardproxy_records WHERE time IS NOT NULL GROUP BY seq / 1024"
     )
-    counted = ("action", "side", "policy", "route", "client", "model", "cause", "shadow", "has_error", "latency_s")
+    counted = ("action", "side", "policy", "route", "client", "model", "cause", "shadow", "has_error", "latency_s", "unsafe")
+    shadow = text("shadow IS 1" if operations.get_bind().dialect.name == "sqlite" else "shadow IS true")
+    operations.create_index(
+        "guardproxy_records_shadow", "guardproxy_records", ["seq"], sqlite_where=shadow, postgresql_where=shadow
+    )
     operations.create_index("guardproxy_records_counted", "guardproxy_records", ["seq", "time", *counted])
 
 

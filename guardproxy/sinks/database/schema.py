@@ -117,9 +117,14 @@ for _name in ("request_id", "time", "action", "route", "model", "policy", "clien
     Index(f"guardproxy_records_{_name}", records.c[_name], records.c.seq)
 HAS_ERROR = records.c.has_error.is_(True)
 Index("guardproxy_records_errors", records.c.seq, sqlite_where=HAS_ERROR, postgresql_where=HAS_ERROR)
+SHADOW = records.c.shadow.is_(True)
+Index("guardproxy_records_shadow", records.c.seq, sqlite_where=SHADOW, postgresql_where=SHADOW)
 # What is counted, in the order of the rows: counts of the newest records read this index and not the long rows.
-COUNTED = ("time", "action", "side", "policy", "route", "client", "model", "cause", "shadow", "has_error", "latency_s")
-Index("guardproxy_records_counted", records.c.seq, *(records.c[_name] for _name in COUNTED))
+_COUNTED = (
+    *("time", "action", "side", "policy", "route", "client", "model", "cause", "shadow", "has_error", "latency_s"),
+    "unsafe",
+)
+Index("guardproxy_records_counted", records.c.seq, *(records.c[_name] for _name in _COUNTED))
 
 # The earliest and the latest time of the records of each block of rows (`times`).
 blocks = Table(

@@ -43,6 +43,7 @@ from guardproxy.sinks.database.queries import (
     conditions,
     count_by,
     count_records,
+    first_records,
 )
 from guardproxy.sinks.database.schema import (
     exclusions,
@@ -260,8 +261,7 @@ class AuditStore:
 
     async def query(self, chosen: Filter = EVERY, limit: int = 100, *, newest_first: bool = True) -> list[StoredRecord]:
         """Return at most `limit` records that match, newest first or in the order in which they were written."""
-        order = records.c.seq.desc() if newest_first else records.c.seq
-        return await self._chosen(chosen, [], order, limit)
+        return await self._chosen(chosen, [], limit, newest_first=newest_first)
 
     async def page(
         self, chosen: Filter = EVERY, *, before: int | None = None, after: int | None = None, limit: int = 50
@@ -272,8 +272,8 @@ class AuditStore:
         """
         where = [] if before is None else [records.c.seq < before]
         if after is None:
-            return await self._chosen(chosen, where, records.c.seq.desc(), limit)
-        found = await self._chosen(chosen, [*where, records.c.seq > after], records.c.seq, limit)
+            return await self._chosen(chosen, where, limit, newest_first=True)
+        found = await self._chosen(chosen, [*where, records.c.seq > after], limit)
         return found[::-1]
 
     async def scan(self, chosen: Filter = EVERY) -> AsyncIterator[StoredRecord]:
@@ -286,18 +286,18 @@ class AuditStore:
 
     async def tail(self, after: int, chosen: Filter = EVERY) -> list[StoredRecord]:
         """Return the next records that match and have a number above `after`, in the order of their numbers."""
-        return await self._chosen(chosen, [records.c.seq > after], records.c.seq, _READ)
+        return await self._chosen(chosen, [records.c.seq > after], _READ)
 
     async def get(self, name: str) -> list[StoredRecord]:
         """Return the record with this number or id, or every record of the request with this id; empty if none."""
         row = records.c
         # Row numbers are 64-bit integers: PostgreSQL refuses a larger number in a query.
         if name.isascii() and name.isdigit() and int(name) < 2**63:
-            numbered = await self._chosen(EVERY, [row.seq == int(name)], row.seq, 1)
+            numbered = await self._chosen(EVERY, [row.seq == int(name)], 1)
             if numbered:
                 return numbered
         which = (row.id == search_key(name)) | (row.request_id == search_key(name))
-        return await self._chosen(EVERY, [which], row.seq, None)
+        return await self._chosen(EVERY, [which])
 
     async def conversation(self, name: str) -> list[StoredRecord]:
         """Return the records of the request that `get` finds, and of its session if it has one, in their order."""
@@ -305,7 +305,7 @@ class AuditStore:
         requests = {search_key(stored.record.origin.request_id) for stored in found}
         sessions = {search_key(stored.record.origin.session) for stored in found if stored.record.origin.session}
         which = or_(records.c.request_id.in_(requests), records.c.session.in_(sessions))
-        return await self._chosen(EVERY, [which], records.c.seq, None) if found else []
+        return await self._chosen(EVERY, [which]) if found else []
 
     async def labels(self, ids: Sequence[str] | None = None) -> dict[str, tuple[Label, ...]]:
         """Return the labels in force of the records with these ids: the last one of each reviewer, oldest first.
@@ -372,12 +372,14 @@ class AuditStore:
             return await read_head(connection)
 
     async def _chosen(
-        self, chosen: Filter, where: list[ColumnElement[bool]], order: Any, limit: int | None
+        self, chosen: Filter, where: list[ColumnElement[bool]], limit: int | None = None, *, newest_first: bool = False
     ) -> list[StoredRecord]:
-        query = select(*_STORED).order_by(order).limit(limit)
+        which = first_records(chosen, self._dialect, (), *where, newest_first=newest_first, limit=limit).subquery()
+        query = select(*_STORED).where(records.c.seq.in_(select(which.c.seq)))
+        query = query.order_by(records.c.seq.desc() if newest_first else records.c.seq)
         async with self._database.reading() as connection:
             await check_names(connection, chosen)
-            rows = (await connection.execute(query.where(*conditions(chosen, self._dialect), *where))).all()
+            rows = (await connection.execute(query)).all()
             found = [(row, self._record(row)) for row in rows]
             history = await read_labels(connection, [record.id for _, record in found])
         return [
