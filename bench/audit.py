@@ -3,8 +3,8 @@
     python -m bench.audit [--rows 100000] [--postgres postgresql://user@host/db | --file audit.sqlite3] [--json]
 
 Without `--postgres` the store is a SQLite file in a temporary folder, or the one that `--file` names. The database must
-not have a store yet; a file that this command has filled is measured again. Times are of the store's own methods, as the
-reviewer's page (`console`) and `guardproxy audit` call them, with reading the records' JSON.
+not have a store yet; a file that this command has filled is measured again. Times are of the store's own methods, as
+the reviewer's page (`console`) and `guardproxy audit` call them, with reading the records' JSON.
 """
 
 import argparse
@@ -245,7 +245,7 @@ async def run(args: argparse.Namespace) -> dict[str, object]:
             await probe.close()
         sys.exit(f"bench.audit: {probe.place} has an audit store already: name an empty database")
     with tempfile.TemporaryDirectory(prefix="guardproxy-audit-") as folder:
-        path = Path(args.file or f"{folder}/audit.sqlite3").absolute()
+        path: Path = args.file or Path(folder) / "audit.sqlite3"
         result = await measure(f"sqlite:///{path}", args, filled=await asyncio.to_thread(path.is_file))
         size = await asyncio.to_thread(lambda: path.stat().st_size)
         return {**result, "bytes per record": size // args.rows}
@@ -262,6 +262,7 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="NAME", help="only the queries whose name contains this")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    args.file = args.file and Path(args.file).absolute()
     result = asyncio.run(run(args))
     if args.json:
         print(json.dumps(result))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,31 @@ def test_a_new_store_has_the_tables_of_the_current_version(address: str) -> None
     async def run() -> None:
         async with opened(address) as store:
             await store.open()
+        assert await _run_in(address, differences) == []
+
+    asyncio.run(run())
+
+
+def test_a_store_of_version_2_is_migrated(address: str) -> None:
+    """It gets the times of its blocks, by which records of a time are found, also those with a late number."""
+
+    async def run() -> None:
+        late = replace(record(2000), time=1_000_100.5)
+        async with opened(address) as store:
+            await store.write([record(n) for n in range(1500)])
+            await store.write([late])
+        await _run_in(
+            address,
+            "DROP TABLE guardproxy_blocks",
+            "DROP INDEX guardproxy_records_counted",
+            "DROP INDEX guardproxy_records_shadow",
+            "UPDATE guardproxy_audit SET version = 2",
+        )
+        async with opened(address) as store:
+            found = await store.query(Filter(since=1_000_100.0, until=1_000_102.0))
+            assert [stored.record.id for stored in found] == ["record-2000", "record-101", "record-100"]
+            assert await store.count(Filter(since=1_001_024.0)) == 476
+            assert (await store.verify()).problems == ()
         assert await _run_in(address, differences) == []
 
     asyncio.run(run())

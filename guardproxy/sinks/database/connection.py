@@ -88,7 +88,7 @@ class StoreDatabase:
             if version is None:
                 await connection.run_sync(create_tables)
             elif version != VERSION:
-                from guardproxy.sinks.database.migrations import migrate  # alembic is slow to import
+                from guardproxy.sinks.database.migrations import migrate  # noqa: PLC0415 - alembic is slow
 
                 await connection.run_sync(migrate, version)
 

@@ -37,6 +37,7 @@ _READ = 500  # rows in one query
 
 _log = structlog.get_logger("guardproxy.audit")
 
+
 def migrate(connection: Connection, version: int) -> None:
     """Change the tables from `version` to the current one. The chain and its contents stay as they are."""
     operations = Operations(MigrationContext.configure(connection))
@@ -151,7 +152,19 @@ def _blocks(operations: Operations) -> None:
         "INSERT INTO guardproxy_blocks (block, earliest, latest) SELECT seq / 1024, min(time), max(time) "
         "FROM guardproxy_records WHERE time IS NOT NULL GROUP BY seq / 1024"
     )
-    counted = ("action", "side", "policy", "route", "client", "model", "cause", "shadow", "has_error", "latency_s", "unsafe")
+    counted = (
+        "action",
+        "side",
+        "policy",
+        "route",
+        "client",
+        "model",
+        "cause",
+        "shadow",
+        "has_error",
+        "latency_s",
+        "unsafe",
+    )
     shadow = text("shadow IS 1" if operations.get_bind().dialect.name == "sqlite" else "shadow IS true")
     operations.create_index(
         "guardproxy_records_shadow", "guardproxy_records", ["seq"], sqlite_where=shadow, postgresql_where=shadow

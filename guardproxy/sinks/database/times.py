@@ -1,8 +1,8 @@
 """Find the rows of a time by their numbers.
 
 Pages are in the order of the numbers, which is nearly that of the times: the record of a long stream comes late. For
-each block of rows the store notes the earliest and the latest time, so a time has a first and a last row, whose numbers
-bound what a query reads, in its own order and with any other index. The bounds are exact: no row of the time is outside.
+each block of rows the store notes the earliest and the latest time. So the rows of a time lie between two numbers, which
+bound what a query reads, in its own order and with any other index.
 """
 
 from collections.abc import Iterable
@@ -14,8 +14,8 @@ from guardproxy.sinks.database.schema import blocks, records
 BLOCK_ROWS = 1024
 
 _NOTE = (
-    "INSERT INTO guardproxy_blocks (block, earliest, latest) VALUES (:block, :earliest, :latest) ON CONFLICT (block) DO "
-    "UPDATE SET earliest = {least}(guardproxy_blocks.earliest, excluded.earliest), "
+    "INSERT INTO guardproxy_blocks (block, earliest, latest) VALUES (:block, :earliest, :latest) "
+    "ON CONFLICT (block) DO UPDATE SET earliest = {least}(guardproxy_blocks.earliest, excluded.earliest), "
     "latest = {greatest}(guardproxy_blocks.latest, excluded.latest)"
 )
 _NOTES = {
