@@ -63,8 +63,7 @@ _READ = 200  # rows in one query
 _READ_CONTENTS = 1000  # rows in one query of `contents`
 _ERASE = 200  # rows that one transaction of `retain` erases: proxies wait for it with their records
 
-_SEALED = (records.c.sealed_text, records.c.sealed_quotes)
-_STORED: tuple[Any, ...] = (records.c.seq, records.c.hash, records.c.content, *_SEALED)
+_STORED: tuple[Any, ...] = tuple(records.c["seq", "hash", "content", "sealed_text", "sealed_quotes"])
 _Eraser = Callable[[AsyncConnection, Sequence[int], str, ChainKey | None], Awaitable[int]]
 
 _log = structlog.get_logger("guardproxy.audit")
@@ -273,8 +272,7 @@ class AuditStore:
         where = [] if before is None else [records.c.seq < before]
         if after is None:
             return await self._chosen(chosen, where, limit, newest_first=True)
-        found = await self._chosen(chosen, [*where, records.c.seq > after], limit)
-        return found[::-1]
+        return (await self._chosen(chosen, [*where, records.c.seq > after], limit))[::-1]
 
     async def scan(self, chosen: Filter = EVERY) -> AsyncIterator[StoredRecord]:
         """Yield every record that matches, in the order in which they were written, in several queries."""
@@ -375,8 +373,8 @@ class AuditStore:
         self, chosen: Filter, where: list[ColumnElement[bool]], limit: int | None = None, *, newest_first: bool = False
     ) -> list[StoredRecord]:
         which = first_records(chosen, self._dialect, (), *where, newest_first=newest_first, limit=limit).subquery()
-        query = select(*_STORED).where(records.c.seq.in_(select(which.c.seq)))
-        query = query.order_by(records.c.seq.desc() if newest_first else records.c.seq)
+        order = records.c.seq.desc() if newest_first else records.c.seq
+        query = select(*_STORED).where(records.c.seq.in_(select(which.c.seq))).order_by(order)
         async with self._database.reading() as connection:
             await check_names(connection, chosen)
             rows = (await connection.execute(query)).all()

@@ -1,8 +1,8 @@
 """Find the rows of a time by their numbers.
 
 Pages are in the order of the numbers, which is nearly that of the times: the record of a long stream comes late. For
-each block of rows the store notes the earliest and the latest time. So the rows of a time lie between two numbers, which
-bound what a query reads, in its own order and with any other index.
+each block of rows the store notes the earliest and the latest time. So the rows of a time lie between two numbers,
+which bound what a query reads, in its own order and with any other index.
 """
 
 from collections.abc import Iterable
