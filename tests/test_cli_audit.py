@@ -356,7 +356,7 @@ def test_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_migrate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`migrate` leaves a store of the current version as it is, and says its version."""
     place = f"sqlite:///{folder}/audit.sqlite3"
-    assert printed(capsys, "migrate", "--data-dir", folder) == f"{place} has version 2\n"
+    assert printed(capsys, "migrate", "--data-dir", folder) == f"{place} has version 3\n"
 
 
 def test_show_conversation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

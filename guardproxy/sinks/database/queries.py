@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, get_args
 
@@ -14,7 +14,8 @@ from guardproxy.reviews import Label
 from guardproxy.sinks.database.filters import Filter, FilterError, ScoreBound
 from guardproxy.sinks.database.labels import in_force
 from guardproxy.sinks.database.schema import HAS_ERROR, SCORE_FLOOR, labels, records, scores, search_key, store
-from guardproxy.sinks.database.texts import has_texts, matches
+from guardproxy.sinks.database.texts import has_texts, matches, numbers_with
+from guardproxy.sinks.database.times import within
 from guardproxy.types import Record
 
 Counts = dict[str, dict[str, int]]
@@ -71,11 +72,8 @@ class AuditStats:
 def conditions(chosen: Filter, dialect: str) -> list[ColumnElement[bool]]:
     """Return the filter as SQL conditions on rows that hold a record. Raises FilterError for a text without a word."""
     row = records.c
-    clauses: list[ColumnElement[bool]] = [row.kind == "record", row.content.is_not(None)]
-    if chosen.since is not None:
-        clauses.append(row.time >= chosen.since)
-    if chosen.until is not None:
-        clauses.append(row.time < chosen.until)
+    # Only rows that hold a record have an action: others and erased ones have no search columns.
+    clauses = [row.action.is_not(None), *within(chosen.since, chosen.until)]
     for name, column in _COLUMNS.items():
         value: str | None = getattr(chosen, name)
         if value is not None:
@@ -85,6 +83,37 @@ def conditions(chosen: Filter, dialect: str) -> list[ColumnElement[bool]]:
     clauses += [_at_least(bound, dialect) for bound in chosen.min_score]
     clauses += [_at_most(bound, dialect) for bound in chosen.max_score]
     return [*clauses, *_states(chosen), *_of_text(chosen, dialect)]
+
+
+def first_records(
+    chosen: Filter,
+    dialect: str,
+    columns: Iterable[ColumnElement[Any]] = (),
+    *where: ColumnElement[bool],
+    newest_first: bool = True,
+    limit: int | None = None,
+) -> Select[Any]:
+    """Select number and `columns` of the first records that match, newest first or in the order of the numbers.
+
+    With the columns of the index of what is counted alone, no long row is read. Raises as `conditions`.
+    """
+    seq: ColumnElement[int] = records.c.seq
+    query = select(seq)
+    if chosen.text is not None and dialect == "sqlite":
+        # Read in its order, the index of texts stops at the limit: as a condition it yields all records with the text.
+        query = _numbers_with(chosen.text)
+        seq = query.selected_columns[0]
+        query = query.with_only_columns(seq.label("seq")).join(records, records.c.seq == seq)
+        chosen = replace(chosen, text=None)
+    query = query.add_columns(*columns).where(*conditions(chosen, dialect), *where)
+    return query.order_by(seq.desc() if newest_first else seq).limit(limit)
+
+
+def _numbers_with(search: str) -> Select[Any]:
+    try:
+        return numbers_with(search)
+    except ValueError as error:
+        raise FilterError("text", str(error)) from None
 
 
 def _states(chosen: Filter) -> list[ColumnElement[bool]]:
@@ -115,7 +144,7 @@ def _scored(category: str, which: ColumnElement[bool]) -> Select[Any]:
 
 def _at_least(bound: ScoreBound, dialect: str) -> ColumnElement[bool]:
     category, least = bound
-    if category == "unsafe" and least < SCORE_FLOOR:
+    if category == "unsafe":
         return records.c.unsafe >= least
     scored = records.c.seq.in_(_scored(category, scores.c.probability >= least))
     if least >= SCORE_FLOOR:

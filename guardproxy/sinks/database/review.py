@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Float,
     FromClause,
     MetaData,
@@ -29,7 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from guardproxy.sinks.database.filters import EVERY, Filter
 from guardproxy.sinks.database.keys import opened_parts
 from guardproxy.sinks.database.labels import in_force
-from guardproxy.sinks.database.queries import Counts, check_names, conditions
+from guardproxy.sinks.database.queries import Counts, check_names, first_records
 from guardproxy.sinks.database.schema import labels, records, scores, search_key
 from guardproxy.sinks.database.sealed import record_fields
 from guardproxy.sinks.database.store import AuditStore
@@ -150,8 +151,9 @@ class ReviewStore(AuditStore):
         while len(found) < newest:
             where = [] if before is None else [records.c.seq < before]
             columns = (records.c.seq, records.c.content, records.c.sealed_text, records.c.sealed_quotes)
-            query = select(*columns).where(*conditions(chosen, self._dialect), *where)
-            query = query.order_by(records.c.seq.desc()).limit(min(500, newest - len(found)))
+            limit = min(500, newest - len(found))
+            which = first_records(chosen, self._dialect, (), *where, limit=limit).subquery()
+            query = select(*columns).where(records.c.seq.in_(select(which.c.seq))).order_by(records.c.seq.desc())
             async with self._database.reading() as connection:
                 await check_names(connection, chosen)
                 part = (await connection.execute(query)).all()
@@ -164,14 +166,13 @@ class ReviewStore(AuditStore):
     def _newest(self, chosen: Filter, newest: int, length_s: float | None = None) -> Subquery:
         row = records.c
         columns: list[Any] = [
-            *(row.seq, row.id, row.time, row.action, row.side, row.policy, row.route, row.client, row.model),
+            *(row.time, row.action, row.side, row.policy, row.route, row.client, row.model),
             *(row.cause, row.has_error, row.latency_s),
         ]
         if length_s is not None:
             number = func.floor(row.time / literal(length_s, DOUBLE_PRECISION))
             columns.append(cast(number, Float(53)).label("bucket"))
-        query = select(*columns).where(*conditions(chosen, self._dialect))
-        return query.order_by(row.seq.desc()).limit(newest).subquery()
+        return first_records(chosen, self._dialect, columns, limit=newest).subquery()
 
     # --- claims ------------------------------------------------------------------------------------------------------
 
@@ -224,14 +225,20 @@ def _categories(which: Subquery) -> Select[Any]:
 
 def _labels(which: Subquery) -> Select[Any]:
     given = in_force(labels.c.record, labels.c.kind).distinct().subquery()
-    joined = select(given.c.kind, which.c.action, func.count()).join(which, which.c.id == given.c.record)
-    return joined.group_by(given.c.kind, which.c.action)
+    joined = select(given.c.kind, records.c.action, func.count()).join(records, records.c.id == given.c.record)
+    return joined.where(_is_in(which)).group_by(given.c.kind, records.c.action)
 
 
 def _labelled(which: Subquery) -> Select[Any]:
-    """The records with a label by action. Not as an outer join: SQLite would read all labels for every record."""
-    any_label = which.c.id.in_(in_force(labels.c.record))
-    return select(which.c.action, func.count()).where(any_label).group_by(which.c.action)
+    """The records with a label by action: labels are few, so they are what is read."""
+    given = in_force(labels.c.record).distinct().subquery()
+    joined = select(records.c.action, func.count()).join(given, records.c.id == given.c.record)
+    return joined.where(_is_in(which)).group_by(records.c.action)
+
+
+def _is_in(which: Subquery) -> ColumnElement[bool]:
+    # The sum makes SQLite test each labelled record, instead of looking for a label of each record.
+    return (records.c.seq + 0).in_(select(which.c.seq))
 
 
 async def _grouped(connection: AsyncConnection, query: Select[Any]) -> defaultdict[float, dict[str, int]]:
