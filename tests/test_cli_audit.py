@@ -18,8 +18,9 @@ import pytest
 
 from guardproxy.cli import audit
 from guardproxy.cli.audit_filters import add_filters
-from guardproxy.cli.audit_table import Table, cell, printable
+from guardproxy.cli.audit_table import Table, cell
 from guardproxy.errors import ConfigError, GuardproxyError
+from guardproxy.plaintext import printable
 from guardproxy.sinks.database import COUNT_BY, KEYS, AuditStore, Head, default_store_url
 from guardproxy.types import Decision, Record
 from tests.sinks.kit import HOSTILE, PASSED, record
