@@ -124,7 +124,7 @@ def facet_lists(facets: Facets, query: Query, path: str) -> list[Facet]:
     for name in FACETS:
         counts = facets.by.get(name, {})
         chosen = query.get(name, [""])[0]
-        if len(counts) < 2 and not chosen and name not in ("category", "label"):
+        if len(counts) < 2 and not chosen and name not in ("category", "label", "reviewer"):
             continue
         choices = [
             FacetValue(

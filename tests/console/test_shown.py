@@ -1,8 +1,5 @@
 """How texts and numbers are shown, charts, and policies with other thresholds."""
 
-import csv
-import io
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +7,7 @@ from hypothesis import strategies as st
 from guardproxy.console import shown
 from guardproxy.console.charts import Column, histogram, lines, round_up, stacked
 from guardproxy.console.thresholds import PREFIX, places, read_thresholds, unreachable, with_thresholds, yaml_difference
+from guardproxy.plaintext import is_visible
 from tests.console.kit import policies
 
 TEXTS = st.text(st.characters(), max_size=80)
@@ -26,17 +24,23 @@ def test_pieces_keep_the_text(text: str, start: int, length: int) -> None:
         chr(int(piece.text.removeprefix("U+"), 16)) if piece.hidden else piece.text for piece in found if piece.marked
     )
     assert marked == text[span[0] : span[1]]
-    assert all(shown.is_visible(c) for piece in found for c in piece.text)
+    assert all(c in "\n\t" or is_visible(c) for piece in found for c in piece.text)
 
 
-@given(st.lists(st.lists(TEXTS, min_size=2, max_size=2), min_size=1, max_size=4))
-def test_no_cell_of_a_sheet_is_a_formula(rows: list[list[str]]) -> None:
-    """Every cell comes back as text without control characters, and none begins as a formula does."""
-    table = shown.sheet(rows)
-    assert len(list(csv.reader(io.StringIO(table)))) == len(rows)
-    for cell in (cell for row in csv.reader(io.StringIO(table)) for cell in row):
-        assert all(shown.is_visible(c) for c in cell)
-        assert not cell.lstrip().startswith(("=", "+", "@", "|", "%"))
+@given(TEXTS, st.integers(0, 80), st.integers(0, 80), st.integers(4, 40))
+def test_a_long_text_is_shown_in_parts(text: str, start: int, length: int, most: int) -> None:
+    """What is left out is counted, no more than `most` is shown, and the span's beginning is."""
+    span = (min(start, len(text)), min(start + length, len(text)))
+    found = shown.pieces(text, span, most)
+    at = seen = 0
+    for piece in found:
+        size = piece.left_out or (1 if piece.hidden else len(piece.text))
+        assert piece.left_out or piece.hidden or piece.text == text[at : at + size]
+        seen += 0 if piece.left_out else size
+        at += size
+    assert at == len(text)
+    assert seen == min(len(text), most if len(text) <= most or span[0] <= most // 2 else 2 * (most // 2))
+    assert span[0] >= span[1] or any(piece.marked for piece in found)
 
 
 def test_numbers() -> None:

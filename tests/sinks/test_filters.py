@@ -130,7 +130,6 @@ NAMED = record(
         (Filter(session="dora's chat"), [8]),
         (Filter(client="dora@example.com"), []),
         (Filter(user=""), [3, 4, 5, 6, 7]),
-        (Filter(user=""), [3, 4, 5, 6, 7]),
         (Filter(label="correct", reviewer="ann"), [1]),
         (Filter(label="correct", reviewer="bob"), []),
         (Filter(reviewer="bob"), [1, 2]),
