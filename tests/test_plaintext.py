@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from guardproxy.plaintext import csv_line, is_visible, printable
 
 # The characters of attacks, among others.
-HOSTILE = st.text(
-    st.sampled_from("=+-@|%;,\"'\t\r\n \0\x1b\u00a0\u200b\u202e\ufe0f\uff1d\ufe63\u3164\ud800Ax1") | st.characters()
-)
+_CHARACTERS = "=+-@|%;,\"'\t\r\n \0\x1b\u00a0\u200b\u202e\ufe0f\uff1d\ufe63\u3164\ud800Ax1"
+HOSTILE = st.text(st.sampled_from(_CHARACTERS), max_size=16)
 
 
 def cells(text: str, delimiter: str) -> list[list[str]]:

@@ -60,7 +60,8 @@ def reached(record: "Record") -> str:
         return f"language: {', '.join(record.decision.languages)}"
     if record.error or record.decision.cause != "verdict":
         return record.decision.cause
-    return f"(unsafe {record.verdict.unsafe:.2f})" if record.verdict else ""
+    state = "excluded, " if record.exclusion else ""
+    return f"({state}unsafe {record.verdict.unsafe:.2f})" if record.verdict else ""
 
 
 @dataclass(frozen=True, slots=True)

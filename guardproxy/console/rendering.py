@@ -41,7 +41,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals.update(base=BASE, address=address, zone=shown.zone)
-    for name in ("moment", "machine_time", "chance", "share", "seconds", "excerpt", "plain", "pieces"):
+    for name in ("moment", "machine_time", "chance", "share", "seconds", "excerpt", "plain", "pieces", "worst_reasons"):
         made.filters[name] = getattr(shown, name)
     return made
 

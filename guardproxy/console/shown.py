@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from guardproxy.plaintext import is_visible
-from guardproxy.types import Span
+from guardproxy.types import SEVERITY, Decision, Reason, Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,14 @@ def excerpt(text: str, most: int = 140) -> str:
     """The beginning of a text on one line, and an ellipsis if there is more."""
     line = plain(text[: 2 * most]).strip()
     return line if len(line) <= most and len(text) <= 2 * most else f"{line[:most].rstrip()}…"
+
+
+def worst_reasons(decision: Decision) -> list[Reason]:
+    """For each category that reached a threshold the reason of its most severe action, most probable first."""
+    worst: dict[str, Reason] = {}
+    for reason in sorted(decision.reasons, key=lambda reason: SEVERITY[reason.action]):
+        worst[reason.category] = reason
+    return [worst[category] for category in decision.categories]
 
 
 def moment(seconds: float) -> str:
