@@ -346,7 +346,7 @@ def test_filters_of_names_and_states(tmp_path: Path) -> None:
         for link in ("sampled=true", "complete=false", "wire=ollama", "exclusion=any", "reviewer=anna"):
             assert f"?{link}" in page
         missing = httpx.get(running.at("/feed?user=alcie")).text
-        assert f"no record has the user &#39;alcie&#39;, nor its hash {short_hash(b'alcie')}" in missing
+        assert f"No record has the user &#39;alcie&#39;, nor its hash {short_hash(b'alcie')}" in missing
         record = httpx.get(running.at(f"/records/{name_of(2)}")).text
         link = re.search(r'href="(/guardproxy/feed\?session=[^"]*)"', record)
         assert link

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from urllib.parse import parse_qs, urlencode
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from guardproxy.observe.masking import apply_text_rule, short_hash
@@ -249,7 +249,7 @@ def test_counts_by(address: str) -> None:
 
 # --- as the query of a URL -------------------------------------------------------------------------------------------
 
-NAMES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12)
+NAMES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=6)
 BOUNDS = st.lists(st.tuples(NAMES, st.floats(0, 1)), max_size=3).map(tuple)
 TRUTHS = st.sampled_from([None, True, False])
 FILTERS = st.builds(
@@ -278,6 +278,7 @@ FILTERS = st.builds(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(chosen=FILTERS)
 def test_a_filter_survives_a_url(chosen: Filter) -> None:
     """A filter written as a URL's query is read as the same filter."""
