@@ -111,5 +111,6 @@ def address(path: str, query: Query | None = None, **changed: str | int | None) 
         merged.pop(key, None)
         if value is not None:
             merged[key] = [str(value)]
-    text = urlencode(merged, doseq=True)
+    # A lone surrogate has no code in UTF-8: it is written as the columns of the store have it (`search_key`).
+    text = urlencode(merged, doseq=True, errors="backslashreplace")
     return f"{BASE}{path}?{text}" if text else f"{BASE}{path}"

@@ -32,7 +32,7 @@ from guardproxy.console import (
 from guardproxy.errors import ConfigError
 from guardproxy.evaluation.metrics import Rate
 from guardproxy.policy import PolicySet, decide
-from guardproxy.reviews import Label
+from guardproxy.reviews import Exclusion, Label
 from guardproxy.settings import load_text
 from guardproxy.sinks.database import ReviewStore
 from guardproxy.types import Coverage, Finding, Record, Side, Usage, Verdict
@@ -108,6 +108,7 @@ def judged(number: int, text: str, unsafe: float, **changed: object) -> Record:
         "outcome": {"block": "refuse", "rewrite": "replace"}.get(decision.action, "pass"),
         "text": text,
         "coverage": (Coverage(f"messages[{number % 6}].content", side, "text", len(text), judged=True),),
+        "exact": True,
         "latency_s": 0.02,
         **changed,
     }
@@ -197,6 +198,18 @@ def labels_of(address: str, name: str) -> list[tuple[str, str, str]]:
         history = await store.label_history([name])
         await store.close()
         return [(label.kind, label.by, label.category) for label in history.get(name, ())]
+
+    return _finished(run())
+
+
+def exclusions_of(address: str) -> list[Exclusion]:
+    """The exclusions of a store that are in force, oldest first."""
+
+    async def run() -> list[Exclusion]:
+        store = ReviewStore(address)
+        found = await store.exclusions(time.time())
+        await store.close()
+        return found
 
     return _finished(run())
 

@@ -13,7 +13,19 @@ from pathlib import Path
 import pytest
 
 from guardproxy.reviews import Label
-from tests.console.kit import HOSTILE, KEYS, Console, console, fill, judged, labels_of, many, name_of, sqlite
+from tests.console.kit import (
+    HOSTILE,
+    KEYS,
+    Console,
+    console,
+    exclusions_of,
+    fill,
+    judged,
+    labels_of,
+    many,
+    name_of,
+    sqlite,
+)
 from tests.console.test_saving import FILE, Running, content
 from tests.console.test_saving import page as file_page
 
@@ -30,7 +42,9 @@ PAGES = (
     "/workbench?t:user:violence_hate:block=0.2&t:user:guns:rewrite=0.4&t:user:guns:flag=2",
     "/overview?over=24h",
     "/try",
+    "/exclusions",
     "/queue?client=nobody",
+    "/feed?user=nobody",
 )
 
 pytestmark = [
@@ -151,6 +165,73 @@ def test_the_queue_by_keyboard(browser: "sync_api.Browser", tmp_path: Path) -> N
         assert page.url.split("?")[0] == second.split("?")[0]
         page.keyboard.press("k")
         page.wait_for_url(re.compile(f"/queue/{first}"))
+
+
+def test_excluding_by_keyboard(browser: "sync_api.Browser", tmp_path: Path) -> None:
+    """`e` excludes the text of a record and goes on, `u` ends it; a passed record needs a category first."""
+    address = sqlite(tmp_path)
+    fill(address, [judged(1, "passed text", 0.01), *(judged(n, f"bomb {n}", 0.95) for n in (3, 2))])
+    with console(address) as running, tab(browser) as page:
+        page.goto(running.at("/queue"))
+        first = page.url.split("/queue/")[1].split("?")[0]
+        page.keyboard.press("2")
+        page.keyboard.press("e")
+        page.wait_for_url(re.compile("excluded="))
+        assert [(one.category, one.record) for one in exclusions_of(address)] == [("sexual_content", first)]
+        assert "excluded for sexual_content until" in page.get_by_role("status").first.inner_text()
+        page.keyboard.press("u")
+        page.wait_for_url(re.compile(f"/queue/{first}"))
+        assert exclusions_of(address) == []
+        assert [kind for kind, *_ in labels_of(address, first)] == ["false_positive", "none"]
+        page.goto(running.at(f"/queue/{name_of(1)}"))
+        page.keyboard.press("e")
+        assert "choose the category" in page.locator("#said").inner_text()
+        page.keyboard.press("1")
+        page.keyboard.press("e")
+        page.wait_for_url(re.compile("excluded="))
+        assert [(one.category, one.record) for one in exclusions_of(address)] == [("violence_hate", name_of(1))]
+        page.goto(running.at("/exclusions"))
+        page.get_by_role("button", name=re.compile("End the exclusion")).click()
+        page.get_by_text("No exclusion is in force").wait_for()
+
+
+def test_the_last_label_of_the_queue_can_be_undone(browser: "sync_api.Browser", tmp_path: Path) -> None:
+    """At the end of the queue the keys for undo and for the previous record still work."""
+    address = sqlite(tmp_path)
+    fill(address, [judged(1, "bomb", 0.95)])
+    with console(address) as running, tab(browser) as page:
+        page.goto(running.at("/queue"))
+        page.keyboard.press("f")
+        page.get_by_text("That was the end of the queue").wait_for()
+        page.keyboard.press("k")
+        page.wait_for_url(re.compile(f"/queue/{name_of(1)}"))
+        page.keyboard.press("c")
+        page.get_by_text("That was the end of the queue").wait_for()
+        page.keyboard.press("u")
+        page.wait_for_url(re.compile(f"/queue/{name_of(1)}"))
+        assert [kind for kind, *_ in labels_of(address, name_of(1))] == ["false_positive", "correct", "none"]
+
+
+def test_two_people_review_at_once(browser: "sync_api.Browser", tmp_path: Path) -> None:
+    """Two people in two browsers, each with keys alone, label every record once, and see what the other has done."""
+    address = sqlite(tmp_path)
+    fill(address, [judged(number, f"text number {number}", 0.95) for number in range(8, 0, -1)])
+    with console(address, KEYS) as running, tab(browser) as anna, tab(browser) as ben:
+        for name, page in (("anna", anna), ("ben", ben)):
+            page.goto(running.at("/queue"))
+            page.keyboard.type(KEYS[name][1])
+            page.keyboard.press("Enter")
+            page.wait_for_url(re.compile("/queue/"))
+        seen: list[str] = []
+        for _ in range(4):
+            for page in (anna, ben):
+                before = page.url
+                seen.append(before.split("/queue/")[1].split("?")[0])
+                page.keyboard.press("c")
+                page.wait_for_url(lambda url, before=before: url != before)
+        assert len(set(seen)) == 8
+        assert "8 of 8 labelled: anna 4, ben 4" in ben.locator(".progress").inner_text()
+        assert {by for name in seen for _, by, _ in labels_of(address, name)} == {"anna", "ben"}
 
 
 def test_a_slider_becomes_yaml(browser: "sync_api.Browser", local: Console) -> None:

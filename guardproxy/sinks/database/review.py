@@ -16,6 +16,7 @@ from sqlalchemy import (
     String,
     Subquery,
     Table,
+    case,
     cast,
     delete,
     func,
@@ -30,7 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from guardproxy.sinks.database.filters import EVERY, Filter
 from guardproxy.sinks.database.keys import opened_parts
 from guardproxy.sinks.database.labels import in_force
-from guardproxy.sinks.database.queries import Counts, check_names, first_records
+from guardproxy.sinks.database.queries import Counts, check_names, first_records, unmatched
 from guardproxy.sinks.database.schema import labels, records, scores, search_key
 from guardproxy.sinks.database.sealed import record_fields
 from guardproxy.sinks.database.store import AuditStore
@@ -45,9 +46,19 @@ _claims = Table(
     Column("until", Float(53), nullable=False),
 )
 
-# The columns that are counted in one pass.
-_COLUMNS = ("action", "side", "policy", "route", "client", "model", "cause")
-FACETS = ("action", "side", "category", "label", "policy", "route", "client", "model", "cause")
+# The columns that are counted in one pass, by the keys of the filters that select their values.
+_COLUMNS = {
+    **{name: name for name in ("action", "side", "policy", "route", "client", "model", "wire", "cause")},
+    **{name: name for name in ("sampled", "complete")},
+    "user": "end_user",
+    "answered-model": "answered_model",
+    "exclusion": "excluded",
+}
+_EXCLUDED = case((records.c.exclusion != "", "any"), else_="none").label("excluded")
+FACETS = (
+    *("action", "side", "category", "label", "reviewer", "policy", "route", "user", "client", "model"),
+    *("answered-model", "wire", "sampled", "complete", "exclusion", "cause"),
+)
 TREND_FIELDS = ("category", "client", "route", "model", "policy", "side")
 Trends = Mapping[str, Mapping[float, Mapping[str, int]]]
 
@@ -89,18 +100,24 @@ class ReviewStore(AuditStore):
         async with self._database.reading() as connection:
             await check_names(connection, chosen)
             which = self._newest(chosen, newest)
-            columns = [which.c[name] for name in _COLUMNS]
+            columns = [which.c[name] for name in _COLUMNS.values()]
             query = select(*columns, func.count(), func.min(which.c.time), func.max(which.c.time)).group_by(*columns)
             groups = (await connection.execute(query)).all()
             by = _by_column(groups)
             by["category"] = _sorted((await connection.execute(_categories(which))).tuples().all())
-            labelled = (await connection.execute(_labels(which))).tuples().all()
+            labelled = (await connection.execute(_labels(which, labels.c.kind))).tuples().all()
+            by["reviewer"] = _sorted((await connection.execute(_labels(which, labels.c.person))).tuples().all())
             with_any = dict((await connection.execute(_labelled(which))).tuples().all())
             none = [("none", action, sum(n.values()) - with_any.get(action, 0)) for action, n in by["action"].items()]
             by["label"] = _sorted([*labelled, *(row for row in none if row[2])])
         times = [moment for group in groups for moment in group[-2:]]
         counted = sum(group[-3] for group in groups)
         return Facets(counted, counted == newest, min(times, default=None), max(times, default=None), by)
+
+    async def unmatched(self, chosen: Filter) -> list[str]:
+        """Say of every name in the filter that no record has, in a sentence: why the filter finds nothing."""
+        async with self._database.reading() as connection:
+            return await unmatched(connection, chosen)
 
     async def periods(self, chosen: Filter, length_s: float, newest: int = 100_000) -> list[Period]:
         """Count the newest records that match by periods of `length_s` seconds, oldest first, without empty ones."""
@@ -166,8 +183,9 @@ class ReviewStore(AuditStore):
     def _newest(self, chosen: Filter, newest: int, length_s: float | None = None) -> Subquery:
         row = records.c
         columns: list[Any] = [
-            *(row.time, row.action, row.side, row.policy, row.route, row.client, row.model),
-            *(row.cause, row.has_error, row.latency_s),
+            *(row[name] for name in ("time", "has_error", "latency_s")),
+            *(row[name] for name in _COLUMNS.values() if name in row),
+            _EXCLUDED,
         ]
         if length_s is not None:
             number = func.floor(row.time / literal(length_s, DOUBLE_PRECISION))
@@ -202,11 +220,16 @@ class ReviewStore(AuditStore):
 
 def _by_column(groups: Sequence[Any]) -> dict[str, Counts]:
     """The counts of each column, from those of every combination of values."""
-    at = _COLUMNS.index("action")
+    at = list(_COLUMNS).index("action")
     return {
-        name: _sorted((group[index], group[at], group[len(_COLUMNS)]) for group in groups)
+        name: _sorted((_named(group[index]), group[at], group[len(_COLUMNS)]) for group in groups)
         for index, name in enumerate(_COLUMNS)
     }
+
+
+def _named(value: str | bool) -> str:
+    """A value of a column as the filter of its facet has it."""
+    return value if isinstance(value, str) else str(value).lower()
 
 
 def _sorted(rows: Iterable[tuple[str, str, int]]) -> Counts:
@@ -223,10 +246,10 @@ def _categories(which: Subquery) -> Select[Any]:
     return query.where(scores.c.reached.is_(True)).group_by(scores.c.category, which.c.action)
 
 
-def _labels(which: Subquery) -> Select[Any]:
-    given = in_force(labels.c.record, labels.c.kind).distinct().subquery()
-    joined = select(given.c.kind, records.c.action, func.count()).join(records, records.c.id == given.c.record)
-    return joined.where(_is_in(which)).group_by(given.c.kind, records.c.action)
+def _labels(which: Subquery, column: ColumnElement[str]) -> Select[Any]:
+    given = in_force(labels.c.record, column.label("value")).distinct().subquery()
+    joined = select(given.c.value, records.c.action, func.count()).join(records, records.c.id == given.c.record)
+    return joined.where(_is_in(which)).group_by(given.c.value, records.c.action)
 
 
 def _labelled(which: Subquery) -> Select[Any]:

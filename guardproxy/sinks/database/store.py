@@ -26,7 +26,6 @@ from guardproxy.sinks.database.erasing import (
 )
 from guardproxy.sinks.database.exclusions import (
     EXCLUSION,
-    check_exclusion,
     exclusion_entry,
     exclusion_values,
     read_exclusions,
@@ -158,17 +157,17 @@ class AuditStore:
             if label_rows:
                 await connection.execute(insert(labels), label_rows)
 
-    async def exclude(self, exclusion: Exclusion) -> None:
-        """Store an exclusion durably, as a row of its own. With the id of an earlier one it takes its place.
+    async def exclude(self, *given: Exclusion) -> None:
+        """Store exclusions durably, each as a row of its own. One with the id of an earlier one takes its place.
 
-        Raises ValueError if it names nobody or no reason, or has a text that is too long.
+        Raises ValueError if one names nobody or no reason, or has a text that is too long.
         """
-        check_exclusion(exclusion)
         async with self._database.writing() as connection:
             appending = await Appending.at_end(connection, self._key)
-            seq = appending.add(EXCLUSION, exclusion_entry(exclusion))
+            rows = [{"seq": appending.add(EXCLUSION, exclusion_entry(one)), **exclusion_values(one)} for one in given]
             await appending.insert()
-            await connection.execute(insert(exclusions), {"seq": seq, **exclusion_values(exclusion)})
+            if rows:
+                await connection.execute(insert(exclusions), rows)
 
     async def exclusions(self, after: float) -> list[Exclusion]:
         """Return the exclusions that end later than `after`, in seconds since the epoch, oldest first."""
