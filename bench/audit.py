@@ -1,9 +1,10 @@
 """What the audit store costs: rows written per second, and the time of each query on many records.
 
-    python -m bench.audit [--rows 100000] [--postgres postgresql://user@host/db] [--json]
+    python -m bench.audit [--rows 100000] [--postgres postgresql://user@host/db | --file audit.sqlite3] [--json]
 
-Without `--postgres` the store is a SQLite file in a temporary folder. The database must not have a store yet. Times are
-of `AuditStore`'s own methods, with reading the records' JSON.
+Without `--postgres` the store is a SQLite file in a temporary folder, or the one that `--file` names. The database must
+not have a store yet; a file that this command has filled is measured again. Times are of the store's own methods, as
+the reviewer's page (`console`) and `guardproxy audit` call them, with reading the records' JSON.
 """
 
 import argparse
@@ -20,13 +21,19 @@ from pathlib import Path
 
 from guardproxy.errors import ConfigError
 from guardproxy.reviews import Label
-from guardproxy.sinks.database import AuditStore, Filter
+from guardproxy.sinks.database import COUNT_BY, AuditStore, Filter, ReviewStore
 from guardproxy.types import Coverage, Decision, Finding, Origin, Reason, Record, Usage, Verdict
 
 _BATCH = 256  # as `Observers` writes
 _CATEGORIES = tuple(f"category_{number:02}" for number in range(12))
 _WORDS = tuple(f"word{number}" for number in range(30_000))
 _START = 1_760_000_000.0
+
+
+def made_text(number: int) -> str:
+    """The text of a record. A few words are frequent and most are rare, as in a language."""
+    chance = random.Random(number)
+    return " ".join(_WORDS[min(int(chance.paretovariate(0.6)), len(_WORDS)) - 1] for _ in range(40))
 
 
 def made(number: int, chance: random.Random) -> Record:
@@ -39,8 +46,7 @@ def made(number: int, chance: random.Random) -> Record:
     decision = Decision("pass", "", ())
     if blocked:
         decision = Decision("block", "", (Reason(worst, scores[worst], 0.5, "block"),))
-    # A few words are frequent and most are rare, as in a language.
-    text = " ".join(_WORDS[min(int(chance.paretovariate(0.6)), len(_WORDS)) - 1] for _ in range(40))
+    text = made_text(number)
     user = int(chance.paretovariate(0.8)) % 5000
     return Record(
         id=f"{number:032x}",
@@ -72,20 +78,24 @@ def made(number: int, chance: random.Random) -> Record:
     )
 
 
-def queries(store: AuditStore, rows: int) -> dict[str, Callable[[], Awaitable[object]]]:
-    """The queries by name. Each list is a page of 50."""
-    middle = _START + rows / 2
-    filters = {
-        "newest": Filter(),
-        "since (last hour)": Filter(since=_START + rows - 3600),
+def filters(rows: int) -> dict[str, Filter]:
+    """Filters of every kind, by name."""
+    middle, end = _START + rows / 2, _START + rows
+    return {
+        "none": Filter(),
+        "since (last hour)": Filter(since=end - 3600),
+        "since (last 7 days)": Filter(since=end - 7 * 86_400),
         "since, until (an hour in the middle)": Filter(since=middle, until=middle + 3600),
+        "since, until (4 days in the middle)": Filter(since=middle - 2 * 86_400, until=middle + 2 * 86_400),
         "client": Filter(client=f"{1:016x}"),
+        "client, since (last day)": Filter(client=f"{1:016x}", since=end - 86_400),
         "user (frequent)": Filter(user=f"{1:016x}"),
         "user (rare)": Filter(user=f"{4321:016x}"),
         "session": Filter(session=f"{rows // 40:016x}"),
         "side": Filter(side="user"),
         "action": Filter(action="block"),
         "action (none)": Filter(action="rewrite"),
+        "action, since, until (an hour)": Filter(action="block", since=middle, until=middle + 3600),
         "category": Filter(category=_CATEGORIES[3]),
         "min-score 0.7": Filter(min_score=((_CATEGORIES[3], 0.7),)),
         "min-score 0.01": Filter(min_score=((_CATEGORIES[3], 0.01),)),
@@ -97,35 +107,82 @@ def queries(store: AuditStore, rows: int) -> dict[str, Callable[[], Awaitable[ob
         "model": Filter(model="model-3"),
         "text (rare word)": Filter(text=_WORDS[20_000]),
         "text (frequent word)": Filter(text=_WORDS[0]),
+        "text (frequent word), action": Filter(text=_WORDS[0], action="block"),
         "text (phrase)": Filter(text=f'"{_WORDS[0]} {_WORDS[9]}"'),
         "label": Filter(label="false_positive"),
         "label none, blocked": Filter(label="none", action="block"),
         "shadow only": Filter(shadow="only"),
+        "shadow without": Filter(shadow="without"),
         "error": Filter(error=True),
         "request-id": Filter(request_id=f"{rows // 4:032x}"),
     }
-    named: dict[str, Callable[[], Awaitable[object]]] = {
-        f"list: {name}": lambda chosen=chosen: store.page(chosen, limit=50)  # type: ignore[misc]
-        for name, chosen in filters.items()
-    }
-    for by in ("category", "action", "user", "day", "label"):
-        named[f"counts by {by}"] = lambda by=by: store.counts(by)  # type: ignore[misc]
-    named["counts by category, last day"] = lambda: store.counts("category", Filter(since=_START + rows - 86_400))
+
+
+_Query = Callable[[], Awaitable[object]]
+
+
+def queries(store: ReviewStore, rows: int) -> dict[str, _Query]:
+    """The queries by name. Each list is a page of 50, as in the feed and in `audit list`."""
+    end = _START + rows
+    named: dict[str, _Query] = {}
+    for name, chosen in filters(rows).items():
+        named[f"list: {name}"] = lambda chosen=chosen: store.page(chosen, limit=51)  # type: ignore[misc]
+    for name, chosen in filters(rows).items():
+        named[f"facets: {name}"] = lambda chosen=chosen: store.facets(chosen)  # type: ignore[misc]
+    named["list: page in the middle"] = lambda: store.page(before=rows // 2, limit=51)
+    named["list: page in the middle, forwards"] = lambda: store.page(after=rows // 2, limit=51)
+    named["live: new records"] = lambda: store.page(after=rows, limit=50)
+    named["queue: next"] = lambda: store.page(Filter(shadow="without", label="none"), limit=25)
+    named["queue: next, before the middle"] = lambda: store.page(
+        Filter(shadow="without", label="none"), before=rows // 2, limit=25
+    )
+    named["queue: claim"] = lambda: store.claim([f"{rows // 2:032x}"], "ann", 300)
+    for name, (length, step) in {"hour": (3600, 120), "day": (86_400, 3600), "30 days": (30 * 86_400, 86_400)}.items():
+        within = Filter(since=end - length, shadow="without")
+        named[f"overview: totals, {name}"] = lambda within=within: store.facets(within, 100_000)  # type: ignore[misc]
+        named[f"overview: charts, {name}"] = lambda within=within, step=step: store.periods(within, step)  # type: ignore[misc]
+    named["workbench: scores"] = lambda: store.recent(Filter(shadow="without"), 5000)
+    for by in COUNT_BY:
+        named[f"stats --by {by}"] = lambda by=by: store.counts(by)  # type: ignore[misc]
+    named["stats --by category, last day"] = lambda: store.counts("category", Filter(since=end - 86_400))
     named["stats"] = store.stats
-    named["page in the middle"] = lambda: store.page(before=rows // 2)
-    return named
+    named["stats, last day"] = lambda: store.stats(Filter(since=end - 86_400))
+    named["export: 200 rows in the middle"] = lambda: store.tail(rows // 2)
+    return {**named, **_of_a_record(store, rows)}
 
 
-async def measure(address: str, rows: int, repeats: int) -> dict[str, object]:
-    """Fill the store with `rows` records and time every query."""
-    store = AuditStore(address)
+def _of_a_record(store: ReviewStore, rows: int) -> dict[str, _Query]:
+    """What the page of a record asks: `console.record`."""
+    number = rows // 2
+    name = f"{number:032x}"
+    text = made_text(number)
+
+    return {
+        "record: by number": lambda: store.get(str(number)),
+        "record: by id": lambda: store.get(name),
+        "record: labels": lambda: store.label_history([name]),
+        "record: its request": lambda: store.query(
+            Filter(request_id=f"{number // 2:032x}", shadow="without"), 60, newest_first=False
+        ),
+        "record: its session": lambda: store.page(
+            Filter(session=f"{number // 10:016x}", shadow="without"), before=number, limit=60
+        ),
+        "record: its client": lambda: store.page(Filter(client=f"{1:016x}"), limit=9),
+        "record: the same text": lambda: store.page(Filter(text=f'"{text}"'), limit=51),
+        "show --conversation": lambda: store.conversation(name),
+    }
+
+
+async def fill(store: ReviewStore, rows: int) -> dict[str, object]:
+    """Fill the store with `rows` records, and time it."""
     chance = random.Random(1)
-    writing = 0.0
+    writing = used = 0.0
     for first in range(0, rows, _BATCH):
         batch = [made(number, chance) for number in range(first, min(first + _BATCH, rows))]
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         await store.write(batch)
         writing += time.perf_counter() - started
+        used += time.process_time() - cpu
     one = []
     for number in range(rows, rows + 50):
         record = replace(made(number, chance), id=f"{number:032x}")
@@ -134,26 +191,44 @@ async def measure(address: str, rows: int, repeats: int) -> dict[str, object]:
         one.append(time.perf_counter() - started)
     labelled = [Label(f"{number:032x}", "false_positive", "ann", _START) for number in range(0, rows, rows // 500 or 1)]
     await store.label(labelled)
-    result: dict[str, object] = {
+    return {
         "rows": rows,
         "rows written per second": round(rows / writing),
+        "rows written per second of CPU": round(rows / used),
         "one record alone, p50 ms": round(statistics.median(one) * 1000, 2),
     }
+
+
+async def ask(store: ReviewStore, rows: int, repeats: int, pattern: str) -> dict[str, list[float]]:
+    """Time every query whose name has `pattern`: p50 and p95 in ms, and the least CPU time in ms."""
     times: dict[str, list[float]] = {}
     for name, query in queries(store, rows).items():
-        spent = []
+        if pattern not in name:
+            continue
+        spent: list[float] = []
+        used: list[float] = []
         for _ in range(repeats):
-            started = time.perf_counter()
+            started, cpu = time.perf_counter(), time.process_time()
             await query()
             spent.append((time.perf_counter() - started) * 1000)
+            used.append((time.process_time() - cpu) * 1000)
             if sum(spent) > 20_000:
                 break
         spent.sort()
-        times[name] = [round(spent[len(spent) // 2], 1), round(spent[len(spent) * 95 // 100], 1)]
-    result["queries, p50 and p95 ms"] = times
-    started = time.perf_counter()
-    await store.erase(Filter(request_id=f"{rows // 3:032x}"))
-    result["delete a request, s"] = round(time.perf_counter() - started, 2)
+        p50, p95 = spent[len(spent) // 2], spent[min(len(spent) * 95 // 100, len(spent) - 1)]
+        times[name] = [round(p50, 1), round(p95, 1), round(min(used), 1)]
+    return times
+
+
+async def measure(address: str, args: argparse.Namespace, *, filled: bool = False) -> dict[str, object]:
+    """Fill the store unless it is, and time every query."""
+    store = ReviewStore(address)
+    result = {} if filled else await fill(store, args.rows)
+    result["queries, p50, p95 and least CPU, ms"] = await ask(store, args.rows, args.repeats, args.only)
+    if not filled:
+        started = time.perf_counter()
+        await store.erase(Filter(request_id=f"{args.rows // 3:032x}"))
+        result["delete a request, s"] = round(time.perf_counter() - started, 2)
     await store.close()
     return result
 
@@ -165,13 +240,14 @@ async def run(args: argparse.Namespace) -> dict[str, object]:
         try:
             await probe.version()
         except ConfigError:
-            return await measure(args.postgres, args.rows, args.repeats)
+            return await measure(args.postgres, args)
         finally:
             await probe.close()
         sys.exit(f"bench.audit: {probe.place} has an audit store already: name an empty database")
     with tempfile.TemporaryDirectory(prefix="guardproxy-audit-") as folder:
-        result = await measure(f"sqlite:///{folder}/audit.sqlite3", args.rows, args.repeats)
-        size = await asyncio.to_thread(lambda: (Path(folder) / "audit.sqlite3").stat().st_size)
+        path: Path = args.file or Path(folder) / "audit.sqlite3"
+        result = await measure(f"sqlite:///{path}", args, filled=await asyncio.to_thread(path.is_file))
+        size = await asyncio.to_thread(lambda: path.stat().st_size)
         return {**result, "bytes per record": size // args.rows}
 
 
@@ -180,9 +256,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What the audit store costs.")
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--postgres", metavar="URL", help="an empty database")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--postgres", metavar="URL", help="an empty database")
+    place.add_argument("--file", metavar="PATH", help="a SQLite file: filled and kept if missing, else only queried")
+    parser.add_argument("--only", default="", metavar="NAME", help="only the queries whose name contains this")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    args.file = args.file and Path(args.file).absolute()
     result = asyncio.run(run(args))
     if args.json:
         print(json.dumps(result))
@@ -190,8 +270,8 @@ def main() -> None:
     for name, value in result.items():
         if isinstance(value, dict):
             print(f"\n{name}")
-            for query, (p50, p95) in value.items():
-                print(f"  {query:<48} {p50:>9} {p95:>9}")
+            for query, times in value.items():
+                print(f"  {query:<52}", *(f"{number:>9}" for number in times))
             print()
         else:
             print(f"{name:<32} {value}")

@@ -31,6 +31,8 @@ PRESETS_FILE = ROOT / "guardproxy" / "settings" / "presets.yaml"
 
 # The most benign rows that a preset stops: of prompts, and of replies.
 TARGETS = {"strict": (0.08, 0.08), "balanced": (0.03, 0.04), "permissive": (0.01, 0.015)}
+# How user turns are joined: `python -m bench.threads` measures it.
+THREAD = "{turns: 4, characters: 2000, unsafe: 0.8}"
 # Left out: texts in languages that the embedded guard was not trained to read. Many of them are harmless, so they would
 # raise the share of harmless texts stopped in English.
 FOREIGN = {"benign_multilingual", "multijail"}
@@ -64,7 +66,7 @@ def presets_text(pairs: Sequence[Pair], whole: bool) -> str:
             "",
             f"# At most {100 * user:g} % of the benign prompts and {100 * assistant:g} % of the benign replies.",
         ]
-        lines += [f"{preset}:", *(f"  {line}" for side in SIDES for line in sides[side])]
+        lines += [f"{preset}:", f"  thread: {THREAD}", *(f"  {line}" for side in SIDES for line in sides[side])]
     return "\n".join(lines) + "\n"
 
 

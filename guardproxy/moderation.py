@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from guardproxy import app
 from guardproxy.errors import GuardUnavailable, Unreadable
 from guardproxy.observe import Metrics, Observers
-from guardproxy.pipeline import Exclusions, Judging, in_scope, recent_context
+from guardproxy.pipeline import Exclusions, Judging, in_scope, recent_context, thread_of
 from guardproxy.settings import Settings, load
 from guardproxy.types import Conversation, Decision, Message, Part, Role, Side, Verdict
 
@@ -55,6 +55,7 @@ class Moderation:
             "unsafe": self.verdict.unsafe,
             "categories": {finding.category: finding.probability for finding in self.verdict.findings},
             "decision": {"action": self.decision.action, "how": self.decision.how, "reasons": reasons},
+            "view": self.verdict.view,
             "side": self.side,
             "guard": self.verdict.guard,
             "taxonomy": self.verdict.taxonomy,
@@ -129,13 +130,13 @@ class _Loaded:
     def judge(self, conversation: Conversation) -> Moderation:
         """The verdict on the last turn and the decision. Raises GuardUnavailable."""
         *context, turn = conversation.messages
-        started = time.perf_counter()
-        judged = self._run(
-            self._judging.judgement(recent_context(context), in_scope(turn, self._policy.judge), self._policy)
-        )
+        started, policy = time.perf_counter(), self._policy
+        thread = thread_of(conversation.messages, policy, self._judging.excluded)
+        readable = in_scope(turn, policy.judge)
+        judged = self._run(self._judging.judgement(recent_context(context), readable, policy, thread=thread))
         if judged.verdict is None:
             raise GuardUnavailable(judged.error)
-        seconds, policy = time.perf_counter() - started, self._policy
+        seconds = time.perf_counter() - started
         return Moderation(
             judged.verdict, judged.decision, turn.side, policy.name, policy.version, seconds, judged.unread
         )

@@ -107,15 +107,17 @@ class StreamPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ThreadPolicy:
-    """How far back the current user turn is also judged together with earlier user turns, without the answers."""
+    """How far back each user turn is also judged together with the user turns before it, without the answers."""
 
     turns: Annotated[int, Interval(ge=0)] = 0
-    """User turns that are joined, the current one included; with 0 or 1, each turn is judged by itself."""
-    characters: Annotated[int, Interval(ge=1)] = 4000
-    """The most characters of the joined text; its oldest characters are left out."""
+    """User turns that are joined, the current one included; with 0 or 1, each turn is judged by itself. A preset sets
+    4 if the guard is the embedded one."""
+    characters: Annotated[int, Interval(ge=100)] = 4000
+    """The most characters of the joined text. Turns that are too long give their beginning and their end. A preset sets
+    2000."""
     unsafe: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """The verdict on the joined text counts from this P(unsafe) on. Most of that text was judged alone before, so it
-    may need more certainty than a single turn."""
+    may need more certainty than a single turn. A preset sets 0.8."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,10 @@
 """What people say of records: that a text is harmless, or that a decision was right or wrong."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
+
+EXCLUDED_FOR: Final = "30d"
+"""How long an exclusion holds if nobody says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -252,6 +252,15 @@ def test_moderate_names_a_language_that_the_guard_does_not_read() -> None:
     assert result.as_dict()["unread_languages"] == ["de"]
 
 
+def test_moderate_names_the_view_of_p_unsafe() -> None:
+    """A verdict on joined user turns says so, to people and in JSON; one on the text itself needs no words."""
+    rest = (Decision("pass", "", ()), "user", "default", "v", 0.1)
+    joined = Moderation(Verdict(0.9, (), "embedded", view="thread"), *rest)  # type: ignore[arg-type]
+    assert "\n  P(unsafe) was found in the view thread\n" in render(joined)
+    assert joined.as_dict()["view"] == "thread"
+    assert "view" not in render(Moderation(Verdict(0.9, (), "embedded"), *rest))  # type: ignore[arg-type]
+
+
 def test_chat_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A chat file that is missing or not JSON is a clear error."""
     path = tmp_path / "chat.json"

@@ -18,10 +18,12 @@ import pytest
 
 from guardproxy.cli import audit
 from guardproxy.cli.audit_filters import add_filters
-from guardproxy.cli.audit_table import Table, cell, printable
+from guardproxy.cli.audit_table import Table, cell
 from guardproxy.errors import ConfigError, GuardproxyError
+from guardproxy.observe.masking import short_hash
+from guardproxy.plaintext import is_visible, printable
 from guardproxy.sinks.database import COUNT_BY, KEYS, AuditStore, Head, default_store_url
-from guardproxy.types import Decision, Record
+from guardproxy.types import Coverage, Decision, Record, ReplyInfo
 from tests.sinks.kit import HOSTILE, PASSED, record
 
 ROOT = Path(__file__).parent.parent
@@ -356,7 +358,7 @@ def test_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_migrate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`migrate` leaves a store of the current version as it is, and says its version."""
     place = f"sqlite:///{folder}/audit.sqlite3"
-    assert printed(capsys, "migrate", "--data-dir", folder) == f"{place} has version 2\n"
+    assert printed(capsys, "migrate", "--data-dir", folder) == f"{place} has version 3\n"
 
 
 def test_show_conversation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -387,3 +389,47 @@ def test_cells() -> None:
     assert cell("\x1b" * 9, 6) == "\\x1b\\…"
     assert printable("a\u200bb\r\U000e0041") == "a\\u200bb\\r\\U000e0041"
     assert Table(80, []).header().split() == ["no.", "time", "side", "action", "categories", "text"]
+
+
+TRICKS = (
+    "\x1b]8;;http://evil.test\x1b\\click\x1b]8;;\x1b\\ \x1b[2J\x1b[1A\x9b31m \x07\x08\x7f\r over \x0b\x0c \x85"
+    "\u2028\u2029 \u202egnp.exe\u202c \u2066x\u2069 \u200b\ufeff\U000e0041 \0 \ud800 \u115f\u3164\u2800 \ufffe"
+)
+
+
+@pytest.mark.parametrize("command", ["list", "show", "conversation", "stats", "tail", "csv", "jsonl"])
+def test_no_record_controls_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    """Whatever a client put into a record, every line that is printed is visible text."""
+    tricky = record(
+        1,
+        **dict.fromkeys(("text", "error", "model", "user", "session", "client", "route", "policy"), TRICKS),
+        coverage=(Coverage(TRICKS, "user", "text", 5, judged=False, why=TRICKS),),
+        reply=ReplyInfo(TRICKS, TRICKS),
+        side="assistant",
+    )
+    write(tmp_path, [tricky])
+    call("label", "1", "correct", "--by", TRICKS, "--note", TRICKS, "--data-dir", tmp_path)
+    arguments = {
+        "show": ("show", "1"),
+        "conversation": ("show", "1", "--conversation"),
+        "stats": ("stats", "--by", "user"),
+        "csv": ("export", "--format", "csv"),
+        "jsonl": ("export",),
+    }.get(command, (command,))
+    capsys.readouterr()
+    for line in printed(capsys, *arguments, "--data-dir", tmp_path).split("\n"):
+        assert [character for character in line if not is_visible(character)] == []
+        line.encode()
+
+
+def test_erasing_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An end user is found and erased by the name of which the store has the hash; a typing error is named."""
+    place = ("--data-dir", tmp_path)
+    write(tmp_path, [record(n, user=short_hash(b"alice@example.com") if n < 3 else "") for n in range(4)])
+    assert len(printed(capsys, "export", "--user", "alice@example.com", *place).splitlines()) == 3
+    assert "3 records from" in printed(capsys, "stats", "--user", "alice@example.com", *place)
+    for command in (("list",), ("stats",), ("export",), ("delete", "--yes")):
+        call(*command, "--user", "alcie", *place)
+        assert f"no record has the user 'alcie', nor its hash {short_hash(b'alcie')}" in capsys.readouterr().err
+    assert printed(capsys, "delete", "--user", "alice@example.com", "--yes", *place) == "3 records erased\n"
+    assert printed(capsys, "verify", *place).startswith("5 rows, 3 of them erased: no row")

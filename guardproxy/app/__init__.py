@@ -3,12 +3,14 @@
 from guardproxy.app.audit import exclusions_of, store_address, store_keys
 from guardproxy.app.guards import guard, location
 from guardproxy.app.languages import languages_read
+from guardproxy.app.policy_file import ConfigSource, PolicyFile, read
 from guardproxy.app.registries import catalogue
-from guardproxy.app.service import ConfigSource, Service, read
+from guardproxy.app.service import Service
 from guardproxy.app.serving import banner, serve, worker
 
 __all__ = [
     "ConfigSource",
+    "PolicyFile",
     "Service",
     "banner",
     "catalogue",

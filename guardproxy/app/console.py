@@ -4,23 +4,36 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from guardproxy.actions import REWRITES
 from guardproxy.app.audit import store_address, store_keys
-from guardproxy.console import ConsoleParts, People, Person, Trial, TriedPolicy, create_console
+from guardproxy.console import (
+    ConsoleParts,
+    People,
+    Person,
+    PolicyEditor,
+    ReadView,
+    Trial,
+    Tried,
+    TriedPolicy,
+    create_console,
+)
 from guardproxy.console.visits import BASE
-from guardproxy.errors import ConfigError, GuardproxyError
+from guardproxy.errors import ConfigError, GuardproxyError, GuardUnavailable
 from guardproxy.evaluation.metrics import Rate
 from guardproxy.pipeline import Judging
+from guardproxy.policy import Policy
+from guardproxy.ports import Guard
 from guardproxy.settings import OPERATOR, ConsoleSettings, Settings
 from guardproxy.sinks.database import DATABASES, ReviewStore, data_folder
-from guardproxy.types import Message, Part, Side
-from guardproxy.views import views_of
+from guardproxy.types import Check, Conversation, Message, Part, Side, Taxonomy, Verdict
+from guardproxy.views import Views, views_of
 from guardproxy.web.proxy import LivePolicies
 from guardproxy.web.visitors import Visitors, is_loopback
 
@@ -51,19 +64,25 @@ def console_routes(
     data_dir: str | None,
     *,
     policies: LivePolicies,
-    judging: Judging,
+    judgings: Sequence[Judging],
+    editor: PolicyEditor,
     stopping: Callable[[], bool],
 ) -> list[BaseRoute]:
-    """The routes of the page. Raises ConfigError if the file of its secret cannot be read or written."""
+    """The routes of the page. `judgings` are for its text box: that of the proxy first.
+
+    Raises ConfigError if the file of its secret cannot be read or written.
+    """
     people = People(_people(settings.console), _secret(data_folder(data_dir)), 3600 * settings.console.session_hours)
     parts = ConsoleParts(
         store,
         people,
         lambda: policies.current,
         lambda hits, n: Rate(hits, n).interval,
-        _TextBox(judging, policies),
-        _names(settings),
-        stopping,
+        _TextBox(judgings, policies),
+        editor,
+        rewrites=REWRITES,
+        categories=_names(judgings[0].guard.taxonomy),
+        stopping=stopping,
     )
     console = create_console(parts)
     if people.open:
@@ -100,9 +119,9 @@ def _digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def _names(settings: Settings) -> Mapping[str, str]:
-    taxonomies = [settings.taxonomy, *(member.taxonomy for member in settings.members.values())]
-    return {category.id: category.name for one in taxonomies if one for category in one.categories if category.name}
+def _names(taxonomy: Taxonomy) -> Mapping[str, str]:
+    """A name for each category of a taxonomy."""
+    return {category.id: category.name or category.id.replace("_", " ") for category in taxonomy.categories}
 
 
 def _secret(folder: Path) -> str:
@@ -128,28 +147,59 @@ def _secret(folder: Path) -> str:
 
 
 class _TextBox:
-    """Judges the texts of the page's text box, as the proxy judges a turn without context."""
+    """Judges the texts of the page's text box, as the proxy judges a turn without context.
 
-    def __init__(self, judging: Judging, policies: LivePolicies) -> None:
-        self._judging = judging
+    `judgings` judge with the guard that runs and with each of those that it combines.
+    """
+
+    def __init__(self, judgings: Sequence[Judging], policies: LivePolicies) -> None:
+        self._judgings = judgings
         self._policies = policies
 
-    async def __call__(self, text: str, side: Side) -> Trial:
-        """Judge a text under every policy. The verdict cache spares the guard the same work for each of them."""
-        started = time.perf_counter()
-        message = Message(side, (Part("text", text),))
+    async def __call__(self, text: str, side: Side) -> Tried:
+        """Judge a text under every policy. The verdict cache spares a guard the same work for each of them."""
         policies = self._policies.current.policies
-        judged = {
-            name: await self._judging.judgement((), message, policies[name])
-            for name in sorted(policies, key=lambda name: (name != "default", name))
-        }
-        seen = views_of(text, (), policies["default"].views)
-        first = judged["default"]
-        return Trial(
-            first.verdict,
-            [TriedPolicy(name, one.decision, one.error) for name, one in judged.items()],
-            [(view.name, view.text) for view in seen.views],
-            seen.complete,
-            first.unread,
-            time.perf_counter() - started,
+        names = sorted(policies, key=lambda name: (name != "default", name))
+        message = Message(side, (Part("text", text),))
+        tried = [await _trial(judging, message, [policies[name] for name in names]) for judging in self._judgings]
+        seen = {name: views_of(text, (), policies[name].views) for name in names}
+        forms = dict.fromkeys((view.name, view.text) for views in seen.values() for view in views.views)
+        views = [
+            ReadView(
+                name,
+                form,
+                [await _verdict_alone(judging.guard, form, side) for judging in self._judgings],
+                [policy for policy in names if name != "text" and not _has(seen[policy], name, form)],
+            )
+            for name, form in [("text", text), *forms]
+        ]
+        return Tried(
+            [trial for trial, _ in tried],
+            views,
+            all(found.complete for found in seen.values()),
+            any(excluded for _, excluded in tried),
         )
+
+
+async def _trial(judging: Judging, message: Message, policies: Sequence[Policy]) -> tuple[Trial, bool]:
+    """What a guard says of a message under each policy, and whether an exclusion covers it."""
+    started = time.perf_counter()
+    judged = [await judging.judgement((), message, policy) for policy in policies]
+    seconds = time.perf_counter() - started
+    decisions = [
+        TriedPolicy(policy.name, one.decision, one.error) for policy, one in zip(policies, judged, strict=True)
+    ]
+    trial = Trial(judging.guard.name, judged[0].verdict, decisions, judged[0].unread, seconds)
+    return trial, any(one.counted is not None for one in judged)
+
+
+async def _verdict_alone(guard: Guard, text: str, side: Side) -> Verdict | None:
+    """A guard's verdict on one form of a text; None if it gives none, which the trial explains."""
+    try:
+        return await guard.judge(Check(Conversation((Message(side, (Part("text", text),)),)), side))
+    except GuardUnavailable:
+        return None
+
+
+def _has(views: Views, name: str, form: str) -> bool:
+    return any((view.name, view.text) == (name, form) for view in views.views)

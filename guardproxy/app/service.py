@@ -2,11 +2,8 @@
 
 import asyncio
 import contextlib
-import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
 from random import Random
 
 import structlog
@@ -18,17 +15,16 @@ from starlette.types import ASGIApp
 from guardproxy import actions, wires
 from guardproxy.app.audit import exclusions_of, follow_exclusions, keep_of, open_sinks, retain
 from guardproxy.app.console import PATHS, console_routes, console_store
-from guardproxy.app.guards import combined, local_guards, members, reads_label_lists, with_cache
-from guardproxy.app.languages import languages_read
-from guardproxy.app.registries import catalogue
+from guardproxy.app.guards import combined, local_guards, members, with_cache
+from guardproxy.app.languages import languages_of_guard, languages_read
+from guardproxy.app.policy_file import ConfigSource, PolicyFile, floor_of
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.observe import Metrics, Observers
-from guardproxy.pipeline import Exclusions, Pipeline
-from guardproxy.policy import Policy, PresetName
+from guardproxy.pipeline import Exclusions, Judging, Pipeline
+from guardproxy.policy import Policy
 from guardproxy.ports import Action, Wire
 from guardproxy.registry import load
 from guardproxy.settings import Settings
-from guardproxy.settings import load as load_settings
 from guardproxy.sinks.database import AuditStore
 from guardproxy.web.answers import AnswerHeaders
 from guardproxy.web.app import create_app
@@ -42,39 +38,8 @@ from guardproxy.web.visitors import Visitors, is_loopback
 
 log = structlog.get_logger("guardproxy")
 
-# Seconds between two looks at the configuration file.
-_RELOAD_S = 1.0
 # Seconds that requests have to end when the server stops, and after them the texts whose client has left.
 GRACE_S = 20
-
-
-FileStamp = tuple[int, int, int] | None
-
-
-@dataclass(frozen=True, slots=True)
-class ConfigSource:
-    """Where the configuration and the data lie, and the state of the file when it was read.
-
-    `file` are the settings of the file without the overrides of the command line, which a reload compares; a changed
-    `stamp` means a changed file. `preset` is the policy of a file without policies.
-    """
-
-    config: str | None
-    data_dir: str | None
-    builtin_only: bool
-    file: Settings
-    stamp: FileStamp
-    preset: PresetName | None = None
-
-
-def read(
-    config: str | None, data_dir: str | None, *, builtin_only: bool = False, preset: PresetName | None = None
-) -> ConfigSource:
-    """Load a configuration file, or the built-in defaults. Raises ConfigError with every mistake."""
-    # Taken first: a change between the two is then noticed, at the cost of a reload at worst.
-    stamp = _stamp(config) if config is not None else None
-    file = load_settings(config, os.environ, catalogue(builtin_only=builtin_only), preset)
-    return ConfigSource(config, data_dir, builtin_only, file, stamp, preset)
 
 
 class Service:
@@ -97,16 +62,16 @@ class Service:
     ) -> None:
         self._settings = settings
         self._source = source
-        self._sections = source.file.sections
         self._on_failure = on_failure
         self._canaries_s = canaries_s
         self._stopping = stopping
         self.failure: GuardproxyError | None = None
         self._reason = "the guard is loading"
-        guards = members(settings, floor=_floor(settings), data_dir=source.data_dir)
-        self._guard = with_cache(combined(settings, guards))
-        self._local = local_guards(guards)
+        self._guards = members(settings, floor=floor_of(settings), data_dir=source.data_dir)
+        self._guard = with_cache(combined(settings, self._guards))
+        self._local = local_guards(self._guards)
         self._policies = LivePolicies(settings.policies)
+        self._file = PolicyFile(source, self._policies, self._prepare)
         self._sample = ReviewSample(settings.audit.sample_passed, random or Random())
         self._metrics = Metrics(CollectorRegistry())
         self._metrics.queue_from(lambda: sum(guard.stats.queued for guard in self._local))
@@ -165,8 +130,9 @@ class Service:
             settings,
             self._source.data_dir,
             policies=self._policies,
-            judging=self._pipeline.judging,
+            judgings=[self._pipeline.judging, *self._members(settings)],
             stopping=self._stopping,
+            editor=self._file,
         )
         return create_app(
             proxy,
@@ -181,6 +147,22 @@ class Service:
                 settings.server.hosts, settings.server.origins, loopback=is_loopback(settings.server.host)
             ),
         )
+
+    def _members(self, settings: Settings) -> list[Judging]:
+        """What judges with each of the guards that are combined. Their work is in no metric."""
+        if len(self._guards) < 2:
+            return []
+        return [
+            Judging(
+                with_cache(guard),
+                self._observers,
+                Metrics(CollectorRegistry()),
+                self._pipeline.judging.actions,
+                reads=languages_of_guard(member.guard),
+                exclusions=self._exclusions,
+            )
+            for guard, member in zip(self._guards, settings.members.values(), strict=True)
+        ]
 
     def _dtypes(self) -> dict[str, str]:
         """The type of the weights of every model that this process has loaded, by the guard's name."""
@@ -215,7 +197,7 @@ class Service:
             log.exception("start_broke")
             self._fail(GuardproxyError(f"the guard cannot be started: {type(error).__name__}: {error}"))
         else:
-            await self._follow_file()
+            await self._file.follow()
 
     def _tend_store(self) -> None:
         """Begin the tasks that tend a store in a database."""
@@ -244,55 +226,17 @@ class Service:
         self._reason = ""
         log.info("ready", guard=self._guard.name, policy=self._policies.current.version, dtype=self._dtypes())
 
-    # --- reload ------------------------------------------------------------------------------------------------
-
-    async def _follow_file(self) -> None:
-        """Apply the policies and routes of the configuration file whenever it changes."""
-        path = self._source.config
-        if path is None:
-            return
-        # From before the weights were loaded, so that a change during that time is noticed.
-        applied = before = self._source.stamp
-        while True:
-            current = _stamp(path)
-            # A file that is still being written would be read in part, so wait until it has stopped changing.
-            if current != applied and current == before and await self._reload(path, current):
-                applied = current
-            before = current
-            await asyncio.sleep(_RELOAD_S)
-
-    async def _reload(self, path: str, stamp: FileStamp) -> bool:
-        """Apply the file's policies; if it has mistakes, log them and keep the current policies.
-
-        Returns False, and applies nothing, if the file has changed while it was read.
-        """
-        try:
-            settings, openers, reason = await self._read_again(path)
-            problems = [reason] if reason else []
-        except ConfigError as error:
-            problems = error.problems
-        except Exception:  # keep following the file: its next version may work
-            log.exception("reload_broke", in_force=self._policies.current.version)
-            return True
-        if _stamp(path) != stamp:
-            return False
-        if problems:
-            log.error("reload_refused", problems=problems, in_force=self._policies.current.version)
-            return True
-        self._pipeline.use(openers)
-        self._policies.current = settings.policies
-        self._exclusions.use("configuration", exclusions_of(settings))
-        self._sections = settings.sections
-        log.info("policies_reloaded", policy=settings.policies.version)
-        return True
-
-    async def _read_again(self, path: str) -> tuple[Settings, Mapping[str, Callable[[Policy], Action]], str]:
-        """The file's settings, the openers of their actions, and why the guard fails with them. Raises ConfigError."""
-        names = catalogue(builtin_only=self._source.builtin_only)
-        settings = await asyncio.to_thread(load_settings, path, os.environ, names, self._source.preset)
-        _check_reload(self._source.file, settings, self._sections)
+    async def _prepare(self, settings: Settings) -> Callable[[], None]:
+        """What puts new policies in force, after the canaries. Raises ConfigError if the guard fails them."""
         openers = _actions(settings.policies.policies)
-        return settings, openers, await self._pipeline.canaries(settings.policies.policies["default"])
+        if reason := await self._pipeline.canaries(settings.policies.policies["default"]):
+            raise ConfigError(reason)
+
+        def use() -> None:
+            self._pipeline.use(openers)
+            self._exclusions.use("configuration", exclusions_of(settings))
+
+        return use
 
 
 async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
@@ -301,43 +245,6 @@ async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks)
-
-
-def _check_reload(old: Settings, new: Settings, sections: frozenset[str]) -> None:
-    """Raise ConfigError if a change needs a restart. `sections` are those of the file when it was last applied.
-
-    A section that has gone would silently put the built-in policy in force; the file may be half-written.
-    """
-    if gone := sorted(sections - new.sections):
-        names = ", ".join(gone)
-        raise ConfigError(f"{new.name}: {names}: was in the file and is missing now; complete the file, or restart")
-    # Exclusions are applied as the policies are.
-    old = replace(old, audit=replace(old.audit, exclusions=new.audit.exclusions))
-    inside = ("server", "upstream", "guard", "members", "taxonomy", "wires", "limits", "paths", "audit", "console")
-    fixed = (*inside, "log")
-    changed = [name for name in fixed if getattr(old, name) != getattr(new, name)]
-    if changed:
-        raise ConfigError(f"{new.name}: changes of {', '.join(changed)} need a restart")
-    old_floor, new_floor = _floor(old), _floor(new)
-    if new_floor < old_floor and reads_label_lists(new):
-        raise ConfigError(
-            f"{new.name}: a threshold of {new_floor:g} is below {old_floor:g}, from which the running guard reads "
-            "categories; restart to apply it"
-        )
-
-
-def _floor(settings: Settings) -> float:
-    """The P(unsafe) below which no category can reach a threshold, so that none needs to be read."""
-    return min(policy.floor for policy in settings.policies.policies.values())
-
-
-def _stamp(path: str) -> FileStamp:
-    """The modification time, size and inode of a file, or None if it is missing."""
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _wires(names: Sequence[str] | None) -> list[Wire]:

@@ -22,8 +22,9 @@ from starlette.types import ASGIApp
 
 from guardproxy.app.audit import store_address
 from guardproxy.app.console import is_served
+from guardproxy.app.policy_file import ConfigSource, read
 from guardproxy.app.protocol import WithoutTrailers
-from guardproxy.app.service import GRACE_S, ConfigSource, Service, read
+from guardproxy.app.service import GRACE_S, Service
 from guardproxy.console.visits import BASE
 from guardproxy.demo.process import start_demo
 from guardproxy.errors import ConfigError, GuardproxyError

@@ -13,22 +13,23 @@ from contextlib import asynccontextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 from guardproxy.cli import audit_erase, audit_exclusions, audit_labels
-from guardproxy.cli.audit_csv import csv_header, csv_row
 from guardproxy.cli.audit_filters import add_filters, filter_of
 from guardproxy.cli.audit_show import details
 from guardproxy.cli.audit_table import Table, counts_table, summary
 from guardproxy.errors import ConfigError, GuardproxyError
+from guardproxy.plaintext import csv_line
 
 if TYPE_CHECKING:
-    from guardproxy.sinks.database import AuditStore, Filter, Head, StoredRecord
+    from guardproxy.sinks.database import Filter, Head, ReviewStore, StoredRecord
 
 _POLL_S = 0.5
 # As in `sinks.database.COUNT_BY`, which is slow to import.
 _COUNT_BY = (
     *("client", "user", "session", "category", "policy", "route", "model", "side", "action", "hour", "day", "label"),
+    "reviewer",
 )
 
-Handler = Callable[["AuditStore", argparse.Namespace], Awaitable[int]]
+Handler = Callable[["ReviewStore", argparse.Namespace], Awaitable[int]]
 
 
 def head(text: str) -> "Head":
@@ -141,7 +142,7 @@ async def _run(args: argparse.Namespace) -> int:
 
 
 @asynccontextmanager
-async def opened_store(args: argparse.Namespace) -> "AsyncIterator[AuditStore]":
+async def opened_store(args: argparse.Namespace) -> "AsyncIterator[ReviewStore]":
     """Open the store that the options of `add_store` name, with its keys.
 
     Raises ConfigError if there is none or a filter cannot be used, GuardproxyError if the store cannot be read.
@@ -169,20 +170,20 @@ async def opened_store(args: argparse.Namespace) -> "AsyncIterator[AuditStore]":
         await store.close()
 
 
-def _open(args: argparse.Namespace) -> "AuditStore":
+def _open(args: argparse.Namespace) -> "ReviewStore":
     """Open the store that the arguments name, with the keys of the configuration or of the environment."""
-    from guardproxy.sinks.database import AuditStore, StoreKeys, default_store_url
+    from guardproxy.sinks.database import ReviewStore, StoreKeys, default_store_url
 
     address = args.store or (args.data_dir and default_store_url(args.data_dir))
     if args.config:
         from guardproxy import app
 
         settings = app.read(args.config, None).file
-        return AuditStore(address or app.store_address(settings, None), create=False, keys=app.store_keys(settings))
+        return ReviewStore(address or app.store_address(settings, None), create=False, keys=app.store_keys(settings))
     # Several keys have a comma between them.
     encrypt = tuple(filter(None, os.environ.get("GUARDPROXY_AUDIT_KEY", "").split(",")))
     keys = StoreKeys(os.environ.get("GUARDPROXY_AUDIT_CHAIN_KEY") or None, encrypt)
-    return AuditStore(address or default_store_url(), create=False, keys=keys)
+    return ReviewStore(address or default_store_url(), create=False, keys=keys)
 
 
 def _line(stored: "StoredRecord") -> str:
@@ -202,8 +203,11 @@ def _start_output(args: argparse.Namespace, records: Sequence["StoredRecord"]) -
     return table.row
 
 
-async def _list(store: "AuditStore", args: argparse.Namespace) -> int:
-    records = await store.query(filter_of(args), args.limit)
+async def _list(store: "ReviewStore", args: argparse.Namespace) -> int:
+    chosen = filter_of(args)
+    records = await store.query(chosen, args.limit)
+    if not records:
+        await say_unmatched(store, chosen)
     if not records and not args.json:
         print(f"no matching records in {store.place}")
         return 0
@@ -213,7 +217,13 @@ async def _list(store: "AuditStore", args: argparse.Namespace) -> int:
     return 0
 
 
-async def _show(store: "AuditStore", args: argparse.Namespace) -> int:
+async def say_unmatched(store: "ReviewStore", chosen: "Filter") -> None:
+    """Say on standard error which names of the filter no record has."""
+    for sentence in await store.unmatched(chosen):
+        print(sentence, file=sys.stderr)
+
+
+async def _show(store: "ReviewStore", args: argparse.Namespace) -> int:
     records = await (store.conversation if args.conversation else store.get)(args.id)
     if not records:
         print(f"no record or request {args.id!r} in {store.place}", file=sys.stderr)
@@ -226,10 +236,11 @@ async def _show(store: "AuditStore", args: argparse.Namespace) -> int:
     return 0
 
 
-async def _stats(store: "AuditStore", args: argparse.Namespace) -> int:
+async def _stats(store: "ReviewStore", args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     chosen = filter_of(args)
+    await say_unmatched(store, chosen)
     if args.by:
         counts = await store.counts(args.by, chosen)
         print(json.dumps(counts) if args.json else counts_table(args.by, counts, args.limit))
@@ -239,19 +250,19 @@ async def _stats(store: "AuditStore", args: argparse.Namespace) -> int:
     return 0
 
 
-async def _migrate(store: "AuditStore", args: argparse.Namespace) -> int:
+async def _migrate(store: "ReviewStore", args: argparse.Namespace) -> int:
     before = await store.version()
     after = await store.migrate()
     print(f"{store.place} has version {after}{'' if before == after else f'; it had version {before}'}")
     return 0
 
 
-async def _rekey(store: "AuditStore", args: argparse.Namespace) -> int:
+async def _rekey(store: "ReviewStore", args: argparse.Namespace) -> int:
     print(f"the texts of {await store.rekey():,} records are encrypted with the first key")
     return 0
 
 
-async def _tail(store: "AuditStore", args: argparse.Namespace) -> int:
+async def _tail(store: "ReviewStore", args: argparse.Namespace) -> int:
     chosen = filter_of(args)
     # The head is read first: a record that is written in between comes with `tail` if the query missed it.
     after = (await store.head()).seq
@@ -270,7 +281,7 @@ async def _tail(store: "AuditStore", args: argparse.Namespace) -> int:
     return 0
 
 
-async def _verify(store: "AuditStore", args: argparse.Namespace) -> int:
+async def _verify(store: "ReviewStore", args: argparse.Namespace) -> int:
     result = await store.verify(args.head)
     if args.json:
         problems = [{"row": problem.seq, "problem": problem.message} for problem in result.problems]
@@ -286,10 +297,14 @@ async def _verify(store: "AuditStore", args: argparse.Namespace) -> int:
     return 1 if result.problems else 0
 
 
-async def _export(store: "AuditStore", args: argparse.Namespace) -> int:
+async def _export(store: "ReviewStore", args: argparse.Namespace) -> int:
+    from guardproxy.sinks.database import SHEET_HEAD, sheet_row
+
     chosen = filter_of(args)
-    lines = _exported(store, chosen, csv_row if args.format == "csv" else _line)
-    header = [csv_header()] if args.format == "csv" else []
+    await say_unmatched(store, chosen)
+    is_csv = args.format == "csv"
+    lines = _exported(store, chosen, (lambda stored: csv_line(sheet_row(stored))) if is_csv else _line)
+    header = [csv_line(SHEET_HEAD)] if is_csv else []
     if args.output is None:
         for line in header:
             print(line)
@@ -307,7 +322,7 @@ async def _export(store: "AuditStore", args: argparse.Namespace) -> int:
 
 
 async def _exported(
-    store: "AuditStore", chosen: "Filter", render: Callable[["StoredRecord"], str]
+    store: "ReviewStore", chosen: "Filter", render: Callable[["StoredRecord"], str]
 ) -> AsyncIterator[str]:
     async for stored in store.scan(chosen):
         yield render(stored)

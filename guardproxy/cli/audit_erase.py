@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from guardproxy.cli.audit_filters import add_filters, filter_of
-from guardproxy.cli.audit_table import local, printable
+from guardproxy.cli.audit_table import local
 from guardproxy.errors import ConfigError, GuardproxyError
+from guardproxy.plaintext import printable
 
 if TYPE_CHECKING:
-    from guardproxy.sinks.database import AuditStore, Filter
+    from guardproxy.sinks.database import Filter, ReviewStore
 
 
 def add_parser(subcommands: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -20,7 +21,7 @@ def add_parser(subcommands: Any, add: Callable[..., argparse.ArgumentParser]) ->
     erase.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
 
-async def _delete(store: "AuditStore", args: argparse.Namespace) -> int:
+async def _delete(store: "ReviewStore", args: argparse.Namespace) -> int:
     from guardproxy.sinks.database import Filter
 
     chosen = filter_of(args)
@@ -29,7 +30,7 @@ async def _delete(store: "AuditStore", args: argparse.Namespace) -> int:
     which = _described(chosen)
     count = await store.count(chosen)
     if not count:
-        print(f"no records {which} in {store.place}", file=sys.stderr)
+        print("\n".join([f"no records {which} in {store.place}", *await store.unmatched(chosen)]), file=sys.stderr)
         return 1
     if not _confirmed(args, f"erase {count:,} records {which} for good?"):
         return 1
@@ -39,6 +40,8 @@ async def _delete(store: "AuditStore", args: argparse.Namespace) -> int:
 
 def _described(chosen: "Filter") -> str:
     """The filter in words."""
+    from guardproxy.sinks.database.words import name_hash
+
     words = []
     for key, values in chosen.to_query().items():
         match key:
@@ -46,7 +49,9 @@ def _described(chosen: "Filter") -> str:
                 words.append(f"from {local(chosen.since or 0.0)} on")
             case "until":
                 words.append(f"from before {local(chosen.until or 0.0)}")
-            case "client" | "user" | "session" | "request-id":
+            case "user" | "session":
+                words.append(f"of {key} {values[0]!r} or its hash {name_hash(values[0])}")
+            case "client" | "request-id":
                 words.append(f"of {key.removesuffix('-id')} {values[0]}")
             case _:
                 words.append(f"with {key} {' and '.join(values)}")

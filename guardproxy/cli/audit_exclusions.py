@@ -2,21 +2,20 @@
 
 import argparse
 import json
-import re
 import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guardproxy.cli.audit_labels import one_record
-from guardproxy.cli.audit_table import local, printable
+from guardproxy.cli.audit_table import local
 from guardproxy.durations import duration_s
 from guardproxy.errors import GuardproxyError
+from guardproxy.plaintext import printable
+from guardproxy.reviews import EXCLUDED_FOR, Exclusion
 
 if TYPE_CHECKING:
-    from guardproxy.reviews import Exclusion
     from guardproxy.sinks.database import AuditStore, StoredRecord
 
 
@@ -27,12 +26,20 @@ def add_parsers(subcommands: Any, add: Callable[..., argparse.ArgumentParser]) -
     )
     exclude.add_argument("id", metavar="ID", help="the number or id of a record")
     exclude.add_argument(
-        "--category", required=True, metavar="NAME", help="whose findings do not count; `unsafe`, or * for everything"
+        "--category",
+        default="",
+        metavar="NAME",
+        help="whose findings do not count: a category, `unsafe`, or * for everything; default: an exclusion for each "
+        "that reached a threshold",
     )
     exclude.add_argument("--reason", required=True, metavar="TEXT", help="why the text is harmless")
     exclude.add_argument("--by", required=True, metavar="NAME", help="who says so")
     exclude.add_argument(
-        "--until", required=True, type=_end, metavar="TIME", help="when it ends: in 30d, or an ISO 8601 date or time"
+        "--until",
+        default=EXCLUDED_FOR,
+        type=_end,
+        metavar="TIME",
+        help=f"when it ends: in {EXCLUDED_FOR} (default), or an ISO 8601 date or time",
     )
     exclude.add_argument(
         "--text-file", metavar="FILE", help="the exact text, for a record whose text is masked or not stored"
@@ -65,26 +72,37 @@ def _end(text: str) -> float:
 
 
 async def _exclude(store: "AuditStore", args: argparse.Namespace) -> int:
-    from guardproxy.observe.masking import mask_credentials, text_hash
-    from guardproxy.reviews import Exclusion
+    from guardproxy.observe.masking import mask_credentials
+    from guardproxy.sinks.database import excluded_categories, new_exclusion_id
 
     stored = await one_record(store, args.id)
-    _check_category(stored, args.category)
-    text = text_hash(_read(args.text_file)) if args.text_file else _hash_of(stored)
-    now, number = time.time(), uuid.uuid4().hex[:12]
-    reason = mask_credentials(args.reason)
-    await _store(store, Exclusion(number, text, args.category, reason, args.by, args.until, now, stored.record.id))
-    print(f"exclusion {number} holds until {local(args.until)}; `audit unexclude {number}` ends it")
+    text, reason, now = _hash_of(stored, args.text_file), mask_credentials(args.reason), time.time()
+    try:
+        categories = excluded_categories(stored.record, args.category)
+    except ValueError as error:
+        raise GuardproxyError(f"record {stored.seq} {error}") from error
+    made = [
+        Exclusion(new_exclusion_id(), text, category, reason, args.by, args.until, now, stored.record.id)
+        for category in categories
+    ]
+    await _store(store, made)
+    for one in made:
+        about = f"exclusion {one.id} for {printable(one.category)} holds until {local(one.until)}"
+        print(f"{about}; `audit unexclude {one.id}` ends it")
     return 0
 
 
-def _check_category(stored: "StoredRecord", category: str) -> None:
-    from guardproxy.policy import ANY, UNSAFE
+def _hash_of(stored: "StoredRecord", path: str | None) -> str:
+    """The SHA-256 of the text in the file; without one, that of the judged text of the record."""
+    from guardproxy.observe.masking import text_hash
+    from guardproxy.sinks.database import judged_hash
 
-    found = [finding.category for finding in stored.record.verdict.findings] if stored.record.verdict else []
-    if category not in {ANY, UNSAFE, *found}:
-        known = ", ".join(sorted({*found, UNSAFE}))
-        raise GuardproxyError(f"record {stored.seq} has no category {category!r}; it has {known}, and * is everything")
+    if path:
+        return text_hash(_read(path))
+    try:
+        return judged_hash(stored.record)
+    except ValueError as error:
+        raise GuardproxyError(f"record {stored.seq}: {error}: give the exact text with --text-file") from error
 
 
 def _read(path: str) -> str:
@@ -94,32 +112,19 @@ def _read(path: str) -> str:
         raise GuardproxyError(f"{path}: cannot be read as UTF-8: {error}; name a file with the exact text") from error
 
 
-def _hash_of(stored: "StoredRecord") -> str:
-    """The SHA-256 of the judged text of a record."""
-    from guardproxy.observe.masking import text_hash
-
-    record = stored.record
-    if record.exact and record.text:
-        return text_hash(record.text)
-    if re.fullmatch(r"[0-9a-f]{64}", record.text):  # of `audit.text: hash`: other rules mask such a text
-        return record.text
-    state = "is erased" if stored.text_erased else "is masked" if record.text else "is not stored"
-    raise GuardproxyError(f"the text of record {stored.seq} {state}: give the exact text with --text-file")
-
-
 async def _unexclude(store: "AuditStore", args: argparse.Namespace) -> int:
     now = time.time()
     found = [one for one in await store.exclusions(now) if one.id == args.id]
     if not found:
         raise GuardproxyError(f"no exclusion {args.id!r} is in force in {store.place}; `audit exclusions` lists them")
-    await _store(store, replace(found[0], by=args.by, until=now, time=now))
+    await _store(store, [replace(found[0], by=args.by, until=now, time=now)])
     print(f"exclusion {args.id} has ended")
     return 0
 
 
-async def _store(store: "AuditStore", exclusion: "Exclusion") -> None:
+async def _store(store: "AuditStore", made: Sequence[Exclusion]) -> None:
     try:
-        await store.exclude(exclusion)
+        await store.exclude(*made)
     except ValueError as error:
         raise GuardproxyError(f"nothing was stored: {error}") from error
 

@@ -13,8 +13,8 @@ _OPTIONS = {
     "since": ("TIME", "from this time on: an age (2h, 7d), today, yesterday, or an ISO 8601 date or time"),
     "until": ("TIME", "before this time"),
     "client": ("HASH", "the hash of the client's key"),
-    "user": ("NAME", "the end user as the store keeps it"),
-    "session": ("NAME", "the session as the store keeps it"),
+    "user": ("NAME", "the end user: the name, also where the store keeps its hash, or the hash"),
+    "session": ("NAME", "the session, in the same way"),
     "side": ("SIDE", "user or assistant"),
     "action": ("ACTION", "pass, flag, rewrite or block"),
     "category": ("NAME", "a category that reached a threshold"),
@@ -22,15 +22,25 @@ _OPTIONS = {
     "max-score": ("CATEGORY=P", "a probability of at most P, also of `unsafe`; repeatable"),
     "policy": ("NAME", "the policy that decided"),
     "route": ("NAME", "the route of the request"),
+    "wire": ("NAME", "the protocol, such as openai_chat"),
     "model": ("NAME", "the model that the request names"),
+    "answered-model": ("NAME", "the model that the upstream says has answered"),
+    "cause": ("CAUSE", "what decided: verdict, guard_error, overload, opaque or language"),
     "text": ("WORDS", 'a text with all these words; "in quotes": a phrase; word*: words that begin so'),
     "label": ("KIND", "false_positive, correct, false_negative, or none for records without a label"),
+    "reviewer": ("NAME", "labelled by this person; with --label, with that label of theirs"),
+    "exclusion": ("WHICH", "the id of an exclusion that acted, `any`, or `none`"),
     "shadow": ("WHICH", "only decisions of shadow policies, or `without` them"),
     "request-id": ("ID", "the id of the request"),
 }
+# Options that stand for `true`, or have a value.
+_TRUTHS = {
+    "error": "an error occurred; false: none did",
+    "sampled": "in the random sample of requests; false: not in it",
+    "complete": "judged to its end; false: cut off",
+}
 
-
-FILTERS = tuple(name.replace("-", "_") for name in (*_OPTIONS, "error"))
+FILTERS = tuple(name.replace("-", "_") for name in (*_OPTIONS, *_TRUTHS))
 """The names of the parsed arguments."""
 
 
@@ -40,7 +50,8 @@ def add_filters(parser: argparse.ArgumentParser, *, policy: str = "policy") -> N
     for name, (shown, meaning) in _OPTIONS.items():
         option = policy if name == "policy" else name
         group.add_argument(f"--{option}", dest=name.replace("-", "_"), action="append", metavar=shown, help=meaning)
-    group.add_argument("--error", action="append_const", const="true", help="only records with an error")
+    for name, meaning in _TRUTHS.items():
+        group.add_argument(f"--{name}", action="append", nargs="?", const="true", metavar="false", help=meaning)
 
 
 def filter_of(args: argparse.Namespace) -> "Filter":

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from guardproxy.errors import GuardproxyError
+from guardproxy.plaintext import printable
 
 if TYPE_CHECKING:
     from guardproxy.reviews import LabelKind
@@ -30,13 +31,13 @@ def add_parsers(subcommands: Any, add: Callable[..., argparse.ArgumentParser]) -
 
 async def _label(store: "AuditStore", args: argparse.Namespace) -> int:
     count = await _give(store, args, args.kind, args.category, args.note)
-    print(f"{count} records labelled {args.kind} by {args.by}")
+    print(f"{count} records labelled {args.kind} by {printable(args.by)}")
     return 0
 
 
 async def _unlabel(store: "AuditStore", args: argparse.Namespace) -> int:
     count = await _give(store, args, "none", "", "")
-    print(f"the labels of {args.by} on {count} records are withdrawn")
+    print(f"the labels of {printable(args.by)} on {count} records are withdrawn")
     return 0
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from guardproxy.cli.audit_table import local, printable
+from guardproxy.cli.audit_table import local
+from guardproxy.plaintext import printable
 
 if TYPE_CHECKING:
     from guardproxy.reviews import Label

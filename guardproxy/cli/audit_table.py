@@ -9,28 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from guardproxy.plaintext import printable
+
 if TYPE_CHECKING:
     from guardproxy.sinks.database import AuditStats, Counts, StoredRecord
     from guardproxy.types import Record
 
 # A terminal with this many columns has room for client, user, route and model beside 40 characters of the text.
 _WIDE = 150
-
-
-def printable(text: str) -> str:
-    """`text` on one line; control and invisible characters are written as escapes, so no text controls the terminal."""
-    return "".join(c if _visible(c) else _escape(c) for c in text)
-
-
-def _visible(c: str) -> bool:
-    return c == " " or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-
-
-def _escape(c: str) -> str:
-    code = ord(c)
-    if c in "\n\t\r":
-        return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}[c]
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def _columns(c: str) -> int:
@@ -74,7 +60,8 @@ def reached(record: "Record") -> str:
         return f"language: {', '.join(record.decision.languages)}"
     if record.error or record.decision.cause != "verdict":
         return record.decision.cause
-    return f"(unsafe {record.verdict.unsafe:.2f})" if record.verdict else ""
+    state = "excluded, " if record.exclusion else ""
+    return f"({state}unsafe {record.verdict.unsafe:.2f})" if record.verdict else ""
 
 
 @dataclass(frozen=True, slots=True)

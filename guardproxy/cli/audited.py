@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from guardproxy.cli.audit import opened_store
+from guardproxy.cli.audit import opened_store, say_unmatched
 from guardproxy.cli.audit_filters import FILTERS, add_filters, filter_of
 from guardproxy.cli.audit_labels import KINDS
 from guardproxy.errors import ConfigError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from guardproxy.evaluation.audited import RecordLabel
     from guardproxy.evaluation.scoring import ScoredRows
     from guardproxy.replay import StoredTurn
-    from guardproxy.sinks.database import AuditStore
+    from guardproxy.sinks.database import ReviewStore
 
 # The name of the stored scores in the results.
 AUDIT = "audit"
@@ -84,7 +84,7 @@ def sample_rate(text: str) -> float:
 
 
 async def stored_turns(
-    store: "AuditStore", args: argparse.Namespace, *, texts: bool = True, floor: float = 0.0
+    store: "ReviewStore", args: argparse.Namespace, *, texts: bool = True, floor: float = 0.0
 ) -> AsyncIterator[Stored]:
     """The turns that the filters select, each with the fields of its record.
 
@@ -92,7 +92,9 @@ async def stored_turns(
     """
     from guardproxy.replay import stored_turn
 
-    async for number, data in store.contents(filter_of(args), texts=texts):
+    chosen = filter_of(args)
+    await say_unmatched(store, chosen)
+    async for number, data in store.contents(chosen, texts=texts):
         yield stored_turn(number, data, floor), data
 
 

@@ -3,7 +3,6 @@
 import argparse
 import os
 import shlex
-import shutil
 import sys
 import textwrap
 from pathlib import Path
@@ -137,12 +136,13 @@ def _command(args: argparse.Namespace) -> list[str]:
 def _write(lines: "Sequence[str]", path: Path, policy: str) -> None:
     """Write the thresholds into a policy of the file, if the result is valid. Raises ConfigError."""
     from guardproxy import app
-    from guardproxy.settings import load, load_text, with_rules
+    from guardproxy.settings import load, load_text, replace_text, with_rules
 
     load(path, os.environ, app.catalogue())
+    old = path.read_bytes()
     head = lines.index(_HEAD[-1]) + 1
     try:
-        text = with_rules(path.read_text("utf-8"), policy, textwrap.dedent("\n".join(lines[head:])))
+        text = with_rules(old.decode().replace("\r\n", "\n"), policy, textwrap.dedent("\n".join(lines[head:])))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     try:
@@ -150,10 +150,7 @@ def _write(lines: "Sequence[str]", path: Path, policy: str) -> None:
     except ConfigError as error:
         hint = f"{path} was not changed: with the new thresholds it would have these mistakes"
         raise ConfigError([hint, *error.problems]) from error
-    replaced = path.with_name(f".{path.name}.new")
-    replaced.write_text(text, "utf-8")
-    shutil.copymode(path, replaced)
-    replaced.replace(path)
+    replace_text(path, old, text)
     print(f"{path}: the thresholds of policy {policy} are changed", file=sys.stderr)
 
 

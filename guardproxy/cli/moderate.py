@@ -74,6 +74,8 @@ def render(result: "Moderation") -> str:
         f"  {reason.action}: {reason.category} {reason.probability:.4f} reaches {reason.thresholds}"
         for reason in result.decision.reasons
     ]
+    if result.verdict.view != "text":
+        lines.append(f"  P(unsafe) was found in the view {result.verdict.view}")
     if result.unread:
         lines.append(f"  language that the guard does not read: {', '.join(result.unread)}")
     verdict = result.verdict

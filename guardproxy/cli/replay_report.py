@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from guardproxy.cli.audit_table import cell, local, printable
+from guardproxy.cli.audit_table import cell, local
+from guardproxy.plaintext import printable
 
 if TYPE_CHECKING:
     from guardproxy.evaluation.metrics import Rate

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from guardproxy.console import feed, keeping, labelling, overview, record, review, signin, trying, workbench
+from guardproxy.console import excluding, feed, keeping, labelling, overview, record, review, signin, trying, workbench
 from guardproxy.console.parts import ConsoleParts
 from guardproxy.console.people import ConsoleRole
 from guardproxy.console.rendering import HEADERS, STATIC, answer
@@ -49,13 +50,18 @@ PLACES: Final = (
     Place("/live", feed.live, "read", keys=("last",)),
     Place("/records/{name}", record.record, "read", forms=_EVERY),
     Place("/records/{name}/label", labelling.label, "label", "POST"),
+    Place("/records/{name}/exclude", excluding.exclude, "label", "POST"),
     Place("/records/{name}/erase", labelling.erase, "admin", "POST"),
-    Place("/queue", review.queue, "label", keys=("before", "after", "did"), forms=_EVERY),
-    Place("/queue/{name}", review.item, "label", keys=("did",)),
+    Place("/exclusions", excluding.exclusions, "read", keys=("ended", "start"), forms=_EVERY),
+    Place("/exclusions/{name}/end", excluding.end, "label", "POST"),
+    Place("/queue", review.queue, "label", keys=("before", "after", *review.DONE), forms=_EVERY),
+    Place("/queue/{name}", review.item, "label", keys=review.DONE),
     Place("/queue/{name}/label", review.label, "label", "POST"),
-    Place("/queue/{name}/undo", review.undo, "label", "POST"),
+    Place("/queue/{name}/exclude", review.exclude, "label", "POST"),
+    Place("/queue/{name}/undo", review.undo, "label", "POST", keys=review.DONE),
     Place("/workbench", workbench.workbench, "read", keys=workbench.QUERY, forms=_EVERY),
     Place("/workbench/result", workbench.result, "read", keys=workbench.QUERY),
+    Place("/workbench/save", workbench.save, "admin", "POST", keys=workbench.QUERY),
     Place("/overview", overview.overview, "read", keys=overview.QUERY, forms=_EVERY),
     Place("/try", trying.form, "label"),
     Place("/try", trying.judge, "label", "POST"),
@@ -102,7 +108,7 @@ def _endpoint(place: Place, form: Form, parts: ConsoleParts) -> Callable[[Reques
         except FilterError as error:
             shown = _problem(400, f"The filter cannot be used: {error}")
         except HTTPException as error:
-            shown = _problem(error.status_code, error.detail)
+            shown = _problem(error.status_code, error.detail, _back(request))
         except (ConfigError, SQLAlchemyError, OSError) as error:
             log.error("console_store_failed", error=str(error))
             shown = _problem(503, "The audit store cannot be used at the moment; the log says why. Try again later.")
@@ -131,7 +137,13 @@ def _instead(place: Place, visit: Visit) -> Page | Response | None:
     return None
 
 
-def _problem(status: int, what: str) -> Page:
-    return Page(
-        "problem.html", {"status": status, "what": what}, lambda: {"error": what}, lambda: [["error"], [what]], status
-    )
+def _problem(status: int, what: str, back: str = "") -> Page:
+    values = {"status": status, "what": what, "back": back}
+    return Page("problem.html", values, lambda: {"error": what}, lambda: [["error"], [what]], status)
+
+
+def _back(request: Request) -> str:
+    """The page from which a form was sent, to repeat it; empty if it is none of this page."""
+    sent = urlsplit(request.headers.get("referer", ""))
+    inside = request.method == "POST" and sent.netloc == request.url.netloc and sent.path.startswith(f"{BASE}/")
+    return f"{sent.path}?{sent.query}" if inside and sent.query else sent.path if inside else ""

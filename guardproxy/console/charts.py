@@ -73,10 +73,42 @@ def stacked(columns: Sequence[Column], kinds: Sequence[str], width: float = 720,
     return Chart(width, height, boxes, _ticks(top, height), _labels(names, width))
 
 
-def lines(
-    names: Sequence[str], series: Mapping[str, Sequence[float | None]], width: float = 720, height: float = 120
+def rates(
+    names: Sequence[str],
+    shares: Sequence[tuple[int, int]],
+    links: Sequence[str] = (),
+    *,
+    width: float = 720,
+    height: float = 110,
 ) -> Chart:
-    """Lines over the same names; every series has a value for each name, None where nothing is known."""
+    """Columns of shares in percent, of (part, whole) for each name; nothing where the whole is 0."""
+    top = round_up(max((100 * part / whole for part, whole in shares if whole), default=0.0))
+    step = width / max(len(names), 1)
+    gap = min(2.0, step / 5)
+    boxes: list[Box] = []
+    for index, (part, whole) in enumerate(shares):
+        if part:
+            percent = 100 * part / whole
+            size = height * percent / top
+            title = f"{names[index]}: {percent:.1f} %, {part:,} of {whole:,} blocked"
+            link = links[index] if links else ""
+            boxes.append(Box(index * step + gap / 2, height - size, step - gap, size, "block", title, link))
+    ticks = [Tick(height, "0 %"), Tick(0.0, f"{top:g} %")]
+    return Chart(width, height, boxes, ticks, _labels(names, width))
+
+
+def lines(
+    names: Sequence[str],
+    series: Mapping[str, Sequence[float | None]],
+    links: Sequence[str] = (),
+    *,
+    width: float = 720,
+    height: float = 120,
+) -> Chart:
+    """Lines over the same names; every series has a value for each name, None where nothing is known.
+
+    The whole height above a name leads to its address in `links`.
+    """
     top = max((value for values in series.values() for value in values if value is not None), default=0.0) or 1.0
     step = width / max(len(names), 1)
     drawn = [
@@ -87,7 +119,12 @@ def lines(
         for kind, values in series.items()
     ]
     ticks = [Tick(height, "0"), Tick(0.0, f"{1000 * top:.0f} ms" if top < 1 else f"{top:.1f} s")]
-    return Chart(width, height, (), ticks, _labels(names, width), drawn)
+    targets = [
+        Box(index * step, 0.0, step, height, "target", names[index], link)
+        for index, link in enumerate(links)
+        if any(values[index] is not None for values in series.values())
+    ]
+    return Chart(width, height, targets, ticks, _labels(names, width), drawn)
 
 
 def _labels(names: Sequence[str], width: float) -> list[Tick]:

@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from guardproxy.console.rendering import HEADERS, rendered
 from guardproxy.console.visits import BASE, Page, Query, Visit, address
-from guardproxy.sinks.database import FACETS, Facets, Filter, FilterError, StoredRecord
+from guardproxy.sinks.database import FACETS, SHEET_HEAD, Facets, Filter, FilterError, StoredRecord, sheet_row
 from guardproxy.sinks.shared import label_dict, to_dict
 
 PAGE: Final = 50  # records of a page
@@ -19,11 +19,6 @@ _POLL_S: Final = 1.0
 _LIVE_S: Final = 10.0
 _MOST_VALUES: Final = 8  # of a facet
 PERIODS: Final = (("1h", "last hour"), ("24h", "last 24 hours"), ("7d", "last 7 days"), ("30d", "last 30 days"))
-
-HEAD: Final = (
-    *("number", "id", "time", "side", "action", "shadow", "categories", "unsafe", "policy", "route", "client", "user"),
-    *("session", "model", "request_id", "latency_s", "error", "labels", "text"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +69,7 @@ async def feed(visit: Visit) -> Page:
         "first_page": before is None and after is None,
         "last": max((row.seq for row in rows), default=(await store.head()).seq),
         "periods": PERIODS,
+        "unmatched": [] if rows else await store.unmatched(chosen),
         "json": address("/feed.json", visit.query),
         "csv": address("/feed.csv", visit.query),
     }
@@ -87,7 +83,7 @@ async def feed(visit: Visit) -> Page:
             "older": values["older"],
             "newer": values["newer"],
         },
-        lambda: [HEAD, *(table_row(row) for row in rows)],
+        lambda: [SHEET_HEAD, *(sheet_row(row) for row in rows)],
     )
 
 
@@ -128,7 +124,7 @@ def facet_lists(facets: Facets, query: Query, path: str) -> list[Facet]:
     for name in FACETS:
         counts = facets.by.get(name, {})
         chosen = query.get(name, [""])[0]
-        if name == "cause" or (len(counts) < 2 and not chosen and name not in ("category", "label")):
+        if len(counts) < 2 and not chosen and name not in ("category", "label", "reviewer"):
             continue
         choices = [
             FacetValue(
@@ -160,20 +156,6 @@ def chips(query: Query, path: str) -> list[tuple[str, str, str]]:
 def stored_dict(stored: StoredRecord) -> dict[str, Any]:
     """A record with its number and labels as JSON values."""
     return {"number": stored.seq, **to_dict(stored.record), "labels": [label_dict(label) for label in stored.labels]}
-
-
-def table_row(stored: StoredRecord) -> list[Any]:
-    """A record as a row below `HEAD`."""
-    record, origin = stored.record, stored.record.origin
-    return [
-        *(stored.seq, record.id, record.time, record.side, record.decision.action, record.shadow),
-        " ".join(record.decision.categories),
-        record.verdict.unsafe if record.verdict else None,
-        *(record.policy, origin.route, origin.client, origin.user, origin.session, origin.model, origin.request_id),
-        *(record.latency_s, record.error),
-        " ".join(f"{label.kind}:{label.by}" for label in stored.labels),
-        record.text,
-    ]
 
 
 def acting(chosen: Filter) -> Filter:

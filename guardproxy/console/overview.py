@@ -1,18 +1,17 @@
 """The overview: how much was judged and stopped, when and of whom, and how the guard did. Bars lead to the records."""
 
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from guardproxy.console.charts import ACTIONS, Chart, Column, lines, stacked
+from guardproxy.console.charts import ACTIONS, Chart, Column, lines, rates, stacked
 from guardproxy.console.feed import acting, chips, facet_lists
 from guardproxy.console.shown import clock
 from guardproxy.console.visits import Page, Query, Visit, address
-from guardproxy.sinks.database import Facets, FilterError, Period
+from guardproxy.sinks.database import TREND_FIELDS, Facets, FilterError, Period, Trends
 
-QUERY: Final = ("over",)
+QUERY: Final = ("over", "by")
 _DEFAULT: Final = "24h"
 # The length of the time, and that of a period, in seconds.
 SPANS: Final[Mapping[str, tuple[str, int, int]]] = {
@@ -21,7 +20,7 @@ SPANS: Final[Mapping[str, tuple[str, int, int]]] = {
     "7d": ("last 7 days", 7 * 86_400, 6 * 3600),
     "30d": ("last 30 days", 30 * 86_400, 86_400),
 }
-_CATEGORIES: Final = 6  # of a chart; the others are counted together
+_VALUES: Final = 6  # of a field that have a chart
 
 
 async def overview(visit: Visit) -> Page:
@@ -29,17 +28,22 @@ async def overview(visit: Visit) -> Page:
     over = visit.value("over", _DEFAULT)
     if over not in SPANS:
         raise FilterError("over", f"{over!r} is none of {', '.join(SPANS)}")
+    by = visit.value("by", TREND_FIELDS[0])
+    if by not in TREND_FIELDS:
+        raise FilterError("by", f"{by!r} is none of {', '.join(TREND_FIELDS)}")
     title, length, step = SPANS[over]
-    query = {key: values for key, values in visit.query.items() if key not in ("over", "since", "until")}
+    query = {key: values for key, values in visit.query.items() if key not in ("over", "by", "since", "until")}
     now = time.time()
     first = (int(now - length) // step + 1) * step
     chosen = replace(acting(visit.filter()), since=float(first), until=None)
     facets = await visit.parts.store.facets(chosen, 100_000)
     periods = _filled(await visit.parts.store.periods(chosen, step), first, now, step)
+    trends = await visit.parts.store.trends(chosen, step, by)
     feed_query = {**query, "since": [f"@{float(first)!r}"], "shadow": [chosen.shadow or "without"]}
     values: dict[str, Any] = {
         "spans": [
-            (name, text, address("/overview", query, over=name), name == over) for name, (text, *_) in SPANS.items()
+            (name, text, address("/overview", query, over=name, by=by), name == over)
+            for name, (text, *_) in SPANS.items()
         ],
         "title": title,
         "chips": chips(query, "/overview"),
@@ -48,8 +52,14 @@ async def overview(visit: Visit) -> Page:
         "csv": address("/overview.csv", visit.query),
         **_totals(facets, feed_query),
         **_charts(periods, query, step),
+        "by": by,
+        "fields": [(name, address("/overview", query, over=over, by=name)) for name in TREND_FIELDS],
+        "trends": _trends(trends, by, periods, query, step=step),
+        "left_out": max(len(trends) - _VALUES, 0),
     }
-    return Page("overview.html", values, lambda: _data(periods, facets.by), lambda: _table(periods))
+    return Page(
+        "overview.html", values, lambda: {**_data(periods, facets.by), "trends": trends}, lambda: _table(periods)
+    )
 
 
 def _totals(facets: Facets, query: Query) -> dict[str, Any]:
@@ -75,8 +85,9 @@ def _charts(periods: Sequence[Period], query: Query, step: float) -> dict[str, A
     return {
         "volume": stacked(_columns(names, (period.actions for period in periods), links), [*reversed(ACTIONS)]),
         "stops": stacked(_columns(names, stops, links), ["flag", "rewrite", "block"], height=110),
-        "categories": _by_category(names, periods, query, step),
-        "latency": _latency(names, periods),
+        "rate": rates(names, [_blocked(period.actions) for period in periods], links),
+        "latency": _latency(names, periods, links),
+        "failed": sum(period.errors for period in periods),
         "errors": stacked(_columns(names, errors, links), ["error"], height=80),
         "periods": list(zip(names, periods, links, strict=True)),
     }
@@ -89,13 +100,6 @@ def _filled(periods: Sequence[Period], first: float, now: float, step: float) ->
     return [known.get(start, Period(start, {}, {}, 0, (0.0, 0.0))) for start in starts]
 
 
-def _top(periods: Iterable[Period]) -> list[str]:
-    counted: Counter[str] = Counter()
-    for period in periods:
-        counted.update(period.categories)
-    return [name for name, _ in counted.most_common(_CATEGORIES)]
-
-
 def _columns(names: Sequence[str], counts: Iterable[Mapping[str, int]], links: Sequence[str]) -> list[Column]:
     return [Column(name, count, link) for name, count, link in zip(names, counts, links, strict=True)]
 
@@ -104,30 +108,50 @@ def _without(actions: Mapping[str, int], name: str) -> dict[str, int]:
     return {action: count for action, count in actions.items() if action != name}
 
 
-def _by_category(
-    names: Sequence[str], periods: Sequence[Period], query: Query, step: float
-) -> list[tuple[str, int, str, Chart]]:
-    """For each of the most frequent categories: its name, its count, its records, and a chart over the time."""
-    found: list[tuple[str, int, str, Chart]] = []
-    for category in _top(periods):
-        columns = [
-            Column(
-                name,
-                {category: period.categories.get(category, 0)},
-                _between({**query, "category": [category]}, period.start, step),
+def _blocked(actions: Mapping[str, int]) -> tuple[int, int]:
+    return actions.get("block", 0), sum(actions.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """A value of a field over the time: how many turns, how many of them blocked, its records, and two charts."""
+
+    value: str
+    turns: int
+    blocked: int
+    link: str
+    volume: Chart
+    rate: Chart
+
+
+def _trends(trends: Trends, by: str, periods: Sequence[Period], query: Query, *, step: float) -> list[Trend]:
+    """The most frequent values of a field over the time."""
+    names = [clock(period.start, step) for period in periods]
+    found: list[Trend] = []
+    for value, by_period in sorted(trends.items(), key=lambda item: (-_turns(item[1]), item[0]))[:_VALUES]:
+        own = {**query, by: [value]}
+        links = [_between(own, period.start, step) for period in periods]
+        counts = [by_period.get(period.start, {}) for period in periods]
+        found.append(
+            Trend(
+                value,
+                _turns(by_period),
+                sum(_blocked(actions)[0] for actions in by_period.values()),
+                address("/feed", {**own, "since": [f"@{periods[0].start!r}"]}),
+                stacked(_columns(names, counts, links), [*reversed(ACTIONS)], width=360, height=60),
+                rates(names, [*map(_blocked, counts)], links, width=360, height=36),
             )
-            for name, period in zip(names, periods, strict=True)
-        ]
-        chart = stacked(columns, [category], width=360, height=60)
-        total = sum(period.categories.get(category, 0) for period in periods)
-        since = {"since": [f"@{periods[0].start!r}"]} if periods else {}
-        found.append((category, total, address("/feed", {**query, **since}, category=category), chart))
+        )
     return found
 
 
-def _latency(names: Sequence[str], periods: Sequence[Period]) -> Chart:
+def _turns(by_period: Mapping[float, Mapping[str, int]]) -> int:
+    return sum(sum(actions.values()) for actions in by_period.values())
+
+
+def _latency(names: Sequence[str], periods: Sequence[Period], links: Sequence[str]) -> Chart:
     both = [period.latency_s if period.actions else (None, None) for period in periods]
-    return lines(names, {"p95": [pair[1] for pair in both], "p50": [pair[0] for pair in both]})
+    return lines(names, {"p95": [pair[1] for pair in both], "p50": [pair[0] for pair in both]}, links)
 
 
 def _between(query: Query, start: float, step: float) -> str:

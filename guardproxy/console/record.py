@@ -1,5 +1,6 @@
 """One record: its conversation, its probabilities against the thresholds, what was judged, and what is like it."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -7,17 +8,21 @@ from typing import Any, Final
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
-from guardproxy.console.feed import HEAD, stored_dict, table_row
+from guardproxy.console.feed import stored_dict
 from guardproxy.console.rendering import HEADERS
 from guardproxy.console.shown import TextPiece, pieces
 from guardproxy.console.visits import Page, Visit, address
 from guardproxy.policy import UNSAFE, Policy, Rule, SideRules
-from guardproxy.sinks.database import Filter, ReviewStore, StoredRecord
+from guardproxy.reviews import EXCLUDED_FOR, Exclusion
+from guardproxy.sinks.database import SHEET_HEAD, Filter, ReviewStore, StoredRecord, judged_hash, sheet_row
 from guardproxy.sinks.database.words import words
 from guardproxy.types import SEVERITY, Coverage, Decision, Record, Span, Verdict
 
+PERIODS: Final = (("7d", "7 days"), ("30d", "30 days"), ("90d", "90 days"), ("365d", "a year"))  # of exclusions
 _TURNS: Final = 60  # the most turns of a session that are shown
 _OTHERS: Final = 8
+_SHOWN: Final = 50_000  # characters of the text that the page is about; of the other turns:
+_SHOWN_BESIDE: Final = 5_000
 _PHRASE: Final = 40  # the words by which the same text is searched; the stores find phrases of at most 100
 
 
@@ -56,7 +61,7 @@ async def record(visit: Visit) -> Page | Response:
         "json": address(f"/records/{stored.record.id}.json"),
         "csv": address(f"/records/{stored.record.id}.csv"),
     }
-    return Page("record.html", values, lambda: stored_dict(stored), lambda: [HEAD, table_row(stored)])
+    return Page("record.html", values, lambda: stored_dict(stored), lambda: [SHEET_HEAD, sheet_row(stored)])
 
 
 async def one_record(visit: Visit) -> StoredRecord:
@@ -81,9 +86,29 @@ async def record_values(visit: Visit, stored: StoredRecord) -> dict[str, Any]:
         "coverage": coverage_words(shown.coverage),
         "whole": is_whole(shown),
         "history": history.get(shown.id, ()),
+        "exclusions": await standing(store, shown),
+        "not_excludable": not_excludable(shown),
+        "exclusion_periods": PERIODS,
+        "excluded_for": EXCLUDED_FOR,
         "of_client": await _others(store, stored, Filter(client=shown.origin.client)) if shown.origin.client else [],
         "of_text": await same_text(store, stored),
     }
+
+
+async def standing(store: ReviewStore, shown: Record) -> list[Exclusion]:
+    """The exclusions of the store in force for the text of a record, or made from it."""
+    text = "" if not_excludable(shown) else judged_hash(shown)
+    found = await store.exclusions(time.time())
+    return [one for one in found if one.text == text or one.record == shown.id]
+
+
+def not_excludable(shown: Record) -> str:
+    """Why the text of a record cannot be excluded; empty if it can."""
+    try:
+        judged_hash(shown)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 async def conversation(store: ReviewStore, stored: StoredRecord) -> list[ChatTurn]:
@@ -99,7 +124,14 @@ async def conversation(store: ReviewStore, stored: StoredRecord) -> list[ChatTur
         if key not in by_turn or row.seq == stored.seq:
             by_turn[key] = row
     turns = [ChatTurn(row, (), row.seq == stored.seq) for row in by_turn.values()]
-    return [ChatTurn(turn.stored, pieces(turn.stored.record.text, span_of(turn)), turn.current) for turn in turns]
+    return [
+        ChatTurn(
+            turn.stored,
+            pieces(turn.stored.record.text, span_of(turn), _SHOWN if turn.current else _SHOWN_BESIDE),
+            turn.current,
+        )
+        for turn in turns
+    ]
 
 
 def span_of(turn: ChatTurn) -> Span | None:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from guardproxy.console import shown
 from guardproxy.console.visits import BASE, Page, Visit, address
+from guardproxy.plaintext import csv_line
 
 STATIC: Final = Path(str(files("guardproxy.console") / "static"))
 _TEMPLATES: Final = Path(str(files("guardproxy.console") / "templates"))
@@ -40,7 +41,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals.update(base=BASE, address=address, zone=shown.zone)
-    for name in ("moment", "machine_time", "chance", "share", "seconds", "excerpt", "plain", "pieces"):
+    for name in ("moment", "machine_time", "chance", "share", "seconds", "excerpt", "plain", "pieces", "worst_reasons"):
         made.filters[name] = getattr(shown, name)
     return made
 
@@ -59,7 +60,7 @@ def answer(visit: Visit, page: Page) -> Response:
     if visit.form == "csv":
         name = page.template.removesuffix(".html")
         headers = {**HEADERS, "content-disposition": f'attachment; filename="guardproxy-{name}.csv"'}
-        return Response(shown.sheet(page.table()), page.status, headers, "text/csv")
+        return Response("".join(f"{csv_line(row)}\r\n" for row in page.table()), page.status, headers, "text/csv")
     person = visit.session.person
     shared = {
         "person": person,

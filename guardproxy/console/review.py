@@ -1,17 +1,21 @@
 """The review queue: one record after the other from any filter, each for one person at a time."""
 
+import time
 from dataclasses import replace
 from typing import Any, Final
 
 from starlette.responses import RedirectResponse, Response
 
-from guardproxy.console.feed import HEAD, acting, chips, stored_dict, table_row
+from guardproxy.console.excluding import finish, make
+from guardproxy.console.feed import acting, chips, stored_dict
 from guardproxy.console.labelling import give
 from guardproxy.console.record import one_record, record_values
 from guardproxy.console.rendering import HEADERS
 from guardproxy.console.visits import Page, Query, Visit, address
-from guardproxy.sinks.database import Filter, StoredRecord
+from guardproxy.sinks.database import SHEET_HEAD, Filter, StoredRecord, sheet_row
 
+# What the last form did: the record, and the exclusions that it made.
+DONE: Final = ("did", "excluded")
 CLAIM_S: Final = 300.0  # how long a record is kept for the person who looks at it
 _LOOKED_AT: Final = 25  # records of a page that is searched for a free one
 _PAGES: Final = 20
@@ -27,15 +31,17 @@ async def queue(visit: Visit) -> Page | Response:
             "queue.html",
             {},
             lambda: {"records": [stored_dict(row) for row in rows]},
-            lambda: [HEAD, *(table_row(row) for row in rows)],
+            lambda: [SHEET_HEAD, *(sheet_row(row) for row in rows)],
         )
     found = await _previous(visit, after) if after is not None else await _next(visit, before)
     if found is not None:
-        return _go(f"/queue/{found}", {**query, **_did(visit)})
+        return _go(f"/queue/{found}", {**query, **_done(visit)})
     values = {
         "chips": chips(query, "/queue"),
         "query": query,
         "turned_round": before is not None or after is not None,
+        "previous": None if before is None else address("/queue", query, after=before - 1),
+        **await _last(visit, query),
         **await progress(visit),
     }
     return Page("queue_end.html", values)
@@ -45,11 +51,10 @@ async def item(visit: Visit) -> Page:
     """A record of the queue with the keys that label it."""
     stored = await one_record(visit)
     claimed = await visit.parts.store.claim([stored.record.id], visit.session.id, CLAIM_S)
-    did = visit.value("did")
-    done = await visit.parts.store.get(did) if did else []
     query = filters(visit)
     values: dict[str, Any] = {
         **await record_values(visit, stored),
+        **await _last(visit, query),
         **await progress(visit),
         "taken": claimed is None,
         "query": query,
@@ -57,10 +62,21 @@ async def item(visit: Visit) -> Page:
         "next": address("/queue", query, before=stored.seq),
         "previous": address("/queue", query, after=stored.seq),
         "label_at": address(f"/queue/{stored.record.id}/label", query),
-        "done": done[0] if len(done) == 1 else None,
-        "undo_at": address(f"/queue/{did}/undo", query),
+        "exclude_at": address(f"/queue/{stored.record.id}/exclude", query),
     }
     return Page("queue.html", values)
+
+
+async def _last(visit: Visit, query: Query) -> dict[str, Any]:
+    """What the visitor did last, and where to undo it."""
+    did, ids = visit.value("did"), visit.value("excluded")
+    done = await visit.parts.store.get(did) if did else []
+    made = [one for one in await visit.parts.store.exclusions(time.time()) if one.id in ids.split(",")] if ids else []
+    return {
+        "done": done[0] if len(done) == 1 else None,
+        "made": made,
+        "undo_at": address(f"/queue/{did}/undo", query, excluded=ids or None),
+    }
 
 
 async def label(visit: Visit) -> Response:
@@ -70,30 +86,46 @@ async def label(visit: Visit) -> Response:
     return _go("/queue", filters(visit), before=stored.seq, did=stored.record.id)
 
 
-async def undo(visit: Visit) -> Response:
-    """Withdraw the label that was given last and go back to its record."""
+async def exclude(visit: Visit) -> Response:
+    """Exclude the text of a record of the queue, which labels it too, and go to the next one."""
     stored = await one_record(visit)
+    made = await make(visit, stored)
+    ids = ",".join(one.id for one in made)
+    return _go("/queue", filters(visit), before=stored.seq, did=stored.record.id, excluded=ids or None)
+
+
+async def undo(visit: Visit) -> Response:
+    """Withdraw the label that was given last, end the exclusions made with it, and go back to the record."""
+    stored = await one_record(visit)
+    await finish(visit, visit.value("excluded").split(","))
     await give(visit, stored, "none")
     return _go(f"/queue/{stored.record.id}", filters(visit))
 
 
 def filters(visit: Visit) -> Query:
     """The filters of the address as it states them."""
-    return {key: values for key, values in visit.query.items() if key not in ("before", "after", "did")}
+    return {key: values for key, values in visit.query.items() if key not in ("before", "after", *DONE)}
 
 
 def open_ones(visit: Visit) -> Filter:
     """The filter of the queue: records without a label, unless the address asks for labelled ones."""
     chosen = acting(visit.filter())
-    return chosen if chosen.label is not None else replace(chosen, label="none")
+    return chosen if chosen.label is not None or chosen.reviewer is not None else replace(chosen, label="none")
 
 
 async def progress(visit: Visit) -> dict[str, Any]:
-    """How many of the newest records of the queue have a label."""
-    chosen = replace(acting(visit.filter()), label=None)
-    facets = await visit.parts.store.facets(chosen)
+    """How many of the newest records of the queue have a label, and by whom."""
+    chosen = acting(visit.filter())
+    facets = await visit.parts.store.facets(replace(chosen, label=None, reviewer=None))
     waiting = sum(facets.by.get("label", {}).get("none", {}).values())
-    return {"total": facets.counted, "labelled": max(0, facets.counted - waiting), "capped": facets.capped}
+    if chosen.reviewer is not None:  # the queue of one person
+        waiting = facets.counted - sum(facets.by.get("reviewer", {}).get(chosen.reviewer, {}).values())
+    return {
+        "total": facets.counted,
+        "labelled": max(0, facets.counted - waiting),
+        "capped": facets.capped,
+        "reviewers": [(name, sum(counts.values())) for name, counts in facets.by.get("reviewer", {}).items()],
+    }
 
 
 async def _next(visit: Visit, before: int | None) -> str | None:
@@ -117,8 +149,8 @@ async def _previous(visit: Visit, after: int) -> str | None:
     return rows[0].record.id if rows else None
 
 
-def _did(visit: Visit) -> Query:
-    return {"did": [visit.value("did")]} if visit.value("did") else {}
+def _done(visit: Visit) -> Query:
+    return {key: [visit.value(key)] for key in DONE if visit.value(key)}
 
 
 def _go(path: str, query: Query, **changed: str | int | None) -> Response:

@@ -1,51 +1,65 @@
 """Texts, times and numbers as the page shows them. What a client wrote stays text: nothing of it acts. Pure."""
 
-import csv
-import io
-import re
-import unicodedata
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
 
-from guardproxy.types import Span
-
-_HIDDEN: Final = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-# A spreadsheet takes a cell that begins so for a formula, also behind white space.
-_FORMULA: Final = re.compile(r"[\s\x00]*[=+\-@\t\r|%]")
-_NUMBER: Final = re.compile(r"-?[0-9.]+(e-?[0-9]+)?")
+from guardproxy.plaintext import is_visible
+from guardproxy.types import SEVERITY, Decision, Reason, Span
 
 
 @dataclass(frozen=True, slots=True)
 class TextPiece:
     """A stretch of a text: `hidden` for the name of a character that shows nothing or changes what is shown.
 
-    `marked`: within the span that is pointed out.
+    `marked`: within the span that is pointed out. `left_out` says how many characters are not shown in this place.
     """
 
     text: str
     hidden: bool = False
     marked: bool = False
+    left_out: int = 0
 
 
-def pieces(text: str, span: Span | None = None) -> list[TextPiece]:
-    """Divide a text at the bounds of a span and at characters that are not visible."""
+def pieces(text: str, span: Span | None = None, most: int | None = None) -> list[TextPiece]:
+    """Divide a text at the bounds of a span and at characters that are not visible.
+
+    Of a text of more than `most` characters only the beginning and what is around the beginning of the span are shown,
+    each at most half as long.
+    """
     start, end = span or (0, 0)
     found: list[TextPiece] = []
-    for begin, stop, marked in ((0, start, False), (start, end, True), (end, len(text), False)):
-        run = begin
-        for at in range(begin, stop):
-            if not is_visible(text[at]):
-                found += [TextPiece(text[run:at], False, marked), TextPiece(code(text[at]), True, marked)]
-                run = at + 1
-        found.append(TextPiece(text[run:stop], False, marked))
-    return [piece for piece in found if piece.text]
+    last = 0
+    for begin, stop in [*_stretches(len(text), start, most), (len(text), len(text))]:
+        if begin > last:
+            found.append(TextPiece("", left_out=begin - last))
+        for low, high, marked in ((0, start, False), (start, end, True), (end, len(text), False)):
+            found += _divided(text, max(begin, low), min(stop, high), marked)
+        last = stop
+    return [piece for piece in found if piece.text or piece.left_out]
 
 
-def is_visible(character: str) -> bool:
-    """Whether a character shows itself, or is a space, a tab or a line's end."""
-    return character in " \n\t" or unicodedata.category(character) not in _HIDDEN
+def _stretches(length: int, start: int, most: int | None) -> list[Span]:
+    """The stretches of a text that are shown."""
+    if most is None or length <= most:
+        return [(0, length)]
+    half = most // 2
+    second = min(max(half, start - half // 4), length - half)
+    return [(0, half), (second, second + half)] if start > half else [(0, most)]
+
+
+def _divided(text: str, begin: int, stop: int, marked: bool) -> list[TextPiece]:
+    found: list[TextPiece] = []
+    run = begin
+    for at in range(begin, stop):
+        if not _shows(text[at]):
+            found += [TextPiece(text[run:at], False, marked), TextPiece(code(text[at]), True, marked)]
+            run = at + 1
+    return [*found, TextPiece(text[run:stop], False, marked)] if run < stop else found
+
+
+def _shows(character: str) -> bool:
+    """Whether a character is visible in a text of several lines."""
+    return character in "\n\t" or is_visible(character)
 
 
 def code(character: str) -> str:
@@ -62,7 +76,7 @@ def plain(text: str) -> str:
 def _one_line(character: str) -> str:
     if character in "\n\t":
         return " "
-    return character if is_visible(character) else f"[{code(character)}]"
+    return character if _shows(character) else f"[{code(character)}]"
 
 
 def excerpt(text: str, most: int = 140) -> str:
@@ -71,20 +85,12 @@ def excerpt(text: str, most: int = 140) -> str:
     return line if len(line) <= most and len(text) <= 2 * most else f"{line[:most].rstrip()}…"
 
 
-def sheet(rows: Iterable[Sequence[Any]]) -> str:
-    """Rows as CSV (RFC 4180). A cell that a spreadsheet would take for a formula begins with an apostrophe."""
-    out = io.StringIO()
-    csv.writer(out).writerows([_cell(value) for value in row] for row in rows)
-    return out.getvalue()
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool | int | float):
-        return repr(value) if isinstance(value, float) else str(value).lower()
-    text = "".join(c if is_visible(c) else f"[{code(c)}]" for c in str(value))
-    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+def worst_reasons(decision: Decision) -> list[Reason]:
+    """For each category that reached a threshold the reason of its most severe action, most probable first."""
+    worst: dict[str, Reason] = {}
+    for reason in sorted(decision.reasons, key=lambda reason: SEVERITY[reason.action]):
+        worst[reason.category] = reason
+    return [worst[category] for category in decision.categories]
 
 
 def moment(seconds: float) -> str:

@@ -1,20 +1,23 @@
-"""A text box and the running guard: what it says of a text, and what each policy would do."""
+"""A text box and the configured guards side by side: what each says of a text, and what each policy would do."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from guardproxy.console.record import bars_of
+from guardproxy.console.parts import Trial
+from guardproxy.console.record import Bar, bars_of
 from guardproxy.console.shown import pieces
 from guardproxy.console.visits import Page, Visit
 from guardproxy.types import Decision, Side
 
 _MOST_CHARACTERS = 20_000
+_SHOWN = 2_000  # characters of a view that the page shows
 
 
 async def form(visit: Visit) -> Page:
     """The empty form."""
-    return Page("try.html", {"text": "", "side": "user", "trial": None, "problem": ""})
+    return Page("try.html", {"text": "", "side": "user", "tried": None, "problem": ""})
 
 
 async def judge(visit: Visit) -> Page:
@@ -28,19 +31,29 @@ async def judge(visit: Visit) -> Page:
         problem = f"The text has {len(text):,} characters; this page judges at most {_MOST_CHARACTERS:,}."
         return _with_problem(text, side, problem)
     chosen: Side = "user" if side == "user" else "assistant"
-    trial = await visit.parts.try_it(text, chosen)
-    policies = visit.parts.policies().policies
-    default: Decision = next(one.decision for one in trial.decisions if one.policy == "default")
+    tried = await visit.parts.try_it(text, chosen)
     values: dict[str, Any] = {
         "text": text,
         "side": side,
-        "trial": trial,
+        "tried": tried,
         "problem": "",
-        "bars": bars_of(trial.verdict, default, policies["default"].side(chosen), visit.parts.categories),
-        "views": [(name, pieces(view[:2000]), len(view) > 2000) for name, view in trial.views],
+        "bars": [_bars(visit, trial, chosen) for trial in tried.trials],
+        "views": [
+            (view, pieces(view.text[:_SHOWN]), len(view.text) > _SHOWN, _words(len(view.text))) for view in tried.views
+        ],
     }
     return Page("try.html", values)
 
 
+def _bars(visit: Visit, trial: Trial, side: Side) -> Sequence[Bar]:
+    default: Decision = next(one.decision for one in trial.decisions if one.policy == "default")
+    rules = visit.parts.policies().policies["default"].side(side)
+    return bars_of(trial.verdict, default, rules, visit.parts.categories)
+
+
+def _words(characters: int) -> str:
+    return f"{characters:,} character{'' if characters == 1 else 's'}"
+
+
 def _with_problem(text: str, side: str, problem: str) -> Page:
-    return Page("try.html", {"text": text, "side": side, "trial": None, "problem": problem}, status=400)
+    return Page("try.html", {"text": text, "side": side, "tried": None, "problem": problem}, status=400)

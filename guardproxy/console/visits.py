@@ -83,19 +83,21 @@ async def fields_of(request: Request) -> dict[str, str]:
 def query_of(request: Request, others: Iterable[str]) -> dict[str, list[str]]:
     """The keys of a request's address with their values, without empty ones, which forms send for empty fields.
 
-    `others` are further keys; one that ends in * stands for all that begin so. Raises FilterError for any other key.
+    `others` are further keys; one that ends in * stands for all that begin so, and of these an empty value counts.
+    Raises FilterError for any other key.
     """
     text = request.scope["query_string"].decode("latin-1")
     try:
-        read = parse_qs(text, max_num_fields=_FIELDS)
+        read = parse_qs(text, keep_blank_values=True, max_num_fields=_FIELDS)
     except ValueError:
         raise FilterError("query", f"the address has more than {_FIELDS} keys") from None
     known = {*KEYS, *(key for key in others if not key.endswith("*"))}
     prefixes = tuple(key[:-1] for key in others if key.endswith("*"))
     for key in read:
-        if key not in known and not (prefixes and key.startswith(prefixes)):
+        if key not in known and not key.startswith(prefixes):
             raise FilterError(key, f"is no filter; the filters are {', '.join(KEYS)}")
-    return read
+    filled = {key: values if key.startswith(prefixes) else [*filter(None, values)] for key, values in read.items()}
+    return {key: values for key, values in filled.items() if values}
 
 
 def address(path: str, query: Query | None = None, **changed: str | int | None) -> str:
@@ -109,5 +111,6 @@ def address(path: str, query: Query | None = None, **changed: str | int | None) 
         merged.pop(key, None)
         if value is not None:
             merged[key] = [str(value)]
-    text = urlencode(merged, doseq=True)
+    # A lone surrogate has no code in UTF-8: it is written as the columns of the store have it (`search_key`).
+    text = urlencode(merged, doseq=True, errors="backslashreplace")
     return f"{BASE}{path}?{text}" if text else f"{BASE}{path}"

@@ -1,29 +1,40 @@
-"""The workbench: other thresholds, tried at once on the records that the filter selects."""
+"""The workbench: other rules, tried at once on the records that the filter selects, and saved."""
 
 import asyncio
 import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import log1p
 from typing import Any, Final
 
-from guardproxy.console.charts import Box, Chart, histogram
+from starlette.responses import RedirectResponse, Response
+
 from guardproxy.console.feed import PERIODS, acting, chips
-from guardproxy.console.parts import ConsoleParts, LoadedTurns
+from guardproxy.console.panels import field_id, name_of, panel_id, panels
+from guardproxy.console.parts import ConsoleParts, LoadedTurns, ThresholdChange
+from guardproxy.console.rendering import HEADERS
 from guardproxy.console.thresholds import (
+    OFF,
+    OWN,
     PREFIX,
     SIDES,
-    RulePlace,
-    places,
-    read_thresholds,
-    unreachable,
+    CategoryRules,
+    Edits,
+    change_yaml,
+    default_value,
+    key_of,
+    number,
+    place_of,
+    query_of_edits,
+    read_edits,
+    rules_of,
+    with_edits,
     with_policy,
-    with_thresholds,
     yaml_difference,
 )
 from guardproxy.console.visits import Page, Query, Visit, address
-from guardproxy.policy import UNSAFE, Policy, PolicySet, Rule
+from guardproxy.errors import ConfigError
+from guardproxy.policy import ANY, UNSAFE, Policy, PolicySet
 from guardproxy.replay import (
     CHANGES,
     Change,
@@ -36,34 +47,22 @@ from guardproxy.replay import (
     stored_turn,
 )
 from guardproxy.sinks.database import Filter, FilterError
-from guardproxy.types import Side
+from guardproxy.types import SIGNALS, Side
 
-QUERY: Final = ("of", "at", f"{PREFIX}*")
+QUERY: Final = ("of", "at", "add", "remove", "saved", f"{PREFIX}*")
 RECORDS: Final = 5_000  # the newest records that are decided again
 _KEPT_S: Final = 60.0  # how long the records of a filter stay in memory while somebody moves thresholds
 _KEPT: Final = 3
 _ROWS: Final = 10
-_WIDTH, _HEIGHT, _BINS = 300.0, 64.0, 25
 
 
 @dataclass(frozen=True, slots=True)
-class Slider:
-    """A threshold that can be moved."""
+class Workspace:
+    """What an address selects: a policy, the side that is shown, and what is changed of the policy."""
 
-    place: RulePlace
-    rule: Rule
-    value: float
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """A category with its scores and thresholds."""
-
-    category: str
-    name: str
-    chart: Chart
-    sliders: Sequence[Slider]
-    scored: int
+    policy: Policy
+    side: Side
+    edits: Edits
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,35 +79,117 @@ class Measure:
         return self.hits / self.n if self.n else None
 
 
-async def workbench(visit: Visit) -> Page:
-    """The thresholds of a policy with the scores of the records, and what would change."""
-    policy, side, chosen = _chosen(visit)
+async def workbench(visit: Visit) -> Page | Response:
+    """The rules of a policy with the scores of the records, and what would change."""
     loaded = await load(visit)
-    outcome = await asyncio.to_thread(compare, visit.parts, policy, chosen, loaded)
-    query = _filters(visit)
-    values = {
-        "policy": policy,
-        "policies": sorted(visit.parts.policies().policies),
-        "side": side,
-        "sides": SIDES,
-        "panels": await asyncio.to_thread(panels, policy, side, chosen, loaded, visit.parts.categories),
-        "hidden": [(place.key, value) for place, value in chosen.items() if place.side != side],
-        "chips": chips(query, "/workbench"),
-        "query": query,
-        "periods": PERIODS,
-        "result_at": address("/workbench/result"),
-        "json": address("/workbench.json", visit.query),
-        "csv": address("/workbench.csv", visit.query),
-        **outcome,
-    }
-    return Page("workbench.html", values, lambda: _data(outcome), lambda: _table(outcome))
+    chosen = _chosen(visit, loaded)
+    for what in ("add", "remove"):
+        if visit.value(what):
+            return _moved(visit, chosen, loaded, what, visit.value(what))
+    return await _page(visit, chosen)
 
 
 async def result(visit: Visit) -> Page:
     """What would change, as a part of the page."""
-    policy, _, chosen = _chosen(visit)
-    outcome = await asyncio.to_thread(compare, visit.parts, policy, chosen, await load(visit))
-    return Page("workbench_result.html", outcome)
+    loaded = await load(visit)
+    chosen = _chosen(visit, loaded)
+    outcome = await asyncio.to_thread(compare, visit.parts, chosen, loaded)
+    return Page("workbench_result.html", {**outcome, **_saving(visit, chosen)})
+
+
+async def save(visit: Visit) -> Page | Response:
+    """Save the rules of the address in the configuration file, and put them in force."""
+    chosen = _chosen(visit, await load(visit))
+    if not chosen.edits.rules:
+        return await _page(visit, chosen, ["Nothing is changed, so there is nothing to save."])
+    if chosen.edits.unreadable:
+        return await _page(visit, chosen, ["Correct the fields with a mistake first."])
+    new = with_edits(chosen.policy, chosen.edits)
+    change = ThresholdChange(new, change_yaml(chosen.edits), visit.sent.get("base", ""), visit.person.name)
+    try:
+        policies = await visit.parts.editor.save(change)
+    except ConfigError as error:
+        return await _page(visit, chosen, error.problems)
+    visit.parts.kept.clear()
+    where = address("/workbench", _filters(visit), of=chosen.policy.name, at=chosen.side, saved=policies.version)
+    return RedirectResponse(where, 303, HEADERS)
+
+
+async def _page(visit: Visit, chosen: Workspace, refused: Sequence[str] = ()) -> Page:
+    """The whole page; `refused` says why the changes were not saved."""
+    loaded, policies = await load(visit), visit.parts.policies()
+    outcome = await asyncio.to_thread(compare, visit.parts, chosen, loaded)
+    query = _filters(visit)
+    values = {
+        "policy": chosen.policy,
+        "policies": [
+            (name, address("/workbench", query, of=name, at=chosen.side)) for name in sorted(policies.policies)
+        ],
+        "side": chosen.side,
+        "sides": SIDES,
+        "panels": await asyncio.to_thread(
+            panels, chosen.policy, chosen.side, chosen.edits, loaded, visit.parts.categories
+        ),
+        "rewrites": visit.parts.rewrites,
+        "chips": chips(query, "/workbench"),
+        "query": query,
+        "periods": PERIODS,
+        "result_at": address("/workbench/result"),
+        "reset_at": address("/workbench", query, of=chosen.policy.name, at=chosen.side),
+        "json": address("/workbench.json", visit.query),
+        "csv": address("/workbench.csv", visit.query),
+        "refused": refused,
+        "saved": visit.value("saved"),
+        **outcome,
+        **_saving(visit, chosen),
+    }
+    status = 409 if refused else 200
+    return Page("workbench.html", values, lambda: _data(outcome), lambda: _table(outcome), status)
+
+
+def _saving(visit: Visit, chosen: Workspace) -> dict[str, Any]:
+    """What the page needs to offer saving, or to say why it cannot."""
+    editor = visit.parts.editor
+    query = {**_filters(visit), **query_of_edits(chosen.policy, chosen.edits)}
+    return {
+        "file": editor.file,
+        "preset": editor.preset,
+        "may_save": visit.person.may("admin"),
+        "save_at": address("/workbench/save", query, of=chosen.policy.name, at=chosen.side),
+        "base_version": visit.parts.policies().version,
+        "token": visit.parts.people.token(visit.session),
+    }
+
+
+def _moved(visit: Visit, chosen: Workspace, loaded: LoadedTurns, what: str, key: str) -> Response:
+    """The page with a rule more or less: its key is in `add` or `remove`. Raises FilterError.
+
+    To remove the key `own` leaves a category without rules of its own, to add it undoes every change of the category.
+    """
+    try:
+        place, part = place_of(key, {*_known(visit.parts, loaded), *(name for _, name in rules_of(chosen.policy))})
+    except ValueError as error:
+        raise FilterError(what, str(error)) from None
+    if part == "how":
+        raise FilterError(what, "a rewrite comes and goes with its threshold")
+    rules = {**rules_of(chosen.policy), **chosen.edits.rules}
+    own, anchor = rules.get(place), panel_id(place)
+    query = {name: values for name, values in query_of_edits(chosen.policy, chosen.edits).items() if name != key}
+    others = {name: values for name, values in query.items() if not name.startswith(key_of(place, ""))}
+    if part == OWN:
+        query = others if what == "add" else {**others, key: [OFF]}
+    elif what == "add":
+        overall = rules.get((place[0], UNSAFE))
+        most = overall.block if overall and overall.block is not None else 1.0
+        query[key] = [number(default_value(own or CategoryRules(), part, most))]
+        anchor = field_id(key)
+    else:
+        query[key] = [OFF]
+        left = own and own.changed(part, None).rules()
+        if own is not None and not left and place not in rules_of(chosen.policy):
+            query = others  # the category was added here: it goes
+    where = address("/workbench", {**_filters(visit), **query}, of=chosen.policy.name, at=place[0])
+    return RedirectResponse(f"{where}#{anchor}", 303, HEADERS)
 
 
 async def load(visit: Visit) -> LoadedTurns:
@@ -132,39 +213,46 @@ async def _read(visit: Visit, chosen: Filter, now: float) -> LoadedTurns:
     return LoadedTurns(turns, {name: labels[-1].kind for name, labels in given.items()}, now)
 
 
-def _chosen(visit: Visit) -> tuple[Policy, Side, dict[RulePlace, float]]:
+def _chosen(visit: Visit, loaded: LoadedTurns) -> Workspace:
     policies = visit.parts.policies().policies
     name, side = visit.value("of", "default"), visit.value("at", "user")
     if name not in policies:
         raise FilterError("of", f"there is no policy {name!r}; there are {', '.join(sorted(policies))}")
     if side not in SIDES:
         raise FilterError("at", f"{side!r} is no side; choose {' or '.join(SIDES)}")
-    policy = policies[name]
+    policy, known = policies[name], _known(visit.parts, loaded)
     try:
-        return policy, "user" if side == "user" else "assistant", read_thresholds(policy, visit.query)
+        edits = read_edits(policy, visit.query, known, visit.parts.rewrites)
     except ValueError as error:
         raise FilterError("threshold", str(error)) from None
+    return Workspace(policy, "user" if side == "user" else "assistant", edits)
+
+
+def _known(parts: ConsoleParts, loaded: LoadedTurns) -> set[str]:
+    """The categories that may have rules: those that the guard reports, and those that it has reported."""
+    found = {finding.category for turn in loaded.turns if turn.verdict is not None for finding in turn.verdict.findings}
+    return {UNSAFE, ANY, *SIGNALS, *parts.categories, *found}
 
 
 def _filters(visit: Visit) -> Query:
     return {
         key: values
         for key, values in visit.query.items()
-        if key not in ("of", "at", "before", "after") and not key.startswith(PREFIX)
+        if key not in ("of", "at", "add", "remove", "saved", "before", "after") and not key.startswith(PREFIX)
     }
 
 
 # --- what would change -----------------------------------------------------------------------------------------------
 
 
-def compare(
-    parts: ConsoleParts, policy: Policy, chosen: Mapping[RulePlace, float], loaded: LoadedTurns
-) -> dict[str, Any]:
-    """Decide the records again under the policy with its new thresholds, and compare with the one in force.
+def compare(parts: ConsoleParts, chosen: Workspace, loaded: LoadedTurns) -> dict[str, Any]:
+    """Decide the records again under the policy with its new rules, and compare with the one in force.
 
     Both sides of the comparison are decided again: otherwise what changed in the configuration since would count too.
     """
-    now, new = parts.policies(), with_policy(parts.policies(), with_thresholds(policy, chosen))
+    policy, edits = chosen.policy, chosen.edits
+    edited = with_edits(policy, edits)
+    now, new = parts.policies(), with_policy(parts.policies(), edited)
     before = _decided(now, loaded)
     turns = [turn._replace(decision=before[turn.number]) if turn.number in before else turn for turn in loaded.turns]
     # The label speaks of the decision of then, so `labels` count here and not in the replay.
@@ -172,7 +260,7 @@ def compare(
     for turn in turns:
         replay.add(turn)
     report = replay.report()
-    yaml, difference = yaml_difference(policy, with_thresholds(policy, chosen), chosen) if chosen else ([], [])
+    yaml, difference = yaml_difference(policy, edited, edits, parts.editor.preset) if edits.rules else ([], [])
     return {
         "report": report,
         "changes": _changes(report),
@@ -180,8 +268,11 @@ def compare(
         "labelled": len(loaded.labels),
         "records": len(loaded.turns),
         "capped": len(loaded.turns) == RECORDS,
-        "changed": sorted(chosen.items(), key=lambda item: item[0].key),
-        "unreachable": unreachable(with_thresholds(policy, chosen)),
+        "changed": edits.rules,
+        "mistakes": [
+            (key, field_id(key), name_of(place_of(key)[0][1], parts.categories), text)
+            for key, text in edits.mistakes.items()
+        ],
         "yaml": "\n".join(yaml),
         "difference": difference,
     }
@@ -192,7 +283,7 @@ def _decided(policies: PolicySet, loaded: LoadedTurns) -> dict[int, Any]:
     found: dict[int, Any] = {}
     known: dict[tuple[str, str, str], Policy] = {}
     for turn in loaded.turns:
-        if turn.shadow or turn.failed:
+        if turn.shadow or turn.failed or turn.excluded:
             continue
         key = (turn.route, turn.model, turn.client)
         if key not in known:
@@ -203,8 +294,8 @@ def _decided(policies: PolicySet, loaded: LoadedTurns) -> dict[int, Any]:
 
 def _changes(report: ReplayReport) -> dict[Change, int]:
     counted: dict[Change, int] = dict.fromkeys(CHANGES, 0)
-    for group, number in report.changes.items():
-        counted[group.change] += number
+    for group, records in report.changes.items():
+        counted[group.change] += records
     return counted
 
 
@@ -228,71 +319,6 @@ def _measured(
     return measured
 
 
-# --- the scores ------------------------------------------------------------------------------------------------------
-
-
-def panels(
-    policy: Policy, side: Side, chosen: Mapping[RulePlace, float], loaded: LoadedTurns, names: Mapping[str, str]
-) -> list[Panel]:
-    """The categories of a side that have a rule, the overall probability first."""
-    rules = {place: rule for place, rule in places(policy).items() if place.side == side}
-    categories = sorted({place.category for place in rules}, key=lambda name: (name != UNSAFE, name))
-    found: list[Panel] = []
-    for category in categories:
-        scores = _scores(loaded, side, category, set(categories))
-        sliders = [
-            Slider(place, rule, chosen.get(place, rule.threshold))
-            for place, rule in rules.items()
-            if place.category == category
-        ]
-        title = (
-            "P(unsafe), over all categories" if category == UNSAFE else names.get(category, category.replace("_", " "))
-        )
-        if category == "*":
-            title = "every other category"
-        found.append(Panel(category, title, _bars(scores), sliders, sum(map(len, scores.values()))))
-    return found
-
-
-def _scores(loaded: LoadedTurns, side: Side, category: str, named: set[str]) -> dict[str, list[float]]:
-    """The scores of the records of a side by what their label says of the decision: `right`, `wrong`, `unlabelled`."""
-    scores: dict[str, list[float]] = {"wrong": [], "right": [], "unlabelled": []}
-    for turn in loaded.turns:
-        if turn.side != side or turn.verdict is None or turn.shadow:
-            continue
-        if category == UNSAFE:
-            score: float | None = turn.verdict.unsafe
-        elif category == "*":
-            others = [finding.probability for finding in turn.verdict.findings if finding.category not in named]
-            score = max(others, default=None)
-        else:
-            own = [finding.probability for finding in turn.verdict.findings if finding.category == category]
-            score = max(own, default=None)
-        if score is not None:
-            label = loaded.labels.get(turn.id)
-            kind = "unlabelled" if label is None or label == "none" else "right" if label == "correct" else "wrong"
-            scores[kind].append(score)
-    return scores
-
-
-def _bars(scores: Mapping[str, Sequence[float]]) -> Chart:
-    """A histogram whose heights are logarithms: most scores lie near 0, the interesting ones are few."""
-    counted = histogram(scores, _BINS)
-    most = max((sum(counts[at] for counts in counted.values()) for at in range(_BINS)), default=0)
-    boxes: list[Box] = []
-    step = _WIDTH / _BINS
-    for at in range(_BINS):
-        total = sum(counts[at] for counts in counted.values())
-        y, full = _HEIGHT, _HEIGHT * log1p(total) / log1p(most) if most else 0.0
-        for kind, counts in counted.items():
-            if counts[at]:
-                size = full * counts[at] / total
-                y -= size
-                title = f"{at / _BINS:.2f} to {(at + 1) / _BINS:.2f}: {counts[at]:,} {kind}"
-                boxes.append(Box(at * step, y, step - 1, size, kind, title))
-    return Chart(_WIDTH, _HEIGHT, boxes)
-
-
 # --- other forms -----------------------------------------------------------------------------------------------------
 
 
@@ -305,7 +331,11 @@ def _data(outcome: Mapping[str, Any]) -> dict[str, Any]:
             name: {key: {"hits": one.hits, "n": one.n, "ci": list(one.interval)} for key, one in measures.items()}
             for name, measures in outcome["measured"].items()
         },
-        "thresholds": [{"rule": place.key.removeprefix(PREFIX), "value": value} for place, value in outcome["changed"]],
+        "rules": [
+            {"side": side, "category": category, "rules": None if rules is None else rules.content()}
+            for (side, category), rules in outcome["changed"].items()
+        ],
+        "mistakes": [{"rule": key.removeprefix(PREFIX), "mistake": text} for key, _, _, text in outcome["mistakes"]],
         "yaml": outcome["yaml"],
         "rows": [
             {"id": row.turn.id, "change": row.change, "before": row.turn.decision.action, "after": row.after.action}

@@ -42,12 +42,17 @@ class LoadedModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """The lowest and the highest probability of a model's output at which a second model decides."""
+class SecondReading:
+    """When a second model reads a window too, and how both readings make one.
+
+    It reads the window if the first model's probability of `output` is from `low` to `high`. Each probability is then
+    the mean of both models' probabilities, in which the first one's has the weight `first_weight`, from 0 to 1.
+    """
 
     output: int
     low: float
     high: float
+    first_weight: float
 
 
 def choose_device(name: str) -> torch.device:
@@ -91,9 +96,9 @@ def load_classifier(model: str, device: torch.device, dtype: torch.dtype) -> Loa
     return _load(transformers.AutoModelForSequenceClassification, model, device, dtype)
 
 
-def cascade_bounds() -> Bounds:
-    """Where the large embedded model decides, which ships with the weights of both."""
-    return Bounds(**json.loads((_weights() / "embedded" / "cascade.json").read_text()))
+def second_reading() -> SecondReading:
+    """When the large embedded model reads a window; it ships with the weights of both models."""
+    return SecondReading(**json.loads((_weights() / "embedded" / "cascade.json").read_text()))
 
 
 def calibration(loaded: LoadedModel) -> dict[str, Any]:

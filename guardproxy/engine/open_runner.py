@@ -10,11 +10,11 @@ from guardproxy.engine.load import (
     CASCADE,
     PACKAGED,
     LoadedModel,
-    cascade_bounds,
     choose_device,
     choose_dtype,
     load_causal,
     load_classifier,
+    second_reading,
 )
 from guardproxy.engine.number_format import choose_format, convert_parameters, linear_layers
 from guardproxy.engine.runner import Runner
@@ -50,7 +50,7 @@ def open_runner(
         if model != CASCADE:
             return _open_classifier(model, probe.readout, chosen_device, dtype, **sizes)
         first, second = (_open_classifier(part, probe.readout, chosen_device, dtype, **sizes) for part in PACKAGED)
-        return CascadeRunner(first, second, cascade_bounds())
+        return CascadeRunner(first, second, second_reading())
     loaded = load_causal(model, chosen_device, choose_dtype(dtype, chosen_device))
     number_format = None
     if chosen_device.type == "cpu":

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Literal
 
 import structlog
@@ -16,6 +17,7 @@ from guardproxy.ports import Sink
 from guardproxy.types import Record
 
 _BATCH_RECORDS = 256  # the most records in one write
+_GATHER_S = 0.1  # how long a record waits for others: a transaction costs as much as a dozen records in it
 _QUEUE_CHARACTERS = 64 * 1024 * 1024  # the most characters of text in the queue of one sink
 _MASK_IN_THREAD_FROM = 16 * 1024  # longer texts are masked in a thread, so that the event loop stays free
 _ATTEMPTS = 3
@@ -66,6 +68,7 @@ class _SinkQueue:
         self._waiting: deque[_QueuedRecord] = deque()
         self._characters = 0
         self._work_available = asyncio.Event()
+        self._due = asyncio.Event()
         self._closing = False
         self._dropped = 0
         self._task: asyncio.Task[None] | None = None
@@ -91,6 +94,8 @@ class _SinkQueue:
         self._waiting.append((item, done))
         self._characters += item.characters
         self._work_available.set()
+        if self._is_due():
+            self._due.set()
 
     def _drop(self, count: int) -> None:
         self._metrics.audit_dropped(self.name, count)
@@ -102,10 +107,23 @@ class _SinkQueue:
         while True:
             await self._work_available.wait()
             while self._waiting:
+                await self._gather()
                 await self._write_batch()
             self._work_available.clear()
             if self._closing:
                 return
+
+    def _is_due(self) -> bool:
+        """Whether the waiting records are written at once: somebody waits for that, or there are enough of them."""
+        enough = min(_BATCH_RECORDS, self._limit // 2)
+        return self._closing or len(self._waiting) >= enough or self._waiting[0][1] is not None
+
+    async def _gather(self) -> None:
+        if not self._is_due():
+            self._due.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_GATHER_S):
+                    await self._due.wait()
 
     async def _write_batch(self) -> None:
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH_RECORDS))]
@@ -144,6 +162,7 @@ class _SinkQueue:
         """Write the queued records for at most `timeout_s`; drop, count and log the rest. Close the sink."""
         self._closing = True
         self._work_available.set()
+        self._due.set()
         if self._task:
             done, _ = await asyncio.wait({self._task}, timeout=timeout_s)
             if not done:

@@ -9,6 +9,7 @@ from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging, gathered
 from guardproxy.pipeline.moderating import moderated
 from guardproxy.pipeline.pipeline import ErrorReview, Pipeline, ReplyReview, RequestReview
 from guardproxy.pipeline.stream import RefusedBeforeStart
+from guardproxy.pipeline.thread import thread_of
 from guardproxy.pipeline.turns import in_scope, recent_context
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "in_scope",
     "moderated",
     "recent_context",
+    "thread_of",
 ]

@@ -58,14 +58,14 @@ class Exclusions:
     def counted(self, message: Message, verdicts: Sequence[tuple[str, Verdict]]) -> CountedVerdict | None:
         """What counts of the verdicts on a message, given by view; None if no exclusion covers its text.
 
-        The text and the views of it alone are covered. Not covered are the thread, which is a longer text, and all
-        views of a message whose parts readers may join to another text.
+        The text and its views are covered, and so is the thread, or the text would be blocked in every turn but the
+        first. Not covered are the views of a message whose parts readers may join to another text.
         """
         covering = self.covering(message.text)
         if not covering:
             return None
         excluded = {exclusion.category for exclusion in covering}
-        covered = {"text"} if joined(message) else {view for view, _ in verdicts} - {"thread"}
+        covered = {"text"} if joined(message) else {view for view, _ in verdicts}
         left = [(view, _without(verdict, excluded) if view in covered else verdict) for view, verdict in verdicts]
         return CountedVerdict(worst_of_views(left), covering)
 

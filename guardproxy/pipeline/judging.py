@@ -15,6 +15,7 @@ from guardproxy.errors import GuardUnavailable, Overloaded
 from guardproxy.languages.detect import languages_in
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline.exclusions import CountedVerdict, Exclusions
+from guardproxy.pipeline.thread import joined_text, own_text
 from guardproxy.pipeline.turns import Turn, in_scope
 from guardproxy.policy import Policy, decide, on_failure, on_languages, worst
 from guardproxy.ports import Action, Guard, JudgeAgain, Request, Wire
@@ -40,6 +41,7 @@ from guardproxy.verdicts import worst_of_views
 from guardproxy.views import View, Views, joined, views_of
 
 T = TypeVar("T")
+Texts = Sequence[str]
 
 # The views of a text up to this many characters are cached.
 _CACHED_CHARACTERS = 4096
@@ -141,6 +143,10 @@ class Judging:
         self.actions = actions
         self.required = observers.required
 
+    def excluded(self, text: str) -> bool:
+        """Whether an exclusion is in force for this text."""
+        return bool(self._exclusions.covering(text))
+
     async def judge(
         self, context: Sequence[Message], message: Message, policy: Policy, stream: str | None = None
     ) -> tuple[Verdict | None, Decision, str]:
@@ -154,9 +160,9 @@ class Judging:
         message: Message,
         policy: Policy,
         stream: str | None = None,
-        thread: str = "",
+        thread: Texts = (),
     ) -> Judgement:
-        """Judge a message. `context` is recent; `thread`, if any, is the text of the user turns to join before it.
+        """Judge a message. `context` is recent; `thread`, if any, are the texts of the user turns to join before it.
 
         1. The guard judges the readable text, in its context and in every view. The policy's rules decide about what
            exclusions do not cover.
@@ -175,7 +181,8 @@ class Judging:
             views = _views(message, policy.views)
             complete, unread = views.complete, self._unread(message.text, views.views)
             try:
-                behind = _behind(thread, message.text, policy.thread.characters)
+                own = own_text(message) if thread else ""
+                behind = joined_text((*thread, own), policy.thread.characters) if own else ""
                 least = policy.thread.unsafe
                 verdict, counted = await self._verdict(
                     tuple(context), message, views.views, behind, stream, least=least
@@ -211,7 +218,7 @@ class Judging:
         *,
         least: float,
     ) -> tuple[Verdict, CountedVerdict | None]:
-        """The worst verdict on the message, its views, and its text behind `thread`, which has no context.
+        """The worst verdict on the message, its views, and on `thread`: its text behind others, without a context.
 
         The verdict on the thread counts only from a P(unsafe) of `least` on; its usage counts anyway. Beside it, what
         counts of the verdict if an exclusion covers the text.
@@ -233,7 +240,7 @@ class Judging:
         return verdict, self._exclusions.counted(message, by_view)
 
     async def act(
-        self, context: Sequence[Message], message: Message, decision: Decision, policy: Policy, thread: str = ""
+        self, context: Sequence[Message], message: Message, decision: Decision, policy: Policy, thread: Texts = ()
     ) -> Outcome:
         """The outcome for `message`; a rewritten text is judged again in the same context, behind the same thread."""
 
@@ -363,11 +370,6 @@ def _views(message: Message, names: tuple[str, ...]) -> Views:
 
 
 _cached_views = lru_cache(maxsize=8192)(views_of)
-
-
-def _behind(thread: str, text: str, most: int) -> str:
-    """The last characters of a thread with a text behind it, at most `most`; empty if only the text is left of it."""
-    return f"{thread}\n{text}"[-most:] if thread and len(text) + 1 < most else ""
 
 
 def refusal(policy: Policy, decision: Decision | None = None) -> Refuse:

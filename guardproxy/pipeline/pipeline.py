@@ -1,6 +1,8 @@
 """Requests, replies and upstream errors: every turn is judged; the most severe decision on the current turn applies."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,6 +15,7 @@ from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of, unde
 from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging, gathered
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.stream import StreamReview
+from guardproxy.pipeline.thread import UserTurn, threads, user_turns, without
 from guardproxy.pipeline.together import judged_together
 from guardproxy.pipeline.turns import (
     Turn,
@@ -25,7 +28,6 @@ from guardproxy.pipeline.turns import (
     reply_turn,
     turn_starts,
     turns_of,
-    with_thread,
     with_undecoded,
 )
 from guardproxy.pipeline.unattended import Unattended
@@ -172,7 +174,7 @@ class Pipeline:
         return _request_review(exchange, judged, dropped, _extent(coverage))
 
     async def _judge_request(self, exchange: Exchange) -> JudgedRequest:
-        """Judge every message by itself, and the messages of each turn as one text if there are several."""
+        """Judge every message by itself, the messages of each turn as one text if there are several, and threads."""
         messages, policy = exchange.request.conversation.messages, exchange.policy
         starts = recent_context_starts(messages)
 
@@ -180,19 +182,63 @@ class Pipeline:
             return await self.judging.turn(exchange, turn, messages[starts[turn.context] : turn.context])
 
         begins = turn_starts(messages)
-        singles = turns_of(messages, policy.judge, begins)
+        singles = self._with_threads(turns_of(messages, policy.judge, begins), messages, policy, begins)
         joined = joined_turns(messages, policy.judge, {}, begins)
-        judged = await gathered([judge(turn) for turn in with_thread([*singles, *joined], messages, policy)])
+        judged = await gathered([judge(turn) for turn in (*singles, *joined)])
+        await self._judge_threads_as_forwarded(judged, messages, policy, begins, judge)
         if new_texts := new_texts_of(judged[: len(singles)]):
             # Joined turns are judged as they are forwarded, not as they came.
-            forwarded = [*singles, *joined_turns(messages, policy.judge, new_texts, begins)]
-            turns = with_thread(forwarded, edited(messages, new_texts), policy)
-            changed = [turn for before, turn in zip(judged, turns, strict=True) if before.turn != turn]
+            forwarded = joined_turns(messages, policy.judge, new_texts, begins)
+            changed = [turn for before, turn in zip(joined, forwarded, strict=True) if before != turn]
             again = iter(await gathered([judge(turn) for turn in changed]))
-            judged = [
-                before if before.turn == turn else next(again) for before, turn in zip(judged, turns, strict=True)
+            judged[len(singles) :] = [
+                before if before.turn == turn else next(again)
+                for before, turn in zip(judged[len(singles) :], forwarded, strict=True)
             ]
         return JudgedRequest(tuple(judged), {**new_texts, **new_texts_of(judged)})
+
+    def _with_threads(
+        self, turns: Sequence[Turn], messages: Sequence[Message], policy: Policy, begins: Sequence[int]
+    ) -> list[Turn]:
+        """The turns; the last message of each turn of the user gets its thread, as if every turn was forwarded."""
+        if policy.thread.turns < 2:
+            return list(turns)
+        users = user_turns(messages, policy.judge, begins)
+        found = threads(users, policy.thread.turns, without(self.judging.excluded))
+        texts = {user.index: earlier for user, earlier in found}
+        return [replace(turn, thread=texts.get(turn.index, ())) for turn in turns]
+
+    async def _judge_threads_as_forwarded(
+        self,
+        judged: list[JudgedTurn],
+        messages: Sequence[Message],
+        policy: Policy,
+        begins: Sequence[int],
+        judge: Callable[[Turn], Awaitable[JudgedTurn]],
+    ) -> None:
+        """Judge again, in place, the turns whose thread has turns that are refused or rewritten.
+
+        A refused turn is in no thread, or it would block every turn after it; a rewritten one is in it with its new
+        text. One turn after the other, because each may be refused for its thread.
+        """
+        if policy.thread.turns < 2 or all(isinstance(one.outcome, Pass) for one in judged):
+            return
+        of_turn: dict[int, list[int]] = defaultdict(list)
+        for place, one in enumerate(judged):
+            of_turn[begins[bisect_right(begins, one.turn.index) - 1]].append(place)
+
+        def kept(user: UserTurn) -> Sequence[str]:
+            own = [judged[place] for place in of_turn[user.start]]
+            if any(isinstance(one.outcome, Refuse) for one in own):
+                return ()
+            new = edited(messages[user.start : user.stop], new_texts_of(own))
+            return [text for left in user_turns(new, policy.judge, [0]) for text in unexcluded(left)]
+
+        unexcluded = without(self.judging.excluded)
+        for user, earlier in threads(user_turns(messages, policy.judge, begins), policy.thread.turns, kept):
+            place = next(place for place in of_turn[user.start] if judged[place].turn.index == user.index)
+            if judged[place].turn.thread != earlier:
+                judged[place] = await judge(replace(judged[place].turn, thread=earlier))
 
     async def review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
         """Judge every choice of a whole reply. Raises UpstreamUnreadable if the wire cannot read it."""

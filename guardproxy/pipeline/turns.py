@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import MappingProxyType
 
-from guardproxy.policy import JudgeScope, Policy, ThreadPolicy
+from guardproxy.policy import JudgeScope, Policy
 from guardproxy.types import Coverage, Message, Part, Replace, Role
 from guardproxy.views import says_something
 
@@ -27,14 +27,14 @@ class Turn:
 
     `index` is its place among the messages of the conversation; the first `context` messages precede it. The decision
     on a `current` turn applies to the whole request, that on a turn of the history only to its own exchange. `thread`
-    is the text of the user turns before it that it is judged together with, empty if there are none.
+    are the texts before it that it is judged together with as well (`pipeline.thread`), oldest first.
     """
 
     index: int
     context: int
     message: Message
     current: bool = True
-    thread: str = ""
+    thread: tuple[str, ...] = ()
 
 
 def reply_turn(messages: Sequence[Message], reply: Message) -> Turn:
@@ -164,23 +164,6 @@ def _readable(messages: Iterable[Message], new_texts: Mapping[str, str]) -> tupl
         for part in message.parts
         if part.kind != "opaque"
     )
-
-
-def with_thread(turns: Sequence[Turn], messages: Sequence[Message], policy: Policy) -> list[Turn]:
-    """The turns; the last current one of the user gets the `thread` that the policy asks for."""
-    if policy.thread.turns < 2:
-        return list(turns)
-    users = [place for place, turn in enumerate(turns) if turn.current and turn.message.role == "user"]
-    text = thread_text(messages, policy.thread, policy.judge) if users else ""
-    return [replace(turn, thread=text) if text and place == users[-1] else turn for place, turn in enumerate(turns)]
-
-
-def thread_text(messages: Sequence[Message], thread: ThreadPolicy, scope: JudgeScope) -> str:
-    """The texts of the user turns before the current one, without the answers, at most `thread.characters`."""
-    starts = turn_starts(messages)
-    earlier = messages[starts[-thread.turns :][0] : starts[-1]]
-    texts = [in_scope(message, scope).text for message in earlier if message.role == "user"]
-    return "\n".join(text for text in texts if text)[-thread.characters :]
 
 
 def recent_context(messages: Sequence[Message]) -> tuple[Message, ...]:

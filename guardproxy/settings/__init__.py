@@ -1,8 +1,9 @@
 """Settings: the YAML file, parsed with line numbers and checked as a whole before anything is built from it."""
 
 from guardproxy.settings.catalogue import Catalogue
+from guardproxy.settings.checks.rules import rule_mistakes
 from guardproxy.settings.checks.upstream import url_error
-from guardproxy.settings.edit import with_rules
+from guardproxy.settings.edit import replace_text, with_rules
 from guardproxy.settings.load import load, load_text
 from guardproxy.settings.model import (
     CREDENTIAL_HEADERS,
@@ -44,6 +45,8 @@ __all__ = [
     "UpstreamSettings",
     "load",
     "load_text",
+    "replace_text",
+    "rule_mistakes",
     "starter",
     "url_error",
     "with_rules",

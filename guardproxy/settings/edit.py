@@ -1,10 +1,15 @@
-"""Change the thresholds of a policy in the text of a configuration file; values, order and comments stay.
+"""Change the thresholds of a policy in a configuration file; its other values, its order and its comments stay.
 
 The indentation becomes that of the first indented mapping and of the first list throughout.
 """
 
+import os
 import re
+import shutil
+import tempfile
+from difflib import SequenceMatcher
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -22,8 +27,8 @@ _INDENTED_KEY = re.compile(r"^( +)[^\s#-]", re.MULTILINE)
 def with_rules(text: str, policy: str, rules: str) -> str:
     """The text with the thresholds of `rules`, a YAML mapping of side to category to thresholds, in a policy.
 
-    A threshold that the policy has is replaced, another one is added; no threshold is removed. Raises ConfigError if
-    the text is not YAML or has no such policy.
+    A threshold that the policy has is replaced, another one is added; null removes the threshold, or a category with
+    all its rules. What `rules` does not name stays. Raises ConfigError if the text is not YAML or has no such policy.
     """
     yaml = YAML()
     yaml.preserve_quotes = True
@@ -39,19 +44,78 @@ def with_rules(text: str, policy: str, rules: str) -> str:
     if not isinstance(chosen, CommentedMap):
         raise ConfigError(f"has no policy {policy!r}, so its thresholds cannot be changed")
     for side, by_category in yaml.load(rules).items():
-        section = chosen.setdefault(side, CommentedMap())
-        for category, thresholds in by_category.items():
-            _change(section, category, thresholds)
+        section = chosen.get(side)
+        if not isinstance(section, CommentedMap):  # missing, or a key without a value
+            section = chosen[side] = CommentedMap()
+        _change(section, by_category)
     out = StringIO()
     yaml.dump(document, out)
-    return out.getvalue()
+    return _with_comments(text, out.getvalue())
 
 
-def _change(section: Any, category: str, thresholds: Any) -> None:
-    own = section.get(category)
-    if isinstance(own, CommentedMap):
-        own.update(dict(thresholds))
-        return
-    new = CommentedMap(dict(thresholds))
-    new.fa.set_flow_style()
-    section[category] = new
+def _with_comments(old: str, new: str) -> str:
+    """The new text with the lines of comments that only the old one has.
+
+    ruamel.yaml keeps the lines behind a key with that key, so they go when it is removed; most are about the next one.
+    """
+    before, after = old.split("\n"), new.split("\n")
+    pairs = SequenceMatcher(None, [*map(str.strip, before)], [*map(str.strip, after)], autojunk=False).get_opcodes()
+    lines: list[str] = []
+    for kind, begin, end, start, stop in pairs:
+        comments = [at for at in range(begin, end) if kind != "equal" and before[at].lstrip().startswith("#")]
+        kept = {line.strip() for line in after[start:stop]}
+        lost = [at for at in comments if before[at].strip() not in kept]
+        last = max(at for at in range(begin - 1, end) if at < begin or at not in comments)
+        lines += after[start : max(start, stop - 1)]
+        lines += [before[at] for at in lost if at < last]
+        lines += after[max(start, stop - 1) : stop]
+        lines += [before[at] for at in lost if at > last]
+    return "\n".join(lines)
+
+
+def _change(own: CommentedMap, new: CommentedMap) -> None:
+    """Merge `new` into the mapping `own`, key by key; null removes a key."""
+    for key, value in new.items():
+        if value is None:
+            own.pop(key, None)
+        elif isinstance(value, CommentedMap) and isinstance(own.get(key), CommentedMap):
+            _change(own[key], value)
+        else:
+            own[key] = _without_nulls(value)
+
+
+def _without_nulls(value: Any) -> Any:
+    if not isinstance(value, CommentedMap):
+        return value
+    kept = CommentedMap((key, _without_nulls(below)) for key, below in value.items() if below is not None)
+    kept.fa.set_flow_style()
+    return kept
+
+
+def replace_text(path: str | os.PathLike[str], old: bytes, text: str) -> None:
+    """Write a text into a file in place of `old`, in one step; the file's owner and mode stay.
+
+    Raises ConfigError, and changes nothing, if the file has another content by now or cannot be replaced.
+    """
+    target = Path(path).resolve()  # a link stays, and what it leads to is replaced
+    made: Path | None = None
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        made = Path(name)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        status = target.stat()
+        if (status.st_uid, status.st_gid) != (made.stat().st_uid, made.stat().st_gid):
+            shutil.chown(made, status.st_uid, status.st_gid)
+        shutil.copymode(target, made)
+        if target.read_bytes() != old:
+            raise ConfigError(f"{path} was changed at the same time, and keeps that change; try again")
+        made.replace(target)
+    except OSError as error:
+        reason = f"{os.fspath(path)} cannot be replaced: {error.strerror}"
+        raise ConfigError(f"{reason}; its folder must be writable, and not the file alone mounted") from error
+    finally:
+        if made is not None:
+            made.unlink(missing_ok=True)

@@ -77,7 +77,8 @@ class PolicySettings:
     """How requests and replies are treated, depending on the guard's findings."""
 
     preset: PresetName | None = None
-    """Rules for the embedded guard, by their strictness; own rules of the policy replace them, category by category."""
+    """Rules for the embedded guard, by their strictness; own rules of the policy replace them, category by category. If
+    the guard is the embedded one alone, the preset sets `thread` as well."""
     user: Mapping[str, ThresholdSettings] = field(default_factory=dict)
     """Rules for requests: by category, `unsafe` for the overall probability, "*" for all other categories."""
     assistant: Mapping[str, ThresholdSettings] = field(default_factory=dict)
@@ -103,7 +104,7 @@ class PolicySettings:
     stream: StreamPolicy = _STREAM
     """How streamed replies are held back until they are judged."""
     thread: ThreadPolicy = _THREAD
-    """Whether the current user turn is also judged together with the user turns before it, without the answers."""
+    """Whether each user turn is also judged together with the user turns before it, without the answers."""
     views: tuple[str, ...] = VIEWS
     """Other forms of a text, such as decoded base64, that are judged as well if they differ from it."""
 

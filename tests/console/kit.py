@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import random
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +15,24 @@ from typing import Any, TypeVar
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from guardproxy.actions import REWRITES
 from guardproxy.app import catalogue
-from guardproxy.console import ConsoleParts, People, Person, Trial, TriedPolicy, create_console
+from guardproxy.console import (
+    ConsoleParts,
+    People,
+    Person,
+    PolicyEditor,
+    ReadView,
+    ThresholdChange,
+    Trial,
+    Tried,
+    TriedPolicy,
+    create_console,
+)
+from guardproxy.errors import ConfigError
 from guardproxy.evaluation.metrics import Rate
 from guardproxy.policy import PolicySet, decide
-from guardproxy.reviews import Label
+from guardproxy.reviews import Exclusion, Label
 from guardproxy.settings import load_text
 from guardproxy.sinks.database import ReviewStore
 from guardproxy.types import Coverage, Finding, Record, Side, Usage, Verdict
@@ -95,6 +108,7 @@ def judged(number: int, text: str, unsafe: float, **changed: object) -> Record:
         "outcome": {"block": "refuse", "rewrite": "replace"}.get(decision.action, "pass"),
         "text": text,
         "coverage": (Coverage(f"messages[{number % 6}].content", side, "text", len(text), judged=True),),
+        "exact": True,
         "latency_s": 0.02,
         **changed,
     }
@@ -116,23 +130,30 @@ def many(count: int = 60) -> list[Record]:
 class Words:
     """Stands for the running guard: a text with "bomb" is unsafe, one with "fail" gets no verdict."""
 
-    async def __call__(self, text: str, side: Side) -> Trial:
-        policy_set = policies().policies
+    async def __call__(self, text: str, side: Side) -> Tried:
         unsafe = 0.95 if "bomb" in text else 0.02
-        verdict = Verdict(unsafe, (Finding("violence_hate", unsafe),), "words")
-        if "fail" in text:
-            verdict = None
-        return Trial(
-            verdict,
-            [
-                TriedPolicy(name, decide(policy, side, verdict), "")
-                if verdict
-                else TriedPolicy(name, decide(policy, side, Verdict(0, (), "")), "the guard is down")
-                for name, policy in policy_set.items()
-            ],
-            [("base64", "decoded <b>text</b>")] if "=" in text else [],
-            seconds=0.02,
-        )
+        verdict = None if "fail" in text else Verdict(unsafe, (Finding("violence_hate", unsafe),), "words")
+        decisions = [
+            TriedPolicy(name, decide(policy, side, verdict or Verdict(0, (), "")), "" if verdict else "it is down")
+            for name, policy in policies().policies.items()
+        ]
+        views = [ReadView("text", text, [verdict])]
+        if "=" in text:
+            views.append(ReadView("base64", "decoded <b>text</b>", [verdict], ["strict"]))
+        return Tried([Trial("words", verdict, decisions, seconds=0.02)], views)
+
+
+class NoFile:
+    """Stands for a proxy without a configuration file."""
+
+    file = ""
+    preset = "balanced"
+
+    async def save(self, change: ThresholdChange) -> PolicySet:
+        raise ConfigError("there are no policies in a file that could be changed")
+
+
+NO_FILE = NoFile()
 
 
 @dataclass(frozen=True)
@@ -181,8 +202,25 @@ def labels_of(address: str, name: str) -> list[tuple[str, str, str]]:
     return _finished(run())
 
 
+def exclusions_of(address: str) -> list[Exclusion]:
+    """The exclusions of a store that are in force, oldest first."""
+
+    async def run() -> list[Exclusion]:
+        store = ReviewStore(address)
+        found = await store.exclusions(time.time())
+        await store.close()
+        return found
+
+    return _finished(run())
+
+
 @contextmanager
-def console(address: str, keys: Mapping[str, tuple[str, str]] | None = None) -> Iterator[Console]:
+def console(
+    address: str,
+    keys: Mapping[str, tuple[str, str]] | None = None,
+    editor: PolicyEditor = NO_FILE,
+    in_force: Callable[[], PolicySet] = policies,
+) -> Iterator[Console]:
     """Serve the page; `keys` gives each name a role and a key, without it nobody signs in."""
     people = [
         Person(name, role, hashlib.sha256(key.encode()).hexdigest())  # type: ignore[arg-type]
@@ -192,10 +230,12 @@ def console(address: str, keys: Mapping[str, tuple[str, str]] | None = None) -> 
     parts = ConsoleParts(
         store,
         People(people, "a secret of the test", 3600),
-        policies,
+        in_force,
         lambda hits, n: Rate(hits, n).interval,
         Words(),
-        {"violence_hate": "Violence and hate"},
+        editor,
+        rewrites=REWRITES,
+        categories={"violence_hate": "Violence and hate", "guns": "Guns"},
     )
     with serve(Starlette(routes=[Mount("/guardproxy", create_console(parts))])) as url:
         yield Console(url, address)

@@ -14,11 +14,26 @@ import httpx
 import pytest
 
 from guardproxy.app import catalogue
+from guardproxy.observe.masking import short_hash, text_hash
 from guardproxy.reviews import Label
 from guardproxy.settings import load_text
-from tests.console.kit import FORMULA, HOSTILE, KEYS, Console, console, fill, judged, labels_of, many, name_of, sqlite
+from guardproxy.types import Finding, Verdict
+from tests.console.kit import (
+    FORMULA,
+    HOSTILE,
+    KEYS,
+    Console,
+    console,
+    exclusions_of,
+    fill,
+    judged,
+    labels_of,
+    many,
+    name_of,
+    sqlite,
+)
 
-PAGES = ("/feed", "/queue", "/workbench", "/overview", "/try", "/store", f"/records/{name_of(3)}")
+PAGES = ("/feed", "/queue", "/workbench", "/overview", "/try", "/exclusions", "/store", f"/records/{name_of(3)}")
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +166,9 @@ def test_signing_out_ends_the_session(keyed: Console) -> None:
         assert anna.get("/guardproxy/feed").url.path == "/guardproxy/sign-in"
 
 
-@pytest.mark.parametrize("path", ["/feed", f"/records/{name_of(3)}", "/queue", "/workbench", "/overview"])
+@pytest.mark.parametrize(
+    "path", ["/feed", f"/records/{name_of(3)}", "/queue", "/workbench", "/overview", "/exclusions"]
+)
 def test_every_page_is_also_data(local: Console, path: str) -> None:
     """JSON parses, and CSV has a header and rows of its length."""
     data = httpx.get(local.at(f"{path}.json")).json()
@@ -184,7 +201,7 @@ def test_a_mistake_in_the_address_is_named(local: Console) -> None:
     assert answer.status_code == 400
     assert "maybe" in answer.json()["error"]
     assert httpx.get(local.at("/feed?before=x")).status_code == 400
-    assert httpx.get(local.at("/workbench?t:user:violence_hate:block=2")).status_code == 400
+    assert httpx.get(local.at("/workbench?t:user:no_category:block=0.2")).status_code == 400
     assert "There is no such page" in httpx.get(local.at("/nothing")).text
     assert httpx.get(local.at("/records/unknown")).status_code == 404
 
@@ -239,6 +256,117 @@ def test_the_queue_gives_a_record_to_one_person(keyed: Console) -> None:
         assert "Somebody else is looking at this record" in seen.text
 
 
+def test_a_text_is_excluded(tmp_path: Path) -> None:
+    """`label` excludes a text in their own name for what was reached; the form decides otherwise; undo ends it."""
+    address = sqlite(tmp_path)
+    fill(address, [judged(number, "sex bomb", 0.95) for number in range(4, 0, -1)])
+    with console(address, KEYS) as running, client(running, "anna") as anna, client(running, "rita") as rita:
+        record = f"/guardproxy/records/{name_of(2)}"
+        page = rita.get(record)
+        assert "Exclude this text" not in page.text
+        assert rita.post(f"{record}/exclude", data={"token": token(page)}).status_code == 403
+        first = anna.get("/guardproxy/queue")
+        name = first.url.path.rpartition("/")[2]
+        done = anna.post(f"{first.url.path}/exclude", data={"token": token(first)})
+        made = exclusions_of(address)
+        assert {one.category for one in made} == {"violence_hate", "sexual_content", "unsafe"}
+        assert {(one.by, one.text, one.record) for one in made} == {("anna", text_hash("sex bomb"), name)}
+        assert all(abs(one.until - time.time() - 30 * 86_400) < 60 for one in made)
+        assert labels_of(address, name) == [("false_positive", "anna", "")]
+        assert "its text is excluded for <strong>" in done.text
+        anna.post(f"{first.url.path}/exclude", data={"token": token(first)})
+        assert len(exclusions_of(address)) == 3  # a second press makes no more
+        undo = re.search(r'action="([^"]*undo[^"]*)"', done.text)
+        assert undo
+        back = anna.post(undo[1].replace("&amp;", "&"), data={"token": token(done)})
+        assert back.url.path == first.url.path
+        assert exclusions_of(address) == []
+        sent = {"category": "violence_hate", "until": "7d", "note": "a song; key sk-abcdefghijklmnopqrstuvwx1234"}
+        page = anna.post(f"{record}/exclude", data={**sent, "token": token(back)})
+        (one,) = exclusions_of(address)
+        assert (one.category, one.reason) == ("violence_hate", "a song; key [api key]")
+        assert abs(one.until - time.time() - 7 * 86_400) < 60
+        for path in ("/guardproxy/exclusions", record):
+            assert "a song; key" in anna.get(path).text
+        page = anna.post(f"/guardproxy/exclusions/{one.id}/end", data={"record": name_of(2), "token": token(page)})
+        assert page.url.path == record
+        assert exclusions_of(address) == []
+        assert anna.get("/guardproxy/exclusions.json").json()["exclusions"] == []
+        assert anna.get("/guardproxy/exclusions.json?ended=yes").json()["total"] == 4
+
+
+def test_what_cannot_be_excluded(tmp_path: Path) -> None:
+    """A masked text, an unknown category, and a text in which nothing was reached: the page says so."""
+    address = sqlite(tmp_path)
+    fill(address, [judged(1, "call [phone]", 0.95, exact=False), judged(2, "fine", 0.01), judged(3, "bad", 0.95)])
+    with console(address) as running, client(running) as browser:
+        sent = {"token": token(browser.get(f"/guardproxy/queue/{name_of(1)}"))}
+        for number, fields, problem in (
+            (1, {}, "its text is masked"),
+            (2, {}, "reached no threshold"),
+            (3, {"category": "no_such"}, "has no category"),
+            (3, {"until": "soon"}, "is no duration"),
+            (3, {"note": "x" * 10_001}, "Nothing was excluded"),
+        ):
+            answer = browser.post(f"/guardproxy/records/{name_of(number)}/exclude", data={**sent, **fields})
+            assert answer.status_code == 400
+            assert problem in answer.text
+        assert "audit exclude 1 --text-file FILE" in browser.get(f"/guardproxy/records/{name_of(1)}").text
+        assert exclusions_of(address) == []
+        browser.post(f"/guardproxy/records/{name_of(2)}/exclude", data={**sent, "category": "violence_hate"})
+        assert [one.category for one in exclusions_of(address)] == ["violence_hate"]
+        assert labels_of(address, name_of(2)) == [("correct", "local", "violence_hate")]
+
+
+def test_filters_of_names_and_states(tmp_path: Path) -> None:
+    """The box takes a name of which the store has the hash; facets count states; an unknown name is explained."""
+    address = sqlite(tmp_path)
+    hashed = short_hash(b"alice@example.com")
+    fill(
+        address,
+        [
+            judged(1, "one", 0.1, user=hashed, sampled=True),
+            judged(2, "two", 0.1, complete=False, wire="ollama", session="\ud800"),
+            judged(3, "three", 0.1, exclusion="0123456789ab", reply=True),
+        ],
+        [Label(name_of(3), "correct", "anna", time.time())],
+    )
+    with console(address) as running:
+        for query, number in (
+            ("user=alice%40example.com", 1),
+            (f"user={hashed}", 1),
+            ("sampled=true", 1),
+            ("complete=false", 2),
+            ("wire=ollama", 2),
+            ("exclusion=any", 3),
+            ("reviewer=anna", 3),
+        ):
+            found = httpx.get(running.at(f"/feed.json?{query}")).json()["records"]
+            assert [row["text"] for row in found] == [["one", "two", "three"][number - 1]], query
+        page = httpx.get(running.at("/feed")).text
+        for link in ("sampled=true", "complete=false", "wire=ollama", "exclusion=any", "reviewer=anna"):
+            assert f"?{link}" in page
+        missing = httpx.get(running.at("/feed?user=alcie")).text
+        assert f"No record has the user &#39;alcie&#39;, nor its hash {short_hash(b'alcie')}" in missing
+        record = httpx.get(running.at(f"/records/{name_of(2)}")).text
+        link = re.search(r'href="(/guardproxy/feed\?session=[^"]*)"', record)
+        assert link
+        assert "two" in httpx.get(running.url + link[1]).text
+
+
+def test_a_very_long_text_is_shown_in_parts(tmp_path: Path) -> None:
+    """Of a text of a million characters the beginning and the finding are shown, and how much is not."""
+    address, text = sqlite(tmp_path), "\0" * 1000 + "word " * 200_000
+    verdict = Verdict(0.95, (Finding("violence_hate", 0.95, span=(900_000, 900_009)),), "words")
+    fill(address, [judged(1, text, 0.95, verdict=verdict)])
+    with console(address) as running:
+        page = httpx.get(running.at(f"/records/{name_of(1)}"), timeout=60).text
+        assert len(page) < 400_000
+        assert "characters are not shown" in page
+        assert "<mark>" in page
+        assert len(httpx.get(running.at(f"/records/{name_of(1)}.json"), timeout=60).json()["text"]) == len(text)
+
+
 def test_the_queue_ends(keyed: Console) -> None:
     """A filter that nothing matches says so."""
     with client(keyed, "ben") as ben:
@@ -255,15 +383,12 @@ def test_the_workbench_counts_what_changes(local: Console) -> None:
     assert lower["changes"]["blocked"] > 0
     assert {row["after"] for row in lower["rows"]} == {"block"}
     assert "flag: 0.3, block: 0.1" in lower["yaml"]
-    text = (
-        'version: 1\nupstream: {url: "http://127.0.0.1:9"}\n'
-        + lower["yaml"].replace("flag: 0.3, ", "")
-        + '\n    assistant: {"*": {}}\n'
-    )
+    assert [mistake["rule"] for mistake in lower["mistakes"]] == ["user:violence_hate:flag"]
+    text = 'version: 1\nupstream: {url: "http://127.0.0.1:9"}\n' + lower["yaml"].replace("flag: 0.3, ", "")
     rules = load_text(text, "new.yaml", {}, catalogue()).policies.policies["default"].user.by_category
     assert [rule.threshold for rule in rules["violence_hate"]] == [0.1]
     page = httpx.get(local.at("/workbench/result?t:user:violence_hate:block=0.1")).text
-    assert "can never act" in page
+    assert "is unreachable, because block applies from 0.1; lower it" in page
     assert "newly blocked" in page
 
 
@@ -275,7 +400,7 @@ def test_a_text_is_tried(local: Console) -> None:
         assert "strict" in page
         assert "0.95" in page
         assert "decoded &lt;b&gt;text" in page
-        assert "the guard is down" in browser.post("/guardproxy/try", data={**sent, "text": "fail"}).text
+        assert "it is down" in browser.post("/guardproxy/try", data={**sent, "text": "fail"}).text
         assert browser.post("/guardproxy/try", data={**sent, "text": " "}).status_code == 400
         assert browser.post("/guardproxy/try", data={**sent, "text": "x" * 20_001}).status_code == 400
 

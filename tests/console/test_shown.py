@@ -1,15 +1,22 @@
 """How texts and numbers are shown, charts, and policies with other thresholds."""
 
-import csv
-import io
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from guardproxy.console import shown
 from guardproxy.console.charts import Column, histogram, lines, round_up, stacked
-from guardproxy.console.thresholds import PREFIX, places, read_thresholds, unreachable, with_thresholds, yaml_difference
+from guardproxy.console.thresholds import (
+    PREFIX,
+    Edits,
+    query_of_edits,
+    read_edits,
+    rules_of,
+    with_edits,
+    yaml_difference,
+)
+from guardproxy.plaintext import is_visible
+from guardproxy.policy import Policy
 from tests.console.kit import policies
 
 TEXTS = st.text(st.characters(), max_size=80)
@@ -26,17 +33,23 @@ def test_pieces_keep_the_text(text: str, start: int, length: int) -> None:
         chr(int(piece.text.removeprefix("U+"), 16)) if piece.hidden else piece.text for piece in found if piece.marked
     )
     assert marked == text[span[0] : span[1]]
-    assert all(shown.is_visible(c) for piece in found for c in piece.text)
+    assert all(c in "\n\t" or is_visible(c) for piece in found for c in piece.text)
 
 
-@given(st.lists(st.lists(TEXTS, min_size=2, max_size=2), min_size=1, max_size=4))
-def test_no_cell_of_a_sheet_is_a_formula(rows: list[list[str]]) -> None:
-    """Every cell comes back as text without control characters, and none begins as a formula does."""
-    table = shown.sheet(rows)
-    assert len(list(csv.reader(io.StringIO(table)))) == len(rows)
-    for cell in (cell for row in csv.reader(io.StringIO(table)) for cell in row):
-        assert all(shown.is_visible(c) for c in cell)
-        assert not cell.lstrip().startswith(("=", "+", "@", "|", "%"))
+@given(TEXTS, st.integers(0, 80), st.integers(0, 80), st.integers(4, 40))
+def test_a_long_text_is_shown_in_parts(text: str, start: int, length: int, most: int) -> None:
+    """What is left out is counted, no more than `most` is shown, and the span's beginning is."""
+    span = (min(start, len(text)), min(start + length, len(text)))
+    found = shown.pieces(text, span, most)
+    at = seen = 0
+    for piece in found:
+        size = piece.left_out or (1 if piece.hidden else len(piece.text))
+        assert piece.left_out or piece.hidden or piece.text == text[at : at + size]
+        seen += 0 if piece.left_out else size
+        at += size
+    assert at == len(text)
+    assert seen == min(len(text), most if len(text) <= most or span[0] <= most // 2 else 2 * (most // 2))
+    assert span[0] >= span[1] or any(piece.marked for piece in found)
 
 
 def test_numbers() -> None:
@@ -64,32 +77,49 @@ def test_charts() -> None:
     assert histogram({"right": [0.0, 0.99, 1.0]}, 2) == {"right": [1, 2]}
 
 
+def edited(policy: Policy, **values: str) -> tuple[Policy, Edits]:
+    """The policy under an address with `side__category__part` set to values, and the edits."""
+    query = {PREFIX + key.replace("__", ":").replace("any", "*"): [value] for key, value in values.items()}
+    edits = read_edits(policy, query, {"violence_hate", "sexual_content", "*", "unsafe"}, {"replace", "redact"})
+    return with_edits(policy, edits), edits
+
+
 def test_thresholds() -> None:
-    """An address changes thresholds of known rules, and the YAML names the changed categories only."""
+    """An address changes thresholds of rules, and the YAML names the changed categories only."""
     policy = policies().policies["default"]
-    key = f"{PREFIX}user:violence_hate:block"
-    chosen = read_thresholds(policy, {key: ["0.25"], f"{PREFIX}user:sexual_content:block": ["0.5"], "t:no:x:y": ["1"]})
-    assert [(place.category, value) for place, value in chosen.items()] == [("violence_hate", 0.25)]
-    new = with_thresholds(policy, chosen)
+    new, edits = edited(policy, user__violence_hate__block="0.25")
+    assert [(place, rules.block) for place, rules in edits.rules.items() if rules] == [
+        (("user", "violence_hate"), 0.25)
+    ]
     assert new.version != policy.version
-    assert {place.key: rule.threshold for place, rule in places(new).items()}[key] == 0.25
-    assert "can never act" in unreachable(new)[0]
-    assert unreachable(policy) == []
-    yaml, difference = yaml_difference(policy, new, chosen)
+    assert rules_of(new)["user", "violence_hate"].block == 0.25
+    assert list(edits.mistakes) == [f"{PREFIX}user:violence_hate:flag"]  # above the block, so it can never act
+    yaml, difference = yaml_difference(policy, new, edits)
     assert yaml == ["policies:", "  default:", "    user:", "      violence_hate: {flag: 0.3, block: 0.25}"]
     assert difference[-2:] == ["-      violence_hate: {flag: 0.3, block: 0.6}", f"+{yaml[-1]}"]
-    with pytest.raises(ValueError, match="not a probability"):
-        read_thresholds(policy, {key: ["much"]})
+
+
+@pytest.mark.parametrize("value", ["much", "1.5", "-1", "nan", "inf", ""])
+def test_a_value_that_is_no_probability_changes_nothing(value: str) -> None:
+    """It stays in the address and has its mistake beside the field."""
+    policy = policies().policies["default"]
+    new, edits = edited(policy, user__violence_hate__block=value)
+    key = f"{PREFIX}user:violence_hate:block"
+    assert (new, edits.unreadable, list(edits.mistakes)) == (policy, {key: value}, [key])
+    assert query_of_edits(policy, edits) == {key: [value]}
+
+
+@pytest.mark.parametrize("key", ["t:no:x:y", "t:user:unknown:block", "t:user:violence_hate:ban", "t:"])
+def test_a_key_that_sets_nothing_is_an_error(key: str) -> None:
+    """A side, a category or a part that does not exist."""
+    with pytest.raises(ValueError, match="no such rule"):
+        read_edits(policies().policies["default"], {key: ["0.5"]}, {"violence_hate"}, {"replace"})
 
 
 def test_yaml_of_rewrites_and_second_thresholds() -> None:
     """A rewrite keeps its way, a second threshold stays."""
     policy = policies().policies["default"]
-    chosen = {place: 0.4 for place in places(policy) if place.side == "assistant" and place.category == "*"}
-    assert yaml_difference(policy, with_thresholds(policy, chosen), chosen)[0][-1] == (
-        '      "*": {rewrite: {at: 0.4, how: redact}}'
-    )
-    chosen = {place: 0.7 for place in places(policy) if place.category == "sexual_content"}
-    assert yaml_difference(policy, with_thresholds(policy, chosen), chosen)[0][-1] == (
-        "      sexual_content: {block: 0.7, with_unsafe: 0.4}"
-    )
+    new, edits = edited(policy, assistant__any__rewrite="0.4")
+    assert yaml_difference(policy, new, edits)[0][-1] == '      "*": {rewrite: {at: 0.4, how: redact}}'
+    new, edits = edited(policy, user__sexual_content__block="0.7")
+    assert yaml_difference(policy, new, edits)[0][-1] == "      sexual_content: {block: 0.7, with_unsafe: 0.4}"

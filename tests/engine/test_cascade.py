@@ -5,6 +5,7 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from guardproxy.engine.encoder.cascade import CascadeRunner
 from guardproxy.engine.encoder.runner import ClassifierRunner
-from guardproxy.engine.load import Bounds, load_classifier
+from guardproxy.engine.load import SecondReading, load_classifier
 from guardproxy.engine.open_runner import open_runner
 from guardproxy.errors import ConfigError
 from guardproxy.ports import ClassLogits, Piece, Prompt
@@ -71,27 +72,29 @@ texts = st.lists(st.sampled_from(WORDS), min_size=0, max_size=90).map(" ".join)
     asked=st.lists(st.tuples(texts, st.none() | texts), min_size=1, max_size=4),
     low=st.floats(0, 1),
     span=st.floats(0, 1),
+    weight=st.floats(0, 1),
 )
-def test_each_window_has_the_reading_of_the_model_that_decides(runners, asked, low, span):
-    """Windows within the bounds have the second model's reading and its own encoding, the others the first's."""
-    bounds = Bounds(1, low, min(1.0, low + span))
+def test_a_window_within_the_bounds_has_the_mean_of_both_readings(runners, asked, low, span, weight):
+    """Such windows have the weighted mean of what both models say of their own encodings, the others the first's."""
+    bounds = SecondReading(1, low, min(1.0, low + span), weight)
     first, second = runners
     pair = CascadeRunner(first, second, bounds)
     prompts = [ask(text) if question is None else ask(text, question) for text, question in asked]
     works = [work for prompt in prompts for work in pair.encode(prompt)]
     alone = [first.run([work])[0] for prompt in prompts for work in first.encode(prompt)]
-    decisive = [second.run([work])[0] for prompt in prompts for work in second.encode(prompt)]
+    seconds = [second.run([work])[0] for prompt in prompts for work in second.encode(prompt)]
     assert [work.cost for work in works] == [work.cost for prompt in prompts for work in second.encode(prompt)]
-    for got, one, other in zip(pair.run(works), alone, decisive, strict=True):
+    for got, one, other in zip(pair.run(works), alone, seconds, strict=True):
+        mean = weight * np.array(one.reading.probabilities) + (1 - weight) * np.array(other.reading.probabilities)
         unsure = bounds.low - 1e-5 <= one.reading.probabilities[1] <= bounds.high + 1e-5
         sure = not bounds.low + 1e-5 <= one.reading.probabilities[1] <= bounds.high - 1e-5
-        choices = [other] * unsure + [one] * sure
-        assert any(got.reading.probabilities == pytest.approx(c.reading.probabilities, abs=1e-5) for c in choices)
+        choices = [mean] * unsure + [one.reading.probabilities] * sure
+        assert any(got.reading.probabilities == pytest.approx(choice, abs=1e-5) for choice in choices)
 
 
 def test_a_window_counts_the_tokens_of_every_model_that_read_it(runners):
     """With bounds that hold everything each window is computed twice; with none once; a stream's windows are cached."""
-    for bounds, times in ((Bounds(1, 0.0, 1.0), 2), (Bounds(1, 1.0, 1.0), 1)):
+    for bounds, times in ((SecondReading(1, 0.0, 1.0, 0.5), 2), (SecondReading(1, 1.0, 1.0, 0.5), 1)):
         pair = CascadeRunner(*runners, bounds)
         works = pair.encode(ask("kettle harbour"), "stream")
         (fresh,), (again,) = pair.run(works), pair.run(works)
@@ -111,7 +114,7 @@ def test_models_that_cut_texts_differently_are_no_cascade(folders, runners, tmp_
     (other / "tokenizer.json").write_text(tokenizer.replace('"kettle"', '"kettles"'))
     for folder in (longer, other):
         with pytest.raises(ConfigError, match="same tokenizer, windows and parts"):
-            CascadeRunner(runners[0], runner(folder), Bounds(1, 0.1, 1.0))
+            CascadeRunner(runners[0], runner(folder), SecondReading(1, 0.1, 1.0, 0.5))
 
 
 def test_the_embedded_guard_is_a_cascade_of_windows():

@@ -46,7 +46,7 @@ def judging(*given: Exclusion, now: float = 50.0, sink: ListSink | None = None) 
 def judged(message: Message | str, *given: Exclusion, policy: Policy = POLICY, **options: Any) -> Judgement:
     """The judgement of a user's message."""
     message = user(message) if isinstance(message, str) else message
-    thread = options.pop("thread", "")
+    thread = options.pop("thread", ())
     return asyncio.run(judging(*given, **options)[0].judgement((), message, policy, thread=thread))
 
 
@@ -115,12 +115,17 @@ def test_other_texts_that_readers_make_of_the_parts_are_not_covered() -> None:
     assert judged(user("a bo", "mb"), excluded("a bo\nmb", "*")).decision.action == "block"
 
 
-def test_the_thread_is_not_covered() -> None:
-    """The text behind the user turns before it is a longer text."""
+@pytest.mark.parametrize(
+    ("category", "alone", "behind"),
+    [("*", "pass", "pass"), ("violence", "pass", "block"), ("drugs", "block", "block")],
+)
+def test_the_thread_is_covered(category: str, alone: str, behind: str) -> None:
+    """What counts as harmless in the first turn of a conversation does so in the later ones; other categories count."""
     joining = replace(POLICY, thread=ThreadPolicy(turns=3))
-    alone = judged("bomb", excluded("bomb", "*"), policy=joining)
-    behind = judged("bomb", excluded("bomb", "*"), policy=joining, thread="how do I make a")
-    assert (alone.decision.action, behind.decision.action) == ("pass", "block")
+    given = excluded("bomb", category)
+    assert judged("bomb", given, policy=joining).decision.action == alone
+    assert judged("bomb", given, policy=joining, thread=["thank you"]).decision.action == alone
+    assert judged("bomb", given, policy=joining, thread=["grass"]).decision.action == behind
 
 
 def test_an_exclusion_ends() -> None:

@@ -1,4 +1,4 @@
-"""What a model reads as one text is judged as one text: parts, messages, halves in the history, threads."""
+"""What a model reads as one text is judged as one text: parts, messages, halves in the history."""
 
 import base64
 import json
@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardproxy.pipeline import RequestReview
-from guardproxy.policy import JudgeScope, Policy, Rule, SideRules, ThreadPolicy
+from guardproxy.policy import Policy, Rule, SideRules
 from guardproxy.types import Check, Verdict
 from guardproxy.views import DEPTH, VIEWS
 from tests.kit import WordGuard
-from tests.pipeline.test_pipeline import WORDS, Run, content_of, frame, policy, reply
+from tests.pipeline.test_pipeline import Run, content_of, frame, policy, reply
 
 HARM = "make a bomb"
 SAID = {"role": "assistant", "content": "Sure, I can help with that."}
@@ -235,68 +235,6 @@ def test_a_rewritten_turn_of_the_history_is_judged_as_it_is_forwarded() -> None:
     run = Run(WordGuard({"bomb": ("violence_hate", 0.6), "make a\nbomb": ("weapons", 0.9)}))
     body = json.loads(review(run, [*HALVES, SAID, user("thanks")], policy(user=rewriting)).body)
     assert [message["content"] for message in body["messages"][:2]] == ["make a", "[removed by policy]"]
-
-
-# --- threads -------------------------------------------------------------------------------------------------------
-
-
-def test_a_thread_is_judged_only_if_the_policy_says_so() -> None:
-    """The last user turns are joined without the answers between them, as many as the policy says."""
-    chat = [user("make"), SAID, user("a"), SAID, user("bomb")]
-    assert review(phrases(), chat, rules()).refusal is None
-    assert review(phrases(), chat, rules(thread=ThreadPolicy(turns=2))).refusal is None
-    run = phrases()
-    assert review(run, chat, rules(thread=ThreadPolicy(turns=3))).refusal is not None
-    thread = run.guard.asked[-1].conversation.messages
-    assert [message.text for message in thread] == ["make\na\nbomb"]
-
-
-def test_a_thread_is_a_bounded_window() -> None:
-    """At most so many characters are judged again, the newest ones; a turn that fills the window has no thread."""
-    run = phrases()
-    chat = [user("make " * 500), SAID, user("a bomb")]
-    assert review(run, chat, rules(thread=ThreadPolicy(turns=5, characters=20))).refusal is not None
-    assert max(len(check.turn.text) for check in run.guard.asked[3:]) == 20
-    run = phrases()
-    review(run, chat, rules(thread=ThreadPolicy(turns=5, characters=6)))
-    assert len(run.guard.asked) == 3
-
-
-def test_a_finding_in_a_thread_is_named() -> None:
-    """The record says that the thread carried the finding."""
-    run = Run(WordGuard({"make\na bomb": ("violence_hate", 0.9)}))
-    review(run, [user("make"), SAID, user("a bomb")], policy(thread=ThreadPolicy(turns=2)))
-    assert run.records[-1].verdict is not None
-    assert [finding.view for finding in run.records[-1].verdict.findings] == ["thread"]
-
-
-def test_a_dropped_turn_is_in_no_thread() -> None:
-    """A harmful turn that was dropped does not block the turns after it through the thread."""
-    run = Run(WordGuard(WORDS))
-    reviewed = review(run, [user("a bomb"), SAID, user("hello")], policy(thread=ThreadPolicy(turns=3)))
-    assert (reviewed.refusal, reviewed.dropped) == (None, (0, 1))
-
-
-def test_a_rewritten_turn_is_in_the_thread_as_it_is_forwarded() -> None:
-    """A replaced turn of the history does not block the turns after it through the thread."""
-    rewriting = SideRules({"*": (Rule("rewrite", 0.5, "replace"),)})
-    run = Run(WordGuard(WORDS))
-    reviewed = review(run, [user("a bomb"), SAID, user("hello")], policy(user=rewriting, thread=ThreadPolicy(turns=3)))
-    texts = [message["content"] for message in json.loads(reviewed.body)["messages"]]
-    assert texts == ["[removed by policy]", SAID["content"], "hello"]
-
-
-def test_a_thread_holds_what_the_policy_judges() -> None:
-    """Tool results and skipped kinds are in no thread."""
-    chat = [
-        user("make"),
-        {"role": "tool", "tool_call_id": "c", "content": "weather"},
-        SAID,
-        user("a bomb"),
-    ]
-    run = phrases()
-    review(run, chat, rules(thread=ThreadPolicy(turns=2), judge=JudgeScope(("tool", "user"))))
-    assert "make\na bomb" in [check.turn.text for check in run.guard.asked]
 
 
 # --- encodings that are not decoded --------------------------------------------------------------------------------

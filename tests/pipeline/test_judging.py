@@ -102,15 +102,23 @@ def test_a_turn_is_unremarkable_by_default() -> None:
 
 @pytest.mark.parametrize(
     ("characters", "thread", "asked"),
-    [(4, "ab", ["abc"]), (5, "ab", ["abc", "b\nabc"]), (9, "ab", ["abc", "ab\nabc"]), (9, "", ["abc"])],
+    [(1, ["ab"], ["abc"]), (4, ["ab"], ["abc", "a\nab"]), (9, ["ab"], ["abc", "ab\nabc"]), (9, [], ["abc"])],
 )
-def test_a_thread_has_its_bound(characters: int, thread: str, asked: list[str]) -> None:
-    """Earlier turns are joined as far as the bound allows at least a character of them, the oldest left out."""
+def test_a_thread_has_its_bound(characters: int, thread: list[str], asked: list[str]) -> None:
+    """Earlier turns are joined as far as the bound allows; without room for two texts nothing more is asked."""
     guard = WordGuard({})
     policy = replace(POLICY, thread=ThreadPolicy(2, characters))
     judged = asyncio.run(judging(guard)[0].judgement((), user("abc"), policy, thread=thread))
     assert [check.turn.text for check in guard.asked] == asked
     assert (judged.error, judged.undecoded) == ("", False)
+
+
+def test_a_message_with_nothing_of_the_user_is_joined_to_nothing() -> None:
+    """A tool's result in a user's message is judged, but not behind the thread."""
+    guard = WordGuard({})
+    policy = replace(POLICY, thread=ThreadPolicy(2, 100))
+    asyncio.run(judging(guard)[0].judgement((), user("abc", kind="tool_result"), policy, thread=["ab"]))
+    assert [check.turn.text for check in guard.asked] == ["abc"]
 
 
 @pytest.mark.parametrize(("least", "action"), [(0.0, "block"), (0.9, "block"), (0.91, "pass")])
@@ -120,7 +128,7 @@ def test_a_thread_may_need_more_certainty_than_a_turn(least: float, action: str)
 
     def decided_by(word: str) -> str:
         judge, _ = judging(WordGuard({word: ("violence", 0.9)}))
-        return asyncio.run(judge.judgement((), user("now"), policy, thread="a bomb")).decision.action
+        return asyncio.run(judge.judgement((), user("now"), policy, thread=["a bomb"])).decision.action
 
     assert decided_by("bomb\nnow") == action
     assert decided_by("now") == "block"

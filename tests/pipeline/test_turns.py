@@ -1,6 +1,5 @@
 """Which turns are judged, and what is dropped together with a turn."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,13 +20,11 @@ from guardproxy.pipeline.turns import (
     recent_context_starts,
     reply_turn,
     texts_after,
-    thread_text,
     turn_starts,
     turns_of,
-    with_thread,
     with_undecoded,
 )
-from guardproxy.policy import JudgeScope, Policy, SideRules, ThreadPolicy
+from guardproxy.policy import JudgeScope, Policy, SideRules
 from guardproxy.types import Coverage, Edit, Message, Part, Replace
 
 POLICY = Policy("p", "v", SideRules({}), SideRules({}))
@@ -191,20 +188,6 @@ def test_an_answer_that_is_split_over_messages_is_joined() -> None:
     assert joined_turns(chat("uata"), JudgeScope(("user",)), {}) == []
 
 
-@pytest.mark.parametrize(
-    ("turns", "threads"),
-    [(0, ["", "", ""]), (1, ["", "", ""]), (2, ["", "", "u2"]), (3, ["", "", "u0\nu2"]), (9, ["", "", "u0\nu2"])],
-)
-def test_the_last_turn_of_the_user_has_a_thread(turns: int, threads: list[str]) -> None:
-    """So many user turns are joined, the current one included; earlier and other turns are judged by themselves."""
-    messages = chat("uauau")
-    policy = replace(POLICY, thread=ThreadPolicy(turns=turns))
-    judged = [Turn(2, 2, messages[2], current=False), Turn(4, 4, messages[3]), Turn(4, 4, messages[4])]
-    assert [turn.thread for turn in with_thread(judged, messages, policy)] == threads
-    assert [replace(turn, thread="") for turn in with_thread(judged, messages, policy)] == judged
-    assert with_thread(judged[:2], messages, policy) == judged[:2]
-
-
 def test_opaque_parts_are_in_no_joined_turn() -> None:
     """A joined turn has the readable parts of its messages."""
     first, second = chat("uu")
@@ -320,14 +303,6 @@ def test_a_context_of_exactly_its_bound_is_recent(size: int, start: int) -> None
     """16,000 characters with two frames of 32 are kept; with a character more, the oldest message is left out."""
     messages = [Message("user", (Part("a", "x" * (size - 100)),)), Message("user", (Part("b", "x" * 100),))]
     assert recent_context_starts(messages) == [0, 0, start]
-
-
-def test_empty_turns_leave_no_line_in_a_thread() -> None:
-    """A thread has the texts of the user's turns that have a text, a line for each, and the newest characters of it."""
-    messages = chat("uauauau")
-    messages[2] = Message("user", (Part("messages[2].content", ""),))
-    assert thread_text(messages, ThreadPolicy(turns=9), JudgeScope()) == "u0\nu4"
-    assert thread_text(messages, ThreadPolicy(turns=9, characters=4), JudgeScope()) == "0\nu4"
 
 
 def test_the_turn_of_a_reply_stands_behind_the_conversation() -> None:

@@ -1,9 +1,11 @@
 """Presets and second conditions: what they mean, and their mistakes with line and column."""
 
+from dataclasses import replace
+
 import pytest
 
 from guardproxy.errors import ConfigError
-from guardproxy.policy import PRESETS, PresetName, Rule
+from guardproxy.policy import PRESETS, PresetName, Rule, ThreadPolicy
 from guardproxy.settings import load, load_text, starter
 from guardproxy.settings.presets import default_policies
 from guardproxy.types import SIGNALS
@@ -49,6 +51,71 @@ def test_own_rules_replace_those_of_the_preset() -> None:
     assert policy.assistant == base.assistant
     policy = read(f"{text}    unsafe: {{block: 0.05}}\n").policies.policies["default"]
     assert policy.user.by_category["unsafe"] == policy.assistant.by_category["unsafe"] == (Rule("block", 0.05),)
+
+
+THREAD = ThreadPolicy(turns=4, characters=2000, unsafe=0.8)
+OTHERS = "\nguards: {large: {model: embedded-large}}"
+
+
+def thread_of(text: str) -> ThreadPolicy:
+    """The thread of the default policy of this text."""
+    return read(f"version: 1\n{text}\n").policies.policies["default"].thread
+
+
+@pytest.mark.parametrize(
+    ("text", "thread"),
+    [
+        ("", THREAD),
+        ("guard: {}", THREAD),
+        ("guard: {family: classifier, model: embedded, threads: 2}", THREAD),
+        ("guard: {cascade: null}", THREAD),
+        ("guard: {model: embedded-small}", ThreadPolicy()),
+        ("guard: {model: org/other}", ThreadPolicy()),
+        (f"guard: {{all: [embedded, large]}}{OTHERS}", ThreadPolicy()),
+        (f"guard: {{cascade: {{first: embedded, second: large, low: 0.1, high: 0.9}}}}{OTHERS}", ThreadPolicy()),
+        (f"guard: {{by_language: {{first: embedded, others: large}}}}{OTHERS}", ThreadPolicy()),
+    ],
+)
+def test_a_preset_joins_user_turns_for_the_embedded_guard_alone(text: str, thread: ThreadPolicy) -> None:
+    """With other guards it was not measured, and each request would cost them a check more: they keep the default.
+
+    So it is without policies, and with a policy on a preset.
+    """
+    assert thread_of(text) == thread
+    assert thread_of(f"{text}\npolicies: {{default: {{preset: strict}}}}") == thread
+
+
+@pytest.mark.parametrize(
+    ("own", "thread"),
+    [
+        ("{turns: 0}", ThreadPolicy()),
+        ("{turns: 1}", ThreadPolicy(turns=1)),
+        ("{turns: 2}", replace(THREAD, turns=2)),
+        ("{unsafe: 0.95}", replace(THREAD, unsafe=0.95)),
+        ("{}", THREAD),
+    ],
+)
+def test_a_policy_may_change_the_thread_of_its_preset(own: str, thread: ThreadPolicy) -> None:
+    """Option by option; a policy that joins no turns is rid of all of it. The version of the policy shows it."""
+    read_policy = read(f"{POLICIES}    preset: balanced\n    thread: {own}\n").policies.policies["default"]
+    assert read_policy.thread == thread
+    same = read_policy.version == load(None, {}, NAMES).policies.policies["default"].version
+    assert same is (thread == THREAD)
+
+
+def test_mistakes_of_a_thread() -> None:
+    """Options of joined turns without joined turns, and a thread that is no mapping."""
+    bare = f"{POLICIES}    unsafe: {{block: 0.5}}\n    thread: "
+    useless = "has no effect, because no user turns are joined; write turns: 4 beside it, or remove it"
+    assert mistakes(bare + "{unsafe: 0.9}\n") == [f"5:14: policies.default.thread.unsafe: {useless}"]
+    assert mistakes(bare + "{turns: 1, characters: 900}\n") == [f"5:24: policies.default.thread.characters: {useless}"]
+    assert mistakes(bare + "{turns: 2, characters: 900, unsafe: 0.9}\n") == []
+    assert mistakes(bare + "{turns: 2, characters: 99}\n") == [
+        "5:36: policies.default.thread.characters: must be at least 100, not 99"
+    ]
+    preset = f"{POLICIES}    preset: balanced\n    thread: "
+    assert mistakes(preset + "{turns: 0, unsafe: 0.9}\n") == [f"5:24: policies.default.thread.unsafe: {useless}"]
+    assert [line.partition(": ")[0] for line in mistakes(preset + "[4]\n")] == ["5:13"]
 
 
 def test_the_starter_takes_a_preset() -> None:

@@ -7,13 +7,13 @@ from typing import Any, get_args
 from urllib.parse import parse_qs, urlencode
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from guardproxy.observe.masking import apply_text_rule
+from guardproxy.observe.masking import apply_text_rule, short_hash
 from guardproxy.reviews import Label, LabelKind
-from guardproxy.sinks.database import KEYS, AuditStore, Filter, FilterError, parse_bound, parse_moment
-from guardproxy.types import ActionName, Decision, Finding, Reason, ReplyInfo, Side, Verdict
+from guardproxy.sinks.database import KEYS, AuditStore, Filter, FilterError, ReviewStore, parse_bound, parse_moment
+from guardproxy.types import ActionName, Cause, Decision, Finding, Reason, ReplyInfo, Side, Verdict
 from tests.sinks.kit import HOSTILE, PASSED, record
 
 
@@ -96,6 +96,83 @@ def test_selects(address: str, chosen: Filter, expected: list[int]) -> None:
     using(address, run)
 
 
+# What few records have. Its end user and its session are hashes of names.
+NAMED = record(
+    7,
+    user=short_hash(b"dora@example.com"),
+    session=short_hash(b"dora's chat"),
+    wire="ollama",
+    sampled=True,
+    complete=False,
+    exclusion="0123456789ab,5f0c1d2e3a4b",
+    decision=PASSED,
+    verdict=None,
+    text="",
+)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        (Filter(wire="ollama"), [8]),
+        (Filter(wire="openai_chat", answered_model="big-model"), [2]),
+        (Filter(cause="guard_error"), [6]),
+        (Filter(sampled=True), [8]),
+        (Filter(complete=False), [8]),
+        (Filter(complete=True, sampled=False, user="ann"), [1]),
+        (Filter(exclusion="any"), [8]),
+        (Filter(exclusion="5f0c1d2e3a4b"), [8]),
+        (Filter(exclusion="c1d2e3a4b"), []),
+        (Filter(exclusion="none", user="bob"), [2]),
+        (Filter(user="dora@example.com"), [8]),
+        (Filter(user=" dora@example.com "), [8]),
+        (Filter(user=short_hash(b"dora@example.com")), [8]),
+        (Filter(session="dora's chat"), [8]),
+        (Filter(client="dora@example.com"), []),
+        (Filter(user=""), [3, 4, 5, 6, 7]),
+        (Filter(label="correct", reviewer="ann"), [1]),
+        (Filter(label="correct", reviewer="bob"), []),
+        (Filter(reviewer="bob"), [1, 2]),
+        (Filter(reviewer="ann", label="none", shadow="without", side="user"), [2, 3, 4, 6, 7, 8]),
+    ],
+)
+def test_selects_by_states_names_and_reviewers(address: str, chosen: Filter, expected: list[int]) -> None:
+    """States, names of which the store has only the hash, and who labelled what."""
+
+    async def run(store: AuditStore) -> None:
+        await store.write([*RECORDS, NAMED])
+        given = [("record-0", "correct", "ann"), ("record-0", "false_positive", "bob"), ("record-1", "correct", "bob")]
+        given += [("record-1", "false_positive", "bob"), ("record-2", "correct", "bob"), ("record-2", "none", "bob")]
+        await store.label([Label(name, kind, by, 1.0) for name, kind, by in given])  # type: ignore[arg-type]
+        assert [stored.seq for stored in await store.query(chosen, newest_first=False)] == expected
+
+    using(address, run)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        (Filter(user="ann", session="s1"), []),
+        (Filter(user="alcie"), [f"no record has the user 'alcie', nor its hash {short_hash(b'alcie')}"]),
+        (Filter(session="s1", user="bob", client="c1\u202e"), [r"no record has the client 'c1\u202e'"]),
+        (Filter(model="gpt"), ["no record has the model 'gpt'; there are: small-model"]),
+        (Filter(answered_model="x"), ["no record has the answered model 'x'; there are: big-model"]),
+        (Filter(user="", side="assistant", action="rewrite", cause="opaque"), []),
+    ],
+)
+def test_names_that_no_record_has(address: str, chosen: Filter, expected: list[str]) -> None:
+    """The store says which name of a filter it does not know, its hash, and what there is instead."""
+
+    async def run() -> list[str]:
+        store = ReviewStore(address)
+        await store.write(RECORDS)
+        found = await store.unmatched(chosen)
+        await store.close()
+        return found
+
+    assert asyncio.run(run()) == expected
+
+
 def test_texts_that_are_hashes(address: str) -> None:
     """Where the store keeps hashes, a whole text finds its records; where it keeps nothing, the search is an error."""
     whole = "How is a kite built? \ud800" + " and again" * 300
@@ -172,26 +249,36 @@ def test_counts_by(address: str) -> None:
 
 # --- as the query of a URL -------------------------------------------------------------------------------------------
 
-NAMES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12)
+NAMES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=6)
 BOUNDS = st.lists(st.tuples(NAMES, st.floats(0, 1)), max_size=3).map(tuple)
+TRUTHS = st.sampled_from([None, True, False])
 FILTERS = st.builds(
     Filter,
-    since=st.none() | st.floats(0, 4e9),
-    until=st.none() | st.floats(0, 4e9),
+    since=st.none() | st.floats(0, 2e9),
+    until=st.none() | st.floats(2.1e9, 4e9),
     side=st.sampled_from([None, *get_args(Side)]),
     action=st.sampled_from([None, *get_args(ActionName)]),
     label=st.sampled_from([None, *get_args(LabelKind)]),
     shadow=st.sampled_from([None, "only", "without"]),
-    error=st.sampled_from([None, True, False]),
+    cause=st.sampled_from([None, *get_args(Cause)]),
+    exclusion=st.sampled_from([None, "any", "none", "5f0c1d2e3a4b"]),
+    error=TRUTHS,
+    sampled=TRUTHS,
+    complete=TRUTHS,
     text=st.none() | NAMES.map(lambda text: f"{text} kite"),
     min_score=BOUNDS,
     max_score=BOUNDS,
     **dict.fromkeys(
-        ("category", "route", "request_id", "model", "policy", "client", "user", "session"), st.none() | NAMES
+        (
+            *("category", "route", "request_id", "model", "policy", "client", "user", "session", "wire"),
+            *("answered_model", "reviewer"),
+        ),
+        st.none() | NAMES,
     ),
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(chosen=FILTERS)
 def test_a_filter_survives_a_url(chosen: Filter) -> None:
     """A filter written as a URL's query is read as the same filter."""
@@ -223,6 +310,9 @@ def test_any_query_is_read_or_refused(query: dict[str, list[str]]) -> None:
         ({"text": ["?!"]}, "text: has no word"),
         ({"text": [" ".join(f"w{i}" for i in range(65))]}, "text: has more than 64 different words"),
         ({"error": ["yes"]}, "error: 'yes' is not one of true, false"),
+        ({"exclusion": ["some"]}, "exclusion: 'some' is no exclusion: write any, none, or the id"),
+        ({"cause": ["mood"]}, "cause: 'mood' is not one of verdict, guard_error, overload, opaque, language"),
+        ({"since": ["1d"], "until": ["2d"]}, "until: '2d' is not later than since, '1d'"),
     ],
 )
 def test_mistakes(query: dict[str, list[str]], problem: str) -> None:

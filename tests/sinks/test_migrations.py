@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,17 +180,42 @@ def test_a_new_store_has_the_tables_of_the_current_version(address: str) -> None
     asyncio.run(run())
 
 
+def test_a_store_of_version_2_is_migrated(address: str) -> None:
+    """It gets the times of its blocks, by which records of a time are found, also those with a late number."""
+
+    async def run() -> None:
+        late = replace(record(2000), time=1_000_100.5)
+        async with opened(address) as store:
+            await store.write([record(n) for n in range(1500)])
+            await store.write([late])
+        await _run_in(
+            address,
+            "DROP TABLE guardproxy_blocks",
+            "DROP INDEX guardproxy_records_counted",
+            "DROP INDEX guardproxy_records_shadow",
+            "UPDATE guardproxy_audit SET version = 2",
+        )
+        async with opened(address) as store:
+            found = await store.query(Filter(since=1_000_100.0, until=1_000_102.0))
+            assert [stored.record.id for stored in found] == ["record-2000", "record-101", "record-100"]
+            assert await store.count(Filter(since=1_001_024.0)) == 476
+            assert (await store.verify()).problems == ()
+        assert await _run_in(address, differences) == []
+
+    asyncio.run(run())
+
+
 def test_reading_an_old_store_says_what_to_run(address: str) -> None:
     """Without `create`, an old store is not changed until `migrate`."""
 
     async def run() -> None:
         await _run_in(address, fill)
         async with opened(address, create=False) as store:
-            with pytest.raises(ConfigError, match=r"has version 1, .* reads version 2: .*`guardproxy audit migrate`"):
+            with pytest.raises(ConfigError, match=r"has version 1, .* reads version 3: .*`guardproxy audit migrate`"):
                 await store.query()
             assert await store.version() == 1
-            assert await store.migrate() == 2
-            assert await store.migrate() == 2
+            assert await store.migrate() == 3
+            assert await store.migrate() == 3
             assert len(await store.query()) == 5
 
     asyncio.run(run())
@@ -225,7 +251,7 @@ def test_processes_that_start_together_migrate_once(address: str) -> None:
         ("ALTER TABLE guardproxy_records RENAME COLUMN salt TO pepper", "no column salt"),
         ("UPDATE guardproxy_audit SET version = 0", r"has the versions \[0\]"),
         ("INSERT INTO guardproxy_audit VALUES (1, 0, '')", r"has the versions \[1, 1\]"),
-        ("UPDATE guardproxy_audit SET version = 3", "has version 3, this guardproxy reads version 2"),
+        ("UPDATE guardproxy_audit SET version = 4", "has version 4, this guardproxy reads version 3"),
     ],
 )
 def test_tables_that_are_not_ours_are_left_alone(address: str, change: str, problem: str) -> None:

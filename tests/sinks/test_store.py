@@ -371,10 +371,10 @@ def test_a_newer_version_is_refused(address: str) -> None:
 
     async def run(store: AuditStore) -> None:
         await store.write([record(1)])
-        await _sql(address, "UPDATE guardproxy_audit SET version = 3")
+        await _sql(address, "UPDATE guardproxy_audit SET version = 4")
         for create in (True, False):
             async with opened(address, create=create) as later:
-                with pytest.raises(ConfigError, match=r"has version 3, this guardproxy reads version 2"):
+                with pytest.raises(ConfigError, match=r"has version 4, this guardproxy reads version 3"):
                     await later.write([record(2)])
 
     using(address, run)

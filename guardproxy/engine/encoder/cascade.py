@@ -4,26 +4,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from guardproxy.engine.encoder.runner import ClassifierRunner
-from guardproxy.engine.load import Bounds
+from guardproxy.engine.load import SecondReading
 from guardproxy.engine.runner import WorkItem, WorkResult
 from guardproxy.errors import ConfigError
-from guardproxy.ports import Prompt
+from guardproxy.ports import Prompt, Reading
 
 
 class CascadeRunner:
-    """Runs `first` on every window, and `second` on those where the probability of `first` is within `bounds`.
+    """Runs `first` on every window, and `second` on those where `again` says so.
 
-    The reading of `second` stands for such a window, that of `first` for the others. Implements engine.runner.Runner.
+    Such a window has the weighted mean of both readings, the others have the reading of `first`. Implements
+    engine.runner.Runner.
     Raises ConfigError if the models do not cut a text into the same tokens and windows.
     """
 
-    def __init__(self, first: ClassifierRunner, second: ClassifierRunner, bounds: Bounds) -> None:
+    def __init__(self, first: ClassifierRunner, second: ClassifierRunner, again: SecondReading) -> None:
         if first.layout != second.layout:
             raise ConfigError("the two models of a cascade must have the same tokenizer, windows and parts")
         self.max_batch_tokens = min(first.max_batch_tokens, second.max_batch_tokens)
         self.dtype = " and ".join(dict.fromkeys((first.dtype, second.dtype)))
         self._first, self._second = first, second
-        self._bounds = bounds
+        self._again = again
 
     def encode(self, prompt: Prompt, stream: str | None = None) -> tuple[WorkItem, ...]:
         """Encode `prompt` in windows; the cost of each is its tokens, which both models may read."""
@@ -34,11 +35,13 @@ class CascadeRunner:
         results = self._first.run(batch)
         unsure = [place for place, result in enumerate(results) if self._is_unsure(result)]
         if unsure:
-            again = self._second.run([self._second.adopt(batch[place]) for place in unsure])
-            for place, result in zip(unsure, again, strict=True):
+            seconds = self._second.run([self._second.adopt(batch[place]) for place in unsure])
+            for place, result in zip(unsure, seconds, strict=True):
                 earlier = results[place]
-                results[place] = replace(
-                    result, computed=earlier.computed + result.computed, reused=earlier.reused + result.reused
+                results[place] = WorkResult(
+                    reading=self._mean(earlier.reading, result.reading),
+                    computed=earlier.computed + result.computed,
+                    reused=earlier.reused + result.reused,
                 )
         return results
 
@@ -53,5 +56,11 @@ class CascadeRunner:
         self._second.close()
 
     def _is_unsure(self, result: WorkResult) -> bool:
-        bounds = self._bounds
-        return bounds.low <= result.reading.probabilities[bounds.output] <= bounds.high
+        again = self._again
+        return again.low <= result.reading.probabilities[again.output] <= again.high
+
+    def _mean(self, first: Reading, second: Reading) -> Reading:
+        # A probability that is no number stays none: the family then finds the reading invalid.
+        weight = self._again.first_weight
+        pairs = zip(first.probabilities, second.probabilities, strict=True)
+        return replace(second, probabilities=tuple(weight * one + (1 - weight) * other for one, other in pairs))

@@ -95,6 +95,11 @@ def _without_effect(path: SettingPath, policy: Node) -> Iterator[Problem]:
         if node and other_node and other_node.value == value:
             message = f"has no effect with {other[-1]}: {value}, because {reason}; remove it"
             yield Problem(node.key_position, (*path, *option), message)
+    turns = policy.get("thread", "turns")
+    for name in ("characters", "unsafe") if turns is None or turns.value in (0, 1) else ():
+        if node := policy.get("thread", name):
+            message = "has no effect, because no user turns are joined; write turns: 4 beside it, or remove it"
+            yield Problem(node.key_position, (*path, "thread", name), message)
 
 
 def _has_rules(policy: Node, side: str) -> bool:

@@ -1,11 +1,12 @@
 """Check the rules of one category: every rule can be reached, and every second condition has an effect."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from guardproxy.policy import UNSAFE
 from guardproxy.settings.catalogue import Catalogue
-from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
+from guardproxy.settings.yaml_tree import START, Node, Problem, SettingPath
 
 # The actions from the mildest to the most severe, each with the path of its threshold.
 _THRESHOLDS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -30,16 +31,36 @@ class _ActionThreshold:
 
 def rules(path: SettingPath, category: Node, overall: Node | None, catalogue: Catalogue) -> Iterator[Problem]:
     """The mistakes of a category's rules; `overall` are the rules of `unsafe` on the same side."""
-    thresholds = list(_thresholds(category))
-    yield from _unreachable(path, thresholds)
-    yield from _conditions(path, category, thresholds)
-    if path[-1] != UNSAFE and overall is not None:
-        yield from _decided_by_unsafe(path, category, thresholds, list(_thresholds(overall)))
+    yield from _without_effect(path, category, overall)
     how = category.get("rewrite", "how")
     name = how.text() if how else None
     error = catalogue.name_error(name, catalogue.rewrites, "rewrite") if name else None
     if how and error:
         yield Problem(how.position, (*path, "rewrite", "how"), error)
+
+
+def rule_mistakes(
+    category: str, thresholds: Mapping[str, Any], overall: Mapping[str, Any] | None
+) -> list[tuple[SettingPath, str]]:
+    """The rules and conditions without effect among a category's `thresholds`, each as its keys and a message.
+
+    `thresholds` and `overall`, the rules of `unsafe` on the same side, are as a configuration file has them.
+    """
+    problems = _without_effect((category,), _node(thresholds), None if overall is None else _node(overall))
+    return [(problem.path[1:], problem.message) for problem in problems]
+
+
+def _node(value: Any) -> Node:
+    below = {key: _node(child) for key, child in value.items()} if isinstance(value, Mapping) else value
+    return Node(below, START, START)
+
+
+def _without_effect(path: SettingPath, category: Node, overall: Node | None) -> Iterator[Problem]:
+    thresholds = list(_thresholds(category))
+    yield from _unreachable(path, thresholds)
+    yield from _conditions(path, category, thresholds)
+    if path[-1] != UNSAFE and overall is not None:
+        yield from _decided_by_unsafe(path, category, thresholds, list(_thresholds(overall)))
 
 
 def _thresholds(category: Node) -> Iterator[_ActionThreshold]:

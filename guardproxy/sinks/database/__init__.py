@@ -3,11 +3,13 @@
 from guardproxy.sinks.database.chain import ChainProblem, Head
 from guardproxy.sinks.database.check import Verification
 from guardproxy.sinks.database.erasing import Erased, Keep
+from guardproxy.sinks.database.exclusions import excluded_categories, judged_hash, new_exclusion_id
 from guardproxy.sinks.database.filters import KEYS, Filter, FilterError, parse_bound, parse_moment
 from guardproxy.sinks.database.keys import ChainKey, PartsCipher, StoreKeys
 from guardproxy.sinks.database.queries import COUNT_BY, AuditStats, CountBy, Counts, StoredRecord
-from guardproxy.sinks.database.review import FACETS, Facets, Period, ReviewStore
+from guardproxy.sinks.database.review import FACETS, TREND_FIELDS, Facets, Period, ReviewStore, Trends
 from guardproxy.sinks.database.schema import data_folder, default_store_url
+from guardproxy.sinks.database.sheet import SHEET_HEAD, sheet_row
 from guardproxy.sinks.database.store import AuditStore
 
 DATABASES = ("postgresql", "sqlite")  # the kinds of addresses of an `AuditStore`
@@ -17,6 +19,8 @@ __all__ = [
     "DATABASES",
     "FACETS",
     "KEYS",
+    "SHEET_HEAD",
+    "TREND_FIELDS",
     "AuditStats",
     "AuditStore",
     "ChainKey",
@@ -34,12 +38,17 @@ __all__ = [
     "ReviewStore",
     "StoreKeys",
     "StoredRecord",
+    "Trends",
     "Verification",
     "data_folder",
     "default_store_url",
+    "excluded_categories",
+    "judged_hash",
+    "new_exclusion_id",
     "open_sink",
     "parse_bound",
     "parse_moment",
+    "sheet_row",
 ]
 
 

@@ -10,8 +10,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardproxy.errors import ConfigError
-from guardproxy.sinks.database.migrations import create_tables, migrate, stored_version
 from guardproxy.sinks.database.schema import BUSY_S, VERSION, WAIT_S, WRITE, create_file, open_engine, parse_address
+from guardproxy.sinks.database.tables import create_tables, stored_version
 
 _LOCK = 0x6775617264  # "guard": the PostgreSQL advisory lock that serialises writers of the chain
 _MIGRATION_S = 3600.0  # how long a process waits while another one migrates the store
@@ -88,6 +88,8 @@ class StoreDatabase:
             if version is None:
                 await connection.run_sync(create_tables)
             elif version != VERSION:
+                from guardproxy.sinks.database.migrations import migrate  # noqa: PLC0415 - alembic is slow
+
                 await connection.run_sync(migrate, version)
 
     async def _stored(self) -> int | None:

@@ -1,23 +1,63 @@
 """Exclusions in the store: each is a row of its own in the chain, and so is each end of one before its time."""
 
 import json
+import re
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from guardproxy.policy import ANY, UNSAFE
 from guardproxy.reviews import Exclusion
 from guardproxy.sinks.database.schema import exclusions, records
+from guardproxy.sinks.database.words import stored_hash
 from guardproxy.sinks.shared import exclusion_dict
+from guardproxy.types import Record
 
 EXCLUSION = "exclusion"  # the kind of the row, and the key of its content
 _MOST_CHARACTERS = 200  # of names
 _MOST_REASON = 10_000
 
 
+def judged_hash(record: Record) -> str:
+    """Return the SHA-256 of the judged text, in hex. Raises ValueError if the record does not hold that text."""
+    if record.exact and record.text:
+        return stored_hash(record.text)
+    if re.fullmatch(r"[0-9a-f]{64}", record.text):  # of `audit.text: hash`: other rules mask such a text
+        return record.text
+    state = "is masked" if record.text else "is erased" if record.exact else "is not stored"
+    raise ValueError(f"its text {state}, so the hash of the judged text is not known")
+
+
+def excluded_categories(record: Record, category: str = "") -> tuple[str, ...]:
+    """Return the categories that an exclusion of the record's text is about: `category`, else all that were reached.
+
+    Raises ValueError if no threshold was reached, or if the verdict does not name the category.
+    """
+    found = {finding.category for finding in record.verdict.findings} if record.verdict else set()
+    if not category:
+        if not record.decision.categories:
+            raise ValueError("reached no threshold, so there is nothing to exclude: name a category")
+        return tuple(dict.fromkeys(record.decision.categories))
+    if category not in {ANY, UNSAFE, *found}:
+        known = ", ".join(sorted({*found, UNSAFE}))
+        raise ValueError(f"has no category {category!r}; it has {known}, and * is everything")
+    return (category,)
+
+
+def new_exclusion_id() -> str:
+    """Return a random id."""
+    return uuid.uuid4().hex[:12]
+
+
 def exclusion_entry(exclusion: Exclusion) -> str:
-    """Return the content of the row of an exclusion."""
+    """Return the content of the row of an exclusion.
+
+    Raises ValueError if it names nobody or no reason, or has a text that is too long.
+    """
+    _check(exclusion)
     return json.dumps({EXCLUSION: exclusion_dict(exclusion)}, separators=(",", ":"))
 
 
@@ -35,19 +75,6 @@ def exclusion_values(exclusion: Exclusion) -> dict[str, Any]:
     return {"id": exclusion.id, "until": exclusion.until}
 
 
-def check_exclusion(exclusion: Exclusion) -> None:
-    """Raise ValueError if the exclusion names nobody or no reason, or has a text that is too long."""
-    for name, value, most in (
-        ("name of the person", exclusion.by, _MOST_CHARACTERS),
-        ("category", exclusion.category, _MOST_CHARACTERS),
-        ("reason", exclusion.reason, _MOST_REASON),
-    ):
-        if not value.strip():
-            raise ValueError(f"the exclusion {exclusion.id} has an empty {name}")
-        if len(value) > most:
-            raise ValueError(f"the {name} of an exclusion has {len(value)} characters; at most {most} are stored")
-
-
 async def read_exclusions(connection: AsyncConnection, after: float) -> list[Exclusion]:
     """Return the exclusions that end later than `after`, in seconds since the epoch, oldest first."""
     last = select(func.max(exclusions.c.seq)).group_by(exclusions.c.id)
@@ -58,3 +85,15 @@ async def read_exclusions(connection: AsyncConnection, after: float) -> list[Exc
         .order_by(exclusions.c.seq)
     )
     return [found for content in await connection.scalars(query) if (found := read_exclusion(content))]
+
+
+def _check(exclusion: Exclusion) -> None:
+    for name, value, most in (
+        ("name of the person", exclusion.by, _MOST_CHARACTERS),
+        ("category", exclusion.category, _MOST_CHARACTERS),
+        ("reason", exclusion.reason, _MOST_REASON),
+    ):
+        if not value.strip():
+            raise ValueError(f"the exclusion {exclusion.id} has an empty {name}")
+        if len(value) > most:
+            raise ValueError(f"the {name} of an exclusion has {len(value)} characters; at most {most} are stored")

@@ -1,5 +1,6 @@
 """Which records a query selects, also as the keys of a URL's query. Pure, but for the clock of `parse_moment`."""
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -10,7 +11,7 @@ from typing import Any, Literal, get_args
 from guardproxy.durations import duration_s
 from guardproxy.reviews import LabelKind
 from guardproxy.sinks.database.words import search_terms
-from guardproxy.types import ActionName, Side
+from guardproxy.types import ActionName, Cause, Side
 
 Shadow = Literal["only", "without"]
 ScoreBound = tuple[str, float]  # a category and a probability
@@ -33,8 +34,10 @@ class Filter:
     category reached a threshold. `min_score` and `max_score` bound probabilities, both ends included, of categories and
     of `unsafe`; a record without a verdict has none and never matches. A category that the verdict does not name is
     below every bound. `text` is a search for words (`words.search_terms`), or the whole text where the store keeps
-    hashes. `label` selects by the labels in force, "none" records without one. `shadow`: only decisions of shadow
-    policies, or none of them. `error`: whether an error occurred.
+    hashes. `user` and `session` are found by their names too where the store keeps hashes of these
+    (`words.name_hash`). `label` selects by the labels in force, "none" records without one; with `reviewer` only the
+    labels of that person count. `exclusion` is the id of one that acted, "any" or "none". `shadow`: only decisions of
+    shadow policies, or none of them. `error`: whether an error occurred.
     """
 
     since: float | None = None
@@ -44,7 +47,10 @@ class Filter:
     category: str | None = None
     route: str | None = None
     request_id: str | None = None
+    wire: str | None = None
     model: str | None = None
+    answered_model: str | None = None
+    cause: Cause | None = None
     policy: str | None = None
     client: str | None = None
     user: str | None = None
@@ -53,6 +59,10 @@ class Filter:
     max_score: tuple[ScoreBound, ...] = ()
     text: str | None = None
     label: LabelKind | None = None
+    reviewer: str | None = None
+    exclusion: str | None = None
+    sampled: bool | None = None
+    complete: bool | None = None
     shadow: Shadow | None = None
     error: bool | None = None
 
@@ -61,7 +71,7 @@ class Filter:
         """Read a filter from the keys of a URL's query, each with its values, as `urllib.parse.parse_qs` returns them.
 
         `now`, in seconds since the epoch, is what ages count back from; by default the current time. Raises FilterError
-        for an unknown key, a key that occurs twice, or a value that cannot be read.
+        for an unknown key, a key that occurs twice, a value that cannot be read, or a time that ends before it begins.
         """
         chosen: dict[str, Any] = {}
         for key, values in query.items():
@@ -74,6 +84,8 @@ class Filter:
                 raise FilterError(key, f"has {len(values)} values; give one")
             else:
                 chosen[name] = _read(key, values[0], now)
+        if "since" in chosen and "until" in chosen and chosen["until"] <= chosen["since"]:
+            raise FilterError("until", f"{query['until'][0]!r} is not later than since, {query['since'][0]!r}")
         return cls(**chosen)
 
     def to_query(self) -> dict[str, list[str]]:
@@ -161,6 +173,12 @@ def _text(value: str) -> str:
     return value
 
 
+def _exclusion(value: str) -> str:
+    if value not in ("any", "none") and not re.fullmatch(r"[0-9a-f]{1,64}", value):
+        raise ValueError(f"{value!r} is no exclusion: write any, none, or the id that `audit exclusions` prints")
+    return value
+
+
 def _truth(value: str) -> bool:
     return _one_of("true", "false")(value) == "true"
 
@@ -179,9 +197,16 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     "max-score": parse_bound,
     "policy": str,
     "route": str,
+    "wire": str,
     "model": str,
+    "answered-model": str,
+    "cause": _one_of(*get_args(Cause)),
     "text": _text,
     "label": _one_of(*get_args(LabelKind)),
+    "reviewer": str,
+    "exclusion": _exclusion,
+    "sampled": _truth,
+    "complete": _truth,
     "shadow": _one_of(*get_args(Shadow)),
     "error": _truth,
     "request-id": str,

@@ -1,4 +1,4 @@
-"""The versions of the store's tables, and the steps from each to the next.
+"""The steps from each version of the store's tables to the next. Importing alembic is slow.
 
 A step is written for the tables of its time, so it does not use those of `schema`. `AuditStore` runs all steps in one
 transaction that excludes other writers.
@@ -23,60 +23,19 @@ from sqlalchemy import (
     bindparam,
     column,
     insert,
-    inspect,
     select,
     table,
     text,
     update,
 )
 
-from guardproxy.errors import ConfigError
-from guardproxy.sinks.database import chain
-from guardproxy.sinks.database.schema import VERSION, metadata, score_values, search_values, store
+from guardproxy.sinks.database.schema import VERSION, score_values, search_values, store
 from guardproxy.sinks.database.texts import add_texts, create_texts
 from guardproxy.sinks.shared import from_json
 
 _READ = 500  # rows in one query
 
 _log = structlog.get_logger("guardproxy.audit")
-
-_FIRST_COLUMNS = frozenset(
-    {
-        *("seq", "kind", "id", "request_id", "time", "side", "action", "cause", "route", "model", "policy", "shadow"),
-        *("latency_s", "content", "salt", "content_hash", "previous", "hash"),
-    }
-)
-
-
-def stored_version(connection: Connection, place: str) -> int | None:
-    """Return the version of the store's tables, None if there is no store.
-
-    Raises ConfigError if the tables are not those of a store, or of a newer version.
-    """
-    inspector = inspect(connection)
-    if not inspector.has_table(store.name):
-        return None
-    versions = list(connection.scalars(select(store.c.version)))
-    if not versions:
-        return None
-    if len(versions) > 1 or versions[0] < 1:
-        raise ConfigError(f"{place} is not an audit store: its table {store.name} has the versions {versions}")
-    if versions[0] > VERSION:
-        raise ConfigError(
-            f"the audit store at {place} has version {versions[0]}, this guardproxy reads version {VERSION}: "
-            "run the newer guardproxy that wrote the store, or name another store"
-        )
-    missing = sorted(_FIRST_COLUMNS - {found["name"] for found in inspector.get_columns("guardproxy_records")})
-    if missing:
-        raise ConfigError(f"{place} is not an audit store: guardproxy_records has no column {', '.join(missing)}")
-    return int(versions[0])
-
-
-def create_tables(connection: Connection) -> None:
-    """Create the tables of an empty store."""
-    metadata.create_all(connection)
-    create_texts(connection)
-    connection.execute(insert(store), {"version": VERSION, "seq": 0, "hash": chain.GENESIS})
 
 
 def migrate(connection: Connection, version: int) -> None:
@@ -181,4 +140,36 @@ def _fill(connection: Connection) -> None:
         add_texts(connection, texts)
 
 
-_STEPS: Mapping[int, Callable[[Operations], None]] = {1: _search_and_labels}
+def _blocks(operations: Operations) -> None:
+    """From 2 to 3: the times of blocks of rows, and indices of what is counted and of shadow policies."""
+    operations.create_table(
+        "guardproxy_blocks",
+        Column("block", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+        Column("earliest", Float(53), nullable=False),
+        Column("latest", Float(53), nullable=False),
+    )
+    operations.execute(
+        "INSERT INTO guardproxy_blocks (block, earliest, latest) SELECT seq / 1024, min(time), max(time) "
+        "FROM guardproxy_records WHERE time IS NOT NULL GROUP BY seq / 1024"
+    )
+    counted = (
+        "action",
+        "side",
+        "policy",
+        "route",
+        "client",
+        "model",
+        "cause",
+        "shadow",
+        "has_error",
+        "latency_s",
+        "unsafe",
+    )
+    shadow = text("shadow IS 1" if operations.get_bind().dialect.name == "sqlite" else "shadow IS true")
+    operations.create_index(
+        "guardproxy_records_shadow", "guardproxy_records", ["seq"], sqlite_where=shadow, postgresql_where=shadow
+    )
+    operations.create_index("guardproxy_records_counted", "guardproxy_records", ["seq", "time", *counted])
+
+
+_STEPS: Mapping[int, Callable[[Operations], None]] = {1: _search_and_labels, 2: _blocks}

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, get_args
 
@@ -10,26 +10,44 @@ from sqlalchemy import ColumnElement, Float, Integer, Select, String, cast, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from guardproxy.plaintext import printable
 from guardproxy.reviews import Label
 from guardproxy.sinks.database.filters import Filter, FilterError, ScoreBound
 from guardproxy.sinks.database.labels import in_force
 from guardproxy.sinks.database.schema import HAS_ERROR, SCORE_FLOOR, labels, records, scores, search_key, store
-from guardproxy.sinks.database.texts import has_texts, matches
+from guardproxy.sinks.database.texts import has_texts, matches, numbers_with
+from guardproxy.sinks.database.times import within
+from guardproxy.sinks.database.words import name_hash
 from guardproxy.types import Record
 
 Counts = dict[str, dict[str, int]]
 CountBy = Literal[
-    "client", "user", "session", "category", "policy", "route", "model", "side", "action", "hour", "day", "label"
+    "client",
+    "user",
+    "session",
+    "category",
+    "policy",
+    "route",
+    "model",
+    "side",
+    "action",
+    "hour",
+    "day",
+    "label",
+    "reviewer",
 ]
 COUNT_BY: tuple[str, ...] = get_args(CountBy)
+
+_MOST_NAMES = 20  # that `unmatched` lists
 
 # A quarter of an hour: every time zone begins its hours and days at one.
 _BUCKET_S = 900
 _COLUMNS = {
-    **{name: records.c[name] for name in ("side", "action", "route", "request_id", "model", "policy")},
-    **{name: records.c[name] for name in ("client", "session")},
+    **{name: records.c[name] for name in ("side", "action", "route", "request_id", "model", "policy", "cause")},
+    **{name: records.c[name] for name in ("client", "session", "wire", "answered_model")},
     "user": records.c.end_user,
 }
+_HASHED = ("user", "session")  # names of which the store may keep only the hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +89,53 @@ class AuditStats:
 def conditions(chosen: Filter, dialect: str) -> list[ColumnElement[bool]]:
     """Return the filter as SQL conditions on rows that hold a record. Raises FilterError for a text without a word."""
     row = records.c
-    clauses: list[ColumnElement[bool]] = [row.kind == "record", row.content.is_not(None)]
-    if chosen.since is not None:
-        clauses.append(row.time >= chosen.since)
-    if chosen.until is not None:
-        clauses.append(row.time < chosen.until)
+    # Only rows that hold a record have an action: others and erased ones have no search columns.
+    clauses = [row.action.is_not(None), *within(chosen.since, chosen.until)]
     for name, column in _COLUMNS.items():
         value: str | None = getattr(chosen, name)
         if value is not None:
-            clauses.append(column == search_key(value))
+            clauses.append(column.in_(searched(name, value)))
     if chosen.category is not None:
         clauses.append(row.seq.in_(_scored(chosen.category, scores.c.reached.is_(True))))
     clauses += [_at_least(bound, dialect) for bound in chosen.min_score]
     clauses += [_at_most(bound, dialect) for bound in chosen.max_score]
     return [*clauses, *_states(chosen), *_of_text(chosen, dialect)]
+
+
+def first_records(
+    chosen: Filter,
+    dialect: str,
+    columns: Iterable[ColumnElement[Any]] = (),
+    *where: ColumnElement[bool],
+    newest_first: bool = True,
+    limit: int | None = None,
+) -> Select[Any]:
+    """Select number and `columns` of the first records that match, newest first or in the order of the numbers.
+
+    With the columns of the index of what is counted alone, no long row is read. Raises as `conditions`.
+    """
+    seq: ColumnElement[int] = records.c.seq
+    query = select(seq)
+    if chosen.text is not None and dialect == "sqlite":
+        # Read in its order, the index of texts stops at the limit: as a condition it yields all records with the text.
+        query = _numbers_with(chosen.text)
+        seq = query.selected_columns[0]
+        query = query.with_only_columns(seq.label("seq")).join(records, records.c.seq == seq)
+        chosen = replace(chosen, text=None)
+    query = query.add_columns(*columns).where(*conditions(chosen, dialect), *where)
+    return query.order_by(seq.desc() if newest_first else seq).limit(limit)
+
+
+def _numbers_with(search: str) -> Select[Any]:
+    try:
+        return numbers_with(search)
+    except ValueError as error:
+        raise FilterError("text", str(error)) from None
+
+
+def searched(name: str, value: str) -> list[str]:
+    """Return what the column of this field may hold for a value: the value, and of a person's name the hash."""
+    return [search_key(value), *([name_hash(value)] if name in _HASHED and value else [])]
 
 
 def _states(chosen: Filter) -> list[ColumnElement[bool]]:
@@ -94,9 +145,23 @@ def _states(chosen: Filter) -> list[ColumnElement[bool]]:
         clauses.append(row.shadow.is_(chosen.shadow == "only"))
     if chosen.error is not None:
         clauses.append(HAS_ERROR if chosen.error else row.has_error.is_(False))
-    if chosen.label is not None:
-        clauses.append(_labelled(chosen.label))
+    if chosen.sampled is not None:
+        clauses.append(row.sampled.is_(chosen.sampled))
+    if chosen.complete is not None:
+        clauses.append(row.complete.is_(chosen.complete))
+    if chosen.exclusion is not None:
+        clauses.append(_excluded(chosen.exclusion))
+    if chosen.label is not None or chosen.reviewer is not None:
+        clauses.append(_labelled(chosen.label, chosen.reviewer))
     return clauses
+
+
+def _excluded(which: str) -> ColumnElement[bool]:
+    """The column holds ids with commas between them."""
+    column = records.c.exclusion
+    if which in ("any", "none"):
+        return column != "" if which == "any" else column == ""
+    return (literal(",", String) + column + ",").contains(f",{which},", autoescape=True)
 
 
 def _of_text(chosen: Filter, dialect: str) -> list[ColumnElement[bool]]:
@@ -115,7 +180,7 @@ def _scored(category: str, which: ColumnElement[bool]) -> Select[Any]:
 
 def _at_least(bound: ScoreBound, dialect: str) -> ColumnElement[bool]:
     category, least = bound
-    if category == "unsafe" and least < SCORE_FLOOR:
+    if category == "unsafe":
         return records.c.unsafe >= least
     scored = records.c.seq.in_(_scored(category, scores.c.probability >= least))
     if least >= SCORE_FLOOR:
@@ -147,10 +212,14 @@ def _with_low_score(category: str, dialect: str) -> Select[Any]:
     return select(records.c.seq).where(_low_score(category, dialect).is_not(None))
 
 
-def _labelled(kind: str) -> ColumnElement[bool]:
+def _labelled(kind: str | None, reviewer: str | None = None) -> ColumnElement[bool]:
+    """Records with a label of this kind by this reviewer; None stands for any, "none" for records without one."""
+    given = in_force(labels.c.record)
+    if reviewer is not None:
+        given = given.where(labels.c.person == search_key(reviewer))
     if kind == "none":
-        return records.c.id.not_in(in_force(labels.c.record))
-    return records.c.id.in_(in_force(labels.c.record).where(labels.c.kind == kind))
+        return records.c.id.not_in(given)
+    return records.c.id.in_(given if kind is None else given.where(labels.c.kind == kind))
 
 
 async def check_names(connection: AsyncConnection, chosen: Filter) -> None:
@@ -177,11 +246,31 @@ async def _check_category(connection: AsyncConnection, key: str, category: str, 
         return
     known = sorted(await connection.scalars(select(scores.c.category).distinct()))
     if known:
-        raise FilterError(key, f"no record in the store has the category {category!r}; it has {', '.join(known)}")
+        names = printable(", ".join(known))
+        raise FilterError(key, f"no record in the store has the category {category!r}; it has {names}")
 
 
 async def _first(connection: AsyncConnection, query: Select[Any]) -> Any:
     return (await connection.execute(query.limit(1))).scalar()
+
+
+async def unmatched(connection: AsyncConnection, chosen: Filter) -> list[str]:
+    """Say of every name in the filter that no record in the store has; for fields with few names, which there are."""
+    found: list[str] = []
+    for name, column in _COLUMNS.items():
+        value: str | None = getattr(chosen, name)
+        if not value or name in ("side", "action", "cause"):
+            continue
+        keys = searched(name, value)
+        if await _first(connection, select(records.c.seq).where(column.in_(keys))) is not None:
+            continue
+        nor = f", nor its hash {keys[1]}" if len(keys) > 1 else ""
+        sentence = f"no record has the {name.replace('_', ' ')} {value!r}{nor}"
+        if name in ("route", "policy", "wire", "model", "answered_model"):
+            known = await connection.scalars(select(column).distinct().order_by(column).limit(_MOST_NAMES))
+            sentence += f"; there are: {printable(', '.join(filter(None, known))) or 'none'}"
+        found.append(sentence)
+    return found
 
 
 # --- counts ----------------------------------------------------------------------------------------------------------
@@ -230,15 +319,20 @@ async def count_by(connection: AsyncConnection, by: CountBy, chosen: Filter) -> 
         return await _table(connection, _by_category(where))
     if by in ("hour", "day"):
         return await _by_time(connection, "%Y-%m-%d %H:00" if by == "hour" else "%Y-%m-%d", where)
-    if by == "label":
-        return await _by_label(connection, where)
+    if by in ("label", "reviewer"):
+        return await _by_label(connection, by, where)
     return await _table(connection, _count_by(_COLUMNS[by], where))
 
 
-async def _by_label(connection: AsyncConnection, where: list[ColumnElement[bool]]) -> Counts:
-    given = in_force(labels.c.record, labels.c.kind).distinct().subquery()
-    joined = select(given.c.kind, records.c.action, func.count()).join(records, records.c.id == given.c.record)
-    counts = await _table(connection, joined.where(*where).group_by(given.c.kind, records.c.action))
+async def _by_label(
+    connection: AsyncConnection, by: Literal["label", "reviewer"], where: list[ColumnElement[bool]]
+) -> Counts:
+    column = labels.c.kind if by == "label" else labels.c.person
+    given = in_force(labels.c.record, column.label("value")).distinct().subquery()
+    joined = select(given.c.value, records.c.action, func.count()).join(records, records.c.id == given.c.record)
+    counts = await _table(connection, joined.where(*where).group_by(given.c.value, records.c.action))
+    if by == "reviewer":
+        return counts
     # Not as an outer join: SQLite would read all labels for every record.
     without = _count_by(literal("none", String), [*where, _labelled("none")])
     return dict(sorted({**counts, **await _table(connection, without)}.items()))

@@ -8,12 +8,15 @@ from typing import Any
 
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Float,
+    FromClause,
     MetaData,
     Select,
     String,
     Subquery,
     Table,
+    case,
     cast,
     delete,
     func,
@@ -28,7 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from guardproxy.sinks.database.filters import EVERY, Filter
 from guardproxy.sinks.database.keys import opened_parts
 from guardproxy.sinks.database.labels import in_force
-from guardproxy.sinks.database.queries import Counts, check_names, conditions
+from guardproxy.sinks.database.queries import Counts, check_names, first_records, unmatched
 from guardproxy.sinks.database.schema import labels, records, scores, search_key
 from guardproxy.sinks.database.sealed import record_fields
 from guardproxy.sinks.database.store import AuditStore
@@ -43,9 +46,21 @@ _claims = Table(
     Column("until", Float(53), nullable=False),
 )
 
-# The columns that are counted in one pass.
-_COLUMNS = ("action", "side", "policy", "route", "client", "model", "cause")
-FACETS = ("action", "side", "category", "label", "policy", "route", "client", "model", "cause")
+# The columns that are counted in one pass, by the keys of the filters that select their values.
+_COLUMNS = {
+    **{name: name for name in ("action", "side", "policy", "route", "client", "model", "wire", "cause")},
+    **{name: name for name in ("sampled", "complete")},
+    "user": "end_user",
+    "answered-model": "answered_model",
+    "exclusion": "excluded",
+}
+_EXCLUDED = case((records.c.exclusion != "", "any"), else_="none").label("excluded")
+FACETS = (
+    *("action", "side", "category", "label", "reviewer", "policy", "route", "user", "client", "model"),
+    *("answered-model", "wire", "sampled", "complete", "exclusion", "cause"),
+)
+TREND_FIELDS = ("category", "client", "route", "model", "policy", "side")
+Trends = Mapping[str, Mapping[float, Mapping[str, int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +100,24 @@ class ReviewStore(AuditStore):
         async with self._database.reading() as connection:
             await check_names(connection, chosen)
             which = self._newest(chosen, newest)
-            columns = [which.c[name] for name in _COLUMNS]
+            columns = [which.c[name] for name in _COLUMNS.values()]
             query = select(*columns, func.count(), func.min(which.c.time), func.max(which.c.time)).group_by(*columns)
             groups = (await connection.execute(query)).all()
             by = _by_column(groups)
             by["category"] = _sorted((await connection.execute(_categories(which))).tuples().all())
-            labelled = (await connection.execute(_labels(which))).tuples().all()
+            labelled = (await connection.execute(_labels(which, labels.c.kind))).tuples().all()
+            by["reviewer"] = _sorted((await connection.execute(_labels(which, labels.c.person))).tuples().all())
             with_any = dict((await connection.execute(_labelled(which))).tuples().all())
             none = [("none", action, sum(n.values()) - with_any.get(action, 0)) for action, n in by["action"].items()]
             by["label"] = _sorted([*labelled, *(row for row in none if row[2])])
         times = [moment for group in groups for moment in group[-2:]]
         counted = sum(group[-3] for group in groups)
         return Facets(counted, counted == newest, min(times, default=None), max(times, default=None), by)
+
+    async def unmatched(self, chosen: Filter) -> list[str]:
+        """Say of every name in the filter that no record has, in a sentence: why the filter finds nothing."""
+        async with self._database.reading() as connection:
+            return await unmatched(connection, chosen)
 
     async def periods(self, chosen: Filter, length_s: float, newest: int = 100_000) -> list[Period]:
         """Count the newest records that match by periods of `length_s` seconds, oldest first, without empty ones."""
@@ -119,6 +140,27 @@ class ReviewStore(AuditStore):
             for number, counts in sorted(actions.items())
         ]
 
+    async def trends(self, chosen: Filter, length_s: float, by: str, newest: int = 100_000) -> Trends:
+        """Count the newest records that match by value of `by`, one of `TREND_FIELDS`, and by period and action.
+
+        `category` counts a record for every category that reached a threshold. Periods are as in `periods`, by their
+        start; a value without a name is left out.
+        """
+        async with self._database.reading() as connection:
+            await check_names(connection, chosen)
+            which = self._newest(chosen, newest, length_s)
+            rows: FromClause = which
+            value, where = (scores.c.category, [scores.c.reached.is_(True)]) if by == "category" else (which.c[by], [])
+            if by == "category":
+                rows = which.join(scores, scores.c.seq == which.c.seq)
+            keys = (value, which.c.bucket, which.c.action)
+            query = select(*keys, func.count()).select_from(rows).where(*where).group_by(*keys)
+            found: defaultdict[str, defaultdict[float, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
+            for name, bucket, action, count in (await connection.execute(query)).all():
+                if name:
+                    found[name][bucket * length_s][action] = count
+        return found
+
     async def recent(self, chosen: Filter, newest: int) -> list[tuple[int, dict[str, Any]]]:
         """Return number and fields (`shared.to_dict`) of the newest records that match, newest first."""
         found: list[tuple[int, dict[str, Any]]] = []
@@ -126,8 +168,9 @@ class ReviewStore(AuditStore):
         while len(found) < newest:
             where = [] if before is None else [records.c.seq < before]
             columns = (records.c.seq, records.c.content, records.c.sealed_text, records.c.sealed_quotes)
-            query = select(*columns).where(*conditions(chosen, self._dialect), *where)
-            query = query.order_by(records.c.seq.desc()).limit(min(500, newest - len(found)))
+            limit = min(500, newest - len(found))
+            which = first_records(chosen, self._dialect, (), *where, limit=limit).subquery()
+            query = select(*columns).where(records.c.seq.in_(select(which.c.seq))).order_by(records.c.seq.desc())
             async with self._database.reading() as connection:
                 await check_names(connection, chosen)
                 part = (await connection.execute(query)).all()
@@ -140,14 +183,14 @@ class ReviewStore(AuditStore):
     def _newest(self, chosen: Filter, newest: int, length_s: float | None = None) -> Subquery:
         row = records.c
         columns: list[Any] = [
-            *(row.seq, row.id, row.time, row.action, row.side, row.policy, row.route, row.client, row.model),
-            *(row.cause, row.has_error, row.latency_s),
+            *(row[name] for name in ("time", "has_error", "latency_s")),
+            *(row[name] for name in _COLUMNS.values() if name in row),
+            _EXCLUDED,
         ]
         if length_s is not None:
             number = func.floor(row.time / literal(length_s, DOUBLE_PRECISION))
             columns.append(cast(number, Float(53)).label("bucket"))
-        query = select(*columns).where(*conditions(chosen, self._dialect))
-        return query.order_by(row.seq.desc()).limit(newest).subquery()
+        return first_records(chosen, self._dialect, columns, limit=newest).subquery()
 
     # --- claims ------------------------------------------------------------------------------------------------------
 
@@ -177,11 +220,16 @@ class ReviewStore(AuditStore):
 
 def _by_column(groups: Sequence[Any]) -> dict[str, Counts]:
     """The counts of each column, from those of every combination of values."""
-    at = _COLUMNS.index("action")
+    at = list(_COLUMNS).index("action")
     return {
-        name: _sorted((group[index], group[at], group[len(_COLUMNS)]) for group in groups)
+        name: _sorted((_named(group[index]), group[at], group[len(_COLUMNS)]) for group in groups)
         for index, name in enumerate(_COLUMNS)
     }
+
+
+def _named(value: str | bool) -> str:
+    """A value of a column as the filter of its facet has it."""
+    return value if isinstance(value, str) else str(value).lower()
 
 
 def _sorted(rows: Iterable[tuple[str, str, int]]) -> Counts:
@@ -198,16 +246,22 @@ def _categories(which: Subquery) -> Select[Any]:
     return query.where(scores.c.reached.is_(True)).group_by(scores.c.category, which.c.action)
 
 
-def _labels(which: Subquery) -> Select[Any]:
-    given = in_force(labels.c.record, labels.c.kind).distinct().subquery()
-    joined = select(given.c.kind, which.c.action, func.count()).join(which, which.c.id == given.c.record)
-    return joined.group_by(given.c.kind, which.c.action)
+def _labels(which: Subquery, column: ColumnElement[str]) -> Select[Any]:
+    given = in_force(labels.c.record, column.label("value")).distinct().subquery()
+    joined = select(given.c.value, records.c.action, func.count()).join(records, records.c.id == given.c.record)
+    return joined.where(_is_in(which)).group_by(given.c.value, records.c.action)
 
 
 def _labelled(which: Subquery) -> Select[Any]:
-    """The records with a label by action. Not as an outer join: SQLite would read all labels for every record."""
-    any_label = which.c.id.in_(in_force(labels.c.record))
-    return select(which.c.action, func.count()).where(any_label).group_by(which.c.action)
+    """The records with a label by action: labels are few, so they are what is read."""
+    given = in_force(labels.c.record).distinct().subquery()
+    joined = select(records.c.action, func.count()).join(given, records.c.id == given.c.record)
+    return joined.where(_is_in(which)).group_by(records.c.action)
+
+
+def _is_in(which: Subquery) -> ColumnElement[bool]:
+    # The sum makes SQLite test each labelled record, instead of looking for a label of each record.
+    return (records.c.seq + 0).in_(select(which.c.seq))
 
 
 async def _grouped(connection: AsyncConnection, query: Select[Any]) -> defaultdict[float, dict[str, int]]:

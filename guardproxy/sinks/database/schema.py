@@ -30,12 +30,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from guardproxy.errors import ConfigError
 from guardproxy.types import Record
 
-VERSION = 2
+VERSION = 3
 WRITE = "guardproxy_write"  # the execution option of a transaction that writes
 SCORE_FLOOR = 0.05  # lower probabilities have no row in the table of scores, or each record would have one per category
 WAIT_S = "guardproxy_wait_s"  # the execution option: how long it waits for another writer of a SQLite file
 BUSY_S = 8.0
 _MAX_KEY = 200
+_CACHE_KIB = 32 * 1024  # of a connection; with SQLite's 2 MiB, writing many records reads pages of its indices again
 
 _Number = BigInteger().with_variant(Integer, "sqlite")
 metadata = MetaData()
@@ -116,6 +117,23 @@ for _name in ("request_id", "time", "action", "route", "model", "policy", "clien
     Index(f"guardproxy_records_{_name}", records.c[_name], records.c.seq)
 HAS_ERROR = records.c.has_error.is_(True)
 Index("guardproxy_records_errors", records.c.seq, sqlite_where=HAS_ERROR, postgresql_where=HAS_ERROR)
+SHADOW = records.c.shadow.is_(True)
+Index("guardproxy_records_shadow", records.c.seq, sqlite_where=SHADOW, postgresql_where=SHADOW)
+# What is counted, in the order of the rows: counts of the newest records read this index and not the long rows.
+_COUNTED = (
+    *("time", "action", "side", "policy", "route", "client", "model", "cause", "shadow", "has_error", "latency_s"),
+    "unsafe",
+)
+Index("guardproxy_records_counted", records.c.seq, *(records.c[_name] for _name in _COUNTED))
+
+# The earliest and the latest time of the records of each block of rows (`times`).
+blocks = Table(
+    "guardproxy_blocks",
+    metadata,
+    Column("block", _Number, primary_key=True, autoincrement=False),
+    Column("earliest", Float(53), nullable=False),
+    Column("latest", Float(53), nullable=False),
+)
 
 # The probabilities of a record from SCORE_FLOOR on, and those that reached a threshold; "unsafe" is P(unsafe).
 scores = Table(
@@ -265,6 +283,8 @@ def open_engine(url: URL) -> AsyncEngine:
         cursor = connection.cursor()
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA secure_delete=ON")  # erased content is overwritten
+        cursor.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+        cursor.execute("PRAGMA temp_store=MEMORY")  # for sorting and grouping
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")

@@ -14,6 +14,8 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic_core import from_json
+
 from guardproxy.sinks.shared import from_dict, to_dict
 from guardproxy.types import Record
 
@@ -80,7 +82,7 @@ def record_fields(content: str, parts: Parts) -> dict[str, Any]:
 
     Version 0.1.0 had the text in the content. Raises ValueError, KeyError or TypeError if this is not a record.
     """
-    data: dict[str, Any] = json.loads(content)
+    data: dict[str, Any] = _parsed(content)
     if seal_in(data, "text") is not None:
         data["text"] = value_of(parts.text) if parts.text else ""
     if data.pop("quotes", None) and parts.quotes:
@@ -88,6 +90,14 @@ def record_fields(content: str, parts: Parts) -> dict[str, Any]:
         for finding, label in zip(data["verdict"]["findings"] if data["verdict"] else [], labels, strict=True):
             finding["label"] = label
     return data
+
+
+def _parsed(content: str) -> Any:
+    """Parse JSON in half the time of `json`, which also reads the lone surrogates that a client may have sent."""
+    try:
+        return from_json(content)
+    except ValueError:
+        return json.loads(content)
 
 
 def seal_in(data: Any, part: str) -> str | None:

@@ -26,7 +26,6 @@ from guardproxy.sinks.database.erasing import (
 )
 from guardproxy.sinks.database.exclusions import (
     EXCLUSION,
-    check_exclusion,
     exclusion_entry,
     exclusion_values,
     read_exclusions,
@@ -43,6 +42,7 @@ from guardproxy.sinks.database.queries import (
     conditions,
     count_by,
     count_records,
+    first_records,
 )
 from guardproxy.sinks.database.schema import (
     exclusions,
@@ -55,14 +55,14 @@ from guardproxy.sinks.database.schema import (
 )
 from guardproxy.sinks.database.sealed import ERASED, read_record, record_content, record_fields
 from guardproxy.sinks.database.texts import add_texts, merge_texts
+from guardproxy.sinks.database.times import note_times
 from guardproxy.types import Record
 
 _READ = 200  # rows in one query
 _READ_CONTENTS = 1000  # rows in one query of `contents`
 _ERASE = 200  # rows that one transaction of `retain` erases: proxies wait for it with their records
 
-_SEALED = (records.c.sealed_text, records.c.sealed_quotes)
-_STORED: tuple[Any, ...] = (records.c.seq, records.c.hash, records.c.content, *_SEALED)
+_STORED: tuple[Any, ...] = tuple(records.c["seq", "hash", "content", "sealed_text", "sealed_quotes"])
 _Eraser = Callable[[AsyncConnection, Sequence[int], str, ChainKey | None], Awaitable[int]]
 
 _log = structlog.get_logger("guardproxy.audit")
@@ -122,7 +122,7 @@ class AuditStore:
                 # Both from their stored form, in which two surrogates in a row are one character.
                 if self._record(row) != read_record(*record_content(new.pop(row.id))):
                     raise ValueError(f"record {row.id} is already stored with another content")
-            score_rows, texts = [], []
+            score_rows, numbered = [], []
             appending = await Appending.at_end(connection, self._key)
             for record in new.values():
                 content, parts = record_content(record, quotes=self._cipher.encrypts)
@@ -131,10 +131,11 @@ class AuditStore:
                     {"category": category, "seq": seq, "probability": probability, "reached": reached}
                     for category, (probability, reached) in score_values(record).items()
                 ]
-                texts.append((seq, record.text))
+                numbered.append((seq, record))
             await appending.insert(encrypted=self._cipher.encrypts)
+            await connection.run_sync(note_times, [(seq, record.time) for seq, record in numbered])
             if not self._cipher.encrypts:  # the words of an encrypted text would tell what it says
-                await connection.run_sync(add_texts, texts)
+                await connection.run_sync(add_texts, [(seq, record.text) for seq, record in numbered])
             if score_rows:
                 await connection.execute(insert(scores), score_rows)
 
@@ -156,17 +157,17 @@ class AuditStore:
             if label_rows:
                 await connection.execute(insert(labels), label_rows)
 
-    async def exclude(self, exclusion: Exclusion) -> None:
-        """Store an exclusion durably, as a row of its own. With the id of an earlier one it takes its place.
+    async def exclude(self, *given: Exclusion) -> None:
+        """Store exclusions durably, each as a row of its own. One with the id of an earlier one takes its place.
 
-        Raises ValueError if it names nobody or no reason, or has a text that is too long.
+        Raises ValueError if one names nobody or no reason, or has a text that is too long.
         """
-        check_exclusion(exclusion)
         async with self._database.writing() as connection:
             appending = await Appending.at_end(connection, self._key)
-            seq = appending.add(EXCLUSION, exclusion_entry(exclusion))
+            rows = [{"seq": appending.add(EXCLUSION, exclusion_entry(one)), **exclusion_values(one)} for one in given]
             await appending.insert()
-            await connection.execute(insert(exclusions), {"seq": seq, **exclusion_values(exclusion)})
+            if rows:
+                await connection.execute(insert(exclusions), rows)
 
     async def exclusions(self, after: float) -> list[Exclusion]:
         """Return the exclusions that end later than `after`, in seconds since the epoch, oldest first."""
@@ -258,8 +259,7 @@ class AuditStore:
 
     async def query(self, chosen: Filter = EVERY, limit: int = 100, *, newest_first: bool = True) -> list[StoredRecord]:
         """Return at most `limit` records that match, newest first or in the order in which they were written."""
-        order = records.c.seq.desc() if newest_first else records.c.seq
-        return await self._chosen(chosen, [], order, limit)
+        return await self._chosen(chosen, [], limit, newest_first=newest_first)
 
     async def page(
         self, chosen: Filter = EVERY, *, before: int | None = None, after: int | None = None, limit: int = 50
@@ -270,9 +270,8 @@ class AuditStore:
         """
         where = [] if before is None else [records.c.seq < before]
         if after is None:
-            return await self._chosen(chosen, where, records.c.seq.desc(), limit)
-        found = await self._chosen(chosen, [*where, records.c.seq > after], records.c.seq, limit)
-        return found[::-1]
+            return await self._chosen(chosen, where, limit, newest_first=True)
+        return (await self._chosen(chosen, [*where, records.c.seq > after], limit))[::-1]
 
     async def scan(self, chosen: Filter = EVERY) -> AsyncIterator[StoredRecord]:
         """Yield every record that matches, in the order in which they were written, in several queries."""
@@ -284,18 +283,18 @@ class AuditStore:
 
     async def tail(self, after: int, chosen: Filter = EVERY) -> list[StoredRecord]:
         """Return the next records that match and have a number above `after`, in the order of their numbers."""
-        return await self._chosen(chosen, [records.c.seq > after], records.c.seq, _READ)
+        return await self._chosen(chosen, [records.c.seq > after], _READ)
 
     async def get(self, name: str) -> list[StoredRecord]:
         """Return the record with this number or id, or every record of the request with this id; empty if none."""
         row = records.c
         # Row numbers are 64-bit integers: PostgreSQL refuses a larger number in a query.
         if name.isascii() and name.isdigit() and int(name) < 2**63:
-            numbered = await self._chosen(EVERY, [row.seq == int(name)], row.seq, 1)
+            numbered = await self._chosen(EVERY, [row.seq == int(name)], 1)
             if numbered:
                 return numbered
         which = (row.id == search_key(name)) | (row.request_id == search_key(name))
-        return await self._chosen(EVERY, [which], row.seq, None)
+        return await self._chosen(EVERY, [which])
 
     async def conversation(self, name: str) -> list[StoredRecord]:
         """Return the records of the request that `get` finds, and of its session if it has one, in their order."""
@@ -303,7 +302,7 @@ class AuditStore:
         requests = {search_key(stored.record.origin.request_id) for stored in found}
         sessions = {search_key(stored.record.origin.session) for stored in found if stored.record.origin.session}
         which = or_(records.c.request_id.in_(requests), records.c.session.in_(sessions))
-        return await self._chosen(EVERY, [which], records.c.seq, None) if found else []
+        return await self._chosen(EVERY, [which]) if found else []
 
     async def labels(self, ids: Sequence[str] | None = None) -> dict[str, tuple[Label, ...]]:
         """Return the labels in force of the records with these ids: the last one of each reviewer, oldest first.
@@ -370,12 +369,14 @@ class AuditStore:
             return await read_head(connection)
 
     async def _chosen(
-        self, chosen: Filter, where: list[ColumnElement[bool]], order: Any, limit: int | None
+        self, chosen: Filter, where: list[ColumnElement[bool]], limit: int | None = None, *, newest_first: bool = False
     ) -> list[StoredRecord]:
-        query = select(*_STORED).order_by(order).limit(limit)
+        which = first_records(chosen, self._dialect, (), *where, newest_first=newest_first, limit=limit).subquery()
+        order = records.c.seq.desc() if newest_first else records.c.seq
+        query = select(*_STORED).where(records.c.seq.in_(select(which.c.seq))).order_by(order)
         async with self._database.reading() as connection:
             await check_names(connection, chosen)
-            rows = (await connection.execute(query.where(*conditions(chosen, self._dialect), *where))).all()
+            rows = (await connection.execute(query)).all()
             found = [(row, self._record(row)) for row in rows]
             history = await read_labels(connection, [record.id for _, record in found])
         return [

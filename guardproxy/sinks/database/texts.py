@@ -95,14 +95,23 @@ async def merge_texts(connection: AsyncConnection, *, first: bool) -> bool:
     return int((await connection.execute(changes)).scalar_one()) - int(before) >= 2
 
 
+def numbers_with(search: str) -> Select[Any]:
+    """Select the numbers of the records with this text in SQLite, which finds them in the order of the numbers.
+
+    Raises ValueError if the search has no words or too many.
+    """
+    whole = SearchTerm((stored_hash(search),))
+    expression = f"({' AND '.join(map(_fts5, search_terms(search)))}) OR {_fts5(whole)}"
+    return select(_sqlite.c.rowid).where(literal_column(_sqlite.name).op("MATCH")(expression))
+
+
 def matches(search: str, dialect: str) -> ColumnElement[bool]:
     """Return the condition that a record has this text. Raises ValueError if the search has no words or too many."""
-    terms = search_terms(search)
-    whole = SearchTerm((stored_hash(search),))
     seq = records.c.seq
     if dialect == "sqlite":
-        expression = f"({' AND '.join(map(_fts5, terms))}) OR {_fts5(whole)}"
-        return seq.in_(select(_sqlite.c.rowid).where(literal_column(_sqlite.name).op("MATCH")(expression)))
+        return seq.in_(numbers_with(search))
+    terms = search_terms(search)
+    whole = SearchTerm((stored_hash(search),))
     found = [seq.in_(_rows_with(term)) for term in terms]
     return or_(and_(*found), seq.in_(_rows_with(whole)))
 

@@ -51,6 +51,11 @@ def search_terms(text: str) -> list[SearchTerm]:
     return list(terms)
 
 
+def name_hash(name: str) -> str:
+    """Return what a store holds for this end user or session where it keeps no names: the beginning of the hash."""
+    return stored_hash(name.strip())[:16]
+
+
 def stored_hash(text: str) -> str:
     """Return what a store with `audit.text: hash` holds for this whole text, in hex."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

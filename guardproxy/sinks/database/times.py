@@ -1,0 +1,49 @@
+"""Find the rows of a time by their numbers.
+
+Pages are in the order of the numbers, which is nearly that of the times: the record of a long stream comes late. For
+each block of rows the store notes the earliest and the latest time. So the rows of a time lie between two numbers,
+which bound what a query reads, in its own order and with any other index.
+"""
+
+from collections.abc import Iterable
+
+from sqlalchemy import ColumnElement, Connection, func, select, text
+
+from guardproxy.sinks.database.schema import blocks, records
+
+BLOCK_ROWS = 1024
+
+_NOTE = (
+    "INSERT INTO guardproxy_blocks (block, earliest, latest) VALUES (:block, :earliest, :latest) "
+    "ON CONFLICT (block) DO UPDATE SET earliest = {least}(guardproxy_blocks.earliest, excluded.earliest), "
+    "latest = {greatest}(guardproxy_blocks.latest, excluded.latest)"
+)
+_NOTES = {
+    "sqlite": text(_NOTE.format(least="min", greatest="max")),
+    "postgresql": text(_NOTE.format(least="least", greatest="greatest")),
+}
+
+
+def note_times(connection: Connection, times: Iterable[tuple[int, float]]) -> None:
+    """Note the times of new records, given with their numbers."""
+    bounds: dict[int, tuple[float, float]] = {}
+    for seq, time in times:
+        earliest, latest = bounds.get(seq // BLOCK_ROWS, (time, time))
+        bounds[seq // BLOCK_ROWS] = min(earliest, time), max(latest, time)
+    rows = [{"block": block, "earliest": first, "latest": last} for block, (first, last) in bounds.items()]
+    if rows:
+        connection.execute(_NOTES[connection.dialect.name], rows)
+
+
+def within(since: float | None, until: float | None) -> list[ColumnElement[bool]]:
+    """Return the conditions that a row has a time from `since` on and before `until`."""
+    clauses: list[ColumnElement[bool]] = []
+    # The sum keeps the databases from reading the index of times, after which they would sort all rows of the time.
+    time = records.c.time + 0.0
+    if since is not None:
+        first = select(func.min(blocks.c.block)).where(blocks.c.latest >= since).scalar_subquery()
+        clauses += [records.c.seq >= first * BLOCK_ROWS, time >= since]
+    if until is not None:
+        last = select(func.max(blocks.c.block)).where(blocks.c.earliest < until).scalar_subquery()
+        clauses += [records.c.seq < (last + 1) * BLOCK_ROWS, time < until]
+    return clauses
