@@ -448,3 +448,28 @@ def test_only_an_admin_sees_the_store(keyed: Console) -> None:
             for path in ("verify", "erase?user=ann"):
                 sent = {"sure": "yes", "token": token(page)}
                 assert browser.post(f"/guardproxy/store/{path}", data=sent).status_code == 403
+
+
+def test_the_overview_names_who_is_blocked_most(tmp_path: Path) -> None:
+    """Of many users, the one with the most blocked turns comes first, not the one with the most turns."""
+    address = sqlite(tmp_path)
+    busy = [judged(number, "fine", 0.01, user=f"user{number % 12}") for number in range(60)]
+    fill(address, [*busy, *(judged(number, "bad", 0.95, user="mallory") for number in range(60, 63))])
+    with console(address) as running, client(running) as browser:
+        table = browser.get("/guardproxy/overview").text.split("By user, most blocked first")[1]
+        assert "mallory" in table.split("</tr>")[1]
+
+
+def test_a_record_leads_to_its_end_user(tmp_path: Path) -> None:
+    """Other records are those of the end user; without one, those of the client, which may have many users."""
+    address = sqlite(tmp_path)
+    users = enumerate(("ann", "ben", "ann", "", ""))
+    fill(address, [judged(number, f"text {number}", 0.1, user=user) for number, user in users])
+    with console(address, KEYS) as running, client(running, "olga") as olga:
+        of_ann = olga.get(f"/guardproxy/records/{name_of(0)}").text.split("More of this user")[1]
+        assert "text 2" in of_ann
+        assert "text 1" not in of_ann
+        assert "/guardproxy/store?user=ann" in of_ann
+        of_client = olga.get(f"/guardproxy/records/{name_of(3)}").text.split("More of this client")[1]
+        assert all(f"text {number}" in of_client for number in (0, 1, 2, 4))
+        assert "Erase everything of this end user" not in of_client
