@@ -232,7 +232,10 @@ def requests() -> Iterator[Body]:
     yield Body("Anthropic: 50,000 blocks", json.dumps(anthropic).encode(), "/v1/messages", "none")
     contents = [{"role": "user", "parts": [{"text": f"part {n}"}]} for n in range(9_999)]
     yield Body(
-        "Gemini: 9,999 contents", json.dumps({"contents": contents}).encode(), "/v1beta/models/m:generateContent", "none"
+        "Gemini: 9,999 contents",
+        json.dumps({"contents": contents}).encode(),
+        "/v1beta/models/m:generateContent",
+        "none",
     )
     items = [{"role": "user", "content": [{"type": "input_text", "text": f"part {n}"}]} for n in range(9_999)]
     yield Body("Responses: 9,999 items", json.dumps({"model": "m", "input": items}).encode(), "/v1/responses", "none")

@@ -6,11 +6,13 @@ from typing import Literal
 
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.observe import Metrics, Observers
+from guardproxy.offload import computed
 from guardproxy.pipeline.canary import CANARIES
 from guardproxy.pipeline.error_text import error_message
 from guardproxy.pipeline.exclusions import Exclusions
+from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of, undecoded_paths, unread_parts
-from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging, gathered
+from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.stream import StreamReview
 from guardproxy.pipeline.together import judged_together
@@ -163,36 +165,34 @@ class Pipeline:
             remaining = _with_messages(exchange, edited(messages, {}, dropped))
             judged = judged.judged_again(dropped, await self._judge_request(remaining))
             dropped = judged.dropped(messages, history)
-        undecoded = undecoded_paths(judged.turns)
-        unread = unread_parts(judged.turns)
-        coverage = coverage_of(messages, exchange.policy, failed=judged.failed, undecoded=undecoded, unread=unread)
+        size = len(exchange.request.raw)
+        undecoded, coverage = await computed(
+            size, _covered, messages, exchange.policy, judged.turns, failed=judged.failed
+        )
         await self.judging.record(exchange, judged.to_record, coverage, dropped=dropped)
         if undecoded:  # the reply may quote it, so no later request may continue from the reply unseen
             exchange = _with_messages(exchange, with_undecoded(messages, undecoded))
-        return _request_review(exchange, judged, dropped, _extent(coverage))
+        return await computed(size, _request_review, exchange, judged, dropped, _extent(coverage))
 
     async def _judge_request(self, exchange: Exchange) -> JudgedRequest:
         """Judge every message by itself, and the messages of each turn as one text if there are several."""
         messages, policy = exchange.request.conversation.messages, exchange.policy
-        starts = recent_context_starts(messages)
+        size = len(exchange.request.raw)
+        starts, singles, turns = await computed(size, _turns_to_judge, messages, policy)
 
         async def judge(turn: Turn) -> JudgedTurn:
             return await self.judging.turn(exchange, turn, messages[starts[turn.context] : turn.context])
 
-        begins = turn_starts(messages)
-        singles = turns_of(messages, policy.judge, begins)
-        joined = joined_turns(messages, policy.judge, {}, begins)
-        judged = await gathered([judge(turn) for turn in with_thread([*singles, *joined], messages, policy)])
-        if new_texts := new_texts_of(judged[: len(singles)]):
+        judged = await gathered([judge(turn) for turn in turns])
+        if new_texts := await computed(size, new_texts_of, judged[: len(singles)]):
             # Joined turns are judged as they are forwarded, not as they came.
-            forwarded = [*singles, *joined_turns(messages, policy.judge, new_texts, begins)]
-            turns = with_thread(forwarded, edited(messages, new_texts), policy)
+            turns = await computed(size, _turns_to_forward, messages, policy, singles, new_texts)
             changed = [turn for before, turn in zip(judged, turns, strict=True) if before.turn != turn]
             again = iter(await gathered([judge(turn) for turn in changed]))
             judged = [
                 before if before.turn == turn else next(again) for before, turn in zip(judged, turns, strict=True)
             ]
-        return JudgedRequest(tuple(judged), {**new_texts, **new_texts_of(judged)})
+        return JudgedRequest(tuple(judged), {**new_texts, **await computed(size, new_texts_of, judged)})
 
     async def review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
         """Judge every choice of a whole reply. Raises UpstreamUnreadable if the wire cannot read it."""
@@ -201,7 +201,7 @@ class Pipeline:
     async def _review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
         messages = exchange.request.conversation.messages
         context = recent_context(messages)
-        reply = exchange.wire.parse_reply(exchange.request, body)
+        reply = await computed(len(body), exchange.wire.parse_reply, exchange.request, body)
         judged = await gathered(
             [
                 self.judging.turn(exchange, reply_turn(messages, choice), context, index)
@@ -209,9 +209,8 @@ class Pipeline:
             ]
         )
         judged = await judged_together(self.judging, exchange, judged)
-        failed, undecoded = any(choice.error for choice in judged), undecoded_paths(judged)
-        unread = unread_parts(judged)
-        coverage = coverage_of(reply.choices, exchange.policy, failed=failed, undecoded=undecoded, unread=unread)
+        failed = any(choice.error for choice in judged)
+        _, coverage = await computed(len(body), _covered, reply.choices, exchange.policy, judged, failed=failed)
         await self.judging.record(exchange, judged, coverage, reply=reply.info)
         if all(choice.passed for choice in judged):
             self._replies.remember(exchange, reply.id)
@@ -221,7 +220,8 @@ class Pipeline:
         refusals = [outcome for outcome in outcomes.values() if isinstance(outcome, Refuse)]
         as_error = next((outcome for outcome in refusals if outcome.shape == "error"), None)
         if outcomes:
-            body = b"" if as_error else exchange.wire.edit_reply(exchange.request, reply, outcomes)
+            edit = exchange.wire.edit_reply
+            body = b"" if as_error else await computed(len(body), edit, exchange.request, reply, outcomes)
         decision = worst([choice.decision for choice in judged])
         # A rewrite that did not pass when it was judged again is a block.
         action = "block" if refusals else decision.action
@@ -315,6 +315,30 @@ class Pipeline:
             unattended=self._unattended,
             try_refuse_with_error=try_refuse_with_error,
         )
+
+
+def _turns_to_judge(messages: Sequence[Message], policy: Policy) -> tuple[list[int], list[Turn], list[Turn]]:
+    """Where the recent context of each message starts, the turns of one message, and these with the joined ones."""
+    begins = turn_starts(messages)
+    singles = turns_of(messages, policy.judge, begins)
+    joined = joined_turns(messages, policy.judge, {}, begins)
+    return recent_context_starts(messages), singles, with_thread([*singles, *joined], messages, policy)
+
+
+def _turns_to_forward(
+    messages: Sequence[Message], policy: Policy, singles: Sequence[Turn], new_texts: Mapping[str, str]
+) -> list[Turn]:
+    """The turns of one message and the joined ones, with the new texts in these and in the threads."""
+    forwarded = [*singles, *joined_turns(messages, policy.judge, new_texts)]
+    return with_thread(forwarded, edited(messages, new_texts), policy)
+
+
+def _covered(
+    messages: Sequence[Message], policy: Policy, judged: Sequence[JudgedTurn], *, failed: bool
+) -> tuple[frozenset[str], tuple[Coverage, ...]]:
+    """The paths of the parts with encodings that were not decoded, and the coverage of all parts."""
+    undecoded = undecoded_paths(judged)
+    return undecoded, coverage_of(messages, policy, failed=failed, undecoded=undecoded, unread=unread_parts(judged))
 
 
 def _request_review(

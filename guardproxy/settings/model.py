@@ -205,6 +205,14 @@ class Limits:
     """Characters of all texts of a conversation."""
     messages: Count = 10_000
     """Messages of a conversation."""
+    parts: Count = 20_000
+    """Texts and other pieces of content of a conversation."""
+    values: Count = 250_000
+    """Commas and opening brackets of a request body outside of its strings: about the number of its values."""
+    reply_values: Count = 1_000_000
+    """The same for a reply. With 20 alternatives, the log probabilities of a token have about 150."""
+    stream_bytes: Count = 67_108_864
+    """Bytes of a streamed reply; one that is longer ends there with a refusal."""
 
 
 _CONSOLE = ConsoleSettings()
