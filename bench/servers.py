@@ -6,6 +6,7 @@ python bench/servers.py upstream|bare|bare_httpcore|guardproxy --port N [--targe
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -155,6 +156,8 @@ def guarded(target: str, store: str = "", wires_read: Sequence[str] = ("openai_c
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         await observers.start()
+        gc.collect()
+        gc.freeze()  # as `Service` does when it is ready
         yield
         await observers.close()
         await upstream.aclose()

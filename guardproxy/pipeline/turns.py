@@ -185,7 +185,10 @@ def thread_text(messages: Sequence[Message], thread: ThreadPolicy, scope: JudgeS
 
 def recent_context(messages: Sequence[Message]) -> tuple[Message, ...]:
     """The latest messages that have at most CONTEXT_CHARACTERS characters together, with their frames."""
-    return tuple(messages[recent_context_starts(messages)[-1] :])
+    start, total = len(messages), 0
+    while start > 0 and (total := total + messages[start - 1].size + _FRAME_CHARACTERS) <= CONTEXT_CHARACTERS:
+        start -= 1
+    return tuple(messages[start:])
 
 
 def recent_context_starts(messages: Sequence[Message]) -> list[int]:
