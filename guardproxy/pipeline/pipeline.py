@@ -11,6 +11,7 @@ from guardproxy.pipeline.canary import CANARIES
 from guardproxy.pipeline.error_text import error_message
 from guardproxy.pipeline.exclusions import Exclusions
 from guardproxy.pipeline.gathering import gathered
+from guardproxy.pipeline.held import HeldBytes
 from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of, undecoded_paths, unread_parts
 from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging
 from guardproxy.pipeline.resumed import JudgedReplies
@@ -113,7 +114,7 @@ class Pipeline:
         self.judging = Judging(guard, observers, metrics, actions, reads=reads, exclusions=exclusions)
         self._metrics = metrics
         self._replies = JudgedReplies()
-        self._max_held_bytes = max_held_bytes
+        self._held = HeldBytes(max_held_bytes)
         self._unattended = Unattended(after_disconnect_s, max_held_bytes)
 
     async def close(self, timeout_s: float) -> None:
@@ -310,7 +311,7 @@ class Pipeline:
             self._metrics,
             exchange,
             exchange.wire.open_stream(exchange.request, content_type),
-            max_held_bytes=self._max_held_bytes,
+            held=self._held,
             replies=self._replies,
             unattended=self._unattended,
             try_refuse_with_error=try_refuse_with_error,

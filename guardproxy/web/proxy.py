@@ -25,7 +25,7 @@ from guardproxy.web.errors import NotReady, Redirected, Unsupported, error_answe
 from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Headers, end_to_end, first
 from guardproxy.web.identities import Identities
 from guardproxy.web.paths import NotGuarded, PathList, check_path, spellings
-from guardproxy.web.reading import check_reply, read_request
+from guardproxy.web.reading import check_reply, read_request, within
 from guardproxy.web.sample import ReviewSample
 from guardproxy.web.sniff import Sniffer
 from guardproxy.web.upstream import Upstream, UpstreamResponse
@@ -191,7 +191,8 @@ class Proxy:
                     break
             head, content_type = bytes(sniffer.head), sniffer.stream_type
             if content_type:
-                await self._stream(call, exchange, response, _chain(head, source), content_type)
+                stream = within(_chain(head, source), self._limits.stream_bytes)
+                await self._stream(call, exchange, response, stream, content_type)
             else:
                 await self._whole(call, exchange, response, await self._read(head, source))
 

@@ -1,5 +1,6 @@
 """Bodies are read within `limits`, large ones on a thread, so that no body stops the event loop for long."""
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from guardproxy.errors import TooLarge, UpstreamUnreadable
@@ -41,3 +42,13 @@ async def check_reply(body: bytes, limits: Limits) -> None:
     """Raise UpstreamUnreadable if parsing a whole reply would take long."""
     if await computed(len(body), has_more_values, body, limits.reply_values):
         raise UpstreamUnreadable(f"it has more than the {limits.reply_values} values of limits.reply_values")
+
+
+async def within(source: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
+    """Yield the bytes of a stream. Raises UpstreamUnreadable beyond `limit` bytes."""
+    size = 0
+    async for data in source:
+        size += len(data)
+        if size > limit:
+            raise UpstreamUnreadable(f"it has more than the {limit} bytes of limits.stream_bytes")
+        yield data
