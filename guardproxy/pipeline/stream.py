@@ -180,6 +180,8 @@ class StreamReview:
     def _hold_frames(self, data: bytes | None) -> None:
         """Put the frames that `data` completes into the buffer; None is the end of the upstream's body."""
         for chunk in self._stream.finish() if data is None else self._stream.feed(data):
+            if chunk.raw == KEEP_ALIVE and self._frames_before_text is not None:
+                continue  # a client that has nothing of the stream yet needs no comment of the upstream
             self._hold.add(chunk)
             self._came.append(time.perf_counter())
         self._held.note(self._hold.held_bytes + FRAME_BYTES * self._hold.held_frames + self._waiting_bytes)
@@ -265,7 +267,6 @@ class StreamReview:
         out, has_text = await self._released()
         if self._frames_before_text is None or has_text or self._done():
             return self._after_waiting_frames(out)
-        out = out.replace(KEEP_ALIVE, b"")  # a client that has nothing of the stream yet needs no comment
         self._frames_before_text.append(out)
         self._waiting_bytes += len(out)
         return b""
