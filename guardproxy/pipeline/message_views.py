@@ -6,7 +6,7 @@ from guardproxy.offload import computed
 from guardproxy.types import Message
 from guardproxy.views import Views, joined, views_of
 
-# The views of a text up to this many characters are kept, and how many characters are kept together.
+# The views of texts up to this many characters together are kept, and how many characters are kept in all.
 _KEPT_CHARACTERS = 4096
 _ALL_CHARACTERS = 8 * 1024 * 1024
 
@@ -23,12 +23,14 @@ class MessageViews:
     async def of(self, message: Message, names: tuple[str, ...]) -> Views:
         """Return the views by the methods `names` of a message, with the joined texts of its parts."""
         if len(message.parts) > 1 or message.arrived:
-            size = 8 * (len(message.parts) + len(message.arrived)) + message.size
+            # Not the exact size of what has arrived: a hundred choices of a stream would add up the same pieces.
+            size = message.size + 8 * len(message.parts) + 64 * len(message.arrived)
             text, forms = message.text, await computed(size, joined, message)
         else:
             text, forms = message.text, ()
-        if len(text) > _KEPT_CHARACTERS:
-            return await computed(2 * len(text), views_of, text, forms, names)
+        size = len(text) + sum(map(len, forms))
+        if size > _KEPT_CHARACTERS:
+            return await computed(2 * size, views_of, text, forms, names)
         key = (text, forms, names)
         if (views := self._kept.get(key)) is not None:
             self._kept.move_to_end(key)

@@ -1,7 +1,7 @@
 """The order in which the texts of a stream arrive: some readers show all deltas in it, whatever they belong to."""
 
 import re
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +31,7 @@ class Arrivals:
         self._kinds: dict[tuple[PartKind, str], int] = {}  # with the place of the latest text among the parts
         self._last: tuple[int, str] | None = None
         self._alternate = False
+        self._fed: tuple[Part, ...] | None = None  # the pieces so far, once somebody has asked for them
 
     def add(self, choice: int, said: Iterable[Said], parts: Paths) -> int:
         """Add what a frame brings of a choice; return the number of pieces. `parts`: its paths.
@@ -46,6 +47,7 @@ class Arrivals:
             repeated.add((kind, text))
             part = Part(path, text, kind)
             self._pieces.append((choice, part))
+            self._fed = None
             if (choice, path) != self._last:
                 self._note(choice, part, parts)
             count += 1
@@ -72,10 +74,14 @@ class Arrivals:
         """Replace the unreleased pieces of a choice with the rest of its texts, which is released at once."""
         pending = [piece for piece in self._pieces[self._sent :] if piece[0] != choice]
         sent = [*self._pieces[: self._sent], *((choice, part) for part in rest)]
-        self._pieces, self._sent = [*sent, *pending], len(sent)
+        self._pieces, self._sent, self._fed = [*sent, *pending], len(sent), None
 
-    def fed(self, without: Container[int] = ()) -> tuple[Part, ...]:
+    def fed(self, without: Collection[int] = ()) -> tuple[Part, ...]:
         """Return the pieces so far, except for the unreleased ones of the choices `without`."""
+        if not without:
+            # Every choice of a stream asks for the same pieces.
+            self._fed = self._parts(self._pieces) if self._fed is None else self._fed
+            return self._fed
         sent = self._sent
         return self._parts(piece for n, piece in enumerate(self._pieces) if n < sent or piece[0] not in without)
 

@@ -7,7 +7,7 @@ each choice, through `read_outer` for the rest) and writes the end of a choice i
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -145,7 +145,7 @@ class BaseStream(ABC):
         """Return whether the upstream has closed the choice, as far as it was fed."""
         return self.state_of(choice).final and choice not in self._broken_off
 
-    def message(self, choice: int, without: Container[int] = ()) -> Message:
+    def message(self, choice: int, without: Collection[int] = ()) -> Message:
         """Return the choice as far as it has been fed; paths are those of a whole reply.
 
         `arrived` leaves out the unreleased texts of the choices `without`.
