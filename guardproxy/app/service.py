@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from random import Random
@@ -223,6 +224,9 @@ class Service:
                 log.error("not_ready", reason=reason)
             self._reason = reason
             await asyncio.sleep(self._canaries_s)
+        # Else the collector would visit every object of the libraries again and again, and nothing else runs meanwhile.
+        gc.collect()
+        gc.freeze()
         self._reason = ""
         log.info("ready", guard=self._guard.name, policy=self._policies.current.version, dtype=self._dtypes())
 

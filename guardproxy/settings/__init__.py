@@ -12,13 +12,12 @@ from guardproxy.settings.model import (
     MULTILINGUAL,
     AuditSettings,
     GuardSettings,
-    Limits,
     LogSettings,
     PathSettings,
-    ServerSettings,
     UpstreamSettings,
 )
 from guardproxy.settings.model_console import OPERATOR, ConsoleKeySettings, ConsoleSettings, ReviewerRole
+from guardproxy.settings.model_server import Limits, ServerSettings
 from guardproxy.settings.packaged import starter
 from guardproxy.settings.presets import DEFAULT_PRESET
 from guardproxy.settings.resolve import MemberSettings, Settings

@@ -11,14 +11,13 @@ from guardproxy.settings.model import (
     AuditSettings,
     Document,
     GuardSettings,
-    Limits,
     LogSettings,
     PathSettings,
-    ServerSettings,
     UpstreamSettings,
 )
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_policy import OpaqueSettings, PolicySettings, RouteSettings, ThresholdSettings
+from guardproxy.settings.model_server import Limits, ServerSettings
 from guardproxy.types import Side, Taxonomy
 
 

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from guardproxy.errors import GuardproxyError, GuardUnavailable, TooLarge, Unreadable
+from guardproxy.offload import computed
 from guardproxy.pipeline import JudgedTurn, Judging, moderated
 from guardproxy.policy import UNSAFE, Policy
 from guardproxy.settings import Limits
@@ -23,6 +24,7 @@ from guardproxy.web.client import choose_policy
 from guardproxy.web.errors import NotReady, error_answer
 from guardproxy.web.identities import Identities
 from guardproxy.web.proxy import LivePolicies
+from guardproxy.web.reading import check_values
 from guardproxy.web.sample import ReviewSample
 from guardproxy.wires.shared.body import read_object
 
@@ -85,12 +87,13 @@ def moderations(
             if reason := ready():
                 raise NotReady(reason)
             content = await _body(request, limits.body_bytes)
-            asked_model, messages = parse(content, limits)
+            asked_model, messages = await computed(len(content), parse, content, limits)
             # Not `request.url.path`: Starlette joins the URL from the Host header, which a client may fill with a path.
             paths, query = (request.scope["path"],), request.scope["query_string"]
             models = (("model", asked_model),)
             client, chosen = choose_policy(policies.current, paths, models, request.headers.raw, query)
-            user, session = identities.of(read_object(content), request.headers.raw)
+            named = await computed(len(content), read_object, content)
+            user, session = identities.of(named, request.headers.raw)
             origin = Origin(
                 request_id, chosen.route, "moderations", "", asked_model, client, user=user, session=session
             )
@@ -111,6 +114,7 @@ def parse(body: bytes, limits: Limits) -> tuple[str, tuple[Message, ...]]:
     Raises Unreadable for a body of another format and for images, which the guard cannot read; TooLarge beyond the
     limits.
     """
+    check_values(body, limits)
     parsed = read_object(body)
     model = parsed.get("model") or ""
     if not isinstance(model, str):
@@ -118,6 +122,9 @@ def parse(body: bytes, limits: Limits) -> tuple[str, tuple[Message, ...]]:
     messages = _messages(parsed.get("input"))
     if len(messages) > limits.messages:
         raise TooLarge(f"{len(messages)} inputs are more than the {limits.messages} of limits.messages")
+    parts = sum(len(message.parts) for message in messages)
+    if parts > limits.parts:
+        raise TooLarge(f"{parts} pieces of content are more than the {limits.parts} of limits.parts")
     characters = sum(message.size for message in messages)
     if characters > limits.characters:
         raise TooLarge(f"{characters} characters are more than the {limits.characters} of limits.characters")

@@ -3,7 +3,6 @@
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Final
@@ -11,11 +10,11 @@ from typing import Final
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from guardproxy.errors import GuardproxyError, TooLarge, UpstreamUnreadable
+from guardproxy.errors import GuardproxyError, UpstreamUnreadable
 from guardproxy.observe import Metrics
 from guardproxy.pipeline import Exchange, Pipeline, RefusedBeforeStart
 from guardproxy.policy import PolicySet
-from guardproxy.ports import Answer, Request, Wire
+from guardproxy.ports import Answer, Wire
 from guardproxy.settings import AuditSettings, Limits
 from guardproxy.sse import one_line, without_separators
 from guardproxy.types import Origin
@@ -26,6 +25,7 @@ from guardproxy.web.errors import NotReady, Redirected, Unsupported, error_answe
 from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Headers, end_to_end, first
 from guardproxy.web.identities import Identities
 from guardproxy.web.paths import NotGuarded, PathList, check_path, spellings
+from guardproxy.web.reading import check_reply, read_request, within
 from guardproxy.web.sample import ReviewSample
 from guardproxy.web.sniff import Sniffer
 from guardproxy.web.upstream import Upstream, UpstreamResponse
@@ -138,7 +138,7 @@ class Proxy:
             return
         if reason := self._ready():
             raise NotReady(reason)
-        exchange = self._exchange(call, wire, body)
+        exchange = await self._exchange(call, wire, body)
         began = time.perf_counter()
         review = await self._pipeline.review_request(exchange)
         call.guard_s += time.perf_counter() - began
@@ -149,11 +149,10 @@ class Proxy:
         else:
             await self._forward(call, review.exchange, review.body)
 
-    def _exchange(self, call: Call, wire: Wire, body: bytes) -> Exchange:
+    async def _exchange(self, call: Call, wire: Wire, body: bytes) -> Exchange:
         """The request as the pipeline takes it. Raises Unreadable, Unsupported, TooLarge."""
         _check_encoding(call.headers)
-        request = replace(wire.parse_request(call.target, body), received=time.time())
-        self._check_size(request)
+        request = await read_request(wire, call.target, body, time.time(), self._limits)
         policies = self._policies.current
         other_paths = spellings(call.path, partial(wire.claims, call.method)) if policies.routes else ()
         models = wire.models(request) if policies.routes_by_model else ()
@@ -171,14 +170,6 @@ class Proxy:
             session=session,
         )
         return Exchange(wire, request, origin, chosen.policy, chosen.shadow, self._sample.draw())
-
-    def _check_size(self, request: Request) -> None:
-        messages = request.conversation.messages
-        if len(messages) > self._limits.messages:
-            raise TooLarge(f"{len(messages)} messages are more than the {self._limits.messages} of limits.messages")
-        characters = sum(message.size for message in messages)
-        if characters > self._limits.characters:
-            raise TooLarge(f"{characters} characters are more than the {self._limits.characters} of limits.characters")
 
     async def _forward(self, call: Call, exchange: Exchange, body: bytes) -> None:
         """Forward the request, and send the judged answer to the client."""
@@ -200,7 +191,8 @@ class Proxy:
                     break
             head, content_type = bytes(sniffer.head), sniffer.stream_type
             if content_type:
-                await self._stream(call, exchange, response, _chain(head, source), content_type)
+                stream = within(_chain(head, source), self._limits.stream_bytes)
+                await self._stream(call, exchange, response, stream, content_type)
             else:
                 await self._whole(call, exchange, response, await self._read(head, source))
 
@@ -227,6 +219,7 @@ class Proxy:
         try:
             body = await self._read(b"", response.decode(_chain(raw))) if raw else b""
             check_charset(response.headers, body)
+            await check_reply(body, self._limits)
         except UpstreamUnreadable:
             return None, ""
         if not is_text(body):
@@ -250,6 +243,7 @@ class Proxy:
 
     async def _whole(self, call: Call, exchange: Exchange, response: UpstreamResponse, body: bytes) -> None:
         check_charset(response.headers, body)
+        await check_reply(body, self._limits)
         began = time.perf_counter()
         review = await self._pipeline.review_reply(exchange, body)
         call.guard_s += time.perf_counter() - began

@@ -15,6 +15,7 @@ from guardproxy.actions import REGISTRY
 from guardproxy.errors import GuardUnavailable, Overloaded
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Exchange, Pipeline, ReplyReview, RequestReview
+from guardproxy.pipeline.held import FRAME_BYTES
 from guardproxy.pipeline.turns import is_full
 from guardproxy.policy import BlockPolicy, JudgeScope, Policy, Rule, SideRules, StreamPolicy
 from guardproxy.registry import load
@@ -700,7 +701,7 @@ def test_the_bytes_that_wait_for_a_verdict_are_bounded(spare: int, cut: bool) ->
         run.observers,
         metrics,
         {name: load(name, REGISTRY, "action") for name in REGISTRY},
-        max_held_bytes=sum(map(len, source)) + spare,
+        max_held_bytes=sum(map(len, source)) + FRAME_BYTES * len(source) + spare,
     )
     out = run.stream([b"".join(source)], policy(stream=StreamPolicy("hold_all")))
     assert (out == b"".join(source)) is not cut
