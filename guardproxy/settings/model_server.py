@@ -52,7 +52,7 @@ class Limits:
     """Texts and other pieces of content of a conversation."""
     values: Count = 250_000
     """Commas and opening brackets of a request body outside of its strings: about the number of its values."""
-    reply_values: Count = 1_000_000
+    reply_values: Count = 4_000_000
     """The same for a reply. With 20 alternatives, the log probabilities of a token have about 150."""
-    stream_bytes: Count = 67_108_864
+    stream_bytes: Count = 268_435_456
     """Bytes of a streamed reply; one that is longer ends there with a refusal."""
