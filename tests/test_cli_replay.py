@@ -84,6 +84,8 @@ def test_text(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert call(folder, "new.yaml", "-n", "2") == 0
     printed = capsys.readouterr().out
     assert "3,000 of 3,000 records decided again under" in printed
+    moves = printed.split("from -> to")[1].split("\n\n")[0].splitlines()[1:]
+    assert [line.rsplit(maxsplit=1)[0] for line in moves] == ["flag -> block"]
     rows = printed.split("\n\nnewly blocked\n")[1].splitlines()
     assert len(rows) == 2
     assert all("   flag -> block   violence_hate" in row and len(row) <= 100 for row in rows)

@@ -198,7 +198,7 @@ def _start_output(args: argparse.Namespace, records: Sequence["StoredRecord"]) -
     if args.json:
         return _line
     # Without a terminal and without COLUMNS (in a pipe), the wide table is more useful than 80 columns.
-    table = Table(shutil.get_terminal_size((120, 24)).columns, records)
+    table = Table(shutil.get_terminal_size((160, 24)).columns, records)
     print(table.header())
     return table.row
 

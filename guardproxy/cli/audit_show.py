@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from guardproxy.types import Coverage, Record, Usage, Verdict
 
 _CAUSES = {
-    "verdict": "the guard's verdict",
+    "verdict": "the guard's scores under the policy",
     "guard_error": "the guard failed",
     "overload": "the guard was overloaded",
     "opaque": "the turn has content that no guard reads",
@@ -62,7 +62,7 @@ def _pairs(stored: "StoredRecord") -> Iterator[tuple[str, str]]:
     yield "policy", f"{record.policy}@{record.policy_version}{' (shadow: it did not act)' if record.shadow else ''}"
     how = f" ({decision.how})" if decision.how else ""
     languages = f": {', '.join(decision.languages)}" if decision.languages else ""
-    yield "decision", f"{decision.action}{how}, because of {decision.cause}: {_CAUSES[decision.cause]}{languages}"
+    yield "decision", f"{decision.action}{how} ({decision.cause}: {_CAUSES[decision.cause]}{languages})"
     yield "outcome", f"{record.outcome}: {_OUTCOMES[record.outcome]}"
     yield "judged in", f"{record.latency_s * 1000:.1f} ms"
     if record.exclusion:
@@ -106,10 +106,11 @@ def _verdict(verdict: "Verdict") -> list[str]:
         f"  {printable(finding.category)} {finding.probability:.4f}{_place(finding.view, finding.span)}"
         for finding in sorted(verdict.findings, key=lambda finding: -finding.probability)
     ]
-    lines.append(
-        f"  probability of label lists not explored {verdict.leftover:.4f}, "
-        f"of tokens other than the verdict tokens {verdict.outside:.4f}"
-    )
+    if verdict.leftover or verdict.outside:  # of generative guards only
+        lines.append(
+            f"  probability of label lists not explored {verdict.leftover:.4f}, "
+            f"of tokens other than the verdict tokens {verdict.outside:.4f}"
+        )
     if verdict.usage.cached:
         return [*lines, "  from the verdict cache"]
     return [*lines, *_usage(verdict.usage)]

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from guardproxy.sinks.database import AuditStats, Counts, StoredRecord
     from guardproxy.types import Record
 
-# A terminal with this many columns has room for client, user, route and model.
-_WIDE = 120
+# A terminal with this many columns has room for client, user, route and model beside 40 characters of the text.
+_WIDE = 150
 
 
 def _columns(c: str) -> int:

@@ -115,6 +115,8 @@ def summary(report: "ReplayReport", file: str, weight: float, notes: Mapping[str
     blocks = [f"{replayed:,} of {report.records:,} records decided again under {file}"]
     if replayed:
         blocks.append(plain(_overall(report, weight)))
+        if moves := _moves(report):
+            blocks.append(plain(moves))
         blocks += [plain(table) for table in _tables(report)]
     blocks += _blocks(report, notes)
     for change, rows in report.rows.items():
@@ -135,6 +137,14 @@ def _overall(report: "ReplayReport", weight: float) -> list[list[str]]:
             cells += [f"{labelled[change][right]:,}" for right in (True, False)]
         rows.append([name, f"{_turns(report.changes, change):,}", *cells])
     return rows
+
+
+def _moves(report: "ReplayReport") -> list[list[str]]:
+    """How many turns change from which action to which, most first: what is newly flagged may have been blocked."""
+    moved = [(pair, turns) for pair, turns in report.moves.most_common() if pair[0] != pair[1]]
+    return (
+        [["from -> to", "turns"], *([f"{old} -> {new}", f"{turns:,}"] for (old, new), turns in moved)] if moved else []
+    )
 
 
 def _turns(counts: "Counts", change: "Change") -> int:

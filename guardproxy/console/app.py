@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from guardproxy.console import excluding, feed, labelling, overview, record, review, signin, trying, workbench
+from guardproxy.console import excluding, feed, keeping, labelling, overview, record, review, signin, trying, workbench
 from guardproxy.console.parts import ConsoleParts
 from guardproxy.console.people import ConsoleRole
 from guardproxy.console.rendering import HEADERS, STATIC, answer
@@ -65,6 +65,9 @@ PLACES: Final = (
     Place("/overview", overview.overview, "read", keys=overview.QUERY, forms=_EVERY),
     Place("/try", trying.form, "label"),
     Place("/try", trying.judge, "label", "POST"),
+    Place("/store", keeping.store, "admin", keys=keeping.QUERY),
+    Place("/store/verify", keeping.verify, "admin", "POST"),
+    Place("/store/erase", keeping.erase, "admin", "POST"),
 )
 
 

@@ -66,13 +66,15 @@ def _totals(facets: Facets, query: Query) -> dict[str, Any]:
     """The counts of the whole time, each with the address of its records."""
     actions = {name: sum(counts.values()) for name, counts in facets.by.get("action", {}).items()}
     causes = {name: sum(counts.values()) for name, counts in facets.by.get("cause", {}).items()}
-    groups = ("client", "route", "model", "policy", "category")
+    groups = ("user", "client", "route", "model", "policy", "category")
+    users = sorted(facets.by.get("user", {}).items(), key=lambda user: -user[1].get("block", 0))
+    ranked = replace(facets, by={**facets.by, "user": dict(users)})  # a reviewer looks for those who are blocked most
     return {
         "judged": facets.counted,
         "by_action": [(name, actions.get(name, 0), address("/feed", query, action=name)) for name in ACTIONS],
         "failures": causes.get("guard_error", 0) + causes.get("overload", 0),
         "errors_at": address("/feed", query, error="true"),
-        "groups": [facet for facet in facet_lists(facets, query, "/feed") if facet.name in groups],
+        "groups": [facet for facet in facet_lists(ranked, query, "/feed") if facet.name in groups],
     }
 
 

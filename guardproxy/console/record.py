@@ -77,6 +77,9 @@ async def record_values(visit: Visit, stored: StoredRecord) -> dict[str, Any]:
     store, shown = visit.parts.store, stored.record
     policy = visit.parts.policies().policies.get(shown.policy)
     history = await store.label_history([shown.id])
+    # A client may be a service with many end users.
+    sender = "user" if shown.origin.user else "client"
+    name = getattr(shown.origin, sender)
     return {
         "stored": stored,
         "record": shown,
@@ -90,7 +93,9 @@ async def record_values(visit: Visit, stored: StoredRecord) -> dict[str, Any]:
         "not_excludable": not_excludable(shown),
         "exclusion_periods": PERIODS,
         "excluded_for": EXCLUDED_FOR,
-        "of_client": await _others(store, stored, Filter(client=shown.origin.client)) if shown.origin.client else [],
+        "sender": sender,
+        "sender_at": address("/feed", {}, **{sender: name}),
+        "of_sender": await _others(store, stored, Filter(**{sender: name})) if name else [],
         "of_text": await same_text(store, stored),
     }
 

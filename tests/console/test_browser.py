@@ -42,6 +42,7 @@ PAGES = (
     "/workbench?t:user:violence_hate:block=0.2&t:user:guns:rewrite=0.4&t:user:guns:flag=2",
     "/overview?over=24h",
     "/try",
+    "/store?client=c11e47aa",
     "/exclusions",
     "/queue?client=nobody",
     "/feed?user=nobody",

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ from tests.console.kit import (
     sqlite,
 )
 
-PAGES = ("/feed", "/queue", "/workbench", "/overview", "/try", "/exclusions", f"/records/{name_of(3)}")
+PAGES = ("/feed", "/queue", "/workbench", "/overview", "/try", "/exclusions", "/store", f"/records/{name_of(3)}")
 
 
 @pytest.fixture(scope="module")
@@ -413,3 +414,62 @@ def test_the_overview_leads_to_the_records(local: Console) -> None:
     links = re.findall(r'<a href="([^"]*since=[^"]*until=[^"]*)" tabindex', page)
     assert links
     assert httpx.get(local.url + links[0].replace("&amp;", "&")).status_code == 200
+
+
+def test_a_person_is_erased_and_the_chain_verifies(tmp_path: Path) -> None:
+    """An admin counts what a filter selects, erases it, and sees that no row was changed behind the store's back."""
+    address = sqlite(tmp_path)
+    fill(address, [judged(number, f"text {number}", 0.9, user="ann" if number % 2 else "ben") for number in range(8)])
+    with console(address, KEYS) as running, client(running, "olga") as olga:
+        page = olga.get("/guardproxy/store?user=ann")
+        assert "4 records match" in page.text
+        sent = {"sure": "yes", "token": token(page)}
+        assert olga.post("/guardproxy/store/erase", data=sent).status_code == 400  # it would be everything
+        assert olga.post("/guardproxy/store/erase?user=ann", data={"token": token(page)}).status_code == 400
+        assert "4 records erased" in olga.post("/guardproxy/store/erase?user=ann", data=sent).text
+        assert len(olga.get("/guardproxy/feed.json").json()["records"]) == 4
+        assert "No record matches" in olga.get("/guardproxy/store?user=ann").text
+        verified = olga.post("/guardproxy/store/verify", data=sent)
+        assert "9 rows, 4 of them erased: no row was edited, removed or moved" in verified.text
+        with sqlite3.connect(tmp_path / "audit.sqlite3") as database:
+            database.execute("UPDATE guardproxy_records SET route = 'other' WHERE seq = 1")
+        verified = olga.post("/guardproxy/store/verify", data=sent)
+        assert "row 1: its search column route does not match its content" in verified.text
+        assert "no row was edited" not in verified.text
+
+
+def test_only_an_admin_sees_the_store(keyed: Console) -> None:
+    """Others have no link to the page and cannot use it."""
+    for name in ("rita", "anna"):
+        with client(keyed, name) as browser:
+            page = browser.get("/guardproxy/feed")
+            assert "/guardproxy/store" not in page.text
+            assert browser.get("/guardproxy/store").status_code == 403
+            for path in ("verify", "erase?user=ann"):
+                sent = {"sure": "yes", "token": token(page)}
+                assert browser.post(f"/guardproxy/store/{path}", data=sent).status_code == 403
+
+
+def test_the_overview_names_who_is_blocked_most(tmp_path: Path) -> None:
+    """Of many users, the one with the most blocked turns comes first, not the one with the most turns."""
+    address = sqlite(tmp_path)
+    busy = [judged(number, "fine", 0.01, user=f"user{number % 12}") for number in range(60)]
+    fill(address, [*busy, *(judged(number, "bad", 0.95, user="mallory") for number in range(60, 63))])
+    with console(address) as running, client(running) as browser:
+        table = browser.get("/guardproxy/overview").text.split("By user, most blocked first")[1]
+        assert "mallory" in table.split("</tr>")[1]
+
+
+def test_a_record_leads_to_its_end_user(tmp_path: Path) -> None:
+    """Other records are those of the end user; without one, those of the client, which may have many users."""
+    address = sqlite(tmp_path)
+    users = enumerate(("ann", "ben", "ann", "", ""))
+    fill(address, [judged(number, f"text {number}", 0.1, user=user) for number, user in users])
+    with console(address, KEYS) as running, client(running, "olga") as olga:
+        of_ann = olga.get(f"/guardproxy/records/{name_of(0)}").text.split("More of this user")[1]
+        assert "text 2" in of_ann
+        assert "text 1" not in of_ann
+        assert "/guardproxy/store?user=ann" in of_ann
+        of_client = olga.get(f"/guardproxy/records/{name_of(3)}").text.split("More of this client")[1]
+        assert all(f"text {number}" in of_client for number in (0, 1, 2, 4))
+        assert "Erase everything of this end user" not in of_client
