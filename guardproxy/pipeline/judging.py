@@ -3,18 +3,18 @@
 The fail direction is in `Judging.judge`: a guard that fails is *unavailable*, never *safe*.
 """
 
-import asyncio
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
-from guardproxy.errors import GuardUnavailable, Overloaded
+from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
 from guardproxy.languages.detect import languages_in
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline.exclusions import CountedVerdict, Exclusions
+from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.turns import Turn, in_scope
 from guardproxy.policy import Policy, decide, on_failure, on_languages, worst
 from guardproxy.ports import Action, Guard, JudgeAgain, Request, Wire
@@ -38,8 +38,6 @@ from guardproxy.types import (
 )
 from guardproxy.verdicts import worst_of_views
 from guardproxy.views import View, Views, joined, views_of
-
-T = TypeVar("T")
 
 # The views of a text up to this many characters are cached.
 _CACHED_CHARACTERS = 4096
@@ -81,7 +79,7 @@ class JudgedTurn:
     none. `latency_s` is how long judging took, in seconds; `choice` is the index of the choice in a reply.
     `undecoded`: the bounds of the views ended before everything that looks encoded was decoded. `unread`: the languages
     of the text that the guard does not read. `complete` and `late` are those of `Record`. `counted` is what decisions
-    count of the verdict if an exclusion covers the text.
+    count of the verdict if an exclusion covers the text. `failure` is the error of a check that was not accepted.
     """
 
     turn: Turn
@@ -96,6 +94,7 @@ class JudgedTurn:
     complete: bool = True
     late: bool = False
     counted: CountedVerdict | None = None
+    failure: GuardUnavailable | None = None
 
     @property
     def passed(self) -> bool:
@@ -114,6 +113,7 @@ class Judgement:
     undecoded: bool = False
     unread: tuple[str, ...] = ()
     counted: CountedVerdict | None = None
+    failure: GuardUnavailable | None = None
 
 
 class Judging:
@@ -161,7 +161,8 @@ class Judging:
         1. The guard judges the readable text, in its context and in every view. The policy's rules decide about what
            exclusions do not cover.
         2. If the guard is overloaded or fails in any way, there is no verdict, not even for the views that it judged:
-           `on_overload` or `on_guard_error` decides. A failure never counts as "safe".
+           `on_overload` or `on_guard_error` decides. A failure never counts as "safe". A text that takes longer to
+           judge than a check may is always blocked.
         3. If the message has opaque parts, or encodings that were not decoded, `on_opaque` decides as well, and the
            more severe decision applies.
         4. If its text or a view of it is in a language that the guard does not read, so does `on_language`.
@@ -171,6 +172,7 @@ class Judging:
         verdict, decision, error, complete = None, Decision("pass", "", ()), "", True
         counted: CountedVerdict | None = None
         unread: tuple[str, ...] = ()
+        refused: GuardUnavailable | None = None
         if message.text.strip():  # not `says_something`: hidden text has views, and a guard may know mere signs
             views = _views(message, policy.views)
             complete, unread = views.complete, self._unread(message.text, views.views)
@@ -181,15 +183,18 @@ class Judging:
                     tuple(context), message, views.views, behind, stream, least=least
                 )
                 decision = decide(policy, message.side, counted.verdict if counted else verdict)
-            except Overloaded as failure:  # a GuardUnavailable too, so it must come first
-                decision, error = on_failure(policy.on_overload, "overload"), str(failure)
+            except (Overloaded, JudgingTooLong) as failure:  # GuardUnavailable too, so they must come first
+                refused, error = failure, str(failure)
+                busy = isinstance(failure, Overloaded)
+                decision = on_failure(policy.on_overload, "overload") if busy else on_failure("block", "guard_error")
+                self._metrics.guard_refused("overload" if busy else "too_long")
             except GuardUnavailable as failure:
                 decision, error = on_failure(policy.on_guard_error, "guard_error"), str(failure)
         if message.opaque or not complete:
             decision = worst([decision, on_failure(policy.on_opaque[message.side], "opaque")])
         if unread:
             decision = worst([decision, on_languages(policy.on_language[message.side], unread)])
-        return Judgement(verdict, decision, error, not complete, unread, counted)
+        return Judgement(verdict, decision, error, not complete, unread, counted, refused)
 
     def _unread(self, text: str, views: Iterable[View]) -> tuple[str, ...]:
         """The languages of a text and its views that the guard does not read."""
@@ -273,6 +278,7 @@ class Judging:
             judged.undecoded,
             judged.unread,
             counted=judged.counted,
+            failure=judged.failure,
         )
 
     async def record(
@@ -383,15 +389,3 @@ def _outcome_name(outcome: Outcome) -> OutcomeName:
             return "replace"
         case Refuse():
             return "refuse"
-
-
-async def gathered(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all calls in order; the first error cancels every other call and is raised."""
-    if len(calls) == 1:
-        return [await calls[0]]
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(call) for call in calls]
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None
-    return [task.result() for task in tasks]

@@ -3,8 +3,9 @@
 import time
 from collections.abc import Sequence
 
+from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.judged_request import undecoded_paths, unread_parts
-from guardproxy.pipeline.judging import Case, JudgedTurn, Judging, gathered
+from guardproxy.pipeline.judging import Case, JudgedTurn, Judging
 from guardproxy.pipeline.turns import Turn, coverage_of
 from guardproxy.types import Message, Pass
 
@@ -28,6 +29,7 @@ async def moderated(judging: Judging, case: Case, messages: Sequence[Message]) -
             undecoded=judged.undecoded,
             unread=judged.unread,
             counted=judged.counted,
+            failure=judged.failure,
         )
 
     turns = await gathered([judge(index, message) for index, message in enumerate(messages)])

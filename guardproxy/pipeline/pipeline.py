@@ -4,13 +4,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from guardproxy.errors import UpstreamUnreadable
+from guardproxy.errors import GuardUnavailable, Overloaded, UpstreamUnreadable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline.canary import CANARIES
 from guardproxy.pipeline.error_text import error_message
 from guardproxy.pipeline.exclusions import Exclusions
+from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of, undecoded_paths, unread_parts
-from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging, gathered
+from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.stream import StreamReview
 from guardproxy.pipeline.together import judged_together
@@ -150,6 +151,9 @@ class Pipeline:
            is then judged in the conversation that remains.
         2. A refused current turn refuses the request.
         3. Rewritten turns are forwarded with their new text. If nothing changes, the client's own bytes are forwarded.
+
+        If the guard accepts no check of a turn and the policy blocks, the records say so, and then this raises why:
+        Overloaded, or JudgingTooLong whatever the policy says.
         """
         return await self._unattended.attended(self._review_request(exchange), len(exchange.request.raw))
 
@@ -157,16 +161,20 @@ class Pipeline:
         exchange = self._replies.without_known(exchange)
         messages, history = exchange.request.conversation.messages, exchange.policy.history
         judged = await self._judge_request(exchange)
-        dropped = judged.dropped(messages, history)
+        failure = _failure_of(judged.turns)
+        dropped = judged.dropped(messages, history) if failure is None else frozenset()
         if dropped and judged.current_changes:
             # A guard that reads the conversation may have found the harm in the dropped messages: judge without them.
             remaining = _with_messages(exchange, edited(messages, {}, dropped))
             judged = judged.judged_again(dropped, await self._judge_request(remaining))
+            failure = _failure_of(judged.turns)
             dropped = judged.dropped(messages, history)
         undecoded = undecoded_paths(judged.turns)
         unread = unread_parts(judged.turns)
         coverage = coverage_of(messages, exchange.policy, failed=judged.failed, undecoded=undecoded, unread=unread)
         await self.judging.record(exchange, judged.to_record, coverage, dropped=dropped)
+        if failure is not None:
+            raise failure
         if undecoded:  # the reply may quote it, so no later request may continue from the reply unseen
             exchange = _with_messages(exchange, with_undecoded(messages, undecoded))
         return _request_review(exchange, judged, dropped, _extent(coverage))
@@ -195,7 +203,10 @@ class Pipeline:
         return JudgedRequest(tuple(judged), {**new_texts, **new_texts_of(judged)})
 
     async def review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
-        """Judge every choice of a whole reply. Raises UpstreamUnreadable if the wire cannot read it."""
+        """Judge every choice of a whole reply.
+
+        Raises UpstreamUnreadable if the wire cannot read it, Overloaded if the guard is and the policy blocks then.
+        """
         return await self._unattended.attended(self._review_reply(exchange, body), len(body))
 
     async def _review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
@@ -213,6 +224,8 @@ class Pipeline:
         unread = unread_parts(judged)
         coverage = coverage_of(reply.choices, exchange.policy, failed=failed, undecoded=undecoded, unread=unread)
         await self.judging.record(exchange, judged, coverage, reply=reply.info)
+        if isinstance(failure := _failure_of(judged), Overloaded):
+            raise failure
         if all(choice.passed for choice in judged):
             self._replies.remember(exchange, reply.id)
         outcomes: dict[int, Outcome] = {
@@ -335,6 +348,11 @@ def _request_review(
 
 def _with_messages(exchange: Exchange, messages: Sequence[Message]) -> Exchange:
     return replace(exchange, request=replace(exchange.request, conversation=Conversation(tuple(messages))))
+
+
+def _failure_of(judged: Sequence[JudgedTurn]) -> GuardUnavailable | None:
+    """Why the guard accepted no check of a refused turn; None if that is not why any turn is refused."""
+    return next((turn.failure for turn in judged if turn.failure and isinstance(turn.outcome, Refuse)), None)
 
 
 def _extent(coverage: tuple[Coverage, ...]) -> Extent:

@@ -20,7 +20,8 @@ from guardproxy.errors import UpstreamUnreadable
 from guardproxy.holdback import Ask, HoldBack
 from guardproxy.observe import Metrics
 from guardproxy.pipeline.choice_checks import ChoiceChecks, LatestCheck
-from guardproxy.pipeline.judging import Exchange, Judging, gathered, refusal
+from guardproxy.pipeline.gathering import gathered
+from guardproxy.pipeline.judging import Exchange, Judging, refusal
 from guardproxy.pipeline.reply_records import ReplyRecords
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.unattended import Unattended
