@@ -6,6 +6,8 @@ from dataclasses import dataclass
 _SMOOTHING = 0.1
 # Batches whose sizes vary by less than this share of their mean do not tell the time of a batch from that of a token.
 _LEAST_VARIATION = 0.2
+# A token of a long batch takes at least this share of the average: noise must not make slices many times too large.
+_LEAST_SHARE = 0.25
 
 
 @dataclass(slots=True)
@@ -49,7 +51,7 @@ class _Line:
         base = self.seconds - slope * self.tokens
         if slope <= 0 or base <= 0:
             return mean
-        return slope / (1 - min(0.5, base / batch_s))
+        return max(slope / (1 - min(0.5, base / batch_s)), _LEAST_SHARE * mean)
 
 
 class CostModel:

@@ -25,12 +25,20 @@ def test_the_first_batch_does_not_count():
     assert cost.seconds(0, 200) == pytest.approx(1.0)
 
 
-@given(st.floats(1e-4, 0.01), st.floats(1e-5, 1e-3), st.lists(st.integers(5, 800), min_size=4, max_size=60))
+@given(st.floats(1e-4, 0.003), st.floats(5e-5, 1e-3), st.lists(st.integers(50, 800), min_size=4, max_size=60))
 def test_a_long_text_is_not_estimated_from_short_batches(base, per_token, sizes):
     """What a batch costs is told from what a token costs, so short checks do not make long ones look slow."""
     cost = model_of([1, 10, 600, *sizes], base, per_token)
     estimate, exact = cost.seconds(0, 100_000), 100_000 * per_token / (1 - base / 0.05)
     assert estimate == pytest.approx(exact, rel=0.05)
+
+
+def test_noise_does_not_make_a_token_cheap():
+    """Short batches that were slow by chance leave a token at a quarter of the average at least."""
+    cost = model_of([])
+    for tokens, seconds in [(30, 0.02)] * 9 + [(60, 0.02)]:
+        cost.observe(0, tokens, seconds)
+    assert cost.seconds(0, 100) > 100 * 0.25 * 0.02 / 60
 
 
 def test_batches_of_one_size_give_their_average():

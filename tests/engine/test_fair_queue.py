@@ -159,7 +159,7 @@ def test_every_window_runs_once_in_order_within_the_bounds(rows, budget, tokens)
     st.integers(1, 200),
 )
 def test_busy_clients_get_equal_shares(costs, served):
-    """While two clients are busy, what they got differs by at most one window of each (Goyal, Vin, Cheng, theorem 1)."""
+    """While two clients are busy, what they got differs by at most one window of each (Goyal et al., theorem 1)."""
     queue = queue_of(*(ticket(at, each) for at, each in enumerate(costs)))
     got, largest = Counter(), [max(each) for each in costs]
     for _ in range(served):
