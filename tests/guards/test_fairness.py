@@ -5,10 +5,11 @@ import time
 
 import pytest
 
+from guardproxy.app.registries import open_family
 from guardproxy.asking import asked_by
 from guardproxy.engine.runner import WorkItem, WorkResult
 from guardproxy.errors import JudgingTooLong, Overloaded
-from guardproxy.guards.local import LocalGuard, LocalLimits
+from guardproxy.guards.local import LocalGuard, LocalLimits, ModelOptions, open_local_guard
 from guardproxy.ports import Reading
 from tests.engine.kit import check
 from tests.guards.test_local import Plain
@@ -185,3 +186,42 @@ def test_streams_go_first():
 
     serving(runner, body)
     assert runner.windows.index(("sssss", 1)) < len(runner.windows) - 8
+
+
+def test_a_verdict_does_not_depend_on_what_runs_beside_it():
+    """Texts of several windows have the same probabilities alone and in slices with others: 1e-5 in float32."""
+    words = [
+        "kill",
+        "the",
+        "bird",
+        "garden",
+        "paint",
+        "knife",
+        "river",
+        "book",
+        "sing",
+        "pills",
+        "walk",
+        "steal",
+        "window",
+        "music",
+        "hate",
+        "friend",
+    ]
+    texts = [" ".join(words[at * (number + 3) % 16] for at in range(40 + 90 * number)) for number in range(6)]
+    options = ModelOptions("embedded", dtype="float32", threads=1)
+    guard = open_local_guard("embedded", open_family("classifier", {}, None), options)
+
+    async def body():
+        await guard.start()
+        try:
+            alone = [await guard.judge(check(text)) for text in texts]
+            beside = await asyncio.gather(*(guard.judge(check(text)) for text in texts))
+            return alone, beside
+        finally:
+            await guard.close()
+
+    for alone, beside in zip(*asyncio.run(body()), strict=True):
+        assert beside.unsafe == pytest.approx(alone.unsafe, abs=1e-5)
+        for one, other in zip(alone.findings, beside.findings, strict=True):
+            assert other.probability == pytest.approx(one.probability, abs=1e-5)
