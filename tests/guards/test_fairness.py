@@ -92,22 +92,21 @@ def test_short_checks_do_not_wait_for_a_long_one():
 
 
 def test_a_text_that_takes_too_long_is_refused_at_once():
-    """A check, and any check of a request whose checks together take longer than the timeout, fails before it runs."""
+    """A check, and every check of a request whose checks together take longer than the timeout, fails before it runs."""
     runner = Steady()
 
     async def body(guard):
-        began = time.perf_counter()
         with pytest.raises(JudgingTooLong, match=r"judging takes longer than guard.timeout_s: about \d+ s, not 1 s"):
             await ask(guard, "large", text_of("large", 5000))
         asked_by("many")
         many = [asyncio.create_task(guard.judge(check(text_of(f"m{at:04}", 40)))) for at in range(50)]
         failures = await asyncio.gather(*many, return_exceptions=True)
-        return time.perf_counter() - began, failures, guard.stats.queued
+        return failures, guard.stats.queued
 
-    seconds, failures, queued = serving(runner, body, timeout_s=1.0)
-    assert seconds < 5.0
+    failures, queued = serving(runner, body, timeout_s=1.0)
     assert any(isinstance(failure, JudgingTooLong) for failure in failures)
     assert not any(name == "large" for name, _ in runner.windows)
+    assert len(runner.windows) < 1000
     assert queued == 0
 
 
@@ -116,35 +115,36 @@ def test_a_text_that_turns_out_to_take_too_long_ends_early():
     runner = Steady()
 
     async def body(guard):
-        runner.window_s = 0.02
-        began = time.perf_counter()
+        runner.window_s = 0.05
         with pytest.raises(JudgingTooLong):
             await ask(guard, "large", text_of("large", 900))
-        return time.perf_counter() - began
 
-    assert serving(runner, body, timeout_s=3.0) < 2.0
+    serving(runner, body, timeout_s=10.0)
+    assert len(runner.windows) < 150
 
 
 def test_a_burst_is_refused_at_the_door():
-    """Of checks for three seconds that come at once, those are accepted that wait less than the limit; none is late."""
-    runner = Steady()
+    """Of checks for three seconds that come at once, those are accepted that wait less than the limit, and they pass.
+
+    The others are refused before any check has run.
+    """
+    runner, order = Steady(), []
 
     async def one(guard, number):
-        began = time.perf_counter()
         try:
-            return await ask(guard, f"client{number}", text_of(f"{number:05}", 10)), None
+            await ask(guard, f"client{number}", text_of(f"{number:05}", 10))
+            order.append(None)
         except Overloaded as error:
-            return time.perf_counter() - began, error
+            order.append(error)
 
     async def body(guard):
-        return await asyncio.gather(*(one(guard, number) for number in range(150)))
+        await asyncio.gather(*(one(guard, number) for number in range(150)))
 
-    answers = serving(runner, body, max_wait_s=0.5)
-    passed = [seconds for seconds, error in answers if error is None]
-    refused = [(seconds, error) for seconds, error in answers if error is not None]
-    assert 1 <= len(passed) <= 100
-    assert max(passed) < 5.0
-    assert all(0 < error.retry_s < 4 and "guard.max_wait_s" in str(error) for _, error in refused)
+    serving(runner, body, max_wait_s=0.5)
+    refused = [error for error in order if error is not None]
+    assert 50 <= len(refused) < 150
+    assert order[: len(refused)] == refused
+    assert all(error.retry_s > 0 and "guard.max_wait_s" in str(error) for error in refused)
 
 
 def test_the_checks_of_one_request_do_not_refuse_each_other():
@@ -190,27 +190,10 @@ def test_streams_go_first():
 
 def test_a_verdict_does_not_depend_on_what_runs_beside_it():
     """Texts of several windows have the same probabilities alone and in slices with others: 1e-5 in float32."""
-    words = [
-        "kill",
-        "the",
-        "bird",
-        "garden",
-        "paint",
-        "knife",
-        "river",
-        "book",
-        "sing",
-        "pills",
-        "walk",
-        "steal",
-        "window",
-        "music",
-        "hate",
-        "friend",
-    ]
-    texts = [" ".join(words[at * (number + 3) % 16] for at in range(40 + 90 * number)) for number in range(6)]
+    words = ("kill", "the", "bird", "paint", "knife", "river", "book", "pills", "steal", "music", "hate", "friend")
+    texts = [" ".join(words[at * (number + 3) % 12] for at in range(40 + 70 * number)) for number in range(4)]
     options = ModelOptions("embedded", dtype="float32", threads=1)
-    guard = open_local_guard("embedded", open_family("classifier", {}, None), options)
+    guard = open_local_guard("embedded", open_family("classifier", {}, None), options, LocalLimits(600, 600))
 
     async def body():
         await guard.start()
