@@ -3,6 +3,8 @@
 This is no field of `Check`: equal checks of different clients share one verdict, and no policy reads it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -28,6 +30,19 @@ def asked_by(client: str) -> Asker:
     asker = Asker(client)
     _CURRENT.set(asker)
     return asker
+
+
+@contextmanager
+def as_one_request() -> Iterator[None]:
+    """Let the checks that are asked inside this context count as one request, unless they belong to one already."""
+    if _CURRENT.get() is not None:
+        yield
+        return
+    token = _CURRENT.set(Asker())
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
 
 
 def current_asker() -> Asker:

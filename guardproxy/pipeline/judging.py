@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
+from guardproxy.asking import as_one_request
 from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
 from guardproxy.languages.detect import languages_in
 from guardproxy.observe import Metrics, Observers
@@ -229,7 +230,8 @@ class Judging:
         if thread:
             joined = Message(message.role, (Part(message.parts[0].path, thread),))
             checks.append(("thread", Check(Conversation((joined,)), message.side)))
-        verdicts = await gathered([self.guard.judge(check) for _, check in checks])
+        with as_one_request():
+            verdicts = await gathered([self.guard.judge(check) for _, check in checks])
         if thread and verdicts[-1].unsafe < least:
             verdicts[-1] = replace(verdicts[-1], unsafe=0.0, findings=())
         by_view = [(name, verdict) for (name, _), verdict in zip(checks, verdicts, strict=True)]

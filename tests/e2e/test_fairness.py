@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.e2e.test_serve import GOOD, RECORDED, running
 from tests.kit import Scripted, ScriptedUpstream, serve
@@ -21,6 +22,7 @@ def post(url: str, client: str, text: str) -> tuple[httpx.Response, float]:
     return answer, time.monotonic() - began
 
 
+@pytest.mark.timeout(600)
 def test_one_long_text_does_not_stop_other_clients(tmp_path: Path) -> None:
     """While 400 KB of harmless words are judged or refused, every short request of others passes, and soon.
 

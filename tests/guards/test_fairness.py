@@ -6,7 +6,7 @@ import time
 import pytest
 
 from guardproxy.app.registries import open_family
-from guardproxy.asking import asked_by
+from guardproxy.asking import as_one_request, asked_by
 from guardproxy.engine.runner import WorkItem, WorkResult
 from guardproxy.errors import JudgingTooLong, Overloaded
 from guardproxy.guards.local import LocalGuard, LocalLimits, ModelOptions, open_local_guard
@@ -92,7 +92,7 @@ def test_short_checks_do_not_wait_for_a_long_one():
 
 
 def test_a_text_that_takes_too_long_is_refused_at_once():
-    """A check, and every check of a request whose checks together take longer than the timeout, fails before it runs."""
+    """A check fails before it runs; so does every check of a request whose checks together take too long."""
     runner = Steady()
 
     async def body(guard):
@@ -153,6 +153,19 @@ def test_the_checks_of_one_request_do_not_refuse_each_other():
     async def body(guard):
         asked_by("many")
         await asyncio.gather(*(guard.judge(check(text_of(f"m{at:04}", 10))) for at in range(30)))
+
+    serving(Steady(), body, max_wait_s=0.1)
+
+
+def test_checks_without_a_request_count_as_one_inside_the_context():
+    """The views of a text that no request brought do not refuse each other, and the next text is another request."""
+
+    async def body(guard):
+        for _ in range(2):
+            with as_one_request():
+                await asyncio.gather(*(guard.judge(check(text_of(f"v{at:04}", 10))) for at in range(30)))
+        with pytest.raises(Overloaded):
+            await asyncio.gather(*(guard.judge(check(text_of(f"v{at:04}", 10))) for at in range(30)))
 
     serving(Steady(), body, max_wait_s=0.1)
 
