@@ -109,10 +109,7 @@ class Service:
         self._policies = LivePolicies(settings.policies)
         self._sample = ReviewSample(settings.audit.sample_passed, random or Random())
         self._metrics = Metrics(CollectorRegistry())
-        self._metrics.queue_from(
-            lambda: sum(guard.stats.queued for guard in self._local),
-            lambda: sum(guard.stats.expected_s for guard in self._local),
-        )
+        self._metrics.queue_from(lambda: [(guard.stats.queued, guard.stats.expected_s) for guard in self._local])
         opened = open_sinks(settings, source.data_dir)
         self._store = opened.get("store")
         self._tasks: list[asyncio.Task[None]] = []

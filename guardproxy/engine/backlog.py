@@ -12,7 +12,7 @@ _SLICE_S = 0.05
 
 
 @dataclass(slots=True)
-class _Request:
+class _RequestLoad:
     """The number of checks of one request that wait or run, and their seconds."""
 
     checks: int = 0
@@ -20,11 +20,11 @@ class _Request:
 
 
 @dataclass(slots=True)
-class _Client:
+class _ClientLoad:
     """The requests of one client, and their seconds."""
 
     seconds: float = 0.0
-    requests: dict[Asker, _Request] = field(default_factory=dict)
+    requests: dict[Asker, _RequestLoad] = field(default_factory=dict)
 
 
 class Backlog:
@@ -32,7 +32,7 @@ class Backlog:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._clients: dict[bool, dict[str, _Client]] = {True: {}, False: {}}
+        self._clients: dict[bool, dict[str, _ClientLoad]] = {True: {}, False: {}}
         self._booked: dict[Ticket[Any], float] = {}
 
     def __len__(self) -> int:
@@ -42,8 +42,8 @@ class Backlog:
         """Count a check that takes `seconds`."""
         with self._lock:
             self._booked[ticket] = 0.0
-            client = self._clients[ticket.reply].setdefault(ticket.asker.client, _Client())
-            client.requests.setdefault(ticket.asker, _Request()).checks += 1
+            client = self._clients[ticket.reply].setdefault(ticket.asker.client, _ClientLoad())
+            client.requests.setdefault(ticket.asker, _RequestLoad()).checks += 1
             self._set(ticket, seconds)
 
     def change(self, ticket: Ticket[Any], seconds: float) -> None:
@@ -90,7 +90,7 @@ class Backlog:
         """
         with self._lock:
             clients = self._clients[reply]
-            same = clients.get(asker.client, _Client()).requests
+            same = clients.get(asker.client, _ClientLoad()).requests
             most = max(seconds, _SLICE_S)
             own = seconds + sum(min(each.seconds, most) for each in same.values())
             most = max(own, _SLICE_S)

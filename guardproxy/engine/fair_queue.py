@@ -42,7 +42,7 @@ class Ticket(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Window(Generic[T]):
+class WaitingWindow(Generic[T]):
     """A window that runs now: the `index`-th of its check."""
 
     ticket: Ticket[T]
@@ -129,12 +129,12 @@ class FairQueue(Generic[T]):
         if not waits:
             self._request(ticket).tickets.appendleft(ticket)
 
-    def take(self, budget: float, budget_tokens: int) -> list[Window[T]]:
+    def take(self, budget: float, budget_tokens: int) -> list[WaitingWindow[T]]:
         """The windows that run next, in order: at most `budget_tokens`, and at most `budget` in the unit of `cost`.
 
         The first window always goes. Empty if nothing waits. Cancelled tickets are dropped.
         """
-        slice_: list[Window[T]] = []
+        slice_: list[WaitingWindow[T]] = []
         while not self._root.is_empty:
             path = list(self._path())
             tickets = path[-1].tickets
@@ -148,7 +148,7 @@ class FairQueue(Generic[T]):
                 if slice_ and (cost > budget or item.cost > budget_tokens):
                     break
                 budget, budget_tokens = budget - cost, budget_tokens - item.cost
-                slice_.append(Window(ticket, index, item))
+                slice_.append(WaitingWindow(ticket, index, item))
                 ticket.windows.popleft()
                 if not ticket.windows:
                     tickets.popleft()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from guardproxy.engine.backlog import Backlog
 from guardproxy.engine.cost import CostModel
-from guardproxy.engine.fair_queue import FairQueue, Ticket, Window
+from guardproxy.engine.fair_queue import FairQueue, Ticket, WaitingWindow
 from guardproxy.engine.runner import Runner, WorkItem, WorkResult
 from guardproxy.errors import GuardUnavailable, JudgingTooLong
 
@@ -119,7 +119,7 @@ class Worker:
     def _cost_of(self, work: WorkItem) -> float:
         return self._cost.seconds(work.model, work.cost) if self._cost.is_known(work.model) else _UNKNOWN_S
 
-    def _run(self, runner: Runner, windows: Sequence[Window[Job]]) -> None:
+    def _run(self, runner: Runner, windows: Sequence[WaitingWindow[Job]]) -> None:
         """Run a slice, the windows of each model together; then settle the jobs that are complete."""
         jobs = {id(window.ticket): window.ticket for window in windows}
         for ticket in jobs.values():
@@ -137,7 +137,7 @@ class Worker:
             if ticket.item.open_windows and not ticket.cancelled:
                 self._go_on(ticket)
 
-    def _run_model(self, runner: Runner, windows: Sequence[Window[Job]]) -> None:
+    def _run_model(self, runner: Runner, windows: Sequence[WaitingWindow[Job]]) -> None:
         """Run windows of one model. If they fail, run the halves, so that a job that makes them fail fails alone."""
         windows = [window for window in windows if not window.ticket.cancelled]
         if not windows:
@@ -165,7 +165,7 @@ class Worker:
             window.ticket.item.share_s += seconds * window.work.cost / tokens if tokens else 0.0
             self._take(window, result)
 
-    def _take(self, window: Window[Job], result: WorkResult) -> None:
+    def _take(self, window: WaitingWindow[Job], result: WorkResult) -> None:
         """Note the result of a window, and queue it for the next model if there must be one."""
         job, before = window.ticket.item, window.ticket.item.results[window.index]
         self._tally.computed += result.computed

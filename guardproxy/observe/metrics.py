@@ -130,10 +130,10 @@ class Metrics:
         """Count a text that the guard's queue did not accept, because it is full or because the text takes too long."""
         self._refused.labels(reason).inc()
 
-    def queue_from(self, waiting: Callable[[], float], expected_s: Callable[[], float]) -> None:
-        """Call these for the checks that wait or run, and for their seconds, whenever the metrics are rendered."""
-        self._queue.set_function(waiting)
-        self._expected.set_function(expected_s)
+    def queue_from(self, queues: Callable[[], Iterable[tuple[int, float]]]) -> None:
+        """Call `queues` for the checks that wait or run at each guard, and their seconds, when metrics are rendered."""
+        self._queue.set_function(lambda: sum(checks for checks, _ in queues()))
+        self._expected.set_function(lambda: sum(seconds for _, seconds in queues()))
 
     def upstream(self, seconds: float) -> None:
         """Observe the `seconds` to the first byte of an upstream's reply."""
