@@ -49,9 +49,9 @@ class _Line:
             return mean
         slope = (self.products - self.tokens * self.seconds) / variance
         base = self.seconds - slope * self.tokens
-        if slope <= 0 or base <= 0:
+        if slope <= 0 or not 0 < base < batch_s / 2:  # a line that says nothing, or batches that cannot be filled
             return mean
-        return max(slope / (1 - min(0.5, base / batch_s)), _LEAST_SHARE * mean)
+        return max(slope / (1 - base / batch_s), _LEAST_SHARE * mean)
 
 
 class CostModel:
@@ -75,8 +75,8 @@ class CostModel:
         self._first_tokens += _SMOOTHING * (first - self._first_tokens)
         self._second_tokens += _SMOOTHING * (second - self._second_tokens)
 
-    def seconds(self, model: int, tokens: int) -> float:
-        """Seconds of these tokens in one model; those of model 0 for a model that has not run yet."""
+    def seconds(self, model: int, tokens: float) -> float:
+        """Seconds of these tokens in full batches of a model; those of model 0 for a model that has not run yet."""
         line = self._lines.get(model)
         if line is None or not line.is_known:
             line = self._lines.get(0, _Line())
@@ -86,7 +86,18 @@ class CostModel:
         """Whether the seconds of a model are an estimate of its own."""
         return model in self._lines and self._lines[model].is_known
 
-    def expected(self, tokens: int) -> float:
-        """Seconds of these tokens in model 0, and of those among them that model 1 will probably read."""
+    def expected(self, first: int, second: int = 0) -> float:
+        """Seconds of a check that has `first` tokens left for model 0 and `second` for model 1.
+
+        Of the first, model 1 will probably read some as well. A batch's worth of them costs what batches cost on average: they are as full as the checks of the moment fill
+        them. What is beyond it runs in full batches.
+        """
         share = self._second_tokens / self._first_tokens if self._first_tokens else 0.0
-        return self.seconds(0, tokens) + share * self.seconds(1, tokens)
+        return self._expected(0, first) + self._expected(1, second + share * first)
+
+    def _expected(self, model: int, tokens: float) -> float:
+        line = self._lines.get(model)
+        if line is None or not line.is_known:
+            return self.seconds(model, tokens)
+        mean, full = line.seconds / line.tokens, line.per_token(self.batch_s)
+        return tokens * full + min(tokens, line.tokens) * max(0.0, mean - full)

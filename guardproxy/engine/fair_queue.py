@@ -2,11 +2,13 @@
 
 Theory of operation. A check waits as its windows, and a slice takes a few windows of several checks. At each of three
 levels (replies before requests, clients, the requests of a client) a flow has a start tag: the virtual time at which
-its next window may start. The flow with the lowest tag goes first, and its tag grows by what its window costs; a flow
-that becomes busy starts at the tag of the flow that was served last. So every busy flow gets the same share whatever
-the others ask for, and a new one does not wait for the rest of a long one (P. Goyal, H. M. Vin, H. Cheng, "Start-time
-Fair Queuing", SIGCOMM 1996, with its hierarchy of flows). The checks of one request run in order. Pure: no clock, no
-threads, no torch.
+its next window may start. The flow with the lowest tag goes first, and its tag grows by what its window costs. So every
+busy flow gets the same share, and a new one does not wait for the rest of a long one (P. Goyal, H. M. Vin, H. Cheng,
+"Start-time Fair Queuing", SIGCOMM 1996, with its hierarchy of flows). A flow that becomes busy starts at the virtual
+time, which grows by the share of each busy flow in what is served, and is never behind the lowest tag (J. C. R.
+Bennett, H. Zhang, "Hierarchical Packet Fair Queueing Algorithms", IEEE/ACM Transactions on Networking 1997): so new
+flows, however many, do not overtake one that is served in part. The checks of one request run in order. Pure: no clock,
+no threads, no torch.
 """
 
 import heapq
@@ -22,7 +24,7 @@ from guardproxy.engine.runner import WorkItem
 T = TypeVar("T")
 
 # The share of the replies in a full queue is this many times the share of the requests.
-REPLY_WEIGHT = 4.0
+REPLY_WEIGHT = 16.0
 # The most flows without work whose tags are kept.
 _IDLE_FLOWS = 1024
 
@@ -88,16 +90,17 @@ class _Flow(Generic[T]):
     def charge(self, cost: float) -> None:
         """Count `cost` for the flow that was served, and choose the next."""
         start, rank, order, key = heapq.heappop(self._heap)
-        self._virtual = start
+        self._virtual += cost / sum(map(self._weight, self._busy))
         finish = start + cost / self._weight(key)
         if not self._busy[key].is_empty:
             heapq.heappush(self._heap, (finish, rank, order, key))
-            return
-        del self._busy[key]
+        else:
+            del self._busy[key]
+            self._finished[key] = finish
         if not self._busy:
             self._virtual, self._finished = 0.0, {}
             return
-        self._finished[key] = finish
+        self._virtual = max(self._virtual, self._heap[0][0])
         if len(self._finished) > _IDLE_FLOWS:
             self._finished = {key: tag for key, tag in self._finished.items() if tag > self._virtual}
 

@@ -185,7 +185,8 @@ class Scheduler:
         """Give the worker the windows of a job. Raises JudgingTooLong if the request takes too long by itself."""
         job, tokens = ticket.item, sum(work.cost for work in works)
         if characters:
-            self._tokens_per_character += _SMOOTHING * (tokens / characters - self._tokens_per_character)
+            weight = _SMOOTHING if self._tokens_per_character else 1.0
+            self._tokens_per_character += weight * (tokens / characters - self._tokens_per_character)
         self._backlog.change(ticket, self._cost.expected(tokens))
         own = self._backlog.own(ticket.asker) or 0.0
         if own > self._timeout_s:

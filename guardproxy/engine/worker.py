@@ -81,6 +81,7 @@ class Worker:
         self._tally = tally
         self._timeout_s = timeout_s
         self._queue: FairQueue[Job] = FairQueue(self._cost_of)
+        self._measured = time.perf_counter()
 
     def closed(self) -> GuardUnavailable:
         """The failure of jobs that the worker has not run when it ends."""
@@ -103,6 +104,8 @@ class Worker:
         try:
             # Block only if nothing waits: what waits must run even if nothing arrives any more.
             while (arrived := _drain(self.inbox, runner, block=self._queue.is_empty)) is not None:
+                if self._queue.is_empty:
+                    self._seconds()
                 for ticket in arrived:
                     self._queue.add(ticket)
                 dropped = self._queue.dropped
@@ -115,6 +118,11 @@ class Worker:
             for ticket in left:
                 _settle(ticket.item, self.closed())
             runner.close()
+
+    def _seconds(self) -> float:
+        """Seconds since the last call. While checks wait, what lies between two passes delays them like the passes."""
+        before, self._measured = self._measured, time.perf_counter()
+        return self._measured - before
 
     def _cost_of(self, work: WorkItem) -> float:
         return self._cost.seconds(work.model, work.cost) if self._cost.is_known(work.model) else _UNKNOWN_S
@@ -142,7 +150,6 @@ class Worker:
         windows = [window for window in windows if not window.ticket.cancelled]
         if not windows:
             return
-        began = time.perf_counter()
         try:
             results = runner.run([window.work for window in windows])
         except Exception as error:  # noqa: BLE001 - any failure means that the text was not judged
@@ -154,7 +161,7 @@ class Worker:
             self._run_model(runner, [window for window in windows if id(window.ticket) in half])
             self._run_model(runner, [window for window in windows if id(window.ticket) not in half])
             return
-        seconds = time.perf_counter() - began
+        seconds = self._seconds()
         model, tokens = windows[0].work.model, sum(window.work.cost for window in windows)
         self._cost.observe(model, tokens, seconds)
         if not model:
@@ -189,8 +196,7 @@ class Worker:
             ticket.asker.refused = str(error)
             self._fail(ticket, error)
             return
-        expected = self._cost.expected(job.open_tokens[0]) + self._cost.seconds(1, job.open_tokens[1])
-        self._backlog.change(ticket, expected)
+        self._backlog.change(ticket, self._cost.expected(job.open_tokens[0], job.open_tokens[1]))
 
     def _fail(self, ticket: Ticket[Job], error: GuardUnavailable) -> None:
         """End a job with an error; the windows that it has left do not run."""

@@ -45,9 +45,9 @@ def test_requests_of_the_same_client_count_likewise():
 
 
 def test_replies_wait_less_for_requests_than_requests_for_replies():
-    """By the weights of the queue: a quarter against four times."""
-    assert wait(booked(("a", 20.0, False)), 4.0, reply=True) == pytest.approx(1.0)
-    assert wait(booked(("a", 20.0, True)), 4.0) == pytest.approx(16.0)
+    """By the weights of the queue: a sixteenth against sixteen times."""
+    assert wait(booked(("a", 20.0, False)), 4.0, reply=True) == pytest.approx(0.25)
+    assert wait(booked(("a", 20.0, True)), 1.0) == pytest.approx(16.0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.floats(0, 30), st.floats(0, 30)), max_size=20))

@@ -48,10 +48,19 @@ def test_batches_of_one_size_give_their_average():
 
 def test_the_estimate_follows_a_slower_machine():
     """After some forty batches at a tenth of the speed, the estimate is that speed."""
-    cost = model_of([10, 400] * 5, 0.003, 0.0001)
+    cost = model_of([10, 400] * 5, 0.001, 0.0001)
     for tokens in [10, 400] * 20:
-        cost.observe(0, tokens, 10 * (0.003 + 0.0001 * tokens))
-    assert cost.seconds(0, 1000) == pytest.approx(1000 * 0.001 / (1 - 0.03 / 0.05), rel=0.5)
+        cost.observe(0, tokens, 10 * (0.001 + 0.0001 * tokens))
+    assert cost.seconds(0, 1000) == pytest.approx(1000 * 0.001 / (1 - 0.01 / 0.05), rel=0.1)
+
+
+def test_short_checks_are_expected_to_take_what_they_take_now():
+    """A check no longer than a batch costs its share of the average; of a longer one, only the beginning does."""
+    cost = model_of([30, 30, 30, 90] * 20, 0.01, 0.0001)
+    mean = sum(0.01 + 0.0001 * tokens for tokens in (30, 30, 30, 90)) / 180
+    assert cost.expected(30) == pytest.approx(30 * mean, rel=0.1)
+    full = 0.0001 / (1 - 0.01 / 0.05)
+    assert cost.expected(10_000) == pytest.approx(10_000 * full + 45 * (mean - full), rel=0.05)
 
 
 def test_windows_for_the_second_model_are_expected():

