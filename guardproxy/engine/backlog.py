@@ -82,11 +82,12 @@ class Backlog:
         with self._lock:
             return self._sum(reply=True) + self._sum(reply=False)
 
-    def wait(self, asker: Asker, *, reply: bool, seconds: float) -> float:
+    def wait(self, asker: Asker, *, reply: bool, seconds: float, replies_share: float = 0.0) -> float:
         """Seconds by which others would delay a check that takes `seconds`, by the shares of `FairQueue`.
 
         While a flow gets what it needs, every other busy flow gets as much as that, or all that it has, if it has less;
-        and each may get one slice first.
+        and each may get one slice first. A request also waits for the replies to the requests before it: they take
+        `replies_share` seconds for each second of a request.
         """
         with self._lock:
             clients = self._clients[reply]
@@ -96,7 +97,8 @@ class Backlog:
             most = max(own, _SLICE_S)
             kind = own + sum(min(each.seconds, most) for name, each in clients.items() if name != asker.client)
             share = 1 / REPLY_WEIGHT if reply else REPLY_WEIGHT
-            return kind - seconds + min(self._sum(reply=not reply), max(kind * share, _SLICE_S))
+            before = (kind - seconds) * (1.0 if reply else 1.0 + replies_share)
+            return before + min(self._sum(reply=not reply), max(kind * share, _SLICE_S))
 
     def _set(self, ticket: Ticket[Any], seconds: float) -> None:
         more, self._booked[ticket] = seconds - self._booked[ticket], seconds

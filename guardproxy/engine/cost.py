@@ -65,6 +65,7 @@ class CostModel:
         self.batch_s = batch_s
         self._lines: dict[int, _Line] = {}
         self._first_tokens = self._second_tokens = 0.0
+        self._request_s = self._reply_s = 0.0
 
     def observe(self, model: int, tokens: int, seconds: float) -> None:
         """Note a batch of one model."""
@@ -74,6 +75,16 @@ class CostModel:
         """Note that of `first` tokens that model 0 has read, model 1 must read `second` as well."""
         self._first_tokens += _SMOOTHING * (first - self._first_tokens)
         self._second_tokens += _SMOOTHING * (second - self._second_tokens)
+
+    def observe_check(self, seconds: float, *, reply: bool) -> None:
+        """Note what a whole check took, one of a reply or of a request."""
+        self._request_s += _SMOOTHING * ((0.0 if reply else seconds) - self._request_s)
+        self._reply_s += _SMOOTHING * ((seconds if reply else 0.0) - self._reply_s)
+
+    @property
+    def replies_share(self) -> float:
+        """Seconds of checks of replies for each second of checks of requests."""
+        return self._reply_s / self._request_s if self._request_s else 0.0
 
     def seconds(self, model: int, tokens: float) -> float:
         """Seconds of these tokens in full batches of a model; those of model 0 for a model that has not run yet."""
@@ -89,8 +100,8 @@ class CostModel:
     def expected(self, first: int, second: int = 0) -> float:
         """Seconds of a check that has `first` tokens left for model 0 and `second` for model 1.
 
-        Of the first, model 1 will probably read some as well. A batch's worth of them costs what batches cost on average: they are as full as the checks of the moment fill
-        them. What is beyond it runs in full batches.
+        Of the first, model 1 will probably read some as well. A batch's worth of them costs what batches cost on
+        average: they are as full as the checks of the moment fill them. What is beyond it runs in full batches.
         """
         share = self._second_tokens / self._first_tokens if self._first_tokens else 0.0
         return self._expected(0, first) + self._expected(1, second + share * first)

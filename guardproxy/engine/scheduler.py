@@ -137,7 +137,8 @@ class Scheduler:
             raise JudgingTooLong(asker.refused)
         seconds = self._cost.expected(math.ceil(characters * self._tokens_per_character))
         if self._backlog.own(asker) is None:  # a request whose checks wait or run was admitted
-            wait = self._backlog.wait(asker, reply=reply, seconds=seconds)
+            share = self._cost.replies_share
+            wait = self._backlog.wait(asker, reply=reply, seconds=seconds, replies_share=share)
             if wait > self._max_wait_s:
                 raise Overloaded(
                     f"the guard is busy: the check would wait {wait:.1f} s, more than the {self._max_wait_s:g} s of "

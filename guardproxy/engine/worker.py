@@ -140,6 +140,7 @@ class Worker:
         ended = [ticket for ticket in jobs.values() if not ticket.item.open_windows]
         self._tally.jobs += len(ended)
         for ticket in ended:
+            self._cost.observe_check(ticket.item.share_s, reply=ticket.reply)
             _settle(ticket.item, tuple(result for result in ticket.item.results if result is not None))
         for ticket in jobs.values():
             if ticket.item.open_windows and not ticket.cancelled:

@@ -50,6 +50,13 @@ def test_replies_wait_less_for_requests_than_requests_for_replies():
     assert wait(booked(("a", 20.0, True)), 1.0) == pytest.approx(16.0)
 
 
+def test_a_request_waits_for_the_replies_that_come_first():
+    """Requests of a second before it bring two seconds of replies, which overtake it; a reply does not wait for them."""
+    backlog = booked(*((f"c{at}", 0.1, False) for at in range(10)))
+    assert backlog.wait(Asker("new"), reply=False, seconds=0.1, replies_share=2.0) == pytest.approx(3.0)
+    assert backlog.wait(Asker("new"), reply=True, seconds=0.1, replies_share=2.0) == pytest.approx(0.05)
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.floats(0, 30), st.floats(0, 30)), max_size=20))
 def test_nothing_is_left_when_all_checks_have_ended(rows):
     """Whatever checks are booked, changed and removed, the total is their sum, and none when they have ended."""

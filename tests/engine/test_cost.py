@@ -41,6 +41,16 @@ def test_noise_does_not_make_a_token_cheap():
     assert cost.seconds(0, 100) > 100 * 0.25 * 0.02 / 60
 
 
+def test_the_replies_to_requests_are_expected():
+    """Their seconds for each second of requests; none before the first."""
+    cost = model_of([])
+    assert cost.replies_share == 0.0
+    for _ in range(50):
+        cost.observe_check(0.1, reply=False)
+        cost.observe_check(0.3, reply=True)
+    assert cost.replies_share == pytest.approx(3.0, rel=0.15)
+
+
 def test_batches_of_one_size_give_their_average():
     """Without different sizes there is no line to fit."""
     assert model_of([50] * 9, 0.004, 0.0001).seconds(0, 500) == pytest.approx(0.09)
