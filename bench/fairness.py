@@ -120,7 +120,8 @@ async def ask(client: httpx.AsyncClient, key: str, text: str, answers: Answers) 
     if got.status_code != 200:
         answers.other[f"HTTP {got.status_code}"] += 1
     elif got.headers["x-guardproxy-action"] == "block":
-        answers.other["content blocks"] += 1
+        why = "verdicts" if "x-guardproxy-categories" in got.headers else "blocks without a verdict"
+        answers.other[why] += 1
     else:
         answers.passed.append(took)
 

@@ -51,7 +51,7 @@ def test_replies_wait_less_for_requests_than_requests_for_replies():
 
 
 def test_a_request_waits_for_the_replies_that_come_first():
-    """Requests of a second before it bring two seconds of replies, which overtake it; a reply does not wait for them."""
+    """A second of requests before it brings two of replies, which overtake it; a reply does not wait for them."""
     backlog = booked(*((f"c{at}", 0.1, False) for at in range(10)))
     assert backlog.wait(Asker("new"), reply=False, seconds=0.1, replies_share=2.0) == pytest.approx(3.0)
     assert backlog.wait(Asker("new"), reply=True, seconds=0.1, replies_share=2.0) == pytest.approx(0.05)
