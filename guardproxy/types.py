@@ -180,7 +180,7 @@ class Usage:
     """
 
     queue_s: float = 0.0
-    """Seconds of waiting between tokenising and the start of the batch."""
+    """Seconds of waiting between tokenising and the start of the first batch."""
     tokenize_s: float = 0.0
     """Seconds spent on rendering and tokenising the prompts."""
     forward_s: float = 0.0
@@ -196,7 +196,7 @@ class Usage:
     cached: bool = False
     """Whether the verdict came from the verdict cache; if so, its seconds and tokens are 0."""
     share_s: float = 0.0
-    """Seconds of computing for this check alone: its equal share of `forward_s`. Always added up."""
+    """Seconds of computing for this check alone: its share of `forward_s` by tokens. Always added up."""
 
 
 @dataclass(frozen=True, slots=True)

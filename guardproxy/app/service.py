@@ -75,7 +75,7 @@ class Service:
         self._file = PolicyFile(source, self._policies, self._prepare)
         self._sample = ReviewSample(settings.audit.sample_passed, random or Random())
         self._metrics = Metrics(CollectorRegistry())
-        self._metrics.queue_from(lambda: sum(guard.stats.queued for guard in self._local))
+        self._metrics.queue_from(lambda: [(guard.stats.queued, guard.stats.expected_s) for guard in self._local])
         opened = open_sinks(settings, source.data_dir)
         self._store = opened.get("store")
         self._tasks: list[asyncio.Task[None]] = []

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from guardproxy.errors import GuardUnavailable, Overloaded
-from guardproxy.languages.detect import languages_in
+from guardproxy.asking import as_one_request
+from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
 from guardproxy.observe import Metrics, Observers
 from guardproxy.offload import computed
 from guardproxy.pipeline.exclusions import CountedVerdict, Exclusions
@@ -18,6 +18,7 @@ from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.message_views import MessageViews
 from guardproxy.pipeline.thread import joined_text, own_text
 from guardproxy.pipeline.turns import Turn, in_scope
+from guardproxy.pipeline.unread import unread_languages
 from guardproxy.policy import Policy, decide, on_failure, on_languages, worst
 from guardproxy.ports import Action, Guard, JudgeAgain, Request, Wire
 from guardproxy.types import (
@@ -80,7 +81,7 @@ class JudgedTurn:
     none. `latency_s` is how long judging took, in seconds; `choice` is the index of the choice in a reply.
     `undecoded`: the bounds of the views ended before everything that looks encoded was decoded. `unread`: the languages
     of the text that the guard does not read. `complete` and `late` are those of `Record`. `counted` is what decisions
-    count of the verdict if an exclusion covers the text.
+    count of the verdict if an exclusion covers the text. `failure` is the error of a check that was not accepted.
     """
 
     turn: Turn
@@ -95,6 +96,7 @@ class JudgedTurn:
     complete: bool = True
     late: bool = False
     counted: CountedVerdict | None = None
+    failure: GuardUnavailable | None = None
 
     @property
     def passed(self) -> bool:
@@ -113,6 +115,7 @@ class Judgement:
     undecoded: bool = False
     unread: tuple[str, ...] = ()
     counted: CountedVerdict | None = None
+    failure: GuardUnavailable | None = None
 
 
 class Judging:
@@ -165,7 +168,8 @@ class Judging:
         1. The guard judges the readable text, in its context and in every view. The policy's rules decide about what
            exclusions do not cover.
         2. If the guard is overloaded or fails in any way, there is no verdict, not even for the views that it judged:
-           `on_overload` or `on_guard_error` decides. A failure never counts as "safe".
+           `on_overload` or `on_guard_error` decides. A failure never counts as "safe". A text that takes longer to
+           judge than a check may is always blocked.
         3. If the message has opaque parts, or encodings that were not decoded, `on_opaque` decides as well, and the
            more severe decision applies.
         4. If its text or a view of it is in a language that the guard does not read, so does `on_language`.
@@ -175,6 +179,7 @@ class Judging:
         verdict, decision, error, complete = None, Decision("pass", "", ()), "", True
         counted: CountedVerdict | None = None
         unread: tuple[str, ...] = ()
+        refused: GuardUnavailable | None = None
         if message.text.strip():  # not `says_something`: hidden text has views, and a guard may know mere signs
             views = await self._views.of(message, policy.views)
             complete, unread = views.complete, await self._unread(message.text, views.views)
@@ -186,22 +191,25 @@ class Judging:
                     tuple(context), message, views.views, behind, stream, least=least
                 )
                 decision = decide(policy, message.side, counted.verdict if counted else verdict)
-            except Overloaded as failure:  # a GuardUnavailable too, so it must come first
-                decision, error = on_failure(policy.on_overload, "overload"), str(failure)
+            except (Overloaded, JudgingTooLong) as failure:  # GuardUnavailable too, so they must come first
+                refused, error = failure, str(failure)
+                busy = isinstance(failure, Overloaded)
+                decision = on_failure(policy.on_overload, "overload") if busy else on_failure("block", "guard_error")
+                self._metrics.guard_refused("overload" if busy else "too_long")
             except GuardUnavailable as failure:
                 decision, error = on_failure(policy.on_guard_error, "guard_error"), str(failure)
         if message.opaque or not complete:
             decision = worst([decision, on_failure(policy.on_opaque[message.side], "opaque")])
         if unread:
             decision = worst([decision, on_languages(policy.on_language[message.side], unread)])
-        return Judgement(verdict, decision, error, not complete, unread, counted)
+        return Judgement(verdict, decision, error, not complete, unread, counted, refused)
 
     async def _unread(self, text: str, views: Sequence[View]) -> tuple[str, ...]:
         """The languages of a text and its views that the guard does not read."""
         if self._reads is None:
             return ()
         size = len(text) + sum(len(view.text) for view in views)
-        return await computed(size, _unread, text, views, self._reads)
+        return await computed(size, unread_languages, text, views, self._reads)
 
     async def _verdict(
         self,
@@ -226,7 +234,8 @@ class Judging:
         if thread:
             joined = Message(message.role, (Part(message.parts[0].path, thread),))
             checks.append(("thread", Check(Conversation((joined,)), message.side)))
-        verdicts = await gathered([self.guard.judge(check) for _, check in checks])
+        with as_one_request():
+            verdicts = await gathered([self.guard.judge(check) for _, check in checks])
         if thread and verdicts[-1].unsafe < least:
             verdicts[-1] = replace(verdicts[-1], unsafe=0.0, findings=())
         by_view = [(name, verdict) for (name, _), verdict in zip(checks, verdicts, strict=True)]
@@ -275,6 +284,7 @@ class Judging:
             judged.undecoded,
             judged.unread,
             counted=judged.counted,
+            failure=judged.failure,
         )
 
     async def record(
@@ -386,11 +396,3 @@ def _outcome_name(outcome: Outcome) -> OutcomeName:
             return "replace"
         case Refuse():
             return "refuse"
-
-
-def _unread(text: str, views: Iterable[View], reads: frozenset[str]) -> tuple[str, ...]:
-    own = languages_in(text)
-    # Russian with look-alikes from the Latin alphabet is in no language of that alphabet.
-    others = [view.text for view in views if not (own and view.name == "confusables")]
-    found = (*own, *(language for other in others for language in languages_in(other)))
-    return tuple(dict.fromkeys(language for language in found if language not in reads))

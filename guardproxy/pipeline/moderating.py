@@ -31,6 +31,7 @@ async def moderated(judging: Judging, case: Case, messages: Sequence[Message]) -
             undecoded=judged.undecoded,
             unread=judged.unread,
             counted=judged.counted,
+            failure=judged.failure,
         )
 
     turns = await gathered([judge(index, message) for index, message in enumerate(messages)])

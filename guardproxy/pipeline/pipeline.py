@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from guardproxy.errors import UpstreamUnreadable
+from guardproxy.errors import GuardUnavailable, Overloaded, UpstreamUnreadable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.offload import computed
 from guardproxy.pipeline.canary import CANARIES
@@ -148,6 +148,9 @@ class Pipeline:
            is then judged in the conversation that remains.
         2. A refused current turn refuses the request.
         3. Rewritten turns are forwarded with their new text. If nothing changes, the client's own bytes are forwarded.
+
+        If the guard accepts no check of a turn and the policy blocks, the records say so, and then this raises why:
+        Overloaded, or JudgingTooLong whatever the policy says.
         """
         return await self._unattended.attended(self._review_request(exchange), len(exchange.request.raw))
 
@@ -155,23 +158,30 @@ class Pipeline:
         exchange = self._replies.without_known(exchange)
         messages, history = exchange.request.conversation.messages, exchange.policy.history
         judged = await judge_request(self.judging, exchange)
-        dropped = judged.dropped(messages, history)
+        failure = _failure_of(judged.turns)
+        dropped = judged.dropped(messages, history) if failure is None else frozenset()
         if dropped and judged.current_changes:
             # A guard that reads the conversation may have found the harm in the dropped messages: judge without them.
             remaining = _with_messages(exchange, edited(messages, {}, dropped))
             judged = judged.judged_again(dropped, await judge_request(self.judging, remaining))
+            failure = _failure_of(judged.turns)
             dropped = judged.dropped(messages, history)
         size = len(exchange.request.raw)
         undecoded, coverage = await computed(
             size, _covered, messages, exchange.policy, judged.turns, failed=judged.failed
         )
         await self.judging.record(exchange, judged.to_record, coverage, dropped=dropped)
+        if failure is not None:
+            raise failure
         if undecoded:  # the reply may quote it, so no later request may continue from the reply unseen
             exchange = _with_messages(exchange, with_undecoded(messages, undecoded))
         return await computed(size, _request_review, exchange, judged, dropped, _extent(coverage))
 
     async def review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
-        """Judge every choice of a whole reply. Raises UpstreamUnreadable if the wire cannot read it."""
+        """Judge every choice of a whole reply.
+
+        Raises UpstreamUnreadable if the wire cannot read it, Overloaded if the guard is and the policy blocks then.
+        """
         return await self._unattended.attended(self._review_reply(exchange, body), len(body))
 
     async def _review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
@@ -188,6 +198,8 @@ class Pipeline:
         failed = any(choice.error for choice in judged)
         _, coverage = await computed(len(body), _covered, reply.choices, exchange.policy, judged, failed=failed)
         await self.judging.record(exchange, judged, coverage, reply=reply.info)
+        if isinstance(failure := _failure_of(judged), Overloaded):
+            raise failure
         if all(choice.passed for choice in judged):
             self._replies.remember(exchange, reply.id)
         outcomes: dict[int, Outcome] = {
@@ -319,6 +331,11 @@ def _request_review(
 
 def _with_messages(exchange: Exchange, messages: Sequence[Message]) -> Exchange:
     return replace(exchange, request=replace(exchange.request, conversation=Conversation(tuple(messages))))
+
+
+def _failure_of(judged: Sequence[JudgedTurn]) -> GuardUnavailable | None:
+    """Why the guard accepted no check of a refused turn; None if that is not why any turn is refused."""
+    return next((turn.failure for turn in judged if turn.failure and isinstance(turn.outcome, Refuse)), None)
 
 
 def _extent(coverage: tuple[Coverage, ...]) -> Extent:

@@ -135,8 +135,8 @@ class GuardSettings:
     """Codes of the languages that the guard reads; without it, those of its model's card; `[]` makes no statement."""
     timeout_s: Seconds = 30.0
     """Seconds that a check may take, including its wait, before the guard counts as failed."""
-    max_wait_s: Seconds = 10.0
-    """A check that would wait longer than these seconds is refused at once, as overload."""
+    max_wait_s: Seconds = 2.0
+    """A check that others would delay by more than these seconds is refused at once, as overload."""
     max_batch_tokens: Count | None = None
     """Maximum number of tokens in a forward pass; without it, a number that suits the device."""
     threads: Annotated[int, Interval(ge=1, le=1024)] | None = None

@@ -1,7 +1,7 @@
 """The proxy handler: it has the pipeline judge a request, forwards it, and has the pipeline judge the answer."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
 from random import Random
@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 from starlette.types import Receive, Scope, Send
 
+from guardproxy.asking import Asker, asked_by
 from guardproxy.errors import GuardproxyError, UpstreamUnreadable
 from guardproxy.observe import Metrics
 from guardproxy.pipeline import Exchange, Pipeline, RefusedBeforeStart
@@ -21,8 +22,8 @@ from guardproxy.types import Origin
 from guardproxy.web.answers import AnswerHeaders, check_charset, foreign_charset, is_text
 from guardproxy.web.call import NO_RETRY, Call, KeepAlive, WhileConnected
 from guardproxy.web.client import choose_policy
-from guardproxy.web.errors import NotReady, Redirected, Unsupported, error_answer
-from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Headers, end_to_end, first
+from guardproxy.web.errors import NotReady, Redirected, Unsupported, error_answer, retry_after
+from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Header, Headers, end_to_end, first
 from guardproxy.web.identities import Identities
 from guardproxy.web.paths import NotGuarded, PathList, check_path, spellings
 from guardproxy.web.reading import check_reply, read_request, within
@@ -139,6 +140,7 @@ class Proxy:
         if reason := self._ready():
             raise NotReady(reason)
         exchange = await self._exchange(call, wire, body)
+        asker = asked_by(exchange.origin.client or call.peer)
         began = time.perf_counter()
         review = await self._pipeline.review_request(exchange)
         call.guard_s += time.perf_counter() - began
@@ -147,7 +149,7 @@ class Proxy:
         if review.refusal is not None:
             await self._send_answer(call, wire.refuse(exchange.request, review.refusal), retry=False)
         else:
-            await self._forward(call, review.exchange, review.body)
+            await self._forward(call, review.exchange, review.body, asker)
 
     async def _exchange(self, call: Call, wire: Wire, body: bytes) -> Exchange:
         """The request as the pipeline takes it. Raises Unreadable, Unsupported, TooLarge."""
@@ -171,12 +173,13 @@ class Proxy:
         )
         return Exchange(wire, request, origin, chosen.policy, chosen.shadow, self._sample.draw())
 
-    async def _forward(self, call: Call, exchange: Exchange, body: bytes) -> None:
+    async def _forward(self, call: Call, exchange: Exchange, body: bytes, asker: Asker) -> None:
         """Forward the request, and send the judged answer to the client."""
         headers = [pair for pair in call.forwarded if pair[0] != b"accept-encoding"]
         headers.append((b"accept-encoding", b"identity"))
         async with self._upstream.send(call.method, call.raw_path, call.query, headers, body) as response:
             call.response = response
+            asker.answered = True
             self._metrics.upstream(response.waited_s)
             _check_redirect(response)
             if not 200 <= response.status < 300:
@@ -292,8 +295,8 @@ class Proxy:
             await call.send(chunk)
         await call.end()
 
-    async def _send_answer(self, call: Call, answer: Answer, *, retry: bool) -> None:
-        headers: Headers = [(b"content-type", answer.content_type.encode("latin-1"))]
+    async def _send_answer(self, call: Call, answer: Answer, *, retry: bool, more: Iterable[Header] = ()) -> None:
+        headers: Headers = [(b"content-type", answer.content_type.encode("latin-1")), *more]
         if not retry:
             headers.append(NO_RETRY)
         await call.answer(answer.status, headers, answer.body)
@@ -310,7 +313,8 @@ class Proxy:
             message = f"the upstream's answer cannot be read, so it cannot be judged; see request {call.id} in the log"
         error_of = wire.error if wire is not None else partial(error_answer, call.path)
         retry = error.status in {502, 503, 504} and not isinstance(error, UpstreamUnreadable | Redirected)
-        await self._send_answer(call, error_of(error.status, error.code, message), retry=retry)
+        answer = error_of(error.status, error.code, message)
+        await self._send_answer(call, answer, retry=retry, more=retry_after(error))
 
     def _log_and_count(self, call: Call, wire: Wire | None) -> None:
         name = wire.name if wire is not None else "none"
