@@ -154,7 +154,8 @@ def _chat(number: int, texts: Texts, draw: random.Random, most: int, hour: int) 
     turns = [_turn(user, texts, draw) for _ in range(length)]
     if protocol != "moderations":
         turns[-1] = _ending(turns[-1], streamed, draw)
-    sdk = protocol in ("chat", "messages") and draw.random() < 0.4 and turns[-1].leaves == ""
+    # An official client raises errors of its own HTTP library if an answer breaks off.
+    sdk = protocol in ("chat", "messages") and draw.random() < 0.4 and not turns[-1].leaves and not turns[-1].breaks
     return Chat(f"session-{number:05}", user, protocol, streamed, draw.choice(MODELS), sdk, hour, tuple(turns))
 
 
