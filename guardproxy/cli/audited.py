@@ -104,6 +104,11 @@ def audited_scores(args: argparse.Namespace) -> "tuple[ScoredRows, set[str]]":
     from guardproxy.evaluation.audited import audited_rows
 
     turns, labels = _exported(args) if args.data else asyncio.run(_from_store(args))
+    if args.config is None and not args.guard and any(turn.calibrated for turn in turns):
+        raise ConfigError(
+            "the guard of these records is calibrated; name its configuration with --config, so that probabilities and "
+            "thresholds are those that it compares"
+        )
     audited = audited_rows(turns, labels, AUDIT, args.sample_rate)
     for name, number in audited.others.items():
         if number:

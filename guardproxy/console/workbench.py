@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import log1p
 from typing import Any, Final
 
+from guardproxy.calibration import Calibration
 from guardproxy.console.charts import Box, Chart, histogram
 from guardproxy.console.feed import PERIODS, acting, chips
 from guardproxy.console.parts import ConsoleParts, LoadedTurns
@@ -239,7 +240,7 @@ def panels(
     categories = sorted({place.category for place in rules}, key=lambda name: (name != UNSAFE, name))
     found: list[Panel] = []
     for category in categories:
-        scores = _scores(loaded, side, category, set(categories))
+        scores = _scores(loaded, policy.calibration, side, category, set(categories))
         sliders = [
             Slider(place, rule, chosen.get(place, rule.threshold))
             for place, rule in rules.items()
@@ -254,19 +255,22 @@ def panels(
     return found
 
 
-def _scores(loaded: LoadedTurns, side: Side, category: str, named: set[str]) -> dict[str, list[float]]:
+def _scores(
+    loaded: LoadedTurns, calibration: Calibration, side: Side, category: str, named: set[str]
+) -> dict[str, list[float]]:
     """The scores of the records of a side by what their label says of the decision: `right`, `wrong`, `unlabelled`."""
     scores: dict[str, list[float]] = {"wrong": [], "right": [], "unlabelled": []}
     for turn in loaded.turns:
         if turn.side != side or turn.verdict is None or turn.shadow:
             continue
+        verdict = calibration.applied(side, turn.verdict)
         if category == UNSAFE:
-            score: float | None = turn.verdict.unsafe
+            score: float | None = verdict.unsafe
         elif category == "*":
-            others = [finding.probability for finding in turn.verdict.findings if finding.category not in named]
+            others = [finding.probability for finding in verdict.findings if finding.category not in named]
             score = max(others, default=None)
         else:
-            own = [finding.probability for finding in turn.verdict.findings if finding.category == category]
+            own = [finding.probability for finding in verdict.findings if finding.category == category]
             score = max(own, default=None)
         if score is not None:
             label = loaded.labels.get(turn.id)

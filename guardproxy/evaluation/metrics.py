@@ -148,6 +148,12 @@ def reliability(
     return mean, share, counts[used]
 
 
+def calibration_error(scores: Floats, labels: NDArray[np.bool_], weights: Floats) -> float:
+    """The expected calibration error alone, as in `measure`."""
+    ordered = _Ordered.of(scores, labels, 0.5, weights)
+    return float(ordered.expected_calibration_error(ordered.weights[None, :])[0])
+
+
 @dataclass(frozen=True, slots=True)
 class _Ordered:
     """Rows by falling score.
@@ -198,7 +204,7 @@ class _Ordered:
                 **at,
                 "recall_at_1pct_fpr": np.where(fall_out <= 0.01, recall, 0).max(axis=1),
                 "recall_at_5pct_fpr": np.where(fall_out <= 0.05, recall, 0).max(axis=1),
-                "ece": self._ece(weights),
+                "ece": self.expected_calibration_error(weights),
             }
         both = (positives > 0) & (negatives > 0)
         for name in ("auprc", "roc_auc", "recall_at_1pct_fpr", "recall_at_5pct_fpr"):
@@ -216,7 +222,8 @@ class _Ordered:
             "fpr": false / negatives,
         }
 
-    def _ece(self, weights: Floats) -> Floats:
+    def expected_calibration_error(self, weights: Floats) -> Floats:
+        """The expected calibration error per draw."""
         gap = np.add.reduceat(weights * (self.scores - self.labels), self.starts, axis=1)
         return np.asarray(np.abs(gap).sum(axis=1) / weights.sum(axis=1), dtype=np.float64)
 

@@ -16,7 +16,7 @@ from guardproxy.languages.detect import languages_in
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline.exclusions import CountedVerdict, Exclusions
 from guardproxy.pipeline.turns import Turn, in_scope
-from guardproxy.policy import Policy, decide, on_failure, on_languages, worst
+from guardproxy.policy import UNSAFE, Policy, decide, on_failure, on_languages, worst
 from guardproxy.ports import Action, Guard, JudgeAgain, Request, Wire
 from guardproxy.types import (
     SEVERITY,
@@ -176,10 +176,12 @@ class Judging:
             complete, unread = views.complete, self._unread(message.text, views.views)
             try:
                 behind = _behind(thread, message.text, policy.thread.characters)
-                least = policy.thread.unsafe
+                least = policy.calibration.inverse(message.side, UNSAFE, policy.thread.unsafe)
                 verdict, counted = await self._verdict(
                     tuple(context), message, views.views, behind, stream, least=least
                 )
+                verdict = policy.calibration.applied(message.side, verdict)
+                counted = counted and counted.calibrated(policy, message.side)
                 decision = decide(policy, message.side, counted.verdict if counted else verdict)
             except Overloaded as failure:  # a GuardUnavailable too, so it must come first
                 decision, error = on_failure(policy.on_overload, "overload"), str(failure)

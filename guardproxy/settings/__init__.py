@@ -2,7 +2,7 @@
 
 from guardproxy.settings.catalogue import Catalogue
 from guardproxy.settings.checks.upstream import url_error
-from guardproxy.settings.edit import with_rules
+from guardproxy.settings.edit import own_rules, with_calibration, with_rules
 from guardproxy.settings.load import load, load_text
 from guardproxy.settings.model import (
     CREDENTIAL_HEADERS,
@@ -44,7 +44,9 @@ __all__ = [
     "UpstreamSettings",
     "load",
     "load_text",
+    "own_rules",
     "starter",
     "url_error",
+    "with_calibration",
     "with_rules",
 ]

@@ -1,4 +1,4 @@
-"""Change the thresholds of a policy in the text of a configuration file; values, order and comments stay.
+"""Change the thresholds and the calibration in the text of a configuration file; the rest and all comments stay.
 
 The indentation becomes that of the first indented mapping and of the first list throughout.
 """
@@ -13,6 +13,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.util import load_yaml_guess_indent
 
 from guardproxy.errors import ConfigError
+from guardproxy.settings.yaml_tree import SettingPath
 
 # Longer than any line: a line of the file is never broken.
 _WIDTH = 1_000_000
@@ -25,6 +26,38 @@ def with_rules(text: str, policy: str, rules: str) -> str:
     A threshold that the policy has is replaced, another one is added; no threshold is removed. Raises ConfigError if
     the text is not YAML or has no such policy.
     """
+    yaml, document = _opened(text)
+    policies = document.get("policies")
+    chosen = policies.get(policy) if isinstance(policies, CommentedMap) else None
+    if not isinstance(chosen, CommentedMap):
+        raise ConfigError(f"has no policy {policy!r}, so its thresholds cannot be changed")
+    _add(chosen, yaml.load(rules))
+    return _written(yaml, document)
+
+
+def with_calibration(text: str, maps: str) -> str:
+    """The text with the calibration of `maps`, a YAML mapping of side to category to slope and shift, in `guard`.
+
+    As for thresholds, maps are replaced or added, never removed. Raises ConfigError if the text is not YAML.
+    """
+    yaml, document = _opened(text)
+    _add(_section(_section(document, "guard"), "calibration"), yaml.load(maps))
+    return _written(yaml, document)
+
+
+def own_rules(text: str) -> list[SettingPath]:
+    """The places of all rules that the policies of the text have themselves. Raises ConfigError if it is not YAML."""
+    _, document = _opened(text)
+    found: list[SettingPath] = []
+    policies = document.get("policies")
+    for name, policy in policies.items() if isinstance(policies, CommentedMap) else ():
+        for side in ("user", "assistant"):
+            found += [("policies", name, side, category) for category in policy.get(side) or ()]
+        found += [("policies", name, "unsafe")] if "unsafe" in policy else []
+    return found
+
+
+def _opened(text: str) -> tuple[YAML, CommentedMap]:
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = _WIDTH
@@ -32,26 +65,34 @@ def with_rules(text: str, policy: str, rules: str) -> str:
         document, indent, offset = load_yaml_guess_indent(text, yaml=yaml)
     except YAMLError as error:
         raise ConfigError(f"is not YAML: {error}") from error
+    if not isinstance(document, CommentedMap):
+        raise ConfigError("is no mapping, so it cannot be changed")
     first = _INDENTED_KEY.search(text)
     yaml.indent(mapping=len(first[1]) if first else 2, sequence=indent or 2, offset=offset or 0)
-    policies = document.get("policies") if isinstance(document, CommentedMap) else None
-    chosen = policies.get(policy) if isinstance(policies, CommentedMap) else None
-    if not isinstance(chosen, CommentedMap):
-        raise ConfigError(f"has no policy {policy!r}, so its thresholds cannot be changed")
-    for side, by_category in yaml.load(rules).items():
-        section = chosen.setdefault(side, CommentedMap())
-        for category, thresholds in by_category.items():
-            _change(section, category, thresholds)
+    return yaml, document
+
+
+def _written(yaml: YAML, document: CommentedMap) -> str:
     out = StringIO()
     yaml.dump(document, out)
     return out.getvalue()
 
 
-def _change(section: Any, category: str, thresholds: Any) -> None:
-    own = section.get(category)
-    if isinstance(own, CommentedMap):
-        own.update(dict(thresholds))
-        return
-    new = CommentedMap(dict(thresholds))
-    new.fa.set_flow_style()
-    section[category] = new
+def _section(parent: CommentedMap, key: str) -> CommentedMap:
+    """The mapping under a key, which is added if it is missing or null."""
+    if parent.get(key) is None:
+        parent[key] = CommentedMap()
+    section: CommentedMap = parent[key]
+    return section
+
+
+def _add(parent: CommentedMap, sides: Any) -> None:
+    for side, by_category in sides.items():
+        section = _section(parent, side)
+        for category, numbers in by_category.items():
+            own = section.get(category)
+            if isinstance(own, CommentedMap):
+                own.update(dict(numbers))
+                continue
+            section[category] = CommentedMap(dict(numbers))
+            section[category].fa.set_flow_style()

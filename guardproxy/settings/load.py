@@ -60,7 +60,7 @@ def load_text(
     apply_presets(root)
     secrets, mistakes = read_secrets(root, env)
     problems += mistakes
-    content = _with_policies(root.plain_value(), preset)
+    content = _with_policies(root, preset)
     filled = with_secrets(content, secrets)
     document, mistakes = schema.check(root, filled)
     problems += mistakes
@@ -79,10 +79,11 @@ def _preset_beside_policies(root: Node, preset: PresetName | None) -> list[Probl
     return [Problem(policies.key_position, ("policies",), message)]
 
 
-def _with_policies(content: Any, preset: PresetName | None) -> Any:
+def _with_policies(root: Node, preset: PresetName | None) -> Any:
     """The plain value of a document, with the built-in policies if it has none."""
+    content = root.plain_value()
     if isinstance(content, dict) and "policies" not in content:
-        return {**content, "policies": default_policies(preset).plain_value()}
+        return {**content, "policies": default_policies(preset, root.get("guard")).plain_value()}
     return content
 
 
