@@ -77,6 +77,23 @@ def add_parser(commands: Any) -> None:
         metavar="X",
         help="each rule blocks at least this share of the rows of its category",
     )
+    _add_instead(parser)
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="also change the thresholds, and with --platt the calibration, in this configuration file; without "
+        "--config, it also names the guard",
+    )
+    parser.add_argument(
+        "--in-policy", default="default", metavar="NAME", help="the policy that --write changes (default: default)"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help=PLOT_HELP)
+    parser.set_defaults(run=run)
+
+
+def _add_instead(parser: argparse.ArgumentParser) -> None:
+    """Add the options that find something else than thresholds alone."""
     combine = parser.add_mutually_exclusive_group()
     combine.add_argument(
         "--cascade",
@@ -90,18 +107,6 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="find guard.calibration: by side and category, the Platt scaling with which probabilities are frequencies",
     )
-    parser.add_argument(
-        "--write",
-        type=Path,
-        metavar="FILE",
-        help="also change the thresholds, and with --platt the calibration, in this configuration file; without "
-        "--config, it also names the guard",
-    )
-    parser.add_argument(
-        "--in-policy", default="default", metavar="NAME", help="the policy that --write changes (default: default)"
-    )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help=PLOT_HELP)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -137,15 +137,15 @@ def precision_recall(scores: Floats, labels: NDArray[np.bool_], weights: Floats 
 
 def reliability(
     scores: Floats, labels: NDArray[np.bool_], bins: int = BINS, weights: Floats | None = None
-) -> tuple[Floats, Floats, Ints]:
-    """Mean score, share of positives and number of rows of each non-empty bin; `weights` as for `measure`."""
+) -> tuple[Floats, Floats, Floats]:
+    """Mean score, share of positives and effective rows of each non-empty bin; `weights` as for `measure`."""
     each = np.ones(len(scores)) if weights is None else weights
     row_bins = _bin(scores, bins)
-    counts, total = np.bincount(row_bins, minlength=bins), np.bincount(row_bins, each, bins)
-    used = counts > 0
+    total, squares = np.bincount(row_bins, each, bins), np.bincount(row_bins, each**2, bins)
+    used = total > 0
     mean = np.bincount(row_bins, scores * each, bins)[used] / total[used]
     share = np.bincount(row_bins, labels * each, bins)[used] / total[used]
-    return mean, share, counts[used]
+    return mean, share, total[used] ** 2 / squares[used]
 
 
 def calibration_error(scores: Floats, labels: NDArray[np.bool_], weights: Floats) -> float:

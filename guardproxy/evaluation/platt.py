@@ -126,8 +126,9 @@ def _fit(side: Side, category: str, scores: Floats, labels: Bools, weights: Floa
     before, after = _losses(scores, labels), _losses(held_out, labels)
     fall, chance = _mean_and_error(before - after, weights)
     if fall <= _ERRORS * chance:
-        reason = f"held out, the loss changes by {-fall:+.4f}, by chance it could by {_ERRORS * chance:.4f}"
-        return NoFit(side, category, f"{reason}; the guard's own probabilities stay")
+        gain = f"held out, a map {'lowers' if fall > 0 else 'raises'} the loss by {abs(fall):.4f} nats per row"
+        reason = f"{gain}, and chance alone could by {_ERRORS * chance:.4f}; the guard's own probabilities stay"
+        return NoFit(side, category, reason)
     return PlattFit(
         side,
         category,

@@ -11,14 +11,16 @@ from guardproxy.calibration import UNCALIBRATED, Calibration, Platt
 from guardproxy.cli import main
 from guardproxy.evaluation.platt import MIN_ROWS, NoFit, PlattFit, calibration_of, fit_calibration
 from guardproxy.evaluation.report import Pair, overall, weights_of
-from guardproxy.types import Side
+from guardproxy.sinks.shared import to_dict
+from guardproxy.types import Decision, Finding, Side, Verdict
 from tests.evaluation.test_thresholds import pair
+from tests.sinks.kit import record
 
 TRUE = Platt(0.6, -2.0)
 
 
 def sampled(n: int, true: Platt = TRUE, seed: int = 1, side: Side = "user") -> list[Pair]:
-    """Rows whose frequency of being unsafe is `true` of the guard's probability; all unsafe ones are of one category."""
+    """Rows whose frequency of harm is `true` of the guard's probability; all unsafe ones are of one category."""
     source = np.random.default_rng(seed)
     scores = 1 / (1 + np.exp(-source.normal(0, 3, n)))
     unsafe = source.random(n) < [true.value(float(score)) for score in scores]
@@ -104,7 +106,7 @@ def test_probabilities_of_0_and_1() -> None:
 
 
 def test_what_is_refused() -> None:
-    """Too few rows of a kind, no gain on other rows, an order against the labels, and unsafe rows without a category."""
+    """Too few rows of a kind, no gain on other rows, an order against the labels, unsafe rows without a category."""
     few = only(fit_calibration(sampled(60)))
     unsafe = int(overall(sampled(60))[1].sum())
     assert isinstance(few, NoFit)
@@ -127,7 +129,9 @@ def test_what_is_refused() -> None:
 
 def test_rows_of_unequal_weight_say_less() -> None:
     """Of rows with unequal weights, the effective number must be enough."""
-    rows = [(replace(row, weight=1000.0) if place < 3 else row, score) for place, (row, score) in enumerate(sampled(800))]
+    rows = [
+        (replace(row, weight=1000.0) if place < 3 else row, score) for place, (row, score) in enumerate(sampled(800))
+    ]
     found = only(fit_calibration(rows))
     assert isinstance(found, NoFit)
     assert "because their weights differ" in found.reason
@@ -139,10 +143,6 @@ def test_rows_of_unequal_weight_say_less() -> None:
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Lines of `audit export` with labels, judged by a guard that takes harm to be far too frequent."""
-    from guardproxy.sinks.shared import to_dict
-    from guardproxy.types import Decision, Finding, Verdict
-    from tests.sinks.kit import record
-
     monkeypatch.setenv("GUARDPROXY_DATA_DIR", str(tmp_path))
     path = tmp_path / "export.jsonl"
     lines = []
