@@ -130,11 +130,14 @@ async def _from_store(args: argparse.Namespace) -> "Labelled":
 
 def _exported(args: argparse.Namespace) -> "Labelled":
     """The records of every file. Raises ConfigError with the place of the first line that is none."""
+    from guardproxy.evaluation.datasets import EXPORTED_CSV
     from guardproxy.replay import stored_turn
 
     turns: list[StoredTurn] = []
     labels: dict[str, Sequence[RecordLabel]] = {}
     for path in args.data:
+        if path.suffix == ".csv":
+            raise ConfigError(f"{path}: cannot be used; {EXPORTED_CSV}")
         try:
             lines = path.read_text("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:

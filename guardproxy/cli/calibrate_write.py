@@ -3,16 +3,16 @@
 import os
 import shutil
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from guardproxy.errors import ConfigError
 
 if TYPE_CHECKING:
     from guardproxy.calibration import Calibration
     from guardproxy.settings import Settings
-    from guardproxy.types import Side
+    from guardproxy.settings.yaml_tree import SettingPath
 
 
 def check_calibration(path: Path, used: "Settings") -> None:
@@ -51,32 +51,26 @@ def write(path: Path, policy: str, rules: str, maps: str, calibration: "Calibrat
     shutil.copymode(path, replaced)
     replaced.replace(path)
     print(f"{path}: the thresholds of policy {policy} are changed", file=sys.stderr)
-    if calibration is not None:
-        _name_others(path, own_rules(text), own_rules_of(policy, rules), calibration)
-
-
-def own_rules_of(policy: str, rules: str) -> list[tuple[str, ...]]:
-    """The places of rules that a YAML text by side puts into a policy."""
-    from guardproxy.settings import own_rules
-
-    indented = "\n".join(f"    {line}" for line in rules.splitlines())
-    return [tuple(map(str, place)) for place in own_rules(f'policies:\n  "{policy}":\n{indented}\n')]
+    _name_others(path, policy, own_rules(before), own_rules(text), calibration)
 
 
 def _name_others(
-    path: Path, places: Sequence[Sequence[str | int]], written: Collection[tuple[str, ...]], calibration: "Calibration"
+    path: Path,
+    policy: str,
+    before: "Mapping[SettingPath, Any]",
+    after: "Mapping[SettingPath, Any]",
+    calibration: "Calibration | None",
 ) -> None:
-    """Name the rules on calibrated sides whose thresholds were not found: their numbers now mean something else."""
-    sides: tuple[Side, ...] = ("user", "assistant")
-    calibrated = {side for side in sides if calibration.side(side)}
-    others = [
-        ".".join(map(str, place))
-        for place in places
-        if tuple(map(str, place)) not in written and (place[2] in calibrated or place[2] == "unsafe")
+    """Name the operator's own rules that stay: the printed shares do not count them."""
+    stay = [place for place, rule in before.items() if rule and after.get(place) == rule]
+    beside = [place for place in stay if place[1] == policy]
+    rescaled = [
+        place for place in stay if calibration and calibration.side("user" if place[2] == "user" else "assistant")
     ]
-    if others:
-        print(
-            f"{path}: these rules keep their numbers, which are now compared with calibrated probabilities; check them "
-            f"with `guardproxy replay`: {', '.join(others)}",
-            file=sys.stderr,
-        )
+    for places, consequence in (
+        (beside, "the printed shares do not count them; remove them, or see with `guardproxy replay` what they do"),
+        (rescaled, "their numbers are now compared with calibrated probabilities; set them anew"),
+    ):
+        if places:
+            names = ", ".join(".".join(map(str, place)) for place in places)
+            print(f"{path}: these rules stay as they are: {names}: {consequence}", file=sys.stderr)

@@ -75,11 +75,18 @@ class Rate:
 
 
 def rate_of(hits: NDArray[np.bool_], weights: Floats) -> Rate:
-    """The share of hits (n,) by weight (n,); without weights other than 1, the plain counts."""
+    """The share of hits (n,) by weight (n,); without weights other than 1, the plain counts.
+
+    If the hits are among the rows of great weight, the share varies more than the effective number of all rows says:
+    then n is the number of rows of equal weight whose share would vary as much (Korn and Graubard 1998).
+    """
     if (weights == 1).all():
         return Rate(int(hits.sum()), len(hits))
-    n = effective_rows(weights)
-    return Rate(float(weights[hits].sum() / weights.sum()) * n, n)
+    n, share = effective_rows(weights), float(weights[hits].sum() / weights.sum())
+    variance = float((weights**2 * (hits - share) ** 2).sum() / weights.sum() ** 2)
+    if 0 < share < 1:
+        n = min(n, share * (1 - share) / variance)
+    return Rate(share * n, n)
 
 
 def effective_rows(weights: Floats) -> float:

@@ -13,25 +13,37 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.util import load_yaml_guess_indent
 
 from guardproxy.errors import ConfigError
+from guardproxy.policy import ANY
 from guardproxy.settings.yaml_tree import SettingPath
 
 # Longer than any line: a line of the file is never broken.
 _WIDTH = 1_000_000
+# The keys of a rule that names a category of what `unsafe` blocks, and stops nothing.
+_NAMING = frozenset({"flag", "with_unsafe"})
 _INDENTED_KEY = re.compile(r"^( +)[^\s#-]", re.MULTILINE)
 
 
 def with_rules(text: str, policy: str, rules: str) -> str:
     """The text with the thresholds of `rules`, a YAML mapping of side to category to thresholds, in a policy.
 
-    A threshold that the policy has is replaced, another one is added; no threshold is removed. Raises ConfigError if
-    the text is not YAML or has no such policy.
+    A threshold that the policy has is replaced, another one is added; no threshold is removed. A condition
+    (`with_unsafe`) is part of the thresholds that are found. Where only a `flag` that names the category was found, rules
+    of the policy for it stay as they are. Raises ConfigError if the text is not YAML or has no such policy.
     """
     yaml, document = _opened(text)
     policies = document.get("policies")
     chosen = policies.get(policy) if isinstance(policies, CommentedMap) else None
     if not isinstance(chosen, CommentedMap):
         raise ConfigError(f"has no policy {policy!r}, so its thresholds cannot be changed")
-    _add(chosen, yaml.load(rules))
+    found = yaml.load(rules)
+    for side, by_category in found.items():
+        own = _section(chosen, side)
+        for category, thresholds in list(by_category.items()):
+            if _NAMING.issuperset(thresholds) and (category in own or ANY in own):
+                del by_category[category]
+            elif "with_unsafe" not in thresholds and isinstance(own.get(category), CommentedMap):
+                own[category].pop("with_unsafe", None)
+    _add(chosen, found)
     return _written(yaml, document)
 
 
@@ -45,16 +57,16 @@ def with_calibration(text: str, maps: str) -> str:
     return _written(yaml, document)
 
 
-def own_rules(text: str) -> list[SettingPath]:
-    """The places of all rules that the policies of the text have themselves. Raises ConfigError if it is not YAML."""
+def own_rules(text: str) -> dict[SettingPath, Any]:
+    """The rules that the policies of a text have themselves, by their places. Raises ConfigError if it is not YAML."""
     _, document = _opened(text)
-    found: list[SettingPath] = []
     policies = document.get("policies")
-    for name, policy in policies.items() if isinstance(policies, CommentedMap) else ():
-        for side in ("user", "assistant"):
-            found += [("policies", name, side, category) for category in policy.get(side) or ()]
-        found += [("policies", name, "unsafe")] if "unsafe" in policy else []
-    return found
+    return {
+        ("policies", name, side, category): rule
+        for name, policy in (policies.items() if isinstance(policies, CommentedMap) else ())
+        for side in ("user", "assistant")
+        for category, rule in (policy.get(side) or {}).items()
+    }
 
 
 def _opened(text: str) -> tuple[YAML, CommentedMap]:

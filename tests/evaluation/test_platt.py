@@ -11,6 +11,7 @@ from guardproxy.calibration import UNCALIBRATED, Calibration, Platt
 from guardproxy.cli import main
 from guardproxy.evaluation.platt import MIN_ROWS, NoFit, PlattFit, calibration_of, fit_calibration
 from guardproxy.evaluation.report import Pair, overall, weights_of
+from guardproxy.settings import with_rules
 from guardproxy.sinks.shared import to_dict
 from guardproxy.types import Decision, Finding, Side, Verdict
 from tests.evaluation.test_thresholds import pair
@@ -225,3 +226,20 @@ def test_combinations_of_options_that_mean_nothing(data: Path, capsys: pytest.Ca
     wrong = ["calibrate", str(data), "--from-audit", "--target-fpr", "0.1", "--write", str(config)]
     assert main([*wrong, "--config", str(other)]) == 2
     assert "has another calibration" in capsys.readouterr().err
+
+
+def test_own_rules_of_a_category_that_keeps_to_unsafe_stay(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A rule that only names a category replaces none; a condition is part of the thresholds that are found."""
+    config = data.parent / "config.yaml"
+    config.write_text(
+        "version: 1\npolicies:\n  default:\n    preset: balanced\n    user:\n"
+        "      violence_hate: {flag: 0.3, block: 0.9}  # ours\n"
+    )
+    assert main(["calibrate", str(data), "--from-audit", "--target-fpr", "0.05", "--write", str(config)]) == 0
+    assert "violence_hate: the printed shares do not count them" in capsys.readouterr().err
+    assert "violence_hate: {flag: 0.3, block: 0.9}  # ours\n" in config.read_text()
+    text = "policies:\n  default:\n    user:\n      x: {block: 0.5, with_unsafe: 0.6}\n      '*': {block: 0.4}\n"
+    assert "x: {block: 0.3}" in with_rules(text, "default", "user:\n  x: {block: 0.3}\n")
+    kept = with_rules(text, "default", "user:\n  y: {flag: 0.5, with_unsafe: 0.7}\n  unsafe: {block: 0.7}\n")
+    assert "y:" not in kept
+    assert "unsafe: {block: 0.7}" in kept
