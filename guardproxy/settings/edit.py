@@ -27,8 +27,8 @@ def with_rules(text: str, policy: str, rules: str) -> str:
     """The text with the thresholds of `rules`, a YAML mapping of side to category to thresholds, in a policy.
 
     A threshold that the policy has is replaced, another one is added; no threshold is removed. A condition
-    (`with_unsafe`) is part of the thresholds that are found. Where only a `flag` that names the category was found, rules
-    of the policy for it stay as they are. Raises ConfigError if the text is not YAML or has no such policy.
+    (`with_unsafe`) is part of the thresholds that are found. Where only a `flag` that names a category was found, the
+    policy's rules for it stay as they are. Raises ConfigError if the text is not YAML or has no such policy.
     """
     yaml, document = _opened(text)
     policies = document.get("policies")
