@@ -73,10 +73,7 @@ class Calibration:
         maps = self.side(side)
         if not maps:
             return verdict
-        raw = {"unsafe": verdict.unsafe} if "unsafe" in maps else {}
-        for finding in verdict.findings:
-            if finding.category in maps:
-                raw[finding.category] = max(finding.probability, raw.get(finding.category, 0.0))
+        own = [("unsafe", verdict.unsafe), *((finding.category, finding.probability) for finding in verdict.findings)]
         return replace(
             verdict,
             unsafe=self.value(side, "unsafe", verdict.unsafe),
@@ -84,7 +81,7 @@ class Calibration:
                 replace(finding, probability=self.value(side, finding.category, finding.probability))
                 for finding in verdict.findings
             ),
-            raw=tuple(raw.items()),
+            raw=tuple((category, probability) for category, probability in own if category in maps),
         )
 
 

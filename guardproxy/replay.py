@@ -108,12 +108,19 @@ def stored_turn(number: int, data: Mapping[str, Any], floor: float = 0.0) -> Sto
 
 
 def _verdict(data: Mapping[str, Any], floor: float) -> Verdict:
-    raw, found = dict(data.get("raw", ())), data["findings"]
+    raw: dict[str, list[float]] = {}
+    # In the order of the findings, of which a category may have several.
+    for category, probability in data.get("raw", ()):
+        raw.setdefault(category, []).append(probability)
+    unsafe, found = raw.pop(UNSAFE, [data["unsafe"]])[0], data["findings"]
     if raw:
-        found = [{**finding, "probability": raw.get(finding["category"], finding["probability"])} for finding in found]
+        found = [
+            {**finding, "probability": raw[finding["category"]].pop(0)} if finding["category"] in raw else finding
+            for finding in found
+        ]
     reached = [finding for finding in found if finding["probability"] >= floor]
     findings = tuple([Finding(finding["category"], finding["probability"]) for finding in reached])
-    return Verdict(raw.get(UNSAFE, data["unsafe"]), findings, data["guard"], data["taxonomy"], _NO_USAGE)
+    return Verdict(unsafe, findings, data["guard"], data["taxonomy"], _NO_USAGE)
 
 
 def _decision(data: Mapping[str, Any]) -> Decision:

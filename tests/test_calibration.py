@@ -70,14 +70,14 @@ def test_a_record_keeps_both_numbers() -> None:
     """A stored record has the calibrated probabilities and the guard's own, with which replay begins."""
     own = Verdict(0.9, (Finding("violence", 0.3), Finding("sexual", 0.2), Finding("violence", 0.4)), "guard", "six@1")
     calibrated = CALIBRATION.applied("user", own)
-    assert dict(calibrated.raw) == {"unsafe": 0.9, "violence": 0.4}
+    assert calibrated.raw == (("unsafe", 0.9), ("violence", 0.3), ("violence", 0.4))
     stored = record(1, verdict=calibrated)
     assert from_dict(to_dict(stored)) == stored
     turn = stored_turn(1, to_dict(stored))
     assert turn.calibrated
     assert turn.verdict is not None
     assert turn.verdict.unsafe == 0.9
-    assert [finding.probability for finding in turn.verdict.findings] == [0.4, 0.2, 0.4]
+    assert turn.verdict.findings == own.findings
     assert not stored_turn(1, to_dict(record(1))).calibrated
     assert CALIBRATION.applied("assistant", own).findings == own.findings
 

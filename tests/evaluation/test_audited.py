@@ -150,6 +150,18 @@ def test_unequal_weights_need_more_rows() -> None:
     assert "so add" in reasons[0]
 
 
+def test_hits_among_rows_of_great_weight_say_less() -> None:
+    """A share whose hits are all in the sampled part has that part's certainty, not that of all rows together."""
+    weights = np.repeat([100.0, 1.0], [40, 4000])
+    hits = np.arange(4040) < 4
+    rate = rate_of(hits, weights)
+    assert rate.value == pytest.approx(400 / 8000)
+    # The share is half of that of 40 rows, so it varies half as much: its variance is 0.25 * 0.1 * 0.9 / 40.
+    assert rate.n == pytest.approx(0.05 * 0.95 / (0.25 * 0.1 * 0.9 / 40), rel=0.1)
+    assert rate.n < effective_rows(weights)
+    assert rate_of(np.zeros(4040, dtype=np.bool_), weights).n == pytest.approx(effective_rows(weights))
+
+
 def traffic(number: int, source: np.random.Generator) -> tuple[StoredTurn, bool]:
     """A turn of a guard that is often wrong, and whether its text is unsafe."""
     unsafe = bool(source.random() < 0.2)

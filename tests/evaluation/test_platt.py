@@ -96,6 +96,15 @@ def test_rows_that_the_guard_separates_have_a_finite_slope() -> None:
     assert isinstance(fit, PlattFit)
     assert 1 < fit.scaling.slope < 20
 
+    def cost(slope: float, shift: float) -> float:
+        """The negative log-posterior, with the prior on the slope."""
+        signed = [(1 if row.unsafe else -1) * (slope * np.log(s.unsafe / (1 - s.unsafe)) + shift) for row, s in rows]
+        return float(np.logaddexp(0.0, -np.array(signed)).sum() + (slope - 1) ** 2 / 2)
+
+    least = cost(fit.scaling.slope, fit.scaling.shift)
+    for slope, shift in ((0.01, 0.0), (-0.01, 0.0), (0.0, 0.01), (0.0, -0.01)):
+        assert cost(fit.scaling.slope + slope, fit.scaling.shift + shift) > least
+
 
 def test_probabilities_of_0_and_1() -> None:
     """A guard that says only 0 and 1 gets, for its 1, the share of unsafe rows to which it says so."""
