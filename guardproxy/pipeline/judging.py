@@ -19,7 +19,7 @@ from guardproxy.pipeline.message_views import MessageViews
 from guardproxy.pipeline.thread import joined_text, own_text
 from guardproxy.pipeline.turns import Turn, in_scope
 from guardproxy.pipeline.unread import unread_languages
-from guardproxy.policy import Policy, decide, on_failure, on_languages, worst
+from guardproxy.policy import UNSAFE, Policy, decide, on_failure, on_languages, worst
 from guardproxy.ports import Action, Guard, JudgeAgain, Request, Wire
 from guardproxy.types import (
     SEVERITY,
@@ -186,10 +186,12 @@ class Judging:
             try:
                 own = own_text(message) if thread else ""
                 behind = joined_text((*thread, own), policy.thread.characters) if own else ""
-                least = policy.thread.unsafe
+                least = policy.calibration.inverse(message.side, UNSAFE, policy.thread.unsafe)
                 verdict, counted = await self._verdict(
                     tuple(context), message, views.views, behind, stream, least=least
                 )
+                verdict = policy.calibration.applied(message.side, verdict)
+                counted = counted and counted.calibrated(policy, message.side)
                 decision = decide(policy, message.side, counted.verdict if counted else verdict)
             except (Overloaded, JudgingTooLong) as failure:  # GuardUnavailable too, so they must come first
                 refused, error = failure, str(failure)

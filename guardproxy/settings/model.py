@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Interval, Len
 
+from guardproxy.calibration import Calibration
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_policy import Count, PolicySettings, Probability, RouteSettings, Text
 from guardproxy.settings.model_server import Limits, Seconds, ServerSettings
@@ -151,6 +152,9 @@ class GuardSettings:
     """Two guards: the second is asked only if the first is not sure."""
     by_language: ByLanguageSettings | None = None
     """Two guards: the first for the languages that it reads, the other for all other languages."""
+    calibration: Calibration | None = None
+    """Maps from the guard's probabilities to those on your traffic, with which thresholds are compared.
+    `guardproxy calibrate --platt` finds them."""
 
 
 @dataclass(frozen=True, slots=True)
