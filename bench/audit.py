@@ -139,9 +139,13 @@ def queries(store: ReviewStore, rows: int) -> dict[str, _Query]:
     named["queue: claim"] = lambda: store.claim([f"{rows // 2:032x}"], "ann", 300)
     for name, (length, step) in {"hour": (3600, 120), "day": (86_400, 3600), "30 days": (30 * 86_400, 86_400)}.items():
         within = Filter(since=end - length, shadow="without")
-        named[f"overview: totals, {name}"] = lambda within=within: store.facets(within, 100_000)  # type: ignore[misc]
+        named[f"overview: totals, {name}"] = lambda within=within: store.totals(within)  # type: ignore[misc]
         named[f"overview: charts, {name}"] = lambda within=within, step=step: store.periods(within, step)  # type: ignore[misc]
-    named["workbench: scores"] = lambda: store.recent(Filter(shadow="without"), 5000)
+        for by in ("category", "client"):
+            named[f"overview: charts by {by}, {name}"] = lambda within=within, step=step, by=by: store.trends(  # type: ignore[misc]
+                within, step, by
+            )
+    named["workbench: scores"] = lambda: store.recent(Filter(shadow="without"), 2000)
     for by in COUNT_BY:
         named[f"stats --by {by}"] = lambda by=by: store.counts(by)  # type: ignore[misc]
     named["stats --by category, last day"] = lambda: store.counts("category", Filter(since=end - 86_400))

@@ -93,7 +93,8 @@ async def progress(visit: Visit) -> dict[str, Any]:
     chosen = replace(acting(visit.filter()), label=None)
     facets = await visit.parts.store.facets(chosen)
     waiting = sum(facets.by.get("label", {}).get("none", {}).values())
-    return {"total": facets.counted, "labelled": max(0, facets.counted - waiting), "capped": facets.capped}
+    capped = facets.capped or facets.looked_at is not None
+    return {"total": facets.counted, "labelled": max(0, facets.counted - waiting), "capped": capped}
 
 
 async def _next(visit: Visit, before: int | None) -> str | None:

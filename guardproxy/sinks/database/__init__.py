@@ -2,12 +2,14 @@
 
 from guardproxy.sinks.database.chain import ChainProblem, Head
 from guardproxy.sinks.database.check import Verification
+from guardproxy.sinks.database.counting import FACETS, TREND_FIELDS, Facets, Period, Trends
 from guardproxy.sinks.database.erasing import Erased, Keep
 from guardproxy.sinks.database.filters import KEYS, Filter, FilterError, parse_bound, parse_moment
 from guardproxy.sinks.database.keys import ChainKey, PartsCipher, StoreKeys
 from guardproxy.sinks.database.queries import COUNT_BY, AuditStats, CountBy, Counts, StoredRecord
-from guardproxy.sinks.database.review import FACETS, TREND_FIELDS, Facets, Period, ReviewStore, Trends
+from guardproxy.sinks.database.review import ReviewStore
 from guardproxy.sinks.database.schema import data_folder, default_store_url
+from guardproxy.sinks.database.selections import Sample
 from guardproxy.sinks.database.store import AuditStore
 
 DATABASES = ("postgresql", "sqlite")  # the kinds of addresses of an `AuditStore`
@@ -33,6 +35,7 @@ __all__ = [
     "PartsCipher",
     "Period",
     "ReviewStore",
+    "Sample",
     "StoreKeys",
     "StoredRecord",
     "Trends",

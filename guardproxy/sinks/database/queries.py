@@ -26,10 +26,11 @@ COUNT_BY: tuple[str, ...] = get_args(CountBy)
 
 # A quarter of an hour: every time zone begins its hours and days at one.
 _BUCKET_S = 900
+# Those with the fewest records of a value first.
 _COLUMNS = {
-    **{name: records.c[name] for name in ("side", "action", "route", "request_id", "model", "policy")},
-    **{name: records.c[name] for name in ("client", "session")},
+    **{name: records.c[name] for name in ("request_id", "session")},
     "user": records.c.end_user,
+    **{name: records.c[name] for name in ("client", "model", "route", "action", "policy", "side")},
 }
 
 
@@ -74,10 +75,11 @@ def conditions(chosen: Filter, dialect: str) -> list[ColumnElement[bool]]:
     row = records.c
     # Only rows that hold a record have an action: others and erased ones have no search columns.
     clauses = [row.action.is_not(None), *within(chosen.since, chosen.until)]
-    for name, column in _COLUMNS.items():
-        value: str | None = getattr(chosen, name)
-        if value is not None:
-            clauses.append(column == search_key(value))
+    named = [name for name in _COLUMNS if getattr(chosen, name) is not None]
+    for name in named:
+        # SQLite has no statistics: of several indices, it would take that of a policy that all records have.
+        column = _COLUMNS[name] if name == named[0] or dialect != "sqlite" else _COLUMNS[name].concat("")
+        clauses.append(column == search_key(getattr(chosen, name)))
     if chosen.category is not None:
         clauses.append(row.seq.in_(_scored(chosen.category, scores.c.reached.is_(True))))
     clauses += [_at_least(bound, dialect) for bound in chosen.min_score]
@@ -92,10 +94,12 @@ def first_records(
     *where: ColumnElement[bool],
     newest_first: bool = True,
     limit: int | None = None,
+    lowest: int | None = None,
 ) -> Select[Any]:
     """Select number and `columns` of the first records that match, newest first or in the order of the numbers.
 
-    With the columns of the index of what is counted alone, no long row is read. Raises as `conditions`.
+    `lowest` is the lowest number that is looked at. With the columns of the index of what is counted alone, no long row
+    is read. Raises as `conditions`.
     """
     seq: ColumnElement[int] = records.c.seq
     query = select(seq)
@@ -105,6 +109,8 @@ def first_records(
         seq = query.selected_columns[0]
         query = query.with_only_columns(seq.label("seq")).join(records, records.c.seq == seq)
         chosen = replace(chosen, text=None)
+    if lowest is not None:
+        where = (seq >= lowest, *where)
     query = query.add_columns(*columns).where(*conditions(chosen, dialect), *where)
     return query.order_by(seq.desc() if newest_first else seq).limit(limit)
 
@@ -114,6 +120,12 @@ def _numbers_with(search: str) -> Select[Any]:
         return numbers_with(search)
     except ValueError as error:
         raise FilterError("text", str(error)) from None
+
+
+def nth_with(search: str, nth: int) -> Select[Any]:
+    """Select the number of the `nth` newest record with this text in SQLite. Raises FilterError as `conditions`."""
+    query = _numbers_with(search)
+    return query.order_by(query.selected_columns[0].desc()).offset(nth - 1).limit(1)
 
 
 def _states(chosen: Filter) -> list[ColumnElement[bool]]:

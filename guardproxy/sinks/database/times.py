@@ -8,8 +8,9 @@ which bound what a query reads, in its own order and with any other index.
 from collections.abc import Iterable
 
 from sqlalchemy import ColumnElement, Connection, func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from guardproxy.sinks.database.schema import blocks, records
+from guardproxy.sinks.database.schema import blocks, records, store
 
 BLOCK_ROWS = 1024
 
@@ -47,3 +48,20 @@ def within(since: float | None, until: float | None) -> list[ColumnElement[bool]
         last = select(func.max(blocks.c.block)).where(blocks.c.earliest < until).scalar_subquery()
         clauses += [records.c.seq < (last + 1) * BLOCK_ROWS, time < until]
     return clauses
+
+
+async def numbers_within(connection: AsyncConnection, since: float | None, until: float | None) -> tuple[int, int]:
+    """Return the first and the last number that rows of this time may have; the first is the greater if there are none.
+
+    Rows of other times lie between them as well.
+    """
+    first, last = 1, int((await connection.execute(select(store.c.seq))).scalar_one())
+    if since is not None:
+        block = select(func.min(blocks.c.block)).where(blocks.c.latest >= since)
+        lowest = (await connection.execute(block)).scalar()
+        first = last + 1 if lowest is None else max(first, lowest * BLOCK_ROWS)
+    if until is not None:
+        block = select(func.max(blocks.c.block)).where(blocks.c.earliest < until)
+        highest = (await connection.execute(block)).scalar()
+        last = 0 if highest is None else min(last, (highest + 1) * BLOCK_ROWS - 1)
+    return first, last
