@@ -147,11 +147,10 @@ async def count_periods(connection: AsyncConnection, selection: Selection, lengt
 async def count_trends(connection: AsyncConnection, selection: Selection, length_s: float, by: str) -> Trends:
     """Count by value of `by`, one of `TREND_FIELDS`, and by period and action."""
     which = _read_once(selection)
+    value: ColumnElement[str] = scores.c.category if by == "category" else which.c[by]
     if by == "category":
-        value = scores.c.category
         query = _with_scores(select(value, which.c.bucket, which.c.action, func.sum(which.c.weight)), which)
     else:
-        value = which.c[by]
         query = select(value, which.c.bucket, which.c.action, func.sum(which.c.weight))
     found: defaultdict[str, defaultdict[float, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
     grouped = query.group_by(value, which.c.bucket, which.c.action)
@@ -194,7 +193,8 @@ def _percentiles(latency: list[tuple[float, int]]) -> tuple[float, float]:
     """The 50th and the 95th percentile of seconds, each with its weight."""
     latency.sort()
     half, most = (sum(weight for _, weight in latency) * share / 100 for share in (50, 95))
-    reached, below = [], 0
+    reached: list[float] = []
+    below = 0
     for seconds, weight in latency:
         below += weight
         if len(reached) == 0 and below >= half:

@@ -15,6 +15,7 @@ from guardproxy.sinks.database.listed import listed
 from guardproxy.sinks.database.schema import labels, records, scores, store
 from guardproxy.sinks.database.sealed import ERASED
 from guardproxy.sinks.database.texts import erase_texts
+from guardproxy.sinks.database.times import forget_times
 
 HELD = (records.c.kind == "record") & records.c.content.is_not(None)
 # A row of version 0.1.0, whose text is in its content; quotation marks in texts are escaped, so this finds the field.
@@ -92,6 +93,7 @@ async def erase_records(connection: AsyncConnection, numbers: Sequence[int], why
     nothing = {**NOTHING, "content": None, "salt": None, "sealed_text": None, "sealed_quotes": None}
     which = records.c.seq.in_(listed(connection.dialect.name, every))
     await connection.execute(update(records).where(which).values(nothing))
+    await forget_times(connection, held)
     await _note(connection, chain.erasure_entry(time.time(), why, every), key)
     return len(held)
 

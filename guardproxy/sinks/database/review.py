@@ -38,7 +38,7 @@ _claims = Table(
 class ReviewStore(AuditStore):
     """The audit store with the queries of the reviewer's page. Every count looks at a bounded number of records."""
 
-    async def facets(self, chosen: Filter = EVERY, newest: int = 10_000) -> Facets:
+    async def facets(self, chosen: Filter = EVERY, newest: int = 5_000) -> Facets:
         """Count the newest records that match, by every facet."""
         async with self._database.reading() as connection:
             await check_names(connection, chosen)

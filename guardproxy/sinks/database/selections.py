@@ -18,8 +18,8 @@ from guardproxy.sinks.database.queries import first_records, nth_with
 from guardproxy.sinks.database.schema import HAS_ERROR, SCORE_FLOOR, records
 from guardproxy.sinks.database.times import numbers_within
 
-_EXACT = 10_000  # so many records of a time are counted without a sample
-_STRATUM = 4_000  # the most records of each part of a sample, about
+_EXACT = 5_000  # so many records of a time are counted without a sample
+_STRATUM = 2_500  # the most records of each part of a sample, about
 _LOOKED_AT = 100_000  # the newest rows that are searched for probabilities without an index
 _STEP = 2_654_435_761  # odd, and 2**32 times the golden ratio: its multiples are spread evenly
 _RANGE = 2**32
@@ -87,7 +87,7 @@ async def sampled(
     numbers = listed(dialect, _spread(first, last, sample.passed))
     passed = records.c.action.not_in(_STOPS)  # SQLite finds these by their numbers, not by the index of actions
     few = [] if sample.others == 1 else [_one_in(sample.others)]
-    parts = [
+    parts: list[tuple[int, list[ColumnElement[bool]]]] = [
         (sample.passed, [passed, records.c.has_error.is_not(True), records.c.seq.in_(numbers)]),
         (sample.others, [records.c.action.in_(_STOPS), *few]),
         (sample.others, [passed, HAS_ERROR, *few]),
