@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
+from guardproxy.console.record import same_text
 from guardproxy.errors import ConfigError
 from guardproxy.reviews import Label
 from guardproxy.sinks.database import COUNT_BY, AuditStore, Filter, ReviewStore
@@ -159,8 +160,6 @@ def _of_a_record(store: ReviewStore, rows: int) -> dict[str, _Query]:
     """What the page of a record asks: `console.record`."""
     number = rows // 2
     name = f"{number:032x}"
-    text = made_text(number)
-
     return {
         "record: by number": lambda: store.get(str(number)),
         "record: by id": lambda: store.get(name),
@@ -172,9 +171,13 @@ def _of_a_record(store: ReviewStore, rows: int) -> dict[str, _Query]:
             Filter(session=f"{number // 10:016x}", shadow="without"), before=number, limit=60
         ),
         "record: its client": lambda: store.page(Filter(client=f"{1:016x}"), limit=9),
-        "record: the same text": lambda: store.page(Filter(text=f'"{text}"'), limit=51),
+        "record: the same text": lambda: _same_text(store, number),
         "show --conversation": lambda: store.conversation(name),
     }
+
+
+async def _same_text(store: ReviewStore, number: int) -> object:
+    return await same_text(store, (await store.get(str(number)))[0])
 
 
 async def fill(store: ReviewStore, rows: int) -> dict[str, object]:
