@@ -9,7 +9,7 @@ from typing import TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardproxy.reviews import Label
-from guardproxy.sinks.database import Facets, Filter, Period, ReviewStore, Sample
+from guardproxy.sinks.database import CountSample, Facets, Filter, Period, ReviewStore
 from guardproxy.sinks.database.connection import StoreDatabase
 from guardproxy.sinks.database.counting import count_facets, count_periods, counted_columns
 from guardproxy.sinks.database.selections import sample_of, sampled
@@ -95,14 +95,14 @@ def test_a_sample_counts_all_but_what_passed(address: str) -> None:
     """What passed is estimated within some percent, each side alike; decisions to block and errors are exact."""
     chosen = Filter(since=1_000_500.0, until=1_002_500.0)
 
-    async def work(_: ReviewStore, connection: AsyncConnection) -> tuple[Sample, Facets, list[Period]]:
+    async def work(_: ReviewStore, connection: AsyncConnection) -> tuple[CountSample, Facets, list[Period]]:
         sample = await sample_of(connection, chosen, exact=1999, stratum=190)
         facets = await count_facets(connection, await sampled(connection, chosen, sample, counted_columns()))
         selection = await sampled(connection, chosen, sample, counted_columns(500.0))
         return sample, facets, await count_periods(connection, selection, 500.0)
 
     sample, facets, periods = sampled_store(address, work)
-    assert sample == Sample(passed=16, others=1)
+    assert sample == CountSample(passed=16, others=1)
     assert facets.by["action"]["block"] == {"block": 20}
     assert abs(facets.by["action"]["pass"]["pass"] - 1980) < 40
     assert abs(facets.by["side"]["user"]["pass"] - 1000) < 80
@@ -121,7 +121,9 @@ def test_few_records_are_counted_without_a_sample(address: str) -> None:
         assert (await store.totals(Filter(since=1_000_500.0))).counted == 2500
         assert (await sample_of(connection, Filter(since=1_000_500.0), exact=2500)).exact
         assert (await sample_of(connection, Filter(action="block"), exact=20, stratum=10)).others == 3
-        found = await count_facets(connection, await sampled(connection, Filter(), Sample(1, 3), counted_columns()))
+        found = await count_facets(
+            connection, await sampled(connection, Filter(), CountSample(1, 3), counted_columns())
+        )
         assert abs(found.by["action"]["block"]["block"] - 30) <= 9
 
     sampled_store(address, work)

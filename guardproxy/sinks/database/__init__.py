@@ -9,7 +9,7 @@ from guardproxy.sinks.database.keys import ChainKey, PartsCipher, StoreKeys
 from guardproxy.sinks.database.queries import COUNT_BY, AuditStats, CountBy, Counts, StoredRecord
 from guardproxy.sinks.database.review import ReviewStore
 from guardproxy.sinks.database.schema import data_folder, default_store_url
-from guardproxy.sinks.database.selections import Sample
+from guardproxy.sinks.database.selections import CountSample
 from guardproxy.sinks.database.store import AuditStore
 
 DATABASES = ("postgresql", "sqlite")  # the kinds of addresses of an `AuditStore`
@@ -25,6 +25,7 @@ __all__ = [
     "ChainKey",
     "ChainProblem",
     "CountBy",
+    "CountSample",
     "Counts",
     "Erased",
     "Facets",
@@ -35,7 +36,6 @@ __all__ = [
     "PartsCipher",
     "Period",
     "ReviewStore",
-    "Sample",
     "StoreKeys",
     "StoredRecord",
     "Trends",

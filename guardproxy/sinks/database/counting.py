@@ -25,7 +25,7 @@ from sqlalchemy.sql.expression import CompoundSelect
 from guardproxy.sinks.database.labels import in_force
 from guardproxy.sinks.database.queries import Counts
 from guardproxy.sinks.database.schema import labels, records, scores
-from guardproxy.sinks.database.selections import EXACTLY, Sample
+from guardproxy.sinks.database.selections import EXACTLY, CountSample
 
 # The columns that are counted.
 _COLUMNS = ("action", "side", "policy", "route", "client", "model", "cause")
@@ -51,7 +51,7 @@ class Facets:
     by: Mapping[str, Counts] = field(default_factory=dict)
     looked_at: int | None = None
     with_text: bool = False
-    sample: Sample = EXACTLY
+    sample: CountSample = EXACTLY
 
 
 @dataclass(frozen=True, slots=True)

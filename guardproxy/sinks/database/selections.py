@@ -1,7 +1,7 @@
 """Which records counts look at: the newest that match, or a sample of those of a time. What is left out is stated.
 
 The time of a count grows with the rows that it looks at. Both selections bound them, and say by how much
-(`Facets.looked_at`, `Sample`).
+(`Facets.looked_at`, `CountSample`).
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from sqlalchemy.sql.expression import CompoundSelect
 
 from guardproxy.sinks.database.filters import Filter
 from guardproxy.sinks.database.listed import listed
-from guardproxy.sinks.database.queries import first_records, nth_with
+from guardproxy.sinks.database.queries import conditions, first_records, nth_with
 from guardproxy.sinks.database.schema import HAS_ERROR, SCORE_FLOOR, records
 from guardproxy.sinks.database.times import numbers_within
 
@@ -27,7 +27,7 @@ _STOPS = ("flag", "rewrite", "block")
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class CountSample:
     """Of how many records one was counted, for `passed` ones without an error and for all `others`. 1 is every one."""
 
     passed: int = 1
@@ -39,7 +39,7 @@ class Sample:
         return self.passed == self.others == 1
 
 
-EXACTLY = Sample()
+EXACTLY = CountSample()
 
 
 async def lowest_number(connection: AsyncConnection, chosen: Filter, newest: int) -> tuple[int | None, int | None]:
@@ -61,7 +61,7 @@ async def lowest_number(connection: AsyncConnection, chosen: Filter, newest: int
 
 async def sample_of(
     connection: AsyncConnection, chosen: Filter, exact: int = _EXACT, stratum: int = _STRATUM
-) -> Sample:
+) -> CountSample:
     """Return the sample of the records that match: all of at most `exact` ones, else about `stratum` of each part."""
     some = first_records(chosen, connection.dialect.name, limit=exact + 1).subquery()
     if (await connection.execute(select(func.count()).select_from(some))).scalar_one() <= exact:
@@ -69,11 +69,11 @@ async def sample_of(
     first, last = await numbers_within(connection, chosen.since, chosen.until)
     others = select(func.count()).where(records.c.action.in_(_STOPS), records.c.seq.between(first, last))
     count = int((await connection.execute(others)).scalar_one())
-    return Sample(max(-(-(last - first + 1) // stratum), 1), max(-(-count // stratum), 1))
+    return CountSample(max(-(-(last - first + 1) // stratum), 1), max(-(-count // stratum), 1))
 
 
 async def sampled(
-    connection: AsyncConnection, chosen: Filter, sample: Sample, columns: Sequence[ColumnElement[Any]]
+    connection: AsyncConnection, chosen: Filter, sample: CountSample, columns: Sequence[ColumnElement[Any]]
 ) -> Select[Any] | CompoundSelect[Any]:
     """Select number, `columns` and `weight` of the records of a sample; a record stands for `weight` records.
 
@@ -92,9 +92,10 @@ async def sampled(
         (sample.others, [records.c.action.in_(_STOPS), *few]),
         (sample.others, [passed, HAS_ERROR, *few]),
     ]
+    every = conditions(chosen, dialect)
     return union_all(
         *(
-            first_records(chosen, dialect, [*columns, literal(weight).label("weight")], *where).order_by(None)
+            select(records.c.seq, *columns, literal(weight).label("weight")).where(*every, *where)
             for weight, where in parts
         )
     )
