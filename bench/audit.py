@@ -110,6 +110,10 @@ def filters(rows: int) -> dict[str, Filter]:
         "text (frequent word)": Filter(text=_WORDS[0]),
         "text (frequent word), action": Filter(text=_WORDS[0], action="block"),
         "text (phrase)": Filter(text=f'"{_WORDS[0]} {_WORDS[9]}"'),
+        "text (phrase of frequent words)": Filter(text=f'"{_WORDS[0]} {_WORDS[0]} {_WORDS[1]}"'),
+        "text (prefix)": Filter(text=f"{_WORDS[1]}*"),
+        "client, action": Filter(client=f"{1:016x}", action="block"),
+        "model, route": Filter(model="model-3", route="rare"),
         "label": Filter(label="false_positive"),
         "label none, blocked": Filter(label="none", action="block"),
         "shadow only": Filter(shadow="only"),
@@ -146,6 +150,9 @@ def queries(store: ReviewStore, rows: int) -> dict[str, _Query]:
             named[f"overview: charts by {by}, {name}"] = lambda within=within, step=step, by=by: store.trends(  # type: ignore[misc]
                 within, step, by
             )
+    for name, chosen in {"client": Filter(client=f"{1:016x}"), "frequent word": Filter(text=_WORDS[0])}.items():
+        within = replace(chosen, since=end - 86_400, shadow="without")
+        named[f"overview: totals, {name}, day"] = lambda within=within: store.totals(within)  # type: ignore[misc]
     named["workbench: scores"] = lambda: store.recent(Filter(shadow="without"), 2000)
     for by in COUNT_BY:
         named[f"stats --by {by}"] = lambda by=by: store.counts(by)  # type: ignore[misc]
