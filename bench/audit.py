@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
+from guardproxy.console.record import same_text
 from guardproxy.errors import ConfigError
 from guardproxy.reviews import Label
 from guardproxy.sinks.database import COUNT_BY, AuditStore, Filter, ReviewStore
@@ -109,6 +110,10 @@ def filters(rows: int) -> dict[str, Filter]:
         "text (frequent word)": Filter(text=_WORDS[0]),
         "text (frequent word), action": Filter(text=_WORDS[0], action="block"),
         "text (phrase)": Filter(text=f'"{_WORDS[0]} {_WORDS[9]}"'),
+        "text (phrase of frequent words)": Filter(text=f'"{_WORDS[0]} {_WORDS[0]} {_WORDS[1]}"'),
+        "text (prefix)": Filter(text=f"{_WORDS[1]}*"),
+        "client, action": Filter(client=f"{1:016x}", action="block"),
+        "model, route": Filter(model="model-3", route="rare"),
         "label": Filter(label="false_positive"),
         "label none, blocked": Filter(label="none", action="block"),
         "shadow only": Filter(shadow="only"),
@@ -139,9 +144,16 @@ def queries(store: ReviewStore, rows: int) -> dict[str, _Query]:
     named["queue: claim"] = lambda: store.claim([f"{rows // 2:032x}"], "ann", 300)
     for name, (length, step) in {"hour": (3600, 120), "day": (86_400, 3600), "30 days": (30 * 86_400, 86_400)}.items():
         within = Filter(since=end - length, shadow="without")
-        named[f"overview: totals, {name}"] = lambda within=within: store.facets(within, 100_000)  # type: ignore[misc]
+        named[f"overview: totals, {name}"] = lambda within=within: store.totals(within)  # type: ignore[misc]
         named[f"overview: charts, {name}"] = lambda within=within, step=step: store.periods(within, step)  # type: ignore[misc]
-    named["workbench: scores"] = lambda: store.recent(Filter(shadow="without"), 5000)
+        for by in ("category", "client"):
+            named[f"overview: charts by {by}, {name}"] = lambda within=within, step=step, by=by: store.trends(  # type: ignore[misc]
+                within, step, by
+            )
+    for name, chosen in {"client": Filter(client=f"{1:016x}"), "frequent word": Filter(text=_WORDS[0])}.items():
+        within = replace(chosen, since=end - 86_400, shadow="without")
+        named[f"overview: totals, {name}, day"] = lambda within=within: store.totals(within)  # type: ignore[misc]
+    named["workbench: scores"] = lambda: store.recent(Filter(shadow="without"), 2000)
     for by in COUNT_BY:
         named[f"stats --by {by}"] = lambda by=by: store.counts(by)  # type: ignore[misc]
     named["stats --by category, last day"] = lambda: store.counts("category", Filter(since=end - 86_400))
@@ -155,8 +167,6 @@ def _of_a_record(store: ReviewStore, rows: int) -> dict[str, _Query]:
     """What the page of a record asks: `console.record`."""
     number = rows // 2
     name = f"{number:032x}"
-    text = made_text(number)
-
     return {
         "record: by number": lambda: store.get(str(number)),
         "record: by id": lambda: store.get(name),
@@ -168,9 +178,13 @@ def _of_a_record(store: ReviewStore, rows: int) -> dict[str, _Query]:
             Filter(session=f"{number // 10:016x}", shadow="without"), before=number, limit=60
         ),
         "record: its client": lambda: store.page(Filter(client=f"{1:016x}"), limit=9),
-        "record: the same text": lambda: store.page(Filter(text=f'"{text}"'), limit=51),
+        "record: the same text": lambda: _same_text(store, number),
         "show --conversation": lambda: store.conversation(name),
     }
+
+
+async def _same_text(store: ReviewStore, number: int) -> object:
+    return await same_text(store, (await store.get(str(number)))[0])
 
 
 async def fill(store: ReviewStore, rows: int) -> dict[str, object]:

@@ -6,9 +6,10 @@ python bench/servers.py upstream|bare|bare_httpcore|guardproxy --port N [--targe
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import httpx
 import uvicorn
@@ -24,8 +25,11 @@ from guardproxy import actions, wires
 from guardproxy.observe import Metrics, Observers, configure_logging
 from guardproxy.pipeline import Pipeline
 from guardproxy.policy import Policy, PolicySet, Rule, SideRules
+from guardproxy.ports import Sink
 from guardproxy.registry import load
 from guardproxy.settings import Limits
+from guardproxy.sinks.database import AuditStore
+from guardproxy.sinks.log import LogSink
 from guardproxy.types import Check, Finding, Taxonomy, Verdict
 from guardproxy.web.app import create_app
 from guardproxy.web.paths import PathList
@@ -127,18 +131,20 @@ class Safe:
         """Do nothing: there is no model."""
 
 
-def guarded(target: str) -> ASGIApp:
-    """guardproxy as it serves, without a model and an audit store."""
+def guarded(target: str, store: str = "", wires_read: Sequence[str] = ("openai_chat", "openai_completions")) -> ASGIApp:
+    """guardproxy as it serves, without a model; it records in the database `store`, if any."""
     configure_logging("info", json=True)
     metrics = Metrics(CollectorRegistry())
+    sinks: dict[str, Sink] = {"store": AuditStore(store), "log": LogSink(text=False)} if store else {}
+    observers = Observers(sinks, metrics=metrics)
     side = SideRules({"*": (Rule("block", 0.5),)})
     policies = LivePolicies(PolicySet({"default": Policy("default", "v1", side, side)}, version="v1"))
     opened = {name: load(name, actions.REGISTRY, "action") for name in actions.REGISTRY}
     upstream = Upstream(target)
     proxy = Proxy(
         upstream=upstream,
-        pipeline=Pipeline(Safe(), Observers({}, metrics=metrics), metrics, opened),
-        wires=[load(name, wires.REGISTRY, "wire") for name in ("openai_chat", "openai_completions")],
+        pipeline=Pipeline(Safe(), observers, metrics, opened),
+        wires=[load(name, wires.REGISTRY, "wire") for name in wires_read],
         policies=policies,
         allow=PathList(("GET /v1/models",)),
         refuse=PathList(()),
@@ -149,7 +155,11 @@ def guarded(target: str) -> ASGIApp:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        await observers.start()
+        gc.collect()
+        gc.freeze()  # as `Service` does when it is ready
         yield
+        await observers.close()
         await upstream.aclose()
 
     return create_app(proxy, policies=policies, metrics=metrics, ready=lambda: "", lifespan=lifespan)

@@ -58,9 +58,23 @@ class GuardUnavailable(GuardproxyError):
 
 
 class Overloaded(GuardUnavailable):
-    """The check was not queued because the guard would take too long to answer it."""
+    """The check was not queued because it would wait too long. `retry_s`: after how many seconds it may be accepted."""
 
     code = "guard_overloaded"
+
+    def __init__(self, message: str, retry_s: float = 1.0) -> None:
+        self.retry_s = retry_s
+        super().__init__(message)
+
+
+class JudgingTooLong(GuardUnavailable):
+    """The guard would need more than a check's timeout for the request, even if it had nothing else to do.
+
+    Such a text is refused whatever `on_guard_error` says: otherwise a longer text would be a way past the guard.
+    """
+
+    status = 413
+    code = "request_too_large"
 
 
 class AuditUnavailable(GuardproxyError):

@@ -11,6 +11,7 @@ check runs per choice. 4. A choice that the proxy has ended holds no frame. 5. A
 is marked `final` again waits for a verdict of its own.
 """
 
+import sys
 from collections import deque
 from dataclasses import dataclass
 
@@ -109,16 +110,21 @@ class HoldBack:
         progress = self._choices.setdefault(choice, _ChoiceProgress())
         progress.settled = progress.ended = True
 
-    def release(self) -> list[Chunk]:
-        """Return the frames that may be released, in order, and remove them from the queue."""
+    def release(self, most: int = sys.maxsize) -> list[Chunk]:
+        """Return frames that may be released, in order and at most `most`, and remove them from the queue."""
         out: list[Chunk] = []
-        # Only the head of the queue counts: a frame without marks waits for the frames before it, too.
-        while self._queue and all(self._covered(mark) for mark in self._queue[0][0].marks):
+        while len(out) < most and self.may_release:
             chunk, characters = self._queue.popleft()
             self.held_bytes -= len(chunk.raw)
             self.held_characters -= characters
             out.append(chunk)
         return out
+
+    @property
+    def may_release(self) -> bool:
+        """Whether a frame may be released."""
+        # Only the head of the queue counts: a frame without marks waits for the frames before it, too.
+        return bool(self._queue) and all(self._covered(mark) for mark in self._queue[0][0].marks)
 
     def _covered(self, mark: Mark) -> bool:
         choice = self._choices[mark.choice]
@@ -133,6 +139,11 @@ class HoldBack:
     def open(self) -> tuple[int, ...]:
         """The choices without a verdict on the whole choice, and not ended by the proxy."""
         return tuple(index for index, choice in self._choices.items() if not choice.settled)
+
+    @property
+    def held_frames(self) -> int:
+        """The number of frames in the queue."""
+        return len(self._queue)
 
     @property
     def empty(self) -> bool:

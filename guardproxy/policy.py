@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 
 from annotated_types import Interval, Len
 
+from guardproxy.calibration import UNCALIBRATED, Calibration
 from guardproxy.types import (
     SEVERITY,
     SIGNALS,
@@ -132,11 +133,12 @@ class JudgeScope:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One named policy. `version` is a hash of its text.
+    """One named policy. `version` is a hash of its text, and of the calibration if there is one.
 
     `on_guard_error`, `on_overload` and `on_opaque` say what to do without a verdict: the guard fails, it would take too
     long, or it cannot read the content. `on_language` decides about a text in a language that the guard does not read.
-    `history` says what to do with earlier turns that would be refused now.
+    `history` says what to do with earlier turns that would be refused now. `calibration` is the guard's, the same for
+    all policies of a file: thresholds are compared with calibrated probabilities.
     """
 
     name: str
@@ -154,6 +156,7 @@ class Policy:
     stream: StreamPolicy = StreamPolicy()
     thread: ThreadPolicy = ThreadPolicy()
     views: tuple[str, ...] = ()
+    calibration: Calibration = UNCALIBRATED
 
     def side(self, side: Side) -> SideRules:
         """The rules of a side."""
@@ -161,17 +164,17 @@ class Policy:
 
     @property
     def floor(self) -> float:
-        """The lowest threshold of any rule. No probability of a category below it can change a decision.
+        """The guard's lowest probability that can reach the threshold of a rule: no lower one can change a decision.
 
         `with_unsafe` cannot raise it: a verdict has the worst probabilities of several windows, views and guards, so a
         category can be found in a window whose own P(unsafe) is low.
         """
         rules = [*self.user.by_category.values(), *self.assistant.by_category.values()]
-        return min((rule.threshold for group in rules for rule in group), default=1.0)
+        return self.calibration.lowest(min((rule.threshold for group in rules for rule in group), default=1.0))
 
 
 def decide(policy: Policy, side: Side, verdict: Verdict) -> Decision:
-    """The most severe action whose threshold is reached; every rule that is reached is a reason.
+    """The most severe action whose threshold is reached by the calibrated verdict; every such rule is a reason.
 
     1. Compare each finding with the rules of its category, or with those of "*" if the category has none. A rule with a
        second threshold is reached if P(unsafe) reaches that one, too.
@@ -285,6 +288,11 @@ class PolicySet:
     policies: Mapping[str, Policy]
     routes: tuple[Route, ...] = ()
     version: str = ""
+
+    def uncalibrated(self) -> "PolicySet":
+        """The same policies for a guard whose probabilities they compare as they are."""
+        policies = {name: replace(policy, calibration=UNCALIBRATED) for name, policy in self.policies.items()}
+        return replace(self, policies=policies)
 
     @property
     def routing_headers(self) -> frozenset[str]:

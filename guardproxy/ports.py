@@ -5,7 +5,7 @@ reads and writes one chat protocol. An *action* turns a decision into an outcome
 the closed set of things that a model is read for.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -262,7 +262,7 @@ class ReplyStream(Protocol):
     def finish(self) -> list[Chunk]:
         """The last chunks, after the upstream has ended, with a final mark for every choice that is still open."""
 
-    def message(self, choice: int, without: Container[int] = ()) -> Message:
+    def message(self, choice: int, without: Collection[int] = ()) -> Message:
         """The text of a choice that was fed so far, with the part paths of a whole reply.
 
         `Message.arrived` leaves out the unreleased texts of the choices `without`.

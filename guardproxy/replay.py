@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+from guardproxy.calibration import Calibration
 from guardproxy.policy import ANY, UNSAFE, Policy, PolicySet, decide, on_failure, on_languages, worst
 from guardproxy.reviews import LabelKind
 from guardproxy.types import SEVERITY, SIGNALS, ActionName, Decision, Finding, OutcomeName, Reason, Side, Usage, Verdict
@@ -43,7 +44,7 @@ class StoredTurn(NamedTuple):
     `failed`: there is no verdict or not the final one. `excluded`: without an exclusion, a rule would have been
     reached. `whole`: `text` is the judged text itself, neither masked nor left out nor erased. `opaque` are
     the roles of the parts that no guard reads, and `languages` those that the guard does not read, in the turn's
-    coverage.
+    coverage. The verdict has the guard's own probabilities; `calibrated` says that the decision was about others.
     """
 
     number: int
@@ -67,6 +68,7 @@ class StoredTurn(NamedTuple):
     whole: bool = False
     opaque: frozenset[str] = frozenset()
     languages: tuple[str, ...] = ()
+    calibrated: bool = False
 
 
 def stored_turn(number: int, data: Mapping[str, Any], floor: float = 0.0) -> StoredTurn:
@@ -101,13 +103,24 @@ def stored_turn(number: int, data: Mapping[str, Any], floor: float = 0.0) -> Sto
         whole=data.get("exact", False) and bool(data["text"].strip()),
         opaque=opaque,
         languages=decision.languages or languages,
+        calibrated=bool(verdict and verdict.get("raw")),
     )
 
 
 def _verdict(data: Mapping[str, Any], floor: float) -> Verdict:
-    reached = [finding for finding in data["findings"] if finding["probability"] >= floor]
+    raw: dict[str, list[float]] = {}
+    # In the order of the findings, of which a category may have several.
+    for category, probability in data.get("raw", ()):
+        raw.setdefault(category, []).append(probability)
+    unsafe, found = raw.pop(UNSAFE, [data["unsafe"]])[0], data["findings"]
+    if raw:
+        found = [
+            {**finding, "probability": raw[finding["category"]].pop(0)} if finding["category"] in raw else finding
+            for finding in found
+        ]
+    reached = [finding for finding in found if finding["probability"] >= floor]
     findings = tuple([Finding(finding["category"], finding["probability"]) for finding in reached])
-    return Verdict(data["unsafe"], findings, data["guard"], data["taxonomy"], _NO_USAGE)
+    return Verdict(unsafe, findings, data["guard"], data["taxonomy"], _NO_USAGE)
 
 
 def _decision(data: Mapping[str, Any]) -> Decision:
@@ -153,7 +166,8 @@ def policy_for(policies: PolicySet, route: str, model: str, client: str) -> Appl
 
 def decide_again(policy: Policy, turn: StoredTurn) -> Decision:
     """The decision of `policy` about a turn whose guard has not failed."""
-    decisions = [Decision("pass", "", ()) if turn.verdict is None else decide(policy, turn.side, turn.verdict)]
+    verdict = turn.verdict and policy.calibration.applied(turn.side, turn.verdict)
+    decisions = [Decision("pass", "", ()) if verdict is None else decide(policy, turn.side, verdict)]
     if turn.opaque & {"assistant", *policy.judge.roles}:
         decisions.append(on_failure(policy.on_opaque[turn.side], "opaque"))
     if turn.languages:
@@ -164,25 +178,31 @@ def decide_again(policy: Policy, turn: StoredTurn) -> Decision:
 def unscored(policy: Policy, turn: StoredTurn, decision: Decision) -> tuple[str, ...]:
     """The categories with rules that could make `decision` more severe, and of which the guard gave no probability.
 
-    If it has no category at all, that is so for every rule, and no category is more probable than P(unsafe) (`floor`).
+    If it has no category at all, that is so for every rule, and the guard gives no category more than P(unsafe)
+    (`floor`).
     The policy that decided about the turn then had no probability either, so nothing is missing for it.
     """
-    verdict = turn.verdict
+    verdict, side, found = turn.verdict, turn.side, turn.scored
     if verdict is None or policy.version == turn.policy_version:
         return ()
-    found = turn.scored
+    unsafe = policy.calibration.value(side, UNSAFE, verdict.unsafe)
     most = 1.0 if found - SIGNALS else verdict.unsafe
     severity = SEVERITY[decision.action]
     missing: list[str] = []
-    for category, rules in policy.side(turn.side).by_category.items():
+    for category, rules in policy.side(side).by_category.items():
         if category in (UNSAFE, _ONLY_IF_FOUND) or category in found or (category == ANY and found - SIGNALS):
             continue
-        highest = 1.0 if category in SIGNALS else most
+        highest = 1.0 if category in SIGNALS else _highest(policy.calibration, side, category, most)
         for rule in rules:
-            if SEVERITY[rule.action] > severity and rule.threshold <= highest and rule.with_unsafe <= verdict.unsafe:
+            if SEVERITY[rule.action] > severity and rule.threshold <= highest and rule.with_unsafe <= unsafe:
                 missing.append(category)
                 break
     return tuple(missing)
+
+
+def _highest(calibration: Calibration, side: Side, category: str, most: float) -> float:
+    """The highest calibrated probability of a category, or of any, to which the guard gives at most `most`."""
+    return calibration.highest(side, most) if category == ANY else calibration.value(side, category, most)
 
 
 def change_of(before: Decision, after: Decision) -> Change:
@@ -221,7 +241,7 @@ def is_right(unsafe: bool, before: Decision, after: Decision) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ReplayedTurn:
-    """A turn with the decision of the other policy, named `policy`."""
+    """A turn with the decision of the other policy, named `policy`, and the probabilities that this decided about."""
 
     turn: StoredTurn
     policy: str
@@ -353,7 +373,8 @@ class Replay:
         cut = turn.streamed and turn.side == "assistant" and turn.outcome == "refuse"
         report.shortened += cut and not stops(after)
         if change != "unchanged" and len(report.rows[change]) < self._rows:
-            report.rows[change].append(ReplayedTurn(turn, applies.policy.name, after, change))
+            shown = turn._replace(verdict=turn.verdict and applies.policy.calibration.applied(turn.side, turn.verdict))
+            report.rows[change].append(ReplayedTurn(shown, applies.policy.name, after, change))
 
 
 def _places(turn: StoredTurn, after: Decision) -> Iterator[tuple[Dimension, str]]:

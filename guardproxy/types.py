@@ -42,7 +42,7 @@ out of the request."""
 SEVERITY: dict[ActionName, int] = {"pass": 0, "flag": 1, "rewrite": 2, "block": 3}
 Span = tuple[int, int]  # the first character, and the one behind the last
 
-# Categories of findings that are not a kind of harm. The rule "*" does not cover them; a rule must name them.
+# Categories that are not a kind of harm. The rule "*" does not cover them; a rule must name them.
 SIGNALS = frozenset({"guard_injection", "jailbreak"})
 
 
@@ -174,13 +174,12 @@ class Finding:
 class Usage:
     """What a verdict cost.
 
-    The verdict on a turn combines several checks: of its windows, of its views, of several guards. `verdicts` adds
-    their usage up: tokens, windows and work always, waiting times (`queue_s`, `forward_s`) only for checks in sequence;
-    for checks in parallel it takes the longest.
+    A turn takes several checks: of its windows and views, by several guards. `verdicts` adds tokens, windows and work
+    up, and waiting times (`queue_s`, `forward_s`) for checks in sequence; for checks in parallel it takes the longest.
     """
 
     queue_s: float = 0.0
-    """Seconds of waiting between tokenising and the start of the batch."""
+    """Seconds of waiting between tokenising and the start of the first batch."""
     tokenize_s: float = 0.0
     """Seconds spent on rendering and tokenising the prompts."""
     forward_s: float = 0.0
@@ -196,17 +195,17 @@ class Usage:
     cached: bool = False
     """Whether the verdict came from the verdict cache; if so, its seconds and tokens are 0."""
     share_s: float = 0.0
-    """Seconds of computing for this check alone: its equal share of `forward_s`. Always added up."""
+    """Seconds of computing for this check alone: its share of `forward_s` by tokens. Always added up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """A guard's answer to a check.
 
-    `unsafe` is P(unsafe), over all categories. `guard` and `taxonomy` name what gave it. Two numbers say how reliable
-    the probabilities are: `leftover` is the probability mass of label lists that were not explored, `outside` the mass
-    at the verdict's position on tokens other than the verdict tokens. `view` and `span` say where P(unsafe) was found,
-    as those of a finding do.
+    `unsafe` is P(unsafe), over all categories. `guard` and `taxonomy` name what gave it. `leftover` is the probability
+    mass of label lists that were not explored, `outside` the mass at the verdict's position on tokens other than the
+    verdict tokens. `view` and `span` say where P(unsafe) was found, as those of a finding do. `raw` has the guard's own
+    probability of each category, and of `unsafe`, that was calibrated.
     """
 
     unsafe: float
@@ -218,6 +217,7 @@ class Verdict:
     outside: float = 0.0
     view: str = "text"
     span: Span | None = None
+    raw: tuple[tuple[str, float], ...] = ()
 
 
 # --- decisions and outcomes ------------------------------------------------------------------------------------------

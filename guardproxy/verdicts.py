@@ -30,8 +30,17 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
         findings=tuple(worst_findings(finding for verdict in verdicts for finding in verdict.findings).values()),
         leftover=max(verdict.leftover for verdict in verdicts),
         outside=max(verdict.outside for verdict in verdicts),
+        raw=_highest_raw(verdicts),
         usage=usage_in_parallel([verdict.usage for verdict in verdicts]),
     )
+
+
+def _highest_raw(verdicts: Sequence[Verdict]) -> tuple[tuple[str, float], ...]:
+    """The guard's own highest probabilities: calibration keeps their order, so they belong to the worst findings."""
+    highest: dict[str, float] = {}
+    for category, probability in (pair for verdict in verdicts for pair in verdict.raw):
+        highest[category] = max(probability, highest.get(category, 0.0))
+    return tuple(highest.items())
 
 
 def worst_of_views(verdicts: Sequence[tuple[str, Verdict]]) -> Verdict:

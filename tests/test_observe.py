@@ -503,7 +503,7 @@ def test_metrics() -> None:
     metrics.decision(record(5, shadow=True))
     metrics.guard(0.02, Usage(queue_s=0.01, forward_s=0.005, tokens_computed=30, tokens_reused=100, batch=4))
     metrics.guard(0.0001, Usage(cached=True))
-    metrics.queue_from(lambda: 7)
+    metrics.queue_from(lambda: [(3, 0.5), (4, 1.0)])
     metrics.upstream(0.3)
     metrics.added(0.004)
     with metrics.stream_held(), metrics.stream_held():

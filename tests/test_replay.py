@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from guardproxy.calibration import Calibration, Platt
 from guardproxy.policy import (
     OnFailure,
     Policy,
@@ -41,8 +42,18 @@ SIDE_RULES = st.builds(
 )
 FAILURES: st.SearchStrategy[OnFailure] = st.sampled_from(["block", "flag", "allow"])
 BY_SIDE = st.fixed_dictionaries({"user": FAILURES, "assistant": FAILURES})
+MAPS = st.dictionaries(
+    st.sampled_from([*CATEGORIES, "unsafe"]), st.builds(Platt, st.floats(0.05, 8), st.floats(-8, 8)), max_size=3
+)
 POLICIES = st.builds(
-    Policy, st.just("default"), st.just("new"), SIDE_RULES, SIDE_RULES, on_opaque=BY_SIDE, on_language=BY_SIDE
+    Policy,
+    st.just("default"),
+    st.just("new"),
+    SIDE_RULES,
+    SIDE_RULES,
+    on_opaque=BY_SIDE,
+    on_language=BY_SIDE,
+    calibration=st.builds(Calibration, MAPS, MAPS),
 )
 VERDICTS = st.builds(
     Verdict,
@@ -67,6 +78,7 @@ def turn(**changed: Any) -> StoredTurn:
 
 def decided_by(policy: Policy, side: Side, verdict: Verdict | None, opaque: bool, languages: tuple[str, ...]) -> Record:
     """The record of a turn about which a policy has decided, as the pipeline decides."""
+    verdict = verdict and policy.calibration.applied(side, verdict)
     decision = Decision("pass", "", ()) if verdict is None else decide(policy, side, verdict)
     role = side
     parts = [Coverage("messages[0].content[0]", role, "text", 20, judged=not languages)]
@@ -123,7 +135,8 @@ def test_a_replayed_decision_is_the_new_policys(old: Policy, new: Policy, verdic
     report = replay.report()
     assert report.changes.total() + report.kept.total() == 1
     if not report.kept:
-        assert list(report.moves) == [(stored.decision.action, decide(new, side, verdict).action)]
+        expected = decide(new, side, new.calibration.applied(side, verdict))
+        assert list(report.moves) == [(stored.decision.action, expected.action)]
     else:
         assert set(report.kept) == {"taxonomy"}
         assert report.missing

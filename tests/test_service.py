@@ -160,6 +160,24 @@ ROUTED = """routes:
 """
 
 
+def test_a_calibration_is_reloaded_with_the_policies(config: Path) -> None:
+    """A changed calibration acts without a restart; other changes of the guard still need one."""
+    source = read(str(config), None)
+    text = {"input": "kill it"}
+    with serve(Service(source.file, source).app) as url, capture_logs() as logs:
+        until(lambda: is_ready(url))
+        before = httpx.post(f"{url}/v1/moderations", json=text).json()["results"][0]
+        assert before["category_scores"]["unsafe"] == 0.9
+        calibration = "  calibration: {user: {unsafe: {slope: 1, shift: -3}}}\n"
+        config.write_text(config.read_text().replace("guard:\n", f"guard:\n{calibration}"))
+        until(lambda: in_force(url) == read(str(config), None).file.version)
+        after = httpx.post(f"{url}/v1/moderations", json=text).json()["results"][0]
+        assert after["category_scores"]["unsafe"] < 0.5
+        config.write_text(config.read_text().replace("guard:\n", "guard:\n  timeout_s: 7\n"))
+        until(lambda: any(line["event"] == "reload_refused" for line in logs))
+        assert any("changes of guard need a restart" in line.get("problems", [""])[0] for line in logs)
+
+
 def write_slowly(path: Path, text: str, pieces: int) -> None:
     """Write a file in pieces, with pauses that are shorter than the time between two looks at it."""
     size = len(text) // pieces + 1

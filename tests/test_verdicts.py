@@ -5,6 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guardproxy.calibration import Calibration, Platt
 from guardproxy.ports import Reading
 from guardproxy.types import Finding, Verdict
 from guardproxy.verdicts import worst_of_views, worst_reading
@@ -35,7 +36,18 @@ def test_the_worst_view_says_where_it_was_unsafe():
     decoded = Verdict(0.7, (Finding("a", 0.5, span=(3, 5)), Finding("b", 0.4, span=(3, 5))), "g", span=(3, 5))
     worst = worst_of_views([("text", text), ("base64", decoded)])
     assert (worst.unsafe, worst.view, worst.span) == (0.7, "base64", (3, 5))
+    assert worst.raw == ()
     assert {(one.category, one.view, one.span) for one in worst.findings} == {
         ("a", "text", (0, 9)),
         ("b", "base64", (3, 5)),
     }
+
+
+def test_the_worst_verdict_has_the_guards_highest_own_probabilities():
+    """Calibrated verdicts keep the guard's own probability of every category that has a map."""
+    maps = Calibration({"unsafe": Platt(0.5, -1.0), "a": Platt(2.0)})
+    verdicts = [Verdict(0.2, (Finding("a", 0.6), Finding("b", 0.1)), "g"), Verdict(0.7, (Finding("a", 0.5),), "g")]
+    worst = worst_of_views([("text", maps.applied("user", one)) for one in verdicts])
+    assert dict(worst.raw) == {"unsafe": 0.7, "a": 0.6}
+    assert worst.unsafe == maps.value("user", "unsafe", 0.7)
+    assert {one.category: one.probability for one in worst.findings} == {"a": maps.value("user", "a", 0.6), "b": 0.1}

@@ -1,6 +1,14 @@
-"""HTTP/1.1 as the server reads it: uvicorn's protocol, less the trailers of chunked bodies."""
+"""HTTP/1.1 as the server reads it: uvicorn's protocol, less the trailers of chunked bodies, within bounds."""
+
+import asyncio
+from http import HTTPStatus
+from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from guardproxy.settings import ServerSettings
+
+HEADER_BYTES: Final = 65_536  # of the request line and the headers of a request
 
 
 class WithoutTrailers(HttpToolsProtocol):
@@ -15,3 +23,133 @@ class WithoutTrailers(HttpToolsProtocol):
         """Start the request. The fields that follow are trailers, and go to a list that nothing reads."""
         super().on_headers_complete()
         self.headers = []
+
+
+class BoundedHttp(WithoutTrailers):
+    """Bounds what a client may cost: connections, the size and the time of headers, the time of bodies and of answers.
+
+    A client that is too slow to send gets 408, one with too long headers 431, one connection too many 503, and each is
+    closed. A client that does not read is cut.
+    """
+
+    def __init__(self, bounds: ServerSettings, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._bounds = bounds
+        self._head = 0  # bytes of the headers so far
+        self._in_body = False
+        self._reading: asyncio.TimerHandle | None = None
+        self._writing: asyncio.TimerHandle | None = None
+
+    # --- the connection ----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for a request, unless there are too many connections."""
+        super().connection_made(transport)
+        if len(self.connections) > self._bounds.max_connections:
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE)
+        else:
+            self._expect(self._bounds.header_timeout_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clocks."""
+        _stop(self._reading, self._writing)
+        super().connection_lost(exc)
+
+    def _refuse(self, status: HTTPStatus) -> None:
+        """Answer with an error, unless an answer has begun, and close the connection."""
+        if self.transport.is_closing():
+            return
+        if not self._has_begun():
+            head = f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            self.transport.write(head.encode())
+        self.transport.close()
+        self._write_within()
+
+    def _has_begun(self) -> bool:
+        """Whether an answer has begun behind which the client would read an error as its rest."""
+        if self.cycle is None:
+            return False
+        return self.cycle.response_started if self._in_body else not self.cycle.response_complete
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Read on. Headers that go on for too long are refused."""
+        if self.transport.is_closing():
+            return
+        if self._reading is None and not self._in_body:
+            self._expect(self._bounds.header_timeout_s)
+        waits = not self._in_body
+        super().data_received(data)
+        if waits and not self._in_body and self.parser is not None and self._reading is not None:
+            self._head += len(data)
+            if self._head > HEADER_BYTES:
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def on_headers_complete(self) -> None:
+        """Start the request, unless its headers are too long."""
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > HEADER_BYTES:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            return
+        self._head, self._in_body = 0, True
+        self._expect(self._bounds.body_timeout_s)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body, unless the request was refused."""
+        if not self.transport.is_closing():
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the request; the next one may follow."""
+        _stop(self._reading)
+        self._reading, self._in_body = None, False
+        if not self.transport.is_closing():
+            super().on_message_complete()
+
+    def _expect(self, seconds: float) -> None:
+        _stop(self._reading)
+        self._reading = self.loop.call_later(seconds, self._too_slow, seconds)
+
+    def _too_slow(self, seconds: float) -> None:
+        if self.flow.read_paused:  # the proxy does not read: the client may wait for it
+            self._expect(seconds)
+        elif not self._in_body and not self._head:
+            self.transport.close()  # nothing was sent
+        else:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        """Wait until the client has read enough, for a while."""
+        super().pause_writing()
+        self._write_within()
+
+    def resume_writing(self) -> None:
+        """Go on writing."""
+        super().resume_writing()
+        _stop(self._writing)
+        self._writing = None
+
+    def on_response_complete(self) -> None:
+        """Wait until the client has read the rest, for a while."""
+        super().on_response_complete()
+        self._write_within()
+
+    def _write_within(self) -> None:
+        """Cut the connection if the client leaves unread what waits to be written."""
+        if self._writing is None and self.transport.get_write_buffer_size():
+            self._writing = self.loop.call_later(self._bounds.write_timeout_s, self._unread)
+
+    def _unread(self) -> None:
+        self._writing = None
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+
+def _stop(*clocks: asyncio.TimerHandle | None) -> None:
+    for clock in clocks:
+        if clock is not None:
+            clock.cancel()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from random import Random
@@ -74,7 +75,7 @@ class Service:
         self._file = PolicyFile(source, self._policies, self._prepare)
         self._sample = ReviewSample(settings.audit.sample_passed, random or Random())
         self._metrics = Metrics(CollectorRegistry())
-        self._metrics.queue_from(lambda: sum(guard.stats.queued for guard in self._local))
+        self._metrics.queue_from(lambda: [(guard.stats.queued, guard.stats.expected_s) for guard in self._local])
         opened = open_sinks(settings, source.data_dir)
         self._store = opened.get("store")
         self._tasks: list[asyncio.Task[None]] = []
@@ -223,6 +224,9 @@ class Service:
                 log.error("not_ready", reason=reason)
             self._reason = reason
             await asyncio.sleep(self._canaries_s)
+        # Else the collector would visit every object of the libraries again and again, and nothing else runs meanwhile.
+        gc.collect()
+        gc.freeze()
         self._reason = ""
         log.info("ready", guard=self._guard.name, policy=self._policies.current.version, dtype=self._dtypes())
 

@@ -12,6 +12,7 @@ import sqlite3
 import sys
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from starlette.types import ASGIApp
 from guardproxy.app.audit import store_address
 from guardproxy.app.console import is_served
 from guardproxy.app.policy_file import ConfigSource, read
-from guardproxy.app.protocol import WithoutTrailers
+from guardproxy.app.protocol import BoundedHttp
 from guardproxy.app.service import GRACE_S, Service
 from guardproxy.console.visits import BASE
 from guardproxy.demo.process import start_demo
@@ -181,12 +182,13 @@ def _options(settings: Settings) -> dict[str, Any]:
     return {
         "host": settings.server.host,
         "port": settings.server.port,
-        "http": WithoutTrailers,
+        "http": partial(BoundedHttp, settings.server),
         "ws": "none",
         "log_config": None,
         "access_log": False,
         "server_header": False,  # the upstream's headers pass through
         "date_header": False,
+        "timeout_keep_alive": settings.server.idle_timeout_s,
         "timeout_graceful_shutdown": GRACE_S,
     }
 

@@ -106,6 +106,11 @@ def audited_scores(args: argparse.Namespace) -> "tuple[ScoredRows, set[str]]":
     from guardproxy.evaluation.audited import audited_rows
 
     turns, labels = _exported(args) if args.data else asyncio.run(_from_store(args))
+    if args.config is None and not args.guard and any(turn.calibrated for turn in turns):
+        raise ConfigError(
+            "the guard of these records is calibrated; name its configuration with --config, so that probabilities and "
+            "thresholds are those that it compares"
+        )
     audited = audited_rows(turns, labels, AUDIT, args.sample_rate)
     for name, number in audited.others.items():
         if number:
@@ -127,11 +132,14 @@ async def _from_store(args: argparse.Namespace) -> "Labelled":
 
 def _exported(args: argparse.Namespace) -> "Labelled":
     """The records of every file. Raises ConfigError with the place of the first line that is none."""
+    from guardproxy.evaluation.datasets import EXPORTED_CSV
     from guardproxy.replay import stored_turn
 
     turns: list[StoredTurn] = []
     labels: dict[str, Sequence[RecordLabel]] = {}
     for path in args.data:
+        if path.suffix == ".csv":
+            raise ConfigError(f"{path}: cannot be used; {EXPORTED_CSV}")
         try:
             lines = path.read_text("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:

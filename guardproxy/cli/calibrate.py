@@ -1,15 +1,24 @@
-"""`guardproxy calibrate`: find thresholds, or how to combine guards, on labelled data, and print them as YAML."""
+"""`guardproxy calibrate`: find thresholds, a calibration, or how to combine guards, on labelled data; print YAML."""
 
 import argparse
-import os
 import shlex
-import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guardproxy.cli.audited import rate
-from guardproxy.cli.evaluate import DATA, PLOT_HELP, add_inputs, draw, guard_settings, report_failures, score_all
+from guardproxy.cli.calibrate_platt import HEAD, platt_lines
+from guardproxy.cli.calibrate_write import check_calibration, write
+from guardproxy.cli.evaluate import (
+    DATA,
+    PLOT_HELP,
+    add_inputs,
+    draw,
+    guard_settings,
+    report_failures,
+    score_all,
+    with_calibration,
+)
 from guardproxy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,6 +29,7 @@ if TYPE_CHECKING:
     from guardproxy.evaluation.report import Pair
     from guardproxy.evaluation.scoring import ScoredRows
     from guardproxy.evaluation.thresholds import NoThreshold, SideTotals, Target, Threshold
+    from guardproxy.settings import Settings
     from guardproxy.types import Side
 
 # The probability of a category from which a text that `unsafe` blocks is named after it.
@@ -35,7 +45,8 @@ _DESCRIPTION = (
     "Find thresholds on labelled data and print them as YAML for a policy, each with the rows that it rests on and "
     "95 % intervals. With --target-fpr, all rules of a side are found together, and a category gets a rule of its own "
     "only if that stops more unsafe rows, held out, at the same rate. With too few labels to show that the target is "
-    "kept, a threshold is refused. With --cascade or --mean, find how to combine several guards instead."
+    "kept, a threshold is refused. With --platt, find the maps that make the guard's probabilities frequencies on this "
+    "data; with a target, also the thresholds for them. With --cascade or --mean, find how to combine several guards."
 )
 
 
@@ -66,16 +77,13 @@ def add_parser(commands: Any) -> None:
         metavar="X",
         help="each rule blocks at least this share of the rows of its category",
     )
-    combine = parser.add_mutually_exclusive_group()
-    combine.add_argument(
-        "--cascade",
-        action="store_true",
-        help="find the bounds between which a cascade asks the second --guard: they keep --target-recall of the rows "
-        "that it finds, and add at most --target-fpr false positives",
-    )
-    combine.add_argument("--mean", action="store_true", help="find the weight of each --guard in a mean, by category")
+    _add_instead(parser)
     parser.add_argument(
-        "--write", type=Path, metavar="FILE", help="also change the thresholds in this configuration file"
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="also change the thresholds, and with --platt the calibration, in this configuration file; without "
+        "--config, it also names the guard",
     )
     parser.add_argument(
         "--in-policy", default="default", metavar="NAME", help="the policy that --write changes (default: default)"
@@ -84,23 +92,73 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
+def _add_instead(parser: argparse.ArgumentParser) -> None:
+    """Add the options that find something else than thresholds alone."""
+    combine = parser.add_mutually_exclusive_group()
+    combine.add_argument(
+        "--cascade",
+        action="store_true",
+        help="find the bounds between which a cascade asks the second --guard: they keep --target-recall of the rows "
+        "that it finds, and add at most --target-fpr false positives",
+    )
+    combine.add_argument("--mean", action="store_true", help="find the weight of each --guard in a mean, by category")
+    combine.add_argument(
+        "--platt",
+        action="store_true",
+        help="find guard.calibration: by side and category, the Platt scaling with which probabilities are frequencies",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Print the YAML; return 1 if a row got no verdict. Raises ConfigError, also if every category is refused."""
     _check(args)
-    scored = score_all(args, guard_settings(args))
-    if args.plot is not None:
-        draw(scored, args.plot)
     command = f"# {shlex.join(_command(args))}"
-    if args.cascade:
-        print("\n".join([command, *_cascade(scored, args)]))
-    elif args.mean:
-        print("\n".join([command, *_mean(scored)]))
+    if args.write is not None and args.config is None:
+        args.config = str(args.write)
+    guards = guard_settings(args)
+    if args.write is not None:
+        check_calibration(args.write, *guards.values())
+    scored = score_all(args, guards)
+    if args.cascade or args.mean:
+        if args.plot is not None:
+            draw(scored, args.plot)
+        lines = _cascade(scored, args) if args.cascade else _mean(scored)
     else:
-        lines = _thresholds(scored, args)
-        print("\n".join([command, *lines]))
-        if args.write is not None:
-            _write(lines, args.write, args.in_policy)
+        lines = _of_one_guard(scored, guards, args)
+    print("\n".join([command, *lines]))
     return report_failures(scored.values())
+
+
+def _of_one_guard(
+    scored: "dict[str, ScoredRows]", guards: "Mapping[str, Settings]", args: argparse.Namespace
+) -> list[str]:
+    """The calibration and the thresholds of a guard, as asked; they are drawn and written as well, if asked."""
+    from guardproxy.calibration import UNCALIBRATED
+    from guardproxy.evaluation.platt import calibration_of, fit_calibration
+    from guardproxy.evaluation.report import pairs_of
+    from guardproxy.evaluation.scoring import calibrated
+
+    ((name, rows),) = scored.items()
+    (settings,) = guards.values()
+    known = settings.guard.calibration or UNCALIBRATED
+    shown, maps, calibration = with_calibration(scored, guards), [], None
+    if args.platt:
+        results = fit_calibration(pairs_of(rows))
+        maps, calibration = platt_lines(results), calibration_of(results, known)
+        shown = {f"{name}, before": shown[name], f"{name}, calibrated": calibrated(rows, calibration)}
+    if args.plot is not None:
+        draw(shown, args.plot)
+    if args.target_fpr is None and args.target_recall is None:
+        return maps
+    lines = _thresholds(list(shown.values())[-1], args)
+    if args.write is not None:
+        write(args.write, args.in_policy, _below(_HEAD, lines), _below(HEAD, maps), calibration)
+    return [*maps, *lines]
+
+
+def _below(head: "Sequence[str]", lines: "Sequence[str]") -> str:
+    """The lines below the last one of a head, without their indentation."""
+    return textwrap.dedent("\n".join(lines[lines.index(head[-1]) + 1 :])) if lines else ""
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -110,8 +168,15 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--cascade needs two --guard, the faster guard first, and --target-fpr and --target-recall")
     if args.mean and (guards < 2 or targets):
         raise ConfigError("--mean needs two --guard or more, and neither --target-fpr nor --target-recall")
-    if not (args.cascade or args.mean) and (guards != 1 or len(targets) != 1):
+    if args.platt and (guards != 1 or len(targets) > 1):
+        raise ConfigError("--platt needs one guard, and at most one of --target-fpr and --target-recall")
+    if not (args.cascade or args.mean or args.platt) and (guards != 1 or len(targets) != 1):
         raise ConfigError("thresholds need one guard, and either --target-fpr or --target-recall")
+    if args.write is not None and args.platt and not targets:
+        raise ConfigError(
+            "--write: with another calibration, the file's thresholds mean something else; name --target-fpr or "
+            "--target-recall, so that new thresholds are found with it"
+        )
     if args.write is not None and (args.cascade or args.mean):
         raise ConfigError("--write changes thresholds: leave --cascade and --mean out")
     if args.target_fpr_replies is not None and (args.cascade or args.target_fpr is None):
@@ -129,39 +194,17 @@ def _command(args: argparse.Namespace) -> list[str]:
             out += [f"--{option.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
     if args.columns:
         out += ["--columns", ",".join(f"{ours}={theirs}" for ours, theirs in args.columns.items())]
-    flags = ("from_audit", "views", "cascade", "mean")
+    flags = ("from_audit", "views", "cascade", "mean", "platt")
     return [*out, *(f"--{flag.replace('_', '-')}" for flag in flags if getattr(args, flag))]
-
-
-def _write(lines: "Sequence[str]", path: Path, policy: str) -> None:
-    """Write the thresholds into a policy of the file, if the result is valid. Raises ConfigError."""
-    from guardproxy import app
-    from guardproxy.settings import load, load_text, replace_text, with_rules
-
-    load(path, os.environ, app.catalogue())
-    old = path.read_bytes()
-    head = lines.index(_HEAD[-1]) + 1
-    try:
-        text = with_rules(old.decode().replace("\r\n", "\n"), policy, textwrap.dedent("\n".join(lines[head:])))
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    try:
-        load_text(text, str(path), os.environ, app.catalogue())
-    except ConfigError as error:
-        hint = f"{path} was not changed: with the new thresholds it would have these mistakes"
-        raise ConfigError([hint, *error.problems]) from error
-    replace_text(path, old, text)
-    print(f"{path}: the thresholds of policy {policy} are changed", file=sys.stderr)
 
 
 # --- thresholds ------------------------------------------------------------------------------------------------------
 
 
-def _thresholds(scored: "dict[str, ScoredRows]", args: argparse.Namespace) -> list[str]:
+def _thresholds(rows: "ScoredRows", args: argparse.Namespace) -> list[str]:
     from guardproxy.evaluation.report import SIDES, pairs_of
     from guardproxy.evaluation.thresholds import Target
 
-    (rows,) = scored.values()
     target = Target("recall", args.target_recall) if args.target_fpr is None else Target("fpr", args.target_fpr)
     replies = target if args.target_fpr_replies is None else Target("fpr", args.target_fpr_replies)
     sides, refused = side_lines(pairs_of(rows), {"user": target, "assistant": replies})

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     from guardproxy.evaluation.tables import tables
 
     guards = guard_settings(args)
-    scored = score_all(args, guards)
+    scored = with_calibration(score_all(args, guards), guards)
     if args.plot is not None:
         draw(scored, args.plot)
     measured = {
@@ -120,9 +120,10 @@ def guard_settings(args: argparse.Namespace) -> "dict[str, Settings]":
 
 
 def score_all(args: argparse.Namespace, guards: "Mapping[str, Settings]") -> "dict[str, ScoredRows]":
-    """Score every row with every guard. Raises ConfigError for unreadable data or a guard that cannot be loaded.
+    """Score every row with every guard, without calibration.
 
-    Rows from the audit have the scores of their records, unless a guard is named.
+    Rows from the audit have the scores of their records, unless a guard is named. Raises ConfigError for unreadable
+    data or a guard that cannot be loaded.
     """
     check_audit(args)
     if args.from_audit:
@@ -136,6 +137,14 @@ def score_all(args: argparse.Namespace, guards: "Mapping[str, Settings]") -> "di
     else:
         rows = read_rows(args)
     return {name: score_by(name, settings, rows, args) for name, settings in guards.items()}
+
+
+def with_calibration(scored: "Mapping[str, ScoredRows]", guards: "Mapping[str, Settings]") -> "dict[str, ScoredRows]":
+    """The rows with the probabilities that each guard's thresholds are compared with."""
+    from guardproxy.calibration import UNCALIBRATED
+    from guardproxy.evaluation.scoring import calibrated
+
+    return {name: calibrated(rows, guards[name].guard.calibration or UNCALIBRATED) for name, rows in scored.items()}
 
 
 def report_failures(runs: "Iterable[ScoredRows]") -> int:
@@ -190,7 +199,10 @@ def _name_and_settings(guard: str | None, config: str | None) -> "tuple[str, Set
     if guard is None:
         return ("embedded" if config is None else Path(config).stem), base
     if guard in ("embedded", "classifier"):
-        return guard, replace(base, guard=GuardSettings(), taxonomy=None, members={})
+        own = GuardSettings()
+        if replace(base.guard, calibration=None) == own:
+            own = base.guard
+        return guard, replace(base, guard=own, taxonomy=None, members={})
     if guard in families.REGISTRY:
         need = "the key of its service" if guard in families.SERVICES else "a model"
         raise ConfigError(f"--guard {guard}: this family needs {need}; name a configuration file that has it")
@@ -199,10 +211,13 @@ def _name_and_settings(guard: str | None, config: str | None) -> "tuple[str, Set
 
 def _identity(settings: "Settings", data_dir: str | None) -> str:
     """Everything that scores depend on: guardproxy's version, the guard's settings and categories, its model files."""
+    from dataclasses import replace
+
     from guardproxy import __version__, app
 
     models = [settings.guard.model, *(member.guard.model for member in settings.members.values())]
-    described = (__version__, settings.guard, settings.taxonomy, settings.members)
+    # Scores are stored as the guard gives them: another calibration needs no check.
+    described = (__version__, replace(settings.guard, calibration=None), settings.taxonomy, settings.members)
     return repr((*described, [_stamps(app.location(model, data_dir)) for model in models]))
 
 

@@ -131,7 +131,7 @@ def _rescored(settings: "Settings", args: argparse.Namespace) -> int:
     rows = [labelled_row(turn, (), "audit", asked.get(turn.id, "")) for turn in turns]
     args.views, args.fresh = True, False
     scored = score_by(args.rescore or settings.name, chosen, rows, args)
-    replay = Replay(settings.policies, labels, sampled=args.sample_rate is not None, rows=args.rows)
+    replay = Replay(chosen.policies, labels, sampled=args.sample_rate is not None, rows=args.rows)
     for turn, score in zip(turns, scored.scores, strict=True):
         if score is not None:
             scored_again = frozenset(score.categories)
@@ -171,4 +171,5 @@ def _with_guard(settings: "Settings", name: str) -> "Settings":
     if member is None:
         known = ", ".join(settings.members) or "none, it has a single guard"
         raise ConfigError(f"--rescore: {settings.name} combines no guard {name!r}; it combines: {known}")
-    return replace(settings, guard=member.guard, taxonomy=member.taxonomy, members={})
+    policies = settings.policies.uncalibrated()  # the calibration is that of the combination
+    return replace(settings, guard=member.guard, taxonomy=member.taxonomy, members={}, policies=policies)

@@ -80,6 +80,8 @@ async def feed(visit: Visit) -> Page:
             "records": [stored_dict(row) for row in rows],
             "facets": facets.by,
             "counted": facets.counted,
+            "capped": facets.capped,
+            "looked_at": facets.looked_at,
             "older": values["older"],
             "newer": values["newer"],
         },

@@ -36,7 +36,7 @@ async def overview(visit: Visit) -> Page:
     now = time.time()
     first = (int(now - length) // step + 1) * step
     chosen = replace(acting(visit.filter()), since=float(first), until=None)
-    facets = await visit.parts.store.facets(chosen, 100_000)
+    facets = await visit.parts.store.totals(chosen)
     periods = _filled(await visit.parts.store.periods(chosen, step), first, now, step)
     trends = await visit.parts.store.trends(chosen, step, by)
     feed_query = {**query, "since": [f"@{float(first)!r}"], "shadow": [chosen.shadow or "without"]}
@@ -57,9 +57,7 @@ async def overview(visit: Visit) -> Page:
         "trends": _trends(trends, by, periods, query, step=step),
         "left_out": max(len(trends) - _VALUES, 0),
     }
-    return Page(
-        "overview.html", values, lambda: {**_data(periods, facets.by), "trends": trends}, lambda: _table(periods)
-    )
+    return Page("overview.html", values, lambda: {**_data(periods, facets), "trends": trends}, lambda: _table(periods))
 
 
 def _totals(facets: Facets, query: Query) -> dict[str, Any]:
@@ -161,7 +159,7 @@ def _between(query: Query, start: float, step: float) -> str:
     return address("/feed", {**query, **bounds})
 
 
-def _data(periods: Sequence[Period], by: Mapping[str, Any]) -> dict[str, Any]:
+def _data(periods: Sequence[Period], facets: Facets) -> dict[str, Any]:
     rows = [
         {
             "start": period.start,
@@ -172,7 +170,8 @@ def _data(periods: Sequence[Period], by: Mapping[str, Any]) -> dict[str, Any]:
         }
         for period in periods
     ]
-    return {"periods": rows, "by": dict(by)}
+    sample = {"passed_one_in": facets.sample.passed, "others_one_in": facets.sample.others}
+    return {"periods": rows, "by": dict(facets.by), "sample": sample}
 
 
 def _table(periods: Sequence[Period]) -> list[Sequence[Any]]:

@@ -6,6 +6,7 @@ from math import log1p
 from typing import Final
 from urllib.parse import quote
 
+from guardproxy.calibration import Calibration
 from guardproxy.console.charts import Box, Chart, histogram
 from guardproxy.console.parts import LoadedTurns
 from guardproxy.console.thresholds import (
@@ -102,7 +103,7 @@ def panels(policy: Policy, side: Side, edits: Edits, loaded: LoadedTurns, names:
             own,
             now.get((side, category)),
             edits,
-            scores_of(loaded, side, category, set(own)),
+            scores_of(loaded, policy.calibration, side, category, set(own)),
             name=name_of(category, names),
         )
         for category in sorted(known, key=lambda name: (name != UNSAFE, name == ANY, names.get(name, name)))
@@ -202,7 +203,9 @@ def _seen(loaded: LoadedTurns, side: Side) -> set[str]:
     }
 
 
-def scores_of(loaded: LoadedTurns, side: Side, category: str, named: Collection[str]) -> dict[str, list[float]]:
+def scores_of(
+    loaded: LoadedTurns, calibration: Calibration, side: Side, category: str, named: Collection[str]
+) -> dict[str, list[float]]:
     """The scores of the records of a side by what their label says of the decision: `right`, `wrong`, `unlabelled`.
 
     "*" has the highest score of the categories that are not `named`.
@@ -211,13 +214,14 @@ def scores_of(loaded: LoadedTurns, side: Side, category: str, named: Collection[
     for turn in loaded.turns:
         if turn.side != side or turn.verdict is None or turn.shadow:
             continue
+        verdict = calibration.applied(side, turn.verdict)
         if category == UNSAFE:
-            score: float | None = turn.verdict.unsafe
+            score: float | None = verdict.unsafe
         elif category == ANY:
-            others = [finding.probability for finding in turn.verdict.findings if finding.category not in named]
+            others = [finding.probability for finding in verdict.findings if finding.category not in named]
             score = max(others, default=None)
         else:
-            own = [finding.probability for finding in turn.verdict.findings if finding.category == category]
+            own = [finding.probability for finding in verdict.findings if finding.category == category]
             score = max(own, default=None)
         if score is not None:
             label = loaded.labels.get(turn.id)

@@ -23,7 +23,9 @@ _TURNS: Final = 60  # the most turns of a session that are shown
 _OTHERS: Final = 8
 _SHOWN: Final = 50_000  # characters of the text that the page is about; of the other turns:
 _SHOWN_BESIDE: Final = 5_000
-_PHRASE: Final = 40  # the words by which the same text is searched; the stores find phrases of at most 100
+COMPARED: Final = 50  # the newest records with the same words whose text is compared
+_LONGEST: Final = 5  # words by which the same text is searched; of shorter texts, a phrase of so many:
+_PHRASE: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ async def record_values(visit: Visit, stored: StoredRecord) -> dict[str, Any]:
     store, shown = visit.parts.store, stored.record
     policy = visit.parts.policies().policies.get(shown.policy)
     history = await store.label_history([shown.id])
+    of_text, compared = await same_text(store, stored)
     # A client may be a service with many end users.
     sender = "user" if shown.origin.user else "client"
     name = getattr(shown.origin, sender)
@@ -96,7 +99,8 @@ async def record_values(visit: Visit, stored: StoredRecord) -> dict[str, Any]:
         "sender": sender,
         "sender_at": address("/feed", {}, **{sender: name}),
         "of_sender": await _others(store, stored, Filter(**{sender: name})) if name else [],
-        "of_text": await same_text(store, stored),
+        "of_text": of_text,
+        "compared": COMPARED if compared else 0,
     }
 
 
@@ -224,13 +228,24 @@ def coverage_words(coverage: Sequence[Coverage]) -> str:
     return f"{judged} of {len(coverage)} parts were judged. The table says why the others were not."
 
 
-async def same_text(store: ReviewStore, stored: StoredRecord) -> list[StoredRecord]:
-    """Other records of the very same text, newest first."""
-    phrase = " ".join(words(stored.record.text[:2000])[:_PHRASE])
-    if not phrase:
-        return []
-    found = await _others(store, stored, Filter(text=f'"{phrase}"'), 50)
-    return [row for row in found if row.record.text == stored.record.text][:_OTHERS]
+async def same_text(store: ReviewStore, stored: StoredRecord) -> tuple[list[StoredRecord], bool]:
+    """Other records of the very same text, newest first, and whether more than `COMPARED` have its words."""
+    search = _search_of(stored.record.text)
+    if not search:
+        return [], False
+    found = await _others(store, stored, Filter(text=search), COMPARED)
+    return [row for row in found if row.record.text == stored.record.text][:_OTHERS], len(found) == COMPARED
+
+
+def _search_of(text: str) -> str:
+    """A search that finds the records of a text, and few others; empty for a text without a word.
+
+    Long words are rare. A search for frequent ones, or for a long phrase, reads much of the index of texts.
+    """
+    found = words(text[:2000])
+    longest = sorted({word for word in found if len(word) > 1}, key=lambda word: (-len(word), word))[:_LONGEST]
+    # Words of one character are those of Chinese or Japanese, which say something only together.
+    return " ".join(longest) if len(longest) == _LONGEST else f'"{" ".join(found[:_PHRASE])}"' if found else ""
 
 
 async def _others(store: ReviewStore, stored: StoredRecord, chosen: Filter, most: int = _OTHERS) -> list[StoredRecord]:

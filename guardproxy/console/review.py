@@ -123,7 +123,7 @@ async def progress(visit: Visit) -> dict[str, Any]:
     return {
         "total": facets.counted,
         "labelled": max(0, facets.counted - waiting),
-        "capped": facets.capped,
+        "capped": facets.capped or facets.looked_at is not None,
         "reviewers": [(name, sum(counts.values())) for name, counts in facets.by.get("reviewer", {}).items()],
     }
 

@@ -50,7 +50,7 @@ from guardproxy.sinks.database import Filter, FilterError
 from guardproxy.types import SIGNALS, Side
 
 QUERY: Final = ("of", "at", "add", "remove", "saved", f"{PREFIX}*")
-RECORDS: Final = 5_000  # the newest records that are decided again
+RECORDS: Final = 2_000  # the newest records that are decided again
 _KEPT_S: Final = 60.0  # how long the records of a filter stay in memory while somebody moves thresholds
 _KEPT: Final = 3
 _ROWS: Final = 10
@@ -325,6 +325,7 @@ def _measured(
 def _data(outcome: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "records": outcome["records"],
+        "capped": outcome["capped"],
         "changes": outcome["changes"],
         "labelled": outcome["labelled"],
         **{

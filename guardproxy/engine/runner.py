@@ -13,30 +13,39 @@ class WorkItem:
     """One encoded window of one prompt: the smallest unit of a batch.
 
     `cost` is its share of the batch's token budget, in tokens; only the runner knows what `data` holds. `span` has the
-    characters of the judged text that it holds; None for all of them, or if the runner cannot say.
+    characters of the judged text that it holds; None for all of them, or if the runner cannot say. For a runner of
+    several models, `model` is the number of the one that reads it, and `earlier` the reading of the one before.
     """
 
     cost: int
     data: Any = field(repr=False)
     span: Span | None = None
+    model: int = 0
+    earlier: "Reading | None" = None
 
 
 @dataclass(frozen=True, slots=True)
 class WorkResult:
-    """The reading of one work item, and the numbers of tokens that were computed for it and reused."""
+    """The reading of one work item, and the numbers of tokens that were computed for it and reused.
+
+    `then` is the same window for a further model, whose result replaces this reading; None if this reading stands.
+    """
 
     reading: Reading
     computed: int
     reused: int
+    then: WorkItem | None = None
 
 
 class Runner(Protocol):
     """A model on a device. `encode` may be called on any thread, all else on the worker's thread only.
 
-    `dtype` is the type of its layers' weights, such as `bfloat16`.
+    `dtype` is the type of its layers' weights, such as `bfloat16`. A batch has at most `max_batch_tokens` tokens and
+    takes at most `slice_s` seconds, or is one work item.
     """
 
     max_batch_tokens: int
+    slice_s: float
     dtype: str
 
     def encode(self, prompt: Prompt, stream: str | None = None) -> tuple[WorkItem, ...]:
@@ -48,7 +57,7 @@ class Runner(Protocol):
         ...
 
     def run(self, batch: Sequence[WorkItem]) -> list[WorkResult]:
-        """Compute a batch: one result per work item, in order."""
+        """Compute a batch for one of the models: one result per work item, in order."""
         ...
 
     def close(self) -> None:

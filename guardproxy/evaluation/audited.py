@@ -95,7 +95,7 @@ def labelled_row(turn: StoredTurn, labels: Sequence[RecordLabel], name: str, ask
     """The turn as a row; without a label, nothing is known of it. `asked` is the user's text that a reply answers."""
     unsafe = is_unsafe(labels[0].kind, turn.decision) if labels else None
     # A text that is safe as a whole is of no category.
-    known = dict.fromkeys(turn.scored - SIGNALS, False) if unsafe is False else {}
+    known = dict.fromkeys(sorted(turn.scored - SIGNALS), False) if unsafe is False else {}
     known |= {label.category: bool(unsafe) for label in labels if label.category}
     return LabelledRow(turn.id, f"record {turn.number}", name, _check(turn, asked), unsafe, known)
 

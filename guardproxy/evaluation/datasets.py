@@ -77,6 +77,11 @@ class Dataset:
     unread: tuple[str, ...] = ()
 
 
+# Keys that both forms of `guardproxy audit export` have.
+_EXPORTED = frozenset({"id", "hash", "side", "outcome", "text"})
+EXPORTED_CSV = "as CSV it lacks the probabilities of categories: export to a file that ends in .jsonl"
+
+
 class _RowError(Exception):
     """A row cannot be read; the message says why."""
 
@@ -203,7 +208,13 @@ class _NumberedLines:
 
 
 def _format_of(path: Path, kind: str, first: RawRow, columns: Mapping[str, str]) -> _RowFormat:
-    """The format of a file, by its first row. Raises ConfigError for wrong `columns`, _RowError for an unknown row."""
+    """The format of a file, by its first row.
+
+    Raises ConfigError for wrong `columns` and for a file of `audit export`, _RowError for an unknown row.
+    """
+    if first.keys() >= _EXPORTED:
+        lines = "read it with --from-audit" if kind == "jsonl" else EXPORTED_CSV
+        raise ConfigError(f"{path}: is a file of `guardproxy audit export`; {lines}")
     if kind == "jsonl":
         if columns:
             raise ConfigError(f"{path}: --columns applies to .csv files only; leave it out")

@@ -75,11 +75,18 @@ class Rate:
 
 
 def rate_of(hits: NDArray[np.bool_], weights: Floats) -> Rate:
-    """The share of hits (n,) by weight (n,); without weights other than 1, the plain counts."""
+    """The share of hits (n,) by weight (n,); without weights other than 1, the plain counts.
+
+    If the hits are among the rows of great weight, the share varies more than the effective number of all rows says:
+    then n is the number of rows of equal weight whose share would vary as much (Korn and Graubard 1998).
+    """
     if (weights == 1).all():
         return Rate(int(hits.sum()), len(hits))
-    n = effective_rows(weights)
-    return Rate(float(weights[hits].sum() / weights.sum()) * n, n)
+    n, share = effective_rows(weights), float(weights[hits].sum() / weights.sum())
+    variance = float((weights**2 * (hits - share) ** 2).sum() / weights.sum() ** 2)
+    if 0 < share < 1:
+        n = min(n, share * (1 - share) / variance)
+    return Rate(share * n, n)
 
 
 def effective_rows(weights: Floats) -> float:
@@ -137,15 +144,21 @@ def precision_recall(scores: Floats, labels: NDArray[np.bool_], weights: Floats 
 
 def reliability(
     scores: Floats, labels: NDArray[np.bool_], bins: int = BINS, weights: Floats | None = None
-) -> tuple[Floats, Floats, Ints]:
-    """Mean score, share of positives and number of rows of each non-empty bin; `weights` as for `measure`."""
+) -> tuple[Floats, Floats, Floats]:
+    """Mean score, share of positives and effective rows of each non-empty bin; `weights` as for `measure`."""
     each = np.ones(len(scores)) if weights is None else weights
     row_bins = _bin(scores, bins)
-    counts, total = np.bincount(row_bins, minlength=bins), np.bincount(row_bins, each, bins)
-    used = counts > 0
+    total, squares = np.bincount(row_bins, each, bins), np.bincount(row_bins, each**2, bins)
+    used = total > 0
     mean = np.bincount(row_bins, scores * each, bins)[used] / total[used]
     share = np.bincount(row_bins, labels * each, bins)[used] / total[used]
-    return mean, share, counts[used]
+    return mean, share, total[used] ** 2 / squares[used]
+
+
+def calibration_error(scores: Floats, labels: NDArray[np.bool_], weights: Floats) -> float:
+    """The expected calibration error alone, as in `measure`."""
+    ordered = _Ordered.of(scores, labels, 0.5, weights)
+    return float(ordered.expected_calibration_error(ordered.weights[None, :])[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +211,7 @@ class _Ordered:
                 **at,
                 "recall_at_1pct_fpr": np.where(fall_out <= 0.01, recall, 0).max(axis=1),
                 "recall_at_5pct_fpr": np.where(fall_out <= 0.05, recall, 0).max(axis=1),
-                "ece": self._ece(weights),
+                "ece": self.expected_calibration_error(weights),
             }
         both = (positives > 0) & (negatives > 0)
         for name in ("auprc", "roc_auc", "recall_at_1pct_fpr", "recall_at_5pct_fpr"):
@@ -216,7 +229,8 @@ class _Ordered:
             "fpr": false / negatives,
         }
 
-    def _ece(self, weights: Floats) -> Floats:
+    def expected_calibration_error(self, weights: Floats) -> Floats:
+        """The expected calibration error per draw."""
         gap = np.add.reduceat(weights * (self.scores - self.labels), self.starts, axis=1)
         return np.asarray(np.abs(gap).sum(axis=1) / weights.sum(axis=1), dtype=np.float64)
 

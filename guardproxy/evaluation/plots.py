@@ -1,4 +1,4 @@
-"""Curves as a picture: precision against recall, and the share of unsafe rows against the probability.
+"""Curves as a picture: precision against recall, and the share of unsafe rows against the probability, with intervals.
 
 Needs Matplotlib, which the extra `eval` installs.
 """
@@ -6,10 +6,11 @@ Needs Matplotlib, which the extra `eval` installs.
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from guardproxy.errors import ConfigError
-from guardproxy.evaluation.metrics import precision_recall, reliability
+from guardproxy.evaluation.metrics import Rate, precision_recall, reliability
 from guardproxy.evaluation.report import overall, pairs_of, weights_of, with_label
 from guardproxy.evaluation.scoring import ScoredRows
 
@@ -38,8 +39,13 @@ def drawn(scored: Mapping[str, ScoredRows], path: Path) -> Figure:
         recall, precision = precision_recall(scores, labels, weights)
         # Without interpolation, a precision holds for the recalls up to its own; so the area is the average precision.
         left.step([0.0, *recall], [precision[0], *precision], where="pre", label=name)
-        mean, share, _ = reliability(scores, labels, weights=weights)
-        right.plot(mean, share, marker="o", label=name)
+        mean, share, effective = reliability(scores, labels, weights=weights)
+        bounds = [Rate(part * n, n).interval for part, n in zip(share, effective, strict=True)]
+        # A share of 0 or 1 is at the end of its interval; rounding must not put it outside.
+        errors = [
+            [max(0.0, part - low), max(0.0, high - part)] for part, (low, high) in zip(share, bounds, strict=True)
+        ]
+        right.errorbar(mean, share, yerr=np.transpose(errors), marker="o", capsize=3, elinewidth=1, label=name)
         base = float(weights[labels].sum() / weights.sum())
     left.axhline(base, color="grey", linestyle=":", label="share of unsafe rows")
     right.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfectly calibrated")

@@ -9,18 +9,20 @@ import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from guardproxy.calibration import Calibration
 from guardproxy.errors import ConfigError, GuardUnavailable, Overloaded
 from guardproxy.evaluation.datasets import LabelledRow
 from guardproxy.guards.cache import check_key
 from guardproxy.pipeline import gathered
+from guardproxy.policy import UNSAFE
 from guardproxy.ports import Guard
-from guardproxy.types import Check, Conversation, Finding, Message, Part, Verdict
+from guardproxy.types import Check, Conversation, Finding, Message, Part, Side, Verdict
 from guardproxy.verdicts import worst_findings, worst_of_views
 from guardproxy.views import views
 
@@ -79,6 +81,17 @@ class ScoredRows:
     failures: list[str] = field(default_factory=list)
     judged: int = 0
     seconds: float = 0.0
+
+
+def calibrated(scored: ScoredRows, calibration: Calibration) -> ScoredRows:
+    """The same rows with calibrated probabilities."""
+    pairs = zip(scored.rows, scored.scores, strict=True)
+    return replace(scored, scores=[score and _calibrated(score, row.check.side, calibration) for row, score in pairs])
+
+
+def _calibrated(score: Score, side: Side, calibration: Calibration) -> Score:
+    categories = {name: calibration.value(side, name, value) for name, value in score.categories.items()}
+    return replace(score, unsafe=calibration.value(side, UNSAFE, score.unsafe), categories=categories)
 
 
 class ScoreStore:

@@ -172,12 +172,16 @@ def _separately(rows: Sequence[Pair], side: Side, target: Target) -> list[Thresh
 
 
 def _too_few(weights: Floats, kind: str, target: Target) -> str:
+    return too_few(weights, kind, target.rows_needed, f"{target.measure} {target.rate:g}")
+
+
+def too_few(weights: Floats, kind: str, needed: int, purpose: str) -> str:
+    """How many rows of a kind are known, and how many more the purpose needs."""
     rows = math.floor(effective_rows(weights) + 1e-9)
     counted = f"{rows} {kind} rows are known"
     if len(weights) > rows:
         counted = f"{len(weights)} {kind} rows are known, which count as {rows} because their weights differ"
-    needed = target.rows_needed
-    return f"{counted}; {target.measure} {target.rate:g} needs {needed} or more, so add {needed - rows}"
+    return f"{counted}; {purpose} needs {needed} or more, so add {needed - rows}"
 
 
 def side_rules(results: Sequence[Threshold | NoThreshold], side: Side) -> SideRules:

@@ -5,9 +5,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from guardproxy.asking import current_asker
+from guardproxy.engine.fair_queue import Ticket
 from guardproxy.engine.runner import Runner
 from guardproxy.engine.scheduler import ScheduledReadings, Scheduler, SchedulerStats
 from guardproxy.engine.wait_policy import set_passive_wait_policy
+from guardproxy.engine.worker import Job
 from guardproxy.errors import ConfigError, GuardproxyError, GuardUnavailable
 from guardproxy.ports import Family, LabelList, Prompt
 from guardproxy.types import Check, Conversation, Message, Part, Usage, Verdict
@@ -15,8 +18,11 @@ from guardproxy.types import Check, Conversation, Message, Part, Usage, Verdict
 # Rounding may move a probability this far out of [0, 1].
 _ROUNDING = 1e-4
 
+_GREETING = "Hello, how are you today?"
 # The check that a guard runs when it starts; its prompt also decides which kind of runner is loaded.
-PROBE = Check(Conversation((Message("user", (Part("probe", "Hello, how are you today?"),)),)), "user")
+PROBE = Check(Conversation((Message("user", (Part("probe", _GREETING),)),)), "user")
+# A longer one: the times of both tell what a batch costs from what a token costs.
+_LONG_PROBE = Check(Conversation((Message("user", (Part("probe", " ".join([_GREETING] * 24)),)),)), "user")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +46,12 @@ class ModelOptions:
 class LocalLimits:
     """What a local guard spends on a check.
 
-    A check fails after `timeout_s` seconds, and is refused when the queue would take longer than `max_wait_s` seconds.
+    A check fails after `timeout_s` seconds, and is refused if others would delay it by more than `max_wait_s` seconds.
     `max_batch_tokens` bounds one forward pass (None: the device's default).
     """
 
     timeout_s: float = 30.0
-    max_wait_s: float = 10.0
+    max_wait_s: float = 2.0
     max_batch_tokens: int | None = None
 
 
@@ -62,14 +68,20 @@ class LocalGuard:
         self.taxonomy = family.taxonomy
         self._family = family
         self._timeout_s = limits.timeout_s
-        self._scheduler = Scheduler(name, lambda: load(family.render(PROBE)[0]), limits.max_wait_s)
+        self._scheduler = Scheduler(
+            name,
+            lambda: load(family.render(PROBE)[0]),
+            max_wait_s=limits.max_wait_s,
+            timeout_s=limits.timeout_s,
+        )
 
     async def start(self) -> None:
-        """Load the weights and run two checks. Raises ConfigError if the model cannot be loaded or a check fails."""
+        """Load the weights and run a few checks. Raises ConfigError if the model cannot be loaded or a check fails."""
         await self._scheduler.start()
         try:
-            for _ in range(2):  # the second is the first that reuses the policy text: it sets the estimate of the queue
-                await self.judge(PROBE)
+            # The first also computes the policy text, which later ones reuse; from the others come the first estimates.
+            for probe in (PROBE, PROBE, _LONG_PROBE, _LONG_PROBE):
+                await self.judge(probe)
         except GuardUnavailable as error:
             raise ConfigError(f"guard {self.name!r}: the first check failed: {error}") from error
 
@@ -78,14 +90,17 @@ class LocalGuard:
         await self._scheduler.close()
 
     async def judge(self, check: Check) -> Verdict:
-        """Judge the check's last message. Raises GuardUnavailable (also on timeout) or Overloaded.
+        """Judge the check's last message. Raises GuardUnavailable (also on timeout), Overloaded or JudgingTooLong.
 
         Cancelling the call drops the check from the queue.
         """
-        self._scheduler.admit()  # before any work is done for the check
+        asker = current_asker()
+        reply = asker.answered or check.stream is not None
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._judge(check)
+            # Before any work is done for the check.
+            with self._scheduler.admitted(asker, reply=reply, characters=len(check.turn.text)) as ticket:
+                async with asyncio.timeout(self._timeout_s):
+                    return await self._judge(check, ticket)
         except TimeoutError:
             raise GuardUnavailable(f"guard {self.name!r} gave no answer within {self._timeout_s:g} s") from None
         except GuardproxyError:
@@ -108,11 +123,11 @@ class LocalGuard:
         """The length of the guard's queue and its counts so far."""
         return self._scheduler.stats
 
-    async def _judge(self, check: Check) -> Verdict:
+    async def _judge(self, check: Check, ticket: Ticket[Job]) -> Verdict:
         began = time.perf_counter()
         prompts = self._family.render(check)
         render_s = time.perf_counter() - began
-        scheduled = await self._scheduler.read(prompts, check.stream)
+        scheduled = await self._scheduler.read(ticket, prompts, check.stream)
         verdict = self._family.parse(check, scheduled.readings, self.name)
         # A family may pass on what its model returned without looking, and NaN compares false with every threshold.
         if not all(-_ROUNDING <= probability <= 1 + _ROUNDING for probability in _probabilities(verdict)):
@@ -154,7 +169,7 @@ def _probabilities(verdict: Verdict) -> list[float]:
 
 
 def _usage(scheduled: ScheduledReadings, render_s: float) -> Usage:
-    """The usage of one check: its own times and tokens, and an equal share of its batch's forward passes."""
+    """The usage of one check: its own times and tokens, and its share of the forward passes with its windows."""
     return Usage(
         queue_s=scheduled.queue_s,
         tokenize_s=render_s + scheduled.encode_s,
@@ -163,5 +178,5 @@ def _usage(scheduled: ScheduledReadings, render_s: float) -> Usage:
         tokens_reused=scheduled.tokens_reused,
         batch=scheduled.batch,
         windows=scheduled.windows,
-        share_s=scheduled.forward_s / scheduled.batch,
+        share_s=scheduled.share_s,
     )

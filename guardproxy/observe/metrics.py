@@ -6,6 +6,7 @@ called directly where the time is measured, for example `guard` by `pipeline/jud
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -70,7 +71,11 @@ class Metrics:
         )
         self._computed = counter("guard_tokens_computed", "Tokens that the guard model computed.")
         self._reused = counter("guard_tokens_reused", "Tokens that the guard model reused from its prefix cache.")
-        self._queue = gauge("guard_queue_checks", "Checks waiting for the guard.")
+        self._refused = counter(
+            "guard_refused", "Texts that the guard's queue did not accept: overload, too_long.", "reason"
+        )
+        self._expected = gauge("guard_expected_seconds", "Seconds of work that waits for the guard or runs.")
+        self._queue = gauge("guard_queue_checks", "Checks that wait for the guard or run.")
         self._upstream_s = seconds("upstream", "Time from sending a request upstream to the first byte of the reply.")
         self._added_s = seconds("added", "Time that guardproxy added to an answer.")
         self._streams = gauge("streams_held", "Streamed replies being held until they are judged.")
@@ -121,9 +126,14 @@ class Metrics:
         if usage.batch:
             self._batch.observe(usage.batch)
 
-    def queue_from(self, waiting: Callable[[], float]) -> None:
-        """Call `waiting` for the number of queued checks whenever the metrics are rendered."""
-        self._queue.set_function(waiting)
+    def guard_refused(self, reason: Literal["overload", "too_long"]) -> None:
+        """Count a text that the guard's queue did not accept, because it is full or because the text takes too long."""
+        self._refused.labels(reason).inc()
+
+    def queue_from(self, queues: Callable[[], Iterable[tuple[int, float]]]) -> None:
+        """Call `queues` for the checks that wait or run at each guard, and their seconds, when metrics are rendered."""
+        self._queue.set_function(lambda: sum(checks for checks, _ in queues()))
+        self._expected.set_function(lambda: sum(seconds for _, seconds in queues()))
 
     def upstream(self, seconds: float) -> None:
         """Observe the `seconds` to the first byte of an upstream's reply."""

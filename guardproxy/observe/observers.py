@@ -13,14 +13,15 @@ from guardproxy.errors import AuditUnavailable
 from guardproxy.observe.masking import TextRule
 from guardproxy.observe.metrics import Metrics
 from guardproxy.observe.records import masked_record
+from guardproxy.offload import computed
 from guardproxy.ports import Sink
 from guardproxy.types import Record
 
-_BATCH_RECORDS = 256  # the most records in one write
+_BATCH_RECORDS = 64  # the most records in one write, which takes the event loop some 10 ms
 _GATHER_S = 0.1  # how long a record waits for others: a transaction costs as much as a dozen records in it
 _QUEUE_CHARACTERS = 64 * 1024 * 1024  # the most characters of text in the queue of one sink
-_MASK_IN_THREAD_FROM = 16 * 1024  # longer texts are masked in a thread, so that the event loop stays free
 _ATTEMPTS = 3
+_COUNTED_AT_ONCE = 64  # records that are counted and queued before other tasks run
 
 _log = structlog.get_logger("guardproxy.audit")
 
@@ -34,22 +35,20 @@ class _PendingRecord:
     def __init__(self, record: Record, rule: TextRule) -> None:
         self._record = record
         self._rule = rule
-        self._task: asyncio.Task[Record] | None = None
         self._masked: Record | None = None
         self.characters = len(record.text) + len(record.error) + len(record.origin.model)
         self.characters += sum(len(part.path) + len(part.why) for part in record.coverage)
 
-    async def masked(self) -> Record:
+    def masked(self) -> Record:
+        # Two threads may mask a record at the same time: they find the same.
         if self._masked is None:
-            if self.characters <= _MASK_IN_THREAD_FROM:
-                self._masked = masked_record(self._record, self._rule)
-            else:
-                self._task = self._task or asyncio.ensure_future(
-                    asyncio.to_thread(masked_record, self._record, self._rule)
-                )
-                # Several queues wait for this task: a cancelled queue must not cancel it for the others.
-                self._masked = await asyncio.shield(self._task)
+            self._masked = masked_record(self._record, self._rule)
         return self._masked
+
+
+async def _masked(batch: "Sequence[_QueuedRecord]") -> list[Record]:
+    """Mask the records of a batch, long ones on a thread."""
+    return await computed(sum(item.characters for item, _ in batch), lambda: [item.masked() for item, _ in batch])
 
 
 # A record, and the future that waits until it is stored.
@@ -129,7 +128,7 @@ class _SinkQueue:
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH_RECORDS))]
         self._characters -= sum(item.characters for item, _ in batch)
         try:
-            await self._write([await item.masked() for item, _ in batch])
+            await self._write(await _masked(batch))
         except asyncio.CancelledError:
             self._failed(batch, TimeoutError("closed before the write was done"))
             raise
@@ -230,7 +229,9 @@ class Observers:
             raise RuntimeError("call Observers.start() before Observers.record()")
         waiting: list[asyncio.Future[None]] = []
         loop = asyncio.get_running_loop()
-        for record in records:
+        for place, record in enumerate(records, 1):
+            if place % _COUNTED_AT_ONCE == 0:
+                await asyncio.sleep(0)
             self._metrics.decision(record)
             if self._passed == "sampled" and not record.sampled and _is_passed(record):
                 continue

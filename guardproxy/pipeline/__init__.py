@@ -5,7 +5,8 @@ never *safe*, and the policy decides what to do then.
 """
 
 from guardproxy.pipeline.exclusions import Exclusions
-from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging, gathered
+from guardproxy.pipeline.gathering import gathered
+from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging
 from guardproxy.pipeline.moderating import moderated
 from guardproxy.pipeline.pipeline import ErrorReview, Pipeline, ReplyReview, RequestReview
 from guardproxy.pipeline.stream import RefusedBeforeStart

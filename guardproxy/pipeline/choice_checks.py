@@ -5,7 +5,8 @@ import uuid
 from dataclasses import dataclass, replace
 
 from guardproxy.pipeline.exclusions import CountedVerdict
-from guardproxy.pipeline.judging import Exchange, Judgement, Judging, gathered
+from guardproxy.pipeline.gathering import gathered
+from guardproxy.pipeline.judging import Exchange, Judgement, Judging
 from guardproxy.pipeline.turns import in_scope, recent_context
 from guardproxy.ports import ReplyStream
 from guardproxy.types import Decision, Message, Verdict

@@ -20,6 +20,10 @@ class CountedVerdict:
     verdict: Verdict
     exclusions: tuple[Exclusion, ...]
 
+    def calibrated(self, policy: Policy, side: Side) -> "CountedVerdict":
+        """The same with calibrated probabilities."""
+        return replace(self, verdict=policy.calibration.applied(side, self.verdict))
+
     def applied(self, policy: Policy, side: Side, whole: Verdict) -> str:
         """The ids of the exclusions without which a rule of the policy would have been reached, with commas.
 

@@ -3,21 +3,23 @@
 The fail direction is in `Judging.judge`: a guard that fails is *unavailable*, never *safe*.
 """
 
-import asyncio
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
-from guardproxy.errors import GuardUnavailable, Overloaded
-from guardproxy.languages.detect import languages_in
+from guardproxy.asking import as_one_request
+from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
 from guardproxy.observe import Metrics, Observers
+from guardproxy.offload import computed
 from guardproxy.pipeline.exclusions import CountedVerdict, Exclusions
+from guardproxy.pipeline.gathering import gathered
+from guardproxy.pipeline.message_views import MessageViews
 from guardproxy.pipeline.thread import joined_text, own_text
 from guardproxy.pipeline.turns import Turn, in_scope
-from guardproxy.policy import Policy, decide, on_failure, on_languages, worst
+from guardproxy.pipeline.unread import unread_languages
+from guardproxy.policy import UNSAFE, Policy, decide, on_failure, on_languages, worst
 from guardproxy.ports import Action, Guard, JudgeAgain, Request, Wire
 from guardproxy.types import (
     SEVERITY,
@@ -38,13 +40,9 @@ from guardproxy.types import (
     Verdict,
 )
 from guardproxy.verdicts import worst_of_views
-from guardproxy.views import View, Views, joined, views_of
+from guardproxy.views import View
 
-T = TypeVar("T")
 Texts = Sequence[str]
-
-# The views of a text up to this many characters are cached.
-_CACHED_CHARACTERS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ class JudgedTurn:
     none. `latency_s` is how long judging took, in seconds; `choice` is the index of the choice in a reply.
     `undecoded`: the bounds of the views ended before everything that looks encoded was decoded. `unread`: the languages
     of the text that the guard does not read. `complete` and `late` are those of `Record`. `counted` is what decisions
-    count of the verdict if an exclusion covers the text.
+    count of the verdict if an exclusion covers the text. `failure` is the error of a check that was not accepted.
     """
 
     turn: Turn
@@ -98,6 +96,7 @@ class JudgedTurn:
     complete: bool = True
     late: bool = False
     counted: CountedVerdict | None = None
+    failure: GuardUnavailable | None = None
 
     @property
     def passed(self) -> bool:
@@ -116,6 +115,7 @@ class Judgement:
     undecoded: bool = False
     unread: tuple[str, ...] = ()
     counted: CountedVerdict | None = None
+    failure: GuardUnavailable | None = None
 
 
 class Judging:
@@ -138,6 +138,7 @@ class Judging:
         self.guard = guard
         self._exclusions = exclusions or Exclusions()
         self._reads = reads
+        self._views = MessageViews()
         self._observers = observers
         self._metrics = metrics
         self.actions = actions
@@ -167,7 +168,8 @@ class Judging:
         1. The guard judges the readable text, in its context and in every view. The policy's rules decide about what
            exclusions do not cover.
         2. If the guard is overloaded or fails in any way, there is no verdict, not even for the views that it judged:
-           `on_overload` or `on_guard_error` decides. A failure never counts as "safe".
+           `on_overload` or `on_guard_error` decides. A failure never counts as "safe". A text that takes longer to
+           judge than a check may is always blocked.
         3. If the message has opaque parts, or encodings that were not decoded, `on_opaque` decides as well, and the
            more severe decision applies.
         4. If its text or a view of it is in a language that the guard does not read, so does `on_language`.
@@ -177,36 +179,39 @@ class Judging:
         verdict, decision, error, complete = None, Decision("pass", "", ()), "", True
         counted: CountedVerdict | None = None
         unread: tuple[str, ...] = ()
+        refused: GuardUnavailable | None = None
         if message.text.strip():  # not `says_something`: hidden text has views, and a guard may know mere signs
-            views = _views(message, policy.views)
-            complete, unread = views.complete, self._unread(message.text, views.views)
+            views = await self._views.of(message, policy.views)
+            complete, unread = views.complete, await self._unread(message.text, views.views)
             try:
                 own = own_text(message) if thread else ""
                 behind = joined_text((*thread, own), policy.thread.characters) if own else ""
-                least = policy.thread.unsafe
+                least = policy.calibration.inverse(message.side, UNSAFE, policy.thread.unsafe)
                 verdict, counted = await self._verdict(
                     tuple(context), message, views.views, behind, stream, least=least
                 )
+                verdict = policy.calibration.applied(message.side, verdict)
+                counted = counted and counted.calibrated(policy, message.side)
                 decision = decide(policy, message.side, counted.verdict if counted else verdict)
-            except Overloaded as failure:  # a GuardUnavailable too, so it must come first
-                decision, error = on_failure(policy.on_overload, "overload"), str(failure)
+            except (Overloaded, JudgingTooLong) as failure:  # GuardUnavailable too, so they must come first
+                refused, error = failure, str(failure)
+                busy = isinstance(failure, Overloaded)
+                decision = on_failure(policy.on_overload, "overload") if busy else on_failure("block", "guard_error")
+                self._metrics.guard_refused("overload" if busy else "too_long")
             except GuardUnavailable as failure:
                 decision, error = on_failure(policy.on_guard_error, "guard_error"), str(failure)
         if message.opaque or not complete:
             decision = worst([decision, on_failure(policy.on_opaque[message.side], "opaque")])
         if unread:
             decision = worst([decision, on_languages(policy.on_language[message.side], unread)])
-        return Judgement(verdict, decision, error, not complete, unread, counted)
+        return Judgement(verdict, decision, error, not complete, unread, counted, refused)
 
-    def _unread(self, text: str, views: Iterable[View]) -> tuple[str, ...]:
+    async def _unread(self, text: str, views: Sequence[View]) -> tuple[str, ...]:
         """The languages of a text and its views that the guard does not read."""
         if self._reads is None:
             return ()
-        own = languages_in(text)
-        # Russian with look-alikes from the Latin alphabet is in no language of that alphabet.
-        others = [view.text for view in views if not (own and view.name == "confusables")]
-        found = (*own, *(language for other in others for language in languages_in(other)))
-        return tuple(dict.fromkeys(language for language in found if language not in self._reads))
+        size = len(text) + sum(len(view.text) for view in views)
+        return await computed(size, unread_languages, text, views, self._reads)
 
     async def _verdict(
         self,
@@ -231,7 +236,8 @@ class Judging:
         if thread:
             joined = Message(message.role, (Part(message.parts[0].path, thread),))
             checks.append(("thread", Check(Conversation((joined,)), message.side)))
-        verdicts = await gathered([self.guard.judge(check) for _, check in checks])
+        with as_one_request():
+            verdicts = await gathered([self.guard.judge(check) for _, check in checks])
         if thread and verdicts[-1].unsafe < least:
             verdicts[-1] = replace(verdicts[-1], unsafe=0.0, findings=())
         by_view = [(name, verdict) for (name, _), verdict in zip(checks, verdicts, strict=True)]
@@ -280,6 +286,7 @@ class Judging:
             judged.undecoded,
             judged.unread,
             counted=judged.counted,
+            failure=judged.failure,
         )
 
     async def record(
@@ -296,18 +303,33 @@ class Judging:
         `reply` is None for the turns of a request. Raises AuditUnavailable if `audit.required` is set and a record
         could not be stored.
         """
-        records: list[Record] = []
-        for judged_turn, own_coverage in _with_coverage(list(judged), coverage):
-            records.append(_record(case, judged_turn, own_coverage, case.policy, reply, dropped=dropped))
+        judged = list(judged)
+        for judged_turn in judged:
             self._metrics.unread(judged_turn.turn.message.side, judged_turn.unread)
-            for policy in case.shadow:
-                if judged_turn.verdict is None:
-                    continue
-                counted = judged_turn.counted.verdict if judged_turn.counted else judged_turn.verdict
-                decision = decide(policy, judged_turn.turn.message.side, counted)
-                shadow = replace(judged_turn, decision=decision, outcome=Pass())
-                records.append(_record(case, shadow, own_coverage, policy, reply, shadow=True))
+        size = 256 * len(judged) + 16 * len(coverage)
+        records = await computed(size, _records, case, judged, coverage, dropped, reply)
         await self._observers.record(records)
+
+
+def _records(
+    case: Case,
+    judged: Sequence[JudgedTurn],
+    coverage: tuple[Coverage, ...],
+    dropped: frozenset[int],
+    reply: ReplyInfo | None,
+) -> list[Record]:
+    """A record of each judged turn, and of each shadow policy's decision on it."""
+    records: list[Record] = []
+    for judged_turn, own_coverage in _with_coverage(judged, coverage):
+        records.append(_record(case, judged_turn, own_coverage, case.policy, reply, dropped=dropped))
+        for policy in case.shadow:
+            if judged_turn.verdict is None:
+                continue
+            counted = judged_turn.counted.verdict if judged_turn.counted else judged_turn.verdict
+            decision = decide(policy, judged_turn.turn.message.side, counted)
+            shadow = replace(judged_turn, decision=decision, outcome=Pass())
+            records.append(_record(case, shadow, own_coverage, policy, reply, shadow=True))
+    return records
 
 
 def _record(
@@ -363,15 +385,6 @@ def _with_coverage(
         yield judged_turn, (*own, *(unrecorded if number == len(judged) else ()))
 
 
-def _views(message: Message, names: tuple[str, ...]) -> Views:
-    """The views of a message. Those of short texts are cached: clients send the whole conversation with every turn."""
-    text, forms = message.text, joined(message)
-    return _cached_views(text, forms, names) if len(text) <= _CACHED_CHARACTERS else views_of(text, forms, names)
-
-
-_cached_views = lru_cache(maxsize=8192)(views_of)
-
-
 def refusal(policy: Policy, decision: Decision | None = None) -> Refuse:
     """The policy's refusal, for a text that cannot be rewritten or could not be judged."""
     return policy.block.refusal(decision.categories, decision.languages) if decision else policy.block.refusal(())
@@ -385,15 +398,3 @@ def _outcome_name(outcome: Outcome) -> OutcomeName:
             return "replace"
         case Refuse():
             return "refuse"
-
-
-async def gathered(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all calls in order; the first error cancels every other call and is raised."""
-    if len(calls) == 1:
-        return [await calls[0]]
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(call) for call in calls]
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None
-    return [task.result() for task in tasks]

@@ -3,10 +3,13 @@
 import time
 from collections.abc import Sequence
 
+from guardproxy.offload import computed
+from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.judged_request import undecoded_paths, unread_parts
-from guardproxy.pipeline.judging import Case, JudgedTurn, Judging, gathered
+from guardproxy.pipeline.judging import Case, JudgedTurn, Judging
 from guardproxy.pipeline.turns import Turn, coverage_of
-from guardproxy.types import Message, Pass
+from guardproxy.policy import Policy
+from guardproxy.types import Coverage, Message, Pass
 
 
 async def moderated(judging: Judging, case: Case, messages: Sequence[Message]) -> list[JudgedTurn]:
@@ -28,16 +31,24 @@ async def moderated(judging: Judging, case: Case, messages: Sequence[Message]) -
             undecoded=judged.undecoded,
             unread=judged.unread,
             counted=judged.counted,
+            failure=judged.failure,
         )
 
     turns = await gathered([judge(index, message) for index, message in enumerate(messages)])
-    for turn in turns:
-        coverage = coverage_of(
+    size = sum(message.size for message in messages)
+    await judging.record(case, turns, await computed(size, _coverage, turns, case.policy))
+    return turns
+
+
+def _coverage(turns: Sequence[JudgedTurn], policy: Policy) -> tuple[Coverage, ...]:
+    return tuple(
+        part
+        for turn in turns
+        for part in coverage_of(
             [turn.turn.message],
-            case.policy,
+            policy,
             failed=bool(turn.error),
             undecoded=undecoded_paths([turn]),
             unread=unread_parts([turn]),
         )
-        await judging.record(case, [turn], coverage)
-    return turns
+    )

@@ -1,33 +1,29 @@
 """Requests, replies and upstream errors: every turn is judged; the most severe decision on the current turn applies."""
 
-from bisect import bisect_right
-from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from guardproxy.errors import UpstreamUnreadable
+from guardproxy.errors import GuardUnavailable, Overloaded, UpstreamUnreadable
 from guardproxy.observe import Metrics, Observers
+from guardproxy.offload import computed
 from guardproxy.pipeline.canary import CANARIES
 from guardproxy.pipeline.error_text import error_message
 from guardproxy.pipeline.exclusions import Exclusions
-from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of, undecoded_paths, unread_parts
-from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging, gathered
+from guardproxy.pipeline.gathering import gathered
+from guardproxy.pipeline.held import HeldBytes
+from guardproxy.pipeline.judged_request import JudgedRequest, undecoded_paths, unread_parts
+from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging
+from guardproxy.pipeline.request_judging import judge_request
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.stream import StreamReview
-from guardproxy.pipeline.thread import UserTurn, threads, user_turns, without
 from guardproxy.pipeline.together import judged_together
 from guardproxy.pipeline.turns import (
-    Turn,
     coverage_of,
     edited,
     is_full,
-    joined_turns,
     recent_context,
-    recent_context_starts,
     reply_turn,
-    turn_starts,
-    turns_of,
     with_undecoded,
 )
 from guardproxy.pipeline.unattended import Unattended
@@ -113,7 +109,7 @@ class Pipeline:
         self.judging = Judging(guard, observers, metrics, actions, reads=reads, exclusions=exclusions)
         self._metrics = metrics
         self._replies = JudgedReplies()
-        self._max_held_bytes = max_held_bytes
+        self._held = HeldBytes(max_held_bytes)
         self._unattended = Unattended(after_disconnect_s, max_held_bytes)
 
     async def close(self, timeout_s: float) -> None:
@@ -152,102 +148,46 @@ class Pipeline:
            is then judged in the conversation that remains.
         2. A refused current turn refuses the request.
         3. Rewritten turns are forwarded with their new text. If nothing changes, the client's own bytes are forwarded.
+
+        If the guard accepts no check of a turn and the policy blocks, the records say so, and then this raises why:
+        Overloaded, or JudgingTooLong whatever the policy says.
         """
         return await self._unattended.attended(self._review_request(exchange), len(exchange.request.raw))
 
     async def _review_request(self, exchange: Exchange) -> RequestReview:
         exchange = self._replies.without_known(exchange)
         messages, history = exchange.request.conversation.messages, exchange.policy.history
-        judged = await self._judge_request(exchange)
-        dropped = judged.dropped(messages, history)
+        judged = await judge_request(self.judging, exchange)
+        failure = _failure_of(judged.turns)
+        dropped = judged.dropped(messages, history) if failure is None else frozenset()
         if dropped and judged.current_changes:
             # A guard that reads the conversation may have found the harm in the dropped messages: judge without them.
             remaining = _with_messages(exchange, edited(messages, {}, dropped))
-            judged = judged.judged_again(dropped, await self._judge_request(remaining))
+            judged = judged.judged_again(dropped, await judge_request(self.judging, remaining))
+            failure = _failure_of(judged.turns)
             dropped = judged.dropped(messages, history)
-        undecoded = undecoded_paths(judged.turns)
-        unread = unread_parts(judged.turns)
-        coverage = coverage_of(messages, exchange.policy, failed=judged.failed, undecoded=undecoded, unread=unread)
+        size = len(exchange.request.raw)
+        undecoded, coverage = await computed(
+            size, _covered, messages, exchange.policy, judged.turns, failed=judged.failed
+        )
         await self.judging.record(exchange, judged.to_record, coverage, dropped=dropped)
+        if failure is not None:
+            raise failure
         if undecoded:  # the reply may quote it, so no later request may continue from the reply unseen
             exchange = _with_messages(exchange, with_undecoded(messages, undecoded))
-        return _request_review(exchange, judged, dropped, _extent(coverage))
-
-    async def _judge_request(self, exchange: Exchange) -> JudgedRequest:
-        """Judge every message by itself, the messages of each turn as one text if there are several, and threads."""
-        messages, policy = exchange.request.conversation.messages, exchange.policy
-        starts = recent_context_starts(messages)
-
-        async def judge(turn: Turn) -> JudgedTurn:
-            return await self.judging.turn(exchange, turn, messages[starts[turn.context] : turn.context])
-
-        begins = turn_starts(messages)
-        singles = self._with_threads(turns_of(messages, policy.judge, begins), messages, policy, begins)
-        joined = joined_turns(messages, policy.judge, {}, begins)
-        judged = await gathered([judge(turn) for turn in (*singles, *joined)])
-        await self._judge_threads_as_forwarded(judged, messages, policy, begins, judge)
-        if new_texts := new_texts_of(judged[: len(singles)]):
-            # Joined turns are judged as they are forwarded, not as they came.
-            forwarded = joined_turns(messages, policy.judge, new_texts, begins)
-            changed = [turn for before, turn in zip(joined, forwarded, strict=True) if before != turn]
-            again = iter(await gathered([judge(turn) for turn in changed]))
-            judged[len(singles) :] = [
-                before if before.turn == turn else next(again)
-                for before, turn in zip(judged[len(singles) :], forwarded, strict=True)
-            ]
-        return JudgedRequest(tuple(judged), {**new_texts, **new_texts_of(judged)})
-
-    def _with_threads(
-        self, turns: Sequence[Turn], messages: Sequence[Message], policy: Policy, begins: Sequence[int]
-    ) -> list[Turn]:
-        """The turns; the last message of each turn of the user gets its thread, as if every turn was forwarded."""
-        if policy.thread.turns < 2:
-            return list(turns)
-        users = user_turns(messages, policy.judge, begins)
-        found = threads(users, policy.thread.turns, without(self.judging.excluded))
-        texts = {user.index: earlier for user, earlier in found}
-        return [replace(turn, thread=texts.get(turn.index, ())) for turn in turns]
-
-    async def _judge_threads_as_forwarded(
-        self,
-        judged: list[JudgedTurn],
-        messages: Sequence[Message],
-        policy: Policy,
-        begins: Sequence[int],
-        judge: Callable[[Turn], Awaitable[JudgedTurn]],
-    ) -> None:
-        """Judge again, in place, the turns whose thread has turns that are refused or rewritten.
-
-        A refused turn is in no thread, or it would block every turn after it; a rewritten one is in it with its new
-        text. One turn after the other, because each may be refused for its thread.
-        """
-        if policy.thread.turns < 2 or all(isinstance(one.outcome, Pass) for one in judged):
-            return
-        of_turn: dict[int, list[int]] = defaultdict(list)
-        for place, one in enumerate(judged):
-            of_turn[begins[bisect_right(begins, one.turn.index) - 1]].append(place)
-
-        def kept(user: UserTurn) -> Sequence[str]:
-            own = [judged[place] for place in of_turn[user.start]]
-            if any(isinstance(one.outcome, Refuse) for one in own):
-                return ()
-            new = edited(messages[user.start : user.stop], new_texts_of(own))
-            return [text for left in user_turns(new, policy.judge, [0]) for text in unexcluded(left)]
-
-        unexcluded = without(self.judging.excluded)
-        for user, earlier in threads(user_turns(messages, policy.judge, begins), policy.thread.turns, kept):
-            place = next(place for place in of_turn[user.start] if judged[place].turn.index == user.index)
-            if judged[place].turn.thread != earlier:
-                judged[place] = await judge(replace(judged[place].turn, thread=earlier))
+        return await computed(size, _request_review, exchange, judged, dropped, _extent(coverage))
 
     async def review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
-        """Judge every choice of a whole reply. Raises UpstreamUnreadable if the wire cannot read it."""
+        """Judge every choice of a whole reply.
+
+        Raises UpstreamUnreadable if the wire cannot read it, Overloaded if the guard is and the policy blocks then.
+        """
         return await self._unattended.attended(self._review_reply(exchange, body), len(body))
 
     async def _review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
         messages = exchange.request.conversation.messages
         context = recent_context(messages)
-        reply = exchange.wire.parse_reply(exchange.request, body)
+        reply = await computed(len(body), exchange.wire.parse_reply, exchange.request, body)
         judged = await gathered(
             [
                 self.judging.turn(exchange, reply_turn(messages, choice), context, index)
@@ -255,10 +195,11 @@ class Pipeline:
             ]
         )
         judged = await judged_together(self.judging, exchange, judged)
-        failed, undecoded = any(choice.error for choice in judged), undecoded_paths(judged)
-        unread = unread_parts(judged)
-        coverage = coverage_of(reply.choices, exchange.policy, failed=failed, undecoded=undecoded, unread=unread)
+        failed = any(choice.error for choice in judged)
+        _, coverage = await computed(len(body), _covered, reply.choices, exchange.policy, judged, failed=failed)
         await self.judging.record(exchange, judged, coverage, reply=reply.info)
+        if isinstance(failure := _failure_of(judged), Overloaded):
+            raise failure
         if all(choice.passed for choice in judged):
             self._replies.remember(exchange, reply.id)
         outcomes: dict[int, Outcome] = {
@@ -267,7 +208,8 @@ class Pipeline:
         refusals = [outcome for outcome in outcomes.values() if isinstance(outcome, Refuse)]
         as_error = next((outcome for outcome in refusals if outcome.shape == "error"), None)
         if outcomes:
-            body = b"" if as_error else exchange.wire.edit_reply(exchange.request, reply, outcomes)
+            edit = exchange.wire.edit_reply
+            body = b"" if as_error else await computed(len(body), edit, exchange.request, reply, outcomes)
         decision = worst([choice.decision for choice in judged])
         # A rewrite that did not pass when it was judged again is a block.
         action = "block" if refusals else decision.action
@@ -356,11 +298,19 @@ class Pipeline:
             self._metrics,
             exchange,
             exchange.wire.open_stream(exchange.request, content_type),
-            max_held_bytes=self._max_held_bytes,
+            held=self._held,
             replies=self._replies,
             unattended=self._unattended,
             try_refuse_with_error=try_refuse_with_error,
         )
+
+
+def _covered(
+    messages: Sequence[Message], policy: Policy, judged: Sequence[JudgedTurn], *, failed: bool
+) -> tuple[frozenset[str], tuple[Coverage, ...]]:
+    """The paths of the parts with encodings that were not decoded, and the coverage of all parts."""
+    undecoded = undecoded_paths(judged)
+    return undecoded, coverage_of(messages, policy, failed=failed, undecoded=undecoded, unread=unread_parts(judged))
 
 
 def _request_review(
@@ -381,6 +331,11 @@ def _request_review(
 
 def _with_messages(exchange: Exchange, messages: Sequence[Message]) -> Exchange:
     return replace(exchange, request=replace(exchange.request, conversation=Conversation(tuple(messages))))
+
+
+def _failure_of(judged: Sequence[JudgedTurn]) -> GuardUnavailable | None:
+    """Why the guard accepted no check of a refused turn; None if that is not why any turn is refused."""
+    return next((turn.failure for turn in judged if turn.failure and isinstance(turn.outcome, Refuse)), None)
 
 
 def _extent(coverage: tuple[Coverage, ...]) -> Extent:

@@ -20,18 +20,24 @@ from guardproxy.errors import UpstreamUnreadable
 from guardproxy.holdback import Ask, HoldBack
 from guardproxy.observe import Metrics
 from guardproxy.pipeline.choice_checks import ChoiceChecks, LatestCheck
-from guardproxy.pipeline.judging import Exchange, Judging, gathered, refusal
+from guardproxy.pipeline.gathering import gathered
+from guardproxy.pipeline.held import FRAME_BYTES, HeldBytes
+from guardproxy.pipeline.judging import Exchange, Judging, refusal
 from guardproxy.pipeline.reply_records import ReplyRecords
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.unattended import Unattended
 from guardproxy.policy import on_failure, worst
 from guardproxy.ports import ReplyStream
+from guardproxy.sse import KEEP_ALIVE
 from guardproxy.types import SEVERITY, Decision, Edit, Message, Outcome, Pass, Refuse, Replace
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
+# The bytes of a read, and the frames in the buffer, that the event loop works on before other tasks run.
+_SLICE = 4096
+_AT_ONCE = 64
 _UNREADABLE = Decision("block", "", (), "opaque")
 
 
@@ -56,7 +62,7 @@ class StreamReview:
         exchange: Exchange,
         stream: ReplyStream,
         *,
-        max_held_bytes: int,
+        held: HeldBytes,
         replies: JudgedReplies,
         unattended: Unattended,
         try_refuse_with_error: Callable[[], bool],
@@ -67,13 +73,14 @@ class StreamReview:
         self._choices = ChoiceChecks(judging, exchange, stream)
         self._stream = stream
         self._hold = HoldBack(exchange.policy.stream)
-        self._max_held_bytes = max_held_bytes
+        self._held = held.stream()
         self._records = ReplyRecords(judging, exchange, stream, replies)
         self._unattended = unattended
         self._try_refuse_with_error = try_refuse_with_error
         # If blocks are errors: released frames without text. They wait for the first text, because any byte sent to the
         # client makes an HTTP error impossible. None: they were sent, or blocks are completions.
         self._frames_before_text: list[bytes] | None = [] if exchange.policy.block.how == "error" else None
+        self._waiting_bytes = 0
         self._checks: dict[asyncio.Task[LatestCheck], Ask] = {}
         self._pending_read: asyncio.Task[bytes | None] | None = None
         self._task_done = asyncio.Event()  # a read or a check has finished
@@ -109,13 +116,17 @@ class StreamReview:
             try:
                 while not self._done():
                     if not self._checks and self._pending_read is None:
-                        self._feed(await anext(source, None))  # no check runs: a read without a task is cheaper
+                        await self._feed(await anext(source, None))  # no check runs: a read without a task is cheaper
                     else:
                         for task in await self._finished_checks(source):
                             if piece := await self._act_on(self._checks.pop(task), task.result()):
                                 yield piece
                     if piece := await self._release():
                         yield piece
+                    while self._hold.may_release:
+                        await asyncio.sleep(0)
+                        if piece := await self._release():
+                            yield piece
                     self._start_checks()
                 if piece := self._terminator():
                     yield piece
@@ -124,7 +135,10 @@ class StreamReview:
                 self._unreadable = str(error)
                 yield await self._abandon()
             finally:
-                await self._stop()
+                try:
+                    await self._stop()
+                finally:
+                    self._held.close()
 
     async def _finished_checks(self, source: AsyncIterator[bytes]) -> list[asyncio.Task[LatestCheck]]:
         """Wait until a read or a check has finished; feed what was read, return the finished checks."""
@@ -134,7 +148,7 @@ class StreamReview:
         self._task_done.clear()
         if self._pending_read is not None and self._pending_read.done():
             data, self._pending_read = self._pending_read.result(), None
-            self._feed(data)
+            await self._feed(data)
         return [task for task in self._checks if task.done()]
 
     def _task(self, call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -153,18 +167,24 @@ class StreamReview:
     def _all_ended(self) -> bool:
         return bool(self._ended) and not self._hold.open and self._ended >= set(self._stream.choices)
 
-    def _feed(self, data: bytes | None) -> None:
+    async def _feed(self, data: bytes | None) -> None:
         """Put the frames that `data` completes into the buffer, and start the checks that are due then."""
-        self._hold_frames(data)
-        if self._hold.held_bytes > self._max_held_bytes:
-            raise UpstreamUnreadable(f"more than {self._max_held_bytes} bytes of a reply are waiting to be judged")
+        if data is None or len(data) <= _SLICE:
+            self._hold_frames(data)
+        else:
+            for start in range(0, len(data), _SLICE):
+                self._hold_frames(data[start : start + _SLICE])
+                await asyncio.sleep(0)
         self._start_checks()
 
     def _hold_frames(self, data: bytes | None) -> None:
         """Put the frames that `data` completes into the buffer; None is the end of the upstream's body."""
         for chunk in self._stream.finish() if data is None else self._stream.feed(data):
+            if chunk.raw == KEEP_ALIVE and self._frames_before_text is not None:
+                continue  # a client that has nothing of the stream yet needs no comment of the upstream
             self._hold.add(chunk)
             self._came.append(time.perf_counter())
+        self._held.note(self._hold.held_bytes + FRAME_BYTES * self._hold.held_frames + self._waiting_bytes)
         if data is None:
             self._upstream_done = True
             self._hold.complete()  # a reply that breaks off is judged up to its last frame
@@ -248,11 +268,12 @@ class StreamReview:
         if self._frames_before_text is None or has_text or self._done():
             return self._after_waiting_frames(out)
         self._frames_before_text.append(out)
+        self._waiting_bytes += len(out)
         return b""
 
-    async def _released(self) -> tuple[bytes, bool]:
-        """Take the frames that may be sent now: their bytes, and whether they have text. Record what they finish."""
-        chunks, now = self._hold.release(), time.perf_counter()
+    async def _released(self, most: int = _AT_ONCE) -> tuple[bytes, bool]:
+        """Take frames that may be sent now: their bytes, and whether they have text. Record what they finish."""
+        chunks, now = self._hold.release(most), time.perf_counter()
         for _ in chunks:
             self._records.held_s = max(self._records.held_s, now - self._came.popleft())
         self._records.held_characters = max(self._records.held_characters, self._hold.held_characters)
@@ -264,7 +285,7 @@ class StreamReview:
 
     def _after_waiting_frames(self, out: bytes) -> bytes:
         """The frames that waited for the first text, then `out`. From here on the answer cannot be an error."""
-        waiting, self._frames_before_text = self._frames_before_text, None
+        waiting, self._frames_before_text, self._waiting_bytes = self._frames_before_text, None, 0
         return b"".join([*waiting, out]) if waiting else out
 
     def _terminator(self) -> bytes:
@@ -283,7 +304,7 @@ class StreamReview:
                 has_end = choice in self._finished and self._exchange.policy.stream.mode == "monitor"
                 await self._records.add(choice, check, Pass() if has_end else outcome, complete=False)
             out.append(self._ending(choice, outcome))
-        rest, _ = await self._released()
+        rest, _ = await self._released(self._hold.held_frames)
         return b"".join([*out, self._after_waiting_frames(rest), self._stream.close()])
 
     def _unsettled(self) -> list[int]:

@@ -168,7 +168,10 @@ def _readable(messages: Iterable[Message], new_texts: Mapping[str, str]) -> tupl
 
 def recent_context(messages: Sequence[Message]) -> tuple[Message, ...]:
     """The latest messages that have at most CONTEXT_CHARACTERS characters together, with their frames."""
-    return tuple(messages[recent_context_starts(messages)[-1] :])
+    start, total = len(messages), 0
+    while start > 0 and (total := total + messages[start - 1].size + _FRAME_CHARACTERS) <= CONTEXT_CHARACTERS:
+        start -= 1
+    return tuple(messages[start:])
 
 
 def recent_context_starts(messages: Sequence[Message]) -> list[int]:

@@ -3,7 +3,7 @@
 from guardproxy.settings.catalogue import Catalogue
 from guardproxy.settings.checks.rules import rule_mistakes
 from guardproxy.settings.checks.upstream import url_error
-from guardproxy.settings.edit import replace_text, with_rules
+from guardproxy.settings.edit import own_rules, replace_text, with_calibration, with_found_rules, with_rules
 from guardproxy.settings.load import load, load_text
 from guardproxy.settings.model import (
     CREDENTIAL_HEADERS,
@@ -12,13 +12,12 @@ from guardproxy.settings.model import (
     MULTILINGUAL,
     AuditSettings,
     GuardSettings,
-    Limits,
     LogSettings,
     PathSettings,
-    ServerSettings,
     UpstreamSettings,
 )
 from guardproxy.settings.model_console import OPERATOR, ConsoleKeySettings, ConsoleSettings, ReviewerRole
+from guardproxy.settings.model_server import Limits, ServerSettings
 from guardproxy.settings.packaged import starter
 from guardproxy.settings.presets import DEFAULT_PRESET
 from guardproxy.settings.resolve import MemberSettings, Settings
@@ -45,9 +44,12 @@ __all__ = [
     "UpstreamSettings",
     "load",
     "load_text",
+    "own_rules",
     "replace_text",
     "rule_mistakes",
     "starter",
     "url_error",
+    "with_calibration",
+    "with_found_rules",
     "with_rules",
 ]

@@ -1,4 +1,4 @@
-"""Change the thresholds of a policy in a configuration file; its other values, its order and its comments stay.
+"""Change the thresholds and the calibration in the text of a configuration file; the rest and all comments stay.
 
 The indentation becomes that of the first indented mapping and of the first list throughout.
 """
@@ -18,9 +18,13 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.util import load_yaml_guess_indent
 
 from guardproxy.errors import ConfigError
+from guardproxy.policy import ANY
+from guardproxy.settings.yaml_tree import SettingPath
 
 # Longer than any line: a line of the file is never broken.
 _WIDTH = 1_000_000
+# The keys of a rule that names a category of what `unsafe` blocks, and stops nothing.
+_NAMING = frozenset({"flag", "with_unsafe"})
 _INDENTED_KEY = re.compile(r"^( +)[^\s#-]", re.MULTILINE)
 
 
@@ -30,6 +34,54 @@ def with_rules(text: str, policy: str, rules: str) -> str:
     A threshold that the policy has is replaced, another one is added; null removes the threshold, or a category with
     all its rules. What `rules` does not name stays. Raises ConfigError if the text is not YAML or has no such policy.
     """
+    yaml, document = _opened(text)
+    _change_sides(_policy(document, policy), yaml.load(rules))
+    return _written(yaml, document, text)
+
+
+def with_found_rules(text: str, policy: str, rules: str) -> str:
+    """The text with thresholds that `guardproxy calibrate` found, as `with_rules` takes them, in a policy.
+
+    A condition (`with_unsafe`) is part of what was found: an old one goes. Where only a `flag` that names the category
+    was found, rules of the policy for it stay as they are. Raises ConfigError as `with_rules` does.
+    """
+    yaml, document = _opened(text)
+    chosen, found = _policy(document, policy), yaml.load(rules)
+    for side, by_category in found.items():
+        own = chosen.get(side) or {}
+        for category, thresholds in list(by_category.items()):
+            if _NAMING.issuperset(thresholds) and (category in own or ANY in own):
+                del by_category[category]
+            else:
+                thresholds.setdefault("with_unsafe", None)
+    _change_sides(chosen, found)
+    return _written(yaml, document, text)
+
+
+def with_calibration(text: str, maps: str) -> str:
+    """The text with the calibration of `maps`, a YAML mapping of side to category to slope and shift, in `guard`.
+
+    Maps are replaced or added, never removed. Raises ConfigError if the text is not YAML.
+    """
+    yaml, document = _opened(text)
+    _change_sides(_section(_section(document, "guard"), "calibration"), yaml.load(maps))
+    return _written(yaml, document, text)
+
+
+def own_rules(text: str) -> dict[SettingPath, Any]:
+    """The rules that the policies of a text have themselves, by their places. Raises ConfigError if it is not YAML."""
+    _, document = _opened(text)
+    policies = document.get("policies")
+    return {
+        ("policies", name, side, category): rule
+        for name, policy in (policies.items() if isinstance(policies, CommentedMap) else ())
+        for side in ("user", "assistant")
+        for category, rule in (policy.get(side) or {}).items()
+    }
+
+
+def _opened(text: str) -> tuple[YAML, CommentedMap]:
+    """A document that can be changed, and what writes it."""
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = _WIDTH
@@ -37,17 +89,36 @@ def with_rules(text: str, policy: str, rules: str) -> str:
         document, indent, offset = load_yaml_guess_indent(text, yaml=yaml)
     except YAMLError as error:
         raise ConfigError(f"is not YAML: {error}") from error
+    if not isinstance(document, CommentedMap):
+        raise ConfigError("is no mapping, so it cannot be changed")
     first = _INDENTED_KEY.search(text)
     yaml.indent(mapping=len(first[1]) if first else 2, sequence=indent or 2, offset=offset or 0)
-    policies = document.get("policies") if isinstance(document, CommentedMap) else None
-    chosen = policies.get(policy) if isinstance(policies, CommentedMap) else None
+    return yaml, document
+
+
+def _policy(document: CommentedMap, name: str) -> CommentedMap:
+    policies = document.get("policies")
+    chosen = policies.get(name) if isinstance(policies, CommentedMap) else None
     if not isinstance(chosen, CommentedMap):
-        raise ConfigError(f"has no policy {policy!r}, so its thresholds cannot be changed")
-    for side, by_category in yaml.load(rules).items():
-        section = chosen.get(side)
-        if not isinstance(section, CommentedMap):  # missing, or a key without a value
-            section = chosen[side] = CommentedMap()
-        _change(section, by_category)
+        raise ConfigError(f"has no policy {name!r}, so its thresholds cannot be changed")
+    return chosen
+
+
+def _section(parent: CommentedMap, key: str) -> CommentedMap:
+    """The mapping under a key, which is added if it is missing or has no value."""
+    section = parent.get(key)
+    if not isinstance(section, CommentedMap):
+        section = parent[key] = CommentedMap()
+    return section
+
+
+def _change_sides(parent: CommentedMap, sides: CommentedMap) -> None:
+    for side, by_category in sides.items():
+        _change(_section(parent, side), by_category)
+
+
+def _written(yaml: YAML, document: CommentedMap, text: str) -> str:
+    """The text of a changed document, with all comments of `text`."""
     out = StringIO()
     yaml.dump(document, out)
     return _with_comments(text, out.getvalue())

@@ -11,8 +11,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Interval, Len
 
+from guardproxy.calibration import Calibration
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_policy import Count, PolicySettings, Probability, RouteSettings, Text
+from guardproxy.settings.model_server import Limits, Seconds, ServerSettings
 from guardproxy.types import Category, Taxonomy
 
 # The name of the guard that ships with the package, which is always defined.
@@ -22,23 +24,6 @@ EMBEDDED_PARTS = ("embedded-small", "embedded-large")  # its models in the order
 MULTILINGUAL = "embedded-multilingual"
 
 Weight = Annotated[float, Interval(ge=0)]
-Seconds = Annotated[float, Interval(gt=0, le=86_400)]
-
-
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """Where the proxy listens."""
-
-    host: Text = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 is every IPv4 address of the machine."""
-    port: Annotated[int, Interval(ge=0, le=65_535)] = 8080
-    """Port to listen on; 0 takes any free port."""
-    workers: Annotated[int, Interval(ge=1, le=256)] = 1
-    """Number of processes that answer requests."""
-    hosts: tuple[Text, ...] | None = None
-    """Host names of this server, with * for any text; a request for another is refused. Without it, any name."""
-    origins: tuple[Text, ...] = ()
-    """Origins whose pages may call the proxy from a browser, such as https://app.example.com; * for any text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +136,8 @@ class GuardSettings:
     """Codes of the languages that the guard reads; without it, those of its model's card; `[]` makes no statement."""
     timeout_s: Seconds = 30.0
     """Seconds that a check may take, including its wait, before the guard counts as failed."""
-    max_wait_s: Seconds = 10.0
-    """A check that would wait longer than these seconds is refused at once, as overload."""
+    max_wait_s: Seconds = 2.0
+    """A check that others would delay by more than these seconds is refused at once, as overload."""
     max_batch_tokens: Count | None = None
     """Maximum number of tokens in a forward pass; without it, a number that suits the device."""
     threads: Annotated[int, Interval(ge=1, le=1024)] | None = None
@@ -167,6 +152,9 @@ class GuardSettings:
     """Two guards: the second is asked only if the first is not sure."""
     by_language: ByLanguageSettings | None = None
     """Two guards: the first for the languages that it reads, the other for all other languages."""
+    calibration: Calibration | None = None
+    """Maps from the guard's probabilities to those on your traffic, with which thresholds are compared.
+    `guardproxy calibrate --platt` finds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,21 +181,7 @@ class TaxonomySettings:
     """The categories, in the order in which the guard reads them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The largest request and reply that are read; anything larger is refused, never cut."""
-
-    body_bytes: Count = 20_971_520
-    """Bytes of a request body."""
-    reply_bytes: Count = 20_971_520
-    """Bytes of an upstream's reply."""
-    characters: Count = 1_000_000
-    """Characters of all texts of a conversation."""
-    messages: Count = 10_000
-    """Messages of a conversation."""
-
-
-_CONSOLE = ConsoleSettings()
+_CONSOLE, _LIMITS, _SERVER = ConsoleSettings(), Limits(), ServerSettings()
 PASS_PATHS = (
     "GET /",
     "GET /v1/models",
@@ -330,7 +304,7 @@ class Document:
 
     version: Literal[1] = 1
     """The version of this format."""
-    server: ServerSettings = ServerSettings()
+    server: ServerSettings = _SERVER
     """Where the proxy listens."""
     upstream: UpstreamSettings = UpstreamSettings()
     """The LLM service behind the proxy."""
@@ -342,7 +316,7 @@ class Document:
     """Your own lists of categories, by name."""
     wires: tuple[str, ...] | None = None
     """Chat protocols to read: built-in names or `module:attribute`; without it, every built-in one."""
-    limits: Limits = Limits()
+    limits: Limits = _LIMITS
     """The largest request and reply that are read."""
     paths: PathSettings = PathSettings()
     """Requests that pass unread or are refused by method and path."""

@@ -1,12 +1,19 @@
-"""Presets: named rules for the embedded guard, and how it reads a conversation, on which a policy can build."""
+"""Presets: named rules for the embedded guard, and how it reads a conversation, on which a policy can build.
 
+Their thresholds are for the guard's own probabilities. With a calibration they are calibrated too, so that a preset
+decides the same.
+"""
+
+from guardproxy.calibration import Calibration, Platt
 from guardproxy.policy import PRESETS, UNSAFE, PresetName
 from guardproxy.settings.model import EMBEDDED
 from guardproxy.settings.packaged import preset_rules
 from guardproxy.settings.yaml_tree import START, Node, SourcePosition
+from guardproxy.types import Side
 
 DEFAULT_PRESET: PresetName = "balanced"
 _THREAD = "thread"
+_NONE, _NO_SHIFT = Node(None, START, START), Node(0.0, START, START)
 
 
 def default_policies(preset: PresetName | None = None, guard: Node | None = None) -> Node:
@@ -29,15 +36,15 @@ def apply_presets(root: Node) -> None:
     and they cost a check for each request. What is added has the position of the preset's name (`is_inherited`). An
     unknown name adds nothing.
     """
-    policies = root.get("policies")
+    policies, calibration = root.get("policies"), _calibration(root)
     embedded = _is_embedded(root.get("guard"))
     for _, policy in policies.entries() if policies else []:
         chosen = policy.get("preset")
         if chosen is not None and chosen.text() in PRESETS:
             preset = preset_rules(str(chosen.value))
-            _add_rules(policy, preset, chosen.position)
+            _add_rules(policy, preset, chosen.position, calibration)
             if embedded:
-                _add_thread(policy, preset, chosen.position)
+                _add_thread(policy, preset, chosen.position, calibration)
 
 
 def is_inherited(policy: Node, node: Node) -> bool:
@@ -54,7 +61,21 @@ def _is_embedded(guard: Node | None) -> bool:
     return named.get("model", EMBEDDED) == EMBEDDED and not {"all", "cascade", "by_language"} & set(named)
 
 
-def _add_rules(policy: Node, preset: Node, position: SourcePosition) -> None:
+def _calibration(root: Node) -> Calibration:
+    """The maps of the guard that have numbers; any other value is reported as a mistake of its type."""
+    return Calibration(**{side: _maps(root.get("guard", "calibration", side)) for side in ("user", "assistant")})
+
+
+def _maps(section: Node | None) -> dict[str, Platt]:
+    found: dict[str, Platt] = {}
+    for category, node in section.entries() if section else []:
+        slope, shift = (node.get("slope") or _NONE).number(), (node.get("shift") or _NO_SHIFT).number()
+        if slope is not None and slope > 0 and shift is not None:
+            found[category] = Platt(slope, shift)
+    return found
+
+
+def _add_rules(policy: Node, preset: Node, position: SourcePosition, calibration: Calibration) -> None:
     if not isinstance(policy.value, dict):
         return
     overall = policy.get(UNSAFE) is not None
@@ -65,10 +86,21 @@ def _add_rules(policy: Node, preset: Node, position: SourcePosition) -> None:
         if isinstance(own.value, dict):
             for category, rule in rules.entries():
                 if not (overall and category == UNSAFE):
-                    own.value.setdefault(category, _moved(rule, position))
+                    own.value.setdefault(category, _calibrated(rule, position, calibration, side, category))
 
 
-def _add_thread(policy: Node, preset: Node, position: SourcePosition) -> None:
+def _calibrated(rule: Node, position: SourcePosition, calibration: Calibration, side: str, category: str) -> Node:
+    """A copy of a rule with calibrated thresholds, whose nodes all have the same position."""
+    whose: Side = "user" if side == "user" else "assistant"
+    thresholds = {
+        action: calibration.value(whose, UNSAFE if action == "with_unsafe" else category, node.number() or 0.0)
+        for action, node in rule.entries()
+    }
+    nodes = {action: Node(threshold, position, position) for action, threshold in thresholds.items()}
+    return Node(nodes, position, position)
+
+
+def _add_thread(policy: Node, preset: Node, position: SourcePosition, calibration: Calibration) -> None:
     """Add the options of `thread` that the policy does not set, unless it joins no turns."""
     thread = preset.get(_THREAD)
     if thread is None or not isinstance(policy.value, dict):
@@ -76,12 +108,6 @@ def _add_thread(policy: Node, preset: Node, position: SourcePosition) -> None:
     own = policy.value.setdefault(_THREAD, Node({}, position, position))
     turns = own.get("turns")
     if isinstance(own.value, dict) and not (turns is not None and turns.value in (0, 1)):
-        for option, value in thread.entries():
-            own.value.setdefault(option, _moved(value, position))
-
-
-def _moved(node: Node, position: SourcePosition) -> Node:
-    """A copy of a scalar or mapping whose nodes all have the same position."""
-    if isinstance(node.value, dict):
-        return Node({key: _moved(child, position) for key, child in node.value.items()}, position, position)
-    return Node(node.value, position, position)
+        for option, node in thread.entries():
+            value = calibration.value("user", UNSAFE, node.number() or 0.0) if option == UNSAFE else node.value
+            own.value.setdefault(option, Node(value, position, position))

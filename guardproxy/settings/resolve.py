@@ -6,19 +6,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from guardproxy.calibration import UNCALIBRATED, Calibration
 from guardproxy.policy import UNSAFE, OnFailure, Policy, PolicySet, Route, Rule, SideRules
 from guardproxy.settings.model import (
     AuditSettings,
     Document,
     GuardSettings,
-    Limits,
     LogSettings,
     PathSettings,
-    ServerSettings,
     UpstreamSettings,
 )
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_policy import OpaqueSettings, PolicySettings, RouteSettings, ThresholdSettings
+from guardproxy.settings.model_server import Limits, ServerSettings
 from guardproxy.types import Side, Taxonomy
 
 
@@ -62,8 +62,16 @@ def resolve(name: str, content: Mapping[str, Any], document: Document, sections:
     `sections` are the keys of the file itself, without those that defaults have added to `content`.
     """
     version = _fingerprint(content)
+    calibration = document.guard.calibration
+    # With another calibration, the same thresholds decide otherwise.
+    beside = [content["guard"]["calibration"]] if calibration else []
     policies = {
-        name: _policy(name, policy, _fingerprint(content["policies"][name]))
+        name: _policy(
+            name,
+            policy,
+            _fingerprint([content["policies"][name], *beside] if beside else content["policies"][name]),
+            calibration or UNCALIBRATED,
+        )
         for name, policy in document.policies.items()
     }
     return Settings(
@@ -93,7 +101,7 @@ def _fingerprint(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _policy(name: str, policy: PolicySettings, version: str) -> Policy:
+def _policy(name: str, policy: PolicySettings, version: str, calibration: Calibration) -> Policy:
     return Policy(
         name=name,
         version=version,
@@ -110,6 +118,7 @@ def _policy(name: str, policy: PolicySettings, version: str) -> Policy:
         stream=policy.stream,
         thread=policy.thread,
         views=policy.views,
+        calibration=calibration,
     )
 
 

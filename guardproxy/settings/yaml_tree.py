@@ -98,6 +98,10 @@ class Node:
         """The value if it is a string, or None."""
         return self.value if isinstance(self.value, str) else None
 
+    def number(self) -> float | None:
+        """The value if it is a number, or None."""
+        return float(self.value) if isinstance(self.value, int | float) and not isinstance(self.value, bool) else None
+
     def plain_value(self) -> Any:
         """The value without positions, in the types of Python's json module."""
         if isinstance(self.value, dict):

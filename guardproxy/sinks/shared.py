@@ -75,7 +75,8 @@ def _verdict(data: dict[str, Any]) -> Verdict:
     findings = tuple(Finding(**{**finding, "span": _span(finding)}) for finding in data["findings"])
     if "account" in data:  # the name of `usage` in version 0.1.0; stored rows cannot change, because they are hashed
         data["usage"] = data.pop("account")
-    return Verdict(**{**data, "findings": findings, "usage": Usage(**data["usage"]), "span": _span(data)})
+    raw = tuple((category, probability) for category, probability in data.get("raw", ()))
+    return Verdict(**{**data, "findings": findings, "usage": Usage(**data["usage"]), "span": _span(data), "raw": raw})
 
 
 def _span(data: dict[str, Any]) -> Span | None:

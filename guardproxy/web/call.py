@@ -31,6 +31,7 @@ class Call:
         self.path: str = scope["path"]
         self.raw_path: str = scope["raw_path"].decode("ascii")
         self.query: bytes = scope["query_string"]
+        self.peer: str = scope["client"][0] if scope.get("client") else ""
         self.headers: Headers = scope["headers"]
         self.status = 0
         self.ended = False

@@ -1,8 +1,11 @@
 """Errors of HTTP requests and answers, and the error body of a path that no wire reads."""
 
-from guardproxy.errors import GuardproxyError
+import math
+
+from guardproxy.errors import GuardproxyError, Overloaded
 from guardproxy.ports import Answer, Wire
 from guardproxy.registry import load
+from guardproxy.web.headers import Headers
 from guardproxy.wires import REGISTRY, protocol_of
 
 
@@ -25,6 +28,11 @@ class NotReady(GuardproxyError):
 
     status = 503
     code = "not_ready"
+
+
+def retry_after(error: GuardproxyError) -> Headers:
+    """The header that says when a request that was refused for overload may be repeated: whole seconds, at least 1."""
+    return [(b"retry-after", b"%d" % max(1, math.ceil(error.retry_s)))] if isinstance(error, Overloaded) else []
 
 
 def error_answer(path: str, status: int, code: str, message: str) -> Answer:

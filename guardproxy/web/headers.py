@@ -11,7 +11,8 @@ from urllib.parse import unquote_plus
 
 from guardproxy.settings import CREDENTIAL_HEADERS
 
-Headers = list[tuple[bytes, bytes]]
+Header = tuple[bytes, bytes]
+Headers = list[Header]
 
 # Headers that concern a single connection: RFC 9110, 7.6.1, and others that older proxies still send.
 HOP_BY_HOP: Final = frozenset(

@@ -14,15 +14,18 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from guardproxy.asking import asked_by
 from guardproxy.errors import GuardproxyError, GuardUnavailable, TooLarge, Unreadable
+from guardproxy.offload import computed
 from guardproxy.pipeline import JudgedTurn, Judging, moderated
 from guardproxy.policy import UNSAFE, Policy
 from guardproxy.settings import Limits
 from guardproxy.types import Decision, Message, Origin, Part, Verdict
 from guardproxy.web.client import choose_policy
-from guardproxy.web.errors import NotReady, error_answer
+from guardproxy.web.errors import NotReady, error_answer, retry_after
 from guardproxy.web.identities import Identities
 from guardproxy.web.proxy import LivePolicies
+from guardproxy.web.reading import check_values
 from guardproxy.web.sample import ReviewSample
 from guardproxy.wires.shared.body import read_object
 
@@ -85,19 +88,22 @@ def moderations(
             if reason := ready():
                 raise NotReady(reason)
             content = await _body(request, limits.body_bytes)
-            asked_model, messages = parse(content, limits)
+            asked_model, messages = await computed(len(content), parse, content, limits)
             # Not `request.url.path`: Starlette joins the URL from the Host header, which a client may fill with a path.
             paths, query = (request.scope["path"],), request.scope["query_string"]
             models = (("model", asked_model),)
             client, chosen = choose_policy(policies.current, paths, models, request.headers.raw, query)
-            user, session = identities.of(read_object(content), request.headers.raw)
+            named = await computed(len(content), read_object, content)
+            user, session = identities.of(named, request.headers.raw)
             origin = Origin(
                 request_id, chosen.route, "moderations", "", asked_model, client, user=user, session=session
             )
+            asked_by(client or (request.client.host if request.client else ""))
             case = ModerationCase(origin, chosen.policy, chosen.shadow, sample.draw())
             results = [_result_of(turn) for turn in await moderated(judging, case, messages)]
         except GuardproxyError as error:
             answer = error_answer(request.scope["path"], error.status, error.code, str(error))
+            own |= {name.decode(): value.decode() for name, value in retry_after(error)}
             return Response(answer.body, answer.status, media_type=answer.content_type, headers=own)
         body = {"id": f"modr-{os.urandom(12).hex()}", "model": model, "results": results}
         return Response(json.dumps(body).encode(), media_type="application/json", headers=own)
@@ -111,6 +117,7 @@ def parse(body: bytes, limits: Limits) -> tuple[str, tuple[Message, ...]]:
     Raises Unreadable for a body of another format and for images, which the guard cannot read; TooLarge beyond the
     limits.
     """
+    check_values(body, limits)
     parsed = read_object(body)
     model = parsed.get("model") or ""
     if not isinstance(model, str):
@@ -118,6 +125,9 @@ def parse(body: bytes, limits: Limits) -> tuple[str, tuple[Message, ...]]:
     messages = _messages(parsed.get("input"))
     if len(messages) > limits.messages:
         raise TooLarge(f"{len(messages)} inputs are more than the {limits.messages} of limits.messages")
+    parts = sum(len(message.parts) for message in messages)
+    if parts > limits.parts:
+        raise TooLarge(f"{parts} pieces of content are more than the {limits.parts} of limits.parts")
     characters = sum(message.size for message in messages)
     if characters > limits.characters:
         raise TooLarge(f"{characters} characters are more than the {limits.characters} of limits.characters")
@@ -178,7 +188,7 @@ def result(verdict: Verdict | None, decision: Decision) -> dict[str, Any]:
 def _result_of(judged: JudgedTurn) -> dict[str, Any]:
     """The result of a judged text. Raises GuardUnavailable for a text that was not judged: it has no result."""
     if judged.error:
-        raise GuardUnavailable(judged.error)
+        raise judged.failure or GuardUnavailable(judged.error)
     return result(judged.verdict, judged.decision)
 
 

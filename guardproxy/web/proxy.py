@@ -1,9 +1,8 @@
 """The proxy handler: it has the pipeline judge a request, forwards it, and has the pipeline judge the answer."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Final
@@ -11,21 +10,23 @@ from typing import Final
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from guardproxy.errors import GuardproxyError, TooLarge, UpstreamUnreadable
+from guardproxy.asking import Asker, asked_by
+from guardproxy.errors import GuardproxyError, UpstreamUnreadable
 from guardproxy.observe import Metrics
 from guardproxy.pipeline import Exchange, Pipeline, RefusedBeforeStart
 from guardproxy.policy import PolicySet
-from guardproxy.ports import Answer, Request, Wire
+from guardproxy.ports import Answer, Wire
 from guardproxy.settings import AuditSettings, Limits
 from guardproxy.sse import one_line, without_separators
 from guardproxy.types import Origin
 from guardproxy.web.answers import AnswerHeaders, check_charset, foreign_charset, is_text
 from guardproxy.web.call import NO_RETRY, Call, KeepAlive, WhileConnected
 from guardproxy.web.client import choose_policy
-from guardproxy.web.errors import NotReady, Redirected, Unsupported, error_answer
-from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Headers, end_to_end, first
+from guardproxy.web.errors import NotReady, Redirected, Unsupported, error_answer, retry_after
+from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Header, Headers, end_to_end, first
 from guardproxy.web.identities import Identities
 from guardproxy.web.paths import NotGuarded, PathList, check_path, spellings
+from guardproxy.web.reading import check_reply, read_request, within
 from guardproxy.web.sample import ReviewSample
 from guardproxy.web.sniff import Sniffer
 from guardproxy.web.upstream import Upstream, UpstreamResponse
@@ -138,7 +139,8 @@ class Proxy:
             return
         if reason := self._ready():
             raise NotReady(reason)
-        exchange = self._exchange(call, wire, body)
+        exchange = await self._exchange(call, wire, body)
+        asker = asked_by(exchange.origin.client or call.peer)
         began = time.perf_counter()
         review = await self._pipeline.review_request(exchange)
         call.guard_s += time.perf_counter() - began
@@ -147,13 +149,12 @@ class Proxy:
         if review.refusal is not None:
             await self._send_answer(call, wire.refuse(exchange.request, review.refusal), retry=False)
         else:
-            await self._forward(call, review.exchange, review.body)
+            await self._forward(call, review.exchange, review.body, asker)
 
-    def _exchange(self, call: Call, wire: Wire, body: bytes) -> Exchange:
+    async def _exchange(self, call: Call, wire: Wire, body: bytes) -> Exchange:
         """The request as the pipeline takes it. Raises Unreadable, Unsupported, TooLarge."""
         _check_encoding(call.headers)
-        request = replace(wire.parse_request(call.target, body), received=time.time())
-        self._check_size(request)
+        request = await read_request(wire, call.target, body, time.time(), self._limits)
         policies = self._policies.current
         other_paths = spellings(call.path, partial(wire.claims, call.method)) if policies.routes else ()
         models = wire.models(request) if policies.routes_by_model else ()
@@ -172,20 +173,13 @@ class Proxy:
         )
         return Exchange(wire, request, origin, chosen.policy, chosen.shadow, self._sample.draw())
 
-    def _check_size(self, request: Request) -> None:
-        messages = request.conversation.messages
-        if len(messages) > self._limits.messages:
-            raise TooLarge(f"{len(messages)} messages are more than the {self._limits.messages} of limits.messages")
-        characters = sum(message.size for message in messages)
-        if characters > self._limits.characters:
-            raise TooLarge(f"{characters} characters are more than the {self._limits.characters} of limits.characters")
-
-    async def _forward(self, call: Call, exchange: Exchange, body: bytes) -> None:
+    async def _forward(self, call: Call, exchange: Exchange, body: bytes, asker: Asker) -> None:
         """Forward the request, and send the judged answer to the client."""
         headers = [pair for pair in call.forwarded if pair[0] != b"accept-encoding"]
         headers.append((b"accept-encoding", b"identity"))
         async with self._upstream.send(call.method, call.raw_path, call.query, headers, body) as response:
             call.response = response
+            asker.answered = True
             self._metrics.upstream(response.waited_s)
             _check_redirect(response)
             if not 200 <= response.status < 300:
@@ -200,7 +194,8 @@ class Proxy:
                     break
             head, content_type = bytes(sniffer.head), sniffer.stream_type
             if content_type:
-                await self._stream(call, exchange, response, _chain(head, source), content_type)
+                stream = within(_chain(head, source), self._limits.stream_bytes)
+                await self._stream(call, exchange, response, stream, content_type)
             else:
                 await self._whole(call, exchange, response, await self._read(head, source))
 
@@ -227,6 +222,7 @@ class Proxy:
         try:
             body = await self._read(b"", response.decode(_chain(raw))) if raw else b""
             check_charset(response.headers, body)
+            await check_reply(body, self._limits)
         except UpstreamUnreadable:
             return None, ""
         if not is_text(body):
@@ -250,6 +246,7 @@ class Proxy:
 
     async def _whole(self, call: Call, exchange: Exchange, response: UpstreamResponse, body: bytes) -> None:
         check_charset(response.headers, body)
+        await check_reply(body, self._limits)
         began = time.perf_counter()
         review = await self._pipeline.review_reply(exchange, body)
         call.guard_s += time.perf_counter() - began
@@ -298,8 +295,8 @@ class Proxy:
             await call.send(chunk)
         await call.end()
 
-    async def _send_answer(self, call: Call, answer: Answer, *, retry: bool) -> None:
-        headers: Headers = [(b"content-type", answer.content_type.encode("latin-1"))]
+    async def _send_answer(self, call: Call, answer: Answer, *, retry: bool, more: Iterable[Header] = ()) -> None:
+        headers: Headers = [(b"content-type", answer.content_type.encode("latin-1")), *more]
         if not retry:
             headers.append(NO_RETRY)
         await call.answer(answer.status, headers, answer.body)
@@ -316,7 +313,8 @@ class Proxy:
             message = f"the upstream's answer cannot be read, so it cannot be judged; see request {call.id} in the log"
         error_of = wire.error if wire is not None else partial(error_answer, call.path)
         retry = error.status in {502, 503, 504} and not isinstance(error, UpstreamUnreadable | Redirected)
-        await self._send_answer(call, error_of(error.status, error.code, message), retry=retry)
+        answer = error_of(error.status, error.code, message)
+        await self._send_answer(call, answer, retry=retry, more=retry_after(error))
 
     def _log_and_count(self, call: Call, wire: Wire | None) -> None:
         name = wire.name if wire is not None else "none"

@@ -16,6 +16,7 @@ from guardproxy.engine.encoder.cascade import CascadeRunner
 from guardproxy.engine.encoder.runner import ClassifierRunner
 from guardproxy.engine.load import SecondReading, load_classifier
 from guardproxy.engine.open_runner import open_runner
+from guardproxy.engine.runner import WorkResult
 from guardproxy.errors import ConfigError
 from guardproxy.ports import ClassLogits, Piece, Prompt
 
@@ -64,6 +65,17 @@ def ask(text, *turns):
     return Prompt((*(Piece(turn, "turn") for turn in turns), Piece(text, "judged")), LABELS, "k")
 
 
+def run(pair, works):
+    """Results of a cascade as the worker puts them together: of the second model where the first asks for it."""
+    results = pair.run(works)
+    for place, result in enumerate(results):
+        if result.then is not None:
+            (again,) = pair.run([result.then])
+            assert again.then is None
+            results[place] = WorkResult(again.reading, result.computed + again.computed, result.reused + again.reused)
+    return results
+
+
 texts = st.lists(st.sampled_from(WORDS), min_size=0, max_size=90).map(" ".join)
 
 
@@ -84,7 +96,7 @@ def test_a_window_within_the_bounds_has_the_mean_of_both_readings(runners, asked
     alone = [first.run([work])[0] for prompt in prompts for work in first.encode(prompt)]
     seconds = [second.run([work])[0] for prompt in prompts for work in second.encode(prompt)]
     assert [work.cost for work in works] == [work.cost for prompt in prompts for work in second.encode(prompt)]
-    for got, one, other in zip(pair.run(works), alone, seconds, strict=True):
+    for got, one, other in zip(run(pair, works), alone, seconds, strict=True):
         mean = weight * np.array(one.reading.probabilities) + (1 - weight) * np.array(other.reading.probabilities)
         unsure = bounds.low - 1e-5 <= one.reading.probabilities[1] <= bounds.high + 1e-5
         sure = not bounds.low + 1e-5 <= one.reading.probabilities[1] <= bounds.high - 1e-5
@@ -97,11 +109,11 @@ def test_a_window_counts_the_tokens_of_every_model_that_read_it(runners):
     for bounds, times in ((SecondReading(1, 0.0, 1.0, 0.5), 2), (SecondReading(1, 1.0, 1.0, 0.5), 1)):
         pair = CascadeRunner(*runners, bounds)
         works = pair.encode(ask("kettle harbour"), "stream")
-        (fresh,), (again,) = pair.run(works), pair.run(works)
+        (fresh,), (again,) = run(pair, works), run(pair, works)
         assert (fresh.computed, fresh.reused) == (times * works[0].cost, 0)
         assert (again.computed, again.reused) == (0, times * works[0].cost)
         pair.forget("stream")
-        assert pair.run(works)[0].computed == times * works[0].cost
+        assert run(pair, works)[0].computed == times * works[0].cost
         pair.forget("stream")
 
 
@@ -126,7 +138,7 @@ def test_the_embedded_guard_is_a_cascade_of_windows():
     assert isinstance(embedded, CascadeRunner)
     calm = "The ferry leaves the harbour at nine and takes two hours. " * 60
     works = embedded.encode(dataclasses.replace(probe, pieces=(Piece(calm + "I will kill you tonight.", "judged"),)))
-    results = embedded.run(works)
+    results = run(embedded, works)
     twice = [place for place, result in enumerate(results) if result.computed > works[place].cost]
     assert len(works) > 8
     assert 1 <= len(twice) <= len(works) // 3

@@ -12,17 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardproxy.cli import main
+from guardproxy.cli.replay_report import as_dict
 from guardproxy.evaluation.audited import RecordLabel, audited_rows, labelled_row
 from guardproxy.evaluation.metrics import effective_rows, measure, rate_of
 from guardproxy.evaluation.report import pairs_of
 from guardproxy.evaluation.thresholds import NoThreshold, Target, Threshold, find_thresholds
-from guardproxy.replay import stored_turn
+from guardproxy.policy import Policy, PolicySet, Rule, SideRules
+from guardproxy.replay import Replay, StoredTurn, stored_turn
 from guardproxy.reviews import LabelKind
 from guardproxy.sinks.database import AuditStore, default_store_url
 from guardproxy.sinks.shared import to_dict
-from guardproxy.types import Record
+from guardproxy.types import Record, Verdict
 from tests.replay_kit import OLD, records
-from tests.sinks.kit import PASSED, record
+from tests.sinks.kit import BLOCKED, PASSED, record
 
 TURNS = [stored_turn(number, to_dict(item)) for number, item in enumerate(records(400))]
 
@@ -148,6 +150,88 @@ def test_unequal_weights_need_more_rows() -> None:
     assert "so add" in reasons[0]
 
 
+def test_hits_among_rows_of_great_weight_say_less() -> None:
+    """A share whose hits are all in the sampled part has that part's certainty, not that of all rows together."""
+    weights = np.repeat([100.0, 1.0], [40, 4000])
+    hits = np.arange(4040) < 4
+    rate = rate_of(hits, weights)
+    assert rate.value == pytest.approx(400 / 8000)
+    # The share is half of that of 40 rows, so it varies half as much: its variance is 0.25 * 0.1 * 0.9 / 40.
+    assert rate.n == pytest.approx(0.05 * 0.95 / (0.25 * 0.1 * 0.9 / 40), rel=0.1)
+    assert rate.n < effective_rows(weights)
+    assert rate_of(np.zeros(4040, dtype=np.bool_), weights).n == pytest.approx(effective_rows(weights))
+
+
+def traffic(number: int, source: np.random.Generator) -> tuple[StoredTurn, bool]:
+    """A turn of a guard that is often wrong, and whether its text is unsafe."""
+    unsafe = bool(source.random() < 0.2)
+    probability = float(np.clip(source.normal(0.6 if unsafe else 0.3, 0.2), 0, 1))
+    blocked = probability >= 0.5
+    made = record(number, verdict=Verdict(probability, (), "guard", "six@1"), decision=BLOCKED if blocked else PASSED)
+    return stored_turn(number, to_dict(made))._replace(sampled=bool(source.random() < 0.1)), unsafe
+
+
+def labelled(turns: Sequence[tuple[StoredTurn, bool]], source: np.random.Generator) -> dict[str, list[RecordLabel]]:
+    """Labels of half of the blocked turns and of half of the passed ones in the random sample."""
+    out = {}
+    for turn, unsafe in turns:
+        stopped = turn.decision.action == "block"
+        if (stopped or turn.sampled) and source.random() < 0.5:
+            wrong: LabelKind = "false_positive" if stopped else "false_negative"
+            out[turn.id] = [RecordLabel("correct" if unsafe == stopped else wrong)]
+    return out
+
+
+def test_rates_from_a_sample_are_those_of_all_traffic() -> None:
+    """Over many samples of labels the estimated rates are right on average, and the intervals hold the true rate.
+
+    Blocked turns count once, passed ones of the sample 1/rate times. Without these weights the false-positive rate is
+    several times too high.
+    """
+    source = np.random.default_rng(11)
+    everything = [traffic(number, source) for number in range(4000)]
+    benign = [turn for turn, unsafe in everything if not unsafe]
+    true = np.mean([turn.decision.action == "block" for turn in benign])
+    estimates, held, plain = [], 0, []
+    for _ in range(60):
+        drawn = [(turn._replace(sampled=bool(source.random() < 0.1)), unsafe) for turn, unsafe in everything]
+        # Only what a store with `passed: sampled` holds.
+        stored = [(turn, unsafe) for turn, unsafe in drawn if turn.sampled or turn.decision.action == "block"]
+        rows = pairs_of(audited_rows([turn for turn, _ in stored], labelled(stored, source), "audit", 0.1).scored)
+        safe = [pair for pair in rows if pair[0].unsafe is False]
+        hits = np.array([score.unsafe >= 0.5 for _, score in safe])
+        rate = rate_of(hits, np.array([row.weight for row, _ in safe]))
+        estimates.append(rate.value)
+        plain.append(hits.mean())
+        held += rate.interval[0] <= true <= rate.interval[1]
+    assert np.mean(estimates) == pytest.approx(true, rel=0.03)
+    assert np.mean(plain) > 2 * true
+    assert held >= 54
+
+
+def test_replayed_shares_of_a_sample_are_those_of_all_traffic() -> None:
+    """Replay's shares from a store with sampled passed turns are those of all turns, and the intervals hold them."""
+    source = np.random.default_rng(12)
+    everything = [traffic(number, source)[0] for number in range(4000)]
+    policy = Policy("default", "new", SideRules({"unsafe": (Rule("block", 0.45),)}), SideRules({}))
+    policies = PolicySet({"default": policy})
+    newly = [
+        turn for turn in everything if turn.decision.action == "pass" and turn.verdict and turn.verdict.unsafe >= 0.45
+    ]
+    true, shares, held = len(newly) / len(everything), [], 0
+    for _ in range(60):
+        replay = Replay(policies, {}, sampled=True)
+        for turn in everything:
+            drawn = turn._replace(sampled=bool(source.random() < 0.1))
+            if drawn.sampled or drawn.decision.action == "block":
+                replay.add(drawn)
+        found = as_dict(replay.report(), "new", 10.0, {})["changes"]["blocked"]
+        shares.append(found["share"])
+        held += found["ci"][0] <= true <= found["ci"][1]
+    assert np.mean(shares) == pytest.approx(true, rel=0.08)  # three standard errors of 60 draws
+    assert held >= 54
+
+
 # --- the commands ----------------------------------------------------------------------------------------------------
 
 
@@ -222,6 +306,13 @@ def test_mistakes_are_named(export: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["calibrate", str(export), "--from-audit", "--target-recall", "0.9", "--write", str(config)]) == 2
     assert "was not changed: with the new thresholds it would have these mistakes" in capsys.readouterr().err
     assert config.read_text() == before
+    assert main(["evaluate", str(export)]) == 2
+    assert capsys.readouterr().err.count("is a file of `guardproxy audit export`; read it with --from-audit") == 1
+    table = export.parent / "export.csv"
+    assert main(["audit", "export", "--format", "csv", "-o", str(table)]) == 0
+    for options in ([], ["--from-audit"]):
+        assert main(["evaluate", str(table), *options]) == 2
+        assert "as CSV it lacks the probabilities of categories" in capsys.readouterr().err
     export.write_text('{"messages": []}\n')
     assert main(["evaluate", str(export), "--from-audit"]) == 2
     assert "export.jsonl:1: is not a line of `guardproxy audit export`" in capsys.readouterr().err

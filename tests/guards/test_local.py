@@ -39,6 +39,7 @@ class Scripted:
     """
 
     max_batch_tokens = 100
+    slice_s = 60.0
     dtype = "float32"
 
     def __init__(self):

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from guardproxy.actions import REGISTRY
-from guardproxy.errors import GuardUnavailable, Overloaded
+from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Exchange, Pipeline, ReplyReview, RequestReview
+from guardproxy.pipeline.held import FRAME_BYTES
 from guardproxy.pipeline.turns import is_full
-from guardproxy.policy import BlockPolicy, JudgeScope, Policy, Rule, SideRules, StreamPolicy
+from guardproxy.policy import BlockPolicy, JudgeScope, OnFailure, Policy, Rule, SideRules, StreamPolicy
 from guardproxy.registry import load
 from guardproxy.types import Check, Conversation, Decision, Message, Origin, Part, Record, Verdict
 from guardproxy.wires.openai_chat import wire
@@ -396,7 +397,28 @@ def test_overload_has_a_word_of_its_own() -> None:
             raise Overloaded("too much")
 
     assert Run(Busy(WORDS)).request(("user", "hi"), rules=policy(on_overload="flag")).action == "flag"
-    assert Run(Busy(WORDS)).request(("user", "hi"), rules=policy()).refusal is not None
+    run = Run(Busy(WORDS))
+    with pytest.raises(Overloaded, match="too much"):
+        run.request(("user", "hi"), rules=policy())
+    assert [(record.decision.cause, record.outcome) for record in run.records] == [("overload", "refuse")]
+
+
+@pytest.mark.parametrize("on_guard_error", ["block", "allow"])
+def test_a_text_that_takes_too_long_to_judge_never_passes(on_guard_error: OnFailure) -> None:
+    """Whatever the policy says: the request fails, its record says why, and no turn of it is dropped instead."""
+
+    class Slow(WordGuard):
+        async def judge(self, check: Check) -> Verdict:
+            if "long" in check.turn.text:
+                raise JudgingTooLong("it takes an hour")
+            return await super().judge(check)
+
+    for turns in ([("user", "a long text")], [("user", "a long text"), ("assistant", "Yes."), ("user", "hi")]):
+        run = Run(Slow(WORDS))
+        with pytest.raises(JudgingTooLong, match="an hour"):
+            run.request(*turns, rules=policy(on_guard_error=on_guard_error, on_overload="allow", history="drop"))
+        record = run.records[0]
+        assert (record.decision.action, record.outcome, record.error) == ("block", "refuse", "it takes an hour")
 
 
 def test_unreadable_content_is_decided_by_the_policy() -> None:
@@ -700,7 +722,7 @@ def test_the_bytes_that_wait_for_a_verdict_are_bounded(spare: int, cut: bool) ->
         run.observers,
         metrics,
         {name: load(name, REGISTRY, "action") for name in REGISTRY},
-        max_held_bytes=sum(map(len, source)) + spare,
+        max_held_bytes=sum(map(len, source)) + FRAME_BYTES * len(source) + spare,
     )
     out = run.stream([b"".join(source)], policy(stream=StreamPolicy("hold_all")))
     assert (out == b"".join(source)) is not cut

@@ -7,6 +7,7 @@ import pytest
 
 from guardproxy.app import ConfigSource, banner, catalogue, guard
 from guardproxy.app.guards import combined, local_guards, members
+from guardproxy.calibration import UNCALIBRATED, Calibration, Platt
 from guardproxy.engine.load import PACKAGED, TRAINED
 from guardproxy.errors import ConfigError
 from guardproxy.guards.combine import AllOf, ByLanguage, Cascade
@@ -256,3 +257,52 @@ def test_the_model_for_many_languages_is_in_the_data_directory(
     folder = tmp_path / (data_dir or "own") / MULTILINGUAL
     assert f"model '{folder}'" in str(raised.value)
     assert "run `make train-multilingual` in a clone of the repository" in str(raised.value)
+
+
+CALIBRATED = "guard:\n  calibration:\n    user:\n      unsafe: {slope: 0.5, shift: -2}\n"
+
+
+def test_a_calibration_is_every_policys() -> None:
+    """The maps stand in the guard and in each policy, whose version changes with them; a shift may be left out."""
+    plain, other = read(BOTH).policies, read(CALIBRATED.replace(", shift: -2", "") + BOTH).policies
+    calibrated = read(CALIBRATED + BOTH)
+    policy = calibrated.policies.policies["default"]
+    assert policy.calibration == calibrated.guard.calibration == Calibration({"unsafe": Platt(0.5, -2)})
+    assert other.policies["default"].calibration.user["unsafe"].shift == 0
+    versions = {one.policies["default"].version for one in (plain, other, calibrated.policies)}
+    assert len(versions) == 3
+    assert calibrated.policies.uncalibrated().policies["default"].calibration == UNCALIBRATED
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        (
+            "guard: {calibration: {user: {unsafe: {slope: 0}}}}\n",
+            "1:46: guard.calibration.user.unsafe.slope: must be more",
+        ),
+        ("guard: {calibration: {user: {unsafe: {shift: 1}}}}\n", "guard.calibration.user.unsafe.slope: is missing"),
+        (
+            "guard: {calibration: {user: {weapon: {slope: 1}}}}\n",
+            "1:30: guard.calibration.user.weapon: unknown category",
+        ),
+        ('guard: {calibration: {user: {"*": {slope: 1}}}}\n', "1:30: guard.calibration.user.*: unknown category"),
+        ("guard: {calibration: {both: {unsafe: {slope: 1}}}}\n", "1:23: guard.calibration.both: unknown key"),
+        ('guard: {calibration: {user: {unsafe: {slope: "1"}}}}\n', "must be a number"),
+        (
+            f"guard: {{all: [embedded, large]}}\n{LARGE}".replace("weights}", "weights, calibration: {}}"),
+            "3:53: guards.large.calibration: belongs in guard",
+        ),
+    ],
+)
+def test_mistakes_in_a_calibration(text: str, mistake: str) -> None:
+    """Each mistake has its line, whether the policies name a preset or rules."""
+    for policies in (BOTH, "policies: {default: {preset: balanced}}\n", ""):
+        found = mistakes(text + policies)
+        assert any(mistake in one for one in found), found
+
+
+def test_a_combination_is_calibrated_as_a_whole() -> None:
+    """A guard that combines others may have a calibration beside."""
+    text = "guard: {all: [embedded, large], calibration: {assistant: {unsafe: {slope: 2}}}}\n"
+    assert read(text + LARGE + BOTH).guard.calibration == Calibration({}, {"unsafe": Platt(2)})

@@ -3,12 +3,15 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from guardproxy.errors import ConfigError
-from guardproxy.policy import PRESETS, PresetName, Rule, ThreadPolicy
+from guardproxy.policy import PRESETS, PresetName, Rule, ThreadPolicy, decide
 from guardproxy.settings import load, load_text, starter
 from guardproxy.settings.presets import default_policies
-from guardproxy.types import SIGNALS
+from guardproxy.types import SIGNALS, Finding, Verdict
+from tests.replay_kit import SIDES
 from tests.settings.kit import CATEGORIES, NAMES, mistakes, read
 
 POLICIES = "version: 1\npolicies:\n  default:\n"
@@ -215,3 +218,42 @@ def test_unsafe_has_no_second_condition() -> None:
     ]
     text = f"{POLICIES}    user: {{unsafe: {{rewrite: {{at: 0.5, with_unsafe: 0.6}}}}}}\n    unsafe: {{block: 0.9}}\n"
     assert mistakes(text) == [f"4:40: policies.default.user.unsafe.rewrite.with_unsafe: {reason}"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from(PRESETS),
+    st.booleans(),
+    st.dictionaries(st.sampled_from([*CATEGORIES, "unsafe"]), st.floats(0, 1), min_size=1),
+    st.dictionaries(
+        st.sampled_from([*CATEGORIES, "unsafe"]), st.tuples(st.integers(1, 60), st.integers(-40, 40)), min_size=1
+    ),
+)
+def test_a_preset_decides_the_same_with_a_calibration(
+    preset: PresetName, named: bool, scores: dict[str, float], maps: dict[str, tuple[int, int]]
+) -> None:
+    """The thresholds of a preset are calibrated too, whether a policy names it or the file has no policies."""
+    section = "".join(
+        f"      {name}: {{slope: {slope / 10}, shift: {shift / 10}}}\n" for name, (slope, shift) in maps.items()
+    )
+    text = f"version: 1\nguard:\n  calibration:\n    user:\n{section}"
+    text += f"policies: {{default: {{preset: {preset}}}}}\n" if named else ""
+    plain = load(None, {}, NAMES, preset).policies.policies["default"]
+    calibrated = load_text(text, "f.yaml", {}, NAMES, None if named else preset).policies.policies["default"]
+    findings = tuple(Finding(name, value) for name, value in scores.items() if name != "unsafe")
+    verdict = Verdict(scores.get("unsafe", 0.0), findings, "guard")
+    for side in SIDES:
+        before = decide(plain, side, verdict)
+        after = decide(calibrated, side, calibrated.calibration.applied(side, verdict))
+        assert (after.action, set(after.categories)) == (before.action, set(before.categories))
+    bound = calibrated.calibration.value("user", "unsafe", plain.thread.unsafe)
+    assert calibrated.thread == replace(plain.thread, unsafe=bound)
+
+
+def test_own_rules_are_not_calibrated() -> None:
+    """A threshold that the operator wrote stays beside a preset whose rules are calibrated."""
+    text = "guard: {calibration: {user: {unsafe: {slope: 0.5, shift: -2}, violence_hate: {slope: 0.5}}}}\n" + POLICIES
+    rules = read(text.replace("version: 1\n", "") + "    preset: balanced\n    user: {violence_hate: {block: 0.7}}\n")
+    user = rules.policies.policies["default"].user.by_category
+    assert user["violence_hate"] == (Rule("block", 0.7),)
+    assert user["unsafe"][0].threshold < 0.3

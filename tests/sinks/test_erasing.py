@@ -66,6 +66,23 @@ def test_erasing_by_a_filter(address: str, chosen: Filter, gone: set[int]) -> No
     using(address, run)
 
 
+def test_times_of_erased_records_are_gone(address: str) -> None:
+    """A block keeps the times of the records that are left in it; without any it goes."""
+
+    async def run(store: AuditStore) -> None:
+        await store.write([record(n, text="", user="ann" if n in (0, 1022, 1023, 1024) else "") for n in range(1025)])
+        assert await store.erase(Filter(user="ann")) == 4
+        blocks = (await _run_in(address, "SELECT block, earliest, latest FROM guardproxy_blocks")).all()
+        assert [tuple(block) for block in blocks] == [(0, 1_000_001.0, 1_001_021.0)]
+        assert (await store.verify()).problems == ()
+        assert await store.count(Filter(since=1_000_001.0, until=1_001_022.0)) == 1021
+        await store.write([record(2000)])
+        assert await store.count(Filter(since=1_001_022.0)) == 1
+        assert (await store.verify()).problems == ()
+
+    using(address, run)
+
+
 def test_an_unknown_category_erases_nothing(address: str) -> None:
     """A filter with a mistake is an error, not an erasure of nothing."""
 

@@ -136,9 +136,14 @@ async def opened(address: str, *, create: bool = True) -> AsyncIterator[AuditSto
 
 
 def differences(connection: Connection) -> list[Any]:
-    """Return how the tables differ from those of the current version; the index of texts is no ordinary table."""
-    context = MigrationContext.configure(connection, opts={"compare_type": connection.dialect.name != "sqlite"})
-    found = compare_metadata(context, metadata)
+    """Return how the tables differ from those of the current version; the index of texts is no ordinary table.
+
+    Alembic does not know that an index is for one kind of database only.
+    """
+    sqlite = connection.dialect.name == "sqlite"
+    other = "guardproxy_records_counted" if sqlite else "guardproxy_records_counted_names"
+    context = MigrationContext.configure(connection, opts={"compare_type": not sqlite})
+    found = [change for change in compare_metadata(context, metadata) if f"'{other}'" not in str(change)]
     return [change for change in found if "guardproxy_texts" not in str(change)]
 
 
@@ -191,7 +196,8 @@ def test_a_store_of_version_2_is_migrated(address: str) -> None:
         await _run_in(
             address,
             "DROP TABLE guardproxy_blocks",
-            "DROP INDEX guardproxy_records_counted",
+            "DROP INDEX IF EXISTS guardproxy_records_counted",
+            "DROP INDEX IF EXISTS guardproxy_records_counted_names",
             "DROP INDEX guardproxy_records_shadow",
             "UPDATE guardproxy_audit SET version = 2",
         )

@@ -324,6 +324,29 @@ def test_tampering_is_found(address: str, how: str) -> None:
     using(address, run)
 
 
+@pytest.mark.parametrize(
+    ("change", "rows"),
+    [
+        ("UPDATE guardproxy_blocks SET earliest = 5000000 WHERE block = 1", "1024 to 2047"),
+        ("UPDATE guardproxy_blocks SET latest = earliest WHERE block = 0", "1 to 1023"),
+        ("DELETE FROM guardproxy_blocks WHERE block = 1", "1024 to 2047"),
+        ("INSERT INTO guardproxy_blocks (block, earliest, latest) VALUES (7, 1, 2)", "7168 to 8191"),
+    ],
+)
+def test_changed_times_of_blocks_are_found(address: str, change: str, rows: str) -> None:
+    """Whoever changes the times of a block hides its rows from searches by time: `verify` names the block."""
+
+    async def run(store: AuditStore) -> None:
+        await store.write([record(i, text="") for i in range(1100)])
+        assert (await store.verify()).problems == ()
+        await _sql(address, change)
+        problems = (await store.verify()).problems
+        message = f"the times of rows {rows} in the table guardproxy_blocks do not match these rows"
+        assert [problem.message for problem in problems] == [message]
+
+    using(address, run)
+
+
 def test_moved_and_cut_rows_are_found(address: str) -> None:
     """Swapped rows, rows removed at the end or the beginning, and categories without a row are reported."""
     swap = [f"UPDATE guardproxy_records SET seq = {new} WHERE seq = {old}" for old, new in ((2, 99), (3, 2), (99, 3))]
@@ -342,11 +365,12 @@ def test_moved_and_cut_rows_are_found(address: str) -> None:
             "UPDATE guardproxy_audit SET seq = 4, hash = (SELECT hash FROM guardproxy_records WHERE seq = 4)",
             "DELETE FROM guardproxy_scores WHERE seq > 4",
             f"DELETE FROM guardproxy_texts WHERE {'rowid' if address.startswith('sqlite') else 'seq'} > 4",
+            "UPDATE guardproxy_blocks SET latest = (SELECT max(time) FROM guardproxy_records)",
         )
         assert (await store.verify()).problems == ()
         assert [problem.seq for problem in (await store.verify(noted)).problems] == [6]
         await _sql(address, "DELETE FROM guardproxy_records WHERE seq = 1")
-        assert {problem.seq for problem in (await store.verify()).problems} == {1}
+        assert {problem.seq for problem in (await store.verify()).problems} == {1, 1023}  # its time bounded the block
 
     using(address, run)
 

@@ -14,13 +14,14 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from guardproxy.errors import TooLarge, Unreadable
+from guardproxy.errors import Overloaded, TooLarge, Unreadable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.observe.masking import short_hash
 from guardproxy.pipeline import Judging
 from guardproxy.policy import Policy, PolicySet, Rule, SideRules
 from guardproxy.policy import Route as Chosen
 from guardproxy.settings import AuditSettings, Limits
+from guardproxy.types import Check, Verdict
 from guardproxy.web.identities import Identities
 from guardproxy.web.moderations import WITHIN, moderations, parse
 from guardproxy.web.proxy import LivePolicies
@@ -175,6 +176,19 @@ def test_every_text_is_recorded() -> None:
         ["input[1]"],
         ["input[2]"],
     ]
+
+
+def test_overload_says_when_to_come_back() -> None:
+    """If the guard is overloaded, the answer is 503 with the seconds until it may accept the text."""
+
+    class Busy(WordGuard):
+        async def judge(self, check: Check) -> Verdict:
+            raise Overloaded("busy", retry_s=1.5)
+
+    with standing(guard=Busy(WORDS)) as url:
+        answer = httpx.post(f"{url}/v1/moderations", json={"input": "hello"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "guard_overloaded")
+    assert answer.headers["retry-after"] == "2"
 
 
 def test_a_text_that_was_not_judged_is_recorded() -> None:

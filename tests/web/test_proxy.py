@@ -13,8 +13,10 @@ import openai
 import pytest
 from structlog.testing import capture_logs
 
+from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
 from guardproxy.policy import BlockPolicy, PolicySet, Route, Rule, SideRules, StreamPolicy
 from guardproxy.settings import Limits
+from guardproxy.types import Check, Verdict
 from tests.kit import WORDS, ListSink, Scripted, WordGuard
 from tests.web.kit import ENCODINGS, chat, completion, events, policy, standing
 
@@ -933,3 +935,67 @@ def test_a_language_that_the_guard_does_not_read(http: httpx.Client, text: str, 
     assert ('guardproxy_unread_languages_total{language="de",side="assistant"} 1.0' in metrics) == (
         coverage == "partial"
     )
+
+
+class Refusing(WordGuard):
+    """A guard whose queue accepts no check of a text with `refused`; anything else is judged."""
+
+    def __init__(self, failure: GuardUnavailable) -> None:
+        super().__init__(WORDS)
+        self.failure = failure
+
+    async def judge(self, check: Check) -> Verdict:
+        """The verdict, or the failure."""
+        if "refused" in check.turn.text:
+            raise self.failure
+        return await super().judge(check)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "kind"),
+    [
+        (CHAT, chat("refused"), 503, "server_error"),
+        (
+            "/v1/messages",
+            b'{"model":"m","max_tokens":9,"messages":[{"role":"user","content":"refused"}]}',
+            529,
+            "overloaded_error",
+        ),
+    ],
+)
+def test_overload_is_an_error_that_says_when_to_come_back(
+    http: httpx.Client, path: str, body: bytes, status: int, kind: str
+) -> None:
+    """It is no refusal of the text: official clients wait and try again. The upstream sees nothing."""
+    sink = ListSink()
+    with standing(completion("ok"), guard=Refusing(Overloaded("busy", retry_s=2.2)), sinks={"list": sink}) as (
+        url,
+        upstream,
+    ):
+        answer = http.post(url + path, content=body, headers={"content-type": "application/json"})
+        assert upstream.seen == []
+    assert (answer.status_code, answer.json()["error"]["type"]) == (status, kind)
+    assert answer.headers["retry-after"] == "3"
+    assert "x-should-retry" not in answer.headers
+    assert [record.decision.cause for record in sink.records] == ["overload"]
+
+
+def test_a_reply_that_meets_overload_is_an_error_as_well(http: httpx.Client) -> None:
+    """The reply was not judged, so nothing of it is sent, and no refusal stands in its place."""
+    with standing(completion("refused"), guard=Refusing(Overloaded("busy"))) as (url, _):
+        answer = post(http, url, chat())
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "refused" not in answer.text
+
+
+def test_a_text_that_takes_too_long_to_judge_is_too_large(http: httpx.Client) -> None:
+    """The client is told what to do, and that the same request will not succeed later."""
+    failure = JudgingTooLong("judging takes longer than guard.timeout_s: about 45 s, not 30 s")
+    policies = PolicySet({"default": policy(on_guard_error="allow", on_overload="allow")})
+    with standing(completion("ok"), guard=Refusing(failure), policies=policies) as (url, upstream):
+        answer = post(http, url, chat("refused"))
+        assert upstream.seen == []
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
+    assert "judging takes longer than guard.timeout_s" in answer.json()["error"]["message"]
+    assert answer.headers["x-should-retry"] == "false"
+    assert "retry-after" not in answer.headers

@@ -13,11 +13,13 @@ from guardproxy.errors import Unreadable
 from guardproxy.types import Edit
 from guardproxy.wires.shared.body import (
     DEPTH,
+    DIGITS,
     child_path,
     data_url_text,
     dumps,
     find,
     guard_text,
+    has_more_values,
     parsed_object,
     put,
     read_json,
@@ -49,7 +51,7 @@ def test_json_is_read_as_json(value: Any) -> None:
         (b'{"a": NaN}', "no such number"),
         (b'{"a": -Infinity}', "no such number"),
         (b'{"a": 1e999}', "out of range"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "out of range"),
         (b'{"a": "\xff"}', "not UTF-8"),
         (b'\xef\xbb\xbf{"a": 1}', "not valid JSON"),
         (b'{"a": "\\ud83d"}', "surrogate"),
@@ -250,3 +252,37 @@ def test_paths_name_any_key(keys: list[str], index: int) -> None:
         path = child_path(path, key)
     path += f"[{index}]"
     assert steps(path) == [*keys, index]
+
+
+@pytest.mark.parametrize(
+    ("body", "values"),
+    [
+        (b"[1,2,3]", 3),
+        (b'{"a":1,"b":[2]}', 3),
+        (b'["a,[{","\\",[{,"]', 2),
+        (b'["\\\\",[],"\\\\"]', 4),
+        (b"[[],[[]]]", 5),
+    ],
+)
+def test_values_are_counted_outside_of_strings(body: bytes, values: int) -> None:
+    assert not has_more_values(body, values)
+    assert has_more_values(body, values - 1)
+
+
+@given(st.recursive(st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+def test_the_count_is_that_of_the_commas_and_brackets_outside_of_strings(value: Any) -> None:
+    def marks(value: Any) -> int:
+        if isinstance(value, dict | list):
+            children = list(value.values() if isinstance(value, dict) else value)
+            return 1 + max(0, len(children) - 1) + sum(map(marks, children))
+        return 0
+
+    body = json.dumps(value).encode()
+    assert not has_more_values(body, marks(value))
+    assert marks(value) == 0 or len(body) <= marks(value) - 1 or has_more_values(body, marks(value) - 1)
+
+
+def test_whole_numbers_that_are_infinite_for_other_parsers_are_refused() -> None:
+    assert read_json(b"9" * DIGITS) == 10**DIGITS - 1
+    with pytest.raises(Unreadable, match="out of range"):
+        read_json(b"-" + b"9" * DIGITS)

@@ -30,6 +30,9 @@ _MIN_LANE_ROWS = 32
 # A CPU's FLOP rate in attention as a share of its rate in matrix products (52 of 87 GFLOP/s on one core).
 _ATTENTION_RATE = 0.6
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+# A batch of checks takes at most this many seconds. A check is one window, which cannot be cut and takes some 0.3 s for
+# a small model on a CPU; a batch of several computes the policy text's attention once.
+_SLICE_S = 2.0
 _CACHE_BYTES = {"cpu": 512 << 20, "cuda": 8 << 30}
 
 transformers.AttentionInterface.register(NAME, packed_attention)
@@ -55,6 +58,7 @@ class GenerativeRunner:
         number_format: NumberFormat | None = None,
     ) -> None:
         self.max_batch_tokens = max_batch_tokens or _BATCH_TOKENS[device.type]
+        self.slice_s = _SLICE_S
         self._device = device
         self._floor = floor
         self._lane_pool = LanePool((threads or torch.get_num_threads()) if device.type == "cpu" else 1)

@@ -13,37 +13,42 @@ from guardproxy.ports import Prompt, Reading
 class CascadeRunner:
     """Runs `first` on every window, and `second` on those where `again` says so.
 
-    Such a window has the weighted mean of both readings, the others have the reading of `first`. Implements
-    engine.runner.Runner.
-    Raises ConfigError if the models do not cut a text into the same tokens and windows.
+    They are the models 0 and 1 of its work items. A window that `second` reads has the weighted mean of both readings,
+    the others have the reading of `first`. Implements engine.runner.Runner. Raises ConfigError if the models do not
+    cut a text into the same tokens and windows.
     """
 
     def __init__(self, first: ClassifierRunner, second: ClassifierRunner, again: SecondReading) -> None:
         if first.layout != second.layout:
             raise ConfigError("the two models of a cascade must have the same tokenizer, windows and parts")
+        self.slice_s = min(first.slice_s, second.slice_s)
         self.max_batch_tokens = min(first.max_batch_tokens, second.max_batch_tokens)
         self.dtype = " and ".join(dict.fromkeys((first.dtype, second.dtype)))
         self._first, self._second = first, second
         self._again = again
 
     def encode(self, prompt: Prompt, stream: str | None = None) -> tuple[WorkItem, ...]:
-        """Encode `prompt` in windows; the cost of each is its tokens, which both models may read."""
+        """Encode `prompt` in windows for `first`; the cost of each is its tokens."""
         return self._first.encode(prompt, stream)
 
     def run(self, batch: Sequence[WorkItem]) -> list[WorkResult]:
-        """One result per window, in order; it counts the tokens of both models that read the window."""
+        """One result per window, in order, of the model that the windows are for: all for the same.
+
+        If `first` is unsure of a window, the result names the window as `second` must read it.
+        """
+        if batch[0].model:
+            results = self._second.run(batch)
+            return [
+                replace(result, reading=self._mean(work.earlier, result.reading))
+                for work, result in zip(batch, results, strict=True)
+            ]
         results = self._first.run(batch)
-        unsure = [place for place, result in enumerate(results) if self._is_unsure(result)]
-        if unsure:
-            seconds = self._second.run([self._second.adopt(batch[place]) for place in unsure])
-            for place, result in zip(unsure, seconds, strict=True):
-                earlier = results[place]
-                results[place] = WorkResult(
-                    reading=self._mean(earlier.reading, result.reading),
-                    computed=earlier.computed + result.computed,
-                    reused=earlier.reused + result.reused,
-                )
-        return results
+        return [
+            replace(result, then=replace(self._second.adopt(work), model=1, earlier=result.reading))
+            if self._is_unsure(result)
+            else result
+            for work, result in zip(batch, results, strict=True)
+        ]
 
     def forget(self, stream: str) -> None:
         """Drop the cached windows of a stream that has ended."""
@@ -59,7 +64,9 @@ class CascadeRunner:
         again = self._again
         return again.low <= result.reading.probabilities[again.output] <= again.high
 
-    def _mean(self, first: Reading, second: Reading) -> Reading:
+    def _mean(self, first: Reading | None, second: Reading) -> Reading:
+        if first is None:
+            raise ValueError("a window of the second model needs the reading of the first one")
         # A probability that is no number stays none: the family then finds the reading invalid.
         weight = self._again.first_weight
         pairs = zip(first.probabilities, second.probabilities, strict=True)

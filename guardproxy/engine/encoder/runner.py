@@ -26,6 +26,8 @@ _STREAMS = 256
 # The most padding in a batch of windows, as a share of its tokens.
 _PADDING = 0.08
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+# A batch of windows takes at most this many seconds, so that no check waits long for a text of many windows.
+_SLICE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class ClassifierRunner:
         number_format: NumberFormat | None = None,
     ) -> None:
         self.max_batch_tokens = max_batch_tokens or _BATCH_TOKENS[device.type]
+        self.slice_s = _SLICE_S
         number_format = number_format or NumberFormat(loaded.model.dtype)
         self.dtype = number_format.type_name
         self._device = device

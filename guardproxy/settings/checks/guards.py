@@ -18,7 +18,7 @@ _DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
 _KINDS = ("all", "cascade", "by_language")
 _COMBINATIONS = (*_KINDS, "mean")
 # Options of a guard that combines others.
-_OF_COMBINED = (*_COMBINATIONS, "languages")
+_OF_COMBINED = (*_COMBINATIONS, "languages", "calibration")
 # The keys that name a guard.
 _NAMING = (("cascade", "first"), ("cascade", "second"), ("by_language", "first"), ("by_language", "others"))
 
@@ -41,6 +41,7 @@ def guards(
     elif guard is not None:
         yield from _single_guard(("guard",), guard, catalogue)
     yield from _mean(guard, categories) if guard else ()
+    yield from _calibration(guard, categories) if guard else ()
     yield from _languages(("guard", "languages"), guard) if guard else ()
     for name, node in defined:
         path: SettingPath = ("guards", name)
@@ -53,6 +54,9 @@ def guards(
             if option := _option(node, key):
                 message = "only guard can combine guards, not an entry of guards; remove this"
                 yield Problem(option.key_position, (*path, key), message)
+        if option := _option(node, "calibration"):
+            message = "belongs in guard: the probabilities of the combination are calibrated; move it there"
+            yield Problem(option.key_position, (*path, "calibration"), message)
 
 
 def _option(guard: Node, key: str) -> Node | None:
@@ -95,7 +99,7 @@ def _combination(guard: Node, defined: list[str]) -> Iterator[Problem]:
             yield Problem(node.position, path, f"{name!r} is named twice; name another guard")
         seen.add(name or "")
     low, high = guard.get("cascade", "low"), guard.get("cascade", "high")
-    if low and high and _number(low) > _number(high):
+    if low and high and (low.number() or 0.0) > (high.number() or 0.0):
         yield Problem(low.position, ("guard", "cascade", "low"), "must be at most cascade.high")
 
 
@@ -117,16 +121,31 @@ def _mean(guard: Node, categories: Collection[str] | None) -> Iterator[Problem]:
         return
     for category, weights in mean.entries() if mean else []:
         path: SettingPath = ("guard", "mean", category)
-        numbers = [_number(node) for _, node in weights.elements()]
+        numbers = [node.number() or 0.0 for _, node in weights.elements()]
         count = len(all_of.elements()) if all_of else 0
-        if categories is not None and category not in {*categories, *SIGNALS, UNSAFE, ANY}:
-            names = [*dict.fromkeys(categories), UNSAFE, ANY]
-            message = f"unknown category {category!r}; " + suggestion(category, names)
-            yield Problem(weights.key_position, path, message)
+        yield from _unknown_category(path, weights, categories, UNSAFE, ANY)
         if len(numbers) != count:
             yield Problem(weights.position, path, f"needs a weight for each of the {count} guards of guard.all")
         elif sum(numbers) == 0:
             yield Problem(weights.position, path, "the weights must not all be 0")
+
+
+def _calibration(guard: Node, categories: Collection[str] | None) -> Iterator[Problem]:
+    """The categories of `calibration` of which the guard gives no probability."""
+    for side in ("user", "assistant"):
+        maps = guard.get("calibration", side)
+        for category, node in maps.entries() if maps else []:
+            yield from _unknown_category(("guard", "calibration", side, category), node, categories, UNSAFE)
+
+
+def _unknown_category(
+    path: SettingPath, node: Node, categories: Collection[str] | None, *others: str
+) -> Iterator[Problem]:
+    """The mistake of a key, the last of `path`, that is no category of the guard and none of `others`."""
+    category = str(path[-1])
+    if categories is not None and category not in {*categories, *SIGNALS, *others}:
+        message = f"unknown category {category!r}; " + suggestion(category, [*dict.fromkeys(categories), *others])
+        yield Problem(node.key_position, path, message)
 
 
 def _languages(path: SettingPath, guard: Node) -> Iterator[Problem]:
@@ -141,10 +160,6 @@ def _languages(path: SettingPath, guard: Node) -> Iterator[Problem]:
         elif code in seen:
             yield Problem(node.position, (*path, index), f"{code} is already listed; remove it")
         seen.add(code or "")
-
-
-def _number(node: Node) -> float:
-    return float(node.value) if isinstance(node.value, int | float) else 0.0
 
 
 def _single_guard(path: SettingPath, guard: Node, catalogue: Catalogue) -> Iterator[Problem]:

@@ -16,6 +16,7 @@ from guardproxy.sinks.database.keys import ChainKey, PartsCipher, is_encrypted, 
 from guardproxy.sinks.database.labels import LABEL, label_values, read_label
 from guardproxy.sinks.database.schema import (
     SEARCH_COLUMNS,
+    blocks,
     exclusions,
     labels,
     records,
@@ -26,6 +27,7 @@ from guardproxy.sinks.database.schema import (
 )
 from guardproxy.sinks.database.sealed import Parts, read_record
 from guardproxy.sinks.database.texts import expected_index, indexed, numbers_indexed
+from guardproxy.sinks.database.times import BLOCK_ROWS, Bounds, add_time, wrong_blocks
 
 _READ = 200  # rows in one query
 
@@ -64,12 +66,15 @@ async def verify_rows(
     problems: list[ChainProblem] = []
     expected_found = expected is None or expected.seq == 0
     seq, last = (await connection.execute(select(store.c.seq, store.c.hash))).one()
+    bounds: Bounds = {}
     async for row, copies in _rows(connection):
         parts = opened_parts(row, cipher)
+        add_time(bounds, row.seq, row.time)
         verifier.feed(Link(row.seq, row.salt, row.content, row.content_hash, row.previous, row.hash, parts))
         problems += _copy_problems(row, parts, copies, connection.dialect.name)
         expected_found = expected_found or Head(row.seq, row.hash) == expected
     problems += await _stray_problems(connection)
+    problems += await _block_problems(connection, bounds)
     if not expected_found and expected:
         problems.append(ChainProblem(expected.seq, "does not have the given hash: the chain was rewritten or cut"))
     problems = sorted([*verifier.finish(Head(seq, last)), *problems], key=lambda problem: problem.seq)
@@ -158,4 +163,15 @@ async def _stray_problems(connection: AsyncConnection) -> list[ChainProblem]:
         stray = await connection.scalars(select(column).where(column.not_in(rows)).distinct())
         message = f"is missing, but its {name} {'is' if name in ('label', 'exclusion') else 'are'} still stored"
         problems += [ChainProblem(seq, message) for seq in stray]
+    return problems
+
+
+async def _block_problems(connection: AsyncConnection, bounds: Bounds) -> list[ChainProblem]:
+    """Find blocks with other times than those of their rows, which searches by time would not find."""
+    problems = []
+    for block in await wrong_blocks(connection, bounds):
+        first, last = max(block * BLOCK_ROWS, 1), (block + 1) * BLOCK_ROWS - 1
+        message = f"the times of rows {first} to {last} in the table {blocks.name} do not match these rows"
+        # At the end of the rows: a row that is missing is the cause, and comes first.
+        problems.append(ChainProblem(last, message))
     return problems

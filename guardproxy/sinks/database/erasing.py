@@ -1,33 +1,21 @@
 """Erase records, or their texts alone: hashes and seals stay, and an entry in the chain names the erased rows."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    ColumnElement,
-    Select,
-    Text,
-    bindparam,
-    cast,
-    delete,
-    func,
-    literal,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, bindparam, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardproxy.sinks.database import chain
 from guardproxy.sinks.database.append import NOTHING, Appending
 from guardproxy.sinks.database.keys import ChainKey, PartsCipher, opened_parts
+from guardproxy.sinks.database.listed import listed
 from guardproxy.sinks.database.schema import labels, records, scores, store
 from guardproxy.sinks.database.sealed import ERASED
 from guardproxy.sinks.database.texts import erase_texts
+from guardproxy.sinks.database.times import forget_times
 
 HELD = (records.c.kind == "record") & records.c.content.is_not(None)
 # A row of version 0.1.0, whose text is in its content; quotation marks in texts are escaped, so this finds the field.
@@ -91,20 +79,21 @@ def _any(conditions: Sequence[ColumnElement[bool]]) -> ColumnElement[bool]:
 
 async def erase_records(connection: AsyncConnection, numbers: Sequence[int], why: str, key: ChainKey | None) -> int:
     """Erase these rows, if they hold records, with their labels. Return how many records there were."""
-    found = select(records.c.seq).where(records.c.seq.in_(_listed(connection, numbers)), HELD)
+    found = select(records.c.seq).where(records.c.seq.in_(listed(connection.dialect.name, numbers)), HELD)
     held = sorted(await connection.scalars(found))
     if not held:
         return 0
-    rows = _listed(connection, held)
+    rows = listed(connection.dialect.name, held)
     of_labels = labels.c.record.in_(select(records.c.id).where(records.c.seq.in_(rows)))
     label_numbers = list(await connection.scalars(select(labels.c.seq).where(of_labels)))
     await connection.execute(delete(scores).where(scores.c.seq.in_(rows)))
     await erase_texts(connection, rows)
-    await connection.execute(delete(labels).where(labels.c.seq.in_(_listed(connection, label_numbers))))
+    await connection.execute(delete(labels).where(labels.c.seq.in_(listed(connection.dialect.name, label_numbers))))
     every = sorted([*held, *label_numbers])
     nothing = {**NOTHING, "content": None, "salt": None, "sealed_text": None, "sealed_quotes": None}
-    which = records.c.seq.in_(_listed(connection, every))
+    which = records.c.seq.in_(listed(connection.dialect.name, every))
     await connection.execute(update(records).where(which).values(nothing))
+    await forget_times(connection, held)
     await _note(connection, chain.erasure_entry(time.time(), why, every), key)
     return len(held)
 
@@ -113,11 +102,11 @@ async def erase_record_texts(
     connection: AsyncConnection, numbers: Sequence[int], why: str, key: ChainKey | None
 ) -> int:
     """Erase the texts of these rows, if they hold any, and leave the rest. Return how many texts there were."""
-    found = select(records.c.seq).where(records.c.seq.in_(_listed(connection, numbers)), HAS_TEXT)
+    found = select(records.c.seq).where(records.c.seq.in_(listed(connection.dialect.name, numbers)), HAS_TEXT)
     held = sorted(await connection.scalars(found))
     if not held:
         return 0
-    rows = _listed(connection, held)
+    rows = listed(connection.dialect.name, held)
     await erase_texts(connection, rows)
     await connection.execute(update(records).where(records.c.seq.in_(rows)).values(sealed_text=ERASED))
     await _note(connection, chain.erasure_entry(time.time(), why, held, only="text"), key)
@@ -141,7 +130,7 @@ async def encrypt_rows(connection: AsyncConnection, after: int, cipher: PartsCip
         change = update(records).where(records.c.seq == bindparam("row"))
         sealed: dict[str, Any] = {"sealed_text": bindparam("text"), "sealed_quotes": bindparam("quotes")}
         await connection.execute(change.values(sealed), changes)
-        await erase_texts(connection, _listed(connection, [row.seq for row in rows]))
+        await erase_texts(connection, listed(connection.dialect.name, [row.seq for row in rows]))
         await connection.execute(update(store).values(encrypted=True))
     return [row.seq for row in rows]
 
@@ -150,12 +139,3 @@ async def _note(connection: AsyncConnection, entry: str, key: ChainKey | None) -
     appending = await Appending.at_end(connection, key)
     appending.add("erasure", entry)
     await appending.insert()
-
-
-def _listed(connection: AsyncConnection, numbers: Sequence[int]) -> Select[Any]:
-    """Return a query that yields these numbers: as one parameter, because databases bound how many there may be."""
-    listed = literal(json.dumps(list(numbers)), Text)
-    if connection.dialect.name == "sqlite":
-        each = func.json_each(listed).table_valued("value")
-        return select(each.c.value)
-    return select(cast(func.json_array_elements_text(cast(listed, JSON)), BigInteger))

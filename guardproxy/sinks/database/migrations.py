@@ -152,24 +152,20 @@ def _blocks(operations: Operations) -> None:
         "INSERT INTO guardproxy_blocks (block, earliest, latest) SELECT seq / 1024, min(time), max(time) "
         "FROM guardproxy_records WHERE time IS NOT NULL GROUP BY seq / 1024"
     )
-    counted = (
-        "action",
-        "side",
-        "policy",
-        "route",
-        "client",
-        "model",
-        "cause",
-        "shadow",
-        "has_error",
-        "latency_s",
-        "unsafe",
-    )
-    shadow = text("shadow IS 1" if operations.get_bind().dialect.name == "sqlite" else "shadow IS true")
+    counted = [
+        *("time", "action", "side", "policy", "route", "client", "model", "cause", "shadow", "has_error", "latency_s"),
+        *("unsafe", "wire", "sampled", "complete"),
+    ]
+    sqlite = operations.get_bind().dialect.name == "sqlite"
+    name = "guardproxy_records_counted"
+    if sqlite:  # an entry of an index in PostgreSQL has no room for so many names
+        counted += ["end_user", "answered_model", "exclusion"]
+        name = "guardproxy_records_counted_names"
+    shadow = text("shadow IS 1" if sqlite else "shadow IS true")
     operations.create_index(
         "guardproxy_records_shadow", "guardproxy_records", ["seq"], sqlite_where=shadow, postgresql_where=shadow
     )
-    operations.create_index("guardproxy_records_counted", "guardproxy_records", ["seq", "time", *counted])
+    operations.create_index(name, "guardproxy_records", ["seq", *counted])
 
 
 _STEPS: Mapping[int, Callable[[Operations], None]] = {1: _search_and_labels, 2: _blocks}

@@ -42,10 +42,12 @@ _MOST_NAMES = 20  # that `unmatched` lists
 
 # A quarter of an hour: every time zone begins its hours and days at one.
 _BUCKET_S = 900
+# Those with the fewest records of a value first, and those without an index last.
 _COLUMNS = {
-    **{name: records.c[name] for name in ("side", "action", "route", "request_id", "model", "policy", "cause")},
-    **{name: records.c[name] for name in ("client", "session", "wire", "answered_model")},
+    **{name: records.c[name] for name in ("request_id", "session")},
     "user": records.c.end_user,
+    **{name: records.c[name] for name in ("client", "model", "route", "action", "policy")},
+    **{name: records.c[name] for name in ("side", "cause", "wire", "answered_model")},
 }
 _HASHED = ("user", "session")  # names of which the store may keep only the hash
 
@@ -91,10 +93,11 @@ def conditions(chosen: Filter, dialect: str) -> list[ColumnElement[bool]]:
     row = records.c
     # Only rows that hold a record have an action: others and erased ones have no search columns.
     clauses = [row.action.is_not(None), *within(chosen.since, chosen.until)]
-    for name, column in _COLUMNS.items():
-        value: str | None = getattr(chosen, name)
-        if value is not None:
-            clauses.append(column.in_(searched(name, value)))
+    named = [name for name in _COLUMNS if getattr(chosen, name) is not None]
+    for name in named:
+        # SQLite has no statistics: of several indices, it would take that of a policy that all records have.
+        column = _COLUMNS[name] if name == named[0] or dialect != "sqlite" else _COLUMNS[name].concat("")
+        clauses.append(column.in_(searched(name, getattr(chosen, name))))
     if chosen.category is not None:
         clauses.append(row.seq.in_(_scored(chosen.category, scores.c.reached.is_(True))))
     clauses += [_at_least(bound, dialect) for bound in chosen.min_score]
@@ -109,10 +112,12 @@ def first_records(
     *where: ColumnElement[bool],
     newest_first: bool = True,
     limit: int | None = None,
+    lowest: int | None = None,
 ) -> Select[Any]:
     """Select number and `columns` of the first records that match, newest first or in the order of the numbers.
 
-    With the columns of the index of what is counted alone, no long row is read. Raises as `conditions`.
+    `lowest` is the lowest number that is looked at. With the columns of the index of what is counted alone, no long row
+    is read. Raises as `conditions`.
     """
     seq: ColumnElement[int] = records.c.seq
     query = select(seq)
@@ -122,6 +127,8 @@ def first_records(
         seq = query.selected_columns[0]
         query = query.with_only_columns(seq.label("seq")).join(records, records.c.seq == seq)
         chosen = replace(chosen, text=None)
+    if lowest is not None:
+        where = (seq >= lowest, *where)
     query = query.add_columns(*columns).where(*conditions(chosen, dialect), *where)
     return query.order_by(seq.desc() if newest_first else seq).limit(limit)
 
@@ -136,6 +143,12 @@ def _numbers_with(search: str) -> Select[Any]:
 def searched(name: str, value: str) -> list[str]:
     """Return what the column of this field may hold for a value: the value, and of a person's name the hash."""
     return [search_key(value), *([name_hash(value)] if name in _HASHED and value else [])]
+
+
+def nth_with(search: str, nth: int) -> Select[Any]:
+    """Select the number of the `nth` newest record with this text in SQLite. Raises FilterError as `conditions`."""
+    query = _numbers_with(search)
+    return query.order_by(query.selected_columns[0].desc()).offset(nth - 1).limit(1)
 
 
 def _states(chosen: Filter) -> list[ColumnElement[bool]]:

@@ -119,12 +119,17 @@ HAS_ERROR = records.c.has_error.is_(True)
 Index("guardproxy_records_errors", records.c.seq, sqlite_where=HAS_ERROR, postgresql_where=HAS_ERROR)
 SHADOW = records.c.shadow.is_(True)
 Index("guardproxy_records_shadow", records.c.seq, sqlite_where=SHADOW, postgresql_where=SHADOW)
-# What is counted, in the order of the rows: counts of the newest records read this index and not the long rows.
+# What is counted, in the order of the rows: counts of the newest records read this index and not the long rows. In
+# PostgreSQL an entry of an index has at most 2,704 bytes, and a name that a client chooses up to 800: it holds fewer.
 _COUNTED = (
     *("time", "action", "side", "policy", "route", "client", "model", "cause", "shadow", "has_error", "latency_s"),
-    "unsafe",
+    *("unsafe", "wire", "sampled", "complete"),
 )
-Index("guardproxy_records_counted", records.c.seq, *(records.c[_name] for _name in _COUNTED))
+for _kind, _index_name, _names in (
+    ("postgresql", "guardproxy_records_counted", _COUNTED),
+    ("sqlite", "guardproxy_records_counted_names", (*_COUNTED, "end_user", "answered_model", "exclusion")),
+):
+    Index(_index_name, records.c.seq, *(records.c[_name] for _name in _names)).ddl_if(dialect=_kind)
 
 # The earliest and the latest time of the records of each block of rows (`times`).
 blocks = Table(

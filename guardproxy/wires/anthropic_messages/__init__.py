@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from guardproxy.errors import Unreadable, UpstreamUnreadable
+from guardproxy.errors import Overloaded, Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
 from guardproxy.types import Edit, Message, Refuse, Replace
 from guardproxy.wires.anthropic_messages.fields import EVENTS, MESSAGE, REPLY, SETTINGS
@@ -119,6 +119,8 @@ class AnthropicMessages(BaseWire):
 
     def error(self, status: int, code: str, message: str) -> Answer:
         """Return the protocol's own error body."""
+        if code == Overloaded.code:
+            status = 529  # Anthropic's own status for it
         kind = _ERRORS.get(status, "invalid_request_error" if status < 500 else "api_error")
         error = {"type": kind, "message": message, "code": code}
         return Answer(status, JSON, dumps({"type": "error", "error": error}))

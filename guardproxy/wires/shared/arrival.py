@@ -1,8 +1,9 @@
 """The order in which the texts of a stream arrive: some readers show all deltas in it, whatever they belong to."""
 
 import re
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.types import Part, PartKind
@@ -11,6 +12,9 @@ from guardproxy.types import Part, PartKind
 _SHOWN = re.compile(r"(?:^|\.)(?:content|text|refusal|reasoning(?:_content)?|summary|thinking|response|transcript)$")
 # The kinds of text that may alternate: every combination of them is a text that some reader shows.
 MAX_KINDS = 5
+
+Paths = dict[str, Any] | Sequence[str]
+"""The paths of the parts of a choice, in order."""
 
 Said = tuple[str, PartKind, str]
 """A piece of a text as clients append it: its path, its kind and the piece."""
@@ -22,13 +26,15 @@ class Arrivals:
     def __init__(self) -> None:
         self._pieces: list[tuple[int, Part]] = []
         self._sent = 0
-        self._places: set[tuple[int, str]] = set()
+        self._places: dict[tuple[int, str], int] = {}  # with the place of the text among the parts of its choice
+        self._choices: set[int] = set()
         self._kinds: dict[tuple[PartKind, str], int] = {}  # with the place of the latest text among the parts
         self._last: tuple[int, str] | None = None
         self._alternate = False
+        self._fed: tuple[Part, ...] | None = None  # the pieces so far, once somebody has asked for them
 
-    def add(self, choice: int, said: Iterable[Said], parts: Collection[str]) -> int:
-        """Add what a frame brings of a choice; return the number of pieces. `parts`: its paths in order.
+    def add(self, choice: int, said: Iterable[Said], parts: Paths) -> int:
+        """Add what a frame brings of a choice; return the number of pieces. `parts`: its paths.
 
         A text that repeats another text of the frame is left out: some servers send reasoning under two names. Raises
         UpstreamUnreadable if texts of more than MAX_KINDS kinds alternate.
@@ -41,18 +47,20 @@ class Arrivals:
             repeated.add((kind, text))
             part = Part(path, text, kind)
             self._pieces.append((choice, part))
+            self._fed = None
             if (choice, path) != self._last:
                 self._note(choice, part, parts)
             count += 1
         return count
 
-    def _note(self, choice: int, part: Part, parts: Collection[str]) -> None:
+    def _note(self, choice: int, part: Part, parts: Paths) -> None:
         place, kind = (choice, part.path), part.shown_as
-        number = list(parts).index(part.path) if part.path in parts else 0
+        known = place in self._places
+        number = self._places[place] if known else _index(parts, part.path)
+        self._choices.add(choice)
         if not self._alternate:
-            others = any(choice != other for other, _ in self._places)
-            self._alternate = place in self._places or others or number < self._kinds.get(kind, 0)
-        self._places.add(place)
+            self._alternate = known or len(self._choices) > 1 or number < self._kinds.get(kind, 0)
+        self._places[place] = number
         self._kinds[kind] = number
         self._last = place
         if self._alternate and len(self._kinds) > MAX_KINDS:
@@ -66,10 +74,14 @@ class Arrivals:
         """Replace the unreleased pieces of a choice with the rest of its texts, which is released at once."""
         pending = [piece for piece in self._pieces[self._sent :] if piece[0] != choice]
         sent = [*self._pieces[: self._sent], *((choice, part) for part in rest)]
-        self._pieces, self._sent = [*sent, *pending], len(sent)
+        self._pieces, self._sent, self._fed = [*sent, *pending], len(sent), None
 
-    def fed(self, without: Container[int] = ()) -> tuple[Part, ...]:
+    def fed(self, without: Collection[int] = ()) -> tuple[Part, ...]:
         """Return the pieces so far, except for the unreleased ones of the choices `without`."""
+        if not without:
+            # Every choice of a stream asks for the same pieces.
+            self._fed = self._parts(self._pieces) if self._fed is None else self._fed
+            return self._fed
         sent = self._sent
         return self._parts(piece for n, piece in enumerate(self._pieces) if n < sent or piece[0] not in without)
 
@@ -88,3 +100,11 @@ class Arrivals:
             else:
                 runs.append(((choice, part.path), part, [part.text]))
         return tuple(replace(part, text="".join(texts)) for _, part, texts in runs)
+
+
+def _index(parts: Paths, path: str) -> int:
+    """Return the place of a path, searched from the end, where new paths are; 0 if it is not there."""
+    if path not in parts:
+        return 0
+    behind = next(count for count, other in enumerate(reversed(parts)) if other == path)
+    return len(parts) - 1 - behind

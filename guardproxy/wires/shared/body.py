@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from guardproxy.errors import Unreadable
 
+DIGITS = 308  # of a whole number; a longer one is infinite for parsers that read it as a float
 DEPTH = 200  # levels of nesting; the deepest schemas in use have some forty
 
 # A whole string. An unterminated string matches up to the end of the body: the scan stays linear.
@@ -38,7 +39,7 @@ def read_json(body: bytes, error: type[Unreadable] = Unreadable) -> Any:
     """Parse a JSON text.
 
     Raises `error` for invalid UTF-8 or JSON, a byte order mark, duplicate keys, NaN, Infinity, numbers out of range
-    (1e999), unpaired surrogates and nesting deeper than DEPTH.
+    (1e999, more than DIGITS digits), unpaired surrogates and nesting deeper than DEPTH.
     """
     _check_depth(body, error)
     try:
@@ -86,7 +87,35 @@ def _finite(digits: str) -> float:
     return number
 
 
-_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite)
+def _whole(digits: str) -> int:
+    if len(digits) > DIGITS:
+        raise AmbiguousJson(f"has the number {digits[:40]}..., which is out of range")
+    return int(digits)
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
+
+
+def has_more_values(body: bytes, most: int) -> bool:
+    """Return whether a JSON text has more than `most` values in lists and objects, without parsing it.
+
+    Counts the commas and opening brackets outside of strings, so a list or object within another one counts twice.
+    Time is linear in the text.
+    """
+    if len(body) <= most or _marks(body, 0, len(body)) <= most:
+        return False
+    # Each value is at most a key and a string. The end of a string behind a backslash looks like an escaped quote.
+    if body.count(b'"') - body.count(b'\\"') > 4 * (most + 1):
+        return True
+    found = end = 0
+    for match in _STRING.finditer(body):  # not one call of `sub`, during which no other thread runs
+        found += _marks(body, end, match.start())
+        end = match.end()
+    return found + _marks(body, end, len(body)) > most
+
+
+def _marks(body: bytes, start: int, stop: int) -> int:
+    return sum(body.count(mark, start, stop) for mark in (b",", b"[", b"{"))
 
 
 def _check_depth(body: bytes, error: type[Unreadable]) -> None:

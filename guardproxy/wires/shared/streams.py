@@ -7,7 +7,7 @@ each choice, through `read_outer` for the rest) and writes the end of a choice i
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from guardproxy.ports import Chunk, Mark, Request
 from guardproxy.sse import Frame, FrameDecoder
 from guardproxy.types import Message, Part, Refuse, Replace, ReplyInfo
 from guardproxy.wires.shared.arrival import Arrivals
-from guardproxy.wires.shared.body import remove
+from guardproxy.wires.shared.body import has_more_values, remove
 from guardproxy.wires.shared.known import repeated_in_reply
 from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
@@ -25,6 +25,7 @@ from guardproxy.wires.shared.parts import FieldMap, outer_parts
 JSON = "application/json"
 SSE = "text/event-stream; charset=utf-8"
 CHOICES = 1024  # choices per stream
+FRAME_VALUES = 100_000  # values in one frame, which is parsed on the event loop
 
 
 @dataclass(slots=True)
@@ -144,7 +145,7 @@ class BaseStream(ABC):
         """Return whether the upstream has closed the choice, as far as it was fed."""
         return self.state_of(choice).final and choice not in self._broken_off
 
-    def message(self, choice: int, without: Container[int] = ()) -> Message:
+    def message(self, choice: int, without: Collection[int] = ()) -> Message:
         """Return the choice as far as it has been fed; paths are those of a whole reply.
 
         `arrived` leaves out the unreleased texts of the choices `without`.
@@ -233,6 +234,8 @@ class BaseStream(ABC):
 
     def _chunk(self, frame: Frame) -> Chunk:
         if frame.data is not None:
+            if has_more_values(frame.data, FRAME_VALUES):
+                raise UpstreamUnreadable(f"a frame of the stream has more than {FRAME_VALUES} values")
             return self.read(frame)
         return Chunk(frame.raw, (), Event(complete=frame.complete))
 

@@ -1,0 +1,50 @@
+"""For whom checks are asked: a guard's queue is fair between clients, and between the requests of one client.
+
+This is no field of `Check`: equal checks of different clients share one verdict, and no policy reads it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, eq=False)
+class Asker:
+    """One request, for as long as it is served. `client` is the same for all requests of a client, never shown.
+
+    `answered`: the upstream has answered, so checks of the reply go before those of new requests. `refused` says why
+    the request takes too long to judge, empty if it does not: then none of its checks needs to run.
+    """
+
+    client: str = ""
+    answered: bool = False
+    refused: str = ""
+
+
+_CURRENT: ContextVar[Asker | None] = ContextVar("guardproxy_asker", default=None)
+
+
+def asked_by(client: str) -> Asker:
+    """Name the client of all checks that the running task and the tasks that it starts will ask."""
+    asker = Asker(client)
+    _CURRENT.set(asker)
+    return asker
+
+
+@contextmanager
+def as_one_request() -> Iterator[None]:
+    """Let the checks that are asked inside this context count as one request, unless they belong to one already."""
+    if _CURRENT.get() is not None:
+        yield
+        return
+    token = _CURRENT.set(Asker())
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+def current_asker() -> Asker:
+    """For whom the running task asks; a request of its own if nobody was named."""
+    return _CURRENT.get() or Asker()

@@ -1,0 +1,51 @@
+"""The views of messages: those of long texts are computed on a thread, those of short texts are kept."""
+
+from collections import OrderedDict
+
+from guardproxy.offload import computed
+from guardproxy.types import Message
+from guardproxy.views import Views, joined, views_of
+
+# The views of texts up to this many characters together are kept, and how many characters are kept in all.
+_KEPT_CHARACTERS = 4096
+_ALL_CHARACTERS = 8 * 1024 * 1024
+
+_Key = tuple[str, tuple[str, ...], tuple[str, ...]]
+
+
+class MessageViews:
+    """Computes views. Clients send the whole conversation with every turn, so the views of its texts are kept."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[_Key, Views] = OrderedDict()
+        self._characters = 0
+
+    async def of(self, message: Message, names: tuple[str, ...]) -> Views:
+        """Return the views by the methods `names` of a message, with the joined texts of its parts."""
+        if len(message.parts) > 1 or message.arrived:
+            # Not the exact size of what has arrived: a hundred choices of a stream would add up the same pieces.
+            size = message.size + 8 * len(message.parts) + 64 * len(message.arrived)
+            text, forms = message.text, await computed(size, joined, message)
+        else:
+            text, forms = message.text, ()
+        size = len(text) + sum(map(len, forms))
+        if size > _KEPT_CHARACTERS:
+            return await computed(2 * size, views_of, text, forms, names)
+        key = (text, forms, names)
+        if (views := self._kept.get(key)) is not None:
+            self._kept.move_to_end(key)
+            return views
+        views = views_of(text, forms, names)
+        self._keep(key, views)
+        return views
+
+    def _keep(self, key: _Key, views: Views) -> None:
+        self._kept[key] = views
+        self._characters += _size(key, views)
+        while self._characters > _ALL_CHARACTERS:
+            self._characters -= _size(*self._kept.popitem(last=False))
+
+
+def _size(key: _Key, views: Views) -> int:
+    """The characters of a text and its views, and about as many for the objects that hold them."""
+    return 1024 + len(key[0]) + sum(map(len, key[1])) + sum(len(view.text) for view in views.views)

@@ -1,0 +1,101 @@
+"""Which texts of a request are judged, and in which order: messages, joined turns, and threads."""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+
+from guardproxy.offload import computed
+from guardproxy.pipeline.gathering import gathered
+from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of
+from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging
+from guardproxy.pipeline.thread import UserTurn, threads, user_turns, without
+from guardproxy.pipeline.turns import Turn, edited, joined_turns, recent_context_starts, turn_starts, turns_of
+from guardproxy.policy import Policy
+from guardproxy.types import Message, Pass, Refuse
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is judged of a request.
+
+    `context` has the start of the recent context of each message, `begins` the starts of the turns. `singles` are the
+    turns of one message, each with its thread; `joined` those of several messages.
+    """
+
+    context: list[int]
+    begins: list[int]
+    singles: list[Turn]
+    joined: list[Turn]
+
+
+async def judge_request(judging: Judging, exchange: Exchange) -> JudgedRequest:
+    """Judge every message by itself, the messages of each turn as one text if there are several, and threads."""
+    messages, policy = exchange.request.conversation.messages, exchange.policy
+    size = len(exchange.request.raw)
+    plan = await computed(size, _plan, messages, policy, judging.excluded)
+
+    async def judge(turn: Turn) -> JudgedTurn:
+        return await judging.turn(exchange, turn, messages[plan.context[turn.context] : turn.context])
+
+    singles = len(plan.singles)
+    judged = await gathered([judge(turn) for turn in (*plan.singles, *plan.joined)])
+    await _judge_threads_as_forwarded(judged, messages, policy, plan, excluded=judging.excluded, judge=judge)
+    if new_texts := await computed(size, new_texts_of, judged[:singles]):
+        # Joined turns are judged as they are forwarded, not as they came.
+        forwarded = await computed(size, joined_turns, messages, policy.judge, new_texts, plan.begins)
+        changed = [turn for before, turn in zip(plan.joined, forwarded, strict=True) if before != turn]
+        again = iter(await gathered([judge(turn) for turn in changed]))
+        judged[singles:] = [
+            before if before.turn == turn else next(again)
+            for before, turn in zip(judged[singles:], forwarded, strict=True)
+        ]
+    return JudgedRequest(tuple(judged), {**new_texts, **await computed(size, new_texts_of, judged)})
+
+
+def _plan(messages: Sequence[Message], policy: Policy, excluded: Callable[[str], bool]) -> _Plan:
+    """What is judged of these messages. The last message of each turn of the user gets its thread.
+
+    The thread is that of a conversation of which every turn is forwarded.
+    """
+    begins = turn_starts(messages)
+    singles = turns_of(messages, policy.judge, begins)
+    if policy.thread.turns > 1:
+        users = user_turns(messages, policy.judge, begins)
+        texts = {user.index: earlier for user, earlier in threads(users, policy.thread.turns, without(excluded))}
+        singles = [replace(turn, thread=texts.get(turn.index, ())) for turn in singles]
+    return _Plan(recent_context_starts(messages), begins, singles, joined_turns(messages, policy.judge, {}, begins))
+
+
+async def _judge_threads_as_forwarded(
+    judged: list[JudgedTurn],
+    messages: Sequence[Message],
+    policy: Policy,
+    plan: _Plan,
+    *,
+    excluded: Callable[[str], bool],
+    judge: Callable[[Turn], Awaitable[JudgedTurn]],
+) -> None:
+    """Judge again, in place, the turns whose thread has turns that are refused or rewritten.
+
+    A refused turn is in no thread, or it would block every turn after it; a rewritten one is in it with its new text.
+    One turn after the other, because each may be refused for its thread.
+    """
+    if policy.thread.turns < 2 or all(isinstance(one.outcome, Pass) for one in judged):
+        return
+    of_turn: dict[int, list[int]] = defaultdict(list)
+    for place, one in enumerate(judged):
+        of_turn[plan.begins[bisect_right(plan.begins, one.turn.index) - 1]].append(place)
+
+    def kept(user: UserTurn) -> Sequence[str]:
+        own = [judged[place] for place in of_turn[user.start]]
+        if any(isinstance(one.outcome, Refuse) for one in own):
+            return ()
+        new = edited(messages[user.start : user.stop], new_texts_of(own))
+        return [text for left in user_turns(new, policy.judge, [0]) for text in unexcluded(left)]
+
+    unexcluded = without(excluded)
+    for user, earlier in threads(user_turns(messages, policy.judge, plan.begins), policy.thread.turns, kept):
+        place = next(place for place in of_turn[user.start] if judged[place].turn.index == user.index)
+        if judged[place].turn.thread != earlier:
+            judged[place] = await judge(replace(judged[place].turn, thread=earlier))

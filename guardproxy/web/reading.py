@@ -1,0 +1,54 @@
+"""Bodies are read within `limits`, large ones on a thread, so that no body stops the event loop for long."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+from guardproxy.errors import TooLarge, UpstreamUnreadable
+from guardproxy.offload import computed
+from guardproxy.ports import Request, Wire
+from guardproxy.settings import Limits
+from guardproxy.wires.shared.body import has_more_values
+
+
+async def read_request(wire: Wire, target: str, body: bytes, received: float, limits: Limits) -> Request:
+    """Parse a request that came at the time `received`. Raises Unreadable, TooLarge."""
+    return await computed(len(body), _read_request, wire, target, body, received, limits)
+
+
+def _read_request(wire: Wire, target: str, body: bytes, received: float, limits: Limits) -> Request:
+    check_values(body, limits)
+    request = replace(wire.parse_request(target, body), received=received)
+    messages = request.conversation.messages
+    if len(messages) > limits.messages:
+        raise TooLarge(f"{len(messages)} messages are more than the {limits.messages} of limits.messages")
+    parts = sum(len(message.parts) for message in messages)
+    if parts > limits.parts:
+        raise TooLarge(f"{parts} pieces of content are more than the {limits.parts} of limits.parts")
+    characters = sum(message.size for message in messages)
+    if characters > limits.characters:
+        raise TooLarge(f"{characters} characters are more than the {limits.characters} of limits.characters")
+    return request
+
+
+def check_values(body: bytes, limits: Limits) -> None:
+    """Raise TooLarge if parsing a request would take long: for many values, or many escape sequences."""
+    if len(body) > limits.values and has_more_values(body, limits.values):
+        raise TooLarge(f"the body has more than the {limits.values} values of limits.values")
+    if len(body) > limits.characters and body.count(b"\\") > 2 * limits.characters:
+        raise TooLarge(f"the body has more escapes than twice the {limits.characters} of limits.characters")
+
+
+async def check_reply(body: bytes, limits: Limits) -> None:
+    """Raise UpstreamUnreadable if parsing a whole reply would take long."""
+    if await computed(len(body), has_more_values, body, limits.reply_values):
+        raise UpstreamUnreadable(f"it has more than the {limits.reply_values} values of limits.reply_values")
+
+
+async def within(source: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
+    """Yield the bytes of a stream. Raises UpstreamUnreadable beyond `limit` bytes."""
+    size = 0
+    async for data in source:
+        size += len(data)
+        if size > limit:
+            raise UpstreamUnreadable(f"it has more than the {limit} bytes of limits.stream_bytes")
+        yield data
