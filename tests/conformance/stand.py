@@ -103,11 +103,14 @@ class Stand:
         return [seen.body for seen in self.upstream.seen]
 
     def records(self, number: int) -> list[Record]:
-        """Wait for this number of records and return them: they are written after the answer."""
+        """Wait for this number of records of the request and return them: they are written after the answer."""
         deadline = time.monotonic() + 10
-        while len(self.sink.records) < number and time.monotonic() < deadline:
+        request = self.header["x-guardproxy-request-id"]
+        while True:
+            found = [record for record in self.sink.records if record.origin.request_id == request]
+            if len(found) >= number or time.monotonic() > deadline:
+                return found
             time.sleep(0.01)
-        return list(self.sink.records)
 
 
 @contextmanager
