@@ -25,7 +25,7 @@ from guardproxy.web.client import choose_policy
 from guardproxy.web.errors import NotReady, error_answer, retry_after
 from guardproxy.web.identities import Identities
 from guardproxy.web.proxy import LivePolicies
-from guardproxy.web.reading import check_values
+from guardproxy.web.reading import check_size, check_values
 from guardproxy.web.sample import ReviewSample
 from guardproxy.wires.shared.body import read_object
 
@@ -123,14 +123,7 @@ def parse(body: bytes, limits: Limits) -> tuple[str, tuple[Message, ...]]:
     if not isinstance(model, str):
         raise Unreadable("must be a string", "model")
     messages = _messages(parsed.get("input"))
-    if len(messages) > limits.messages:
-        raise TooLarge(f"{len(messages)} inputs are more than the {limits.messages} of limits.messages")
-    parts = sum(len(message.parts) for message in messages)
-    if parts > limits.parts:
-        raise TooLarge(f"{parts} pieces of content are more than the {limits.parts} of limits.parts")
-    characters = sum(message.size for message in messages)
-    if characters > limits.characters:
-        raise TooLarge(f"{characters} characters are more than the {limits.characters} of limits.characters")
+    check_size(messages, limits, "inputs")
     return model, messages
 
 

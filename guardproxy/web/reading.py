@@ -1,12 +1,13 @@
 """Bodies are read within `limits`, large ones on a thread, so that no body stops the event loop for long."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from guardproxy.errors import TooLarge, UpstreamUnreadable
 from guardproxy.offload import computed
 from guardproxy.ports import Request, Wire
 from guardproxy.settings import Limits
+from guardproxy.types import Message
 from guardproxy.wires.shared.body import has_more_values
 
 
@@ -18,16 +19,20 @@ async def read_request(wire: Wire, target: str, body: bytes, received: float, li
 def _read_request(wire: Wire, target: str, body: bytes, received: float, limits: Limits) -> Request:
     check_values(body, limits)
     request = replace(wire.parse_request(target, body), received=received)
-    messages = request.conversation.messages
+    check_size(request.conversation.messages, limits)
+    return request
+
+
+def check_size(messages: Sequence[Message], limits: Limits, called: str = "messages") -> None:
+    """Raise TooLarge if what was read of a request, `called` so, exceeds the limits."""
     if len(messages) > limits.messages:
-        raise TooLarge(f"{len(messages)} messages are more than the {limits.messages} of limits.messages")
+        raise TooLarge(f"{len(messages)} {called} are more than the {limits.messages} of limits.messages")
     parts = sum(len(message.parts) for message in messages)
     if parts > limits.parts:
         raise TooLarge(f"{parts} pieces of content are more than the {limits.parts} of limits.parts")
     characters = sum(message.size for message in messages)
     if characters > limits.characters:
         raise TooLarge(f"{characters} characters are more than the {limits.characters} of limits.characters")
-    return request
 
 
 def check_values(body: bytes, limits: Limits) -> None:
