@@ -95,6 +95,13 @@ def tab(
     assert [problem for problem in problems if not (expected and expected in problem)] == []
 
 
+def sign_in(page: "sync_api.Page", key: str) -> None:
+    """Sign in by keyboard. The browser moves the focus to the field only when it draws the page, after its load."""
+    page.locator("#key:focus").wait_for()
+    page.keyboard.type(key)
+    page.keyboard.press("Enter")
+
+
 def test_signing_in(browser: "sync_api.Browser", tmp_path: Path) -> None:
     """Somebody without a session signs in by keyboard and arrives where they wanted to go."""
     address = sqlite(tmp_path)
@@ -102,8 +109,7 @@ def test_signing_in(browser: "sync_api.Browser", tmp_path: Path) -> None:
     with console(address, KEYS) as running, tab(browser) as page:
         page.goto(running.at("/overview?over=7d"))
         assert page.url.startswith(running.at("/sign-in"))
-        page.keyboard.type(KEYS["anna"][1])
-        page.keyboard.press("Enter")
+        sign_in(page, KEYS["anna"][1])
         page.wait_for_url(running.at("/overview?over=7d"))
         assert page.get_by_text("anna").is_visible()
         page.get_by_role("button", name="Sign out").click()
@@ -220,8 +226,7 @@ def test_two_people_review_at_once(browser: "sync_api.Browser", tmp_path: Path) 
     with console(address, KEYS) as running, tab(browser) as anna, tab(browser) as ben:
         for name, page in (("anna", anna), ("ben", ben)):
             page.goto(running.at("/queue"))
-            page.keyboard.type(KEYS[name][1])
-            page.keyboard.press("Enter")
+            sign_in(page, KEYS[name][1])
             page.wait_for_url(re.compile("/queue/"))
         seen: list[str] = []
         for _ in range(4):
@@ -309,8 +314,7 @@ def test_an_admin_saves_what_the_page_shows(browser: "sync_api.Browser", tmp_pat
     running = Running(path)
     with file_page(running) as served, tab(browser, expected="409 (Conflict)") as page:
         page.goto(served.at("/workbench"))
-        page.keyboard.type(KEYS["olga"][1])
-        page.keyboard.press("Enter")
+        sign_in(page, KEYS["olga"][1])
         page.get_by_label("block from, Violence and hate, as a slider").press("PageDown")
         page.get_by_role("button", name="Save in guardproxy.yaml").press("Enter")
         page.get_by_text("of the policies now decides").wait_for()
