@@ -75,7 +75,7 @@ def old_content(stored: Record, *, account: bool) -> str:
 def old_row(stored: Record, seq: int) -> dict[str, Any]:
     """Return the search columns of a record as version 0.1.0 filled them."""
     kept = ("id", "request_id", "time", "side", "action", "cause", "route", "model", "policy", "shadow", "latency_s")
-    values = search_values(stored)
+    values, _ = search_values(stored)
     return {"seq": seq, "kind": "record", **{name: values[name] for name in kept}}
 
 

@@ -29,7 +29,7 @@ from sqlalchemy import (
     update,
 )
 
-from guardproxy.sinks.database.schema import VERSION, score_values, search_values, store
+from guardproxy.sinks.database.schema import VERSION, search_values, store
 from guardproxy.sinks.database.texts import add_texts, create_texts
 from guardproxy.sinks.shared import from_json
 
@@ -126,11 +126,11 @@ def _fill(connection: Connection) -> None:
                 # `verify` reports the row. It must not prevent the start.
                 _log.error("audit_row_unreadable", row=seq, error=type(error).__name__)
                 continue
-            searched: dict[str, Any] = search_values(record)
+            searched, scored = search_values(record)
             values.append({"row": seq, **{name: searched[name] for name in _NEW}})
             probabilities += [
                 {"category": category, "seq": seq, "probability": probability, "reached": reached}
-                for category, (probability, reached) in score_values(record).items()
+                for category, (probability, reached) in scored.items()
             ]
             texts.append((seq, record.text))
         if values:

@@ -2,13 +2,13 @@
 
 import hashlib
 import importlib.util
-import json
 import os
 import sqlite3
 import time
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_json
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -37,6 +37,8 @@ WAIT_S = "guardproxy_wait_s"  # the execution option: how long it waits for anot
 BUSY_S = 8.0
 _MAX_KEY = 200
 _CACHE_KIB = 32 * 1024  # of a connection; with SQLite's 2 MiB, writing many records reads pages of its indices again
+
+ScoreRows = dict[str, tuple[float, bool]]  # of a record: categories with their probability and `reached`
 
 _Number = BigInteger().with_variant(Integer, "sqlite")
 metadata = MetaData()
@@ -151,6 +153,7 @@ scores = Table(
     Index("guardproxy_scores_seq", "seq"),
     sqlite_with_rowid=False,
 )
+SCORE_COLUMNS = ("category", "seq", "probability", "reached")
 
 # The labels, by the number of their own row in the chain, whose content they copy. `record` is the id of a record.
 labels = Table(
@@ -181,17 +184,21 @@ def search_key(value: str) -> str:
     Clients choose some values, such as models. NUL and lone surrogates, which databases refuse, are escaped. A value
     too long for an index is cut and ends in its hash, which keeps it distinct; the content holds the full value.
     """
+    if len(value) <= _MAX_KEY and value.isascii() and "\0" not in value:
+        return value
     escaped = value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
     if len(escaped) <= _MAX_KEY:
         return escaped
     return f"{escaped[: _MAX_KEY - 65]}~{hashlib.sha256(escaped.encode()).hexdigest()}"
 
 
-def search_values(record: Record) -> dict[str, Any]:
-    """Return the values of `SEARCH_COLUMNS` for a record."""
+def search_values(record: Record) -> tuple[dict[str, Any], ScoreRows]:
+    """Return the values of `SEARCH_COLUMNS` for a record, and what the table of scores holds of it."""
     origin, verdict = record.origin, record.verdict
-    low = {name: value for name, value in _probabilities(record).items() if value < SCORE_FLOOR}
-    return {
+    reached = {search_key(reason.category): reason.probability for reason in record.decision.reasons}
+    known = _probabilities(record)
+    low = {name: value for name, value in known.items() if value < SCORE_FLOOR}
+    columns = {
         "id": search_key(record.id),
         "request_id": search_key(origin.request_id),
         "time": record.time,
@@ -213,15 +220,10 @@ def search_values(record: Record) -> dict[str, Any]:
         "sampled": record.sampled,
         "exclusion": search_key(record.exclusion),
         "unsafe": verdict.unsafe if verdict else None,
-        "low_scores": json.dumps(low, separators=(",", ":")) if low else None,
+        "low_scores": to_json(low).decode() if low else None,
     }
-
-
-def score_values(record: Record) -> dict[str, tuple[float, bool]]:
-    """Return what the table of scores holds of a record: categories with their probability and `reached`."""
-    reached = {search_key(reason.category): reason.probability for reason in record.decision.reasons}
-    known = {**reached, **_probabilities(record)}
-    return {name: (value, name in reached) for name, value in known.items() if value >= SCORE_FLOOR or name in reached}
+    scored = {name: (value, name in reached) for name, value in {**reached, **known}.items()}
+    return columns, {name: one for name, one in scored.items() if one[0] >= SCORE_FLOOR or one[1]}
 
 
 def _probabilities(record: Record) -> dict[str, float]:
@@ -232,7 +234,8 @@ def _probabilities(record: Record) -> dict[str, float]:
     for finding in record.verdict.findings:
         name = search_key(finding.category)
         highest[name] = max(finding.probability, highest.get(name, 0.0))
-    return {**highest, "unsafe": record.verdict.unsafe}
+    highest["unsafe"] = record.verdict.unsafe
+    return highest
 
 
 def data_folder(data_dir: str | None = None) -> Path:

@@ -31,6 +31,7 @@ from guardproxy.sinks.database.exclusions import (
     read_exclusions,
 )
 from guardproxy.sinks.database.filters import EVERY, Filter
+from guardproxy.sinks.database.inserting import insert_rows
 from guardproxy.sinks.database.keys import ChainKey, PartsCipher, StoreKeys, opened_parts
 from guardproxy.sinks.database.labels import LABEL, check_label, effective, label_entry, label_values, read_labels
 from guardproxy.sinks.database.queries import (
@@ -45,10 +46,10 @@ from guardproxy.sinks.database.queries import (
     first_records,
 )
 from guardproxy.sinks.database.schema import (
+    SCORE_COLUMNS,
     exclusions,
     labels,
     records,
-    score_values,
     scores,
     search_key,
     search_values,
@@ -126,18 +127,15 @@ class AuditStore:
             appending = await Appending.at_end(connection, self._key)
             for record in new.values():
                 content, parts = record_content(record, quotes=self._cipher.encrypts)
-                seq = appending.add("record", content, search_values(record), parts, self._cipher)
-                score_rows += [
-                    {"category": category, "seq": seq, "probability": probability, "reached": reached}
-                    for category, (probability, reached) in score_values(record).items()
-                ]
+                columns, scored = search_values(record)
+                seq = appending.add("record", content, columns, parts, self._cipher)
+                score_rows += [(category, seq, *one) for category, one in scored.items()]
                 numbered.append((seq, record))
             await appending.insert(encrypted=self._cipher.encrypts)
             await connection.run_sync(note_times, [(seq, record.time) for seq, record in numbered])
             if not self._cipher.encrypts:  # the words of an encrypted text would tell what it says
                 await connection.run_sync(add_texts, [(seq, record.text) for seq, record in numbered])
-            if score_rows:
-                await connection.execute(insert(scores), score_rows)
+            await connection.run_sync(insert_rows, scores, SCORE_COLUMNS, score_rows)
 
     async def label(self, given: Sequence[Label]) -> None:
         """Store labels durably, each as a row of its own. A label of the kind "none" withdraws an earlier one.
