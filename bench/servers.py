@@ -1,6 +1,6 @@
 """The servers that `overhead.py` measures: an upstream that does little work, and the proxies in front of it.
 
-python bench/servers.py upstream|bare|bare_httpcore|guardproxy|audited|audited_log|audited_sampled --port N [--target URL]
+python bench/servers.py upstream|bare|bare_httpcore|guardproxy|audited[_log|_sampled] --port N [--target URL]
 """
 
 import argparse

@@ -156,8 +156,8 @@ _PHONE = re.compile(
     r"|(?<![\w.])\(?0\d(?:[ ()/-]{0,2}\d){7,10}(?!\d)"  # national, with the trunk prefix 0
     r"|(?<![\w.])\(?\d{3}\)?[ .-]?\d{3}[ .-]\d{4}(?!\d)"  # North American
 )
-# What a text has if it has one of these; most have none. A pattern that begins with a digit is searched for quickly, one
-# that begins with a lookbehind is not. A card or phone number has seven digits close to each other.
+# What a text has if it has one of these; most have none. A pattern that begins with a digit is searched for quickly,
+# one that begins with a lookbehind is not. A card or phone number has seven digits close to each other.
 _HAS_NUMBER = re.compile(r"\d(?:[ ()./-]{0,3}\d){6}")
 _HAS_IBAN = re.compile(r"\d\d(?<=[A-Za-z]{2}\d\d)[ -]?[A-Za-z0-9]")
 _HAS_IPV6 = re.compile(r":[0-9A-Fa-f]{0,4}:")

@@ -107,7 +107,7 @@ def _changes(value: Any, rule: TextRule) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=4096)
-def _masked_names(kind: type, names: tuple[str, ...], rule: TextRule) -> tuple[str, ...]:
+def _masked_names(kind: Any, names: tuple[str, ...], rule: TextRule) -> tuple[str, ...]:
     """The strings of a dataclass whose strings are the same in most records."""
     return tuple(mask(name, rule) for mask, name in zip(_plan(kind).masks, names, strict=True))
 
@@ -121,7 +121,7 @@ class _MaskingPlan(NamedTuple):
 
 
 @cache
-def _plan(kind: type) -> _MaskingPlan:
+def _plan(kind: Any) -> _MaskingPlan:
     hints = get_type_hints(kind)
     names = tuple(field.name for field in fields(kind) if _may_hold_text(hints[field.name]))
     masks = tuple(_RULES.get((kind, name), _configured) for name in names)

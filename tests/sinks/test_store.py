@@ -17,7 +17,7 @@ from sqlalchemy import text
 from guardproxy.errors import ConfigError
 from guardproxy.sinks.database import AuditStore, Filter, default_store_url, open_sink
 from guardproxy.sinks.database.schema import open_engine, parse_address
-from guardproxy.types import Decision, Reason, Record
+from guardproxy.types import Decision, Finding, Reason, Record, Verdict
 from tests.sinks.kit import HOSTILE, PASSED, record
 
 
@@ -309,6 +309,21 @@ TAMPERED = {
     "words removed": "DELETE FROM guardproxy_texts WHERE {texts} = 4",
     "category renamed": "UPDATE guardproxy_scores SET category = 'a' WHERE seq = 4 AND category = 'violence'",
 }
+
+
+def test_low_scores_in_another_form(address: str) -> None:
+    """Versions write the same number in two ways; a name that occurs twice is a change all the same."""
+    tiny = record(1, decision=PASSED, verdict=Verdict(1e-7, (Finding("violence", 1e-7),), "embedded"))
+
+    async def run(store: AuditStore) -> list[int]:
+        await store.write([tiny])
+        found = []
+        for low in ('{"violence": 1e-07, "unsafe": 0.0000001}', '{"violence": 0.9, "violence": 1e-7, "unsafe": 1e-7}'):
+            await _sql(address, f"UPDATE guardproxy_records SET low_scores = '{low}'")
+            found.append(len((await store.verify()).problems))
+        return found
+
+    assert using(address, run) == [0, 1]
 
 
 @pytest.mark.parametrize("how", TAMPERED)

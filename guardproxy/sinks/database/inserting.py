@@ -1,4 +1,4 @@
-"""Insert many rows by the driver: SQLAlchemy's own way prepares each value of each row, for as long as the rest takes."""
+"""Insert many rows by the driver: SQLAlchemy prepares each value of each row, which takes as long as all the rest."""
 
 from collections.abc import Sequence
 from functools import lru_cache

@@ -5,7 +5,6 @@ transaction that excludes other writers.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import structlog
 from alembic.migration import MigrationContext
@@ -141,7 +140,7 @@ def _fill(connection: Connection) -> None:
 
 
 def _blocks(operations: Operations) -> None:
-    """From 2 to 3: the times of blocks of rows, and indices of what is counted and of shadow policies."""
+    """From 2 to 3: the times of blocks of rows, and indices of what is counted, of shadow policies, of scores."""
     operations.create_table(
         "guardproxy_blocks",
         Column("block", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
@@ -166,6 +165,10 @@ def _blocks(operations: Operations) -> None:
         "guardproxy_records_shadow", "guardproxy_records", ["seq"], sqlite_where=shadow, postgresql_where=shadow
     )
     operations.create_index(name, "guardproxy_records", ["seq", *counted])
+    reached = text("reached IS 1" if sqlite else "reached IS true")
+    operations.create_index(
+        "guardproxy_scores_reached", "guardproxy_scores", ["seq"], sqlite_where=reached, postgresql_where=reached
+    )
 
 
 _STEPS: Mapping[int, Callable[[Operations], None]] = {1: _search_and_labels, 2: _blocks}

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Text,
     event,
 )
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -115,7 +116,8 @@ SEARCH_COLUMNS = (
     "unsafe",
     "low_scores",
 )
-for _name in ("request_id", "time", "action", "route", "model", "policy", "client", "end_user", "session"):
+INDEXED = ("request_id", "time", "action", "route", "model", "policy", "client", "end_user", "session")
+for _name in INDEXED:
     Index(f"guardproxy_records_{_name}", records.c[_name], records.c.seq)
 HAS_ERROR = records.c.has_error.is_(True)
 Index("guardproxy_records_errors", records.c.seq, sqlite_where=HAS_ERROR, postgresql_where=HAS_ERROR)
@@ -127,11 +129,23 @@ _COUNTED = (
     *("time", "action", "side", "policy", "route", "client", "model", "cause", "shadow", "has_error", "latency_s"),
     *("unsafe", "wire", "sampled", "complete"),
 )
+_COUNTED_NAMES = "guardproxy_records_counted_names"
 for _kind, _index_name, _names in (
     ("postgresql", "guardproxy_records_counted", _COUNTED),
-    ("sqlite", "guardproxy_records_counted_names", (*_COUNTED, "end_user", "answered_model", "exclusion")),
+    ("sqlite", _COUNTED_NAMES, (*_COUNTED, "end_user", "answered_model", "exclusion")),
 ):
     Index(_index_name, records.c.seq, *(records.c[_name] for _name in _names)).ddl_if(dialect=_kind)
+
+# For `Select.with_hint`: rows that are looked up by their numbers are read from the index, whose pages hold many.
+FROM_COUNTED = (records, f"INDEXED BY {_COUNTED_NAMES}", "sqlite")
+
+
+class _WithHints(SQLiteCompiler):
+    """SQLAlchemy leaves hints on a table out for SQLite."""
+
+    def get_from_hint_text(self, table: Any, text: str | None) -> str | None:
+        return text
+
 
 # The earliest and the latest time of the records of each block of rows (`times`).
 blocks = Table(
@@ -153,6 +167,8 @@ scores = Table(
     Index("guardproxy_scores_seq", "seq"),
     sqlite_with_rowid=False,
 )
+REACHED = scores.c.reached.is_(True)
+Index("guardproxy_scores_reached", scores.c.seq, sqlite_where=REACHED, postgresql_where=REACHED)
 SCORE_COLUMNS = ("category", "seq", "probability", "reached")
 
 # The labels, by the number of their own row in the chain, whose content they copy. `record` is the id of a record.
@@ -284,6 +300,7 @@ def open_engine(url: URL) -> AsyncEngine:
         # Users' texts are parameters of statements: they must not appear in error messages.
         return create_async_engine(url, hide_parameters=True, pool_pre_ping=True, pool_size=2)
     engine = create_async_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_S})
+    engine.dialect.statement_compiler = _WithHints
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connect(connection: Any, _: Any) -> None:

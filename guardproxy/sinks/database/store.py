@@ -31,9 +31,11 @@ from guardproxy.sinks.database.exclusions import (
     read_exclusions,
 )
 from guardproxy.sinks.database.filters import EVERY, Filter
+from guardproxy.sinks.database.finding import first_records
 from guardproxy.sinks.database.inserting import insert_rows
 from guardproxy.sinks.database.keys import ChainKey, PartsCipher, StoreKeys, opened_parts
 from guardproxy.sinks.database.labels import LABEL, check_label, effective, label_entry, label_values, read_labels
+from guardproxy.sinks.database.narrowing import narrowest
 from guardproxy.sinks.database.queries import (
     AuditStats,
     CountBy,
@@ -43,7 +45,6 @@ from guardproxy.sinks.database.queries import (
     conditions,
     count_by,
     count_records,
-    first_records,
 )
 from guardproxy.sinks.database.schema import (
     SCORE_COLUMNS,
@@ -369,11 +370,14 @@ class AuditStore:
     async def _chosen(
         self, chosen: Filter, where: list[ColumnElement[bool]], limit: int | None = None, *, newest_first: bool = False
     ) -> list[StoredRecord]:
-        which = first_records(chosen, self._dialect, (), *where, newest_first=newest_first, limit=limit).subquery()
-        order = records.c.seq.desc() if newest_first else records.c.seq
-        query = select(*_STORED).where(records.c.seq.in_(select(which.c.seq))).order_by(order)
         async with self._database.reading() as connection:
             await check_names(connection, chosen)
+            by = await narrowest(connection, chosen)
+            some = first_records(
+                chosen, self._dialect, (), *where, newest_first=newest_first, limit=limit, narrowest=by
+            )
+            query = select(*_STORED).where(records.c.seq.in_(select(some.subquery().c.seq)))
+            query = query.order_by(records.c.seq.desc() if newest_first else records.c.seq)
             rows = (await connection.execute(query)).all()
             found = [(row, self._record(row)) for row in rows]
             history = await read_labels(connection, [record.id for _, record in found])

@@ -12,10 +12,13 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    String,
     and_,
     cast,
     column,
     delete,
+    func,
+    literal,
     literal_column,
     or_,
     select,
@@ -114,6 +117,19 @@ def matches(search: str, dialect: str) -> ColumnElement[bool]:
     whole = SearchTerm((stored_hash(search),))
     found = [seq.in_(_rows_with(term)) for term in terms]
     return or_(and_(*found), seq.in_(_rows_with(whole)))
+
+
+def has_text(search: str, number: ColumnElement[int]) -> ColumnElement[bool]:
+    """Return the condition that the record with this number has this text in SQLite, which reads its words.
+
+    For a few records: the index finds all records with a text. Raises ValueError as `matches`.
+    """
+    held = literal(" ", String) + _sqlite.c.words + literal(" ", String)
+    terms = [
+        func.instr(held, f" {' '.join(term.words)}{'' if term.prefix else ' '}") > 0 for term in search_terms(search)
+    ]
+    whole = func.instr(held, f" {stored_hash(search)} ") > 0
+    return select(_sqlite.c.rowid).where(_sqlite.c.rowid == number, or_(and_(*terms), whole)).exists()
 
 
 def _rows_with(term: SearchTerm) -> Select[Any]:
