@@ -308,8 +308,7 @@ class AuditStore:
 
         Without `ids`, of all records. Records without a label are left out.
         """
-        history = await self.label_history(ids)
-        return {name: left for name, given in history.items() if (left := effective(given))}
+        return {name: left for name, given in (await self.label_history(ids)).items() if (left := effective(given))}
 
     async def label_history(self, ids: Sequence[str] | None = None) -> dict[str, tuple[Label, ...]]:
         """Return every label that was given on these records, also replaced and withdrawn ones, oldest first.
@@ -372,11 +371,11 @@ class AuditStore:
     ) -> list[StoredRecord]:
         async with self._database.reading() as connection:
             await check_names(connection, chosen)
-            by = await narrowest(connection, chosen)
+            index = await narrowest(connection, chosen)
             some = first_records(
-                chosen, self._dialect, (), *where, newest_first=newest_first, limit=limit, narrowest=by
-            )
-            query = select(*_STORED).where(records.c.seq.in_(select(some.subquery().c.seq)))
+                chosen, self._dialect, (), *where, newest_first=newest_first, limit=limit, narrowest=index
+            ).subquery()
+            query = select(*_STORED).where(records.c.seq.in_(select(some.c.seq)))
             query = query.order_by(records.c.seq.desc() if newest_first else records.c.seq)
             rows = (await connection.execute(query)).all()
             found = [(row, self._record(row)) for row in rows]
