@@ -8,8 +8,9 @@ model: its guard judges everything safe at once. The figures are CPU time of the
 instructions (Linux perf, user and kernel) if the machine can count them; `--valgrind` counts user instructions in a
 simulated CPU instead, independent of other load. Rounds of the variants alternate; times are the best round, CPU time
 and instructions the median. `--audit` counts, in a simulated CPU too, what the records of a request cost: `guardproxy`
-has no store, `audited` writes to SQLite (`audit.required: false`), `audited_log` to the log as well, `audited_sampled`
-has `audit.passed: sampled`. All threads count, until every record is written.
+has no store, `audited` writes full batches to SQLite (`audit.required: false`), as at hundreds of requests per second,
+`audited_slow` few records at a time, `audited_log` to the log as well; `audited_sampled` has `audit.passed: sampled`.
+All threads count, until every record is written.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from pathlib import Path
 from typing import Any, Self
 
 VARIANTS = ("bare", "bare_httpcore", "guardproxy")
-AUDITED = ("guardproxy", "audited", "audited_log", "audited_sampled")
+AUDITED = ("guardproxy", "audited", "audited_slow", "audited_log", "audited_sampled")
 RECORDS = 2  # of a whole reply: its turn and the reply
 TURNS = [("user", "Tell me about foxes. " * 10), ("assistant", "They are clever. " * 20), ("user", "And dogs? " * 15)]
 CLIENTS = (1, 16, 64)
@@ -317,7 +318,7 @@ def main() -> None:
     parser.add_argument("--audit", action="store_true", help="count what auditing adds, in a simulated CPU")
     args = parser.parse_args()
     if args.audit:
-        rows = simulate(WHOLE, (16,), 256 if args.quick else 1024, AUDITED)
+        rows = simulate(WHOLE, (16,), 256 if args.quick else 1024, AUDITED)  # 64 requests make a batch
         print(audit_table(rows))
     elif args.valgrind:
         rows = simulate(WHOLE, CLIENTS, 256) + simulate(LONGER, (16,), 128) + simulate(FAST, (16,), 64)

@@ -1,6 +1,6 @@
 """The servers that `overhead.py` measures: an upstream that does little work, and the proxies in front of it.
 
-python bench/servers.py upstream|bare|bare_httpcore|guardproxy|audited[_log|_sampled] --port N [--target URL]
+python bench/servers.py upstream|bare|bare_httpcore|guardproxy|audited[_slow|_log|_sampled] --port N [--target URL]
 """
 
 import argparse
@@ -142,6 +142,7 @@ def guarded(
     *,
     log: bool = True,
     passed: PassedRule = "all",
+    gather_s: float = 0.1,
 ) -> ASGIApp:
     """guardproxy as it serves, without a model; it records in the database `store`, if any, and in the log if `log`."""
     configure_logging("info", json=True)
@@ -149,7 +150,7 @@ def guarded(
     sinks: dict[str, Sink] = {"store": AuditStore(store)} if store else {}
     if store and log:
         sinks["log"] = LogSink(text=False)
-    observers = Observers(sinks, metrics=metrics, passed=passed)
+    observers = Observers(sinks, metrics=metrics, passed=passed, gather_s=gather_s)
     side = SideRules({"*": (Rule("block", 0.5),)})
     policies = LivePolicies(PolicySet({"default": Policy("default", "v1", side, side)}, version="v1"))
     opened = {name: load(name, actions.REGISTRY, "action") for name in actions.REGISTRY}
@@ -182,7 +183,7 @@ def guarded(
 def main() -> None:
     """Run one server until it is stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    proxies = ("bare", "bare_httpcore", "guardproxy", "audited", "audited_log", "audited_sampled")
+    proxies = ("bare", "bare_httpcore", "guardproxy", "audited", "audited_slow", "audited_log", "audited_sampled")
     parser.add_argument("variant", choices=("upstream", *proxies))
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--target", default="")
@@ -199,8 +200,10 @@ def _run(args: argparse.Namespace, store: str) -> None:
         "bare": lambda: bare(args.target, aiohttp_transport(256, True, trust_env=False)),
         "bare_httpcore": lambda: bare(args.target, httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=256))),
         "guardproxy": lambda: guarded(args.target),
-        "audited": lambda: guarded(args.target, store, log=False),
-        "audited_log": lambda: guarded(args.target, store),
+        # A simulated CPU is so slow that a tenth of a second has few records: full batches need more time there.
+        "audited": lambda: guarded(args.target, store, log=False, gather_s=30.0),
+        "audited_slow": lambda: guarded(args.target, store, log=False),
+        "audited_log": lambda: guarded(args.target, store, gather_s=30.0),
         "audited_sampled": lambda: guarded(args.target, store, log=False, passed="sampled"),
     }
     headers = {"server_header": False, "date_header": False}

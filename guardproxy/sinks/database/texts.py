@@ -48,10 +48,8 @@ _CREATE = {
     ),
 }
 _INSERT = {
-    "sqlite": text("INSERT INTO guardproxy_texts (rowid, words) VALUES (:seq, :words)"),
-    "postgresql": text(
-        "INSERT INTO guardproxy_texts (seq, part, words) VALUES (:seq, :part, CAST(:words AS TSVECTOR))"
-    ),
+    "sqlite": "INSERT INTO guardproxy_texts (rowid, words) VALUES (?, ?)",
+    "postgresql": "INSERT INTO guardproxy_texts (seq, part, words) VALUES ($1, $2, CAST($3::TEXT AS TSVECTOR))",
 }
 
 
@@ -64,15 +62,15 @@ def create_texts(connection: Connection) -> None:
 def add_texts(connection: Connection, texts: Iterable[tuple[int, str]]) -> None:
     """Index the texts of records, given with the numbers of the records."""
     dialect = connection.dialect.name
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[Any, ...]] = []
     for seq, content in texts:
         found = words(content)
         if dialect == "sqlite" and found:
-            rows.append({"seq": seq, "words": " ".join(found)})
+            rows.append((seq, " ".join(found)))
         elif found:
-            rows += [{"seq": seq, "part": part, "words": _vector(chunk)} for part, chunk in enumerate(_chunks(found))]
+            rows += [(seq, part, _vector(chunk)) for part, chunk in enumerate(_chunks(found))]
     if rows:
-        connection.execute(_INSERT[dialect], rows)
+        connection.exec_driver_sql(_INSERT[dialect], rows)
 
 
 async def erase_texts(connection: AsyncConnection, numbers: Select[Any]) -> None:
