@@ -235,13 +235,17 @@ def _parent(process: int) -> int:
     return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-async def _postmaster(address: str) -> int:
-    """The process id of the server at this address on this machine."""
+async def _postmaster(address: str) -> int | None:
+    """The process id of the server at this address; None if it is on another machine."""
     engine = open_engine(parse_address(address))
-    async with engine.connect() as connection:
-        backend = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
-    await engine.dispose()
-    return await asyncio.to_thread(_parent, backend)
+    try:
+        async with engine.connect() as connection:
+            backend = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+            return await asyncio.to_thread(_parent, backend)
+    except FileNotFoundError:
+        return None
+    finally:
+        await engine.dispose()
 
 
 async def ask(store: ReviewStore, rows: int, repeats: int, pattern: str, server: int | None) -> dict[str, list[float]]:

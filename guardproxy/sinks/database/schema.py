@@ -298,7 +298,9 @@ def open_engine(url: URL) -> AsyncEngine:
     """Open the database. A transaction in SQLite is on the disk once it is committed."""
     if url.get_backend_name() == "postgresql":
         # Users' texts are parameters of statements: they must not appear in error messages.
-        return create_async_engine(url, hide_parameters=True, pool_pre_ping=True, pool_size=2)
+        # Compiling a query takes longer than running it, because each looks at a bounded number of rows.
+        settings = {"server_settings": {"jit": "off"}}
+        return create_async_engine(url, hide_parameters=True, pool_pre_ping=True, pool_size=2, connect_args=settings)
     engine = create_async_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_S})
     engine.dialect.statement_compiler = _WithHints
 

@@ -111,10 +111,10 @@ def matches(search: str, dialect: str) -> ColumnElement[bool]:
     seq = records.c.seq
     if dialect == "sqlite":
         return seq.in_(numbers_with(search))
-    terms = search_terms(search)
+    # One condition for each term, which finds the whole text too: PostgreSQL joins these with the records in any order,
+    # but reads all rows of conditions with an OR between them.
     whole = SearchTerm((stored_hash(search),))
-    found = [seq.in_(_rows_with(term)) for term in terms]
-    return or_(and_(*found), seq.in_(_rows_with(whole)))
+    return and_(*(seq.in_(_rows_with(term, whole)) for term in search_terms(search)))
 
 
 def has_text(search: str, number: ColumnElement[int]) -> ColumnElement[bool]:
@@ -130,8 +130,10 @@ def has_text(search: str, number: ColumnElement[int]) -> ColumnElement[bool]:
     return select(_sqlite.c.rowid).where(_sqlite.c.rowid == number, or_(and_(*terms), whole)).exists()
 
 
-def _rows_with(term: SearchTerm) -> Select[Any]:
-    query = " <-> ".join(f"'{word}'" for word in term.words) + (":*" if term.prefix else "")
+def _rows_with(*terms: SearchTerm) -> Select[Any]:
+    """The rows with one of the terms in PostgreSQL."""
+    phrases = (" <-> ".join(f"'{word}'" for word in term.words) + (":*" if term.prefix else "") for term in terms)
+    query = " | ".join(f"({phrase})" for phrase in phrases)
     return select(_postgresql.c.seq).where(_postgresql.c.words.op("@@")(cast(query, TSQUERY)))
 
 
