@@ -166,8 +166,9 @@ def _blocks(operations: Operations) -> None:
     )
     operations.create_index(name, "guardproxy_records", ["seq", *counted])
     reached = text("reached IS 1" if sqlite else "reached IS true")
+    columns = ["seq", "category"]
     operations.create_index(
-        "guardproxy_scores_reached", "guardproxy_scores", ["seq"], sqlite_where=reached, postgresql_where=reached
+        "guardproxy_scores_reached", "guardproxy_scores", columns, sqlite_where=reached, postgresql_where=reached
     )
 
 

@@ -168,7 +168,8 @@ scores = Table(
     sqlite_with_rowid=False,
 )
 REACHED = scores.c.reached.is_(True)
-Index("guardproxy_scores_reached", scores.c.seq, sqlite_where=REACHED, postgresql_where=REACHED)
+_OF_REACHED = (scores.c.seq, scores.c.category)
+Index("guardproxy_scores_reached", *_OF_REACHED, sqlite_where=REACHED, postgresql_where=REACHED)
 SCORE_COLUMNS = ("category", "seq", "probability", "reached")
 
 # The labels, by the number of their own row in the chain, whose content they copy. `record` is the id of a record.
