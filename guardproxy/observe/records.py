@@ -76,7 +76,7 @@ def masked_record(record: Record, rule: TextRule) -> Record:
 
 def _masked(value: Any, rule: TextRule) -> Any:
     """A dataclass, or a tuple of them, with every string masked; the same object if that changes nothing."""
-    kind = type(value)
+    kind: Any = type(value)
     if kind in _REPEATED:
         names = _plan(kind).values(value)
         if sum(map(len, names)) <= _SHORT and _masked_names(kind, names, rule) == names:
@@ -94,7 +94,8 @@ def _masked(value: Any, rule: TextRule) -> Any:
 
 def _changes(value: Any, rule: TextRule) -> dict[str, Any]:
     """The fields of a dataclass that masking changes, with their new values."""
-    plan = _plan(type(value))
+    kind: Any = type(value)
+    plan = _plan(kind)
     changes: dict[str, Any] = {}
     for name, mask, before in zip(plan.names, plan.masks, plan.values(value), strict=True):
         if isinstance(before, str):
