@@ -7,7 +7,7 @@ Studio, Mistral, Groq and OpenRouter.
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,10 +34,12 @@ from guardproxy.wires.shared.parts import (
     numbers,
     object_with,
     opaque,
+    read_fields,
     require_object,
 )
 from guardproxy.wires.shared.reply_info import OPENAI, info_of
-from guardproxy.wires.shared.streams import JSON, SSE, BaseStream, ChoiceState, Event
+from guardproxy.wires.shared.repeated import Steps
+from guardproxy.wires.shared.streams import JSON, SSE, BaseStream, ChoiceState, Event, Gaps
 
 DONE = b"data: [DONE]\n\n"
 
@@ -245,6 +247,7 @@ class ChoicesStream(BaseStream):
         self._usage: Any = None
         self._usage_sent = False
         self._opened: set[int] = set()  # choices that the client has seen
+        self._noted: Event | None = None  # the latest frame, whose envelope `info` and `head` repeat
 
     @abstractmethod
     def read_choice(self, state: ChoiceState, choice: Mapping[str, Any], path: str) -> bool:
@@ -274,7 +277,7 @@ class ChoicesStream(BaseStream):
             self.terminated = True
             return Chunk(frame.raw, self.final_marks(), Event(kind="done", complete=frame.complete))
         body = read_object(data, UpstreamUnreadable)
-        event = Event(complete=frame.complete)
+        self._noted = event = Event(complete=frame.complete)
         self.info = info_of(body, OPENAI, self.info)
         choices = choices_of(body) if "choices" in body or "error" in body else []
         for place, choice in enumerate(choices):
@@ -296,6 +299,18 @@ class ChoicesStream(BaseStream):
         if reason:
             state.finish, state.final = value_or(reason, "stop"), True
         return whole
+
+    def again(self, event: Event, values: Sequence[Any]) -> Event | None:
+        """Return the event of a frame that repeats another one; None if its obfuscation is to be judged."""
+        if len(values) > 1:
+            builder = MessageBuilder(UpstreamUnreadable, self.known)
+            read_fields(builder, {"obfuscation": values[1]}, "", ENVELOPE)
+            if builder.pieces or self.known.has_texts:
+                return None
+        if self._noted is not event:
+            self._noted, self.info = event, info_of(event.body, OPENAI, self.info)
+            self._remember(event.body)
+        return Event(body=event.body)
 
     def _remember(self, body: Mapping[str, Any]) -> None:
         for key in ("id", "object", "created", "model", "system_fingerprint"):
@@ -346,6 +361,13 @@ class ChoicesStream(BaseStream):
         if wants_usage(self.request) and self._usage is not None and not self._usage_sent:
             return self.pack_all([{**self.head, "choices": [], "usage": self._usage}]) + DONE
         return self.rest_of_cut() + DONE
+
+
+def with_obfuscation(body: Mapping[str, Any], place: Steps, echo: str) -> Gaps:
+    """Return the gaps of a frame with a text at `place`: OpenAI adds characters to every frame to hide its length."""
+    if isinstance(body.get("obfuscation"), str):
+        return Gaps((place, ("obfuscation",)), echo)
+    return Gaps((place,), echo)
 
 
 def refuse_stream(stream: ChoicesStream, refusal: Refuse, number: int) -> Answer:

@@ -7,25 +7,29 @@ each choice, through `read_outer` for the rest) and writes the end of a choice i
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.ports import Chunk, Mark, Request
 from guardproxy.sse import Frame, FrameDecoder
-from guardproxy.types import Message, Part, Refuse, Replace, ReplyInfo
+from guardproxy.types import Message, Part, PartKind, Refuse, Replace, ReplyInfo
 from guardproxy.wires.shared.arrival import Arrivals
 from guardproxy.wires.shared.body import has_more_values, remove
 from guardproxy.wires.shared.known import repeated_in_reply
 from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import FieldMap, outer_parts
+from guardproxy.wires.shared.repeated import Pattern, Steps, pattern_of, value_at
 
 JSON = "application/json"
 SSE = "text/event-stream; charset=utf-8"
 CHOICES = 1024  # choices per stream
 FRAME_VALUES = 100_000  # values in one frame, which is parsed on the event loop
+_PATTERNS = 4  # frames whose repetitions are recognised, the latest
+_LEARNED = 8  # frames that are learned before any repetition has come, and more for every _LEARNED repetitions
 
 
 @dataclass(slots=True)
@@ -88,6 +92,38 @@ class Event:
     complete: bool = True
 
 
+class Gaps(NamedTuple):
+    """Where a frame may differ from the one before and still be read as its repetition: the places in its body.
+
+    The value at the first place is the frame's only text, and whatever this value is, it becomes a piece of the same
+    part. `echo` is the key of the log probabilities that follow the text, empty if there are none.
+    """
+
+    places: tuple[Steps, ...]
+    echo: str = ""
+
+
+class _Repeated(NamedTuple):
+    """A frame whose repetitions are recognised, and the piece of text that it has brought."""
+
+    pattern: Pattern
+    name: str  # of the frame's event
+    event: Event
+    choice: int
+    path: str
+    kind: PartKind
+    echo: str
+
+    def read(self, text: str, state: ChoiceState) -> bool:
+        """Read the text of a repetition; return whether log probabilities are ahead of it."""
+        state.builder.add(self.path, text, self.kind)
+        if not self.echo:
+            return False
+        echo = state.echoes[self.echo]
+        echo.add(text, b"")
+        return echo.ahead
+
+
 class BaseStream(ABC):
     """Reads frames into chunks and releases them. A subclass knows the frames and the endings of its protocol."""
 
@@ -104,6 +140,8 @@ class BaseStream(ABC):
         self._arrivals = Arrivals()
         self._cut = False  # the last released frame was incomplete
         self._broken_off: set[int] = set()  # choices that the upstream has not closed
+        self._repeated: list[_Repeated] = []  # the latest first
+        self._learnable = _LEARNED * _LEARNED  # each frame that is learned takes _LEARNED, each repetition gives 1
 
     # --- for the subclass to fill in -------------------------------------------------------------------------------
 
@@ -114,6 +152,20 @@ class BaseStream(ABC):
     @abstractmethod
     def pack(self, body: Mapping[str, Any]) -> bytes:
         """Return a frame of this protocol."""
+
+    def gaps(self, event: Event, path: str) -> Gaps | None:
+        """Return where a frame like this one may differ; None if such frames are to be read in full.
+
+        `path` is the part to which the frame has added its only text.
+        """
+        return None
+
+    def again(self, event: Event, values: Sequence[Any]) -> Event | None:
+        """Return the event, without marks, of a frame that repeats another one with these values in its gaps.
+
+        None if the frame must be read in full. Everything that `read` does beside the marks must be done here.
+        """
+        return None
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -233,11 +285,52 @@ class BaseStream(ABC):
         return tuple(marks)
 
     def _chunk(self, frame: Frame) -> Chunk:
-        if frame.data is not None:
-            if has_more_values(frame.data, FRAME_VALUES):
-                raise UpstreamUnreadable(f"a frame of the stream has more than {FRAME_VALUES} values")
-            return self.read(frame)
-        return Chunk(frame.raw, (), Event(complete=frame.complete))
+        if frame.data is None:
+            return Chunk(frame.raw, (), Event(complete=frame.complete))
+        if (chunk := self._read_again(frame, frame.data)) is not None:
+            return chunk
+        if has_more_values(frame.data, FRAME_VALUES):
+            raise UpstreamUnreadable(f"a frame of the stream has more than {FRAME_VALUES} values")
+        chunk = self.read(frame)
+        if self._learnable > 0 and frame.complete:
+            self._learn(frame.event, frame.data, chunk.data)
+        return chunk
+
+    def _read_again(self, frame: Frame, data: bytes) -> Chunk | None:
+        """Read a frame that repeats an earlier one but for its text; None for any other frame."""
+        if not self._repeated or not frame.complete:
+            return None
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            return None  # `read` says what is wrong
+        for known in self._repeated:
+            if frame.event == known.name and (values := known.pattern.values(text)) is not None:
+                break
+        else:
+            return None
+        if self.terminated or self._states[known.choice].final or not values[0]:
+            return None
+        event = self.again(known.event, values)
+        if event is None:
+            return None
+        self._learnable += 1
+        self.advance(known.choice, event, partial(known.read, values[0]))
+        return Chunk(frame.raw, tuple(event.marks.values()), event)
+
+    def _learn(self, name: str, data: bytes, event: Event) -> None:
+        """Recognise the repetitions of a frame from now on if it has brought one text, and nothing that must wait."""
+        if len(event.texts) != 1 or any(mark.final or mark.whole for mark in event.marks.values()):
+            return
+        choice, path, text = event.texts[0]
+        gaps = self.gaps(event, path)
+        if gaps is None or not text or value_at(event.body, gaps.places[0]) != text:
+            return
+        self._learnable -= _LEARNED
+        if (pattern := pattern_of(data, gaps.places)) is not None:
+            kind = self._states[choice].builder.kind(path)
+            known = _Repeated(pattern, name, event, choice, path, kind, gaps.echo)
+            self._repeated = [known, *self._repeated[: _PATTERNS - 1]]
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
