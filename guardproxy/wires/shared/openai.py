@@ -300,8 +300,11 @@ class ChoicesStream(BaseStream):
             state.finish, state.final = value_or(reason, "stop"), True
         return whole
 
-    def again(self, event: Event, values: Sequence[Any]) -> Event | None:
-        """Return the event of a frame that repeats another one; None if its obfuscation is to be judged."""
+    def again(self, event: Event, values: Sequence[Any]) -> dict[str, Any] | None:
+        """Return the body of a frame that repeats another one; None if its obfuscation is to be judged.
+
+        It has the text of the other frame: the body of a frame with one choice is read for its envelope only.
+        """
         if len(values) > 1:
             builder = MessageBuilder(UpstreamUnreadable, self.known)
             read_fields(builder, {"obfuscation": values[1]}, "", ENVELOPE)
@@ -310,7 +313,7 @@ class ChoicesStream(BaseStream):
         if self._noted is not event:
             self._noted, self.info = event, info_of(event.body, OPENAI, self.info)
             self._remember(event.body)
-        return Event(body=event.body)
+        return event.body
 
     def _remember(self, body: Mapping[str, Any]) -> None:
         for key in ("id", "object", "created", "model", "system_fingerprint"):

@@ -7,18 +7,18 @@ gaps is compared character by character, and a string in a gap is read by the JS
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from json.decoder import scanstring
 from typing import Any, NamedTuple
 
 Steps = tuple[str | int, ...]
 """The keys and indices that lead to a value of a body."""
 
-_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|(?<![\w.+-])\d{1,15}(?![\w.])')
 _NUMBER = re.compile(r"(?:0|[1-9]\d{0,14})(?![\d.eE])")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MOST = 16_384  # bytes of a frame
-_TRIED = 8  # places of a value in the JSON text that are tried
+_TRIED = 4  # places in the JSON text that are tried
+_OTHER = 9_007_199_254_740_993  # a number that no frame has: more digits than a gap takes
 
 
 class _Gap(NamedTuple):
@@ -34,17 +34,18 @@ class Pattern:
     """The JSON text of a frame with gaps."""
 
     def __init__(self, text: str, gaps: Sequence[_Gap]) -> None:
-        self._first, self._last = text[: gaps[0].start], text[gaps[-1].stop :]
+        self._first = text[: gaps[0].start]
+        self._begin = len(self._first)
         ends = [*(gap.start for gap in gaps[1:]), len(text)]
         self._gaps = [(gap.is_string, text[gap.stop : end]) for gap, end in zip(gaps, ends, strict=True)]
         self._order = [gap.number for gap in gaps]
 
     def values(self, text: str) -> list[Any] | None:
         """Return the values in the gaps of a frame; None if it does not fit, or is no JSON that `read_json` accepts."""
-        if not text.startswith(self._first) or not text.endswith(self._last):
+        if not text.startswith(self._first):
             return None
         found: list[Any] = []
-        place = len(self._first)
+        place = self._begin
         value: str | int
         for is_string, piece in self._gaps:
             if is_string:
@@ -68,37 +69,43 @@ class Pattern:
         return found if len(found) == 1 else [found[self._order.index(number)] for number in range(len(found))]
 
 
-def pattern_of(data: bytes, places: Sequence[Steps]) -> Pattern | None:
-    """Return the pattern of a frame, which is valid JSON, with gaps at these places.
+def pattern_of(data: bytes, body: Mapping[str, Any], places: Sequence[Steps]) -> Pattern | None:
+    """Return the pattern of a frame with gaps at these places of its `body`, which was read from `data`.
 
-    None if a value is neither a string nor a small whole number, or if it is not found in the JSON text.
+    None if a value is neither a string nor a small whole number, or if it is not found in the JSON text: a string may
+    be written in many ways.
     """
     if len(data) > _MOST:
         return None
     text = data.decode()
-    body = json.loads(text)
     gaps = [_gap(text, place, value_at(body, place), number) for number, place in enumerate(places)]
     found = sorted(gap for gap in gaps if gap is not None)
     return Pattern(text, found) if len(found) == len(places) else None
 
 
 def _gap(text: str, place: Steps, value: Any, number: int) -> _Gap | None:
-    """Find the token at a place: what stands at the place once another value is put there."""
+    """Find the value at a place: where another value must be written so that it stands at the place."""
     is_string = isinstance(value, str)
     if not is_string and (type(value) is not int or value < 0):
         return None
-    other = "\0" if value != "\0" else ""
-    written = json.dumps(other)
-    same = (match for match in _TOKEN.finditer(text) if json.loads(match.group()) == value)
-    for match, _ in zip(same, range(_TRIED), strict=False):
-        start, stop = match.span()
-        changed = json.loads(f"{text[:start]}{written}{text[stop:]}")
-        try:
-            if value_at(changed, place) == other:
+    other: str | int = "\0" if is_string else _OTHER
+    for written in dict.fromkeys((json.dumps(value), json.dumps(value, ensure_ascii=False))):
+        start = text.find(written)
+        for _ in range(_TRIED):
+            if start < 0:
+                break
+            stop = start + len(written)
+            if _is_at(f"{text[:start]}{json.dumps(other)}{text[stop:]}", place, other):
                 return _Gap(start + is_string, stop, is_string, number)
-        except (KeyError, TypeError):
-            continue  # it was the key of an object
+            start = text.find(written, start + 1)
     return None
+
+
+def _is_at(text: str, place: Steps, value: str | int) -> bool:
+    try:
+        return bool(value_at(json.loads(text), place) == value)
+    except (ValueError, LookupError, TypeError):
+        return False
 
 
 def value_at(body: Any, place: Steps) -> Any:

@@ -9,7 +9,6 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, NamedTuple
 
 from guardproxy.errors import UpstreamUnreadable
@@ -114,15 +113,6 @@ class _Repeated(NamedTuple):
     kind: PartKind
     echo: str
 
-    def read(self, text: str, state: ChoiceState) -> bool:
-        """Read the text of a repetition; return whether log probabilities are ahead of it."""
-        state.builder.add(self.path, text, self.kind)
-        if not self.echo:
-            return False
-        echo = state.echoes[self.echo]
-        echo.add(text, b"")
-        return echo.ahead
-
 
 class BaseStream(ABC):
     """Reads frames into chunks and releases them. A subclass knows the frames and the endings of its protocol."""
@@ -160,10 +150,10 @@ class BaseStream(ABC):
         """
         return None
 
-    def again(self, event: Event, values: Sequence[Any]) -> Event | None:
-        """Return the event, without marks, of a frame that repeats another one with these values in its gaps.
+    def again(self, event: Event, values: Sequence[Any]) -> dict[str, Any] | None:
+        """Return the body of a frame that repeats the one of `event` with these values in its gaps.
 
-        None if the frame must be read in full. Everything that `read` does beside the marks must be done here.
+        None if the frame must be read in full. What `read` does beside the parts and the marks must be done here.
         """
         return None
 
@@ -181,11 +171,11 @@ class BaseStream(ABC):
 
     def feed(self, data: bytes) -> list[Chunk]:
         """Return the chunks of the frames that `data` completes. Raises UpstreamUnreadable."""
-        return [self._chunk(frame) for frame in self._decoder.feed(data)]
+        return [self._read_again(frame) or self._chunk(frame) for frame in self._decoder.feed(data)]
 
     def finish(self) -> list[Chunk]:
         """Return the last chunks after the upstream has ended, with a final mark for every choice still open."""
-        chunks = [self._chunk(frame) for frame in self._decoder.finish()]
+        chunks = [self._read_again(frame) or self._chunk(frame) for frame in self._decoder.finish()]
         # A stream that breaks off has not closed its choices; these marks close them, log probabilities included.
         marks = self.final_marks()
         self._broken_off.update(mark.choice for mark in marks)
@@ -287,8 +277,6 @@ class BaseStream(ABC):
     def _chunk(self, frame: Frame) -> Chunk:
         if frame.data is None:
             return Chunk(frame.raw, (), Event(complete=frame.complete))
-        if (chunk := self._read_again(frame, frame.data)) is not None:
-            return chunk
         if has_more_values(frame.data, FRAME_VALUES):
             raise UpstreamUnreadable(f"a frame of the stream has more than {FRAME_VALUES} values")
         chunk = self.read(frame)
@@ -296,27 +284,35 @@ class BaseStream(ABC):
             self._learn(frame.event, frame.data, chunk.data)
         return chunk
 
-    def _read_again(self, frame: Frame, data: bytes) -> Chunk | None:
+    def _read_again(self, frame: Frame) -> Chunk | None:
         """Read a frame that repeats an earlier one but for its text; None for any other frame."""
-        if not self._repeated or not frame.complete:
+        raw, data, name, complete = frame
+        if data is None or not complete or not self._repeated:
             return None
         try:
-            text = data.decode()
+            body_text = data.decode()
         except UnicodeDecodeError:
             return None  # `read` says what is wrong
         for known in self._repeated:
-            if frame.event == known.name and (values := known.pattern.values(text)) is not None:
+            if name == known.name and (values := known.pattern.values(body_text)) is not None:
                 break
         else:
             return None
-        if self.terminated or self._states[known.choice].final or not values[0]:
+        _, _, event, choice, path, kind, key = known
+        state, text = self._states[choice], values[0]
+        if self.terminated or state.final or not text or (body := self.again(event, values)) is None:
             return None
-        event = self.again(known.event, values)
-        if event is None:
-            return None
+        # What `advance` does for a frame that brings a piece of text and nothing else.
         self._learnable += 1
-        self.advance(known.choice, event, partial(known.read, values[0]))
-        return Chunk(frame.raw, tuple(event.marks.values()), event)
+        builder, ahead = state.builder, False
+        builder.grow(path, text)
+        if key:
+            echo = state.echoes[key]
+            echo.add(text, b"")
+            ahead = echo.ahead
+        pieces = {} if state.ended else {choice: self._arrivals.add_one(choice, (path, kind, text), builder.pieces)}
+        mark = Mark(choice, builder.size, False, ahead)
+        return Chunk(raw, (mark,), Event({choice: mark}, [(choice, path, text)], pieces, body, event.kind))
 
     def _learn(self, name: str, data: bytes, event: Event) -> None:
         """Recognise the repetitions of a frame from now on if it has brought one text, and nothing that must wait."""
@@ -327,7 +323,7 @@ class BaseStream(ABC):
         if gaps is None or not text or value_at(event.body, gaps.places[0]) != text:
             return
         self._learnable -= _LEARNED
-        if (pattern := pattern_of(data, gaps.places)) is not None:
+        if (pattern := pattern_of(data, event.body, gaps.places)) is not None:
             kind = self._states[choice].builder.kind(path)
             known = _Repeated(pattern, name, event, choice, path, kind, gaps.echo)
             self._repeated = [known, *self._repeated[: _PATTERNS - 1]]
@@ -350,7 +346,7 @@ class BaseStream(ABC):
 
     def open_choices(self, event: Event) -> tuple[int, ...]:
         """Return the event's choices that the proxy has not ended."""
-        return tuple(choice for choice in event.marks if not self._states[choice].ended)
+        return tuple([choice for choice in event.marks if not self._states[choice].ended])
 
     def note_released(self, event: Event) -> None:
         """Record that the frame has been released, with the texts of the choices that are still open."""
@@ -361,7 +357,9 @@ class BaseStream(ABC):
                 state.released.setdefault(path, []).append(text)
         for choice in event.marks:
             self._states[choice].started = True
-        self._arrivals.release(sum(n for choice, n in event.pieces.items() if not self._states[choice].ended))
+        for choice, count in event.pieces.items():
+            if not self._states[choice].ended:
+                self._arrivals.release(count)
 
     def end_choice(self, choice: int, outcome: Replace | Refuse) -> None:
         """Note that the proxy ends a choice: of its unreleased texts only the rest of the edited ones is left."""
