@@ -203,7 +203,9 @@ class Sse(_LineDecoder):
         """
         end = self._buffer.rfind(b"\n\n", max(self._scan - 1, 0))
         block = bytes(self._buffer[: max(end, 0)])
-        if len(block.translate(None, _NOT_ORDINARY)) != len(block) or (not block.isascii() and _SEPARATOR.search(block)):
+        if len(block.translate(None, _NOT_ORDINARY)) != len(block) or (
+            not block.isascii() and _SEPARATOR.search(block)
+        ):
             return
         taken = 0
         for text in block.split(b"\n\n"):

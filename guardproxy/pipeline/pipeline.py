@@ -9,11 +9,12 @@ from guardproxy.observe import Metrics, Observers
 from guardproxy.offload import computed
 from guardproxy.pipeline.canary import CANARIES
 from guardproxy.pipeline.error_text import error_message
+from guardproxy.pipeline.exchange import Exchange, JudgedTurn
 from guardproxy.pipeline.exclusions import Exclusions
 from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.held import HeldBytes
 from guardproxy.pipeline.judged_request import JudgedRequest, undecoded_paths, unread_parts
-from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging
+from guardproxy.pipeline.judging import Judging
 from guardproxy.pipeline.request_judging import judge_request
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.stream import StreamReview

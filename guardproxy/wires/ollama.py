@@ -15,7 +15,7 @@ from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Chunk, Reply, ReplyStream, Request, Wire
 from guardproxy.sse import Frame, Ndjson
 from guardproxy.types import Message, Refuse, Replace, Role
-from guardproxy.wires.shared.base import BaseWire, Changed, stream_flag, with_tool_results
+from guardproxy.wires.shared.base import BaseWire, Changed, plain_message, stream_flag, with_tool_results
 from guardproxy.wires.shared.body import dumps, guard_text, parsed_object, read_object
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.identifiers import value_or
@@ -50,7 +50,7 @@ from guardproxy.wires.shared.streams import JSON, BaseStream, ChoiceState, Event
 
 _PATH = re.compile(r"/api/(?:chat|generate)")
 _CALLS = re.compile(r"\.function\.arguments$")
-_ROLES: dict[str, Role] = {"system": "system", "assistant": "assistant", "tool": "tool"}
+_ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _INFO = InfoKeys("", "model", "", "prompt_eval_count", ("eval_count",))  # Ollama gives a reply no id
 _PLAIN = ("message.content", "message.thinking", "response", "thinking")
 
@@ -161,11 +161,14 @@ def _messages(body: Mapping[str, Any], known: Known) -> Iterator[tuple[str, Mess
 
 
 def _message(message: Any, path: str, known: Known) -> Message:
-    builder = MessageBuilder(Unreadable, known)
     if not isinstance(message, dict):
         raise Unreadable("must be an object", path)
+    role = _ROLES.get(str(message.get("role")))
+    if (plain := plain_message(message, path, role)) is not None:
+        return plain
+    builder = MessageBuilder(Unreadable, known)
     read_fields(builder, message, path, MESSAGE)
-    return with_tool_results(builder.message(_ROLES.get(str(message.get("role")), "user")))
+    return with_tool_results(builder.message(role or "user"))
 
 
 def _text_fields(path: str, new_text: str, field: str = "content") -> dict[str, Any]:

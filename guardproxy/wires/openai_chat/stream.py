@@ -14,7 +14,6 @@ from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import handled_in_code, object_with, opaque, read_fields
 from guardproxy.wires.shared.streams import ChoiceState, Event, Gaps, parts_with_new_texts
 
-
 _SPELLED = ("content", "refusal")  # the texts that log probabilities follow
 
 
