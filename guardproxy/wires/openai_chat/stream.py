@@ -12,7 +12,8 @@ from guardproxy.wires.shared.identifiers import is_identifier
 from guardproxy.wires.shared.logprob_echo import LogprobEcho, token_list
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import handled_in_code, object_with, opaque, read_fields
-from guardproxy.wires.shared.streams import ChoiceState, Event, Gaps, parts_with_new_texts
+from guardproxy.wires.shared.repeated import Gaps
+from guardproxy.wires.shared.streams import ChoiceState, Event, parts_with_new_texts
 
 _SPELLED = ("content", "refusal")  # the texts that log probabilities follow
 

@@ -37,9 +37,9 @@ from guardproxy.wires.shared.parts import (
     read_fields,
     require_object,
 )
-from guardproxy.wires.shared.repeated import Steps
+from guardproxy.wires.shared.repeated import Gaps, Steps
 from guardproxy.wires.shared.reply_info import OPENAI, info_of
-from guardproxy.wires.shared.streams import JSON, SSE, BaseStream, ChoiceState, Event, Gaps
+from guardproxy.wires.shared.streams import JSON, SSE, BaseStream, ChoiceState, Event
 
 DONE = b"data: [DONE]\n\n"
 

@@ -8,7 +8,7 @@ gaps is compared character by character, and a string in a gap is read by the JS
 import json
 import re
 from collections.abc import Mapping, Sequence
-from json.decoder import scanstring
+from json.decoder import scanstring  # type: ignore[attr-defined]  # the stubs lack it
 from typing import Any, NamedTuple
 
 Steps = tuple[str | int, ...]
@@ -19,6 +19,17 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _MOST = 16_384  # bytes of a frame
 _TRIED = 4  # places in the JSON text that are tried
 _OTHER = 9_007_199_254_740_993  # a number that no frame has: more digits than a gap takes
+
+
+class Gaps(NamedTuple):
+    """Where a frame may differ from the one before and still be read as its repetition: the places in its body.
+
+    The value at the first place is the frame's only text, and whatever this value is, it becomes a piece of the same
+    part. `echo` is the key of the log probabilities that follow the text, empty if there are none.
+    """
+
+    places: tuple[Steps, ...]
+    echo: str = ""
 
 
 class _Gap(NamedTuple):

@@ -21,7 +21,7 @@ from guardproxy.wires.shared.known import repeated_in_reply
 from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import FieldMap, outer_parts
-from guardproxy.wires.shared.repeated import Pattern, Steps, pattern_of, value_at
+from guardproxy.wires.shared.repeated import Gaps, Pattern, pattern_of, value_at
 
 JSON = "application/json"
 SSE = "text/event-stream; charset=utf-8"
@@ -89,17 +89,6 @@ class Event:
     body: dict[str, Any] = field(default_factory=dict)
     kind: str = ""
     complete: bool = True
-
-
-class Gaps(NamedTuple):
-    """Where a frame may differ from the one before and still be read as its repetition: the places in its body.
-
-    The value at the first place is the frame's only text, and whatever this value is, it becomes a piece of the same
-    part. `echo` is the key of the log probabilities that follow the text, empty if there are none.
-    """
-
-    places: tuple[Steps, ...]
-    echo: str = ""
 
 
 class _Repeated(NamedTuple):
