@@ -209,17 +209,19 @@ class Sse(_LineDecoder):
             return
         taken = 0
         for text in block.split(b"\n\n"):
-            name, line = b"", text
+            name, line = "", text
             if text.startswith(b"event:"):
-                name, _, line = text[6:].partition(b"\n")
-                name = name.removeprefix(b" ")
-            if not line.startswith(b"data:") or b"\n" in line or name not in self._names:
+                first, _, line = text[6:].partition(b"\n")
+                if (known := first.removeprefix(b" ")) not in self._names:
+                    break
+                name = known.decode()
+            if not line.startswith(b"data:") or b"\n" in line:
                 break
-            if len(text) + 2 > self._limit:
+            size = len(text) + 2
+            if size > self._limit:
                 raise _too_large(self._limit)
-            data = line[6:] if line.startswith(b" ", 5) else line[5:]
-            frames.append(Frame(text + b"\n\n", data, name.decode() if name else ""))
-            taken += len(text) + 2
+            frames.append(Frame(text + b"\n\n", line[6:] if line.startswith(b" ", 5) else line[5:], name))
+            taken += size
         if taken:
             del self._buffer[:taken]
             self._scan = 0

@@ -325,7 +325,7 @@ class ChoicesStream(BaseStream):
     def release(self, chunk: Chunk) -> bytes:
         """Return the chunk's bytes for the client, without the choices that the proxy has ended."""
         event: Event = chunk.data
-        if self.is_behind_end(event):
+        if self.closed and self.is_behind_end(event):
             return b""
         if event.kind == "done":
             self.closed = True

@@ -49,7 +49,7 @@ class Pattern:
         self._begin = len(self._first)
         ends = [*(gap.start for gap in gaps[1:]), len(text)]
         self._gaps = [(gap.is_string, text[gap.stop : end]) for gap, end in zip(gaps, ends, strict=True)]
-        self._order = [gap.number for gap in gaps]
+        self._order = [place for _, place in sorted((gap.number, place) for place, gap in enumerate(gaps))]
 
     def values(self, text: str) -> list[Any] | None:
         """Return the values in the gaps of a frame; None if it does not fit, or is no JSON that `read_json` accepts."""
@@ -58,29 +58,23 @@ class Pattern:
         found: list[Any] = []
         place = self._begin
         for is_string, piece in self._gaps:
-            value, place = _string(text, place) if is_string else _number(text, place)
-            if value is None or not text.startswith(piece, place):
+            if is_string:
+                try:
+                    value, place = scanstring(text, place)
+                except ValueError:
+                    return None
+                if not value.isascii() and _SURROGATE.search(value):
+                    return None
+            else:
+                digits = _NUMBER.match(text, place)
+                if digits is None:
+                    return None
+                value, place = int(digits.group()), digits.end()
+            if not text.startswith(piece, place):
                 return None
             found.append(value)
             place += len(piece)
-        if place != len(text):
-            return None
-        return found if len(found) == 1 else [found[self._order.index(number)] for number in range(len(found))]
-
-
-def _string(text: str, place: int) -> tuple[str | None, int]:
-    """Return the string that goes on at a place, and where its text ends; None if `read_json` refuses it."""
-    try:
-        value, end = scanstring(text, place)
-    except ValueError:
-        return None, place
-    return (value, end) if value.isascii() or not _SURROGATE.search(value) else (None, end)
-
-
-def _number(text: str, place: int) -> tuple[int | None, int]:
-    """Return the whole number at a place, and where it ends; None if it is none, or a large one."""
-    digits = _NUMBER.match(text, place)
-    return (int(digits.group()), digits.end()) if digits else (None, place)
+        return [found[number] for number in self._order] if place == len(text) else None
 
 
 def pattern_of(data: bytes, body: Mapping[str, Any], places: Sequence[Steps]) -> Pattern | None:
