@@ -25,7 +25,7 @@ from guardproxy.pipeline import Exclusions, Judging, Pipeline
 from guardproxy.policy import Policy
 from guardproxy.ports import Action, Wire
 from guardproxy.registry import load
-from guardproxy.settings import Settings
+from guardproxy.settings import CONTINUED, Settings
 from guardproxy.sinks.database import AuditStore
 from guardproxy.web.answers import AnswerHeaders
 from guardproxy.web.app import create_app
@@ -97,6 +97,7 @@ class Service:
             after_disconnect_s=settings.audit.after_disconnect_s,
             reads=languages_read(settings),
             exclusions=self._exclusions,
+            infer_sessions=CONTINUED in settings.audit.session,
         )
         self._review = console_store(settings, source.data_dir)
         self.app = self._app(settings)

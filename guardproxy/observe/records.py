@@ -47,6 +47,7 @@ _NOTES: Final = frozenset(
     {
         "",
         "guard unavailable",
+        "policy: a text of guardproxy itself is not judged",
         *(f"policy: role {role} is not judged" for role in get_args(Role)),
         *(f"policy: {kind} is not judged" for kind in get_args(PartKind)),
     }
