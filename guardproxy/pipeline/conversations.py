@@ -10,14 +10,11 @@ from dataclasses import replace
 from hashlib import blake2b
 
 from guardproxy.asking import current_asker
-from guardproxy.observe.masking import short_hash
+from guardproxy.observe.masking import INFERRED, short_hash
 from guardproxy.offload import computed
 from guardproxy.pipeline.exchange import Case, Exchange
 from guardproxy.policy import JudgeScope
 from guardproxy.types import Message
-
-INFERRED = "inferred-"
-"""How the ids of sessions begin that no request has named."""
 
 _SYSTEM_ROLES = ("system", "developer")
 _MOST = 50_000  # beginnings that are kept; the least recently used one is removed first
