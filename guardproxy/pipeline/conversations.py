@@ -19,7 +19,8 @@ from guardproxy.types import Message
 _SYSTEM_ROLES = ("system", "developer")
 _MOST = 50_000  # beginnings that are kept; the least recently used one is removed first
 _HASH_BYTES = 16
-_CHEAPER = 8  # hashing a text takes a fraction of the time that parsing it takes: no thread for it below 64 KB
+# Hashing a text takes a fraction of the time that parsing it takes, so it goes to a thread from 64 KB on.
+CHEAPER = 8
 
 
 class Conversations:
@@ -38,7 +39,7 @@ class Conversations:
         origin, request = exchange.origin, exchange.request
         start = repr((origin.client, current_asker().client, origin.user, origin.session)).encode(errors="replace")
         messages, scope = request.conversation.messages, exchange.policy.judge
-        prefixes = await computed(len(request.raw) // _CHEAPER, prefixes_of, messages, scope, _hashed(start, b""))
+        prefixes = await computed(len(request.raw) // CHEAPER, prefixes_of, messages, scope, _hashed(start, b""))
         if self._infer and prefixes and not origin.session:
             resumed = request.resumes and self._sessions.get(_reply_key(exchange, request.resumes.text))
             session = resumed or self._continued(prefixes)
@@ -47,15 +48,15 @@ class Conversations:
             origin = replace(origin, session=session)
         return replace(exchange, origin=origin, prefixes=prefixes)
 
-    def answered(self, case: Case, reply: Message, reply_id: str) -> None:
-        """Note a reply, which the requests that continue this one repeat, or name by its id."""
+    def answered(self, case: Case, prefix: bytes, reply_id: str) -> None:
+        """Note a reply, which later requests repeat or name by its id; `prefix` is that of the conversation with it."""
         session = case.origin.session
-        if not self._infer or not session or not case.prefixes:
+        if not self._infer or not session or not prefix:
             return
         if reply_id:
             self._begin(_reply_key(case, reply_id), session)
         if session.startswith(INFERRED):
-            self._begin(following(case.prefixes[-1], reply, case.policy.judge), session)
+            self._begin(prefix, session)
 
     def _continued(self, prefixes: Sequence[bytes]) -> str:
         """The session of the longest known beginning; empty without one, or if several sessions have it.

@@ -3,14 +3,14 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from guardproxy.observe import Metrics, Observers, Receipt
 from guardproxy.offload import computed
-from guardproxy.pipeline.conversations import Conversations
+from guardproxy.pipeline.conversations import CHEAPER, Conversations
 from guardproxy.pipeline.exchange import Case, JudgedTurn
-from guardproxy.pipeline.repeats import Recordable, RecordedTurns, recordable
+from guardproxy.pipeline.repeats import Recordable, RecordedTurns, prefix_of, recordable
 from guardproxy.policy import Policy, decide
 from guardproxy.types import Coverage, Outcome, OutcomeName, Pass, Record, Refuse, Replace, ReplyInfo
 
@@ -40,25 +40,38 @@ class Recorder:
         way to the sinks, the turn's own waits, and follows if they fail to store the first. `reply` is None for the
         turns of a request. Raises AuditUnavailable if `audit.required` is set and a record could not be stored.
         """
+        hashed = sum(one.turn.message.size for one in judged) // CHEAPER if reply else 0
         size = 256 * len(judged) + 16 * len(coverage)
-        turns = await computed(size, _recordables, case, judged, dropped)
-        kept = [place for place, turn in enumerate(turns) if not self._is_repeat(judged[place], turn)]
-        judged, turns = [judged[place] for place in kept], [turns[place] for place in kept]
-        groups = await computed(size, _records, case, judged, coverage, dropped, reply)
+        places = await computed(256 * len(judged) + hashed, _places, case, judged)
+        if reply is not None:
+            for one, (prefix, _) in zip(judged, places, strict=True):
+                self._conversations.answered(case, prefix, "" if one.late else reply.id)
+        turns = [turn for _, turn in places]
+        repeats = {place for place, turn in enumerate(turns) if self._is_repeat(judged[place], turn)}
+        waiting = {place: self._waiting(judged[place], turn) for place, turn in enumerate(turns)}
+        if repeats:
+            coverage = await computed(size, _without_repeats, judged, repeats, coverage)
+        # Those that wait come first, because the last record has the coverage of the parts without one.
+        kept = sorted((place for place in range(len(judged)) if place not in repeats), key=lambda p: not waiting[p])
+        groups = await computed(size, _records, case, [judged[place] for place in kept], coverage, dropped, reply)
         now: list[tuple[Recordable | None, list[Record]]] = []
-        for one, turn, records in zip(judged, turns, groups, strict=True):
-            if reply is not None:
-                self._conversations.answered(case, one.turn.message, reply.id)
-            written = self._recorded.waiting(turn) if turn and not one.turn.current else None
-            if turn and written and not self._observers.required:
+        for place, records in zip(kept, groups, strict=True):
+            turn, written, message = turns[place], waiting[place], judged[place].turn.message
+            if turn and written:
                 self._give_later(written, turn, records)
             else:
                 now.append((turn, records))
-                self._metrics.unread(one.turn.message.side, one.unread)
+                self._metrics.unread(message.side, judged[place].unread)
         await self._give(now)
 
     def _is_repeat(self, judged: JudgedTurn, turn: Recordable | None) -> bool:
         return turn is not None and not judged.turn.current and self._recorded.is_known(turn)
+
+    def _waiting(self, judged: JudgedTurn, turn: Recordable | None) -> "asyncio.Future[bool] | None":
+        """For a turn of the history: whether a record that says the same will be stored, if one is on its way."""
+        if turn is None or judged.turn.current or self._observers.required:
+            return None
+        return self._recorded.waiting(turn)
 
     async def _give(self, turns: Sequence[tuple[Recordable | None, list[Record]]]) -> None:
         receipts: dict[str, Receipt] = {}
@@ -81,8 +94,20 @@ class Recorder:
             await self._give([(turn, records)])
 
 
-def _recordables(case: Case, judged: Sequence[JudgedTurn], dropped: frozenset[int]) -> list[Recordable | None]:
-    return [recordable(case, one, dropped=one.turn.index in dropped) for one in judged]
+def _places(case: Case, judged: Sequence[JudgedTurn]) -> list[tuple[bytes, Recordable | None]]:
+    """For each turn, its prefix, and what tells its record from others."""
+    prefixes = [prefix_of(case, one) for one in judged]
+    return [(prefix, recordable(case, one, prefix)) for prefix, one in zip(prefixes, judged, strict=True)]
+
+
+def _without_repeats(
+    judged: Sequence[JudgedTurn], repeats: Collection[int], coverage: tuple[Coverage, ...]
+) -> tuple[Coverage, ...]:
+    """The coverage without the parts of repeats: the records of these have it, and no other turn's may."""
+    paths = [{part.path for part in one.turn.message.parts} for one in judged]
+    others = set().union(*(of_turn for place, of_turn in enumerate(paths) if place not in repeats))
+    repeated = set().union(*(paths[place] for place in repeats)) - others
+    return tuple(item for item in coverage if item.path not in repeated)
 
 
 def _records(

@@ -8,7 +8,7 @@ from functools import partial
 from guardproxy.pipeline.conversations import following
 from guardproxy.pipeline.exchange import Case, JudgedTurn
 from guardproxy.policy import Policy, decide
-from guardproxy.types import Decision, Refuse, Replace
+from guardproxy.types import Decision, Outcome, Pass, Refuse, Replace
 
 _MOST = 20_000  # turns that are kept; the least recently used one is removed first
 
@@ -62,19 +62,22 @@ class RecordedTurns:
             self._known.popitem(last=False)
 
 
-def recordable(case: Case, judged: JudgedTurn, *, dropped: bool) -> Recordable | None:
+def prefix_of(case: Case, judged: JudgedTurn) -> bytes:
+    """The prefix of the conversation up to and including the turn; empty if its place in one is not known."""
+    if judged.turn.index < len(case.prefixes):
+        return case.prefixes[judged.turn.index]
+    return following(case.prefixes[-1], judged.turn.message, case.policy.judge) if case.prefixes else b""
+
+
+def recordable(case: Case, judged: JudgedTurn, prefix: bytes) -> Recordable | None:
     """The turn as `RecordedTurns` knows it; None if it passed, or its place in a conversation is not known.
 
     It is the same turn if it stands at the same place of the same session, behind the same turns, under the same
     policy. Not compared are scores and the version of the policy: if they change the decision, that is compared.
     """
-    turn, prefixes = judged.turn, case.prefixes
-    if not judged.stands_out or judged.late or not prefixes:
+    turn = judged.turn
+    if not judged.stands_out or judged.late or not prefix:
         return None
-    if turn.index < len(prefixes):
-        prefix = prefixes[turn.index]
-    else:
-        prefix = following(prefixes[-1], turn.message, case.policy.judge)
     joined = len(turn.message.parts) if turn.index > turn.context else 0
     key = (case.origin.session, case.policy.name, prefix, joined)
     counted = judged.counted.verdict if judged.counted else judged.verdict
@@ -83,7 +86,7 @@ def recordable(case: Case, judged: JudgedTurn, *, dropped: bool) -> Recordable |
     excluded = ""
     if judged.counted and judged.verdict:
         excluded = judged.counted.applied(case.policy, turn.message.side, judged.verdict)
-    decided = (_decided(judged.decision), _effect(judged, dropped=dropped), bool(judged.error), verdict, excluded)
+    decided = (_decided(judged.decision), _effect(judged.outcome), bool(judged.error), verdict, excluded)
     return Recordable(key, (*decided, judged.undecoded, *shadow))
 
 
@@ -95,8 +98,16 @@ def _shadow(policy: Policy, decision: Decision) -> _Decided:
     return policy.name, *_decided(decision)
 
 
-def _effect(judged: JudgedTurn, *, dropped: bool) -> str:
-    """What became of the text. A turn that was refused is left out of later requests: that is nothing new."""
-    if dropped or isinstance(judged.outcome, Refuse):
-        return "withheld"
-    return "replaced" if isinstance(judged.outcome, Replace) else "passed"
+def _effect(outcome: Outcome) -> str:
+    """What became of the text by this decision.
+
+    Not compared is whether the turn is left out of the request: that follows from its refusal, or from the record of
+    another turn of its exchange.
+    """
+    match outcome:
+        case Pass():
+            return "passed"
+        case Replace():
+            return "replaced"
+        case Refuse():
+            return "withheld"

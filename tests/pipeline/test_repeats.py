@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -57,7 +57,7 @@ class Proxy:
         self.pipeline = Pipeline(self.guard, self.observers, metrics, actions, infer_sessions=infer)
         self.number = 0
 
-    async def __aenter__(self) -> "Proxy":
+    async def __aenter__(self) -> Self:
         await self.observers.start()
         return self
 
@@ -229,6 +229,41 @@ def test_parts_and_joined_turns_come_once() -> None:
     assert {request for request, *_ in asyncio.run(run()).told()} == {"r1"}
 
 
+def test_the_coverage_of_a_repeat_is_in_its_own_record_alone() -> None:
+    """Replay reads from a turn's coverage what no guard could read of this turn."""
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    first = [{"role": "user", "content": [{"type": "text", "text": "look"}, image]}]
+    later = [*first, {"role": "assistant", "content": "I see"}, {"role": "user", "content": "so"}]
+
+    async def run() -> Proxy:
+        async with Proxy() as proxy:
+            for messages in (first, later):
+                await proxy.send(messages)
+        return proxy
+
+    records = asyncio.run(run()).sink.records
+    assert [[part.why for part in r.coverage if not part.judged] for r in records] == [["opaque: image"], []]
+    assert [part.path for part in records[-1].coverage] == ["messages[2].content", "messages[1].content"]
+
+
+def test_a_flagged_turn_beside_one_that_is_refused_now_is_no_news() -> None:
+    """Its exchange is left out for the other's sake, and the other's record says so."""
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    first = [{"role": "user", "content": "a knife"}, {"role": "user", "content": [image]}]
+    later = [*first, {"role": "assistant", "content": "I see"}, {"role": "user", "content": "so"}]
+    strict = replace(POLICY, on_opaque={"user": "block", "assistant": "flag"}, version="v2")
+
+    async def run() -> Proxy:
+        async with Proxy() as proxy:
+            await proxy.send(first)
+            await proxy.send(later)
+            review = await proxy.send(later, strict)
+            assert review.dropped == (0, 1, 2)
+        return proxy
+
+    assert [told for told in asyncio.run(run()).told() if told[0] != "r1"] == [("r3", 1, "block", "drop")]
+
+
 def test_system_prompts_that_change_do_not_make_another_conversation() -> None:
     """Many hold the time. Where the policy judges them, they are part of the conversation."""
 
@@ -289,7 +324,7 @@ def test_a_dropped_record_is_made_again() -> None:
 
 @pytest.mark.parametrize("fails", [True, False])
 def test_a_repeat_waits_for_a_record_that_is_being_written(fails: bool) -> None:
-    """The next request comes before the write is done: if the write fails, the repeat is recorded in its place, once."""
+    """The next request comes before the write is done. If it fails, the repeat is recorded in its place, once."""
 
     async def run() -> Proxy:
         async with Proxy(required=False) as proxy:

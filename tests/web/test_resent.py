@@ -28,7 +28,8 @@ Ask = Callable[[str, list[dict[str, Any]], bool], str]
 def by_chat(url: str, messages: list[dict[str, Any]], stream: bool) -> str:
     """Chat completions."""
     with openai.OpenAI(base_url=f"{url}/v1", api_key="k", timeout=20, max_retries=0) as sdk:
-        answer = sdk.chat.completions.create(model="m", messages=messages, stream=stream, user="ann")  # type: ignore
+        ask: Any = sdk.chat.completions.create
+        answer = ask(model="m", messages=messages, stream=stream, user="ann")
         if stream:
             return "".join(chunk.choices[0].delta.content or "" for chunk in answer)
         return answer.choices[0].message.content or ""
@@ -37,7 +38,8 @@ def by_chat(url: str, messages: list[dict[str, Any]], stream: bool) -> str:
 def by_responses(url: str, messages: list[dict[str, Any]], stream: bool) -> str:
     """Responses."""
     with openai.OpenAI(base_url=f"{url}/v1", api_key="k", timeout=20, max_retries=0) as sdk:
-        answer = sdk.responses.create(model="m", input=messages, stream=stream, user="ann")  # type: ignore
+        ask: Any = sdk.responses.create
+        answer = ask(model="m", input=messages, stream=stream, user="ann")
         if stream:
             return "".join(event.delta for event in answer if event.type == "response.output_text.delta")
         return answer.output_text
