@@ -7,18 +7,24 @@ from dataclasses import replace
 from typing import Any, Self
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from guardproxy.actions import REGISTRY
 from guardproxy.observe import Metrics, Observers
 from guardproxy.observe.masking import INFERRED
+from guardproxy.observe.records import masked_record
 from guardproxy.pipeline import Exchange, Pipeline, RequestReview
+from guardproxy.pipeline.conversations import prefixes_of
 from guardproxy.policy import JudgeScope, Policy, Rule, SideRules
 from guardproxy.registry import load
-from guardproxy.types import Origin, Record
+from guardproxy.types import Message, Origin, Part, Record
 from guardproxy.wires.openai_chat import wire
+from guardproxy.wires.openai_responses import wire as responses
 from tests.kit import ListSink, WordGuard
 from tests.pipeline.test_pipeline import frames, played, reply
+from tests.pipeline.test_resumed import response
 
 WORDS = {"bomb": ("violence_hate", 0.9), "knife": ("violence_hate", 0.6), "poison": ("criminal_planning", 0.6)}
 RULES = SideRules({"*": (Rule("flag", 0.5), Rule("block", 0.8))})
@@ -416,6 +422,65 @@ def test_beginnings_that_several_have_link_nothing() -> None:
     assert ann == ann_next
     assert bob == bob_next
     assert len({ann, bob, unclear}) == 3
+
+
+def test_a_request_that_names_a_reply_continues_it() -> None:
+    """The upstream keeps the conversation (`previous_response_id`), so the request does not repeat it."""
+
+    async def run() -> list[str]:
+        found = []
+        async with Proxy() as proxy:
+            for number, more in enumerate([{}, {"previous_response_id": "resp_0"}, {"previous_response_id": "other"}]):
+                body = json.dumps({"model": "m", "input": "go on", **more}).encode()
+                request = responses.parse_request("/v1/responses", body)
+                origin = Origin(f"r{number}", "default", responses.name, "u", "m", "c")
+                review = await proxy.pipeline.review_request(Exchange(responses, request, origin, POLICY))
+                await proxy.pipeline.review_reply(review.exchange, response(f"resp_{number}", "fine"))
+                found.append(review.exchange.origin.session)
+        return found
+
+    first, second, third = asyncio.run(run())
+    assert first == second != third
+
+
+@pytest.mark.parametrize("rule", ["full", "redacted", "hash", "none"])
+def test_masking_leaves_inferred_sessions_readable(rule: Any) -> None:
+    """They say of themselves that they are inferred, under every rule of `audit.text`."""
+
+    async def run() -> Proxy:
+        async with Proxy() as proxy:
+            await proxy.ask("a")
+        return proxy
+
+    (stored,) = asyncio.run(run()).sink.records
+    assert masked_record(stored, rule).origin.session == stored.origin.session
+
+
+@given(st.lists(st.tuples(st.sampled_from(["user", "assistant", "tool"]), st.text(max_size=3)), max_size=5), st.data())
+def test_prefixes_tell_conversations_apart(written: list[tuple[Any, str]], data: Any) -> None:
+    """Equal prefixes mean equal roles and texts up to there: no text of one message looks like two messages."""
+    other = data.draw(st.lists(st.sampled_from([*written, ("user", "x"), ("user", "")]), max_size=5))
+
+    def prefixes(chat: list[tuple[Any, str]]) -> tuple[bytes, ...]:
+        messages = [Message(role, (Part(f"m{place}", text),)) for place, (role, text) in enumerate(chat)]
+        return prefixes_of(messages, JudgeScope(), b"start")
+
+    for length, (mine, its) in enumerate(zip(prefixes(written), prefixes(other), strict=False), 1):
+        assert (mine == its) is (written[:length] == other[:length])
+
+
+def test_prefixes_do_not_depend_on_how_a_text_is_cut() -> None:
+    """Two parts are not one part with the same characters, and a kind is not a text."""
+    scope = JudgeScope()
+    several = [
+        (Part("a", "one two"),),
+        (Part("a", "one "), Part("b", "two")),
+        (Part("a", "one two", "refusal"),),
+        (Part("a", "one two", "opaque", "x"),),
+        (Part("a", ""), Part("b", "one two")),
+        (Part("a", "7 text 0 one two"),),
+    ]
+    assert len({prefixes_of([Message("user", parts)], scope, b"") for parts in several}) == len(several)
 
 
 def test_a_named_session_stays_and_none_is_inferred_without_the_option() -> None:
