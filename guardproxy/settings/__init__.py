@@ -15,9 +15,10 @@ from guardproxy.settings.model import (
     LogSettings,
     PathSettings,
     UpstreamSettings,
+    UpstreamTlsSettings,
 )
 from guardproxy.settings.model_console import OPERATOR, ConsoleKeySettings, ConsoleSettings, ReviewerRole
-from guardproxy.settings.model_server import Limits, ServerSettings
+from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings, ServerTlsSettings
 from guardproxy.settings.packaged import starter
 from guardproxy.settings.presets import DEFAULT_PRESET
 from guardproxy.settings.resolve import MemberSettings, Settings
@@ -29,6 +30,7 @@ __all__ = [
     "EMBEDDED_PARTS",
     "MULTILINGUAL",
     "OPERATOR",
+    "AdminSettings",
     "AuditSettings",
     "Catalogue",
     "ConsoleKeySettings",
@@ -40,8 +42,10 @@ __all__ = [
     "PathSettings",
     "ReviewerRole",
     "ServerSettings",
+    "ServerTlsSettings",
     "Settings",
     "UpstreamSettings",
+    "UpstreamTlsSettings",
     "load",
     "load_text",
     "own_rules",
