@@ -89,7 +89,13 @@ class Service:
             metrics=self._metrics,
         )
         self._upstream = _upstream(settings)
-        self._pipeline = Pipeline(
+        self._pipeline = self._open_pipeline(settings)
+        self._review = console_store(settings, source.data_dir)
+        self._admin: ASGIApp | None = None
+        self.app = self._app(settings)
+
+    def _open_pipeline(self, settings: Settings) -> Pipeline:
+        return Pipeline(
             self._guard,
             self._observers,
             self._metrics,
@@ -99,9 +105,6 @@ class Service:
             exclusions=self._exclusions,
             infer_sessions=CONTINUED in settings.audit.session,
         )
-        self._review = console_store(settings, source.data_dir)
-        self._admin: ASGIApp | None = None
-        self.app = self._app(settings)
 
     def _app(self, settings: Settings) -> ASGIApp:
         identities = Identities(settings.audit)
