@@ -14,7 +14,11 @@ from guardproxy.types import SEVERITY, Decision, Origin, Outcome, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What all turns of one request and its reply have in common."""
+    """What all turns of one request and its reply have in common.
+
+    `policies` are all policies in force. `prefixes` has, for each message of the client's request, a hash of the
+    conversation up to and including it (`conversations.prefixes_of`); it is empty before the pipeline makes them.
+    """
 
     wire: Wire
     request: Request
@@ -22,12 +26,14 @@ class Exchange:
     policy: Policy
     shadow: tuple[Policy, ...] = ()
     sampled: bool = False
+    policies: tuple[Policy, ...] = ()
+    prefixes: tuple[bytes, ...] = ()
 
 
 class Case(Protocol):
     """What all records of one request have in common: an exchange, or a request without an upstream.
 
-    `sampled` is drawn once for each request (`Record.sampled`).
+    `sampled` is drawn once for each request (`Record.sampled`). `prefixes` are those of `Exchange`.
     """
 
     @property
@@ -38,6 +44,8 @@ class Case(Protocol):
     def shadow(self) -> tuple[Policy, ...]: ...
     @property
     def sampled(self) -> bool: ...
+    @property
+    def prefixes(self) -> tuple[bytes, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,11 @@ class JudgedTurn:
     late: bool = False
     counted: CountedVerdict | None = None
     failure: GuardUnavailable | None = None
+
+    @property
+    def stands_out(self) -> bool:
+        """Whether there is more to say of the turn than that it passed."""
+        return self.decision.action != "pass" or bool(self.error)
 
     @property
     def passed(self) -> bool:

@@ -35,9 +35,7 @@ class JudgedRequest:
     @property
     def to_record(self) -> tuple[JudgedTurn, ...]:
         """Current turns, and turns of the history that did not simply pass: their first request recorded the others."""
-        return tuple(
-            judged for judged in self.turns if judged.turn.current or judged.decision.action != "pass" or judged.error
-        )
+        return tuple(judged for judged in self.turns if judged.turn.current or judged.stands_out)
 
     @property
     def decision(self) -> Decision:

@@ -64,7 +64,7 @@ class KnownTurns:
 def _key(turn: Turn, prefix: Prefix, policy: Policy) -> tuple[object, ...]:
     """What tells apart the turns that end with the same message: the messages that they join, and their threads."""
     parts = turn.message.parts
-    return prefix, id(policy), turn.context, len(parts), parts[0].path if parts else "", turn.thread
+    return prefix, id(policy), turn.context, len(parts), hash((parts[0].path if parts else "", turn.thread))
 
 
 def prefixes_of(messages: Sequence[Message]) -> list[Prefix]:
