@@ -13,10 +13,13 @@ from guardproxy.guards.cache import Cached
 from guardproxy.observe import Metrics
 from guardproxy.observe.masking import text_hash
 from guardproxy.pipeline import Exclusions, Pipeline, RequestReview
+from guardproxy.pipeline.exchange import JudgedTurn
+from guardproxy.pipeline.judged_request import JudgedRequest
 from guardproxy.pipeline.known_turns import prefixes_of
+from guardproxy.pipeline.request_judging import judge_request
 from guardproxy.policy import JudgeScope, Policy, Rule, SideRules, ThreadPolicy
 from guardproxy.reviews import Exclusion
-from guardproxy.types import Check, Message, Part, Record, Verdict
+from guardproxy.types import Check, Message, Part, Usage, Verdict
 from tests.kit import WORDS, WordGuard
 from tests.pipeline.test_pipeline import Run, policy
 
@@ -63,19 +66,31 @@ POLICIES = [
 ]
 
 
-def reviews(run: Run, *asked: tuple[list[dict[str, Any]], Policy]) -> list[tuple[RequestReview, list[Record]]]:
-    """The reviews of requests one after the other, each with its records."""
+def reviews(run: Run, *asked: tuple[list[dict[str, Any]], Policy]) -> list[RequestReview]:
+    """The reviews of requests one after the other."""
 
-    async def all_of_them() -> list[tuple[RequestReview, list[Record]]]:
-        found = []
-        for messages, rules in asked:
-            before = len(run.records)
-            reviewed = await run.pipeline.review_request(run.exchange({"messages": messages}, rules))
-            found.append((reviewed, run.records[before:]))
-        return found
+    async def all_of_them() -> list[RequestReview]:
+        exchanges = [run.exchange({"messages": messages}, rules) for messages, rules in asked]
+        return [await run.pipeline.review_request(exchange) for exchange in exchanges]
 
-    found: list[tuple[RequestReview, list[Record]]] = run._with(all_of_them)
+    found: list[RequestReview] = run._with(all_of_them)
     return found
+
+
+def judged(run: Run, *asked: tuple[list[dict[str, Any]], Policy]) -> list[list[Any]]:
+    """What is found in the turns of requests and decided about them, one request after the other."""
+
+    async def all_of_them() -> list[JudgedRequest]:
+        exchanges = [run.exchange({"messages": messages}, rules) for messages, rules in asked]
+        return [await judge_request(run.pipeline.judging, exchange) for exchange in exchanges]
+
+    found: list[JudgedRequest] = run._with(all_of_them)
+    return [[_without_costs(one) for one in request.turns] for request in found]
+
+
+def _without_costs(one: JudgedTurn) -> JudgedTurn:
+    verdict = replace(one.verdict, usage=Usage()) if one.verdict else None
+    return replace(one, verdict=verdict, latency_s=0.0)
 
 
 def said(reviewed: RequestReview) -> tuple[Any, ...]:
@@ -84,23 +99,16 @@ def said(reviewed: RequestReview) -> tuple[Any, ...]:
     return (*answer, reviewed.dropped, reviewed.coverage)
 
 
-def kept(records: list[Record]) -> list[Any]:
-    """What the records say, without ids, times and costs."""
-    return [
-        (one.turn, one.text, one.decision, one.outcome, one.coverage, one.verdict and one.verdict.findings)
-        for one in records
-    ]
-
-
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(CHATS, st.sampled_from(POLICIES))
 def test_a_conversation_that_is_sent_again_is_judged_as_at_first(chat: list[dict[str, Any]], rules: Policy) -> None:
     """However often it was sent, and whatever it began with: a guard that has seen nothing says the same of it."""
     asked = [(chat[:length], rules) for length in (*range(1, len(chat) + 1), len(chat), len(chat))]
-    for again, one in zip(reviews(Run(Asked(WordGuard(WORDS))), *asked), asked, strict=True):
-        ((reviewed, records),) = reviews(Run(WordGuard(WORDS)), one)
-        assert said(again[0]) == said(reviewed)
-        assert kept(again[1]) == kept(records)
+    fresh = [Run(WordGuard(WORDS)) for _ in range(2 * len(asked))]
+    expected = [said(reviews(run, one)[0]) for run, one in zip(fresh, asked, strict=False)]
+    assert [said(reviewed) for reviewed in reviews(Run(Asked(WordGuard(WORDS))), *asked)] == expected
+    turns = [judged(run, one)[0] for run, one in zip(fresh[len(asked) :], asked, strict=True)]
+    assert judged(Run(Asked(WordGuard(WORDS))), *asked) == turns
 
 
 RULES = policy()
@@ -140,7 +148,7 @@ def test_another_policy_decides_anew() -> None:
     stricter = replace(RULES, user=SideRules({"*": (Rule("block", 0.3),)}))
     asked = [(chat, rules) for rules in (RULES, RULES, RULES, stricter, RULES)]
     found = reviews(Run(Asked(WordGuard({"rude": ("hate", 0.4)}))), *asked)
-    assert [reviewed.refusal is not None for reviewed, _ in found] == [False, False, False, True, False]
+    assert [reviewed.refusal is not None for reviewed in found] == [False, False, False, True, False]
 
 
 def test_an_exclusion_counts_at_once() -> None:
