@@ -6,6 +6,7 @@ import gc
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from random import Random
+from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -19,6 +20,7 @@ from guardproxy.app.console import PATHS, console_routes, console_store
 from guardproxy.app.guards import combined, local_guards, members, with_cache
 from guardproxy.app.languages import languages_of_guard, languages_read
 from guardproxy.app.policy_file import ConfigSource, PolicyFile, floor_of
+from guardproxy.app.protocol import REFUSED
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Exclusions, Judging, Pipeline
@@ -38,9 +40,6 @@ from guardproxy.web.upstream import Upstream
 from guardproxy.web.visitors import Visitors, is_loopback
 
 log = structlog.get_logger("guardproxy")
-
-# Seconds that requests have to end when the server stops, and after them the texts whose client has left.
-GRACE_S = 20
 
 
 class Service:
@@ -170,16 +169,16 @@ class Service:
         return {guard.name: guard.dtype for guard in self._local if guard.dtype is not None}
 
     @contextlib.asynccontextmanager
-    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         """Start in the background: /healthz answers while the weights load, /readyz once the canaries pass."""
         running = asyncio.create_task(self._run())
         try:
-            yield
+            yield {REFUSED: self._metrics.failed}
         finally:
             self._reason = "shutting down"
             await _cancelled([running])
             await _cancelled(self._tasks)
-            await self._pipeline.close(GRACE_S)
+            await self._pipeline.close(self._settings.server.grace_s)
             await self._observers.close()
             if self._review is not None:
                 await self._review.close()
@@ -277,6 +276,7 @@ def _upstream(settings: Settings) -> Upstream:
         connect_s=upstream.timeouts.connect_s,
         first_byte_s=upstream.timeouts.first_byte_s,
         between_chunks_s=upstream.timeouts.between_chunks_s,
+        answer_s=upstream.timeouts.answer_s,
         attempts=upstream.retries.attempts,
         max_wait_s=upstream.retries.max_wait_s,
         retry_unsafe=upstream.retries.unsafe_methods,

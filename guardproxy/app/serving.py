@@ -25,7 +25,7 @@ from guardproxy.app.audit import store_address
 from guardproxy.app.console import is_served
 from guardproxy.app.policy_file import ConfigSource, read
 from guardproxy.app.protocol import BoundedHttp
-from guardproxy.app.service import GRACE_S, Service
+from guardproxy.app.service import Service
 from guardproxy.console.visits import BASE
 from guardproxy.demo.process import start_demo
 from guardproxy.errors import ConfigError, GuardproxyError
@@ -189,7 +189,7 @@ def _options(settings: Settings) -> dict[str, Any]:
         "server_header": False,  # the upstream's headers pass through
         "date_header": False,
         "timeout_keep_alive": settings.server.idle_timeout_s,
-        "timeout_graceful_shutdown": GRACE_S,
+        "timeout_graceful_shutdown": settings.server.grace_s,
     }
 
 

@@ -110,6 +110,7 @@ class Pipeline:
         self._metrics = metrics
         self._replies = JudgedReplies()
         self._held = HeldBytes(max_held_bytes)
+        metrics.held_from(lambda: self._held.all)
         self._unattended = Unattended(after_disconnect_s, max_held_bytes)
 
     async def close(self, timeout_s: float) -> None:

@@ -132,6 +132,7 @@ class StreamReview:
                     yield piece
             except UpstreamUnreadable as error:
                 log.warning("stream_unreadable", error=str(error))
+                self._metrics.failed(error.code)
                 self._unreadable = str(error)
                 yield await self._abandon()
             finally:

@@ -34,6 +34,8 @@ class ServerSettings:
     """Seconds after an answer after which a connection without a further request is closed."""
     write_timeout_s: Seconds = 30.0
     """Seconds for which a client may leave an answer unread before its connection is cut."""
+    grace_s: Annotated[int, Interval(ge=1, le=3600)] = 20
+    """Seconds that requests have to end when the server stops, and after them the texts whose client has left."""
 
 
 @dataclass(frozen=True, slots=True)
