@@ -93,6 +93,7 @@ class Service:
             self._observers,
             self._metrics,
             _actions(settings.policies.policies),
+            max_characters=settings.limits.characters,
             after_disconnect_s=settings.audit.after_disconnect_s,
             reads=languages_read(settings),
             exclusions=self._exclusions,

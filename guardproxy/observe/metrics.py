@@ -96,7 +96,7 @@ class Metrics:
         self._requests.labels(self._wire(wire), f"{status // 100}xx").inc()
 
     def failed(self, code: str) -> None:
-        """Count a request or a stream that ended in an error; `code` is that of a GuardproxyError or of `BoundedHttp`."""
+        """Count a request or a stream that ended in an error; `code` is that of the error, or of `BoundedHttp`."""
         self._failures.labels(code).inc()
 
     def decision(self, record: Record) -> None:

@@ -39,3 +39,8 @@ class StreamBytes:
         """Note that the stream holds nothing any more."""
         self._bounds.all -= self._held
         self._held = 0
+
+
+def reply_too_long(most: int) -> UpstreamUnreadable:
+    """The error of a reply whose text is too long to judge: each check of it takes many times its memory."""
+    return UpstreamUnreadable(f"it has more than the {most} characters of limits.characters")

@@ -11,7 +11,7 @@ from guardproxy.pipeline.canary import CANARIES
 from guardproxy.pipeline.error_text import error_message
 from guardproxy.pipeline.exclusions import Exclusions
 from guardproxy.pipeline.gathering import gathered
-from guardproxy.pipeline.held import HeldBytes
+from guardproxy.pipeline.held import HeldBytes, reply_too_long
 from guardproxy.pipeline.judged_request import JudgedRequest, undecoded_paths, unread_parts
 from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging
 from guardproxy.pipeline.request_judging import judge_request
@@ -90,7 +90,8 @@ class ErrorReview:
 class Pipeline:
     """Guards exchanges with one guard, which reads the languages `reads`, None if that is unknown.
 
-    A text whose client leaves while it is judged is judged on for at most `after_disconnect_s` seconds, so that it is
+    A reply of more than `max_characters` is not judged, and so refused, unless the policy only monitors streams. A text
+    whose client leaves while it is judged is judged on for at most `after_disconnect_s` seconds, so that it is
     recorded. Otherwise an exchange's state is not kept between calls.
     """
 
@@ -102,12 +103,14 @@ class Pipeline:
         actions: Mapping[str, Callable[[Policy], Action]],
         *,
         max_held_bytes: int = 64 * 2**20,
+        max_characters: int = 1_000_000,
         after_disconnect_s: float = 30.0,
         reads: frozenset[str] | None = None,
         exclusions: Exclusions | None = None,
     ) -> None:
         self.judging = Judging(guard, observers, metrics, actions, reads=reads, exclusions=exclusions)
         self._metrics = metrics
+        self._max_characters = max_characters
         self._replies = JudgedReplies()
         self._held = HeldBytes(max_held_bytes)
         metrics.held_from(lambda: self._held.all)
@@ -189,6 +192,8 @@ class Pipeline:
         messages = exchange.request.conversation.messages
         context = recent_context(messages)
         reply = await computed(len(body), exchange.wire.parse_reply, exchange.request, body)
+        if sum(choice.size for choice in reply.choices) > self._max_characters:
+            raise reply_too_long(self._max_characters)
         judged = await gathered(
             [
                 self.judging.turn(exchange, reply_turn(messages, choice), context, index)
@@ -300,6 +305,7 @@ class Pipeline:
             exchange,
             exchange.wire.open_stream(exchange.request, content_type),
             held=self._held,
+            max_characters=self._max_characters,
             replies=self._replies,
             unattended=self._unattended,
             try_refuse_with_error=try_refuse_with_error,

@@ -47,7 +47,7 @@ class Limits:
     reply_bytes: Count = 20_971_520
     """Bytes of an upstream's reply."""
     characters: Count = 1_000_000
-    """Characters of all texts of a conversation."""
+    """Characters of all texts of a conversation, and of a reply."""
     messages: Count = 10_000
     """Messages of a conversation."""
     parts: Count = 20_000

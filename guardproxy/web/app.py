@@ -22,7 +22,10 @@ from guardproxy.web.visitors import Visitors
 log = structlog.get_logger("guardproxy.proxy")
 
 _NO_RETRY = {NO_RETRY[0].decode("ascii"): NO_RETRY[1].decode("ascii")}
-Lifespan = Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, Any] | None]]
+Lifespan = (
+    Callable[[Starlette], AbstractAsyncContextManager[None]]
+    | Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, Any]]]
+)
 
 
 def create_app(

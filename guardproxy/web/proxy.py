@@ -102,6 +102,7 @@ class Proxy:
             wire = self._wire_of(call)
             body = await call.body(self._limits.body_bytes)
             if body is None:
+                self._metrics.failed("client_left")
                 return
             async with WhileConnected(call, receive) as connected:
                 await self._handle(call, wire, body)

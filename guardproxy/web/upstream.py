@@ -71,12 +71,14 @@ class UpstreamResponse:
         pending = aiter(self._stream)  # type: ignore[arg-type]
         while True:
             began = time.perf_counter()
+            if began >= self._ends:  # what has already arrived is read without a wait, which a timeout would end
+                raise self._too_slow()
             try:
                 async with asyncio.timeout(min(self._between_chunks_s, self._ends - began)):
                     chunk = await anext(pending, None)
             except TimeoutError:
                 if time.perf_counter() >= self._ends:
-                    raise UpstreamTimeout(f"the upstream's answer took longer than {self._answer_s:g} s") from None
+                    raise self._too_slow() from None
                 raise UpstreamTimeout(f"the upstream was silent for {self._between_chunks_s:g} s") from None
             except httpx.HTTPError as error:
                 raise UpstreamUnavailable(f"the upstream broke its answer off ({_kind(error)})") from None
@@ -87,6 +89,9 @@ class UpstreamResponse:
             if chunk is None:
                 return
             yield chunk
+
+    def _too_slow(self) -> UpstreamTimeout:
+        return UpstreamTimeout(f"the upstream's answer took longer than {self._answer_s:g} s")
 
     def decoded(self) -> AsyncIterator[bytes]:
         """The body with its content-encoding decoded. Raises UpstreamUnreadable if that is unknown or broken."""
