@@ -41,6 +41,7 @@ class StreamBytes:
         self._held = 0
 
 
-def reply_too_long(most: int) -> UpstreamUnreadable:
-    """The error of a reply whose text is too long to judge: each check of it takes many times its memory."""
-    return UpstreamUnreadable(f"it has more than the {most} characters of limits.characters")
+def check_characters(size: int, most: int | None) -> None:
+    """Raise UpstreamUnreadable for a reply of more than `most` characters: each check takes many times their memory."""
+    if most is not None and size > most:
+        raise UpstreamUnreadable(f"it has more than the {most} characters of limits.characters")

@@ -11,7 +11,7 @@ from guardproxy.pipeline.canary import CANARIES
 from guardproxy.pipeline.error_text import error_message
 from guardproxy.pipeline.exclusions import Exclusions
 from guardproxy.pipeline.gathering import gathered
-from guardproxy.pipeline.held import HeldBytes, reply_too_long
+from guardproxy.pipeline.held import HeldBytes, check_characters
 from guardproxy.pipeline.judged_request import JudgedRequest, undecoded_paths, unread_parts
 from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging
 from guardproxy.pipeline.request_judging import judge_request
@@ -103,7 +103,7 @@ class Pipeline:
         actions: Mapping[str, Callable[[Policy], Action]],
         *,
         max_held_bytes: int = 64 * 2**20,
-        max_characters: int = 1_000_000,
+        max_characters: int | None = None,
         after_disconnect_s: float = 30.0,
         reads: frozenset[str] | None = None,
         exclusions: Exclusions | None = None,
@@ -192,8 +192,7 @@ class Pipeline:
         messages = exchange.request.conversation.messages
         context = recent_context(messages)
         reply = await computed(len(body), exchange.wire.parse_reply, exchange.request, body)
-        if sum(choice.size for choice in reply.choices) > self._max_characters:
-            raise reply_too_long(self._max_characters)
+        check_characters(sum(choice.size for choice in reply.choices), self._max_characters)
         judged = await gathered(
             [
                 self.judging.turn(exchange, reply_turn(messages, choice), context, index)

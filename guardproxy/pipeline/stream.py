@@ -21,7 +21,7 @@ from guardproxy.holdback import Ask, HoldBack
 from guardproxy.observe import Metrics
 from guardproxy.pipeline.choice_checks import ChoiceChecks, LatestCheck
 from guardproxy.pipeline.gathering import gathered
-from guardproxy.pipeline.held import FRAME_BYTES, HeldBytes, reply_too_long
+from guardproxy.pipeline.held import FRAME_BYTES, HeldBytes, check_characters
 from guardproxy.pipeline.judging import Exchange, Judging, refusal
 from guardproxy.pipeline.reply_records import ReplyRecords
 from guardproxy.pipeline.resumed import JudgedReplies
@@ -63,7 +63,7 @@ class StreamReview:
         stream: ReplyStream,
         *,
         held: HeldBytes,
-        max_characters: int,
+        max_characters: int | None,
         replies: JudgedReplies,
         unattended: Unattended,
         try_refuse_with_error: Callable[[], bool],
@@ -185,8 +185,8 @@ class StreamReview:
         for chunk in self._stream.finish() if data is None else self._stream.feed(data):
             if chunk.raw == KEEP_ALIVE and self._frames_before_text is not None:
                 continue  # a client that has nothing of the stream yet needs no comment of the upstream
-            if self._max_characters is not None and any(mark.upto > self._max_characters for mark in chunk.marks):
-                raise reply_too_long(self._max_characters)
+            for mark in chunk.marks:
+                check_characters(mark.upto, self._max_characters)
             self._hold.add(chunk)
             self._came.append(time.perf_counter())
         self._held.note(self._hold.held_bytes + FRAME_BYTES * self._hold.held_frames + self._waiting_bytes)

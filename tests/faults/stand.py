@@ -201,8 +201,15 @@ def proxy_process(
     store = store or f"sqlite:///{folder}/audit.sqlite3"
     audit = f"store: '{store}', required: {str(required).lower()}"
     holes = {"server": "", "limits_of_upstream": "", "limits": "", "audit": audit, **options}
+    with serving(folder, CONFIG.format(upstream=upstream, guard=guard, **holes), store, env) as proxy:
+        yield proxy
+
+
+@contextmanager
+def serving(folder: Path, text: str, store: str, env: Mapping[str, str] | None = None) -> Iterator[Proxy]:
+    """Run a proxy with this configuration until the end of the context; it keeps its files in `folder`."""
     config = folder / "guardproxy.yaml"
-    config.write_text(CONFIG.format(upstream=upstream, guard=guard, **holes).replace(", }", "}").replace(" {}", " {}"))
+    config.write_text(text)
     port = free_port()
     arguments = ["-m", "guardproxy", "serve", "--port", str(port), "--data-dir", str(folder), "--config", str(config)]
     with (folder / "log").open("wb") as log:

@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -204,17 +204,21 @@ class RawUpstream:
     def _serve(self, connection: socket.socket) -> None:
         self._open.add(connection)
         with connection, suppress(OSError):
-            while (body := _body_of(connection)) is not None:
-                self.asked.append(body)
-                name = body["model"].rpartition(":")[2]
-                PLAYS[name](connection)
-                if name not in _STAY_OPEN:
+            while (request := _request_of(connection)) is not None:
+                self.asked.append(request[1])
+                if not self.play(connection, *request):
                     break
         self._open.discard(connection)
 
+    def play(self, connection: socket.socket, target: str, body: Mapping[str, Any]) -> bool:
+        """Answer a request; return whether the connection stays open."""
+        name = body["model"].rpartition(":")[2]
+        PLAYS[name](connection)
+        return name in _STAY_OPEN
 
-def _body_of(connection: socket.socket) -> dict[str, Any] | None:
-    """The body of a request; None if the connection closes before."""
+
+def _request_of(connection: socket.socket) -> tuple[str, dict[str, Any]] | None:
+    """The target and the body of a request; None if the connection closes before."""
     data = b""
     while b"\r\n\r\n" not in data:
         if not (got := connection.recv(65536)):
@@ -225,14 +229,13 @@ def _body_of(connection: socket.socket) -> dict[str, Any] | None:
     length = next(int(line.partition(b":")[2]) for line in lines if line.startswith(b"content-length:"))
     while len(body) < length:
         body += connection.recv(65536)
-    found: dict[str, Any] = json.loads(body)
-    return found
+    return head.split()[1].decode(), json.loads(body)
 
 
 @contextmanager
-def raw_upstream() -> Iterator[RawUpstream]:
+def raw_upstream(kind: type[RawUpstream] = RawUpstream) -> Iterator[RawUpstream]:
     """A listening upstream, which closes its connections at the end."""
-    upstream = RawUpstream()
+    upstream = kind()
     try:
         yield upstream
     finally:
