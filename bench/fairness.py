@@ -6,8 +6,8 @@ Starts `guardproxy serve` with the embedded guard on one thread, in front of an 
 to both over sockets. Every text is new, so that no verdict comes from the cache. Three rows: `small` clients alone, one
 request after the other; the same beside one client that sends messages of harmless words without a pause; and a load
 of new clients at three times the rate that the first row reached. Below the table: the goodput of that load, which is
-what passed per second in its time, as a share of the capacity, the rate of the first row; its slowest answer; the memory
-of the process before and after it; and how long after it a lone request takes no more than twice its time before it.
+what passed per second in its time, as a share of the capacity, the rate of the first row; its slowest answer; the
+memory of the process before and after it; and how long after it a lone request takes at most twice its time before.
 """
 
 import argparse
