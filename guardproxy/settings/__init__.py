@@ -16,9 +16,10 @@ from guardproxy.settings.model import (
     LogSettings,
     PathSettings,
     UpstreamSettings,
+    UpstreamTlsSettings,
 )
 from guardproxy.settings.model_console import OPERATOR, ConsoleKeySettings, ConsoleSettings, ReviewerRole
-from guardproxy.settings.model_server import Limits, ServerSettings
+from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings, ServerTlsSettings
 from guardproxy.settings.packaged import starter
 from guardproxy.settings.presets import DEFAULT_PRESET
 from guardproxy.settings.resolve import MemberSettings, Settings
@@ -31,6 +32,7 @@ __all__ = [
     "EMBEDDED_PARTS",
     "MULTILINGUAL",
     "OPERATOR",
+    "AdminSettings",
     "AuditSettings",
     "Catalogue",
     "ConsoleKeySettings",
@@ -42,8 +44,10 @@ __all__ = [
     "PathSettings",
     "ReviewerRole",
     "ServerSettings",
+    "ServerTlsSettings",
     "Settings",
     "UpstreamSettings",
+    "UpstreamTlsSettings",
     "load",
     "load_text",
     "own_rules",

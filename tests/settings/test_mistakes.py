@@ -101,7 +101,7 @@ def test_every_planted_mistake_is_reported_at_once() -> None:
         ("server: {workers: 1.0}", "server.workers: must be an integer, not 1.0"),
         ("server: {host: 5}", "server.host: must be a string, not 5; quote it"),
         ('server: {host: ""}', "server.host: must not be empty"),
-        ("upstream: {verify: yes}", 'upstream.verify: must be true or false, not "yes"'),
+        ("upstream: {tls: {verify: yes}}", 'upstream.tls.verify: must be true or false, not "yes"'),
         ("wires: openai_chat", 'wires: must be a list, not "openai_chat"'),
         ("wires: [openai_chat, openai_chat]", "wires[1]: is already listed"),
         ("wires: [openai]", "wires[0]: unknown wire 'openai'; did you mean openai_chat?"),
@@ -112,7 +112,7 @@ def test_every_planted_mistake_is_reported_at_once() -> None:
         ("upstream: {key_header: x-key}", "has no effect without upstream.key"),
         ("upstream: {key: '${env:K}', key_header: 'a b'}", "upstream.key_header: is not a valid header name"),
         ("upstream: {response_headers: [x-a, 'x b']}", "upstream.response_headers[1]: is not a valid header name"),
-        ("upstream: {verify: false, ca_file: a.pem}", "has no effect with verify: false"),
+        ("upstream: {tls: {verify: false, ca: a.pem}}", "has no effect with verify: false"),
         ("upstream: {key: '${env:SPACED}'}", "variable SPACED holds a space"),
         (
             "server: {host: '${env:K}'}",
