@@ -81,12 +81,9 @@ class Service:
         self._tasks: list[asyncio.Task[None]] = []
         self._exclusions = Exclusions()
         self._exclusions.use("configuration", exclusions_of(settings))
+        audit = settings.audit
         self._observers = Observers(
-            opened,
-            text=settings.audit.text,
-            required=settings.audit.required,
-            passed=settings.audit.passed,
-            metrics=self._metrics,
+            opened, text=audit.text, required=audit.required, passed=audit.passed, metrics=self._metrics
         )
         self._upstream = _upstream(settings)
         self._pipeline = Pipeline(
@@ -94,10 +91,10 @@ class Service:
             self._observers,
             self._metrics,
             _actions(settings.policies.policies),
-            after_disconnect_s=settings.audit.after_disconnect_s,
+            after_disconnect_s=audit.after_disconnect_s,
             reads=languages_read(settings),
             exclusions=self._exclusions,
-            infer_sessions=CONTINUED in settings.audit.session,
+            infer_sessions=CONTINUED in audit.session,
         )
         self._review = console_store(settings, source.data_dir)
         self._admin: ASGIApp | None = None

@@ -80,8 +80,8 @@ class Conversations:
 def prefixes_of(messages: Sequence[Message], scope: JudgeScope, start: bytes) -> tuple[bytes, ...]:
     """For each message, a hash of the roles and texts of the conversation up to and including it, behind `start`.
 
-    What the policy does not judge is left out: system prompts often contain the time, and clients leave out reasoning.
-    Of content that cannot be read, its kind counts.
+    What the policy does not judge is left out: system prompts often contain the time. Of content that cannot be read,
+    only the kind counts.
     """
     return tuple(_prefixes(messages, scope, start))
 
