@@ -86,7 +86,13 @@ class Service:
             opened, text=audit.text, required=audit.required, passed=audit.passed, metrics=self._metrics
         )
         self._upstream = _upstream(settings)
-        self._pipeline = Pipeline(
+        self._pipeline = self._open_pipeline(settings)
+        self._review = console_store(settings, source.data_dir)
+        self._admin: ASGIApp | None = None
+        self.app = self._app(settings)
+
+    def _open_pipeline(self, settings: Settings) -> Pipeline:
+        return Pipeline(
             self._guard,
             self._observers,
             self._metrics,
@@ -96,9 +102,6 @@ class Service:
             exclusions=self._exclusions,
             infer_sessions=CONTINUED in audit.session,
         )
-        self._review = console_store(settings, source.data_dir)
-        self._admin: ASGIApp | None = None
-        self.app = self._app(settings)
 
     def _app(self, settings: Settings) -> ASGIApp:
         identities = Identities(settings.audit)
