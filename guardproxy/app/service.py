@@ -97,10 +97,10 @@ class Service:
             self._observers,
             self._metrics,
             _actions(settings.policies.policies),
-            after_disconnect_s=audit.after_disconnect_s,
+            after_disconnect_s=settings.audit.after_disconnect_s,
             reads=languages_read(settings),
             exclusions=self._exclusions,
-            infer_sessions=CONTINUED in audit.session,
+            infer_sessions=CONTINUED in settings.audit.session,
         )
 
     def _app(self, settings: Settings) -> ASGIApp:
