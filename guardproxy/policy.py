@@ -100,8 +100,10 @@ class StreamPolicy:
 
     mode: StreamMode = "window"
     """`window` releases text once it is judged, `hold_all` the whole reply at its end, `monitor` everything at once."""
-    every: Annotated[int, Interval(ge=1)] = 200
-    """Characters between two checks."""
+    every: Annotated[int, Interval(ge=1)] | Literal["auto"] = "auto"
+    """Characters between two checks; `auto` checks soon, then at growing distances, and keeps `lag` characters back."""
+    lag: Annotated[int, Interval(ge=0)] = 40
+    """With `every: auto`, the characters that a client gets end so many characters before the judged ones."""
     exposure: Annotated[int, Interval(ge=0)] = 0
     """The most characters that a client may see before a verdict covers them; `monitor` has no bound."""
 

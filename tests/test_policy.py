@@ -233,7 +233,7 @@ def test_defaults() -> None:
     assert policy.on_opaque == {"user": "flag", "assistant": "flag"}
     assert (policy.history, policy.views) == ("drop", ())
     assert policy.judge == JudgeScope(("tool", "user"), ("tool_definition",))
-    assert policy.stream == StreamPolicy("window", every=200, exposure=0)
+    assert policy.stream == StreamPolicy("window", every="auto", lag=40, exposure=0)
     assert policy.thread.characters == 4000
     assert policy.rewrite == RewritePolicy("[removed by policy]", "[removed]")
     message = "This content was withheld because it is against the usage policy."
