@@ -6,9 +6,10 @@ marks are covered and all earlier frames have been released. So frames never ove
 are the upstream's own.
 
 Rules. 1. A frame with text is released after a verdict that covers its text, or within `exposure` characters of such a
-verdict; with `every: auto` only up to `lag` characters before the end of the judged text. 2. A frame marked `final` or `whole` is released only after the verdict on the whole choice. 3. At most one
-check runs per choice. 4. A choice that the proxy has ended holds no frame. 5. A frame behind the end of a choice that
-is marked `final` again waits for a verdict of its own.
+verdict; with `every: auto` only up to `lag` characters before the end of the judged text. 2. A frame marked `final` or
+`whole` is released only after the verdict on the whole choice. 3. At most one check runs per choice. 4. A choice that
+the proxy has ended holds no frame. 5. A frame behind the end of a choice that is marked `final` again waits for a
+verdict of its own.
 
 With `every: auto` a choice is judged at the positions of a grid: the same for every reply, however its frames arrive.
 """
@@ -22,9 +23,8 @@ from guardproxy.ports import Chunk, Mark
 
 # The positions, in characters, at which `every: auto` judges: measured in docs/streams.md.
 FIRST_CHECK = 80
-_STEP = 60  # the least distance between two positions, and the greatest
-_LONGEST_STEP = 1600
-_GROWTH = 0.75  # of a position, to the next
+_STEP, _LONGEST_STEP = 80, 1600  # the least distance between two positions, and the greatest up to 12,800 characters
+_GROWTH, _LEAST_GROWTH = 0.6, 0.125  # the distance to the next position, as a share of a position
 # The guard calls many harmless beginnings unsafe: checks before this position cannot stop a reply.
 _ACTS_FROM = 200
 
@@ -33,8 +33,9 @@ _ACTS_FROM = 200
 class Ask:
     """A check that is due: judge `choice` up to the position `upto`; `final` if that is the whole choice.
 
-    It may judge more than this, never less. If it is `exact`, it judges no more, and a word that `upto` divides is left
-    out. An `early` one can only release text: what it would stop waits for the next check.
+    It may judge more than this, never less. If it is `exact`, it judges no more, and leaves out a word that `upto`
+    divides. An `early` one can only release text, and only on a verdict well below the thresholds: otherwise the text
+    waits for the next check.
     """
 
     choice: int
@@ -61,7 +62,8 @@ class _ChoiceProgress:
 
 def position_after(position: int) -> int:
     """The position of the grid behind one of its positions."""
-    return position + min(max(_STEP, int(_GROWTH * position)), _LONGEST_STEP)
+    step = min(max(_STEP, int(_GROWTH * position)), _LONGEST_STEP)
+    return position + max(step, int(_LEAST_GROWTH * position))
 
 
 class HoldBack:

@@ -202,6 +202,13 @@ def _reached(category: str, probability: float, unsafe: float, rules: tuple[Rule
     ]
 
 
+def is_clearly_passed(policy: Policy, side: Side, verdict: Verdict) -> bool:
+    """Whether a calibrated verdict would change no text with thresholds of half the size."""
+    findings = tuple(replace(finding, probability=2 * finding.probability) for finding in verdict.findings)
+    doubled = replace(verdict, unsafe=2 * verdict.unsafe, findings=findings)
+    return SEVERITY[decide(policy, side, doubled).action] < SEVERITY["rewrite"]
+
+
 def on_failure(setting: OnFailure, cause: Cause) -> Decision:
     """The decision without a verdict: the guard failed, was overloaded, or cannot read the content."""
     action: ActionName = "pass" if setting == "allow" else setting

@@ -15,6 +15,7 @@ from guardproxy.policy import (
     SideRules,
     StreamPolicy,
     decide,
+    is_clearly_passed,
     on_failure,
     worst,
 )
@@ -224,6 +225,18 @@ def test_refusals() -> None:
     naming = BlockPolicy("completion", "No.", "content_filter", name_categories=True)
     assert naming.refusal(categories).message == "No. (violence_hate, unsafe)"
     assert naming.refusal(()).message == "No."
+
+
+@pytest.mark.parametrize(("probability", "clear"), [(0.19, True), (0.2, False), (0.9, False)])
+def test_what_is_clearly_passed(probability: float, clear: bool) -> None:
+    """Thresholds of half the size stop nothing: of categories, of P(unsafe) and of conditions on it."""
+    of_category = SideRules({"a": (Rule("block", 0.4),)})
+    of_both = SideRules({"a": (Rule("rewrite", 0.1, "redact", with_unsafe=0.4),)})
+    overall, flags = SideRules({"unsafe": (Rule("block", 0.4),)}), SideRules({"*": (Rule("flag", 0.1),)})
+    found = Verdict(probability, (Finding("a", probability),), "g")
+    for rules in (of_category, of_both, overall):
+        assert is_clearly_passed(Policy("p", "v", SideRules({}), rules), "assistant", found) is clear
+    assert is_clearly_passed(Policy("p", "v", SideRules({}), flags), "assistant", found)
 
 
 def test_defaults() -> None:

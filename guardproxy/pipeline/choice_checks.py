@@ -9,8 +9,9 @@ from guardproxy.pipeline.exclusions import CountedVerdict
 from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.judging import Exchange, Judgement, Judging
 from guardproxy.pipeline.turns import in_scope, recent_context
+from guardproxy.policy import Policy, is_clearly_passed
 from guardproxy.ports import ReplyStream
-from guardproxy.types import Decision, Message, Part, Verdict
+from guardproxy.types import SEVERITY, Decision, Message, Part, Verdict
 
 # A text is cut behind a word if one ends within so many characters. Texts without spaces are cut anywhere.
 _LONGEST_WORD = 40
@@ -28,6 +29,13 @@ class LatestCheck:
     undecoded: bool = False
     unread: tuple[str, ...] = ()
     counted: CountedVerdict | None = None
+
+    def stops(self, policy: Policy, *, early: bool = False) -> bool:
+        """Whether the text must not pass as it is; in an `early` check, whether that is in doubt."""
+        if SEVERITY[self.decision.action] >= SEVERITY["rewrite"]:
+            return True
+        counted = self.counted.verdict if self.counted else self.verdict
+        return early and counted is not None and not is_clearly_passed(policy, "assistant", counted)
 
 
 class ChoiceChecks:

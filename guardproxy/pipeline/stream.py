@@ -201,7 +201,8 @@ class StreamReview:
 
         Returns the bytes that end the choice, empty if it goes on.
         """
-        policy, stops = self._exchange.policy, SEVERITY[check.decision.action] >= SEVERITY["rewrite"]
+        policy = self._exchange.policy
+        stops = check.stops(policy, early=ask.early)
         if stops and (ask.early or (ask.exact and check.decision.cause == "overload")):
             self._hold.skip(ask)
             return b""

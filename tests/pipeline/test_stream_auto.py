@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from guardproxy.errors import Overloaded
 from guardproxy.holdback import FIRST_CHECK, Ask, HoldBack, position_after
-from guardproxy.pipeline.choice_checks import cut
+from guardproxy.pipeline.choice_checks import LatestCheck, cut
 from guardproxy.policy import BlockPolicy, Rule, SideRules, StreamPolicy
 from guardproxy.ports import Chunk, Mark
-from guardproxy.types import Check, Message, Part, Verdict
+from guardproxy.types import Check, Decision, Message, Part, Verdict
 from tests.kit import WordGuard
 from tests.pipeline.test_pipeline import TEXT, WORDS, Run, content_of, finish, frame, frames, policy
 
@@ -23,7 +23,7 @@ LAG = AUTO.lag
 class Scripted(WordGuard):
     """A guard that says what `unsafe` says of the text of a reply."""
 
-    def __init__(self, unsafe: Any) -> None:
+    def __init__(self, unsafe: Any = 0.1) -> None:
         super().__init__(WORDS)
         self.unsafe = unsafe
 
@@ -33,7 +33,8 @@ class Scripted(WordGuard):
         await asyncio.sleep(0)
         if check.side == "user":
             return Verdict(0.0, (), self.name)
-        return Verdict(self.unsafe(check.turn.text), (), self.name)
+        probability = self.unsafe if isinstance(self.unsafe, float) else self.unsafe(check.turn.text)
+        return Verdict(probability, (), self.name)
 
 
 def judged_texts(run: Run) -> list[str]:
@@ -80,7 +81,7 @@ def test_the_first_words_come_after_the_first_check() -> None:
 
         exchange = run.exchange({"messages": [{"role": "user", "content": "hi"}], "stream": True}, policy(stream=AUTO))
         async for piece in run.pipeline.review_stream(exchange, upstream(), "text/event-stream"):
-            sent.append(piece)
+            sent.append(piece)  # noqa: PERF401 - the guard looks at it meanwhile
 
     run._with(collect)
     first = len(judged_texts(run)[0])
@@ -127,9 +128,17 @@ def test_a_check_of_a_few_words_cannot_stop_a_reply() -> None:
     assert [record.outcome for record in run.records] == ["pass"]
 
 
+@pytest.mark.parametrize(("probability", "held"), [(0.24, False), (0.26, True)])
+def test_first_words_need_a_verdict_well_below_the_thresholds(probability: float, held: bool) -> None:
+    """A beginning with half of a threshold waits for the next check; a longer text needs the threshold itself."""
+    check = LatestCheck(message("words"), Verdict(probability, (), "g"), Decision("pass", "", ()))
+    assert check.stops(unsafe(), early=True) is held
+    assert check.stops(unsafe()) is False
+
+
 def test_a_short_reply_is_stopped_at_its_end() -> None:
     """The last check of a reply can stop it, however short it is."""
-    run = Run(Scripted(lambda judged: 0.9))
+    run = Run(Scripted(0.9))
     out = run.stream(frames("Do it tonight. " * 7), unsafe(stream=AUTO, block=BlockPolicy(message="NO")))
     assert (content_of(out), finish(out)) == ("NO", ["content_filter"])
 
@@ -157,7 +166,7 @@ def test_a_check_that_an_overloaded_guard_refuses_is_made_up_for() -> None:
 
     text = TEXT * 20
     for least, most, passes in ((0, len(text), True), (250, 600, True), (0, len(text) + 1, False)):
-        guard = Busy(lambda judged: 0.1)
+        guard = Busy()
         guard.least, guard.most = least, most
         out = Run(guard).stream(frames(text, 5), unsafe(stream=AUTO))
         assert (content_of(out) == text) is passes
