@@ -192,20 +192,24 @@ class StreamReview:
 
     def _start_checks(self) -> None:
         for ask in self._hold.ask():
-            self._checks[self._task(self._check(ask.choice))] = ask
+            self._checks[self._task(self._check(ask.choice, ask.upto if ask.exact else None))] = ask
 
-    async def _check(self, choice: int) -> LatestCheck:
-        return await self._choices.check(choice, self._latest.get(choice))
+    async def _check(self, choice: int, upto: int | None = None) -> LatestCheck:
+        return await self._choices.check(choice, self._latest.get(choice), upto)
 
     async def _act_on(self, ask: Ask, check: LatestCheck) -> bytes:
         """Apply a finished check: release its text, hold the choice until it is complete, or end it.
 
         Returns the bytes that end the choice, empty if it goes on.
         """
-        self._latest[ask.choice] = check
         policy = self._exchange.policy
-        if SEVERITY[check.decision.action] < SEVERITY["rewrite"] or policy.stream.mode == "monitor":
-            self._hold.passed(ask)
+        stops = check.stops(policy, early=ask.early)
+        if stops and (ask.early or (ask.exact and check.decision.cause == "overload")):
+            self._hold.skip(ask)
+            return b""
+        self._latest[ask.choice] = check
+        if not stops or policy.stream.mode == "monitor":
+            self._hold.passed(ask, check.message.size if ask.exact else None)
             await self._record_finished({ask.choice})
             return b""
         if check.decision.action == "rewrite" and not ask.final and check.decision.how != "replace":
