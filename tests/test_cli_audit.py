@@ -335,7 +335,7 @@ def test_counts_are_by_what_the_store_offers() -> None:
 
 
 def test_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`label` labels several records, `unlabel` withdraws; `show` has the whole history, `export` what is in force."""
+    """`label` labels records, `none` withdraws; `show` has the whole history, `export` what is in force."""
     key = "sk-" + "a1B2c3D4" * 5
     note = f"a film title, {key}"
     labelled = ("label", "1", "record-2", "false_positive", "--data-dir", folder, "--by", "ann", "--note", note)
@@ -343,7 +343,15 @@ def test_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = printed(capsys, "list", "--label", "false_positive", "--json", "--data-dir", folder)
     assert [json.loads(line)["seq"] for line in found.splitlines()] == [2, 1]
     assert json.loads(found.splitlines()[0])["labels"][0]["by"] == "ann"
-    printed(capsys, "unlabel", "1", "--by", "ann", "--data-dir", folder)
+    withdrawn = printed(capsys, "label", "1", "none", "--by", "ann", "--data-dir", folder)
+    assert withdrawn == "the labels of ann on 1 record are withdrawn\n"
+    for by, more, problem in (
+        ("ann", (), "nothing was withdrawn: ann has no label on record 1"),
+        ("bo", (), "nothing was withdrawn: bo has no label on records 1, 2"),
+        ("ann", ("--note", "x"), "leave --category and --note out"),
+    ):
+        with pytest.raises(GuardproxyError, match=problem):
+            call("label", "1", *(["2"] if by == "bo" else []), "none", "--by", by, *more, "--data-dir", folder)
     shown = printed(capsys, "show", "1", "--data-dir", folder)
     assert "false_positive, by ann: a film title, [api key]" in shown
     assert "withdrawn, by ann" in shown
@@ -355,10 +363,34 @@ def test_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed(capsys, "verify", "--data-dir", folder)
 
 
+def test_labels_of_the_same_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--same-text` labels every record of the text and says which it leaves out; a masked text is named."""
+    write(
+        tmp_path,
+        [
+            *(record(n, text="buy pills", exact=True) for n in range(3)),
+            record(3, text="buy pills", exact=True, side="assistant"),
+            record(4, text="my card is ****", exact=False),
+        ],
+    )
+    place = ("--data-dir", tmp_path)
+    out = printed(capsys, "label", "2", "false_positive", "--same-text", "--by", "ann", *place)
+    assert out == (
+        "3 records labelled false_positive by ann\n"
+        "1 more with the text of record 2 have another side or decision: not labelled\n"
+    )
+    assert len(printed(capsys, "list", "--label", "false_positive", "--json", *place).splitlines()) == 3
+    out = printed(capsys, "label", "1", "none", "--same-text", "--by", "ann", *place)
+    assert out.startswith("the labels of ann on 3 records are withdrawn\n")
+    with pytest.raises(GuardproxyError, match=r"record 5: its text is masked, .* name each record"):
+        call("label", "1", "5", "correct", "--same-text", "--by", "ann", *place)
+    assert printed(capsys, "verify", *place).startswith("11 rows, 0 of them erased: no row")
+
+
 def test_migrate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`migrate` leaves a store of the current version as it is, and says its version."""
     place = f"sqlite:///{folder}/audit.sqlite3"
-    assert printed(capsys, "migrate", "--data-dir", folder) == f"{place} has version 3\n"
+    assert printed(capsys, "migrate", "--data-dir", folder) == f"{place} has version 4\n"
 
 
 def test_show_conversation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,8 +130,10 @@ def _expected(row: Row[Any], parts: Parts, dialect: str) -> RowCopies:
         return RowCopies(KEY, empty, {}, None, None, [])
     record = read_record(content, parts)
     # The words of an encrypted text would tell what it says.
-    words = [] if row.sealed_text and is_encrypted(row.sealed_text) else expected_index(record.text, dialect)
-    return RowCopies("record", search_values(record), score_values(record), None, None, words)
+    encrypted = bool(row.sealed_text) and is_encrypted(row.sealed_text)
+    words = [] if encrypted else expected_index(record.text, dialect)
+    columns = search_values(record, encrypted=encrypted)
+    return RowCopies("record", columns, score_values(record), None, None, words)
 
 
 def _copy_problems(row: Row[Any], parts: Parts, copies: RowCopies, dialect: str) -> list[ChainProblem]:

@@ -1,7 +1,6 @@
 """Exclusions in the store: each is a row of its own in the chain, and so is each end of one before its time."""
 
 import json
-import re
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -12,23 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from guardproxy.policy import ANY, UNSAFE
 from guardproxy.reviews import Exclusion
 from guardproxy.sinks.database.schema import exclusions, records
-from guardproxy.sinks.database.words import stored_hash
 from guardproxy.sinks.shared import exclusion_dict
 from guardproxy.types import Record
 
 EXCLUSION = "exclusion"  # the kind of the row, and the key of its content
 _MOST_CHARACTERS = 200  # of names
 _MOST_REASON = 10_000
-
-
-def judged_hash(record: Record) -> str:
-    """Return the SHA-256 of the judged text, in hex. Raises ValueError if the record does not hold that text."""
-    if record.exact and record.text:
-        return stored_hash(record.text)
-    if re.fullmatch(r"[0-9a-f]{64}", record.text):  # of `audit.text: hash`: other rules mask such a text
-        return record.text
-    state = "is masked" if record.text else "is erased" if record.exact else "is not stored"
-    raise ValueError(f"its text {state}, so the hash of the judged text is not known")
 
 
 def excluded_categories(record: Record, category: str = "") -> tuple[str, ...]:
