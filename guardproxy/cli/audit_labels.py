@@ -12,12 +12,16 @@ if TYPE_CHECKING:
     from guardproxy.reviews import LabelKind
     from guardproxy.sinks.database import AuditStore, ReviewStore, StoredRecord
 
+WRITES = ("chain_key",)
+"""The keys of the section `audit` that a command which writes into the store cannot do without."""
 KINDS: "tuple[LabelKind, ...]" = ("false_positive", "correct", "false_negative")
 
 
 def add_parsers(subcommands: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command."""
-    label = add(subcommands, "label", _label, "say of records whether their decision was right", as_json=False)
+    label = add(
+        subcommands, "label", _label, "say of records whether their decision was right", as_json=False, secrets=WRITES
+    )
     label.add_argument("ids", nargs="+", metavar="ID", help="the number or id of a record")
     label.add_argument(
         "kind", choices=(*KINDS, "none"), help="the decision was too severe, right, or too mild; none: withdraw yours"

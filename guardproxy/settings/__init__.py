@@ -14,6 +14,7 @@ from guardproxy.settings.model import (
     GuardSettings,
     LogSettings,
     PathSettings,
+    ServiceSettings,
     UpstreamSettings,
 )
 from guardproxy.settings.model_console import OPERATOR, ConsoleKeySettings, ConsoleSettings, ReviewerRole
@@ -40,6 +41,7 @@ __all__ = [
     "PathSettings",
     "ReviewerRole",
     "ServerSettings",
+    "ServiceSettings",
     "Settings",
     "UpstreamSettings",
     "load",
