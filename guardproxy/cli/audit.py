@@ -80,6 +80,10 @@ def add_parser(commands: Any) -> None:
         "-n", "--limit", type=whole_number, default=50, metavar="N", help="with --by: at most N lines (50)"
     )
 
+    _add_others(subcommands)
+
+
+def _add_others(subcommands: Any) -> None:
     tail = _add(subcommands, "tail", _tail, "print the latest records, newest last")
     add_filters(tail)
     tail.add_argument(

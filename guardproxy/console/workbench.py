@@ -13,6 +13,7 @@ from guardproxy.console.feed import PERIODS, acting, chips
 from guardproxy.console.panels import field_id, name_of, panel_id, panels
 from guardproxy.console.parts import ConsoleParts, LoadedTurns, ThresholdChange
 from guardproxy.console.rendering import HEADERS
+from guardproxy.console.rule_changes import counted, rule_changes
 from guardproxy.console.thresholds import (
     OFF,
     OWN,
@@ -36,10 +37,7 @@ from guardproxy.console.visits import Page, Query, Visit, address
 from guardproxy.errors import ConfigError
 from guardproxy.policy import ANY, UNSAFE, Policy, PolicySet
 from guardproxy.replay import (
-    CHANGES,
-    Change,
     Replay,
-    ReplayReport,
     decide_again,
     is_unsafe,
     policy_for,
@@ -94,7 +92,7 @@ async def result(visit: Visit) -> Page:
     loaded = await load(visit)
     chosen = _chosen(visit, loaded)
     outcome = await asyncio.to_thread(compare, visit.parts, chosen, loaded)
-    return Page("workbench_result.html", {**outcome, **_saving(visit, chosen)})
+    return Page("workbench_result.html", {"side": chosen.side, **outcome, **_saving(visit, chosen)})
 
 
 async def save(visit: Visit) -> Page | Response:
@@ -263,7 +261,9 @@ def compare(parts: ConsoleParts, chosen: Workspace, loaded: LoadedTurns) -> dict
     yaml, difference = yaml_difference(policy, edited, edits, parts.editor.preset) if edits.rules else ([], [])
     return {
         "report": report,
-        "changes": _changes(report),
+        "changes": counted(report),
+        "rule_changes": rule_changes(now, policy, edits, turns),
+        "names": {category: name_of(category, parts.categories) for _, category in edits.rules},
         "measured": _measured(parts, loaded, before, _decided(new, loaded)),
         "labelled": len(loaded.labels),
         "records": len(loaded.turns),
@@ -290,13 +290,6 @@ def _decided(policies: PolicySet, loaded: LoadedTurns) -> dict[int, Any]:
             known[key] = policy_for(policies, *key).policy
         found[turn.number] = decide_again(known[key], turn)
     return found
-
-
-def _changes(report: ReplayReport) -> dict[Change, int]:
-    counted: dict[Change, int] = dict.fromkeys(CHANGES, 0)
-    for group, records in report.changes.items():
-        counted[group.change] += records
-    return counted
 
 
 def _measured(
@@ -332,6 +325,14 @@ def _data(outcome: Mapping[str, Any]) -> dict[str, Any]:
             name: {key: {"hits": one.hits, "n": one.n, "ci": list(one.interval)} for key, one in measures.items()}
             for name, measures in outcome["measured"].items()
         },
+        "rule_changes": [
+            {
+                **{name: getattr(one, name) for name in ("side", "category", "rule")},
+                **{name: getattr(one, name) or None for name in ("before", "after")},
+                "newly": one.newly,
+            }
+            for one in outcome["rule_changes"]
+        ],
         "rules": [
             {"side": side, "category": category, "rules": None if rules is None else rules.content()}
             for (side, category), rules in outcome["changed"].items()

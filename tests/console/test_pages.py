@@ -392,6 +392,29 @@ def test_the_workbench_counts_what_changes(local: Console) -> None:
     assert "newly blocked" in page
 
 
+def test_the_workbench_says_what_each_rule_does(local: Console) -> None:
+    """Every changed rule stands in a table from its number to the new one, with what this change alone would do."""
+    query = "t:user:violence_hate:block=0.1&t:user:violence_hate:flag=off&t:assistant:*:rewrite=0.2"
+    query += "&t:user:sexual_content:own=off"
+    found = httpx.get(local.at(f"/workbench.json?{query}")).json()
+    rows = {(one["side"], one["category"], one["rule"]): one for one in found["rule_changes"]}
+    assert {key: (one["before"], one["after"]) for key, one in rows.items()} == {
+        ("user", "violence_hate", "block"): ("0.6", "0.1"),
+        ("user", "violence_hate", "flag"): ("0.3", None),
+        ("assistant", "*", "rewrite"): ("0.5", "0.2"),
+        ("user", "sexual_content", "all rules of its own"): ("block 0.5; needs P(unsafe) 0.4", None),
+    }
+    assert rows["user", "violence_hate", "block"]["newly"]["blocked"] > 0
+    assert rows["user", "violence_hate", "flag"]["newly"]["blocked"] == 0
+    assert rows["assistant", "*", "rewrite"]["newly"]["rewritten"] > 0
+    one = httpx.get(local.at("/workbench.json?t:user:violence_hate:block=0.1")).json()
+    alone, together = one["rule_changes"][0]["newly"], one["changes"]
+    assert {**alone, "unchanged": 0} == {**together, "unchanged": 0}
+    page = httpx.get(local.at("/workbench/result?t:assistant:*:rewrite=0.2")).text
+    assert "Every other category<span" in page
+    assert "replies: rewrite" in page
+
+
 def test_a_text_is_tried(local: Console) -> None:
     """The text box shows the probabilities, each policy's decision, the views, and a failure of the guard."""
     with client(local) as browser:
