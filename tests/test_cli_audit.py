@@ -71,7 +71,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 def test_list(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The newest record comes first; probabilities, shadow decisions and guard errors look different."""
-    lines = printed(capsys, "list", "--data-dir", folder).splitlines()
+    lines = printed(capsys, "list", "--shadow", "with", "--data-dir", folder).splitlines()
     assert [line.split()[0] for line in lines] == ["no.", "4", "3", "2", "1"]
     assert "guard_error" in lines[1]
     assert "~block" in lines[2]
@@ -94,20 +94,21 @@ def test_table_fits_the_terminal(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--since", "2h"], [4, 3, 2]),
+        (["--since", "2h"], [4, 2]),
+        (["--since", "2h", "--shadow", "with"], [4, 3, 2]),
         (["--until", "1d"], [1]),
         (["--since", "1970-01-01", "-n", "1"], [4]),
-        (["--side", "assistant"], [3]),
+        (["--side", "assistant"], []),
         (["--action", "pass"], [1]),
-        (["--category", "jailbreak"], [3, 2]),
-        (["--request-id", "request-2"], [3, 2]),
-        (["--route", "default", "--policy", "default", "--model", "small-model"], [4, 3, 1]),
+        (["--category", "jailbreak"], [2]),
+        (["--request-id", "request-2", "--shadow", "with"], [3, 2]),
+        (["--route", "default", "--policy", "default", "--model", "small-model"], [4, 1]),
         (["--text", "first all"], [1]),
         (["--min-score", "violence=0.9", "--shadow", "without"], [2, 1]),
         (["--max-score", "violence=0.9"], []),
         (["--error"], [4]),
         (["--shadow", "only"], [3]),
-        (["--label", "none", "--user", "", "--session", "", "--client", "c11e47"], [4, 3, 2, 1]),
+        (["--label", "none", "--user", "", "--session", "", "--client", "c11e47"], [4, 2, 1]),
     ],
 )
 def test_filters_and_json(
@@ -123,6 +124,9 @@ def test_filters_and_json(
 def test_nothing_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a matching record, the message names the store."""
     assert f"no matching records in sqlite:///{folder}" in printed(capsys, "list", "--data-dir", folder, "--route", "x")
+    printed(capsys, "list", "--data-dir", folder, "--side", "assistant")
+    call("list", "--data-dir", folder, "--side", "assistant")
+    assert "--shadow with lists them" in capsys.readouterr().err
     assert call("show", "nobody", "--data-dir", folder) == 1
     assert "no record or request 'nobody'" in capsys.readouterr().err
 
@@ -165,7 +169,7 @@ def test_stats(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_tail(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without `-f`, `tail` prints the latest records, newest last."""
     out = printed(capsys, "tail", "-n", "2", "--json", "--data-dir", folder)
-    assert [json.loads(line)["seq"] for line in out.splitlines()] == [3, 4]
+    assert [json.loads(line)["seq"] for line in out.splitlines()] == [2, 4]
 
 
 RUN = (

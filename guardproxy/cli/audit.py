@@ -10,6 +10,7 @@ import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
 
 from guardproxy.cli import audit_erase, audit_exclusions, audit_labels
@@ -236,10 +237,12 @@ def _start_output(args: argparse.Namespace, records: Sequence["StoredRecord"]) -
 
 
 async def _list(store: "ReviewStore", args: argparse.Namespace) -> int:
-    chosen = filter_of(args)
+    chosen = filter_of(args).acting()
     records = await store.query(chosen, args.limit)
     if not records:
         await say_unmatched(store, chosen)
+        if not args.shadow and await store.page(replace(chosen, shadow="only"), limit=1):
+            print("only decisions of shadow policies match: --shadow with lists them", file=sys.stderr)
     if not records and not args.json:
         print(f"no matching records in {store.place}")
         return 0
@@ -295,7 +298,7 @@ async def _rekey(store: "ReviewStore", args: argparse.Namespace) -> int:
 
 
 async def _tail(store: "ReviewStore", args: argparse.Namespace) -> int:
-    chosen = filter_of(args)
+    chosen = filter_of(args).acting()
     # The head is read first: a record that is written in between comes with `tail` if the query missed it.
     after = (await store.head()).seq
     latest = await store.query(chosen, args.limit)

@@ -50,7 +50,7 @@ async def record(visit: Visit) -> Page | Response:
     name = visit.request.path_params["name"]
     found = await visit.parts.store.get(name)
     if len(found) > 1:
-        return RedirectResponse(address("/feed", {}, request_id=name), 303, HEADERS)
+        return RedirectResponse(address("/feed", {}, request_id=name, shadow="with"), 303, HEADERS)
     stored = found[0] if found else None
     if stored is None:
         raise HTTPException(404, "There is no such record. It may have been erased, or the address has a mistake.")
@@ -93,7 +93,7 @@ async def record_values(visit: Visit, stored: StoredRecord) -> dict[str, Any]:
         "excluded_for": EXCLUDED_FOR,
         "sender": sender,
         "sender_at": address("/feed", {}, **{sender: name}),
-        "of_sender": await _others(store, stored, Filter(**{sender: name})) if name else [],
+        "of_sender": await _others(store, stored, Filter(**{sender: name}).acting()) if name else [],
         "of_text": await store.of_same_text(stored, _OTHERS),
         "same": await store.same_text(stored),
     }

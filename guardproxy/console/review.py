@@ -10,7 +10,7 @@ from typing import Any, Final
 from starlette.responses import RedirectResponse, Response
 
 from guardproxy.console.excluding import finish, make
-from guardproxy.console.feed import acting, chips, stored_dict
+from guardproxy.console.feed import chips, stored_dict
 from guardproxy.console.labelling import give
 from guardproxy.console.record import one_record, record_values
 from guardproxy.console.rendering import HEADERS
@@ -117,13 +117,13 @@ def filters(visit: Visit) -> Query:
 
 def open_ones(visit: Visit) -> Filter:
     """The filter of the queue: records without a label, unless the address asks for labelled ones."""
-    chosen = acting(visit.filter())
+    chosen = visit.filter().acting()
     return chosen if chosen.label is not None or chosen.reviewer is not None else replace(chosen, label="none")
 
 
 async def progress(visit: Visit) -> dict[str, Any]:
     """How many of the newest records of the queue have a label, and by whom."""
-    chosen = acting(visit.filter())
+    chosen = visit.filter().acting()
     facets = await visit.parts.store.facets(replace(chosen, label=None, reviewer=None))
     waiting = sum(facets.by.get("label", {}).get("none", {}).values())
     if chosen.reviewer is not None:  # the queue of one person
@@ -152,7 +152,7 @@ async def _next(visit: Visit, before: int | None) -> str | None:
 
 async def _previous(visit: Visit, after: int) -> str | None:
     """The record before, labelled or not: going back is for looking again."""
-    chosen = acting(visit.filter())
+    chosen = visit.filter().acting()
     rows = await visit.parts.store.texts(chosen, after=after, limit=1)
     return rows[0].record.id if rows else None
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from starlette.responses import RedirectResponse, Response
 
-from guardproxy.console.feed import PERIODS, acting, chips
+from guardproxy.console.feed import PERIODS, chips
 from guardproxy.console.panels import field_id, name_of, panel_id, panels
 from guardproxy.console.parts import ConsoleParts, LoadedTurns, ThresholdChange
 from guardproxy.console.rendering import HEADERS
@@ -192,7 +192,7 @@ def _moved(visit: Visit, chosen: Workspace, loaded: LoadedTurns, what: str, key:
 
 async def load(visit: Visit) -> LoadedTurns:
     """The newest records of the filter. Records that arrive later count after a minute."""
-    chosen = acting(visit.filter())
+    chosen = visit.filter().acting()
     key, kept, now = json.dumps(_filters(visit)), visit.parts.kept, time.monotonic()
     for known in [name for name, loaded in kept.items() if now - loaded.at > _KEPT_S]:
         del kept[known]

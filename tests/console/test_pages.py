@@ -373,6 +373,25 @@ def test_the_queue_ends(keyed: Console) -> None:
         assert "Nothing to review" in ben.get("/guardproxy/queue", params={"client": "nobody"}).text
 
 
+def test_shadow_decisions_are_left_out_by_default(tmp_path: Path) -> None:
+    """The feed, its counts, the overview and the queue agree; the address brings them in."""
+    address = sqlite(tmp_path)
+    fill(address, [judged(n, f"text {n}", 0.95, shadow=n % 3 == 0) for n in range(9, 0, -1)])
+    with console(address) as running:
+
+        def counted(path: str) -> tuple[int, int]:
+            found = httpx.get(running.at(path)).json()
+            return len(found["records"]), sum(found["facets"]["action"]["block"].values())
+
+        assert counted("/feed.json") == (6, 6)
+        assert counted("/feed.json?shadow=with") == (9, 9)
+        assert counted("/feed.json?shadow=only") == (3, 3)
+        assert counted("/feed.json?shadow=without") == (6, 6)
+        assert len(httpx.get(running.at("/queue.json")).json()["records"]) == 6
+        both = httpx.get(running.at(f"/records/{0xABC0 + 1:032x}"), follow_redirects=True)
+        assert "shadow=with" in str(both.url)
+
+
 def test_the_workbench_counts_what_changes(local: Console) -> None:
     """Without a change nothing changes; a lower threshold blocks more, and its YAML is a valid configuration."""
     same = httpx.get(local.at("/workbench.json")).json()
