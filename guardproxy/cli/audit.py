@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
 
-from guardproxy.cli import audit_erase, audit_exclusions, audit_labels
+from guardproxy.cli import audit_erase, audit_exclusions, audit_labels, audit_policies
 from guardproxy.cli.audit_filters import add_filters, filter_of
 from guardproxy.cli.audit_show import details
 from guardproxy.cli.audit_table import Table, counts_table, summary
@@ -111,6 +111,7 @@ def _add_others(subcommands: Any) -> None:
     audit_erase.add_parser(subcommands, _add)
     audit_labels.add_parsers(subcommands, _add)
     audit_exclusions.add_parsers(subcommands, _add)
+    audit_policies.add_parser(subcommands, _add, whole_number)
     _add(
         subcommands,
         "rekey",

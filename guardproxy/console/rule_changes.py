@@ -18,7 +18,7 @@ from guardproxy.console.thresholds import (
 )
 from guardproxy.policy import Policy, PolicySet
 from guardproxy.replay import CHANGES, Change, Replay, ReplayReport, StoredTurn
-from guardproxy.types import Side
+from guardproxy.reviews import ChangedRule
 
 _WORDS: Final[Mapping[str, str]] = {
     "with_unsafe": "needs P(unsafe)",
@@ -29,32 +29,32 @@ _WORDS: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class RuleChange:
-    """A rule of a category before and after, empty where there is none; `panel` is the id of the category's panel.
+class RuleEffect:
+    """A changed rule, and what this change alone would do.
 
-    `newly` counts the turns that this change alone would decide in another way.
+    `panel` is the id of the category's panel; `newly` counts the turns that would be decided in another way.
     """
 
-    side: Side
-    category: str
+    changed: ChangedRule
     panel: str
-    rule: str
-    before: str
-    after: str
     newly: Mapping[Change, int]
 
 
-def rule_changes(policies: PolicySet, policy: Policy, edits: Edits, turns: Sequence[StoredTurn]) -> list[RuleChange]:
+def rule_effects(policies: PolicySet, policy: Policy, edits: Edits, turns: Sequence[StoredTurn]) -> list[RuleEffect]:
     """Every changed rule of a policy. `turns` have the decision of `policies`, which are in force."""
-    found: list[RuleChange] = []
-    for place, part, before, after, alone in _parts(policy, edits):
+    found: list[RuleEffect] = []
+    for place, changed, alone in _parts(policy, edits):
         replay = Replay(with_policy(policies, with_edits(policy, Edits({place: alone}))), {}, rows=0)
         for turn in turns:
             if turn.side == place[0]:
                 replay.add(turn)
-        newly = counted(replay.report())
-        found.append(RuleChange(*place, panel_id(place), _WORDS.get(part, part), before, after, newly))
+        found.append(RuleEffect(changed, panel_id(place), counted(replay.report())))
     return found
+
+
+def changed_rules(policy: Policy, edits: Edits) -> tuple[ChangedRule, ...]:
+    """Every changed rule of a policy."""
+    return tuple(changed for _, changed, _ in _parts(policy, edits))
 
 
 def counted(report: ReplayReport) -> dict[Change, int]:
@@ -65,13 +65,13 @@ def counted(report: ReplayReport) -> dict[Change, int]:
     return found
 
 
-def _parts(policy: Policy, edits: Edits) -> Iterator[tuple[Place, str, str, str, CategoryRules | None]]:
-    """Place and part of each change, the values before and after, and the rules of the category with it alone."""
+def _parts(policy: Policy, edits: Edits) -> Iterator[tuple[Place, ChangedRule, CategoryRules | None]]:
+    """Place and rule of each change, and the rules of the category with this change alone."""
     now = rules_of(policy)
     for place, new in edits.rules.items():
         old = now.get(place, CategoryRules())
         if new is None:
-            yield place, OWN, "; ".join(_said(old)), "", None
+            yield place, ChangedRule(*place, _WORDS[OWN], "; ".join(_said(old)), ""), None
             continue
         for part in NUMBERS:
             before, after = getattr(old, part), getattr(new, part)
@@ -79,9 +79,9 @@ def _parts(policy: Policy, edits: Edits) -> Iterator[tuple[Place, str, str, str,
                 alone = old.changed(part, after)
                 if part == "rewrite" and before is None:
                     alone = replace(alone, how=new.how)  # a new rewrite comes with its way
-                yield place, part, _shown(before), _shown(after), alone
+                yield place, ChangedRule(*place, _WORDS.get(part, part), _shown(before), _shown(after)), alone
         if old.how != new.how and old.rewrite is not None and new.rewrite is not None:
-            yield place, "how", old.how, new.how, replace(old, how=new.how)
+            yield place, ChangedRule(*place, _WORDS["how"], old.how, new.how), replace(old, how=new.how)
 
 
 def _said(rules: CategoryRules) -> Iterator[str]:

@@ -13,7 +13,8 @@ from guardproxy.console.feed import PERIODS, chips
 from guardproxy.console.panels import field_id, name_of, panel_id, panels
 from guardproxy.console.parts import ConsoleParts, LoadedTurns, ThresholdChange
 from guardproxy.console.rendering import HEADERS
-from guardproxy.console.rule_changes import counted, rule_changes
+from guardproxy.console.rule_changes import counted, rule_effects
+from guardproxy.console.saving import note
 from guardproxy.console.thresholds import (
     OFF,
     OWN,
@@ -47,7 +48,8 @@ from guardproxy.replay import (
 from guardproxy.sinks.database import Filter, FilterError
 from guardproxy.types import SIGNALS, Side
 
-QUERY: Final = ("of", "at", "add", "remove", "saved", f"{PREFIX}*")
+_OTHERS: Final = ("of", "at", "add", "remove", "saved", "unrecorded")  # keys that select no records
+QUERY: Final = (*_OTHERS, f"{PREFIX}*")
 RECORDS: Final = 2_000  # the newest records that are decided again
 _KEPT_S: Final = 60.0  # how long the records of a filter stay in memory while somebody moves thresholds
 _KEPT: Final = 3
@@ -109,7 +111,9 @@ async def save(visit: Visit) -> Page | Response:
     except ConfigError as error:
         return await _page(visit, chosen, error.problems)
     visit.parts.kept.clear()
-    where = address("/workbench", _filters(visit), of=chosen.policy.name, at=chosen.side, saved=policies.version)
+    noted = await note(visit, chosen.policy, chosen.edits, policies)
+    query = {**_filters(visit), "saved": [policies.version], **({} if noted else {"unrecorded": ["yes"]})}
+    where = address("/workbench", query, of=chosen.policy.name, at=chosen.side)
     return RedirectResponse(where, 303, HEADERS)
 
 
@@ -138,6 +142,7 @@ async def _page(visit: Visit, chosen: Workspace, refused: Sequence[str] = ()) ->
         "csv": address("/workbench.csv", visit.query),
         "refused": refused,
         "saved": visit.value("saved"),
+        "unrecorded": visit.value("unrecorded"),
         **outcome,
         **_saving(visit, chosen),
     }
@@ -236,7 +241,7 @@ def _filters(visit: Visit) -> Query:
     return {
         key: values
         for key, values in visit.query.items()
-        if key not in ("of", "at", "add", "remove", "saved", "before", "after") and not key.startswith(PREFIX)
+        if key not in (*_OTHERS, "before", "after") and not key.startswith(PREFIX)
     }
 
 
@@ -262,7 +267,7 @@ def compare(parts: ConsoleParts, chosen: Workspace, loaded: LoadedTurns) -> dict
     return {
         "report": report,
         "changes": counted(report),
-        "rule_changes": rule_changes(now, policy, edits, turns),
+        "rule_changes": rule_effects(now, policy, edits, turns),
         "names": {category: name_of(category, parts.categories) for _, category in edits.rules},
         "measured": _measured(parts, loaded, before, _decided(new, loaded)),
         "labelled": len(loaded.labels),
@@ -327,8 +332,8 @@ def _data(outcome: Mapping[str, Any]) -> dict[str, Any]:
         },
         "rule_changes": [
             {
-                **{name: getattr(one, name) for name in ("side", "category", "rule")},
-                **{name: getattr(one, name) or None for name in ("before", "after")},
+                **{name: getattr(one.changed, name) for name in ("side", "category", "rule")},
+                **{name: getattr(one.changed, name) or None for name in ("before", "after")},
                 "newly": one.newly,
             }
             for one in outcome["rule_changes"]

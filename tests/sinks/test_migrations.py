@@ -216,6 +216,7 @@ def test_a_store_of_version_2_is_migrated(address: str) -> None:
 BACK_TO_3 = (
     "DROP INDEX guardproxy_records_same",
     "ALTER TABLE guardproxy_records DROP COLUMN same_key",
+    "DROP TABLE guardproxy_policy_changes",
     "UPDATE guardproxy_audit SET version = 3",
 )
 

@@ -172,7 +172,12 @@ def _blocks(operations: Operations) -> None:
 
 
 def _same_texts(operations: Operations) -> None:
-    """From 3 to 4: the keys by which records of the same text are found."""
+    """From 3 to 4: the keys by which records of the same text are found, and changes of policies."""
+    operations.create_table(
+        "guardproxy_policy_changes",
+        Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+        Column("time", Float(53), nullable=False),
+    )
     operations.add_column("guardproxy_records", Column("same_key", String(40)))
     connection = operations.get_bind()
     names = ("seq", "kind", "content", "sealed_text", "same_key")

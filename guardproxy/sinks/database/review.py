@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Column, Float, MetaData, String, Table, delete, insert, literal, or_, select
 
-from guardproxy.reviews import Label
+from guardproxy.reviews import Label, PolicyChange
 from guardproxy.sinks.database.counting import (
     Facets,
     Period,
@@ -21,6 +21,7 @@ from guardproxy.sinks.database.counting import (
 from guardproxy.sinks.database.filters import EVERY, Filter
 from guardproxy.sinks.database.keys import opened_parts
 from guardproxy.sinks.database.labels import add_labels
+from guardproxy.sinks.database.policy_changes import add_policy_change, read_policy_changes
 from guardproxy.sinks.database.queries import StoredRecord, check_names, first_records, unmatched
 from guardproxy.sinks.database.same_texts import (
     SameText,
@@ -167,6 +168,18 @@ class ReviewStore(AuditStore):
             said = await given_together(connection, record, person)
             await add_labels(connection, taken_back(said, time.time()), self._key)
         return len(said)
+
+    # --- changes of policies ----------------------------------------------------------------------------------------
+
+    async def note_policy_change(self, change: PolicyChange) -> None:
+        """Store a change of a policy durably, as a row of its own. Raises ValueError if it names nobody."""
+        async with self._database.writing() as connection:
+            await add_policy_change(connection, change, self._key)
+
+    async def policy_changes(self, limit: int) -> list[PolicyChange]:
+        """Return the last `limit` changes of policies, newest first."""
+        async with self._database.reading() as connection:
+            return await read_policy_changes(connection, limit)
 
     # --- claims ------------------------------------------------------------------------------------------------------
 

@@ -180,6 +180,15 @@ exclusions = Table(
 )
 
 
+# The changes of policies that people saved, by the number of their own row in the chain, whose content they copy.
+policy_changes = Table(
+    "guardproxy_policy_changes",
+    metadata,
+    Column("seq", _Number, primary_key=True, autoincrement=False),
+    Column("time", Float(53), nullable=False),
+)
+
+
 def search_key(value: str) -> str:
     """Return the form in which a search column stores `value`.
 
