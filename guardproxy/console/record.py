@@ -102,8 +102,7 @@ async def record_values(visit: Visit, stored: StoredRecord) -> dict[str, Any]:
 async def standing(store: ReviewStore, shown: Record) -> list[Exclusion]:
     """The exclusions of the store in force for the text of a record, or made from it."""
     text = "" if not_excludable(shown) else judged_hash(shown)
-    found = await store.exclusions(time.time())
-    return [one for one in found if one.text == text or one.record == shown.id]
+    return await store.exclusions_about(text, shown.id, time.time())
 
 
 def not_excludable(shown: Record) -> str:

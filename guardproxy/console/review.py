@@ -75,7 +75,7 @@ async def _last(visit: Visit, query: Query) -> dict[str, Any]:
     """What the visitor did last, and where to undo it."""
     did, ids = visit.value("did"), visit.value("excluded")
     done = await visit.parts.store.get(did) if did else []
-    made = [one for one in await visit.parts.store.exclusions(time.time()) if one.id in ids.split(",")] if ids else []
+    made = await visit.parts.store.exclusions_named(ids.split(","), time.time()) if ids else []
     return {
         "done": done[0] if len(done) == 1 else None,
         "made": made,

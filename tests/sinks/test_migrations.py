@@ -17,7 +17,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
 from guardproxy.errors import ConfigError
-from guardproxy.sinks.database import AuditStore, Filter, chain
+from guardproxy.reviews import Exclusion
+from guardproxy.sinks.database import Filter, ReviewStore, chain
 from guardproxy.sinks.database.schema import create_file, metadata, open_engine, parse_address, search_values
 from guardproxy.sinks.shared import to_dict
 from guardproxy.types import Record
@@ -126,9 +127,9 @@ async def _run_in(address: str, *actions: Any) -> Any:
 
 
 @asynccontextmanager
-async def opened(address: str, *, create: bool = True) -> AsyncIterator[AuditStore]:
+async def opened(address: str, *, create: bool = True) -> AsyncIterator[ReviewStore]:
     """Open a store and close it at the end."""
-    store = AuditStore(address, create=create)
+    store = ReviewStore(address, create=create)
     try:
         yield store
     finally:
@@ -217,6 +218,10 @@ BACK_TO_3 = (
     "DROP INDEX guardproxy_records_same",
     "ALTER TABLE guardproxy_records DROP COLUMN same_key",
     "DROP TABLE guardproxy_policy_changes",
+    "DROP INDEX guardproxy_exclusions_text",
+    "DROP INDEX guardproxy_exclusions_record",
+    "ALTER TABLE guardproxy_exclusions DROP COLUMN text",
+    "ALTER TABLE guardproxy_exclusions DROP COLUMN record",
     "UPDATE guardproxy_audit SET version = 3",
 )
 
@@ -230,14 +235,16 @@ def test_a_store_of_version_3_is_migrated(address: str) -> None:
         async with opened(address) as store:
             await store.write([*(record(n, exact=True) for n in range(3)), masked, hashed])
             await store.erase(Filter(request_id="request-2"))
+            await store.exclude(Exclusion("e1", "5" * 64, "*", "fine", "ann", 2e9, 1.0, "record-4"))
         keys = "SELECT same_key FROM guardproxy_records ORDER BY seq"
         written = list((await _run_in(address, keys)).scalars())
         await _run_in(address, *BACK_TO_3)
         async with opened(address) as store:
             await store.open()
             assert (await store.verify()).problems == ()
+            assert [one.id for one in await store.exclusions_about("5" * 64, "", 0.0)] == ["e1"]
         assert list((await _run_in(address, keys)).scalars()) == written
-        assert [key is None for key in written] == [False, False, True, True, False, True]
+        assert [key is None for key in written] == [False, False, True, True, False, True, True]
         assert written[0] == written[1] != written[4]
         assert await _run_in(address, differences) == []
 

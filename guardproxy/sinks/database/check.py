@@ -103,7 +103,8 @@ async def _rows(connection: AsyncConnection) -> AsyncIterator[tuple[Row[Any], Ro
         }
         of_exclusions = select(exclusions).where(exclusions.c.seq.between(first, after))
         excluded = {
-            found.seq: {"id": found.id, "until": found.until} for found in await connection.execute(of_exclusions)
+            found.seq: {name: getattr(found, name) for name in ("id", "until", "text", "record")}
+            for found in await connection.execute(of_exclusions)
         }
         of_changes = select(policy_changes).where(policy_changes.c.seq.between(first, after))
         changed = {found.seq: {"time": found.time} for found in await connection.execute(of_changes)}

@@ -29,6 +29,7 @@ from sqlalchemy import (
     update,
 )
 
+from guardproxy.sinks.database.exclusions import exclusion_values, read_exclusion
 from guardproxy.sinks.database.keys import is_encrypted
 from guardproxy.sinks.database.schema import VERSION, score_values, search_values, store
 from guardproxy.sinks.database.sealed import Parts, read_record
@@ -172,7 +173,7 @@ def _blocks(operations: Operations) -> None:
 
 
 def _same_texts(operations: Operations) -> None:
-    """From 3 to 4: the keys by which records of the same text are found, and changes of policies."""
+    """From 3 to 4: keys of records with the same text, the texts of exclusions, changes of policies."""
     operations.create_table(
         "guardproxy_policy_changes",
         Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
@@ -180,6 +181,7 @@ def _same_texts(operations: Operations) -> None:
     )
     operations.add_column("guardproxy_records", Column("same_key", String(40)))
     connection = operations.get_bind()
+    _exclusions(operations, connection)
     names = ("seq", "kind", "content", "sealed_text", "same_key")
     rows = table("guardproxy_records", *map(column, names))
     change = update(rows).where(rows.c.seq == bindparam("row")).values(same_key=bindparam("key"))
@@ -201,6 +203,28 @@ def _same_texts(operations: Operations) -> None:
         sqlite_where=held_key,
         postgresql_where=held_key,
     )
+
+
+def _exclusions(operations: Operations, connection: Connection) -> None:
+    """Copy the text and the record of every exclusion into its table."""
+    for name in ("text", "record"):
+        operations.add_column("guardproxy_exclusions", Column(name, String))
+    copies = table("guardproxy_exclusions", *map(column, ("seq", "text", "record")))
+    rows = table("guardproxy_records", *map(column, ("seq", "content")))
+    change = update(copies).where(copies.c.seq == bindparam("row"))
+    for seq, content in connection.execute(
+        select(rows.c.seq, rows.c.content).join(copies, copies.c.seq == rows.c.seq)
+    ).all():
+        try:
+            exclusion = read_exclusion(content)
+        except (ValueError, TypeError, AttributeError) as error:
+            _log.error("audit_row_unreadable", row=seq, error=type(error).__name__)
+            continue
+        if exclusion:
+            values = exclusion_values(exclusion)
+            connection.execute(change.values(text=values["text"], record=values["record"]), {"row": seq})
+    for name in ("text", "record"):
+        operations.create_index(f"guardproxy_exclusions_{name}", "guardproxy_exclusions", [name])
 
 
 def _same_key(row: Any) -> str | None:

@@ -1,13 +1,13 @@
 """What reviewers need of the store beside its records: bounded counts, and claims on records that somebody looks at."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Column, Float, MetaData, String, Table, delete, insert, literal, or_, select
 
-from guardproxy.reviews import Label, PolicyChange
+from guardproxy.reviews import Exclusion, Label, PolicyChange
 from guardproxy.sinks.database.counting import (
     Facets,
     Period,
@@ -18,6 +18,7 @@ from guardproxy.sinks.database.counting import (
     facet_columns,
     period_columns,
 )
+from guardproxy.sinks.database.exclusions import about_text, named, read_exclusions
 from guardproxy.sinks.database.filters import EVERY, Filter
 from guardproxy.sinks.database.keys import opened_parts
 from guardproxy.sinks.database.labels import add_labels
@@ -168,6 +169,21 @@ class ReviewStore(AuditStore):
             said = await given_together(connection, record, person)
             await add_labels(connection, taken_back(said, time.time()), self._key)
         return len(said)
+
+    # --- exclusions of one text --------------------------------------------------------------------------------------
+
+    async def exclusions_about(self, text: str, record: str, after: float) -> list[Exclusion]:
+        """Return the exclusions of the text with this hash, or made from this record, that end later than `after`.
+
+        Without `text`, the latter alone.
+        """
+        async with self._database.reading() as connection:
+            return await read_exclusions(connection, after, about_text(text, record))
+
+    async def exclusions_named(self, ids: Collection[str], after: float) -> list[Exclusion]:
+        """Return the exclusions with these ids that end later than `after`."""
+        async with self._database.reading() as connection:
+            return await read_exclusions(connection, after, named(ids))
 
     # --- changes of policies ----------------------------------------------------------------------------------------
 

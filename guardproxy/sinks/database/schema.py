@@ -176,7 +176,11 @@ exclusions = Table(
     Column("seq", _Number, primary_key=True, autoincrement=False),
     Column("id", String, nullable=False),
     Column("until", Float(53), nullable=False),
+    Column("text", String),  # the hash of the text
+    Column("record", String),  # the id of the record that it was made from
     Index("guardproxy_exclusions_id", "id", "seq"),
+    Index("guardproxy_exclusions_text", "text"),
+    Index("guardproxy_exclusions_record", "record"),
 )
 
 
