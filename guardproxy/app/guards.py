@@ -30,6 +30,15 @@ def with_cache(inner: Guard) -> Guard:
     return Cached(inner, _CACHED_VERDICTS)
 
 
+def guard_name(settings: Settings) -> str:
+    """The name of the guard of a configuration, as verdicts have it. It is not opened, so it needs no key."""
+    single = settings.guard
+    if not settings.members:
+        return single.family if single.service is not None else single.model
+    kind = Cascade if single.cascade is not None else ByLanguage if single.by_language is not None else AllOf
+    return kind.JOINED_BY.join(settings.members)
+
+
 def combined(settings: Settings, members: Sequence[Guard]) -> Guard:
     """The members as the single guard that `guard.all`, `guard.cascade` or `guard.by_language` describes."""
     cascade, by_language = settings.guard.cascade, settings.guard.by_language
@@ -71,8 +80,7 @@ def members(settings: Settings, *, floor: float = 0.0, data_dir: str | None = No
         single = settings.guard
         if single.service is not None:
             settings.require("guard")
-        name = single.family if single.service is not None else single.model
-        described = [(name, single, settings.taxonomy)]
+        described = [(guard_name(settings), single, settings.taxonomy)]
     return [_open(name, guard, taxonomy, floor, data_dir) for name, guard, taxonomy in described]
 
 

@@ -127,7 +127,7 @@ def score_all(args: argparse.Namespace, guards: "Mapping[str, Settings]") -> "di
     """
     check_audit(args)
     if args.from_audit:
-        audited, whole = audited_scores(args)
+        audited, whole = audited_scores(args, None if args.config is None else next(iter(guards.values())))
         if not args.guard:
             return {AUDIT: audited}
         rows = [row for row in audited.rows if row.id in whole]
