@@ -230,7 +230,19 @@ def _check_reload(old: Settings, new: Settings, sections: frozenset[str]) -> Non
     # Exclusions and the calibration are applied as the policies are.
     old = replace(old, audit=replace(old.audit, exclusions=new.audit.exclusions))
     old = replace(old, guard=replace(old.guard, calibration=new.guard.calibration))
-    inside = ("server", "upstream", "guard", "members", "taxonomy", "wires", "limits", "paths", "audit", "console")
+    inside = (
+        "server",
+        "admin",
+        "upstream",
+        "guard",
+        "members",
+        "taxonomy",
+        "wires",
+        "limits",
+        "paths",
+        "audit",
+        "console",
+    )
     fixed = (*inside, "log")
     changed = [name for name in fixed if getattr(old, name) != getattr(new, name)]
     if changed:

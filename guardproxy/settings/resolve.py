@@ -19,7 +19,7 @@ from guardproxy.settings.model import (
 )
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_policy import OpaqueSettings, PolicySettings, RouteSettings, ThresholdSettings
-from guardproxy.settings.model_server import Limits, ServerSettings
+from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings
 from guardproxy.settings.yaml_tree import SettingPath
 from guardproxy.types import Side, Taxonomy
 
@@ -46,6 +46,7 @@ class Settings:
     name: str
     version: str
     server: ServerSettings
+    admin: AdminSettings | None
     upstream: UpstreamSettings
     guard: GuardSettings
     taxonomy: Taxonomy | None
@@ -113,6 +114,7 @@ def resolve(
         name=name,
         version=version,
         server=document.server,
+        admin=document.admin,
         upstream=document.upstream,
         guard=document.guard,
         taxonomy=document.taxonomy_of(document.guard),
