@@ -60,6 +60,18 @@ def test_a_label_for_every_record_of_the_text(address: str) -> None:
     with_store(address, [*spam(), record(6, text=f"{SPAM} ", exact=True)], work)
 
 
+def test_other_records_of_the_text(address: str) -> None:
+    """The newest come first, whatever was decided about them; those of another text are none."""
+
+    async def work(store: ReviewStore) -> None:
+        stored = (await store.get("record-1"))[0]
+        found = await store.of_same_text(stored, 4)
+        assert [row.record.id for row in found] == [f"record-{n}" for n in (5, 4, 3, 2)]
+        assert await store.of_same_text((await store.get("record-6"))[0], 4) == []
+
+    with_store(address, [*spam(), record(6, text=f"{SPAM} ", exact=True)], work)
+
+
 def test_records_named_twice_are_labelled_once(address: str) -> None:
     """Two records of the same text stand for the same records."""
 

@@ -141,8 +141,12 @@ class ReviewStore(AuditStore):
         """Return the newest other records of exactly the same text, whatever was decided about it."""
         async with self._database.reading() as connection:
             key = await key_of(connection, stored.record.id)
-        where = [] if key is None else [has_text_of(key), records.c.seq != stored.seq]
-        return await self._chosen(EVERY, where, limit, newest_first=True) if where else []
+            if key is None:
+                return []
+            seq = records.c.seq
+            newest = select(seq).where(has_text_of(key), seq != stored.seq).order_by(seq.desc()).limit(limit)
+            numbers = list(await connection.scalars(newest))
+        return await self._chosen(EVERY, [records.c.seq.in_(numbers)], limit, newest_first=True)
 
     async def label_same(self, given: Sequence[Label]) -> int:
         """Store each label on every record of the same text, side and decision, in one transaction.

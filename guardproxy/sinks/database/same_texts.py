@@ -15,7 +15,7 @@ from guardproxy.sinks.database.queries import StoredRecord, conditions
 from guardproxy.sinks.database.schema import records, search_key
 from guardproxy.sinks.database.text_keys import TEXT_DIGITS, judged_hash
 
-MOST_LABELLED = 10_000  # in one transaction: proxies wait for it with their records
+MOST_LABELLED = 20_000  # in one transaction: proxies wait for it with their records
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ async def with_same_text(connection: AsyncConnection, given: Sequence[Label]) ->
         found |= {name: replace(one, record=name) for name in same}
         if len(found) > MOST_LABELLED:
             raise ValueError(
-                f"more than {MOST_LABELLED:,} records have the same text, too many for one step: label the record alone"
+                f"more than {MOST_LABELLED:,} records have the same text, too many for one step; label this record alone"
             )
     return list(found.values())
 
