@@ -73,7 +73,7 @@ async def with_same_text(connection: AsyncConnection, given: Sequence[Label]) ->
         found |= {name: replace(one, record=name) for name in same}
         if len(found) > MOST_LABELLED:
             raise ValueError(
-                f"more than {MOST_LABELLED:,} records have the same text, too many for one step; label this record alone"
+                f"more than {MOST_LABELLED:,} records have the same text, too many for one step: label this one alone"
             )
     return list(found.values())
 
