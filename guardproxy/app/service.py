@@ -61,6 +61,7 @@ class Service:
         random: Random | None = None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
+        settings.require()
         self._settings = settings
         self._source = source
         self._on_failure = on_failure

@@ -114,7 +114,7 @@ class ByLanguageSettings:
 class ServiceSettings:
     """How a moderation service is called."""
 
-    key: Text = field(repr=False)
+    key: Text | None = field(repr=False)
     """The service's key, as ${env:NAME}."""
     url: Text | None = None
     """Base address, if each customer of the service has a separate one; without it, the service's public address."""
