@@ -143,7 +143,7 @@ def guarded(target: str, store: str = "", wires_read: Sequence[str] = ("openai_c
     upstream = Upstream(target)
     proxy = Proxy(
         upstream=upstream,
-        pipeline=Pipeline(Safe(), observers, metrics, opened),
+        pipeline=Pipeline(Safe(), observers, metrics, opened, infer_sessions=True),
         wires=[load(name, wires.REGISTRY, "wire") for name in wires_read],
         policies=policies,
         allow=PathList(("GET /v1/models",)),
@@ -162,7 +162,7 @@ def guarded(target: str, store: str = "", wires_read: Sequence[str] = ("openai_c
         await observers.close()
         await upstream.aclose()
 
-    return create_app(proxy, policies=policies, metrics=metrics, ready=lambda: "", lifespan=lifespan)
+    return create_app(proxy, metrics=metrics, lifespan=lifespan)
 
 
 def main() -> None:
@@ -176,7 +176,7 @@ def main() -> None:
         asyncio.run(serve_upstream(args.port))
         return
     opened: Mapping[str, Callable[[], ASGIApp]] = {
-        "bare": lambda: bare(args.target, aiohttp_transport(256, True, trust_env=False)),
+        "bare": lambda: bare(args.target, aiohttp_transport(256, None, trust_env=False)),
         "bare_httpcore": lambda: bare(args.target, httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=256))),
         "guardproxy": lambda: guarded(args.target),
     }

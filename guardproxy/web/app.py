@@ -26,26 +26,20 @@ Lifespan = (
     Callable[[Starlette], AbstractAsyncContextManager[None]]
     | Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, Any]]]
 )
+OPERATOR_PATHS = ("/healthz", "/readyz", "/metrics")
 
 
-def create_app(
-    proxy: Proxy,
+def operator_routes(
     *,
     policies: LivePolicies,
     metrics: Metrics,
     ready: Callable[[], str],
-    lifespan: Lifespan,
     dtypes: Callable[[], Mapping[str, str]] = dict,
-    routes: Sequence[BaseRoute] = (),
-    own_paths: Sequence[str] = (),
-    visitors: Visitors | None = None,
-) -> ASGIApp:
-    """The application to serve. `lifespan` starts and stops its parts.
+) -> list[BaseRoute]:
+    """The endpoints for operators: OPERATOR_PATHS.
 
-    `routes` are further endpoints of guardproxy itself. They answer requests to `own_paths`; a path that ends in `/`
-    includes all paths below it. `ready` returns why the proxy is not ready, empty if it is. `dtypes` returns the type
-    of the weights of every guard whose model runs in this process. `visitors` checks the host
-    and the origin of every request; without it, every host is served and pages of other origins are refused.
+    `ready` returns why the proxy is not ready, empty if it is. `dtypes` returns the type of the weights of every guard
+    whose model runs in this process.
     """
 
     async def healthz(request: Request) -> Response:
@@ -59,11 +53,33 @@ def create_app(
         content_type, body = metrics.render()
         return Response(body, headers={"content-type": content_type})
 
-    own = Starlette(
-        routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", scrape), *routes],
-        lifespan=lifespan,
-    )
-    return _Front(own, proxy, ("/healthz", "/readyz", "/metrics", *own_paths), visitors or Visitors(), metrics)
+    endpoints = zip(OPERATOR_PATHS, (healthz, readyz, scrape), strict=True)
+    return [Route(path, endpoint) for path, endpoint in endpoints]
+
+
+def create_app(
+    proxy: Proxy,
+    *,
+    metrics: Metrics,
+    lifespan: Lifespan,
+    routes: Sequence[BaseRoute] = (),
+    own_paths: Sequence[str] = (),
+    visitors: Visitors | None = None,
+) -> ASGIApp:
+    """The application that clients call. `lifespan` starts and stops its parts.
+
+    `routes` are endpoints of guardproxy itself. They answer requests to `own_paths`; a path that ends in `/` includes
+    all paths below it, and all other paths go to the proxy. `visitors` checks the host and the origin of every request;
+    without it, every host is served and pages of other origins are refused.
+    """
+    own = Starlette(routes=routes, lifespan=lifespan)
+    return _Front(own, proxy, own_paths, visitors or Visitors(), metrics)
+
+
+def create_admin_app(routes: Sequence[BaseRoute], visitors: Visitors, metrics: Metrics) -> ASGIApp:
+    """The application of a listener for operators, which proxies nothing."""
+    own = Starlette(routes=routes)
+    return _Front(own, own, (), visitors, metrics)
 
 
 class _Front:

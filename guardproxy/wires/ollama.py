@@ -176,9 +176,9 @@ def _text_fields(path: str, new_text: str, field: str = "content") -> dict[str, 
 
 
 def _log_probabilities(echo: LogprobEcho, builder: MessageBuilder, body: Mapping[str, Any]) -> None:
-    message = body.get("message") if isinstance(body.get("message"), dict) else body
-    content = (message or {}).get("content") or body.get("response") or ""
-    echo.add(content, token_list(builder, body.get("logprobs"), "logprobs"))
+    message = body.get("message")
+    content = message.get("content") if isinstance(message, dict) else None
+    echo.add(content or body.get("response") or "", token_list(builder, body.get("logprobs"), "logprobs"))
 
 
 class OllamaStream(BaseStream):
