@@ -36,6 +36,8 @@ class TimeoutSettings:
     """Seconds from the request to the first byte of the answer."""
     between_chunks_s: Seconds = 60.0
     """Seconds between two chunks of the answer."""
+    answer_s: Seconds = 3600.0
+    """Seconds from the request to the end of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
