@@ -51,7 +51,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory, upstream: RawUpstream, guard
         guard.url,
         env=env,
         server=f"max_connections: {CLIENTS}, header_timeout_s: 30",
-        limits_of_upstream="timeouts: {first_byte_s: 1}",
+        limits_of_upstream="timeouts: {first_byte_s: 2.5}",
     ) as running:
         yield running
 
