@@ -12,7 +12,7 @@ from hashlib import blake2b
 from guardproxy.asking import current_asker
 from guardproxy.observe.masking import INFERRED, short_hash
 from guardproxy.offload import computed
-from guardproxy.pipeline.exchange import Case, Exchange, ConversationPlace
+from guardproxy.pipeline.exchange import Case, ConversationPlace, Exchange
 from guardproxy.policy import JudgeScope
 from guardproxy.types import Message
 
