@@ -12,7 +12,7 @@ from guardproxy.types import SEVERITY, Decision, Origin, Outcome, Verdict
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ConversationPlace:
     """Where a request stands in its conversation.
 
     `prefixes` has, for each message of the client's request, a hash of the conversation up to and including it
@@ -39,7 +39,7 @@ class Exchange:
     shadow: tuple[Policy, ...] = ()
     sampled: bool = False
     policies: tuple[Policy, ...] = ()
-    place: Place | None = None
+    place: ConversationPlace | None = None
 
 
 class Case(Protocol):
@@ -57,7 +57,7 @@ class Case(Protocol):
     @property
     def sampled(self) -> bool: ...
     @property
-    def place(self) -> Place | None: ...
+    def place(self) -> ConversationPlace | None: ...
 
 
 @dataclass(frozen=True, slots=True)
