@@ -5,6 +5,7 @@ from typing import Protocol
 
 from guardproxy.errors import GuardUnavailable
 from guardproxy.pipeline.exclusions import CountedVerdict
+from guardproxy.pipeline.known_turns import Scores
 from guardproxy.pipeline.turns import Turn
 from guardproxy.policy import Policy
 from guardproxy.ports import Request, Wire
@@ -99,7 +100,10 @@ class JudgedTurn:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The verdict on a message and the decision; the other fields as in `JudgedTurn`."""
+    """The verdict on a message and the decision; the other fields as in `JudgedTurn`.
+
+    `scores` are those that the decision was made of, None if there is no verdict.
+    """
 
     verdict: Verdict | None
     decision: Decision
@@ -108,3 +112,4 @@ class Judgement:
     unread: tuple[str, ...] = ()
     counted: CountedVerdict | None = None
     failure: GuardUnavailable | None = None
+    scores: Scores | None = None
