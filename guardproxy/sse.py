@@ -197,10 +197,7 @@ class Sse(_LineDecoder):
         return frames
 
     def _take_ordinary_events(self, frames: list[Frame]) -> None:
-        """Take events of a single `data:` line with LF line ends, as nearly all are, on a fast path.
-
-        The name of a known event may stand in a line before it.
-        """
+        """Take events of a `data:` line, behind the name of a known event or none, with LF line ends: nearly all."""
         end = self._buffer.rfind(b"\n\n", max(self._scan - 1, 0))
         block = bytes(self._buffer[: max(end, 0)])
         if len(block.translate(None, _NOT_ORDINARY)) != len(block) or (

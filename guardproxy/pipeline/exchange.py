@@ -5,7 +5,7 @@ from typing import Protocol
 
 from guardproxy.errors import GuardUnavailable
 from guardproxy.pipeline.exclusions import CountedVerdict
-from guardproxy.pipeline.known_turns import Scores
+from guardproxy.pipeline.known_turns import TurnScores
 from guardproxy.pipeline.turns import Turn
 from guardproxy.policy import Policy
 from guardproxy.ports import Request, Wire
@@ -112,4 +112,4 @@ class Judgement:
     unread: tuple[str, ...] = ()
     counted: CountedVerdict | None = None
     failure: GuardUnavailable | None = None
-    scores: Scores | None = None
+    scores: TurnScores | None = None

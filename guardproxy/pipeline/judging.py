@@ -15,7 +15,7 @@ from guardproxy.pipeline.conversations import Conversations
 from guardproxy.pipeline.exchange import Case, Exchange, JudgedTurn, Judgement
 from guardproxy.pipeline.exclusions import CountedVerdict, Exclusions
 from guardproxy.pipeline.gathering import gathered
-from guardproxy.pipeline.known_turns import KnownTurns, Prefix, Scores
+from guardproxy.pipeline.known_turns import KnownTurns, Prefix, TurnScores
 from guardproxy.pipeline.message_views import MessageViews
 from guardproxy.pipeline.recording import Recorder
 from guardproxy.pipeline.thread import joined_text, own_text
@@ -115,7 +115,7 @@ class Judging:
                 behind = joined_text((*thread, own), policy.thread.characters) if own else ""
                 least = policy.calibration.inverse(message.side, UNSAFE, policy.thread.unsafe)
                 by_view = await self._verdicts(tuple(context), message, views.views, behind, stream, least=least)
-                scores = Scores(worst_of_views(by_view), tuple(by_view), complete, unread, bool(message.opaque))
+                scores = TurnScores(worst_of_views(by_view), tuple(by_view), complete, unread, bool(message.opaque))
             except (Overloaded, JudgingTooLong) as failure:  # GuardUnavailable too, so they must come first
                 busy = isinstance(failure, Overloaded)
                 decision = on_failure(policy.on_overload, "overload") if busy else on_failure("block", "guard_error")
@@ -131,7 +131,7 @@ class Judging:
         return Judgement(None, decision, error, not complete, unread)
 
     def _decided(
-        self, message: Message, policy: Policy, scores: Scores
+        self, message: Message, policy: Policy, scores: TurnScores
     ) -> tuple[Verdict, Decision, CountedVerdict | None]:
         """The calibrated verdict, what the policy decides about it, and what counts of it if an exclusion applies."""
         side = message.side

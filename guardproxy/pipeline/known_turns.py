@@ -23,7 +23,7 @@ Prefix = bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class TurnScores:
     """What is known of a turn before the policy decides, with uncalibrated probabilities.
 
     `verdict` is the worst of those `by_view`. `complete` is that of the views; `unread` are the languages that the
@@ -41,9 +41,9 @@ class KnownTurns:
     """Keeps the scores of turns; the least recently used ones are removed first."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[object, ...], tuple[Policy, Scores]] = OrderedDict()
+        self._kept: OrderedDict[tuple[object, ...], tuple[Policy, TurnScores]] = OrderedDict()
 
-    def scores(self, turn: Turn, prefix: Prefix, policy: Policy) -> Scores | None:
+    def scores(self, turn: Turn, prefix: Prefix, policy: Policy) -> TurnScores | None:
         """Return the scores of a turn; `prefix` is that of its last message."""
         key = _key(turn, prefix, policy)
         kept = self._kept.get(key)
@@ -52,7 +52,7 @@ class KnownTurns:
         self._kept.move_to_end(key)
         return kept[1]
 
-    def keep(self, turn: Turn, prefix: Prefix, policy: Policy, scores: Scores) -> None:
+    def keep(self, turn: Turn, prefix: Prefix, policy: Policy, scores: TurnScores) -> None:
         """Keep the scores of a turn if the guard had them in its cache."""
         if not all(verdict.usage.cached for _, verdict in scores.by_view):
             return
