@@ -322,9 +322,9 @@ class Coverage:
 class Origin:
     """Where a judged turn comes from: the same for every record of an exchange.
 
-    `upstream` is a URL and `model` the name in the request. `client` is not a name but the start of a hash of the
-    client's key (`web.headers.client_hash`), empty without a key. `stream`: whether a streamed reply was asked for.
-    `user` and `session` are those that the request names, hashed unless `audit.user_plain`; empty if it names none.
+    `upstream` is a URL and `model` the name in the request. `client` is the start of a hash of the client's key
+    (`web.headers.client_hash`), or empty. `stream`: whether a streamed reply was asked for. `user` and `session` are as
+    the request names them, hashed unless `audit.user_plain`, or empty; or `pipeline.conversations` infers the session.
     """
 
     request_id: str

@@ -25,7 +25,7 @@ from guardproxy.pipeline import Exclusions, Judging, Pipeline
 from guardproxy.policy import Policy
 from guardproxy.ports import Action, Wire
 from guardproxy.registry import load
-from guardproxy.settings import Settings
+from guardproxy.settings import CONTINUED, Settings
 from guardproxy.sinks.database import AuditStore
 from guardproxy.web.answers import AnswerHeaders
 from guardproxy.web.app import OPERATOR_PATHS, create_admin_app, create_app, operator_routes
@@ -89,7 +89,13 @@ class Service:
             metrics=self._metrics,
         )
         self._upstream = _upstream(settings)
-        self._pipeline = Pipeline(
+        self._pipeline = self._open_pipeline(settings)
+        self._review = console_store(settings, source.data_dir)
+        self._admin: ASGIApp | None = None
+        self.app = self._app(settings)
+
+    def _open_pipeline(self, settings: Settings) -> Pipeline:
+        return Pipeline(
             self._guard,
             self._observers,
             self._metrics,
@@ -97,10 +103,8 @@ class Service:
             after_disconnect_s=settings.audit.after_disconnect_s,
             reads=languages_read(settings),
             exclusions=self._exclusions,
+            infer_sessions=CONTINUED in settings.audit.session,
         )
-        self._review = console_store(settings, source.data_dir)
-        self._admin: ASGIApp | None = None
-        self.app = self._app(settings)
 
     def _app(self, settings: Settings) -> ASGIApp:
         identities = Identities(settings.audit)

@@ -11,6 +11,7 @@ from functools import cache, lru_cache
 from typing import Any, Final, get_args
 
 from guardproxy.observe.masking import (
+    INFERRED,
     TextRule,
     apply_text_rule,
     mask_credentials,
@@ -25,7 +26,7 @@ _PATH_CHARACTERS: Final = 120  # the most characters of a part's path in a recor
 _MASKED_CHARACTERS: Final = 1000  # of a path, before it is cut: no piece of a masked text remains at the cut
 
 _GENERATED: Final = re.compile(r"[0-9a-f,]{0,200}")
-_SHORT_HASH: Final = re.compile(r"[0-9a-f]{16}")
+_SHORT_HASH: Final = re.compile(rf"(?:{INFERRED})?[0-9a-f]{{16}}")
 _NAME: Final = re.compile(r"[\w.:/+@*-]{1,120}")
 _STEP: Final = re.compile(r"\[\d{1,5}\]|[^.\[\]]+|[.\[\]]")
 # The keys of the protocols that stand in most paths. Any other key may have been chosen by a client.
@@ -47,6 +48,7 @@ _NOTES: Final = frozenset(
     {
         "",
         "guard unavailable",
+        "policy: a text of guardproxy itself is not judged",
         *(f"policy: role {role} is not judged" for role in get_args(Role)),
         *(f"policy: {kind} is not judged" for kind in get_args(PartKind)),
     }

@@ -4,9 +4,10 @@ import time
 import uuid
 from dataclasses import dataclass, replace
 
+from guardproxy.pipeline.exchange import Exchange, Judgement
 from guardproxy.pipeline.exclusions import CountedVerdict
 from guardproxy.pipeline.gathering import gathered
-from guardproxy.pipeline.judging import Exchange, Judgement, Judging
+from guardproxy.pipeline.judging import Judging
 from guardproxy.pipeline.turns import in_scope, recent_context
 from guardproxy.ports import ReplyStream
 from guardproxy.types import Decision, Message, Verdict

@@ -1,39 +1,36 @@
-"""One turn: its verdict (on its text and every view of it), the decision, the outcome, the record.
+"""One turn: its verdict (on its text and every view of it), the decision, the outcome.
 
 The fail direction is in `Judging.judge`: a guard that fails is *unavailable*, never *safe*.
 """
 
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from guardproxy.asking import as_one_request
 from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
 from guardproxy.observe import Metrics, Observers
 from guardproxy.offload import computed
+from guardproxy.pipeline.conversations import Conversations
+from guardproxy.pipeline.exchange import Case, Exchange, JudgedTurn, Judgement
 from guardproxy.pipeline.exclusions import CountedVerdict, Exclusions
 from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.message_views import MessageViews
+from guardproxy.pipeline.recording import Recorder
 from guardproxy.pipeline.thread import joined_text, own_text
 from guardproxy.pipeline.turns import Turn, in_scope
 from guardproxy.pipeline.unread import unread_languages
 from guardproxy.policy import UNSAFE, Policy, decide, on_failure, on_languages, worst
-from guardproxy.ports import Action, Guard, JudgeAgain, Request, Wire
+from guardproxy.ports import Action, Guard, JudgeAgain
 from guardproxy.types import (
-    SEVERITY,
     Check,
     Conversation,
     Coverage,
     Decision,
     Message,
-    Origin,
     Outcome,
-    OutcomeName,
     Part,
     Pass,
-    Record,
     Refuse,
     Replace,
     ReplyInfo,
@@ -45,84 +42,11 @@ from guardproxy.views import View
 Texts = Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """What all turns of one request and its reply have in common."""
-
-    wire: Wire
-    request: Request
-    origin: Origin
-    policy: Policy
-    shadow: tuple[Policy, ...] = ()
-    sampled: bool = False
-
-
-class Case(Protocol):
-    """What all records of one request have in common: an exchange, or a request without an upstream.
-
-    `sampled` is drawn once for each request (`Record.sampled`).
-    """
-
-    @property
-    def origin(self) -> Origin: ...
-    @property
-    def policy(self) -> Policy: ...
-    @property
-    def shadow(self) -> tuple[Policy, ...]: ...
-    @property
-    def sampled(self) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedTurn:
-    """A turn with its verdict, decision and outcome.
-
-    `verdict` is None if the turn has no readable text or the guard is unavailable; `error` says why the guard gave
-    none. `latency_s` is how long judging took, in seconds; `choice` is the index of the choice in a reply.
-    `undecoded`: the bounds of the views ended before everything that looks encoded was decoded. `unread`: the languages
-    of the text that the guard does not read. `complete` and `late` are those of `Record`. `counted` is what decisions
-    count of the verdict if an exclusion covers the text. `failure` is the error of a check that was not accepted.
-    """
-
-    turn: Turn
-    verdict: Verdict | None
-    decision: Decision
-    outcome: Outcome
-    error: str = ""
-    latency_s: float = 0.0
-    choice: int = 0
-    undecoded: bool = False
-    unread: tuple[str, ...] = ()
-    complete: bool = True
-    late: bool = False
-    counted: CountedVerdict | None = None
-    failure: GuardUnavailable | None = None
-
-    @property
-    def passed(self) -> bool:
-        """Whether the guard judged the whole turn and the decision leaves it unchanged."""
-        unchanged = SEVERITY[self.decision.action] <= SEVERITY["flag"]
-        return self.verdict is not None and not self.error and not self.undecoded and unchanged
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """The verdict on a message and the decision; the other fields as in `JudgedTurn`."""
-
-    verdict: Verdict | None
-    decision: Decision
-    error: str = ""
-    undecoded: bool = False
-    unread: tuple[str, ...] = ()
-    counted: CountedVerdict | None = None
-    failure: GuardUnavailable | None = None
-
-
 class Judging:
     """Judges turns with one guard. `actions` maps the name of each action to its factory, which takes the policy.
 
     `reads` are the languages that the guard reads, None if that is unknown: then no language is detected. Each decision
-    is made with the `exclusions` that are in force at its time.
+    is made with the `exclusions` that are in force at its time. Without `conversations`, none is known.
     """
 
     def __init__(
@@ -134,12 +58,13 @@ class Judging:
         *,
         reads: frozenset[str] | None = None,
         exclusions: Exclusions | None = None,
+        conversations: Conversations | None = None,
     ) -> None:
         self.guard = guard
         self._exclusions = exclusions or Exclusions()
         self._reads = reads
         self._views = MessageViews()
-        self._observers = observers
+        self._recorder = Recorder(observers, metrics, conversations or Conversations())
         self._metrics = metrics
         self.actions = actions
         self.required = observers.required
@@ -298,103 +223,10 @@ class Judging:
         dropped: frozenset[int] = frozenset(),
         reply: ReplyInfo | None = None,
     ) -> None:
-        """Give the observers a record of each judged turn, and of each shadow policy's decision on it.
-
-        `reply` is None for the turns of a request. Raises AuditUnavailable if `audit.required` is set and a record
-        could not be stored.
-        """
-        judged = list(judged)
-        for judged_turn in judged:
-            self._metrics.unread(judged_turn.turn.message.side, judged_turn.unread)
-        size = 256 * len(judged) + 16 * len(coverage)
-        records = await computed(size, _records, case, judged, coverage, dropped, reply)
-        await self._observers.record(records)
-
-
-def _records(
-    case: Case,
-    judged: Sequence[JudgedTurn],
-    coverage: tuple[Coverage, ...],
-    dropped: frozenset[int],
-    reply: ReplyInfo | None,
-) -> list[Record]:
-    """A record of each judged turn, and of each shadow policy's decision on it."""
-    records: list[Record] = []
-    for judged_turn, own_coverage in _with_coverage(judged, coverage):
-        records.append(_record(case, judged_turn, own_coverage, case.policy, reply, dropped=dropped))
-        for policy in case.shadow:
-            if judged_turn.verdict is None:
-                continue
-            counted = judged_turn.counted.verdict if judged_turn.counted else judged_turn.verdict
-            decision = decide(policy, judged_turn.turn.message.side, counted)
-            shadow = replace(judged_turn, decision=decision, outcome=Pass())
-            records.append(_record(case, shadow, own_coverage, policy, reply, shadow=True))
-    return records
-
-
-def _record(
-    case: Case,
-    judged: JudgedTurn,
-    coverage: tuple[Coverage, ...],
-    policy: Policy,
-    reply: ReplyInfo | None,
-    *,
-    dropped: frozenset[int] = frozenset(),
-    shadow: bool = False,
-) -> Record:
-    side = judged.turn.message.side
-    excluded = judged.counted.applied(policy, side, judged.verdict) if judged.counted and judged.verdict else ""
-    return Record(
-        id=uuid.uuid4().hex,
-        time=time.time(),
-        origin=case.origin,
-        side=side,
-        turn=judged.turn.index,
-        choice=judged.choice,
-        policy=policy.name,
-        policy_version=policy.version,
-        verdict=judged.verdict,
-        decision=judged.decision,
-        outcome="drop" if judged.turn.index in dropped else _outcome_name(judged.outcome),
-        text=judged.turn.message.text,
-        coverage=coverage,
-        latency_s=judged.latency_s,
-        error=judged.error,
-        shadow=shadow,
-        complete=judged.complete,
-        late=judged.late,
-        reply=reply,
-        sampled=case.sampled,
-        exclusion=excluded,
-    )
-
-
-def _with_coverage(
-    judged: Sequence[JudgedTurn], coverage: tuple[Coverage, ...]
-) -> Iterator[tuple[JudgedTurn, tuple[Coverage, ...]]]:
-    """Each judged turn with the coverage of its own parts; the last also with that of parts without a record.
-
-    So the records of a request grow with the number of its parts, not with its square.
-    """
-    paths_of_turns = [[part.path for part in judged_turn.turn.message.parts] for judged_turn in judged]
-    by_path = {item.path: item for item in coverage}
-    recorded = {path for paths in paths_of_turns for path in paths}
-    unrecorded = [item for item in coverage if item.path not in recorded]
-    for number, (judged_turn, paths) in enumerate(zip(judged, paths_of_turns, strict=True), 1):
-        own = [by_path[path] for path in paths if path in by_path]
-        yield judged_turn, (*own, *(unrecorded if number == len(judged) else ()))
+        """Record judged turns as `Recorder.record` does. Raises AuditUnavailable as it does."""
+        await self._recorder.record(case, list(judged), coverage, dropped=dropped, reply=reply)
 
 
 def refusal(policy: Policy, decision: Decision | None = None) -> Refuse:
     """The policy's refusal, for a text that cannot be rewritten or could not be judged."""
     return policy.block.refusal(decision.categories, decision.languages) if decision else policy.block.refusal(())
-
-
-def _outcome_name(outcome: Outcome) -> OutcomeName:
-    match outcome:
-        case Pass():
-            return "pass"
-        case Replace():
-            return "replace"
-        case Refuse():
-            return "refuse"

@@ -2,17 +2,18 @@
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass, replace
 
 from guardproxy.offload import computed
+from guardproxy.pipeline.exchange import Exchange, JudgedTurn
 from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of
-from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging
+from guardproxy.pipeline.judging import Judging
 from guardproxy.pipeline.thread import UserTurn, threads, user_turns, without
 from guardproxy.pipeline.turns import Turn, edited, joined_turns, recent_context_starts, turn_starts, turns_of
 from guardproxy.policy import Policy
-from guardproxy.types import Message, Pass, Refuse
+from guardproxy.types import Message, Part, Pass, Refuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +30,14 @@ class _Plan:
     joined: list[Turn]
 
 
-async def judge_request(judging: Judging, exchange: Exchange) -> JudgedRequest:
-    """Judge every message by itself, the messages of each turn as one text if there are several, and threads."""
+async def judge_request(judging: Judging, exchange: Exchange, own: Container[str] = ()) -> JudgedRequest:
+    """Judge every message by itself, the messages of each turn as one text if there are several, and threads.
+
+    `own` are the paths of texts that the proxy itself has written: a message of nothing else is not judged.
+    """
     messages, policy = exchange.request.conversation.messages, exchange.policy
     size = len(exchange.request.raw)
-    plan = await computed(size, _plan, messages, policy, judging.excluded)
+    plan = await computed(size, _plan, messages, policy, judging.excluded, own)
 
     async def judge(turn: Turn) -> JudgedTurn:
         return await judging.turn(exchange, turn, messages[plan.context[turn.context] : turn.context])
@@ -43,7 +47,8 @@ async def judge_request(judging: Judging, exchange: Exchange) -> JudgedRequest:
     await _judge_threads_as_forwarded(judged, messages, policy, plan, excluded=judging.excluded, judge=judge)
     if new_texts := await computed(size, new_texts_of, judged[:singles]):
         # Joined turns are judged as they are forwarded, not as they came.
-        forwarded = await computed(size, joined_turns, messages, policy.judge, new_texts, plan.begins)
+        joined = await computed(size, joined_turns, messages, policy.judge, new_texts, plan.begins)
+        forwarded = _of_others(joined, own)
         changed = [turn for before, turn in zip(plan.joined, forwarded, strict=True) if before != turn]
         again = iter(await gathered([judge(turn) for turn in changed]))
         judged[singles:] = [
@@ -53,18 +58,28 @@ async def judge_request(judging: Judging, exchange: Exchange) -> JudgedRequest:
     return JudgedRequest(tuple(judged), {**new_texts, **await computed(size, new_texts_of, judged)})
 
 
-def _plan(messages: Sequence[Message], policy: Policy, excluded: Callable[[str], bool]) -> _Plan:
+def _plan(messages: Sequence[Message], policy: Policy, excluded: Callable[[str], bool], own: Container[str]) -> _Plan:
     """What is judged of these messages. The last message of each turn of the user gets its thread.
 
     The thread is that of a conversation of which every turn is forwarded.
     """
     begins = turn_starts(messages)
-    singles = turns_of(messages, policy.judge, begins)
+    singles = _of_others(turns_of(messages, policy.judge, begins), own)
     if policy.thread.turns > 1:
         users = user_turns(messages, policy.judge, begins)
         texts = {user.index: earlier for user, earlier in threads(users, policy.thread.turns, without(excluded))}
         singles = [replace(turn, thread=texts.get(turn.index, ())) for turn in singles]
-    return _Plan(recent_context_starts(messages), begins, singles, joined_turns(messages, policy.judge, {}, begins))
+    joined = _of_others(joined_turns(messages, policy.judge, {}, begins), own)
+    return _Plan(recent_context_starts(messages), begins, singles, joined)
+
+
+def _of_others(turns: Sequence[Turn], own: Container[str]) -> list[Turn]:
+    """The turns without those that have no text but `own` ones."""
+    return [turn for turn in turns if not _is_own([part for part in turn.message.parts if part.text], own)]
+
+
+def _is_own(parts: Sequence[Part], own: Container[str]) -> bool:
+    return bool(parts) and all(part.path in own for part in parts)
 
 
 async def _judge_threads_as_forwarded(

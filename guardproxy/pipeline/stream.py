@@ -20,9 +20,10 @@ from guardproxy.errors import UpstreamUnreadable
 from guardproxy.holdback import Ask, HoldBack
 from guardproxy.observe import Metrics
 from guardproxy.pipeline.choice_checks import ChoiceChecks, LatestCheck
+from guardproxy.pipeline.exchange import Exchange
 from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.held import FRAME_BYTES, HeldBytes
-from guardproxy.pipeline.judging import Exchange, Judging, refusal
+from guardproxy.pipeline.judging import Judging, refusal
 from guardproxy.pipeline.reply_records import ReplyRecords
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.unattended import Unattended

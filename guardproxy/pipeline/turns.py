@@ -19,6 +19,7 @@ _SYSTEM_ROLES = ("system", "developer")
 # The keys of a message's own text. Names, citations and unknown fields stand beside it, and templates leave them out.
 _OWN_TEXT = frozenset({"content", "text", "refusal", "transcript", "response", ""})
 _TOO_MANY = "too many encodings"
+_OWN = "policy: a text of guardproxy itself is not judged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,14 +243,18 @@ def coverage_of(
     failed: bool = False,
     undecoded: Container[str] = (),
     unread: Mapping[str, str] = MappingProxyType({}),
+    own: Container[str] = (),
 ) -> tuple[Coverage, ...]:
     """For every part: whether it is judged under `policy`, or why not, or not in full.
 
     `failed`: the guard gave no verdict. `undecoded`: the paths of parts whose encodings were not all decoded. `unread`:
-    the paths of parts in languages that the guard does not read, each with a note of these.
+    the paths of parts in languages that the guard does not read, each with a note of these. `own`: the paths of texts
+    that the proxy itself has written.
     """
     return tuple(
-        _coverage(message, part, policy, "guard unavailable" if failed else unread.get(part.path, ""), undecoded)
+        Coverage(part.path, message.role, part.kind, len(part.text), judged=False, why=_OWN)
+        if part.path in own
+        else _coverage(message, part, policy, "guard unavailable" if failed else unread.get(part.path, ""), undecoded)
         for message in messages
         for part in message.parts
     )

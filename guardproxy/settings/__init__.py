@@ -6,6 +6,7 @@ from guardproxy.settings.checks.upstream import url_error
 from guardproxy.settings.edit import own_rules, replace_text, with_calibration, with_found_rules, with_rules
 from guardproxy.settings.load import load, load_text
 from guardproxy.settings.model import (
+    CONTINUED,
     CREDENTIAL_HEADERS,
     EMBEDDED,
     EMBEDDED_PARTS,
@@ -24,6 +25,7 @@ from guardproxy.settings.presets import DEFAULT_PRESET
 from guardproxy.settings.resolve import MemberSettings, Settings
 
 __all__ = [
+    "CONTINUED",
     "CREDENTIAL_HEADERS",
     "DEFAULT_PRESET",
     "EMBEDDED",

@@ -225,12 +225,14 @@ CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key",
 # Where clients of the protocols name their end user and their session. OpenAI's `prompt_cache_key` is not among them:
 # many sessions with the same beginning share it.
 USER_PLACES = ("body user", "body safety_identifier", "body metadata.user_id", "header x-user-id")
+CONTINUED = "conversation"  # no place: a request has the session of the one that it continues
 SESSION_PLACES = (
     "header x-session-id",
     "body session_id",
     "body metadata.session_id",
     "body conversation",
     "body conversation.id",
+    CONTINUED,
 )
 
 
@@ -279,7 +281,7 @@ class AuditSettings:
     user: tuple[Text, ...] = USER_PLACES
     """Where a request names its end user: `body key.key` or `header name`; the first that there is counts."""
     session: tuple[Text, ...] = SESSION_PLACES
-    """Where a request names its session, in the same form."""
+    """Where a request names its session, in the same form; last `conversation`: that of the request it continues."""
     user_plain: bool = False
     """Whether records hold the end user and the session in plain text, not as a hash."""
     sample_passed: Probability = 0.01

@@ -64,6 +64,7 @@ class ModerationCase:
     policy: Policy
     shadow: tuple[Policy, ...]
     sampled: bool
+    prefixes: tuple[bytes, ...] = ()  # a text for moderation has no place in a conversation
 
 
 def moderations(

@@ -171,7 +171,8 @@ class Proxy:
             user=user,
             session=session,
         )
-        return Exchange(wire, request, origin, chosen.policy, chosen.shadow, self._sample.draw())
+        in_force = tuple(policies.policies.values())
+        return Exchange(wire, request, origin, chosen.policy, chosen.shadow, self._sample.draw(), in_force)
 
     async def _forward(self, call: Call, exchange: Exchange, body: bytes, asker: Asker) -> None:
         """Forward the request, and send the judged answer to the client."""

@@ -124,6 +124,8 @@ def test_every_planted_mistake_is_reported_at_once() -> None:
         ("audit: {user: [user]}", "1:16: audit.user[0]: must be body and a key, such as body metadata.user_id"),
         ("audit: {session: [body a., body b]}", "1:19: audit.session[0]: must be body and a key"),
         ("audit: {session: [body b, 'header x y']}", "1:27: audit.session[1]: must be body and a key"),
+        ("audit: {session: [conversation, body b]}", "1:19: audit.session[0]: must be the last item"),
+        ("audit: {user: [body b, conversation]}", "1:24: audit.user[1]: must be body and a key"),
         ("audit: {user: [header X-Api-Key]}", "1:16: audit.user[0]: names a header with a credential"),
         ("audit: {sample_passed: 1.5}", "audit.sample_passed: must be"),
         ("audit: {after_disconnect_s: -1}", "audit.after_disconnect_s: must be"),

@@ -88,6 +88,7 @@ def parts_of(upstream: Upstream, **changes: Any) -> tuple[Proxy, LivePolicies, O
             actions,
             after_disconnect_s=changes.get("after_disconnect_s", 30.0),
             reads=changes.get("reads"),
+            infer_sessions=changes.get("infer_sessions", False),
             **({"max_held_bytes": changes["max_held_bytes"]} if "max_held_bytes" in changes else {}),
         ),
         wires=[load(name, WIRES, "wire") for name in WIRES],
