@@ -5,6 +5,7 @@ from typing import Protocol
 
 from guardproxy.errors import GuardUnavailable
 from guardproxy.pipeline.exclusions import CountedVerdict
+from guardproxy.pipeline.known_turns import Scores
 from guardproxy.pipeline.turns import Turn
 from guardproxy.policy import Policy
 from guardproxy.ports import Request, Wire
@@ -12,11 +13,24 @@ from guardproxy.types import SEVERITY, Decision, Origin, Outcome, Verdict
 
 
 @dataclass(frozen=True, slots=True)
+class ConversationPlace:
+    """Where a request stands in its conversation.
+
+    `prefixes` has, for each message of the client's request, a hash of the conversation up to and including it
+    (`conversations.prefixes_of`). From the message `new` on, nothing can have been in an earlier request: the assistant
+    has said or called nothing since. With `tools`, the current turn comes again with the result of each call.
+    """
+
+    prefixes: tuple[bytes, ...]
+    new: int
+    tools: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Exchange:
     """What all turns of one request and its reply have in common.
 
-    `policies` are all policies in force. `prefixes` has, for each message of the client's request, a hash of the
-    conversation up to and including it (`conversations.prefixes_of`); it is empty before the pipeline makes them.
+    `policies` are all policies in force. `place` is None before the pipeline finds it.
     """
 
     wire: Wire
@@ -26,13 +40,13 @@ class Exchange:
     shadow: tuple[Policy, ...] = ()
     sampled: bool = False
     policies: tuple[Policy, ...] = ()
-    prefixes: tuple[bytes, ...] = ()
+    place: ConversationPlace | None = None
 
 
 class Case(Protocol):
     """What all records of one request have in common: an exchange, or a request without an upstream.
 
-    `sampled` is drawn once for each request (`Record.sampled`). `prefixes` are those of `Exchange`.
+    `sampled` is drawn once for each request (`Record.sampled`). Without a `place`, every turn is new.
     """
 
     @property
@@ -44,7 +58,7 @@ class Case(Protocol):
     @property
     def sampled(self) -> bool: ...
     @property
-    def prefixes(self) -> tuple[bytes, ...]: ...
+    def place(self) -> ConversationPlace | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +100,10 @@ class JudgedTurn:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The verdict on a message and the decision; the other fields as in `JudgedTurn`."""
+    """The verdict on a message and the decision; the other fields as in `JudgedTurn`.
+
+    `scores` are those that the decision was made of, None if there is no verdict.
+    """
 
     verdict: Verdict | None
     decision: Decision
@@ -95,3 +112,4 @@ class Judgement:
     unread: tuple[str, ...] = ()
     counted: CountedVerdict | None = None
     failure: GuardUnavailable | None = None
+    scores: Scores | None = None
