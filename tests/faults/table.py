@@ -90,6 +90,7 @@ UPSTREAM: Final = (
     _cut("bad-chunk-late", "breaks the framing of a stream later", "timeout"),
     _refused("bad-frame", "sends a frame that is not JSON"),
     _refused("comments", "sends comments without end"),
+    _refused("one-frame", "sends one frame without end"),
     Fault("old-whole", "answers in HTTP/1.0, the body until the connection closes", records=_WHOLE),
     _lost("old-short", "breaks off a whole reply in HTTP/1.0", 502, "unavailable"),
     Fault("old-stream", "streams in HTTP/1.0", records=_WHOLE, stream=True),
@@ -255,7 +256,6 @@ MEMORY: Final = (
     ),
     _refused("held:endless-stream", "text without end, held to its end (`hold_all`)"),
     _refused("window:endless-stream", "text without end, judged as it comes"),
-    _refused("window:one-frame", "one frame without end"),
     _cut("monitored:comments", "comments without end, only monitored", "timeout", records=("user pass",)),
     _lost("whole:endless-body", "a whole reply of 5 GB", 502, "unreadable"),
     Fault(

@@ -34,7 +34,6 @@ def test_a_guard_that_fails_in_the_middle_of_a_stream(proxy: Proxy) -> None:
     with watched(proxy, FAULTS["in-stream"]) as seen:
         got = proxy.post(ask("raise-late", stream=True))
         seen.answered(got)
-    assert b"harbour" in got.body
     assert b"RAISE" not in got.body
 
 

@@ -19,12 +19,13 @@ ENDLESS = [fault for fault in MEMORY if ":" in fault.name and fault.status]
 
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory, upstream: RawUpstream, guard: Started) -> Iterator[Proxy]:
-    """A proxy with the limits that it has by default, but for the time that an answer may take."""
+    """A proxy with the limits of a stream that it has by default, but for the time that an answer may take."""
     with proxy_process(
         tmp_path_factory.mktemp("memory"),
         upstream.url,
         guard.url,
         limits_of_upstream="timeouts: {answer_s: 3}",
+        limits="reply_bytes: 5000000",
         server="write_timeout_s: 1, header_timeout_s: 60, body_timeout_s: 60",
     ) as running:
         running.post(ask("streams", stream=True))  # so that what is imported late is there

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -186,11 +187,25 @@ def test_a_worker_is_killed(tmp_path: Path, upstream: RawUpstream, guard: Starte
     """The other worker answers, and a new one is started."""
     with proxy_process(tmp_path, upstream.url, guard.url, server="workers: 2") as proxy:
         workers = until(lambda: _workers(proxy, 2), "no workers")
-        os.kill(workers[0], signal.SIGKILL)
+        with ExitStack() as stack:
+            clients = [stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port), 20)) for _ in range(8)]
+            time.sleep(0.2)
+            os.kill(workers[0], signal.SIGKILL)
+            time.sleep(0.2)
+            closed = [client for client in clients if select.select([client], [], [], 0)[0]]
+            assert [_received(client) for client in closed] == [FAULTS["worker"].status] * len(closed)
         until(lambda: _is_served(proxy), "not served")
         again = until(lambda: _workers(proxy, 2, without=workers[0]), "no new worker", 100)
         assert workers[1] in again
         until(lambda: _is_served(proxy), "not served")
+
+
+def _received(client: socket.socket) -> int:
+    """The number of bytes that have come."""
+    try:
+        return len(client.recv(100))
+    except ConnectionError:
+        return 0
 
 
 def _workers(proxy: Proxy, count: int, without: int = 0) -> list[int]:
