@@ -22,6 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from guardproxy import actions, wires
+from guardproxy.app.guards import with_cache
 from guardproxy.observe import Metrics, Observers, configure_logging
 from guardproxy.pipeline import Pipeline
 from guardproxy.policy import Policy, PolicySet, Rule, SideRules
@@ -143,7 +144,7 @@ def guarded(target: str, store: str = "", wires_read: Sequence[str] = ("openai_c
     upstream = Upstream(target)
     proxy = Proxy(
         upstream=upstream,
-        pipeline=Pipeline(Safe(), observers, metrics, opened, infer_sessions=True),
+        pipeline=Pipeline(with_cache(Safe()), observers, metrics, opened, infer_sessions=True),
         wires=[load(name, wires.REGISTRY, "wire") for name in wires_read],
         policies=policies,
         allow=PathList(("GET /v1/models",)),

@@ -184,22 +184,23 @@ def decide(policy: Policy, side: Side, verdict: Verdict) -> Decision:
     3. The most severe action applies. Among its rules, the one with the most probable finding says `how`.
     """
     rules = policy.side(side)
-    reached: list[tuple[Reason, str]] = []
-    for finding in verdict.findings:
-        reached += _reached(finding.category, finding.probability, verdict.unsafe, rules.covering(finding.category))
-    reached += _reached(UNSAFE, verdict.unsafe, verdict.unsafe, rules.by_category.get(UNSAFE, ()))
+    unsafe = verdict.unsafe
+    found = [(finding.category, finding.probability, rules.covering(finding.category)) for finding in verdict.findings]
+    if overall := rules.by_category.get(UNSAFE):
+        found.append((UNSAFE, unsafe, overall))
+    reached = [
+        (Reason(category, probability, rule.threshold, rule.action, rule.with_unsafe), rule.how)
+        for category, probability, covering in found
+        for rule in covering
+        if probability >= rule.threshold and unsafe >= rule.with_unsafe
+    ]
     if not reached:
-        return Decision("pass", "", ())
+        return _PASS
     reason, how = max(reached, key=lambda pair: (SEVERITY[pair[0].action], pair[0].probability))
     return Decision(reason.action, how, tuple(pair[0] for pair in reached))
 
 
-def _reached(category: str, probability: float, unsafe: float, rules: tuple[Rule, ...]) -> list[tuple[Reason, str]]:
-    return [
-        (Reason(category, probability, rule.threshold, rule.action, rule.with_unsafe), rule.how)
-        for rule in rules
-        if probability >= rule.threshold and unsafe >= rule.with_unsafe
-    ]
+_PASS = Decision("pass", "", ())
 
 
 def is_clearly_passed(policy: Policy, side: Side, verdict: Verdict) -> bool:

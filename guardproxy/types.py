@@ -83,12 +83,12 @@ class Message:
     @property
     def text(self) -> str:
         """The text that the guard reads: all readable parts that are not empty, one per line."""
-        return "\n".join(part.text for part in self.parts if part.kind != "opaque" and part.text)
+        return "\n".join([part.text for part in self.parts if part.kind != "opaque" and part.text])
 
     @property
     def size(self) -> int:
         """Characters of all readable parts without separators: the unit of positions in a stream (`ports.Mark`)."""
-        return sum(len(part.text) for part in self.parts if part.kind != "opaque")
+        return sum([len(part.text) for part in self.parts if part.kind != "opaque"])
 
     @property
     def side(self) -> Side:
@@ -98,7 +98,7 @@ class Message:
     @property
     def opaque(self) -> tuple[Part, ...]:
         """The parts that no guard can read."""
-        return tuple(part for part in self.parts if part.kind == "opaque")
+        return tuple([part for part in self.parts if part.kind == "opaque"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,6 +163,8 @@ def _options(settings: Settings) -> dict[str, Any]:
         "host": server.host,
         "port": server.port,
         "timeout_graceful_shutdown": server.grace_s,
+        # uvicorn ends a worker that answers no ping for so long: on a busy machine, one that still loads its libraries.
+        "timeout_worker_healthcheck": 60,
         **server_options(server, server.tls),
     }
 

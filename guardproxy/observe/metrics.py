@@ -65,7 +65,8 @@ class Metrics:
             "guard_errors", "Turns without a verdict because the guard failed or was overloaded.", "cause"
         )
         self._unread = counter("unread_languages", "Judged turns in languages that are not read.", "side", "language")
-        self._guard_s = seconds("guard", "Time to a verdict on all views of a text.", "cached")
+        guard_s = seconds("guard", "Time to a verdict on all views of a text.", "cached")
+        self._cached_s, self._judged_s = guard_s.labels("true"), guard_s.labels("false")
         self._queue_s = seconds("guard_queue", "Time that checks waited in the guard's queue.")
         self._forward_s = seconds("guard_forward", "Time of the guard model's forward passes.")
         self._batch = Histogram(
@@ -124,9 +125,10 @@ class Metrics:
         `pipeline/judging.py` calls this once for every judged text, with all of its views, including texts without a
         record of their own: windows of a stream, candidates of a rewrite. A cached verdict counts only its time.
         """
-        self._guard_s.labels("true" if usage.cached else "false").observe(seconds)
         if usage.cached:
+            self._cached_s.observe(seconds)
             return
+        self._judged_s.observe(seconds)
         self._queue_s.observe(usage.queue_s)
         self._forward_s.observe(usage.forward_s)
         self._computed.inc(usage.tokens_computed)

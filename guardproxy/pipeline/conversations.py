@@ -12,7 +12,7 @@ from hashlib import blake2b
 from guardproxy.asking import current_asker
 from guardproxy.observe.masking import INFERRED, short_hash
 from guardproxy.offload import computed
-from guardproxy.pipeline.exchange import Case, Exchange, Place
+from guardproxy.pipeline.exchange import Case, ConversationPlace, Exchange
 from guardproxy.policy import JudgeScope
 from guardproxy.types import Message
 
@@ -48,7 +48,9 @@ class Conversations:
             origin = replace(origin, session=session)
         if not prefixes:
             return exchange
-        return replace(exchange, origin=origin, place=Place(prefixes, _first_new(messages), _has_tools(messages)))
+        return replace(
+            exchange, origin=origin, place=ConversationPlace(prefixes, _first_new(messages), _has_tools(messages))
+        )
 
     def answered(self, case: Case, prefix: bytes, reply_id: str) -> None:
         """Note a reply, which later requests repeat or name by its id; `prefix` is that of the conversation with it."""

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from guardproxy.errors import GuardUnavailable
 from guardproxy.pipeline.exclusions import CountedVerdict
+from guardproxy.pipeline.known_turns import TurnScores
 from guardproxy.pipeline.turns import Turn
 from guardproxy.policy import Policy
 from guardproxy.ports import Request, Wire
@@ -12,7 +13,7 @@ from guardproxy.types import SEVERITY, Decision, Origin, Outcome, Verdict
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ConversationPlace:
     """Where a request stands in its conversation.
 
     `prefixes` has, for each message of the client's request, a hash of the conversation up to and including it
@@ -39,7 +40,7 @@ class Exchange:
     shadow: tuple[Policy, ...] = ()
     sampled: bool = False
     policies: tuple[Policy, ...] = ()
-    place: Place | None = None
+    place: ConversationPlace | None = None
 
 
 class Case(Protocol):
@@ -57,7 +58,7 @@ class Case(Protocol):
     @property
     def sampled(self) -> bool: ...
     @property
-    def place(self) -> Place | None: ...
+    def place(self) -> ConversationPlace | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,10 @@ class JudgedTurn:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The verdict on a message and the decision; the other fields as in `JudgedTurn`."""
+    """The verdict on a message and the decision; the other fields as in `JudgedTurn`.
+
+    `scores` are those that the decision was made of, None if there is no verdict.
+    """
 
     verdict: Verdict | None
     decision: Decision
@@ -108,3 +112,4 @@ class Judgement:
     unread: tuple[str, ...] = ()
     counted: CountedVerdict | None = None
     failure: GuardUnavailable | None = None
+    scores: TurnScores | None = None

@@ -64,7 +64,7 @@ class JudgedRequest:
         refused = [
             judged.turn.index for judged in self.turns if isinstance(judged.outcome, Refuse) and not judged.turn.current
         ]
-        return exchanges_of(messages, refused)
+        return exchanges_of(messages, refused) if refused else frozenset()
 
     def judged_again(self, dropped: frozenset[int], again: "JudgedRequest") -> "JudgedRequest":
         """This request after all its turns except those in `dropped` were judged `again`."""
