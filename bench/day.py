@@ -124,9 +124,9 @@ def _compare(found: Holdings, chat: Chat, number: int, group: Sequence[Record], 
     found.of["turns of the history, decided anew"] += again
     if turn.leaves == "waiting" and not group and not reached:
         found.of["requests that were given up before they were read"] += 1
-    elif len(prompts) != shadows:
-        found.wrong[f"user turns with {len(prompts)} records instead of {shadows}"] += 1
-    wanted = shadows if reached else 0
+    elif len(prompts) != (wanted := _wanted(prompts, shadows)):
+        found.wrong[f"user turns with {len(prompts)} records instead of {wanted}"] += 1
+    wanted = _wanted(replies, shadows) if reached else 0
     if (turn.leaves or turn.breaks) and not any(r.text for r in replies):
         # Nothing of the reply was read, so nothing was judged: there may be a record of the acting policy.
         found.of["replies of which nothing was read"] += reached
@@ -138,6 +138,11 @@ def _compare(found: Holdings, chat: Chat, number: int, group: Sequence[Record], 
     found.wrong["wrong texts"] += sum(r.complete and r.exact and r.text != turn.reply.text for r in replies)
     _count(found, chat, "prompts", turn.prompt, prompts)
     _count(found, chat, "replies", turn.reply, replies)
+
+
+def _wanted(records: Sequence[Record], shadows: int) -> int:
+    """How many records a turn must have: without a verdict, a shadow policy has nothing to decide about."""
+    return 1 if any(record.verdict is None for record in records) else shadows
 
 
 def _count(found: Holdings, chat: Chat, what: str, said: Said, records: Sequence[Record]) -> None:

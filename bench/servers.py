@@ -144,7 +144,7 @@ def guarded(target: str, store: str = "", wires_read: Sequence[str] = ("openai_c
     upstream = Upstream(target)
     proxy = Proxy(
         upstream=upstream,
-        pipeline=Pipeline(with_cache(Safe()), observers, metrics, opened),
+        pipeline=Pipeline(with_cache(Safe()), observers, metrics, opened, infer_sessions=True),
         wires=[load(name, wires.REGISTRY, "wire") for name in wires_read],
         policies=policies,
         allow=PathList(("GET /v1/models",)),

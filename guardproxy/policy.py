@@ -100,8 +100,10 @@ class StreamPolicy:
 
     mode: StreamMode = "window"
     """`window` releases text once it is judged, `hold_all` the whole reply at its end, `monitor` everything at once."""
-    every: Annotated[int, Interval(ge=1)] = 200
-    """Characters between two checks."""
+    every: Annotated[int, Interval(ge=1)] | Literal["auto"] = "auto"
+    """Characters between two checks; `auto` checks soon, then at growing distances, and keeps `lag` characters back."""
+    lag: Annotated[int, Interval(ge=0)] = 40
+    """With `every: auto`, the characters that a client gets end so many characters before the judged ones."""
     exposure: Annotated[int, Interval(ge=0)] = 0
     """The most characters that a client may see before a verdict covers them; `monitor` has no bound."""
 
@@ -199,6 +201,13 @@ def decide(policy: Policy, side: Side, verdict: Verdict) -> Decision:
 
 
 _PASS = Decision("pass", "", ())
+
+
+def is_clearly_passed(policy: Policy, side: Side, verdict: Verdict) -> bool:
+    """Whether a calibrated verdict would change no text with thresholds of half the size."""
+    findings = tuple(replace(finding, probability=2 * finding.probability) for finding in verdict.findings)
+    doubled = replace(verdict, unsafe=2 * verdict.unsafe, findings=findings)
+    return SEVERITY[decide(policy, side, doubled).action] < SEVERITY["rewrite"]
 
 
 def on_failure(setting: OnFailure, cause: Cause) -> Decision:

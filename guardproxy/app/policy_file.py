@@ -44,7 +44,7 @@ class ConfigSource:
 def read(
     config: str | None, data_dir: str | None, *, builtin_only: bool = False, preset: PresetName | None = None
 ) -> ConfigSource:
-    """Load a configuration file, or the built-in defaults. Raises ConfigError with every mistake."""
+    """Load a configuration file, or the built-in defaults, for a proxy. Raises ConfigError with every mistake."""
     # Taken first: a change between the two is then noticed, at the cost of a reload at worst.
     stamp = _stamp(config) if config is not None else None
     file = load_settings(config, os.environ, catalogue(builtin_only=builtin_only), preset)

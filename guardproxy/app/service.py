@@ -5,6 +5,7 @@ import contextlib
 import gc
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from random import Random
+from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -19,6 +20,7 @@ from guardproxy.app.guards import combined, local_guards, members, with_cache
 from guardproxy.app.languages import languages_of_guard, languages_read
 from guardproxy.app.listening import admin_listener
 from guardproxy.app.policy_file import ConfigSource, PolicyFile, floor_of
+from guardproxy.app.protocol import REFUSED
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Exclusions, Judging, Pipeline
@@ -39,9 +41,6 @@ from guardproxy.web.visitors import Visitors, is_loopback
 
 log = structlog.get_logger("guardproxy")
 
-# Seconds that requests have to end when the server stops, and after them the texts whose client has left.
-GRACE_S = 20
-
 
 class Service:
     """The objects of one process: starts and stops them, and applies changes of the configuration file.
@@ -61,6 +60,7 @@ class Service:
         random: Random | None = None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
+        settings.require()
         self._settings = settings
         self._source = source
         self._on_failure = on_failure
@@ -81,12 +81,9 @@ class Service:
         self._tasks: list[asyncio.Task[None]] = []
         self._exclusions = Exclusions()
         self._exclusions.use("configuration", exclusions_of(settings))
+        audit = settings.audit
         self._observers = Observers(
-            opened,
-            text=settings.audit.text,
-            required=settings.audit.required,
-            passed=settings.audit.passed,
-            metrics=self._metrics,
+            opened, text=audit.text, required=audit.required, passed=audit.passed, metrics=self._metrics
         )
         self._upstream = _upstream(settings)
         self._pipeline = self._open_pipeline(settings)
@@ -100,6 +97,7 @@ class Service:
             self._observers,
             self._metrics,
             _actions(settings.policies.policies),
+            max_characters=settings.limits.characters,
             after_disconnect_s=settings.audit.after_disconnect_s,
             reads=languages_read(settings),
             exclusions=self._exclusions,
@@ -192,17 +190,17 @@ class Service:
         return {guard.name: guard.dtype for guard in self._local if guard.dtype is not None}
 
     @contextlib.asynccontextmanager
-    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         """Start in the background: /healthz answers while the weights load, /readyz once the canaries pass."""
         running = asyncio.create_task(self._run())
         try:
             async with admin_listener(self._admin, self._settings):
-                yield
+                yield {REFUSED: self._metrics.failed}
         finally:
             self._reason = "shutting down"
             await _cancelled([running])
             await _cancelled(self._tasks)
-            await self._pipeline.close(GRACE_S)
+            await self._pipeline.close(self._settings.server.grace_s)
             await self._observers.close()
             if self._review is not None:
                 await self._review.close()
@@ -299,6 +297,7 @@ def _upstream(settings: Settings) -> Upstream:
         connect_s=upstream.timeouts.connect_s,
         first_byte_s=upstream.timeouts.first_byte_s,
         between_chunks_s=upstream.timeouts.between_chunks_s,
+        answer_s=upstream.timeouts.answer_s,
         attempts=upstream.retries.attempts,
         max_wait_s=upstream.retries.max_wait_s,
         retry_unsafe=upstream.retries.unsafe_methods,

@@ -22,7 +22,7 @@ from guardproxy.app.audit import store_address
 from guardproxy.app.console import is_served
 from guardproxy.app.listening import address_of, free_port, server_options
 from guardproxy.app.policy_file import ConfigSource, read
-from guardproxy.app.service import GRACE_S, Service
+from guardproxy.app.service import Service
 from guardproxy.console.visits import BASE
 from guardproxy.demo.process import start_demo
 from guardproxy.errors import ConfigError, GuardproxyError
@@ -162,7 +162,9 @@ def _options(settings: Settings) -> dict[str, Any]:
     return {
         "host": server.host,
         "port": server.port,
-        "timeout_graceful_shutdown": GRACE_S,
+        "timeout_graceful_shutdown": server.grace_s,
+        # uvicorn ends a worker that answers no ping for so long: on a busy machine, one that still loads its libraries.
+        "timeout_worker_healthcheck": 60,
         **server_options(server, server.tls),
     }
 

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from guardproxy.asking import current_asker
 from guardproxy.observe.masking import INFERRED, short_hash
 from guardproxy.offload import computed
-from guardproxy.pipeline.exchange import Case, Exchange
+from guardproxy.pipeline.exchange import Case, ConversationPlace, Exchange
 from guardproxy.policy import JudgeScope
 from guardproxy.types import Message
 
@@ -35,7 +35,7 @@ class Conversations:
         self._sessions: OrderedDict[bytes, str] = OrderedDict()  # by beginning; empty if several have it
 
     async def placed(self, exchange: Exchange) -> Exchange:
-        """The exchange with its prefixes, and with the session that it continues or begins if it names none."""
+        """The exchange with its place, and with the session that it continues or begins if it names none."""
         origin, request = exchange.origin, exchange.request
         start = repr((origin.client, current_asker().client, origin.user, origin.session)).encode(errors="replace")
         messages, scope = request.conversation.messages, exchange.policy.judge
@@ -46,7 +46,11 @@ class Conversations:
             session = session or INFERRED + short_hash(origin.request_id.encode())
             self._begin(prefixes[-1], session)
             origin = replace(origin, session=session)
-        return replace(exchange, origin=origin, prefixes=prefixes)
+        if not prefixes:
+            return exchange
+        return replace(
+            exchange, origin=origin, place=ConversationPlace(prefixes, _first_new(messages), _has_tools(messages))
+        )
 
     def answered(self, case: Case, prefix: bytes, reply_id: str) -> None:
         """Note a reply, which later requests repeat or name by its id; `prefix` is that of the conversation with it."""
@@ -77,11 +81,25 @@ class Conversations:
             self._sessions.popitem(last=False)
 
 
+def _first_new(messages: Sequence[Message]) -> int:
+    """The index of the first message behind everything that the assistant has said or called.
+
+    What stands at the end and is not the user's or a tool's, such as a prefill of the answer, is new with them.
+    """
+    last = next((i for i in range(len(messages) - 1, -1, -1) if messages[i].role in ("user", "tool")), 0)
+    return next((i + 1 for i in range(last, -1, -1) if messages[i].role == "assistant"), 0)
+
+
+def _has_tools(messages: Sequence[Message]) -> bool:
+    system = (message for message in messages if message.role in _SYSTEM_ROLES)
+    return any(part.kind == "tool_definition" for message in system for part in message.parts)
+
+
 def prefixes_of(messages: Sequence[Message], scope: JudgeScope, start: bytes) -> tuple[bytes, ...]:
     """For each message, a hash of the roles and texts of the conversation up to and including it, behind `start`.
 
-    What the policy does not judge is left out: system prompts often contain the time, and clients leave out reasoning.
-    Of content that cannot be read, its kind counts.
+    What the policy does not judge is left out: system prompts often contain the time. Of content that cannot be read,
+    only the kind counts.
     """
     return tuple(_prefixes(messages, scope, start))
 

@@ -13,11 +13,24 @@ from guardproxy.types import SEVERITY, Decision, Origin, Outcome, Verdict
 
 
 @dataclass(frozen=True, slots=True)
+class ConversationPlace:
+    """Where a request stands in its conversation.
+
+    `prefixes` has, for each message of the client's request, a hash of the conversation up to and including it
+    (`conversations.prefixes_of`). From the message `new` on, nothing can have been in an earlier request: the assistant
+    has said or called nothing since. With `tools`, the current turn comes again with the result of each call.
+    """
+
+    prefixes: tuple[bytes, ...]
+    new: int
+    tools: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Exchange:
     """What all turns of one request and its reply have in common.
 
-    `policies` are all policies in force. `prefixes` has, for each message of the client's request, a hash of the
-    conversation up to and including it (`conversations.prefixes_of`); it is empty before the pipeline makes them.
+    `policies` are all policies in force. `place` is None before the pipeline finds it.
     """
 
     wire: Wire
@@ -27,13 +40,13 @@ class Exchange:
     shadow: tuple[Policy, ...] = ()
     sampled: bool = False
     policies: tuple[Policy, ...] = ()
-    prefixes: tuple[bytes, ...] = ()
+    place: ConversationPlace | None = None
 
 
 class Case(Protocol):
     """What all records of one request have in common: an exchange, or a request without an upstream.
 
-    `sampled` is drawn once for each request (`Record.sampled`). `prefixes` are those of `Exchange`.
+    `sampled` is drawn once for each request (`Record.sampled`). Without a `place`, every turn is new.
     """
 
     @property
@@ -45,7 +58,7 @@ class Case(Protocol):
     @property
     def sampled(self) -> bool: ...
     @property
-    def prefixes(self) -> tuple[bytes, ...]: ...
+    def place(self) -> ConversationPlace | None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,8 @@ class ErrorReview:
 class Pipeline:
     """Guards exchanges with one guard, which reads the languages `reads`, None if that is unknown.
 
-    A text whose client leaves while it is judged is judged on for at most `after_disconnect_s` seconds, so that it is
+    A reply of more than `max_characters` is not judged, and so refused, unless the policy only monitors streams. A text
+    whose client leaves while it is judged is judged on for at most `after_disconnect_s` seconds, so that it is
     recorded. With `infer_sessions`, requests that name no session get that of the request that they continue.
     """
 
@@ -105,6 +106,7 @@ class Pipeline:
         actions: Mapping[str, Callable[[Policy], Action]],
         *,
         max_held_bytes: int = 64 * 2**20,
+        max_characters: int | None = None,
         after_disconnect_s: float = 30.0,
         reads: frozenset[str] | None = None,
         exclusions: Exclusions | None = None,
@@ -117,7 +119,8 @@ class Pipeline:
         )
         self._metrics = metrics
         self._replies = JudgedReplies()
-        self._held = HeldBytes(max_held_bytes)
+        self._held = HeldBytes(max_held_bytes, max_characters)
+        metrics.held_from(lambda: self._held.all)
         self._unattended = Unattended(after_disconnect_s, max_held_bytes)
 
     async def close(self, timeout_s: float) -> None:
@@ -198,6 +201,7 @@ class Pipeline:
         messages = exchange.request.conversation.messages
         context = recent_context(messages)
         reply = await computed(len(body), exchange.wire.parse_reply, exchange.request, body)
+        self._held.check_characters(sum(choice.size for choice in reply.choices))
         judged = await gathered(
             [
                 self.judging.turn(exchange, reply_turn(messages, choice), context, index)

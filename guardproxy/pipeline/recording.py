@@ -10,7 +10,7 @@ from guardproxy.observe import Metrics, Observers, Receipt
 from guardproxy.offload import computed
 from guardproxy.pipeline.conversations import CHEAPER, Conversations
 from guardproxy.pipeline.exchange import Case, JudgedTurn
-from guardproxy.pipeline.repeats import Recordable, RecordedTurns, prefix_of, recordable
+from guardproxy.pipeline.repeats import Recordable, RecordedTurns, may_repeat, prefix_of, recordable
 from guardproxy.policy import Policy, decide
 from guardproxy.types import Coverage, Outcome, OutcomeName, Pass, Record, Refuse, Replace, ReplyInfo
 
@@ -36,8 +36,8 @@ class Recorder:
     ) -> None:
         """Give the observers a record of each judged turn, and of each shadow policy's decision on it.
 
-        A turn of the history has none if it is recorded already with the same decision. If that record is still on its
-        way to the sinks, the turn's own waits, and follows if they fail to store the first. `reply` is None for the
+        A turn that comes again has none if it is recorded already with the same decision. If that record is still on
+        its way to the sinks, the turn's own waits, and follows if they fail to store the first. `reply` is None for the
         turns of a request. Raises AuditUnavailable if `audit.required` is set and a record could not be stored.
         """
         hashed = sum(one.turn.message.size for one in judged) // CHEAPER if reply else 0
@@ -47,8 +47,9 @@ class Recorder:
             for one, (prefix, _) in zip(judged, places, strict=True):
                 self._conversations.answered(case, prefix, "" if one.late else reply.id)
         turns = [turn for _, turn in places]
-        repeats = {place for place, turn in enumerate(turns) if self._is_repeat(judged[place], turn)}
-        waiting = {place: self._waiting(judged[place], turn) for place, turn in enumerate(turns)}
+        again = [turn if may_repeat(case, one) else None for one, turn in zip(judged, turns, strict=True)]
+        repeats = {place for place, turn in enumerate(again) if turn is not None and self._recorded.is_known(turn)}
+        waiting = {place: self._waiting(turn) for place, turn in enumerate(again)}
         if repeats:
             coverage = await computed(size, _without_repeats, judged, repeats, coverage)
         # Those that wait come first, because the last record has the coverage of the parts without one.
@@ -64,14 +65,9 @@ class Recorder:
                 self._metrics.unread(message.side, judged[place].unread)
         await self._give(now)
 
-    def _is_repeat(self, judged: JudgedTurn, turn: Recordable | None) -> bool:
-        return turn is not None and not judged.turn.current and self._recorded.is_known(turn)
-
-    def _waiting(self, judged: JudgedTurn, turn: Recordable | None) -> "asyncio.Future[bool] | None":
-        """For a turn of the history: whether a record that says the same will be stored, if one is on its way."""
-        if turn is None or judged.turn.current or self._observers.required:
-            return None
-        return self._recorded.waiting(turn)
+    def _waiting(self, turn: Recordable | None) -> "asyncio.Future[bool] | None":
+        """For a turn that may repeat: whether a record that says the same will be stored, if one is on its way."""
+        return None if turn is None or self._observers.required else self._recorded.waiting(turn)
 
     async def _give(self, turns: Sequence[tuple[Recordable | None, list[Record]]]) -> None:
         receipts: dict[str, Receipt] = {}

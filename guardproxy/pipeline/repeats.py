@@ -10,7 +10,7 @@ from guardproxy.pipeline.exchange import Case, JudgedTurn
 from guardproxy.policy import Policy, decide
 from guardproxy.types import Decision, Outcome, Pass, Refuse, Replace
 
-_MOST = 20_000  # turns that are kept; the least recently used one is removed first
+_MOST = 50_000  # turns that are kept; the least recently used one is removed first
 
 _Decided = tuple[object, ...]
 _Key = tuple[str, str, bytes, int]
@@ -25,7 +25,7 @@ class Recordable:
 
 
 class RecordedTurns:
-    """Remembers the latest record of each turn that did not simply pass: those of a history that do are not recorded.
+    """Remembers the latest record of each turn that may be recorded again.
 
     A turn is known once every sink has stored its records.
     """
@@ -64,19 +64,30 @@ class RecordedTurns:
 
 def prefix_of(case: Case, judged: JudgedTurn) -> bytes:
     """The prefix of the conversation up to and including the turn; empty if its place in one is not known."""
-    if judged.turn.index < len(case.prefixes):
-        return case.prefixes[judged.turn.index]
-    return following(case.prefixes[-1], judged.turn.message, case.policy.judge) if case.prefixes else b""
+    if case.place is None:
+        return b""
+    prefixes = case.place.prefixes
+    if judged.turn.index < len(prefixes):
+        return prefixes[judged.turn.index]
+    return following(prefixes[-1], judged.turn.message, case.policy.judge)
+
+
+def may_repeat(case: Case, judged: JudgedTurn) -> bool:
+    """Whether an earlier request can have had the turn: the assistant has said or called something since."""
+    return case.place is not None and judged.turn.index < case.place.new
 
 
 def recordable(case: Case, judged: JudgedTurn, prefix: bytes) -> Recordable | None:
-    """The turn as `RecordedTurns` knows it; None if it passed, or its place in a conversation is not known.
+    """The turn as `RecordedTurns` knows it; None if there is no need to know it, or its place is not known.
+
+    A turn that passed is recorded as the current one only, so it need not be known unless it is current again: with the
+    results of tools.
 
     It is the same turn if it stands at the same place of the same session, behind the same turns, under the same
     policy. Not compared are scores and the version of the policy: if they change the decision, that is compared.
     """
     turn = judged.turn
-    if not judged.stands_out or judged.late or not prefix:
+    if not prefix or judged.late or not (judged.stands_out or (case.place and case.place.tools)):
         return None
     joined = len(turn.message.parts) if turn.index > turn.context else 0
     key = (case.origin.session, case.policy.name, prefix, joined)

@@ -15,6 +15,7 @@ from guardproxy.settings.model import (
     GuardSettings,
     LogSettings,
     PathSettings,
+    ServiceSettings,
     UpstreamSettings,
     UpstreamTlsSettings,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "ReviewerRole",
     "ServerSettings",
     "ServerTlsSettings",
+    "ServiceSettings",
     "Settings",
     "UpstreamSettings",
     "UpstreamTlsSettings",

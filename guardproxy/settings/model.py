@@ -36,6 +36,8 @@ class TimeoutSettings:
     """Seconds from the request to the first byte of the answer."""
     between_chunks_s: Seconds = 60.0
     """Seconds between two chunks of the answer."""
+    answer_s: Seconds = 3600.0
+    """Seconds from the request to the end of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class ByLanguageSettings:
 class ServiceSettings:
     """How a moderation service is called."""
 
-    key: Text = field(repr=False)
+    key: Text | None = field(repr=False)
     """The service's key, as ${env:NAME}."""
     url: Text | None = None
     """Base address, if each customer of the service has a separate one; without it, the service's public address."""

@@ -61,6 +61,8 @@ class ServerSettings:
     """Seconds after an answer after which a connection without a further request is closed."""
     write_timeout_s: Seconds = 30.0
     """Seconds for which a client may leave an answer unread before its connection is cut."""
+    grace_s: Annotated[int, Interval(ge=1, le=3600)] = 20
+    """Seconds that requests have to end when the server stops, and after them the texts whose client has left."""
     tls: ServerTlsSettings | None = None
     """The certificate of the proxy's listener; without it, it speaks plain HTTP."""
 
@@ -74,7 +76,7 @@ class Limits:
     reply_bytes: Count = 20_971_520
     """Bytes of an upstream's reply."""
     characters: Count = 1_000_000
-    """Characters of all texts of a conversation."""
+    """Characters of all texts of a conversation, and of a reply."""
     messages: Count = 10_000
     """Messages of a conversation."""
     parts: Count = 20_000

@@ -5,13 +5,16 @@ from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
-from guardproxy.reviews import Exclusion, Label
+from guardproxy.reviews import ChangedRule, Exclusion, Label, PolicyChange
 from guardproxy.types import Coverage, Decision, Finding, Origin, Reason, Record, ReplyInfo, Span, Usage, Verdict
 
 # Records are frozen, so values need no copies: dataclasses.asdict copies every leaf and takes five times as long.
 _NAMES = {
     kind: tuple(field.name for field in fields(kind))
-    for kind in (Record, Origin, Verdict, Usage, Finding, Decision, Reason, Coverage, ReplyInfo, Label, Exclusion)
+    for kind in (
+        *(Record, Origin, Verdict, Usage, Finding, Decision, Reason, Coverage, ReplyInfo),
+        *(Label, Exclusion, PolicyChange, ChangedRule),
+    )
 }
 _VALUES = {kind: attrgetter(*names) for kind, names in _NAMES.items()}
 
@@ -39,6 +42,12 @@ def exclusion_dict(exclusion: Exclusion) -> dict[str, Any]:
     """Return the exclusion as a dict of scalars, with the field names of `types`."""
     fields_of_exclusion: dict[str, Any] = _json_value(exclusion)
     return fields_of_exclusion
+
+
+def policy_change_dict(change: PolicyChange) -> dict[str, Any]:
+    """Return the change of a policy as dicts, lists and scalars, with the field names of `reviews`."""
+    fields_of_change: dict[str, Any] = _json_value(change)
+    return fields_of_change
 
 
 def to_json(record: Record) -> str:

@@ -22,7 +22,10 @@ from guardproxy.web.visitors import Visitors
 log = structlog.get_logger("guardproxy.proxy")
 
 _NO_RETRY = {NO_RETRY[0].decode("ascii"): NO_RETRY[1].decode("ascii")}
-Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
+Lifespan = (
+    Callable[[Starlette], AbstractAsyncContextManager[None]]
+    | Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, Any]]]
+)
 OPERATOR_PATHS = ("/healthz", "/readyz", "/metrics")
 
 
@@ -111,6 +114,7 @@ class _Front:
     def _refuse(self, path: str, error: GuardproxyError) -> Response:
         log.warning("request_failed", code=error.code, error=str(error))
         self._metrics.request("none", error.status)
+        self._metrics.failed(error.code)
         answer = error_answer(path, error.status, error.code, str(error))
         return Response(answer.body, answer.status, media_type=answer.content_type, headers=_NO_RETRY)
 

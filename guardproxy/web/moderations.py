@@ -64,7 +64,7 @@ class ModerationCase:
     policy: Policy
     shadow: tuple[Policy, ...]
     sampled: bool
-    prefixes: tuple[bytes, ...] = ()  # a text for moderation has no place in a conversation
+    place: None = None  # a text for moderation is in no conversation
 
 
 def moderations(

@@ -23,7 +23,7 @@ from guardproxy.types import Message, Origin, Part, Record
 from guardproxy.wires.openai_chat import wire
 from guardproxy.wires.openai_responses import wire as responses
 from tests.kit import ListSink, WordGuard
-from tests.pipeline.test_pipeline import frames, played, reply
+from tests.pipeline.test_pipeline import frame, frames, played, reply
 from tests.pipeline.test_resumed import response
 
 WORDS = {"bomb": ("violence_hate", 0.9), "knife": ("violence_hate", 0.6), "poison": ("criminal_planning", 0.6)}
@@ -78,7 +78,7 @@ class Proxy:
 
     async def send(self, messages: list[dict[str, Any]], rules: Policy = POLICY, **more: Any) -> RequestReview:
         self.number += 1
-        body = json.dumps({"model": "m", "messages": messages}).encode()
+        body = json.dumps({"model": "m", "messages": messages, "tools": more.pop("tools", [])}).encode()
         request = wire.parse_request("/v1/chat/completions", body)
         changes = {key: more.pop(key) for key in ("client", "user", "session") if key in more}
         origin = replace(Origin(f"r{self.number}", "default", wire.name, "u", "m", "c"), **changes)
@@ -233,6 +233,79 @@ def test_parts_and_joined_turns_come_once() -> None:
         return proxy
 
     assert {request for request, *_ in asyncio.run(run()).told()} == {"r1"}
+
+
+def called(number: int) -> list[dict[str, Any]]:
+    """The call of a tool, and its result."""
+    call = {"id": f"c{number}", "type": "function", "function": {"name": "f", "arguments": f'{{"n": {number}}}'}}
+    result = {"role": "tool", "tool_call_id": f"c{number}", "content": f"result {number} is a knife"}
+    return [{"role": "assistant", "content": None, "tool_calls": [call]}, result]
+
+
+@pytest.mark.parametrize("prompt", ["find it", "a knife"])
+def test_the_steps_of_an_agent_are_recorded_once(prompt: str) -> None:
+    """The current turn comes again with the result of each call, in whole: what passed is no exception."""
+    tools = [{"type": "function", "function": {"name": "f", "description": "finds"}}]
+
+    async def run() -> Proxy:
+        async with Proxy() as proxy:
+            messages: list[dict[str, Any]] = [{"role": "user", "content": prompt}]
+            for number in range(4):
+                await proxy.send(messages, tools=tools)
+                messages += called(number)
+        return proxy
+
+    records = [(r.origin.request_id, r.side, r.turn) for r in asyncio.run(run()).sink.records]
+    # Before the messages stands one with the definitions of the tools; no reply here has recorded the calls. Each
+    # result is recorded alone and joined with what the turn had before.
+    assert sorted(set(records)) == [
+        ("r1", "user", 1),
+        *(("r2", "assistant", 2), ("r2", "user", 3)),
+        *(("r3", "assistant", 4), ("r3", "user", 5)),
+        *(("r4", "assistant", 6), ("r4", "user", 7)),
+    ]
+    assert len(records) == 10
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_call_that_comes_back_is_recorded_as_a_reply_alone(streamed: bool) -> None:
+    """The client sends the call with its result; both passed."""
+    call, result = called(0)
+    tools = [{"type": "function", "function": {"name": "f", "description": "finds"}}]
+    choice = {"index": 0, "message": call, "finish_reason": "tool_calls"}
+    head = {"id": "c", "created": 1, "model": "m"}
+    whole = json.dumps({**head, "object": "chat.completion", "choices": [choice]}).encode()
+    delta = {"role": "assistant", "tool_calls": [{"index": 0, **call["tool_calls"][0]}]}
+
+    async def run() -> Proxy:
+        async with Proxy() as proxy:
+            review = await proxy.send([{"role": "user", "content": "find it"}], tools=tools)
+            if streamed:
+                pieces = [frame(**delta), frame(finish="tool_calls"), b"data: [DONE]\n\n"]
+                stream = proxy.pipeline.review_stream(review.exchange, played(pieces), "text/event-stream")
+                _ = [piece async for piece in stream]
+            else:
+                await proxy.pipeline.review_reply(review.exchange, whole)
+            await proxy.send([{"role": "user", "content": "find it"}, call, result], tools=tools)
+        return proxy
+
+    records = [(r.origin.request_id, r.side, r.turn) for r in asyncio.run(run()).sink.records]
+    assert sorted(set(records)) == [("r1", "assistant", 2), ("r1", "user", 1), ("r2", "user", 3)]
+
+
+def test_what_stands_behind_the_last_answer_is_always_recorded() -> None:
+    """Also with a prefill of the answer behind it, and with the same result of a tool sent twice."""
+
+    async def run() -> Proxy:
+        async with Proxy() as proxy:
+            for _ in range(2):
+                await proxy.ask("a knife", "Sure:")
+            for _ in range(2):
+                await proxy.send([{"role": "user", "content": "hello"}, *called(0)])
+        return proxy
+
+    told = sorted({(request, turn) for request, turn, *_ in asyncio.run(run()).told()})
+    assert told == [("r1", 0), ("r2", 0), ("r3", 2), ("r4", 2)]
 
 
 def test_the_coverage_of_a_repeat_is_in_its_own_record_alone() -> None:

@@ -74,6 +74,7 @@ whole reply is judged; remove it
 """
 
 
+STREAM = "policies: {default: {unsafe: {block: 0.5}, stream: {"
 ENVIRONMENT = {"K": "k", "SPACED": "a b", "FERNET": f"{'A' * 43}="}
 AZURE = "guard: {family: azure_content_safety, service: {key: '${env:KEY}'"
 
@@ -102,6 +103,12 @@ def test_every_planted_mistake_is_reported_at_once() -> None:
         ("server: {host: 5}", "server.host: must be a string, not 5; quote it"),
         ('server: {host: ""}', "server.host: must not be empty"),
         ("upstream: {tls: {verify: yes}}", 'upstream.tls.verify: must be true or false, not "yes"'),
+        (f"{STREAM}every: atuo}}}}}}", 'must be auto or an integer, not "atuo"; did you mean auto?'),
+        (f"{STREAM}every: 0}}}}}}", "stream.every: must be at least 1, not 0"),
+        (f"{STREAM}every: []}}}}}}", "stream.every: must be auto or an integer, not a list"),
+        (f"{STREAM}every: 1.5}}}}}}", "stream.every: must be an integer, not 1.5"),
+        (f"{STREAM}every: 9, lag: 4}}}}}}", "stream.lag: has no effect with a number for every; write every: auto"),
+        (f"{STREAM}mode: monitor, lag: 4}}}}}}", "stream.lag: has no effect with mode: monitor"),
         ("wires: openai_chat", 'wires: must be a list, not "openai_chat"'),
         ("wires: [openai_chat, openai_chat]", "wires[1]: is already listed"),
         ("wires: [openai]", "wires[0]: unknown wire 'openai'; did you mean openai_chat?"),
