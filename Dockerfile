@@ -2,7 +2,7 @@
 # large guards.
 #   docker build --target cpu  -t guardproxy .
 #   docker build --target cuda -t guardproxy:cuda .
-# Run: docker run -p 8080:8080 -v guardproxy:/data guardproxy serve --host 0.0.0.0 --upstream https://llm.example
+# Run: docker run --read-only --tmpfs /tmp -p 8080:8080 -v guardproxy:/data guardproxy serve --host 0.0.0.0 --upstream https://llm.example
 # The image listens on every interface of its container. Publish the port only on networks whose clients may use it.
 
 FROM python:3.12-slim AS source
@@ -24,15 +24,20 @@ COPY --from=source /src /src
 RUN /opt/guardproxy/bin/pip install --no-cache-dir '/src[postgres]'
 
 FROM python:3.12-slim AS runtime
-RUN useradd --create-home --uid 10001 guardproxy && install -d -o guardproxy -g guardproxy /data
-ENV PATH=/opt/guardproxy/bin:$PATH GUARDPROXY_DATA_DIR=/data HF_HOME=/data/huggingface PYTHONUNBUFFERED=1
-USER guardproxy
+RUN groupadd --gid 10001 guardproxy && useradd --no-create-home --home-dir /data --uid 10001 --gid 10001 guardproxy \
+    && install -d -o guardproxy -g guardproxy -m 700 /data
+ENV PATH=/opt/guardproxy/bin:$PATH GUARDPROXY_DATA_DIR=/data HF_HOME=/data/huggingface HOME=/data \
+    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 GUARDPROXY_HEALTH_URL=http://127.0.0.1:8080/readyz
+# Numbers, by which Kubernetes knows that the user is not root. Only /data and /tmp are written: the root file system may
+# be read-only (docker run --read-only --tmpfs /tmp).
+USER 10001:10001
 VOLUME /data
-EXPOSE 8080
-# /readyz returns 200 once the weights are loaded and the guard separates the canaries. The check ignores a proxy that
-# the environment names, because that proxy cannot reach this container's loopback.
+EXPOSE 8080 9090
+# /readyz returns 200 once the weights are loaded and the guard separates the canaries. With the section `admin` it is on
+# that port: set GUARDPROXY_HEALTH_URL. The check ignores a proxy that the environment names, because that proxy cannot
+# reach this container's loopback.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=120s --retries=4 \
-    CMD ["python", "-c", "import urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:8080/readyz', timeout=4)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open(os.environ['GUARDPROXY_HEALTH_URL'], timeout=4)"]
 ENTRYPOINT ["guardproxy"]
 CMD ["serve", "--host", "0.0.0.0"]
 

@@ -1,4 +1,4 @@
-.PHONY: install serve test browser lint types bench docs mutation evaluation presets train train-multilingual package
+.PHONY: install serve test browser lint types bench docs mutation evaluation presets train train-multilingual package lock audit fuzz
 
 PYTHON ?= python3
 VENV := .venv
@@ -80,6 +80,19 @@ train-multilingual: install
 	$(PIP) install --group train-multilingual
 	$(BIN)/python training/train.py --recipe multilingual --out $(MULTILINGUAL) --dev multijail benign_multilingual xstest
 	$(BIN)/python bench/multilingual.py --model $(MULTILINGUAL)
+
+# The versions that were tested, for `make audit`: docs/security.md.
+lock: install
+	$(BIN)/python .ci/lock.py > requirements.lock.new && mv requirements.lock.new requirements.lock
+
+audit: install
+	$(PIP) install --group audit
+	.ci/audit.sh
+
+# Ten minutes for each target: docs/testing.md.
+fuzz: install
+	$(PIP) install --group fuzz
+	for target in wires settings views frames; do nice -n 19 $(BIN)/python -m tests.fuzz $$target || exit 1; done
 
 # A wheel and a source distribution in dist/, checked as a package index would.
 package: install

@@ -24,7 +24,6 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from guardproxy.console.record import same_text
 from guardproxy.errors import ConfigError
 from guardproxy.reviews import Label
 from guardproxy.sinks.database import COUNT_BY, AuditStore, Filter, ReviewStore
@@ -80,6 +79,7 @@ def made(number: int, chance: random.Random) -> Record:
         outcome="refuse" if blocked else "pass",
         text=text,
         coverage=(Coverage("messages[0].content", "user", "text", len(text), judged=True),),
+        exact=True,
         latency_s=chance.random() / 50,
         error="no answer in 2 s" if chance.random() < 0.001 else "",
     )
@@ -143,8 +143,8 @@ def queries(store: ReviewStore, rows: int) -> dict[str, _Query]:
     named["list: page in the middle"] = lambda: store.page(before=rows // 2, limit=51)
     named["list: page in the middle, forwards"] = lambda: store.page(after=rows // 2, limit=51)
     named["live: new records"] = lambda: store.page(after=rows, limit=50)
-    named["queue: next"] = lambda: store.page(Filter(shadow="without", label="none"), limit=25)
-    named["queue: next, before the middle"] = lambda: store.page(
+    named["queue: next"] = lambda: store.texts(Filter(shadow="without", label="none"), limit=25)
+    named["queue: next, before the middle"] = lambda: store.texts(
         Filter(shadow="without", label="none"), before=rows // 2, limit=25
     )
     named["queue: claim"] = lambda: store.claim([f"{rows // 2:032x}"], "ann", 300)
@@ -190,7 +190,8 @@ def _of_a_record(store: ReviewStore, rows: int) -> dict[str, _Query]:
 
 
 async def _same_text(store: ReviewStore, number: int) -> object:
-    return await same_text(store, (await store.get(str(number)))[0])
+    stored = (await store.get(str(number)))[0]
+    return await store.same_text(stored), await store.of_same_text(stored, 8)
 
 
 async def fill(store: ReviewStore, rows: int) -> dict[str, object]:

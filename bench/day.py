@@ -9,7 +9,7 @@ turns, in eight protocols, streamed and whole; some clients leave early, some an
 day.
 
 It prints how the requests ended, and compares the store with what was sent: each turn must have one record. A turn of
-the history that is not harmless is recorded again with each later request of its chat; these are counted by themselves.
+the history may have another one only if the decision about it has changed; these are counted by themselves.
 """
 
 import argparse
@@ -23,8 +23,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from bench.day_clients import Day, held
+from bench.day_clients import REFUSAL, Day, held
 from bench.day_traffic import ABUSERS, ROOT, Chat, DayUpstream, Said, planned
 from guardproxy.observe.masking import short_hash
 from guardproxy.sinks.database import AuditStore, default_store_url
@@ -81,8 +82,10 @@ def compared(chats: Sequence[Chat], day: Day, asked: Iterable[str], records: Seq
     reached, sent = set(asked), set(day.sent)
     for chat in chats:
         requests: dict[str, list[Record]] = defaultdict(list)
-        for record in by_session.pop(short_hash(chat.session.encode()), []):
+        of_chat = by_session.pop(short_hash(chat.session.encode()), [])
+        for record in of_chat:
             requests[record.origin.request_id].append(record)
+        _compare_repeats(found, of_chat, requests)
         last = {max(r.turn for r in group if r.side == "user"): group for group in requests.values()}
         if len(last) < len(requests):
             found.wrong["requests with two ids"] += len(requests) - len(last)
@@ -95,6 +98,20 @@ def compared(chats: Sequence[Chat], day: Day, asked: Iterable[str], records: Seq
     return found
 
 
+def _compare_repeats(found: Holdings, of_chat: Sequence[Record], requests: dict[str, list[Record]]) -> None:
+    """Find turns that were recorded again although nothing about them had changed, and judged refusals of the proxy."""
+    current = {name: max(r.turn for r in group if r.side == "user") for name, group in requests.items()}
+    latest: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+    for record in of_chat:
+        turn = record.side, record.turn, record.text, record.policy, record.shadow
+        decision, withheld = record.decision, record.outcome in ("refuse", "drop")
+        said = decision.action, decision.cause, set(decision.categories), withheld, bool(record.error)
+        if record.turn < current[record.origin.request_id]:
+            found.wrong["turns recorded again with the same decision"] += latest.get(turn) == said
+            found.wrong["refusals of the proxy that were judged"] += record.text == REFUSAL and turn[0] == "assistant"
+        latest[turn] = said
+
+
 def _compare(found: Holdings, chat: Chat, number: int, group: Sequence[Record], reached: bool) -> None:
     """Compare the records of one request."""
     turn, current = chat.turns[number], 2 * number
@@ -104,12 +121,12 @@ def _compare(found: Holdings, chat: Chat, number: int, group: Sequence[Record], 
     again = len(group) - len(prompts) - len(replies)
     found.of["user turns"] += len(prompts)
     found.of["replies and errors"] += len(replies)
-    found.of["turns of the history, again"] += again
+    found.of["turns of the history, decided anew"] += again
     if turn.leaves == "waiting" and not group and not reached:
         found.of["requests that were given up before they were read"] += 1
-    elif len(prompts) != shadows:
-        found.wrong[f"user turns with {len(prompts)} records instead of {shadows}"] += 1
-    wanted = shadows if reached else 0
+    elif len(prompts) != (wanted := _wanted(prompts, shadows)):
+        found.wrong[f"user turns with {len(prompts)} records instead of {wanted}"] += 1
+    wanted = _wanted(replies, shadows) if reached else 0
     if (turn.leaves or turn.breaks) and not any(r.text for r in replies):
         # Nothing of the reply was read, so nothing was judged: there may be a record of the acting policy.
         found.of["replies of which nothing was read"] += reached
@@ -121,6 +138,11 @@ def _compare(found: Holdings, chat: Chat, number: int, group: Sequence[Record], 
     found.wrong["wrong texts"] += sum(r.complete and r.exact and r.text != turn.reply.text for r in replies)
     _count(found, chat, "prompts", turn.prompt, prompts)
     _count(found, chat, "replies", turn.reply, replies)
+
+
+def _wanted(records: Sequence[Record], shadows: int) -> int:
+    """How many records a turn must have: without a verdict, a shadow policy has nothing to decide about."""
+    return 1 if any(record.verdict is None for record in records) else shadows
 
 
 def _count(found: Holdings, chat: Chat, what: str, said: Said, records: Sequence[Record]) -> None:

@@ -5,7 +5,9 @@
 Starts `guardproxy serve` with the embedded guard on one thread, in front of an upstream that answers at once, and talks
 to both over sockets. Every text is new, so that no verdict comes from the cache. Three rows: `small` clients alone, one
 request after the other; the same beside one client that sends messages of harmless words without a pause; and a load
-of new clients at three times the rate that the first row reached.
+of new clients at three times the rate that the first row reached. Below the table: the goodput of that load, which is
+what passed per second in its time, as a share of the capacity, the rate of the first row; its slowest answer; the
+memory of the process before and after it; and how long after it a lone request takes at most twice its time before.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import json
 import os
 import random
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -43,6 +46,7 @@ class Answers:
     passed: list[float] = field(default_factory=list)
     other: Counter[str] = field(default_factory=Counter)
     slowest: float = 0.0
+    ended: list[float] = field(default_factory=list)  # when those that passed were answered, of time.perf_counter()
 
     @property
     def total(self) -> int:
@@ -69,8 +73,8 @@ def text_of(draw: random.Random, characters: int) -> str:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """An upstream that answers at once, and guardproxy in front of it; yields guardproxy's address."""
+def served(folder: Path) -> Iterator[tuple[str, int]]:
+    """An upstream that answers at once, and guardproxy in front of it: its address and the id of its process."""
     ports = []
     for _ in range(2):
         with socket.socket() as probe:
@@ -90,7 +94,7 @@ def served(folder: Path) -> Iterator[str]:
         try:
             url = f"http://127.0.0.1:{ports[1]}"
             _wait_ready(url)
-            yield url
+            yield url, running[1].pid
         finally:
             for process in running:
                 process.terminate()
@@ -124,6 +128,7 @@ async def ask(client: httpx.AsyncClient, key: str, text: str, answers: Answers) 
         answers.other[why] += 1
     else:
         answers.passed.append(took)
+        answers.ended.append(began + took)
 
 
 async def in_turn(client: httpx.AsyncClient, small: int, seconds: float, draw: random.Random) -> Answers:
@@ -168,8 +173,40 @@ async def flood(client: httpx.AsyncClient, rate: float, seconds: float, draw: ra
     return answers
 
 
-async def measured(url: str, args: argparse.Namespace) -> list[str]:
-    """The rows of the table."""
+async def lone(client: httpx.AsyncClient, draw: random.Random) -> float:
+    """The seconds of a short request."""
+    answers = Answers()
+    await ask(client, "lone", text_of(draw, 120), answers)
+    return answers.slowest
+
+
+async def overload(
+    client: httpx.AsyncClient, capacity: float, process: int, args: argparse.Namespace, draw: random.Random
+) -> tuple[Answers, str]:
+    """Three times the capacity: the answers, and what is said below the table."""
+    usual = statistics.median([await lone(client, draw) for _ in range(5)])
+    memory, began = _rss(process), time.perf_counter()
+    over = await flood(client, 3 * capacity, args.seconds, draw)
+    memory_after, ended = _rss(process), time.perf_counter()
+    while await lone(client, draw) > 2 * usual and time.perf_counter() < ended + 60:
+        pass
+    back = time.perf_counter() - ended
+    goodput = sum(at <= began + args.seconds for at in over.ended) / args.seconds
+    return over, (
+        f"3 x capacity for {args.seconds:g} s: capacity {capacity:.1f}/s, goodput {goodput:.1f}/s "
+        f"({100 * goodput / capacity:.0f} %); slowest answer {over.slowest:.1f} s; memory {memory >> 20} MB before, "
+        f"{memory_after >> 20} MB after; a lone request takes {1000 * usual:.0f} ms before, and at most twice as long "
+        f"from {back:.1f} s after the last answer on"
+    )
+
+
+def _rss(process: int) -> int:
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+async def measured(url: str, process: int, args: argparse.Namespace) -> tuple[list[str], str]:
+    """The rows of the table, and what is said below it."""
     draw = random.Random(args.seed)
     limits = httpx.Limits(max_connections=2000, max_keepalive_connections=200)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
@@ -181,11 +218,11 @@ async def measured(url: str, args: argparse.Namespace) -> list[str]:
         rows.append(small.row(f"{args.small} small clients beside one of {args.kilobytes} KB"))
         rows.append(large.row(f"that client of {args.kilobytes} KB"))
         await asyncio.sleep(3)
-        over = await flood(client, 3 * capacity, args.seconds, draw)
+        over, said = await overload(client, capacity, process, args, draw)
         rows.append(over.row(f"{3 * capacity:.0f} new clients a second, 3 x capacity"))
         after = await in_turn(client, args.small, 3, draw)
         rows.append(after.row(f"{args.small} small clients right after"))
-    return rows
+    return rows, said
 
 
 def main() -> None:
@@ -196,12 +233,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, served(Path(folder)) as url:
-        rows = asyncio.run(measured(url, args))
+    with tempfile.TemporaryDirectory() as folder, served(Path(folder)) as (url, process):
+        rows, said = asyncio.run(measured(url, process, args))
     print(f"{machine()}; guardproxy, its upstream and the clients share the cores\n")
     print("| load | answers | passed | p50 ms | p99 ms | slowest ms | others |")
     print("|---|--:|--:|--:|--:|--:|---|")
     print("\n".join(rows))
+    print(f"\n{said}")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,10 @@ from typing import Any, Self
 VARIANTS = ("bare", "bare_httpcore", "guardproxy")
 AUDITED = ("guardproxy", "audited", "audited_slow", "audited_log", "audited_sampled")
 RECORDS = 2  # of a whole reply: its turn and the reply
-TURNS = [("user", "Tell me about foxes. " * 10), ("assistant", "They are clever. " * 20), ("user", "And dogs? " * 15)]
+TURNS = [
+    *((role, f"{role} {number}: tell me more. " * 8) for number in range(9) for role in ("user", "assistant")),
+    *(("user", "Tell me about foxes. " * 10), ("assistant", "They are clever. " * 20), ("user", "And dogs? " * 15)),
+]
 CLIENTS = (1, 16, 64)
 
 
@@ -61,6 +64,7 @@ class Load:
 
 WHOLE = Load("whole reply")
 LONGER = Load("whole reply, third turn", turns=3)
+RESENT = Load("whole reply, turn 21 of a resent conversation", turns=21)
 FAST = Load("stream of 100 frames, unpaced", 100)
 PACED = Load("stream of 20 frames, 10 ms apart", 20, 0.01)
 
@@ -321,7 +325,12 @@ def main() -> None:
         rows = simulate(WHOLE, (16,), 256 if args.quick else 1024, AUDITED)  # 64 requests make a batch
         print(audit_table(rows))
     elif args.valgrind:
-        rows = simulate(WHOLE, CLIENTS, 256) + simulate(LONGER, (16,), 128) + simulate(FAST, (16,), 64)
+        rows = (
+            simulate(WHOLE, CLIENTS, 256)
+            + simulate(LONGER, (16,), 128)
+            + simulate(RESENT, (16,), 64)
+            + simulate(FAST, (16,), 64)
+        )
         print(simulated_table(rows))
     else:
         perf = Perf.works()
@@ -330,6 +339,7 @@ def main() -> None:
         rounds, seconds = (1, 1.0) if args.quick else (5, 3.0)
         results = measure(WHOLE, CLIENTS, rounds, seconds, perf=perf)
         results += measure(LONGER, (16,), rounds, seconds, perf=perf)
+        results += measure(RESENT, (16,), rounds, seconds, perf=perf)
         results += measure(FAST, (16,), rounds, seconds, perf=perf)
         results += measure(PACED, (16,), rounds, seconds, perf=perf)
         print(table(results))

@@ -24,6 +24,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from guardproxy import actions, wires
+from guardproxy.app.guards import with_cache
 from guardproxy.observe import Metrics, Observers, configure_logging
 from guardproxy.observe.observers import PassedRule
 from guardproxy.pipeline import Pipeline
@@ -157,7 +158,7 @@ def guarded(
     upstream = Upstream(target)
     proxy = Proxy(
         upstream=upstream,
-        pipeline=Pipeline(Safe(), observers, metrics, opened),
+        pipeline=Pipeline(with_cache(Safe()), observers, metrics, opened, infer_sessions=True),
         wires=[load(name, wires.REGISTRY, "wire") for name in wires_read],
         policies=policies,
         allow=PathList(("GET /v1/models",)),
@@ -177,7 +178,7 @@ def guarded(
         await observers.close()
         await upstream.aclose()
 
-    return create_app(proxy, policies=policies, metrics=metrics, ready=lambda: "", lifespan=lifespan)
+    return create_app(proxy, metrics=metrics, lifespan=lifespan)
 
 
 def main() -> None:
@@ -197,7 +198,7 @@ def main() -> None:
 
 def _run(args: argparse.Namespace, store: str) -> None:
     opened: Mapping[str, Callable[[], ASGIApp]] = {
-        "bare": lambda: bare(args.target, aiohttp_transport(256, True, trust_env=False)),
+        "bare": lambda: bare(args.target, aiohttp_transport(256, None, trust_env=False)),
         "bare_httpcore": lambda: bare(args.target, httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=256))),
         "guardproxy": lambda: guarded(args.target),
         # A simulated CPU is so slow that a tenth of a second has few records: full batches need more time there.

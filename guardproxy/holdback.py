@@ -6,9 +6,12 @@ marks are covered and all earlier frames have been released. So frames never ove
 are the upstream's own.
 
 Rules. 1. A frame with text is released after a verdict that covers its text, or within `exposure` characters of such a
-verdict. 2. A frame marked `final` or `whole` is released only after the verdict on the whole choice. 3. At most one
-check runs per choice. 4. A choice that the proxy has ended holds no frame. 5. A frame behind the end of a choice that
-is marked `final` again waits for a verdict of its own.
+verdict; with `every: auto` only up to `lag` characters before the end of the judged text. 2. A frame marked `final` or
+`whole` is released only after the verdict on the whole choice. 3. At most one check runs per choice. 4. A choice that
+the proxy has ended holds no frame. 5. A frame behind the end of a choice that is marked `final` again waits for a
+verdict of its own.
+
+With `every: auto` a choice is judged at the positions of a grid: the same for every reply, however its frames arrive.
 """
 
 import sys
@@ -18,14 +21,28 @@ from dataclasses import dataclass
 from guardproxy.policy import StreamPolicy
 from guardproxy.ports import Chunk, Mark
 
+# The positions, in characters, at which `every: auto` judges: measured in docs/streams.md.
+FIRST_CHECK = 80
+_STEP, _LONGEST_STEP = 80, 1600  # the least distance between two positions, and the greatest up to 12,800 characters
+_GROWTH, _LEAST_GROWTH = 0.6, 0.125  # the distance to the next position, as a share of a position
+# The guard calls many harmless beginnings unsafe: checks before this position cannot stop a reply.
+_ACTS_FROM = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A check that is due: judge `choice` up to the position `upto`; `final` if that is the whole choice."""
+    """A check that is due: judge `choice` up to the position `upto`; `final` if that is the whole choice.
+
+    It may judge more than this, never less. If it is `exact`, it judges no more, and leaves out a word that `upto`
+    divides. An `early` one can only release text, and only on a verdict well below the thresholds: otherwise the text
+    waits for the next check.
+    """
 
     choice: int
     upto: int
     final: bool
+    exact: bool = False
+    early: bool = False
 
 
 @dataclass(slots=True)
@@ -34,6 +51,7 @@ class _ChoiceProgress:
 
     seen: int = 0
     judged: int = 0
+    due: int = FIRST_CHECK  # the next position of the grid
     complete: bool = False  # the upstream has closed the choice
     reopened: bool = False  # marked final again since the last check was asked
     settled: bool = False  # has the verdict on the whole choice, or was ended by the proxy: holds no frame
@@ -42,11 +60,18 @@ class _ChoiceProgress:
     deferred: bool = False  # a rewrite is due: only the verdict on the whole choice releases anything
 
 
+def position_after(position: int) -> int:
+    """The position of the grid behind one of its positions."""
+    step = min(max(_STEP, int(_GROWTH * position)), _LONGEST_STEP)
+    return position + max(step, int(_LEAST_GROWTH * position))
+
+
 class HoldBack:
     """Holds the frames of one streamed reply. Positions are characters as `Message.size` counts them."""
 
     def __init__(self, policy: StreamPolicy) -> None:
         self._policy = policy
+        self._auto = policy.mode == "window" and policy.every == "auto"
         self._queue: deque[tuple[Chunk, int]] = deque()  # with the characters that the frame brings
         self._choices: dict[int, _ChoiceProgress] = {}
         self.held_bytes = 0
@@ -80,23 +105,37 @@ class HoldBack:
                 continue
             # This check covers everything that has come so far, content behind the end included.
             choice.asking, choice.reopened = True, False
-            due.append(Ask(index, choice.seen, choice.complete))
+            if self._reaches_grid(choice):
+                due.append(Ask(index, choice.due, final=False, exact=True, early=choice.due < _ACTS_FROM))
+                choice.due = position_after(choice.due)
+            else:
+                due.append(Ask(index, choice.seen, choice.complete))
         return due
 
     def _due(self, choice: _ChoiceProgress) -> bool:
-        if choice.complete:
+        if choice.complete or self._reaches_grid(choice):
             return True
-        if choice.deferred or self._policy.mode != "window":
+        if choice.deferred or self._policy.mode != "window" or self._policy.every == "auto":
             return False
         return choice.seen - choice.judged >= self._policy.every
 
-    def passed(self, ask: Ask) -> None:
-        """Release the text that this check covers: it found nothing to act on."""
+    def _reaches_grid(self, choice: _ChoiceProgress) -> bool:
+        """Whether a position of the grid is due: also for a complete choice, so that its speed makes no difference."""
+        return self._auto and not choice.deferred and choice.seen >= choice.due
+
+    def passed(self, ask: Ask, judged: int | None = None) -> None:
+        """Release the text that this check covers: it found nothing to act on. `judged` if that is not `ask.upto`."""
         choice = self._choices[ask.choice]
         choice.asking = False
-        choice.judged = ask.upto
+        choice.judged = ask.upto if judged is None else judged
+        while choice.due <= choice.judged:
+            choice.due = position_after(choice.due)
         # Not `or choice.settled`: a choice that was reopened while the check ran waits for the next check.
         choice.settled = ask.final and not choice.reopened
+
+    def skip(self, ask: Ask) -> None:
+        """Release nothing for this check: a later one covers its text."""
+        self._choices[ask.choice].asking = False
 
     def defer(self, ask: Ask) -> None:
         """Hold the rest of the choice: the check asks for a rewrite, which needs the whole choice."""
@@ -133,7 +172,8 @@ class HoldBack:
         # No exposure for these: a tool call, an end and a text that is to be rewritten cannot be taken back.
         if mark.whole or mark.final or choice.deferred or self._policy.mode == "hold_all":
             return False
-        return mark.upto <= choice.judged + self._policy.exposure
+        lag = self._policy.lag if self._auto else 0
+        return mark.upto <= max(0, choice.judged - lag) + self._policy.exposure
 
     @property
     def open(self) -> tuple[int, ...]:

@@ -160,7 +160,7 @@ def _guard_for(config: str | os.PathLike[str] | None) -> _Loaded:
     with _lock:
         key = _key(config)
         if key not in _loaded:
-            settings = load(config, os.environ, app.catalogue())
+            settings = load(config, os.environ, app.catalogue(), without_secrets=True)
             _close()
             _loaded[key] = _Loaded(settings)
         return _loaded[key]

@@ -100,8 +100,10 @@ class StreamPolicy:
 
     mode: StreamMode = "window"
     """`window` releases text once it is judged, `hold_all` the whole reply at its end, `monitor` everything at once."""
-    every: Annotated[int, Interval(ge=1)] = 200
-    """Characters between two checks."""
+    every: Annotated[int, Interval(ge=1)] | Literal["auto"] = "auto"
+    """Characters between two checks; `auto` checks soon, then at growing distances, and keeps `lag` characters back."""
+    lag: Annotated[int, Interval(ge=0)] = 40
+    """With `every: auto`, the characters that a client gets end so many characters before the judged ones."""
     exposure: Annotated[int, Interval(ge=0)] = 0
     """The most characters that a client may see before a verdict covers them; `monitor` has no bound."""
 
@@ -182,22 +184,30 @@ def decide(policy: Policy, side: Side, verdict: Verdict) -> Decision:
     3. The most severe action applies. Among its rules, the one with the most probable finding says `how`.
     """
     rules = policy.side(side)
-    reached: list[tuple[Reason, str]] = []
-    for finding in verdict.findings:
-        reached += _reached(finding.category, finding.probability, verdict.unsafe, rules.covering(finding.category))
-    reached += _reached(UNSAFE, verdict.unsafe, verdict.unsafe, rules.by_category.get(UNSAFE, ()))
+    unsafe = verdict.unsafe
+    found = [(finding.category, finding.probability, rules.covering(finding.category)) for finding in verdict.findings]
+    if overall := rules.by_category.get(UNSAFE):
+        found.append((UNSAFE, unsafe, overall))
+    reached = [
+        (Reason(category, probability, rule.threshold, rule.action, rule.with_unsafe), rule.how)
+        for category, probability, covering in found
+        for rule in covering
+        if probability >= rule.threshold and unsafe >= rule.with_unsafe
+    ]
     if not reached:
-        return Decision("pass", "", ())
+        return _PASS
     reason, how = max(reached, key=lambda pair: (SEVERITY[pair[0].action], pair[0].probability))
     return Decision(reason.action, how, tuple(pair[0] for pair in reached))
 
 
-def _reached(category: str, probability: float, unsafe: float, rules: tuple[Rule, ...]) -> list[tuple[Reason, str]]:
-    return [
-        (Reason(category, probability, rule.threshold, rule.action, rule.with_unsafe), rule.how)
-        for rule in rules
-        if probability >= rule.threshold and unsafe >= rule.with_unsafe
-    ]
+_PASS = Decision("pass", "", ())
+
+
+def is_clearly_passed(policy: Policy, side: Side, verdict: Verdict) -> bool:
+    """Whether a calibrated verdict would change no text with thresholds of half the size."""
+    findings = tuple(replace(finding, probability=2 * finding.probability) for finding in verdict.findings)
+    doubled = replace(verdict, unsafe=2 * verdict.unsafe, findings=findings)
+    return SEVERITY[decide(policy, side, doubled).action] < SEVERITY["rewrite"]
 
 
 def on_failure(setting: OnFailure, cause: Cause) -> Decision:

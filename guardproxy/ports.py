@@ -7,7 +7,7 @@ the closed set of things that a model is read for.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from guardproxy.types import (
     Check,
@@ -226,8 +226,7 @@ class Answer:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """How far a chunk takes one choice of the reply.
 
     `choice`: its index. `upto`: the characters of the choice (`Message.size`) up to and including this chunk. `final`:
@@ -241,8 +240,7 @@ class Mark:
     whole: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """One frame of a streamed reply: its bytes (original unless `sse` changes them), and a mark per choice it concerns.
 
     A chunk without marks concerns no choice. `data` is the frame's content and is for the stream that made it only.

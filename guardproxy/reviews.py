@@ -1,4 +1,4 @@
-"""What people say of records: that a text is harmless, or that a decision was right or wrong."""
+"""What people say of records and do after it: a text is harmless, a decision right or wrong, a threshold another."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -49,3 +49,37 @@ class Label:
     category: str = ""
     """The category that the label speaks of; empty if it is the decision as a whole."""
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedRule:
+    """A rule of a category before and after a change, in words; empty where there is none."""
+
+    side: str
+    category: str
+    rule: str
+    """The action, or what it needs."""
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChange:
+    """New thresholds of a policy that somebody saved on the reviewer's page."""
+
+    by: str
+    """The name of the person."""
+    time: float
+    """When the change was saved, in seconds since 1970."""
+    policy: str
+    """The name of the policy."""
+    before: str
+    """The version of the configuration before."""
+    after: str
+    """The version of the configuration after."""
+    policy_before: str
+    """The version of the policy before, which records name."""
+    policy_after: str
+    """The version of the policy after."""
+    file: str
+    rules: tuple[ChangedRule, ...]

@@ -187,7 +187,7 @@ class Sse(_LineDecoder):
         if not self._skip_bom():
             return frames
         if self._line == 0:
-            self._take_one_line_events(frames)
+            self._take_ordinary_events(frames)
         while (found := self._next_line(ended)) is not None:
             line, end = found
             if line:
@@ -196,21 +196,31 @@ class Sse(_LineDecoder):
                 frames.append(self._frame(end, complete=True))
         return frames
 
-    def _take_one_line_events(self, frames: list[Frame]) -> None:
-        """Take events of a single `data:` line with LF line ends, as nearly all are, on a fast path."""
-        buffer, begin, scan = self._buffer, 0, self._scan
-        while (end := buffer.find(b"\n", scan)) >= 0 and buffer.startswith(b"\n", end + 1):
-            raw = bytes(buffer[begin : end + 2])
-            if not raw.startswith(b"data:") or len(raw.translate(None, _NOT_ORDINARY)) != len(raw):
+    def _take_ordinary_events(self, frames: list[Frame]) -> None:
+        """Take events of a `data:` line, behind the name of a known event or none, with LF line ends: nearly all."""
+        end = self._buffer.rfind(b"\n\n", max(self._scan - 1, 0))
+        block = bytes(self._buffer[: max(end, 0)])
+        if len(block.translate(None, _NOT_ORDINARY)) != len(block) or (
+            not block.isascii() and _SEPARATOR.search(block)
+        ):
+            return
+        taken = 0
+        for text in block.split(b"\n\n"):
+            name, line = "", text
+            if text.startswith(b"event:"):
+                first, _, line = text[6:].partition(b"\n")
+                if (known := first.removeprefix(b" ")) not in self._names:
+                    break
+                name = known.decode()
+            if not line.startswith(b"data:") or b"\n" in line:
                 break
-            if not raw.isascii() and _SEPARATOR.search(raw):
-                break
-            if len(raw) > self._limit:
+            size = len(text) + 2
+            if size > self._limit:
                 raise _too_large(self._limit)
-            frames.append(Frame(raw, raw[6:-2] if raw[5] == 32 else raw[5:-2]))
-            begin = scan = end + 2
-        if begin:
-            del buffer[:begin]
+            frames.append(Frame(text + b"\n\n", line[6:] if line.startswith(b" ", 5) else line[5:], name))
+            taken += size
+        if taken:
+            del self._buffer[:taken]
             self._scan = 0
 
     def _field(self, line: bytes, end: bytes) -> None:

@@ -83,12 +83,12 @@ class Message:
     @property
     def text(self) -> str:
         """The text that the guard reads: all readable parts that are not empty, one per line."""
-        return "\n".join(part.text for part in self.parts if part.kind != "opaque" and part.text)
+        return "\n".join([part.text for part in self.parts if part.kind != "opaque" and part.text])
 
     @property
     def size(self) -> int:
         """Characters of all readable parts without separators: the unit of positions in a stream (`ports.Mark`)."""
-        return sum(len(part.text) for part in self.parts if part.kind != "opaque")
+        return sum([len(part.text) for part in self.parts if part.kind != "opaque"])
 
     @property
     def side(self) -> Side:
@@ -98,7 +98,7 @@ class Message:
     @property
     def opaque(self) -> tuple[Part, ...]:
         """The parts that no guard can read."""
-        return tuple(part for part in self.parts if part.kind == "opaque")
+        return tuple([part for part in self.parts if part.kind == "opaque"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,9 +322,9 @@ class Coverage:
 class Origin:
     """Where a judged turn comes from: the same for every record of an exchange.
 
-    `upstream` is a URL and `model` the name in the request. `client` is not a name but the start of a hash of the
-    client's key (`web.headers.client_hash`), empty without a key. `stream`: whether a streamed reply was asked for.
-    `user` and `session` are those that the request names, hashed unless `audit.user_plain`; empty if it names none.
+    `upstream` is a URL and `model` the name in the request. `client` is the start of a hash of the client's key
+    (`web.headers.client_hash`), or empty. `stream`: whether a streamed reply was asked for. `user` and `session` are as
+    the request names them, hashed unless `audit.user_plain`, or empty; or `pipeline.conversations` infers the session.
     """
 
     request_id: str

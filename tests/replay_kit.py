@@ -29,7 +29,7 @@ def records(count: int) -> list[Record]:
     out: list[Record] = []
     for number in range(count):
         scores = {category: source.random() ** 2 for category in CATEGORIES}
-        verdict = Verdict(max(scores.values()), tuple(Finding(*item) for item in scores.items()), "guard", "six@1")
+        verdict = Verdict(max(scores.values()), tuple(Finding(*item) for item in scores.items()), "embedded", "six@1")
         side = SIDES[number % 2]
         text = f"text {number}"
         covered = (Coverage("messages[0].content", side, "text", len(text), judged=True),)

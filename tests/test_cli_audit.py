@@ -71,7 +71,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 def test_list(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The newest record comes first; probabilities, shadow decisions and guard errors look different."""
-    lines = printed(capsys, "list", "--data-dir", folder).splitlines()
+    lines = printed(capsys, "list", "--shadow", "with", "--data-dir", folder).splitlines()
     assert [line.split()[0] for line in lines] == ["no.", "4", "3", "2", "1"]
     assert "guard_error" in lines[1]
     assert "~block" in lines[2]
@@ -94,20 +94,21 @@ def test_table_fits_the_terminal(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--since", "2h"], [4, 3, 2]),
+        (["--since", "2h"], [4, 2]),
+        (["--since", "2h", "--shadow", "with"], [4, 3, 2]),
         (["--until", "1d"], [1]),
         (["--since", "1970-01-01", "-n", "1"], [4]),
-        (["--side", "assistant"], [3]),
+        (["--side", "assistant"], []),
         (["--action", "pass"], [1]),
-        (["--category", "jailbreak"], [3, 2]),
-        (["--request-id", "request-2"], [3, 2]),
-        (["--route", "default", "--policy", "default", "--model", "small-model"], [4, 3, 1]),
+        (["--category", "jailbreak"], [2]),
+        (["--request-id", "request-2", "--shadow", "with"], [3, 2]),
+        (["--route", "default", "--policy", "default", "--model", "small-model"], [4, 1]),
         (["--text", "first all"], [1]),
         (["--min-score", "violence=0.9", "--shadow", "without"], [2, 1]),
         (["--max-score", "violence=0.9"], []),
         (["--error"], [4]),
         (["--shadow", "only"], [3]),
-        (["--label", "none", "--user", "", "--session", "", "--client", "c11e47"], [4, 3, 2, 1]),
+        (["--label", "none", "--user", "", "--session", "", "--client", "c11e47"], [4, 2, 1]),
     ],
 )
 def test_filters_and_json(
@@ -123,6 +124,9 @@ def test_filters_and_json(
 def test_nothing_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a matching record, the message names the store."""
     assert f"no matching records in sqlite:///{folder}" in printed(capsys, "list", "--data-dir", folder, "--route", "x")
+    printed(capsys, "list", "--data-dir", folder, "--side", "assistant")
+    call("list", "--data-dir", folder, "--side", "assistant")
+    assert "--shadow with lists them" in capsys.readouterr().err
     assert call("show", "nobody", "--data-dir", folder) == 1
     assert "no record or request 'nobody'" in capsys.readouterr().err
 
@@ -165,7 +169,7 @@ def test_stats(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_tail(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without `-f`, `tail` prints the latest records, newest last."""
     out = printed(capsys, "tail", "-n", "2", "--json", "--data-dir", folder)
-    assert [json.loads(line)["seq"] for line in out.splitlines()] == [3, 4]
+    assert [json.loads(line)["seq"] for line in out.splitlines()] == [2, 4]
 
 
 RUN = (
@@ -335,7 +339,7 @@ def test_counts_are_by_what_the_store_offers() -> None:
 
 
 def test_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`label` labels several records, `unlabel` withdraws; `show` has the whole history, `export` what is in force."""
+    """`label` labels records, `none` withdraws; `show` has the whole history, `export` what is in force."""
     key = "sk-" + "a1B2c3D4" * 5
     note = f"a film title, {key}"
     labelled = ("label", "1", "record-2", "false_positive", "--data-dir", folder, "--by", "ann", "--note", note)
@@ -343,7 +347,15 @@ def test_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = printed(capsys, "list", "--label", "false_positive", "--json", "--data-dir", folder)
     assert [json.loads(line)["seq"] for line in found.splitlines()] == [2, 1]
     assert json.loads(found.splitlines()[0])["labels"][0]["by"] == "ann"
-    printed(capsys, "unlabel", "1", "--by", "ann", "--data-dir", folder)
+    withdrawn = printed(capsys, "label", "1", "none", "--by", "ann", "--data-dir", folder)
+    assert withdrawn == "the labels of ann on 1 record are withdrawn\n"
+    for by, more, problem in (
+        ("ann", (), "nothing was withdrawn: ann has no label on record 1"),
+        ("bo", (), "nothing was withdrawn: bo has no label on records 1, 2"),
+        ("ann", ("--note", "x"), "leave --category and --note out"),
+    ):
+        with pytest.raises(GuardproxyError, match=problem):
+            call("label", "1", *(["2"] if by == "bo" else []), "none", "--by", by, *more, "--data-dir", folder)
     shown = printed(capsys, "show", "1", "--data-dir", folder)
     assert "false_positive, by ann: a film title, [api key]" in shown
     assert "withdrawn, by ann" in shown
@@ -355,10 +367,34 @@ def test_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed(capsys, "verify", "--data-dir", folder)
 
 
+def test_labels_of_the_same_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--same-text` labels every record of the text and says which it leaves out; a masked text is named."""
+    write(
+        tmp_path,
+        [
+            *(record(n, text="buy pills", exact=True) for n in range(3)),
+            record(3, text="buy pills", exact=True, side="assistant"),
+            record(4, text="my card is ****", exact=False),
+        ],
+    )
+    place = ("--data-dir", tmp_path)
+    out = printed(capsys, "label", "2", "false_positive", "--same-text", "--by", "ann", *place)
+    assert out == (
+        "3 records labelled false_positive by ann\n"
+        "1 more with the text of record 2 have another side or decision: not labelled\n"
+    )
+    assert len(printed(capsys, "list", "--label", "false_positive", "--json", *place).splitlines()) == 3
+    out = printed(capsys, "label", "1", "none", "--same-text", "--by", "ann", *place)
+    assert out.startswith("the labels of ann on 3 records are withdrawn\n")
+    with pytest.raises(GuardproxyError, match=r"record 5: its text is masked, .* name each record"):
+        call("label", "1", "5", "correct", "--same-text", "--by", "ann", *place)
+    assert printed(capsys, "verify", *place).startswith("11 rows, 0 of them erased: no row")
+
+
 def test_migrate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`migrate` leaves a store of the current version as it is, and says its version."""
     place = f"sqlite:///{folder}/audit.sqlite3"
-    assert printed(capsys, "migrate", "--data-dir", folder) == f"{place} has version 3\n"
+    assert printed(capsys, "migrate", "--data-dir", folder) == f"{place} has version 4\n"
 
 
 def test_show_conversation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

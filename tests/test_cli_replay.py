@@ -122,7 +122,7 @@ def test_labels_say_what_is_right(tmp_path: Path, capsys: pytest.CaptureFixture[
 
     label("label", numbers, "false_negative", "--by", "ann")
     label("label", numbers[:2], "correct", "--by", "bo")
-    label("unlabel", numbers[1:2], "--by", "bo")
+    label("label", numbers[1:2], "none", "--by", "bo")
     label("label", numbers[2:3], "false_positive", "--by", "ann")
     (tmp_path / "new.yaml").write_text(NEW)
     capsys.readouterr()

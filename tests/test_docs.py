@@ -157,8 +157,7 @@ def test_the_health_check_of_the_image(status: int, healthy: bool) -> None:
         return Response(status_code=status)
 
     with serve(Starlette(routes=[Route("/readyz", ready)])) as url:
-        arguments = [argument.replace("http://127.0.0.1:8080", url) for argument in arguments]
-        env = {**os.environ, "http_proxy": "http://127.0.0.1:9"}
+        env = {**os.environ, "http_proxy": "http://127.0.0.1:9", "GUARDPROXY_HEALTH_URL": f"{url}/readyz"}
         done = subprocess.run([sys.executable, *arguments], env=env, capture_output=True, timeout=60, check=False)
     assert (done.returncode == 0) is healthy
 

@@ -6,6 +6,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -56,3 +58,16 @@ def test_the_costs_in_the_readme_are_the_measured_ones() -> None:
     figures = re.findall(r"\d+\.\d+", section)
     assert figures
     assert [figure for figure in figures if figure not in measured] == []
+
+
+def test_the_lock_has_every_dependency() -> None:
+    """requirements.lock has one exact version for each package that the project needs, within the project's bounds."""
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    locked = {name: version for name, _, version in (line.partition("==") for line in lines)}
+    assert len(locked) == len(lines)
+    assert all(re.fullmatch(r"[\w.]+", version) for version in locked.values())
+    project = PROJECT["project"]
+    for line in [*project["dependencies"], *project["optional-dependencies"]["postgres"]]:
+        need = Requirement(line)
+        if need.marker is None or need.marker.evaluate({"python_version": "3.11", "sys_platform": "linux"}):
+            assert need.specifier.contains(locked[canonicalize_name(need.name)]), line

@@ -15,6 +15,7 @@ from guardproxy.policy import (
     SideRules,
     StreamPolicy,
     decide,
+    is_clearly_passed,
     on_failure,
     worst,
 )
@@ -226,6 +227,18 @@ def test_refusals() -> None:
     assert naming.refusal(()).message == "No."
 
 
+@pytest.mark.parametrize(("probability", "clear"), [(0.19, True), (0.2, False), (0.9, False)])
+def test_what_is_clearly_passed(probability: float, clear: bool) -> None:
+    """Thresholds of half the size stop nothing: of categories, of P(unsafe) and of conditions on it."""
+    of_category = SideRules({"a": (Rule("block", 0.4),)})
+    of_both = SideRules({"a": (Rule("rewrite", 0.1, "redact", with_unsafe=0.4),)})
+    overall, flags = SideRules({"unsafe": (Rule("block", 0.4),)}), SideRules({"*": (Rule("flag", 0.1),)})
+    found = Verdict(probability, (Finding("a", probability),), "g")
+    for rules in (of_category, of_both, overall):
+        assert is_clearly_passed(Policy("p", "v", SideRules({}), rules), "assistant", found) is clear
+    assert is_clearly_passed(Policy("p", "v", SideRules({}), flags), "assistant", found)
+
+
 def test_defaults() -> None:
     """A policy that says nothing more blocks when the guard fails, judges users and tools, and holds text back."""
     policy = Policy("p", "v", SideRules({}), SideRules({}))
@@ -233,7 +246,7 @@ def test_defaults() -> None:
     assert policy.on_opaque == {"user": "flag", "assistant": "flag"}
     assert (policy.history, policy.views) == ("drop", ())
     assert policy.judge == JudgeScope(("tool", "user"), ("tool_definition",))
-    assert policy.stream == StreamPolicy("window", every=200, exposure=0)
+    assert policy.stream == StreamPolicy("window", every="auto", lag=40, exposure=0)
     assert policy.thread.characters == 4000
     assert policy.rewrite == RewritePolicy("[removed by policy]", "[removed]")
     message = "This content was withheld because it is against the usage policy."

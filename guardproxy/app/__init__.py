@@ -1,7 +1,7 @@
 """The composition root: settings to objects to an ASGI application. The only place that joins names to objects."""
 
 from guardproxy.app.audit import exclusions_of, store_address, store_keys
-from guardproxy.app.guards import guard, location
+from guardproxy.app.guards import guard, guard_name, location
 from guardproxy.app.languages import languages_read
 from guardproxy.app.policy_file import ConfigSource, PolicyFile, read
 from guardproxy.app.registries import catalogue
@@ -16,6 +16,7 @@ __all__ = [
     "catalogue",
     "exclusions_of",
     "guard",
+    "guard_name",
     "languages_read",
     "location",
     "read",

@@ -25,7 +25,11 @@ _log = structlog.get_logger("guardproxy.audit")
 
 
 def store_address(settings: Settings, data_dir: str | None) -> str:
-    """Return the address of the store, or another value of `audit.store` as it is."""
+    """Return the address of the store, or another value of `audit.store` as it is.
+
+    Raises ConfigError if a variable that it names is not set.
+    """
+    settings.require("audit", "store")
     return default_store_url(data_dir) if settings.audit.store == "embedded" else settings.audit.store
 
 
@@ -45,7 +49,10 @@ def open_sinks(settings: Settings, data_dir: str | None) -> Mapping[str, Sink]:
 
 
 def store_keys(settings: Settings) -> StoreKeys:
-    """Return the keys of the store."""
+    """Return the keys of the store, less those whose variable is not set.
+
+    Who writes into the store requires `audit.chain_key` first; what is encrypted with another key cannot be read.
+    """
     encrypt = settings.audit.encrypt or ()
     return StoreKeys(settings.audit.chain_key, (encrypt,) if isinstance(encrypt, str) else encrypt)
 

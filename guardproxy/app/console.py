@@ -43,11 +43,11 @@ PATHS = (BASE, f"{BASE}/")
 def is_served(settings: Settings) -> bool:
     """Whether the page is served.
 
-    It is not if it is turned off, if no audit store is in a database, and if it has no keys while the proxy listens on
-    more than this machine.
+    It is not if it is turned off, if no audit store is in a database, and if it has no keys while its listener can be
+    reached from more than this machine.
     """
     console, store = settings.console, store_address(settings, None)
-    allowed = console.key is not None or bool(console.keys) or is_loopback(settings.server.host)
+    allowed = console.key is not None or bool(console.keys) or is_loopback((settings.admin or settings.server).host)
     return console.enabled and allowed and store.partition("://")[0] in DATABASES
 
 
@@ -87,9 +87,17 @@ def console_routes(
     console = create_console(parts)
     if people.open:
         # A page from elsewhere can read what needs no key by DNS rebinding, but its host name is not this machine's.
-        visitors = Visitors(settings.server.hosts or (), settings.server.origins, loopback=True)
+        visitors = own_visitors(settings, loopback=True)
         return [Mount(BASE, _OwnHosts(console, visitors))]
     return [Mount(BASE, console)]
+
+
+def own_visitors(settings: Settings, *, loopback: bool) -> Visitors:
+    """Who may call the listener of the operators' paths: without `admin`, whoever may call the proxy."""
+    if settings.admin is None:
+        hosts = settings.server.hosts or () if loopback else settings.server.hosts
+        return Visitors(hosts, settings.server.origins, loopback=loopback)
+    return Visitors(settings.admin.hosts or (() if loopback else None), loopback=loopback, section="admin")
 
 
 class _OwnHosts:

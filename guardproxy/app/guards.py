@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 from guardproxy.app.languages import languages_of_guard
 from guardproxy.app.registries import open_family
+from guardproxy.errors import ConfigError
 from guardproxy.guards.cache import Cached
 from guardproxy.guards.combine import AllOf, ByLanguage, Cascade
 from guardproxy.guards.local import LocalGuard, LocalLimits, ModelOptions, open_local_guard
 from guardproxy.guards.services import open_service
 from guardproxy.ports import Guard, LabelList
-from guardproxy.settings import MULTILINGUAL, GuardSettings, MemberSettings, Settings
+from guardproxy.settings import MULTILINGUAL, GuardSettings, MemberSettings, ServiceSettings, Settings
 from guardproxy.sinks.database import data_folder
 from guardproxy.types import Check, Conversation, Message, Part, Taxonomy
 
@@ -27,6 +28,15 @@ def guard(settings: Settings, data_dir: str | None = None) -> Guard:
 def with_cache(inner: Guard) -> Guard:
     """A guard that caches the verdicts of `inner`."""
     return Cached(inner, _CACHED_VERDICTS)
+
+
+def guard_name(settings: Settings) -> str:
+    """The name of the guard of a configuration, as verdicts have it. It is not opened, so it needs no key."""
+    single = settings.guard
+    if not settings.members:
+        return single.family if single.service is not None else single.model
+    kind = Cascade if single.cascade is not None else ByLanguage if single.by_language is not None else AllOf
+    return kind.JOINED_BY.join(settings.members)
 
 
 def combined(settings: Settings, members: Sequence[Guard]) -> Guard:
@@ -59,14 +69,18 @@ def members(settings: Settings, *, floor: float = 0.0, data_dir: str | None = No
     """The guards of a configuration, not started. Engines read categories only if P(unsafe) is above `floor`.
 
     The floor does not apply to a weighted mean: the mean can reach a threshold that a member's probability is below.
-    `data_dir` is the folder of guardproxy's files, with the weights that do not ship; None for the user's own.
+    `data_dir` is the folder of guardproxy's files, with the weights that do not ship; None for the user's own. Raises
+    ConfigError if the variable of a service's key is not set.
     """
     floor = floor if settings.guard.mean is None else 0.0
     described = [(name, member.guard, member.taxonomy) for name, member in settings.members.items()]
+    for name in settings.members:
+        settings.require("guards", name)
     if not described:
         single = settings.guard
-        name = single.family if single.service is not None else single.model
-        described = [(name, single, settings.taxonomy)]
+        if single.service is not None:
+            settings.require("guard")
+        described = [(guard_name(settings), single, settings.taxonomy)]
     return [_open(name, guard, taxonomy, floor, data_dir) for name, guard, taxonomy in described]
 
 
@@ -81,7 +95,7 @@ def _open(name: str, guard: GuardSettings, taxonomy: Taxonomy | None, floor: flo
         return open_service(
             name=name,
             family=family,
-            key=guard.service.key,
+            key=_key(guard.service),
             base_url=guard.service.url or "",
             timeout_s=guard.timeout_s,
             attempts=guard.service.attempts,
@@ -91,6 +105,12 @@ def _open(name: str, guard: GuardSettings, taxonomy: Taxonomy | None, floor: flo
     options = ModelOptions(location(guard.model, data_dir), guard.device, guard.dtype, guard.threads, floor)
     limits = LocalLimits(guard.timeout_s, guard.max_wait_s, guard.max_batch_tokens)
     return open_local_guard(name, family, options, limits)
+
+
+def _key(service: ServiceSettings) -> str:
+    if service.key is None:
+        raise ConfigError("the key of a moderation service is not set")
+    return service.key
 
 
 def local_guards(guards: Sequence[Guard]) -> list[LocalGuard]:

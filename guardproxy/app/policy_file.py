@@ -44,7 +44,7 @@ class ConfigSource:
 def read(
     config: str | None, data_dir: str | None, *, builtin_only: bool = False, preset: PresetName | None = None
 ) -> ConfigSource:
-    """Load a configuration file, or the built-in defaults. Raises ConfigError with every mistake."""
+    """Load a configuration file, or the built-in defaults, for a proxy. Raises ConfigError with every mistake."""
     # Taken first: a change between the two is then noticed, at the cost of a reload at worst.
     stamp = _stamp(config) if config is not None else None
     file = load_settings(config, os.environ, catalogue(builtin_only=builtin_only), preset)
@@ -230,7 +230,19 @@ def _check_reload(old: Settings, new: Settings, sections: frozenset[str]) -> Non
     # Exclusions and the calibration are applied as the policies are.
     old = replace(old, audit=replace(old.audit, exclusions=new.audit.exclusions))
     old = replace(old, guard=replace(old.guard, calibration=new.guard.calibration))
-    inside = ("server", "upstream", "guard", "members", "taxonomy", "wires", "limits", "paths", "audit", "console")
+    inside = (
+        "server",
+        "admin",
+        "upstream",
+        "guard",
+        "members",
+        "taxonomy",
+        "wires",
+        "limits",
+        "paths",
+        "audit",
+        "console",
+    )
     fixed = (*inside, "log")
     changed = [name for name in fixed if getattr(old, name) != getattr(new, name)]
     if changed:

@@ -9,6 +9,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from guardproxy.settings import ServerSettings
 
 HEADER_BYTES: Final = 65_536  # of the request line and the headers of a request
+# The key of the lifespan's state with what counts a connection that is refused or cut, by its code.
+REFUSED: Final = "guardproxy.refused"
+_CODES: Final = {
+    HTTPStatus.REQUEST_TIMEOUT: "request_timeout",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "headers_too_large",
+    HTTPStatus.SERVICE_UNAVAILABLE: "too_many_connections",
+}
 
 
 class WithoutTrailers(HttpToolsProtocol):
@@ -59,11 +66,16 @@ class BoundedHttp(WithoutTrailers):
         """Answer with an error, unless an answer has begun, and close the connection."""
         if self.transport.is_closing():
             return
+        self._count(_CODES[status])
         if not self._has_begun():
             head = f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
             self.transport.write(head.encode())
         self.transport.close()
         self._write_within()
+
+    def _count(self, code: str) -> None:
+        if (count := self.app_state.get(REFUSED)) is not None:
+            count(code)
 
     def _has_begun(self) -> bool:
         """Whether an answer has begun behind which the client would read an error as its rest."""
@@ -146,6 +158,7 @@ class BoundedHttp(WithoutTrailers):
     def _unread(self) -> None:
         self._writing = None
         if self.transport.get_write_buffer_size():
+            self._count("answer_unread")
             self.transport.abort()
 
 

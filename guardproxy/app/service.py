@@ -3,44 +3,43 @@
 import asyncio
 import contextlib
 import gc
-import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from random import Random
+from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from guardproxy import actions, wires
 from guardproxy.app.audit import exclusions_of, follow_exclusions, keep_of, open_sinks, retain
-from guardproxy.app.console import PATHS, console_routes, console_store
+from guardproxy.app.console import PATHS, console_routes, console_store, own_visitors
 from guardproxy.app.guards import combined, local_guards, members, with_cache
 from guardproxy.app.languages import languages_of_guard, languages_read
+from guardproxy.app.listening import admin_listener
 from guardproxy.app.policy_file import ConfigSource, PolicyFile, floor_of
+from guardproxy.app.protocol import REFUSED
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Exclusions, Judging, Pipeline
 from guardproxy.policy import Policy
 from guardproxy.ports import Action, Wire
 from guardproxy.registry import load
-from guardproxy.settings import Settings
+from guardproxy.settings import CONTINUED, Settings
 from guardproxy.sinks.database import AuditStore
 from guardproxy.web.answers import AnswerHeaders
-from guardproxy.web.app import create_app
+from guardproxy.web.app import OPERATOR_PATHS, create_admin_app, create_app, operator_routes
 from guardproxy.web.identities import Identities
 from guardproxy.web.moderations import moderations
 from guardproxy.web.paths import PathList
 from guardproxy.web.proxy import LivePolicies, Proxy
 from guardproxy.web.sample import ReviewSample
-from guardproxy.web.upstream import Upstream
+from guardproxy.web.upstream import Upstream, tls_context
 from guardproxy.web.visitors import Visitors, is_loopback
 
 log = structlog.get_logger("guardproxy")
-
-# Seconds that requests have to end when the server stops, and after them the texts whose client has left.
-GRACE_S = 20
 
 
 class Service:
@@ -61,6 +60,7 @@ class Service:
         random: Random | None = None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
+        settings.require()
         self._settings = settings
         self._source = source
         self._on_failure = on_failure
@@ -81,25 +81,28 @@ class Service:
         self._tasks: list[asyncio.Task[None]] = []
         self._exclusions = Exclusions()
         self._exclusions.use("configuration", exclusions_of(settings))
+        audit = settings.audit
         self._observers = Observers(
-            opened,
-            text=settings.audit.text,
-            required=settings.audit.required,
-            passed=settings.audit.passed,
-            metrics=self._metrics,
+            opened, text=audit.text, required=audit.required, passed=audit.passed, metrics=self._metrics
         )
         self._upstream = _upstream(settings)
-        self._pipeline = Pipeline(
+        self._pipeline = self._open_pipeline(settings)
+        self._review = console_store(settings, source.data_dir)
+        self._admin: ASGIApp | None = None
+        self.app = self._app(settings)
+
+    def _open_pipeline(self, settings: Settings) -> Pipeline:
+        return Pipeline(
             self._guard,
             self._observers,
             self._metrics,
             _actions(settings.policies.policies),
+            max_characters=settings.limits.characters,
             after_disconnect_s=settings.audit.after_disconnect_s,
             reads=languages_read(settings),
             exclusions=self._exclusions,
+            infer_sessions=CONTINUED in settings.audit.session,
         )
-        self._review = console_store(settings, source.data_dir)
-        self.app = self._app(settings)
 
     def _app(self, settings: Settings) -> ASGIApp:
         identities = Identities(settings.audit)
@@ -112,7 +115,37 @@ class Service:
             identities=identities,
             sample=self._sample,
         )
-        proxy = Proxy(
+        console = self._review and console_routes(
+            self._review,
+            settings,
+            self._source.data_dir,
+            policies=self._policies,
+            judgings=[self._pipeline.judging, *self._members(settings)],
+            stopping=self._stopping,
+            editor=self._file,
+        )
+        operators = [*self._operator_routes(), *(console or ())]
+        routes: list[BaseRoute] = [Route("/v1/moderations", endpoint, methods=["POST"])]
+        own_paths = ["/v1/moderations"]
+        if settings.admin is None:
+            routes += operators
+            own_paths += [*OPERATOR_PATHS, *(PATHS if console else ())]
+        else:
+            visitors = own_visitors(settings, loopback=is_loopback(settings.admin.host))
+            self._admin = create_admin_app(operators, visitors, self._metrics)
+        return create_app(
+            self._proxy(settings, identities),
+            metrics=self._metrics,
+            lifespan=self._lifespan,
+            routes=routes,
+            own_paths=own_paths,
+            visitors=Visitors(
+                settings.server.hosts, settings.server.origins, loopback=is_loopback(settings.server.host)
+            ),
+        )
+
+    def _proxy(self, settings: Settings, identities: Identities) -> Proxy:
+        return Proxy(
             upstream=self._upstream,
             pipeline=self._pipeline,
             wires=_wires(settings.wires),
@@ -126,27 +159,14 @@ class Service:
             identities=identities,
             sample=self._sample,
         )
-        console = self._review and console_routes(
-            self._review,
-            settings,
-            self._source.data_dir,
-            policies=self._policies,
-            judgings=[self._pipeline.judging, *self._members(settings)],
-            stopping=self._stopping,
-            editor=self._file,
-        )
-        return create_app(
-            proxy,
+
+    def _operator_routes(self) -> list[BaseRoute]:
+        return operator_routes(
             policies=self._policies,
             metrics=self._metrics,
-            ready=lambda: self._reason,
-            lifespan=self._lifespan,
+            # The operators' own listener still answers while the server waits for its open answers to end.
+            ready=lambda: self._reason or ("shutting down" if self._stopping() else ""),
             dtypes=self._dtypes,
-            routes=[Route("/v1/moderations", endpoint, methods=["POST"]), *(console or ())],
-            own_paths=["/v1/moderations", *(PATHS if console else ())],
-            visitors=Visitors(
-                settings.server.hosts, settings.server.origins, loopback=is_loopback(settings.server.host)
-            ),
         )
 
     def _members(self, settings: Settings) -> list[Judging]:
@@ -170,16 +190,17 @@ class Service:
         return {guard.name: guard.dtype for guard in self._local if guard.dtype is not None}
 
     @contextlib.asynccontextmanager
-    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         """Start in the background: /healthz answers while the weights load, /readyz once the canaries pass."""
         running = asyncio.create_task(self._run())
         try:
-            yield
+            async with admin_listener(self._admin, self._settings):
+                yield {REFUSED: self._metrics.failed}
         finally:
             self._reason = "shutting down"
             await _cancelled([running])
             await _cancelled(self._tasks)
-            await self._pipeline.close(GRACE_S)
+            await self._pipeline.close(self._settings.server.grace_s)
             await self._observers.close()
             if self._review is not None:
                 await self._review.close()
@@ -264,12 +285,11 @@ def _actions(policies: Mapping[str, Policy]) -> Mapping[str, Callable[[Policy], 
 
 def _upstream(settings: Settings) -> Upstream:
     upstream = settings.upstream
-    verify: ssl.SSLContext | bool = upstream.verify
-    if upstream.ca_file is not None:
-        try:
-            verify = ssl.create_default_context(cafile=upstream.ca_file)
-        except OSError as error:
-            raise ConfigError(f"upstream.ca_file: {upstream.ca_file}: {error}; name a PEM file") from error
+    tls = upstream.tls
+    try:
+        context = tls_context(verify=tls.verify, authorities=tls.ca, cert=tls.cert, key=tls.key)
+    except OSError as error:
+        raise ConfigError(f"upstream.tls: {error}; guardproxy validate FILE says which file it is") from error
     return Upstream(
         upstream.url,
         key=upstream.key,
@@ -277,9 +297,10 @@ def _upstream(settings: Settings) -> Upstream:
         connect_s=upstream.timeouts.connect_s,
         first_byte_s=upstream.timeouts.first_byte_s,
         between_chunks_s=upstream.timeouts.between_chunks_s,
+        answer_s=upstream.timeouts.answer_s,
         attempts=upstream.retries.attempts,
         max_wait_s=upstream.retries.max_wait_s,
         retry_unsafe=upstream.retries.unsafe_methods,
         max_connections=upstream.max_connections,
-        verify=verify,
+        tls=context,
     )

@@ -2,17 +2,14 @@
 
 import asyncio
 import contextlib
-import errno
 import json
 import logging
 import os
 import signal
-import socket
 import sqlite3
 import sys
 import tempfile
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +20,9 @@ from starlette.types import ASGIApp
 
 from guardproxy.app.audit import store_address
 from guardproxy.app.console import is_served
+from guardproxy.app.listening import address_of, free_port, server_options
 from guardproxy.app.policy_file import ConfigSource, read
-from guardproxy.app.protocol import BoundedHttp
-from guardproxy.app.service import GRACE_S, Service
+from guardproxy.app.service import Service
 from guardproxy.console.visits import BASE
 from guardproxy.demo.process import start_demo
 from guardproxy.errors import ConfigError, GuardproxyError
@@ -41,8 +38,7 @@ _log = structlog.get_logger("guardproxy.audit")
 
 def serve(settings: Settings, source: ConfigSource) -> int:
     """Serve until stopped; return the exit status. Raises ConfigError if the guard or demo upstream cannot start."""
-    port = _free_port(settings.server.host, settings.server.port)
-    settings = replace(settings, server=replace(settings.server, port=port))
+    settings = _with_ports(settings)
     configure_logging(settings.log.level, json=_as_json(settings), text=settings.audit.text)
     with contextlib.ExitStack() as stack:
         upstream = settings.upstream.url
@@ -54,6 +50,17 @@ def serve(settings: Settings, source: ConfigSource) -> int:
         if settings.server.workers > 1:
             return _serve_workers(settings, source)
         return _serve_here(settings, source)
+
+
+def _with_ports(settings: Settings) -> Settings:
+    """The settings with the ports on which the server will listen. Raises ConfigError if it cannot."""
+    server, admin = settings.server, settings.admin
+    port = free_port(server.host, server.port, "choose others with --host and --port")
+    if admin is not None:
+        if admin.port == port:
+            raise ConfigError(f"port {port} is the proxy's and that of admin.port; choose another")
+        admin = replace(admin, port=free_port(admin.host, admin.port, "change admin.host or admin.port"))
+    return replace(settings, server=replace(server, port=port), admin=admin)
 
 
 async def _migrate_store(address: str) -> None:
@@ -71,37 +78,6 @@ async def _migrate_store(address: str) -> None:
         _log.warning("audit_store_not_opened", error=type(error).__name__)
     finally:
         await store.close()
-
-
-def _free_port(host: str, port: int) -> int:
-    """`port`, or a free port for 0. Raises ConfigError if the server cannot listen on it.
-
-    This is tried before anything is loaded, and the banner shows the port.
-    """
-    try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        for family, _, _, _, address in addresses:
-            try:
-                port = _bound(family, (address[0], port, *address[2:]))
-            except OSError as error:
-                # `localhost` may resolve to an address family that this machine lacks; uvicorn skips it as well.
-                if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT} or len(addresses) == 1:
-                    raise
-    except OSError as error:
-        reason = error.strerror or error
-        message = f"cannot listen on port {port} of {host}: {reason}; choose others with --host and --port"
-        raise ConfigError(message) from error
-    return port
-
-
-def _bound(family: int, address: tuple[Any, ...]) -> int:
-    """Bind a socket to an address and release it; return its port. Raises OSError."""
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        probe.bind(address)
-        return int(probe.getsockname()[1])
 
 
 def _as_json(settings: Settings) -> bool | None:
@@ -133,6 +109,7 @@ def _serve_workers(settings: Settings, source: ConfigSource) -> int:
             "builtin_only": source.builtin_only,
             "preset": source.preset,
             "upstream": settings.upstream.url,
+            "admin_port": settings.admin.port if settings.admin else None,
             "failure": str(failure),
         }
         os.environ[_WORKER_ENV] = json.dumps(arguments)
@@ -160,6 +137,8 @@ def worker() -> ASGIApp:
         sys.stderr.write("".join(f"{problem}\n" for problem in error.problems))
         raise SystemExit(1) from None
     settings = replace(source.file, upstream=replace(source.file.upstream, url=arguments["upstream"]))
+    if settings.admin is not None:
+        settings = replace(settings, admin=replace(settings.admin, port=arguments["admin_port"] or settings.admin.port))
     configure_logging(settings.log.level, json=_as_json(settings), text=settings.audit.text)
     # uvicorn sets this for access_log=False before it calls the factory, and configure_logging undoes it.
     logging.getLogger("uvicorn.access").propagate = False
@@ -179,25 +158,22 @@ def _end_all(failure: str, error: GuardproxyError | None) -> None:
 
 def _options(settings: Settings) -> dict[str, Any]:
     """The options of uvicorn."""
+    server = settings.server
     return {
-        "host": settings.server.host,
-        "port": settings.server.port,
-        "http": partial(BoundedHttp, settings.server),
-        "ws": "none",
-        "log_config": None,
-        "access_log": False,
-        "server_header": False,  # the upstream's headers pass through
-        "date_header": False,
-        "timeout_keep_alive": settings.server.idle_timeout_s,
-        "timeout_graceful_shutdown": GRACE_S,
+        "host": server.host,
+        "port": server.port,
+        "timeout_graceful_shutdown": server.grace_s,
+        # uvicorn ends a worker that answers no ping for so long: on a busy machine, one that still loads its libraries.
+        "timeout_worker_healthcheck": 60,
+        **server_options(server, server.tls),
     }
 
 
 def banner(settings: Settings, source: ConfigSource, upstream: str) -> str:
     """The text that `serve` prints at its start: what it runs with, and a command to try it."""
-    server = settings.server
-    host = f"[{server.host}]" if ":" in server.host else server.host
-    url = f"http://{host}:{server.port}"
+    server, admin = settings.server, settings.admin
+    url = address_of(server.host, server.port, server.tls)
+    admin_url = address_of(admin.host, admin.port, admin.tls) if admin else url
     store = store_address(settings, source.data_dir)
     preset = "" if "policies" in settings.sections else f", preset {source.preset or DEFAULT_PRESET}"
     shown = "demo (SmolLM2-135M-Instruct on this machine)" if upstream == "demo" else upstream
@@ -208,8 +184,10 @@ def banner(settings: Settings, source: ConfigSource, upstream: str) -> str:
         "audit store": store.rpartition("@")[2] if "@" in store else store,
         "upstream": shown,
     }
+    if admin:
+        rows["metrics"] = f"{admin_url}/metrics"
     if is_served(settings):
-        rows["console"] = f"{url}{BASE}/"
+        rows["console"] = f"{admin_url}{BASE}/"
     lines = [f"  {name:<13} {value}" for name, value in rows.items()]
     body = '{"model": "demo", "messages": [{"role": "user", "content": "What is the capital of France?"}]}'
     curl = f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"

@@ -10,9 +10,10 @@ import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
 
-from guardproxy.cli import audit_erase, audit_exclusions, audit_labels
+from guardproxy.cli import audit_erase, audit_exclusions, audit_labels, audit_policies
 from guardproxy.cli.audit_filters import add_filters, filter_of
 from guardproxy.cli.audit_show import details
 from guardproxy.cli.audit_table import Table, counts_table, summary
@@ -80,6 +81,10 @@ def add_parser(commands: Any) -> None:
         "-n", "--limit", type=whole_number, default=50, metavar="N", help="with --by: at most N lines (50)"
     )
 
+    _add_others(subcommands)
+
+
+def _add_others(subcommands: Any) -> None:
     tail = _add(subcommands, "tail", _tail, "print the latest records, newest last")
     add_filters(tail)
     tail.add_argument(
@@ -87,7 +92,13 @@ def add_parser(commands: Any) -> None:
     )
     tail.add_argument("-f", "--follow", action="store_true", help="keep printing new records until interrupted")
 
-    verify = _add(subcommands, "verify", _verify, "check that no row was edited, removed or moved; else exit status 1")
+    verify = _add(
+        subcommands,
+        "verify",
+        _verify,
+        "check that no row was edited, removed or moved; else exit status 1",
+        secrets=audit_labels.WRITES,
+    )
     verify.add_argument(
         "--head", type=head, metavar="NUMBER:HASH", help="the head from an earlier run, which must still exist"
     )
@@ -100,19 +111,34 @@ def add_parser(commands: Any) -> None:
     audit_erase.add_parser(subcommands, _add)
     audit_labels.add_parsers(subcommands, _add)
     audit_exclusions.add_parsers(subcommands, _add)
-    _add(subcommands, "rekey", _rekey, "encrypt all texts with the first of the given keys", as_json=False)
+    audit_policies.add_parser(subcommands, _add, whole_number)
+    _add(
+        subcommands,
+        "rekey",
+        _rekey,
+        "encrypt all texts with the first of the given keys",
+        as_json=False,
+        secrets=("encrypt",),
+    )
     _add(subcommands, "migrate", _migrate, "bring a store of an older version to this one", as_json=False)
 
 
 def _add(
-    subcommands: Any, name: str, handler: Handler, summary: str, *, as_json: bool = True
+    subcommands: Any,
+    name: str,
+    handler: Handler,
+    summary: str,
+    *,
+    as_json: bool = True,
+    secrets: Sequence[str] = (),
 ) -> argparse.ArgumentParser:
+    """Add a subcommand. `secrets` are the keys of the section `audit` that it cannot do without."""
     description = summary[0].upper() + summary[1:] + "."
     parser: argparse.ArgumentParser = subcommands.add_parser(name, help=summary, description=description)
     add_store(parser)
     if as_json:
         parser.add_argument("--json", action="store_true", help="print JSON lines")
-    parser.set_defaults(run=run, handler=handler)
+    parser.set_defaults(run=run, handler=handler, secrets=secrets)
     return parser
 
 
@@ -137,26 +163,27 @@ def run(args: argparse.Namespace) -> int:
 
 async def _run(args: argparse.Namespace) -> int:
     handler: Handler = args.handler
-    async with opened_store(args) as store:
+    async with opened_store(args, args.secrets) as store:
         return await handler(store, args)
 
 
 @asynccontextmanager
-async def opened_store(args: argparse.Namespace) -> "AsyncIterator[ReviewStore]":
-    """Open the store that the options of `add_store` name, with its keys.
+async def opened_store(args: argparse.Namespace, secrets: Sequence[str] = ()) -> "AsyncIterator[ReviewStore]":
+    """Open the store that the options of `add_store` name, with its keys. `secrets` are those that must be set.
 
-    Raises ConfigError if there is none or a filter cannot be used, GuardproxyError if the store cannot be read.
+    Raises ConfigError if there is none, if one of these is not set, or if a filter cannot be used, GuardproxyError if
+    the store cannot be read.
     """
     from sqlalchemy.exc import SQLAlchemyError
 
     from guardproxy.sinks.database import FilterError
 
-    store = _open(args)
+    store, unset = _open(args, secrets)
     try:
         yield store
     except ConfigError as error:
         if not error.problems[0].startswith("there is no audit store"):
-            raise
+            raise ConfigError([*error.problems, *unset]) from error
         hint = "`guardproxy serve` creates the store; --data-dir or --store names another store"
         raise ConfigError([*error.problems, hint]) from error
     except FilterError as error:
@@ -170,20 +197,27 @@ async def opened_store(args: argparse.Namespace) -> "AsyncIterator[ReviewStore]"
         await store.close()
 
 
-def _open(args: argparse.Namespace) -> "ReviewStore":
-    """Open the store that the arguments name, with the keys of the configuration or of the environment."""
+def _open(args: argparse.Namespace, secrets: Sequence[str]) -> "tuple[ReviewStore, list[str]]":
+    """Open the store that the arguments name, with the keys of the configuration or of the environment.
+
+    Also return a message for each key of the store whose variable is not set. Raises ConfigError if `secrets` has it.
+    """
     from guardproxy.sinks.database import ReviewStore, StoreKeys, default_store_url
 
     address = args.store or (args.data_dir and default_store_url(args.data_dir))
     if args.config:
         from guardproxy import app
+        from guardproxy.settings import load
 
-        settings = app.read(args.config, None).file
-        return ReviewStore(address or app.store_address(settings, None), create=False, keys=app.store_keys(settings))
+        settings = load(args.config, os.environ, app.catalogue(), without_secrets=True)
+        for secret in secrets:
+            settings.require("audit", secret)
+        store = ReviewStore(address or app.store_address(settings, None), create=False, keys=app.store_keys(settings))
+        return store, [message for path, message in settings.unset.items() if path[0] == "audit"]
     # Several keys have a comma between them.
     encrypt = tuple(filter(None, os.environ.get("GUARDPROXY_AUDIT_KEY", "").split(",")))
     keys = StoreKeys(os.environ.get("GUARDPROXY_AUDIT_CHAIN_KEY") or None, encrypt)
-    return ReviewStore(address or default_store_url(), create=False, keys=keys)
+    return ReviewStore(address or default_store_url(), create=False, keys=keys), []
 
 
 def _line(stored: "StoredRecord") -> str:
@@ -204,10 +238,12 @@ def _start_output(args: argparse.Namespace, records: Sequence["StoredRecord"]) -
 
 
 async def _list(store: "ReviewStore", args: argparse.Namespace) -> int:
-    chosen = filter_of(args)
+    chosen = filter_of(args).acting()
     records = await store.query(chosen, args.limit)
     if not records:
         await say_unmatched(store, chosen)
+        if not args.shadow and await store.page(replace(chosen, shadow="only"), limit=1):
+            print("only decisions of shadow policies match: --shadow with lists them", file=sys.stderr)
     if not records and not args.json:
         print(f"no matching records in {store.place}")
         return 0
@@ -263,7 +299,7 @@ async def _rekey(store: "ReviewStore", args: argparse.Namespace) -> int:
 
 
 async def _tail(store: "ReviewStore", args: argparse.Namespace) -> int:
-    chosen = filter_of(args)
+    chosen = filter_of(args).acting()
     # The head is read first: a record that is written in between comes with `tail` if the query missed it.
     after = (await store.head()).seq
     latest = await store.query(chosen, args.limit)

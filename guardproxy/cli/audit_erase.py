@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from guardproxy.cli.audit_filters import add_filters, filter_of
+from guardproxy.cli.audit_labels import WRITES
 from guardproxy.cli.audit_table import local
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.plaintext import printable
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def add_parser(subcommands: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command."""
-    erase = add(subcommands, "delete", _delete, "erase the records that match for good", as_json=False)
+    erase = add(subcommands, "delete", _delete, "erase the records that match for good", as_json=False, secrets=WRITES)
     add_filters(erase)
     erase.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 

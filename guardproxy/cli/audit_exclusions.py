@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guardproxy.cli.audit_labels import one_record
+from guardproxy.cli.audit_labels import WRITES, one_record
 from guardproxy.cli.audit_table import local
 from guardproxy.durations import duration_s
 from guardproxy.errors import GuardproxyError
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 def add_parsers(subcommands: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the commands."""
     exclude = add(
-        subcommands, "exclude", _exclude, "let what the guard finds in the text of a record not count", as_json=False
+        subcommands,
+        "exclude",
+        _exclude,
+        "let what the guard finds in the text of a record not count",
+        as_json=False,
+        secrets=WRITES,
     )
     exclude.add_argument("id", metavar="ID", help="the number or id of a record")
     exclude.add_argument(
@@ -45,7 +50,7 @@ def add_parsers(subcommands: Any, add: Callable[..., argparse.ArgumentParser]) -
         "--text-file", metavar="FILE", help="the exact text, for a record whose text is masked or not stored"
     )
 
-    unexclude = add(subcommands, "unexclude", _unexclude, "end an exclusion now", as_json=False)
+    unexclude = add(subcommands, "unexclude", _unexclude, "end an exclusion now", as_json=False, secrets=WRITES)
     unexclude.add_argument("id", metavar="ID", help="the id of the exclusion")
     unexclude.add_argument("--by", required=True, metavar="NAME", help="who ends it")
 

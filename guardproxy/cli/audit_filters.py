@@ -30,7 +30,10 @@ _OPTIONS = {
     "label": ("KIND", "false_positive, correct, false_negative, or none for records without a label"),
     "reviewer": ("NAME", "labelled by this person; with --label, with that label of theirs"),
     "exclusion": ("WHICH", "the id of an exclusion that acted, `any`, or `none`"),
-    "shadow": ("WHICH", "only decisions of shadow policies, or `without` them"),
+    "shadow": (
+        "WHICH",
+        "`only` decisions of shadow policies, `with` them, or `without`: the default of list and tail",
+    ),
     "request-id": ("ID", "the id of the request"),
 }
 # Options that stand for `true`, or have a value.

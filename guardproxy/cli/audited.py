@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,13 @@ from guardproxy.cli.audit import opened_store, say_unmatched
 from guardproxy.cli.audit_filters import FILTERS, add_filters, filter_of
 from guardproxy.cli.audit_labels import KINDS
 from guardproxy.errors import ConfigError
+from guardproxy.plaintext import printable
 
 if TYPE_CHECKING:
     from guardproxy.evaluation.audited import RecordLabel
     from guardproxy.evaluation.scoring import ScoredRows
     from guardproxy.replay import StoredTurn
+    from guardproxy.settings import Settings
     from guardproxy.sinks.database import ReviewStore
 
 # The name of the stored scores in the results.
@@ -98,14 +101,17 @@ async def stored_turns(
         yield stored_turn(number, data, floor), data
 
 
-def audited_scores(args: argparse.Namespace) -> "tuple[ScoredRows, set[str]]":
+def audited_scores(args: argparse.Namespace, settings: "Settings | None") -> "tuple[ScoredRows, set[str]]":
     """The labelled records with their stored scores, and the ids of those whose text is stored as it was judged.
 
-    The other records are counted on standard error. Raises ConfigError if no record has a label.
+    Scores are those of one guard: that of the `settings`, without these that of the newest record. The other records
+    are counted on standard error. Raises ConfigError if no record has a label.
     """
     from guardproxy.evaluation.audited import audited_rows
 
     turns, labels = _exported(args) if args.data else asyncio.run(_from_store(args))
+    if not args.guard:
+        turns = _of_one_guard(turns, settings)
     if args.config is None and not args.guard and any(turn.calibrated for turn in turns):
         raise ConfigError(
             "the guard of these records is calibrated; name its configuration with --config, so that probabilities and "
@@ -118,6 +124,31 @@ def audited_scores(args: argparse.Namespace) -> "tuple[ScoredRows, set[str]]":
     if not audited.scored.rows:
         raise ConfigError(f"no label of {len(turns):,} records can be used; label some with `guardproxy audit label`")
     return audited.scored, {turn.id for turn in turns if turn.whole}
+
+
+def _of_one_guard(turns: "Sequence[StoredTurn]", settings: "Settings | None") -> "Sequence[StoredTurn]":
+    """The turns that one guard judged; those without a verdict stay. Raises ConfigError if all are of others."""
+    from guardproxy import app
+
+    judged = [(turn.time, turn.verdict.guard) for turn in turns if turn.verdict is not None]
+    if not judged:
+        return turns
+    name = max(judged)[1] if settings is None else app.guard_name(settings)
+    others = Counter(guard for _, guard in judged if guard != name)
+    if not others:
+        return turns
+    named = printable(", ".join(f"{guard} ({number:,})" for guard, number in others.most_common()))
+    if len(judged) == others.total():
+        raise ConfigError(
+            f"no record is of the guard {name} of the configuration; there are records of {named}: name their "
+            "configuration with --config, or judge the stored texts again with --guard"
+        )
+    print(
+        f"{others.total():,} records of other guards than {printable(name)} are left out: {named}; "
+        "--config names the guard, --guard judges the stored texts again",
+        file=sys.stderr,
+    )
+    return [turn for turn in turns if turn.verdict is None or turn.verdict.guard == name]
 
 
 async def _from_store(args: argparse.Namespace) -> "Labelled":
@@ -134,16 +165,17 @@ def _exported(args: argparse.Namespace) -> "Labelled":
     """The records of every file. Raises ConfigError with the place of the first line that is none."""
     from guardproxy.evaluation.datasets import EXPORTED_CSV
     from guardproxy.replay import stored_turn
+    from guardproxy.sinks.database import SHEET_HEAD
 
     turns: list[StoredTurn] = []
     labels: dict[str, Sequence[RecordLabel]] = {}
     for path in args.data:
-        if path.suffix == ".csv":
-            raise ConfigError(f"{path}: cannot be used; {EXPORTED_CSV}")
         try:
             lines = path.read_text("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read: {error}") from error
+        if path.suffix == ".csv" or (lines and lines[0].removeprefix("\ufeff").startswith(",".join(SHEET_HEAD[:3]))):
+            raise ConfigError(f"{path}: cannot be used; {EXPORTED_CSV}")
         for number, line in enumerate(lines, 1):
             try:
                 data = json.loads(line)

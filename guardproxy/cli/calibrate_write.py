@@ -19,7 +19,7 @@ def check_calibration(path: Path, used: "Settings") -> None:
     from guardproxy import app
     from guardproxy.settings import load
 
-    file = load(path, os.environ, app.catalogue())
+    file = load(path, os.environ, app.catalogue(), without_secrets=True)
     if file.guard.calibration != used.guard.calibration:
         raise ConfigError(
             f"--write {path}: its guard has another calibration than the guard that is measured; use the file's own "
@@ -42,7 +42,7 @@ def write(path: Path, policy: str, rules: str, maps: str, calibration: "Calibrat
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     try:
-        load_text(text, str(path), os.environ, app.catalogue())
+        load_text(text, str(path), os.environ, app.catalogue(), without_secrets=True)
     except ConfigError as error:
         hint = f"{path} was not changed: with the new thresholds it would have these mistakes"
         raise ConfigError([hint, *error.problems]) from error

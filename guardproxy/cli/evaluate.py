@@ -127,7 +127,7 @@ def score_all(args: argparse.Namespace, guards: "Mapping[str, Settings]") -> "di
     """
     check_audit(args)
     if args.from_audit:
-        audited, whole = audited_scores(args)
+        audited, whole = audited_scores(args, None if args.config is None else next(iter(guards.values())))
         if not args.guard:
             return {AUDIT: audited}
         rows = [row for row in audited.rows if row.id in whole]
@@ -194,8 +194,8 @@ def _name_and_settings(guard: str | None, config: str | None) -> "tuple[str, Set
     from guardproxy.settings import GuardSettings, load
 
     if guard is not None and Path(guard).suffix in (".yaml", ".yml"):
-        return Path(guard).stem, load(guard, os.environ, app.catalogue())
-    base = load(config, os.environ, app.catalogue())
+        return Path(guard).stem, load(guard, os.environ, app.catalogue(), without_secrets=True)
+    base = load(config, os.environ, app.catalogue(), without_secrets=True)
     if guard is None:
         return ("embedded" if config is None else Path(config).stem), base
     if guard in ("embedded", "classifier"):

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     from guardproxy import app
     from guardproxy.settings import load
 
-    settings = load(args.file, os.environ, app.catalogue())
+    settings = load(args.file, os.environ, app.catalogue(), without_secrets=True)
     if args.rescore is None:
         return asyncio.run(_replay(settings, args))
     return _rescored(settings, args)
@@ -167,9 +167,7 @@ def _with_guard(settings: "Settings", name: str) -> "Settings":
     """The settings with the named member as their guard; unchanged without a name."""
     if not name:
         return settings
-    member = settings.members.get(name)
-    if member is None:
+    if name not in settings.members:
         known = ", ".join(settings.members) or "none, it has a single guard"
         raise ConfigError(f"--rescore: {settings.name} combines no guard {name!r}; it combines: {known}")
-    policies = settings.policies.uncalibrated()  # the calibration is that of the combination
-    return replace(settings, guard=member.guard, taxonomy=member.taxonomy, members={}, policies=policies)
+    return settings.alone(name)

@@ -16,6 +16,11 @@ def add_parser(commands: Any) -> None:
         "status is 1 if there are mistakes, else 0.",
     )
     parser.add_argument("file", metavar="FILE", help="the configuration file")
+    parser.add_argument(
+        "--without-secrets",
+        action="store_true",
+        help="an environment variable that is not set is no mistake; it is printed as `not set`",
+    )
     parser.add_argument("--builtin-only", action="store_true", help="forbid `module:attribute`, as for serve")
     parser.set_defaults(run=run)
 
@@ -26,12 +31,15 @@ def run(args: argparse.Namespace) -> int:
     from guardproxy.settings import load
 
     try:
-        settings = load(args.file, os.environ, app.catalogue(builtin_only=args.builtin_only))
+        names = app.catalogue(builtin_only=args.builtin_only)
+        settings = load(args.file, os.environ, names, without_secrets=args.without_secrets)
     except ConfigError as error:
         for problem in error.problems:
             print(problem)
         return 1
     print(f"{args.file}: ok, version {settings.version}")
+    for message in settings.unset.values():
+        print(f"  not set: {message}")
     for name, policy in settings.policies.policies.items():
         print(f"  policy {name}, version {policy.version}")
     return 0

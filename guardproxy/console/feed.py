@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from starlette.responses import RedirectResponse, Response, StreamingResponse
@@ -47,8 +47,8 @@ async def home(visit: Visit) -> Response:
 
 
 async def feed(visit: Visit) -> Page:
-    """A page of records."""
-    chosen = visit.filter()
+    """A page of records, without decisions of shadow policies unless the address asks for them."""
+    chosen = visit.filter().acting()
     before, after = visit.number("before"), visit.number("after")
     store = visit.parts.store
     found = await store.page(chosen, before=before, after=after, limit=PAGE + 1)
@@ -91,7 +91,7 @@ async def feed(visit: Visit) -> Page:
 
 async def live(visit: Visit) -> Response:
     """New records that match, as server-sent events; the number of the last one that the page has is `last`."""
-    chosen = visit.filter()
+    chosen = visit.filter().acting()
     last = visit.request.headers.get("last-event-id", "")
     known = int(last) if last.isascii() and last.isdigit() and len(last) <= 18 else visit.number("last")
     if known is None:
@@ -158,8 +158,3 @@ def chips(query: Query, path: str) -> list[tuple[str, str, str]]:
 def stored_dict(stored: StoredRecord) -> dict[str, Any]:
     """A record with its number and labels as JSON values."""
     return {"number": stored.seq, **to_dict(stored.record), "labels": [label_dict(label) for label in stored.labels]}
-
-
-def acting(chosen: Filter) -> Filter:
-    """The filter without decisions of shadow policies, unless it speaks of them."""
-    return chosen if chosen.shadow is not None else replace(chosen, shadow="without")

@@ -17,6 +17,7 @@ log = structlog.get_logger("guardproxy.console")
 QUERY: Final = ("erased",)
 _SHOWN: Final = 5  # of the newest records that an erasure would take
 _MOST_PROBLEMS: Final = 100
+_SAVED: Final = 10  # the newest changes of policies
 
 
 async def store(visit: Visit) -> Page:
@@ -63,6 +64,7 @@ async def _page(visit: Visit, values: Mapping[str, Any]) -> Page:
         "erased": None,
         "verified": None,
         "most": _MOST_PROBLEMS,
+        "policy_changes": await visit.parts.store.policy_changes(_SAVED),
         "head": verified.head if verified else await visit.parts.store.head(),
         "query": query,
         "chips": chips(query, "/store"),

@@ -1,7 +1,7 @@
 """Labels that people give, and the erasure of a request's records."""
 
 import time
-from typing import cast, get_args
+from typing import Final, cast, get_args
 
 import structlog
 from starlette.exceptions import HTTPException
@@ -17,8 +17,14 @@ from guardproxy.sinks.database import Filter, StoredRecord
 log = structlog.get_logger("guardproxy.console")
 
 
+SAME_TEXT: Final = "same-text"  # the field of a form that asks for a label on every record of the text
+
+
 async def give(visit: Visit, stored: StoredRecord, kind: str) -> None:
-    """Store a label in the visitor's name. Raises HTTPException if the form has a mistake."""
+    """Store a label in the visitor's name, if the form says so on every record of the same text, side and decision.
+
+    Raises HTTPException if the form has a mistake.
+    """
     if kind not in get_args(LabelKind):
         raise HTTPException(400, f"{kind!r} is no label; choose false positive, correct or false negative.")
     category = visit.sent.get("category", "")
@@ -31,7 +37,10 @@ async def give(visit: Visit, stored: StoredRecord, kind: str) -> None:
         mask_credentials(visit.sent.get("note", "").strip()),
     )
     try:
-        await visit.parts.store.label([label])
+        if visit.sent.get(SAME_TEXT):
+            await visit.parts.store.label_same([label])
+        else:
+            await visit.parts.store.label([label])
     except ValueError as error:
         raise HTTPException(400, f"The label was not stored: {error}.") from None
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from guardproxy.console.charts import ACTIONS, Chart, Column, lines, rates, stacked
-from guardproxy.console.feed import acting, chips, facet_lists
+from guardproxy.console.feed import chips, facet_lists
 from guardproxy.console.shown import clock
 from guardproxy.console.visits import Page, Query, Visit, address
 from guardproxy.sinks.database import TREND_FIELDS, Facets, FilterError, Period, Trends
@@ -35,7 +35,7 @@ async def overview(visit: Visit) -> Page:
     query = {key: values for key, values in visit.query.items() if key not in ("over", "by", "since", "until")}
     now = time.time()
     first = (int(now - length) // step + 1) * step
-    chosen = replace(acting(visit.filter()), since=float(first), until=None)
+    chosen = replace(visit.filter().acting(), since=float(first), until=None)
     facets = await visit.parts.store.totals(chosen)
     periods = _filled(await visit.parts.store.periods(chosen, step), first, now, step)
     trends = await visit.parts.store.trends(chosen, step, by)

@@ -15,7 +15,6 @@ from guardproxy.console.visits import Page, Visit, address
 from guardproxy.policy import UNSAFE, Policy, Rule, SideRules
 from guardproxy.reviews import EXCLUDED_FOR, Exclusion
 from guardproxy.sinks.database import SHEET_HEAD, Filter, ReviewStore, StoredRecord, judged_hash, sheet_row
-from guardproxy.sinks.database.words import words
 from guardproxy.types import SEVERITY, Coverage, Decision, Record, Span, Verdict
 
 PERIODS: Final = (("7d", "7 days"), ("30d", "30 days"), ("90d", "90 days"), ("365d", "a year"))  # of exclusions
@@ -23,9 +22,6 @@ _TURNS: Final = 60  # the most turns of a session that are shown
 _OTHERS: Final = 8
 _SHOWN: Final = 50_000  # characters of the text that the page is about; of the other turns:
 _SHOWN_BESIDE: Final = 5_000
-COMPARED: Final = 50  # the newest records with the same words whose text is compared
-_LONGEST: Final = 5  # words by which the same text is searched; of shorter texts, a phrase of so many:
-_PHRASE: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +50,7 @@ async def record(visit: Visit) -> Page | Response:
     name = visit.request.path_params["name"]
     found = await visit.parts.store.get(name)
     if len(found) > 1:
-        return RedirectResponse(address("/feed", {}, request_id=name), 303, HEADERS)
+        return RedirectResponse(address("/feed", {}, request_id=name, shadow="with"), 303, HEADERS)
     stored = found[0] if found else None
     if stored is None:
         raise HTTPException(404, "There is no such record. It may have been erased, or the address has a mistake.")
@@ -79,7 +75,6 @@ async def record_values(visit: Visit, stored: StoredRecord) -> dict[str, Any]:
     store, shown = visit.parts.store, stored.record
     policy = visit.parts.policies().policies.get(shown.policy)
     history = await store.label_history([shown.id])
-    of_text, compared = await same_text(store, stored)
     # A client may be a service with many end users.
     sender = "user" if shown.origin.user else "client"
     name = getattr(shown.origin, sender)
@@ -98,17 +93,16 @@ async def record_values(visit: Visit, stored: StoredRecord) -> dict[str, Any]:
         "excluded_for": EXCLUDED_FOR,
         "sender": sender,
         "sender_at": address("/feed", {}, **{sender: name}),
-        "of_sender": await _others(store, stored, Filter(**{sender: name})) if name else [],
-        "of_text": of_text,
-        "compared": COMPARED if compared else 0,
+        "of_sender": await _others(store, stored, Filter(**{sender: name}).acting()) if name else [],
+        "of_text": await store.of_same_text(stored, _OTHERS),
+        "same": await store.same_text(stored),
     }
 
 
 async def standing(store: ReviewStore, shown: Record) -> list[Exclusion]:
     """The exclusions of the store in force for the text of a record, or made from it."""
     text = "" if not_excludable(shown) else judged_hash(shown)
-    found = await store.exclusions(time.time())
-    return [one for one in found if one.text == text or one.record == shown.id]
+    return await store.exclusions_about(text, shown.id, time.time())
 
 
 def not_excludable(shown: Record) -> str:
@@ -228,25 +222,5 @@ def coverage_words(coverage: Sequence[Coverage]) -> str:
     return f"{judged} of {len(coverage)} parts were judged. The table says why the others were not."
 
 
-async def same_text(store: ReviewStore, stored: StoredRecord) -> tuple[list[StoredRecord], bool]:
-    """Other records of the very same text, newest first, and whether more than `COMPARED` have its words."""
-    search = _search_of(stored.record.text)
-    if not search:
-        return [], False
-    found = await _others(store, stored, Filter(text=search), COMPARED)
-    return [row for row in found if row.record.text == stored.record.text][:_OTHERS], len(found) == COMPARED
-
-
-def _search_of(text: str) -> str:
-    """A search that finds the records of a text, and few others; empty for a text without a word.
-
-    Long words are rare. A search for frequent ones, or for a long phrase, reads much of the index of texts.
-    """
-    found = words(text[:2000])
-    longest = sorted({word for word in found if len(word) > 1}, key=lambda word: (-len(word), word))[:_LONGEST]
-    # Words of one character are those of Chinese or Japanese, which say something only together.
-    return " ".join(longest) if len(longest) == _LONGEST else f'"{" ".join(found[:_PHRASE])}"' if found else ""
-
-
-async def _others(store: ReviewStore, stored: StoredRecord, chosen: Filter, most: int = _OTHERS) -> list[StoredRecord]:
-    return [row for row in await store.page(chosen, limit=most + 1) if row.seq != stored.seq][:most]
+async def _others(store: ReviewStore, stored: StoredRecord, chosen: Filter) -> list[StoredRecord]:
+    return [row for row in await store.page(chosen, limit=_OTHERS + 1) if row.seq != stored.seq][:_OTHERS]

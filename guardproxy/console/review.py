@@ -1,4 +1,7 @@
-"""The review queue: one record after the other from any filter, each for one person at a time."""
+"""The review queue: one record after the other from any filter, each for one person at a time.
+
+Records of the same text, side and decision are one item, which stands at the newest of them.
+"""
 
 import time
 from dataclasses import replace
@@ -7,12 +10,12 @@ from typing import Any, Final
 from starlette.responses import RedirectResponse, Response
 
 from guardproxy.console.excluding import finish, make
-from guardproxy.console.feed import acting, chips, stored_dict
+from guardproxy.console.feed import chips, stored_dict
 from guardproxy.console.labelling import give
 from guardproxy.console.record import one_record, record_values
 from guardproxy.console.rendering import HEADERS
 from guardproxy.console.visits import Page, Query, Visit, address
-from guardproxy.sinks.database import SHEET_HEAD, Filter, StoredRecord, sheet_row
+from guardproxy.sinks.database import SHEET_HEAD, Filter, sheet_row
 
 # What the last form did: the record, and the exclusions that it made.
 DONE: Final = ("did", "excluded")
@@ -26,11 +29,12 @@ async def queue(visit: Visit) -> Page | Response:
     """Go to the next record of the filter without a label, or say that there is none."""
     query, before, after = filters(visit), visit.number("before"), visit.number("after")
     if visit.form != "html":
-        rows = await visit.parts.store.page(open_ones(visit), before=before, limit=_LISTED)
+        rows = await visit.parts.store.texts(open_ones(visit), before=before, limit=_LISTED)
+        alike = [(await visit.parts.store.same_text(row)).alike for row in rows]
         return Page(
             "queue.html",
             {},
-            lambda: {"records": [stored_dict(row) for row in rows]},
+            lambda: {"records": [{**stored_dict(row), "same_text": n} for row, n in zip(rows, alike, strict=True)]},
             lambda: [SHEET_HEAD, *(sheet_row(row) for row in rows)],
         )
     found = await _previous(visit, after) if after is not None else await _next(visit, before)
@@ -71,10 +75,11 @@ async def _last(visit: Visit, query: Query) -> dict[str, Any]:
     """What the visitor did last, and where to undo it."""
     did, ids = visit.value("did"), visit.value("excluded")
     done = await visit.parts.store.get(did) if did else []
-    made = [one for one in await visit.parts.store.exclusions(time.time()) if one.id in ids.split(",")] if ids else []
+    made = await visit.parts.store.exclusions_named(ids.split(","), time.time()) if ids else []
     return {
         "done": done[0] if len(done) == 1 else None,
         "made": made,
+        "together": await visit.parts.store.labelled_together(did, visit.person.name) if len(done) == 1 else 0,
         "undo_at": address(f"/queue/{did}/undo", query, excluded=ids or None),
     }
 
@@ -95,10 +100,13 @@ async def exclude(visit: Visit) -> Response:
 
 
 async def undo(visit: Visit) -> Response:
-    """Withdraw the label that was given last, end the exclusions made with it, and go back to the record."""
+    """Take back the label that was given last, with those given together with it, and go back to the record.
+
+    The exclusions made with it end.
+    """
     stored = await one_record(visit)
     await finish(visit, visit.value("excluded").split(","))
-    await give(visit, stored, "none")
+    await visit.parts.store.take_back(stored.record.id, visit.person.name)
     return _go(f"/queue/{stored.record.id}", filters(visit))
 
 
@@ -109,13 +117,13 @@ def filters(visit: Visit) -> Query:
 
 def open_ones(visit: Visit) -> Filter:
     """The filter of the queue: records without a label, unless the address asks for labelled ones."""
-    chosen = acting(visit.filter())
+    chosen = visit.filter().acting()
     return chosen if chosen.label is not None or chosen.reviewer is not None else replace(chosen, label="none")
 
 
 async def progress(visit: Visit) -> dict[str, Any]:
     """How many of the newest records of the queue have a label, and by whom."""
-    chosen = acting(visit.filter())
+    chosen = visit.filter().acting()
     facets = await visit.parts.store.facets(replace(chosen, label=None, reviewer=None))
     waiting = sum(facets.by.get("label", {}).get("none", {}).values())
     if chosen.reviewer is not None:  # the queue of one person
@@ -132,7 +140,7 @@ async def _next(visit: Visit, before: int | None) -> str | None:
     """Claim the newest free record below `before`, and return its id."""
     store, chosen = visit.parts.store, open_ones(visit)
     for _ in range(_PAGES):
-        rows = await store.page(chosen, before=before, limit=_LOOKED_AT)
+        rows = await store.texts(chosen, before=before, limit=_LOOKED_AT)
         if not rows:
             return None
         claimed = await store.claim([row.record.id for row in rows], visit.session.id, CLAIM_S)
@@ -144,8 +152,8 @@ async def _next(visit: Visit, before: int | None) -> str | None:
 
 async def _previous(visit: Visit, after: int) -> str | None:
     """The record before, labelled or not: going back is for looking again."""
-    chosen = acting(visit.filter())
-    rows: list[StoredRecord] = await visit.parts.store.page(chosen, after=after, limit=1)
+    chosen = visit.filter().acting()
+    rows = await visit.parts.store.texts(chosen, after=after, limit=1)
     return rows[0].record.id if rows else None
 
 

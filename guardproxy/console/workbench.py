@@ -9,10 +9,12 @@ from typing import Any, Final
 
 from starlette.responses import RedirectResponse, Response
 
-from guardproxy.console.feed import PERIODS, acting, chips
+from guardproxy.console.feed import PERIODS, chips
 from guardproxy.console.panels import field_id, name_of, panel_id, panels
 from guardproxy.console.parts import ConsoleParts, LoadedTurns, ThresholdChange
 from guardproxy.console.rendering import HEADERS
+from guardproxy.console.rule_changes import counted, rule_effects
+from guardproxy.console.saving import note
 from guardproxy.console.thresholds import (
     OFF,
     OWN,
@@ -36,10 +38,7 @@ from guardproxy.console.visits import Page, Query, Visit, address
 from guardproxy.errors import ConfigError
 from guardproxy.policy import ANY, UNSAFE, Policy, PolicySet
 from guardproxy.replay import (
-    CHANGES,
-    Change,
     Replay,
-    ReplayReport,
     decide_again,
     is_unsafe,
     policy_for,
@@ -49,7 +48,8 @@ from guardproxy.replay import (
 from guardproxy.sinks.database import Filter, FilterError
 from guardproxy.types import SIGNALS, Side
 
-QUERY: Final = ("of", "at", "add", "remove", "saved", f"{PREFIX}*")
+_OTHERS: Final = ("of", "at", "add", "remove", "saved", "unrecorded")  # keys that select no records
+QUERY: Final = (*_OTHERS, f"{PREFIX}*")
 RECORDS: Final = 2_000  # the newest records that are decided again
 _KEPT_S: Final = 60.0  # how long the records of a filter stay in memory while somebody moves thresholds
 _KEPT: Final = 3
@@ -94,7 +94,7 @@ async def result(visit: Visit) -> Page:
     loaded = await load(visit)
     chosen = _chosen(visit, loaded)
     outcome = await asyncio.to_thread(compare, visit.parts, chosen, loaded)
-    return Page("workbench_result.html", {**outcome, **_saving(visit, chosen)})
+    return Page("workbench_result.html", {"side": chosen.side, **outcome, **_saving(visit, chosen)})
 
 
 async def save(visit: Visit) -> Page | Response:
@@ -111,7 +111,9 @@ async def save(visit: Visit) -> Page | Response:
     except ConfigError as error:
         return await _page(visit, chosen, error.problems)
     visit.parts.kept.clear()
-    where = address("/workbench", _filters(visit), of=chosen.policy.name, at=chosen.side, saved=policies.version)
+    noted = await note(visit, chosen.policy, chosen.edits, policies)
+    query = {**_filters(visit), "saved": [policies.version], **({} if noted else {"unrecorded": ["yes"]})}
+    where = address("/workbench", query, of=chosen.policy.name, at=chosen.side)
     return RedirectResponse(where, 303, HEADERS)
 
 
@@ -140,6 +142,7 @@ async def _page(visit: Visit, chosen: Workspace, refused: Sequence[str] = ()) ->
         "csv": address("/workbench.csv", visit.query),
         "refused": refused,
         "saved": visit.value("saved"),
+        "unrecorded": visit.value("unrecorded"),
         **outcome,
         **_saving(visit, chosen),
     }
@@ -194,7 +197,7 @@ def _moved(visit: Visit, chosen: Workspace, loaded: LoadedTurns, what: str, key:
 
 async def load(visit: Visit) -> LoadedTurns:
     """The newest records of the filter. Records that arrive later count after a minute."""
-    chosen = acting(visit.filter())
+    chosen = visit.filter().acting()
     key, kept, now = json.dumps(_filters(visit)), visit.parts.kept, time.monotonic()
     for known in [name for name, loaded in kept.items() if now - loaded.at > _KEPT_S]:
         del kept[known]
@@ -238,7 +241,7 @@ def _filters(visit: Visit) -> Query:
     return {
         key: values
         for key, values in visit.query.items()
-        if key not in ("of", "at", "add", "remove", "saved", "before", "after") and not key.startswith(PREFIX)
+        if key not in (*_OTHERS, "before", "after") and not key.startswith(PREFIX)
     }
 
 
@@ -263,7 +266,9 @@ def compare(parts: ConsoleParts, chosen: Workspace, loaded: LoadedTurns) -> dict
     yaml, difference = yaml_difference(policy, edited, edits, parts.editor.preset) if edits.rules else ([], [])
     return {
         "report": report,
-        "changes": _changes(report),
+        "changes": counted(report),
+        "rule_changes": rule_effects(now, policy, edits, turns),
+        "names": {category: name_of(category, parts.categories) for _, category in edits.rules},
         "measured": _measured(parts, loaded, before, _decided(new, loaded)),
         "labelled": len(loaded.labels),
         "records": len(loaded.turns),
@@ -290,13 +295,6 @@ def _decided(policies: PolicySet, loaded: LoadedTurns) -> dict[int, Any]:
             known[key] = policy_for(policies, *key).policy
         found[turn.number] = decide_again(known[key], turn)
     return found
-
-
-def _changes(report: ReplayReport) -> dict[Change, int]:
-    counted: dict[Change, int] = dict.fromkeys(CHANGES, 0)
-    for group, records in report.changes.items():
-        counted[group.change] += records
-    return counted
 
 
 def _measured(
@@ -332,6 +330,14 @@ def _data(outcome: Mapping[str, Any]) -> dict[str, Any]:
             name: {key: {"hits": one.hits, "n": one.n, "ci": list(one.interval)} for key, one in measures.items()}
             for name, measures in outcome["measured"].items()
         },
+        "rule_changes": [
+            {
+                **{name: getattr(one.changed, name) for name in ("side", "category", "rule")},
+                **{name: getattr(one.changed, name) or None for name in ("before", "after")},
+                "newly": one.newly,
+            }
+            for one in outcome["rule_changes"]
+        ],
         "rules": [
             {"side": side, "category": category, "rules": None if rules is None else rules.content()}
             for (side, category), rules in outcome["changed"].items()

@@ -237,6 +237,8 @@ class Scheduler:
         worker = self._worker
         if worker is None or not worker.ready.done() or worker.ready.exception() is not None:
             raise GuardUnavailable(f"guard {self._name!r} is not running")
+        if worker.ended.done():  # something has killed the thread: nothing would take a check out of the inbox
+            raise GuardUnavailable(f"guard {self._name!r} has stopped; restart guardproxy")
         return worker
 
 

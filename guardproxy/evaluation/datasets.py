@@ -79,7 +79,9 @@ class Dataset:
 
 # Keys that both forms of `guardproxy audit export` have.
 _EXPORTED = frozenset({"id", "hash", "side", "outcome", "text"})
-EXPORTED_CSV = "as CSV it lacks the probabilities of categories: export to a file that ends in .jsonl"
+EXPORTED_CSV = (
+    "as CSV an export lacks the probabilities of categories: use `guardproxy audit export --format jsonl -o FILE.jsonl`"
+)
 
 
 class _RowError(Exception):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from typing import Final
 
 from guardproxy.errors import ConfigError
 from guardproxy.languages.detect import languages_in
@@ -30,10 +31,13 @@ class AllOf:
     ConfigError for fewer than two guards, repeated names, and weights that do not fit the guards.
     """
 
+    JOINED_BY: Final = "+"
+    """What stands between the names of the guards in that of the combination."""
+
     def __init__(self, guards: Sequence[Guard], mean: Weights | None = None) -> None:
         _check_names(guards)
         self._guards = tuple(guards)
-        self.name = "+".join(guard.name for guard in guards)
+        self.name = self.JOINED_BY.join(guard.name for guard in guards)
         self.taxonomy = _union([guard.taxonomy for guard in guards])
         self._mean = None if mean is None else _checked_weights(mean, self._guards, self.taxonomy)
 
@@ -103,11 +107,13 @@ class Cascade:
     ConfigError unless 0 <= low <= high <= 1 and the guards have different names.
     """
 
+    JOINED_BY: Final = ">"
+
     def __init__(self, first: Guard, second: Guard, low: float, high: float) -> None:
         _check_names((first, second))
         if not 0.0 <= low <= high <= 1.0:
             raise ConfigError(f"a cascade's bounds must be 0 <= low <= high <= 1, not {low:g} and {high:g}")
-        self.name = f"{first.name}>{second.name}"
+        self.name = self.JOINED_BY.join((first.name, second.name))
         self.taxonomy = _union([first.taxonomy, second.taxonomy])
         self._first, self._second = first, second
         self._low, self._high = low, high
@@ -153,11 +159,13 @@ class ByLanguage:
     asked fails, the combination fails. Raises ConfigError for no languages and for guards with the same name.
     """
 
+    JOINED_BY: Final = "|"
+
     def __init__(self, first: Guard, others: Guard, reads: Collection[str]) -> None:
         _check_names((first, others))
         if not reads:
             raise ConfigError(f"the languages that the guard {first.name!r} reads must be known")
-        self.name = f"{first.name}|{others.name}"
+        self.name = self.JOINED_BY.join((first.name, others.name))
         self.taxonomy = _union([first.taxonomy, others.taxonomy])
         self._first, self._others = first, others
         self._reads = frozenset(reads)

@@ -19,7 +19,7 @@ from tenacity import (
 )
 
 from guardproxy.errors import ConfigError, GuardproxyError, GuardUnavailable, Overloaded
-from guardproxy.ports import Guard, ServiceFamily
+from guardproxy.ports import Guard, ServiceCall, ServiceFamily
 from guardproxy.types import Check, Conversation, Message, Part, Usage, Verdict
 from guardproxy.verdicts import worst
 
@@ -29,6 +29,8 @@ _OVERLAP = 10
 _BACKOFF = wait_random_exponential(multiplier=0.25, max=8)
 # Google's APIs answer a wrong key with status 400 and this reason (google/api/error_reason.proto).
 _WRONG_KEY = "API_KEY_INVALID"
+# The most bytes of an answer: it has a few hundred for each text of a call.
+_ANSWER_BYTES = 1 << 20
 # The most characters of a service's own error message to quote.
 _QUOTED = 200
 
@@ -150,7 +152,7 @@ class ServiceGuard:
         async with self._concurrency:
             await self._wait_for_slot(deadline)
             try:
-                response = await self._client.post(call.path, json=call.body, params=call.params)
+                response = await self._post(call)
             except httpx.TransportError as failure:
                 raise _Retryable(f"the service cannot be reached ({type(failure).__name__})") from None
         self._check(response)
@@ -158,6 +160,18 @@ class ServiceGuard:
             return response.json()
         except ValueError:
             raise GuardUnavailable(f"{self.name}: the answer is not JSON") from None
+
+    async def _post(self, call: ServiceCall) -> httpx.Response:
+        """The answer to a call. Raises httpx.TransportError, GuardUnavailable for an answer of too many bytes."""
+        body, size = [], 0
+        async with self._client.stream("POST", call.path, json=call.body, params=call.params) as response:
+            async for piece in response.aiter_bytes():
+                body.append(piece)
+                size += len(piece)
+                if size > _ANSWER_BYTES:
+                    raise GuardUnavailable(f"{self.name}: the answer has more than {_ANSWER_BYTES} bytes")
+        headers = [pair for pair in response.headers.items() if pair[0] == "retry-after"]
+        return httpx.Response(response.status_code, headers=headers, content=b"".join(body), request=response.request)
 
     def _check(self, response: httpx.Response) -> None:
         status = response.status_code

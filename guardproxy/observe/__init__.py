@@ -9,11 +9,12 @@ record, held streams by `pipeline/stream.py`, the sinks' queues by `Observers`.
 from guardproxy.observe.logs import configure_logging, mask_event, request_context
 from guardproxy.observe.masking import TextRule, mask_credentials, mask_personal_data
 from guardproxy.observe.metrics import Metrics
-from guardproxy.observe.observers import Observers
+from guardproxy.observe.observers import Observers, Receipt
 
 __all__ = [
     "Metrics",
     "Observers",
+    "Receipt",
     "TextRule",
     "configure_logging",
     "mask_credentials",

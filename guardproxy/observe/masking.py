@@ -280,6 +280,10 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+INFERRED = "inferred-"
+"""How the sessions begin, before a `short_hash`, that no request has named."""
+
+
 def short_hash(value: bytes) -> str:
     """The first 16 hex digits of the SHA-256, as records name clients, end users and sessions."""
     return hashlib.sha256(value).hexdigest()[:16]

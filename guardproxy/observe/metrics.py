@@ -4,6 +4,7 @@ Two kinds of caller: `Observers.record` counts records (`decision`, and `audit_*
 called directly where the time is measured, for example `guard` by `pipeline/judging.py`.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -55,6 +56,7 @@ class Metrics:
             return Gauge(f"guardproxy_{name}", help_text, registry=registry)
 
         self._requests = counter("requests", "Requests answered.", "wire", "status")
+        self._failures = counter("failures", "Requests and streams that ended in an error, by its code.", "code")
         self._decisions = counter("decisions", "Judged turns by decision.", "side", "action")
         by_category = ("side", "category", "action")
         self._categories = counter("category_decisions", "Judged turns by category and decision.", *by_category)
@@ -63,7 +65,8 @@ class Metrics:
             "guard_errors", "Turns without a verdict because the guard failed or was overloaded.", "cause"
         )
         self._unread = counter("unread_languages", "Judged turns in languages that are not read.", "side", "language")
-        self._guard_s = seconds("guard", "Time to a verdict on all views of a text.", "cached")
+        guard_s = seconds("guard", "Time to a verdict on all views of a text.", "cached")
+        self._cached_s, self._judged_s = guard_s.labels("true"), guard_s.labels("false")
         self._queue_s = seconds("guard_queue", "Time that checks waited in the guard's queue.")
         self._forward_s = seconds("guard_forward", "Time of the guard model's forward passes.")
         self._batch = Histogram(
@@ -79,6 +82,8 @@ class Metrics:
         self._upstream_s = seconds("upstream", "Time from sending a request upstream to the first byte of the reply.")
         self._added_s = seconds("added", "Time that guardproxy added to an answer.")
         self._streams = gauge("streams_held", "Streamed replies being held until they are judged.")
+        self._held = gauge("held_bytes", "Bytes of streamed replies being held until they are judged.")
+        gauge("event_loop_tasks", "Tasks of the event loop.").set_function(_tasks)
         self._audit_failures = counter("audit_failures", "Records that a sink failed to store.", "sink")
         self._audit_dropped = counter("audit_dropped", "Records dropped because the queue of a sink was full.", "sink")
         self._audit_written = counter("audit_written", "Records that a sink stored.", "sink")
@@ -90,6 +95,10 @@ class Metrics:
     def request(self, wire: str, status: int) -> None:
         """Count a request answered with the HTTP `status`; `wire` is the protocol's name, or "none"."""
         self._requests.labels(self._wire(wire), f"{status // 100}xx").inc()
+
+    def failed(self, code: str) -> None:
+        """Count a request or a stream that ended in an error; `code` is that of the error, or of `BoundedHttp`."""
+        self._failures.labels(code).inc()
 
     def decision(self, record: Record) -> None:
         """Count the decision of a judged turn. Only `Observers.record` calls this, once for every record."""
@@ -116,9 +125,10 @@ class Metrics:
         `pipeline/judging.py` calls this once for every judged text, with all of its views, including texts without a
         record of their own: windows of a stream, candidates of a rewrite. A cached verdict counts only its time.
         """
-        self._guard_s.labels("true" if usage.cached else "false").observe(seconds)
         if usage.cached:
+            self._cached_s.observe(seconds)
             return
+        self._judged_s.observe(seconds)
         self._queue_s.observe(usage.queue_s)
         self._forward_s.observe(usage.forward_s)
         self._computed.inc(usage.tokens_computed)
@@ -134,6 +144,10 @@ class Metrics:
         """Call `queues` for the checks that wait or run at each guard, and their seconds, when metrics are rendered."""
         self._queue.set_function(lambda: sum(checks for checks, _ in queues()))
         self._expected.set_function(lambda: sum(seconds for _, seconds in queues()))
+
+    def held_from(self, held: Callable[[], int]) -> None:
+        """Call `held` for the bytes that all streamed replies hold, when metrics are rendered."""
+        self._held.set_function(held)
 
     def upstream(self, seconds: float) -> None:
         """Observe the `seconds` to the first byte of an upstream's reply."""
@@ -173,3 +187,11 @@ class Metrics:
     def render(self) -> tuple[str, bytes]:
         """Return the content type and body of a scrape, in Prometheus' text format."""
         return CONTENT_TYPE_LATEST, generate_latest(self._registry)
+
+
+def _tasks() -> int:
+    """The number of tasks of the running event loop; 0 outside of one."""
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:
+        return 0

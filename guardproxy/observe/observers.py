@@ -29,12 +29,31 @@ PassedRule = Literal["all", "sampled"]
 """Which passed turns are recorded: all, or those of the sampled requests only."""
 
 
+class Receipt:
+    """Says of some records whether every sink has stored all of them: then `written` is True, else False."""
+
+    def __init__(self) -> None:
+        self.written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._expected = 0
+
+    def expect(self, writes: int) -> None:
+        """Note how many further writes the records need."""
+        self._expected += writes
+
+    def note(self, *, writes: int = 1, stored: bool) -> None:
+        """Note writes that are done, or one that has failed."""
+        self._expected -= writes
+        if not self.written.done() and not (stored and self._expected):
+            self.written.set_result(stored)
+
+
 class _PendingRecord:
     """A record on its way to the sinks. It is masked once, for all sinks."""
 
-    def __init__(self, record: Record, rule: TextRule) -> None:
+    def __init__(self, record: Record, rule: TextRule, receipt: Receipt | None) -> None:
         self._record = record
         self._rule = rule
+        self._receipt = receipt
         self._masked: Record | None = None
         self.characters = len(record.text) + len(record.error) + len(record.origin.model)
         self.characters += sum(len(part.path) + len(part.why) for part in record.coverage)
@@ -44,6 +63,11 @@ class _PendingRecord:
         if self._masked is None:
             self._masked = masked_record(self._record, self._rule)
         return self._masked
+
+    def settle(self, *, stored: bool) -> None:
+        """Note whether a sink has stored the record."""
+        if self._receipt is not None:
+            self._receipt.note(stored=stored)
 
 
 async def _masked(batch: "Sequence[_QueuedRecord]") -> list[Record]:
@@ -87,6 +111,7 @@ class _SinkQueue:
         # A text longer than the whole limit is still accepted if the queue is empty.
         if self._closing or (full and self._waiting):
             self._drop(1)
+            item.settle(stored=False)
             if done:
                 done.set_exception(AuditUnavailable(f"audit sink {self.name!r} does not keep up"))
             return
@@ -139,7 +164,8 @@ class _SinkQueue:
             self._failed(batch, error)
         else:
             self._metrics.audit_written(self.name, len(batch))
-            for _, done in batch:
+            for item, done in batch:
+                item.settle(stored=True)
                 if done and not done.done():
                     done.set_result(None)
 
@@ -156,7 +182,8 @@ class _SinkQueue:
         _log.error("audit_failed", sink=self.name, records=len(batch), error=problem)
         failure = AuditUnavailable(f"audit sink {self.name!r} failed: {problem}")
         failure.__cause__ = error
-        for _, done in batch:
+        for item, done in batch:
+            item.settle(stored=False)
             if done and not done.done():
                 done.set_exception(failure)
 
@@ -172,7 +199,8 @@ class _SinkQueue:
                 await asyncio.wait({self._task})
         if self._waiting:
             self._drop(len(self._waiting))
-            for _, future in self._waiting:
+            for item, future in self._waiting:
+                item.settle(stored=False)
                 if future and not future.done():
                     future.set_exception(AuditUnavailable(f"audit sink {self.name!r} was closed"))
             self._waiting.clear()
@@ -227,23 +255,26 @@ class Observers:
             if isinstance(result, BaseException):
                 raise result
 
-    async def record(self, records: Sequence[Record]) -> None:
+    async def record(self, records: Sequence[Record], receipts: Mapping[str, Receipt] | None = None) -> None:
         """Count the records of one exchange (`Metrics.decision`) and queue them for every sink.
 
         Return at once unless `required`. With `required`, raise AuditUnavailable if a sink did not store every record:
-        the answer that they describe must then not be sent.
+        the answer that they describe must then not be sent. `receipts` has, by the id of a record, what is to know
+        whether it was stored; a record that `passed` leaves out needs no sink.
         """
         if not self._started:
             raise RuntimeError("call Observers.start() before Observers.record()")
+        receipts = receipts or {}
+        self._expect(records, receipts)
         waiting: list[asyncio.Future[None]] = []
         loop = asyncio.get_running_loop()
         for place, record in enumerate(records, 1):
             if place % _COUNTED_AT_ONCE == 0:
                 await asyncio.sleep(0)
             self._metrics.decision(record)
-            if self._passed == "sampled" and not record.sampled and _is_passed(record):
+            if not self._is_kept(record):
                 continue
-            item = _PendingRecord(record, self._text)
+            item = _PendingRecord(record, self._text, receipts.get(record.id))
             for queue in self._queues:
                 done = loop.create_future() if self.required else None
                 queue.put(item, done)
@@ -252,6 +283,17 @@ class Observers:
         failures = [r for r in await asyncio.gather(*waiting, return_exceptions=True) if isinstance(r, BaseException)]
         if failures:
             raise failures[0]
+
+    def _expect(self, records: Sequence[Record], receipts: Mapping[str, Receipt]) -> None:
+        for record in records:
+            if (receipt := receipts.get(record.id)) and self._is_kept(record):
+                receipt.expect(len(self._queues))
+        for receipt in receipts.values():
+            receipt.note(writes=0, stored=True)  # those that need no write are settled
+
+    def _is_kept(self, record: Record) -> bool:
+        """Whether the sinks get the record."""
+        return self._passed == "all" or record.sampled or not _is_passed(record)
 
     async def close(self) -> None:
         """Write the queued records, then close the sinks."""

@@ -13,6 +13,7 @@ from types import NoneType
 from typing import Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from guardproxy.observe.masking import (
+    INFERRED,
     TextRule,
     apply_text_rule,
     mask_credentials,
@@ -31,7 +32,7 @@ _SHORT: Final = 200  # the most characters of names whose masked form is cached
 _REPEATED: Final = frozenset({Finding, Reason, Coverage})
 
 _GENERATED: Final = re.compile(r"[0-9a-f,]{0,200}")
-_SHORT_HASH: Final = re.compile(r"[0-9a-f]{16}")
+_SHORT_HASH: Final = re.compile(rf"(?:{INFERRED})?[0-9a-f]{{16}}")
 _NAME: Final = re.compile(r"[\w.:/+@*-]{1,120}")
 _STEP: Final = re.compile(r"\[\d{1,5}\]|[^.\[\]]+|[.\[\]]")
 # The keys of the protocols that stand in most paths. Any other key may have been chosen by a client.
@@ -53,6 +54,7 @@ _NOTES: Final = frozenset(
     {
         "",
         "guard unavailable",
+        "policy: a text of guardproxy itself is not judged",
         *(f"policy: role {role} is not judged" for role in get_args(Role)),
         *(f"policy: {kind} is not judged" for kind in get_args(PartKind)),
     }

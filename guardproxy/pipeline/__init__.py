@@ -4,9 +4,10 @@ The fail direction is in one place, `judging.Judging.judge`: a guard that fails 
 never *safe*, and the policy decides what to do then.
 """
 
+from guardproxy.pipeline.exchange import Exchange, JudgedTurn
 from guardproxy.pipeline.exclusions import Exclusions
 from guardproxy.pipeline.gathering import gathered
-from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging
+from guardproxy.pipeline.judging import Judging
 from guardproxy.pipeline.moderating import moderated
 from guardproxy.pipeline.pipeline import ErrorReview, Pipeline, ReplyReview, RequestReview
 from guardproxy.pipeline.stream import RefusedBeforeStart

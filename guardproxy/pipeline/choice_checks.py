@@ -2,14 +2,20 @@
 
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from guardproxy.pipeline.exchange import Exchange, Judgement
 from guardproxy.pipeline.exclusions import CountedVerdict
 from guardproxy.pipeline.gathering import gathered
-from guardproxy.pipeline.judging import Exchange, Judgement, Judging
+from guardproxy.pipeline.judging import Judging
 from guardproxy.pipeline.turns import in_scope, recent_context
+from guardproxy.policy import Policy, is_clearly_passed
 from guardproxy.ports import ReplyStream
-from guardproxy.types import Decision, Message, Verdict
+from guardproxy.types import SEVERITY, Decision, Message, Part, Verdict
+
+# A text is cut behind a word if one ends within so many characters. Texts without spaces are cut anywhere.
+_LONGEST_WORD = 40
 
 
 @dataclass(slots=True)
@@ -24,6 +30,13 @@ class LatestCheck:
     undecoded: bool = False
     unread: tuple[str, ...] = ()
     counted: CountedVerdict | None = None
+
+    def stops(self, policy: Policy, *, early: bool = False) -> bool:
+        """Whether the text must not pass as it is; in an `early` check, whether that is in doubt."""
+        if SEVERITY[self.decision.action] >= SEVERITY["rewrite"]:
+            return True
+        counted = self.counted.verdict if self.counted else self.verdict
+        return early and counted is not None and not is_clearly_passed(policy, "assistant", counted)
 
 
 class ChoiceChecks:
@@ -40,13 +53,15 @@ class ChoiceChecks:
         self.ended: set[int] = set()
         self._key = uuid.uuid4().hex  # the guard keeps its work on this reply under this name
 
-    async def check(self, choice: int, before: LatestCheck | None) -> LatestCheck:
-        """Judge a choice as far as it was fed, which may be further than was asked for: more text, never less.
+    async def check(self, choice: int, before: LatestCheck | None, upto: int | None = None) -> LatestCheck:
+        """Judge a choice up to the position `upto` (`cut`), or as far as it was fed.
 
         `before` is the latest check of the choice.
         """
         started = time.perf_counter()
         message = self._stream.message(choice)
+        if upto is not None:
+            message = cut(message, upto, before.message.parts if before else ())
         if before is not None and before.message == message:
             return before  # a finish frame without text: the last check judged exactly this message
         judged = await self._judged(message)
@@ -82,6 +97,24 @@ class ChoiceChecks:
     def forget(self) -> None:
         """Free what the guard has kept for the reply."""
         self._judging.guard.forget(self._key)
+
+
+def cut(message: Message, upto: int, judged: Sequence[Part] = ()) -> Message:
+    """A message as it was when it had `upto` characters, up to the last end of a word.
+
+    `judged` are the parts that an earlier check covered. If their order leaves open which characters came first, as for
+    texts that alternate, the message is returned whole.
+    """
+    grown = [n for n, part in enumerate(message.parts) if part not in judged[n : n + 1]]
+    if message.arrived or message.size < upto or len(grown) != 1 or message.parts[grown[0]].kind == "opaque":
+        return message
+    (place,) = grown
+    part = message.parts[place]
+    known = len(judged[place].text) if place < len(judged) else 0
+    end = upto - (message.size - len(part.text))
+    words = (n for n in range(end - 1, max(known, end - _LONGEST_WORD), -1) if part.text[n].isspace())
+    shorter = replace(part, text=part.text[: next(words, end)])
+    return replace(message, parts=(*message.parts[:place], shorter, *message.parts[place + 1 :]))
 
 
 def _is_clean(judged: Judgement) -> bool:

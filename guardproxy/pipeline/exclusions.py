@@ -65,7 +65,7 @@ class Exclusions:
         The text and its views are covered, and so is the thread, or the text would be blocked in every turn but the
         first. Not covered are the views of a message whose parts readers may join to another text.
         """
-        covering = self.covering(message.text)
+        covering = self.covering(message.text) if self._by_text else ()
         if not covering:
             return None
         excluded = {exclusion.category for exclusion in covering}

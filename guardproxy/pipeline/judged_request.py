@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from guardproxy.languages.detect import languages_in
-from guardproxy.pipeline.judging import JudgedTurn
+from guardproxy.pipeline.exchange import JudgedTurn
 from guardproxy.pipeline.turns import exchanges_of, texts_after
 from guardproxy.policy import HistoryMode, language_note, worst
 from guardproxy.types import Decision, Edit, Message, Pass, Refuse, Replace
@@ -35,9 +35,7 @@ class JudgedRequest:
     @property
     def to_record(self) -> tuple[JudgedTurn, ...]:
         """Current turns, and turns of the history that did not simply pass: their first request recorded the others."""
-        return tuple(
-            judged for judged in self.turns if judged.turn.current or judged.decision.action != "pass" or judged.error
-        )
+        return tuple(judged for judged in self.turns if judged.turn.current or judged.stands_out)
 
     @property
     def decision(self) -> Decision:
@@ -66,7 +64,7 @@ class JudgedRequest:
         refused = [
             judged.turn.index for judged in self.turns if isinstance(judged.outcome, Refuse) and not judged.turn.current
         ]
-        return exchanges_of(messages, refused)
+        return exchanges_of(messages, refused) if refused else frozenset()
 
     def judged_again(self, dropped: frozenset[int], again: "JudgedRequest") -> "JudgedRequest":
         """This request after all its turns except those in `dropped` were judged `again`."""

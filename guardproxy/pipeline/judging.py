@@ -1,128 +1,55 @@
-"""One turn: its verdict (on its text and every view of it), the decision, the outcome, the record.
+"""One turn: its verdict (on its text and every view of it), the decision, the outcome.
 
 The fail direction is in `Judging.judge`: a guard that fails is *unavailable*, never *safe*.
 """
 
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from guardproxy.asking import as_one_request
 from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
 from guardproxy.observe import Metrics, Observers
 from guardproxy.offload import computed
+from guardproxy.pipeline.conversations import Conversations
+from guardproxy.pipeline.exchange import Case, Exchange, JudgedTurn, Judgement
 from guardproxy.pipeline.exclusions import CountedVerdict, Exclusions
 from guardproxy.pipeline.gathering import gathered
+from guardproxy.pipeline.known_turns import KnownTurns, Prefix, TurnScores
 from guardproxy.pipeline.message_views import MessageViews
+from guardproxy.pipeline.recording import Recorder
 from guardproxy.pipeline.thread import joined_text, own_text
 from guardproxy.pipeline.turns import Turn, in_scope
 from guardproxy.pipeline.unread import unread_languages
 from guardproxy.policy import UNSAFE, Policy, decide, on_failure, on_languages, worst
-from guardproxy.ports import Action, Guard, JudgeAgain, Request, Wire
+from guardproxy.ports import Action, Guard, JudgeAgain
 from guardproxy.types import (
-    SEVERITY,
     Check,
     Conversation,
     Coverage,
     Decision,
     Message,
-    Origin,
     Outcome,
-    OutcomeName,
     Part,
     Pass,
-    Record,
     Refuse,
     Replace,
     ReplyInfo,
     Verdict,
 )
-from guardproxy.verdicts import worst_of_views
+from guardproxy.verdicts import usage_in_parallel, worst_of_views
 from guardproxy.views import View
 
 Texts = Sequence[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """What all turns of one request and its reply have in common."""
-
-    wire: Wire
-    request: Request
-    origin: Origin
-    policy: Policy
-    shadow: tuple[Policy, ...] = ()
-    sampled: bool = False
-
-
-class Case(Protocol):
-    """What all records of one request have in common: an exchange, or a request without an upstream.
-
-    `sampled` is drawn once for each request (`Record.sampled`).
-    """
-
-    @property
-    def origin(self) -> Origin: ...
-    @property
-    def policy(self) -> Policy: ...
-    @property
-    def shadow(self) -> tuple[Policy, ...]: ...
-    @property
-    def sampled(self) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedTurn:
-    """A turn with its verdict, decision and outcome.
-
-    `verdict` is None if the turn has no readable text or the guard is unavailable; `error` says why the guard gave
-    none. `latency_s` is how long judging took, in seconds; `choice` is the index of the choice in a reply.
-    `undecoded`: the bounds of the views ended before everything that looks encoded was decoded. `unread`: the languages
-    of the text that the guard does not read. `complete` and `late` are those of `Record`. `counted` is what decisions
-    count of the verdict if an exclusion covers the text. `failure` is the error of a check that was not accepted.
-    """
-
-    turn: Turn
-    verdict: Verdict | None
-    decision: Decision
-    outcome: Outcome
-    error: str = ""
-    latency_s: float = 0.0
-    choice: int = 0
-    undecoded: bool = False
-    unread: tuple[str, ...] = ()
-    complete: bool = True
-    late: bool = False
-    counted: CountedVerdict | None = None
-    failure: GuardUnavailable | None = None
-
-    @property
-    def passed(self) -> bool:
-        """Whether the guard judged the whole turn and the decision leaves it unchanged."""
-        unchanged = SEVERITY[self.decision.action] <= SEVERITY["flag"]
-        return self.verdict is not None and not self.error and not self.undecoded and unchanged
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """The verdict on a message and the decision; the other fields as in `JudgedTurn`."""
-
-    verdict: Verdict | None
-    decision: Decision
-    error: str = ""
-    undecoded: bool = False
-    unread: tuple[str, ...] = ()
-    counted: CountedVerdict | None = None
-    failure: GuardUnavailable | None = None
+_UNCHANGED = ("pass", "flag")  # the actions that leave a text as it is
+_PASS = Pass()
 
 
 class Judging:
     """Judges turns with one guard. `actions` maps the name of each action to its factory, which takes the policy.
 
     `reads` are the languages that the guard reads, None if that is unknown: then no language is detected. Each decision
-    is made with the `exclusions` that are in force at its time.
+    is made with the `exclusions` that are in force at its time. Without `conversations`, none is known.
     """
 
     def __init__(
@@ -134,12 +61,14 @@ class Judging:
         *,
         reads: frozenset[str] | None = None,
         exclusions: Exclusions | None = None,
+        conversations: Conversations | None = None,
     ) -> None:
         self.guard = guard
         self._exclusions = exclusions or Exclusions()
         self._reads = reads
         self._views = MessageViews()
-        self._observers = observers
+        self._known = KnownTurns()
+        self._recorder = Recorder(observers, metrics, conversations or Conversations())
         self._metrics = metrics
         self.actions = actions
         self.required = observers.required
@@ -176,10 +105,8 @@ class Judging:
 
         A message without text and without opaque parts passes. Other exceptions propagate, and nothing is released.
         """
-        verdict, decision, error, complete = None, Decision("pass", "", ()), "", True
-        counted: CountedVerdict | None = None
+        scores, decision, error, complete = None, Decision("pass", "", ()), "", True
         unread: tuple[str, ...] = ()
-        refused: GuardUnavailable | None = None
         if message.text.strip():  # not `says_something`: hidden text has views, and a guard may know mere signs
             views = await self._views.of(message, policy.views)
             complete, unread = views.complete, await self._unread(message.text, views.views)
@@ -187,24 +114,34 @@ class Judging:
                 own = own_text(message) if thread else ""
                 behind = joined_text((*thread, own), policy.thread.characters) if own else ""
                 least = policy.calibration.inverse(message.side, UNSAFE, policy.thread.unsafe)
-                verdict, counted = await self._verdict(
-                    tuple(context), message, views.views, behind, stream, least=least
-                )
-                verdict = policy.calibration.applied(message.side, verdict)
-                counted = counted and counted.calibrated(policy, message.side)
-                decision = decide(policy, message.side, counted.verdict if counted else verdict)
+                by_view = await self._verdicts(tuple(context), message, views.views, behind, stream, least=least)
+                scores = TurnScores(worst_of_views(by_view), tuple(by_view), complete, unread, bool(message.opaque))
             except (Overloaded, JudgingTooLong) as failure:  # GuardUnavailable too, so they must come first
-                refused, error = failure, str(failure)
                 busy = isinstance(failure, Overloaded)
                 decision = on_failure(policy.on_overload, "overload") if busy else on_failure("block", "guard_error")
                 self._metrics.guard_refused("overload" if busy else "too_long")
+                decision = _with_unreadable(decision, message, policy, unread, complete=complete)
+                return Judgement(None, decision, str(failure), not complete, unread, None, failure)
             except GuardUnavailable as failure:
                 decision, error = on_failure(policy.on_guard_error, "guard_error"), str(failure)
-        if message.opaque or not complete:
-            decision = worst([decision, on_failure(policy.on_opaque[message.side], "opaque")])
-        if unread:
-            decision = worst([decision, on_languages(policy.on_language[message.side], unread)])
-        return Judgement(verdict, decision, error, not complete, unread, counted, refused)
+        if scores is not None:
+            verdict, decision, counted = self._decided(message, policy, scores)
+            return Judgement(verdict, decision, "", not complete, unread, counted, None, scores)
+        decision = _with_unreadable(decision, message, policy, unread, complete=complete)
+        return Judgement(None, decision, error, not complete, unread)
+
+    def _decided(
+        self, message: Message, policy: Policy, scores: TurnScores
+    ) -> tuple[Verdict, Decision, CountedVerdict | None]:
+        """The calibrated verdict, what the policy decides about it, and what counts of it if an exclusion applies."""
+        side = message.side
+        verdict = policy.calibration.applied(side, scores.verdict)
+        counted = self._exclusions.counted(message, scores.by_view)
+        counted = counted and counted.calibrated(policy, side)
+        decision = decide(policy, side, counted.verdict if counted else verdict)
+        if scores.opaque or scores.unread or not scores.complete:
+            decision = _with_unreadable(decision, message, policy, scores.unread, complete=scores.complete)
+        return verdict, decision, counted
 
     async def _unread(self, text: str, views: Sequence[View]) -> tuple[str, ...]:
         """The languages of a text and its views that the guard does not read."""
@@ -213,7 +150,7 @@ class Judging:
         size = len(text) + sum(len(view.text) for view in views)
         return await computed(size, unread_languages, text, views, self._reads)
 
-    async def _verdict(
+    async def _verdicts(
         self,
         context: tuple[Message, ...],
         message: Message,
@@ -222,11 +159,10 @@ class Judging:
         stream: str | None,
         *,
         least: float,
-    ) -> tuple[Verdict, CountedVerdict | None]:
-        """The worst verdict on the message, its views, and on `thread`: its text behind others, without a context.
+    ) -> list[tuple[str, Verdict]]:
+        """The verdicts on the message, its views, and on `thread`: its text behind others, without a context.
 
-        The verdict on the thread counts only from a P(unsafe) of `least` on; its usage counts anyway. Beside it, what
-        counts of the verdict if an exclusion covers the text.
+        The verdict on the thread counts only from a P(unsafe) of `least` on; its usage counts anyway.
         """
         started = time.perf_counter()
         checks = [("text", Check(Conversation((*context, message)), message.side, stream))]
@@ -238,12 +174,11 @@ class Judging:
             checks.append(("thread", Check(Conversation((joined,)), message.side)))
         with as_one_request():
             verdicts = await gathered([self.guard.judge(check) for _, check in checks])
+        usage = verdicts[0].usage if len(verdicts) == 1 else usage_in_parallel([one.usage for one in verdicts])
+        self._metrics.guard(time.perf_counter() - started, usage)
         if thread and verdicts[-1].unsafe < least:
             verdicts[-1] = replace(verdicts[-1], unsafe=0.0, findings=())
-        by_view = [(name, verdict) for (name, _), verdict in zip(checks, verdicts, strict=True)]
-        verdict = worst_of_views(by_view)
-        self._metrics.guard(time.perf_counter() - started, verdict.usage)
-        return verdict, self._exclusions.counted(message, by_view)
+        return [(name, verdict) for (name, _), verdict in zip(checks, verdicts, strict=True)]
 
     async def act(
         self, context: Sequence[Message], message: Message, decision: Decision, policy: Policy, thread: Texts = ()
@@ -259,35 +194,55 @@ class Judging:
         self, message: Message, decision: Decision, policy: Policy, judge_again: JudgeAgain
     ) -> Outcome:
         """What the decision's action makes of `message`. Decisions to pass and to flag change nothing."""
-        if decision.action in ("pass", "flag"):
+        if decision.action in _UNCHANGED:
             return Pass()
         name = decision.how if decision.action == "rewrite" else "block"
         return await self.actions[name](policy)(message, decision, judge_again)
 
-    async def turn(self, exchange: Exchange, turn: Turn, context: Sequence[Message], choice: int = 0) -> JudgedTurn:
-        """Judge one turn, decide and act. If the request asked for a schema, a rewrite of the reply is a refusal."""
+    async def turn(
+        self, exchange: Exchange, turn: Turn, context: Sequence[Message], choice: int = 0, prefix: Prefix = b""
+    ) -> JudgedTurn:
+        """Judge one turn, decide and act. If the request asked for a schema, a rewrite of the reply is a refusal.
+
+        With the `prefix` of its last message, the turn is known when it comes again (`known`).
+        """
         started = time.perf_counter()
         policy = exchange.policy
         readable = in_scope(turn.message, policy.judge)
         judged = await self.judgement(context, readable, policy, thread=turn.thread)
-        decision = judged.decision
-        outcome = await self.act(context, readable, decision, policy, turn.thread)
+        if prefix and judged.scores is not None:
+            self._known.keep(turn, prefix, policy, judged.scores)
+        outcome = await self.act(context, readable, judged.decision, policy, turn.thread)
         if isinstance(outcome, Replace) and exchange.request.structured and turn.message.role == "assistant":
-            outcome = refusal(policy, decision)
-        seconds = time.perf_counter() - started
+            outcome = refusal(policy, judged.decision)
         return JudgedTurn(
             turn,
             judged.verdict,
-            decision,
+            judged.decision,
             outcome,
             judged.error,
-            seconds,
+            time.perf_counter() - started,
             choice,
             judged.undecoded,
             judged.unread,
             counted=judged.counted,
             failure=judged.failure,
         )
+
+    def known(self, exchange: Exchange, turn: Turn, prefix: Prefix) -> JudgedTurn | None:
+        """The same as `turn` for a turn whose scores are known, if the decision leaves it unchanged; otherwise None.
+
+        It takes no time worth measuring: `latency_s` is 0, and the guard's metrics do not count it.
+        """
+        scores = self._known.scores(turn, prefix, exchange.policy)
+        if scores is None:
+            return None
+        readable = in_scope(turn.message, exchange.policy.judge)
+        verdict, decision, counted = self._decided(readable, exchange.policy, scores)
+        if decision.action not in _UNCHANGED:
+            return None
+        undecoded, unread = not scores.complete, scores.unread
+        return JudgedTurn(turn, verdict, decision, _PASS, "", 0.0, 0, undecoded, unread, counted=counted)
 
     async def record(
         self,
@@ -298,103 +253,21 @@ class Judging:
         dropped: frozenset[int] = frozenset(),
         reply: ReplyInfo | None = None,
     ) -> None:
-        """Give the observers a record of each judged turn, and of each shadow policy's decision on it.
-
-        `reply` is None for the turns of a request. Raises AuditUnavailable if `audit.required` is set and a record
-        could not be stored.
-        """
-        judged = list(judged)
-        for judged_turn in judged:
-            self._metrics.unread(judged_turn.turn.message.side, judged_turn.unread)
-        size = 256 * len(judged) + 16 * len(coverage)
-        records = await computed(size, _records, case, judged, coverage, dropped, reply)
-        await self._observers.record(records)
+        """Record judged turns as `Recorder.record` does. Raises AuditUnavailable as it does."""
+        await self._recorder.record(case, list(judged), coverage, dropped=dropped, reply=reply)
 
 
-def _records(
-    case: Case,
-    judged: Sequence[JudgedTurn],
-    coverage: tuple[Coverage, ...],
-    dropped: frozenset[int],
-    reply: ReplyInfo | None,
-) -> list[Record]:
-    """A record of each judged turn, and of each shadow policy's decision on it."""
-    records: list[Record] = []
-    for judged_turn, own_coverage in _with_coverage(judged, coverage):
-        records.append(_record(case, judged_turn, own_coverage, case.policy, reply, dropped=dropped))
-        for policy in case.shadow:
-            if judged_turn.verdict is None:
-                continue
-            counted = judged_turn.counted.verdict if judged_turn.counted else judged_turn.verdict
-            decision = decide(policy, judged_turn.turn.message.side, counted)
-            shadow = replace(judged_turn, decision=decision, outcome=Pass())
-            records.append(_record(case, shadow, own_coverage, policy, reply, shadow=True))
-    return records
-
-
-def _record(
-    case: Case,
-    judged: JudgedTurn,
-    coverage: tuple[Coverage, ...],
-    policy: Policy,
-    reply: ReplyInfo | None,
-    *,
-    dropped: frozenset[int] = frozenset(),
-    shadow: bool = False,
-) -> Record:
-    side = judged.turn.message.side
-    excluded = judged.counted.applied(policy, side, judged.verdict) if judged.counted and judged.verdict else ""
-    return Record(
-        id=uuid.uuid4().hex,
-        time=time.time(),
-        origin=case.origin,
-        side=side,
-        turn=judged.turn.index,
-        choice=judged.choice,
-        policy=policy.name,
-        policy_version=policy.version,
-        verdict=judged.verdict,
-        decision=judged.decision,
-        outcome="drop" if judged.turn.index in dropped else _outcome_name(judged.outcome),
-        text=judged.turn.message.text,
-        coverage=coverage,
-        latency_s=judged.latency_s,
-        error=judged.error,
-        shadow=shadow,
-        complete=judged.complete,
-        late=judged.late,
-        reply=reply,
-        sampled=case.sampled,
-        exclusion=excluded,
-    )
-
-
-def _with_coverage(
-    judged: Sequence[JudgedTurn], coverage: tuple[Coverage, ...]
-) -> Iterator[tuple[JudgedTurn, tuple[Coverage, ...]]]:
-    """Each judged turn with the coverage of its own parts; the last also with that of parts without a record.
-
-    So the records of a request grow with the number of its parts, not with its square.
-    """
-    paths_of_turns = [[part.path for part in judged_turn.turn.message.parts] for judged_turn in judged]
-    by_path = {item.path: item for item in coverage}
-    recorded = {path for paths in paths_of_turns for path in paths}
-    unrecorded = [item for item in coverage if item.path not in recorded]
-    for number, (judged_turn, paths) in enumerate(zip(judged, paths_of_turns, strict=True), 1):
-        own = [by_path[path] for path in paths if path in by_path]
-        yield judged_turn, (*own, *(unrecorded if number == len(judged) else ()))
+def _with_unreadable(
+    decision: Decision, message: Message, policy: Policy, unread: tuple[str, ...], *, complete: bool
+) -> Decision:
+    """The decision, or a more severe one about opaque parts, encodings that are left, and languages not read."""
+    if not complete or message.opaque:
+        decision = worst([decision, on_failure(policy.on_opaque[message.side], "opaque")])
+    if unread:
+        decision = worst([decision, on_languages(policy.on_language[message.side], unread)])
+    return decision
 
 
 def refusal(policy: Policy, decision: Decision | None = None) -> Refuse:
     """The policy's refusal, for a text that cannot be rewritten or could not be judged."""
     return policy.block.refusal(decision.categories, decision.languages) if decision else policy.block.refusal(())
-
-
-def _outcome_name(outcome: Outcome) -> OutcomeName:
-    match outcome:
-        case Pass():
-            return "pass"
-        case Replace():
-            return "replace"
-        case Refuse():
-            return "refuse"

@@ -4,9 +4,10 @@ import time
 from collections.abc import Sequence
 
 from guardproxy.offload import computed
+from guardproxy.pipeline.exchange import Case, JudgedTurn
 from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.judged_request import undecoded_paths, unread_parts
-from guardproxy.pipeline.judging import Case, JudgedTurn, Judging
+from guardproxy.pipeline.judging import Judging
 from guardproxy.pipeline.turns import Turn, coverage_of
 from guardproxy.policy import Policy
 from guardproxy.types import Coverage, Message, Pass

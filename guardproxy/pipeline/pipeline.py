@@ -1,6 +1,6 @@
 """Requests, replies and upstream errors: every turn is judged; the most severe decision on the current turn applies."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -8,12 +8,15 @@ from guardproxy.errors import GuardUnavailable, Overloaded, UpstreamUnreadable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.offload import computed
 from guardproxy.pipeline.canary import CANARIES
+from guardproxy.pipeline.conversations import Conversations
 from guardproxy.pipeline.error_text import error_message
+from guardproxy.pipeline.exchange import Exchange, JudgedTurn
 from guardproxy.pipeline.exclusions import Exclusions
 from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.held import HeldBytes
 from guardproxy.pipeline.judged_request import JudgedRequest, undecoded_paths, unread_parts
-from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging
+from guardproxy.pipeline.judging import Judging
+from guardproxy.pipeline.own_texts import OwnTexts
 from guardproxy.pipeline.request_judging import judge_request
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.stream import StreamReview
@@ -90,8 +93,9 @@ class ErrorReview:
 class Pipeline:
     """Guards exchanges with one guard, which reads the languages `reads`, None if that is unknown.
 
-    A text whose client leaves while it is judged is judged on for at most `after_disconnect_s` seconds, so that it is
-    recorded. Otherwise an exchange's state is not kept between calls.
+    A reply of more than `max_characters` is not judged, and so refused, unless the policy only monitors streams. A text
+    whose client leaves while it is judged is judged on for at most `after_disconnect_s` seconds, so that it is
+    recorded. With `infer_sessions`, requests that name no session get that of the request that they continue.
     """
 
     def __init__(
@@ -102,14 +106,21 @@ class Pipeline:
         actions: Mapping[str, Callable[[Policy], Action]],
         *,
         max_held_bytes: int = 64 * 2**20,
+        max_characters: int | None = None,
         after_disconnect_s: float = 30.0,
         reads: frozenset[str] | None = None,
         exclusions: Exclusions | None = None,
+        infer_sessions: bool = False,
     ) -> None:
-        self.judging = Judging(guard, observers, metrics, actions, reads=reads, exclusions=exclusions)
+        self._conversations = Conversations(infer=infer_sessions)
+        self._own_texts = OwnTexts(guard.taxonomy)
+        self.judging = Judging(
+            guard, observers, metrics, actions, reads=reads, exclusions=exclusions, conversations=self._conversations
+        )
         self._metrics = metrics
         self._replies = JudgedReplies()
-        self._held = HeldBytes(max_held_bytes)
+        self._held = HeldBytes(max_held_bytes, max_characters)
+        metrics.held_from(lambda: self._held.all)
         self._unattended = Unattended(after_disconnect_s, max_held_bytes)
 
     async def close(self, timeout_s: float) -> None:
@@ -155,20 +166,22 @@ class Pipeline:
         return await self._unattended.attended(self._review_request(exchange), len(exchange.request.raw))
 
     async def _review_request(self, exchange: Exchange) -> RequestReview:
-        exchange = self._replies.without_known(exchange)
+        exchange = self._replies.without_known(await self._conversations.placed(exchange))
         messages, history = exchange.request.conversation.messages, exchange.policy.history
-        judged = await judge_request(self.judging, exchange)
+        policies = exchange.policies or (exchange.policy,)
+        own = await computed(8 * len(messages) * len(policies), self._own_texts.paths, messages, policies)
+        judged = await judge_request(self.judging, exchange, own)
         failure = _failure_of(judged.turns)
         dropped = judged.dropped(messages, history) if failure is None else frozenset()
         if dropped and judged.current_changes:
             # A guard that reads the conversation may have found the harm in the dropped messages: judge without them.
             remaining = _with_messages(exchange, edited(messages, {}, dropped))
-            judged = judged.judged_again(dropped, await judge_request(self.judging, remaining))
+            judged = judged.judged_again(dropped, await judge_request(self.judging, remaining, own))
             failure = _failure_of(judged.turns)
             dropped = judged.dropped(messages, history)
         size = len(exchange.request.raw)
         undecoded, coverage = await computed(
-            size, _covered, messages, exchange.policy, judged.turns, failed=judged.failed
+            size, _covered, messages, exchange.policy, judged.turns, failed=judged.failed, own=own
         )
         await self.judging.record(exchange, judged.to_record, coverage, dropped=dropped)
         if failure is not None:
@@ -188,6 +201,7 @@ class Pipeline:
         messages = exchange.request.conversation.messages
         context = recent_context(messages)
         reply = await computed(len(body), exchange.wire.parse_reply, exchange.request, body)
+        self._held.check_characters(sum(choice.size for choice in reply.choices))
         judged = await gathered(
             [
                 self.judging.turn(exchange, reply_turn(messages, choice), context, index)
@@ -306,11 +320,17 @@ class Pipeline:
 
 
 def _covered(
-    messages: Sequence[Message], policy: Policy, judged: Sequence[JudgedTurn], *, failed: bool
+    messages: Sequence[Message],
+    policy: Policy,
+    judged: Sequence[JudgedTurn],
+    *,
+    failed: bool,
+    own: Container[str] = (),
 ) -> tuple[frozenset[str], tuple[Coverage, ...]]:
     """The paths of the parts with encodings that were not decoded, and the coverage of all parts."""
     undecoded = undecoded_paths(judged)
-    return undecoded, coverage_of(messages, policy, failed=failed, undecoded=undecoded, unread=unread_parts(judged))
+    unread = unread_parts(judged)
+    return undecoded, coverage_of(messages, policy, failed=failed, undecoded=undecoded, unread=unread, own=own)
 
 
 def _request_review(

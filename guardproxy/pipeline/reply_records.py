@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from guardproxy.pipeline.choice_checks import LatestCheck
+from guardproxy.pipeline.exchange import Exchange, JudgedTurn
 from guardproxy.pipeline.judged_request import undecoded_paths, unread_parts
-from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging
+from guardproxy.pipeline.judging import Judging
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.turns import coverage_of, reply_turn
 from guardproxy.ports import ReplyStream

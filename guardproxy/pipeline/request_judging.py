@@ -1,49 +1,61 @@
 """Which texts of a request are judged, and in which order: messages, joined turns, and threads."""
 
+import asyncio
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Coroutine, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from guardproxy.offload import computed
+from guardproxy.pipeline.exchange import Exchange, JudgedTurn
 from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of
-from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judging
+from guardproxy.pipeline.judging import Judging
+from guardproxy.pipeline.known_turns import Prefix, prefixes_of
 from guardproxy.pipeline.thread import UserTurn, threads, user_turns, without
 from guardproxy.pipeline.turns import Turn, edited, joined_turns, recent_context_starts, turn_starts, turns_of
 from guardproxy.policy import Policy
-from guardproxy.types import Message, Pass, Refuse
+from guardproxy.types import Message, Part, Pass, Refuse
+
+_AT_ONCE = 128  # known turns that are decided about before other tasks run
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """What is judged of a request.
 
-    `context` has the start of the recent context of each message, `begins` the starts of the turns. `singles` are the
-    turns of one message, each with its thread; `joined` those of several messages.
+    `context` has the start of the recent context of each message, `prefixes` the prefix of each message, `begins` the
+    starts of the turns. `singles` are the turns of one message, each with its thread; `joined` those of several.
     """
 
     context: list[int]
     begins: list[int]
     singles: list[Turn]
     joined: list[Turn]
+    prefixes: list[Prefix]
 
 
-async def judge_request(judging: Judging, exchange: Exchange) -> JudgedRequest:
-    """Judge every message by itself, the messages of each turn as one text if there are several, and threads."""
+async def judge_request(judging: Judging, exchange: Exchange, own: Container[str] = ()) -> JudgedRequest:
+    """Judge every message by itself, the messages of each turn as one text if there are several, and threads.
+
+    `own` are the paths of texts that the proxy itself has written: a message of nothing else is not judged.
+    """
     messages, policy = exchange.request.conversation.messages, exchange.policy
     size = len(exchange.request.raw)
-    plan = await computed(size, _plan, messages, policy, judging.excluded)
+    plan = await computed(size, _plan, messages, policy, judging.excluded, own)
 
-    async def judge(turn: Turn) -> JudgedTurn:
-        return await judging.turn(exchange, turn, messages[plan.context[turn.context] : turn.context])
+    async def judge(turn: Turn, prefix: Prefix = b"") -> JudgedTurn:
+        context = messages[plan.context[turn.context] : turn.context]
+        return await judging.turn(exchange, turn, context, prefix=prefix)
 
     singles = len(plan.singles)
-    judged = await gathered([judge(turn) for turn in (*plan.singles, *plan.joined)])
+    judged = await _judged_once(judging, exchange, plan, judge)
     await _judge_threads_as_forwarded(judged, messages, policy, plan, excluded=judging.excluded, judge=judge)
     if new_texts := await computed(size, new_texts_of, judged[:singles]):
         # Joined turns are judged as they are forwarded, not as they came.
-        forwarded = await computed(size, joined_turns, messages, policy.judge, new_texts, plan.begins)
+        joined = await computed(size, joined_turns, messages, policy.judge, new_texts, plan.begins)
+        forwarded = _of_others(joined, own)
         changed = [turn for before, turn in zip(plan.joined, forwarded, strict=True) if before != turn]
         again = iter(await gathered([judge(turn) for turn in changed]))
         judged[singles:] = [
@@ -53,18 +65,43 @@ async def judge_request(judging: Judging, exchange: Exchange) -> JudgedRequest:
     return JudgedRequest(tuple(judged), {**new_texts, **await computed(size, new_texts_of, judged)})
 
 
-def _plan(messages: Sequence[Message], policy: Policy, excluded: Callable[[str], bool]) -> _Plan:
+async def _judged_once(
+    judging: Judging, exchange: Exchange, plan: _Plan, judge: Callable[[Turn, Prefix], Coroutine[Any, Any, JudgedTurn]]
+) -> list[JudgedTurn]:
+    """Judge the turns of the plan: those that are known at once, the others beside each other."""
+    turns = [(turn, plan.prefixes[turn.index]) for turn in (*plan.singles, *plan.joined)]
+    known: list[JudgedTurn | None] = []
+    for place, (turn, prefix) in enumerate(turns, 1):
+        known.append(judging.known(exchange, turn, prefix))
+        if place % _AT_ONCE == 0:
+            await asyncio.sleep(0)
+    new = [judge(turn, prefix) for (turn, prefix), found in zip(turns, known, strict=True) if found is None]
+    others = iter(await gathered(new))
+    return [next(others) if found is None else found for found in known]
+
+
+def _plan(messages: Sequence[Message], policy: Policy, excluded: Callable[[str], bool], own: Container[str]) -> _Plan:
     """What is judged of these messages. The last message of each turn of the user gets its thread.
 
     The thread is that of a conversation of which every turn is forwarded.
     """
     begins = turn_starts(messages)
-    singles = turns_of(messages, policy.judge, begins)
+    singles = _of_others(turns_of(messages, policy.judge, begins), own)
     if policy.thread.turns > 1:
         users = user_turns(messages, policy.judge, begins)
         texts = {user.index: earlier for user, earlier in threads(users, policy.thread.turns, without(excluded))}
         singles = [replace(turn, thread=texts.get(turn.index, ())) for turn in singles]
-    return _Plan(recent_context_starts(messages), begins, singles, joined_turns(messages, policy.judge, {}, begins))
+    joined = _of_others(joined_turns(messages, policy.judge, {}, begins), own)
+    return _Plan(recent_context_starts(messages), begins, singles, joined, prefixes_of(messages))
+
+
+def _of_others(turns: Sequence[Turn], own: Container[str]) -> list[Turn]:
+    """The turns without those that have no text but `own` ones."""
+    return [turn for turn in turns if not _is_own([part for part in turn.message.parts if part.text], own)]
+
+
+def _is_own(parts: Sequence[Part], own: Container[str]) -> bool:
+    return bool(parts) and all(part.path in own for part in parts)
 
 
 async def _judge_threads_as_forwarded(

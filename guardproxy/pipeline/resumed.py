@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from dataclasses import replace
 
-from guardproxy.pipeline.judging import Exchange
+from guardproxy.pipeline.exchange import Exchange
 from guardproxy.types import Conversation
 
 # How many ids are kept. The least recently named id is removed first; its reply is opaque from then on.

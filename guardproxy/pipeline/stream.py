@@ -20,9 +20,10 @@ from guardproxy.errors import UpstreamUnreadable
 from guardproxy.holdback import Ask, HoldBack
 from guardproxy.observe import Metrics
 from guardproxy.pipeline.choice_checks import ChoiceChecks, LatestCheck
+from guardproxy.pipeline.exchange import Exchange
 from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.held import FRAME_BYTES, HeldBytes
-from guardproxy.pipeline.judging import Exchange, Judging, refusal
+from guardproxy.pipeline.judging import Judging, refusal
 from guardproxy.pipeline.reply_records import ReplyRecords
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.pipeline.unattended import Unattended
@@ -73,7 +74,7 @@ class StreamReview:
         self._choices = ChoiceChecks(judging, exchange, stream)
         self._stream = stream
         self._hold = HoldBack(exchange.policy.stream)
-        self._held = held.stream()
+        self._held = held.stream(monitored=exchange.policy.stream.mode == "monitor")
         self._records = ReplyRecords(judging, exchange, stream, replies)
         self._unattended = unattended
         self._try_refuse_with_error = try_refuse_with_error
@@ -132,6 +133,7 @@ class StreamReview:
                     yield piece
             except UpstreamUnreadable as error:
                 log.warning("stream_unreadable", error=str(error))
+                self._metrics.failed(error.code)
                 self._unreadable = str(error)
                 yield await self._abandon()
             finally:
@@ -160,9 +162,7 @@ class StreamReview:
         self._task_done.set()
 
     def _done(self) -> bool:
-        if self._checks:
-            return False
-        return (self._upstream_done and self._hold.empty) or self._all_ended()
+        return not self._checks and ((self._upstream_done and self._hold.empty) or self._all_ended())
 
     def _all_ended(self) -> bool:
         return bool(self._ended) and not self._hold.open and self._ended >= set(self._stream.choices)
@@ -182,6 +182,7 @@ class StreamReview:
         for chunk in self._stream.finish() if data is None else self._stream.feed(data):
             if chunk.raw == KEEP_ALIVE and self._frames_before_text is not None:
                 continue  # a client that has nothing of the stream yet needs no comment of the upstream
+            self._held.check(chunk)
             self._hold.add(chunk)
             self._came.append(time.perf_counter())
         self._held.note(self._hold.held_bytes + FRAME_BYTES * self._hold.held_frames + self._waiting_bytes)
@@ -191,20 +192,24 @@ class StreamReview:
 
     def _start_checks(self) -> None:
         for ask in self._hold.ask():
-            self._checks[self._task(self._check(ask.choice))] = ask
+            self._checks[self._task(self._check(ask.choice, ask.upto if ask.exact else None))] = ask
 
-    async def _check(self, choice: int) -> LatestCheck:
-        return await self._choices.check(choice, self._latest.get(choice))
+    async def _check(self, choice: int, upto: int | None = None) -> LatestCheck:
+        return await self._choices.check(choice, self._latest.get(choice), upto)
 
     async def _act_on(self, ask: Ask, check: LatestCheck) -> bytes:
         """Apply a finished check: release its text, hold the choice until it is complete, or end it.
 
         Returns the bytes that end the choice, empty if it goes on.
         """
-        self._latest[ask.choice] = check
         policy = self._exchange.policy
-        if SEVERITY[check.decision.action] < SEVERITY["rewrite"] or policy.stream.mode == "monitor":
-            self._hold.passed(ask)
+        stops = check.stops(policy, early=ask.early)
+        if stops and (ask.early or (ask.exact and check.decision.cause == "overload")):
+            self._hold.skip(ask)
+            return b""
+        self._latest[ask.choice] = check
+        if not stops or policy.stream.mode == "monitor":
+            self._hold.passed(ask, check.message.size if ask.exact else None)
             await self._record_finished({ask.choice})
             return b""
         if check.decision.action == "rewrite" and not ask.final and check.decision.how != "replace":

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judgement, Judging, refusal
+from guardproxy.pipeline.exchange import Exchange, JudgedTurn, Judgement
+from guardproxy.pipeline.judging import Judging, refusal
 from guardproxy.pipeline.turns import in_scope, recent_context, texts_after
 from guardproxy.policy import Policy, worst
 from guardproxy.types import SEVERITY, Message, Part, Refuse, Replace

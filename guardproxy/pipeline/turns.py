@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from types import MappingProxyType
 
@@ -19,6 +20,7 @@ _SYSTEM_ROLES = ("system", "developer")
 # The keys of a message's own text. Names, citations and unknown fields stand beside it, and templates leave them out.
 _OWN_TEXT = frozenset({"content", "text", "refusal", "transcript", "response", ""})
 _TOO_MANY = "too many encodings"
+_OWN = "policy: a text of guardproxy itself is not judged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,11 @@ def recent_context_starts(messages: Sequence[Message]) -> list[int]:
 
 def in_scope(message: Message, scope: JudgeScope) -> Message:
     """The message without the kinds of part that the policy skips. Opaque parts stay."""
-    if not any(part.kind in scope.skip for part in message.parts):
+    skip = scope.skip
+    for part in message.parts:
+        if part.kind in skip:
+            break
+    else:
         return message
     parts, arrived = (
         tuple(part for part in some if part.kind not in scope.skip) for some in (message.parts, message.arrived)
@@ -242,17 +248,23 @@ def coverage_of(
     failed: bool = False,
     undecoded: Container[str] = (),
     unread: Mapping[str, str] = MappingProxyType({}),
+    own: Container[str] = (),
 ) -> tuple[Coverage, ...]:
     """For every part: whether it is judged under `policy`, or why not, or not in full.
 
     `failed`: the guard gave no verdict. `undecoded`: the paths of parts whose encodings were not all decoded. `unread`:
-    the paths of parts in languages that the guard does not read, each with a note of these.
+    the paths of parts in languages that the guard does not read, each with a note of these. `own`: the paths of texts
+    that the proxy itself has written.
     """
-    return tuple(
-        _coverage(message, part, policy, "guard unavailable" if failed else unread.get(part.path, ""), undecoded)
-        for message in messages
-        for part in message.parts
-    )
+    covered = []
+    for message in messages:
+        for part in message.parts:
+            if part.path in own:
+                covered.append(Coverage(part.path, message.role, part.kind, len(part.text), judged=False, why=_OWN))
+            else:
+                failure = "guard unavailable" if failed else unread.get(part.path, "")
+                covered.append(_coverage(message, part, policy, failure, undecoded))
+    return tuple(covered)
 
 
 def _coverage(message: Message, part: Part, policy: Policy, failure: str, undecoded: Container[str]) -> Coverage:
@@ -264,7 +276,13 @@ def _coverage(message: Message, part: Part, policy: Policy, failure: str, undeco
         why = f"policy: {part.kind} is not judged"
     else:
         why = f"opaque: {_TOO_MANY}" if part.path in undecoded else failure
-    return Coverage(part.path, message.role, part.kind, len(part.text), judged=not why, why=why)
+    make = _known_coverage if len(part.path) <= _SHORT else Coverage
+    return make(part.path, message.role, part.kind, len(part.text), not why, why)
+
+
+# Clients send the whole conversation with every turn, so most parts have occurred before.
+_known_coverage = lru_cache(maxsize=16_384)(Coverage)
+_SHORT = 128  # characters of a path, of which clients choose the keys
 
 
 def with_undecoded(messages: Iterable[Message], undecoded: Container[str]) -> tuple[Message, ...]:

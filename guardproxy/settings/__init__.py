@@ -6,6 +6,7 @@ from guardproxy.settings.checks.upstream import url_error
 from guardproxy.settings.edit import own_rules, replace_text, with_calibration, with_found_rules, with_rules
 from guardproxy.settings.load import load, load_text
 from guardproxy.settings.model import (
+    CONTINUED,
     CREDENTIAL_HEADERS,
     EMBEDDED,
     EMBEDDED_PARTS,
@@ -14,21 +15,25 @@ from guardproxy.settings.model import (
     GuardSettings,
     LogSettings,
     PathSettings,
+    ServiceSettings,
     UpstreamSettings,
+    UpstreamTlsSettings,
 )
 from guardproxy.settings.model_console import OPERATOR, ConsoleKeySettings, ConsoleSettings, ReviewerRole
-from guardproxy.settings.model_server import Limits, ServerSettings
+from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings, ServerTlsSettings
 from guardproxy.settings.packaged import starter
 from guardproxy.settings.presets import DEFAULT_PRESET
 from guardproxy.settings.resolve import MemberSettings, Settings
 
 __all__ = [
+    "CONTINUED",
     "CREDENTIAL_HEADERS",
     "DEFAULT_PRESET",
     "EMBEDDED",
     "EMBEDDED_PARTS",
     "MULTILINGUAL",
     "OPERATOR",
+    "AdminSettings",
     "AuditSettings",
     "Catalogue",
     "ConsoleKeySettings",
@@ -40,8 +45,11 @@ __all__ = [
     "PathSettings",
     "ReviewerRole",
     "ServerSettings",
+    "ServerTlsSettings",
+    "ServiceSettings",
     "Settings",
     "UpstreamSettings",
+    "UpstreamTlsSettings",
     "load",
     "load_text",
     "own_rules",

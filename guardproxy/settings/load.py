@@ -23,11 +23,14 @@ def load(
     env: Mapping[str, str],
     catalogue: Catalogue,
     preset: PresetName | None = None,
+    *,
+    without_secrets: bool = False,
 ) -> Settings:
     """The settings of a file; without a file, the built-in ones.
 
-    Secrets are read from `env`. `preset` is the policy of a file without policies. Raises ConfigError with every
-    mistake, in the order of the file.
+    Secrets are read from `env`. With `without_secrets`, one whose variable is not set is no mistake but stands in
+    `Settings.unset`, and its use raises ConfigError. `preset` is the policy of a file without policies. Raises
+    ConfigError with every mistake, in the order of the file.
     """
     if path is None:
         return load_text(defaults(), "built-in defaults", env, catalogue, preset)
@@ -42,13 +45,22 @@ def load(
         valid = data[: error.start].decode("utf-8")
         problem = Problem(position_at(valid, len(valid)), (), "not UTF-8; save the file in that encoding")
         raise ConfigError(problem.render(name)) from error
-    return load_text(text, name, env, catalogue, preset)
+    return load_text(text, name, env, catalogue, preset, without_secrets=without_secrets)
 
 
 def load_text(
-    text: str, name: str, env: Mapping[str, str], catalogue: Catalogue, preset: PresetName | None = None
+    text: str,
+    name: str,
+    env: Mapping[str, str],
+    catalogue: Catalogue,
+    preset: PresetName | None = None,
+    *,
+    without_secrets: bool = False,
 ) -> Settings:
-    """The settings of a YAML text; messages call it `name`. Raises ConfigError with every mistake, in file order."""
+    """The settings of a YAML text as `load` returns them; messages call it `name`.
+
+    Raises ConfigError with every mistake, in file order.
+    """
     root, problems = read(text)
     if root is None:
         raise _config_error(name, problems)
@@ -58,16 +70,17 @@ def load_text(
         problems.append(Problem(root.position, (), message))
     problems += [*rename_keys(root), *_preset_beside_policies(root, preset)]
     apply_presets(root)
-    secrets, mistakes = read_secrets(root, env)
-    problems += mistakes
+    secrets = read_secrets(root, env)
+    problems += [*secrets.mistakes, *(() if without_secrets else secrets.unset)]
     content = _with_policies(root, preset)
     filled = with_secrets(content, secrets)
     document, mistakes = schema.check(root, filled)
     problems += mistakes
-    problems += check(root, document or schema.guards_alone(filled), catalogue, secrets)
+    problems += check(root, document or schema.guards_alone(filled), catalogue, secrets.values)
     if problems or document is None:
         raise _config_error(name, problems)
-    return resolve(name, content, document, (key for key, _ in root.entries()))
+    unset = {problem.path: problem.render(name) for problem in in_file_order([*secrets.unset])}
+    return resolve(name, content, document, (key for key, _ in root.entries()), unset)
 
 
 def _preset_beside_policies(root: Node, preset: PresetName | None) -> list[Problem]:

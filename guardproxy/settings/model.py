@@ -14,7 +14,7 @@ from annotated_types import Interval, Len
 from guardproxy.calibration import Calibration
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_policy import Count, PolicySettings, Probability, RouteSettings, Text
-from guardproxy.settings.model_server import Limits, Seconds, ServerSettings
+from guardproxy.settings.model_server import AdminSettings, Limits, Seconds, ServerSettings
 from guardproxy.types import Category, Taxonomy
 
 # The name of the guard that ships with the package, which is always defined.
@@ -36,6 +36,8 @@ class TimeoutSettings:
     """Seconds from the request to the first byte of the answer."""
     between_chunks_s: Seconds = 60.0
     """Seconds between two chunks of the answer."""
+    answer_s: Seconds = 3600.0
+    """Seconds from the request to the end of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,20 @@ class RetrySettings:
     """Whether to repeat a request that the upstream may already have processed, which can cost twice."""
     max_wait_s: Seconds = 20.0
     """Longest wait before the next attempt, in seconds; a longer Retry-After ends the attempts."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamTlsSettings:
+    """How the upstream's certificate is checked, and the proxy's own."""
+
+    verify: bool = True
+    """Whether to check the upstream's certificate."""
+    ca: Text | None = None
+    """PEM file of trusted certificate authorities; without it, Mozilla's list (the package certifi) is trusted."""
+    cert: Text | None = None
+    """PEM file of the certificate by which the upstream knows the proxy."""
+    key: Text | None = None
+    """PEM file of the private key of `cert`, without a passphrase."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +80,8 @@ class UpstreamSettings:
     """How long the upstream may take."""
     retries: RetrySettings = RetrySettings()
     """When a request is repeated."""
-    verify: bool = True
-    """Whether to check the upstream's TLS certificate."""
-    ca_file: Text | None = None
-    """PEM file of trusted certificate authorities; without it, the system's own are trusted."""
+    tls: UpstreamTlsSettings = UpstreamTlsSettings()
+    """How the upstream's certificate is checked, and the proxy's own."""
     max_connections: Count = 256
     """Maximum number of connections to the upstream, per worker."""
     response_headers: tuple[Text, ...] = ()
@@ -102,7 +116,7 @@ class ByLanguageSettings:
 class ServiceSettings:
     """How a moderation service is called."""
 
-    key: Text = field(repr=False)
+    key: Text | None = field(repr=False)
     """The service's key, as ${env:NAME}."""
     url: Text | None = None
     """Base address, if each customer of the service has a separate one; without it, the service's public address."""
@@ -213,12 +227,14 @@ CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key",
 # Where clients of the protocols name their end user and their session. OpenAI's `prompt_cache_key` is not among them:
 # many sessions with the same beginning share it.
 USER_PLACES = ("body user", "body safety_identifier", "body metadata.user_id", "header x-user-id")
+CONTINUED = "conversation"  # no place: a request has the session of the one that it continues
 SESSION_PLACES = (
     "header x-session-id",
     "body session_id",
     "body metadata.session_id",
     "body conversation",
     "body conversation.id",
+    CONTINUED,
 )
 
 
@@ -267,7 +283,7 @@ class AuditSettings:
     user: tuple[Text, ...] = USER_PLACES
     """Where a request names its end user: `body key.key` or `header name`; the first that there is counts."""
     session: tuple[Text, ...] = SESSION_PLACES
-    """Where a request names its session, in the same form."""
+    """Where a request names its session, in the same form; last `conversation`: that of the request it continues."""
     user_plain: bool = False
     """Whether records hold the end user and the session in plain text, not as a hash."""
     sample_passed: Probability = 0.01
@@ -306,6 +322,8 @@ class Document:
     """The version of this format."""
     server: ServerSettings = _SERVER
     """Where the proxy listens."""
+    admin: AdminSettings | None = None
+    """A listener of its own for /healthz, /readyz, /metrics and the reviewer's page, which are else on the proxy's."""
     upstream: UpstreamSettings = UpstreamSettings()
     """The LLM service behind the proxy."""
     guard: GuardSettings = GuardSettings()

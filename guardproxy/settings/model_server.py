@@ -11,6 +11,33 @@ Seconds = Annotated[float, Interval(gt=0, le=86_400)]
 
 
 @dataclass(frozen=True, slots=True)
+class ServerTlsSettings:
+    """The certificate with which a listener answers over TLS. A changed file is read again at the next connection."""
+
+    cert: Text
+    """PEM file of the certificate, with those of the authorities between it and the root behind it."""
+    key: Text
+    """PEM file of its private key, without a passphrase."""
+    client_ca: Text | None = None
+    """PEM file of authorities: only clients with a certificate of one of them are served."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdminSettings:
+    """A listener of its own for /healthz, /readyz, /metrics and the reviewer's page."""
+
+    host: Text = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 is every IPv4 address of the machine."""
+    port: Annotated[int, Interval(ge=0, le=65_535)] = 9090
+    """Port to listen on, other than the proxy's; 0 takes any free port."""
+    hosts: tuple[Text, ...] | None = None
+    """Host names of this listener, with * for any text. Without it: on a loopback address only localhost, elsewhere
+    any name. IP addresses are always served."""
+    tls: ServerTlsSettings | None = None
+    """The certificate of this listener; without it, it speaks plain HTTP."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSettings:
     """Where the proxy listens."""
 
@@ -34,6 +61,10 @@ class ServerSettings:
     """Seconds after an answer after which a connection without a further request is closed."""
     write_timeout_s: Seconds = 30.0
     """Seconds for which a client may leave an answer unread before its connection is cut."""
+    grace_s: Annotated[int, Interval(ge=1, le=3600)] = 20
+    """Seconds that requests have to end when the server stops, and after them the texts whose client has left."""
+    tls: ServerTlsSettings | None = None
+    """The certificate of the proxy's listener; without it, it speaks plain HTTP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +76,7 @@ class Limits:
     reply_bytes: Count = 20_971_520
     """Bytes of an upstream's reply."""
     characters: Count = 1_000_000
-    """Characters of all texts of a conversation."""
+    """Characters of all texts of a conversation, and of a reply."""
     messages: Count = 10_000
     """Messages of a conversation."""
     parts: Count = 20_000

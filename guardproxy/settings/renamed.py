@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 
 _NEW_KEYS = {"cheap": "first", "dear": "second"}
+_TLS_KEYS = {"verify": "verify", "ca_file": "ca"}
 
 
 def rename_keys(root: Node) -> list[Problem]:
@@ -12,7 +13,8 @@ def rename_keys(root: Node) -> list[Problem]:
 
     The values are moved so that the later checks neither miss the new keys nor overlook mistakes in the values.
     """
-    return [problem for path, section in _cascades(root) for problem in _rename(path, section)]
+    renamed = [problem for path, section in _cascades(root) for problem in _rename(path, section)]
+    return [*renamed, *_upstream_tls(root)]
 
 
 def _cascades(root: Node) -> Iterator[tuple[SettingPath, Node]]:
@@ -33,3 +35,17 @@ def _rename(path: SettingPath, section: Node) -> Iterator[Problem]:
         if node is not None:
             yield Problem(node.key_position, (*path, old), f"this key is now called {new}; rename it")
             section.value.setdefault(new, node)
+
+
+def _upstream_tls(root: Node) -> Iterator[Problem]:
+    """The TLS options of the upstream, which stood beside its address."""
+    section = root.get("upstream")
+    if section is None or not isinstance(section.value, dict):
+        return
+    for old, new in _TLS_KEYS.items():
+        node = section.value.pop(old, None)
+        if node is not None:
+            yield Problem(node.key_position, ("upstream", old), f"this key is now upstream.tls.{new}; move it")
+            tls = section.value.setdefault("tls", Node({}, node.position, node.key_position))
+            if isinstance(tls.value, dict):
+                tls.value.setdefault(new, node)

@@ -3,10 +3,11 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from guardproxy.calibration import UNCALIBRATED, Calibration
+from guardproxy.errors import ConfigError
 from guardproxy.policy import UNSAFE, OnFailure, Policy, PolicySet, Route, Rule, SideRules
 from guardproxy.settings.model import (
     AuditSettings,
@@ -18,7 +19,8 @@ from guardproxy.settings.model import (
 )
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_policy import OpaqueSettings, PolicySettings, RouteSettings, ThresholdSettings
-from guardproxy.settings.model_server import Limits, ServerSettings
+from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings
+from guardproxy.settings.yaml_tree import SettingPath
 from guardproxy.types import Side, Taxonomy
 
 
@@ -36,12 +38,15 @@ class Settings:
 
     `name` is the file's, or `built-in defaults`. `taxonomy` is None for the family's own, `wires` None for every
     built-in one. `members` are the guards that `guard.all`, `guard.cascade` or `guard.by_language` combines, in that
-    order. `version` is a hash of the content without secrets. `sections` are the keys at the top of the file.
+    order. `version` is a hash of the content without secrets. `sections` are the keys at the top of the file. `unset`
+    are the secrets whose environment variable is not set, with a message that has the place in the file: they are None
+    here, and whoever needs one asks with `require`.
     """
 
     name: str
     version: str
     server: ServerSettings
+    admin: AdminSettings | None
     upstream: UpstreamSettings
     guard: GuardSettings
     taxonomy: Taxonomy | None
@@ -54,12 +59,43 @@ class Settings:
     console: ConsoleSettings
     log: LogSettings
     sections: frozenset[str]
+    unset: Mapping[SettingPath, str] = field(default_factory=dict)
+
+    def require(self, *above: str) -> None:
+        """Check that every secret below a place of the file is set; without a place, every one. Raises ConfigError."""
+        missing = [message for path, message in self.unset.items() if path[: len(above)] == above]
+        if missing:
+            raise ConfigError(missing)
+
+    def alone(self, member: str) -> "Settings":
+        """The settings with one of the guards that `guard` combines as their only guard.
+
+        The calibration is that of the combination, so it goes.
+        """
+        chosen, place = self.members[member], ("guards", member)
+        own = {("guard", *path[2:]): message for path, message in self.unset.items() if path[:2] == place}
+        others = {path: message for path, message in self.unset.items() if path[0] != "guard"}
+        return replace(
+            self,
+            guard=chosen.guard,
+            taxonomy=chosen.taxonomy,
+            members={},
+            policies=self.policies.uncalibrated(),
+            unset={**others, **own},
+        )
 
 
-def resolve(name: str, content: Mapping[str, Any], document: Document, sections: Iterable[str]) -> Settings:
+def resolve(
+    name: str,
+    content: Mapping[str, Any],
+    document: Document,
+    sections: Iterable[str],
+    unset: Mapping[SettingPath, str],
+) -> Settings:
     """The settings of a document. The versions are hashes of `content`: its plain value without secrets.
 
-    `sections` are the keys of the file itself, without those that defaults have added to `content`.
+    `sections` are the keys of the file itself, without those that defaults have added to `content`; `unset` as in
+    `Settings`.
     """
     version = _fingerprint(content)
     calibration = document.guard.calibration
@@ -78,6 +114,7 @@ def resolve(name: str, content: Mapping[str, Any], document: Document, sections:
         name=name,
         version=version,
         server=document.server,
+        admin=document.admin,
         upstream=document.upstream,
         guard=document.guard,
         taxonomy=document.taxonomy_of(document.guard),
@@ -92,6 +129,7 @@ def resolve(name: str, content: Mapping[str, Any], document: Document, sections:
         console=document.console,
         log=document.log,
         sections=frozenset(sections),
+        unset=unset,
     )
 
 

@@ -108,10 +108,12 @@ def _locate(root: Node, location: tuple[str | int, ...]) -> tuple[Node, SettingP
 
 
 def _is_of_other_member(kind: str, node: Node) -> bool:
-    """Whether an error comes from the other member of a union of a literal and a mapping."""
+    """Whether an error comes from the other member of a union of a literal and a mapping or an integer."""
     if kind == "dataclass_type":
         return True
-    return kind == "literal_error" and isinstance(node.value, dict)
+    if kind == "int_type":
+        return isinstance(node.value, str | list)
+    return kind == "literal_error" and isinstance(node.value, dict | int | float)
 
 
 def _message(kind: str, error: dict[str, Any], node: Node, path: SettingPath) -> str:
@@ -124,7 +126,9 @@ def _message(kind: str, error: dict[str, Any], node: Node, path: SettingPath) ->
         return f"must be {relation} {error['ctx'][bound]:g}, not {value}"
     if kind == "literal_error":
         choices = _choices_at(Document, path)
-        return f"must be one of {', '.join(map(str, choices))}, not {value}" + _hint(node.value, choices)
+        named = ", ".join(map(str, choices))
+        wanted = f"{named} or an integer" if int in _types_at(Document, path) else f"one of {named}"
+        return f"must be {wanted}, not {value}" + _hint(node.value, choices)
     if kind in {"too_short", "too_long", "string_too_short"}:
         return "must have exactly one entry" if isinstance(node.value, dict) else "must not be empty"
     return str(error["msg"])

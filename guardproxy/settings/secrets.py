@@ -2,7 +2,8 @@
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -17,19 +18,33 @@ _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]+")
 
 
-def read_secrets(root: Node, env: Mapping[str, str]) -> tuple[dict[SettingPath, str], list[Problem]]:
-    """The values of the secret settings, with references replaced, and every missing, malformed or misplaced reference.
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """The values of the secret settings, with references replaced.
 
-    The value of a reference inside a longer text (a password in an address) is percent-encoded. Marks faulty settings
-    as reported.
+    `unset` are those whose environment variable is not set, `mistakes` the malformed and misplaced references.
+    """
+
+    values: Mapping[SettingPath, str]
+    unset: Sequence[Problem]
+    mistakes: Sequence[Problem]
+
+
+def read_secrets(root: Node, env: Mapping[str, str]) -> Secrets:
+    """Read the secret settings of a document. Marks settings without a value as reported.
+
+    The value of a reference inside a longer text (a password in an address) is percent-encoded.
     """
     values: dict[SettingPath, str] = {}
     problems: list[Problem] = []
+    unset: list[Problem] = []
     for path, node in _strings(root):
         text = node.text() or ""
         if _is_key(path) or path == STORE:
             messages = _mistakes(path, text, env)
-            if messages:
+            missing = [] if messages else _missing(text, env)
+            unset += [Problem(node.position, path, message) for message in missing]
+            if messages or missing:
                 node.reported = True
             else:
                 values[path] = _substituted(text, env)
@@ -40,18 +55,25 @@ def read_secrets(root: Node, env: Mapping[str, str]) -> tuple[dict[SettingPath, 
         else:
             messages = []
         problems += [Problem(node.position, path, message) for message in messages]
-    return values, problems
+    return Secrets(values, unset, problems)
 
 
-def with_secrets(content: Any, values: Mapping[SettingPath, str]) -> Any:
-    """A copy of a document's plain value with the values of its secret settings."""
+def with_secrets(content: Any, secrets: Secrets) -> Any:
+    """A copy of a document's plain value with the values of its secret settings, null for a key that is not set.
+
+    Of a list of keys, those that are set stay; without any, the list is null. An address stays as the file has it.
+    """
     filled = copy.deepcopy(content)
+    unset = dict.fromkeys(problem.path for problem in secrets.unset if problem.path != STORE)
+    values: dict[SettingPath, str | None] = {**unset, **secrets.values}
     for path, value in values.items():
         *above, key = path
         section = filled
         for step in above:
             section = section[step]
         section[key] = value
+    if any(path[:2] == ENCRYPT and len(path) > len(ENCRYPT) for path in unset):
+        filled["audit"]["encrypt"] = [key for key in filled["audit"]["encrypt"] if key is not None] or None
     return filled
 
 
@@ -82,12 +104,13 @@ def _mistakes(path: SettingPath, text: str, env: Mapping[str, str]) -> list[str]
     if "${" in _REFERENCE.sub("", text):
         return ["contains a malformed reference; write ${env:NAME}"]
     names = _REFERENCE.findall(text)
-    missing = [f"environment variable {name} is not set" for name in names if not env.get(name)]
-    if missing or not _is_key(path):
-        return missing
-    if not _HEADER_VALUE.fullmatch(env[names[0]]):
+    if _is_key(path) and env.get(names[0]) and not _HEADER_VALUE.fullmatch(env[names[0]]):
         return [f"environment variable {names[0]} holds a space or another character that no key may have; correct it"]
     return []
+
+
+def _missing(text: str, env: Mapping[str, str]) -> list[str]:
+    return [f"environment variable {name} is not set" for name in _REFERENCE.findall(text) if not env.get(name)]
 
 
 def _substituted(text: str, env: Mapping[str, str]) -> str:

@@ -10,13 +10,16 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter
 from pydantic_core import PydanticSerializationError, SchemaSerializer
 
-from guardproxy.reviews import Exclusion, Label
+from guardproxy.reviews import ChangedRule, Exclusion, Label, PolicyChange
 from guardproxy.types import Coverage, Decision, Finding, Origin, Reason, Record, ReplyInfo, Span, Usage, Verdict
 
 # Records are frozen, so values need no copies: dataclasses.asdict copies every leaf and takes five times as long.
 _NAMES = {
     kind: tuple(field.name for field in fields(kind))
-    for kind in (Record, Origin, Verdict, Usage, Finding, Decision, Reason, Coverage, ReplyInfo, Label, Exclusion)
+    for kind in (
+        *(Record, Origin, Verdict, Usage, Finding, Decision, Reason, Coverage, ReplyInfo),
+        *(Label, Exclusion, PolicyChange, ChangedRule),
+    )
 }
 _VALUES = {kind: attrgetter(*names) for kind, names in _NAMES.items()}
 
@@ -44,6 +47,12 @@ def exclusion_dict(exclusion: Exclusion) -> dict[str, Any]:
     """Return the exclusion as a dict of scalars, with the field names of `types`."""
     fields_of_exclusion: dict[str, Any] = _json_value(exclusion)
     return fields_of_exclusion
+
+
+def policy_change_dict(change: PolicyChange) -> dict[str, Any]:
+    """Return the change of a policy as dicts, lists and scalars, with the field names of `reviews`."""
+    fields_of_change: dict[str, Any] = _json_value(change)
+    return fields_of_change
 
 
 def to_json(record: Record, *, without: Collection[str] = ()) -> str:

@@ -8,7 +8,7 @@ import binascii
 import re
 from collections.abc import Callable, Iterator
 
-from guardproxy.views.plausible import decoded, encoded, worded
+from guardproxy.views.plausible import decoded, encoded, remembered, worded
 from guardproxy.views.seals import Seals
 
 BASE64 = re.compile(
@@ -62,6 +62,7 @@ def _lines_text(encoded: str, decode: Callable[[str], str | None], seals: Seals)
     return encoded if whole is None else seals.around_run(encoded, whole)
 
 
+@remembered
 def _from_base64(encoded: str) -> str | None:
     bare = encoded.rstrip("=").replace("-", "+").replace("_", "/")
     if len(bare) % 4 == 1 or (len(bare) < 12 and bare == encoded):
@@ -84,6 +85,7 @@ def unbase32(text: str, seals: Seals) -> str:
     return _BASE32.sub(lambda match: _lines_text(match.group(), _from_base32, seals), text)
 
 
+@remembered
 def _from_base32(encoded: str) -> str | None:
     bare = encoded.rstrip("=")
     try:
@@ -98,6 +100,7 @@ def unbase58(text: str, seals: Seals) -> str:
     return _BASE58.sub(lambda match: seals.around_run(match.group(), _base58_text(match.group())), text)
 
 
+@remembered
 def _base58_text(run: str) -> str:
     if len(run) > _MOST58:
         return run
@@ -118,6 +121,7 @@ def _bracketed_text(run: str) -> str:
     return _from_base85(base64.a85decode, run[2:-2]) or run
 
 
+@remembered
 def _base85_text(run: str, seals: Seals) -> str:
     """Return what a run encodes; quotation marks, brackets and the end of a sentence around it stay."""
     for start, stop in _within(run):
@@ -153,6 +157,7 @@ def unturned(text: str, seals: Seals) -> str:
     return _TOKEN.sub(lambda match: seals.around_run(match.group(), _turned(match.group())), text)
 
 
+@remembered
 def _turned(run: str) -> str:
     turned = run[::-1]
     if encoded(turned) and not encoded(run):

@@ -1,8 +1,10 @@
 """Measure how much a text resembles words, and decide whether bytes are text. Pure."""
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
+from typing import TypeVar, TypeVarTuple
 
 # The most frequent letter pairs of English: about four in five pairs of English text, one in five of random text.
 _COMMON_PAIRS = """
@@ -18,6 +20,21 @@ _COMMON = frozenset(_COMMON_PAIRS.split())
 def pairs(word: str) -> tuple[int, int]:
     """Return the number of common letter pairs of a lower-case word, and the number of all its pairs."""
     return sum(a + b in _COMMON for a, b in pairwise(word)), max(0, len(word) - 1)
+
+
+_REMEMBERED = 256  # characters: longer texts are seldom read twice, and would take much memory
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+
+
+def remembered(function: Callable[[str, *Ts], R]) -> Callable[[str, *Ts], R]:
+    """Keep what a pure function returned for short texts: every check of a growing reply reads its words again."""
+    kept: Callable[[str, *Ts], R] = lru_cache(maxsize=4096)(function)  # type: ignore[assignment]  # takes any values
+
+    def call(text: str, *args: *Ts) -> R:
+        return kept(text, *args) if len(text) <= _REMEMBERED else function(text, *args)
+
+    return call
 
 
 WORD = re.compile(r"[A-Za-z]+")

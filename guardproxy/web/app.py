@@ -22,27 +22,24 @@ from guardproxy.web.visitors import Visitors
 log = structlog.get_logger("guardproxy.proxy")
 
 _NO_RETRY = {NO_RETRY[0].decode("ascii"): NO_RETRY[1].decode("ascii")}
-Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
+Lifespan = (
+    Callable[[Starlette], AbstractAsyncContextManager[None]]
+    | Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, Any]]]
+)
+OPERATOR_PATHS = ("/healthz", "/readyz", "/metrics")
 
 
-def create_app(
-    proxy: Proxy,
+def operator_routes(
     *,
     policies: LivePolicies,
     metrics: Metrics,
     ready: Callable[[], str],
-    lifespan: Lifespan,
     dtypes: Callable[[], Mapping[str, str]] = dict,
-    routes: Sequence[BaseRoute] = (),
-    own_paths: Sequence[str] = (),
-    visitors: Visitors | None = None,
-) -> ASGIApp:
-    """The application to serve. `lifespan` starts and stops its parts.
+) -> list[BaseRoute]:
+    """The endpoints for operators: OPERATOR_PATHS.
 
-    `routes` are further endpoints of guardproxy itself. They answer requests to `own_paths`; a path that ends in `/`
-    includes all paths below it. `ready` returns why the proxy is not ready, empty if it is. `dtypes` returns the type
-    of the weights of every guard whose model runs in this process. `visitors` checks the host
-    and the origin of every request; without it, every host is served and pages of other origins are refused.
+    `ready` returns why the proxy is not ready, empty if it is. `dtypes` returns the type of the weights of every guard
+    whose model runs in this process.
     """
 
     async def healthz(request: Request) -> Response:
@@ -56,11 +53,33 @@ def create_app(
         content_type, body = metrics.render()
         return Response(body, headers={"content-type": content_type})
 
-    own = Starlette(
-        routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", scrape), *routes],
-        lifespan=lifespan,
-    )
-    return _Front(own, proxy, ("/healthz", "/readyz", "/metrics", *own_paths), visitors or Visitors(), metrics)
+    endpoints = zip(OPERATOR_PATHS, (healthz, readyz, scrape), strict=True)
+    return [Route(path, endpoint) for path, endpoint in endpoints]
+
+
+def create_app(
+    proxy: Proxy,
+    *,
+    metrics: Metrics,
+    lifespan: Lifespan,
+    routes: Sequence[BaseRoute] = (),
+    own_paths: Sequence[str] = (),
+    visitors: Visitors | None = None,
+) -> ASGIApp:
+    """The application that clients call. `lifespan` starts and stops its parts.
+
+    `routes` are endpoints of guardproxy itself. They answer requests to `own_paths`; a path that ends in `/` includes
+    all paths below it, and all other paths go to the proxy. `visitors` checks the host and the origin of every request;
+    without it, every host is served and pages of other origins are refused.
+    """
+    own = Starlette(routes=routes, lifespan=lifespan)
+    return _Front(own, proxy, own_paths, visitors or Visitors(), metrics)
+
+
+def create_admin_app(routes: Sequence[BaseRoute], visitors: Visitors, metrics: Metrics) -> ASGIApp:
+    """The application of a listener for operators, which proxies nothing."""
+    own = Starlette(routes=routes)
+    return _Front(own, own, (), visitors, metrics)
 
 
 class _Front:
@@ -95,6 +114,7 @@ class _Front:
     def _refuse(self, path: str, error: GuardproxyError) -> Response:
         log.warning("request_failed", code=error.code, error=str(error))
         self._metrics.request("none", error.status)
+        self._metrics.failed(error.code)
         answer = error_answer(path, error.status, error.code, str(error))
         return Response(answer.body, answer.status, media_type=answer.content_type, headers=_NO_RETRY)
 

@@ -22,7 +22,8 @@ class Call:
     """A request and the state of its answer. Adds the proxy's own headers to every answer.
 
     `action` is the most severe action on both sides, None if nothing was judged. `status` is 0 until the answer begins.
-    `guard_s` is the seconds that judging took. `began` and `sent_at` (of the latest piece) are `time.perf_counter()`.
+    `stream_type` is the content type of a streamed answer. `guard_s` is the seconds that judging took. `began` and
+    `sent_at` (of the latest piece) are `time.perf_counter()`.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -34,6 +35,7 @@ class Call:
         self.peer: str = scope["client"][0] if scope.get("client") else ""
         self.headers: Headers = scope["headers"]
         self.status = 0
+        self.stream_type = ""
         self.ended = False
         self.action: ActionName | None = None
         self.categories: tuple[str, ...] = ()

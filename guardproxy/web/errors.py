@@ -30,6 +30,13 @@ class NotReady(GuardproxyError):
     code = "not_ready"
 
 
+class ShuttingDown(GuardproxyError):
+    """The server stops, and the request has not ended within its time of grace."""
+
+    status = 503
+    code = "shutting_down"
+
+
 def retry_after(error: GuardproxyError) -> Headers:
     """The header that says when a request that was refused for overload may be repeated: whole seconds, at least 1."""
     return [(b"retry-after", b"%d" % max(1, math.ceil(error.retry_s)))] if isinstance(error, Overloaded) else []

@@ -7,18 +7,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from guardproxy.observe.masking import short_hash
-from guardproxy.settings import AuditSettings
+from guardproxy.settings import CONTINUED, AuditSettings
 from guardproxy.web.headers import Headers
 
 LONGEST: Final = 200  # characters of a value in plain text; a longer one is hashed
 
 
 class Identities:
-    """Finds the end user and the session in the places that `audit.user` and `audit.session` list."""
+    """Finds the end user and the session in the places that `audit.user` and `audit.session` list.
+
+    The session of a request that names none is found by `pipeline.conversations`.
+    """
 
     def __init__(self, settings: AuditSettings) -> None:
         self._user = _places(settings.user)
-        self._session = _places(settings.session)
+        self._session = _places([place for place in settings.session if place != CONTINUED])
         self._is_plain = settings.user_plain
 
     def of(self, body: Mapping[str, Any], headers: Headers) -> tuple[str, str]:

@@ -64,6 +64,7 @@ class ModerationCase:
     policy: Policy
     shadow: tuple[Policy, ...]
     sampled: bool
+    place: None = None  # a text for moderation is in no conversation
 
 
 def moderations(

@@ -1,5 +1,6 @@
 """The proxy handler: it has the pipeline judge a request, forwards it, and has the pipeline judge the answer."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
@@ -22,7 +23,7 @@ from guardproxy.types import Origin
 from guardproxy.web.answers import AnswerHeaders, check_charset, foreign_charset, is_text
 from guardproxy.web.call import NO_RETRY, Call, KeepAlive, WhileConnected
 from guardproxy.web.client import choose_policy
-from guardproxy.web.errors import NotReady, Redirected, Unsupported, error_answer, retry_after
+from guardproxy.web.errors import NotReady, Redirected, ShuttingDown, Unsupported, error_answer, retry_after
 from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Header, Headers, end_to_end, first
 from guardproxy.web.identities import Identities
 from guardproxy.web.paths import NotGuarded, PathList, check_path, spellings
@@ -91,7 +92,7 @@ class Proxy:
         """Answer one request. A failure gives an error answer, never unjudged text.
 
         If the answer has begun when something fails, it stays incomplete and the connection closes: so the client does
-        not mistake it for a complete answer.
+        not mistake it for a complete answer. A stream has the protocol's error as its last event.
         """
         call = Call(scope, receive, send)
         wire: Wire | None = None
@@ -101,15 +102,20 @@ class Proxy:
             wire = self._wire_of(call)
             body = await call.body(self._limits.body_bytes)
             if body is None:
+                self._metrics.failed("client_left")
                 return
             async with WhileConnected(call, receive) as connected:
                 await self._handle(call, wire, body)
             if connected.gone:
                 log.info("client_left", wire=wire.name if wire else "none", status=call.status)
+                self._metrics.failed("client_left")
                 return
         except GuardproxyError as error:
             log.warning("request_failed", code=error.code, error=str(error), cause=_cause(error))
             await self._fail(call, wire, error)
+        except asyncio.CancelledError:  # by the server, which stops: `server.grace_s` is over
+            log.warning("request_stopped", wire=wire.name if wire else "none", status=call.status)
+            await self._fail(call, wire, ShuttingDown("the proxy is shutting down; repeat the request"))
         except Exception:  # whatever failed, the answer is an error and not unjudged text
             log.exception("request_broke")
             await self._fail(call, wire, GuardproxyError(f"internal error, see the log of request {call.id}"))
@@ -171,7 +177,8 @@ class Proxy:
             user=user,
             session=session,
         )
-        return Exchange(wire, request, origin, chosen.policy, chosen.shadow, self._sample.draw())
+        in_force = tuple(policies.policies.values())
+        return Exchange(wire, request, origin, chosen.policy, chosen.shadow, self._sample.draw(), in_force)
 
     async def _forward(self, call: Call, exchange: Exchange, body: bytes, asker: Asker) -> None:
         """Forward the request, and send the judged answer to the client."""
@@ -270,6 +277,7 @@ class Proxy:
         check_charset(response.headers)
         headers = self._answer_headers.select(response.headers, _STREAM_DROP)
         headers += [*_STREAM_HEADERS, (b"content-type", content_type.encode("latin-1"))]
+        call.stream_type = content_type
         keep_alive = KeepAlive(call, exchange.wire.keepalive, self._keepalive_s, response.status, headers)
         pieces = self._pipeline.review_stream(exchange, source, content_type, keep_alive.try_refuse_with_error)
         try:
@@ -302,18 +310,21 @@ class Proxy:
         await call.answer(answer.status, headers, answer.body)
 
     async def _fail(self, call: Call, wire: Wire | None, error: GuardproxyError) -> None:
-        """Answer with an error of the client's protocol; do nothing if the answer has begun.
+        """Answer with an error of the client's protocol, in a stream that has begun as its last event.
 
         Why an upstream's answer cannot be read is only logged: the reason may quote text that was not judged.
         """
-        if call.status:
-            return
+        self._metrics.failed(error.code)
         message = str(error)
         if isinstance(error, UpstreamUnreadable):
             message = f"the upstream's answer cannot be read, so it cannot be judged; see request {call.id} in the log"
         error_of = wire.error if wire is not None else partial(error_answer, call.path)
         retry = error.status in {502, 503, 504} and not isinstance(error, UpstreamUnreadable | Redirected)
         answer = error_of(error.status, error.code, message)
+        if call.status:
+            if call.stream_type:
+                await call.send(_error_event(call.stream_type, answer))
+            return
         await self._send_answer(call, answer, retry=retry, more=retry_after(error))
 
     def _log_and_count(self, call: Call, wire: Wire | None) -> None:
@@ -356,6 +367,12 @@ def _cause(error: GuardproxyError) -> str:
     """The cause of an error for the log. Not its `repr`, which for some errors holds the whole body."""
     cause = error.__cause__
     return f"{type(cause).__name__}: {cause}" if cause is not None else ""
+
+
+def _error_event(stream_type: str, answer: Answer) -> bytes:
+    """An error as an event of a stream of this content type: a server-sent event, or a line of JSON."""
+    is_sse = stream_type.lower().startswith("text/event-stream")
+    return b"event: error\ndata: %b\n\n" % answer.body if is_sse else answer.body + b"\n"
 
 
 def _for_line_readers(exchange: Exchange, body: bytes) -> bytes:

@@ -27,10 +27,10 @@ def check_size(messages: Sequence[Message], limits: Limits, called: str = "messa
     """Raise TooLarge if what was read of a request, `called` so, exceeds the limits."""
     if len(messages) > limits.messages:
         raise TooLarge(f"{len(messages)} {called} are more than the {limits.messages} of limits.messages")
-    parts = sum(len(message.parts) for message in messages)
+    parts = sum([len(message.parts) for message in messages])
     if parts > limits.parts:
         raise TooLarge(f"{parts} pieces of content are more than the {limits.parts} of limits.parts")
-    characters = sum(message.size for message in messages)
+    characters = sum([message.size for message in messages])
     if characters > limits.characters:
         raise TooLarge(f"{characters} characters are more than the {limits.characters} of limits.characters")
 

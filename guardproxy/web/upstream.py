@@ -49,11 +49,14 @@ class UpstreamTimeout(UpstreamUnavailable):
 class UpstreamResponse:
     """An answer whose body is not read yet. The names in `headers` are in lower case.
 
-    `waited_s` is the seconds spent on waiting for the upstream so far, since the request was sent.
+    `waited_s` is the seconds spent on waiting for the upstream so far, since the request was sent. The whole body must
+    come within `answer_s` seconds from then on.
     """
 
-    def __init__(self, response: httpx.Response, between_chunks_s: float, waited_s: float) -> None:
+    def __init__(self, response: httpx.Response, between_chunks_s: float, answer_s: float, waited_s: float) -> None:
         self.waited_s = waited_s
+        self._answer_s = answer_s
+        self._ends = time.perf_counter() - waited_s + answer_s
         self.status = response.status_code
         self.headers: Headers = [(name.lower(), value) for name, value in response.headers.raw]
         self._stream = response.stream
@@ -62,16 +65,20 @@ class UpstreamResponse:
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body's bytes as they arrive.
 
-        Raises UpstreamTimeout if the upstream sends nothing for too long, UpstreamUnavailable if it breaks off,
-        UpstreamUnreadable if its framing is malformed.
+        Raises UpstreamTimeout if the upstream sends nothing for too long or takes too long to the end,
+        UpstreamUnavailable if it breaks off, UpstreamUnreadable if its framing is malformed.
         """
         pending = aiter(self._stream)  # type: ignore[arg-type]
         while True:
             began = time.perf_counter()
+            if began >= self._ends:  # what has already arrived is read without a wait, which a timeout would end
+                raise self._too_slow()
             try:
-                async with asyncio.timeout(self._between_chunks_s):
+                async with asyncio.timeout(min(self._between_chunks_s, self._ends - began)):
                     chunk = await anext(pending, None)
             except TimeoutError:
+                if time.perf_counter() >= self._ends:
+                    raise self._too_slow() from None
                 raise UpstreamTimeout(f"the upstream was silent for {self._between_chunks_s:g} s") from None
             except httpx.HTTPError as error:
                 raise UpstreamUnavailable(f"the upstream broke its answer off ({_kind(error)})") from None
@@ -82,6 +89,9 @@ class UpstreamResponse:
             if chunk is None:
                 return
             yield chunk
+
+    def _too_slow(self) -> UpstreamTimeout:
+        return UpstreamTimeout(f"the upstream's answer took longer than {self._answer_s:g} s")
 
     def decoded(self) -> AsyncIterator[bytes]:
         """The body with its content-encoding decoded. Raises UpstreamUnreadable if that is unknown or broken."""
@@ -136,11 +146,12 @@ class Upstream:
         connect_s: float = 5.0,
         first_byte_s: float = 120.0,
         between_chunks_s: float = 60.0,
+        answer_s: float = 3600.0,
         attempts: int = 3,
         max_wait_s: float = 20.0,
         retry_unsafe: bool = False,
         max_connections: int = 256,
-        verify: ssl.SSLContext | bool = True,
+        tls: ssl.SSLContext | None = None,
         trust_env: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -150,11 +161,12 @@ class Upstream:
         self._drop = _REPLACED if self._key is None else _REPLACED.union(CREDENTIALS, {self._key[0].lower()})
         self._first_byte_s = first_byte_s
         self._between_chunks_s = between_chunks_s
+        self._answer_s = answer_s
         self._attempts = attempts
         self._max_wait_s = max_wait_s
         self._retry_unsafe = retry_unsafe
         self._extensions = {"timeout": {"connect": connect_s, "pool": connect_s}}
-        self._transport = transport or aiohttp_transport(max_connections, verify, trust_env=trust_env)
+        self._transport = transport or aiohttp_transport(max_connections, tls, trust_env=trust_env)
         # Parsing a URL takes a tenth of the time of a whole exchange.
         self._address = lru_cache(maxsize=256)(self._parse_address)
 
@@ -179,7 +191,8 @@ class Upstream:
         if attempt.response is None:
             raise attempt.error or UpstreamUnavailable("no answer")
         try:
-            response = UpstreamResponse(attempt.response, self._between_chunks_s, time.perf_counter() - began)
+            waited_s = time.perf_counter() - began
+            response = UpstreamResponse(attempt.response, self._between_chunks_s, self._answer_s, waited_s)
             check_framing(response.status, response.headers)
             yield response
         finally:
@@ -351,11 +364,27 @@ def retry_after(value: str | None, date: str | None) -> float | None:
         return None
 
 
-def aiohttp_transport(
-    max_connections: int, verify: ssl.SSLContext | bool, *, trust_env: bool
-) -> httpx.AsyncBaseTransport:
+def tls_context(
+    *, verify: bool = True, authorities: str | None = None, cert: str | None = None, key: str | None = None
+) -> ssl.SSLContext:
+    """How the upstream's certificate is checked, and the proxy's own; TLS 1.2 at least. All names are of PEM files.
+
+    Without `authorities`, Mozilla's list is trusted. Raises OSError for an unusable file; ssl.SSLError is one.
+    """
+    if authorities is None:
+        context = httpx.create_ssl_context(verify=verify, trust_env=False)
+    else:
+        context = ssl.create_default_context(cafile=authorities)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if cert is not None:
+        # The password is for a key that has one: without it, OpenSSL would ask for it on the terminal.
+        context.load_cert_chain(cert, key, password=lambda: "")
+    return context
+
+
+def aiohttp_transport(max_connections: int, tls: ssl.SSLContext | None, *, trust_env: bool) -> httpx.AsyncBaseTransport:
     """httpx over aiohttp's connection pool, configured to add no headers, keep no cookies and decode nothing."""
-    context = verify if isinstance(verify, ssl.SSLContext) else httpx.create_ssl_context(verify, trust_env=trust_env)
+    context = tls or httpx.create_ssl_context(trust_env=trust_env)
 
     def session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(

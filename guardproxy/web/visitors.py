@@ -9,7 +9,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Final, Literal
 
 from guardproxy.errors import GuardproxyError
 
@@ -38,12 +38,18 @@ class Visitors:
     `hosts` are patterns of host names, None for any name. IP addresses and localhost are always served: a page from
     elsewhere has neither as its host. `origins` are patterns of origins whose pages may call the proxy beside those of
     its own host. With `loopback` the proxy listens on this machine only, so that without `hosts` no other name is known
-    to be its own, and a page of such a name is a page from elsewhere.
+    to be its own, and a page of such a name is a page from elsewhere. `section` is the configuration's, for errors.
     """
 
     def __init__(
-        self, hosts: Sequence[str] | None = None, origins: Sequence[str] = (), *, loopback: bool = False
+        self,
+        hosts: Sequence[str] | None = None,
+        origins: Sequence[str] = (),
+        *,
+        loopback: bool = False,
+        section: Literal["server", "admin"] = "server",
     ) -> None:
+        self._section = section
         self._hosts = None if hosts is None else [_name(pattern) for pattern in hosts]
         self._origins = [pattern.casefold().rstrip("/") for pattern in origins]
         self._own_names = self._hosts if self._hosts is not None else ([] if loopback else ["*"])
@@ -60,11 +66,12 @@ class Visitors:
         if len(hosts) > 1:
             raise HostNotServed("the request has several Host headers; send one")
         if self._hosts is not None and not _serves(self._hosts, host):
-            raise HostNotServed("this server does not serve the host that the request names; see server.hosts")
-        if origins and not (len(origins) == 1 and self._admits(origins[0], host)):
-            raise OriginRefused(
-                "pages of another origin may not call this server; the operator lists them in server.origins"
+            raise HostNotServed(
+                f"this server does not serve the host that the request names; see {self._section}.hosts"
             )
+        if origins and not (len(origins) == 1 and self._admits(origins[0], host)):
+            advice = "; the operator lists them in server.origins" if self._section == "server" else ""
+            raise OriginRefused(f"pages of another origin may not call this server{advice}")
 
     def _admits(self, origin: str, host: str) -> bool:
         origin = origin.strip().casefold()

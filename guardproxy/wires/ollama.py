@@ -6,7 +6,7 @@ request has `"stream": false`. It has no stop reason for filtered content, so a 
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Chunk, Reply, ReplyStream, Request, Wire
 from guardproxy.sse import Frame, Ndjson
 from guardproxy.types import Message, Refuse, Replace, Role
-from guardproxy.wires.shared.base import BaseWire, Changed, stream_flag, with_tool_results
+from guardproxy.wires.shared.base import BaseWire, Changed, plain_message, stream_flag, with_tool_results
 from guardproxy.wires.shared.body import dumps, guard_text, parsed_object, read_object
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.identifiers import value_or
@@ -45,13 +45,15 @@ from guardproxy.wires.shared.parts import (
     text,
     with_outer_parts,
 )
+from guardproxy.wires.shared.repeated import Gaps, Steps
 from guardproxy.wires.shared.reply_info import InfoKeys, info_of
 from guardproxy.wires.shared.streams import JSON, BaseStream, ChoiceState, Event, parts_with_new_texts, without
 
 _PATH = re.compile(r"/api/(?:chat|generate)")
 _CALLS = re.compile(r"\.function\.arguments$")
-_ROLES: dict[str, Role] = {"system": "system", "assistant": "assistant", "tool": "tool"}
+_ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _INFO = InfoKeys("", "model", "", "prompt_eval_count", ("eval_count",))  # Ollama gives a reply no id
+_TEXTS: dict[str, Steps] = {"message.content": ("message", "content"), "response": ("response",)}
 _PLAIN = ("message.content", "message.thinking", "response", "thinking")
 
 
@@ -161,11 +163,14 @@ def _messages(body: Mapping[str, Any], known: Known) -> Iterator[tuple[str, Mess
 
 
 def _message(message: Any, path: str, known: Known) -> Message:
-    builder = MessageBuilder(Unreadable, known)
     if not isinstance(message, dict):
         raise Unreadable("must be an object", path)
+    role = _ROLES.get(str(message.get("role")))
+    if (plain := plain_message(message, path, role)) is not None:
+        return plain
+    builder = MessageBuilder(Unreadable, known)
     read_fields(builder, message, path, MESSAGE)
-    return with_tool_results(builder.message(_ROLES.get(str(message.get("role")), "user")))
+    return with_tool_results(builder.message(role or "user"))
 
 
 def _text_fields(path: str, new_text: str, field: str = "content") -> dict[str, Any]:
@@ -176,9 +181,9 @@ def _text_fields(path: str, new_text: str, field: str = "content") -> dict[str, 
 
 
 def _log_probabilities(echo: LogprobEcho, builder: MessageBuilder, body: Mapping[str, Any]) -> None:
-    message = body.get("message") if isinstance(body.get("message"), dict) else body
-    content = (message or {}).get("content") or body.get("response") or ""
-    echo.add(content, token_list(builder, body.get("logprobs"), "logprobs"))
+    message = body.get("message")
+    content = message.get("content") if isinstance(message, dict) else None
+    echo.add(content or body.get("response") or "", token_list(builder, body.get("logprobs"), "logprobs"))
 
 
 class OllamaStream(BaseStream):
@@ -190,6 +195,7 @@ class OllamaStream(BaseStream):
         super().__init__(request, Ndjson())
         self._head = _head(request, now)
         self._end: dict[str, Any] = {}
+        self._noted: Event | None = None  # the latest line that was read in full, or is repeated
 
     def pack(self, body: Mapping[str, Any]) -> bytes:
         """Return a line."""
@@ -199,20 +205,43 @@ class OllamaStream(BaseStream):
         """Return the chunk of a line. Raises UpstreamUnreadable."""
         body = read_object(frame.data or b"", UpstreamUnreadable)
         self.info = info_of(body, _INFO, self.info)
-        event = Event(body=body, kind="line", complete=frame.complete)
+        self._noted = event = Event(body=body, kind="line", complete=frame.complete)
         if "error" in body and "message" not in body and "response" not in body:
             self.read_outer(body, REPLY, event)
         else:
             self.advance(0, event, partial(self._read_line, body))
         return Chunk(frame.raw, tuple(event.marks.values()), event)
 
+    def gaps(self, event: Event, path: str) -> Gaps | None:
+        """Return the places of a text without log probabilities, and of the time of a line."""
+        body, place = event.body, _TEXTS.get(path)
+        if place is None or body.get("logprobs") is not None or not isinstance(body.get("created_at"), str):
+            return None
+        return Gaps((place, ("created_at",)), "text")
+
+    def again(self, event: Event, values: Sequence[Any]) -> dict[str, Any] | None:
+        """Return the body of a line, with the text of the other line; None if its time is to be judged."""
+        time = {"created_at": values[1]}
+        builder = MessageBuilder(UpstreamUnreadable, self.known)
+        read_fields(builder, time, "", REPLY)
+        if builder.pieces or self.known.has_texts or self.state_of(0).builder.text("created_at"):
+            return None
+        if self._noted is not event:
+            self._noted, self.info = event, info_of(event.body, _INFO, self.info)
+            self._note_head(event.body, self.state_of(0).builder)
+        self._note_head(time, builder)
+        return event.body
+
+    def _note_head(self, body: Mapping[str, Any], builder: MessageBuilder) -> None:
+        for key in ("model", "created_at"):
+            if isinstance(body.get(key), str) and not builder.text(key):  # a judged string is not written again
+                self._head[key] = body[key]
+
     def _read_line(self, body: dict[str, Any], state: ChoiceState) -> bool:
         read_fields(state.builder, body, "", REPLY)
         echo = state.echo("text", "logprobs")
         _log_probabilities(echo, state.builder, body)
-        for key in ("model", "created_at"):
-            if isinstance(body.get(key), str) and not state.builder.text(key):  # a judged string is not written again
-                self._head[key] = body[key]
+        self._note_head(body, state.builder)
         if body.get("done") is True:
             self._end = without(body, state.builder.message("assistant").parts)
             state.final = True

@@ -34,8 +34,9 @@ from guardproxy.wires.shared.parts import (
     text,
     with_outer_parts,
 )
+from guardproxy.wires.shared.repeated import Gaps
 from guardproxy.wires.shared.reply_info import OPENAI, info_of
-from guardproxy.wires.shared.streams import JSON, ChoiceState, parts_with_new_texts
+from guardproxy.wires.shared.streams import JSON, ChoiceState, Event, parts_with_new_texts
 
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/completions|/openai/deployments/[^/]+/completions")
 
@@ -114,6 +115,13 @@ class CompletionStream(openai.ChoicesStream):
         _log_probabilities(echo, state.builder, choice, f"{path}.logprobs")
         plain = {f"{path}.text", f"{path}.reasoning", f"{path}.reasoning_content"}
         return echo.ahead or any(place not in plain for place, _ in state.builder.added)
+
+    def gaps(self, event: Event, path: str) -> Gaps | None:
+        """Return the place of a text without log probabilities, and that of OpenAI's obfuscation."""
+        choices = event.body.get("choices", [])
+        if len(choices) != 1 or not path.endswith("].text") or choices[0].get("logprobs") is not None:
+            return None
+        return openai.with_obfuscation(event.body, ("choices", 0, "text"), "text")
 
     def refusal(self, state: ChoiceState, index: int, outcome: Refuse) -> list[dict[str, Any]]:
         """Return the end, behind the refusal's text if no text of the choice has been released."""

@@ -36,7 +36,7 @@ class Exchanged:
             frames = protocol.streamed(self.pieces, odd.Odd(rng))
         self.stream = b"".join(frames)
         self.split = odd.split(rng, self.stream)
-        self.held = StreamPolicy(rng.choice(("window", "window", "hold_all")), every=rng.choice((1, 10, 200)))
+        self.held = StreamPolicy(rng.choice(("window", "window", "hold_all")), every=rng.choice((1, 10, 200, "auto")))
 
 
 @each_protocol

@@ -174,6 +174,37 @@ def test_the_queue_by_keyboard(browser: "sync_api.Browser", tmp_path: Path) -> N
         page.wait_for_url(re.compile(f"/queue/{first}"))
 
 
+def test_records_of_one_text_are_labelled_together(browser: "sync_api.Browser", tmp_path: Path) -> None:
+    """They are one item: `f` labels all, `u` takes all back, and after `s` only the one that is shown is labelled."""
+    address = sqlite(tmp_path)
+    copies = [judged(number, "buy cheap pills", 0.95) for number in range(8, 3, -1)]
+    fill(address, [judged(9, "an older text", 0.95), *copies, judged(2, "a newer text", 0.95)])
+    with console(address) as running, tab(browser) as page:
+        page.goto(running.at("/queue"))
+        page.keyboard.press("j")
+        page.wait_for_url(re.compile(name_of(4)))
+        box = page.get_by_role("checkbox", name="and 4 more with the same text")
+        assert box.is_checked()
+        page.keyboard.press("f")
+        page.wait_for_url(re.compile("did="))
+        assert "and 4 more with the same text are labelled" in page.get_by_role("status").first.inner_text()
+        assert name_of(9) in page.url
+        assert "5 of 7 labelled" in page.locator(".progress").inner_text()
+        page.keyboard.press("u")
+        page.wait_for_url(re.compile(f"/queue/{name_of(4)}"))
+        assert "0 of 7 labelled" in page.locator(".progress").inner_text()
+        page.keyboard.press("s")
+        assert not box.is_checked()
+        page.keyboard.press("c")
+        page.wait_for_url(re.compile("did="))
+        assert name_of(5) in page.url
+        kinds = [[kind for kind, *_ in labels_of(address, name_of(number))] for number in (4, 5, 8, 9)]
+        assert kinds == [["false_positive", "none", "correct"], *[["false_positive", "none"]] * 2, []]
+        page.goto(running.at(f"/records/{name_of(6)}"))
+        assert not page.get_by_role("checkbox", name="and 4 more with the same text").is_checked()
+        assert "4 other records have exactly this text." in page.locator("section[aria-labelledby=h-text]").inner_text()
+
+
 def test_excluding_by_keyboard(browser: "sync_api.Browser", tmp_path: Path) -> None:
     """`e` excludes the text of a record and goes on, `u` ends it; a passed record needs a category first."""
     address = sqlite(tmp_path)
@@ -216,7 +247,7 @@ def test_the_last_label_of_the_queue_can_be_undone(browser: "sync_api.Browser", 
         page.get_by_text("That was the end of the queue").wait_for()
         page.keyboard.press("u")
         page.wait_for_url(re.compile(f"/queue/{name_of(1)}"))
-        assert [kind for kind, *_ in labels_of(address, name_of(1))] == ["false_positive", "correct", "none"]
+        assert [kind for kind, *_ in labels_of(address, name_of(1))] == ["false_positive", "correct", "false_positive"]
 
 
 def test_two_people_review_at_once(browser: "sync_api.Browser", tmp_path: Path) -> None:

@@ -373,6 +373,25 @@ def test_the_queue_ends(keyed: Console) -> None:
         assert "Nothing to review" in ben.get("/guardproxy/queue", params={"client": "nobody"}).text
 
 
+def test_shadow_decisions_are_left_out_by_default(tmp_path: Path) -> None:
+    """The feed, its counts, the overview and the queue agree; the address brings them in."""
+    address = sqlite(tmp_path)
+    fill(address, [judged(n, f"text {n}", 0.95, shadow=n % 3 == 0) for n in range(9, 0, -1)])
+    with console(address) as running:
+
+        def counted(path: str) -> tuple[int, int]:
+            found = httpx.get(running.at(path)).json()
+            return len(found["records"]), sum(found["facets"]["action"]["block"].values())
+
+        assert counted("/feed.json") == (6, 6)
+        assert counted("/feed.json?shadow=with") == (9, 9)
+        assert counted("/feed.json?shadow=only") == (3, 3)
+        assert counted("/feed.json?shadow=without") == (6, 6)
+        assert len(httpx.get(running.at("/queue.json")).json()["records"]) == 6
+        both = httpx.get(running.at(f"/records/{0xABC0 + 1:032x}"), follow_redirects=True)
+        assert "shadow=with" in str(both.url)
+
+
 def test_the_workbench_counts_what_changes(local: Console) -> None:
     """Without a change nothing changes; a lower threshold blocks more, and its YAML is a valid configuration."""
     same = httpx.get(local.at("/workbench.json")).json()
@@ -390,6 +409,29 @@ def test_the_workbench_counts_what_changes(local: Console) -> None:
     page = httpx.get(local.at("/workbench/result?t:user:violence_hate:block=0.1")).text
     assert "is unreachable, because block applies from 0.1; lower it" in page
     assert "newly blocked" in page
+
+
+def test_the_workbench_says_what_each_rule_does(local: Console) -> None:
+    """Every changed rule stands in a table from its number to the new one, with what this change alone would do."""
+    query = "t:user:violence_hate:block=0.1&t:user:violence_hate:flag=off&t:assistant:*:rewrite=0.2"
+    query += "&t:user:sexual_content:own=off"
+    found = httpx.get(local.at(f"/workbench.json?{query}")).json()
+    rows = {(one["side"], one["category"], one["rule"]): one for one in found["rule_changes"]}
+    assert {key: (one["before"], one["after"]) for key, one in rows.items()} == {
+        ("user", "violence_hate", "block"): ("0.6", "0.1"),
+        ("user", "violence_hate", "flag"): ("0.3", None),
+        ("assistant", "*", "rewrite"): ("0.5", "0.2"),
+        ("user", "sexual_content", "all rules of its own"): ("block 0.5; needs P(unsafe) 0.4", None),
+    }
+    assert rows["user", "violence_hate", "block"]["newly"]["blocked"] > 0
+    assert rows["user", "violence_hate", "flag"]["newly"]["blocked"] == 0
+    assert rows["assistant", "*", "rewrite"]["newly"]["rewritten"] > 0
+    one = httpx.get(local.at("/workbench.json?t:user:violence_hate:block=0.1")).json()
+    alone, together = one["rule_changes"][0]["newly"], one["changes"]
+    assert {**alone, "unchanged": 0} == {**together, "unchanged": 0}
+    page = httpx.get(local.at("/workbench/result?t:assistant:*:rewrite=0.2")).text
+    assert "Every other category<span" in page
+    assert "replies: rewrite" in page
 
 
 def test_a_text_is_tried(local: Console) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import sqlite3
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,9 @@ from guardproxy.app import PolicyFile, Service, read
 from guardproxy.console import ThresholdChange
 from guardproxy.errors import ConfigError
 from guardproxy.policy import Rule, SideRules
+from guardproxy.reviews import ChangedRule, PolicyChange
 from guardproxy.settings import Settings
+from guardproxy.sinks.database import ReviewStore
 from guardproxy.web.proxy import LivePolicies
 from tests.console.kit import KEYS, POLICY, Console, console, fill, many, sqlite
 from tests.console.test_pages import client, token
@@ -180,6 +183,19 @@ def test_without_policies_in_a_file_nothing_can_be_saved(tmp_path: Path) -> None
             asyncio.run(file.save(change))
 
 
+def changes_of(address: str) -> list[PolicyChange]:
+    """The saved changes of a store, after its chain was verified."""
+
+    async def run() -> list[PolicyChange]:
+        store = ReviewStore(address)
+        assert (await store.verify()).problems == ()
+        found = await store.policy_changes(10)
+        await store.close()
+        return found
+
+    return asyncio.run(run())
+
+
 # --- by the page -----------------------------------------------------------------------------------------------------
 
 
@@ -214,9 +230,31 @@ def test_only_an_admin_with_a_token_saves(running: Running) -> None:
                 in answer.text
             )
             assert "block: 0.45}  # ours" in content(running.path)
+            changes = changes_of(served.address)
+            assert [(one.by, one.policy, one.before, one.after) for one in changes] == [
+                ("olga", "default", sent["base"], running.policies.current.version)
+            ]
+            assert changes[0].policy_after == running.policies.current.policies["default"].version
+            assert changes[0].policy_before != changes[0].policy_after
+            assert changes[0].rules == (ChangedRule("user", "violence_hate", "block", "0.6", "0.45"),)
+            store = olga.get("/guardproxy/store").text
+            assert "user turns, violence_hate, block: 0.6 to <strong>0.45</strong>" in store
             again = olga.post(SAVE, data=sent)
             assert again.status_code == 409
             assert "Nothing is changed" in again.text
+            assert len(changes_of(served.address)) == 1
+
+
+def test_a_store_that_takes_no_entry_does_not_undo_what_is_saved(running: Running) -> None:
+    """The policies are in force, and the page says that the entry is missing."""
+    with page(running) as served, client(served, "olga") as olga:
+        seen = olga.get("/guardproxy/workbench?t:user:violence_hate:block=0.45")
+        with sqlite3.connect(running.path.parent / "audit.sqlite3") as database:
+            database.execute("DROP TABLE guardproxy_policy_changes")
+        answer = olga.post(SAVE, data={"token": token(seen), "base": running.policies.current.version})
+        assert "The audit store did not take an entry of this change" in answer.text
+        assert "now decides" in answer.text
+        assert "block: 0.45}  # ours" in content(running.path)
 
 
 @pytest.mark.parametrize(

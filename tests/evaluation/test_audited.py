@@ -167,7 +167,9 @@ def traffic(number: int, source: np.random.Generator) -> tuple[StoredTurn, bool]
     unsafe = bool(source.random() < 0.2)
     probability = float(np.clip(source.normal(0.6 if unsafe else 0.3, 0.2), 0, 1))
     blocked = probability >= 0.5
-    made = record(number, verdict=Verdict(probability, (), "guard", "six@1"), decision=BLOCKED if blocked else PASSED)
+    made = record(
+        number, verdict=Verdict(probability, (), "embedded", "six@1"), decision=BLOCKED if blocked else PASSED
+    )
     return stored_turn(number, to_dict(made))._replace(sampled=bool(source.random() < 0.1)), unsafe
 
 
@@ -286,6 +288,27 @@ def test_evaluate_from_an_export(export: Path, capsys: pytest.CaptureFixture[str
     assert found["cost"]["judged_now"] == 0
 
 
+def test_records_of_other_guards_are_left_out(export: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The guard of the configuration counts, without one that of the newest record; others are counted."""
+    lines = [json.loads(line) for line in export.read_text().splitlines()]
+    for number, line in enumerate(lines):
+        if number % 4 == 0:
+            line["verdict"]["guard"] = "old\x1b"
+    export.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    config = export.parent / "config.yaml"
+    config.write_text("version: 1\n")
+    for options in ([], ["--config", str(config)]):
+        assert main(["evaluate", str(export), "--from-audit", "--json", *options]) == 0
+        printed = capsys.readouterr()
+        assert "500 records of other guards than embedded are left out: old\\x1b (500)" in printed.err
+        assert json.loads(printed.out)["audit"]["overall"]["n"] == 500
+    config.write_text("version: 1\nguard: {all: [embedded, other]}\nguards: {other: {model: /nowhere}}\n")
+    assert main(["evaluate", str(export), "--from-audit", "--config", str(config)]) == 2
+    error = capsys.readouterr().err
+    assert "no record is of the guard embedded+other of the configuration" in error
+    assert "embedded (1,500), old\\x1b (500)" in error
+
+
 def test_mistakes_are_named(export: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No label, another kind of file, too few labels, an invalid result and no data are errors that say what to do."""
     assert main(["evaluate", "--from-audit"]) == 2
@@ -310,9 +333,11 @@ def test_mistakes_are_named(export: Path, capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err.count("is a file of `guardproxy audit export`; read it with --from-audit") == 1
     table = export.parent / "export.csv"
     assert main(["audit", "export", "--format", "csv", "-o", str(table)]) == 0
-    for options in ([], ["--from-audit"]):
-        assert main(["evaluate", str(table), *options]) == 2
-        assert "as CSV it lacks the probabilities of categories" in capsys.readouterr().err
+    renamed = table.with_suffix(".txt")
+    renamed.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    for name, options in ((table, []), (table, ["--from-audit"]), (renamed, ["--from-audit"])):
+        assert main(["evaluate", str(name), *options]) == 2
+        assert "as CSV an export lacks the probabilities of categories" in capsys.readouterr().err
     export.write_text('{"messages": []}\n')
     assert main(["evaluate", str(export), "--from-audit"]) == 2
     assert "export.jsonl:1: is not a line of `guardproxy audit export`" in capsys.readouterr().err

@@ -157,7 +157,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "export.jsonl"
     lines = []
     for number, (row, score) in enumerate(sampled(3000)):
-        verdict = Verdict(score.unsafe, (Finding("violence_hate", score.unsafe),), "guard", "six@1")
+        verdict = Verdict(score.unsafe, (Finding("violence_hate", score.unsafe),), "embedded", "six@1")
         stored = to_dict(record(number, verdict=verdict, decision=Decision("pass", "", ())))
         label = {"kind": "false_negative" if row.unsafe else "correct", "category": "violence_hate"}
         lines.append(json.dumps({**stored, "seq": number, "labels": [label]}))

@@ -13,7 +13,8 @@ from prometheus_client import CollectorRegistry
 from guardproxy.observe import Metrics, Observers
 from guardproxy.observe.masking import text_hash
 from guardproxy.pipeline import Exclusions
-from guardproxy.pipeline.judging import Exchange, Judgement, Judging
+from guardproxy.pipeline.exchange import Exchange, Judgement
+from guardproxy.pipeline.judging import Judging
 from guardproxy.pipeline.turns import Turn
 from guardproxy.policy import Policy, Rule, SideRules, ThreadPolicy
 from guardproxy.reviews import Exclusion

@@ -1,7 +1,7 @@
 """The judged turns of a request: what refuses it, what is dropped, what changes."""
 
+from guardproxy.pipeline.exchange import JudgedTurn
 from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of
-from guardproxy.pipeline.judging import JudgedTurn
 from guardproxy.pipeline.turns import Turn
 from guardproxy.types import ActionName, Decision, Edit, Message, Outcome, Part, Pass, Reason, Refuse, Replace, Role
 

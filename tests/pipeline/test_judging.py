@@ -9,8 +9,9 @@ from prometheus_client import CollectorRegistry
 
 from guardproxy.errors import GuardUnavailable, Overloaded
 from guardproxy.observe import Metrics, Observers
+from guardproxy.pipeline.exchange import Exchange, JudgedTurn, Judgement
 from guardproxy.pipeline.gathering import gathered
-from guardproxy.pipeline.judging import Exchange, JudgedTurn, Judgement, Judging
+from guardproxy.pipeline.judging import Judging
 from guardproxy.pipeline.turns import Turn
 from guardproxy.policy import Policy, Rule, SideRules, ThreadPolicy
 from guardproxy.types import Check, Coverage, Decision, Message, Origin, Part, Pass, Refuse, Verdict

@@ -649,7 +649,7 @@ def test_an_unreadable_frame_ends_every_choice_that_is_open() -> None:
 @pytest.mark.parametrize("word", ["flag", "block"])
 def test_what_comes_behind_the_end_is_judged_too(word: Any) -> None:
     """Opaque content after the finish frame gets a decision and a record; an error there is judged."""
-    rules = policy(on_opaque={"user": "flag", "assistant": word})
+    rules = policy(on_opaque={"user": "flag", "assistant": word}, stream=StreamPolicy(every=200))
     *start, end = frames(TEXT)
     for late, left in (
         (frame(images=["AAAA"]), word == "flag"),
@@ -733,10 +733,10 @@ def test_the_bytes_that_wait_for_a_verdict_are_bounded(spare: int, cut: bool) ->
 @given(
     st.lists(st.sampled_from([TEXT, "a bomb ", "ok. ", "\n", "é😀 "]), max_size=12),
     st.integers(1, 60),
-    st.integers(1, 80),
+    st.integers(1, 80) | st.just("auto"),
     st.sampled_from(["window", "hold_all"]),
 )
-def test_no_unjudged_character_leaves(pieces: list[str], size: int, every: int, mode: Any) -> None:
+def test_no_unjudged_character_leaves(pieces: list[str], size: int, every: Any, mode: Any) -> None:
     """For any text, frames and window, the client reads a judged harmless prefix or the whole text."""
     text = "".join(pieces)
     source = frames(text, size)

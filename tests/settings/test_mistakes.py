@@ -74,6 +74,7 @@ whole reply is judged; remove it
 """
 
 
+STREAM = "policies: {default: {unsafe: {block: 0.5}, stream: {"
 ENVIRONMENT = {"K": "k", "SPACED": "a b", "FERNET": f"{'A' * 43}="}
 AZURE = "guard: {family: azure_content_safety, service: {key: '${env:KEY}'"
 
@@ -101,7 +102,13 @@ def test_every_planted_mistake_is_reported_at_once() -> None:
         ("server: {workers: 1.0}", "server.workers: must be an integer, not 1.0"),
         ("server: {host: 5}", "server.host: must be a string, not 5; quote it"),
         ('server: {host: ""}', "server.host: must not be empty"),
-        ("upstream: {verify: yes}", 'upstream.verify: must be true or false, not "yes"'),
+        ("upstream: {tls: {verify: yes}}", 'upstream.tls.verify: must be true or false, not "yes"'),
+        (f"{STREAM}every: atuo}}}}}}", 'must be auto or an integer, not "atuo"; did you mean auto?'),
+        (f"{STREAM}every: 0}}}}}}", "stream.every: must be at least 1, not 0"),
+        (f"{STREAM}every: []}}}}}}", "stream.every: must be auto or an integer, not a list"),
+        (f"{STREAM}every: 1.5}}}}}}", "stream.every: must be an integer, not 1.5"),
+        (f"{STREAM}every: 9, lag: 4}}}}}}", "stream.lag: has no effect with a number for every; write every: auto"),
+        (f"{STREAM}mode: monitor, lag: 4}}}}}}", "stream.lag: has no effect with mode: monitor"),
         ("wires: openai_chat", 'wires: must be a list, not "openai_chat"'),
         ("wires: [openai_chat, openai_chat]", "wires[1]: is already listed"),
         ("wires: [openai]", "wires[0]: unknown wire 'openai'; did you mean openai_chat?"),
@@ -112,7 +119,7 @@ def test_every_planted_mistake_is_reported_at_once() -> None:
         ("upstream: {key_header: x-key}", "has no effect without upstream.key"),
         ("upstream: {key: '${env:K}', key_header: 'a b'}", "upstream.key_header: is not a valid header name"),
         ("upstream: {response_headers: [x-a, 'x b']}", "upstream.response_headers[1]: is not a valid header name"),
-        ("upstream: {verify: false, ca_file: a.pem}", "has no effect with verify: false"),
+        ("upstream: {tls: {verify: false, ca: a.pem}}", "has no effect with verify: false"),
         ("upstream: {key: '${env:SPACED}'}", "variable SPACED holds a space"),
         (
             "server: {host: '${env:K}'}",
@@ -124,6 +131,8 @@ def test_every_planted_mistake_is_reported_at_once() -> None:
         ("audit: {user: [user]}", "1:16: audit.user[0]: must be body and a key, such as body metadata.user_id"),
         ("audit: {session: [body a., body b]}", "1:19: audit.session[0]: must be body and a key"),
         ("audit: {session: [body b, 'header x y']}", "1:27: audit.session[1]: must be body and a key"),
+        ("audit: {session: [conversation, body b]}", "1:19: audit.session[0]: must be the last item"),
+        ("audit: {user: [body b, conversation]}", "1:24: audit.user[1]: must be body and a key"),
         ("audit: {user: [header X-Api-Key]}", "1:16: audit.user[0]: names a header with a credential"),
         ("audit: {sample_passed: 1.5}", "audit.sample_passed: must be"),
         ("audit: {after_disconnect_s: -1}", "audit.after_disconnect_s: must be"),

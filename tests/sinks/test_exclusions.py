@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from guardproxy.reviews import Exclusion
-from guardproxy.sinks.database import AuditStore, Filter
+from guardproxy.sinks.database import AuditStore, Filter, ReviewStore
 from tests.sinks.kit import record
 from tests.sinks.test_erasing import _sql
+from tests.sinks.test_same_texts import with_store
 from tests.sinks.test_store import using
 
 SONG = Exclusion("0a1b", "a" * 64, "violence", "a song", "ann", 2000.0, 1000.0, "record-1")
@@ -32,6 +33,26 @@ def test_exclusions_are_kept(address: str) -> None:
         assert (found.rows, found.problems) == (4, ())
 
     using(address, run)
+
+
+def test_exclusions_of_one_text(address: str) -> None:
+    """Those of the text, or made from the record, or with these ids; each as its last row says."""
+    again = replace(SONG, id="4e5f", category="jailbreak", record="record-3")
+    moved = replace(FILM, text="c" * 64)
+
+    async def run(store: ReviewStore) -> None:
+        await store.exclude(SONG, FILM, again)
+        assert await store.exclusions_about(SONG.text, "record-1", 0.0) == [SONG, again]
+        assert await store.exclusions_about("", "record-1", 0.0) == [SONG]
+        assert await store.exclusions_about("d" * 64, "record-2", 0.0) == [FILM]
+        assert await store.exclusions_named(["0a1b", "2c3d", "nothing"], 0.0) == [SONG, FILM]
+        await store.exclude(replace(SONG, until=1500.0, by="cid"), moved)
+        assert await store.exclusions_about(SONG.text, "record-1", 1500.0) == [again]
+        assert await store.exclusions_about(FILM.text, "", 0.0) == []
+        assert await store.exclusions_about(moved.text, "", 0.0) == [moved]
+        assert (await store.verify()).problems == ()
+
+    with_store(address, [], run)
 
 
 def test_an_exclusion_outlives_its_record(address: str) -> None:
@@ -72,6 +93,8 @@ def test_an_exclusion_needs_a_name_and_a_reason(address: str, exclusion: Exclusi
     [
         "UPDATE guardproxy_exclusions SET until = 9e9 WHERE seq = 2",
         "UPDATE guardproxy_exclusions SET id = '2c3d' WHERE seq = 2",
+        "UPDATE guardproxy_exclusions SET text = 'b' WHERE seq = 2",
+        "UPDATE guardproxy_exclusions SET record = 'record-2' WHERE seq = 2",
         "DELETE FROM guardproxy_exclusions WHERE seq = 2",
         "UPDATE guardproxy_records SET content = replace(content, '2000.0', '9000.0') WHERE seq = 2",
         "UPDATE guardproxy_records SET kind = 'label' WHERE seq = 2",

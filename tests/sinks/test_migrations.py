@@ -17,7 +17,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
 from guardproxy.errors import ConfigError
-from guardproxy.sinks.database import AuditStore, Filter, chain
+from guardproxy.reviews import Exclusion
+from guardproxy.sinks.database import Filter, ReviewStore, chain
 from guardproxy.sinks.database.schema import create_file, metadata, open_engine, parse_address, search_values
 from guardproxy.sinks.shared import to_dict
 from guardproxy.types import Record
@@ -126,9 +127,9 @@ async def _run_in(address: str, *actions: Any) -> Any:
 
 
 @asynccontextmanager
-async def opened(address: str, *, create: bool = True) -> AsyncIterator[AuditStore]:
+async def opened(address: str, *, create: bool = True) -> AsyncIterator[ReviewStore]:
     """Open a store and close it at the end."""
-    store = AuditStore(address, create=create)
+    store = ReviewStore(address, create=create)
     try:
         yield store
     finally:
@@ -196,6 +197,7 @@ def test_a_store_of_version_2_is_migrated(address: str) -> None:
         await _run_in(
             address,
             "DROP TABLE guardproxy_blocks",
+            *BACK_TO_3,
             "DROP INDEX IF EXISTS guardproxy_records_counted",
             "DROP INDEX IF EXISTS guardproxy_records_counted_names",
             "DROP INDEX guardproxy_records_shadow",
@@ -212,17 +214,55 @@ def test_a_store_of_version_2_is_migrated(address: str) -> None:
     asyncio.run(run())
 
 
+# What version 4 added.
+BACK_TO_3 = (
+    "DROP INDEX guardproxy_records_same",
+    "ALTER TABLE guardproxy_records DROP COLUMN same_key",
+    "DROP TABLE guardproxy_policy_changes",
+    "DROP INDEX guardproxy_exclusions_text",
+    "DROP INDEX guardproxy_exclusions_record",
+    "ALTER TABLE guardproxy_exclusions DROP COLUMN text",
+    "ALTER TABLE guardproxy_exclusions DROP COLUMN record",
+    "UPDATE guardproxy_audit SET version = 3",
+)
+
+
+def test_a_store_of_version_3_is_migrated(address: str) -> None:
+    """Records of the same text are found by keys, as if they had been written today."""
+
+    async def run() -> None:
+        masked = record(3, text="my card is ****", exact=False)
+        hashed = record(4, text="5" * 64, exact=False)
+        async with opened(address) as store:
+            await store.write([*(record(n, exact=True) for n in range(3)), masked, hashed])
+            await store.erase(Filter(request_id="request-2"))
+            await store.exclude(Exclusion("e1", "5" * 64, "*", "fine", "ann", 2e9, 1.0, "record-4"))
+        keys = "SELECT same_key FROM guardproxy_records ORDER BY seq"
+        written = list((await _run_in(address, keys)).scalars())
+        await _run_in(address, *BACK_TO_3)
+        async with opened(address) as store:
+            await store.open()
+            assert (await store.verify()).problems == ()
+            assert [one.id for one in await store.exclusions_about("5" * 64, "", 0.0)] == ["e1"]
+        assert list((await _run_in(address, keys)).scalars()) == written
+        assert [key is None for key in written] == [False, False, True, True, False, True, True]
+        assert written[0] == written[1] != written[4]
+        assert await _run_in(address, differences) == []
+
+    asyncio.run(run())
+
+
 def test_reading_an_old_store_says_what_to_run(address: str) -> None:
     """Without `create`, an old store is not changed until `migrate`."""
 
     async def run() -> None:
         await _run_in(address, fill)
         async with opened(address, create=False) as store:
-            with pytest.raises(ConfigError, match=r"has version 1, .* reads version 3: .*`guardproxy audit migrate`"):
+            with pytest.raises(ConfigError, match=r"has version 1, .* reads version 4: .*`guardproxy audit migrate`"):
                 await store.query()
             assert await store.version() == 1
-            assert await store.migrate() == 3
-            assert await store.migrate() == 3
+            assert await store.migrate() == 4
+            assert await store.migrate() == 4
             assert len(await store.query()) == 5
 
     asyncio.run(run())
@@ -258,7 +298,7 @@ def test_processes_that_start_together_migrate_once(address: str) -> None:
         ("ALTER TABLE guardproxy_records RENAME COLUMN salt TO pepper", "no column salt"),
         ("UPDATE guardproxy_audit SET version = 0", r"has the versions \[0\]"),
         ("INSERT INTO guardproxy_audit VALUES (1, 0, '')", r"has the versions \[1, 1\]"),
-        ("UPDATE guardproxy_audit SET version = 4", "has version 4, this guardproxy reads version 3"),
+        ("UPDATE guardproxy_audit SET version = 5", "has version 5, this guardproxy reads version 4"),
     ],
 )
 def test_tables_that_are_not_ours_are_left_alone(address: str, change: str, problem: str) -> None:

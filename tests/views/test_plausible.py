@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guardproxy.views.plausible import decoded, encoded, holds_encoding, pairs, pairs_of, worded, words_among
+from guardproxy.views.plausible import (
+    decoded,
+    encoded,
+    holds_encoding,
+    pairs,
+    pairs_of,
+    remembered,
+    worded,
+    words_among,
+)
 
 ENGLISH = "The committee met in the morning, and most of the members wanted to hear what the report said."
 
@@ -180,3 +189,18 @@ def test_how_many_bytes_may_be_no_text(words: str, junk: int, is_text: bool) -> 
     for byte in (b"\xff", b"\x01"):
         data = words.encode() + byte * junk
         assert words_among(data) == (words + " " * junk if is_text else None)
+
+
+@pytest.mark.parametrize(("size", "calls"), [(256, 1), (257, 2)])
+def test_what_is_remembered(size: int, calls: int) -> None:
+    """The result for a short text is kept; that for a long one is computed again, so it takes no memory."""
+    asked: list[str] = []
+
+    @remembered
+    def turned(text: str, end: str) -> str:
+        asked.append(text)
+        return text[::-1] + end
+
+    assert turned("a" * size, "b") == turned("a" * size, "b") == "a" * size + "b"
+    assert len(asked) == calls
+    assert turned("a" * size, "c")[-1] == "c"

@@ -20,7 +20,7 @@ from guardproxy.policy import Policy, PolicySet, Rule, SideRules
 from guardproxy.ports import Sink
 from guardproxy.registry import load
 from guardproxy.settings import Limits
-from guardproxy.web.app import create_app
+from guardproxy.web.app import OPERATOR_PATHS, create_app, operator_routes
 from guardproxy.web.paths import PathList
 from guardproxy.web.proxy import LivePolicies, Proxy
 from guardproxy.web.upstream import Upstream
@@ -63,10 +63,10 @@ def guarded(upstream: Upstream, **changes: Any) -> ASGIApp:
 
     return create_app(
         proxy,
-        policies=policies,
         metrics=metrics,
-        ready=changes.get("ready", lambda: ""),
         lifespan=lifespan,
+        routes=operator_routes(policies=policies, metrics=metrics, ready=changes.get("ready", lambda: "")),
+        own_paths=OPERATOR_PATHS,
         visitors=changes.get("visitors"),
     )
 
@@ -88,6 +88,7 @@ def parts_of(upstream: Upstream, **changes: Any) -> tuple[Proxy, LivePolicies, O
             actions,
             after_disconnect_s=changes.get("after_disconnect_s", 30.0),
             reads=changes.get("reads"),
+            infer_sessions=changes.get("infer_sessions", False),
             **({"max_held_bytes": changes["max_held_bytes"]} if "max_held_bytes" in changes else {}),
         ),
         wires=[load(name, WIRES, "wire") for name in WIRES],

@@ -39,6 +39,7 @@ document.addEventListener("keydown", (event) => {
   if (key in BUTTONS) press(form?.querySelector(BUTTONS[key]));
   else if (key === "j") document.getElementById("next")?.click();
   else if (key === "k") document.getElementById("previous")?.click();
+  else if (key === "s") document.getElementById("same-text")?.click();
   else if (key === "u") document.getElementById("undo")?.requestSubmit();
   else if (key === "?") sheet?.showModal();
   else if (form && /^[0-9]$/.test(key)) {

@@ -8,7 +8,7 @@ from guardproxy.durations import duration_s
 from guardproxy.policy import ANY, UNSAFE
 from guardproxy.settings.catalogue import IMPORT_STRING, Catalogue
 from guardproxy.settings.messages import suggestion
-from guardproxy.settings.model import CREDENTIAL_HEADERS
+from guardproxy.settings.model import CONTINUED, CREDENTIAL_HEADERS
 from guardproxy.settings.secrets import CHAIN_KEY, ENCRYPT, STORE
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 
@@ -70,8 +70,15 @@ def _store_error(store: str, catalogue: Catalogue) -> str | None:
 def _places(root: Node) -> Iterator[Problem]:
     for key in ("user", "session"):
         places = root.get("audit", key)
-        for index, node in places.elements() if places else []:
-            if node.text() and (message := _place_error(node.text() or "")):
+        elements = places.elements() if places else []
+        for index, node in elements:
+            place = node.text() or ""
+            if key == "session" and place == CONTINUED:
+                is_last = index == len(elements) - 1
+                message = None if is_last else "must be the last item, because every request has such a session"
+            else:
+                message = _place_error(place) if place else None
+            if message:
                 yield Problem(node.position, ("audit", key, index), message)
 
 

@@ -4,13 +4,11 @@ import re
 from collections.abc import Iterator, Mapping
 
 from guardproxy.settings.catalogue import Catalogue
-from guardproxy.settings.checks import audit, console, families, guards, policies, taxonomies, upstream
+from guardproxy.settings.checks import audit, console, families, guards, policies, server, taxonomies, upstream
 from guardproxy.settings.model import Document
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 from guardproxy.types import SIGNALS
 
-_HOST_PATTERN = re.compile(r"[\w.*-]+|\[[0-9a-f:.]+\]", re.IGNORECASE)
-_ORIGIN_PATTERN = re.compile(r"\*|null|[a-z*][a-z0-9+.-]*://([\w.*-]+|\[[0-9a-f:.]+\])(:[0-9*]+)?/?", re.IGNORECASE)
 _PATH_PATTERN = re.compile(r"[A-Z]+ /\S*")
 
 
@@ -26,7 +24,8 @@ def check(
     allowed = None if categories is None else [*categories, *sorted(SIGNALS)]
     return [
         *problems,
-        *_server(root),
+        *server.server(root),
+        *server.admin(root),
         *upstream.upstream(root),
         *guards.guards(root, document, catalogue, categories),
         *taxonomies.taxonomies(root),
@@ -38,18 +37,6 @@ def check(
         *policies.default_policies(root, catalogue, categories),
         *policies.routes(root),
     ]
-
-
-def _server(root: Node) -> Iterator[Problem]:
-    hosts, origins = root.get("server", "hosts"), root.get("server", "origins")
-    for index, node in hosts.elements() if hosts else []:
-        if node.text() and not _HOST_PATTERN.fullmatch(node.text() or ""):
-            message = "must be a host name without scheme and port, such as chat.example.com"
-            yield Problem(node.position, ("server", "hosts", index), message)
-    for index, node in origins.elements() if origins else []:
-        if node.text() and not _ORIGIN_PATTERN.fullmatch(node.text() or ""):
-            message = "must be scheme://host or scheme://host:port, such as https://app.example.com"
-            yield Problem(node.position, ("server", "origins", index), message)
 
 
 def _wires(root: Node, catalogue: Catalogue) -> Iterator[Problem]:

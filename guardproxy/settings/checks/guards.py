@@ -189,6 +189,9 @@ def _service(path: SettingPath, guard: Node, family: str, *, has_public_address:
     service = _option(guard, "service")
     if service is None:
         yield Problem(guard.key_position, (*path, "service"), f"is missing; {family} is a service, so set service.key")
+    own = service.get("key") if service else None
+    if own and own.value is None:
+        yield Problem(own.position, (*path, "service", "key"), "is missing; write ${env:NAME} and set that variable")
     for key in ("model", "device", "dtype", "max_batch_tokens", "max_wait_s", "threads"):
         if node := guard.get(key):
             message = f"has no effect, because {family} is a service; remove it"

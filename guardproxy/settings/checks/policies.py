@@ -17,6 +17,8 @@ _WITHOUT_EFFECT = (
     (("stream", "exposure"), ("stream", "mode"), "hold_all", "nothing is released before the whole reply is judged"),
     (("stream", "exposure"), ("stream", "mode"), "monitor", "everything is released at once"),
     (("stream", "every"), ("stream", "mode"), "hold_all", "the only check is at the end"),
+    (("stream", "lag"), ("stream", "mode"), "hold_all", "nothing is released before the whole reply is judged"),
+    (("stream", "lag"), ("stream", "mode"), "monitor", "everything is released at once"),
     (("block", "finish"), ("block", "how"), "error", "an error has no finish reason"),
 )
 
@@ -95,6 +97,10 @@ def _without_effect(path: SettingPath, policy: Node) -> Iterator[Problem]:
         if node and other_node and other_node.value == value:
             message = f"has no effect with {other[-1]}: {value}, because {reason}; remove it"
             yield Problem(node.key_position, (*path, *option), message)
+    every, lag = policy.get("stream", "every"), policy.get("stream", "lag")
+    if every and lag and isinstance(every.value, int):
+        message = "has no effect with a number for every; write every: auto, or remove it"
+        yield Problem(lag.key_position, (*path, "stream", "lag"), message)
     turns = policy.get("thread", "turns")
     for name in ("characters", "unsafe") if turns is None or turns.value in (0, 1) else ():
         if node := policy.get("thread", name):

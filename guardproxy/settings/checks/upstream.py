@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from guardproxy.settings.checks import tls
 from guardproxy.settings.yaml_tree import Node, Problem
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -24,11 +25,7 @@ def upstream(root: Node) -> Iterator[Problem]:
     if header and (key is None or key.value is None):
         message = "has no effect without upstream.key; set the key or remove this"
         yield Problem(header.position, ("upstream", "key_header"), message)
-    authorities = root.get("upstream", "ca_file")
-    verify = root.get("upstream", "verify")
-    if authorities and verify and verify.value is False:
-        message = "has no effect with verify: false; remove either"
-        yield Problem(authorities.position, ("upstream", "ca_file"), message)
+    yield from tls.upstream_tls(root)
     names = root.get("upstream", "response_headers")
     for index, name in names.elements() if names else ():
         if name.text() and not _HEADER_NAME.fullmatch(name.text() or ""):

@@ -4,15 +4,17 @@ from guardproxy.sinks.database.chain import ChainProblem, Head
 from guardproxy.sinks.database.check import Verification
 from guardproxy.sinks.database.counting import FACETS, TREND_FIELDS, Facets, Period, Trends
 from guardproxy.sinks.database.erasing import Erased, Keep
-from guardproxy.sinks.database.exclusions import excluded_categories, judged_hash, new_exclusion_id
+from guardproxy.sinks.database.exclusions import excluded_categories, new_exclusion_id
 from guardproxy.sinks.database.filters import KEYS, Filter, FilterError, parse_bound, parse_moment
 from guardproxy.sinks.database.keys import ChainKey, PartsCipher, StoreKeys
 from guardproxy.sinks.database.queries import COUNT_BY, AuditStats, CountBy, Counts, StoredRecord
 from guardproxy.sinks.database.review import ReviewStore
+from guardproxy.sinks.database.same_texts import SameText
 from guardproxy.sinks.database.schema import data_folder, default_store_url
 from guardproxy.sinks.database.selections import CountSample
 from guardproxy.sinks.database.sheet import SHEET_HEAD, sheet_row
 from guardproxy.sinks.database.store import AuditStore
+from guardproxy.sinks.database.text_keys import judged_hash
 
 DATABASES = ("postgresql", "sqlite")  # the kinds of addresses of an `AuditStore`
 
@@ -39,6 +41,7 @@ __all__ = [
     "PartsCipher",
     "Period",
     "ReviewStore",
+    "SameText",
     "StoreKeys",
     "StoredRecord",
     "Trends",

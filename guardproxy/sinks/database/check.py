@@ -14,12 +14,14 @@ from guardproxy.sinks.database.chain import KEY, ChainProblem, ChainVerifier, He
 from guardproxy.sinks.database.exclusions import EXCLUSION, exclusion_values, read_exclusion
 from guardproxy.sinks.database.keys import ChainKey, PartsCipher, is_encrypted, opened_parts
 from guardproxy.sinks.database.labels import LABEL, label_values, read_label
+from guardproxy.sinks.database.policy_changes import POLICY_CHANGE, policy_change_values, read_policy_change
 from guardproxy.sinks.database.schema import (
     SEARCH_COLUMNS,
     ScoreRows,
     blocks,
     exclusions,
     labels,
+    policy_changes,
     records,
     scores,
     search_values,
@@ -52,6 +54,7 @@ class RowCopies:
     label: dict[str, Any] | None
     exclusion: dict[str, Any] | None
     words: list[list[str]]
+    policy_change: dict[str, Any] | None = None
 
 
 async def verify_rows(
@@ -100,15 +103,26 @@ async def _rows(connection: AsyncConnection) -> AsyncIterator[tuple[Row[Any], Ro
         }
         of_exclusions = select(exclusions).where(exclusions.c.seq.between(first, after))
         excluded = {
-            found.seq: {"id": found.id, "until": found.until} for found in await connection.execute(of_exclusions)
+            found.seq: {name: getattr(found, name) for name in ("id", "until", "text", "record")}
+            for found in await connection.execute(of_exclusions)
         }
+        of_changes = select(policy_changes).where(policy_changes.c.seq.between(first, after))
+        changed = {found.seq: {"time": found.time} for found in await connection.execute(of_changes)}
         texts = await indexed(connection, first, after)
         for row in part:
             columns = {name: getattr(row, name) for name in SEARCH_COLUMNS}
             words = texts.get(row.seq, [])
             yield (
                 row,
-                RowCopies(row.kind, columns, scored[row.seq], labelled.get(row.seq), excluded.get(row.seq), words),
+                RowCopies(
+                    row.kind,
+                    columns,
+                    scored[row.seq],
+                    labelled.get(row.seq),
+                    excluded.get(row.seq),
+                    words,
+                    changed.get(row.seq),
+                ),
             )
 
 
@@ -126,12 +140,15 @@ def _expected(row: Row[Any], parts: Parts, dialect: str) -> RowCopies:
     exclusion = read_exclusion(content)
     if exclusion:
         return RowCopies(EXCLUSION, empty, {}, None, exclusion_values(exclusion), [])
-    if json.loads(content).get(KEY):
-        return RowCopies(KEY, empty, {}, None, None, [])
+    change = read_policy_change(content)
+    if change or json.loads(content).get(KEY):
+        values = policy_change_values(change) if change else None
+        return RowCopies(POLICY_CHANGE if change else KEY, empty, {}, None, None, [], values)
     record = read_record(content, parts)
     # The words of an encrypted text would tell what it says.
-    words = [] if row.sealed_text and is_encrypted(row.sealed_text) else expected_index(record.text, dialect)
-    return RowCopies("record", *search_values(record), None, None, words)
+    encrypted = bool(row.sealed_text) and is_encrypted(row.sealed_text)
+    words = [] if encrypted else expected_index(record.text, dialect)
+    return RowCopies("record", *search_values(record, encrypted=encrypted), None, None, words)
 
 
 def _copy_problems(row: Row[Any], parts: Parts, copies: RowCopies, dialect: str) -> list[ChainProblem]:
@@ -146,6 +163,7 @@ def _copy_problems(row: Row[Any], parts: Parts, copies: RowCopies, dialect: str)
         ("scores", "its scores do"),
         ("label", "its row in the table of labels does"),
         ("exclusion", "its row in the table of exclusions does"),
+        ("policy_change", "its row in the table of changes of policies does"),
         ("words", "its words in the index of texts do"),
     ):
         if getattr(copies, part) != getattr(expected, part):
@@ -170,9 +188,10 @@ async def _stray_problems(connection: AsyncConnection) -> list[ChainProblem]:
     words = numbers_indexed(connection.dialect.name)
     problems = []
     copies = {"scores": scores.c.seq, "label": labels.c.seq, "exclusion": exclusions.c.seq, "words": words}
+    copies["change of a policy"] = policy_changes.c.seq
     for name, column in copies.items():
         stray = await connection.scalars(select(column).where(column.not_in(rows)).distinct())
-        message = f"is missing, but its {name} {'is' if name in ('label', 'exclusion') else 'are'} still stored"
+        message = f"is missing, but its {name} {'are' if name in ('scores', 'words') else 'is'} still stored"
         problems += [ChainProblem(seq, message) for seq in stray]
     return problems
 

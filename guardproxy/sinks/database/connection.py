@@ -28,13 +28,19 @@ class StoreDatabase:
         self._create = create
         self._engine = open_engine(url)
         self._is_open = False
+        self._opened: tuple[int, int] | None = None
         self._lock = asyncio.Lock()
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """Open a transaction that excludes every other writer of this store, in this process and in others."""
+        """Open a transaction that excludes every other writer of this store, in this process and in others.
+
+        Raises OSError if the file of the store was deleted or replaced: what is written would be lost with it.
+        """
         async with self._lock:
             await self._open()
+            if self._file and _identity(self._file) != self._opened:
+                raise OSError(f"the audit store at {self.place} was deleted or replaced: put it back, or restart")
             async with self._exclusive(BUSY_S) as connection:
                 yield connection
 
@@ -79,6 +85,7 @@ class StoreDatabase:
             )
         if version != VERSION:
             await self._prepare()
+        self._opened = _identity(self._file) if self._file else None
         self._is_open = True
 
     async def _prepare(self) -> None:
@@ -118,6 +125,15 @@ class StoreDatabase:
     async def close(self) -> None:
         """Close the connections."""
         await self._engine.dispose()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """The device and the number of a file; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _truncate_wal(path: Path) -> bool:

@@ -108,7 +108,7 @@ async def erase_record_texts(
         return 0
     rows = listed(connection.dialect.name, held)
     await erase_texts(connection, rows)
-    await connection.execute(update(records).where(records.c.seq.in_(rows)).values(sealed_text=ERASED))
+    await connection.execute(update(records).where(records.c.seq.in_(rows)).values(sealed_text=ERASED, same_key=None))
     await _note(connection, chain.erasure_entry(time.time(), why, held, only="text"), key)
     return len(held)
 
@@ -129,7 +129,7 @@ async def encrypt_rows(connection: AsyncConnection, after: int, cipher: PartsCip
     if changes:
         change = update(records).where(records.c.seq == bindparam("row"))
         sealed: dict[str, Any] = {"sealed_text": bindparam("text"), "sealed_quotes": bindparam("quotes")}
-        await connection.execute(change.values(sealed), changes)
+        await connection.execute(change.values({**sealed, "same_key": None}), changes)
         await erase_texts(connection, listed(connection.dialect.name, [row.seq for row in rows]))
         await connection.execute(update(store).values(encrypted=True))
     return [row.seq for row in rows]

@@ -1,34 +1,22 @@
 """Exclusions in the store: each is a row of its own in the chain, and so is each end of one before its time."""
 
 import json
-import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardproxy.policy import ANY, UNSAFE
 from guardproxy.reviews import Exclusion
-from guardproxy.sinks.database.schema import exclusions, records
-from guardproxy.sinks.database.words import stored_hash
+from guardproxy.sinks.database.schema import exclusions, records, search_key
 from guardproxy.sinks.shared import exclusion_dict
 from guardproxy.types import Record
 
 EXCLUSION = "exclusion"  # the kind of the row, and the key of its content
 _MOST_CHARACTERS = 200  # of names
 _MOST_REASON = 10_000
-
-
-def judged_hash(record: Record) -> str:
-    """Return the SHA-256 of the judged text, in hex. Raises ValueError if the record does not hold that text."""
-    if record.exact and record.text:
-        return stored_hash(record.text)
-    if re.fullmatch(r"[0-9a-f]{64}", record.text):  # of `audit.text: hash`: other rules mask such a text
-        return record.text
-    state = "is masked" if record.text else "is erased" if record.exact else "is not stored"
-    raise ValueError(f"its text {state}, so the hash of the judged text is not known")
 
 
 def excluded_categories(record: Record, category: str = "") -> tuple[str, ...]:
@@ -72,16 +60,41 @@ def read_exclusion(content: str) -> Exclusion | None:
 
 def exclusion_values(exclusion: Exclusion) -> dict[str, Any]:
     """Return the copies of an exclusion that the table of exclusions holds."""
-    return {"id": exclusion.id, "until": exclusion.until}
+    return {
+        "id": exclusion.id,
+        "until": exclusion.until,
+        "text": search_key(exclusion.text),
+        "record": search_key(exclusion.record),
+    }
 
 
-async def read_exclusions(connection: AsyncConnection, after: float) -> list[Exclusion]:
-    """Return the exclusions that end later than `after`, in seconds since the epoch, oldest first."""
+def about_text(text: str, record: str) -> ColumnElement[bool]:
+    """Return the condition that an exclusion is about the text with this hash, or was made from this record."""
+    made = exclusions.c.record == search_key(record)
+    return or_(made, exclusions.c.text == search_key(text)) if text else made
+
+
+def named(ids: Collection[str]) -> ColumnElement[bool]:
+    """Return the condition that an exclusion has one of these ids."""
+    return exclusions.c.id.in_(ids)
+
+
+async def read_exclusions(
+    connection: AsyncConnection, after: float, which: ColumnElement[bool] | None = None
+) -> list[Exclusion]:
+    """Return the exclusions that end later than `after`, in seconds since the epoch, oldest first.
+
+    `which` is a condition that their last row must meet.
+    """
     last = select(func.max(exclusions.c.seq)).group_by(exclusions.c.id)
+    where = [exclusions.c.until > after]
+    if which is not None:  # the index of ids then finds the few rows
+        last = last.where(exclusions.c.id.in_(select(exclusions.c.id).where(which)))
+        where.append(which)
     query = (
         select(records.c.content)
         .join(exclusions, exclusions.c.seq == records.c.seq)
-        .where(exclusions.c.seq.in_(last), exclusions.c.until > after)
+        .where(exclusions.c.seq.in_(last), *where)
         .order_by(exclusions.c.seq)
     )
     return [found for content in await connection.scalars(query) if (found := read_exclusion(content))]

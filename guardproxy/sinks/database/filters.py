@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, get_args
 
@@ -13,7 +13,7 @@ from guardproxy.reviews import LabelKind
 from guardproxy.sinks.database.words import search_terms
 from guardproxy.types import ActionName, Cause, Side
 
-Shadow = Literal["only", "without"]
+Shadow = Literal["only", "without", "with"]
 ScoreBound = tuple[str, float]  # a category and a probability
 
 
@@ -37,7 +37,8 @@ class Filter:
     hashes. `user` and `session` are found by their names too where the store keeps hashes of these
     (`words.name_hash`). `label` selects by the labels in force, "none" records without one; with `reviewer` only the
     labels of that person count. `exclusion` is the id of one that acted, "any" or "none". `shadow`: only decisions of
-    shadow policies, or none of them. `error`: whether an error occurred.
+    shadow policies, none of them, or both; without it, both as well, except in counts and in `acting`. `error`: whether
+    an error occurred.
     """
 
     since: float | None = None
@@ -65,6 +66,10 @@ class Filter:
     complete: bool | None = None
     shadow: Shadow | None = None
     error: bool | None = None
+
+    def acting(self) -> "Filter":
+        """Return the filter without decisions of shadow policies, which never act, unless it speaks of them."""
+        return self if self.shadow is not None else replace(self, shadow="without")
 
     @classmethod
     def from_query(cls, query: Mapping[str, Sequence[str]], *, now: float | None = None) -> "Filter":

@@ -5,10 +5,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardproxy.reviews import Label
+from guardproxy.sinks.database.append import Appending
+from guardproxy.sinks.database.keys import ChainKey
 from guardproxy.sinks.database.schema import labels, records, search_key
 from guardproxy.sinks.shared import label_dict
 
@@ -45,6 +47,23 @@ def check_label(label: Label) -> None:
     ):
         if len(value) > most:
             raise ValueError(f"the {name} of a label has {len(value)} characters; at most {most} are stored")
+
+
+async def add_labels(connection: AsyncConnection, given: Sequence[Label], key: ChainKey | None) -> None:
+    """Append labels to the chain. Raises ValueError as `AuditStore.label`, ConfigError if the chain has another key."""
+    for one in given:
+        check_label(one)
+    named = sorted({search_key(one.record) for one in given})
+    known: set[str] = set()
+    for at in range(0, len(named), _READ):
+        known.update(await connection.scalars(select(records.c.id).where(records.c.id.in_(named[at : at + _READ]))))
+    if missing := sorted(set(named) - known):
+        raise ValueError(f"no record has the id {', '.join(missing)}")
+    appending = await Appending.at_end(connection, key)
+    rows = [{"seq": appending.add(LABEL, label_entry(one)), **label_values(one)} for one in given]
+    await appending.insert()
+    if rows:
+        await connection.execute(insert(labels), rows)
 
 
 def in_force(*columns: Any) -> Select[Any]:

@@ -5,6 +5,7 @@ transaction that excludes other writers.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import structlog
 from alembic.migration import MigrationContext
@@ -28,7 +29,11 @@ from sqlalchemy import (
     update,
 )
 
+from guardproxy.sinks.database.exclusions import exclusion_values, read_exclusion
+from guardproxy.sinks.database.keys import is_encrypted
 from guardproxy.sinks.database.schema import VERSION, search_values, store
+from guardproxy.sinks.database.sealed import Parts, read_record
+from guardproxy.sinks.database.text_keys import same_key
 from guardproxy.sinks.database.texts import add_texts, create_texts
 from guardproxy.sinks.shared import from_json
 
@@ -165,11 +170,77 @@ def _blocks(operations: Operations) -> None:
         "guardproxy_records_shadow", "guardproxy_records", ["seq"], sqlite_where=shadow, postgresql_where=shadow
     )
     operations.create_index(name, "guardproxy_records", ["seq", *counted])
-    reached = text("reached IS 1" if sqlite else "reached IS true")
+
+
+def _same_texts(operations: Operations) -> None:
+    """From 3 to 4: keys of records with the same text, the texts of exclusions, changes of policies."""
+    operations.create_table(
+        "guardproxy_policy_changes",
+        Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+        Column("time", Float(53), nullable=False),
+    )
+    operations.add_column("guardproxy_records", Column("same_key", String(40)))
+    connection = operations.get_bind()
+    _exclusions(operations, connection)
+    names = ("seq", "kind", "content", "sealed_text", "same_key")
+    rows = table("guardproxy_records", *map(column, names))
+    change = update(rows).where(rows.c.seq == bindparam("row")).values(same_key=bindparam("key"))
+    held = (rows.c.kind == "record") & rows.c.content.is_not(None)
+    parts: tuple[Any, ...] = (rows.c.seq, rows.c.content, rows.c.sealed_text)
+    after = 0
+    while part := connection.execute(
+        select(*parts).where(held, rows.c.seq > after).order_by(rows.c.seq).limit(_READ)
+    ).all():
+        after = part[-1].seq
+        keys = [{"row": row.seq, "key": key} for row in part if (key := _same_key(row)) is not None]
+        if keys:
+            connection.execute(change, keys)
+    held_key = text("same_key IS NOT NULL")
+    operations.create_index(
+        "guardproxy_records_same",
+        "guardproxy_records",
+        ["same_key", "seq"],
+        sqlite_where=held_key,
+        postgresql_where=held_key,
+    )
+    reached = text("reached IS 1" if connection.dialect.name == "sqlite" else "reached IS true")
     columns = ["seq", "category"]
     operations.create_index(
         "guardproxy_scores_reached", "guardproxy_scores", columns, sqlite_where=reached, postgresql_where=reached
     )
 
 
-_STEPS: Mapping[int, Callable[[Operations], None]] = {1: _search_and_labels, 2: _blocks}
+def _exclusions(operations: Operations, connection: Connection) -> None:
+    """Copy the text and the record of every exclusion into its table."""
+    for name in ("text", "record"):
+        operations.add_column("guardproxy_exclusions", Column(name, String))
+    copies = table("guardproxy_exclusions", *map(column, ("seq", "text", "record")))
+    rows = table("guardproxy_records", *map(column, ("seq", "content")))
+    change = update(copies).where(copies.c.seq == bindparam("row"))
+    for seq, content in connection.execute(
+        select(rows.c.seq, rows.c.content).join(copies, copies.c.seq == rows.c.seq)
+    ).all():
+        try:
+            exclusion = read_exclusion(content)
+        except (ValueError, TypeError, AttributeError) as error:
+            _log.error("audit_row_unreadable", row=seq, error=type(error).__name__)
+            continue
+        if exclusion:
+            values = exclusion_values(exclusion)
+            connection.execute(change.values(text=values["text"], record=values["record"]), {"row": seq})
+    for name in ("text", "record"):
+        operations.create_index(f"guardproxy_exclusions_{name}", "guardproxy_exclusions", [name])
+
+
+def _same_key(row: Any) -> str | None:
+    """The key of a row; None if its text is encrypted or the row cannot be read, which `verify` reports."""
+    if row.sealed_text and is_encrypted(row.sealed_text):
+        return None
+    try:
+        return same_key(read_record(row.content, Parts(row.sealed_text)))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _log.error("audit_row_unreadable", row=row.seq, error=type(error).__name__)
+        return None
+
+
+_STEPS: Mapping[int, Callable[[Operations], None]] = {1: _search_and_labels, 2: _blocks, 3: _same_texts}

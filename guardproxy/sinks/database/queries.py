@@ -124,7 +124,7 @@ def searched(name: str, value: str) -> list[str]:
 def _states(chosen: Filter) -> list[ColumnElement[bool]]:
     row = records.c
     clauses: list[ColumnElement[bool]] = []
-    if chosen.shadow is not None:
+    if chosen.shadow in ("only", "without"):
         clauses.append(row.shadow.is_(chosen.shadow == "only"))
     if chosen.error is not None:
         clauses.append(HAS_ERROR if chosen.error else row.has_error.is_(False))

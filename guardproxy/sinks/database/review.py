@@ -1,12 +1,13 @@
 """What reviewers need of the store beside its records: bounded counts, and claims on records that somebody looks at."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Column, Float, MetaData, String, Table, delete, insert, literal, or_, select
 
+from guardproxy.reviews import Exclusion, Label, PolicyChange
 from guardproxy.sinks.database.counting import (
     Facets,
     Period,
@@ -17,11 +18,24 @@ from guardproxy.sinks.database.counting import (
     facet_columns,
     period_columns,
 )
+from guardproxy.sinks.database.exclusions import about_text, named, read_exclusions
 from guardproxy.sinks.database.filters import EVERY, Filter
 from guardproxy.sinks.database.finding import first_records
 from guardproxy.sinks.database.keys import opened_parts
+from guardproxy.sinks.database.labels import add_labels
 from guardproxy.sinks.database.narrowing import narrowest
-from guardproxy.sinks.database.queries import check_names, unmatched
+from guardproxy.sinks.database.policy_changes import add_policy_change, read_policy_changes
+from guardproxy.sinks.database.queries import StoredRecord, check_names, unmatched
+from guardproxy.sinks.database.same_texts import (
+    SameText,
+    count_same,
+    given_together,
+    has_text_of,
+    key_of,
+    newest_of_text,
+    taken_back,
+    with_same_text,
+)
 from guardproxy.sinks.database.schema import records, search_key
 from guardproxy.sinks.database.sealed import record_fields
 from guardproxy.sinks.database.selections import lowest_number, newest_records, sample_of, sampled
@@ -109,18 +123,103 @@ class ReviewStore(AuditStore):
             before = part[-1].seq
         return found
 
+    # --- records of the same text ---------------------------------------------------------------------------------
+
+    async def texts(
+        self, chosen: Filter, *, before: int | None = None, after: int | None = None, limit: int = 50
+    ) -> list[StoredRecord]:
+        """Return a page of records as `page` does, of those with the same text, side and decision only the newest."""
+        where = [newest_of_text(chosen, self._dialect)]
+        where += [] if before is None else [records.c.seq < before]
+        if after is None:
+            return await self._chosen(chosen, where, limit, newest_first=True)
+        return (await self._chosen(chosen, [*where, records.c.seq > after], limit))[::-1]
+
+    async def same_text(self, stored: StoredRecord) -> SameText:
+        """Return how many other records have exactly the text of a record."""
+        async with self._database.reading() as connection:
+            return await count_same(connection, stored)
+
+    async def of_same_text(self, stored: StoredRecord, limit: int) -> list[StoredRecord]:
+        """Return the newest other records of exactly the same text, whatever was decided about it."""
+        async with self._database.reading() as connection:
+            key = await key_of(connection, stored.record.id)
+            if key is None:
+                return []
+            seq = records.c.seq
+            newest = select(seq).where(has_text_of(key), seq != stored.seq).order_by(seq.desc()).limit(limit)
+            numbers = list(await connection.scalars(newest))
+        return await self._chosen(EVERY, [records.c.seq.in_(numbers)], limit, newest_first=True)
+
+    async def label_same(self, given: Sequence[Label]) -> int:
+        """Store each label on every record of the same text, side and decision, in one transaction.
+
+        Return how many records these are. Raises ValueError as `label`, and if the store does not know which these are
+        or if there are too many.
+        """
+        async with self._database.writing() as connection:
+            every = await with_same_text(connection, given)
+            await add_labels(connection, every, self._key)
+        return len(every)
+
+    async def labelled_together(self, record: str, person: str) -> int:
+        """Return how many records a person labelled at once when they labelled this one; 0 without such a label."""
+        async with self._database.reading() as connection:
+            return len(await given_together(connection, record, person))
+
+    async def take_back(self, record: str, person: str) -> int:
+        """Take a person's last label on a record back, and those that they gave with it, in one transaction.
+
+        What the person had said before holds again, as a row of its own. Return how many records these are.
+        """
+        async with self._database.writing() as connection:
+            said = await given_together(connection, record, person)
+            await add_labels(connection, taken_back(said, time.time()), self._key)
+        return len(said)
+
+    # --- exclusions of one text --------------------------------------------------------------------------------------
+
+    async def exclusions_about(self, text: str, record: str, after: float) -> list[Exclusion]:
+        """Return the exclusions of the text with this hash, or made from this record, that end later than `after`.
+
+        Without `text`, the latter alone.
+        """
+        async with self._database.reading() as connection:
+            return await read_exclusions(connection, after, about_text(text, record))
+
+    async def exclusions_named(self, ids: Collection[str], after: float) -> list[Exclusion]:
+        """Return the exclusions with these ids that end later than `after`."""
+        async with self._database.reading() as connection:
+            return await read_exclusions(connection, after, named(ids))
+
+    # --- changes of policies ----------------------------------------------------------------------------------------
+
+    async def note_policy_change(self, change: PolicyChange) -> None:
+        """Store a change of a policy durably, as a row of its own. Raises ValueError if it names nobody."""
+        async with self._database.writing() as connection:
+            await add_policy_change(connection, change, self._key)
+
+    async def policy_changes(self, limit: int) -> list[PolicyChange]:
+        """Return the last `limit` changes of policies, newest first."""
+        async with self._database.reading() as connection:
+            return await read_policy_changes(connection, limit)
+
     # --- claims ------------------------------------------------------------------------------------------------------
 
     async def claim(self, ids: Sequence[str], holder: str, seconds: float) -> str | None:
         """Claim the first of these records that nobody else holds, for some seconds; return its id, None without one.
 
-        What the holder held before is released.
+        The other records of the same text, side and decision are claimed with it. What the holder held before is
+        released.
         """
         now = time.time()
-        keys = {search_key(name): name for name in ids}
         async with self._database.writing() as connection:
             await connection.run_sync(_metadata.create_all)
             await connection.execute(delete(_claims).where(or_(_claims.c.until < now, _claims.c.holder == holder)))
+            found = select(records.c.id, records.c.same_key).where(records.c.id.in_(map(search_key, ids)))
+            same: dict[str, str | None] = {row.id: row.same_key for row in await connection.execute(found)}
+            keys = {same.get(search_key(name)) or search_key(name): name for name in reversed(ids)}
+            keys = dict(reversed(keys.items()))  # of records with the same text, the first one
             held = set(await connection.scalars(select(_claims.c.record).where(_claims.c.record.in_(keys))))
             free = next((key for key in keys if key not in held), None)
             if free is None:

@@ -29,9 +29,10 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from guardproxy.errors import ConfigError
+from guardproxy.sinks.database.text_keys import same_key
 from guardproxy.types import Record
 
-VERSION = 3
+VERSION = 4
 WRITE = "guardproxy_write"  # the execution option of a transaction that writes
 SCORE_FLOOR = 0.05  # lower probabilities have no row in the table of scores, or each record would have one per category
 WAIT_S = "guardproxy_wait_s"  # the execution option: how long it waits for another writer of a SQLite file
@@ -84,6 +85,7 @@ records = Table(
     Column("exclusion", String),
     Column("unsafe", Float(53)),
     Column("low_scores", Text),
+    Column("same_key", String(40)),  # of `text_keys`; NULL also if the text is encrypted
     Column("content", Text),
     Column("salt", String(32)),
     Column("sealed_text", Text),
@@ -115,6 +117,7 @@ SEARCH_COLUMNS = (
     "exclusion",
     "unsafe",
     "low_scores",
+    "same_key",
 )
 INDEXED = ("request_id", "time", "action", "route", "model", "policy", "client", "end_user", "session")
 for _name in INDEXED:
@@ -123,6 +126,8 @@ HAS_ERROR = records.c.has_error.is_(True)
 Index("guardproxy_records_errors", records.c.seq, sqlite_where=HAS_ERROR, postgresql_where=HAS_ERROR)
 SHADOW = records.c.shadow.is_(True)
 Index("guardproxy_records_shadow", records.c.seq, sqlite_where=SHADOW, postgresql_where=SHADOW)
+HAS_KEY = records.c.same_key.is_not(None)
+Index("guardproxy_records_same", records.c.same_key, records.c.seq, sqlite_where=HAS_KEY, postgresql_where=HAS_KEY)
 # What is counted, in the order of the rows: counts of the newest records read this index and not the long rows. In
 # PostgreSQL an entry of an index has at most 2,704 bytes, and a name that a client chooses up to 800: it holds fewer.
 _COUNTED = (
@@ -191,7 +196,20 @@ exclusions = Table(
     Column("seq", _Number, primary_key=True, autoincrement=False),
     Column("id", String, nullable=False),
     Column("until", Float(53), nullable=False),
+    Column("text", String),  # the hash of the text
+    Column("record", String),  # the id of the record that it was made from
     Index("guardproxy_exclusions_id", "id", "seq"),
+    Index("guardproxy_exclusions_text", "text"),
+    Index("guardproxy_exclusions_record", "record"),
+)
+
+
+# The changes of policies that people saved, by the number of their own row in the chain, whose content they copy.
+policy_changes = Table(
+    "guardproxy_policy_changes",
+    metadata,
+    Column("seq", _Number, primary_key=True, autoincrement=False),
+    Column("time", Float(53), nullable=False),
 )
 
 
@@ -209,8 +227,11 @@ def search_key(value: str) -> str:
     return f"{escaped[: _MAX_KEY - 65]}~{hashlib.sha256(escaped.encode()).hexdigest()}"
 
 
-def search_values(record: Record) -> tuple[dict[str, Any], ScoreRows]:
-    """Return the values of `SEARCH_COLUMNS` for a record, and what the table of scores holds of it."""
+def search_values(record: Record, *, encrypted: bool = False) -> tuple[dict[str, Any], ScoreRows]:
+    """Return the values of `SEARCH_COLUMNS` for a record, and what the table of scores holds of it.
+
+    A key of an `encrypted` text would tell what it says.
+    """
     origin, verdict = record.origin, record.verdict
     reached = {search_key(reason.category): reason.probability for reason in record.decision.reasons}
     known = _probabilities(record)
@@ -238,6 +259,7 @@ def search_values(record: Record) -> tuple[dict[str, Any], ScoreRows]:
         "exclusion": search_key(record.exclusion),
         "unsafe": verdict.unsafe if verdict else None,
         "low_scores": to_json(low).decode() if low else None,
+        "same_key": None if encrypted else same_key(record),
     }
     scored = {name: (value, name in reached) for name, value in {**reached, **known}.items()}
     return columns, {name: one for name, one in scored.items() if one[0] >= SCORE_FLOOR or one[1]}

@@ -34,7 +34,7 @@ from guardproxy.sinks.database.filters import EVERY, Filter
 from guardproxy.sinks.database.finding import first_records
 from guardproxy.sinks.database.inserting import insert_rows
 from guardproxy.sinks.database.keys import ChainKey, PartsCipher, StoreKeys, opened_parts
-from guardproxy.sinks.database.labels import LABEL, check_label, effective, label_entry, label_values, read_labels
+from guardproxy.sinks.database.labels import add_labels, effective, read_labels
 from guardproxy.sinks.database.narrowing import narrowest
 from guardproxy.sinks.database.queries import (
     AuditStats,
@@ -49,7 +49,6 @@ from guardproxy.sinks.database.queries import (
 from guardproxy.sinks.database.schema import (
     SCORE_COLUMNS,
     exclusions,
-    labels,
     records,
     scores,
     search_key,
@@ -128,7 +127,7 @@ class AuditStore:
             appending = await Appending.at_end(connection, self._key)
             for record in new.values():
                 content, parts = record_content(record, quotes=self._cipher.encrypts)
-                columns, scored = search_values(record)
+                columns, scored = search_values(record, encrypted=self._cipher.encrypts)
                 seq = appending.add("record", content, columns, parts, self._cipher)
                 score_rows += [(category, seq, *one) for category, one in scored.items()]
                 numbered.append((seq, record))
@@ -143,18 +142,8 @@ class AuditStore:
 
         Raises ValueError if a record does not exist or is erased, or if a label names nobody.
         """
-        for one in given:
-            check_label(one)
         async with self._database.writing() as connection:
-            named = {search_key(one.record) for one in given}
-            known = set(await connection.scalars(select(records.c.id).where(records.c.id.in_(named))))
-            if named - known:
-                raise ValueError(f"no record has the id {', '.join(sorted(named - known))}")
-            appending = await Appending.at_end(connection, self._key)
-            label_rows = [{"seq": appending.add(LABEL, label_entry(one)), **label_values(one)} for one in given]
-            await appending.insert()
-            if label_rows:
-                await connection.execute(insert(labels), label_rows)
+            await add_labels(connection, given, self._key)
 
     async def exclude(self, *given: Exclusion) -> None:
         """Store exclusions durably, each as a row of its own. One with the id of an earlier one takes its place.

@@ -10,10 +10,10 @@ from typing import Any
 
 from guardproxy.errors import Overloaded, Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
-from guardproxy.types import Edit, Message, Refuse, Replace
+from guardproxy.types import Edit, Message, Refuse, Replace, Role
 from guardproxy.wires.anthropic_messages.fields import EVENTS, MESSAGE, REPLY, SETTINGS
 from guardproxy.wires.anthropic_messages.stream import NO_USAGE, MessageStream
-from guardproxy.wires.shared.base import BaseWire, Changed, message_list, request_digest
+from guardproxy.wires.shared.base import BaseWire, Changed, message_list, plain_message, request_digest
 from guardproxy.wires.shared.body import dumps, read_object
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.identifiers import value_or
@@ -35,6 +35,9 @@ _ERRORS = {
 }
 
 
+_ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
+
+
 def _message(message: Any, path: str, known: Known) -> Message:
     """Read a message; a user message of nothing but tool results gets the role `tool`."""
     if not isinstance(message, dict):
@@ -42,6 +45,8 @@ def _message(message: Any, path: str, known: Known) -> Message:
     role = message.get("role")
     if not isinstance(role, str):
         raise Unreadable("must be a string", f"{path}.role")
+    if (plain := plain_message(message, path, _ROLES.get(role))) is not None:
+        return plain
     builder = MessageBuilder(Unreadable, known)
     read_fields(builder, message, path, MESSAGE)
     if role in ("assistant", "system"):

@@ -1,7 +1,7 @@
 """The stream of a message: content blocks that start, grow and stop one after the other."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,9 +14,12 @@ from guardproxy.wires.anthropic_messages.fields import BLOCK, DELTA, EVENTS, MES
 from guardproxy.wires.shared.body import dumps, read_object
 from guardproxy.wires.shared.identifiers import value_or
 from guardproxy.wires.shared.parts import json_text, read_fields, require_object
+from guardproxy.wires.shared.repeated import Gaps, with_value
 from guardproxy.wires.shared.reply_info import MESSAGES, info_of
 from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, without
 from guardproxy.wires.shared.unmapped import carries_text
+
+_DELTA_TEXTS = {"text_delta": "text", "thinking_delta": "thinking"}
 
 NO_USAGE = {"input_tokens": 0, "output_tokens": 0}
 
@@ -65,6 +68,17 @@ class MessageStream(BaseStream):
         elif carries_text(body):
             raise UpstreamUnreadable(f"an event of the unknown type {kind[:40]!r}")
         return Chunk(frame.raw, tuple(event.marks.values()), event)
+
+    def gaps(self, event: Event, path: str) -> Gaps | None:
+        """Return the place of the text of a delta."""
+        key = _DELTA_TEXTS.get(event.body["delta"].get("type")) if event.kind == "content_block_delta" else None
+        return Gaps((("delta", key),)) if key else None
+
+    def again(self, event: Event, values: Sequence[Any]) -> dict[str, Any] | None:
+        """Return the body of a delta with another text."""
+        body: dict[str, Any] = with_value(event.body, ("delta", _DELTA_TEXTS[event.body["delta"]["type"]]), values[0])
+        self._block(body)
+        return body
 
     def _read_event(self, kind: str, body: dict[str, Any], state: ChoiceState) -> bool:
         read_fields(state.builder, body, "", EVENTS[kind])

@@ -15,7 +15,7 @@ from guardproxy.types import Message, Refuse, Replace, Role
 from guardproxy.wires.openai_chat.fields import CALLS, MESSAGE, REPLY_CHOICE, REPLY_MESSAGE, SETTINGS
 from guardproxy.wires.openai_chat.stream import ChatStream, log_probabilities, refusal_message
 from guardproxy.wires.shared import openai
-from guardproxy.wires.shared.base import Changed, message_list, with_tool_results
+from guardproxy.wires.shared.base import Changed, message_list, plain_message, with_tool_results
 from guardproxy.wires.shared.body import dumps, read_object, remove
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.identifiers import value_or
@@ -38,6 +38,7 @@ _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/chat/completions|/openai/deployme
 _ROLES: dict[str, Role] = {
     "system": "system",
     "developer": "developer",
+    "user": "user",
     "assistant": "assistant",
     "tool": "tool",
     "function": "tool",
@@ -51,6 +52,8 @@ def _message(message: Any, path: str, known: Known) -> Message:
     role = message.get("role")
     if not isinstance(role, str):
         raise Unreadable("must be a string", f"{path}.role")
+    if (plain := plain_message(message, path, _ROLES.get(role))) is not None:
+        return plain
     builder = MessageBuilder(Unreadable, known)
     read_fields(builder, message, path, MESSAGE)
     # A role that the protocol does not have counts as the user's, which is always judged.

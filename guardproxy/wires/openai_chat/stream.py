@@ -12,7 +12,10 @@ from guardproxy.wires.shared.identifiers import is_identifier
 from guardproxy.wires.shared.logprob_echo import LogprobEcho, token_list
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import handled_in_code, object_with, opaque, read_fields
-from guardproxy.wires.shared.streams import ChoiceState, parts_with_new_texts
+from guardproxy.wires.shared.repeated import Gaps
+from guardproxy.wires.shared.streams import ChoiceState, Event, parts_with_new_texts
+
+_SPELLED = ("content", "refusal")  # the texts that log probabilities follow
 
 
 def refusal_message(request: Request, refusal: Refuse) -> dict[str, Any]:
@@ -29,7 +32,7 @@ def log_probabilities(
     ahead = False
     if value is not None:
         object_with({"content": handled_in_code, "refusal": handled_in_code})(builder, value, path)
-    for key in ("content", "refusal"):
+    for key in _SPELLED:
         text = message.get(key)
         if value is None and not text:
             continue
@@ -63,6 +66,16 @@ class ChatStream(openai.ChoicesStream):
         ahead = log_probabilities(state.echoes, builder, delta, choice.get("logprobs"), f"{path}.logprobs")
         plain = {f"{path}.message.{key}" for key in PLAIN}
         return ahead or any(place not in plain for place, _ in builder.added)
+
+    def gaps(self, event: Event, path: str) -> Gaps | None:
+        """Return the place of the text of a delta without log probabilities, and that of OpenAI's obfuscation."""
+        choices, key = event.body.get("choices", []), path.rpartition(".")[2]
+        if len(choices) != 1 or key not in PLAIN or choices[0].get("logprobs") is not None:
+            return None
+        delta = choices[0].get("delta")
+        if not isinstance(delta, dict) or not isinstance(delta.get(key), str):
+            return None
+        return openai.with_obfuscation(event.body, ("choices", 0, "delta", key), key if key in _SPELLED else "")
 
     def opening(self, index: int) -> list[dict[str, Any]]:
         """Return an empty delta for every lower choice: OpenAI's helper accepts new choices in order only."""

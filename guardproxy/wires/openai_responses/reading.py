@@ -1,7 +1,7 @@
 """Reads the stream of a response: texts grow by deltas, and every event that repeats a text is compared with it."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from guardproxy.wires.shared.identifiers import is_value
 from guardproxy.wires.shared.logprob_echo import LogprobEcho, token_list
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import read_fields
+from guardproxy.wires.shared.repeated import Gaps
 from guardproxy.wires.shared.reply_info import MESSAGES, info_of
 from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, without
 
@@ -120,6 +121,25 @@ class ResponseReader(BaseStream):
         else:
             self.advance(0, event, partial(self._read, kind, body))
         return Chunk(frame.raw, tuple(event.marks.values()), event)
+
+    def gaps(self, event: Event, path: str) -> Gaps | None:
+        """Return the places of the text of a delta without log probabilities, and of what differs in every event."""
+        if event.kind not in _PLAIN or event.body.get("logprobs"):
+            return None
+        others = [key for key in ("sequence_number", "obfuscation") if key in event.body]
+        return Gaps((("delta",), *((key,) for key in others)), path)
+
+    def again(self, event: Event, values: Sequence[Any]) -> dict[str, Any] | None:
+        """Return the body of a delta with another text; None if its obfuscation is to be judged."""
+        keys = ["delta", *(key for key in ("sequence_number", "obfuscation") if key in event.body)]
+        body = {**event.body, **dict(zip(keys, values, strict=True))}
+        if "obfuscation" in body:
+            builder = MessageBuilder(UpstreamUnreadable, self.known)
+            read_fields(builder, {"obfuscation": body["obfuscation"]}, "", event_of(""))
+            if builder.pieces or self.known.has_texts or self.state_of(0).builder.text("obfuscation"):
+                return None
+        self._file(event.kind, body)
+        return body
 
     def _read(self, kind: str, body: dict[str, Any], state: ChoiceState) -> bool:
         size = state.builder.size

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from guardproxy.errors import UpstreamUnreadable
@@ -24,7 +24,7 @@ class Arrivals:
     """The pieces of the texts of all choices in the order of their arrival, and how many of them have been released."""
 
     def __init__(self) -> None:
-        self._pieces: list[tuple[int, Part]] = []
+        self._pieces: list[tuple[int, Said]] = []
         self._sent = 0
         self._places: dict[tuple[int, str], int] = {}  # with the place of the text among the parts of its choice
         self._choices: set[int] = set()
@@ -41,17 +41,23 @@ class Arrivals:
         """
         count = 0
         repeated: set[tuple[PartKind, str]] = set()
-        for path, kind, text in said:
-            if not text or (kind, text) in repeated or (kind != "tool_call" and not _SHOWN.search(path)):
-                continue
-            repeated.add((kind, text))
-            part = Part(path, text, kind)
-            self._pieces.append((choice, part))
-            self._fed = None
-            if (choice, path) != self._last:
-                self._note(choice, part, parts)
-            count += 1
+        for piece in said:
+            _, kind, text = piece
+            if text and (kind, text) not in repeated and self.add_one(choice, piece, parts):
+                repeated.add((kind, text))
+                count += 1
         return count
+
+    def add_one(self, choice: int, piece: Said, parts: Paths) -> int:
+        """Add the only text of a frame; return the number of pieces. Raises UpstreamUnreadable as `add` does."""
+        path, kind, text = piece
+        if kind != "tool_call" and not _is_shown(path):
+            return 0
+        self._pieces.append((choice, piece))
+        self._fed = None
+        if (choice, path) != self._last:
+            self._note(choice, Part(path, text, kind), parts)
+        return 1
 
     def _note(self, choice: int, part: Part, parts: Paths) -> None:
         place, kind = (choice, part.path), part.shown_as
@@ -73,7 +79,7 @@ class Arrivals:
     def end(self, choice: int, rest: Iterable[Part]) -> None:
         """Replace the unreleased pieces of a choice with the rest of its texts, which is released at once."""
         pending = [piece for piece in self._pieces[self._sent :] if piece[0] != choice]
-        sent = [*self._pieces[: self._sent], *((choice, part) for part in rest)]
+        sent = [*self._pieces[: self._sent], *((choice, (part.path, part.kind, part.text)) for part in rest)]
         self._pieces, self._sent, self._fed = [*sent, *pending], len(sent), None
 
     def fed(self, without: Collection[int] = ()) -> tuple[Part, ...]:
@@ -89,17 +95,22 @@ class Arrivals:
         """Return the pieces that have been released."""
         return self._parts(self._pieces[: self._sent])
 
-    def _parts(self, pieces: Iterable[tuple[int, Part]]) -> tuple[Part, ...]:
+    def _parts(self, pieces: Iterable[tuple[int, Said]]) -> tuple[Part, ...]:
         """Return pieces, those of a text in a row as one; none if one choice has one text after the other, in order."""
         if not self._alternate:
             return ()
-        runs: list[tuple[tuple[int, str], Part, list[str]]] = []
-        for choice, part in pieces:
-            if runs and runs[-1][0] == (choice, part.path):
-                runs[-1][2].append(part.text)
+        runs: list[tuple[tuple[int, str], PartKind, list[str]]] = []
+        for choice, (path, kind, text) in pieces:
+            if runs and runs[-1][0] == (choice, path):
+                runs[-1][2].append(text)
             else:
-                runs.append(((choice, part.path), part, [part.text]))
-        return tuple(replace(part, text="".join(texts)) for _, part, texts in runs)
+                runs.append(((choice, path), kind, [text]))
+        return tuple(Part(path, "".join(texts), kind) for (_, path), kind, texts in runs)
+
+
+@lru_cache(maxsize=1024)
+def _is_shown(path: str) -> bool:
+    return _SHOWN.search(path) is not None
 
 
 def _index(parts: Paths, path: str) -> int:

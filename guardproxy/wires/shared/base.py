@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from guardproxy.errors import Unreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request
 from guardproxy.sse import KEEP_ALIVE
-from guardproxy.types import Conversation, Edit, Message, Outcome, Part, Pass, Refuse, Replace
+from guardproxy.types import Conversation, Edit, Message, Outcome, Part, Pass, Refuse, Replace, Role
 from guardproxy.wires.shared.body import child_path, dumps, read_object, remove, steps
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.known import Known, tool_names
@@ -171,6 +171,17 @@ def stream_flag(body: Mapping[str, Any]) -> bool | None:
 def request_digest(request: Request) -> str:
     """Return 24 hexadecimal digits of the SHA-256 of the request's body: the id of an answer without an upstream."""
     return hashlib.sha256(request.raw).hexdigest()[:24]
+
+
+def plain_message(message: Mapping[str, Any], path: str, role: Role | None) -> Message | None:
+    """Return a message that has nothing but a role and a string as its content, as nearly all have; None for others.
+
+    Every protocol with these keys reads it so; `role` is the one that the message's stands for, None if it is unknown.
+    """
+    content = message.get("content")
+    if role is None or len(message) != 2 or type(content) is not str:
+        return None
+    return Message(role, (Part(f"{path}.content", content, "tool_result" if role == "tool" else "text"),))
 
 
 def with_tool_results(message: Message) -> Message:

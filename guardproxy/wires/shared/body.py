@@ -5,6 +5,7 @@ import binascii
 import json
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any, NoReturn
 from urllib.parse import quote, unquote_to_bytes
@@ -161,9 +162,17 @@ def parsed_object(arguments: str) -> dict[str, Any]:
 
 def child_path(path: str, key: str) -> str:
     """Return the path of `key` in the object at `path`; a key with a dot or bracket is quoted: `usage["a.b"]`."""
+    return _short_path(path, key) if len(path) + len(key) <= _SHORT else _child_path(path, key)
+
+
+def _child_path(path: str, key: str) -> str:
     if _PLAIN_KEY.fullmatch(key) is None:
         return f"{path}[{json.dumps(key)}]"
     return f"{path}.{key}" if path else key
+
+
+_SHORT = 128  # characters of a path that is kept: clients choose keys
+_short_path = lru_cache(maxsize=4096)(_child_path)
 
 
 def steps(path: str) -> list[str | int]:

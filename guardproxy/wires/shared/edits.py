@@ -96,7 +96,7 @@ def _tidy(body: Any, path: str) -> None:
     parent = path[: path.rindex("[")]
     try:
         items = find(body, parent)
-    except (KeyError, IndexError):
+    except (KeyError, IndexError, TypeError):  # a list around it became an empty text
         return
     if items == []:
         remove(body, [parent])

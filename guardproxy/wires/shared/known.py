@@ -40,6 +40,11 @@ class Known:
             self._noted[identifier] = path
             self._words += words
 
+    @property
+    def has_texts(self) -> bool:
+        """Whether `take_texts` would return any."""
+        return self._words > BODY_WORDS and len(self._noted) > self._taken
+
     def take_texts(self) -> list[tuple[str, str]]:
         """Return the path and the text of the identifiers that are to be judged: none, or all if they have many words.
 

@@ -38,6 +38,8 @@ class LogprobEcho:
         self._tokens += tokens
         if not self._differs:
             self._text += text.encode()
+            if not self._tokens:
+                return
             common = min(len(self._text), len(self._tokens))
             self._differs = self._text[:common] != self._tokens[:common]
             if not self._differs:

@@ -56,6 +56,11 @@ class MessageBuilder:
         self.added.append((path, text))
         self.said.append((path + form, kind, text))
 
+    def grow(self, path: str, text: str) -> None:
+        """Append `text` to a part that has a text and no name, as `add` does; the caller knows what it has added."""
+        self.pieces[path].body.append(text)
+        self.size += len(text)
+
     def call(self, path: str, name: str, arguments: str) -> None:
         """Append to a tool call: name, line break and arguments are one text, at the path of the arguments."""
         piece = self._piece(path, "tool_call")

@@ -7,7 +7,7 @@ Studio, Mistral, Groq and OpenRouter.
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,8 +34,10 @@ from guardproxy.wires.shared.parts import (
     numbers,
     object_with,
     opaque,
+    read_fields,
     require_object,
 )
+from guardproxy.wires.shared.repeated import Gaps, Steps
 from guardproxy.wires.shared.reply_info import OPENAI, info_of
 from guardproxy.wires.shared.streams import JSON, SSE, BaseStream, ChoiceState, Event
 
@@ -245,6 +247,7 @@ class ChoicesStream(BaseStream):
         self._usage: Any = None
         self._usage_sent = False
         self._opened: set[int] = set()  # choices that the client has seen
+        self._noted: Event | None = None  # the latest frame, whose envelope `info` and `head` repeat
 
     @abstractmethod
     def read_choice(self, state: ChoiceState, choice: Mapping[str, Any], path: str) -> bool:
@@ -274,7 +277,7 @@ class ChoicesStream(BaseStream):
             self.terminated = True
             return Chunk(frame.raw, self.final_marks(), Event(kind="done", complete=frame.complete))
         body = read_object(data, UpstreamUnreadable)
-        event = Event(complete=frame.complete)
+        self._noted = event = Event(complete=frame.complete)
         self.info = info_of(body, OPENAI, self.info)
         choices = choices_of(body) if "choices" in body or "error" in body else []
         for place, choice in enumerate(choices):
@@ -297,6 +300,21 @@ class ChoicesStream(BaseStream):
             state.finish, state.final = value_or(reason, "stop"), True
         return whole
 
+    def again(self, event: Event, values: Sequence[Any]) -> dict[str, Any] | None:
+        """Return the body of a frame that repeats another one; None if its obfuscation is to be judged.
+
+        It has the text of the other frame: the body of a frame with one choice is read for its envelope only.
+        """
+        if len(values) > 1:
+            builder = MessageBuilder(UpstreamUnreadable, self.known)
+            read_fields(builder, {"obfuscation": values[1]}, "", ENVELOPE)
+            if builder.pieces or self.known.has_texts:
+                return None
+        if self._noted is not event:
+            self._noted, self.info = event, info_of(event.body, OPENAI, self.info)
+            self._remember(event.body)
+        return event.body
+
     def _remember(self, body: Mapping[str, Any]) -> None:
         for key in ("id", "object", "created", "model", "system_fingerprint"):
             if body.get(key):
@@ -307,7 +325,7 @@ class ChoicesStream(BaseStream):
     def release(self, chunk: Chunk) -> bytes:
         """Return the chunk's bytes for the client, without the choices that the proxy has ended."""
         event: Event = chunk.data
-        if self.is_behind_end(event):
+        if self.closed and self.is_behind_end(event):
             return b""
         if event.kind == "done":
             self.closed = True
@@ -346,6 +364,13 @@ class ChoicesStream(BaseStream):
         if wants_usage(self.request) and self._usage is not None and not self._usage_sent:
             return self.pack_all([{**self.head, "choices": [], "usage": self._usage}]) + DONE
         return self.rest_of_cut() + DONE
+
+
+def with_obfuscation(body: Mapping[str, Any], place: Steps, echo: str) -> Gaps:
+    """Return the gaps of a frame with a text at `place`: OpenAI adds characters to every frame to hide its length."""
+    if isinstance(body.get("obfuscation"), str):
+        return Gaps((place, ("obfuscation",)), echo)
+    return Gaps((place,), echo)
 
 
 def refuse_stream(stream: ChoicesStream, refusal: Refuse, number: int) -> Answer:

@@ -7,25 +7,28 @@ each choice, through `read_outer` for the rest) and writes the end of a choice i
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.ports import Chunk, Mark, Request
 from guardproxy.sse import Frame, FrameDecoder
-from guardproxy.types import Message, Part, Refuse, Replace, ReplyInfo
+from guardproxy.types import Message, Part, PartKind, Refuse, Replace, ReplyInfo
 from guardproxy.wires.shared.arrival import Arrivals
 from guardproxy.wires.shared.body import has_more_values, remove
 from guardproxy.wires.shared.known import repeated_in_reply
 from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import FieldMap, outer_parts
+from guardproxy.wires.shared.repeated import Gaps, Pattern, pattern_of, value_at
 
 JSON = "application/json"
 SSE = "text/event-stream; charset=utf-8"
 CHOICES = 1024  # choices per stream
 FRAME_VALUES = 100_000  # values in one frame, which is parsed on the event loop
+_PATTERNS = 4  # frames whose repetitions are recognised, the latest
+_LEARNED = 8  # frames that are learned before any repetition has come, and more for every _LEARNED repetitions
 
 
 @dataclass(slots=True)
@@ -88,6 +91,18 @@ class Event:
     complete: bool = True
 
 
+class _Repeated(NamedTuple):
+    """A frame whose repetitions are recognised, and the piece of text that it has brought."""
+
+    pattern: Pattern
+    name: str  # of the frame's event
+    event: Event
+    choice: int
+    path: str
+    kind: PartKind
+    echo: str
+
+
 class BaseStream(ABC):
     """Reads frames into chunks and releases them. A subclass knows the frames and the endings of its protocol."""
 
@@ -104,6 +119,8 @@ class BaseStream(ABC):
         self._arrivals = Arrivals()
         self._cut = False  # the last released frame was incomplete
         self._broken_off: set[int] = set()  # choices that the upstream has not closed
+        self._repeated: list[_Repeated] = []  # the latest first
+        self._learnable = _LEARNED * _LEARNED  # each frame that is learned takes _LEARNED, each repetition gives 1
 
     # --- for the subclass to fill in -------------------------------------------------------------------------------
 
@@ -114,6 +131,20 @@ class BaseStream(ABC):
     @abstractmethod
     def pack(self, body: Mapping[str, Any]) -> bytes:
         """Return a frame of this protocol."""
+
+    def gaps(self, event: Event, path: str) -> Gaps | None:
+        """Return where a frame like this one may differ; None if such frames are to be read in full.
+
+        `path` is the part to which the frame has added its only text.
+        """
+        return None
+
+    def again(self, event: Event, values: Sequence[Any]) -> dict[str, Any] | None:
+        """Return the body of a frame that repeats the one of `event` with these values in its gaps.
+
+        None if the frame must be read in full. What `read` does beside the parts and the marks must be done here.
+        """
+        return None
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -129,11 +160,11 @@ class BaseStream(ABC):
 
     def feed(self, data: bytes) -> list[Chunk]:
         """Return the chunks of the frames that `data` completes. Raises UpstreamUnreadable."""
-        return [self._chunk(frame) for frame in self._decoder.feed(data)]
+        return [self._read_again(frame) or self._chunk(frame) for frame in self._decoder.feed(data)]
 
     def finish(self) -> list[Chunk]:
         """Return the last chunks after the upstream has ended, with a final mark for every choice still open."""
-        chunks = [self._chunk(frame) for frame in self._decoder.finish()]
+        chunks = [self._read_again(frame) or self._chunk(frame) for frame in self._decoder.finish()]
         # A stream that breaks off has not closed its choices; these marks close them, log probabilities included.
         marks = self.final_marks()
         self._broken_off.update(mark.choice for mark in marks)
@@ -233,11 +264,58 @@ class BaseStream(ABC):
         return tuple(marks)
 
     def _chunk(self, frame: Frame) -> Chunk:
-        if frame.data is not None:
-            if has_more_values(frame.data, FRAME_VALUES):
-                raise UpstreamUnreadable(f"a frame of the stream has more than {FRAME_VALUES} values")
-            return self.read(frame)
-        return Chunk(frame.raw, (), Event(complete=frame.complete))
+        if frame.data is None:
+            return Chunk(frame.raw, (), Event(complete=frame.complete))
+        if has_more_values(frame.data, FRAME_VALUES):
+            raise UpstreamUnreadable(f"a frame of the stream has more than {FRAME_VALUES} values")
+        chunk = self.read(frame)
+        if self._learnable > 0 and frame.complete:
+            self._learn(frame.event, frame.data, chunk.data)
+        return chunk
+
+    def _read_again(self, frame: Frame) -> Chunk | None:
+        """Read a frame that repeats an earlier one but for its text; None for any other frame."""
+        raw, data, name, complete = frame
+        if data is None or not complete or not self._repeated:
+            return None
+        try:
+            body_text = data.decode()
+        except UnicodeDecodeError:
+            return None  # `read` says what is wrong
+        for known in self._repeated:
+            if name == known.name and (values := known.pattern.values(body_text)) is not None:
+                break
+        else:
+            return None
+        _, _, event, choice, path, kind, key = known
+        state, text = self._states[choice], values[0]
+        if self.terminated or state.final or not text or (body := self.again(event, values)) is None:
+            return None
+        # What `advance` does for a frame that brings a piece of text and nothing else.
+        self._learnable += 1
+        builder, ahead = state.builder, False
+        builder.grow(path, text)
+        if key:
+            echo = state.echoes[key]
+            echo.add(text, b"")
+            ahead = echo.ahead
+        pieces = {} if state.ended else {choice: self._arrivals.add_one(choice, (path, kind, text), builder.pieces)}
+        mark = Mark(choice, builder.size, False, ahead)
+        return Chunk(raw, (mark,), Event({choice: mark}, [(choice, path, text)], pieces, body, event.kind))
+
+    def _learn(self, name: str, data: bytes, event: Event) -> None:
+        """Recognise the repetitions of a frame from now on if it has brought one text, and nothing that must wait."""
+        if len(event.texts) != 1 or any(mark.final or mark.whole for mark in event.marks.values()):
+            return
+        choice, path, text = event.texts[0]
+        gaps = self.gaps(event, path)
+        if gaps is None or not text or value_at(event.body, gaps.places[0]) != text:
+            return
+        self._learnable -= _LEARNED
+        if (pattern := pattern_of(data, event.body, gaps.places)) is not None:
+            kind = self._states[choice].builder.kind(path)
+            known = _Repeated(pattern, name, event, choice, path, kind, gaps.echo)
+            self._repeated = [known, *self._repeated[: _PATTERNS - 1]]
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
@@ -257,7 +335,7 @@ class BaseStream(ABC):
 
     def open_choices(self, event: Event) -> tuple[int, ...]:
         """Return the event's choices that the proxy has not ended."""
-        return tuple(choice for choice in event.marks if not self._states[choice].ended)
+        return tuple([choice for choice in event.marks if not self._states[choice].ended])
 
     def note_released(self, event: Event) -> None:
         """Record that the frame has been released, with the texts of the choices that are still open."""
@@ -268,7 +346,9 @@ class BaseStream(ABC):
                 state.released.setdefault(path, []).append(text)
         for choice in event.marks:
             self._states[choice].started = True
-        self._arrivals.release(sum(n for choice, n in event.pieces.items() if not self._states[choice].ended))
+        for choice, count in event.pieces.items():
+            if not self._states[choice].ended:
+                self._arrivals.release(count)
 
     def end_choice(self, choice: int, outcome: Replace | Refuse) -> None:
         """Note that the proxy ends a choice: of its unreleased texts only the rest of the edited ones is left."""

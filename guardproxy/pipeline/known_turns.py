@@ -1,0 +1,84 @@
+"""The verdicts on turns that were judged before in the same place of the same conversation, under the same policy.
+
+Clients send the whole conversation with every request. A guard with a cache has the verdicts of its earlier turns, but
+finding them takes the views of each turn and a digest of its context. Here one hash of the conversation up to a turn
+stands for both. Only what a guard has answered from its own cache is kept: it would say the same again. Decisions are
+made anew each time.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from guardproxy.pipeline.turns import Turn
+from guardproxy.policy import Policy
+from guardproxy.types import Message, Verdict
+
+_MOST = 20_000  # turns; what is kept of one takes about two kilobytes
+_HASH_BYTES = 32
+
+Prefix = bytes
+"""A hash of a conversation up to and including a message: of roles, and of kinds, paths, texts and notes of parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnScores:
+    """What is known of a turn before the policy decides, with uncalibrated probabilities.
+
+    `verdict` is the worst of those `by_view`. `complete` is that of the views; `unread` are the languages that the
+    guard does not read. `opaque`: whether the turn has opaque parts.
+    """
+
+    verdict: Verdict
+    by_view: tuple[tuple[str, Verdict], ...]
+    complete: bool
+    unread: tuple[str, ...]
+    opaque: bool
+
+
+class KnownTurns:
+    """Keeps the scores of turns; the least recently used ones are removed first."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[object, ...], tuple[Policy, TurnScores]] = OrderedDict()
+
+    def scores(self, turn: Turn, prefix: Prefix, policy: Policy) -> TurnScores | None:
+        """Return the scores of a turn; `prefix` is that of its last message."""
+        key = _key(turn, prefix, policy)
+        kept = self._kept.get(key)
+        if kept is None or kept[0] is not policy:
+            return None
+        self._kept.move_to_end(key)
+        return kept[1]
+
+    def keep(self, turn: Turn, prefix: Prefix, policy: Policy, scores: TurnScores) -> None:
+        """Keep the scores of a turn if the guard had them in its cache."""
+        if not all(verdict.usage.cached for _, verdict in scores.by_view):
+            return
+        self._kept[_key(turn, prefix, policy)] = policy, scores
+        if len(self._kept) > _MOST:
+            self._kept.popitem(last=False)
+
+
+def _key(turn: Turn, prefix: Prefix, policy: Policy) -> tuple[object, ...]:
+    """What tells apart the turns that end with the same message: the messages that they join, and their threads."""
+    parts = turn.message.parts
+    return prefix, id(policy), turn.context, len(parts), hash((parts[0].path if parts else "", turn.thread))
+
+
+def prefixes_of(messages: Sequence[Message]) -> list[Prefix]:
+    """Return the prefix of every message."""
+    return list(_prefixes(messages))
+
+
+def _prefixes(messages: Sequence[Message]) -> Iterator[Prefix]:
+    prefix = b""
+    for message in messages:
+        written = [
+            f"{part.kind} {len(part.path)} {len(part.note)} {len(part.text)} {part.path}{part.note}{part.text}"
+            for part in message.parts
+        ]
+        text = f"{message.role} {len(written)} {''.join(written)}"
+        prefix = blake2b(prefix + text.encode(errors="surrogatepass"), digest_size=_HASH_BYTES).digest()
+        yield prefix

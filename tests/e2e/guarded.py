@@ -1,0 +1,82 @@
+"""`guardproxy serve` as a process, with a moderation service as its guard, which starts at once."""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from guardproxy.families.openai_moderation import OMNI
+from tests.kit import serve
+
+CONFIG = """
+version: 1
+upstream: {url: "%s", retries: {attempts: 1}%s}
+guard:
+  family: openai_moderation
+  service: {key: "${env:GUARD_KEY}", url: "%s", attempts: 1}
+policies:
+  default: {unsafe: {block: 0.5}}
+"""
+BAD = "kill"
+
+
+async def _judge(request: Request) -> Response:
+    texts: list[str] = (await request.json())["input"]
+    return JSONResponse({"results": [{"category_scores": dict.fromkeys(OMNI, float(BAD in text))} for text in texts]})
+
+
+@contextmanager
+def judging() -> Iterator[str]:
+    """A moderation service that finds BAD unsafe; its URL."""
+    with serve(Starlette(routes=[Route("/v1/moderations", _judge, methods=["POST"])])) as url:
+        yield url
+
+
+def free_port() -> int:
+    """A free port of the loopback interface."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def guarded(
+    folder: Path, upstream: str, more: str, ready: str, *, tls: str = "", verify: Any = True, cert: Any = None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A running proxy with `more` in its file, as soon as the URL `ready` answers 200. Its log is `folder`/log.
+
+    `tls` are further options of the upstream; `verify` and `cert` are httpx's, for the URL.
+    """
+    with judging() as judge:
+        (folder / "guardproxy.yaml").write_text(CONFIG % (upstream, tls, judge) + more)
+        command = [sys.executable, "-m", "guardproxy", "serve", "--config", str(folder / "guardproxy.yaml")]
+        with (folder / "log").open("wb") as output:
+            process = subprocess.Popen([*command, "--data-dir", str(folder)], stdout=output, stderr=output)
+            try:
+                deadline = time.monotonic() + 90
+                with httpx.Client(verify=verify, cert=cert, trust_env=False) as http:
+                    while not _is_ready(http, ready):
+                        assert process.poll() is None, (folder / "log").read_text()
+                        assert time.monotonic() < deadline, (folder / "log").read_text()
+                        time.sleep(0.1)
+                yield process
+            finally:
+                process.terminate()
+                process.wait(30)
+
+
+def _is_ready(http: httpx.Client, url: str) -> bool:
+    try:
+        return http.get(url).status_code == 200
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,60 @@
+"""Clients that leave, are slow, or do not read, at a running proxy."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.faults.kit import ask, found_by_text, watched
+from tests.faults.raw import leave_after, request, until_closed
+from tests.faults.stand import Got, Proxy, until
+from tests.faults.table import CLIENT
+from tests.faults.upstream import RawUpstream
+
+FAULTS = {fault.name: fault for fault in CLIENT}
+
+
+def slow_head(proxy: Proxy) -> Got:
+    return until_closed(proxy, b"POST / HTTP/1.1\r\n", *[b"a: b\r\n"] * 40, pause_s=0.1)
+
+
+def slow_body(proxy: Proxy) -> Got:
+    return until_closed(proxy, request({}, length=900), *[b" "] * 40, pause_s=0.1)
+
+
+def long_head(proxy: Proxy) -> Got:
+    return until_closed(proxy, b"POST / HTTP/1.1\r\n", *[b"a: " + b"b" * 10_000 + b"\r\n"] * 10)
+
+
+@pytest.mark.parametrize("name", ["while-judged", "before-answer", "in-stream"])
+def test_a_client_that_leaves(proxy: Proxy, upstream: RawUpstream, name: str) -> None:
+    """It leaves half a second after its request; what was judged is recorded, and nothing is forwarded any more."""
+    words = "SLOWLY" if name == "while-judged" else name
+    body = ask("steady" if name == "in-stream" else "silent", words)
+    with watched(proxy, FAULTS[name]) as seen:
+        leave_after(proxy, request({**body, "stream": True}), 0.15 if name == "while-judged" else 0.6)
+        text = body["messages"][0]["content"]
+        seen.recorded(until(lambda: found_by_text(proxy, text), f"no record of {text}", 30))
+    assert (text in str(upstream.asked)) == (name != "while-judged")
+
+
+@pytest.mark.parametrize(("name", "sent"), [("in-head", request({})[:40]), ("in-body", request({}, length=900))])
+def test_a_client_that_leaves_before_its_request_is_whole(proxy: Proxy, name: str, sent: bytes) -> None:
+    before = len(proxy.records())
+    with watched(proxy, FAULTS[name]):
+        leave_after(proxy, sent, 0.1)
+    assert len(proxy.records()) == before
+
+
+def test_a_client_that_leaves_after_its_answer(proxy: Proxy) -> None:
+    with watched(proxy, FAULTS["after"]) as seen:
+        seen.answered(proxy.post(ask("fine")))
+
+
+@pytest.mark.parametrize(
+    ("name", "send"), [("slow-head", slow_head), ("slow-body", slow_body), ("long-head", long_head)]
+)
+def test_a_client_that_sends_too_slowly_or_too_much(proxy: Proxy, name: str, send: Callable[[Proxy], Got]) -> None:
+    before = len(proxy.records())
+    with watched(proxy, FAULTS[name]) as seen:
+        seen.answered(send(proxy))
+    assert len(proxy.records()) == before

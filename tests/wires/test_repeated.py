@@ -1,0 +1,290 @@
+"""Frames that repeat an earlier one but for their text: they are read as every other frame is."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from guardproxy.errors import UpstreamUnreadable
+from guardproxy.ports import Chunk, ReplyStream, Wire
+from guardproxy.types import Edit, Message, Refuse, Replace
+from guardproxy.wires import anthropic_messages, ollama, openai_chat, openai_completions, openai_responses
+from guardproxy.wires.shared.repeated import Pattern, pattern_of
+
+_SPACE = re.compile(rb"\{ +")
+MESSAGES = [{"role": "user", "content": "Hello there."}]
+# As in JSON texts: some are no strings that the protocols' readers take, and end the stream.
+RAW_TEXTS = (
+    st.text().map(lambda text: json.dumps(text)[1:-1])
+    | st.text().map(lambda text: json.dumps(text, ensure_ascii=False)[1:-1])
+    | st.sampled_from(
+        ["\\ud83d\\ude00", "\\ud800", "\\x", '"', "\\", "\t", "\x00", "\\u0000", '","content":"', "a\\/b"]
+    )
+)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How to write the frames of a stream: those at its start, one with a text, and some without."""
+
+    wire: Wire
+    path: str
+    start: tuple[str, ...]
+    text: Callable[[int, str, str, int], str]
+    others: tuple[str, ...]
+    content_type: str = "text/event-stream"
+    body: tuple[tuple[str, Any], ...] = (("messages", MESSAGES),)
+
+    def open(self) -> ReplyStream:
+        """Return a reader."""
+        body = json.dumps({"model": "m", "stream": True, "max_tokens": 9, **dict(self.body)}).encode()
+        return self.wire.open_stream(self.wire.parse_request(self.path, body), self.content_type)
+
+    def frame(self, body: str) -> bytes:
+        """Return the bytes of a frame."""
+        if self.content_type == "application/x-ndjson":
+            return f"{body}\n".encode(errors="surrogatepass")
+        named = self.wire in (anthropic_messages.wire, openai_responses.wire)
+        event = "event: " + body.partition('"type":"')[2].partition('"')[0] + "\n" if named else ""
+        return f"{event}data: {body}\n\n".encode(errors="surrogatepass")
+
+
+def chat_text(number: int, text: str, word: str, choice: int) -> str:
+    """Return a delta with OpenAI's obfuscation; every third choice has reasoning."""
+    key = "reasoning_content" if choice == 2 else "content"
+    head = f'"id":"c1","object":"chat.completion.chunk","model":"m","obfuscation":"{word}"'
+    return f'{{{head},"choices":[{{"index":{choice % 2},"delta":{{"{key}":"{text}"}},"finish_reason":null}}]}}'
+
+
+def completion_text(number: int, text: str, word: str, choice: int) -> str:
+    """Return a piece of a completion."""
+    return f'{{"id":"c1","model":"m","choices":[{{"index":{choice % 2},"text":"{text}","logprobs":null}}]}}'
+
+
+def block_text(number: int, text: str, word: str, choice: int) -> str:
+    """Return a delta of one of two blocks."""
+    delta = f'"type":"thinking_delta","thinking":"{text}"' if choice % 2 else f'"type":"text_delta","text":"{text}"'
+    return f'{{"type":"content_block_delta","index":{choice % 2},"delta":{{{delta}}}}}'
+
+
+def response_text(number: int, text: str, word: str, choice: int) -> str:
+    """Return a delta of a part."""
+    place = '"item_id":"i1","output_index":0,"content_index":0'
+    rest = f'"logprobs":[],"obfuscation":"{word}","sequence_number":{number}'
+    return f'{{"type":"response.output_text.delta",{place},"delta":"{text}",{rest}}}'
+
+
+def line_text(number: int, text: str, word: str, choice: int) -> str:
+    """Return a line."""
+    time = word if choice == 2 else f"2026-01-01T00:00:{number % 60:02}Z"
+    return f'{{"model":"m","created_at":"{time}","message":{{"role":"assistant","content":"{text}"}},"done":false}}'
+
+
+_CHOICE = '{"id":"c2","model":"n","choices":[{"index":0,'
+_TOKEN = '{"token":"ab","logprob":-1,"bytes":null,"top_logprobs":[]}'
+_ITEM = '"output_index":0,"item":{"type":"message","id":"i1","role":"assistant","content":[]}'
+_PART = '"output_index":0,"content_index":0,"part":{"type":"output_text","text":"","annotations":[]}'
+PROTOCOLS = {
+    "chat": Protocol(
+        openai_chat.wire,
+        "/v1/chat/completions",
+        (f'{_CHOICE}"delta":{{"role":"assistant","content":""}}}}]}}',),
+        chat_text,
+        (
+            f'{_CHOICE}"delta":{{"content":"a"}},"logprobs":{{"content":[{_TOKEN}]}}}}]}}',
+            f'{_CHOICE}"delta":{{}},"finish_reason":"stop"}}]}}',
+            '{"id":"c3","model":"m","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}',
+        ),
+    ),
+    "completions": Protocol(
+        openai_completions.wire,
+        "/v1/completions",
+        (),
+        completion_text,
+        (f'{_CHOICE}"text":"","finish_reason":"stop"}}]}}', f'{_CHOICE}"text":"a","logprobs":{{"tokens":["b"]}}}}]}}'),
+        body=(("prompt", "Hello."),),
+    ),
+    "anthropic": Protocol(
+        anthropic_messages.wire,
+        "/v1/messages",
+        (
+            '{"type":"message_start","message":{"id":"m1","model":"m","role":"assistant","content":[]}}',
+            '{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}',
+            '{"type":"content_block_start","index":1,"content_block":{"type":"thinking","thinking":""}}',
+        ),
+        block_text,
+        ('{"type":"ping"}', '{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":3}}'),
+    ),
+    "responses": Protocol(
+        openai_responses.wire,
+        "/v1/responses",
+        (
+            '{"type":"response.created","response":{"id":"r1","model":"m","output":[]}}',
+            f'{{"type":"response.output_item.added",{_ITEM}}}',
+            f'{{"type":"response.content_part.added",{_PART}}}',
+        ),
+        response_text,
+        ('{"type":"response.in_progress","response":{"id":"r1","model":"n","output":[]}}',),
+        body=(("input", "Hello."),),
+    ),
+    "ollama": Protocol(
+        ollama.wire,
+        "/api/chat",
+        (),
+        line_text,
+        ('{"model":"n","message":{"role":"assistant","content":""},"done":true,"eval_count":3}',),
+        content_type="application/x-ndjson",
+    ),
+}
+Step = tuple[str, str, int, int]
+STEPS = st.lists(
+    st.tuples(
+        RAW_TEXTS,
+        st.sampled_from(["", "x7Kq2", "stop", " how to do it", "build_the_bomb_now"]),
+        st.integers(0, 2),
+        st.integers(0, 9),
+    )
+)
+
+
+def bodies(protocol: Protocol, steps: Sequence[Step]) -> list[str]:
+    """Return the JSON texts of a stream. A step is a text, a word for the fields beside it, a choice, and a number."""
+    frames = [*protocol.start]
+    for number, (text, word, choice, which) in enumerate(steps):
+        frames.append(protocol.text(number, text, word, choice))
+        if which < len(protocol.others):
+            frames.append(protocol.others[which])
+    return frames
+
+
+@dataclass
+class Seen:
+    """What a reader says of a stream, frame by frame, until it refuses one."""
+
+    stream: ReplyStream
+    chunks: list[Chunk]
+    states: list[Any]
+    refused: bool = False
+
+
+def read(protocol: Protocol, frames: Sequence[bytes]) -> Seen:
+    """Read the frames one by one."""
+    seen = Seen(protocol.open(), [], [])
+    for frame in frames:
+        try:
+            new = seen.stream.feed(frame)
+        except UpstreamUnreadable:
+            seen.refused = True
+            break
+        stream = seen.stream
+        texts = [stream.message(choice) for choice in stream.choices]
+        complete = [stream.is_complete(choice) for choice in stream.choices]
+        seen.chunks += new
+        seen.states.append(([chunk.marks for chunk in new], stream.choices, texts, complete, stream.info, stream.id))
+    return seen
+
+
+def ending(seen: Seen, released: int, outcome: Refuse | Replace | None) -> tuple[list[Message], bytes, bytes]:
+    """Release some chunks; return what was released, and the frames that the proxy writes for an outcome."""
+    for chunk in seen.chunks[:released]:
+        seen.stream.release(chunk)
+    texts = [seen.stream.released(choice) for choice in seen.stream.choices]
+    ends = [seen.stream.end(choice, outcome) for choice in seen.stream.choices[:1] if outcome is not None]
+    return texts, b"".join(ends), seen.stream.close()
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@settings(max_examples=60, deadline=None)
+@given(steps=STEPS, released=st.integers(0, 9), refuses=st.booleans())
+def test_repetitions_are_read_as_other_frames(name: str, steps: list[Step], released: int, refuses: bool) -> None:
+    """The same JSON with other white space in every frame repeats nothing, so it is read in full."""
+    protocol = PROTOCOLS[name]
+    texts = bodies(protocol, steps)
+    seen = read(protocol, [protocol.frame(text) for text in texts])
+    plain = read(
+        protocol, [protocol.frame(f"{text[:1]}{' ' * place}{text[1:]}") for place, text in enumerate(texts, 1)]
+    )
+    assert seen.states == plain.states
+    assert seen.refused == plain.refused
+    assert [_SPACE.sub(b"{", chunk.raw, 1) for chunk in plain.chunks] == [chunk.raw for chunk in seen.chunks]
+    if not seen.refused and seen.stream.choices:
+        first = seen.stream.message(0).parts if 0 in seen.stream.choices else ()
+        edits = tuple(Edit(part.path, f"{part.text}!") for part in first if part.kind != "opaque")
+        outcome = Refuse("No.") if refuses else Replace(edits)
+        try:
+            expected = ending(plain, released, outcome)
+        except ValueError:
+            return  # the edit does not begin with what was released
+        assert ending(seen, released, outcome) == expected
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_repetitions_are_recognised(name: str) -> None:
+    """Texts of a stream do not go through the JSON parser: a pattern reads them."""
+    protocol = PROTOCOLS[name]
+    texts = [*protocol.start, *(protocol.text(number, text, "ab1", 0) for number, text in enumerate("abcdé"))]
+    stream = protocol.open()
+    before = len(protocol.start)
+    for text in texts:
+        stream.feed(protocol.frame(text))
+    assert "".join(part.text for part in stream.message(0).parts) == "abcdé"
+    patterns = [known.pattern for known in stream._repeated]  # type: ignore[attr-defined]
+    assert len(patterns) == 1
+    assert all(patterns[0].values(text) is not None for text in texts[before:])
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ('{"n":12,"s":"b"}', ["b", 12]),
+        ('{"n":0,"s":"\\ud83d\\ude00\\n"}', ["😀\n", 0]),
+        ('{"n":12,"s":"b"} ', None),
+        ('{"n":12,"s":"b","s":"c"}', None),
+        ('{"n":12,"s":"\\ud800"}', None),
+        ('{"n":12,"s":"\t"}', None),
+        ('{"n":12,"s":"b}', None),
+        ('{"n":1.5,"s":"b"}', None),
+        ('{"n":012,"s":"b"}', None),
+        ('{"n":1e3,"s":"b"}', None),
+        ('{"n":-1,"s":"b"}', None),
+        ('{"n":1234567890123456,"s":"b"}', None),
+        ('{"s":"b","n":12}', None),
+    ],
+)
+def test_values_of_a_pattern(text: str, values: list[Any] | None) -> None:
+    """What fits is the same JSON with other values in the gaps, in the order in which they were asked for."""
+    assert known_pattern(b'{"n":1,"s":"a"}', [("s",), ("n",)]).values(text) == values
+
+
+@pytest.mark.parametrize(
+    ("data", "place"),
+    [
+        (b'{"a":"x","b":"x"}', ("b",)),
+        (b'{"x":"y","b":["y",{"c":"x"}]}', ("b", 1, "c")),
+        (b'{"a":"say \\"x\\"","b":"x"}', ("b",)),
+    ],
+)
+def test_a_value_that_occurs_several_times(data: bytes, place: tuple[str | int, ...]) -> None:
+    """The gap is where the value of the place stands, not an equal text elsewhere."""
+    pattern = known_pattern(data, [place])
+    start = data.decode().rindex("x")
+    assert pattern.values(f"{data.decode()[:start]}new{data.decode()[start + 1 :]}") == ["new"]
+
+
+@pytest.mark.parametrize("value", ["1.5", "true", "null", "[]", "-1", '"\\u0061"'])
+def test_values_without_a_gap(value: str) -> None:
+    """Only strings in a usual form and whole numbers have gaps."""
+    data = f'{{"a":{value}}}'.encode()
+    assert pattern_of(data, json.loads(data), [("a",)]) is None
+
+
+def known_pattern(data: bytes, places: Sequence[tuple[str | int, ...]]) -> Pattern:
+    """Return a pattern that must exist."""
+    pattern = pattern_of(data, json.loads(data), places)
+    assert pattern is not None
+    return pattern
