@@ -410,10 +410,10 @@ def test_a_newer_version_is_refused(address: str) -> None:
 
     async def run(store: AuditStore) -> None:
         await store.write([record(1)])
-        await _sql(address, "UPDATE guardproxy_audit SET version = 4")
+        await _sql(address, "UPDATE guardproxy_audit SET version = 5")
         for create in (True, False):
             async with opened(address, create=create) as later:
-                with pytest.raises(ConfigError, match=r"has version 4, this guardproxy reads version 3"):
+                with pytest.raises(ConfigError, match=r"has version 5, this guardproxy reads version 4"):
                     await later.write([record(2)])
 
     using(address, run)
