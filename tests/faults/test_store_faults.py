@@ -82,16 +82,22 @@ def test_a_store_that_is_locked(proxy: Proxy) -> None:
 def test_a_store_that_is_full(proxy: Proxy, small_disk: Path | None) -> None:
     """No record is stored; when there is space again, the next ones are."""
     with watched(proxy, fault_of(proxy, "full")) as seen:
-        with _full(proxy, small_disk):
+        with _full(proxy, small_disk), _failing(proxy):
             got = proxy.post(ask("fine"))
-            _fails(proxy)
         seen.answered(got)
     _stores_again(proxy)
 
 
-def _fails(proxy: Proxy) -> None:
-    """Wait until a record could not be stored."""
-    until(lambda: any(line["event"] == "audit_failed" for line in proxy.log()[-20:]), "no failure")
+@contextmanager
+def _failing(proxy: Proxy) -> Iterator[None]:
+    """Wait at the end until one more write of records has failed."""
+    before = _failures(proxy)
+    yield
+    until(lambda: _failures(proxy) > before, "no failure")
+
+
+def _failures(proxy: Proxy) -> int:
+    return sum(line["event"] == "audit_failed" for line in proxy.log())
 
 
 @contextmanager
@@ -122,8 +128,8 @@ def test_a_store_that_is_deleted(proxy: Proxy) -> None:
     away = folder.with_name(f"{folder.name}-away")
     with watched(proxy, fault_of(proxy, "gone")) as seen:
         folder.rename(away)
-        got = proxy.post(ask("fine"))
-        _fails(proxy)
+        with _failing(proxy):
+            got = proxy.post(ask("fine"))
         away.rename(folder)
         seen.answered(got)
     _stores_again(proxy)
@@ -142,8 +148,8 @@ def test_a_server_that_is_shut_down(tmp_path: Path, upstream: RawUpstream, guard
                 process = int((server.pgdata / "postmaster.pid").read_text().split()[0])
                 os.kill(process, signal.SIGQUIT)
                 until(lambda: not Path(f"/proc/{process}").exists(), "PostgreSQL does not end")
-                got = proxy.post(ask("fine"))
-                _fails(proxy)
+                with _failing(proxy):
+                    got = proxy.post(ask("fine"))
                 server.ensure_postgres_running()
                 seen.answered(got)
             _stores_again(proxy)
