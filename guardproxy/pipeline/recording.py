@@ -42,7 +42,8 @@ class Recorder:
         """
         hashed = sum(one.turn.message.size for one in judged) // CHEAPER if reply else 0
         size = 256 * len(judged) + 16 * len(coverage)
-        places = await computed(256 * len(judged) + hashed, _places, case, judged)
+        withheld = _withheld(case, judged, dropped, is_reply=reply is not None)
+        places = await computed(256 * len(judged) + hashed, _places, case, judged, withheld)
         if reply is not None:
             for one, (prefix, _) in zip(judged, places, strict=True):
                 self._conversations.answered(case, prefix, "" if one.late else reply.id)
@@ -90,10 +91,25 @@ class Recorder:
             await self._give([(turn, records)])
 
 
-def _places(case: Case, judged: Sequence[JudgedTurn]) -> list[tuple[bytes, Recordable | None]]:
+def _withheld(case: Case, judged: Sequence[JudgedTurn], dropped: frozenset[int], *, is_reply: bool) -> list[bool]:
+    """For each turn, whether nobody got it: a choice of a reply, the turn's exchange, or the request was refused."""
+    refused = [isinstance(one.outcome, Refuse) for one in judged]
+    if is_reply:
+        return refused
+    stops = [one.turn.current or case.policy.history == "block" for one in judged]
+    request = any(one and stop for one, stop in zip(refused, stops, strict=True))
+    return [request or one.turn.index in dropped for one in judged]
+
+
+def _places(
+    case: Case, judged: Sequence[JudgedTurn], withheld: Sequence[bool]
+) -> list[tuple[bytes, Recordable | None]]:
     """For each turn, its prefix, and what tells its record from others."""
-    prefixes = [prefix_of(case, one) for one in judged]
-    return [(prefix, recordable(case, one, prefix)) for prefix, one in zip(prefixes, judged, strict=True)]
+    places: list[tuple[bytes, Recordable | None]] = []
+    for one, without in zip(judged, withheld, strict=True):
+        prefix = prefix_of(case, one)
+        places.append((prefix, recordable(case, one, prefix, withheld=without)))
+    return places
 
 
 def _without_repeats(

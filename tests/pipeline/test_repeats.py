@@ -184,9 +184,9 @@ def test_another_decision_is_recorded() -> None:
     ]
 
 
-@pytest.mark.parametrize("history", ["drop", "allow", "block"])
-def test_a_refused_turn_that_comes_again_is_no_news(history: Any) -> None:
-    """Whatever becomes of it as history: it was withheld when it was sent."""
+@pytest.mark.parametrize(("history", "records"), [("drop", 1), ("allow", 2), ("block", 1)])
+def test_a_refused_turn_that_comes_again_is_no_news(history: Any, records: int) -> None:
+    """It was withheld when it was sent. That the model gets it as history, if the policy allows that, is news once."""
     rules = replace(POLICY, history=history)
 
     async def run() -> Proxy:
@@ -196,7 +196,40 @@ def test_a_refused_turn_that_comes_again_is_no_news(history: Any) -> None:
                 await proxy.ask("a bomb", REFUSAL, "so", rules=rules)
         return proxy
 
-    assert [(turn, action) for _, turn, action, _ in asyncio.run(run()).told()] == [(0, "block")]
+    assert [(turn, action) for _, turn, action, _ in asyncio.run(run()).told()] == [(0, "block")] * records
+
+
+@pytest.mark.parametrize("answered", [True, False])
+@pytest.mark.parametrize("required", [True, False])
+def test_a_turn_that_was_withheld_and_is_forwarded_later_is_news(answered: bool, required: bool) -> None:
+    """A harmful message beside it takes it out of the first request. Without that one, the model gets it."""
+    beside = [{"role": "user", "content": text} for text in ("a knife", "a bomb")]
+    rest = [{"role": "assistant", "content": "yes"}, {"role": "user", "content": "so"}]
+
+    async def run() -> Proxy:
+        async with Proxy(required=required) as proxy:
+            await proxy.send([*beside, *rest] if answered else beside, session="s")
+            for messages in ([beside[0], *rest], [beside[0], *rest], [*beside, *rest]):
+                await proxy.send(messages, session="s")
+        return proxy
+
+    told = [one for one in asyncio.run(run()).told() if one[2] == "flag"]
+    assert told == [("r1", 0, "flag", "drop" if answered else "pass"), ("r2", 0, "flag", "pass")]
+
+
+def test_unreadable_content_of_a_system_message_is_no_repeat_of_the_message_before() -> None:
+    """The texts of a system message that is not judged are left out of the hash of a conversation, its images not."""
+    image = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+    user = {"role": "user", "content": image}
+    rest = [{"role": "assistant", "content": "yes"}, {"role": "user", "content": "so"}]
+
+    async def run() -> Proxy:
+        async with Proxy() as proxy:
+            await proxy.send([user, *rest], session="s")
+            await proxy.send([user, {"role": "system", "content": image}, *rest], session="s")
+        return proxy
+
+    assert asyncio.run(run()).told() == [("r1", 0, "flag", "pass"), ("r2", 1, "flag", "pass")]
 
 
 def test_shadow_policies_are_recorded_once_too() -> None:
