@@ -77,7 +77,13 @@ class Recorder:
                 receipt = Receipt()
                 receipts.update((record.id, receipt) for record in records)
                 self._recorded.expect(turn, receipt.written)
-        await self._observers.record([record for _, records in turns for record in records], receipts)
+        try:
+            await self._observers.record([record for _, records in turns for record in records], receipts)
+        except BaseException:
+            # If this is cancelled, some records never get to a sink: no repeat may wait for them.
+            for receipt in receipts.values():
+                receipt.note(stored=False)
+            raise
 
     def _give_later(self, written: "asyncio.Future[bool]", turn: Recordable, records: list[Record]) -> None:
         """Give the records if the sinks fail to store those that say the same; one spare for each turn is enough."""

@@ -16,10 +16,12 @@ from guardproxy.observe import Metrics, Observers
 from guardproxy.observe.masking import INFERRED
 from guardproxy.observe.records import masked_record
 from guardproxy.pipeline import Exchange, Pipeline, RequestReview
-from guardproxy.pipeline.conversations import prefixes_of
+from guardproxy.pipeline.conversations import Conversations, prefixes_of
+from guardproxy.pipeline.recording import Recorder
+from guardproxy.pipeline.request_judging import judge_request
 from guardproxy.policy import JudgeScope, Policy, Rule, SideRules
 from guardproxy.registry import load
-from guardproxy.types import Message, Origin, Part, Record
+from guardproxy.types import Conversation, Message, Origin, Part, Record
 from guardproxy.wires.openai_chat import wire
 from guardproxy.wires.openai_responses import wire as responses
 from tests.kit import ListSink, WordGuard
@@ -454,6 +456,38 @@ def test_a_repeat_waits_for_a_record_that_is_being_written(fails: bool) -> None:
         return proxy
 
     assert asyncio.run(run()).told() == [("r2" if fails else "r1", 0, "flag", "pass")]
+
+
+def test_a_repeat_does_not_wait_for_a_record_that_was_cancelled() -> None:
+    """A request that is stopped while its records are queued has given some of them only; the next gives the rest."""
+    turns = [text for number in range(100) for text in (f"a knife {number}", "yes")]
+
+    async def run() -> Proxy:
+        async with Proxy(required=False) as proxy:
+            conversations = Conversations()
+            recorder = Recorder(proxy.observers, Metrics(CollectorRegistry()), conversations)
+            parts = [Part(f"messages[{i}].content", text) for i, text in enumerate(turns[:-1])]
+            messages = tuple(Message(("user", "assistant")[i % 2], (part,)) for i, part in enumerate(parts))
+            body = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+            request = wire.parse_request("/v1/chat/completions", json.dumps(body).encode())
+            request = replace(request, conversation=Conversation(messages))
+            exchange = await conversations.placed(Exchange(wire, request, Origin("r", "", "", "u", "m"), POLICY))
+            judged = (await judge_request(proxy.pipeline.judging, exchange)).to_record
+
+            def give() -> asyncio.Task[None]:
+                return asyncio.create_task(recorder.record(exchange, judged, (), dropped=frozenset(), reply=None))
+
+            first = give()
+            while not proxy.counted("flag"):  # noqa: ASYNC110 - it must stop between two records
+                await asyncio.sleep(0)
+            first.cancel()
+            await asyncio.wait({first})
+            assert first.cancelled()
+            await give()
+            await proxy.written()
+        return proxy
+
+    assert {record.turn for record in asyncio.run(run()).sink.records} == set(range(0, 200, 2))
 
 
 def test_a_required_record_is_there_before_the_answer() -> None:
