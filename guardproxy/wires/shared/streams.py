@@ -296,14 +296,12 @@ class BaseStream(ABC):
             return None
         # What `advance` does for a frame that brings a piece of text and nothing else.
         self._learnable += 1
-        builder, ahead = state.builder, False
+        builder, echo = state.builder, state.echoes[key] if key else None
         builder.grow(path, text)
-        if key:
-            echo = state.echoes[key]
+        if echo:
             echo.add(text, b"")
-            ahead = echo.ahead
         pieces = {} if state.ended else {choice: self._arrivals.add_one(choice, (path, kind, text), builder.pieces)}
-        mark = Mark(choice, builder.size, False, ahead)
+        mark = Mark(choice, builder.size, False, echo is not None and echo.ahead)
         return Chunk(raw, (mark,), Event({choice: mark}, [(choice, path, text)], pieces, body, event.kind))
 
     def _learn(self, name: str, data: bytes, event: Event) -> None:
@@ -316,8 +314,7 @@ class BaseStream(ABC):
             return
         self._learnable -= _LEARNED
         if (pattern := pattern_of(data, event.body, gaps.places)) is not None:
-            kind = self._states[choice].builder.kind(path)
-            known = _Repeated(pattern, name, event, choice, path, kind, gaps.echo)
+            known = _Repeated(pattern, name, event, choice, path, self._states[choice].builder.kind(path), gaps.echo)
             self._repeated = [known, *self._repeated[: _PATTERNS - 1]]
             self._places.add((choice, path))
 
