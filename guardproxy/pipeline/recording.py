@@ -102,7 +102,8 @@ def _withheld(case: Case, judged: Sequence[JudgedTurn], dropped: frozenset[int],
     refused = [isinstance(one.outcome, Refuse) for one in judged]
     if is_reply:
         return refused
-    stops = [one.turn.current or case.policy.history == "block" for one in judged]
+    # A failure of any turn refuses the request (`Pipeline.review_request`).
+    stops = [one.turn.current or case.policy.history == "block" or one.failure is not None for one in judged]
     request = any(one and stop for one, stop in zip(refused, stops, strict=True))
     return [request or one.turn.index in dropped for one in judged]
 

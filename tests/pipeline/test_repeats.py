@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from guardproxy.actions import REGISTRY
+from guardproxy.errors import JudgingTooLong
 from guardproxy.observe import Metrics, Observers
 from guardproxy.observe.masking import INFERRED
 from guardproxy.observe.records import masked_record
@@ -21,7 +22,7 @@ from guardproxy.pipeline.recording import Recorder
 from guardproxy.pipeline.request_judging import judge_request
 from guardproxy.policy import JudgeScope, Policy, Rule, SideRules
 from guardproxy.registry import load
-from guardproxy.types import Conversation, Message, Origin, Part, Record
+from guardproxy.types import Check, Conversation, Message, Origin, Part, Record, Verdict
 from guardproxy.wires.openai_chat import wire
 from guardproxy.wires.openai_responses import wire as responses
 from tests.kit import ListSink, WordGuard
@@ -51,11 +52,20 @@ class ShakySink(ListSink):
         await super().write(records)
 
 
+class BusyGuard(WordGuard):
+    """A guard to which a text with LONG is too long."""
+
+    async def judge(self, check: Check) -> Verdict:
+        if "LONG" in check.turn.text:
+            raise JudgingTooLong("told so")
+        return await super().judge(check)
+
+
 class Proxy:
     """A pipeline whose requests come one after the other, and its records."""
 
     def __init__(self, *, required: bool = True, infer: bool = True, queue_size: int = 10_000) -> None:
-        self.sink, self.guard = ShakySink(), WordGuard(WORDS)
+        self.sink, self.guard = ShakySink(), BusyGuard(WORDS)
         self.registry = CollectorRegistry()
         metrics = Metrics(self.registry)
         self.observers = Observers(
@@ -217,6 +227,21 @@ def test_a_turn_that_was_withheld_and_is_forwarded_later_is_news(answered: bool,
 
     told = [one for one in asyncio.run(run()).told() if one[2] == "flag"]
     assert told == [("r1", 0, "flag", "drop" if answered else "pass"), ("r2", 0, "flag", "pass")]
+
+
+def test_a_turn_of_a_request_that_could_not_be_judged_is_news_when_it_is_forwarded() -> None:
+    """A text of the history that takes too long to judge refuses the whole request."""
+
+    async def run() -> Proxy:
+        async with Proxy() as proxy:
+            with pytest.raises(JudgingTooLong):
+                await proxy.ask("a knife", "yes", "LONG", "yes", "so", session="s")
+            for _ in range(2):
+                await proxy.ask("a knife", "yes", "so", session="s")
+        return proxy
+
+    told = [one for one in asyncio.run(run()).told() if one[2] == "flag"]
+    assert told == [("r1", 0, "flag", "pass"), ("r2", 0, "flag", "pass")]
 
 
 def test_unreadable_content_of_a_system_message_is_no_repeat_of_the_message_before() -> None:
