@@ -1,13 +1,16 @@
 """Measure guardproxy's overhead over a bare pass-through, both in front of the same upstream in the same run.
 
-    python bench/overhead.py [--quick] [--json FILE] [--valgrind]
+    python bench/overhead.py [--quick] [--json FILE] [--valgrind] [--audit]
 
 Upstream, proxy and clients are separate processes on loopback. `bare` is a plain pass-through with starlette and httpx
 over the same transport; `bare_httpcore` is `bare` over httpx's own transport; `guardproxy` is complete except for the
 model: its guard judges everything safe at once. The figures are CPU time of the proxy process from /proc, and its
 instructions (Linux perf, user and kernel) if the machine can count them; `--valgrind` counts user instructions in a
 simulated CPU instead, independent of other load. Rounds of the variants alternate; times are the best round, CPU time
-and instructions the median.
+and instructions the median. `--audit` counts, in a simulated CPU too, what the records of a request cost: `guardproxy`
+has no store, `audited` writes full batches to SQLite (`audit.required: false`), as at hundreds of requests per second,
+`audited_slow` few records at a time, `audited_log` to the log as well; `audited_sampled` has `audit.passed: sampled`.
+All threads count, until every record is written.
 """
 
 import argparse
@@ -30,6 +33,8 @@ from pathlib import Path
 from typing import Any, Self
 
 VARIANTS = ("bare", "bare_httpcore", "guardproxy")
+AUDITED = ("guardproxy", "audited", "audited_slow", "audited_log", "audited_sampled")
+RECORDS = 2  # of a whole reply: its turn and the reply
 TURNS = [
     *((role, f"{role} {number}: tell me more. " * 8) for number in range(9) for role in ("user", "assistant")),
     *(("user", "Tell me about foxes. " * 10), ("assistant", "They are clever. " * 20), ("user", "And dogs? " * 15)),
@@ -220,20 +225,24 @@ def _round(url: str, pid: int, load: Load, clients: int, seconds: float, *, perf
     return Round(took, times, used, counting.count if counting else None)
 
 
-def simulate(load: Load, clients: Sequence[int], requests: int) -> list[dict[str, Any]]:
+def simulate(
+    load: Load, clients: Sequence[int], requests: int, variants: Sequence[str] = VARIANTS
+) -> list[dict[str, Any]]:
     """Millions of user instructions per request, counted by valgrind's callgrind."""
     rows = []
     with process("upstream") as (target, _), tempfile.TemporaryDirectory() as folder:
-        for name in VARIANTS:
+        for name in variants:
             out = Path(folder) / name
             wrapper = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
             with process(name, target, wrapper) as (url, pid):
                 asyncio.run(_load(url, load, 4, 600, 40))  # warm
                 for number in clients:
                     asyncio.run(_load(url, load, number, 600, 2 * number))
+                    _settle(pid)
                     _control(pid, "-i", "on")
                     _control(pid, "-z")
                     done = len(asyncio.run(_load(url, load, number, 600, requests)))
+                    _settle(pid)
                     _control(pid, "-d", f"{name}-{number}")
                     _control(pid, "-i", "off")
                     dump = max(Path(folder).glob(f"{name}.*"), key=lambda path: int(path.suffix[1:]))
@@ -241,6 +250,14 @@ def simulate(load: Load, clients: Sequence[int], requests: int) -> list[dict[str
                     counted = int(total.group(1)) / done / 1e6 if total else None
                     rows.append({"load": load.name, "variant": name, "clients": number, "m_user_instructions": counted})
     return rows
+
+
+def _settle(pid: int) -> None:
+    """Wait until the server has nothing more to do: records are written after their answers."""
+    used = -1.0
+    while (now := _cpu_s(pid)) - used > 0.1:
+        used = now
+        time.sleep(1.5)
 
 
 def _control(pid: int, *arguments: str) -> None:
@@ -284,14 +301,30 @@ def simulated_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def audit_table(rows: list[dict[str, Any]]) -> str:
+    """What auditing adds to a request and to each of its records, as a Markdown table."""
+    lines = ["| variant | M user instructions/request | added | of the request | per record |", "|---|---|---|---|---|"]
+    plain = rows[0]["m_user_instructions"]
+    for row in rows:
+        counted = row["m_user_instructions"]
+        added = counted - plain
+        share = f"{added:.3f} | {added / plain:.1%} | {added / RECORDS:.3f}" if row is not rows[0] else " | | "
+        lines.append(f"| {row['variant']} | {counted:.2f} | {share} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Parse the command line, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one short round of each")
     parser.add_argument("--json", metavar="FILE", help="write the figures to this file as well")
     parser.add_argument("--valgrind", action="store_true", help="count user instructions in a simulated CPU instead")
+    parser.add_argument("--audit", action="store_true", help="count what auditing adds, in a simulated CPU")
     args = parser.parse_args()
-    if args.valgrind:
+    if args.audit:
+        rows = simulate(WHOLE, (16,), 256 if args.quick else 1024, AUDITED)  # 64 requests make a batch
+        print(audit_table(rows))
+    elif args.valgrind:
         rows = (
             simulate(WHOLE, CLIENTS, 256)
             + simulate(LONGER, (16,), 128)

@@ -1,6 +1,6 @@
 """The servers that `overhead.py` measures: an upstream that does little work, and the proxies in front of it.
 
-python bench/servers.py upstream|bare|bare_httpcore|guardproxy --port N [--target URL]
+python bench/servers.py upstream|bare|bare_httpcore|guardproxy|audited[_slow|_log|_sampled] --port N [--target URL]
 """
 
 import argparse
@@ -8,7 +8,9 @@ import asyncio
 import contextlib
 import gc
 import json
+import random
 import re
+import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import httpx
@@ -24,6 +26,7 @@ from starlette.types import ASGIApp
 from guardproxy import actions, wires
 from guardproxy.app.guards import with_cache
 from guardproxy.observe import Metrics, Observers, configure_logging
+from guardproxy.observe.observers import PassedRule
 from guardproxy.pipeline import Pipeline
 from guardproxy.policy import Policy, PolicySet, Rule, SideRules
 from guardproxy.ports import Sink
@@ -35,6 +38,7 @@ from guardproxy.types import Check, Finding, Taxonomy, Verdict
 from guardproxy.web.app import create_app
 from guardproxy.web.paths import PathList
 from guardproxy.web.proxy import LivePolicies, Proxy
+from guardproxy.web.sample import ReviewSample
 from guardproxy.web.upstream import Upstream, aiohttp_transport
 
 WORDS = ("The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "naps", "in", "the", "sun", ".")
@@ -132,12 +136,22 @@ class Safe:
         """Do nothing: there is no model."""
 
 
-def guarded(target: str, store: str = "", wires_read: Sequence[str] = ("openai_chat", "openai_completions")) -> ASGIApp:
-    """guardproxy as it serves, without a model; it records in the database `store`, if any."""
+def guarded(
+    target: str,
+    store: str = "",
+    wires_read: Sequence[str] = ("openai_chat", "openai_completions"),
+    *,
+    log: bool = True,
+    passed: PassedRule = "all",
+    gather_s: float = 0.1,
+) -> ASGIApp:
+    """guardproxy as it serves, without a model; it records in the database `store`, if any, and in the log if `log`."""
     configure_logging("info", json=True)
     metrics = Metrics(CollectorRegistry())
-    sinks: dict[str, Sink] = {"store": AuditStore(store), "log": LogSink(text=False)} if store else {}
-    observers = Observers(sinks, metrics=metrics)
+    sinks: dict[str, Sink] = {"store": AuditStore(store)} if store else {}
+    if store and log:
+        sinks["log"] = LogSink(text=False)
+    observers = Observers(sinks, metrics=metrics, passed=passed, gather_s=gather_s)
     side = SideRules({"*": (Rule("block", 0.5),)})
     policies = LivePolicies(PolicySet({"default": Policy("default", "v1", side, side)}, version="v1"))
     opened = {name: load(name, actions.REGISTRY, "action") for name in actions.REGISTRY}
@@ -152,6 +166,7 @@ def guarded(target: str, store: str = "", wires_read: Sequence[str] = ("openai_c
         limits=Limits(),
         metrics=metrics,
         ready=lambda: "",
+        sample=ReviewSample(0.01, random.Random(1)),
     )
 
     @contextlib.asynccontextmanager
@@ -169,17 +184,28 @@ def guarded(target: str, store: str = "", wires_read: Sequence[str] = ("openai_c
 def main() -> None:
     """Run one server until it is stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("variant", choices=("upstream", "bare", "bare_httpcore", "guardproxy"))
+    proxies = ("bare", "bare_httpcore", "guardproxy", "audited", "audited_slow", "audited_log", "audited_sampled")
+    parser.add_argument("variant", choices=("upstream", *proxies))
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--target", default="")
     args = parser.parse_args()
     if args.variant == "upstream":
         asyncio.run(serve_upstream(args.port))
         return
+    with tempfile.TemporaryDirectory(prefix="guardproxy-bench-") as folder:
+        _run(args, f"sqlite:///{folder}/audit.sqlite3")
+
+
+def _run(args: argparse.Namespace, store: str) -> None:
     opened: Mapping[str, Callable[[], ASGIApp]] = {
         "bare": lambda: bare(args.target, aiohttp_transport(256, None, trust_env=False)),
         "bare_httpcore": lambda: bare(args.target, httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=256))),
         "guardproxy": lambda: guarded(args.target),
+        # A simulated CPU is so slow that a tenth of a second has few records: full batches need more time there.
+        "audited": lambda: guarded(args.target, store, log=False, gather_s=30.0),
+        "audited_slow": lambda: guarded(args.target, store, log=False),
+        "audited_log": lambda: guarded(args.target, store, gather_s=30.0),
+        "audited_sampled": lambda: guarded(args.target, store, log=False, passed="sampled"),
     }
     headers = {"server_header": False, "date_header": False}
     uvicorn.run(opened[args.variant](), port=args.port, log_config=None, access_log=False, **headers)

@@ -17,7 +17,7 @@ from guardproxy.offload import computed
 from guardproxy.ports import Sink
 from guardproxy.types import Record
 
-_BATCH_RECORDS = 64  # the most records in one write, which takes the event loop some 10 ms
+_BATCH_RECORDS = 128  # the most records in one write, which takes the event loop some 10 ms
 _GATHER_S = 0.1  # how long a record waits for others: a transaction costs as much as a dozen records in it
 _QUEUE_CHARACTERS = 64 * 1024 * 1024  # the most characters of text in the queue of one sink
 _ATTEMPTS = 3
@@ -82,12 +82,15 @@ _QueuedRecord = tuple[_PendingRecord, asyncio.Future[None] | None]
 class _SinkQueue:
     """The queue of one sink, and the task that writes its records in batches."""
 
-    def __init__(self, name: str, sink: Sink, metrics: Metrics, limit: int, timeout_s: float) -> None:
+    def __init__(
+        self, name: str, sink: Sink, metrics: Metrics, limit: int, timeout_s: float, *, gather_s: float
+    ) -> None:
         self.name = name
         self._sink = sink
         self._metrics = metrics
         self._limit = limit
         self._timeout_s = timeout_s
+        self._gather_s = gather_s
         self._waiting: deque[_QueuedRecord] = deque()
         self._characters = 0
         self._work_available = asyncio.Event()
@@ -146,7 +149,7 @@ class _SinkQueue:
         if not self._is_due():
             self._due.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(_GATHER_S):
+                async with asyncio.timeout(self._gather_s):
                     await self._due.wait()
 
     async def _write_batch(self) -> None:
@@ -213,7 +216,8 @@ class Observers:
     `sinks` maps names, as used in metrics and logs, to sinks. `text` is applied to the text of a record before any sink
     gets it. With `required`, `record` waits until every sink has stored the records, and raises if a sink fails. If
     `passed` is "sampled", sinks get the records of passed turns only from the sample of requests (`Record.sampled`).
-    `queue_size` is the most records queued for each sink; `write_timeout_s` bounds a write including its retries.
+    `queue_size` is the most records queued for each sink; `write_timeout_s` bounds a write including its retries. A
+    record waits `gather_s` seconds for others, unless `required`.
     """
 
     def __init__(
@@ -226,12 +230,16 @@ class Observers:
         metrics: Metrics,
         queue_size: int = 10_000,
         write_timeout_s: float = 10.0,
+        gather_s: float = _GATHER_S,
     ) -> None:
         self._text: TextRule = text
         self.required = required
         self._passed: PassedRule = passed
         self._metrics = metrics
-        self._queues = [_SinkQueue(name, sink, metrics, queue_size, write_timeout_s) for name, sink in sinks.items()]
+        self._queues = [
+            _SinkQueue(name, sink, metrics, queue_size, write_timeout_s, gather_s=gather_s)
+            for name, sink in sinks.items()
+        ]
         self._timeout_s = write_timeout_s
         self._started = not sinks
 

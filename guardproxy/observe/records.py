@@ -8,7 +8,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import cache, lru_cache
-from typing import Any, Final, get_args
+from operator import attrgetter, is_
+from types import NoneType
+from typing import Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from guardproxy.observe.masking import (
     INFERRED,
@@ -24,6 +26,10 @@ from guardproxy.types import Coverage, Finding, Origin, PartKind, Reason, Record
 NOT_STORED: Final = "[not stored]"
 _PATH_CHARACTERS: Final = 120  # the most characters of a part's path in a record
 _MASKED_CHARACTERS: Final = 1000  # of a path, before it is cut: no piece of a masked text remains at the cut
+
+_SHORT: Final = 200  # the most characters of names whose masked form is cached
+# The classes whose strings are the same few in most records: their masked form is cached together.
+_REPEATED: Final = frozenset({Finding, Reason, Coverage})
 
 _GENERATED: Final = re.compile(r"[0-9a-f,]{0,200}")
 _SHORT_HASH: Final = re.compile(rf"(?:{INFERRED})?[0-9a-f]{{16}}")
@@ -65,39 +71,80 @@ def masked_record(record: Record, rule: TextRule) -> Record:
     `redacted`, `hash` and `none`. Under `hash` and `none` no text of a client or model remains beside the hash: errors
     are left out, paths keep only the protocols' own keys, notes only fixed texts, and findings have no labels.
     """
-    masked: Record = _masked(record, rule)
-    return replace(masked, exact=masked.text == record.text != "" and not record.late)
+    changes = _changes(record, rule)
+    exact = record.text == changes.get("text", record.text) != "" and not record.late
+    return replace(record, **changes, exact=exact)
 
 
 def _masked(value: Any, rule: TextRule) -> Any:
-    """A dataclass, or a tuple of them, with every string masked."""
-    if isinstance(value, tuple):
-        return tuple(_masked(item, rule) for item in value)
-    if not is_dataclass(value) or isinstance(value, type):
-        return _configured(value, rule) if isinstance(value, str) else value
-    changes: dict[str, Any] = {}
-    for name, mask in _plan(type(value)):
-        before = getattr(value, name)
-        if isinstance(before, str):
-            after: Any = mask(before, rule)
-        else:
-            after = _masked(before, rule) if isinstance(before, tuple) or is_dataclass(before) else before
-        if after is not before:
-            changes[name] = after
+    """A dataclass, or a tuple of them, with every string masked; the same object if that changes nothing."""
+    kind: Any = type(value)
+    if kind in _REPEATED:
+        names = _plan(kind).values(value)
+        if sum(map(len, names)) <= _SHORT and _masked_names(kind, names, rule) == names:
+            return value
+    elif isinstance(value, tuple):
+        masked = [_masked(item, rule) for item in value]
+        return value if all(map(is_, masked, value)) else tuple(masked)
+    elif isinstance(value, str):
+        return _configured(value, rule)
+    elif not is_dataclass(kind):
+        return value
+    changes = _changes(value, rule)
     return replace(value, **changes) if changes else value
 
 
-@cache
-def _plan(kind: Any) -> tuple[tuple[str, Callable[[str, TextRule], str]], ...]:
+def _changes(value: Any, rule: TextRule) -> dict[str, Any]:
+    """The fields of a dataclass that masking changes, with their new values."""
+    kind: Any = type(value)
+    plan = _plan(kind)
+    changes: dict[str, Any] = {}
+    for name, mask, before in zip(plan.names, plan.masks, plan.values(value), strict=True):
+        if isinstance(before, str):
+            after: Any = mask(before, rule)
+            if after != before:
+                changes[name] = after
+        elif (after := _masked(before, rule)) is not before:
+            changes[name] = after
+    return changes
+
+
+@lru_cache(maxsize=4096)
+def _masked_names(kind: Any, names: tuple[str, ...], rule: TextRule) -> tuple[str, ...]:
+    """The strings of a dataclass whose strings are the same in most records."""
+    return tuple(mask(name, rule) for mask, name in zip(_plan(kind).masks, names, strict=True))
+
+
+class _MaskingPlan(NamedTuple):
     """The fields of a dataclass that may hold strings, each with the rule for its string."""
-    named = [field.name for field in fields(kind) if field.type not in (bool, int, float)]
-    return tuple((name, _RULES.get((kind, name), _configured)) for name in named)
+
+    names: tuple[str, ...]
+    masks: tuple[Callable[[str, TextRule], str], ...]
+    values: Callable[[Any], tuple[Any, ...]]
+
+
+@cache
+def _plan(kind: Any) -> _MaskingPlan:
+    hints = get_type_hints(kind)
+    names = tuple(field.name for field in fields(kind) if _may_hold_text(hints[field.name]))
+    masks = tuple(_RULES.get((kind, name), _configured) for name in names)
+    if len(names) < 2:  # of one field, `attrgetter` gives no tuple
+        return _MaskingPlan(names, masks, lambda value: tuple(getattr(value, name) for name in names))
+    return _MaskingPlan(names, masks, attrgetter(*names))
+
+
+def _may_hold_text(kind: Any) -> bool:
+    """Whether a value of this type may be or contain a string: anything but numbers, and tuples of numbers."""
+    parts = get_args(kind)
+    if parts and get_origin(kind) is not Literal:
+        return any(map(_may_hold_text, parts))
+    return kind not in (bool, int, float, NoneType, Ellipsis)
 
 
 def _cached(mask: Callable[[str, TextRule], str]) -> Callable[[str, TextRule], str]:
     """Cache the masked form of short names: the same few occur in most records. Clients choose some of the others."""
     known = lru_cache(maxsize=4096)(mask)
-    return lambda text, rule: known(text, rule) if len(text) <= 200 else mask(text, rule)
+    return lambda text, rule: known(text, rule) if len(text) <= _SHORT else mask(text, rule)
 
 
 def _generated(text: str, rule: TextRule) -> str:

@@ -1,9 +1,14 @@
 """Convert records to JSON and back."""
 
 import json
+from collections.abc import Collection
 from dataclasses import fields
+from functools import cache
 from operator import attrgetter
 from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter
+from pydantic_core import PydanticSerializationError, SchemaSerializer
 
 from guardproxy.reviews import ChangedRule, Exclusion, Label, PolicyChange
 from guardproxy.types import Coverage, Decision, Finding, Origin, Reason, Record, ReplyInfo, Span, Usage, Verdict
@@ -50,9 +55,29 @@ def policy_change_dict(change: PolicyChange) -> dict[str, Any]:
     return fields_of_change
 
 
-def to_json(record: Record) -> str:
-    """Return the record as one line of ASCII; control characters and surrogates, which stores refuse, are escaped."""
-    return json.dumps(_json_value(record), ensure_ascii=True, separators=(",", ":"))
+def to_json(record: Record, *, without: Collection[str] = ()) -> str:
+    """Return the record as one line of ASCII, without the fields `without`.
+
+    Control characters and surrogates, which stores refuse, are escaped.
+    """
+    try:
+        line = _serializer().to_json((record,), exclude={0: {*without}}, warnings=False)[1:-1]
+    except PydanticSerializationError:  # a lone surrogate
+        line = b"\xff"
+    if line.isascii():
+        return line.decode()
+    data = {name: value for name, value in to_dict(record).items() if name not in without}
+    return json.dumps(data, ensure_ascii=True, separators=(",", ":"))
+
+
+@cache
+def _serializer() -> SchemaSerializer:
+    """A serializer for a record in a tuple, by the types of its fields: five times as fast as `json`.
+
+    It takes 50 ms to make. A configuration, with which it writes NaN as `json` does, needs the tuple.
+    """
+    adapter = TypeAdapter(tuple[Record], config=ConfigDict(ser_json_inf_nan="constants"))
+    return adapter.serializer
 
 
 def from_json(line: str) -> Record:

@@ -16,7 +16,7 @@ from guardproxy.sinks import REGISTRY
 from guardproxy.sinks.jsonl import open_sink
 from guardproxy.sinks.log import open_sink as open_log
 from guardproxy.sinks.shared import from_json, to_json
-from guardproxy.types import Decision
+from guardproxy.types import Decision, Finding, Verdict
 from tests.sinks.kit import HOSTILE, record
 
 CHARACTERS = st.text(st.characters(), max_size=20)  # surrogates too
@@ -32,6 +32,14 @@ def test_json_keeps_everything(text: str, probability: float) -> None:
     # A surrogate pair is read back as the character that it encodes.
     paired = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
     assert from_json(line) == record(1, text=paired, model=paired, latency_s=probability)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-7, 5e-324, 1e22, float("inf"), float("nan")])
+def test_json_keeps_every_number(value: float) -> None:
+    """Numbers are read back as they were, also those that only Python's JSON has."""
+    one = record(1, latency_s=value, verdict=Verdict(value, (Finding("violence", value),), "embedded"))
+    assert repr(from_json(to_json(one))) == repr(one)
+    assert "kite" not in to_json(one, without=("text",))
 
 
 def test_records_without_second_conditions_are_read() -> None:

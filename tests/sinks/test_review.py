@@ -147,6 +147,17 @@ def test_few_records_are_counted_without_a_sample(address: str) -> None:
     sampled_store(address, work)
 
 
+def test_facets_of_a_time_in_the_past(tmp_path: Path) -> None:
+    """The newest records with a text are those of the time, not those of the store."""
+
+    async def work(store: ReviewStore) -> Facets:
+        await store.write([record(n) for n in range(10, 2100)])
+        return await store.facets(Filter(text="kite", until=1_001_030.0), 1030)
+
+    facets = with_store(f"sqlite:///{tmp_path}/audit.sqlite3", work)
+    assert (facets.counted > 0, facets.last) == (True, 1_001_029.0)
+
+
 def test_periods(address: str) -> None:
     """Counts, errors and percentiles by periods; empty ones are left out."""
     periods = with_store(address, lambda store: store.periods(Filter(), 5.0))

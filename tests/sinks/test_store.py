@@ -17,7 +17,7 @@ from sqlalchemy import text
 from guardproxy.errors import ConfigError
 from guardproxy.sinks.database import AuditStore, Filter, default_store_url, open_sink
 from guardproxy.sinks.database.schema import open_engine, parse_address
-from guardproxy.types import Decision, Reason, Record
+from guardproxy.types import Decision, Finding, Reason, Record, Verdict
 from tests.sinks.kit import HOSTILE, PASSED, record
 
 
@@ -311,6 +311,21 @@ TAMPERED = {
 }
 
 
+def test_low_scores_in_another_form(address: str) -> None:
+    """Versions write the same number in two ways; a name that occurs twice is a change all the same."""
+    tiny = record(1, decision=PASSED, verdict=Verdict(1e-7, (Finding("violence", 1e-7),), "embedded"))
+
+    async def run(store: AuditStore) -> list[int]:
+        await store.write([tiny])
+        found = []
+        for low in ('{"violence": 1e-07, "unsafe": 0.0000001}', '{"violence": 0.9, "violence": 1e-7, "unsafe": 1e-7}'):
+            await _sql(address, f"UPDATE guardproxy_records SET low_scores = '{low}'")
+            found.append(len((await store.verify()).problems))
+        return found
+
+    assert using(address, run) == [0, 1]
+
+
 @pytest.mark.parametrize("how", TAMPERED)
 def test_tampering_is_found(address: str, how: str) -> None:
     """`verify` reports a row after any change in it."""
@@ -395,10 +410,10 @@ def test_a_newer_version_is_refused(address: str) -> None:
 
     async def run(store: AuditStore) -> None:
         await store.write([record(1)])
-        await _sql(address, "UPDATE guardproxy_audit SET version = 4")
+        await _sql(address, "UPDATE guardproxy_audit SET version = 5")
         for create in (True, False):
             async with opened(address, create=create) as later:
-                with pytest.raises(ConfigError, match=r"has version 4, this guardproxy reads version 3"):
+                with pytest.raises(ConfigError, match=r"has version 5, this guardproxy reads version 4"):
                     await later.write([record(2)])
 
     using(address, run)

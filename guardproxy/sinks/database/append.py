@@ -2,19 +2,27 @@
 
 import secrets
 import time
+from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardproxy.errors import ConfigError
 from guardproxy.sinks.database import chain
 from guardproxy.sinks.database.chain import Head
+from guardproxy.sinks.database.inserting import insert_rows
 from guardproxy.sinks.database.keys import ChainKey, PartsCipher
 from guardproxy.sinks.database.schema import SEARCH_COLUMNS, records, store
 from guardproxy.sinks.database.sealed import NO_PARTS, Parts
 
-NOTHING = dict.fromkeys(SEARCH_COLUMNS)
+NOTHING: Mapping[str, Any] = dict.fromkeys(SEARCH_COLUMNS)
+_searched = itemgetter(*SEARCH_COLUMNS)
+_COLUMNS = (
+    *("seq", "kind", *SEARCH_COLUMNS, "content", "salt", "sealed_text", "sealed_quotes"),
+    *("content_hash", "previous", "hash"),
+)
 _WHERE = "set audit.chain_key; for a command, --config FILE or the environment variable GUARDPROXY_AUDIT_CHAIN_KEY"
 
 
@@ -26,7 +34,7 @@ class Appending:
         self._head = head
         self._key = key
         self._begins = begins  # whether the next row is the first with the key
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[tuple[Any, ...]] = []
 
     @classmethod
     async def at_end(cls, connection: AsyncConnection, key: ChainKey | None) -> "Appending":
@@ -38,7 +46,7 @@ class Appending:
         self,
         kind: str,
         content: str,
-        columns: dict[str, Any] = NOTHING,
+        columns: Mapping[str, Any] = NOTHING,
         parts: Parts = NO_PARTS,
         cipher: PartsCipher | None = None,
     ) -> int:
@@ -47,12 +55,11 @@ class Appending:
             self._begins = False
             self.add(chain.KEY, chain.key_entry(time.time(), self._key))
         link = chain.seal(self._head.seq + 1, self._head.hash, content, secrets.token_hex(16), self._key)
-        chained = {name: getattr(link, name) for name in ("seq", "salt", "content", "content_hash", "previous", "hash")}
-        closed = {
-            f"sealed_{name}": part if part is None or cipher is None else cipher.closed(part)
-            for name, part in (("text", parts.text), ("quotes", parts.quotes))
-        }
-        self._rows.append({"kind": kind, **columns, **closed, **chained})
+        closed = [
+            part if part is None or cipher is None else cipher.closed(part) for part in (parts.text, parts.quotes)
+        ]
+        hashes = (link.content_hash, link.previous, link.hash)
+        self._rows.append((link.seq, kind, *_searched(columns), link.content, link.salt, *closed, *hashes))
         self._head = Head(link.seq, link.hash)
         return link.seq
 
@@ -60,7 +67,7 @@ class Appending:
         """Insert the rows and note the new head, and whether rows are encrypted."""
         if not self._rows:
             return
-        await self._connection.execute(insert(records), self._rows)
+        await self._connection.run_sync(insert_rows, records, _COLUMNS, self._rows)
         noted: dict[str, Any] = {"seq": self._head.seq, "hash": self._head.hash}
         if self._key:
             noted["key_id"] = self._key.id

@@ -17,12 +17,12 @@ from guardproxy.sinks.database.labels import LABEL, label_values, read_label
 from guardproxy.sinks.database.policy_changes import POLICY_CHANGE, policy_change_values, read_policy_change
 from guardproxy.sinks.database.schema import (
     SEARCH_COLUMNS,
+    ScoreRows,
     blocks,
     exclusions,
     labels,
     policy_changes,
     records,
-    score_values,
     scores,
     search_values,
     store,
@@ -50,7 +50,7 @@ class RowCopies:
 
     kind: str
     columns: dict[str, Any]
-    scores: dict[str, tuple[float, bool]]
+    scores: ScoreRows
     label: dict[str, Any] | None
     exclusion: dict[str, Any] | None
     words: list[list[str]]
@@ -93,7 +93,7 @@ async def _rows(connection: AsyncConnection) -> AsyncIterator[tuple[Row[Any], Ro
         if not part:
             return
         first, after = part[0].seq, part[-1].seq
-        scored: defaultdict[int, dict[str, tuple[float, bool]]] = defaultdict(dict)
+        scored: defaultdict[int, ScoreRows] = defaultdict(dict)
         for found in await connection.execute(select(scores).where(scores.c.seq.between(first, after))):
             scored[found.seq][found.category] = (found.probability, found.reached)
         of_labels = select(labels).where(labels.c.seq.between(first, after))
@@ -148,8 +148,7 @@ def _expected(row: Row[Any], parts: Parts, dialect: str) -> RowCopies:
     # The words of an encrypted text would tell what it says.
     encrypted = bool(row.sealed_text) and is_encrypted(row.sealed_text)
     words = [] if encrypted else expected_index(record.text, dialect)
-    columns = search_values(record, encrypted=encrypted)
-    return RowCopies("record", columns, score_values(record), None, None, words)
+    return RowCopies("record", *search_values(record, encrypted=encrypted), None, None, words)
 
 
 def _copy_problems(row: Row[Any], parts: Parts, copies: RowCopies, dialect: str) -> list[ChainProblem]:
@@ -157,7 +156,7 @@ def _copy_problems(row: Row[Any], parts: Parts, copies: RowCopies, dialect: str)
         expected = _expected(row, parts, dialect)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return [ChainProblem(row.seq, f"its content is not a record: {type(error).__name__}: {error}")]
-    wrong = [name for name in SEARCH_COLUMNS if copies.columns[name] != expected.columns[name]]
+    wrong = [name for name in SEARCH_COLUMNS if _value(name, copies) != _value(name, expected)]
     wrong = [f"its search column {name} does not match its content" for name in wrong]
     for part, name in (
         ("kind", "its search column kind does"),
@@ -170,6 +169,17 @@ def _copy_problems(row: Row[Any], parts: Parts, copies: RowCopies, dialect: str)
         if getattr(copies, part) != getattr(expected, part):
             wrong.append(f"{name} not match its content")
     return [ChainProblem(row.seq, message) for message in wrong]
+
+
+def _value(name: str, copies: RowCopies) -> Any:
+    """The value of a search column; of JSON what it says, because versions write the same number in two ways."""
+    value = copies.columns[name]
+    if name != "low_scores" or value is None:
+        return value
+    try:
+        return json.loads(value, object_pairs_hook=list)  # a key that occurs twice is not lost
+    except ValueError:
+        return value
 
 
 async def _stray_problems(connection: AsyncConnection) -> list[ChainProblem]:

@@ -25,7 +25,7 @@ from sqlalchemy.sql.expression import CompoundSelect
 
 from guardproxy.sinks.database.labels import in_force
 from guardproxy.sinks.database.queries import Counts
-from guardproxy.sinks.database.schema import labels, records, scores
+from guardproxy.sinks.database.schema import REACHED, labels, records, scores
 from guardproxy.sinks.database.selections import EXACTLY, CountSample
 
 # The columns that are counted, by the keys of the filters that select their values.
@@ -201,7 +201,7 @@ def _counted(facet: str, value: ColumnElement[Any], rows: Any, *more: ColumnElem
 def _with_scores(query: Select[Any], which: CTE) -> Select[Any]:
     """Join the categories that reached a threshold. A record without one has a row whose category is NULL."""
     # An inner join makes SQLite read the scores of the whole store for a few records.
-    return query.select_from(which.outerjoin(scores, (scores.c.seq == which.c.seq) & scores.c.reached.is_(True)))
+    return query.select_from(which.outerjoin(scores, (scores.c.seq == which.c.seq) & REACHED))
 
 
 def _sorted(rows: Iterable[tuple[str, str, int]]) -> Counts:

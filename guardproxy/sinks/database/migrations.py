@@ -31,7 +31,7 @@ from sqlalchemy import (
 
 from guardproxy.sinks.database.exclusions import exclusion_values, read_exclusion
 from guardproxy.sinks.database.keys import is_encrypted
-from guardproxy.sinks.database.schema import VERSION, score_values, search_values, store
+from guardproxy.sinks.database.schema import VERSION, search_values, store
 from guardproxy.sinks.database.sealed import Parts, read_record
 from guardproxy.sinks.database.text_keys import same_key
 from guardproxy.sinks.database.texts import add_texts, create_texts
@@ -130,11 +130,11 @@ def _fill(connection: Connection) -> None:
                 # `verify` reports the row. It must not prevent the start.
                 _log.error("audit_row_unreadable", row=seq, error=type(error).__name__)
                 continue
-            searched: dict[str, Any] = search_values(record)
+            searched, scored = search_values(record)
             values.append({"row": seq, **{name: searched[name] for name in _NEW}})
             probabilities += [
                 {"category": category, "seq": seq, "probability": probability, "reached": reached}
-                for category, (probability, reached) in score_values(record).items()
+                for category, (probability, reached) in scored.items()
             ]
             texts.append((seq, record.text))
         if values:
@@ -145,7 +145,7 @@ def _fill(connection: Connection) -> None:
 
 
 def _blocks(operations: Operations) -> None:
-    """From 2 to 3: the times of blocks of rows, and indices of what is counted and of shadow policies."""
+    """From 2 to 3: the times of blocks of rows, and indices of what is counted, of shadow policies, of scores."""
     operations.create_table(
         "guardproxy_blocks",
         Column("block", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
@@ -202,6 +202,11 @@ def _same_texts(operations: Operations) -> None:
         ["same_key", "seq"],
         sqlite_where=held_key,
         postgresql_where=held_key,
+    )
+    reached = text("reached IS 1" if connection.dialect.name == "sqlite" else "reached IS true")
+    columns = ["seq", "category"]
+    operations.create_index(
+        "guardproxy_scores_reached", "guardproxy_scores", columns, sqlite_where=reached, postgresql_where=reached
     )
 
 

@@ -20,10 +20,12 @@ from guardproxy.sinks.database.counting import (
 )
 from guardproxy.sinks.database.exclusions import about_text, named, read_exclusions
 from guardproxy.sinks.database.filters import EVERY, Filter
+from guardproxy.sinks.database.finding import first_records
 from guardproxy.sinks.database.keys import opened_parts
 from guardproxy.sinks.database.labels import add_labels
+from guardproxy.sinks.database.narrowing import narrowest
 from guardproxy.sinks.database.policy_changes import add_policy_change, read_policy_changes
-from guardproxy.sinks.database.queries import StoredRecord, check_names, first_records, unmatched
+from guardproxy.sinks.database.queries import StoredRecord, check_names, unmatched
 from guardproxy.sinks.database.same_texts import (
     SameText,
     count_same,
@@ -36,7 +38,7 @@ from guardproxy.sinks.database.same_texts import (
 )
 from guardproxy.sinks.database.schema import records, search_key
 from guardproxy.sinks.database.sealed import record_fields
-from guardproxy.sinks.database.selections import lowest_number, sample_of, sampled
+from guardproxy.sinks.database.selections import lowest_number, newest_records, sample_of, sampled
 from guardproxy.sinks.database.store import AuditStore
 
 # Claims are no part of the chain: they last minutes, and nobody needs to prove them.
@@ -59,7 +61,7 @@ class ReviewStore(AuditStore):
             await check_names(connection, chosen)
             lowest, looked_at = await lowest_number(connection, chosen, newest)
             columns = [*facet_columns(), literal(1).label("weight")]
-            selection = first_records(chosen, self._dialect, columns, limit=newest, lowest=lowest)
+            selection = await newest_records(connection, chosen, columns, newest, lowest)
             facets = await count_facets(connection, selection)
         capped = facets.counted == newest
         looked_at = None if capped else looked_at
@@ -109,10 +111,11 @@ class ReviewStore(AuditStore):
             where = [] if before is None else [records.c.seq < before]
             columns = (records.c.seq, records.c.content, records.c.sealed_text, records.c.sealed_quotes)
             limit = min(500, newest - len(found))
-            which = first_records(chosen, self._dialect, (), *where, limit=limit).subquery()
-            query = select(*columns).where(records.c.seq.in_(select(which.c.seq))).order_by(records.c.seq.desc())
             async with self._database.reading() as connection:
                 await check_names(connection, chosen)
+                narrow = await narrowest(connection, chosen)
+                which = first_records(chosen, self._dialect, (), *where, limit=limit, narrowest=narrow).subquery()
+                query = select(*columns).where(records.c.seq.in_(select(which.c.seq))).order_by(records.c.seq.desc())
                 part = (await connection.execute(query)).all()
             if not part:
                 break

@@ -2,13 +2,13 @@
 
 import hashlib
 import importlib.util
-import json
 import os
 import sqlite3
 import time
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_json
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -23,6 +23,7 @@ from sqlalchemy import (
     Text,
     event,
 )
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -38,6 +39,8 @@ WAIT_S = "guardproxy_wait_s"  # the execution option: how long it waits for anot
 BUSY_S = 8.0
 _MAX_KEY = 200
 _CACHE_KIB = 32 * 1024  # of a connection; with SQLite's 2 MiB, writing many records reads pages of its indices again
+
+ScoreRows = dict[str, tuple[float, bool]]  # of a record: categories with their probability and `reached`
 
 _Number = BigInteger().with_variant(Integer, "sqlite")
 metadata = MetaData()
@@ -116,7 +119,8 @@ SEARCH_COLUMNS = (
     "low_scores",
     "same_key",
 )
-for _name in ("request_id", "time", "action", "route", "model", "policy", "client", "end_user", "session"):
+INDEXED = ("request_id", "time", "action", "route", "model", "policy", "client", "end_user", "session")
+for _name in INDEXED:
     Index(f"guardproxy_records_{_name}", records.c[_name], records.c.seq)
 HAS_ERROR = records.c.has_error.is_(True)
 Index("guardproxy_records_errors", records.c.seq, sqlite_where=HAS_ERROR, postgresql_where=HAS_ERROR)
@@ -130,11 +134,23 @@ _COUNTED = (
     *("time", "action", "side", "policy", "route", "client", "model", "cause", "shadow", "has_error", "latency_s"),
     *("unsafe", "wire", "sampled", "complete"),
 )
+_COUNTED_NAMES = "guardproxy_records_counted_names"
 for _kind, _index_name, _names in (
     ("postgresql", "guardproxy_records_counted", _COUNTED),
-    ("sqlite", "guardproxy_records_counted_names", (*_COUNTED, "end_user", "answered_model", "exclusion")),
+    ("sqlite", _COUNTED_NAMES, (*_COUNTED, "end_user", "answered_model", "exclusion")),
 ):
     Index(_index_name, records.c.seq, *(records.c[_name] for _name in _names)).ddl_if(dialect=_kind)
+
+# For `Select.with_hint`: rows that are looked up by their numbers are read from the index, whose pages hold many.
+FROM_COUNTED = (records, f"INDEXED BY {_COUNTED_NAMES}", "sqlite")
+
+
+class _WithHints(SQLiteCompiler):
+    """SQLAlchemy leaves hints on a table out for SQLite."""
+
+    def get_from_hint_text(self, table: Any, text: str | None) -> str | None:
+        return text
+
 
 # The earliest and the latest time of the records of each block of rows (`times`).
 blocks = Table(
@@ -156,6 +172,10 @@ scores = Table(
     Index("guardproxy_scores_seq", "seq"),
     sqlite_with_rowid=False,
 )
+REACHED = scores.c.reached.is_(True)
+_OF_REACHED = (scores.c.seq, scores.c.category)
+Index("guardproxy_scores_reached", *_OF_REACHED, sqlite_where=REACHED, postgresql_where=REACHED)
+SCORE_COLUMNS = ("category", "seq", "probability", "reached")
 
 # The labels, by the number of their own row in the chain, whose content they copy. `record` is the id of a record.
 labels = Table(
@@ -199,17 +219,24 @@ def search_key(value: str) -> str:
     Clients choose some values, such as models. NUL and lone surrogates, which databases refuse, are escaped. A value
     too long for an index is cut and ends in its hash, which keeps it distinct; the content holds the full value.
     """
+    if len(value) <= _MAX_KEY and value.isascii() and "\0" not in value:
+        return value
     escaped = value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
     if len(escaped) <= _MAX_KEY:
         return escaped
     return f"{escaped[: _MAX_KEY - 65]}~{hashlib.sha256(escaped.encode()).hexdigest()}"
 
 
-def search_values(record: Record, *, encrypted: bool = False) -> dict[str, Any]:
-    """Return the values of `SEARCH_COLUMNS` for a record. A key of an `encrypted` text would tell what it says."""
+def search_values(record: Record, *, encrypted: bool = False) -> tuple[dict[str, Any], ScoreRows]:
+    """Return the values of `SEARCH_COLUMNS` for a record, and what the table of scores holds of it.
+
+    A key of an `encrypted` text would tell what it says.
+    """
     origin, verdict = record.origin, record.verdict
-    low = {name: value for name, value in _probabilities(record).items() if value < SCORE_FLOOR}
-    return {
+    reached = {search_key(reason.category): reason.probability for reason in record.decision.reasons}
+    known = _probabilities(record)
+    low = {name: value for name, value in known.items() if value < SCORE_FLOOR}
+    columns = {
         "id": search_key(record.id),
         "request_id": search_key(origin.request_id),
         "time": record.time,
@@ -231,16 +258,11 @@ def search_values(record: Record, *, encrypted: bool = False) -> dict[str, Any]:
         "sampled": record.sampled,
         "exclusion": search_key(record.exclusion),
         "unsafe": verdict.unsafe if verdict else None,
-        "low_scores": json.dumps(low, separators=(",", ":")) if low else None,
+        "low_scores": to_json(low).decode() if low else None,
         "same_key": None if encrypted else same_key(record),
     }
-
-
-def score_values(record: Record) -> dict[str, tuple[float, bool]]:
-    """Return what the table of scores holds of a record: categories with their probability and `reached`."""
-    reached = {search_key(reason.category): reason.probability for reason in record.decision.reasons}
-    known = {**reached, **_probabilities(record)}
-    return {name: (value, name in reached) for name, value in known.items() if value >= SCORE_FLOOR or name in reached}
+    scored = {name: (value, name in reached) for name, value in {**reached, **known}.items()}
+    return columns, {name: one for name, one in scored.items() if one[0] >= SCORE_FLOOR or one[1]}
 
 
 def _probabilities(record: Record) -> dict[str, float]:
@@ -251,7 +273,8 @@ def _probabilities(record: Record) -> dict[str, float]:
     for finding in record.verdict.findings:
         name = search_key(finding.category)
         highest[name] = max(finding.probability, highest.get(name, 0.0))
-    return {**highest, "unsafe": record.verdict.unsafe}
+    highest["unsafe"] = record.verdict.unsafe
+    return highest
 
 
 def data_folder(data_dir: str | None = None) -> Path:
@@ -298,8 +321,11 @@ def open_engine(url: URL) -> AsyncEngine:
     """Open the database. A transaction in SQLite is on the disk once it is committed."""
     if url.get_backend_name() == "postgresql":
         # Users' texts are parameters of statements: they must not appear in error messages.
-        return create_async_engine(url, hide_parameters=True, pool_pre_ping=True, pool_size=2)
+        # Compiling a query takes longer than running it, because each looks at a bounded number of rows.
+        settings = {"server_settings": {"jit": "off"}}
+        return create_async_engine(url, hide_parameters=True, pool_pre_ping=True, pool_size=2, connect_args=settings)
     engine = create_async_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_S})
+    engine.dialect.statement_compiler = _WithHints
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connect(connection: Any, _: Any) -> None:

@@ -16,12 +16,13 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from guardproxy.sinks.shared import from_dict, to_dict
+from guardproxy.sinks.shared import from_dict, to_dict, to_json
 from guardproxy.types import Record
 
 ERASED = ""  # stands in place of a part that was erased
 _SEAL = "seal"
 _SALT = 32
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` makes an encoder at each call
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ NO_PARTS = Parts()
 
 def seal(value: Any) -> tuple[str, str]:
     """Return the seal of a new part with this value, and the part."""
-    part = secrets.token_hex(_SALT // 2) + json.dumps(value, separators=(",", ":"))
+    part = secrets.token_hex(_SALT // 2) + _encode(value)
     return seal_of(part), part
 
 
@@ -56,17 +57,17 @@ def record_content(record: Record, *, quotes: bool = False) -> tuple[str, Parts]
 
     With `quotes`, all fields that may quote a client are in sealed parts.
     """
+    text_seal, text = seal(record.text)
+    if not quotes:
+        fields = to_json(record, without=("text",))
+        return f'{fields[:-1]},"text":{{"{_SEAL}":"{text_seal}"}}}}', Parts(text)
     data = to_dict(record)
-    text_seal, text = seal(data["text"])
-    data["text"] = {_SEAL: text_seal}
-    quoted = None
-    if quotes:
-        findings = data["verdict"]["findings"] if data["verdict"] else []
-        quoted_seal, quoted = seal([data["error"], data["coverage"], [finding["label"] for finding in findings]])
-        data = {**data, "error": "", "coverage": [], "quotes": {_SEAL: quoted_seal}}
-        for finding in findings:
-            finding["label"] = ""
-    return json.dumps(data, separators=(",", ":")), Parts(text, quoted)
+    findings = data["verdict"]["findings"] if data["verdict"] else []
+    quoted_seal, quoted = seal([data["error"], data["coverage"], [finding["label"] for finding in findings]])
+    data |= {"text": {_SEAL: text_seal}, "error": "", "coverage": [], "quotes": {_SEAL: quoted_seal}}
+    for finding in findings:
+        finding["label"] = ""
+    return _encode(data), Parts(text, quoted)
 
 
 def read_record(content: str, parts: Parts) -> Record:

@@ -13,9 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.expression import CompoundSelect
 
 from guardproxy.sinks.database.filters import Filter
+from guardproxy.sinks.database.finding import first_records, nth_with, sampled_conditions
 from guardproxy.sinks.database.listed import listed
-from guardproxy.sinks.database.queries import conditions, first_records, nth_with
-from guardproxy.sinks.database.schema import HAS_ERROR, SCORE_FLOOR, records
+from guardproxy.sinks.database.narrowing import narrowest
+from guardproxy.sinks.database.schema import FROM_COUNTED, SCORE_FLOOR, records
 from guardproxy.sinks.database.times import numbers_within
 
 _EXACT = 5_000  # so many records of a time are counted without a sample
@@ -50,7 +51,7 @@ async def lowest_number(connection: AsyncConnection, chosen: Filter, newest: int
     serves, the newest rows.
     """
     if chosen.text is not None and connection.dialect.name == "sqlite":
-        lowest = (await connection.execute(nth_with(chosen.text, newest))).scalar()
+        lowest = (await connection.execute(nth_with(chosen, chosen.text, newest))).scalar()
         return (None, None) if lowest is None else (int(lowest), newest)
     low = any(name == "unsafe" or least < SCORE_FLOOR for name, least in chosen.min_score)
     if not chosen.max_score and not low:
@@ -63,7 +64,8 @@ async def sample_of(
     connection: AsyncConnection, chosen: Filter, exact: int = _EXACT, stratum: int = _STRATUM
 ) -> CountSample:
     """Return the sample of the records that match: all of at most `exact` ones, else about `stratum` of each part."""
-    some = first_records(chosen, connection.dialect.name, limit=exact + 1).subquery()
+    narrow = await narrowest(connection, chosen)
+    some = first_records(chosen, connection.dialect.name, limit=exact + 1, narrowest=narrow).subquery()
     if (await connection.execute(select(func.count()).select_from(some))).scalar_one() <= exact:
         return EXACTLY
     first, last = await numbers_within(connection, chosen.since, chosen.until)
@@ -82,23 +84,41 @@ async def sampled(
     """
     dialect = connection.dialect.name
     if sample.exact:
-        return first_records(chosen, dialect, [*columns, literal(1).label("weight")])
+        return await newest_records(connection, chosen, [*columns, literal(1).label("weight")])
     first, last = await numbers_within(connection, chosen.since, chosen.until)
     numbers = listed(dialect, _spread(first, last, sample.passed))
-    passed = records.c.action.not_in(_STOPS)  # SQLite finds these by their numbers, not by the index of actions
-    few = [] if sample.others == 1 else [_one_in(sample.others)]
+    other = records.alias()
+    among = (other.c.seq.between(first, last), *([] if sample.others == 1 else [_one_in(sample.others, other.c.seq)]))
+    failed = other.c.has_error.is_(True)
+    seq, passed = records.c.seq, records.c.action.not_in(_STOPS)
     parts: list[tuple[int, list[ColumnElement[bool]]]] = [
-        (sample.passed, [passed, records.c.has_error.is_not(True), records.c.seq.in_(numbers)]),
-        (sample.others, [records.c.action.in_(_STOPS), *few]),
-        (sample.others, [passed, HAS_ERROR, *few]),
+        (sample.passed, [passed, records.c.has_error.is_not(True), seq.in_(numbers)]),
+        (sample.others, [seq.in_(select(other.c.seq).where(other.c.action.in_(_STOPS), *among))]),
+        (sample.others, [passed, seq.in_(select(other.c.seq).where(failed, *among))]),
     ]
-    every = conditions(chosen, dialect)
+    every = sampled_conditions(chosen, dialect)
     return union_all(
         *(
-            select(records.c.seq, *columns, literal(weight).label("weight")).where(*every, *where)
+            select(seq, *columns, literal(weight).label("weight")).where(*where, *every).with_hint(*FROM_COUNTED)
             for weight, where in parts
         )
     )
+
+
+async def newest_records(
+    connection: AsyncConnection,
+    chosen: Filter,
+    columns: Sequence[ColumnElement[Any]],
+    limit: int | None = None,
+    lowest: int | None = None,
+) -> Select[Any]:
+    """Select number and `columns`, which are counted ones, of the newest records that match, as `first_records`."""
+    dialect, narrow = connection.dialect.name, await narrowest(connection, chosen)
+    if narrow is None or dialect != "sqlite":
+        return first_records(chosen, dialect, columns, limit=limit, lowest=lowest)
+    found = first_records(chosen, dialect, limit=limit, lowest=lowest, narrowest=narrow).subquery()
+    query = select(records.c.seq, *columns).where(records.c.seq.in_(select(found.c.seq)))
+    return query.with_hint(*FROM_COUNTED)
 
 
 def _spread(first: int, last: int, step: int) -> list[int]:
@@ -106,5 +126,5 @@ def _spread(first: int, last: int, step: int) -> list[int]:
     return [start + (start * _STEP % _RANGE * step // _RANGE) for start in range(first, last + 1, step)]
 
 
-def _one_in(step: int) -> ColumnElement[bool]:
-    return records.c.seq % 2**20 * _STEP % _RANGE < _RANGE // step
+def _one_in(step: int, seq: ColumnElement[int]) -> ColumnElement[bool]:
+    return seq % 2**20 * _STEP % _RANGE < _RANGE // step

@@ -31,8 +31,11 @@ from guardproxy.sinks.database.exclusions import (
     read_exclusions,
 )
 from guardproxy.sinks.database.filters import EVERY, Filter
+from guardproxy.sinks.database.finding import first_records
+from guardproxy.sinks.database.inserting import insert_rows
 from guardproxy.sinks.database.keys import ChainKey, PartsCipher, StoreKeys, opened_parts
 from guardproxy.sinks.database.labels import add_labels, effective, read_labels
+from guardproxy.sinks.database.narrowing import narrowest
 from guardproxy.sinks.database.queries import (
     AuditStats,
     CountBy,
@@ -42,12 +45,11 @@ from guardproxy.sinks.database.queries import (
     conditions,
     count_by,
     count_records,
-    first_records,
 )
 from guardproxy.sinks.database.schema import (
+    SCORE_COLUMNS,
     exclusions,
     records,
-    score_values,
     scores,
     search_key,
     search_values,
@@ -125,19 +127,15 @@ class AuditStore:
             appending = await Appending.at_end(connection, self._key)
             for record in new.values():
                 content, parts = record_content(record, quotes=self._cipher.encrypts)
-                columns = search_values(record, encrypted=self._cipher.encrypts)
+                columns, scored = search_values(record, encrypted=self._cipher.encrypts)
                 seq = appending.add("record", content, columns, parts, self._cipher)
-                score_rows += [
-                    {"category": category, "seq": seq, "probability": probability, "reached": reached}
-                    for category, (probability, reached) in score_values(record).items()
-                ]
+                score_rows += [(category, seq, *one) for category, one in scored.items()]
                 numbered.append((seq, record))
             await appending.insert(encrypted=self._cipher.encrypts)
             await connection.run_sync(note_times, [(seq, record.time) for seq, record in numbered])
             if not self._cipher.encrypts:  # the words of an encrypted text would tell what it says
                 await connection.run_sync(add_texts, [(seq, record.text) for seq, record in numbered])
-            if score_rows:
-                await connection.execute(insert(scores), score_rows)
+            await connection.run_sync(insert_rows, scores, SCORE_COLUMNS, score_rows)
 
     async def label(self, given: Sequence[Label]) -> None:
         """Store labels durably, each as a row of its own. A label of the kind "none" withdraws an earlier one.
@@ -299,8 +297,7 @@ class AuditStore:
 
         Without `ids`, of all records. Records without a label are left out.
         """
-        history = await self.label_history(ids)
-        return {name: left for name, given in history.items() if (left := effective(given))}
+        return {name: left for name, given in (await self.label_history(ids)).items() if (left := effective(given))}
 
     async def label_history(self, ids: Sequence[str] | None = None) -> dict[str, tuple[Label, ...]]:
         """Return every label that was given on these records, also replaced and withdrawn ones, oldest first.
@@ -361,11 +358,14 @@ class AuditStore:
     async def _chosen(
         self, chosen: Filter, where: list[ColumnElement[bool]], limit: int | None = None, *, newest_first: bool = False
     ) -> list[StoredRecord]:
-        which = first_records(chosen, self._dialect, (), *where, newest_first=newest_first, limit=limit).subquery()
-        order = records.c.seq.desc() if newest_first else records.c.seq
-        query = select(*_STORED).where(records.c.seq.in_(select(which.c.seq))).order_by(order)
         async with self._database.reading() as connection:
             await check_names(connection, chosen)
+            index = await narrowest(connection, chosen)
+            some = first_records(
+                chosen, self._dialect, (), *where, newest_first=newest_first, limit=limit, narrowest=index
+            ).subquery()
+            query = select(*_STORED).where(records.c.seq.in_(select(some.c.seq)))
+            query = query.order_by(records.c.seq.desc() if newest_first else records.c.seq)
             rows = (await connection.execute(query)).all()
             found = [(row, self._record(row)) for row in rows]
             history = await read_labels(connection, [record.id for _, record in found])

@@ -12,10 +12,13 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    String,
     and_,
     cast,
     column,
     delete,
+    func,
+    literal,
     literal_column,
     or_,
     select,
@@ -45,10 +48,8 @@ _CREATE = {
     ),
 }
 _INSERT = {
-    "sqlite": text("INSERT INTO guardproxy_texts (rowid, words) VALUES (:seq, :words)"),
-    "postgresql": text(
-        "INSERT INTO guardproxy_texts (seq, part, words) VALUES (:seq, :part, CAST(:words AS TSVECTOR))"
-    ),
+    "sqlite": "INSERT INTO guardproxy_texts (rowid, words) VALUES (?, ?)",
+    "postgresql": "INSERT INTO guardproxy_texts (seq, part, words) VALUES ($1, $2, CAST($3::TEXT AS TSVECTOR))",
 }
 
 
@@ -61,15 +62,15 @@ def create_texts(connection: Connection) -> None:
 def add_texts(connection: Connection, texts: Iterable[tuple[int, str]]) -> None:
     """Index the texts of records, given with the numbers of the records."""
     dialect = connection.dialect.name
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[Any, ...]] = []
     for seq, content in texts:
         found = words(content)
         if dialect == "sqlite" and found:
-            rows.append({"seq": seq, "words": " ".join(found)})
+            rows.append((seq, " ".join(found)))
         elif found:
-            rows += [{"seq": seq, "part": part, "words": _vector(chunk)} for part, chunk in enumerate(_chunks(found))]
+            rows += [(seq, part, _vector(chunk)) for part, chunk in enumerate(_chunks(found))]
     if rows:
-        connection.execute(_INSERT[dialect], rows)
+        connection.exec_driver_sql(_INSERT[dialect], rows)
 
 
 async def erase_texts(connection: AsyncConnection, numbers: Select[Any]) -> None:
@@ -110,14 +111,29 @@ def matches(search: str, dialect: str) -> ColumnElement[bool]:
     seq = records.c.seq
     if dialect == "sqlite":
         return seq.in_(numbers_with(search))
-    terms = search_terms(search)
+    # One condition for each term, which finds the whole text too: PostgreSQL joins these with the records in any order,
+    # but reads all rows of conditions with an OR between them.
     whole = SearchTerm((stored_hash(search),))
-    found = [seq.in_(_rows_with(term)) for term in terms]
-    return or_(and_(*found), seq.in_(_rows_with(whole)))
+    return and_(*(seq.in_(_rows_with(term, whole)) for term in search_terms(search)))
 
 
-def _rows_with(term: SearchTerm) -> Select[Any]:
-    query = " <-> ".join(f"'{word}'" for word in term.words) + (":*" if term.prefix else "")
+def has_text(search: str, number: ColumnElement[int]) -> ColumnElement[bool]:
+    """Return the condition that the record with this number has this text in SQLite, which reads its words.
+
+    For a few records: the index finds all records with a text. Raises ValueError as `matches`.
+    """
+    held = literal(" ", String) + _sqlite.c.words + literal(" ", String)
+    terms = [
+        func.instr(held, f" {' '.join(term.words)}{'' if term.prefix else ' '}") > 0 for term in search_terms(search)
+    ]
+    whole = func.instr(held, f" {stored_hash(search)} ") > 0
+    return select(_sqlite.c.rowid).where(_sqlite.c.rowid == number, or_(and_(*terms), whole)).exists()
+
+
+def _rows_with(*terms: SearchTerm) -> Select[Any]:
+    """The rows with one of the terms in PostgreSQL."""
+    phrases = (" <-> ".join(f"'{word}'" for word in term.words) + (":*" if term.prefix else "") for term in terms)
+    query = " | ".join(f"({phrase})" for phrase in phrases)
     return select(_postgresql.c.seq).where(_postgresql.c.words.op("@@")(cast(query, TSQUERY)))
 
 

@@ -67,15 +67,25 @@ async def wrong_blocks(connection: AsyncConnection, bounds: Bounds) -> list[int]
 
 def within(since: float | None, until: float | None) -> list[ColumnElement[bool]]:
     """Return the conditions that a row has a time from `since` on and before `until`."""
-    clauses: list[ColumnElement[bool]] = []
+    clauses = numbered(since, until, records.c.seq)
     # The sum keeps the databases from reading the index of times, after which they would sort all rows of the time.
     time = records.c.time + 0.0
     if since is not None:
+        clauses.append(time >= since)
+    if until is not None:
+        clauses.append(time < until)
+    return clauses
+
+
+def numbered(since: float | None, until: float | None, number: ColumnElement[int]) -> list[ColumnElement[bool]]:
+    """Return the conditions that a number is one that rows of this time may have; rows of other times have some too."""
+    clauses: list[ColumnElement[bool]] = []
+    if since is not None:
         first = select(func.min(blocks.c.block)).where(blocks.c.latest >= since).scalar_subquery()
-        clauses += [records.c.seq >= first * BLOCK_ROWS, time >= since]
+        clauses.append(number >= first * BLOCK_ROWS)
     if until is not None:
         last = select(func.max(blocks.c.block)).where(blocks.c.earliest < until).scalar_subquery()
-        clauses += [records.c.seq < (last + 1) * BLOCK_ROWS, time < until]
+        clauses.append(number < (last + 1) * BLOCK_ROWS)
     return clauses
 
 
