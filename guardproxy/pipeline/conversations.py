@@ -113,9 +113,8 @@ def _prefixes(messages: Sequence[Message], scope: JudgeScope, start: bytes) -> I
 
 def following(prefix: bytes, message: Message, scope: JudgeScope) -> bytes:
     """The prefix of the conversation that this message continues."""
-    if message.role in _SYSTEM_ROLES and message.role not in scope.roles:
-        return prefix
-    parts = [part for part in message.parts if part.kind not in scope.skip]
+    only_opaque = message.role in _SYSTEM_ROLES and message.role not in scope.roles
+    parts = [p for p in message.parts if p.kind == "opaque" or not (only_opaque or p.kind in scope.skip)]
     if not parts:
         return prefix
     written = [f"{part.kind} {len(part.note)} {len(part.text)} {part.note}{part.text}" for part in parts]

@@ -10,6 +10,7 @@ from guardproxy.types import SIGNALS, Message, Taxonomy
 
 # The notes behind a refusal: `BlockPolicy.refusal`.
 _NOTES: Final = re.compile(r"(?: \((?P<categories>[^()]*)\))??(?: \(language: (?P<languages>[^()]*)\))?")
+_MOST_LANGUAGES = 3  # more codes of two letters could spell a text, so a refusal that names more is judged
 
 
 class OwnTexts:
@@ -44,7 +45,8 @@ class OwnTexts:
             return False
         rules = (*policy.user.by_category, *policy.assistant.by_category)
         categories = _are_names(notes["categories"], {*self._categories, *rules})
-        return categories and _are_names(notes["languages"], CODES | {OTHER})
+        few = (notes["languages"] or "").count(",") < _MOST_LANGUAGES
+        return categories and few and _are_names(notes["languages"], CODES | {OTHER})
 
 
 def _are_names(listed: str | None, known: Collection[str]) -> bool:

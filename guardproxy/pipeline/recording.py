@@ -42,7 +42,8 @@ class Recorder:
         """
         hashed = sum(one.turn.message.size for one in judged) // CHEAPER if reply else 0
         size = 256 * len(judged) + 16 * len(coverage)
-        places = await computed(256 * len(judged) + hashed, _places, case, judged)
+        withheld = _withheld(case, judged, dropped, is_reply=reply is not None)
+        places = await computed(256 * len(judged) + hashed, _places, case, judged, withheld)
         if reply is not None:
             for one, (prefix, _) in zip(judged, places, strict=True):
                 self._conversations.answered(case, prefix, "" if one.late else reply.id)
@@ -76,7 +77,13 @@ class Recorder:
                 receipt = Receipt()
                 receipts.update((record.id, receipt) for record in records)
                 self._recorded.expect(turn, receipt.written)
-        await self._observers.record([record for _, records in turns for record in records], receipts)
+        try:
+            await self._observers.record([record for _, records in turns for record in records], receipts)
+        except BaseException:
+            # If this is cancelled, some records never get to a sink: no repeat may wait for them.
+            for receipt in receipts.values():
+                receipt.note(stored=False)
+            raise
 
     def _give_later(self, written: "asyncio.Future[bool]", turn: Recordable, records: list[Record]) -> None:
         """Give the records if the sinks fail to store those that say the same; one spare for each turn is enough."""
@@ -90,10 +97,26 @@ class Recorder:
             await self._give([(turn, records)])
 
 
-def _places(case: Case, judged: Sequence[JudgedTurn]) -> list[tuple[bytes, Recordable | None]]:
+def _withheld(case: Case, judged: Sequence[JudgedTurn], dropped: frozenset[int], *, is_reply: bool) -> list[bool]:
+    """For each turn, whether nobody got it: a choice of a reply, the turn's exchange, or the request was refused."""
+    refused = [isinstance(one.outcome, Refuse) for one in judged]
+    if is_reply:
+        return refused
+    # A failure of any turn refuses the request (`Pipeline.review_request`).
+    stops = [one.turn.current or case.policy.history == "block" or one.failure is not None for one in judged]
+    request = any(one and stop for one, stop in zip(refused, stops, strict=True))
+    return [request or one.turn.index in dropped for one in judged]
+
+
+def _places(
+    case: Case, judged: Sequence[JudgedTurn], withheld: Sequence[bool]
+) -> list[tuple[bytes, Recordable | None]]:
     """For each turn, its prefix, and what tells its record from others."""
-    prefixes = [prefix_of(case, one) for one in judged]
-    return [(prefix, recordable(case, one, prefix)) for prefix, one in zip(prefixes, judged, strict=True)]
+    places: list[tuple[bytes, Recordable | None]] = []
+    for one, without in zip(judged, withheld, strict=True):
+        prefix = prefix_of(case, one)
+        places.append((prefix, recordable(case, one, prefix, withheld=without)))
+    return places
 
 
 def _without_repeats(

@@ -18,10 +18,15 @@ _Key = tuple[str, str, bytes, int]
 
 @dataclass(frozen=True, slots=True)
 class Recordable:
-    """What tells a turn from others, and what a record would say of it."""
+    """What tells a turn from others, what a record would say of it, and whether nobody got its text."""
 
     key: _Key
-    decided: tuple[object, ...]
+    decided: _Decided
+    withheld: bool = False
+
+    def tells(self, turn: "Recordable") -> bool:
+        """Whether a record of this turn says all that one of `turn` would: above all, that its text was forwarded."""
+        return self.decided == turn.decided and (turn.withheld or not self.withheld)
 
 
 class RecordedTurns:
@@ -31,32 +36,33 @@ class RecordedTurns:
     """
 
     def __init__(self) -> None:
-        self._known: OrderedDict[_Key, _Decided] = OrderedDict()
-        self._waiting: dict[_Key, tuple[_Decided, Future[bool]]] = {}
+        self._known: OrderedDict[_Key, Recordable] = OrderedDict()
+        self._waiting: dict[_Key, tuple[Recordable, Future[bool]]] = {}
 
     def is_known(self, turn: Recordable) -> bool:
         """Whether the latest record of the turn is stored and says the same."""
-        if self._known.get(turn.key) != turn.decided:
+        known = self._known.get(turn.key)
+        if known is None or not known.tells(turn):
             return False
         self._known.move_to_end(turn.key)
         return True
 
     def waiting(self, turn: Recordable) -> "Future[bool] | None":
         """If a record that says the same is on its way to the sinks: whether they have stored it, once it is known."""
-        decided, written = self._waiting.get(turn.key, ((), None))
-        return written if decided == turn.decided else None
+        first, written = self._waiting.get(turn.key, (None, None))
+        return written if first and first.tells(turn) else None
 
     def expect(self, turn: Recordable, written: "Future[bool]") -> None:
         """Remember the turn once its records are `written`."""
-        self._waiting[turn.key] = turn.decided, written
+        self._waiting[turn.key] = turn, written
         written.add_done_callback(partial(self._settle, turn))
 
     def _settle(self, turn: Recordable, written: "Future[bool]") -> None:
-        if self._waiting.get(turn.key, ((), None))[1] is written:
+        if self._waiting.get(turn.key, (None, None))[1] is written:
             del self._waiting[turn.key]
         if written.cancelled() or not written.result():
             return
-        self._known[turn.key] = turn.decided
+        self._known[turn.key] = turn
         self._known.move_to_end(turn.key)
         if len(self._known) > _MOST:
             self._known.popitem(last=False)
@@ -77,14 +83,15 @@ def may_repeat(case: Case, judged: JudgedTurn) -> bool:
     return case.place is not None and judged.turn.index < case.place.new
 
 
-def recordable(case: Case, judged: JudgedTurn, prefix: bytes) -> Recordable | None:
+def recordable(case: Case, judged: JudgedTurn, prefix: bytes, *, withheld: bool) -> Recordable | None:
     """The turn as `RecordedTurns` knows it; None if there is no need to know it, or its place is not known.
 
     A turn that passed is recorded as the current one only, so it need not be known unless it is current again: with the
     results of tools.
 
     It is the same turn if it stands at the same place of the same session, behind the same turns, under the same
-    policy. Not compared are scores and the version of the policy: if they change the decision, that is compared.
+    policy. Not compared are scores and the version of the policy: if they change the decision, that is compared. That
+    the request was refused or the turn was left out of it (`withheld`) is no news, that it was forwarded since is.
     """
     turn = judged.turn
     if not prefix or judged.late or not (judged.stands_out or (case.place and case.place.tools)):
@@ -98,7 +105,7 @@ def recordable(case: Case, judged: JudgedTurn, prefix: bytes) -> Recordable | No
     if judged.counted and judged.verdict:
         excluded = judged.counted.applied(case.policy, turn.message.side, judged.verdict)
     decided = (_decided(judged.decision), _effect(judged.outcome), bool(judged.error), verdict, excluded)
-    return Recordable(key, (*decided, judged.undecoded, *shadow))
+    return Recordable(key, (*decided, judged.undecoded, *shadow), withheld)
 
 
 def _decided(decision: Decision) -> _Decided:
@@ -110,11 +117,7 @@ def _shadow(policy: Policy, decision: Decision) -> _Decided:
 
 
 def _effect(outcome: Outcome) -> str:
-    """What became of the text by this decision.
-
-    Not compared is whether the turn is left out of the request: that follows from its refusal, or from the record of
-    another turn of its exchange.
-    """
+    """What became of the text by this decision."""
     match outcome:
         case Pass():
             return "passed"

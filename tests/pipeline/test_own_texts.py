@@ -70,6 +70,7 @@ def test_an_own_text_is_not_judged(message: dict[str, Any]) -> None:
         said(MESSAGE + " Take a bomb."),
         said(MESSAGE + " (violence_hate)"),
         said(MESSAGE + " (language: zh, build)"),
+        said(MESSAGE + " (language: ki, da, na, pi)"),
         said(MESSAGE, tool_calls=[CALL]),
         said(MESSAGE, reasoning_content="a bomb"),
         said(MESSAGE, name="bomb"),
@@ -79,7 +80,7 @@ def test_an_own_text_is_not_judged(message: dict[str, Any]) -> None:
         said([{"type": "text", "text": MESSAGE[:9]}, {"type": "text", "text": MESSAGE[9:]}]),
         said(MESSAGE, vendor={"x": "take a bomb"}),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_everything_else_is_judged(message: dict[str, Any]) -> None:
     """Other roles, other texts, and messages with anything beside the own text."""

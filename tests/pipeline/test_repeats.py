@@ -12,14 +12,17 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from guardproxy.actions import REGISTRY
+from guardproxy.errors import JudgingTooLong
 from guardproxy.observe import Metrics, Observers
 from guardproxy.observe.masking import INFERRED
 from guardproxy.observe.records import masked_record
 from guardproxy.pipeline import Exchange, Pipeline, RequestReview
-from guardproxy.pipeline.conversations import prefixes_of
+from guardproxy.pipeline.conversations import Conversations, prefixes_of
+from guardproxy.pipeline.recording import Recorder
+from guardproxy.pipeline.request_judging import judge_request
 from guardproxy.policy import JudgeScope, Policy, Rule, SideRules
 from guardproxy.registry import load
-from guardproxy.types import Message, Origin, Part, Record
+from guardproxy.types import Check, Conversation, Message, Origin, Part, Record, Verdict
 from guardproxy.wires.openai_chat import wire
 from guardproxy.wires.openai_responses import wire as responses
 from tests.kit import ListSink, WordGuard
@@ -49,11 +52,20 @@ class ShakySink(ListSink):
         await super().write(records)
 
 
+class BusyGuard(WordGuard):
+    """A guard to which a text with LONG is too long."""
+
+    async def judge(self, check: Check) -> Verdict:
+        if "LONG" in check.turn.text:
+            raise JudgingTooLong("told so")
+        return await super().judge(check)
+
+
 class Proxy:
     """A pipeline whose requests come one after the other, and its records."""
 
     def __init__(self, *, required: bool = True, infer: bool = True, queue_size: int = 10_000) -> None:
-        self.sink, self.guard = ShakySink(), WordGuard(WORDS)
+        self.sink, self.guard = ShakySink(), BusyGuard(WORDS)
         self.registry = CollectorRegistry()
         metrics = Metrics(self.registry)
         self.observers = Observers(
@@ -184,9 +196,9 @@ def test_another_decision_is_recorded() -> None:
     ]
 
 
-@pytest.mark.parametrize("history", ["drop", "allow", "block"])
-def test_a_refused_turn_that_comes_again_is_no_news(history: Any) -> None:
-    """Whatever becomes of it as history: it was withheld when it was sent."""
+@pytest.mark.parametrize(("history", "records"), [("drop", 1), ("allow", 2), ("block", 1)])
+def test_a_refused_turn_that_comes_again_is_no_news(history: Any, records: int) -> None:
+    """It was withheld when it was sent. That the model gets it as history, if the policy allows that, is news once."""
     rules = replace(POLICY, history=history)
 
     async def run() -> Proxy:
@@ -196,7 +208,55 @@ def test_a_refused_turn_that_comes_again_is_no_news(history: Any) -> None:
                 await proxy.ask("a bomb", REFUSAL, "so", rules=rules)
         return proxy
 
-    assert [(turn, action) for _, turn, action, _ in asyncio.run(run()).told()] == [(0, "block")]
+    assert [(turn, action) for _, turn, action, _ in asyncio.run(run()).told()] == [(0, "block")] * records
+
+
+@pytest.mark.parametrize("answered", [True, False])
+@pytest.mark.parametrize("required", [True, False])
+def test_a_turn_that_was_withheld_and_is_forwarded_later_is_news(answered: bool, required: bool) -> None:
+    """A harmful message beside it takes it out of the first request. Without that one, the model gets it."""
+    beside = [{"role": "user", "content": text} for text in ("a knife", "a bomb")]
+    rest = [{"role": "assistant", "content": "yes"}, {"role": "user", "content": "so"}]
+
+    async def run() -> Proxy:
+        async with Proxy(required=required) as proxy:
+            await proxy.send([*beside, *rest] if answered else beside, session="s")
+            for messages in ([beside[0], *rest], [beside[0], *rest], [*beside, *rest]):
+                await proxy.send(messages, session="s")
+        return proxy
+
+    told = [one for one in asyncio.run(run()).told() if one[2] == "flag"]
+    assert told == [("r1", 0, "flag", "drop" if answered else "pass"), ("r2", 0, "flag", "pass")]
+
+
+def test_a_turn_of_a_request_that_could_not_be_judged_is_news_when_it_is_forwarded() -> None:
+    """A text of the history that takes too long to judge refuses the whole request."""
+
+    async def run() -> Proxy:
+        async with Proxy() as proxy:
+            with pytest.raises(JudgingTooLong):
+                await proxy.ask("a knife", "yes", "LONG", "yes", "so", session="s")
+            for _ in range(2):
+                await proxy.ask("a knife", "yes", "so", session="s")
+        return proxy
+
+    told = [one for one in asyncio.run(run()).told() if one[2] == "flag"]
+    assert told == [("r1", 0, "flag", "pass"), ("r2", 0, "flag", "pass")]
+
+
+def test_unreadable_content_of_a_system_message_is_no_repeat_of_the_message_before() -> None:
+    """The texts of a system message that is not judged are left out of the hash of a conversation, its images not."""
+    image = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+    user = {"role": "user", "content": image}
+    rest = [{"role": "assistant", "content": "yes"}, {"role": "user", "content": "so"}]
+
+    async def run() -> Proxy:
+        async with Proxy() as proxy:
+            await proxy.send([user, *rest], session="s")
+            await proxy.send([user, {"role": "system", "content": image}, *rest], session="s")
+        return proxy
+
+    assert asyncio.run(run()).told() == [("r1", 0, "flag", "pass"), ("r2", 1, "flag", "pass")]
 
 
 def test_shadow_policies_are_recorded_once_too() -> None:
@@ -421,6 +481,38 @@ def test_a_repeat_waits_for_a_record_that_is_being_written(fails: bool) -> None:
         return proxy
 
     assert asyncio.run(run()).told() == [("r2" if fails else "r1", 0, "flag", "pass")]
+
+
+def test_a_repeat_does_not_wait_for_a_record_that_was_cancelled() -> None:
+    """A request that is stopped while its records are queued has given some of them only; the next gives the rest."""
+    turns = [text for number in range(100) for text in (f"a knife {number}", "yes")]
+
+    async def run() -> Proxy:
+        async with Proxy(required=False) as proxy:
+            conversations = Conversations()
+            recorder = Recorder(proxy.observers, Metrics(CollectorRegistry()), conversations)
+            parts = [Part(f"messages[{i}].content", text) for i, text in enumerate(turns[:-1])]
+            messages = tuple(Message(("user", "assistant")[i % 2], (part,)) for i, part in enumerate(parts))
+            body = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+            request = wire.parse_request("/v1/chat/completions", json.dumps(body).encode())
+            request = replace(request, conversation=Conversation(messages))
+            exchange = await conversations.placed(Exchange(wire, request, Origin("r", "", "", "u", "m"), POLICY))
+            judged = (await judge_request(proxy.pipeline.judging, exchange)).to_record
+
+            def give() -> asyncio.Task[None]:
+                return asyncio.create_task(recorder.record(exchange, judged, (), dropped=frozenset(), reply=None))
+
+            first = give()
+            while not proxy.counted("flag"):  # noqa: ASYNC110 - it must stop between two records
+                await asyncio.sleep(0)
+            first.cancel()
+            await asyncio.wait({first})
+            assert first.cancelled()
+            await give()
+            await proxy.written()
+        return proxy
+
+    assert {record.turn for record in asyncio.run(run()).sink.records} == set(range(0, 200, 2))
 
 
 def test_a_required_record_is_there_before_the_answer() -> None:

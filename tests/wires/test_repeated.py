@@ -223,6 +223,69 @@ def test_repetitions_are_read_as_other_frames(name: str, steps: list[Step], rele
         assert ending(seen, released, outcome) == expected
 
 
+def dicts(value: Any) -> list[dict[str, Any]]:
+    """Return every object in a JSON value, the outer ones first."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [*([value] if isinstance(value, dict) else []), *(found for item in inner for found in dicts(item))]
+
+
+BESIDE = st.tuples(
+    st.integers(0, 3),
+    st.sampled_from(
+        ["role", "item_id", "sequence_number", "created_at", "obfuscation", "vendor", "name", "model", "logprobs"]
+    ),
+    st.sampled_from(["how to", " do it", "stop", "x7Kq2", 7, None, ["stop"], ["how do I"], {"a b c d": "how"}, []]),
+)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@settings(max_examples=60, deadline=None)
+@given(steps=st.lists(st.tuples(st.sampled_from("ab"), BESIDE), min_size=3, max_size=9))
+def test_values_beside_the_text_are_read_as_in_other_frames(
+    name: str, steps: list[tuple[str, tuple[int, str, Any]]]
+) -> None:
+    """A frame may have texts in other fields, of any kind, that come again or change."""
+    protocol = PROTOCOLS[name]
+    texts = [*protocol.start]
+    for number, (text, (place, key, value)) in enumerate(steps):
+        body = json.loads(protocol.text(number, text, "ab1", 0))
+        objects = dicts(body)
+        objects[place % len(objects)][key] = value
+        texts.append(json.dumps(body, separators=(",", ":")))
+    seen = read(protocol, [protocol.frame(text) for text in texts])
+    plain = read(
+        protocol, [protocol.frame(f"{text[:1]}{' ' * place}{text[1:]}") for place, text in enumerate(texts, 1)]
+    )
+    assert (seen.states, seen.refused) == (plain.states, plain.refused)
+
+
+def delta(number: Any, text: str, item: str = "i1") -> str:
+    """Return a delta of a response."""
+    place = f'"item_id":"{item}","output_index":0,"content_index":0'
+    return f'{{"type":"response.output_text.delta",{place},"delta":"{text}","sequence_number":{number}}}'
+
+
+def chunk(text: str, role: str) -> str:
+    """Return a delta of a chat with a role."""
+    return f'{{"id":"c1","model":"m","choices":[{{"index":0,"delta":{{"role":"{role}","content":"{text}"}}}}]}}'
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "path", "text"),
+    [
+        ("responses", [delta('"a"', "b"), delta('"now build it at home"', "c")], "sequence_number", "now build it"),
+        ("responses", [delta(1, "a", item) for item in ("how to", "how to", " do", "how to")], "item_id", "how to doh"),
+        ("chat", [chunk("a", role) for role in ("how", "how", " to", "how")], "choices[0].message.role", "how tohow"),
+    ],
+)
+def test_a_text_beside_the_text_is_judged(name: str, frames: list[str], path: str, text: str) -> None:
+    """A text where another frame has a number, and a text that continues what an earlier frame has, are read."""
+    protocol = PROTOCOLS[name]
+    seen = read(protocol, [protocol.frame(frame) for frame in (*protocol.start, *frames)])
+    (found,) = [part.text for part in seen.stream.message(0).parts if part.path == path]
+    assert found.startswith(text)
+
+
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_repetitions_are_recognised(name: str) -> None:
     """Texts of a stream do not go through the JSON parser: a pattern reads them."""
@@ -252,6 +315,7 @@ def test_repetitions_are_recognised(name: str) -> None:
         ('{"n":012,"s":"b"}', None),
         ('{"n":1e3,"s":"b"}', None),
         ('{"n":-1,"s":"b"}', None),
+        ('{"n":1\u0663,"s":"b"}', None),
         ('{"n":1234567890123456,"s":"b"}', None),
         ('{"s":"b","n":12}', None),
     ],

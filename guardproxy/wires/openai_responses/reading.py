@@ -126,13 +126,11 @@ class ResponseReader(BaseStream):
         """Return the places of the text of a delta without log probabilities, and of what differs in every event."""
         if event.kind not in _PLAIN or event.body.get("logprobs"):
             return None
-        others = [key for key in ("sequence_number", "obfuscation") if key in event.body]
-        return Gaps((("delta",), *((key,) for key in others)), path)
+        return Gaps((("delta",), *((key,) for key in _differing(event.body))), path)
 
     def again(self, event: Event, values: Sequence[Any]) -> dict[str, Any] | None:
         """Return the body of a delta with another text; None if its obfuscation is to be judged."""
-        keys = ["delta", *(key for key in ("sequence_number", "obfuscation") if key in event.body)]
-        body = {**event.body, **dict(zip(keys, values, strict=True))}
+        body = {**event.body, **dict(zip(("delta", *_differing(event.body)), values, strict=True))}
         if "obfuscation" in body:
             builder = MessageBuilder(UpstreamUnreadable, self.known)
             read_fields(builder, {"obfuscation": body["obfuscation"]}, "", event_of(""))
@@ -236,6 +234,12 @@ class ResponseReader(BaseStream):
         if any(steps(part.path)[0] not in PROGRESS for part in parts) or body.get("delta"):
             raise UpstreamUnreadable(f"text in an event of the unknown type {kind[:60]!r}")
         builder.include(replace(part, path=f"output[{body.get('output_index', 0)}].{part.path}") for part in parts)
+
+
+def _differing(body: Mapping[str, Any]) -> list[str]:
+    """The keys beside the text that differ in every event. A string as the number of an event is to be judged."""
+    types = {"sequence_number": int, "obfuscation": str}
+    return [key for key, kind in types.items() if type(body.get(key)) is kind]
 
 
 def echoed(builder: MessageBuilder, response: Mapping[str, Any], request: Request) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 Steps = tuple[str | int, ...]
 """The keys and indices that lead to a value of a body."""
 
-_NUMBER = re.compile(r"(?:0|[1-9]\d{0,14})(?![\d.eE])")
+_NUMBER = re.compile(r"(?:0|[1-9][0-9]{0,14})(?![0-9.eE])")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MOST = 16_384  # bytes of a frame
 _TRIED = 4  # places in the JSON text that are tried

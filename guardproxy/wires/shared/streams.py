@@ -120,6 +120,7 @@ class BaseStream(ABC):
         self._cut = False  # the last released frame was incomplete
         self._broken_off: set[int] = set()  # choices that the upstream has not closed
         self._repeated: list[_Repeated] = []  # the latest first
+        self._places: set[tuple[int, str]] = set()  # choices and paths whose texts come in repeated frames
         self._learnable = _LEARNED * _LEARNED  # each frame that is learned takes _LEARNED, each repetition gives 1
 
     # --- for the subclass to fill in -------------------------------------------------------------------------------
@@ -269,6 +270,8 @@ class BaseStream(ABC):
         if has_more_values(frame.data, FRAME_VALUES):
             raise UpstreamUnreadable(f"a frame of the stream has more than {FRAME_VALUES} values")
         chunk = self.read(frame)
+        if any((choice, path) not in self._places for choice, path, _ in chunk.data.texts):
+            self._repeated = []  # what a frame has beside its text may now be judged, such as a piece of this text
         if self._learnable > 0 and frame.complete:
             self._learn(frame.event, frame.data, chunk.data)
         return chunk
@@ -293,14 +296,12 @@ class BaseStream(ABC):
             return None
         # What `advance` does for a frame that brings a piece of text and nothing else.
         self._learnable += 1
-        builder, ahead = state.builder, False
+        builder, echo = state.builder, state.echoes[key] if key else None
         builder.grow(path, text)
-        if key:
-            echo = state.echoes[key]
+        if echo:
             echo.add(text, b"")
-            ahead = echo.ahead
         pieces = {} if state.ended else {choice: self._arrivals.add_one(choice, (path, kind, text), builder.pieces)}
-        mark = Mark(choice, builder.size, False, ahead)
+        mark = Mark(choice, builder.size, False, echo is not None and echo.ahead)
         return Chunk(raw, (mark,), Event({choice: mark}, [(choice, path, text)], pieces, body, event.kind))
 
     def _learn(self, name: str, data: bytes, event: Event) -> None:
@@ -313,9 +314,9 @@ class BaseStream(ABC):
             return
         self._learnable -= _LEARNED
         if (pattern := pattern_of(data, event.body, gaps.places)) is not None:
-            kind = self._states[choice].builder.kind(path)
-            known = _Repeated(pattern, name, event, choice, path, kind, gaps.echo)
+            known = _Repeated(pattern, name, event, choice, path, self._states[choice].builder.kind(path), gaps.echo)
             self._repeated = [known, *self._repeated[: _PATTERNS - 1]]
+            self._places.add((choice, path))
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
