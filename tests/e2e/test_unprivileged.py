@@ -12,14 +12,16 @@ import pytest
 
 from tests.e2e.guarded import BAD, CONFIG, free_port, judging
 
-# In a namespace of its own: the folders of the interpreter are made readable, the data directory and /tmp stay
-# writable, everything else is read-only. Then the process gives up root for good.
+# In a namespace of its own: the folders of the code, of its environment and of the interpreter are made readable,
+# wherever they are; the data directory and /tmp stay writable, everything else is read-only. Then the process gives up
+# root for good.
 SCRIPT = """
 set -eu
 mount -t tmpfs -o mode=755 none /mnt
-mkdir /mnt/data /mnt/home /mnt/code
+mkdir /mnt/data /mnt/home /mnt/code /mnt/environment
 mount --bind "$DATA" /mnt/data
 mount --rbind "$CODE" /mnt/code
+mount --rbind "$ENVIRONMENT" /mnt/environment
 mount --bind "$HOME" /mnt/home
 mount -t tmpfs -o mode=755 none "$HOME"
 for part in $(ls -A /mnt/home); do
@@ -29,11 +31,12 @@ umount /mnt/home
 mount -t tmpfs -o mode=1777 none /tmp
 mount -o remount,ro /mnt
 mount -o remount,bind,ro /mnt/code
+mount -o remount,bind,ro /mnt/environment
 mount -o remount,ro "$HOME"
 mount -o remount,bind,ro /
 cd /mnt/code
 exec setpriv --reuid 10001 --regid 10001 --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all \\
-    env HOME=/mnt/data PYTHONDONTWRITEBYTECODE=1 "$EXECUTABLE" -m guardproxy serve \\
+    env HOME=/mnt/data PYTHONDONTWRITEBYTECODE=1 /mnt/environment/bin/python -m guardproxy serve \\
     --config /mnt/data/guardproxy.yaml --data-dir /mnt/data/store
 """
 
@@ -62,7 +65,7 @@ def test_nothing_else_is_written(namespace: None, tmp_path: Path, monkeypatch: p
             "CODE": str(Path.cwd()),
             "HOME": str(Path.home()),
             "PYTHON": str(Path(sys.base_prefix) / "bin"),
-            "EXECUTABLE": sys.executable,
+            "ENVIRONMENT": sys.prefix,
         }
         command = ["unshare", "--mount", "--propagation", "private", "bash", "-c", SCRIPT]
         with (tmp_path / "log").open("wb") as output:
