@@ -139,8 +139,9 @@ def test_a_renewed_certificate_is_used(tmp_path: Path, authority: Authority, wor
         assert _subject(port, context) == "old"
         _replace(used.key, new.key)
         assert _subject(port, context) == "new"
-        used.cert.unlink()
-        assert _subject(port, context) == "new"
+        if workers == 1:  # of several, one may not have had a connection since, and so have the old pair still
+            used.cert.unlink()
+            assert _subject(port, context) == "new"
     log = (tmp_path / "log").read_text()
     assert "certificate_not_reloaded" in log
     assert "certificate_reloaded" in log
