@@ -22,6 +22,8 @@ from guardproxy.types import (
 )
 
 OnFailure = Literal["block", "flag", "allow"]
+# `error`: the client gets an error of its protocol, and may repeat the request.
+OnUnavailable = Literal["error", "block", "flag", "allow"]
 StreamMode = Literal["window", "hold_all", "monitor"]
 HistoryMode = Literal["drop", "block", "allow"]
 # Named sets of rules for the embedded guard, the strictest first: `settings/presets.yaml`.
@@ -138,7 +140,8 @@ class Policy:
     """One named policy. `version` is a hash of its text, and of the calibration if there is one.
 
     `on_guard_error`, `on_overload` and `on_opaque` say what to do without a verdict: the guard fails, it would take too
-    long, or it cannot read the content. `on_language` decides about a text in a language that the guard does not read.
+    long, or it cannot read the content. With `error` the client gets no refusal but an error, and nothing passes.
+    `on_language` decides about a text in a language that the guard does not read.
     `history` says what to do with earlier turns that would be refused now. `calibration` is the guard's, the same for
     all policies of a file: thresholds are compared with calibrated probabilities.
     """
@@ -147,8 +150,8 @@ class Policy:
     version: str
     user: SideRules
     assistant: SideRules
-    on_guard_error: OnFailure = "block"
-    on_overload: OnFailure = "block"
+    on_guard_error: OnUnavailable = "error"
+    on_overload: OnUnavailable = "error"
     on_opaque: Mapping[Side, OnFailure] = field(default_factory=lambda: {"user": "flag", "assistant": "flag"})
     on_language: Mapping[Side, OnFailure] = field(default_factory=lambda: {"user": "flag", "assistant": "flag"})
     judge: JudgeScope = JudgeScope()
@@ -210,10 +213,20 @@ def is_clearly_passed(policy: Policy, side: Side, verdict: Verdict) -> bool:
     return SEVERITY[decide(policy, side, doubled).action] < SEVERITY["rewrite"]
 
 
-def on_failure(setting: OnFailure, cause: Cause) -> Decision:
-    """The decision without a verdict: the guard failed, was overloaded, or cannot read the content."""
-    action: ActionName = "pass" if setting == "allow" else setting
-    return Decision(action, "", (), cause)
+def on_failure(setting: OnUnavailable, cause: Cause) -> Decision:
+    """The decision without a verdict: the guard failed, was overloaded, or cannot read the content.
+
+    For `error` it is to block: nothing passes. What the client gets instead of a refusal is the pipeline's affair.
+    """
+    return Decision(_WITHOUT_VERDICT[setting], "", (), cause)
+
+
+_WITHOUT_VERDICT: Mapping[OnUnavailable, ActionName] = {
+    "error": "block",
+    "block": "block",
+    "flag": "flag",
+    "allow": "pass",
+}
 
 
 def language_note(languages: tuple[str, ...]) -> str:

@@ -336,6 +336,9 @@ class Wire(Protocol):
     def error(self, status: int, code: str, message: str) -> Answer:
         """The protocol's error body."""
 
+    def error_event(self, error: Answer, content_type: str) -> bytes:
+        """An error as the last event of a stream of this content type that has begun."""
+
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """A reader for the streamed reply to `request`; `content_type` is that of the reply."""
 

@@ -242,7 +242,7 @@ def test_what_is_clearly_passed(probability: float, clear: bool) -> None:
 def test_defaults() -> None:
     """A policy that says nothing more blocks when the guard fails, judges users and tools, and holds text back."""
     policy = Policy("p", "v", SideRules({}), SideRules({}))
-    assert (policy.on_guard_error, policy.on_overload) == ("block", "block")
+    assert (policy.on_guard_error, policy.on_overload) == ("error", "error")
     assert policy.on_opaque == {"user": "flag", "assistant": "flag"}
     assert (policy.history, policy.views) == ("drop", ())
     assert policy.judge == JudgeScope(("tool", "user"), ("tool_definition",))

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, 
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from guardproxy.errors import GuardUnavailable, Overloaded, UpstreamUnreadable
+from guardproxy.errors import GuardproxyError, GuardUnavailable, JudgingTooLong, UpstreamUnreadable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.offload import computed
 from guardproxy.pipeline.canary import CANARIES
@@ -160,8 +160,8 @@ class Pipeline:
         2. A refused current turn refuses the request.
         3. Rewritten turns are forwarded with their new text. If nothing changes, the client's own bytes are forwarded.
 
-        If the guard accepts no check of a turn and the policy blocks, the records say so, and then this raises why:
-        Overloaded, or JudgingTooLong whatever the policy says.
+        If the guard fails on a turn and the policy says `error`, the records say so, and then this raises why:
+        GuardUnavailable, Overloaded, or JudgingTooLong whatever the policy says.
         """
         return await self._unattended.attended(self._review_request(exchange), len(exchange.request.raw))
 
@@ -193,7 +193,8 @@ class Pipeline:
     async def review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
         """Judge every choice of a whole reply.
 
-        Raises UpstreamUnreadable if the wire cannot read it, Overloaded if the guard is and the policy blocks then.
+        Raises UpstreamUnreadable if it cannot be read, or not be judged in the time of a check; GuardUnavailable or
+        Overloaded if the guard fails and the policy says `error`.
         """
         return await self._unattended.attended(self._review_reply(exchange, body), len(body))
 
@@ -212,8 +213,8 @@ class Pipeline:
         failed = any(choice.error for choice in judged)
         _, coverage = await computed(len(body), _covered, reply.choices, exchange.policy, judged, failed=failed)
         await self.judging.record(exchange, judged, coverage, reply=reply.info)
-        if isinstance(failure := _failure_of(judged), Overloaded):
-            raise failure
+        if failure := _failure_of(judged):
+            raise _of_reply(failure)
         if all(choice.passed for choice in judged):
             self._replies.remember(exchange, reply.id)
         outcomes: dict[int, Outcome] = {
@@ -354,8 +355,15 @@ def _with_messages(exchange: Exchange, messages: Sequence[Message]) -> Exchange:
 
 
 def _failure_of(judged: Sequence[JudgedTurn]) -> GuardUnavailable | None:
-    """Why the guard accepted no check of a refused turn; None if that is not why any turn is refused."""
-    return next((turn.failure for turn in judged if turn.failure and isinstance(turn.outcome, Refuse)), None)
+    """The guard's failure that the client gets as an error, if there is one."""
+    return next((turn.failure for turn in judged if turn.failure), None)
+
+
+def _of_reply(failure: GuardUnavailable) -> GuardproxyError:
+    """The error for a client whose reply could not be judged: that it takes too long is not the request's fault."""
+    if isinstance(failure, JudgingTooLong):
+        return UpstreamUnreadable(f"the reply takes too long to judge: {failure}")
+    return failure
 
 
 def _extent(coverage: tuple[Coverage, ...]) -> Extent:

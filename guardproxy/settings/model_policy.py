@@ -11,6 +11,7 @@ from guardproxy.policy import (
     HistoryMode,
     JudgeScope,
     OnFailure,
+    OnUnavailable,
     PresetName,
     RewritePolicy,
     StreamPolicy,
@@ -85,9 +86,9 @@ class PolicySettings:
     """Rules for replies, by the same keys."""
     unsafe: ThresholdSettings | None = None
     """Rules for the overall probability, on every side without `unsafe` rules of its own."""
-    on_guard_error: OnFailure = "block"
+    on_guard_error: OnUnavailable = "error"
     """What to do if the guard fails, times out or gives an unreadable answer."""
-    on_overload: OnFailure = "block"
+    on_overload: OnUnavailable = "error"
     """What to do if the guard is overloaded."""
     on_opaque: OnFailure | OpaqueSettings = "flag"
     """What to do with content that the guard cannot read, such as images: for both sides or for each."""

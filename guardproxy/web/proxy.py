@@ -23,7 +23,7 @@ from guardproxy.types import Origin
 from guardproxy.web.answers import AnswerHeaders, check_charset, foreign_charset, is_text
 from guardproxy.web.call import NO_RETRY, Call, KeepAlive, WhileConnected
 from guardproxy.web.client import choose_policy
-from guardproxy.web.errors import NotReady, Redirected, ShuttingDown, Unsupported, error_answer, retry_after
+from guardproxy.web.errors import NotReady, Redirected, ShuttingDown, Unsupported, error_answer, retry_after, told
 from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Header, Headers, end_to_end, first
 from guardproxy.web.identities import Identities
 from guardproxy.web.paths import NotGuarded, PathList, check_path, spellings
@@ -310,20 +310,14 @@ class Proxy:
         await call.answer(answer.status, headers, answer.body)
 
     async def _fail(self, call: Call, wire: Wire | None, error: GuardproxyError) -> None:
-        """Answer with an error of the client's protocol, in a stream that has begun as its last event.
-
-        Why an upstream's answer cannot be read is only logged: the reason may quote text that was not judged.
-        """
+        """Answer with an error of the client's protocol, in a stream that has begun as its last event."""
         self._metrics.failed(error.code)
-        message = str(error)
-        if isinstance(error, UpstreamUnreadable):
-            message = f"the upstream's answer cannot be read, so it cannot be judged; see request {call.id} in the log"
         error_of = wire.error if wire is not None else partial(error_answer, call.path)
         retry = error.status in {502, 503, 504} and not isinstance(error, UpstreamUnreadable | Redirected)
-        answer = error_of(error.status, error.code, message)
+        answer = error_of(error.status, error.code, told(error, call.id))
         if call.status:
-            if call.stream_type:
-                await call.send(_error_event(call.stream_type, answer))
+            if call.stream_type and wire is not None:
+                await call.send(wire.error_event(answer, call.stream_type))
             return
         await self._send_answer(call, answer, retry=retry, more=retry_after(error))
 
@@ -367,12 +361,6 @@ def _cause(error: GuardproxyError) -> str:
     """The cause of an error for the log. Not its `repr`, which for some errors holds the whole body."""
     cause = error.__cause__
     return f"{type(cause).__name__}: {cause}" if cause is not None else ""
-
-
-def _error_event(stream_type: str, answer: Answer) -> bytes:
-    """An error as an event of a stream of this content type: a server-sent event, or a line of JSON."""
-    is_sse = stream_type.lower().startswith("text/event-stream")
-    return b"event: error\ndata: %b\n\n" % answer.body if is_sse else answer.body + b"\n"
 
 
 def _for_line_readers(exchange: Exchange, body: bytes) -> bytes:

@@ -179,6 +179,12 @@ class Gemini(BaseWire):
         error = {"code": status, "message": message, "status": name, "details": [info]}
         return Answer(status, JSON, dumps({"error": error}))
 
+    def error_event(self, error: Answer, content_type: str) -> bytes:
+        """Return an error as an event without a name, which Google's client cannot read; of an array, as an item."""
+        if content_type.lower().startswith("text/event-stream"):
+            return b"data: %b\r\n\r\n" % error.body
+        return super().error_event(error, content_type)
+
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """Return a reader for the streamed reply: a JSON array if the content type is JSON, otherwise events."""
         return GeminiStream(request, array=content_type.partition(";")[0].strip().lower() == JSON)

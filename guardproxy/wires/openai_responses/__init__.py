@@ -156,6 +156,12 @@ class OpenAIResponses(openai.OpenAIWire):
         part = refusal_part(refusal.message, structured=request.structured)
         return Answer(200, JSON, dumps(ended(head, [_message(head, part)], refusal)))
 
+    def error_event(self, error: Answer, content_type: str) -> bytes:
+        """Return the event `error`, with the fields of the protocol's own and with `error`, for which clients raise."""
+        body = json.loads(error.body)
+        own = {key: body["error"][key] for key in ("code", "message", "param")}
+        return super().error_event(Answer(error.status, JSON, dumps({"type": "error", **own, **body})), content_type)
+
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """Return a reader for the streamed reply."""
         return ResponseStream(request, _head(request, request.received))

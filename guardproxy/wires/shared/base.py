@@ -135,6 +135,11 @@ class BaseWire(ABC):
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """Return a reader for the streamed reply to `request`."""
 
+    def error_event(self, error: Answer, content_type: str) -> bytes:
+        """Return an error as the last event of a stream: a server-sent event, or a line of JSON."""
+        is_sse = content_type.lower().startswith("text/event-stream")
+        return b"event: error\ndata: %b\n\n" % error.body if is_sse else error.body + b"\n"
+
     def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
         """Return the reply with its outcomes applied; the original bytes if every choice passes."""
         changed = {index: outcome for index, outcome in outcomes.items() if not isinstance(outcome, Pass)}
