@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from tests.conformance.clients import CLIENTS, PARSERS, STOPS, Client
+from tests.conformance.reading import Reach
 from tests.conformance.speech import CHATS, PROTOCOLS, Protocol, conversation, plain
 from tests.conformance.stand import MARKER, REFUSAL, REPLACEMENT, Stand, standing
 from tests.kit import Scripted
@@ -191,6 +192,20 @@ def test_cut(stand: Stand, client: Client, model: str) -> None:
     assert read.stop == _stop(client, filtered=model != "plain")
     assert b"poison" not in stand.received
     assert b"now." not in stand.received
+
+
+@each_stream
+def test_a_stream_that_cannot_be_judged(stand: Stand, client: Client) -> None:
+    """If the guard fails in a stream, the client raises its own error behind the judged text, and reads no refusal."""
+    wait = partial(stand.watch.wait_for, b"afternoon", 10)
+    stand.answer_with(client, _protocol(client), ["Tides come in ", "the afternoon. ", wait, "FAIL ", "now."])
+    try:
+        told = client.ask(Reach(stand.watch.url, "m"), "Hello there.").error
+    except openai.APIError as error:  # it has no status: the stream began with 200
+        told = str(error)
+    assert "the guard is unavailable" in told
+    assert b"FAIL" not in stand.received
+    assert REFUSAL.encode() not in stand.received
 
 
 @each_parser
