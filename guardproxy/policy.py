@@ -77,13 +77,16 @@ class BlockPolicy:
     finish: Literal["content_filter", "stop"] = "content_filter"
     """The finish reason of the completion."""
     name_categories: bool = False
-    """Whether the message names the categories."""
+    """Whether the message, and the reason for programs, name the categories."""
+    closing: str = "The rest of this answer was withheld."
+    """The last sentence of a stream that is cut behind text that the client has; empty for none."""
 
     def refusal(self, categories: tuple[str, ...], languages: tuple[str, ...] = ()) -> Refuse:
         """The refusal of a text for these categories, or because the guard does not read these languages."""
         named = f" ({', '.join(categories)})" if self.name_categories and categories else ""
         named += f" ({language_note(languages)})" if languages else ""
-        return Refuse(f"{self.message}{named}", self.how, self.finish, categories)
+        told = categories if self.name_categories else None
+        return Refuse(f"{self.message}{named}", self.how, self.finish, categories, self.closing, told)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,11 +60,11 @@ def test_an_action_of_the_users_own() -> None:
 def test_block_refuses_in_the_policys_words() -> None:
     """A block refuses with the configured message; it names categories only if the policy says so."""
     assert act(block.open_action(POLICY), Part("c", "x")) == Refuse(
-        BlockPolicy().message, "completion", "content_filter", ("violence_hate",)
+        BlockPolicy().message, "completion", "content_filter", ("violence_hate",), BlockPolicy().closing
     )
-    open_policy = Policy("p", "v", SideRules({}), SideRules({}), block=BlockPolicy("error", "No.", "stop", True))
+    open_policy = Policy("p", "v", SideRules({}), SideRules({}), block=BlockPolicy("error", "No.", "stop", True, ""))
     refusal = act(block.open_action(open_policy), Part("c", "x"))
-    assert refusal == Refuse("No. (violence_hate)", "error", "stop", ("violence_hate",))
+    assert refusal == Refuse("No. (violence_hate)", "error", "stop", ("violence_hate",), named=("violence_hate",))
 
 
 def test_replace_stands_for_the_whole_turn() -> None:
@@ -86,8 +86,8 @@ def test_an_unsafe_replacement_is_a_refusal() -> None:
 
 def test_a_rewrite_that_becomes_a_block_names_categories_as_a_block_does() -> None:
     """The text of a refusal does not depend on the action that gave it."""
-    policy = Policy("p", "v", SideRules({}), SideRules({}), block=BlockPolicy("completion", "No.", "stop", True))
-    refusal = Refuse("No. (violence_hate)", "completion", "stop", ("violence_hate",))
+    policy = Policy("p", "v", SideRules({}), SideRules({}), block=BlockPolicy("completion", "No.", "stop", True, ""))
+    refusal = Refuse("No. (violence_hate)", "completion", "stop", ("violence_hate",), named=("violence_hate",))
     for action in (replace, redact):
         assert act(action.open_action(policy), Part("t", "call(bomb)", "tool_call")) == refusal
 

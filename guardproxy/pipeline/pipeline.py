@@ -18,7 +18,7 @@ from guardproxy.pipeline.judged_request import JudgedRequest, undecoded_paths, u
 from guardproxy.pipeline.judging import Judging
 from guardproxy.pipeline.own_texts import OwnTexts
 from guardproxy.pipeline.request_judging import judge_request
-from guardproxy.pipeline.resumed import JudgedReplies
+from guardproxy.pipeline.resumed import JudgedReplies, WithheldReplies
 from guardproxy.pipeline.stream import StreamReview
 from guardproxy.pipeline.together import judged_together
 from guardproxy.pipeline.turns import (
@@ -119,6 +119,7 @@ class Pipeline:
         )
         self._metrics = metrics
         self._replies = JudgedReplies()
+        self._withheld = WithheldReplies()
         self._held = HeldBytes(max_held_bytes, max_characters)
         metrics.held_from(lambda: self._held.all)
         self._unattended = Unattended(after_disconnect_s, max_held_bytes)
@@ -166,10 +167,13 @@ class Pipeline:
         return await self._unattended.attended(self._review_request(exchange), len(exchange.request.raw))
 
     async def _review_request(self, exchange: Exchange) -> RequestReview:
-        exchange = self._replies.without_known(await self._conversations.placed(exchange))
+        exchange = await self._conversations.placed(self._withheld.left_out(exchange))
+        exchange = self._replies.without_known(exchange)
         messages, history = exchange.request.conversation.messages, exchange.policy.history
         policies = exchange.policies or (exchange.policy,)
-        own = await computed(8 * len(messages) * len(policies), self._own_texts.paths, messages, policies)
+        own, kept = await computed(8 * len(messages) * len(policies), self._own_texts.found, messages, policies)
+        if kept is not messages:
+            exchange, messages = _with_messages(exchange, kept), kept
         judged = await judge_request(self.judging, exchange, own)
         failure = _failure_of(judged.turns)
         dropped = judged.dropped(messages, history) if failure is None else frozenset()
@@ -221,6 +225,8 @@ class Pipeline:
             choice.choice: choice.outcome for choice in judged if not isinstance(choice.outcome, Pass)
         }
         refusals = [outcome for outcome in outcomes.values() if isinstance(outcome, Refuse)]
+        if refusals:
+            self._withheld.note(exchange, reply.id)
         as_error = next((outcome for outcome in refusals if outcome.shape == "error"), None)
         if outcomes:
             edit = exchange.wire.edit_reply
@@ -315,6 +321,7 @@ class Pipeline:
             exchange.wire.open_stream(exchange.request, content_type),
             held=self._held,
             replies=self._replies,
+            withheld=self._withheld,
             unattended=self._unattended,
             try_refuse_with_error=try_refuse_with_error,
         )

@@ -25,7 +25,7 @@ from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.held import FRAME_BYTES, HeldBytes
 from guardproxy.pipeline.judging import Judging, refusal
 from guardproxy.pipeline.reply_records import ReplyRecords
-from guardproxy.pipeline.resumed import JudgedReplies
+from guardproxy.pipeline.resumed import JudgedReplies, WithheldReplies
 from guardproxy.pipeline.rewriting import rewritten
 from guardproxy.pipeline.unattended import Unattended
 from guardproxy.policy import on_failure, worst
@@ -66,6 +66,7 @@ class StreamReview:
         *,
         held: HeldBytes,
         replies: JudgedReplies,
+        withheld: WithheldReplies,
         unattended: Unattended,
         try_refuse_with_error: Callable[[], bool],
     ) -> None:
@@ -77,6 +78,7 @@ class StreamReview:
         self._hold = HoldBack(exchange.policy.stream)
         self._held = held.stream(monitored=exchange.policy.stream.mode == "monitor")
         self._records = ReplyRecords(judging, exchange, stream, replies)
+        self._withheld = withheld
         self._unattended = unattended
         self._try_refuse_with_error = try_refuse_with_error
         # If blocks are errors: released frames without text. They wait for the first text, because any byte sent to the
@@ -245,6 +247,8 @@ class StreamReview:
 
         Raises RefusedBeforeStart if an error can still take their place.
         """
+        if isinstance(outcome, Refuse):
+            self._withheld.note(self._exchange, self._stream.info.id)
         nothing_sent = self._frames_before_text is not None
         if isinstance(outcome, Refuse) and nothing_sent and self._try_refuse_with_error():
             raise RefusedBeforeStart(outcome)

@@ -31,6 +31,7 @@ from guardproxy.web.reading import check_reply, read_request, within
 from guardproxy.web.sample import ReviewSample
 from guardproxy.web.sniff import Sniffer
 from guardproxy.web.upstream import Upstream, UpstreamResponse
+from guardproxy.wires.shared.refusals import reason
 
 log = structlog.get_logger("guardproxy.proxy")
 
@@ -160,7 +161,7 @@ class Proxy:
     async def _exchange(self, call: Call, wire: Wire, body: bytes) -> Exchange:
         """The request as the pipeline takes it. Raises Unreadable, Unsupported, TooLarge."""
         _check_encoding(call.headers)
-        request = await read_request(wire, call.target, body, time.time(), self._limits)
+        request = await read_request(wire, call.target, body, time.time(), self._limits, name=call.id)
         policies = self._policies.current
         other_paths = spellings(call.path, partial(wire.claims, call.method)) if policies.routes else ()
         models = wire.models(request) if policies.routes_by_model else ()
@@ -221,7 +222,9 @@ class Proxy:
             sent = raw if review.cleaned is None else review.cleaned
             await call.answer(response.status, self._answer_headers.select(response.headers, drop), sent)
         else:
-            error = exchange.wire.error(response.status, "content_filter", exchange.policy.block.message)
+            refusal = exchange.policy.block.refusal(review.categories)
+            why = reason(exchange.request, refusal)
+            error = exchange.wire.error(response.status, "content_filter", refusal.message, why)
             await self._send_answer(call, error, retry=False)
 
     async def _error_body(self, exchange: Exchange, response: UpstreamResponse, raw: bytes) -> tuple[bytes | None, str]:

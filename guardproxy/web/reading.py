@@ -11,14 +11,14 @@ from guardproxy.types import Message
 from guardproxy.wires.shared.body import has_more_values
 
 
-async def read_request(wire: Wire, target: str, body: bytes, received: float, limits: Limits) -> Request:
-    """Parse a request that came at the time `received`. Raises Unreadable, TooLarge."""
-    return await computed(len(body), _read_request, wire, target, body, received, limits)
+async def read_request(wire: Wire, target: str, body: bytes, received: float, limits: Limits, *, name: str) -> Request:
+    """Parse a request that came at the time `received`; `name` is its id. Raises Unreadable, TooLarge."""
+    return await computed(len(body), _read_request, wire, target, body, received, limits, name=name)
 
 
-def _read_request(wire: Wire, target: str, body: bytes, received: float, limits: Limits) -> Request:
+def _read_request(wire: Wire, target: str, body: bytes, received: float, limits: Limits, *, name: str) -> Request:
     check_values(body, limits)
-    request = replace(wire.parse_request(target, body), received=received)
+    request = replace(wire.parse_request(target, body), received=received, id=name)
     check_size(request.conversation.messages, limits)
     return request
 

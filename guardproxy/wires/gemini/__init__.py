@@ -16,6 +16,7 @@ from guardproxy.wires.gemini.fields import CANDIDATE, CONTENT, REPLY, SETTINGS, 
 from guardproxy.wires.gemini.stream import (
     GeminiStream,
     candidates_of,
+    finished,
     gemini_info,
     index_of,
     log_probabilities,
@@ -31,6 +32,7 @@ from guardproxy.wires.shared.known import Known, repeated_in_reply
 from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import keys, outer_messages, outer_parts, read_fields, with_outer_parts
+from guardproxy.wires.shared.refusals import reason
 from guardproxy.wires.shared.streams import JSON, SSE
 
 _PATH = re.compile(
@@ -145,7 +147,8 @@ class Gemini(BaseWire):
             candidate = body["candidates"][index]
             number = {"index": candidate.get("index", 0)}
             if isinstance(outcome, Refuse):
-                new = {"content": text_content(outcome.message), "finishReason": _reason(outcome), **number}
+                new = {"content": text_content(outcome.message), **finished(request, outcome), **number}
+                body |= reason(request, outcome)
             elif outcome.whole or not candidates_of(reply.body):
                 text = "\n".join(edit.text for edit in outcome.edits)
                 finish = value_or(value_of(candidate, "finishReason"), "STOP")
@@ -164,16 +167,19 @@ class Gemini(BaseWire):
             array = _wants_array(request.path)
             stream = GeminiStream(request, array=array)
             return Answer(200, JSON if array else SSE, stream.end(0, refusal) + stream.close())
-        candidate = {"content": text_content(refusal.message), "finishReason": _reason(refusal), "index": 0}
-        body = {"candidates": [candidate], **_head(request)}
+        candidate = {"content": text_content(refusal.message), **finished(request, refusal), "index": 0}
+        body = {"candidates": [candidate], **_head(request), **reason(request, refusal)}
         return Answer(200, JSON, dumps(body))
 
-    def error(self, status: int, code: str, message: str) -> Answer:
-        """Return the protocol's own error body."""
+    def error(self, status: int, code: str, message: str, reason: Mapping[str, Any] | None = None) -> Answer:
+        """Return the protocol's own error body; its details have texts only, so categories are joined by commas."""
+        told = (reason or {}).get("guardproxy", {})
+        texts = {key: value if isinstance(value, str) else ",".join(value) for key, value in told.items()}
         info = {
             "@type": "type.googleapis.com/google.rpc.ErrorInfo",
             "reason": code.upper(),
             "domain": "guardproxy",
+            **({"metadata": texts} if texts else {}),
         }
         name = _STATUS.get(status, "INVALID_ARGUMENT" if status < 500 else "INTERNAL")
         error = {"code": status, "message": message, "status": name, "details": [info]}
@@ -193,10 +199,6 @@ class Gemini(BaseWire):
 def _head(request: Request) -> dict[str, Any]:
     """Return a response outside its candidates, for a response that the proxy writes."""
     return {"usageMetadata": _NO_USAGE, "modelVersion": request.model}
-
-
-def _reason(refusal: Refuse) -> str:
-    return "SAFETY" if refusal.finish == "content_filter" else "STOP"
 
 
 def _wants_array(path: str) -> bool:

@@ -14,10 +14,12 @@ from guardproxy.wires.shared.identifiers import value_or
 from guardproxy.wires.shared.logprob_echo import LogprobEcho, judge_token
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import handled_in_code, list_of, object_with, read_fields
+from guardproxy.wires.shared.refusals import estimated_usage, last_text, reason, with_estimate
 from guardproxy.wires.shared.reply_info import NOTHING, InfoKeys, info_of
 from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, parts_with_new_texts
 
 _BLANK = b" \t\r\n"
+_COUNTS = ("promptTokenCount", "candidatesTokenCount", "totalTokenCount")
 _INFO = InfoKeys(
     "responseId", "modelVersion", "usageMetadata", "promptTokenCount", ("candidatesTokenCount", "thoughtsTokenCount")
 )
@@ -92,6 +94,16 @@ def log_probabilities(echo: LogprobEcho, builder: MessageBuilder, candidate: Map
 def text_content(text: str) -> dict[str, Any]:
     """Return a content with this text, without parts for an empty text."""
     return {"role": "model", "parts": [{"text": text}] if text else []}
+
+
+def finished(request: Request, refusal: Refuse) -> dict[str, Any]:
+    """Return the end of a refused candidate. Google's client drops unknown fields but keeps the message of the end."""
+    told = ", ".join(
+        f"{key} {value if isinstance(value, str) else ' '.join(value)}"
+        for key, value in reason(request, refusal)["guardproxy"].items()
+    )
+    reason_name = "SAFETY" if refusal.finish == "content_filter" else "STOP"
+    return {"finishReason": reason_name, "finishMessage": f"guardproxy: {told}"}
 
 
 class GeminiStream(BaseStream):
@@ -201,14 +213,18 @@ class GeminiStream(BaseStream):
         if state.ended or self.closed:
             return b""
         self.end_choice(choice, outcome)
+        told: dict[str, Any] = {}
         if isinstance(outcome, Refuse):
-            contents = [text_content(outcome.message if state.nothing_released else "")]
-            reason = "SAFETY" if outcome.finish == "content_filter" else "STOP"
+            contents = [text_content(last_text(state, outcome, structured=self.request.structured))]
+            end, told = finished(self.request, outcome), reason(self.request, outcome)
         else:
-            contents, reason = self._rest(state, outcome), state.finish or "STOP"
+            contents, end = self._rest(state, outcome), {"finishReason": state.finish or "STOP"}
         contents = contents or [text_content("")]
+        if value_of(self._head, "usageMetadata") is None:
+            self._head["usageMetadata"] = with_estimate({}, estimated_usage(self, self.request), _COUNTS)
         bodies = [{"candidates": [{"content": content, "index": choice}], **self._head} for content in contents]
-        bodies[-1]["candidates"][0]["finishReason"] = reason
+        bodies[-1]["candidates"][0].update(end)
+        bodies[-1].update(told)
         return self.pack_all(bodies)
 
     def _rest(self, state: ChoiceState, outcome: Replace) -> list[dict[str, Any]]:
