@@ -186,9 +186,11 @@ async def responses_stream_async(reach: Reach, prompt: str) -> Read:
 
 
 def responses_helper(reach: Reach, prompt: str) -> Read:
-    """The `stream` helper, read by its events: `get_final_response` raises after `response.incomplete`."""
+    """The `stream` helper: its final response is that of the last event."""
     with _openai(reach) as client, client.responses.stream(model=reach.model, input=prompt) as stream:
-        return _events_read(list(stream))
+        read = _events_read(list(stream))
+        assert _responses_read(stream.get_final_response()) == read
+        return read
 
 
 def responses_parse(reach: Reach, prompt: str) -> Read:

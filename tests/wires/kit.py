@@ -1,7 +1,6 @@
 """Shared by the tests of the wires: recorded streams, ways to cut them, and a server with a scripted answer."""
 
 import json
-import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,11 +15,6 @@ from guardproxy.wires import anthropic_messages, gemini, ollama, openai_chat, op
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts"
 MESSAGES = [{"role": "user", "content": "Hello there."}]
-
-
-def without_reason(text: str) -> str:
-    """Return a text without the message of the proxy's own end of a candidate, which the wire reads as text."""
-    return re.sub(r"guardproxy: request_id [^\n]*\n?", "", text)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from guardproxy.wires.gemini.fields import CANDIDATE, CONTENT, REPLY, SETTINGS, 
 from guardproxy.wires.gemini.stream import (
     GeminiStream,
     candidates_of,
-    finished,
+    finish_reason,
     gemini_info,
     index_of,
     log_probabilities,
@@ -147,7 +147,7 @@ class Gemini(BaseWire):
             candidate = body["candidates"][index]
             number = {"index": candidate.get("index", 0)}
             if isinstance(outcome, Refuse):
-                new = {"content": text_content(outcome.message), **finished(request, outcome), **number}
+                new = {"content": text_content(outcome.message), "finishReason": finish_reason(outcome), **number}
                 body |= reason(request, outcome)
             elif outcome.whole or not candidates_of(reply.body):
                 text = "\n".join(edit.text for edit in outcome.edits)
@@ -167,7 +167,7 @@ class Gemini(BaseWire):
             array = _wants_array(request.path)
             stream = GeminiStream(request, array=array)
             return Answer(200, JSON if array else SSE, stream.end(0, refusal) + stream.close())
-        candidate = {"content": text_content(refusal.message), **finished(request, refusal), "index": 0}
+        candidate = {"content": text_content(refusal.message), "finishReason": finish_reason(refusal), "index": 0}
         body = {"candidates": [candidate], **_head(request), **reason(request, refusal)}
         return Answer(200, JSON, dumps(body))
 
@@ -198,7 +198,7 @@ class Gemini(BaseWire):
 
 def _head(request: Request) -> dict[str, Any]:
     """Return a response outside its candidates, for a response that the proxy writes."""
-    return {"usageMetadata": _NO_USAGE, "modelVersion": request.model}
+    return {"usageMetadata": _NO_USAGE, "modelVersion": request.model, "responseId": request.id}
 
 
 def _wants_array(path: str) -> bool:

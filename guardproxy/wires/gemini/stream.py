@@ -96,14 +96,9 @@ def text_content(text: str) -> dict[str, Any]:
     return {"role": "model", "parts": [{"text": text}] if text else []}
 
 
-def finished(request: Request, refusal: Refuse) -> dict[str, Any]:
-    """Return the end of a refused candidate. Google's client drops unknown fields but keeps the message of the end."""
-    told = ", ".join(
-        f"{key} {value if isinstance(value, str) else ' '.join(value)}"
-        for key, value in reason(request, refusal)["guardproxy"].items()
-    )
-    reason_name = "SAFETY" if refusal.finish == "content_filter" else "STOP"
-    return {"finishReason": reason_name, "finishMessage": f"guardproxy: {told}"}
+def finish_reason(refusal: Refuse) -> str:
+    """Return the finish reason of a refused candidate."""
+    return "SAFETY" if refusal.finish == "content_filter" else "STOP"
 
 
 class GeminiStream(BaseStream):
@@ -119,7 +114,7 @@ class GeminiStream(BaseStream):
         super().__init__(request, JsonArray() if array else Sse())
         self._array = array
         self._begun = False  # an item of the array has been released
-        self._head: dict[str, Any] = {"modelVersion": request.model}
+        self._head: dict[str, Any] = {"modelVersion": request.model, "responseId": request.id}
 
     def pack(self, body: Mapping[str, Any]) -> bytes:
         """Return an event, or an item of the array behind the bracket or comma that must precede it."""
@@ -216,16 +211,25 @@ class GeminiStream(BaseStream):
         told: dict[str, Any] = {}
         if isinstance(outcome, Refuse):
             contents = [text_content(last_text(state, outcome, structured=self.request.structured))]
-            end, told = finished(self.request, outcome), reason(self.request, outcome)
+            finish, told = finish_reason(outcome), reason(self.request, outcome)
         else:
-            contents, end = self._rest(state, outcome), {"finishReason": state.finish or "STOP"}
+            contents, finish = self._rest(state, outcome), state.finish or "STOP"
         contents = contents or [text_content("")]
-        if value_of(self._head, "usageMetadata") is None:
-            self._head["usageMetadata"] = with_estimate({}, estimated_usage(self, self.request), _COUNTS)
+        self._count()
         bodies = [{"candidates": [{"content": content, "index": choice}], **self._head} for content in contents]
-        bodies[-1]["candidates"][0].update(end)
+        bodies[-1]["candidates"][0]["finishReason"] = finish
         bodies[-1].update(told)
         return self.pack_all(bodies)
+
+    def _count(self) -> None:
+        """Complete the usage in the head if the upstream has not counted the reply's tokens yet."""
+        key = snake("usageMetadata") if snake("usageMetadata") in self._head else "usageMetadata"
+        usage = self._head.get(key) or {}
+        if value_of(usage, "candidatesTokenCount") is None:
+            prompt, output = estimated_usage(self, self.request)
+            known = value_of(usage, "promptTokenCount")
+            prompt = known if type(known) is int else prompt
+            self._head[key] = with_estimate(usage, (prompt, output), _COUNTS)
 
     def _rest(self, state: ChoiceState, outcome: Replace) -> list[dict[str, Any]]:
         contents: list[dict[str, Any]] = []

@@ -186,7 +186,7 @@ class OpenAIResponses(openai.OpenAIWire):
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """Return a reader for the streamed reply."""
-        return ResponseStream(request, _head(request, request.received))
+        return ResponseStream(request, {**_head(request, request.received), "usage": None})
 
 
 def _message(head: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
