@@ -46,13 +46,13 @@ def refusal_part(text: str, *, structured: bool) -> dict[str, Any]:
 
 
 def ended(head: Mapping[str, Any], output: list[dict[str, Any]], refusal: Refuse | None) -> dict[str, Any]:
-    """Return the response with this output and the status that fits it.
+    """Return the response with this output; of a refusal, with the reason of content that was filtered.
 
-    A stream ends with `response.completed` whatever the status: clients fail on any other end. (decision 0019)
+    Its status and its last event say `completed` all the same: clients fail on any other. (decision 0019)
     """
     filtered = refusal is not None and refusal.finish == "content_filter"
-    state = {"status": "incomplete" if filtered else "completed", "error": None}
-    return {**head, **state, "incomplete_details": {"reason": "content_filter"} if filtered else None, "output": output}
+    details = {"reason": "content_filter"} if filtered else None
+    return {**head, "status": "completed", "error": None, "incomplete_details": details, "output": output}
 
 
 class ResponseStream(ResponseReader):
