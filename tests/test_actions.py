@@ -78,10 +78,10 @@ def test_replace_of_a_tool_call_alone_is_a_refusal() -> None:
     assert isinstance(act(replace.open_action(POLICY), Part("t", "call(bomb)", "tool_call")), Refuse)
 
 
-def test_an_unsafe_replacement_is_a_refusal() -> None:
-    """A rewrite whose result is judged unsafe becomes a block."""
+def test_a_replacement_is_not_judged() -> None:
+    """It is the operator's own text, whatever the guard would say of it."""
     policy = Policy("p", "v", SideRules({}), SideRules({}), rewrite=RewritePolicy("a bomb", "-"))
-    assert isinstance(act(replace.open_action(policy), Part("c", "x")), Refuse)
+    assert act(replace.open_action(policy), Part("c", "x")) == Replace((Edit("c", "a bomb"),), whole=True)
 
 
 def test_a_rewrite_that_becomes_a_block_names_categories_as_a_block_does() -> None:

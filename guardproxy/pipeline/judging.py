@@ -283,4 +283,4 @@ def _with_unreadable(
 
 def refusal(policy: Policy, decision: Decision | None = None) -> Refuse:
     """The policy's refusal, for a text that cannot be rewritten or could not be judged."""
-    return policy.block.refusal(decision.categories, decision.languages) if decision else policy.block.refusal(())
+    return policy.block.refusal_of(decision) if decision else policy.block.refusal(())

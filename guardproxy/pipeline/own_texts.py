@@ -49,10 +49,12 @@ class OwnTexts:
         return any(text == policy.rewrite.replacement or self._refuses(text, policy) for policy in policies)
 
     def _refuses(self, text: str, policy: Policy) -> bool:
-        """Whether the text is a refusal of the policy, with the categories and languages that it may name."""
-        if not text.startswith(policy.block.message):
-            return False
-        notes = _NOTES.fullmatch(text, len(policy.block.message))
+        """Whether the text is a refusal of the policy in any of its messages."""
+        return any(text.startswith(said) and self._is_note(text, len(said), policy) for said in policy.block.messages)
+
+    def _is_note(self, text: str, start: int, policy: Policy) -> bool:
+        """Whether what follows `start`, if anything, are categories and languages that a refusal may name."""
+        notes = _NOTES.fullmatch(text, start)
         if notes is None:
             return False
         if notes["categories"] is not None and not policy.block.name_categories:

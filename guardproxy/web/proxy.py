@@ -27,6 +27,7 @@ from guardproxy.web.errors import NotReady, Redirected, ShuttingDown, Unsupporte
 from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Header, Headers, end_to_end, first
 from guardproxy.web.identities import Identities
 from guardproxy.web.paths import NotGuarded, PathList, check_path, spellings
+from guardproxy.web.readers import LocalPolicies
 from guardproxy.web.reading import check_reply, read_request, within
 from guardproxy.web.sample import ReviewSample
 from guardproxy.web.sniff import Sniffer
@@ -81,6 +82,7 @@ class Proxy:
         self._allow = allow
         self._refuse = refuse
         self._limits = limits
+        self._local = LocalPolicies()
         self._metrics = metrics
         self._ready = ready
         self._keepalive_s = keepalive_s
@@ -179,7 +181,8 @@ class Proxy:
             session=session,
         )
         in_force = tuple(policies.policies.values())
-        return Exchange(wire, request, origin, chosen.policy, chosen.shadow, self._sample.draw(), in_force)
+        policy = self._local.of(chosen.policy, call.headers)
+        return Exchange(wire, request, origin, policy, chosen.shadow, self._sample.draw(), in_force)
 
     async def _forward(self, call: Call, exchange: Exchange, body: bytes, asker: Asker) -> None:
         """Forward the request, and send the judged answer to the client."""

@@ -341,6 +341,8 @@ class ChoicesStream(BaseStream):
         if self.closed and self.is_behind_end(event):
             return b""
         if event.kind == "done":
+            if any(state.ended for state in self._states.values()):
+                return self.close()  # an upstream that has named no usage
             self.closed = True
         open_choices = self.open_choices(event)
         self.note_released(event)
