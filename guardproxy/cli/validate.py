@@ -13,8 +13,8 @@ def add_parser(commands: Any) -> None:
         "validate",
         help="check a configuration file",
         description="Print every mistake of a configuration file as file:line:column: path: what is wrong. The exit "
-        "status is 1 if there are mistakes, else 0. Of a file without any, print its policies, with notes on rules whose "
-        "effect may surprise.",
+        "status is 1 if there are mistakes, else 0. Of a file without any, print the policies, with notes on effects "
+        "that may surprise.",
     )
     parser.add_argument("file", metavar="FILE", help="the configuration file")
     parser.add_argument(

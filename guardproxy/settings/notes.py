@@ -13,14 +13,14 @@ def notes(policy: Policy) -> Iterator[str]:
     replaced = [name for name, rules in policy.user.by_category.items() if any(rule.how == "replace" for rule in rules)]
     if replaced:
         yield (
-            f"requests with {', '.join(replaced)}: the model reads {policy.rewrite.replacement!r} in their place, and the "
-            "client the model's answer to it; a text for the client is block.message"
+            f"requests with {', '.join(replaced)}: the model reads {policy.rewrite.replacement!r} in their place, and "
+            "the client the model's answer to it; a text for the client is block.message"
         )
-    for side in _TURNS:
+    for side, turns in _TURNS.items():
         for category, at, blocked in _behind_unsafe(policy.side(side)):
             yield (
-                f"{_TURNS[side]} with {category}: rewritten from {at:g}, but `{UNSAFE}` blocks from {blocked:g}; only a "
-                "text whose P(unsafe) is below that of the category is rewritten"
+                f"{turns} with {category}: rewritten from {at:g}, but `{UNSAFE}` blocks from {blocked:g}; only a text "
+                "whose P(unsafe) is below that of the category is rewritten"
             )
 
 
