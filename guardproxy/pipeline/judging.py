@@ -38,7 +38,7 @@ from guardproxy.types import (
     Verdict,
 )
 from guardproxy.verdicts import usage_in_parallel, worst_of_views
-from guardproxy.views import PART, View
+from guardproxy.views import PART, GrowingViews, View
 
 Texts = Sequence[str]
 _UNCHANGED = ("pass", "flag")  # the actions that leave a text as it is
@@ -93,8 +93,10 @@ class Judging:
         thread: Texts = (),
         *,
         by_part: bool = True,
+        growing: GrowingViews | None = None,
     ) -> Judgement:
         """Judge a message. `context` is recent; `thread`, if any, are the texts of the user turns to join before it.
+        A streamed reply, which is judged again and again, has its `growing` views.
 
         1. The guard judges the readable text, in its context and in every view; its parts as well, each by itself,
            unless `by_part` is false: that is for messages that join judged ones. The policy's rules decide about what
@@ -111,7 +113,7 @@ class Judging:
         scores, decision, error, complete = None, Decision("pass", "", ()), "", True
         unread: tuple[str, ...] = ()
         if message.text.strip():  # not `says_something`: hidden text has views, and a guard may know mere signs
-            views = await self._views.of(message, policy.views, by_part=by_part)
+            views = await self._views.of(message, policy.views, by_part=by_part, growing=growing)
             complete, unread = views.complete, await self._unread(message.text, views.views)
             try:
                 own = own_text(message) if thread else ""

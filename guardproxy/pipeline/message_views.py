@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from guardproxy.offload import computed
 from guardproxy.types import Message
-from guardproxy.views import Views, apart, joined, views_of
+from guardproxy.views import GrowingViews, Views, apart, joined, views_of
 
 # The views of texts up to this many characters together are kept, and how many characters are kept in all.
 _KEPT_CHARACTERS = 4096
@@ -21,10 +21,18 @@ class MessageViews:
         self._kept: OrderedDict[_Key, Views] = OrderedDict()
         self._characters = 0
 
-    async def of(self, message: Message, names: tuple[str, ...], *, by_part: bool = True) -> Views:
+    async def of(
+        self,
+        message: Message,
+        names: tuple[str, ...],
+        *,
+        by_part: bool = True,
+        growing: GrowingViews | None = None,
+    ) -> Views:
         """Return the views by the methods `names` of a message, with the joined texts of its parts.
 
-        Unless `by_part` is false, each part is a view as well: false for messages whose parts are judged anyway.
+        Unless `by_part` is false, each part is a view as well: false for messages whose parts are judged anyway. A
+        message that grows is read from where it was read before, if that is known.
         """
         text, forms, parts = message.text, _NONE, _NONE
         if len(message.parts) > 1 or message.arrived:
@@ -32,6 +40,9 @@ class MessageViews:
             size = message.size + 8 * len(message.parts) + 64 * len(message.arrived)
             forms = await computed(size, joined, message)
             parts = apart(message) if by_part else ()
+        if growing is not None:
+            left = growing.left((text, *forms, *parts))
+            return await computed(2 * left, growing.of, text, forms, names, parts)
         size = len(text) + sum(map(len, forms)) + sum(map(len, parts))
         if size > _KEPT_CHARACTERS:
             return await computed(2 * size, views_of, text, forms, names, parts)

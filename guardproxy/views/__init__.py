@@ -13,6 +13,7 @@ encoded is left, the views are not `complete`: decoys cannot use up the bounds u
 """
 
 from guardproxy.views.cleaning import says_something
+from guardproxy.views.growing import GrowingViews
 from guardproxy.views.joining import apart, joined
 from guardproxy.views.search import DEPTH, DISPLAYED, MAX_VIEWS, PART, VIEWS, View, Views, views, views_of
 
@@ -22,6 +23,7 @@ __all__ = [
     "MAX_VIEWS",
     "PART",
     "VIEWS",
+    "GrowingViews",
     "View",
     "Views",
     "apart",
