@@ -21,8 +21,8 @@ _NEVER_JOINED = ("tool_call", "tool_definition")
 _SENTENCE = re.compile(r"[^\W\d_]{3}[.!?:…]+[\"'\u2019\u201d]*\Z")
 _BRACKETS = ("]})>", "[{(<")
 _TAIL = 16
-# A part of fewer characters says too little by itself.
-_LEAST = 20
+# A part of fewer characters says too little by itself; so does a text that announces a tool call.
+_LEAST, _LEAST_ANNOUNCING = 20, 80
 # Of more parts, several adjacent ones are read together.
 MOST_PARTS = 64
 # The separators between the parts of one message, and between messages. The guard reads ("\n", "\n") anyway.
@@ -52,10 +52,12 @@ def apart(message: Message) -> tuple[str, ...]:
 
     At most MOST_PARTS: more parts are taken together in groups of neighbours, one per line.
     """
-    texts = [part.text for part in message.parts if part.kind != "opaque" and part.text.strip()]
-    if len(texts) < 2:
+    parts = [part for part in message.parts if part.kind != "opaque" and part.text.strip()]
+    if len(parts) < 2:
         return ()
-    texts = [text for text in texts if len(text) >= _LEAST]
+    announcing = _LEAST_ANNOUNCING if any(part.kind == "tool_call" for part in parts) else _LEAST
+    least = {"text": announcing}
+    texts = [part.text for part in parts if len(part.text) >= least.get(part.kind, _LEAST)]
     size = -(-len(texts) // MOST_PARTS)
     if size > 1:
         texts = ["\n".join(texts[start : start + size]) for start in range(0, len(texts), size)]
