@@ -68,7 +68,6 @@ CASES: Sequence[tuple[str, str, Build]] = (
     ),
     ("a prompt behind a document", "toxicchat_train_human", behind_document),
     ("a prompt in two halves", "toxicchat_train_human", halves),
-    ("a reply in two halves", "beavertails_30k_test", halves),
 )
 
 
