@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from guardproxy.asking import as_one_request
+from guardproxy.asking import AsOneRequest
 from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
 from guardproxy.observe import Metrics, Observers
 from guardproxy.offload import computed
@@ -172,7 +172,7 @@ class Judging:
         if thread:
             joined = Message(message.role, (Part(message.parts[0].path, thread),))
             checks.append(("thread", Check(Conversation((joined,)), message.side)))
-        with as_one_request():
+        with AsOneRequest():
             verdicts = await gathered([self.guard.judge(check) for _, check in checks])
         usage = verdicts[0].usage if len(verdicts) == 1 else usage_in_parallel([one.usage for one in verdicts])
         self._metrics.guard(time.perf_counter() - started, usage)
