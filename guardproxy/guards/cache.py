@@ -77,7 +77,7 @@ class Cached:
         verdict = self._verdicts.get(key)
         if verdict is not None:
             self._verdicts.move_to_end(key)
-            return _without_cost(verdict)
+            return verdict
         call = self._calls.get(key)
         if call is not None:
             return _without_cost(await self._wait(key, call))
@@ -103,7 +103,7 @@ class Cached:
 
     async def _ask(self, key: bytes, check: Check) -> Verdict:
         verdict = await self._guard.judge(check)
-        self._verdicts[key] = verdict
+        self._verdicts[key] = _without_cost(verdict)
         if len(self._verdicts) > self._entries:
             self._verdicts.popitem(last=False)
         return verdict
