@@ -44,9 +44,7 @@ class Exchange:
 
     def placed(self, origin: Origin, place: ConversationPlace) -> "Exchange":
         """The exchange at its place. Every request is placed, and `replace` takes four times as long."""
-        return Exchange(
-            self.wire, self.request, origin, self.policy, self.shadow, self.sampled, self.policies, place
-        )
+        return Exchange(self.wire, self.request, origin, self.policy, self.shadow, self.sampled, self.policies, place)
 
 
 class Case(Protocol):

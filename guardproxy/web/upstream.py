@@ -154,6 +154,7 @@ class Upstream:
     ) -> None:
         self.url = base_url
         self._base = _base(base_url)
+        self._host = (b"host", self._base.netloc)
         self._key = _credential(key, key_header) if key is not None else None
         self._drop = _REPLACED if self._key is None else _REPLACED.union(CREDENTIALS, {self._key[0].lower()})
         self._first_byte_s = first_byte_s
@@ -201,7 +202,7 @@ class Upstream:
     def _request(
         self, method: str, path: str, query: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes
     ) -> Sent:
-        out = [(b"host", self._base.netloc), *end_to_end(headers, self._drop)]
+        out = [self._host, *end_to_end(headers, self._drop)]
         if self._key is not None:
             out.append(self._key)
             # Gemini's clients may send their key in the query.
