@@ -242,7 +242,7 @@ class Judging:
         if decision.action not in _UNCHANGED:
             return None
         undecoded, unread = not scores.complete, scores.unread
-        return JudgedTurn(turn, verdict, decision, _PASS, "", 0.0, 0, undecoded, unread, counted=counted)
+        return JudgedTurn(turn, verdict, decision, _PASS, "", 0.0, 0, undecoded, unread, True, False, counted)
 
     async def record(
         self,

@@ -62,7 +62,7 @@ async def judge_request(judging: Judging, exchange: Exchange, own: Collection[st
             before if before.turn == turn else next(again)
             for before, turn in zip(judged[singles:], forwarded, strict=True)
         ]
-    return JudgedRequest(tuple(judged), {**new_texts, **await computed(size, new_texts_of, judged)})
+    return JudgedRequest(tuple(judged), {**new_texts, **await computed(size, new_texts_of, judged[singles:])})
 
 
 async def _judged_once(
