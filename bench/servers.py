@@ -13,10 +13,8 @@ import re
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-import aiohttp
 import httpx
 import uvicorn
-from httpx_aiohttp import AiohttpTransport
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
@@ -41,7 +39,7 @@ from guardproxy.web.app import create_app
 from guardproxy.web.paths import PathList
 from guardproxy.web.proxy import LivePolicies, Proxy
 from guardproxy.web.sample import ReviewSample
-from guardproxy.web.upstream import Upstream
+from guardproxy.web.upstream import Upstream, aiohttp_transport
 
 WORDS = ("The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "naps", "in", "the", "sun", ".")
 
@@ -96,21 +94,6 @@ async def serve_upstream(port: int) -> None:
 
 
 # --- the proxies -----------------------------------------------------------------------------------------------------
-
-
-def pooled() -> httpx.AsyncBaseTransport:
-    """httpx over the connection pool that guardproxy uses."""
-
-    def session() -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=256),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-            auto_decompress=False,
-        )
-
-    transport: httpx.AsyncBaseTransport = AiohttpTransport(client=session)
-    return transport
 
 
 def bare(target: str, transport: httpx.AsyncBaseTransport) -> ASGIApp:
@@ -215,7 +198,7 @@ def main() -> None:
 
 def _run(args: argparse.Namespace, store: str) -> None:
     opened: Mapping[str, Callable[[], ASGIApp]] = {
-        "bare": lambda: bare(args.target, pooled()),
+        "bare": lambda: bare(args.target, aiohttp_transport(256, None, trust_env=False)),
         "bare_httpcore": lambda: bare(args.target, httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=256))),
         "guardproxy": lambda: guarded(args.target),
         # A simulated CPU is so slow that a tenth of a second has few records: full batches need more time there.

@@ -1,4 +1,4 @@
-"""The HTTP client for the upstream: one transport, its timeouts and its retries."""
+"""The HTTP client for the upstream: one httpx transport, its timeouts and its retries."""
 
 import asyncio
 import ssl
@@ -14,13 +14,13 @@ import aiohttp
 import httpx
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
+from httpx_aiohttp import AiohttpTransport
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt
 
 from guardproxy.errors import ConfigError, GuardproxyError, UpstreamUnavailable, UpstreamUnreadable
 from guardproxy.web.answers import check_framing
 from guardproxy.web.decode import ContentDecoder, decoder_for
-from guardproxy.web.headers import CREDENTIALS, HOP_BY_HOP, end_to_end, first, join, without_keys
-from guardproxy.web.transport import AiohttpTransport, Received, Sent, Transport
+from guardproxy.web.headers import CREDENTIALS, HOP_BY_HOP, Headers, end_to_end, join, without_keys
 
 log = structlog.get_logger("guardproxy.upstream")
 
@@ -30,9 +30,13 @@ IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _OTHER_METHOD: Final = frozenset({b"x-http-method", b"x-http-method-override", b"x-method-override"})
 # Headers that the proxy sets itself or that do not concern the upstream.
 _REPLACED: Final = HOP_BY_HOP | _OTHER_METHOD | {b"host", b"content-length", b"expect"}
-# What aiohttp raises if a connection cannot be opened or breaks, and what its parser raises for a malformed answer.
-_LOST: Final = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
+# What the parser of aiohttp raises for a malformed answer. httpx-aiohttp does not translate these errors.
 _MALFORMED: Final = (aiohttp.ClientError, HttpProcessingError, ValueError)
+# Seconds that an idle connection is kept: less than the five after which uvicorn and Node close it, because a request
+# that crosses the closing is lost.
+_IDLE_S: Final = 4.0
+# A body of more bytes is written in slices of this size, so that writing it does not block other requests.
+_SLICE: Final = 1 << 18
 
 
 class UpstreamTimeout(UpstreamUnavailable):
@@ -49,13 +53,13 @@ class UpstreamResponse:
     come within `answer_s` seconds from then on.
     """
 
-    def __init__(self, response: Received, between_chunks_s: float, answer_s: float, waited_s: float) -> None:
+    def __init__(self, response: httpx.Response, between_chunks_s: float, answer_s: float, waited_s: float) -> None:
         self.waited_s = waited_s
         self._answer_s = answer_s
         self._ends = time.perf_counter() - waited_s + answer_s
-        self.status = response.status
-        self.headers = response.headers
-        self._response = response
+        self.status = response.status_code
+        self.headers: Headers = [(name.lower(), value) for name, value in response.headers.raw]
+        self._stream = response.stream
         self._between_chunks_s = between_chunks_s
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -64,26 +68,25 @@ class UpstreamResponse:
         Raises UpstreamTimeout if the upstream sends nothing for too long or takes too long to the end,
         UpstreamUnavailable if it breaks off, UpstreamUnreadable if its framing is malformed.
         """
+        pending = aiter(self._stream)  # type: ignore[arg-type]
         while True:
             began = time.perf_counter()
-            if began >= self._ends:
+            if began >= self._ends:  # what has already arrived is read without a wait, which a timeout would end
                 raise self._too_slow()
             try:
-                chunk = self._response.read_ready()
-                if chunk is None:
-                    async with asyncio.timeout(min(self._between_chunks_s, self._ends - began)):
-                        chunk = await self._response.read()
-            except _LOST as error:
-                raise UpstreamUnavailable(f"the upstream broke its answer off ({_kind(error)})") from None
+                async with asyncio.timeout(min(self._between_chunks_s, self._ends - began)):
+                    chunk = await anext(pending, None)
             except TimeoutError:
                 if time.perf_counter() >= self._ends:
                     raise self._too_slow() from None
                 raise UpstreamTimeout(f"the upstream was silent for {self._between_chunks_s:g} s") from None
+            except httpx.HTTPError as error:
+                raise UpstreamUnavailable(f"the upstream broke its answer off ({_kind(error)})") from None
             except _MALFORMED as error:
                 raise _malformed(error) from None
             finally:
                 self.waited_s += time.perf_counter() - began
-            if not chunk:
+            if chunk is None:
                 return
             yield chunk
 
@@ -117,7 +120,7 @@ class _Attempt:
     `retry_in_s`: the seconds to wait before the next attempt, 0 if the upstream did not say; None: do not retry.
     """
 
-    response: Received | None = None
+    response: httpx.Response | None = None
     error: GuardproxyError | None = None
     retry_in_s: float | None = None
 
@@ -150,7 +153,7 @@ class Upstream:
         max_connections: int = 256,
         tls: ssl.SSLContext | None = None,
         trust_env: bool = False,
-        transport: Transport | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = base_url
         self._base = _base(base_url)
@@ -163,13 +166,14 @@ class Upstream:
         self._attempts = attempts
         self._max_wait_s = max_wait_s
         self._retry_unsafe = retry_unsafe
-        self._transport = transport or AiohttpTransport(max_connections, connect_s, tls, trust_env=trust_env)
+        self._extensions = {"timeout": {"connect": connect_s, "pool": connect_s}}
+        self._transport = transport or aiohttp_transport(max_connections, tls, trust_env=trust_env)
         # Parsing a URL takes a tenth of the time of a whole exchange.
         self._address = lru_cache(maxsize=256)(self._parse_address)
 
-    def _parse_address(self, path: str) -> str:
+    def _parse_address(self, path: str) -> httpx.URL:
         prefix = self._base.raw_path.decode("ascii")
-        return str(self._base.copy_with(raw_path=join(prefix, path).encode("ascii")))
+        return self._base.copy_with(raw_path=join(prefix, path).encode("ascii"))
 
     @asynccontextmanager
     async def send(
@@ -197,11 +201,11 @@ class Upstream:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._transport.close()
+        await self._transport.aclose()
 
     def _request(
         self, method: str, path: str, query: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes
-    ) -> Sent:
+    ) -> httpx.Request:
         out = [self._host, *end_to_end(headers, self._drop)]
         if self._key is not None:
             out.append(self._key)
@@ -211,42 +215,44 @@ class Upstream:
             out.append((b"content-length", b"%d" % len(body)))
         target = f"{path}?{query.decode('ascii')}" if query else path
         url = self._parse_address(target) if b"key=" in query else self._address(target)  # the cache must not keep keys
-        return Sent(method, url, out, body)
+        if len(body) > _SLICE:
+            return httpx.Request(method, url, headers=out, stream=_Slices(body), extensions=self._extensions)
+        return httpx.Request(method, url, headers=out, content=body, extensions=self._extensions)
 
-    async def _attempt(self, request: Sent) -> _Attempt:
+    async def _attempt(self, request: httpx.Request) -> _Attempt:
         """Send the request once; say whether it may be sent again."""
         repeatable = request.method in IDEMPOTENT or self._retry_unsafe
         await _notice_closed()
         try:
             async with asyncio.timeout(self._first_byte_s):
-                response = await self._transport.send(request)
-        except _LOST as error:  # before TimeoutError, because aiohttp's own timeouts are both
+                response = await self._transport.handle_async_request(request)
+        except TimeoutError:
+            return _Attempt(error=UpstreamTimeout(f"no answer from the upstream in {self._first_byte_s:g} s"))
+        except httpx.HTTPError as error:
             if never_sent(error):
                 failure = UpstreamUnavailable("the upstream cannot be reached")
                 failure.__cause__ = error
                 return _Attempt(error=failure, retry_in_s=0.0)
             failure = UpstreamUnavailable(f"the upstream broke the connection off ({_kind(error)})")
             return _Attempt(error=failure, retry_in_s=0.0 if repeatable else None)
-        except TimeoutError:
-            return _Attempt(error=UpstreamTimeout(f"no answer from the upstream in {self._first_byte_s:g} s"))
         except _MALFORMED as error:
             return _Attempt(error=_malformed(error))
         return _Attempt(response=response, retry_in_s=self._retry_in_s(response, repeatable=repeatable))
 
-    def _retry_in_s(self, response: Received, *, repeatable: bool) -> float | None:
+    def _retry_in_s(self, response: httpx.Response, *, repeatable: bool) -> float | None:
         """Decide whether an answer is retried, and when: `_Attempt.retry_in_s`.
 
         A 429 or 503 with a `Retry-After` means that the upstream did not act on the request; a 502 or 504 does not.
         """
-        if response.status not in {429, 502, 503, 504}:
+        if response.status_code not in {429, 502, 503, 504}:
             return None
-        wait = retry_after(*(first(response.headers, name).decode("latin-1") for name in (b"retry-after", b"date")))
-        declined = response.status in {429, 503} and wait is not None
+        wait = retry_after(response.headers.get("retry-after"), response.headers.get("date"))
+        declined = response.status_code in {429, 503} and wait is not None
         if not (declined or repeatable) or (wait or 0.0) > self._max_wait_s:
             return None
         return wait or 0.0
 
-    async def _retry(self, request: Sent, failed: _Attempt) -> _Attempt:
+    async def _retry(self, request: httpx.Request, failed: _Attempt) -> _Attempt:
         """Retry after a first attempt has `failed`: it ran without tenacity, which would add 80 µs to every request."""
         first_attempt = [failed]
 
@@ -255,7 +261,7 @@ class Upstream:
 
         async def before_sleep(state: RetryCallState) -> None:
             last = _last(state)
-            status = last.response.status if last.response is not None else None
+            status = last.response.status_code if last.response is not None else None
             log.warning("upstream_retry", attempt=state.attempt_number, status=status, error=str(last.error or ""))
             if last.response is not None:
                 await _drop(last.response)
@@ -307,9 +313,20 @@ async def _notice_closed() -> None:
     await asyncio.sleep(0)
 
 
-async def _drop(response: Received) -> None:
-    with suppress(*_LOST):  # the response is not used, so an error while closing it does not matter
-        await response.close()
+async def _drop(response: httpx.Response) -> None:
+    with suppress(httpx.HTTPError):  # the response is not used, so an error while closing it does not matter
+        await response.stream.aclose()  # type: ignore[union-attr]
+
+
+class _Slices(httpx.AsyncByteStream):
+    """A large body in slices. Each iteration starts from the beginning, for retries."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._body), _SLICE):
+            yield self._body[start : start + _SLICE]
 
 
 def _kind(error: Exception) -> str:
@@ -322,20 +339,28 @@ def _malformed(error: Exception) -> UpstreamUnreadable:
     return UpstreamUnreadable(f"its HTTP is malformed ({_kind(error)})")
 
 
-def never_sent(error: Exception) -> bool:
-    """Whether an error of the transport means that no byte of the request was sent."""
-    return isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
+def never_sent(error: httpx.HTTPError) -> bool:
+    """Whether a transport error means that no byte of the request was sent.
+
+    httpx-aiohttp raises ConnectTimeout for every lost connection, so aiohttp's own error, its cause, is checked first.
+    """
+    cause = error.__cause__
+    if isinstance(cause, aiohttp.ClientError):
+        return isinstance(cause, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
+    return isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout))
 
 
-def retry_after(value: str, date: str) -> float | None:
-    """The seconds in a `Retry-After` header (RFC 9110, 10.2.3); None if it is empty or not readable.
+def retry_after(value: str | None, date: str | None) -> float | None:
+    """The seconds in a `Retry-After` header (RFC 9110, 10.2.3); None if it is absent or not readable.
 
     A date is compared with the answer's own `Date`, so the clocks of proxy and upstream need not agree.
     """
+    if value is None:
+        return None
     if value.strip().isdecimal():
         return float(value)
     try:
-        return max(0.0, (parsedate_to_datetime(value) - parsedate_to_datetime(date)).total_seconds())
+        return max(0.0, (parsedate_to_datetime(value) - parsedate_to_datetime(date or "")).total_seconds())
     except (TypeError, ValueError):
         return None
 
@@ -356,3 +381,20 @@ def tls_context(
         # The password is for a key that has one: without it, OpenSSL would ask for it on the terminal.
         context.load_cert_chain(cert, key, password=lambda: "")
     return context
+
+
+def aiohttp_transport(max_connections: int, tls: ssl.SSLContext | None, *, trust_env: bool) -> httpx.AsyncBaseTransport:
+    """httpx over aiohttp's connection pool, configured to add no headers, keep no cookies and decode nothing."""
+    context = tls or httpx.create_ssl_context(trust_env=trust_env)
+
+    def session() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=_IDLE_S, ssl=context),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            auto_decompress=False,
+            trust_env=trust_env,
+        )
+
+    transport: httpx.AsyncBaseTransport = AiohttpTransport(verify=context, client=session)
+    return transport

@@ -2,15 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
 import httpx
 from structlog.testing import capture_logs
 
-from guardproxy.web.transport import Received, Sent
 from guardproxy.web.upstream import Upstream
 from tests.kit import Scripted, Seen
 from tests.web.kit import parts_of
@@ -19,57 +17,35 @@ CHAT = "/v1/chat/completions"
 Pairs = list[tuple[bytes, bytes]]
 
 
-class _Answer:
+class _Body(httpx.AsyncByteStream):
     def __init__(self, script: Scripted) -> None:
-        self.status = script.status
-        self.headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in script.headers.items()]
-        self._body = iter(script.body)
+        self._script = script
 
-    def read_ready(self) -> bytes | None:
-        return None
-
-    async def read(self) -> bytes:
-        for item in self._body:
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for item in self._script.body:
             if item is None:
-                raise aiohttp.ClientPayloadError("broken off")
+                raise httpx.ReadError("broken off")
             if isinstance(item, bytes):
-                if item:
-                    return item
+                yield item
             else:
                 await asyncio.sleep(item)
-        return b""
-
-    async def close(self) -> None:
-        pass
 
 
 @dataclass
-class ScriptedTransport:
+class ScriptedTransport(httpx.AsyncBaseTransport):
     """Keeps every request and answers with the script in order, the last answer repeatedly."""
 
     script: list[Scripted]
     seen: list[Seen] = field(default_factory=list)
 
-    async def send(self, request: Sent) -> Received:
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Answer a request."""
-        headers = [(name.decode().lower(), value.decode("latin-1")) for name, value in request.headers]
-        target = httpx.URL(request.url).raw_path.decode()
-        self.seen.append(Seen(request.method, target, headers, request.body))
-        return _Answer(self.script.pop(0) if len(self.script) > 1 else self.script[0])
-
-    async def close(self) -> None:
-        """Do nothing: there are no connections."""
-
-
-class Down:
-    """A Transport to a host that refuses connections."""
-
-    async def send(self, request: Sent) -> Received:
-        """Fail before anything is sent."""
-        raise aiohttp.ConnectionTimeoutError("refused")
-
-    async def close(self) -> None:
-        """Do nothing: there are no connections."""
+        headers = [(name.decode().lower(), value.decode("latin-1")) for name, value in request.headers.raw]
+        body = await request.aread()
+        self.seen.append(Seen(request.method, request.url.raw_path.decode(), headers, body))
+        answer = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
+        return httpx.Response(answer.status, headers=raw, stream=_Body(answer))
 
 
 @dataclass

@@ -18,7 +18,6 @@ from guardproxy.policy import BlockPolicy, PolicySet, Route, Rule, SideRules, St
 from guardproxy.settings import Limits
 from guardproxy.types import Check, Verdict
 from tests.kit import WORDS, ListSink, Scripted, WordGuard
-from tests.web.alone import Down
 from tests.web.kit import ENCODINGS, chat, completion, events, policy, standing
 
 CHAT = "/v1/chat/completions"
@@ -414,10 +413,17 @@ def test_unreadable_answers_do_not_leave(http: httpx.Client, body: bytes, header
 
 def test_unreachable_upstream(http: httpx.Client) -> None:
     """An upstream that is down is a 502 that the SDK may retry."""
-    with standing(completion("x"), upstream={"attempts": 1, "transport": Down()}) as (url, _):
+    with standing(completion("x"), upstream={"attempts": 1, "transport": _refusing()}) as (url, _):
         answer = post(http, url, chat())
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_unavailable")
     assert "x-should-retry" not in answer.headers
+
+
+def _refusing() -> httpx.MockTransport:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    return httpx.MockTransport(refuse)
 
 
 def test_slow_upstream_is_a_gateway_timeout(http: httpx.Client) -> None:
@@ -614,7 +620,7 @@ def test_errors_of_ambiguous_paths_have_their_protocols_shape(http: httpx.Client
 
 def test_errors_of_forwarded_paths_have_their_protocols_shape(http: httpx.Client) -> None:
     """An allowed path gets its protocol's error if the upstream cannot be reached."""
-    down = {"attempts": 1, "transport": Down()}
+    down = {"attempts": 1, "transport": _refusing()}
     with standing(completion("x"), upstream=down, allow=("GET /api/tags",)) as (url, _):
         answer = http.get(url + "/api/tags")
     assert (answer.status_code, error_of(answer.json(), "ollama")) == (502, "upstream_unavailable")

@@ -5,12 +5,13 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
 
 from guardproxy.policy import BlockPolicy, PolicySet, Route, SideRules, StreamPolicy
 from guardproxy.settings import Limits
 from tests.kit import WORDS, ListSink, Scripted, WordGuard
-from tests.web.alone import CHAT, Alone, Down, Got
+from tests.web.alone import CHAT, Alone, Got
 from tests.web.kit import chat, completion, events, policy
 
 LENGTH = [(b"content-type", b"application/json")]
@@ -331,13 +332,18 @@ def test_a_bug() -> None:
     assert alone.metric('requests_total{status="5xx",wire="openai_chat"}') == 1
 
 
+class _Down(httpx.AsyncBaseTransport):
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+
 @pytest.mark.parametrize(("method", "path", "action"), [("POST", CHAT, "pass"), ("GET", "/v1/models", None)])
 def test_an_upstream_that_is_down(method: str, path: str, action: str | None) -> None:
     """It is a 502 that may be retried; the log has the cause."""
-    alone = Alone(upstream={"attempts": 1, "transport": Down()})
+    alone = Alone(upstream={"attempts": 1, "transport": _Down()})
     got = alone.ask(chat(), path, method=method)
     assert (got.status, code(got), got.header("x-should-retry")) == (502, "upstream_unavailable", None)
-    assert (alone.logged("request_failed") or {})["cause"] == "ConnectionTimeoutError: refused"
+    assert (alone.logged("request_failed") or {})["cause"] == "ConnectError: refused"
     assert (alone.logged("request_failed") or {})["code"] == "upstream_unavailable"
     assert got.header("x-guardproxy-action") == action
     assert alone.metric("added_seconds_count") == 0
