@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,19 +24,59 @@ def serve(app: ASGIApp, **options: Any) -> Iterator[str]:
         listening.bind(("127.0.0.1", 0))
         settings = {"log_config": None, "access_log": False, "server_header": False, "date_header": False}
         settings |= {"http": WithoutTrailers, "ws": "none", **options}
-        server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=2, **settings))
+        server = _Server(uvicorn.Config(app, timeout_graceful_shutdown=2, **settings))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:
-            deadline = time.monotonic() + 20
-            while not server.started:
+            deadline = time.monotonic() + 60
+            while not server.running.wait(0.1):
                 assert thread.is_alive(), "the application did not start"
                 assert time.monotonic() < deadline, "the application did not start in time"
-                time.sleep(0.01)
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
-            server.should_exit = True
-            thread.join(20)
+            server.end()
+            thread.join(60)
+            assert not thread.is_alive(), "the application did not end"
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its pauses: it looks every tenth of a second whether to end, and waits as long then."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.running = threading.Event()
+        self._ended = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def end(self) -> None:
+        """End the server, from another thread."""
+        self.should_exit = True
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: the server has ended by itself
+                self._loop.call_soon_threadsafe(self._ended.set)
+
+    async def main_loop(self) -> None:
+        """Wait for `end`."""
+        await self.on_tick(0)
+        self._loop = asyncio.get_running_loop()
+        self.running.set()
+        if not self.should_exit:
+            await self._ended.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no connection, close those that are idle, and wait for the others."""
+        for listener in self.servers:
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        try:
+            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
+                while self.server_state.connections or self.server_state.tasks:
+                    await asyncio.sleep(0.002)
+        except TimeoutError:
+            for task in self.server_state.tasks:
+                task.cancel()
+        await self.lifespan.shutdown()
 
 
 @dataclass(frozen=True)
