@@ -95,7 +95,7 @@ NESTS: dict[str, Callable[[int], bytes]] = {
 def test_deep_nesting(stand: Stand, protocol: Protocol, nest: str) -> None:
     """A body that is nested too deep is refused with the protocol's error, in both directions."""
     deep = NESTS[nest](100_000)
-    with httpx.Client(base_url=stand.watch.url, timeout=20, trust_env=False) as client:
+    with httpx.Client(base_url=stand.watch.url, timeout=60, trust_env=False) as client:
         stand.play(Scripted([plain(protocol.whole("All is well."))]))
         body = plain(protocol.ask("Hello.", False))
         answer = client.post(protocol.target(stream=False), content=body[:-1] + b',"x":' + deep + b"}")
@@ -126,7 +126,7 @@ def test_too_many_messages(stand: Stand, name: str) -> None:
     """The same for too many messages."""
     stand.play(Scripted())
     body = plain(conversation(name, ["hello"] * 51))
-    answer = httpx.post(stand.watch.url + PROTOCOLS[name].target(stream=False), content=body, timeout=20)
+    answer = httpx.post(stand.watch.url + PROTOCOLS[name].target(stream=False), content=body, timeout=60)
     assert answer.status_code == 413
     assert "limits.messages" in json.dumps(answer.json()["error"])
     assert stand.asked() == []
