@@ -192,7 +192,7 @@ for line in (["{HARMFUL}", "--json"], ["-", "--as", "assistant"], ["--chat", "{c
 async def called():
     bad = guardproxy.moderate([{{"role": "user", "content": "{HARMFUL}"}}])
     good = guardproxy.moderate([{{"role": "user", "content": "{HARMLESS}"}}])
-    print(bad.verdict.unsafe > good.verdict.unsafe, bad.decision.action, good.decision.action, good.seconds < 10)
+    print(bad.verdict.unsafe > good.verdict.unsafe, bad.decision.action, good.decision.action, good.seconds < 100)
 asyncio.run(called())
 """
     done = subprocess.run(
