@@ -62,9 +62,9 @@ class Permit:
 class Health:
     """What the calls to one upstream have shown.
 
-    It is `up` until too many calls in a row have failed, then `down`, then `probing` until one call has shown that it is
-    up again. `limited`: it asked for a pause with 429. A call may begin in every state: `ranked` puts the upstreams that
-    are not usable behind the others. Every `begin` needs its `end`, also for a call that was given up.
+    It is `up` until too many calls in a row have failed, then `down`, then `probing` until one call has shown that it
+    is up again. `limited`: it asked for a pause with 429. A call may begin in every state: `ranked` puts the upstreams
+    that are not usable behind the others. Every `begin` needs its `end`, also for a call that was given up.
     """
 
     def __init__(self, ejection: Ejection) -> None:

@@ -46,7 +46,7 @@ def failing(health: Health, times: int, now: float = 0.0) -> bool:
 
 
 def test_ejection_probe_and_return() -> None:
-    """Down after five failures in a row, one probe after ten seconds, twice as long if that fails, up if it succeeds."""
+    """Down after five failures in a row, one probe after ten seconds, down for twice as long if it fails."""
     health = Health(Ejection())
     assert not failing(health, 4)
     health.end(health.begin(0), "answered", 0)

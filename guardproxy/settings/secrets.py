@@ -50,7 +50,7 @@ def read_secrets(root: Node, env: Mapping[str, str]) -> Secrets:
                 values[path] = _substituted(text, env)
         elif "${env:" in text:
             named = ", ".join(map(dotted, (KEY, STORE, ENCRYPT, CHAIN_KEY)))
-            allowed = f"{named}, the service.key of a guard and the keys of console"
+            allowed = f"{named}, the key of each of upstreams, the service.key of a guard and the keys of console"
             messages = [f"${{env:...}} is only allowed in {allowed}; write the value itself"]
         else:
             messages = []
@@ -81,7 +81,8 @@ def _is_key(path: SettingPath) -> bool:
     """Whether the whole setting must be a secret: a key of the upstream, a service, the audit store or the console."""
     of_service = path[:1] in (("guard",), ("guards",)) and path[-2:] == ("service", "key")
     of_console = path[:1] == ("console",) and path[-1:] == ("key",)
-    return of_service or of_console or path in (KEY, CHAIN_KEY) or path[:2] == ENCRYPT
+    of_upstream = len(path) == 3 and path[0] == "upstreams" and path[2] == "key"
+    return of_service or of_console or of_upstream or path in (KEY, CHAIN_KEY) or path[:2] == ENCRYPT
 
 
 def _strings(root: Node) -> list[tuple[SettingPath, Node]]:

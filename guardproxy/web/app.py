@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from guardproxy.errors import GuardproxyError
 from guardproxy.observe import Metrics
-from guardproxy.web.call import NO_RETRY
 from guardproxy.web.errors import error_answer
+from guardproxy.web.headers import NO_RETRY
 from guardproxy.web.proxy import LivePolicies, Proxy
 from guardproxy.web.visitors import Visitors
 
@@ -35,15 +35,16 @@ def operator_routes(
     metrics: Metrics,
     ready: Callable[[], str],
     dtypes: Callable[[], Mapping[str, str]] = dict,
+    upstreams: Callable[[], Mapping[str, str]] = dict,
 ) -> list[BaseRoute]:
     """The endpoints for operators: OPERATOR_PATHS.
 
     `ready` returns why the proxy is not ready, empty if it is. `dtypes` returns the type of the weights of every guard
-    whose model runs in this process.
+    whose model runs in this process, `upstreams` the state of every upstream by its name.
     """
 
     async def healthz(request: Request) -> Response:
-        return _json({"status": "ok", "policy": policies.current.version, "dtype": dtypes()})
+        return _json({"status": "ok", "policy": policies.current.version, "dtype": dtypes(), "upstreams": upstreams()})
 
     async def readyz(request: Request) -> Response:
         reason = ready()
