@@ -2,7 +2,7 @@
 
 from guardproxy.errors import ConfigError
 from guardproxy.observe import Metrics
-from guardproxy.settings import NamedUpstreamSettings, Settings, UpstreamSettings
+from guardproxy.settings import Settings, UpstreamSettings
 from guardproxy.upstreams import Ejection
 from guardproxy.web.failover import Group, Upstreams
 from guardproxy.web.transport import tls_context
@@ -22,12 +22,11 @@ def upstreams_of(settings: Settings, metrics: Metrics) -> Upstreams:
 
 
 def _upstream(name: str, upstream: UpstreamSettings, *, private: set[bytes], cookies: bool) -> Upstream:
-    tls, retries, timeouts = upstream.tls, upstream.retries, upstream.timeouts
+    tls, retries, timeouts, eject = upstream.tls, upstream.retries, upstream.timeouts, upstream.eject
     try:
         context = tls_context(verify=tls.verify, authorities=tls.ca, cert=tls.cert, key=tls.key)
     except OSError as error:
         raise ConfigError(f"upstream {name}, tls: {error}; guardproxy validate FILE says which file it is") from error
-    named = upstream if isinstance(upstream, NamedUpstreamSettings) else NamedUpstreamSettings()
     return Upstream(
         upstream.url,
         name=name,
@@ -38,15 +37,15 @@ def _upstream(name: str, upstream: UpstreamSettings, *, private: set[bytes], coo
         cookies=cookies,
         strip_path=upstream.strip_path or "",
         models=tuple(upstream.models.items()),
-        protocols=named.protocols,
+        protocols=upstream.protocols,
         response_headers=upstream.response_headers,
         connect_s=timeouts.connect_s,
         first_byte_s=timeouts.first_byte_s,
         between_chunks_s=timeouts.between_chunks_s,
         answer_s=timeouts.answer_s,
         retries=Retries(retries.attempts, retries.repeat_after, retries.max_wait_s),
-        weight=named.weight,
-        ejection=Ejection(named.eject.failures, named.eject.first_s, named.eject.longest_s),
+        weight=upstream.weight,
+        ejection=Ejection(eject.failures, eject.first_s, eject.longest_s),
         max_connections=upstream.max_connections,
         tls=context,
     )

@@ -21,7 +21,6 @@ from guardproxy.settings.model_console import OPERATOR, ConsoleKeySettings, Cons
 from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings, ServerTlsSettings
 from guardproxy.settings.model_upstreams import (
     GroupSettings,
-    NamedUpstreamSettings,
     UpstreamSettings,
     UpstreamTlsSettings,
 )
@@ -48,7 +47,6 @@ __all__ = [
     "Limits",
     "LogSettings",
     "MemberSettings",
-    "NamedUpstreamSettings",
     "PathSettings",
     "ReviewerRole",
     "ServerSettings",

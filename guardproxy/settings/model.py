@@ -15,7 +15,7 @@ from guardproxy.calibration import Calibration
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_policy import Count, PolicySettings, Probability, RouteSettings, Text
 from guardproxy.settings.model_server import AdminSettings, Limits, Seconds, ServerSettings
-from guardproxy.settings.model_upstreams import GroupSettings, NamedUpstreamSettings, UpstreamSettings, Weight
+from guardproxy.settings.model_upstreams import GroupSettings, UpstreamSettings, Weight
 from guardproxy.types import Category, Taxonomy
 
 # The name of the guard that ships with the package, which is always defined.
@@ -263,7 +263,7 @@ class Document:
     """A listener of its own for /healthz, /readyz, /metrics and the reviewer's page, which are else on the proxy's."""
     upstream: UpstreamSettings = _UPSTREAM
     """The LLM service behind the proxy."""
-    upstreams: Mapping[str, NamedUpstreamSettings] = field(default_factory=dict)
+    upstreams: Mapping[str, UpstreamSettings] = field(default_factory=dict)
     """Several LLM services by name, in place of `upstream`; routes and groups name them."""
     upstream_groups: Mapping[str, GroupSettings] = field(default_factory=dict)
     """Upstreams that stand in for each other, by name. `default`, a group or an upstream, serves other requests."""

@@ -57,8 +57,20 @@ class UpstreamTlsSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EjectSettings:
+    """When a failing upstream is taken out of use: then one request at a time tries whether it is back."""
+
+    failures: Count = 5
+    """Calls in a row that must fail: no connection, silence, 5xx, or 429 without a Retry-After."""
+    first_s: Seconds = 10.0
+    """Seconds until the first trial; after each one that fails, twice as many."""
+    longest_s: Seconds = 300.0
+    """The most seconds between two trials, and of a pause for which the upstream asks with 429."""
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamSettings:
-    """The LLM service behind the proxy."""
+    """An LLM service behind the proxy."""
 
     url: Text = "demo"
     """Base address, to which the client's path is appended; `demo` is a small chat model on this machine."""
@@ -82,30 +94,12 @@ class UpstreamSettings:
     """Maximum number of connections to the upstream, per worker."""
     response_headers: tuple[Text, ...] = ()
     """Further headers that leave with judged answers whatever their text: names, with * for any text."""
-
-
-@dataclass(frozen=True, slots=True)
-class EjectSettings:
-    """When a failing upstream is taken out of use: then one request at a time tries whether it is back."""
-
-    failures: Count = 5
-    """Calls in a row that must fail: no connection, silence, 5xx, or 429 without a Retry-After."""
-    first_s: Seconds = 10.0
-    """Seconds until the first trial; after each one that fails, twice as many."""
-    longest_s: Seconds = 300.0
-    """The most seconds between two trials, and of a pause for which the upstream asks with 429."""
-
-
-@dataclass(frozen=True, slots=True)
-class NamedUpstreamSettings(UpstreamSettings):
-    """One of several LLM services."""
-
     weight: Weight = 1.0
-    """Its share of the requests to a group; one with 0 is used only if all with a weight are down or have failed."""
+    """Of several: its share of the requests to a group; with 0 it is used only if the others are down or have failed."""
     protocols: tuple[Text, ...] = ()
-    """The protocols that it speaks, names of `wires`; requests in others never go there. Without it, all of them."""
+    """Of several: the protocols that it speaks, names of `wires`; others never go there. Without it, all of them."""
     eject: EjectSettings = EjectSettings()
-    """When it is taken out of use while it fails."""
+    """Of several: when it is taken out of use while it fails."""
 
 
 @dataclass(frozen=True, slots=True)

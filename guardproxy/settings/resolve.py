@@ -19,7 +19,7 @@ from guardproxy.settings.model import (
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_policy import OpaqueSettings, PolicySettings, RouteSettings, ThresholdSettings
 from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings
-from guardproxy.settings.model_upstreams import GroupSettings, NamedUpstreamSettings, UpstreamSettings
+from guardproxy.settings.model_upstreams import GroupSettings, UpstreamSettings
 from guardproxy.settings.yaml_tree import SettingPath
 from guardproxy.types import Side, Taxonomy
 
@@ -39,10 +39,10 @@ class Settings:
     """A valid configuration.
 
     `name` is the file's, or `built-in defaults`. `upstream` counts only without `upstreams`. `taxonomy` is None for the
-    family's own, `wires` None for every built-in one. `members` are the guards that `guard.all`, `guard.cascade` or `guard.by_language` combines, in that
-    order. `version` is a hash of the content without secrets. `sections` are the keys at the top of the file. `unset`
-    are the secrets whose environment variable is not set, with a message that has the place in the file: they are None
-    here, and whoever needs one asks with `require`.
+    family's own, `wires` None for every built-in one. `members` are the guards that `guard.all`, `guard.cascade` or
+    `guard.by_language` combines, in that order. `version` is a hash of the content without secrets. `sections` are the
+    keys at the top of the file. `unset` are the secrets whose environment variable is not set, with a message that has
+    the place in the file: they are None here, and whoever needs one asks with `require`.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Settings:
     server: ServerSettings
     admin: AdminSettings | None
     upstream: UpstreamSettings
-    upstreams: Mapping[str, NamedUpstreamSettings]
+    upstreams: Mapping[str, UpstreamSettings]
     groups: Mapping[str, GroupSettings]
     guard: GuardSettings
     taxonomy: Taxonomy | None

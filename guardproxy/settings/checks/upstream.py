@@ -22,6 +22,10 @@ def upstreams(root: Node, catalogue: Catalogue) -> Iterator[Problem]:
     """Every mistake in `upstream`, `upstreams` and `upstream_groups`, and in what routes say of them."""
     if (only := root.get("upstream")) is not None:
         yield from _upstream(only, ("upstream",))
+        for key in ("weight", "protocols", "eject"):
+            if node := only.get(key):
+                message = "has no effect, because there is no other upstream; remove it, or write upstreams"
+                yield Problem(node.key_position, ("upstream", key), message)
     section = root.get("upstreams")
     if section is None or not section.entries():
         yield from _without_upstreams(root)
