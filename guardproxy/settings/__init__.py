@@ -14,10 +14,10 @@ from guardproxy.settings.model import (
     AuditSettings,
     GuardSettings,
     LogSettings,
-    PathSettings,
     ServiceSettings,
 )
 from guardproxy.settings.model_console import OPERATOR, ConsoleKeySettings, ConsoleSettings, ReviewerRole
+from guardproxy.settings.model_paths import PathSettings
 from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings, ServerTlsSettings
 from guardproxy.settings.model_upstreams import (
     GroupSettings,

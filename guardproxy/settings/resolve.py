@@ -14,9 +14,9 @@ from guardproxy.settings.model import (
     Document,
     GuardSettings,
     LogSettings,
-    PathSettings,
 )
 from guardproxy.settings.model_console import ConsoleSettings
+from guardproxy.settings.model_paths import PathSettings
 from guardproxy.settings.model_policy import OpaqueSettings, PolicySettings, RouteSettings, ThresholdSettings
 from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings
 from guardproxy.settings.model_upstreams import GroupSettings, UpstreamSettings
