@@ -157,7 +157,7 @@ def guarded(
     side = SideRules({"*": (Rule("block", 0.5),)})
     policies = LivePolicies(PolicySet({"default": Policy("default", "v1", side, side)}, version="v1"))
     opened = {name: load(name, actions.REGISTRY, "action") for name in actions.REGISTRY}
-    upstreams = Upstreams([Upstream(target)], metrics=metrics)
+    upstreams = Upstreams([Upstream(target)], metrics=metrics.upstreams)
     proxy = Proxy(
         upstreams=upstreams,
         pipeline=Pipeline(with_cache(Safe()), observers, metrics, opened, infer_sessions=True),

@@ -235,7 +235,7 @@ def _check_reload(old: Settings, new: Settings, sections: frozenset[str]) -> Non
         "admin",
         "upstream",
         "upstreams",
-        "groups",
+        "upstream_groups",
         "guard",
         "members",
         "taxonomy",

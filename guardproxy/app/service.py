@@ -84,7 +84,7 @@ class Service:
         self._observers = Observers(
             opened, text=audit.text, required=audit.required, passed=audit.passed, metrics=self._metrics
         )
-        self._upstreams = upstreams_of(settings, self._metrics)
+        self._upstreams = upstreams_of(settings, self._metrics.upstreams)
         self._pipeline = self._open_pipeline(settings)
         self._review = console_store(settings, source.data_dir)
         self._admin: ASGIApp | None = None

@@ -200,7 +200,7 @@ def _upstream_summary(settings: Settings) -> str:
 
 def _example(settings: Settings, url: str) -> str:
     """A command for the upstream that serves requests without a route."""
-    group = settings.groups.get("default")
+    group = settings.upstream_groups.get("default")
     upstream = settings.by_name[group.members[0] if group else "default"]
     sends_key = upstream.url != DEMO and not upstream.key and upstream.client_key is not False
     key = ' -H "authorization: Bearer $KEY"' if sends_key else ""

@@ -1,15 +1,15 @@
 """The upstreams of the proxy, from its settings."""
 
 from guardproxy.errors import ConfigError
-from guardproxy.observe import Metrics
+from guardproxy.observe import UpstreamMetrics
 from guardproxy.settings import Settings, UpstreamSettings
 from guardproxy.upstreams import Ejection
-from guardproxy.web.failover import Group, Upstreams
+from guardproxy.web.failover import UpstreamGroup, Upstreams
 from guardproxy.web.transport import tls_context
 from guardproxy.web.upstream import Retries, Upstream
 
 
-def upstreams_of(settings: Settings, metrics: Metrics) -> Upstreams:
+def upstreams_of(settings: Settings, metrics: UpstreamMetrics) -> Upstreams:
     """Every upstream and group. Raises ConfigError for an unusable certificate."""
     by_name = settings.by_name
     # A header that carries the key of one upstream must not reach another one.
@@ -17,7 +17,10 @@ def upstreams_of(settings: Settings, metrics: Metrics) -> Upstreams:
     upstreams = [
         _upstream(name, upstream, private=private, cookies=len(by_name) < 2) for name, upstream in by_name.items()
     ]
-    groups = {name: Group(group.members, group.attempts, group.repeat_after) for name, group in settings.groups.items()}
+    groups = {
+        name: UpstreamGroup(group.members, group.attempts, group.repeat_after)
+        for name, group in settings.upstream_groups.items()
+    }
     return Upstreams(upstreams, groups, metrics=metrics)
 
 

@@ -5,21 +5,20 @@ called directly where the time is measured, for example `guard` by `pipeline/jud
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from guardproxy.observe.upstream_metrics import UpstreamMetrics
 from guardproxy.types import Record, Side, Usage
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # Every value of a label is a time series of its own. Values beyond this many are counted as "other".
 _MAX_VALUES = 100
-_CALL = ("upstream", "result")
 
 
 class _BoundedLabel:
@@ -47,7 +46,6 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
         self._wire, self._category, self._sink = _BoundedLabel(), _BoundedLabel(), _BoundedLabel()
-        self._call_children: dict[tuple[str, str], Counter] = {}  # `labels` takes a lock and more time than counting
 
         def counter(name: str, help_text: str, *labels: str) -> Counter:
             return Counter(f"guardproxy_{name}", help_text, labels, registry=registry)
@@ -82,13 +80,8 @@ class Metrics:
         )
         self._expected = gauge("guard_expected_seconds", "Seconds of work that waits for the guard or runs.")
         self._queue = gauge("guard_queue_checks", "Checks that wait for the guard or run.")
+        self.upstreams = UpstreamMetrics(registry)
         self._upstream_s = seconds("upstream", "Time from sending a request upstream to the first byte of the reply.")
-        self._calls = counter("upstream_calls", "Calls to an upstream by status, or why there was none.", *_CALL)
-        self._failovers = counter(
-            "upstream_failovers", "Requests that went on to another upstream after this one.", "upstream"
-        )
-        self._ejections = counter("upstream_ejections", "Times that an upstream was taken out of use.", "upstream")
-        self._up = Gauge("guardproxy_upstream_up", "Whether an upstream is in use.", ("upstream",), registry=registry)
         self._added_s = seconds("added", "Time that guardproxy added to an answer.")
         self._streams = gauge("streams_held", "Streamed replies being held until they are judged.")
         self._held = gauge("held_bytes", "Bytes of streamed replies being held until they are judged.")
@@ -162,28 +155,6 @@ class Metrics:
         """Observe the `seconds` to the first byte of an upstream's reply."""
         self._upstream_s.observe(seconds)
 
-    def upstreams_from(self, names: Iterable[str], states: Callable[[], Mapping[str, str]]) -> None:
-        """Show the upstreams of these `names`; call `states` for their states when metrics are rendered."""
-        for name in names:
-            self._failovers.labels(name)
-            self._ejections.labels(name)
-            self._up.labels(name).set_function(partial(_is_up, states, name))
-
-    def upstream_call(self, name: str, result: str) -> None:
-        """Count a call to an upstream: `result` is the class of its status, `429`, or an ending without an answer."""
-        child = self._call_children.get((name, result))
-        if child is None:
-            child = self._call_children[name, result] = self._calls.labels(name, result)
-        child.inc()
-
-    def failed_over(self, name: str) -> None:
-        """Count a request that went on to another upstream after this one."""
-        self._failovers.labels(name).inc()
-
-    def upstream_ejected(self, name: str) -> None:
-        """Count the ejection of an upstream."""
-        self._ejections.labels(name).inc()
-
     def added(self, seconds: float) -> None:
         """Observe the `seconds` that guardproxy added to an answer: its duration without the wait for the upstream."""
         self._added_s.observe(seconds)
@@ -218,10 +189,6 @@ class Metrics:
     def render(self) -> tuple[str, bytes]:
         """Return the content type and body of a scrape, in Prometheus' text format."""
         return CONTENT_TYPE_LATEST, generate_latest(self._registry)
-
-
-def _is_up(states: Callable[[], Mapping[str, str]], name: str) -> float:
-    return float(states()[name] in ("up", "limited"))
 
 
 def _tasks() -> int:

@@ -95,7 +95,7 @@ class UpstreamSettings:
     response_headers: tuple[Text, ...] = ()
     """Further headers that leave with judged answers whatever their text: names, with * for any text."""
     weight: Weight = 1.0
-    """Of several: its share of the requests to a group; with 0 it is used only if the others are down or have failed."""
+    """Of several: its share of the requests to a group; with 0, it is used only if the others are down or fail."""
     protocols: tuple[Text, ...] = ()
     """Of several: the protocols that it speaks, names of `wires`; others never go there. Without it, all of them."""
     eject: EjectSettings = EjectSettings()

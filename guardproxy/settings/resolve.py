@@ -51,7 +51,7 @@ class Settings:
     admin: AdminSettings | None
     upstream: UpstreamSettings
     upstreams: Mapping[str, UpstreamSettings]
-    groups: Mapping[str, GroupSettings]
+    upstream_groups: Mapping[str, GroupSettings]
     guard: GuardSettings
     taxonomy: Taxonomy | None
     members: Mapping[str, MemberSettings]
@@ -132,7 +132,7 @@ def resolve(
         admin=document.admin,
         upstream=document.upstream,
         upstreams=document.upstreams,
-        groups=document.upstream_groups,
+        upstream_groups=document.upstream_groups,
         guard=document.guard,
         taxonomy=document.taxonomy_of(document.guard),
         members={

@@ -8,10 +8,11 @@ from random import Random
 from typing import Final, NamedTuple
 
 import structlog
+from prometheus_client import CollectorRegistry
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt
 
 from guardproxy.errors import ConfigError, GuardproxyError, UpstreamUnavailable
-from guardproxy.observe import Metrics
+from guardproxy.observe import UpstreamMetrics
 from guardproxy.upstreams import Health, Permit, RepeatAfter, UpstreamState, may_repeat, ranked
 from guardproxy.web.answers import check_framing
 from guardproxy.web.transport import drop
@@ -31,7 +32,7 @@ class NotServed(GuardproxyError):
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class UpstreamGroup:
     """Upstreams that stand in for each other: a request is sent to at most `attempts` of them, each once.
 
     It goes to the next one after every ending up to `after`. Nothing is repeated once the client has a byte of it.
@@ -42,21 +43,21 @@ class Group:
     after: RepeatAfter = "failed"
 
 
-class Plan(NamedTuple):
+class UpstreamPlan(NamedTuple):
     """The upstreams for a request, in the order in which they are tried; `group` is None for a single one."""
 
     upstreams: tuple[Upstream, ...]
-    group: Group | None = None
+    group: UpstreamGroup | None = None
 
     @property
     def url(self) -> str:
         """The address of the first one."""
         return self.upstreams[0].url
 
-    def only(self, url: str) -> "Plan":
+    def only(self, url: str) -> "UpstreamPlan":
         """The plan with the upstreams at an address alone; as it is if there are none."""
         there = tuple(upstream for upstream in self.upstreams if upstream.url == url)
-        return Plan(there, self.group) if there else self
+        return UpstreamPlan(there, self.group) if there else self
 
 
 class Upstreams:
@@ -69,9 +70,9 @@ class Upstreams:
     def __init__(
         self,
         upstreams: Sequence[Upstream],
-        groups: Mapping[str, Group] | None = None,
+        groups: Mapping[str, UpstreamGroup] | None = None,
         *,
-        metrics: Metrics | None = None,
+        metrics: UpstreamMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
         random: Random | None = None,
     ) -> None:
@@ -80,12 +81,11 @@ class Upstreams:
         if DEFAULT not in self._upstreams and DEFAULT not in self._groups:
             raise ConfigError("no upstream or group is called default; requests whose route names none need it")
         self._health = {upstream.name: Health(upstream.ejection) for upstream in upstreams}
-        self._plans = {name: Plan((upstream,)) for name, upstream in self._upstreams.items()}
-        self._metrics = metrics
+        self._plans = {name: UpstreamPlan((upstream,)) for name, upstream in self._upstreams.items()}
+        self._metrics = metrics or UpstreamMetrics(CollectorRegistry())
+        self._metrics.follow(tuple(self._upstreams), self.states)
         self._clock = clock
         self._draw = (random or Random()).random
-        if metrics is not None:
-            metrics.upstreams_from(tuple(self._upstreams), self.states)
 
     def states(self) -> dict[str, UpstreamState]:
         """The state of every upstream by its name."""
@@ -99,14 +99,14 @@ class Upstreams:
 
     # --- choose ----------------------------------------------------------------------------------------------------
 
-    def plan(self, target: str, wire: str) -> Plan:
+    def plan(self, target: str, wire: str) -> UpstreamPlan:
         """Choose for a request of this protocol; `target` is an upstream or a group, empty for `default`.
 
         Raises NotServed if none of them speaks the protocol.
         """
         return self._plan(target or DEFAULT, lambda upstream: not upstream.protocols or wire in upstream.protocols)
 
-    def plan_unread(self, target: str, path: str) -> Plan:
+    def plan_unread(self, target: str, path: str) -> UpstreamPlan:
         """Choose for a request that no wire reads: OpenAI's wires share paths such as `/v1/models`."""
         maker = protocol_of(path).partition("_")[0]
         return self._plan(
@@ -114,7 +114,7 @@ class Upstreams:
             lambda upstream: not upstream.protocols or any(name.startswith(maker) for name in upstream.protocols),
         )
 
-    def _plan(self, target: str, serves: Callable[[Upstream], bool]) -> Plan:
+    def _plan(self, target: str, serves: Callable[[Upstream], bool]) -> UpstreamPlan:
         group = self._groups.get(target)
         members = [self._upstreams[name] for name in (group.members if group else (target,))]
         weights = {upstream.name: upstream.weight for upstream in members if serves(upstream)}
@@ -123,12 +123,12 @@ class Upstreams:
         if group is None:
             return self._plans[target]
         order = ranked(weights, self._health, self._clock(), self._draw)
-        return Plan(tuple(self._upstreams[name] for name in order), group)
+        return UpstreamPlan(tuple(self._upstreams[name] for name in order), group)
 
     # --- send ------------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def send(self, plan: Plan, outgoing: Outgoing) -> AsyncIterator[UpstreamResponse]:
+    async def send(self, plan: UpstreamPlan, outgoing: Outgoing) -> AsyncIterator[UpstreamResponse]:
         """The answer to a request. Leaving the context drops the part of the body that was not read.
 
         Raises UpstreamUnavailable if there is no answer, UpstreamTimeout if it is late, UpstreamUnreadable if its HTTP
@@ -137,20 +137,21 @@ class Upstreams:
         began = time.perf_counter()
         sending = _Sending(self._call, plan, outgoing)
         upstream, attempt = await (sending.patiently() if plan.group is None else self._in_turn(sending, plan.group))
-        if attempt.response is None:
-            error = attempt.error or UpstreamUnavailable("no answer")
-            if isinstance(error, UpstreamUnavailable):
-                error.repeated = sending.repeated
-            raise error
         try:
+            if attempt.response is None:
+                raise attempt.error or UpstreamUnavailable("no answer")
             waited_s = time.perf_counter() - began
             response = UpstreamResponse(attempt.response, upstream, waited_s, repeated=sending.repeated)
             check_framing(response.status, response.headers)
             yield response
+        except UpstreamUnavailable as error:
+            error.repeated = sending.repeated
+            raise
         finally:
-            await drop(attempt.response)
+            if attempt.response is not None:
+                await drop(attempt.response)
 
-    async def _in_turn(self, sending: "_Sending", group: Group) -> tuple[Upstream, Attempt]:
+    async def _in_turn(self, sending: "_Sending", group: UpstreamGroup) -> tuple[Upstream, Attempt]:
         """Call the upstreams of a group, one after another, until one answers or the rest must not be tried."""
         now = self._clock()
         # The state may have changed since the plan was made, while the request was judged.
@@ -161,8 +162,7 @@ class Upstreams:
             if not may_repeat(attempt.ending, group.after):
                 return upstream, attempt
             await _give_up(upstream, attempt, "upstream_failover")
-            if self._metrics is not None:
-                self._metrics.failed_over(upstream.name)
+            self._metrics.failed_over(upstream.name)
         return last, await sending.call(last)
 
     async def _call(self, upstream: Upstream, outgoing: Outgoing) -> Attempt:
@@ -186,20 +186,19 @@ class Upstreams:
         was = health.state(now)
         if health.end(permit, attempt.ending if attempt is not None else None, now, limited_s=limited_s):
             log.warning("upstream_ejected", upstream=upstream.name, for_s=round(health.usable_at() - now, 1))
-            if self._metrics is not None:
-                self._metrics.upstream_ejected(upstream.name)
+            self._metrics.ejected(upstream.name)
         elif was in ("down", "probing") and health.state(now) == "up":
             log.info("upstream_recovered", upstream=upstream.name)
-        if self._metrics is not None and attempt is not None:
+        if attempt is not None:
             result = "429" if status == 429 else f"{status // 100}xx" if status else attempt.ending
-            self._metrics.upstream_call(upstream.name, result)
+            self._metrics.called(upstream.name, result)
 
 
 class _Sending:
     """One request on its way: `reached` counts the calls that came to an upstream."""
 
     def __init__(
-        self, call: Callable[[Upstream, Outgoing], Awaitable[Attempt]], plan: Plan, outgoing: Outgoing
+        self, call: Callable[[Upstream, Outgoing], Awaitable[Attempt]], plan: UpstreamPlan, outgoing: Outgoing
     ) -> None:
         self.plan = plan
         self.reached = 0

@@ -25,7 +25,7 @@ from guardproxy.web.answers import check_charset, is_text
 from guardproxy.web.call import Call, KeepAlive, WhileConnected
 from guardproxy.web.client import choose_policy, upstream_of_unread
 from guardproxy.web.errors import NotReady, Redirected, ShuttingDown, error_answer, error_event, retry_after
-from guardproxy.web.failover import Plan, Upstreams
+from guardproxy.web.failover import UpstreamPlan, Upstreams
 from guardproxy.web.headers import HOP_BY_HOP, NO_RETRY, OF_THE_BODY, OWN_PREFIX, Header, Headers, end_to_end, first
 from guardproxy.web.identities import Identities
 from guardproxy.web.paths import NotGuarded, PathList, check_path, spellings
@@ -163,7 +163,7 @@ class Proxy:
             _check_redirect(response)
             await self._relay(call, response)
 
-    async def _exchange(self, call: Call, wire: Wire, body: bytes) -> tuple[Exchange, Plan]:
+    async def _exchange(self, call: Call, wire: Wire, body: bytes) -> tuple[Exchange, UpstreamPlan]:
         """The request as the pipeline takes it, and its upstreams.
 
         Raises Unreadable, Unsupported, TooLarge, NotServed.
@@ -195,7 +195,7 @@ class Proxy:
         plan = plan.only(self._pipeline.gave_resumed(exchange, [upstream.url for upstream in plan.upstreams]))
         return replace(exchange, origin=replace(origin, upstream=plan.url)), plan
 
-    async def _forward(self, call: Call, exchange: Exchange, plan: Plan, body: bytes, asker: Asker) -> None:
+    async def _forward(self, call: Call, exchange: Exchange, plan: UpstreamPlan, body: bytes, asker: Asker) -> None:
         """Forward the request, and send the judged answer to the client."""
         headers = [pair for pair in call.forwarded if pair[0] != b"accept-encoding"]
         headers.append((b"accept-encoding", b"identity"))

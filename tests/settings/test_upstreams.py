@@ -17,7 +17,7 @@ def test_two_upstreams_and_a_group() -> None:
     """The settings have each by its name, with its own key."""
     settings = read(POLICY + TWO, {"A": "secret"})
     assert [(name, one.key) for name, one in settings.by_name.items()] == [("a", "secret"), ("b", None)]
-    assert settings.groups["default"].members == ("a", "b")
+    assert settings.upstream_groups["default"].members == ("a", "b")
 
 
 def test_a_single_upstream_is_called_default() -> None:

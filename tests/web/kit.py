@@ -81,7 +81,7 @@ def parts_of(upstream: Upstream | Upstreams, **changes: Any) -> tuple[Proxy, Liv
     actions = {name: load(name, ACTIONS, "action") for name in ACTIONS}
     policies = LivePolicies(changes.get("policies") or PolicySet({"default": policy()}, version="cfg1"))
     proxy = Proxy(
-        upstreams=Upstreams([upstream], metrics=metrics) if isinstance(upstream, Upstream) else upstream,
+        upstreams=Upstreams([upstream], metrics=metrics.upstreams) if isinstance(upstream, Upstream) else upstream,
         pipeline=Pipeline(
             changes.get("guard") or WordGuard(WORDS),
             observers,

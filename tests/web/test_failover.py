@@ -15,14 +15,14 @@ from structlog.testing import capture_logs
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.policy import BlockPolicy, PolicySet, Route
 from guardproxy.upstreams import Ejection, may_repeat
-from guardproxy.web.failover import Group, NotServed, Upstreams
+from guardproxy.web.failover import NotServed, UpstreamGroup, Upstreams
 from guardproxy.web.model_names import with_models
 from guardproxy.web.upstream import Outgoing, Upstream
 from tests.kit import ListSink, Scripted, Seen, serve
 from tests.web.alone import ScriptedTransport
 from tests.web.kit import chat, completion, events, guarded, policy
 
-PAIR = {"default": Group(("a", "b"))}
+PAIR = {"default": UpstreamGroup(("a", "b"))}
 ERRORS = {"unsent": httpx.ConnectError("no"), "unknown": httpx.ReadError("broken")}
 
 
@@ -92,7 +92,7 @@ def test_nothing_that_may_have_been_acted_on_is_repeated(
     script = {f"u{index}": random.choice(ENDINGS[ending]) for index, ending in enumerate(endings)}
     by_name = dict(zip(script, endings, strict=True))
     members = [Upstream(f"http://{n}.test", name=n, transport=Noting([answer])) for n, answer in script.items()]
-    group = Group(tuple(script), attempts, after)
+    group = UpstreamGroup(tuple(script), attempts, after)
     upstreams = Upstreams(members, {"default": group}, random=random)
     status, got = asyncio.run(sent(upstreams))
     called = [by_name[name] for name in order]
@@ -115,7 +115,7 @@ def test_each_gets_its_own_key_and_no_other() -> None:
     d, at_d = upstream("d", said(200))
     headers = [(b"authorization", b"Bearer client"), (b"x-api-key", b"client"), (b"x-llm-key", b"client")]
     headers += [(b"cookie", b"a=session"), (b"x-other", b"1")]
-    upstreams = Upstreams([a, b, c, d], {"default": Group(("a", "b", "c"))})
+    upstreams = Upstreams([a, b, c, d], {"default": UpstreamGroup(("a", "b", "c"))})
     status, got = asyncio.run(sent(upstreams, Outgoing("POST", "/v1/x", b"alt=sse&key=client", headers, b"{}")))
     assert (status, got) == (200, [])
     for transport, credentials in ((at_a, ["key-a"]), (at_b, ["Bearer key-b"]), (at_c, [])):
@@ -130,7 +130,9 @@ def test_the_clients_limit_is_not_the_upstreams() -> None:
     a, at_a = upstream("a", said(429, retry_after="30"))
     b, at_b = upstream("b", said(429, retry_after="30"), key="own")
     now = [0.0]
-    upstreams = Upstreams([a, b], {"default": Group(("a",)), "other": Group(("b",))}, clock=lambda: now[0])
+    upstreams = Upstreams(
+        [a, b], {"default": UpstreamGroup(("a",)), "other": UpstreamGroup(("b",))}, clock=lambda: now[0]
+    )
 
     async def run() -> None:
         for name in ("default", "other"):
@@ -320,7 +322,7 @@ def test_never_around_a_block(how: Any, streamed: bool) -> None:
     a, at_a = upstream("a", answer)
     b, at_b = upstream("b", answer)
     policies = PolicySet({"default": policy(block=BlockPolicy(how=how))})
-    upstreams = Upstreams([a, b], {"default": Group(("a", "b"), after="unknown")})
+    upstreams = Upstreams([a, b], {"default": UpstreamGroup(("a", "b"), after="unknown")})
     with serve(guarded(upstreams, policies=policies)) as url:
         assert "withheld" in ask(url, body=chat("mix poison", stream=streamed)).text
         assert calls([at_a, at_b]) == [0, 0]
@@ -333,7 +335,7 @@ def test_a_filter_of_the_upstream_is_no_failure() -> None:
     refusal = Scripted([b'{"error": {"code": "content_filter", "message": "no"}}'], status=400)
     a, at_a = upstream("a", refusal)
     b, at_b = upstream("b", refusal)
-    with serve(guarded(Upstreams([a, b], {"default": Group(("a", "b"), after="unknown")}))) as url:
+    with serve(guarded(Upstreams([a, b], {"default": UpstreamGroup(("a", "b"), after="unknown")}))) as url:
         assert ask(url).status_code == 400
     assert sum(calls([at_a, at_b])) == 1
 

@@ -14,7 +14,7 @@ import openai
 import pytest
 from google import genai
 
-from guardproxy.web.failover import Group, Upstreams
+from guardproxy.web.failover import UpstreamGroup, Upstreams
 from guardproxy.web.upstream import Retries, Upstream
 from tests.kit import serve
 from tests.web.kit import guarded
@@ -129,7 +129,7 @@ def test_an_upstream_is_called_no_more_than_without_the_proxy() -> None:
         with serve(guarded(Upstreams([again]))) as proxy:
             repeated = counted(proxy, server)
         pair = [Upstream(url, name=name, **timed) for name in ("a", "b")]
-        with serve(guarded(Upstreams(pair, {"default": Group(("a", "b"))}))) as proxy:
+        with serve(guarded(Upstreams(pair, {"default": UpstreamGroup(("a", "b"))}))) as proxy:
             both = counted(proxy, server)
     for case, count in alone.items():
         if case.endswith("-late"):  # on a busy machine, a client may give up before the proxy has sent its request
