@@ -30,7 +30,7 @@ from guardproxy.ports import Action, Wire
 from guardproxy.registry import load
 from guardproxy.settings import CONTINUED, Settings
 from guardproxy.sinks.database import AuditStore
-from guardproxy.web.app import OPERATOR_PATHS, create_admin_app, create_app, operator_routes
+from guardproxy.web.app import MODERATIONS, OPERATOR_PATHS, create_admin_app, create_app, operator_routes
 from guardproxy.web.identities import Identities
 from guardproxy.web.moderations import moderations
 from guardproxy.web.paths import PathList
@@ -123,9 +123,10 @@ class Service:
             stopping=self._stopping,
             editor=self._file,
         )
+        server = settings.server
         operators = [*self._operator_routes(), *(console or ())]
-        routes: list[BaseRoute] = [Route("/v1/moderations", endpoint, methods=["POST"])]
-        own_paths = ["/v1/moderations"]
+        routes: list[BaseRoute] = [Route(MODERATIONS, endpoint, methods=["POST"])]
+        own_paths = [MODERATIONS]
         if settings.admin is None:
             routes += operators
             own_paths += [*OPERATOR_PATHS, *(PATHS if console else ())]
@@ -138,9 +139,8 @@ class Service:
             lifespan=self._lifespan,
             routes=routes,
             own_paths=own_paths,
-            visitors=Visitors(
-                settings.server.hosts, settings.server.origins, loopback=is_loopback(settings.server.host)
-            ),
+            visitors=Visitors(server.hosts, (*server.origins, *server.cors.origins), loopback=is_loopback(server.host)),
+            cors=server.cors.origins,
         )
 
     def _proxy(self, settings: Settings, identities: Identities) -> Proxy:

@@ -15,6 +15,9 @@ ENCRYPT: SettingPath = ("audit", "encrypt")
 CHAIN_KEY: SettingPath = ("audit", "chain_key")
 
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
+# Ways of other tools to name a variable, and a password in an address, before its host or in its query.
+_OTHER_REFERENCE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?|%([A-Za-z_][A-Za-z0-9_]*)%")
+_PASSWORD = re.compile(r"://[^/?#@]*?:([^/?#@]+)@|[?&]password=([^&#]+)")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]+")
 
 
@@ -101,9 +104,13 @@ def _strings(root: Node) -> list[tuple[SettingPath, Node]]:
 def _mistakes(path: SettingPath, text: str, env: Mapping[str, str]) -> list[str]:
     """The messages about a secret setting; none of them shows its value."""
     if _is_key(path) and not _REFERENCE.fullmatch(text):
+        if found := _OTHER_REFERENCE.fullmatch(text):
+            return [f"names a variable in another way; write ${{env:{found[1] or found[2]}}}"]
         return ["a secret does not belong in the file; write ${env:NAME} and set that variable"]
     if "${" in _REFERENCE.sub("", text):
         return ["contains a malformed reference; write ${env:NAME}"]
+    if any("${env:" not in "".join(password) for password in _PASSWORD.findall(text)):
+        return ["a password does not belong in the file; write ${env:NAME} in its place and set that variable"]
     names = _REFERENCE.findall(text)
     if _is_key(path) and env.get(names[0]) and not _HEADER_VALUE.fullmatch(env[names[0]]):
         return [f"environment variable {names[0]} holds a space or another character that no key may have; correct it"]

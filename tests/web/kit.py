@@ -69,6 +69,7 @@ def guarded(upstream: Upstream | Upstreams, **changes: Any) -> ASGIApp:
         routes=operator_routes(policies=policies, metrics=metrics, ready=changes.get("ready", lambda: "")),
         own_paths=OPERATOR_PATHS,
         visitors=changes.get("visitors"),
+        cors=changes.get("cors", ()),
     )
 
 
