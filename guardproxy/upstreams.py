@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 # How a call to an upstream ended, from what certainly had no effect to what may have had one:
 # `unsent`: no connection came about, so nothing was sent; `declined`: the upstream says that it did not begin;
@@ -16,6 +16,7 @@ Ending = Literal["answered", "unsent", "declined", "failed", "unknown"]
 # The last of these endings after which a request is repeated; `unknown` repeats what may have been acted on.
 RepeatAfter = Literal["unsent", "declined", "failed", "unknown"]
 UpstreamState = Literal["up", "limited", "down", "probing"]
+HealthChange = Literal["ejected", "recovered"]
 
 _ORDER: Final = ("unsent", "declined", "failed", "unknown")
 _LIMITED: Final = 429
@@ -51,8 +52,7 @@ class Ejection:
     longest_s: float = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class Permit:
+class Permit(NamedTuple):
     """A call that has begun. `epoch` is the number of ejections before it; `probe`: whether it decides the next one."""
 
     epoch: int
@@ -97,37 +97,40 @@ class Health:
         self._has_probe = self._has_probe or probe
         return Permit(self._epoch, probe)
 
-    def end(self, permit: Permit, ending: Ending | None, now: float, *, limited_s: float | None = None) -> bool:
-        """End a call; return whether the upstream was ejected by it.
+    def end(
+        self, permit: Permit, ending: Ending | None, now: float, *, limited_s: float | None = None
+    ) -> HealthChange | None:
+        """End a call; return what that changes.
 
         An `ending` of None says nothing of the upstream: the client has left. `limited_s`: the upstream is at its limit
         for so many seconds, which is no failure; with None, a call that was declined counts as one.
         """
         if permit.epoch != self._epoch:
-            return False
+            return None
         if permit.probe:
             self._has_probe = False
         if ending is None:
-            return False
+            return None
         if ending == "answered" or limited_s is not None:
+            was_ejected = bool(self._for_s)
             self._failures, self._for_s = 0, 0.0
             if limited_s:
                 self._limited_until = max(self._limited_until, now + min(limited_s, self._ejection.longest_s))
-            return False
+            return "recovered" if was_ejected else None
         return self._failed(permit, now)
 
-    def _failed(self, permit: Permit, now: float) -> bool:
+    def _failed(self, permit: Permit, now: float) -> HealthChange | None:
         if self._for_s and not permit.probe:
-            return False
+            return None
         self._failures += 1
         if not permit.probe and self._failures < self._ejection.failures:
-            return False
+            return None
         longer = 2 * self._for_s if self._for_s else self._ejection.first_s
         self._for_s = min(longer, self._ejection.longest_s)
         self._until = now + self._for_s
         self._epoch += 1
         self._has_probe = False
-        return True
+        return "ejected"
 
 
 def ranked(

@@ -39,10 +39,8 @@ def test_statuses(status: int, ending: Ending) -> None:
 
 def failing(health: Health, times: int, now: float = 0.0) -> bool:
     """Fail so many calls, one after another; whether the last one ejected the upstream."""
-    ejected = False
-    for _ in range(times):
-        ejected = health.end(health.begin(now), "unsent", now)
-    return ejected
+    changes = [health.end(health.begin(now), "unsent", now) for _ in range(times)]
+    return changes[-1] == "ejected"
 
 
 def test_ejection_probe_and_return() -> None:
@@ -57,9 +55,9 @@ def test_ejection_probe_and_return() -> None:
     assert health.usable(10)
     probe = health.begin(10)
     assert (probe.probe, health.usable(10), health.state(10)) == (True, False, "probing")
-    assert health.end(probe, "unknown", 12)
+    assert health.end(probe, "unknown", 12) == "ejected"
     assert (health.state(31.9), health.state(32)) == ("down", "probing")
-    assert not health.end(health.begin(32), "answered", 33)
+    assert health.end(health.begin(32), "answered", 33) == "recovered"
     assert health.state(33) == "up"
     assert not failing(health, 4, 34)
 
@@ -68,7 +66,7 @@ def test_calls_that_began_before_the_ejection_say_nothing_new() -> None:
     """Many calls fail at once when an upstream dies: that is one ejection, not one after another."""
     health = Health(Ejection(failures=2))
     permits = [health.begin(0) for _ in range(20)]
-    assert [health.end(permit, "unknown", 1) for permit in permits] == [False, True] + [False] * 18
+    assert [health.end(permit, "unknown", 1) for permit in permits] == [None, "ejected"] + [None] * 18
     assert health.usable_at() == 11
 
 
@@ -87,14 +85,14 @@ def test_a_limit_is_a_pause_and_no_failure() -> None:
     assert (health.state(29), health.state(30)) == ("limited", "up")
     health.end(health.begin(30), "declined", 30, limited_s=3600)
     assert (health.state(89), health.state(90)) == ("limited", "up")
-    assert health.end(health.begin(90), "declined", 90)
+    assert health.end(health.begin(90), "declined", 90) == "ejected"
 
 
 def test_an_upstream_that_is_tried_as_the_last_resort_may_come_back() -> None:
     """Its success ends the ejection; its failure does not prolong it."""
     health = Health(Ejection(failures=1))
     failing(health, 1)
-    assert not health.end(health.begin(1), "unsent", 1)
+    assert health.end(health.begin(1), "unsent", 1) is None
     assert health.usable_at() == 10
     health.end(health.begin(2), "answered", 2)
     assert health.state(2) == "up"
@@ -127,7 +125,9 @@ class Upstream(RuleBasedStateMachine):
     def end(self, data: st.DataObject, ending: Ending | None) -> None:
         permit = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
         was_up = self.health.state(self.now) in ("up", "limited")
-        ejected = self.health.end(permit, ending, self.now)
+        change = self.health.end(permit, ending, self.now)
+        ejected = change == "ejected"
+        assert change != "recovered" or (ending == "answered" and not was_up)
         assert not (ejected and ending in ("answered", None))
         if ejected:
             assert self.health.state(self.now) == "down"

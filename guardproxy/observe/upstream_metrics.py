@@ -17,7 +17,7 @@ class UpstreamMetrics:
         self._failovers = counter("failovers", "Requests that went on to another upstream after this one.")
         self._ejections = counter("ejections", "Times that an upstream was taken out of use.")
         self._up = Gauge("guardproxy_upstream_up", "Whether an upstream is in use.", ("upstream",), registry=registry)
-        self._counted: dict[tuple[str, str], Counter] = {}  # `labels` takes a lock, and more time than counting
+        self._counted: dict[tuple[str, int | str], Counter] = {}  # `labels` takes a lock, and more time than counting
 
     def follow(self, names: Iterable[str], states: Callable[[], Mapping[str, str]]) -> None:
         """Show the upstreams of these `names`; call `states` for their states when metrics are rendered."""
@@ -26,11 +26,12 @@ class UpstreamMetrics:
             self._ejections.labels(name)
             self._up.labels(name).set_function(partial(_is_up, states, name))
 
-    def called(self, name: str, result: str) -> None:
-        """Count a call: `result` is the class of its status, `429`, or its ending if there was no answer."""
+    def called(self, name: str, result: int | str) -> None:
+        """Count a call: `result` is the status, or the ending if there was no answer."""
         child = self._counted.get((name, result))
         if child is None:
-            child = self._counted[name, result] = self._calls.labels(name, result)
+            label = f"{result // 100}xx" if isinstance(result, int) and result != 429 else str(result)
+            child = self._counted[name, result] = self._calls.labels(name, label)
         child.inc()
 
     def failed_over(self, name: str) -> None:

@@ -104,7 +104,11 @@ class Upstreams:
 
         Raises NotServed if none of them speaks the protocol.
         """
-        return self._plan(target or DEFAULT, lambda upstream: not upstream.protocols or wire in upstream.protocols)
+        target = target or DEFAULT
+        only = self._plans.get(target)
+        if only is not None and not only.upstreams[0].protocols:
+            return only
+        return self._plan(target, lambda upstream: not upstream.protocols or wire in upstream.protocols)
 
     def plan_unread(self, target: str, path: str) -> UpstreamPlan:
         """Choose for a request that no wire reads: OpenAI's wires share paths such as `/v1/models`."""
@@ -135,35 +139,36 @@ class Upstreams:
         is malformed.
         """
         began = time.perf_counter()
-        sending = _Sending(self._call, plan, outgoing)
-        upstream, attempt = await (sending.patiently() if plan.group is None else self._in_turn(sending, plan.group))
+        upstreams = plan.upstreams if plan.group is None else self._in_order(plan.upstreams, plan.group)
+        upstream = upstreams[0]
+        attempt = await self._call(upstream, outgoing)
+        repeated = False
+        if attempt.ending != "answered":
+            sending = _Sending(self._call, outgoing, upstream, attempt)
+            if plan.group is None:
+                await sending.retry()
+            else:
+                await sending.fail_over(upstreams[1:], plan.group.after, self._metrics)
+            upstream, attempt, repeated = sending.upstream, sending.attempt, sending.reached > 1
         try:
             if attempt.response is None:
                 raise attempt.error or UpstreamUnavailable("no answer")
             waited_s = time.perf_counter() - began
-            response = UpstreamResponse(attempt.response, upstream, waited_s, repeated=sending.repeated)
+            response = UpstreamResponse(attempt.response, upstream, waited_s, repeated=repeated)
             check_framing(response.status, response.headers)
             yield response
         except UpstreamUnavailable as error:
-            error.repeated = sending.repeated
+            error.repeated = repeated
             raise
         finally:
             if attempt.response is not None:
                 await drop(attempt.response)
 
-    async def _in_turn(self, sending: "_Sending", group: UpstreamGroup) -> tuple[Upstream, Attempt]:
-        """Call the upstreams of a group, one after another, until one answers or the rest must not be tried."""
+    def _in_order(self, upstreams: Sequence[Upstream], group: UpstreamGroup) -> Sequence[Upstream]:
+        """Those that are tried, with the usable ones first: that may have changed while the request was judged."""
         now = self._clock()
-        # The state may have changed since the plan was made, while the request was judged.
-        order = sorted(sending.plan.upstreams, key=lambda upstream: not self._health[upstream.name].usable(now))
-        *others, last = order[: group.attempts]
-        for upstream in others:
-            attempt = await sending.call(upstream)
-            if not may_repeat(attempt.ending, group.after):
-                return upstream, attempt
-            await _give_up(upstream, attempt, "upstream_failover")
-            self._metrics.failed_over(upstream.name)
-        return last, await sending.call(last)
+        order = sorted(upstreams, key=lambda upstream: not self._health[upstream.name].usable(now))
+        return order[: group.attempts]
 
     async def _call(self, upstream: Upstream, outgoing: Outgoing) -> Attempt:
         """Call an upstream once, and note what that says of it."""
@@ -183,88 +188,85 @@ class Upstreams:
         if attempt is not None and status == 429:
             # At the limit of the client's own key, the upstream is not at its limit for others.
             limited_s = attempt.wait_s if upstream.is_shared else 0.0
-        was = health.state(now)
-        if health.end(permit, attempt.ending if attempt is not None else None, now, limited_s=limited_s):
+        change = health.end(permit, attempt.ending if attempt is not None else None, now, limited_s=limited_s)
+        if change == "ejected":
             log.warning("upstream_ejected", upstream=upstream.name, for_s=round(health.usable_at() - now, 1))
             self._metrics.ejected(upstream.name)
-        elif was in ("down", "probing") and health.state(now) == "up":
+        elif change == "recovered":
             log.info("upstream_recovered", upstream=upstream.name)
         if attempt is not None:
-            result = "429" if status == 429 else f"{status // 100}xx" if status else attempt.ending
-            self._metrics.called(upstream.name, result)
+            self._metrics.called(upstream.name, status or attempt.ending)
 
 
 class _Sending:
-    """One request on its way: `reached` counts the calls that came to an upstream."""
+    """A request whose first call has failed: its latest call, and how many of its calls have `reached` an upstream."""
 
     def __init__(
-        self, call: Callable[[Upstream, Outgoing], Awaitable[Attempt]], plan: UpstreamPlan, outgoing: Outgoing
+        self,
+        call: Callable[[Upstream, Outgoing], Awaitable[Attempt]],
+        outgoing: Outgoing,
+        upstream: Upstream,
+        first: Attempt,
     ) -> None:
-        self.plan = plan
-        self.reached = 0
+        self.upstream = upstream
+        self.attempt = first
+        self.reached = int(first.ending != "unsent")
         self._call = call
         self._outgoing = outgoing
 
-    @property
-    def repeated(self) -> bool:
-        """Whether more than one call came to an upstream."""
-        return self.reached > 1
+    async def fail_over(self, others: Sequence[Upstream], after: RepeatAfter, metrics: UpstreamMetrics) -> None:
+        """Call the others, one after another, until one answers or no more may be called."""
+        for other in others:
+            if not may_repeat(self.attempt.ending, after):
+                return
+            await self._give_up("upstream_failover")
+            metrics.failed_over(self.upstream.name)
+            await self._call_again(other)
 
-    async def call(self, upstream: Upstream) -> Attempt:
-        """Call an upstream once."""
-        attempt = await self._call(upstream, self._outgoing)
-        self.reached += attempt.ending != "unsent"
-        return attempt
-
-    async def patiently(self) -> tuple[Upstream, Attempt]:
-        """Call the only upstream, and again as its retries say."""
-        upstream = self.plan.upstreams[0]
-        attempt = await self.call(upstream)
-        if upstream.retries.attempts > 1 and _is_repeated(upstream, attempt):
-            attempt = await self._retry(upstream, attempt)
-        return upstream, attempt
-
-    async def _retry(self, upstream: Upstream, failed: Attempt) -> Attempt:
-        """Retry after a first attempt has `failed`: it ran without tenacity, which would add 80 µs to every request."""
-        first_attempt = [failed]
+    async def retry(self) -> None:
+        """Call the same upstream again, as its retries say. Without any, tenacity would add 80 µs to each failure."""
+        retries = self.upstream.retries
+        if retries.attempts == 1 or not self._is_repeated():
+            return
+        is_first = [True]
 
         async def attempt_again() -> Attempt:
-            return first_attempt.pop() if first_attempt else await self.call(upstream)
+            if not is_first:
+                await self._call_again(self.upstream)
+            is_first.clear()
+            return self.attempt
 
         def pause(state: RetryCallState) -> float:
             """As the upstream asked, else an exponential back-off from 0.25 s."""
-            wait = _last(state).wait_s or 0.25 * 2.0 ** (state.attempt_number - 1)
-            return min(wait, upstream.retries.max_wait_s)
+            wait = self.attempt.wait_s or 0.25 * 2.0 ** (state.attempt_number - 1)
+            return min(wait, retries.max_wait_s)
 
         async def before_sleep(state: RetryCallState) -> None:
-            await _give_up(upstream, _last(state), "upstream_retry")
+            await self._give_up("upstream_retry")
 
         retrying = AsyncRetrying(
-            stop=stop_after_attempt(upstream.retries.attempts),
-            retry=retry_if_result(lambda attempt: _is_repeated(upstream, attempt)),
+            stop=stop_after_attempt(retries.attempts),
+            retry=retry_if_result(lambda _: self._is_repeated()),
             wait=pause,
             before_sleep=before_sleep,
-            retry_error_callback=_last,
+            retry_error_callback=lambda _: self.attempt,
         )
-        return await retrying(attempt_again)
+        await retrying(attempt_again)
 
+    async def _call_again(self, upstream: Upstream) -> None:
+        self.upstream = upstream
+        self.attempt = await self._call(upstream, self._outgoing)
+        self.reached += self.attempt.ending != "unsent"
 
-def _is_repeated(upstream: Upstream, attempt: Attempt) -> bool:
-    """Whether the only upstream is called again: a longer wait than `max_wait_s` is left to the client."""
-    retries = upstream.retries
-    return may_repeat(attempt.ending, retries.after) and (attempt.wait_s or 0.0) <= retries.max_wait_s
+    def _is_repeated(self) -> bool:
+        """Whether the same upstream is called again: a longer wait than `max_wait_s` is left to the client."""
+        retries = self.upstream.retries
+        return may_repeat(self.attempt.ending, retries.after) and (self.attempt.wait_s or 0.0) <= retries.max_wait_s
 
-
-async def _give_up(upstream: Upstream, attempt: Attempt, event: str) -> None:
-    """Log and drop the answer of a call that is repeated."""
-    status = attempt.response.status_code if attempt.response is not None else None
-    log.warning(event, upstream=upstream.name, status=status, error=str(attempt.error or ""))
-    if attempt.response is not None:
-        await drop(attempt.response)
-
-
-def _last(state: RetryCallState) -> Attempt:
-    if state.outcome is None:
-        raise RuntimeError("tenacity asks before the first attempt has ended")
-    result: Attempt = state.outcome.result()
-    return result
+    async def _give_up(self, event: str) -> None:
+        """Log and drop the answer of the latest call, which is repeated."""
+        response = self.attempt.response
+        status = response.status_code if response is not None else None
+        log.warning(event, upstream=self.upstream.name, status=status, error=str(self.attempt.error or ""))
+        if response is not None:
+            await drop(response)
