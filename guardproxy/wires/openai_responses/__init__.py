@@ -6,7 +6,6 @@ Reference: OpenAI API reference, "Responses", "Streaming events". The field maps
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
@@ -119,9 +118,9 @@ class OpenAIResponses(openai.OpenAIWire):
         previous = body.get("previous_response_id")
         return Part("previous_response_id", previous, "opaque") if isinstance(previous, str) else None
 
-    def parse_request(self, path: str, body: bytes) -> Request:
+    def parse_request(self, path: str, body: bytes, received: float = 0.0, request_id: str = "") -> Request:
         """Parse a request. One that goes on from a refusal of the proxy's goes on from the reply before."""
-        request = super().parse_request(path, body)
+        request = super().parse_request(path, body, received, request_id)
         own = _OWN_ID.fullmatch(request.resumes.text) if request.resumes else None
         return self.continued(request, own[1] or "") if own else request
 
@@ -131,8 +130,7 @@ class OpenAIResponses(openai.OpenAIWire):
         del body["previous_response_id"]
         if reply:
             body["previous_response_id"] = reply
-        parsed = super().parse_request(request.path, dumps(body))
-        return replace(parsed, received=request.received, id=request.id)
+        return super().parse_request(request.path, dumps(body), request.received, request.id)
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """Parse a whole reply; an error body has no choice of its own. Raises UpstreamUnreadable."""

@@ -48,7 +48,7 @@ def refusal_part(text: str, *, structured: bool) -> dict[str, Any]:
 def ended(head: Mapping[str, Any], output: list[dict[str, Any]], refusal: Refuse | None) -> dict[str, Any]:
     """Return the response with this output; of a refusal, with the reason of content that was filtered.
 
-    Its status and its last event say `completed` all the same: clients fail on any other. (decision 0019)
+    Its status and its last event say `completed` all the same: clients fail on any other. (decision 0023)
     """
     filtered = refusal is not None and refusal.finish == "content_filter"
     details = {"reason": "content_filter"} if filtered else None

@@ -86,8 +86,11 @@ class BaseWire(ABC):
         """Return the request, going on from the reply with this id, or from none; a `resumable` wire overrides it."""
         return request
 
-    def parse_request(self, path: str, body: bytes) -> Request:
-        """Parse a request. Raises Unreadable with the JSON path of the error."""
+    def parse_request(self, path: str, body: bytes, received: float = 0.0, request_id: str = "") -> Request:
+        """Parse a request that has the id `request_id` and came at the time `received`.
+
+        Raises Unreadable with the JSON path of the error.
+        """
         parsed = read_object(body)
         model, stream = self.model(path, parsed), self.wants_stream(path, parsed)
         messages: list[Message] = []
@@ -110,6 +113,8 @@ class BaseWire(ABC):
             body=parsed,
             structured=self.structured(parsed),
             resumes=self.resumes(parsed),
+            received=received,
+            id=request_id,
         )
 
     def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
