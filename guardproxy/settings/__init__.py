@@ -19,6 +19,7 @@ from guardproxy.settings.model import (
     UpstreamSettings,
     UpstreamTlsSettings,
 )
+from guardproxy.settings.model_alerts import AlertSettings, ReceiverSettings
 from guardproxy.settings.model_console import OPERATOR, ConsoleKeySettings, ConsoleSettings, ReviewerRole
 from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings, ServerTlsSettings
 from guardproxy.settings.packaged import starter
@@ -34,6 +35,7 @@ __all__ = [
     "MULTILINGUAL",
     "OPERATOR",
     "AdminSettings",
+    "AlertSettings",
     "AuditSettings",
     "Catalogue",
     "ConsoleKeySettings",
@@ -43,6 +45,7 @@ __all__ = [
     "LogSettings",
     "MemberSettings",
     "PathSettings",
+    "ReceiverSettings",
     "ReviewerRole",
     "ServerSettings",
     "ServerTlsSettings",

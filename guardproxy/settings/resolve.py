@@ -17,6 +17,7 @@ from guardproxy.settings.model import (
     PathSettings,
     UpstreamSettings,
 )
+from guardproxy.settings.model_alerts import AlertSettings
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_policy import OpaqueSettings, PolicySettings, RouteSettings, ThresholdSettings
 from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings
@@ -56,6 +57,7 @@ class Settings:
     paths: PathSettings
     policies: PolicySet
     audit: AuditSettings
+    alerts: AlertSettings | None
     console: ConsoleSettings
     log: LogSettings
     sections: frozenset[str]
@@ -126,6 +128,7 @@ def resolve(
         paths=document.paths,
         policies=PolicySet(policies, tuple(_route(route) for route in document.routes), version),
         audit=document.audit,
+        alerts=document.alerts,
         console=document.console,
         log=document.log,
         sections=frozenset(sections),

@@ -108,12 +108,14 @@ def _locate(root: Node, location: tuple[str | int, ...]) -> tuple[Node, SettingP
 
 
 def _is_of_other_member(kind: str, node: Node) -> bool:
-    """Whether an error comes from the other member of a union of a literal and a mapping or an integer."""
-    if kind == "dataclass_type":
+    """Whether an error comes from another member of a union: of a literal or a string, and a mapping, integer or list."""
+    if kind in {"dataclass_type", "tuple_type"}:
         return True
+    if kind == "string_type":
+        return isinstance(node.value, list)
     if kind == "int_type":
         return isinstance(node.value, str | list)
-    return kind == "literal_error" and isinstance(node.value, dict | int | float)
+    return kind == "literal_error" and isinstance(node.value, dict | list | int | float)
 
 
 def _message(kind: str, error: dict[str, Any], node: Node, path: SettingPath) -> str:

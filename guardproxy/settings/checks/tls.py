@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
+from guardproxy.settings.yaml_tree import Node, Problem, SettingPath, dotted
 
 
 def server_tls(root: Node, path: SettingPath) -> Iterator[Problem]:
@@ -16,16 +16,15 @@ def server_tls(root: Node, path: SettingPath) -> Iterator[Problem]:
     yield from _authorities(root, (*path, "client_ca"))
 
 
-def upstream_tls(root: Node) -> Iterator[Problem]:
-    """Every mistake in `upstream.tls`."""
-    path = ("upstream", "tls")
+def client_tls(root: Node, path: SettingPath) -> Iterator[Problem]:
+    """Every mistake in how a server is checked to which the proxy connects; the section is at `path`."""
     authorities, verify = root.get(*path, "ca"), root.get(*path, "verify")
     if authorities and authorities.value is not None and verify and verify.value is False:
         yield Problem(authorities.position, (*path, "ca"), "has no effect with verify: false; remove either")
     for name, other in (("cert", "key"), ("key", "cert")):
         node, beside = root.get(*path, name), root.get(*path, other)
         if node and node.text() and (beside is None or beside.value is None):
-            yield Problem(node.position, (*path, name), f"needs upstream.tls.{other} beside it")
+            yield Problem(node.position, (*path, name), f"needs {dotted((*path, other))} beside it")
     yield from _pair(root, path, ssl.PROTOCOL_TLS_CLIENT)
     yield from _authorities(root, (*path, "ca"))
 

@@ -25,7 +25,7 @@ def upstream(root: Node) -> Iterator[Problem]:
     if header and (key is None or key.value is None):
         message = "has no effect without upstream.key; set the key or remove this"
         yield Problem(header.position, ("upstream", "key_header"), message)
-    yield from tls.upstream_tls(root)
+    yield from tls.client_tls(root, ("upstream", "tls"))
     names = root.get("upstream", "response_headers")
     for index, name in names.elements() if names else ():
         if name.text() and not _HEADER_NAME.fullmatch(name.text() or ""):
