@@ -13,7 +13,7 @@ AlertGroup = Literal["client", "user", "session", "route", "policy"]
 """What the records that are counted have in common."""
 
 # An alert that is not about a record of its own has this condition: `guardproxy alerts test`.
-TEST: Final = "test"
+TEST: Final = "guardproxy alerts test"
 _UNSAFE: Final = "unsafe"
 _MOST_TIMES: Final = 20_000  # the most records that the windows of all conditions remember together
 
@@ -177,7 +177,10 @@ class AlertWindows:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A condition that held, with the record that completed it; `count` is how many turns made the alert, `group` what they have in common."""
+    """A condition that held, with the record that completed it.
+
+    `count` is how many turns made the alert, `group` what these have in common.
+    """
 
     name: str
     condition: AlertCondition

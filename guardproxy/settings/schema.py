@@ -108,7 +108,7 @@ def _locate(root: Node, location: tuple[str | int, ...]) -> tuple[Node, SettingP
 
 
 def _is_of_other_member(kind: str, node: Node) -> bool:
-    """Whether an error comes from another member of a union: of a literal or a string, and a mapping, integer or list."""
+    """Whether an error comes from another member of a union than the one that was meant."""
     if kind in {"dataclass_type", "tuple_type"}:
         return True
     if kind == "string_type":

@@ -13,12 +13,8 @@ from guardproxy.types import ActionName, OutcomeName, Record
 
 _OCSF_VERSION: Final = "1.5.0"
 # The severities of OCSF, 1 (informational) to 4 (high), and of CEF, 0 to 10.
-_SEVERITY: Final[dict[ActionName, tuple[int, int]]] = {
-    "pass": (1, 1),
-    "flag": (2, 4),
-    "rewrite": (3, 6),
-    "block": (4, 8),
-}
+_OCSF_SEVERITY: Final[dict[ActionName, int]] = {"pass": 1, "flag": 2, "rewrite": 3, "block": 4}
+_CEF_SEVERITY: Final[dict[ActionName, int]] = {"pass": 1, "flag": 4, "rewrite": 6, "block": 8}
 # The action and the disposition of OCSF's profile `security_control`, each with its number.
 _DISPOSITION: Final[dict[OutcomeName, tuple[int, str, int, str]]] = {
     "pass": (1, "Allowed", 1, "Allowed"),
@@ -137,7 +133,7 @@ def ocsf_event(alert: Alert, time: float, *, text: bool) -> dict[str, Any]:
         "type_uid": 200401,
         "type_name": "Detection Finding: Create",
         "time": time_ms,
-        "severity_id": _SEVERITY[record.decision.action][0],
+        "severity_id": _OCSF_SEVERITY[record.decision.action],
         "status_id": 1,
         "status": "New",
         "is_alert": True,
@@ -178,7 +174,7 @@ def cef_line(alert: Alert, time: float, *, text: bool) -> str:
     """The alert in ArcSight's Common Event Format, version 0. `time` as for `ocsf_event`."""
     record, origin = alert.record, alert.record.origin
     head = ("guardproxy", "guardproxy", __version__, alert.name, alert.title)
-    severity = _SEVERITY[record.decision.action][1]
+    severity = _CEF_SEVERITY[record.decision.action]
     extension = {
         "externalId": alert.id,
         "rt": str(round(record.time * 1000)),

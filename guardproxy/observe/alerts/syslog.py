@@ -25,7 +25,7 @@ _READ: Final = 65_536
 
 
 def syslog_frame(alert: Alert, time: float, host: str, form: SyslogFormat, *, text: bool) -> bytes:
-    """An alert as a syslog message in a frame: its length in bytes, a space, the message. `time`: seconds since 1970."""
+    """An alert as a syslog message in a frame: its length in bytes, a space, the message. `time` is in seconds."""
     priority = _FACILITY * 8 + _SEVERITY[alert.record.decision.action]
     stamp = datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     line = _LINES[form](alert, time, text=text)
@@ -36,8 +36,8 @@ def syslog_frame(alert: Alert, time: float, host: str, form: SyslogFormat, *, te
 class SyslogReceiver:
     """A syslog server at `host` and `port`. Each message takes a connection of its own.
 
-    Syslog has no acknowledgements. So a message counts as taken when the server has ended the connection in its turn: it
-    has read everything then. A server that was killed, or does not read, resets the connection or leaves it open.
+    Syslog has no acknowledgements. So a message counts as taken when the server has ended the connection in its turn:
+    it has read everything then. A server that was killed, or does not read, resets the connection or leaves it open.
     """
 
     def __init__(

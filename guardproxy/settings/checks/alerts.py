@@ -68,10 +68,9 @@ def _condition(root: Node, path: SettingPath, node: Node, categories: Collection
     if count is not None and counts and within is None:
         yield Problem(count.position, (*path, "count"), "needs within_s beside it: within how many seconds")
     for key in ("within_s", "per"):
-        one = node.get(key)
-        if one is not None and not counts:
+        if (option := node.get(key)) is not None and not counts:
             message = "has no effect without a count of at least 2; write count, or remove this"
-            yield Problem(one.key_position, (*path, key), message)
+            yield Problem(option.key_position, (*path, key), message)
 
 
 def _listed(node: Node, key: str) -> list[tuple[SettingPath, Node]]:
