@@ -15,6 +15,7 @@ AlertGroup = Literal["client", "user", "session", "route", "policy"]
 # An alert that is not about a record of its own has this condition: `guardproxy alerts test`.
 TEST: Final = "guardproxy alerts test"
 _UNSAFE: Final = "unsafe"
+_LATE_S: Final = 60  # for how long a window is remembered when it is over, for records that are written late
 _MOST_TIMES: Final = 20_000  # the most records that the windows of all conditions remember together
 
 _Name = Annotated[str, Len(1)]
@@ -157,7 +158,7 @@ class AlertWindows:
             return True  # what is counted anew begins without these
         windows[group] = times  # behind the others: the first group is the one without a record for the longest time
         self._times += len(times)
-        self._forget(windows, newest - within_s)
+        self._forget(windows, newest - within_s - _LATE_S)
         return False
 
     def _forget(self, windows: dict[str, list[float]], before: float) -> None:
@@ -190,8 +191,8 @@ class Alert:
 
     @property
     def id(self) -> str:
-        """The same for the same condition and record, whoever makes the alert and how often: 32 hex digits."""
-        return hashlib.sha256(f"{self.name}\n{self.record.id}".encode("utf-8", "backslashreplace")).hexdigest()[:32]
+        """The same for the same condition and record, whoever makes the alert and how often: 24 hex digits."""
+        return hashlib.sha256(f"{self.name}\n{self.record.id}".encode("utf-8", "backslashreplace")).hexdigest()[:24]
 
     @property
     def title(self) -> str:
@@ -222,9 +223,9 @@ class AlertMessage:
 
     @property
     def id(self) -> str:
-        """The same for the same alerts: `msg_` and 32 hex digits."""
+        """The same for the same alerts: `msg_` and 24 hex digits."""
         ids = "\n".join(alert.id for alert in self.alerts)
-        return f"msg_{hashlib.sha256(ids.encode()).hexdigest()[:32]}"
+        return f"msg_{hashlib.sha256(ids.encode()).hexdigest()[:24]}"
 
 
 class Told(NamedTuple):

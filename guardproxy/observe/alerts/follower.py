@@ -13,7 +13,7 @@ from guardproxy.observe.alerts.delivery import MESSAGE_ALERTS, AlertDelivery
 from guardproxy.types import Record
 
 _POLL_S = 1.0
-_HOLD_S = 15.0  # how long another process waits for one that was killed
+_HOLD_S = 10.0  # how long another process waits for one that was killed
 _READS = 20  # queries for records between two notes
 
 _log = structlog.get_logger("guardproxy.alerts")

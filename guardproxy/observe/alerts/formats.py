@@ -89,7 +89,7 @@ def slack_body(message: AlertMessage, *, text: bool) -> bytes:
         lines.append(f"… and {more} more in this message")
     if message.waiting:
         lines.append(f"… {message.waiting} wait for the next message")
-    return _json({"text": "\n".join(lines)})
+    return _json({"text": "\n".join(lines), "unfurl_links": False, "unfurl_media": False})
 
 
 def _slack_line(alert: Alert, *, text: bool) -> str:

@@ -5,7 +5,9 @@ import os
 import re
 import socket
 import ssl
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, Literal, TypeVar
 
@@ -22,13 +24,14 @@ _FACILITY: Final = 10  # security and authorization messages
 # informational, notice, warning
 _SEVERITY: Final[dict[ActionName, int]] = {"pass": 6, "flag": 5, "rewrite": 5, "block": 4}
 _READ: Final = 65_536
+_QUIET_S: Final = 0.05
 
 
-def syslog_frame(alert: Alert, time: float, host: str, form: SyslogFormat, *, text: bool) -> bytes:
-    """An alert as a syslog message in a frame: its length in bytes, a space, the message. `time` is in seconds."""
+def syslog_frame(alert: Alert, sent_at: float, host: str, form: SyslogFormat, *, text: bool) -> bytes:
+    """An alert as a syslog message in a frame: its length in bytes, a space, the message. `sent_at` is in seconds."""
     priority = _FACILITY * 8 + _SEVERITY[alert.record.decision.action]
-    stamp = datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    line = _LINES[form](alert, time, text=text)
+    stamp = datetime.fromtimestamp(sent_at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    line = _LINES[form](alert, sent_at, text=text)
     message = f"<{priority}>1 {stamp} {host} guardproxy {os.getpid()} alert - {line}".encode()
     return b"%d %b" % (len(message), message)
 
@@ -36,8 +39,8 @@ def syslog_frame(alert: Alert, time: float, host: str, form: SyslogFormat, *, te
 class SyslogReceiver:
     """A syslog server at `host` and `port`. Each message takes a connection of its own.
 
-    Syslog has no acknowledgements. So a message counts as taken when the server has ended the connection in its turn:
-    it has read everything then. A server that was killed, or does not read, resets the connection or leaves it open.
+    Syslog has no acknowledgements. So a message counts as taken when the server ends the connection after it was asked
+    to: it has read everything then. One that was killed ends it before, resets it, or leaves it open.
     """
 
     def __init__(
@@ -67,11 +70,14 @@ class SyslogReceiver:
 
     async def _exchange(self, frames: bytes) -> None:
         # Not a TLS transport of asyncio: that one does not tell an end of the connection from a reset.
+        began = time.monotonic()
         reader, writer = await asyncio.open_connection(self._host, self._port)
         try:
             tls = _TlsExchange(reader, writer, self._tls, self._host)
             await tls.run(tls.object.do_handshake)
             await tls.run(lambda: tls.object.write(frames))
+            # As long as the connection took, which is two round trips: time for a dead server's kernel to say so.
+            await tls.stays_open(max(_QUIET_S, time.monotonic() - began))
             await tls.end()
         finally:
             writer.transport.abort()
@@ -88,6 +94,7 @@ class _TlsExchange:
     ) -> None:
         self._reader, self._writer = reader, writer
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._ended = False
         self.object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
 
     async def run(self, step: Callable[[], _Done]) -> _Done:
@@ -102,10 +109,19 @@ class _TlsExchange:
                 await self._flush()
                 return done
 
+    async def stays_open(self, seconds: float) -> None:
+        """Wait for some seconds. Raises OSError if the server ends the connection meanwhile."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self._ended:
+                    await self._read()
+        if self._ended:
+            raise ConnectionError("the server ended the connection before it was asked to")
+
     async def end(self) -> None:
         """End the connection, and wait for the server to end it as well. Raises OSError if it breaks.
 
-        A server that ends the connection without TLS's own end has read everything too: else it would be a reset.
+        Not every server ends TLS before the connection; one with unread bytes would reset it.
         """
         try:
             await self.run(self.object.unwrap)
@@ -121,4 +137,5 @@ class _TlsExchange:
         if data:
             self._incoming.write(data)
         else:
+            self._ended = True
             self._incoming.write_eof()
