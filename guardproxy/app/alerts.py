@@ -126,7 +126,7 @@ class ProcessAlerts:
 
 
 def _delivery(name: str, settings: ReceiverSettings, metrics: Metrics) -> AlertDelivery:
-    return AlertDelivery(name, receiver_of(name, settings), metrics, every_s=settings.every_s)
+    return AlertDelivery(name, receiver_of(name, settings), metrics.alerts, every_s=settings.every_s)
 
 
 def _conditions(alerts: AlertSettings, receiver: ReceiverSettings) -> Mapping[str, AlertCondition]:

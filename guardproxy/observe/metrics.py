@@ -7,18 +7,16 @@ called directly where the time is measured, for example `guard` by `pipeline/jud
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from guardproxy.observe.alert_metrics import AlertMetrics
 from guardproxy.types import Record, Side, Usage
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-AlertDrop = Literal["full", "refused", "erased", "closed"]
-"""Why a receiver never gets an alert: its queue was full, it refused the message, the record was erased, or the process
-ended and only its memory had the alert."""
 # Every value of a label is a time series of its own. Values beyond this many are counted as "other".
 _MAX_VALUES = 100
 
@@ -47,6 +45,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
+        self.alerts = AlertMetrics(registry)
         self._wire, self._category, self._sink = _BoundedLabel(), _BoundedLabel(), _BoundedLabel()
 
         def counter(name: str, help_text: str, *labels: str) -> Counter:
@@ -92,15 +91,6 @@ class Metrics:
         self._audit_written = counter("audit_written", "Records that a sink stored.", "sink")
         self._retained = counter(
             "audit_retention_erased", "Records, and texts alone, that were kept no longer.", "what"
-        )
-        self._alerts_sent = counter("alerts_sent", "Alerts that a receiver has taken.", "receiver")
-        self._alerts_failures = counter("alerts_failures", "Attempts to send alerts that failed.", "receiver")
-        self._alerts_dropped = counter("alerts_dropped", "Alerts that a receiver never gets.", "receiver", "reason")
-        self._alerts_waiting = Gauge(
-            "guardproxy_alerts_waiting", "Alerts that wait for a receiver.", ["receiver"], registry=registry
-        )
-        self._alerts_forgotten = counter(
-            "alerts_forgotten", "Records that no longer count towards an alert, because there are too many.", "receiver"
         )
         self._retention_failures = counter("audit_retention_failures", "Attempts to erase old records that failed.")
 
@@ -195,33 +185,6 @@ class Metrics:
     def retention_failed(self) -> None:
         """Count an attempt to erase old records that failed."""
         self._retention_failures.inc()
-
-    def alerts_of(self, receiver: str) -> None:
-        """Begin the series of a receiver of alerts, at 0."""
-        for counted in (self._alerts_sent, self._alerts_failures, self._alerts_waiting, self._alerts_forgotten):
-            counted.labels(receiver)
-        for reason in get_args(AlertDrop):
-            self._alerts_dropped.labels(receiver, reason)
-
-    def alerts_sent(self, receiver: str, alerts: int) -> None:
-        """Count `alerts` that a receiver has taken."""
-        self._alerts_sent.labels(receiver).inc(alerts)
-
-    def alerts_failed(self, receiver: str) -> None:
-        """Count an attempt to send alerts that failed."""
-        self._alerts_failures.labels(receiver).inc()
-
-    def alerts_dropped(self, receiver: str, reason: AlertDrop, alerts: int) -> None:
-        """Count `alerts` that a receiver never gets."""
-        self._alerts_dropped.labels(receiver, reason).inc(alerts)
-
-    def alerts_waiting(self, receiver: str, alerts: int) -> None:
-        """Set how many `alerts` wait for a receiver, those that are being sent included."""
-        self._alerts_waiting.labels(receiver).set(alerts)
-
-    def alerts_forgotten(self, receiver: str, records: int) -> None:
-        """Count `records` that no longer count towards an alert (`alerting.AlertWindows`)."""
-        self._alerts_forgotten.labels(receiver).inc(records)
 
     def render(self) -> tuple[str, bytes]:
         """Return the content type and body of a scrape, in Prometheus' text format."""

@@ -83,7 +83,7 @@ class MemoryReceiver:
 def delivery(receiver: MemoryReceiver, clock: Clock, *, every_s: float = 0.0) -> tuple[AlertDelivery, Metrics]:
     """A delivery without waits between attempts."""
     metrics = Metrics(CollectorRegistry())
-    return AlertDelivery("ops", receiver, metrics, every_s=every_s, clock=clock, backoff=wait_none()), metrics
+    return AlertDelivery("ops", receiver, metrics.alerts, every_s=every_s, clock=clock, backoff=wait_none()), metrics
 
 
 def counted(metrics: Metrics, name: str) -> float:

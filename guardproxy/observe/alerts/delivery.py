@@ -8,8 +8,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from tenacity.wait import wait_base
 
 from guardproxy.alerting import Alert, AlertMessage
+from guardproxy.observe.alert_metrics import AlertMetrics
 from guardproxy.observe.alerts.receivers import AlertReceiver, NotTaken
-from guardproxy.observe.metrics import Metrics
 
 _BACKOFF = wait_random_exponential(multiplier=1, max=60)
 _REFUSALS = 5  # attempts after which a message that is refused is given up
@@ -28,7 +28,7 @@ class AlertDelivery:
         self,
         name: str,
         receiver: AlertReceiver,
-        metrics: Metrics,
+        metrics: AlertMetrics,
         *,
         every_s: float,
         clock: Callable[[], float] = time.time,
@@ -42,7 +42,7 @@ class AlertDelivery:
         self._clock = clock
         self._backoff = backoff
         self._failing = False
-        metrics.alerts_of(name)
+        metrics.begin(name)
 
     @property
     def wait_s(self) -> float:
@@ -66,11 +66,11 @@ class AlertDelivery:
         try:
             came_back: str = await retrying(self._receiver.send, message)
         except NotTaken as error:
-            self.metrics.alerts_failed(self.name)
-            self.metrics.alerts_dropped(self.name, "refused", len(alerts))
+            self.metrics.failed(self.name)
+            self.metrics.dropped(self.name, "refused", len(alerts))
             _log.error("alerts_refused", receiver=self.name, alerts=len(alerts), error=str(error))
         else:
-            self.metrics.alerts_sent(self.name, len(alerts))
+            self.metrics.sent(self.name, len(alerts))
             _log.info("alerts_sent", receiver=self.name, alerts=len(alerts), message=message.id, answer=came_back)
             if self._failing:
                 _log.warning("alerts_recovered", receiver=self.name)
@@ -78,7 +78,7 @@ class AlertDelivery:
         self.sent_at = self._clock()
 
     def _note_failure(self, state: RetryCallState) -> None:
-        self.metrics.alerts_failed(self.name)
+        self.metrics.failed(self.name)
         if not self._failing and state.outcome:  # one log line when a receiver begins to fail and one when it is back
             _log.error("alerts_failing", receiver=self.name, error=str(state.outcome.exception()))
         self._failing = True

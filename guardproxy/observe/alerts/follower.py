@@ -113,9 +113,9 @@ class AlertFollower:
         if self._changed or self._clock() > self._until - self._hold_s * 2 / 3:
             await self._note()
         metrics = self._delivery.metrics
-        metrics.alerts_waiting(self._name, len(self._waiting) + len(self._message) if self._holds else 0)
+        metrics.waiting(self._name, len(self._waiting) + len(self._message) if self._holds else 0)
         if self._windows.forgotten:
-            metrics.alerts_forgotten(self._name, self._windows.forgotten)
+            metrics.forgotten(self._name, self._windows.forgotten)
             self._windows.forgotten = 0
 
     async def _seize(self) -> bool:
@@ -183,7 +183,7 @@ class AlertFollower:
             if one.seq in records
         ]
         if erased := len(self._message) - len(alerts):
-            self._delivery.metrics.alerts_dropped(self._name, "erased", erased)
+            self._delivery.metrics.dropped(self._name, "erased", erased)
         if alerts:
             await self._delivery.deliver(alerts, len(self._waiting))
 

@@ -41,12 +41,12 @@ class MemoryAlerts:
             for hit in self._windows.take(record):
                 self._put(Alert(hit.condition, self._conditions[hit.condition], hit.turns, hit.group, record))
         if self._windows.forgotten:
-            self._delivery.metrics.alerts_forgotten(self._delivery.name, self._windows.forgotten)
+            self._delivery.metrics.forgotten(self._delivery.name, self._windows.forgotten)
             self._windows.forgotten = 0
 
     def _put(self, alert: Alert) -> None:
         if len(self._pending) >= self._limit:
-            self._delivery.metrics.alerts_dropped(self._delivery.name, "full", 1)
+            self._delivery.metrics.dropped(self._delivery.name, "full", 1)
             if not self._dropped:  # one log line when dropping begins and one when it ends
                 _log.error("alerts_dropping", receiver=self._delivery.name, waiting=len(self._pending))
             self._dropped += 1
@@ -56,7 +56,7 @@ class MemoryAlerts:
         self._available.set()
 
     def _count(self) -> None:
-        self._delivery.metrics.alerts_waiting(self._delivery.name, len(self._pending) + len(self._batch))
+        self._delivery.metrics.waiting(self._delivery.name, len(self._pending) + len(self._batch))
 
     async def _run(self) -> None:
         while True:
@@ -86,6 +86,6 @@ class MemoryAlerts:
                 while self._batch or self._pending:  # a message that was being sent is sent again, with its id
                     await self._send()
         if unsent := len(self._batch) + len(self._pending):
-            self._delivery.metrics.alerts_dropped(self._delivery.name, "closed", unsent)
+            self._delivery.metrics.dropped(self._delivery.name, "closed", unsent)
             _log.error("alerts_lost", receiver=self._delivery.name, alerts=unsent)
         await self._delivery.close()
