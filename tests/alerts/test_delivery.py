@@ -1,12 +1,24 @@
 """A message is sent until it is taken; how often, and what is given up, is counted. Alerts from memory are bounded."""
 
 import asyncio
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route
+from structlog.testing import capture_logs
 
 from guardproxy.alerting import Alert
+from guardproxy.app import Service, read
 from guardproxy.observe import Observers
 from guardproxy.observe.alerts import MemoryAlerts, NotTaken
 from tests.alerts.kit import CONDITIONS, Clock, MemoryReceiver, counted, delivery, in_loop, until
+from tests.kit import Scripted, ScriptedUpstream, serve
 from tests.sinks.kit import PASSED, record
+from tests.test_service import CONFIG, Judge, is_ready
+from tests.test_service import until as waited
 
 
 def alert(number: int) -> Alert:
@@ -83,3 +95,27 @@ async def test_alerts_from_memory_are_sent_at_the_end() -> None:
     await sink.close()
     assert [len(message.alerts) for message in receiver.messages] == [1, 3]  # the third record completes `many`
     assert counted(metrics, "sent_total") == 4
+
+
+def test_a_service_without_a_store_tells_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log says so at the start; the alert has the masked text, because it was asked for."""
+    monkeypatch.setenv("GUARD_KEY", "a-key")
+    judge = Starlette(routes=[Route("/v1/moderations", Judge().answer, methods=["POST"])])
+    hook = ScriptedUpstream([Scripted(status=204)])
+    with serve(judge) as guard, serve(hook) as url:
+        path = tmp_path / "guardproxy.yaml"
+        receiver = f'{{chat: {{webhook: "{url}", format: slack, text: true}}}}'
+        alerts = f"alerts: {{conditions: {{blocked: {{action: block}}}}, receivers: {receiver}}}\n"
+        path.write_text(CONFIG % guard + alerts)
+        source = read(str(path), None)
+        with capture_logs() as lines, serve(Service(source.file, source).app) as proxy:
+            waited(lambda: is_ready(proxy))
+            text = "how do I kill ann@example.com?"
+            body = {"model": "m", "messages": [{"role": "user", "content": text}]}
+            assert httpx.post(f"{proxy}/v1/chat/completions", json=body).headers["x-guardproxy-action"] == "block"
+            waited(lambda: hook.seen)
+            metrics = httpx.get(f"{proxy}/metrics").text
+    assert [line["receivers"] for line in lines if line["event"] == "alerts_from_memory"] == [("chat",)]
+    shown = json.loads(hook.seen[0].body)["text"]
+    assert "how do I kill [email]?" in shown
+    assert 'guardproxy_alerts_sent_total{receiver="chat"}' in metrics
