@@ -223,9 +223,9 @@ class AlertMessage:
 
     @property
     def id(self) -> str:
-        """The same for the same alerts: `msg_` and 24 hex digits."""
+        """The same for the same alerts: 24 hex digits."""
         ids = "\n".join(alert.id for alert in self.alerts)
-        return f"msg_{hashlib.sha256(ids.encode()).hexdigest()[:24]}"
+        return hashlib.sha256(ids.encode()).hexdigest()[:24]
 
 
 class Told(NamedTuple):

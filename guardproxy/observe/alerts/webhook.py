@@ -1,5 +1,6 @@
 """Alerts posted to an address, signed as Standard Webhooks says."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -56,6 +57,7 @@ class WebhookReceiver:
         self._body = _BODIES[form]
         self._text = text
         self._clock = clock
+        self._timeout_s = timeout_s
         self._client = httpx.AsyncClient(timeout=timeout_s, verify=tls, trust_env=False)
 
     async def send(self, message: AlertMessage) -> str:
@@ -67,9 +69,14 @@ class WebhookReceiver:
             headers["webhook-timestamp"] = str(timestamp)
             headers["webhook-signature"] = signature(self._secret, message.id, timestamp, body)
         try:
-            # The answer's body is not read: only its status counts.
-            async with self._client.stream("POST", self._url, content=body, headers=headers) as answer:
+            # The answer's body is not read: only its status counts. httpx's own time-out is that of a single read.
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._client.stream("POST", self._url, content=body, headers=headers) as answer,
+            ):
                 status = answer.status_code
+        except TimeoutError:
+            raise NotTaken(f"{self.place}: no answer within {self._timeout_s:g} s") from None
         except httpx.HTTPError as error:
             # The error's own text may quote the address.
             raise NotTaken(f"{self.place}: {type(error).__name__}") from None

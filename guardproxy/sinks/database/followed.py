@@ -7,6 +7,7 @@ import structlog
 from sqlalchemy import BigInteger, Column, Float, Integer, MetaData, String, Table, Text, insert, select, update
 
 from guardproxy.alerting import Told
+from guardproxy.offload import computed
 from guardproxy.sinks.database.append import read_head
 from guardproxy.sinks.database.keys import PartsCipher, opened_parts
 from guardproxy.sinks.database.schema import records, search_key
@@ -99,7 +100,7 @@ class FollowedStore(AuditStore):
                 return [], seq
             query = select(*_READ_COLUMNS).where(*where).order_by(row.seq).limit(_READ)
             rows = (await connection.execute(query)).all()
-        return list(_readable(rows, self._cipher)), rows[-1].seq if len(rows) == _READ else head
+        return await self._records(rows), rows[-1].seq if len(rows) == _READ else head
 
     async def numbered(self, numbers: Sequence[int]) -> dict[int, Record]:
         """Return the records with these numbers; those that were erased are left out."""
@@ -107,7 +108,12 @@ class FollowedStore(AuditStore):
         async with self._database.reading() as connection:
             query = select(*_READ_COLUMNS).where(row.seq.in_(numbers), row.content.is_not(None))
             rows = (await connection.execute(query)).all()
-        return dict(_readable(rows, self._cipher))
+        return dict(await self._records(rows))
+
+    async def _records(self, rows: Sequence[Any]) -> list[tuple[int, Record]]:
+        """The records of rows, many or long ones read on a thread: requests do not wait for it."""
+        size = sum(len(part) for row in rows for part in (row.content, row.sealed_text) if part)
+        return await computed(size, lambda: list(_readable(rows, self._cipher)))
 
 
 def _is_held(found: Any, holder: str, now: float) -> bool:
