@@ -134,7 +134,6 @@ class AlertWindows:
         }
         self._times = sum(len(times) for groups in self._windows.values() for times in groups.values())
         self.forgotten = 0
-        self.changed = False  # whether `held()` has changed; the caller sets it back
 
     def take(self, record: Record) -> list[AlertHit]:
         """Count a record; return the conditions that it completes."""
@@ -149,7 +148,6 @@ class AlertWindows:
 
     def _is_full(self, name: str, condition: AlertCondition, group: str, time: float) -> bool:
         windows, within_s = self._windows[name], condition.within_s or 0.0
-        self.changed = True
         times = windows.pop(group, [])
         self._times -= len(times)
         newest = max([time, *times])

@@ -1,11 +1,15 @@
 """Alerts from the audit store: nothing that it holds is lost, whoever is killed, and each is sent by one process."""
 
 import json
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from guardproxy.alerting import Alert, AlertCondition
+from guardproxy.alerting import Alert, AlertCondition, Told
 from guardproxy.observe import Metrics
 from guardproxy.observe.alerts import AlertFollower, NotTaken
 from guardproxy.sinks.database import Filter, FollowedStore
@@ -146,6 +150,30 @@ async def test_a_process_that_was_taken_over_stops(address: str) -> None:
         await process.store.close()
 
 
+class FullStore(FollowedStore):
+    """A store into which nothing can be noted."""
+
+    async def note(self, receiver: str, holder: str, told: Told, until: float) -> bool:
+        raise OSError("the disk is full")
+
+
+@in_loop
+async def test_nothing_is_sent_that_was_not_noted(tmp_path: Path) -> None:
+    """Else a message could be sent again in another form."""
+    clock, receiver = Clock(), MemoryReceiver()
+    store = FullStore(f"sqlite:///{tmp_path}/audit.sqlite3")
+    sending, _ = delivery(receiver, clock)
+    follower = AlertFollower(sending, CONDITIONS, store, 10, holder="one", clock=clock)
+    await store.begin(["ops"])
+    await store.write([record(1)])
+    for _ in range(2):
+        with pytest.raises(OSError, match="full"):
+            await follower.step()
+    assert follower._sending is None
+    await follower.close()
+    await store.close()
+
+
 @in_loop
 async def test_what_was_erased_is_not_told(address: str) -> None:
     """An alert waits as the number of its record: what was erased meanwhile is counted and not sent."""
@@ -207,6 +235,71 @@ async def test_a_state_that_cannot_be_read_stops_nothing(tmp_path: object, state
     assert again is not None
     assert json.loads(again.state)["message"] == []
     await one.store.close()
+
+
+class World:
+    """Two processes with one store and one receiver. A step is one of `STEPS`."""
+
+    def __init__(self, folder: str) -> None:
+        self._address = f"sqlite:///{folder}/audit.sqlite3"
+        self.clock, self.receiver, self.written = Clock(), MemoryReceiver(), 0
+        self._killed = 0
+        self.processes = {name: self._process(name) for name in ("one", "two")}
+
+    def _process(self, name: str) -> Process:
+        return Process(self._address, self.receiver, self.clock, name=f"{name}-{self._killed}")
+
+    async def do(self, step: str) -> None:
+        verb, _, name = step.partition(" ")
+        if verb == "write":
+            await self.processes["one"].store.write([record(self.written, client="a")])
+            self.written += 1
+        elif verb == "tell":
+            self.processes[name].receiver_is_stuck = self.receiver.stuck
+            await self.processes[name].tell()
+        elif verb == "kill":
+            self._killed += 1
+            await self.processes[name].kill()
+            self.processes[name] = self._process(name)
+        elif verb == "later":
+            self.clock.now += 11
+        else:
+            self.receiver.stuck = verb == "stuck"
+
+
+STEPS = (
+    *("write", "write", "tell one", "tell two", "tell one", "tell two"),
+    *("stuck", "free", "kill one", "kill two", "later"),
+)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(st.sampled_from(STEPS), max_size=30))
+def test_whatever_happens_everything_is_told(steps: list[str]) -> None:
+    """Two processes are killed and replaced at any point, and the receiver is stuck at times.
+
+    In the end every record was told, in the order of the store. Without kills, and without a process that lost its
+    time, each was told once. What is told again has the same id.
+    """
+
+    @in_loop
+    async def run() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            world = World(folder)
+            await world.processes["one"].store.begin(["ops"])
+            for step in [*steps, "free", *("later", "tell one", "tell two") * 3]:
+                await world.do(step)
+            for process in world.processes.values():
+                await process.follower.close()
+                await process.store.close()
+        told = [one for message in world.receiver.messages for one in message.alerts if one.name == "blocked"]
+        every = [f"record-{number}" for number in range(world.written)]
+        assert list(dict.fromkeys(one.record.id for one in told)) == every
+        assert len({(one.record.id, one.id) for one in told}) == world.written
+        if not {"kill one", "kill two", "later"} & {*steps}:
+            assert len(told) == world.written
+
+    run()
 
 
 def test_metrics_begin_at_zero() -> None:

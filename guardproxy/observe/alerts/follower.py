@@ -52,7 +52,8 @@ class AlertFollower:
 
     What is noted in the store: the number of the last record, the windows of the conditions, the alerts that wait, and
     the message that is being sent. A message is noted before it is sent: after a kill the next process sends the same
-    message with the same id again, because it cannot know whether it arrived.
+    message with the same id again, because it cannot know whether it arrived. What was only read since the last note is
+    read again, and comes to the same.
 
     A receiver that takes nothing holds up reading once `limit` alerts wait for it; the store holds the rest. `holder`
     is a name for this process. `clock` gives seconds since 1970.
@@ -151,8 +152,6 @@ class AlertFollower:
         for seq, record in found:
             hits = self._windows.take(record)
             self._waiting += [_Waiting(hit.condition, seq, hit.turns, hit.group) for hit in hits]
-            self._changed |= bool(hits) or self._windows.changed
-            self._windows.changed = False
             self._seq = seq
             if len(self._waiting) >= self._limit:
                 return
