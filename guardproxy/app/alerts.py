@@ -25,7 +25,7 @@ from guardproxy.observe.alerts import (
 from guardproxy.ports import Sink
 from guardproxy.settings import AlertSettings, ReceiverSettings, Settings
 from guardproxy.sinks.database import DATABASES, FollowedStore
-from guardproxy.web.upstream import tls_context
+from guardproxy.web.transport import tls_context
 
 _SYSLOG_PORT = 6514
 

@@ -80,7 +80,7 @@ def test_every_mistake_is_reported_at_once() -> None:
             "alerts.receivers.r.text: has no effect with audit.text: none",
         ),
         (
-            f'alerts: {{{CONDITIONS}, receivers: {{r: {{webhook: "https://u:p@h.test/x", format: slack}}}}}}',
+            f'alerts: {{{CONDITIONS}, receivers: {{r: {{webhook: "https://u@h.test/x", format: slack}}}}}}',
             "webhook: must be https://host[:port]/path, without a user, a fragment or a space",
         ),
         (

@@ -107,7 +107,7 @@ def _receiver(root: Node, path: SettingPath, node: Node, secrets: Mapping[Settin
     store, text = root.get("audit", "text"), node.get("text")
     if text and text.value is True and store and store.text() == "none":
         yield Problem(text.position, (*path, "text"), "has no effect with audit.text: none; remove this")
-    yield from tls.client_tls(root, (*path, "tls"))
+    yield from tls.upstream_tls(node, path)
 
 
 def _webhook_error(url: str) -> str | None:
