@@ -7,8 +7,7 @@ import pytest
 
 from guardproxy.cli import main
 from tests.alerts.receiving import signed
-from tests.e2e.guarded import free_port
-from tests.kit import Scripted, ScriptedUpstream, serve
+from tests.kit import Scripted, ScriptedUpstream, free_port, serve
 
 SECRET = f"whsec_{'A' * 32}"
 CONFIG = """

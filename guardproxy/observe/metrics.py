@@ -92,9 +92,7 @@ class Metrics:
         self._audit_failures = counter("audit_failures", "Records that a sink failed to store.", "sink")
         self._audit_dropped = counter("audit_dropped", "Records dropped because the queue of a sink was full.", "sink")
         self._audit_written = counter("audit_written", "Records that a sink stored.", "sink")
-        self._retained = counter(
-            "audit_retention_erased", "Records, and texts alone, that were kept no longer.", "what"
-        )
+        self._retained = counter("audit_retention_erased", "Records, and texts alone, kept no longer.", "what")
         self._retention_failures = counter("audit_retention_failures", "Attempts to erase old records that failed.")
 
     def request(self, wire: str, status: int) -> None:

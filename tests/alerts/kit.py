@@ -92,10 +92,3 @@ def counted(metrics: Metrics, name: str) -> float:
     line = f'guardproxy_alerts_{name}{{{labels}receiver="ops"}} '
     (found,) = [row for row in metrics.render()[1].decode().splitlines() if row.startswith(line)]
     return float(found.removeprefix(line))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until something is so."""
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.01)

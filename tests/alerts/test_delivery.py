@@ -14,11 +14,10 @@ from guardproxy.alerting import Alert
 from guardproxy.app import Service, read
 from guardproxy.observe import Observers
 from guardproxy.observe.alerts import MemoryAlerts, NotTaken
-from tests.alerts.kit import CONDITIONS, Clock, MemoryReceiver, counted, delivery, in_loop, until
-from tests.kit import Scripted, ScriptedUpstream, serve
+from tests.alerts.kit import CONDITIONS, Clock, MemoryReceiver, counted, delivery, in_loop
+from tests.kit import Scripted, ScriptedUpstream, eventually, serve, until
 from tests.sinks.kit import PASSED, record
 from tests.test_service import CONFIG, Judge, is_ready
-from tests.test_service import until as waited
 
 
 def alert(number: int) -> Alert:
@@ -66,12 +65,12 @@ async def test_alerts_from_memory() -> None:
     await observers.start()
     receiver.stuck = True
     await observers.record([record(1), record(2, decision=PASSED)])
-    await until(lambda: receiver.tried == 1)
+    await eventually(lambda: receiver.tried == 1)
     await observers.record([record(number) for number in range(3, 10)])  # returns: no record waits for the receiver
     assert counted(metrics, 'dropped_total{reason="full",') == 4
     assert counted(metrics, "waiting") == 4
     receiver.stuck = False
-    await until(lambda: len(receiver.ids) == 4)
+    await eventually(lambda: len(receiver.ids) == 4)
     assert [one.record.id for message in receiver.messages for one in message.alerts] == [
         f"record-{number}" for number in (1, 3, 4, 5)
     ]
@@ -88,7 +87,7 @@ async def test_alerts_from_memory_are_sent_at_the_end() -> None:
     sink = MemoryAlerts(sending, CONDITIONS, 100)
     await sink.write(())
     await sink.write([record(1)])
-    await until(lambda: len(receiver.ids) == 1)
+    await eventually(lambda: len(receiver.ids) == 1)
     await sink.write([record(2), record(3)])
     await asyncio.sleep(0)
     assert len(receiver.ids) == 1  # the next message waits
@@ -109,11 +108,11 @@ def test_a_service_without_a_store_tells_from_memory(tmp_path: Path, monkeypatch
         path.write_text(CONFIG % guard + alerts)
         source = read(str(path), None)
         with capture_logs() as lines, serve(Service(source.file, source).app) as proxy:
-            waited(lambda: is_ready(proxy))
+            until(lambda: is_ready(proxy))
             text = "how do I kill ann@example.com?"
             body = {"model": "m", "messages": [{"role": "user", "content": text}]}
             assert httpx.post(f"{proxy}/v1/chat/completions", json=body).headers["x-guardproxy-action"] == "block"
-            waited(lambda: hook.seen)
+            until(lambda: hook.seen)
             metrics = httpx.get(f"{proxy}/metrics").text
     assert [line["receivers"] for line in lines if line["event"] == "alerts_from_memory"] == [("chat",)]
     shown = json.loads(hook.seen[0].body)["text"]

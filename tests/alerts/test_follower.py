@@ -13,7 +13,8 @@ from guardproxy.alerting import Alert, AlertCondition, Told
 from guardproxy.observe import Metrics
 from guardproxy.observe.alerts import AlertFollower, NotTaken
 from guardproxy.sinks.database import Filter, FollowedStore
-from tests.alerts.kit import CONDITIONS, Clock, MemoryReceiver, counted, delivery, in_loop, until
+from tests.alerts.kit import CONDITIONS, Clock, MemoryReceiver, counted, delivery, in_loop
+from tests.kit import eventually
 from tests.sinks.kit import HOSTILE, PASSED, record
 
 
@@ -40,7 +41,7 @@ class Process:
         for _ in range(5):
             await self.follower.step()
             if self.follower._sending is not None and not self.receiver_is_stuck:
-                await until(lambda: self.follower._sending is None or self.follower._sending.done())
+                await eventually(lambda: self.follower._sending is None or self.follower._sending.done())
 
     receiver_is_stuck = False
 
@@ -92,9 +93,9 @@ async def test_a_kill_loses_nothing_and_duplicates_have_the_same_id(address: str
     await one.store.write([record(1), record(2)])
     receiver.stuck = one.receiver_is_stuck = True
     await one.tell()
-    await until(lambda: receiver.tried == 1)
+    await eventually(lambda: receiver.tried == 1)
     receiver.stuck = False
-    await until(lambda: len(receiver.messages) == 1)  # taken, but the process does not live to note it
+    await eventually(lambda: len(receiver.messages) == 1)  # taken, but the process does not live to note it
     await one.kill()
     two = Process(address, receiver, clock, name="two")
     await two.store.write([record(3)])

@@ -16,8 +16,7 @@ from guardproxy.observe.alerts.webhook import signature
 from tests.alerts.kit import CONDITIONS, in_loop
 from tests.alerts.receiving import frames, running, signed, taken
 from tests.certificates import Authority
-from tests.e2e.guarded import free_port
-from tests.kit import Scripted, ScriptedUpstream, serve
+from tests.kit import Scripted, ScriptedUpstream, free_port, serve
 from tests.sinks.kit import record
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -5,9 +5,7 @@ import base64
 import os
 import re
 import signal
-import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,7 +15,8 @@ import pytest
 from guardproxy.sinks.database import AuditStore, Filter
 from tests.alerts.receiving import running, taken
 from tests.certificates import Authority
-from tests.e2e.guarded import BAD, free_port, guarded
+from tests.e2e.guarded import BAD, guarded
+from tests.kit import free_port, until
 
 SECRET = "whsec_" + base64.b64encode(b"s" * 32).decode()
 MORE = """
@@ -30,14 +29,6 @@ alerts:
     hook: {webhook: "http://127.0.0.1:%d/alerts", secret: "${env:ALERTS_SECRET}", every_s: 0}
     siem: {syslog: "localhost:%d", conditions: [blocked], every_s: 0, tls: {ca: "%s"}}
 """
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def blocked(folder: Path) -> set[str]:
