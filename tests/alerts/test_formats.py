@@ -14,8 +14,8 @@ from tests.sinks.kit import HOSTILE, record
 
 CONDITION = AlertCondition(action="block", count=10, within_s=300, per="client")
 TIME = 1_700_000_000.25
-# What the public description of the schema (github.com/ocsf/ocsf-schema) marks as required: of the class and of its
-# base event, and of every object that is in the event. A policy needs a name or another identifier.
+# What the public description of the schema (github.com/ocsf/ocsf-schema) marks as required in one of its versions from
+# 1.0 on: of the class and of its base event, and of every object in the event. A policy needs a name or an identifier.
 REQUIRED = {
     "": ("activity_id", "category_uid", "class_uid", "finding_info", "metadata", "severity_id", "time", "type_uid"),
     "metadata": ("product", "version"),
