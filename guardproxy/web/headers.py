@@ -46,6 +46,8 @@ _OVERRIDE: Final = re.compile(
 OF_THE_BODY: Final = frozenset(
     {b"content-encoding", b"etag", b"digest", b"content-md5", b"content-digest", b"repr-digest", b"last-modified"}
 )
+# Official SDKs do not repeat a request whose answer has it.
+NO_RETRY: Final = (b"x-should-retry", b"false")
 # The proxy's own headers; those of an upstream are removed.
 OWN_PREFIX: Final = b"x-guardproxy-"
 

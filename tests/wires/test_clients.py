@@ -31,7 +31,7 @@ CUTS = {
 STOPS = {
     "chat": ("content_filter", "stop"),
     "completions": ("content_filter", "stop"),
-    "responses": ("incomplete", "completed"),
+    "responses": ("content_filter", "completed"),
     "messages": ("refusal", "end_turn"),
     "ollama-chat": ("stop", "stop"),
     "ollama-generate": ("stop", "stop"),
@@ -50,15 +50,15 @@ class Answer(BaseModel):
 
 
 def _openai(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0, timeout=10)
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0, timeout=60)
 
 
 def _async_openai(url: str) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0, timeout=10)
+    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0, timeout=60)
 
 
 def _gemini(url: str) -> genai.Client:
-    return genai.Client(api_key="k", http_options=genai_types.HttpOptions(base_url=url, timeout=10_000))
+    return genai.Client(api_key="k", http_options=genai_types.HttpOptions(base_url=url, timeout=60_000))
 
 
 def _chat_stream(url: str) -> tuple[str, str]:
@@ -112,6 +112,11 @@ def _completions_whole(url: str) -> tuple[str, str]:
     return choice.text, str(choice.finish_reason)
 
 
+def _ended(response: Any) -> str:
+    """How a response ended: why, if it is incomplete, or else its status."""
+    return str(response.incomplete_details.reason if response.incomplete_details else response.status)
+
+
 def _responses_stream(url: str) -> tuple[str, str]:
     with _openai(url) as client:
         events = list(client.responses.create(model="m", input="Hello there.", stream=True))
@@ -119,26 +124,26 @@ def _responses_stream(url: str) -> tuple[str, str]:
     assert len({event.response.id for event in events if hasattr(event, "response")}) == 1
     numbers = [event.sequence_number for event in events]
     assert numbers == sorted(set(numbers))
-    return events[-1].response.output_text, str(events[-1].response.status)
+    return events[-1].response.output_text, _ended(events[-1].response)
 
 
 def _responses_helper(url: str) -> tuple[str, str]:
     with _openai(url) as client, client.responses.stream(model="m", input="Hello there.") as stream:
         events = list(stream)
     done = [event.text for event in events if event.type == "response.output_text.done"]
-    return "".join(done), str(events[-1].response.status)
+    return "".join(done), _ended(events[-1].response)
 
 
 async def _responses_async(url: str) -> tuple[str, str]:
     async with _async_openai(url) as client:
         events = [event async for event in await client.responses.create(model="m", input="Hi.", stream=True)]
-    return events[-1].response.output_text, str(events[-1].response.status)
+    return events[-1].response.output_text, _ended(events[-1].response)
 
 
 def _responses_whole(url: str) -> tuple[str, str]:
     with _openai(url) as client:
         response = client.responses.create(model="m", input="Hello there.")
-    return response.output_text, str(response.status)
+    return response.output_text, _ended(response)
 
 
 def _text_of(message: anthropic.types.Message) -> tuple[str, str]:
@@ -146,7 +151,7 @@ def _text_of(message: anthropic.types.Message) -> tuple[str, str]:
 
 
 def _messages_stream(url: str) -> tuple[str, str]:
-    with anthropic.Anthropic(base_url=url, api_key="k", max_retries=0, timeout=10) as client:
+    with anthropic.Anthropic(base_url=url, api_key="k", max_retries=0, timeout=60) as client:
         events = list(client.messages.create(model="m", max_tokens=9, messages=MESSAGES, stream=True))
     assert (events[0].type, events[-1].type) == ("message_start", "message_stop")
     said = [e.delta.text for e in events if e.type == "content_block_delta" and e.delta.type == "text_delta"]
@@ -155,7 +160,7 @@ def _messages_stream(url: str) -> tuple[str, str]:
 
 def _messages_helper(url: str) -> tuple[str, str]:
     with (
-        anthropic.Anthropic(base_url=url, api_key="k", max_retries=0, timeout=10) as client,
+        anthropic.Anthropic(base_url=url, api_key="k", max_retries=0, timeout=60) as client,
         client.messages.stream(model="m", max_tokens=9, messages=MESSAGES) as stream,
     ):
         return _text_of(stream.get_final_message())
@@ -163,40 +168,40 @@ def _messages_helper(url: str) -> tuple[str, str]:
 
 async def _messages_async(url: str) -> tuple[str, str]:
     async with (
-        anthropic.AsyncAnthropic(base_url=url, api_key="k", max_retries=0, timeout=10) as client,
+        anthropic.AsyncAnthropic(base_url=url, api_key="k", max_retries=0, timeout=60) as client,
         client.messages.stream(model="m", max_tokens=9, messages=MESSAGES) as stream,
     ):
         return _text_of(await stream.get_final_message())
 
 
 def _messages_whole(url: str) -> tuple[str, str]:
-    with anthropic.Anthropic(base_url=url, api_key="k", max_retries=0, timeout=10) as client:
+    with anthropic.Anthropic(base_url=url, api_key="k", max_retries=0, timeout=60) as client:
         return _text_of(client.messages.create(model="m", max_tokens=9, messages=MESSAGES))
 
 
 def _ollama_stream(url: str) -> tuple[str, str]:
-    parts = list(ollama.Client(host=url, timeout=10).chat("m", messages=MESSAGES, stream=True))
+    parts = list(ollama.Client(host=url, timeout=60).chat("m", messages=MESSAGES, stream=True))
     return "".join(part.message.content or "" for part in parts), str(parts[-1].done_reason)
 
 
 async def _ollama_async(url: str) -> tuple[str, str]:
-    stream = await ollama.AsyncClient(host=url, timeout=10).chat("m", messages=MESSAGES, stream=True)
+    stream = await ollama.AsyncClient(host=url, timeout=60).chat("m", messages=MESSAGES, stream=True)
     parts = [part async for part in stream]
     return "".join(part.message.content or "" for part in parts), str(parts[-1].done_reason)
 
 
 def _ollama_whole(url: str) -> tuple[str, str]:
-    reply = ollama.Client(host=url, timeout=10).chat("m", messages=MESSAGES)
+    reply = ollama.Client(host=url, timeout=60).chat("m", messages=MESSAGES)
     return reply.message.content or "", str(reply.done_reason)
 
 
 def _generate_stream(url: str) -> tuple[str, str]:
-    parts = list(ollama.Client(host=url, timeout=10).generate("m", "Hello there.", stream=True))
+    parts = list(ollama.Client(host=url, timeout=60).generate("m", "Hello there.", stream=True))
     return "".join(part.response or "" for part in parts), str(parts[-1].done_reason)
 
 
 def _generate_whole(url: str) -> tuple[str, str]:
-    reply = ollama.Client(host=url, timeout=10).generate("m", "Hello there.")
+    reply = ollama.Client(host=url, timeout=60).generate("m", "Hello there.")
     return reply.response or "", str(reply.done_reason)
 
 
