@@ -193,6 +193,7 @@ class Upstream:
         self.cookies, self.protocols = cookies, frozenset(protocols)
         self.answer_headers = AnswerHeaders(response_headers)
         self._base, self._strip, self._models = _base(base_url), strip_path.rstrip("/"), tuple(models)
+        self._host = (b"host", self._base.netloc)
         self._key = _credential(key, key_header) if key is not None else None
         self.is_shared = key is not None or not client_key
         self._drop = _REPLACED if cookies else _REPLACED | {b"cookie"}
@@ -201,8 +202,7 @@ class Upstream:
         self.first_byte_s, self.between_chunks_s, self.answer_s = first_byte_s, between_chunks_s, answer_s
         self._extensions = {"timeout": {"connect": connect_s, "pool": connect_s}}
         self._transport = transport or aiohttp_transport(max_connections, tls, trust_env=trust_env)
-        # Parsing a URL takes a tenth of the time of a whole exchange.
-        self._address = lru_cache(maxsize=256)(self._parse_address)
+        self._address = lru_cache(maxsize=256)(self._parse_address)  # parsing takes a tenth of an exchange
 
     def _parse_address(self, path: str) -> httpx.URL:
         prefix = self._base.raw_path.decode("ascii")
@@ -243,7 +243,7 @@ class Upstream:
         method, path, query, headers, body = outgoing
         if self._models:
             path, body = with_models(path, body, self._models)
-        out = [(b"host", self._base.netloc), *end_to_end(headers, self._drop)]
+        out = [self._host, *end_to_end(headers, self._drop)]
         if self._key is not None:
             out.append(self._key)
         if self.is_shared:
@@ -255,7 +255,9 @@ class Upstream:
         url = self._parse_address(target) if b"key=" in query else self._address(target)  # the cache must not keep keys
         if len(body) > SLICE:
             return httpx.Request(method, url, headers=out, stream=Slices(body), extensions=self._extensions)
-        return httpx.Request(method, url, headers=out, content=body, extensions=self._extensions)
+        request = httpx.Request(method, url, headers=out, stream=httpx.ByteStream(body), extensions=self._extensions)
+        request.read()  # with `content` instead, httpx would look for headers to add, and copy the others
+        return request
 
 
 def _base(url: str) -> httpx.URL:

@@ -2,11 +2,14 @@
 
 import gzip
 import json
+import socket
 import sys
+import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import brotli
 from prometheus_client import CollectorRegistry
@@ -26,7 +29,7 @@ from guardproxy.web.paths import PathList
 from guardproxy.web.proxy import LivePolicies, Proxy
 from guardproxy.web.upstream import Upstream
 from guardproxy.wires import REGISTRY as WIRES
-from tests.kit import WORDS, Scripted, ScriptedUpstream, WordGuard, serve
+from tests.kit import WORDS, Scripted, ScriptedUpstream, WordGuard, serve, until
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -115,6 +118,16 @@ def standing(
     scripted = ScriptedUpstream(list(script))
     with serve(scripted) as below, serve(guarded(Upstream(below, **(upstream or {})), **changes)) as url:
         yield url, scripted
+
+
+def leave(url: str, body: bytes, when: Callable[[], Any]) -> None:
+    """Send a chat, and close the connection a moment after `when` holds, before its answer."""
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port)) as client:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
+        client.sendall(head.encode() + body)
+        until(when)
+        time.sleep(0.2)
 
 
 def chat(text: str = "hello", **more: Any) -> bytes:

