@@ -11,8 +11,8 @@ import openai
 import pytest
 
 from guardproxy.cli import main
-from tests.e2e.guarded import free_port, guarded
-from tests.kit import ScriptedUpstream, serve
+from tests.e2e.guarded import guarded
+from tests.kit import ScriptedUpstream, free_port, serve
 from tests.web.kit import completion
 
 UPSTREAMS = """
