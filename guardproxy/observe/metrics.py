@@ -58,7 +58,6 @@ class Metrics:
         def gauge(name: str, help_text: str) -> Gauge:
             return Gauge(f"guardproxy_{name}", help_text, registry=registry)
 
-        # Looking up a counter by its labels takes longer than counting.
         self._requests_of = lru_cache(counter("requests", "Requests answered.", "wire", "status").labels)
         self._failures = counter("failures", "Requests and streams that ended in an error, by its code.", "code")
         self._decisions_of = lru_cache(counter("decisions", "Judged turns by decision.", "side", "action").labels)
@@ -95,6 +94,7 @@ class Metrics:
 
     def request(self, wire: str, status: int) -> None:
         """Count a request answered with the HTTP `status`; `wire` is the protocol's name, or "none"."""
+        # Like that of decisions, the counter is kept: looking it up by its labels takes longer than counting.
         self._requests_of(self._wire(wire), f"{status // 100}xx").inc()
 
     def failed(self, code: str) -> None:
