@@ -64,9 +64,7 @@ class Metrics:
         by_category = ("side", "category", "action")
         self._categories = counter("category_decisions", "Judged turns by category and decision.", *by_category)
         self._shadow = counter("shadow_decisions", "Decisions of shadow policies, which do not act.", "side", "action")
-        self._guard_errors = counter(
-            "guard_errors", "Turns without a verdict because the guard failed or was overloaded.", "cause"
-        )
+        self._guard_errors = counter("guard_errors", "Turns without a verdict: the guard failed or was busy.", "cause")
         self._unread = counter("unread_languages", "Judged turns in languages that are not read.", "side", "language")
         guard_s = seconds("guard", "Time to a verdict on all views of a text.", "cached")
         self._cached_s, self._judged_s = guard_s.labels("true"), guard_s.labels("false")
