@@ -207,12 +207,12 @@ def test_a_route_by_model_and_client_is_found_again() -> None:
             Route("key", "c", client="c11e*"),
         ),
     )
-    assert policy_for(policies, "beta", "m", "") == (rules["a"], ())
-    assert policy_for(policies, "chat", "GPT-4", "") == (rules["b"], ("beta",))
+    assert policy_for(policies, turn(route="beta", model="m", client="")) == (rules["a"], ())
+    assert policy_for(policies, turn(route="chat", model="GPT-4", client="")) == (rules["b"], ("beta",))
     # The route of that name takes other models now.
-    assert policy_for(policies, "chat", "llama", "") == (rules["default"], ("beta",))
-    assert policy_for(policies, "default", "llama", "c11e47,ffff") == (rules["c"], ("beta",))
-    assert policy_for(policies, "default", "gpt", "") == (rules["default"], ("beta", "chat"))
+    assert policy_for(policies, turn(route="chat", model="llama", client="")) == (rules["default"], ("beta",))
+    assert policy_for(policies, turn(route="default", model="llama", client="c11e47,ffff")) == (rules["c"], ("beta",))
+    assert policy_for(policies, turn(route="default", model="gpt", client="")) == (rules["default"], ("beta", "chat"))
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,7 @@ def _serve_workers(settings: Settings, source: ConfigSource) -> int:
             "upstream": settings.upstream.url,
             "admin_port": settings.admin.port if settings.admin else None,
             "failure": str(failure),
+            "limits": str(Path(folder) / "limits"),
         }
         os.environ[_WORKER_ENV] = json.dumps(arguments)
         uvicorn.run(
@@ -143,7 +144,12 @@ def worker() -> ASGIApp:
     # uvicorn sets this for access_log=False before it calls the factory, and configure_logging undoes it.
     logging.getLogger("uvicorn.access").propagate = False
     try:
-        service = Service(settings, source, lambda: _end_all(arguments["failure"], service.failure))
+        service = Service(
+            settings,
+            source,
+            lambda: _end_all(arguments["failure"], service.failure),
+            shared_limits=arguments["limits"],
+        )
     except GuardproxyError as error:
         _end_all(arguments["failure"], error)
         raise SystemExit(1) from None

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Interval, Len
 
 from guardproxy.calibration import Calibration
+from guardproxy.settings.model_clients import ClientSettings
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_policy import Count, PolicySettings, Probability, RouteSettings, Text
 from guardproxy.settings.model_server import AdminSettings, Limits, Seconds, ServerSettings
@@ -342,6 +343,8 @@ class Document:
     """Policies by name; `default` applies if no route matches. Without it, the built-in policy applies."""
     routes: tuple[RouteSettings, ...] = ()
     """Which requests each policy applies to."""
+    clients: Annotated[Mapping[str, ClientSettings], Len(1)] | None = None
+    """Who may use the proxy, by name. Without it, whoever reaches it."""
     audit: AuditSettings = AuditSettings()
     """The record of every judged turn."""
     console: ConsoleSettings = _CONSOLE

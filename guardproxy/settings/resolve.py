@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from guardproxy.access import Client, ClientKey
 from guardproxy.calibration import UNCALIBRATED, Calibration
+from guardproxy.durations import instant
 from guardproxy.errors import ConfigError
 from guardproxy.policy import UNSAFE, OnFailure, Policy, PolicySet, Route, Rule, SideRules
 from guardproxy.settings.model import (
@@ -17,6 +19,7 @@ from guardproxy.settings.model import (
     PathSettings,
     UpstreamSettings,
 )
+from guardproxy.settings.model_clients import ClientSettings
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_policy import OpaqueSettings, PolicySettings, RouteSettings, ThresholdSettings
 from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings
@@ -55,6 +58,7 @@ class Settings:
     limits: Limits
     paths: PathSettings
     policies: PolicySet
+    clients: tuple[Client, ...] | None
     audit: AuditSettings
     console: ConsoleSettings
     log: LogSettings
@@ -125,6 +129,7 @@ def resolve(
         limits=document.limits,
         paths=document.paths,
         policies=PolicySet(policies, tuple(_route(route) for route in document.routes), version),
+        clients=_clients(document.clients),
         audit=document.audit,
         console=document.console,
         log=document.log,
@@ -196,4 +201,25 @@ def _route(route: RouteSettings) -> Route:
         client=when.client or "*",
         header=next(iter(when.header.items())) if when.header else None,
         shadow=route.shadow,
+        protocol=when.protocol or "*",
+        method=when.method or "*",
+        user=when.user or "*",
+        may_choose=route.may_choose,
+        overlap=route.overlap,
+    )
+
+
+def _clients(clients: Mapping[str, ClientSettings] | None) -> tuple[Client, ...] | None:
+    if clients is None:
+        return None
+    return tuple(
+        Client(
+            name,
+            tuple(
+                ClientKey(bytes.fromhex(key.sha256), instant(key.expires) if key.expires else None) for key in one.keys
+            ),
+            one.requests_per_minute,
+            one.characters_per_minute,
+        )
+        for name, one in clients.items()
     )

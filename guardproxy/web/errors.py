@@ -2,6 +2,7 @@
 
 import math
 
+from guardproxy.access import LimitReached
 from guardproxy.errors import GuardproxyError, Overloaded
 from guardproxy.ports import Answer, Wire
 from guardproxy.registry import load
@@ -39,7 +40,11 @@ class ShuttingDown(GuardproxyError):
 
 def retry_after(error: GuardproxyError) -> Headers:
     """The header that says when a request that was refused for overload may be repeated: whole seconds, at least 1."""
-    return [(b"retry-after", b"%d" % max(1, math.ceil(error.retry_s)))] if isinstance(error, Overloaded) else []
+    return (
+        [(b"retry-after", b"%d" % max(1, math.ceil(error.retry_s)))]
+        if isinstance(error, Overloaded | LimitReached)
+        else []
+    )
 
 
 def error_answer(path: str, status: int, code: str, message: str) -> Answer:

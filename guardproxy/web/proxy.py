@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
 from random import Random
 from typing import Final
@@ -15,19 +15,21 @@ from guardproxy.asking import Asker, asked_by
 from guardproxy.errors import GuardproxyError, UpstreamUnreadable
 from guardproxy.observe import Metrics
 from guardproxy.pipeline import Exchange, Pipeline, RefusedBeforeStart
-from guardproxy.policy import PolicySet
+from guardproxy.policy import Asked, PolicySet
 from guardproxy.ports import Answer, Wire
 from guardproxy.settings import AuditSettings, Limits
 from guardproxy.sse import one_line, without_separators
 from guardproxy.types import Origin
-from guardproxy.web.answers import AnswerHeaders, check_charset, foreign_charset, is_text
+from guardproxy.web.access import Access
+from guardproxy.web.answers import AnswerHeaders, check_charset, is_text
 from guardproxy.web.call import NO_RETRY, Call, KeepAlive, WhileConnected
 from guardproxy.web.client import choose_policy
-from guardproxy.web.errors import NotReady, Redirected, ShuttingDown, Unsupported, error_answer, retry_after
+from guardproxy.web.errors import NotReady, Redirected, ShuttingDown, error_answer, retry_after
 from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Header, Headers, end_to_end, first
 from guardproxy.web.identities import Identities
+from guardproxy.web.overlap import UpstreamCall
 from guardproxy.web.paths import NotGuarded, PathList, check_path, spellings
-from guardproxy.web.reading import check_reply, read_request, within
+from guardproxy.web.reading import check_encoding, check_reply, read_request, within
 from guardproxy.web.sample import ReviewSample
 from guardproxy.web.sniff import Sniffer
 from guardproxy.web.upstream import Upstream, UpstreamResponse
@@ -52,7 +54,7 @@ class Proxy:
     `allow` names requests that pass unread because they carry no chat, `refuse` requests that are refused although a
     wire reads them. While a stream is held back, a comment is sent every `keepalive_s` seconds if its protocol has any.
     `answer_headers` selects the headers of judged answers. Records name the end user and session that `identities`
-    finds; `sample` draws the requests that they mark.
+    finds; `sample` draws the requests that they mark. `access` decides who may send a request.
     Configure logging before: unremarkable requests are logged at level debug.
     """
 
@@ -72,6 +74,7 @@ class Proxy:
         answer_headers: AnswerHeaders | None = None,
         identities: Identities | None = None,
         sample: ReviewSample | None = None,
+        access: Access | None = None,
     ) -> None:
         self._upstream = upstream
         self._pipeline = pipeline
@@ -86,6 +89,7 @@ class Proxy:
         self._answer_headers = answer_headers or AnswerHeaders()
         self._identities = identities or Identities(AuditSettings())
         self._sample = sample or ReviewSample(0.0, Random())
+        self._access = access or Access()
         self._log = log.bind()  # bound once, because binding takes time even if the line is not written
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,6 +104,7 @@ class Proxy:
         try:
             check_path(call.path)
             wire = self._wire_of(call)
+            call.client = self._access.admit(call.headers, call.query)
             body = await call.body(self._limits.body_bytes)
             if body is None:
                 self._metrics.failed("client_left")
@@ -139,33 +144,44 @@ class Proxy:
         if wire is None:
             # Content of these methods has no meaning (RFC 9110, section 9.3), and nobody judges it here.
             body = b"" if call.method in ("GET", "HEAD", "OPTIONS") else body
-            async with self._upstream.send(call.method, call.raw_path, call.query, call.forwarded, body) as response:
+            async with self._send(call, body, call.forwarded) as response:
                 _check_redirect(response)
                 await self._relay(call, response)
             return
         if reason := self._ready():
             raise NotReady(reason)
-        exchange = await self._exchange(call, wire, body)
+        exchange, overlap = await self._exchange(call, wire, body)
         asker = asked_by(exchange.origin.client or call.peer)
         began = time.perf_counter()
-        review = await self._pipeline.review_request(exchange)
-        call.guard_s += time.perf_counter() - began
-        call.dropped = review.dropped
-        call.judged(review.action, review.categories, review.coverage)
+        early = exchange.request.raw if overlap else None
+        async with UpstreamCall(partial(self._send_judged, call), early) as upstream:
+            review = await self._pipeline.review_request(exchange)
+            call.guard_s += time.perf_counter() - began
+            call.dropped = review.dropped
+            call.judged(review.action, review.categories, review.coverage)
+            if review.refusal is None:
+                await self._forward(call, review.exchange, upstream, review.body, asker)
         if review.refusal is not None:
             await self._send_answer(call, wire.refuse(exchange.request, review.refusal), retry=False)
-        else:
-            await self._forward(call, review.exchange, review.body, asker)
 
-    async def _exchange(self, call: Call, wire: Wire, body: bytes) -> Exchange:
-        """The request as the pipeline takes it. Raises Unreadable, Unsupported, TooLarge."""
-        _check_encoding(call.headers)
+    def _send(self, call: Call, body: bytes, headers: Headers) -> AbstractAsyncContextManager[UpstreamResponse]:
+        return self._upstream.send(call.method, call.raw_path, call.forwarded_query, headers, body)
+
+    def _send_judged(self, call: Call, body: bytes) -> AbstractAsyncContextManager[UpstreamResponse]:
+        headers = [pair for pair in call.forwarded if pair[0] != b"accept-encoding"]
+        return self._send(call, body, [*headers, (b"accept-encoding", b"identity")])
+
+    async def _exchange(self, call: Call, wire: Wire, body: bytes) -> tuple[Exchange, bool]:
+        """The request for the pipeline, and `Route.overlap`. Raises Unreadable, Unsupported, TooLarge, LimitReached"""
+        check_encoding(call.headers)
         request = await read_request(wire, call.target, body, time.time(), self._limits)
         policies = self._policies.current
         other_paths = spellings(call.path, partial(wire.claims, call.method)) if policies.routes else ()
         models = wire.models(request) if policies.routes_by_model else ()
-        client, chosen = choose_policy(policies, (call.path, *other_paths), models, call.headers, call.query)
         user, session = self._identities.of(request.body, call.headers)
+        asked = Asked((call.path, *other_paths), protocol=wire.name, method=call.method, user=user)
+        client, chosen = choose_policy(policies, asked, models, call.headers, call.query, known=call.client)
+        self._access.charge(call.client, request.conversation.messages)
         origin = Origin(
             request_id=call.id,
             route=chosen.route,
@@ -178,14 +194,13 @@ class Proxy:
             session=session,
         )
         in_force = tuple(policies.policies.values())
-        return Exchange(wire, request, origin, chosen.policy, chosen.shadow, self._sample.draw(), in_force)
+        exchange = Exchange(wire, request, origin, chosen.policy, chosen.shadow, self._sample.draw(), in_force)
+        return exchange, chosen.overlap
 
-    async def _forward(self, call: Call, exchange: Exchange, body: bytes, asker: Asker) -> None:
+    async def _forward(self, call: Call, exchange: Exchange, upstream: UpstreamCall, body: bytes, asker: Asker) -> None:
         """Forward the request, and send the judged answer to the client."""
-        headers = [pair for pair in call.forwarded if pair[0] != b"accept-encoding"]
-        headers.append((b"accept-encoding", b"identity"))
-        async with self._upstream.send(call.method, call.raw_path, call.query, headers, body) as response:
-            call.response = response
+        async with upstream.answer(body) as response:
+            call.response, call.saved_s = response, upstream.saved_s
             asker.answered = True
             self._metrics.upstream(response.waited_s)
             _check_redirect(response)
@@ -319,7 +334,7 @@ class Proxy:
         if isinstance(error, UpstreamUnreadable):
             message = f"the upstream's answer cannot be read, so it cannot be judged; see request {call.id} in the log"
         error_of = wire.error if wire is not None else partial(error_answer, call.path)
-        retry = error.status in {502, 503, 504} and not isinstance(error, UpstreamUnreadable | Redirected)
+        retry = error.status in {429, 502, 503, 504} and not isinstance(error, UpstreamUnreadable | Redirected)
         answer = error_of(error.status, error.code, message)
         if call.status:
             if call.stream_type:
@@ -346,15 +361,6 @@ class Proxy:
             upstream_ms=round(call.upstream_s * 1000, 1),
             complete=call.ended,
         )
-
-
-def _check_encoding(headers: Headers) -> None:
-    """Raises Unsupported if an upstream could decode the body to a text other than the UTF-8 that is judged."""
-    for name, value in headers:
-        if name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
-            raise Unsupported("a compressed request body is not read here; send it without content-encoding")
-        if name == b"content-type" and foreign_charset(value):
-            raise Unsupported("JSON is UTF-8; send it without another charset in content-type")
 
 
 def _check_redirect(response: UpstreamResponse) -> None:

@@ -101,6 +101,7 @@ def parts_of(upstream: Upstream, **changes: Any) -> tuple[Proxy, LivePolicies, O
         keepalive_s=changes.get("keepalive_s", 15.0),
         identities=changes.get("identities"),
         sample=changes.get("sample"),
+        access=changes.get("access"),
     )
     return proxy, policies, observers, metrics
 

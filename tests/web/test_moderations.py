@@ -22,6 +22,7 @@ from guardproxy.policy import Policy, PolicySet, Rule, SideRules
 from guardproxy.policy import Route as Chosen
 from guardproxy.settings import AuditSettings, Limits
 from guardproxy.types import Check, Verdict
+from guardproxy.web.access import Access
 from guardproxy.web.identities import Identities
 from guardproxy.web.moderations import WITHIN, moderations, parse
 from guardproxy.web.proxy import LivePolicies
@@ -45,6 +46,7 @@ def standing(**changes: Any) -> Iterator[str]:
     observers = Observers(changes.get("sinks", {}), metrics=metrics, text="full", required=True)
     judging = Judging(guard, observers, metrics, {})
     audit = {"identities": Identities(AuditSettings()), "sample": ReviewSample(changes.get("share", 0.0), Random(1))}
+    access = changes.get("access") or Access()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -54,7 +56,7 @@ def standing(**changes: Any) -> Iterator[str]:
 
     policies = LivePolicies(changes.get("policies", PolicySet({"default": Policy("default", "v", RULES, RULES)})))
     limits, ready = changes.get("limits", Limits()), changes.get("ready", lambda: "")
-    endpoint = moderations(judging, policies, limits=limits, ready=ready, model=guard.name, **audit)
+    endpoint = moderations(judging, policies, limits=limits, ready=ready, model=guard.name, access=access, **audit)
     routes = [Route("/v1/moderations", endpoint, methods=["POST"])]
     with serve(Starlette(routes=routes, lifespan=lifespan)) as url:
         yield url
