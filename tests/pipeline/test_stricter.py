@@ -42,7 +42,7 @@ texts = st.lists(st.lists(words, min_size=1, max_size=4).map(" ".join), min_size
 conversations = st.lists(st.tuples(st.sampled_from(["user", "assistant"]), texts), min_size=1, max_size=4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(policies, policies, conversations, texts)
 def test_a_request_that_passes_is_one_that_the_own_policy_passes(
     own: Policy, chosen: Policy, conversation: list[tuple[str, str]], last: str
@@ -57,7 +57,7 @@ def test_a_request_that_passes_is_one_that_the_own_policy_passes(
         assert [one["content"] for one in json.loads(again.body)["messages"]] == [text for _, text in messages]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(policies, policies, texts)
 def test_a_reply_that_passes_is_one_that_the_own_policy_passes(own: Policy, chosen: Policy, text: str) -> None:
     """Whole and streamed: the text that the client reads is one that the own policy leaves as it is."""
