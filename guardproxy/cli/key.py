@@ -36,13 +36,14 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"{args.name!r} is no name for a client: use letters, digits, dots, dashes and underscores, at most 64"
         )
+    end = _end_of(args.expires_in) if args.expires_in is not None else None
     key = f"gp-{secrets.token_urlsafe(_BYTES)}"
     print(f"The key of {args.name}, which is shown only this once:\n\n  {key}\n")
     print("The lines for the configuration file, which hold only its hash:\n")
     print(f"clients:\n  {args.name}:\n    keys:")
     print(f"      - sha256: {hashlib.sha256(key.encode()).hexdigest()}")
-    if args.expires_in is not None:
-        print(f"        expires: {_end_of(args.expires_in)}")
+    if end is not None:
+        print(f"        expires: {end}")
     return 0
 
 
