@@ -24,6 +24,7 @@ from guardproxy.policy import (
 from guardproxy.replay import Replay, StoredTurn, decide_again, is_right, is_unsafe, policy_for, stored_turn
 from guardproxy.reviews import LabelKind
 from guardproxy.sinks.shared import to_dict
+from guardproxy.stricter import stricter
 from guardproxy.types import ActionName, Coverage, Decision, Finding, Record, Side, Verdict
 from tests.sinks.kit import record
 
@@ -194,6 +195,24 @@ def test_what_is_kept() -> None:
     assert dict(report.kept) == {"shadow": 1, "failed": 2, "excluded": 1}
     assert report.records == 4
     assert not report.changes
+
+
+def test_a_route_by_protocol_and_user_is_found_again_and_a_choice_still_decides() -> None:
+    """A record has both; the policy that the caller chose decides beside the route's, if it may still be chosen."""
+    rules = {name: Policy(name, "v", NOBODY, NOBODY) for name in ("default", "a", "b", "c")}
+    routes = (
+        Route("odd", "c", method="PUT"),
+        Route("wire", "a", protocol="anthropic_*"),
+        Route("user", "b", user="kid-*", may_choose=("a", "c")),
+    )
+    policies = PolicySet(rules, routes)
+    assert policy_for(policies, turn(route="wire", wire="anthropic_messages")) == (rules["a"], ("odd",))
+    assert policy_for(policies, turn(route="user", wire="ollama", user="kid-7")).policy is rules["b"]
+    assert policy_for(policies, turn(route="default", wire="ollama", user="x")).policy is rules["default"]
+    chosen = policy_for(policies, turn(route="user", wire="ollama", user="kid-7", policy="old+c")).policy
+    assert chosen is stricter(policies, rules["b"], rules["c"])
+    gone = policy_for(policies, turn(route="user", wire="ollama", user="kid-7", policy="b+default"))
+    assert gone.policy is rules["b"]
 
 
 def test_a_route_by_model_and_client_is_found_again() -> None:

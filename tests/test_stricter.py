@@ -1,6 +1,6 @@
 """A policy that a caller chooses never loosens the route's own: any two policies, any verdict."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, get_args
 
 import pytest
@@ -154,3 +154,11 @@ def test_a_combination_keeps_its_identity() -> None:
     assert stricter(known, own, chosen) is both
     assert (both.name, both.version) == ("own+chosen", "v-own+v-chosen")
     assert stricter(replace(known, version="2"), own, chosen) is not both
+
+
+def test_every_option_of_a_policy_has_a_place_in_the_combination() -> None:
+    """A new option is either combined or the route's own on purpose; write it here, and in `combined` if it must be."""
+    of_both = {"name", "version", "user", "assistant", "on_guard_error", "on_overload", "on_opaque", "on_language"}
+    of_both |= {"history", "stream", "thread"}
+    of_the_choice, of_the_route = {"block", "rewrite"}, {"judge", "views", "calibration"}
+    assert {field.name for field in fields(Policy)} == of_both | of_the_choice | of_the_route

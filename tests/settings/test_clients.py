@@ -42,6 +42,10 @@ def test_clients_by_name() -> None:
         (f"{{a: {{keys: [{{sha256: {HASH}, expires: soon}}]}}}}", "must be a date or time, such as 2030-12-31"),
         (f"{{a: {{keys: [{{sha256: {HASH}}}], requests_per_minute: 0}}}}", "must be at least 1, not 0"),
         (f"{{a b: {{keys: [{{sha256: {HASH}}}]}}}}", '3:11: clients."a b": is no name for a client'),
+        (
+            f"{{A: {{keys: [{{sha256: {HASH}}}]}}, a: {{keys: [{{sha256: {OTHER}}}]}}}}",
+            "clients.a: differs from A by case",
+        ),
         (f"{{../x: {{keys: [{{sha256: {HASH}}}]}}}}", "is no name for a client"),
         (f"{{a: {{keys: [{{sha256: {HASH}}}], request_per_minute: 5}}}}", "did you mean requests_per_minute?"),
     ],

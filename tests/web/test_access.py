@@ -142,7 +142,7 @@ def test_a_client_is_one_however_it_connects_and_whichever_key_it_uses() -> None
         refused = post(url)
         assert refused.headers["retry-after"] == "20"
         assert "x-should-retry" not in refused.headers
-        assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+        assert refused.json()["error"] == {**refused.json()["error"], "code": "rate_limit_exceeded", "type": "requests"}
         assert RED not in refused.text
         clock.now += 19.9
         assert post(url).status_code == 429

@@ -14,11 +14,16 @@ def clients(root: Node) -> Iterator[Problem]:
     """Every mistake in the section."""
     section = root.get("clients")
     owners: dict[str, str] = {}
+    seen: dict[str, str] = {}
     for name, client in section.entries() if section else []:
         path: SettingPath = ("clients", name)
         if not CLIENT_NAME.fullmatch(name):
             message = "is no name for a client: use letters, digits, dots, dashes and underscores, at most 64"
             yield Problem(client.key_position, path, message)
+        if other := seen.get(name.casefold()):
+            message = f"differs from {other} by case alone, which routes do not tell apart; choose another name"
+            yield Problem(client.key_position, path, message)
+        seen[name.casefold()] = name
         keys = client.get("keys")
         for index, key in keys.elements() if keys else []:
             yield from _key((*path, "keys", index), name, key, owners)

@@ -210,6 +210,8 @@ class OpenAIWire(BaseWire):
     def error(self, status: int, code: str, message: str) -> Answer:
         """Return OpenAI's error body."""
         kind = "invalid_request_error" if 400 <= status < 500 and status != 429 else "server_error"
+        if code == "rate_limit_exceeded":
+            kind = "requests"
         body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
         return Answer(status, JSON, dumps(body))
 
