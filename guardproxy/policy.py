@@ -14,6 +14,7 @@ from guardproxy.types import (
     ActionName,
     Cause,
     Decision,
+    Finding,
     Reason,
     Refuse,
     Role,
@@ -205,8 +206,8 @@ _PASS = Decision("pass", "", ())
 
 def is_clearly_passed(policy: Policy, side: Side, verdict: Verdict) -> bool:
     """Whether a calibrated verdict would change no text with thresholds of half the size."""
-    findings = tuple(replace(finding, probability=2 * finding.probability) for finding in verdict.findings)
-    doubled = replace(verdict, unsafe=2 * verdict.unsafe, findings=findings)
+    findings = tuple([Finding(finding.category, 2 * finding.probability) for finding in verdict.findings])
+    doubled = Verdict(2 * verdict.unsafe, findings, verdict.guard)
     return SEVERITY[decide(policy, side, doubled).action] < SEVERITY["rewrite"]
 
 
@@ -228,7 +229,7 @@ def on_languages(setting: OnFailure, languages: tuple[str, ...]) -> Decision:
 
 def worst(decisions: list[Decision]) -> Decision:
     """The most severe decision, the first of equally severe ones; a pass if there are no decisions."""
-    return max(decisions, key=lambda decision: SEVERITY[decision.action], default=Decision("pass", "", ()))
+    return max(decisions, key=lambda decision: SEVERITY[decision.action], default=_PASS)
 
 
 @dataclass(frozen=True, slots=True)

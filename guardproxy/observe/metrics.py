@@ -7,6 +7,7 @@ called directly where the time is measured, for example `guard` by `pipeline/jud
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -55,9 +56,10 @@ class Metrics:
         def gauge(name: str, help_text: str) -> Gauge:
             return Gauge(f"guardproxy_{name}", help_text, registry=registry)
 
-        self._requests = counter("requests", "Requests answered.", "wire", "status")
+        # Looking up a counter by its labels takes longer than counting.
+        self._requests_of = lru_cache(counter("requests", "Requests answered.", "wire", "status").labels)
         self._failures = counter("failures", "Requests and streams that ended in an error, by its code.", "code")
-        self._decisions = counter("decisions", "Judged turns by decision.", "side", "action")
+        self._decisions_of = lru_cache(counter("decisions", "Judged turns by decision.", "side", "action").labels)
         by_category = ("side", "category", "action")
         self._categories = counter("category_decisions", "Judged turns by category and decision.", *by_category)
         self._shadow = counter("shadow_decisions", "Decisions of shadow policies, which do not act.", "side", "action")
@@ -94,7 +96,7 @@ class Metrics:
 
     def request(self, wire: str, status: int) -> None:
         """Count a request answered with the HTTP `status`; `wire` is the protocol's name, or "none"."""
-        self._requests.labels(self._wire(wire), f"{status // 100}xx").inc()
+        self._requests_of(self._wire(wire), f"{status // 100}xx").inc()
 
     def failed(self, code: str) -> None:
         """Count a request or a stream that ended in an error; `code` is that of the error, or of `BoundedHttp`."""
@@ -106,7 +108,7 @@ class Metrics:
         if record.shadow:
             self._shadow.labels(record.side, action).inc()
             return
-        self._decisions.labels(record.side, action).inc()
+        self._decisions_of(record.side, action).inc()
         for category in record.decision.categories:
             self._categories.labels(record.side, self._category(category), action).inc()
         if record.error:

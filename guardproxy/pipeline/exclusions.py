@@ -52,6 +52,11 @@ class Exclusions:
                 by_text[exclusion.text].append(exclusion)
         self._by_text = dict(by_text)
 
+    @property
+    def any(self) -> bool:
+        """Whether there are exclusions, expired ones included."""
+        return bool(self._by_text)
+
     def covering(self, text: str) -> tuple[Exclusion, ...]:
         """The exclusions of exactly this text that have not expired."""
         if not self._by_text:

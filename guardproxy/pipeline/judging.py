@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from guardproxy.asking import as_one_request
+from guardproxy.asking import AsOneRequest
 from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
 from guardproxy.observe import Metrics, Observers
 from guardproxy.offload import computed
@@ -15,7 +15,7 @@ from guardproxy.pipeline.conversations import Conversations
 from guardproxy.pipeline.exchange import Case, Exchange, JudgedTurn, Judgement
 from guardproxy.pipeline.exclusions import CountedVerdict, Exclusions
 from guardproxy.pipeline.gathering import gathered
-from guardproxy.pipeline.known_turns import KnownTurns, Prefix, TurnScores
+from guardproxy.pipeline.known_turns import KnownTurn, KnownTurns, Prefix, TurnScores
 from guardproxy.pipeline.message_views import MessageViews
 from guardproxy.pipeline.recording import Recorder
 from guardproxy.pipeline.thread import joined_text, own_text
@@ -134,14 +134,10 @@ class Judging:
         self, message: Message, policy: Policy, scores: TurnScores
     ) -> tuple[Verdict, Decision, CountedVerdict | None]:
         """The calibrated verdict, what the policy decides about it, and what counts of it if an exclusion applies."""
-        side = message.side
-        verdict = policy.calibration.applied(side, scores.verdict)
+        verdict = policy.calibration.applied(message.side, scores.verdict)
         counted = self._exclusions.counted(message, scores.by_view)
-        counted = counted and counted.calibrated(policy, side)
-        decision = decide(policy, side, counted.verdict if counted else verdict)
-        if scores.opaque or scores.unread or not scores.complete:
-            decision = _with_unreadable(decision, message, policy, scores.unread, complete=scores.complete)
-        return verdict, decision, counted
+        counted = counted and counted.calibrated(policy, message.side)
+        return verdict, _decision(message, policy, scores, counted.verdict if counted else verdict), counted
 
     async def _unread(self, text: str, views: Sequence[View]) -> tuple[str, ...]:
         """The languages of a text and its views that the guard does not read."""
@@ -172,7 +168,7 @@ class Judging:
         if thread:
             joined = Message(message.role, (Part(message.parts[0].path, thread),))
             checks.append(("thread", Check(Conversation((joined,)), message.side)))
-        with as_one_request():
+        with AsOneRequest():
             verdicts = await gathered([self.guard.judge(check) for _, check in checks])
         usage = verdicts[0].usage if len(verdicts) == 1 else usage_in_parallel([one.usage for one in verdicts])
         self._metrics.guard(time.perf_counter() - started, usage)
@@ -210,8 +206,9 @@ class Judging:
         policy = exchange.policy
         readable = in_scope(turn.message, policy.judge)
         judged = await self.judgement(context, readable, policy, thread=turn.thread)
-        if prefix and judged.scores is not None:
-            self._known.keep(turn, prefix, policy, judged.scores)
+        if prefix and judged.scores is not None and judged.verdict is not None:
+            decision = _decision(readable, policy, judged.scores, judged.verdict)
+            self._known.keep(turn, prefix, KnownTurn(policy, judged.scores, judged.verdict, decision))
         outcome = await self.act(context, readable, judged.decision, policy, turn.thread)
         if isinstance(outcome, Replace) and exchange.request.structured and turn.message.role == "assistant":
             outcome = refusal(policy, judged.decision)
@@ -234,15 +231,18 @@ class Judging:
 
         It takes no time worth measuring: `latency_s` is 0, and the guard's metrics do not count it.
         """
-        scores = self._known.scores(turn, prefix, exchange.policy)
-        if scores is None:
+        known = self._known.find(turn, prefix, exchange.policy)
+        if known is None:
             return None
-        readable = in_scope(turn.message, exchange.policy.judge)
-        verdict, decision, counted = self._decided(readable, exchange.policy, scores)
+        _, scores, verdict, decision = known
+        counted = None
+        if self._exclusions.any:
+            readable = in_scope(turn.message, exchange.policy.judge)
+            verdict, decision, counted = self._decided(readable, exchange.policy, scores)
         if decision.action not in _UNCHANGED:
             return None
         undecoded, unread = not scores.complete, scores.unread
-        return JudgedTurn(turn, verdict, decision, _PASS, "", 0.0, 0, undecoded, unread, counted=counted)
+        return JudgedTurn(turn, verdict, decision, _PASS, "", 0.0, 0, undecoded, unread, True, False, counted)
 
     async def record(
         self,
@@ -255,6 +255,14 @@ class Judging:
     ) -> None:
         """Record judged turns as `Recorder.record` does. Raises AuditUnavailable as it does."""
         await self._recorder.record(case, list(judged), coverage, dropped=dropped, reply=reply)
+
+
+def _decision(message: Message, policy: Policy, scores: TurnScores, counted: Verdict) -> Decision:
+    """What the policy decides about a message with these scores, of which `counted` counts, calibrated."""
+    decision = decide(policy, message.side, counted)
+    if scores.opaque or scores.unread or not scores.complete:
+        decision = _with_unreadable(decision, message, policy, scores.unread, complete=scores.complete)
+    return decision
 
 
 def _with_unreadable(

@@ -17,6 +17,8 @@ async def judged_together(judging: Judging, exchange: Exchange, judged: Sequence
     If this text must not pass, every choice is refused: no rewrite of one of them is known to help. A reply with fewer
     than two readable choices costs nothing.
     """
+    if len(judged) < 2:
+        return list(judged)
     policy = exchange.policy
     texts = [parts for choice in judged if (parts := _sent(choice, policy))]
     if len(texts) < 2:

@@ -1,7 +1,6 @@
 """Bodies are read within `limits`, large ones on a thread, so that no body stops the event loop for long."""
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 
 from guardproxy.errors import TooLarge, UpstreamUnreadable
 from guardproxy.offload import computed
@@ -30,7 +29,7 @@ async def read_request(wire: Wire, target: str, body: bytes, received: float, li
 
 def _read_request(wire: Wire, target: str, body: bytes, received: float, limits: Limits) -> Request:
     check_values(body, limits)
-    request = replace(wire.parse_request(target, body), received=received)
+    request = wire.parse_request(target, body, received)
     check_size(request.conversation.messages, limits)
     return request
 

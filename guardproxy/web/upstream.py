@@ -157,6 +157,7 @@ class Upstream:
     ) -> None:
         self.url = base_url
         self._base = _base(base_url)
+        self._host = (b"host", self._base.netloc)
         self._key = _credential(key, key_header) if key is not None else None
         self._drop = _REPLACED if self._key is None else _REPLACED.union(CREDENTIALS, {self._key[0].lower()})
         self._first_byte_s = first_byte_s
@@ -167,8 +168,7 @@ class Upstream:
         self._retry_unsafe = retry_unsafe
         self._extensions = {"timeout": {"connect": connect_s, "pool": connect_s}}
         self._transport = transport or aiohttp_transport(max_connections, tls, trust_env=trust_env)
-        # Parsing a URL takes a tenth of the time of a whole exchange.
-        self._address = lru_cache(maxsize=256)(self._parse_address)
+        self._address = lru_cache(maxsize=256)(self._parse_address)  # parsing takes a tenth of an exchange
 
     def _parse_address(self, path: str) -> httpx.URL:
         prefix = self._base.raw_path.decode("ascii")
@@ -205,18 +205,19 @@ class Upstream:
     def _request(
         self, method: str, path: str, query: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes
     ) -> httpx.Request:
-        out = [(b"host", self._base.netloc), *end_to_end(headers, self._drop)]
+        out = [self._host, *end_to_end(headers, self._drop)]
         if self._key is not None:
             out.append(self._key)
-            # Gemini's clients may send their key in the query.
-            query = without_keys(query)
+            query = without_keys(query)  # Gemini's clients may send their key in it
         if body or method in {"POST", "PUT", "PATCH"}:
             out.append((b"content-length", b"%d" % len(body)))
         target = f"{path}?{query.decode('ascii')}" if query else path
         url = self._parse_address(target) if b"key=" in query else self._address(target)  # the cache must not keep keys
         if len(body) > _SLICE:
             return httpx.Request(method, url, headers=out, stream=_Slices(body), extensions=self._extensions)
-        return httpx.Request(method, url, headers=out, content=body, extensions=self._extensions)
+        request = httpx.Request(method, url, headers=out, stream=httpx.ByteStream(body), extensions=self._extensions)
+        request.read()  # with `content` instead, httpx would look for headers to add, and copy the others
+        return request
 
     async def _attempt(self, request: httpx.Request) -> _Attempt:
         """Send the request once; say whether it may be sent again."""
