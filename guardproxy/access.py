@@ -4,8 +4,8 @@ The caller gives the time: seconds since 1970 for the end of a key, the seconds 
 """
 
 import re
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
 from typing import Final
 
@@ -44,12 +44,16 @@ class ClientKey:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Somebody who may use the proxy, and how much each minute; None: without a limit."""
+    """Somebody who may use the proxy, and how much each minute; None: without a limit.
+
+    `upstream_keys` are the client's own keys at upstreams, by the name of the upstream.
+    """
 
     name: str
     keys: tuple[ClientKey, ...]
     requests_per_minute: float | None = None
     characters_per_minute: float | None = None
+    upstream_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class Clients:

@@ -255,7 +255,8 @@ class Route:
 
     `client` and `user` are patterns for the client and the end user as records show them. The policies in `shadow` are
     applied as well, but only recorded. A caller may choose one of the policies in `may_choose`, which then decides
-    beside `policy` (`stricter`). With `overlap`, the upstream is called while the request is judged.
+    beside `policy` (`stricter`). With `overlap`, the upstream is called while the request is judged. `upstream` names
+    the upstream, or the group of upstreams, that they go to; empty for the one called default.
     """
 
     name: str
@@ -270,6 +271,7 @@ class Route:
     user: str = "*"
     may_choose: tuple[str, ...] = ()
     overlap: bool = False
+    upstream: str = ""
 
     def matches(self, asked: Asked) -> bool:
         """Whether a request meets every condition.
@@ -312,7 +314,7 @@ def _model_names(model: str) -> set[str]:
 class Chosen:
     """The policy that acts on a request, and the shadow policies, whose decisions are only recorded.
 
-    `may_choose` and `overlap` as in `Route`.
+    `may_choose`, `overlap` and `upstream` as in `Route`.
     """
 
     route: str
@@ -320,6 +322,7 @@ class Chosen:
     shadow: tuple[Policy, ...] = ()
     may_choose: tuple[str, ...] = ()
     overlap: bool = False
+    upstream: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,10 +352,16 @@ class PolicySet:
         """Whether a route depends on the model."""
         return any(route.model != ANY for route in self.routes)
 
+    @property
+    def routes_to_upstreams(self) -> bool:
+        """Whether a route names an upstream."""
+        return any(route.upstream for route in self.routes)
+
     def choose(self, asked: Asked) -> Chosen:
         """The policy of the first route that matches; the policy `default` if none does."""
         for route in self.routes:
             if route.matches(asked):
                 shadow = tuple(self.policies[name] for name in route.shadow)
-                return Chosen(route.name, self.policies[route.policy], shadow, route.may_choose, route.overlap)
+                own = self.policies[route.policy]
+                return Chosen(route.name, own, shadow, route.may_choose, route.overlap, route.upstream)
         return Chosen("default", self.policies["default"])

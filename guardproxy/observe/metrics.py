@@ -13,6 +13,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from guardproxy.observe.upstream_metrics import UpstreamMetrics
 from guardproxy.types import Record, Side, Usage
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -81,6 +82,7 @@ class Metrics:
         )
         self._expected = gauge("guard_expected_seconds", "Seconds of work that waits for the guard or runs.")
         self._queue = gauge("guard_queue_checks", "Checks that wait for the guard or run.")
+        self.upstreams = UpstreamMetrics(registry)
         self._upstream_s = seconds("upstream", "Time from sending a request upstream to the first byte of the reply.")
         self._added_s = seconds("added", "Time that guardproxy added to an answer.")
         self._streams = gauge("streams_held", "Streamed replies being held until they are judged.")

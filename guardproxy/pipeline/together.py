@@ -25,7 +25,7 @@ async def judged_together(judging: Judging, exchange: Exchange, judged: Sequence
         return list(judged)
     message = Message("assistant", tuple(part for parts in texts for part in parts))
     context = recent_context(exchange.request.conversation.messages)
-    together = await judging.judgement(context, message, policy)
+    together = await judging.judgement(context, message, policy, by_part=False)
     return [_with(choice, together, policy) for choice in judged]
 
 

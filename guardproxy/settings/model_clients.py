@@ -1,6 +1,7 @@
 """The shape of clients in a configuration file; see `model` for its conventions."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from annotated_types import Len
@@ -28,3 +29,5 @@ class ClientSettings:
     """Maximum number of requests in a minute, of all workers together; without it, there is no such limit."""
     characters_per_minute: Count | None = None
     """Maximum number of characters in a minute, of the texts of requests; without it, there is no such limit."""
+    upstream_keys: Mapping[str, str | None] = field(default_factory=dict, repr=False)
+    """The client's own keys at upstreams, as ${env:NAME}, by the name of the upstream; `default` is a single one."""

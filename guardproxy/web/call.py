@@ -13,9 +13,8 @@ from guardproxy.access import Client
 from guardproxy.errors import TooLarge
 from guardproxy.types import SEVERITY, ActionName
 from guardproxy.web.headers import CREDENTIALS, Headers, first, forwardable, without_keys
-from guardproxy.web.upstream import UpstreamResponse
+from guardproxy.web.upstream import Outgoing, UpstreamResponse
 
-NO_RETRY = (b"x-should-retry", b"false")  # official SDKs obey it
 _MAX_LIST = 2000  # characters of a header that lists items; clients refuse headers of several kilobytes
 
 
@@ -68,10 +67,12 @@ class Call:
         headers = forwardable(self.headers)
         return headers if self.client is None else [pair for pair in headers if pair[0].lower() not in CREDENTIALS]
 
-    @property
-    def forwarded_query(self) -> bytes:
-        """The query for the upstream, without such a key."""
-        return self.query if self.client is None else without_keys(self.query)
+    def outgoing(self, body: bytes, headers: Headers) -> Outgoing:
+        """The request for an upstream, without a key of the proxy's own `clients`, and with the client's key there."""
+        if self.client is None:
+            return Outgoing(self.method, self.raw_path, self.query, headers, body)
+        keys = self.client.upstream_keys
+        return Outgoing(self.method, self.raw_path, without_keys(self.query), headers, body, keys)
 
     async def body(self, limit: int) -> bytes | None:
         """The request's body; None if the client has disconnected. Raises TooLarge beyond `limit` bytes."""

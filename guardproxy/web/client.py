@@ -96,6 +96,18 @@ def _with_choice(policies: PolicySet, chosen: Chosen, headers: Headers) -> Chose
     return replace(chosen, policy=stricter(policies, chosen.policy, policies.policies[name]))
 
 
+def upstream_of_unread(
+    policies: PolicySet, asked: Asked, headers: Headers, query: bytes, *, known: Client | None = None
+) -> str:
+    """The name of the upstream for a request that passes unread: that of its route, without a model; empty for none.
+
+    Raises AmbiguousRequest and PolicyNotChoosable as `choose_policy` does.
+    """
+    if not policies.routes_to_upstreams:
+        return ""
+    return choose_policy(policies, asked, (("model", ""),), headers, query, known=known)[1].upstream
+
+
 def client_hashes(headers: Headers, query: bytes) -> Sequence[str]:
     """The first 16 hex digits of the SHA-256 of each of the client's `keys_of`, sorted."""
     return sorted(short_hash(key) for key in keys_of(headers, query))

@@ -3,7 +3,7 @@
 import math
 
 from guardproxy.access import LimitReached
-from guardproxy.errors import GuardproxyError, Overloaded
+from guardproxy.errors import GuardproxyError, Overloaded, UpstreamUnavailable, UpstreamUnreadable
 from guardproxy.ports import Answer, Wire
 from guardproxy.registry import load
 from guardproxy.web.headers import Headers
@@ -45,6 +45,21 @@ def retry_after(error: GuardproxyError) -> Headers:
         if isinstance(error, Overloaded | LimitReached)
         else []
     )
+
+
+def may_be_repeated(error: GuardproxyError) -> bool:
+    """Whether a client may send the request again after this error."""
+    if isinstance(error, UpstreamUnreadable | Redirected) or (
+        isinstance(error, UpstreamUnavailable) and error.repeated
+    ):
+        return False
+    return error.status in {429, 502, 503, 504}
+
+
+def error_event(stream_type: str, answer: Answer) -> bytes:
+    """An error as an event of a stream of this content type: a server-sent event, or a line of JSON."""
+    is_sse = stream_type.lower().startswith("text/event-stream")
+    return b"event: error\ndata: %b\n\n" % answer.body if is_sse else answer.body + b"\n"
 
 
 def error_answer(path: str, status: int, code: str, message: str) -> Answer:

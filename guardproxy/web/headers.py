@@ -47,6 +47,8 @@ OF_THE_BODY: Final = frozenset(
     {b"content-encoding", b"etag", b"digest", b"content-md5", b"content-digest", b"repr-digest", b"last-modified"}
 )
 _ITEMS: Final = re.compile(rb"[^&;]+[&;]*|[&;]+")
+# Official SDKs do not repeat a request whose answer has it.
+NO_RETRY: Final = (b"x-should-retry", b"false")
 # The proxy's own headers; those of an upstream are removed.
 OWN_PREFIX: Final = b"x-guardproxy-"
 # By this one a caller chooses a policy, which decides beside the route's own.

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Final
@@ -18,21 +19,21 @@ from guardproxy.pipeline import Exchange, Pipeline, RefusedBeforeStart
 from guardproxy.policy import Asked, PolicySet
 from guardproxy.ports import Answer, Wire
 from guardproxy.settings import AuditSettings, Limits
-from guardproxy.sse import one_line, without_separators
 from guardproxy.types import Origin
 from guardproxy.web.access import Access
-from guardproxy.web.answers import AnswerHeaders, check_charset, is_text
-from guardproxy.web.call import NO_RETRY, Call, KeepAlive, WhileConnected
-from guardproxy.web.client import choose_policy
-from guardproxy.web.errors import NotReady, Redirected, ShuttingDown, error_answer, retry_after
-from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Header, Headers, end_to_end, first
+from guardproxy.web.answers import check_charset, check_redirect, for_line_readers, is_text
+from guardproxy.web.call import Call, KeepAlive, WhileConnected
+from guardproxy.web.client import choose_policy, upstream_of_unread
+from guardproxy.web.errors import NotReady, ShuttingDown, error_answer, error_event, may_be_repeated, retry_after
+from guardproxy.web.failover import UpstreamPlan, Upstreams
+from guardproxy.web.headers import HOP_BY_HOP, NO_RETRY, OF_THE_BODY, OWN_PREFIX, Header, Headers, end_to_end, first
 from guardproxy.web.identities import Identities
 from guardproxy.web.overlap import UpstreamCall
 from guardproxy.web.paths import NotGuarded, PathList, check_path, spellings
 from guardproxy.web.reading import check_encoding, check_reply, read_request, within
 from guardproxy.web.sample import ReviewSample
 from guardproxy.web.sniff import Sniffer
-from guardproxy.web.upstream import Upstream, UpstreamResponse
+from guardproxy.web.upstream import UpstreamResponse
 
 log = structlog.get_logger("guardproxy.proxy")
 
@@ -53,15 +54,15 @@ class Proxy:
 
     `allow` names requests that pass unread because they carry no chat, `refuse` requests that are refused although a
     wire reads them. While a stream is held back, a comment is sent every `keepalive_s` seconds if its protocol has any.
-    `answer_headers` selects the headers of judged answers. Records name the end user and session that `identities`
-    finds; `sample` draws the requests that they mark. `access` decides who may send a request.
+    Records name the end user and session that `identities` finds; `sample` draws the requests that they mark. `access`
+    decides who may send a request.
     Configure logging before: unremarkable requests are logged at level debug.
     """
 
     def __init__(
         self,
         *,
-        upstream: Upstream,
+        upstreams: Upstreams,
         pipeline: Pipeline,
         wires: Sequence[Wire],
         policies: LivePolicies,
@@ -71,12 +72,11 @@ class Proxy:
         metrics: Metrics,
         ready: Callable[[], str],
         keepalive_s: float = 15.0,
-        answer_headers: AnswerHeaders | None = None,
         identities: Identities | None = None,
         sample: ReviewSample | None = None,
         access: Access | None = None,
     ) -> None:
-        self._upstream = upstream
+        self._upstreams = upstreams
         self._pipeline = pipeline
         self._wires = tuple(wires)
         self._policies = policies
@@ -86,7 +86,6 @@ class Proxy:
         self._metrics = metrics
         self._ready = ready
         self._keepalive_s = keepalive_s
-        self._answer_headers = answer_headers or AnswerHeaders()
         self._identities = identities or Identities(AuditSettings())
         self._sample = sample or ReviewSample(0.0, Random())
         self._access = access or Access()
@@ -144,17 +143,15 @@ class Proxy:
         if wire is None:
             # Content of these methods has no meaning (RFC 9110, section 9.3), and nobody judges it here.
             body = b"" if call.method in ("GET", "HEAD", "OPTIONS") else body
-            async with self._send(call, body, call.forwarded) as response:
-                _check_redirect(response)
-                await self._relay(call, response)
+            await self._pass(call, body)
             return
         if reason := self._ready():
             raise NotReady(reason)
-        exchange, overlap = await self._exchange(call, wire, body)
+        exchange, plan, overlap = await self._exchange(call, wire, body)
         asker = asked_by(exchange.origin.client or call.peer)
         began = time.perf_counter()
         early = exchange.request.raw if overlap else None
-        async with UpstreamCall(partial(self._send_judged, call), early) as upstream:
+        async with UpstreamCall(partial(self._send, call, plan), early) as upstream:
             review = await self._pipeline.review_request(exchange)
             call.guard_s += time.perf_counter() - began
             call.dropped = review.dropped
@@ -164,15 +161,24 @@ class Proxy:
         if review.refusal is not None:
             await self._send_answer(call, wire.refuse(exchange.request, review.refusal), retry=False)
 
-    def _send(self, call: Call, body: bytes, headers: Headers) -> AbstractAsyncContextManager[UpstreamResponse]:
-        return self._upstream.send(call.method, call.raw_path, call.forwarded_query, headers, body)
+    async def _pass(self, call: Call, body: bytes) -> None:
+        """Forward a request unread, and its answer."""
+        policies, asked = self._policies.current, Asked((call.path,), method=call.method)
+        target = upstream_of_unread(policies, asked, call.headers, call.query, known=call.client)
+        plan = self._upstreams.plan_unread(target, call.path)
+        async with self._upstreams.send(plan, call.outgoing(body, call.forwarded)) as response:
+            check_redirect(response.status, response.headers)
+            await self._relay(call, response)
 
-    def _send_judged(self, call: Call, body: bytes) -> AbstractAsyncContextManager[UpstreamResponse]:
+    def _send(self, call: Call, plan: UpstreamPlan, body: bytes) -> AbstractAsyncContextManager[UpstreamResponse]:
         headers = [pair for pair in call.forwarded if pair[0] != b"accept-encoding"]
-        return self._send(call, body, [*headers, (b"accept-encoding", b"identity")])
+        return self._upstreams.send(plan, call.outgoing(body, [*headers, (b"accept-encoding", b"identity")]))
 
-    async def _exchange(self, call: Call, wire: Wire, body: bytes) -> tuple[Exchange, bool]:
-        """The request for the pipeline, and `Route.overlap`. Raises Unreadable, Unsupported, TooLarge, LimitReached"""
+    async def _exchange(self, call: Call, wire: Wire, body: bytes) -> tuple[Exchange, UpstreamPlan, bool]:
+        """The request as the pipeline takes it, its upstreams, and `Route.overlap`.
+
+        Raises Unreadable, Unsupported, TooLarge, LimitReached, NotServed.
+        """
         check_encoding(call.headers)
         request = await read_request(wire, call.target, body, time.time(), self._limits)
         policies = self._policies.current
@@ -182,11 +188,12 @@ class Proxy:
         asked = Asked((call.path, *other_paths), protocol=wire.name, method=call.method, user=user)
         client, chosen = choose_policy(policies, asked, models, call.headers, call.query, known=call.client)
         self._access.charge(call.client, request.conversation.messages)
+        plan = self._upstreams.plan(chosen.upstream, wire.name)
         origin = Origin(
             request_id=call.id,
             route=chosen.route,
             wire=wire.name,
-            upstream=self._upstream.url,
+            upstream=plan.url,
             model=request.model,
             client=client,
             stream=request.stream,
@@ -195,15 +202,21 @@ class Proxy:
         )
         in_force = tuple(policies.policies.values())
         exchange = Exchange(wire, request, origin, chosen.policy, chosen.shadow, self._sample.draw(), in_force)
-        return exchange, chosen.overlap
+        if request.resumes is not None and plan.group is not None:
+            # Only the upstream that gave a reply knows it.
+            plan = plan.only(self._pipeline.gave_resumed(exchange, [upstream.url for upstream in plan.upstreams]))
+            exchange = replace(exchange, origin=replace(origin, upstream=plan.url))
+        return exchange, plan, chosen.overlap
 
     async def _forward(self, call: Call, exchange: Exchange, upstream: UpstreamCall, body: bytes, asker: Asker) -> None:
         """Forward the request, and send the judged answer to the client."""
         async with upstream.answer(body) as response:
             call.response, call.saved_s = response, upstream.saved_s
+            if response.upstream.url != exchange.origin.upstream:
+                exchange = replace(exchange, origin=replace(exchange.origin, upstream=response.upstream.url))
             asker.answered = True
             self._metrics.upstream(response.waited_s)
-            _check_redirect(response)
+            check_redirect(response.status, response.headers)
             if not 200 <= response.status < 300:
                 await self._failure(call, exchange, response)
                 return
@@ -234,7 +247,7 @@ class Proxy:
         if review.passes:
             drop = HOP_BY_HOP | _LENGTH if review.cleaned is None else HOP_BY_HOP | _LENGTH | OF_THE_BODY
             sent = raw if review.cleaned is None else review.cleaned
-            await call.answer(response.status, self._answer_headers.select(response.headers, drop), sent)
+            await call.answer(response.status, response.upstream.answer_headers.select(response.headers, drop), sent)
         else:
             error = exchange.wire.error(response.status, "content_filter", exchange.policy.block.message)
             await self._send_answer(call, error, retry=False)
@@ -276,10 +289,10 @@ class Proxy:
         if review.refusal is not None:
             await self._send_answer(call, exchange.wire.refuse(exchange.request, review.refusal), retry=False)
             return
-        safe = _for_line_readers(exchange, review.body)
+        safe = for_line_readers(review.body, exchange.wire.lines) if exchange.request.stream else review.body
         changed = safe != body or first(response.headers, b"content-encoding")
         drop = HOP_BY_HOP | _LENGTH | OF_THE_BODY if changed else HOP_BY_HOP | _LENGTH
-        await call.answer(response.status, self._answer_headers.select(response.headers, drop), safe)
+        await call.answer(response.status, response.upstream.answer_headers.select(response.headers, drop), safe)
 
     async def _stream(
         self,
@@ -290,7 +303,7 @@ class Proxy:
         content_type: str,
     ) -> None:
         check_charset(response.headers)
-        headers = self._answer_headers.select(response.headers, _STREAM_DROP)
+        headers = response.upstream.answer_headers.select(response.headers, _STREAM_DROP)
         headers += [*_STREAM_HEADERS, (b"content-type", content_type.encode("latin-1"))]
         call.stream_type = content_type
         keep_alive = KeepAlive(call, exchange.wire.keepalive, self._keepalive_s, response.status, headers)
@@ -334,13 +347,12 @@ class Proxy:
         if isinstance(error, UpstreamUnreadable):
             message = f"the upstream's answer cannot be read, so it cannot be judged; see request {call.id} in the log"
         error_of = wire.error if wire is not None else partial(error_answer, call.path)
-        retry = error.status in {429, 502, 503, 504} and not isinstance(error, UpstreamUnreadable | Redirected)
         answer = error_of(error.status, error.code, message)
         if call.status:
             if call.stream_type:
-                await call.send(_error_event(call.stream_type, answer))
+                await call.send(error_event(call.stream_type, answer))
             return
-        await self._send_answer(call, answer, retry=retry, more=retry_after(error))
+        await self._send_answer(call, answer, retry=may_be_repeated(error), more=retry_after(error))
 
     def _log_and_count(self, call: Call, wire: Wire | None) -> None:
         name = wire.name if wire is not None else "none"
@@ -363,32 +375,10 @@ class Proxy:
         )
 
 
-def _check_redirect(response: UpstreamResponse) -> None:
-    """Raises Redirected for an answer that would send the client elsewhere."""
-    if first(response.headers, b"location") and 300 <= response.status < 400:
-        raise Redirected("the upstream redirects past the guard; set upstream.url to where it redirects")
-
-
 def _cause(error: GuardproxyError) -> str:
     """The cause of an error for the log. Not its `repr`, which for some errors holds the whole body."""
     cause = error.__cause__
     return f"{type(cause).__name__}: {cause}" if cause is not None else ""
-
-
-def _error_event(stream_type: str, answer: Answer) -> bytes:
-    """An error as an event of a stream of this content type: a server-sent event, or a line of JSON."""
-    is_sse = stream_type.lower().startswith("text/event-stream")
-    return b"event: error\ndata: %b\n\n" % answer.body if is_sse else answer.body + b"\n"
-
-
-def _for_line_readers(exchange: Exchange, body: bytes) -> bytes:
-    """The JSON of a whole reply. A client that expects a stream reads it by lines, so no line may be another reply."""
-    if not exchange.request.stream:
-        return body
-    lines = [line.strip() for line in body.splitlines()] if exchange.wire.lines else []
-    if any(line[:1] == b"{" and line[-1:] == b"}" for line in lines):
-        return one_line(body)
-    return without_separators(body)
 
 
 async def _chain(head: bytes, source: AsyncIterator[bytes] | None = None) -> AsyncIterator[bytes]:

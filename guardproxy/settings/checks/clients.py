@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from guardproxy.access import CLIENT_NAME
 from guardproxy.durations import instant
+from guardproxy.settings.messages import suggestion
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -24,9 +25,21 @@ def clients(root: Node) -> Iterator[Problem]:
             message = f"differs from {other} by case alone, which routes do not tell apart; choose another name"
             yield Problem(client.key_position, path, message)
         seen[name.casefold()] = name
+        known = _upstreams(root)
+        upstream_keys = client.get("upstream_keys")
+        for upstream, node in upstream_keys.entries() if upstream_keys else []:
+            if upstream not in known:
+                message = f"unknown upstream {upstream!r}; {suggestion(upstream, known)}"
+                yield Problem(node.key_position, (*path, "upstream_keys", upstream), message)
         keys = client.get("keys")
         for index, key in keys.elements() if keys else []:
             yield from _key((*path, "keys", index), name, key, owners)
+
+
+def _upstreams(root: Node) -> list[str]:
+    """The names of the upstreams; a single one is called default."""
+    section = root.get("upstreams")
+    return [name for name, _ in section.entries()] if section else ["default"]
 
 
 def _key(path: SettingPath, client: str, key: Node, owners: dict[str, str]) -> Iterator[Problem]:
