@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from guardproxy.calibration import Calibration
-from guardproxy.policy import ANY, UNSAFE, Asked, Policy, PolicySet, decide, on_failure, on_languages, worst
+from guardproxy.policy import ANY, UNSAFE, Policy, PolicySet, decide, on_failure, on_languages, worst
 from guardproxy.reviews import LabelKind
+from guardproxy.routing import Asked
 from guardproxy.stricter import stricter
 from guardproxy.types import SEVERITY, SIGNALS, ActionName, Decision, Finding, OutcomeName, Reason, Side, Usage, Verdict
 

@@ -13,7 +13,8 @@ from urllib.parse import unquote_to_bytes
 from guardproxy.access import Client
 from guardproxy.errors import GuardproxyError
 from guardproxy.observe.masking import short_hash
-from guardproxy.policy import Asked, Chosen, PolicySet
+from guardproxy.policy import Chosen, PolicySet
+from guardproxy.routing import Asked
 from guardproxy.stricter import stricter
 from guardproxy.web.headers import CHOICE, CREDENTIALS, KEY_PARAMETERS, Headers, canonical_name, parameter_name
 

@@ -6,7 +6,8 @@ from hashlib import sha256
 import pytest
 
 from guardproxy.access import Client, ClientKey
-from guardproxy.policy import Asked, Route
+from guardproxy.policy import Route
+from guardproxy.routing import Asked
 from tests.settings.kit import RULES, mistakes, read
 
 HASH, OTHER = sha256(b"a").hexdigest(), sha256(b"b").hexdigest()

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guardproxy.errors import ConfigError
-from guardproxy.policy import Asked, Rule
+from guardproxy.policy import Rule
+from guardproxy.routing import Asked
 from guardproxy.settings import load
 from guardproxy.settings.yaml_tree import read as read_tree
 from guardproxy.types import Category, Taxonomy
@@ -128,7 +129,7 @@ def test_no_file_and_a_file_with_a_version_mean_the_same() -> None:
     for side in (policy.user, policy.assistant):
         assert set(side.by_category) == {*CATEGORIES, "unsafe"}
         assert side.by_category["unsafe"][-1].action == "block"
-    assert (policy.on_guard_error, policy.on_overload, policy.on_opaque["user"]) == ("block", "block", "flag")
+    assert (policy.on_guard_error, policy.on_overload, policy.on_opaque["user"]) == ("error", "error", "flag")
 
 
 def test_rules_become_thresholds() -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guardproxy.policy import Asked, Policy, PolicySet, Route, SideRules
+from guardproxy.policy import Policy, PolicySet, Route, SideRules
+from guardproxy.routing import Asked
 from guardproxy.web.client import AmbiguousRequest, choose_policy, client_hashes
 from guardproxy.web.headers import CREDENTIALS, KEY_PARAMETERS, Headers, forwardable, without_keys
 
