@@ -247,9 +247,7 @@ def agreed_unsafe(labels: Iterable[LabelKind], decision: Decision) -> bool | Non
 
 
 def is_right(unsafe: bool, before: Decision, after: Decision) -> bool:
-    """Whether a decision is right: a more severe one for an unsafe text, a milder one for a safe text, an equally
-    severe one if it stops an unsafe text or passes a safe one.
-    """
+    """Whether a decision is right: severer for an unsafe text, milder for a safe one, or as severe and fitting."""
     difference = SEVERITY[after.action] - SEVERITY[before.action]
     return (difference > 0) == unsafe if difference else stops(after) == unsafe
 

@@ -12,6 +12,7 @@ from guardproxy.policy import (
     HistoryMode,
     JudgeScope,
     OnFailure,
+    OnUnavailable,
     Policy,
     PolicySet,
     Rule,
@@ -38,8 +39,9 @@ rules = st.builds(
     st.sampled_from([0.0, 0.3, 0.8]),
 )
 sides = st.builds(SideRules, st.dictionaries(st.sampled_from(NAMES), st.lists(rules, max_size=3).map(tuple)))
-failures: Any = st.sampled_from(get_args(OnFailure))
-by_side = st.fixed_dictionaries({"user": failures, "assistant": failures})
+failures: Any = st.sampled_from(get_args(OnUnavailable))
+unread: Any = st.sampled_from(get_args(OnFailure))
+by_side = st.fixed_dictionaries({"user": unread, "assistant": unread})
 policies = st.builds(
     Policy,
     name=st.sampled_from(["own", "chosen"]),
@@ -90,7 +92,7 @@ def test_without_a_verdict_the_stricter_setting_counts(own: Policy, chosen: Poli
             assert _severity(settings[0]) == max(map(_severity, settings[1:]))
 
 
-def _severity(setting: OnFailure) -> int:
+def _severity(setting: OnUnavailable) -> int:
     return SEVERITY[on_failure(setting, "guard_error").action]
 
 

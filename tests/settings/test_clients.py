@@ -30,6 +30,17 @@ def test_clients_by_name() -> None:
     assert read(POLICIES + "routes: [{name: s, policy: strict, when: {model: m}}]").clients is None
 
 
+def test_keys_at_upstreams_are_secrets() -> None:
+    """They come from the environment, and name an upstream that there is."""
+    section = f"{{red: {{keys: [{{sha256: {HASH}}}], upstream_keys: {{%s}}}}}}"
+    settings = read(clients(section % "default: '${env:K}'"), {"K": "sk-red"})
+    assert (settings.clients or ())[0].upstream_keys == {"default": "sk-red"}
+    assert "sk-red" not in repr(settings)
+    assert "unknown upstream 'x'" in mistakes(clients(section % "x: '${env:K}'"), {"K": "k"})[0]
+    assert "a secret does not belong in the file" in mistakes(clients(section % "default: sk-red"))[0]
+    assert "environment variable K is not set" in mistakes(clients(section % "default: '${env:K}'"))[0]
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [

@@ -131,6 +131,17 @@ def test_no_key_goes_beyond_the_proxy(
         assert "alt=json" in upstream.seen[0].target
 
 
+@pytest.mark.parametrize(("header", "sent"), [("authorization", "Bearer sk-red"), ("x-api-key", "sk-red")])
+def test_a_clients_own_key_at_an_upstream(header: str, sent: str) -> None:
+    """It is sent instead of the upstream's, in its header, for this client and this upstream alone."""
+    red = client("red", RED, upstream_keys={"default": "sk-red", "other": "sk-other"})
+    with served(red, client("blue", BLUE), upstream={"key": "sk-all", "key_header": header}) as (url, upstream):
+        assert [post(url, key).status_code for key in (RED, BLUE)] == [200, 200]
+        assert httpx.get(f"{url}/v1/models", headers={"x-api-key": RED}, timeout=30).status_code == 200
+    assert [seen.header(header) for seen in upstream.seen] == [sent, sent.replace("red", "all"), sent]
+    assert "sk-other" not in repr(upstream.seen)
+
+
 def test_a_client_is_one_however_it_connects_and_whichever_key_it_uses() -> None:
     """Its limit is that of all its keys and connections, others have their own; with the time it is served again."""
     clock = Clock()
