@@ -209,7 +209,8 @@ def _example(settings: Settings, url: str) -> str:
     group = settings.upstream_groups.get("default")
     upstream = settings.by_name[group.members[0] if group else "default"]
     sends_key = upstream.url != DEMO and not upstream.key and upstream.client_key is not False
-    key = ' -H "authorization: Bearer $KEY"' if sends_key else ""
+    needs_key = sends_key or settings.clients is not None
+    key = ' -H "authorization: Bearer $KEY"' if needs_key else ""
     model = "demo" if upstream.url == DEMO else "MODEL"
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
     return f"  curl {url}/v1/chat/completions -H 'content-type: application/json'{key} -d '{body}'"
