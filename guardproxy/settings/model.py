@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Interval, Len
 
 from guardproxy.calibration import Calibration
+from guardproxy.settings.model_alerts import AlertSettings
 from guardproxy.settings.model_clients import ClientSettings
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_paths import PathSettings
@@ -264,6 +265,8 @@ class Document:
     """Who may use the proxy, by name. Without it, whoever reaches it."""
     audit: AuditSettings = AuditSettings()
     """The record of every judged turn."""
+    alerts: AlertSettings | None = None
+    """Whom to tell of which decisions: webhooks and syslog servers."""
     console: ConsoleSettings = _CONSOLE
     """The reviewer's page at /guardproxy/."""
     log: LogSettings = LogSettings()

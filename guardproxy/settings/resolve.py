@@ -18,6 +18,7 @@ from guardproxy.settings.model import (
     GuardSettings,
     LogSettings,
 )
+from guardproxy.settings.model_alerts import AlertSettings
 from guardproxy.settings.model_clients import ClientSettings
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_paths import PathSettings
@@ -71,6 +72,7 @@ class Settings:
     policies: PolicySet
     clients: tuple[Client, ...] | None
     audit: AuditSettings
+    alerts: AlertSettings | None
     console: ConsoleSettings
     log: LogSettings
     sections: frozenset[str]
@@ -155,6 +157,7 @@ def resolve(
         policies=PolicySet(policies, tuple(_route(route) for route in document.routes), version),
         clients=_clients(document.clients),
         audit=document.audit,
+        alerts=document.alerts,
         console=document.console,
         log=document.log,
         sections=frozenset(sections),

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from guardproxy.settings.catalogue import Catalogue
 from guardproxy.settings.checks import (
+    alerts,
     audit,
     clients,
     console,
@@ -43,6 +44,7 @@ def check(
         *_wires(root, catalogue),
         *_paths(root),
         *audit.audit(root, catalogue, secrets, allowed),
+        *alerts.alerts(root, secrets, allowed),
         *console.console(root, secrets),
         *policies.policies(root, catalogue, allowed),
         *policies.default_policies(root, catalogue, categories),
