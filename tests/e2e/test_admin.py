@@ -106,7 +106,7 @@ def test_clients_cannot_keep_the_operators_out(tmp_path: Path) -> None:
         assert http.get(f"{admin}/readyz").status_code == 200
         for connection in taken:
             connection.close()
-        until(lambda: answers(http, f"{url}/v1/models", 404), "nobody is served")
+        until(lambda: answers(http, f"{url}/unknown", 404), "nobody is served")
         waiting = threading.Thread(target=chat, args=(url, "hello"))
         waiting.start()
         until(lambda: upstream.seen, "the upstream is not asked")
