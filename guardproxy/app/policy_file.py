@@ -234,6 +234,8 @@ def _check_reload(old: Settings, new: Settings, sections: frozenset[str]) -> Non
         "server",
         "admin",
         "upstream",
+        "upstreams",
+        "upstream_groups",
         "guard",
         "members",
         "taxonomy",

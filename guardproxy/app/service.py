@@ -21,6 +21,7 @@ from guardproxy.app.languages import languages_of_guard, languages_read
 from guardproxy.app.listening import admin_listener
 from guardproxy.app.policy_file import ConfigSource, PolicyFile, floor_of
 from guardproxy.app.protocol import REFUSED
+from guardproxy.app.upstreams import upstreams_of
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Exclusions, Judging, Pipeline
@@ -29,14 +30,12 @@ from guardproxy.ports import Action, Wire
 from guardproxy.registry import load
 from guardproxy.settings import CONTINUED, Settings
 from guardproxy.sinks.database import AuditStore
-from guardproxy.web.answers import AnswerHeaders
-from guardproxy.web.app import OPERATOR_PATHS, create_admin_app, create_app, operator_routes
+from guardproxy.web.app import MODERATIONS, OPERATOR_PATHS, create_admin_app, create_app, operator_routes
 from guardproxy.web.identities import Identities
 from guardproxy.web.moderations import moderations
 from guardproxy.web.paths import PathList
 from guardproxy.web.proxy import LivePolicies, Proxy
 from guardproxy.web.sample import ReviewSample
-from guardproxy.web.upstream import Upstream, tls_context
 from guardproxy.web.visitors import Visitors, is_loopback
 
 log = structlog.get_logger("guardproxy")
@@ -85,7 +84,7 @@ class Service:
         self._observers = Observers(
             opened, text=audit.text, required=audit.required, passed=audit.passed, metrics=self._metrics
         )
-        self._upstream = _upstream(settings)
+        self._upstreams = upstreams_of(settings, self._metrics.upstreams)
         self._pipeline = self._open_pipeline(settings)
         self._review = console_store(settings, source.data_dir)
         self._admin: ASGIApp | None = None
@@ -124,9 +123,10 @@ class Service:
             stopping=self._stopping,
             editor=self._file,
         )
+        server = settings.server
         operators = [*self._operator_routes(), *(console or ())]
-        routes: list[BaseRoute] = [Route("/v1/moderations", endpoint, methods=["POST"])]
-        own_paths = ["/v1/moderations"]
+        routes: list[BaseRoute] = [Route(MODERATIONS, endpoint, methods=["POST"])]
+        own_paths = [MODERATIONS]
         if settings.admin is None:
             routes += operators
             own_paths += [*OPERATOR_PATHS, *(PATHS if console else ())]
@@ -139,14 +139,13 @@ class Service:
             lifespan=self._lifespan,
             routes=routes,
             own_paths=own_paths,
-            visitors=Visitors(
-                settings.server.hosts, settings.server.origins, loopback=is_loopback(settings.server.host)
-            ),
+            visitors=Visitors(server.hosts, (*server.origins, *server.cors.origins), loopback=is_loopback(server.host)),
+            cors=server.cors.origins,
         )
 
     def _proxy(self, settings: Settings, identities: Identities) -> Proxy:
         return Proxy(
-            upstream=self._upstream,
+            upstreams=self._upstreams,
             pipeline=self._pipeline,
             wires=_wires(settings.wires),
             policies=self._policies,
@@ -155,7 +154,6 @@ class Service:
             limits=settings.limits,
             metrics=self._metrics,
             ready=lambda: self._reason,
-            answer_headers=AnswerHeaders(settings.upstream.response_headers),
             identities=identities,
             sample=self._sample,
         )
@@ -167,6 +165,7 @@ class Service:
             # The operators' own listener still answers while the server waits for its open answers to end.
             ready=lambda: self._reason or ("shutting down" if self._stopping() else ""),
             dtypes=self._dtypes,
+            upstreams=self._upstreams.states,
         )
 
     def _members(self, settings: Settings) -> list[Judging]:
@@ -205,7 +204,7 @@ class Service:
             if self._review is not None:
                 await self._review.close()
             await self._guard.close()
-            await self._upstream.aclose()
+            await self._upstreams.aclose()
 
     async def _run(self) -> None:
         try:
@@ -281,26 +280,3 @@ def _actions(policies: Mapping[str, Policy]) -> Mapping[str, Callable[[Policy], 
     sides = [side for policy in policies.values() for side in (policy.user, policy.assistant)]
     named = {rule.how for side in sides for rules in side.by_category.values() for rule in rules if rule.how}
     return {name: load(name, actions.REGISTRY, "rewrite") for name in {*actions.REGISTRY, *named}}
-
-
-def _upstream(settings: Settings) -> Upstream:
-    upstream = settings.upstream
-    tls = upstream.tls
-    try:
-        context = tls_context(verify=tls.verify, authorities=tls.ca, cert=tls.cert, key=tls.key)
-    except OSError as error:
-        raise ConfigError(f"upstream.tls: {error}; guardproxy validate FILE says which file it is") from error
-    return Upstream(
-        upstream.url,
-        key=upstream.key,
-        key_header=upstream.key_header,
-        connect_s=upstream.timeouts.connect_s,
-        first_byte_s=upstream.timeouts.first_byte_s,
-        between_chunks_s=upstream.timeouts.between_chunks_s,
-        answer_s=upstream.timeouts.answer_s,
-        attempts=upstream.retries.attempts,
-        max_wait_s=upstream.retries.max_wait_s,
-        retry_unsafe=upstream.retries.unsafe_methods,
-        max_connections=upstream.max_connections,
-        tls=context,
-    )

@@ -7,11 +7,13 @@ called directly where the time is measured, for example `guard` by `pipeline/jud
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from guardproxy.observe.upstream_metrics import UpstreamMetrics
 from guardproxy.types import Record, Side, Usage
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -55,9 +57,10 @@ class Metrics:
         def gauge(name: str, help_text: str) -> Gauge:
             return Gauge(f"guardproxy_{name}", help_text, registry=registry)
 
-        self._requests = counter("requests", "Requests answered.", "wire", "status")
+        # Looking up a counter by its labels takes longer than counting.
+        self._requests_of = lru_cache(counter("requests", "Requests answered.", "wire", "status").labels)
         self._failures = counter("failures", "Requests and streams that ended in an error, by its code.", "code")
-        self._decisions = counter("decisions", "Judged turns by decision.", "side", "action")
+        self._decisions_of = lru_cache(counter("decisions", "Judged turns by decision.", "side", "action").labels)
         by_category = ("side", "category", "action")
         self._categories = counter("category_decisions", "Judged turns by category and decision.", *by_category)
         self._shadow = counter("shadow_decisions", "Decisions of shadow policies, which do not act.", "side", "action")
@@ -79,6 +82,7 @@ class Metrics:
         )
         self._expected = gauge("guard_expected_seconds", "Seconds of work that waits for the guard or runs.")
         self._queue = gauge("guard_queue_checks", "Checks that wait for the guard or run.")
+        self.upstreams = UpstreamMetrics(registry)
         self._upstream_s = seconds("upstream", "Time from sending a request upstream to the first byte of the reply.")
         self._added_s = seconds("added", "Time that guardproxy added to an answer.")
         self._streams = gauge("streams_held", "Streamed replies being held until they are judged.")
@@ -94,7 +98,7 @@ class Metrics:
 
     def request(self, wire: str, status: int) -> None:
         """Count a request answered with the HTTP `status`; `wire` is the protocol's name, or "none"."""
-        self._requests.labels(self._wire(wire), f"{status // 100}xx").inc()
+        self._requests_of(self._wire(wire), f"{status // 100}xx").inc()
 
     def failed(self, code: str) -> None:
         """Count a request or a stream that ended in an error; `code` is that of the error, or of `BoundedHttp`."""
@@ -106,7 +110,7 @@ class Metrics:
         if record.shadow:
             self._shadow.labels(record.side, action).inc()
             return
-        self._decisions.labels(record.side, action).inc()
+        self._decisions_of(record.side, action).inc()
         for category in record.decision.categories:
             self._categories.labels(record.side, self._category(category), action).inc()
         if record.error:

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from guardproxy.errors import GuardUnavailable
 from guardproxy.pipeline.exchange import Exchange, Judgement
 from guardproxy.pipeline.exclusions import CountedVerdict
 from guardproxy.pipeline.gathering import gathered
@@ -13,6 +14,7 @@ from guardproxy.pipeline.turns import in_scope, recent_context
 from guardproxy.policy import Policy, is_clearly_passed
 from guardproxy.ports import ReplyStream
 from guardproxy.types import SEVERITY, Decision, Message, Part, Verdict
+from guardproxy.views import GrowingViews
 
 # A text is cut behind a word if one ends within so many characters. Texts without spaces are cut anywhere.
 _LONGEST_WORD = 40
@@ -20,7 +22,10 @@ _LONGEST_WORD = 40
 
 @dataclass(slots=True)
 class LatestCheck:
-    """The latest finished check of a choice. `seconds` and `unread` add up over all checks of the choice."""
+    """The latest finished check of a choice. `seconds` and `unread` add up over all checks of the choice.
+
+    `failure` is the guard's, if the client gets it as an error.
+    """
 
     message: Message
     verdict: Verdict | None
@@ -30,6 +35,7 @@ class LatestCheck:
     undecoded: bool = False
     unread: tuple[str, ...] = ()
     counted: CountedVerdict | None = None
+    failure: GuardUnavailable | None = None
 
     def stops(self, policy: Policy, *, early: bool = False) -> bool:
         """Whether the text must not pass as it is; in an `early` check, whether that is in doubt."""
@@ -51,6 +57,7 @@ class ChoiceChecks:
         self._stream = stream
         self.context = recent_context(exchange.request.conversation.messages)
         self.ended: set[int] = set()
+        self._views: dict[int, GrowingViews] = {}  # by choice
         self._key = uuid.uuid4().hex  # the guard keeps its work on this reply under this name
 
     async def check(self, choice: int, before: LatestCheck | None, upto: int | None = None) -> LatestCheck:
@@ -64,7 +71,8 @@ class ChoiceChecks:
             message = cut(message, upto, before.message.parts if before else ())
         if before is not None and before.message == message:
             return before  # a finish frame without text: the last check judged exactly this message
-        judged = await self._judged(message)
+        growing = self._views.setdefault(choice, GrowingViews())
+        judged = await self._judged(message, growing)
         if message.arrived and not _is_clean(judged):
             message = await self._without_harm_beside(choice)
             judged = await self._judged(message)
@@ -72,12 +80,20 @@ class ChoiceChecks:
         if before is not None:
             seconds, unread = seconds + before.seconds, tuple(dict.fromkeys((*before.unread, *unread)))
         return LatestCheck(
-            message, judged.verdict, judged.decision, judged.error, seconds, judged.undecoded, unread, judged.counted
+            message,
+            judged.verdict,
+            judged.decision,
+            judged.error,
+            seconds,
+            judged.undecoded,
+            unread,
+            judged.counted,
+            judged.failure,
         )
 
-    async def _judged(self, message: Message) -> Judgement:
-        policy = self._exchange.policy
-        return await self._judging.judgement(self.context, in_scope(message, policy.judge), policy, self._key)
+    async def _judged(self, message: Message, growing: GrowingViews | None = None) -> Judgement:
+        policy, message = self._exchange.policy, in_scope(message, self._exchange.policy.judge)
+        return await self._judging.judgement(self.context, message, policy, self._key, growing=growing)
 
     async def _without_harm_beside(self, choice: int) -> Message:
         """The choice beside the released texts of others only, if their own text must not pass or cannot be judged.

@@ -1,6 +1,7 @@
 """Conversations that an upstream keeps: which of its replies, named by a later request, were judged here."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import replace
 
 from guardproxy.pipeline.exchange import Exchange
@@ -28,6 +29,14 @@ class JudgedReplies:
             if len(self._ids) > _MAX_IDS:
                 self._ids.popitem(last=False)
 
+    def giver(self, exchange: Exchange, upstreams: Iterable[str]) -> str:
+        """The one of the `upstreams` that gave the remembered reply which the request resumes; empty if unknown."""
+        resumed, origin = exchange.request.resumes, exchange.origin
+        if resumed is None:
+            return ""
+        there = (replace(exchange, origin=replace(origin, upstream=upstream)) for upstream in upstreams)
+        return next((one.origin.upstream for one in there if _key(one, resumed.text) in self._ids), "")
+
     def without_known(self, exchange: Exchange) -> Exchange:
         """The exchange; if its request resumes a remembered reply, without the opaque part that stands for it."""
         resumed = exchange.request.resumes
@@ -39,6 +48,41 @@ class JudgedReplies:
             for message in exchange.request.conversation.messages
         )
         return replace(exchange, request=replace(exchange.request, conversation=Conversation(messages)))
+
+
+class WithheldReplies:
+    """Remembers which replies were withheld, in whole or from a place on, and the reply before each.
+
+    The upstream keeps a withheld reply. A request that goes on from one goes on from the reply before it, so that the
+    model does not read what nobody was to read: as in a history, from which the exchange of a refused turn is dropped.
+
+    One process remembers. A store that several share has the same two methods, keys and values.
+    """
+
+    def __init__(self) -> None:
+        self._before: OrderedDict[tuple[str, str, str, str], str] = OrderedDict()
+
+    def note(self, exchange: Exchange, reply_id: str) -> None:
+        """Remember a withheld reply, if its protocol lets a request go on from it."""
+        if reply_id and exchange.wire.resumable:
+            resumed = exchange.request.resumes
+            self._before[_key(exchange, reply_id)] = resumed.text if resumed else ""
+            if len(self._before) > _MAX_IDS:
+                self._before.popitem(last=False)
+
+    def left_out(self, exchange: Exchange) -> Exchange:
+        """The exchange; a request from a withheld reply goes on from the one before it, if the policy drops such turns.
+
+        Raises Unreadable if the request says nothing then.
+        """
+        resumed = exchange.request.resumes
+        if resumed is None or exchange.policy.history != "drop":
+            return exchange
+        key = _key(exchange, resumed.text)
+        if key not in self._before:
+            return exchange
+        self._before.move_to_end(key)
+        return replace(exchange, request=exchange.wire.continued(exchange.request, self._before[key]))
 
 
 def _key(exchange: Exchange, reply_id: str) -> tuple[str, str, str, str]:

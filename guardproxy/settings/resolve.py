@@ -8,20 +8,29 @@ from typing import Any
 
 from guardproxy.calibration import UNCALIBRATED, Calibration
 from guardproxy.errors import ConfigError
-from guardproxy.policy import UNSAFE, OnFailure, Policy, PolicySet, Route, Rule, SideRules
+from guardproxy.localtext import LocalText
+from guardproxy.policy import ANY, UNSAFE, BlockPolicy, OnFailure, Policy, PolicySet, Route, Rule, SideRules
 from guardproxy.settings.model import (
     AuditSettings,
     Document,
     GuardSettings,
     LogSettings,
-    UpstreamSettings,
 )
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_paths import PathSettings
-from guardproxy.settings.model_policy import OpaqueSettings, PolicySettings, RouteSettings, ThresholdSettings
+from guardproxy.settings.model_policy import (
+    BlockSettings,
+    OpaqueSettings,
+    PolicySettings,
+    RouteSettings,
+    ThresholdSettings,
+)
 from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings
+from guardproxy.settings.model_upstreams import GroupSettings, UpstreamSettings
 from guardproxy.settings.yaml_tree import SettingPath
 from guardproxy.types import Side, Taxonomy
+
+DEMO = "demo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +45,11 @@ class MemberSettings:
 class Settings:
     """A valid configuration.
 
-    `name` is the file's, or `built-in defaults`. `taxonomy` is None for the family's own, `wires` None for every
-    built-in one. `members` are the guards that `guard.all`, `guard.cascade` or `guard.by_language` combines, in that
-    order. `version` is a hash of the content without secrets. `sections` are the keys at the top of the file. `unset`
-    are the secrets whose environment variable is not set, with a message that has the place in the file: they are None
-    here, and whoever needs one asks with `require`.
+    `name` is the file's, or `built-in defaults`. `upstream` counts only without `upstreams`. `taxonomy` is None for the
+    family's own, `wires` None for every built-in one. `members` are the guards that `guard.all`, `guard.cascade` or
+    `guard.by_language` combines, in that order. `version` is a hash of the content without secrets. `sections` are the
+    keys at the top of the file. `unset` are the secrets whose environment variable is not set, with a message that has
+    the place in the file: they are None here, and whoever needs one asks with `require`.
     """
 
     name: str
@@ -48,6 +57,8 @@ class Settings:
     server: ServerSettings
     admin: AdminSettings | None
     upstream: UpstreamSettings
+    upstreams: Mapping[str, UpstreamSettings]
+    upstream_groups: Mapping[str, GroupSettings]
     guard: GuardSettings
     taxonomy: Taxonomy | None
     members: Mapping[str, MemberSettings]
@@ -60,6 +71,17 @@ class Settings:
     log: LogSettings
     sections: frozenset[str]
     unset: Mapping[SettingPath, str] = field(default_factory=dict)
+
+    @property
+    def by_name(self) -> Mapping[str, UpstreamSettings]:
+        """Every upstream by its name; the only one is called default."""
+        return self.upstreams or {"default": self.upstream}
+
+    def with_demo(self, url: str) -> "Settings":
+        """The settings with the address of the demo upstream in place of the word."""
+        upstreams = {name: replace(one, url=url) if one.url == DEMO else one for name, one in self.upstreams.items()}
+        only = replace(self.upstream, url=url) if self.upstream.url == DEMO else self.upstream
+        return replace(self, upstream=only, upstreams=upstreams)
 
     def require(self, *above: str) -> None:
         """Check that every secret below a place of the file is set; without a place, every one. Raises ConfigError."""
@@ -116,6 +138,8 @@ def resolve(
         server=document.server,
         admin=document.admin,
         upstream=document.upstream,
+        upstreams=document.upstreams,
+        upstream_groups=document.upstream_groups,
         guard=document.guard,
         taxonomy=document.taxonomy_of(document.guard),
         members={
@@ -151,12 +175,27 @@ def _policy(name: str, policy: PolicySettings, version: str, calibration: Calibr
         on_language=_by_side(policy.on_language),
         judge=policy.judge,
         history=policy.history.unsafe_turns,
-        block=policy.block,
+        block=_block(policy.block),
         rewrite=policy.rewrite,
         stream=policy.stream,
         thread=policy.thread,
         views=policy.views,
         calibration=calibration,
+    )
+
+
+def _block(block: BlockSettings) -> BlockPolicy:
+    """What a block says; texts without places are those of all places."""
+    message = block.message if isinstance(block.message, str) else BlockPolicy().message
+    local = {} if isinstance(block.message, str) else block.message
+    return BlockPolicy(
+        block.how,
+        message,
+        block.finish,
+        block.name_categories,
+        block.closing,
+        {name: LocalText({ANY: text} if isinstance(text, str) else text) for name, text in local.items()},
+        (block.place_header or "").lower(),
     )
 
 
@@ -196,4 +235,5 @@ def _route(route: RouteSettings) -> Route:
         client=when.client or "*",
         header=next(iter(when.header.items())) if when.header else None,
         shadow=route.shadow,
+        upstream=route.upstream or "",
     )

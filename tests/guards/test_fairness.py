@@ -7,7 +7,7 @@ import time
 import pytest
 
 from guardproxy.app.registries import open_family
-from guardproxy.asking import as_one_request, asked_by
+from guardproxy.asking import AsOneRequest, asked_by
 from guardproxy.engine.runner import WorkItem, WorkResult
 from guardproxy.errors import JudgingTooLong, Overloaded
 from guardproxy.guards.local import LocalGuard, LocalLimits, ModelOptions, open_local_guard
@@ -172,7 +172,7 @@ def test_checks_without_a_request_count_as_one_inside_the_context():
 
     async def body(guard):
         for _ in range(2):
-            with as_one_request():
+            with AsOneRequest():
                 await asyncio.gather(*(guard.judge(check(text_of(f"v{at:04}", 10))) for at in range(30)))
         with pytest.raises(Overloaded):
             await asyncio.gather(*(guard.judge(check(text_of(f"v{at:04}", 10))) for at in range(30)))

@@ -56,7 +56,7 @@ assistant: {"*": {}}
 14:61: policies.default.user.suicide_self_harm.blok: unknown key; did you mean block?
 15:7: policies.default.user.suicide_self_harm: duplicate key, already set in line 14; keep only one
 15:34: policies.default.user.suicide_self_harm.block: must be at least 0, not -1
-16:21: policies.default.on_guard_error: must be one of block, flag, allow, not "blokc"; did you mean block?
+16:21: policies.default.on_guard_error: must be one of error, block, flag, allow, not "blokc"; did you mean block?
 17:16: policies.default.on_opaque: must be one of block, flag, allow, not "falg"; did you mean flag?
 18:30: policies.default.stream.exposure: has no effect with mode: hold_all, because nothing is released before the \
 whole reply is judged; remove it
@@ -197,6 +197,24 @@ def test_every_planted_mistake_is_reported_at_once() -> None:
             "routes: [{name: a, policy: default, when: {model: m}}, {name: a, policy: default, when: {model: n}}]",
             "the name a is that of an earlier route",
         ),
+        (
+            "upstream: {key: ${KEY}}",
+            "1:18: not YAML: expected ',' or '}', but got '{'; between braces, quote it: ",
+        ),
+        ("upstream: {key: ${env:KEY}}", 'quote it: "${env:KEY}"'),
+        ("upstream: {key: $KEY}", "upstream.key: names a variable in another way; write ${env:KEY}"),
+        ("upstream: {key: '${KEY}'}", "upstream.key: names a variable in another way; write ${env:KEY}"),
+        (
+            "audit: {store: 'postgresql://u:pw@h/d'}",
+            "audit.store: a password does not belong in the file; write ${env:",
+        ),
+        ("audit: {store: 'postgresql://h/d?password=pw'}", "audit.store: a password does not belong in the file"),
+        (
+            "policies: {default: {unsafe: 0.5}}",
+            "must be a mapping, not 0.5; for a threshold, write {block: 0.5}, or fl",
+        ),
+        ("policies: {default: {unsafe: {rewrite: 1}}}", "must be a mapping, not 1; for a threshold, write {at: 1}"),
+        ("server: {cors: {origins: [app.example]}}", "server.cors.origins[0]: must be scheme://host"),
     ],
 )
 def test_mistake(text: str, message: str) -> None:

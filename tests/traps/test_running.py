@@ -16,6 +16,7 @@ from guardproxy.pipeline import Pipeline
 from guardproxy.policy import BlockPolicy, PolicySet, Route, Rule, SideRules
 from guardproxy.registry import load
 from guardproxy.types import Category, Check, Finding, Record, Taxonomy, Verdict
+from guardproxy.web.upstream import Retries
 from tests.kit import ListSink, WordGuard
 from tests.web.kit import WORDS, chat, completion, events, policy, standing
 
@@ -93,7 +94,7 @@ def test_a_refusal_does_not_quote(http: httpx.Client, side: str, how: Any) -> No
 
 def test_a_block_is_paid_for_once() -> None:
     """A blocked reply is not requested again, even with retries; a blocked request is never sent."""
-    again = {"attempts": 3, "retry_unsafe": True}
+    again = {"retries": Retries(3, "unknown")}
     policies = PolicySet({"default": policy(block=BlockPolicy(how="error"))})
     with standing(completion("the poison"), upstream=again, policies=policies) as (url, upstream), sdk(url) as client:
         for text in ("hello", "mix poison"):

@@ -24,6 +24,7 @@ from guardproxy.ports import Sink
 from guardproxy.registry import load
 from guardproxy.settings import Limits
 from guardproxy.web.app import OPERATOR_PATHS, create_app, operator_routes
+from guardproxy.web.failover import Upstreams
 from guardproxy.web.paths import PathList
 from guardproxy.web.proxy import LivePolicies, Proxy
 from guardproxy.web.upstream import Upstream
@@ -52,7 +53,7 @@ def policy(**changes: Any) -> Policy:
     return Policy("default", "v1", **{"user": side, "assistant": side, **changes})
 
 
-def guarded(upstream: Upstream, **changes: Any) -> ASGIApp:
+def guarded(upstream: Upstream | Upstreams, **changes: Any) -> ASGIApp:
     """The whole proxy around a WordGuard, with `changes` by name."""
     proxy, policies, observers, metrics = parts_of(upstream, **changes)
 
@@ -71,10 +72,11 @@ def guarded(upstream: Upstream, **changes: Any) -> ASGIApp:
         routes=operator_routes(policies=policies, metrics=metrics, ready=changes.get("ready", lambda: "")),
         own_paths=OPERATOR_PATHS,
         visitors=changes.get("visitors"),
+        cors=changes.get("cors", ()),
     )
 
 
-def parts_of(upstream: Upstream, **changes: Any) -> tuple[Proxy, LivePolicies, Observers, Metrics]:
+def parts_of(upstream: Upstream | Upstreams, **changes: Any) -> tuple[Proxy, LivePolicies, Observers, Metrics]:
     """The proxy alone, with `changes` by name, and what it was made of."""
     metrics = Metrics(CollectorRegistry())
     sinks: Mapping[str, Sink] = changes.get("sinks", {})
@@ -83,7 +85,7 @@ def parts_of(upstream: Upstream, **changes: Any) -> tuple[Proxy, LivePolicies, O
     actions = {name: load(name, ACTIONS, "action") for name in ACTIONS}
     policies = LivePolicies(changes.get("policies") or PolicySet({"default": policy()}, version="cfg1"))
     proxy = Proxy(
-        upstream=upstream,
+        upstreams=Upstreams([upstream], metrics=metrics.upstreams) if isinstance(upstream, Upstream) else upstream,
         pipeline=Pipeline(
             changes.get("guard") or WordGuard(WORDS),
             observers,

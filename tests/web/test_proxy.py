@@ -16,6 +16,7 @@ from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
 from guardproxy.policy import BlockPolicy, PolicySet, Route, Rule, SideRules, StreamPolicy
 from guardproxy.settings import Limits
 from guardproxy.types import Check, Verdict
+from guardproxy.web.upstream import Retries
 from tests.kit import WORDS, ListSink, Scripted, WordGuard, until
 from tests.web.kit import ENCODINGS, chat, completion, events, leave, policy, standing
 
@@ -258,7 +259,7 @@ def test_what_an_error_quotes_of_the_model_is_judged(http: httpx.Client, path: s
     """Servers quote a reply that they cannot parse: an error that must not pass becomes an error without it."""
     ask = {"contents": [{"parts": [{"text": "hello"}]}]} if "models" in path else json.loads(chat())
     script = Scripted([error.replace("WORD", word).encode()], status=500)
-    with standing(script, upstream={"attempts": 1}) as (url, _):
+    with standing(script, upstream={"retries": Retries(1)}) as (url, _):
         answer = http.post(url + path, json=ask)
     assert answer.status_code == 500
     assert "error" in answer.json()
@@ -323,7 +324,7 @@ def test_an_error_that_is_withheld_is_recorded(http: httpx.Client, word: str, ac
     sink = ListSink()
     quoted = json.dumps({"error": {"message": f"cannot parse: the {word}"}}).encode()
     script = replace(events(f"the {word}"), status=500) if stream else Scripted([quoted], status=500)
-    with standing(script, upstream={"attempts": 1}, sinks={"list": sink}) as (url, _):
+    with standing(script, upstream={"retries": Retries(1)}, sinks={"list": sink}) as (url, _):
         answer = post(http, url, chat(stream=stream))
     (record,) = [record for record in sink.records if record.side == "assistant"]
     assert (record.decision.action, record.decision.cause, record.outcome) == (action, "verdict", "refuse")
@@ -412,7 +413,7 @@ def test_unreadable_answers_do_not_leave(http: httpx.Client, body: bytes, header
 
 def test_unreachable_upstream(http: httpx.Client) -> None:
     """An upstream that is down is a 502 that the SDK may retry."""
-    with standing(completion("x"), upstream={"attempts": 1, "transport": _refusing()}) as (url, _):
+    with standing(completion("x"), upstream={"retries": Retries(1), "transport": _refusing()}) as (url, _):
         answer = post(http, url, chat())
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_unavailable")
     assert "x-should-retry" not in answer.headers
@@ -460,12 +461,22 @@ def test_client_that_leaves_cancels_the_check() -> None:
         assert upstream.seen == []
 
 
-def test_failing_guard_blocks(http: httpx.Client) -> None:
-    """A guard that fails never means safe: the request is blocked, and the answer looks like any other block."""
+def test_a_failing_guard_is_an_error(http: httpx.Client) -> None:
+    """A guard that fails never means safe, and no text is against a policy: the client may repeat its request.
+
+    The reason is the operator's. With `block`, the answer looks like any other block.
+    """
     with standing(completion("x")) as (url, upstream):
         answer = post(http, url, chat("FAIL"))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "guard_unavailable")
+    assert (answer.headers["retry-after"], "x-guardproxy-action" in answer.headers) == ("5", False)
+    assert "x-should-retry" not in answer.headers
+    assert "told to fail" not in answer.text
+    policies = PolicySet({"default": policy(on_guard_error="block")})
+    with standing(completion("x"), policies=policies) as (url, blocked):
+        answer = post(http, url, chat("FAIL"))
     assert answer.json()["choices"][0]["finish_reason"] == "content_filter"
-    assert upstream.seen == []
+    assert upstream.seen == blocked.seen == []
 
 
 @pytest.mark.parametrize("side", ["request", "reply", "stream"])
@@ -617,7 +628,7 @@ def test_errors_of_ambiguous_paths_have_their_protocols_shape(http: httpx.Client
 
 def test_errors_of_forwarded_paths_have_their_protocols_shape(http: httpx.Client) -> None:
     """An allowed path gets its protocol's error if the upstream cannot be reached."""
-    down = {"attempts": 1, "transport": _refusing()}
+    down = {"retries": Retries(1), "transport": _refusing()}
     with standing(completion("x"), upstream=down, allow=("GET /api/tags",)) as (url, _):
         answer = http.get(url + "/api/tags")
     assert (answer.status_code, error_of(answer.json(), "ollama")) == (502, "upstream_unavailable")
@@ -764,7 +775,7 @@ def test_not_ready_refuses(http: httpx.Client) -> None:
     with standing(completion("x"), ready=lambda: "the guard is loading") as (url, upstream):
         answer = post(http, url, chat())
         assert http.get(url + "/readyz").status_code == 503
-        assert http.get(url + "/healthz").json() == {"status": "ok", "policy": "cfg1", "dtype": {}}
+        assert http.get(url + "/healthz").json() == {"status": "ok", "policy": "cfg1", "dtype": {}, "upstreams": {}}
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
     assert "x-should-retry" not in answer.headers
     assert upstream.seen == []
