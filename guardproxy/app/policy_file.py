@@ -243,6 +243,7 @@ def _check_reload(old: Settings, new: Settings, sections: frozenset[str]) -> Non
         "limits",
         "paths",
         "audit",
+        "alerts",
         "console",
     )
     fixed = (*inside, "log")

@@ -13,6 +13,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from guardproxy.observe.alert_metrics import AlertMetrics
 from guardproxy.observe.upstream_metrics import UpstreamMetrics
 from guardproxy.types import Record, Side, Usage
 
@@ -57,16 +58,13 @@ class Metrics:
         def gauge(name: str, help_text: str) -> Gauge:
             return Gauge(f"guardproxy_{name}", help_text, registry=registry)
 
-        # Looking up a counter by its labels takes longer than counting.
         self._requests_of = lru_cache(counter("requests", "Requests answered.", "wire", "status").labels)
         self._failures = counter("failures", "Requests and streams that ended in an error, by its code.", "code")
         self._decisions_of = lru_cache(counter("decisions", "Judged turns by decision.", "side", "action").labels)
         by_category = ("side", "category", "action")
         self._categories = counter("category_decisions", "Judged turns by category and decision.", *by_category)
         self._shadow = counter("shadow_decisions", "Decisions of shadow policies, which do not act.", "side", "action")
-        self._guard_errors = counter(
-            "guard_errors", "Turns without a verdict because the guard failed or was overloaded.", "cause"
-        )
+        self._guard_errors = counter("guard_errors", "Turns without a verdict: the guard failed or was busy.", "cause")
         self._unread = counter("unread_languages", "Judged turns in languages that are not read.", "side", "language")
         guard_s = seconds("guard", "Time to a verdict on all views of a text.", "cached")
         self._cached_s, self._judged_s = guard_s.labels("true"), guard_s.labels("false")
@@ -82,7 +80,7 @@ class Metrics:
         )
         self._expected = gauge("guard_expected_seconds", "Seconds of work that waits for the guard or runs.")
         self._queue = gauge("guard_queue_checks", "Checks that wait for the guard or run.")
-        self.upstreams = UpstreamMetrics(registry)
+        self.upstreams, self.alerts = UpstreamMetrics(registry), AlertMetrics(registry)
         self._upstream_s = seconds("upstream", "Time from sending a request upstream to the first byte of the reply.")
         self._added_s = seconds("added", "Time that guardproxy added to an answer.")
         self._streams = gauge("streams_held", "Streamed replies being held until they are judged.")
@@ -91,13 +89,12 @@ class Metrics:
         self._audit_failures = counter("audit_failures", "Records that a sink failed to store.", "sink")
         self._audit_dropped = counter("audit_dropped", "Records dropped because the queue of a sink was full.", "sink")
         self._audit_written = counter("audit_written", "Records that a sink stored.", "sink")
-        self._retained = counter(
-            "audit_retention_erased", "Records, and texts alone, that were kept no longer.", "what"
-        )
+        self._retained = counter("audit_retention_erased", "Records, and texts alone, kept no longer.", "what")
         self._retention_failures = counter("audit_retention_failures", "Attempts to erase old records that failed.")
 
     def request(self, wire: str, status: int) -> None:
         """Count a request answered with the HTTP `status`; `wire` is the protocol's name, or "none"."""
+        # Like that of decisions, the counter is kept: looking it up by its labels takes longer than counting.
         self._requests_of(self._wire(wire), f"{status // 100}xx").inc()
 
     def failed(self, code: str) -> None:

@@ -16,6 +16,7 @@ from guardproxy.settings.model import (
     LogSettings,
     ServiceSettings,
 )
+from guardproxy.settings.model_alerts import AlertSettings, ReceiverSettings
 from guardproxy.settings.model_console import OPERATOR, ConsoleKeySettings, ConsoleSettings, ReviewerRole
 from guardproxy.settings.model_paths import PathSettings
 from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings, ServerTlsSettings
@@ -38,6 +39,7 @@ __all__ = [
     "MULTILINGUAL",
     "OPERATOR",
     "AdminSettings",
+    "AlertSettings",
     "AuditSettings",
     "Catalogue",
     "ConsoleKeySettings",
@@ -48,6 +50,7 @@ __all__ = [
     "LogSettings",
     "MemberSettings",
     "PathSettings",
+    "ReceiverSettings",
     "ReviewerRole",
     "ServerSettings",
     "ServerTlsSettings",
