@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from guardproxy import actions, wires
+from guardproxy.app.access import clients_of, open_access
 from guardproxy.app.alerts import ProcessAlerts
 from guardproxy.app.audit import exclusions_of, follow_exclusions, keep_of, open_sinks, retain
 from guardproxy.app.console import PATHS, console_routes, console_store, own_visitors
@@ -47,7 +48,8 @@ class Service:
 
     `on_failure` is called if they cannot start. A guard that fails the canaries is tried again every `canaries_s`
     seconds. `random` draws the sample of `audit.sample_passed`; without it, one that nobody can predict. `stopping`
-    tells whether the server waits for its open answers to end.
+    tells whether the server waits for its open answers to end. `shared_limits` is the folder in which all workers count
+    what clients use.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Service:
         canaries_s: float = 5.0,
         random: Random | None = None,
         stopping: Callable[[], bool] = lambda: False,
+        shared_limits: str | None = None,
     ) -> None:
         settings.require()
         self._settings = settings
@@ -73,6 +76,7 @@ class Service:
         self._local = local_guards(self._guards)
         self._policies = LivePolicies(settings.policies)
         self._file = PolicyFile(source, self._policies, self._prepare)
+        self._access = open_access(settings, shared_limits)
         self._sample = ReviewSample(settings.audit.sample_passed, random or Random())
         self._metrics = Metrics(CollectorRegistry())
         self._metrics.queue_from(lambda: [(guard.stats.queued, guard.stats.expected_s) for guard in self._local])
@@ -116,6 +120,7 @@ class Service:
             model=self._guard.name,
             identities=identities,
             sample=self._sample,
+            access=self._access,
         )
         console = self._review and console_routes(
             self._review,
@@ -159,6 +164,7 @@ class Service:
             ready=lambda: self._reason,
             identities=identities,
             sample=self._sample,
+            access=self._access,
         )
 
     def _operator_routes(self) -> list[BaseRoute]:
@@ -264,6 +270,7 @@ class Service:
         def use() -> None:
             self._pipeline.use(openers)
             self._exclusions.use("configuration", exclusions_of(settings))
+            self._access.clients = clients_of(settings)
 
         return use
 

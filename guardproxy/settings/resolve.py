@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from guardproxy.access import Client, ClientKey
 from guardproxy.calibration import UNCALIBRATED, Calibration
+from guardproxy.durations import instant
 from guardproxy.errors import ConfigError
 from guardproxy.localtext import LocalText
 from guardproxy.policy import ANY, UNSAFE, BlockPolicy, OnFailure, Policy, PolicySet, Route, Rule, SideRules
@@ -17,6 +19,7 @@ from guardproxy.settings.model import (
     LogSettings,
 )
 from guardproxy.settings.model_alerts import AlertSettings
+from guardproxy.settings.model_clients import ClientSettings
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_paths import PathSettings
 from guardproxy.settings.model_policy import (
@@ -67,6 +70,7 @@ class Settings:
     limits: Limits
     paths: PathSettings
     policies: PolicySet
+    clients: tuple[Client, ...] | None
     audit: AuditSettings
     alerts: AlertSettings | None
     console: ConsoleSettings
@@ -151,6 +155,7 @@ def resolve(
         limits=document.limits,
         paths=document.paths,
         policies=PolicySet(policies, tuple(_route(route) for route in document.routes), version),
+        clients=_clients(document.clients),
         audit=document.audit,
         alerts=document.alerts,
         console=document.console,
@@ -238,5 +243,27 @@ def _route(route: RouteSettings) -> Route:
         client=when.client or "*",
         header=next(iter(when.header.items())) if when.header else None,
         shadow=route.shadow,
+        protocol=when.protocol or "*",
+        method=when.method or "*",
+        user=when.user or "*",
+        may_choose=route.may_choose,
+        overlap=route.overlap,
         upstream=route.upstream or "",
+    )
+
+
+def _clients(clients: Mapping[str, ClientSettings] | None) -> tuple[Client, ...] | None:
+    if clients is None:
+        return None
+    return tuple(
+        Client(
+            name,
+            tuple(
+                ClientKey(bytes.fromhex(key.sha256), instant(key.expires) if key.expires else None) for key in one.keys
+            ),
+            one.requests_per_minute,
+            one.characters_per_minute,
+            {upstream: key for upstream, key in one.upstream_keys.items() if key is not None},
+        )
+        for name, one in clients.items()
     )

@@ -4,7 +4,19 @@ import re
 from collections.abc import Iterator, Mapping
 
 from guardproxy.settings.catalogue import Catalogue
-from guardproxy.settings.checks import alerts, audit, console, families, guards, policies, server, taxonomies, upstream
+from guardproxy.settings.checks import (
+    alerts,
+    audit,
+    clients,
+    console,
+    families,
+    guards,
+    policies,
+    routes,
+    server,
+    taxonomies,
+    upstream,
+)
 from guardproxy.settings.model import Document
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 from guardproxy.types import SIGNALS
@@ -36,7 +48,8 @@ def check(
         *console.console(root, secrets),
         *policies.policies(root, catalogue, allowed),
         *policies.default_policies(root, catalogue, categories),
-        *policies.routes(root),
+        *clients.clients(root),
+        *routes.routes(root, catalogue),
     ]
 
 
