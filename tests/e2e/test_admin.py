@@ -102,11 +102,11 @@ def test_clients_cannot_keep_the_operators_out(tmp_path: Path) -> None:
         httpx.Client(trust_env=False, headers={"connection": "close"}) as http,
     ):
         taken = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
-        until(lambda: answers(http, f"{url}/nothing", 503), "a third connection is served")
+        until(lambda: answers(http, f"{url}/unknown", 503), "a third connection is served")
         assert http.get(f"{admin}/readyz").status_code == 200
         for connection in taken:
             connection.close()
-        until(lambda: answers(http, f"{url}/nothing", 404), "nobody is served")
+        until(lambda: answers(http, f"{url}/unknown", 404), "nobody is served")
         waiting = threading.Thread(target=chat, args=(url, "hello"))
         waiting.start()
         until(lambda: upstream.seen, "the upstream is not asked")
