@@ -147,7 +147,7 @@ def test_research_is_only_watched(company: dict[str, Any], capsys: pytest.Captur
     def decisions() -> set[tuple[str, str]]:
         assert main([*command, "--shadow", "with"]) == 0
         records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-        return {(record["origin"]["policy"], record["decision"]["action"]) for record in records}
+        return {(record["policy"], record["decision"]["action"]) for record in records}
 
     until(lambda: decisions() >= {("watch", "flag"), ("default", "block")}, "the shadow decision is not recorded")
 
