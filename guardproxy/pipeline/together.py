@@ -62,4 +62,5 @@ def _with(choice: JudgedTurn, together: Judgement, policy: Policy) -> JudgedTurn
         error=choice.error or together.error,
         undecoded=undecoded,
         counted=counted,
+        failure=choice.failure or together.failure,
     )

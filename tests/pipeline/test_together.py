@@ -140,8 +140,16 @@ class Failing(Counting):
 def test_choices_that_cannot_be_judged_together() -> None:
     """Their records say that the guard has failed, and the policy decides as for any failure."""
     run = Run(Failing())
-    run.reply("Fine.", "Good.", rules=policy())
+    run.reply("Fine.", "Good.", rules=policy(on_guard_error="block"))
     assert [bool(record.error) for record in run.records] == [True, True]
+    assert {record.outcome for record in run.records} == {"refuse"}
+
+
+def test_the_client_is_told_that_choices_could_not_be_judged_together() -> None:
+    """A refusal would say that they are against a policy."""
+    run = Run(Failing())
+    with pytest.raises(GuardUnavailable):
+        run.reply("Fine.", "Good.", rules=policy(on_guard_error="error"))
     assert {record.outcome for record in run.records} == {"refuse"}
 
 
