@@ -82,6 +82,18 @@ def test_an_input_is_edited_and_dropped() -> None:
     assert json.loads(openai_embeddings.wire.edit_request(request, [], [0]))["input"] == ["Two"]
 
 
+@pytest.mark.parametrize("first", ["One", {"text": "One", "image": "i"}])
+@pytest.mark.parametrize("text", ["1", ""])
+def test_an_edited_input_keeps_its_place(first: Any, text: str) -> None:
+    """With one input fewer, the client would take the vectors of the others for those of their neighbours."""
+    request = _read(*OPENAI, {"model": "m", "input": [first, "Two"], "user": "a long name of four words"})
+    edits = [Edit("input[0]", text), Edit("user", "")]
+    assert json.loads(openai_embeddings.wire.edit_request(request, edits, [])) == {"model": "m", "input": [text, "Two"]}
+    request = _read(*OPENAI, {"model": "m", "input": first})
+    edited = json.loads(openai_embeddings.wire.edit_request(request, [Edit("input", text)], []))
+    assert edited["input"] == text
+
+
 @pytest.mark.parametrize(
     ("body", "place"),
     [({}, "input"), ({"input": []}, "input"), ({"input": [None]}, "input[0]"), ({"input": 3}, "input"),

@@ -8,14 +8,14 @@ import json
 import re
 from array import array
 from base64 import b64decode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request
-from guardproxy.types import Message, Refuse
+from guardproxy.types import Edit, Message, Refuse
 from guardproxy.wires.shared.base import BaseWire, Changed
-from guardproxy.wires.shared.body import dumps, read_object, remove
+from guardproxy.wires.shared.body import container_of, dumps, read_object, remove, steps
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.known import Known, repeated_in_reply
 from guardproxy.wires.shared.message_builder import MessageBuilder
@@ -100,6 +100,17 @@ class EmbeddingWire(BaseWire):
                     yield f"{name}[{index}]", _input(f"{name}[{index}]", item, known)
             else:
                 yield name, _input(name, value, known)
+
+    def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
+        """Return the edited body. An edited input keeps its place, as a text: each input gets a vector, in order."""
+        body = json.loads(request.raw)
+        of_inputs = [edit for edit in edits if steps(edit.path)[0] in self.inputs]
+        rewrite(body, (edit for edit in edits if edit not in of_inputs), _NO_CALLS)
+        for edit in of_inputs:
+            container, last = container_of(body, edit.path)
+            container[last] = edit.text
+        remove(body, (place for index in drop for place in request.places[index]))
+        return dumps(body)
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """Parse a reply, which has a choice only if it has texts. Raises UpstreamUnreadable."""
