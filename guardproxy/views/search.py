@@ -155,7 +155,8 @@ class _Search:
                     return out
         if out is view and "spaced" in self.chosen and (text := unspaced(view.text)) != view.text:
             return self._cleaned(View(_names(view.name, "spaced"), text))
-        may_be_damaged = out is view and DAMAGED in self.chosen and (long or "0x" in view.text)
+        has_escapes = "0x" in view.text or "\\x" in view.text
+        may_be_damaged = out is view and DAMAGED in self.chosen and (long or has_escapes)
         if may_be_damaged and (text := undamaged(view.text, seals)) != view.text:
             return self._cleaned(View(_names(view.name, DAMAGED), text))
         return out

@@ -119,3 +119,16 @@ def test_what_counts_over_the_whole_text_is_kept(text, step):
     found = [growing.of(text[:end], (), VIEWS) for end in range(step, len(text) + step, step)]
     assert found == [views_of(text[:end], (), VIEWS) for end in range(step, len(text) + step, step)]
     assert found[-1].views
+
+
+@pytest.mark.parametrize("names", [VIEWS, tuple(name for name in VIEWS if name != "hex"), ("damaged",)])
+def test_a_long_word_before_changes_nothing_in_what_follows(names):
+    """Escapes of which one is no text, far behind the only long word, also for a policy without some methods."""
+    escapes = [f"\\x{ord(char):02x}" for char in HARM]
+    hidden = " ".join([*escapes[:10], "\\xff", *escapes[10:]])
+    text = "https://example.com/a/long/word " + PROSE[0] * 3 + hidden + " and so on"
+    growing = GrowingViews()
+    for end in range(50, len(text) + 50, 50):
+        found = growing.of(text[:end], (), names)
+        assert found == views_of(text[:end], (), names)
+    assert found.views
