@@ -239,6 +239,7 @@ class StreamReview:
         await self._records.add(ask.choice, check, outcome, complete=True)
         if check.failure is not None and not isinstance(check.failure, JudgingTooLong):
             self._ended.add(ask.choice)
+            self._withheld.note(self._exchange, self._stream.info.id)
             raise check.failure
         return self._ending(ask.choice, outcome)
 
@@ -383,6 +384,8 @@ class StreamReview:
             check = replace(check, decision=worst([check.decision, _UNREADABLE]), error=self._unreadable)
         stops = SEVERITY[check.decision.action] >= SEVERITY["rewrite"]
         outcome = refusal(policy, check.decision) if stops and not monitored else Pass()
+        if isinstance(outcome, Refuse):
+            self._withheld.note(self._exchange, self._stream.info.id)
         await self._records.add(choice, check, outcome, complete=self._stream.is_complete(choice))
 
 

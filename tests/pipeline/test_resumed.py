@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from guardproxy.actions import REGISTRY
+from guardproxy.errors import GuardUnavailable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Exchange, Pipeline
 from guardproxy.pipeline.resumed import JudgedReplies
@@ -59,6 +61,11 @@ class Talk:
 
 async def _whole(raw: bytes) -> AsyncIterator[bytes]:
     yield raw
+
+
+async def _pieces(*pieces: bytes) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
 
 
 def response(name: str, text: str, status: str = "completed") -> bytes:
@@ -143,6 +150,33 @@ def test_a_withheld_reply_is_left_out(stream: bool, history: Any) -> None:
         name = "resp_2"
         talk.answered(asked(previous_response_id="resp_1"), name, "a bomb")
     assert forwarded(talk, asked(previous_response_id=name)) == ("resp_1" if history == "drop" else name)
+
+
+@pytest.mark.parametrize("text", [b"A FAIL now", b"A bomb now"])
+def test_a_reply_that_its_client_has_not_read_is_left_out(text: bytes) -> None:
+    """The guard fails on it, or the client leaves before the harm: the client has the id of the reply all the same."""
+    talk = Talk()
+    rules = replace(POLICY, on_opaque={"user": "flag", "assistant": "flag"})
+    raw = BY_NAME["responses"].raw.replace(b"High tide", text).replace(b', "instructions": "Answer briefly."', b"")
+    name = json.loads(BY_NAME["responses"].reply)["id"]
+
+    async def read() -> None:
+        head, separator, rest = raw.partition(b"\n\n")
+        pieces = talk.pipeline.review_stream(asked, _pieces(head + separator, rest), "text/event-stream")
+        async with aclosing(pieces):
+            assert name.encode() in await anext(pieces)
+            if b"FAIL" in text:
+                with pytest.raises(GuardUnavailable):
+                    _ = [piece async for piece in pieces]
+            else:
+                assert b"withheld" not in await anext(pieces)
+        await talk.pipeline.close(20)
+
+    talk.answered(replace(talk.exchange(), policy=rules), "resp_0", "fine")
+    asked = replace(talk.exchange(previous_response_id="resp_0", stream=True), policy=rules)
+    asyncio.run(read())
+    again = replace(talk.exchange(previous_response_id=name), policy=rules)
+    assert forwarded(talk, again) == "resp_0"
 
 
 def test_another_upstreams_reply_is_unknown() -> None:
