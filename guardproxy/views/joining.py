@@ -21,7 +21,7 @@ _NEVER_JOINED = ("tool_call", "tool_definition")
 _SENTENCE = re.compile(r"[^\W\d_]{3}[.!?:…]+[\"'\u2019\u201d]*\Z")
 _BRACKETS = ("]})>", "[{(<")
 _TAIL = 16
-# A part of fewer characters says too little by itself; so does a text that announces a tool call.
+# Fewer characters say too little by themselves; so does a text that announces a tool call.
 _LEAST, _LEAST_ANNOUNCING = 20, 80
 # Of more parts, several adjacent ones are read together.
 MOST_PARTS = 64
@@ -48,20 +48,27 @@ def joined(message: Message) -> tuple[str, ...]:
 
 
 def apart(message: Message) -> tuple[str, ...]:
-    """Return the texts of the message's parts, each by itself; none if a single part has text, and no short ones.
+    """Return the texts of the message's parts, each by itself; none if a single part has text, or all are short.
 
-    At most MOST_PARTS: more parts are taken together in groups of neighbours, one per line.
+    At most MOST_PARTS: more parts are taken together in groups of neighbours, one per line. Then come the short parts
+    as one text, in lines and without a break, if together they are long enough.
     """
     parts = [part for part in message.parts if part.kind != "opaque" and part.text.strip()]
     if len(parts) < 2:
         return ()
     announcing = _LEAST_ANNOUNCING if any(part.kind == "tool_call" for part in parts) else _LEAST
-    least = {"text": announcing}
-    texts = [part.text for part in parts if len(part.text) >= least.get(part.kind, _LEAST)]
+    texts: list[str] = []
+    short: dict[int, list[str]] = {}
+    for part in parts:
+        least = announcing if part.kind == "text" else _LEAST
+        (texts if len(part.text) >= least else short.setdefault(least, [])).append(part.text)
+    if not texts:
+        return ()
     size = -(-len(texts) // MOST_PARTS)
     if size > 1:
         texts = ["\n".join(texts[start : start + size]) for start in range(0, len(texts), size)]
-    return tuple(dict.fromkeys(texts))
+    together = [(least, separator.join(some)) for least, some in short.items() for separator in ("\n", "") if some[1:]]
+    return tuple(dict.fromkeys([*texts, *(text for least, text in together if len(text) >= least)]))
 
 
 def _interleaved(pieces: Sequence[Part], parts: Sequence[Part]) -> Iterator[str]:

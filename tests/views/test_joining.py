@@ -141,6 +141,23 @@ def test_a_text_and_a_list_of_parts_are_joined_alike() -> None:
     assert joined(Message("user", parts)) == ("bomb", "bo mb")
 
 
+def test_short_parts_are_read_together() -> None:
+    """A text in short pieces is not lost in the long parts between them; two words say too little."""
+    long, pieces = "y" * 90, ("how to make a bo", "mb at home")
+    assert apart(_message(pieces[0], long, pieces[1], long)) == (long, "\n".join(pieces), "".join(pieces))
+    assert apart(_message("Sum", long, "it up")) == (long,)
+    assert apart(_message(*pieces, *pieces)) == ()
+    call = Part("message.tool_calls[0].function.arguments", "x" * 25, "tool_call")
+    texts = [Part(f"message.content[{n}].text", text * 3) for n, text in enumerate(pieces)]
+    both = (texts[0].text, texts[1].text)
+    assert apart(Message("assistant", (texts[0], call, texts[1]))) == ("x" * 25,)
+    assert apart(Message("assistant", (texts[0], call, texts[1], texts[1]))) == (
+        "x" * 25,
+        "\n".join((*both, both[1])),
+        "".join((*both, both[1])),
+    )
+
+
 def test_parts_are_read_apart() -> None:
     """Those that are long enough, each once; a text that announces a call must be longer, a single part has none."""
     long = "a text of twenty-five signs"
