@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from guardproxy.observe.families import Families, families_of, rendered
 from guardproxy.types import Record, Side, Usage
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -186,7 +186,11 @@ class Metrics:
 
     def render(self) -> tuple[str, bytes]:
         """Return the content type and body of a scrape, in Prometheus' text format."""
-        return CONTENT_TYPE_LATEST, generate_latest(self._registry)
+        return rendered(self.families())
+
+    def families(self) -> Families:
+        """Return all metrics as JSON values, for `families.merged`."""
+        return families_of(self._registry)
 
 
 def _tasks() -> int:

@@ -4,7 +4,7 @@ from guardproxy.settings.catalogue import Catalogue
 from guardproxy.settings.checks.rules import rule_mistakes
 from guardproxy.settings.checks.upstream import url_error
 from guardproxy.settings.edit import own_rules, replace_text, with_calibration, with_found_rules, with_rules
-from guardproxy.settings.load import load, load_text
+from guardproxy.settings.load import load, load_text, read_text
 from guardproxy.settings.model import (
     CONTINUED,
     CREDENTIAL_HEADERS,
@@ -53,6 +53,7 @@ __all__ = [
     "load",
     "load_text",
     "own_rules",
+    "read_text",
     "replace_text",
     "rule_mistakes",
     "starter",
