@@ -34,7 +34,7 @@ NEW = OLD.replace("0.6", "0.4")
 async def until(condition: Callable[[], Any]) -> None:
     """Wait until `condition` is true; fail after 30 seconds."""
     async with asyncio.timeout(30):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.02)
 
 
@@ -197,7 +197,7 @@ class Worker:
 @asynccontextmanager
 async def grouped(path: Path, folder: Path) -> Any:
     """A group, and a function that starts a worker of it."""
-    path.write_text(OLD)
+    await asyncio.to_thread(path.write_text, OLD)
     workers: list[Worker] = []
 
     async def start(*, join: bool = True) -> Worker:

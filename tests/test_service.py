@@ -175,18 +175,23 @@ def test_a_calibration_is_reloaded_with_the_policies(config: Path) -> None:
         assert after["category_scores"]["unsafe"] < 0.5
         config.write_text(config.read_text().replace("guard:\n", "guard:\n  timeout_s: 7\n"))
         until(lambda: any(line["event"] == "reload_refused" for line in logs))
-        assert any("changes of guard.timeout_s need a restart, and the policies of the file wait" in line.get("problems", [""])[0] for line in logs)
+        assert any(
+            "changes of guard.timeout_s need a restart, and the policies of the file wait"
+            in line.get("problems", [""])[0]
+            for line in logs
+        )
 
 
 def test_policies_are_applied_and_the_rest_waits_for_a_restart(config: Path) -> None:
     """/healthz, the log and the metrics name the changed keys, until the file has the running values again."""
+    before = config.read_text() + "server: {grace_s: 20}\nlog: {level: info}\n"
+    config.write_text(before)
     source = read(str(config), None)
-    before = config.read_text()
     with serve(Service(source.file, source).app) as url, capture_logs() as logs:
         until(lambda: is_ready(url))
-        config.write_text(
-            before.replace("block: 0.5", "block: 0.25").replace(":9", ":8") + "server: {grace_s: 7}\nlog: {level: debug}\n"
-        )
+        changes = {"block: 0.5": "block: 0.25", ":9": ":8", "grace_s: 20": "grace_s: 7", "level: info": "level: debug"}
+        for old, new in changes.items():
+            config.write_text(config.read_text().replace(old, new))
         until(lambda: in_force(url) == read(str(config), None).file.version)
         keys = ["server.grace_s", "upstream.url", "log.level"]
         assert httpx.get(f"{url}/healthz").json()["restart_needed"] == keys

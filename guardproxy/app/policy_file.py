@@ -10,10 +10,11 @@ from pathlib import Path
 import structlog
 
 from guardproxy.app.registries import catalogue
-from guardproxy.app.reloading import FileStamp, Reloader, ReloadState, stamp_of
+from guardproxy.app.reloading import FileStamp, Reloader, stamp_of
 from guardproxy.app.restarts import restarts_needed
 from guardproxy.console import ThresholdChange
 from guardproxy.errors import ConfigError
+from guardproxy.observe.state import ReloadState
 from guardproxy.policy import PolicySet, PresetName
 from guardproxy.settings import DEFAULT_PRESET, Catalogue, Settings, load_text, read_text, replace_text, with_rules
 from guardproxy.settings import load as load_settings
@@ -115,12 +116,13 @@ class PolicyFile:
         use()
         self._policies.current = settings.policies
         self._sections = settings.sections
-        self.state = ReloadState(restart_needed=restart)
+        before = self.state
+        self.state = ReloadState(restart_needed=restart, applied=before.applied + 1, refused=before.refused)
 
     async def refused(self, problems: Sequence[str]) -> None:
         """Note why the file is not in force."""
         self._tried = None
-        self.state = replace(self.state, problems=tuple(problems))
+        self.state = replace(self.state, problems=tuple(problems), refused=self.state.refused + 1)
 
     def save_by(self, save: Callable[[str, bytes], Awaitable[None]]) -> None:
         """Have `save` write a changed text in place of the old content, and put it in force in every process."""

@@ -1,10 +1,8 @@
 """Reload of the configuration file: when, and by all processes of the server or by none."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -19,20 +17,6 @@ log = structlog.get_logger("guardproxy")
 _LOOK_S = 1.0
 
 FileStamp = tuple[int, int, int] | None
-
-
-@dataclass(frozen=True, slots=True)
-class ReloadState:
-    """What the operators see of reloads.
-
-    `problems` say why the file on disk is not in force, one line for each mistake with file, line and column;
-    `restart_needed` are the changed keys that wait for a restart. `at` is the time of the latest reload that was
-    applied, or that of the start, in seconds since 1970.
-    """
-
-    problems: tuple[str, ...] = ()
-    restart_needed: tuple[str, ...] = ()
-    at: float = field(default_factory=time.time)
 
 
 class Gone(Exception):

@@ -22,12 +22,13 @@ from guardproxy.app.guards import combined, local_guards, members, with_cache
 from guardproxy.app.languages import languages_of_guard, languages_read
 from guardproxy.app.listening import admin_listener
 from guardproxy.app.policy_file import ConfigSource, PolicyFile
-from guardproxy.app.protocol import REFUSED
+from guardproxy.app.protocol import CODES, REFUSED
 from guardproxy.app.reloading import Gone
 from guardproxy.app.restarts import floor_of
 from guardproxy.app.workers import Membership
-from guardproxy.errors import ConfigError, GuardproxyError
+from guardproxy.errors import ConfigError, GuardproxyError, error_codes
 from guardproxy.observe import Metrics, Observers
+from guardproxy.observe.state import ServerState
 from guardproxy.pipeline import Exclusions, Judging, Pipeline
 from guardproxy.policy import Policy
 from guardproxy.ports import Action, Wire
@@ -85,6 +86,8 @@ class Service:
         self._metrics = Metrics(CollectorRegistry())
         self._membership = Membership(group, self._file, self._metrics) if group is not None else None
         self._metrics.queue_from(lambda: [(guard.stats.queued, guard.stats.expected_s) for guard in self._local])
+        self._metrics.state_from(self._state)
+        self._begin_series(settings)
         opened = open_sinks(settings, source.data_dir)
         self._store = opened.get("store")
         self._tasks: list[asyncio.Task[None]] = []
@@ -99,6 +102,18 @@ class Service:
         self._review = console_store(settings, source.data_dir)
         self._admin: ASGIApp | None = None
         self.app = self._app(settings)
+
+    def _begin_series(self, settings: Settings) -> None:
+        self._metrics.begin(
+            settings.policies,
+            wires=settings.wires if settings.wires is not None else wires.REGISTRY,
+            categories=[category.id for category in self._guard.taxonomy.categories],
+            codes={*error_codes(), *CODES, "client_left"},
+        )
+
+    def _state(self) -> ServerState:
+        policies = {name: policy.version for name, policy in self._policies.current.policies.items()}
+        return ServerState(not self._reason, policies, self._file.state)
 
     def _open_pipeline(self, settings: Settings) -> Pipeline:
         return Pipeline(
@@ -299,6 +314,7 @@ class Service:
         def use() -> None:
             self._pipeline.use(openers)
             self._exclusions.use("configuration", exclusions_of(settings))
+            self._begin_series(settings)
 
         return use
 

@@ -5,17 +5,25 @@ called directly where the time is measured, for example `guard` by `pipeline/jud
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from itertools import product
+from typing import Final, Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from guardproxy.observe.families import Families, families_of, rendered
-from guardproxy.types import Record, Side, Usage
+from guardproxy.observe.state import ServerState, StateCollector
+from guardproxy.policy import UNSAFE, PolicySet
+from guardproxy.types import ActionName, Record, Side, Usage
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_BY_DECISION = ("side", "action", "policy", "route")
+_BY_CATEGORY = ("side", "category", "action", "policy")
+_BY_SHADOW = ("side", "action", "policy")
+_SIDES: Final[tuple[Side, ...]] = ("user", "assistant")
+_ACTIONS: Final[tuple[ActionName, ...]] = ("pass", "flag", "rewrite", "block")
 # Every value of a label is a time series of its own. Values beyond this many are counted as "other".
 _MAX_VALUES = 100
 
@@ -45,6 +53,8 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
         self._wire, self._category, self._sink = _BoundedLabel(), _BoundedLabel(), _BoundedLabel()
+        self._policy, self._route = _BoundedLabel(), _BoundedLabel()
+        ProcessCollector(registry=registry)
 
         def counter(name: str, help_text: str, *labels: str) -> Counter:
             return Counter(f"guardproxy_{name}", help_text, labels, registry=registry)
@@ -55,12 +65,14 @@ class Metrics:
         def gauge(name: str, help_text: str) -> Gauge:
             return Gauge(f"guardproxy_{name}", help_text, registry=registry)
 
+        self.in_flight = 0
+        gauge("requests_in_flight", "Requests that are being answered.").set_function(lambda: self.in_flight)
         self._requests = counter("requests", "Requests answered.", "wire", "status")
         self._failures = counter("failures", "Requests and streams that ended in an error, by its code.", "code")
-        self._decisions = counter("decisions", "Judged turns by decision.", "side", "action")
-        by_category = ("side", "category", "action")
-        self._categories = counter("category_decisions", "Judged turns by category and decision.", *by_category)
-        self._shadow = counter("shadow_decisions", "Decisions of shadow policies, which do not act.", "side", "action")
+        self._decisions = counter("decisions", "Judged turns by decision.", *_BY_DECISION)
+        self._categories = counter("category_decisions", "Judged turns by category and decision.", *_BY_CATEGORY)
+        self._shadow = counter("shadow_decisions", "Decisions of shadow policies, which do not act.", *_BY_SHADOW)
+        self._cut = counter("streams_cut", "Choices of streamed replies whose rest was withheld or replaced.", "action")
         self._guard_errors = counter(
             "guard_errors", "Turns without a verdict because the guard failed or was overloaded.", "cause"
         )
@@ -92,6 +104,44 @@ class Metrics:
         )
         self._retention_failures = counter("audit_retention_failures", "Attempts to erase old records that failed.")
 
+    def begin(
+        self, policies: PolicySet, *, wires: Iterable[str], categories: Iterable[str], codes: Iterable[str]
+    ) -> None:
+        """Begin the series that these names can have, with 0: rates and alerts need them before the first event.
+
+        Called again for other policies, it adds theirs. `categories` are those that the guard knows, `codes` those of
+        all errors.
+        """
+        for wire, status in product([*wires, "none"], ("2xx", "3xx", "4xx", "5xx")):
+            self._requests.labels(self._wire(wire), status)
+        for code in codes:
+            self._failures.labels(code)
+        self._begin_decisions(policies, tuple(categories))
+        for child, values in (
+            (self._cut, ("block", "rewrite")),
+            (self._guard_errors, ("guard_error", "overload")),
+            (self._refused, ("overload", "too_long")),
+            (self._retained, ("record", "text")),
+        ):
+            for value in values:
+                child.labels(value)
+
+    def _begin_decisions(self, policies: PolicySet, categories: Sequence[str]) -> None:
+        for route, name in policies.by_route():
+            for side, action in product(_SIDES, _ACTIONS):
+                self._decisions.labels(side, action, self._policy(name), self._route(route))
+        shadows = {name for route in policies.routes for name in route.shadow}
+        for name, side, action in product(sorted(shadows), _SIDES, _ACTIONS):
+            self._shadow.labels(side, action, self._policy(name))
+        for policy, side, category in product(policies.policies.values(), _SIDES, [*categories, UNSAFE]):
+            for action in policy.side(side).actions(category):
+                self._categories.labels(side, self._category(category), action, self._policy(policy.name))
+
+    def begin_sink(self, sink: str) -> None:
+        """Begin the series of a sink, with 0."""
+        for counts in (self._audit_written, self._audit_failures, self._audit_dropped):
+            counts.labels(self._sink(sink))
+
     def request(self, wire: str, status: int) -> None:
         """Count a request answered with the HTTP `status`; `wire` is the protocol's name, or "none"."""
         self._requests.labels(self._wire(wire), f"{status // 100}xx").inc()
@@ -102,13 +152,20 @@ class Metrics:
 
     def decision(self, record: Record) -> None:
         """Count the decision of a judged turn. Only `Observers.record` calls this, once for every record."""
-        action = record.decision.action
+        action, policy = record.decision.action, self._policy(record.policy)
         if record.shadow:
-            self._shadow.labels(record.side, action).inc()
+            self._shadow.labels(record.side, action, policy).inc()
             return
-        self._decisions.labels(record.side, action).inc()
+        self._decisions.labels(record.side, action, policy, self._route(record.origin.route)).inc()
         for category in record.decision.categories:
-            self._categories.labels(record.side, self._category(category), action).inc()
+            self._categories.labels(record.side, self._category(category), action, policy).inc()
+        if (
+            record.outcome != "pass"
+            and record.side == "assistant"
+            and record.origin.stream
+            and record.reply is not None
+        ):
+            self._cut.labels(action).inc()
         if record.error:
             # The cause is "opaque" if an unreadable part decided in the end; the guard has failed nevertheless.
             cause = record.decision.cause
@@ -139,6 +196,10 @@ class Metrics:
     def guard_refused(self, reason: Literal["overload", "too_long"]) -> None:
         """Count a text that the guard's queue did not accept, because it is full or because the text takes too long."""
         self._refused.labels(reason).inc()
+
+    def state_from(self, state: Callable[[], ServerState]) -> None:
+        """Call `state` for what the server is when metrics are rendered."""
+        self._registry.register(StateCollector(state))
 
     def queue_from(self, queues: Callable[[], Iterable[tuple[int, float]]]) -> None:
         """Call `queues` for the checks that wait or run at each guard, and their seconds, when metrics are rendered."""

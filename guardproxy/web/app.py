@@ -107,7 +107,11 @@ class _Front:
                 await self._refuse(path, error)(scope, receive, send)
                 return
             if path not in self._paths and not path.startswith(self._prefixes):
-                await self._proxy(scope, receive, send)
+                self._metrics.in_flight += 1
+                try:
+                    await self._proxy(scope, receive, send)
+                finally:
+                    self._metrics.in_flight -= 1
                 return
         await self._own(scope, receive, send)
 

@@ -109,7 +109,8 @@ class Proxy:
         ]
 
     def counted(self, action: str, name: str = "guardproxy_decisions_total") -> float:
-        return self.registry.get_sample_value(name, {"side": "user", "action": action}) or 0.0
+        found = [one for metric in self.registry.collect() for one in metric.samples if one.name == name]
+        return sum(one.value for one in found if (one.labels["side"], one.labels["action"]) == ("user", action))
 
 
 CHAT = ("hello", "hi", "a knife", "yes", "a bomb", REFUSAL, "thanks", "sure", "bye")
