@@ -9,7 +9,7 @@ from guardproxy.errors import ConfigError
 from guardproxy.settings import Settings
 
 # Sections that policies do not depend on: the policies of a file are applied although these wait for a restart.
-_BESIDE = ("server", "admin", "upstream", "wires", "limits", "paths", "audit", "console", "log")
+_BESIDE = ("server", "admin", "upstream", "wires", "limits", "paths", "audit", "console", "log", "otel")
 # Thresholds are for the probabilities and the categories of a guard: with another guard, policies wait as well.
 _OF_THE_GUARD = ("guard", "members", "taxonomy")
 _KEYS = {"members": "guards", "taxonomy": "guard.categories"}  # where a name of `Settings` is not the file's

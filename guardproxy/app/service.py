@@ -21,6 +21,7 @@ from guardproxy.app.console import PATHS, console_routes, console_store, own_vis
 from guardproxy.app.guards import combined, local_guards, members, with_cache
 from guardproxy.app.languages import languages_of_guard, languages_read
 from guardproxy.app.listening import admin_listener
+from guardproxy.app.observed import observed
 from guardproxy.app.policy_file import ConfigSource, PolicyFile
 from guardproxy.app.protocol import CODES, REFUSED
 from guardproxy.app.reloading import Gone
@@ -77,13 +78,14 @@ class Service:
         self.failure: GuardproxyError | None = None
         self._reason = "the guard is loading"
         self._guards = members(settings, floor=floor_of(settings), data_dir=source.data_dir)
-        self._guard = with_cache(combined(settings, self._guards))
+        self._observed = observed(settings)
+        self._guard = self._observed.guard(with_cache(combined(settings, self._guards)))
         self._local = local_guards(self._guards)
         self._policies = LivePolicies(settings.policies)
         self._file = PolicyFile(source, self._policies, self._prepare)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sample = ReviewSample(settings.audit.sample_passed, random or Random())
-        self._metrics = Metrics(CollectorRegistry())
+        self._metrics = self._observed.metrics()
         self._membership = Membership(group, self._file, self._metrics) if group is not None else None
         self._metrics.queue_from(lambda: [(guard.stats.queued, guard.stats.expected_s) for guard in self._local])
         self._metrics.state_from(self._state)
@@ -97,7 +99,7 @@ class Service:
         self._observers = Observers(
             opened, text=audit.text, required=audit.required, passed=audit.passed, metrics=self._metrics
         )
-        self._upstream = _upstream(settings)
+        self._upstream = self._observed.upstream(_upstream(settings))
         self._pipeline = self._open_pipeline(settings)
         self._review = console_store(settings, source.data_dir)
         self._admin: ASGIApp | None = None
@@ -116,7 +118,7 @@ class Service:
         return ServerState(not self._reason, policies, self._file.state)
 
     def _open_pipeline(self, settings: Settings) -> Pipeline:
-        return Pipeline(
+        return self._observed.pipeline(
             self._guard,
             self._observers,
             self._metrics,
@@ -158,7 +160,7 @@ class Service:
             visitors = own_visitors(settings, loopback=is_loopback(settings.admin.host))
             self._admin = create_admin_app(operators, visitors, self._metrics)
         return create_app(
-            self._proxy(settings, identities),
+            self._observed.proxy(self._proxy(settings, identities)),
             metrics=self._metrics,
             lifespan=self._lifespan,
             routes=routes,
@@ -231,6 +233,7 @@ class Service:
     async def _lifespan(self, app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         """Start in the background: /healthz answers while the weights load, /readyz once the canaries pass."""
         self._loop = asyncio.get_running_loop()
+        self._observed.start(self._metrics)
         running = asyncio.create_task(self._run())
         try:
             async with admin_listener(self._admin, self._settings):
@@ -247,6 +250,7 @@ class Service:
             await self._upstream.aclose()
             if self._membership is not None:
                 await self._membership.close()
+            await self._observed.close()
 
     async def _run(self) -> None:
         try:

@@ -20,6 +20,7 @@ from guardproxy.settings.model import (
     UpstreamTlsSettings,
 )
 from guardproxy.settings.model_console import OPERATOR, ConsoleKeySettings, ConsoleSettings, ReviewerRole
+from guardproxy.settings.model_otel import OtelSettings
 from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings, ServerTlsSettings
 from guardproxy.settings.packaged import starter
 from guardproxy.settings.presets import DEFAULT_PRESET
@@ -42,6 +43,7 @@ __all__ = [
     "Limits",
     "LogSettings",
     "MemberSettings",
+    "OtelSettings",
     "PathSettings",
     "ReviewerRole",
     "ServerSettings",

@@ -18,6 +18,7 @@ from guardproxy.settings.model import (
     UpstreamSettings,
 )
 from guardproxy.settings.model_console import ConsoleSettings
+from guardproxy.settings.model_otel import OtelSettings
 from guardproxy.settings.model_policy import OpaqueSettings, PolicySettings, RouteSettings, ThresholdSettings
 from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings
 from guardproxy.settings.yaml_tree import SettingPath
@@ -58,6 +59,7 @@ class Settings:
     audit: AuditSettings
     console: ConsoleSettings
     log: LogSettings
+    otel: OtelSettings | None
     sections: frozenset[str]
     unset: Mapping[SettingPath, str] = field(default_factory=dict)
 
@@ -128,6 +130,7 @@ def resolve(
         audit=document.audit,
         console=document.console,
         log=document.log,
+        otel=document.otel,
         sections=frozenset(sections),
         unset=unset,
     )

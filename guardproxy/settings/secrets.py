@@ -16,6 +16,7 @@ CHAIN_KEY: SettingPath = ("audit", "chain_key")
 
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]+")
+_HEADER_LINE = re.compile(r"[\x20-\x7e]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def read_secrets(root: Node, env: Mapping[str, str]) -> Secrets:
                 values[path] = _substituted(text, env)
         elif "${env:" in text:
             named = ", ".join(map(dotted, (KEY, STORE, ENCRYPT, CHAIN_KEY)))
-            allowed = f"{named}, the service.key of a guard and the keys of console"
+            allowed = f"{named}, the service.key of a guard, otel.headers and the keys of console"
             messages = [f"${{env:...}} is only allowed in {allowed}; write the value itself"]
         else:
             messages = []
@@ -81,7 +82,12 @@ def _is_key(path: SettingPath) -> bool:
     """Whether the whole setting must be a secret: a key of the upstream, a service, the audit store or the console."""
     of_service = path[:1] in (("guard",), ("guards",)) and path[-2:] == ("service", "key")
     of_console = path[:1] == ("console",) and path[-1:] == ("key",)
-    return of_service or of_console or path in (KEY, CHAIN_KEY) or path[:2] == ENCRYPT
+    return of_service or of_console or _is_header(path) or path in (KEY, CHAIN_KEY) or path[:2] == ENCRYPT
+
+
+def _is_header(path: SettingPath) -> bool:
+    """Whether the setting is a header of the collector's: its value may have spaces, as `Bearer ...` has."""
+    return path[:2] == ("otel", "headers")
 
 
 def _strings(root: Node) -> list[tuple[SettingPath, Node]]:
@@ -104,7 +110,8 @@ def _mistakes(path: SettingPath, text: str, env: Mapping[str, str]) -> list[str]
     if "${" in _REFERENCE.sub("", text):
         return ["contains a malformed reference; write ${env:NAME}"]
     names = _REFERENCE.findall(text)
-    if _is_key(path) and env.get(names[0]) and not _HEADER_VALUE.fullmatch(env[names[0]]):
+    allowed = _HEADER_LINE if _is_header(path) else _HEADER_VALUE
+    if _is_key(path) and env.get(names[0]) and not allowed.fullmatch(env[names[0]]):
         return [f"environment variable {names[0]} holds a space or another character that no key may have; correct it"]
     return []
 

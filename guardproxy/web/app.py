@@ -16,7 +16,7 @@ from guardproxy.errors import GuardproxyError
 from guardproxy.observe import Metrics
 from guardproxy.web.call import NO_RETRY
 from guardproxy.web.errors import error_answer
-from guardproxy.web.proxy import LivePolicies, Proxy
+from guardproxy.web.proxy import LivePolicies
 from guardproxy.web.visitors import Visitors
 
 log = structlog.get_logger("guardproxy.proxy")
@@ -58,7 +58,7 @@ def operator_routes(
 
 
 def create_app(
-    proxy: Proxy,
+    proxy: ASGIApp,
     *,
     metrics: Metrics,
     lifespan: Lifespan,

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -178,10 +178,9 @@ class Upstream:
     async def send(
         self, method: str, path: str, query: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes
     ) -> AsyncIterator[UpstreamResponse]:
-        """The answer to a request. Leaving the context drops the part of the body that was not read.
+        """The answer to a request; `path` and `query` are percent-encoded. Leaving the context drops its unread rest.
 
-        `path` and `query` are percent-encoded, `headers` are the client's. Raises UpstreamUnavailable if there is no
-        answer, UpstreamTimeout if it is late, UpstreamUnreadable if its HTTP is malformed.
+        Raises UpstreamUnavailable without an answer, UpstreamTimeout if it is late, UpstreamUnreadable if it is broken.
         """
         request = self._request(method, path, query, headers, body)
         began = time.perf_counter()
@@ -197,6 +196,10 @@ class Upstream:
             yield response
         finally:
             await _drop(attempt.response)
+
+    def wrap(self, wrapper: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport]) -> None:
+        """Send every call through what `wrapper` makes of the network."""
+        self._transport = wrapper(self._transport)
 
     async def aclose(self) -> None:
         """Close all connections."""

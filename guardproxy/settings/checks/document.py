@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from guardproxy.settings.catalogue import Catalogue
-from guardproxy.settings.checks import audit, console, families, guards, policies, server, taxonomies, upstream
+from guardproxy.settings.checks import audit, console, families, guards, otel, policies, server, taxonomies, upstream
 from guardproxy.settings.model import Document
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 from guardproxy.types import SIGNALS
@@ -33,6 +33,7 @@ def check(
         *_paths(root),
         *audit.audit(root, catalogue, secrets, allowed),
         *console.console(root, secrets),
+        *otel.otel(root),
         *policies.policies(root, catalogue, allowed),
         *policies.default_policies(root, catalogue, categories),
         *policies.routes(root),
