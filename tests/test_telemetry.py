@@ -22,7 +22,10 @@ from tests.kit import Scripted, ScriptedUpstream, serve
 from tests.test_service import until
 
 pytest.importorskip("opentelemetry.sdk", reason="needs the extra otel")
-pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="needs the extra otel")
+PROTO = "opentelemetry.proto.collector"
+TRACES = pytest.importorskip(f"{PROTO}.trace.v1.trace_service_pb2", reason="needs the extra otel")
+METRICS = pytest.importorskip(f"{PROTO}.metrics.v1.metrics_service_pb2", reason="needs the extra otel")
+LOGS = pytest.importorskip(f"{PROTO}.logs.v1.logs_service_pb2", reason="needs the extra otel")
 
 CONFIG = """
 version: 1
@@ -80,9 +83,7 @@ class Collector:
         return message
 
     async def _traces(self, request: Request) -> Response:
-        from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as service
-
-        sent = await self._read(request, service.ExportTraceServiceRequest())
+        sent = await self._read(request, TRACES.ExportTraceServiceRequest())
         for resource in sent.resource_spans:
             self.resources.append(_attributes(resource.resource.attributes))
             self.spans += [
@@ -100,28 +101,24 @@ class Collector:
                 for scope in resource.scope_spans
                 for span in scope.spans
             ]
-        return Response(service.ExportTraceServiceResponse().SerializeToString())
+        return Response(TRACES.ExportTraceServiceResponse().SerializeToString())
 
     async def _metrics(self, request: Request) -> Response:
-        from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as service
-
-        sent = await self._read(request, service.ExportMetricsServiceRequest())
+        sent = await self._read(request, METRICS.ExportMetricsServiceRequest())
         for resource in sent.resource_metrics:
             for scope in resource.scope_metrics:
                 self.metrics |= {metric.name: metric for metric in scope.metrics}
-        return Response(service.ExportMetricsServiceResponse().SerializeToString())
+        return Response(METRICS.ExportMetricsServiceResponse().SerializeToString())
 
     async def _logs(self, request: Request) -> Response:
-        from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as service
-
-        sent = await self._read(request, service.ExportLogsServiceRequest())
+        sent = await self._read(request, LOGS.ExportLogsServiceRequest())
         for resource in sent.resource_logs:
             for scope in resource.scope_logs:
                 self.logs += [
                     {"body": _value(one.body), "trace": one.trace_id.hex(), "severity": one.severity_text}
                     for one in scope.log_records
                 ]
-        return Response(service.ExportLogsServiceResponse().SerializeToString())
+        return Response(LOGS.ExportLogsServiceResponse().SerializeToString())
 
 
 @contextmanager
