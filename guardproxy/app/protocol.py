@@ -38,8 +38,9 @@ class WithoutTrailers(HttpToolsProtocol):
 class BoundedHttp(WithoutTrailers):
     """Bounds what a client may cost: connections, the size and the time of headers, the time of bodies and of answers.
 
-    A client that is too slow to send gets 408, one with too long headers 431, one connection too many 503, and each is
-    closed. A client that does not read is cut.
+    A client that is too slow to send gets 408, one with too long headers 431, and each is closed. For one connection
+    too many, the one that has waited longest for a further request is closed; if none waits, the new one gets 503. A
+    client that does not read is cut.
     """
 
     def __init__(self, bounds: ServerSettings, *arguments: Any, **options: Any) -> None:
@@ -55,7 +56,7 @@ class BoundedHttp(WithoutTrailers):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a request, unless there are too many connections."""
         super().connection_made(transport)
-        if len(self.connections) > self._bounds.max_connections:
+        if len(self.connections) > self._bounds.max_connections and not self._close_an_idle_one():
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE)
         else:
             self._expect(self._bounds.header_timeout_s)
@@ -64,6 +65,19 @@ class BoundedHttp(WithoutTrailers):
         """Stop the clocks."""
         _stop(self._reading, self._writing)
         super().connection_lost(exc)
+
+    def _close_an_idle_one(self) -> bool:
+        """Close the connection that has waited longest for a further request; return whether there is one."""
+        ends = {
+            waits.when(): one.transport
+            for one in self.connections
+            if isinstance(one, BoundedHttp)
+            and (waits := one.timeout_keep_alive_task)
+            and not one.transport.is_closing()
+        }
+        if ends:
+            ends[min(ends)].close()
+        return bool(ends)
 
     def _refuse(self, status: HTTPStatus) -> None:
         """Answer with an error, unless an answer has begun, and close the connection."""

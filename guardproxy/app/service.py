@@ -176,7 +176,7 @@ class Service:
             pipeline=self._pipeline,
             wires=_wires(settings.wires),
             policies=self._policies,
-            allow=PathList(settings.paths.allow),
+            allow=PathList(settings.paths.allowed),
             refuse=PathList(settings.paths.refuse, wide=True),
             limits=settings.limits,
             metrics=self._metrics,

@@ -14,13 +14,13 @@ from guardproxy.settings.model import (
     AuditSettings,
     GuardSettings,
     LogSettings,
-    PathSettings,
     ServiceSettings,
     UpstreamSettings,
     UpstreamTlsSettings,
 )
 from guardproxy.settings.model_console import OPERATOR, ConsoleKeySettings, ConsoleSettings, ReviewerRole
 from guardproxy.settings.model_otel import OtelSettings
+from guardproxy.settings.model_paths import PathSettings
 from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings, ServerTlsSettings
 from guardproxy.settings.packaged import starter
 from guardproxy.settings.presets import DEFAULT_PRESET

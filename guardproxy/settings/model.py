@@ -14,6 +14,7 @@ from annotated_types import Interval, Len
 from guardproxy.calibration import Calibration
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_otel import OtelSettings
+from guardproxy.settings.model_paths import PathSettings
 from guardproxy.settings.model_policy import Count, PolicySettings, Probability, RouteSettings, Text
 from guardproxy.settings.model_server import AdminSettings, Limits, Seconds, ServerSettings
 from guardproxy.types import Category, Taxonomy
@@ -196,33 +197,7 @@ class TaxonomySettings:
     """The categories, in the order in which the guard reads them."""
 
 
-_CONSOLE, _LIMITS, _SERVER = ConsoleSettings(), Limits(), ServerSettings()
-PASS_PATHS = (
-    "GET /",
-    "GET /v1/models",
-    "GET /v1/models/**",
-    "POST /v1/models/*:countTokens",
-    "POST /v1/messages/count_tokens",
-    "GET /v1beta/models",
-    "GET /v1beta/models/*",
-    "POST /v1beta/models/*:countTokens",
-    "GET /api/tags",
-    "POST /api/show",
-    "GET /api/version",
-    "GET /api/ps",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class PathSettings:
-    """Requests that pass or are refused by method and path. A request that neither list nor wire covers is refused."""
-
-    allow: tuple[str, ...] = PASS_PATHS
-    """Requests that pass unread: `METHOD /path`, with * for any text without / and :, ** for any text."""
-    refuse: tuple[str, ...] = ()
-    """Requests that are refused even if a wire could read them: `METHOD /path`, with * for any text."""
-
-
+_CONSOLE, _LIMITS, _PATHS, _SERVER = ConsoleSettings(), Limits(), PathSettings(), ServerSettings()
 # The headers in which the protocols and their gateways send the client's key.
 CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key", "ocp-apim-subscription-key")
 # Where clients of the protocols name their end user and their session. OpenAI's `prompt_cache_key` is not among them:
@@ -337,7 +312,7 @@ class Document:
     """Chat protocols to read: built-in names or `module:attribute`; without it, every built-in one."""
     limits: Limits = _LIMITS
     """The largest request and reply that are read."""
-    paths: PathSettings = PathSettings()
+    paths: PathSettings = _PATHS
     """Requests that pass unread or are refused by method and path."""
     policies: Mapping[str, PolicySettings] = field(default_factory=dict)
     """Policies by name; `default` applies if no route matches. Without it, the built-in policy applies."""

@@ -57,7 +57,7 @@ class ServerSettings:
     """Seconds within which the headers of a request must have come, from the connection or its first byte on."""
     body_timeout_s: Seconds = 120.0
     """Seconds within which the body of a request must have come."""
-    idle_timeout_s: Seconds = 5.0
+    idle_timeout_s: Seconds = 75.0  # longer than clients and load balancers wait, or both may end it at the same moment
     """Seconds after an answer after which a connection without a further request is closed."""
     write_timeout_s: Seconds = 30.0
     """Seconds for which a client may leave an answer unread before its connection is cut."""

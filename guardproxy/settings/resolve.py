@@ -14,11 +14,11 @@ from guardproxy.settings.model import (
     Document,
     GuardSettings,
     LogSettings,
-    PathSettings,
     UpstreamSettings,
 )
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_otel import OtelSettings
+from guardproxy.settings.model_paths import PathSettings
 from guardproxy.settings.model_policy import OpaqueSettings, PolicySettings, RouteSettings, ThresholdSettings
 from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings
 from guardproxy.settings.yaml_tree import SettingPath

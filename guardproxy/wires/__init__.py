@@ -6,8 +6,10 @@ REGISTRY: dict[str, str] = {
     "anthropic_messages": "guardproxy.wires.anthropic_messages:wire",
     "gemini": "guardproxy.wires.gemini:wire",
     "ollama": "guardproxy.wires.ollama:wire",
+    "ollama_embed": "guardproxy.wires.ollama_embed:wire",
     "openai_chat": "guardproxy.wires.openai_chat:wire",
     "openai_completions": "guardproxy.wires.openai_completions:wire",
+    "openai_embeddings": "guardproxy.wires.openai_embeddings:wire",
     "openai_responses": "guardproxy.wires.openai_responses:wire",
 }
 

@@ -113,6 +113,24 @@ def test_connections_beyond_the_cap_are_refused() -> None:
     assert after.startswith(b"HTTP/1.1 200")
 
 
+def test_a_connection_beyond_the_cap_takes_the_place_of_an_idle_one() -> None:
+    """The connection that has waited longest for a further request is closed, and no other."""
+    with (
+        bounded(completion("fine"), completion("fine"), server=ServerSettings(max_connections=2)) as address,
+        httpx.Client(trust_env=False, timeout=60) as first,
+        httpx.Client(trust_env=False, timeout=60) as second,
+    ):
+        url = f"http://{address[0]}:{address[1]}{CHAT}"
+        ports = [client.post(url, content=chat()).extensions["network_stream"] for client in (first, second)]
+        got, _ = answer_to(address, post(chat(), b"connection: close\r\n"))
+        ended = [stream.get_extra_info("socket").recv(1) == b"" for stream in ports[:1]]
+        again = second.post(url, content=chat())
+    assert got.startswith(b"HTTP/1.1 200")
+    assert ended == [True]
+    assert again.status_code == 200
+    assert again.extensions["network_stream"] is ports[1]
+
+
 def test_a_client_that_does_not_read_is_cut_and_frees_its_upstream() -> None:
     long = events(*["word " * 2000] * 2000)
     server = ServerSettings(write_timeout_s=1.0)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from guardproxy.errors import ConfigError
 from guardproxy.registry import load
-from guardproxy.settings.model import PASS_PATHS
+from guardproxy.settings.model_paths import PASS_PATHS, PATH_PRESETS, PathSettings
 from guardproxy.web.paths import AmbiguousPath, NotGuarded, PathList, check_path, spellings
 from guardproxy.wires import REGISTRY
 from tests.web.kit import ALLOW
@@ -156,3 +156,18 @@ def test_every_version_is_a_spelling() -> None:
     assert set(found) == {version + tail for tail in tails for version in ("", "/v1", "/v1beta", "/v1alpha")} - {
         "/openai/chat"
     }
+
+
+def test_presets_add_to_what_passes() -> None:
+    """A preset's endpoints pass beside the usual ones. No wire claims them, and files of chats have no preset."""
+    settings = PathSettings(presets=("files", "audio"))
+    listed = PathList(settings.allowed)
+    assert listed.names("GET", "/v1/models")
+    assert listed.names("POST", "/v1/files")
+    assert listed.names("POST", "/v1/audio/speech")
+    assert not listed.names("POST", "/v1/images/generations")
+    every = PathList(PathSettings(presets=("files", "images", "audio")).allowed)
+    assert not any(every.names("POST", path) for path in ("/v1/batches", "/v1/fine_tuning/jobs", "/v1/threads"))
+    for entry in (entry for entries in PATH_PRESETS.values() for entry in entries):
+        method, _, path = entry.partition(" ")
+        assert not any(load(name, REGISTRY, "wire").claims(method, path.replace("*", "x")) for name in REGISTRY)

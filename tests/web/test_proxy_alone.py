@@ -180,7 +180,7 @@ def test_models_choose_the_route() -> None:
         ("OPTIONS", CHAT, {}, 200),
         ("POST", "/v1/messages/count_tokens", {}, 200),
         ("GET", CHAT, {}, 404),
-        ("POST", "/v1/embeddings", {}, 404),
+        ("POST", "/v1/audio/speech", {}, 404),
         ("POST", CHAT, {"refuse": ("POST /v1/chat/*",)}, 404),
         ("GET", "/v1/models", {"refuse": ("GET /v1/*",)}, 404),
         ("GET", "/v1//models", {}, 400),
