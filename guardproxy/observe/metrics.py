@@ -7,6 +7,7 @@ called directly where the time is measured, for example `guard` by `pipeline/jud
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import product
 from typing import Final, Literal
 
@@ -43,6 +44,10 @@ class _BoundedLabel:
         return value
 
 
+def _counter(registry: CollectorRegistry, name: str, help_text: str, *labels: str) -> Counter:
+    return Counter(f"guardproxy_{name}", help_text, labels, registry=registry)
+
+
 class Metrics:
     """The metrics of one process, in a given registry. All times are in seconds.
 
@@ -56,8 +61,7 @@ class Metrics:
         self._policy, self._route = _BoundedLabel(), _BoundedLabel()
         ProcessCollector(registry=registry)
 
-        def counter(name: str, help_text: str, *labels: str) -> Counter:
-            return Counter(f"guardproxy_{name}", help_text, labels, registry=registry)
+        counter = partial(_counter, registry)
 
         def seconds(name: str, help_text: str, *labels: str) -> Histogram:
             return Histogram(f"guardproxy_{name}_seconds", help_text, labels, registry=registry, buckets=_SECONDS)
@@ -96,13 +100,20 @@ class Metrics:
         self._streams = gauge("streams_held", "Streamed replies being held until they are judged.")
         self._held = gauge("held_bytes", "Bytes of streamed replies being held until they are judged.")
         gauge("event_loop_tasks", "Tasks of the event loop.").set_function(_tasks)
-        self._audit_failures = counter("audit_failures", "Records that a sink failed to store.", "sink")
-        self._audit_dropped = counter("audit_dropped", "Records dropped because the queue of a sink was full.", "sink")
-        self._audit_written = counter("audit_written", "Records that a sink stored.", "sink")
-        self._retained = counter(
-            "audit_retention_erased", "Records, and texts alone, that were kept no longer.", "what"
+        self._define_audit(registry)
+
+    def _define_audit(self, registry: CollectorRegistry) -> None:
+        self._audit_failures = _counter(registry, "audit_failures", "Records that a sink failed to store.", "sink")
+        self._audit_dropped = _counter(
+            registry, "audit_dropped", "Records dropped because the queue of a sink was full.", "sink"
         )
-        self._retention_failures = counter("audit_retention_failures", "Attempts to erase old records that failed.")
+        self._audit_written = _counter(registry, "audit_written", "Records that a sink stored.", "sink")
+        self._retained = _counter(
+            registry, "audit_retention_erased", "Records, and texts alone, that were kept no longer.", "what"
+        )
+        self._retention_failures = _counter(
+            registry, "audit_retention_failures", "Attempts to erase old records that failed."
+        )
 
     def begin(
         self, policies: PolicySet, *, wires: Iterable[str], categories: Iterable[str], codes: Iterable[str]

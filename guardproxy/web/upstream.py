@@ -49,8 +49,7 @@ class UpstreamTimeout(UpstreamUnavailable):
 class UpstreamResponse:
     """An answer whose body is not read yet. The names in `headers` are in lower case.
 
-    `waited_s` is the seconds spent on waiting for the upstream so far, since the request was sent. The whole body must
-    come within `answer_s` seconds from then on.
+    `waited_s` is the time of waiting for the upstream so far. The whole body must come within `answer_s` from then on.
     """
 
     def __init__(self, response: httpx.Response, between_chunks_s: float, answer_s: float, waited_s: float) -> None:
@@ -301,8 +300,7 @@ def _credential(key: str, name: str) -> tuple[bytes, bytes]:
 def _last(state: RetryCallState) -> _Attempt:
     if state.outcome is None:
         raise RuntimeError("tenacity asks before the first attempt has ended")
-    result: _Attempt = state.outcome.result()
-    return result
+    return state.outcome.result()  # type: ignore[no-any-return]
 
 
 async def _notice_closed() -> None:
