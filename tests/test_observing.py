@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from prometheus_client import CollectorRegistry
 from ruamel.yaml import YAML
 
 from guardproxy.observe import Metrics
+from guardproxy.observe.families import merged, rendered
 from guardproxy.observe.state import ReloadState, ServerState
 from guardproxy.policy import Policy, PolicySet, Route, Rule, SideRules
+from guardproxy.types import ReplyInfo
 from guardproxy.wires import REGISTRY
+from tests.sinks.kit import record
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "observing.md").read_text()
@@ -145,3 +149,42 @@ def test_the_dashboard_has_what_grafana_needs() -> None:
         assert panel["datasource"]["uid"] == "${datasource}"
         references = [target["refId"] for target in panel["targets"]]
         assert references == sorted(set(references))
+
+
+def test_an_end_of_a_process_does_not_lower_a_count() -> None:
+    """Counts of processes that have ended stay; their amounts and states go. What all share is not added up."""
+
+    def process(requests: int, in_flight: int, ready: bool) -> Metrics:
+        metrics = Metrics(CollectorRegistry())
+        for _ in range(requests):
+            metrics.request("gemini", 200)
+            metrics.upstream(0.3)
+        metrics.in_flight = in_flight
+        metrics.state_from(lambda: ServerState(ready, {"default": "v1"}, ReloadState(applied=4)))
+        return metrics
+
+    ended = merged([process(5, 7, ready=True).families()], ended=True)
+    alive = [process(2, 1, ready=True).families(), process(1, 2, ready=False).families()]
+    text = rendered(merged([ended, *alive]))[1].decode()
+    for line in (
+        'guardproxy_requests_total{status="2xx",wire="gemini"} 8.0',
+        "guardproxy_upstream_seconds_count 8.0",
+        'guardproxy_upstream_seconds_bucket{le="+Inf"} 8.0',
+        "guardproxy_requests_in_flight 3.0",
+        "guardproxy_ready 0.0",
+        'guardproxy_policy_info{policy="default",version="v1"} 1.0',
+        'guardproxy_config_reloads_total{result="applied"} 4.0',
+    ):
+        assert f"\n{line}\n" in text
+
+
+def test_what_is_withheld_of_a_stream_is_counted() -> None:
+    """A stream whose rest was replaced or withheld is cut; a whole reply, a request and a passed stream are not."""
+    metrics = Metrics(CollectorRegistry())
+    cut = record(1, side="assistant", outcome="refuse", reply=ReplyInfo())
+    streamed = replace(cut, origin=replace(cut.origin, stream=True))
+    whole = replace(cut, origin=replace(cut.origin, stream=False))
+    for one in (streamed, whole, replace(streamed, outcome="pass"), replace(streamed, reply=None)):
+        metrics.decision(one)
+    action = cut.decision.action
+    assert f'guardproxy_streams_cut_total{{action="{action}"}} 1.0\n' in metrics.render()[1].decode()

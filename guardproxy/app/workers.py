@@ -7,6 +7,7 @@ worker that begins later, in place of one that has ended, takes the policies in 
 import asyncio
 import contextlib
 import os
+import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -36,11 +37,8 @@ class Supervisor(Multiprocess):
 
     def __init__(self, config: uvicorn.Config, group: "WorkerGroup") -> None:
         super().__init__(config, [config.bind_socket()])
-        self._group = group
-
-    def handle_hup(self) -> None:
-        """Reload the configuration file."""
-        self._group.ask()
+        # At once: uvicorn's own handlers wait while a worker that loads its libraries answers no ping.
+        signal.signal(signal.SIGHUP, lambda *_: group.ask())
 
 
 class _RemoteWorker:

@@ -7,7 +7,7 @@ called directly where the time is measured, for example `guard` by `pipeline/jud
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from itertools import product
 from typing import Final, Literal
 
@@ -101,6 +101,15 @@ class Metrics:
         self._held = gauge("held_bytes", "Bytes of streamed replies being held until they are judged.")
         gauge("event_loop_tasks", "Tasks of the event loop.").set_function(_tasks)
         self._define_audit(registry)
+        # Finding a series takes several times as long as counting in it.
+        self._answered = lru_cache(maxsize=1024)(self._series_of_answers)
+        self._decided = lru_cache(maxsize=1024)(self._series_of_decisions)
+
+    def _series_of_answers(self, wire: str, hundreds: int) -> Counter:
+        return self._requests.labels(self._wire(wire), f"{hundreds}xx")
+
+    def _series_of_decisions(self, side: Side, action: ActionName, policy: str, route: str) -> Counter:
+        return self._decisions.labels(side, action, self._policy(policy), self._route(route))
 
     def _define_audit(self, registry: CollectorRegistry) -> None:
         self._audit_failures = _counter(registry, "audit_failures", "Records that a sink failed to store.", "sink")
@@ -155,7 +164,7 @@ class Metrics:
 
     def request(self, wire: str, status: int) -> None:
         """Count a request answered with the HTTP `status`; `wire` is the protocol's name, or "none"."""
-        self._requests.labels(self._wire(wire), f"{status // 100}xx").inc()
+        self._answered(wire, status // 100).inc()
 
     def failed(self, code: str) -> None:
         """Count a request or a stream that ended in an error; `code` is that of the error, or of `BoundedHttp`."""
@@ -163,13 +172,13 @@ class Metrics:
 
     def decision(self, record: Record) -> None:
         """Count the decision of a judged turn. Only `Observers.record` calls this, once for every record."""
-        action, policy = record.decision.action, self._policy(record.policy)
+        action = record.decision.action
         if record.shadow:
-            self._shadow.labels(record.side, action, policy).inc()
+            self._shadow.labels(record.side, action, self._policy(record.policy)).inc()
             return
-        self._decisions.labels(record.side, action, policy, self._route(record.origin.route)).inc()
+        self._decided(record.side, action, record.policy, record.origin.route).inc()
         for category in record.decision.categories:
-            self._categories.labels(record.side, self._category(category), action, policy).inc()
+            self._categories.labels(record.side, self._category(category), action, self._policy(record.policy)).inc()
         if (
             record.outcome != "pass"
             and record.side == "assistant"
