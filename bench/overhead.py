@@ -1,6 +1,6 @@
 """Measure guardproxy's overhead over a bare pass-through, both in front of the same upstream in the same run.
 
-    python bench/overhead.py [--quick] [--json FILE] [--valgrind] [--audit]
+    python bench/overhead.py [--quick] [--json FILE] [--valgrind] [--audit] [--variants NAME ...]
 
 Upstream, proxy and clients are separate processes on loopback. `bare` is a plain pass-through with starlette and httpx
 over the same transport; `bare_httpcore` is `bare` over httpx's own transport; `guardproxy` is complete except for the
@@ -39,7 +39,7 @@ TURNS = [
     *((role, f"{role} {number}: tell me more. " * 8) for number in range(9) for role in ("user", "assistant")),
     *(("user", "Tell me about foxes. " * 10), ("assistant", "They are clever. " * 20), ("user", "And dogs? " * 15)),
 ]
-CLIENTS = (1, 16, 64)
+CLIENTS = (1, 16, 64, 256)
 
 
 @dataclass(frozen=True)
@@ -199,19 +199,21 @@ def process(variant: str, target: str = "", wrapper: Sequence[str] = ()) -> Iter
         running.wait(60)
 
 
-def measure(load: Load, clients: Sequence[int], rounds: int, seconds: float, *, perf: bool) -> list[Result]:
+def measure(
+    load: Load, clients: Sequence[int], rounds: int, seconds: float, variants: Sequence[str], *, perf: bool
+) -> list[Result]:
     """Measure all variants under a load, in alternating rounds."""
     results = []
     with process("upstream") as (target, pid), contextlib.ExitStack() as stack:
         running = {"direct": (target, pid)}
-        running |= {name: stack.enter_context(process(name, target)) for name in VARIANTS}
+        running |= {name: stack.enter_context(process(name, target)) for name in variants}
         for url, _ in running.values():
             asyncio.run(_load(url, load, 4, 1.0, 10**9))  # warm
         for number in clients:
             at = {name: Result(load.name, name, number) for name in running}
             for _ in range(rounds):
                 for name, (url, server) in running.items():
-                    at[name].rounds.append(_round(url, server, load, number, seconds, perf=perf and name in VARIANTS))
+                    at[name].rounds.append(_round(url, server, load, number, seconds, perf=perf and name in variants))
             results += at.values()
     return results
 
@@ -319,6 +321,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one short round of each")
     parser.add_argument("--json", metavar="FILE", help="write the figures to this file as well")
     parser.add_argument("--valgrind", action="store_true", help="count user instructions in a simulated CPU instead")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="the proxies; bare is needed")
     parser.add_argument("--audit", action="store_true", help="count what auditing adds, in a simulated CPU")
     args = parser.parse_args()
     if args.audit:
@@ -326,10 +329,10 @@ def main() -> None:
         print(audit_table(rows))
     elif args.valgrind:
         rows = (
-            simulate(WHOLE, CLIENTS, 256)
-            + simulate(LONGER, (16,), 128)
-            + simulate(RESENT, (16,), 64)
-            + simulate(FAST, (16,), 64)
+            simulate(WHOLE, CLIENTS, 256, args.variants)
+            + simulate(LONGER, (16,), 128, args.variants)
+            + simulate(RESENT, (16,), 64, args.variants)
+            + simulate(FAST, (16,), 64, args.variants)
         )
         print(simulated_table(rows))
     else:
@@ -337,11 +340,9 @@ def main() -> None:
         if not perf:
             print("perf cannot count instructions on this machine: the table compares CPU time instead\n")
         rounds, seconds = (1, 1.0) if args.quick else (5, 3.0)
-        results = measure(WHOLE, CLIENTS, rounds, seconds, perf=perf)
-        results += measure(LONGER, (16,), rounds, seconds, perf=perf)
-        results += measure(RESENT, (16,), rounds, seconds, perf=perf)
-        results += measure(FAST, (16,), rounds, seconds, perf=perf)
-        results += measure(PACED, (16,), rounds, seconds, perf=perf)
+        results = measure(WHOLE, CLIENTS, rounds, seconds, args.variants, perf=perf)
+        for load in (LONGER, RESENT, FAST, PACED):
+            results += measure(load, (16,), rounds, seconds, args.variants, perf=perf)
         print(table(results))
         rows = [result.row() for result in results]
     if args.json:

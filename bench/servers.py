@@ -36,10 +36,12 @@ from guardproxy.sinks.database import AuditStore
 from guardproxy.sinks.log import LogSink
 from guardproxy.types import Check, Finding, Taxonomy, Verdict
 from guardproxy.web.app import create_app
+from guardproxy.web.failover import Upstreams
 from guardproxy.web.paths import PathList
 from guardproxy.web.proxy import LivePolicies, Proxy
 from guardproxy.web.sample import ReviewSample
-from guardproxy.web.upstream import Upstream, aiohttp_transport
+from guardproxy.web.transport import aiohttp_transport
+from guardproxy.web.upstream import Upstream
 
 WORDS = ("The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "naps", "in", "the", "sun", ".")
 
@@ -155,9 +157,9 @@ def guarded(
     side = SideRules({"*": (Rule("block", 0.5),)})
     policies = LivePolicies(PolicySet({"default": Policy("default", "v1", side, side)}, version="v1"))
     opened = {name: load(name, actions.REGISTRY, "action") for name in actions.REGISTRY}
-    upstream = Upstream(target)
+    upstreams = Upstreams([Upstream(target)], metrics=metrics.upstreams)
     proxy = Proxy(
-        upstream=upstream,
+        upstreams=upstreams,
         pipeline=Pipeline(with_cache(Safe()), observers, metrics, opened, infer_sessions=True),
         wires=[load(name, wires.REGISTRY, "wire") for name in wires_read],
         policies=policies,
@@ -176,7 +178,7 @@ def guarded(
         gc.freeze()  # as `Service` does when it is ready
         yield
         await observers.close()
-        await upstream.aclose()
+        await upstreams.aclose()
 
     return create_app(proxy, metrics=metrics, lifespan=lifespan)
 

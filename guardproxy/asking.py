@@ -3,8 +3,6 @@
 This is no field of `Check`: equal checks of different clients share one verdict, and no policy reads it.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -32,17 +30,15 @@ def asked_by(client: str) -> Asker:
     return asker
 
 
-@contextmanager
-def as_one_request() -> Iterator[None]:
+class AsOneRequest:
     """Let the checks that are asked inside this context count as one request, unless they belong to one already."""
-    if _CURRENT.get() is not None:
-        yield
-        return
-    token = _CURRENT.set(Asker())
-    try:
-        yield
-    finally:
-        _CURRENT.reset(token)
+
+    def __enter__(self) -> None:
+        self._token = _CURRENT.set(Asker()) if _CURRENT.get() is None else None
+
+    def __exit__(self, *error: object) -> None:
+        if self._token is not None:
+            _CURRENT.reset(self._token)
 
 
 def current_asker() -> Asker:

@@ -44,10 +44,14 @@ class TooLarge(GuardproxyError):
 
 
 class UpstreamUnavailable(GuardproxyError):
-    """The upstream cannot be reached, or did not answer in time."""
+    """The upstream cannot be reached, or did not answer in time.
+
+    `repeated`: the proxy has already sent the request more than once, so the client should not repeat it.
+    """
 
     status = 502
     code = "upstream_unavailable"
+    repeated = False
 
 
 class GuardUnavailable(GuardproxyError):

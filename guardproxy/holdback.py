@@ -16,6 +16,7 @@ With `every: auto` a choice is judged at the positions of a grid: the same for e
 
 import sys
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from guardproxy.policy import StreamPolicy
@@ -72,6 +73,7 @@ class HoldBack:
     def __init__(self, policy: StreamPolicy) -> None:
         self._policy = policy
         self._auto = policy.mode == "window" and policy.every == "auto"
+        self._lag = policy.lag if self._auto else 0
         self._queue: deque[tuple[Chunk, int]] = deque()  # with the characters that the frame brings
         self._choices: dict[int, _ChoiceProgress] = {}
         self.held_bytes = 0
@@ -81,7 +83,9 @@ class HoldBack:
         """Queue a frame."""
         characters = 0
         for mark in chunk.marks:
-            choice = self._choices.setdefault(mark.choice, _ChoiceProgress())
+            choice = self._choices.get(mark.choice)
+            if choice is None:
+                choice = self._choices[mark.choice] = _ChoiceProgress()
             characters += max(0, mark.upto - choice.seen)
             choice.seen = max(choice.seen, mark.upto)
             # Content behind the end. A running check was asked before it came: its verdict must not settle the choice.
@@ -163,17 +167,21 @@ class HoldBack:
     def may_release(self) -> bool:
         """Whether a frame may be released."""
         # Only the head of the queue counts: a frame without marks waits for the frames before it, too.
-        return bool(self._queue) and all(self._covered(mark) for mark in self._queue[0][0].marks)
+        return bool(self._queue) and self._are_covered(self._queue[0][0].marks)
 
-    def _covered(self, mark: Mark) -> bool:
-        choice = self._choices[mark.choice]
-        if choice.settled or self._policy.mode == "monitor":
+    def _are_covered(self, marks: Sequence[Mark]) -> bool:
+        if self._policy.mode == "monitor":
             return True
-        # No exposure for these: a tool call, an end and a text that is to be rewritten cannot be taken back.
-        if mark.whole or mark.final or choice.deferred or self._policy.mode == "hold_all":
-            return False
-        lag = self._policy.lag if self._auto else 0
-        return mark.upto <= max(0, choice.judged - lag) + self._policy.exposure
+        for mark in marks:
+            choice = self._choices[mark.choice]
+            if choice.settled:
+                continue
+            # No exposure for these: a tool call, an end and a text that is to be rewritten cannot be taken back.
+            if mark.whole or mark.final or choice.deferred or self._policy.mode == "hold_all":
+                return False
+            if mark.upto > max(0, choice.judged - self._lag) + self._policy.exposure:
+                return False
+        return True
 
     @property
     def open(self) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from guardproxy.types import (
     ActionName,
     Cause,
     Decision,
+    Finding,
     Reason,
     Refuse,
     Role,
@@ -213,8 +214,8 @@ _PASS = Decision("pass", "", ())
 
 def is_clearly_passed(policy: Policy, side: Side, verdict: Verdict) -> bool:
     """Whether a calibrated verdict would change no text with thresholds of half the size."""
-    findings = tuple(replace(finding, probability=2 * finding.probability) for finding in verdict.findings)
-    doubled = replace(verdict, unsafe=2 * verdict.unsafe, findings=findings)
+    findings = tuple([Finding(finding.category, 2 * finding.probability) for finding in verdict.findings])
+    doubled = Verdict(2 * verdict.unsafe, findings, verdict.guard)
     return SEVERITY[decide(policy, side, doubled).action] < SEVERITY["rewrite"]
 
 
@@ -236,12 +237,14 @@ def on_languages(setting: OnFailure, languages: tuple[str, ...]) -> Decision:
 
 def worst(decisions: list[Decision]) -> Decision:
     """The most severe decision, the first of equally severe ones; a pass if there are no decisions."""
-    return max(decisions, key=lambda decision: SEVERITY[decision.action], default=Decision("pass", "", ()))
+    return max(decisions, key=lambda decision: SEVERITY[decision.action], default=_PASS)
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """Chooses a policy for the requests that meet every condition. Patterns are shell globs; `header` is (name, glob).
+
+    `upstream` names the upstream, or the group of upstreams, that they go to; empty for the one called default.
 
     `client` is a pattern for the hash of the client's key, as records show it (`web.client`). The policies in `shadow`
     are applied as well, but only recorded.
@@ -254,6 +257,7 @@ class Route:
     client: str = "*"
     header: tuple[str, str] | None = None
     shadow: tuple[str, ...] = ()
+    upstream: str = ""
 
     def matches(self, paths: Collection[str], model: str, client: str, headers: Mapping[str, str]) -> bool:
         """Whether a request meets every condition.
@@ -292,11 +296,12 @@ def _model_names(model: str) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The policy that acts on a request, and the shadow policies, whose decisions are only recorded."""
+    """The policy that acts on a request, the shadow policies, whose decisions are only recorded, and its upstream."""
 
     route: str
     policy: Policy
     shadow: tuple[Policy, ...] = ()
+    upstream: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +331,11 @@ class PolicySet:
         """Whether a route depends on the model."""
         return any(route.model != ANY for route in self.routes)
 
+    @property
+    def routes_to_upstreams(self) -> bool:
+        """Whether a route names an upstream."""
+        return any(route.upstream for route in self.routes)
+
     def choose(
         self, path: str, model: str, client: str, headers: Mapping[str, str], *, spellings: Collection[str] = ()
     ) -> Chosen:
@@ -337,5 +347,5 @@ class PolicySet:
         for route in self.routes:
             if route.matches(paths, model, client, headers):
                 shadow = tuple(self.policies[name] for name in route.shadow)
-                return Chosen(route.name, self.policies[route.policy], shadow)
+                return Chosen(route.name, self.policies[route.policy], shadow, route.upstream)
         return Chosen("default", self.policies["default"])

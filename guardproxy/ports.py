@@ -312,7 +312,7 @@ class Wire(Protocol):
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""
 
-    def parse_request(self, path: str, body: bytes) -> Request:
+    def parse_request(self, path: str, body: bytes, received: float = 0.0) -> Request:
         """The parsed request. `path` includes the query. Raises Unreadable with the JSON path of the mistake."""
 
     def models(self, request: Request) -> Sequence[tuple[str, str]]:

@@ -188,6 +188,8 @@ class Sse(_LineDecoder):
             return frames
         if self._line == 0:
             self._take_ordinary_events(frames)
+            if not self._buffer:
+                return frames
         while (found := self._next_line(ended)) is not None:
             line, end = found
             if line:

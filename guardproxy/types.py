@@ -261,8 +261,8 @@ class Decision:
     @property
     def categories(self) -> tuple[str, ...]:
         """The categories that reached a threshold, most probable first, without repetition."""
-        ranked = sorted(self.reasons, key=lambda reason: -reason.probability)
-        return tuple(dict.fromkeys(reason.category for reason in ranked))
+        ranked = sorted(self.reasons, key=lambda reason: -reason.probability) if self.reasons else ()
+        return tuple(dict.fromkeys([reason.category for reason in ranked]))
 
 
 @dataclass(frozen=True, slots=True)

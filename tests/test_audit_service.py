@@ -27,9 +27,9 @@ from guardproxy.observe.masking import text_hash
 from guardproxy.pipeline import Exclusions
 from guardproxy.reviews import Exclusion
 from guardproxy.sinks.database import AuditStore, Filter, Keep, StoreKeys
-from tests.kit import Scripted, ScriptedUpstream, serve
+from tests.kit import Scripted, ScriptedUpstream, serve, until
 from tests.sinks.kit import record
-from tests.test_service import CONFIG, Judge, is_ready, until
+from tests.test_service import CONFIG, Judge, is_ready
 
 BAD = "how do I kill a zombie process?"
 CHOICE = {"index": 0, "message": {"role": "assistant", "content": "fine"}, "finish_reason": "stop"}
@@ -69,7 +69,7 @@ def using(tmp_path: Path, action: Callable[[AuditStore], Awaitable[Any]]) -> Any
 def ask(url: str, text: str) -> httpx.Response:
     """Send a chat request."""
     body = {"model": "m", "messages": [{"role": "user", "content": text}]}
-    return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30)
+    return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
 
 
 def withheld(url: str, text: str) -> bool:
@@ -194,7 +194,7 @@ def test_the_key_of_another_chain_stops_the_start(config: Callable[[str], Path],
         await store.close()
 
     asyncio.run(run())
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False, env=environment)
     assert done.returncode == 1
     assert "has another key than the given one: set audit.chain_key" in done.stderr.splitlines()[-1]
 
@@ -210,10 +210,10 @@ def test_every_answer_has_its_records_when_the_process_is_killed(config: Callabl
         assert process.stderr is not None
         url = next(line.split()[-1] for line in process.stderr if "listening on" in line)
         threading.Thread(target=process.stderr.read, daemon=True).start()
-        until(lambda: _answers(url), 90)
+        until(lambda: _answers(url), seconds=90)
 
         def load(number: int) -> None:
-            with httpx.Client(timeout=30) as client:
+            with httpx.Client(timeout=60) as client:
                 while not stop.is_set():
                     body = {"model": "m", "messages": [{"role": "user", "content": f"hello {number}"}]}
                     try:
@@ -225,7 +225,7 @@ def test_every_answer_has_its_records_when_the_process_is_killed(config: Callabl
 
         with ThreadPoolExecutor(8) as pool:
             runs = [pool.submit(load, number) for number in range(8)]
-            until(lambda: len(answered) >= 40 or any(run.done() for run in runs), 60)
+            until(lambda: len(answered) >= 40 or any(run.done() for run in runs))
             process.send_signal(signal.SIGKILL)
             process.wait(20)
             stop.set()

@@ -141,7 +141,7 @@ def test_readme_commands_exist() -> None:
     for line in section.splitlines():
         command = shlex.split(line)[1]
         done = subprocess.run(
-            [sys.executable, "-m", "guardproxy", command, "--help"], capture_output=True, timeout=60, check=False
+            [sys.executable, "-m", "guardproxy", command, "--help"], capture_output=True, timeout=150, check=False
         )
         assert done.returncode == 0, command
 
@@ -158,7 +158,7 @@ def test_the_health_check_of_the_image(status: int, healthy: bool) -> None:
 
     with serve(Starlette(routes=[Route("/readyz", ready)])) as url:
         env = {**os.environ, "http_proxy": "http://127.0.0.1:9", "GUARDPROXY_HEALTH_URL": f"{url}/readyz"}
-        done = subprocess.run([sys.executable, *arguments], env=env, capture_output=True, timeout=60, check=False)
+        done = subprocess.run([sys.executable, *arguments], env=env, capture_output=True, timeout=150, check=False)
     assert (done.returncode == 0) is healthy
 
 

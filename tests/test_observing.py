@@ -38,6 +38,7 @@ def series() -> Mapping[str, set[str]]:
     metrics.begin(PolicySet(policies, routes), wires=REGISTRY, categories=["violence", "weapons"], codes=["late"])
     metrics.begin_sink("store")
     metrics.unread("user", ["xx"])
+    metrics.upstreams.follow(["default"], lambda: {"default": "up"})
     metrics.state_from(lambda: ServerState(True, {"default": "v1"}, ReloadState(restart_needed=("server.port",))))
     found = {}
     for name, kind, _, samples in metrics.families():

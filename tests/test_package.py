@@ -17,7 +17,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 def test_serving_installs_no_development_tools(target: str, tools: bool, tmp_path: Path) -> None:
     """In a fresh clone `make serve` installs the package and the demo; `make test` adds the development group."""
     command = ["make", "--dry-run", target, f"VENV={tmp_path / 'venv'}"]
-    steps = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    steps = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150, check=True).stdout
     assert "install -e '.[demo]'" in steps
     assert ("--group dev" in steps) is tools
 

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from guardproxy.app import PolicyFile, read
+from guardproxy.app import PolicyFile, catalogue, read
 from guardproxy.app.reloading import Gone, Reloader, stamp_of
+from guardproxy.app.restarts import restarts_needed
 from guardproxy.app.workers import Membership, WorkerGroup
 from guardproxy.console import ThresholdChange
 from guardproxy.errors import ConfigError
 from guardproxy.observe import Metrics
 from guardproxy.policy import Rule, SideRules
-from guardproxy.settings import Settings
+from guardproxy.settings import Settings, load_text
 from guardproxy.web.proxy import LivePolicies
 
 OLD = """version: 1
@@ -166,6 +167,52 @@ def test_who_asks_gets_the_file_read_again(tmp_path: Path) -> None:
         assert reloader.problems == ()
 
     following(reloader, scene)
+
+
+UPSTREAMS = "upstreams: {default: {url: 'http://a'}, %s: {url: 'http://b'}}\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "keys"),
+    [
+        ("server: {port: 1}\n", "server: {port: 2}\n", ("server.port",)),
+        ("log: {level: info}\n", "log: {level: info}\nadmin: {}\notel: {endpoint: 'http://c'}\n", ("admin", "otel")),
+        (
+            "upstream: {url: 'http://a'}\n",
+            "upstream: {url: 'http://a', timeouts: {connect_s: 1}}\n",
+            ("upstream.timeouts.connect_s",),
+        ),
+        (UPSTREAMS % "b", UPSTREAMS % "c", ("upstreams.b", "upstreams.c")),
+        ("audit: {sample_passed: 0.1}\n", "audit: {sample_passed: 0.1, exclusions: []}\n", ()),
+    ],
+)
+def test_changes_beside_the_policies_are_named(old: str, new: str, keys: tuple[str, ...]) -> None:
+    """The keys of a file that wait for a restart have their place in the file, and never a value."""
+    before, after = (load_text(OLD + text, "f", {}, catalogue()) for text in (old, new))
+    assert restarts_needed(before, after, before.sections) == keys
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        (
+            "guard: {timeout_s: 5}\n",
+            "guard: {timeout_s: 6}\n",
+            "changes of guard.timeout_s need a restart, and the policies",
+        ),
+        ("routes: []\n", "", "routes: was in the file and is missing now"),
+        (
+            "routes: []\n" + UPSTREAMS % "b",
+            "routes: [{name: r, policy: default, when: {model: m}, upstream: c}]\n" + UPSTREAMS % "c",
+            "routes name c, which the running proxy does not have",
+        ),
+    ],
+)
+def test_policies_that_do_not_fit_what_runs_wait(old: str, new: str, why: str) -> None:
+    """They would decide by another guard's thresholds, or send requests to an upstream that is not there."""
+    before, after = (load_text(OLD + text, "f", {}, catalogue()) for text in (old, new))
+    with pytest.raises(ConfigError, match=why):
+        restarts_needed(before, after, before.sections)
 
 
 # --- workers ---------------------------------------------------------------------------------------------------------

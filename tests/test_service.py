@@ -24,7 +24,7 @@ from structlog.testing import capture_logs
 
 from guardproxy.app import Service, read
 from guardproxy.families.openai_moderation import OMNI
-from tests.kit import Scripted, ScriptedUpstream, serve
+from tests.kit import Scripted, ScriptedUpstream, free_port, serve, until
 
 CONFIG = """
 version: 1
@@ -69,14 +69,6 @@ def config(judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         yield path
 
 
-def until(condition: Callable[[], Any], seconds: float = 15.0) -> None:
-    """Wait until `condition` is true; fail after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def is_ready(url: str) -> bool:
     """Whether /readyz answers 200."""
     return httpx.get(f"{url}/readyz").status_code == 200
@@ -109,7 +101,7 @@ def test_a_store_that_cannot_be_opened_stops_the_start(config: Path, tmp_path: P
     (tmp_path / "folder").mkdir()
     config.write_text(config.read_text().replace("store: none", f"store: 'sqlite:///{tmp_path}/folder'"))
     command = [sys.executable, "-m", "guardproxy", "serve", "--config", str(config), "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 1
     assert "audit sink 'store' cannot be opened" in done.stderr.splitlines()[-1]
 
@@ -287,7 +279,7 @@ def test_an_empty_file_does_not_start(tmp_path: Path, text: str) -> None:
     path = tmp_path / "guardproxy.yaml"
     path.write_text(text)
     command = [sys.executable, "-m", "guardproxy", "serve", "--port", "0", "--config", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode != 0
     assert "the file has no settings" in done.stderr
 
@@ -305,7 +297,7 @@ def test_the_command_serves_without_trailers_and_foreign_pages(config: Path, tmp
         text = config.read_text().replace("http://127.0.0.1:9", upstream)
         text = text.replace("default: {unsafe", "lax: {unsafe: {flag: 0.5}}\n  default: {unsafe")
         config.write_text(text + SERVER + ROUTED.replace("strict", "lax"))
-        with started(config, tmp_path) as url, httpx.Client(trust_env=False, timeout=20) as http:
+        with started(config, tmp_path) as url, httpx.Client(trust_env=False, timeout=60) as http:
             body = b'{"model": "m", "messages": [{"role": "user", "content": "kill"}]}'
             request = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n"
             request += b"connection: close\r\n\r\n%x\r\n%s\r\n0\r\nx-team: kids\r\n\r\n" % (len(body), body)
@@ -325,7 +317,7 @@ def test_the_command_serves_without_trailers_and_foreign_pages(config: Path, tmp
 def exchanged(url: str, request: bytes) -> bytes:
     """The answer to raw bytes."""
     address = urlsplit(url)
-    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
         connection.sendall(request)
         return b"".join(iter(lambda: connection.recv(65_536), b""))
 
@@ -333,9 +325,7 @@ def exchanged(url: str, request: bytes) -> bytes:
 @contextmanager
 def started(config: Path, folder: Path) -> Iterator[str]:
     """Run `guardproxy serve` with a configuration; yield its URL once it is ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "guardproxy", "serve", "--port", str(port), "--config", str(config)]
     with (folder / "log").open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
@@ -349,11 +339,11 @@ def started(config: Path, folder: Path) -> Iterator[str]:
                 except httpx.TransportError:
                     return False
 
-            until(ready, 90)
+            until(ready, seconds=110)
             yield url
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(60)
 
 
 @pytest.mark.parametrize(
@@ -378,7 +368,7 @@ def test_a_start_that_breaks_is_told(tmp_path: Path, name: str, damage: Callable
     failed = threading.Event()
     service = Service(source.file, source, failed.set)
     with serve(service.app) as url:
-        assert failed.wait(60)
+        assert failed.wait(100)
         assert "start failed" in httpx.get(f"{url}/readyz").json()["status"]
     assert message in str(service.failure)
 
@@ -393,6 +383,6 @@ def test_the_model_for_many_languages_is_looked_for_in_the_data_directory(tmp_pa
     failed = threading.Event()
     service = Service(source.file, source, failed.set)
     with serve(service.app):
-        assert failed.wait(60)
+        assert failed.wait(100)
     assert f"model '{tmp_path / 'data' / 'embedded-multilingual'}'" in str(service.failure)
     assert "run `make train-multilingual`" in str(service.failure)

@@ -171,6 +171,6 @@ def test_a_frame_may_have_32_mebibytes(make: Callable[[], FrameDecoder]) -> None
 def test_a_long_string_takes_linear_time() -> None:
     """A string without a quote is searched once, however many pieces it comes in."""
     text = b'[{"a":"' + b"x" * 1_000_000 + b'"}]'
-    began = time.perf_counter()
+    began = time.process_time()
     assert len(_frames(JsonArray, [text[start : start + 100] for start in range(0, len(text), 100)])) == 2
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 10

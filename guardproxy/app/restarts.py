@@ -9,7 +9,20 @@ from guardproxy.errors import ConfigError
 from guardproxy.settings import Settings
 
 # Sections that policies do not depend on: the policies of a file are applied although these wait for a restart.
-_BESIDE = ("server", "admin", "upstream", "wires", "limits", "paths", "audit", "console", "log", "otel")
+_BESIDE = (
+    "server",
+    "admin",
+    "upstream",
+    "upstreams",
+    "upstream_groups",
+    "wires",
+    "limits",
+    "paths",
+    "audit",
+    "console",
+    "log",
+    "otel",
+)
 # Thresholds are for the probabilities and the categories of a guard: with another guard, policies wait as well.
 _OF_THE_GUARD = ("guard", "members", "taxonomy")
 _KEYS = {"members": "guards", "taxonomy": "guard.categories"}  # where a name of `Settings` is not the file's
@@ -20,7 +33,8 @@ def restarts_needed(old: Settings, new: Settings, sections: frozenset[str]) -> t
 
     `old` are the settings at the start; `sections` are those of the file when it was last applied. Raises ConfigError
     if its policies cannot be applied either: a section has gone (its default would take its place; the file may be
-    half-written), the guard is another one, or a threshold is lower than what the running guard reads.
+    half-written), the guard is another one, a route names an upstream that is not running, or a threshold is lower than
+    what the running guard reads.
     """
     if gone := sorted(sections - new.sections):
         names = ", ".join(gone)
@@ -32,6 +46,11 @@ def restarts_needed(old: Settings, new: Settings, sections: frozenset[str]) -> t
         raise ConfigError(
             f"{new.name}: changes of {', '.join(changed)} need a restart, and the policies of the file wait for it: "
             "their thresholds are for that guard"
+        )
+    running = {"", *old.by_name, *old.upstream_groups}
+    if unknown := sorted({route.upstream for route in new.policies.routes} - running):
+        raise ConfigError(
+            f"{new.name}: routes name {', '.join(unknown)}, which the running proxy does not have; restart to apply it"
         )
     old_floor, new_floor = floor_of(old), floor_of(new)
     if new_floor < old_floor and reads_label_lists(new):

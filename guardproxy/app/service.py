@@ -26,6 +26,7 @@ from guardproxy.app.policy_file import ConfigSource, PolicyFile
 from guardproxy.app.protocol import CODES, REFUSED
 from guardproxy.app.reloading import Gone
 from guardproxy.app.restarts import floor_of
+from guardproxy.app.upstreams import upstreams_of
 from guardproxy.app.workers import Membership
 from guardproxy.errors import ConfigError, GuardproxyError, error_codes
 from guardproxy.observe import Metrics, Observers
@@ -36,14 +37,12 @@ from guardproxy.ports import Action, Wire
 from guardproxy.registry import load
 from guardproxy.settings import CONTINUED, Settings
 from guardproxy.sinks.database import AuditStore
-from guardproxy.web.answers import AnswerHeaders
-from guardproxy.web.app import OPERATOR_PATHS, create_admin_app, create_app, operator_routes
+from guardproxy.web.app import MODERATIONS, OPERATOR_PATHS, create_admin_app, create_app, operator_routes
 from guardproxy.web.identities import Identities
 from guardproxy.web.moderations import moderations
 from guardproxy.web.paths import PathList
 from guardproxy.web.proxy import LivePolicies, Proxy
 from guardproxy.web.sample import ReviewSample
-from guardproxy.web.upstream import Upstream, tls_context
 from guardproxy.web.visitors import Visitors, is_loopback
 
 log = structlog.get_logger("guardproxy")
@@ -99,7 +98,7 @@ class Service:
         self._observers = Observers(
             opened, text=audit.text, required=audit.required, passed=audit.passed, metrics=self._metrics
         )
-        self._upstream = self._observed.upstream(_upstream(settings))
+        self._upstreams = upstreams_of(settings, self._metrics.upstreams, self._observed.upstream)
         self._pipeline = self._open_pipeline(settings)
         self._review = console_store(settings, source.data_dir)
         self._admin: ASGIApp | None = None
@@ -150,9 +149,10 @@ class Service:
             stopping=self._stopping,
             editor=self._file,
         )
+        server = settings.server
         operators = [*self._operator_routes(), *(console or ())]
-        routes: list[BaseRoute] = [Route("/v1/moderations", endpoint, methods=["POST"])]
-        own_paths = ["/v1/moderations"]
+        routes: list[BaseRoute] = [Route(MODERATIONS, endpoint, methods=["POST"])]
+        own_paths = [MODERATIONS]
         if settings.admin is None:
             routes += operators
             own_paths += [*OPERATOR_PATHS, *(PATHS if console else ())]
@@ -165,14 +165,13 @@ class Service:
             lifespan=self._lifespan,
             routes=routes,
             own_paths=own_paths,
-            visitors=Visitors(
-                settings.server.hosts, settings.server.origins, loopback=is_loopback(settings.server.host)
-            ),
+            visitors=Visitors(server.hosts, (*server.origins, *server.cors.origins), loopback=is_loopback(server.host)),
+            cors=server.cors.origins,
         )
 
     def _proxy(self, settings: Settings, identities: Identities) -> Proxy:
         return Proxy(
-            upstream=self._upstream,
+            upstreams=self._upstreams,
             pipeline=self._pipeline,
             wires=_wires(settings.wires),
             policies=self._policies,
@@ -181,7 +180,6 @@ class Service:
             limits=settings.limits,
             metrics=self._metrics,
             ready=lambda: self._reason,
-            answer_headers=AnswerHeaders(settings.upstream.response_headers),
             identities=identities,
             sample=self._sample,
         )
@@ -199,10 +197,11 @@ class Service:
         return self._metrics.render()
 
     def _health(self) -> Mapping[str, Any]:
-        """What /healthz says: the types of the weights, and the latest reload of the file."""
+        """What /healthz says: the types of the weights, the states of the upstreams, the latest reload of the file."""
         state = self._file.state
         latest = {"in_force": not state.problems, "at": _iso(state.at), "problems": state.problems}
-        return {"dtype": self._dtypes(), "reload": latest, "restart_needed": state.restart_needed}
+        about = {"dtype": self._dtypes(), "upstreams": self._upstreams.states()}
+        return {**about, "reload": latest, "restart_needed": state.restart_needed}
 
     def reload(self) -> None:
         """Read the configuration file again soon. From any thread, and from the handler of a signal."""
@@ -247,7 +246,7 @@ class Service:
             if self._review is not None:
                 await self._review.close()
             await self._guard.close()
-            await self._upstream.aclose()
+            await self._upstreams.aclose()
             if self._membership is not None:
                 await self._membership.close()
             await self._observed.close()
@@ -344,26 +343,3 @@ def _actions(policies: Mapping[str, Policy]) -> Mapping[str, Callable[[Policy], 
     sides = [side for policy in policies.values() for side in (policy.user, policy.assistant)]
     named = {rule.how for side in sides for rules in side.by_category.values() for rule in rules if rule.how}
     return {name: load(name, actions.REGISTRY, "rewrite") for name in {*actions.REGISTRY, *named}}
-
-
-def _upstream(settings: Settings) -> Upstream:
-    upstream = settings.upstream
-    tls = upstream.tls
-    try:
-        context = tls_context(verify=tls.verify, authorities=tls.ca, cert=tls.cert, key=tls.key)
-    except OSError as error:
-        raise ConfigError(f"upstream.tls: {error}; guardproxy validate FILE says which file it is") from error
-    return Upstream(
-        upstream.url,
-        key=upstream.key,
-        key_header=upstream.key_header,
-        connect_s=upstream.timeouts.connect_s,
-        first_byte_s=upstream.timeouts.first_byte_s,
-        between_chunks_s=upstream.timeouts.between_chunks_s,
-        answer_s=upstream.timeouts.answer_s,
-        attempts=upstream.retries.attempts,
-        max_wait_s=upstream.retries.max_wait_s,
-        retry_unsafe=upstream.retries.unsafe_methods,
-        max_connections=upstream.max_connections,
-        tls=context,
-    )

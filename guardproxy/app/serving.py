@@ -28,7 +28,7 @@ from guardproxy.console.visits import BASE
 from guardproxy.demo.process import start_demo
 from guardproxy.errors import ConfigError, GuardproxyError
 from guardproxy.observe import configure_logging
-from guardproxy.settings import DEFAULT_PRESET, Settings
+from guardproxy.settings import DEFAULT_PRESET, DEMO, Settings
 from guardproxy.sinks.database import DATABASES, AuditStore
 
 # The environment variable that passes the arguments of `serve` to worker processes, as a JSON object.
@@ -44,15 +44,13 @@ def serve(settings: Settings, source: ConfigSource) -> int:
     settings = _with_ports(settings)
     configure_logging(settings.log.level, json=_as_json(settings), text=settings.audit.text)
     with contextlib.ExitStack() as stack:
-        upstream = settings.upstream.url
-        if upstream == "demo":
-            demo = stack.enter_context(start_demo())
-            settings = replace(settings, upstream=replace(settings.upstream, url=demo))
-        sys.stderr.write(banner(settings, source, upstream))
+        uses_demo = any(upstream.url == DEMO for upstream in settings.by_name.values())
+        demo = stack.enter_context(start_demo()) if uses_demo else ""
+        sys.stderr.write(banner(settings, source))
         asyncio.run(_migrate_store(store_address(settings, source.data_dir)))
         if settings.server.workers > 1:
-            return _serve_workers(settings, source)
-        return _serve_here(settings, source)
+            return _serve_workers(settings, source, demo)
+        return _serve_here(settings.with_demo(demo), source)
 
 
 def _with_ports(settings: Settings) -> Settings:
@@ -100,8 +98,8 @@ def _serve_here(settings: Settings, source: ConfigSource) -> int:
     return 0 if server.started else 1
 
 
-def _serve_workers(settings: Settings, source: ConfigSource) -> int:
-    """Serve from several processes on the same port, each with its own guard.
+def _serve_workers(settings: Settings, source: ConfigSource, demo: str) -> int:
+    """Serve from several processes on the same port, each with its own guard. `demo` is the demo upstream's address.
 
     A worker that cannot start ends all of them. Raises ConfigError with its message.
     """
@@ -115,6 +113,7 @@ def _serve_workers(settings: Settings, source: ConfigSource) -> int:
             "builtin_only": source.builtin_only,
             "preset": source.preset,
             "upstream": settings.upstream.url,
+            "demo": demo,
             "admin_port": settings.admin.port if settings.admin else None,
             "failure": str(failure),
         }
@@ -146,6 +145,7 @@ def worker() -> ASGIApp:
         sys.stderr.write("".join(f"{problem}\n" for problem in error.problems))
         raise SystemExit(1) from None
     settings = replace(source.file, upstream=replace(source.file.upstream, url=arguments["upstream"]))
+    settings = settings.with_demo(arguments["demo"])
     if settings.admin is not None:
         settings = replace(settings, admin=replace(settings.admin, port=arguments["admin_port"] or settings.admin.port))
     configure_logging(settings.log.level, json=_as_json(settings), text=settings.audit.text)
@@ -178,29 +178,44 @@ def _options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def banner(settings: Settings, source: ConfigSource, upstream: str) -> str:
+def banner(settings: Settings, source: ConfigSource) -> str:
     """The text that `serve` prints at its start: what it runs with, and a command to try it."""
     server, admin = settings.server, settings.admin
     url = address_of(server.host, server.port, server.tls)
     admin_url = address_of(admin.host, admin.port, admin.tls) if admin else url
     store = store_address(settings, source.data_dir)
     preset = "" if "policies" in settings.sections else f", preset {source.preset or DEFAULT_PRESET}"
-    shown = "demo (SmolLM2-135M-Instruct on this machine)" if upstream == "demo" else upstream
     rows = {
         "listening on": url,
         "guard": _guard_summary(settings),
         "policy": f"{settings.name}{preset}, version {settings.policies.version}",
         "audit store": store.rpartition("@")[2] if "@" in store else store,
-        "upstream": shown,
+        "upstream": _upstream_summary(settings),
     }
     if admin:
         rows["metrics"] = f"{admin_url}/metrics"
     if is_served(settings):
         rows["console"] = f"{admin_url}{BASE}/"
     lines = [f"  {name:<13} {value}" for name, value in rows.items()]
-    body = '{"model": "demo", "messages": [{"role": "user", "content": "What is the capital of France?"}]}'
-    curl = f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
-    return "\n".join(["guardproxy", *lines, "", "Try it:", curl, "", ""])
+    return "\n".join(["guardproxy", *lines, "", "Try it:", _example(settings, url), "", ""])
+
+
+def _upstream_summary(settings: Settings) -> str:
+    shown = {DEMO: "demo (SmolLM2-135M-Instruct on this machine)"}
+    if not settings.upstreams:
+        return shown.get(settings.upstream.url, settings.upstream.url)
+    return ", ".join(f"{name} {shown.get(one.url, one.url)}" for name, one in settings.upstreams.items())
+
+
+def _example(settings: Settings, url: str) -> str:
+    """A command for the upstream that serves requests without a route."""
+    group = settings.upstream_groups.get("default")
+    upstream = settings.by_name[group.members[0] if group else "default"]
+    sends_key = upstream.url != DEMO and not upstream.key and upstream.client_key is not False
+    key = ' -H "authorization: Bearer $KEY"' if sends_key else ""
+    model = "demo" if upstream.url == DEMO else "MODEL"
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+    return f"  curl {url}/v1/chat/completions -H 'content-type: application/json'{key} -d '{body}'"
 
 
 def _guard_summary(settings: Settings) -> str:

@@ -46,13 +46,15 @@ def run(args: argparse.Namespace) -> int:
 
 def overridden(settings: "Settings", args: argparse.Namespace) -> "Settings":
     """The settings with the options of the command line in place of the file's. Raises ConfigError."""
-    from guardproxy.settings import url_error
+    from guardproxy.settings import DEMO, upstream_url_error
 
     options = {name: getattr(args, name) for name in ("host", "port", "workers") if getattr(args, name) is not None}
     settings = replace(settings, server=replace(settings.server, **options))
     if args.upstream is None:
         return settings
-    fault = None if args.upstream == "demo" else url_error(args.upstream)
+    if settings.upstreams:
+        raise ConfigError(f"{settings.name} names its upstreams, so --upstream has no effect; change the file instead")
+    fault = None if args.upstream == DEMO else upstream_url_error(args.upstream)
     if fault:
         raise ConfigError(f"--upstream: {fault}")
     return replace(settings, upstream=replace(settings.upstream, url=args.upstream))

@@ -2,8 +2,15 @@
 
 from dataclasses import dataclass
 
-# Weight of the latest batch in the moving averages.
-_SMOOTHING = 0.1
+# Weight of the latest batch in the moving averages. It is low, because checks come in while an estimate is too low by
+# chance.
+_SMOOTHING = 0.05
+# The same for the wait of a reply.
+_WAIT_SMOOTHING = 0.02
+# The same for the time of whole checks: a full queue answers many requests before the first of their replies.
+_SLOW = 0.005
+# Checks of fewer seconds together hardly correct an estimate.
+_PRIOR_S = 0.25
 # Batches whose sizes vary by less than this share of their mean do not tell the time of a batch from that of a token.
 _LEAST_VARIATION = 0.2
 # A token of a long batch takes at least this share of the average: noise must not make slices many times too large.
@@ -58,14 +65,17 @@ class CostModel:
     """Estimates seconds from tokens, for the models of one runner, by their numbers.
 
     Some windows that model 0 has read are read by model 1 as well; their share is a running estimate too. `batch_s` is
-    the time of a full batch. One thread may write while others read.
+    the time of a full batch, `reply_wait_s` what a check of a reply waits at present. One thread may write while others
+    read.
     """
 
     def __init__(self, batch_s: float) -> None:
         self.batch_s = batch_s
         self._lines: dict[int, _Line] = {}
         self._first_tokens = self._second_tokens = 0.0
-        self._request_s = self._reply_s = 0.0
+        self.reply_wait_s = 0.0
+        # Of replies and of requests: the seconds that checks took, and those that were expected, with fading weights.
+        self._checks = {True: (0.0, 0.0), False: (0.0, 0.0)}
 
     def observe(self, model: int, tokens: int, seconds: float) -> None:
         """Note a batch of one model."""
@@ -76,15 +86,30 @@ class CostModel:
         self._first_tokens += _SMOOTHING * (first - self._first_tokens)
         self._second_tokens += _SMOOTHING * (second - self._second_tokens)
 
-    def observe_check(self, seconds: float, *, reply: bool) -> None:
-        """Note what a whole check took, one of a reply or of a request."""
-        self._request_s += _SMOOTHING * ((0.0 if reply else seconds) - self._request_s)
-        self._reply_s += _SMOOTHING * ((seconds if reply else 0.0) - self._reply_s)
+    def observe_check(self, seconds: float, expected_s: float, waited_s: float, *, reply: bool) -> None:
+        """Note what a whole check took, one of a reply or of a request, and what was expected when it came.
+
+        `waited_s` is the time that the slices of others took meanwhile.
+        """
+        if reply:
+            self.reply_wait_s += _WAIT_SMOOTHING * (waited_s - self.reply_wait_s)
+        for kind in (True, False):
+            took, expected = self._checks[kind]
+            more, expected_more = (seconds, expected_s) if kind is reply else (0.0, 0.0)
+            self._checks[kind] = ((1 - _SLOW) * took + more, (1 - _SLOW) * expected + expected_more)
 
     @property
     def replies_share(self) -> float:
         """Seconds of checks of replies for each second of checks of requests."""
-        return self._reply_s / self._request_s if self._request_s else 0.0
+        return self._checks[True][0] / self._checks[False][0] if self._checks[False][0] else 0.0
+
+    def correction(self, *, reply: bool) -> float:
+        """What checks of replies or of requests have taken of late, for each second that was expected of them.
+
+        More checks come in when too little is expected, and the machine may slow down while they wait.
+        """
+        took, expected = self._checks[reply]
+        return (took + _PRIOR_S) / (expected + _PRIOR_S)
 
     def seconds(self, model: int, tokens: float) -> float:
         """Seconds of these tokens in full batches of a model; those of model 0 for a model that has not run yet."""

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from guardproxy.asking import Asker
-from guardproxy.engine.backlog import Backlog
+from guardproxy.engine.backlog import Backlog, Pace
 from guardproxy.engine.cost import CostModel
 from guardproxy.engine.fair_queue import Ticket
 from guardproxy.engine.runner import Runner, WorkItem, WorkResult
@@ -137,15 +137,14 @@ class Scheduler:
             raise JudgingTooLong(asker.refused)
         seconds = self._cost.expected(math.ceil(characters * self._tokens_per_character))
         if self._backlog.own(asker) is None:  # a request whose checks wait or run was admitted
-            share = self._cost.replies_share
-            wait = self._backlog.wait(asker, reply=reply, seconds=seconds, replies_share=share)
+            wait = expected_wait(self._backlog, self._cost, asker, reply=reply, seconds=seconds)
             if wait > self._max_wait_s:
                 raise Overloaded(
-                    f"the guard is busy: the check would wait {wait:.1f} s, more than the {self._max_wait_s:g} s of "
+                    f"the guard is busy: judging would wait {wait:.1f} s, more than the {self._max_wait_s:g} s of "
                     "guard.max_wait_s",
                     retry_s=wait - self._max_wait_s,
                 )
-        ticket = Ticket(Job(), asker, reply)
+        ticket = Ticket(Job(expected_s=seconds), asker, reply)
         self._backlog.book(ticket, seconds)
         try:
             yield ticket
@@ -188,7 +187,7 @@ class Scheduler:
         if characters:
             weight = _SMOOTHING if self._tokens_per_character else 1.0
             self._tokens_per_character += weight * (tokens / characters - self._tokens_per_character)
-        self._backlog.change(ticket, self._cost.expected(tokens))
+        self._backlog.change(ticket, self._cost.expected(tokens), one_window=len(works) == 1)
         own = self._backlog.own(ticket.asker) or 0.0
         if own > self._timeout_s:
             error = too_long(own, self._timeout_s)
@@ -197,6 +196,7 @@ class Scheduler:
         ticket.windows = deque(enumerate(works))
         job.results, job.open_windows = [None] * len(works), len(works)
         job.open_tokens = Counter({0: tokens})
+        job.queued = time.perf_counter()
         worker.inbox.put(ticket)
         # The scheduler may have closed while the prompts were encoded, and the worker may have emptied its inbox
         # already: then nothing would ever settle the future.
@@ -240,6 +240,13 @@ class Scheduler:
         if worker.ended.done():  # something has killed the thread: nothing would take a check out of the inbox
             raise GuardUnavailable(f"guard {self._name!r} has stopped; restart guardproxy")
         return worker
+
+
+def expected_wait(backlog: Backlog, cost: CostModel, asker: Asker, *, reply: bool, seconds: float) -> float:
+    """Seconds that a check of `seconds` would wait now; for one of a request, with the wait of its reply behind it."""
+    pace = Pace(cost.correction(reply=False), cost.correction(reply=True), cost.replies_share)
+    wait = backlog.wait(asker, reply=reply, seconds=seconds, pace=pace)
+    return wait if reply else wait + cost.reply_wait_s
 
 
 def _encode(runner: Runner, prompts: Sequence[Prompt], stream: str | None) -> list[tuple[WorkItem, ...]]:

@@ -25,13 +25,16 @@ class Job:
     """One check from its admission to its end. The worker settles `future`, which no event loop owns.
 
     `open_tokens` has the tokens that must still be read, by model, `open_windows` the number of windows without a final
-    result. `started` is a time of `time.perf_counter`; the times are as in `ScheduledReadings`.
+    result. `expected_s` are the seconds that it was expected to take when it came; `queued` and `started` are times of
+    `time.perf_counter`; the others are as in `ScheduledReadings`.
     """
 
     future: "Future[tuple[WorkResult, ...]]" = field(default_factory=Future)
     results: list[WorkResult | None] = field(default_factory=list)
     open_tokens: Counter[int] = field(default_factory=Counter)
     open_windows: int = 0
+    expected_s: float = 0.0
+    queued: float = 0.0
     started: float = 0.0
     forward_s: float = 0.0
     share_s: float = 0.0
@@ -140,7 +143,9 @@ class Worker:
         ended = [ticket for ticket in jobs.values() if not ticket.item.open_windows]
         self._tally.jobs += len(ended)
         for ticket in ended:
-            self._cost.observe_check(ticket.item.share_s, reply=ticket.reply)
+            job = ticket.item
+            waited_s = time.perf_counter() - job.queued - job.share_s
+            self._cost.observe_check(job.share_s, job.expected_s, waited_s, reply=ticket.reply)
             _settle(ticket.item, tuple(result for result in ticket.item.results if result is not None))
         for ticket in jobs.values():
             if ticket.item.open_windows and not ticket.cancelled:

@@ -29,7 +29,8 @@ def check_key(check: Check) -> bytes:
 def _digest(message: Message) -> bytes:
     digest = hashlib.sha256(message.role.encode())
     for part in message.parts:
-        _add(digest, part.kind, part.text, part.note)
+        for field in (part.kind, part.text, part.note):
+            digest.update(_delimited(field))
     return digest.digest()
 
 
@@ -37,12 +38,10 @@ def _digest(message: Message) -> bytes:
 _cached_digest = lru_cache(maxsize=8192)(_digest)
 
 
-def _add(digest: "hashlib._Hash", *fields: str) -> None:
-    """Add each field behind its length, so that different sequences of fields never give the same bytes."""
-    for field in fields:
-        data = field.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8))
-        digest.update(data)
+def _delimited(field: str) -> bytes:
+    """A field behind its length, so that different sequences of fields never give the same bytes."""
+    data = field.encode("utf-8", "surrogatepass")
+    return len(data).to_bytes(8) + data
 
 
 @dataclass(slots=True)
@@ -67,6 +66,7 @@ class Cached:
         self.name = guard.name
         self.taxonomy = guard.taxonomy
         self._guard = guard
+        self._identity = b"".join(_delimited(name) for name in (guard.name, self.taxonomy.id, self.taxonomy.version))
         self._entries = entries
         self._verdicts: OrderedDict[bytes, Verdict] = OrderedDict()
         self._calls: dict[bytes, _SharedCall] = {}
@@ -77,7 +77,7 @@ class Cached:
         verdict = self._verdicts.get(key)
         if verdict is not None:
             self._verdicts.move_to_end(key)
-            return _without_cost(verdict)
+            return verdict
         call = self._calls.get(key)
         if call is not None:
             return _without_cost(await self._wait(key, call))
@@ -99,13 +99,11 @@ class Cached:
 
     def _key(self, check: Check) -> bytes:
         """The key of a check in this cache: `check_key` with the guard and the version of its taxonomy."""
-        digest = hashlib.sha256(check_key(check))
-        _add(digest, self.name, self.taxonomy.id, self.taxonomy.version)
-        return digest.digest()
+        return hashlib.sha256(check_key(check) + self._identity).digest()
 
     async def _ask(self, key: bytes, check: Check) -> Verdict:
         verdict = await self._guard.judge(check)
-        self._verdicts[key] = verdict
+        self._verdicts[key] = _without_cost(verdict)
         if len(self._verdicts) > self._entries:
             self._verdicts.popitem(last=False)
         return verdict

@@ -10,12 +10,14 @@ from guardproxy.observe.logs import configure_logging, mask_event, request_conte
 from guardproxy.observe.masking import TextRule, mask_credentials, mask_personal_data
 from guardproxy.observe.metrics import Metrics
 from guardproxy.observe.observers import Observers, Receipt
+from guardproxy.observe.upstream_metrics import UpstreamMetrics
 
 __all__ = [
     "Metrics",
     "Observers",
     "Receipt",
     "TextRule",
+    "UpstreamMetrics",
     "configure_logging",
     "mask_credentials",
     "mask_event",

@@ -16,7 +16,13 @@ Families = list[list[Any]]
 """Metrics as JSON values: for each its name, type and help, and its samples as lists of name, labels and value."""
 
 _LEAST: Final = frozenset(
-    {"guardproxy_ready", "guardproxy_config_last_reload_successful", "process_start_time_seconds", "process_max_fds"}
+    {
+        "guardproxy_ready",
+        "guardproxy_upstream_up",
+        "guardproxy_config_last_reload_successful",
+        "process_start_time_seconds",
+        "process_max_fds",
+    }
 )
 _MOST: Final = frozenset(
     {

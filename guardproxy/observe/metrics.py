@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from guardproxy.observe.families import Families, families_of, rendered
 from guardproxy.observe.state import ServerState, StateCollector
+from guardproxy.observe.upstream_metrics import UpstreamMetrics
 from guardproxy.policy import UNSAFE, PolicySet
 from guardproxy.types import ActionName, Record, Side, Usage
 
@@ -95,6 +96,7 @@ class Metrics:
         )
         self._expected = gauge("guard_expected_seconds", "Seconds of work that waits for the guard or runs.")
         self._queue = gauge("guard_queue_checks", "Checks that wait for the guard or run.")
+        self.upstreams = UpstreamMetrics(registry)
         self._upstream_s = seconds("upstream", "Time from sending a request upstream to the first byte of the reply.")
         self._added_s = seconds("added", "Time that guardproxy added to an answer.")
         self._streams = gauge("streams_held", "Streamed replies being held until they are judged.")

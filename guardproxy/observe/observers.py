@@ -282,6 +282,8 @@ class Observers:
                 queue.put(item, done)
                 if done:
                     waiting.append(done)
+        if not waiting:
+            return
         failures = [r for r in await asyncio.gather(*waiting, return_exceptions=True) if isinstance(r, BaseException)]
         if failures:
             raise failures[0]

@@ -13,6 +13,7 @@ from guardproxy.pipeline.turns import in_scope, recent_context
 from guardproxy.policy import Policy, is_clearly_passed
 from guardproxy.ports import ReplyStream
 from guardproxy.types import SEVERITY, Decision, Message, Part, Verdict
+from guardproxy.views import GrowingViews
 
 # A text is cut behind a word if one ends within so many characters. Texts without spaces are cut anywhere.
 _LONGEST_WORD = 40
@@ -51,6 +52,7 @@ class ChoiceChecks:
         self._stream = stream
         self.context = recent_context(exchange.request.conversation.messages)
         self.ended: set[int] = set()
+        self._views: dict[int, GrowingViews] = {}  # by choice
         self._key = uuid.uuid4().hex  # the guard keeps its work on this reply under this name
 
     async def check(self, choice: int, before: LatestCheck | None, upto: int | None = None) -> LatestCheck:
@@ -64,7 +66,8 @@ class ChoiceChecks:
             message = cut(message, upto, before.message.parts if before else ())
         if before is not None and before.message == message:
             return before  # a finish frame without text: the last check judged exactly this message
-        judged = await self._judged(message)
+        growing = self._views.setdefault(choice, GrowingViews())
+        judged = await self._judged(message, growing)
         if message.arrived and not _is_clean(judged):
             message = await self._without_harm_beside(choice)
             judged = await self._judged(message)
@@ -75,9 +78,9 @@ class ChoiceChecks:
             message, judged.verdict, judged.decision, judged.error, seconds, judged.undecoded, unread, judged.counted
         )
 
-    async def _judged(self, message: Message) -> Judgement:
-        policy = self._exchange.policy
-        return await self._judging.judgement(self.context, in_scope(message, policy.judge), policy, self._key)
+    async def _judged(self, message: Message, growing: GrowingViews | None = None) -> Judgement:
+        policy, message = self._exchange.policy, in_scope(message, self._exchange.policy.judge)
+        return await self._judging.judgement(self.context, message, policy, self._key, growing=growing)
 
     async def _without_harm_beside(self, choice: int) -> Message:
         """The choice beside the released texts of others only, if their own text must not pass or cannot be judged.

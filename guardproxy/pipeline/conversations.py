@@ -6,7 +6,6 @@ the earlier one, from the same client. Nothing of this is known after a restart,
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from hashlib import blake2b
 
 from guardproxy.asking import current_asker
@@ -14,7 +13,7 @@ from guardproxy.observe.masking import INFERRED, short_hash
 from guardproxy.offload import computed
 from guardproxy.pipeline.exchange import Case, ConversationPlace, Exchange
 from guardproxy.policy import JudgeScope
-from guardproxy.types import Message
+from guardproxy.types import Message, Origin
 
 _SYSTEM_ROLES = ("system", "developer")
 _MOST = 50_000  # beginnings that are kept; the least recently used one is removed first
@@ -45,12 +44,10 @@ class Conversations:
             session = resumed or self._continued(prefixes)
             session = session or INFERRED + short_hash(origin.request_id.encode())
             self._begin(prefixes[-1], session)
-            origin = replace(origin, session=session)
+            origin = _in_session(origin, session)
         if not prefixes:
             return exchange
-        return replace(
-            exchange, origin=origin, place=ConversationPlace(prefixes, _first_new(messages), _has_tools(messages))
-        )
+        return exchange.placed(origin, ConversationPlace(prefixes, _first_new(messages), _has_tools(messages)))
 
     def answered(self, case: Case, prefix: bytes, reply_id: str) -> None:
         """Note a reply, which later requests repeat or name by its id; `prefix` is that of the conversation with it."""
@@ -79,6 +76,21 @@ class Conversations:
         self._sessions.move_to_end(prefix)
         if len(self._sessions) > _MOST:
             self._sessions.popitem(last=False)
+
+
+def _in_session(origin: Origin, session: str) -> Origin:
+    """The origin with a session. Every request gets one, and `replace` takes four times as long."""
+    return Origin(
+        origin.request_id,
+        origin.route,
+        origin.wire,
+        origin.upstream,
+        origin.model,
+        origin.client,
+        origin.stream,
+        origin.user,
+        session,
+    )
 
 
 def _first_new(messages: Sequence[Message]) -> int:

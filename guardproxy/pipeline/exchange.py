@@ -42,6 +42,10 @@ class Exchange:
     policies: tuple[Policy, ...] = ()
     place: ConversationPlace | None = None
 
+    def placed(self, origin: Origin, place: ConversationPlace) -> "Exchange":
+        """The exchange at its place. Every request is placed, and `replace` takes four times as long."""
+        return Exchange(self.wire, self.request, origin, self.policy, self.shadow, self.sampled, self.policies, place)
+
 
 class Case(Protocol):
     """What all records of one request have in common: an exchange, or a request without an upstream.

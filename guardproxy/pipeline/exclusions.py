@@ -10,7 +10,7 @@ from guardproxy.policy import ANY, UNSAFE, Policy, decide
 from guardproxy.reviews import Exclusion
 from guardproxy.types import Message, Side, Verdict
 from guardproxy.verdicts import worst_of_views
-from guardproxy.views import joined
+from guardproxy.views import PART, joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,11 @@ class Exclusions:
                 by_text[exclusion.text].append(exclusion)
         self._by_text = dict(by_text)
 
+    @property
+    def any(self) -> bool:
+        """Whether there are exclusions, expired ones included."""
+        return bool(self._by_text)
+
     def covering(self, text: str) -> tuple[Exclusion, ...]:
         """The exclusions of exactly this text that have not expired."""
         if not self._by_text:
@@ -63,13 +68,13 @@ class Exclusions:
         """What counts of the verdicts on a message, given by view; None if no exclusion covers its text.
 
         The text and its views are covered, and so is the thread, or the text would be blocked in every turn but the
-        first. Not covered are the views of a message whose parts readers may join to another text.
+        first. Of a message whose parts readers may join to another text, only the text and its parts are covered.
         """
         covering = self.covering(message.text) if self._by_text else ()
         if not covering:
             return None
         excluded = {exclusion.category for exclusion in covering}
-        covered = {"text"} if joined(message) else {view for view, _ in verdicts}
+        covered = {"text", PART} if joined(message) else {view for view, _ in verdicts}
         left = [(view, _without(verdict, excluded) if view in covered else verdict) for view, verdict in verdicts]
         return CountedVerdict(worst_of_views(left), covering)
 

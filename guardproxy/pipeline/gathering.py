@@ -15,8 +15,8 @@ async def gathered(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 
     The first error cancels every other call and is raised.
     """
-    if len(calls) == 1:
-        return [await calls[0]]
+    if len(calls) < 2:
+        return [await call for call in calls]
     try:
         async with asyncio.TaskGroup() as group:
             if len(calls) <= _AT_ONCE:

@@ -52,7 +52,8 @@ class JudgedRequest:
 
         A refused turn of the history refuses the request only if `history` is "block".
         """
-        for judged in sorted(self.turns, key=lambda judged: not judged.turn.current):
+        refused = [judged for judged in self.turns if isinstance(judged.outcome, Refuse)]
+        for judged in sorted(refused, key=lambda judged: not judged.turn.current):
             if isinstance(judged.outcome, Refuse) and (judged.turn.current or history == "block"):
                 return judged.outcome, judged
         return None

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from guardproxy.asking import as_one_request
+from guardproxy.asking import AsOneRequest
 from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
 from guardproxy.observe import Metrics, Observers
 from guardproxy.offload import computed
@@ -15,7 +15,7 @@ from guardproxy.pipeline.conversations import Conversations
 from guardproxy.pipeline.exchange import Case, Exchange, JudgedTurn, Judgement
 from guardproxy.pipeline.exclusions import CountedVerdict, Exclusions
 from guardproxy.pipeline.gathering import gathered
-from guardproxy.pipeline.known_turns import KnownTurns, Prefix, TurnScores
+from guardproxy.pipeline.known_turns import KnownTurn, KnownTurns, Prefix, TurnScores
 from guardproxy.pipeline.message_views import MessageViews
 from guardproxy.pipeline.recording import Recorder
 from guardproxy.pipeline.thread import joined_text, own_text
@@ -38,7 +38,7 @@ from guardproxy.types import (
     Verdict,
 )
 from guardproxy.verdicts import usage_in_parallel, worst_of_views
-from guardproxy.views import View
+from guardproxy.views import PART, GrowingViews, View
 
 Texts = Sequence[str]
 _UNCHANGED = ("pass", "flag")  # the actions that leave a text as it is
@@ -91,10 +91,15 @@ class Judging:
         policy: Policy,
         stream: str | None = None,
         thread: Texts = (),
+        *,
+        by_part: bool = True,
+        growing: GrowingViews | None = None,
     ) -> Judgement:
         """Judge a message. `context` is recent; `thread`, if any, are the texts of the user turns to join before it.
+        A streamed reply, which is judged again and again, has its `growing` views.
 
-        1. The guard judges the readable text, in its context and in every view. The policy's rules decide about what
+        1. The guard judges the readable text, in its context and in every view; its parts as well, each by itself,
+           unless `by_part` is false: that is for messages that join judged ones. The policy's rules decide about what
            exclusions do not cover.
         2. If the guard is overloaded or fails in any way, there is no verdict, not even for the views that it judged:
            `on_overload` or `on_guard_error` decides. A failure never counts as "safe". A text that takes longer to
@@ -108,7 +113,7 @@ class Judging:
         scores, decision, error, complete = None, Decision("pass", "", ()), "", True
         unread: tuple[str, ...] = ()
         if message.text.strip():  # not `says_something`: hidden text has views, and a guard may know mere signs
-            views = await self._views.of(message, policy.views)
+            views = await self._views.of(message, policy.views, by_part=by_part, growing=growing)
             complete, unread = views.complete, await self._unread(message.text, views.views)
             try:
                 own = own_text(message) if thread else ""
@@ -134,19 +139,16 @@ class Judging:
         self, message: Message, policy: Policy, scores: TurnScores
     ) -> tuple[Verdict, Decision, CountedVerdict | None]:
         """The calibrated verdict, what the policy decides about it, and what counts of it if an exclusion applies."""
-        side = message.side
-        verdict = policy.calibration.applied(side, scores.verdict)
+        verdict = policy.calibration.applied(message.side, scores.verdict)
         counted = self._exclusions.counted(message, scores.by_view)
-        counted = counted and counted.calibrated(policy, side)
-        decision = decide(policy, side, counted.verdict if counted else verdict)
-        if scores.opaque or scores.unread or not scores.complete:
-            decision = _with_unreadable(decision, message, policy, scores.unread, complete=scores.complete)
-        return verdict, decision, counted
+        counted = counted and counted.calibrated(policy, message.side)
+        return verdict, _decision(message, policy, scores, counted.verdict if counted else verdict), counted
 
     async def _unread(self, text: str, views: Sequence[View]) -> tuple[str, ...]:
-        """The languages of a text and its views that the guard does not read."""
+        """The languages of a text and its views that the guard does not read. Those of its parts are the text's."""
         if self._reads is None:
             return ()
+        views = [view for view in views if view.name.partition("+")[0] != PART]
         size = len(text) + sum(len(view.text) for view in views)
         return await computed(size, unread_languages, text, views, self._reads)
 
@@ -168,11 +170,12 @@ class Judging:
         checks = [("text", Check(Conversation((*context, message)), message.side, stream))]
         for view in views:
             viewed = Message(message.role, (Part(message.parts[0].path, view.text),))
-            checks.append((view.name, Check(Conversation((*context, viewed)), message.side)))
+            of_stream = stream if view.name == PART else None  # grows with it
+            checks.append((view.name, Check(Conversation((*context, viewed)), message.side, of_stream)))
         if thread:
             joined = Message(message.role, (Part(message.parts[0].path, thread),))
             checks.append(("thread", Check(Conversation((joined,)), message.side)))
-        with as_one_request():
+        with AsOneRequest():
             verdicts = await gathered([self.guard.judge(check) for _, check in checks])
         usage = verdicts[0].usage if len(verdicts) == 1 else usage_in_parallel([one.usage for one in verdicts])
         self._metrics.guard(time.perf_counter() - started, usage)
@@ -181,12 +184,19 @@ class Judging:
         return [(name, verdict) for (name, _), verdict in zip(checks, verdicts, strict=True)]
 
     async def act(
-        self, context: Sequence[Message], message: Message, decision: Decision, policy: Policy, thread: Texts = ()
+        self,
+        context: Sequence[Message],
+        message: Message,
+        decision: Decision,
+        policy: Policy,
+        thread: Texts = (),
+        *,
+        by_part: bool = True,
     ) -> Outcome:
         """The outcome for `message`; a rewritten text is judged again in the same context, behind the same thread."""
 
         async def judge_again(candidate: Message) -> Decision:
-            return (await self.judgement(context, candidate, policy, thread=thread)).decision
+            return (await self.judgement(context, candidate, policy, thread=thread, by_part=by_part)).decision
 
         return await self.outcome_of(message, decision, policy, judge_again)
 
@@ -209,10 +219,11 @@ class Judging:
         started = time.perf_counter()
         policy = exchange.policy
         readable = in_scope(turn.message, policy.judge)
-        judged = await self.judgement(context, readable, policy, thread=turn.thread)
-        if prefix and judged.scores is not None:
-            self._known.keep(turn, prefix, policy, judged.scores)
-        outcome = await self.act(context, readable, judged.decision, policy, turn.thread)
+        judged = await self.judgement(context, readable, policy, thread=turn.thread, by_part=not turn.joined)
+        if prefix and judged.scores is not None and judged.verdict is not None:
+            decision = _decision(readable, policy, judged.scores, judged.verdict)
+            self._known.keep(turn, prefix, KnownTurn(policy, judged.scores, judged.verdict, decision))
+        outcome = await self.act(context, readable, judged.decision, policy, turn.thread, by_part=not turn.joined)
         if isinstance(outcome, Replace) and exchange.request.structured and turn.message.role == "assistant":
             outcome = refusal(policy, judged.decision)
         return JudgedTurn(
@@ -234,15 +245,18 @@ class Judging:
 
         It takes no time worth measuring: `latency_s` is 0, and the guard's metrics do not count it.
         """
-        scores = self._known.scores(turn, prefix, exchange.policy)
-        if scores is None:
+        known = self._known.find(turn, prefix, exchange.policy)
+        if known is None:
             return None
-        readable = in_scope(turn.message, exchange.policy.judge)
-        verdict, decision, counted = self._decided(readable, exchange.policy, scores)
+        _, scores, verdict, decision = known
+        counted = None
+        if self._exclusions.any:
+            readable = in_scope(turn.message, exchange.policy.judge)
+            verdict, decision, counted = self._decided(readable, exchange.policy, scores)
         if decision.action not in _UNCHANGED:
             return None
         undecoded, unread = not scores.complete, scores.unread
-        return JudgedTurn(turn, verdict, decision, _PASS, "", 0.0, 0, undecoded, unread, counted=counted)
+        return JudgedTurn(turn, verdict, decision, _PASS, "", 0.0, 0, undecoded, unread, True, False, counted)
 
     async def record(
         self,
@@ -255,6 +269,14 @@ class Judging:
     ) -> None:
         """Record judged turns as `Recorder.record` does. Raises AuditUnavailable as it does."""
         await self._recorder.record(case, list(judged), coverage, dropped=dropped, reply=reply)
+
+
+def _decision(message: Message, policy: Policy, scores: TurnScores, counted: Verdict) -> Decision:
+    """What the policy decides about a message with these scores, of which `counted` counts, calibrated."""
+    decision = decide(policy, message.side, counted)
+    if scores.opaque or scores.unread or not scores.complete:
+        decision = _with_unreadable(decision, message, policy, scores.unread, complete=scores.complete)
+    return decision
 
 
 def _with_unreadable(

@@ -2,18 +2,19 @@
 
 Clients send the whole conversation with every request. A guard with a cache has the verdicts of its earlier turns, but
 finding them takes the views of each turn and a digest of its context. Here one hash of the conversation up to a turn
-stands for both. Only what a guard has answered from its own cache is kept: it would say the same again. Decisions are
-made anew each time.
+stands for both. Only what a guard has answered from its own cache is kept: it would say the same again. The decision is
+kept with it, because the same policy decides the same; exclusions, which change at any time, are no part of it.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import NamedTuple
 
 from guardproxy.pipeline.turns import Turn
 from guardproxy.policy import Policy
-from guardproxy.types import Message, Verdict
+from guardproxy.types import Decision, Message, Verdict
 
 _MOST = 20_000  # turns; what is kept of one takes about two kilobytes
 _HASH_BYTES = 32
@@ -37,26 +38,38 @@ class TurnScores:
     opaque: bool
 
 
+class KnownTurn(NamedTuple):
+    """The scores of a turn, and the calibrated verdict and the decision that `policy` makes of them.
+
+    Exclusions are left out: with any in force, decide anew.
+    """
+
+    policy: Policy
+    scores: TurnScores
+    verdict: Verdict
+    decision: Decision
+
+
 class KnownTurns:
-    """Keeps the scores of turns; the least recently used ones are removed first."""
+    """Keeps turns; the least recently used ones are removed first."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[object, ...], tuple[Policy, TurnScores]] = OrderedDict()
+        self._kept: OrderedDict[tuple[object, ...], KnownTurn] = OrderedDict()
 
-    def scores(self, turn: Turn, prefix: Prefix, policy: Policy) -> TurnScores | None:
-        """Return the scores of a turn; `prefix` is that of its last message."""
+    def find(self, turn: Turn, prefix: Prefix, policy: Policy) -> KnownTurn | None:
+        """Return what is known of a turn; `prefix` is that of its last message."""
         key = _key(turn, prefix, policy)
         kept = self._kept.get(key)
-        if kept is None or kept[0] is not policy:
+        if kept is None or kept.policy is not policy:
             return None
         self._kept.move_to_end(key)
-        return kept[1]
+        return kept
 
-    def keep(self, turn: Turn, prefix: Prefix, policy: Policy, scores: TurnScores) -> None:
-        """Keep the scores of a turn if the guard had them in its cache."""
-        if not all(verdict.usage.cached for _, verdict in scores.by_view):
+    def keep(self, turn: Turn, prefix: Prefix, known: KnownTurn) -> None:
+        """Keep a turn if the guard had its scores in its cache."""
+        if not all(verdict.usage.cached for _, verdict in known.scores.by_view):
             return
-        self._kept[_key(turn, prefix, policy)] = policy, scores
+        self._kept[_key(turn, prefix, known.policy)] = known
         if len(self._kept) > _MOST:
             self._kept.popitem(last=False)
 

@@ -4,13 +4,14 @@ from collections import OrderedDict
 
 from guardproxy.offload import computed
 from guardproxy.types import Message
-from guardproxy.views import Views, joined, views_of
+from guardproxy.views import GrowingViews, Views, apart, joined, views_of
 
 # The views of texts up to this many characters together are kept, and how many characters are kept in all.
 _KEPT_CHARACTERS = 4096
 _ALL_CHARACTERS = 8 * 1024 * 1024
 
-_Key = tuple[str, tuple[str, ...], tuple[str, ...]]
+_NONE: tuple[str, ...] = ()
+_Key = tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 
 
 class MessageViews:
@@ -20,22 +21,36 @@ class MessageViews:
         self._kept: OrderedDict[_Key, Views] = OrderedDict()
         self._characters = 0
 
-    async def of(self, message: Message, names: tuple[str, ...]) -> Views:
-        """Return the views by the methods `names` of a message, with the joined texts of its parts."""
+    async def of(
+        self,
+        message: Message,
+        names: tuple[str, ...],
+        *,
+        by_part: bool = True,
+        growing: GrowingViews | None = None,
+    ) -> Views:
+        """Return the views by the methods `names` of a message, with the joined texts of its parts.
+
+        Unless `by_part` is false, each part is a view as well: false for messages whose parts are judged anyway. A
+        message that grows is read from where it was read before, if that is known.
+        """
+        text, forms, parts = message.text, _NONE, _NONE
         if len(message.parts) > 1 or message.arrived:
             # Not the exact size of what has arrived: a hundred choices of a stream would add up the same pieces.
             size = message.size + 8 * len(message.parts) + 64 * len(message.arrived)
-            text, forms = message.text, await computed(size, joined, message)
-        else:
-            text, forms = message.text, ()
-        size = len(text) + sum(map(len, forms))
+            forms = await computed(size, joined, message)
+            parts = apart(message) if by_part else ()
+        if growing is not None:
+            left = growing.left((text, *forms, *parts))
+            return await computed(2 * left, growing.of, text, forms, names, parts)
+        size = len(text) + sum(map(len, forms)) + sum(map(len, parts))
         if size > _KEPT_CHARACTERS:
-            return await computed(2 * size, views_of, text, forms, names)
-        key = (text, forms, names)
+            return await computed(2 * size, views_of, text, forms, names, parts)
+        key = (text, forms, names, parts)
         if (views := self._kept.get(key)) is not None:
             self._kept.move_to_end(key)
             return views
-        views = views_of(text, forms, names)
+        views = views_of(text, forms, names, parts)
         self._keep(key, views)
         return views
 
@@ -48,4 +63,4 @@ class MessageViews:
 
 def _size(key: _Key, views: Views) -> int:
     """The characters of a text and its views, and about as many for the objects that hold them."""
-    return 1024 + len(key[0]) + sum(map(len, key[1])) + sum(len(view.text) for view in views.views)
+    return 1024 + len(key[0]) + sum(map(len, key[1] + key[3])) + sum(len(view.text) for view in views.views)

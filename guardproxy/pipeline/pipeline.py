@@ -190,6 +190,10 @@ class Pipeline:
             exchange = _with_messages(exchange, with_undecoded(messages, undecoded))
         return await computed(size, _request_review, exchange, judged, dropped, _extent(coverage))
 
+    def gave_resumed(self, exchange: Exchange, upstreams: Sequence[str]) -> str:
+        """The one of the `upstreams` that gave the reply which the request goes on from; empty if that is unknown."""
+        return self._replies.giver(exchange, upstreams)
+
     async def review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
         """Judge every choice of a whole reply.
 

@@ -1,8 +1,8 @@
 """The records of judged turns: each turn has one, and none when a later request sends it again as history."""
 
 import asyncio
+import os
 import time
-import uuid
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
@@ -48,6 +48,12 @@ class Recorder:
             for one, (prefix, _) in zip(judged, places, strict=True):
                 self._conversations.answered(case, prefix, "" if one.late else reply.id)
         turns = [turn for _, turn in places]
+        if not any(turns):  # nothing that may come again
+            groups = await computed(size, _records, case, judged, coverage, dropped, reply)
+            for one in judged:
+                self._metrics.unread(one.turn.message.side, one.unread)
+            await self._observers.record([record for records in groups for record in records])
+            return
         again = [turn if may_repeat(case, one) else None for one, turn in zip(judged, turns, strict=True)]
         repeats = {place for place, turn in enumerate(again) if turn is not None and self._recorded.is_known(turn)}
         waiting = {place: self._waiting(turn) for place, turn in enumerate(again)}
@@ -164,7 +170,7 @@ def _record(
     side = judged.turn.message.side
     excluded = judged.counted.applied(policy, side, judged.verdict) if judged.counted and judged.verdict else ""
     return Record(
-        id=uuid.uuid4().hex,
+        id=os.urandom(16).hex(),
         time=time.time(),
         origin=case.origin,
         side=side,

@@ -3,7 +3,7 @@
 import asyncio
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Container, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,7 +36,7 @@ class _Plan:
     prefixes: list[Prefix]
 
 
-async def judge_request(judging: Judging, exchange: Exchange, own: Container[str] = ()) -> JudgedRequest:
+async def judge_request(judging: Judging, exchange: Exchange, own: Collection[str] = ()) -> JudgedRequest:
     """Judge every message by itself, the messages of each turn as one text if there are several, and threads.
 
     `own` are the paths of texts that the proxy itself has written: a message of nothing else is not judged.
@@ -62,7 +62,7 @@ async def judge_request(judging: Judging, exchange: Exchange, own: Container[str
             before if before.turn == turn else next(again)
             for before, turn in zip(judged[singles:], forwarded, strict=True)
         ]
-    return JudgedRequest(tuple(judged), {**new_texts, **await computed(size, new_texts_of, judged)})
+    return JudgedRequest(tuple(judged), {**new_texts, **await computed(size, new_texts_of, judged[singles:])})
 
 
 async def _judged_once(
@@ -80,7 +80,7 @@ async def _judged_once(
     return [next(others) if found is None else found for found in known]
 
 
-def _plan(messages: Sequence[Message], policy: Policy, excluded: Callable[[str], bool], own: Container[str]) -> _Plan:
+def _plan(messages: Sequence[Message], policy: Policy, excluded: Callable[[str], bool], own: Collection[str]) -> _Plan:
     """What is judged of these messages. The last message of each turn of the user gets its thread.
 
     The thread is that of a conversation of which every turn is forwarded.
@@ -95,8 +95,10 @@ def _plan(messages: Sequence[Message], policy: Policy, excluded: Callable[[str],
     return _Plan(recent_context_starts(messages), begins, singles, joined, prefixes_of(messages))
 
 
-def _of_others(turns: Sequence[Turn], own: Container[str]) -> list[Turn]:
+def _of_others(turns: Sequence[Turn], own: Collection[str]) -> list[Turn]:
     """The turns without those that have no text but `own` ones."""
+    if not own:
+        return list(turns)
     return [turn for turn in turns if not _is_own([part for part in turn.message.parts if part.text], own)]
 
 

@@ -1,6 +1,7 @@
 """Conversations that an upstream keeps: which of its replies, named by a later request, were judged here."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import replace
 
 from guardproxy.pipeline.exchange import Exchange
@@ -27,6 +28,14 @@ class JudgedReplies:
             self._ids[_key(exchange, reply_id)] = None
             if len(self._ids) > _MAX_IDS:
                 self._ids.popitem(last=False)
+
+    def giver(self, exchange: Exchange, upstreams: Iterable[str]) -> str:
+        """The one of the `upstreams` that gave the remembered reply which the request resumes; empty if unknown."""
+        resumed, origin = exchange.request.resumes, exchange.origin
+        if resumed is None:
+            return ""
+        there = (replace(exchange, origin=replace(origin, upstream=upstream)) for upstream in upstreams)
+        return next((one.origin.upstream for one in there if _key(one, resumed.text) in self._ids), "")
 
     def without_known(self, exchange: Exchange) -> Exchange:
         """The exchange; if its request resumes a remembered reply, without the opaque part that stands for it."""

@@ -278,9 +278,9 @@ class StreamReview:
 
     async def _released(self, most: int = _AT_ONCE) -> tuple[bytes, bool]:
         """Take frames that may be sent now: their bytes, and whether they have text. Record what they finish."""
-        chunks, now = self._hold.release(most), time.perf_counter()
-        for _ in chunks:
-            self._records.held_s = max(self._records.held_s, now - self._came.popleft())
+        if chunks := self._hold.release(most):
+            came = [self._came.popleft() for _ in chunks]
+            self._records.held_s = max(self._records.held_s, time.perf_counter() - came[0])
         self._records.held_characters = max(self._records.held_characters, self._hold.held_characters)
         finished = {mark.choice for chunk in chunks for mark in chunk.marks if mark.final} - self._ended
         self._finished |= finished

@@ -17,13 +17,15 @@ async def judged_together(judging: Judging, exchange: Exchange, judged: Sequence
     If this text must not pass, every choice is refused: no rewrite of one of them is known to help. A reply with fewer
     than two readable choices costs nothing.
     """
+    if len(judged) < 2:
+        return list(judged)
     policy = exchange.policy
     texts = [parts for choice in judged if (parts := _sent(choice, policy))]
     if len(texts) < 2:
         return list(judged)
     message = Message("assistant", tuple(part for parts in texts for part in parts))
     context = recent_context(exchange.request.conversation.messages)
-    together = await judging.judgement(context, message, policy)
+    together = await judging.judgement(context, message, policy, by_part=False)
     return [_with(choice, together, policy) for choice in judged]
 
 

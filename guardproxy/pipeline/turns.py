@@ -29,7 +29,8 @@ class Turn:
 
     `index` is its place among the messages of the conversation; the first `context` messages precede it. The decision
     on a `current` turn applies to the whole request, that on a turn of the history only to its own exchange. `thread`
-    are the texts before it that it is judged together with as well (`pipeline.thread`), oldest first.
+    are the texts before it that it is judged together with as well (`pipeline.thread`), oldest first. `joined`: its
+    message joins several, which are judged as well.
     """
 
     index: int
@@ -37,6 +38,7 @@ class Turn:
     message: Message
     current: bool = True
     thread: tuple[str, ...] = ()
+    joined: bool = False
 
 
 def reply_turn(messages: Sequence[Message], reply: Message) -> Turn:
@@ -113,6 +115,7 @@ def joined_turns(
             context,
             Message(role, _readable([messages[i] for i in run], new_texts)),
             run[-1] >= starts[-1] or role in _SYSTEM_ROLES,
+            joined=True,
         )
         for role, context, run in runs
         if len(run) > 1

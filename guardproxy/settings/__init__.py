@@ -2,7 +2,7 @@
 
 from guardproxy.settings.catalogue import Catalogue
 from guardproxy.settings.checks.rules import rule_mistakes
-from guardproxy.settings.checks.upstream import url_error
+from guardproxy.settings.checks.upstream import upstream_url_error, url_error
 from guardproxy.settings.edit import own_rules, replace_text, with_calibration, with_found_rules, with_rules
 from guardproxy.settings.load import load, load_text, read_text
 from guardproxy.settings.model import (
@@ -15,21 +15,25 @@ from guardproxy.settings.model import (
     GuardSettings,
     LogSettings,
     ServiceSettings,
-    UpstreamSettings,
-    UpstreamTlsSettings,
 )
 from guardproxy.settings.model_console import OPERATOR, ConsoleKeySettings, ConsoleSettings, ReviewerRole
 from guardproxy.settings.model_otel import OtelSettings
 from guardproxy.settings.model_paths import PathSettings
 from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings, ServerTlsSettings
+from guardproxy.settings.model_upstreams import (
+    GroupSettings,
+    UpstreamSettings,
+    UpstreamTlsSettings,
+)
 from guardproxy.settings.packaged import starter
 from guardproxy.settings.presets import DEFAULT_PRESET
-from guardproxy.settings.resolve import MemberSettings, Settings
+from guardproxy.settings.resolve import DEMO, MemberSettings, Settings
 
 __all__ = [
     "CONTINUED",
     "CREDENTIAL_HEADERS",
     "DEFAULT_PRESET",
+    "DEMO",
     "EMBEDDED",
     "EMBEDDED_PARTS",
     "MULTILINGUAL",
@@ -39,6 +43,7 @@ __all__ = [
     "Catalogue",
     "ConsoleKeySettings",
     "ConsoleSettings",
+    "GroupSettings",
     "GuardSettings",
     "Limits",
     "LogSettings",
@@ -59,6 +64,7 @@ __all__ = [
     "replace_text",
     "rule_mistakes",
     "starter",
+    "upstream_url_error",
     "url_error",
     "with_calibration",
     "with_found_rules",

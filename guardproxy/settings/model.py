@@ -17,6 +17,7 @@ from guardproxy.settings.model_otel import OtelSettings
 from guardproxy.settings.model_paths import PathSettings
 from guardproxy.settings.model_policy import Count, PolicySettings, Probability, RouteSettings, Text
 from guardproxy.settings.model_server import AdminSettings, Limits, Seconds, ServerSettings
+from guardproxy.settings.model_upstreams import GroupSettings, UpstreamSettings, Weight
 from guardproxy.types import Category, Taxonomy
 
 # The name of the guard that ships with the package, which is always defined.
@@ -24,70 +25,6 @@ EMBEDDED = "embedded"
 EMBEDDED_PARTS = ("embedded-small", "embedded-large")  # its models in the order in which they are asked
 # The model that does not ship, because it is too large: `make train-multilingual` writes it to the data directory.
 MULTILINGUAL = "embedded-multilingual"
-
-Weight = Annotated[float, Interval(ge=0)]
-
-
-@dataclass(frozen=True, slots=True)
-class TimeoutSettings:
-    """How long the upstream may take."""
-
-    connect_s: Seconds = 5.0
-    """Seconds to connect."""
-    first_byte_s: Seconds = 120.0
-    """Seconds from the request to the first byte of the answer."""
-    between_chunks_s: Seconds = 60.0
-    """Seconds between two chunks of the answer."""
-    answer_s: Seconds = 3600.0
-    """Seconds from the request to the end of the answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class RetrySettings:
-    """When a request to the upstream is repeated."""
-
-    attempts: Annotated[int, Interval(ge=1, le=10)] = 3
-    """Maximum number of attempts; 1 disables retries."""
-    unsafe_methods: bool = False
-    """Whether to repeat a request that the upstream may already have processed, which can cost twice."""
-    max_wait_s: Seconds = 20.0
-    """Longest wait before the next attempt, in seconds; a longer Retry-After ends the attempts."""
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamTlsSettings:
-    """How the upstream's certificate is checked, and the proxy's own."""
-
-    verify: bool = True
-    """Whether to check the upstream's certificate."""
-    ca: Text | None = None
-    """PEM file of trusted certificate authorities; without it, Mozilla's list (the package certifi) is trusted."""
-    cert: Text | None = None
-    """PEM file of the certificate by which the upstream knows the proxy."""
-    key: Text | None = None
-    """PEM file of the private key of `cert`, without a passphrase."""
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamSettings:
-    """The LLM service behind the proxy."""
-
-    url: Text = "demo"
-    """Base address, to which the client's path is appended; `demo` is a small chat model on this machine."""
-    key: str | None = field(default=None, repr=False)
-    """The upstream's own key, as ${env:NAME}, sent instead of the client's. Without it, the client's key is sent."""
-    key_header: Text = "authorization"
-    """The header that carries the key: as a bearer token in `authorization`, unchanged in any other."""
-    timeouts: TimeoutSettings = TimeoutSettings()
-    """How long the upstream may take."""
-    retries: RetrySettings = RetrySettings()
-    """When a request is repeated."""
-    tls: UpstreamTlsSettings = UpstreamTlsSettings()
-    """How the upstream's certificate is checked, and the proxy's own."""
-    max_connections: Count = 256
-    """Maximum number of connections to the upstream, per worker."""
-    response_headers: tuple[Text, ...] = ()
-    """Further headers that leave with judged answers whatever their text: names, with * for any text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +135,7 @@ class TaxonomySettings:
 
 
 _CONSOLE, _LIMITS, _PATHS, _SERVER = ConsoleSettings(), Limits(), PathSettings(), ServerSettings()
+_UPSTREAM = UpstreamSettings()
 # The headers in which the protocols and their gateways send the client's key.
 CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key", "ocp-apim-subscription-key")
 # Where clients of the protocols name their end user and their session. OpenAI's `prompt_cache_key` is not among them:
@@ -300,8 +238,12 @@ class Document:
     """Where the proxy listens."""
     admin: AdminSettings | None = None
     """A listener of its own for /healthz, /readyz, /metrics and the reviewer's page, which are else on the proxy's."""
-    upstream: UpstreamSettings = UpstreamSettings()
+    upstream: UpstreamSettings = _UPSTREAM
     """The LLM service behind the proxy."""
+    upstreams: Mapping[str, UpstreamSettings] = field(default_factory=dict)
+    """Several LLM services by name, in place of `upstream`; routes and groups name them."""
+    upstream_groups: Mapping[str, GroupSettings] = field(default_factory=dict)
+    """Upstreams that stand in for each other, by name. `default`, a group or an upstream, serves other requests."""
     guard: GuardSettings = GuardSettings()
     """The model that judges."""
     guards: Mapping[str, GuardSettings] = field(default_factory=dict)

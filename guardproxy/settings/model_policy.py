@@ -131,6 +131,8 @@ class RouteSettings:
     """The name in records and metrics."""
     policy: Text
     """The policy that applies."""
+    upstream: Text | None = None
+    """The upstream, or the group of upstreams, that the requests go to; without it, `default`."""
     when: ConditionSettings = ConditionSettings()
     """The conditions of the route; without conditions, every request."""
     shadow: tuple[str, ...] = ()

@@ -38,6 +38,18 @@ class AdminSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class CorsSettings:
+    """Pages in browsers that may read the proxy's answers."""
+
+    origins: tuple[Text, ...] = ()
+    """Their origins, as in `server.origins`, where they need not stand as well; the proxy then answers preflight
+    requests, and the upstream's own CORS headers do not pass."""
+
+
+_CORS = CorsSettings()
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSettings:
     """Where the proxy listens."""
 
@@ -51,6 +63,8 @@ class ServerSettings:
     """Host names of this server, with * for any text; a request for another is refused. Without it, any name."""
     origins: tuple[Text, ...] = ()
     """Origins whose pages may call the proxy from a browser, such as https://app.example.com; * for any text."""
+    cors: CorsSettings = _CORS
+    """Pages in browsers that may read the proxy's answers; without it, the upstream's CORS headers say so."""
     max_connections: Count = 1024
     """Open connections of clients, per worker; a further one is answered with 503 and closed."""
     header_timeout_s: Seconds = 10.0

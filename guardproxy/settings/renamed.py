@@ -14,7 +14,7 @@ def rename_keys(root: Node) -> list[Problem]:
     The values are moved so that the later checks neither miss the new keys nor overlook mistakes in the values.
     """
     renamed = [problem for path, section in _cascades(root) for problem in _rename(path, section)]
-    return [*renamed, *_upstream_tls(root)]
+    return [*renamed, *_upstream_tls(root), *_unsafe_methods(root)]
 
 
 def _cascades(root: Node) -> Iterator[tuple[SettingPath, Node]]:
@@ -49,3 +49,12 @@ def _upstream_tls(root: Node) -> Iterator[Problem]:
             tls = section.value.setdefault("tls", Node({}, node.position, node.key_position))
             if isinstance(tls.value, dict):
                 tls.value.setdefault(new, node)
+
+
+def _unsafe_methods(root: Node) -> Iterator[Problem]:
+    """The switch that is now one of the endings of `repeat_after`."""
+    retries = root.get("upstream", "retries")
+    node = retries.value.pop("unsafe_methods", None) if retries and isinstance(retries.value, dict) else None
+    if node is not None:
+        message = "this key is gone; write repeat_after: unknown for true, and nothing for false"
+        yield Problem(node.key_position, ("upstream", "retries", "unsafe_methods"), message)

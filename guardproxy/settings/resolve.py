@@ -14,15 +14,17 @@ from guardproxy.settings.model import (
     Document,
     GuardSettings,
     LogSettings,
-    UpstreamSettings,
 )
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_otel import OtelSettings
 from guardproxy.settings.model_paths import PathSettings
 from guardproxy.settings.model_policy import OpaqueSettings, PolicySettings, RouteSettings, ThresholdSettings
 from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings
+from guardproxy.settings.model_upstreams import GroupSettings, UpstreamSettings
 from guardproxy.settings.yaml_tree import SettingPath
 from guardproxy.types import Side, Taxonomy
+
+DEMO = "demo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,11 @@ class MemberSettings:
 class Settings:
     """A valid configuration.
 
-    `name` is the file's, or `built-in defaults`. `taxonomy` is None for the family's own, `wires` None for every
-    built-in one. `members` are the guards that `guard.all`, `guard.cascade` or `guard.by_language` combines, in that
-    order. `version` is a hash of the content without secrets. `sections` are the keys at the top of the file. `unset`
-    are the secrets whose environment variable is not set, with a message that has the place in the file: they are None
-    here, and whoever needs one asks with `require`.
+    `name` is the file's, or `built-in defaults`. `upstream` counts only without `upstreams`. `taxonomy` is None for the
+    family's own, `wires` None for every built-in one. `members` are the guards that `guard.all`, `guard.cascade` or
+    `guard.by_language` combines, in that order. `version` is a hash of the content without secrets. `sections` are the
+    keys at the top of the file. `unset` are the secrets whose environment variable is not set, with a message that has
+    the place in the file: they are None here, and whoever needs one asks with `require`.
     """
 
     name: str
@@ -49,6 +51,8 @@ class Settings:
     server: ServerSettings
     admin: AdminSettings | None
     upstream: UpstreamSettings
+    upstreams: Mapping[str, UpstreamSettings]
+    upstream_groups: Mapping[str, GroupSettings]
     guard: GuardSettings
     taxonomy: Taxonomy | None
     members: Mapping[str, MemberSettings]
@@ -62,6 +66,17 @@ class Settings:
     otel: OtelSettings | None
     sections: frozenset[str]
     unset: Mapping[SettingPath, str] = field(default_factory=dict)
+
+    @property
+    def by_name(self) -> Mapping[str, UpstreamSettings]:
+        """Every upstream by its name; the only one is called default."""
+        return self.upstreams or {"default": self.upstream}
+
+    def with_demo(self, url: str) -> "Settings":
+        """The settings with the address of the demo upstream in place of the word."""
+        upstreams = {name: replace(one, url=url) if one.url == DEMO else one for name, one in self.upstreams.items()}
+        only = replace(self.upstream, url=url) if self.upstream.url == DEMO else self.upstream
+        return replace(self, upstream=only, upstreams=upstreams)
 
     def require(self, *above: str) -> None:
         """Check that every secret below a place of the file is set; without a place, every one. Raises ConfigError."""
@@ -118,6 +133,8 @@ def resolve(
         server=document.server,
         admin=document.admin,
         upstream=document.upstream,
+        upstreams=document.upstreams,
+        upstream_groups=document.upstream_groups,
         guard=document.guard,
         taxonomy=document.taxonomy_of(document.guard),
         members={
@@ -199,4 +216,5 @@ def _route(route: RouteSettings) -> Route:
         client=when.client or "*",
         header=next(iter(when.header.items())) if when.header else None,
         shadow=route.shadow,
+        upstream=route.upstream or "",
     )

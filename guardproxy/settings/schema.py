@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from guardproxy.settings.messages import quoted, shortened, suggestion, type_name, union_members
 from guardproxy.settings.model import Document
+from guardproxy.settings.model_policy import RewriteSettings, ThresholdSettings
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 
 _TYPES = {
@@ -27,6 +28,11 @@ _BOUNDS = {
     "greater_than": ("more than", "gt"),
     "less_than_equal": ("at most", "le"),
     "less_than": ("less than", "lt"),
+}
+# What a number in place of these mappings can mean.
+_MEANT: dict[Any, str] = {
+    ThresholdSettings: "; for a threshold, write {{block: {0}}}, or flag or rewrite in place of block",
+    RewriteSettings: "; for a threshold, write {{at: {0}}}",
 }
 
 
@@ -120,6 +126,9 @@ def _message(kind: str, error: dict[str, Any], node: Node, path: SettingPath) ->
     value = quoted(node)
     if kind in _TYPES:
         hint = "; quote it" if kind == "string_type" and isinstance(node.value, bool | int | float) else ""
+        if kind == "dataclass_type" and isinstance(node.value, int | float):
+            meant = next((_MEANT[member] for member in _types_at(Document, path) if member in _MEANT), "")
+            hint = meant.format(value)
         return f"must be {_TYPES[kind]}, not {value}{hint}"
     if kind in _BOUNDS:
         relation, bound = _BOUNDS[kind]

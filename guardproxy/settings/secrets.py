@@ -15,6 +15,9 @@ ENCRYPT: SettingPath = ("audit", "encrypt")
 CHAIN_KEY: SettingPath = ("audit", "chain_key")
 
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
+# Ways of other tools to name a variable, and a password in an address, before its host or in its query.
+_OTHER_REFERENCE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?|%([A-Za-z_][A-Za-z0-9_]*)%")
+_PASSWORD = re.compile(r"://[^/?#@]*?:([^/?#@]+)@|[?&]password=([^&#]+)")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]+")
 _HEADER_LINE = re.compile(r"[\x20-\x7e]+")
 
@@ -51,7 +54,8 @@ def read_secrets(root: Node, env: Mapping[str, str]) -> Secrets:
                 values[path] = _substituted(text, env)
         elif "${env:" in text:
             named = ", ".join(map(dotted, (KEY, STORE, ENCRYPT, CHAIN_KEY)))
-            allowed = f"{named}, the service.key of a guard, otel.headers and the keys of console"
+            keys = "the key of each of upstreams, the service.key of a guard, otel.headers and the keys of console"
+            allowed = f"{named}, {keys}"
             messages = [f"${{env:...}} is only allowed in {allowed}; write the value itself"]
         else:
             messages = []
@@ -82,7 +86,9 @@ def _is_key(path: SettingPath) -> bool:
     """Whether the whole setting must be a secret: a key of the upstream, a service, the audit store or the console."""
     of_service = path[:1] in (("guard",), ("guards",)) and path[-2:] == ("service", "key")
     of_console = path[:1] == ("console",) and path[-1:] == ("key",)
-    return of_service or of_console or _is_header(path) or path in (KEY, CHAIN_KEY) or path[:2] == ENCRYPT
+    of_upstream = len(path) == 3 and path[0] == "upstreams" and path[2] == "key"
+    of_section = of_service or of_console or of_upstream or _is_header(path)
+    return of_section or path in (KEY, CHAIN_KEY) or path[:2] == ENCRYPT
 
 
 def _is_header(path: SettingPath) -> bool:
@@ -106,9 +112,13 @@ def _strings(root: Node) -> list[tuple[SettingPath, Node]]:
 def _mistakes(path: SettingPath, text: str, env: Mapping[str, str]) -> list[str]:
     """The messages about a secret setting; none of them shows its value."""
     if _is_key(path) and not _REFERENCE.fullmatch(text):
+        if found := _OTHER_REFERENCE.fullmatch(text):
+            return [f"names a variable in another way; write ${{env:{found[1] or found[2]}}}"]
         return ["a secret does not belong in the file; write ${env:NAME} and set that variable"]
     if "${" in _REFERENCE.sub("", text):
         return ["contains a malformed reference; write ${env:NAME}"]
+    if any("${env:" not in "".join(password) for password in _PASSWORD.findall(text)):
+        return ["a password does not belong in the file; write ${env:NAME} in its place and set that variable"]
     names = _REFERENCE.findall(text)
     allowed = _HEADER_LINE if _is_header(path) else _HEADER_VALUE
     if _is_key(path) and env.get(names[0]) and not allowed.fullmatch(env[names[0]]):

@@ -28,6 +28,7 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]{1,40}|[0-9]{1,40}(\.[0-9]{0,40})?)([eE][-+]?
 _PLAIN_KEY = re.compile(r"[\w*-]+")
 # The line breaks of YAML 1.1, by which PyYAML counts lines.
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+_FLOW_REFERENCE = re.compile(r"\$\{(?:env:)?([A-Za-z_][A-Za-z0-9_]*)\}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -139,7 +140,8 @@ def read(text: str) -> tuple[Node | None, list[Problem]]:
             builder.add_event(loader.get_event())  # type: ignore[no-untyped-call]
     except yaml.MarkedYAMLError as error:
         position = _position(error.problem_mark or error.context_mark or loader.get_mark())
-        return None, [*builder.problems, Problem(position, (), f"not YAML: {error.problem or error.context}")]
+        mend = _unquoted_reference(text, error.problem_mark)
+        return None, [*builder.problems, Problem(position, (), f"not YAML: {error.problem or error.context}{mend}")]
     except (ValueError, OverflowError):
         # PyYAML does not check the numbers in escapes ("\Uffffffff") and directives.
         message = "not YAML: a number in an escape or directive is too large"
@@ -148,6 +150,12 @@ def read(text: str) -> tuple[Node | None, list[Problem]]:
         return None, builder.problems
     root = builder.root
     return root if root is not None and root.value is not None else Node({}, START, START), builder.problems
+
+
+def _unquoted_reference(text: str, mark: Any) -> str:
+    """What to write in place of a reference that ends here, because its braces have a meaning in a flow mapping."""
+    found = _FLOW_REFERENCE.match(text, mark.index - 1) if mark is not None and mark.index else None
+    return f'; between braces, quote it: "${{env:{found[1]}}}"' if found else ""
 
 
 class _StopReading(Exception):

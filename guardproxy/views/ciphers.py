@@ -6,7 +6,7 @@ in the text in its cipher form, so an ordinary text costs a look at its words.
 
 import re
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -114,7 +114,7 @@ _ALL_SHIFTED = {
     for form in _forms(word)
 }
 _SHIFTED = {form: cipher for form, cipher in _ALL_SHIFTED.items() if _strange(form.lower())}
-_SHORT = 40  # words of a text in which forms that look like words are looked for as well
+SHORT = 40  # words of a text in which forms that look like words are looked for as well
 _ATBASHED = frozenset(_ATBASH.undo(form) for word in _LONG if _strange(_ATBASH.undo(word)) for form in _forms(word))
 _ROTATED47 = frozenset(_ROT47.undo(form) for word in _LONG for form in _forms(word))
 _TURNED = frozenset(form[::-1] for word in _LONG if word[::-1] not in _FREQUENT for form in _forms(word))
@@ -127,10 +127,14 @@ def unrot13(text: str) -> Iterator[str]:
 
 def uncaesar(text: str) -> Iterator[str]:
     """Yield the text with each other shift of the alphabet undone."""
-    count, different = _words(text)
-    forms = _SHIFTED if count > _SHORT else _ALL_SHIFTED
-    for cipher in dict.fromkeys(forms[word] for word in sorted(forms.keys() & different)):
+    for cipher in _shifts(text):
         yield _undone(text, cipher)
+
+
+def _shifts(text: str) -> list[_Cipher]:
+    count, different = _words(text)
+    forms = _SHIFTED if count > SHORT else _ALL_SHIFTED
+    return list(dict.fromkeys(forms[word] for word in sorted(forms.keys() & different)))
 
 
 def unatbash(text: str) -> Iterator[str]:
@@ -150,6 +154,23 @@ def unreversed(text: str) -> Iterator[str]:
     if not _TURNED.isdisjoint(_words(text)[1]):
         yield _undone(text, _BACKWARDS)
         yield _undone(text, _WORDS_BACKWARDS)
+
+
+def tried(text: str) -> frozenset[_Cipher]:
+    """Return the ciphers that are tried on a text of more than SHORT words: rot13, and those that its words are in."""
+    words = _words(text)[1]
+    others = ((_ATBASHED, (_ATBASH,)), (_ROTATED47, (_ROT47,)), (_TURNED, (_BACKWARDS, _WORDS_BACKWARDS)))
+    found = (cipher for forms, ciphers in others if not forms.isdisjoint(words) for cipher in ciphers)
+    return frozenset([_ROT13, *(_SHIFTED[word] for word in _SHIFTED.keys() & words), *found])
+
+
+def scanned(text: str, ciphers: Iterable[_Cipher]) -> tuple[bool, bool]:
+    """Return whether a text has no words in these ciphers, and whether no run is open at its end.
+
+    If none is open, the words that follow are read as if nothing stood before them.
+    """
+    scans = [_scan(cipher.unit.findall(text), cipher) for cipher in ciphers]
+    return all(not runs for runs, _ in scans), not any(is_open for _, is_open in scans)
 
 
 @lru_cache(maxsize=1)
@@ -186,13 +207,18 @@ def _undone(text: str, cipher: _Cipher) -> str:
 
 
 def _runs(words: Sequence[str], cipher: _Cipher) -> list[tuple[int, int]]:
-    """Return the first and last word index of each run that is English once undone.
+    """Return the first and last word index of each run that is English once undone."""
+    return _scan(words, cipher)[0]
+
+
+def _scan(words: Sequence[str], cipher: _Cipher) -> tuple[list[tuple[int, int]], bool]:
+    """Return the runs, and whether the last one might go on with further words.
 
     A run starts where the sum of the words' gains rises above zero and ends at its maximum.
     """
     gains = {word: _gain(cipher, word) for word in set(words)}
     if not any(gain > 0 for gain in gains.values()):
-        return []
+        return [], False
     runs: list[tuple[int, int]] = []
     first = last = net = best = 0
     for place, word in enumerate(words):
@@ -208,4 +234,4 @@ def _runs(words: Sequence[str], cipher: _Cipher) -> list[tuple[int, int]]:
             net = best = 0
     if best >= 5 and cipher.is_english(words[first : last + 1]):
         runs.append((first, last))
-    return runs
+    return runs, net > 0

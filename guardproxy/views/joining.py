@@ -2,7 +2,8 @@
 
 The guard reads the parts as lines. Servers, chat templates and clients join the items of one list (content parts,
 messages, output items) with nothing, a space or a newline, and leave out the parts of other kinds between them. Readers
-of a stream also show the pieces of several texts in the order of their arrival, of all kinds or of some.
+of a stream also show the pieces of several texts in the order of their arrival, of all kinds or of some. A part is read
+by itself as well, such as the arguments of a call behind a text: harm in it must not be diluted by the parts beside it.
 """
 
 import re
@@ -20,6 +21,10 @@ _NEVER_JOINED = ("tool_call", "tool_definition")
 _SENTENCE = re.compile(r"[^\W\d_]{3}[.!?:…]+[\"'\u2019\u201d]*\Z")
 _BRACKETS = ("]})>", "[{(<")
 _TAIL = 16
+# A part of fewer characters says too little by itself; so does a text that announces a tool call.
+_LEAST, _LEAST_ANNOUNCING = 20, 80
+# Of more parts, several adjacent ones are read together.
+MOST_PARTS = 64
 # The separators between the parts of one message, and between messages. The guard reads ("\n", "\n") anyway.
 _SEPARATORS = (("", ""), ("", "\n"), (" ", " "))
 
@@ -40,6 +45,23 @@ def joined(message: Message) -> tuple[str, ...]:
             texts["\n".join(_text(*pair, inside, between) for pair in zip(lists, joints, strict=True))] = None
     texts.update(dict.fromkeys(_interleaved(message.arrived, parts)))
     return tuple(texts)[1:]
+
+
+def apart(message: Message) -> tuple[str, ...]:
+    """Return the texts of the message's parts, each by itself; none if a single part has text, and no short ones.
+
+    At most MOST_PARTS: more parts are taken together in groups of neighbours, one per line.
+    """
+    parts = [part for part in message.parts if part.kind != "opaque" and part.text.strip()]
+    if len(parts) < 2:
+        return ()
+    announcing = _LEAST_ANNOUNCING if any(part.kind == "tool_call" for part in parts) else _LEAST
+    least = {"text": announcing}
+    texts = [part.text for part in parts if len(part.text) >= least.get(part.kind, _LEAST)]
+    size = -(-len(texts) // MOST_PARTS)
+    if size > 1:
+        texts = ["\n".join(texts[start : start + size]) for start in range(0, len(texts), size)]
+    return tuple(dict.fromkeys(texts))
 
 
 def _interleaved(pieces: Sequence[Part], parts: Sequence[Part]) -> Iterator[str]:

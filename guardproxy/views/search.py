@@ -14,6 +14,7 @@ from guardproxy.views.spacing import unspaced
 
 DISPLAYED = "displayed"
 DAMAGED = "damaged"
+PART = "part"
 VIEWS: tuple[str, ...] = (*CLEANINGS, DISPLAYED, *DECODINGS, DAMAGED)
 MAX_VIEWS = 8
 DEPTH = 6
@@ -48,24 +49,39 @@ def views(text: str, names: Iterable[str]) -> tuple[View, ...]:
     return views_of(text, (), names).views
 
 
-def views_of(text: str, joined: Sequence[str], names: Iterable[str]) -> Views:
-    """Return the `joined` texts as views, then the views of `text` and of each of them, as `views` does."""
+def views_of(text: str, joined: Sequence[str], names: Iterable[str], parts: Sequence[str] = ()) -> Views:
+    """Return the `joined` texts as views, then the views of `text` and of each of them, as `views` does.
+
+    Then come the `parts` of the text by themselves, each with its views. Whether the views are complete does not depend
+    on them: what is encoded in a part is encoded in the text.
+    """
     chosen = frozenset(names)
     if unknown := chosen.difference(VIEWS):
         raise ConfigError(f"views: unknown view {', '.join(sorted(unknown))}; use {', '.join(VIEWS)}")
     kept = [View("joined", form) for form in joined]
-    most = len(kept) + MAX_VIEWS
     seen = {_single_spaced(form) for form in (text, *joined)}
     search = _Search(chosen)
-    for view in search.candidates([View("", text), *kept]):
+    complete = _keep([View("", text), *kept], search, kept, seen)
+    for part in parts:
+        if (key := _single_spaced(part)) not in seen:
+            seen.add(key)
+            kept.append(View(PART, part))
+            _keep([kept[-1]], _Search(chosen), kept, seen)
+    return Views(tuple(kept), complete)
+
+
+def _keep(originals: Sequence[View], search: "_Search", kept: list[View], seen: set[str]) -> bool:
+    """Add at most MAX_VIEWS views of the originals to those that are `kept`; return whether these are all."""
+    most = len(kept) + MAX_VIEWS
+    for view in search.candidates(originals):
         key = _single_spaced(view.text)
         if not key or key in seen:
             continue
         if len(kept) == most:
-            return Views(tuple(kept), complete=False)
+            return False
         seen.add(key)
         kept.append(view)
-    return Views(tuple(kept), search.complete)
+    return search.complete
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ _MOST = 32  # characters of a group of an encoding
 _GROUPS = 3  # of equal length, at least
 # An encoding has digits in words, or capitals behind small letters or digits.
 _ODD = re.compile("[a-z0-9][A-Z]|[A-Za-z][0-9]|[0-9][a-z]")
-_ODD_PLACES = 4  # that an encoding of a few words has
+ODD_PLACES = 4  # that an encoding of a few words has
 _WORDS_BEFORE = 4  # words of the same length that may stand before an encoding
 _WHITE = re.compile(r"\s+")
 _GAP = re.compile(rf"{_SIGNS}+")
@@ -31,9 +31,8 @@ _LONG = 12  # characters that are too many for the columns of a table or the nam
 
 def unspaced(text: str) -> str:
     """Join words and encodings that are written character by character; wider gaps separate words."""
-    if len(_ODD.findall(text)) >= _ODD_PLACES:
-        for size in _sizes(text):
-            text = _grouped(size).sub(_ungrouped, text)
+    if odd_places(text) >= ODD_PLACES:
+        text = ungrouped(text)
     if not _LONE_PAIR.search(text):
         return text
     text = _SINGLES.sub(_encoding, text)
@@ -43,6 +42,18 @@ def unspaced(text: str) -> str:
         return text
     text = _DOTTED.sub(_together, text)
     return re.sub(r" {2,}", " ", _SPACED.sub(_together, text))
+
+
+def odd_places(text: str) -> int:
+    """Return how many places of a text look like an encoding."""
+    return len(_ODD.findall(text))
+
+
+def ungrouped(text: str) -> str:
+    """Join encodings that are written in groups of one length."""
+    for size in _sizes(text):
+        text = _grouped(size).sub(_ungrouped, text)
+    return text
 
 
 def _sizes(text: str) -> list[int]:

@@ -14,8 +14,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from guardproxy.errors import GuardproxyError
 from guardproxy.observe import Metrics
-from guardproxy.web.call import NO_RETRY
+from guardproxy.web.cors import with_cors
 from guardproxy.web.errors import error_answer
+from guardproxy.web.headers import NO_RETRY
 from guardproxy.web.proxy import LivePolicies
 from guardproxy.web.visitors import Visitors
 
@@ -27,6 +28,7 @@ Lifespan = (
     | Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, Any]]]
 )
 OPERATOR_PATHS = ("/healthz", "/readyz", "/metrics")
+MODERATIONS = "/v1/moderations"
 
 
 def operator_routes(
@@ -65,15 +67,17 @@ def create_app(
     routes: Sequence[BaseRoute] = (),
     own_paths: Sequence[str] = (),
     visitors: Visitors | None = None,
+    cors: Sequence[str] = (),
 ) -> ASGIApp:
     """The application that clients call. `lifespan` starts and stops its parts.
 
     `routes` are endpoints of guardproxy itself. They answer requests to `own_paths`; a path that ends in `/` includes
     all paths below it, and all other paths go to the proxy. `visitors` checks the host and the origin of every request;
-    without it, every host is served and pages of other origins are refused.
+    without it, every host is served and pages of other origins are refused. Pages of the origins `cors`, which
+    `visitors` must admit, may read what the proxy and MODERATIONS answer.
     """
     own = Starlette(routes=routes, lifespan=lifespan)
-    return _Front(own, proxy, own_paths, visitors or Visitors(), metrics)
+    return _Front(own, proxy, own_paths, visitors or Visitors(), metrics, cors=cors)
 
 
 def create_admin_app(routes: Sequence[BaseRoute], visitors: Visitors, metrics: Metrics) -> ASGIApp:
@@ -89,12 +93,20 @@ class _Front:
     """
 
     def __init__(
-        self, own: ASGIApp, proxy: ASGIApp, paths: Sequence[str], visitors: Visitors, metrics: Metrics
+        self,
+        own: ASGIApp,
+        proxy: ASGIApp,
+        paths: Sequence[str],
+        visitors: Visitors,
+        metrics: Metrics,
+        *,
+        cors: Sequence[str] = (),
     ) -> None:
         self._own = own
+        self._moderations = with_cors(own, cors)
         self._visitors = visitors
         self._metrics = metrics
-        self._proxy = proxy
+        self._proxy = with_cors(proxy, cors)
         self._paths = frozenset(path for path in paths if not path.endswith("/"))
         self._prefixes = tuple(path for path in paths if path.endswith("/"))
 
@@ -112,6 +124,9 @@ class _Front:
                     await self._proxy(scope, receive, send)
                 finally:
                     self._metrics.in_flight -= 1
+                return
+            if path == MODERATIONS:
+                await self._moderations(scope, receive, send)
                 return
         await self._own(scope, receive, send)
 

@@ -14,7 +14,6 @@ from guardproxy.types import SEVERITY, ActionName
 from guardproxy.web.headers import Headers, first, forwardable, without_keys
 from guardproxy.web.upstream import UpstreamResponse
 
-NO_RETRY = (b"x-should-retry", b"false")  # official SDKs obey it
 _MAX_LIST = 2000  # characters of a header that lists items; clients refuse headers of several kilobytes
 
 

@@ -62,6 +62,16 @@ def choose_policy(
     return ",".join(clients), chosen[0]
 
 
+def upstream_of_unread(policies: PolicySet, path: str, headers: Headers, query: bytes) -> str:
+    """The name of the upstream for a request that passes unread: that of its route, without a model; empty for none.
+
+    Raises AmbiguousRequest as `choose_policy` does.
+    """
+    if not policies.routes_to_upstreams:
+        return ""
+    return choose_policy(policies, (path,), (("model", ""),), headers, query)[1].upstream
+
+
 def client_hashes(headers: Headers, query: bytes) -> Sequence[str]:
     """The first 16 hex digits of the SHA-256 of each of the client's keys, sorted and without repetition.
 

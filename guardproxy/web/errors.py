@@ -42,6 +42,12 @@ def retry_after(error: GuardproxyError) -> Headers:
     return [(b"retry-after", b"%d" % max(1, math.ceil(error.retry_s)))] if isinstance(error, Overloaded) else []
 
 
+def error_event(stream_type: str, answer: Answer) -> bytes:
+    """An error as an event of a stream of this content type: a server-sent event, or a line of JSON."""
+    is_sse = stream_type.lower().startswith("text/event-stream")
+    return b"event: error\ndata: %b\n\n" % answer.body if is_sse else answer.body + b"\n"
+
+
 def error_answer(path: str, status: int, code: str, message: str) -> Answer:
     """The error body of the protocol that `path` belongs to."""
     wire: Wire = load(protocol_of(path), REGISTRY, "wire")

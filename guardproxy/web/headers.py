@@ -30,7 +30,7 @@ HOP_BY_HOP: Final = frozenset(
     }
 )
 # The headers and query parameters in which the protocols and their gateways send the client's key.
-CREDENTIALS: Final = tuple(name.encode("ascii") for name in CREDENTIAL_HEADERS)
+CREDENTIALS: Final = frozenset(name.encode("ascii") for name in CREDENTIAL_HEADERS)
 KEY_PARAMETERS: Final = frozenset(
     {"key", "api-key", "api_key", "apikey", "subscription-key", "access_token", "oauth_token", "auth_token"}
 )
@@ -46,6 +46,8 @@ _OVERRIDE: Final = re.compile(
 OF_THE_BODY: Final = frozenset(
     {b"content-encoding", b"etag", b"digest", b"content-md5", b"content-digest", b"repr-digest", b"last-modified"}
 )
+# Official SDKs do not repeat a request whose answer has it.
+NO_RETRY: Final = (b"x-should-retry", b"false")
 # The proxy's own headers; those of an upstream are removed.
 OWN_PREFIX: Final = b"x-guardproxy-"
 
@@ -54,7 +56,8 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]], drop: frozenset[bytes]) -
     """`headers` with lower-case names, without those in `drop` and those that `Connection` names."""
     lowered = [(name.lower(), value) for name, value in headers]
     named = {token.strip().lower() for name, value in lowered if name == b"connection" for token in value.split(b",")}
-    return [pair for pair in lowered if pair[0] not in drop and pair[0] not in named]
+    drop = drop | named if named else drop
+    return [pair for pair in lowered if pair[0] not in drop]
 
 
 def first(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes:
@@ -95,6 +98,8 @@ def parameter_name(item: bytes) -> str:
 
 def without_keys(query: bytes) -> bytes:
     """A query without the client's keys, byte for byte otherwise."""
+    if not query:
+        return query
     return b"&".join(item for item in query.split(b"&") if parameter_name(item) not in KEY_PARAMETERS)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from guardproxy.observe.masking import short_hash
 from guardproxy.settings import CONTINUED, AuditSettings
-from guardproxy.web.headers import Headers
+from guardproxy.web.headers import Headers, first
 
 LONGEST: Final = 200  # characters of a value in plain text; a longer one is hashed
 
@@ -31,32 +31,43 @@ class Identities:
         """
         return self._first(self._user, body, headers), self._first(self._session, body, headers)
 
-    def _first(self, places: Sequence[tuple[str, str]], body: Mapping[str, Any], headers: Headers) -> str:
-        for kind, name in places:
-            if value := _header(headers, name) if kind == "header" else _field(body, name):
+    def _first(self, places: Sequence["_Place"], body: Mapping[str, Any], headers: Headers) -> str:
+        for header, keys in places:
+            if value := _header(headers, header) if header else _field(body, keys):
                 plain = self._is_plain and len(value) <= LONGEST
                 return value if plain else short_hash(value.encode())
         return ""
 
 
-def _places(entries: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """The kind and the name of each place; `validate` has checked their form."""
-    return tuple((kind, name) for kind, _, name in (entry.partition(" ") for entry in entries))
+_Place = tuple[bytes, tuple[str, ...]]
+"""The name of a header in lower case, or the keys that lead to a field of the body."""
 
 
-def _header(headers: Headers, name: str) -> str:
-    wanted = name.lower().encode("ascii")
-    value = next((value for key, value in headers if key.lower() == wanted), b"")
+def _places(entries: Sequence[str]) -> tuple[_Place, ...]:
+    """The places of entries such as `header x-user` and `body metadata.user`; `validate` has checked their form."""
+    places: list[_Place] = []
+    for entry in entries:
+        kind, _, name = entry.partition(" ")
+        places.append((name.lower().encode("ascii"), ()) if kind == "header" else (b"", tuple(name.split("."))))
+    return tuple(places)
+
+
+def _header(headers: Headers, name: bytes) -> str:
+    value = first(headers, name)
+    if not value:
+        return ""
     try:
         return value.decode().strip()
     except UnicodeDecodeError:
         return value.decode("latin-1").strip()
 
 
-def _field(body: Mapping[str, Any], name: str) -> str:
+def _field(body: Mapping[str, Any], keys: Sequence[str]) -> str:
     value: Any = body
-    for key in name.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    if value is None:
+        return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return ""
     return str(value).strip()

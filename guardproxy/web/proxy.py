@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Final
@@ -12,7 +13,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from guardproxy.asking import Asker, asked_by
-from guardproxy.errors import GuardproxyError, UpstreamUnreadable
+from guardproxy.errors import GuardproxyError, UpstreamUnavailable, UpstreamUnreadable
 from guardproxy.observe import Metrics
 from guardproxy.pipeline import Exchange, Pipeline, RefusedBeforeStart
 from guardproxy.policy import PolicySet
@@ -20,17 +21,18 @@ from guardproxy.ports import Answer, Wire
 from guardproxy.settings import AuditSettings, Limits
 from guardproxy.sse import one_line, without_separators
 from guardproxy.types import Origin
-from guardproxy.web.answers import AnswerHeaders, check_charset, foreign_charset, is_text
-from guardproxy.web.call import NO_RETRY, Call, KeepAlive, WhileConnected
-from guardproxy.web.client import choose_policy
-from guardproxy.web.errors import NotReady, Redirected, ShuttingDown, Unsupported, error_answer, retry_after
-from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, Header, Headers, end_to_end, first
+from guardproxy.web.answers import check_charset, is_text
+from guardproxy.web.call import Call, KeepAlive, WhileConnected
+from guardproxy.web.client import choose_policy, upstream_of_unread
+from guardproxy.web.errors import NotReady, Redirected, ShuttingDown, error_answer, error_event, retry_after
+from guardproxy.web.failover import UpstreamPlan, Upstreams
+from guardproxy.web.headers import HOP_BY_HOP, NO_RETRY, OF_THE_BODY, OWN_PREFIX, Header, Headers, end_to_end, first
 from guardproxy.web.identities import Identities
 from guardproxy.web.paths import NotGuarded, PathList, check_path, spellings
-from guardproxy.web.reading import check_reply, read_request, within
+from guardproxy.web.reading import check_encoding, check_reply, read_request, within
 from guardproxy.web.sample import ReviewSample
 from guardproxy.web.sniff import Sniffer
-from guardproxy.web.upstream import Upstream, UpstreamResponse
+from guardproxy.web.upstream import Outgoing, UpstreamResponse
 
 log = structlog.get_logger("guardproxy.proxy")
 
@@ -51,15 +53,14 @@ class Proxy:
 
     `allow` names requests that pass unread because they carry no chat, `refuse` requests that are refused although a
     wire reads them. While a stream is held back, a comment is sent every `keepalive_s` seconds if its protocol has any.
-    `answer_headers` selects the headers of judged answers. Records name the end user and session that `identities`
-    finds; `sample` draws the requests that they mark.
+    Records name the end user and session that `identities` finds; `sample` draws the requests that they mark.
     Configure logging before: unremarkable requests are logged at level debug.
     """
 
     def __init__(
         self,
         *,
-        upstream: Upstream,
+        upstreams: Upstreams,
         pipeline: Pipeline,
         wires: Sequence[Wire],
         policies: LivePolicies,
@@ -69,11 +70,10 @@ class Proxy:
         metrics: Metrics,
         ready: Callable[[], str],
         keepalive_s: float = 15.0,
-        answer_headers: AnswerHeaders | None = None,
         identities: Identities | None = None,
         sample: ReviewSample | None = None,
     ) -> None:
-        self._upstream = upstream
+        self._upstreams = upstreams
         self._pipeline = pipeline
         self._wires = tuple(wires)
         self._policies = policies
@@ -83,7 +83,6 @@ class Proxy:
         self._metrics = metrics
         self._ready = ready
         self._keepalive_s = keepalive_s
-        self._answer_headers = answer_headers or AnswerHeaders()
         self._identities = identities or Identities(AuditSettings())
         self._sample = sample or ReviewSample(0.0, Random())
         self._log = log.bind()  # bound once, because binding takes time even if the line is not written
@@ -139,13 +138,11 @@ class Proxy:
         if wire is None:
             # Content of these methods has no meaning (RFC 9110, section 9.3), and nobody judges it here.
             body = b"" if call.method in ("GET", "HEAD", "OPTIONS") else body
-            async with self._upstream.send(call.method, call.raw_path, call.query, call.forwarded, body) as response:
-                _check_redirect(response)
-                await self._relay(call, response)
+            await self._pass(call, body)
             return
         if reason := self._ready():
             raise NotReady(reason)
-        exchange = await self._exchange(call, wire, body)
+        exchange, plan = await self._exchange(call, wire, body)
         asker = asked_by(exchange.origin.client or call.peer)
         began = time.perf_counter()
         review = await self._pipeline.review_request(exchange)
@@ -155,22 +152,35 @@ class Proxy:
         if review.refusal is not None:
             await self._send_answer(call, wire.refuse(exchange.request, review.refusal), retry=False)
         else:
-            await self._forward(call, review.exchange, review.body, asker)
+            await self._forward(call, review.exchange, plan, review.body, asker)
 
-    async def _exchange(self, call: Call, wire: Wire, body: bytes) -> Exchange:
-        """The request as the pipeline takes it. Raises Unreadable, Unsupported, TooLarge."""
-        _check_encoding(call.headers)
+    async def _pass(self, call: Call, body: bytes) -> None:
+        """Forward a request unread, and its answer."""
+        target = upstream_of_unread(self._policies.current, call.path, call.headers, call.query)
+        plan = self._upstreams.plan_unread(target, call.path)
+        outgoing = Outgoing(call.method, call.raw_path, call.query, call.forwarded, body)
+        async with self._upstreams.send(plan, outgoing) as response:
+            _check_redirect(response)
+            await self._relay(call, response)
+
+    async def _exchange(self, call: Call, wire: Wire, body: bytes) -> tuple[Exchange, UpstreamPlan]:
+        """The request as the pipeline takes it, and its upstreams.
+
+        Raises Unreadable, Unsupported, TooLarge, NotServed.
+        """
+        check_encoding(call.headers)
         request = await read_request(wire, call.target, body, time.time(), self._limits)
         policies = self._policies.current
         other_paths = spellings(call.path, partial(wire.claims, call.method)) if policies.routes else ()
         models = wire.models(request) if policies.routes_by_model else ()
         client, chosen = choose_policy(policies, (call.path, *other_paths), models, call.headers, call.query)
         user, session = self._identities.of(request.body, call.headers)
+        plan = self._upstreams.plan(chosen.upstream, wire.name)
         origin = Origin(
             request_id=call.id,
             route=chosen.route,
             wire=wire.name,
-            upstream=self._upstream.url,
+            upstream=plan.url,
             model=request.model,
             client=client,
             stream=request.stream,
@@ -178,14 +188,23 @@ class Proxy:
             session=session,
         )
         in_force = tuple(policies.policies.values())
-        return Exchange(wire, request, origin, chosen.policy, chosen.shadow, self._sample.draw(), in_force)
+        exchange = Exchange(wire, request, origin, chosen.policy, chosen.shadow, self._sample.draw(), in_force)
+        if request.resumes is None or plan.group is None:
+            return exchange, plan
+        # Only the upstream that gave a reply knows it.
+        plan = plan.only(self._pipeline.gave_resumed(exchange, [upstream.url for upstream in plan.upstreams]))
+        return replace(exchange, origin=replace(origin, upstream=plan.url)), plan
 
-    async def _forward(self, call: Call, exchange: Exchange, body: bytes, asker: Asker) -> None:
+    async def _forward(self, call: Call, exchange: Exchange, plan: UpstreamPlan, body: bytes, asker: Asker) -> None:
         """Forward the request, and send the judged answer to the client."""
         headers = [pair for pair in call.forwarded if pair[0] != b"accept-encoding"]
         headers.append((b"accept-encoding", b"identity"))
-        async with self._upstream.send(call.method, call.raw_path, call.query, headers, body) as response:
+        async with self._upstreams.send(
+            plan, Outgoing(call.method, call.raw_path, call.query, headers, body)
+        ) as response:
             call.response = response
+            if response.upstream.url != exchange.origin.upstream:
+                exchange = replace(exchange, origin=replace(exchange.origin, upstream=response.upstream.url))
             asker.answered = True
             self._metrics.upstream(response.waited_s)
             _check_redirect(response)
@@ -219,7 +238,7 @@ class Proxy:
         if review.passes:
             drop = HOP_BY_HOP | _LENGTH if review.cleaned is None else HOP_BY_HOP | _LENGTH | OF_THE_BODY
             sent = raw if review.cleaned is None else review.cleaned
-            await call.answer(response.status, self._answer_headers.select(response.headers, drop), sent)
+            await call.answer(response.status, response.upstream.answer_headers.select(response.headers, drop), sent)
         else:
             error = exchange.wire.error(response.status, "content_filter", exchange.policy.block.message)
             await self._send_answer(call, error, retry=False)
@@ -264,7 +283,7 @@ class Proxy:
         safe = _for_line_readers(exchange, review.body)
         changed = safe != body or first(response.headers, b"content-encoding")
         drop = HOP_BY_HOP | _LENGTH | OF_THE_BODY if changed else HOP_BY_HOP | _LENGTH
-        await call.answer(response.status, self._answer_headers.select(response.headers, drop), safe)
+        await call.answer(response.status, response.upstream.answer_headers.select(response.headers, drop), safe)
 
     async def _stream(
         self,
@@ -275,7 +294,7 @@ class Proxy:
         content_type: str,
     ) -> None:
         check_charset(response.headers)
-        headers = self._answer_headers.select(response.headers, _STREAM_DROP)
+        headers = response.upstream.answer_headers.select(response.headers, _STREAM_DROP)
         headers += [*_STREAM_HEADERS, (b"content-type", content_type.encode("latin-1"))]
         call.stream_type = content_type
         keep_alive = KeepAlive(call, exchange.wire.keepalive, self._keepalive_s, response.status, headers)
@@ -320,10 +339,12 @@ class Proxy:
             message = f"the upstream's answer cannot be read, so it cannot be judged; see request {call.id} in the log"
         error_of = wire.error if wire is not None else partial(error_answer, call.path)
         retry = error.status in {502, 503, 504} and not isinstance(error, UpstreamUnreadable | Redirected)
+        if isinstance(error, UpstreamUnavailable) and error.repeated:
+            retry = False
         answer = error_of(error.status, error.code, message)
         if call.status:
             if call.stream_type:
-                await call.send(_error_event(call.stream_type, answer))
+                await call.send(error_event(call.stream_type, answer))
             return
         await self._send_answer(call, answer, retry=retry, more=retry_after(error))
 
@@ -348,15 +369,6 @@ class Proxy:
         )
 
 
-def _check_encoding(headers: Headers) -> None:
-    """Raises Unsupported if an upstream could decode the body to a text other than the UTF-8 that is judged."""
-    for name, value in headers:
-        if name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
-            raise Unsupported("a compressed request body is not read here; send it without content-encoding")
-        if name == b"content-type" and foreign_charset(value):
-            raise Unsupported("JSON is UTF-8; send it without another charset in content-type")
-
-
 def _check_redirect(response: UpstreamResponse) -> None:
     """Raises Redirected for an answer that would send the client elsewhere."""
     if first(response.headers, b"location") and 300 <= response.status < 400:
@@ -367,12 +379,6 @@ def _cause(error: GuardproxyError) -> str:
     """The cause of an error for the log. Not its `repr`, which for some errors holds the whole body."""
     cause = error.__cause__
     return f"{type(cause).__name__}: {cause}" if cause is not None else ""
-
-
-def _error_event(stream_type: str, answer: Answer) -> bytes:
-    """An error as an event of a stream of this content type: a server-sent event, or a line of JSON."""
-    is_sse = stream_type.lower().startswith("text/event-stream")
-    return b"event: error\ndata: %b\n\n" % answer.body if is_sse else answer.body + b"\n"
 
 
 def _for_line_readers(exchange: Exchange, body: bytes) -> bytes:

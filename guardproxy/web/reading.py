@@ -1,14 +1,25 @@
 """Bodies are read within `limits`, large ones on a thread, so that no body stops the event loop for long."""
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 
 from guardproxy.errors import TooLarge, UpstreamUnreadable
 from guardproxy.offload import computed
 from guardproxy.ports import Request, Wire
 from guardproxy.settings import Limits
 from guardproxy.types import Message
+from guardproxy.web.answers import foreign_charset
+from guardproxy.web.errors import Unsupported
+from guardproxy.web.headers import Headers
 from guardproxy.wires.shared.body import has_more_values
+
+
+def check_encoding(headers: Headers) -> None:
+    """Raise Unsupported if an upstream could decode the body to a text other than the UTF-8 that is judged."""
+    for name, value in headers:
+        if name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
+            raise Unsupported("a compressed request body is not read here; send it without content-encoding")
+        if name == b"content-type" and foreign_charset(value):
+            raise Unsupported("JSON is UTF-8; send it without another charset in content-type")
 
 
 async def read_request(wire: Wire, target: str, body: bytes, received: float, limits: Limits) -> Request:
@@ -18,7 +29,7 @@ async def read_request(wire: Wire, target: str, body: bytes, received: float, li
 
 def _read_request(wire: Wire, target: str, body: bytes, received: float, limits: Limits) -> Request:
     check_values(body, limits)
-    request = replace(wire.parse_request(target, body), received=received)
+    request = wire.parse_request(target, body, received)
     check_size(request.conversation.messages, limits)
     return request
 

@@ -1,42 +1,37 @@
-"""The HTTP client for the upstream: one httpx transport, its timeouts and its retries."""
+"""The HTTP client for one upstream: its addresses, its credentials, its time-outs, and the answer as it comes."""
 
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
-import aiohttp
 import httpx
-import structlog
-from aiohttp.http_exceptions import HttpProcessingError
-from httpx_aiohttp import AiohttpTransport
-from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt
 
 from guardproxy.errors import ConfigError, GuardproxyError, UpstreamUnavailable, UpstreamUnreadable
-from guardproxy.web.answers import check_framing
+from guardproxy.upstreams import Ejection, Ending, RepeatAfter, ending_of
+from guardproxy.web.answers import AnswerHeaders
 from guardproxy.web.decode import ContentDecoder, decoder_for
-from guardproxy.web.headers import CREDENTIALS, HOP_BY_HOP, Headers, end_to_end, join, without_keys
-
-log = structlog.get_logger("guardproxy.upstream")
-
-IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+from guardproxy.web.headers import CREDENTIALS, HOP_BY_HOP, NO_RETRY, Headers, end_to_end, join, without_keys
+from guardproxy.web.model_names import with_models
+from guardproxy.web.transport import (
+    MALFORMED,
+    SLICE,
+    Slices,
+    aiohttp_transport,
+    kind,
+    malformed,
+    never_sent,
+    notice_closed,
+)
 
 # Headers by which some servers change the method of a request: a request that passes as a GET must stay a GET.
 _OTHER_METHOD: Final = frozenset({b"x-http-method", b"x-http-method-override", b"x-method-override"})
 # Headers that the proxy sets itself or that do not concern the upstream.
 _REPLACED: Final = HOP_BY_HOP | _OTHER_METHOD | {b"host", b"content-length", b"expect"}
-# What the parser of aiohttp raises for a malformed answer. httpx-aiohttp does not translate these errors.
-_MALFORMED: Final = (aiohttp.ClientError, HttpProcessingError, ValueError)
-# Seconds that an idle connection is kept: less than the five after which uvicorn and Node close it, because a request
-# that crosses the closing is lost.
-_IDLE_S: Final = 4.0
-# A body of more bytes is written in slices of this size, so that writing it does not block other requests.
-_SLICE: Final = 1 << 18
 
 
 class UpstreamTimeout(UpstreamUnavailable):
@@ -49,17 +44,25 @@ class UpstreamTimeout(UpstreamUnavailable):
 class UpstreamResponse:
     """An answer whose body is not read yet. The names in `headers` are in lower case.
 
-    `waited_s` is the time of waiting for the upstream so far. The whole body must come within `answer_s` from then on.
+    `waited_s` is the seconds spent on waiting for upstreams so far, since the request was sent. The whole body must
+    come within the upstream's `answer_s` seconds from then on. `repeated`: more than one call of this request has
+    reached an upstream, so the client should not repeat it once more.
     """
 
-    def __init__(self, response: httpx.Response, between_chunks_s: float, answer_s: float, waited_s: float) -> None:
+    def __init__(self, response: httpx.Response, upstream: "Upstream", waited_s: float, *, repeated: bool) -> None:
+        self.upstream = upstream
+        self.repeated = repeated
         self.waited_s = waited_s
-        self._answer_s = answer_s
-        self._ends = time.perf_counter() - waited_s + answer_s
+        self._answer_s = upstream.answer_s
+        self._ends = time.perf_counter() - waited_s + upstream.answer_s
         self.status = response.status_code
         self.headers: Headers = [(name.lower(), value) for name, value in response.headers.raw]
+        if not upstream.cookies:
+            self.headers = [pair for pair in self.headers if pair[0] != b"set-cookie"]
+        if repeated and self.status >= 400:
+            self.headers = [*(pair for pair in self.headers if pair[0] != NO_RETRY[0]), NO_RETRY]
         self._stream = response.stream
-        self._between_chunks_s = between_chunks_s
+        self._between_chunks_s = upstream.between_chunks_s
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body's bytes as they arrive.
@@ -80,9 +83,9 @@ class UpstreamResponse:
                     raise self._too_slow() from None
                 raise UpstreamTimeout(f"the upstream was silent for {self._between_chunks_s:g} s") from None
             except httpx.HTTPError as error:
-                raise UpstreamUnavailable(f"the upstream broke its answer off ({_kind(error)})") from None
-            except _MALFORMED as error:
-                raise _malformed(error) from None
+                raise UpstreamUnavailable(f"the upstream broke its answer off ({kind(error)})") from None
+            except MALFORMED as error:
+                raise malformed(error) from None
             finally:
                 self.waited_s += time.perf_counter() - began
             if chunk is None:
@@ -112,26 +115,49 @@ async def _decoded(decoder: ContentDecoder, chunks: AsyncIterator[bytes]) -> Asy
     decoder.finish()
 
 
+class Outgoing(NamedTuple):
+    """A request for an upstream. `path` and `query` are percent-encoded, `headers` are the client's."""
+
+    method: str
+    path: str
+    query: bytes
+    headers: Iterable[tuple[bytes, bytes]]
+    body: bytes
+
+
 @dataclass(frozen=True, slots=True)
-class _Attempt:
-    """How an attempt ended: with a response or an error.
+class Attempt:
+    """How one call ended: with a response or an error. `wait_s`: the seconds of its `Retry-After`, None without one."""
 
-    `retry_in_s`: the seconds to wait before the next attempt, 0 if the upstream did not say; None: do not retry.
-    """
-
+    ending: Ending
     response: httpx.Response | None = None
     error: GuardproxyError | None = None
-    retry_in_s: float | None = None
+    wait_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often one upstream is called at most for a request, after which endings, and how long a wait may be."""
+
+    attempts: int = 3
+    after: RepeatAfter = "unsent"
+    max_wait_s: float = 20.0
+
+
+_RETRIES: Final = Retries()
+_EJECTION: Final = Ejection()
 
 
 class Upstream:
-    """The LLM behind the proxy.
+    """An LLM service behind the proxy.
 
-    `base_url` may have a path (see `headers.join`). With a `key` for the upstream, the client's credentials are removed
-    and the key is sent in `key_header`, as a bearer token if that is `authorization`. A request is sent at most
-    `attempts` times, and not again once the upstream may have acted on it, unless `retry_unsafe` is set. If its answer
-    has a `Retry-After` longer than `max_wait_s`, it is not retried. Proxies from the environment are used only with
-    `trust_env`. Redirects are passed on, not followed. Cookies are not kept.
+    `base_url` may have a path (see `headers.join`); a path that begins with `strip_path` is sent without it. With a
+    `key` for the upstream, the client's credentials are removed and the key is sent in `key_header`, as a bearer token
+    if that is `authorization`; without `client_key` they are removed as well. `private` are further headers that are
+    removed with them, in lower case. Without `cookies`, none pass in either direction. `protocols` are the names of the
+    wires that it serves, empty for all of them; `models` has its own names for the client's (`upstreams.model_at`);
+    `response_headers` are those of `AnswerHeaders`. Proxies from the environment are used only with `trust_env`.
+    Redirects are passed on, not followed. Cookies are not kept.
 
     `transport` replaces the network. Raises ConfigError if `base_url` is not an HTTP URL.
     """
@@ -140,61 +166,49 @@ class Upstream:
         self,
         base_url: str,
         *,
+        name: str = "default",
         key: str | None = None,
         key_header: str = "authorization",
+        client_key: bool = True,
+        private: Iterable[bytes] = (),
+        cookies: bool = True,
+        strip_path: str = "",
+        models: Sequence[tuple[str, str]] = (),
+        protocols: Iterable[str] = (),
+        response_headers: Iterable[str] = (),
         connect_s: float = 5.0,
         first_byte_s: float = 120.0,
         between_chunks_s: float = 60.0,
         answer_s: float = 3600.0,
-        attempts: int = 3,
-        max_wait_s: float = 20.0,
-        retry_unsafe: bool = False,
+        retries: Retries = _RETRIES,
+        weight: float = 1.0,
+        ejection: Ejection = _EJECTION,
         max_connections: int = 256,
         tls: ssl.SSLContext | None = None,
         trust_env: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.url = base_url
-        self._base = _base(base_url)
+        self.name, self.url = name, base_url
+        self.retries, self.weight, self.ejection = retries, weight, ejection
+        self.cookies, self.protocols = cookies, frozenset(protocols)
+        self.answer_headers = AnswerHeaders(response_headers)
+        self._base, self._strip, self._models = _base(base_url), strip_path.rstrip("/"), tuple(models)
+        self._host = (b"host", self._base.netloc)
         self._key = _credential(key, key_header) if key is not None else None
-        self._drop = _REPLACED if self._key is None else _REPLACED.union(CREDENTIALS, {self._key[0].lower()})
-        self._first_byte_s = first_byte_s
-        self._between_chunks_s = between_chunks_s
-        self._answer_s = answer_s
-        self._attempts = attempts
-        self._max_wait_s = max_wait_s
-        self._retry_unsafe = retry_unsafe
+        self.is_shared = key is not None or not client_key
+        self._drop = _REPLACED if cookies else _REPLACED | {b"cookie"}
+        if self.is_shared:
+            self._drop = self._drop.union(CREDENTIALS, private, {key_header.lower().encode("ascii")})
+        self.first_byte_s, self.between_chunks_s, self.answer_s = first_byte_s, between_chunks_s, answer_s
         self._extensions = {"timeout": {"connect": connect_s, "pool": connect_s}}
         self._transport = transport or aiohttp_transport(max_connections, tls, trust_env=trust_env)
-        # Parsing a URL takes a tenth of the time of a whole exchange.
-        self._address = lru_cache(maxsize=256)(self._parse_address)
+        self._address = lru_cache(maxsize=256)(self._parse_address)  # parsing takes a tenth of an exchange
 
     def _parse_address(self, path: str) -> httpx.URL:
         prefix = self._base.raw_path.decode("ascii")
+        if self._strip and path.startswith((self._strip + "/", self._strip + "?")):
+            path = path[len(self._strip) :]
         return self._base.copy_with(raw_path=join(prefix, path).encode("ascii"))
-
-    @asynccontextmanager
-    async def send(
-        self, method: str, path: str, query: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes
-    ) -> AsyncIterator[UpstreamResponse]:
-        """The answer to a request; `path` and `query` are percent-encoded. Leaving the context drops its unread rest.
-
-        Raises UpstreamUnavailable without an answer, UpstreamTimeout if it is late, UpstreamUnreadable if it is broken.
-        """
-        request = self._request(method, path, query, headers, body)
-        began = time.perf_counter()
-        attempt = await self._attempt(request)
-        if attempt.retry_in_s is not None and self._attempts > 1:
-            attempt = await self._retry(request, attempt)
-        if attempt.response is None:
-            raise attempt.error or UpstreamUnavailable("no answer")
-        try:
-            waited_s = time.perf_counter() - began
-            response = UpstreamResponse(attempt.response, self._between_chunks_s, self._answer_s, waited_s)
-            check_framing(response.status, response.headers)
-            yield response
-        finally:
-            await _drop(attempt.response)
 
     def wrap(self, wrapper: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport]) -> None:
         """Send every call through what `wrapper` makes of the network."""
@@ -204,81 +218,50 @@ class Upstream:
         """Close all connections."""
         await self._transport.aclose()
 
-    def _request(
-        self, method: str, path: str, query: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes
-    ) -> httpx.Request:
-        out = [(b"host", self._base.netloc), *end_to_end(headers, self._drop)]
+    async def call(self, outgoing: Outgoing) -> Attempt:
+        """Send a request once."""
+        request = self._request(outgoing)
+        await notice_closed()
+        try:
+            async with asyncio.timeout(self.first_byte_s):
+                response = await self._transport.handle_async_request(request)
+        except TimeoutError:
+            error = UpstreamTimeout(f"no answer from the upstream in {self.first_byte_s:g} s")
+            return Attempt("unknown", error=error)
+        except httpx.HTTPError as error:
+            if never_sent(error):
+                failure = UpstreamUnavailable("the upstream cannot be reached")
+                failure.__cause__ = error
+                return Attempt("unsent", error=failure)
+            failure = UpstreamUnavailable(f"the upstream broke the connection off ({kind(error)})")
+            return Attempt("unknown", error=failure)
+        except MALFORMED as error:
+            return Attempt("unknown", error=malformed(error))
+        status = response.status_code
+        if status < 400:
+            return Attempt("answered", response)
+        wait = retry_after(response.headers.get("retry-after"), response.headers.get("date"))
+        return Attempt(ending_of(status), response, wait_s=wait)
+
+    def _request(self, outgoing: Outgoing) -> httpx.Request:
+        method, path, query, headers, body = outgoing
+        if self._models:
+            path, body = with_models(path, body, self._models)
+        out = [self._host, *end_to_end(headers, self._drop)]
         if self._key is not None:
             out.append(self._key)
+        if self.is_shared:
             # Gemini's clients may send their key in the query.
             query = without_keys(query)
         if body or method in {"POST", "PUT", "PATCH"}:
             out.append((b"content-length", b"%d" % len(body)))
         target = f"{path}?{query.decode('ascii')}" if query else path
         url = self._parse_address(target) if b"key=" in query else self._address(target)  # the cache must not keep keys
-        if len(body) > _SLICE:
-            return httpx.Request(method, url, headers=out, stream=_Slices(body), extensions=self._extensions)
-        return httpx.Request(method, url, headers=out, content=body, extensions=self._extensions)
-
-    async def _attempt(self, request: httpx.Request) -> _Attempt:
-        """Send the request once; say whether it may be sent again."""
-        repeatable = request.method in IDEMPOTENT or self._retry_unsafe
-        await _notice_closed()
-        try:
-            async with asyncio.timeout(self._first_byte_s):
-                response = await self._transport.handle_async_request(request)
-        except TimeoutError:
-            return _Attempt(error=UpstreamTimeout(f"no answer from the upstream in {self._first_byte_s:g} s"))
-        except httpx.HTTPError as error:
-            if never_sent(error):
-                failure = UpstreamUnavailable("the upstream cannot be reached")
-                failure.__cause__ = error
-                return _Attempt(error=failure, retry_in_s=0.0)
-            failure = UpstreamUnavailable(f"the upstream broke the connection off ({_kind(error)})")
-            return _Attempt(error=failure, retry_in_s=0.0 if repeatable else None)
-        except _MALFORMED as error:
-            return _Attempt(error=_malformed(error))
-        return _Attempt(response=response, retry_in_s=self._retry_in_s(response, repeatable=repeatable))
-
-    def _retry_in_s(self, response: httpx.Response, *, repeatable: bool) -> float | None:
-        """Decide whether an answer is retried, and when: `_Attempt.retry_in_s`.
-
-        A 429 or 503 with a `Retry-After` means that the upstream did not act on the request; a 502 or 504 does not.
-        """
-        if response.status_code not in {429, 502, 503, 504}:
-            return None
-        wait = retry_after(response.headers.get("retry-after"), response.headers.get("date"))
-        declined = response.status_code in {429, 503} and wait is not None
-        if not (declined or repeatable) or (wait or 0.0) > self._max_wait_s:
-            return None
-        return wait or 0.0
-
-    async def _retry(self, request: httpx.Request, failed: _Attempt) -> _Attempt:
-        """Retry after a first attempt has `failed`: it ran without tenacity, which would add 80 µs to every request."""
-        first_attempt = [failed]
-
-        async def attempt_again() -> _Attempt:
-            return first_attempt.pop() if first_attempt else await self._attempt(request)
-
-        async def before_sleep(state: RetryCallState) -> None:
-            last = _last(state)
-            status = last.response.status_code if last.response is not None else None
-            log.warning("upstream_retry", attempt=state.attempt_number, status=status, error=str(last.error or ""))
-            if last.response is not None:
-                await _drop(last.response)
-
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(self._attempts),
-            retry=retry_if_result(lambda attempt: attempt.retry_in_s is not None),
-            wait=self._pause,
-            before_sleep=before_sleep,
-            retry_error_callback=_last,
-        )
-        return await retrying(attempt_again)
-
-    def _pause(self, state: RetryCallState) -> float:
-        """Seconds until the next attempt: as the upstream asked, else an exponential back-off from 0.25 s."""
-        return min(_last(state).retry_in_s or 0.25 * 2.0 ** (state.attempt_number - 1), self._max_wait_s)
+        if len(body) > SLICE:
+            return httpx.Request(method, url, headers=out, stream=Slices(body), extensions=self._extensions)
+        request = httpx.Request(method, url, headers=out, stream=httpx.ByteStream(body), extensions=self._extensions)
+        request.read()  # with `content` instead, httpx would look for headers to add, and copy the others
+        return request
 
 
 def _base(url: str) -> httpx.URL:
@@ -297,59 +280,6 @@ def _credential(key: str, name: str) -> tuple[bytes, bytes]:
     return name.lower().encode("ascii"), value.encode("latin-1")
 
 
-def _last(state: RetryCallState) -> _Attempt:
-    if state.outcome is None:
-        raise RuntimeError("tenacity asks before the first attempt has ended")
-    return state.outcome.result()  # type: ignore[no-any-return]
-
-
-async def _notice_closed() -> None:
-    """Have the event loop handle what has arrived, so that a connection which the upstream has closed is not reused.
-
-    A request that is written to such a connection is lost, and a POST may not be sent again. One turn of the loop reads
-    the end of a connection, the next removes it from the pool.
-    """
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-
-
-async def _drop(response: httpx.Response) -> None:
-    with suppress(httpx.HTTPError):  # the response is not used, so an error while closing it does not matter
-        await response.stream.aclose()  # type: ignore[union-attr]
-
-
-class _Slices(httpx.AsyncByteStream):
-    """A large body in slices. Each iteration starts from the beginning, for retries."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for start in range(0, len(self._body), _SLICE):
-            yield self._body[start : start + _SLICE]
-
-
-def _kind(error: Exception) -> str:
-    """The name of a transport error. Its text is left out, here and in the log: it may quote the upstream's answer."""
-    return type(error.__cause__ or error).__name__
-
-
-def _malformed(error: Exception) -> UpstreamUnreadable:
-    """The error for an answer that the HTTP parser refuses."""
-    return UpstreamUnreadable(f"its HTTP is malformed ({_kind(error)})")
-
-
-def never_sent(error: httpx.HTTPError) -> bool:
-    """Whether a transport error means that no byte of the request was sent.
-
-    httpx-aiohttp raises ConnectTimeout for every lost connection, so aiohttp's own error, its cause, is checked first.
-    """
-    cause = error.__cause__
-    if isinstance(cause, aiohttp.ClientError):
-        return isinstance(cause, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
-    return isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout))
-
-
 def retry_after(value: str | None, date: str | None) -> float | None:
     """The seconds in a `Retry-After` header (RFC 9110, 10.2.3); None if it is absent or not readable.
 
@@ -363,38 +293,3 @@ def retry_after(value: str | None, date: str | None) -> float | None:
         return max(0.0, (parsedate_to_datetime(value) - parsedate_to_datetime(date or "")).total_seconds())
     except (TypeError, ValueError):
         return None
-
-
-def tls_context(
-    *, verify: bool = True, authorities: str | None = None, cert: str | None = None, key: str | None = None
-) -> ssl.SSLContext:
-    """How the upstream's certificate is checked, and the proxy's own; TLS 1.2 at least. All names are of PEM files.
-
-    Without `authorities`, Mozilla's list is trusted. Raises OSError for an unusable file; ssl.SSLError is one.
-    """
-    if authorities is None:
-        context = httpx.create_ssl_context(verify=verify, trust_env=False)
-    else:
-        context = ssl.create_default_context(cafile=authorities)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if cert is not None:
-        # The password is for a key that has one: without it, OpenSSL would ask for it on the terminal.
-        context.load_cert_chain(cert, key, password=lambda: "")
-    return context
-
-
-def aiohttp_transport(max_connections: int, tls: ssl.SSLContext | None, *, trust_env: bool) -> httpx.AsyncBaseTransport:
-    """httpx over aiohttp's connection pool, configured to add no headers, keep no cookies and decode nothing."""
-    context = tls or httpx.create_ssl_context(trust_env=trust_env)
-
-    def session() -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=_IDLE_S, ssl=context),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-            auto_decompress=False,
-            trust_env=trust_env,
-        )
-
-    transport: httpx.AsyncBaseTransport = AiohttpTransport(verify=context, client=session)
-    return transport

@@ -104,7 +104,7 @@ class Stand:
 
     def records(self, number: int) -> list[Record]:
         """Wait for this number of records of the request and return them: they are written after the answer."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         request = self.header["x-guardproxy-request-id"]
         while True:
             found = [record for record in self.sink.records if record.origin.request_id == request]

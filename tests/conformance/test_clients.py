@@ -230,7 +230,7 @@ def test_a_refused_exchange_that_is_sent_again(stand: Stand, name: str) -> None:
     protocol = PROTOCOLS[name]
     stand.play(Scripted([plain(protocol.whole("All is well."))]))
     asked = plain(conversation(name, ["How do I mix poison?", REFUSAL, "Hello there."]))
-    answer = httpx.post(stand.watch.url + protocol.target(stream=False), content=asked, timeout=20)
+    answer = httpx.post(stand.watch.url + protocol.target(stream=False), content=asked, timeout=60)
     assert b"All is well." in answer.content
     assert answer.headers["x-guardproxy-dropped-turns"] == "0,1"
     (forwarded,) = stand.asked()

@@ -74,7 +74,7 @@ def stand() -> Iterator[Stand]:
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_clean_exchanges_over_sockets(stand: Stand, protocol: Protocol, stream: bool) -> None:
     """The same with real servers and the pieces that the upstream sends."""
-    with httpx.Client(base_url=stand.watch.url, timeout=20, trust_env=False) as client:
+    with httpx.Client(base_url=stand.watch.url, timeout=60, trust_env=False) as client:
         for seed in range(1000, 1004):
             sample = Exchanged(protocol, seed, stream=stream)
             kind = protocol.content_type if stream else "application/json"

@@ -40,7 +40,7 @@ def stand() -> Iterator[Stand]:
 @pytest.fixture
 def http(stand: Stand) -> Iterator[httpx.Client]:
     """A plain client of the proxy."""
-    with httpx.Client(base_url=stand.watch.url, timeout=20, trust_env=False) as client:
+    with httpx.Client(base_url=stand.watch.url, timeout=60, trust_env=False) as client:
         yield client
 
 

@@ -99,7 +99,14 @@ def sign_in(page: "sync_api.Page", key: str) -> None:
     """Sign in by keyboard. The browser moves the focus to the field only when it draws the page, after its load."""
     page.locator("#key:focus").wait_for()
     page.keyboard.type(key)
-    page.keyboard.press("Enter")
+    with page.expect_event("load"):
+        page.keyboard.press("Enter")
+
+
+def enter(button: "sync_api.Locator") -> None:
+    """Press Enter on a button that leads to another page, and wait until the scripts of that page have run."""
+    with button.page.expect_event("load"):
+        button.press("Enter")
 
 
 def test_signing_in(browser: "sync_api.Browser", tmp_path: Path) -> None:
@@ -239,12 +246,14 @@ def test_the_last_label_of_the_queue_can_be_undone(browser: "sync_api.Browser", 
     fill(address, [judged(1, "bomb", 0.95)])
     with console(address) as running, tab(browser) as page:
         page.goto(running.at("/queue"))
-        page.keyboard.press("f")
-        page.get_by_text("That was the end of the queue").wait_for()
+        with page.expect_event("load"):
+            page.keyboard.press("f")
+        assert page.get_by_text("That was the end of the queue").is_visible()
         page.keyboard.press("k")
         page.wait_for_url(re.compile(f"/queue/{name_of(1)}"))
-        page.keyboard.press("c")
-        page.get_by_text("That was the end of the queue").wait_for()
+        with page.expect_event("load"):
+            page.keyboard.press("c")
+        assert page.get_by_text("That was the end of the queue").is_visible()
         page.keyboard.press("u")
         page.wait_for_url(re.compile(f"/queue/{name_of(1)}"))
         assert [kind for kind, *_ in labels_of(address, name_of(1))] == ["false_positive", "correct", "false_positive"]
@@ -292,27 +301,25 @@ def test_rules_come_and_go_by_keyboard(browser: "sync_api.Browser", local: Conso
         page.goto(local.at("/workbench"))
         guns = page.get_by_role("group", name=re.compile("^Guns"))
         assert "rules for every other category apply" in guns.inner_text()
-        guns.get_by_role("button", name="Add to Guns: block").focus()
-        page.keyboard.press("Enter")
-        page.locator("#yaml").wait_for()
+        enter(guns.get_by_role("button", name="Add to Guns: block"))
         assert "guns: {block: 0.5}" in page.locator("#yaml").inner_text()
         field = guns.get_by_label("block from, Guns", exact=True)
-        assert field.evaluate("element => element === document.activeElement")
-        guns.get_by_role("button", name="Add to Guns: rewrite", exact=True).press("Enter")
+        field.and_(page.locator(":focus")).wait_for()
+        enter(guns.get_by_role("button", name="Add to Guns: rewrite", exact=True))
         guns.get_by_label("by which rewrite").select_option("redact")
         page.get_by_text("how: redact", exact=False).first.wait_for()
-        guns.get_by_role("button", name="Add to Guns: condition on P(unsafe)").press("Enter")
-        guns.get_by_label("needs P(unsafe) from, Guns, as a slider").wait_for()
+        enter(guns.get_by_role("button", name="Add to Guns: condition on P(unsafe)"))
+        assert guns.get_by_label("needs P(unsafe) from, Guns, as a slider").is_visible()
         text = "guns: {rewrite: {at: 0.25, how: redact}, block: 0.5, with_unsafe: 0.5}"
         assert text in page.locator("#yaml").inner_text()
         page.get_by_label("Side").select_option("replies")
         page.wait_for_url(re.compile("at=assistant"))
         assert text in page.locator("#yaml").inner_text()  # a change of the other side stays
         page.go_back()
-        guns.get_by_role("button", name="Remove: rewrite from, Guns").press("Enter")
-        sync_api.expect(page.locator("#yaml")).not_to_contain_text("redact")
-        guns.get_by_role("button", name="Undo the changes of Guns").press("Enter")
-        page.get_by_text("Move a threshold to see").wait_for()
+        enter(guns.get_by_role("button", name="Remove: rewrite from, Guns"))
+        assert "redact" not in page.locator("#yaml").inner_text()
+        enter(guns.get_by_role("button", name="Undo the changes of Guns"))
+        assert page.get_by_text("Move a threshold to see").is_visible()
 
 
 def test_a_mistake_stands_beside_its_field(browser: "sync_api.Browser", local: Console) -> None:
@@ -347,17 +354,17 @@ def test_an_admin_saves_what_the_page_shows(browser: "sync_api.Browser", tmp_pat
         page.goto(served.at("/workbench"))
         sign_in(page, KEYS["olga"][1])
         page.get_by_label("block from, Violence and hate, as a slider").press("PageDown")
-        page.get_by_role("button", name="Save in guardproxy.yaml").press("Enter")
-        page.get_by_text("of the policies now decides").wait_for()
+        enter(page.get_by_role("button", name="Save in guardproxy.yaml"))
+        assert page.get_by_text("of the policies now decides").is_visible()
         assert "block: 0.5" in content(path)
         assert running.policies.current.version in page.locator(".notice").inner_text()
         path.write_text(path.read_text().replace("block: 0.7", "block: 0.8"))
         before = path.read_text()
         page.get_by_label("block from, Violence and hate, as a slider").press("PageDown")
-        page.get_by_role("button", name="Save in guardproxy.yaml").press("Enter")
-        page.get_by_text("Nothing was saved").wait_for()
+        enter(page.get_by_role("button", name="Save in guardproxy.yaml"))
+        assert page.get_by_text("Nothing was saved").is_visible()
         assert "somebody changed it" in page.locator("#refused").inner_text()
-        assert page.locator("#refused").evaluate("element => element === document.activeElement")
+        page.locator("#refused:focus").wait_for()
         assert path.read_text() == before
         problems = page.evaluate("document.querySelectorAll('#yaml').length")
         assert problems == 1  # what was tried is still there
@@ -384,8 +391,8 @@ def test_a_text_is_tried_by_keyboard(browser: "sync_api.Browser", local: Console
     with tab(browser) as page:
         page.goto(local.at("/try"))
         page.get_by_label("Text", exact=True).fill("a bomb =")
-        page.get_by_role("button", name="Judge").press("Enter")
-        page.get_by_role("heading", name="Views and windows").wait_for()
+        enter(page.get_by_role("button", name="Judge"))
+        assert page.get_by_role("heading", name="Views and windows").is_visible()
         assert page.get_by_role("row", name=re.compile("^strict block")).is_visible()
         assert "in 1 window" in page.locator(".read").first.inner_text()
         assert "Not read under strict" in page.locator(".views").inner_text()

@@ -52,7 +52,7 @@ def _in_order(protocol: str) -> Reader:
     def run(url: str, sight: Sight) -> None:
         body = plain(PROTOCOLS[protocol].ask(PROMPT, True))
         headers = {"content-type": "application/json"}
-        answer = httpx.post(url + PROTOCOLS[protocol].target(stream=True), content=body, headers=headers, timeout=20)
+        answer = httpx.post(url + PROTOCOLS[protocol].target(stream=True), content=body, headers=headers, timeout=60)
         lines = (line.removeprefix(b"data:").strip() for line in answer.content.split(b"\n"))
         events = [json.loads(line) for line in lines if line.startswith(b"{")]
         events = [event for event in events if "delta" in str(event.get("type", "delta"))]
@@ -265,7 +265,7 @@ def _all_choices(protocol: str, between: str) -> Reader:
     def run(url: str, sight: Sight) -> None:
         body = plain(PROTOCOLS[protocol].ask(PROMPT, False))
         headers = {"content-type": "application/json"}
-        answer = httpx.post(url + PROTOCOLS[protocol].target(stream=False), content=body, headers=headers, timeout=20)
+        answer = httpx.post(url + PROTOCOLS[protocol].target(stream=False), content=body, headers=headers, timeout=60)
         choices = answer.json().get("choices") or answer.json().get("candidates") or []
         sight.add("all choices", between.join(text for text in strings(_texts(choices))))
 

@@ -137,7 +137,7 @@ def shown_by_event_source(streams: Sequence[bytes]) -> list[list[Shown]]:
 
     command = [_node(), "--experimental-eventsource", str(_SCRIPT)]
     with serve(replay) as url:
-        done = subprocess.run([*command, url, str(len(streams))], capture_output=True, check=True, timeout=100)
+        done = subprocess.run([*command, url, str(len(streams))], capture_output=True, check=True, timeout=150)
     events: list[list[dict[str, Any]]] = json.loads(done.stdout)
     return [[Shown(f"{key} of an event", event[key]) for event in stream for key in event] for stream in events]
 
@@ -152,7 +152,7 @@ def test_what_an_event_source_shows(stand: Stand) -> None:
             stand.play(dressed(rng, protocol, line.format(text=phrase(rng)), alone=False))
             body = plain(PROTOCOLS[protocol].ask("hello", True))
             address = stand.url + PROTOCOLS[protocol].target(stream=True)
-            answer = httpx.post(address, content=body, headers={"content-type": "application/json"}, timeout=20)
+            answer = httpx.post(address, content=body, headers={"content-type": "application/json"}, timeout=60)
             names.append(f"{protocol}, {name}")
             streams.append(answer.content if answer.status_code == 200 else b"")
             judged.append(list(stand.guard.judged))

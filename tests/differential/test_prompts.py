@@ -28,7 +28,7 @@ def forward(stand: Stand, protocol: str, body: Json) -> Json | None:
     """Send a request, and return the body that the upstream got; None if the proxy refused it."""
     stand.play(sent(answer(protocol)))
     address = stand.url + PROTOCOLS[protocol].target(stream=False)
-    httpx.post(address, content=plain(body), headers={"content-type": "application/json"}, timeout=20)
+    httpx.post(address, content=plain(body), headers={"content-type": "application/json"}, timeout=60)
     return json.loads(stand.forwarded.body) if stand.forwarded else None
 
 

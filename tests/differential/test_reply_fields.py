@@ -191,7 +191,7 @@ def test_replies_in_another_charset(stand: Stand) -> None:
             stand.play(sent(PROTOCOLS["chat"].whole(text), kind))
             body = plain(PROTOCOLS["chat"].ask("hello", False))
             address = f"{stand.url}/v1/chat/completions"
-            answer = httpx.post(address, content=body, headers={"content-type": "application/json"}, timeout=20)
+            answer = httpx.post(address, content=body, headers={"content-type": "application/json"}, timeout=60)
             with contextlib.suppress(UnicodeError):
                 if answer.status_code == 200 and json.dumps(text, ensure_ascii=False) not in answer.text:
                     found.append(kind)

@@ -197,7 +197,7 @@ def missed(stand: Stand, protocol: str, body: Json) -> list[str]:
     """Return the texts of a forwarded body that the guard has not read; none if the proxy refuses the request."""
     stand.play(sent(answer(protocol)))
     address = stand.url + PROTOCOLS[protocol].target(stream=False)
-    httpx.post(address, content=plain(body), headers={"content-type": "application/json"}, timeout=20)
+    httpx.post(address, content=plain(body), headers={"content-type": "application/json"}, timeout=60)
     if stand.forwarded is None:
         return []
     return unjudged([Shown("text", text) for text in strings(json.loads(stand.forwarded.body))], stand.guard.judged)

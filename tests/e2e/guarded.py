@@ -1,9 +1,7 @@
 """`guardproxy serve` as a process, with a moderation service as its guard, which starts at once."""
 
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from guardproxy.families.openai_moderation import OMNI
-from tests.kit import serve
+from tests.kit import serve, until
 
 CONFIG = """
 version: 1
@@ -42,13 +40,6 @@ def judging() -> Iterator[str]:
         yield url
 
 
-def free_port() -> int:
-    """A free port of the loopback interface."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def guarded(
     folder: Path, upstream: str, more: str, ready: str, *, tls: str = "", verify: Any = True, cert: Any = None
@@ -63,20 +54,22 @@ def guarded(
         with (folder / "log").open("wb") as output:
             process = subprocess.Popen([*command, "--data-dir", str(folder)], stdout=output, stderr=output)
             try:
-                deadline = time.monotonic() + 90
                 with httpx.Client(verify=verify, cert=cert, trust_env=False) as http:
-                    while not _is_ready(http, ready):
+
+                    def is_ready() -> bool:
                         assert process.poll() is None, (folder / "log").read_text()
-                        assert time.monotonic() < deadline, (folder / "log").read_text()
-                        time.sleep(0.1)
+                        return answers(http, ready)
+
+                    until(is_ready, f"not ready: {folder / 'log'}", 110)
                 yield process
             finally:
                 process.terminate()
-                process.wait(30)
+                process.wait(60)
 
 
-def _is_ready(http: httpx.Client, url: str) -> bool:
+def answers(http: httpx.Client, url: str, status: int = 200) -> bool:
+    """Whether the answer to a GET has this status."""
     try:
-        return http.get(url).status_code == 200
+        return http.get(url).status_code == status
     except httpx.TransportError:
         return False

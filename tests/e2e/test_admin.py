@@ -6,14 +6,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.e2e.guarded import BAD, free_port, guarded
-from tests.kit import Scripted, ScriptedUpstream, serve
+from tests.e2e.guarded import BAD, answers, guarded
+from tests.kit import Scripted, ScriptedUpstream, free_port, serve, until
 
 CHOICE = {"index": 0, "message": {"role": "assistant", "content": "fine"}, "finish_reason": "stop"}
 ANSWER = Scripted([json.dumps({"choices": [CHOICE]}).encode()])
@@ -30,7 +29,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
 def chat(url: str, text: str) -> httpx.Response:
     """The answer to a chat."""
     body = {"model": "m", "messages": [{"role": "user", "content": text}]}
-    return httpx.post(f"{url}/v1/chat/completions", json=body, trust_env=False, timeout=30)
+    return httpx.post(f"{url}/v1/chat/completions", json=body, trust_env=False, timeout=60)
 
 
 def test_each_listener_has_its_own_paths(tmp_path: Path) -> None:
@@ -92,29 +91,30 @@ def test_a_page_of_the_console_works_there(tmp_path: Path) -> None:
 
 def test_clients_cannot_keep_the_operators_out(tmp_path: Path) -> None:
     """With every connection of the proxy taken, the operators' paths still answer; so do they while it stops."""
-    upstream = ScriptedUpstream([Scripted([2.5, b"{}"])])
+    answered = threading.Event()
+    upstream = ScriptedUpstream([Scripted([answered, b"{}"])])
     port, admin_port = free_port(), free_port()
     url, admin = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}"
     more = f"server: {{port: {port}, max_connections: 2}}\nadmin: {{port: {admin_port}}}\n"
-    with serve(upstream) as below, guarded(tmp_path, below, more, f"{admin}/readyz") as process:
+    with (
+        serve(upstream) as below,
+        guarded(tmp_path, below, more, f"{admin}/readyz") as process,
+        httpx.Client(trust_env=False, headers={"connection": "close"}) as http,
+    ):
         taken = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
-        time.sleep(0.3)
-        assert httpx.get(f"{url}/v1/models", trust_env=False).status_code == 503
-        assert httpx.get(f"{admin}/readyz", trust_env=False).status_code == 200
+        until(lambda: answers(http, f"{url}/v1/models", 503), "a third connection is served")
+        assert http.get(f"{admin}/readyz").status_code == 200
         for connection in taken:
             connection.close()
-        time.sleep(0.3)
+        until(lambda: answers(http, f"{url}/v1/models", 404), "nobody is served")
         waiting = threading.Thread(target=chat, args=(url, "hello"))
         waiting.start()
-        deadline = time.monotonic() + 10
-        while not upstream.seen:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(lambda: upstream.seen, "the upstream is not asked")
         process.terminate()
-        time.sleep(0.5)
-        stopping = httpx.get(f"{admin}/readyz", trust_env=False)
-        assert (stopping.status_code, stopping.json()["status"]) == (503, "shutting down")
-        waiting.join(20)
+        until(lambda: answers(http, f"{admin}/readyz", 503), "it is not stopping")
+        assert http.get(f"{admin}/readyz").json()["status"] == "shutting down"
+        answered.set()
+        waiting.join(60)
 
 
 def test_several_workers_share_it(tmp_path: Path) -> None:
@@ -123,10 +123,7 @@ def test_several_workers_share_it(tmp_path: Path) -> None:
     admin = f"http://127.0.0.1:{admin_port}"
     more = f"server: {{port: {port}, workers: 2}}\nadmin: {{port: {admin_port}}}\n"
     with guarded(tmp_path, "http://127.0.0.1:9", more, f"{admin}/readyz"):
-        deadline = time.monotonic() + 60
-        while (tmp_path / "log").read_text().count("admin_listening") < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: (tmp_path / "log").read_text().count("admin_listening") == 2)
         for _ in range(8):  # each on a connection of its own, which the kernel gives to one of them
             assert httpx.get(f"{admin}/healthz", trust_env=False).json()["status"] == "ok"
         assert chat(f"http://127.0.0.1:{port}", BAD).headers["x-guardproxy-action"] == "block"
@@ -145,6 +142,6 @@ def test_a_port_that_is_taken_ends_the_start(tmp_path: Path, same: bool) -> None
         config = tmp_path / "guardproxy.yaml"
         config.write_text(f"admin: {{port: {port if same else taken}}}\nupstream: {{url: 'http://127.0.0.1:9'}}\n")
         command = [sys.executable, "-m", "guardproxy", "serve", "--config", str(config), "--port", str(port)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 2
     assert ("choose another" if same else "change admin.host or admin.port") in done.stderr.splitlines()[-1]

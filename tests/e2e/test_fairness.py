@@ -26,8 +26,8 @@ def post(url: str, client: str, text: str) -> tuple[httpx.Response, float]:
 def test_one_long_text_does_not_stop_other_clients(tmp_path: Path) -> None:
     """While 400 KB of harmless words are judged or refused, every short request of others passes, and soon.
 
-    Soon: within three seconds, or ten times as long as alone on a machine that is slower than that. The long one passes
-    or is refused with 413; it is never a content block.
+    Soon: within ten seconds, or ten times as long as alone on a machine that is slower than that; to judge the long one
+    takes far longer. It passes or is refused with 413; it is never a content block.
     """
     config = "version: 1\nguard: {threads: 1}\n"
     large: list[httpx.Response] = []
@@ -43,7 +43,7 @@ def test_one_long_text_does_not_stop_other_clients(tmp_path: Path) -> None:
         thread.join(120)
     assert [answer.status_code for answer, _ in beside] == [200] * 12
     assert {answer.headers["x-guardproxy-action"] for answer, _ in beside} <= {"pass", "flag"}
-    assert max(seconds for _, seconds in beside) < max(3.0, 10 * alone)
+    assert max(seconds for _, seconds in beside) < max(10.0, 10 * alone)
     (answer,) = large
     assert (answer.status_code, answer.headers.get("x-guardproxy-action", "")) in {
         (200, "pass"),

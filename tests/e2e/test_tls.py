@@ -12,8 +12,8 @@ import openai
 import pytest
 
 from tests.certificates import Authority, Pair
-from tests.e2e.guarded import BAD, free_port, guarded
-from tests.kit import Scripted, ScriptedUpstream, serve
+from tests.e2e.guarded import BAD, guarded
+from tests.kit import Scripted, ScriptedUpstream, free_port, serve
 
 CHOICE = {"index": 0, "message": {"role": "assistant", "content": "fine"}, "finish_reason": "stop"}
 ANSWER = Scripted([json.dumps({"choices": [CHOICE]}).encode()])

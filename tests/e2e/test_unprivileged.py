@@ -4,13 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.e2e.guarded import BAD, CONFIG, free_port, judging
+from tests.e2e.guarded import BAD, CONFIG, answers, judging
+from tests.kit import free_port, until
 
 # In a namespace of its own: the folders of the code, of its environment and of the interpreter are made readable,
 # wherever they are; the data directory and /tmp stay writable, everything else is read-only. Then the process gives up
@@ -71,11 +71,13 @@ def test_nothing_else_is_written(namespace: None, tmp_path: Path, monkeypatch: p
         with (tmp_path / "log").open("wb") as output:
             process = subprocess.Popen(command, env=env, stdout=output, stderr=output)
         try:
-            deadline = time.monotonic() + 90
-            while not _is_ready(f"http://127.0.0.1:{admin_port}/readyz"):
-                assert process.poll() is None, (tmp_path / "log").read_text()
-                assert time.monotonic() < deadline, (tmp_path / "log").read_text()
-                time.sleep(0.1)
+            with httpx.Client(trust_env=False) as http:
+
+                def is_ready() -> bool:
+                    assert process.poll() is None, (tmp_path / "log").read_text()
+                    return answers(http, f"http://127.0.0.1:{admin_port}/readyz")
+
+                until(is_ready, f"not ready: {tmp_path / 'log'}", 110)
             status = dict(
                 line.split(":", 1)
                 for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
@@ -84,26 +86,16 @@ def test_nothing_else_is_written(namespace: None, tmp_path: Path, monkeypatch: p
             assert status["Uid"].split() == ["10001"] * 4
             assert {int(status[name], 16) for name in ("CapEff", "CapPrm", "CapBnd", "CapInh")} == {0}
             body = {"model": "m", "messages": [{"role": "user", "content": BAD}]}
-            answer = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, trust_env=False, timeout=30)
+            answer = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, trust_env=False, timeout=60)
             assert answer.headers["x-guardproxy-action"] == "block"
             page = f"http://127.0.0.1:{admin_port}/guardproxy/feed"
-            deadline = time.monotonic() + 10
-            while "block" not in httpx.get(f"{page}.json", trust_env=False).text:
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+            until(lambda: "block" in httpx.get(f"{page}.json", trust_env=False).text, "the page has no record")
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(60)
     log = (tmp_path / "log").read_text()
     assert "Read-only" not in log, log
     assert "Permission denied" not in log, log
     assert {path.name for path in tmp_path.iterdir()} == {"guardproxy.yaml", "log", "store"}
     written = {path.name for path in (tmp_path / "store").iterdir()}
     assert written <= {"audit.sqlite3", "audit.sqlite3-wal", "audit.sqlite3-shm", "console.secret"}
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        return httpx.get(url, trust_env=False).status_code == 200
-    except httpx.TransportError:
-        return False

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guardproxy.asking import Asker
-from guardproxy.engine.backlog import Backlog
+from guardproxy.engine.backlog import Backlog, Pace
 from guardproxy.engine.fair_queue import Ticket
 
 
@@ -53,8 +53,25 @@ def test_replies_wait_less_for_requests_than_requests_for_replies():
 def test_a_request_waits_for_the_replies_that_come_first():
     """A second of requests before it brings two of replies, which overtake it; a reply does not wait for them."""
     backlog = booked(*((f"c{at}", 0.1, False) for at in range(10)))
-    assert backlog.wait(Asker("new"), reply=False, seconds=0.1, replies_share=2.0) == pytest.approx(3.0)
-    assert backlog.wait(Asker("new"), reply=True, seconds=0.1, replies_share=2.0) == pytest.approx(0.05)
+    assert backlog.wait(Asker("new"), reply=False, seconds=0.1, pace=Pace(replies_share=2.0)) == pytest.approx(3.0)
+    assert backlog.wait(Asker("new"), reply=True, seconds=0.1, pace=Pace(replies_share=2.0)) == pytest.approx(0.05)
+
+
+def test_the_wait_counts_what_checks_really_take():
+    """Requests that take twice what is booked, and replies that take three times as much."""
+    backlog = booked(("a", 0.1, False), ("b", 0.1, True))
+    assert backlog.wait(Asker("new"), reply=False, seconds=0.1, pace=Pace(2.0, 3.0)) == pytest.approx(0.2 + 0.3)
+
+
+def test_a_check_of_one_window_counts_as_a_whole():
+    """It runs in one go, so a shorter check waits for all of it; of a longer check, for a slice."""
+    backlog, long, one = Backlog(), Ticket(None, Asker("long"), False), Ticket(None, Asker("one"), False)
+    for ticket in (long, one):
+        backlog.book(ticket, 0.5)
+    backlog.change(long, 0.5)
+    assert wait(backlog, 0.01) == pytest.approx(0.1)
+    backlog.change(one, 0.5, one_window=True)
+    assert wait(backlog, 0.01) == pytest.approx(0.55)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.floats(0, 30), st.floats(0, 30)), max_size=20))

@@ -46,9 +46,29 @@ def test_the_replies_to_requests_are_expected():
     cost = model_of([])
     assert cost.replies_share == 0.0
     for _ in range(50):
-        cost.observe_check(0.1, reply=False)
-        cost.observe_check(0.3, reply=True)
+        cost.observe_check(0.1, 0.1, 0.5, reply=False)
+        cost.observe_check(0.3, 0.2, 0.4, reply=True)
     assert cost.replies_share == pytest.approx(3.0, rel=0.15)
+
+
+def test_a_burst_of_requests_hides_no_reply():
+    """Forty requests before the first of their replies lower by a third what is expected of the replies."""
+    cost = model_of([])
+    for reply in (*(False, True) * 200, *(False,) * 40):
+        cost.observe_check(0.3 if reply else 0.1, 0.1, 0.0, reply=reply)
+    assert cost.replies_share > 1.8
+
+
+def test_checks_that_take_longer_than_expected_correct_what_is_expected():
+    """By kind, and hardly after a few short checks."""
+    cost = model_of([])
+    assert cost.correction(reply=True) == cost.correction(reply=False) == 1.0
+    cost.observe_check(0.02, 0.001, 0.0, reply=False)
+    assert cost.correction(reply=False) < 1.1
+    for _ in range(200):
+        cost.observe_check(0.3, 0.1, 0.4, reply=True)
+    assert cost.correction(reply=True) == pytest.approx(3.0, rel=0.1)
+    assert cost.reply_wait_s == pytest.approx(0.4, rel=0.1)
 
 
 def test_batches_of_one_size_give_their_average():
@@ -57,9 +77,9 @@ def test_batches_of_one_size_give_their_average():
 
 
 def test_the_estimate_follows_a_slower_machine():
-    """After some forty batches at a tenth of the speed, the estimate is that speed."""
+    """After some eighty batches at a tenth of the speed, the estimate is that speed."""
     cost = model_of([10, 400] * 5, 0.001, 0.0001)
-    for tokens in [10, 400] * 20:
+    for tokens in [10, 400] * 40:
         cost.observe(0, tokens, 10 * (0.001 + 0.0001 * tokens))
     assert cost.seconds(0, 1000) == pytest.approx(1000 * 0.001 / (1 - 0.01 / 0.05), rel=0.1)
 

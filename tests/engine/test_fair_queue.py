@@ -101,6 +101,39 @@ def test_a_window_for_the_next_model_goes_before_the_rest_of_its_request():
     assert queue.is_empty
 
 
+def test_a_check_of_one_window_ends_once_it_has_begun():
+    """Its window for the next model goes before all others, and its client pays for it before its next check."""
+    queue = queue_of(ticket("one", [10]), *(ticket(f"c{at}", [10] * 9) for at in range(3)))
+    (window,) = queue.take(10, 100)
+    queue.add(ticket("late", [10]))
+    queue.add_again(window.ticket, 0, WorkItem(40, "again", model=1))
+    queue.add(ticket("one", [10]))
+    assert names(queue.take(40, 100)) == ["one"]
+    ran = [name for _ in range(20) for name in names(queue.take(10, 100))]
+    assert ran.index("late") < 5
+    assert ran.index("one") in range(15, 21)  # the three others have had 50 each, as it has
+
+
+def test_a_check_of_one_window_that_is_cancelled_is_dropped():
+    """Its window for the next model does not run."""
+    queue = queue_of(ticket("one", [10]), ticket("other", [10]))
+    (window,) = queue.take(10, 100)
+    queue.add_again(window.ticket, 0, WorkItem(40, "again", model=1))
+    window.ticket.cancelled = True
+    assert names(queue.take(100, 100)) == ["other"]
+    assert queue.dropped == 1
+    assert queue.is_empty
+
+
+def test_everything_that_waits_can_be_taken_out():
+    """Checks that have begun as well, each once."""
+    queue = queue_of(ticket("one", [10]), ticket("other", [10]))
+    (window,) = queue.take(10, 100)
+    queue.add_again(window.ticket, 0, WorkItem(40, "again", model=1))
+    assert sorted(each.item for each in queue.clear()) == ["one", "other"]
+    assert queue.is_empty
+
+
 def test_a_window_beyond_every_bound_goes_alone():
     """The bounds hold for slices of several windows: a window cannot be cut."""
     queue = queue_of(ticket("huge", [1000]), ticket("small", [1]))

@@ -127,10 +127,11 @@ def test_a_cut_row_attends_to_what_the_whole_row_did(top, below, lanes, step):
     """Every row attends to the same rows, each once, for any number of lanes."""
     whole, cut = forest_plan(top, below, 1), forest_plan(top, below, lanes)
     assert (cut.tokens, cut.positions) == (whole.tokens, whole.positions)
-    assert seen(cut) == seen(whole)
+    wanted = seen(whole)
+    assert seen(cut) == wanted
     assert 2 <= len(cut.edges) <= lanes + 1
     read = [*range(0, len(cut.tokens), step), len(cut.tokens) - 1]
-    assert seen_at_last(cut, read) == {row: seen(whole)[row] for row in read}
+    assert seen_at_last(cut, read) == {row: wanted[row] for row in read}
 
 
 @pytest.mark.parametrize("threads", [2, 3, 5])

@@ -50,7 +50,7 @@ def test_a_growing_reply_equals_the_reply_alone():
     family = open_family(version="1")
     model = runner(smollm(), floor=1.0)
     reply = "First, take the lid off. Then drain what is left, and put it where the children cannot reach."
-    for cut in (31, 58, len(reply)):
+    for cut in (31, len(reply)):
         (prompt,) = family.render(check("How do I empty a paint tin?", reply[:cut], side="assistant"))
         (grown,) = model.run(model.encode(prompt))
         fresh = runner(smollm(), floor=1.0)

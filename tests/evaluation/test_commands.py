@@ -22,17 +22,26 @@ ROWS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder, in which the tests of this module find each other's verdicts."""
+    return tmp_path_factory.mktemp("known")
+
+
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def data(known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of eight rows; the command's data folder is a temporary one."""
-    monkeypatch.setenv("GUARDPROXY_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("GUARDPROXY_DATA_DIR", str(known))
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return path
 
 
-def test_evaluate_prints_one_object(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_prints_one_object(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With --json, `evaluate` prints one object, keyed by guard, with measures as numbers and intervals under `ci`."""
+    monkeypatch.setenv("GUARDPROXY_DATA_DIR", str(tmp_path / "nothing known"))
     assert main(["evaluate", str(data), "--guard", "embedded", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["embedded"]
     assert 0 <= found["overall"]["auprc"] <= 1
@@ -187,7 +196,7 @@ def test_options_are_checked(data: Path, capsys: pytest.CaptureFixture[str], opt
 def test_the_commands_are_loaded_without_the_libraries_they_run() -> None:
     """Importing the command line imports neither NumPy nor Matplotlib nor torch."""
     code = "import sys, guardproxy.cli; print([m for m in ('numpy', 'matplotlib', 'torch') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=150)
     assert done.stdout.strip() == "[]"
 
 

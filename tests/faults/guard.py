@@ -25,7 +25,7 @@ class Judge(BaseHTTPRequestHandler):
         texts = json.loads(self.rfile.read(int(self.headers["content-length"])))["input"]
         words = " ".join(texts)
         if "SLOWLY" in words:
-            time.sleep(0.4)
+            time.sleep(2)
         if "HANG" in words:
             time.sleep(30)
         if "RAISE" in words:

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from guardproxy.types import Record
-from tests.faults.stand import Counts, Got, Proxy, until
+from tests.faults.stand import Counts, Got, Proxy
 from tests.faults.table import Fault
+from tests.kit import until
 
 _NUMBERS = itertools.count()
 # An idle connection of the guard's service or of the upstream is kept for some seconds: sockets may differ by those.

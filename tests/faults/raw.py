@@ -4,9 +4,11 @@ import json
 import select
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from tests.faults.stand import CHAT, Got, Proxy
+from tests.kit import until
 
 
 def request(body: dict[str, Any], length: int | None = None) -> bytes:
@@ -17,17 +19,18 @@ def request(body: dict[str, Any], length: int | None = None) -> bytes:
     return head.encode() + sent
 
 
-def leave_after(proxy: Proxy, sent: bytes, seconds: float) -> None:
-    """Send a request, wait, and reset the connection."""
-    with socket.create_connection(("127.0.0.1", proxy.port), 20) as client:
+def leave_after(proxy: Proxy, sent: bytes, seconds: float, when: Callable[[], Any] = lambda: True) -> None:
+    """Send a request, wait for `when` and then for some seconds, and close the connection."""
+    with socket.create_connection(("127.0.0.1", proxy.port), 60) as client:
         client.sendall(sent)
+        until(when)
         time.sleep(seconds)
 
 
 def until_closed(proxy: Proxy, *pieces: bytes, pause_s: float = 0.0) -> Got:
     """What the proxy sends until it closes the connection."""
     data = b""
-    with socket.create_connection(("127.0.0.1", proxy.port), 20) as client:
+    with socket.create_connection(("127.0.0.1", proxy.port), 60) as client:
         try:
             for piece in pieces:
                 client.sendall(piece)

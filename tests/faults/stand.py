@@ -8,8 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ import httpx
 
 from guardproxy.sinks.database import AuditStore
 from guardproxy.types import Record
-from tests.e2e.test_serve import free_port
+from tests.kit import free_port, until
 
 ROOT = Path(__file__).parents[2]
 CHAT = "/v1/chat/completions"
@@ -45,15 +44,6 @@ audit: {{{audit}}}
 console: {{enabled: false}}
 log: {{format: json}}
 """
-
-
-def until(holds: Callable[[], Any], why: str, seconds: float = 20.0) -> Any:
-    """Wait until something holds, and return it."""
-    end = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < end, why
-        time.sleep(0.02)
-    return found
 
 
 @dataclass
@@ -100,7 +90,7 @@ class Proxy(Started):
     folder: Path
     store: str
 
-    def post(self, body: Mapping[str, Any], path: str = CHAT, timeout_s: float = 20.0) -> "Got":
+    def post(self, body: Mapping[str, Any], path: str = CHAT, timeout_s: float = 60.0) -> "Got":
         """The answer to a request, as far as it comes."""
         got = Got()
         with suppress(httpx.RemoteProtocolError, httpx.ReadError):
@@ -113,7 +103,7 @@ class Proxy(Started):
 
     def metric(self, name: str) -> float:
         """The value of a metric, 0 if it was never counted."""
-        text = httpx.get(f"{self.url}/metrics", timeout=20).text
+        text = httpx.get(f"{self.url}/metrics", timeout=60).text
         lines = (line.rpartition(" ") for line in text.splitlines() if line[:1] != "#")
         return next((float(value) for key, _, value in lines if key == f"guardproxy_{name}"), 0.0)
 
@@ -238,5 +228,5 @@ def serving(folder: Path, text: str, store: str, env: Mapping[str, str] | None =
 def _ready(proxy: Proxy) -> bool:
     assert proxy.process.poll() is None, (proxy.folder / "log").read_text()
     with suppress(httpx.TransportError):
-        return httpx.get(f"{proxy.url}/readyz", timeout=5).status_code == 200
+        return httpx.get(f"{proxy.url}/readyz", timeout=60).status_code == 200
     return False

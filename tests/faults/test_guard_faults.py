@@ -12,10 +12,10 @@ from guardproxy.guards.local import LocalGuard, LocalLimits
 from guardproxy.ports import ClassLogits, Piece, Prompt, Reading
 from guardproxy.types import Category, Check, Taxonomy, Verdict
 from tests.faults.kit import ask, told, watched
-from tests.faults.stand import Proxy, Started, guard_process, until
+from tests.faults.stand import Proxy, Started, guard_process
 from tests.faults.table import GUARD, LOCAL_GUARD, Fault
 from tests.faults.upstream import RawUpstream
-from tests.kit import ListSink
+from tests.kit import ListSink, until
 from tests.web.kit import chat, completion, standing
 
 SERVICE = [fault for fault in GUARD if fault.name not in {"KILL", "in-stream"}]
@@ -41,7 +41,7 @@ def test_a_guard_that_is_killed(proxy: Proxy, guard: Started) -> None:
     """It kills itself while it judges, is gone, and comes back on its port."""
     with watched(proxy, FAULTS["KILL"]) as seen:
         seen.answered(proxy.post(ask("fine", "KILL")))
-        guard.process.wait(20)
+        guard.process.wait(60)
         seen.answered(proxy.post(ask("fine")))
         with guard_process(guard.port) as again:
             until(lambda: b'"stop"' in proxy.post(ask("fine")).body, "the guard is not back")
@@ -82,7 +82,7 @@ class Breaking:
         if "killed" in texts:
             raise SystemExit
         if "hangs" in texts:
-            self.let_go.wait(20)
+            self.let_go.wait(60)
         return [WorkResult(Reading((0.1,)), 10, 0) for _ in batch]
 
     def forget(self, stream: str) -> None:
@@ -97,14 +97,14 @@ class Breaking:
 def test_a_model_that_fails(fault: Fault) -> None:
     """The text is refused; unless the thread is gone or hangs, the next one is judged."""
     model, sink = Breaking(), ListSink()
-    guard = LocalGuard("one", OneLabel(), lambda _: model, LocalLimits(timeout_s=1.0))
+    guard = LocalGuard("one", OneLabel(), lambda _: model, LocalLimits(timeout_s=2.0))
     asyncio.run(guard.start())
     with standing(completion("fine"), guard=guard, sinks={"list": sink}) as (url, upstream):
-        got = httpx.post(f"{url}/v1/chat/completions", content=chat(f"this {fault.name} it"), timeout=20)
+        got = httpx.post(f"{url}/v1/chat/completions", content=chat(f"this {fault.name} it"), timeout=60)
         assert upstream.seen == []
         metrics = httpx.get(f"{url}/metrics").text
         model.let_go.set()
-        again = httpx.post(f"{url}/v1/chat/completions", content=chat("hello"), timeout=20)
+        again = httpx.post(f"{url}/v1/chat/completions", content=chat("hello"), timeout=60)
     asyncio.run(guard.close())
     assert got.status_code == fault.status
     assert got.json()["choices"][0]["finish_reason"] == "content_filter"

@@ -8,9 +8,10 @@ import pytest
 
 from tests.faults.kit import ask, found_by_text, watched
 from tests.faults.raw import request
-from tests.faults.stand import Proxy, Started, proxy_process, until
+from tests.faults.stand import Proxy, Started, proxy_process
 from tests.faults.table import MEMORY, Fault
 from tests.faults.upstream import RawUpstream
+from tests.kit import until
 
 MOST = 100_000_000  # bytes
 FAULTS = {fault.name: fault for fault in MEMORY}
@@ -62,7 +63,7 @@ def test_clients_that_send_endless_heads_and_bodies(proxy: Proxy) -> None:
     before = proxy.rss()
     with watched(proxy, FAULTS["unfinished"]):
         head = b"POST / HTTP/1.1\r\n" + b"x-long: %b\r\n" % (b"a" * 9_000) * 6
-        clients = [socket.create_connection(("127.0.0.1", proxy.port), 20) for _ in range(60)]
+        clients = [socket.create_connection(("127.0.0.1", proxy.port), 60) for _ in range(60)]
         for number, client in enumerate(clients):
             client.sendall(head if number % 2 else request({}, length=5_000_000) + b" " * 100_000)
         assert proxy.rss() - before < MOST

@@ -18,9 +18,10 @@ import pytest
 
 from tests.faults.kit import Watched, ask, watched
 from tests.faults.raw import request, until_closed
-from tests.faults.stand import Proxy, Started, proxy_process, until
+from tests.faults.stand import Proxy, Started, proxy_process
 from tests.faults.table import PROCESS
 from tests.faults.upstream import RawUpstream
+from tests.kit import until
 
 FAULTS = {fault.name: fault for fault in PROCESS}
 CLIENTS = 12
@@ -59,13 +60,13 @@ def proxy(tmp_path_factory: pytest.TempPathFactory, upstream: RawUpstream, guard
 def test_descriptors_run_out(proxy: Proxy) -> None:
     """New clients are turned away, the one that is connected is served, and all are when there are descriptors."""
     process = proxy.process.pid
-    with watched(proxy, FAULTS["descriptors"]), ExitStack() as stack, httpx.Client(timeout=20) as old:
+    with watched(proxy, FAULTS["descriptors"]), ExitStack() as stack, httpx.Client(timeout=60) as old:
         assert old.get(f"{proxy.url}/healthz").status_code == 200
         used = max(int(entry.name) for entry in Path(f"/proc/{process}/fd").iterdir()) + 1
         before = resource.prlimit(process, resource.RLIMIT_NOFILE)
         resource.prlimit(process, resource.RLIMIT_NOFILE, (used + 3, before[1]))
         for _ in range(CLIENTS - 4):
-            stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port), 20))
+            stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port), 60))
         time.sleep(0.3)
         assert old.get(f"{proxy.url}/healthz").status_code == 200
         spent = _cpu_s(process)
@@ -94,8 +95,7 @@ def test_too_many_clients(proxy: Proxy) -> None:
     before = proxy.metric(name)
     with ExitStack() as stack:
         for _ in range(CLIENTS):
-            stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port), 20))
-        time.sleep(0.3)
+            stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port), 60))
         got = until_closed(proxy, request(ask("fine")))
     assert got.status in {503, 0}  # a reset may overtake the answer
     until(lambda: _is_served(proxy), "not served")
@@ -132,7 +132,7 @@ def test_the_clock_jumps(proxy: Proxy) -> None:
             assert time.monotonic() - began > 0.9
     assert [round(difference / 100) for difference in times] == [0, 0, 0]
     command = [sys.executable, "-m", "guardproxy", "audit", "verify", "--data-dir", str(proxy.folder)]
-    assert subprocess.run(command, check=False, timeout=60, capture_output=True).returncode == 0
+    assert subprocess.run(command, check=False, timeout=150, capture_output=True).returncode == 0
 
 
 def test_the_configuration_is_half_written(proxy: Proxy) -> None:
@@ -174,12 +174,12 @@ def test_sigterm_under_load(tmp_path: Path, upstream: RawUpstream, guard: Starte
         began = time.monotonic()
         proxy.process.send_signal(signal.SIGTERM)
         until(lambda: not _is_served(proxy), "new clients are served")
-        answers = [one.result(30) for one in waiting]
-        proxy.process.wait(30)
+        answers = [one.result(60) for one in waiting]
+        proxy.process.wait(60)
     seen = Watched(proxy, fault)
     for got in answers:
         seen.answered(got)
-    assert time.monotonic() - began < 25
+    assert time.monotonic() - began < 50
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
@@ -188,14 +188,14 @@ def test_a_worker_is_killed(tmp_path: Path, upstream: RawUpstream, guard: Starte
     with proxy_process(tmp_path, upstream.url, guard.url, server="workers: 2") as proxy:
         workers = until(lambda: _workers(proxy, 2), "no workers")
         with ExitStack() as stack:
-            clients = [stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port), 20)) for _ in range(8)]
+            clients = [stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port), 60)) for _ in range(8)]
             time.sleep(0.2)
             os.kill(workers[0], signal.SIGKILL)
             time.sleep(0.2)
             closed = [client for client in clients if select.select([client], [], [], 0)[0]]
             assert [_received(client) for client in closed] == [FAULTS["worker"].status] * len(closed)
         until(lambda: _is_served(proxy), "not served")
-        again = until(lambda: _workers(proxy, 2, without=workers[0]), "no new worker", 100)
+        again = until(lambda: _workers(proxy, 2, without=workers[0]), "no new worker", 150)
         assert workers[1] in again
         until(lambda: _is_served(proxy), "not served")
 

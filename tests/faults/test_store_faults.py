@@ -18,9 +18,10 @@ from pathlib import Path
 import pytest
 
 from tests.faults.kit import ask, found_by_text, watched
-from tests.faults.stand import Proxy, Started, proxy_process, until
+from tests.faults.stand import Proxy, Started, proxy_process
 from tests.faults.table import STORE, Fault
 from tests.faults.upstream import RawUpstream
+from tests.kit import until
 
 FAULTS = {fault.name: fault for fault in STORE}
 _ANY = resource.RLIM_INFINITY
@@ -75,7 +76,7 @@ def test_a_store_that_is_locked(proxy: Proxy) -> None:
         assert not found_by_text(proxy, body["messages"][0]["content"])
         assert not (fault.name == "required-locked" and waiting.done())
         other.execute("ROLLBACK")
-        seen.answered(waiting.result(20))
+        seen.answered(waiting.result(60))
     other.close()
 
 

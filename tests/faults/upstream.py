@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from tests.kit import free_port
+
 TEXT = "The harbour opens at nine. "
 Play = Callable[[socket.socket], None]
 
@@ -170,7 +172,7 @@ class RawUpstream:
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
-        self.port = 0
+        self.port = free_port()
         self._listening: socket.socket | None = None
         self._open: set[socket.socket] = set()
         self.listen()
@@ -183,7 +185,6 @@ class RawUpstream:
     def listen(self) -> None:
         """Listen, on the same port as before."""
         self._listening = socket.create_server(("127.0.0.1", self.port))
-        self.port = int(self._listening.getsockname()[1])
         threading.Thread(target=self._accept, args=[self._listening], daemon=True).start()
 
     def refuse(self) -> None:

@@ -111,6 +111,53 @@ def test_a_conversation_that_is_sent_again_is_judged_as_at_first(chat: list[dict
     assert judged(Run(Asked(WordGuard(WORDS))), *asked) == turns
 
 
+FLAGS = policy(user=SideRules({"*": (Rule("flag", 0.5),)}), assistant=SideRules({"*": (Rule("flag", 0.5),)}))
+EXCLUDED = {
+    "nothing": (),
+    "a word": (Exclusion("1", text_hash("rude"), "*", "a name", "ann", math.inf),),
+    "another category": (Exclusion("2", text_hash("rude"), "weapons", "a name", "ann", math.inf),),
+    "until 5": (Exclusion("3", text_hash("a poison"), "weapons", "a name", "ann", 5.0),),
+}
+STEPS = st.lists(
+    st.tuples(st.integers(1, 6), st.sampled_from([*POLICIES, FLAGS]), st.sampled_from([*EXCLUDED]), st.floats(0, 10)),
+    min_size=2,
+    max_size=8,
+)
+
+
+def _run(guard: WordGuard | Asked, exclusions: Exclusions) -> Run:
+    run = Run(guard)
+    run.pipeline = Pipeline(
+        guard, run.observers, Metrics(CollectorRegistry()), run.pipeline.judging.actions, exclusions=exclusions
+    )
+    return run
+
+
+@settings(max_examples=100, deadline=None)
+@given(CHATS, STEPS)
+def test_known_decisions_follow_policies_and_exclusions(
+    chat: list[dict[str, Any]], steps: list[tuple[int, Policy, str, float]]
+) -> None:
+    """Whatever was in force when a turn became known, it is decided about as by a pipeline that knows nothing."""
+    now = [0.0]
+    exclusions = Exclusions(lambda: now[0])
+    known = _run(Asked(WordGuard(WORDS)), exclusions)
+
+    async def ask(run: Run, messages: list[dict[str, Any]], rules: Policy) -> tuple[Any, ...]:
+        return said(await run.pipeline.review_request(run.exchange({"messages": messages}, rules)))
+
+    async def compare() -> None:
+        for length, rules, excluded, now[0] in steps * 3:
+            exclusions.use("test", EXCLUDED[excluded])
+            fresh = _run(WordGuard(WORDS), exclusions)
+            await fresh.observers.start()
+            expected = await ask(fresh, chat[:length], rules)
+            await fresh.observers.close()
+            assert await ask(known, chat[:length], rules) == expected
+
+    known._with(compare)
+
+
 RULES = policy()
 CHAT = [
     {"role": "user", "content": "one"},

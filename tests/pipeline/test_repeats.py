@@ -25,7 +25,7 @@ from guardproxy.registry import load
 from guardproxy.types import Check, Conversation, Message, Origin, Part, Record, Verdict
 from guardproxy.wires.openai_chat import wire
 from guardproxy.wires.openai_responses import wire as responses
-from tests.kit import ListSink, WordGuard
+from tests.kit import ListSink, WordGuard, eventually
 from tests.pipeline.test_pipeline import frame, frames, played, reply
 from tests.pipeline.test_resumed import response
 
@@ -42,10 +42,12 @@ class ShakySink(ListSink):
     def __init__(self) -> None:
         super().__init__()
         self.fails = False
+        self.attempts = 0
         self.slow = asyncio.Event()
         self.slow.set()
 
     async def write(self, records: Sequence[Record]) -> None:
+        self.attempts += bool(records)
         await self.slow.wait()
         if self.fails and records:
             raise OSError("the disk is full")
@@ -97,8 +99,12 @@ class Proxy:
         return await self.pipeline.review_request(Exchange(wire, request, origin, rules, **more))
 
     async def written(self) -> None:
-        """Wait until what is queued is written."""
-        await asyncio.sleep(0.15)
+        """Wait until what is queued is written, or is being written to a slow sink."""
+        (queue,) = self.observers._queues
+        if self.sink.slow.is_set():
+            await eventually(lambda: not queue._work_available.is_set())
+        else:
+            await eventually(lambda: self.sink.attempts)
 
     def told(self) -> list[tuple[str, int, str, str]]:
         """Request, turn, action and outcome of every record that is not of a passed turn."""
@@ -431,9 +437,10 @@ def test_a_record_that_was_not_stored_is_made_again() -> None:
         async with Proxy(required=False) as proxy:
             proxy.sink.fails = True
             await proxy.ask("a knife")
-            await asyncio.sleep(0.7)  # three attempts
+            await proxy.written()  # three attempts
             await proxy.ask("a knife", "yes", "so")
-            await asyncio.sleep(0.7)
+            await proxy.written()
+            assert proxy.sink.attempts == 6
             proxy.sink.fails = False
             for _ in range(2):
                 await proxy.ask("a knife", "yes", "so")
@@ -475,10 +482,10 @@ def test_a_repeat_waits_for_a_record_that_is_being_written(fails: bool) -> None:
             await proxy.written()
             proxy.sink.fails = fails
             proxy.sink.slow.set()
-            await asyncio.sleep(0.7)
-            proxy.sink.fails = False
             await proxy.written()
+            proxy.sink.fails = False
             await asyncio.sleep(0.5)
+            await proxy.written()
         return proxy
 
     assert asyncio.run(run()).told() == [("r2" if fails else "r1", 0, "flag", "pass")]

@@ -14,7 +14,7 @@ from guardproxy.pipeline.turns import is_full
 from guardproxy.pipeline.unattended import Unattended
 from guardproxy.policy import BlockPolicy, Policy, Rule, SideRules, StreamPolicy
 from guardproxy.types import Check, Decision, Message, Outcome, Pass, Refuse, Verdict
-from tests.kit import WordGuard
+from tests.kit import WordGuard, eventually
 from tests.pipeline.test_pipeline import TEXT, WORDS, Run, content_of, finish, frame, frames, policy, question
 
 EVERY_FRAME = StreamPolicy("window", every=1)
@@ -189,6 +189,8 @@ def test_frames_without_text_wait_only_if_a_block_may_be_an_error() -> None:
         source = Upstream(frames(TEXT), stop_at=1)
         pieces = review(run, source, policy(stream=EVERY_FRAME, block=BlockPolicy(how)), True)
         first = asyncio.ensure_future(anext(pieces))
+        if before:
+            await eventually(first.done)
         await asyncio.sleep(0.05)
         assert first.done() is bool(before)
         source.stop_at = len(source.pieces) - 1

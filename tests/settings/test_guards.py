@@ -239,7 +239,7 @@ def test_by_language_they_become_one_guard() -> None:
     assert [part.name for part in local_guards([both])] == ["embedded", "world"]
     assert [part.name for part in local_guards(members(settings))] == ["embedded", "world"]
     source = ConfigSource(None, None, False, settings, (0, 0), None)
-    assert "guard         embedded, for other languages world\n" in banner(settings, source, "demo")
+    assert "guard         embedded, for other languages world\n" in banner(settings, source)
 
 
 @pytest.mark.parametrize("data_dir", ["here", None])

@@ -197,6 +197,24 @@ def test_every_planted_mistake_is_reported_at_once() -> None:
             "routes: [{name: a, policy: default, when: {model: m}}, {name: a, policy: default, when: {model: n}}]",
             "the name a is that of an earlier route",
         ),
+        (
+            "upstream: {key: ${KEY}}",
+            "1:18: not YAML: expected ',' or '}', but got '{'; between braces, quote it: ",
+        ),
+        ("upstream: {key: ${env:KEY}}", 'quote it: "${env:KEY}"'),
+        ("upstream: {key: $KEY}", "upstream.key: names a variable in another way; write ${env:KEY}"),
+        ("upstream: {key: '${KEY}'}", "upstream.key: names a variable in another way; write ${env:KEY}"),
+        (
+            "audit: {store: 'postgresql://u:pw@h/d'}",
+            "audit.store: a password does not belong in the file; write ${env:",
+        ),
+        ("audit: {store: 'postgresql://h/d?password=pw'}", "audit.store: a password does not belong in the file"),
+        (
+            "policies: {default: {unsafe: 0.5}}",
+            "must be a mapping, not 0.5; for a threshold, write {block: 0.5}, or fl",
+        ),
+        ("policies: {default: {unsafe: {rewrite: 1}}}", "must be a mapping, not 1; for a threshold, write {at: 1}"),
+        ("server: {cors: {origins: [app.example]}}", "server.cors.origins[0]: must be scheme://host"),
     ],
 )
 def test_mistake(text: str, message: str) -> None:

@@ -287,7 +287,7 @@ def test_processes_that_start_together_migrate_once(address: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(root)}
     command = [sys.executable, "-c", OPEN, address]
     starting = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) for _ in range(3)]
-    outputs = [process.communicate(timeout=100)[0] for process in starting]
+    outputs = [process.communicate(timeout=150)[0] for process in starting]
     assert [process.returncode for process in starting] == [0, 0, 0]
     assert sum(b"audit_store_migrated" in output for output in outputs) == 1
 

@@ -16,6 +16,7 @@ from guardproxy.pipeline import Pipeline
 from guardproxy.policy import BlockPolicy, PolicySet, Route, Rule, SideRules
 from guardproxy.registry import load
 from guardproxy.types import Category, Check, Finding, Record, Taxonomy, Verdict
+from guardproxy.web.upstream import Retries
 from tests.kit import ListSink, WordGuard
 from tests.web.kit import WORDS, chat, completion, events, policy, standing
 
@@ -25,13 +26,13 @@ CHAT = "/v1/chat/completions"
 @pytest.fixture
 def http() -> Iterator[httpx.Client]:
     """A plain client."""
-    with httpx.Client(timeout=20, trust_env=False) as client:
+    with httpx.Client(timeout=60, trust_env=False) as client:
         yield client
 
 
 def sdk(url: str) -> openai.OpenAI:
     """The official client, as a user sets it up."""
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="sk-client", timeout=20)
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="sk-client", timeout=60)
 
 
 class Indifferent(WordGuard):
@@ -93,7 +94,7 @@ def test_a_refusal_does_not_quote(http: httpx.Client, side: str, how: Any) -> No
 
 def test_a_block_is_paid_for_once() -> None:
     """A blocked reply is not requested again, even with retries; a blocked request is never sent."""
-    again = {"attempts": 3, "retry_unsafe": True}
+    again = {"retries": Retries(3, "unknown")}
     policies = PolicySet({"default": policy(block=BlockPolicy(how="error"))})
     with standing(completion("the poison"), upstream=again, policies=policies) as (url, upstream), sdk(url) as client:
         for text in ("hello", "mix poison"):

@@ -19,13 +19,13 @@ ASKED: Any = [{"role": "user", "content": "hi"}]
 @pytest.fixture
 def http() -> Iterator[httpx.Client]:
     """A plain client."""
-    with httpx.Client(timeout=20, trust_env=False) as client:
+    with httpx.Client(timeout=60, trust_env=False) as client:
         yield client
 
 
 def sdk(url: str) -> openai.OpenAI:
     """The official client, as a user sets it up."""
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="sk-client", timeout=20)
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="sk-client", timeout=60)
 
 
 def only(default: Policy) -> PolicySet:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guardproxy.types import Message, Part, PartKind
-from guardproxy.views import joined
+from guardproxy.views import apart, joined
+from guardproxy.views.joining import MOST_PARTS
 
 
 def _message(*texts: str, path: str = "messages[0].content[{}].text") -> Message:
@@ -138,3 +139,23 @@ def test_a_text_and_a_list_of_parts_are_joined_alike() -> None:
     """Adjacent messages are joined, whether their content is a string or a list."""
     parts = (Part("messages[0].content", "bo"), Part("messages[1].content[0].text", "mb"))
     assert joined(Message("user", parts)) == ("bomb", "bo mb")
+
+
+def test_parts_are_read_apart() -> None:
+    """Those that are long enough, each once; a text that announces a call must be longer, a single part has none."""
+    long = "a text of twenty-five signs"
+    longer = "a text of more than eighty characters, so it says more than that a call will follow"
+    assert apart(_message(long)) == ()
+    assert apart(_message(long, " ", "")) == ()
+    assert apart(_message(long, "short", longer, long)) == (long, longer)
+    call = Part("message.tool_calls[0].function.arguments", "x" * 25, "tool_call")
+    assert apart(Message("assistant", (Part("message.content", long), call))) == ("x" * 25,)
+    assert apart(Message("assistant", (Part("message.content", longer), call))) == (longer, "x" * 25)
+
+
+def test_many_parts_are_read_in_groups() -> None:
+    """At most MOST_PARTS texts, which have every part."""
+    texts = [f"part number {number:09} of them" for number in range(1000)]
+    groups = apart(_message(*texts))
+    assert len(groups) <= MOST_PARTS
+    assert "\n".join(groups).split("\n") == texts

@@ -18,8 +18,9 @@ Pairs = list[tuple[bytes, bytes]]
 
 
 class _Body(httpx.AsyncByteStream):
-    def __init__(self, script: Scripted) -> None:
+    def __init__(self, script: Scripted, pauses: list[float]) -> None:
         self._script = script
+        self._pauses = pauses
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for item in self._script.body:
@@ -29,14 +30,19 @@ class _Body(httpx.AsyncByteStream):
                 yield item
             else:
                 await asyncio.sleep(item)
+                self._pauses.append(item)
 
 
 @dataclass
 class ScriptedTransport(httpx.AsyncBaseTransport):
-    """Keeps every request and answers with the script in order, the last answer repeatedly."""
+    """Keeps every request and answers with the script in order, the last answer repeatedly.
+
+    `pauses` has the pauses of its answers that are over.
+    """
 
     script: list[Scripted]
     seen: list[Seen] = field(default_factory=list)
+    pauses: list[float] = field(default_factory=list)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Answer a request."""
@@ -45,18 +51,22 @@ class ScriptedTransport(httpx.AsyncBaseTransport):
         self.seen.append(Seen(request.method, request.url.raw_path.decode(), headers, body))
         answer = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         raw = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
-        return httpx.Response(answer.status, headers=raw, stream=_Body(answer))
+        return httpx.Response(answer.status, headers=raw, stream=_Body(answer, self.pauses))
 
 
 @dataclass
 class Got:
-    """What the client received: `ended` if the answer is complete, `begun_s` the seconds until it began."""
+    """What the client received: `ended` if the answer is complete, `begun_s` the seconds until it began.
+
+    `begun_early`: it began before the first pause of the upstream was over.
+    """
 
     status: int = 0
     headers: Pairs = field(default_factory=list)
     pieces: list[bytes] = field(default_factory=list)
     ended: bool = False
     begun_s: float = 0.0
+    begun_early: bool = False
 
     @property
     def body(self) -> bytes:
@@ -115,6 +125,7 @@ class Alone:
             if message["type"] == "http.response.start":
                 assert got.status == 0, "an answer begins once"
                 got.status, got.headers, got.begun_s = message["status"], message["headers"], time.monotonic() - began
+                got.begun_early = not self.transport.pauses
             else:
                 assert got.status, "an answer begins with its head"
                 assert not got.ended

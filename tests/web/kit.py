@@ -2,11 +2,14 @@
 
 import gzip
 import json
+import socket
 import sys
+import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import brotli
 from prometheus_client import CollectorRegistry
@@ -21,11 +24,12 @@ from guardproxy.ports import Sink
 from guardproxy.registry import load
 from guardproxy.settings import Limits
 from guardproxy.web.app import OPERATOR_PATHS, create_app, operator_routes
+from guardproxy.web.failover import Upstreams
 from guardproxy.web.paths import PathList
 from guardproxy.web.proxy import LivePolicies, Proxy
 from guardproxy.web.upstream import Upstream
 from guardproxy.wires import REGISTRY as WIRES
-from tests.kit import WORDS, Scripted, ScriptedUpstream, WordGuard, serve
+from tests.kit import WORDS, Scripted, ScriptedUpstream, WordGuard, serve, until
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -49,7 +53,7 @@ def policy(**changes: Any) -> Policy:
     return Policy("default", "v1", **{"user": side, "assistant": side, **changes})
 
 
-def guarded(upstream: Upstream, **changes: Any) -> ASGIApp:
+def guarded(upstream: Upstream | Upstreams, **changes: Any) -> ASGIApp:
     """The whole proxy around a WordGuard, with `changes` by name."""
     proxy, policies, observers, metrics = parts_of(upstream, **changes)
 
@@ -71,10 +75,11 @@ def guarded(upstream: Upstream, **changes: Any) -> ASGIApp:
         routes=operator_routes(policies=policies, scrape=scrape, ready=changes.get("ready", lambda: "")),
         own_paths=OPERATOR_PATHS,
         visitors=changes.get("visitors"),
+        cors=changes.get("cors", ()),
     )
 
 
-def parts_of(upstream: Upstream, **changes: Any) -> tuple[Proxy, LivePolicies, Observers, Metrics]:
+def parts_of(upstream: Upstream | Upstreams, **changes: Any) -> tuple[Proxy, LivePolicies, Observers, Metrics]:
     """The proxy alone, with `changes` by name, and what it was made of."""
     metrics = Metrics(CollectorRegistry())
     sinks: Mapping[str, Sink] = changes.get("sinks", {})
@@ -83,7 +88,7 @@ def parts_of(upstream: Upstream, **changes: Any) -> tuple[Proxy, LivePolicies, O
     actions = {name: load(name, ACTIONS, "action") for name in ACTIONS}
     policies = LivePolicies(changes.get("policies") or PolicySet({"default": policy()}, version="cfg1"))
     proxy = Proxy(
-        upstream=upstream,
+        upstreams=Upstreams([upstream], metrics=metrics.upstreams) if isinstance(upstream, Upstream) else upstream,
         pipeline=Pipeline(
             changes.get("guard") or WordGuard(WORDS),
             observers,
@@ -116,6 +121,16 @@ def standing(
     scripted = ScriptedUpstream(list(script))
     with serve(scripted) as below, serve(guarded(Upstream(below, **(upstream or {})), **changes)) as url:
         yield url, scripted
+
+
+def leave(url: str, body: bytes, when: Callable[[], Any]) -> None:
+    """Send a chat, and close the connection a moment after `when` holds, before its answer."""
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port)) as client:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
+        client.sendall(head.encode() + body)
+        until(when)
+        time.sleep(0.2)
 
 
 def chat(text: str = "hello", **more: Any) -> bytes:

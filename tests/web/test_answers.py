@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.policy import PolicySet
 from guardproxy.web.answers import AnswerHeaders, check_charset, check_framing
-from guardproxy.web.upstream import Upstream
+from guardproxy.web.upstream import Retries, Upstream
 from tests.kit import Scripted, serve
 from tests.web.kit import chat, completion, events, guarded, policy, standing
 
@@ -32,7 +32,7 @@ Pairs = list[tuple[str, str]]
 @pytest.fixture
 def http() -> Iterator[httpx.Client]:
     """A plain client."""
-    with httpx.Client(timeout=20, trust_env=False) as client:
+    with httpx.Client(timeout=60, trust_env=False) as client:
         yield client
 
 
@@ -52,7 +52,7 @@ def raw_upstream(answer: bytes | Sequence[bytes], **changes: Any) -> Iterator[st
                     connection.sendall(answer if isinstance(answer, bytes) else b"".join(answer))
 
         threading.Thread(target=run, daemon=True).start()
-        upstream = Upstream(f"http://127.0.0.1:{listening.getsockname()[1]}", attempts=1, between_chunks_s=5)
+        upstream = Upstream(f"http://127.0.0.1:{listening.getsockname()[1]}", retries=Retries(1), between_chunks_s=5)
         with serve(guarded(upstream, **changes)) as url:
             yield url
 
@@ -118,7 +118,7 @@ def test_utf8_passes(http: httpx.Client, kind: str) -> None:
 def test_error_pages_of_web_servers(http: httpx.Client, body: bytes, passes: bool) -> None:
     """In Latin-1, ASCII means the same as in UTF-8; other bytes do not."""
     script = Scripted([body], status=503, headers={"content-type": "text/html; charset=iso-8859-1"})
-    with standing(script, upstream={"attempts": 1}) as (url, _):
+    with standing(script, upstream={"retries": Retries(1)}) as (url, _):
         received = http.post(url + CHAT, content=chat())
     assert (received.status_code, received.content == body) == ((503, True) if passes else (502, False))
 

@@ -17,7 +17,7 @@ from guardproxy.app.protocol import HEADER_BYTES, BoundedHttp
 from guardproxy.policy import BlockPolicy, PolicySet, StreamPolicy
 from guardproxy.settings import Limits, ServerSettings
 from guardproxy.web.upstream import Upstream
-from tests.kit import Scripted, ScriptedUpstream, serve
+from tests.kit import Scripted, ScriptedUpstream, serve, until
 from tests.web.kit import chat, completion, events, guarded, policy
 
 CHAT = "/v1/chat/completions"
@@ -86,7 +86,7 @@ def test_slow_headers_end_the_connection() -> None:
         nothing, idle = answer_to(address)
     assert got.startswith(b"HTTP/1.1 408")
     assert nothing == b""
-    assert idle < 10 > took
+    assert idle < 60 > took
 
 
 def test_a_slow_body_ends_the_connection() -> None:
@@ -99,18 +99,16 @@ def test_an_idle_connection_is_closed_after_its_answer() -> None:
     with bounded(completion("fine"), server=ServerSettings(idle_timeout_s=0.3, header_timeout_s=60)) as address:
         got, took = answer_to(address, post(chat()))
     assert got.startswith(b"HTTP/1.1 200")
-    assert took < 20
+    assert took < 50
 
 
 def test_connections_beyond_the_cap_are_refused() -> None:
     with bounded(completion("fine"), server=ServerSettings(max_connections=2)) as address:
         with socket.create_connection(address), socket.create_connection(address):
-            time.sleep(0.3)
             got, _ = answer_to(address, post(chat()))
-        time.sleep(0.3)
-        after, _ = answer_to(address, post(chat(), b"connection: close\r\n"))
+        last = post(chat(), b"connection: close\r\n")
+        until(lambda: answer_to(address, last)[0].startswith(b"HTTP/1.1 200"), "nobody is served")
     assert got.startswith(b"HTTP/1.1 503") or got == b""  # a reset may overtake the answer
-    assert after.startswith(b"HTTP/1.1 200")
 
 
 def test_a_connection_beyond_the_cap_takes_the_place_of_an_idle_one() -> None:
@@ -135,13 +133,13 @@ def test_a_client_that_does_not_read_is_cut_and_frees_its_upstream() -> None:
     long = events(*["word " * 2000] * 2000)
     server = ServerSettings(write_timeout_s=1.0)
     with (
-        bounded(long, completion("fine"), server=server, pool=1, connect_s=20.0) as address,
+        bounded(long, completion("fine"), server=server, pool=1, connect_s=60.0) as address,
         socket.socket() as stalled,
     ):
         stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         stalled.connect(address)
         stalled.sendall(post(chat(stream=True)))
-        time.sleep(0.5)
+        until(lambda: select.select([stalled], [], [], 0)[0], "the answer has not begun")
         got = httpx.post(f"http://{address[0]}:{address[1]}{CHAT}", content=chat(), timeout=60)
     assert got.status_code == 200
 

@@ -85,7 +85,7 @@ def test_official_clients_name_their_users() -> None:
     """The fields of OpenAI's and Anthropic's clients, in the records of both sides."""
 
     def ask(url: str) -> None:
-        with openai.OpenAI(base_url=f"{url}/v1", api_key="k", timeout=20) as sdk:
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="k", timeout=60) as sdk:
             sdk.chat.completions.create(
                 model="m",
                 messages=[{"role": "user", "content": "hi"}],
@@ -101,7 +101,7 @@ def test_official_clients_name_their_users() -> None:
     content = {"content": [{"type": "text", "text": "fine"}], "usage": {"input_tokens": 2, "output_tokens": 1}}
 
     def ask_anthropic(url: str) -> None:
-        with anthropic.Anthropic(base_url=url, api_key="k", timeout=20) as sdk:
+        with anthropic.Anthropic(base_url=url, api_key="k", timeout=60) as sdk:
             sdk.messages.create(
                 model="c",
                 max_tokens=5,

@@ -63,7 +63,7 @@ def standing(**changes: Any) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def client() -> Iterator[openai.OpenAI]:
     """The official client in front of the endpoint."""
-    with standing() as url, openai.OpenAI(base_url=f"{url}/v1", api_key="sk-client", timeout=20) as sdk:
+    with standing() as url, openai.OpenAI(base_url=f"{url}/v1", api_key="sk-client", timeout=60) as sdk:
         yield sdk
 
 
@@ -136,7 +136,7 @@ def test_a_policy_is_chosen_by_route() -> None:
     policies = PolicySet({"default": Policy("default", "v", RULES, RULES), "strict": strict})
     chosen = PolicySet(policies.policies, (Chosen("r", "strict", path="/v1/moderations", model="strict-*"),))
     with standing(policies=chosen) as url:
-        sdk = openai.OpenAI(base_url=f"{url}/v1", api_key="k", timeout=20)
+        sdk = openai.OpenAI(base_url=f"{url}/v1", api_key="k", timeout=60)
         flagged = [sdk.moderations.create(input="tipsy", model=m).results[0].flagged for m in ("strict-1", "other")]
     assert flagged == [True, False]
 
@@ -148,7 +148,7 @@ def test_every_text_is_recorded() -> None:
     chosen = PolicySet(policies, (Chosen("r", "default", path="/v1/moderations", shadow=("shadow",)),))
     sink = ListSink()
     with standing(policies=chosen, sinks={"list": sink}, share=1.0) as url:
-        sdk = openai.OpenAI(base_url=f"{url}/v1", api_key="sk-client", timeout=20)
+        sdk = openai.OpenAI(base_url=f"{url}/v1", api_key="sk-client", timeout=60)
         raw = sdk.moderations.with_raw_response.create(
             input=["hello", "tipsy", "a bullet"],
             model="omni",

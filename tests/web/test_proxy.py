@@ -3,7 +3,6 @@
 import gzip
 import json
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -17,8 +16,9 @@ from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
 from guardproxy.policy import BlockPolicy, PolicySet, Route, Rule, SideRules, StreamPolicy
 from guardproxy.settings import Limits
 from guardproxy.types import Check, Verdict
-from tests.kit import WORDS, ListSink, Scripted, WordGuard
-from tests.web.kit import ENCODINGS, chat, completion, events, policy, standing
+from guardproxy.web.upstream import Retries
+from tests.kit import WORDS, ListSink, Scripted, WordGuard, until
+from tests.web.kit import ENCODINGS, chat, completion, events, leave, policy, standing
 
 CHAT = "/v1/chat/completions"
 # Unknown fields, odd order, odd numbers and odd spaces: a new serialisation would change them.
@@ -36,13 +36,13 @@ ODD_REPLY = (
 @pytest.fixture
 def http() -> Iterator[httpx.Client]:
     """A plain client."""
-    with httpx.Client(timeout=20, trust_env=False) as client:
+    with httpx.Client(timeout=60, trust_env=False) as client:
         yield client
 
 
 def sdk(url: str) -> openai.OpenAI:
     """The official client, as a user sets it up."""
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="sk-client", timeout=20)
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="sk-client", timeout=60)
 
 
 def post(http: httpx.Client, url: str, body: bytes, **headers: str) -> httpx.Response:
@@ -259,7 +259,7 @@ def test_what_an_error_quotes_of_the_model_is_judged(http: httpx.Client, path: s
     """Servers quote a reply that they cannot parse: an error that must not pass becomes an error without it."""
     ask = {"contents": [{"parts": [{"text": "hello"}]}]} if "models" in path else json.loads(chat())
     script = Scripted([error.replace("WORD", word).encode()], status=500)
-    with standing(script, upstream={"attempts": 1}) as (url, _):
+    with standing(script, upstream={"retries": Retries(1)}) as (url, _):
         answer = http.post(url + path, json=ask)
     assert answer.status_code == 500
     assert "error" in answer.json()
@@ -324,7 +324,7 @@ def test_an_error_that_is_withheld_is_recorded(http: httpx.Client, word: str, ac
     sink = ListSink()
     quoted = json.dumps({"error": {"message": f"cannot parse: the {word}"}}).encode()
     script = replace(events(f"the {word}"), status=500) if stream else Scripted([quoted], status=500)
-    with standing(script, upstream={"attempts": 1}, sinks={"list": sink}) as (url, _):
+    with standing(script, upstream={"retries": Retries(1)}, sinks={"list": sink}) as (url, _):
         answer = post(http, url, chat(stream=stream))
     (record,) = [record for record in sink.records if record.side == "assistant"]
     assert (record.decision.action, record.decision.cause, record.outcome) == (action, "verdict", "refuse")
@@ -413,7 +413,7 @@ def test_unreadable_answers_do_not_leave(http: httpx.Client, body: bytes, header
 
 def test_unreachable_upstream(http: httpx.Client) -> None:
     """An upstream that is down is a 502 that the SDK may retry."""
-    with standing(completion("x"), upstream={"attempts": 1, "transport": _refusing()}) as (url, _):
+    with standing(completion("x"), upstream={"retries": Retries(1), "transport": _refusing()}) as (url, _):
         answer = post(http, url, chat())
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_unavailable")
     assert "x-should-retry" not in answer.headers
@@ -444,22 +444,20 @@ def test_broken_stream_does_not_look_complete(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_client_that_leaves_stops_the_upstream(stream: bool) -> None:
-    """When the client disconnects, the connection to the upstream closes within a second."""
+    """When the client disconnects, the connection to the upstream closes."""
     script = events("a" * 400, pause_s=0.1) if stream else completion("hello")
-    script = replace(script, body=[*script.body[:3], 30.0, b"x"] if stream else [b'{"a"', 30.0])
+    script = replace(script, body=[*script.body[:3], 120.0, b"x"] if stream else [b'{"a"', 120.0])
     with standing(script) as (url, upstream):
-        with pytest.raises(httpx.ReadTimeout), httpx.Client(timeout=0.7, trust_env=False) as http:
-            post(http, url, chat(stream=stream))
-        assert upstream.left.wait(1)
+        leave(url, chat(stream=stream), lambda: upstream.seen)
+        assert upstream.left.wait(60)
 
 
 def test_client_that_leaves_cancels_the_check() -> None:
     """Without time for the texts of clients that have left, the check is cancelled; nothing is forwarded."""
-    guard = WordGuard(WORDS, delay_s=30)
+    guard = WordGuard(WORDS, delay_s=120)
     with standing(completion("x"), guard=guard, after_disconnect_s=0) as (url, upstream):
-        with pytest.raises(httpx.ReadTimeout), httpx.Client(timeout=0.5, trust_env=False) as http:
-            post(http, url, chat())
-        assert guard.cancelled.wait(1)
+        leave(url, chat(), lambda: guard.asked)
+        assert guard.cancelled.wait(60)
         assert upstream.seen == []
 
 
@@ -620,7 +618,7 @@ def test_errors_of_ambiguous_paths_have_their_protocols_shape(http: httpx.Client
 
 def test_errors_of_forwarded_paths_have_their_protocols_shape(http: httpx.Client) -> None:
     """An allowed path gets its protocol's error if the upstream cannot be reached."""
-    down = {"attempts": 1, "transport": _refusing()}
+    down = {"retries": Retries(1), "transport": _refusing()}
     with standing(completion("x"), upstream=down, allow=("GET /api/tags",)) as (url, _):
         answer = http.get(url + "/api/tags")
     assert (answer.status_code, error_of(answer.json(), "ollama")) == (502, "upstream_unavailable")
@@ -767,7 +765,7 @@ def test_not_ready_refuses(http: httpx.Client) -> None:
     with standing(completion("x"), ready=lambda: "the guard is loading") as (url, upstream):
         answer = post(http, url, chat())
         assert http.get(url + "/readyz").status_code == 503
-        assert http.get(url + "/healthz").json() == {"status": "ok", "policy": "cfg1", "dtype": {}}
+        assert http.get(url + "/healthz").json() == {"status": "ok", "policy": "cfg1", "dtype": {}, "upstreams": {}}
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
     assert "x-should-retry" not in answer.headers
     assert upstream.seen == []
@@ -841,15 +839,15 @@ def test_sdk_sees_models_and_errors() -> None:
 
 def test_concurrent_clients_keep_apart(http: httpx.Client) -> None:
     """Two concurrent exchanges have different request ids, and a slow exchange does not delay a quick one."""
-    slow = replace(completion("slow"), body=[1.5, completion("slow").body[0]])
-    with standing(slow, completion("quick")) as (url, _):
+    release = threading.Event()
+    slow = replace(completion("slow"), body=[release, completion("slow").body[0]])
+    with standing(slow, completion("quick")) as (url, upstream):
         answers: list[httpx.Response] = []
-        thread = threading.Thread(target=lambda: answers.append(httpx.post(url + CHAT, content=chat(), timeout=20)))
+        thread = threading.Thread(target=lambda: answers.append(httpx.post(url + CHAT, content=chat(), timeout=60)))
         thread.start()
-        time.sleep(0.4)
-        began = time.monotonic()
+        until(lambda: upstream.seen)
         quick = post(http, url, chat())
-        assert time.monotonic() - began < 1
+        release.set()
         thread.join()
     assert "slow" in answers[0].text
     assert quick.headers["x-guardproxy-request-id"] != answers[0].headers["x-guardproxy-request-id"]
@@ -865,7 +863,7 @@ def test_held_streams_show_that_they_live(http: httpx.Client) -> None:
         chunks = list(sdk(url).chat.completions.create(model="m", messages=asked, stream=True))  # type: ignore[arg-type]
     whole = b"".join(part for part in script.body if isinstance(part, bytes))
     comments = answer.content.removesuffix(whole)
-    assert comments.count(b": keep-alive\n\n") >= 3
+    assert comments.count(b": keep-alive\n\n") >= 2
     assert comments.replace(b": keep-alive\n\n", b"") == b""
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "one two"
 

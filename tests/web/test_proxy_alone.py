@@ -10,6 +10,7 @@ import pytest
 
 from guardproxy.policy import BlockPolicy, PolicySet, Route, SideRules, StreamPolicy
 from guardproxy.settings import Limits
+from guardproxy.web.upstream import Retries
 from tests.kit import WORDS, ListSink, Scripted, WordGuard
 from tests.web.alone import CHAT, Alone, Got
 from tests.web.kit import chat, completion, events, policy
@@ -340,7 +341,7 @@ class _Down(httpx.AsyncBaseTransport):
 @pytest.mark.parametrize(("method", "path", "action"), [("POST", CHAT, "pass"), ("GET", "/v1/models", None)])
 def test_an_upstream_that_is_down(method: str, path: str, action: str | None) -> None:
     """It is a 502 that may be retried; the log has the cause."""
-    alone = Alone(upstream={"attempts": 1, "transport": _Down()})
+    alone = Alone(upstream={"retries": Retries(1), "transport": _Down()})
     got = alone.ask(chat(), path, method=method)
     assert (got.status, code(got), got.header("x-should-retry")) == (502, "upstream_unavailable", None)
     assert (alone.logged("request_failed") or {})["cause"] == "ConnectError: refused"
@@ -381,7 +382,7 @@ def test_an_error_passes(status: int) -> None:
     """An upstream's own error is judged and passes byte for byte, compressed, with the headers of its body."""
     body = gzip.compress(b'{"error": {"message": "rude luck"}}')
     script = Scripted([body], status=status, headers={"content-encoding": "gzip", "etag": '"e"', "content-length": "7"})
-    alone = Alone(script, upstream={"attempts": 1})
+    alone = Alone(script, upstream={"retries": Retries(1)})
     got = alone.ask(chat())
     assert (got.status, got.body, got.header("etag"), got.header("content-encoding")) == (status, body, '"e"', "gzip")
     assert got.header("content-length") == str(len(body))
@@ -517,7 +518,7 @@ def test_a_held_stream(how: Any, keepalive_s: float) -> None:
     alone = Alone(script, policies=PolicySet({"default": held}), keepalive_s=keepalive_s)
     got = alone.ask(chat(stream=True))
     assert b"poison" not in got.body
-    assert (got.begun_s < 0.3) is (how == "completion")
+    assert got.begun_early if how == "completion" else got.begun_s > 0.3
     if how == "error" and keepalive_s > 1:
         assert (got.status, code(got), got.header("x-should-retry")) == (400, "content_filter", "false")
         assert (got.header("x-guardproxy-action"), got.header("x-guardproxy-categories")) == ("block", "weapons")

@@ -27,7 +27,7 @@ Ask = Callable[[str, list[dict[str, Any]], bool], str]
 
 def by_chat(url: str, messages: list[dict[str, Any]], stream: bool) -> str:
     """Chat completions."""
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="k", timeout=20, max_retries=0) as sdk:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="k", timeout=60, max_retries=0) as sdk:
         ask: Any = sdk.chat.completions.create
         answer = ask(model="m", messages=messages, stream=stream, user="ann")
         if stream:
@@ -37,7 +37,7 @@ def by_chat(url: str, messages: list[dict[str, Any]], stream: bool) -> str:
 
 def by_responses(url: str, messages: list[dict[str, Any]], stream: bool) -> str:
     """Responses."""
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="k", timeout=20, max_retries=0) as sdk:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="k", timeout=60, max_retries=0) as sdk:
         ask: Any = sdk.responses.create
         answer = ask(model="m", input=messages, stream=stream, user="ann")
         if stream:
@@ -47,7 +47,7 @@ def by_responses(url: str, messages: list[dict[str, Any]], stream: bool) -> str:
 
 def by_messages(url: str, messages: list[dict[str, Any]], stream: bool) -> str:
     """Anthropic's messages."""
-    with anthropic.Anthropic(base_url=url, api_key="k", timeout=20, max_retries=0) as sdk:
+    with anthropic.Anthropic(base_url=url, api_key="k", timeout=60, max_retries=0) as sdk:
         options: dict[str, Any] = {"model": "m", "max_tokens": 9, "messages": messages, "metadata": {"user_id": "ann"}}
         if stream:
             with sdk.messages.stream(**options) as answer:

@@ -36,7 +36,7 @@ ADULTS = PolicySet({"default": policy(), "lax": LAX}, (Route("team", "lax", head
 def raw(url: str, *pieces: bytes, pause_s: float = 0.0) -> bytes:
     """Send pieces of bytes over a connection, and read the answer to its end."""
     address = urlsplit(url)
-    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
         for piece in pieces:
             connection.sendall(piece)
             time.sleep(pause_s)

@@ -13,12 +13,14 @@ import httpx
 import pytest
 
 from guardproxy.errors import ConfigError, UpstreamUnavailable, UpstreamUnreadable
+from guardproxy.web.failover import Upstreams
 from guardproxy.web.headers import end_to_end, join
-from guardproxy.web.upstream import Upstream, UpstreamTimeout, retry_after
+from guardproxy.web.upstream import Outgoing, Retries, Upstream, UpstreamTimeout, retry_after
 from tests.kit import Scripted, ScriptedUpstream, serve
 from tests.web.kit import ENCODINGS
 
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+POST = Outgoing("POST", "/v1/x", b"", [], b"{}")
 
 
 def ask(
@@ -35,10 +37,11 @@ def ask(
     """The last of `times` answers to the same request, through a new Upstream."""
 
     async def run() -> Answer:
-        upstream = Upstream(url, **settings)
+        upstream = Upstreams([Upstream(url, **settings)])
+        outgoing = Outgoing(method, path, query, headers or [], body)
         try:
             for _ in range(times):
-                async with upstream.send(method, path, query, headers or [], body) as response:
+                async with upstream.send(upstream.plan("", "openai_chat"), outgoing) as response:
                     whole = b"".join([chunk async for chunk in response.decoded()])
                     answer = (response.status, response.headers, whole)
             return answer
@@ -202,20 +205,23 @@ def test_large_bodies_arrive_whole() -> None:
 @pytest.mark.parametrize(
     ("status", "headers", "settings", "tries"),
     [
-        (429, {"retry-after": "0"}, {}, 2),
-        (503, {"retry-after": "0"}, {}, 2),
-        (503, {}, {}, 1),  # may have been acted on
-        (502, {"retry-after": "0"}, {}, 1),
-        (504, {}, {}, 1),
-        (504, {}, {"retry_unsafe": True}, 2),
-        (502, {}, {"method": "GET", "body": b""}, 2),
-        (429, {"retry-after": "3600"}, {}, 1),  # longer than a client would wait here
-        (500, {"retry-after": "0"}, {}, 1),
-        (429, {"retry-after": "0"}, {"attempts": 1}, 1),
+        (429, {"retry-after": "0"}, {}, 1),  # the client's SDK repeats it
+        (503, {"retry-after": "0"}, {}, 1),
+        (502, {}, {"method": "GET", "body": b""}, 1),
+        (429, {"retry-after": "0"}, {"retries": Retries(3, "declined")}, 2),
+        (503, {}, {"retries": Retries(3, "declined")}, 2),
+        (529, {}, {"retries": Retries(3, "declined")}, 2),
+        (502, {"retry-after": "0"}, {"retries": Retries(3, "declined")}, 1),
+        (429, {"retry-after": "3600"}, {"retries": Retries(3, "declined")}, 1),  # longer than a client would wait here
+        (500, {}, {"retries": Retries(3, "failed")}, 2),
+        (504, {}, {"retries": Retries(3, "failed")}, 1),  # may have been acted on
+        (504, {}, {"retries": Retries(3, "unknown")}, 2),
+        (400, {}, {"retries": Retries(3, "unknown")}, 1),
+        (429, {"retry-after": "0"}, {"retries": Retries(1, "unknown")}, 1),
     ],
 )
 def test_which_answers_are_tried_again(status: int, headers: dict[str, str], settings: Any, tries: int) -> None:
-    """A request is sent again only if the upstream did not act on it, or if it is idempotent."""
+    """A request is sent again only after the endings that its retries name, and 4xx are none of them."""
     failing = Scripted([b"busy"], status=status, headers=headers)
     with scripted(failing, Scripted([b"ok"])) as (url, upstream):
         answer = ask(url, **settings)
@@ -226,15 +232,16 @@ def test_which_answers_are_tried_again(status: int, headers: dict[str, str], set
 def test_attempts_end() -> None:
     """After the last attempt the upstream's own answer is passed on."""
     with scripted(Scripted([b"busy"], status=429, headers={"retry-after": "0"})) as (url, upstream):
-        answer = ask(url, attempts=3)
+        answer = ask(url, retries=Retries(3, "declined"))
     assert (len(upstream.seen), answer[0], answer[2]) == (3, 429, b"busy")
+    assert (b"x-should-retry", b"false") in answer[1], "the client does not repeat what the proxy has repeated"
 
 
 def test_retry_after_is_waited_for() -> None:
     """The next attempt comes no sooner than the upstream asked."""
     with scripted(Scripted(status=429, headers={"retry-after": "1"}), Scripted([b"ok"])) as (url, _):
         began = time.monotonic()
-        assert ask(url)[0] == 200
+        assert ask(url, retries=Retries(3, "declined"))[0] == 200
     assert time.monotonic() - began >= 1
 
 
@@ -262,19 +269,19 @@ def test_connection_failures_are_tried_again() -> None:
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         began = time.monotonic()
         with pytest.raises(UpstreamUnavailable, match="cannot be reached"):
-            ask(url, attempts=2)
+            ask(url, retries=Retries(2))
     assert time.monotonic() - began >= 0.25
 
 
 def test_a_broken_connection_is_not_tried_again() -> None:
-    """A server that closes the connection may have acted on a POST, so only a GET is retried."""
+    """A server that closes the connection may have acted on the request, so the operator decides."""
     ok = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
     with raw_server(None, ok) as (url, requests):
         with pytest.raises(UpstreamUnavailable, match="broke the connection off"):
             ask(url)
         assert len(requests) == 1
     with raw_server(None, None, ok) as (url, requests):
-        assert ask(url, method="GET", body=b"")[2] == b"ok"
+        assert ask(url, retries=Retries(3, "unknown"))[2] == b"ok"
 
 
 def test_nothing_is_tried_again_once_the_answer_has_begun() -> None:
@@ -282,7 +289,7 @@ def test_nothing_is_tried_again_once_the_answer_has_begun() -> None:
     half = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf"
     with raw_server(half, half) as (url, requests):
         with pytest.raises(UpstreamUnavailable, match="broke its answer off"):
-            ask(url, retry_unsafe=True)
+            ask(url, retries=Retries(3, "unknown"))
         assert len(requests) == 1
 
 
@@ -292,28 +299,28 @@ def test_first_byte_timeout() -> None:
         began = time.monotonic()
         with pytest.raises(UpstreamTimeout, match="no answer"):
             ask(f"http://127.0.0.1:{silent.getsockname()[1]}", first_byte_s=0.2)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 60
 
 
 def test_silence_timeout() -> None:
     """A pause in the answer that is too long is a timeout; a slow but steady answer is not."""
-    with scripted(Scripted([b"a", 0.2, b"b", 0.2, b"c"]), Scripted([b"a", 5.0, b"b"])) as (url, _):
-        assert ask(url, between_chunks_s=0.35)[2] == b"abc"
+    with scripted(Scripted([b"a", 0.4, b"b", 0.4, b"c", 0.4, b"d"]), Scripted([b"a", 60.0, b"b"])) as (url, _):
+        assert ask(url, between_chunks_s=1.0)[2] == b"abcd"
         with pytest.raises(UpstreamTimeout, match="silent"):
-            ask(url, between_chunks_s=0.35)
+            ask(url, between_chunks_s=1.0)
 
 
 def test_leaving_early_closes_the_connection() -> None:
-    """An answer that is not read to the end is closed, so the upstream stops within a second."""
+    """An answer that is not read to the end is closed, so the upstream stops."""
 
     async def run(url: str) -> None:
-        upstream = Upstream(url)
-        async with upstream.send("POST", "/", b"", [], b"{}") as response:
+        upstream = Upstreams([Upstream(url)])
+        async with upstream.send(upstream.plan("", "openai_chat"), POST) as response:
             assert await anext(response.chunks()) == b"a"
-        await asyncio.to_thread(left.wait, 1)
+        await asyncio.to_thread(left.wait, 60)
         await upstream.aclose()
 
-    with scripted(Scripted([b"a", 30.0, b"b"])) as (url, upstream):
+    with scripted(Scripted([b"a", 120.0, b"b"])) as (url, upstream):
         left = upstream.left
         asyncio.run(run(url))
         assert left.is_set()
@@ -361,8 +368,8 @@ def test_decoding_is_bounded(encoding: str) -> None:
     """A decompression bomb is decoded in small pieces, so that the reader can stop."""
 
     async def run(url: str) -> tuple[int, int]:
-        upstream = Upstream(url)
-        async with upstream.send("POST", "/", b"", [], b"{}") as response:
+        upstream = Upstreams([Upstream(url)])
+        async with upstream.send(upstream.plan("", "openai_chat"), POST) as response:
             sizes = [len(piece) async for piece in response.decoded()]
         await upstream.aclose()
         return max(sizes), sum(sizes)
@@ -395,11 +402,11 @@ def test_a_connection_that_the_upstream_has_closed_is_not_used() -> None:
     """A process that was not scheduled while the upstream closed an idle connection sends the POST on a new one."""
 
     async def run(url: str) -> None:
-        upstream = Upstream(url, attempts=1)
+        upstream = Upstreams([Upstream(url, retries=Retries(1))])
         for _ in range(3):
-            async with upstream.send("POST", "/v1/x", b"", [], b"{}") as response:
+            async with upstream.send(upstream.plan("", "openai_chat"), POST) as response:
                 assert b"".join([chunk async for chunk in response.chunks()]) == b"ok"
-            time.sleep(0.4)  # noqa: ASYNC251 - the event loop must not run
+            time.sleep(1)  # noqa: ASYNC251 - the event loop must not run
         await upstream.aclose()
 
     with keeping_server(idle_s=0.1) as (url, counts):
@@ -412,10 +419,10 @@ def test_an_idle_connection_is_kept_for_less_than_servers_keep_it(pause_s: float
     """Many servers close a connection after five idle seconds, and a request that crosses the closing is lost."""
 
     async def run(url: str) -> None:
-        upstream = Upstream(url, attempts=1)
+        upstream = Upstreams([Upstream(url, retries=Retries(1))])
         for wait_s in (0.0, pause_s):
             await asyncio.sleep(wait_s)
-            async with upstream.send("POST", "/v1/x", b"", [], b"{}") as response:
+            async with upstream.send(upstream.plan("", "openai_chat"), POST) as response:
                 assert b"".join([chunk async for chunk in response.chunks()]) == b"ok"
         await upstream.aclose()
 

@@ -142,3 +142,38 @@ def test_a_listed_page_gets_the_upstreams_permission() -> None:
     ):
         answer = http.options(url + CHAT, headers={"origin": origin, "access-control-request-method": "POST"})
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, origin)
+
+
+def test_pages_of_listed_origins_may_read_the_answers() -> None:
+    """The proxy answers preflight requests; its headers take the place of the upstream's, also on errors."""
+    page = {"origin": "https://app.example.com"}
+    upstream = Scripted(
+        completion("hello").body,
+        headers={"content-type": "application/json", "access-control-allow-origin": "*", "access-control-max-age": "1"},
+    )
+    origins = ("https://*.example.com",)
+    with (
+        standing(upstream, visitors=Visitors(origins=origins), cors=origins) as (url, scripted),
+        httpx.Client(trust_env=False) as http,
+    ):
+        asked = {
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "authorization, x-stainless",
+        }
+        preflight = http.options(url + CHAT, headers={**page, **asked})
+        answer = http.post(url + CHAT, content=chat(), headers=page)
+        error = http.post(url + CHAT, content=b"{", headers=page)
+        other = http.options(url + CHAT, headers={**asked, "origin": "https://evil.example"})
+        plain = http.post(url + CHAT, content=chat())
+        operators = http.get(f"{url}/healthz", headers=page)
+    assert (preflight.status_code, error.status_code, other.status_code) == (200, 400, 403)
+    assert preflight.headers["access-control-allow-headers"] == "authorization, x-stainless"
+    assert "POST" in preflight.headers["access-control-allow-methods"]
+    for one in (preflight, answer, error):
+        assert one.headers.get_list("access-control-allow-origin") == ["https://app.example.com"]
+        assert "Origin" in one.headers["vary"]
+    assert answer.headers["access-control-expose-headers"] == "*"
+    assert "access-control-max-age" not in answer.headers
+    for one in (other, plain, operators):
+        assert "access-control-allow-origin" not in one.headers
+    assert len(scripted.seen) == 2, "no preflight request reaches the upstream"

@@ -92,17 +92,17 @@ def test_nesting_in_strings_and_wide_bodies_are_fine() -> None:
 @pytest.mark.parametrize("tail", [b'"' + b'\\"' * 500_000, b"[" * 100 + b'"a\\' * 100_000])
 def test_broken_strings_take_linear_time(tail: bytes) -> None:
     """A string without an end is refused in linear time."""
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(Unreadable):
         read_json(b"[{" * 150 + tail)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_large_bodies(case: Any) -> None:
     """A text of 20 MB and ten thousand messages are read and edited in seconds."""
     large = json.loads(json.dumps(case.body).replace("Hello there.", "x" * 20_000_000))
-    began = time.perf_counter()
+    began = time.process_time()
     request = case.wire.parse_request(case.path, json.dumps(large).encode())
     assert max(message.size for message in request.conversation.messages) >= len("Hello there.")
     if "messages" in case.body:
@@ -112,7 +112,7 @@ def test_large_bodies(case: Any) -> None:
         edits = [Edit(f"messages[{index}].content", "new") for index in range(0, 10_000, 2)]
         edited = json.loads(case.wire.edit_request(request, edits, list(range(1, 10_000, 2))))
         assert edited["messages"] == [{"role": "user", "content": "new"}] * 5000
-    assert time.perf_counter() - began < 20
+    assert time.process_time() - began < 20
 
 
 def test_places() -> None:

@@ -50,15 +50,15 @@ class Answer(BaseModel):
 
 
 def _openai(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0, timeout=10)
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0, timeout=60)
 
 
 def _async_openai(url: str) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0, timeout=10)
+    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0, timeout=60)
 
 
 def _gemini(url: str) -> genai.Client:
-    return genai.Client(api_key="k", http_options=genai_types.HttpOptions(base_url=url, timeout=10_000))
+    return genai.Client(api_key="k", http_options=genai_types.HttpOptions(base_url=url, timeout=60_000))
 
 
 def _chat_stream(url: str) -> tuple[str, str]:
@@ -146,7 +146,7 @@ def _text_of(message: anthropic.types.Message) -> tuple[str, str]:
 
 
 def _messages_stream(url: str) -> tuple[str, str]:
-    with anthropic.Anthropic(base_url=url, api_key="k", max_retries=0, timeout=10) as client:
+    with anthropic.Anthropic(base_url=url, api_key="k", max_retries=0, timeout=60) as client:
         events = list(client.messages.create(model="m", max_tokens=9, messages=MESSAGES, stream=True))
     assert (events[0].type, events[-1].type) == ("message_start", "message_stop")
     said = [e.delta.text for e in events if e.type == "content_block_delta" and e.delta.type == "text_delta"]
@@ -155,7 +155,7 @@ def _messages_stream(url: str) -> tuple[str, str]:
 
 def _messages_helper(url: str) -> tuple[str, str]:
     with (
-        anthropic.Anthropic(base_url=url, api_key="k", max_retries=0, timeout=10) as client,
+        anthropic.Anthropic(base_url=url, api_key="k", max_retries=0, timeout=60) as client,
         client.messages.stream(model="m", max_tokens=9, messages=MESSAGES) as stream,
     ):
         return _text_of(stream.get_final_message())
@@ -163,40 +163,40 @@ def _messages_helper(url: str) -> tuple[str, str]:
 
 async def _messages_async(url: str) -> tuple[str, str]:
     async with (
-        anthropic.AsyncAnthropic(base_url=url, api_key="k", max_retries=0, timeout=10) as client,
+        anthropic.AsyncAnthropic(base_url=url, api_key="k", max_retries=0, timeout=60) as client,
         client.messages.stream(model="m", max_tokens=9, messages=MESSAGES) as stream,
     ):
         return _text_of(await stream.get_final_message())
 
 
 def _messages_whole(url: str) -> tuple[str, str]:
-    with anthropic.Anthropic(base_url=url, api_key="k", max_retries=0, timeout=10) as client:
+    with anthropic.Anthropic(base_url=url, api_key="k", max_retries=0, timeout=60) as client:
         return _text_of(client.messages.create(model="m", max_tokens=9, messages=MESSAGES))
 
 
 def _ollama_stream(url: str) -> tuple[str, str]:
-    parts = list(ollama.Client(host=url, timeout=10).chat("m", messages=MESSAGES, stream=True))
+    parts = list(ollama.Client(host=url, timeout=60).chat("m", messages=MESSAGES, stream=True))
     return "".join(part.message.content or "" for part in parts), str(parts[-1].done_reason)
 
 
 async def _ollama_async(url: str) -> tuple[str, str]:
-    stream = await ollama.AsyncClient(host=url, timeout=10).chat("m", messages=MESSAGES, stream=True)
+    stream = await ollama.AsyncClient(host=url, timeout=60).chat("m", messages=MESSAGES, stream=True)
     parts = [part async for part in stream]
     return "".join(part.message.content or "" for part in parts), str(parts[-1].done_reason)
 
 
 def _ollama_whole(url: str) -> tuple[str, str]:
-    reply = ollama.Client(host=url, timeout=10).chat("m", messages=MESSAGES)
+    reply = ollama.Client(host=url, timeout=60).chat("m", messages=MESSAGES)
     return reply.message.content or "", str(reply.done_reason)
 
 
 def _generate_stream(url: str) -> tuple[str, str]:
-    parts = list(ollama.Client(host=url, timeout=10).generate("m", "Hello there.", stream=True))
+    parts = list(ollama.Client(host=url, timeout=60).generate("m", "Hello there.", stream=True))
     return "".join(part.response or "" for part in parts), str(parts[-1].done_reason)
 
 
 def _generate_whole(url: str) -> tuple[str, str]:
-    reply = ollama.Client(host=url, timeout=10).generate("m", "Hello there.")
+    reply = ollama.Client(host=url, timeout=60).generate("m", "Hello there.")
     return reply.response or "", str(reply.done_reason)
 
 

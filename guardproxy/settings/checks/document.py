@@ -26,7 +26,7 @@ def check(
         *problems,
         *server.server(root),
         *server.admin(root),
-        *upstream.upstream(root),
+        *upstream.upstreams(root, catalogue),
         *guards.guards(root, document, catalogue, categories),
         *taxonomies.taxonomies(root),
         *_wires(root, catalogue),

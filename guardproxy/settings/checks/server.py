@@ -14,11 +14,12 @@ _ORIGIN_PATTERN = re.compile(r"\*|null|[a-z*][a-z0-9+.-]*://([\w.*-]+|\[[0-9a-f:
 def server(root: Node) -> Iterator[Problem]:
     """Every mistake in `server`."""
     yield from _hosts(root, "server")
-    origins = root.get("server", "origins")
-    for index, node in origins.elements() if origins else []:
-        if node.text() and not _ORIGIN_PATTERN.fullmatch(node.text() or ""):
-            message = "must be scheme://host or scheme://host:port, such as https://app.example.com"
-            yield Problem(node.position, ("server", "origins", index), message)
+    for place in (("server", "origins"), ("server", "cors", "origins")):
+        origins = root.get(*place)
+        for index, node in origins.elements() if origins else []:
+            if node.text() and not _ORIGIN_PATTERN.fullmatch(node.text() or ""):
+                message = "must be scheme://host or scheme://host:port, such as https://app.example.com"
+                yield Problem(node.position, (*place, index), message)
     yield from server_tls(root, ("server", "tls"))
 
 

@@ -7,32 +7,34 @@ from pathlib import Path
 
 from cryptography import x509
 
-from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
+from guardproxy.settings.yaml_tree import Node, Problem, SettingPath, dotted
 
 
 def server_tls(root: Node, path: SettingPath) -> Iterator[Problem]:
     """Every mistake in the certificate of a listener, whose section is at `path`."""
-    yield from _pair(root, path, ssl.PROTOCOL_TLS_SERVER)
-    yield from _authorities(root, (*path, "client_ca"))
+    section = root.get(*path)
+    yield from _pair(section, path, ssl.PROTOCOL_TLS_SERVER)
+    yield from _authorities(section, path, "client_ca")
 
 
-def upstream_tls(root: Node) -> Iterator[Problem]:
-    """Every mistake in `upstream.tls`."""
-    path = ("upstream", "tls")
-    authorities, verify = root.get(*path, "ca"), root.get(*path, "verify")
+def upstream_tls(section: Node, above: SettingPath) -> Iterator[Problem]:
+    """Every mistake in the `tls` of an upstream, which is at the path `above`."""
+    path = (*above, "tls")
+    authorities, verify = section.get("tls", "ca"), section.get("tls", "verify")
     if authorities and authorities.value is not None and verify and verify.value is False:
         yield Problem(authorities.position, (*path, "ca"), "has no effect with verify: false; remove either")
     for name, other in (("cert", "key"), ("key", "cert")):
-        node, beside = root.get(*path, name), root.get(*path, other)
+        node, beside = section.get("tls", name), section.get("tls", other)
         if node and node.text() and (beside is None or beside.value is None):
-            yield Problem(node.position, (*path, name), f"needs upstream.tls.{other} beside it")
-    yield from _pair(root, path, ssl.PROTOCOL_TLS_CLIENT)
-    yield from _authorities(root, (*path, "ca"))
+            yield Problem(node.position, (*path, name), f"needs {dotted((*path, other))} beside it")
+    yield from _pair(section.get("tls"), path, ssl.PROTOCOL_TLS_CLIENT)
+    yield from _authorities(section.get("tls"), path)
 
 
-def _pair(root: Node, path: SettingPath, protocol: int) -> Iterator[Problem]:
-    """The mistakes in the files `cert` and `key`; none if either is not named."""
-    nodes = {name: node for name in ("cert", "key") if (node := root.get(*path, name)) and node.text()}
+def _pair(section: Node | None, path: SettingPath, protocol: int) -> Iterator[Problem]:
+    """The mistakes in the files `cert` and `key` of a section, which is at `path`; none if either is not named."""
+    named = {name: section.get(name) for name in ("cert", "key")} if section else {}
+    nodes = {name: node for name, node in named.items() if node and node.text()}
     files = {name: node.text() or "" for name, node in nodes.items()}
     unread = {name: message for name, file in files.items() if (message := _unread(file))}
     for name, message in unread.items():
@@ -54,11 +56,11 @@ def _pair(root: Node, path: SettingPath, protocol: int) -> Iterator[Problem]:
         yield Problem(nodes["key"].position, (*path, "key"), message)
 
 
-def _authorities(root: Node, path: SettingPath) -> Iterator[Problem]:
-    node = root.get(*path)
+def _authorities(section: Node | None, path: SettingPath, name: str = "ca") -> Iterator[Problem]:
+    node = section.get(name) if section else None
     file = node.text() if node else None
     if node and file and (message := _unread(file) or _certificates(file, first_only=False)):
-        yield Problem(node.position, path, message)
+        yield Problem(node.position, (*path, name), message)
 
 
 def _unread(file: str) -> str | None:

@@ -75,7 +75,8 @@ class OpenAIChat(openai.OpenAIWire):
         for message in outer_messages(builder):
             yield "", message
         for index, message in enumerate(messages):
-            yield f"messages[{index}]", _message(message, f"messages[{index}]", known)
+            path = f"messages[{index}]"
+            yield path, _message(message, path, known)
 
     def structured(self, body: Mapping[str, Any]) -> bool:
         """Return whether the request asks for JSON or another fixed form."""

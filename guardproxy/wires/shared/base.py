@@ -80,8 +80,8 @@ class BaseWire(ABC):
         """Return the opaque part that names an earlier reply, if the request goes on from one."""
         return None
 
-    def parse_request(self, path: str, body: bytes) -> Request:
-        """Parse a request. Raises Unreadable with the JSON path of the error."""
+    def parse_request(self, path: str, body: bytes, received: float = 0.0) -> Request:
+        """Parse a request that came at the time `received`. Raises Unreadable with the JSON path of the error."""
         parsed = read_object(body)
         model, stream = self.model(path, parsed), self.wants_stream(path, parsed)
         messages: list[Message] = []
@@ -104,6 +104,7 @@ class BaseWire(ABC):
             body=parsed,
             structured=self.structured(parsed),
             resumes=self.resumes(parsed),
+            received=received,
         )
 
     def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:

@@ -28,7 +28,8 @@ class LogprobEcho:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._text = bytearray()  # text that no token has spelled yet
+        self._unspelled: list[str] = []  # text that came while there was no token
+        self._text = bytearray()  # the text before it that no token has spelled yet
         self._tokens = bytearray()  # token bytes that the text does not have, and that are not judged
         self._reported = 0  # how many of them are in an opaque part
         self._differs = False  # the tokens do not spell the text, whatever comes
@@ -37,9 +38,11 @@ class LogprobEcho:
         """Add what a frame brings of the text and of the tokens."""
         self._tokens += tokens
         if not self._differs:
-            self._text += text.encode()
+            self._unspelled.append(text)
             if not self._tokens:
                 return
+            self._text += "".join(self._unspelled).encode()
+            self._unspelled.clear()
             common = min(len(self._text), len(self._tokens))
             self._differs = self._text[:common] != self._tokens[:common]
             if not self._differs:

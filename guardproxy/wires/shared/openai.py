@@ -204,7 +204,8 @@ class OpenAIWire(BaseWire):
 
     def wants_stream(self, path: str, body: Mapping[str, Any]) -> bool:
         """Return whether the request asks for a stream. Raises Unreadable, also for malformed `stream_options`."""
-        object_with(_STREAM_OPTIONS)(MessageBuilder(Unreadable), body.get("stream_options"), "stream_options")
+        if (options := body.get("stream_options")) is not None:
+            object_with(_STREAM_OPTIONS)(MessageBuilder(Unreadable), options, "stream_options")
         return super().wants_stream(path, body)
 
     def error(self, status: int, code: str, message: str) -> Answer:

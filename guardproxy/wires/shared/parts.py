@@ -349,6 +349,8 @@ def outer_messages(builder: MessageBuilder, system_fields: Collection[str] = ())
     Tool definitions and the texts of the top-level `system_fields` belong to the system message, everything else to
     the user, who has sent it.
     """
+    if not builder.pieces:
+        return []
     parts = builder.message("system").parts
     system = tuple(part for part in parts if part.kind == "tool_definition" or _is_in(part, system_fields))
     user = tuple(part for part in parts if part not in system)

@@ -3,8 +3,7 @@
 Upstreams send anything in these fields. A value of another type is left out; none of them makes a reply unreadable.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from guardproxy.types import ReplyInfo
@@ -35,18 +34,19 @@ def info_of(body: Any, keys: InfoKeys, before: ReplyInfo = NOTHING) -> ReplyInfo
 
     Without a key of `id` the protocol has none; without one of `usage` the counts lie in the body itself.
     """
-    if not isinstance(body, Mapping):
+    if not isinstance(body, dict):
         return before
     usage = body.get(keys.usage) if keys.usage else body
-    counts = usage if isinstance(usage, Mapping) else {}
+    counts = usage if isinstance(usage, dict) else {}
     found = [count for key in keys.output if (count := _count(counts.get(key))) is not None]
     tokens = _count(counts.get(keys.input))
-    return replace(
-        before,
+    return ReplyInfo(
         id=(keys.id and _name(body.get(keys.id))) or before.id,
         model=_name(body.get(keys.model)) or before.model,
         input_tokens=before.input_tokens if tokens is None else tokens,
         output_tokens=sum(found) if found else before.output_tokens,
+        held_characters=before.held_characters,
+        held_s=before.held_s,
     )
 
 
