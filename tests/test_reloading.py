@@ -169,7 +169,12 @@ def test_who_asks_gets_the_file_read_again(tmp_path: Path) -> None:
     following(reloader, scene)
 
 
-UPSTREAMS = "upstreams: {default: {url: 'http://a'}, %s: {url: 'http://b'}}\n"
+UPSTREAMS = """
+routes: [{name: r, policy: default, when: {model: m}, upstream: %s}]
+upstreams:
+  default: {url: 'http://a', client_key: true}
+  %s: {url: '%s', client_key: true}
+"""
 
 
 @pytest.mark.parametrize(
@@ -182,7 +187,7 @@ UPSTREAMS = "upstreams: {default: {url: 'http://a'}, %s: {url: 'http://b'}}\n"
             "upstream: {url: 'http://a', timeouts: {connect_s: 1}}\n",
             ("upstream.timeouts.connect_s",),
         ),
-        (UPSTREAMS % "b", UPSTREAMS % "c", ("upstreams.b", "upstreams.c")),
+        (UPSTREAMS % ("b", "b", "http://b"), UPSTREAMS % ("b", "b", "http://c"), ("upstreams.b.url",)),
         ("audit: {sample_passed: 0.1}\n", "audit: {sample_passed: 0.1, exclusions: []}\n", ()),
     ],
 )
@@ -202,8 +207,8 @@ def test_changes_beside_the_policies_are_named(old: str, new: str, keys: tuple[s
         ),
         ("routes: []\n", "", "routes: was in the file and is missing now"),
         (
-            "routes: []\n" + UPSTREAMS % "b",
-            "routes: [{name: r, policy: default, when: {model: m}, upstream: c}]\n" + UPSTREAMS % "c",
+            UPSTREAMS % ("b", "b", "http://b"),
+            UPSTREAMS % ("c", "c", "http://b"),
             "routes name c, which the running proxy does not have",
         ),
     ],
