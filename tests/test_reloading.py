@@ -4,13 +4,14 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from guardproxy.app import PolicyFile, catalogue, read
+from guardproxy.app import PolicyFile, catalogue, read, restarts
 from guardproxy.app.reloading import Gone, Reloader, stamp_of
 from guardproxy.app.restarts import restarts_needed
 from guardproxy.app.workers import Membership, WorkerGroup
@@ -20,6 +21,7 @@ from guardproxy.observe import Metrics
 from guardproxy.policy import Rule, SideRules
 from guardproxy.settings import Settings, load_text
 from guardproxy.web.proxy import LivePolicies
+from tests.kit import eventually
 
 OLD = """version: 1
 policies:
@@ -30,13 +32,6 @@ policies:
       violence_hate: {block: 0.6}
 """
 NEW = OLD.replace("0.6", "0.4")
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Wait until `condition` is true; fail after 30 seconds."""
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - there is no event to wait for
-            await asyncio.sleep(0.02)
 
 
 class Process:
@@ -145,7 +140,7 @@ def test_a_file_that_changes_while_it_is_tried_is_tried_again(tmp_path: Path) ->
     path.write_text("two is longer")
 
     async def scene() -> None:
-        await until(lambda: process.in_force == "v2")
+        await eventually(lambda: process.in_force == "v2")
 
     following(reloader, scene)
     assert (tried, reloader.text) == (["two is longer", "three"], "three")
@@ -160,10 +155,10 @@ def test_who_asks_gets_the_file_read_again(tmp_path: Path) -> None:
 
     async def scene() -> None:
         reloader.ask()
-        await until(lambda: process.problems == ["the guard cannot judge"])
+        await eventually(lambda: process.problems == ["the guard cannot judge"])
         process.found = ("v2", ())
         reloader.ask()
-        await until(lambda: process.in_force == "v2")
+        await eventually(lambda: process.in_force == "v2")
         assert reloader.problems == ()
 
     following(reloader, scene)
@@ -195,6 +190,13 @@ def test_changes_beside_the_policies_are_named(old: str, new: str, keys: tuple[s
     """The keys of a file that wait for a restart have their place in the file, and never a value."""
     before, after = (load_text(OLD + text, "f", {}, catalogue()) for text in (old, new))
     assert restarts_needed(before, after, before.sections) == keys
+
+
+def test_every_section_is_applied_or_waits() -> None:
+    """A change of a new section would otherwise neither act nor be named."""
+    applied = {"policies", "name", "version", "sections", "unset"}
+    known = {*restarts._BESIDE, *restarts._OF_THE_GUARD, *applied}
+    assert {field.name for field in fields(Settings)} == known
 
 
 @pytest.mark.parametrize(
@@ -285,18 +287,18 @@ def test_workers_reload_together(tmp_path: Path, folder: Path) -> None:
             first, second = await start(), await start()
             path.write_text(NEW)
             group.ask()
-            await until(lambda: (first.threshold, second.threshold) == (0.4, 0.4))
+            await eventually(lambda: (first.threshold, second.threshold) == (0.4, 0.4))
             second.obstacle = "the guard cannot judge"
             path.write_text(OLD)
             group.ask()
-            await until(lambda: first.file.state.problems and second.file.state.problems)
+            await eventually(lambda: first.file.state.problems and second.file.state.problems)
             assert first.file.state.problems == ("the guard cannot judge",) == second.file.state.problems
             assert (first.threshold, second.threshold) == (0.4, 0.4)
             await second.membership.close()
             third = await start()
             assert (third.threshold, third.file.state.problems) == (0.4, ("the guard cannot judge",))
             group.ask()
-            await until(lambda: (first.threshold, third.threshold) == (0.6, 0.6))
+            await eventually(lambda: (first.threshold, third.threshold) == (0.6, 0.6))
             assert first.file.state.problems == () == third.file.state.problems
 
     asyncio.run(run())
@@ -311,14 +313,14 @@ def test_a_worker_that_loads_does_not_hold_a_reload(tmp_path: Path, folder: Path
             first, second = await start(), await start(join=False)
             path.write_text(NEW)
             group.ask()
-            await until(lambda: first.threshold == 0.4)
+            await eventually(lambda: first.threshold == 0.4)
             assert second.threshold == 0.6
             second.obstacle = "the guard cannot judge"
             with pytest.raises(ConfigError, match="cannot judge"):
                 await second.membership.join()
             path.write_text(NEW.replace("0.4", "0.3"))
             group.ask()
-            await until(lambda: first.threshold == 0.3)
+            await eventually(lambda: first.threshold == 0.3)
             second.obstacle = ""
             await second.membership.join()
             assert second.threshold == 0.3

@@ -18,8 +18,7 @@ from starlette.routing import Route
 
 from guardproxy.app import Service, read
 from guardproxy.families.openai_moderation import OMNI
-from tests.kit import Scripted, ScriptedUpstream, serve
-from tests.test_service import until
+from tests.kit import Scripted, ScriptedUpstream, serve, until
 
 pytest.importorskip("opentelemetry.sdk", reason="needs the extra otel")
 PROTO = "opentelemetry.proto.collector"

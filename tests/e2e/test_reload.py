@@ -5,27 +5,17 @@ import signal
 import sqlite3
 import subprocess
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.e2e.guarded import BAD, free_port, guarded
-from tests.kit import Scripted, ScriptedUpstream, serve
+from tests.e2e.guarded import BAD, guarded
+from tests.kit import Scripted, ScriptedUpstream, free_port, serve, until
 
 MORE = "server: {port: %d, workers: %d, grace_s: 20}\n"
 POLICY = "default: {unsafe: {block: 0.5}, block: {message: text-%d}}"
-
-
-def until(condition: Callable[[], Any]) -> None:
-    """Wait until `condition` is true; fail after 100 seconds."""
-    deadline = time.monotonic() + 100
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 class Load:
