@@ -6,6 +6,8 @@ class GuardproxyError(Exception):
 
     status = 500
     code = "internal_error"
+    retry_s: float = 0.0
+    """After how many seconds the same request may succeed; 0 if that is unknown, or if it will not."""
 
 
 class ConfigError(GuardproxyError):
@@ -59,12 +61,13 @@ class GuardUnavailable(GuardproxyError):
 
     status = 503
     code = "guard_unavailable"
+    retry_s = 5.0
 
 
 class Overloaded(GuardUnavailable):
     """The check was not queued because it would wait too long. `retry_s`: after how many seconds it may be accepted."""
 
-    code = "guard_overloaded"
+    code = "overloaded"
 
     def __init__(self, message: str, retry_s: float = 1.0) -> None:
         self.retry_s = retry_s
@@ -79,6 +82,7 @@ class JudgingTooLong(GuardUnavailable):
 
     status = 413
     code = "request_too_large"
+    retry_s = 0.0
 
 
 class AuditUnavailable(GuardproxyError):

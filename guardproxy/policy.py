@@ -8,6 +8,7 @@ from typing import Annotated, Literal, get_args
 from annotated_types import Interval, Len
 
 from guardproxy.calibration import UNCALIBRATED, Calibration
+from guardproxy.localtext import LocalText, Reader
 from guardproxy.types import (
     SEVERITY,
     SIGNALS,
@@ -23,6 +24,10 @@ from guardproxy.types import (
 )
 
 OnFailure = Literal["block", "flag", "allow"]
+# `error`: the client gets an error of its protocol, and may repeat the request.
+OnUnavailable = Literal["error", "block", "flag", "allow"]
+BlockShape = Literal["completion", "error"]
+BlockFinish = Literal["content_filter", "stop"]
 StreamMode = Literal["window", "hold_all", "monitor"]
 HistoryMode = Literal["drop", "block", "allow"]
 # Named sets of rules for the embedded guard, the strictest first: `settings/presets.yaml`.
@@ -69,28 +74,58 @@ class SideRules:
         )
 
 
-# The next five classes are also the shape of their sections in a configuration file: the texts under the fields are
-# the descriptions in its JSON schema, the annotations its bounds.
+# The next classes, but for `BlockPolicy`, are also the shape of their sections in a configuration file: the texts under
+# the fields are the descriptions in its JSON schema, the annotations its bounds.
 
 
 @dataclass(frozen=True, slots=True)
 class BlockPolicy:
     """What the client gets instead of a blocked text."""
 
-    how: Literal["completion", "error"] = "completion"
+    how: BlockShape = "completion"
     """`completion`: a normal reply with the message. `error`: the protocol's error body with HTTP 400."""
-    message: Annotated[str, Len(1)] = "This content was withheld because it is against the usage policy."
+    message: str = "This content was withheld because it is against the usage policy."
     """The text that the client reads."""
-    finish: Literal["content_filter", "stop"] = "content_filter"
+    finish: BlockFinish = "content_filter"
     """The finish reason of the completion."""
     name_categories: bool = False
-    """Whether the message names the categories."""
+    """Whether the message, and the reason for programs, name the categories."""
+    closing: str = "The rest of this answer was withheld."
+    """The last sentence of a stream that is cut behind text that the client has; empty for none."""
+    local: Mapping[str, LocalText] = field(default_factory=dict)
+    """Messages by category, "*" for all others; it takes the place of `message` if it is not empty."""
+    place_header: str = ""
+    """The request header that names the reader's country or language; `accept-language` says so without it."""
 
-    def refusal(self, categories: tuple[str, ...], languages: tuple[str, ...] = ()) -> Refuse:
-        """The refusal of a text for these categories, or because the guard does not read these languages."""
+    def refusal(self, categories: tuple[str, ...], languages: tuple[str, ...] = (), category: str = "") -> Refuse:
+        """The refusal of a text for these categories, or because the guard does not read these languages.
+
+        `category` chooses the message.
+        """
+        local = self.local.get(category) or self.local.get(ANY)
+        message = local.anywhere if local else self.message
         named = f" ({', '.join(categories)})" if self.name_categories and categories else ""
         named += f" ({language_note(languages)})" if languages else ""
-        return Refuse(f"{self.message}{named}", self.how, self.finish, categories)
+        told = categories if self.name_categories else None
+        return Refuse(f"{message}{named}", self.how, self.finish, categories, self.closing, told)
+
+    def refusal_of(self, decision: Decision) -> Refuse:
+        """The refusal of a text about which the policy has decided."""
+        return self.refusal(decision.categories, decision.languages, leading(decision))
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """Every message that a client can get."""
+        return (self.message, *(text for local in self.local.values() for text in local.by_place.values()))
+
+    def places(self, reader: Reader) -> tuple[str, ...]:
+        """The place of each message that a reader gets."""
+        return tuple(text.place(reader) for text in self.local.values())
+
+    def at(self, places: tuple[str, ...]) -> "BlockPolicy":
+        """The same with the messages of these places only."""
+        chosen = zip(self.local.items(), places, strict=True)
+        return replace(self, local={name: LocalText({ANY: text.by_place[place]}) for (name, text), place in chosen})
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +182,8 @@ class Policy:
     """One named policy. `version` is a hash of its text, and of the calibration if there is one.
 
     `on_guard_error`, `on_overload` and `on_opaque` say what to do without a verdict: the guard fails, it would take too
-    long, or it cannot read the content. `on_language` decides about a text in a language that the guard does not read.
+    long, or it cannot read the content. With `error` the client gets no refusal but an error, and nothing passes.
+    `on_language` decides about a text in a language that the guard does not read.
     `history` says what to do with earlier turns that would be refused now. `calibration` is the guard's, the same for
     all policies of a file: thresholds are compared with calibrated probabilities.
     """
@@ -156,8 +192,8 @@ class Policy:
     version: str
     user: SideRules
     assistant: SideRules
-    on_guard_error: OnFailure = "block"
-    on_overload: OnFailure = "block"
+    on_guard_error: OnUnavailable = "error"
+    on_overload: OnUnavailable = "error"
     on_opaque: Mapping[Side, OnFailure] = field(default_factory=lambda: {"user": "flag", "assistant": "flag"})
     on_language: Mapping[Side, OnFailure] = field(default_factory=lambda: {"user": "flag", "assistant": "flag"})
     judge: JudgeScope = JudgeScope()
@@ -182,6 +218,16 @@ class Policy:
         """
         rules = [*self.user.by_category.values(), *self.assistant.by_category.values()]
         return self.calibration.lowest(min((rule.threshold for group in rules for rule in group), default=1.0))
+
+
+def leading(decision: Decision) -> str:
+    """The category of the most severe reason, the most probable of several; empty without reasons.
+
+    P(unsafe) says nothing about the kind of harm, so its rule leads only if no category has reached a threshold.
+    """
+    reasons = [reason for reason in decision.reasons if reason.category != UNSAFE] or decision.reasons
+    most = max(reasons, key=lambda reason: (SEVERITY[reason.action], reason.probability), default=None)
+    return most.category if most else ""
 
 
 def decide(policy: Policy, side: Side, verdict: Verdict) -> Decision:
@@ -219,10 +265,20 @@ def is_clearly_passed(policy: Policy, side: Side, verdict: Verdict) -> bool:
     return SEVERITY[decide(policy, side, doubled).action] < SEVERITY["rewrite"]
 
 
-def on_failure(setting: OnFailure, cause: Cause) -> Decision:
-    """The decision without a verdict: the guard failed, was overloaded, or cannot read the content."""
-    action: ActionName = "pass" if setting == "allow" else setting
-    return Decision(action, "", (), cause)
+def on_failure(setting: OnUnavailable, cause: Cause) -> Decision:
+    """The decision without a verdict: the guard failed, was overloaded, or cannot read the content.
+
+    For `error` it is to block: nothing passes. What the client gets instead of a refusal is the pipeline's affair.
+    """
+    return Decision(_WITHOUT_VERDICT[setting], "", (), cause)
+
+
+_WITHOUT_VERDICT: Mapping[OnUnavailable, ActionName] = {
+    "error": "block",
+    "block": "block",
+    "flag": "flag",
+    "allow": "pass",
+}
 
 
 def language_note(languages: tuple[str, ...]) -> str:

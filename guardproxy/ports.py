@@ -185,8 +185,8 @@ class Request:
     `places` holds, for each message of the conversation, the paths in the body that contain it: its item in the message
     list, or the top-level fields of a message from beside the list. `resumes` names an earlier reply whose conversation
     the upstream keeps: the opaque part that stands for it, with the reply's id as its text. With `structured` the reply
-    must follow a schema, so it is refused, not rewritten. `received` is the time of arrival in seconds since 1970; the
-    caller of the wire sets it.
+    must follow a schema, so it is refused, not rewritten. `received` is the time of arrival in seconds since 1970, and
+    `id` the proxy's name for the request, which refusals tell the client; the caller of the wire sets both.
     """
 
     wire: str
@@ -200,6 +200,7 @@ class Request:
     structured: bool = False
     resumes: Part | None = None
     received: float = 0.0
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,17 +303,19 @@ class Wire(Protocol):
     """One chat protocol: which parts of a body are text, and how an outcome is written in it. Pure.
 
     `keepalive` is a comment that may be sent between two frames of a stream to keep the connection open; empty if the
-    protocol's clients cannot read one. `lines`: streams are lines of JSON, not server-sent events.
+    protocol's clients cannot read one. `lines`: streams are lines of JSON, not server-sent events. `resumable`: a
+    request may go on from an earlier reply (`Request.resumes`).
     """
 
     name: str
     keepalive: bytes
     lines: bool
+    resumable: bool
 
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""
 
-    def parse_request(self, path: str, body: bytes, received: float = 0.0) -> Request:
+    def parse_request(self, path: str, body: bytes, received: float = 0.0, request_id: str = "") -> Request:
         """The parsed request. `path` includes the query. Raises Unreadable with the JSON path of the mistake."""
 
     def models(self, request: Request) -> Sequence[tuple[str, str]]:
@@ -320,6 +323,9 @@ class Wire(Protocol):
 
         The first is `Request.model`, if it is not empty.
         """
+
+    def continued(self, request: Request, reply: str) -> Request:
+        """The request, going on from the reply with this id, or from none; of a wire that is `resumable`."""
 
     def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
         """The body with the edits made and without the messages at the indices `drop` of the conversation."""
@@ -333,8 +339,11 @@ class Wire(Protocol):
     def refuse(self, request: Request, refusal: Refuse) -> Answer:
         """A complete, valid answer with the refusal: a stream if the request asked for one."""
 
-    def error(self, status: int, code: str, message: str) -> Answer:
-        """The protocol's error body."""
+    def error(self, status: int, code: str, message: str, reason: Mapping[str, Any] | None = None) -> Answer:
+        """The protocol's error body; of a block, with a reason for programs."""
+
+    def error_event(self, error: Answer, content_type: str) -> bytes:
+        """An error as the last event of a stream of this content type that has begun."""
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """A reader for the streamed reply to `request`; `content_type` is that of the reply."""

@@ -21,12 +21,10 @@ PartKind = Literal[
 ]
 """What a part is. `opaque` is content that no guard reads, such as an image; all other kinds are text."""
 
-# Three ideas that are easily confused:
-# - `ActionName` is how severe a *decision* is. The policy's rules name it.
-# - An action (`guardproxy.actions`: block, redact, replace, or a user's own) is the plug-in that carries a decision
-#   out. `Decision.how` names the action of a rewrite; a decision to block always uses `block`.
-# - An `Outcome` (Pass, Replace, Refuse) is what the action made of the text: the only thing that wires render. Redact
-#   and replace both return a `Replace`, with other edits. A record keeps it as its `OutcomeName`.
+# `ActionName` is how severe a *decision* is, as the policy's rules name it. An action (`guardproxy.actions`: block,
+# redact, replace, or a user's own) is the plug-in that carries a decision out: `Decision.how` names that of a rewrite,
+# and a decision to block always uses `block`. An `Outcome` (Pass, Replace, Refuse) is what the action made of the text:
+# the only thing that wires render. Redact and replace both return a `Replace`. A record keeps its `OutcomeName`.
 
 ActionName = Literal["pass", "flag", "rewrite", "block"]
 """The severity of a decision, in ascending order. `flag` passes the text and marks it in headers, metrics and audit."""
@@ -288,16 +286,18 @@ class Replace:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The text is withheld, and the client reads `message` instead.
+    """The text is withheld, and the client reads `message` instead, or `closing` behind what it has already.
 
     `shape` is what carries the message: an ordinary `completion` whose finish reason is `finish`, or the protocol's
-    `error` body.
+    `error` body. The client is told the categories `named`, and nothing of them if that is None.
     """
 
     message: str
     shape: Literal["completion", "error"] = "completion"
     finish: Literal["content_filter", "stop"] = "content_filter"
     categories: tuple[str, ...] = ()
+    closing: str = ""
+    named: tuple[str, ...] | None = None
 
 
 Outcome = Pass | Replace | Refuse

@@ -60,11 +60,11 @@ def test_an_action_of_the_users_own() -> None:
 def test_block_refuses_in_the_policys_words() -> None:
     """A block refuses with the configured message; it names categories only if the policy says so."""
     assert act(block.open_action(POLICY), Part("c", "x")) == Refuse(
-        BlockPolicy().message, "completion", "content_filter", ("violence_hate",)
+        BlockPolicy().message, "completion", "content_filter", ("violence_hate",), BlockPolicy().closing
     )
-    open_policy = Policy("p", "v", SideRules({}), SideRules({}), block=BlockPolicy("error", "No.", "stop", True))
+    open_policy = Policy("p", "v", SideRules({}), SideRules({}), block=BlockPolicy("error", "No.", "stop", True, ""))
     refusal = act(block.open_action(open_policy), Part("c", "x"))
-    assert refusal == Refuse("No. (violence_hate)", "error", "stop", ("violence_hate",))
+    assert refusal == Refuse("No. (violence_hate)", "error", "stop", ("violence_hate",), named=("violence_hate",))
 
 
 def test_replace_stands_for_the_whole_turn() -> None:
@@ -78,16 +78,16 @@ def test_replace_of_a_tool_call_alone_is_a_refusal() -> None:
     assert isinstance(act(replace.open_action(POLICY), Part("t", "call(bomb)", "tool_call")), Refuse)
 
 
-def test_an_unsafe_replacement_is_a_refusal() -> None:
-    """A rewrite whose result is judged unsafe becomes a block."""
+def test_a_replacement_is_not_judged() -> None:
+    """It is the operator's own text, whatever the guard would say of it."""
     policy = Policy("p", "v", SideRules({}), SideRules({}), rewrite=RewritePolicy("a bomb", "-"))
-    assert isinstance(act(replace.open_action(policy), Part("c", "x")), Refuse)
+    assert act(replace.open_action(policy), Part("c", "x")) == Replace((Edit("c", "a bomb"),), whole=True)
 
 
 def test_a_rewrite_that_becomes_a_block_names_categories_as_a_block_does() -> None:
     """The text of a refusal does not depend on the action that gave it."""
-    policy = Policy("p", "v", SideRules({}), SideRules({}), block=BlockPolicy("completion", "No.", "stop", True))
-    refusal = Refuse("No. (violence_hate)", "completion", "stop", ("violence_hate",))
+    policy = Policy("p", "v", SideRules({}), SideRules({}), block=BlockPolicy("completion", "No.", "stop", True, ""))
+    refusal = Refuse("No. (violence_hate)", "completion", "stop", ("violence_hate",), named=("violence_hate",))
     for action in (replace, redact):
         assert act(action.open_action(policy), Part("t", "call(bomb)", "tool_call")) == refusal
 

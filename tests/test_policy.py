@@ -220,11 +220,12 @@ def test_a_route_with_a_header_needs_the_header() -> None:
 def test_refusals() -> None:
     """A refusal carries the message, with the categories only if the policy says so and there are any."""
     categories = ("violence_hate", "unsafe")
-    plain = BlockPolicy("error", "No.", "stop")
-    assert plain.refusal(categories) == Refuse("No.", "error", "stop", categories)
+    plain = BlockPolicy("error", "No.", "stop", closing="End.")
+    assert plain.refusal(categories) == Refuse("No.", "error", "stop", categories, "End.")
     naming = BlockPolicy("completion", "No.", "content_filter", name_categories=True)
     assert naming.refusal(categories).message == "No. (violence_hate, unsafe)"
     assert naming.refusal(()).message == "No."
+    assert (naming.refusal(categories).named, naming.refusal(()).named) == (categories, ())
 
 
 @pytest.mark.parametrize(("probability", "clear"), [(0.19, True), (0.2, False), (0.9, False)])
@@ -242,7 +243,7 @@ def test_what_is_clearly_passed(probability: float, clear: bool) -> None:
 def test_defaults() -> None:
     """A policy that says nothing more blocks when the guard fails, judges users and tools, and holds text back."""
     policy = Policy("p", "v", SideRules({}), SideRules({}))
-    assert (policy.on_guard_error, policy.on_overload) == ("block", "block")
+    assert (policy.on_guard_error, policy.on_overload) == ("error", "error")
     assert policy.on_opaque == {"user": "flag", "assistant": "flag"}
     assert (policy.history, policy.views) == ("drop", ())
     assert policy.judge == JudgeScope(("tool", "user"), ("tool_definition",))

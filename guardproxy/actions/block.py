@@ -12,8 +12,8 @@ class BlockAction:
         self._policy = policy
 
     async def __call__(self, turn: Message, decision: Decision, judge: JudgeAgain) -> Outcome:
-        """Return the refusal. A guard failure gives the same refusal as a verdict, so clients cannot probe for it."""
-        return self._policy.refusal(decision.categories, decision.languages)
+        """Return the refusal: that of a guard failure is the one for all texts without a category."""
+        return self._policy.refusal_of(decision)
 
 
 def open_action(policy: Policy) -> Action:

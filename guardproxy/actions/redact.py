@@ -45,7 +45,7 @@ class RedactAction:
         Also refuse a finding in a tool call, because a marker inside its arguments would make a different call, and a
         turn with more than 500 parts.
         """
-        refusal = self._block.refusal(decision.categories)
+        refusal = self._block.refusal_of(decision)
         if len(turn.parts) > _MAX_PARTS:
             return refusal
         texts = await asyncio.gather(*(self._redacted_text(turn, part, judge) for part in turn.parts))

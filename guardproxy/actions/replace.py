@@ -2,7 +2,7 @@
 
 from guardproxy.policy import Policy
 from guardproxy.ports import Action, JudgeAgain
-from guardproxy.types import SEVERITY, Decision, Edit, Message, Outcome, Part, Replace
+from guardproxy.types import Decision, Edit, Message, Outcome, Replace
 
 
 class ReplaceAction:
@@ -13,17 +13,13 @@ class ReplaceAction:
         self._block = policy.block
 
     async def __call__(self, turn: Message, decision: Decision, judge: JudgeAgain) -> Outcome:
-        """Return the replacement, or a refusal if the turn has no text part or the replacement is judged unsafe.
+        """Return the replacement, or a refusal if the turn has no text part: a tool call could not hold it.
 
-        A turn that is only a tool call, for example, has no part that could hold the text.
+        The replacement is the operator's own text, so nobody judges it.
         """
         target = next((part for part in turn.parts if part.kind in ("text", "tool_result")), None)
-        refusal = self._block.refusal(decision.categories)
         if target is None:
-            return refusal
-        again = await judge(Message(turn.role, (Part(target.path, self._text, target.kind),)))
-        if SEVERITY[again.action] >= SEVERITY["rewrite"]:
-            return refusal
+            return self._block.refusal_of(decision)
         return Replace((Edit(target.path, self._text),), whole=True)
 
 

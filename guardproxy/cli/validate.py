@@ -13,7 +13,8 @@ def add_parser(commands: Any) -> None:
         "validate",
         help="check a configuration file",
         description="Print every mistake of a configuration file as file:line:column: path: what is wrong. The exit "
-        "status is 1 if there are mistakes, else 0.",
+        "status is 1 if there are mistakes, else 0. Of a file without any, print the policies, with notes on effects "
+        "that may surprise.",
     )
     parser.add_argument("file", metavar="FILE", help="the configuration file")
     parser.add_argument(
@@ -29,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the mistakes; without any, print the versions that records and metrics will show."""
     from guardproxy import app
     from guardproxy.settings import load
+    from guardproxy.settings.notes import notes
 
     try:
         names = app.catalogue(builtin_only=args.builtin_only)
@@ -42,4 +44,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"  not set: {message}")
     for name, policy in settings.policies.policies.items():
         print(f"  policy {name}, version {policy.version}")
+        for note in notes(policy):
+            print(f"    {note}")
     return 0

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from guardproxy.errors import GuardUnavailable
 from guardproxy.pipeline.exchange import Exchange, Judgement
 from guardproxy.pipeline.exclusions import CountedVerdict
 from guardproxy.pipeline.gathering import gathered
@@ -21,7 +22,10 @@ _LONGEST_WORD = 40
 
 @dataclass(slots=True)
 class LatestCheck:
-    """The latest finished check of a choice. `seconds` and `unread` add up over all checks of the choice."""
+    """The latest finished check of a choice. `seconds` and `unread` add up over all checks of the choice.
+
+    `failure` is the guard's, if the client gets it as an error.
+    """
 
     message: Message
     verdict: Verdict | None
@@ -31,6 +35,7 @@ class LatestCheck:
     undecoded: bool = False
     unread: tuple[str, ...] = ()
     counted: CountedVerdict | None = None
+    failure: GuardUnavailable | None = None
 
     def stops(self, policy: Policy, *, early: bool = False) -> bool:
         """Whether the text must not pass as it is; in an `early` check, whether that is in doubt."""
@@ -75,7 +80,15 @@ class ChoiceChecks:
         if before is not None:
             seconds, unread = seconds + before.seconds, tuple(dict.fromkeys((*before.unread, *unread)))
         return LatestCheck(
-            message, judged.verdict, judged.decision, judged.error, seconds, judged.undecoded, unread, judged.counted
+            message,
+            judged.verdict,
+            judged.decision,
+            judged.error,
+            seconds,
+            judged.undecoded,
+            unread,
+            judged.counted,
+            judged.failure,
         )
 
     async def _judged(self, message: Message, growing: GrowingViews | None = None) -> Judgement:

@@ -73,7 +73,7 @@ class JudgedTurn:
     none. `latency_s` is how long judging took, in seconds; `choice` is the index of the choice in a reply.
     `undecoded`: the bounds of the views ended before everything that looks encoded was decoded. `unread`: the languages
     of the text that the guard does not read. `complete` and `late` are those of `Record`. `counted` is what decisions
-    count of the verdict if an exclusion covers the text. `failure` is the error of a check that was not accepted.
+    count of the verdict if an exclusion covers the text. `failure` is the guard's, if the client gets it as an error.
     """
 
     turn: Turn

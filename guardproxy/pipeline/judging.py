@@ -24,6 +24,7 @@ from guardproxy.pipeline.unread import unread_languages
 from guardproxy.policy import UNSAFE, Policy, decide, on_failure, on_languages, worst
 from guardproxy.ports import Action, Guard, JudgeAgain
 from guardproxy.types import (
+    Cause,
     Check,
     Conversation,
     Coverage,
@@ -102,15 +103,14 @@ class Judging:
            unless `by_part` is false: that is for messages that join judged ones. The policy's rules decide about what
            exclusions do not cover.
         2. If the guard is overloaded or fails in any way, there is no verdict, not even for the views that it judged:
-           `on_overload` or `on_guard_error` decides. A failure never counts as "safe". A text that takes longer to
-           judge than a check may is always blocked.
+           `on_overload` or `on_guard_error` decides (`_unjudged`). A failure never counts as "safe".
         3. If the message has opaque parts, or encodings that were not decoded, `on_opaque` decides as well, and the
            more severe decision applies.
         4. If its text or a view of it is in a language that the guard does not read, so does `on_language`.
 
         A message without text and without opaque parts passes. Other exceptions propagate, and nothing is released.
         """
-        scores, decision, error, complete = None, Decision("pass", "", ()), "", True
+        scores, complete = None, True
         unread: tuple[str, ...] = ()
         if message.text.strip():  # not `says_something`: hidden text has views, and a guard may know mere signs
             views = await self._views.of(message, policy.views, by_part=by_part, growing=growing)
@@ -121,19 +121,32 @@ class Judging:
                 least = policy.calibration.inverse(message.side, UNSAFE, policy.thread.unsafe)
                 by_view = await self._verdicts(tuple(context), message, views.views, behind, stream, least=least)
                 scores = TurnScores(worst_of_views(by_view), tuple(by_view), complete, unread, bool(message.opaque))
-            except (Overloaded, JudgingTooLong) as failure:  # GuardUnavailable too, so they must come first
-                busy = isinstance(failure, Overloaded)
-                decision = on_failure(policy.on_overload, "overload") if busy else on_failure("block", "guard_error")
-                self._metrics.guard_refused("overload" if busy else "too_long")
-                decision = _with_unreadable(decision, message, policy, unread, complete=complete)
-                return Judgement(None, decision, str(failure), not complete, unread, None, failure)
             except GuardUnavailable as failure:
-                decision, error = on_failure(policy.on_guard_error, "guard_error"), str(failure)
+                return self._unjudged(failure, message, policy, unread, complete=complete)
         if scores is not None:
             verdict, decision, counted = self._decided(message, policy, scores)
             return Judgement(verdict, decision, "", not complete, unread, counted, None, scores)
-        decision = _with_unreadable(decision, message, policy, unread, complete=complete)
-        return Judgement(None, decision, error, not complete, unread)
+        decision = _with_unreadable(Decision("pass", "", ()), message, policy, unread, complete=complete)
+        return Judgement(None, decision, "", not complete, unread)
+
+    def _unjudged(
+        self, failure: GuardUnavailable, message: Message, policy: Policy, unread: tuple[str, ...], *, complete: bool
+    ) -> Judgement:
+        """What the policy decides about a message that the guard has not judged, and whether the failure is the answer.
+
+        A text that takes longer to judge than a check may never passes, and its client always gets the error.
+        """
+        setting = policy.on_guard_error
+        cause: Cause = "guard_error"
+        if isinstance(failure, Overloaded):
+            setting, cause = policy.on_overload, "overload"
+            self._metrics.guard_refused("overload")
+        elif isinstance(failure, JudgingTooLong):
+            setting = "error"
+            self._metrics.guard_refused("too_long")
+        decision = _with_unreadable(on_failure(setting, cause), message, policy, unread, complete=complete)
+        answer = failure if setting == "error" else None
+        return Judgement(None, decision, str(failure), not complete, unread, None, answer)
 
     def _decided(
         self, message: Message, policy: Policy, scores: TurnScores
@@ -292,4 +305,4 @@ def _with_unreadable(
 
 def refusal(policy: Policy, decision: Decision | None = None) -> Refuse:
     """The policy's refusal, for a text that cannot be rewritten or could not be judged."""
-    return policy.block.refusal(decision.categories, decision.languages) if decision else policy.block.refusal(())
+    return policy.block.refusal_of(decision) if decision else policy.block.refusal(())

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, 
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from guardproxy.errors import GuardUnavailable, Overloaded, UpstreamUnreadable
+from guardproxy.errors import GuardproxyError, GuardUnavailable, JudgingTooLong, UpstreamUnreadable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.offload import computed
 from guardproxy.pipeline.canary import CANARIES
@@ -18,7 +18,7 @@ from guardproxy.pipeline.judged_request import JudgedRequest, undecoded_paths, u
 from guardproxy.pipeline.judging import Judging
 from guardproxy.pipeline.own_texts import OwnTexts
 from guardproxy.pipeline.request_judging import judge_request
-from guardproxy.pipeline.resumed import JudgedReplies
+from guardproxy.pipeline.resumed import JudgedReplies, WithheldReplies
 from guardproxy.pipeline.stream import StreamReview
 from guardproxy.pipeline.together import judged_together
 from guardproxy.pipeline.turns import (
@@ -119,6 +119,7 @@ class Pipeline:
         )
         self._metrics = metrics
         self._replies = JudgedReplies()
+        self._withheld = WithheldReplies()
         self._held = HeldBytes(max_held_bytes, max_characters)
         metrics.held_from(lambda: self._held.all)
         self._unattended = Unattended(after_disconnect_s, max_held_bytes)
@@ -160,16 +161,19 @@ class Pipeline:
         2. A refused current turn refuses the request.
         3. Rewritten turns are forwarded with their new text. If nothing changes, the client's own bytes are forwarded.
 
-        If the guard accepts no check of a turn and the policy blocks, the records say so, and then this raises why:
-        Overloaded, or JudgingTooLong whatever the policy says.
+        If the guard fails on a turn and the policy says `error`, the records say so, and then this raises why:
+        GuardUnavailable, Overloaded, or JudgingTooLong whatever the policy says.
         """
         return await self._unattended.attended(self._review_request(exchange), len(exchange.request.raw))
 
     async def _review_request(self, exchange: Exchange) -> RequestReview:
-        exchange = self._replies.without_known(await self._conversations.placed(exchange))
+        exchange = await self._conversations.placed(self._withheld.left_out(exchange))
+        exchange = self._replies.without_known(exchange)
         messages, history = exchange.request.conversation.messages, exchange.policy.history
         policies = exchange.policies or (exchange.policy,)
-        own = await computed(8 * len(messages) * len(policies), self._own_texts.paths, messages, policies)
+        own, kept = await computed(8 * len(messages) * len(policies), self._own_texts.found, messages, policies)
+        if kept is not messages:
+            exchange, messages = _with_messages(exchange, kept), kept
         judged = await judge_request(self.judging, exchange, own)
         failure = _failure_of(judged.turns)
         dropped = judged.dropped(messages, history) if failure is None else frozenset()
@@ -197,7 +201,8 @@ class Pipeline:
     async def review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
         """Judge every choice of a whole reply.
 
-        Raises UpstreamUnreadable if the wire cannot read it, Overloaded if the guard is and the policy blocks then.
+        Raises UpstreamUnreadable if it cannot be read, or not be judged in the time of a check; GuardUnavailable or
+        Overloaded if the guard fails and the policy says `error`.
         """
         return await self._unattended.attended(self._review_reply(exchange, body), len(body))
 
@@ -216,14 +221,16 @@ class Pipeline:
         failed = any(choice.error for choice in judged)
         _, coverage = await computed(len(body), _covered, reply.choices, exchange.policy, judged, failed=failed)
         await self.judging.record(exchange, judged, coverage, reply=reply.info)
-        if isinstance(failure := _failure_of(judged), Overloaded):
-            raise failure
+        if failure := _failure_of(judged):
+            raise _of_reply(failure)
         if all(choice.passed for choice in judged):
             self._replies.remember(exchange, reply.id)
         outcomes: dict[int, Outcome] = {
             choice.choice: choice.outcome for choice in judged if not isinstance(choice.outcome, Pass)
         }
         refusals = [outcome for outcome in outcomes.values() if isinstance(outcome, Refuse)]
+        if refusals:
+            self._withheld.note(exchange, reply.id)
         as_error = next((outcome for outcome in refusals if outcome.shape == "error"), None)
         if outcomes:
             edit = exchange.wire.edit_reply
@@ -318,6 +325,7 @@ class Pipeline:
             exchange.wire.open_stream(exchange.request, content_type),
             held=self._held,
             replies=self._replies,
+            withheld=self._withheld,
             unattended=self._unattended,
             try_refuse_with_error=try_refuse_with_error,
         )
@@ -358,8 +366,15 @@ def _with_messages(exchange: Exchange, messages: Sequence[Message]) -> Exchange:
 
 
 def _failure_of(judged: Sequence[JudgedTurn]) -> GuardUnavailable | None:
-    """Why the guard accepted no check of a refused turn; None if that is not why any turn is refused."""
-    return next((turn.failure for turn in judged if turn.failure and isinstance(turn.outcome, Refuse)), None)
+    """The guard's failure that the client gets as an error, if there is one."""
+    return next((turn.failure for turn in judged if turn.failure), None)
+
+
+def _of_reply(failure: GuardUnavailable) -> GuardproxyError:
+    """The error for a client whose reply could not be judged: that it takes too long is not the request's fault."""
+    if isinstance(failure, JudgingTooLong):
+        return UpstreamUnreadable(f"the reply takes too long to judge: {failure}")
+    return failure
 
 
 def _extent(coverage: tuple[Coverage, ...]) -> Extent:

@@ -50,6 +50,41 @@ class JudgedReplies:
         return replace(exchange, request=replace(exchange.request, conversation=Conversation(messages)))
 
 
+class WithheldReplies:
+    """Remembers which replies were withheld, in whole or from a place on, and the reply before each.
+
+    The upstream keeps a withheld reply. A request that goes on from one goes on from the reply before it, so that the
+    model does not read what nobody was to read: as in a history, from which the exchange of a refused turn is dropped.
+
+    One process remembers. A store that several share has the same two methods, keys and values.
+    """
+
+    def __init__(self) -> None:
+        self._before: OrderedDict[tuple[str, str, str, str], str] = OrderedDict()
+
+    def note(self, exchange: Exchange, reply_id: str) -> None:
+        """Remember a withheld reply, if its protocol lets a request go on from it."""
+        if reply_id and exchange.wire.resumable:
+            resumed = exchange.request.resumes
+            self._before[_key(exchange, reply_id)] = resumed.text if resumed else ""
+            if len(self._before) > _MAX_IDS:
+                self._before.popitem(last=False)
+
+    def left_out(self, exchange: Exchange) -> Exchange:
+        """The exchange; a request from a withheld reply goes on from the one before it, if the policy drops such turns.
+
+        Raises Unreadable if the request says nothing then.
+        """
+        resumed = exchange.request.resumes
+        if resumed is None or exchange.policy.history != "drop":
+            return exchange
+        key = _key(exchange, resumed.text)
+        if key not in self._before:
+            return exchange
+        self._before.move_to_end(key)
+        return replace(exchange, request=exchange.wire.continued(exchange.request, self._before[key]))
+
+
 def _key(exchange: Exchange, reply_id: str) -> tuple[str, str, str, str]:
     """The key of a remembered reply.
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from guardproxy.errors import UpstreamUnreadable
+from guardproxy.errors import JudgingTooLong, UpstreamUnreadable
 from guardproxy.holdback import Ask, HoldBack
 from guardproxy.observe import Metrics
 from guardproxy.pipeline.choice_checks import ChoiceChecks, LatestCheck
@@ -25,12 +25,13 @@ from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.held import FRAME_BYTES, HeldBytes
 from guardproxy.pipeline.judging import Judging, refusal
 from guardproxy.pipeline.reply_records import ReplyRecords
-from guardproxy.pipeline.resumed import JudgedReplies
+from guardproxy.pipeline.resumed import JudgedReplies, WithheldReplies
+from guardproxy.pipeline.rewriting import rewritten
 from guardproxy.pipeline.unattended import Unattended
 from guardproxy.policy import on_failure, worst
 from guardproxy.ports import ReplyStream
 from guardproxy.sse import KEEP_ALIVE
-from guardproxy.types import SEVERITY, Decision, Edit, Message, Outcome, Pass, Refuse, Replace
+from guardproxy.types import SEVERITY, Decision, Outcome, Pass, Refuse, Replace
 
 log = structlog.get_logger()
 
@@ -65,6 +66,7 @@ class StreamReview:
         *,
         held: HeldBytes,
         replies: JudgedReplies,
+        withheld: WithheldReplies,
         unattended: Unattended,
         try_refuse_with_error: Callable[[], bool],
     ) -> None:
@@ -76,6 +78,7 @@ class StreamReview:
         self._hold = HoldBack(exchange.policy.stream)
         self._held = held.stream(monitored=exchange.policy.stream.mode == "monitor")
         self._records = ReplyRecords(judging, exchange, stream, replies)
+        self._withheld = withheld
         self._unattended = unattended
         self._try_refuse_with_error = try_refuse_with_error
         # If blocks are errors: released frames without text. They wait for the first text, because any byte sent to the
@@ -219,46 +222,33 @@ class StreamReview:
         return await self._end(ask, check)
 
     async def _end(self, ask: Ask, check: LatestCheck) -> bytes:
-        """End a choice: the text that was sent stays, the outcome takes the place of everything else."""
+        """End a choice: the text that was sent stays, the outcome takes the place of everything else.
+
+        Raises the guard's failure if the policy says `error`: a refusal would say that the text is against a policy.
+        """
         policy = self._exchange.policy
         outcome: Outcome = refusal(policy, check.decision)
         rewritable = not self._exchange.request.structured and ask.choice not in self._finished
         if check.decision.action == "rewrite" and rewritable:
-            outcome = await self._rewritten(ask, check)
+            released = self._stream.released(ask.choice)
+            outcome = await rewritten(self._judging, self._exchange, self._choices.context, released, check)
         elif check.decision.action == "block":
             outcome = await self._judging.act((), check.message, check.decision, policy)
         if isinstance(outcome, Pass):
             outcome = refusal(policy, check.decision)  # an action must not let a text pass that the policy stops
         await self._records.add(ask.choice, check, outcome, complete=True)
+        if check.failure is not None and not isinstance(check.failure, JudgingTooLong):
+            self._ended.add(ask.choice)
+            raise check.failure
         return self._ending(ask.choice, outcome)
-
-    async def _rewritten(self, ask: Ask, check: LatestCheck) -> Outcome:
-        """Rewrite the text that was not sent yet; judge candidates after the text that was: the client reads both."""
-        released = self._stream.released(ask.choice)
-        sent = {part.path: part.text for part in released.parts}
-        policy = self._exchange.policy
-        unsent = Message(
-            check.message.role,
-            tuple(replace(p, text=p.text[len(sent.get(p.path, "")) :]) for p in check.message.parts),
-        )
-
-        async def judge_again(candidate: Message) -> Decision:
-            new = {part.path: part.text for part in candidate.parts}
-            whole = tuple(replace(p, text=sent.get(p.path, "") + new.get(p.path, "")) for p in check.message.parts)
-            arrived = (*released.arrived, *candidate.parts) if check.message.arrived else ()
-            rewritten = Message(candidate.role, whole, arrived)
-            return (await self._judging.judge(self._choices.context, rewritten, policy))[1]
-
-        outcome = await self._judging.outcome_of(unsent, check.decision, policy, judge_again)
-        if not isinstance(outcome, Replace):
-            return outcome
-        return replace(outcome, edits=tuple(Edit(e.path, sent.get(e.path, "") + e.text) for e in outcome.edits))
 
     def _ending(self, choice: int, outcome: Replace | Refuse) -> bytes:
         """The bytes that end a choice; none but the waiting frames if the client has its end already.
 
         Raises RefusedBeforeStart if an error can still take their place.
         """
+        if isinstance(outcome, Refuse):
+            self._withheld.note(self._exchange, self._stream.info.id)
         nothing_sent = self._frames_before_text is not None
         if isinstance(outcome, Refuse) and nothing_sent and self._try_refuse_with_error():
             raise RefusedBeforeStart(outcome)

@@ -10,6 +10,7 @@ from guardproxy.policy import PresetName
 from guardproxy.settings import schema
 from guardproxy.settings.catalogue import Catalogue
 from guardproxy.settings.checks.document import check
+from guardproxy.settings.message_files import read_message_files
 from guardproxy.settings.packaged import defaults
 from guardproxy.settings.presets import apply_presets, default_policies
 from guardproxy.settings.renamed import rename_keys
@@ -73,6 +74,7 @@ def load_text(
         message = "the file has no settings; write `version: 1` if the built-in settings are meant"
         problems.append(Problem(root.position, (), message))
     problems += [*rename_keys(root), *_preset_beside_policies(root, preset)]
+    problems += read_message_files(root, Path(name).parent)
     apply_presets(root)
     secrets = read_secrets(root, env)
     problems += [*secrets.mistakes, *(() if without_secrets else secrets.unset)]

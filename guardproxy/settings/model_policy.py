@@ -7,10 +7,13 @@ from typing import Annotated
 from annotated_types import Interval, Len
 
 from guardproxy.policy import (
+    BlockFinish,
     BlockPolicy,
+    BlockShape,
     HistoryMode,
     JudgeScope,
     OnFailure,
+    OnUnavailable,
     PresetName,
     RewritePolicy,
     StreamPolicy,
@@ -24,7 +27,7 @@ Condition = Annotated[float, Interval(gt=0, le=1)]
 Count = Annotated[int, Interval(ge=1)]
 Text = Annotated[str, Len(1)]
 
-_BLOCK, _REWRITE, _STREAM, _JUDGE = BlockPolicy(), RewritePolicy(), StreamPolicy(), JudgeScope()
+_REWRITE, _STREAM, _JUDGE = RewritePolicy(), StreamPolicy(), JudgeScope()
 _THREAD = ThreadPolicy()
 
 
@@ -73,6 +76,29 @@ class HistorySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockSettings:
+    """What the client gets instead of a blocked text."""
+
+    how: BlockShape = "completion"
+    """`completion`: a normal reply with the message. `error`: the protocol's error body with HTTP 400."""
+    message: Text | Mapping[str, Text | Mapping[str, Text]] = BlockPolicy().message
+    """The text that the client reads. As a mapping: a text by category, "*" for all others; the most severe reason
+    chooses. Each may be a mapping of texts by language and country, or `file:NAME`, a file with such a mapping."""
+    place_header: Text | None = None
+    """The request header that names the client's country or language, such as `cf-ipcountry`; without it, or if a
+    request lacks it, `accept-language` does."""
+    finish: BlockFinish = "content_filter"
+    """The finish reason of the completion."""
+    closing: str = BlockPolicy().closing
+    """The last sentence of a stream that is cut behind text that the client has; empty for none."""
+    name_categories: bool = False
+    """Whether the message, and the reason for programs, name the categories."""
+
+
+_BLOCK = BlockSettings()
+
+
+@dataclass(frozen=True, slots=True)
 class PolicySettings:
     """How requests and replies are treated, depending on the guard's findings."""
 
@@ -85,9 +111,9 @@ class PolicySettings:
     """Rules for replies, by the same keys."""
     unsafe: ThresholdSettings | None = None
     """Rules for the overall probability, on every side without `unsafe` rules of its own."""
-    on_guard_error: OnFailure = "block"
+    on_guard_error: OnUnavailable = "error"
     """What to do if the guard fails, times out or gives an unreadable answer."""
-    on_overload: OnFailure = "block"
+    on_overload: OnUnavailable = "error"
     """What to do if the guard is overloaded."""
     on_opaque: OnFailure | OpaqueSettings = "flag"
     """What to do with content that the guard cannot read, such as images: for both sides or for each."""
@@ -97,7 +123,7 @@ class PolicySettings:
     """Which texts of a request are judged."""
     history: HistorySettings = HistorySettings()
     """How earlier turns are handled."""
-    block: BlockPolicy = _BLOCK
+    block: BlockSettings = _BLOCK
     """What the client gets instead of a blocked text."""
     rewrite: RewritePolicy = _REWRITE
     """The texts that rewrites write."""

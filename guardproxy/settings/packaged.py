@@ -1,7 +1,8 @@
-"""The configuration files inside the package: the built-in defaults, the presets and the starter file."""
+"""The files inside the package: the built-in defaults, the presets, the starter file, crisis resources."""
 
 from functools import cache
 from importlib.resources import files
+from typing import Final
 
 from guardproxy.errors import ConfigError
 from guardproxy.policy import PresetName
@@ -17,6 +18,14 @@ def starter(preset: PresetName | None = None) -> str:
     """The text of a commented configuration with the options that an operator changes first."""
     text = _text("starter.yaml")
     return text if preset is None else text.replace("preset: balanced", f"preset: {preset}")
+
+
+CRISIS: Final = "crisis.yaml"
+
+
+def crisis() -> str:
+    """The text of the file of messages with crisis resources by country."""
+    return _text(CRISIS)
 
 
 @cache

@@ -8,7 +8,8 @@ from typing import Any
 
 from guardproxy.calibration import UNCALIBRATED, Calibration
 from guardproxy.errors import ConfigError
-from guardproxy.policy import UNSAFE, OnFailure, Policy, PolicySet, Route, Rule, SideRules
+from guardproxy.localtext import LocalText
+from guardproxy.policy import ANY, UNSAFE, BlockPolicy, OnFailure, Policy, PolicySet, Route, Rule, SideRules
 from guardproxy.settings.model import (
     AuditSettings,
     Document,
@@ -18,7 +19,13 @@ from guardproxy.settings.model import (
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_otel import OtelSettings
 from guardproxy.settings.model_paths import PathSettings
-from guardproxy.settings.model_policy import OpaqueSettings, PolicySettings, RouteSettings, ThresholdSettings
+from guardproxy.settings.model_policy import (
+    BlockSettings,
+    OpaqueSettings,
+    PolicySettings,
+    RouteSettings,
+    ThresholdSettings,
+)
 from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings
 from guardproxy.settings.model_upstreams import GroupSettings, UpstreamSettings
 from guardproxy.settings.yaml_tree import SettingPath
@@ -171,12 +178,27 @@ def _policy(name: str, policy: PolicySettings, version: str, calibration: Calibr
         on_language=_by_side(policy.on_language),
         judge=policy.judge,
         history=policy.history.unsafe_turns,
-        block=policy.block,
+        block=_block(policy.block),
         rewrite=policy.rewrite,
         stream=policy.stream,
         thread=policy.thread,
         views=policy.views,
         calibration=calibration,
+    )
+
+
+def _block(block: BlockSettings) -> BlockPolicy:
+    """What a block says; texts without places are those of all places."""
+    message = block.message if isinstance(block.message, str) else BlockPolicy().message
+    local = {} if isinstance(block.message, str) else block.message
+    return BlockPolicy(
+        block.how,
+        message,
+        block.finish,
+        block.name_categories,
+        block.closing,
+        {name: LocalText({ANY: text} if isinstance(text, str) else text) for name, text in local.items()},
+        (block.place_header or "").lower(),
     )
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-from guardproxy.errors import GuardproxyError, Overloaded
+from guardproxy.errors import GuardproxyError, GuardUnavailable, JudgingTooLong, Overloaded, UpstreamUnreadable
 from guardproxy.ports import Answer, Wire
 from guardproxy.registry import load
 from guardproxy.web.headers import Headers
@@ -28,6 +28,7 @@ class NotReady(GuardproxyError):
 
     status = 503
     code = "not_ready"
+    retry_s = 5.0
 
 
 class ShuttingDown(GuardproxyError):
@@ -38,8 +39,21 @@ class ShuttingDown(GuardproxyError):
 
 
 def retry_after(error: GuardproxyError) -> Headers:
-    """The header that says when a request that was refused for overload may be repeated: whole seconds, at least 1."""
-    return [(b"retry-after", b"%d" % max(1, math.ceil(error.retry_s)))] if isinstance(error, Overloaded) else []
+    """The header that says when a request may be repeated, in whole seconds, at least 1; none if that is unknown."""
+    return [(b"retry-after", b"%d" % math.ceil(error.retry_s))] if error.retry_s > 0 else []
+
+
+def told(error: GuardproxyError, request_id: str) -> str:
+    """What the client is told of an error.
+
+    Why an upstream's answer cannot be read, and how a guard failed, is only logged: the first may quote text that was
+    not judged, the second names the operator's services.
+    """
+    if isinstance(error, UpstreamUnreadable):
+        return f"the upstream's answer cannot be read, so it cannot be judged; see request {request_id} in the log"
+    if isinstance(error, GuardUnavailable) and not isinstance(error, Overloaded | JudgingTooLong):
+        return f"the guard is unavailable, so nothing was judged; repeat the request later ({request_id})"
+    return str(error)
 
 
 def error_event(stream_type: str, answer: Answer) -> bytes:

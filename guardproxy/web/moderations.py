@@ -15,14 +15,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from guardproxy.asking import asked_by
-from guardproxy.errors import GuardproxyError, GuardUnavailable, TooLarge, Unreadable
+from guardproxy.errors import GuardproxyError, GuardUnavailable, Overloaded, TooLarge, Unreadable
 from guardproxy.offload import computed
 from guardproxy.pipeline import JudgedTurn, Judging, moderated
 from guardproxy.policy import UNSAFE, Policy
 from guardproxy.settings import Limits
 from guardproxy.types import Decision, Message, Origin, Part, Verdict
 from guardproxy.web.client import choose_policy
-from guardproxy.web.errors import NotReady, error_answer, retry_after
+from guardproxy.web.errors import NotReady, error_answer, retry_after, told
 from guardproxy.web.identities import Identities
 from guardproxy.web.proxy import LivePolicies
 from guardproxy.web.reading import check_size, check_values
@@ -103,7 +103,7 @@ def moderations(
             case = ModerationCase(origin, chosen.policy, chosen.shadow, sample.draw())
             results = [_result_of(turn) for turn in await moderated(judging, case, messages)]
         except GuardproxyError as error:
-            answer = error_answer(request.scope["path"], error.status, error.code, str(error))
+            answer = error_answer(request.scope["path"], error.status, error.code, told(error, request_id))
             own |= {name.decode(): value.decode() for name, value in retry_after(error)}
             return Response(answer.body, answer.status, media_type=answer.content_type, headers=own)
         body = {"id": f"modr-{os.urandom(12).hex()}", "model": model, "results": results}
@@ -182,7 +182,8 @@ def result(verdict: Verdict | None, decision: Decision) -> dict[str, Any]:
 def _result_of(judged: JudgedTurn) -> dict[str, Any]:
     """The result of a judged text. Raises GuardUnavailable for a text that was not judged: it has no result."""
     if judged.error:
-        raise judged.failure or GuardUnavailable(judged.error)
+        kind = Overloaded if judged.decision.cause == "overload" else GuardUnavailable
+        raise judged.failure or kind(judged.error)
     return result(judged.verdict, judged.decision)
 
 

@@ -24,15 +24,17 @@ from guardproxy.types import Origin
 from guardproxy.web.answers import check_charset, is_text
 from guardproxy.web.call import Call, KeepAlive, WhileConnected
 from guardproxy.web.client import choose_policy, upstream_of_unread
-from guardproxy.web.errors import NotReady, Redirected, ShuttingDown, error_answer, error_event, retry_after
+from guardproxy.web.errors import NotReady, Redirected, ShuttingDown, error_answer, retry_after, told
 from guardproxy.web.failover import UpstreamPlan, Upstreams
 from guardproxy.web.headers import HOP_BY_HOP, NO_RETRY, OF_THE_BODY, OWN_PREFIX, Header, Headers, end_to_end, first
 from guardproxy.web.identities import Identities
 from guardproxy.web.paths import NotGuarded, PathList, check_path, spellings
+from guardproxy.web.readers import LocalPolicies
 from guardproxy.web.reading import check_encoding, check_reply, read_request, within
 from guardproxy.web.sample import ReviewSample
 from guardproxy.web.sniff import Sniffer
 from guardproxy.web.upstream import Outgoing, UpstreamResponse
+from guardproxy.wires.shared.refusals import reason
 
 log = structlog.get_logger("guardproxy.proxy")
 
@@ -80,6 +82,7 @@ class Proxy:
         self._allow = allow
         self._refuse = refuse
         self._limits = limits
+        self._local = LocalPolicies()
         self._metrics = metrics
         self._ready = ready
         self._keepalive_s = keepalive_s
@@ -169,7 +172,7 @@ class Proxy:
         Raises Unreadable, Unsupported, TooLarge, NotServed.
         """
         check_encoding(call.headers)
-        request = await read_request(wire, call.target, body, time.time(), self._limits)
+        request = await read_request(wire, call.target, body, self._limits, received=time.time(), request_id=call.id)
         policies = self._policies.current
         other_paths = spellings(call.path, partial(wire.claims, call.method)) if policies.routes else ()
         models = wire.models(request) if policies.routes_by_model else ()
@@ -188,7 +191,8 @@ class Proxy:
             session=session,
         )
         in_force = tuple(policies.policies.values())
-        exchange = Exchange(wire, request, origin, chosen.policy, chosen.shadow, self._sample.draw(), in_force)
+        policy = self._local.of(chosen.policy, call.headers)
+        exchange = Exchange(wire, request, origin, policy, chosen.shadow, self._sample.draw(), in_force)
         if request.resumes is None or plan.group is None:
             return exchange, plan
         # Only the upstream that gave a reply knows it.
@@ -240,7 +244,9 @@ class Proxy:
             sent = raw if review.cleaned is None else review.cleaned
             await call.answer(response.status, response.upstream.answer_headers.select(response.headers, drop), sent)
         else:
-            error = exchange.wire.error(response.status, "content_filter", exchange.policy.block.message)
+            refusal = exchange.policy.block.refusal(review.categories)
+            why = reason(exchange.request, refusal)
+            error = exchange.wire.error(response.status, "content_filter", refusal.message, why)
             await self._send_answer(call, error, retry=False)
 
     async def _error_body(self, exchange: Exchange, response: UpstreamResponse, raw: bytes) -> tuple[bytes | None, str]:
@@ -329,22 +335,16 @@ class Proxy:
         await call.answer(answer.status, headers, answer.body)
 
     async def _fail(self, call: Call, wire: Wire | None, error: GuardproxyError) -> None:
-        """Answer with an error of the client's protocol, in a stream that has begun as its last event.
-
-        Why an upstream's answer cannot be read is only logged: the reason may quote text that was not judged.
-        """
+        """Answer with an error of the client's protocol, in a stream that has begun as its last event."""
         self._metrics.failed(error.code)
-        message = str(error)
-        if isinstance(error, UpstreamUnreadable):
-            message = f"the upstream's answer cannot be read, so it cannot be judged; see request {call.id} in the log"
         error_of = wire.error if wire is not None else partial(error_answer, call.path)
         retry = error.status in {502, 503, 504} and not isinstance(error, UpstreamUnreadable | Redirected)
         if isinstance(error, UpstreamUnavailable) and error.repeated:
             retry = False
-        answer = error_of(error.status, error.code, message)
+        answer = error_of(error.status, error.code, told(error, call.id))
         if call.status:
-            if call.stream_type:
-                await call.send(error_event(call.stream_type, answer))
+            if call.stream_type and wire is not None:
+                await call.send(wire.error_event(answer, call.stream_type))
             return
         await self._send_answer(call, answer, retry=retry, more=retry_after(error))
 

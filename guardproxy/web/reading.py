@@ -22,14 +22,18 @@ def check_encoding(headers: Headers) -> None:
             raise Unsupported("JSON is UTF-8; send it without another charset in content-type")
 
 
-async def read_request(wire: Wire, target: str, body: bytes, received: float, limits: Limits) -> Request:
-    """Parse a request that came at the time `received`. Raises Unreadable, TooLarge."""
-    return await computed(len(body), _read_request, wire, target, body, received, limits)
+async def read_request(
+    wire: Wire, target: str, body: bytes, limits: Limits, *, received: float, request_id: str
+) -> Request:
+    """Parse a request that has the id `request_id` and came at the time `received`. Raises Unreadable, TooLarge."""
+    return await computed(
+        len(body), _read_request, wire, target, body, limits, received=received, request_id=request_id
+    )
 
 
-def _read_request(wire: Wire, target: str, body: bytes, received: float, limits: Limits) -> Request:
+def _read_request(wire: Wire, target: str, body: bytes, limits: Limits, *, received: float, request_id: str) -> Request:
     check_values(body, limits)
-    request = wire.parse_request(target, body, received)
+    request = wire.parse_request(target, body, received, request_id)
     check_size(request.conversation.messages, limits)
     return request
 

@@ -45,6 +45,7 @@ from guardproxy.wires.shared.parts import (
     text,
     with_outer_parts,
 )
+from guardproxy.wires.shared.refusals import estimated_usage, last_text, reason
 from guardproxy.wires.shared.repeated import Gaps, Steps
 from guardproxy.wires.shared.reply_info import InfoKeys, info_of
 from guardproxy.wires.shared.streams import JSON, BaseStream, ChoiceState, Event, parts_with_new_texts, without
@@ -53,6 +54,7 @@ _PATH = re.compile(r"/api/(?:chat|generate)")
 _CALLS = re.compile(r"\.function\.arguments$")
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _INFO = InfoKeys("", "model", "", "prompt_eval_count", ("eval_count",))  # Ollama gives a reply no id
+_COUNTS = ("prompt_eval_count", "eval_count")
 _TEXTS: dict[str, Steps] = {"message.content": ("message", "content"), "response": ("response",)}
 _PLAIN = ("message.content", "message.thinking", "response", "thinking")
 
@@ -262,12 +264,15 @@ class OllamaStream(BaseStream):
             return b""
         state.ended = True
         if isinstance(outcome, Refuse):
-            rest = [_text_fields(self.request.path, outcome.message)] if state.nothing_released else []
-            reason = "stop"
+            text = last_text(state, outcome, structured=self.request.structured)
+            rest = [_text_fields(self.request.path, text)] if text else []
+            finish, told = "stop", reason(self.request, outcome)
         else:
-            rest, reason = self._rest(state, outcome), value_or(self._end.get("done_reason"), "stop")
+            rest, told = self._rest(state, outcome), {}
+            finish = value_or(self._end.get("done_reason"), "stop")
         kept = {key: value for key, value in self._end.items() if key.endswith(("_count", "_duration"))}
-        end = {**_text_fields(self.request.path, ""), "done": True, "done_reason": reason, **kept}
+        kept = kept or dict(zip(_COUNTS, estimated_usage(self, self.request), strict=True))
+        end = {**_text_fields(self.request.path, ""), "done": True, "done_reason": finish, **kept, **told}
         return self.pack_all([*({**self._head, **item, "done": False} for item in rest), {**self._head, **end}])
 
     def _rest(self, state: ChoiceState, outcome: Replace) -> list[dict[str, Any]]:
@@ -348,18 +353,20 @@ class Ollama(BaseWire):
         kept = {key: body[key] for key in body if REPLY.get(key) in (passed, name) and key != "error"}
         kept = {**_head(request, request.received), **kept}
         new_text = outcome.message if isinstance(outcome, Refuse) else "\n".join(edit.text for edit in outcome.edits)
-        return dumps({**kept, **_text_fields(request.path, new_text), "done": True, "done_reason": "stop"})
+        told = reason(request, outcome) if isinstance(outcome, Refuse) else {}
+        return dumps({**kept, **_text_fields(request.path, new_text), "done": True, "done_reason": "stop", **told})
 
     def refusal(self, request: Request, refusal: Refuse) -> Answer:
         """Return a complete answer that carries the refusal, streamed if the request asked for a stream."""
         if request.stream:
             return Answer(200, "application/x-ndjson", OllamaStream(request, request.received).end(0, refusal))
         head = {**_head(request, request.received), **_text_fields(request.path, refusal.message)}
-        return Answer(200, JSON, dumps({**head, "done": True, "done_reason": "stop"}))
+        end = {"done": True, "done_reason": "stop", **dict.fromkeys(_COUNTS, 0), **reason(request, refusal)}
+        return Answer(200, JSON, dumps({**head, **end}))
 
-    def error(self, status: int, code: str, message: str) -> Answer:
+    def error(self, status: int, code: str, message: str, reason: Mapping[str, Any] | None = None) -> Answer:
         """Return the protocol's own error body."""
-        return Answer(status, JSON, dumps({"error": message, "code": code}))
+        return Answer(status, JSON, dumps({"error": message, "code": code, **(reason or {})}))
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """Return a reader for the streamed reply."""

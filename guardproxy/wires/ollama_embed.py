@@ -4,6 +4,8 @@ Reference: Ollama's API documentation, "Generate embeddings".
 """
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from guardproxy.ports import Answer, Wire
 from guardproxy.wires.shared.body import dumps
@@ -36,9 +38,9 @@ class OllamaEmbed(EmbeddingWire):
     info_keys = InfoKeys("", "model", "", "prompt_eval_count", ())
     inputs = ("input", "prompt")
 
-    def error(self, status: int, code: str, message: str) -> Answer:
+    def error(self, status: int, code: str, message: str, reason: Mapping[str, Any] | None = None) -> Answer:
         """Return Ollama's error body."""
-        return Answer(status, JSON, dumps({"error": message, "code": code}))
+        return Answer(status, JSON, dumps({"error": message, "code": code, **(reason or {})}))
 
 
 wire: Wire = OllamaEmbed()

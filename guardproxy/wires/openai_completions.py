@@ -34,6 +34,7 @@ from guardproxy.wires.shared.parts import (
     text,
     with_outer_parts,
 )
+from guardproxy.wires.shared.refusals import last_text, reason
 from guardproxy.wires.shared.repeated import Gaps
 from guardproxy.wires.shared.reply_info import OPENAI, info_of
 from guardproxy.wires.shared.streams import JSON, ChoiceState, Event, parts_with_new_texts
@@ -124,9 +125,9 @@ class CompletionStream(openai.ChoicesStream):
         return openai.with_obfuscation(event.body, ("choices", 0, "text"), "text")
 
     def refusal(self, state: ChoiceState, index: int, outcome: Refuse) -> list[dict[str, Any]]:
-        """Return the end, behind the refusal's text if no text of the choice has been released."""
-        message = [_choice(index, outcome.message, None)] if state.nothing_released else []
-        return [*message, _choice(index, "", outcome.finish)]
+        """Return the end, behind the refusal's last text."""
+        text = last_text(state, outcome)
+        return [*([_choice(index, text, None)] if text else []), _choice(index, "", outcome.finish)]
 
     def edited_rest(self, state: ChoiceState, index: int, outcome: Replace) -> list[dict[str, Any]]:
         """Return the unreleased rest of the edited text, and a normal end."""
@@ -191,7 +192,7 @@ class OpenAICompletions(openai.OpenAIWire):
                 rewrite(body, outcome.edits, _NO_CALLS)
                 choice["logprobs"] = None
             remove(body, openai.outer_paths(reply.choices[index]))
-        return dumps(body)
+        return dumps(body | openai.reasons(request, changed))
 
     def refusal(self, request: Request, refusal: Refuse) -> Answer:
         """Return a complete answer that carries the refusal, streamed if the request asked for a stream."""
@@ -200,7 +201,8 @@ class OpenAICompletions(openai.OpenAIWire):
             return openai.refuse_stream(CompletionStream(request, request.received), refusal, number)
         choices = [_choice(index, refusal.message, refusal.finish) for index in range(number)]
         head = openai.envelope(request, "text_completion", "cmpl", request.received)
-        return Answer(200, JSON, dumps({**head, "choices": choices, "usage": openai.NO_USAGE}))
+        body = {**head, "choices": choices, "usage": openai.NO_USAGE, **reason(request, refusal)}
+        return Answer(200, JSON, dumps(body))
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """Return a reader for the streamed reply."""

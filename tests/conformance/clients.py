@@ -47,7 +47,7 @@ class Client:
 STOPS = {
     "chat": ("content_filter", "stop"),
     "completions": ("content_filter", "stop"),
-    "responses": ("incomplete", "completed"),
+    "responses": ("content_filter", "completed"),
     "messages": ("refusal", "end_turn"),
     "ollama-chat": ("stop", "stop"),
     "ollama-generate": ("stop", "stop"),

@@ -138,9 +138,11 @@ async def completions_stream_async(reach: Reach, prompt: str) -> Read:
 def _responses_read(response: Any) -> Read:
     parts = [part for item in response.output if item.type == "message" for part in item.content]
     refusal = "".join(part.refusal for part in parts if part.type == "refusal")
+    filtered = response.incomplete_details and response.incomplete_details.reason
+    assert response.status == "completed"  # of a refusal as well: the Agents SDK fails on any other
     return Read(
         response.output_text,
-        str(response.status),
+        str(filtered or response.status),
         parsed=getattr(response, "output_parsed", None),
         refusal=refusal,
     )
@@ -186,9 +188,11 @@ async def responses_stream_async(reach: Reach, prompt: str) -> Read:
 
 
 def responses_helper(reach: Reach, prompt: str) -> Read:
-    """The `stream` helper, read by its events: `get_final_response` raises after `response.incomplete`."""
+    """The `stream` helper: its final response is that of the last event."""
     with _openai(reach) as client, client.responses.stream(model=reach.model, input=prompt) as stream:
-        return _events_read(list(stream))
+        read = _events_read(list(stream))
+        assert _responses_read(stream.get_final_response()) == read
+        return read
 
 
 def responses_parse(reach: Reach, prompt: str) -> Read:

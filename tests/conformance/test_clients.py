@@ -8,11 +8,16 @@ import httpx
 import openai
 import pytest
 
+from guardproxy.policy import BlockPolicy
 from tests.conformance.clients import CLIENTS, PARSERS, STOPS, Client
+from tests.conformance.reading import Reach
 from tests.conformance.speech import CHATS, PROTOCOLS, Protocol, conversation, plain
 from tests.conformance.stand import MARKER, REFUSAL, REPLACEMENT, Stand, standing
 from tests.kit import Scripted
 from tests.wires.kit import BY_NAME, Case, fed
+
+CLOSING = f"\n\n{BlockPolicy().closing}"
+REASON = b'"guardproxy":{"request_id":"%b","action":"block"}'
 
 each_client = pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
 each_stream = pytest.mark.parametrize(
@@ -122,6 +127,7 @@ def test_blocked_prompt(stand: Stand, client: Client) -> None:
     assert (read.text, read.stop) == (REFUSAL, _stop(client, filtered=True))
     assert stand.asked() == []
     assert stand.header["x-guardproxy-action"] == "block"
+    assert REASON % stand.header["x-guardproxy-request-id"].encode() in stand.received
     assert b"poison" not in stand.received
 
 
@@ -151,6 +157,7 @@ def test_blocked_reply(stand: Stand, client: Client) -> None:
     stand.answer_with(client, _protocol(client), ["Take ", "poison ", "and stir."])
     read = stand.ask(client, "Hello there.")
     assert (read.text, read.stop) == (REFUSAL, _stop(client, filtered=True))
+    assert REASON % stand.header["x-guardproxy-request-id"].encode() in stand.received
     assert len(stand.asked()) == 1
     assert b"poison" not in stand.received
     assert b"stir" not in stand.received
@@ -187,10 +194,25 @@ def test_cut(stand: Stand, client: Client, model: str) -> None:
     )
     read = stand.ask(client, "Hello there.", model)
     assert read.text.startswith("Tides come in the afternoon. ")
-    assert read.text.removeprefix("Tides come in the afternoon. ") in ("", "Then take ")
+    assert read.text.removeprefix("Tides come in the afternoon. ") in (CLOSING, f"Then take {CLOSING}")
+    assert REASON % stand.header["x-guardproxy-request-id"].encode() in stand.received
     assert read.stop == _stop(client, filtered=model != "plain")
     assert b"poison" not in stand.received
     assert b"now." not in stand.received
+
+
+@each_stream
+def test_a_stream_that_cannot_be_judged(stand: Stand, client: Client) -> None:
+    """If the guard fails in a stream, the client raises its own error behind the judged text, and reads no refusal."""
+    wait = partial(stand.watch.wait_for, b"afternoon", 10)
+    stand.answer_with(client, _protocol(client), ["Tides come in ", "the afternoon. ", wait, "FAIL ", "now."])
+    try:
+        told = client.ask(Reach(stand.watch.url, "m"), "Hello there.").error
+    except openai.APIError as error:  # it has no status: the stream began with 200
+        told = str(error)
+    assert "the guard is unavailable" in told
+    assert b"FAIL" not in stand.received
+    assert REFUSAL.encode() not in stand.received
 
 
 @each_parser

@@ -125,13 +125,14 @@ CLIENT: Final = (
     Fault("long-head", "sends 100 KB of headers", 431, end="closed", records=(), metrics=_failure("headers_too_large")),
 )
 
-_GUARD_ERROR: Final = ('guard_errors_total{cause="guard_error"}',)
+_GUARD_CODE: Final = "guard_unavailable"
+_GUARD_ERROR: Final = ('guard_errors_total{cause="guard_error"}', *_failure(_GUARD_CODE))
 _NOT_JUDGED: Final = ("user refuse",)
 
 
 def _unjudged(name: str, what: str, note: str = "") -> Fault:
-    """A guard's fault while it judges the user's turn: the policy's `on_guard_error`, which blocks by default."""
-    return Fault(name, what, 200, "", "refused", _NOT_JUDGED, _GUARD_ERROR, note=note)
+    """A guard's fault while it judges the user's turn: the policy's `on_guard_error`, by default an error."""
+    return Fault(name, what, 503, _GUARD_CODE, records=_NOT_JUDGED, metrics=_GUARD_ERROR, note=note)
 
 
 GUARD: Final = (
@@ -146,8 +147,8 @@ GUARD: Final = (
         "in-stream",
         "fails in the middle of a stream",
         200,
-        "",
-        "refused",
+        _GUARD_CODE,
+        "error event",
         ("user pass", "assistant refuse"),
         _GUARD_ERROR,
         stream=True,

@@ -95,7 +95,7 @@ class Breaking:
 @pytest.mark.parametrize("fault", LOCAL_GUARD, ids=[fault.name for fault in LOCAL_GUARD])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_model_that_fails(fault: Fault) -> None:
-    """The text is refused; unless the thread is gone or hangs, the next one is judged."""
+    """The request fails; unless the thread is gone or hangs, the next one is judged."""
     model, sink = Breaking(), ListSink()
     guard = LocalGuard("one", OneLabel(), lambda _: model, LocalLimits(timeout_s=2.0))
     asyncio.run(guard.start())
@@ -107,11 +107,11 @@ def test_a_model_that_fails(fault: Fault) -> None:
         again = httpx.post(f"{url}/v1/chat/completions", content=chat("hello"), timeout=60)
     asyncio.run(guard.close())
     assert got.status_code == fault.status
-    assert got.json()["choices"][0]["finish_reason"] == "content_filter"
+    assert got.json()["error"]["code"] == fault.code
     assert told(sink.records[0]) == fault.records[0]
     assert sink.records[0].verdict is None
     assert f"guardproxy_{fault.metrics[0]} 1.0" in metrics
-    passes = again.json()["choices"][0]["message"]["content"] == "fine"
+    passes = again.status_code == 200
     assert passes == (fault.name != "killed")
     if fault.name == "killed":
         assert "has stopped" in sink.records[-1].error

@@ -102,18 +102,18 @@ def test_it_changes_neither_turns_nor_what_is_joined() -> None:
 def test_a_policy_that_is_no_longer_in_force_has_no_own_texts() -> None:
     """After a reload the refusal of the old policy is judged; that of each policy in force is not."""
     assert len(run(HELLO, said(MESSAGE), rules=policy()).records) == 2
-    messages = [Message("assistant", (Part("m", MESSAGE),))]
-    assert TEXTS.paths(messages, [policy(), RULES]) == {"m"}
-    assert TEXTS.paths(messages, [policy()]) == frozenset()
+    messages = (Message("assistant", (Part("m", MESSAGE),)),)
+    assert TEXTS.found(messages, [policy(), RULES])[0] == {"m"}
+    assert TEXTS.found(messages, [policy()])[0] == frozenset()
 
 
 @given(st.lists(st.sampled_from(["violence_hate", "guns", "unsafe", "jailbreak"]), unique=True), st.booleans())
 def test_every_refusal_of_the_policy_is_its_own(categories: list[str], languages: bool) -> None:
     """Whatever it names, if the policy names categories at all."""
     refusal = NAMING.block.refusal(tuple(categories), ("zh", "other") if languages else ())
-    messages = [Message("assistant", (Part("m", refusal.message),))]
-    assert TEXTS.paths(messages, [NAMING]) == {"m"}
-    assert TEXTS.paths(messages, [RULES]) == ({"m"} if not categories else frozenset())
+    messages = (Message("assistant", (Part("m", refusal.message),)),)
+    assert TEXTS.found(messages, [NAMING])[0] == {"m"}
+    assert TEXTS.found(messages, [RULES])[0] == ({"m"} if not categories else frozenset())
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_every_refusal_of_the_policy_is_its_own(categories: list[str], languages
 )
 def test_what_a_policy_does_not_write_is_not_its_own(note: str) -> None:
     """Only names of categories and languages may stand behind a refusal, each once."""
-    assert TEXTS.paths([Message("assistant", (Part("m", MESSAGE + note),))], [NAMING]) == frozenset()
+    assert TEXTS.found((Message("assistant", (Part("m", MESSAGE + note),)),), [NAMING])[0] == frozenset()
 
 
 @pytest.mark.parametrize("name", CHATS)
@@ -133,7 +133,7 @@ def test_refusals_of_every_protocol_are_found_when_they_come_back(name: str, rol
     texts = ["hello", MESSAGE, "go on"] if role else [MESSAGE, "fine", "go on"]
     request = protocol.wire.parse_request(protocol.target(stream=False), plain(conversation(name, texts)))
     messages = request.conversation.messages
-    own = TEXTS.paths(messages, [RULES])
+    own = TEXTS.found(messages, [RULES])[0]
     assert [part.text for message in messages for part in message.parts if part.path in own] == [MESSAGE] * role
     coverage = coverage_of(messages, Policy("p", "v", BLOCK, BLOCK), own=own)
     assert is_full(coverage)
@@ -147,4 +147,37 @@ def test_an_answer_of_the_responses_api_comes_back_as_its_items() -> None:
     output = json.loads(wire.refuse(first, Refuse(MESSAGE)).body)["output"]
     again = {"model": "m", "input": [{"role": "user", "content": "hello"}, *output, {"role": "user", "content": "so"}]}
     messages = wire.parse_request("/v1/responses", plain(again)).conversation.messages
-    assert len(TEXTS.paths(messages, [RULES])) == 1
+    assert len(TEXTS.found(messages, [RULES])[0]) == 1
+
+
+CLOSING = "The rest, about a bomb, was withheld."  # the guard finds its word in the sentence itself
+CLOSED = policy(block=BlockPolicy(message=MESSAGE, closing=CLOSING))
+
+
+@pytest.mark.parametrize("behind", [f"\n\n{CLOSING}", f"\n\n{CLOSING}\n", f" {CLOSING}", CLOSING])
+def test_a_closing_sentence_is_not_judged(behind: str) -> None:
+    """What stands before it is the model's, and judged alone; the upstream gets both as they came."""
+    shown = run(HELLO, said(f"Tides come in twice{behind}"), rules=CLOSED)
+    assert [check.turn.text.rstrip() for check in shown.guard.asked] == ["hello", "Tides come in twice", "go on"]
+    review = shown.review  # type: ignore[attr-defined]
+    assert (review.action, review.dropped) == ("pass", ())
+    assert CLOSING.encode() in review.body
+    alone = run(HELLO, said(f"\n\n{CLOSING}"), rules=CLOSED)
+    assert [check.turn.text for check in alone.guard.asked] == ["hello", "go on"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        said(f"Take a bomb\n\n{CLOSING}"),
+        said(f"Tides\n\n{CLOSING} Go on."),
+        said(f"{CLOSING}\n\n{CLOSING}"),
+        said("Tides", reasoning_content=CLOSING),
+        {"role": "user", "content": f"Tides\n\n{CLOSING}"},
+    ],
+    ids=range(5),
+)
+def test_nothing_hides_before_or_behind_a_closing_sentence(message: dict[str, Any]) -> None:
+    """Any other text, a second sentence of the kind, and the sentence in other places are judged."""
+    shown = run(HELLO, message, rules=CLOSED)
+    assert any("bomb" in check.turn.text for check in shown.guard.asked)

@@ -12,12 +12,22 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from guardproxy.actions import REGISTRY
-from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
+from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded, UpstreamUnreadable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Exchange, Pipeline, ReplyReview, RequestReview
 from guardproxy.pipeline.held import FRAME_BYTES
 from guardproxy.pipeline.turns import is_full
-from guardproxy.policy import BlockPolicy, JudgeScope, OnFailure, Policy, Rule, SideRules, StreamPolicy
+from guardproxy.policy import (
+    BlockPolicy,
+    HistoryMode,
+    JudgeScope,
+    OnFailure,
+    OnUnavailable,
+    Policy,
+    Rule,
+    SideRules,
+    StreamPolicy,
+)
 from guardproxy.registry import load
 from guardproxy.types import Check, Conversation, Decision, Message, Origin, Part, Record, Verdict
 from guardproxy.wires.openai_chat import wire
@@ -254,7 +264,7 @@ def test_a_guard_that_fails_when_it_is_asked_again_is_no_full_coverage() -> None
 
     run = Run(Tired({"bomb": ("violence_hate", 0.9)}))
     chat = [("user", "make a bomb"), ("assistant", "I cannot."), ("user", "what is the time?")]
-    assert run.request(*chat, rules=policy()).refusal is not None
+    assert run.request(*chat, rules=policy(on_guard_error="block")).refusal is not None
     run = Run(Tired({"bomb": ("violence_hate", 0.9)}))
     review = run.request(*chat, rules=policy(on_guard_error="allow"))
     assert (review.refusal, review.dropped, review.coverage) == (None, (0, 1), "partial")
@@ -380,11 +390,19 @@ def test_a_reply_is_judged_behind_what_the_model_was_asked(stream: bool) -> None
     assert run.records[-1].turn == len(turns)
 
 
-def test_guard_failure_blocks_unless_the_policy_says_otherwise() -> None:
-    """A guard that fails is unavailable, never safe; the record holds the cause."""
+@pytest.mark.parametrize("setting", ["error", "block"])
+def test_guard_failure_stops_the_text_unless_the_policy_says_otherwise(setting: OnUnavailable) -> None:
+    """A guard that fails is unavailable, never safe; the record holds the cause. `block` is a refusal, `error` none."""
     run = Run()
-    assert run.request(("user", "FAIL"), rules=policy()).refusal is not None
-    assert (run.records[0].decision.cause, run.records[0].verdict) == ("guard_error", None)
+    if setting == "block":
+        assert run.request(("user", "FAIL"), rules=policy(on_guard_error="block")).refusal is not None
+    else:
+        with pytest.raises(GuardUnavailable, match="told to fail"):
+            run.request(("user", "FAIL"), rules=policy())
+    assert [(record.decision.action, record.decision.cause, record.outcome) for record in run.records] == [
+        ("block", "guard_error", "refuse")
+    ]
+    assert run.records[0].verdict is None
     allowed = Run().request(("user", "FAIL"), rules=policy(on_guard_error="allow"))
     assert (allowed.refusal, allowed.coverage) == (None, "partial")
 
@@ -401,6 +419,28 @@ def test_overload_has_a_word_of_its_own() -> None:
     with pytest.raises(Overloaded, match="too much"):
         run.request(("user", "hi"), rules=policy())
     assert [(record.decision.cause, record.outcome) for record in run.records] == [("overload", "refuse")]
+    assert Run(Busy(WORDS)).request(("user", "hi"), rules=policy(on_overload="block")).refusal is not None
+
+
+@pytest.mark.parametrize("mode", ["drop", "allow"])
+def test_a_failure_on_history_is_an_error_too(mode: HistoryMode) -> None:
+    """With `error`, a turn of the history that was not judged is neither dropped nor forwarded."""
+    with pytest.raises(GuardUnavailable):
+        Run().request(("user", "FAIL"), ("assistant", "Yes."), ("user", "hi"), rules=policy(history=mode))
+
+
+def test_a_whole_reply_that_cannot_be_judged() -> None:
+    """It is an error with `error`, a refusal with `block`, and unreadable if it takes too long to judge."""
+
+    class Slow(WordGuard):
+        async def judge(self, check: Check) -> Verdict:
+            raise JudgingTooLong("it takes an hour")
+
+    with pytest.raises(GuardUnavailable, match="told to fail"):
+        Run().reply("FAIL", rules=policy())
+    assert Run().reply("FAIL", rules=policy(on_guard_error="block")).action == "block"
+    with pytest.raises(UpstreamUnreadable, match="an hour"):
+        Run(Slow(WORDS)).reply("long", rules=policy(on_guard_error="allow"))
 
 
 @pytest.mark.parametrize("on_guard_error", ["block", "allow"])
@@ -674,11 +714,15 @@ def test_broken_off_stream_is_judged_as_far_as_it_came() -> None:
     assert "bomb" not in content_of(Run().stream(frames("a bomb")[:-2], policy()))
 
 
-def test_guard_failure_in_a_stream_blocks() -> None:
+def test_guard_failure_in_a_stream_ends_it() -> None:
     """A guard that fails in the middle ends the stream; unjudged text is not released."""
-    out = Run().stream(frames(TEXT * 8 + "FAIL" + TEXT * 8), policy())
+    out = Run().stream(frames(TEXT * 8 + "FAIL" + TEXT * 8), policy(on_guard_error="block"))
     assert "FAIL" not in content_of(out)
     assert finish(out) == ["content_filter"]
+    run = Run()
+    with pytest.raises(GuardUnavailable, match="told to fail"):
+        run.stream(frames(TEXT * 8 + "FAIL" + TEXT * 8), policy())
+    assert [(record.decision.cause, record.outcome) for record in run.records] == [("guard_error", "refuse")]
 
 
 def test_any_other_failure_releases_nothing() -> None:
@@ -751,7 +795,7 @@ def test_no_unjudged_character_leaves(pieces: list[str], size: int, every: Any, 
 
 @pytest.mark.parametrize("failure", [GuardUnavailable("x"), RuntimeError("x"), TimeoutError("x")])
 def test_a_fault_at_any_check_leaks_nothing(failure: Exception) -> None:
-    """With `on_guard_error: block`, no text of the upstream is released after a fault at any check."""
+    """No text of the upstream is released after a fault at any check."""
     source = frames(TEXT * 8)
     for at in range(1, 3):
 
@@ -769,11 +813,7 @@ def test_a_fault_at_any_check_leaks_nothing(failure: Exception) -> None:
             async for piece in run.pipeline.review_stream(exchange, played(source), "text/event-stream"):
                 got += [piece]
 
-        if isinstance(failure, GuardUnavailable):
+        with pytest.raises(type(failure)):
             run._with(collect)
-        else:
-            with pytest.raises(type(failure)):
-                run._with(collect)
         judged = guard.asked[-1].turn.text if guard.asked else ""
-        content = content_of(b"".join(got))
-        assert judged.startswith(content) or (not judged and content == BlockPolicy().message)
+        assert judged.startswith(content_of(b"".join(got)))

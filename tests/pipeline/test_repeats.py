@@ -191,7 +191,7 @@ def test_another_decision_is_recorded() -> None:
             await proxy.ask("a knife", "yes", "so", rules=reloaded)
             await proxy.ask("FAIL", rules=replace(POLICY, on_guard_error="allow"))
             await proxy.ask("FAIL", "yes", "so", rules=replace(POLICY, on_guard_error="allow"))
-            await proxy.ask("FAIL", "yes", "so", rules=POLICY)
+            await proxy.ask("FAIL", "yes", "so", rules=replace(POLICY, on_guard_error="block"))
         return proxy
 
     assert asyncio.run(run()).told() == [

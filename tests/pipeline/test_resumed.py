@@ -76,13 +76,73 @@ def test_a_judged_reply_may_be_continued() -> None:
     assert not talk.refused(talk.exchange(previous_response_id="resp_1"))
 
 
-@pytest.mark.parametrize("text", ["a bomb", None])
-def test_an_unknown_reply_is_opaque(text: str | None) -> None:
-    """A reply that was never seen, or was withheld, is opaque, and the policy's `on_opaque` decides."""
+def test_an_unknown_reply_is_opaque() -> None:
+    """A reply that was never seen is opaque, and the policy's `on_opaque` decides."""
     talk = Talk()
-    if text is not None:
-        talk.answered(talk.exchange(), "resp_1", text)
     assert talk.refused(talk.exchange(previous_response_id="resp_1"))
+
+
+# --- what goes on from a refusal --------------------------------------------------------------------------------------
+
+
+def forwarded(talk: Talk, exchange: Exchange) -> Any:
+    """What the upstream gets for `previous_response_id`; None for none."""
+    review = asyncio.run(talk.pipeline.review_request(exchange))
+    assert review.refusal is None
+    return json.loads(review.body).get("previous_response_id")
+
+
+def refusal_of(talk: Talk, **body: Any) -> str:
+    """The id of the refusal of a harmful request."""
+    exchange = talk.exchange(input="a bomb", **body)
+    review = asyncio.run(talk.pipeline.review_request(exchange))
+    assert review.refusal is not None
+    answer = wire.refuse(exchange.request, review.refusal).body
+    name: str = (
+        json.loads(answer.rpartition(b"data: ")[2])["response"]["id"]
+        if body.get("stream")
+        else json.loads(answer)["id"]
+    )
+    return name
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_refused_request_may_be_continued(stream: bool) -> None:
+    """It goes on from the last reply that the upstream knows, however many refusals lie between, or from none.
+
+    The refusal's id says so itself: a pipeline of another process forwards the same.
+    """
+    talk = Talk()
+    first = refusal_of(talk, stream=stream)
+    second = refusal_of(talk, stream=stream, previous_response_id=first)
+    for other in (talk, Talk()):
+        assert [forwarded(other, other.exchange(previous_response_id=name)) for name in (first, second)] == [None, None]
+    talk.answered(talk.exchange(), "resp_1", "fine")
+    third = refusal_of(talk, stream=stream, previous_response_id="resp_1")
+    fourth = refusal_of(talk, stream=stream, previous_response_id=third)
+    assert [forwarded(talk, talk.exchange(previous_response_id=name)) for name in (third, fourth)] == ["resp_1"] * 2
+    assert Talk().refused(talk.exchange(previous_response_id=fourth))  # `resp_1` is opaque to others, as ever
+
+
+@pytest.mark.parametrize("history", ["drop", "allow"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_withheld_reply_is_left_out(stream: bool, history: Any) -> None:
+    """A request from a reply that was withheld goes on from the one before, if the policy drops refused turns."""
+    talk = Talk()
+    rules = replace(POLICY, history=history, on_opaque={"user": "flag", "assistant": "flag"})
+
+    def asked(**body: Any) -> Exchange:
+        return replace(talk.exchange(**body), policy=rules)
+
+    talk.answered(asked(), "resp_1", "fine")
+    if stream:
+        raw = BY_NAME["responses"].raw.replace(b"High tide", b"A bomb now")
+        name = json.loads(BY_NAME["responses"].reply)["id"]
+        talk.streamed(asked(previous_response_id="resp_1", stream=True), raw.replace(b"A bomb", b"a bomb"))
+    else:
+        name = "resp_2"
+        talk.answered(asked(previous_response_id="resp_1"), name, "a bomb")
+    assert forwarded(talk, asked(previous_response_id=name)) == ("resp_1" if history == "drop" else name)
 
 
 def test_another_upstreams_reply_is_unknown() -> None:

@@ -369,7 +369,8 @@ def test_a_reply_has_failed_if_a_choice_has() -> None:
 
     async def read() -> None:
         source = [frame(n, content=text, finish="stop") for n, text in enumerate(("Fine.", "odd", "Fine."))]
-        reviewing = run.pipeline._stream_review(run.exchange(question(stream=True), policy()), "text/event-stream")
+        exchange = run.exchange(question(stream=True), policy(on_guard_error="block"))
+        reviewing = run.pipeline._stream_review(exchange, "text/event-stream")
         assert not reviewing.failed
         await whole(reviewing.run(aiter(Upstream([*source, b"data: [DONE]\n\n"]))))
         assert reviewing.failed

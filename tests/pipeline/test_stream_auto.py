@@ -168,7 +168,7 @@ def test_a_check_that_an_overloaded_guard_refuses_is_made_up_for() -> None:
     for least, most, passes in ((0, len(text), True), (250, 600, True), (0, len(text) + 1, False)):
         guard = Busy()
         guard.least, guard.most = least, most
-        out = Run(guard).stream(frames(text, 5), unsafe(stream=AUTO))
+        out = Run(guard).stream(frames(text, 5), unsafe(stream=AUTO, on_overload="block"))
         assert (content_of(out) == text) is passes
         assert finish(out) == (["stop"] if passes else ["content_filter"])
 

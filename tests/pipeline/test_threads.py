@@ -125,7 +125,7 @@ def test_a_turn_that_was_refused_for_its_thread_stays_refused() -> None:
 def test_a_guard_that_fails_for_the_joined_text_has_not_judged_the_turn() -> None:
     """The policy decides, as for every failure."""
     run = Run(FailingForJoined({}))
-    assert review(run, said("hello", "there"), rules(thread=FOUR)).refusal is not None
+    assert review(run, said("hello", "there"), rules(thread=FOUR, on_guard_error="block")).refusal is not None
     assert [record.decision.cause for record in run.records] == ["guard_error"]
 
 

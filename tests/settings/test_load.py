@@ -128,7 +128,7 @@ def test_no_file_and_a_file_with_a_version_mean_the_same() -> None:
     for side in (policy.user, policy.assistant):
         assert set(side.by_category) == {*CATEGORIES, "unsafe"}
         assert side.by_category["unsafe"][-1].action == "block"
-    assert (policy.on_guard_error, policy.on_overload, policy.on_opaque["user"]) == ("block", "block", "flag")
+    assert (policy.on_guard_error, policy.on_overload, policy.on_opaque["user"]) == ("error", "error", "flag")
 
 
 def test_rules_become_thresholds() -> None:

@@ -56,7 +56,7 @@ assistant: {"*": {}}
 14:61: policies.default.user.suicide_self_harm.blok: unknown key; did you mean block?
 15:7: policies.default.user.suicide_self_harm: duplicate key, already set in line 14; keep only one
 15:34: policies.default.user.suicide_self_harm.block: must be at least 0, not -1
-16:21: policies.default.on_guard_error: must be one of block, flag, allow, not "blokc"; did you mean block?
+16:21: policies.default.on_guard_error: must be one of error, block, flag, allow, not "blokc"; did you mean block?
 17:16: policies.default.on_opaque: must be one of block, flag, allow, not "falg"; did you mean flag?
 18:30: policies.default.stream.exposure: has no effect with mode: hold_all, because nothing is released before the \
 whole reply is judged; remove it

@@ -461,12 +461,22 @@ def test_client_that_leaves_cancels_the_check() -> None:
         assert upstream.seen == []
 
 
-def test_failing_guard_blocks(http: httpx.Client) -> None:
-    """A guard that fails never means safe: the request is blocked, and the answer looks like any other block."""
+def test_a_failing_guard_is_an_error(http: httpx.Client) -> None:
+    """A guard that fails never means safe, and no text is against a policy: the client may repeat its request.
+
+    The reason is the operator's. With `block`, the answer looks like any other block.
+    """
     with standing(completion("x")) as (url, upstream):
         answer = post(http, url, chat("FAIL"))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "guard_unavailable")
+    assert (answer.headers["retry-after"], "x-guardproxy-action" in answer.headers) == ("5", False)
+    assert "x-should-retry" not in answer.headers
+    assert "told to fail" not in answer.text
+    policies = PolicySet({"default": policy(on_guard_error="block")})
+    with standing(completion("x"), policies=policies) as (url, blocked):
+        answer = post(http, url, chat("FAIL"))
     assert answer.json()["choices"][0]["finish_reason"] == "content_filter"
-    assert upstream.seen == []
+    assert upstream.seen == blocked.seen == []
 
 
 @pytest.mark.parametrize("side", ["request", "reply", "stream"])

@@ -77,7 +77,8 @@ def test_a_refusal_has_the_shape_that_the_policy_names(case: Any) -> None:
     """`error` is the protocol's error body with HTTP 400, `completion` an answer with HTTP 200."""
     request = case.request()
     error = case.wire.refuse(request, Refuse("No.", "error"))
-    assert error == case.wire.error(400, "content_filter", "No.")
+    why = {"guardproxy": {"request_id": "", "action": "block"}}
+    assert error == case.wire.error(400, "content_filter", "No.", why)
     assert error.status == 400
     answer = case.wire.refuse(request, Refuse("No."))
     assert (answer.status, answer == case.wire.refusal(request, Refuse("No."))) == (200, True)

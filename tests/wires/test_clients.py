@@ -31,7 +31,7 @@ CUTS = {
 STOPS = {
     "chat": ("content_filter", "stop"),
     "completions": ("content_filter", "stop"),
-    "responses": ("incomplete", "completed"),
+    "responses": ("content_filter", "completed"),
     "messages": ("refusal", "end_turn"),
     "ollama-chat": ("stop", "stop"),
     "ollama-generate": ("stop", "stop"),
@@ -112,6 +112,11 @@ def _completions_whole(url: str) -> tuple[str, str]:
     return choice.text, str(choice.finish_reason)
 
 
+def _ended(response: Any) -> str:
+    """How a response ended: why, if it is incomplete, or else its status."""
+    return str(response.incomplete_details.reason if response.incomplete_details else response.status)
+
+
 def _responses_stream(url: str) -> tuple[str, str]:
     with _openai(url) as client:
         events = list(client.responses.create(model="m", input="Hello there.", stream=True))
@@ -119,26 +124,26 @@ def _responses_stream(url: str) -> tuple[str, str]:
     assert len({event.response.id for event in events if hasattr(event, "response")}) == 1
     numbers = [event.sequence_number for event in events]
     assert numbers == sorted(set(numbers))
-    return events[-1].response.output_text, str(events[-1].response.status)
+    return events[-1].response.output_text, _ended(events[-1].response)
 
 
 def _responses_helper(url: str) -> tuple[str, str]:
     with _openai(url) as client, client.responses.stream(model="m", input="Hello there.") as stream:
         events = list(stream)
     done = [event.text for event in events if event.type == "response.output_text.done"]
-    return "".join(done), str(events[-1].response.status)
+    return "".join(done), _ended(events[-1].response)
 
 
 async def _responses_async(url: str) -> tuple[str, str]:
     async with _async_openai(url) as client:
         events = [event async for event in await client.responses.create(model="m", input="Hi.", stream=True)]
-    return events[-1].response.output_text, str(events[-1].response.status)
+    return events[-1].response.output_text, _ended(events[-1].response)
 
 
 def _responses_whole(url: str) -> tuple[str, str]:
     with _openai(url) as client:
         response = client.responses.create(model="m", input="Hello there.")
-    return response.output_text, str(response.status)
+    return response.output_text, _ended(response)
 
 
 def _text_of(message: anthropic.types.Message) -> tuple[str, str]:

@@ -189,7 +189,18 @@ def test_the_usage_is_sent_once_if_it_was_asked_for(wanted: bool) -> None:
     for chunk in released.feed(text.raw + usage.raw):
         released.release(chunk)
     assert bodies(released.close()) == ["[DONE]"]
-    assert bodies(opened(**options).close()) == ["[DONE]"]
+    nothing = dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 0)
+    assert [body["usage"] for body in bodies(opened(**options).close())[:-1]] == ([nothing] if wanted else [])
+
+
+def test_the_usage_of_a_cut_stream_is_estimated() -> None:
+    """The upstream has not named it: a token for four bytes of the request, and of what was read of the reply."""
+    stream = opened(stream_options={"include_usage": True})
+    stream.feed(sse({"choices": [entry(0, "x" * 40)]}))
+    stream.end(0, NO)
+    (usage,) = [body["usage"] for body in bodies(stream.close())[:-1]]
+    assert (usage["completion_tokens"], usage["total_tokens"]) == (10, 10 + usage["prompt_tokens"])
+    assert usage["prompt_tokens"] > 0
 
 
 def test_a_usage_with_a_choice_that_was_ended_is_sent_at_the_end() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from guardproxy.policy import ANY, UNSAFE
 from guardproxy.settings import presets
 from guardproxy.settings.catalogue import Catalogue
-from guardproxy.settings.checks import rules
+from guardproxy.settings.checks import messages, rules
 from guardproxy.settings.messages import suggestion
 from guardproxy.settings.yaml_tree import START, Node, Problem, SettingPath
 from guardproxy.types import SIGNALS
@@ -89,6 +89,7 @@ def _policy(
     if roles and isinstance(roles.value, list) and "user" not in roles.plain_value():
         yield Problem(roles.position, (*path, "judge", "roles"), "must include user")
     yield from _without_effect(path, policy)
+    yield from messages.messages(path, policy, categories)
 
 
 def _without_effect(path: SettingPath, policy: Node) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from guardproxy.errors import Overloaded, Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
 from guardproxy.types import Edit, Message, Refuse, Replace, Role
 from guardproxy.wires.anthropic_messages.fields import EVENTS, MESSAGE, REPLY, SETTINGS
-from guardproxy.wires.anthropic_messages.stream import NO_USAGE, MessageStream
+from guardproxy.wires.anthropic_messages.stream import NO_USAGE, MessageStream, stopped
 from guardproxy.wires.shared.base import BaseWire, Changed, message_list, plain_message, request_digest
 from guardproxy.wires.shared.body import dumps, read_object
 from guardproxy.wires.shared.edits import rewrite
@@ -20,6 +20,7 @@ from guardproxy.wires.shared.identifiers import value_or
 from guardproxy.wires.shared.known import Known, repeated_in_reply
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import outer_messages, outer_parts, read_fields, with_outer_parts
+from guardproxy.wires.shared.refusals import reason
 from guardproxy.wires.shared.reply_info import MESSAGES, info_of
 from guardproxy.wires.shared.streams import JSON, SSE, without
 
@@ -104,7 +105,7 @@ class AnthropicMessages(BaseWire):
         if isinstance(outcome, Refuse) or whole:
             body = without(body, reply.choices[0].parts) if "content" in body else _head(request)
         if isinstance(outcome, Refuse):
-            return dumps(_with_text(body, "" if request.structured else outcome.message, _reason(outcome)))
+            return dumps(_refused(request, body, outcome))
         if whole:
             new_text = "\n".join(edit.text for edit in outcome.edits)
             reason = value_or(body.get("stop_reason"), "end_turn")
@@ -119,15 +120,14 @@ class AnthropicMessages(BaseWire):
         if request.stream:
             stream = MessageStream(request, _head(request))
             return Answer(200, SSE, stream.end(0, refusal) + stream.close())
-        body = _with_text(_head(request), "" if request.structured else refusal.message, _reason(refusal))
-        return Answer(200, JSON, dumps(body))
+        return Answer(200, JSON, dumps(_refused(request, _head(request), refusal)))
 
-    def error(self, status: int, code: str, message: str) -> Answer:
+    def error(self, status: int, code: str, message: str, reason: Mapping[str, Any] | None = None) -> Answer:
         """Return the protocol's own error body."""
         if code == Overloaded.code:
             status = 529  # Anthropic's own status for it
         kind = _ERRORS.get(status, "invalid_request_error" if status < 500 else "api_error")
-        error = {"type": kind, "message": message, "code": code}
+        error = {"type": kind, "message": message, "code": code, **(reason or {})}
         return Answer(status, JSON, dumps({"type": "error", "error": error}))
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
@@ -135,8 +135,10 @@ class AnthropicMessages(BaseWire):
         return MessageStream(request, _head(request))
 
 
-def _reason(refusal: Refuse) -> str:
-    return "refusal" if refusal.finish == "content_filter" else "end_turn"
+def _refused(request: Request, body: Mapping[str, Any], refusal: Refuse) -> dict[str, Any]:
+    """Return the message with nothing but the refusal; without a text if it must parse."""
+    new_text, stop = "" if request.structured else refusal.message, stopped(request, refusal)
+    return {**_with_text(body, new_text, stop["stop_reason"]), **stop, **reason(request, refusal)}
 
 
 def _with_text(body: Mapping[str, Any], new_text: str, reason: str) -> dict[str, Any]:

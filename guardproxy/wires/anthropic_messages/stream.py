@@ -14,6 +14,7 @@ from guardproxy.wires.anthropic_messages.fields import BLOCK, DELTA, EVENTS, MES
 from guardproxy.wires.shared.body import dumps, read_object
 from guardproxy.wires.shared.identifiers import value_or
 from guardproxy.wires.shared.parts import json_text, read_fields, require_object
+from guardproxy.wires.shared.refusals import estimated_usage, last_text, reason
 from guardproxy.wires.shared.repeated import Gaps, with_value
 from guardproxy.wires.shared.reply_info import MESSAGES, info_of
 from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, without
@@ -22,6 +23,14 @@ from guardproxy.wires.shared.unmapped import carries_text
 _DELTA_TEXTS = {"text_delta": "text", "thinking_delta": "thinking"}
 
 NO_USAGE = {"input_tokens": 0, "output_tokens": 0}
+
+
+def stopped(request: Request, refusal: Refuse) -> dict[str, Any]:
+    """Return the end of a refused message. Clients keep `stop_details` of a stream, and no other field of its end."""
+    if refusal.finish != "content_filter":
+        return {"stop_reason": "end_turn", "stop_sequence": None}
+    details = {"type": "refusal", "category": None, "explanation": None, **reason(request, refusal)}
+    return {"stop_reason": "refusal", "stop_sequence": None, "stop_details": details}
 
 
 @dataclass(slots=True)
@@ -44,7 +53,7 @@ class MessageStream(BaseStream):
         self._started = False  # message_start has been released
         self._blocks: dict[int, ContentBlock] = {}
         self._seen = 0  # blocks that the client has seen
-        self._usage: dict[str, Any] = {"output_tokens": 0}
+        self._usage: dict[str, Any] | None = None  # at the end of the upstream's message
 
     def pack(self, body: Mapping[str, Any]) -> bytes:
         """Return an event; clients drop an event without its `event:` line."""
@@ -138,7 +147,7 @@ class MessageStream(BaseStream):
         delta = require_object(UpstreamUnreadable, body.get("delta"), "delta")
         read_fields(state.builder, delta, "", MESSAGE_DELTA)
         if isinstance(body.get("usage"), dict):
-            self._usage = without(body, state.builder.message("assistant").parts).get("usage", self._usage)
+            self._usage = without(body, state.builder.message("assistant").parts).get("usage")
         if isinstance(delta.get("stop_reason"), str):
             state.finish, state.final = value_or(delta["stop_reason"], "end_turn"), True
         return True
@@ -183,16 +192,20 @@ class MessageStream(BaseStream):
         if choice != 0 or state.ended or self.closed:
             return b""
         if isinstance(outcome, Refuse):
-            blocks = self._refused(state, outcome)
-            reason = "refusal" if outcome.finish == "content_filter" else "end_turn"
+            blocks, delta = self._refused(state, outcome), stopped(self.request, outcome)
+            told = reason(self.request, outcome)
         else:
-            blocks, reason = self._rest(state, outcome), state.finish or "end_turn"
+            blocks, told = self._rest(state, outcome), {}
+            delta = {"stop_reason": state.finish or "end_turn", "stop_sequence": None}
         bodies = [*self._start(), *blocks]
-        if reason == "tool_use" and not any(_opens_call(body) for body in bodies):
-            reason = "end_turn"
+        if delta["stop_reason"] == "tool_use" and not any(_opens_call(body) for body in bodies):
+            delta["stop_reason"] = "end_turn"
         state.ended = True
-        delta = {"stop_reason": reason, "stop_sequence": None}
-        return self.pack_all([*bodies, {"type": "message_delta", "delta": delta, "usage": self._usage}])
+        return self.pack_all([*bodies, {"type": "message_delta", "delta": delta, "usage": self._used(), **told}])
+
+    def _used(self) -> dict[str, Any]:
+        """Return the upstream's own usage, or the tokens of what was read of its message: it has named none yet."""
+        return self._usage or {"output_tokens": estimated_usage(self, self.request)[1]}
 
     def close(self) -> bytes:
         """Return `message_stop`, or the rest of one that was cut off."""
@@ -209,12 +222,12 @@ class MessageStream(BaseStream):
         return [{"type": "message_start", "message": message}]
 
     def _refused(self, state: ChoiceState, outcome: Refuse) -> list[dict[str, Any]]:
-        """Return the refusal's text and the stops; no text if the request asks for JSON, because it must parse."""
+        """Return the refusal's last text and the stops; no text if the request asks for JSON: it must parse."""
         open_blocks = [block for block in self._blocks.values() if block.number >= 0 and not block.stopped]
-        with_text = state.nothing_released and not self.request.structured
-        if with_text and open_blocks and open_blocks[-1].kind == "text":
-            return [_text_delta(open_blocks[-1].number, outcome.message), *self._stops()]
-        return [*self._stops(), *(self._new_block(outcome.message) if with_text else ())]
+        text = "" if self.request.structured else last_text(state, outcome)
+        if text and open_blocks and open_blocks[-1].kind == "text":
+            return [_text_delta(open_blocks[-1].number, text), *self._stops()]
+        return [*self._stops(), *(self._new_block(text) if text else ())]
 
     def _stops(self) -> Iterator[dict[str, Any]]:
         for block in self._blocks.values():

@@ -16,6 +16,7 @@ from guardproxy.wires.gemini.fields import CANDIDATE, CONTENT, REPLY, SETTINGS, 
 from guardproxy.wires.gemini.stream import (
     GeminiStream,
     candidates_of,
+    finish_reason,
     gemini_info,
     index_of,
     log_probabilities,
@@ -31,6 +32,7 @@ from guardproxy.wires.shared.known import Known, repeated_in_reply
 from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import keys, outer_messages, outer_parts, read_fields, with_outer_parts
+from guardproxy.wires.shared.refusals import reason
 from guardproxy.wires.shared.streams import JSON, SSE
 
 _PATH = re.compile(
@@ -145,7 +147,8 @@ class Gemini(BaseWire):
             candidate = body["candidates"][index]
             number = {"index": candidate.get("index", 0)}
             if isinstance(outcome, Refuse):
-                new = {"content": text_content(outcome.message), "finishReason": _reason(outcome), **number}
+                new = {"content": text_content(outcome.message), "finishReason": finish_reason(outcome), **number}
+                body |= reason(request, outcome)
             elif outcome.whole or not candidates_of(reply.body):
                 text = "\n".join(edit.text for edit in outcome.edits)
                 finish = value_or(value_of(candidate, "finishReason"), "STOP")
@@ -164,20 +167,29 @@ class Gemini(BaseWire):
             array = _wants_array(request.path)
             stream = GeminiStream(request, array=array)
             return Answer(200, JSON if array else SSE, stream.end(0, refusal) + stream.close())
-        candidate = {"content": text_content(refusal.message), "finishReason": _reason(refusal), "index": 0}
-        body = {"candidates": [candidate], **_head(request)}
+        candidate = {"content": text_content(refusal.message), "finishReason": finish_reason(refusal), "index": 0}
+        body = {"candidates": [candidate], **_head(request), **reason(request, refusal)}
         return Answer(200, JSON, dumps(body))
 
-    def error(self, status: int, code: str, message: str) -> Answer:
-        """Return the protocol's own error body."""
+    def error(self, status: int, code: str, message: str, reason: Mapping[str, Any] | None = None) -> Answer:
+        """Return the protocol's own error body; its details have texts only, so categories are joined by commas."""
+        told = (reason or {}).get("guardproxy", {})
+        texts = {key: value if isinstance(value, str) else ",".join(value) for key, value in told.items()}
         info = {
             "@type": "type.googleapis.com/google.rpc.ErrorInfo",
             "reason": code.upper(),
             "domain": "guardproxy",
+            **({"metadata": texts} if texts else {}),
         }
         name = _STATUS.get(status, "INVALID_ARGUMENT" if status < 500 else "INTERNAL")
         error = {"code": status, "message": message, "status": name, "details": [info]}
         return Answer(status, JSON, dumps({"error": error}))
+
+    def error_event(self, error: Answer, content_type: str) -> bytes:
+        """Return an error as an event without a name, which Google's client cannot read; of an array, as an item."""
+        if content_type.lower().startswith("text/event-stream"):
+            return b"data: %b\r\n\r\n" % error.body
+        return super().error_event(error, content_type)
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """Return a reader for the streamed reply: a JSON array if the content type is JSON, otherwise events."""
@@ -186,11 +198,7 @@ class Gemini(BaseWire):
 
 def _head(request: Request) -> dict[str, Any]:
     """Return a response outside its candidates, for a response that the proxy writes."""
-    return {"usageMetadata": _NO_USAGE, "modelVersion": request.model}
-
-
-def _reason(refusal: Refuse) -> str:
-    return "SAFETY" if refusal.finish == "content_filter" else "STOP"
+    return {"usageMetadata": _NO_USAGE, "modelVersion": request.model, "responseId": request.id}
 
 
 def _wants_array(path: str) -> bool:

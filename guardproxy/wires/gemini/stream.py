@@ -14,10 +14,12 @@ from guardproxy.wires.shared.identifiers import value_or
 from guardproxy.wires.shared.logprob_echo import LogprobEcho, judge_token
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import handled_in_code, list_of, object_with, read_fields
+from guardproxy.wires.shared.refusals import estimated_usage, last_text, reason, with_estimate
 from guardproxy.wires.shared.reply_info import NOTHING, InfoKeys, info_of
 from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, parts_with_new_texts
 
 _BLANK = b" \t\r\n"
+_COUNTS = ("promptTokenCount", "candidatesTokenCount", "totalTokenCount")
 _INFO = InfoKeys(
     "responseId", "modelVersion", "usageMetadata", "promptTokenCount", ("candidatesTokenCount", "thoughtsTokenCount")
 )
@@ -94,6 +96,11 @@ def text_content(text: str) -> dict[str, Any]:
     return {"role": "model", "parts": [{"text": text}] if text else []}
 
 
+def finish_reason(refusal: Refuse) -> str:
+    """Return the finish reason of a refused candidate."""
+    return "SAFETY" if refusal.finish == "content_filter" else "STOP"
+
+
 class GeminiStream(BaseStream):
     """Reads and writes a streamed response.
 
@@ -107,7 +114,7 @@ class GeminiStream(BaseStream):
         super().__init__(request, JsonArray() if array else Sse())
         self._array = array
         self._begun = False  # an item of the array has been released
-        self._head: dict[str, Any] = {"modelVersion": request.model}
+        self._head: dict[str, Any] = {"modelVersion": request.model, "responseId": request.id}
 
     def pack(self, body: Mapping[str, Any]) -> bytes:
         """Return an event, or an item of the array behind the bracket or comma that must precede it."""
@@ -201,15 +208,28 @@ class GeminiStream(BaseStream):
         if state.ended or self.closed:
             return b""
         self.end_choice(choice, outcome)
+        told: dict[str, Any] = {}
         if isinstance(outcome, Refuse):
-            contents = [text_content(outcome.message if state.nothing_released else "")]
-            reason = "SAFETY" if outcome.finish == "content_filter" else "STOP"
+            contents = [text_content(last_text(state, outcome, structured=self.request.structured))]
+            finish, told = finish_reason(outcome), reason(self.request, outcome)
         else:
-            contents, reason = self._rest(state, outcome), state.finish or "STOP"
+            contents, finish = self._rest(state, outcome), state.finish or "STOP"
         contents = contents or [text_content("")]
+        self._count()
         bodies = [{"candidates": [{"content": content, "index": choice}], **self._head} for content in contents]
-        bodies[-1]["candidates"][0]["finishReason"] = reason
+        bodies[-1]["candidates"][0]["finishReason"] = finish
+        bodies[-1].update(told)
         return self.pack_all(bodies)
+
+    def _count(self) -> None:
+        """Complete the usage in the head if the upstream has not counted the reply's tokens yet."""
+        key = snake("usageMetadata") if snake("usageMetadata") in self._head else "usageMetadata"
+        usage = self._head.get(key) or {}
+        if value_of(usage, "candidatesTokenCount") is None:
+            prompt, output = estimated_usage(self, self.request)
+            known = value_of(usage, "promptTokenCount")
+            prompt = known if type(known) is int else prompt
+            self._head[key] = with_estimate(usage, (prompt, output), _COUNTS)
 
     def _rest(self, state: ChoiceState, outcome: Replace) -> list[dict[str, Any]]:
         contents: list[dict[str, Any]] = []

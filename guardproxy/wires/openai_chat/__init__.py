@@ -31,6 +31,7 @@ from guardproxy.wires.shared.parts import (
     require_object,
     with_outer_parts,
 )
+from guardproxy.wires.shared.refusals import reason
 from guardproxy.wires.shared.reply_info import OPENAI, info_of
 from guardproxy.wires.shared.streams import JSON
 
@@ -129,7 +130,7 @@ class OpenAIChat(openai.OpenAIWire):
                     new["message"].pop("annotations", None)
             choices[index] = new
             remove(body, openai.outer_paths(reply.choices[index]))
-        return dumps(body)
+        return dumps(body | openai.reasons(request, changed))
 
     def refusal(self, request: Request, refusal: Refuse) -> Answer:
         """Return a complete answer that carries the refusal, streamed if the request asked for a stream."""
@@ -139,7 +140,8 @@ class OpenAIChat(openai.OpenAIWire):
         message = refusal_message(request, refusal)
         choices = [_whole({"index": index}, message, refusal.finish) for index in range(number)]
         head = openai.envelope(request, "chat.completion", "chatcmpl", request.received)
-        return Answer(200, JSON, dumps({**head, "choices": choices, "usage": openai.NO_USAGE}))
+        body = {**head, "choices": choices, "usage": openai.NO_USAGE, **reason(request, refusal)}
+        return Answer(200, JSON, dumps(body))
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """Return a reader for the streamed reply."""

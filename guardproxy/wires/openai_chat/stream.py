@@ -12,6 +12,7 @@ from guardproxy.wires.shared.identifiers import is_identifier
 from guardproxy.wires.shared.logprob_echo import LogprobEcho, token_list
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import handled_in_code, object_with, opaque, read_fields
+from guardproxy.wires.shared.refusals import last_text
 from guardproxy.wires.shared.repeated import Gaps
 from guardproxy.wires.shared.streams import ChoiceState, Event, parts_with_new_texts
 
@@ -82,10 +83,11 @@ class ChatStream(openai.ChoicesStream):
         return [_delta(lower, {}) for lower in self.unopened(index)]
 
     def refusal(self, state: ChoiceState, index: int, outcome: Refuse) -> list[dict[str, Any]]:
-        """Return the end, behind the refusal's text if no text of the choice has been released."""
+        """Return the end, behind the refusal's last text."""
         end = _delta(index, {}, outcome.finish)
         if not state.nothing_released:
-            return [end]
+            text = last_text(state, outcome, structured=self.request.structured)
+            return [*([_delta(index, {"content": text})] if text else []), end]
         message = refusal_message(self.request, outcome)
         delta = {key: message[key] for key in ("content", "refusal") if message[key] is not None}
         return [*self._role(state, index), _delta(index, delta), end]

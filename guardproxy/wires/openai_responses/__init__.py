@@ -13,7 +13,14 @@ from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
 from guardproxy.types import Message, Part, Refuse, Role
 from guardproxy.wires.openai_responses.fields import RESPONSE, SETTINGS, item, kind_of
 from guardproxy.wires.openai_responses.reading import echoed
-from guardproxy.wires.openai_responses.stream import ResponseStream, ended, refusal_part, text_part
+from guardproxy.wires.openai_responses.stream import (
+    NO_USAGE,
+    ResponseStream,
+    ended,
+    message_id,
+    refusal_part,
+    text_part,
+)
 from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.base import Changed, request_digest
 from guardproxy.wires.shared.body import dumps, read_object, remove
@@ -21,19 +28,15 @@ from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.known import Known, repeated_in_reply
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import outer_messages, outer_parts, read_fields, with_outer_parts
+from guardproxy.wires.shared.refusals import reason
 from guardproxy.wires.shared.reply_info import MESSAGES, info_of
 from guardproxy.wires.shared.streams import JSON, SSE
 
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/responses")
 _CALLS = re.compile(r"\.(?:arguments|input)$")
+# The id of a refused request, which no upstream knows: it names the reply that the conversation had before.
+_OWN_ID = re.compile(r"resp_guardproxy_[0-9a-f]{24}(?:_(.+))?")
 _ROLES: dict[str, Role] = {"system": "system", "developer": "developer", "assistant": "assistant", "tool": "tool"}
-_NO_USAGE = {
-    "input_tokens": 0,
-    "input_tokens_details": {"cached_tokens": 0},
-    "output_tokens": 0,
-    "output_tokens_details": {"reasoning_tokens": 0},
-    "total_tokens": 0,
-}
 
 
 def _outer(body: Mapping[str, Any], known: Known) -> list[Message]:
@@ -72,8 +75,9 @@ def _role(value: Mapping[str, Any]) -> Role:
 
 def _head(request: Request, now: float) -> dict[str, Any]:
     """Return the head of a response that the proxy writes at `now` (seconds since 1970)."""
+    before = request.resumes
     return {
-        "id": f"resp_{request_digest(request)}",
+        "id": f"resp_guardproxy_{request_digest(request)}" + (f"_{before.text}" if before else ""),
         "object": "response",
         "created_at": int(now),
         "status": "completed",
@@ -84,7 +88,7 @@ def _head(request: Request, now: float) -> dict[str, Any]:
         "parallel_tool_calls": True,
         "tool_choice": "auto",
         "tools": [],
-        "usage": _NO_USAGE,
+        "usage": NO_USAGE,
     }
 
 
@@ -92,6 +96,7 @@ class OpenAIResponses(openai.OpenAIWire):
     """The wire of `/v1/responses`."""
 
     name = "openai_responses"
+    resumable = True
     paths = _PATH
     calls = _CALLS
 
@@ -112,6 +117,20 @@ class OpenAIResponses(openai.OpenAIWire):
         """Return the opaque part that names the earlier response, whose conversation the upstream keeps."""
         previous = body.get("previous_response_id")
         return Part("previous_response_id", previous, "opaque") if isinstance(previous, str) else None
+
+    def parse_request(self, path: str, body: bytes, received: float = 0.0, request_id: str = "") -> Request:
+        """Parse a request. One that goes on from a refusal of the proxy's goes on from the reply before."""
+        request = super().parse_request(path, body, received, request_id)
+        own = _OWN_ID.fullmatch(request.resumes.text) if request.resumes else None
+        return self.continued(request, own[1] or "") if own else request
+
+    def continued(self, request: Request, reply: str) -> Request:
+        """Return the request with another `previous_response_id`, or without one."""
+        body = json.loads(request.raw)
+        del body["previous_response_id"]
+        if reply:
+            body["previous_response_id"] = reply
+        return super().parse_request(request.path, dumps(body), request.received, request.id)
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """Parse a whole reply; an error body has no choice of its own. Raises UpstreamUnreadable."""
@@ -137,7 +156,7 @@ class OpenAIResponses(openai.OpenAIWire):
         outer = [part.path for part in reply.choices[0].parts if not part.path.startswith("output[")]
         if isinstance(outcome, Refuse):
             part = refusal_part(outcome.message, structured=request.structured)
-            body = ended(body, [_message(body, part)], outcome)
+            body = {**ended(body, [_message(body, part)], outcome), **reason(request, outcome)}
         elif outcome.whole or "output" not in reply.body:
             body["output"] = [_message(body, text_part("\n".join(edit.text for edit in outcome.edits)))]
         else:
@@ -154,16 +173,23 @@ class OpenAIResponses(openai.OpenAIWire):
             stream = ResponseStream(request, head)
             return Answer(200, SSE, stream.end(0, refusal) + stream.close())
         part = refusal_part(refusal.message, structured=request.structured)
-        return Answer(200, JSON, dumps(ended(head, [_message(head, part)], refusal)))
+        body = {**ended(head, [_message(head, part)], refusal), **reason(request, refusal)}
+        return Answer(200, JSON, dumps(body))
+
+    def error_event(self, error: Answer, content_type: str) -> bytes:
+        """Return the event `error`, with the fields of the protocol's own and with `error`, for which clients raise."""
+        body = json.loads(error.body)
+        own = {key: body["error"][key] for key in ("code", "message", "param")}
+        return super().error_event(Answer(error.status, JSON, dumps({"type": "error", **own, **body})), content_type)
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """Return a reader for the streamed reply."""
-        return ResponseStream(request, _head(request, request.received))
+        return ResponseStream(request, {**_head(request, request.received), "usage": None})
 
 
 def _message(head: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
     """Return a message of the output with one part."""
-    name = f"msg_{str(head.get('id', '')).removeprefix('resp_')}"
+    name = message_id(str(head.get("id", "")))
     return {"id": name, "type": "message", "role": "assistant", "status": "completed", "content": [part]}
 
 

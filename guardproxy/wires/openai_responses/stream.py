@@ -8,6 +8,7 @@ from guardproxy.ports import Chunk, Request
 from guardproxy.types import Refuse, Replace
 from guardproxy.wires.openai_responses.reading import OutputItem, ResponseReader, part_key
 from guardproxy.wires.shared.identifiers import is_name
+from guardproxy.wires.shared.refusals import estimated_usage, last_text, reason, with_estimate
 from guardproxy.wires.shared.streams import ChoiceState, Event, without
 
 _TEXT = re.compile(r"output\[(\d+)\]\.content\[(\d+)\]\.(text|refusal)$")
@@ -20,9 +21,23 @@ _EVENTS = {
 }
 
 
+_COUNTS = ("input_tokens", "output_tokens", "total_tokens")
+NO_USAGE = {
+    **dict.fromkeys(_COUNTS, 0),
+    "input_tokens_details": {"cached_tokens": 0},
+    "output_tokens_details": {"reasoning_tokens": 0},
+}
+
+
 def text_part(text: str) -> dict[str, Any]:
     """Return a part of a message with plain text."""
     return {"type": "output_text", "text": text, "annotations": []}
+
+
+def message_id(response_id: str) -> str:
+    """Return the id of a message that the proxy writes. It may come back as history, where ids are at most 64 long."""
+    own = response_id.removeprefix("resp_")
+    return f"msg_{own.removeprefix('guardproxy_')[:24] if own.startswith('guardproxy_') else own}"
 
 
 def refusal_part(text: str, *, structured: bool) -> dict[str, Any]:
@@ -31,10 +46,13 @@ def refusal_part(text: str, *, structured: bool) -> dict[str, Any]:
 
 
 def ended(head: Mapping[str, Any], output: list[dict[str, Any]], refusal: Refuse | None) -> dict[str, Any]:
-    """Return the response with this output and the status that fits it."""
+    """Return the response with this output; of a refusal, with the reason of content that was filtered.
+
+    Its status and its last event say `completed` all the same: clients fail on any other. (decision 0023)
+    """
     filtered = refusal is not None and refusal.finish == "content_filter"
-    state = {"status": "incomplete" if filtered else "completed", "error": None}
-    return {**head, **state, "incomplete_details": {"reason": "content_filter"} if filtered else None, "output": output}
+    details = {"reason": "content_filter"} if filtered else None
+    return {**head, "status": "completed", "error": None, "incomplete_details": details, "output": output}
 
 
 class ResponseStream(ResponseReader):
@@ -87,8 +105,10 @@ class ResponseStream(ResponseReader):
         bodies = [*self._begin()]
         if isinstance(outcome, Refuse):
             bodies += self._refused(state, outcome)
-            kind = "response.incomplete" if outcome.finish == "content_filter" else "response.completed"
-            response = ended(self.head, self._output(), outcome)
+            kind = "response.completed"
+            response = {**ended(self.head, self._output(), outcome), **reason(self.request, outcome)}
+            if response.get("usage") is None:
+                response["usage"] = with_estimate(NO_USAGE, estimated_usage(self, self.request), _COUNTS)
         else:
             bodies += self._rest(state, outcome)
             kind, response = self._normal_end()
@@ -127,22 +147,24 @@ class ResponseStream(ResponseReader):
 
     def _refused(self, state: ChoiceState, outcome: Refuse) -> list[dict[str, Any]]:
         out: list[dict[str, Any]] = []
-        add_text = state.nothing_released
-        if add_text and (place := self._open_text()) is not None and not self.request.structured:
-            out.append(self._delta(self.items[place], ("content", 0), outcome.message))
-            self._own[f"output[{place}].content[0].text"] = outcome.message
-            add_text = False
+        structured = self.request.structured
+        text = last_text(state, outcome, structured=structured)
+        if text and not structured and (place := self._open_text()) is not None:
+            index, key = place
+            out.append(self._delta(self.items[index], key, text))
+            self._own[f"output[{index}].content[{key[1]}].text"] = text
+            text = ""
         out += self._closings(state)
-        if add_text:
-            out += self._message([refusal_part(outcome.message, structured=self.request.structured)])
-        return out
+        return [*out, *(self._message([refusal_part(text, structured=structured)]) if text else ())]
 
-    def _open_text(self) -> int | None:
-        """Return the index of the item with an open and empty text at the client, if there is one."""
-        for index, item in self.items.items():
-            part = item.parts.get(("content", 0))
-            if item.number >= 0 and item.done is None and part is not None and part.get("type") == "output_text":
-                return index
+    def _open_text(self) -> tuple[int, tuple[str, int]] | None:
+        """Return the item and the part with the last text that is open at the client, if there is one."""
+        for index, item in reversed(self.items.items()):
+            if item.number < 0 or item.done is not None:
+                continue
+            for key, part in reversed(item.parts.items()):
+                if part.get("type") == "output_text" and key not in item.closed_parts:
+                    return index, key
         return None
 
     def _closings(self, state: ChoiceState) -> list[dict[str, Any]]:
@@ -203,7 +225,7 @@ class ResponseStream(ResponseReader):
     def _message(self, parts: list[dict[str, Any]], identity: str = "") -> list[dict[str, Any]]:
         """Return the events of a whole new message of the output."""
         place = max(self.items, default=-1) + 1
-        name = identity or f"msg_{str(self.head['id']).removeprefix('resp_')}_{place}"
+        name = identity or f"{message_id(str(self.head['id']))}_{place}"
         head = {"id": name, "type": "message", "role": "assistant", "status": "in_progress", "content": []}
         item = self.items[place] = OutputItem(head, number=self._numbers)
         self._numbers += 1

@@ -21,6 +21,7 @@ from guardproxy.wires.shared.body import child_path, dumps, read_object, remove,
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.known import Known, tool_names
 from guardproxy.wires.shared.models import named_models
+from guardproxy.wires.shared.refusals import reason
 
 Changed = Mapping[int, Replace | Refuse]
 """The outcomes of a reply's choices that do not pass, by the place of the choice."""
@@ -32,6 +33,7 @@ class BaseWire(ABC):
     name: str
     keepalive: bytes = KEEP_ALIVE
     lines: bool = False
+    resumable: bool = False
 
     paths: ClassVar[re.Pattern[str]]
     """The request paths that this wire reads, without the query."""
@@ -80,8 +82,15 @@ class BaseWire(ABC):
         """Return the opaque part that names an earlier reply, if the request goes on from one."""
         return None
 
-    def parse_request(self, path: str, body: bytes, received: float = 0.0) -> Request:
-        """Parse a request that came at the time `received`. Raises Unreadable with the JSON path of the error."""
+    def continued(self, request: Request, reply: str) -> Request:
+        """Return the request, going on from the reply with this id, or from none; a `resumable` wire overrides it."""
+        return request
+
+    def parse_request(self, path: str, body: bytes, received: float = 0.0, request_id: str = "") -> Request:
+        """Parse a request that has the id `request_id` and came at the time `received`.
+
+        Raises Unreadable with the JSON path of the error.
+        """
         parsed = read_object(body)
         model, stream = self.model(path, parsed), self.wants_stream(path, parsed)
         messages: list[Message] = []
@@ -105,6 +114,7 @@ class BaseWire(ABC):
             structured=self.structured(parsed),
             resumes=self.resumes(parsed),
             received=received,
+            id=request_id,
         )
 
     def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
@@ -129,12 +139,17 @@ class BaseWire(ABC):
         """Return a complete valid answer that carries the refusal, streamed if the request asked for a stream."""
 
     @abstractmethod
-    def error(self, status: int, code: str, message: str) -> Answer:
-        """Return the protocol's own error body."""
+    def error(self, status: int, code: str, message: str, reason: Mapping[str, Any] | None = None) -> Answer:
+        """Return the protocol's own error body; `reason` has further fields of it."""
 
     @abstractmethod
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """Return a reader for the streamed reply to `request`."""
+
+    def error_event(self, error: Answer, content_type: str) -> bytes:
+        """Return an error as the last event of a stream: a server-sent event, or a line of JSON."""
+        is_sse = content_type.lower().startswith("text/event-stream")
+        return b"event: error\ndata: %b\n\n" % error.body if is_sse else error.body + b"\n"
 
     def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
         """Return the reply with its outcomes applied; the original bytes if every choice passes."""
@@ -144,7 +159,7 @@ class BaseWire(ABC):
     def refuse(self, request: Request, refusal: Refuse) -> Answer:
         """Return the refusal as an error or as an answer, as its shape says."""
         if refusal.shape == "error":
-            return self.error(400, "content_filter", refusal.message)
+            return self.error(400, "content_filter", refusal.message, reason(request, refusal))
         return self.refusal(request, refusal)
 
 

@@ -29,6 +29,7 @@ from guardproxy.wires.shared.parts import (
     read_fields,
     with_outer_parts,
 )
+from guardproxy.wires.shared.refusals import reason
 from guardproxy.wires.shared.reply_info import InfoKeys, info_of
 
 _NO_CALLS = re.compile(r"(?!)")
@@ -110,7 +111,7 @@ class EmbeddingWire(BaseWire):
         """Return the reply with its texts edited, or an error in its place."""
         ((_, outcome),) = changed.items()  # the texts of a reply are one choice
         if isinstance(outcome, Refuse):
-            return self.error(400, "content_filter", outcome.message).body
+            return self.error(400, "content_filter", outcome.message, reason(request, outcome)).body
         body = json.loads(reply.raw)
         if outcome.whole:
             remove(body, [part.path for part in reply.choices[0].parts])
@@ -120,7 +121,7 @@ class EmbeddingWire(BaseWire):
 
     def refusal(self, request: Request, refusal: Refuse) -> Answer:
         """Return an error: a vector in place of a refused one would be found in searches."""
-        return self.error(400, "content_filter", refusal.message)
+        return self.error(400, "content_filter", refusal.message, reason(request, refusal))
 
     def open_stream(self, request: Request, content_type: str) -> ReplyStream:
         """Raise UpstreamUnreadable: no such protocol has a stream."""

@@ -8,6 +8,7 @@ import json
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Chunk, Request
 from guardproxy.sse import Frame, Sse
 from guardproxy.types import Message, Refuse, Replace
-from guardproxy.wires.shared.base import BaseWire, request_digest
+from guardproxy.wires.shared.base import BaseWire, Changed, request_digest
 from guardproxy.wires.shared.body import dumps, read_object
 from guardproxy.wires.shared.identifiers import value_or
 from guardproxy.wires.shared.message_builder import MessageBuilder
@@ -37,6 +38,7 @@ from guardproxy.wires.shared.parts import (
     read_fields,
     require_object,
 )
+from guardproxy.wires.shared.refusals import estimated_usage, reason, with_estimate
 from guardproxy.wires.shared.repeated import Gaps, Steps
 from guardproxy.wires.shared.reply_info import OPENAI, info_of
 from guardproxy.wires.shared.streams import JSON, SSE, BaseStream, ChoiceState, Event
@@ -188,7 +190,8 @@ def envelope(request: Request, kind: str, prefix: str, now: float) -> dict[str, 
     return {"id": name, "object": kind, "created": int(now), "model": request.model}
 
 
-NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+NO_USAGE = dict.fromkeys(_COUNTS, 0)
 
 
 class OpenAIWire(BaseWire):
@@ -208,10 +211,10 @@ class OpenAIWire(BaseWire):
             object_with(_STREAM_OPTIONS)(MessageBuilder(Unreadable), options, "stream_options")
         return super().wants_stream(path, body)
 
-    def error(self, status: int, code: str, message: str) -> Answer:
+    def error(self, status: int, code: str, message: str, reason: Mapping[str, Any] | None = None) -> Answer:
         """Return OpenAI's error body."""
         kind = "invalid_request_error" if 400 <= status < 500 and status != 429 else "server_error"
-        body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+        body = {"error": {"message": message, "type": kind, "param": None, "code": code, **(reason or {})}}
         return Answer(status, JSON, dumps(body))
 
 
@@ -234,6 +237,16 @@ def choices_to_edit(body: dict[str, Any], head: Mapping[str, Any]) -> list[Any]:
     return choices
 
 
+def reasons(request: Request, changed: Changed) -> dict[str, Any]:
+    """Return the reason of a whole reply with refused choices, for programs; nothing if none is refused."""
+    refusals = [outcome for outcome in changed.values() if isinstance(outcome, Refuse)]
+    if not refusals:
+        return {}
+    named = [name for refusal in refusals for name in refusal.named or ()]
+    told = tuple(dict.fromkeys(named)) if refusals[0].named is not None else None
+    return reason(request, replace(refusals[0], named=told))
+
+
 def outer_paths(choice: Message) -> list[str]:
     """Return the paths of the outer parts that were counted to this choice."""
     return [part.path for part in choice.parts if not part.path.startswith("choices[")]
@@ -245,7 +258,7 @@ class ChoicesStream(BaseStream):
     def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
         super().__init__(request, Sse(events=("error",)))  # the protocol has no named events, but some servers do
         self.head = dict(head)
-        self._usage: Any = None
+        self.usage: Any = None  # the latest that the upstream has named
         self._usage_sent = False
         self._opened: set[int] = set()  # choices that the client has seen
         self._noted: Event | None = None  # the latest frame, whose envelope `info` and `head` repeat
@@ -321,7 +334,7 @@ class ChoicesStream(BaseStream):
             if body.get(key):
                 self.head[key] = body[key]
         if body.get("usage"):
-            self._usage = body["usage"]
+            self.usage = body["usage"]
 
     def release(self, chunk: Chunk) -> bytes:
         """Return the chunk's bytes for the client, without the choices that the proxy has ended."""
@@ -329,6 +342,8 @@ class ChoicesStream(BaseStream):
         if self.closed and self.is_behind_end(event):
             return b""
         if event.kind == "done":
+            if any(state.ended for state in self._states.values()):
+                return self.close()  # an upstream that has named no usage
             self.closed = True
         open_choices = self.open_choices(event)
         self.note_released(event)
@@ -351,19 +366,23 @@ class ChoicesStream(BaseStream):
             last = self.edited_rest(state, choice, outcome)
         entries = [*self.opening(choice), *last]
         self._opened.update(range(choice + 1))
-        return self.pack_all([{**self.head, "choices": [entry]} for entry in entries])
+        bodies = [{**self.head, "choices": [entry]} for entry in entries]
+        if isinstance(outcome, Refuse):
+            bodies[-1] |= reason(self.request, outcome)
+        return self.pack_all(bodies)
 
     def unopened(self, index: int) -> list[int]:
         """Return the choices below `index` that the client has not seen yet."""
         return [lower for lower in range(index) if lower not in self._opened]
 
     def close(self) -> bytes:
-        """Return `[DONE]`, behind the usage if it was asked for and is known; the rest of one that was cut off."""
+        """Return `[DONE]`, behind the usage if it was asked for; the rest of one that was cut off."""
         if self.closed:
             return self.rest_of_cut()
         self.closed = True
-        if wants_usage(self.request) and self._usage is not None and not self._usage_sent:
-            return self.pack_all([{**self.head, "choices": [], "usage": self._usage}]) + DONE
+        if wants_usage(self.request) and not self._usage_sent:
+            usage = self.usage or with_estimate(NO_USAGE, estimated_usage(self, self.request), _COUNTS)
+            return self.pack_all([{**self.head, "choices": [], "usage": usage}]) + DONE
         return self.rest_of_cut() + DONE
 
 
@@ -376,7 +395,6 @@ def with_obfuscation(body: Mapping[str, Any], place: Steps, echo: str) -> Gaps:
 
 def refuse_stream(stream: ChoicesStream, refusal: Refuse, number: int) -> Answer:
     """Return a streamed answer with `number` choices, all of them the refusal."""
+    stream.usage = NO_USAGE
     body = b"".join(stream.end(index, refusal) for index in range(number))
-    if wants_usage(stream.request):
-        body += stream.pack_all([{**stream.head, "choices": [], "usage": NO_USAGE}])
     return Answer(200, SSE, body + stream.close())

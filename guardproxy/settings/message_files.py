@@ -1,0 +1,69 @@
+"""Read the files that `block.message` names: one text for each language and country."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from guardproxy.settings.packaged import CRISIS, crisis
+from guardproxy.settings.yaml_tree import Node, Problem, SettingPath, in_file_order, read
+
+_PREFIX = "file:"
+_KEYS = ("reviewed", "sources", "texts")
+
+
+def read_message_files(root: Node, folder: Path) -> list[Problem]:
+    """Put the texts of the files in the place of their names, and return the mistakes.
+
+    Names are relative to `folder`, that of the configuration. A mistake has the place of the file's name in the
+    configuration, and its place in the file in the message.
+    """
+    problems: list[Problem] = []
+    policies = root.get("policies")
+    for name, policy in policies.entries() if policies else []:
+        if (message := policy.get("block", "message")) is None:
+            continue
+        path: SettingPath = ("policies", name, "block", "message")
+        if _named(message) is not None:
+            problems += _read(message, path, folder)
+            if isinstance(message.value, dict):  # a single file is for all categories
+                below = Node(message.value, message.position, message.key_position)
+                message.value = {"*": below}
+        else:
+            for category, node in message.entries():
+                problems += _read(node, (*path, category), folder) if _named(node) is not None else ()
+    return problems
+
+
+def _named(node: Node) -> str | None:
+    text = node.text()
+    return text.removeprefix(_PREFIX).strip() if text and text.startswith(_PREFIX) else None
+
+
+def _read(node: Node, path: SettingPath, folder: Path) -> Iterator[Problem]:
+    name = _named(node) or ""
+    file = folder / name
+    try:
+        text = crisis() if name == CRISIS and not file.exists() else file.read_bytes().decode()
+    except OSError as error:
+        yield _reported(node, path, f"{file}: cannot be read: {error.strerror}")
+        return
+    except UnicodeDecodeError:
+        yield _reported(node, path, f"{file}: not UTF-8; save the file in that encoding")
+        return
+    tree, problems = read(text)
+    mistakes = [problem.render(str(file)) for problem in in_file_order(problems)]
+    if tree is not None and not mistakes:
+        unknown = [(key, entry.key_position) for key, entry in tree.entries() if key not in _KEYS]
+        known = f"unknown key; known: {', '.join(_KEYS)}"
+        mistakes = [Problem(position, (key,), known).render(str(file)) for key, position in unknown]
+    texts = tree.get("texts") if tree else None
+    if not mistakes and (texts is None or not isinstance(texts.value, dict)):
+        mistakes = [f"{file}: needs `texts`, a mapping of texts by language and country"]
+    if mistakes or texts is None:
+        yield from (_reported(node, path, mistake) for mistake in mistakes)
+        return
+    node.value = {key: Node(entry.value, node.position, node.position) for key, entry in texts.entries()}
+
+
+def _reported(node: Node, path: SettingPath, message: str) -> Problem:
+    node.reported = True
+    return Problem(node.position, path, message)
