@@ -23,6 +23,10 @@ from tests.sinks.kit import record
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "observing.md").read_text()
+TABLES = "".join(
+    (ROOT / "docs" / page).read_text().split("## Metrics")[1].split("\n## ")[0]
+    for page in ("observing.md", "alerts.md")
+)
 ALERTS = ROOT / "deploy" / "prometheus-alerts.yaml"
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana-dashboard.json").read_text())
 # Prometheus adds these to what it scrapes.
@@ -38,6 +42,7 @@ def series() -> Mapping[str, set[str]]:
     metrics.begin(PolicySet(policies, routes), wires=REGISTRY, categories=["violence", "weapons"], codes=["late"])
     metrics.begin_sink("store")
     metrics.unread("user", ["xx"])
+    metrics.alerts.begin("chat")
     metrics.upstreams.follow(["default"], lambda: {"default": "up"})
     metrics.state_from(lambda: ServerState(True, {"default": "v1"}, ReloadState(restart_needed=("server.port",))))
     found = {}
@@ -52,8 +57,8 @@ SERIES = series()
 
 
 def test_every_metric_is_documented_with_its_labels() -> None:
-    """The table of the page is the list of metrics."""
-    rows = re.findall(r"^\| `(\w+)` \|(.*?)\| .* \|$", PAGE.split("## Metrics")[1].split("\n## ")[0], re.MULTILINE)
+    """The table of the page, with that of alerts, is the list of metrics."""
+    rows = re.findall(r"^\| `(\w+)` \|(.*?)\| .* \|$", TABLES, re.MULTILINE)
     # The words in brackets are values.
     told = {name: set(re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", labels))) for name, labels in rows}
     assert told == SERIES

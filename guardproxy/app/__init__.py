@@ -1,5 +1,6 @@
 """The composition root: settings to objects to an ASGI application. The only place that joins names to objects."""
 
+from guardproxy.app.alerts import receiver_of
 from guardproxy.app.audit import exclusions_of, store_address, store_keys
 from guardproxy.app.guards import guard, guard_name, location
 from guardproxy.app.languages import languages_read
@@ -20,6 +21,7 @@ __all__ = [
     "languages_read",
     "location",
     "read",
+    "receiver_of",
     "serve",
     "store_address",
     "store_keys",

@@ -19,6 +19,7 @@ _BESIDE = (
     "limits",
     "paths",
     "audit",
+    "alerts",
     "console",
     "log",
     "otel",

@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from guardproxy import actions, wires
+from guardproxy.app.alerts import ProcessAlerts
 from guardproxy.app.audit import exclusions_of, follow_exclusions, keep_of, open_sinks, retain
 from guardproxy.app.console import PATHS, console_routes, console_store, own_visitors
 from guardproxy.app.guards import combined, local_guards, members, with_cache
@@ -95,6 +96,8 @@ class Service:
         self._exclusions = Exclusions()
         self._exclusions.use("configuration", exclusions_of(settings))
         audit = settings.audit
+        self._alerts = ProcessAlerts(settings, source.data_dir, self._metrics)
+        opened = {**opened, **self._alerts.sinks}
         self._observers = Observers(
             opened, text=audit.text, required=audit.required, passed=audit.passed, metrics=self._metrics
         )
@@ -243,6 +246,7 @@ class Service:
             await _cancelled(self._tasks)
             await self._pipeline.close(self._settings.server.grace_s)
             await self._observers.close()
+            await self._alerts.close()
             if self._review is not None:
                 await self._review.close()
             await self._guard.close()
@@ -256,6 +260,7 @@ class Service:
             if self._membership is not None:
                 await self._membership.connect()
             await self._observers.start()  # first: the weights take longer than an unreachable store
+            await self._alerts.begin()  # before anybody is answered, so that no record comes before it
             self._tend_store()
             await self._guard.start()
             await self._wait_until_ready()

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from guardproxy.observe.alert_metrics import AlertMetrics
 from guardproxy.observe.families import Families, families_of, rendered
 from guardproxy.observe.state import ServerState, StateCollector
 from guardproxy.observe.upstream_metrics import UpstreamMetrics
@@ -96,7 +97,7 @@ class Metrics:
         )
         self._expected = gauge("guard_expected_seconds", "Seconds of work that waits for the guard or runs.")
         self._queue = gauge("guard_queue_checks", "Checks that wait for the guard or run.")
-        self.upstreams = UpstreamMetrics(registry)
+        self.upstreams, self.alerts = UpstreamMetrics(registry), AlertMetrics(registry)
         self._upstream_s = seconds("upstream", "Time from sending a request upstream to the first byte of the reply.")
         self._added_s = seconds("added", "Time that guardproxy added to an answer.")
         self._streams = gauge("streams_held", "Streamed replies being held until they are judged.")

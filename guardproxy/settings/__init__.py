@@ -16,6 +16,7 @@ from guardproxy.settings.model import (
     LogSettings,
     ServiceSettings,
 )
+from guardproxy.settings.model_alerts import AlertSettings, ReceiverSettings
 from guardproxy.settings.model_console import OPERATOR, ConsoleKeySettings, ConsoleSettings, ReviewerRole
 from guardproxy.settings.model_otel import OtelSettings
 from guardproxy.settings.model_paths import PathSettings
@@ -39,6 +40,7 @@ __all__ = [
     "MULTILINGUAL",
     "OPERATOR",
     "AdminSettings",
+    "AlertSettings",
     "AuditSettings",
     "Catalogue",
     "ConsoleKeySettings",
@@ -50,6 +52,7 @@ __all__ = [
     "MemberSettings",
     "OtelSettings",
     "PathSettings",
+    "ReceiverSettings",
     "ReviewerRole",
     "ServerSettings",
     "ServerTlsSettings",

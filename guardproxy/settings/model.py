@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Interval, Len
 
 from guardproxy.calibration import Calibration
+from guardproxy.settings.model_alerts import AlertSettings
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_otel import OtelSettings
 from guardproxy.settings.model_paths import PathSettings
@@ -262,6 +263,8 @@ class Document:
     """Which requests each policy applies to."""
     audit: AuditSettings = AuditSettings()
     """The record of every judged turn."""
+    alerts: AlertSettings | None = None
+    """Whom to tell of which decisions: webhooks and syslog servers."""
     console: ConsoleSettings = _CONSOLE
     """The reviewer's page at /guardproxy/."""
     log: LogSettings = LogSettings()

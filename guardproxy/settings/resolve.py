@@ -16,6 +16,7 @@ from guardproxy.settings.model import (
     GuardSettings,
     LogSettings,
 )
+from guardproxy.settings.model_alerts import AlertSettings
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_otel import OtelSettings
 from guardproxy.settings.model_paths import PathSettings
@@ -68,6 +69,7 @@ class Settings:
     paths: PathSettings
     policies: PolicySet
     audit: AuditSettings
+    alerts: AlertSettings | None
     console: ConsoleSettings
     log: LogSettings
     otel: OtelSettings | None
@@ -152,6 +154,7 @@ def resolve(
         paths=document.paths,
         policies=PolicySet(policies, tuple(_route(route) for route in document.routes), version),
         audit=document.audit,
+        alerts=document.alerts,
         console=document.console,
         log=document.log,
         otel=document.otel,

@@ -90,7 +90,7 @@ def _problem(root: Node, error: dict[str, Any]) -> Problem | None:
         return None
     if kind == "missing":
         return Problem(node.key_position, (*path, *rest[-1:]), "is missing")
-    if rest and _is_of_other_member(kind, node):
+    if rest and (_is_of_other_member(kind, node) or _is_of_one_in_a_list(kind, node, path)):
         return None
     if kind == "unexpected_keyword_argument":
         message = "unknown key; " + suggestion(str(path[-1]), _keys_at(Document, path[:-1]))
@@ -120,6 +120,14 @@ def _is_of_other_member(kind: str, node: Node) -> bool:
     if kind == "int_type":
         return isinstance(node.value, str | list)
     return kind == "literal_error" and isinstance(node.value, dict | int | float)
+
+
+def _is_of_one_in_a_list(kind: str, node: Node, path: SettingPath) -> bool:
+    """Whether an error comes from the other member of a union of a name and a list of names."""
+    if isinstance(node.value, list):
+        may_be_list = any(get_origin(member) is tuple for member in _types_at(Document, path))
+        return may_be_list and kind in {"string_type", "literal_error"}
+    return kind == "tuple_type"
 
 
 def _message(kind: str, error: dict[str, Any], node: Node, path: SettingPath) -> str:

@@ -13,6 +13,7 @@ KEY: SettingPath = ("upstream", "key")
 STORE: SettingPath = ("audit", "store")
 ENCRYPT: SettingPath = ("audit", "encrypt")
 CHAIN_KEY: SettingPath = ("audit", "chain_key")
+_RECEIVERS = ("alerts", "receivers")
 
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 # Ways of other tools to name a variable, and a password in an address, before its host or in its query.
@@ -44,7 +45,7 @@ def read_secrets(root: Node, env: Mapping[str, str]) -> Secrets:
     unset: list[Problem] = []
     for path, node in _strings(root):
         text = node.text() or ""
-        if _is_key(path) or path == STORE:
+        if _is_key(path) or path == STORE or _is_webhook(path):
             messages = _mistakes(path, text, env)
             missing = [] if messages else _missing(text, env)
             unset += [Problem(node.position, path, message) for message in missing]
@@ -54,8 +55,10 @@ def read_secrets(root: Node, env: Mapping[str, str]) -> Secrets:
                 values[path] = _substituted(text, env)
         elif "${env:" in text:
             named = ", ".join(map(dotted, (KEY, STORE, ENCRYPT, CHAIN_KEY)))
-            keys = "the key of each of upstreams, the service.key of a guard, otel.headers and the keys of console"
-            allowed = f"{named}, {keys}"
+            allowed = (
+                f"{named}, the key of each of upstreams, the service.key of a guard, webhook and secret in alerts, "
+            )
+            allowed += "otel.headers and the keys of console"
             messages = [f"${{env:...}} is only allowed in {allowed}; write the value itself"]
         else:
             messages = []
@@ -83,17 +86,23 @@ def with_secrets(content: Any, secrets: Secrets) -> Any:
 
 
 def _is_key(path: SettingPath) -> bool:
-    """Whether the whole setting must be a secret: a key of the upstream, a service, the audit store or the console."""
+    """Whether the whole setting must be a secret: a key of the upstream, a service, the store, the console, alerts."""
     of_service = path[:1] in (("guard",), ("guards",)) and path[-2:] == ("service", "key")
     of_console = path[:1] == ("console",) and path[-1:] == ("key",)
     of_upstream = len(path) == 3 and path[0] == "upstreams" and path[2] == "key"
-    of_section = of_service or of_console or of_upstream or _is_header(path)
-    return of_section or path in (KEY, CHAIN_KEY) or path[:2] == ENCRYPT
+    of_receiver = path[:2] == _RECEIVERS and path[3:] == ("secret",)
+    whole = of_service or of_console or of_upstream or of_receiver or _is_header(path)
+    return whole or path in (KEY, CHAIN_KEY) or path[:2] == ENCRYPT
 
 
 def _is_header(path: SettingPath) -> bool:
     """Whether the setting is a header of the collector's: its value may have spaces, as `Bearer ...` has."""
     return path[:2] == ("otel", "headers")
+
+
+def _is_webhook(path: SettingPath) -> bool:
+    """Whether the setting is the address of a receiver of alerts, which may hold a secret."""
+    return path[:2] == _RECEIVERS and path[3:] == ("webhook",)
 
 
 def _strings(root: Node) -> list[tuple[SettingPath, Node]]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from guardproxy.observe.masking import short_hash
 from guardproxy.settings import CONTINUED, AuditSettings
-from guardproxy.web.headers import Headers, first
+from guardproxy.web.headers import Headers
 
 LONGEST: Final = 200  # characters of a value in plain text; a longer one is hashed
 
@@ -53,9 +53,7 @@ def _places(entries: Sequence[str]) -> tuple[_Place, ...]:
 
 
 def _header(headers: Headers, name: bytes) -> str:
-    value = first(headers, name)
-    if not value:
-        return ""
+    value = next((value for key, value in headers if key.lower() == name), b"")
     try:
         return value.decode().strip()
     except UnicodeDecodeError:

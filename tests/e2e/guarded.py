@@ -52,7 +52,9 @@ def guarded(
         (folder / "guardproxy.yaml").write_text(CONFIG % (upstream, tls, judge) + more)
         command = [sys.executable, "-m", "guardproxy", "serve", "--config", str(folder / "guardproxy.yaml")]
         with (folder / "log").open("wb") as output:
-            process = subprocess.Popen([*command, "--data-dir", str(folder)], stdout=output, stderr=output)
+            command += ["--data-dir", str(folder)]
+            # In a group of its own, so that a test can kill all of its workers at once.
+            process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
             try:
                 with httpx.Client(verify=verify, cert=cert, trust_env=False) as http:
 

@@ -240,6 +240,24 @@ def test_many_writers_do_not_fork_the_chain(address: str) -> None:
     using(address, run)
 
 
+def test_a_second_store_in_one_process_keeps_the_locks_of_the_first(tmp_path: Path) -> None:
+    """Another process that ends its connection does not take itself for the last one and delete the log."""
+    file = tmp_path / "audit.sqlite3"
+    query = "SELECT * FROM guardproxy_audit"
+    code = f"import sqlite3; c = sqlite3.connect({str(file)!r}); c.execute({query!r}).fetchall(); c.close()"
+
+    async def run() -> None:
+        first, second = AuditStore(f"sqlite:///{file}"), AuditStore(f"sqlite:///{file}")
+        await first.write([record(1)])
+        await second.open()
+        await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code], check=True, timeout=60)
+        assert await asyncio.to_thread(Path(f"{file}-wal").exists)
+        for store in (first, second):
+            await store.close()
+
+    asyncio.run(run())
+
+
 def test_writes_at_once_in_one_process(address: str) -> None:
     """Overlapping writes of a process, with a cancelled write among them, leave one chain without a gap."""
 

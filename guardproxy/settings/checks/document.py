@@ -4,7 +4,18 @@ import re
 from collections.abc import Iterator, Mapping
 
 from guardproxy.settings.catalogue import Catalogue
-from guardproxy.settings.checks import audit, console, families, guards, otel, policies, server, taxonomies, upstream
+from guardproxy.settings.checks import (
+    alerts,
+    audit,
+    console,
+    families,
+    guards,
+    otel,
+    policies,
+    server,
+    taxonomies,
+    upstream,
+)
 from guardproxy.settings.model import Document
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 from guardproxy.types import SIGNALS
@@ -32,6 +43,7 @@ def check(
         *_wires(root, catalogue),
         *_paths(root),
         *audit.audit(root, catalogue, secrets, allowed),
+        *alerts.alerts(root, secrets, allowed),
         *console.console(root, secrets),
         *otel.otel(root),
         *policies.policies(root, catalogue, allowed),

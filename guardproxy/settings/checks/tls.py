@@ -18,7 +18,7 @@ def server_tls(root: Node, path: SettingPath) -> Iterator[Problem]:
 
 
 def upstream_tls(section: Node, above: SettingPath) -> Iterator[Problem]:
-    """Every mistake in the `tls` of an upstream, which is at the path `above`."""
+    """Every mistake in the `tls` of an upstream or a receiver of alerts, which is at the path `above`."""
     path = (*above, "tls")
     authorities, verify = section.get("tls", "ca"), section.get("tls", "verify")
     if authorities and authorities.value is not None and verify and verify.value is False:

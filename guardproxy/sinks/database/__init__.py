@@ -6,6 +6,7 @@ from guardproxy.sinks.database.counting import FACETS, TREND_FIELDS, Facets, Per
 from guardproxy.sinks.database.erasing import Erased, Keep
 from guardproxy.sinks.database.exclusions import excluded_categories, new_exclusion_id
 from guardproxy.sinks.database.filters import KEYS, Filter, FilterError, parse_bound, parse_moment
+from guardproxy.sinks.database.followed import FollowedStore
 from guardproxy.sinks.database.keys import ChainKey, PartsCipher, StoreKeys
 from guardproxy.sinks.database.queries import COUNT_BY, AuditStats, CountBy, Counts, StoredRecord
 from guardproxy.sinks.database.review import ReviewStore
@@ -36,6 +37,7 @@ __all__ = [
     "Facets",
     "Filter",
     "FilterError",
+    "FollowedStore",
     "Head",
     "Keep",
     "PartsCipher",

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -352,7 +353,10 @@ def create_file(path: Path) -> None:
     Raises sqlite3.Error or OSError.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    # Only a new file is opened here: closing it would drop the locks of other connections of this process to it, and
+    # another process that ends its own connection would then take itself for the last one, and delete the log.
+    with suppress(FileExistsError):
+        os.close(os.open(path.resolve(), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     deadline = time.monotonic() + BUSY_S
     while True:
         connection = sqlite3.connect(path, timeout=BUSY_S)

@@ -1,0 +1,5 @@
+"""The databases of the tests of sinks."""
+
+from tests.sinks.conftest import address, server
+
+__all__ = ["address", "server"]
