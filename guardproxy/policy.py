@@ -65,14 +65,6 @@ class SideRules:
             return self.by_category[category]
         return () if category in SIGNALS else self.by_category.get(ANY, ())
 
-    def actions(self, category: str) -> tuple[ActionName, ...]:
-        """The actions of turns for whose decision `category` is a reason: another rule may be more severe."""
-        least = min((SEVERITY[rule.action] for rule in self.covering(category)), default=None)
-        used = {rule.action for rules in self.by_category.values() for rule in rules}
-        return tuple(
-            action for action in SEVERITY if action in used and least is not None and SEVERITY[action] >= least
-        )
-
 
 # The next classes, but for `BlockPolicy`, are also the shape of their sections in a configuration file: the texts under
 # the fields are the descriptions in its JSON schema, the annotations its bounds.
@@ -377,10 +369,6 @@ class PolicySet:
     def routing_headers(self) -> frozenset[str]:
         """The names, in lower case, of the headers on which a route depends."""
         return frozenset(route.header[0].lower() for route in self.routes if route.header is not None)
-
-    def by_route(self) -> list[tuple[str, str]]:
-        """The name of each route with that of its policy, and `default` for requests that no route takes."""
-        return [*((route.name, route.policy) for route in self.routes), ("default", "default")]
 
     @property
     def routes_by_model(self) -> bool:

@@ -17,8 +17,8 @@ from guardproxy.observe.alert_metrics import AlertMetrics
 from guardproxy.observe.families import Families, families_of, rendered
 from guardproxy.observe.state import ServerState, StateCollector
 from guardproxy.observe.upstream_metrics import UpstreamMetrics
-from guardproxy.policy import UNSAFE, PolicySet
-from guardproxy.types import ActionName, Record, Side, Usage
+from guardproxy.policy import UNSAFE, PolicySet, SideRules
+from guardproxy.types import SEVERITY, ActionName, Record, Side, Usage
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -150,14 +150,14 @@ class Metrics:
                 child.labels(value)
 
     def _begin_decisions(self, policies: PolicySet, categories: Sequence[str]) -> None:
-        for route, name in policies.by_route():
+        for route, name in _by_route(policies):
             for side, action in product(_SIDES, _ACTIONS):
                 self._decisions.labels(side, action, self._policy(name), self._route(route))
         shadows = {name for route in policies.routes for name in route.shadow}
         for name, side, action in product(sorted(shadows), _SIDES, _ACTIONS):
             self._shadow.labels(side, action, self._policy(name))
         for policy, side, category in product(policies.policies.values(), _SIDES, [*categories, UNSAFE]):
-            for action in policy.side(side).actions(category):
+            for action in _actions(policy.side(side), category):
                 self._categories.labels(side, self._category(category), action, self._policy(policy.name))
 
     def begin_sink(self, sink: str) -> None:
@@ -275,6 +275,18 @@ class Metrics:
     def families(self) -> Families:
         """Return all metrics as JSON values, for `families.merged`."""
         return families_of(self._registry)
+
+
+def _by_route(policies: PolicySet) -> list[tuple[str, str]]:
+    """The name of each route with that of its policy, and `default` for requests that no route takes."""
+    return [*((route.name, route.policy) for route in policies.routes), ("default", "default")]
+
+
+def _actions(rules: SideRules, category: str) -> tuple[ActionName, ...]:
+    """The actions of turns for whose decision `category` is a reason: another rule may be more severe."""
+    least = min((SEVERITY[rule.action] for rule in rules.covering(category)), default=None)
+    used = {rule.action for of_category in rules.by_category.values() for rule in of_category}
+    return tuple(action for action in SEVERITY if action in used and least is not None and SEVERITY[action] >= least)
 
 
 def _tasks() -> int:
