@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 
+from guardproxy import wires
 from guardproxy.errors import ConfigError
 from guardproxy.observe import UpstreamMetrics
+from guardproxy.registry import load
 from guardproxy.settings import Settings, UpstreamSettings
 from guardproxy.upstreams import Ejection
 from guardproxy.web.failover import UpstreamGroup, Upstreams
@@ -43,7 +45,7 @@ def _upstream(name: str, upstream: UpstreamSettings, *, private: set[bytes], coo
         cookies=cookies,
         strip_path=upstream.strip_path or "",
         models=tuple(upstream.models.items()),
-        protocols=upstream.protocols,
+        protocols=[load(protocol, wires.REGISTRY, "wire").name for protocol in upstream.protocols],
         response_headers=upstream.response_headers,
         connect_s=timeouts.connect_s,
         first_byte_s=timeouts.first_byte_s,

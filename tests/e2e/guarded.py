@@ -18,7 +18,7 @@ from tests.kit import serve, until
 
 CONFIG = """
 version: 1
-upstream: {url: "%s", retries: {attempts: 1}%s}
+%s
 guard:
   family: openai_moderation
   service: {key: "${env:GUARD_KEY}", url: "%s", attempts: 1}
@@ -42,14 +42,24 @@ def judging() -> Iterator[str]:
 
 @contextmanager
 def guarded(
-    folder: Path, upstream: str, more: str, ready: str, *, tls: str = "", verify: Any = True, cert: Any = None
+    folder: Path,
+    upstream: str,
+    more: str,
+    ready: str,
+    *,
+    tls: str = "",
+    upstreams: str = "",
+    verify: Any = True,
+    cert: Any = None,
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """A running proxy with `more` in its file, as soon as the URL `ready` answers 200. Its log is `folder`/log.
 
-    `tls` are further options of the upstream; `verify` and `cert` are httpx's, for the URL.
+    `tls` are further options of the upstream, `upstreams` the sections in its place; `verify` and `cert` are httpx's,
+    for the URL.
     """
     with judging() as judge:
-        (folder / "guardproxy.yaml").write_text(CONFIG % (upstream, tls, judge) + more)
+        section = upstreams or f'upstream: {{url: "{upstream}", retries: {{attempts: 1}}{tls}}}'
+        (folder / "guardproxy.yaml").write_text(CONFIG % (section, judge) + more)
         command = [sys.executable, "-m", "guardproxy", "serve", "--config", str(folder / "guardproxy.yaml")]
         with (folder / "log").open("wb") as output:
             command += ["--data-dir", str(folder)]

@@ -56,7 +56,7 @@ def test_nothing_else_is_written(namespace: None, tmp_path: Path, monkeypatch: p
     port, admin_port = free_port(), free_port()
     with judging() as judge:
         more = f"server: {{port: {port}, workers: 2}}\nadmin: {{port: {admin_port}}}\n"
-        (tmp_path / "guardproxy.yaml").write_text(CONFIG % ("http://127.0.0.1:9", "", judge) + more)
+        (tmp_path / "guardproxy.yaml").write_text(CONFIG % ('upstream: {url: "http://127.0.0.1:9"}', judge) + more)
         for path in (tmp_path, *tmp_path.iterdir()):
             os.chown(path, 10001, 10001)
         env = {

@@ -1,7 +1,13 @@
 """Upstreams and their groups in a configuration file: what is valid, and every mistake with its mend."""
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from guardproxy.app.upstreams import upstreams_of
+from guardproxy.cli import parser
+from guardproxy.cli.serve import overridden
+from guardproxy.errors import ConfigError
+from guardproxy.observe import Metrics
 from tests.settings.kit import RULES, mistakes, read
 
 POLICY = f"policies: {{default: {{{RULES}}}}}\n"
@@ -91,3 +97,24 @@ def test_a_route_names_an_upstream_or_a_group() -> None:
     """Both are known, and the route of the policies has it."""
     text = TWO + "routes: [{name: r, policy: default, when: {model: x}, upstream: b}]\n"
     assert read(POLICY + text, {"A": "k"}).policies.routes[0].upstream == "b"
+
+
+def test_the_command_line_names_no_upstream_beside_several() -> None:
+    """`serve --upstream` would have no effect, or replace which one?"""
+    args = parser().parse_args(["serve", "--upstream", "http://c.example"])
+    with pytest.raises(ConfigError, match=r"f\.yaml names its upstreams, so --upstream has no effect"):
+        overridden(read(POLICY + TWO, {"A": "k"}), args)
+    args = parser().parse_args(["serve", "--upstream", "http://c.example/v1/chat/completions"])
+    with pytest.raises(ConfigError, match=r"--upstream: ends in /chat/completions"):
+        overridden(read(POLICY), args)
+
+
+def test_what_is_built() -> None:
+    """Names, addresses and groups of the settings; the demo's address takes the place of its word."""
+    text = TWO.replace("https://b.example", "demo").replace("weight: 0", "weight: 0, protocols: [openai_chat]")
+    settings = read(POLICY + text, {"A": "k"}).with_demo("http://127.0.0.1:9")
+    upstreams = upstreams_of(settings, Metrics(CollectorRegistry()).upstreams)
+    plan = upstreams.plan("", "openai_chat")
+    assert {one.url for one in plan.upstreams} == {"https://a.example", "http://127.0.0.1:9"}
+    assert [one.name for one in upstreams.plan("", "gemini").upstreams] == ["a"]
+    assert upstreams.states() == {"a": "up", "b": "up"}
