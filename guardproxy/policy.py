@@ -1,6 +1,6 @@
 """Rules, policies and routes, and the decision: the only place that compares probabilities with thresholds. Pure."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, get_args
@@ -9,6 +9,7 @@ from annotated_types import Interval, Len
 
 from guardproxy.calibration import UNCALIBRATED, Calibration
 from guardproxy.localtext import LocalText, Reader
+from guardproxy.routing import Asked, folded, model_names
 from guardproxy.types import (
     SEVERITY,
     SIGNALS,
@@ -292,10 +293,10 @@ def worst(decisions: list[Decision]) -> Decision:
 class Route:
     """Chooses a policy for the requests that meet every condition. Patterns are shell globs; `header` is (name, glob).
 
-    `upstream` names the upstream, or the group of upstreams, that they go to; empty for the one called default.
-
-    `client` is a pattern for the hash of the client's key, as records show it (`web.client`). The policies in `shadow`
-    are applied as well, but only recorded.
+    `client` and `user` are patterns for the client and the end user as records show them. The policies in `shadow` are
+    applied as well, but only recorded. A caller may choose one of the policies in `may_choose`, which then decides
+    beside `policy` (`stricter`). With `overlap`, the upstream is called while the request is judged. `upstream` names
+    the upstream, or the group of upstreams, that they go to; empty for the one called default.
     """
 
     name: str
@@ -305,60 +306,61 @@ class Route:
     client: str = "*"
     header: tuple[str, str] | None = None
     shadow: tuple[str, ...] = ()
+    protocol: str = "*"
+    method: str = "*"
+    user: str = "*"
+    may_choose: tuple[str, ...] = ()
+    overlap: bool = False
     upstream: str = ""
 
-    def matches(self, paths: Collection[str], model: str, client: str, headers: Mapping[str, str]) -> bool:
+    def matches(self, asked: Asked) -> bool:
         """Whether a request meets every condition.
 
-        `paths` are all spellings of the request's path; the condition holds if any of them matches, so that no other
-        spelling avoids a route. Paths, models and clients are compared without case and outer white space. The names in
-        `headers` are in lower case.
+        The condition on the path holds if any spelling of the path matches it, so that no other spelling avoids a
+        route. Patterns are compared without case and outer white space, except those of headers and end users.
         """
-        if not any(fnmatchcase(_folded(path), _folded(self.path)) for path in paths):
+        if not any(fnmatchcase(folded(path), folded(self.path)) for path in asked.paths):
             return False
-        if not any(fnmatchcase(name, _folded(self.model)) for name in _model_names(model)):
+        if not any(fnmatchcase(name, folded(self.model)) for name in model_names(asked.model)):
             return False
-        if not fnmatchcase(_folded(client), _folded(self.client)):
+        values = ((asked.client, self.client), (asked.protocol, self.protocol), (asked.method, self.method))
+        if not all(pattern == ANY or fnmatchcase(folded(value), folded(pattern)) for value, pattern in values):
+            return False
+        if self.user != ANY and not fnmatchcase(asked.user, self.user.strip()):
             return False
         if self.header is None:
             return True
         name, pattern = self.header
-        value = headers.get(name.lower())
+        value = asked.headers.get(name.lower())
         return value is not None and fnmatchcase(value.strip(), pattern.strip())
-
-
-def _folded(text: str) -> str:
-    return text.strip().casefold()
-
-
-def _model_names(model: str) -> set[str]:
-    """The spellings that servers take for the same model.
-
-    Ollama completes a name with its registry, `library/` and the tag `latest`; Gemini's names may begin with `models/`.
-    """
-    name = _folded(model)
-    bare = name.removeprefix("registry.ollama.ai/").removeprefix("library/").removeprefix("models/")
-    bare = bare.removesuffix(":latest")
-    return {name, bare, f"models/{bare}", f"{bare}:latest"}
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The policy that acts on a request, the shadow policies, whose decisions are only recorded, and its upstream."""
+    """The policy that acts on a request, and the shadow policies, whose decisions are only recorded.
+
+    `may_choose`, `overlap` and `upstream` as in `Route`.
+    """
 
     route: str
     policy: Policy
     shadow: tuple[Policy, ...] = ()
+    may_choose: tuple[str, ...] = ()
+    overlap: bool = False
     upstream: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicySet:
-    """All policies by name, and the routes to them in order. `version` is a hash of the whole configuration text."""
+    """All policies by name, and the routes to them in order. `version` is a hash of the whole configuration text.
+
+    `combined` keeps the policies that `stricter` has made of two others, by their names.
+    """
 
     policies: Mapping[str, Policy]
     routes: tuple[Route, ...] = ()
     version: str = ""
+    combined: dict[tuple[str, str], Policy] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def uncalibrated(self) -> "PolicySet":
         """The same policies for a guard whose probabilities they compare as they are."""
@@ -380,16 +382,11 @@ class PolicySet:
         """Whether a route names an upstream."""
         return any(route.upstream for route in self.routes)
 
-    def choose(
-        self, path: str, model: str, client: str, headers: Mapping[str, str], *, spellings: Collection[str] = ()
-    ) -> Chosen:
-        """The policy of the first route that matches; the policy `default` if none does.
-
-        `spellings` are other paths of the same endpoint (`web.paths.spellings`).
-        """
-        paths = (path, *spellings)
+    def choose(self, asked: Asked) -> Chosen:
+        """The policy of the first route that matches; the policy `default` if none does."""
         for route in self.routes:
-            if route.matches(paths, model, client, headers):
+            if route.matches(asked):
                 shadow = tuple(self.policies[name] for name in route.shadow)
-                return Chosen(route.name, self.policies[route.policy], shadow, route.upstream)
+                own = self.policies[route.policy]
+                return Chosen(route.name, own, shadow, route.may_choose, route.overlap, route.upstream)
         return Chosen("default", self.policies["default"])

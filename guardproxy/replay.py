@@ -1,8 +1,9 @@
 """Replay: what another policy would have decided about the turns that the audit keeps, from their scores alone. Pure.
 
 A record holds the verdict, so the rules of another policy can be applied to it without a model. The policy is chosen as
-the proxy chooses it: the first matching route, else `default`. A record holds the model, the client and the name of
-its route, but neither path nor headers: a route with a condition on them matches the records of its own name only.
+the proxy chooses it: the first matching route, else `default`. A record holds the model, the protocol, the client, the
+end user and the name of its route, but neither path nor method nor headers: a route with a condition on them matches
+the records of its own name only.
 
 Decided again: the rules on the verdict, `on_opaque` on content that no guard reads, and `on_language` on texts in the
 languages that the guard did not read, as the coverage names them. Kept as it was, and counted by its reason (`Kept`):
@@ -17,6 +18,8 @@ from typing import Any, Literal, NamedTuple
 from guardproxy.calibration import Calibration
 from guardproxy.policy import ANY, UNSAFE, Policy, PolicySet, decide, on_failure, on_languages, worst
 from guardproxy.reviews import LabelKind
+from guardproxy.routing import Asked
+from guardproxy.stricter import stricter
 from guardproxy.types import SEVERITY, SIGNALS, ActionName, Decision, Finding, OutcomeName, Reason, Side, Usage, Verdict
 
 Change = Literal["blocked", "rewritten", "flagged", "passed", "unchanged"]
@@ -41,10 +44,10 @@ class StoredTurn(NamedTuple):
     """What replaying needs of a record. `number` is that of its row, `text` the text as it is stored.
 
     `scored` are the categories of which the guard gave a probability; the verdict may lack those below a floor.
-    `failed`: there is no verdict or not the final one. `excluded`: without an exclusion, a rule would have been
-    reached. `whole`: `text` is the judged text itself, neither masked nor left out nor erased. `opaque` are
-    the roles of the parts that no guard reads, and `languages` those that the guard does not read, in the turn's
-    coverage. The verdict has the guard's own probabilities; `calibrated` says that the decision was about others.
+    `failed`: there is no verdict or not the final one. `excluded`: without an exclusion, a rule would be reached.
+    `whole`: `text` is the judged text itself, neither masked nor left out nor erased. `opaque` are the roles of the
+    parts that no guard reads, and `languages` those that the guard does not read, in the turn's coverage. The verdict
+    has the guard's own probabilities; `calibrated` says that the decision was about others.
     """
 
     number: int
@@ -54,7 +57,10 @@ class StoredTurn(NamedTuple):
     route: str
     model: str
     client: str
+    protocol: str
+    user: str
     streamed: bool
+    policy: str
     policy_version: str
     verdict: Verdict | None
     scored: frozenset[str]
@@ -69,6 +75,11 @@ class StoredTurn(NamedTuple):
     opaque: frozenset[str] = frozenset()
     languages: tuple[str, ...] = ()
     calibrated: bool = False
+
+    @property
+    def chooses(self) -> tuple[str, ...]:
+        """What `policy_for` needs of the turn."""
+        return self.route, self.model, self.client, self.protocol, self.user, self.policy
 
 
 def stored_turn(number: int, data: Mapping[str, Any], floor: float = 0.0) -> StoredTurn:
@@ -89,7 +100,10 @@ def stored_turn(number: int, data: Mapping[str, Any], floor: float = 0.0) -> Sto
         route=origin["route"],
         model=origin["model"],
         client=origin["client"],
+        protocol=origin["wire"],
+        user=origin.get("user", ""),
         streamed=origin["stream"],
+        policy=data["policy"],
         policy_version=data["policy_version"],
         verdict=verdict and _verdict(verdict, floor),
         scored=frozenset([finding["category"] for finding in verdict["findings"]]) if verdict else frozenset(),
@@ -151,16 +165,22 @@ class Applies(NamedTuple):
     undecided: tuple[str, ...]
 
 
-def policy_for(policies: PolicySet, route: str, model: str, client: str) -> Applies:
-    """The policy for the requests that took `route` with this model and this client (hashes, separated by commas)."""
+def policy_for(policies: PolicySet, turn: StoredTurn) -> Applies:
+    """The policy for the requests that took the turn's route with its model, client (the first one) and so on.
+
+    A policy that the caller chose beside the route's own still decides, if the route still lets callers choose it.
+    """
     undecided: list[str] = []
-    for candidate in policies.routes:
-        known = replace(candidate, path=ANY, header=None)
-        if not known.matches(("",), model, client.partition(",")[0], {}):
+    asked = Asked(("",), turn.model, turn.client.partition(",")[0], {}, turn.protocol, "", turn.user)
+    for route in policies.routes:
+        known = replace(route, path=ANY, header=None, method=ANY)
+        if not known.matches(asked):
             continue
-        if candidate == known or candidate.name == route:
-            return Applies(policies.policies[candidate.policy], tuple(undecided))
-        undecided.append(candidate.name)
+        if route == known or route.name == turn.route:
+            own = policies.policies[route.policy]
+            chosen = next((name for name in route.may_choose if turn.policy.endswith(f"+{name}")), None)
+            return Applies(stricter(policies, own, policies.policies[chosen]) if chosen else own, tuple(undecided))
+        undecided.append(route.name)
     return Applies(policies.policies["default"], tuple(undecided))
 
 
@@ -179,8 +199,7 @@ def unscored(policy: Policy, turn: StoredTurn, decision: Decision) -> tuple[str,
     """The categories with rules that could make `decision` more severe, and of which the guard gave no probability.
 
     If it has no category at all, that is so for every rule, and the guard gives no category more than P(unsafe)
-    (`floor`).
-    The policy that decided about the turn then had no probability either, so nothing is missing for it.
+    (`floor`). The policy that decided about the turn then had no probability either, so nothing is missing for it.
     """
     verdict, side, found = turn.verdict, turn.side, turn.scored
     if verdict is None or policy.version == turn.policy_version:
@@ -228,10 +247,7 @@ def agreed_unsafe(labels: Iterable[LabelKind], decision: Decision) -> bool | Non
 
 
 def is_right(unsafe: bool, before: Decision, after: Decision) -> bool:
-    """Whether a decision serves a text of this kind: a more severe one an unsafe text, a milder one a safe text.
-
-    One that is equally severe is right if it stops an unsafe text or passes a safe one.
-    """
+    """Whether a decision is right: severer for an unsafe text, milder for a safe one, or as severe and fitting."""
     difference = SEVERITY[after.action] - SEVERITY[before.action]
     return (difference > 0) == unsafe if difference else stops(after) == unsafe
 
@@ -264,12 +280,11 @@ class ReplayReport:
     """What was counted. A turn that is `kept` is in no other count but `records`.
 
     `moves` counts actions before and after. `labelled` counts, by change, decisions that labels call right and wrong,
-    and `disputed` the turns whose reviewers disagree on whether the text is unsafe.
-    `outside`: passed turns outside of the random sample, which count for nothing if a sampling rate is given. `missing`
-    counts the categories that a verdict lacks, by its taxonomy. `undecided` counts the records that a route with a
-    condition on path or headers may or may not match, by the route's name; they are decided as if it did not.
-    `shortened`: streamed replies that were stopped and now are not, so that the guard never saw their rest. `rows` has
-    the first turns of each change.
+    and `disputed` the turns whose reviewers disagree on whether the text is unsafe. `outside`: passed turns outside of
+    the random sample, which count for nothing if a sampling rate is given. `missing` counts the categories that a
+    verdict lacks, by its taxonomy. `undecided` counts the records that a route may or may not match, by its name, for
+    a condition that a record cannot answer; they are decided as if it did not.
+    `shortened`: streamed replies that were stopped and now are not: the guard never saw their rest. `rows`: the first.
     """
 
     records: int = 0
@@ -290,9 +305,8 @@ class Replay:
     """Decides stored turns again under `policies`, one at a time, and counts.
 
     `labels` has the labels in force of a record, one of each reviewer, by its id. `sampled` says that passed turns
-    are a random sample: those outside of it (`StoredTurn.sampled`) are left
-    out, and each inside stands for others. `rows` is how many turns of
-    each change are kept.
+    are a random sample: those outside of it (`StoredTurn.sampled`) are left out, and each inside stands for others.
+    `rows` is how many turns of each change are kept.
     """
 
     def __init__(
@@ -302,7 +316,7 @@ class Replay:
         self._labels = labels
         self._sampled = sampled
         self._rows = rows
-        self._chosen: dict[tuple[str, str, str], Applies] = {}
+        self._chosen: dict[tuple[str, ...], Applies] = {}
         self._with_categories: set[str] = set()
         # By taxonomy: turns without categories. If a record of the taxonomy has some, the floor left those out.
         self._waiting: defaultdict[str, list[tuple[StoredTurn, Applies, Decision, tuple[str, ...]]]] = defaultdict(list)
@@ -315,10 +329,9 @@ class Replay:
         if turn.shadow or turn.failed or turn.excluded:
             report.kept["shadow" if turn.shadow else "failed" if turn.failed else "excluded"] += 1
             return
-        key = (turn.route, turn.model, turn.client)
-        applies = self._chosen.get(key)
+        applies = self._chosen.get(turn.chooses)
         if applies is None:
-            applies = self._chosen[key] = policy_for(self._policies, *key)
+            applies = self._chosen[turn.chooses] = policy_for(self._policies, turn)
         after = decide_again(applies.policy, turn)
         taxonomy = turn.verdict.taxonomy if turn.verdict else ""
         if turn.scored - SIGNALS:

@@ -322,8 +322,8 @@ class Coverage:
 class Origin:
     """Where a judged turn comes from: the same for every record of an exchange.
 
-    `upstream` is a URL and `model` the name in the request. `client` is the start of a hash of the client's key
-    (`web.headers.client_hash`), or empty. `stream`: whether a streamed reply was asked for. `user` and `session` are as
+    `upstream` is a URL, `model` the name in the request. `client` is its name in `clients` of the settings, else the
+    start of a hash of its key; or empty. `stream`: whether a streamed reply was asked for. `user` and `session` are as
     the request names them, hashed unless `audit.user_plain`, or empty; or `pipeline.conversations` infers the session.
     """
 

@@ -194,7 +194,7 @@ def test_changes_beside_the_policies_are_named(old: str, new: str, keys: tuple[s
 
 def test_every_section_is_applied_or_waits() -> None:
     """A change of a new section would otherwise neither act nor be named."""
-    applied = {"policies", "name", "version", "sections", "unset"}
+    applied = {"policies", "clients", "name", "version", "sections", "unset"}
     known = {*restarts._BESIDE, *restarts._OF_THE_GUARD, *applied}
     assert {field.name for field in fields(Settings)} == known
 

@@ -24,6 +24,7 @@ from guardproxy.policy import (
 from guardproxy.replay import Replay, StoredTurn, decide_again, is_right, is_unsafe, policy_for, stored_turn
 from guardproxy.reviews import LabelKind
 from guardproxy.sinks.shared import to_dict
+from guardproxy.stricter import stricter
 from guardproxy.types import ActionName, Coverage, Decision, Finding, Record, Side, Verdict
 from tests.sinks.kit import record
 
@@ -196,6 +197,24 @@ def test_what_is_kept() -> None:
     assert not report.changes
 
 
+def test_a_route_by_protocol_and_user_is_found_again_and_a_choice_still_decides() -> None:
+    """A record has both; the policy that the caller chose decides beside the route's, if it may still be chosen."""
+    rules = {name: Policy(name, "v", NOBODY, NOBODY) for name in ("default", "a", "b", "c")}
+    routes = (
+        Route("odd", "c", method="PUT"),
+        Route("wire", "a", protocol="anthropic_*"),
+        Route("user", "b", user="kid-*", may_choose=("a", "c")),
+    )
+    policies = PolicySet(rules, routes)
+    assert policy_for(policies, turn(route="wire", wire="anthropic_messages")) == (rules["a"], ("odd",))
+    assert policy_for(policies, turn(route="user", wire="ollama", user="kid-7")).policy is rules["b"]
+    assert policy_for(policies, turn(route="default", wire="ollama", user="x")).policy is rules["default"]
+    chosen = policy_for(policies, turn(route="user", wire="ollama", user="kid-7", policy="old+c")).policy
+    assert chosen is stricter(policies, rules["b"], rules["c"])
+    gone = policy_for(policies, turn(route="user", wire="ollama", user="kid-7", policy="b+default"))
+    assert gone.policy is rules["b"]
+
+
 def test_a_route_by_model_and_client_is_found_again() -> None:
     """Routes by model or client choose as in the proxy; one by path or header matches the records of its name only."""
     rules = {name: Policy(name, "v", NOBODY, NOBODY) for name in ("default", "a", "b", "c")}
@@ -207,12 +226,12 @@ def test_a_route_by_model_and_client_is_found_again() -> None:
             Route("key", "c", client="c11e*"),
         ),
     )
-    assert policy_for(policies, "beta", "m", "") == (rules["a"], ())
-    assert policy_for(policies, "chat", "GPT-4", "") == (rules["b"], ("beta",))
+    assert policy_for(policies, turn(route="beta", model="m", client="")) == (rules["a"], ())
+    assert policy_for(policies, turn(route="chat", model="GPT-4", client="")) == (rules["b"], ("beta",))
     # The route of that name takes other models now.
-    assert policy_for(policies, "chat", "llama", "") == (rules["default"], ("beta",))
-    assert policy_for(policies, "default", "llama", "c11e47,ffff") == (rules["c"], ("beta",))
-    assert policy_for(policies, "default", "gpt", "") == (rules["default"], ("beta", "chat"))
+    assert policy_for(policies, turn(route="chat", model="llama", client="")) == (rules["default"], ("beta",))
+    assert policy_for(policies, turn(route="default", model="llama", client="c11e47,ffff")) == (rules["c"], ("beta",))
+    assert policy_for(policies, turn(route="default", model="gpt", client="")) == (rules["default"], ("beta", "chat"))
 
 
 @pytest.mark.parametrize(

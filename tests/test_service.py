@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,21 @@ def test_a_refused_file_is_told_until_it_is_mended(config: Path) -> None:
         metrics = httpx.get(f"{url}/metrics").text
         assert "guardproxy_config_last_reload_successful 1.0\n" in metrics
         assert in_force(url) == source.file.version
+
+
+def test_keys_are_reloaded_with_the_policies(config: Path) -> None:
+    """Clients that come and keys that go take effect without a restart, also for moderations."""
+    source = read(str(config), None)
+    section = f"clients: {{red: {{keys: [{{sha256: {sha256(b'k').hexdigest()}}}]}}}}\n"
+    text, key = {"input": "hello"}, {"authorization": "Bearer k"}
+    with serve(Service(source.file, source).app) as url:
+        until(lambda: is_ready(url))
+        assert httpx.post(f"{url}/v1/moderations", json=text).status_code == 200
+        config.write_text(config.read_text() + section)
+        until(lambda: httpx.post(f"{url}/v1/moderations", json=text).status_code == 401)
+        assert httpx.post(f"{url}/v1/moderations", json=text, headers=key).status_code == 200
+        config.write_text(config.read_text().replace(sha256(b"k").hexdigest(), sha256(b"new").hexdigest()))
+        until(lambda: httpx.post(f"{url}/v1/moderations", json=text, headers=key).status_code == 401)
 
 
 def write_slowly(path: Path, text: str, pieces: int) -> None:

@@ -4,12 +4,11 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Mapping
-from datetime import datetime
 
 import structlog
 
 from guardproxy import sinks
-from guardproxy.durations import duration_s
+from guardproxy.durations import duration_s, instant
 from guardproxy.observe import Metrics
 from guardproxy.pipeline import Exclusions
 from guardproxy.ports import Sink
@@ -95,7 +94,7 @@ def exclusions_of(settings: Settings) -> list[Exclusion]:
             category=one.category,
             reason=one.reason,
             by=one.by,
-            until=datetime.fromisoformat(one.until).astimezone().timestamp(),
+            until=instant(one.until),
         )
         for one in settings.audit.exclusions
     ]

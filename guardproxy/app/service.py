@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from guardproxy import actions, wires
+from guardproxy.app.access import clients_of, open_access
 from guardproxy.app.alerts import ProcessAlerts
 from guardproxy.app.audit import exclusions_of, follow_exclusions, keep_of, open_sinks, retain
 from guardproxy.app.console import PATHS, console_routes, console_store, own_visitors
@@ -55,7 +56,7 @@ class Service:
     `on_failure` is called if they cannot start. A guard that fails the canaries is tried again every `canaries_s`
     seconds. `random` draws the sample of `audit.sample_passed`; without it, one that nobody can predict. `stopping`
     tells whether the server waits for its open answers to end. `group` is the folder of the group of workers to which
-    the process belongs, None if it serves alone.
+    the process belongs, None if it serves alone; in `shared_limits` all workers count what clients use.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Service:
         random: Random | None = None,
         stopping: Callable[[], bool] = lambda: False,
         group: Path | None = None,
+        shared_limits: str | None = None,
     ) -> None:
         settings.require()
         self._settings = settings
@@ -84,6 +86,7 @@ class Service:
         self._policies = LivePolicies(settings.policies)
         self._file = PolicyFile(source, self._policies, self._prepare)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._access = open_access(settings, shared_limits)
         self._sample = ReviewSample(settings.audit.sample_passed, random or Random())
         self._metrics = self._observed.metrics()
         self._membership = Membership(group, self._file, self._metrics) if group is not None else None
@@ -142,6 +145,7 @@ class Service:
             model=self._guard.name,
             identities=identities,
             sample=self._sample,
+            access=self._access,
         )
         console = self._review and console_routes(
             self._review,
@@ -185,6 +189,7 @@ class Service:
             ready=lambda: self._reason,
             identities=identities,
             sample=self._sample,
+            access=self._access,
         )
 
     def _operator_routes(self) -> list[BaseRoute]:
@@ -323,6 +328,7 @@ class Service:
             self._pipeline.use(openers)
             self._exclusions.use("configuration", exclusions_of(settings))
             self._begin_series(settings)
+            self._access.clients = clients_of(settings)
 
         return use
 

@@ -116,6 +116,7 @@ def _serve_workers(settings: Settings, source: ConfigSource, demo: str) -> int:
             "demo": demo,
             "admin_port": settings.admin.port if settings.admin else None,
             "failure": str(failure),
+            "limits": str(Path(folder) / "limits"),
         }
         os.environ[_WORKER_ENV] = json.dumps(arguments)
         options = {"factory": True, "workers": settings.server.workers, **_options(settings)}
@@ -152,7 +153,13 @@ def worker() -> ASGIApp:
     # uvicorn sets this for access_log=False before it calls the factory, and configure_logging undoes it.
     logging.getLogger("uvicorn.access").propagate = False
     try:
-        service = Service(settings, source, lambda: _end_all(arguments["failure"], service.failure), group=group)
+        service = Service(
+            settings,
+            source,
+            lambda: _end_all(arguments["failure"], service.failure),
+            group=group,
+            shared_limits=arguments["limits"],
+        )
     except GuardproxyError as error:
         _end_all(arguments["failure"], error)
         raise SystemExit(1) from None
@@ -212,7 +219,8 @@ def _example(settings: Settings, url: str) -> str:
     group = settings.upstream_groups.get("default")
     upstream = settings.by_name[group.members[0] if group else "default"]
     sends_key = upstream.url != DEMO and not upstream.key and upstream.client_key is not False
-    key = ' -H "authorization: Bearer $KEY"' if sends_key else ""
+    needs_key = sends_key or settings.clients is not None
+    key = ' -H "authorization: Bearer $KEY"' if needs_key else ""
     model = "demo" if upstream.url == DEMO else "MODEL"
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
     return f"  curl {url}/v1/chat/completions -H 'content-type: application/json'{key} -d '{body}'"

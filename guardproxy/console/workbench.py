@@ -286,13 +286,13 @@ def compare(parts: ConsoleParts, chosen: Workspace, loaded: LoadedTurns) -> dict
 def _decided(policies: PolicySet, loaded: LoadedTurns) -> dict[int, Any]:
     """The decision of these policies about every record that has a verdict."""
     found: dict[int, Any] = {}
-    known: dict[tuple[str, str, str], Policy] = {}
+    known: dict[tuple[str, ...], Policy] = {}
     for turn in loaded.turns:
         if turn.shadow or turn.failed or turn.excluded:
             continue
-        key = (turn.route, turn.model, turn.client)
+        key = turn.chooses
         if key not in known:
-            known[key] = policy_for(policies, *key).policy
+            known[key] = policy_for(policies, turn).policy
         found[turn.number] = decide_again(known[key], turn)
     return found
 

@@ -196,7 +196,7 @@ class Pipeline:
 
     def gave_resumed(self, exchange: Exchange, upstreams: Sequence[str]) -> str:
         """The one of the `upstreams` that gave the reply which the request goes on from; empty if that is unknown."""
-        return self._replies.giver(exchange, upstreams)
+        return self._replies.giver(self._withheld.left_out(exchange), upstreams)
 
     async def review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
         """Judge every choice of a whole reply.

@@ -10,6 +10,7 @@ from guardproxy.policy import PresetName
 from guardproxy.settings import schema
 from guardproxy.settings.catalogue import Catalogue
 from guardproxy.settings.checks.document import check
+from guardproxy.settings.checks.routes import choices
 from guardproxy.settings.message_files import read_message_files
 from guardproxy.settings.packaged import defaults
 from guardproxy.settings.presets import apply_presets, default_policies
@@ -86,7 +87,10 @@ def load_text(
     if problems or document is None:
         raise _config_error(name, problems)
     unset = {problem.path: problem.render(name) for problem in in_file_order([*secrets.unset])}
-    return resolve(name, content, document, (key for key, _ in root.entries()), unset)
+    settings = resolve(name, content, document, (key for key, _ in root.entries()), unset)
+    if problems := [*choices(root, settings.policies)]:
+        raise _config_error(name, problems)
+    return settings
 
 
 def _preset_beside_policies(root: Node, preset: PresetName | None) -> list[Problem]:

@@ -13,6 +13,7 @@ from annotated_types import Interval, Len
 
 from guardproxy.calibration import Calibration
 from guardproxy.settings.model_alerts import AlertSettings
+from guardproxy.settings.model_clients import ClientSettings
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_otel import OtelSettings
 from guardproxy.settings.model_paths import PathSettings
@@ -261,6 +262,8 @@ class Document:
     """Policies by name; `default` applies if no route matches. Without it, the built-in policy applies."""
     routes: tuple[RouteSettings, ...] = ()
     """Which requests each policy applies to."""
+    clients: Annotated[Mapping[str, ClientSettings], Len(1)] | None = None
+    """Who may use the proxy, by name. Without it, whoever reaches it."""
     audit: AuditSettings = AuditSettings()
     """The record of every judged turn."""
     alerts: AlertSettings | None = None

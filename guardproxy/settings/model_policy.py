@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Interval, Len
 
@@ -144,7 +144,13 @@ class ConditionSettings:
     model: Text | None = None
     """The model that the request names; case does not count."""
     client: Text | None = None
-    """The hash of the client's key, as audit records show it."""
+    """The client as audit records show it: its name in `clients`, without that section the hash of its key."""
+    protocol: Text | None = None
+    """The protocol of the request: a name of `wires`, or `moderations`."""
+    method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] | None = None
+    """The method of the request. What is judged comes with POST."""
+    user: Text | None = None
+    """The end user as audit records show it: a hash, or plain with `audit.user_plain`; case counts."""
     header: Annotated[Mapping[str, str], Len(1, 1)] | None = None
     """A request header and its value; a request that sends the header twice is refused."""
 
@@ -163,3 +169,7 @@ class RouteSettings:
     """The conditions of the route; without conditions, every request."""
     shadow: tuple[str, ...] = ()
     """Policies that are judged and recorded but never act."""
+    may_choose: tuple[str, ...] = ()
+    """Policies of which a caller may name one in `x-guardproxy-policy`; then the stricter decision of both applies."""
+    overlap: bool = False
+    """Whether the upstream is called while the request is judged. The reply waits, but the upstream has the request."""

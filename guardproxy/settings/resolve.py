@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from guardproxy.access import Client, ClientKey
 from guardproxy.calibration import UNCALIBRATED, Calibration
+from guardproxy.durations import instant
 from guardproxy.errors import ConfigError
 from guardproxy.localtext import LocalText
 from guardproxy.policy import ANY, UNSAFE, BlockPolicy, OnFailure, Policy, PolicySet, Route, Rule, SideRules
@@ -17,6 +19,7 @@ from guardproxy.settings.model import (
     LogSettings,
 )
 from guardproxy.settings.model_alerts import AlertSettings
+from guardproxy.settings.model_clients import ClientSettings
 from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_otel import OtelSettings
 from guardproxy.settings.model_paths import PathSettings
@@ -68,6 +71,7 @@ class Settings:
     limits: Limits
     paths: PathSettings
     policies: PolicySet
+    clients: tuple[Client, ...] | None
     audit: AuditSettings
     alerts: AlertSettings | None
     console: ConsoleSettings
@@ -120,8 +124,7 @@ def resolve(
 ) -> Settings:
     """The settings of a document. The versions are hashes of `content`: its plain value without secrets.
 
-    `sections` are the keys of the file itself, without those that defaults have added to `content`; `unset` as in
-    `Settings`.
+    `sections` are the keys of the file itself, without those that defaults have added to `content`.
     """
     version = _fingerprint(content)
     calibration = document.guard.calibration
@@ -146,13 +149,12 @@ def resolve(
         upstream_groups=document.upstream_groups,
         guard=document.guard,
         taxonomy=document.taxonomy_of(document.guard),
-        members={
-            name: MemberSettings(guard, document.taxonomy_of(guard)) for name, guard in document.members().items()
-        },
+        members={name: MemberSettings(one, document.taxonomy_of(one)) for name, one in document.members().items()},
         wires=document.wires,
         limits=document.limits,
         paths=document.paths,
         policies=PolicySet(policies, tuple(_route(route) for route in document.routes), version),
+        clients=_clients(document.clients),
         audit=document.audit,
         alerts=document.alerts,
         console=document.console,
@@ -241,5 +243,27 @@ def _route(route: RouteSettings) -> Route:
         client=when.client or "*",
         header=next(iter(when.header.items())) if when.header else None,
         shadow=route.shadow,
+        protocol=when.protocol or "*",
+        method=when.method or "*",
+        user=when.user or "*",
+        may_choose=route.may_choose,
+        overlap=route.overlap,
         upstream=route.upstream or "",
+    )
+
+
+def _clients(clients: Mapping[str, ClientSettings] | None) -> tuple[Client, ...] | None:
+    if clients is None:
+        return None
+    return tuple(
+        Client(
+            name,
+            tuple(
+                ClientKey(bytes.fromhex(key.sha256), instant(key.expires) if key.expires else None) for key in one.keys
+            ),
+            one.requests_per_minute,
+            one.characters_per_minute,
+            {upstream: key for upstream, key in one.upstream_keys.items() if key is not None},
+        )
+        for name, one in clients.items()
     )

@@ -147,7 +147,7 @@ def _message(kind: str, error: dict[str, Any], node: Node, path: SettingPath) ->
         wanted = f"{named} or an integer" if int in _types_at(Document, path) else f"one of {named}"
         return f"must be {wanted}, not {value}" + _hint(node.value, choices)
     if kind in {"too_short", "too_long", "string_too_short"}:
-        return "must have exactly one entry" if isinstance(node.value, dict) else "must not be empty"
+        return "must have exactly one entry" if path[-1:] == ("header",) else "must not be empty"
     return str(error["msg"])
 
 

@@ -56,7 +56,8 @@ def read_secrets(root: Node, env: Mapping[str, str]) -> Secrets:
         elif "${env:" in text:
             named = ", ".join(map(dotted, (KEY, STORE, ENCRYPT, CHAIN_KEY)))
             allowed = (
-                f"{named}, the key of each of upstreams, the service.key of a guard, webhook and secret in alerts, "
+                f"{named}, the key of each of upstreams, the upstream_keys of a client, "
+                "the service.key of a guard, webhook and secret in alerts, "
             )
             allowed += "otel.headers and the keys of console"
             messages = [f"${{env:...}} is only allowed in {allowed}; write the value itself"]
@@ -90,8 +91,9 @@ def _is_key(path: SettingPath) -> bool:
     of_service = path[:1] in (("guard",), ("guards",)) and path[-2:] == ("service", "key")
     of_console = path[:1] == ("console",) and path[-1:] == ("key",)
     of_upstream = len(path) == 3 and path[0] == "upstreams" and path[2] == "key"
+    of_client = len(path) == 4 and path[0] == "clients" and path[2] == "upstream_keys"
     of_receiver = path[:2] == _RECEIVERS and path[3:] == ("secret",)
-    whole = of_service or of_console or of_upstream or of_receiver or _is_header(path)
+    whole = of_service or of_console or of_upstream or of_client or of_receiver or _is_header(path)
     return whole or path in (KEY, CHAIN_KEY) or path[:2] == ENCRYPT
 
 

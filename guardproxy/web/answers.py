@@ -8,7 +8,9 @@ from typing import Final
 import structlog
 
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.web.headers import OWN_PREFIX, Headers, end_to_end
+from guardproxy.sse import one_line, without_separators
+from guardproxy.web.errors import Redirected
+from guardproxy.web.headers import OWN_PREFIX, Headers, end_to_end, first
 from guardproxy.wires.shared.identifiers import is_machine_data, is_value
 
 log = structlog.get_logger()
@@ -143,3 +145,20 @@ def check_framing(status: int, headers: Headers) -> None:
         raise UpstreamUnreadable("its content-length is not one number")
     if status == 204 and (codings or any(int(length) for length in lengths)):
         raise UpstreamUnreadable("it has a body although its HTTP status is 204")
+
+
+def check_redirect(status: int, headers: Headers) -> None:
+    """Raise Redirected for an answer that would send the client elsewhere."""
+    if first(headers, b"location") and 300 <= status < 400:
+        raise Redirected("the upstream redirects past the guard; set upstream.url to where it redirects")
+
+
+def for_line_readers(body: bytes, lines: bool) -> bytes:
+    """The JSON of a whole reply for a client that expects a stream, and reads it by lines: none may be another reply.
+
+    `lines`: the protocol's streams are lines of JSON.
+    """
+    stripped = [line.strip() for line in body.splitlines()] if lines else []
+    if any(line[:1] == b"{" and line[-1:] == b"}" for line in stripped):
+        return one_line(body)
+    return without_separators(body)

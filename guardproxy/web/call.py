@@ -9,10 +9,11 @@ from typing import Self
 
 from starlette.types import Message, Receive, Scope, Send
 
+from guardproxy.access import Client
 from guardproxy.errors import TooLarge
 from guardproxy.types import SEVERITY, ActionName
-from guardproxy.web.headers import Headers, first, forwardable, without_keys
-from guardproxy.web.upstream import UpstreamResponse
+from guardproxy.web.headers import CREDENTIALS, Headers, first, forwardable, without_keys
+from guardproxy.web.upstream import Outgoing, UpstreamResponse
 
 _MAX_LIST = 2000  # characters of a header that lists items; clients refuse headers of several kilobytes
 
@@ -21,8 +22,9 @@ class Call:
     """A request and the state of its answer. Adds the proxy's own headers to every answer.
 
     `action` is the most severe action on both sides, None if nothing was judged. `status` is 0 until the answer begins.
-    `stream_type` is the content type of a streamed answer. `guard_s` is the seconds that judging took. `began` and
-    `sent_at` (of the latest piece) are `time.perf_counter()`.
+    `stream_type` is the content type of a streamed answer. `guard_s` is the seconds that judging took, `saved_s` those
+    of them in which the upstream already worked, None if it was called after. `began` and `sent_at` (of the latest
+    piece) are `time.perf_counter()`. `client` is None if the configuration has no clients.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,6 +43,8 @@ class Call:
         self.dropped: Sequence[int] = ()
         self.coverage = "full"
         self.guard_s = 0.0
+        self.saved_s: float | None = None
+        self.client: Client | None = None
         self.response: UpstreamResponse | None = None
         self.began = time.perf_counter()
         self.sent_at = self.began
@@ -59,8 +63,16 @@ class Call:
 
     @property
     def forwarded(self) -> Headers:
-        """The client's headers that may go to the upstream."""
-        return forwardable(self.headers)
+        """The client's headers that may go to the upstream. A key of the proxy's own `clients` never does."""
+        headers = forwardable(self.headers)
+        return headers if self.client is None else [pair for pair in headers if pair[0].lower() not in CREDENTIALS]
+
+    def outgoing(self, body: bytes, headers: Headers) -> Outgoing:
+        """The request for an upstream, without a key of the proxy's own `clients`, and with the client's key there."""
+        if self.client is None:
+            return Outgoing(self.method, self.raw_path, self.query, headers, body)
+        keys = self.client.upstream_keys
+        return Outgoing(self.method, self.raw_path, without_keys(self.query), headers, body, keys)
 
     async def body(self, limit: int) -> bytes | None:
         """The request's body; None if the client has disconnected. Raises TooLarge beyond `limit` bytes."""
@@ -100,6 +112,8 @@ class Call:
         if self.dropped:
             own.append((b"x-guardproxy-dropped-turns", _numbers(self.dropped).encode("ascii")))
         times = f"guard;dur={self.guard_s * 1000:.1f}, upstream;dur={self.upstream_s * 1000:.1f}"
+        if self.saved_s is not None:
+            times += f", overlap;dur={self.saved_s * 1000:.1f}"
         own.append((b"server-timing", times.encode("ascii")))
         return own
 

@@ -1,24 +1,30 @@
 """Who sends a request, and the policy that its routes choose. What servers could read in two ways is refused.
 
-The proxy knows a client by the hash of its key. An operator can compute the hash for a route:
-`printf %s "$KEY" | sha256sum | cut -c1-16`.
+With `clients` in the configuration, the proxy knows a client by its name there. Without, by the hash of its key, which
+an operator can compute for a route: `printf %s "$KEY" | sha256sum | cut -c1-16`.
 """
 
 import re
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from guardproxy.access import Client
 from guardproxy.errors import GuardproxyError
 from guardproxy.observe.masking import short_hash
 from guardproxy.policy import Chosen, PolicySet
-from guardproxy.web.headers import CREDENTIALS, KEY_PARAMETERS, Headers, canonical_name, parameter_name
+from guardproxy.routing import Asked
+from guardproxy.stricter import stricter
+from guardproxy.web.headers import CHOICE, CREDENTIALS, KEY_PARAMETERS, Headers, canonical_name, parameter_name
 
 # Schemes whose credentials are a list of parameters, with spaces between them (RFC 9110, 11.4).
 _WITH_PARAMETERS: Final = frozenset({b"aws4-hmac-sha256", b"digest", b"hawk", b"oauth", b"signature"})
 _VISIBLE: Final = re.compile(rb"[\x21-\x7e]*")
 # Parameters by which Google's servers take a method or headers from the query, and frameworks a method.
 _OVERRIDES: Final = frozenset({"$httpmethod", "$httpheaders", "_method", "x-http-method-override", "x-http-method"})
+
+_CHOICE_NAME: Final = CHOICE.decode("ascii")
 
 
 class AmbiguousRequest(GuardproxyError):
@@ -28,19 +34,33 @@ class AmbiguousRequest(GuardproxyError):
     code = "ambiguous_request"
 
 
+class PolicyNotChoosable(GuardproxyError):
+    """The caller asks for a policy that the route does not let callers choose."""
+
+    status = 400
+    code = "policy_not_choosable"
+
+
 def choose_policy(
-    policies: PolicySet, paths: Sequence[str], models: Sequence[tuple[str, str]], headers: Headers, query: bytes
+    policies: PolicySet,
+    asked: Asked,
+    models: Sequence[tuple[str, str]],
+    headers: Headers,
+    query: bytes,
+    *,
+    known: Client | None = None,
 ) -> tuple[str, Chosen]:
     """The client's name in records, and the policy for a request.
 
-    `paths` are the request's path and its other spellings (`web.paths.spellings`), `models` the models that the
-    upstream may use, with their places in the request (`Wire.models`). The name is the hash of the client's key, empty
-    without a key. A request with several different keys has all their hashes, joined by commas.
+    `asked` has what is known of the request but its models, clients and headers: the first of its paths is the one that
+    was sent (`web.paths.spellings`). `models` are those that the upstream may use, with their places in the request
+    (`Wire.models`). The name is that of the `known` client; without `clients` in the configuration the hash of the
+    client's key, empty without a key, and all hashes joined by commas if there are several keys.
 
     Raises AmbiguousRequest if not all keys and models lead to the same route, if a route depends on the model and the
-    request names none, and if a credential or a header that a route depends on occurs twice.
+    request names none, and if a credential or a header that a route depends on occurs twice; PolicyNotChoosable.
     """
-    clients = client_hashes(headers, query)
+    clients = client_hashes(headers, query) if known is None else (known.name,)
     routing = _single_values(headers, policies.routing_headers)
     if not policies.routes_by_model:
         models = (("model", ""),)
@@ -48,7 +68,7 @@ def choose_policy(
         raise AmbiguousRequest("the request names no model, and a policy depends on it; send `model`")
 
     def choose(model: str, client: str) -> Chosen:
-        return policies.choose(paths[0], model, client, routing, spellings=paths[1:])
+        return policies.choose(replace(asked, model=model, client=client, headers=routing))
 
     place, model = models[0]
     chosen = [choose(model, client) for client in clients or ("",)]
@@ -59,27 +79,48 @@ def choose_policy(
             raise AmbiguousRequest(
                 f"{other_place} names a model of another route than {place}; send a request for each of the models"
             )
-    return ",".join(clients), chosen[0]
+    return ",".join(clients), _with_choice(policies, chosen[0], headers)
 
 
-def upstream_of_unread(policies: PolicySet, path: str, headers: Headers, query: bytes) -> str:
+def _with_choice(policies: PolicySet, chosen: Chosen, headers: Headers) -> Chosen:
+    """The route's policy, beside which the one that the caller names decides as well. Raises PolicyNotChoosable."""
+    names = [value for name, value in headers if len(name) == len(CHOICE) and canonical_name(name) == CHOICE]
+    if not names:
+        return chosen
+    if len(names) > 1:
+        raise AmbiguousRequest(f"the header {_CHOICE_NAME} occurs twice; send it once")
+    name, offered = names[0].decode("latin-1").strip(), ", ".join(chosen.may_choose)
+    if not offered:
+        raise PolicyNotChoosable(f"no policy can be chosen for this request; leave {_CHOICE_NAME} out")
+    if name not in chosen.may_choose:
+        raise PolicyNotChoosable(f"{_CHOICE_NAME} must be one of {offered}, or left out")
+    return replace(chosen, policy=stricter(policies, chosen.policy, policies.policies[name]))
+
+
+def upstream_of_unread(
+    policies: PolicySet, asked: Asked, headers: Headers, query: bytes, *, known: Client | None = None
+) -> str:
     """The name of the upstream for a request that passes unread: that of its route, without a model; empty for none.
 
-    Raises AmbiguousRequest as `choose_policy` does.
+    Raises AmbiguousRequest and PolicyNotChoosable as `choose_policy` does.
     """
     if not policies.routes_to_upstreams:
         return ""
-    return choose_policy(policies, (path,), (("model", ""),), headers, query)[1].upstream
+    return choose_policy(policies, asked, (("model", ""),), headers, query, known=known)[1].upstream
 
 
 def client_hashes(headers: Headers, query: bytes) -> Sequence[str]:
-    """The first 16 hex digits of the SHA-256 of each of the client's keys, sorted and without repetition.
+    """The first 16 hex digits of the SHA-256 of each of the client's `keys_of`, sorted."""
+    return sorted(short_hash(key) for key in keys_of(headers, query))
 
-    The keys are in the CREDENTIALS and in the KEY_PARAMETERS of the query, without their scheme. Raises
-    AmbiguousRequest if a place occurs twice, or if a credential is not exactly one key.
+
+def keys_of(headers: Headers, query: bytes) -> Collection[bytes]:
+    """The client's keys, each once: in the CREDENTIALS and in the KEY_PARAMETERS of the query, without their scheme.
+
+    Raises AmbiguousRequest if a place occurs twice, or if a credential is not exactly one key.
     """
     keys = {_key(name, value) for name, value in (*_header_credentials(headers), *_query_credentials(query))}
-    return sorted(short_hash(key) for key in keys if key)
+    return keys - {b""}
 
 
 def _header_credentials(headers: Headers) -> Iterator[tuple[str, bytes]]:

@@ -2,7 +2,14 @@
 
 import math
 
-from guardproxy.errors import GuardproxyError, GuardUnavailable, JudgingTooLong, Overloaded, UpstreamUnreadable
+from guardproxy.errors import (
+    GuardproxyError,
+    GuardUnavailable,
+    JudgingTooLong,
+    Overloaded,
+    UpstreamUnavailable,
+    UpstreamUnreadable,
+)
 from guardproxy.ports import Answer, Wire
 from guardproxy.registry import load
 from guardproxy.web.headers import Headers
@@ -54,6 +61,15 @@ def told(error: GuardproxyError, request_id: str) -> str:
     if isinstance(error, GuardUnavailable) and not isinstance(error, Overloaded | JudgingTooLong):
         return f"the guard is unavailable, so nothing was judged; repeat the request later ({request_id})"
     return str(error)
+
+
+def may_be_repeated(error: GuardproxyError) -> bool:
+    """Whether a client may send the request again after this error."""
+    if isinstance(error, UpstreamUnreadable | Redirected) or (
+        isinstance(error, UpstreamUnavailable) and error.repeated
+    ):
+        return False
+    return error.status in {429, 502, 503, 504}
 
 
 def error_event(stream_type: str, answer: Answer) -> bytes:

@@ -178,16 +178,20 @@ class Upstreams:
         try:
             attempt = await upstream.call(outgoing)
         finally:
-            self._note(upstream, health, permit, attempt)
+            self._note(
+                upstream, health, permit, attempt, shared=upstream.is_shared and upstream.name not in outgoing.keys
+            )
         return attempt
 
-    def _note(self, upstream: Upstream, health: Health, permit: Permit, attempt: Attempt | None) -> None:
+    def _note(
+        self, upstream: Upstream, health: Health, permit: Permit, attempt: Attempt | None, *, shared: bool
+    ) -> None:
         now = self._clock()
         status = attempt.response.status_code if attempt is not None and attempt.response is not None else 0
         limited_s = None
         if attempt is not None and status == 429:
             # At the limit of the client's own key, the upstream is not at its limit for others.
-            limited_s = attempt.wait_s if upstream.is_shared else 0.0
+            limited_s = attempt.wait_s if shared else 0.0
         change = health.end(permit, attempt.ending if attempt is not None else None, now, limited_s=limited_s)
         if change == "ejected":
             log.warning("upstream_ejected", upstream=upstream.name, for_s=round(health.usable_at() - now, 1))

@@ -46,10 +46,13 @@ _OVERRIDE: Final = re.compile(
 OF_THE_BODY: Final = frozenset(
     {b"content-encoding", b"etag", b"digest", b"content-md5", b"content-digest", b"repr-digest", b"last-modified"}
 )
+_ITEMS: Final = re.compile(rb"[^&;]+[&;]*|[&;]+")
 # Official SDKs do not repeat a request whose answer has it.
 NO_RETRY: Final = (b"x-should-retry", b"false")
 # The proxy's own headers; those of an upstream are removed.
 OWN_PREFIX: Final = b"x-guardproxy-"
+# By this one a caller chooses a policy, which decides beside the route's own.
+CHOICE: Final = b"x-guardproxy-policy"
 
 
 def end_to_end(headers: Iterable[tuple[bytes, bytes]], drop: frozenset[bytes]) -> Headers:
@@ -71,7 +74,7 @@ def canonical_name(name: bytes) -> bytes:
 
 
 def forwardable(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """The client's headers without those that name another path, method or host.
+    """The client's headers without those that name another path, method or host, or that only concern the proxy.
 
     A header whose name spells that of a credential with `_` is left out as well: only some servers would read it.
     """
@@ -80,7 +83,9 @@ def forwardable(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
 
 def _is_forwardable(name: bytes) -> bool:
     canonical = canonical_name(name)
-    return not _OVERRIDE.fullmatch(canonical) and not (canonical in CREDENTIALS and b"_" in name)
+    return (
+        not _OVERRIDE.fullmatch(canonical) and canonical != CHOICE and not (canonical in CREDENTIALS and b"_" in name)
+    )
 
 
 _cached_forwardable = lru_cache(maxsize=1024)(_is_forwardable)
@@ -97,10 +102,12 @@ def parameter_name(item: bytes) -> str:
 
 
 def without_keys(query: bytes) -> bytes:
-    """A query without the client's keys, byte for byte otherwise."""
+    """A query without the client's keys, byte for byte otherwise. Some servers separate parameters at a semicolon."""
     if not query:
         return query
-    return b"&".join(item for item in query.split(b"&") if parameter_name(item) not in KEY_PARAMETERS)
+    items = _ITEMS.findall(query)  # each with the separator behind it
+    kept = [item for item in items if parameter_name(item.rstrip(b"&;")) not in KEY_PARAMETERS]
+    return query if len(kept) == len(items) else b"".join(kept).rstrip(b"&;")
 
 
 def join(prefix: str, path: str) -> str:

@@ -19,8 +19,10 @@ from guardproxy.errors import GuardproxyError, GuardUnavailable, Overloaded, Too
 from guardproxy.offload import computed
 from guardproxy.pipeline import JudgedTurn, Judging, moderated
 from guardproxy.policy import UNSAFE, Policy
+from guardproxy.routing import Asked
 from guardproxy.settings import Limits
 from guardproxy.types import Decision, Message, Origin, Part, Verdict
+from guardproxy.web.access import Access
 from guardproxy.web.client import choose_policy
 from guardproxy.web.errors import NotReady, error_answer, retry_after, told
 from guardproxy.web.identities import Identities
@@ -76,26 +78,31 @@ def moderations(
     model: str,
     identities: Identities,
     sample: ReviewSample,
+    access: Access,
 ) -> Endpoint:
     """The endpoint. `model` is the guard's name; `ready` returns why the guard cannot judge, empty if it can.
 
-    `identities` and `sample` are those of the proxy. Answers name their request by `x-guardproxy-request-id`.
+    `identities`, `sample` and `access` are those of the proxy. Answers name their request by `x-guardproxy-request-id`.
     """
 
     async def endpoint(request: Request) -> Response:
         request_id = os.urandom(12).hex()
         own = {"x-guardproxy-request-id": request_id}
+        headers, query = request.headers.raw, request.scope["query_string"]
         try:
+            known = access.admit(headers, query)
             if reason := ready():
                 raise NotReady(reason)
             content = await _body(request, limits.body_bytes)
             asked_model, messages = await computed(len(content), parse, content, limits)
-            # Not `request.url.path`: Starlette joins the URL from the Host header, which a client may fill with a path.
-            paths, query = (request.scope["path"],), request.scope["query_string"]
-            models = (("model", asked_model),)
-            client, chosen = choose_policy(policies.current, paths, models, request.headers.raw, query)
             named = await computed(len(content), read_object, content)
-            user, session = identities.of(named, request.headers.raw)
+            user, session = identities.of(named, headers)
+            # Not `request.url.path`: Starlette joins the URL from the Host header, which a client may fill with a path.
+            asked = Asked((request.scope["path"],), protocol="moderations", user=user)
+            client, chosen = choose_policy(
+                policies.current, asked, (("model", asked_model),), headers, query, known=known
+            )
+            access.charge(known, messages)
             origin = Origin(
                 request_id, chosen.route, "moderations", "", asked_model, client, user=user, session=session
             )

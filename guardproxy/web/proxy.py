@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -13,27 +13,29 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from guardproxy.asking import Asker, asked_by
-from guardproxy.errors import GuardproxyError, UpstreamUnavailable, UpstreamUnreadable
+from guardproxy.errors import GuardproxyError, UpstreamUnreadable
 from guardproxy.observe import Metrics
 from guardproxy.pipeline import Exchange, Pipeline, RefusedBeforeStart
 from guardproxy.policy import PolicySet
 from guardproxy.ports import Answer, Wire
+from guardproxy.routing import Asked
 from guardproxy.settings import AuditSettings, Limits
-from guardproxy.sse import one_line, without_separators
 from guardproxy.types import Origin
-from guardproxy.web.answers import check_charset, is_text
+from guardproxy.web.access import Access
+from guardproxy.web.answers import check_charset, check_redirect, for_line_readers, is_text
 from guardproxy.web.call import Call, KeepAlive, WhileConnected
 from guardproxy.web.client import choose_policy, upstream_of_unread
-from guardproxy.web.errors import NotReady, Redirected, ShuttingDown, error_answer, retry_after, told
+from guardproxy.web.errors import NotReady, ShuttingDown, error_answer, may_be_repeated, retry_after, told
 from guardproxy.web.failover import UpstreamPlan, Upstreams
 from guardproxy.web.headers import HOP_BY_HOP, NO_RETRY, OF_THE_BODY, OWN_PREFIX, Header, Headers, end_to_end, first
 from guardproxy.web.identities import Identities
+from guardproxy.web.overlap import UpstreamCall
 from guardproxy.web.paths import NotGuarded, PathList, check_path, spellings
 from guardproxy.web.readers import LocalPolicies
 from guardproxy.web.reading import check_encoding, check_reply, read_request, within
 from guardproxy.web.sample import ReviewSample
 from guardproxy.web.sniff import Sniffer
-from guardproxy.web.upstream import Outgoing, UpstreamResponse
+from guardproxy.web.upstream import UpstreamResponse
 from guardproxy.wires.shared.refusals import reason
 
 log = structlog.get_logger("guardproxy.proxy")
@@ -55,7 +57,8 @@ class Proxy:
 
     `allow` names requests that pass unread because they carry no chat, `refuse` requests that are refused although a
     wire reads them. While a stream is held back, a comment is sent every `keepalive_s` seconds if its protocol has any.
-    Records name the end user and session that `identities` finds; `sample` draws the requests that they mark.
+    Records name the end user and session that `identities` finds; `sample` draws the requests that they mark. `access`
+    decides who may send a request.
     Configure logging before: unremarkable requests are logged at level debug.
     """
 
@@ -74,6 +77,7 @@ class Proxy:
         keepalive_s: float = 15.0,
         identities: Identities | None = None,
         sample: ReviewSample | None = None,
+        access: Access | None = None,
     ) -> None:
         self._upstreams = upstreams
         self._pipeline = pipeline
@@ -88,6 +92,7 @@ class Proxy:
         self._keepalive_s = keepalive_s
         self._identities = identities or Identities(AuditSettings())
         self._sample = sample or ReviewSample(0.0, Random())
+        self._access = access or Access()
         self._log = log.bind()  # bound once, because binding takes time even if the line is not written
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,6 +107,7 @@ class Proxy:
         try:
             check_path(call.path)
             wire = self._wire_of(call)
+            call.client = self._access.admit(call.headers, call.query)
             body = await call.body(self._limits.body_bytes)
             if body is None:
                 self._metrics.failed("client_left")
@@ -145,39 +151,47 @@ class Proxy:
             return
         if reason := self._ready():
             raise NotReady(reason)
-        exchange, plan = await self._exchange(call, wire, body)
+        exchange, plan, overlap = await self._exchange(call, wire, body)
         asker = asked_by(exchange.origin.client or call.peer)
         began = time.perf_counter()
-        review = await self._pipeline.review_request(exchange)
-        call.guard_s += time.perf_counter() - began
-        call.dropped = review.dropped
-        call.judged(review.action, review.categories, review.coverage)
+        early = exchange.request.raw if overlap else None
+        async with UpstreamCall(partial(self._send, call, plan), early) as upstream:
+            review = await self._pipeline.review_request(exchange)
+            call.guard_s += time.perf_counter() - began
+            call.dropped = review.dropped
+            call.judged(review.action, review.categories, review.coverage)
+            if review.refusal is None:
+                await self._forward(call, review.exchange, upstream, review.body, asker)
         if review.refusal is not None:
             await self._send_answer(call, wire.refuse(exchange.request, review.refusal), retry=False)
-        else:
-            await self._forward(call, review.exchange, plan, review.body, asker)
 
     async def _pass(self, call: Call, body: bytes) -> None:
         """Forward a request unread, and its answer."""
-        target = upstream_of_unread(self._policies.current, call.path, call.headers, call.query)
+        policies, asked = self._policies.current, Asked((call.path,), method=call.method)
+        target = upstream_of_unread(policies, asked, call.headers, call.query, known=call.client)
         plan = self._upstreams.plan_unread(target, call.path)
-        outgoing = Outgoing(call.method, call.raw_path, call.query, call.forwarded, body)
-        async with self._upstreams.send(plan, outgoing) as response:
-            _check_redirect(response)
+        async with self._upstreams.send(plan, call.outgoing(body, call.forwarded)) as response:
+            check_redirect(response.status, response.headers)
             await self._relay(call, response)
 
-    async def _exchange(self, call: Call, wire: Wire, body: bytes) -> tuple[Exchange, UpstreamPlan]:
-        """The request as the pipeline takes it, and its upstreams.
+    def _send(self, call: Call, plan: UpstreamPlan, body: bytes) -> AbstractAsyncContextManager[UpstreamResponse]:
+        headers = [pair for pair in call.forwarded if pair[0] != b"accept-encoding"]
+        return self._upstreams.send(plan, call.outgoing(body, [*headers, (b"accept-encoding", b"identity")]))
 
-        Raises Unreadable, Unsupported, TooLarge, NotServed.
+    async def _exchange(self, call: Call, wire: Wire, body: bytes) -> tuple[Exchange, UpstreamPlan, bool]:
+        """The request as the pipeline takes it, its upstreams, and `Route.overlap`.
+
+        Raises Unreadable, Unsupported, TooLarge, LimitReached, NotServed.
         """
         check_encoding(call.headers)
         request = await read_request(wire, call.target, body, self._limits, received=time.time(), request_id=call.id)
         policies = self._policies.current
         other_paths = spellings(call.path, partial(wire.claims, call.method)) if policies.routes else ()
         models = wire.models(request) if policies.routes_by_model else ()
-        client, chosen = choose_policy(policies, (call.path, *other_paths), models, call.headers, call.query)
         user, session = self._identities.of(request.body, call.headers)
+        asked = Asked((call.path, *other_paths), protocol=wire.name, method=call.method, user=user)
+        client, chosen = choose_policy(policies, asked, models, call.headers, call.query, known=call.client)
+        self._access.charge(call.client, request.conversation.messages)
         plan = self._upstreams.plan(chosen.upstream, wire.name)
         origin = Origin(
             request_id=call.id,
@@ -193,25 +207,21 @@ class Proxy:
         in_force = tuple(policies.policies.values())
         policy = self._local.of(chosen.policy, call.headers)
         exchange = Exchange(wire, request, origin, policy, chosen.shadow, self._sample.draw(), in_force)
-        if request.resumes is None or plan.group is None:
-            return exchange, plan
-        # Only the upstream that gave a reply knows it.
-        plan = plan.only(self._pipeline.gave_resumed(exchange, [upstream.url for upstream in plan.upstreams]))
-        return replace(exchange, origin=replace(origin, upstream=plan.url)), plan
+        if request.resumes is not None and plan.group is not None:
+            # Only the upstream that gave a reply knows it.
+            plan = plan.only(self._pipeline.gave_resumed(exchange, [upstream.url for upstream in plan.upstreams]))
+            exchange = replace(exchange, origin=replace(origin, upstream=plan.url))
+        return exchange, plan, chosen.overlap
 
-    async def _forward(self, call: Call, exchange: Exchange, plan: UpstreamPlan, body: bytes, asker: Asker) -> None:
+    async def _forward(self, call: Call, exchange: Exchange, upstream: UpstreamCall, body: bytes, asker: Asker) -> None:
         """Forward the request, and send the judged answer to the client."""
-        headers = [pair for pair in call.forwarded if pair[0] != b"accept-encoding"]
-        headers.append((b"accept-encoding", b"identity"))
-        async with self._upstreams.send(
-            plan, Outgoing(call.method, call.raw_path, call.query, headers, body)
-        ) as response:
-            call.response = response
+        async with upstream.answer(body) as response:
+            call.response, call.saved_s = response, upstream.saved_s
             if response.upstream.url != exchange.origin.upstream:
                 exchange = replace(exchange, origin=replace(exchange.origin, upstream=response.upstream.url))
             asker.answered = True
             self._metrics.upstream(response.waited_s)
-            _check_redirect(response)
+            check_redirect(response.status, response.headers)
             if not 200 <= response.status < 300:
                 await self._failure(call, exchange, response)
                 return
@@ -286,7 +296,7 @@ class Proxy:
         if review.refusal is not None:
             await self._send_answer(call, exchange.wire.refuse(exchange.request, review.refusal), retry=False)
             return
-        safe = _for_line_readers(exchange, review.body)
+        safe = for_line_readers(review.body, exchange.wire.lines) if exchange.request.stream else review.body
         changed = safe != body or first(response.headers, b"content-encoding")
         drop = HOP_BY_HOP | _LENGTH | OF_THE_BODY if changed else HOP_BY_HOP | _LENGTH
         await call.answer(response.status, response.upstream.answer_headers.select(response.headers, drop), safe)
@@ -338,15 +348,12 @@ class Proxy:
         """Answer with an error of the client's protocol, in a stream that has begun as its last event."""
         self._metrics.failed(error.code)
         error_of = wire.error if wire is not None else partial(error_answer, call.path)
-        retry = error.status in {502, 503, 504} and not isinstance(error, UpstreamUnreadable | Redirected)
-        if isinstance(error, UpstreamUnavailable) and error.repeated:
-            retry = False
         answer = error_of(error.status, error.code, told(error, call.id))
         if call.status:
             if call.stream_type and wire is not None:
                 await call.send(wire.error_event(answer, call.stream_type))
             return
-        await self._send_answer(call, answer, retry=retry, more=retry_after(error))
+        await self._send_answer(call, answer, retry=may_be_repeated(error), more=retry_after(error))
 
     def _log_and_count(self, call: Call, wire: Wire | None) -> None:
         name = wire.name if wire is not None else "none"
@@ -369,26 +376,10 @@ class Proxy:
         )
 
 
-def _check_redirect(response: UpstreamResponse) -> None:
-    """Raises Redirected for an answer that would send the client elsewhere."""
-    if first(response.headers, b"location") and 300 <= response.status < 400:
-        raise Redirected("the upstream redirects past the guard; set upstream.url to where it redirects")
-
-
 def _cause(error: GuardproxyError) -> str:
     """The cause of an error for the log. Not its `repr`, which for some errors holds the whole body."""
     cause = error.__cause__
     return f"{type(cause).__name__}: {cause}" if cause is not None else ""
-
-
-def _for_line_readers(exchange: Exchange, body: bytes) -> bytes:
-    """The JSON of a whole reply. A client that expects a stream reads it by lines, so no line may be another reply."""
-    if not exchange.request.stream:
-        return body
-    lines = [line.strip() for line in body.splitlines()] if exchange.wire.lines else []
-    if any(line[:1] == b"{" and line[-1:] == b"}" for line in lines):
-        return one_line(body)
-    return without_separators(body)
 
 
 async def _chain(head: bytes, source: AsyncIterator[bytes] | None = None) -> AsyncIterator[bytes]:

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -115,14 +115,21 @@ async def _decoded(decoder: ContentDecoder, chunks: AsyncIterator[bytes]) -> Asy
     decoder.finish()
 
 
+_NO_KEYS: Final[Mapping[str, str]] = {}
+
+
 class Outgoing(NamedTuple):
-    """A request for an upstream. `path` and `query` are percent-encoded, `headers` are the client's."""
+    """A request for an upstream. `path` and `query` are percent-encoded, `headers` are the client's.
+
+    `keys` has the client's own keys at upstreams, by the upstream's name, for `clients` of the configuration.
+    """
 
     method: str
     path: str
     query: bytes
     headers: Iterable[tuple[bytes, bytes]]
     body: bytes
+    keys: Mapping[str, str] = _NO_KEYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +201,7 @@ class Upstream:
         self.answer_headers = AnswerHeaders(response_headers)
         self._base, self._strip, self._models = _base(base_url), strip_path.rstrip("/"), tuple(models)
         self._host = (b"host", self._base.netloc)
+        self._key_header = key_header.lower()
         self._key = _credential(key, key_header) if key is not None else None
         self.is_shared = key is not None or not client_key
         self._drop = _REPLACED if cookies else _REPLACED | {b"cookie"}
@@ -244,11 +252,14 @@ class Upstream:
         return Attempt(ending_of(status), response, wait_s=wait)
 
     def _request(self, outgoing: Outgoing) -> httpx.Request:
-        method, path, query, headers, body = outgoing
+        method, path, query, headers, body, keys = outgoing
         if self._models:
             path, body = with_models(path, body, self._models)
         out = [self._host, *end_to_end(headers, self._drop)]
-        if self._key is not None:
+        if self.name in keys:
+            name, _ = credential = _credential(keys[self.name], self._key_header)
+            out = [*(pair for pair in out if pair[0] != name), credential]
+        elif self._key is not None:
             out.append(self._key)
         if self.is_shared:
             # Gemini's clients may send their key in the query.

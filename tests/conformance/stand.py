@@ -29,6 +29,7 @@ POLICIES: dict[str, Policy] = {
     "plain": policy(block=BlockPolicy(finish="stop"), stream=StreamPolicy(every=10)),
 }
 REFUSAL = BlockPolicy().message
+CLOSING = f"\n\n{BlockPolicy().closing}"
 REPLACEMENT = policy().rewrite.replacement
 MARKER = policy().rewrite.marker
 

@@ -8,15 +8,13 @@ import httpx
 import openai
 import pytest
 
-from guardproxy.policy import BlockPolicy
 from tests.conformance.clients import CLIENTS, PARSERS, STOPS, Client
 from tests.conformance.reading import Reach
 from tests.conformance.speech import CHATS, PROTOCOLS, Protocol, conversation, plain
-from tests.conformance.stand import MARKER, REFUSAL, REPLACEMENT, Stand, standing
+from tests.conformance.stand import CLOSING, MARKER, REFUSAL, REPLACEMENT, Stand, standing
 from tests.kit import Scripted
 from tests.wires.kit import BY_NAME, Case, fed
 
-CLOSING = f"\n\n{BlockPolicy().closing}"
 REASON = b'"guardproxy":{"request_id":"%b","action":"block"}'
 
 each_client = pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)

@@ -13,7 +13,7 @@ from guardproxy.policy import StreamPolicy
 from tests.conformance.clients import CLIENTS, STOPS, Client
 from tests.conformance.guarding import Guarding
 from tests.conformance.speech import PROTOCOLS, SSE, Protocol
-from tests.conformance.stand import REFUSAL, Stand, standing
+from tests.conformance.stand import CLOSING, REFUSAL, Stand, standing
 from tests.kit import Scripted
 from tests.web.kit import ENCODINGS, policy
 from tests.wires.kit import BY_NAME
@@ -265,7 +265,7 @@ def test_an_unreadable_frame(stand: Stand, client: Client, kind: str) -> None:
     body: list[Any] = [*frames[:place], wait, broken, *frames[place + 1 :]]
     stand.play(Scripted(body, headers={"content-type": protocol.content_type}))
     read = stand.ask(client, "Hello there.")
-    assert (read.text, read.stop) == ("Tides come in. ", STOPS[client.protocol][0])
+    assert (read.text, read.stop) == (f"Tides come in. {CLOSING}", STOPS[client.protocol][0])
     assert b"unread" not in stand.received
 
 
@@ -322,7 +322,7 @@ def test_answers_side_by_side(name: str, bad: int) -> None:
     stream = protocol.wire.open_stream(protocol.request("Hello there.", stream=True), SSE)
     _ = [*stream.feed(told), *stream.finish()]
     assert stream.message(good).text == "One. Two. Three."
-    assert stream.message(bad).text in ("One. ", f"One. {REFUSAL}", REFUSAL)
+    assert stream.message(bad).text in (f"One. {CLOSING}", REFUSAL)
 
 
 @pytest.mark.parametrize("name", ["chat-tools", "ollama-tools", "messages", "responses"])

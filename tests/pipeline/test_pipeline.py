@@ -34,6 +34,7 @@ from guardproxy.wires.openai_chat import wire
 from tests.kit import ListSink, WordGuard
 
 BLOCK = SideRules({"*": (Rule("block", 0.5),)})
+CLOSING = f"\n\n{BlockPolicy().closing}"
 WORDS = {"bomb": ("violence_hate", 0.9), "knife": ("violence_hate", 0.3)}
 TEXT = "This is a quiet sentence that harms no one at all. "
 
@@ -614,7 +615,8 @@ def test_harm_half_way_is_cut_before_it_leaves() -> None:
     run = Run()
     out = run.stream(frames(TEXT * 8 + "Now the bomb. " + TEXT * 8), policy())
     assert TEXT in content_of(out)
-    assert (TEXT * 8 + "Now the ").startswith(content_of(out))
+    assert (TEXT * 8 + "Now the ").startswith(content_of(out).removesuffix(CLOSING))
+    assert content_of(out).endswith(CLOSING)
     assert finish(out) == ["content_filter"]
     assert out.endswith(b"data: [DONE]\n\n")
     assert [r.outcome for r in run.records] == ["refuse"]
@@ -787,7 +789,7 @@ def test_no_unjudged_character_leaves(pieces: list[str], size: int, every: Any, 
     out = Run().stream(source, policy(stream=StreamPolicy(mode, every=every), block=BlockPolicy(message="NO")))
     if "bomb" in text:
         assert "bomb" not in content_of(out)
-        assert text.startswith(content_of(out)) or content_of(out) == "NO"
+        assert text.startswith(content_of(out).removesuffix(CLOSING)) or content_of(out) == "NO"
         assert finish(out) == ["content_filter"]
     else:
         assert out == b"".join(source)

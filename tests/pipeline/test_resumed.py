@@ -223,3 +223,13 @@ def test_the_ids_that_were_named_last_are_kept() -> None:
     assert known(2)
     replies.remember(exchange, "resp_new")
     assert [known(number) for number in (0, 1, 2, 3, 99_999)] == [True, False, True, True, True]
+
+
+def test_a_withheld_reply_of_a_group_of_upstreams() -> None:
+    """The upstream is the one that gave the reply before the withheld one."""
+    talk = Talk()
+    talk.answered(talk.exchange("v"), "resp_1", "fine")
+    talk.answered(talk.exchange("v", previous_response_id="resp_1"), "resp_2", "a bomb")
+    resuming = talk.exchange("u", previous_response_id="resp_2")
+    assert talk.pipeline.gave_resumed(resuming, ["u", "v"]) == "v"
+    assert forwarded(talk, talk.exchange("v", previous_response_id="resp_2")) == "resp_1"

@@ -144,7 +144,7 @@ def test_a_finished_choice_is_not_part_of_what_becomes_unreadable() -> None:
     run = Run()
     first = [frame(0, content="Fine."), frame(0, finish="stop"), frame(1, content="Fine so far.")]
     out = read_in_two(run, first, [NONSENSE], policy(stream=EVERY_FRAME))
-    assert (ends_of(out, 0), ends_of(out, 1)) == (["more", "stop"], ["more", "content_filter"])
+    assert (ends_of(out, 0), ends_of(out, 1)) == (["more", "stop"], ["more", "more", "content_filter"])
     assert [(record.choice, record.outcome, bool(record.error)) for record in run.records] == [
         (0, "pass", False),
         (1, "refuse", True),

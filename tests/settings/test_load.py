@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from guardproxy.errors import ConfigError
 from guardproxy.policy import Rule
+from guardproxy.routing import Asked
 from guardproxy.settings import load
 from guardproxy.settings.yaml_tree import read as read_tree
 from guardproxy.types import Category, Taxonomy
@@ -189,9 +190,9 @@ routes:
   - {{name: team, policy: lax, when: {{model: gpt-*, header: {{X-Team: a*}}}}, shadow: [new]}}
 """
     chosen = read(text).policies
-    taken = chosen.choose("/v1/chat/completions", "gpt-4", "", {"x-team": "abc"})
+    taken = chosen.choose(Asked(["/v1/chat/completions"], "gpt-4", "", {"x-team": "abc"}))
     assert (taken.route, taken.policy.name, [policy.name for policy in taken.shadow]) == ("team", "lax", ["new"])
-    assert chosen.choose("/v1/chat/completions", "gpt-4", "", {}).policy.name == "default"
+    assert chosen.choose(Asked(["/v1/chat/completions"], "gpt-4", "", {})).policy.name == "default"
 
 
 def test_own_taxonomy() -> None:

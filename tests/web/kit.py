@@ -109,6 +109,7 @@ def parts_of(upstream: Upstream | Upstreams, **changes: Any) -> tuple[Proxy, Liv
         keepalive_s=changes.get("keepalive_s", 15.0),
         identities=changes.get("identities"),
         sample=changes.get("sample"),
+        access=changes.get("access"),
     )
     return proxy, policies, observers, metrics
 

@@ -130,7 +130,7 @@ def test_a_connection_beyond_the_cap_takes_the_place_of_an_idle_one() -> None:
 
 
 def test_a_client_that_does_not_read_is_cut_and_frees_its_upstream() -> None:
-    long = events(*["word " * 2000] * 2000)
+    long = events(*["word " * 2000] * 800)
     server = ServerSettings(write_timeout_s=1.0)
     with (
         bounded(long, completion("fine"), server=server, pool=1, connect_s=60.0) as address,

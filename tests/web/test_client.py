@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guardproxy.policy import Policy, PolicySet, Route, SideRules
+from guardproxy.routing import Asked
 from guardproxy.web.client import AmbiguousRequest, choose_policy, client_hashes
 from guardproxy.web.headers import CREDENTIALS, KEY_PARAMETERS, Headers, forwardable, without_keys
 
@@ -27,7 +28,7 @@ STRICT_TEAM = policies(Route("kids", "strict", header=("X-Team", "kids*")))
 def chosen(given_policies: PolicySet, headers: Headers, query: bytes = b"") -> str:
     """The name of the policy for a request, or "refused"."""
     try:
-        return choose_policy(given_policies, ("/v1/chat/completions",), MODELS, headers, query)[1].policy.name
+        return choose_policy(given_policies, Asked(("/v1/chat/completions",)), MODELS, headers, query)[1].policy.name
     except AmbiguousRequest:
         return "refused"
 
@@ -145,7 +146,7 @@ def test_every_spelling_of_the_path_counts() -> None:
     """A route holds for any of the paths."""
     by_path = policies(Route("chat", "strict", path="/v1/chat"))
     for paths in (("/v1/chat", "/x"), ("/x", "/v1/chat"), ("/x", "/y", "/v1/chat")):
-        assert choose_policy(by_path, paths, MODELS, [], b"")[1].route == "chat"
+        assert choose_policy(by_path, Asked(paths), MODELS, [], b"")[1].route == "chat"
 
 
 def test_other_headers_do_not_matter_to_a_route() -> None:
@@ -168,7 +169,7 @@ def test_several_keys_of_the_same_route_pass() -> None:
     """Several keys are no mistake if they lead to the same route; the record names all of them."""
     headers = [(b"authorization", b"Basic dTpw"), (b"x-api-key", b"k1")]
     hashes = sorted([K1, hashlib.sha256(b"dTpw").hexdigest()[:16]])
-    assert choose_policy(policies(), ("/",), MODELS, headers, b"")[0] == ",".join(hashes)
+    assert choose_policy(policies(), Asked(("/",)), MODELS, headers, b"")[0] == ",".join(hashes)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ STRICT_MODEL = policies(Route("kids", "strict", model="kids*"), Route("teens", "
 )
 def test_models_of_the_same_route_pass(models: list[tuple[str, str]], policy: str) -> None:
     """A request may name several models if all of them lead to the same route."""
-    assert choose_policy(STRICT_MODEL, ("/",), models, [], b"")[1].policy.name == policy
+    assert choose_policy(STRICT_MODEL, Asked(("/",)), models, [], b"")[1].policy.name == policy
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_models_of_the_same_route_pass(models: list[tuple[str, str]], policy: st
 def test_models_of_different_routes_are_refused(models: list[tuple[str, str]]) -> None:
     """The error names the place of the other model, and no text of the request."""
     with pytest.raises(AmbiguousRequest) as caught:
-        choose_policy(STRICT_MODEL, ("/",), models, [], b"")
+        choose_policy(STRICT_MODEL, Asked(("/",)), models, [], b"")
     assert str(caught.value) == (
         f"{models[-1][0]} names a model of another route than model; send a request for each of the models"
     )
@@ -227,16 +228,16 @@ def test_the_models_of_every_key_count() -> None:
     """Two keys with the same route for the first model, but not for the second, are refused."""
     of_both = policies(Route("kids", "strict", client=K1, model="kids"))
     headers = [(b"authorization", b"Basic dTpw"), (b"x-api-key", b"k1")]
-    assert choose_policy(of_both, ("/",), [("model", "m")], headers, b"")[1].route == "default"
+    assert choose_policy(of_both, Asked(("/",)), [("model", "m")], headers, b"")[1].route == "default"
     with pytest.raises(AmbiguousRequest):
-        choose_policy(of_both, ("/",), [("model", "m"), ("models[0]", "kids")], headers, b"")
+        choose_policy(of_both, Asked(("/",)), [("model", "m"), ("models[0]", "kids")], headers, b"")
 
 
 def test_a_model_must_be_named_if_a_route_depends_on_it() -> None:
     """The upstream would choose the model; without such a route no model is needed."""
     with pytest.raises(AmbiguousRequest, match="names no model, and a policy depends on it; send `model`"):
-        choose_policy(STRICT_MODEL, ("/",), [], [], b"")
-    assert choose_policy(STRICT_TEAM, ("/",), [], [], b"")[1].route == "default"
+        choose_policy(STRICT_MODEL, Asked(("/",)), [], [], b"")
+    assert choose_policy(STRICT_TEAM, Asked(("/",)), [], [], b"")[1].route == "default"
 
 
 OVERRIDES = (

@@ -292,7 +292,7 @@ CHAT = "/v1/chat/completions"
 
 def ask(url: str, path: str = CHAT, body: bytes | None = None, **options: Any) -> httpx.Response:
     """The proxy's answer."""
-    return httpx.post(url + path, content=body or chat(), timeout=20, trust_env=False, **options)
+    return httpx.post(url + path, content=body or chat(), timeout=60, trust_env=False, **options)
 
 
 def used(sink: ListSink) -> list[tuple[str, str]]:

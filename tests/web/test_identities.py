@@ -189,8 +189,8 @@ def test_what_a_stream_holds_back(mode: Any) -> None:
     def ask(url: str) -> None:
         httpx.post(f"{url}/v1/chat/completions", content=chat(stream=True))
 
-    records = records_of(PLAIN, ask, events("a" * 50, "b" * 50, pause_s=0.2), policies=live)
+    records = records_of(PLAIN, ask, events("a" * 50, "b" * 50, pause_s=0.4), policies=live)
     (reply,) = [record.reply for record in records if record.side == "assistant"]
     assert reply is not None
     assert reply.held_characters == (0 if mode == "monitor" else 100)
-    assert (reply.held_s < 0.1) if mode == "monitor" else (0.2 <= reply.held_s < 5)
+    assert (reply.held_s < 0.2) if mode == "monitor" else (0.2 <= reply.held_s < 60)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from hashlib import sha256
 from random import Random
 from typing import Any
 
@@ -14,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from guardproxy.access import Client, ClientKey, Clients
 from guardproxy.errors import Overloaded, TooLarge, Unreadable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.observe.masking import short_hash
@@ -22,6 +24,7 @@ from guardproxy.policy import Policy, PolicySet, Rule, SideRules
 from guardproxy.policy import Route as Chosen
 from guardproxy.settings import AuditSettings, Limits
 from guardproxy.types import Check, Verdict
+from guardproxy.web.access import Access
 from guardproxy.web.identities import Identities
 from guardproxy.web.moderations import WITHIN, moderations, parse
 from guardproxy.web.proxy import LivePolicies
@@ -45,6 +48,7 @@ def standing(**changes: Any) -> Iterator[str]:
     observers = Observers(changes.get("sinks", {}), metrics=metrics, text="full", required=True)
     judging = Judging(guard, observers, metrics, {})
     audit = {"identities": Identities(AuditSettings()), "sample": ReviewSample(changes.get("share", 0.0), Random(1))}
+    access = changes.get("access") or Access()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -54,7 +58,7 @@ def standing(**changes: Any) -> Iterator[str]:
 
     policies = LivePolicies(changes.get("policies", PolicySet({"default": Policy("default", "v", RULES, RULES)})))
     limits, ready = changes.get("limits", Limits()), changes.get("ready", lambda: "")
-    endpoint = moderations(judging, policies, limits=limits, ready=ready, model=guard.name, **audit)
+    endpoint = moderations(judging, policies, limits=limits, ready=ready, model=guard.name, access=access, **audit)
     routes = [Route("/v1/moderations", endpoint, methods=["POST"])]
     with serve(Starlette(routes=routes, lifespan=lifespan)) as url:
         yield url
@@ -272,3 +276,20 @@ def test_all_of_the_formats_categories_are_there(client: openai.OpenAI) -> None:
     raw = client.moderations.with_raw_response.create(input="hello").http_response.json()
     assert set(WITHIN) <= set(raw["results"][0]["categories"])
     assert set(WITHIN) <= set(raw["results"][0]["category_scores"])
+
+
+def test_clients_and_their_limits_count_here_too() -> None:
+    """Without a key 401; the texts count as characters of the client, whom the records name."""
+    sink = ListSink()
+    access = Access()
+    known = ClientKey(sha256(b"k").digest())
+    access.clients = Clients([Client("red", (known,), requests_per_minute=10, characters_per_minute=100)], b"secret")
+    key = {"authorization": "Bearer k"}
+    with standing(access=access, sinks={"list": sink}) as url:
+        endpoint = f"{url}/v1/moderations"
+        assert httpx.post(endpoint, json={"input": "hello"}).status_code == 401
+        assert httpx.post(endpoint, json={"input": ["x" * 60, "x" * 30]}, headers=key).status_code == 200
+        refused = httpx.post(endpoint, json={"input": "x" * 60}, headers=key)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+        assert int(refused.headers["retry-after"]) > 20
+    assert {record.origin.client for record in sink.records} == {"red"}

@@ -148,6 +148,6 @@ def test_a_dead_upstream_is_tried_again_without_harm() -> None:
         unused.bind(("127.0.0.1", 0))
         dead = f"http://127.0.0.1:{unused.getsockname()[1]}"
         with serve(guarded(Upstreams([Upstream(dead)]))) as proxy, pytest.raises(openai.InternalServerError) as caught:
-            openai.OpenAI(base_url=f"{proxy}/v1", api_key="k", timeout=20, max_retries=0).models.list()
+            openai.OpenAI(base_url=f"{proxy}/v1", api_key="k", timeout=60, max_retries=0).models.list()
     assert caught.value.status_code == 502
     assert "x-should-retry" not in caught.value.response.headers

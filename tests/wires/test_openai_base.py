@@ -248,7 +248,7 @@ def test_whether_a_stream_is_wanted() -> None:
         (399, "server_error"),
         (400, "invalid_request_error"),
         (404, "invalid_request_error"),
-        (429, "server_error"),
+        (429, "requests"),
         (499, "invalid_request_error"),
         (500, "server_error"),
         (503, "server_error"),

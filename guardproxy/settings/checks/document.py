@@ -7,11 +7,13 @@ from guardproxy.settings.catalogue import Catalogue
 from guardproxy.settings.checks import (
     alerts,
     audit,
+    clients,
     console,
     families,
     guards,
     otel,
     policies,
+    routes,
     server,
     taxonomies,
     upstream,
@@ -48,7 +50,8 @@ def check(
         *otel.otel(root),
         *policies.policies(root, catalogue, allowed),
         *policies.default_policies(root, catalogue, categories),
-        *policies.routes(root),
+        *clients.clients(root),
+        *routes.routes(root, catalogue),
     ]
 
 

@@ -1,11 +1,11 @@
-"""Check policies and routes: known categories, rules and routes that can be reached, policies that exist."""
+"""Check policies: known categories, rules that can be reached, policies that a route names."""
 
 from collections.abc import Collection, Iterator
 
 from guardproxy.policy import ANY, UNSAFE
 from guardproxy.settings import presets
 from guardproxy.settings.catalogue import Catalogue
-from guardproxy.settings.checks import messages, rules
+from guardproxy.settings.checks import messages, routes, rules
 from guardproxy.settings.messages import suggestion
 from guardproxy.settings.yaml_tree import START, Node, Problem, SettingPath
 from guardproxy.types import SIGNALS
@@ -30,7 +30,7 @@ def policies(root: Node, catalogue: Catalogue, categories: Collection[str] | Non
         return
     if isinstance(node.value, dict) and "default" not in node.value:
         yield Problem(node.key_position, ("policies", "default"), "is missing; requests without a route need it")
-    used = _used(root)
+    used = routes.named(root)
     for name, policy in node.entries():
         path: SettingPath = ("policies", name)
         if name != "default" and name not in used:
@@ -48,22 +48,6 @@ def default_policies(root: Node, catalogue: Catalogue, categories: Collection[st
     guard = root.get("guard")
     message = "is missing; add it, because the built-in policy is for another guard"
     return [Problem(guard.key_position if guard else START, ("policies",), message)]
-
-
-def _used(root: Node) -> set[str]:
-    """The policies that routes name."""
-    routes = root.get("routes")
-    used: set[str] = set()
-    for _, route in routes.elements() if routes else []:
-        used |= {node.text() or "" for _, node in _targets(route)}
-    return used
-
-
-def _targets(route: Node) -> list[tuple[SettingPath, Node]]:
-    """The policies of a route, each with its path in the route."""
-    policy, shadow = route.get("policy"), route.get("shadow")
-    targets: list[tuple[SettingPath, Node]] = [(("policy",), policy)] if policy else []
-    return [*targets, *((("shadow", index), node) for index, node in (shadow.elements() if shadow else []))]
 
 
 def _policy(
@@ -150,49 +134,3 @@ def _side(
     if others and categories is not None and set(categories) - SIGNALS <= covered:
         message = "is unreachable, because every category has rules; remove it"
         yield Problem(others.key_position, (*path, ANY), message)
-
-
-def routes(root: Node) -> Iterator[Problem]:
-    """Every mistake in `routes`: unknown policies, repeated names, and routes that an earlier one makes unreachable."""
-    section, policies = root.get("routes"), root.get("policies")
-    names = [name for name, _ in policies.entries()] if policies else ["default"]
-    earlier: list[tuple[int, Node]] = []
-    seen = {"default"}
-    for index, route in section.elements() if section else []:
-        path: SettingPath = ("routes", index)
-        for below, node in _targets(route):
-            name = node.text()
-            if name and name not in names:
-                message = f"unknown policy {name!r}; {suggestion(name, names)}"
-                yield Problem(node.position, (*path, *below), message)
-        yield from _name(path, route, seen)
-        pattern = route.get("when", "path")
-        if pattern and pattern.text() and (pattern.text() or "")[0] not in "/*?[":
-            yield Problem(pattern.position, (*path, "when", "path"), "must begin with / or *")
-        for before, other in earlier:
-            if _covers(other, route):
-                message = f"is unreachable, because routes[{before}] matches all its requests; remove or reorder them"
-                yield Problem(route.position, path, message)
-                break
-        earlier.append((index, route))
-
-
-def _name(path: SettingPath, route: Node, seen: set[str]) -> Iterator[Problem]:
-    node = route.get("name")
-    name = node.text() if node else None
-    if node and name in seen:
-        owner = "requests without a route" if name == "default" else "an earlier route"
-        yield Problem(node.position, (*path, "name"), f"the name {name} is that of {owner}; choose another")
-    seen.add(name or "")
-
-
-def _covers(earlier: Node, later: Node) -> bool:
-    """Whether the earlier route matches every request of the later: it has no condition that the later lacks."""
-    if not isinstance(earlier.value, dict) or not isinstance(later.value, dict):
-        return False
-    conditions, later_conditions = earlier.get("when"), later.get("when")
-    if conditions and not isinstance(conditions.value, dict):
-        return False
-    present = later_conditions.plain_value() if later_conditions and isinstance(later_conditions.value, dict) else {}
-    required = conditions.plain_value() if conditions else {}
-    return all(value in (None, "*") or present.get(key) == value for key, value in required.items())

@@ -224,7 +224,8 @@ class GeminiStream(BaseStream):
     def _count(self) -> None:
         """Complete the usage in the head if the upstream has not counted the reply's tokens yet."""
         key = snake("usageMetadata") if snake("usageMetadata") in self._head else "usageMetadata"
-        usage = self._head.get(key) or {}
+        named = self._head.get(key)
+        usage = named if isinstance(named, dict) else {}
         if value_of(usage, "candidatesTokenCount") is None:
             prompt, output = estimated_usage(self, self.request)
             known = value_of(usage, "promptTokenCount")

@@ -213,7 +213,7 @@ class OpenAIWire(BaseWire):
 
     def error(self, status: int, code: str, message: str, reason: Mapping[str, Any] | None = None) -> Answer:
         """Return OpenAI's error body."""
-        kind = "invalid_request_error" if 400 <= status < 500 and status != 429 else "server_error"
+        kind = "requests" if status == 429 else "invalid_request_error" if 400 <= status < 500 else "server_error"
         body = {"error": {"message": message, "type": kind, "param": None, "code": code, **(reason or {})}}
         return Answer(status, JSON, dumps(body))
 

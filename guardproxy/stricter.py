@@ -1,0 +1,103 @@
+"""Two policies as one that is at least as strict as each of them: what a caller may choose beside a route's own. Pure.
+
+Theory of operation. Both policies decide about the same verdicts, and the stricter decision applies. The combination
+has the rules of both, so it reaches every rule that either of them reaches, and `decide` takes the most severe. Which
+texts are judged, and in which form, is the route's own affair, so that the verdicts are those of the route's policy: a
+policy that reads more is not combined (`reads_more`). The texts that a client reads are those of the chosen policy.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+from guardproxy.policy import UNSAFE, HistoryMode, Policy, PolicySet, Rule, SideRules, StreamMode, StreamPolicy
+from guardproxy.types import Side
+
+Setting = TypeVar("Setting", bound=str)
+
+_FAILURE: Final[Mapping[Any, int]] = {"allow": 0, "flag": 1, "error": 2, "block": 2}
+_HISTORY: Final[Mapping[HistoryMode, int]] = {"allow": 0, "drop": 1, "block": 2}
+_STREAM: Final[Mapping[StreamMode, int]] = {"monitor": 0, "window": 1, "hold_all": 2}
+_EVERYTHING: Final = sys.maxsize
+
+
+def stricter(policies: PolicySet, own: Policy, chosen: Policy) -> Policy:
+    """The combination of a route's `own` policy with a `chosen` one; each time the same object."""
+    known = policies.combined.get((own.name, chosen.name))
+    if known is None:
+        known = policies.combined[own.name, chosen.name] = combined(own, chosen)
+    return known
+
+
+def combined(own: Policy, chosen: Policy) -> Policy:
+    """The combination of two policies of one configuration. `reads_more(own, chosen)` must be empty."""
+    return replace(
+        own,
+        name=f"{own.name}+{chosen.name}",
+        version=f"{own.version}+{chosen.version}",
+        user=_rules(own.user, chosen.user),
+        assistant=_rules(own.assistant, chosen.assistant),
+        on_guard_error=_stricter(own.on_guard_error, chosen.on_guard_error, _FAILURE),
+        on_overload=_stricter(own.on_overload, chosen.on_overload, _FAILURE),
+        on_opaque=_by_side(own.on_opaque, chosen.on_opaque),
+        on_language=_by_side(own.on_language, chosen.on_language),
+        history=_stricter(own.history, chosen.history, _HISTORY),
+        stream=_stream(own.stream, chosen.stream),
+        thread=own.thread if own.thread.turns > 1 else chosen.thread,
+        block=chosen.block,
+        rewrite=chosen.rewrite,
+    )
+
+
+def reads_more(own: Policy, chosen: Policy) -> tuple[str, ...]:
+    """The options by which `chosen` reads a text that `own` does not read, or in another way; empty if it does not.
+
+    A guard may find less in a longer text than in a part of it. So a policy that reads more, or joins other turns,
+    could let pass what `own` stops.
+    """
+    differing = []
+    wider = not set(chosen.judge.roles) <= set(own.judge.roles) or not set(chosen.judge.skip) >= set(own.judge.skip)
+    if wider:
+        differing.append("judge")
+    if own.thread.turns > 1 and chosen.thread.turns > 1 and own.thread != chosen.thread:
+        differing.append("thread")
+    if not set(chosen.views) <= set(own.views):
+        differing.append("views")
+    return tuple(differing)
+
+
+def _rules(own: SideRules, chosen: SideRules) -> SideRules:
+    """The rules of both. A category without rules of its own in one of them has those of "*" there, as `covering`."""
+    categories = {**own.by_category, **chosen.by_category}
+    return SideRules({category: _covering(own, chosen, category) for category in categories})
+
+
+def _covering(own: SideRules, chosen: SideRules, category: str) -> tuple[Rule, ...]:
+    if category == UNSAFE:  # P(unsafe) is no category, to which the rules of "*" could apply
+        first, second = own.by_category.get(UNSAFE, ()), chosen.by_category.get(UNSAFE, ())
+    else:
+        first, second = own.covering(category), chosen.covering(category)
+    return (*first, *(rule for rule in second if rule not in first))
+
+
+def _stricter(own: Setting, chosen: Setting, strictness: Mapping[Setting, int]) -> Setting:
+    """The stricter setting; `own` if they are equally strict."""
+    return max(own, chosen, key=strictness.__getitem__)
+
+
+def _by_side(own: Mapping[Side, Setting], chosen: Mapping[Side, Setting]) -> dict[Side, Setting]:
+    return {side: _stricter(own[side], chosen[side], _FAILURE) for side in own}
+
+
+def _stream(own: StreamPolicy, chosen: StreamPolicy) -> StreamPolicy:
+    """How streams are held back: checked where `own` checks them, and released where both release them.
+
+    A stream that the chosen policy holds to its end is still checked on its way, as `own` would: the whole of a reply
+    may look more harmless than its beginning.
+    """
+    if (own.mode, chosen.mode) == ("window", "hold_all"):
+        return replace(own, exposure=-_EVERYTHING)
+    if _STREAM[own.mode] < _STREAM[chosen.mode]:
+        return chosen
+    return replace(own, exposure=min(own.exposure, chosen.exposure)) if own.mode == chosen.mode else own
