@@ -1,8 +1,9 @@
 """`guardproxy serve` as a process, with a moderation service as its guard, which starts at once."""
 
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,24 +60,40 @@ def guarded(
     """
     with judging() as judge:
         section = upstreams or f'upstream: {{url: "{upstream}", retries: {{attempts: 1}}{tls}}}'
-        (folder / "guardproxy.yaml").write_text(CONFIG % (section, judge) + more)
-        command = [sys.executable, "-m", "guardproxy", "serve", "--config", str(folder / "guardproxy.yaml")]
-        with (folder / "log").open("wb") as output:
-            command += ["--data-dir", str(folder)]
-            # In a group of its own, so that a test can kill all of its workers at once.
-            process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
-            try:
-                with httpx.Client(verify=verify, cert=cert, trust_env=False) as http:
+        with serving(folder, CONFIG % (section, judge) + more, ready, verify=verify, cert=cert) as process:
+            yield process
 
-                    def is_ready() -> bool:
-                        assert process.poll() is None, (folder / "log").read_text()
-                        return answers(http, ready)
 
-                    until(is_ready, f"not ready: {folder / 'log'}", 110)
-                yield process
-            finally:
-                process.terminate()
-                process.wait(60)
+@contextmanager
+def serving(
+    folder: Path,
+    configuration: str,
+    ready: str,
+    *,
+    environment: Mapping[str, str] | None = None,
+    verify: Any = True,
+    cert: Any = None,
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A running proxy with this file, as soon as the URL `ready` answers 200. Its log is `folder`/log."""
+    (folder / "guardproxy.yaml").write_text(configuration)
+    command = [sys.executable, "-m", "guardproxy", "serve", "--config", str(folder / "guardproxy.yaml")]
+    command += ["--data-dir", str(folder)]
+    variables = {**os.environ, **(environment or {})}
+    with (folder / "log").open("wb") as output:
+        # In a group of its own, so that a test can kill all of its workers at once.
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, env=variables)
+        try:
+            with httpx.Client(verify=verify, cert=cert, trust_env=False) as http:
+
+                def is_ready() -> bool:
+                    assert process.poll() is None, (folder / "log").read_text()
+                    return answers(http, ready)
+
+                until(is_ready, f"not ready: {folder / 'log'}", 110)
+            yield process
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
 def answers(http: httpx.Client, url: str, status: int = 200) -> bool:

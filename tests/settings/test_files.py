@@ -20,6 +20,7 @@ CONFIG = ROOT / "config"
 ENV = {
     "OPENAI_API_KEY": "k",
     "AZURE_API_KEY": "k",
+    "ANTHROPIC_API_KEY": "k",
     "AUDIT_PASSWORD": "p",
     "AUDIT_KEY": base64.urlsafe_b64encode(b"a" * 32).decode(),
     "AUDIT_CHAIN_KEY": "a-key-of-the-hash-chain-of-the-audit",
