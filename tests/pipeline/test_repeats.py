@@ -482,10 +482,10 @@ def test_a_repeat_waits_for_a_record_that_is_being_written(fails: bool) -> None:
             await proxy.written()
             proxy.sink.fails = fails
             proxy.sink.slow.set()
-            await proxy.written()
+            await eventually(lambda: proxy.sink.attempts == (3 if fails else 1))
             proxy.sink.fails = False
-            await asyncio.sleep(0.5)
-            await proxy.written()
+            await eventually(lambda: proxy.sink.records)
+            await asyncio.sleep(0.5)  # a second record would come now
         return proxy
 
     assert asyncio.run(run()).told() == [("r2" if fails else "r1", 0, "flag", "pass")]
