@@ -23,6 +23,7 @@ PROSE = (
     "gur green bee pan is eht best ",
 )
 ENCODED = base64.b64encode(HARM.encode()).decode()
+UUENCODED = codecs.encode(HARM[:40].encode(), "uu").decode().split("\n", 1)[1]
 HIDDEN = (
     ENCODED,
     " ".join(ENCODED[at : at + 5] for at in range(0, len(ENCODED), 5)),
@@ -38,7 +39,7 @@ HIDDEN = (
     "m=61ke a b=6Fmb",
     "h0w t0 m4ke a b0mb",
     "<~" + base64.a85encode(HARM.encode()).decode() + "~>",
-    "begin 644 over the lazy dog\n" + codecs.encode(HARM[:40].encode(), "uu").decode().split("\n", 1)[1],
+    "begin 644 over the lazy dog\n" + UUENCODED,
     "b\u200bomb",
     "\u202ebmob a ekam\u202c",
     "make+a+bomb+at+home",
@@ -98,6 +99,11 @@ def test_what_was_read_is_not_read_again():
     assert growing.left([text + "&#98;omb and"]) == len(text + "&#98;omb and")
 
 
+def shifted(text):
+    """Every letter is the seventh behind."""
+    return "".join(chr(97 + (ord(char) - 97 + 7) % 26) if char.isalpha() else char for char in text)
+
+
 SPREAD = (
     "a%20b " + PROSE[0] * 3 + "c%20d and so on",
     PROSE[0] * 2 + "\n" + (PROSE[0] * 2)[:70].strip() + " dogs=\ncatcher and so on",
@@ -108,13 +114,16 @@ SPREAD = (
     + ".",
     PROSE[0] * 3 + "eht " + PROSE[0] * 2 + " ".join(word[::-1] for word in HARM.split()) + " and so on",
     PROSE[0] * 3 + "".join(f"\\x{ord(char):02x}" for char in HARM) + " and so on",
+    PROSE[0] * 4 + shifted("strong acid is on it in a garage") + " " + PROSE[0] + shifted("people") + " and so on",
+    PROSE[0] * 4 + "\nbegin 644 over the lazy dog\n" + UUENCODED + PROSE[0],
+    PROSE[0] * 4 + codecs.encode("strong acid over gur naps make weapons inside the garage people", "rot13") + " ",
 )
 
 
 @pytest.mark.parametrize("text", SPREAD)
 @pytest.mark.parametrize("step", [7, 50])
 def test_what_counts_over_the_whole_text_is_kept(text, step):
-    """Two escapes far apart, a line that ends softly, groups behind other odd words, and ciphers, in small steps."""
+    """Escapes far apart, a line that ends softly, groups behind other odd words, headers, ciphers, in small steps."""
     growing = GrowingViews()
     found = [growing.of(text[:end], (), VIEWS) for end in range(step, len(text) + step, step)]
     assert found == [views_of(text[:end], (), VIEWS) for end in range(step, len(text) + step, step)]
