@@ -1,6 +1,7 @@
-"""The wording that the messages of several checks share: suggestions, quoted values, names of types."""
+"""The wording that the messages of several checks share: suggestions, quoted values, names of types and headers."""
 
 import json
+import re
 import types
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
@@ -8,6 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from guardproxy.settings.yaml_tree import Node
 
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SINGULAR = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
 _PLURAL = {str: "strings", int: "integers", float: "numbers", bool: "booleans"}
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import anthropic
 import httpx
@@ -107,6 +108,8 @@ def test_no_other_path_is_open(path: str) -> None:
         ({}, f"?alt=json&key={RED}&x=1"),
         ({}, f"?alt=json;key={RED}"),
         ({"authorization": RED}, f"?api_key={RED}"),
+        ({"authorization": RED, "helicone-auth": f"Bearer {RED}", "cookie": f"a=b; k={RED}"}, f"?alt=json&token={RED}"),
+        ({"x-api-key": RED, "x-litellm-api-key": RED}, "?alt=json&token=" + RED.replace("k", "%6b")),
     ],
 )
 @pytest.mark.parametrize("own", [None, "sk-upstream"])
@@ -129,6 +132,7 @@ def test_no_key_goes_beyond_the_proxy(
     assert RED not in logged.out + logged.err
     if "alt" in query:
         assert "alt=json" in upstream.seen[0].target
+    assert RED not in unquote(upstream.seen[0].target)
 
 
 @pytest.mark.parametrize(("header", "sent"), [("authorization", "Bearer sk-red"), ("x-api-key", "sk-red")])

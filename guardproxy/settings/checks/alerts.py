@@ -50,14 +50,16 @@ def _condition(root: Node, path: SettingPath, node: Node, categories: Collection
     if not isinstance(node.value, dict):
         return
     if not any(key in node.value for key in _ABOUT):
-        message = "every turn would be an alert; write what it is about, such as action: block"
+        message = "every such turn would be an alert; write what it is about, such as action: block"
         yield Problem(node.position, path, message)
-    policies, routes = root.get("policies"), root.get("routes")
+    policies, routes, clients = root.get("policies"), root.get("routes"), root.get("clients")
     known: dict[str, Collection[str] | None] = {
         "category": None if categories is None else [*categories, UNSAFE],
         "policy": [name for name, _ in policies.entries()] if policies else ["default"],
         "route": ["default", *(_text(route, "name") for _, route in (routes.elements() if routes else ()))],
     }
+    if clients is not None:
+        known["client"] = [name for name, _ in clients.entries()]
     for key, names in known.items():
         for below, one in _listed(node, key):
             if names is not None and one.text() and one.text() not in names:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterator
 
 from guardproxy.policy import ANY, UNSAFE
-from guardproxy.settings.messages import suggestion
+from guardproxy.settings.messages import HEADER_NAME, suggestion
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 
 _PLACE = re.compile(r"\*|[a-z]{2,3}|[A-Z]{2}|[a-z]{2,3}-[A-Z]{2}")
@@ -13,9 +13,12 @@ _SIDES = ("user", "assistant")
 
 def messages(path: SettingPath, policy: Node, categories: Collection[str] | None) -> Iterator[Problem]:
     """Every mistake in `block.message` of the policy at `path`. `categories` may have rules; None if unknown."""
+    header = policy.get("block", "place_header")
+    if header and header.text() and not HEADER_NAME.fullmatch(header.text() or ""):
+        yield Problem(header.position, (*path, "block", "place_header"), "is not a valid header name")
     node = policy.get("block", "message")
     if node is None or not isinstance(node.value, dict):
-        if (header := policy.get("block", "place_header")) and header.text():
+        if header and header.text():
             yield Problem(header.key_position, (*path, "block", "place_header"), _ONE_TEXT)
         return
     path = (*path, "block", "message")

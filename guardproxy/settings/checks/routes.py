@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 
 from guardproxy.policy import PolicySet
 from guardproxy.settings.catalogue import Catalogue
-from guardproxy.settings.messages import suggestion
+from guardproxy.settings.messages import HEADER_NAME, suggestion
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 from guardproxy.stricter import reads_more
 
@@ -101,6 +101,10 @@ def _conditions(path: SettingPath, route: Node, root: Node, catalogue: Catalogue
     pattern = route.get("when", "path")
     if pattern and pattern.text() and (pattern.text() or "")[0] not in "/*?[":
         yield Problem(pattern.position, (*path, "path"), "must begin with / or *")
+    header = route.get("when", "header")
+    for name, node in header.entries() if header else []:
+        if not HEADER_NAME.fullmatch(name):
+            yield Problem(node.key_position, (*path, "header", name), "is not a valid header name")
     wires, clients = root.get("wires"), root.get("clients")
     protocols = [node.text() or "" for _, node in wires.elements()] if wires else [*catalogue.wires]
     # The wires of a user's own have a name that only the loaded object knows.
