@@ -56,30 +56,31 @@ class WithheldReplies:
     The upstream keeps a withheld reply. A request that goes on from one goes on from the reply before it, so that the
     model does not read what nobody was to read: as in a history, from which the exchange of a refused turn is dropped.
 
-    The upstream is not part of the key: it is chosen by the reply that the request goes on from in the end.
+    The upstream is not part of the key: it is chosen by the reply that the request goes on from in the end. Neither is
+    the policy: a request that another route or the caller's choice puts under another one must not go on from it.
     One process remembers. A store that several share has the same two methods, keys and values.
     """
 
     def __init__(self) -> None:
-        self._before: OrderedDict[tuple[str, str, str], str] = OrderedDict()
+        self._before: OrderedDict[tuple[str, str], str] = OrderedDict()
 
     def note(self, exchange: Exchange, reply_id: str) -> None:
         """Remember a withheld reply, if its protocol lets a request go on from it."""
         if reply_id and exchange.wire.resumable:
             resumed = exchange.request.resumes
-            self._before[_key(exchange, reply_id)[1:]] = resumed.text if resumed else ""
+            self._before[exchange.origin.client, reply_id] = resumed.text if resumed else ""
             if len(self._before) > _MAX_IDS:
                 self._before.popitem(last=False)
 
     def left_out(self, exchange: Exchange) -> Exchange:
-        """The exchange; a request from a withheld reply goes on from the one before it, if the policy drops such turns.
+        """The exchange; a request from a withheld reply goes on from the one before it, unless the policy allows such turns.
 
         Raises Unreadable if the request says nothing then.
         """
         resumed = exchange.request.resumes
-        if resumed is None or exchange.policy.history != "drop":
+        if resumed is None or exchange.policy.history == "allow":
             return exchange
-        key = _key(exchange, resumed.text)[1:]
+        key = exchange.origin.client, resumed.text
         if key not in self._before:
             return exchange
         self._before.move_to_end(key)

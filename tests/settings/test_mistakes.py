@@ -368,8 +368,8 @@ def test_built_in_policy_is_for_the_embedded_guard() -> None:
             f"policies: {{default: {{{RULES}, user: {{violence_hate: block}}}}}}",
             [
                 (
-                    '1:66: policies.default.user.violence_hate: must be a mapping, not "block"; write an action with its '
-                    "threshold, such as {block: 0.5}"
+                    '1:66: policies.default.user.violence_hate: must be a mapping, not "block"; write an action with '
+                    "its threshold, such as {block: 0.5}"
                 )
             ],
         ),
