@@ -73,7 +73,7 @@ class WithheldReplies:
                 self._before.popitem(last=False)
 
     def left_out(self, exchange: Exchange) -> Exchange:
-        """The exchange; a request from a withheld reply goes on from the one before it, unless the policy allows such turns.
+        """The exchange; a request from a withheld reply goes on from the one before it, unless the policy allows it.
 
         Raises Unreadable if the request says nothing then.
         """

@@ -20,6 +20,11 @@ def suggestion(name: str, names: Collection[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"
 
 
+def may_be_hash(pattern: str) -> bool:
+    """Whether a pattern can match a hash in hex digits, or several joined by commas."""
+    return re.fullmatch(r"([0-9a-f,*?]|\[[^]]+\])*", pattern.strip().lower()) is not None
+
+
 def quoted(node: Node) -> str:
     """A value as a message quotes it: on one line, at most 60 characters, collections by their type."""
     if node.value is None:

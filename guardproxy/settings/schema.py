@@ -9,10 +9,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from guardproxy.alerting import AlertCondition
 from guardproxy.settings.messages import quoted, shortened, suggestion, type_name, union_members
 from guardproxy.settings.model import Document
+from guardproxy.settings.model_alerts import ReceiverSettings
 from guardproxy.settings.model_clients import ClientKeySettings
-from guardproxy.settings.model_policy import RewriteSettings, ThresholdSettings
+from guardproxy.settings.model_policy import PolicySettings, RewriteSettings, ThresholdSettings
+from guardproxy.settings.model_upstreams import UpstreamSettings
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 
 _TYPES = {
@@ -39,6 +42,10 @@ _MEANT: dict[Any, str] = {
 # What a text in place of these mappings can mean.
 _MEANT_BY_TEXT: dict[Any, str] = {
     ThresholdSettings: "; write an action with its threshold, such as {block: 0.5}",
+    PolicySettings: "; for a preset, write {preset: balanced}",
+    UpstreamSettings: "; write {url: ADDRESS}",
+    AlertCondition: "; write what it is about, such as {action: block}",
+    ReceiverSettings: "; write {webhook: ADDRESS} or {syslog: HOST}",
     ClientKeySettings: "; write {sha256: HASH}, as guardproxy key new NAME prints it",
 }
 _NEVER_EMPTY: tuple[SettingPath, ...] = (("clients",), ("alerts",))
@@ -176,6 +183,8 @@ def _message(kind: str, error: dict[str, Any], node: Node, path: SettingPath) ->
         if node.text() is not None and path[:1] in _PRIVATE:
             value = "a text"
         hint = "; quote it" if kind == "string_type" and isinstance(node.value, bool | int | float) else ""
+        if kind == "tuple_type" and node.text() is not None:
+            hint = f"; put it in brackets: [{node.text()}]" if value != "a text" else "; put it in brackets: [...]"
         if kind == "dataclass_type" and isinstance(node.value, int | float):
             meant = next((_MEANT[member] for member in _types_at(Document, path) if member in _MEANT), "")
             hint = meant.format(value)

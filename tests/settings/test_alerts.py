@@ -139,7 +139,19 @@ def test_an_empty_section_tells_nobody() -> None:
     (message,) = mistakes(
         "alerts: {conditions: {a: {action: block}}, receivers: {chat: https://hooks.example/secret-part}}\n"
     )
-    assert message == "1:62: alerts.receivers.chat: must be a mapping, not a text"
+    assert message == (
+        "1:62: alerts.receivers.chat: must be a mapping, not a text; write {webhook: ADDRESS} or {syslog: HOST}"
+    )
+
+
+def test_slacks_address_with_another_format() -> None:
+    """Slack would refuse every alert."""
+    address = "https://hooks.slack.com/services/T/B/x"
+    text = f"alerts: {{conditions: {{a: {{action: block}}}}, receivers: {{chat: {{webhook: '{address}', MORE}}}}}}\n"
+    assert mistakes(text.replace("MORE", "format: slack")) == []
+    (message,) = mistakes(text.replace("MORE", "secret: '${env:S}'"), {"S": "whsec_" + "A" * 40})
+    assert message.endswith("webhook: is Slack's, which reads only its own format: format: slack")
+    assert "services" not in message
 
 
 def test_the_client_of_a_condition_is_one_of_clients() -> None:

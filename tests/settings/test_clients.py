@@ -95,7 +95,10 @@ def routes(*entries: str, more: str = "") -> str:
 def test_conditions_of_a_route() -> None:
     """All of them end in the route."""
     when = "{protocol: openai_*, method: POST, user: kid-*, client: red}"
-    text = routes(f"default, may_choose: [strict], overlap: true, when: {when}", more=clients_of("red"))
+    text = routes(
+        f"default, may_choose: [strict], overlap: true, when: {when}",
+        more=f"audit: {{user_plain: true}}\n{clients_of('red')}",
+    )
     (route,) = read(text).policies.routes
     assert route == Route(
         *("r0", "default"),
@@ -132,6 +135,9 @@ def clients_of(*names: str) -> str:
         ("strict, when: {method: post}", "routes[0].when.method: must be one of GET"),
         ("strict, when: {client: gren}", "routes[0].when.client: no client matches 'gren'; did you mean green?"),
         ("strict, when: {client: x-*}", "routes[0].when.client: no client matches 'x-*'"),
+        ("strict, when: {user: kid-*}", "routes[0].when.user: no end user matches, because they are hashes; write the"),
+        ("strict, when: {method: GET, model: m}", "routes[0].when.model: no GET request has one, because only POST"),
+        ("strict, when: {method: PUT, protocol: openai_*}", "when.protocol: no PUT request has one"),
         ("strict, overlap: yes", "routes[0].overlap: must be true or false"),
     ],
 )
@@ -144,6 +150,10 @@ def test_mistakes_of_routes(entry: str, message: str) -> None:
 def test_without_clients_a_route_may_name_any_hash() -> None:
     """Only with `clients` the names are known."""
     assert mistakes(routes("strict, when: {client: c11e47}")) == []
+    for pattern in ("'0123456789abcdef'", "'*'", "'0123*'", "'*abc?'", "'[0-9]*,*'"):
+        assert mistakes(routes(f"strict, when: {{client: {pattern}, user: {pattern}}}")) == []
+    (message,) = mistakes(routes("strict, when: {client: search}"))
+    assert "no client matches, because without clients they are hashes of keys" in message
     assert mistakes(routes("strict, when: {protocol: moderations}")) == []
     assert mistakes(routes("strict, when: {protocol: x}", more="wires: [openai_chat]\n")) != []
 

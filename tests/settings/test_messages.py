@@ -158,3 +158,18 @@ def test_place_header_is_the_name_of_a_header(tmp_path: Path) -> None:
     for name in ("x country", "国"):
         found = mistakes(tmp_path, f"{{message: {{'*': {{DE: Nein., '*': No.}}}}, place_header: {name}}}")
         assert found == ["block.place_header: is not a valid header name"]
+
+
+def test_the_name_of_a_file_is_no_message(tmp_path: Path) -> None:
+    """Clients would read the name."""
+    found = [
+        mistakes(tmp_path, "{message: {suicide_self_harm: crisis.yaml, '*': No.}}"),
+        mistakes(tmp_path, "{message: {'*': {de: 'file: de.yaml', '*': No.}}}"),
+        mistakes(tmp_path, "{message: texts/no.yml}"),
+    ]
+    end = "in place of all texts by place"
+    assert found == [
+        [f"block.message.suicide_self_harm: is shown as it is; write file:crisis.yaml {end}"],
+        [f"block.message.*.de: is shown as it is; write file:de.yaml {end}"],
+        [f"block.message: is shown as it is; write file:texts/no.yml {end}"],
+    ]

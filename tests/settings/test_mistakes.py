@@ -357,6 +357,16 @@ def test_built_in_policy_is_for_the_embedded_guard() -> None:
     ("text", "found"),
     [
         (
+            "upstream: https://api.openai.com/v1",
+            ['1:11: upstream: must be a mapping, not "https://api.openai.com/v1"; write {url: ADDRESS}'],
+        ),
+        (
+            "server: {cors: {origins: https://app.test}}",
+            [
+                '1:26: server.cors.origins: must be a list, not "https://app.test"; put it in brackets: [https://app.test]'
+            ],
+        ),
+        (
             "upstreams: {}",
             ["1:12: upstreams: must not be empty; name a service, or remove it"],
         ),

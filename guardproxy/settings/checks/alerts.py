@@ -13,6 +13,7 @@ from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 
 _ABOUT = ("action", "category", "score", "cause")
 _FORMATS = {"webhook": ("json", "slack", "ocsf"), "syslog": ("cef", "ocsf")}
+_SLACK = "hooks.slack.com"
 _GENERATE = "`openssl rand -base64 32` prints one"
 
 
@@ -105,6 +106,8 @@ def _receiver(root: Node, path: SettingPath, node: Node, secrets: Mapping[Settin
         message = None if given is None else (_webhook_error(given) if kind == "webhook" else _syslog_error(given))
         if message:
             yield Problem(address.position, (*path, kind), message)
+        if wanted != "slack" and given and urlsplit(given).hostname == _SLACK and not message:
+            yield Problem(address.position, (*path, kind), "is Slack's, which reads only its own format: format: slack")
     yield from _secret(path, node, secrets, signs=kind == "webhook" and wanted != "slack")
     store, text = root.get("audit", "text"), node.get("text")
     if text and text.value is True and store and store.text() == "none":

@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 
 from guardproxy.policy import PolicySet
 from guardproxy.settings.catalogue import Catalogue
-from guardproxy.settings.messages import HEADER_NAME, suggestion
+from guardproxy.settings.messages import HEADER_NAME, may_be_hash, suggestion
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 from guardproxy.stricter import reads_more
 
@@ -112,6 +112,24 @@ def _conditions(path: SettingPath, route: Node, root: Node, catalogue: Catalogue
     yield from _unmet((*path, "protocol"), route.get("when", "protocol"), known, "protocol")
     names = [name for name, _ in clients.entries()] if clients else None
     yield from _unmet((*path, "client"), route.get("when", "client"), names, "client")
+    yield from _hashed(path, route, root)
+    method = route.get("when", "method")
+    for key in ("model", "protocol", "user") if method and method.text() not in (None, "POST") else ():
+        if (node := route.get("when", key)) is not None:
+            message = f"no {(method and method.text()) or ''} request has one, because only POST requests are read"
+            yield Problem(node.position, (*path, key), f"{message}; remove one of both conditions")
+
+
+def _hashed(path: SettingPath, route: Node, root: Node) -> Iterator[Problem]:
+    """The names of end users and clients where records have their hashes: such a route matches nothing."""
+    plain = root.get("audit", "user_plain")
+    user, client = route.get("when", "user"), route.get("when", "client")
+    if user and user.text() and not (plain and plain.value is True) and not may_be_hash(user.text() or ""):
+        message = "no end user matches, because they are hashes; write the hash, or audit: {user_plain: true}"
+        yield Problem(user.position, (*path, "user"), message)
+    if client and client.text() and not root.get("clients") and not may_be_hash(client.text() or ""):
+        message = "no client matches, because without clients they are hashes of keys; write the hash, or clients"
+        yield Problem(client.position, (*path, "client"), message)
 
 
 def _unmet(path: SettingPath, node: Node | None, known: Collection[str] | None, noun: str) -> Iterator[Problem]:
