@@ -87,7 +87,7 @@ def _empty_of_client(node: Node, path: SettingPath) -> list[Problem]:
     """The limits, ends and keys without a value: each would be one that is left out."""
     if node.value is None and not node.reported and type(None) in _types_at(Document, path):
         return [Problem(node.position, path, "must not be empty; write a value, or remove it")]
-    below = [*node.entries(), *node.elements()]
+    below: list[tuple[str | int, Node]] = [*node.entries(), *node.elements()]
     return [problem for step, child in below for problem in _empty_of_client(child, (*path, step))]
 
 

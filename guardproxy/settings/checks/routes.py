@@ -114,10 +114,11 @@ def _conditions(path: SettingPath, route: Node, root: Node, catalogue: Catalogue
     yield from _unmet((*path, "client"), route.get("when", "client"), names, "client")
     yield from _hashed(path, route, root)
     method = route.get("when", "method")
-    for key in ("model", "protocol", "user") if method and method.text() not in (None, "POST") else ():
-        if (node := route.get("when", key)) is not None:
-            message = f"no {(method and method.text()) or ''} request has one, because only POST requests are read"
-            yield Problem(node.position, (*path, key), f"{message}; remove one of both conditions")
+    unread = (method.text() if method else None) or "POST"
+    for key in ("model", "protocol", "user") if unread != "POST" else ():
+        if (condition := route.get("when", key)) is not None:
+            message = f"no {unread} request has one, because only POST requests are read; remove one of both conditions"
+            yield Problem(condition.position, (*path, key), message)
 
 
 def _hashed(path: SettingPath, route: Node, root: Node) -> Iterator[Problem]:
