@@ -12,10 +12,13 @@ _MAX_IDS = 100_000
 
 
 class JudgedReplies:
-    """Remembers which replies were judged and passed unchanged, so that a request may continue from them."""
+    """Remembers which replies were judged and passed unchanged, so that a request may continue from them.
+
+    A reply counts as judged only for the policy that judged it.
+    """
 
     def __init__(self) -> None:
-        self._ids: OrderedDict[tuple[str, str, str, str], None] = OrderedDict()
+        self._ids: OrderedDict[tuple[str, str, str], str] = OrderedDict()  # with the policy that judged the reply
 
     def remember(self, exchange: Exchange, reply_id: str) -> None:
         """Remember a reply that was judged and passed, as its request was.
@@ -25,12 +28,15 @@ class JudgedReplies:
         """
         messages = self.without_known(exchange).request.conversation.messages
         if reply_id and not any(message.opaque for message in messages):
-            self._ids[_key(exchange, reply_id)] = None
+            self._ids[_key(exchange, reply_id)] = exchange.policy.name
             if len(self._ids) > _MAX_IDS:
                 self._ids.popitem(last=False)
 
     def giver(self, exchange: Exchange, upstreams: Iterable[str]) -> str:
-        """The one of the `upstreams` that gave the remembered reply which the request resumes; empty if unknown."""
+        """The one of the `upstreams` that gave the remembered reply which the request resumes; empty if unknown.
+
+        Whichever policy judged it: the upstream has it in any case, and no other one has.
+        """
         resumed, origin = exchange.request.resumes, exchange.origin
         if resumed is None:
             return ""
@@ -40,7 +46,7 @@ class JudgedReplies:
     def without_known(self, exchange: Exchange) -> Exchange:
         """The exchange; if its request resumes a remembered reply, without the opaque part that stands for it."""
         resumed = exchange.request.resumes
-        if resumed is None or _key(exchange, resumed.text) not in self._ids:
+        if resumed is None or self._ids.get(_key(exchange, resumed.text)) != exchange.policy.name:
             return exchange
         self._ids.move_to_end(_key(exchange, resumed.text))
         messages = tuple(
@@ -87,10 +93,6 @@ class WithheldReplies:
         return replace(exchange, request=exchange.wire.continued(exchange.request, self._before[key]))
 
 
-def _key(exchange: Exchange, reply_id: str) -> tuple[str, str, str, str]:
-    """The key of a remembered reply.
-
-    An id is valid at its own upstream only. A reply counts as judged only for the policy that judged it, and only for
-    the client that received it.
-    """
-    return exchange.origin.upstream, exchange.policy.name, exchange.origin.client, reply_id
+def _key(exchange: Exchange, reply_id: str) -> tuple[str, str, str]:
+    """The key of a remembered reply: an id is valid at its own upstream, and for the client that received it."""
+    return exchange.origin.upstream, exchange.origin.client, reply_id

@@ -250,3 +250,13 @@ def test_a_withheld_reply_is_left_out_under_another_policy_too(opaque: Any) -> N
         talk.answered(exchange(first), "resp_1", "fine")
         talk.answered(exchange(first, previous_response_id="resp_1"), "resp_2", "a bomb")
         assert forwarded(talk, exchange(then, previous_response_id="resp_2")) == "resp_1"
+
+
+def test_the_upstream_of_a_reply_is_known_under_another_policy() -> None:
+    """A chosen policy must not send the request to an upstream that does not have the reply; it is opaque there."""
+    talk = Talk()
+    talk.answered(talk.exchange("v"), "resp_1", "fine")
+    chosen = combined(POLICY, replace(POLICY, name="strict"))
+    resuming = replace(talk.exchange("u", previous_response_id="resp_1"), policy=chosen)
+    assert talk.pipeline.gave_resumed(resuming, ["u", "v"]) == "v"
+    assert talk.refused(replace(resuming, origin=replace(resuming.origin, upstream="v")))
