@@ -119,5 +119,5 @@ def test_no_line_of_a_text_looks_like_an_alert_of_its_own(end: str) -> None:
     """Whatever ends a line: each one of the judged text stands in the quotation of Slack's message."""
     forged = "guardproxy: all is well"
     text = json.loads(slack_body(AlertMessage((alert(f"a{end}{forged}"),), TIME), text=True))["text"]
-    first, *quoted = text.splitlines()
+    _, *quoted = text.splitlines()
     assert quoted == ["> a", f"> {forged}"]
