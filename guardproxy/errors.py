@@ -90,3 +90,8 @@ class AuditUnavailable(GuardproxyError):
 
     status = 503
     code = "audit_unavailable"
+
+
+def error_codes(kind: type[GuardproxyError] = GuardproxyError) -> set[str]:
+    """The codes of all errors of a kind that the loaded modules define."""
+    return {kind.code}.union(*map(error_codes, kind.__subclasses__()))

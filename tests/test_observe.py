@@ -344,7 +344,7 @@ def test_a_write_that_fails_once_is_repeated() -> None:
         async with _observing({"sink": sink}, required=True) as (observers, metrics):
             await observers.record([record(1)])
         assert len(sink.records) == 1
-        assert "audit_failures_total sink" not in values(metrics)
+        assert values(metrics)["audit_failures_total sink"] == 0
 
     asyncio.run(run())
 
@@ -514,10 +514,10 @@ def test_metrics() -> None:
     for name, value in {
         "requests_total 2xx openai_chat": 1,
         "requests_total 4xx none": 1,
-        "decisions_total block user": 3,
-        "decisions_total pass user": 1,
-        "category_decisions_total block violence user": 1,
-        "shadow_decisions_total block user": 1,
+        "decisions_total block default default user": 3,
+        "decisions_total pass default default user": 1,
+        "category_decisions_total block violence default user": 1,
+        "shadow_decisions_total block default user": 1,
         "guard_errors_total guard_error": 1,
         "guard_errors_total overload": 1,
         "guard_seconds_count false": 1,
@@ -542,7 +542,7 @@ def test_labels_are_bounded() -> None:
         metrics.request(f"wire {i}", 200)
     found = [name for name in values(metrics) if name.startswith(("category_decisions_total", "requests_total"))]
     assert len(found) == 202
-    assert values(metrics)["category_decisions_total flag other user"] == 900
+    assert values(metrics)["category_decisions_total flag other default user"] == 900
 
 
 # --- logs ------------------------------------------------------------------------------------------------------------

@@ -168,7 +168,54 @@ def test_a_calibration_is_reloaded_with_the_policies(config: Path) -> None:
         assert after["category_scores"]["unsafe"] < 0.5
         config.write_text(config.read_text().replace("guard:\n", "guard:\n  timeout_s: 7\n"))
         until(lambda: any(line["event"] == "reload_refused" for line in logs))
-        assert any("changes of guard need a restart" in line.get("problems", [""])[0] for line in logs)
+        assert any(
+            "changes of guard.timeout_s need a restart, and the policies of the file wait"
+            in line.get("problems", [""])[0]
+            for line in logs
+        )
+
+
+def test_policies_are_applied_and_the_rest_waits_for_a_restart(config: Path) -> None:
+    """/healthz, the log and the metrics name the changed keys, until the file has the running values again."""
+    before = config.read_text() + "server: {grace_s: 20}\nlog: {level: info}\n"
+    config.write_text(before)
+    source = read(str(config), None)
+    with serve(Service(source.file, source).app) as url, capture_logs() as logs:
+        until(lambda: is_ready(url))
+        changes = {"block: 0.5": "block: 0.25", ":9": ":8", "grace_s: 20": "grace_s: 7", "level: info": "level: debug"}
+        for old, new in changes.items():
+            config.write_text(config.read_text().replace(old, new))
+        until(lambda: in_force(url) == read(str(config), None).file.version)
+        keys = ["server.grace_s", "upstream.url", "log.level"]
+        assert httpx.get(f"{url}/healthz").json()["restart_needed"] == keys
+        until(lambda: [list(line["keys"]) for line in logs if line["event"] == "restart_needed"] == [keys])
+        metrics = httpx.get(f"{url}/metrics").text
+        assert "guardproxy_config_restart_needed 3.0\n" in metrics
+        assert 'guardproxy_config_restart_needed_info{key="upstream.url"} 1.0\n' in metrics
+        config.write_text(before)
+        until(lambda: in_force(url) == source.file.version)
+        assert httpx.get(f"{url}/healthz").json()["restart_needed"] == []
+        assert "guardproxy_config_restart_needed_info{" not in httpx.get(f"{url}/metrics").text
+
+
+def test_a_refused_file_is_told_until_it_is_mended(config: Path) -> None:
+    """/healthz has the file, the line and the column of the mistake, and the metrics count it."""
+    source = read(str(config), None)
+    before = config.read_text()
+    with serve(Service(source.file, source).app) as url:
+        until(lambda: is_ready(url))
+        config.write_text(before.replace("{block: 0.5}", "{blok: 0.5}"))
+        until(lambda: not httpx.get(f"{url}/healthz").json()["reload"]["in_force"])
+        problem = f"{config}:8:22: policies.default.unsafe.blok: unknown key; did you mean block?"
+        assert httpx.get(f"{url}/healthz").json()["reload"]["problems"] == [problem]
+        metrics = httpx.get(f"{url}/metrics").text
+        assert 'guardproxy_config_reloads_total{result="refused"} 1.0\n' in metrics
+        assert "guardproxy_config_last_reload_successful 0.0\n" in metrics
+        config.write_text(before)
+        until(lambda: httpx.get(f"{url}/healthz").json()["reload"]["in_force"])
+        metrics = httpx.get(f"{url}/metrics").text
+        assert "guardproxy_config_last_reload_successful 1.0\n" in metrics
+        assert in_force(url) == source.file.version
 
 
 def test_keys_are_reloaded_with_the_policies(config: Path) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.sources import syntax_tree
+
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "guardproxy").rglob("*.py"))
 
@@ -15,9 +17,8 @@ SOURCES = sorted((ROOT / "guardproxy").rglob("*.py"))
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_and_functions_stay_small(path: Path) -> None:
     """A file has at most 400 lines, a function at most 50."""
-    text = path.read_text()
-    assert text.count("\n") <= 400
-    for node in ast.walk(ast.parse(text)):
+    assert path.read_text().count("\n") <= 400
+    for node in ast.walk(syntax_tree(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 50, node.name
 
@@ -52,7 +53,7 @@ def test_no_class_name_is_defined_twice() -> None:
     """A class name stands for one class in the whole package, nested and private classes included."""
     places: defaultdict[str, list[str]] = defaultdict(list)
     for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(syntax_tree(path)):
             if isinstance(node, ast.ClassDef):
                 places[node.name.lstrip("_")].append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert {name: where for name, where in places.items() if len(where) > 1} == {}

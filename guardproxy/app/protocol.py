@@ -16,6 +16,9 @@ _CODES: Final = {
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "headers_too_large",
     HTTPStatus.SERVICE_UNAVAILABLE: "too_many_connections",
 }
+_UNREAD: Final = "answer_unread"
+CODES: Final = (*_CODES.values(), _UNREAD)
+"""The codes under which `BoundedHttp` counts what it refuses or cuts."""
 
 
 class WithoutTrailers(HttpToolsProtocol):
@@ -172,7 +175,7 @@ class BoundedHttp(WithoutTrailers):
     def _unread(self) -> None:
         self._writing = None
         if self.transport.get_write_buffer_size():
-            self._count("answer_unread")
+            self._count(_UNREAD)
             self.transport.abort()
 
 

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -21,11 +23,16 @@ from guardproxy.app.console import PATHS, console_routes, console_store, own_vis
 from guardproxy.app.guards import combined, local_guards, members, with_cache
 from guardproxy.app.languages import languages_of_guard, languages_read
 from guardproxy.app.listening import admin_listener
-from guardproxy.app.policy_file import ConfigSource, PolicyFile, floor_of
-from guardproxy.app.protocol import REFUSED
+from guardproxy.app.observed import observed
+from guardproxy.app.policy_file import ConfigSource, PolicyFile
+from guardproxy.app.protocol import CODES, REFUSED
+from guardproxy.app.reloading import Gone
+from guardproxy.app.restarts import floor_of
 from guardproxy.app.upstreams import upstreams_of
-from guardproxy.errors import ConfigError, GuardproxyError
+from guardproxy.app.workers import Membership
+from guardproxy.errors import ConfigError, GuardproxyError, error_codes
 from guardproxy.observe import Metrics, Observers
+from guardproxy.observe.state import ServerState
 from guardproxy.pipeline import Exclusions, Judging, Pipeline
 from guardproxy.policy import Policy
 from guardproxy.ports import Action, Wire
@@ -48,8 +55,8 @@ class Service:
 
     `on_failure` is called if they cannot start. A guard that fails the canaries is tried again every `canaries_s`
     seconds. `random` draws the sample of `audit.sample_passed`; without it, one that nobody can predict. `stopping`
-    tells whether the server waits for its open answers to end. `shared_limits` is the folder in which all workers count
-    what clients use.
+    tells whether the server waits for its open answers to end. `group` is the folder of the group of workers to which
+    the process belongs, None if it serves alone; in `shared_limits` all workers count what clients use.
     """
 
     def __init__(
@@ -61,6 +68,7 @@ class Service:
         canaries_s: float = 5.0,
         random: Random | None = None,
         stopping: Callable[[], bool] = lambda: False,
+        group: Path | None = None,
         shared_limits: str | None = None,
     ) -> None:
         settings.require()
@@ -72,14 +80,19 @@ class Service:
         self.failure: GuardproxyError | None = None
         self._reason = "the guard is loading"
         self._guards = members(settings, floor=floor_of(settings), data_dir=source.data_dir)
-        self._guard = with_cache(combined(settings, self._guards))
+        self._observed = observed(settings)
+        self._guard = self._observed.guard(with_cache(combined(settings, self._guards)))
         self._local = local_guards(self._guards)
         self._policies = LivePolicies(settings.policies)
         self._file = PolicyFile(source, self._policies, self._prepare)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._access = open_access(settings, shared_limits)
         self._sample = ReviewSample(settings.audit.sample_passed, random or Random())
-        self._metrics = Metrics(CollectorRegistry())
+        self._metrics = self._observed.metrics()
+        self._membership = Membership(group, self._file, self._metrics) if group is not None else None
         self._metrics.queue_from(lambda: [(guard.stats.queued, guard.stats.expected_s) for guard in self._local])
+        self._metrics.state_from(self._state)
+        self._begin_series(settings)
         opened = open_sinks(settings, source.data_dir)
         self._store = opened.get("store")
         self._tasks: list[asyncio.Task[None]] = []
@@ -91,14 +104,26 @@ class Service:
         self._observers = Observers(
             opened, text=audit.text, required=audit.required, passed=audit.passed, metrics=self._metrics
         )
-        self._upstreams = upstreams_of(settings, self._metrics.upstreams)
+        self._upstreams = upstreams_of(settings, self._metrics.upstreams, self._observed.upstream)
         self._pipeline = self._open_pipeline(settings)
         self._review = console_store(settings, source.data_dir)
         self._admin: ASGIApp | None = None
         self.app = self._app(settings)
 
+    def _begin_series(self, settings: Settings) -> None:
+        self._metrics.begin(
+            settings.policies,
+            wires=settings.wires if settings.wires is not None else wires.REGISTRY,
+            categories=[category.id for category in self._guard.taxonomy.categories],
+            codes={*error_codes(), *CODES, "client_left"},
+        )
+
+    def _state(self) -> ServerState:
+        policies = {name: policy.version for name, policy in self._policies.current.policies.items()}
+        return ServerState(not self._reason, policies, self._file.state)
+
     def _open_pipeline(self, settings: Settings) -> Pipeline:
-        return Pipeline(
+        return self._observed.pipeline(
             self._guard,
             self._observers,
             self._metrics,
@@ -142,7 +167,7 @@ class Service:
             visitors = own_visitors(settings, loopback=is_loopback(settings.admin.host))
             self._admin = create_admin_app(operators, visitors, self._metrics)
         return create_app(
-            self._proxy(settings, identities),
+            self._observed.proxy(self._proxy(settings, identities)),
             metrics=self._metrics,
             lifespan=self._lifespan,
             routes=routes,
@@ -170,12 +195,26 @@ class Service:
     def _operator_routes(self) -> list[BaseRoute]:
         return operator_routes(
             policies=self._policies,
-            metrics=self._metrics,
+            scrape=self._membership.scrape if self._membership is not None else self._scrape,
             # The operators' own listener still answers while the server waits for its open answers to end.
             ready=lambda: self._reason or ("shutting down" if self._stopping() else ""),
-            dtypes=self._dtypes,
-            upstreams=self._upstreams.states,
+            health=self._health,
         )
+
+    async def _scrape(self) -> tuple[str, bytes]:
+        return self._metrics.render()
+
+    def _health(self) -> Mapping[str, Any]:
+        """What /healthz says: the types of the weights, the states of the upstreams, the latest reload of the file."""
+        state = self._file.state
+        latest = {"in_force": not state.problems, "at": _iso(state.at), "problems": state.problems}
+        about = {"dtype": self._dtypes(), "upstreams": self._upstreams.states()}
+        return {**about, "reload": latest, "restart_needed": state.restart_needed}
+
+    def reload(self) -> None:
+        """Read the configuration file again soon. From any thread, and from the handler of a signal."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._file.ask)
 
     def _members(self, settings: Settings) -> list[Judging]:
         """What judges with each of the guards that are combined. Their work is in no metric."""
@@ -200,6 +239,8 @@ class Service:
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         """Start in the background: /healthz answers while the weights load, /readyz once the canaries pass."""
+        self._loop = asyncio.get_running_loop()
+        self._observed.start(self._metrics)
         running = asyncio.create_task(self._run())
         try:
             async with admin_listener(self._admin, self._settings):
@@ -215,9 +256,14 @@ class Service:
                 await self._review.close()
             await self._guard.close()
             await self._upstreams.aclose()
+            if self._membership is not None:
+                await self._membership.close()
+            await self._observed.close()
 
     async def _run(self) -> None:
         try:
+            if self._membership is not None:
+                await self._membership.connect()
             await self._observers.start()  # first: the weights take longer than an unreachable store
             await self._alerts.begin()  # before anybody is answered, so that no record comes before it
             self._tend_store()
@@ -229,7 +275,8 @@ class Service:
             log.exception("start_broke")
             self._fail(GuardproxyError(f"the guard cannot be started: {type(error).__name__}: {error}"))
         else:
-            await self._file.follow()
+            if self._membership is None:
+                await self._file.follow()
 
     def _tend_store(self) -> None:
         """Begin the tasks that tend a store in a database."""
@@ -250,7 +297,7 @@ class Service:
 
     async def _wait_until_ready(self) -> None:
         """Run the canaries until they pass: a guard that is unreachable now may come back."""
-        while reason := await self._pipeline.canaries(self._policies.current.policies["default"]):
+        while reason := await self._obstacle():
             if reason != self._reason:
                 log.error("not_ready", reason=reason)
             self._reason = reason
@@ -261,6 +308,16 @@ class Service:
         self._reason = ""
         log.info("ready", guard=self._guard.name, policy=self._policies.current.version, dtype=self._dtypes())
 
+    async def _obstacle(self) -> str:
+        """Why the guard cannot be trusted, or the process is not one of its server's; empty otherwise."""
+        reason = await self._pipeline.canaries(self._policies.current.policies["default"])
+        if not reason and self._membership is not None:
+            try:
+                await self._membership.join()
+            except (GuardproxyError, Gone, TimeoutError) as error:
+                return f"the worker cannot take up the policies in force: {error}"
+        return reason
+
     async def _prepare(self, settings: Settings) -> Callable[[], None]:
         """What puts new policies in force, after the canaries. Raises ConfigError if the guard fails them."""
         openers = _actions(settings.policies.policies)
@@ -270,9 +327,14 @@ class Service:
         def use() -> None:
             self._pipeline.use(openers)
             self._exclusions.use("configuration", exclusions_of(settings))
+            self._begin_series(settings)
             self._access.clients = clients_of(settings)
 
         return use
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -23,6 +23,7 @@ from guardproxy.app.console import is_served
 from guardproxy.app.listening import address_of, free_port, server_options
 from guardproxy.app.policy_file import ConfigSource, read
 from guardproxy.app.service import Service
+from guardproxy.app.workers import Supervisor, WorkerGroup
 from guardproxy.console.visits import BASE
 from guardproxy.demo.process import start_demo
 from guardproxy.errors import ConfigError, GuardproxyError
@@ -32,6 +33,8 @@ from guardproxy.sinks.database import DATABASES, AuditStore
 
 # The environment variable that passes the arguments of `serve` to worker processes, as a JSON object.
 _WORKER_ENV = "GUARDPROXY_WORKER"
+# What the configuration file had when the server started, in the folder of the workers: all of them begin with it.
+_FILE = "configuration"
 
 _log = structlog.get_logger("guardproxy.audit")
 
@@ -88,6 +91,7 @@ def _serve_here(settings: Settings, source: ConfigSource) -> int:
 
     service = Service(settings, source, stop, stopping=lambda: server.should_exit)
     server = uvicorn.Server(uvicorn.Config(service.app, **_options(settings)))
+    signal.signal(signal.SIGHUP, lambda *_: service.reload())
     server.run()
     if service.failure is not None:
         raise service.failure
@@ -101,7 +105,9 @@ def _serve_workers(settings: Settings, source: ConfigSource, demo: str) -> int:
     """
     with tempfile.TemporaryDirectory(prefix="guardproxy-") as folder:
         failure = Path(folder) / "failure"
+        (Path(folder) / _FILE).write_text(source.text, "utf-8")
         arguments = {
+            "folder": folder,
             "config": source.config,
             "data_dir": source.data_dir,
             "builtin_only": source.builtin_only,
@@ -113,9 +119,9 @@ def _serve_workers(settings: Settings, source: ConfigSource, demo: str) -> int:
             "limits": str(Path(folder) / "limits"),
         }
         os.environ[_WORKER_ENV] = json.dumps(arguments)
-        uvicorn.run(
-            "guardproxy.app.serving:worker", factory=True, workers=settings.server.workers, **_options(settings)
-        )
+        options = {"factory": True, "workers": settings.server.workers, **_options(settings)}
+        with WorkerGroup(Path(folder), source) as group:
+            Supervisor(uvicorn.Config("guardproxy.app.serving:worker", **options), group).run()
         if failure.exists():
             raise ConfigError(failure.read_text("utf-8").splitlines())
     return 0
@@ -123,17 +129,20 @@ def _serve_workers(settings: Settings, source: ConfigSource, demo: str) -> int:
 
 def worker() -> ASGIApp:
     """The application of a worker process, from the arguments that `serve` put into the environment."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent reloads all workers
     arguments = json.loads(os.environ[_WORKER_ENV])
+    group = Path(arguments["folder"])
     try:
         source = read(
             arguments["config"],
             arguments["data_dir"],
             builtin_only=arguments["builtin_only"],
             preset=arguments["preset"],
+            text=(group / _FILE).read_text("utf-8"),
         )
     except ConfigError as error:
-        # The file was valid when the first workers started: these go on, and uvicorn restarts this worker until the
-        # file is valid again.
+        # It was valid when the first workers started, so something that it names has changed: these go on, and uvicorn
+        # restarts this worker until that is valid again.
         sys.stderr.write("".join(f"{problem}\n" for problem in error.problems))
         raise SystemExit(1) from None
     settings = replace(source.file, upstream=replace(source.file.upstream, url=arguments["upstream"]))
@@ -148,6 +157,7 @@ def worker() -> ASGIApp:
             settings,
             source,
             lambda: _end_all(arguments["failure"], service.failure),
+            group=group,
             shared_limits=arguments["limits"],
         )
     except GuardproxyError as error:

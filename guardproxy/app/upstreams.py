@@ -1,5 +1,7 @@
 """The upstreams of the proxy, from its settings."""
 
+from collections.abc import Callable
+
 from guardproxy import wires
 from guardproxy.errors import ConfigError
 from guardproxy.observe import UpstreamMetrics
@@ -11,13 +13,14 @@ from guardproxy.web.transport import tls_context
 from guardproxy.web.upstream import Retries, Upstream
 
 
-def upstreams_of(settings: Settings, metrics: UpstreamMetrics) -> Upstreams:
-    """Every upstream and group. Raises ConfigError for an unusable certificate."""
+def upstreams_of(settings: Settings, metrics: UpstreamMetrics, observed: Callable[[Upstream], Upstream]) -> Upstreams:
+    """Every upstream, as `observed` returns it, and group. Raises ConfigError for an unusable certificate."""
     by_name = settings.by_name
     # A header that carries the key of one upstream must not reach another one.
     private = {upstream.key_header.lower().encode("ascii") for upstream in by_name.values() if upstream.key}
     upstreams = [
-        _upstream(name, upstream, private=private, cookies=len(by_name) < 2) for name, upstream in by_name.items()
+        observed(_upstream(name, upstream, private=private, cookies=len(by_name) < 2))
+        for name, upstream in by_name.items()
     ]
     groups = {
         name: UpstreamGroup(group.members, group.attempts, group.repeat_after)

@@ -1,6 +1,7 @@
 """`guardproxy serve`: run the proxy."""
 
 import argparse
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,9 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load the configuration, override it and serve. Raises ConfigError with every mistake before anything starts."""
+    # Until the server can reload, it would end the process.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
     from guardproxy import app
 
     source = app.read(args.config, args.data_dir, builtin_only=args.builtin_only, preset=args.preset)

@@ -5,20 +5,28 @@ called directly where the time is measured, for example `guard` by `pipeline/jud
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
-from typing import Literal
+from functools import lru_cache, partial
+from itertools import product
+from typing import Final, Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from guardproxy.observe.alert_metrics import AlertMetrics
+from guardproxy.observe.families import Families, families_of, rendered
+from guardproxy.observe.state import ServerState, StateCollector
 from guardproxy.observe.upstream_metrics import UpstreamMetrics
-from guardproxy.types import Record, Side, Usage
+from guardproxy.policy import UNSAFE, PolicySet, SideRules
+from guardproxy.types import SEVERITY, ActionName, Record, Side, Usage
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_BY_DECISION = ("side", "action", "policy", "route")
+_BY_CATEGORY = ("side", "category", "action", "policy")
+_BY_SHADOW = ("side", "action", "policy")
+_SIDES: Final[tuple[Side, ...]] = ("user", "assistant")
+_ACTIONS: Final[tuple[ActionName, ...]] = ("pass", "flag", "rewrite", "block")
 # Every value of a label is a time series of its own. Values beyond this many are counted as "other".
 _MAX_VALUES = 100
 
@@ -38,6 +46,10 @@ class _BoundedLabel:
         return value
 
 
+def _counter(registry: CollectorRegistry, name: str, help_text: str, *labels: str) -> Counter:
+    return Counter(f"guardproxy_{name}", help_text, labels, registry=registry)
+
+
 class Metrics:
     """The metrics of one process, in a given registry. All times are in seconds.
 
@@ -48,9 +60,10 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
         self._wire, self._category, self._sink = _BoundedLabel(), _BoundedLabel(), _BoundedLabel()
+        self._policy, self._route = _BoundedLabel(), _BoundedLabel()
+        ProcessCollector(registry=registry)
 
-        def counter(name: str, help_text: str, *labels: str) -> Counter:
-            return Counter(f"guardproxy_{name}", help_text, labels, registry=registry)
+        counter = partial(_counter, registry)
 
         def seconds(name: str, help_text: str, *labels: str) -> Histogram:
             return Histogram(f"guardproxy_{name}_seconds", help_text, labels, registry=registry, buckets=_SECONDS)
@@ -58,13 +71,17 @@ class Metrics:
         def gauge(name: str, help_text: str) -> Gauge:
             return Gauge(f"guardproxy_{name}", help_text, registry=registry)
 
-        self._requests_of = lru_cache(counter("requests", "Requests answered.", "wire", "status").labels)
+        self.in_flight = 0
+        gauge("requests_in_flight", "Requests that are being answered.").set_function(lambda: self.in_flight)
+        self._requests = counter("requests", "Requests answered.", "wire", "status")
         self._failures = counter("failures", "Requests and streams that ended in an error, by its code.", "code")
-        self._decisions_of = lru_cache(counter("decisions", "Judged turns by decision.", "side", "action").labels)
-        by_category = ("side", "category", "action")
-        self._categories = counter("category_decisions", "Judged turns by category and decision.", *by_category)
-        self._shadow = counter("shadow_decisions", "Decisions of shadow policies, which do not act.", "side", "action")
-        self._guard_errors = counter("guard_errors", "Turns without a verdict: the guard failed or was busy.", "cause")
+        self._decisions = counter("decisions", "Judged turns by decision.", *_BY_DECISION)
+        self._categories = counter("category_decisions", "Judged turns by category and decision.", *_BY_CATEGORY)
+        self._shadow = counter("shadow_decisions", "Decisions of shadow policies, which do not act.", *_BY_SHADOW)
+        self._cut = counter("streams_cut", "Choices of streamed replies whose rest was withheld or replaced.", "action")
+        self._guard_errors = counter(
+            "guard_errors", "Turns without a verdict because the guard failed or was overloaded.", "cause"
+        )
         self._unread = counter("unread_languages", "Judged turns in languages that are not read.", "side", "language")
         guard_s = seconds("guard", "Time to a verdict on all views of a text.", "cached")
         self._cached_s, self._judged_s = guard_s.labels("true"), guard_s.labels("false")
@@ -86,16 +103,71 @@ class Metrics:
         self._streams = gauge("streams_held", "Streamed replies being held until they are judged.")
         self._held = gauge("held_bytes", "Bytes of streamed replies being held until they are judged.")
         gauge("event_loop_tasks", "Tasks of the event loop.").set_function(_tasks)
-        self._audit_failures = counter("audit_failures", "Records that a sink failed to store.", "sink")
-        self._audit_dropped = counter("audit_dropped", "Records dropped because the queue of a sink was full.", "sink")
-        self._audit_written = counter("audit_written", "Records that a sink stored.", "sink")
-        self._retained = counter("audit_retention_erased", "Records, and texts alone, kept no longer.", "what")
-        self._retention_failures = counter("audit_retention_failures", "Attempts to erase old records that failed.")
+        self._define_audit(registry)
+        # Finding a series takes several times as long as counting in it.
+        self._answered = lru_cache(maxsize=1024)(self._series_of_answers)
+        self._decided = lru_cache(maxsize=1024)(self._series_of_decisions)
+
+    def _series_of_answers(self, wire: str, hundreds: int) -> Counter:
+        return self._requests.labels(self._wire(wire), f"{hundreds}xx")
+
+    def _series_of_decisions(self, side: Side, action: ActionName, policy: str, route: str) -> Counter:
+        return self._decisions.labels(side, action, self._policy(policy), self._route(route))
+
+    def _define_audit(self, registry: CollectorRegistry) -> None:
+        self._audit_failures = _counter(registry, "audit_failures", "Records that a sink failed to store.", "sink")
+        self._audit_dropped = _counter(
+            registry, "audit_dropped", "Records dropped because the queue of a sink was full.", "sink"
+        )
+        self._audit_written = _counter(registry, "audit_written", "Records that a sink stored.", "sink")
+        self._retained = _counter(
+            registry, "audit_retention_erased", "Records, and texts alone, that were kept no longer.", "what"
+        )
+        self._retention_failures = _counter(
+            registry, "audit_retention_failures", "Attempts to erase old records that failed."
+        )
+
+    def begin(
+        self, policies: PolicySet, *, wires: Iterable[str], categories: Iterable[str], codes: Iterable[str]
+    ) -> None:
+        """Begin the series that these names can have, with 0: rates and alerts need them before the first event.
+
+        Called again for other policies, it adds theirs. `categories` are those that the guard knows, `codes` those of
+        all errors.
+        """
+        for wire, status in product([*wires, "none"], ("2xx", "3xx", "4xx", "5xx")):
+            self._requests.labels(self._wire(wire), status)
+        for code in codes:
+            self._failures.labels(code)
+        self._begin_decisions(policies, tuple(categories))
+        for child, values in (
+            (self._cut, ("block", "rewrite")),
+            (self._guard_errors, ("guard_error", "overload")),
+            (self._refused, ("overload", "too_long")),
+            (self._retained, ("record", "text")),
+        ):
+            for value in values:
+                child.labels(value)
+
+    def _begin_decisions(self, policies: PolicySet, categories: Sequence[str]) -> None:
+        for route, name in _by_route(policies):
+            for side, action in product(_SIDES, _ACTIONS):
+                self._decisions.labels(side, action, self._policy(name), self._route(route))
+        shadows = {name for route in policies.routes for name in route.shadow}
+        for name, side, action in product(sorted(shadows), _SIDES, _ACTIONS):
+            self._shadow.labels(side, action, self._policy(name))
+        for policy, side, category in product(policies.policies.values(), _SIDES, [*categories, UNSAFE]):
+            for action in _actions(policy.side(side), category):
+                self._categories.labels(side, self._category(category), action, self._policy(policy.name))
+
+    def begin_sink(self, sink: str) -> None:
+        """Begin the series of a sink, with 0."""
+        for counts in (self._audit_written, self._audit_failures, self._audit_dropped):
+            counts.labels(self._sink(sink))
 
     def request(self, wire: str, status: int) -> None:
         """Count a request answered with the HTTP `status`; `wire` is the protocol's name, or "none"."""
-        # Like that of decisions, the counter is kept: looking it up by its labels takes longer than counting.
-        self._requests_of(self._wire(wire), f"{status // 100}xx").inc()
+        self._answered(wire, status // 100).inc()
 
     def failed(self, code: str) -> None:
         """Count a request or a stream that ended in an error; `code` is that of the error, or of `BoundedHttp`."""
@@ -105,11 +177,18 @@ class Metrics:
         """Count the decision of a judged turn. Only `Observers.record` calls this, once for every record."""
         action = record.decision.action
         if record.shadow:
-            self._shadow.labels(record.side, action).inc()
+            self._shadow.labels(record.side, action, self._policy(record.policy)).inc()
             return
-        self._decisions_of(record.side, action).inc()
+        self._decided(record.side, action, record.policy, record.origin.route).inc()
         for category in record.decision.categories:
-            self._categories.labels(record.side, self._category(category), action).inc()
+            self._categories.labels(record.side, self._category(category), action, self._policy(record.policy)).inc()
+        if (
+            record.outcome != "pass"
+            and record.side == "assistant"
+            and record.origin.stream
+            and record.reply is not None
+        ):
+            self._cut.labels(action).inc()
         if record.error:
             # The cause is "opaque" if an unreadable part decided in the end; the guard has failed nevertheless.
             cause = record.decision.cause
@@ -140,6 +219,10 @@ class Metrics:
     def guard_refused(self, reason: Literal["overload", "too_long"]) -> None:
         """Count a text that the guard's queue did not accept, because it is full or because the text takes too long."""
         self._refused.labels(reason).inc()
+
+    def state_from(self, state: Callable[[], ServerState]) -> None:
+        """Call `state` for what the server is when metrics are rendered."""
+        self._registry.register(StateCollector(state))
 
     def queue_from(self, queues: Callable[[], Iterable[tuple[int, float]]]) -> None:
         """Call `queues` for the checks that wait or run at each guard, and their seconds, when metrics are rendered."""
@@ -187,7 +270,23 @@ class Metrics:
 
     def render(self) -> tuple[str, bytes]:
         """Return the content type and body of a scrape, in Prometheus' text format."""
-        return CONTENT_TYPE_LATEST, generate_latest(self._registry)
+        return rendered(self.families())
+
+    def families(self) -> Families:
+        """Return all metrics as JSON values, for `families.merged`."""
+        return families_of(self._registry)
+
+
+def _by_route(policies: PolicySet) -> list[tuple[str, str]]:
+    """The name of each route with that of its policy, and `default` for requests that no route takes."""
+    return [*((route.name, route.policy) for route in policies.routes), ("default", "default")]
+
+
+def _actions(rules: SideRules, category: str) -> tuple[ActionName, ...]:
+    """The actions of turns for whose decision `category` is a reason: another rule may be more severe."""
+    least = min((SEVERITY[rule.action] for rule in rules.covering(category)), default=None)
+    used = {rule.action for of_category in rules.by_category.values() for rule in of_category}
+    return tuple(action for action in SEVERITY if action in used and least is not None and SEVERITY[action] >= least)
 
 
 def _tasks() -> int:

@@ -232,6 +232,8 @@ class Observers:
         write_timeout_s: float = 10.0,
         gather_s: float = _GATHER_S,
     ) -> None:
+        for name in sinks:
+            metrics.begin_sink(name)
         self._text: TextRule = text
         self.required = required
         self._passed: PassedRule = passed

@@ -5,6 +5,9 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+# Of calls: those of `called`.
+_RESULTS = ("2xx", "3xx", "4xx", "429", "5xx", "unsent", "unknown")
+
 
 class UpstreamMetrics:
     """Counters and states by upstream, in a given registry. Label values are names from the configuration."""
@@ -24,6 +27,8 @@ class UpstreamMetrics:
         for name in names:
             self._failovers.labels(name)
             self._ejections.labels(name)
+            for result in _RESULTS:
+                self._calls.labels(name, result)
             self._up.labels(name).set_function(partial(_is_up, states, name))
 
     def called(self, name: str, result: int | str) -> None:

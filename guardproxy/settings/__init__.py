@@ -4,7 +4,7 @@ from guardproxy.settings.catalogue import Catalogue
 from guardproxy.settings.checks.rules import rule_mistakes
 from guardproxy.settings.checks.upstream import upstream_url_error, url_error
 from guardproxy.settings.edit import own_rules, replace_text, with_calibration, with_found_rules, with_rules
-from guardproxy.settings.load import load, load_text
+from guardproxy.settings.load import load, load_text, read_text
 from guardproxy.settings.model import (
     CONTINUED,
     CREDENTIAL_HEADERS,
@@ -18,6 +18,7 @@ from guardproxy.settings.model import (
 )
 from guardproxy.settings.model_alerts import AlertSettings, ReceiverSettings
 from guardproxy.settings.model_console import OPERATOR, ConsoleKeySettings, ConsoleSettings, ReviewerRole
+from guardproxy.settings.model_otel import OtelSettings
 from guardproxy.settings.model_paths import PathSettings
 from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings, ServerTlsSettings
 from guardproxy.settings.model_upstreams import (
@@ -49,6 +50,7 @@ __all__ = [
     "Limits",
     "LogSettings",
     "MemberSettings",
+    "OtelSettings",
     "PathSettings",
     "ReceiverSettings",
     "ReviewerRole",
@@ -61,6 +63,7 @@ __all__ = [
     "load",
     "load_text",
     "own_rules",
+    "read_text",
     "replace_text",
     "rule_mistakes",
     "starter",

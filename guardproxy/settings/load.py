@@ -36,18 +36,22 @@ def load(
     """
     if path is None:
         return load_text(defaults(), "built-in defaults", env, catalogue, preset)
+    return load_text(read_text(path), os.fspath(path), env, catalogue, preset, without_secrets=without_secrets)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a configuration file. Raises ConfigError if it cannot be read or is not UTF-8."""
     name = os.fspath(path)
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise ConfigError(f"{name}: cannot be read: {error.strerror}") from error
     try:
-        text = data.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         valid = data[: error.start].decode("utf-8")
         problem = Problem(position_at(valid, len(valid)), (), "not UTF-8; save the file in that encoding")
         raise ConfigError(problem.render(name)) from error
-    return load_text(text, name, env, catalogue, preset, without_secrets=without_secrets)
 
 
 def load_text(

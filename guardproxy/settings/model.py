@@ -15,6 +15,7 @@ from guardproxy.calibration import Calibration
 from guardproxy.settings.model_alerts import AlertSettings
 from guardproxy.settings.model_clients import ClientSettings
 from guardproxy.settings.model_console import ConsoleSettings
+from guardproxy.settings.model_otel import OtelSettings
 from guardproxy.settings.model_paths import PathSettings
 from guardproxy.settings.model_policy import Count, PolicySettings, Probability, RouteSettings, Text
 from guardproxy.settings.model_server import AdminSettings, Limits, Seconds, ServerSettings
@@ -271,6 +272,8 @@ class Document:
     """The reviewer's page at /guardproxy/."""
     log: LogSettings = LogSettings()
     """The log on standard error."""
+    otel: OtelSettings | None = None
+    """OpenTelemetry: traces, metrics and logs, sent over OTLP. Without this section, nothing is sent."""
 
     def members(self) -> dict[str, GuardSettings]:
         """The guards that `guard` combines, by name and in the order of its options; empty for a single guard.

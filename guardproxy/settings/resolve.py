@@ -21,6 +21,7 @@ from guardproxy.settings.model import (
 from guardproxy.settings.model_alerts import AlertSettings
 from guardproxy.settings.model_clients import ClientSettings
 from guardproxy.settings.model_console import ConsoleSettings
+from guardproxy.settings.model_otel import OtelSettings
 from guardproxy.settings.model_paths import PathSettings
 from guardproxy.settings.model_policy import (
     BlockSettings,
@@ -75,6 +76,7 @@ class Settings:
     alerts: AlertSettings | None
     console: ConsoleSettings
     log: LogSettings
+    otel: OtelSettings | None
     sections: frozenset[str]
     unset: Mapping[SettingPath, str] = field(default_factory=dict)
 
@@ -122,8 +124,7 @@ def resolve(
 ) -> Settings:
     """The settings of a document. The versions are hashes of `content`: its plain value without secrets.
 
-    `sections` are the keys of the file itself, without those that defaults have added to `content`; `unset` as in
-    `Settings`.
+    `sections` are the keys of the file itself, without those that defaults have added to `content`.
     """
     version = _fingerprint(content)
     calibration = document.guard.calibration
@@ -148,9 +149,7 @@ def resolve(
         upstream_groups=document.upstream_groups,
         guard=document.guard,
         taxonomy=document.taxonomy_of(document.guard),
-        members={
-            name: MemberSettings(guard, document.taxonomy_of(guard)) for name, guard in document.members().items()
-        },
+        members={name: MemberSettings(one, document.taxonomy_of(one)) for name, one in document.members().items()},
         wires=document.wires,
         limits=document.limits,
         paths=document.paths,
@@ -160,6 +159,7 @@ def resolve(
         alerts=document.alerts,
         console=document.console,
         log=document.log,
+        otel=document.otel,
         sections=frozenset(sections),
         unset=unset,
     )

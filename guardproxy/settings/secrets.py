@@ -20,6 +20,7 @@ _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 _OTHER_REFERENCE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?|%([A-Za-z_][A-Za-z0-9_]*)%")
 _PASSWORD = re.compile(r"://[^/?#@]*?:([^/?#@]+)@|[?&]password=([^&#]+)")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]+")
+_HEADER_LINE = re.compile(r"[\x20-\x7e]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def read_secrets(root: Node, env: Mapping[str, str]) -> Secrets:
                 f"{named}, the key of each of upstreams, the upstream_keys of a client, "
                 "the service.key of a guard, webhook and secret in alerts, "
             )
-            allowed += "and the keys of console"
+            allowed += "otel.headers and the keys of console"
             messages = [f"${{env:...}} is only allowed in {allowed}; write the value itself"]
         else:
             messages = []
@@ -92,8 +93,13 @@ def _is_key(path: SettingPath) -> bool:
     of_upstream = len(path) == 3 and path[0] == "upstreams" and path[2] == "key"
     of_client = len(path) == 4 and path[0] == "clients" and path[2] == "upstream_keys"
     of_receiver = path[:2] == _RECEIVERS and path[3:] == ("secret",)
-    whole = of_service or of_console or of_upstream or of_client or of_receiver
+    whole = of_service or of_console or of_upstream or of_client or of_receiver or _is_header(path)
     return whole or path in (KEY, CHAIN_KEY) or path[:2] == ENCRYPT
+
+
+def _is_header(path: SettingPath) -> bool:
+    """Whether the setting is a header of the collector's: its value may have spaces, as `Bearer ...` has."""
+    return path[:2] == ("otel", "headers")
 
 
 def _is_webhook(path: SettingPath) -> bool:
@@ -125,7 +131,8 @@ def _mistakes(path: SettingPath, text: str, env: Mapping[str, str]) -> list[str]
     if any("${env:" not in "".join(password) for password in _PASSWORD.findall(text)):
         return ["a password does not belong in the file; write ${env:NAME} in its place and set that variable"]
     names = _REFERENCE.findall(text)
-    if _is_key(path) and env.get(names[0]) and not _HEADER_VALUE.fullmatch(env[names[0]]):
+    allowed = _HEADER_LINE if _is_header(path) else _HEADER_VALUE
+    if _is_key(path) and env.get(names[0]) and not allowed.fullmatch(env[names[0]]):
         return [f"environment variable {names[0]} holds a space or another character that no key may have; correct it"]
     return []
 

@@ -1,7 +1,7 @@
 """The ASGI application: the proxy, and the paths that guardproxy answers itself."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -17,7 +17,7 @@ from guardproxy.observe import Metrics
 from guardproxy.web.cors import with_cors
 from guardproxy.web.errors import error_answer
 from guardproxy.web.headers import NO_RETRY
-from guardproxy.web.proxy import LivePolicies, Proxy
+from guardproxy.web.proxy import LivePolicies
 from guardproxy.web.visitors import Visitors
 
 log = structlog.get_logger("guardproxy.proxy")
@@ -34,34 +34,33 @@ MODERATIONS = "/v1/moderations"
 def operator_routes(
     *,
     policies: LivePolicies,
-    metrics: Metrics,
+    scrape: Callable[[], Awaitable[tuple[str, bytes]]],
     ready: Callable[[], str],
-    dtypes: Callable[[], Mapping[str, str]] = dict,
-    upstreams: Callable[[], Mapping[str, str]] = dict,
+    health: Callable[[], Mapping[str, Any]] = dict,
 ) -> list[BaseRoute]:
     """The endpoints for operators: OPERATOR_PATHS.
 
-    `ready` returns why the proxy is not ready, empty if it is. `dtypes` returns the type of the weights of every guard
-    whose model runs in this process, `upstreams` the state of every upstream by its name.
+    `scrape` returns the content type and the body of the metrics. `ready` returns why the proxy is not ready, empty if
+    it is. `health` returns what /healthz says besides.
     """
 
     async def healthz(request: Request) -> Response:
-        return _json({"status": "ok", "policy": policies.current.version, "dtype": dtypes(), "upstreams": upstreams()})
+        return _json({"status": "ok", "policy": policies.current.version, **health()})
 
     async def readyz(request: Request) -> Response:
         reason = ready()
         return _json({"status": reason or "ready", "policy": policies.current.version}, 503 if reason else 200)
 
-    async def scrape(request: Request) -> Response:
-        content_type, body = metrics.render()
+    async def metrics(request: Request) -> Response:
+        content_type, body = await scrape()
         return Response(body, headers={"content-type": content_type})
 
-    endpoints = zip(OPERATOR_PATHS, (healthz, readyz, scrape), strict=True)
+    endpoints = zip(OPERATOR_PATHS, (healthz, readyz, metrics), strict=True)
     return [Route(path, endpoint) for path, endpoint in endpoints]
 
 
 def create_app(
-    proxy: Proxy,
+    proxy: ASGIApp,
     *,
     metrics: Metrics,
     lifespan: Lifespan,
@@ -120,7 +119,11 @@ class _Front:
                 await self._refuse(path, error)(scope, receive, send)
                 return
             if path not in self._paths and not path.startswith(self._prefixes):
-                await self._proxy(scope, receive, send)
+                self._metrics.in_flight += 1
+                try:
+                    await self._proxy(scope, receive, send)
+                finally:
+                    self._metrics.in_flight -= 1
                 return
             if path == MODERATIONS:
                 await self._moderations(scope, receive, send)

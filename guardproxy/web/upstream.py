@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -217,6 +217,10 @@ class Upstream:
         if self._strip and path.startswith((self._strip + "/", self._strip + "?")):
             path = path[len(self._strip) :]
         return self._base.copy_with(raw_path=join(prefix, path).encode("ascii"))
+
+    def wrap(self, wrapper: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport]) -> None:
+        """Send every call through what `wrapper` makes of the network."""
+        self._transport = wrapper(self._transport)
 
     async def aclose(self) -> None:
         """Close all connections."""

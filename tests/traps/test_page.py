@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.sources import syntax_tree
+
 ROOT = Path(__file__).parents[2]
 LINES = re.findall(r"^\| (\d+) \| (.+) \| (.+) \|$", (ROOT / "docs" / "traps.md").read_text(), re.MULTILINE)
 
@@ -15,7 +17,7 @@ LINES = re.findall(r"^\| (\d+) \| (.+) \| (.+) \|$", (ROOT / "docs" / "traps.md"
 def defined_in(path: Path) -> frozenset[str]:
     """The names of the test functions of a file."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return frozenset(node.name for node in ast.parse(path.read_text()).body if isinstance(node, kinds))
+    return frozenset(node.name for node in syntax_tree(path).body if isinstance(node, kinds))
 
 
 def test_every_failure_is_listed_once() -> None:

@@ -65,11 +65,14 @@ def guarded(upstream: Upstream | Upstreams, **changes: Any) -> ASGIApp:
         await observers.close()
         await upstream.aclose()
 
+    async def scrape() -> tuple[str, bytes]:
+        return metrics.render()
+
     return create_app(
         proxy,
         metrics=metrics,
         lifespan=lifespan,
-        routes=operator_routes(policies=policies, metrics=metrics, ready=changes.get("ready", lambda: "")),
+        routes=operator_routes(policies=policies, scrape=scrape, ready=changes.get("ready", lambda: "")),
         own_paths=OPERATOR_PATHS,
         visitors=changes.get("visitors"),
         cors=changes.get("cors", ()),
