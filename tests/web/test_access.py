@@ -1,5 +1,7 @@
 """Who is served, and how much: 401 and 429 in the client's own protocol, and no key beyond the proxy."""
 
+import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -307,3 +309,14 @@ def test_routes_by_protocol_and_end_user() -> None:
     assert routes["anthropic_messages", ""] == "messages"
     assert routes["openai_chat", hashed] == "all"  # records show a hash, so the pattern kid-* does not match
     assert routes["openai_chat", ""] == "all"
+
+
+def test_the_folder_of_the_buckets_is_locked(tmp_path: Path) -> None:
+    """So that nobody who cleans temporary folders removes it; several processes lock it at once."""
+    folder = tmp_path / "limits"
+    buckets = [SharedBuckets(str(folder)) for _ in range(2)]
+    cleaner = os.open(folder, os.O_RDONLY)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(cleaner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(cleaner)
+    assert [one.take("red.requests", 1, 1) > 0 for one in buckets] == [False, True]
