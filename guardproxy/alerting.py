@@ -44,7 +44,7 @@ class AlertCondition:
     policy: _Names = None
     """The name of a policy, or a list."""
     client: _Names = None
-    """The first 16 hex digits of the SHA-256 of a client's key, or a list."""
+    """The name of a client, or a list; without `clients`, the first 16 hex digits of the SHA-256 of its key."""
     shadow: bool = False
     """Whether it is about decisions of shadow policies, and not about those that act."""
     count: Annotated[int, Interval(ge=1, le=1000)] = 1

@@ -100,4 +100,8 @@ def _stream(own: StreamPolicy, chosen: StreamPolicy) -> StreamPolicy:
         return replace(own, exposure=-_EVERYTHING)
     if _STREAM[own.mode] < _STREAM[chosen.mode]:
         return chosen
-    return replace(own, exposure=min(own.exposure, chosen.exposure)) if own.mode == chosen.mode else own
+    if own.mode != chosen.mode:
+        return own
+    # `lag` counts beside `every: auto` only; the own one stays where the own policy has none.
+    lag = max(own.lag, chosen.lag) if chosen.every == "auto" else own.lag
+    return replace(own, lag=lag, exposure=min(own.exposure, chosen.exposure))

@@ -34,6 +34,7 @@ def test_the_printed_lines_are_a_configuration_for_the_printed_key(capsys: pytes
         (["../x"], "is no name for a client"),
         (["x", "--expires-in", "soon"], "--expires-in: 'soon' is no duration"),
         (["x", "--expires-in", "999999999w"], "--expires-in: "),
+        (["x", "--expires-in", "0d"], "--expires-in: the key would have ended already"),
     ],
 )
 def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,6 +112,28 @@ def test_a_stream_is_released_no_sooner(own: Policy, chosen: Policy, sizes: list
         assert released[0] <= released[1]
 
 
+windows = st.builds(
+    StreamPolicy, st.just("window"), st.just("auto"), st.sampled_from([0, 5, 40, 200]), st.sampled_from([0, 20])
+)
+
+
+@given(windows, windows, st.lists(st.integers(1, 60), min_size=1, max_size=12))
+def test_what_either_of_two_windows_holds_is_held(own: StreamPolicy, chosen: StreamPolicy, sizes: list[int]) -> None:
+    """The longer `lag` and the smaller `exposure` count, whichever policy has them."""
+    both = combined(_policy(stream=own), _policy("chosen", stream=chosen)).stream
+    holds = [HoldBack(stream) for stream in (both, own, chosen)]
+    released = [0, 0, 0]
+    upto = 0
+    for size in sizes:
+        upto += size
+        for place, hold in enumerate(holds):
+            hold.add(Chunk(b"x", (Mark(0, upto),)))
+            for ask in hold.ask():
+                hold.passed(ask, ask.upto)
+            released[place] += len(hold.release())
+        assert released[0] <= min(released)
+
+
 def test_a_held_stream_is_still_checked_on_its_way() -> None:
     """If only the chosen policy holds a stream to its end, the checks of the own one go on."""
     own = StreamPolicy("window", every=10)

@@ -50,7 +50,10 @@ def run(args: argparse.Namespace) -> int:
 def _end_of(duration: str) -> str:
     """When a duration from now ends, as the configuration writes it. Raises ConfigError."""
     try:
-        end = datetime.now().astimezone() + timedelta(seconds=duration_s(duration))
+        seconds = duration_s(duration)
+        if seconds <= 0:
+            raise ConfigError("--expires-in: the key would have ended already; write a time such as 90d")
+        end = datetime.now().astimezone() + timedelta(seconds=seconds)
     except (ValueError, OverflowError) as error:
         raise ConfigError(f"--expires-in: {error}") from error
     return end.isoformat(timespec="seconds")

@@ -12,10 +12,13 @@ _MAX_IDS = 100_000
 
 
 class JudgedReplies:
-    """Remembers which replies were judged and passed unchanged, so that a request may continue from them."""
+    """Remembers which replies were judged and passed unchanged, so that a request may continue from them.
+
+    A reply counts as judged only for the policy that judged it.
+    """
 
     def __init__(self) -> None:
-        self._ids: OrderedDict[tuple[str, str, str, str], None] = OrderedDict()
+        self._ids: OrderedDict[tuple[str, str, str], str] = OrderedDict()  # with the policy that judged the reply
 
     def remember(self, exchange: Exchange, reply_id: str) -> None:
         """Remember a reply that was judged and passed, as its request was.
@@ -25,12 +28,15 @@ class JudgedReplies:
         """
         messages = self.without_known(exchange).request.conversation.messages
         if reply_id and not any(message.opaque for message in messages):
-            self._ids[_key(exchange, reply_id)] = None
+            self._ids[_key(exchange, reply_id)] = exchange.policy.name
             if len(self._ids) > _MAX_IDS:
                 self._ids.popitem(last=False)
 
     def giver(self, exchange: Exchange, upstreams: Iterable[str]) -> str:
-        """The one of the `upstreams` that gave the remembered reply which the request resumes; empty if unknown."""
+        """The one of the `upstreams` that gave the remembered reply which the request resumes; empty if unknown.
+
+        Whichever policy judged it: the upstream has it in any case, and no other one has.
+        """
         resumed, origin = exchange.request.resumes, exchange.origin
         if resumed is None:
             return ""
@@ -40,7 +46,7 @@ class JudgedReplies:
     def without_known(self, exchange: Exchange) -> Exchange:
         """The exchange; if its request resumes a remembered reply, without the opaque part that stands for it."""
         resumed = exchange.request.resumes
-        if resumed is None or _key(exchange, resumed.text) not in self._ids:
+        if resumed is None or self._ids.get(_key(exchange, resumed.text)) != exchange.policy.name:
             return exchange
         self._ids.move_to_end(_key(exchange, resumed.text))
         messages = tuple(
@@ -56,40 +62,37 @@ class WithheldReplies:
     The upstream keeps a withheld reply. A request that goes on from one goes on from the reply before it, so that the
     model does not read what nobody was to read: as in a history, from which the exchange of a refused turn is dropped.
 
-    The upstream is not part of the key: it is chosen by the reply that the request goes on from in the end.
+    The upstream is not part of the key: it is chosen by the reply that the request goes on from in the end. Neither is
+    the policy: a request that another route or the caller's choice puts under another one must not go on from it.
     One process remembers. A store that several share has the same two methods, keys and values.
     """
 
     def __init__(self) -> None:
-        self._before: OrderedDict[tuple[str, str, str], str] = OrderedDict()
+        self._before: OrderedDict[tuple[str, str], str] = OrderedDict()
 
     def note(self, exchange: Exchange, reply_id: str) -> None:
         """Remember a withheld reply, if its protocol lets a request go on from it."""
         if reply_id and exchange.wire.resumable:
             resumed = exchange.request.resumes
-            self._before[_key(exchange, reply_id)[1:]] = resumed.text if resumed else ""
+            self._before[exchange.origin.client, reply_id] = resumed.text if resumed else ""
             if len(self._before) > _MAX_IDS:
                 self._before.popitem(last=False)
 
     def left_out(self, exchange: Exchange) -> Exchange:
-        """The exchange; a request from a withheld reply goes on from the one before it, if the policy drops such turns.
+        """The exchange; a request from a withheld reply goes on from the one before it, unless the policy allows it.
 
         Raises Unreadable if the request says nothing then.
         """
         resumed = exchange.request.resumes
-        if resumed is None or exchange.policy.history != "drop":
+        if resumed is None or exchange.policy.history == "allow":
             return exchange
-        key = _key(exchange, resumed.text)[1:]
+        key = exchange.origin.client, resumed.text
         if key not in self._before:
             return exchange
         self._before.move_to_end(key)
         return replace(exchange, request=exchange.wire.continued(exchange.request, self._before[key]))
 
 
-def _key(exchange: Exchange, reply_id: str) -> tuple[str, str, str, str]:
-    """The key of a remembered reply.
-
-    An id is valid at its own upstream only. A reply counts as judged only for the policy that judged it, and only for
-    the client that received it.
-    """
-    return exchange.origin.upstream, exchange.policy.name, exchange.origin.client, reply_id
+def _key(exchange: Exchange, reply_id: str) -> tuple[str, str, str]:
+    """The key of a remembered reply: an id is valid at its own upstream, and for the client that received it."""
+    return exchange.origin.upstream, exchange.origin.client, reply_id

@@ -1,5 +1,6 @@
 """Read the files that `block.message` names: one text for each language and country."""
 
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from guardproxy.settings.packaged import CRISIS, crisis
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath, in_file_order, read
 
 _PREFIX = "file:"
+_MOST_BYTES = 1_000_000
 _KEYS = ("reviewed", "sources", "texts")
 
 
@@ -42,12 +44,15 @@ def _read(node: Node, path: SettingPath, folder: Path) -> Iterator[Problem]:
     name = _named(node) or ""
     file = folder / name
     try:
-        text = crisis() if name == CRISIS and not file.exists() else file.read_bytes().decode()
+        text = crisis() if name == CRISIS and not file.exists() else _content(file)
     except OSError as error:
         yield _reported(node, path, f"{file}: cannot be read: {error.strerror}")
         return
     except UnicodeDecodeError:
         yield _reported(node, path, f"{file}: not UTF-8; save the file in that encoding")
+        return
+    except ValueError as error:
+        yield _reported(node, path, f"{name!r}: {error}")
         return
     tree, problems = read(text)
     mistakes = [problem.render(str(file)) for problem in in_file_order(problems)]
@@ -62,6 +67,16 @@ def _read(node: Node, path: SettingPath, folder: Path) -> Iterator[Problem]:
         yield from (_reported(node, path, mistake) for mistake in mistakes)
         return
     node.value = {key: Node(entry.value, node.position, node.position) for key, entry in texts.entries()}
+
+
+def _content(file: Path) -> str:
+    """The text of a file. Raises OSError, UnicodeDecodeError, and ValueError for what can be no file of messages."""
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):  # reading a device or a pipe may never end
+        raise ValueError("is no file of texts; write file:NAME.yaml")
+    if status.st_size > _MOST_BYTES:
+        raise ValueError(f"has more than {_MOST_BYTES} bytes; is it the right file?")
+    return file.read_bytes().decode()
 
 
 def _reported(node: Node, path: SettingPath, message: str) -> Problem:

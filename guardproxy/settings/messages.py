@@ -1,6 +1,7 @@
-"""The wording that the messages of several checks share: suggestions, quoted values, names of types."""
+"""The wording that the messages of several checks share: suggestions, quoted values, names of types and headers."""
 
 import json
+import re
 import types
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
@@ -8,6 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from guardproxy.settings.yaml_tree import Node
 
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SINGULAR = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
 _PLURAL = {str: "strings", int: "integers", float: "numbers", bool: "booleans"}
 
@@ -16,6 +18,11 @@ def suggestion(name: str, names: Collection[str]) -> str:
     """`did you mean x?` for the closest of `names`, or the list of them if none is close."""
     close = get_close_matches(name, names, 1)
     return f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"
+
+
+def may_be_hash(pattern: str) -> bool:
+    """Whether a pattern can match a hash in hex digits, or several joined by commas."""
+    return re.fullmatch(r"([0-9a-f,*?]|\[[^]]+\])*", pattern.strip().lower()) is not None
 
 
 def quoted(node: Node) -> str:

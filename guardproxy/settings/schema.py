@@ -9,9 +9,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from guardproxy.alerting import AlertCondition
 from guardproxy.settings.messages import quoted, shortened, suggestion, type_name, union_members
 from guardproxy.settings.model import Document
-from guardproxy.settings.model_policy import RewriteSettings, ThresholdSettings
+from guardproxy.settings.model_alerts import ReceiverSettings
+from guardproxy.settings.model_clients import ClientKeySettings
+from guardproxy.settings.model_policy import PolicySettings, RewriteSettings, ThresholdSettings
+from guardproxy.settings.model_upstreams import UpstreamSettings
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 
 _TYPES = {
@@ -35,6 +39,19 @@ _MEANT: dict[Any, str] = {
     RewriteSettings: "; for a threshold, write {{at: {0}}}",
 }
 
+# What a text in place of these mappings can mean.
+_MEANT_BY_TEXT: dict[Any, str] = {
+    ThresholdSettings: "; write an action with its threshold, such as {block: 0.5}",
+    PolicySettings: "; for a preset, write {preset: balanced}",
+    UpstreamSettings: "; write {url: ADDRESS}",
+    AlertCondition: "; write what it is about, such as {action: block}",
+    ReceiverSettings: "; write {webhook: ADDRESS} or {syslog: HOST}",
+    ClientKeySettings: "; write {sha256: HASH}, as guardproxy key new NAME prints it",
+}
+_NEVER_EMPTY: tuple[SettingPath, ...] = (("clients",), ("alerts",))
+# A text that stands in the wrong place here may be a key, or the address of a webhook.
+_PRIVATE = (("clients",), ("alerts",))
+
 
 @cache
 def adapter() -> TypeAdapter[Document]:
@@ -46,11 +63,32 @@ def check(root: Node, content: Any) -> tuple[Document | None, list[Problem]]:
     """The document, or None and every mistake in its types. `content` is the tree's plain value with its secrets."""
     try:
         # Strict JSON mode coerces nothing ("0.5" is not a number) and accepts mappings for dataclasses.
-        return adapter().validate_json(json.dumps(content), strict=True), []
+        return adapter().validate_json(json.dumps(content), strict=True), _empty(root)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False)
         problems = [_problem(root, dict(detail)) for detail in errors]
-        return None, [problem for problem in problems if problem]
+        return None, [*(problem for problem in problems if problem), *_empty(root)]
+
+
+def _empty(root: Node) -> list[Problem]:
+    """The sections whose lines are all commented out, where that would admit everybody or tell nobody."""
+    problems = []
+    for path in _NEVER_EMPTY:
+        node = root.get(*path)
+        if node is not None and node.value is None and not node.reported:
+            problems.append(Problem(node.position, path, "must not be empty; write its options, or remove it"))
+    clients = root.get("clients")
+    for name, client in clients.entries() if clients else []:
+        problems += _empty_of_client(client, ("clients", name))
+    return problems
+
+
+def _empty_of_client(node: Node, path: SettingPath) -> list[Problem]:
+    """The limits, ends and keys without a value: each would be one that is left out."""
+    if node.value is None and not node.reported and type(None) in _types_at(Document, path):
+        return [Problem(node.position, path, "must not be empty; write a value, or remove it")]
+    below: list[tuple[str | int, Node]] = [*node.entries(), *node.elements()]
+    return [problem for step, child in below for problem in _empty_of_client(child, (*path, step))]
 
 
 def guards_alone(content: Any) -> Document | None:
@@ -86,11 +124,12 @@ def _problem(root: Node, error: dict[str, Any]) -> Problem | None:
     """A validation error with its position, or None if it adds nothing to another problem."""
     node, path, rest = _locate(root, error["loc"])
     kind = error["type"]
-    if node.reported:
+    if node.reported or (kind == "too_short" and node.value):  # then its entries have mistakes of their own
         return None
     if kind == "missing":
         return Problem(node.key_position, (*path, *rest[-1:]), "is missing")
-    if rest and (_is_of_other_member(kind, node) or _is_of_one_in_a_list(kind, node, path)):
+    others = (_is_of_one_in_a_list(kind, node, path), _is_of_text_or_mapping(kind, node, path))
+    if rest and (_is_of_other_member(kind, node) or any(others)):
         return None
     if kind == "unexpected_keyword_argument":
         message = "unknown key; " + suggestion(str(path[-1]), _keys_at(Document, path[:-1]))
@@ -130,13 +169,29 @@ def _is_of_one_in_a_list(kind: str, node: Node, path: SettingPath) -> bool:
     return kind == "tuple_type"
 
 
+def _is_of_text_or_mapping(kind: str, node: Node, path: SettingPath) -> bool:
+    """Whether an error comes from the other member of a union of a text and a mapping."""
+    members = _types_at(Document, path)
+    if str not in members or not any(get_origin(member) is Mapping for member in members):
+        return False
+    return kind == ("string_type" if isinstance(node.value, dict) else "dict_type")
+
+
 def _message(kind: str, error: dict[str, Any], node: Node, path: SettingPath) -> str:
     value = quoted(node)
     if kind in _TYPES:
+        if node.text() is not None and path[:1] in _PRIVATE:
+            value = "a text"
         hint = "; quote it" if kind == "string_type" and isinstance(node.value, bool | int | float) else ""
+        if kind == "tuple_type" and node.text() is not None:
+            hint = f"; put it in brackets: [{node.text()}]" if value != "a text" else "; put it in brackets: [...]"
         if kind == "dataclass_type" and isinstance(node.value, int | float):
             meant = next((_MEANT[member] for member in _types_at(Document, path) if member in _MEANT), "")
             hint = meant.format(value)
+        elif kind == "dataclass_type" and node.text() is not None:
+            hint = next(
+                (_MEANT_BY_TEXT[member] for member in _types_at(Document, path) if member in _MEANT_BY_TEXT), ""
+            )
         return f"must be {_TYPES[kind]}, not {value}{hint}"
     if kind in _BOUNDS:
         relation, bound = _BOUNDS[kind]

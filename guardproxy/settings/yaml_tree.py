@@ -140,7 +140,7 @@ def read(text: str) -> tuple[Node | None, list[Problem]]:
             builder.add_event(loader.get_event())  # type: ignore[no-untyped-call]
     except yaml.MarkedYAMLError as error:
         position = _position(error.problem_mark or error.context_mark or loader.get_mark())
-        mend = _unquoted_reference(text, error.problem_mark)
+        mend = _mend(text, error.problem_mark)
         return None, [*builder.problems, Problem(position, (), f"not YAML: {error.problem or error.context}{mend}")]
     except (ValueError, OverflowError):
         # PyYAML does not check the numbers in escapes ("\Uffffffff") and directives.
@@ -152,8 +152,10 @@ def read(text: str) -> tuple[Node | None, list[Problem]]:
     return root if root is not None and root.value is not None else Node({}, START, START), builder.problems
 
 
-def _unquoted_reference(text: str, mark: Any) -> str:
-    """What to write in place of a reference that ends here, because its braces have a meaning in a flow mapping."""
+def _mend(text: str, mark: Any) -> str:
+    """What to write in place of a tab, and of a reference whose braces have a meaning in a flow mapping; else empty."""
+    if mark is not None and text[mark.index : mark.index + 1] == "\t":
+        return "; indent with spaces"
     found = _FLOW_REFERENCE.match(text, mark.index - 1) if mark is not None and mark.index else None
     return f'; between braces, quote it: "${{env:{found[1]}}}"' if found else ""
 

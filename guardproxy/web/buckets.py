@@ -44,6 +44,9 @@ class SharedBuckets:
         self._folder = Path(folder)
         self._clock = clock
         self._folder.mkdir(mode=0o700, exist_ok=True)
+        # systemd-tmpfiles removes what is old in temporary folders, but leaves a locked folder and all in it alone.
+        self._lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
 
     def take(self, name: str, per_minute: float, amount: float) -> float:
         """See `Buckets`. `name` is a valid name of a file."""

@@ -12,7 +12,8 @@ from starlette.types import Message, Receive, Scope, Send
 from guardproxy.access import Client
 from guardproxy.errors import TooLarge
 from guardproxy.types import SEVERITY, ActionName
-from guardproxy.web.headers import CREDENTIALS, Headers, first, forwardable, without_keys
+from guardproxy.web.client import keys_of
+from guardproxy.web.headers import CREDENTIALS, Headers, first, forwardable, holds_key, without_items, without_keys
 from guardproxy.web.upstream import Outgoing, UpstreamResponse
 
 _MAX_LIST = 2000  # characters of a header that lists items; clients refuse headers of several kilobytes
@@ -63,16 +64,23 @@ class Call:
 
     @property
     def forwarded(self) -> Headers:
-        """The client's headers that may go to the upstream. A key of the proxy's own `clients` never does."""
+        """The client's headers that may go to the upstream.
+
+        A key of the proxy's own `clients` never does, nor does another header in which the client has written it.
+        """
         headers = forwardable(self.headers)
-        return headers if self.client is None else [pair for pair in headers if pair[0].lower() not in CREDENTIALS]
+        if self.client is None:
+            return headers
+        keys = keys_of(self.headers, self.query)
+        return [pair for pair in headers if pair[0].lower() not in CREDENTIALS and not holds_key(pair[1], keys)]
 
     def outgoing(self, body: bytes, headers: Headers) -> Outgoing:
         """The request for an upstream, without a key of the proxy's own `clients`, and with the client's key there."""
         if self.client is None:
             return Outgoing(self.method, self.raw_path, self.query, headers, body)
-        keys = self.client.upstream_keys
-        return Outgoing(self.method, self.raw_path, without_keys(self.query), headers, body, keys)
+        query = without_keys(self.query)
+        query = without_items(query, keys_of(self.headers, self.query)) if query else query
+        return Outgoing(self.method, self.raw_path, query, headers, body, self.client.upstream_keys)
 
     async def body(self, limit: int) -> bytes | None:
         """The request's body; None if the client has disconnected. Raises TooLarge beyond `limit` bytes."""

@@ -4,10 +4,10 @@ Headers are lists of (name, value) in bytes, as in ASGI.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Final
-from urllib.parse import unquote_plus
+from urllib.parse import unquote_plus, unquote_to_bytes
 
 from guardproxy.settings import CREDENTIAL_HEADERS
 
@@ -107,6 +107,19 @@ def without_keys(query: bytes) -> bytes:
         return query
     items = _ITEMS.findall(query)  # each with the separator behind it
     kept = [item for item in items if parameter_name(item.rstrip(b"&;")) not in KEY_PARAMETERS]
+    return query if len(kept) == len(items) else b"".join(kept).rstrip(b"&;")
+
+
+def holds_key(value: bytes, keys: Collection[bytes]) -> bool:
+    """Whether one of the keys stands in a text, as a word of its own."""
+    found = [key for key in keys if key in value]
+    return any(re.search(rb"(?<![\w-])%b(?![\w-])" % re.escape(key), value) for key in found)
+
+
+def without_items(query: bytes, keys: Collection[bytes]) -> bytes:
+    """A query without the items in which one of the keys stands, byte for byte otherwise."""
+    items = _ITEMS.findall(query)
+    kept = [item for item in items if not holds_key(unquote_to_bytes(item.replace(b"+", b" ")), keys)]
     return query if len(kept) == len(items) else b"".join(kept).rstrip(b"&;")
 
 

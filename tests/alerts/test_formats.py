@@ -112,3 +112,12 @@ def test_hostile_names_stay_in_their_frame(form: Any) -> None:
     assert all(char.isprintable() for char in message.decode())
     for shown in every_format(one, text=True):
         assert all(char.isprintable() for char in shown)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\x0b", "\x85", "\u2028"])
+def test_no_line_of_a_text_looks_like_an_alert_of_its_own(end: str) -> None:
+    """Whatever ends a line: each one of the judged text stands in the quotation of Slack's message."""
+    forged = "guardproxy: all is well"
+    text = json.loads(slack_body(AlertMessage((alert(f"a{end}{forged}"),), TIME), text=True))["text"]
+    _, *quoted = text.splitlines()
+    assert quoted == ["> a", f"> {forged}"]

@@ -85,6 +85,24 @@ def test_what_a_webhook_answers(status: int, refused: bool) -> None:
     assert signed(SECRET, headers, seen.body)
 
 
+@pytest.mark.parametrize("host", ["☃.invalid", "xn--zzz---.invalid", f"{'a' * 70}.invalid", "a..b"])
+def test_a_host_that_can_be_no_name_takes_nothing(host: str) -> None:
+    """It is a failure like any other, and does not end the delivery."""
+
+    async def run() -> None:
+        tls = ssl.create_default_context()
+        receivers = [
+            WebhookReceiver(f"https://{host}/x", secret=None, form="json", text=False, timeout_s=5, tls=tls),
+            SyslogReceiver(host, 1, form="cef", text=False, timeout_s=5, tls=tls),
+        ]
+        for receiver in receivers:
+            with pytest.raises(NotTaken):
+                await receiver.send(MESSAGE)
+            await receiver.close()
+
+    asyncio.run(run())
+
+
 def syslog(port: int, authority: Path, *, timeout_s: float = 10) -> SyslogReceiver:
     """A syslog server whose certificate is checked."""
     tls = ssl.create_default_context(cafile=str(authority))

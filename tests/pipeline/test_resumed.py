@@ -17,6 +17,7 @@ from guardproxy.pipeline import Exchange, Pipeline
 from guardproxy.pipeline.resumed import JudgedReplies
 from guardproxy.policy import Policy, Rule, SideRules
 from guardproxy.registry import load
+from guardproxy.stricter import combined
 from guardproxy.types import Origin
 from guardproxy.wires.openai_responses import wire
 from tests.kit import WordGuard
@@ -131,10 +132,10 @@ def test_a_refused_request_may_be_continued(stream: bool) -> None:
     assert Talk().refused(talk.exchange(previous_response_id=fourth))  # `resp_1` is opaque to others, as ever
 
 
-@pytest.mark.parametrize("history", ["drop", "allow"])
+@pytest.mark.parametrize("history", ["drop", "block", "allow"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_withheld_reply_is_left_out(stream: bool, history: Any) -> None:
-    """A request from a reply that was withheld goes on from the one before, if the policy drops refused turns."""
+    """A request from a reply that was withheld goes on from the one before, unless the policy allows such turns."""
     talk = Talk()
     rules = replace(POLICY, history=history, on_opaque={"user": "flag", "assistant": "flag"})
 
@@ -149,7 +150,7 @@ def test_a_withheld_reply_is_left_out(stream: bool, history: Any) -> None:
     else:
         name = "resp_2"
         talk.answered(asked(previous_response_id="resp_1"), name, "a bomb")
-    assert forwarded(talk, asked(previous_response_id=name)) == ("resp_1" if history == "drop" else name)
+    assert forwarded(talk, asked(previous_response_id=name)) == (name if history == "allow" else "resp_1")
 
 
 @pytest.mark.parametrize("text", [b"A FAIL now", b"A bomb now"])
@@ -267,3 +268,29 @@ def test_a_withheld_reply_of_a_group_of_upstreams() -> None:
     resuming = talk.exchange("u", previous_response_id="resp_2")
     assert talk.pipeline.gave_resumed(resuming, ["u", "v"]) == "v"
     assert forwarded(talk, talk.exchange("v", previous_response_id="resp_2")) == "resp_1"
+
+
+@pytest.mark.parametrize("opaque", ["flag", "allow"])
+def test_a_withheld_reply_is_left_out_under_another_policy_too(opaque: Any) -> None:
+    """A choice of a stricter policy has a name of its own; the model must not go on from what nobody was to read."""
+    talk = Talk()
+    own = replace(POLICY, on_opaque={"user": opaque, "assistant": "flag"})
+
+    def exchange(rules: Policy, **body: Any) -> Exchange:
+        return replace(talk.exchange(**body), policy=rules)
+
+    chosen = combined(own, replace(own, name="strict", history="block"))
+    for first, then in ((own, chosen), (chosen, own)):
+        talk.answered(exchange(first), "resp_1", "fine")
+        talk.answered(exchange(first, previous_response_id="resp_1"), "resp_2", "a bomb")
+        assert forwarded(talk, exchange(then, previous_response_id="resp_2")) == "resp_1"
+
+
+def test_the_upstream_of_a_reply_is_known_under_another_policy() -> None:
+    """A chosen policy must not send the request to an upstream that does not have the reply; it is opaque there."""
+    talk = Talk()
+    talk.answered(talk.exchange("v"), "resp_1", "fine")
+    chosen = combined(POLICY, replace(POLICY, name="strict"))
+    resuming = replace(talk.exchange("u", previous_response_id="resp_1"), policy=chosen)
+    assert talk.pipeline.gave_resumed(resuming, ["u", "v"]) == "v"
+    assert talk.refused(replace(resuming, origin=replace(resuming.origin, upstream="v")))

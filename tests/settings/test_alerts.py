@@ -33,7 +33,7 @@ FOUND = """\
 3:65: alerts.conditions.a.policy: unknown policy 'strict'; known: default
 4:25: alerts.conditions.b.action[1]: must be one of pass, flag, rewrite, block, not "x"
 4:36: alerts.conditions.b.count: needs within_s beside it: within how many seconds
-5:8: alerts.conditions.c: every turn would be an alert; write what it is about, such as action: block
+5:8: alerts.conditions.c: every such turn would be an alert; write what it is about, such as action: block
 6:21: alerts.conditions.d.within_s: has no effect without a count of at least 2; write count, or remove this
 6:36: alerts.conditions.d.per: has no effect without a count of at least 2; write count, or remove this
 6:56: alerts.conditions.d.route: unknown route 'nowhere'; known: default
@@ -131,3 +131,34 @@ alerts:
     assert settings.alerts.receivers["ops"].secret == ENV["WHSEC"]
     assert ENV["HOOK"] not in repr(settings)
     assert ENV["WHSEC"] not in repr(settings)
+
+
+def test_an_empty_section_tells_nobody() -> None:
+    """It is a mistake, not a section that is left out."""
+    assert mistakes("alerts:\n") == ["1:8: alerts: must not be empty; write its options, or remove it"]
+    (message,) = mistakes(
+        "alerts: {conditions: {a: {action: block}}, receivers: {chat: https://hooks.example/secret-part}}\n"
+    )
+    assert message == (
+        "1:62: alerts.receivers.chat: must be a mapping, not a text; write {webhook: ADDRESS} or {syslog: HOST}"
+    )
+
+
+def test_slacks_address_with_another_format() -> None:
+    """Slack would refuse every alert."""
+    address = "https://hooks.slack.com/services/T/B/x"
+    text = f"alerts: {{conditions: {{a: {{action: block}}}}, receivers: {{chat: {{webhook: '{address}', MORE}}}}}}\n"
+    assert mistakes(text.replace("MORE", "format: slack")) == []
+    (message,) = mistakes(text.replace("MORE", "secret: '${env:S}'"), {"S": "whsec_" + "A" * 40})
+    assert message.endswith("webhook: is Slack's, which reads only its own format: format: slack")
+    assert "services" not in message
+
+
+def test_the_client_of_a_condition_is_one_of_clients() -> None:
+    """With that section, no record has the hash of a key."""
+    condition = "alerts: {conditions: {a: {action: block, client: NAME}}, receivers: {s: {syslog: siem.example}}}\n"
+    section = f"clients: {{red: {{keys: [{{sha256: {'a' * 64}}}]}}}}\n"
+    assert mistakes(section + condition.replace("NAME", "red")) == []
+    assert mistakes(condition.replace("NAME", "0123456789abcdef")) == []
+    (message,) = mistakes(section + condition.replace("NAME", "0123456789abcdef"))
+    assert message.endswith("alerts.conditions.a.client: unknown client '0123456789abcdef'; known: red")

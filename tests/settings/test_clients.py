@@ -45,6 +45,23 @@ def test_keys_at_upstreams_are_secrets() -> None:
     ("section", "message"),
     [
         ("{}", "3:10: clients: must not be empty"),
+        ("", "3:9: clients: must not be empty; write its options, or remove it"),
+        ("\n  # red: {keys: []}", "clients: must not be empty; write its options, or remove it"),
+        (
+            "{red: {keys: [gp-secret]}}",
+            "keys[0]: must be a mapping, not a text; write {sha256: HASH}, as",
+        ),
+        ("{red: {keys: gp-secret}}", "3:23: clients.red.keys: must be a list, not a text"),
+        ("{red: gp-secret}", "3:16: clients.red: must be a mapping, not a text"),
+        ("gp-secret", "3:10: clients: must be a mapping, not a text"),
+        (f"{{red: {{keys: [{{sha256: {HASH}, expire: 2030-01-31}}]}}}}", "unknown key; did you mean expires?"),
+        (f"{{red: {{keys: [{{sha256: {HASH}, expires: }}]}}}}", "keys[0].expires: must not be empty; write a value"),
+        (f"{{red: {{keys: [{{sha256: {HASH}}}], requests_per_minute: }}}}", "requests_per_minute: must not be empty"),
+        (
+            f"{{red: {{keys: [{{sha256: {HASH}}}], characters_per_minute: }}}}",
+            "_per_minute: must not be empty",
+        ),
+        (f"{{red: {{keys: [{{sha256: {HASH}}}], upstream_keys: {{default: }}}}}}", "default: must not be empty"),
         ("{red: {}}", "3:11: clients.red.keys: is missing"),
         ("{red: {keys: []}}", "3:23: clients.red.keys: must not be empty"),
         ("{red: {keys: [{sha256: gp-secret}]}}", "clients.red.keys[0].sha256: must be the SHA-256 of the key, 64 hex"),
@@ -78,7 +95,10 @@ def routes(*entries: str, more: str = "") -> str:
 def test_conditions_of_a_route() -> None:
     """All of them end in the route."""
     when = "{protocol: openai_*, method: POST, user: kid-*, client: red}"
-    text = routes(f"default, may_choose: [strict], overlap: true, when: {when}", more=clients_of("red"))
+    text = routes(
+        f"default, may_choose: [strict], overlap: true, when: {when}",
+        more=f"audit: {{user_plain: true}}\n{clients_of('red')}",
+    )
     (route,) = read(text).policies.routes
     assert route == Route(
         *("r0", "default"),
@@ -115,6 +135,9 @@ def clients_of(*names: str) -> str:
         ("strict, when: {method: post}", "routes[0].when.method: must be one of GET"),
         ("strict, when: {client: gren}", "routes[0].when.client: no client matches 'gren'; did you mean green?"),
         ("strict, when: {client: x-*}", "routes[0].when.client: no client matches 'x-*'"),
+        ("strict, when: {user: kid-*}", "routes[0].when.user: no end user matches, because they are hashes; write the"),
+        ("strict, when: {method: GET, model: m}", "routes[0].when.model: no GET request has one, because only POST"),
+        ("strict, when: {method: PUT, protocol: openai_*}", "when.protocol: no PUT request has one"),
         ("strict, overlap: yes", "routes[0].overlap: must be true or false"),
     ],
 )
@@ -127,6 +150,10 @@ def test_mistakes_of_routes(entry: str, message: str) -> None:
 def test_without_clients_a_route_may_name_any_hash() -> None:
     """Only with `clients` the names are known."""
     assert mistakes(routes("strict, when: {client: c11e47}")) == []
+    for pattern in ("'0123456789abcdef'", "'*'", "'0123*'", "'*abc?'", "'[0-9]*,*'"):
+        assert mistakes(routes(f"strict, when: {{client: {pattern}, user: {pattern}}}")) == []
+    (message,) = mistakes(routes("strict, when: {client: search}"))
+    assert "no client matches, because without clients they are hashes of keys" in message
     assert mistakes(routes("strict, when: {protocol: moderations}")) == []
     assert mistakes(routes("strict, when: {protocol: x}", more="wires: [openai_chat]\n")) != []
 
@@ -166,3 +193,10 @@ def test_a_policy_that_reads_more_cannot_be_chosen(option: str) -> None:
     what = option.partition(":")[0]
     message = "wide reads other texts than default does, so it could find less: give both the same"
     assert mistakes(text) == [f"2:50: routes[0].may_choose[0]: {message} {what}"]
+
+
+def test_a_header_of_a_condition_has_a_name_that_headers_can_have() -> None:
+    """Else every request would end in an error."""
+    assert mistakes(routes("strict, when: {header: {国: x}}")) == [
+        "3:46: routes[0].when.header.国: is not a valid header name"
+    ]

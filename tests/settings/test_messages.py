@@ -1,5 +1,6 @@
 """Messages by category and place: what a file may say, and the shipped file of crisis resources."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,40 @@ def test_the_shipped_file(tmp_path: Path) -> None:
     numbers |= dict.fromkeys(("*", "de", "fr"), "https://findahelpline.com")
     assert texts.keys() == numbers.keys()
     assert {place for place, number in numbers.items() if number not in texts[place]} == set()
+
+
+def test_what_can_be_no_file_of_messages(tmp_path: Path) -> None:
+    """A pipe, a device, a folder and a name that no file has end in a message, and at once."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "big.yaml").write_text("texts: {'*': No.}\n" + "#" * 1_000_000)
+    for name, message in {
+        "pipe": "is no file of texts; write file:NAME.yaml",
+        "/dev/zero": "is no file of texts",
+        ".": "is no file of texts",
+        "big.yaml": "has more than 1000000 bytes; is it the right file?",
+        "a\\0b": "embedded null byte",
+    }.items():
+        (found,) = mistakes(tmp_path, f'{{message: "file:{name}"}}')
+        assert message in found
+
+
+def test_place_header_is_the_name_of_a_header(tmp_path: Path) -> None:
+    """Else every refusal would end in an error."""
+    for name in ("x country", "国"):
+        found = mistakes(tmp_path, f"{{message: {{'*': {{DE: Nein., '*': No.}}}}, place_header: {name}}}")
+        assert found == ["block.place_header: is not a valid header name"]
+
+
+def test_the_name_of_a_file_is_no_message(tmp_path: Path) -> None:
+    """Clients would read the name."""
+    found = [
+        mistakes(tmp_path, "{message: {suicide_self_harm: crisis.yaml, '*': No.}}"),
+        mistakes(tmp_path, "{message: {'*': {de: 'file: de.yaml', '*': No.}}}"),
+        mistakes(tmp_path, "{message: texts/no.yml}"),
+    ]
+    end = "in place of all texts by place"
+    assert found == [
+        [f"block.message.suicide_self_harm: is shown as it is; write file:crisis.yaml {end}"],
+        [f"block.message.*.de: is shown as it is; write file:de.yaml {end}"],
+        [f"block.message: is shown as it is; write file:texts/no.yml {end}"],
+    ]

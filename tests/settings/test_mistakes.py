@@ -351,3 +351,48 @@ def test_built_in_policy_is_for_the_embedded_guard() -> None:
     """A file without policies is a mistake if its guard has other categories than the built-in policy."""
     text = "guard: {taxonomy: m}\ntaxonomies: {m: {categories: [{id: a}]}}"
     assert mistakes(text) == ["1:1: policies: is missing; add it, because the built-in policy is for another guard"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (
+            "upstream: https://api.openai.com/v1",
+            ['1:11: upstream: must be a mapping, not "https://api.openai.com/v1"; write {url: ADDRESS}'],
+        ),
+        (
+            "server: {cors: {origins: https://app.test}}",
+            [
+                '1:26: server.cors.origins: must be a list, not "https://app.test"; put it in brackets: [https://app.test]'
+            ],
+        ),
+        (
+            "upstreams: {}",
+            ["1:12: upstreams: must not be empty; name a service, or remove it"],
+        ),
+        (
+            "upstream:\n\turl: http://a",
+            ["2:1: not YAML: found character '\\t' that cannot start any token; indent with spaces"],
+        ),
+        (
+            f"policies: {{default: {{{RULES}, user: {{violence_hate: block}}}}}}",
+            [
+                (
+                    '1:66: policies.default.user.violence_hate: must be a mapping, not "block"; write an action with '
+                    "its threshold, such as {block: 0.5}"
+                )
+            ],
+        ),
+        (
+            f"policies: {{default: {{{RULES}, block: {{message: {{'*': {{de: 5, '*': No.}}}}}}}}}}",
+            ["1:72: policies.default.block.message.*.de: must be a string, not 5; quote it"],
+        ),
+        (
+            f"policies: {{default: {{{RULES}, block: {{message: [No.]}}}}}}",
+            ["1:61: policies.default.block.message: must be a string, not a list"],
+        ),
+    ],
+)
+def test_one_mistake_is_one_message_with_its_mend(text: str, found: list[str]) -> None:
+    """No second line about another form that the value might have had."""
+    assert mistakes(text) == found

@@ -1,11 +1,14 @@
 """Who is served, and how much: 401 and 429 in the client's own protocol, and no key beyond the proxy."""
 
+import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import anthropic
 import httpx
@@ -107,6 +110,8 @@ def test_no_other_path_is_open(path: str) -> None:
         ({}, f"?alt=json&key={RED}&x=1"),
         ({}, f"?alt=json;key={RED}"),
         ({"authorization": RED}, f"?api_key={RED}"),
+        ({"authorization": RED, "helicone-auth": f"Bearer {RED}", "cookie": f"a=b; k={RED}"}, f"?alt=json&token={RED}"),
+        ({"x-api-key": RED, "x-litellm-api-key": RED}, "?alt=json&token=" + RED.replace("k", "%6b")),
     ],
 )
 @pytest.mark.parametrize("own", [None, "sk-upstream"])
@@ -129,6 +134,7 @@ def test_no_key_goes_beyond_the_proxy(
     assert RED not in logged.out + logged.err
     if "alt" in query:
         assert "alt=json" in upstream.seen[0].target
+    assert RED not in unquote(upstream.seen[0].target)
 
 
 @pytest.mark.parametrize(("header", "sent"), [("authorization", "Bearer sk-red"), ("x-api-key", "sk-red")])
@@ -303,3 +309,14 @@ def test_routes_by_protocol_and_end_user() -> None:
     assert routes["anthropic_messages", ""] == "messages"
     assert routes["openai_chat", hashed] == "all"  # records show a hash, so the pattern kid-* does not match
     assert routes["openai_chat", ""] == "all"
+
+
+def test_the_folder_of_the_buckets_is_locked(tmp_path: Path) -> None:
+    """So that nobody who cleans temporary folders removes it; several processes lock it at once."""
+    folder = tmp_path / "limits"
+    buckets = [SharedBuckets(str(folder)) for _ in range(2)]
+    cleaner = os.open(folder, os.O_RDONLY)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(cleaner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(cleaner)
+    assert [one.take("red.requests", 1, 1) > 0 for one in buckets] == [False, True]

@@ -105,7 +105,7 @@ def _slack_line(alert: Alert, *, text: bool) -> str:
     line = f"{alert.title} — {' · '.join(details)}"
     if text:
         shown = record.text if len(record.text) <= _SLACK_TEXT else record.text[:_SLACK_TEXT] + "…"
-        line += "\n> " + shown.replace("\n", "\n> ")
+        line += "".join(f"\n> {one}" for one in shown.splitlines())  # no line of the text stands outside the quotation
     # Slack's three control characters; without them no text of a client becomes a link or calls a channel.
     return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n&gt; ", "\n> ")
 

@@ -64,7 +64,7 @@ class SyslogReceiver:
                 await self._exchange(frames)
         except TimeoutError:
             raise NotTaken(f"{self.place}: no end of the connection within {self._timeout_s:g} s") from None
-        except OSError as error:  # ssl.SSLError is one
+        except (OSError, UnicodeError) as error:  # ssl.SSLError is one; UnicodeError: a host that can be no name
             raise NotTaken(f"{self.place}: {type(error).__name__}: {error}") from None
         return f"{len(message.alerts)} written over TLS, and read to the end"
 

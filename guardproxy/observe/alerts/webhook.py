@@ -77,7 +77,7 @@ class WebhookReceiver:
                 status = answer.status_code
         except TimeoutError:
             raise NotTaken(f"{self.place}: no answer within {self._timeout_s:g} s") from None
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the latter two: a host that can be no name
             # The error's own text may quote the address.
             raise NotTaken(f"{self.place}: {type(error).__name__}") from None
         if 200 <= status < 300:

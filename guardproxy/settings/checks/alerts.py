@@ -13,6 +13,7 @@ from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 
 _ABOUT = ("action", "category", "score", "cause")
 _FORMATS = {"webhook": ("json", "slack", "ocsf"), "syslog": ("cef", "ocsf")}
+_SLACK = "hooks.slack.com"
 _GENERATE = "`openssl rand -base64 32` prints one"
 
 
@@ -50,14 +51,16 @@ def _condition(root: Node, path: SettingPath, node: Node, categories: Collection
     if not isinstance(node.value, dict):
         return
     if not any(key in node.value for key in _ABOUT):
-        message = "every turn would be an alert; write what it is about, such as action: block"
+        message = "every such turn would be an alert; write what it is about, such as action: block"
         yield Problem(node.position, path, message)
-    policies, routes = root.get("policies"), root.get("routes")
+    policies, routes, clients = root.get("policies"), root.get("routes"), root.get("clients")
     known: dict[str, Collection[str] | None] = {
         "category": None if categories is None else [*categories, UNSAFE],
         "policy": [name for name, _ in policies.entries()] if policies else ["default"],
         "route": ["default", *(_text(route, "name") for _, route in (routes.elements() if routes else ()))],
     }
+    if clients is not None:
+        known["client"] = [name for name, _ in clients.entries()]
     for key, names in known.items():
         for below, one in _listed(node, key):
             if names is not None and one.text() and one.text() not in names:
@@ -103,6 +106,8 @@ def _receiver(root: Node, path: SettingPath, node: Node, secrets: Mapping[Settin
         message = None if given is None else (_webhook_error(given) if kind == "webhook" else _syslog_error(given))
         if message:
             yield Problem(address.position, (*path, kind), message)
+        if wanted != "slack" and given and urlsplit(given).hostname == _SLACK and not message:
+            yield Problem(address.position, (*path, kind), "is Slack's, which reads only its own format: format: slack")
     yield from _secret(path, node, secrets, signs=kind == "webhook" and wanted != "slack")
     store, text = root.get("audit", "text"), node.get("text")
     if text and text.value is True and store and store.text() == "none":

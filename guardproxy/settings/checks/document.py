@@ -34,7 +34,7 @@ def check(
     values of the secret settings.
     """
     categories, problems = families.categories(root, document, catalogue)
-    allowed = None if categories is None else [*categories, *sorted(SIGNALS)]
+    allowed = None if categories is None else [*dict.fromkeys((*categories, *sorted(SIGNALS)))]
     return [
         *problems,
         *server.server(root),

@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 
 from guardproxy.policy import PolicySet
 from guardproxy.settings.catalogue import Catalogue
-from guardproxy.settings.messages import suggestion
+from guardproxy.settings.messages import HEADER_NAME, may_be_hash, suggestion
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 from guardproxy.stricter import reads_more
 
@@ -101,6 +101,10 @@ def _conditions(path: SettingPath, route: Node, root: Node, catalogue: Catalogue
     pattern = route.get("when", "path")
     if pattern and pattern.text() and (pattern.text() or "")[0] not in "/*?[":
         yield Problem(pattern.position, (*path, "path"), "must begin with / or *")
+    header = route.get("when", "header")
+    for name, node in header.entries() if header else []:
+        if not HEADER_NAME.fullmatch(name):
+            yield Problem(node.key_position, (*path, "header", name), "is not a valid header name")
     wires, clients = root.get("wires"), root.get("clients")
     protocols = [node.text() or "" for _, node in wires.elements()] if wires else [*catalogue.wires]
     # The wires of a user's own have a name that only the loaded object knows.
@@ -108,6 +112,25 @@ def _conditions(path: SettingPath, route: Node, root: Node, catalogue: Catalogue
     yield from _unmet((*path, "protocol"), route.get("when", "protocol"), known, "protocol")
     names = [name for name, _ in clients.entries()] if clients else None
     yield from _unmet((*path, "client"), route.get("when", "client"), names, "client")
+    yield from _hashed(path, route, root)
+    method = route.get("when", "method")
+    unread = (method.text() if method else None) or "POST"
+    for key in ("model", "protocol", "user") if unread != "POST" else ():
+        if (condition := route.get("when", key)) is not None:
+            message = f"no {unread} request has one, because only POST requests are read; remove one of both conditions"
+            yield Problem(condition.position, (*path, key), message)
+
+
+def _hashed(path: SettingPath, route: Node, root: Node) -> Iterator[Problem]:
+    """The names of end users and clients where records have their hashes: such a route matches nothing."""
+    plain = root.get("audit", "user_plain")
+    user, client = route.get("when", "user"), route.get("when", "client")
+    if user and user.text() and not (plain and plain.value is True) and not may_be_hash(user.text() or ""):
+        message = "no end user matches, because they are hashes; write the hash, or audit: {user_plain: true}"
+        yield Problem(user.position, (*path, "user"), message)
+    if client and client.text() and not root.get("clients") and not may_be_hash(client.text() or ""):
+        message = "no client matches, because without clients they are hashes of keys; write the hash, or clients"
+        yield Problem(client.position, (*path, "client"), message)
 
 
 def _unmet(path: SettingPath, node: Node | None, known: Collection[str] | None, noun: str) -> Iterator[Problem]:

@@ -6,10 +6,9 @@ from urllib.parse import urlsplit
 
 from guardproxy.settings.catalogue import Catalogue
 from guardproxy.settings.checks import tls
-from guardproxy.settings.messages import suggestion
+from guardproxy.settings.messages import HEADER_NAME, suggestion
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath, dotted
 
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NAME = re.compile(r"[\w.-]+")
 # The ends of the paths that clients append themselves.
 _ENDPOINT = re.compile(
@@ -27,6 +26,9 @@ def upstreams(root: Node, catalogue: Catalogue) -> Iterator[Problem]:
                 message = "has no effect, because there is no other upstream; remove it, or write upstreams"
                 yield Problem(node.key_position, ("upstream", key), message)
     section = root.get("upstreams")
+    if section is not None and section.value == {}:
+        message = "must not be empty; name a service, or remove it"
+        yield Problem(section.position, ("upstreams",), message)
     if section is None or not section.entries():
         yield from _without_upstreams(root)
         return
@@ -56,7 +58,7 @@ def _upstream(section: Node, path: SettingPath) -> Iterator[Problem]:
     if url and text and text != "demo" and (message := upstream_url_error(text, dotted((*path, "key")))):
         yield Problem(url.position, (*path, "url"), message)
     header = section.get("key_header")
-    if header and header.text() and not _HEADER_NAME.fullmatch(header.text() or ""):
+    if header and header.text() and not HEADER_NAME.fullmatch(header.text() or ""):
         yield Problem(header.position, (*path, "key_header"), "is not a valid header name")
     key, client_key = section.get("key"), section.get("client_key")
     has_key = key is not None and key.value is not None
@@ -72,7 +74,7 @@ def _upstream(section: Node, path: SettingPath) -> Iterator[Problem]:
     yield from tls.upstream_tls(section, path)
     names = section.get("response_headers")
     for index, name in names.elements() if names else ():
-        if name.text() and not _HEADER_NAME.fullmatch(name.text() or ""):
+        if name.text() and not HEADER_NAME.fullmatch(name.text() or ""):
             yield Problem(name.position, (*path, "response_headers", index), "is not a valid header name")
 
 
