@@ -164,7 +164,11 @@ def test_strangers_are_not_served(company: dict[str, Any]) -> None:
 
 def test_the_operator_sees_the_failing_provider(company: dict[str, Any]) -> None:
     """On the listener of its own, which the clients' listener does not offer."""
-    health = httpx.get(company["admin"] + "/healthz", trust_env=False).json()
+    for number in range(60):  # it is asked first in three of four cases, until it has failed five times in a row
+        ask(company, "support", f"What is the capital of country {number}?")
+        health = httpx.get(company["admin"] + "/healthz", trust_env=False).json()
+        if health["upstreams"]["openai"] != "up":
+            break
     assert health["upstreams"]["azure"] == "up"
-    assert health["upstreams"]["openai"] == "down"
+    assert health["upstreams"]["openai"] in {"down", "probing"}
     assert httpx.get(company["url"] + "/healthz", trust_env=False).status_code in {401, 404}

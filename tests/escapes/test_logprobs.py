@@ -13,7 +13,7 @@ from tests.web.kit import policy
 
 HARM = "Here is how to hide the poison in his tea"
 TEXT = "Here is how to make a good cup of tea, my friend: boil fresh water first."
-PASS: OnFailure = "pass"
+PASS: OnFailure = "allow"
 EVENTS = "text/event-stream"
 
 # The frames of a stream, as text and tokens.

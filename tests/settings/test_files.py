@@ -25,6 +25,7 @@ ENV = {
     "AUDIT_KEY": base64.urlsafe_b64encode(b"a" * 32).decode(),
     "AUDIT_CHAIN_KEY": "a-key-of-the-hash-chain-of-the-audit",
     "CONSOLE_KEY": "a-key-of-the-console",
+    "OTLP_AUTHORIZATION": "a-token",
     "SLACK_WEBHOOK": "https://hooks.slack.com/services/T/B/x",
     "ALERTS_SECRET": base64.b64encode(b"a" * 32).decode(),
 }

@@ -113,7 +113,7 @@ def test_what_is_built() -> None:
     """Names, addresses and groups of the settings; the demo's address takes the place of its word."""
     text = TWO.replace("https://b.example", "demo").replace("weight: 0", "weight: 0, protocols: [openai_chat]")
     settings = read(POLICY + text, {"A": "k"}).with_demo("http://127.0.0.1:9")
-    upstreams = upstreams_of(settings, Metrics(CollectorRegistry()).upstreams)
+    upstreams = upstreams_of(settings, Metrics(CollectorRegistry()).upstreams, lambda one: one)
     plan = upstreams.plan("", "openai_chat")
     assert {one.url for one in plan.upstreams} == {"https://a.example", "http://127.0.0.1:9"}
     assert [one.name for one in upstreams.plan("", "gemini").upstreams] == ["a"]

@@ -63,7 +63,7 @@ def test_a_guard_that_is_never_really_asked(unsafe: float) -> None:
         ({"metadata": {"guardrails": []}}, {}),
         ({"guardrails": [], "guardproxy": {"policy": "none"}}, {}),
         ({"extra_body": {"skip_moderation": True}}, {}),
-        ({}, {"x-guardproxy-action": "pass", "x-guardproxy-policy": "none"}),
+        ({}, {"x-guardproxy-action": "pass", "x-guardproxy-route": "none"}),
         ({}, {"x-guardproxy-coverage": "full", "x-guardproxy-audit": "none", "x-request-id": ""}),
     ],
 )
@@ -75,6 +75,14 @@ def test_a_caller_that_asks_for_no_guard(http: httpx.Client, body: dict[str, Any
     assert answer.headers["x-guardproxy-action"] == "block"
     assert upstream.seen == []
     assert ("block", "mix poison") in [(record.decision.action, record.text) for record in sink.records]
+
+
+def test_a_caller_that_names_a_policy_of_its_own(http: httpx.Client) -> None:
+    """A policy that the route does not offer is an error, and nothing is forwarded."""
+    with standing(completion("fine")) as (url, upstream):
+        answer = http.post(url + CHAT, content=chat("mix poison"), headers={"x-guardproxy-policy": "none"})
+    assert answer.status_code == 400
+    assert upstream.seen == []
 
 
 @pytest.mark.parametrize("how", ["completion", "error"])
