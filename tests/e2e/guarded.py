@@ -1,6 +1,7 @@
 """`guardproxy serve` as a process, with a moderation service as its guard, which starts at once."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -74,7 +75,7 @@ def serving(
     verify: Any = True,
     cert: Any = None,
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """A running proxy with this file, as soon as the URL `ready` answers 200. Its log is `folder`/log."""
+    """A running proxy with this file, as soon as `ready` answers 200 and all workers are. Its log is `folder`/log."""
     (folder / "guardproxy.yaml").write_text(configuration)
     command = [sys.executable, "-m", "guardproxy", "serve", "--config", str(folder / "guardproxy.yaml")]
     command += ["--data-dir", str(folder)]
@@ -90,6 +91,12 @@ def serving(
                     return answers(http, ready)
 
                 until(is_ready, f"not ready: {folder / 'log'}", 110)
+            if (workers := re.search(r"workers: (\d+)", configuration)) is not None:  # one of them has answered
+
+                def all_are_ready() -> bool:
+                    return (folder / "log").read_text().count('"event": "ready"') >= int(workers[1])
+
+                until(all_are_ready, f"not all ready: {folder / 'log'}", 110)
             yield process
         finally:
             process.terminate()
