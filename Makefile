@@ -30,8 +30,9 @@ $(INSTALLED): $(SERVING)
 serve: $(SERVING)
 	$(BIN)/guardproxy serve
 
+# A test that fails runs once more, and the summary names it: docs/testing.md.
 test: lint types browser
-	$(BIN)/pytest
+	$(BIN)/pytest --reruns 1 -rfER
 
 # What the browser tests of the reviewer's page need: Debian's chromium, installed where that is allowed.
 browser:

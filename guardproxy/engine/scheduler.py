@@ -118,7 +118,7 @@ class Scheduler:
         if worker is not None:
             worker.inbox.put(None)
             for encoding in self._encoding or ():
-                encoding.shutdown(wait=False, cancel_futures=True)
+                encoding.shutdown(wait=False)  # what waits in it fails with GuardUnavailable, see `_encode`
             # A thread inside torch when the interpreter ends aborts the process, so wait for the slice that runs. The
             # wait must not block the loop, nor use an executor: executors take no more work at interpreter exit.
             ended, _ = await asyncio.wait([asyncio.wrap_future(worker.ended)], timeout=_CLOSE_S)
@@ -163,7 +163,7 @@ class Scheduler:
         began = time.perf_counter()
         characters = sum(len(piece.text) for prompt in prompts for piece in prompt.pieces if piece.kind == "judged")
         windows = await asyncio.get_running_loop().run_in_executor(
-            encoding[characters > _LONG_TEXT], _encode, worker.ready.result(), prompts, stream
+            encoding[characters > _LONG_TEXT], self._encode, worker, prompts, stream
         )
         encoded = time.perf_counter()
         self._queue(worker, ticket, [work for items in windows for work in items], characters)
@@ -180,6 +180,11 @@ class Scheduler:
             batch=job.batch,
             windows=len(results),
         )
+
+    def _encode(self, worker: Worker, prompts: Sequence[Prompt], stream: str | None) -> list[tuple[WorkItem, ...]]:
+        if self._worker is not worker:  # it has closed; a cancelled future would look like a cancelled caller
+            raise worker.closed()
+        return [worker.ready.result().encode(prompt, stream) for prompt in prompts]
 
     def _queue(self, worker: Worker, ticket: Ticket[Job], works: Sequence[WorkItem], characters: int) -> None:
         """Give the worker the windows of a job. Raises JudgingTooLong if the request takes too long by itself."""
@@ -247,10 +252,6 @@ def expected_wait(backlog: Backlog, cost: CostModel, asker: Asker, *, reply: boo
     pace = Pace(cost.correction(reply=False), cost.correction(reply=True), cost.replies_share)
     wait = backlog.wait(asker, reply=reply, seconds=seconds, pace=pace)
     return wait if reply else wait + cost.reply_wait_s
-
-
-def _encode(runner: Runner, prompts: Sequence[Prompt], stream: str | None) -> list[tuple[WorkItem, ...]]:
-    return [runner.encode(prompt, stream) for prompt in prompts]
 
 
 def _worst_windows(windows: Sequence[Sequence[WorkItem]], results: Sequence[WorkResult]) -> tuple[Reading, ...]:

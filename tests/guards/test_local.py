@@ -35,7 +35,7 @@ class Plain:
 class Scripted:
     """A runner of texts: `windows` and `hole` have two windows, `book` 35; `poison` fails.
 
-    `slow` waits for the gate, and `book` does after its first pass.
+    `slow` waits for the gate, and `book` does after its first pass. The encoding of `unread` waits for it as well.
     """
 
     max_batch_tokens = 100
@@ -52,6 +52,9 @@ class Scripted:
 
     def encode(self, prompt, stream=None):
         text = prompt.pieces[0].text
+        if text == "unread":
+            self.waits.set()
+            self.gate.wait(10)
         count = {"windows": 2, "hole": 2, "book": 35}.get(text)
         return tuple(WorkItem(10, f"{text} {at}") for at in range(1, count + 1)) if count else (WorkItem(10, text),)
 
@@ -338,6 +341,25 @@ def test_closing_fails_what_waits():
     results = asyncio.run(body())
     assert results[0].unsafe == 0.1
     assert all(isinstance(each, GuardUnavailable) or each.unsafe == 0.1 for each in results)
+
+
+def test_closing_fails_what_waits_to_be_encoded():
+    """A check whose prompt is not yet encoded when the guard closes fails with GuardUnavailable; none is cancelled."""
+    runner = Scripted()
+
+    async def body():
+        guard = engine(runner)
+        await guard.start()
+        runner.gate.clear()
+        checks = [asyncio.create_task(guard.judge(check(text))) for text in ("unread", "wide 1", "wide 2")]
+        await eventually(runner.waits.is_set)
+        closing = asyncio.create_task(guard.close())
+        await eventually(lambda: guard.dtype is None)
+        runner.gate.set()
+        await closing
+        return await asyncio.gather(*checks, return_exceptions=True)
+
+    assert all(isinstance(each, GuardUnavailable) for each in asyncio.run(body()))
 
 
 def test_a_model_that_does_not_load_is_a_configuration_error():
