@@ -15,12 +15,13 @@ With `every: auto` a choice is judged at the positions of a grid: the same for e
 """
 
 import sys
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from guardproxy.policy import StreamPolicy
-from guardproxy.ports import Chunk, Mark
+from guardproxy.ports import Chunk, Mark, Run
 
 # The positions, in characters, at which `every: auto` judges: measured in docs/streams.md.
 FIRST_CHECK = 80
@@ -61,6 +62,15 @@ class _ChoiceProgress:
     deferred: bool = False  # a rewrite is due: only the verdict on the whole choice releases anything
 
 
+@dataclass(slots=True)
+class _Held:
+    """What waits in the queue, the characters that it brings, and when it came."""
+
+    chunk: Chunk | Run
+    characters: int
+    came: float
+
+
 def position_after(position: int) -> int:
     """The position of the grid behind one of its positions."""
     step = min(max(_STEP, int(_GROWTH * position)), _LONGEST_STEP)
@@ -74,27 +84,39 @@ class HoldBack:
         self._policy = policy
         self._auto = policy.mode == "window" and policy.every == "auto"
         self._lag = policy.lag if self._auto else 0
-        self._queue: deque[tuple[Chunk, int]] = deque()  # with the characters that the frame brings
+        self._queue: deque[_Held] = deque()
         self._choices: dict[int, _ChoiceProgress] = {}
         self.held_bytes = 0
+        self.held_frames = 0
         self.held_characters = 0
 
-    def add(self, chunk: Chunk) -> None:
-        """Queue a frame."""
+    def add(self, chunk: Chunk | Run, came: float = 0.0) -> None:
+        """Queue a frame, or a run of them, that came at the time `came`."""
         characters = 0
-        for mark in chunk.marks:
-            choice = self._choices.get(mark.choice)
-            if choice is None:
-                choice = self._choices[mark.choice] = _ChoiceProgress()
-            characters += max(0, mark.upto - choice.seen)
-            choice.seen = max(choice.seen, mark.upto)
-            # Content behind the end. A running check was asked before it came: its verdict must not settle the choice.
-            if mark.final and choice.complete and not choice.ended:
-                choice.reopened, choice.settled = True, False
-            choice.complete = choice.complete or mark.final
-        self._queue.append((chunk, characters))
+        if isinstance(chunk, Run):
+            choice = self._progress(chunk.choice)
+            characters = max(0, chunk.upto[-1] - choice.seen)
+            choice.seen = max(choice.seen, chunk.upto[-1])
+            self.held_frames += len(chunk.upto)
+        else:
+            for mark in chunk.marks:
+                choice = self._progress(mark.choice)
+                characters += max(0, mark.upto - choice.seen)
+                choice.seen = max(choice.seen, mark.upto)
+                # Content behind the end. A running check was asked before it came: its verdict must not settle it.
+                if mark.final and choice.complete and not choice.ended:
+                    choice.reopened, choice.settled = True, False
+                choice.complete = choice.complete or mark.final
+            self.held_frames += 1
+        self._queue.append(_Held(chunk, characters, came))
         self.held_bytes += len(chunk.raw)
         self.held_characters += characters
+
+    def _progress(self, choice: int) -> _ChoiceProgress:
+        progress = self._choices.get(choice)
+        if progress is None:
+            progress = self._choices[choice] = _ChoiceProgress()
+        return progress
 
     def complete(self) -> None:
         """Mark every choice as complete: the upstream has ended, perhaps without closing them."""
@@ -150,48 +172,75 @@ class HoldBack:
     def settle(self, choice: int) -> None:
         """Stop holding frames for a choice that the proxy has ended."""
         # A choice may be ended before any frame of it has come, if the reply is unreadable.
-        progress = self._choices.setdefault(choice, _ChoiceProgress())
+        progress = self._progress(choice)
         progress.settled = progress.ended = True
 
     def release(self, most: int = sys.maxsize) -> list[Chunk]:
-        """Return frames that may be released, in order and at most `most`, and remove them from the queue."""
+        """Return frames that may be released, in order, and remove them from the queue.
+
+        Frames of a run that may leave together are one chunk. There are at most `most` chunks.
+        """
         out: list[Chunk] = []
-        while len(out) < most and self.may_release:
-            chunk, characters = self._queue.popleft()
-            self.held_bytes -= len(chunk.raw)
-            self.held_characters -= characters
+        while self._queue and len(out) < most and (chunk := self._taken(self._queue[0])) is not None:
             out.append(chunk)
         return out
+
+    def _taken(self, held: _Held) -> Chunk | None:
+        """Take what may be released of the head of the queue; None if that is nothing."""
+        chunk, frames, left = held.chunk, 1, 0
+        if isinstance(chunk, Run):
+            stop = bisect_right(chunk.upto, self._free(chunk.choice), chunk.taken)
+            frames, left = stop - chunk.taken, chunk.upto[-1] - chunk.upto[stop - 1]
+            if not frames:
+                return None
+            chunk = chunk.take(stop)
+        elif not self._are_covered(chunk.marks):
+            return None
+        if not left:
+            self._queue.popleft()
+        self.held_bytes -= len(chunk.raw)
+        self.held_frames -= frames
+        self.held_characters -= held.characters - left
+        held.characters = left
+        return chunk
 
     @property
     def may_release(self) -> bool:
         """Whether a frame may be released."""
         # Only the head of the queue counts: a frame without marks waits for the frames before it, too.
-        return bool(self._queue) and self._are_covered(self._queue[0][0].marks)
+        if not self._queue:
+            return False
+        chunk = self._queue[0].chunk
+        if isinstance(chunk, Run):
+            return chunk.upto[chunk.taken] <= self._free(chunk.choice)
+        return self._are_covered(chunk.marks)
+
+    @property
+    def since(self) -> float | None:
+        """When the frame came that has waited longest; None if none waits."""
+        return self._queue[0].came if self._queue else None
 
     def _are_covered(self, marks: Sequence[Mark]) -> bool:
-        if self._policy.mode == "monitor":
-            return True
         for mark in marks:
-            choice = self._choices[mark.choice]
-            if choice.settled:
-                continue
-            # No exposure for these: a tool call, an end and a text that is to be rewritten cannot be taken back.
-            if mark.whole or mark.final or choice.deferred or self._policy.mode == "hold_all":
-                return False
-            if mark.upto > max(0, choice.judged - self._lag) + self._policy.exposure:
+            free = self._free(mark.choice)
+            # No exposure for these: a tool call and an end cannot be taken back.
+            if mark.upto > free or ((mark.whole or mark.final) and free != sys.maxsize):
                 return False
         return True
+
+    def _free(self, choice: int) -> int:
+        """The position up to which the text of a choice may be released; the greatest number for all of it."""
+        progress = self._choices[choice]
+        if progress.settled or self._policy.mode == "monitor":
+            return sys.maxsize
+        if progress.deferred or self._policy.mode == "hold_all":  # no exposure for a text that is to be rewritten
+            return -1
+        return max(0, progress.judged - self._lag) + self._policy.exposure
 
     @property
     def open(self) -> tuple[int, ...]:
         """The choices without a verdict on the whole choice, and not ended by the proxy."""
         return tuple(index for index, choice in self._choices.items() if not choice.settled)
-
-    @property
-    def held_frames(self) -> int:
-        """The number of frames in the queue."""
-        return len(self._queue)
 
     @property
     def empty(self) -> bool:

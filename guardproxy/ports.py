@@ -5,7 +5,7 @@ reads and writes one chat protocol. An *action* turns a decision into an outcome
 the closed set of things that a model is read for.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -252,13 +252,36 @@ class Chunk(NamedTuple):
     data: Any = None
 
 
+@dataclass(slots=True)
+class Run:
+    """Frames in a row that each bring a piece of the same text of one choice, and nothing else.
+
+    `ends` says where each frame ends in `raw`, `upto` how far it takes the choice; none has an empty text. The first
+    `taken` have left. `data` makes the `Chunk.data` of the frames from one index up to another.
+    """
+
+    raw: bytes
+    choice: int
+    ends: Sequence[int]
+    upto: Sequence[int]
+    data: Callable[[int, int], Any]
+    taken: int = 0
+
+    def take(self, stop: int) -> Chunk:
+        """Remove the frames up to the index `stop`, which become one chunk."""
+        start, self.taken = self.taken, stop
+        begin = self.ends[start - 1] if start else 0
+        raw = self.raw[begin : self.ends[stop - 1]]
+        return Chunk(raw, (Mark(self.choice, self.upto[stop - 1]),), self.data(start, stop))
+
+
 class ReplyStream(Protocol):
     """Reads and writes one streamed reply. It knows which text was released, so that it can end a choice after it."""
 
-    def feed(self, data: bytes) -> list[Chunk]:
+    def feed(self, data: bytes) -> list[Chunk | Run]:
         """The chunks that `data` completes; it may be split anywhere. Raises UpstreamUnreadable."""
 
-    def finish(self) -> list[Chunk]:
+    def finish(self) -> list[Chunk | Run]:
         """The last chunks, after the upstream has ended, with a final mark for every choice that is still open."""
 
     def message(self, choice: int, without: Collection[int] = ()) -> Message:

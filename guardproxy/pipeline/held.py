@@ -1,7 +1,7 @@
 """How many bytes streamed replies hold in memory: each by itself, and all of them together."""
 
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.ports import Chunk
+from guardproxy.ports import Chunk, Run
 
 # What a frame that waits takes beside its bytes: the objects that describe it.
 FRAME_BYTES = 512
@@ -46,9 +46,13 @@ class StreamBytes:
         if self._bounds.all > 4 * most:
             raise UpstreamUnreadable(f"more than {4 * most} bytes of all replies are waiting to be judged")
 
-    def check(self, chunk: Chunk) -> None:
+    def check(self, chunk: Chunk | Run) -> None:
         """Raise UpstreamUnreadable if `chunk` takes a choice beyond the characters of a reply."""
-        if not self._monitored:
+        if self._monitored:
+            return
+        if isinstance(chunk, Run):
+            self._bounds.check_characters(chunk.upto[-1])
+        else:
             for mark in chunk.marks:
                 self._bounds.check_characters(mark.upto)
 

@@ -9,7 +9,6 @@ read is judged to its end and recorded (`Unattended`).
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -93,7 +92,6 @@ class StreamReview:
         self._ended = self._choices.ended  # choices that the proxy has ended
         self._upstream_done = False
         self._unreadable = ""  # why the reply cannot be read to its end
-        self._came: deque[float] = deque()  # when the frames in the buffer came
 
     @property
     def failed(self) -> bool:
@@ -182,12 +180,12 @@ class StreamReview:
 
     def _hold_frames(self, data: bytes | None) -> None:
         """Put the frames that `data` completes into the buffer; None is the end of the upstream's body."""
+        came = time.perf_counter()
         for chunk in self._stream.finish() if data is None else self._stream.feed(data):
-            if chunk.raw == KEEP_ALIVE and self._frames_before_text is not None:
+            if self._frames_before_text is not None and chunk.raw == KEEP_ALIVE:
                 continue  # a client that has nothing of the stream yet needs no comment of the upstream
             self._held.check(chunk)
-            self._hold.add(chunk)
-            self._came.append(time.perf_counter())
+            self._hold.add(chunk, came)
         self._held.note(self._hold.held_bytes + FRAME_BYTES * self._hold.held_frames + self._waiting_bytes)
         if data is None:
             self._upstream_done = True
@@ -269,15 +267,19 @@ class StreamReview:
 
     async def _released(self, most: int = _AT_ONCE) -> tuple[bytes, bool]:
         """Take frames that may be sent now: their bytes, and whether they have text. Record what they finish."""
-        if chunks := self._hold.release(most):
-            came = [self._came.popleft() for _ in chunks]
-            self._records.held_s = max(self._records.held_s, time.perf_counter() - came[0])
+        self._note_wait()
+        chunks = self._hold.release(most)
         self._records.held_characters = max(self._records.held_characters, self._hold.held_characters)
         finished = {mark.choice for chunk in chunks for mark in chunk.marks if mark.final} - self._ended
         self._finished |= finished
         await self._record_finished(finished)
         out = b"".join([self._stream.release(chunk) for chunk in chunks])
         return out, any(mark.upto for chunk in chunks for mark in chunk.marks)
+
+    def _note_wait(self) -> None:
+        """Note how long the oldest frame in the buffer has waited by now."""
+        if (since := self._hold.since) is not None:
+            self._records.held_s = max(self._records.held_s, time.perf_counter() - since)
 
     def _after_waiting_frames(self, out: bytes) -> bytes:
         """The frames that waited for the first text, then `out`. From here on the answer cannot be an error."""
@@ -329,8 +331,7 @@ class StreamReview:
             (read,) = await asyncio.gather(self._pending_read, return_exceptions=True)
             if not isinstance(read, BaseException):
                 self._feed_last(read)
-        if self._came:
-            self._records.held_s = max(self._records.held_s, time.perf_counter() - self._came[0])
+        self._note_wait()
         if self._checks or any(self._lacks_verdict(choice) for choice in self._stream.choices):
             size = sum(self._stream.message(choice).size for choice in self._stream.choices)
             self._unattended.go_on(self._finish(), size)

@@ -43,21 +43,24 @@ class Arrivals:
         repeated: set[tuple[PartKind, str]] = set()
         for piece in said:
             _, kind, text = piece
-            if text and (kind, text) not in repeated and self.add_one(choice, piece, parts):
+            if text and (kind, text) not in repeated and self.add_run(choice, [piece], parts):
                 repeated.add((kind, text))
                 count += 1
         return count
 
-    def add_one(self, choice: int, piece: Said, parts: Paths) -> int:
-        """Add the only text of a frame; return the number of pieces. Raises UpstreamUnreadable as `add` does."""
-        path, kind, text = piece
+    def add_run(self, choice: int, pieces: Sequence[Said], parts: Paths) -> int:
+        """Add the texts of frames in a row that have one each, at the same path; return the number of pieces.
+
+        Raises UpstreamUnreadable as `add` does.
+        """
+        path, kind, text = pieces[0]
         if kind != "tool_call" and not _is_shown(path):
             return 0
-        self._pieces.append((choice, piece))
+        self._pieces += [(choice, piece) for piece in pieces]
         self._fed = None
         if (choice, path) != self._last:
             self._note(choice, Part(path, text, kind), parts)
-        return 1
+        return len(pieces)
 
     def _note(self, choice: int, part: Part, parts: Paths) -> None:
         place, kind = (choice, part.path), part.shown_as

@@ -1,6 +1,6 @@
 """Builds one message from the parts of a body, or from the pieces of a stream."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from guardproxy.errors import Unreadable
@@ -56,10 +56,10 @@ class MessageBuilder:
         self.added.append((path, text))
         self.said.append((path + form, kind, text))
 
-    def grow(self, path: str, text: str) -> None:
-        """Append `text` to a part that has a text and no name, as `add` does; the caller knows what it has added."""
-        self.pieces[path].body.append(text)
-        self.size += len(text)
+    def grow(self, path: str, texts: Sequence[str]) -> None:
+        """Append texts to a part that has a text and no name, as `add` does; the caller knows what it has added."""
+        self.pieces[path].body.extend(texts)
+        self.size += sum(map(len, texts))
 
     def call(self, path: str, name: str, arguments: str) -> None:
         """Append to a tool call: name, line break and arguments are one text, at the path of the arguments."""

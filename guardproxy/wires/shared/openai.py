@@ -255,6 +255,8 @@ def outer_paths(choice: Message) -> list[str]:
 class ChoicesStream(BaseStream):
     """A stream of chunks with `choices`, terminated by `[DONE]`."""
 
+    in_runs = True
+
     def __init__(self, request: Request, head: Mapping[str, Any]) -> None:
         super().__init__(request, Sse(events=("error",)))  # the protocol has no named events, but some servers do
         self.head = dict(head)

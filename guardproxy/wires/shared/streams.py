@@ -9,10 +9,11 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.ports import Chunk, Mark, Request
+from guardproxy.ports import Chunk, Mark, Request, Run
 from guardproxy.sse import Frame, FrameDecoder
 from guardproxy.types import Message, Part, PartKind, Refuse, Replace, ReplyInfo
 from guardproxy.wires.shared.arrival import Arrivals
@@ -107,6 +108,7 @@ class BaseStream(ABC):
     """Reads frames into chunks and releases them. A subclass knows the frames and the endings of its protocol."""
 
     frame_end = b"\n\n"  # completes a frame that the upstream has cut off
+    in_runs = False  # `again` needs only the first of several frames in a row that repeat the same one
 
     def __init__(self, request: Request, decoder: FrameDecoder) -> None:
         self.request = request
@@ -159,11 +161,19 @@ class BaseStream(ABC):
         """The id by which a later request may name the reply; empty if the protocol has none."""
         return ""
 
-    def feed(self, data: bytes) -> list[Chunk]:
+    def feed(self, data: bytes) -> list[Chunk | Run]:
         """Return the chunks of the frames that `data` completes. Raises UpstreamUnreadable."""
-        return [self._read_again(frame) or self._chunk(frame) for frame in self._decoder.feed(data)]
+        frames = self._decoder.feed(data)
+        chunks: list[Chunk | Run] = []
+        place = 0
+        while place < len(frames):
+            chunk = self._read_run(frames, place) if self.in_runs and place + 1 < len(frames) else None
+            chunk = chunk or self._read_again(frames[place]) or self._chunk(frames[place])
+            chunks.append(chunk)
+            place += len(chunk.upto) if isinstance(chunk, Run) else 1
+        return chunks
 
-    def finish(self) -> list[Chunk]:
+    def finish(self) -> list[Chunk | Run]:
         """Return the last chunks after the upstream has ended, with a final mark for every choice still open."""
         chunks = [self._read_again(frame) or self._chunk(frame) for frame in self._decoder.finish()]
         # A stream that breaks off has not closed its choices; these marks close them, log probabilities included.
@@ -276,6 +286,36 @@ class BaseStream(ABC):
             self._learn(frame.event, frame.data, chunk.data)
         return chunk
 
+    def _read_run(self, frames: Sequence[Frame], start: int) -> Run | None:
+        """Read the frames from `start` on that repeat the latest known one with plain texts; None if they are few."""
+        if not self._repeated:
+            return None
+        pattern, name, event, choice, path, kind, key = self._repeated[0]
+        state = self._states[choice]
+        echo = state.echoes[key] if key else None
+        if self.terminated or state.final or (echo is not None and echo.ahead):
+            return None
+        texts = pattern.plain_texts(frames[start:], name)
+        if len(texts) < 2 or (body := self.again(event, texts[:1])) is None:
+            return None
+        # What `_read_again` does for each of them.
+        self._learnable += len(texts)
+        builder = state.builder
+        upto = list(accumulate(map(len, texts), initial=builder.size))[1:]
+        builder.grow(path, texts)
+        if echo is not None:
+            echo.add("".join(texts), b"")
+        said = [(path, kind, text) for text in texts]
+        is_shown = not state.ended and self._arrivals.add_run(choice, said, builder.pieces) > 0
+
+        def event_of(first: int, stop: int) -> Event:
+            mark = Mark(choice, upto[stop - 1])
+            pieces = {choice: stop - first} if is_shown else {}
+            return Event({choice: mark}, [(choice, path, "".join(texts[first:stop]))], pieces, body, event.kind)
+
+        raws = [frame.raw for frame in frames[start : start + len(texts)]]
+        return Run(b"".join(raws), choice, list(accumulate(map(len, raws))), upto, event_of)
+
     def _read_again(self, frame: Frame) -> Chunk | None:
         """Read a frame that repeats an earlier one but for its text; None for any other frame."""
         raw, data, name, complete = frame
@@ -297,10 +337,10 @@ class BaseStream(ABC):
         # What `advance` does for a frame that brings a piece of text and nothing else.
         self._learnable += 1
         builder, echo = state.builder, state.echoes[key] if key else None
-        builder.grow(path, text)
+        builder.grow(path, [text])
         if echo:
             echo.add(text, b"")
-        pieces = {} if state.ended else {choice: self._arrivals.add_one(choice, (path, kind, text), builder.pieces)}
+        pieces = {} if state.ended else {choice: self._arrivals.add_run(choice, [(path, kind, text)], builder.pieces)}
         mark = Mark(choice, builder.size, False, echo is not None and echo.ahead)
         return Chunk(raw, (mark,), Event({choice: mark}, [(choice, path, text)], pieces, body, event.kind))
 
