@@ -93,21 +93,15 @@ class HoldBack:
     def add(self, chunk: Chunk | Run, came: float = 0.0) -> None:
         """Queue a frame, or a run of them, that came at the time `came`."""
         characters = 0
-        if isinstance(chunk, Run):
-            choice = self._progress(chunk.choice)
-            characters = max(0, chunk.upto[-1] - choice.seen)
-            choice.seen = max(choice.seen, chunk.upto[-1])
-            self.held_frames += len(chunk.upto)
-        else:
-            for mark in chunk.marks:
-                choice = self._progress(mark.choice)
-                characters += max(0, mark.upto - choice.seen)
-                choice.seen = max(choice.seen, mark.upto)
-                # Content behind the end. A running check was asked before it came: its verdict must not settle it.
-                if mark.final and choice.complete and not choice.ended:
-                    choice.reopened, choice.settled = True, False
-                choice.complete = choice.complete or mark.final
-            self.held_frames += 1
+        for mark in chunk.marks:
+            choice = self._progress(mark.choice)
+            characters += max(0, mark.upto - choice.seen)
+            choice.seen = max(choice.seen, mark.upto)
+            # Content behind the end. A running check was asked before it came: its verdict must not settle the choice.
+            if mark.final and choice.complete and not choice.ended:
+                choice.reopened, choice.settled = True, False
+            choice.complete = choice.complete or mark.final
+        self.held_frames += len(chunk.upto) if isinstance(chunk, Run) else 1
         self._queue.append(_Held(chunk, characters, came))
         self.held_bytes += len(chunk.raw)
         self.held_characters += characters

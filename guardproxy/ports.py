@@ -267,6 +267,11 @@ class Run:
     data: Callable[[int, int], Any]
     taken: int = 0
 
+    @property
+    def marks(self) -> tuple[Mark, ...]:
+        """The mark of the last frame, which takes the choice farthest."""
+        return (Mark(self.choice, self.upto[-1]),)
+
     def take(self, stop: int) -> Chunk:
         """Remove the frames up to the index `stop`, which become one chunk."""
         start, self.taken = self.taken, stop

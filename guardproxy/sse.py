@@ -20,6 +20,7 @@ array of Google's APIs for streams without `alt=sse`.
 
 import re
 from collections.abc import Iterable
+from itertools import accumulate, takewhile
 from typing import NamedTuple, Protocol
 
 from guardproxy.errors import UpstreamUnreadable
@@ -37,6 +38,8 @@ _BLANK = b" \t\r\n"
 # JSON allows no control character except for these blanks.
 _CONTROLS = bytes(byte for byte in range(32) if byte not in _BLANK)
 _NOT_ORDINARY = _CONTROLS + b"\r"
+# What has a meaning of its own in a JSON string, and what may not leave as it is.
+_NOT_PLAIN = re.compile(rb'["\\\x00-\x1f]|\xc2\x85|\xe2\x80[\xa8\xa9]')
 # The characters above ASCII at which `str.splitlines` ends a line.
 _SEPARATOR = re.compile(rb"\xc2\x85|\xe2\x80[\xa8\xa9]")
 _ESCAPES = {b"\xc2\x85": rb"\u0085", b"\xe2\x80\xa8": rb"\u2028", b"\xe2\x80\xa9": rb"\u2029"}
@@ -167,10 +170,48 @@ class Sse(_LineDecoder):
 
     def feed(self, data: bytes) -> list[Frame]:
         """Return the events that `data` completes. Raises UpstreamUnreadable."""
-        self._buffer += data
+        self.add(data)
         frames = self._frames(ended=False)
         self._check()
         return frames
+
+    def add(self, data: bytes) -> None:
+        """Add input, whose events `next` and `repetitions` take."""
+        self._buffer += data
+
+    def next(self) -> Frame | None:
+        """Return the next complete event, None if there is none. Raises UpstreamUnreadable."""
+        frames = self._frames(ended=False, one=True)
+        if frames:
+            return frames[0]
+        self._check()
+        return None
+
+    def repetitions(self, first: bytes, last: bytes) -> tuple[bytes, list[str], list[int]]:
+        """Take the next events as long as they are `data: ` and `first`, a JSON string without escapes, and `last`.
+
+        `first` ends with the quote before the string, `last` begins with the one behind it. Returns the bytes of the
+        events, the strings, none of which is empty, and where each event ends in the bytes.
+        """
+        head, tail = b"data: " + first, last + b"\n\n"
+        end = self._buffer.rfind(tail) if self._line == 0 and self._buffer.startswith(head) else -1
+        if end < len(head):
+            return b"", [], []
+        strings = bytes(self._buffer[len(head) : end]).split(tail + head)
+        if b"" in strings or _NOT_PLAIN.search(b" ".join(strings)):
+            strings = [*takewhile(lambda string: string and not _NOT_PLAIN.search(string), strings)]
+        try:
+            texts = b"\0".join(strings).decode().split("\0") if strings else []
+        except UnicodeDecodeError:
+            return b"", [], []
+        around = len(head) + len(tail)
+        ends = [*accumulate([len(string) + around for string in strings])]
+        if not texts or ends[-1] > self._limit:
+            return b"", [], []
+        raw = bytes(self._buffer[: ends[-1]])
+        del self._buffer[: ends[-1]]
+        self._scan = 0
+        return raw, texts, ends
 
     def finish(self) -> list[Frame]:
         """Return the rest; a last event without its blank line is an incomplete frame."""
@@ -182,15 +223,15 @@ class Sse(_LineDecoder):
             frames.append(self._frame(b"", complete=False))
         return frames
 
-    def _frames(self, ended: bool) -> list[Frame]:
+    def _frames(self, ended: bool, *, one: bool = False) -> list[Frame]:
         frames: list[Frame] = []
         if not self._skip_bom():
             return frames
         if self._line == 0:
-            self._take_ordinary_events(frames)
+            self._take_ordinary_events(frames, one=one)
             if not self._buffer:
                 return frames
-        while (found := self._next_line(ended)) is not None:
+        while not (one and frames) and (found := self._next_line(ended)) is not None:
             line, end = found
             if line:
                 self._field(line, end)
@@ -198,9 +239,9 @@ class Sse(_LineDecoder):
                 frames.append(self._frame(end, complete=True))
         return frames
 
-    def _take_ordinary_events(self, frames: list[Frame]) -> None:
+    def _take_ordinary_events(self, frames: list[Frame], *, one: bool) -> None:
         """Take events of a `data:` line, behind the name of a known event or none, with LF line ends: nearly all."""
-        end = self._buffer.rfind(b"\n\n", max(self._scan - 1, 0))
+        end = (self._buffer.find if one else self._buffer.rfind)(b"\n\n", max(self._scan - 1, 0))
         block = bytes(self._buffer[: max(end, 0)])
         if len(block.translate(None, _NOT_ORDINARY)) != len(block) or (
             not block.isascii() and _SEPARATOR.search(block)

@@ -48,11 +48,7 @@ class StreamBytes:
 
     def check(self, chunk: Chunk | Run) -> None:
         """Raise UpstreamUnreadable if `chunk` takes a choice beyond the characters of a reply."""
-        if self._monitored:
-            return
-        if isinstance(chunk, Run):
-            self._bounds.check_characters(chunk.upto[-1])
-        else:
+        if not self._monitored:
             for mark in chunk.marks:
                 self._bounds.check_characters(mark.upto)
 

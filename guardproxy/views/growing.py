@@ -25,11 +25,13 @@ from guardproxy.views.search import Views, views_of
 from guardproxy.views.spacing import ODD_PLACES, odd_places, ungrouped
 
 _AS_A_WHOLE = re.compile(r"&(?:#|\w{1,31};)|[%=][0-9A-Fa-f]{2}|=\r?\n|\+\S*\+\S*\+|<~|begin [0-7]")
+_FAR_SIGNS = ("&", "%", "=", "+", "<~", "begin ")  # one of them is in every match
 # No cleaning changes these, by themselves or together.
 _ORDINARY = re.compile(r"[\t\n\r -~\u00c0-\u00ff\u2013\u2014\u2018\u2019\u201c\u201d\u2022\u20ac]*")
 _BARRIER = re.compile(r"(?<=\s)(?=([a-z]{3,}) ([a-z]{3,}) ([a-z]{3,}) )")
 _NONE = Views(())
 _TRIED = 4  # barriers, the last one first
+_NEAR = 128  # characters from the end in which they are looked for first
 
 
 class GrowingViews:
@@ -75,12 +77,14 @@ class _Growing:
         if self._as_a_whole:
             return False
         rest = text[self._from :]
-        if _AS_A_WHOLE.search(rest) or not _ORDINARY.fullmatch(rest):
+        if _reaches_far(rest) or not _ORDINARY.fullmatch(rest):
             self._as_a_whole = True
             return False
-        ciphers, grouped = self._ciphers | tried(rest), self._odd + odd_places(rest) >= ODD_PLACES
+        of_rest = tried(rest)
+        ciphers, grouped = self._ciphers | of_rest, self._odd + odd_places(rest) >= ODD_PLACES
         if self._from and ciphers == self._ciphers and grouped == self._grouped:
-            plain = scanned(rest, ciphers)[0] and not (grouped and ungrouped(rest) != rest) and _is_plain(rest, names)
+            plain = scanned(rest, ciphers - of_rest)[0] and not (grouped and ungrouped(rest) != rest)
+            plain = plain and _is_plain(rest, names)  # this tries the ciphers of the rest
         else:
             plain = _is_plain(text, names)
         self._as_a_whole = not plain
@@ -91,12 +95,19 @@ class _Growing:
 
     def _move(self, rest: str) -> None:
         """Let the next reading begin at one of the last barriers."""
-        for barrier in [*_BARRIER.finditer(rest)][: -_TRIED - 1 : -1]:
+        near = max(0, len(rest) - _NEAR)
+        barriers = [*_BARRIER.finditer(rest, near)] or [*_BARRIER.finditer(rest)]
+        for barrier in barriers[: -_TRIED - 1 : -1]:
             before = rest[: barrier.start(3)]
             first, second, third = map(len, barrier.groups())
             if first != second != third and scanned(before, self._ciphers)[1]:
                 self._from, self._odd = self._from + len(before), self._odd + odd_places(before)
                 return
+
+
+def _reaches_far(text: str) -> bool:
+    """Whether a text has anything for which it must be read as a whole."""
+    return any(sign in text for sign in _FAR_SIGNS) and _AS_A_WHOLE.search(text) is not None
 
 
 def _is_plain(text: str, names: tuple[str, ...]) -> bool:

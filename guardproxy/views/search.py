@@ -73,9 +73,9 @@ def views_of(text: str, joined: Sequence[str], names: Iterable[str], parts: Sequ
 def _keep(originals: Sequence[View], search: "_Search", kept: list[View], seen: set[str]) -> bool:
     """Add at most MAX_VIEWS views of the originals to those that are `kept`; return whether these are all."""
     most = len(kept) + MAX_VIEWS
+    texts = {view.text for view in originals}
     for view in search.candidates(originals):
-        key = _single_spaced(view.text)
-        if not key or key in seen:
+        if view.text in texts or not (key := _single_spaced(view.text)) or key in seen:
             continue
         if len(kept) == most:
             return False

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from functools import cache
+from functools import cache, lru_cache
 from itertools import groupby, pairwise
 
 from guardproxy.views.decoding import EXACT
@@ -44,8 +44,9 @@ def unspaced(text: str) -> str:
     return re.sub(r" {2,}", " ", _SPACED.sub(_together, text))
 
 
+@lru_cache(maxsize=1)
 def odd_places(text: str) -> int:
-    """Return how many places of a text look like an encoding."""
+    """Return how many places of a text look like an encoding. The last result is kept: a growing text asks twice."""
     return len(_ODD.findall(text))
 
 

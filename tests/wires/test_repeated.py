@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.ports import Chunk, ReplyStream, Wire
+from guardproxy.ports import Chunk, ReplyStream, Run, Wire
 from guardproxy.types import Edit, Message, Refuse, Replace
 from guardproxy.wires import anthropic_messages, ollama, openai_chat, openai_completions, openai_responses
 from guardproxy.wires.shared.repeated import Pattern, pattern_of
@@ -172,6 +172,14 @@ class Seen:
     refused: bool = False
 
 
+def by_frame(chunks: Sequence[Chunk | Run]) -> list[Chunk]:
+    """Return a chunk for each frame."""
+    found: list[Chunk] = []
+    for chunk in chunks:
+        found += [chunk.take(stop) for stop in range(1, len(chunk.upto) + 1)] if isinstance(chunk, Run) else [chunk]
+    return found
+
+
 def read(protocol: Protocol, frames: Sequence[bytes]) -> Seen:
     """Read the frames one by one."""
     seen = Seen(protocol.open(), [], [])
@@ -181,7 +189,7 @@ def read(protocol: Protocol, frames: Sequence[bytes]) -> Seen:
         except UpstreamUnreadable:
             seen.refused = True
             break
-        stream = seen.stream
+        stream, new = seen.stream, by_frame(new)
         texts = [stream.message(choice) for choice in stream.choices]
         complete = [stream.is_complete(choice) for choice in stream.choices]
         seen.chunks += new
@@ -205,12 +213,18 @@ def test_repetitions_are_read_as_other_frames(name: str, steps: list[Step], rele
     """The same JSON with other white space in every frame repeats nothing, so it is read in full."""
     protocol = PROTOCOLS[name]
     texts = bodies(protocol, steps)
-    seen = read(protocol, [protocol.frame(text) for text in texts])
+    frames = [protocol.frame(text) for text in texts]
+    seen = read(protocol, frames)
     plain = read(
         protocol, [protocol.frame(f"{text[:1]}{' ' * place}{text[1:]}") for place, text in enumerate(texts, 1)]
     )
     assert seen.states == plain.states
     assert seen.refused == plain.refused
+    at_once = read(protocol, [b"".join(frames)])
+    assert at_once.refused == seen.refused
+    if frames and not seen.refused:
+        assert [chunk[:2] for chunk in at_once.chunks] == [chunk[:2] for chunk in seen.chunks]
+        assert at_once.states[-1][1:] == seen.states[-1][1:]
     assert [_SPACE.sub(b"{", chunk.raw, 1) for chunk in plain.chunks] == [chunk.raw for chunk in seen.chunks]
     if not seen.refused and seen.stream.choices:
         first = seen.stream.message(0).parts if 0 in seen.stream.choices else ()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.ports import Chunk, Mark, Request, Run
-from guardproxy.sse import Frame, FrameDecoder
+from guardproxy.sse import Frame, FrameDecoder, Sse
 from guardproxy.types import Message, Part, PartKind, Refuse, Replace, ReplyInfo
 from guardproxy.wires.shared.arrival import Arrivals
 from guardproxy.wires.shared.body import has_more_values, remove
@@ -163,15 +163,16 @@ class BaseStream(ABC):
 
     def feed(self, data: bytes) -> list[Chunk | Run]:
         """Return the chunks of the frames that `data` completes. Raises UpstreamUnreadable."""
-        frames = self._decoder.feed(data)
+        if not self.in_runs or not isinstance(self._decoder, Sse):
+            return [self._read_again(frame) or self._chunk(frame) for frame in self._decoder.feed(data)]
+        self._decoder.add(data)
         chunks: list[Chunk | Run] = []
-        place = 0
-        while place < len(frames):
-            chunk = self._read_run(frames, place) if self.in_runs and place + 1 < len(frames) else None
-            chunk = chunk or self._read_again(frames[place]) or self._chunk(frames[place])
-            chunks.append(chunk)
-            place += len(chunk.upto) if isinstance(chunk, Run) else 1
-        return chunks
+        while True:
+            if run := self._read_run(self._decoder):
+                chunks.append(run)
+            if (frame := self._decoder.next()) is None:
+                return chunks
+            chunks.append(self._read_again(frame) or self._chunk(frame))
 
     def finish(self) -> list[Chunk | Run]:
         """Return the last chunks after the upstream has ended, with a final mark for every choice still open."""
@@ -286,22 +287,23 @@ class BaseStream(ABC):
             self._learn(frame.event, frame.data, chunk.data)
         return chunk
 
-    def _read_run(self, frames: Sequence[Frame], start: int) -> Run | None:
-        """Read the frames from `start` on that repeat the latest known one with plain texts; None if they are few."""
+    def _read_run(self, decoder: Sse) -> Run | None:
+        """Read the next frames as long as they repeat the latest known one with texts that need no parsing."""
         if not self._repeated:
             return None
         pattern, name, event, choice, path, kind, key = self._repeated[0]
         state = self._states[choice]
         echo = state.echoes[key] if key else None
-        if self.terminated or state.final or (echo is not None and echo.ahead):
+        if name or pattern.around_text is None or self.terminated or state.final or (echo and echo.ahead):
             return None
-        texts = pattern.plain_texts(frames[start:], name)
-        if len(texts) < 2 or (body := self.again(event, texts[:1])) is None:
+        raw, texts, ends = decoder.repetitions(*pattern.around_text)
+        if not texts:
             return None
-        # What `_read_again` does for each of them.
+        # What `_read_again` does for each of them. Without another gap, `again` has nothing to judge.
+        body = self.again(event, texts[:1])
         self._learnable += len(texts)
         builder = state.builder
-        upto = list(accumulate(map(len, texts), initial=builder.size))[1:]
+        upto = [*accumulate(map(len, texts), initial=builder.size)][1:]
         builder.grow(path, texts)
         if echo is not None:
             echo.add("".join(texts), b"")
@@ -311,10 +313,10 @@ class BaseStream(ABC):
         def event_of(first: int, stop: int) -> Event:
             mark = Mark(choice, upto[stop - 1])
             pieces = {choice: stop - first} if is_shown else {}
-            return Event({choice: mark}, [(choice, path, "".join(texts[first:stop]))], pieces, body, event.kind)
+            text = "".join(texts[first:stop])
+            return Event({choice: mark}, [(choice, path, text)], pieces, body or {}, event.kind)
 
-        raws = [frame.raw for frame in frames[start : start + len(texts)]]
-        return Run(b"".join(raws), choice, list(accumulate(map(len, raws))), upto, event_of)
+        return Run(raw, choice, ends, upto, event_of)
 
     def _read_again(self, frame: Frame) -> Chunk | None:
         """Read a frame that repeats an earlier one but for its text; None for any other frame."""
