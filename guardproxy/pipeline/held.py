@@ -5,18 +5,29 @@ from guardproxy.ports import Chunk, Run
 
 # What a frame that waits takes beside its bytes: the objects that describe it.
 FRAME_BYTES = 512
+# What the text of a frame takes beside its characters until its stream has ended.
+_TEXT_BYTES = 256
+_ALL = 4  # times the bound of one stream: the bound of all
 
 
 class HeldBytes:
     """The bounds of all streams of a pipeline: `most` bytes for each stream, four times as many for all together.
 
-    A reply has at most `max_characters`, because each check of it takes many times their memory; None: any number.
+    Streams that are only monitored hold no frames, but keep their texts until they end, when these are judged: all of
+    them together may keep four times `most` as well. A reply has at most `max_characters`, because each check of it
+    takes many times their memory; None: any number.
     """
 
     def __init__(self, most: int, max_characters: int | None = None) -> None:
         self.most = most
         self._max_characters = max_characters
-        self.all = 0
+        self.held = 0
+        self.kept = 0
+
+    @property
+    def all(self) -> int:
+        """The bytes of all streams."""
+        return self.held + self.kept
 
     def stream(self, *, monitored: bool = False) -> "StreamBytes":
         """The count of a new stream, which must be closed. One that is only `monitored` may have any length."""
@@ -29,30 +40,41 @@ class HeldBytes:
 
 
 class StreamBytes:
-    """What one stream holds."""
+    """What one stream holds, and what it keeps if it is only `monitored`."""
 
     def __init__(self, bounds: HeldBytes, *, monitored: bool) -> None:
         self._bounds = bounds
         self._monitored = monitored
         self._held = 0
+        self._kept = 0
+        self._read: dict[int, int] = {}  # characters by choice
 
     def note(self, held: int) -> None:
         """Note how many bytes the stream holds now. Raises UpstreamUnreadable beyond a bound."""
-        self._bounds.all += held - self._held
+        self._bounds.held += held - self._held
         self._held = held
         most = self._bounds.most
         if held > most:
             raise UpstreamUnreadable(f"more than {most} bytes of a reply are waiting to be judged")
-        if self._bounds.all > 4 * most:
-            raise UpstreamUnreadable(f"more than {4 * most} bytes of all replies are waiting to be judged")
+        if self._bounds.held > _ALL * most:
+            raise UpstreamUnreadable(f"more than {_ALL * most} bytes of all replies are waiting to be judged")
 
     def check(self, chunk: Chunk | Run) -> None:
-        """Raise UpstreamUnreadable if `chunk` takes a choice beyond the characters of a reply."""
-        if not self._monitored:
-            for mark in chunk.marks:
+        """Note the text that `chunk` brings. Raises UpstreamUnreadable beyond the bounds of a reply or of all."""
+        for mark in chunk.marks:
+            if not self._monitored:
                 self._bounds.check_characters(mark.upto)
+                continue
+            frames = len(chunk.upto) if isinstance(chunk, Run) else 1
+            kept = _TEXT_BYTES * frames + mark.upto - self._read.get(mark.choice, 0)
+            self._read[mark.choice] = mark.upto
+            self._kept += kept
+            self._bounds.kept += kept
+            if self._bounds.kept > (most := _ALL * self._bounds.most):
+                raise UpstreamUnreadable(f"monitored replies keep more than {most} bytes of text until they end")
 
     def close(self) -> None:
-        """Note that the stream holds nothing any more."""
-        self._bounds.all -= self._held
-        self._held = 0
+        """Note that the stream holds and keeps nothing any more."""
+        self._bounds.held -= self._held
+        self._bounds.kept -= self._kept
+        self._held = self._kept = 0

@@ -5,6 +5,7 @@ import select
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -190,3 +191,18 @@ def test_the_memory_of_a_stream_that_is_held_is_bounded() -> None:
         grown = rss() - before
     assert "content_filter" in got.text
     assert grown < 80_000_000
+
+
+def test_the_texts_of_monitored_streams_are_bounded_together() -> None:
+    """Four streams keep their text until they end: at the bound of all, they end, in frames of many and of few bytes."""
+    one = {"id": "c", "choices": [{"index": 0, "delta": {"content": "word " * 2000}}]}
+    few = {"id": "c", "choices": [{"index": 0, "delta": {"content": "w"}}]}
+    long, short = (b"data: " + json.dumps(frame).encode() + b"\n\n" for frame in (one, few))
+    scripts = [Scripted([data] * 2_000, headers=SSE) for data in (long, short * 100, long, short * 100)]
+    monitored = PolicySet({"default": policy(stream=StreamPolicy(mode="monitor"))}, version="cfg1")
+    with bounded(*scripts, policies=monitored, max_held_bytes=2_000_000) as (host, port), ThreadPoolExecutor(4) as pool:
+        url = f"http://{host}:{port}{CHAT}"
+        asked = [pool.submit(httpx.post, url, content=chat(stream=True), timeout=120) for _ in scripts]
+        got = [waiting.result().text for waiting in asked]
+    assert all("content_filter" in text for text in got)
+    assert all(len(text) < 9_000_000 for text in got)  # the longer two would be 20 MB, the others 15 MB
