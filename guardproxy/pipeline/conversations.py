@@ -11,6 +11,7 @@ from hashlib import blake2b
 from guardproxy.asking import current_asker
 from guardproxy.observe.masking import INFERRED, short_hash
 from guardproxy.offload import computed
+from guardproxy.pipeline.by_messages import ByMessages
 from guardproxy.pipeline.exchange import Case, ConversationPlace, Exchange
 from guardproxy.policy import JudgeScope
 from guardproxy.types import Message, Origin
@@ -18,6 +19,7 @@ from guardproxy.types import Message, Origin
 _SYSTEM_ROLES = ("system", "developer")
 _MOST = 50_000  # beginnings that are kept; the least recently used one is removed first
 _HASH_BYTES = 16
+_TRIED = 5  # beginnings of a conversation that are looked for, the longest first
 # Hashing a text takes a fraction of the time that parsing it takes, so it goes to a thread from 64 KB on.
 CHEAPER = 8
 
@@ -32,13 +34,14 @@ class Conversations:
     def __init__(self, *, infer: bool = False) -> None:
         self._infer = infer
         self._sessions: OrderedDict[bytes, str] = OrderedDict()  # by beginning; empty if several have it
+        self._known = ByMessages[tuple[bytes, ...]]()  # prefixes
 
     async def placed(self, exchange: Exchange) -> Exchange:
         """The exchange with its place, and with the session that it continues or begins if it names none."""
         origin, request = exchange.origin, exchange.request
         start = repr((origin.client, current_asker().client, origin.user, origin.session)).encode(errors="replace")
         messages, scope = request.conversation.messages, exchange.policy.judge
-        prefixes = await computed(len(request.raw) // CHEAPER, prefixes_of, messages, scope, _hashed(start, b""))
+        prefixes = await computed(len(request.raw) // CHEAPER, self._prefixes_of, messages, scope, start)
         if self._infer and prefixes and not origin.session:
             resumed = request.resumes and self._sessions.get(_reply_key(exchange, request.resumes.text))
             session = resumed or self._continued(prefixes)
@@ -48,6 +51,20 @@ class Conversations:
         if not prefixes:
             return exchange
         return exchange.placed(origin, ConversationPlace(prefixes, _first_new(messages), _has_tools(messages)))
+
+    def _prefixes_of(self, messages: Sequence[Message], scope: JudgeScope, start: bytes) -> tuple[bytes, ...]:
+        """The prefixes of the messages, of which those of a beginning may be known."""
+        known: tuple[bytes, ...] = ()
+        for size in range(len(messages), max(len(messages) - _TRIED, 0), -1):
+            if found := self._known.find((start, scope), messages[:size]):
+                known = found
+                break
+        if len(known) == len(messages):
+            return known
+        before = known[-1] if known else _hashed(start, b"")
+        prefixes = (*known, *prefixes_of(messages[len(known) :], scope, before))
+        self._known.keep((start, scope), messages, prefixes)
+        return prefixes
 
     def answered(self, case: Case, prefix: bytes, reply_id: str) -> None:
         """Note a reply, which later requests repeat or name by its id; `prefix` is that of the conversation with it."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from guardproxy.languages.detect import languages_in
 from guardproxy.pipeline.exchange import JudgedTurn
+from guardproxy.pipeline.known_history import KnownHistory
 from guardproxy.pipeline.turns import exchanges_of, texts_after
 from guardproxy.policy import HistoryMode, language_note, worst
 from guardproxy.types import Decision, Edit, Message, Pass, Refuse, Replace
@@ -12,10 +13,14 @@ from guardproxy.types import Decision, Edit, Message, Pass, Refuse, Replace
 
 @dataclass(frozen=True, slots=True)
 class JudgedRequest:
-    """The judged turns of a request in order, joined turns last; `new_texts` of rewritten parts by their path."""
+    """The judged turns of a request in order, joined turns last; `new_texts` of rewritten parts by their path.
+
+    `history`: what can be known of the messages before the current turn, if all their turns are known and passed.
+    """
 
     turns: tuple[JudgedTurn, ...]
     new_texts: Mapping[str, str]
+    history: KnownHistory | None = None
 
     @property
     def current(self) -> tuple[JudgedTurn, ...]:

@@ -74,6 +74,11 @@ class Judging:
         self.actions = actions
         self.required = observers.required
 
+    @property
+    def excludes(self) -> bool:
+        """Whether there are exclusions."""
+        return self._exclusions.any
+
     def excluded(self, text: str) -> bool:
         """Whether an exclusion is in force for this text."""
         return bool(self._exclusions.covering(text))

@@ -80,13 +80,12 @@ def _key(turn: Turn, prefix: Prefix, policy: Policy) -> tuple[object, ...]:
     return prefix, id(policy), turn.context, len(parts), hash((parts[0].path if parts else "", turn.thread))
 
 
-def prefixes_of(messages: Sequence[Message]) -> list[Prefix]:
-    """Return the prefix of every message."""
-    return list(_prefixes(messages))
+def prefixes_of(messages: Sequence[Message], prefix: Prefix = b"") -> list[Prefix]:
+    """Return the prefix of every message; `prefix` is that of what precedes them."""
+    return list(_prefixes(messages, prefix))
 
 
-def _prefixes(messages: Sequence[Message]) -> Iterator[Prefix]:
-    prefix = b""
+def _prefixes(messages: Sequence[Message], prefix: Prefix) -> Iterator[Prefix]:
     for message in messages:
         written = [
             f"{part.kind} {len(part.path)} {len(part.note)} {len(part.text)} {part.path}{part.note}{part.text}"

@@ -16,6 +16,7 @@ from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.held import HeldBytes
 from guardproxy.pipeline.judged_request import JudgedRequest, undecoded_paths, unread_parts
 from guardproxy.pipeline.judging import Judging
+from guardproxy.pipeline.known_history import KnownHistories, KnownHistory, of_parts
 from guardproxy.pipeline.own_texts import OwnTexts
 from guardproxy.pipeline.request_judging import judge_request
 from guardproxy.pipeline.resumed import JudgedReplies, WithheldReplies
@@ -114,6 +115,7 @@ class Pipeline:
     ) -> None:
         self._conversations = Conversations(infer=infer_sessions)
         self._own_texts = OwnTexts(guard.taxonomy)
+        self._histories = KnownHistories()
         self.judging = Judging(
             guard, observers, metrics, actions, reads=reads, exclusions=exclusions, conversations=self._conversations
         )
@@ -171,10 +173,16 @@ class Pipeline:
         exchange = self._replies.without_known(exchange)
         messages, history = exchange.request.conversation.messages, exchange.policy.history
         policies = exchange.policies or (exchange.policy,)
-        own, kept = await computed(8 * len(messages) * len(policies), self._own_texts.found, messages, policies)
-        if kept is not messages:
-            exchange, messages = _with_messages(exchange, kept), kept
-        judged = await judge_request(self.judging, exchange, own)
+        size, known = len(exchange.request.raw), None
+        if not self.judging.excludes:
+            known = await computed(size, self._histories.find, messages, exchange.policy, policies)
+        later = messages[known.size :] if known else messages
+        own, kept = await computed(8 * len(later) * len(policies), self._own_texts.found, later, policies)
+        if kept is not later:
+            messages = (*messages[: known.size], *kept) if known else kept
+            exchange = _with_messages(exchange, messages)
+        own = own | known.own if known else own
+        judged = await judge_request(self.judging, exchange, own, known)
         failure = _failure_of(judged.turns)
         dropped = judged.dropped(messages, history) if failure is None else frozenset()
         if dropped and judged.current_changes:
@@ -183,10 +191,13 @@ class Pipeline:
             judged = judged.judged_again(dropped, await judge_request(self.judging, remaining, own))
             failure = _failure_of(judged.turns)
             dropped = judged.dropped(messages, history)
-        size = len(exchange.request.raw)
+        known = None if judged.failed else known
         undecoded, coverage = await computed(
-            size, _covered, messages, exchange.policy, judged.turns, failed=judged.failed, own=own
+            size, _covered, messages, exchange.policy, judged.turns, failed=judged.failed, own=own, known=known
         )
+        if judged.history and not self.judging.excludes:
+            history = of_parts(judged.history, messages, own, coverage)
+            self._histories.keep(messages, exchange.policy, policies, history)
         await self.judging.record(exchange, judged.to_record, coverage, dropped=dropped)
         if failure is not None:
             raise failure
@@ -338,11 +349,14 @@ def _covered(
     *,
     failed: bool,
     own: Container[str] = (),
+    known: KnownHistory | None = None,
 ) -> tuple[frozenset[str], tuple[Coverage, ...]]:
     """The paths of the parts with encodings that were not decoded, and the coverage of all parts."""
     undecoded = undecoded_paths(judged)
     unread = unread_parts(judged)
-    return undecoded, coverage_of(messages, policy, failed=failed, undecoded=undecoded, unread=unread, own=own)
+    before, later = (known.coverage, messages[known.size :]) if known else ((), messages)
+    coverage = coverage_of(later, policy, failed=failed, undecoded=undecoded, unread=unread, own=own)
+    return undecoded, (*before, *coverage)
 
 
 def _request_review(

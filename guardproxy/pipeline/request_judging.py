@@ -12,6 +12,7 @@ from guardproxy.pipeline.exchange import Exchange, JudgedTurn
 from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of
 from guardproxy.pipeline.judging import Judging
+from guardproxy.pipeline.known_history import KnownHistory, is_settled
 from guardproxy.pipeline.known_turns import Prefix, prefixes_of
 from guardproxy.pipeline.thread import UserTurn, threads, user_turns, without
 from guardproxy.pipeline.turns import Turn, edited, joined_turns, recent_context_starts, turn_starts, turns_of
@@ -23,34 +24,44 @@ _AT_ONCE = 128  # known turns that are decided about before other tasks run
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is judged of a request.
+    """What is judged of a request, from the message `first` on.
 
-    `context` has the start of the recent context of each message, `prefixes` the prefix of each message, `begins` the
-    starts of the turns. `singles` are the turns of one message, each with its thread; `joined` those of several.
+    `context` has the start of the recent context, and `prefixes` the prefix, of each of these messages; `begins` are
+    the starts of the turns. `singles` are the turns of one message, each with its thread; `joined` those of several.
+    `earlier` are the texts for the thread of the current turn.
     """
 
+    first: int
     context: list[int]
     begins: list[int]
     singles: list[Turn]
     joined: list[Turn]
     prefixes: list[Prefix]
+    earlier: tuple[tuple[str, ...], ...]
 
 
-async def judge_request(judging: Judging, exchange: Exchange, own: Collection[str] = ()) -> JudgedRequest:
+async def judge_request(
+    judging: Judging, exchange: Exchange, own: Collection[str] = (), known: KnownHistory | None = None
+) -> JudgedRequest:
     """Judge every message by itself, the messages of each turn as one text if there are several, and threads.
 
-    `own` are the paths of texts that the proxy itself has written: a message of nothing else is not judged.
+    `own` are the paths of texts that the proxy itself has written: a message of nothing else is not judged. The turns
+    of a `known` history are left out, unless a later turn does not simply pass.
     """
     messages, policy = exchange.request.conversation.messages, exchange.policy
     size = len(exchange.request.raw)
-    plan = await computed(size, _plan, messages, policy, judging.excluded, own)
+    plan = await computed(size, _plan, messages, policy, judging.excluded, own, known)
 
     async def judge(turn: Turn, prefix: Prefix = b"") -> JudgedTurn:
-        context = messages[plan.context[turn.context] : turn.context]
+        context = messages[plan.context[turn.context - plan.first] : turn.context]
         return await judging.turn(exchange, turn, context, prefix=prefix)
 
     singles = len(plan.singles)
-    judged = await _judged_once(judging, exchange, plan, judge)
+    judged, new = await _judged_once(judging, exchange, plan, judge)
+    if all(isinstance(one.outcome, Pass) for one in judged):
+        return JudgedRequest(tuple(judged), {}, _history(plan, judged, new))
+    if known is not None:
+        return await judge_request(judging, exchange, own)
     await _judge_threads_as_forwarded(judged, messages, policy, plan, excluded=judging.excluded, judge=judge)
     if new_texts := await computed(size, new_texts_of, judged[:singles]):
         # Joined turns are judged as they are forwarded, not as they came.
@@ -67,32 +78,69 @@ async def judge_request(judging: Judging, exchange: Exchange, own: Collection[st
 
 async def _judged_once(
     judging: Judging, exchange: Exchange, plan: _Plan, judge: Callable[[Turn, Prefix], Coroutine[Any, Any, JudgedTurn]]
-) -> list[JudgedTurn]:
-    """Judge the turns of the plan: those that are known at once, the others beside each other."""
-    turns = [(turn, plan.prefixes[turn.index]) for turn in (*plan.singles, *plan.joined)]
+) -> tuple[list[JudgedTurn], list[JudgedTurn]]:
+    """Judge the turns of the plan: those that are known at once, the others beside each other, which come second."""
+    turns = [(turn, plan.prefixes[turn.index - plan.first]) for turn in (*plan.singles, *plan.joined)]
     known: list[JudgedTurn | None] = []
     for place, (turn, prefix) in enumerate(turns, 1):
         known.append(judging.known(exchange, turn, prefix))
         if place % _AT_ONCE == 0:
             await asyncio.sleep(0)
-    new = [judge(turn, prefix) for (turn, prefix), found in zip(turns, known, strict=True) if found is None]
-    others = iter(await gathered(new))
-    return [next(others) if found is None else found for found in known]
+    calls = [judge(turn, prefix) for (turn, prefix), found in zip(turns, known, strict=True) if found is None]
+    new = await gathered(calls)
+    others = iter(new)
+    return [next(others) if found is None else found for found in known], new
 
 
-def _plan(messages: Sequence[Message], policy: Policy, excluded: Callable[[str], bool], own: Collection[str]) -> _Plan:
+def _history(plan: _Plan, judged: Sequence[JudgedTurn], new: Sequence[JudgedTurn]) -> KnownHistory | None:
+    """What is known of the messages before the current turn; None if that is no more than before."""
+    size = plan.first + plan.begins[-1]
+    before = [one for one in judged if one.turn.index < size]
+    if size == plan.first or any(one.turn.index < size for one in new) or not is_settled(before):
+        return None
+    return KnownHistory(size, plan.prefixes[size - plan.first - 1], plan.earlier)
+
+
+def _plan(
+    messages: Sequence[Message],
+    policy: Policy,
+    excluded: Callable[[str], bool],
+    own: Collection[str],
+    known: KnownHistory | None,
+) -> _Plan:
     """What is judged of these messages. The last message of each turn of the user gets its thread.
 
     The thread is that of a conversation of which every turn is forwarded.
     """
-    begins = turn_starts(messages)
-    singles = _of_others(turns_of(messages, policy.judge, begins), own)
+    first = known.size if known else 0
+    later = messages[first:] if first else messages
+    begins = turn_starts(later)
+    singles = _of_others(turns_of(later, policy.judge, begins), own)
+    earlier = [*known.earlier] if known else []
+    before: tuple[tuple[str, ...], ...] | None = None
     if policy.thread.turns > 1:
-        users = user_turns(messages, policy.judge, begins)
-        texts = {user.index: earlier for user, earlier in threads(users, policy.thread.turns, without(excluded))}
+        texts: dict[int, tuple[str, ...]] = {}
+        users = user_turns(later, policy.judge, begins)
+        for user, joined_before in threads(users, policy.thread.turns, without(excluded), earlier):
+            texts[user.index] = joined_before
+            if user.start == begins[-1]:
+                before = tuple(earlier)
         singles = [replace(turn, thread=texts.get(turn.index, ())) for turn in singles]
-    joined = _of_others(joined_turns(messages, policy.judge, {}, begins), own)
-    return _Plan(recent_context_starts(messages), begins, singles, joined, prefixes_of(messages))
+    joined = _of_others(joined_turns(later, policy.judge, {}, begins), own)
+    return _Plan(
+        first,
+        recent_context_starts(messages, first),
+        begins,
+        _moved(singles, first),
+        _moved(joined, first),
+        prefixes_of(later, known.prefix if known else b""),
+        tuple(earlier) if before is None else before,
+    )
+
+
+def _moved(turns: list[Turn], by: int) -> list[Turn]:
+    """The turns with their places behind `by` further messages."""
+    return [replace(turn, index=turn.index + by, context=turn.context + by) for turn in turns] if by else turns
 
 
 def _of_others(turns: Sequence[Turn], own: Collection[str]) -> list[Turn]:
@@ -120,7 +168,7 @@ async def _judge_threads_as_forwarded(
     A refused turn is in no thread, or it would block every turn after it; a rewritten one is in it with its new text.
     One turn after the other, because each may be refused for its thread.
     """
-    if policy.thread.turns < 2 or all(isinstance(one.outcome, Pass) for one in judged):
+    if policy.thread.turns < 2:
         return
     of_turn: dict[int, list[int]] = defaultdict(list)
     for place, one in enumerate(judged):

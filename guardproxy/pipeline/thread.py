@@ -48,20 +48,23 @@ def own_text(message: Message) -> str:
 
 
 def threads(
-    turns: Sequence[UserTurn], most: int, kept: Callable[[UserTurn], Sequence[str]]
+    turns: Sequence[UserTurn],
+    most: int,
+    kept: Callable[[UserTurn], Sequence[str]],
+    earlier: list[tuple[str, ...]] | None = None,
 ) -> Iterator[tuple[UserTurn, tuple[str, ...]]]:
     """Every turn with the texts to join before its last one: those of at most `most` - 1 turns before it, oldest first.
 
     They are none if nothing was said before. `kept` is called for a turn when the next one is asked for, and gives the
     texts that later turns are joined with. Of turns that say the same, the last one counts, so that repetition does not
-    push other turns out.
+    push other turns out. `earlier` are the texts of turns before these; it is brought up to date with each turn.
     """
-    earlier: list[tuple[str, ...]] = []
+    earlier = [] if earlier is None else earlier
     for turn in turns:
         before = [text for texts in earlier if texts != turn.texts for text in texts]
         yield turn, (*before, *turn.texts[:-1]) if before else ()
         if texts := tuple(kept(turn)):
-            earlier = [*(other for other in earlier if other != texts), texts][1 - most :]
+            earlier[:] = [*(other for other in earlier if other != texts), texts][1 - most :]
 
 
 def thread_of(messages: Sequence[Message], policy: Policy, excluded: Callable[[str], bool]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from guardproxy.views import says_something
 CONTEXT_CHARACTERS = 16_000
 # The least that a guard's prompt adds around each message, in characters.
 _FRAME_CHARACTERS = 32
-_SYSTEM_ROLES = ("system", "developer")
+SYSTEM_ROLES = ("system", "developer")
 # The keys of a message's own text. Names, citations and unknown fields stand beside it, and templates leave them out.
 _OWN_TEXT = frozenset({"content", "text", "refusal", "transcript", "response", ""})
 _TOO_MANY = "too many encodings"
@@ -54,16 +54,19 @@ def turn_starts(messages: Sequence[Message]) -> list[int]:
     nothing does not separate two halves of a text, and a tool's result belongs to the turn that called the tool. In the
     history, that holds for a result in a user message as well: the upstream rejects a call without its result.
     """
-    starts: list[int] = []
-    user_follows = False
+    return [0, *reversed([*later_starts(messages)])]
+
+
+def later_starts(messages: Sequence[Message]) -> Iterator[int]:
+    """The `turn_starts` from the last one on backwards, without 0."""
+    user_follows, is_last = False, True
     for index in range(len(messages) - 1, -1, -1):
         message = messages[index]
         if message.role == "user":
-            user_follows = user_follows or not starts or all(part.kind != "tool_result" for part in message.parts)
-        elif message.role == "assistant" and user_follows and _says_something(message):
-            starts.append(index + 1)
-            user_follows = False
-    return [0, *reversed(starts)]
+            user_follows = user_follows or is_last or all(part.kind != "tool_result" for part in message.parts)
+        elif message.role == "assistant" and user_follows and says_anything(message):
+            yield index + 1
+            user_follows = is_last = False
 
 
 def current_start(messages: Sequence[Message]) -> int:
@@ -71,7 +74,7 @@ def current_start(messages: Sequence[Message]) -> int:
     return turn_starts(messages)[-1]
 
 
-def _says_something(message: Message) -> bool:
+def says_anything(message: Message) -> bool:
     """Whether a model reads something that the assistant said, called or showed in this message."""
     for part in message.parts:
         if part.kind == "opaque":
@@ -92,7 +95,7 @@ def turns_of(messages: Sequence[Message], scope: JudgeScope, starts: Sequence[in
     """
     start = (starts or turn_starts(messages))[-1]
     return [
-        Turn(index, index, message, index >= start or message.role in _SYSTEM_ROLES)
+        Turn(index, index, message, index >= start or message.role in SYSTEM_ROLES)
         for index, message in enumerate(messages)
         if message.role == "assistant" or message.role in scope.roles or message.opaque
     ]
@@ -114,7 +117,7 @@ def joined_turns(
             run[-1],
             context,
             Message(role, _readable([messages[i] for i in run], new_texts)),
-            run[-1] >= starts[-1] or role in _SYSTEM_ROLES,
+            run[-1] >= starts[-1] or role in SYSTEM_ROLES,
             joined=True,
         )
         for role, context, run in runs
@@ -126,7 +129,7 @@ def _system_runs(messages: Sequence[Message], scope: JudgeScope) -> Iterator[tup
     """System messages that follow each other, with the user messages behind them: some templates join them."""
     run: list[int] = []
     for index, message in enumerate(messages):
-        is_system = message.role in _SYSTEM_ROLES
+        is_system = message.role in SYSTEM_ROLES
         if run and (_ends_run(message) or (is_system and messages[run[-1]].role == "user")):
             yield messages[run[-1]].role, run[0], run
             run = []
@@ -137,7 +140,7 @@ def _system_runs(messages: Sequence[Message], scope: JudgeScope) -> Iterator[tup
 
 
 def _ends_run(message: Message) -> bool:
-    return message.role in ("assistant", "tool") and _says_something(message)
+    return message.role in ("assistant", "tool") and says_anything(message)
 
 
 def _user_runs(
@@ -155,7 +158,7 @@ def _assistant_runs(messages: Sequence[Message]) -> Iterator[tuple[Role, int, li
     for index, message in enumerate(messages):
         if message.role == "assistant" and any(part.kind == "text" and part.text for part in message.parts):
             run.append(index)
-        elif run and message.role in ("user", "tool") and _says_something(message):
+        elif run and message.role in ("user", "tool") and says_anything(message):
             yield "assistant", run[0], run
             run = []
     if run:
@@ -179,14 +182,16 @@ def recent_context(messages: Sequence[Message]) -> tuple[Message, ...]:
     return tuple(messages[start:])
 
 
-def recent_context_starts(messages: Sequence[Message]) -> list[int]:
-    """For each n from 0 to len(messages): where the recent context of the first n messages starts. Linear time."""
-    sizes = [message.size + _FRAME_CHARACTERS for message in messages]
-    starts, start, total = [0], 0, 0
-    for end, size in enumerate(sizes, 1):
-        total += size
-        while total > CONTEXT_CHARACTERS and start < end:
-            total -= sizes[start]
+def recent_context_starts(messages: Sequence[Message], first: int = 0) -> list[int]:
+    """For each n from `first` to len(messages): where the recent context of the first n messages starts. Linear time."""
+    start, total = first, 0
+    while start > 0 and (longer := total + messages[start - 1].size + _FRAME_CHARACTERS) <= CONTEXT_CHARACTERS:
+        start, total = start - 1, longer
+    starts = [start]
+    for end in range(first, len(messages)):
+        total += messages[end].size + _FRAME_CHARACTERS
+        while total > CONTEXT_CHARACTERS and start <= end:
+            total -= messages[start].size + _FRAME_CHARACTERS
             start += 1
         starts.append(start)
     return starts
@@ -225,7 +230,7 @@ def exchanges_of(messages: Sequence[Message], indices: Iterable[int]) -> frozens
     edges = [*starts, len(messages)]
     spans = {bisect_right(starts, index) - 1 for index in indices}
     members = (i for span in spans for i in range(edges[span], edges[span + 1]))
-    return frozenset(i for i in members if messages[i].role not in _SYSTEM_ROLES)
+    return frozenset(i for i in members if messages[i].role not in SYSTEM_ROLES)
 
 
 def edited(

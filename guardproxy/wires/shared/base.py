@@ -11,6 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from guardproxy.errors import Unreadable
@@ -193,11 +194,20 @@ def plain_message(message: Mapping[str, Any], path: str, role: Role | None) -> M
     """Return a message that has nothing but a role and a string as its content, as nearly all have; None for others.
 
     Every protocol with these keys reads it so; `role` is the one that the message's stands for, None if it is unknown.
+    Clients send the whole conversation with every request: a short message that comes again is the same object.
     """
     content = message.get("content")
     if role is None or len(message) != 2 or type(content) is not str:
         return None
+    return (_short_message if len(content) <= _SHORT else _plain_message)(role, path, content)
+
+
+def _plain_message(role: Role, path: str, content: str) -> Message:
     return Message(role, (Part(f"{path}.content", content, "tool_result" if role == "tool" else "text"),))
+
+
+_SHORT = 4096  # characters
+_short_message = lru_cache(maxsize=8192)(_plain_message)
 
 
 def with_tool_results(message: Message) -> Message:
