@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from guardproxy.policy import StreamPolicy
-from guardproxy.ports import Chunk, Mark, Run
+from guardproxy.ports import Chunk, ChunkRun, Mark
 
 # The positions, in characters, at which `every: auto` judges: measured in docs/streams.md.
 FIRST_CHECK = 80
@@ -66,7 +66,7 @@ class _ChoiceProgress:
 class _Held:
     """What waits in the queue, the characters that it brings, and when it came."""
 
-    chunk: Chunk | Run
+    chunk: Chunk | ChunkRun
     characters: int
     came: float
 
@@ -90,7 +90,7 @@ class HoldBack:
         self.held_frames = 0
         self.held_characters = 0
 
-    def add(self, chunk: Chunk | Run, came: float = 0.0) -> None:
+    def add(self, chunk: Chunk | ChunkRun, came: float = 0.0) -> None:
         """Queue a frame, or a run of them, that came at the time `came`."""
         characters = 0
         for mark in chunk.marks:
@@ -101,7 +101,7 @@ class HoldBack:
             if mark.final and choice.complete and not choice.ended:
                 choice.reopened, choice.settled = True, False
             choice.complete = choice.complete or mark.final
-        self.held_frames += len(chunk.upto) if isinstance(chunk, Run) else 1
+        self.held_frames += len(chunk.upto) if isinstance(chunk, ChunkRun) else 1
         self._queue.append(_Held(chunk, characters, came))
         self.held_bytes += len(chunk.raw)
         self.held_characters += characters
@@ -182,8 +182,8 @@ class HoldBack:
     def _taken(self, held: _Held) -> Chunk | None:
         """Take what may be released of the head of the queue; None if that is nothing."""
         chunk, frames, left = held.chunk, 1, 0
-        if isinstance(chunk, Run):
-            stop = bisect_right(chunk.upto, self._free(chunk.choice), chunk.taken)
+        if isinstance(chunk, ChunkRun):
+            stop = bisect_right(chunk.upto, self._free(chunk.marks[0].choice), chunk.taken)
             frames, left = stop - chunk.taken, chunk.upto[-1] - chunk.upto[stop - 1]
             if not frames:
                 return None
@@ -205,8 +205,8 @@ class HoldBack:
         if not self._queue:
             return False
         chunk = self._queue[0].chunk
-        if isinstance(chunk, Run):
-            return chunk.upto[chunk.taken] <= self._free(chunk.choice)
+        if isinstance(chunk, ChunkRun):
+            return chunk.upto[chunk.taken] <= self._free(chunk.marks[0].choice)
         return self._are_covered(chunk.marks)
 
     @property

@@ -253,40 +253,33 @@ class Chunk(NamedTuple):
 
 
 @dataclass(slots=True)
-class Run:
-    """Frames in a row that each bring a piece of the same text of one choice, and nothing else.
+class ChunkRun:
+    """Frames in a row that each bring a piece of the same text of one choice: `marks` has the mark of the last one.
 
-    `ends` says where each frame ends in `raw`, `upto` how far it takes the choice; none has an empty text. The first
-    `taken` have left. `data` makes the `Chunk.data` of the frames from one index up to another.
-    """
+    `ends`: where each frame ends in `raw`; `upto`: how far it takes the choice, always farther. The first `taken` have
+    left. `data` makes the `Chunk.data` of the frames from one index up to another."""
 
     raw: bytes
-    choice: int
+    marks: tuple[Mark, ...]
     ends: Sequence[int]
     upto: Sequence[int]
     data: Callable[[int, int], Any]
     taken: int = 0
 
-    @property
-    def marks(self) -> tuple[Mark, ...]:
-        """The mark of the last frame, which takes the choice farthest."""
-        return (Mark(self.choice, self.upto[-1]),)
-
     def take(self, stop: int) -> Chunk:
         """Remove the frames up to the index `stop`, which become one chunk."""
         start, self.taken = self.taken, stop
-        begin = self.ends[start - 1] if start else 0
-        raw = self.raw[begin : self.ends[stop - 1]]
-        return Chunk(raw, (Mark(self.choice, self.upto[stop - 1]),), self.data(start, stop))
+        raw = self.raw[self.ends[start - 1] if start else 0 : self.ends[stop - 1]]
+        return Chunk(raw, (Mark(self.marks[0].choice, self.upto[stop - 1]),), self.data(start, stop))
 
 
 class ReplyStream(Protocol):
     """Reads and writes one streamed reply. It knows which text was released, so that it can end a choice after it."""
 
-    def feed(self, data: bytes) -> list[Chunk | Run]:
+    def feed(self, data: bytes) -> list[Chunk | ChunkRun]:
         """The chunks that `data` completes; it may be split anywhere. Raises UpstreamUnreadable."""
 
-    def finish(self) -> list[Chunk | Run]:
+    def finish(self) -> list[Chunk]:
         """The last chunks, after the upstream has ended, with a final mark for every choice that is still open."""
 
     def message(self, choice: int, without: Collection[int] = ()) -> Message:

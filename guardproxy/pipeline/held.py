@@ -1,7 +1,7 @@
 """How many bytes streamed replies hold in memory: each by itself, and all of them together."""
 
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.ports import Chunk, Run
+from guardproxy.ports import Chunk, ChunkRun
 
 # What a frame that waits takes beside its bytes: the objects that describe it.
 FRAME_BYTES = 512
@@ -59,13 +59,13 @@ class StreamBytes:
         if self._bounds.held > _ALL * most:
             raise UpstreamUnreadable(f"more than {_ALL * most} bytes of all replies are waiting to be judged")
 
-    def check(self, chunk: Chunk | Run) -> None:
+    def check(self, chunk: Chunk | ChunkRun) -> None:
         """Note the text that `chunk` brings. Raises UpstreamUnreadable beyond the bounds of a reply or of all."""
         for mark in chunk.marks:
             if not self._monitored:
                 self._bounds.check_characters(mark.upto)
                 continue
-            frames = len(chunk.upto) if isinstance(chunk, Run) else 1
+            frames = len(chunk.upto) if isinstance(chunk, ChunkRun) else 1
             kept = _TEXT_BYTES * frames + mark.upto - self._read.get(mark.choice, 0)
             self._read[mark.choice] = mark.upto
             self._kept += kept

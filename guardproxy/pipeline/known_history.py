@@ -41,9 +41,7 @@ class KnownHistories:
     def __init__(self) -> None:
         self._kept = ByMessages[tuple[Policy, tuple[Policy, ...], KnownHistory]]()
 
-    def find(
-        self, messages: Sequence[Message], policy: Policy, policies: tuple[Policy, ...]
-    ) -> KnownHistory | None:
+    def find(self, messages: Sequence[Message], policy: Policy, policies: tuple[Policy, ...]) -> KnownHistory | None:
         """Return the longest known history of a conversation."""
         if _judges_system(policy):
             return None
@@ -68,7 +66,9 @@ def is_settled(judged: Collection[JudgedTurn]) -> bool:
     return all(one.passed and not one.stands_out and not one.unread and not one.turn.current for one in judged)
 
 
-def of_parts(history: KnownHistory, messages: Sequence[Message], own: Collection[str], coverage: Sequence[Coverage]) -> KnownHistory:
+def of_parts(
+    history: KnownHistory, messages: Sequence[Message], own: Collection[str], coverage: Sequence[Coverage]
+) -> KnownHistory:
     """Return the history with the coverage of its parts, and those of its texts that are the proxy's `own`."""
     parts = [part.path for message in messages[: history.size] for part in message.parts]
     return replace(history, own=frozenset(own).intersection(parts), coverage=tuple(coverage[: len(parts)]))

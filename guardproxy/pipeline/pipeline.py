@@ -196,8 +196,8 @@ class Pipeline:
             size, _covered, messages, exchange.policy, judged.turns, failed=judged.failed, own=own, known=known
         )
         if judged.history and not self.judging.excludes:
-            history = of_parts(judged.history, messages, own, coverage)
-            self._histories.keep(messages, exchange.policy, policies, history)
+            passed = of_parts(judged.history, messages, own, coverage)
+            self._histories.keep(messages, exchange.policy, policies, passed)
         await self.judging.record(exchange, judged.to_record, coverage, dropped=dropped)
         if failure is not None:
             raise failure

@@ -183,7 +183,7 @@ def recent_context(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 
 def recent_context_starts(messages: Sequence[Message], first: int = 0) -> list[int]:
-    """For each n from `first` to len(messages): where the recent context of the first n messages starts. Linear time."""
+    """For each n from `first` to len(messages): where the recent context of the first n messages starts."""
     start, total = first, 0
     while start > 0 and (longer := total + messages[start - 1].size + _FRAME_CHARACTERS) <= CONTEXT_CHARACTERS:
         start, total = start - 1, longer

@@ -48,7 +48,8 @@ from guardproxy.wires.shared.parts import (
 from guardproxy.wires.shared.refusals import estimated_usage, last_text, reason
 from guardproxy.wires.shared.repeated import Gaps, Steps
 from guardproxy.wires.shared.reply_info import InfoKeys, info_of
-from guardproxy.wires.shared.streams import JSON, BaseStream, ChoiceState, Event, parts_with_new_texts, without
+from guardproxy.wires.shared.stream_state import ChoiceState, Event
+from guardproxy.wires.shared.streams import JSON, BaseStream, parts_with_new_texts, without
 
 _PATH = re.compile(r"/api/(?:chat|generate)")
 _CALLS = re.compile(r"\.function\.arguments$")

@@ -37,7 +37,8 @@ from guardproxy.wires.shared.parts import (
 from guardproxy.wires.shared.refusals import last_text, reason
 from guardproxy.wires.shared.repeated import Gaps
 from guardproxy.wires.shared.reply_info import OPENAI, info_of
-from guardproxy.wires.shared.streams import JSON, ChoiceState, Event, parts_with_new_texts
+from guardproxy.wires.shared.stream_state import ChoiceState, Event
+from guardproxy.wires.shared.streams import JSON, parts_with_new_texts
 
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/completions|/openai/deployments/[^/]+/completions")
 

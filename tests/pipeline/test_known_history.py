@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from guardproxy.pipeline.by_messages import ByMessages
 from guardproxy.pipeline.known_history import KnownHistories, KnownHistory
-from guardproxy.policy import JudgeScope, Policy, ThreadPolicy
+from guardproxy.policy import JudgeScope, ThreadPolicy
 from guardproxy.types import Message, Part
 from guardproxy.wires.shared.base import plain_message
 from tests.kit import WORDS, WordGuard
@@ -87,8 +87,6 @@ def test_a_history_ends_before_a_user_who_says_something() -> None:
     assert histories.find(messages, used, (used,)) is None
 
 
-
-
 def test_the_least_recently_used_messages_are_forgotten_first() -> None:
     """They have at most 8 million characters together; longer messages are not kept."""
     kept = ByMessages[int]()
@@ -105,3 +103,15 @@ def test_the_least_recently_used_messages_are_forgotten_first() -> None:
     kept.keep("context", [long], 1)
     assert kept.find("context", [long]) is None
     assert kept.find("other", texts[:1]) is None
+
+
+def test_the_record_of_a_turn_behind_a_known_history_says_the_same() -> None:
+    """It has the coverage of the whole request, and its thread reaches into the history."""
+    rules, guard = policy(thread=ThreadPolicy(turns=3)), Asked(WordGuard(WORDS))
+    run, fresh = Run(guard), Run(Asked(WordGuard(WORDS)))
+    chat, last = spoken(6), {"role": "user", "content": "and then"}
+    reviews(run, *[([*chat, {"role": "user", "content": "hello"}], rules)] * 4, ([*chat, last], rules))
+    reviews(fresh, ([*chat, last], rules))
+    assert guard.texts[-2:] == ["and then", "hello 2\nhello 4\nand then"]
+    assert run.records[-1].coverage == fresh.records[-1].coverage
+    assert len(run.records[-1].coverage) == 7

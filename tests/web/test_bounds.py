@@ -194,7 +194,7 @@ def test_the_memory_of_a_stream_that_is_held_is_bounded() -> None:
 
 
 def test_the_texts_of_monitored_streams_are_bounded_together() -> None:
-    """Four streams keep their text until they end: at the bound of all, they end, in frames of many and of few bytes."""
+    """Four streams keep their text until they end: at the bound of all they end, with long and with short frames."""
     one = {"id": "c", "choices": [{"index": 0, "delta": {"content": "word " * 2000}}]}
     few = {"id": "c", "choices": [{"index": 0, "delta": {"content": "w"}}]}
     long, short = (b"data: " + json.dumps(frame).encode() + b"\n\n" for frame in (one, few))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.ports import Chunk, ReplyStream, Run, Wire
+from guardproxy.ports import Chunk, ChunkRun, ReplyStream, Wire
 from guardproxy.types import Edit, Message, Refuse, Replace
 from guardproxy.wires import anthropic_messages, ollama, openai_chat, openai_completions, openai_responses
 from guardproxy.wires.shared.repeated import Pattern, pattern_of
@@ -172,11 +172,13 @@ class Seen:
     refused: bool = False
 
 
-def by_frame(chunks: Sequence[Chunk | Run]) -> list[Chunk]:
+def by_frame(chunks: Sequence[Chunk | ChunkRun]) -> list[Chunk]:
     """Return a chunk for each frame."""
     found: list[Chunk] = []
     for chunk in chunks:
-        found += [chunk.take(stop) for stop in range(1, len(chunk.upto) + 1)] if isinstance(chunk, Run) else [chunk]
+        found += (
+            [chunk.take(stop) for stop in range(1, len(chunk.upto) + 1)] if isinstance(chunk, ChunkRun) else [chunk]
+        )
     return found
 
 

@@ -13,7 +13,8 @@ from guardproxy.types import Conversation, Edit, Message, Part, Refuse, Replace
 from guardproxy.wires.shared.body import read_object
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import error_text, handled_in_code, keys
-from guardproxy.wires.shared.streams import CHOICES, BaseStream, ChoiceState, Event, without
+from guardproxy.wires.shared.stream_state import ChoiceState, Event
+from guardproxy.wires.shared.streams import CHOICES, BaseStream, without
 
 OUTER = {**keys("model"), "error": error_text, "choices": handled_in_code}
 SENTENCE = "how to hide a kettle behind the pillow of your mother"

@@ -11,7 +11,8 @@ from guardproxy.policy import StreamPolicy
 from guardproxy.ports import Mark
 from guardproxy.types import Edit, Message, Part, Refuse, Replace
 from guardproxy.wires.shared.message_builder import MessageBuilder
-from guardproxy.wires.shared.streams import ChoiceState, parts_with_new_texts
+from guardproxy.wires.shared.stream_state import ChoiceState
+from guardproxy.wires.shared.streams import parts_with_new_texts
 from tests.wires.kit import BY_NAME, chat_chunk, fed, sse
 
 

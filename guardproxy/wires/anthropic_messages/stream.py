@@ -17,7 +17,8 @@ from guardproxy.wires.shared.parts import json_text, read_fields, require_object
 from guardproxy.wires.shared.refusals import estimated_usage, last_text, reason
 from guardproxy.wires.shared.repeated import Gaps, with_value
 from guardproxy.wires.shared.reply_info import MESSAGES, info_of
-from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, without
+from guardproxy.wires.shared.stream_state import ChoiceState, Event
+from guardproxy.wires.shared.streams import BaseStream, without
 from guardproxy.wires.shared.unmapped import carries_text
 
 _DELTA_TEXTS = {"text_delta": "text", "thinking_delta": "thinking"}

@@ -210,7 +210,7 @@ def _wants_array(path: str) -> bool:
 def _edited_array(request: Request, reply: Reply, changed: Changed) -> bytes:
     """Return an array that begins with the ends of the changed candidates; the rest of it leaves them out."""
     stream = GeminiStream(request, array=True)
-    chunks = [*stream.feed(reply.raw), *stream.finish()]
+    chunks = [*stream.feed_frames(reply.raw), *stream.finish()]
     numbers = stream.choices
     ended = b"".join(stream.end(numbers[index], outcome) for index, outcome in changed.items())
     rest = b"".join(stream.release(chunk) for chunk in chunks)

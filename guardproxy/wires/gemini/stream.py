@@ -6,8 +6,9 @@ from typing import Any
 
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.ports import Chunk, Request
-from guardproxy.sse import Frame, JsonArray, Sse
+from guardproxy.sse import Frame, Sse
 from guardproxy.types import Refuse, Replace, ReplyInfo
+from guardproxy.wires.gemini.array import JsonArray
 from guardproxy.wires.gemini.fields import CANDIDATE, LOGPROBS, REPLY, ROLE, TOKEN, part, snake, unique_value
 from guardproxy.wires.shared.body import dumps, parsed_object, read_object
 from guardproxy.wires.shared.identifiers import value_or
@@ -16,7 +17,8 @@ from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import handled_in_code, list_of, object_with, read_fields
 from guardproxy.wires.shared.refusals import estimated_usage, last_text, reason, with_estimate
 from guardproxy.wires.shared.reply_info import NOTHING, InfoKeys, info_of
-from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, parts_with_new_texts
+from guardproxy.wires.shared.stream_state import ChoiceState, Event
+from guardproxy.wires.shared.streams import BaseStream, parts_with_new_texts
 
 _BLANK = b" \t\r\n"
 _COUNTS = ("promptTokenCount", "candidatesTokenCount", "totalTokenCount")

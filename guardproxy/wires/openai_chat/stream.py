@@ -14,7 +14,8 @@ from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import handled_in_code, object_with, opaque, read_fields
 from guardproxy.wires.shared.refusals import last_text
 from guardproxy.wires.shared.repeated import Gaps
-from guardproxy.wires.shared.streams import ChoiceState, Event, parts_with_new_texts
+from guardproxy.wires.shared.stream_state import ChoiceState, Event
+from guardproxy.wires.shared.streams import parts_with_new_texts
 
 _SPELLED = ("content", "refusal")  # the texts that log probabilities follow
 

@@ -25,7 +25,8 @@ from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import read_fields
 from guardproxy.wires.shared.repeated import Gaps
 from guardproxy.wires.shared.reply_info import MESSAGES, info_of
-from guardproxy.wires.shared.streams import BaseStream, ChoiceState, Event, without
+from guardproxy.wires.shared.stream_state import ChoiceState, Event
+from guardproxy.wires.shared.streams import BaseStream, without
 
 TERMINAL = ("response.completed", "response.failed", "response.incomplete")
 

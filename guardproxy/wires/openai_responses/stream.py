@@ -9,7 +9,8 @@ from guardproxy.types import Refuse, Replace
 from guardproxy.wires.openai_responses.reading import OutputItem, ResponseReader, part_key
 from guardproxy.wires.shared.identifiers import is_name
 from guardproxy.wires.shared.refusals import estimated_usage, last_text, reason, with_estimate
-from guardproxy.wires.shared.streams import ChoiceState, Event, without
+from guardproxy.wires.shared.stream_state import ChoiceState, Event
+from guardproxy.wires.shared.streams import without
 
 _TEXT = re.compile(r"output\[(\d+)\]\.content\[(\d+)\]\.(text|refusal)$")
 _KINDS = {"output_text": "text", "refusal": "refusal", "reasoning_text": "text", "summary_text": "text"}

@@ -41,10 +41,10 @@ from guardproxy.wires.shared.parts import (
 from guardproxy.wires.shared.refusals import estimated_usage, reason, with_estimate
 from guardproxy.wires.shared.repeated import Gaps, Steps
 from guardproxy.wires.shared.reply_info import OPENAI, info_of
-from guardproxy.wires.shared.streams import JSON, SSE, BaseStream, ChoiceState, Event
+from guardproxy.wires.shared.stream_state import ChoiceState, Event
+from guardproxy.wires.shared.streams import JSON, SSE, BaseStream
 
 DONE = b"data: [DONE]\n\n"
-
 _DEPLOYMENT = re.compile(r"/openai/deployments/([^/]+)/")
 
 # Top-level fields of chat and completion requests without text for the model. Numbers and booleans need no entry.
@@ -134,7 +134,6 @@ _CALL: FieldMap = {
     "custom": _custom,
 }
 
-
 tool_calls: FieldRule = list_of(object_with(_CALL))
 
 
@@ -180,8 +179,7 @@ def wants_usage(request: Request) -> bool:
 
 def choice_count(body: Mapping[str, Any], key: str) -> int:
     """Return how many choices the request asks for, 1 to 128."""
-    number = body.get(key)
-    return min(number, 128) if type(number) is int and number > 0 else 1
+    return min(number, 128) if type(number := body.get(key)) is int and number > 0 else 1
 
 
 def envelope(request: Request, kind: str, prefix: str, now: float) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from guardproxy.ports import ReplyStream, Request
 from guardproxy.types import Message, Refuse
-from guardproxy.wires.shared.streams import ChoiceState
+from guardproxy.wires.shared.stream_state import ChoiceState
 
 _BYTES = 4  # of UTF-8 in a token: English has about four characters a token, scripts of several bytes one or two
 

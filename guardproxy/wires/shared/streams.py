@@ -8,21 +8,21 @@ each choice, through `read_outer` for the rest) and writes the end of a choice i
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.ports import Chunk, Mark, Request, Run
+from guardproxy.ports import Chunk, ChunkRun, Mark, Request
 from guardproxy.sse import Frame, FrameDecoder, Sse
 from guardproxy.types import Message, Part, PartKind, Refuse, Replace, ReplyInfo
 from guardproxy.wires.shared.arrival import Arrivals
 from guardproxy.wires.shared.body import has_more_values, remove
 from guardproxy.wires.shared.known import repeated_in_reply
-from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import FieldMap, outer_parts
 from guardproxy.wires.shared.repeated import Gaps, Pattern, pattern_of, value_at
+from guardproxy.wires.shared.stream_state import ChoiceState, Event
 
 JSON = "application/json"
 SSE = "text/event-stream; charset=utf-8"
@@ -30,66 +30,6 @@ CHOICES = 1024  # choices per stream
 FRAME_VALUES = 100_000  # values in one frame, which is parsed on the event loop
 _PATTERNS = 4  # frames whose repetitions are recognised, the latest
 _LEARNED = 8  # frames that are learned before any repetition has come, and more for every _LEARNED repetitions
-
-
-@dataclass(slots=True)
-class ChoiceState:
-    """One choice of a streamed reply: its parts so far, the released texts, and who has closed it."""
-
-    builder: MessageBuilder
-    final: bool = False  # closed by the upstream
-    ended: bool = False  # closed by the proxy
-    started: bool = False  # a frame of it has been released
-    released: dict[str, list[str]] = field(default_factory=dict)  # path → released pieces of its text
-    finish: str = ""  # the upstream's finish reason
-    echoes: dict[str, LogprobEcho] = field(default_factory=dict)  # log probabilities, by a key of the wire's own
-    extra: dict[str, Any] = field(default_factory=dict)  # whatever else the wire must remember
-
-    def echo(self, key: str, path: str) -> LogprobEcho:
-        """Return the echo kept under `key`, a new one for log probabilities at `path` if there is none."""
-        if key not in self.echoes:
-            self.echoes[key] = LogprobEcho(path)
-        return self.echoes[key]
-
-    def has(self, part: Part) -> bool:
-        """Return whether an earlier frame has brought the same text at the same place, as a server's name."""
-        return self.builder.text(part.path) == part.text
-
-    def released_text(self, path: str) -> str:
-        """Return the released text at `path`."""
-        return "".join(self.released.get(path, ()))
-
-    @property
-    def nothing_released(self) -> bool:
-        """Whether no text of the answer has been released; reasoning is not part of the answer."""
-        return not any(any(texts) and self.builder.kind(path) != "reasoning" for path, texts in self.released.items())
-
-    def remainder(self, part: Part, new: str) -> str:
-        """Return the part of `new`, the edited text of `part`, that is still to be sent.
-
-        Raises ValueError if `new` does not begin with the released text.
-        """
-        released = self.released_text(part.path)
-        if not new.startswith(released):
-            raise ValueError(f"{part.path}: the new text does not begin with what was released")
-        return new[len(released) :]
-
-
-@dataclass(slots=True)
-class Event:
-    """What the reader keeps of a frame until it is released.
-
-    `marks` by choice; `texts` as (choice, path, text); `pieces`: how many pieces of texts it brings, by choice; `body`
-    is the parsed data, for frames that the proxy rewrites; `kind` is the wire's own name for the type of the frame,
-    empty for a frame without data.
-    """
-
-    marks: dict[int, Mark] = field(default_factory=dict)
-    texts: list[tuple[int, str, str]] = field(default_factory=list)
-    pieces: dict[int, int] = field(default_factory=dict)
-    body: dict[str, Any] = field(default_factory=dict)
-    kind: str = ""
-    complete: bool = True
 
 
 class _Repeated(NamedTuple):
@@ -161,12 +101,12 @@ class BaseStream(ABC):
         """The id by which a later request may name the reply; empty if the protocol has none."""
         return ""
 
-    def feed(self, data: bytes) -> list[Chunk | Run]:
+    def feed(self, data: bytes) -> list[Chunk | ChunkRun]:
         """Return the chunks of the frames that `data` completes. Raises UpstreamUnreadable."""
         if not self.in_runs or not isinstance(self._decoder, Sse):
-            return [self._read_again(frame) or self._chunk(frame) for frame in self._decoder.feed(data)]
+            return [*self.feed_frames(data)]
         self._decoder.add(data)
-        chunks: list[Chunk | Run] = []
+        chunks: list[Chunk | ChunkRun] = []
         while True:
             if run := self._read_run(self._decoder):
                 chunks.append(run)
@@ -174,7 +114,11 @@ class BaseStream(ABC):
                 return chunks
             chunks.append(self._read_again(frame) or self._chunk(frame))
 
-    def finish(self) -> list[Chunk | Run]:
+    def feed_frames(self, data: bytes) -> list[Chunk]:
+        """Return the chunks of the frames that `data` completes, one for each. Raises UpstreamUnreadable."""
+        return [self._read_again(frame) or self._chunk(frame) for frame in self._decoder.feed(data)]
+
+    def finish(self) -> list[Chunk]:
         """Return the last chunks after the upstream has ended, with a final mark for every choice still open."""
         chunks = [self._read_again(frame) or self._chunk(frame) for frame in self._decoder.finish()]
         # A stream that breaks off has not closed its choices; these marks close them, log probabilities included.
@@ -287,7 +231,7 @@ class BaseStream(ABC):
             self._learn(frame.event, frame.data, chunk.data)
         return chunk
 
-    def _read_run(self, decoder: Sse) -> Run | None:
+    def _read_run(self, decoder: Sse) -> ChunkRun | None:
         """Read the next frames as long as they repeat the latest known one with texts that need no parsing."""
         if not self._repeated:
             return None
@@ -316,7 +260,7 @@ class BaseStream(ABC):
             text = "".join(texts[first:stop])
             return Event({choice: mark}, [(choice, path, text)], pieces, body or {}, event.kind)
 
-        return Run(raw, choice, ends, upto, event_of)
+        return ChunkRun(raw, (Mark(choice, upto[-1]),), ends, upto, event_of)
 
     def _read_again(self, frame: Frame) -> Chunk | None:
         """Read a frame that repeats an earlier one but for its text; None for any other frame."""
