@@ -1,4 +1,4 @@
-"""Splits a stream of bytes into frames, without I/O: server-sent events, JSON lines, or the items of a JSON array.
+"""Splits a stream of bytes into frames, without I/O: server-sent events, or JSON lines.
 
 The frames do not depend on how the input is split. The time is linear in the size of the input.
 
@@ -14,8 +14,8 @@ format's joining of data lines, or that show comments.
 - U+0085, U+2028 and U+2029 in JSON are escaped. A control character, which JSON does not allow, is refused.
 - A byte order mark is dropped: official clients lose the first frame to it.
 
-Formats: WHATWG HTML, section 9.2 "Server-sent events"; NDJSON as Ollama sends it (one JSON text per line); the JSON
-array of Google's APIs for streams without `alt=sse`.
+Formats: WHATWG HTML, section 9.2 "Server-sent events"; NDJSON as Ollama sends it (one JSON text per line). The JSON
+arrays of Google's APIs are in `wires/gemini/array.py`.
 """
 
 import re

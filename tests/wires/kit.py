@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from guardproxy.ports import Chunk, ReplyStream, Request, Wire
+from guardproxy.ports import Chunk, ChunkRun, ReplyStream, Request, Wire
 from guardproxy.wires import anthropic_messages, gemini, ollama, openai_chat, openai_completions, openai_responses
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts"
@@ -128,9 +128,20 @@ def pieces(raw: bytes, cuts: Sequence[int]) -> list[bytes]:
     return [raw[start:end] for start, end in pairwise(places)]
 
 
+def by_frame(chunks: Sequence[Chunk | ChunkRun]) -> list[Chunk]:
+    """Return a chunk for each frame."""
+    found: list[Chunk] = []
+    for chunk in chunks:
+        if isinstance(chunk, ChunkRun):
+            found += [chunk.take(stop) for stop in range(1, len(chunk.upto) + 1)]
+        else:
+            found.append(chunk)
+    return found
+
+
 def fed(stream: ReplyStream, parts: Sequence[bytes]) -> list[Chunk]:
     """Return all chunks of a stream of these parts, with its last ones."""
-    return [*(chunk for part in parts for chunk in stream.feed(part)), *stream.finish()]
+    return [*(chunk for part in parts for chunk in by_frame(stream.feed(part))), *stream.finish()]
 
 
 def shape(chunks: Sequence[Chunk]) -> list[tuple[bytes, Any]]:

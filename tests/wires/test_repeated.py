@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.ports import Chunk, ChunkRun, ReplyStream, Wire
+from guardproxy.ports import Chunk, ReplyStream, Wire
 from guardproxy.types import Edit, Message, Refuse, Replace
 from guardproxy.wires import anthropic_messages, ollama, openai_chat, openai_completions, openai_responses
 from guardproxy.wires.shared.repeated import Pattern, pattern_of
+from tests.wires.kit import by_frame
 
 _SPACE = re.compile(rb"\{ +")
 MESSAGES = [{"role": "user", "content": "Hello there."}]
@@ -170,16 +171,6 @@ class Seen:
     chunks: list[Chunk]
     states: list[Any]
     refused: bool = False
-
-
-def by_frame(chunks: Sequence[Chunk | ChunkRun]) -> list[Chunk]:
-    """Return a chunk for each frame."""
-    found: list[Chunk] = []
-    for chunk in chunks:
-        found += (
-            [chunk.take(stop) for stop in range(1, len(chunk.upto) + 1)] if isinstance(chunk, ChunkRun) else [chunk]
-        )
-    return found
 
 
 def read(protocol: Protocol, frames: Sequence[bytes]) -> Seen:

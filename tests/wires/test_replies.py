@@ -13,7 +13,7 @@ from guardproxy.wires.ollama import Ollama
 from guardproxy.wires.openai_chat import OpenAIChat
 from guardproxy.wires.openai_completions import OpenAICompletions
 from guardproxy.wires.openai_responses import OpenAIResponses
-from tests.wires.kit import BY_NAME, CASES, MESSAGES, Case
+from tests.wires.kit import BY_NAME, CASES, MESSAGES, Case, by_frame
 
 REFUSAL = Refuse("I cannot help with that.")
 each_case = pytest.mark.parametrize("case", CASES[:-1], ids=lambda case: case.name)
@@ -205,7 +205,7 @@ def test_as_many_refusals_as_choices() -> None:
     whole = json.loads(case.wire.refuse(case.request(stream=False, n=3), REFUSAL).body)
     assert [choice["index"] for choice in whole["choices"]] == [0, 1, 2]
     stream = case.open()
-    for chunk in stream.feed(case.wire.refuse(case.request(n=2), REFUSAL).body):
+    for chunk in by_frame(stream.feed(case.wire.refuse(case.request(n=2), REFUSAL).body)):
         stream.release(chunk)
     assert [stream.message(choice).text for choice in stream.choices] == [REFUSAL.message] * 2
     completions = BY_NAME["completions"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.types import Edit, Message, Refuse, Replace
-from tests.wires.kit import BY_NAME, CASES, Case, chat_chunk, fed, pieces, shape, sse
+from tests.wires.kit import BY_NAME, CASES, Case, by_frame, chat_chunk, fed, pieces, shape, sse
 
 REFUSAL = "I cannot help with that."
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -61,14 +61,14 @@ def test_marks_follow_the_text(case: Case) -> None:
     """A mark's position is the size of the text read so far, and every choice is closed once."""
     stream = case.open()
     finals: list[int] = []
-    for chunk in [*stream.feed(case.raw), *stream.finish()]:
+    for chunk in [*by_frame(stream.feed(case.raw)), *stream.finish()]:
         finals += [mark.choice for mark in chunk.marks if mark.final]
         assert all(mark.upto <= stream.message(mark.choice).size for mark in chunk.marks)
     assert sorted(finals) == list(stream.choices)
     again = case.open()
     last: dict[int, int] = {}
     for byte in case.raw:
-        for chunk in again.feed(bytes([byte])):
+        for chunk in by_frame(again.feed(bytes([byte]))):
             for mark in chunk.marks:
                 assert mark.upto >= last.get(mark.choice, 0)
                 last[mark.choice] = mark.upto
@@ -80,7 +80,7 @@ def test_tool_calls_and_endings_wait_for_the_whole(case: Case) -> None:
     """A chunk that brings a part of a tool call or ends a choice is not released before the last verdict."""
     stream = case.open()
     calls: dict[int, int] = {}
-    for chunk in stream.feed(case.raw):
+    for chunk in by_frame(stream.feed(case.raw)):
         for mark in chunk.marks:
             assert mark.whole or not mark.final
         for choice in stream.choices:
@@ -88,7 +88,7 @@ def test_tool_calls_and_endings_wait_for_the_whole(case: Case) -> None:
             calls[choice] = now
     waiting = case.open()
     for byte in case.raw:
-        for chunk in waiting.feed(bytes([byte])):
+        for chunk in by_frame(waiting.feed(bytes([byte]))):
             for mark in chunk.marks:
                 parts = waiting.message(mark.choice).parts
                 if any(part.kind == "tool_call" for part in parts):
