@@ -12,10 +12,14 @@ from guardproxy.types import Decision, Edit, Message, Pass, Refuse, Replace
 
 @dataclass(frozen=True, slots=True)
 class JudgedRequest:
-    """The judged turns of a request in order, joined turns last; `new_texts` of rewritten parts by their path."""
+    """The judged turns of a request in order, joined turns last; `new_texts` of rewritten parts by their path.
+
+    `begins` are the indices at which the questions of the conversation begin (`reasks.question_starts`).
+    """
 
     turns: tuple[JudgedTurn, ...]
     new_texts: Mapping[str, str]
+    begins: Sequence[int] = ()
 
     @property
     def current(self) -> tuple[JudgedTurn, ...]:
@@ -65,13 +69,13 @@ class JudgedRequest:
         refused = [
             judged.turn.index for judged in self.turns if isinstance(judged.outcome, Refuse) and not judged.turn.current
         ]
-        return exchanges_of(messages, refused) if refused else frozenset()
+        return exchanges_of(messages, refused, self.begins) if refused else frozenset()
 
     def judged_again(self, dropped: frozenset[int], again: "JudgedRequest") -> "JudgedRequest":
         """This request after all its turns except those in `dropped` were judged `again`."""
         kept = (judged for judged in self.turns if judged.turn.index in dropped)
         new = (judged for judged in again.turns if judged.turn.index not in dropped)
-        return JudgedRequest((*kept, *new), again.new_texts)
+        return JudgedRequest((*kept, *new), again.new_texts, self.begins)
 
     def categories(self, dropped: frozenset[int]) -> tuple[str, ...]:
         """The categories of the decision and of every turn that is dropped or rewritten, each once."""

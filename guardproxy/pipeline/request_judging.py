@@ -13,6 +13,7 @@ from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of
 from guardproxy.pipeline.judging import Judging
 from guardproxy.pipeline.known_turns import Prefix, prefixes_of
+from guardproxy.pipeline.reasks import question_starts
 from guardproxy.pipeline.thread import UserTurn, threads, user_turns, without
 from guardproxy.pipeline.turns import Turn, edited, joined_turns, recent_context_starts, turn_starts, turns_of
 from guardproxy.policy import Policy
@@ -62,7 +63,22 @@ async def judge_request(judging: Judging, exchange: Exchange, own: Collection[st
             before if before.turn == turn else next(again)
             for before, turn in zip(judged[singles:], forwarded, strict=True)
         ]
-    return JudgedRequest(tuple(judged), {**new_texts, **await computed(size, new_texts_of, judged[singles:])})
+    new_texts = {**new_texts, **await computed(size, new_texts_of, judged[singles:])}
+    if not any(isinstance(one.outcome, Refuse) for one in judged):
+        return JudgedRequest(tuple(judged), new_texts, plan.begins)
+    form = exchange.request.structured or exchange.request.must_call
+    begins = await computed(size, question_starts, messages, plan.begins, own, form=form)
+    return JudgedRequest(_asked_again(judged, begins[-1]), new_texts, begins)
+
+
+def _asked_again(judged: Sequence[JudgedTurn], start: int) -> tuple[JudgedTurn, ...]:
+    """The judged turns; refused ones from `start` on, where the current question begins, are current."""
+    return tuple(
+        replace(one, turn=replace(one.turn, current=True))
+        if isinstance(one.outcome, Refuse) and one.turn.index >= start
+        else one
+        for one in judged
+    )
 
 
 async def _judged_once(

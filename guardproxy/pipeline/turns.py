@@ -73,15 +73,16 @@ def current_start(messages: Sequence[Message]) -> int:
 
 def _says_something(message: Message) -> bool:
     """Whether a model reads something that the assistant said, called or showed in this message."""
-    for part in message.parts:
-        if part.kind == "opaque":
-            if part.note != "unknown field":
-                return True
-        elif part.kind != "reasoning" and says_something(part.text):
-            key = part.path.rpartition(".")[2].partition("[")[0]
-            if key in _OWN_TEXT or part.kind in ("tool_call", "tool_result"):
-                return True
-    return False
+    return any(part.kind != "reasoning" and is_shown(part) for part in message.parts)
+
+
+def is_shown(part: Part) -> bool:
+    """Whether a model reads something in this part: content, not what stands beside it, such as a name."""
+    if part.kind == "opaque":
+        return part.note != "unknown field"
+    if not says_something(part.text):
+        return False
+    return part.kind in ("tool_call", "tool_result") or part.path.rpartition(".")[2].partition("[")[0] in _OWN_TEXT
 
 
 def turns_of(messages: Sequence[Message], scope: JudgeScope, starts: Sequence[int] = ()) -> list[Turn]:
@@ -215,13 +216,13 @@ def texts_after(message: Message, outcome: Replace) -> dict[str, str]:
     return texts
 
 
-def exchanges_of(messages: Sequence[Message], indices: Iterable[int]) -> frozenset[int]:
+def exchanges_of(messages: Sequence[Message], indices: Iterable[int], starts: Sequence[int] = ()) -> frozenset[int]:
     """The indices of all messages in the exchanges that contain `indices`, without system messages.
 
-    An exchange is a turn with its answer (`turn_starts`). Without it, no two turns become one: the exchange before it
-    ends with an answer.
+    An exchange is a turn with its answer. Without it, no two turns become one: the exchange before it ends with an
+    answer. `starts` are the `turn_starts` at which exchanges begin, if not every turn is one of its own.
     """
-    starts = turn_starts(messages)
+    starts = starts or turn_starts(messages)
     edges = [*starts, len(messages)]
     spans = {bisect_right(starts, index) - 1 for index in indices}
     members = (i for span in spans for i in range(edges[span], edges[span + 1]))
