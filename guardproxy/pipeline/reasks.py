@@ -8,8 +8,8 @@ from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Final
 
-from guardproxy.pipeline.turns import is_shown
-from guardproxy.types import Message, Part
+from guardproxy.types import Message
+from guardproxy.views import says_something
 
 # A re-ask begins or ends with what it is about; between, it may quote errors and answers.
 _HEAD, _TAIL = 300, 200  # characters
@@ -54,7 +54,7 @@ def question_starts(
     return [
         start
         for start, stop in pairwise([*starts, len(messages)])
-        if start == 0 or _asks(messages[start:stop], form=form and _is_refusal(messages[start - 1], own))
+        if start == 0 or asks(messages[start:stop], form=form and _is_refusal(messages[start - 1], own))
     ]
 
 
@@ -62,19 +62,19 @@ def _is_refusal(message: Message, own: Collection[str]) -> bool:
     return any(part.path in own for part in message.parts)
 
 
-def _asks(messages: Sequence[Message], *, form: bool) -> bool:
+def asks(messages: Sequence[Message], *, form: bool) -> bool:
+    """Whether the user asks something in these messages; `form` as in `is_reask`."""
     return any(_is_question(message, form=form) for message in messages if message.role == "user")
 
 
 def _is_question(message: Message, *, form: bool) -> bool:
-    shown = [part for part in message.parts if part.kind != "tool_result" and is_shown(part)]
-    if any(part.kind == "opaque" for part in shown):
-        return True
-    return bool(shown) and not is_reask(_text(shown), form=form)
-
-
-def _text(parts: Sequence[Part]) -> str:
-    return "\n".join(part.text for part in parts)
+    texts = []
+    for part in message.parts:
+        if part.kind == "opaque" and part.note != "unknown field":
+            return True
+        if part.kind != "tool_result" and says_something(part.text):
+            texts.append(part.text)
+    return bool(texts) and not is_reask("\n".join(texts), form=form)
 
 
 def is_reask(text: str, *, form: bool = False) -> bool:

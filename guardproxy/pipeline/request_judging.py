@@ -13,7 +13,7 @@ from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of
 from guardproxy.pipeline.judging import Judging
 from guardproxy.pipeline.known_turns import Prefix, prefixes_of
-from guardproxy.pipeline.reasks import question_starts
+from guardproxy.pipeline.reasks import asks, question_starts
 from guardproxy.pipeline.thread import UserTurn, threads, user_turns, without
 from guardproxy.pipeline.turns import Turn, edited, joined_turns, recent_context_starts, turn_starts, turns_of
 from guardproxy.policy import Policy
@@ -64,11 +64,14 @@ async def judge_request(judging: Judging, exchange: Exchange, own: Collection[st
             for before, turn in zip(judged[singles:], forwarded, strict=True)
         ]
     new_texts = {**new_texts, **await computed(size, new_texts_of, judged[singles:])}
-    if not any(isinstance(one.outcome, Refuse) for one in judged):
-        return JudgedRequest(tuple(judged), new_texts, plan.begins)
     form = exchange.request.structured or exchange.request.must_call
+    refusal = None
+    if exchange.request.after_refusal and not await computed(size, asks, messages, form=form):
+        refusal = policy.block.refusal(())
+    if not any(isinstance(one.outcome, Refuse) for one in judged):
+        return JudgedRequest(tuple(judged), new_texts, plan.begins, refusal)
     begins = await computed(size, question_starts, messages, plan.begins, own, form=form)
-    return JudgedRequest(_asked_again(judged, begins[-1]), new_texts, begins)
+    return JudgedRequest(_asked_again(judged, begins[-1]), new_texts, begins, refusal)
 
 
 def _asked_again(judged: Sequence[JudgedTurn], start: int) -> tuple[JudgedTurn, ...]:

@@ -73,16 +73,15 @@ def current_start(messages: Sequence[Message]) -> int:
 
 def _says_something(message: Message) -> bool:
     """Whether a model reads something that the assistant said, called or showed in this message."""
-    return any(part.kind != "reasoning" and is_shown(part) for part in message.parts)
-
-
-def is_shown(part: Part) -> bool:
-    """Whether a model reads something in this part: content, not what stands beside it, such as a name."""
-    if part.kind == "opaque":
-        return part.note != "unknown field"
-    if not says_something(part.text):
-        return False
-    return part.kind in ("tool_call", "tool_result") or part.path.rpartition(".")[2].partition("[")[0] in _OWN_TEXT
+    for part in message.parts:
+        if part.kind == "opaque":
+            if part.note != "unknown field":
+                return True
+        elif part.kind != "reasoning" and says_something(part.text):
+            key = part.path.rpartition(".")[2].partition("[")[0]
+            if key in _OWN_TEXT or part.kind in ("tool_call", "tool_result"):
+                return True
+    return False
 
 
 def turns_of(messages: Sequence[Message], scope: JudgeScope, starts: Sequence[int] = ()) -> list[Turn]:
