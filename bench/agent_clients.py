@@ -1,6 +1,6 @@
 """Agent libraries as their documentation shows them: each asks one question and returns what its user gets.
 
-A client takes the proxy's URL, a model and a question. It returns a text or an object, or raises what the library raises.
+A client takes the proxy's URL, a model and a question. It returns a text or an object, or raises what the library does.
 """
 
 import asyncio

@@ -3,12 +3,12 @@
     python -m bench.agents [--only WORD] [--node-modules FOLDER] [--all]
 
 Every library of `agent_clients` asks the questions of `agent_model` through the proxy, with a guard that knows a few
-words, in front of a scripted model. A cell has what the library gives its user, and behind it the requests of the library
-and the calls of the model. With `--all` it is the whole text. `invented` marks an answer to a question that no model has
-read. The exit status is 1 if a blocked question got one.
+words, in front of a scripted model. A cell has what the library gives its user, and behind it the requests of the
+library and the calls of the model; `--all` prints the whole texts as well. `invented` marks an answer to a question
+that no model has read. The exit status is 1 if a blocked question got one.
 
-The libraries are not among this project's own: `pip install instructor 'pydantic-ai-slim[openai]' openai-agents langchain
-langchain-openai`, and `npm install ai @ai-sdk/openai zod` in the folder that `--node-modules` names.
+The libraries are not among this project's own: `pip install instructor 'pydantic-ai-slim[openai]' openai-agents
+langchain langchain-openai`, and `npm install ai @ai-sdk/openai zod` in the folder that `--node-modules` names.
 """
 
 import argparse
@@ -92,7 +92,7 @@ def cell_of(client: Client, model: Model, watch: Watch, name: str, question: str
     watch.crossed.clear()
     try:
         value = client.ask(watch.url, name, question)
-    except Exception as error:  # whatever a library raises is what its user has to catch
+    except Exception as error:  # noqa: BLE001 - whatever a library raises is what its user has to catch
         value, gave = "", f"`{type(error).__name__}`"
         said = f"{type(error).__module__}: {error}"
     else:

@@ -206,6 +206,11 @@ class Request:
     received: float = 0.0
     id: str = ""
 
+    @property
+    def has_form(self) -> bool:
+        """Whether the reply must have a form that only programs read: then a refusal is no text, but marked as one."""
+        return self.structured or self.must_call
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:

@@ -64,8 +64,7 @@ async def judge_request(judging: Judging, exchange: Exchange, own: Collection[st
             for before, turn in zip(judged[singles:], forwarded, strict=True)
         ]
     new_texts = {**new_texts, **await computed(size, new_texts_of, judged[singles:])}
-    form = exchange.request.structured or exchange.request.must_call
-    refusal = None
+    form, refusal = exchange.request.has_form, None
     if exchange.request.after_refusal and not await computed(size, asks, messages, form=form):
         refusal = policy.block.refusal(())
     if not any(isinstance(one.outcome, Refuse) for one in judged):

@@ -15,7 +15,7 @@ from guardproxy.policy import BlockPolicy
 from tests.conformance.guarding import Guarding
 from tests.conformance.speech import CHATS, PROTOCOLS, conversation, plain
 from tests.pipeline.test_pipeline import Run, policy
-from tests.pipeline.test_resumed import Talk, response
+from tests.pipeline.test_resumed import Talk
 
 OWN = BlockPolicy().message
 MODES = ("drop", "block", "allow")
@@ -32,8 +32,7 @@ REASKS = (
     "Please return text or include your response in a tool call.",
     "Please call a tool.",
     "Error: no tool was called\n Please fix your mistakes.",
-    "[ERROR] You did not use a tool in your previous response! Please retry with a tool use.\n\n# Reminder\n"
-    + "x " * 900,
+    "[ERROR] You did not use a tool in your previous response! Please retry with a tool use.\n\n# Tools\n" + "x " * 900,
     "Your output was not formatted correctly. Include one command.",
     "Your previous response was not valid JSON. Return only the array.",
     "your response did not match the required schema",
@@ -140,12 +139,10 @@ def test_a_new_question_is_answered(ask: dict[str, Any], text: str) -> None:
     assert forwarded(found) == [user(text)]
 
 
-@pytest.mark.parametrize(
-    ("ask", "refused"), [({}, False), (OFFERED, False), ({**OFFERED, "tool_choice": "auto"}, False)]
-)
-def test_without_a_form_only_what_is_clearly_a_reask_counts(ask: dict[str, Any], refused: bool) -> None:
+@pytest.mark.parametrize("ask", [{}, OFFERED, {**OFFERED, "tool_choice": "auto"}])
+def test_without_a_form_only_what_is_clearly_a_reask_counts(ask: dict[str, Any]) -> None:
     """A model that need not call a tool can ask back; a person may speak of JSON."""
-    assert (review(BAD, REFUSED, user("Ungültiges JSON, bitte noch einmal"), **ask).refusal is not None) is refused
+    assert review(BAD, REFUSED, user("Ungültiges JSON, bitte noch einmal"), **ask).refusal is None
 
 
 @pytest.mark.parametrize("ask", [FORCED, SCHEMA, {**OFFERED, "tool_choice": "required"}])
@@ -153,7 +150,7 @@ def test_with_a_form_whatever_mentions_it_counts(ask: dict[str, Any]) -> None:
     """In any language, but only behind a refusal of the proxy: behind an answer it may be a question."""
     complaint = user("Ungültiges JSON, bitte noch einmal")
     assert review(BAD, REFUSED, complaint, **ask).refusal is not None
-    assert review(BAD, {"role": "assistant", "content": "{}"}, complaint, **ask).refusal is None
+    assert review(BAD, {"role": "assistant", "content": '{"name": "Rome"}'}, complaint, **ask).refusal is None
 
 
 def test_an_image_is_a_question() -> None:

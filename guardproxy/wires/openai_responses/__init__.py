@@ -157,7 +157,7 @@ class OpenAIResponses(openai.OpenAIWire):
         body = body if "output" in body else {**_head(request, request.received), **body}
         outer = [part.path for part in reply.choices[0].parts if not part.path.startswith("output[")]
         if isinstance(outcome, Refuse):
-            part = refusal_part(outcome.message, structured=request.structured)
+            part = refusal_part(outcome.message, structured=request.has_form)
             body = {**ended(body, [_message(body, part)], outcome), **reason(request, outcome)}
         elif outcome.whole or "output" not in reply.body:
             body["output"] = [_message(body, text_part("\n".join(edit.text for edit in outcome.edits)))]
@@ -174,7 +174,7 @@ class OpenAIResponses(openai.OpenAIWire):
         if request.stream:
             stream = ResponseStream(request, head)
             return Answer(200, SSE, stream.end(0, refusal) + stream.close())
-        part = refusal_part(refusal.message, structured=request.structured)
+        part = refusal_part(refusal.message, structured=request.has_form)
         body = {**ended(head, [_message(head, part)], refusal), **reason(request, refusal)}
         return Answer(200, JSON, dumps(body))
 
