@@ -67,6 +67,11 @@ def asks(messages: Sequence[Message], *, form: bool) -> bool:
     return any(_is_question(message, form=form) for message in messages if message.role == "user")
 
 
+def quotes(messages: Sequence[Message], texts: Collection[str]) -> bool:
+    """Whether the user quotes one of the texts in these messages."""
+    return any(text in part.text for m in messages if m.role == "user" for part in m.parts for text in texts)
+
+
 def _is_question(message: Message, *, form: bool) -> bool:
     texts = []
     for part in message.parts:

@@ -13,7 +13,7 @@ from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of
 from guardproxy.pipeline.judging import Judging
 from guardproxy.pipeline.known_turns import Prefix, prefixes_of
-from guardproxy.pipeline.reasks import asks, question_starts
+from guardproxy.pipeline.reasks import asks, question_starts, quotes
 from guardproxy.pipeline.thread import UserTurn, threads, user_turns, without
 from guardproxy.pipeline.turns import Turn, edited, joined_turns, recent_context_starts, turn_starts, turns_of
 from guardproxy.policy import Policy
@@ -65,12 +65,20 @@ async def judge_request(judging: Judging, exchange: Exchange, own: Collection[st
         ]
     new_texts = {**new_texts, **await computed(size, new_texts_of, judged[singles:])}
     form, refusal = exchange.request.has_form, None
-    if exchange.request.after_refusal and not await computed(size, asks, messages, form=form):
+    if await computed(size, _lacks_its_question, exchange, messages):
         refusal = policy.block.refusal(())
     if not any(isinstance(one.outcome, Refuse) for one in judged):
         return JudgedRequest(tuple(judged), new_texts, plan.begins, refusal)
     begins = await computed(size, question_starts, messages, plan.begins, own, form=form)
     return JudgedRequest(_asked_again(judged, begins[-1]), new_texts, begins, refusal)
+
+
+def _lacks_its_question(exchange: Exchange, messages: Sequence[Message]) -> bool:
+    """Whether the request only asks for another answer in the place of a refusal, without the question."""
+    refusals = [said for policy in exchange.policies or (exchange.policy,) for said in policy.block.messages]
+    if not exchange.request.after_refusal and not quotes(messages, refusals):
+        return False
+    return not asks(messages, form=exchange.request.has_form)
 
 
 def _asked_again(judged: Sequence[JudgedTurn], start: int) -> tuple[JudgedTurn, ...]:

@@ -188,6 +188,22 @@ def test_the_last_question_decides(exchanges: list[Any], mode: Any, ask: dict[st
         assert forwarded(found) == kept
 
 
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        # As parsers of LangChain and Guardrails ask for a mended answer, without the question.
+        (f"Completion:\n{OWN}\n\nAbove, the Completion did not satisfy the constraints given. Please try again.", True),
+        (f'I was given a response that is not JSON.\n"{OWN}"\nHelp me correct this by making it valid JSON.', True),
+        ('I was given a response that is not JSON.\n"Rome"\nHelp me correct this by making it valid JSON.', False),
+        (f"What does this mean: {OWN}", False),
+    ],
+)
+def test_a_refusal_is_not_mended(text: str, refused: bool) -> None:
+    """A re-ask that quotes a refusal, in a conversation of its own."""
+    assert (review(user(text)).refusal is not None) is refused
+    assert review(GOOD, REFUSED, user(text)).refusal is None  # the question is there
+
+
 # --- every protocol --------------------------------------------------------------------------------------------------
 
 
