@@ -4,7 +4,8 @@ A re-ask asks nothing by itself. If its question is left out of the request, the
 """
 
 import re
-from collections.abc import Collection, Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -43,19 +44,23 @@ _FORM: Final = re.compile(
 
 
 def question_starts(
-    messages: Sequence[Message], starts: Sequence[int], own: Collection[str], *, form: bool
+    messages: Sequence[Message], starts: Sequence[int], refused: Iterable[int], own: Collection[str], *, form: bool
 ) -> list[int]:
-    """Of the `starts` of turns, those of turns that ask something; the first one is always among them.
+    """The `starts` of turns, without those that ask nothing and follow a turn with a `refused` message.
 
-    The other turns belong to the question before them: they say nothing, have results of tools only, or are re-asks.
-    With `form` the reply must follow a schema or call a tool, so that a model cannot ask back. Then a text behind a
-    refusal of the proxy (`own`: the paths of its texts) is a re-ask already if it mentions the form of an answer.
+    They belong to the question that was refused: they say nothing, have results of tools only, or are re-asks. With
+    `form` the reply must follow a schema or call a tool, so that a model cannot ask back. Then a text behind a refusal
+    of the proxy (`own`: the paths of its texts) is a re-ask already if it mentions the form of an answer.
     """
-    return [
-        start
-        for start, stop in pairwise([*starts, len(messages)])
-        if start == 0 or asks(messages[start:stop], form=form and _is_refusal(messages[start - 1], own))
-    ]
+    edges = [*starts, len(messages)]
+    with_refused = {bisect_right(starts, index) - 1 for index in refused}
+    found, goes_on = [], False
+    for number, (start, stop) in enumerate(pairwise(edges)):
+        if goes_on and not asks(messages[start:stop], form=form and _is_refusal(messages[start - 1], own)):
+            continue
+        found.append(start)
+        goes_on = number in with_refused
+    return found
 
 
 def _is_refusal(message: Message, own: Collection[str]) -> bool:

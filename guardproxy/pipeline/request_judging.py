@@ -65,11 +65,12 @@ async def judge_request(judging: Judging, exchange: Exchange, own: Collection[st
         ]
     new_texts = {**new_texts, **await computed(size, new_texts_of, judged[singles:])}
     form, refusal = exchange.request.has_form, None
-    if await computed(size, _lacks_its_question, exchange, messages):
+    if len(plan.begins) == 1 and await computed(size, _lacks_its_question, exchange, messages):
         refusal = policy.block.refusal(())
-    if not any(isinstance(one.outcome, Refuse) for one in judged):
+    refused = [one.turn.index for one in judged if isinstance(one.outcome, Refuse)]
+    if not refused:
         return JudgedRequest(tuple(judged), new_texts, plan.begins, refusal)
-    begins = await computed(size, question_starts, messages, plan.begins, own, form=form)
+    begins = await computed(size, question_starts, messages, plan.begins, refused, own, form=form)
     return JudgedRequest(_asked_again(judged, begins[-1]), new_texts, begins, refusal)
 
 
