@@ -15,7 +15,7 @@ class JudgedRequest:
     """The judged turns of a request in order, joined turns last; `new_texts` of rewritten parts by their path.
 
     `begins` are the indices at which the questions of the conversation begin (`reasks.question_starts`). `refusal` is
-    that of a request that asks nothing, and goes on from a refusal whose conversation only the upstream has.
+    that of a request that asks nothing, and only goes on from a refusal.
     """
 
     turns: tuple[JudgedTurn, ...]

@@ -56,14 +56,15 @@ def question_starts(
     with_refused = {bisect_right(starts, index) - 1 for index in refused}
     found, goes_on = [], False
     for number, (start, stop) in enumerate(pairwise(edges)):
-        if goes_on and not asks(messages[start:stop], form=form and _is_refusal(messages[start - 1], own)):
+        if goes_on and not asks(messages[start:stop], form=form and is_refusal(messages[start - 1], own)):
             continue
         found.append(start)
         goes_on = number in with_refused
     return found
 
 
-def _is_refusal(message: Message, own: Collection[str]) -> bool:
+def is_refusal(message: Message, own: Collection[str]) -> bool:
+    """Whether the message is a text of the proxy; `own` are the paths of these."""
     return any(part.path in own for part in message.parts)
 
 

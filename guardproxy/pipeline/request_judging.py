@@ -13,7 +13,7 @@ from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of
 from guardproxy.pipeline.judging import Judging
 from guardproxy.pipeline.known_turns import Prefix, prefixes_of
-from guardproxy.pipeline.reasks import asks, question_starts, quotes
+from guardproxy.pipeline.reasks import asks, is_refusal, question_starts, quotes
 from guardproxy.pipeline.thread import UserTurn, threads, user_turns, without
 from guardproxy.pipeline.turns import Turn, edited, joined_turns, recent_context_starts, turn_starts, turns_of
 from guardproxy.policy import Policy
@@ -65,7 +65,7 @@ async def judge_request(judging: Judging, exchange: Exchange, own: Collection[st
         ]
     new_texts = {**new_texts, **await computed(size, new_texts_of, judged[singles:])}
     form, refusal = exchange.request.has_form, None
-    if len(plan.begins) == 1 and await computed(size, _lacks_its_question, exchange, messages):
+    if await computed(size, _only_asks_again, exchange, messages, plan.begins, own):
         refusal = policy.block.refusal(())
     refused = [one.turn.index for one in judged if isinstance(one.outcome, Refuse)]
     if not refused:
@@ -74,8 +74,14 @@ async def judge_request(judging: Judging, exchange: Exchange, own: Collection[st
     return JudgedRequest(_asked_again(judged, begins[-1]), new_texts, begins, refusal)
 
 
-def _lacks_its_question(exchange: Exchange, messages: Sequence[Message]) -> bool:
-    """Whether the request only asks for another answer in the place of a refusal, without the question."""
+def _only_asks_again(
+    exchange: Exchange, messages: Sequence[Message], begins: Sequence[int], own: Collection[str]
+) -> bool:
+    """Whether the request ends with a refusal, or asks for another answer in the place of one without the question."""
+    if messages and is_refusal(messages[-1], own):
+        return True
+    if len(begins) > 1:
+        return False
     refusals = [said for policy in exchange.policies or (exchange.policy,) for said in policy.block.messages]
     if not exchange.request.after_refusal and not quotes(messages, refusals):
         return False

@@ -188,6 +188,12 @@ def test_the_last_question_decides(exchanges: list[Any], mode: Any, ask: dict[st
         assert forwarded(found) == kept
 
 
+def test_nothing_behind_a_refusal_asks_nothing() -> None:
+    """An agent that sends its conversation until a tool is called does not call the model each time."""
+    assert review(GOOD, REFUSED, REFUSED, **FORCED).refusal is not None
+    assert review(GOOD, {"role": "assistant", "content": "The answer is"}).refusal is None
+
+
 @pytest.mark.parametrize(
     ("text", "refused"),
     [
