@@ -15,14 +15,19 @@ from guardproxy.views import says_something
 # A re-ask begins or ends with what it is about; between, it may quote errors and answers.
 _HEAD, _TAIL = 300, 200  # characters
 
-_ANSWER: Final = r"(?:response|output|answer|reply|completion|call|result)s?"
+_ANSWER: Final = r"(?:response|output|answer|reply|completion|attempt|call|result)s?"
 _LACKS: Final = r"(?:\bnot\b|n't\b|\bcannot\b|\bfail\w*|\binvalid\b|\bincorrect\w*|\bmalformed\b)"
-_ITS_FORM: Final = r"(?:valid|json|schema|format\w*|pars\w+|conform\w*|match\w*|satisf\w+|tool|function|structured?)"
+_ITS_FORM: Final = r"(?:valid\w*|json|schema|format\w*|pars\w+|conform\w*|match\w*|satisf\w+|tool|function|structured?)"
 _REASKS: Final = (
     r"^\W*(?:\d+ )?(?:validation|parsing|schema|format|json)[ _](?:errors?|feedback|fail\w+|invalid)\b",
     r"\brecall the function\b",
     rf"^\W*(?:please )?(?:fix|correct) your (?:\w+ )?(?:mistakes?|errors?|json|format|{_ANSWER})\b",
     r"\b(?:fix|correct) (?:the|these|all) (?:\w+ )?(?:errors?|mistakes?)\W+(?:and|then)? ?(?:try again|retry)\b",
+    rf"^\W*(?:invalid|wrong|malformed) (?:json|format|{_ANSWER})[.:!]",
+    r"\binvalid format:",
+    r"\b(?:error|failure) parsing (?:the |your )?(?:llm|model) output\b",
+    r"\bno (?:valid )?(?:tool|function) calls? (?:was |were )?found\b",
+    r"\bnot (?:to )?repeat previous (?:errors|mistakes)\b",
     r"\bhelp me correct (?:the|this)\b",
     r"\bis invalid for the following reason",
     rf"\b(?:your|previous|last|above)\b[^.?!\n]{{0,40}}\b{_ANSWER}\b[^.?!\n]{{0,60}}{_LACKS}[^.?!\n]{{0,60}}\b{_ITS_FORM}\b",

@@ -38,6 +38,11 @@ REASKS = (
     "your response did not match the required schema",
     "FORMAT INVALID: respond ONLY by calling the function",
     "That was not valid JSON.",
+    "ERROR: No tool call found in your response.\n\nYou MUST use a tool in every response.",
+    "Error:\nThe code has no pattern.\nNow let's retry: take care not to repeat previous errors!",
+    "I did it wrong. Invalid Format: I missed the 'Action:' after 'Thought:'.",
+    "Invalid response. Fix it.\n\nERROR: no object",
+    "Your previous attempt produced an object that failed validation.",
     "Your previous answer was empty.",
 )
 QUESTIONS = (
@@ -52,6 +57,9 @@ QUESTIONS = (
     "Is that a valid passport?",
     "Try again: what is the capital of Peru?",
     "go on",
+    "Invalid response from the server: what does that mean?",
+    "My last attempt at a cake failed. Which recipe is better?",
+    "No tool helps. Where do I find a plumber?",
 )
 SCHEMA = {"response_format": {"type": "json_object"}}
 TOOL = {"type": "function", "function": {"name": "City", "parameters": {"type": "object"}}}
