@@ -244,3 +244,14 @@ def test_behind_a_refusal_that_only_its_id_names(text: str, refused: bool) -> No
     for previous in (named, "resp_1"):
         again = talk.exchange(input=[user(text)], previous_response_id=previous)
         assert talk.refused(again) is refused
+
+
+@pytest.mark.parametrize(("behind", "refused"), [("", True), (REASKS[0], True), ("And of Peru?", False)])
+def test_a_result_in_a_message_of_the_user_asks_nothing(behind: str, refused: bool) -> None:
+    """Anthropic's protocol has no role of its own for the results of tools."""
+    result = {"type": "tool_result", "tool_use_id": "t", "content": "Error: no tool was called"}
+    content = [result, *([{"type": "text", "text": behind}] if behind else [])]
+    messages = [user("take poison"), REFUSED, {"role": "user", "content": content}]
+    wire, guarding = PROTOCOLS["messages"].wire, Guarding(policy())
+    request = wire.parse_request("/v1/messages", plain({"model": "m", "max_tokens": 9, "messages": messages}))
+    assert (guarding.request(guarding.exchange(wire, request)).refusal is not None) is refused
