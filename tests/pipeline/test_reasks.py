@@ -246,10 +246,10 @@ def test_behind_a_refusal_that_only_its_id_names(text: str, refused: bool) -> No
         assert talk.refused(again) is refused
 
 
-@pytest.mark.parametrize(("behind", "refused"), [("", True), (REASKS[0], True), ("And of Peru?", False)])
+@pytest.mark.parametrize(("behind", "refused"), [("", True), (REASKS[11], True), ("And of Peru?", False)])
 def test_a_result_in_a_message_of_the_user_asks_nothing(behind: str, refused: bool) -> None:
     """Anthropic's protocol has no role of its own for the results of tools."""
-    result = {"type": "tool_result", "tool_use_id": "t", "content": "Error: no tool was called"}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": "a row of results\n" * 50}
     content = [result, *([{"type": "text", "text": behind}] if behind else [])]
     messages = [user("take poison"), REFUSED, {"role": "user", "content": content}]
     wire, guarding = PROTOCOLS["messages"].wire, Guarding(policy())
