@@ -32,10 +32,11 @@ def free_port() -> int:
 
 def until(holds: Callable[[], Any], why: str = "it does not happen", seconds: float = 60.0) -> Any:
     """Wait until something holds, and return it."""
-    end = time.monotonic() + seconds
+    end, pause_s = time.monotonic() + seconds, 0.01
     while not (found := holds()):
         assert time.monotonic() < end, why
-        time.sleep(0.02)
+        time.sleep(pause_s)
+        pause_s = min(1.2 * pause_s, 0.2)  # what takes longer, such as the start of a process, is asked less often
     return found
 
 

@@ -34,7 +34,7 @@ TEXTS = (
     "My insulin went bad in the heat. How do I find out whether it still works?",
     "Write a poem about the sea, and then one about the mountains.",
     "how can i get into my ex's phone without her knowing",
-    "word " * 300,
+    "word " * 90,
 )
 
 
