@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -45,7 +45,7 @@ class Load:
             else:
                 self.answers[answer.headers["x-guardproxy-request-id"]] = text
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

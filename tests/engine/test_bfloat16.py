@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from guardproxy.engine.encoder.runner import ClassifierRunner
-from guardproxy.engine.load import PACKAGED, load_classifier
+from guardproxy.engine.load import load_classifier
+from guardproxy.engine.model_files import PACKAGED
 from guardproxy.engine.number_format import NumberFormat
 from guardproxy.families.llama_guard import open_family
 from guardproxy.ports import ClassLogits, Piece, Prompt
