@@ -40,7 +40,7 @@ def until(holds: Callable[[], Any], why: str = "it does not happen", seconds: fl
     return found
 
 
-async def eventually(holds: Callable[[], Any], seconds: float = 30.0) -> None:
+async def eventually(holds: Callable[[], Any], seconds: float = 60.0) -> None:
     """Wait until something holds, while other tasks of the event loop run."""
     async with asyncio.timeout(seconds):
         while not holds():  # noqa: ASYNC110 - what holds is set by the code under test, which has no event for it
