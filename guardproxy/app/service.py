@@ -77,8 +77,7 @@ class Service:
         self._settings = settings
         self._source = source
         self._on_failure = on_failure
-        self._canaries_s = canaries_s
-        self._stopping = stopping
+        self._canaries_s, self._stopping = canaries_s, stopping
         self.failure: GuardproxyError | None = None
         self._reason = "the guard is loading"
         self._guards = members(settings, floor=floor_of(settings), data_dir=source.data_dir)
