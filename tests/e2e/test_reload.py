@@ -95,6 +95,7 @@ def test_sighup_reloads_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with serve(upstream) as below, guarded(tmp_path, below, MORE % (port, workers), f"{url}/readyz") as process:
         first = config.read_text()
         with Load(url) as load:
+            until(lambda: load.answers)
             for number in range(1, 3):
                 config.write_text(first.replace("default: {unsafe: {block: 0.5}}", POLICY % number))
                 process.send_signal(signal.SIGHUP)
