@@ -336,7 +336,7 @@ def started(config: Path, folder: Path) -> Iterator[str]:
                 except httpx.TransportError:
                     return False
 
-            until(ready, seconds=110)
+            until(ready, seconds=200)
             yield url
         finally:
             process.terminate()

@@ -30,7 +30,7 @@ def test_one_long_text_does_not_stop_other_clients(tmp_path: Path) -> None:
     large: list[httpx.Response] = []
     with (
         serve(ScriptedUpstream([Scripted([RECORDED])])) as upstream,
-        running(tmp_path, "--upstream", upstream, config=config, timeout_s=300.0) as url,
+        running(tmp_path, "--upstream", upstream, config=config) as url,
     ):
         assert post(url, "warm", GOOD).status_code == 200
         thread = threading.Thread(target=lambda: large.append(post(url, "large", WORDS * 4200)))

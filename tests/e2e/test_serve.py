@@ -33,7 +33,7 @@ RECORDED = (
 
 
 @contextmanager
-def running(tmp: Path, *args: str, config: str = "", timeout_s: float = 110.0) -> Iterator[str]:
+def running(tmp: Path, *args: str, config: str = "", timeout_s: float = 200.0) -> Iterator[str]:
     """Run `guardproxy serve`; yield its URL once it is ready."""
     port = free_port()
     command = [sys.executable, "-m", "guardproxy", "serve", "--port", str(port), "--data-dir", str(tmp), *args]
@@ -292,7 +292,7 @@ def wait_log(folder: Path, event: str) -> None:
 def test_real_chat_model_behind_it(tmp_path: Path) -> None:
     """With nothing configured: the demo upstream is a real language model, streamed and not."""
     with (
-        running(tmp_path, timeout_s=180) as url,
+        running(tmp_path) as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key="k", timeout=120) as client,
     ):
         assert client.models.list().data
