@@ -1,14 +1,18 @@
 """Build the guard that a configuration describes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from guardproxy.app.languages import languages_of_guard
 from guardproxy.app.registries import open_family
 from guardproxy.errors import ConfigError
+from guardproxy.families import PATTERNS
+from guardproxy.families.patterns import PatternFamily
 from guardproxy.guards.cache import Cached
 from guardproxy.guards.combine import AllOf, ByLanguage, Cascade
 from guardproxy.guards.local import LocalGuard, LocalLimits, ModelOptions, open_local_guard
+from guardproxy.guards.rules import PatternGuard
 from guardproxy.guards.services import open_service
+from guardproxy.patterns import Reach, widest
 from guardproxy.ports import Guard, LabelList
 from guardproxy.settings import MULTILINGUAL, GuardSettings, MemberSettings, ServiceSettings, Settings
 from guardproxy.sinks.database import data_folder
@@ -34,7 +38,7 @@ def guard_name(settings: Settings) -> str:
     """The name of the guard of a configuration, as verdicts have it. It is not opened, so it needs no key."""
     single = settings.guard
     if not settings.members:
-        return single.family if single.service is not None else single.model
+        return single.family if single.service is not None or single.family == PATTERNS else single.model
     kind = Cascade if single.cascade is not None else ByLanguage if single.by_language is not None else AllOf
     return kind.JOINED_BY.join(settings.members)
 
@@ -59,7 +63,7 @@ def reads_label_lists(settings: Settings) -> bool:
     families = [
         open_family(member.guard.family, member.guard.options, member.taxonomy)
         for member in members
-        if member.guard.service is None
+        if member.guard.service is None and member.guard.family != PATTERNS
     ]
     prompts = [prompt for family in families for prompt in family.render(_SAMPLE_CHECK)]
     return any(isinstance(prompt.readout, LabelList) for prompt in prompts)
@@ -90,6 +94,8 @@ def location(model: str, data_dir: str | None = None) -> str:
 
 
 def _open(name: str, guard: GuardSettings, taxonomy: Taxonomy | None, floor: float, data_dir: str | None) -> Guard:
+    if guard.family == PATTERNS:
+        return PatternGuard(name, open_patterns(guard))
     family = open_family(guard.family, guard.options, taxonomy)
     if guard.service is not None:
         return open_service(
@@ -105,6 +111,30 @@ def _open(name: str, guard: GuardSettings, taxonomy: Taxonomy | None, floor: flo
     options = ModelOptions(location(guard.model, data_dir), guard.device, guard.dtype, guard.threads, floor)
     limits = LocalLimits(guard.timeout_s, guard.max_wait_s, guard.max_batch_tokens)
     return open_local_guard(name, family, options, limits)
+
+
+def open_patterns(guard: GuardSettings) -> PatternFamily:
+    """What a guard of the family `patterns` looks for. Raises ConfigError for what a check of the file reports."""
+    family: PatternFamily = open_family(PATTERNS, {"patterns": guard.patterns}, None)
+    return family
+
+
+def reaches(settings: Settings) -> Mapping[str, Reach]:
+    """How far the patterns of every category reach, of all guards that look for patterns."""
+    found: dict[str, Reach] = {}
+    for guard in _single_guards(settings):
+        for category, reach in open_patterns(guard).reaches.items() if guard.family == PATTERNS else ():
+            found[category] = widest([reach, found.get(category, reach)])
+    return found
+
+
+def has_model(settings: Settings) -> bool:
+    """Whether any guard does more than to look for patterns."""
+    return any(guard.family != PATTERNS for guard in _single_guards(settings))
+
+
+def _single_guards(settings: Settings) -> list[GuardSettings]:
+    return [member.guard for member in settings.members.values()] or [settings.guard]
 
 
 def _key(service: ServiceSettings) -> str:

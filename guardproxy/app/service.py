@@ -20,7 +20,7 @@ from guardproxy.app.access import clients_of, open_access
 from guardproxy.app.alerts import ProcessAlerts
 from guardproxy.app.audit import exclusions_of, follow_exclusions, keep_of, open_sinks, retain
 from guardproxy.app.console import PATHS, console_routes, console_store, own_visitors
-from guardproxy.app.guards import combined, local_guards, members, with_cache
+from guardproxy.app.guards import combined, has_model, local_guards, members, reaches, with_cache
 from guardproxy.app.languages import languages_of_guard, languages_read
 from guardproxy.app.listening import admin_listener
 from guardproxy.app.observed import observed
@@ -133,6 +133,8 @@ class Service:
             reads=languages_read(settings),
             exclusions=self._exclusions,
             infer_sessions=CONTINUED in settings.audit.session,
+            reaches=reaches(settings),
+            has_model=has_model(settings),
         )
 
     def _app(self, settings: Settings) -> ASGIApp:

@@ -11,6 +11,7 @@ from guardproxy.asking import AsOneRequest
 from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
 from guardproxy.observe import Metrics, Observers
 from guardproxy.offload import computed
+from guardproxy.patterns import Reach
 from guardproxy.pipeline.conversations import Conversations
 from guardproxy.pipeline.exchange import Case, Exchange, JudgedTurn, Judgement
 from guardproxy.pipeline.exclusions import CountedVerdict, Exclusions
@@ -39,7 +40,7 @@ from guardproxy.types import (
     Verdict,
 )
 from guardproxy.verdicts import usage_in_parallel, worst_of_views
-from guardproxy.views import PART, GrowingViews, View
+from guardproxy.views import PART, GrowingViews, View, ends_alike
 
 Texts = Sequence[str]
 _UNCHANGED = ("pass", "flag")  # the actions that leave a text as it is
@@ -50,7 +51,8 @@ class Judging:
     """Judges turns with one guard. `actions` maps the name of each action to its factory, which takes the policy.
 
     `reads` are the languages that the guard reads, None if that is unknown: then no language is detected. Each decision
-    is made with the `exclusions` that are in force at its time. Without `conversations`, none is known.
+    is made with the `exclusions` that are in force at its time. Without `conversations`, none is known. `reaches` has
+    the categories of which the guard looks for patterns, with how far these reach.
     """
 
     def __init__(
@@ -63,8 +65,10 @@ class Judging:
         reads: frozenset[str] | None = None,
         exclusions: Exclusions | None = None,
         conversations: Conversations | None = None,
+        reaches: Mapping[str, Reach] | None = None,
     ) -> None:
         self.guard = guard
+        self.reaches = reaches or {}
         self._exclusions = exclusions or Exclusions()
         self._reads = reads
         self._views = MessageViews()
@@ -95,9 +99,10 @@ class Judging:
         *,
         by_part: bool = True,
         growing: GrowingViews | None = None,
+        unfinished: bool = False,
     ) -> Judgement:
         """Judge a message. `context` is recent; `thread`, if any, are the texts of the user turns to join before it.
-        A streamed reply, which is judged again and again, has its `growing` views.
+        A streamed reply, which is judged again and again, has its `growing` views; `unfinished` as in `Check`.
 
         1. The guard judges the readable text, in its context and in every view; its parts as well, each by itself,
            unless `by_part` is false: that is for messages that join judged ones. The policy's rules decide about what
@@ -119,7 +124,8 @@ class Judging:
                 own = own_text(message) if thread else ""
                 behind = joined_text((*thread, own), policy.thread.characters) if own else ""
                 least = policy.calibration.inverse(message.side, UNSAFE, policy.thread.unsafe)
-                by_view = await self._verdicts(tuple(context), message, views.views, behind, stream, least=least)
+                asked = Check(Conversation((*context, message)), message.side, stream, unfinished)
+                by_view = await self._verdicts(asked, views.views, behind, least=least)
                 scores = TurnScores(worst_of_views(by_view), tuple(by_view), complete, unread, bool(message.opaque))
             except GuardUnavailable as failure:
                 return self._unjudged(failure, message, policy, unread, complete=complete)
@@ -166,25 +172,20 @@ class Judging:
         return await computed(size, unread_languages, text, views, self._reads)
 
     async def _verdicts(
-        self,
-        context: tuple[Message, ...],
-        message: Message,
-        views: Iterable[View],
-        thread: str,
-        stream: str | None,
-        *,
-        least: float,
+        self, asked: Check, views: Iterable[View], thread: str, *, least: float
     ) -> list[tuple[str, Verdict]]:
-        """The verdicts on the message, its views, and on `thread`: its text behind others, without a context.
+        """The verdicts on a message, its views, and on `thread`: its text behind others, without a context.
 
         The verdict on the thread counts only from a P(unsafe) of `least` on; its usage counts anyway.
         """
         started = time.perf_counter()
-        checks = [("text", Check(Conversation((*context, message)), message.side, stream))]
+        *context, message = asked.conversation.messages
+        checks = [("text", asked)]
         for view in views:
             viewed = Message(message.role, (Part(message.parts[0].path, view.text),))
-            of_stream = stream if view.name == PART else None  # grows with it
-            checks.append((view.name, Check(Conversation((*context, viewed)), message.side, of_stream)))
+            of_stream = asked.stream if view.name == PART else None  # grows with it
+            unfinished = asked.unfinished and ends_alike(view)
+            checks.append((view.name, Check(Conversation((*context, viewed)), message.side, of_stream, unfinished)))
         if thread:
             joined = Message(message.role, (Part(message.parts[0].path, thread),))
             checks.append(("thread", Check(Conversation((joined,)), message.side)))

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Interval, Len
 
 from guardproxy.calibration import Calibration
+from guardproxy.patterns import CategoryPatterns
 from guardproxy.settings.model_alerts import AlertSettings
 from guardproxy.settings.model_clients import ClientSettings
 from guardproxy.settings.model_console import ConsoleSettings
@@ -74,7 +75,7 @@ class GuardSettings:
     """The model that judges."""
 
     family: Text = "classifier"
-    """How the model is prompted and read: a built-in family, or `module:attribute`."""
+    """How the model is prompted and read: a built-in family, or `module:attribute`; `patterns` needs no model."""
     model: Text = EMBEDDED
     """A Hugging Face id, a directory, a GGUF file, or what ships with guardproxy: `embedded`, which asks its small
     model and, where that one is unsure, its large one; `embedded-small` or `embedded-large` for one of them alone.
@@ -99,6 +100,8 @@ class GuardSettings:
     """CPU threads of the model; without it, PyTorch's default."""
     service: ServiceSettings | None = None
     """How the service is called, for the families that are moderation services."""
+    patterns: Annotated[Mapping[str, CategoryPatterns], Len(1)] | None = None
+    """For the family `patterns`: by category, the words, expressions and formats of credentials that it looks for."""
     all: Annotated[tuple[Text, ...], Len(1)] | None = None
     """Names of guards that are all asked; the greatest probability of each category counts."""
     mean: Mapping[str, tuple[Weight, ...]] | None = None

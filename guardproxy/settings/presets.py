@@ -58,7 +58,7 @@ def _is_embedded(guard: Node | None) -> bool:
     if guard is None:
         return True
     named = {key: node.value for key, node in guard.entries() if node.value is not None}
-    return named.get("model", EMBEDDED) == EMBEDDED and not {"all", "cascade", "by_language"} & set(named)
+    return named.get("model", EMBEDDED) == EMBEDDED and not {"patterns", "all", "cascade", "by_language"} & set(named)
 
 
 def _calibration(root: Node) -> Calibration:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from guardproxy.languages import CODES
 from guardproxy.policy import ANY, UNSAFE
 from guardproxy.settings.catalogue import Catalogue
+from guardproxy.settings.checks.patterns import FAMILY, patterns
 from guardproxy.settings.checks.upstream import url_error
 from guardproxy.settings.messages import suggestion
 from guardproxy.settings.model import EMBEDDED, EMBEDDED_PARTS, MULTILINGUAL, Document
@@ -49,7 +50,7 @@ def guards(
             message = "is not used; name it in guard.all, guard.cascade or guard.by_language, or remove it"
             yield Problem(node.key_position, path, message)
         yield from _single_guard(path, node, catalogue)
-        yield from _languages((*path, "languages"), node)
+        yield from _languages((*path, "languages"), node) if not _option(node, FAMILY) else ()
         for key in _COMBINATIONS:
             if option := _option(node, key):
                 message = "only guard can combine guards, not an entry of guards; remove this"
@@ -170,6 +171,9 @@ def _single_guard(path: SettingPath, guard: Node, catalogue: Catalogue) -> Itera
         message = catalogue.name_error(name, catalogue.families, "family")
         if message:
             yield Problem(family.position, (*path, "family"), message)
+    yield from patterns(path, guard, name)
+    if name == FAMILY:
+        return
     if name in catalogue.services:
         yield from _service(path, guard, name, has_public_address=catalogue.services[name])
     elif name in catalogue.families:
