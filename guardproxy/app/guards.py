@@ -8,13 +8,14 @@ from guardproxy.errors import ConfigError
 from guardproxy.families import PATTERNS
 from guardproxy.families.patterns import PatternFamily
 from guardproxy.guards.cache import Cached
-from guardproxy.guards.combine import AllOf, ByLanguage, Cascade
+from guardproxy.guards.combine import AllOf, ByLanguage, ByRole, Cascade
 from guardproxy.guards.local import LocalGuard, LocalLimits, ModelOptions, open_local_guard
 from guardproxy.guards.rules import PatternGuard
 from guardproxy.guards.services import open_service
 from guardproxy.patterns import Reach, widest
+from guardproxy.pipeline.traits import GuardTraits
 from guardproxy.ports import Guard, LabelList
-from guardproxy.settings import MULTILINGUAL, GuardSettings, MemberSettings, ServiceSettings, Settings
+from guardproxy.settings import MULTILINGUAL, ByRoleSettings, GuardSettings, MemberSettings, ServiceSettings, Settings
 from guardproxy.sinks.database import data_folder
 from guardproxy.types import Check, Conversation, Message, Part, Taxonomy
 
@@ -39,12 +40,14 @@ def guard_name(settings: Settings) -> str:
     single = settings.guard
     if not settings.members:
         return single.family if single.service is not None or single.family == PATTERNS else single.model
+    if single.by_role is not None:
+        return ByRole.JOINED_BY.join(settings.members)
     kind = Cascade if single.cascade is not None else ByLanguage if single.by_language is not None else AllOf
     return kind.JOINED_BY.join(settings.members)
 
 
 def combined(settings: Settings, members: Sequence[Guard]) -> Guard:
-    """The members as the single guard that `guard.all`, `guard.cascade` or `guard.by_language` describes."""
+    """The members as the single guard that `guard.all`, `cascade`, `by_language` or `by_role` describes."""
     cascade, by_language = settings.guard.cascade, settings.guard.by_language
     if cascade is not None:
         first, second = members
@@ -53,7 +56,21 @@ def combined(settings: Settings, members: Sequence[Guard]) -> Guard:
         first, others = members
         reads = languages_of_guard(settings.members[by_language.first].guard)
         return ByLanguage(first, others, reads or frozenset())
+    if settings.guard.by_role is not None:
+        return _by_role(settings.guard.by_role, dict(zip(settings.members, members, strict=True)))
     return AllOf(members, settings.guard.mean) if settings.guard.all is not None else members[0]
+
+
+def _by_role(roles: ByRoleSettings, named: Mapping[str, Guard]) -> Guard:
+    def of(names: Sequence[str]) -> Guard:
+        return AllOf([named[name] for name in names]) if len(names) > 1 else named[names[0]]
+
+    return ByRole(
+        [*named.values()],
+        user=of(roles.of("user")),
+        assistant=of(roles.of("assistant")),
+        tool=of(roles.of("tool")),
+    )
 
 
 def reads_label_lists(settings: Settings) -> bool:
@@ -128,9 +145,14 @@ def reaches(settings: Settings) -> Mapping[str, Reach]:
     return found
 
 
-def has_model(settings: Settings) -> bool:
-    """Whether any guard does more than to look for patterns."""
-    return any(guard.family != PATTERNS for guard in _single_guards(settings))
+def traits(settings: Settings) -> GuardTraits:
+    """What the pipeline has to know of the guard."""
+    by_role = settings.guard.by_role
+    return GuardTraits(
+        reaches=reaches(settings),
+        reads_tools=by_role is not None and by_role.tool is not None,
+        has_model=any(guard.family != PATTERNS for guard in _single_guards(settings)),
+    )
 
 
 def _single_guards(settings: Settings) -> list[GuardSettings]:

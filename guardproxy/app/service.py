@@ -20,7 +20,7 @@ from guardproxy.app.access import clients_of, open_access
 from guardproxy.app.alerts import ProcessAlerts
 from guardproxy.app.audit import exclusions_of, follow_exclusions, keep_of, open_sinks, retain
 from guardproxy.app.console import PATHS, console_routes, console_store, own_visitors
-from guardproxy.app.guards import combined, has_model, local_guards, members, reaches, with_cache
+from guardproxy.app.guards import combined, local_guards, members, traits, with_cache
 from guardproxy.app.languages import languages_of_guard, languages_read
 from guardproxy.app.listening import admin_listener
 from guardproxy.app.observed import observed
@@ -133,8 +133,7 @@ class Service:
             reads=languages_read(settings),
             exclusions=self._exclusions,
             infer_sessions=CONTINUED in settings.audit.session,
-            reaches=reaches(settings),
-            has_model=has_model(settings),
+            traits=traits(settings),
         )
 
     def _app(self, settings: Settings) -> ASGIApp:
@@ -353,6 +352,6 @@ def _wires(names: Sequence[str] | None) -> list[Wire]:
 
 def _actions(policies: Mapping[str, Policy]) -> Mapping[str, Callable[[Policy], Action]]:
     """The openers of every built-in action and of every `module:attribute` that a rule names."""
-    sides = [side for policy in policies.values() for side in (policy.user, policy.assistant)]
+    sides = [side for one in policies.values() for side in (one.user, one.assistant, one.tool or one.user)]
     named = {rule.how for side in sides for rules in side.by_category.values() for rule in rules if rule.how}
     return {name: load(name, actions.REGISTRY, "rewrite") for name in {*actions.REGISTRY, *named}}

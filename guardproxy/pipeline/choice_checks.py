@@ -13,9 +13,9 @@ from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.judging import Judging
 from guardproxy.pipeline.reach import reach_of
 from guardproxy.pipeline.turns import in_scope, recent_context
-from guardproxy.policy import Policy, is_clearly_passed
+from guardproxy.policy import Policy, decide
 from guardproxy.ports import ReplyStream
-from guardproxy.types import SEVERITY, Decision, Message, Part, Verdict
+from guardproxy.types import SEVERITY, Decision, Finding, Message, Part, Side, Verdict
 from guardproxy.views import GrowingViews
 
 # A text is cut behind a word if one ends within so many characters. Texts without spaces are cut anywhere.
@@ -60,7 +60,7 @@ class ChoiceChecks:
         self._stream = stream
         self.context = recent_context(exchange.request.conversation.messages)
         self.ended: set[int] = set()
-        self._reach = reach_of(exchange.policy, judging.reaches)
+        self._reach = reach_of(exchange.policy, judging.traits.reaches)
         self._views: dict[int, GrowingViews] = {}  # by choice
         self._key = uuid.uuid4().hex  # the guard keeps its work on this reply under this name
 
@@ -131,6 +131,13 @@ class ChoiceChecks:
     def forget(self) -> None:
         """Free what the guard has kept for the reply."""
         self._judging.guard.forget(self._key)
+
+
+def is_clearly_passed(policy: Policy, side: Side, verdict: Verdict) -> bool:
+    """Whether a calibrated verdict would change no text with thresholds of half the size."""
+    findings = tuple([Finding(finding.category, 2 * finding.probability) for finding in verdict.findings])
+    doubled = Verdict(2 * verdict.unsafe, findings, verdict.guard)
+    return SEVERITY[decide(policy, side, doubled).action] < SEVERITY["rewrite"]
 
 
 def cut(message: Message, upto: int, judged: Sequence[Part] = ()) -> Message:

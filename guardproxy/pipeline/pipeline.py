@@ -7,7 +7,6 @@ from typing import Literal
 from guardproxy.errors import GuardproxyError, GuardUnavailable, JudgingTooLong, UpstreamUnreadable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.offload import computed
-from guardproxy.patterns import Reach
 from guardproxy.pipeline.canary import CANARIES
 from guardproxy.pipeline.conversations import Conversations
 from guardproxy.pipeline.error_text import error_message
@@ -22,6 +21,7 @@ from guardproxy.pipeline.request_judging import judge_request
 from guardproxy.pipeline.resumed import JudgedReplies, WithheldReplies
 from guardproxy.pipeline.stream import StreamReview
 from guardproxy.pipeline.together import judged_together
+from guardproxy.pipeline.traits import ORDINARY, GuardTraits
 from guardproxy.pipeline.turns import (
     coverage_of,
     edited,
@@ -96,8 +96,8 @@ class Pipeline:
 
     A reply of more than `max_characters` is not judged, and so refused, unless the policy only monitors streams. A text
     whose client leaves while it is judged is judged on for at most `after_disconnect_s` seconds, so that it is
-    recorded. With `infer_sessions`, requests that name no session get that of the request that they continue. `reaches`
-    as in `Judging`. Without `has_model`, the guard knows only what is listed, so the canaries need not differ.
+    recorded. With `infer_sessions`, requests that name no session get that of the request that they continue. A guard
+    without a model (`traits`) need not tell the canaries apart.
     """
 
     def __init__(
@@ -113,10 +113,8 @@ class Pipeline:
         reads: frozenset[str] | None = None,
         exclusions: Exclusions | None = None,
         infer_sessions: bool = False,
-        reaches: Mapping[str, Reach] | None = None,
-        has_model: bool = True,
+        traits: GuardTraits = ORDINARY,
     ) -> None:
-        self._has_model = has_model
         self._conversations = Conversations(infer=infer_sessions)
         self._own_texts = OwnTexts(guard.taxonomy)
         self.judging = Judging(
@@ -127,7 +125,7 @@ class Pipeline:
             reads=reads,
             exclusions=exclusions,
             conversations=self._conversations,
-            reaches=reaches,
+            traits=traits,
         )
         self._metrics = metrics
         self._replies = JudgedReplies()
@@ -157,7 +155,7 @@ class Pipeline:
                 if verdict is None:
                     return f"the guard cannot judge: {error}"
                 scores.append(verdict.unsafe)
-            if self._has_model and scores[0] <= scores[1]:
+            if self.judging.traits.has_model and scores[0] <= scores[1]:
                 return (
                     f"the guard gives a known-bad {bad.role} turn P(unsafe) {scores[0]:.3f} and a known-good turn "
                     f"{scores[1]:.3f}; the first must be higher"

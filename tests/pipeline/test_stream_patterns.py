@@ -12,6 +12,7 @@ from guardproxy.families.patterns import open_family
 from guardproxy.guards.rules import PatternGuard
 from guardproxy.patterns import CategoryPatterns, Reach
 from guardproxy.pipeline.reach import reach_of
+from guardproxy.pipeline.traits import GuardTraits
 from guardproxy.policy import BlockPolicy, Policy, Rule, SideRules, StreamPolicy
 from guardproxy.types import Check, Verdict
 from guardproxy.views import VIEWS
@@ -28,6 +29,7 @@ FAMILY = open_family(
         "secrets": CategoryPatterns(secrets=("github_token", "aws_access_key")),
     }
 )
+TRAITS = GuardTraits(FAMILY.reaches)
 # Matches, their halves, what continues a match to something else, and what stands between.
 PIECES = (
     *(
@@ -106,7 +108,7 @@ def test_nothing_of_a_match_is_released(
     """A reply with a match ends before it; without views, one without a match arrives byte for byte."""
     text = "".join(pieces)
     source = frames(text, size)
-    out = Run(Delayed(turns), reaches=FAMILY.reaches).stream(arrivals(source, splits), rules)
+    out = Run(Delayed(turns), traits=TRAITS).stream(arrivals(source, splits), rules)
     if hits := FAMILY.hits(text):
         assert finish(out) == ["content_filter"]
         assert text.startswith(released(out))
@@ -118,7 +120,7 @@ def test_nothing_of_a_match_is_released(
 def test_without_a_reach_a_match_would_be_cut_in_two() -> None:
     """The property above fails without the hold-back that it is about."""
     source = frames("the code red", 1)
-    out = Run(Delayed([]), reaches={}).stream(source, blocking(stream=StreamPolicy("window", every=1)))
+    out = Run(Delayed([]), traits=GuardTraits()).stream(source, blocking(stream=StreamPolicy("window", every=1)))
     assert released(out) == "the code re"
 
 
@@ -127,14 +129,14 @@ def test_a_word_that_goes_on_is_no_match(every: Any) -> None:
     """Whether a word ends where a check does is known when more has come: the reply is not cut for its first half."""
     text = "x" * 77 + " ass" + "essment of the AC-12" + "345 " + TEXT
     source = frames(text, 1)
-    run = Run(Delayed([]), reaches=FAMILY.reaches)
+    run = Run(Delayed([]), traits=TRAITS)
     assert run.stream(source, blocking(stream=StreamPolicy("window", every=every))) == b"".join(source)
 
 
 @pytest.mark.parametrize("text", ["a fine ass", "AC-12", "grey heron", "the zzab", "x" * 300 + " bluebird"])
 def test_a_match_at_the_end_of_a_reply_counts(text: str) -> None:
     """The last check knows that nothing follows, also if the check before it has judged the same text."""
-    run = Run(Delayed([]), reaches=FAMILY.reaches)
+    run = Run(Delayed([]), traits=TRAITS)
     out = run.stream(frames(text, 1), blocking(stream=StreamPolicy("window", every=1)))
     assert finish(out) == ["content_filter"]
     assert run.records[0].outcome == "refuse"
@@ -143,9 +145,7 @@ def test_a_match_at_the_end_of_a_reply_counts(text: str) -> None:
 def test_a_match_longer_than_its_bound_stops_the_reply() -> None:
     """What its expression says it may be at most is held back; the rest is found and withheld."""
     text = "I say <<aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa>> now"
-    out = Run(Delayed([]), reaches=FAMILY.reaches).stream(
-        frames(text, 1), blocking(stream=StreamPolicy("window", every=1))
-    )
+    out = Run(Delayed([]), traits=TRAITS).stream(frames(text, 1), blocking(stream=StreamPolicy("window", every=1)))
     assert finish(out) == ["content_filter"]
     assert text.startswith(released(out))
     assert ">>" not in released(out)
@@ -161,7 +161,7 @@ def test_a_match_across_alternating_texts_is_found() -> None:
         frame(finish="stop"),
         b"data: [DONE]\n\n",
     ]
-    out = Run(Delayed([]), reaches=FAMILY.reaches).stream(source, blocking(stream=StreamPolicy("window", every=1)))
+    out = Run(Delayed([]), traits=TRAITS).stream(source, blocking(stream=StreamPolicy("window", every=1)))
     assert finish(out) == ["content_filter"]
     assert released(out) in "fine so far"
     assert out.count(b"reasoning_content") <= len("plan: falcon")
@@ -171,7 +171,7 @@ def test_a_text_flows_on_behind_what_is_undecided() -> None:
     """Held is what may begin a match, so a reply without one leaves while it comes."""
     text = TEXT * 6
     seen: list[int] = []
-    run = Run(Delayed([]), reaches=FAMILY.reaches)
+    run = Run(Delayed([]), traits=TRAITS)
 
     async def collect() -> bytes:
         out = b""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from guardproxy.app import catalogue
-from guardproxy.app.guards import guard_name, has_model, reaches
+from guardproxy.app.guards import guard_name, reaches, traits
 from guardproxy.app.languages import languages_read
 from guardproxy.errors import ConfigError
 from guardproxy.patterns import Reach
@@ -101,7 +101,7 @@ policies: {default: {preset: balanced, assistant: {names: {block: 0.5}, keyz: {b
 """
     settings = load_text(text.replace("keyz", "keys"), "f.yaml", {}, catalogue())
     assert reaches(settings) == {"names": Reach(words=1), "keys": Reach(unspaced=41)}
-    assert (guard_name(settings), has_model(settings)) == ("embedded+house", True)
+    assert (guard_name(settings), traits(settings).has_model) == ("embedded+house", True)
     assert languages_read(settings) == {"en"}
     with pytest.raises(ConfigError, match="unknown category 'keyz'; did you mean keys"):
         load_text(text, "f.yaml", {}, catalogue())
@@ -110,7 +110,7 @@ policies: {default: {preset: balanced, assistant: {names: {block: 0.5}, keyz: {b
 def test_a_single_guard_without_a_model() -> None:
     """It has the name of its family, reads every language, and the built-in policy is for another guard."""
     settings = read("{a: {words: [b]}}")
-    assert (guard_name(settings), has_model(settings), languages_read(settings)) == ("patterns", False, None)
+    assert (guard_name(settings), traits(settings).has_model, languages_read(settings)) == ("patterns", False, None)
     assert not settings.policies.policies["default"].thread.turns
     with pytest.raises(
         ConfigError, match="policies: is missing; add it, because the built-in policy is for another guard"
