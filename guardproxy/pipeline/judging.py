@@ -120,16 +120,13 @@ class Judging:
         unread: tuple[str, ...] = ()
         if message.text.strip():  # not `says_something`: hidden text has views, and a guard may know mere signs
             checks: list[tuple[str, Check]] = []
-            for step, read in readings(message, policy, reads_tools=self.traits.reads_tools):
+            for step, read in readings(message, policy, reads_tools=self.traits.reads_tools, joined=not by_part):
                 views = await self._views.of(read, policy.views, by_part=by_part, growing=growing)
                 complete = complete and views.complete
                 unread = tuple(dict.fromkeys((*unread, *await self._unread(read.text, views.views))))
                 asked = Check(Conversation((*context, read)), read.side, stream, unfinished)
                 checks += _checks(step, asked, views.views)
-            own = own_text(message) if thread else ""
-            if own and (behind := joined_text((*thread, own), policy.thread.characters)):
-                joined = Message("user", (Part(message.parts[0].path, behind),))
-                checks.append(("thread", Check(Conversation((joined,)), message.side)))
+            checks += _of_thread(message, thread, policy)
             try:
                 least = policy.calibration.inverse(message.side, UNSAFE, policy.thread.unsafe)
                 by_view = await self._verdicts(checks, least)
@@ -291,6 +288,14 @@ def _checks(step: str, asked: Check, views: Iterable[View]) -> list[tuple[str, C
         name = f"{step}+{view.name}" if step else view.name
         checks.append((name, Check(Conversation((*context, viewed)), asked.side, of_stream, unfinished)))
     return checks
+
+
+def _of_thread(message: Message, thread: Texts, policy: Policy) -> list[tuple[str, Check]]:
+    """The check of a user's text behind those of earlier turns, without a context; none if there is nothing to join."""
+    own = own_text(message) if thread else ""
+    behind = joined_text((*thread, own), policy.thread.characters) if own else ""
+    joined = Message(message.role, (Part(message.parts[0].path, behind),))
+    return [("thread", Check(Conversation((joined,)), message.side))] if behind else []
 
 
 def _decision(message: Message, policy: Policy, scores: TurnScores, counted: Verdict) -> Decision:
