@@ -9,8 +9,8 @@ from annotated_types import Interval, Len
 
 from guardproxy.calibration import UNCALIBRATED, Calibration
 from guardproxy.localtext import LocalText, Reader
-from guardproxy.ports import is_of_tool
 from guardproxy.routing import Asked, folded, model_names
+from guardproxy.toolviews import is_of_tool
 from guardproxy.types import (
     SEVERITY,
     SIGNALS,

@@ -7,7 +7,7 @@ the closed set of things that a model is read for.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from guardproxy.types import (
     Check,
@@ -25,15 +25,6 @@ from guardproxy.types import (
     Taxonomy,
     Verdict,
 )
-
-# The first step of the names of views of the results of tools, which have a guard or rules of their own.
-TOOL: Final = "tool"
-
-
-def is_of_tool(view: str) -> bool:
-    """Whether a view is that of the results of tools, read by themselves."""
-    return view == TOOL or view.startswith(f"{TOOL}+")
-
 
 # --- families: the prompts for a check, and what a model is read for ------------------------------------------------
 

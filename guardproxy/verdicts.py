@@ -9,7 +9,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from guardproxy.ports import Reading, is_of_tool
+from guardproxy.ports import Reading
+from guardproxy.toolviews import is_of_tool
 from guardproxy.types import Finding, Usage, Verdict
 
 

@@ -7,7 +7,7 @@ and under the user's rules, unless the policy says otherwise: no text gets milde
 from dataclasses import replace
 
 from guardproxy.policy import Policy
-from guardproxy.ports import TOOL
+from guardproxy.toolviews import TOOL
 from guardproxy.types import Message
 
 
