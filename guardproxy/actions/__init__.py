@@ -8,6 +8,7 @@ a rewrite as well.
 BLOCK = "block"
 REGISTRY: dict[str, str] = {
     BLOCK: "guardproxy.actions.block:open_action",
+    "mask": "guardproxy.actions.mask:open_action",
     "redact": "guardproxy.actions.redact:open_action",
     "replace": "guardproxy.actions.replace:open_action",
 }

@@ -1,6 +1,6 @@
 """Build the guard that a configuration describes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from guardproxy.app.languages import languages_of_guard
 from guardproxy.app.registries import open_family
@@ -17,7 +17,7 @@ from guardproxy.pipeline.traits import GuardTraits
 from guardproxy.ports import Guard, LabelList
 from guardproxy.settings import MULTILINGUAL, ByRoleSettings, GuardSettings, MemberSettings, ServiceSettings, Settings
 from guardproxy.sinks.database import data_folder
-from guardproxy.types import Check, Conversation, Message, Part, Taxonomy
+from guardproxy.types import Check, Conversation, Message, Part, Span, Taxonomy
 
 # Size of the verdict cache; a verdict takes about a kilobyte.
 _CACHED_VERDICTS = 20_000
@@ -142,6 +142,16 @@ def reaches(settings: Settings) -> Mapping[str, Reach]:
     for guard in _single_guards(settings):
         for category, reach in open_patterns(guard).reaches.items() if guard.family == PATTERNS else ():
             found[category] = widest([reach, found.get(category, reach)])
+    return found
+
+
+def matches(settings: Settings) -> Callable[[str], list[tuple[Span, str]]]:
+    """What finds every match of the patterns of all guards in a text: its place and category, in order."""
+    families = [open_patterns(guard) for guard in _single_guards(settings) if guard.family == PATTERNS]
+
+    def found(text: str) -> list[tuple[Span, str]]:
+        return sorted((hit.span, hit.category) for family in families for hit in family.hits(text))
+
     return found
 
 

@@ -38,7 +38,7 @@ class RewriteSettings:
     at: Probability
     """The threshold."""
     how: Text = "replace"
-    """The rewrite: `replace`, `redact`, or `module:attribute`."""
+    """The rewrite: `replace`, `redact`, `mask`, or `module:attribute`."""
     with_unsafe: Condition | None = None
     """The rewrite also needs this overall probability; without it, that of the category's other rules, if any."""
 

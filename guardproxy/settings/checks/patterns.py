@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from guardproxy.policy import ANY, UNSAFE
 from guardproxy.settings.checks.taxonomies import IDENTIFIER, RESERVED
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 
@@ -28,6 +29,22 @@ def patterns(path: SettingPath, guard: Node, family: str) -> Iterator[Problem]:
             yield Problem(option.key_position, (*path, key), "has no effect, because patterns need no model; remove it")
     for category, one in section.entries() if section else []:
         yield from _category((*path, FAMILY, category), category, one)
+
+
+def masked(root: Node) -> Iterator[Problem]:
+    """The mistakes of rules that mask what no guard looks for by patterns, so that they could only block."""
+    guards, policies = root.get("guards"), root.get("policies")
+    sections = [root.get("guard", FAMILY), *(one.get(FAMILY) for _, one in (guards.entries() if guards else []))]
+    known = [category for section in sections if section for category, _ in section.entries()]
+    for name, policy in policies.entries() if policies else []:
+        sides = [(side, policy.get(side)) for side in ("user", "assistant", "tool")]
+        rules = [((side, category), rule) for side, node in sides if node for category, rule in node.entries()]
+        overall = policy.get(UNSAFE)
+        for below, rule in [*rules, *([((UNSAFE,), overall)] if overall else [])]:
+            how = rule.get("rewrite", "how")
+            if how and how.text() == "mask" and not (below[-1] in known or (known and below[-1] in (ANY, UNSAFE))):
+                message = f"masks matches of patterns, and no guard has any of {below[-1]}; write redact or replace"
+                yield Problem(how.position, ("policies", name, *below, "rewrite", "how"), message)
 
 
 def _category(path: SettingPath, category: str, one: Node) -> Iterator[Problem]:
