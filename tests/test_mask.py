@@ -127,6 +127,21 @@ def test_a_stream_has_placeholders_in_place_of_its_matches(
         assert out == b"".join(source)
 
 
+@pytest.mark.parametrize("size", range(1, 24))
+def test_what_has_left_tells_where_a_word_begins(size: int) -> None:
+    """A frame may end in a word whose second half is listed."""
+    out = Masking().stream(frames("the brass, the bluebird", size), rules(stream=StreamPolicy("window", every=1)))
+    assert content_of(out) == "the brass, the [names]"
+
+
+def test_a_match_of_which_the_beginning_has_left_is_refused() -> None:
+    """It is longer than its expression states, so the rest of the reply is withheld."""
+    text = f"I say <<{'a ' * 20}>> now"
+    out = Masking().stream(frames(text, 1), rules(stream=StreamPolicy("window", every=1)))
+    assert finish(out) == ["content_filter"]
+    assert ">>" not in content_of(out)
+
+
 @pytest.mark.parametrize(
     ("rule", "known"),
     [
