@@ -137,9 +137,11 @@ def open_patterns(guard: GuardSettings) -> PatternFamily:
 
 
 def reaches(settings: Settings) -> Mapping[str, Reach]:
-    """How far the patterns of every category reach, of all guards that look for patterns."""
+    """How far the patterns of every category reach, of all guards that look for patterns in replies."""
     found: dict[str, Reach] = {}
-    for guard in _single_guards(settings):
+    by_role = settings.guard.by_role
+    of_replies = [settings.members[name].guard for name in by_role.of("assistant")] if by_role else []
+    for guard in of_replies or _single_guards(settings):
         for category, reach in open_patterns(guard).reaches.items() if guard.family == PATTERNS else ():
             found[category] = widest([reach, found.get(category, reach)])
     return found

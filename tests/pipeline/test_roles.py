@@ -9,15 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from guardproxy.cli.moderate import render
 from guardproxy.errors import ConfigError
 from guardproxy.guards.cache import Cached
 from guardproxy.guards.combine import AllOf, ByRole
+from guardproxy.moderation import Moderation
 from guardproxy.pipeline.readings import readings
 from guardproxy.pipeline.traits import GuardTraits
 from guardproxy.policy import JudgeScope, Policy, Rule, SideRules, decide
 from guardproxy.replay import decide_again, stored_turn
 from guardproxy.sinks.shared import to_dict
-from guardproxy.types import Finding, Message, Part, Verdict
+from guardproxy.types import Decision, Finding, Message, Part, Verdict
 from guardproxy.verdicts import worst_of_views
 from guardproxy.views import VIEWS
 from guardproxy.wires.anthropic_messages import wire as anthropic
@@ -214,6 +216,17 @@ def test_records_decide_again_as_they_did() -> None:
         for record in run.records:
             again = decide_again(strict, stored_turn(1, to_dict(record)))
             assert (again.action, again.categories) == (record.decision.action, record.decision.categories)
+
+
+def test_moderate_says_what_was_found_in_results() -> None:
+    """A category that both guards know has two lines; programs get the greater probability."""
+    found = worst_of_views(
+        [("text", Verdict(0.2, (Finding("c", 0.2),), "g")), ("tool", Verdict(0.7, (Finding("c", 0.7),), "g"))]
+    )
+    result = Moderation(found, Decision("pass", "", ()), "user", "default", "v", 0.1)
+    lines = [" ".join(line.split()) for line in render(result).splitlines()]
+    assert lines[:4] == ["unsafe 0.2000", "c (tool) 0.7000", "unsafe (tool) 0.7000", "c 0.2000"]
+    assert result.as_dict()["categories"]["c"] == 0.7
 
 
 # --- failures --------------------------------------------------------------------------------------------------------

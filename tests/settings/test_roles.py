@@ -39,6 +39,7 @@ def test_the_guards_of_roles_become_one() -> None:
     assert one.name == guard_name(settings) == "embedded&house&injection"
     assert {"violence_hate", "names", "jailbreak"} <= {category.id for category in one.taxonomy.categories}
     assert traits(settings).reads_tools
+    assert traits(settings).reaches == {}  # replies are not read by the guard that looks for patterns
     assert languages_read(settings) == {"en"}
     assert settings.policies.policies["default"].thread.turns == 0
 

@@ -22,7 +22,8 @@ class Phrases:
     """Finds the phrases of several categories by their words."""
 
     def __init__(self) -> None:
-        self._plain: defaultdict[str, list[tuple[tuple[str, ...], str]]] = defaultdict(list)  # by their first word
+        self._plain: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
+        self._sizes: defaultdict[str, set[int]] = defaultdict(set)  # of the phrases with a first word
         self._hashed: defaultdict[bytes, list[str]] = defaultdict(list)
         self._words: defaultdict[str, int] = defaultdict(int)  # the most words of a phrase, by category
         self._most_hashed = 0
@@ -42,8 +43,9 @@ class Phrases:
             return f"{phrase!r} has more than {_MOST_WORDS} words; write a part of it"
         if any(end - start > LONGEST_WORD for start, end in spans):
             return f"has a word of more than {LONGEST_WORD} characters; write an expression under regexes"
-        first, *rest = (_key(text[start:end]) for start, end in spans)
-        self._plain[first].append((tuple(rest), category))
+        words = tuple([_key(text[start:end]) for start, end in spans])
+        self._plain[words].append(category)
+        self._sizes[words[0]].add(len(words))
         self._words[category] = max(self._words[category], len(spans))
         return ""
 
@@ -68,10 +70,10 @@ class Phrases:
         if unfinished and words and words[-1][2] == len(text):
             words.pop()  # may go on
         for place, (key, start, _) in enumerate(words):
-            for rest, category in self._plain.get(key, ()):
-                behind = words[place + 1 : place + 1 + len(rest)]
-                if tuple([word for word, _, _ in behind]) == rest:
-                    yield (start, words[place + len(rest)][2]), category, "words"
+            for size in self._sizes.get(key, ()):
+                phrase = words[place : place + size]
+                for category in self._plain.get(tuple([word for word, _, _ in phrase]), ()):
+                    yield (start, phrase[-1][2]), category, "words"
             if self._hashed:
                 yield from self._of_hashes(words, place)
 
@@ -88,7 +90,7 @@ class Phrases:
         """Whether it is certain that no phrase is in the text, at little cost."""
         if self._hashed or not text.isascii():
             return False
-        return self._plain.keys().isdisjoint(WORD.findall(text.lower()))
+        return self._sizes.keys().isdisjoint(WORD.findall(text.lower()))
 
 
 def _key(word: str) -> str:
