@@ -16,6 +16,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Scripts that write words without a space between them: what is listed is found anywhere in a run of their letters.
 _UNSPACED: Final[Any] = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
 _MOST_WORDS = 20
+# Divides an ASCII text into words faster than an expression does.
+_SPACED: Final = {code: " " for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")}
 
 
 class Phrases:
@@ -88,9 +90,11 @@ class Phrases:
 
     def _has_none(self, text: str) -> bool:
         """Whether it is certain that no phrase is in the text, at little cost."""
-        if self._hashed or not text.isascii():
+        if self._hashed:
             return False
-        return self._sizes.keys().isdisjoint(WORD.findall(text.lower()))
+        if text.isascii():
+            return self._sizes.keys().isdisjoint(text.lower().translate(_SPACED).split())
+        return self._sizes.keys().isdisjoint(map(_key, WORD.findall(text)))
 
 
 def _key(word: str) -> str:
