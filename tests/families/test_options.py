@@ -7,6 +7,7 @@ import pytest
 
 from guardproxy.errors import ConfigError
 from guardproxy.families import (
+    PATTERNS,
     REGISTRY,
     classifier,
     granite_guardian,
