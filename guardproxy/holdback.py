@@ -6,7 +6,8 @@ marks are covered and all earlier frames have been released. So frames never ove
 are the upstream's own.
 
 Rules. 1. A frame with text is released after a verdict that covers its text, or within `exposure` characters of such a
-verdict; with `every: auto` only up to `lag` characters before the end of the judged text. 2. A frame marked `final` or
+verdict; with `every: auto` only up to `lag` characters before the end of the judged text, and never into the
+characters at this end that are `undecided`. 2. A frame marked `final` or
 `whole` is released only after the verdict on the whole choice. 3. At most one check runs per choice. 4. A choice that
 the proxy has ended holds no frame. 5. A frame behind the end of a choice that is marked `final` again waits for a
 verdict of its own.
@@ -53,6 +54,7 @@ class _ChoiceProgress:
 
     seen: int = 0
     judged: int = 0
+    undecided: int = 0  # characters before `judged` that the guard cannot decide about without the next ones
     due: int = FIRST_CHECK  # the next position of the grid
     complete: bool = False  # the upstream has closed the choice
     reopened: bool = False  # marked final again since the last check was asked
@@ -69,6 +71,13 @@ class _Held:
     chunk: Chunk | ChunkRun
     characters: int
     came: float
+
+
+def first_frames(run: ChunkRun, stop: int) -> Chunk:
+    """Remove the frames of a run up to the index `stop`, and return them as one chunk."""
+    start, run.taken = run.taken, stop
+    raw = run.raw[run.ends[start - 1] if start else 0 : run.ends[stop - 1]]
+    return Chunk(raw, (Mark(run.marks[0].choice, run.upto[stop - 1]),), run.data(start, stop))
 
 
 def position_after(position: int) -> int:
@@ -143,11 +152,15 @@ class HoldBack:
         """Whether a position of the grid is due: also for a complete choice, so that its speed makes no difference."""
         return self._auto and not choice.deferred and choice.seen >= choice.due
 
-    def passed(self, ask: Ask, judged: int | None = None) -> None:
-        """Release the text that this check covers: it found nothing to act on. `judged` if that is not `ask.upto`."""
+    def passed(self, ask: Ask, judged: int | None = None, undecided: int = 0) -> None:
+        """Release the text that this check covers: it found nothing to act on. `judged` if that is not `ask.upto`.
+
+        The last `undecided` characters of it wait for the next check.
+        """
         choice = self._choices[ask.choice]
         choice.asking = False
         choice.judged = ask.upto if judged is None else judged
+        choice.undecided = undecided
         while choice.due <= choice.judged:
             choice.due = position_after(choice.due)
         # Not `or choice.settled`: a choice that was reopened while the check ran waits for the next check.
@@ -187,7 +200,7 @@ class HoldBack:
             frames, left = stop - chunk.taken, chunk.upto[-1] - chunk.upto[stop - 1]
             if not frames:
                 return None
-            chunk = chunk.take(stop)
+            chunk = first_frames(chunk, stop)
         elif not self._are_covered(chunk.marks):
             return None
         if not left:
@@ -229,7 +242,7 @@ class HoldBack:
             return sys.maxsize
         if progress.deferred or self._policy.mode == "hold_all":  # no exposure for a text that is to be rewritten
             return -1
-        return max(0, progress.judged - self._lag) + self._policy.exposure
+        return max(0, progress.judged - max(self._lag, progress.undecided)) + self._policy.exposure
 
     @property
     def open(self) -> tuple[int, ...]:

@@ -185,8 +185,10 @@ class Request:
     `places` holds, for each message of the conversation, the paths in the body that contain it: its item in the message
     list, or the top-level fields of a message from beside the list. `resumes` names an earlier reply whose conversation
     the upstream keeps: the opaque part that stands for it, with the reply's id as its text. With `structured` the reply
-    must follow a schema, so it is refused, not rewritten. `received` is the time of arrival in seconds since 1970, and
-    `id` the proxy's name for the request, which refusals tell the client; the caller of the wire sets both.
+    must follow a schema, so it is refused, not rewritten; with `must_call` it must call a tool. With `after_refusal`
+    it named a refused or withheld reply, and `resumes` names the one before. `received` is the time of arrival in
+    seconds since 1970, and `id` the proxy's name for the request, which refusals tell the client; the caller of the
+    wire sets both.
     """
 
     wire: str
@@ -198,9 +200,16 @@ class Request:
     raw: bytes
     body: Mapping[str, Any]
     structured: bool = False
+    must_call: bool = False
     resumes: Part | None = None
+    after_refusal: bool = False
     received: float = 0.0
     id: str = ""
+
+    @property
+    def has_form(self) -> bool:
+        """Whether the reply must have a form that only programs read: then a refusal is no text, but marked as one."""
+        return self.structured or self.must_call
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +241,7 @@ class Mark(NamedTuple):
 
     `choice`: its index. `upto`: the characters of the choice (`Message.size`) up to and including this chunk. `final`:
     the choice is complete; content after the end sets `final` again, and needs a verdict of its own. `whole`: the chunk
-    may be sent only after the whole choice is judged, because it holds a tool call or a finish reason.
-    """
+    may be sent only after the whole choice is judged, because it holds a tool call or a finish reason."""
 
     choice: int
     upto: int
@@ -244,8 +252,7 @@ class Mark(NamedTuple):
 class Chunk(NamedTuple):
     """One frame of a streamed reply: its bytes (original unless `sse` changes them), and a mark per choice it concerns.
 
-    A chunk without marks concerns no choice. `data` is the frame's content and is for the stream that made it only.
-    """
+    A chunk without marks concerns no choice. `data` is the frame's content and is for the stream that made it only."""
 
     raw: bytes
     marks: tuple[Mark, ...]
@@ -265,12 +272,6 @@ class ChunkRun:
     upto: Sequence[int]
     data: Callable[[int, int], Any]
     taken: int = 0
-
-    def take(self, stop: int) -> Chunk:
-        """Remove the frames up to the index `stop`, which become one chunk."""
-        start, self.taken = self.taken, stop
-        raw = self.raw[self.ends[start - 1] if start else 0 : self.ends[stop - 1]]
-        return Chunk(raw, (Mark(self.marks[0].choice, self.upto[stop - 1]),), self.data(start, stop))
 
 
 class ReplyStream(Protocol):
@@ -298,8 +299,7 @@ class ReplyStream(Protocol):
         """Frames that end `choice` and take the place of all its text that is not released yet.
 
         The edits of a Replace start with the released text; the frames add the rest of each edit and end the choice
-        normally. A Refuse ends the choice with the protocol's content-filter finish reason.
-        """
+        normally. A Refuse ends the choice with the protocol's content-filter finish reason."""
 
     def close(self) -> bytes:
         """The stream's terminator, for a stream in which the proxy has ended choices; empty if it was released."""

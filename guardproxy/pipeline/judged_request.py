@@ -1,25 +1,29 @@
 """All judged turns of one request: which are current, which are refused, and the texts that change. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from guardproxy.languages.detect import languages_in
 from guardproxy.pipeline.exchange import JudgedTurn
 from guardproxy.pipeline.known_history import KnownHistory
-from guardproxy.pipeline.turns import exchanges_of, texts_after
-from guardproxy.policy import HistoryMode, language_note, worst
-from guardproxy.types import Decision, Edit, Message, Pass, Refuse, Replace
+from guardproxy.pipeline.turns import coverage_of, exchanges_of, texts_after
+from guardproxy.policy import HistoryMode, Policy, language_note, worst
+from guardproxy.types import Coverage, Decision, Edit, Message, Pass, Refuse, Replace
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedRequest:
     """The judged turns of a request in order, joined turns last; `new_texts` of rewritten parts by their path.
 
+    `begins` are the indices at which the questions of the conversation begin (`reasks.question_starts`). `refusal` is
+    that of a request that asks nothing, and only goes on from a refusal.
     `history`: what can be known of the messages before the current turn, if all their turns are known and passed.
     """
 
     turns: tuple[JudgedTurn, ...]
     new_texts: Mapping[str, str]
+    begins: Sequence[int] = ()
+    refusal: Refuse | None = None
     history: KnownHistory | None = None
 
     @property
@@ -52,16 +56,16 @@ class JudgedRequest:
         """The edits of all rewritten parts."""
         return [Edit(path, text) for path, text in self.new_texts.items()]
 
-    def refused(self, history: HistoryMode) -> tuple[Refuse, JudgedTurn] | None:
-        """The refusal of the whole request, if any, and its turn: a current one first, or one of the history.
+    def refused(self, history: HistoryMode) -> tuple[Refuse, tuple[str, ...]] | None:
+        """The refusal of the whole request, if any, and its categories: of a current turn first, or of the history.
 
         A refused turn of the history refuses the request only if `history` is "block".
         """
         refused = [judged for judged in self.turns if isinstance(judged.outcome, Refuse)]
         for judged in sorted(refused, key=lambda judged: not judged.turn.current):
             if isinstance(judged.outcome, Refuse) and (judged.turn.current or history == "block"):
-                return judged.outcome, judged
-        return None
+                return judged.outcome, judged.decision.categories
+        return (self.refusal, ()) if self.refusal else None
 
     def dropped(self, messages: Sequence[Message], history: HistoryMode) -> frozenset[int]:
         """The indices of messages to leave out: the exchanges of refused history turns, if `history` is "drop"."""
@@ -70,13 +74,13 @@ class JudgedRequest:
         refused = [
             judged.turn.index for judged in self.turns if isinstance(judged.outcome, Refuse) and not judged.turn.current
         ]
-        return exchanges_of(messages, refused) if refused else frozenset()
+        return exchanges_of(messages, refused, self.begins) if refused else frozenset()
 
     def judged_again(self, dropped: frozenset[int], again: "JudgedRequest") -> "JudgedRequest":
         """This request after all its turns except those in `dropped` were judged `again`."""
         kept = (judged for judged in self.turns if judged.turn.index in dropped)
         new = (judged for judged in again.turns if judged.turn.index not in dropped)
-        return JudgedRequest((*kept, *new), again.new_texts)
+        return JudgedRequest((*kept, *new), again.new_texts, self.begins, self.refusal)
 
     def categories(self, dropped: frozenset[int]) -> tuple[str, ...]:
         """The categories of the decision and of every turn that is dropped or rewritten, each once."""
@@ -114,3 +118,20 @@ def unread_parts(judged: Iterable[JudgedTurn]) -> dict[str, str]:
             if found := (names if any(own.values()) else turn.unread):
                 languages.setdefault(path, {}).update(dict.fromkeys(found))
     return {path: language_note(tuple(names)) for path, names in languages.items()}
+
+
+def covered(
+    messages: Sequence[Message],
+    policy: Policy,
+    judged: Sequence[JudgedTurn],
+    *,
+    failed: bool,
+    own: Container[str] = (),
+    known: KnownHistory | None = None,
+) -> tuple[frozenset[str], tuple[Coverage, ...]]:
+    """The paths of the parts with encodings that were not decoded, and the coverage of all parts."""
+    undecoded = undecoded_paths(judged)
+    unread = unread_parts(judged)
+    before, later = (known.coverage, messages[known.size :]) if known else ((), messages)
+    coverage = coverage_of(later, policy, failed=failed, undecoded=undecoded, unread=unread, own=own)
+    return undecoded, (*before, *coverage)

@@ -1,6 +1,6 @@
 """Requests, replies and upstream errors: every turn is judged; the most severe decision on the current turn applies."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,14 +14,15 @@ from guardproxy.pipeline.exchange import Exchange, JudgedTurn
 from guardproxy.pipeline.exclusions import Exclusions
 from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.held import HeldBytes
-from guardproxy.pipeline.judged_request import JudgedRequest, undecoded_paths, unread_parts
+from guardproxy.pipeline.judged_request import JudgedRequest, covered, undecoded_paths, unread_parts
 from guardproxy.pipeline.judging import Judging
-from guardproxy.pipeline.known_history import KnownHistories, KnownHistory, of_parts
+from guardproxy.pipeline.known_history import KnownHistories, of_parts
 from guardproxy.pipeline.own_texts import OwnTexts
 from guardproxy.pipeline.request_judging import judge_request
 from guardproxy.pipeline.resumed import JudgedReplies, WithheldReplies
 from guardproxy.pipeline.stream import StreamReview
 from guardproxy.pipeline.together import judged_together
+from guardproxy.pipeline.traits import ORDINARY, GuardTraits
 from guardproxy.pipeline.turns import (
     coverage_of,
     edited,
@@ -96,7 +97,8 @@ class Pipeline:
 
     A reply of more than `max_characters` is not judged, and so refused, unless the policy only monitors streams. A text
     whose client leaves while it is judged is judged on for at most `after_disconnect_s` seconds, so that it is
-    recorded. With `infer_sessions`, requests that name no session get that of the request that they continue.
+    recorded. With `infer_sessions`, requests that name no session get that of the request that they continue. A guard
+    without a model (`traits`) need not tell the canaries apart.
     """
 
     def __init__(
@@ -112,12 +114,20 @@ class Pipeline:
         reads: frozenset[str] | None = None,
         exclusions: Exclusions | None = None,
         infer_sessions: bool = False,
+        traits: GuardTraits = ORDINARY,
     ) -> None:
         self._conversations = Conversations(infer=infer_sessions)
         self._own_texts = OwnTexts(guard.taxonomy)
         self._histories = KnownHistories()
         self.judging = Judging(
-            guard, observers, metrics, actions, reads=reads, exclusions=exclusions, conversations=self._conversations
+            guard,
+            observers,
+            metrics,
+            actions,
+            reads=reads,
+            exclusions=exclusions,
+            conversations=self._conversations,
+            traits=traits,
         )
         self._metrics = metrics
         self._replies = JudgedReplies()
@@ -147,7 +157,7 @@ class Pipeline:
                 if verdict is None:
                     return f"the guard cannot judge: {error}"
                 scores.append(verdict.unsafe)
-            if scores[0] <= scores[1]:
+            if self.judging.traits.has_model and scores[0] <= scores[1]:
                 return (
                     f"the guard gives a known-bad {bad.role} turn P(unsafe) {scores[0]:.3f} and a known-good turn "
                     f"{scores[1]:.3f}; the first must be higher"
@@ -193,7 +203,7 @@ class Pipeline:
             dropped = judged.dropped(messages, history)
         known = None if judged.failed else known
         undecoded, coverage = await computed(
-            size, _covered, messages, exchange.policy, judged.turns, failed=judged.failed, own=own, known=known
+            size, covered, messages, exchange.policy, judged.turns, failed=judged.failed, own=own, known=known
         )
         if judged.history and not self.judging.excludes:
             passed = of_parts(judged.history, messages, own, coverage)
@@ -230,7 +240,7 @@ class Pipeline:
         )
         judged = await judged_together(self.judging, exchange, judged)
         failed = any(choice.error for choice in judged)
-        _, coverage = await computed(len(body), _covered, reply.choices, exchange.policy, judged, failed=failed)
+        _, coverage = await computed(len(body), covered, reply.choices, exchange.policy, judged, failed=failed)
         await self.judging.record(exchange, judged, coverage, reply=reply.info)
         if failure := _failure_of(judged):
             raise _of_reply(failure)
@@ -342,30 +352,13 @@ class Pipeline:
         )
 
 
-def _covered(
-    messages: Sequence[Message],
-    policy: Policy,
-    judged: Sequence[JudgedTurn],
-    *,
-    failed: bool,
-    own: Container[str] = (),
-    known: KnownHistory | None = None,
-) -> tuple[frozenset[str], tuple[Coverage, ...]]:
-    """The paths of the parts with encodings that were not decoded, and the coverage of all parts."""
-    undecoded = undecoded_paths(judged)
-    unread = unread_parts(judged)
-    before, later = (known.coverage, messages[known.size :]) if known else ((), messages)
-    coverage = coverage_of(later, policy, failed=failed, undecoded=undecoded, unread=unread, own=own)
-    return undecoded, (*before, *coverage)
-
-
 def _request_review(
     exchange: Exchange, judged: JudgedRequest, dropped: frozenset[int], extent: Extent
 ) -> RequestReview:
     """The answer to a judged request: a refusal, the client's own bytes, or a changed body."""
     if refused := judged.refused(exchange.policy.history):
-        refusal, by = refused
-        return RequestReview(exchange, b"", refusal, "block", by.decision.categories, (), extent)
+        refusal, categories = refused
+        return RequestReview(exchange, b"", refusal, "block", categories, (), extent)
     request, decision = exchange.request, judged.decision
     if not judged.new_texts and not dropped:
         return RequestReview(exchange, request.raw, None, decision.action, decision.categories, (), extent)

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from guardproxy.holdback import first_frames
 from guardproxy.ports import Chunk, ChunkRun, ReplyStream, Request, Wire
 from guardproxy.wires import anthropic_messages, gemini, ollama, openai_chat, openai_completions, openai_responses
 
@@ -133,7 +134,7 @@ def by_frame(chunks: Sequence[Chunk | ChunkRun]) -> list[Chunk]:
     found: list[Chunk] = []
     for chunk in chunks:
         if isinstance(chunk, ChunkRun):
-            found += [chunk.take(stop) for stop in range(1, len(chunk.upto) + 1)]
+            found += [first_frames(chunk, stop) for stop in range(1, len(chunk.upto) + 1)]
         else:
             found.append(chunk)
     return found
