@@ -359,7 +359,7 @@ def test_the_file_names_what_the_code_reads() -> None:
     assert SCHEMAS["Part"]["properties"]["kind"]["enum"] == list(get_args(PartKind))
     assert SCHEMAS["Decision"]["properties"]["action"]["enum"] == list(get_args(ActionName))
     assert SCHEMAS["Decision"]["properties"]["cause"]["enum"] == list(get_args(Cause))
-    assert {place["maxLength"] for place in (check["stream"], check["policy"])} == {codec._NAME}
+    assert {place["maxLength"] for place in (check["stream"], check["policy"])} == {codec.LONGEST_NAME}
     assert SCHEMAS["Part"]["properties"]["path"]["maxLength"] == codec._PATH
 
 
