@@ -8,17 +8,20 @@ from pathlib import Path
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from guardproxy import __version__
+from guardproxy import __version__, wires
 from guardproxy.app.languages import languages_read
 from guardproxy.checkapi import CHECK, Account
+from guardproxy.pipeline import Pipeline
 from guardproxy.ports import Guard
+from guardproxy.registry import load
 from guardproxy.settings import GuardSettings, Settings
 from guardproxy.web.apis import ApiParts, GuardApi
 from guardproxy.web.checks import CheckApi
 from guardproxy.web.errors import error_answer
+from guardproxy.web.litellm import LITELLM, LitellmApi
 from guardproxy.web.moderations import MODERATIONS, ModerationsApi
 
-PATHS: Mapping[str, str] = {"check": CHECK, "moderations": MODERATIONS}
+PATHS: Mapping[str, str] = {"check": CHECK, "moderations": MODERATIONS, "litellm": LITELLM}
 """Where each API is."""
 
 
@@ -30,16 +33,15 @@ def apis_of(settings: Settings, *, alone: bool) -> tuple[str, ...]:
 
 
 def api_routes(
-    names: Collection[str], parts: ApiParts, account: Callable[[], Account], *, alone: bool
+    names: Collection[str], parts: ApiParts, pipeline: Pipeline, account: Callable[[], Account], *, alone: bool
 ) -> list[BaseRoute]:
     """The routes of the APIs. `alone`: the process is no proxy, so that its callers are the operator's own."""
-    return [Route(PATHS[name], _api(name, parts, account, alone=alone)) for name in names]
-
-
-def _api(name: str, parts: ApiParts, account: Callable[[], Account], *, alone: bool) -> GuardApi:
-    if name == CheckApi.name:
-        return CheckApi(parts, account, plain=alone)
-    return ModerationsApi(parts)
+    openers: Mapping[str, Callable[[], GuardApi]] = {
+        "check": lambda: CheckApi(parts, account, plain=alone),
+        "moderations": lambda: ModerationsApi(parts),
+        "litellm": lambda: LitellmApi(parts, pipeline, load("openai_chat", wires.REGISTRY, "wire")),
+    }
+    return [Route(PATHS[name], openers[name]()) for name in names]
 
 
 def account(settings: Settings, guard: Guard, dtypes: Mapping[str, str], floor: float) -> Account:

@@ -173,7 +173,7 @@ class Service:
         )
         server = settings.server
         operators = [*self._operator_routes(), *(console or ())]
-        routes = api_routes(self._apis, parts, self._account, alone=self._alone)
+        routes = api_routes(self._apis, parts, self._pipeline, self._account, alone=self._alone)
         own_paths = [API_PATHS[name] for name in self._apis]
         if settings.admin is None:
             routes += operators

@@ -127,7 +127,8 @@ class CheckApi(GuardApi):
             raise PolicyUnknown(f"there is no policy {asked.policy!r}; the policies are {names}") from None
         if side != turn.side:
             raise Unreadable(f"is {side}, but a message of the role {turn.role} has the side {turn.side}", "side")
-        (judged,) = await moderated(self.parts.judging, case, [turn], context=messages[:-1], acts=True)
+        stream = _stream_of(call, asked.check.stream) if asked.check.stream is not None else None
+        (judged,) = await moderated(self.parts.judging, case, [turn], context=messages[:-1], stream=stream, acts=True)
         if judged.failure is not None:
             raise judged.failure
         call.judged(judged.decision.action, judged.decision.categories, "full")
