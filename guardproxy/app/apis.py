@@ -16,12 +16,20 @@ from guardproxy.ports import Guard
 from guardproxy.registry import load
 from guardproxy.settings import GuardSettings, Settings
 from guardproxy.web.apis import ApiParts, GuardApi
+from guardproxy.web.bedrock import BEDROCK, BedrockApi
 from guardproxy.web.checks import CheckApi
 from guardproxy.web.errors import error_answer
 from guardproxy.web.litellm import LITELLM, LitellmApi
 from guardproxy.web.moderations import MODERATIONS, ModerationsApi
+from guardproxy.web.nemo import CHECKS, NemoApi
 
-PATHS: Mapping[str, str] = {"check": CHECK, "moderations": MODERATIONS, "litellm": LITELLM}
+PATHS: Mapping[str, str] = {
+    "check": CHECK,
+    "moderations": MODERATIONS,
+    "litellm": LITELLM,
+    "nemo": CHECKS,
+    "bedrock": BEDROCK,
+}
 """Where each API is."""
 
 
@@ -32,14 +40,22 @@ def apis_of(settings: Settings, *, alone: bool) -> tuple[str, ...]:
     return (CheckApi.name, ModerationsApi.name) if alone else (ModerationsApi.name,)
 
 
+def own_path(name: str) -> str:
+    """The path of an API for `create_app`: up to its first parameter, with all paths below it."""
+    return PATHS[name].partition("{")[0]
+
+
 def api_routes(
     names: Collection[str], parts: ApiParts, pipeline: Pipeline, account: Callable[[], Account], *, alone: bool
 ) -> list[BaseRoute]:
     """The routes of the APIs. `alone`: the process is no proxy, so that its callers are the operator's own."""
+    chat = load("openai_chat", wires.REGISTRY, "wire")
     openers: Mapping[str, Callable[[], GuardApi]] = {
         "check": lambda: CheckApi(parts, account, plain=alone),
         "moderations": lambda: ModerationsApi(parts),
-        "litellm": lambda: LitellmApi(parts, pipeline, load("openai_chat", wires.REGISTRY, "wire")),
+        "litellm": lambda: LitellmApi(parts, pipeline, chat),
+        "nemo": lambda: NemoApi(parts, pipeline, chat),
+        "bedrock": lambda: BedrockApi(parts),
     }
     return [Route(PATHS[name], openers[name]()) for name in names]
 

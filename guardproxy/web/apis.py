@@ -12,7 +12,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from guardproxy.asking import asked_by
-from guardproxy.errors import GuardproxyError, GuardUnavailable, Overloaded
+from guardproxy.errors import GuardproxyError, GuardUnavailable, Overloaded, Unreadable
 from guardproxy.observe import Metrics
 from guardproxy.offload import computed
 from guardproxy.pipeline import JudgedTurn, Judging
@@ -188,3 +188,31 @@ def raise_failure(judged: JudgedTurn) -> None:
     if judged.error:
         kind = Overloaded if judged.decision.cause == "overload" else GuardUnavailable
         raise judged.failure or kind(judged.error)
+
+
+# --- values of a body ------------------------------------------------------------------------------------------------
+
+
+def list_at(body: Mapping[str, Any], name: str) -> list[Any]:
+    """The list at a key, empty if there is none. Raises Unreadable for another value."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, list):
+        raise Unreadable("must be a list", name)
+    return value or []
+
+
+def strings_at(body: Mapping[str, Any], name: str) -> list[str]:
+    """The strings at a key. Raises Unreadable for anything else."""
+    found = list_at(body, name)
+    for index, one in enumerate(found):
+        if not isinstance(one, str):
+            raise Unreadable("must be a string", f"{name}[{index}]")
+    return found
+
+
+def text_at(body: Mapping[str, Any], name: str) -> str:
+    """The string at a key, empty if there is none. Raises Unreadable for another value."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, str):
+        raise Unreadable("must be a string", name)
+    return value or ""

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope
 from guardproxy.asking import Askers
 from guardproxy.checkapi import (
     Account,
+    CheckCall,
     account_of,
     call_of,
     decision_fields,
@@ -21,7 +22,6 @@ from guardproxy.checkapi import (
     verdict_fields,
     write_failure,
 )
-from guardproxy.checkapi import Call as CheckCall
 from guardproxy.checkapi.calls import LONGEST_NAME
 from guardproxy.checkapi.fields import dumps
 from guardproxy.errors import GuardproxyError, GuardUnavailable, Unreadable

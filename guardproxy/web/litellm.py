@@ -6,8 +6,6 @@ a chat completion. The texts of a reply are judged as one message, and each by i
 changed, so what needs another change is blocked.
 """
 
-import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,35 +13,28 @@ from starlette.types import Receive, Scope
 
 from guardproxy.actions.redact import sentences
 from guardproxy.errors import GuardproxyError, JudgingTooLong, TooLarge, Unreadable
-from guardproxy.offload import computed
-from guardproxy.pipeline import Exchange, Pipeline, moderated, texts_after
+from guardproxy.pipeline import moderated, texts_after
 from guardproxy.policy import Policy
-from guardproxy.ports import Answer, Request, Wire
+from guardproxy.ports import Answer
 from guardproxy.types import Message, Part, Pass, Refuse, Role
-from guardproxy.web.apis import ApiParts, GuardApi
+from guardproxy.web.apis import list_at, strings_at, text_at
 from guardproxy.web.call import Call
+from guardproxy.web.chat_api import CHAT, UNCHANGEABLE, ChatApi
 from guardproxy.web.errors import error_answer
-from guardproxy.web.reading import check_size, read_request
+from guardproxy.web.reading import check_size
 from guardproxy.wires.shared.body import dumps, guard_text
 
 LITELLM = "/beta/litellm_basic_guardrail_api"
-_CHAT = "/v1/chat/completions"
-_UNCHANGEABLE = "The content must be changed in a place that a guardrail cannot change."
 
 
-class LitellmApi(GuardApi):
-    """Answers LiteLLM. `chat` is the wire of chat completions."""
+class LitellmApi(ChatApi):
+    """Answers LiteLLM."""
 
     name = "litellm"
 
-    def __init__(self, parts: ApiParts, pipeline: Pipeline, chat: Wire) -> None:
-        super().__init__(parts)
-        self._pipeline = pipeline
-        self._chat = chat
-
     def error(self, error: GuardproxyError, message: str) -> bytes:
         """An error body. LiteLLM blocks on any, unless it is configured not to."""
-        return error_answer(_CHAT, error.status, error.code, message).body
+        return error_answer(CHAT, error.status, error.code, message).body
 
     async def respond(self, call: Call, scope: Scope, receive: Receive) -> Answer:
         """NONE, BLOCKED or GUARDRAIL_INTERVENED.
@@ -52,7 +43,7 @@ class LitellmApi(GuardApi):
         """
         try:
             body, size = await self.read(call)
-            texts = _strings(body, "texts")
+            texts = strings_at(body, "texts")
             messages = body.get("structured_messages")
             if body.get("input_type") == "request" and isinstance(messages, list) and texts == texts_of(messages):
                 return await self._request(call, body, messages, texts, size)
@@ -62,31 +53,19 @@ class LitellmApi(GuardApi):
             return _blocked(str(error))
 
     async def _request(
-        self, call: Call, body: Mapping[str, Any], messages: list[dict[str, Any]], texts: list[str], size: int
+        self, call: Call, body: Mapping[str, Any], messages: list[Any], texts: list[str], size: int
     ) -> Answer:
         """Judge a request as the proxy judges it."""
         chat = {name: body[name] for name in ("model", "tools") if body.get(name) is not None}
-        raw = await computed(size, dumps, {**chat, "messages": messages})
-        request = await read_request(
-            self._chat, _CHAT, raw, self.parts.limits, received=time.time(), request_id=call.id
-        )
-        case = self.case(call, _named(body), request.conversation.messages, model=request.model)
-        in_force = tuple(self.parts.policies.current.policies.values())
-        exchange = Exchange(self._chat, request, case.origin, case.policy, case.shadow, case.sampled, in_force)
-        review = await self._pipeline.review_request(exchange)
-        call.dropped = review.dropped
-        call.judged(review.action, review.categories, review.coverage)
-        if review.refusal is not None:
-            return _blocked(review.refusal.message)
-        if review.body == raw:
+        review = await self.review(call, {**chat, "messages": messages}, size, _named(body))
+        if review.refused is not None:
+            return _blocked(review.refused)
+        if review.body is None:
             return _NONE
-        kept = iter(json.loads(review.body)["messages"])
-        left_out = _left_out(request, review.dropped)
-        new = [
-            _withheld(message, case.policy) if index in left_out else next(kept)
-            for index, message in enumerate(messages)
-        ]
-        return _with_texts(texts_of(new), texts, {**json.loads(review.body), "messages": new}, json.loads(raw))
+        new = texts_of(review.body["messages"])
+        if len(new) != len(texts) or _without_texts(review.body) != _without_texts({**chat, "messages": messages}):
+            return _blocked(UNCHANGEABLE)
+        return _intervened(new)
 
     async def _message(self, call: Call, body: Mapping[str, Any], texts: list[str]) -> Answer:
         """Judge the texts, and what comes with them, as a single message."""
@@ -96,8 +75,8 @@ class LitellmApi(GuardApi):
         role: Role = "assistant" if side == "response" else "user"
         message = Message(role, (*_text_parts(texts), *_other_parts(body)))
         check_size([message], self.parts.limits, "texts")
-        case = self.case(call, _named(body), [message], model=_text(body, "model"))
-        stream = _text(body, "litellm_call_id") if side == "response" else ""
+        case = self.case(call, _named(body), [message], model=text_at(body, "model"))
+        stream = text_at(body, "litellm_call_id") if side == "response" else ""
         (judged,) = await moderated(self.parts.judging, case, [message], acts=True, stream=stream or None)
         if judged.failure is not None:
             raise judged.failure
@@ -109,7 +88,7 @@ class LitellmApi(GuardApi):
         after = texts_after(message, judged.outcome)
         places = {f"texts[{index}]": text for index, text in enumerate(texts)}
         if any(path not in places for path in after):
-            return _blocked(_UNCHANGEABLE)
+            return _blocked(UNCHANGEABLE)
         new = [after.get(path, text) for path, text in places.items()]
         return _intervened(new, **({"stream_holdback_chars": _held(new, case.policy)} if stream else {}))
 
@@ -129,13 +108,6 @@ def _texts_of(messages: Sequence[Any]) -> Iterator[str]:
                 yield item["text"]
 
 
-def _with_texts(new: list[str], old: list[str], changed: Any, sent: Any) -> Answer:
-    """The new texts, if nothing else has changed in the body `sent`; otherwise the request is blocked."""
-    if len(new) != len(old) or _without_texts(changed) != _without_texts(sent):
-        return _blocked(_UNCHANGEABLE)
-    return _intervened(new)
-
-
 def _without_texts(body: Mapping[str, Any]) -> Any:
     bare = []
     for message in body["messages"]:
@@ -148,20 +120,6 @@ def _without_texts(body: Mapping[str, Any]) -> Any:
     return {**body, "messages": bare}
 
 
-def _left_out(request: Request, dropped: Sequence[int]) -> set[int]:
-    """The indices, in the list of messages, of the conversation's messages that must be left out."""
-    places = {place for index in dropped for place in request.places[index]}
-    return {index for index in range(len(request.body["messages"])) if f"messages[{index}]" in places}
-
-
-def _withheld(message: dict[str, Any], policy: Policy) -> dict[str, Any]:
-    """A message that must be left out: LiteLLM removes none, so its texts say that they were withheld."""
-    said, content = policy.block.message, message.get("content")
-    if isinstance(content, list):
-        content = [{**item, "text": said} if "text" in item else item for item in content]
-    return {**message, "content": said if isinstance(content, str) else content}
-
-
 def _text_parts(texts: Sequence[str]) -> Iterator[Part]:
     for index, text in enumerate(texts):
         yield Part(f"texts[{index}]", text)
@@ -169,11 +127,11 @@ def _text_parts(texts: Sequence[str]) -> Iterator[Part]:
 
 def _other_parts(body: Mapping[str, Any]) -> Iterator[Part]:
     """What comes beside the texts: tool calls and definitions are read as JSON, images are not."""
-    for index, item in enumerate(_list(body, "tool_calls")):
+    for index, item in enumerate(list_at(body, "tool_calls")):
         yield Part(f"tool_calls[{index}]", guard_text(item), "tool_call")
-    for index, item in enumerate(_list(body, "tools")):
+    for index, item in enumerate(list_at(body, "tools")):
         yield Part(f"tools[{index}]", guard_text(item), "tool_definition")
-    for index, _ in enumerate(_list(body, "images")):
+    for index, _ in enumerate(list_at(body, "images")):
         yield Part(f"images[{index}]", "", "opaque", "image")
 
 
@@ -182,28 +140,6 @@ def _named(body: Mapping[str, Any]) -> dict[str, Any]:
     key = body.get("request_data")
     user = key.get("user_api_key_end_user_id") or key.get("user_api_key_user_id") if isinstance(key, dict) else None
     return {"user": user, "session_id": body.get("litellm_trace_id")}
-
-
-def _list(body: Mapping[str, Any], name: str) -> list[Any]:
-    value = body.get(name)
-    if value is not None and not isinstance(value, list):
-        raise Unreadable("must be a list", name)
-    return value or []
-
-
-def _strings(body: Mapping[str, Any], name: str) -> list[str]:
-    texts = _list(body, name)
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise Unreadable("must be a string", f"{name}[{index}]")
-    return texts
-
-
-def _text(body: Mapping[str, Any], name: str) -> str:
-    value = body.get(name)
-    if value is not None and not isinstance(value, str):
-        raise Unreadable("must be a string", name)
-    return value or ""
 
 
 def _answer(**fields: Any) -> Answer:

@@ -1,81 +1,22 @@
 """LiteLLM's guardrail API, with the bodies that litellm 1.106 sends: what it takes out of messages, and puts back."""
 
-import asyncio
-import json
-from random import Random
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 
-from guardproxy.actions import block, redact
 from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
-from guardproxy.observe import Metrics, Observers
-from guardproxy.pipeline import Pipeline
-from guardproxy.policy import HistoryMode, Policy, PolicySet, Route, Rule, SideRules, StreamPolicy
-from guardproxy.settings import AuditSettings, Limits
-from guardproxy.types import Check, Verdict
-from guardproxy.web.access import Access
-from guardproxy.web.apis import ApiParts
-from guardproxy.web.identities import Identities
+from guardproxy.policy import Policy, StreamPolicy
+from guardproxy.settings import Limits
 from guardproxy.web.litellm import LITELLM, LitellmApi, texts_of
-from guardproxy.web.proxy import LivePolicies
-from guardproxy.web.sample import ReviewSample
 from guardproxy.wires.openai_chat import wire
-from tests.kit import ListSink, WordGuard
-
-WORDS = {"bullet": ("guns", 0.8), "bruise": ("violence", 0.7)}
-RULES = SideRules({"guns": (Rule("block", 0.5),), "violence": (Rule("rewrite", 0.5, "redact"),)})
+from tests.web.gateways import RULES, ApiStand, Failing, said
 
 
-class Stand:
-    """The API with its guard, its policy `default` and a route to the policy `lax`."""
+class Stand(ApiStand):
+    """LiteLLM's API."""
 
-    def __init__(
-        self, guard: Any = None, *, history: HistoryMode = "drop", limits: Limits | None = None, **policy: Any
-    ) -> None:
-        self.sink = ListSink()
-        metrics = Metrics(CollectorRegistry())
-        self._observers = Observers({"list": self.sink}, metrics=metrics, text="full", required=True)
-        actions = {"block": block.open_action, "redact": redact.open_action}
-        pipeline = Pipeline(guard or WordGuard(WORDS), self._observers, metrics, actions)
-        policies = {
-            "default": Policy("default", "v", RULES, RULES, history=history, **policy),
-            "lax": Policy("lax", "v", SideRules({}), SideRules({})),
-        }
-        parts = ApiParts(
-            pipeline.judging,
-            LivePolicies(PolicySet(policies, (Route("lax", "lax", protocol="litellm", model="lax-*"),))),
-            limits or Limits(),
-            lambda: "",
-            Identities(AuditSettings(user_plain=True)),
-            ReviewSample(0.0, Random(1)),
-            Access(),
-            metrics,
-        )
-        self._api = LitellmApi(parts, pipeline, wire)
-
-    def ask(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """The status and the answer to a request of LiteLLM."""
-
-        async def one() -> list[dict[str, Any]]:
-            sent: list[dict[str, Any]] = []
-            pending = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
-
-            async def receive() -> dict[str, Any]:
-                return pending.pop()
-
-            async def send(message: Any) -> None:
-                sent.append(message)
-
-            scope = {"type": "http", "method": "POST", "path": LITELLM, "raw_path": LITELLM.encode(), "headers": []}
-            await self._observers.start()
-            await self._api({**scope, "query_string": b"", "client": ("127.0.0.1", 1)}, receive, send)
-            await self._observers.close()
-            return sent
-
-        head, *rest = asyncio.run(one())
-        return head["status"], json.loads(b"".join(message.get("body", b"") for message in rest))
+    def __init__(self, guard: Any = None, **options: Any) -> None:
+        super().__init__(lambda parts, pipeline: LitellmApi(parts, pipeline, wire), LITELLM, guard, **options)
 
 
 def request_of(messages: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -100,11 +41,6 @@ def request_of(messages: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
 def reply_of(*texts: str, **more: Any) -> dict[str, Any]:
     """What LiteLLM sends for a reply with these texts."""
     return {"input_type": "response", "litellm_call_id": "call", "texts": list(texts), "request_data": {}, **more}
-
-
-def said(*texts: str) -> list[dict[str, Any]]:
-    """A conversation of these texts."""
-    return [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
 
 
 def test_a_clean_request_passes_and_is_recorded() -> None:
@@ -189,17 +125,6 @@ def test_an_image_is_what_the_policy_says() -> None:
     assert Stand(on_opaque=opaque).ask(request_of(messages))[1]["action"] == "BLOCKED"
     assert Stand(on_opaque=opaque).ask(reply_of("see", images=["https://x/y.png"]))[1]["action"] == "BLOCKED"
     assert Stand(on_opaque=opaque).ask(reply_of("see"))[1]["action"] == "NONE"
-
-
-class Failing(WordGuard):
-    """A guard that fails."""
-
-    def __init__(self, failure: GuardUnavailable) -> None:
-        super().__init__(WORDS)
-        self._failure = failure
-
-    async def judge(self, check: Check) -> Verdict:
-        raise self._failure
 
 
 @pytest.mark.parametrize("body", [request_of(said("hello")), reply_of("hello")])
