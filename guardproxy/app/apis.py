@@ -60,8 +60,8 @@ def api_routes(
     return [Route(PATHS[name], openers[name]()) for name in names]
 
 
-def account(settings: Settings, guard: Guard, dtypes: Mapping[str, str], floor: float) -> Account:
-    """The account of a guard that has loaded its weights, of the types `dtypes`."""
+def account(settings: Settings, guard: Guard, floor: float) -> Account:
+    """The account of a guard, which reads categories above `floor`."""
     described = [member.guard for member in settings.members.values()] or [settings.guard]
     models = tuple(one.family if one.service is not None else one.model for one in described)
     reads = languages_read(settings)
@@ -69,22 +69,22 @@ def account(settings: Settings, guard: Guard, dtypes: Mapping[str, str], floor: 
         guard.name,
         guard.taxonomy,
         models,
-        _version(settings, described, dtypes),
+        _version(settings, described),
         None if reads is None else tuple(sorted(reads)),
         floor,
     )
 
 
-def _version(settings: Settings, described: Sequence[GuardSettings], dtypes: Mapping[str, str]) -> str:
+def _version(settings: Settings, described: Sequence[GuardSettings]) -> str:
     """A hash of what verdicts depend on: the models with the sizes of their files, their options, and how they combine.
 
-    Weights of a public hub count by their name, those of the package by its version.
+    Weights of a public hub count by their name, those of the package by its version. Number formats count as they are
+    configured: `auto` takes the fastest one of the machine, and they differ by no more than rounding.
     """
     single = settings.guard
     content = [
         __version__,
-        sorted(dtypes.items()),
-        [(one.family, one.model, sorted(one.options.items()), _files(one.model)) for one in described],
+        [(one.family, one.model, one.dtype, sorted(one.options.items()), _files(one.model)) for one in described],
         [repr(single.cascade), repr(single.by_language), repr(single.mean)],
     ]
     return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:12]

@@ -118,7 +118,7 @@ class Service:
         return Observers(sinks, text=audit.text, required=audit.required, passed=audit.passed, metrics=self._metrics)
 
     def _account(self) -> Account:
-        return account(self._settings, self._guard, self._dtypes(), self._floor(self._settings))
+        return account(self._settings, self._guard, self._floor(self._settings))
 
     def _floor(self, settings: Settings) -> float:
         """Below which P(unsafe) no category is read. Callers of the check API have policies that nobody knows here."""
