@@ -120,7 +120,7 @@ class GuardApi(ABC):
             answer, more = self._failed(call, broke)
         finally:
             self.parts.metrics.in_flight -= 1
-        await call.answer(answer.status, [(b"content-type", answer.content_type.encode("ascii")), *more], answer.body)
+        await _send(call, answer, more)
         self.parts.metrics.request(self.name, answer.status)
         usual = answer.status < HTTPStatus.BAD_REQUEST and call.action in {None, "pass"}
         ms = round((time.perf_counter() - call.began) * 1000, 1)
@@ -175,6 +175,14 @@ class GuardApi(ABC):
         asked_by(client or call.peer)
         acting = policies.policies[policy] if policy else chosen.policy
         return ModerationCase(origin, acting, chosen.shadow, parts.sample.draw())
+
+
+async def _send(call: Call, answer: Answer, more: Headers) -> None:
+    if answer.status == HTTPStatus.NO_CONTENT:  # which has no content-length (RFC 9110, 8.6)
+        await call.start(answer.status, more)
+        await call.end()
+        return
+    await call.answer(answer.status, [(b"content-type", answer.content_type.encode("ascii")), *more], answer.body)
 
 
 def parsed(body: bytes, limits: Limits, *, halves: bool = False) -> dict[str, Any]:
