@@ -85,7 +85,7 @@ def _version(settings: Settings, described: Sequence[GuardSettings]) -> str:
     content = [
         __version__,
         [(one.family, one.model, one.dtype, sorted(one.options.items()), _files(one.model)) for one in described],
-        [repr(single.cascade), repr(single.by_language), repr(single.mean)],
+        [repr(single.cascade), repr(single.by_language), repr(single.by_role), repr(single.mean)],
     ]
     return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:12]
 
