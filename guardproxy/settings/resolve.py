@@ -54,8 +54,8 @@ class Settings:
     family's own, `wires` None for every built-in one, `apis` None for the usual ones. `members` are the guards that
     `guard.all`, `guard.cascade`, `guard.by_language` or `guard.by_role` combines, in that order. `version` is a hash of
     the content without secrets. `sections` are the keys at the top of the file. `unset` are the secrets whose
-    environment variable is not set, with a message that has the place in the file: they are None here, and whoever needs
-    one asks with `require`.
+    environment variable is not set, with a message that has the place in the file: they are None here, and whoever
+    needs one asks with `require`.
     """
 
     name: str
