@@ -3,24 +3,63 @@
 This is no field of `Check`: equal checks of different clients share one verdict, and no policy reads it.
 """
 
+import secrets
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import count
+from typing import Final
+from weakref import WeakValueDictionary
+
+# What no other process has before the number of a request.
+_PROCESS: Final = secrets.token_hex(8)
+_NUMBERS: Final = count()
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Asker:
     """One request, for as long as it is served. `client` is the same for all requests of a client, never shown.
 
     `answered`: the upstream has answered, so checks of the reply go before those of new requests. `refused` says why
-    the request takes too long to judge, empty if it does not: then none of its checks needs to run.
+    the request takes too long to judge, empty if it does not: then none of its checks needs to run. `token` names the
+    request to a guard in another process (`token_of`).
     """
 
     client: str = ""
     answered: bool = False
     refused: str = ""
+    token: str = ""
+
+
+def token_of(asker: Asker) -> str:
+    """A name of the request that no other request of any process has."""
+    if not asker.token:
+        asker.token = f"{_PROCESS}{next(_NUMBERS):x}"
+    return asker.token
+
+
+class Askers:
+    """The requests of other processes by their tokens, for as long as anybody refers to them."""
+
+    def __init__(self) -> None:
+        self._by_token: WeakValueDictionary[str, Asker] = WeakValueDictionary()
+
+    def of(self, token: str, client: str, *, answered: bool) -> Asker:
+        """The request with this token: the same one for all its checks that wait at the same time."""
+        asker = self._by_token.get(token) if token else None
+        if asker is None or asker.client != client:
+            asker = Asker(client, token=token)
+            if token:
+                self._by_token[token] = asker
+        asker.answered = answered
+        return asker
 
 
 _CURRENT: ContextVar[Asker | None] = ContextVar("guardproxy_asker", default=None)
+
+
+def asked_as(asker: Asker) -> None:
+    """Let all checks that the running task and the tasks that it starts will ask belong to this request."""
+    _CURRENT.set(asker)
 
 
 def asked_by(client: str) -> Asker:
