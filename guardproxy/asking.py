@@ -8,14 +8,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
 from typing import Final
-from weakref import WeakValueDictionary
 
 # What no other process has before the number of a request.
 _PROCESS: Final = secrets.token_hex(8)
 _NUMBERS: Final = count()
 
 
-@dataclass(slots=True, eq=False, weakref_slot=True)
+@dataclass(slots=True, eq=False)
 class Asker:
     """One request, for as long as it is served. `client` is the same for all requests of a client, never shown.
 
@@ -37,29 +36,7 @@ def token_of(asker: Asker) -> str:
     return asker.token
 
 
-class Askers:
-    """The requests of other processes by their tokens, for as long as anybody refers to them."""
-
-    def __init__(self) -> None:
-        self._by_token: WeakValueDictionary[str, Asker] = WeakValueDictionary()
-
-    def of(self, token: str, client: str, *, answered: bool) -> Asker:
-        """The request with this token: the same one for all its checks that wait at the same time."""
-        asker = self._by_token.get(token) if token else None
-        if asker is None or asker.client != client:
-            asker = Asker(client, token=token)
-            if token:
-                self._by_token[token] = asker
-        asker.answered = answered
-        return asker
-
-
 _CURRENT: ContextVar[Asker | None] = ContextVar("guardproxy_asker", default=None)
-
-
-def asked_as(asker: Asker) -> None:
-    """Let all checks that the running task and the tasks that it starts will ask belong to this request."""
-    _CURRENT.set(asker)
 
 
 def asked_by(client: str) -> Asker:
