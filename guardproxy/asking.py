@@ -8,13 +8,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
 from typing import Final
+from weakref import WeakValueDictionary
 
 # What no other process has before the number of a request.
 _PROCESS: Final = secrets.token_hex(8)
 _NUMBERS: Final = count()
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Asker:
     """One request, for as long as it is served. `client` is the same for all requests of a client, never shown.
 
@@ -44,6 +45,24 @@ def asked_by(client: str) -> Asker:
     asker = Asker(client)
     _CURRENT.set(asker)
     return asker
+
+
+class Askers:
+    """The requests of other processes, by the names that these give them, for as long as their checks run."""
+
+    def __init__(self) -> None:
+        self._known: WeakValueDictionary[tuple[str, str], Asker] = WeakValueDictionary()
+
+    def use(self, client: str, request: str, *, answered: bool) -> Asker:
+        """Count the checks of the running task for a request; without a name, it is a request of its own."""
+        asker = self._known.get((client, request)) if request else None
+        if asker is None:
+            asker = Asker(client)
+            if request:
+                self._known[client, request] = asker
+        asker.answered = answered
+        _CURRENT.set(asker)
+        return asker
 
 
 class AsOneRequest:

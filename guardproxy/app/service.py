@@ -12,12 +12,14 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from guardproxy import actions, wires
 from guardproxy.app.access import clients_of, open_access
 from guardproxy.app.alerts import ProcessAlerts
+from guardproxy.app.apis import PATHS as API_PATHS
+from guardproxy.app.apis import account, api_routes, apis_of, nothing_else
 from guardproxy.app.audit import exclusions_of, follow_exclusions, keep_of, open_sinks, retain
 from guardproxy.app.console import PATHS, console_routes, console_store, own_visitors
 from guardproxy.app.guards import combined, local_guards, members, with_cache
@@ -39,9 +41,10 @@ from guardproxy.ports import Action, Wire
 from guardproxy.registry import load
 from guardproxy.settings import CONTINUED, Settings
 from guardproxy.sinks.database import AuditStore
-from guardproxy.web.app import MODERATIONS, OPERATOR_PATHS, create_admin_app, create_app, operator_routes
+from guardproxy.web.apis import ApiParts
+from guardproxy.web.app import OPERATOR_PATHS, create_admin_app, create_app, operator_routes
+from guardproxy.web.checks import CheckApi
 from guardproxy.web.identities import Identities
-from guardproxy.web.moderations import moderations
 from guardproxy.web.paths import PathList
 from guardproxy.web.proxy import LivePolicies, Proxy
 from guardproxy.web.sample import ReviewSample
@@ -56,7 +59,8 @@ class Service:
     `on_failure` is called if they cannot start. A guard that fails the canaries is tried again every `canaries_s`
     seconds. `random` draws the sample of `audit.sample_passed`; without it, one that nobody can predict. `stopping`
     tells whether the server waits for its open answers to end. `group` is the folder of the group of workers to which
-    the process belongs, None if it serves alone; in `shared_limits` all workers count what clients use.
+    the process belongs, None if it serves alone; in `shared_limits` all workers count what clients use. `alone`:
+    the guard without the proxy.
     """
 
     def __init__(
@@ -70,8 +74,11 @@ class Service:
         stopping: Callable[[], bool] = lambda: False,
         group: Path | None = None,
         shared_limits: str | None = None,
+        alone: bool = False,
     ) -> None:
         settings.require()
+        self._alone = alone
+        self._apis = apis_of(settings, alone=alone)
         self._settings = settings
         self._source = source
         self._on_failure = on_failure
@@ -79,7 +86,7 @@ class Service:
         self._stopping = stopping
         self.failure: GuardproxyError | None = None
         self._reason = "the guard is loading"
-        self._guards = members(settings, floor=floor_of(settings), data_dir=source.data_dir)
+        self._guards = members(settings, floor=self._floor(settings), data_dir=source.data_dir)
         self._observed = observed(settings)
         self._guard = self._observed.guard(with_cache(combined(settings, self._guards)))
         self._local = local_guards(self._guards)
@@ -110,10 +117,14 @@ class Service:
         self._admin: ASGIApp | None = None
         self.app = self._app(settings)
 
+    def _floor(self, settings: Settings) -> float:
+        """Below which P(unsafe) no category is read. Callers of the check API have policies that nobody knows here."""
+        return 0.0 if CheckApi.name in self._apis else floor_of(settings)
+
     def _begin_series(self, settings: Settings) -> None:
         self._metrics.begin(
             settings.policies,
-            wires=settings.wires if settings.wires is not None else wires.REGISTRY,
+            wires=[*(settings.wires if settings.wires is not None else wires.REGISTRY), *self._apis],
             categories=[category.id for category in self._guard.taxonomy.categories],
             codes={*error_codes(), *CODES, "client_left"},
         )
@@ -137,15 +148,15 @@ class Service:
 
     def _app(self, settings: Settings) -> ASGIApp:
         identities = Identities(settings.audit)
-        endpoint = moderations(
+        parts = ApiParts(
             self._pipeline.judging,
             self._policies,
-            limits=settings.limits,
-            ready=lambda: self._reason,
-            model=self._guard.name,
-            identities=identities,
-            sample=self._sample,
-            access=self._access,
+            settings.limits,
+            lambda: self._reason,
+            identities,
+            self._sample,
+            self._access,
+            self._metrics,
         )
         console = self._review and console_routes(
             self._review,
@@ -158,8 +169,8 @@ class Service:
         )
         server = settings.server
         operators = [*self._operator_routes(), *(console or ())]
-        routes: list[BaseRoute] = [Route(MODERATIONS, endpoint, methods=["POST"])]
-        own_paths = [MODERATIONS]
+        routes = api_routes(self._apis, parts, account(settings, self._guard), alone=self._alone)
+        own_paths = [API_PATHS[name] for name in self._apis]
         if settings.admin is None:
             routes += operators
             own_paths += [*OPERATOR_PATHS, *(PATHS if console else ())]
@@ -167,7 +178,7 @@ class Service:
             visitors = own_visitors(settings, loopback=is_loopback(settings.admin.host))
             self._admin = create_admin_app(operators, visitors, self._metrics)
         return create_app(
-            self._observed.proxy(self._proxy(settings, identities)),
+            nothing_else if self._alone else self._observed.proxy(self._proxy(settings, identities)),
             metrics=self._metrics,
             lifespan=self._lifespan,
             routes=routes,
@@ -208,7 +219,9 @@ class Service:
         """What /healthz says: the types of the weights, the states of the upstreams, the latest reload of the file."""
         state = self._file.state
         latest = {"in_force": not state.problems, "at": _iso(state.at), "problems": state.problems}
-        about = {"dtype": self._dtypes(), "upstreams": self._upstreams.states()}
+        about: dict[str, Any] = {"dtype": self._dtypes()}
+        if not self._alone:
+            about["upstreams"] = self._upstreams.states()
         return {**about, "reload": latest, "restart_needed": state.restart_needed}
 
     def reload(self) -> None:

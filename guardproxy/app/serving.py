@@ -42,12 +42,12 @@ _log = structlog.get_logger("guardproxy.audit")
 def serve(settings: Settings, source: ConfigSource) -> int:
     """Serve until stopped; return the exit status. Raises ConfigError if the guard or demo upstream cannot start."""
     settings = _with_ports(settings)
-    configure_logging(settings.log.level, json=_as_json(settings), text=settings.audit.text)
+    log_as_configured(settings)
     with contextlib.ExitStack() as stack:
         uses_demo = any(upstream.url == DEMO for upstream in settings.by_name.values())
         demo = stack.enter_context(start_demo()) if uses_demo else ""
         sys.stderr.write(banner(settings, source))
-        asyncio.run(_migrate_store(store_address(settings, source.data_dir)))
+        migrate_store(settings, source)
         if settings.server.workers > 1:
             return _serve_workers(settings, source, demo)
         return _serve_here(settings.with_demo(demo), source)
@@ -64,12 +64,16 @@ def _with_ports(settings: Settings) -> Settings:
     return replace(settings, server=replace(server, port=port), admin=admin)
 
 
-async def _migrate_store(address: str) -> None:
+def migrate_store(settings: Settings, source: ConfigSource) -> None:
     """Bring an old audit store to the current version before any worker starts: it may take longer than a write may.
 
     Raises ConfigError if the store has a version that cannot be used. Whether another failure of the store stops the
     start is the matter of `Observers`.
     """
+    asyncio.run(_migrate_store(store_address(settings, source.data_dir)))
+
+
+async def _migrate_store(address: str) -> None:
     if address.partition("://")[0] not in DATABASES:
         return
     store = AuditStore(address)
@@ -81,8 +85,10 @@ async def _migrate_store(address: str) -> None:
         await store.close()
 
 
-def _as_json(settings: Settings) -> bool | None:
-    return {"auto": None, "json": True, "console": False}[settings.log.format]
+def log_as_configured(settings: Settings) -> None:
+    """Configure the log of this process."""
+    as_json = {"auto": None, "json": True, "console": False}[settings.log.format]
+    configure_logging(settings.log.level, json=as_json, text=settings.audit.text)
 
 
 def _serve_here(settings: Settings, source: ConfigSource) -> int:
@@ -149,7 +155,7 @@ def worker() -> ASGIApp:
     settings = settings.with_demo(arguments["demo"])
     if settings.admin is not None:
         settings = replace(settings, admin=replace(settings.admin, port=arguments["admin_port"] or settings.admin.port))
-    configure_logging(settings.log.level, json=_as_json(settings), text=settings.audit.text)
+    log_as_configured(settings)
     # uvicorn sets this for access_log=False before it calls the factory, and configure_logging undoes it.
     logging.getLogger("uvicorn.access").propagate = False
     try:
@@ -194,7 +200,7 @@ def banner(settings: Settings, source: ConfigSource) -> str:
     preset = "" if "policies" in settings.sections else f", preset {source.preset or DEFAULT_PRESET}"
     rows = {
         "listening on": url,
-        "guard": _guard_summary(settings),
+        "guard": guard_summary(settings),
         "policy": f"{settings.name}{preset}, version {settings.policies.version}",
         "audit store": store.rpartition("@")[2] if "@" in store else store,
         "upstream": _upstream_summary(settings),
@@ -226,7 +232,8 @@ def _example(settings: Settings, url: str) -> str:
     return f"  curl {url}/v1/chat/completions -H 'content-type: application/json'{key} -d '{body}'"
 
 
-def _guard_summary(settings: Settings) -> str:
+def guard_summary(settings: Settings) -> str:
+    """The guard of a configuration in a line."""
     guard = settings.guard
     if not settings.members:
         return f"{guard.model} ({guard.family}, device {guard.device})"

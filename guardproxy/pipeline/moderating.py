@@ -8,25 +8,35 @@ from guardproxy.pipeline.exchange import Case, JudgedTurn
 from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.judged_request import undecoded_paths, unread_parts
 from guardproxy.pipeline.judging import Judging
-from guardproxy.pipeline.turns import Turn, coverage_of
+from guardproxy.pipeline.turns import Turn, coverage_of, recent_context
 from guardproxy.policy import Policy
 from guardproxy.types import Coverage, Message, Pass
 
 
-async def moderated(judging: Judging, case: Case, messages: Sequence[Message]) -> list[JudgedTurn]:
-    """Judge each message without a context, and record it as a turn. The outcome of each is that it passes.
+async def moderated(
+    judging: Judging,
+    case: Case,
+    messages: Sequence[Message],
+    *,
+    context: Sequence[Message] = (),
+    acts: bool = False,
+) -> list[JudgedTurn]:
+    """Judge each message in the context, and record it as a turn.
 
-    Raises AuditUnavailable if `audit.required` is set and a record could not be stored.
+    The outcome of each is what the decision's action makes of it with `acts`; otherwise that it passes. Raises
+    AuditUnavailable if `audit.required` is set and a record could not be stored.
     """
+    before = recent_context(context) if context else ()
 
     async def judge(index: int, message: Message) -> JudgedTurn:
         started = time.perf_counter()
-        judged = await judging.judgement((), message, case.policy)
+        judged = await judging.judgement(before, message, case.policy)
+        outcome = await judging.act(before, message, judged.decision, case.policy) if acts else Pass()
         return JudgedTurn(
-            Turn(index, index, message),
+            Turn(len(context) + index, len(context) + index, message),
             judged.verdict,
             judged.decision,
-            Pass(),
+            outcome,
             judged.error,
             time.perf_counter() - started,
             undecoded=judged.undecoded,

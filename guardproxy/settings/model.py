@@ -254,6 +254,8 @@ class Document:
     """Your own lists of categories, by name."""
     wires: tuple[str, ...] | None = None
     """Chat protocols to read: built-in names or `module:attribute`; without it, every built-in one."""
+    apis: tuple[Literal["check", "moderations"], ...] | None = None
+    """APIs of the guard to serve beside the proxy: without it `moderations`; `guardproxy guard` serves `check`, too."""
     limits: Limits = _LIMITS
     """The largest request and reply that are read."""
     paths: PathSettings = _PATHS

@@ -1,0 +1,126 @@
+"""`/v1/check`: one check of the guard, in guardproxy's own format (`guardproxy.checkapi`, docs/check-api.md).
+
+Without a policy, the answer is the guard's own verdict on exactly this text: who asks decides, and keeps the record.
+With one, the text is judged in every view under the policy, and recorded as a turn.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import parse_qs
+
+from starlette.types import Receive, Scope
+
+from guardproxy.asking import Askers
+from guardproxy.checkapi import (
+    Account,
+    account_of,
+    call_of,
+    decision_fields,
+    outcome_fields,
+    verdict_fields,
+    write_failure,
+)
+from guardproxy.checkapi import Call as CheckCall
+from guardproxy.checkapi.fields import dumps
+from guardproxy.errors import GuardproxyError, GuardUnavailable, Unreadable
+from guardproxy.offload import computed
+from guardproxy.pipeline import moderated
+from guardproxy.ports import Answer
+from guardproxy.web.apis import ApiParts, CallerLeft, GuardApi
+from guardproxy.web.call import Call, WhileConnected
+from guardproxy.web.errors import told
+from guardproxy.web.reading import check_size
+
+_JSON = "application/json"
+
+
+class PolicyUnknown(GuardproxyError):
+    """The check names a policy that the configuration lacks."""
+
+    status = 404
+    code = "policy_unknown"
+
+
+class CheckApi(GuardApi):
+    """Answers checks. `account` is the guard's; with `plain` callers are told how the guard failed.
+
+    That is for a service whose callers are the operator's own: the message may name other services.
+    """
+
+    name = "check"
+
+    def __init__(self, parts: ApiParts, account: Account, *, plain: bool) -> None:
+        super().__init__(parts)
+        self._account = account_of(account)
+        self._short = account.short
+        self._plain = plain
+        self._askers = Askers()
+
+    def error(self, error: GuardproxyError, message: str) -> bytes:
+        """An object `error` with the code, the message, and where there are any the path and the seconds to wait."""
+        return write_failure(error, message)
+
+    def told(self, error: GuardproxyError, request_id: str) -> str:
+        """What the caller is told of an error."""
+        return str(error) if self._plain else told(error, request_id)
+
+    async def respond(self, call: Call, scope: Scope, receive: Receive) -> Answer:
+        """The answer to a check (POST), to the end of a stream (DELETE), or to the question who the guard is (GET)."""
+        if call.method == "GET":
+            self.parts.access.admit(call.headers, call.query)
+            return Answer(200, _JSON, dumps(self._account))
+        if call.method == "DELETE":
+            return self._forget(call)
+        body, size = await self.read(call)
+        asked = await computed(size, call_of, body)
+        check_size(asked.check.conversation.messages, self.parts.limits)
+        fields = await (self._decided(call, body, asked) if asked.policy else self._judged(call, asked, receive))
+        try:
+            return Answer(200, _JSON, dumps({**fields, "account": self._short}))
+        except ValueError:
+            raise GuardUnavailable("the guard returned a probability that is no number") from None
+
+    def _forget(self, call: Call) -> Answer:
+        call.client = self.parts.access.admit(call.headers, call.query)
+        streams = parse_qs(call.query.decode("latin-1")).get("stream", [])
+        if len(streams) != 1:
+            raise Unreadable("the query must name one stream: ?stream=ID", "stream")
+        self.parts.judging.guard.forget(_stream_of(call, streams[0]))
+        return Answer(204, _JSON, b"")
+
+    async def _judged(self, call: Call, asked: CheckCall, receive: Receive) -> Mapping[str, Any]:
+        """The guard's own verdict. If the caller leaves, the check is dropped."""
+        check, caller = asked.check, asked.caller
+        self.parts.access.charge(call.client, check.conversation.messages)
+        who = f"{call.client.name if call.client else ''}:{caller.client or call.peer}"
+        self._askers.use(who, caller.request, answered=caller.answered)
+        if check.stream is not None:
+            check = replace(check, stream=_stream_of(call, check.stream))
+        async with WhileConnected(call, receive):
+            return verdict_fields(await self.parts.judging.verdict(check))
+        raise CallerLeft("the caller has left")
+
+    async def _decided(self, call: Call, body: Mapping[str, Any], asked: CheckCall) -> Mapping[str, Any]:
+        """The verdict, what the policy decides, and what becomes of the text."""
+        messages = asked.check.conversation.messages
+        turn, side = messages[-1], asked.check.side
+        if side != turn.side:
+            raise Unreadable(f"is {side}, but a message of the role {turn.role} has the side {turn.side}", "side")
+        try:
+            case = self.case(call, body, [turn], policy=asked.policy)
+        except KeyError:
+            names = ", ".join(self.parts.policies.current.policies)
+            raise PolicyUnknown(f"there is no policy {asked.policy!r}; the policies are {names}") from None
+        (judged,) = await moderated(self.parts.judging, case, [turn], context=messages[:-1], acts=True)
+        if judged.failure is not None:
+            raise judged.failure
+        call.judged(judged.decision.action, judged.decision.categories, "full")
+        verdict = verdict_fields(judged.verdict) if judged.verdict is not None else {"unsafe": None, "findings": []}
+        decided = {"decision": decision_fields(case.policy.name, judged.decision)}
+        return {**verdict, **decided, "outcome": outcome_fields(judged.outcome)}
+
+
+def _stream_of(call: Call, stream: str) -> str:
+    """A stream by the name that its caller gave it: another caller's of the same name is another one."""
+    return f"{call.client.name if call.client else ''}:{stream}"
