@@ -1,14 +1,18 @@
 """The guard's own APIs that a process serves, as `apis` of the configuration names them."""
 
-from collections.abc import Collection, Mapping
+import hashlib
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from guardproxy import __version__
 from guardproxy.app.languages import languages_read
 from guardproxy.checkapi import CHECK, Account
 from guardproxy.ports import Guard
-from guardproxy.settings import Settings
+from guardproxy.settings import GuardSettings, Settings
 from guardproxy.web.apis import ApiParts, GuardApi
 from guardproxy.web.checks import CheckApi
 from guardproxy.web.errors import error_answer
@@ -25,24 +29,54 @@ def apis_of(settings: Settings, *, alone: bool) -> tuple[str, ...]:
     return (CheckApi.name, ModerationsApi.name) if alone else (ModerationsApi.name,)
 
 
-def api_routes(names: Collection[str], parts: ApiParts, account: Account, *, alone: bool) -> list[BaseRoute]:
+def api_routes(
+    names: Collection[str], parts: ApiParts, account: Callable[[], Account], *, alone: bool
+) -> list[BaseRoute]:
     """The routes of the APIs. `alone`: the process is no proxy, so that its callers are the operator's own."""
     return [Route(PATHS[name], _api(name, parts, account, alone=alone)) for name in names]
 
 
-def _api(name: str, parts: ApiParts, account: Account, *, alone: bool) -> GuardApi:
+def _api(name: str, parts: ApiParts, account: Callable[[], Account], *, alone: bool) -> GuardApi:
     if name == CheckApi.name:
         return CheckApi(parts, account, plain=alone)
     return ModerationsApi(parts)
 
 
-def account(settings: Settings, guard: Guard) -> Account:
-    """The guard's account of itself."""
-    single = settings.guard
-    described = [member.guard for member in settings.members.values()] or [single]
+def account(settings: Settings, guard: Guard, dtypes: Mapping[str, str], floor: float) -> Account:
+    """The account of a guard that has loaded its weights, of the types `dtypes`."""
+    described = [member.guard for member in settings.members.values()] or [settings.guard]
     models = tuple(one.family if one.service is not None else one.model for one in described)
     reads = languages_read(settings)
-    return Account(guard.name, guard.taxonomy, models, None if reads is None else tuple(sorted(reads)))
+    return Account(
+        guard.name,
+        guard.taxonomy,
+        models,
+        _version(settings, described, dtypes),
+        None if reads is None else tuple(sorted(reads)),
+        floor,
+    )
+
+
+def _version(settings: Settings, described: Sequence[GuardSettings], dtypes: Mapping[str, str]) -> str:
+    """A hash of what verdicts depend on: the models with the sizes of their files, their options, and how they combine.
+
+    Weights of a public hub count by their name, those of the package by its version.
+    """
+    single = settings.guard
+    content = [
+        __version__,
+        sorted(dtypes.items()),
+        [(one.family, one.model, sorted(one.options.items()), _files(one.model)) for one in described],
+        [repr(single.cascade), repr(single.by_language), repr(single.mean)],
+    ]
+    return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:12]
+
+
+def _files(model: str) -> list[tuple[str, int]]:
+    """The names and sizes of a model's files in a directory of this machine."""
+    place = Path(model)
+    files = sorted(place.iterdir()) if place.is_dir() else [place]
+    return [(file.name, file.stat().st_size) for file in files if file.is_file()]
 
 
 async def nothing_else(scope: Scope, receive: Receive, send: Send) -> None:

@@ -32,6 +32,7 @@ from guardproxy.app.reloading import Gone
 from guardproxy.app.restarts import floor_of
 from guardproxy.app.upstreams import upstreams_of
 from guardproxy.app.workers import Membership
+from guardproxy.checkapi import Account
 from guardproxy.errors import ConfigError, GuardproxyError, error_codes
 from guardproxy.observe import Metrics, Observers
 from guardproxy.observe.state import ServerState
@@ -117,6 +118,9 @@ class Service:
         self._admin: ASGIApp | None = None
         self.app = self._app(settings)
 
+    def _account(self) -> Account:
+        return account(self._settings, self._guard, self._dtypes(), self._floor(self._settings))
+
     def _floor(self, settings: Settings) -> float:
         """Below which P(unsafe) no category is read. Callers of the check API have policies that nobody knows here."""
         return 0.0 if CheckApi.name in self._apis else floor_of(settings)
@@ -169,7 +173,7 @@ class Service:
         )
         server = settings.server
         operators = [*self._operator_routes(), *(console or ())]
-        routes = api_routes(self._apis, parts, account(settings, self._guard), alone=self._alone)
+        routes = api_routes(self._apis, parts, self._account, alone=self._alone)
         own_paths = [API_PATHS[name] for name in self._apis]
         if settings.admin is None:
             routes += operators

@@ -11,12 +11,19 @@ from guardproxy.types import Category, Taxonomy
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A guard's account of itself. `models` are its models or services; `languages` those it reads, None if unknown."""
+    """A guard's account of itself.
+
+    `models` are its models or services, and `version` is a hash of what its verdicts depend on besides the taxonomy:
+    guards with equal accounts give equal verdicts, up to rounding. `languages` are those it reads, None if unknown.
+    Categories are read only if P(unsafe) is above `floor`.
+    """
 
     guard: str
     taxonomy: Taxonomy
     models: tuple[str, ...] = ()
+    version: str = ""
     languages: tuple[str, ...] | None = None
+    floor: float = 0.0
 
     @property
     def short(self) -> dict[str, Any]:
@@ -26,7 +33,9 @@ class Account:
             "taxonomy": self.taxonomy.id,
             "taxonomy_version": self.taxonomy.version,
             "models": self.models,
+            "version": self.version,
             "languages": self.languages,
+            "floor": self.floor,
         }
 
 
@@ -50,9 +59,11 @@ def read_account(body: bytes) -> Account:
             for one in found["categories"]
             if _texts([one["id"], one["name"], one["description"], one["code"]])
         )
-        guard, taxonomy, version = _texts([found[key] for key in ("guard", "taxonomy", "taxonomy_version")])
+        names = ("guard", "taxonomy", "taxonomy_version", "version")
+        guard, taxonomy, taxonomy_version, version = _texts([found[name] for name in names])
         languages = None if found["languages"] is None else tuple(_texts(found["languages"]))
-        return Account(guard, Taxonomy(taxonomy, categories, version), tuple(_texts(found["models"])), languages)
+        models, floor = tuple(_texts(found["models"])), float(found["floor"])
+        return Account(guard, Taxonomy(taxonomy, categories, taxonomy_version), models, version, languages, floor)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise GuardUnavailable(f"the guard's account cannot be read: {type(error).__name__}: {error}") from None
 

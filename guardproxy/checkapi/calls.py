@@ -42,7 +42,12 @@ class Call:
 
 
 def write_call(call: Call) -> bytes:
-    """The body of a request. Fields that have their default are left out."""
+    """The body of a request."""
+    return dumps(call_fields(call))
+
+
+def call_fields(call: Call) -> dict[str, Any]:
+    """A call as JSON values. Fields that have their default are left out."""
     check, caller = call.check, call.caller
     body: dict[str, Any] = {
         "messages": [
@@ -57,7 +62,7 @@ def write_call(call: Call) -> bytes:
         body["policy"] = call.policy
     if caller != Caller():
         body["asker"] = {"client": caller.client, "request": caller.request, "answered": caller.answered}
-    return dumps(body)
+    return body
 
 
 def _part_fields(part: Part) -> dict[str, str]:

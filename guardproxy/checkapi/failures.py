@@ -37,6 +37,11 @@ def failure_of(status: int, body: bytes) -> GuardUnavailable:
     return GuardUnavailable(message)
 
 
+def code_of(body: bytes) -> str:
+    """The code of an error's body, such as `not_ready`; empty if it has none."""
+    return _fields(body)[0]
+
+
 def _fields(body: bytes) -> tuple[str, str, float | None]:
     try:
         error = json.loads(body)["error"]

@@ -40,9 +40,22 @@ def verdict_fields(verdict: Verdict) -> dict[str, Any]:
 def read_verdict(body: bytes) -> Verdict:
     """The verdict in an answer. Raises GuardUnavailable if anything in it is missing, or no such value."""
     try:
-        return _verdict(json.loads(body))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise GuardUnavailable(f"the guard's answer cannot be read: {type(error).__name__}: {error}") from None
+        fields = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(error) from None
+    return verdict_of(fields)
+
+
+def verdict_of(fields: Any) -> Verdict:
+    """The verdict in the JSON values of an answer. Raises GuardUnavailable as `read_verdict` does."""
+    try:
+        return _verdict(fields)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: Exception) -> GuardUnavailable:
+    return GuardUnavailable(f"the guard's answer cannot be read: {type(error).__name__}: {error}")
 
 
 def _verdict(answer: Mapping[str, Any]) -> Verdict:

@@ -80,6 +80,9 @@ class GuardApi(ABC):
     name: ClassVar[str]
     """Its name as a protocol of routes, a wire of records, and a label of metrics."""
 
+    halves: ClassVar[bool] = False
+    """Whether texts may hold unpaired surrogates, which a stream holds between two frames."""
+
     def __init__(self, parts: ApiParts) -> None:
         self.parts = parts
 
@@ -142,7 +145,7 @@ class GuardApi(ABC):
         body = await call.body(self.parts.limits.body_bytes)
         if body is None:
             raise CallerLeft("the caller has left before the end of the body")
-        return await computed(len(body), parsed, body, self.parts.limits), len(body)
+        return await computed(len(body), parsed, body, self.parts.limits, halves=self.halves), len(body)
 
     def case(
         self, call: Call, body: Mapping[str, Any], messages: Sequence[Message], *, model: str = "", policy: str = ""
@@ -165,10 +168,10 @@ class GuardApi(ABC):
         return ModerationCase(origin, acting, chosen.shadow, parts.sample.draw())
 
 
-def parsed(body: bytes, limits: Limits) -> dict[str, Any]:
+def parsed(body: bytes, limits: Limits, *, halves: bool = False) -> dict[str, Any]:
     """The object in a body. Raises Unreadable, and TooLarge if parsing would take long."""
     check_values(body, limits)
-    return read_object(body)
+    return read_object(body, halves=halves)
 
 
 def raise_failure(judged: JudgedTurn) -> None:

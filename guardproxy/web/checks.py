@@ -4,7 +4,7 @@ Without a policy, the answer is the guard's own verdict on exactly this text: wh
 With one, the text is judged in every view under the policy, and recorded as a turn.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs
@@ -29,8 +29,9 @@ from guardproxy.pipeline import moderated
 from guardproxy.ports import Answer
 from guardproxy.web.apis import ApiParts, CallerLeft, GuardApi
 from guardproxy.web.call import Call, WhileConnected
-from guardproxy.web.errors import told
+from guardproxy.web.errors import NotReady, told
 from guardproxy.web.reading import check_size
+from guardproxy.wires.shared.body import has_half
 
 _JSON = "application/json"
 
@@ -43,17 +44,19 @@ class PolicyUnknown(GuardproxyError):
 
 
 class CheckApi(GuardApi):
-    """Answers checks. `account` is the guard's; with `plain` callers are told how the guard failed.
+    """Answers checks. `account` returns that of the guard, once it is ready.
 
-    That is for a service whose callers are the operator's own: the message may name other services.
+    With `plain`, callers are told how the guard failed. That is for a service whose callers are the operator's own: the
+    message may name other services.
     """
 
     name = "check"
+    halves = True
 
-    def __init__(self, parts: ApiParts, account: Account, *, plain: bool) -> None:
+    def __init__(self, parts: ApiParts, account: Callable[[], Account], *, plain: bool) -> None:
         super().__init__(parts)
-        self._account = account_of(account)
-        self._short = account.short
+        self._read_account = account
+        self._known: Account | None = None
         self._plain = plain
         self._askers = Askers()
 
@@ -69,7 +72,9 @@ class CheckApi(GuardApi):
         """The answer to a check (POST), to the end of a stream (DELETE), or to the question who the guard is (GET)."""
         if call.method == "GET":
             self.parts.access.admit(call.headers, call.query)
-            return Answer(200, _JSON, dumps(self._account))
+            if reason := self.parts.ready():
+                raise NotReady(reason)
+            return Answer(200, _JSON, dumps(account_of(self._account)))
         if call.method == "DELETE":
             return self._forget(call)
         body, size = await self.read(call)
@@ -77,9 +82,15 @@ class CheckApi(GuardApi):
         check_size(asked.check.conversation.messages, self.parts.limits)
         fields = await (self._decided(call, body, asked) if asked.policy else self._judged(call, asked, receive))
         try:
-            return Answer(200, _JSON, dumps({**fields, "account": self._short}))
+            return Answer(200, _JSON, dumps({**fields, "account": self._account.short}))
         except ValueError:
             raise GuardUnavailable("the guard returned a probability that is no number") from None
+
+    @property
+    def _account(self) -> Account:
+        if self._known is None:
+            self._known = self._read_account()
+        return self._known
 
     def _forget(self, call: Call) -> Answer:
         call.client = self.parts.access.admit(call.headers, call.query)
@@ -105,6 +116,8 @@ class CheckApi(GuardApi):
         """The verdict, what the policy decides, and what becomes of the text."""
         messages = asked.check.conversation.messages
         turn, side = messages[-1], asked.check.side
+        if any(has_half(part.text) for message in messages for part in message.parts):
+            raise Unreadable("contains an unpaired surrogate; send both halves of the pair", "messages")
         if side != turn.side:
             raise Unreadable(f"is {side}, but a message of the role {turn.role} has the side {turn.side}", "side")
         try:
