@@ -2,8 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+import os
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -30,8 +34,9 @@ class Peer:
         self._handlers = handlers
         self._numbers = count()
         self._waiting: dict[int, asyncio.Future[Any]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._closed = False
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self.closed = False
+        """Whether the connection has ended."""
 
     async def run(self) -> None:
         """Answer calls until the connection ends; then every call that waits raises Gone."""
@@ -40,21 +45,27 @@ class Peer:
                 size = int.from_bytes(await self._reader.readexactly(4), "big")
                 message = json.loads(await self._reader.readexactly(size))
                 if "call" in message:
-                    task = asyncio.create_task(self._answer(message))
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
+                    number = message["number"]
+                    self._tasks[number] = task = asyncio.create_task(self._answer(message))
+                    task.add_done_callback(partial(self._ended, number))
+                elif "drop" in message:
+                    if (dropped := self._tasks.get(message["drop"])) is not None:
+                        dropped.cancel()
                 else:
                     self._take(message)
         except (asyncio.IncompleteReadError, OSError):
             pass
         finally:
-            self._closed = True
-            for task in self._tasks:
+            self.closed = True
+            for task in self._tasks.values():
                 task.cancel()
             for waiting in self._waiting.values():
                 if not waiting.done():
                     waiting.set_exception(Gone("the connection has ended"))
             self._writer.close()
+
+    def _ended(self, number: int, _: asyncio.Task[None]) -> None:
+        self._tasks.pop(number, None)
 
     def _take(self, message: Mapping[str, Any]) -> None:
         waiting = self._waiting.get(message["answer"])
@@ -80,9 +91,12 @@ class Peer:
         data = json.dumps(message).encode()
         self._writer.write(len(data).to_bytes(4, "big") + data)
 
-    async def call(self, name: str, value: Any = None, *, timeout_s: float) -> Any:
-        """Call the handler `name` of the other end. Raises its ConfigError, TimeoutError, and Gone without a peer."""
-        if self._closed:
+    async def call(self, name: str, value: Any = None, *, timeout_s: float | None) -> Any:
+        """Call the handler `name` of the other end. Raises its ConfigError, TimeoutError, and Gone without a peer.
+
+        A call that is cancelled or late is cancelled at the other end.
+        """
+        if self.closed:
             raise Gone("the connection has ended")
         number = next(self._numbers)
         self._waiting[number] = asyncio.get_running_loop().create_future()
@@ -90,5 +104,19 @@ class Peer:
             self._write({"call": name, "number": number, "value": value})
             async with asyncio.timeout(timeout_s):
                 return await self._waiting[number]
+        except (asyncio.CancelledError, TimeoutError):
+            if not self.closed:
+                self._write({"drop": number})
+            raise
         finally:
             del self._waiting[number]
+
+
+@contextmanager
+def socket_in(folder: Path, name: str) -> Iterator[str]:
+    """The path of a socket in `folder`, by a descriptor: the address of a socket has at most 107 characters."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{name}"
+    finally:
+        os.close(descriptor)

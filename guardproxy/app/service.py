@@ -22,7 +22,8 @@ from guardproxy.app.apis import PATHS as API_PATHS
 from guardproxy.app.apis import account, api_routes, apis_of, nothing_else
 from guardproxy.app.audit import exclusions_of, follow_exclusions, keep_of, open_sinks, retain
 from guardproxy.app.console import PATHS, console_routes, console_store, own_visitors
-from guardproxy.app.guards import combined, local_guards, members, with_cache
+from guardproxy.app.engine_link import EngineConnection
+from guardproxy.app.guards import combined, local_guards, members, needs_engine, with_cache
 from guardproxy.app.languages import languages_of_guard, languages_read
 from guardproxy.app.listening import admin_listener
 from guardproxy.app.observed import observed
@@ -87,7 +88,8 @@ class Service:
         self._stopping = stopping
         self.failure: GuardproxyError | None = None
         self._reason = "the guard is loading"
-        self._guards = members(settings, floor=self._floor(settings), data_dir=source.data_dir)
+        self._engine = EngineConnection(group) if group is not None and needs_engine(settings) else None
+        self._guards = members(settings, floor=self._floor(settings), data_dir=source.data_dir, engine=self._engine)
         self._observed = observed(settings)
         self._guard = self._observed.guard(with_cache(combined(settings, self._guards)))
         self._local = local_guards(self._guards)
@@ -250,8 +252,9 @@ class Service:
         ]
 
     def _dtypes(self) -> dict[str, str]:
-        """The type of the weights of every model that this process has loaded, by the guard's name."""
-        return {guard.name: guard.dtype for guard in self._local if guard.dtype is not None}
+        """The type of the weights of every model that this process or its engine has loaded, by the guard's name."""
+        local = {guard.name: guard.dtype for guard in self._local if guard.dtype is not None}
+        return local if self._engine is None else {**self._engine.dtypes, **local}
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
@@ -272,6 +275,8 @@ class Service:
             if self._review is not None:
                 await self._review.close()
             await self._guard.close()
+            if self._engine is not None:
+                await self._engine.close()
             await self._upstreams.aclose()
             if self._membership is not None:
                 await self._membership.close()
@@ -284,6 +289,8 @@ class Service:
             await self._observers.start()  # first: the weights take longer than an unreachable store
             await self._alerts.begin()  # before anybody is answered, so that no record comes before it
             self._tend_store()
+            if self._engine is not None:
+                await self._engine.loaded()
             await self._guard.start()
             await self._wait_until_ready()
         except GuardproxyError as error:

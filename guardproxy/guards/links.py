@@ -1,8 +1,11 @@
-"""What a connection to a replica of a guard does: the protocol between `ReplicaGuard` and the ways to reach a replica."""
+"""What a connection to a replica of a guard does: the protocol between `ReplicaGuard` and the ways to reach one."""
 
+import hashlib
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
-from guardproxy.asking import Asker
+from guardproxy.asking import Asker, token_of
+from guardproxy.checkapi import Call, Caller
 from guardproxy.types import Check, Verdict
 from guardproxy.upstreams import Ending
 
@@ -47,3 +50,13 @@ class Link(Protocol):
 
     async def close(self) -> None:
         """Close the connections."""
+
+
+def call_for(check: Check, asker: Asker) -> Call:
+    """A check as it travels. The client is a hash: its address or name is nobody's business there."""
+    return Call(check, Caller(_hashed(asker.client), token_of(asker), asker.answered))
+
+
+@lru_cache(maxsize=4096)
+def _hashed(client: str) -> str:
+    return hashlib.sha256(client.encode("utf-8", "surrogatepass")).hexdigest()[:32] if client else ""

@@ -16,7 +16,7 @@ from guardproxy.errors import ConfigError
 from guardproxy.guards.links import GuardIdentity, Link, ReplicaFailed
 from guardproxy.replicas import ReplicaState, Standing
 from guardproxy.types import Taxonomy
-from guardproxy.upstreams import Ejection, Ending, Health, Permit
+from guardproxy.upstreams import Ejection, Ending, Health, HealthChange, Permit
 
 log = structlog.get_logger("guardproxy.guard")
 
@@ -156,7 +156,7 @@ class ReplicaSet:
         if known is not None and (identity.name, identity.version) != (known.name, known.version):
             return (
                 f"the replica {name} runs {identity.name}, version {identity.version}, and the others {known.name}, "
-                f"version {known.version}; run the same model with the same options everywhere, or restart to change it"
+                f"version {known.version}; run the same guardproxy, model files, dtype and options everywhere"
             )
         return ""
 
@@ -193,10 +193,11 @@ class ReplicaSet:
         finally:
             if ending not in (None, "answered"):
                 one.standing.known = False
-            self.ended(one, permit, ending)
+            if self.ended(one, permit, ending) == "ejected":
+                one.give_up()
 
-    def ended(self, one: Replica, permit: Permit, ending: Ending | None) -> None:
-        """Note how a call of a replica ended; None if it was given up."""
+    def ended(self, one: Replica, permit: Permit, ending: Ending | None) -> HealthChange | None:
+        """Note how a call of a replica ended, None if it was given up; return what that changes."""
         now = self.clock()
         change = one.standing.health.end(permit, ending, now)
         if change == "ejected":
@@ -204,9 +205,9 @@ class ReplicaSet:
             for_s = round(one.standing.health.usable_at() - now, 1)
             log.warning("replica_ejected", guard=self._guard, replica=one.link.name, for_s=for_s)
             one.standing.known = False
-            one.give_up()
         elif change == "recovered":
             log.info("replica_recovered", guard=self._guard, replica=one.link.name)
+        return change
 
     def any_usable(self, without: Sequence[str]) -> bool:
         """Whether a replica is usable that is not among those."""

@@ -25,6 +25,7 @@ from guardproxy.upstreams import Ejection, Ending
 _BACKOFF: Final = wait_random_exponential(multiplier=0.1, max=2)
 # Seconds that a replica has to take the news that a stream has ended.
 _FORGET_S: Final = 5.0
+_EJECTION: Final = Ejection(failures=3, first_s=1.0, longest_s=30.0)
 # The most streams whose replicas are remembered.
 _STREAMS: Final = 65_536
 
@@ -42,7 +43,7 @@ class AskOptions:
     hedge: bool = False
     check_every_s: float = 2.0
     start_s: float | None = 10.0
-    ejection: Ejection = Ejection(failures=3, first_s=1.0, longest_s=30.0)
+    ejection: Ejection = _EJECTION
 
 
 class ReplicaGuard:
@@ -212,7 +213,6 @@ class ReplicaGuard:
                 verdict, version = await one.link.judge(call.check, call.asker)
                 self._replicas.check_version(version)
             ending = "answered"
-            return verdict
         except JudgingTooLong:
             ending = "answered"
             raise
@@ -224,6 +224,8 @@ class ReplicaGuard:
             ending = lost.ending if isinstance(lost, ReplicaFailed) else "unknown"
             one.doubt()
             raise call.noted(one.link.name, lost) from None
+        else:
+            return verdict
         finally:
             one.limits.discard(limit)
             standing.open -= 1
