@@ -10,7 +10,7 @@ from guardproxy.app.peers import Peer, socket_in
 from guardproxy.app.reloading import Gone
 from guardproxy.asking import Asker
 from guardproxy.checkapi import call_fields, failure_of, verdict_of
-from guardproxy.errors import ConfigError, GuardUnavailable
+from guardproxy.errors import ConfigError
 from guardproxy.guards.links import GuardIdentity, ReplicaFailed, call_for
 from guardproxy.guards.replicas import AskOptions, ReplicaGuard
 from guardproxy.types import Check, Taxonomy, Verdict
@@ -111,4 +111,4 @@ class EngineLink:
         except Gone:
             raise ReplicaFailed("unknown", "the engine process has ended") from None
         except ConfigError as error:
-            raise GuardUnavailable(str(error)) from None
+            raise ReplicaFailed("failed", str(error)) from None

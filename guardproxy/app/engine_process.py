@@ -73,15 +73,15 @@ class EngineProcess:
     async def _start(self) -> None:
         for guard in self._guards.values():
             await guard.start()
-        dtypes = self._dtypes()
-        self._identities = {name: self._identity(name, dtypes) for name in self._guards}
-        log.info("engine_ready", guards=[*self._guards], dtype=dtypes)
+        self._identities = {name: self._identity(name) for name in self._guards}
+        log.info("engine_ready", guards=[*self._guards], dtype=self._dtypes())
 
     def _dtypes(self) -> dict[str, str]:
         return {name: guard.dtype for name, guard in self._guards.items() if guard.dtype is not None}
 
-    def _identity(self, name: str, dtypes: Mapping[str, str]) -> GuardIdentity:
-        found = account(self._settings, self._guards[name], dtypes, self._floor)
+    def _identity(self, name: str) -> GuardIdentity:
+        # Without the types of the weights: an engine that starts again on a busy machine may choose others.
+        found = account(self._settings, self._guards[name], {}, self._floor)
         return GuardIdentity(name, f"{found.taxonomy.id}@{found.taxonomy.version}", found.version, found.floor)
 
     # --- for the workers ---------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from guardproxy.app.apis import account, api_routes, apis_of, nothing_else
 from guardproxy.app.audit import exclusions_of, follow_exclusions, keep_of, open_sinks, retain
 from guardproxy.app.console import PATHS, console_routes, console_store, own_visitors
 from guardproxy.app.engine_link import EngineConnection
-from guardproxy.app.guards import combined, local_guards, members, needs_engine, with_cache
+from guardproxy.app.guards import combined, local_guards, members, needs_engine, replica_guards, with_cache
 from guardproxy.app.languages import languages_of_guard, languages_read
 from guardproxy.app.listening import admin_listener
 from guardproxy.app.observed import observed
@@ -101,6 +101,9 @@ class Service:
         self._metrics = self._observed.metrics()
         self._membership = Membership(group, self._file, self._metrics) if group is not None else None
         self._metrics.queue_from(lambda: [(guard.stats.queued, guard.stats.expected_s) for guard in self._local])
+        self._remote = replica_guards(self._guards)
+        if self._remote:
+            self._metrics.replicas_from(lambda: {guard.name: guard.report() for guard in self._remote})
         self._metrics.state_from(self._state)
         self._begin_series(settings)
         opened = open_sinks(settings, source.data_dir)
@@ -226,6 +229,8 @@ class Service:
         state = self._file.state
         latest = {"in_force": not state.problems, "at": _iso(state.at), "problems": state.problems}
         about: dict[str, Any] = {"dtype": self._dtypes()}
+        if self._remote:
+            about["replicas"] = {guard.name: guard.states() for guard in self._remote}
         if not self._alone:
             about["upstreams"] = self._upstreams.states()
         return {**about, "reload": latest, "restart_needed": state.restart_needed}

@@ -250,6 +250,8 @@ def _example(settings: Settings, url: str) -> str:
 def guard_summary(settings: Settings) -> str:
     """The guard of a configuration in a line."""
     guard = settings.guard
+    if not settings.members and guard.replicas is not None:
+        return f"{guard.model} ({guard.family}, replicas {', '.join(guard.replicas.urls)})"
     if not settings.members:
         return f"{guard.model} ({guard.family}, device {guard.device})"
     if guard.by_language:

@@ -37,7 +37,7 @@ class Link(Protocol):
     name: str
 
     async def identity(self) -> GuardIdentity:
-        """What the replica is, once it can judge. Raises ReplicaFailed; ConfigError if it will never be able to."""
+        """What the replica is. Raises ReplicaFailed, with the ending `declined` as long as it cannot judge yet."""
 
     async def judge(self, check: Check, asker: Asker) -> tuple[Verdict, str]:
         """The verdict, and the version of the guard that gave it. Cancelling the call drops the check there.

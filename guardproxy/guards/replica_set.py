@@ -14,6 +14,7 @@ import structlog
 
 from guardproxy.errors import ConfigError
 from guardproxy.guards.links import GuardIdentity, Link, ReplicaFailed
+from guardproxy.observe.replica_metrics import ReplicaCounts, ReplicaReport
 from guardproxy.replicas import ReplicaState, Standing
 from guardproxy.types import Taxonomy
 from guardproxy.upstreams import Ejection, Ending, Health, HealthChange, Permit
@@ -22,15 +23,6 @@ log = structlog.get_logger("guardproxy.guard")
 
 # The least seconds between two questions to a replica what it is.
 _LEAST_PAUSE_S: Final = 0.25
-
-
-@dataclass(slots=True)
-class ReplicaCounts:
-    """Calls of a replica by how they ended, and how often it was ejected, or asked as the second."""
-
-    calls: dict[str, int] = field(default_factory=dict)
-    ejections: int = 0
-    hedges: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -186,10 +178,9 @@ class ReplicaSet:
         except TimeoutError:
             ending = "unknown"
         except ReplicaFailed as failure:
-            ending = failure.ending
-        except ConfigError as error:
-            ending = "failed"
-            log.error("replica_cannot_start", guard=self._guard, replica=one.link.name, reason=str(error))
+            one.standing.known = False
+            # One that says that it is not ready is asked again soon: it may be loading its model.
+            ending = failure.ending if failure.ending != "declined" else None
         finally:
             if ending not in (None, "answered"):
                 one.standing.known = False
@@ -203,7 +194,8 @@ class ReplicaSet:
         if change == "ejected":
             one.counts.ejections += 1
             for_s = round(one.standing.health.usable_at() - now, 1)
-            log.warning("replica_ejected", guard=self._guard, replica=one.link.name, for_s=for_s)
+            tell = log.debug if permit.probe else log.warning  # it is told once, and not with every trial
+            tell("replica_ejected", guard=self._guard, replica=one.link.name, for_s=for_s)
             one.standing.known = False
         elif change == "recovered":
             log.info("replica_recovered", guard=self._guard, replica=one.link.name)
@@ -219,6 +211,7 @@ class ReplicaSet:
         now = self.clock()
         return {name: one.state(now) for name, one in self.standings.items()}
 
-    def counts(self) -> dict[str, ReplicaCounts]:
-        """The counts of every replica by its name."""
-        return {name: one.counts for name, one in self.by_name.items()}
+    def report(self) -> ReplicaReport:
+        """Whether every replica is in use, and its counts, by its name."""
+        now = self.clock()
+        return {name: (one.standing.usable(now), one.counts) for name, one in self.by_name.items()}

@@ -16,7 +16,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from guardproxy.asking import Asker, current_asker
 from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
 from guardproxy.guards.links import Link, ReplicaFailed
-from guardproxy.guards.replica_set import Replica, ReplicaCounts, ReplicaSet
+from guardproxy.guards.replica_set import Replica, ReplicaSet
+from guardproxy.observe.replica_metrics import ReplicaReport
 from guardproxy.replicas import Hedging, ReplicaState, in_order, next_of
 from guardproxy.types import Check, Taxonomy, Verdict
 from guardproxy.upstreams import Ejection, Ending
@@ -25,7 +26,7 @@ from guardproxy.upstreams import Ejection, Ending
 _BACKOFF: Final = wait_random_exponential(multiplier=0.1, max=2)
 # Seconds that a replica has to take the news that a stream has ended.
 _FORGET_S: Final = 5.0
-_EJECTION: Final = Ejection(failures=3, first_s=1.0, longest_s=30.0)
+_EJECTION: Final = Ejection(failures=3, first_s=1.0, longest_s=10.0)
 # The most streams whose replicas are remembered.
 _STREAMS: Final = 65_536
 
@@ -119,9 +120,9 @@ class ReplicaGuard:
         """The state of every replica by its name."""
         return self._replicas.states()
 
-    def counts(self) -> dict[str, ReplicaCounts]:
-        """The counts of every replica by its name."""
-        return self._replicas.counts()
+    def report(self) -> ReplicaReport:
+        """Whether every replica is in use, and its counts, by its name."""
+        return self._replicas.report()
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -219,7 +220,7 @@ class ReplicaGuard:
         except GuardUnavailable as failure:
             busy = isinstance(failure, Overloaded)
             ending = "answered" if busy else "failed"
-            raise call.noted(one.link.name, failure, failure.retry_s if busy else None) from None
+            raise call.noted(one.link.name, failure) from None
         except (ReplicaFailed, TimeoutError) as lost:
             ending = lost.ending if isinstance(lost, ReplicaFailed) else "unknown"
             one.doubt()
@@ -230,7 +231,7 @@ class ReplicaGuard:
             one.limits.discard(limit)
             standing.open -= 1
             result = ending or "given_up"
-            one.counts.calls[result] = one.counts.calls.get(result, 0) + 1
+            one.counts.calls[result] += 1
             self._replicas.ended(one, permit, ending)
 
     def _remember(self, stream: str, name: str) -> None:
@@ -255,18 +256,21 @@ class _Call:
     deadline: float
     asked: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    retry_s: list[float] = field(default_factory=list)
+    busy: list[Overloaded] = field(default_factory=list)
 
-    def noted(self, name: str, failure: Exception, retry_s: float | None = None) -> _Again:
-        """Note why a replica gave no verdict; if it is busy, after how many seconds it may."""
+    def noted(self, name: str, failure: Exception) -> _Again:
+        """Note why a replica gave no verdict."""
         self.failures.append(f"{name}: {str(failure) or 'no answer in time'}")
-        if retry_s is not None:
-            self.retry_s.append(retry_s)
+        if isinstance(failure, Overloaded):
+            self.busy.append(failure)
         return _Again()
 
     def failure(self, guard: str) -> GuardUnavailable:
-        """The error for the caller, who may come back when the first replica may be free."""
+        """The error for the caller: if replicas are busy, that of the one that is free first.
+
+        Clients read it, so it does not name the replicas.
+        """
+        if self.busy:
+            return min(self.busy, key=lambda error: error.retry_s)
         reasons = "; ".join(dict.fromkeys(self.failures)) or "no answer in time"
-        if self.retry_s:
-            return Overloaded(f"guard {guard!r}: {reasons}", retry_s=min(self.retry_s))
         return GuardUnavailable(f"guard {guard!r}: {reasons}")

@@ -11,7 +11,7 @@ from guardproxy.settings.model_upstreams import Attempts, EjectSettings, Upstrea
 
 _TLS = UpstreamTlsSettings()
 # A check is repeated elsewhere at once, so a replica is given up sooner than an upstream.
-_EJECT = EjectSettings(failures=3, first_s=1.0, longest_s=30.0)
+_EJECT = EjectSettings(failures=3, first_s=1.0, longest_s=10.0)
 
 
 @dataclass(frozen=True, slots=True)
