@@ -136,6 +136,7 @@ MESSAGE: dict[str, Any] = {"role": "user", "parts": [{"text": "hello"}]}
         ({"messages": [MESSAGE], "polcy": "default"}, "polcy"),
         ({"messages": [MESSAGE], "policy": None}, "policy"),
         ({"messages": [MESSAGE], "asker": "me"}, "asker"),
+        ({"messages": [MESSAGE], "asker": None}, "asker"),
         ({"messages": [MESSAGE], "asker": {"answered": 1}}, "asker.answered"),
     ],
 )

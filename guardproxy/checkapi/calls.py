@@ -11,7 +11,7 @@ from guardproxy.types import Check, Conversation, Message, Part, PartKind, Role,
 _ROLES: Final = get_args(Role)
 _SIDES: Final = get_args(Side)
 _KINDS: Final = get_args(PartKind)
-_NAME = 128  # characters of a name that the caller chooses
+LONGEST_NAME = 128  # characters of a name that the caller chooses
 _PATH = 4096  # characters of the path of a part
 _KEYS: Final = ("messages", "side", "stream", "policy", "asker")
 _MESSAGE_KEYS: Final = ("role", "parts")
@@ -85,9 +85,11 @@ def call_of(body: object) -> Call:
         raise Unreadable("must have a message: the last one is judged, those before it are its context", "messages")
     messages = tuple(_message(item, f"messages[{index}]") for index, item in enumerate(listed))
     side: Side = one_of(fields["side"], _SIDES, "side") if "side" in fields else messages[-1].side
-    stream = text_at(fields, "stream", most=_NAME) or None
+    stream = text_at(fields, "stream", most=LONGEST_NAME) or None
     return Call(
-        Check(Conversation(messages), side, stream), _caller(fields.get("asker")), text_at(fields, "policy", most=_NAME)
+        Check(Conversation(messages), side, stream),
+        _caller(fields.get("asker", {})),
+        text_at(fields, "policy", most=LONGEST_NAME),
     )
 
 
@@ -107,11 +109,9 @@ def _part(value: object, path: str) -> Part:
 
 
 def _caller(value: object) -> Caller:
-    if value is None:
-        return Caller()
     fields: Mapping[str, Any] = object_at(value, "asker", _ASKER_KEYS)
     return Caller(
-        text_at(fields, "client", "asker", most=_NAME),
-        text_at(fields, "request", "asker", most=_NAME),
+        text_at(fields, "client", "asker", most=LONGEST_NAME),
+        text_at(fields, "request", "asker", most=LONGEST_NAME),
         typed(fields.get("answered", False), bool, "asker.answered"),
     )

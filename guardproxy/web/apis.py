@@ -61,10 +61,14 @@ class ApiParts:
 
 
 class WrongMethod(GuardproxyError):
-    """The path takes other methods."""
+    """The path takes only the methods `allowed`."""
 
     status = 405
     code = "method_not_allowed"
+
+    def __init__(self, method: str, allowed: Sequence[str]) -> None:
+        self.allowed = ", ".join(allowed)
+        super().__init__(f"this path takes {self.allowed}, not {method}")
 
 
 class CallerLeft(GuardproxyError):
@@ -79,6 +83,9 @@ class GuardApi(ABC):
 
     name: ClassVar[str]
     """Its name as a protocol of routes, a wire of records, and a label of metrics."""
+
+    methods: ClassVar[tuple[str, ...]] = ("POST",)
+    """The methods that its paths take."""
 
     halves: ClassVar[bool] = False
     """Whether texts may hold unpaired surrogates, which a stream holds between two frames."""
@@ -124,6 +131,8 @@ class GuardApi(ABC):
     def _failed(self, call: Call, error: GuardproxyError) -> tuple[Answer, Headers]:
         self.parts.metrics.failed(error.code)
         more = retry_after(error)
+        if isinstance(error, WrongMethod):
+            more.append((b"allow", error.allowed.encode("ascii")))
         if not may_be_repeated(error):
             more.append(NO_RETRY)
         return Answer(error.status, "application/json", self.error(error, self.told(error, call.id))), more
@@ -137,7 +146,7 @@ class GuardApi(ABC):
     async def read(self, call: Call) -> tuple[dict[str, Any], int]:
         """The body of a POST by somebody who may ask, if the guard is ready, and its bytes. Raises GuardproxyError."""
         if call.method != "POST":
-            raise WrongMethod(f"{call.path} takes POST, not {call.method}")
+            raise WrongMethod(call.method, self.methods)
         check_encoding(call.headers)
         call.client = self.parts.access.admit(call.headers, call.query)
         if reason := self.parts.ready():

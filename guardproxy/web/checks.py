@@ -22,6 +22,7 @@ from guardproxy.checkapi import (
     write_failure,
 )
 from guardproxy.checkapi import Call as CheckCall
+from guardproxy.checkapi.calls import LONGEST_NAME
 from guardproxy.checkapi.fields import dumps
 from guardproxy.errors import GuardproxyError, GuardUnavailable, Unreadable
 from guardproxy.offload import computed
@@ -51,6 +52,7 @@ class CheckApi(GuardApi):
     """
 
     name = "check"
+    methods = ("GET", "POST", "DELETE")
     halves = True
 
     def __init__(self, parts: ApiParts, account: Callable[[], Account], *, plain: bool) -> None:
@@ -95,8 +97,8 @@ class CheckApi(GuardApi):
     def _forget(self, call: Call) -> Answer:
         call.client = self.parts.access.admit(call.headers, call.query)
         streams = parse_qs(call.query.decode("latin-1")).get("stream", [])
-        if len(streams) != 1:
-            raise Unreadable("the query must name one stream: ?stream=ID", "stream")
+        if len(streams) != 1 or len(streams[0]) > LONGEST_NAME:
+            raise Unreadable(f"the query must name one stream, of at most {LONGEST_NAME} characters", "stream")
         self.parts.judging.guard.forget(_stream_of(call, streams[0]))
         return Answer(204, _JSON, b"")
 
@@ -118,13 +120,13 @@ class CheckApi(GuardApi):
         turn, side = messages[-1], asked.check.side
         if any(has_half(part.text) for message in messages for part in message.parts):
             raise Unreadable("contains an unpaired surrogate; send both halves of the pair", "messages")
-        if side != turn.side:
-            raise Unreadable(f"is {side}, but a message of the role {turn.role} has the side {turn.side}", "side")
         try:
             case = self.case(call, body, [turn], policy=asked.policy)
         except KeyError:
             names = ", ".join(self.parts.policies.current.policies)
             raise PolicyUnknown(f"there is no policy {asked.policy!r}; the policies are {names}") from None
+        if side != turn.side:
+            raise Unreadable(f"is {side}, but a message of the role {turn.role} has the side {turn.side}", "side")
         (judged,) = await moderated(self.parts.judging, case, [turn], context=messages[:-1], acts=True)
         if judged.failure is not None:
             raise judged.failure
