@@ -9,6 +9,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from guardproxy import __version__
+from guardproxy.app.kinds import is_service
 from guardproxy.app.languages import languages_read
 from guardproxy.checkapi import CHECK, Account
 from guardproxy.ports import Guard
@@ -45,7 +46,7 @@ def _api(name: str, parts: ApiParts, account: Callable[[], Account], *, alone: b
 def account(settings: Settings, guard: Guard, dtypes: Mapping[str, str], floor: float) -> Account:
     """The account of a guard that has loaded its weights, of the types `dtypes`."""
     described = [member.guard for member in settings.members.values()] or [settings.guard]
-    models = tuple(one.family if one.service is not None else one.model for one in described)
+    models = tuple(one.family if is_service(one) else one.model for one in described)
     reads = languages_read(settings)
     return Account(
         guard.name,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from guardproxy.app.engine_link import EngineConnection
+from guardproxy.app.kinds import is_remote, is_service, runs_model
 from guardproxy.app.languages import languages_of_guard
 from guardproxy.app.registries import open_family
 from guardproxy.app.replicas import replica_guard
@@ -13,7 +14,7 @@ from guardproxy.guards.local import LocalGuard, LocalLimits, ModelOptions, open_
 from guardproxy.guards.replicas import ReplicaGuard
 from guardproxy.guards.services import open_service
 from guardproxy.ports import Guard, LabelList
-from guardproxy.settings import MULTILINGUAL, GuardSettings, MemberSettings, ServiceSettings, Settings
+from guardproxy.settings import MULTILINGUAL, MemberSettings, ServiceSettings, Settings
 from guardproxy.sinks.database import data_folder
 from guardproxy.types import Check, Conversation, Message, Part
 
@@ -37,7 +38,7 @@ def guard_name(settings: Settings) -> str:
     """The name of the guard of a configuration, as verdicts have it. It is not opened, so it needs no key."""
     single = settings.guard
     if not settings.members:
-        return single.family if single.service is not None else single.model
+        return single.family if is_service(single) else single.model
     kind = Cascade if single.cascade is not None else ByLanguage if single.by_language is not None else AllOf
     return kind.JOINED_BY.join(settings.members)
 
@@ -60,7 +61,7 @@ def reads_label_lists(settings: Settings) -> bool:
     families = [
         open_family(member.guard.family, member.guard.options, member.taxonomy)
         for member in _described(settings).values()
-        if member.guard.service is None
+        if not is_service(member.guard)
     ]
     prompts = [prompt for family in families for prompt in family.render(_SAMPLE_CHECK)]
     return any(isinstance(prompt.readout, LabelList) for prompt in prompts)
@@ -87,16 +88,12 @@ def model_guards(settings: Settings, *, floor: float, data_dir: str | None) -> l
     """Those of `members` that run a model on this machine."""
     floor = floor if settings.guard.mean is None else 0.0
     described = _described(settings).items()
-    return [_open_model(name, member, floor, data_dir) for name, member in described if _runs_model(member.guard)]
+    return [_open_model(name, member, floor, data_dir) for name, member in described if runs_model(member.guard)]
 
 
 def needs_engine(settings: Settings) -> bool:
     """Whether a guard of the configuration runs a model on this machine."""
-    return any(_runs_model(member.guard) for member in _described(settings).values())
-
-
-def _runs_model(guard: GuardSettings) -> bool:
-    return guard.service is None and guard.runner == "local"
+    return any(runs_model(member.guard) for member in _described(settings).values())
 
 
 def _described(settings: Settings) -> Mapping[str, MemberSettings]:
@@ -113,10 +110,15 @@ def _open(
     name: str, member: MemberSettings, floor: float, data_dir: str | None, engine: EngineConnection | None
 ) -> Guard:
     guard = member.guard
+    if runs_model(guard) and engine is None:
+        return _open_model(name, member, floor, data_dir)
+    family = open_family(guard.family, guard.options, member.taxonomy)
+    if is_remote(guard):
+        return replica_guard(name, guard, family.taxonomy, floor)
     if guard.service is not None:
         return open_service(
             name=name,
-            family=open_family(guard.family, guard.options, member.taxonomy),
+            family=family,
             key=_key(guard.service),
             base_url=guard.service.url or "",
             timeout_s=guard.timeout_s,
@@ -124,12 +126,8 @@ def _open(
             concurrency=guard.service.concurrency,
             per_second=guard.service.per_second,
         )
-    if guard.runner == "http" or engine is not None:
-        taxonomy = open_family(guard.family, guard.options, member.taxonomy).taxonomy
-        if engine is None or guard.runner == "http":
-            return replica_guard(name, guard, taxonomy, floor)
-        return engine.guard(name, taxonomy, timeout_s=guard.timeout_s, floor=floor)
-    return _open_model(name, member, floor, data_dir)
+    assert engine is not None  # noqa: S101 - all other guards are opened above
+    return engine.guard(name, family.taxonomy, timeout_s=guard.timeout_s, floor=floor)
 
 
 def _open_model(name: str, member: MemberSettings, floor: float, data_dir: str | None) -> LocalGuard:

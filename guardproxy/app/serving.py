@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 from guardproxy.app.audit import store_address
 from guardproxy.app.console import is_served
 from guardproxy.app.engine_keeper import EngineKeeper
-from guardproxy.app.guards import needs_engine
+from guardproxy.app.guards import guard_name, needs_engine
 from guardproxy.app.listening import address_of, free_port, server_options
 from guardproxy.app.policy_file import ConfigSource, read
 from guardproxy.app.service import Service
@@ -251,7 +251,7 @@ def guard_summary(settings: Settings) -> str:
     """The guard of a configuration in a line."""
     guard = settings.guard
     if not settings.members and guard.replicas is not None:
-        return f"{guard.model} ({guard.family}, replicas {', '.join(guard.replicas.urls)})"
+        return f"{guard_name(settings)} ({guard.family}, replicas {', '.join(guard.replicas.urls)})"
     if not settings.members:
         return f"{guard.model} ({guard.family}, device {guard.device})"
     if guard.by_language:

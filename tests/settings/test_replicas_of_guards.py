@@ -2,6 +2,7 @@
 
 import pytest
 
+from guardproxy.app import guard_name, languages_read
 from guardproxy.app.guards import needs_engine
 from guardproxy.errors import ConfigError
 from tests.settings.kit import RULES, read
@@ -32,7 +33,7 @@ def test_the_replicas_and_their_key() -> None:
         ("version: 1\nguard: {runner: http}\n", "guard.replicas: is missing"),
         ("version: 1\nguard: {runner: http, replicas: {urls: []}}\n", "guard.replicas.urls: must"),
         (HTTP.replace("runner: http", "runner: https"), "guard.runner: must be"),
-        (HTTP.replace("runner:", "dtype: float32, runner:"), "guard.dtype: has no effect, because the model runs in"),
+        (HTTP.replace("runner:", "dtype: float32, runner:"), "guard.dtype: has no effect, because the replicas judge"),
         (HTTP.replace("http://guard-1:8100", "guard-1:8100"), "guard.replicas.urls[0]: must be http(s)://host"),
         (HTTP.replace("unix:/run", "unix:run"), "guard.replicas.urls[1]: must be unix: and the path of a socket"),
         (HTTP.replace("unix:/run/guard.sock", "http://guard-1:8100/"), "guard.replicas.urls[1]: is already listed"),
@@ -44,8 +45,8 @@ def test_the_replicas_and_their_key() -> None:
             "/no/such.pem: cannot be read",
         ),
         (
-            HTTP.replace("runner:", "family: openai_moderation, runner:"),
-            "guard.runner: has no effect on a family that is a service",
+            HTTP.replace("runner:", "family: openai_moderation, service: {key: '${env:KEY}'}, runner:"),
+            "guard.service: has no effect, because the replicas judge",
         ),
     ],
 )
@@ -54,6 +55,14 @@ def test_mistakes(text: str, problem: str) -> None:
     with pytest.raises(ConfigError) as raised:
         read(text, {"KEY": "k-1"} if "is not set" not in problem else {})
     assert any(problem in line for line in raised.value.problems), raised.value.problems
+
+
+def test_replicas_may_call_a_service() -> None:
+    """So that its key is in one place: the proxy needs none."""
+    settings = read(HTTP.replace("runner:", "family: openai_moderation, runner:"), {"KEY": "k-1"})
+    assert guard_name(settings) == "openai_moderation"
+    assert languages_read(settings) is None
+    assert not needs_engine(settings)
 
 
 def test_a_member_of_a_combination_may_have_replicas() -> None:

@@ -171,11 +171,13 @@ def _single_guard(path: SettingPath, guard: Node, catalogue: Catalogue) -> Itera
         message = catalogue.name_error(name, catalogue.families, "family")
         if message:
             yield Problem(family.position, (*path, "family"), message)
-    if name in catalogue.services:
+    if replicas.is_remote(guard):
+        yield from replicas.remote(path, guard)
+    elif name in catalogue.services:
         yield from _service(path, guard, name, has_public_address=catalogue.services[name])
     elif name in catalogue.families:
         yield from _local_model(path, guard, name)
-    yield from replicas.replicas(path, guard, is_service=name in catalogue.services)
+    yield from replicas.replicas(path, guard)
     device = guard.get("device")
     if device and device.text() and not _DEVICE.fullmatch(device.text() or ""):
         yield Problem(device.position, (*path, "device"), "must be auto, cpu, cuda or cuda:N")

@@ -8,32 +8,36 @@ from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 
 _HTTP = "http"
 _UNIX = "unix:"
-# What the replicas' own file says of the model.
-_OF_THE_MODEL = ("device", "dtype", "max_batch_tokens", "max_wait_s", "threads")
+# What the replicas' own file says of the guard.
+_THEIRS = ("device", "dtype", "max_batch_tokens", "max_wait_s", "threads", "service")
 
 
-def replicas(path: SettingPath, guard: Node, *, is_service: bool) -> Iterator[Problem]:
-    """Every mistake in `runner` and `replicas` of the guard at `path`."""
-    runner, section = guard.get("runner"), guard.get("replicas")
-    is_http = runner is not None and runner.text() == _HTTP
-    if section is not None and section.value is None:
-        section = None
-    if not is_http:
-        if section is not None:
-            message = "has no effect without runner: http; set that or remove this"
-            yield Problem(section.key_position, (*path, "replicas"), message)
-        return
-    if is_service:
-        message = "has no effect on a family that is a service; remove it"
-        yield Problem(runner.key_position if runner else guard.position, (*path, "runner"), message)
-    if section is None:
-        message = "is missing; write replicas: {urls: [...]} with the addresses of `guardproxy guard`"
-        yield Problem(guard.key_position, (*path, "replicas"), message)
-        return
-    for key in _OF_THE_MODEL:
-        if node := guard.get(key):
-            message = "has no effect, because the model runs in the replicas; set it in their file"
+def is_remote(guard: Node) -> bool:
+    """Whether replicas judge for a guard."""
+    runner = guard.get("runner")
+    return runner is not None and runner.text() == _HTTP
+
+
+def remote(path: SettingPath, guard: Node) -> Iterator[Problem]:
+    """The mistakes of the guard at `path`, for which replicas judge, in options that are theirs."""
+    for key in _THEIRS:
+        if (node := guard.get(key)) and node.value is not None:
+            message = "has no effect, because the replicas judge; set it in their file"
             yield Problem(node.key_position, (*path, key), message)
+
+
+def replicas(path: SettingPath, guard: Node) -> Iterator[Problem]:
+    """Every mistake in `replicas` of the guard at `path`."""
+    section = guard.get("replicas")
+    if section is None or section.value is None:
+        if is_remote(guard):
+            message = "is missing; write replicas: {urls: [...]} with the addresses of `guardproxy guard`"
+            yield Problem(guard.key_position, (*path, "replicas"), message)
+        return
+    if not is_remote(guard):
+        message = "has no effect without runner: http; set that or remove this"
+        yield Problem(section.key_position, (*path, "replicas"), message)
+        return
     yield from _addresses((*path, "replicas"), section)
     yield from tls.upstream_tls(section, (*path, "replicas"))
     first, longest = section.get("eject", "first_s"), section.get("eject", "longest_s")
