@@ -6,7 +6,7 @@ from guardproxy.guards.replicas import AskOptions, ReplicaGuard
 from guardproxy.settings import GuardSettings, ReplicaSettings
 from guardproxy.types import Taxonomy
 from guardproxy.upstreams import Ejection
-from guardproxy.web.transport import aiohttp_transport, tls_context
+from guardproxy.web.transport import aiohttp_transport, never_sent, tls_context
 
 
 def replica_guard(name: str, guard: GuardSettings, taxonomy: Taxonomy, floor: float) -> ReplicaGuard:
@@ -35,4 +35,4 @@ def _link(url: str, replicas: ReplicaSettings) -> HttpLink:
         except OSError as error:
             raise ConfigError(f"guard.replicas.tls: {error}; guardproxy validate FILE says which file it is") from error
     transport = aiohttp_transport(replicas.max_connections, context, trust_env=False, uds=uds)
-    return HttpLink(url, transport, key=replicas.key, connect_s=replicas.connect_s)
+    return HttpLink(url, transport, never_sent, key=replicas.key, connect_s=replicas.connect_s)

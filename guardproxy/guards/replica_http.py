@@ -1,7 +1,7 @@
 """A replica of a guard that is reached over HTTP: `guardproxy guard`, on a port or on a Unix socket."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 from urllib.parse import quote
@@ -36,17 +36,25 @@ _TOO_MANY: Final = 429
 class HttpLink:
     """Implements `Link` over HTTP/1.1. `url` is `http(s)://host[:port][/path]` or `unix:/path`.
 
-    `transport` is the network below, for this replica alone; `key` is sent as a bearer token. A connection must come
-    about within `connect_s` seconds. Raises ConfigError if `url` is none.
+    `transport` is the network below, for this replica alone; `never_sent` says of its errors whether they mean that
+    nothing was sent. `key` is sent as a bearer token. A connection must come about within `connect_s` seconds. Raises
+    ConfigError if `url` is none.
     """
 
     def __init__(
-        self, url: str, transport: httpx.AsyncBaseTransport, *, key: str | None = None, connect_s: float = 2.0
+        self,
+        url: str,
+        transport: httpx.AsyncBaseTransport,
+        never_sent: Callable[[httpx.HTTPError], bool],
+        *,
+        key: str | None = None,
+        connect_s: float = 2.0,
     ) -> None:
         self.name = url
         base = base_of(url)
         self._address = base.copy_with(raw_path=base.raw_path.rstrip(b"/") + CHECK.encode())
         self._transport = transport
+        self._never_sent = never_sent
         self._headers = [(b"host", base.netloc), (b"content-type", b"application/json")]
         if key is not None:
             self._headers.append((b"authorization", f"Bearer {key}".encode("latin-1")))
@@ -117,9 +125,9 @@ class HttpLink:
                 return response.status_code, await _body(response)
         except ReplicaFailed:
             raise
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise ReplicaFailed("unsent", f"it cannot be reached ({_kind(error)})") from None
         except Exception as error:  # noqa: BLE001 - the transport raises errors of its own for malformed answers
+            if isinstance(error, httpx.HTTPError) and self._never_sent(error):
+                raise ReplicaFailed("unsent", f"it cannot be reached ({_kind(error)})") from None
             raise ReplicaFailed("unknown", f"it broke the connection off ({_kind(error)})") from None
 
 
