@@ -8,7 +8,7 @@ import asyncio
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from guardproxy.asking import Askers
 from guardproxy.checkapi import call_of, verdict_fields, write_failure
 from guardproxy.errors import ConfigError, GuardproxyError, GuardUnavailable
 from guardproxy.guards.links import GuardIdentity
+from guardproxy.guards.local import LocalGuard
 from guardproxy.observe import Metrics
 from guardproxy.observe.families import Families
 from guardproxy.settings import Settings
@@ -38,18 +39,20 @@ _FAILED_S: Final = 5.0
 
 
 class EngineProcess:
-    """Answers the workers of a group. `folder` is that of the group, with the sockets; `data_dir` as for `members`."""
+    """Answers the workers of a group, whose `folder` has the sockets. `identify` says what a guard is once it runs."""
 
-    def __init__(self, settings: Settings, folder: Path, data_dir: str | None) -> None:
-        self._settings = settings
+    def __init__(
+        self, guards: Sequence[LocalGuard], identify: Callable[[LocalGuard], GuardIdentity], folder: Path
+    ) -> None:
         self._folder = folder
-        self._floor = floor_of(settings)
-        self._guards = {guard.name: guard for guard in model_guards(settings, floor=self._floor, data_dir=data_dir)}
+        self._identify = identify
+        self._guards = {guard.name: guard for guard in guards}
         self._identities: Mapping[str, GuardIdentity] = {}
         self._askers = Askers()
         self._metrics = Metrics(CollectorRegistry())
-        guards = self._guards.values()
-        self._metrics.queue_from(lambda: [(guard.stats.queued, guard.stats.expected_s) for guard in guards])
+        self._metrics.queue_from(
+            lambda: [(guard.stats.queued, guard.stats.expected_s) for guard in self._guards.values()]
+        )
 
     async def run(self, ended: asyncio.Event) -> int:
         """Serve until `ended` is set; return the exit status."""
@@ -73,16 +76,11 @@ class EngineProcess:
     async def _start(self) -> None:
         for guard in self._guards.values():
             await guard.start()
-        self._identities = {name: self._identity(name) for name in self._guards}
+        self._identities = {name: self._identify(guard) for name, guard in self._guards.items()}
         log.info("engine_ready", guards=[*self._guards], dtype=self._dtypes())
 
     def _dtypes(self) -> dict[str, str]:
         return {name: guard.dtype for name, guard in self._guards.items() if guard.dtype is not None}
-
-    def _identity(self, name: str) -> GuardIdentity:
-        # Without the types of the weights: an engine that starts again on a busy machine may choose others.
-        found = account(self._settings, self._guards[name], {}, self._floor)
-        return GuardIdentity(name, f"{found.taxonomy.id}@{found.taxonomy.version}", found.version, found.floor)
 
     # --- for the workers ---------------------------------------------------------------------------------------------
 
@@ -129,6 +127,18 @@ class EngineProcess:
         return self._metrics.families()
 
 
+def engine_of(settings: Settings, folder: Path, data_dir: str | None) -> EngineProcess:
+    """The engine of a configuration. `data_dir` as for `members`."""
+    floor = floor_of(settings)
+
+    def identify(guard: LocalGuard) -> GuardIdentity:
+        # Without the types of the weights: an engine that starts again on a busy machine may choose others.
+        found = account(settings, guard, {}, floor)
+        return GuardIdentity(guard.name, f"{found.taxonomy.id}@{found.taxonomy.version}", found.version, found.floor)
+
+    return EngineProcess(model_guards(settings, floor=floor, data_dir=data_dir), identify, folder)
+
+
 def main() -> int:
     """Run the engine with the arguments of the environment; return the exit status."""
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # meant for the parent, which ends this process last
@@ -137,7 +147,7 @@ def main() -> int:
     try:
         source = source_of(arguments)
         log_as_configured(source.file)
-        engine = EngineProcess(source.file, Path(arguments["folder"]), source.data_dir)
+        engine = engine_of(source.file, Path(arguments["folder"]), source.data_dir)
     except GuardproxyError as error:
         sys.stderr.write(f"{error}\n")
         return 1
