@@ -217,6 +217,7 @@ def guarded(
 
 async def serve_guard_socket(folder: Path) -> None:
     """The guard as the engine process of a group of workers answers."""
+    configure_logging("info", json=True)
     engine = EngineProcess([cast("LocalGuard", Safe())], lambda _: GuardIdentity("safe", "none@", "v"), folder)
     group = await asyncio.start_unix_server(lambda *_: None, str(folder / GROUP))
     async with group:
@@ -225,6 +226,7 @@ async def serve_guard_socket(folder: Path) -> None:
 
 def guard_http() -> ASGIApp:
     """The guard as `guardproxy guard` answers."""
+    configure_logging("info", json=True)
     metrics = Metrics(CollectorRegistry())
     side = SideRules({})
     policies = LivePolicies(PolicySet({"default": Policy("default", "v1", side, side)}, version="v1"))

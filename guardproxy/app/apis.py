@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from guardproxy import __version__
 from guardproxy.app.kinds import is_service
 from guardproxy.app.languages import languages_read
+from guardproxy.app.restarts import floor_of
 from guardproxy.checkapi import CHECK, Account
 from guardproxy.ports import Guard
 from guardproxy.settings import GuardSettings, Settings
@@ -28,6 +29,11 @@ def apis_of(settings: Settings, *, alone: bool) -> tuple[str, ...]:
     if settings.apis is not None:
         return settings.apis
     return (CheckApi.name, ModerationsApi.name) if alone else (ModerationsApi.name,)
+
+
+def floor_for(settings: Settings, *, alone: bool) -> float:
+    """Below which P(unsafe) no category is read. Callers of the check API have policies that nobody knows here."""
+    return 0.0 if CheckApi.name in apis_of(settings, alone=alone) else floor_of(settings)
 
 
 def api_routes(

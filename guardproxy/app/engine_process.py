@@ -16,11 +16,10 @@ import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from guardproxy.app.apis import account
+from guardproxy.app.apis import account, floor_for
 from guardproxy.app.engine_link import ENGINE
-from guardproxy.app.guards import model_guards
+from guardproxy.app.guards import lowest, model_guards
 from guardproxy.app.peers import Handler, Peer, socket_in
-from guardproxy.app.restarts import floor_of
 from guardproxy.app.serving import arguments_of_workers, log_as_configured, source_of
 from guardproxy.app.workers import GROUP
 from guardproxy.asking import Askers
@@ -129,7 +128,7 @@ class EngineProcess:
 
 def engine_of(settings: Settings, folder: Path, data_dir: str | None) -> EngineProcess:
     """The engine of a configuration. `data_dir` as for `members`."""
-    floor = floor_of(settings)
+    floor = lowest(settings, floor_for(settings, alone=False))
 
     def identify(guard: LocalGuard) -> GuardIdentity:
         # Without the types of the weights: an engine that starts again on a busy machine may choose others.

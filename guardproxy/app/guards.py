@@ -80,13 +80,17 @@ def members(
         settings.require("guards", name)
     if not settings.members:
         settings.require("guard")
-    floor = floor if settings.guard.mean is None else 0.0
+    floor = lowest(settings, floor)
     return [_open(name, member, floor, data_dir, engine) for name, member in _described(settings).items()]
 
 
+def lowest(settings: Settings, floor: float) -> float:
+    """The P(unsafe) from which on the guards read categories; `floor` is that of the policies."""
+    return floor if settings.guard.mean is None else 0.0
+
+
 def model_guards(settings: Settings, *, floor: float, data_dir: str | None) -> list[LocalGuard]:
-    """Those of `members` that run a model on this machine."""
-    floor = floor if settings.guard.mean is None else 0.0
+    """Those of `members` that run a model on this machine; `floor` is `lowest`."""
     described = _described(settings).items()
     return [_open_model(name, member, floor, data_dir) for name, member in described if runs_model(member.guard)]
 

@@ -19,7 +19,7 @@ from guardproxy import actions, wires
 from guardproxy.app.access import clients_of, open_access
 from guardproxy.app.alerts import ProcessAlerts
 from guardproxy.app.apis import PATHS as API_PATHS
-from guardproxy.app.apis import account, api_routes, apis_of, nothing_else
+from guardproxy.app.apis import account, api_routes, apis_of, floor_for, nothing_else
 from guardproxy.app.audit import exclusions_of, follow_exclusions, keep_of, open_sinks, retain
 from guardproxy.app.console import PATHS, console_routes, console_store, own_visitors
 from guardproxy.app.engine_link import EngineConnection
@@ -30,7 +30,6 @@ from guardproxy.app.observed import observed
 from guardproxy.app.policy_file import ConfigSource, PolicyFile
 from guardproxy.app.protocol import CODES, REFUSED
 from guardproxy.app.reloading import Gone
-from guardproxy.app.restarts import floor_of
 from guardproxy.app.upstreams import upstreams_of
 from guardproxy.app.workers import Membership
 from guardproxy.checkapi import Account
@@ -45,7 +44,6 @@ from guardproxy.settings import CONTINUED, Settings
 from guardproxy.sinks.database import AuditStore
 from guardproxy.web.apis import ApiParts
 from guardproxy.web.app import OPERATOR_PATHS, create_admin_app, create_app, operator_routes
-from guardproxy.web.checks import CheckApi
 from guardproxy.web.identities import Identities
 from guardproxy.web.paths import PathList
 from guardproxy.web.proxy import LivePolicies, Proxy
@@ -89,7 +87,9 @@ class Service:
         self.failure: GuardproxyError | None = None
         self._reason = "the guard is loading"
         self._engine = EngineConnection(group) if group is not None and needs_engine(settings) else None
-        self._guards = members(settings, floor=self._floor(settings), data_dir=source.data_dir, engine=self._engine)
+        self._guards = members(
+            settings, floor=floor_for(settings, alone=alone), data_dir=source.data_dir, engine=self._engine
+        )
         self._observed = observed(settings)
         self._guard = self._observed.guard(with_cache(combined(settings, self._guards)))
         self._local = local_guards(self._guards)
@@ -124,11 +124,7 @@ class Service:
         self.app = self._app(settings)
 
     def _account(self) -> Account:
-        return account(self._settings, self._guard, self._dtypes(), self._floor(self._settings))
-
-    def _floor(self, settings: Settings) -> float:
-        """Below which P(unsafe) no category is read. Callers of the check API have policies that nobody knows here."""
-        return 0.0 if CheckApi.name in self._apis else floor_of(settings)
+        return account(self._settings, self._guard, self._dtypes(), floor_for(self._settings, alone=self._alone))
 
     def _begin_series(self, settings: Settings) -> None:
         self._metrics.begin(
