@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from guardproxy.app.peers import Peer, socket_in
+from guardproxy.app.peers import Peer, connected
 from guardproxy.app.reloading import Gone
 from guardproxy.asking import Asker
 from guardproxy.checkapi import call_fields, failure_of, verdict_of
@@ -59,11 +59,9 @@ class EngineConnection:
         async with self._connecting:
             if self._peer is None or self._peer.closed:
                 try:
-                    with socket_in(self._folder, ENGINE) as address:
-                        reader, writer = await asyncio.open_unix_connection(address)
+                    self._peer = await connected(self._folder, ENGINE, {})
                 except OSError as error:
                     raise ReplicaFailed("unsent", f"the engine process is not running ({error.strerror})") from None
-                self._peer = Peer(reader, writer, {})
                 self._running = asyncio.create_task(self._peer.run(), name="engine")
             return self._peer
 

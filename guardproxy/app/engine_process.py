@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from guardproxy.app.apis import account, floor_for
 from guardproxy.app.engine_link import ENGINE
 from guardproxy.app.guards import lowest, model_guards
-from guardproxy.app.peers import Handler, Peer, socket_in
+from guardproxy.app.peers import Peer, connected, listening
 from guardproxy.app.serving import arguments_of_workers, log_as_configured, source_of
 from guardproxy.app.workers import GROUP
 from guardproxy.asking import Askers
@@ -56,18 +56,17 @@ class EngineProcess:
     async def run(self, ended: asyncio.Event) -> int:
         """Serve until `ended` is set; return the exit status."""
         self._starting = asyncio.create_task(self._start())
-        with socket_in(self._folder, ENGINE) as address:
-            server = await asyncio.start_unix_server(self._connected, address)
+        server = await listening(self._folder, ENGINE, self._accept)
         ending = asyncio.create_task(ended.wait())
-        async with server:
-            await asyncio.wait([ending, self._starting], return_when=asyncio.FIRST_COMPLETED)
-            if self._starting.done() and (failure := self._starting.exception()) is not None:
-                log.error("engine_failed", error=str(failure))
-                await asyncio.wait([ending], timeout=_FAILED_S)
-                return 1
-            scraping = asyncio.create_task(self._tell_metrics())
-            await ending
-            scraping.cancel()
+        await asyncio.wait([ending, self._starting], return_when=asyncio.FIRST_COMPLETED)
+        if self._starting.done() and (failure := self._starting.exception()) is not None:
+            log.error("engine_failed", error=str(failure))
+            await asyncio.wait([ending], timeout=_FAILED_S)
+            return 1
+        scraping = asyncio.create_task(self._tell_metrics())
+        await ending
+        scraping.cancel()
+        server.close()
         for guard in self._guards.values():
             await guard.close()
         return 0
@@ -83,14 +82,8 @@ class EngineProcess:
 
     # --- for the workers ---------------------------------------------------------------------------------------------
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        handlers: dict[str, Handler] = {
-            "loaded": self._loaded,
-            "identity": self._said,
-            "judge": self._judge,
-            "forget": self._forget,
-        }
-        await Peer(reader, writer, handlers).run()
+    def _accept(self) -> Peer:
+        return Peer({"loaded": self._loaded, "identity": self._said, "judge": self._judge, "forget": self._forget})
 
     async def _loaded(self, _: object) -> Mapping[str, str]:
         try:
@@ -118,9 +111,7 @@ class EngineProcess:
 
     async def _tell_metrics(self) -> None:
         """Answer the parent's scrapes."""
-        with socket_in(self._folder, GROUP) as address:
-            reader, writer = await asyncio.open_unix_connection(address)
-        await Peer(reader, writer, {"metrics": self._families}).run()
+        await (await connected(self._folder, GROUP, {"metrics": self._families})).run()
 
     async def _families(self, _: object) -> Families:
         return self._metrics.families()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, cast
 
 import structlog
 
@@ -17,52 +17,77 @@ from guardproxy.errors import ConfigError
 
 log = structlog.get_logger("guardproxy")
 
+_LENGTH: Final = 4  # bytes of a message's length
+
 Handler = Callable[[Any], Awaitable[Any]]
 
 
-class Peer:
-    """The other end of a connection: `call` calls its handlers, `run` answers its calls with `handlers`.
+class Peer(asyncio.Protocol):
+    """The other end of a connection: `call` calls its handlers, and its calls are answered with `handlers`.
 
-    Arguments and answers are JSON values. A ConfigError of a handler is raised at the caller.
+    Arguments and answers are JSON values. A ConfigError of a handler is raised at the caller. When the connection ends,
+    every call that waits raises Gone, and every call that is answered is cancelled.
     """
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handlers: Mapping[str, Handler]
-    ) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
         self._handlers = handlers
         self._numbers = count()
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self.closed = False
-        """Whether the connection has ended."""
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._lost = asyncio.Event()
+
+    @property
+    def closed(self) -> bool:
+        """Whether there is no connection, or not any more."""
+        return self._transport is None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take every message that is complete."""
+        buffer = self._buffer
+        buffer += data
+        start = 0
+        while len(buffer) >= start + _LENGTH:
+            end = start + _LENGTH + int.from_bytes(buffer[start : start + _LENGTH], "big")
+            if len(buffer) < end:
+                break
+            self._received(json.loads(buffer[start + _LENGTH : end]))
+            start = end
+        del buffer[:start]
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """End what waits at both ends."""
+        self._transport = None
+        for task in self._tasks.values():
+            task.cancel()
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(Gone("the connection has ended"))
+        self._lost.set()
 
     async def run(self) -> None:
-        """Answer calls until the connection ends; then every call that waits raises Gone."""
+        """Wait for the end of the connection; end it when this is cancelled."""
         try:
-            while True:
-                size = int.from_bytes(await self._reader.readexactly(4), "big")
-                message = json.loads(await self._reader.readexactly(size))
-                if "call" in message:
-                    number = message["number"]
-                    self._tasks[number] = task = asyncio.create_task(self._answer(message))
-                    task.add_done_callback(partial(self._ended, number))
-                elif "drop" in message:
-                    if (dropped := self._tasks.get(message["drop"])) is not None:
-                        dropped.cancel()
-                else:
-                    self._take(message)
-        except (asyncio.IncompleteReadError, OSError):
-            pass
+            await self._lost.wait()
         finally:
-            self.closed = True
-            for task in self._tasks.values():
-                task.cancel()
-            for waiting in self._waiting.values():
-                if not waiting.done():
-                    waiting.set_exception(Gone("the connection has ended"))
-            self._writer.close()
+            if self._transport is not None:
+                self._transport.close()
+
+    def _received(self, message: Mapping[str, Any]) -> None:
+        if "call" in message:
+            number = message["number"]
+            self._tasks[number] = task = asyncio.ensure_future(self._answer(message))
+            task.add_done_callback(partial(self._ended, number))
+        elif "drop" in message:
+            if (dropped := self._tasks.get(message["drop"])) is not None:
+                dropped.cancel()
+        else:
+            self._take(message)
 
     def _ended(self, number: int, _: asyncio.Task[None]) -> None:
         self._tasks.pop(number, None)
@@ -88,8 +113,9 @@ class Peer:
         self._write(answer)
 
     def _write(self, message: Mapping[str, Any]) -> None:
-        data = json.dumps(message).encode()
-        self._writer.write(len(data).to_bytes(4, "big") + data)
+        if self._transport is not None:
+            data = json.dumps(message, separators=(",", ":")).encode()
+            self._transport.write(len(data).to_bytes(_LENGTH, "big") + data)
 
     async def call(self, name: str, value: Any = None, *, timeout_s: float | None) -> Any:
         """Call the handler `name` of the other end. Raises its ConfigError, TimeoutError, and Gone without a peer.
@@ -105,15 +131,27 @@ class Peer:
             async with asyncio.timeout(timeout_s):
                 return await self._waiting[number]
         except (asyncio.CancelledError, TimeoutError):
-            if not self.closed:
-                self._write({"drop": number})
+            self._write({"drop": number})
             raise
         finally:
             del self._waiting[number]
 
 
+async def connected(folder: Path, name: str, handlers: Mapping[str, Handler]) -> Peer:
+    """A connection to the socket `name` in `folder`. Raises OSError."""
+    with _address(folder, name) as address:
+        _, peer = await asyncio.get_running_loop().create_unix_connection(lambda: Peer(handlers), address)
+    return peer
+
+
+async def listening(folder: Path, name: str, accept: Callable[[], Peer]) -> asyncio.Server:
+    """A server on the socket `name` in `folder`; `accept` makes the peer of a new connection. Raises OSError."""
+    with _address(folder, name) as address:
+        return await asyncio.get_running_loop().create_unix_server(accept, address)
+
+
 @contextmanager
-def socket_in(folder: Path, name: str) -> Iterator[str]:
+def _address(folder: Path, name: str) -> Iterator[str]:
     """The path of a socket in `folder`, by a descriptor: the address of a socket has at most 107 characters."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -17,7 +17,7 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from guardproxy.app.engine_keeper import EngineKeeper
-from guardproxy.app.peers import Handler, Peer, socket_in
+from guardproxy.app.peers import Handler, Peer, connected, listening
 from guardproxy.app.policy_file import ConfigSource, PolicyFile
 from guardproxy.app.reloading import Gone, Reloader
 from guardproxy.errors import ConfigError
@@ -88,6 +88,7 @@ class WorkerGroup:
         self._reloader = Reloader(source.config, source.text, source.stamp, lambda: list(self._members))
         self._first = source.text
         self._engine = engine
+        self._following: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="workers", daemon=True)
         self._listening = threading.Event()
@@ -107,8 +108,7 @@ class WorkerGroup:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        with socket_in(self._folder, GROUP) as address:
-            server = self._loop.run_until_complete(asyncio.start_unix_server(self._connected, address))
+        server = self._loop.run_until_complete(listening(self._folder, GROUP, self._accept))
         tasks = [self._loop.create_task(self._reloader.follow())]
         if self._engine is not None:
             tasks.append(self._loop.create_task(self._engine.keep()))
@@ -121,15 +121,21 @@ class WorkerGroup:
         if self._engine is not None:
             self._loop.run_until_complete(self._engine.close())
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self) -> Peer:
         handlers: dict[str, Handler] = {"save": self._save, "scrape": self._scrape}
-        peer = Peer(reader, writer, handlers)
+        peer = Peer(handlers)
         worker = _RemoteWorker(peer)
         handlers["join"] = partial(self._join, worker)
         handlers["leave"] = partial(self._leave, worker)
         self._workers.append(worker)
+        task = self._loop.create_task(self._until_gone(worker))
+        self._following.add(task)
+        task.add_done_callback(self._following.discard)
+        return peer
+
+    async def _until_gone(self, worker: _RemoteWorker) -> None:
         try:
-            await peer.run()
+            await worker.peer.run()
         finally:
             self._workers.remove(worker)
             await self._leave(worker)
@@ -172,10 +178,8 @@ class Membership:
 
     async def connect(self) -> None:
         """Connect to the parent, which can then ask for the metrics. Raises OSError."""
-        with socket_in(self._folder, GROUP) as address:
-            reader, writer = await asyncio.open_unix_connection(address)
         handlers = {"attempt": self._attempt, "switch": self._switch, "refused": self._file.refused}
-        self._peer = Peer(reader, writer, {**handlers, "metrics": self._families})
+        self._peer = await connected(self._folder, GROUP, {**handlers, "metrics": self._families})
         self._running = asyncio.create_task(self._peer.run(), name="workers")
         self._file.save_by(self._save)
 
