@@ -26,7 +26,16 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from guardproxy.checkapi import CHECK, Account, Call, call_fields, call_of, read_verdict, verdict_fields, write_call
+from guardproxy.checkapi import (
+    CHECK,
+    Account,
+    CheckCall,
+    call_fields,
+    call_of,
+    read_verdict,
+    verdict_fields,
+    write_call,
+)
 from guardproxy.checkapi.fields import dumps
 from guardproxy.observe import Metrics, Observers, configure_logging
 from guardproxy.pipeline import Judging
@@ -86,10 +95,10 @@ def app() -> Starlette:
     return Starlette(routes=[Route(CHECK, CheckApi(parts, lambda: Account("instant", guard.taxonomy), plain=True))])
 
 
-def a_call(text: str) -> Call:
+def a_call(text: str) -> CheckCall:
     """The call of a proxy for a text, with a short context."""
     earlier = Message("user", (Part("messages[0].content", "Hello, who are you?"),))
-    return Call(Check(Conversation((earlier, Message("user", (Part("messages[1].content", text),)))), "user"))
+    return CheckCall(Check(Conversation((earlier, Message("user", (Part("messages[1].content", text),)))), "user"))
 
 
 def _us(work: Callable[[], object], times: int) -> float:

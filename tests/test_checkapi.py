@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from guardproxy.checkapi import (
     Account,
-    Call,
     Caller,
+    CheckCall,
     account_of,
     call_of,
     failure_of,
@@ -54,7 +54,7 @@ CHECKS = st.builds(
     st.sampled_from(get_args(Side)),
     st.none() | st.text(min_size=1, max_size=8),
 )
-CALLS = st.builds(Call, CHECKS, st.builds(Caller, NAME, NAME, st.booleans()), NAME)
+CALLS = st.builds(CheckCall, CHECKS, st.builds(Caller, NAME, NAME, st.booleans()), NAME)
 USAGES = st.builds(Usage, SECONDS, SECONDS, SECONDS, COUNT, COUNT, COUNT, COUNT, st.booleans(), SECONDS)
 VERDICTS = st.builds(
     Verdict,
@@ -72,7 +72,7 @@ VERDICTS = st.builds(
 
 
 @given(CALLS)
-def test_a_call_is_read_as_it_was_written(call: Call) -> None:
+def test_a_call_is_read_as_it_was_written(call: CheckCall) -> None:
     """Every field arrives, and every character of a text."""
     assert call_of(json.loads(write_call(call))) == call
 
@@ -151,7 +151,7 @@ def test_what_may_be_left_out() -> None:
     """A text without paths and side gets its place in the body, and the side of its role."""
     call = call_of({"messages": [{"role": "assistant", "parts": [{"text": "hello"}]}]})
     part = Part("messages[0].parts[0].text", "hello")
-    assert call == Call(Check(Conversation((Message("assistant", (part,)),)), "assistant"))
+    assert call == CheckCall(Check(Conversation((Message("assistant", (part,)),)), "assistant"))
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,30 @@ from pathlib import Path
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from guardproxy import __version__
+from guardproxy import __version__, wires
 from guardproxy.app.kinds import is_service
 from guardproxy.app.languages import languages_read
 from guardproxy.app.restarts import floor_of
 from guardproxy.checkapi import CHECK, Account
+from guardproxy.pipeline import Pipeline
 from guardproxy.ports import Guard
+from guardproxy.registry import load
 from guardproxy.settings import GuardSettings, Settings
 from guardproxy.web.apis import ApiParts, GuardApi
+from guardproxy.web.bedrock import BEDROCK, BedrockApi
 from guardproxy.web.checks import CheckApi
 from guardproxy.web.errors import error_answer
+from guardproxy.web.litellm import LITELLM, LitellmApi
 from guardproxy.web.moderations import MODERATIONS, ModerationsApi
+from guardproxy.web.nemo import CHECKS, NemoApi
 
-PATHS: Mapping[str, str] = {"check": CHECK, "moderations": MODERATIONS}
+PATHS: Mapping[str, str] = {
+    "check": CHECK,
+    "moderations": MODERATIONS,
+    "litellm": LITELLM,
+    "nemo": CHECKS,
+    "bedrock": BEDROCK,
+}
 """Where each API is."""
 
 
@@ -36,21 +47,28 @@ def floor_for(settings: Settings, *, alone: bool) -> float:
     return 0.0 if CheckApi.name in apis_of(settings, alone=alone) else floor_of(settings)
 
 
+def own_path(name: str) -> str:
+    """The path of an API for `create_app`: up to its first parameter, with all paths below it."""
+    return PATHS[name].partition("{")[0]
+
+
 def api_routes(
-    names: Collection[str], parts: ApiParts, account: Callable[[], Account], *, alone: bool
+    names: Collection[str], parts: ApiParts, pipeline: Pipeline, account: Callable[[], Account], *, alone: bool
 ) -> list[BaseRoute]:
     """The routes of the APIs. `alone`: the process is no proxy, so that its callers are the operator's own."""
-    return [Route(PATHS[name], _api(name, parts, account, alone=alone)) for name in names]
+    chat = load("openai_chat", wires.REGISTRY, "wire")
+    openers: Mapping[str, Callable[[], GuardApi]] = {
+        "check": lambda: CheckApi(parts, account, plain=alone),
+        "moderations": lambda: ModerationsApi(parts),
+        "litellm": lambda: LitellmApi(parts, pipeline, chat),
+        "nemo": lambda: NemoApi(parts, pipeline, chat),
+        "bedrock": lambda: BedrockApi(parts),
+    }
+    return [Route(PATHS[name], openers[name]()) for name in names]
 
 
-def _api(name: str, parts: ApiParts, account: Callable[[], Account], *, alone: bool) -> GuardApi:
-    if name == CheckApi.name:
-        return CheckApi(parts, account, plain=alone)
-    return ModerationsApi(parts)
-
-
-def account(settings: Settings, guard: Guard, dtypes: Mapping[str, str], floor: float) -> Account:
-    """The account of a guard that has loaded its weights, of the types `dtypes`."""
+def account(settings: Settings, guard: Guard, floor: float) -> Account:
+    """The account of a guard, which reads categories above `floor`."""
     described = [member.guard for member in settings.members.values()] or [settings.guard]
     models = tuple(one.family if is_service(one) else one.model for one in described)
     reads = languages_read(settings)
@@ -58,22 +76,22 @@ def account(settings: Settings, guard: Guard, dtypes: Mapping[str, str], floor: 
         guard.name,
         guard.taxonomy,
         models,
-        _version(settings, described, dtypes),
+        _version(settings, described),
         None if reads is None else tuple(sorted(reads)),
         floor,
     )
 
 
-def _version(settings: Settings, described: Sequence[GuardSettings], dtypes: Mapping[str, str]) -> str:
+def _version(settings: Settings, described: Sequence[GuardSettings]) -> str:
     """A hash of what verdicts depend on: the models with the sizes of their files, their options, and how they combine.
 
-    Weights of a public hub count by their name, those of the package by its version.
+    Weights of a public hub count by their name, those of the package by its version. Number formats count as they are
+    configured: `auto` takes the fastest one of the machine, and they differ by no more than rounding.
     """
     single = settings.guard
     content = [
         __version__,
-        sorted(dtypes.items()),
-        [(one.family, one.model, sorted(one.options.items()), _files(one.model)) for one in described],
+        [(one.family, one.model, one.dtype, sorted(one.options.items()), _files(one.model)) for one in described],
         [repr(single.cascade), repr(single.by_language), repr(single.mean)],
     ]
     return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:12]

@@ -122,8 +122,7 @@ def engine_of(settings: Settings, folder: Path, data_dir: str | None) -> EngineP
     floor = lowest(settings, floor_for(settings, alone=False))
 
     def identify(guard: LocalGuard) -> GuardIdentity:
-        # Without the types of the weights: an engine that starts again on a busy machine may choose others.
-        found = account(settings, guard, {}, floor)
+        found = account(settings, guard, floor)
         return GuardIdentity(guard.name, f"{found.taxonomy.id}@{found.taxonomy.version}", found.version, found.floor)
 
     return EngineProcess(model_guards(settings, floor=floor, data_dir=data_dir), identify, folder)

@@ -28,7 +28,7 @@ def serve_guard(settings: Settings, source: ConfigSource, uds: str | None = None
 
     Raises ConfigError if the guard cannot start, or if it cannot listen.
     """
-    settings = _alone(settings)
+    settings = replace(settings, upstream=_NOWHERE, upstreams={}, upstream_groups={})
     with contextlib.ExitStack() as stack:
         sockets = None
         if uds is not None:
@@ -43,6 +43,20 @@ def serve_guard(settings: Settings, source: ConfigSource, uds: str | None = None
         return _serve(settings, source, sockets)
 
 
+class _GuardServer(uvicorn.Server):
+    """uvicorn's server, which at its end removes its Unix socket, if it has one.
+
+    Nothing behind `run` could do so: uvicorn ends the process with the signal that has stopped it.
+    """
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for the open answers, and end."""
+        paths = [Path(one.getsockname()) for one in sockets or ()]
+        await super().shutdown(sockets)
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+
 def _serve(settings: Settings, source: ConfigSource, sockets: list[socket.socket] | None) -> int:
     def stop() -> None:
         server.should_exit = True
@@ -53,22 +67,12 @@ def _serve(settings: Settings, source: ConfigSource, sockets: list[socket.socket
     config = uvicorn.Config(
         service.app, host=bounds.host, port=bounds.port, timeout_graceful_shutdown=bounds.grace_s, **options
     )
-    server = uvicorn.Server(config)
+    server = _GuardServer(config)
     signal.signal(signal.SIGHUP, lambda *_: service.reload())
     server.run(sockets=sockets)
     if service.failure is not None:
         raise service.failure
     return 0 if server.started else 1
-
-
-def _alone(settings: Settings) -> Settings:
-    """The settings without upstreams, and without the secrets that only these need."""
-    unset = {
-        path: message
-        for path, message in settings.unset.items()
-        if path[0] not in {"upstream", "upstreams"} and "upstream_keys" not in path
-    }
-    return replace(settings, upstream=_NOWHERE, upstreams={}, upstream_groups={}, unset=unset)
 
 
 @contextlib.contextmanager

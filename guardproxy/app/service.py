@@ -18,8 +18,7 @@ from starlette.types import ASGIApp
 from guardproxy import actions, wires
 from guardproxy.app.access import clients_of, open_access
 from guardproxy.app.alerts import ProcessAlerts
-from guardproxy.app.apis import PATHS as API_PATHS
-from guardproxy.app.apis import account, api_routes, apis_of, floor_for, nothing_else
+from guardproxy.app.apis import account, api_routes, apis_of, floor_for, nothing_else, own_path
 from guardproxy.app.audit import exclusions_of, follow_exclusions, keep_of, open_sinks, retain
 from guardproxy.app.console import PATHS, console_routes, console_store, own_visitors
 from guardproxy.app.engine_link import EngineConnection
@@ -38,7 +37,7 @@ from guardproxy.observe import Metrics, Observers
 from guardproxy.observe.state import ServerState
 from guardproxy.pipeline import Exclusions, Judging, Pipeline
 from guardproxy.policy import Policy
-from guardproxy.ports import Action, Wire
+from guardproxy.ports import Action, Sink, Wire
 from guardproxy.registry import load
 from guardproxy.settings import CONTINUED, Settings
 from guardproxy.sinks.database import AuditStore
@@ -111,20 +110,20 @@ class Service:
         self._tasks: list[asyncio.Task[None]] = []
         self._exclusions = Exclusions()
         self._exclusions.use("configuration", exclusions_of(settings))
-        audit = settings.audit
         self._alerts = ProcessAlerts(settings, source.data_dir, self._metrics)
-        opened = {**opened, **self._alerts.sinks}
-        self._observers = Observers(
-            opened, text=audit.text, required=audit.required, passed=audit.passed, metrics=self._metrics
-        )
+        self._observers = self._open_observers({**opened, **self._alerts.sinks})
         self._upstreams = upstreams_of(settings, self._metrics.upstreams, self._observed.upstream)
         self._pipeline = self._open_pipeline(settings)
         self._review = console_store(settings, source.data_dir)
         self._admin: ASGIApp | None = None
         self.app = self._app(settings)
 
+    def _open_observers(self, sinks: Mapping[str, Sink]) -> Observers:
+        audit = self._settings.audit
+        return Observers(sinks, text=audit.text, required=audit.required, passed=audit.passed, metrics=self._metrics)
+
     def _account(self) -> Account:
-        return account(self._settings, self._guard, self._dtypes(), floor_for(self._settings, alone=self._alone))
+        return account(self._settings, self._guard, floor_for(self._settings, alone=self._alone))
 
     def _begin_series(self, settings: Settings) -> None:
         self._metrics.begin(
@@ -174,8 +173,8 @@ class Service:
         )
         server = settings.server
         operators = [*self._operator_routes(), *(console or ())]
-        routes = api_routes(self._apis, parts, self._account, alone=self._alone)
-        own_paths = [API_PATHS[name] for name in self._apis]
+        routes = api_routes(self._apis, parts, self._pipeline, self._account, alone=self._alone)
+        own_paths = [own_path(name) for name in self._apis]
         if settings.admin is None:
             routes += operators
             own_paths += [*OPERATOR_PATHS, *(PATHS if console else ())]

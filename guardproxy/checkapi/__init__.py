@@ -5,14 +5,14 @@ by bit: JSON holds the shortest decimal that reads as the same float.
 """
 
 from guardproxy.checkapi.accounts import Account, account_of, read_account
-from guardproxy.checkapi.calls import Call, Caller, call_fields, call_of, write_call
+from guardproxy.checkapi.calls import Caller, CheckCall, call_fields, call_of, write_call
 from guardproxy.checkapi.failures import code_of, failure_of, write_failure
 from guardproxy.checkapi.verdicts import decision_fields, outcome_fields, read_verdict, verdict_fields, verdict_of
 
 __all__ = [
     "Account",
-    "Call",
     "Caller",
+    "CheckCall",
     "account_of",
     "call_fields",
     "call_of",

@@ -33,7 +33,7 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CheckCall:
     """A check as it is asked. With a `policy`, the answer has its decision; empty: the verdict alone."""
 
     check: Check
@@ -41,12 +41,12 @@ class Call:
     policy: str = ""
 
 
-def write_call(call: Call) -> bytes:
+def write_call(call: CheckCall) -> bytes:
     """The body of a request."""
     return dumps(call_fields(call))
 
 
-def call_fields(call: Call) -> dict[str, Any]:
+def call_fields(call: CheckCall) -> dict[str, Any]:
     """A call as JSON values. Fields that have their default are left out."""
     check, caller = call.check, call.caller
     body: dict[str, Any] = {
@@ -74,7 +74,7 @@ def _part_fields(part: Part) -> dict[str, str]:
     return fields
 
 
-def call_of(body: object) -> Call:
+def call_of(body: object) -> CheckCall:
     """The call in a parsed body. Raises Unreadable with the JSON path of the mistake.
 
     A part without a path gets its place in the body; without a `side`, the role of the last message says it.
@@ -86,7 +86,7 @@ def call_of(body: object) -> Call:
     messages = tuple(_message(item, f"messages[{index}]") for index, item in enumerate(listed))
     side: Side = one_of(fields["side"], _SIDES, "side") if "side" in fields else messages[-1].side
     stream = text_at(fields, "stream", most=LONGEST_NAME) or None
-    return Call(
+    return CheckCall(
         Check(Conversation(messages), side, stream),
         _caller(fields.get("asker", {})),
         text_at(fields, "policy", most=LONGEST_NAME),

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from guardproxy.asking import Asker, token_of
-from guardproxy.checkapi import Call, Caller
+from guardproxy.checkapi import Caller, CheckCall
 from guardproxy.types import Check, Verdict
 from guardproxy.upstreams import Ending
 
@@ -52,9 +52,9 @@ class Link(Protocol):
         """Close the connections."""
 
 
-def call_for(check: Check, asker: Asker) -> Call:
+def call_for(check: Check, asker: Asker) -> CheckCall:
     """A check as it travels. The client is a hash: its address or name is nobody's business there."""
-    return Call(check, Caller(_hashed(asker.client), token_of(asker), asker.answered))
+    return CheckCall(check, Caller(_hashed(asker.client), token_of(asker), asker.answered))
 
 
 @lru_cache(maxsize=4096)

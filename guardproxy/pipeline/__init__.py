@@ -12,7 +12,7 @@ from guardproxy.pipeline.moderating import moderated
 from guardproxy.pipeline.pipeline import ErrorReview, Pipeline, ReplyReview, RequestReview
 from guardproxy.pipeline.stream import RefusedBeforeStart
 from guardproxy.pipeline.thread import thread_of
-from guardproxy.pipeline.turns import in_scope, recent_context
+from guardproxy.pipeline.turns import in_scope, recent_context, texts_after
 
 __all__ = [
     "ErrorReview",
@@ -28,5 +28,6 @@ __all__ = [
     "in_scope",
     "moderated",
     "recent_context",
+    "texts_after",
     "thread_of",
 ]

@@ -19,18 +19,20 @@ async def moderated(
     messages: Sequence[Message],
     *,
     context: Sequence[Message] = (),
+    stream: str | None = None,
     acts: bool = False,
 ) -> list[JudgedTurn]:
     """Judge each message in the context, and record it as a turn.
 
-    The outcome of each is what the decision's action makes of it with `acts`; otherwise that it passes. Raises
-    AuditUnavailable if `audit.required` is set and a record could not be stored.
+    `stream` is that of the check (`Check.stream`). The outcome of each is what the decision's action makes of it with
+    `acts`; otherwise that it passes. Raises AuditUnavailable if `audit.required` is set and a record could not be
+    stored.
     """
     before = recent_context(context) if context else ()
 
     async def judge(index: int, message: Message) -> JudgedTurn:
         started = time.perf_counter()
-        judged = await judging.judgement(before, message, case.policy)
+        judged = await judging.judgement(before, message, case.policy, stream)
         outcome = await judging.act(before, message, judged.decision, case.policy) if acts else Pass()
         return JudgedTurn(
             Turn(len(context) + index, len(context) + index, message),

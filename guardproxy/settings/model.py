@@ -7,7 +7,7 @@ names of all other classes end in Settings.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from annotated_types import Interval, Len
 
@@ -28,6 +28,11 @@ EMBEDDED = "embedded"
 EMBEDDED_PARTS = ("embedded-small", "embedded-large")  # its models in the order in which they are asked
 # The model that does not ship, because it is too large: `make train-multilingual` writes it to the data directory.
 MULTILINGUAL = "embedded-multilingual"
+
+
+# The guard's own APIs, which are protocols of routes like the wires.
+ApiName = Literal["check", "moderations", "litellm", "nemo", "bedrock"]
+APIS: tuple[str, ...] = get_args(ApiName)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +264,7 @@ class Document:
     """Your own lists of categories, by name."""
     wires: tuple[str, ...] | None = None
     """Chat protocols to read: built-in names or `module:attribute`; without it, every built-in one."""
-    apis: tuple[Literal["check", "moderations"], ...] | None = None
+    apis: tuple[ApiName, ...] | None = None
     """APIs of the guard to serve beside the proxy: without it `moderations`; `guardproxy guard` serves `check`, too."""
     limits: Limits = _LIMITS
     """The largest request and reply that are read."""

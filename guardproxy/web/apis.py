@@ -12,7 +12,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from guardproxy.asking import asked_by
-from guardproxy.errors import GuardproxyError, GuardUnavailable, Overloaded
+from guardproxy.errors import GuardproxyError, GuardUnavailable, Overloaded, Unreadable
 from guardproxy.observe import Metrics
 from guardproxy.offload import computed
 from guardproxy.pipeline import JudgedTurn, Judging
@@ -120,7 +120,7 @@ class GuardApi(ABC):
             answer, more = self._failed(call, broke)
         finally:
             self.parts.metrics.in_flight -= 1
-        await call.answer(answer.status, [(b"content-type", answer.content_type.encode("ascii")), *more], answer.body)
+        await _send(call, answer, more)
         self.parts.metrics.request(self.name, answer.status)
         usual = answer.status < HTTPStatus.BAD_REQUEST and call.action in {None, "pass"}
         ms = round((time.perf_counter() - call.began) * 1000, 1)
@@ -177,6 +177,14 @@ class GuardApi(ABC):
         return ModerationCase(origin, acting, chosen.shadow, parts.sample.draw())
 
 
+async def _send(call: Call, answer: Answer, more: Headers) -> None:
+    if answer.status == HTTPStatus.NO_CONTENT:  # which has no content-length (RFC 9110, 8.6)
+        await call.start(answer.status, more)
+        await call.end()
+        return
+    await call.answer(answer.status, [(b"content-type", answer.content_type.encode("ascii")), *more], answer.body)
+
+
 def parsed(body: bytes, limits: Limits, *, halves: bool = False) -> dict[str, Any]:
     """The object in a body. Raises Unreadable, and TooLarge if parsing would take long."""
     check_values(body, limits)
@@ -188,3 +196,31 @@ def raise_failure(judged: JudgedTurn) -> None:
     if judged.error:
         kind = Overloaded if judged.decision.cause == "overload" else GuardUnavailable
         raise judged.failure or kind(judged.error)
+
+
+# --- values of a body ------------------------------------------------------------------------------------------------
+
+
+def list_at(body: Mapping[str, Any], name: str) -> list[Any]:
+    """The list at a key, empty if there is none. Raises Unreadable for another value."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, list):
+        raise Unreadable("must be a list", name)
+    return value or []
+
+
+def strings_at(body: Mapping[str, Any], name: str) -> list[str]:
+    """The strings at a key. Raises Unreadable for anything else."""
+    found = list_at(body, name)
+    for index, one in enumerate(found):
+        if not isinstance(one, str):
+            raise Unreadable("must be a string", f"{name}[{index}]")
+    return found
+
+
+def text_at(body: Mapping[str, Any], name: str) -> str:
+    """The string at a key, empty if there is none. Raises Unreadable for another value."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, str):
+        raise Unreadable("must be a string", name)
+    return value or ""

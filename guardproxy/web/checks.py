@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope
 from guardproxy.asking import Askers
 from guardproxy.checkapi import (
     Account,
+    CheckCall,
     account_of,
     call_of,
     decision_fields,
@@ -21,7 +22,6 @@ from guardproxy.checkapi import (
     verdict_fields,
     write_failure,
 )
-from guardproxy.checkapi import Call as CheckCall
 from guardproxy.checkapi.calls import LONGEST_NAME
 from guardproxy.checkapi.fields import dumps
 from guardproxy.errors import GuardproxyError, GuardUnavailable, Unreadable
@@ -127,7 +127,8 @@ class CheckApi(GuardApi):
             raise PolicyUnknown(f"there is no policy {asked.policy!r}; the policies are {names}") from None
         if side != turn.side:
             raise Unreadable(f"is {side}, but a message of the role {turn.role} has the side {turn.side}", "side")
-        (judged,) = await moderated(self.parts.judging, case, [turn], context=messages[:-1], acts=True)
+        stream = _stream_of(call, asked.check.stream) if asked.check.stream is not None else None
+        (judged,) = await moderated(self.parts.judging, case, [turn], context=messages[:-1], stream=stream, acts=True)
         if judged.failure is not None:
             raise judged.failure
         call.judged(judged.decision.action, judged.decision.categories, "full")
