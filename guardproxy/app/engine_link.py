@@ -73,7 +73,7 @@ class EngineConnection:
 
 
 class EngineLink:
-    """Implements `Link` for one guard of the engine."""
+    """Implements `ReplicaLink` for one guard of the engine."""
 
     def __init__(self, connection: EngineConnection, guard: str) -> None:
         self.name = ENGINE
@@ -88,7 +88,7 @@ class EngineLink:
         return GuardIdentity(*found)
 
     async def judge(self, check: Check, asker: Asker) -> tuple[Verdict, str]:
-        """The verdict, and the version of the guard. Raises as `Link.judge`."""
+        """The verdict, and the version of the guard. Raises as `ReplicaLink.judge`."""
         value = {"guard": self._guard, "call": call_fields(call_for(check, asker))}
         answer = await self._call("judge", value)
         if "failure" in answer:

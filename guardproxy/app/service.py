@@ -91,19 +91,14 @@ class Service:
         )
         self._observed = observed(settings)
         self._guard = self._observed.guard(with_cache(combined(settings, self._guards)))
-        self._local = local_guards(self._guards)
+        self._local, self._remote = local_guards(self._guards), replica_guards(self._guards)
         self._policies = LivePolicies(settings.policies)
         self._file = PolicyFile(source, self._policies, self._prepare)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._access = open_access(settings, shared_limits)
         self._sample = ReviewSample(settings.audit.sample_passed, random or Random())
-        self._metrics = self._observed.metrics()
+        self._metrics = self._open_metrics()
         self._membership = Membership(group, self._file, self._metrics) if group is not None else None
-        self._metrics.queue_from(lambda: [(guard.stats.queued, guard.stats.expected_s) for guard in self._local])
-        self._remote = replica_guards(self._guards)
-        if self._remote:
-            self._metrics.replicas_from(lambda: {guard.name: guard.report() for guard in self._remote})
-        self._metrics.state_from(self._state)
         self._begin_series(settings)
         opened = open_sinks(settings, source.data_dir)
         self._store = opened.get("store")
@@ -117,6 +112,14 @@ class Service:
         self._review = console_store(settings, source.data_dir)
         self._admin: ASGIApp | None = None
         self.app = self._app(settings)
+
+    def _open_metrics(self) -> Metrics:
+        metrics = self._observed.metrics()
+        metrics.queue_from(lambda: [(guard.stats.queued, guard.stats.expected_s) for guard in self._local])
+        if self._remote:
+            metrics.replicas_from(lambda: {guard.name: guard.report() for guard in self._remote})
+        metrics.state_from(self._state)
+        return metrics
 
     def _open_observers(self, sinks: Mapping[str, Sink]) -> Observers:
         audit = self._settings.audit

@@ -31,7 +31,7 @@ class ReplicaFailed(Exception):
         self.ending = ending
 
 
-class Link(Protocol):
+class ReplicaLink(Protocol):
     """A connection to a replica. `name` is its address, as operators read it."""
 
     name: str

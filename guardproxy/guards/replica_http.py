@@ -34,7 +34,7 @@ _TOO_MANY: Final = 429
 
 
 class HttpLink:
-    """Implements `Link` over HTTP/1.1. `url` is `http(s)://host[:port][/path]` or `unix:/path`.
+    """Implements `ReplicaLink` over HTTP/1.1. `url` is `http(s)://host[:port][/path]` or `unix:/path`.
 
     `transport` is the network below, for this replica alone; `never_sent` says of its errors whether they mean that
     nothing was sent. `key` is sent as a bearer token. A connection must come about within `connect_s` seconds. Raises
@@ -76,7 +76,7 @@ class HttpLink:
         return GuardIdentity(account.guard, taxonomy, _version(account), account.floor)
 
     async def judge(self, check: Check, asker: Asker) -> tuple[Verdict, str]:
-        """The verdict, and the version of the guard that gave it. Raises as `Link.judge`."""
+        """The verdict, and the version of the guard that gave it. Raises as `ReplicaLink.judge`."""
         status, answer = await self._call("POST", self._address, write_call(call_for(check, asker)))
         if status != httpx.codes.OK:
             if code_of(answer) in _OF_THE_GUARD or status == _TOO_MANY:

@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from guardproxy.errors import ConfigError
-from guardproxy.guards.links import GuardIdentity, Link, ReplicaFailed
+from guardproxy.guards.links import GuardIdentity, ReplicaFailed, ReplicaLink
 from guardproxy.observe.replica_metrics import ReplicaCounts, ReplicaReport
 from guardproxy.replicas import ReplicaState, Standing
 from guardproxy.types import Taxonomy
@@ -29,7 +29,7 @@ _LEAST_PAUSE_S: Final = 0.25
 class Replica:
     """A replica: its link, its standing, the time limits of its open calls, and what wakes the task that watches it."""
 
-    link: Link
+    link: ReplicaLink
     standing: Standing
     limits: set[asyncio.Timeout] = field(default_factory=set)
     doubted: asyncio.Event = field(default_factory=asyncio.Event)
@@ -60,7 +60,7 @@ class ReplicaSet:
         self,
         name: str,
         taxonomy: Taxonomy,
-        links: Sequence[Link],
+        links: Sequence[ReplicaLink],
         *,
         floor: float = 0.0,
         ejection: Ejection,

@@ -15,7 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 
 from guardproxy.asking import Asker, current_asker
 from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
-from guardproxy.guards.links import Link, ReplicaFailed
+from guardproxy.guards.links import ReplicaFailed, ReplicaLink
 from guardproxy.guards.replica_set import Replica, ReplicaSet
 from guardproxy.observe.replica_metrics import ReplicaReport
 from guardproxy.replicas import Hedging, ReplicaState, in_order, next_of
@@ -57,7 +57,7 @@ class ReplicaGuard:
         self,
         name: str,
         taxonomy: Taxonomy,
-        links: Sequence[Link],
+        links: Sequence[ReplicaLink],
         options: AskOptions = AskOptions(),
         *,
         floor: float = 0.0,
@@ -100,7 +100,7 @@ class ReplicaGuard:
         asker = current_asker()
         if asker.refused:
             raise JudgingTooLong(asker.refused)
-        call = _Call(check, asker, asyncio.get_running_loop().time() + self._options.timeout_s)
+        call = _AskedCheck(check, asker, asyncio.get_running_loop().time() + self._options.timeout_s)
         try:
             try:
                 verdict = await (self._attempt(call) if self._hedging is None else self._hedged(call, self._hedging))
@@ -129,14 +129,14 @@ class ReplicaGuard:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _forget(self, link: Link, stream: str) -> None:
+    async def _forget(self, link: ReplicaLink, stream: str) -> None:
         with suppress(ReplicaFailed, TimeoutError):  # it forgets the stream by itself when it needs the memory
             async with asyncio.timeout(_FORGET_S):
                 await link.forget(stream)
 
     # --- whom, and again -------------------------------------------------------------------------------------------
 
-    async def _again(self, call: "_Call") -> Verdict:
+    async def _again(self, call: "_AskedCheck") -> Verdict:
         """Ask others after the first call has failed, until one answers or the time or the attempts are used up."""
         if self._options.attempts == 1:
             raise call.failure(self.name)
@@ -164,7 +164,7 @@ class ReplicaGuard:
         except (_Again, TimeoutError):
             raise call.failure(self.name) from None
 
-    async def _hedged(self, call: "_Call", hedging: Hedging) -> Verdict:
+    async def _hedged(self, call: "_AskedCheck", hedging: Hedging) -> Verdict:
         """The first of two verdicts, if the first replica takes long."""
         began, delay_s = self._replicas.clock(), hedging.begin()
         tasks = {asyncio.ensure_future(self._attempt(call))}
@@ -185,7 +185,7 @@ class ReplicaGuard:
             for task in tasks:
                 task.cancel()
 
-    async def _attempt(self, call: "_Call", *, hedge: bool = False) -> Verdict:
+    async def _attempt(self, call: "_AskedCheck", *, hedge: bool = False) -> Verdict:
         """Ask one replica. Raises _Again if another one should be asked, JudgingTooLong."""
         stream = call.check.stream
         order = in_order(self._replicas.standings, self._replicas.clock(), self._draw, stream)
@@ -200,7 +200,7 @@ class ReplicaGuard:
             self._remember(stream, name)
         return await self._ask(one, call)
 
-    async def _ask(self, one: Replica, call: "_Call") -> Verdict:
+    async def _ask(self, one: Replica, call: "_AskedCheck") -> Verdict:
         """Ask this replica; note how the call ends, and why if it gives no verdict."""
         standing = one.standing
         ending: Ending | None = None
@@ -248,7 +248,7 @@ class _Again(Exception):
 
 
 @dataclass(slots=True)
-class _Call:
+class _AskedCheck:
     """A check that is asked, until `deadline` on the event loop's clock; whom it was `asked`, and why in vain."""
 
     check: Check
