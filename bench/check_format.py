@@ -38,7 +38,7 @@ from guardproxy.checkapi import (
 )
 from guardproxy.checkapi.fields import dumps
 from guardproxy.observe import Metrics, Observers, configure_logging
-from guardproxy.pipeline import Judging
+from guardproxy.pipeline import GrowingReplies, Judging
 from guardproxy.policy import Policy, PolicySet, SideRules
 from guardproxy.settings import AuditSettings, Limits
 from guardproxy.types import Category, Check, Conversation, Finding, Message, Part, Taxonomy, Verdict
@@ -92,7 +92,9 @@ def app() -> Starlette:
     sample, policies = ReviewSample(0.0, Random(1)), LivePolicies(PolicySet({"default": policy}))
     identities = Identities(AuditSettings())
     parts = ApiParts(judging, policies, Limits(), lambda: "", identities, sample, Access(), metrics)
-    return Starlette(routes=[Route(CHECK, CheckApi(parts, lambda: Account("instant", guard.taxonomy), plain=True))])
+    return Starlette(
+        routes=[Route(CHECK, CheckApi(parts, GrowingReplies(), lambda: Account("instant", guard.taxonomy), plain=True))]
+    )
 
 
 def a_call(text: str) -> CheckCall:

@@ -58,7 +58,7 @@ def api_routes(
     """The routes of the APIs. `alone`: the process is no proxy, so that its callers are the operator's own."""
     chat = load("openai_chat", wires.REGISTRY, "wire")
     openers: Mapping[str, Callable[[], GuardApi]] = {
-        "check": lambda: CheckApi(parts, account, plain=alone),
+        "check": lambda: CheckApi(parts, pipeline.growing, account, plain=alone),
         "moderations": lambda: ModerationsApi(parts),
         "litellm": lambda: LitellmApi(parts, pipeline, chat),
         "nemo": lambda: NemoApi(parts, pipeline, chat),

@@ -7,6 +7,7 @@ never *safe*, and the policy decides what to do then.
 from guardproxy.pipeline.exchange import Exchange, JudgedTurn
 from guardproxy.pipeline.exclusions import Exclusions
 from guardproxy.pipeline.gathering import gathered
+from guardproxy.pipeline.growing import GrowingReplies
 from guardproxy.pipeline.judging import Judging
 from guardproxy.pipeline.moderating import moderated
 from guardproxy.pipeline.pipeline import ErrorReview, Pipeline, ReplyReview, RequestReview
@@ -18,6 +19,7 @@ __all__ = [
     "ErrorReview",
     "Exchange",
     "Exclusions",
+    "GrowingReplies",
     "JudgedTurn",
     "Judging",
     "Pipeline",

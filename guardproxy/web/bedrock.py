@@ -95,8 +95,13 @@ def _parts(body: Mapping[str, Any]) -> Iterator[Part]:
 
 
 def _topics(judged: JudgedTurn) -> list[dict[str, Any]]:
-    """The categories that reached a threshold; what only flags is detected without an action."""
-    severe = {reason.category for reason in judged.decision.reasons if reason.action in ("block", "rewrite")}
+    """The categories that reached a threshold. One that only flags, or whose text is rewritten, has no action: the
+    format has none but blocking for a topic, and clients that would mask take it for a block.
+    """
+    refused = isinstance(judged.outcome, Refuse)
+    severe = {
+        reason.category for reason in judged.decision.reasons if refused and reason.action in ("block", "rewrite")
+    }
     return [
         {"name": name, "type": "DENY", "action": "BLOCKED" if name in severe else "NONE", "detected": True}
         for name in judged.decision.categories

@@ -26,7 +26,7 @@ from guardproxy.checkapi.calls import LONGEST_NAME
 from guardproxy.checkapi.fields import dumps
 from guardproxy.errors import GuardproxyError, GuardUnavailable, Unreadable
 from guardproxy.offload import computed
-from guardproxy.pipeline import moderated
+from guardproxy.pipeline import GrowingReplies, moderated
 from guardproxy.ports import Answer
 from guardproxy.web.apis import ApiParts, CallerLeft, GuardApi
 from guardproxy.web.call import Call, WhileConnected
@@ -45,7 +45,8 @@ class PolicyUnknown(GuardproxyError):
 
 
 class CheckApi(GuardApi):
-    """Answers checks. `account` returns that of the guard, once it is ready.
+    """Answers checks. `account` returns that of the guard, once it is ready; `growing` are the replies of
+    `pipeline.Pipeline`.
 
     With `plain`, callers are told how the guard failed. That is for a service whose callers are the operator's own: the
     message may name other services.
@@ -55,8 +56,11 @@ class CheckApi(GuardApi):
     methods = ("GET", "POST", "DELETE")
     halves = True
 
-    def __init__(self, parts: ApiParts, account: Callable[[], Account], *, plain: bool) -> None:
+    def __init__(
+        self, parts: ApiParts, growing: GrowingReplies, account: Callable[[], Account], *, plain: bool
+    ) -> None:
         super().__init__(parts)
+        self._growing = growing
         self._read_account = account
         self._known: Account | None = None
         self._plain = plain
@@ -78,7 +82,7 @@ class CheckApi(GuardApi):
                 raise NotReady(reason)
             return Answer(200, _JSON, dumps(account_of(self._account)))
         if call.method == "DELETE":
-            return self._forget(call)
+            return await self._forget(call)
         body, size = await self.read(call)
         asked = await computed(size, call_of, body)
         check_size(asked.check.conversation.messages, self.parts.limits)
@@ -94,12 +98,14 @@ class CheckApi(GuardApi):
             self._known = self._read_account()
         return self._known
 
-    def _forget(self, call: Call) -> Answer:
+    async def _forget(self, call: Call) -> Answer:
         call.client = self.parts.access.admit(call.headers, call.query)
         streams = parse_qs(call.query.decode("latin-1")).get("stream", [])
         if len(streams) != 1 or len(streams[0]) > LONGEST_NAME:
             raise Unreadable(f"the query must name one stream, of at most {LONGEST_NAME} characters", "stream")
-        self.parts.judging.guard.forget(_stream_of(call, streams[0]))
+        stream = _stream_of(call, streams[0])
+        self.parts.judging.guard.forget(stream)
+        await self._growing.finish(stream)
         return Answer(204, _JSON, b"")
 
     async def _judged(self, call: Call, asked: CheckCall, receive: Receive) -> Mapping[str, Any]:
@@ -128,7 +134,10 @@ class CheckApi(GuardApi):
         if side != turn.side:
             raise Unreadable(f"is {side}, but a message of the role {turn.role} has the side {turn.side}", "side")
         stream = _stream_of(call, asked.check.stream) if asked.check.stream is not None else None
-        (judged,) = await moderated(self.parts.judging, case, [turn], context=messages[:-1], stream=stream, acts=True)
+        context, growing = messages[:-1], self._growing
+        (judged,) = await moderated(
+            self.parts.judging, case, [turn], context=context, stream=stream, acts=True, growing=growing
+        )
         if judged.failure is not None:
             raise judged.failure
         call.judged(judged.decision.action, judged.decision.categories, "full")

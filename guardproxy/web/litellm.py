@@ -76,8 +76,10 @@ class LitellmApi(ChatApi):
         message = Message(role, (*_text_parts(texts), *_other_parts(body)))
         check_size([message], self.parts.limits, "texts")
         case = self.case(call, _named(body), [message], model=text_at(body, "model"))
-        stream = text_at(body, "litellm_call_id") if side == "response" else ""
-        (judged,) = await moderated(self.parts.judging, case, [message], acts=True, stream=stream or None)
+        name = text_at(body, "litellm_call_id") if side == "response" else ""
+        stream = f"litellm call:{name}" if name else None  # no other API's, whose names have no space before the colon
+        growing = self._pipeline.growing
+        (judged,) = await moderated(self.parts.judging, case, [message], acts=True, stream=stream, growing=growing)
         if judged.failure is not None:
             raise judged.failure
         call.judged(judged.decision.action, judged.decision.categories, "partial" if judged.undecoded else "full")

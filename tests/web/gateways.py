@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -49,14 +49,15 @@ class ApiStand:
         *,
         history: HistoryMode = "drop",
         limits: Limits | None = None,
+        required: bool = True,
         **policy: Any,
     ) -> None:
         self.sink = ListSink()
         self._path = path
         metrics = Metrics(CollectorRegistry())
-        self._observers = Observers({"list": self.sink}, metrics=metrics, text="full", required=True)
+        self._observers = Observers({"list": self.sink}, metrics=metrics, text="full", required=required)
         actions = {"block": block.open_action, "redact": redact.open_action}
-        pipeline = Pipeline(guard or WordGuard(WORDS), self._observers, metrics, actions)
+        pipeline = self._pipeline = Pipeline(guard or WordGuard(WORDS), self._observers, metrics, actions)
         policies = {
             "default": Policy("default", "v", RULES, RULES, history=history, **policy),
             "lax": Policy("lax", "v", SideRules({}), SideRules({})),
@@ -76,26 +77,33 @@ class ApiStand:
 
     def ask(self, body: Mapping[str, Any], path: str | None = None) -> tuple[int, dict[str, Any]]:
         """The status and the answer to a request."""
+        return self.ask_all([body], path)[0]
 
-        async def one() -> list[dict[str, Any]]:
-            sent: list[dict[str, Any]] = []
-            pending = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+    def ask_all(self, bodies: Sequence[Mapping[str, Any]], path: str | None = None) -> list[tuple[int, dict[str, Any]]]:
+        """The same for requests one after the other, and the end of the service behind them."""
 
-            async def receive() -> dict[str, Any]:
-                return pending.pop()
-
-            async def send(message: Any) -> None:
-                sent.append(message)
-
-            at = path or self._path
-            scope = {"type": "http", "method": "POST", "path": at, "raw_path": at.encode(), "headers": []}
+        async def all_of_them() -> list[tuple[int, dict[str, Any]]]:
             await self._observers.start()
-            await self._api({**scope, "query_string": b"", "client": ("127.0.0.1", 1)}, receive, send)
+            answers = [await self._ask(body, path or self._path) for body in bodies]
+            await self._pipeline.close(1)
             await self._observers.close()
-            return sent
+            return answers
 
-        head, *rest = asyncio.run(one())
-        return head["status"], json.loads(b"".join(message.get("body", b"") for message in rest))
+        return asyncio.run(all_of_them())
+
+    async def _ask(self, body: Mapping[str, Any], path: str) -> tuple[int, dict[str, Any]]:
+        sent: list[dict[str, Any]] = []
+        pending = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            return pending.pop()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "headers": []}
+        await self._api({**scope, "query_string": b"", "client": ("127.0.0.1", 1)}, receive, send)
+        return sent[0]["status"], json.loads(b"".join(message.get("body", b"") for message in sent[1:]))
 
 
 def said(*texts: str) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from guardproxy.checkapi import Account, Caller, CheckCall, call_of, failure_of,
 from guardproxy.checkapi import calls as codec
 from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
 from guardproxy.observe import Metrics, Observers
-from guardproxy.pipeline import Judging
+from guardproxy.pipeline import GrowingReplies, Judging
 from guardproxy.policy import Policy, PolicySet, Rule, SideRules
 from guardproxy.settings import AuditSettings, Limits
 from guardproxy.types import ActionName, Cause, Check, Conversation, Message, Part, PartKind, Role, Side, Verdict
@@ -50,7 +50,9 @@ class Stand:
         self.sink = ListSink()
         self.guard = guard or WordGuard(WORDS)
         metrics = Metrics(CollectorRegistry())
-        self._observers = Observers({"list": self.sink}, metrics=metrics, text="full", required=True)
+        self._observers = Observers(
+            {"list": self.sink}, metrics=metrics, text="full", required=changes.get("required", True)
+        )
         actions = {"block": block.open_action, "replace": replace.open_action}
         parts = ApiParts(
             Judging(self.guard, self._observers, metrics, actions),
@@ -62,8 +64,9 @@ class Stand:
             changes.get("access") or Access(),
             metrics,
         )
+        self.growing = GrowingReplies()
         account = Account(self.guard.name, self.guard.taxonomy, ("words",), "w1", ("en",), 0.0)
-        self.api = CheckApi(parts, lambda: account, plain=changes.get("plain", True))
+        self.api = CheckApi(parts, self.growing, lambda: account, plain=changes.get("plain", True))
 
     def ask(self, body: Any, method: str = "POST", query: str = "", headers: Mapping[str, str] | None = None) -> Sent:
         """Send one request; `body` is JSON, or the bytes of a body."""
@@ -164,6 +167,23 @@ def test_a_rewrite_names_the_callers_own_paths() -> None:
     assert [edit["path"] for edit in answer["outcome"]["edits"]] == ["messages[0].parts[0].text"]
     answer = valid(Stand().ask(body_of("a bruise", policy="none"))[2], "Decided")
     assert answer["outcome"] == {"name": "pass"}
+
+
+def test_a_stream_that_a_policy_judges_is_recorded_at_its_end() -> None:
+    """DELETE says that it has ended; until then only a refusal is recorded."""
+    stand = Stand(required=False)
+
+    async def run() -> list[list[str]]:
+        seen = []
+        await stand._observers.start()
+        for text in ("One.", "One. Two."):
+            await stand.send(body_of("hello", text, policy="default", stream="s", role="assistant"))
+        seen.append([record.text for record in stand.sink.records])
+        await stand.send(b"", "DELETE", "stream=s")
+        await stand._observers.close()
+        return [*seen, [record.text for record in stand.sink.records]]
+
+    assert asyncio.run(run()) == [[], ["One. Two."]]
 
 
 def test_a_blank_text_has_a_decision_and_no_verdict() -> None:

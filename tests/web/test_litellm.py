@@ -1,14 +1,17 @@
 """LiteLLM's guardrail API, with the bodies that litellm 1.106 sends: what it takes out of messages, and puts back."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
+from guardproxy.pipeline.growing import GrowingReplies
 from guardproxy.policy import Policy, StreamPolicy
 from guardproxy.settings import Limits
 from guardproxy.web.litellm import LITELLM, LitellmApi, texts_of
 from guardproxy.wires.openai_chat import wire
+from tests.kit import eventually
 from tests.web.gateways import RULES, ApiStand, Failing, said
 
 
@@ -154,3 +157,40 @@ def test_a_failure_never_says_none(body: dict[str, Any]) -> None:
 def test_what_cannot_be_read_is_an_error(body: dict[str, Any]) -> None:
     """LiteLLM blocks on it."""
     assert Stand().ask(body)[0] == 400
+
+
+def test_a_reply_that_grows_has_one_record() -> None:
+    """Its last one, of each call; what is refused is recorded at once."""
+    stand = Stand(required=False)
+    scans = [
+        reply_of("One. "),
+        reply_of("One. Two. "),
+        reply_of("Other.", litellm_call_id="b"),
+        reply_of("One. Two. 3."),
+    ]
+    assert [answer["action"] for _, answer in stand.ask_all(scans)] == ["NONE"] * 4
+    assert sorted(record.text for record in stand.sink.records) == ["One. Two. 3.", "Other."]
+    refused = Stand(required=False)
+    refused.ask_all([reply_of("One. "), reply_of("One. a bullet")])
+    assert [(record.text, record.outcome) for record in refused.sink.records] == [("One. a bullet", "refuse")]
+    each = Stand(required=True)
+    each.ask_all([reply_of("One. "), reply_of("One. Two. ")])
+    assert [record.text for record in each.sink.records] == ["One. ", "One. Two. "]
+
+
+def test_a_reply_that_grows_no_more_is_recorded_after_a_while() -> None:
+    """Without the end of the service."""
+    written: list[str] = []
+
+    async def write(text: str) -> None:
+        written.append(text)
+
+    async def run() -> None:
+        replies = GrowingReplies(wait_s=0.01)
+        replies.grown("a", lambda: write("first"))
+        replies.grown("a", lambda: write("second"))
+        await eventually(lambda: written)
+        await replies.close()
+
+    asyncio.run(run())
+    assert written == ["second"]

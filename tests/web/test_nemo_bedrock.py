@@ -85,6 +85,8 @@ def test_bedrock_does_nothing_masks_and_blocks(source: str) -> None:
     masked = Bedrock().apply("fine", "Hello. A bruise.", source=source)
     assert masked["action"] == "GUARDRAIL_INTERVENED"
     assert masked["outputs"] == [{"text": "fine"}, {"text": "Hello. [removed]"}]
+    (masked_topic,) = masked["assessments"][0]["topicPolicy"]["topics"]
+    assert (masked_topic["name"], masked_topic["action"]) == ("violence", "NONE")
     stand = Bedrock()
     blocked = stand.apply("a bullet", source=source)
     assert (blocked["action"], blocked["outputs"]) == ("GUARDRAIL_INTERVENED", [{"text": WITHHELD}])
