@@ -70,10 +70,12 @@ class FakeLink:
     asked: list[tuple[Check, Asker]] = field(default_factory=list)
     forgot: list[str] = field(default_factory=list)
     given_up: int = 0
+    said: int = 0
     closed: bool = False
 
     async def identity(self) -> GuardIdentity:
         """What it is."""
+        self.said += 1
         if self.says is None:
             raise ReplicaFailed("unsent", "refused")
         return self.says
@@ -212,6 +214,40 @@ def test_a_replica_that_gives_no_answer_is_ejected_and_its_calls_go_to_another()
             assert guard.report()["hangs"][1].ejections == 1
             hangs.does, hangs.says = None, SAME
             await eventually(lambda: guard.states()["hangs"] == "up")
+
+    asyncio.run(run())
+
+
+def test_a_replica_whose_connection_broke_is_asked_behind_the_others() -> None:
+    """Until it has said what it is: it may have been restarted as something else."""
+
+    async def run() -> None:
+        good, broken = FakeLink("good"), FakeLink("broken", breaks)
+        options = AskOptions(check_every_s=60, ejection=Ejection(failures=1000))
+        async with running(good, broken, options=options) as guard:
+            broken.says = None
+            while not broken.asked:
+                await guard.judge(ask("0.5"))
+            for _ in range(50):
+                await guard.judge(ask("0.5"))
+        assert len(broken.asked) == 1
+
+    asyncio.run(run())
+
+
+def test_a_replica_that_fails_its_checks_is_ejected_although_it_says_what_it_is() -> None:
+    """The answers to that question do not make up for them."""
+
+    async def run() -> None:
+        good, failing = FakeLink("good"), FakeLink("failing", fails)
+        options = AskOptions(check_every_s=0.02, ejection=Ejection(failures=3, first_s=600, longest_s=600))
+        async with running(good, failing, options=options) as guard:
+            while guard.states()["failing"] == "up":
+                await guard.judge(ask("0.5"))
+                before = failing.said
+                await eventually(lambda before=before: failing.said > before or guard.states()["failing"] == "down")
+                assert len(failing.asked) <= 3
+        assert len(failing.asked) == 3
 
     asyncio.run(run())
 
