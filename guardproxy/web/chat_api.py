@@ -71,5 +71,5 @@ def _withheld(message: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
     """A message that must be left out: its texts say that they were withheld."""
     said, content = policy.block.message, message.get("content")
     if isinstance(content, list):
-        content = [{**item, "text": said} if "text" in item else item for item in content]
+        content = [{**item, "text": said} if isinstance(item, dict) and "text" in item else item for item in content]
     return {**message, "content": said if isinstance(content, str) else content}

@@ -117,7 +117,7 @@ def _without_texts(body: Mapping[str, Any]) -> Any:
         if isinstance(content, str):
             content = ""
         elif isinstance(content, list):
-            content = [{**item, "text": ""} if "text" in item else item for item in content]
+            content = [{**item, "text": ""} if isinstance(item, dict) and "text" in item else item for item in content]
         bare.append({**message, "content": content})
     return {**body, "messages": bare}
 
