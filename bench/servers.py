@@ -9,12 +9,14 @@ import asyncio
 import contextlib
 import gc
 import json
+import os
 import random
 import re
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -249,7 +251,7 @@ def guard_process(kind: str) -> Iterator[Guard]:
     with tempfile.TemporaryDirectory(prefix="guardproxy-bench-") as folder, contextlib.ExitStack() as stack:
         place = Path(folder)
         command = [sys.executable, __file__, f"guard_{kind}", "--folder", folder]
-        running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
         stack.callback(running.wait)
         stack.callback(running.kill)
         while not (place / ENGINE).exists():
@@ -263,7 +265,8 @@ def guard_process(kind: str) -> Iterator[Guard]:
 
 
 def run_guard(kind: str, folder: Path) -> None:
-    """Run the guard's process; a file in `folder` shows that it listens."""
+    """Run the guard's process until its standard input ends; a file in `folder` shows that it listens."""
+    threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(0)), daemon=True).start()
     if kind == "socket":
         asyncio.run(serve_guard_socket(folder))
         return
