@@ -28,7 +28,7 @@ from guardproxy.app.listening import admin_listener
 from guardproxy.app.observed import observed
 from guardproxy.app.policy_file import ConfigSource, PolicyFile
 from guardproxy.app.protocol import CODES, REFUSED
-from guardproxy.app.reloading import Gone
+from guardproxy.app.reloading import LOOK_S, Gone
 from guardproxy.app.upstreams import upstreams_of
 from guardproxy.app.workers import Membership
 from guardproxy.checkapi import Account
@@ -56,10 +56,10 @@ class Service:
     """The objects of one process: starts and stops them, and applies changes of the configuration file.
 
     `on_failure` is called if they cannot start. A guard that fails the canaries is tried again every `canaries_s`
-    seconds. `random` draws the sample of `audit.sample_passed`; without it, one that nobody can predict. `stopping`
-    tells whether the server waits for its open answers to end. `group` is the folder of the group of workers to which
-    the process belongs, None if it serves alone; in `shared_limits` all workers count what clients use. `alone`:
-    the guard without the proxy.
+    seconds; the configuration file is looked at every `look_s` seconds. `random` draws the sample of
+    `audit.sample_passed`; without it, one that nobody can predict. `stopping` tells whether the server waits for its
+    open answers to end. `group` is the folder of the group of workers to which the process belongs, None if it serves
+    alone; in `shared_limits` all workers count what clients use. `alone`: the guard without the proxy.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Service:
         on_failure: Callable[[], None] | None = None,
         *,
         canaries_s: float = 5.0,
+        look_s: float = LOOK_S,
         random: Random | None = None,
         stopping: Callable[[], bool] = lambda: False,
         group: Path | None = None,
@@ -81,8 +82,7 @@ class Service:
         self._settings = settings
         self._source = source
         self._on_failure = on_failure
-        self._canaries_s = canaries_s
-        self._stopping = stopping
+        self._canaries_s, self._stopping = canaries_s, stopping
         self.failure: GuardproxyError | None = None
         self._reason = "the guard is loading"
         self._engine = EngineConnection(group) if group is not None and needs_engine(settings) else None
@@ -93,7 +93,7 @@ class Service:
         self._guard = self._observed.guard(with_cache(combined(settings, self._guards)))
         self._local, self._remote = local_guards(self._guards), replica_guards(self._guards)
         self._policies = LivePolicies(settings.policies)
-        self._file = PolicyFile(source, self._policies, self._prepare)
+        self._file = PolicyFile(source, self._policies, self._prepare, look_s=look_s)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._access = open_access(settings, shared_limits)
         self._sample = ReviewSample(settings.audit.sample_passed, random or Random())

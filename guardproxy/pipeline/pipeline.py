@@ -353,8 +353,8 @@ def _request_review(
 ) -> RequestReview:
     """The answer to a judged request: a refusal, the client's own bytes, or a changed body."""
     if refused := judged.refused(exchange.policy.history):
-        refusal, by = refused
-        return RequestReview(exchange, b"", refusal, "block", by.decision.categories, (), extent)
+        refusal, categories = refused
+        return RequestReview(exchange, b"", refusal, "block", categories, (), extent)
     request, decision = exchange.request, judged.decision
     if not judged.new_texts and not dropped:
         return RequestReview(exchange, request.raw, None, decision.action, decision.categories, (), extent)

@@ -77,7 +77,7 @@ def test_on_a_unix_socket(service: str, tmp_path: Path) -> None:
         running(file, "--uds", str(path)) as process,
         httpx.Client(transport=transport, base_url="http://guard") as client,
     ):
-        until(lambda: is_ready(client))
+        until(lambda: is_ready(client), seconds=200)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         check = Check(Conversation((Message("user", (Part("x", "kill"),)),)), "user")
         answer = client.post("/v1/check", content=write_call(CheckCall(check)))
@@ -87,7 +87,7 @@ def test_on_a_unix_socket(service: str, tmp_path: Path) -> None:
         assert "upstreams" not in client.get("/healthz").json()
         assert 'guardproxy_requests_total{status="2xx",wire="check"} 2.0' in client.get("/metrics").text
         with running(file, "--uds", str(path)) as second:
-            assert second.wait(150) == 2
+            assert second.wait(200) == 2
             assert second.stderr is not None
             assert "another process listens there" in second.stderr.read()
         assert is_ready(client)
@@ -106,7 +106,7 @@ def test_a_changed_file_is_taken_at_sighup(service: str, tmp_path: Path) -> None
         return str(client.post("/v1/check", content=json.dumps(body)).json()["decision"]["action"])
 
     with running(file) as process, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
-        until(lambda: is_ready(client))
+        until(lambda: is_ready(client), seconds=200)
         assert action() == "pass"
         file.write_text(file.read_text().replace("0.95", "0.5"))
         process.send_signal(signal.SIGHUP)

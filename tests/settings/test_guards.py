@@ -8,7 +8,7 @@ import pytest
 from guardproxy.app import ConfigSource, banner, catalogue, guard
 from guardproxy.app.guards import combined, local_guards, members
 from guardproxy.calibration import UNCALIBRATED, Calibration, Platt
-from guardproxy.engine.load import PACKAGED, TRAINED
+from guardproxy.engine.model_files import PACKAGED, TRAINED
 from guardproxy.errors import ConfigError
 from guardproxy.guards.combine import AllOf, ByLanguage, Cascade
 from guardproxy.guards.local import LocalGuard

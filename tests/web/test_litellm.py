@@ -89,7 +89,11 @@ def test_texts_that_do_not_belong_to_the_messages_are_judged() -> None:
 
 
 def test_what_texts_cannot_say_is_blocked() -> None:
-    """The arguments of a call cannot be changed by a guardrail."""
+    """The arguments of a call cannot be changed by a guardrail, nor can a name or a refusal."""
+    named = [{"role": "user", "name": "Hello. A bruise. Bye.", "content": "hello"}]
+    assert Stand().ask(request_of(named))[1]["action"] == "BLOCKED"
+    refused = [*said("hello"), {"role": "assistant", "content": None, "refusal": "A bruise."}, *said("hello")]
+    assert Stand().ask(request_of(refused))[1]["action"] == "BLOCKED"
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": "Hello. A bruise."}'}}
     messages = [*said("hello"), {"role": "assistant", "content": None, "tool_calls": [call]}]
     messages.append({"role": "tool", "tool_call_id": "1", "content": "fine"})
