@@ -9,6 +9,11 @@ def is_service(guard: GuardSettings) -> bool:
     return guard.service is not None or guard.family in families.SERVICES
 
 
+def has_model(guard: GuardSettings) -> bool:
+    """Whether the guard reads texts with a model, here or in its replicas: it is no service and no list of patterns."""
+    return not is_service(guard) and guard.family != families.PATTERNS
+
+
 def is_remote(guard: GuardSettings) -> bool:
     """Whether replicas judge."""
     return guard.runner == "http"
@@ -16,4 +21,4 @@ def is_remote(guard: GuardSettings) -> bool:
 
 def runs_model(guard: GuardSettings) -> bool:
     """Whether the guard's model runs on this machine, in a process of the proxy."""
-    return not is_service(guard) and not is_remote(guard)
+    return has_model(guard) and not is_remote(guard)

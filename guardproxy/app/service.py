@@ -5,6 +5,7 @@ import contextlib
 import gc
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,7 +23,16 @@ from guardproxy.app.apis import account, api_routes, apis_of, floor_for, nothing
 from guardproxy.app.audit import exclusions_of, follow_exclusions, keep_of, open_sinks, retain
 from guardproxy.app.console import PATHS, console_routes, console_store, own_visitors
 from guardproxy.app.engine_link import EngineConnection
-from guardproxy.app.guards import combined, local_guards, members, needs_engine, replica_guards, with_cache
+from guardproxy.app.guards import (
+    combined,
+    local_guards,
+    matches,
+    members,
+    needs_engine,
+    replica_guards,
+    traits,
+    with_cache,
+)
 from guardproxy.app.languages import languages_of_guard, languages_read
 from guardproxy.app.listening import admin_listener
 from guardproxy.app.observed import observed
@@ -145,12 +155,13 @@ class Service:
             self._guard,
             self._observers,
             self._metrics,
-            _actions(settings.policies.policies),
+            _actions(settings),
             max_characters=settings.limits.characters,
             after_disconnect_s=settings.audit.after_disconnect_s,
             reads=languages_read(settings),
             exclusions=self._exclusions,
             infer_sessions=CONTINUED in settings.audit.session,
+            traits=traits(settings),
         )
 
     def _app(self, settings: Settings) -> ASGIApp:
@@ -347,7 +358,7 @@ class Service:
 
     async def _prepare(self, settings: Settings) -> Callable[[], None]:
         """What puts new policies in force, after the canaries. Raises ConfigError if the guard fails them."""
-        openers = _actions(settings.policies.policies)
+        openers = _actions(settings)
         if reason := await self._pipeline.canaries(settings.policies.policies["default"]):
             raise ConfigError(reason)
 
@@ -376,8 +387,10 @@ def _wires(names: Sequence[str] | None) -> list[Wire]:
     return [load(name, wires.REGISTRY, "wire") for name in (names if names is not None else wires.REGISTRY)]
 
 
-def _actions(policies: Mapping[str, Policy]) -> Mapping[str, Callable[[Policy], Action]]:
+def _actions(settings: Settings) -> Mapping[str, Callable[[Policy], Action]]:
     """The openers of every built-in action and of every `module:attribute` that a rule names."""
-    sides = [side for policy in policies.values() for side in (policy.user, policy.assistant)]
+    policies = settings.policies.policies.values()
+    sides = [side for one in policies for side in (one.user, one.assistant, one.tool or one.user)]
     named = {rule.how for side in sides for rules in side.by_category.values() for rule in rules if rule.how}
-    return {name: load(name, actions.REGISTRY, "rewrite") for name in {*actions.REGISTRY, *named}}
+    openers = {name: load(name, actions.REGISTRY, "rewrite") for name in {*actions.REGISTRY, *named}}
+    return {**openers, "mask": partial(openers["mask"], matches=matches(settings))}

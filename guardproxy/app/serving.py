@@ -253,7 +253,7 @@ def guard_summary(settings: Settings) -> str:
     if not settings.members and guard.replicas is not None:
         return f"{guard_name(settings)} ({guard.family}, replicas {', '.join(guard.replicas.urls)})"
     if not settings.members:
-        return f"{guard.model} ({guard.family}, device {guard.device})"
+        return guard.family if guard.patterns else f"{guard.model} ({guard.family}, device {guard.device})"
     if guard.by_language:
         return f"{guard.by_language.first}, for other languages {guard.by_language.others}"
     return (" before " if guard.cascade else " and ").join(settings.members)

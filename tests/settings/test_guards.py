@@ -83,7 +83,10 @@ def test_one_guard_has_no_members() -> None:
         ),
         (
             LARGE,
-            "2:3: guards.large: is not used; name it in guard.all, guard.cascade or guard.by_language, or remove it",
+            (
+                "2:3: guards.large: is not used; name it in guard.all, guard.cascade, guard.by_language, "
+                "guard.by_role, or remove it"
+            ),
         ),
         (
             "guard: {all: [embedded, large], device: cpu}\n" + LARGE,

@@ -18,6 +18,14 @@ def is_remote(guard: Node) -> bool:
     return runner is not None and runner.text() == _HTTP
 
 
+def local_only(path: SettingPath, guard: Node) -> Iterator[Problem]:
+    """The mistakes of a guard at `path` that needs no model, and so no replicas."""
+    for key in ("runner", "replicas"):
+        if (node := guard.get(key)) and node.value is not None:
+            message = "has no effect, because the family needs no model; remove it"
+            yield Problem(node.key_position, (*path, key), message)
+
+
 def remote(path: SettingPath, guard: Node) -> Iterator[Problem]:
     """The mistakes of the guard at `path`, for which replicas judge, in options that are theirs."""
     for key in _THEIRS:
