@@ -31,6 +31,10 @@ def test_the_replicas_and_their_key() -> None:
         (HTTP.replace("${env:KEY}", "k-1"), "guard.replicas.key: a secret does not belong in the file"),
         (HTTP.replace("runner: http, ", ""), "guard.replicas: has no effect without runner: http"),
         ("version: 1\nguard: {runner: http}\n", "guard.replicas: is missing"),
+        (
+            "version: 1\nguard: {family: patterns, runner: http}\n",
+            "guard.runner: has no effect, because the family needs",
+        ),
         ("version: 1\nguard: {runner: http, replicas: {urls: []}}\n", "guard.replicas.urls: must"),
         (HTTP.replace("runner: http", "runner: https"), "guard.runner: must be"),
         (HTTP.replace("runner:", "dtype: float32, runner:"), "guard.dtype: has no effect, because the replicas judge"),
