@@ -3,9 +3,16 @@
 This is no field of `Check`: equal checks of different clients share one verdict, and no policy reads it.
 """
 
+import secrets
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import count
+from typing import Final
 from weakref import WeakValueDictionary
+
+# What no other process has before the number of a request.
+_PROCESS: Final = secrets.token_hex(8)
+_NUMBERS: Final = count()
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -13,12 +20,21 @@ class Asker:
     """One request, for as long as it is served. `client` is the same for all requests of a client, never shown.
 
     `answered`: the upstream has answered, so checks of the reply go before those of new requests. `refused` says why
-    the request takes too long to judge, empty if it does not: then none of its checks needs to run.
+    the request takes too long to judge, empty if it does not: then none of its checks needs to run. `token` names the
+    request to a guard in another process (`token_of`).
     """
 
     client: str = ""
     answered: bool = False
     refused: str = ""
+    token: str = ""
+
+
+def token_of(asker: Asker) -> str:
+    """A name of the request that no other request of any process has."""
+    if not asker.token:
+        asker.token = f"{_PROCESS}{next(_NUMBERS):x}"
+    return asker.token
 
 
 _CURRENT: ContextVar[Asker | None] = ContextVar("guardproxy_asker", default=None)

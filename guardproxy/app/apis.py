@@ -9,7 +9,9 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from guardproxy import __version__, wires
+from guardproxy.app.kinds import is_service
 from guardproxy.app.languages import languages_read
+from guardproxy.app.restarts import floor_of
 from guardproxy.checkapi import CHECK, Account
 from guardproxy.pipeline import Pipeline
 from guardproxy.ports import Guard
@@ -40,6 +42,11 @@ def apis_of(settings: Settings, *, alone: bool) -> tuple[str, ...]:
     return (CheckApi.name, ModerationsApi.name) if alone else (ModerationsApi.name,)
 
 
+def floor_for(settings: Settings, *, alone: bool) -> float:
+    """Below which P(unsafe) no category is read. Callers of the check API have policies that nobody knows here."""
+    return 0.0 if CheckApi.name in apis_of(settings, alone=alone) else floor_of(settings)
+
+
 def own_path(name: str) -> str:
     """The path of an API for `create_app`: up to its first parameter, with all paths below it."""
     return PATHS[name].partition("{")[0]
@@ -63,7 +70,7 @@ def api_routes(
 def account(settings: Settings, guard: Guard, floor: float) -> Account:
     """The account of a guard, which reads categories above `floor`."""
     described = [member.guard for member in settings.members.values()] or [settings.guard]
-    models = tuple(one.family if one.service is not None else one.model for one in described)
+    models = tuple(one.family if is_service(one) else one.model for one in described)
     reads = languages_read(settings)
     return Account(
         guard.name,

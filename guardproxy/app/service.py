@@ -19,17 +19,26 @@ from starlette.types import ASGIApp
 from guardproxy import actions, wires
 from guardproxy.app.access import clients_of, open_access
 from guardproxy.app.alerts import ProcessAlerts
-from guardproxy.app.apis import account, api_routes, apis_of, nothing_else, own_path
+from guardproxy.app.apis import account, api_routes, apis_of, floor_for, nothing_else, own_path
 from guardproxy.app.audit import exclusions_of, follow_exclusions, keep_of, open_sinks, retain
 from guardproxy.app.console import PATHS, console_routes, console_store, own_visitors
-from guardproxy.app.guards import combined, local_guards, matches, members, traits, with_cache
+from guardproxy.app.engine_link import EngineConnection
+from guardproxy.app.guards import (
+    combined,
+    local_guards,
+    matches,
+    members,
+    needs_engine,
+    replica_guards,
+    traits,
+    with_cache,
+)
 from guardproxy.app.languages import languages_of_guard, languages_read
 from guardproxy.app.listening import admin_listener
 from guardproxy.app.observed import observed
 from guardproxy.app.policy_file import ConfigSource, PolicyFile
 from guardproxy.app.protocol import CODES, REFUSED
 from guardproxy.app.reloading import LOOK_S, Gone
-from guardproxy.app.restarts import floor_of
 from guardproxy.app.upstreams import upstreams_of
 from guardproxy.app.workers import Membership
 from guardproxy.checkapi import Account
@@ -44,7 +53,6 @@ from guardproxy.settings import CONTINUED, Settings
 from guardproxy.sinks.database import AuditStore
 from guardproxy.web.apis import ApiParts
 from guardproxy.web.app import OPERATOR_PATHS, create_admin_app, create_app, operator_routes
-from guardproxy.web.checks import CheckApi
 from guardproxy.web.identities import Identities
 from guardproxy.web.paths import PathList
 from guardproxy.web.proxy import LivePolicies, Proxy
@@ -87,19 +95,20 @@ class Service:
         self._canaries_s, self._stopping = canaries_s, stopping
         self.failure: GuardproxyError | None = None
         self._reason = "the guard is loading"
-        self._guards = members(settings, floor=self._floor(settings), data_dir=source.data_dir)
+        self._engine = EngineConnection(group) if group is not None and needs_engine(settings) else None
+        self._guards = members(
+            settings, floor=floor_for(settings, alone=alone), data_dir=source.data_dir, engine=self._engine
+        )
         self._observed = observed(settings)
         self._guard = self._observed.guard(with_cache(combined(settings, self._guards)))
-        self._local = local_guards(self._guards)
+        self._local, self._remote = local_guards(self._guards), replica_guards(self._guards)
         self._policies = LivePolicies(settings.policies)
         self._file = PolicyFile(source, self._policies, self._prepare, look_s=look_s)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._access = open_access(settings, shared_limits)
         self._sample = ReviewSample(settings.audit.sample_passed, random or Random())
-        self._metrics = self._observed.metrics()
+        self._metrics = self._open_metrics()
         self._membership = Membership(group, self._file, self._metrics) if group is not None else None
-        self._metrics.queue_from(lambda: [(guard.stats.queued, guard.stats.expected_s) for guard in self._local])
-        self._metrics.state_from(self._state)
         self._begin_series(settings)
         opened = open_sinks(settings, source.data_dir)
         self._store = opened.get("store")
@@ -114,16 +123,20 @@ class Service:
         self._admin: ASGIApp | None = None
         self.app = self._app(settings)
 
+    def _open_metrics(self) -> Metrics:
+        metrics = self._observed.metrics()
+        metrics.queue_from(lambda: [(guard.stats.queued, guard.stats.expected_s) for guard in self._local])
+        if self._remote:
+            metrics.replicas_from(lambda: {guard.name: guard.report() for guard in self._remote})
+        metrics.state_from(self._state)
+        return metrics
+
     def _open_observers(self, sinks: Mapping[str, Sink]) -> Observers:
         audit = self._settings.audit
         return Observers(sinks, text=audit.text, required=audit.required, passed=audit.passed, metrics=self._metrics)
 
     def _account(self) -> Account:
-        return account(self._settings, self._guard, self._floor(self._settings))
-
-    def _floor(self, settings: Settings) -> float:
-        """Below which P(unsafe) no category is read. Callers of the check API have policies that nobody knows here."""
-        return 0.0 if CheckApi.name in self._apis else floor_of(settings)
+        return account(self._settings, self._guard, floor_for(self._settings, alone=self._alone))
 
     def _begin_series(self, settings: Settings) -> None:
         self._metrics.begin(
@@ -225,6 +238,8 @@ class Service:
         state = self._file.state
         latest = {"in_force": not state.problems, "at": _iso(state.at), "problems": state.problems}
         about: dict[str, Any] = {"dtype": self._dtypes()}
+        if self._remote:
+            about["replicas"] = {guard.name: guard.states() for guard in self._remote}
         if not self._alone:
             about["upstreams"] = self._upstreams.states()
         return {**about, "reload": latest, "restart_needed": state.restart_needed}
@@ -251,8 +266,9 @@ class Service:
         ]
 
     def _dtypes(self) -> dict[str, str]:
-        """The type of the weights of every model that this process has loaded, by the guard's name."""
-        return {guard.name: guard.dtype for guard in self._local if guard.dtype is not None}
+        """The type of the weights of every model that this process or its engine has loaded, by the guard's name."""
+        local = {guard.name: guard.dtype for guard in self._local if guard.dtype is not None}
+        return local if self._engine is None else {**self._engine.dtypes, **local}
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
@@ -273,6 +289,8 @@ class Service:
             if self._review is not None:
                 await self._review.close()
             await self._guard.close()
+            if self._engine is not None:
+                await self._engine.close()
             await self._upstreams.aclose()
             if self._membership is not None:
                 await self._membership.close()
@@ -285,6 +303,8 @@ class Service:
             await self._observers.start()  # first: the weights take longer than an unreachable store
             await self._alerts.begin()  # before anybody is answered, so that no record comes before it
             self._tend_store()
+            if self._engine is not None:
+                await self._engine.loaded()
             await self._guard.start()
             await self._wait_until_ready()
         except GuardproxyError as error:
