@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from guardproxy.errors import GuardUnavailable
-from guardproxy.pipeline.stream import RefusedBeforeStart
+from guardproxy.pipeline.before_start import RefusedBeforeStart
 from guardproxy.pipeline.turns import is_full
 from guardproxy.pipeline.unattended import Unattended
 from guardproxy.policy import BlockPolicy, Policy, Rule, SideRules, StreamPolicy

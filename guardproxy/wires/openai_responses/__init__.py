@@ -113,6 +113,20 @@ class OpenAIResponses(openai.OpenAIWire):
         wanted = (body.get("text") or {}).get("format") or {}
         return isinstance(wanted, dict) and wanted.get("type", "text") != "text"
 
+    def instructible(self, path: str, body: Mapping[str, Any]) -> bool:
+        """Return that an instruction always reaches the model."""
+        return True
+
+    def add_instruction(self, path: str, body: dict[str, Any], instruction: str) -> None:
+        """Write an instruction as the last item of the input.
+
+        There it stays in a conversation that the upstream keeps, a truncation leaves it, and no reply repeats it. The
+        field `instructions` holds for one request only, and replies repeat it.
+        """
+        given = body.get("input")
+        items = [{"role": "user", "content": given}] if isinstance(given, str) else given or []
+        body["input"] = [*items, {"role": "developer", "content": instruction}]
+
     def resumes(self, body: Mapping[str, Any]) -> Part | None:
         """Return the opaque part that names the earlier response, whose conversation the upstream keeps."""
         previous = body.get("previous_response_id")

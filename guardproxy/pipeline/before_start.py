@@ -1,0 +1,44 @@
+"""What may take the place of a streamed reply of which the client has nothing yet."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from guardproxy.types import Refuse
+
+
+class RefusedBeforeStart(Exception):
+    """The reply is refused and nothing of it was sent, so the answer can be an error instead of a stream."""
+
+    def __init__(self, refusal: Refuse) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+class AskAgain(Exception):
+    """The reply is withheld and nothing of it was sent, so another one may be asked for: `refusal.again` says how.
+
+    Whoever cannot do so answers with the refusal.
+    """
+
+    def __init__(self, refusal: Refuse) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+def _no() -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class InPlace:
+    """What the caller can still do while a stream has sent nothing.
+
+    `try_refuse_with_error` returns True if no byte was sent, comments included, and the answer will be an error.
+    `may_ask_again` returns True if another reply may be asked for.
+    """
+
+    try_refuse_with_error: Callable[[], bool] = _no
+    may_ask_again: Callable[[], bool] = _no
+
+
+NOTHING = InPlace()

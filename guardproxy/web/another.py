@@ -1,0 +1,74 @@
+"""Another reply in the place of one that was withheld."""
+
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+
+import structlog
+
+from guardproxy.errors import GuardproxyError, UpstreamUnavailable
+from guardproxy.observe import Metrics
+from guardproxy.pipeline import AskAgain, Exchange, RequestReview
+from guardproxy.types import Refuse
+from guardproxy.web.call import Call
+from guardproxy.web.upstream import UpstreamResponse
+
+log = structlog.get_logger("guardproxy.proxy")
+
+
+def may_ask_again(call: Call, exchange: Exchange) -> bool:
+    """Whether the policy allows one more reply: by their number, and by the time since the request came."""
+    rewrite = exchange.policy.rewrite
+    in_time = time.perf_counter() - call.began < rewrite.retry_s
+    return in_time and exchange.attempt <= rewrite.tries and exchange.request.instructible
+
+
+async def ask_again(
+    call: Call,
+    review: RequestReview,
+    refusal: Refuse,
+    *,
+    send: Callable[[bytes], AbstractAsyncContextManager[UpstreamResponse]],
+    answer: Callable[[Exchange, UpstreamResponse], Awaitable[None]],
+    metrics: Metrics,
+) -> None:
+    """Ask for replies until `answer` has sent one.
+
+    `review` is that of the request whose reply has the `refusal`. If a further request fails in any way, the failure is
+    logged, and the client gets the latest refusal: the reply that it stands for has a verdict. A failure in the middle
+    of a reply that the client has begun to read is raised.
+    """
+    exchange = review.exchange
+    while True:
+        call.judged("rewrite", refusal.categories, "full")
+        exchange = replace(exchange, attempt=exchange.attempt + 1)
+        log.info("reply_asked_again", attempt=exchange.attempt, categories=refusal.categories)
+        try:
+            async with send(exchange.wire.instructed(exchange.request, review.body, refusal.again)) as response:
+                if not 200 <= response.status < 300:
+                    raise UpstreamUnavailable(f"the upstream answers with status {response.status}")
+                await answer(exchange, response)
+        except AskAgain as asked:
+            metrics.asked_again("withheld")
+            refusal = asked.refusal
+            continue
+        except GuardproxyError as error:
+            metrics.asked_again("failed")
+            if call.has_reply:
+                raise
+            log.warning("reply_not_regenerated", attempt=exchange.attempt, code=error.code, error=str(error))
+            await _withhold(call, exchange, refusal)
+            return
+        metrics.asked_again("withheld" if call.action == "block" else "passed")
+        return
+
+
+async def _withhold(call: Call, exchange: Exchange, refusal: Refuse) -> None:
+    """Send a refusal; as the end of a stream, if one has begun with a comment."""
+    call.judged("block", refusal.categories, "full")
+    if not call.status:
+        await call.send_answer(exchange.wire.refuse(exchange.request, refusal), retry=False)
+        return
+    stream = exchange.wire.open_stream(exchange.request, call.stream_type)
+    await call.end(stream.end(0, refusal) + stream.close())
