@@ -92,7 +92,7 @@ class OpenAIChat(openai.OpenAIWire):
 
     def add_instruction(self, path: str, body: dict[str, Any], instruction: str) -> None:
         """Write an instruction into the system message."""
-        add_to_messages(body["messages"], instruction)
+        add_to_messages(body["messages"], instruction, ("system", "developer"))
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """Parse a whole reply. Raises UpstreamUnreadable."""

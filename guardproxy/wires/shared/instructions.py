@@ -1,9 +1,8 @@
 """Where an instruction of the operator's is written into the body of a request."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-_SYSTEM = ("system", "developer")
 # Fields of servers that decide which part of the messages the model reads: another template may leave out the system
 # message, and a prompt that is cut to so many tokens loses its beginning.
 _LOSING = ("chat_template", "template", "truncate_prompt_tokens")
@@ -19,13 +18,13 @@ def behind(text: str, instruction: str) -> str:
     return f"{text}\n\n{instruction}" if text else instruction
 
 
-def add_to_messages(messages: list[Any], instruction: str) -> None:
+def add_to_messages(messages: list[Any], instruction: str, roles: Collection[str] = ("system",)) -> None:
     """Add an instruction to the last of the system messages at the beginning, or as the first message.
 
-    Many chat templates allow no system message anywhere else, and only one.
+    Many chat templates allow no system message anywhere else, and only one. `roles` are those of system messages.
     """
     leading = 0
-    while leading < len(messages) and messages[leading].get("role") in _SYSTEM:
+    while leading < len(messages) and messages[leading].get("role") in roles:
         leading += 1
     if leading:
         message = messages[leading - 1]
