@@ -35,7 +35,7 @@ rules = st.builds(
     ),
     st.sampled_from(["flag", "rewrite", "block"]),
     probabilities,
-    st.sampled_from(["replace", "redact"]),
+    st.sampled_from(["replace", "redact", "steer", "regenerate"]),
     st.sampled_from([0.0, 0.3, 0.8]),
 )
 sides = st.builds(SideRules, st.dictionaries(st.sampled_from(NAMES), st.lists(rules, max_size=3).map(tuple)))

@@ -19,7 +19,7 @@ rule: Any = st.builds(
     lambda action, threshold, how: Rule(action, threshold, how if action == "rewrite" else ""),
     st.sampled_from(["flag", "rewrite", "block"]),
     st.sampled_from([0.2, 0.35, 0.5, 0.8]),
-    st.sampled_from(["replace", "redact"]),
+    st.sampled_from(["replace", "redact", "steer", "regenerate"]),
 )
 sides = st.builds(
     SideRules, st.dictionaries(st.sampled_from(["a", "b", "*", "unsafe"]), st.lists(rule, max_size=2).map(tuple))
