@@ -29,7 +29,7 @@ def sentences(text: str) -> list[str]:
     return [match.group() for match in _SENTENCE.finditer(text) if match.group()]
 
 
-class _Piece(NamedTuple):
+class _Sentence(NamedTuple):
     """A sentence, or the whole text of a part that cannot be edited; `part` is the index of its part."""
 
     part: int
@@ -52,7 +52,7 @@ class RedactAction:
         arguments would make a different call.
         """
         refusal = self._block.refusal_of(decision)
-        search = _Search(turn, judge, self._max_checks)
+        search = _Bisection(turn, judge, self._max_checks)
         found = await search.run()
         if not found:
             return refusal
@@ -72,7 +72,7 @@ class RedactAction:
         return self._marker + sentence[len(sentence.rstrip()) :]
 
 
-class _Search:
+class _Bisection:
     """Finds the pieces of an unsafe turn that carry the finding, with at most `max_checks` checks.
 
     One of them is left to the caller, for what remains of the turn.
@@ -127,10 +127,10 @@ class _Search:
         return Message(self._turn.role, tuple(Part(part.path, text, part.kind) for part, text in parts))
 
 
-def _pieces(index: int, part: Part) -> Sequence[_Piece]:
+def _pieces(index: int, part: Part) -> Sequence[_Sentence]:
     if part.kind == "opaque" or not part.text:
         return ()
-    return [_Piece(index, text) for text in (sentences(part.text) if part.kind in _EDITABLE else [part.text])]
+    return [_Sentence(index, text) for text in (sentences(part.text) if part.kind in _EDITABLE else [part.text])]
 
 
 def _is_unsafe(decision: Decision) -> bool:

@@ -79,7 +79,6 @@ class Metrics:
         self._categories = counter("category_decisions", "Judged turns by category and decision.", *_BY_CATEGORY)
         self._shadow = counter("shadow_decisions", "Decisions of shadow policies, which do not act.", *_BY_SHADOW)
         self._cut = counter("streams_cut", "Choices of streamed replies whose rest was withheld or replaced.", "action")
-        self._asked_again = counter("replies_asked_again", "Replies in the place of withheld ones.", "result")
         self._guard_errors = counter(
             "guard_errors", "Turns without a verdict because the guard failed or was overloaded.", "cause"
         )
@@ -143,7 +142,6 @@ class Metrics:
         self._begin_decisions(policies, tuple(categories))
         for child, values in (
             (self._cut, ("block", "rewrite")),
-            (self._asked_again, ("passed", "withheld", "failed")),
             (self._guard_errors, ("guard_error", "overload")),
             (self._refused, ("overload", "too_long")),
             (self._retained, ("record", "text")),
@@ -195,10 +193,6 @@ class Metrics:
             # The cause is "opaque" if an unreadable part decided in the end; the guard has failed nevertheless.
             cause = record.decision.cause
             self._guard_errors.labels(cause if cause in ("guard_error", "overload") else "guard_error").inc()
-
-    def asked_again(self, result: Literal["passed", "withheld", "failed"]) -> None:
-        """Count a reply that was asked for in the place of a withheld one, and what became of it."""
-        self._asked_again.labels(result).inc()
 
     def unread(self, side: Side, languages: Iterable[str]) -> None:
         """Count a judged turn by each of its `languages` that the guard does not read: codes, or "other"."""

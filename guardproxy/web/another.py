@@ -8,7 +8,7 @@ from dataclasses import replace
 import structlog
 
 from guardproxy.errors import GuardproxyError, UpstreamUnavailable
-from guardproxy.observe import Metrics
+from guardproxy.observe import UpstreamMetrics
 from guardproxy.pipeline import AskAgain, Exchange, RequestReview
 from guardproxy.types import Refuse
 from guardproxy.web.call import Call
@@ -31,7 +31,7 @@ async def ask_again(
     *,
     send: Callable[[bytes], AbstractAsyncContextManager[UpstreamResponse]],
     answer: Callable[[Exchange, UpstreamResponse], Awaitable[None]],
-    metrics: Metrics,
+    metrics: UpstreamMetrics,
 ) -> None:
     """Ask for replies until `answer` has sent one.
 
@@ -39,10 +39,11 @@ async def ask_again(
     logged, and the client gets the latest refusal: the reply that it stands for has a verdict. A failure in the middle
     of a reply that the client has begun to read is raised.
     """
-    exchange = review.exchange
+    exchange, name = review.exchange, call.responses[-1].upstream.name
     while True:
         call.judged("rewrite", refusal.categories, "full")
-        exchange = replace(exchange, attempt=exchange.attempt + 1)
+        call.attempts = exchange.attempt + 1
+        exchange = replace(exchange, attempt=call.attempts)
         log.info("reply_asked_again", attempt=exchange.attempt, categories=refusal.categories)
         try:
             async with send(exchange.wire.instructed(exchange.request, review.body, refusal.again)) as response:
@@ -50,17 +51,17 @@ async def ask_again(
                     raise UpstreamUnavailable(f"the upstream answers with status {response.status}")
                 await answer(exchange, response)
         except AskAgain as asked:
-            metrics.asked_again("withheld")
+            metrics.asked_again(name, "withheld")
             refusal = asked.refusal
             continue
         except GuardproxyError as error:
-            metrics.asked_again("failed")
+            metrics.asked_again(name, "failed")
             if call.has_reply:
                 raise
             log.warning("reply_not_regenerated", attempt=exchange.attempt, code=error.code, error=str(error))
             await _withhold(call, exchange, refusal)
             return
-        metrics.asked_again("withheld" if call.action == "block" else "passed")
+        metrics.asked_again(name, "withheld" if call.action == "block" else "passed")
         return
 
 

@@ -35,9 +35,9 @@ class Call:
 
     `action` is the most severe action on both sides, None if nothing was judged. `status` is 0 until the answer begins.
     `stream_type` is the content type of a streamed answer, of which `has_reply` says that more than comments was sent.
-    `guard_s` is the seconds that judging took, `saved_s` those of them in which the upstream already worked, None if it
-    was called after. `began` and `sent_at` (of the latest piece) are `time.perf_counter()`. `client` is None if the
-    configuration has no clients.
+    `attempts` is the number of replies that were asked for. `guard_s` is the seconds that judging took, `saved_s` those
+    of them in which the upstream already worked, None if it was called after. `began` and `sent_at` (of the latest
+    piece) are `time.perf_counter()`. `client` is None if the configuration has no clients.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,6 +51,7 @@ class Call:
         self.status = 0
         self.stream_type = ""
         self.has_reply = False
+        self.attempts = 1
         self.ended = False
         self.action: ActionName | None = None
         self.categories: tuple[str, ...] = ()
@@ -132,6 +133,8 @@ class Call:
             own.append((b"x-guardproxy-categories", ",".join(self.categories).encode("ascii", "replace")))
         if self.dropped:
             own.append((b"x-guardproxy-dropped-turns", _numbers(self.dropped).encode("ascii")))
+        if self.attempts > 1:
+            own.append((b"x-guardproxy-attempts", b"%d" % self.attempts))
         times = f"guard;dur={self.guard_s * 1000:.1f}, upstream;dur={self.upstream_s * 1000:.1f}"
         if self.saved_s is not None:
             times += f", overlap;dur={self.saved_s * 1000:.1f}"

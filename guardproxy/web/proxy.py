@@ -226,7 +226,7 @@ class Proxy:
         except AskAgain as withheld:
             await upstream.stop()
             send, answer = partial(self._send, call, plan), partial(self._answer, call)
-            await ask_again(call, review, withheld.refusal, send=send, answer=answer, metrics=self._metrics)
+            await ask_again(call, review, withheld.refusal, send=send, answer=answer, metrics=self._metrics.upstreams)
 
     async def _answer(self, call: Call, exchange: Exchange, response: UpstreamResponse) -> None:
         """Send the judged answer of an upstream to the client. Raises AskAgain."""

@@ -71,7 +71,7 @@ RULES = st.builds(
     PROBABILITIES,
     CONDITIONS,
     st.none(),
-    st.sampled_from(["replace", "redact", "steer", "regenerate"]),
+    st.sampled_from(["replace", "redact"]),
 )
 
 

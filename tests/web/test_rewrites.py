@@ -1,7 +1,9 @@
 """The rewrites that change what the model is asked: `steer` and `regenerate`, in every protocol, whole and streamed."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -9,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guardproxy.app.registries import catalogue
 from guardproxy.localtext import LocalText
 from guardproxy.policy import BlockPolicy, PolicySet, RewritePolicy, Route, Rule, SideRules, StreamPolicy
+from guardproxy.settings import load_text
 from guardproxy.types import Check, Finding, Record, Verdict
 from tests.kit import WORDS, ListSink, Scripted, WordGuard
 from tests.web.alone import Alone, Got
@@ -118,7 +122,8 @@ def test_a_withheld_reply_is_asked_for_again(case: Case, streamed: bool) -> None
     replies = [record for record in sink.records if record.side == "assistant"]
     said = [(r.decision.action, r.outcome, r.reply and r.reply.attempt) for r in replies]  # of each choice
     assert [*dict.fromkeys(said)] == [("rewrite", "refuse", 1), ("pass", "pass", 2)]
-    assert alone.metric('replies_asked_again_total{result="passed"}') == 1
+    assert alone.metric('upstream_asked_again_total{result="passed",upstream="default"}') == 1
+    assert got.header("x-guardproxy-attempts") == "2"
 
 
 @each
@@ -286,7 +291,7 @@ def test_a_further_request_that_fails_is_a_block(failing: Scripted, streamed: bo
     assert got.status == (400 if shape == "error" else 200)
     assert BlockPolicy().message.encode() in got.body
     assert (got.header("x-guardproxy-action"), got.header("x-should-retry")) == ("block", "false")
-    assert alone.metric('replies_asked_again_total{result="failed"}') == 1
+    assert alone.metric('upstream_asked_again_total{result="failed",upstream="default"}') == 1
     assert alone.logged("reply_not_regenerated")
 
 
@@ -438,3 +443,21 @@ def read(got: Got, *, streamed: bool) -> str:
         return str(json.loads(got.body)["choices"][0]["message"]["content"])
     frames = [json.loads(line[6:]) for line in got.body.splitlines() if line.startswith(b"data: {")]
     return "".join(choice["delta"].get("content") or "" for frame in frames for choice in frame["choices"])
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_example_of_the_page() -> None:
+    """docs/rewrites.md shows what reaches the model under its first policy; `test_docs` validates both policies."""
+    page = (Path(__file__).parents[2] / "docs" / "rewrites.md").read_text()
+    before, after = re.findall(r"```json\n(.*?)\n```", page, re.DOTALL)
+    (text, _) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    rules = load_text(text, "rewrites.md", {}, catalogue()).policies
+    guard = WordGuard({"end my life": ("suicide_self_harm", 0.6)})
+    alone = Alone(completion("Please call 988."), policies=rules, guard=guard)
+    got = alone.ask(before.encode())
+    assert json.loads(alone.seen[0].body) == json.loads(after)
+    assert b"Please call 988." in got.body
+    alone.ask(before.encode(), headers=[(b"accept-language", b"de")])
+    assert sent(alone)[0]["content"].endswith("(116 123).")
