@@ -187,6 +187,7 @@ class Request:
     list, or the top-level fields of a message from beside the list. `resumes` names an earlier reply whose conversation
     the upstream keeps: the opaque part that stands for it, with the reply's id as its text. With `structured` the reply
     must follow a schema, so it is refused, not rewritten. Only with `instructible` does an instruction reach the model.
+    Without `repeatable`, the upstream keeps a reply where the next one would stand behind it.
     `received` is the time of arrival in seconds since 1970, and `id` the proxy's name for the request, which refusals
     tell the client; the caller of the wire sets both.
     """
@@ -201,6 +202,7 @@ class Request:
     body: Mapping[str, Any]
     structured: bool = False
     instructible: bool = False
+    repeatable: bool = True
     resumes: Part | None = None
     received: float = 0.0
     id: str = ""

@@ -21,7 +21,8 @@ def may_ask_again(call: Call, exchange: Exchange) -> bool:
     """Whether the policy allows one more reply: by their number, and by the time since the request came."""
     rewrite = exchange.policy.rewrite
     in_time = time.perf_counter() - call.began < rewrite.retry_s
-    return in_time and exchange.attempt <= rewrite.tries and exchange.request.instructible
+    possible = exchange.request.instructible and exchange.request.repeatable
+    return possible and in_time and exchange.attempt <= rewrite.tries
 
 
 async def ask_again(

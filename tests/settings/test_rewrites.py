@@ -92,8 +92,8 @@ def test_the_options() -> None:
         (
             file(assistant=REGENERATE, more="stream: {mode: monitor}"),
             (
-                "assistant.violence_hate.rewrite.how: has no effect on streams with mode: monitor, which passes them on "
-                "at once; write mode: hold_all"
+                "assistant.violence_hate.rewrite.how: has no effect on streams with mode: monitor, which passes them "
+                "on at once; write mode: hold_all"
             ),
         ),
         (

@@ -404,6 +404,16 @@ def test_the_responses_of_a_conversation_that_the_upstream_keeps() -> None:
     assert second["input"] == [*first["input"], {"role": "developer", "content": "Once more."}]
 
 
+def test_a_conversation_that_has_the_reply_already_gets_no_other() -> None:
+    """With `conversation`, the upstream would keep the user's turn twice, and the withheld reply before the other."""
+    part = {"type": "output_text", "text": "poison", "annotations": []}
+    message = {"id": "m", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
+    reply = {"id": "r1", "object": "response", "status": "completed", "model": "m", "output": [message]}
+    alone = Alone(Scripted([json.dumps(reply).encode()]), policies=policies())
+    got = alone.ask(json.dumps({"model": "m", "input": "hi", "conversation": "conv_1"}).encode(), "/v1/responses")
+    assert (len(alone.seen), b"poison" in got.body, got.header("x-guardproxy-action")) == (1, False, "block")
+
+
 @pytest.mark.parametrize("streamed", STREAMED)
 def test_the_sdk_sees_one_answer(streamed: bool) -> None:
     """The official client reads the second reply, whole or streamed, as if it were the only one."""

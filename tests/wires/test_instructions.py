@@ -125,6 +125,8 @@ def test_the_place_of_an_instruction(wire: Wire, path: str, before: dict[str, An
         (openai_completions.wire, COMPLETIONS, {"prompt": "hi", "echo": True}),
         (openai_completions.wire, COMPLETIONS, {"prompt": [[1, 2], [3]]}),
         (openai_completions.wire, COMPLETIONS, {"prompt": "hi", "truncate_prompt_tokens": 5}),
+        (openai_responses.wire, RESPONSES, {"input": "hi", "chat_template": "{{ messages }}"}),
+        (anthropic_messages.wire, "/v1/messages", {"messages": [USER], "chat_template": "{{ messages }}"}),
         (ollama.wire, "/api/chat", {"messages": [USER], "template": "{{ .Prompt }}"}),
         (ollama.wire, "/api/chat", {"messages": []}),
         (ollama.wire, "/api/generate", {"images": ["aGk="]}),

@@ -86,6 +86,10 @@ class BaseWire(ABC):
         """Write an instruction into the body of a request that is `instructible`."""
         raise NotImplementedError(f"{self.name} has no place for an instruction")
 
+    def repeatable(self, body: Mapping[str, Any]) -> bool:
+        """Return whether the upstream keeps no reply in a place where another one would stand behind it."""
+        return True
+
     def resumes(self, body: Mapping[str, Any]) -> Part | None:
         """Return the opaque part that names an earlier reply, if the request goes on from one."""
         return None
@@ -121,6 +125,7 @@ class BaseWire(ABC):
             body=parsed,
             structured=self.structured(parsed),
             instructible=self.instructible(path, parsed),
+            repeatable=self.repeatable(parsed),
             resumes=self.resumes(parsed),
             received=received,
             id=request_id,
