@@ -10,6 +10,7 @@ import structlog
 from guardproxy.errors import GuardproxyError, UpstreamUnavailable
 from guardproxy.observe import UpstreamMetrics
 from guardproxy.pipeline import AskAgain, Exchange, RequestReview
+from guardproxy.policy import OnUnavailable, Policy
 from guardproxy.types import Refuse
 from guardproxy.web.call import Call
 from guardproxy.web.upstream import UpstreamResponse
@@ -40,7 +41,8 @@ async def ask_again(
     logged, and the client gets the latest refusal: the reply that it stands for has a verdict. A failure in the middle
     of a reply that the client has begun to read is raised.
     """
-    exchange, name = review.exchange, call.responses[-1].upstream.name
+    exchange = replace(review.exchange, policy=_judging_everything(review.exchange.policy))
+    name = call.responses[-1].upstream.name
     while True:
         call.judged("rewrite", refusal.categories, "full")
         call.attempts = exchange.attempt + 1
@@ -64,6 +66,17 @@ async def ask_again(
             return
         metrics.asked_again(name, "withheld" if call.action == "block" else "passed")
         return
+
+
+def _judging_everything(policy: Policy) -> Policy:
+    """The policy without leave for replies that the guard has not judged: the reply before had a verdict."""
+    return replace(
+        policy, on_guard_error=_without_leave(policy.on_guard_error), on_overload=_without_leave(policy.on_overload)
+    )
+
+
+def _without_leave(setting: OnUnavailable) -> OnUnavailable:
+    return "error" if setting in ("flag", "allow") else setting
 
 
 async def _withhold(call: Call, exchange: Exchange, refusal: Refuse) -> None:

@@ -132,10 +132,7 @@ def test_the_options() -> None:
                 more=TOLD,
                 below="routes: [{name: v, policy: default, when: {protocol: '*_embeddings'}}]\n",
             ),
-            (
-                "routes[0].policy: default has how: steer, but no model answers in this protocol: it blocks there; "
-                "write block"
-            ),
+            ("routes[0]: default has how: steer, but no model answers in this protocol: it blocks there; write block"),
         ),
     ],
 )

@@ -52,11 +52,11 @@ def on_routes(root: Node, catalogue: Catalogue) -> Iterator[Problem]:
     """The routes on which requests are steered in vain."""
     section = root.get("routes")
     for index, route in section.elements() if section else []:
-        policy, overlap, protocol = route.get("policy"), route.get("overlap"), route.get("when", "protocol")
-        named = (policy.text() if policy else None) or ""
-        steers = root.get("policies", named)
-        if policy is None or steers is None or not any(name == STEER for *_, name, _ in _named(steers)):
+        overlap, protocol = route.get("overlap"), route.get("when", "protocol")
+        policy = next((one for one in _policies(route) if _steers(root.get("policies", one.text() or ""))), None)
+        if policy is None:
             continue
+        named = policy.text()
         if overlap is not None and overlap.value is True:
             message = (
                 f"sends a request that the policy {named} steers without its instruction first, and then again; "
@@ -65,7 +65,20 @@ def on_routes(root: Node, catalogue: Catalogue) -> Iterator[Problem]:
             yield Problem(overlap.key_position, ("routes", index, "overlap"), message)
         if protocol is not None and _only_vectors(protocol.text() or "", catalogue):
             message = f"{named} has how: steer, but no model answers in this protocol: it blocks there; write block"
-            yield Problem(policy.position, ("routes", index, "policy"), message)
+            yield Problem(policy.position, ("routes", index), message)
+
+
+def _policies(route: Node) -> Iterator[Node]:
+    """The policies that act on the requests of a route."""
+    if (policy := route.get("policy")) is not None:
+        yield policy
+    offered = route.get("may_choose")
+    for _, node in offered.elements() if offered else []:
+        yield node
+
+
+def _steers(policy: Node | None) -> bool:
+    return policy is not None and any(name == STEER for *_, name, _ in _named(policy))
 
 
 def _named(policy: Node) -> list[tuple[SettingPath, str, Node]]:
