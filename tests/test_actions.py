@@ -107,7 +107,7 @@ def test_redact_in_a_tool_call_is_a_refusal() -> None:
 
 
 class Counting:
-    """A judge that counts what it is asked. It fails, as `on_guard_error: allow` has it, from the check `fails` on."""
+    """A judge that counts what it is asked. It fails once, as `on_guard_error: allow` has it: at the check `fails`."""
 
     def __init__(self, harm: Callable[[str], bool], fails: int | None = None) -> None:
         self.asked = 0
@@ -116,7 +116,7 @@ class Counting:
 
     async def __call__(self, message: Message) -> Decision:
         self.asked += 1
-        if self._fails is not None and self.asked >= self._fails:
+        if self.asked == self._fails:
             return on_failure("allow", "guard_error")
         return UNSAFE if self._harm(message.text) else Decision("pass", "", ())
 
@@ -147,7 +147,7 @@ def test_redact_refuses_what_no_check_answers() -> None:
     """A guard that fails finds nothing safe, whatever the policy lets pass then: in the search, and at the end."""
     for fails in range(1, 6):
         assert isinstance(redacted(Counting(lambda text: "bomb" in text, fails), "fine. fine. a bomb. fine."), Refuse)
-    assert isinstance(redacted(Counting(lambda text: "bomb" in text, 7), "fine. fine. a bomb. fine."), Replace)
+    assert isinstance(redacted(Counting(lambda text: "bomb" in text, 6), "fine. fine. a bomb. fine."), Replace)
 
 
 harmful = st.lists(st.sampled_from(["fine. ", "good! ", "well.\n", "a bomb. ", "bomb? "]), min_size=1, max_size=80)

@@ -168,9 +168,14 @@ def test_a_steered_turn_of_the_history_needs_its_instruction_again() -> None:
 
 
 def test_a_dropped_turn_leaves_no_instruction() -> None:
-    """A turn with both is refused, and its exchange is left out of later requests with its instruction."""
+    """Its exchange is left out for the answer; a turn that is both is refused."""
+    for dropped in (("poison, a secret", "Ah."), ("a secret", "rude")):
+        _no_instruction_for(*dropped)
+
+
+def _no_instruction_for(*dropped: str) -> None:
     alone = Alone(completion("fine"), policies=policies())
-    got = alone.ask(conversation("poison, a secret", "Ah.", "well"))
+    got = alone.ask(conversation(*dropped, "well"))
     assert [message["content"] for message in sent(alone)] == ["well"]
     assert got.header("x-guardproxy-dropped-turns") == "0,1"
 
