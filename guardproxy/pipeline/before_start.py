@@ -17,12 +17,13 @@ class RefusedBeforeStart(Exception):
 class AskAgain(Exception):
     """The reply is withheld and nothing of it was sent, so another one may be asked for: `refusal.again` says how.
 
-    Whoever cannot do so answers with the refusal.
+    Whoever cannot do so answers with the refusal. `usage` are the tokens that the model has read and written.
     """
 
-    def __init__(self, refusal: Refuse) -> None:
+    def __init__(self, refusal: Refuse, usage: tuple[int, int]) -> None:
         super().__init__(refusal.message)
         self.refusal = refusal
+        self.usage = usage
 
 
 def _no() -> bool:

@@ -31,7 +31,7 @@ class Exchange:
     """What all turns of one request and its reply have in common.
 
     `policies` are all policies in force. `place` is None before the pipeline finds it. `attempt` is the number of the
-    reply that is judged: above 1 if it was asked for in the place of another.
+    reply that is judged: above 1 if it was asked for in the place of another; `earlier` are the tokens of those before.
     """
 
     wire: Wire
@@ -43,6 +43,7 @@ class Exchange:
     policies: tuple[Policy, ...] = ()
     place: ConversationPlace | None = None
     attempt: int = 1
+    earlier: tuple[int, int] = (0, 0)
 
     def placed(self, origin: Origin, place: ConversationPlace) -> "Exchange":
         """The exchange at its place. Every request is placed, and `replace` takes four times as long."""

@@ -7,7 +7,7 @@ from typing import Literal
 from guardproxy.errors import GuardproxyError, GuardUnavailable, JudgingTooLong, UpstreamUnreadable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.offload import computed
-from guardproxy.pipeline.before_start import NOTHING, InPlace
+from guardproxy.pipeline.before_start import NOTHING, AskAgain, InPlace
 from guardproxy.pipeline.canary import CANARIES
 from guardproxy.pipeline.conversations import Conversations
 from guardproxy.pipeline.error_text import error_message
@@ -71,7 +71,7 @@ class RequestReview:
 class ReplyReview:
     """The review of a whole reply. Send `body` to the client unless there is a `refusal`, which is an error.
 
-    `again` is the refusal in the body, or the `refusal`, if another reply may be asked for in its place.
+    `again` asks for another reply in its place, if that is allowed.
     """
 
     body: bytes
@@ -79,7 +79,7 @@ class ReplyReview:
     categories: tuple[str, ...]
     coverage: Extent
     refusal: Refuse | None = None
-    again: Refuse | None = None
+    again: AskAgain | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +245,9 @@ class Pipeline:
         decision = worst([choice.decision for choice in judged])
         # A rewrite that did not pass when it was judged again is a block.
         action = "block" if refusals else decision.action
-        again = refusals[0] if refusals and all(refusal.again for refusal in refusals) else None
+        again = None
+        if refusals and all(refusal.again for refusal in refusals):
+            again = AskAgain(refusals[0], (reply.info.input_tokens or 0, reply.info.output_tokens or 0))
         return ReplyReview(body, action, decision.categories, _extent(coverage), as_error, again)
 
     async def review_error(self, exchange: Exchange, body: bytes | None, stream_type: str) -> ErrorReview:

@@ -33,6 +33,7 @@ from guardproxy.policy import REGENERATE, on_failure, worst
 from guardproxy.ports import ReplyStream
 from guardproxy.sse import KEEP_ALIVE
 from guardproxy.types import SEVERITY, Decision, Outcome, Pass, Refuse, Replace, Steer
+from guardproxy.wires.shared.refusals import estimated_usage
 
 log = structlog.get_logger()
 
@@ -243,13 +244,19 @@ class StreamReview:
         if isinstance(outcome, Refuse) and self._frames_before_text is not None:
             if outcome.again and self._in_place.may_ask_again():
                 self._ended.add(choice)
-                raise AskAgain(outcome)
+                raise AskAgain(outcome, self._usage())
             if outcome.shape == "error" and self._in_place.try_refuse_with_error():
                 raise RefusedBeforeStart(outcome)
         end = self._stream.end(choice, outcome)  # in any case: the stream releases no more frames of the choice
         self._hold.settle(choice)
         self._ended.add(choice)
         return self._after_waiting_frames(b"" if choice in self._finished else end)
+
+    def _usage(self) -> tuple[int, int]:
+        """The tokens of the reply so far, as far as the upstream has named them; most name them last."""
+        read, written = estimated_usage(self._stream, self._exchange.request)
+        info = self._stream.info
+        return info.input_tokens or read, max(info.output_tokens or 0, written)
 
     async def _release(self) -> bytes:
         """The bytes of the frames that may be sent now; frames before the first text wait if blocks are errors."""

@@ -14,6 +14,7 @@ from guardproxy.policy import OnUnavailable, Policy
 from guardproxy.types import Refuse
 from guardproxy.web.call import Call
 from guardproxy.web.upstream import UpstreamResponse
+from guardproxy.wires.shared.usage import with_earlier
 
 log = structlog.get_logger("guardproxy.proxy")
 
@@ -29,7 +30,7 @@ def may_ask_again(call: Call, exchange: Exchange) -> bool:
 async def ask_again(
     call: Call,
     review: RequestReview,
-    refusal: Refuse,
+    withheld: AskAgain,
     *,
     send: Callable[[bytes], AbstractAsyncContextManager[UpstreamResponse]],
     answer: Callable[[Exchange, UpstreamResponse], Awaitable[None]],
@@ -37,25 +38,28 @@ async def ask_again(
 ) -> None:
     """Ask for replies until `answer` has sent one.
 
-    `review` is that of the request whose reply has the `refusal`. If a further request fails in any way, the failure is
+    `review` is that of the request whose reply was `withheld`. If a further request fails in any way, the failure is
     logged, and the client gets the latest refusal: the reply that it stands for has a verdict. A failure in the middle
     of a reply that the client has begun to read is raised.
     """
     exchange = replace(review.exchange, policy=_judging_everything(review.exchange.policy))
     name = call.responses[-1].upstream.name
     while True:
+        refusal = withheld.refusal
         call.judged("rewrite", refusal.categories, "full")
         call.attempts = exchange.attempt + 1
-        exchange = replace(exchange, attempt=call.attempts)
+        read, written = exchange.earlier
+        earlier = (read + withheld.usage[0], written + withheld.usage[1])
+        exchange = replace(exchange, attempt=call.attempts, earlier=earlier)
         log.info("reply_asked_again", attempt=exchange.attempt, categories=refusal.categories)
         try:
             async with send(exchange.wire.instructed(exchange.request, review.body, refusal.again)) as response:
                 if not 200 <= response.status < 300:
                     raise UpstreamUnavailable(f"the upstream answers with status {response.status}")
                 await answer(exchange, response)
-        except AskAgain as asked:
+        except AskAgain as again:
             metrics.asked_again(name, "withheld")
-            refusal = asked.refusal
+            withheld = again
             continue
         except GuardproxyError as error:
             metrics.asked_again(name, "failed")
@@ -83,7 +87,9 @@ async def _withhold(call: Call, exchange: Exchange, refusal: Refuse) -> None:
     """Send a refusal; as the end of a stream, if one has begun with a comment."""
     call.judged("block", refusal.categories, "full")
     if not call.status:
-        await call.send_answer(exchange.wire.refuse(exchange.request, refusal), retry=False)
+        answer = exchange.wire.refuse(exchange.request, refusal)
+        answer = replace(answer, body=with_earlier(answer.body, exchange.earlier))
+        await call.send_answer(answer, retry=False)
         return
     stream = exchange.wire.open_stream(exchange.request, call.stream_type)
-    await call.end(stream.end(0, refusal) + stream.close())
+    await call.end(with_earlier(stream.end(0, refusal) + stream.close(), exchange.earlier))

@@ -38,6 +38,7 @@ from guardproxy.web.sample import ReviewSample
 from guardproxy.web.sniff import Sniffer
 from guardproxy.web.upstream import UpstreamResponse
 from guardproxy.wires.shared.refusals import reason
+from guardproxy.wires.shared.usage import with_earlier
 
 log = structlog.get_logger("guardproxy.proxy")
 
@@ -226,7 +227,7 @@ class Proxy:
         except AskAgain as withheld:
             await upstream.stop()
             send, answer = partial(self._send, call, plan), partial(self._answer, call)
-            await ask_again(call, review, withheld.refusal, send=send, answer=answer, metrics=self._metrics.upstreams)
+            await ask_again(call, review, withheld, send=send, answer=answer, metrics=self._metrics.upstreams)
 
     async def _answer(self, call: Call, exchange: Exchange, response: UpstreamResponse) -> None:
         """Send the judged answer of an upstream to the client. Raises AskAgain."""
@@ -308,12 +309,13 @@ class Proxy:
         review = await self._pipeline.review_reply(exchange, body)
         call.guard_s += time.perf_counter() - began
         if review.again is not None and may_ask_again(call, exchange):
-            raise AskAgain(review.again)
+            raise review.again
         call.judged(review.action, review.categories, review.coverage)
         if review.refusal is not None:
             await call.send_answer(exchange.wire.refuse(exchange.request, review.refusal), retry=False)
             return
-        safe = for_line_readers(review.body, exchange.wire.lines) if exchange.request.stream else review.body
+        safe = with_earlier(review.body, exchange.earlier)
+        safe = for_line_readers(safe, exchange.wire.lines) if exchange.request.stream else safe
         changed = safe != body or first(response.headers, b"content-encoding")
         drop = HOP_BY_HOP | _LENGTH | OF_THE_BODY if changed else HOP_BY_HOP | _LENGTH
         await call.answer(response.status, response.upstream.answer_headers.select(response.headers, drop), safe)
@@ -340,7 +342,7 @@ class Proxy:
                 async for piece in pieces:
                     await keep_alive.begin()
                     call.has_reply = True
-                    await call.send(piece)
+                    await call.send(with_earlier(piece, exchange.earlier))
                 await keep_alive.begin()
         except RefusedBeforeStart as refused:
             call.judged("block", refused.refusal.categories, "full")
