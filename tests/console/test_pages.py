@@ -226,14 +226,15 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
         assert json.loads(httpx.get(running.at(f"/records/{name_of(1)}.json")).text)["text"] == HOSTILE
 
 
-def test_steered_turns_and_further_replies_say_so(local: Console) -> None:
+def test_steered_turns_and_further_replies_say_so(tmp_path: Path) -> None:
     """A reviewer sees that the model has read a text, and which of several replies a record is of."""
     steered = judged(901, "I want to end it", 0.5, outcome="steer", request_id="several")
     again = judged(902, "Sure.", 0.1, reply=True, request_id="several")
-    local.write([steered, replace(again, reply=ReplyInfo(model="m", attempt=2))])
-    assert "with an instruction for the model" in httpx.get(local.at(f"/records/{name_of(901)}")).text
-    page = httpx.get(local.at(f"/records/{name_of(902)}")).text
-    assert page.count(", attempt 2") >= 1
+    address = sqlite(tmp_path)
+    fill(address, [steered, replace(again, reply=ReplyInfo(model="m", attempt=2))])
+    with console(address) as running:
+        assert "with an instruction for the model" in httpx.get(running.at(f"/records/{name_of(901)}")).text
+        assert ", attempt 2" in httpx.get(running.at(f"/records/{name_of(902)}")).text
 
 
 def test_new_records_arrive_as_events(local: Console) -> None:
