@@ -32,14 +32,16 @@ def _no() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class InPlace:
-    """What the caller can still do while a stream has sent nothing.
+    """What the caller can still do while a stream has sent nothing, and wants to know of it.
 
     `try_refuse_with_error` returns True if no byte was sent, comments included, and the answer will be an error.
-    `may_ask_again` returns True if another reply may be asked for.
+    `may_ask_again` returns True if another reply may be asked for. `refused` is called if a choice of the stream ends
+    with a refusal.
     """
 
     try_refuse_with_error: Callable[[], bool] = _no
     may_ask_again: Callable[[], bool] = _no
+    refused: Callable[[], object] = _no
 
 
 NOTHING = InPlace()

@@ -247,6 +247,8 @@ class StreamReview:
                 raise AskAgain(outcome, self._usage())
             if outcome.shape == "error" and self._in_place.try_refuse_with_error():
                 raise RefusedBeforeStart(outcome)
+        if isinstance(outcome, Refuse):
+            self._in_place.refused()
         end = self._stream.end(choice, outcome)  # in any case: the stream releases no more frames of the choice
         self._hold.settle(choice)
         self._ended.add(choice)

@@ -68,7 +68,7 @@ async def ask_again(
             log.warning("reply_not_regenerated", attempt=exchange.attempt, code=error.code, error=str(error))
             await _withhold(call, exchange, refusal)
             return
-        metrics.asked_again(name, "withheld" if call.action == "block" else "passed")
+        metrics.asked_again(name, "withheld" if call.refused or call.action == "block" else "passed")
         return
 
 

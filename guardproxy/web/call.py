@@ -34,10 +34,11 @@ class Call:
     """A request and the state of its answer. Adds the proxy's own headers to every answer.
 
     `action` is the most severe action on both sides, None if nothing was judged. `status` is 0 until the answer begins.
-    `stream_type` is the content type of a streamed answer, of which `has_reply` says that more than comments was sent.
-    `attempts` is the number of replies that were asked for. `guard_s` is the seconds that judging took, `saved_s` those
-    of them in which the upstream already worked, None if it was called after. `began` and `sent_at` (of the latest
-    piece) are `time.perf_counter()`. `client` is None if the configuration has no clients.
+    `stream_type` is the content type of a streamed answer, of which `has_reply` says that more than comments was sent,
+    `refused` that a choice ends with a refusal. `attempts` is the number of replies that were asked for. `guard_s` is
+    the seconds that judging took, `saved_s` those of them in which the upstream already worked, None if it was called
+    after. `began` and `sent_at` (of the latest piece) are `time.perf_counter()`. `client` is None if the configuration
+    has no clients.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,7 +51,7 @@ class Call:
         self.headers: Headers = scope["headers"]
         self.status = 0
         self.stream_type = ""
-        self.has_reply = False
+        self.has_reply = self.refused = False
         self.attempts = 1
         self.ended = False
         self.action: ActionName | None = None
@@ -121,6 +122,10 @@ class Call:
         self.categories = tuple(dict.fromkeys((*self.categories, *categories)))
         if coverage != "full":
             self.coverage = coverage
+
+    def note_refusal(self) -> None:
+        """Note that a choice of a stream ends with a refusal: its headers may have left before."""
+        self.refused = True
 
     def own_headers(self) -> Headers:
         """The headers that every answer has."""

@@ -333,7 +333,7 @@ class Proxy:
         headers += [*_STREAM_HEADERS, (b"content-type", content_type.encode("latin-1"))]
         call.stream_type = content_type
         keep_alive = KeepAlive(call, exchange.wire.keepalive, self._keepalive_s, response.status, headers)
-        in_place = InPlace(keep_alive.try_refuse_with_error, partial(may_ask_again, call, exchange))
+        in_place = InPlace(keep_alive.try_refuse_with_error, partial(may_ask_again, call, exchange), call.note_refusal)
         pieces = self._pipeline.review_stream(exchange, source, content_type, in_place)
         try:
             async with aclosing(pieces), keep_alive:

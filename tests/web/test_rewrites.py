@@ -168,6 +168,7 @@ def test_after_the_last_try_the_reply_is_blocked(case: Case, streamed: bool) -> 
     begun = streamed and case.name != "gemini-array"  # the headers of a stream leave before its last verdict
     assert got.header("x-guardproxy-action") == ("rewrite" if begun else "block")
     assert [*dict.fromkeys(r.reply.attempt for r in sink.records if r.reply)] == [1, 2, 3]
+    assert alone.metric('upstream_asked_again_total{result="withheld",upstream="default"}') == 2
     assert all(record.outcome == "refuse" for record in sink.records if record.side == "assistant")
 
 
