@@ -1,6 +1,6 @@
 """Rules, policies and routes, and the decision: the only place that compares probabilities with thresholds. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, get_args
@@ -10,6 +10,7 @@ from annotated_types import Interval
 from guardproxy.calibration import UNCALIBRATED, Calibration
 from guardproxy.localtext import LocalText, text_of
 from guardproxy.routing import Asked, folded, model_names
+from guardproxy.toolviews import is_of_tool
 from guardproxy.types import (
     SEVERITY,
     SIGNALS,
@@ -115,22 +116,15 @@ class BlockPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RewritePolicy:
-    """The texts that rewrites write, and their bounds."""
+    """The texts that rewrites write, their bounds, and what `regenerate` tells the model (`retry_instruction`)."""
 
-    replacement: str = "[removed by policy]"
-    """The text that `replace` writes instead of a turn."""
-    marker: str = "[removed]"
-    """The text that `redact` writes instead of a sentence."""
-    max_checks: int = 100
-    """The most texts that `redact` has judged for one turn."""
-    instructions: Mapping[str, LocalText] = field(default_factory=dict)
-    """What `steer` tells the model, by category, "*" for all others."""
+    replacement: str = "[removed by policy]"  # what `replace` writes instead of a turn
+    marker: str = "[removed]"  # what `redact` writes instead of a sentence
+    max_checks: int = 100  # the most texts that `redact` has judged for one turn
+    instructions: Mapping[str, LocalText] = field(default_factory=dict)  # of `steer`, by category, "*" for all others
     retry_instruction: str = "An earlier answer was withheld because of the usage policy. Answer within it, or decline."
-    """What `regenerate` tells the model."""
-    tries: int = 1
-    """How many further replies `regenerate` asks for."""
-    retry_s: float = 60.0
-    """Seconds since the arrival of the request after which no further reply is asked for."""
+    tries: int = 1  # further replies that `regenerate` asks for
+    retry_s: float = 60.0  # seconds since the arrival of the request after which it asks for none
 
     def retry(self, named: tuple[str, ...]) -> str:
         """What `regenerate` tells the model of a reply against these categories, if they may be named."""
@@ -174,23 +168,26 @@ class JudgeScope:
     """Roles whose messages in a request are judged; `user` must be among them."""
     skip: tuple[SkippableKind, ...] = ("tool_definition",)
     """Kinds of content that are not judged."""
+    tool_as_user: bool = True
+    """Whether the results of tools are judged as the user's text too, beside their own guard and rules (`tool`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """One named policy. `version` is a hash of its text, and of the calibration if there is one.
 
-    `on_guard_error`, `on_overload` and `on_opaque` say what to do without a verdict: the guard fails, it would take too
-    long, or it cannot read the content. With `error` the client gets no refusal but an error, and nothing passes.
-    `on_language` decides about a text in a language that the guard does not read.
-    `history` says what to do with earlier turns that would be refused now. `calibration` is the guard's, the same for
-    all policies of a file: thresholds are compared with calibrated probabilities.
+    `tool` are the rules for the results of tools, None if they are those of `user`. `on_guard_error`, `on_overload` and
+    `on_opaque` say what to do without a verdict: the guard fails, would take too long, or cannot read the content; with
+    `error` the client gets no refusal but an error, and nothing passes. `on_language` decides about a text in a
+    language that the guard does not read, `history` about earlier turns that would be refused now. `calibration` is the
+    guard's, the same for all policies of a file: thresholds are compared with calibrated probabilities.
     """
 
     name: str
     version: str
     user: SideRules
     assistant: SideRules
+    tool: SideRules | None = None
     on_guard_error: OnUnavailable = "error"
     on_overload: OnUnavailable = "error"
     on_opaque: Mapping[Side, OnFailure] = field(default_factory=lambda: {"user": "flag", "assistant": "flag"})
@@ -215,7 +212,8 @@ class Policy:
         `with_unsafe` cannot raise it: a verdict has the worst probabilities of several windows, views and guards, so a
         category can be found in a window whose own P(unsafe) is low.
         """
-        rules = [*self.user.by_category.values(), *self.assistant.by_category.values()]
+        sides = (self.user, self.assistant, self.tool or self.user)
+        rules = [one for side in sides for one in side.by_category.values()]
         return self.calibration.lowest(min((rule.threshold for group in rules for rule in group), default=1.0))
 
 
@@ -235,20 +233,17 @@ def decide(policy: Policy, side: Side, verdict: Verdict) -> Decision:
     1. Compare each finding with the rules of its category, or with those of "*" if the category has none. A rule with a
        second threshold is reached if P(unsafe) reaches that one, too.
     2. Compare P(unsafe) with the rules of "unsafe".
-    3. The most severe action applies. Among its rules, the one with the most probable finding says `how`; `steer` only
+    3. Likewise what was found in the results of tools, P(unsafe) among it, with the rules for these.
+    4. The most severe action applies. Among its rules, the one with the most probable finding says `how`; `steer` only
        if there is no other rewrite, because it forwards the text itself.
     """
-    rules = policy.side(side)
-    unsafe = verdict.unsafe
-    found = [(finding.category, finding.probability, rules.covering(finding.category)) for finding in verdict.findings]
-    if overall := rules.by_category.get(UNSAFE):
-        found.append((UNSAFE, unsafe, overall))
-    reached = [
-        (Reason(category, probability, rule.threshold, rule.action, rule.with_unsafe), rule.how)
-        for category, probability, covering in found
-        for rule in covering
-        if probability >= rule.threshold and unsafe >= rule.with_unsafe
-    ]
+    own = [finding for finding in verdict.findings if not is_of_tool(finding.view)]
+    reached = _reached(policy.side(side), own, verdict.unsafe)
+    if len(own) < len(verdict.findings):
+        of_tool = [finding for finding in verdict.findings if is_of_tool(finding.view)]
+        overall = max([finding.probability for finding in of_tool if finding.category == UNSAFE], default=0.0)
+        of_tool = [finding for finding in of_tool if finding.category != UNSAFE]
+        reached += _reached(policy.tool or policy.user, of_tool, overall)
     if not reached:
         return _PASS
     reason, how = max(reached, key=lambda pair: (SEVERITY[pair[0].action], pair[1] != STEER, pair[0].probability))
@@ -258,11 +253,17 @@ def decide(policy: Policy, side: Side, verdict: Verdict) -> Decision:
 _PASS = Decision("pass", "", ())
 
 
-def is_clearly_passed(policy: Policy, side: Side, verdict: Verdict) -> bool:
-    """Whether a calibrated verdict would change no text with thresholds of half the size."""
-    findings = tuple([Finding(finding.category, 2 * finding.probability) for finding in verdict.findings])
-    doubled = Verdict(2 * verdict.unsafe, findings, verdict.guard)
-    return SEVERITY[decide(policy, side, doubled).action] < SEVERITY["rewrite"]
+def _reached(rules: SideRules, findings: Sequence[Finding], unsafe: float) -> list[tuple[Reason, str]]:
+    """The rules that these findings and P(unsafe) reach, each with its `how`."""
+    found = [(finding.category, finding.probability, rules.covering(finding.category)) for finding in findings]
+    if overall := rules.by_category.get(UNSAFE):
+        found.append((UNSAFE, unsafe, overall))
+    return [
+        (Reason(category, probability, rule.threshold, rule.action, rule.with_unsafe), rule.how)
+        for category, probability, covering in found
+        for rule in covering
+        if probability >= rule.threshold and unsafe >= rule.with_unsafe
+    ]
 
 
 def on_failure(setting: OnUnavailable, cause: Cause) -> Decision:

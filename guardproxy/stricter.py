@@ -51,6 +51,7 @@ def combined(own: Policy, chosen: Policy) -> Policy:
         version=f"{own.version}+{chosen.version}",
         user=_rules(own.user, chosen.user),
         assistant=_rules(own.assistant, chosen.assistant),
+        tool=_rules(own.tool or own.user, chosen.tool or chosen.user) if own.tool or chosen.tool else None,
         on_guard_error=_stricter(own.on_guard_error, chosen.on_guard_error, _FAILURE),
         on_overload=_stricter(own.on_overload, chosen.on_overload, _FAILURE),
         on_opaque=_by_side(own.on_opaque, chosen.on_opaque),
@@ -71,7 +72,7 @@ def reads_more(own: Policy, chosen: Policy) -> tuple[str, ...]:
     """
     differing = []
     wider = not set(chosen.judge.roles) <= set(own.judge.roles) or not set(chosen.judge.skip) >= set(own.judge.skip)
-    if wider:
+    if wider or (chosen.judge.tool_as_user and not own.judge.tool_as_user):
         differing.append("judge")
     if own.thread.turns > 1 and chosen.thread.turns > 1 and own.thread != chosen.thread:
         differing.append("thread")
@@ -105,7 +106,8 @@ def _instructions(own: Policy, chosen: Policy) -> dict[str, LocalText]:
 
 
 def _steers(policy: Policy) -> bool:
-    return any(rule.how == STEER for rules in policy.user.by_category.values() for rule in rules)
+    sides = (policy.user, policy.tool or policy.user)
+    return any(rule.how == STEER for side in sides for rules in side.by_category.values() for rule in rules)
 
 
 def _told(texts: Sequence[LocalText]) -> LocalText:

@@ -2,7 +2,7 @@
 
 from guardproxy.app.alerts import receiver_of
 from guardproxy.app.audit import exclusions_of, store_address, store_keys
-from guardproxy.app.guards import guard, guard_name, location
+from guardproxy.app.guards import guard, guard_name, location, traits
 from guardproxy.app.languages import languages_read
 from guardproxy.app.policy_file import ConfigSource, PolicyFile, read
 from guardproxy.app.registries import catalogue
@@ -25,5 +25,6 @@ __all__ = [
     "serve",
     "store_address",
     "store_keys",
+    "traits",
     "worker",
 ]

@@ -229,7 +229,7 @@ def _example(settings: Settings, url: str) -> str:
 def _guard_summary(settings: Settings) -> str:
     guard = settings.guard
     if not settings.members:
-        return f"{guard.model} ({guard.family}, device {guard.device})"
+        return guard.family if guard.patterns else f"{guard.model} ({guard.family}, device {guard.device})"
     if guard.by_language:
         return f"{guard.by_language.first}, for other languages {guard.by_language.others}"
     return (" before " if guard.cascade else " and ").join(settings.members)

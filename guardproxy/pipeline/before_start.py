@@ -1,9 +1,9 @@
 """What may take the place of a streamed reply of which the client has nothing yet."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from guardproxy.types import Refuse
+from guardproxy.types import Refuse, ReplyInfo
 
 
 class RefusedBeforeStart(Exception):
@@ -24,6 +24,13 @@ class AskAgain(Exception):
         super().__init__(refusal.message)
         self.refusal = refusal
         self.usage = usage
+
+
+def asking_again(refusals: Sequence[Refuse], info: ReplyInfo) -> AskAgain | None:
+    """Ask for another whole reply in the place of one with these refusals, if each allows it."""
+    if not refusals or not all(refusal.again for refusal in refusals):
+        return None
+    return AskAgain(refusals[0], (info.input_tokens or 0, info.output_tokens or 0))
 
 
 def _no() -> bool:

@@ -7,7 +7,7 @@ from typing import Literal
 from guardproxy.errors import GuardproxyError, GuardUnavailable, JudgingTooLong, UpstreamUnreadable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.offload import computed
-from guardproxy.pipeline.before_start import NOTHING, AskAgain, InPlace
+from guardproxy.pipeline.before_start import NOTHING, AskAgain, InPlace, asking_again
 from guardproxy.pipeline.canary import CANARIES
 from guardproxy.pipeline.conversations import Conversations
 from guardproxy.pipeline.error_text import error_message
@@ -22,6 +22,7 @@ from guardproxy.pipeline.request_judging import judge_request
 from guardproxy.pipeline.resumed import JudgedReplies, WithheldReplies
 from guardproxy.pipeline.stream import StreamReview
 from guardproxy.pipeline.together import judged_together
+from guardproxy.pipeline.traits import ORDINARY, GuardTraits
 from guardproxy.pipeline.turns import (
     coverage_of,
     edited,
@@ -101,7 +102,8 @@ class Pipeline:
 
     A reply of more than `max_characters` is not judged, and so refused, unless the policy only monitors streams. A text
     whose client leaves while it is judged is judged on for at most `after_disconnect_s` seconds, so that it is
-    recorded. With `infer_sessions`, requests that name no session get that of the request that they continue.
+    recorded. With `infer_sessions`, requests that name no session get that of the request that they continue. A guard
+    without a model (`traits`) need not tell the canaries apart.
     """
 
     def __init__(
@@ -117,11 +119,19 @@ class Pipeline:
         reads: frozenset[str] | None = None,
         exclusions: Exclusions | None = None,
         infer_sessions: bool = False,
+        traits: GuardTraits = ORDINARY,
     ) -> None:
         self._conversations = Conversations(infer=infer_sessions)
         self._own_texts = OwnTexts(guard.taxonomy)
         self.judging = Judging(
-            guard, observers, metrics, actions, reads=reads, exclusions=exclusions, conversations=self._conversations
+            guard,
+            observers,
+            metrics,
+            actions,
+            reads=reads,
+            exclusions=exclusions,
+            conversations=self._conversations,
+            traits=traits,
         )
         self._metrics = metrics
         self._replies = JudgedReplies()
@@ -151,7 +161,7 @@ class Pipeline:
                 if verdict is None:
                     return f"the guard cannot judge: {error}"
                 scores.append(verdict.unsafe)
-            if scores[0] <= scores[1]:
+            if self.judging.traits.has_model and scores[0] <= scores[1]:
                 return (
                     f"the guard gives a known-bad {bad.role} turn P(unsafe) {scores[0]:.3f} and a known-good turn "
                     f"{scores[1]:.3f}; the first must be higher"
@@ -245,9 +255,7 @@ class Pipeline:
         decision = worst([choice.decision for choice in judged])
         # A rewrite that did not pass when it was judged again is a block.
         action = "block" if refusals else decision.action
-        again = None
-        if refusals and all(refusal.again for refusal in refusals):
-            again = AskAgain(refusals[0], (reply.info.input_tokens or 0, reply.info.output_tokens or 0))
+        again = asking_again(refusals, reply.info)
         return ReplyReview(body, action, decision.categories, _extent(coverage), as_error, again)
 
     async def review_error(self, exchange: Exchange, body: bytes | None, stream_type: str) -> ErrorReview:
@@ -311,11 +319,7 @@ class Pipeline:
         return ErrorReview(isinstance(outcome, Pass), decision.action, (), "partial")
 
     def review_stream(
-        self,
-        exchange: Exchange,
-        source: AsyncIterator[bytes],
-        content_type: str,
-        in_place: InPlace = NOTHING,
+        self, exchange: Exchange, source: AsyncIterator[bytes], content_type: str, in_place: InPlace = NOTHING
     ) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of a streamed reply once they may be sent.
 
@@ -358,8 +362,8 @@ def _request_review(
 ) -> RequestReview:
     """The answer to a judged request: a refusal, the client's own bytes, or a changed body."""
     if refused := judged.refused(exchange.policy.history):
-        refusal, by = refused
-        return RequestReview(exchange, b"", refusal, "block", by.decision.categories, (), extent)
+        refusal, categories = refused
+        return RequestReview(exchange, b"", refusal, "block", categories, (), extent)
     request, decision = exchange.request, judged.decision
     instruction, body, indices = judged.instruction(dropped), request.raw, sorted(dropped)
     if not judged.new_texts and not dropped and not instruction:

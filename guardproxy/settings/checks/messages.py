@@ -56,9 +56,9 @@ def _texts(
 
 def is_steered(policy: Node, category: str) -> bool:
     """Whether a rule steers requests for which the category leads: its own, or that of "*"."""
-    own = policy.get("user", category) or policy.get("user", ANY)
-    how = own.get("rewrite", "how") if own else None
-    return how is not None and how.text() == STEER
+    rules = (policy.get(side, category) or policy.get(side, ANY) for side in ("user", "tool"))
+    hows = (own.get("rewrite", "how") for own in rules if own)
+    return any(how is not None and how.text() == STEER for how in hows)
 
 
 _ONE_TEXT = "has no effect, because the policy has no texts by place; write some in block.message, or remove it"

@@ -8,10 +8,11 @@ from guardproxy.settings.catalogue import Catalogue
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 
 _REDACT = "redact"
-_SIDES = ("user", "assistant")
+_SIDES = ("user", "tool", "assistant")
 # The side that a rewrite is not for, and why.
 _WRONG_SIDE: dict[tuple[str | int, str], str] = {
     ("assistant", STEER): "tells the model something before it answers, so it is for requests; write it under user",
+    ("tool", REGENERATE): "asks for another reply, so it is for replies; write it under assistant",
     ("user", REGENERATE): "asks for another reply, so it is for replies; write it under assistant",
 }
 # The options of a policy's section `rewrite` that only one rewrite uses.

@@ -1,8 +1,9 @@
 """The base of a wire: what all protocols do alike. A subclass adds what differs.
 
 A wire needs a `name`, two patterns (`paths`, `calls`) and six methods: `turns`, `parse_reply`, `edited_reply`,
-`refusal`, `error` and `open_stream`. It overrides `model`, `wants_stream`, `structured` and `resumes` if its protocol
-differs from their defaults, and `instructible` with `add_instruction` if it can tell a model what the operator wants.
+`refusal`, `error` and `open_stream`. It overrides `model`, `wants_stream`, `structured`, `must_call` and `resumes` if
+its protocol differs from their defaults, and `instructible` with `add_instruction` if it can tell a model what the
+operator wants.
 """
 
 import hashlib
@@ -90,6 +91,16 @@ class BaseWire(ABC):
         """Return whether the upstream keeps no reply in a place where another one would stand behind it."""
         return True
 
+    def must_call(self, body: Mapping[str, Any]) -> bool:
+        """Return whether the request leaves the model no other answer than the call of a tool."""
+        choice = body.get("tool_choice")
+        if not isinstance(choice, dict):
+            return choice in ("required", "any") or isinstance(body.get("function_call"), dict)
+        if choice.get("type") == "allowed_tools":
+            allowed = choice.get("allowed_tools", choice)
+            return isinstance(allowed, dict) and allowed.get("mode") == "required"
+        return choice.get("type") not in ("auto", "none")
+
     def resumes(self, body: Mapping[str, Any]) -> Part | None:
         """Return the opaque part that names an earlier reply, if the request goes on from one."""
         return None
@@ -126,6 +137,7 @@ class BaseWire(ABC):
             structured=self.structured(parsed),
             instructible=self.instructible(path, parsed),
             repeatable=self.repeatable(parsed),
+            must_call=self.must_call(parsed),
             resumes=self.resumes(parsed),
             received=received,
             id=request_id,
