@@ -2,6 +2,7 @@
 
 from guardproxy.app.alerts import receiver_of
 from guardproxy.app.audit import exclusions_of, store_address, store_keys
+from guardproxy.app.guarding import serve_guard
 from guardproxy.app.guards import guard, guard_name, location, traits
 from guardproxy.app.languages import languages_read
 from guardproxy.app.policy_file import ConfigSource, PolicyFile, read
@@ -23,6 +24,7 @@ __all__ = [
     "read",
     "receiver_of",
     "serve",
+    "serve_guard",
     "store_address",
     "store_keys",
     "traits",
