@@ -71,10 +71,7 @@ class RequestReview:
 
 @dataclass(frozen=True, slots=True)
 class ReplyReview:
-    """The review of a whole reply. Send `body` to the client unless there is a `refusal`, which is an error.
-
-    `again` asks for another reply in its place, if that is allowed.
-    """
+    """The review of a whole reply. Send `body`, unless there is a `refusal`, an error; or what `again` brings."""
 
     body: bytes
     action: ActionName
