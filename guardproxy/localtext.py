@@ -1,7 +1,7 @@
 """Texts in several languages and for several countries, and the one that a reader gets. Pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,6 +37,33 @@ class LocalText:
     def anywhere(self) -> str:
         """The text for readers of whom nothing is known."""
         return self.by_place[ANYWHERE]
+
+
+def reader_at(place: str) -> Reader:
+    """The reader of whom nothing but the place of a text is known."""
+    if place == ANYWHERE:
+        return Reader()
+    language, _, country = place.partition("-")
+    return Reader(place) if place.isupper() else Reader(country, (language,))
+
+
+def places(texts: Mapping[str, LocalText], reader: Reader) -> tuple[str, ...]:
+    """The place of each text that a reader gets."""
+    return tuple(text.place(reader) for text in texts.values())
+
+
+def at(texts: Mapping[str, LocalText], chosen: Iterable[str]) -> dict[str, LocalText]:
+    """The same texts by name, each of its chosen place only."""
+    return {
+        name: LocalText({ANYWHERE: text.by_place[place]})
+        for (name, text), place in zip(texts.items(), chosen, strict=True)
+    }
+
+
+def text_of(texts: Mapping[str, LocalText], name: str) -> str | None:
+    """The text of a name, or that of "*", for readers of whom nothing is known; None without any."""
+    text = texts.get(name) or texts.get(ANYWHERE)
+    return text.anywhere if text else None
 
 
 def reader_of(accepted: str, named: str = "") -> Reader:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, get_args
 
-from annotated_types import Interval, Len
+from annotated_types import Interval
 
 from guardproxy.calibration import UNCALIBRATED, Calibration
-from guardproxy.localtext import LocalText, Reader
+from guardproxy.localtext import LocalText, text_of
 from guardproxy.routing import Asked, folded, model_names
 from guardproxy.toolviews import is_of_tool
 from guardproxy.types import (
@@ -40,13 +40,15 @@ SkippableKind = Literal["refusal", "reasoning", "tool_call", "tool_result", "too
 
 ANY = "*"
 UNSAFE = "unsafe"
+STEER = "steer"  # the mildest rewrite
+REGENERATE = "regenerate"
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """An action for probabilities of `threshold` and above, if P(unsafe) is at `with_unsafe` or above as well.
 
-    `how` names the rewrite (`replace`, `redact`, or a user's own), empty for other actions.
+    `how` names the rewrite (`replace`, `steer`, or a user's own), empty for other actions.
     """
 
     action: ActionName
@@ -68,8 +70,8 @@ class SideRules:
         return () if category in SIGNALS else self.by_category.get(ANY, ())
 
 
-# The next classes, but for `BlockPolicy`, are also the shape of their sections in a configuration file: the texts under
-# the fields are the descriptions in its JSON schema, the annotations its bounds.
+# The next classes, but for `BlockPolicy` and `RewritePolicy`, are also the shape of their sections in a configuration
+# file: the texts under the fields are the descriptions in its JSON schema, the annotations its bounds.
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +98,7 @@ class BlockPolicy:
 
         `category` chooses the message.
         """
-        local = self.local.get(category) or self.local.get(ANY)
-        message = local.anywhere if local else self.message
+        message = text_of(self.local, category) or self.message
         named = f" ({', '.join(categories)})" if self.name_categories and categories else ""
         named += f" ({language_note(languages)})" if languages else ""
         told = categories if self.name_categories else None
@@ -112,24 +113,22 @@ class BlockPolicy:
         """Every message that a client can get."""
         return (self.message, *(text for local in self.local.values() for text in local.by_place.values()))
 
-    def places(self, reader: Reader) -> tuple[str, ...]:
-        """The place of each message that a reader gets."""
-        return tuple(text.place(reader) for text in self.local.values())
-
-    def at(self, places: tuple[str, ...]) -> "BlockPolicy":
-        """The same with the messages of these places only."""
-        chosen = zip(self.local.items(), places, strict=True)
-        return replace(self, local={name: LocalText({ANY: text.by_place[place]}) for (name, text), place in chosen})
-
 
 @dataclass(frozen=True, slots=True)
 class RewritePolicy:
-    """The texts that rewrites write."""
+    """The texts that rewrites write, their bounds, and what `regenerate` tells the model (`retry_instruction`)."""
 
-    replacement: Annotated[str, Len(1)] = "[removed by policy]"
-    """The text that `replace` writes instead of a turn."""
-    marker: Annotated[str, Len(1)] = "[removed]"
-    """The text that `redact` writes instead of a sentence."""
+    replacement: str = "[removed by policy]"  # what `replace` writes instead of a turn
+    marker: str = "[removed]"  # what `redact` writes instead of a sentence
+    max_checks: int = 100  # the most texts that `redact` has judged for one turn
+    instructions: Mapping[str, LocalText] = field(default_factory=dict)  # of `steer`, by category, "*" for all others
+    retry_instruction: str = "An earlier answer was withheld because of the usage policy. Answer within it, or decline."
+    tries: int = 1  # further replies that `regenerate` asks for
+    retry_s: float = 60.0  # seconds since the arrival of the request after which it asks for none
+
+    def retry(self, named: tuple[str, ...]) -> str:
+        """What `regenerate` tells the model of a reply against these categories, if they may be named."""
+        return f"{self.retry_instruction} ({', '.join(named)})" if named else self.retry_instruction
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +234,8 @@ def decide(policy: Policy, side: Side, verdict: Verdict) -> Decision:
        second threshold is reached if P(unsafe) reaches that one, too.
     2. Compare P(unsafe) with the rules of "unsafe".
     3. Likewise what was found in the results of tools, P(unsafe) among it, with the rules for these.
-    4. The most severe action applies. Among its rules, the one with the most probable finding says `how`.
+    4. The most severe action applies. Among its rules, the one with the most probable finding says `how`; `steer` only
+       if there is no other rewrite, because it forwards the text itself.
     """
     own = [finding for finding in verdict.findings if not is_of_tool(finding.view)]
     reached = _reached(policy.side(side), own, verdict.unsafe)
@@ -246,7 +246,7 @@ def decide(policy: Policy, side: Side, verdict: Verdict) -> Decision:
         reached += _reached(policy.tool or policy.user, of_tool, overall)
     if not reached:
         return _PASS
-    reason, how = max(reached, key=lambda pair: (SEVERITY[pair[0].action], pair[0].probability))
+    reason, how = max(reached, key=lambda pair: (SEVERITY[pair[0].action], pair[1] != STEER, pair[0].probability))
     return Decision(reason.action, how, tuple(pair[0] for pair in reached))
 
 

@@ -21,6 +21,7 @@ from guardproxy.types import (
     Refuse,
     Replace,
     ReplyInfo,
+    ReplyOutcome,
     Span,
     Taxonomy,
     Verdict,
@@ -186,9 +187,10 @@ class Request:
     list, or the top-level fields of a message from beside the list. `resumes` names an earlier reply whose conversation
     the upstream keeps: the opaque part that stands for it, with the reply's id as its text. With `structured` the reply
     must follow a schema, so it is refused, not rewritten; with `must_call` it must call a tool. With `after_refusal`
-    it named a refused or withheld reply, and `resumes` names the one before. `received` is the time of arrival in
-    seconds since 1970, and `id` the proxy's name for the request, which refusals tell the client; the caller of the
-    wire sets both.
+    it named a refused or withheld reply, and `resumes` names the one before. Only with `instructible` does an
+    instruction reach the model. Without `repeatable`, the upstream keeps a reply where the next one would stand behind
+    it. `received` is the time of arrival in seconds since 1970, and `id` the proxy's name for the request, which
+    refusals tell the client; the caller of the wire sets both.
     """
 
     wire: str
@@ -200,6 +202,8 @@ class Request:
     raw: bytes
     body: Mapping[str, Any]
     structured: bool = False
+    instructible: bool = False
+    repeatable: bool = True
     must_call: bool = False
     resumes: Part | None = None
     after_refusal: bool = False
@@ -351,10 +355,16 @@ class Wire(Protocol):
     def edit_request(self, request: Request, edits: Sequence[Edit], drop: Sequence[int]) -> bytes:
         """The body with the edits made and without the messages at the indices `drop` of the conversation."""
 
+    def instructed(self, request: Request, body: bytes, instruction: str) -> bytes:
+        """The body of an `instructible` request, edited or not, with an instruction of the operator's.
+
+        It stands where the user's text cannot take its authority away, and no reply shows it.
+        """
+
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """The parsed reply, or error body, to `request`. Raises UpstreamUnreadable."""
 
-    def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
+    def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, ReplyOutcome]) -> bytes:
         """The reply's body with the outcomes applied to the choices at their indices; all others stay unchanged."""
 
     def refuse(self, request: Request, refusal: Refuse) -> Answer:

@@ -3,15 +3,28 @@
 Theory of operation. Both policies decide about the same verdicts, and the stricter decision applies. The combination
 has the rules of both, so it reaches every rule that either of them reaches, and `decide` takes the most severe. Which
 texts are judged, and in which form, is the route's own affair, so that the verdicts are those of the route's policy: a
-policy that reads more is not combined (`reads_more`). The texts that a client reads are those of the chosen policy.
+policy that reads more is not combined (`reads_more`). The texts that a client reads are those of the chosen policy, and
+a model is told what either of them would tell it.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
-from guardproxy.policy import UNSAFE, HistoryMode, Policy, PolicySet, Rule, SideRules, StreamMode, StreamPolicy
+from guardproxy.localtext import LocalText, reader_at
+from guardproxy.policy import (
+    ANY,
+    STEER,
+    UNSAFE,
+    HistoryMode,
+    Policy,
+    PolicySet,
+    Rule,
+    SideRules,
+    StreamMode,
+    StreamPolicy,
+)
 from guardproxy.types import Side
 
 Setting = TypeVar("Setting", bound=str)
@@ -47,7 +60,7 @@ def combined(own: Policy, chosen: Policy) -> Policy:
         stream=_stream(own.stream, chosen.stream),
         thread=own.thread if own.thread.turns > 1 else chosen.thread,
         block=chosen.block,
-        rewrite=chosen.rewrite,
+        rewrite=replace(chosen.rewrite, instructions=_instructions(own, chosen)),
     )
 
 
@@ -80,6 +93,30 @@ def _covering(own: SideRules, chosen: SideRules, category: str) -> tuple[Rule, .
     else:
         first, second = own.covering(category), chosen.covering(category)
     return (*first, *(rule for rule in second if rule not in first))
+
+
+def _instructions(own: Policy, chosen: Policy) -> dict[str, LocalText]:
+    """What the model is told of a category: the instructions of both policies, as far as they have rules that steer."""
+    used = [policy.rewrite.instructions for policy in (own, chosen) if _steers(policy)]
+    categories = {category for texts in used for category in texts}
+    return {
+        category: _told([text for texts in used if (text := texts.get(category) or texts.get(ANY))])
+        for category in sorted(categories)
+    }
+
+
+def _steers(policy: Policy) -> bool:
+    sides = (policy.user, policy.tool or policy.user)
+    return any(rule.how == STEER for side in sides for rules in side.by_category.values() for rule in rules)
+
+
+def _told(texts: Sequence[LocalText]) -> LocalText:
+    """The texts of a category, each once, for every place that one of them names."""
+    places = {place: reader_at(place) for text in texts for place in text.by_place}
+    told = {
+        place: dict.fromkeys(text.by_place[text.place(reader)] for text in texts) for place, reader in places.items()
+    }
+    return LocalText({place: "\n\n".join(found) for place, found in told.items()})
 
 
 def _stricter(own: Setting, chosen: Setting, strictness: Mapping[Setting, int]) -> Setting:

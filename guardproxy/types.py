@@ -5,7 +5,7 @@ a *verdict*: findings and P(unsafe). The policy makes a *decision* of it, an act
 and a *record* keeps all of them for the audit.
 
 Units: every field that ends in `_s` is in seconds, every probability is in [0, 1], every text length and position is
-in characters (Unicode code points, as `len` counts them).
+in characters, as `len` counts them.
 """
 
 from dataclasses import dataclass, field
@@ -21,10 +21,9 @@ PartKind = Literal[
 ]
 """What a part is. `opaque` is content that no guard reads, such as an image; all other kinds are text."""
 
-# `ActionName` is how severe a *decision* is, as the policy's rules name it. An action (`guardproxy.actions`: block,
-# redact, replace, or a user's own) is the plug-in that carries a decision out: `Decision.how` names that of a rewrite,
-# and a decision to block always uses `block`. An `Outcome` (Pass, Replace, Refuse) is what the action made of the text:
-# the only thing that wires render. Redact and replace both return a `Replace`. A record keeps its `OutcomeName`.
+# `ActionName` is how severe a *decision* is. An action (`guardproxy.actions`: block, a rewrite, or a user's own) is the
+# plug-in that carries a decision out: `Decision.how` names that of a rewrite. An `Outcome` is what the action made of
+# the text: the only thing that wires render.
 
 ActionName = Literal["pass", "flag", "rewrite", "block"]
 """The severity of a decision, in ascending order. `flag` passes the text and marks it in headers, metrics and audit."""
@@ -33,13 +32,12 @@ Cause = Literal["verdict", "guard_error", "overload", "opaque", "language"]
 """Why a decision was made: for a verdict, or without one: the guard failed or was overloaded, or content is opaque.
 `language`: the text is in a language that the guard does not read."""
 
-OutcomeName = Literal["pass", "replace", "refuse", "drop"]
-"""What happened to a text, in a record. `replace`: any rewrite, a redaction too. `drop`: a turn of the history was left
-out of the request."""
+OutcomeName = Literal["pass", "replace", "steer", "refuse", "drop"]
+"""What happened to a text, in a record. `replace`: it was edited. `steer`: it was forwarded with an instruction.
+`drop`: a turn of the history was left out of the request."""
 
 SEVERITY: dict[ActionName, int] = {"pass": 0, "flag": 1, "rewrite": 2, "block": 3}
 Span = tuple[int, int]  # the first character, and the one behind the last
-
 # Categories that are not a kind of harm. The rule "*" does not cover them; a rule must name them.
 SIGNALS = frozenset({"guard_injection", "jailbreak"})
 
@@ -170,30 +168,21 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a verdict cost.
+    """What a verdict cost. Of a service, the seconds of its calls, waits for its rate included, and their number.
 
-    A turn takes several checks: of its windows and views, by several guards. `verdicts` adds tokens, windows and work
-    up, and waiting times (`queue_s`, `forward_s`) for checks in sequence; for checks in parallel it takes the longest.
+    `verdicts` adds tokens, windows and work of several checks up, and waiting times (`queue_s`, `forward_s`) of checks
+    in sequence; of checks in parallel it takes the longest.
     """
 
-    queue_s: float = 0.0
-    """Seconds of waiting between tokenising and the start of the first batch."""
-    tokenize_s: float = 0.0
-    """Seconds spent on rendering and tokenising the prompts."""
-    forward_s: float = 0.0
-    """Seconds of the batch's forward passes, in wall time. For a service: of its calls, waits for its rate included."""
+    queue_s: float = 0.0  # between tokenising and the start of the first batch
+    tokenize_s: float = 0.0  # of rendering and tokenising the prompts
+    forward_s: float = 0.0  # of the batch's forward passes, in wall time
     tokens_computed: int = 0
-    """Tokens that the model computed for the check."""
-    tokens_reused: int = 0
-    """Tokens whose keys and values came from the prefix cache."""
-    batch: int = 0
-    """Checks in the batch, the largest one if there were several. For a service: its calls."""
-    windows: int = 1
-    """Windows that the text was judged in, over all prompts."""
-    cached: bool = False
-    """Whether the verdict came from the verdict cache; if so, its seconds and tokens are 0."""
-    share_s: float = 0.0
-    """Seconds of computing for this check alone: its share of `forward_s` by tokens. Always added up."""
+    tokens_reused: int = 0  # whose keys and values came from the prefix cache
+    batch: int = 0  # checks in it, the largest one if there were several
+    windows: int = 1  # that the text was judged in, over all prompts
+    cached: bool = False  # from the verdict cache; then its seconds and tokens are 0
+    share_s: float = 0.0  # of computing for this check alone: its share of `forward_s` by tokens; always added up
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,9 +234,9 @@ class Reason:
 class Decision:
     """The policy's decision about a turn.
 
-    `action` is the most severe of all `reasons`. `how` names the rewrite (`replace`, `redact` or a user's own), empty
-    for other actions. A decision with a `cause` other than "verdict" has no reasons; with the cause "language" it has
-    the `languages` that the guard does not read.
+    `action` is the most severe of all `reasons`. `how` names the rewrite (`steer` or another), empty for other actions.
+    A decision with a `cause` other than "verdict" has no reasons; with the cause "language" it has the `languages` that
+    the guard does not read.
     """
 
     action: ActionName
@@ -285,11 +274,19 @@ class Replace:
 
 
 @dataclass(frozen=True, slots=True)
+class Steer:
+    """The text goes on as it is, in a request that also has this `instruction` for the model. Not for replies."""
+
+    instruction: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
     """The text is withheld, and the client reads `message` instead, or `closing` behind what it has already.
 
     `shape` is what carries the message: an ordinary `completion` whose finish reason is `finish`, or the protocol's
-    `error` body. The client is told the categories `named`, and nothing of them if that is None.
+    `error` body. The client is told the categories `named`, and nothing of them if that is None. With `again`, another
+    reply may be asked for in the place of this one, with `again` as an instruction for the model.
     """
 
     message: str
@@ -298,9 +295,11 @@ class Refuse:
     categories: tuple[str, ...] = ()
     closing: str = ""
     named: tuple[str, ...] | None = None
+    again: str = ""
 
 
-Outcome = Pass | Replace | Refuse
+ReplyOutcome = Pass | Replace | Refuse
+Outcome = ReplyOutcome | Steer
 
 
 # --- records ---------------------------------------------------------------------------------------------------------
@@ -344,7 +343,7 @@ class ReplyInfo:
 
     `id` and `model` are the upstream's own, empty if it named none; token counts are None if it gave none.
     `held_characters` is the most text of a streamed reply that waited for a verdict at one time, `held_s` the longest
-    time in seconds that a chunk waited.
+    time in seconds that a chunk waited. `attempt` counts the replies that were asked for, this one included.
     """
 
     id: str = ""
@@ -353,6 +352,7 @@ class ReplyInfo:
     output_tokens: int | None = None
     held_characters: int = 0
     held_s: float = 0.0
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,20 @@
 """Actions turn a decision into an outcome. The judge in these tests finds the word "bomb" unsafe."""
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace as replace_fields
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from guardproxy.actions import REGISTRY, REWRITES, block, redact, replace
+from guardproxy.actions import REGISTRY, REWRITES, block, redact, regenerate, replace, steer
 from guardproxy.app import catalogue
-from guardproxy.policy import BlockPolicy, Policy, RewritePolicy, SideRules
+from guardproxy.localtext import LocalText
+from guardproxy.policy import BlockPolicy, Policy, RewritePolicy, SideRules, on_failure
 from guardproxy.ports import Action, JudgeAgain
 from guardproxy.registry import load
 from guardproxy.settings import load_text
-from guardproxy.types import Decision, Edit, Message, Outcome, Part, Reason, Refuse, Replace
+from guardproxy.types import Decision, Edit, Message, Outcome, Part, Reason, Refuse, Replace, Steer
 
 POLICY = Policy("p", "v", SideRules({}), SideRules({}), rewrite=RewritePolicy("Removed.", "[gone]"))
 UNSAFE = Decision("rewrite", "redact", (Reason("violence_hate", 0.9, 0.5, "rewrite"),))
@@ -103,18 +106,105 @@ def test_redact_in_a_tool_call_is_a_refusal() -> None:
     assert isinstance(act(redact.open_action(POLICY), Part("t", "call(bomb)", "tool_call")), Refuse)
 
 
-def test_redact_asks_a_bounded_number_of_times() -> None:
-    """A turn of thousands of parts is refused, not judged part by part."""
-    asked: list[Message] = []
+class Counting:
+    """A judge that counts what it is asked. It fails once, as `on_guard_error: allow` has it: at the check `fails`."""
 
-    async def counting(message: Message) -> Decision:
-        asked.append(message)
-        return await judge(message)
+    def __init__(self, harm: Callable[[str], bool], fails: int | None = None) -> None:
+        self.asked = 0
+        self._harm = harm
+        self._fails = fails
 
-    parts = tuple(Part(f"c[{n}]", "a bomb." if n == 7 else "fine") for n in range(5000))
-    outcome = asyncio.run(redact.open_action(POLICY)(Message("user", parts), UNSAFE, counting))
-    assert isinstance(outcome, Refuse)
-    assert len(asked) < 1000
+    async def __call__(self, message: Message) -> Decision:
+        self.asked += 1
+        if self.asked == self._fails:
+            return on_failure("allow", "guard_error")
+        return UNSAFE if self._harm(message.text) else Decision("pass", "", ())
+
+
+def redacted(judge: Counting, *texts: str, most: int = 100) -> Outcome:
+    """The outcome for a turn with these texts, with at most so many checks."""
+    policy = replace_fields(POLICY, rewrite=RewritePolicy(marker="[gone]", max_checks=most))
+    turn = Message("user", tuple(Part(f"c[{n}]", text) for n, text in enumerate(texts)))
+    return asyncio.run(redact.open_action(policy)(turn, UNSAFE, judge))
+
+
+def test_redact_finds_a_sentence_among_thousands() -> None:
+    """By bisection: the checks grow with the logarithm of the length, over all parts."""
+    judge = Counting(lambda text: "bomb" in text)
+    texts = ["a bomb." if n == 7 else "fine" for n in range(5000)]
+    assert redacted(judge, *texts) == Replace((Edit("c[7]", "[gone]"),))
+    assert judge.asked <= 2 * 13 + 1
+
+
+def test_redact_finds_a_harm_across_the_cuts() -> None:
+    """Two sentences that are harmful only together lie in different halves: both go, and nothing else."""
+    judge = Counting(lambda text: "one" in text and "two" in text)
+    text = "fine. fine. fine. one. two. fine. fine. fine."
+    assert redacted(judge, text) == Replace((Edit("c[0]", "fine. fine. fine. [gone] [gone] fine. fine. fine."),))
+
+
+def test_redact_refuses_what_no_check_answers() -> None:
+    """A guard that fails finds nothing safe, whatever the policy lets pass then: in the search, and at the end."""
+    for fails in range(1, 6):
+        assert isinstance(redacted(Counting(lambda text: "bomb" in text, fails), "fine. fine. a bomb. fine."), Refuse)
+    assert isinstance(redacted(Counting(lambda text: "bomb" in text, 6), "fine. fine. a bomb. fine."), Replace)
+
+
+harmful = st.lists(st.sampled_from(["fine. ", "good! ", "well.\n", "a bomb. ", "bomb? "]), min_size=1, max_size=80)
+
+
+@given(st.lists(harmful, min_size=1, max_size=3), st.integers(2, 200))
+def test_redact_finds_all_or_refuses(parts: list[list[str]], most: int) -> None:
+    """With enough checks it removes exactly the harmful sentences; it never asks more, nor returns what is unsafe."""
+    judge = Counting(lambda text: "bomb" in text)
+    outcome = redacted(judge, *map("".join, parts), most=most)
+    assert judge.asked <= most
+    sentences = [sentence for part in parts for sentence in part]
+    carriers = sum("bomb" in sentence for sentence in sentences)
+    assume(carriers)  # a turn is only rewritten if the guard has found it unsafe
+    if 2 * carriers * len(sentences).bit_length() + 1 <= most:
+        new = ["".join("[gone]" + s[len(s.rstrip()) :] if "bomb" in s else s for s in part) for part in parts]
+        expected = [Edit(f"c[{n}]", text) for n, text in enumerate(new) if text != "".join(parts[n])]
+        assert outcome == Replace(tuple(expected))
+    if isinstance(outcome, Replace):
+        assert not any("bomb" in edit.text for edit in outcome.edits)
+
+
+@given(
+    st.lists(st.sampled_from(["a. ", "b. ", "c. ", "d. "]), min_size=1, max_size=40),
+    st.sets(st.sampled_from(["a. b", "b. c", "c. d. a", "d. d", "a. "])),
+    st.integers(2, 100),
+)
+def test_what_redact_leaves_is_safe(pieces: list[str], harm: set[str], most: int) -> None:
+    """Also if a harm needs several sentences."""
+    judge = Counting(lambda text: any(one in text for one in harm))
+    text = "".join(pieces)
+    outcome = redacted(judge, text, most=most)
+    assert judge.asked <= most
+    if isinstance(outcome, Replace):
+        assert not any(one in edit.text for one in harm for edit in outcome.edits)
+
+
+STEERS = RewritePolicy(instructions={"violence_hate": LocalText({"*": "Calm down."}), "*": LocalText({"*": "Care."})})
+
+
+def test_steer_tells_the_model_what_the_leading_category_says() -> None:
+    """Nobody judges the instruction. Without one, the turn is refused."""
+    steering = steer.open_action(replace_fields(POLICY, rewrite=STEERS))
+    assert act(steering, Part("c", "a bomb"), role="user") == Steer("Calm down.")
+    other = Decision("rewrite", "steer", (Reason("theft", 0.9, 0.5, "rewrite"),))
+    assert asyncio.run(steering(Message("user", (Part("c", "x"),)), other, judge)) == Steer("Care.")
+    assert isinstance(act(steer.open_action(POLICY), Part("c", "a bomb"), role="user"), Refuse)
+
+
+def test_regenerate_names_categories_only_if_refusals_do() -> None:
+    """The model must not learn more of the policy than the client."""
+    hidden = act(regenerate.open_action(POLICY), Part("c", "a bomb"))
+    named = act(regenerate.open_action(replace_fields(POLICY, block=BlockPolicy(name_categories=True))), Part("c", "x"))
+    assert isinstance(hidden, Refuse)
+    assert isinstance(named, Refuse)
+    assert hidden.again == RewritePolicy().retry_instruction
+    assert named.again == f"{hidden.again} (violence_hate)"
 
 
 def test_redact_refuses_what_no_sentence_carries() -> None:

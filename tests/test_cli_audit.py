@@ -155,6 +155,16 @@ def test_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [json.loads(line)["seq"] for line in found] == [2, 3]
 
 
+def test_show_what_rewrites_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """That a turn was steered, and which of several replies a record is of."""
+    steered = record(1, decision=Decision("rewrite", "steer", ()), outcome="steer")
+    write(tmp_path, [steered, record(2, side="assistant", reply=ReplyInfo("c1", "m", attempt=2))])
+    out = printed(capsys, "show", "1", "--data-dir", tmp_path)
+    assert "decision   rewrite (steer)" in out
+    assert "outcome    steer: the text went on unchanged, with an instruction for the model" in out
+    assert "id c1, attempt 2" in printed(capsys, "show", "2", "--data-dir", tmp_path)
+
+
 def test_stats(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`stats` prints counts by side and category, as tables or as JSON."""
     out = printed(capsys, "stats", "--data-dir", folder)

@@ -252,7 +252,7 @@ def test_defaults() -> None:
     assert policy.judge == JudgeScope(("tool", "user"), ("tool_definition",))
     assert policy.stream == StreamPolicy("window", every="auto", lag=40, exposure=0)
     assert policy.thread.characters == 4000
-    assert policy.rewrite == RewritePolicy("[removed by policy]", "[removed]")
+    assert policy.rewrite == RewritePolicy("[removed by policy]", "[removed]", 100, tries=1, retry_s=60)
     message = "This content was withheld because it is against the usage policy."
     assert policy.block == BlockPolicy("completion", message, "content_filter", name_categories=False)
 

@@ -34,7 +34,7 @@ RULES = st.builds(
     Rule,
     st.sampled_from(["flag", "rewrite", "block"]),
     PROBABILITIES,
-    st.sampled_from(["redact", "replace"]),
+    st.sampled_from(["replace", "redact", "steer", "regenerate"]),
     st.one_of(st.just(0.0), PROBABILITIES),
 )
 SIDE_RULES = st.builds(

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guardproxy.holdback import HoldBack
+from guardproxy.localtext import LocalText
 from guardproxy.policy import (
     HistoryMode,
     JudgeScope,
@@ -15,6 +16,7 @@ from guardproxy.policy import (
     OnUnavailable,
     Policy,
     PolicySet,
+    RewritePolicy,
     Rule,
     SideRules,
     StreamMode,
@@ -35,7 +37,7 @@ rules = st.builds(
     ),
     st.sampled_from(["flag", "rewrite", "block"]),
     probabilities,
-    st.sampled_from(["replace", "redact"]),
+    st.sampled_from(["replace", "redact", "steer", "regenerate"]),
     st.sampled_from([0.0, 0.3, 0.8]),
 )
 sides = st.builds(SideRules, st.dictionaries(st.sampled_from(NAMES), st.lists(rules, max_size=3).map(tuple)))
@@ -76,6 +78,31 @@ def test_the_combination_decides_as_the_stricter_of_both(
     both, first, second = (decide(policy, side, verdict) for policy in (combined(own, chosen), own, chosen))
     assert SEVERITY[both.action] == max(SEVERITY[first.action], SEVERITY[second.action])
     assert {*both.reasons} == {*first.reasons, *second.reasons}
+
+
+@given(policies, policies, verdicts)
+def test_a_choice_makes_no_steering_of_another_rewrite(own: Policy, chosen: Policy, verdict: Verdict) -> None:
+    """A steered turn reaches the model as it is: what the own policy replaces, the combination does not steer."""
+    both, first, second = (decide(policy, "user", verdict) for policy in (combined(own, chosen), own, chosen))
+    others = [one for one in (first, second) if one.action == "rewrite" and one.how != "steer"]
+    assert not (both.how == "steer" and others)
+
+
+def test_a_model_is_told_what_both_policies_tell_it() -> None:
+    """The own instruction cannot be chosen away, by category and place; one that no rule uses does not count."""
+    rules = SideRules({"a": (Rule("rewrite", 0.5, "steer"),)})
+    own_texts = {"a": LocalText({"*": "Own a.", "de": "Eigenes a."}), "*": LocalText({"*": "Own."})}
+    chosen_texts = {"b": LocalText({"*": "Chosen b.", "AT": "Wahl b."}), "*": LocalText({"*": "Chosen."})}
+    own = _policy(user=rules, rewrite=RewritePolicy(instructions=own_texts))
+    chosen = _policy("chosen", user=rules, rewrite=RewritePolicy(instructions=chosen_texts))
+    told = combined(own, chosen).rewrite.instructions
+    assert {name: dict(text.by_place) for name, text in told.items()} == {
+        "a": {"*": "Own a.\n\nChosen.", "de": "Eigenes a.\n\nChosen."},
+        "b": {"*": "Own.\n\nChosen b.", "AT": "Own.\n\nWahl b."},
+        "*": {"*": "Own.\n\nChosen."},
+    }
+    unused = replace(own, user=SideRules({}))
+    assert combined(unused, chosen).rewrite.instructions == chosen_texts
 
 
 @given(policies, policies)
@@ -148,7 +175,7 @@ def test_a_held_stream_is_still_checked_on_its_way() -> None:
 
 
 def _policy(name: str = "own", **changes: Any) -> Policy:
-    return Policy(name, f"v-{name}", SideRules({}), SideRules({}), **changes)
+    return Policy(name, f"v-{name}", **{"user": SideRules({}), "assistant": SideRules({}), **changes})
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ REGISTRY: dict[str, str] = {
     BLOCK: "guardproxy.actions.block:open_action",
     MASK: "guardproxy.actions.mask:open_action",
     "redact": "guardproxy.actions.redact:open_action",
+    "regenerate": "guardproxy.actions.regenerate:open_action",
     "replace": "guardproxy.actions.replace:open_action",
+    "steer": "guardproxy.actions.steer:open_action",
 }
 REWRITES = tuple(name for name in REGISTRY if name != BLOCK)

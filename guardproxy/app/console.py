@@ -28,7 +28,7 @@ from guardproxy.console.visits import BASE
 from guardproxy.errors import ConfigError, GuardproxyError, GuardUnavailable
 from guardproxy.evaluation.metrics import Rate
 from guardproxy.pipeline import Judging
-from guardproxy.policy import Policy
+from guardproxy.policy import REGENERATE, STEER, Policy
 from guardproxy.ports import Guard
 from guardproxy.settings import OPERATOR, ConsoleSettings, Settings
 from guardproxy.sinks.database import DATABASES, ReviewStore, data_folder
@@ -80,7 +80,8 @@ def console_routes(
         lambda hits, n: Rate(hits, n).interval,
         _TextBox(judgings, policies),
         editor,
-        rewrites=REWRITES,
+        # The others are for one side only, and `steer` needs a text in the file.
+        rewrites=[name for name in REWRITES if name not in (STEER, REGENERATE)],
         categories=_names(judgings[0].guard.taxonomy),
         stopping=stopping,
     )

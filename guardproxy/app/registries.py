@@ -25,6 +25,7 @@ def catalogue(*, builtin_only: bool = False) -> Catalogue:
         rewrites=actions.REWRITES,
         wires=wires.REGISTRY,
         views=VIEWS,
+        vectors=wires.VECTORS,
         stores=[name for name in sinks.REGISTRY if name != "log"],
         services={name: bool(open_family(name, {}, None).base_url) for name in families.SERVICES},
         builtin_only=builtin_only,

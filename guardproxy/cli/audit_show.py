@@ -21,7 +21,8 @@ _CAUSES = {
 _OUTCOMES = {
     "pass": "the text went on unchanged",
     "replace": "the text was rewritten",
-    "refuse": "the text was withheld, and the client got a refusal",
+    "steer": "the text went on unchanged, with an instruction for the model",
+    "refuse": "the text was withheld",
     "drop": "the turn was left out of the request",
 }
 
@@ -77,7 +78,8 @@ def _reply(record: "Record") -> Iterator[tuple[str, str]]:
     reply = record.reply
     if reply is None:
         return
-    yield "answered", f"by model {reply.model or 'not named'}, id {reply.id or 'not named'}"
+    attempt = f", attempt {reply.attempt}" if reply.attempt > 1 else ""
+    yield "answered", f"by model {reply.model or 'not named'}, id {reply.id or 'not named'}{attempt}"
     if reply.input_tokens is not None or reply.output_tokens is not None:
         read, written = ("unknown" if n is None else str(n) for n in (reply.input_tokens, reply.output_tokens))
         yield "tokens", f"{read} read, {written} written, as the upstream counts"

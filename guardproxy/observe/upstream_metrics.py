@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 # Of calls: those of `called`.
 _RESULTS = ("2xx", "3xx", "4xx", "429", "5xx", "unsent", "unknown")
+AskedAgain = Literal["passed", "withheld", "failed"]
 
 
 class UpstreamMetrics:
@@ -18,6 +20,7 @@ class UpstreamMetrics:
 
         self._calls = counter("calls", "Calls to an upstream by status, or why there was none.", "result")
         self._failovers = counter("failovers", "Requests that went on to another upstream after this one.")
+        self._asked_again = counter("asked_again", "Replies in the place of withheld ones.", "result")
         self._ejections = counter("ejections", "Times that an upstream was taken out of use.")
         self._up = Gauge("guardproxy_upstream_up", "Whether an upstream is in use.", ("upstream",), registry=registry)
         self._counted: dict[tuple[str, int | str], Counter] = {}  # `labels` takes a lock, and more time than counting
@@ -27,6 +30,8 @@ class UpstreamMetrics:
         for name in names:
             self._failovers.labels(name)
             self._ejections.labels(name)
+            for what in get_args(AskedAgain):
+                self._asked_again.labels(name, what)
             for result in _RESULTS:
                 self._calls.labels(name, result)
             self._up.labels(name).set_function(partial(_is_up, states, name))
@@ -42,6 +47,10 @@ class UpstreamMetrics:
     def failed_over(self, name: str) -> None:
         """Count a request that went on to another upstream after this one."""
         self._failovers.labels(name).inc()
+
+    def asked_again(self, name: str, result: AskedAgain) -> None:
+        """Count a reply that was asked for in the place of a withheld one, and what became of it."""
+        self._asked_again.labels(name, result).inc()
 
     def ejected(self, name: str) -> None:
         """Count an ejection."""

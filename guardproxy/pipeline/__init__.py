@@ -4,6 +4,7 @@ The fail direction is in one place, `judging.Judging.judge`: a guard that fails 
 never *safe*, and the policy decides what to do then.
 """
 
+from guardproxy.pipeline.before_start import AskAgain, InPlace, RefusedBeforeStart
 from guardproxy.pipeline.exchange import Exchange, JudgedTurn
 from guardproxy.pipeline.exclusions import Exclusions
 from guardproxy.pipeline.gathering import gathered
@@ -11,15 +12,16 @@ from guardproxy.pipeline.growing import GrowingReplies
 from guardproxy.pipeline.judging import Judging
 from guardproxy.pipeline.moderating import moderated
 from guardproxy.pipeline.pipeline import ErrorReview, Pipeline, ReplyReview, RequestReview
-from guardproxy.pipeline.stream import RefusedBeforeStart
 from guardproxy.pipeline.thread import thread_of
 from guardproxy.pipeline.turns import in_scope, recent_context, texts_after
 
 __all__ = [
+    "AskAgain",
     "ErrorReview",
     "Exchange",
     "Exclusions",
     "GrowingReplies",
+    "InPlace",
     "JudgedTurn",
     "Judging",
     "Pipeline",

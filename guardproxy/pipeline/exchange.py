@@ -7,7 +7,7 @@ from guardproxy.errors import GuardUnavailable
 from guardproxy.pipeline.exclusions import CountedVerdict
 from guardproxy.pipeline.known_turns import TurnScores
 from guardproxy.pipeline.turns import Turn
-from guardproxy.policy import Policy
+from guardproxy.policy import REGENERATE, Policy
 from guardproxy.ports import Request, Wire
 from guardproxy.types import SEVERITY, Decision, Origin, Outcome, Verdict
 
@@ -30,7 +30,8 @@ class ConversationPlace:
 class Exchange:
     """What all turns of one request and its reply have in common.
 
-    `policies` are all policies in force. `place` is None before the pipeline finds it.
+    `policies` are all policies in force. `place` is None before the pipeline finds it. `attempt` is the number of the
+    reply that is judged: above 1 if it was asked for in the place of another; `earlier` are the tokens of those before.
     """
 
     wire: Wire
@@ -41,10 +42,19 @@ class Exchange:
     sampled: bool = False
     policies: tuple[Policy, ...] = ()
     place: ConversationPlace | None = None
+    attempt: int = 1
+    earlier: tuple[int, int] = (0, 0)
 
     def placed(self, origin: Origin, place: ConversationPlace) -> "Exchange":
         """The exchange at its place. Every request is placed, and `replace` takes four times as long."""
         return Exchange(self.wire, self.request, origin, self.policy, self.shadow, self.sampled, self.policies, place)
+
+    @property
+    def waits_for_text(self) -> bool:
+        """Whether no frame of a streamed reply leaves before its first text, because something may take its place."""
+        policy, rules = self.policy, self.policy.assistant.by_category.values()
+        may_regenerate = any(rule.how == REGENERATE for of_category in rules for rule in of_category)
+        return policy.block.how == "error" or (may_regenerate and self.attempt <= policy.rewrite.tries)
 
 
 class Case(Protocol):

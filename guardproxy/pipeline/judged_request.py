@@ -8,7 +8,7 @@ from guardproxy.pipeline.exchange import JudgedTurn
 from guardproxy.pipeline.known_history import KnownHistory
 from guardproxy.pipeline.turns import coverage_of, exchanges_of, texts_after
 from guardproxy.policy import HistoryMode, Policy, language_note, worst
-from guardproxy.types import Coverage, Decision, Edit, Message, Pass, Refuse, Replace
+from guardproxy.types import Coverage, Decision, Edit, Message, Pass, Refuse, Replace, Steer
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +82,21 @@ class JudgedRequest:
         new = (judged for judged in again.turns if judged.turn.index not in dropped)
         return JudgedRequest((*kept, *new), again.new_texts, self.begins, self.refusal)
 
+    def instruction(self, dropped: frozenset[int]) -> str:
+        """The instructions for the model, each once; empty without any.
+
+        One for a turn of the history counts as long as the turn is in the conversation: the client sends the turn
+        without it.
+        """
+        kept = (judged.outcome for judged in self.turns if judged.turn.index not in dropped)
+        return "\n\n".join(dict.fromkeys(outcome.instruction for outcome in kept if isinstance(outcome, Steer)))
+
     def categories(self, dropped: frozenset[int]) -> tuple[str, ...]:
-        """The categories of the decision and of every turn that is dropped or rewritten, each once."""
+        """The categories of the decision and of every turn that is dropped, rewritten or steered, each once."""
         changed = [
-            judged for judged in self.turns if judged.turn.index in dropped or isinstance(judged.outcome, Replace)
+            judged
+            for judged in self.turns
+            if judged.turn.index in dropped or isinstance(judged.outcome, Replace | Steer)
         ]
         decisions = [self.decision, *(judged.decision for judged in changed)]
         return tuple(dict.fromkeys(category for decision in decisions for category in decision.categories))

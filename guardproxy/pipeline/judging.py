@@ -23,7 +23,7 @@ from guardproxy.pipeline.thread import joined_text, own_text
 from guardproxy.pipeline.traits import ORDINARY, GuardTraits
 from guardproxy.pipeline.turns import Turn, in_scope
 from guardproxy.pipeline.unread import unread_languages
-from guardproxy.policy import UNSAFE, Policy, decide, on_failure, on_languages, worst
+from guardproxy.policy import REGENERATE, UNSAFE, Policy, decide, on_failure, on_languages, worst
 from guardproxy.ports import Action, Guard, JudgeAgain
 from guardproxy.types import (
     Cause,
@@ -38,6 +38,7 @@ from guardproxy.types import (
     Refuse,
     Replace,
     ReplyInfo,
+    Steer,
     Verdict,
 )
 from guardproxy.verdicts import usage_in_parallel, worst_of_views
@@ -229,12 +230,16 @@ class Judging:
         if decision.action in _UNCHANGED:
             return Pass()
         name = decision.how if decision.action == "rewrite" else "block"
-        return await self.actions[name](policy)(message, decision, judge_again)
+        outcome = await self.actions[name](policy)(message, decision, judge_again)
+        if isinstance(outcome, Steer) and message.side == "assistant":
+            return refusal(policy, decision)  # what a model has said cannot be steered
+        return outcome
 
     async def turn(
         self, exchange: Exchange, turn: Turn, context: Sequence[Message], choice: int = 0, prefix: Prefix = b""
     ) -> JudgedTurn:
         """Judge one turn, decide and act. If the request asked for a schema, a rewrite of the reply is a refusal.
+        So is an instruction for a request that has no place for one.
 
         With the `prefix` of its last message, the turn is known when it comes again (`known`).
         """
@@ -247,6 +252,8 @@ class Judging:
             self._known.keep(turn, prefix, KnownTurn(policy, judged.scores, judged.verdict, decision))
         outcome = await self.act(context, readable, judged.decision, policy, turn.thread, by_part=not turn.joined)
         if isinstance(outcome, Replace) and exchange.request.structured and turn.message.role == "assistant":
+            outcome = refusal(policy, judged.decision)
+        if isinstance(outcome, Steer) and not exchange.request.instructible:
             outcome = refusal(policy, judged.decision)
         return JudgedTurn(
             turn,
@@ -334,5 +341,11 @@ def _with_unreadable(
 
 
 def refusal(policy: Policy, decision: Decision | None = None) -> Refuse:
-    """The policy's refusal, for a text that cannot be rewritten or could not be judged."""
-    return policy.block.refusal_of(decision) if decision else policy.block.refusal(())
+    """The policy's refusal, for a text that cannot be rewritten or could not be judged.
+
+    Another reply may be asked for if the decision says so.
+    """
+    if decision is None:
+        return policy.block.refusal(())
+    found = policy.block.refusal_of(decision)
+    return replace(found, again=policy.rewrite.retry(found.named or ())) if decision.how == REGENERATE else found

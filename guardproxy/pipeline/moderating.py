@@ -8,10 +8,10 @@ from guardproxy.pipeline.exchange import Case, JudgedTurn
 from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.growing import GrowingReplies
 from guardproxy.pipeline.judged_request import undecoded_paths, unread_parts
-from guardproxy.pipeline.judging import Judging
+from guardproxy.pipeline.judging import Judging, refusal
 from guardproxy.pipeline.turns import Turn, coverage_of, recent_context
 from guardproxy.policy import Policy
-from guardproxy.types import Coverage, Message, Pass, Refuse
+from guardproxy.types import Coverage, Message, Pass, Refuse, Steer
 
 
 async def moderated(
@@ -36,6 +36,8 @@ async def moderated(
         started = time.perf_counter()
         judged = await judging.judgement(before, message, case.policy, stream)
         outcome = await judging.act(before, message, judged.decision, case.policy) if acts else Pass()
+        if isinstance(outcome, Steer):  # whoever asks has no place for an instruction
+            outcome = refusal(case.policy, judged.decision)
         return JudgedTurn(
             Turn(len(context) + index, len(context) + index, message),
             judged.verdict,

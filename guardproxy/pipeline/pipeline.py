@@ -7,6 +7,7 @@ from typing import Literal
 from guardproxy.errors import GuardproxyError, GuardUnavailable, JudgingTooLong, UpstreamUnreadable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.offload import computed
+from guardproxy.pipeline.before_start import NOTHING, AskAgain, InPlace, asking_again
 from guardproxy.pipeline.canary import CANARIES
 from guardproxy.pipeline.conversations import Conversations
 from guardproxy.pipeline.error_text import error_message
@@ -41,11 +42,12 @@ from guardproxy.types import (
     Conversation,
     Coverage,
     Message,
-    Outcome,
     Part,
     Pass,
     Refuse,
+    Replace,
     ReplyInfo,
+    ReplyOutcome,
 )
 
 Extent = Literal["full", "partial"]
@@ -70,13 +72,14 @@ class RequestReview:
 
 @dataclass(frozen=True, slots=True)
 class ReplyReview:
-    """The review of a whole reply. Send `body` to the client unless there is a `refusal`, which is an error."""
+    """The review of a whole reply. Send `body`, unless there is a `refusal`, an error; or what `again` brings."""
 
     body: bytes
     action: ActionName
     categories: tuple[str, ...]
     coverage: Extent
     refusal: Refuse | None = None
+    again: AskAgain | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +177,8 @@ class Pipeline:
            `history` says: so one harmful turn does not block every later request of the conversation. The current turn
            is then judged in the conversation that remains.
         2. A refused current turn refuses the request.
-        3. Rewritten turns are forwarded with their new text. If nothing changes, the client's own bytes are forwarded.
+        3. Rewritten turns are forwarded with their new text, steered ones with an instruction for the model. If nothing
+           changes, the client's own bytes are forwarded.
 
         If the guard fails on a turn and the policy says `error`, the records say so, and then this raises why:
         GuardUnavailable, Overloaded, or JudgingTooLong whatever the policy says.
@@ -244,13 +248,13 @@ class Pipeline:
         judged = await judged_together(self.judging, exchange, judged)
         failed = any(choice.error for choice in judged)
         _, coverage = await computed(len(body), covered, reply.choices, exchange.policy, judged, failed=failed)
-        await self.judging.record(exchange, judged, coverage, reply=reply.info)
+        await self.judging.record(exchange, judged, coverage, reply=replace(reply.info, attempt=exchange.attempt))
         if failure := _failure_of(judged):
             raise _of_reply(failure)
         if all(choice.passed for choice in judged):
             self._replies.remember(exchange, reply.id)
-        outcomes: dict[int, Outcome] = {
-            choice.choice: choice.outcome for choice in judged if not isinstance(choice.outcome, Pass)
+        outcomes: dict[int, ReplyOutcome] = {
+            choice.choice: outcome for choice in judged if isinstance(outcome := choice.outcome, Replace | Refuse)
         }
         refusals = [outcome for outcome in outcomes.values() if isinstance(outcome, Refuse)]
         if refusals:
@@ -262,7 +266,8 @@ class Pipeline:
         decision = worst([choice.decision for choice in judged])
         # A rewrite that did not pass when it was judged again is a block.
         action = "block" if refusals else decision.action
-        return ReplyReview(body, action, decision.categories, _extent(coverage), as_error)
+        again = asking_again(refusals, reply.info)
+        return ReplyReview(body, action, decision.categories, _extent(coverage), as_error, again)
 
     async def review_error(self, exchange: Exchange, body: bytes | None, stream_type: str) -> ErrorReview:
         """Judge the body of an upstream's error response: servers quote the model's reply in it.
@@ -325,23 +330,17 @@ class Pipeline:
         return ErrorReview(isinstance(outcome, Pass), decision.action, (), "partial")
 
     def review_stream(
-        self,
-        exchange: Exchange,
-        source: AsyncIterator[bytes],
-        content_type: str,
-        try_refuse_with_error: Callable[[], bool] = lambda: False,
+        self, exchange: Exchange, source: AsyncIterator[bytes], content_type: str, in_place: InPlace = NOTHING
     ) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of a streamed reply once they may be sent.
 
         Closing the iterator stops the reading; what was read is judged to its end and recorded. Raises
-        RefusedBeforeStart if the reply is refused, the policy blocks with errors, no text was yielded, and
-        `try_refuse_with_error` returns True: the caller has sent nothing yet and will answer with an error.
+        RefusedBeforeStart or AskAgain if the reply is refused, nothing was yielded, and `in_place` allows an error or
+        another reply.
         """
-        return self._stream_review(exchange, content_type, try_refuse_with_error).run(source)
+        return self._stream_review(exchange, content_type, in_place).run(source)
 
-    def _stream_review(
-        self, exchange: Exchange, content_type: str, try_refuse_with_error: Callable[[], bool] = lambda: False
-    ) -> StreamReview:
+    def _stream_review(self, exchange: Exchange, content_type: str, in_place: InPlace = NOTHING) -> StreamReview:
         return StreamReview(
             self.judging,
             self._metrics,
@@ -351,7 +350,7 @@ class Pipeline:
             replies=self._replies,
             withheld=self._withheld,
             unattended=self._unattended,
-            try_refuse_with_error=try_refuse_with_error,
+            in_place=in_place,
         )
 
 
@@ -363,10 +362,13 @@ def _request_review(
         refusal, categories = refused
         return RequestReview(exchange, b"", refusal, "block", categories, (), extent)
     request, decision = exchange.request, judged.decision
-    if not judged.new_texts and not dropped:
-        return RequestReview(exchange, request.raw, None, decision.action, decision.categories, (), extent)
-    indices = sorted(dropped)
-    body = exchange.wire.edit_request(request, judged.edits, indices)
+    instruction, body, indices = judged.instruction(dropped), request.raw, sorted(dropped)
+    if not judged.new_texts and not dropped and not instruction:
+        return RequestReview(exchange, body, None, decision.action, decision.categories, (), extent)
+    if judged.new_texts or dropped:
+        body = exchange.wire.edit_request(request, judged.edits, indices)
+    if instruction:
+        body = exchange.wire.instructed(request, body, instruction)
     forwarded = _with_messages(exchange, edited(request.conversation.messages, judged.new_texts, dropped))
     return RequestReview(forwarded, body, None, "rewrite", judged.categories(dropped), tuple(indices), extent)
 

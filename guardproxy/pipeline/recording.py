@@ -12,7 +12,7 @@ from guardproxy.pipeline.conversations import CHEAPER, Conversations
 from guardproxy.pipeline.exchange import Case, JudgedTurn
 from guardproxy.pipeline.repeats import Recordable, RecordedTurns, may_repeat, prefix_of, recordable
 from guardproxy.policy import Policy, decide
-from guardproxy.types import Coverage, Outcome, OutcomeName, Pass, Record, Refuse, Replace, ReplyInfo
+from guardproxy.types import Coverage, Outcome, OutcomeName, Pass, Record, Refuse, Replace, ReplyInfo, Steer
 
 
 class Recorder:
@@ -216,5 +216,7 @@ def _outcome_name(outcome: Outcome) -> OutcomeName:
             return "pass"
         case Replace():
             return "replace"
+        case Steer():
+            return "steer"
         case Refuse():
             return "refuse"

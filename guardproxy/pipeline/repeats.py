@@ -8,7 +8,7 @@ from functools import partial
 from guardproxy.pipeline.conversations import following
 from guardproxy.pipeline.exchange import Case, JudgedTurn
 from guardproxy.policy import Policy, decide
-from guardproxy.types import Decision, Outcome, Pass, Refuse, Replace
+from guardproxy.types import Decision, Outcome, Pass, Refuse, Replace, Steer
 
 _MOST = 50_000  # turns that are kept; the least recently used one is removed first
 
@@ -123,5 +123,7 @@ def _effect(outcome: Outcome) -> str:
             return "passed"
         case Replace():
             return "replaced"
+        case Steer():
+            return "steered"
         case Refuse():
             return "withheld"

@@ -71,7 +71,12 @@ class ReplyRecords:
 
     async def write(self) -> None:
         """Write the records that wait, in the order of the choices. Raises AuditUnavailable as `add` does."""
-        info = replace(self._stream.info, held_characters=self.held_characters, held_s=self.held_s)
+        info = replace(
+            self._stream.info,
+            held_characters=self.held_characters,
+            held_s=self.held_s,
+            attempt=self._exchange.attempt,
+        )
         while self._waiting:
             judged = self._waiting.pop(min(self._waiting))
             undecoded, unread = undecoded_paths([judged]), unread_parts([judged])

@@ -9,7 +9,7 @@ read is judged to its end and recorded (`Unattended`).
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ import structlog
 from guardproxy.errors import JudgingTooLong, UpstreamUnreadable
 from guardproxy.holdback import Ask, HoldBack
 from guardproxy.observe import Metrics
+from guardproxy.pipeline.before_start import AskAgain, InPlace, RefusedBeforeStart
 from guardproxy.pipeline.choice_checks import ChoiceChecks, LatestCheck
 from guardproxy.pipeline.exchange import Exchange
 from guardproxy.pipeline.gathering import gathered
@@ -27,10 +28,11 @@ from guardproxy.pipeline.reply_records import ReplyRecords
 from guardproxy.pipeline.resumed import JudgedReplies, WithheldReplies
 from guardproxy.pipeline.rewriting import rewritten
 from guardproxy.pipeline.unattended import Unattended
-from guardproxy.policy import on_failure, worst
+from guardproxy.policy import REGENERATE, on_failure, worst
 from guardproxy.ports import ReplyStream
 from guardproxy.sse import KEEP_ALIVE
-from guardproxy.types import SEVERITY, Decision, Outcome, Pass, Refuse, Replace
+from guardproxy.types import SEVERITY, Decision, Outcome, Pass, Refuse, Replace, Steer
+from guardproxy.wires.shared.refusals import estimated_usage
 
 log = structlog.get_logger()
 
@@ -42,19 +44,8 @@ _AT_ONCE = 64
 _UNREADABLE = Decision("block", "", (), "opaque")
 
 
-class RefusedBeforeStart(Exception):
-    """The reply is refused and nothing of it was sent, so the answer can be an error instead of a stream."""
-
-    def __init__(self, refusal: Refuse) -> None:
-        super().__init__(refusal.message)
-        self.refusal = refusal
-
-
 class StreamReview:
-    """Reads, judges and releases one streamed reply.
-
-    `try_refuse_with_error` returns True if the caller has sent nothing to the client and will answer with an error.
-    """
+    """Reads, judges and releases one streamed reply. `in_place` says what the caller can still do before it begins."""
 
     def __init__(
         self,
@@ -67,7 +58,7 @@ class StreamReview:
         replies: JudgedReplies,
         withheld: WithheldReplies,
         unattended: Unattended,
-        try_refuse_with_error: Callable[[], bool],
+        in_place: InPlace,
     ) -> None:
         self._judging = judging
         self._metrics = metrics
@@ -79,10 +70,10 @@ class StreamReview:
         self._records = ReplyRecords(judging, exchange, stream, replies)
         self._withheld = withheld
         self._unattended = unattended
-        self._try_refuse_with_error = try_refuse_with_error
-        # If blocks are errors: released frames without text. They wait for the first text, because any byte sent to the
-        # client makes an HTTP error impossible. None: they were sent, or blocks are completions.
-        self._frames_before_text: list[bytes] | None = [] if exchange.policy.block.how == "error" else None
+        self._in_place = in_place
+        # Released frames without text. They wait for the first text if an error or another reply may take their place:
+        # any byte sent to the client makes an HTTP error impossible. None: they were sent, or need not wait.
+        self._frames_before_text: list[bytes] | None = [] if exchange.waits_for_text else None
         self._waiting_bytes = 0
         self._checks: dict[asyncio.Task[LatestCheck], Ask] = {}
         self._pending_read: asyncio.Task[bytes | None] | None = None
@@ -215,8 +206,8 @@ class StreamReview:
             self._hold.passed(ask, judged, self._choices.undecided(check.message))
             await self._record_finished({ask.choice})
             return b""
-        if check.decision.action == "rewrite" and not ask.final and check.decision.how != "replace":
-            # Only `replace` needs no more text. Other rewrites keep some of the reply, so they need all of it.
+        if check.decision.action == "rewrite" and not ask.final and check.decision.how not in ("replace", REGENERATE):
+            # These need no more text. Other rewrites keep some of the reply, so they need all of it.
             self._hold.defer(ask)
             return b""
         return await self._end(ask, check)
@@ -234,7 +225,7 @@ class StreamReview:
             outcome = await rewritten(self._judging, self._exchange, self._choices.context, released, check)
         elif check.decision.action == "block":
             outcome = await self._judging.act((), check.message, check.decision, policy)
-        if isinstance(outcome, Pass):
+        if isinstance(outcome, Pass | Steer):
             outcome = refusal(policy, check.decision)  # an action must not let a text pass that the policy stops
         await self._records.add(ask.choice, check, outcome, complete=True)
         if check.failure is not None and not isinstance(check.failure, JudgingTooLong):
@@ -246,17 +237,28 @@ class StreamReview:
     def _ending(self, choice: int, outcome: Replace | Refuse) -> bytes:
         """The bytes that end a choice; none but the waiting frames if the client has its end already.
 
-        Raises RefusedBeforeStart if an error can still take their place.
+        Raises AskAgain or RefusedBeforeStart if another reply or an error can still take the place of the whole stream.
         """
         if isinstance(outcome, Refuse):
             self._withheld.note(self._exchange, self._stream.info.id)
-        nothing_sent = self._frames_before_text is not None
-        if isinstance(outcome, Refuse) and nothing_sent and self._try_refuse_with_error():
-            raise RefusedBeforeStart(outcome)
+        if isinstance(outcome, Refuse) and self._frames_before_text is not None:
+            if outcome.again and self._in_place.may_ask_again():
+                self._ended.add(choice)
+                raise AskAgain(outcome, self._usage())
+            if outcome.shape == "error" and self._in_place.try_refuse_with_error():
+                raise RefusedBeforeStart(outcome)
+        if isinstance(outcome, Refuse):
+            self._in_place.refused()
         end = self._stream.end(choice, outcome)  # in any case: the stream releases no more frames of the choice
         self._hold.settle(choice)
         self._ended.add(choice)
         return self._after_waiting_frames(b"" if choice in self._finished else end)
+
+    def _usage(self) -> tuple[int, int]:
+        """The tokens of the reply so far, as far as the upstream has named them; most name them last."""
+        read, written = estimated_usage(self._stream, self._exchange.request)
+        info = self._stream.info
+        return info.input_tokens or read, max(info.output_tokens or 0, written)
 
     async def _release(self) -> bytes:
         """The bytes of the frames that may be sent now; frames before the first text wait if blocks are errors."""

@@ -26,6 +26,7 @@ class Catalogue:
       arguments.
     - `languages(guard)`: the languages that a guard reads, by its setting or its model's card; None for no statement.
     - `stores`: the URL schemes of `audit.store`.
+    - `vectors`: the wires whose replies have no text.
     - `services`: the families that are moderation services, with whether the service has one address for everybody.
     - `builtin_only`: `module:attribute` is forbidden.
     - `store_error(address)`: why an address with one of the `stores` cannot be used, or None.
@@ -40,6 +41,7 @@ class Catalogue:
     wires: Collection[str]
     views: Collection[str]
     stores: Collection[str]
+    vectors: Collection[str] = ()
     services: Mapping[str, bool] = field(default_factory=dict)
     builtin_only: bool = False
     store_error: Callable[[str], str | None] = _no_error

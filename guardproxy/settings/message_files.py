@@ -1,4 +1,4 @@
-"""Read the files that `block.message` names: one text for each language and country."""
+"""Read the files that `block.message` and `rewrite.instruction` name: one text for each language and country."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +7,7 @@ from guardproxy.settings.named_files import content, named_file, reported
 from guardproxy.settings.packaged import CRISIS, crisis
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath, in_file_order, read
 
+LOCAL_TEXTS = (("block", "message"), ("rewrite", "instruction"))
 _MOST_BYTES = 1_000_000
 _KEYS = ("reviewed", "sources", "texts")
 
@@ -20,18 +21,22 @@ def read_message_files(root: Node, folder: Path) -> list[Problem]:
     problems: list[Problem] = []
     policies = root.get("policies")
     for name, policy in policies.entries() if policies else []:
-        if (message := policy.get("block", "message")) is None:
-            continue
-        path: SettingPath = ("policies", name, "block", "message")
-        if named_file(message) is not None:
-            problems += _read(message, path, folder)
-            if isinstance(message.value, dict):  # a single file is for all categories
-                below = Node(message.value, message.position, message.key_position)
-                message.value = {"*": below}
-        else:
-            for category, node in message.entries():
-                problems += _read(node, (*path, category), folder) if named_file(node) is not None else ()
+        for option in LOCAL_TEXTS:
+            if (texts := policy.get(*option)) is not None:
+                problems += _read_texts(texts, ("policies", name, *option), folder)
     return problems
+
+
+def _read_texts(texts: Node, path: SettingPath, folder: Path) -> Iterator[Problem]:
+    if named_file(texts) is not None:
+        yield from _read(texts, path, folder)
+        if isinstance(texts.value, dict):  # a single file is for all categories
+            below = Node(texts.value, texts.position, texts.key_position)
+            texts.value = {"*": below}
+    else:
+        for category, node in texts.entries():
+            if named_file(node) is not None:
+                yield from _read(node, (*path, category), folder)
 
 
 def _read(node: Node, path: SettingPath, folder: Path) -> Iterator[Problem]:

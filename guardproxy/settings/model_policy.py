@@ -27,7 +27,7 @@ Condition = Annotated[float, Interval(gt=0, le=1)]
 Count = Annotated[int, Interval(ge=1)]
 Text = Annotated[str, Len(1)]
 
-_REWRITE, _STREAM, _JUDGE = RewritePolicy(), StreamPolicy(), JudgeScope()
+_STREAM, _JUDGE = StreamPolicy(), JudgeScope()
 _THREAD = ThreadPolicy()
 
 
@@ -38,7 +38,7 @@ class RewriteSettings:
     at: Probability
     """The threshold."""
     how: Text = "replace"
-    """The rewrite: `replace`, `redact`, `mask`, or `module:attribute`."""
+    """The rewrite: `replace`, `redact`, `mask`, `steer` in requests, `regenerate` in replies, `module:attribute`."""
     with_unsafe: Condition | None = None
     """The rewrite also needs this overall probability; without it, that of the category's other rules, if any."""
 
@@ -86,7 +86,7 @@ class BlockSettings:
     chooses. Each may be a mapping of texts by language and country, or `file:NAME`, a file with such a mapping."""
     place_header: Text | None = None
     """The request header that names the client's country or language, such as `cf-ipcountry`; without it, or if a
-    request lacks it, `accept-language` does."""
+    request lacks it, `accept-language` does. `rewrite.instruction` uses it as well."""
     finish: BlockFinish = "content_filter"
     """The finish reason of the completion."""
     closing: str = BlockPolicy().closing
@@ -95,7 +95,27 @@ class BlockSettings:
     """Whether the message, and the reason for programs, name the categories."""
 
 
-_BLOCK = BlockSettings()
+@dataclass(frozen=True, slots=True)
+class RewriteTextSettings:
+    """The texts that rewrites write, and their bounds."""
+
+    replacement: Text = RewritePolicy().replacement
+    """The text that `replace` writes instead of a turn."""
+    marker: Text = RewritePolicy().marker
+    """The text that `redact` writes instead of a sentence."""
+    max_checks: Annotated[int, Interval(ge=2, le=10_000)] = RewritePolicy().max_checks
+    """The most texts that `redact` has judged for one turn; a turn that needs more is blocked."""
+    instruction: Text | Mapping[str, Text | Mapping[str, Text]] | None = None
+    """What `steer` tells the model: a text, or texts by category and place as in `block.message`."""
+    retry_instruction: Text = RewritePolicy().retry_instruction
+    """What `regenerate` tells the model when it asks for another reply."""
+    tries: Annotated[int, Interval(ge=1, le=5)] = RewritePolicy().tries
+    """How many further replies `regenerate` asks for; if none may pass, the last one is blocked."""
+    retry_s: Annotated[float, Interval(gt=0, le=3600)] = RewritePolicy().retry_s
+    """Seconds since the arrival of the request after which `regenerate` asks for no further reply."""
+
+
+_BLOCK, _REWRITE = BlockSettings(), RewriteTextSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +147,8 @@ class PolicySettings:
     """How earlier turns are handled."""
     block: BlockSettings = _BLOCK
     """What the client gets instead of a blocked text."""
-    rewrite: RewritePolicy = _REWRITE
-    """The texts that rewrites write."""
+    rewrite: RewriteTextSettings = _REWRITE
+    """The texts that rewrites write, and their bounds."""
     stream: StreamPolicy = _STREAM
     """How streamed replies are held back until they are judged."""
     thread: ThreadPolicy = _THREAD

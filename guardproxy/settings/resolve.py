@@ -11,7 +11,18 @@ from guardproxy.calibration import UNCALIBRATED, Calibration
 from guardproxy.durations import instant
 from guardproxy.errors import ConfigError
 from guardproxy.localtext import LocalText
-from guardproxy.policy import ANY, UNSAFE, BlockPolicy, OnFailure, Policy, PolicySet, Route, Rule, SideRules
+from guardproxy.policy import (
+    ANY,
+    UNSAFE,
+    BlockPolicy,
+    OnFailure,
+    Policy,
+    PolicySet,
+    RewritePolicy,
+    Route,
+    Rule,
+    SideRules,
+)
 from guardproxy.settings.model import (
     AuditSettings,
     Document,
@@ -27,6 +38,7 @@ from guardproxy.settings.model_policy import (
     BlockSettings,
     OpaqueSettings,
     PolicySettings,
+    RewriteTextSettings,
     RouteSettings,
     ThresholdSettings,
 )
@@ -188,7 +200,7 @@ def _policy(name: str, policy: PolicySettings, version: str, calibration: Calibr
         judge=policy.judge,
         history=policy.history.unsafe_turns,
         block=_block(policy.block),
-        rewrite=policy.rewrite,
+        rewrite=_rewrite(policy.rewrite),
         stream=policy.stream,
         thread=policy.thread,
         views=policy.views,
@@ -206,9 +218,26 @@ def _block(block: BlockSettings) -> BlockPolicy:
         block.finish,
         block.name_categories,
         block.closing,
-        {name: LocalText({ANY: text} if isinstance(text, str) else text) for name, text in local.items()},
+        _local(local),
         (block.place_header or "").lower(),
     )
+
+
+def _rewrite(rewrite: RewriteTextSettings) -> RewritePolicy:
+    given = rewrite.instruction or {}
+    return RewritePolicy(
+        rewrite.replacement,
+        rewrite.marker,
+        rewrite.max_checks,
+        _local({ANY: given} if isinstance(given, str) else given),
+        rewrite.retry_instruction,
+        rewrite.tries,
+        rewrite.retry_s,
+    )
+
+
+def _local(texts: Mapping[str, str | Mapping[str, str]]) -> dict[str, LocalText]:
+    return {name: LocalText({ANY: text} if isinstance(text, str) else text) for name, text in texts.items()}
 
 
 def _side_rules(by_category: Mapping[str, ThresholdSettings], unsafe: ThresholdSettings | None) -> SideRules:

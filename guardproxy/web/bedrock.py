@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope
 from guardproxy.errors import GuardproxyError, JudgingTooLong, TooLarge, Unreadable
 from guardproxy.pipeline import JudgedTurn, moderated, texts_after
 from guardproxy.ports import Answer
-from guardproxy.types import Message, Part, Pass, Refuse
+from guardproxy.types import Message, Part, Pass, Refuse, Steer
 from guardproxy.web.apis import GuardApi, list_at
 from guardproxy.web.call import Call
 from guardproxy.web.reading import check_size
@@ -68,7 +68,7 @@ class BedrockApi(GuardApi):
         action, outputs = "GUARDRAIL_INTERVENED", texts
         if isinstance(judged.outcome, Refuse):
             outputs, reason = [judged.outcome.message], "Guardrail blocked."
-        elif isinstance(judged.outcome, Pass):
+        elif isinstance(judged.outcome, Pass | Steer):
             action, reason = "NONE", "No action."
             outputs = texts if body.get("outputScope") == "FULL" else []
         else:

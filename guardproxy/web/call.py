@@ -11,9 +11,20 @@ from starlette.types import Message, Receive, Scope, Send
 
 from guardproxy.access import Client
 from guardproxy.errors import TooLarge
+from guardproxy.ports import Answer
 from guardproxy.types import SEVERITY, ActionName
 from guardproxy.web.client import keys_of
-from guardproxy.web.headers import CREDENTIALS, Headers, first, forwardable, holds_key, without_items, without_keys
+from guardproxy.web.headers import (
+    CREDENTIALS,
+    NO_RETRY,
+    Header,
+    Headers,
+    first,
+    forwardable,
+    holds_key,
+    without_items,
+    without_keys,
+)
 from guardproxy.web.upstream import Outgoing, UpstreamResponse
 
 _MAX_LIST = 2000  # characters of a header that lists items; clients refuse headers of several kilobytes
@@ -23,9 +34,11 @@ class Call:
     """A request and the state of its answer. Adds the proxy's own headers to every answer.
 
     `action` is the most severe action on both sides, None if nothing was judged. `status` is 0 until the answer begins.
-    `stream_type` is the content type of a streamed answer. `guard_s` is the seconds that judging took, `saved_s` those
-    of them in which the upstream already worked, None if it was called after. `began` and `sent_at` (of the latest
-    piece) are `time.perf_counter()`. `client` is None if the configuration has no clients.
+    `stream_type` is the content type of a streamed answer, of which `has_reply` says that more than comments was sent,
+    `refused` that a choice ends with a refusal. `attempts` is the number of replies that were asked for. `guard_s` is
+    the seconds that judging took, `saved_s` those of them in which the upstream already worked, None if it was called
+    after. `began` and `sent_at` (of the latest piece) are `time.perf_counter()`. `client` is None if the configuration
+    has no clients.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -38,6 +51,8 @@ class Call:
         self.headers: Headers = scope["headers"]
         self.status = 0
         self.stream_type = ""
+        self.has_reply = self.refused = False
+        self.attempts = 1
         self.ended = False
         self.action: ActionName | None = None
         self.categories: tuple[str, ...] = ()
@@ -46,7 +61,7 @@ class Call:
         self.guard_s = 0.0
         self.saved_s: float | None = None
         self.client: Client | None = None
-        self.response: UpstreamResponse | None = None
+        self.responses: list[UpstreamResponse] = []
         self.began = time.perf_counter()
         self.sent_at = self.began
         self._receive = receive
@@ -55,7 +70,7 @@ class Call:
     @property
     def upstream_s(self) -> float:
         """Seconds spent waiting for the upstream so far."""
-        return self.response.waited_s if self.response is not None else 0.0
+        return sum(response.waited_s for response in self.responses)
 
     @property
     def target(self) -> str:
@@ -108,6 +123,10 @@ class Call:
         if coverage != "full":
             self.coverage = coverage
 
+    def note_refusal(self) -> None:
+        """Note that a choice of a stream ends with a refusal: its headers may have left before."""
+        self.refused = True
+
     def own_headers(self) -> Headers:
         """The headers that every answer has."""
         own = [(b"x-guardproxy-request-id", self.id.encode("ascii"))]
@@ -119,6 +138,8 @@ class Call:
             own.append((b"x-guardproxy-categories", ",".join(self.categories).encode("ascii", "replace")))
         if self.dropped:
             own.append((b"x-guardproxy-dropped-turns", _numbers(self.dropped).encode("ascii")))
+        if self.attempts > 1:
+            own.append((b"x-guardproxy-attempts", b"%d" % self.attempts))
         times = f"guard;dur={self.guard_s * 1000:.1f}, upstream;dur={self.upstream_s * 1000:.1f}"
         if self.saved_s is not None:
             times += f", overlap;dur={self.saved_s * 1000:.1f}"
@@ -145,6 +166,13 @@ class Call:
         headers.append((b"content-length", b"%d" % len(body)))
         await self.start(status, headers)
         await self.end(body)
+
+    async def send_answer(self, answer: Answer, *, retry: bool, more: Iterable[Header] = ()) -> None:
+        """Send an answer of the proxy's own; without `retry`, the client is told not to repeat its request."""
+        headers: Headers = [(b"content-type", answer.content_type.encode("latin-1")), *more]
+        if not retry:
+            headers.append(NO_RETRY)
+        await self.answer(answer.status, headers, answer.body)
 
 
 def _numbers(numbers: Sequence[int]) -> str:

@@ -16,7 +16,7 @@ from guardproxy.errors import GuardproxyError, JudgingTooLong, TooLarge, Unreada
 from guardproxy.pipeline import moderated, texts_after
 from guardproxy.policy import Policy
 from guardproxy.ports import Answer
-from guardproxy.types import Message, Part, Pass, Refuse, Role
+from guardproxy.types import Message, Part, Pass, Refuse, Role, Steer
 from guardproxy.web.apis import list_at, strings_at, text_at
 from guardproxy.web.call import Call
 from guardproxy.web.chat_api import CHAT, UNCHANGEABLE, ChatApi
@@ -85,7 +85,7 @@ class LitellmApi(ChatApi):
         call.judged(judged.decision.action, judged.decision.categories, "partial" if judged.undecoded else "full")
         if isinstance(judged.outcome, Refuse):
             return _blocked(judged.outcome.message)
-        if isinstance(judged.outcome, Pass):
+        if isinstance(judged.outcome, Pass | Steer):
             return _answer(action="NONE", **({"stream_holdback_chars": _held(texts, case.policy)} if stream else {}))
         after = texts_after(message, judged.outcome)
         places = {f"texts[{index}]": text for index, text in enumerate(texts)}

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope
 from guardproxy.errors import GuardproxyError, JudgingTooLong, TooLarge, Unreadable
 from guardproxy.pipeline import moderated, texts_after
 from guardproxy.ports import Answer
-from guardproxy.types import Pass, Refuse
+from guardproxy.types import Pass, Refuse, Steer
 from guardproxy.web.apis import list_at
 from guardproxy.web.call import Call
 from guardproxy.web.chat_api import CHAT, UNCHANGEABLE, ChatApi
@@ -68,7 +68,7 @@ class NemoApi(ChatApi):
         call.judged(judged.decision.action, judged.decision.categories, "partial" if judged.undecoded else "full")
         if isinstance(judged.outcome, Refuse):
             return _answer("blocked", judged.outcome.message, call.categories)
-        if isinstance(judged.outcome, Pass):
+        if isinstance(judged.outcome, Pass | Steer):
             return _answer("passed", _text_of(messages[-1]))
         after = texts_after(reply, judged.outcome)
         place = f"messages[{len(messages) - 1}].content"

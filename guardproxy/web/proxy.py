@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import replace
 from functools import partial
@@ -15,28 +15,30 @@ from starlette.types import Receive, Scope, Send
 from guardproxy.asking import Asker, asked_by
 from guardproxy.errors import GuardproxyError, UpstreamUnreadable
 from guardproxy.observe import Metrics
-from guardproxy.pipeline import Exchange, Pipeline, RefusedBeforeStart
+from guardproxy.pipeline import AskAgain, Exchange, InPlace, Pipeline, RefusedBeforeStart, RequestReview
 from guardproxy.policy import PolicySet
-from guardproxy.ports import Answer, Wire
+from guardproxy.ports import Wire
 from guardproxy.routing import Asked
 from guardproxy.settings import AuditSettings, Limits
 from guardproxy.types import Origin
 from guardproxy.web.access import Access
+from guardproxy.web.another import ask_again, may_ask_again
 from guardproxy.web.answers import check_charset, check_redirect, for_line_readers, is_text
 from guardproxy.web.call import Call, KeepAlive, WhileConnected
 from guardproxy.web.client import choose_policy, upstream_of_unread
 from guardproxy.web.errors import NotReady, ShuttingDown, error_answer, may_be_repeated, retry_after, told
 from guardproxy.web.failover import UpstreamPlan, Upstreams
-from guardproxy.web.headers import HOP_BY_HOP, NO_RETRY, OF_THE_BODY, OWN_PREFIX, Header, Headers, end_to_end, first
+from guardproxy.web.headers import HOP_BY_HOP, OF_THE_BODY, OWN_PREFIX, end_to_end, first
 from guardproxy.web.identities import Identities
 from guardproxy.web.overlap import UpstreamCall
 from guardproxy.web.paths import NotGuarded, PathList, check_path, spellings
 from guardproxy.web.readers import LocalPolicies
-from guardproxy.web.reading import check_encoding, check_reply, read_request, within
+from guardproxy.web.reading import chained, check_encoding, check_reply, read_request, within
 from guardproxy.web.sample import ReviewSample
 from guardproxy.web.sniff import Sniffer
 from guardproxy.web.upstream import UpstreamResponse
 from guardproxy.wires.shared.refusals import reason
+from guardproxy.wires.shared.usage import with_earlier
 
 log = structlog.get_logger("guardproxy.proxy")
 
@@ -161,9 +163,9 @@ class Proxy:
             call.dropped = review.dropped
             call.judged(review.action, review.categories, review.coverage)
             if review.refusal is None:
-                await self._forward(call, review.exchange, upstream, review.body, asker)
+                await self._forward(call, review, plan, upstream, asker)
         if review.refusal is not None:
-            await self._send_answer(call, wire.refuse(exchange.request, review.refusal), retry=False)
+            await call.send_answer(wire.refuse(exchange.request, review.refusal), retry=False)
 
     async def _pass(self, call: Call, body: bytes) -> None:
         """Forward a request unread, and its answer."""
@@ -213,31 +215,45 @@ class Proxy:
             exchange = replace(exchange, origin=replace(origin, upstream=plan.url))
         return exchange, plan, chosen.overlap
 
-    async def _forward(self, call: Call, exchange: Exchange, upstream: UpstreamCall, body: bytes, asker: Asker) -> None:
-        """Forward the request, and send the judged answer to the client."""
-        async with upstream.answer(body) as response:
-            call.response, call.saved_s = response, upstream.saved_s
-            if response.upstream.url != exchange.origin.upstream:
-                exchange = replace(exchange, origin=replace(exchange.origin, upstream=response.upstream.url))
-            asker.answered = True
-            self._metrics.upstream(response.waited_s)
-            check_redirect(response.status, response.headers)
-            if not 200 <= response.status < 300:
-                await self._failure(call, exchange, response)
-                return
-            source = response.decoded()
-            sniffer = Sniffer(first(response.headers, b"content-type"), lines=exchange.wire.lines)
-            while (data := await anext(source, None)) is not None:
-                known = sniffer.add(data)
-                self._check_reply(len(sniffer.head))
-                if known:
-                    break
-            head, content_type = bytes(sniffer.head), sniffer.stream_type
-            if content_type:
-                stream = within(_chain(head, source), self._limits.stream_bytes)
-                await self._stream(call, exchange, response, stream, content_type)
-            else:
-                await self._whole(call, exchange, response, await self._read(head, source))
+    async def _forward(
+        self, call: Call, review: RequestReview, plan: UpstreamPlan, upstream: UpstreamCall, asker: Asker
+    ) -> None:
+        """Forward the request, and send the judged answer to the client, or another one in its place."""
+        try:
+            async with upstream.answer(review.body) as response:
+                call.saved_s, asker.answered = upstream.saved_s, True
+                plan = plan.only(response.upstream.url)
+                await self._answer(call, review.exchange, response)
+        except AskAgain as withheld:
+            await upstream.stop()
+            send, answer = partial(self._send, call, plan), partial(self._answer, call)
+            await ask_again(call, review, withheld, send=send, answer=answer, metrics=self._metrics.upstreams)
+
+    async def _answer(self, call: Call, exchange: Exchange, response: UpstreamResponse) -> None:
+        """Send the judged answer of an upstream to the client. Raises AskAgain."""
+        call.responses.append(response)
+        if response.upstream.url != exchange.origin.upstream:
+            exchange = replace(exchange, origin=replace(exchange.origin, upstream=response.upstream.url))
+        self._metrics.upstream(response.waited_s)
+        check_redirect(response.status, response.headers)
+        if not 200 <= response.status < 300:
+            await self._failure(call, exchange, response)
+            return
+        source = response.decoded()
+        sniffer = Sniffer(first(response.headers, b"content-type"), lines=exchange.wire.lines)
+        while (data := await anext(source, None)) is not None:
+            known = sniffer.add(data)
+            self._check_reply(len(sniffer.head))
+            if known:
+                break
+        head, content_type = bytes(sniffer.head), sniffer.stream_type
+        if call.stream_type not in ("", content_type):
+            raise UpstreamUnreadable("it is not of the content type that the client expects")
+        if content_type:
+            stream = within(chained(head, source), self._limits.stream_bytes)
+            await self._stream(call, exchange, response, stream, content_type)
+        else:
+            await self._whole(call, exchange, response, await self._read(head, source))
 
     async def _failure(self, call: Call, exchange: Exchange, response: UpstreamResponse) -> None:
         """Send an upstream's error on, byte for byte or cleaned, or an error without its text, as its review says."""
@@ -257,12 +273,12 @@ class Proxy:
             refusal = exchange.policy.block.refusal(review.categories)
             why = reason(exchange.request, refusal)
             error = exchange.wire.error(response.status, "content_filter", refusal.message, why)
-            await self._send_answer(call, error, retry=False)
+            await call.send_answer(error, retry=False)
 
     async def _error_body(self, exchange: Exchange, response: UpstreamResponse, raw: bytes) -> tuple[bytes | None, str]:
         """The decoded body (None if it cannot be decoded to text), and its content type if it is a stream."""
         try:
-            body = await self._read(b"", response.decode(_chain(raw))) if raw else b""
+            body = await self._read(b"", response.decode(chained(raw))) if raw else b""
             check_charset(response.headers, body)
             await check_reply(body, self._limits)
         except UpstreamUnreadable:
@@ -280,7 +296,7 @@ class Proxy:
 
     async def _read(self, head: bytes, source: AsyncIterator[bytes]) -> bytes:
         parts, size = [], 0
-        async for part in _chain(head, source):
+        async for part in chained(head, source):
             parts.append(part)
             size += len(part)
             self._check_reply(size)
@@ -292,11 +308,14 @@ class Proxy:
         began = time.perf_counter()
         review = await self._pipeline.review_reply(exchange, body)
         call.guard_s += time.perf_counter() - began
+        if review.again is not None and may_ask_again(call, exchange):
+            raise review.again
         call.judged(review.action, review.categories, review.coverage)
         if review.refusal is not None:
-            await self._send_answer(call, exchange.wire.refuse(exchange.request, review.refusal), retry=False)
+            await call.send_answer(exchange.wire.refuse(exchange.request, review.refusal), retry=False)
             return
-        safe = for_line_readers(review.body, exchange.wire.lines) if exchange.request.stream else review.body
+        safe = with_earlier(review.body, exchange.earlier)
+        safe = for_line_readers(safe, exchange.wire.lines) if exchange.request.stream else safe
         changed = safe != body or first(response.headers, b"content-encoding")
         drop = HOP_BY_HOP | _LENGTH | OF_THE_BODY if changed else HOP_BY_HOP | _LENGTH
         await call.answer(response.status, response.upstream.answer_headers.select(response.headers, drop), safe)
@@ -314,35 +333,31 @@ class Proxy:
         headers += [*_STREAM_HEADERS, (b"content-type", content_type.encode("latin-1"))]
         call.stream_type = content_type
         keep_alive = KeepAlive(call, exchange.wire.keepalive, self._keepalive_s, response.status, headers)
-        pieces = self._pipeline.review_stream(exchange, source, content_type, keep_alive.try_refuse_with_error)
+        in_place = InPlace(keep_alive.try_refuse_with_error, partial(may_ask_again, call, exchange), call.note_refusal)
+        pieces = self._pipeline.review_stream(exchange, source, content_type, in_place)
         try:
             async with aclosing(pieces), keep_alive:
-                if exchange.policy.block.how != "error":  # otherwise it begins with the first text or comment
+                if not exchange.waits_for_text:  # otherwise it begins with the first text or comment
                     await keep_alive.begin()
                 async for piece in pieces:
                     await keep_alive.begin()
-                    await call.send(piece)
+                    call.has_reply = True
+                    await call.send(with_earlier(piece, exchange.earlier))
                 await keep_alive.begin()
         except RefusedBeforeStart as refused:
             call.judged("block", refused.refusal.categories, "full")
-            await self._send_answer(call, exchange.wire.refuse(exchange.request, refused.refusal), retry=False)
+            await call.send_answer(exchange.wire.refuse(exchange.request, refused.refusal), retry=False)
         else:
             await call.end()
 
     async def _relay(self, call: Call, response: UpstreamResponse) -> None:
         """Send an answer on byte for byte, without reading it."""
-        call.response = response
+        call.responses.append(response)
         drop = HOP_BY_HOP.union(name for name, _ in response.headers if name.startswith(OWN_PREFIX))
         await call.start(response.status, end_to_end(response.headers, drop))
         async for chunk in response.chunks():
             await call.send(chunk)
         await call.end()
-
-    async def _send_answer(self, call: Call, answer: Answer, *, retry: bool, more: Iterable[Header] = ()) -> None:
-        headers: Headers = [(b"content-type", answer.content_type.encode("latin-1")), *more]
-        if not retry:
-            headers.append(NO_RETRY)
-        await call.answer(answer.status, headers, answer.body)
 
     async def _fail(self, call: Call, wire: Wire | None, error: GuardproxyError) -> None:
         """Answer with an error of the client's protocol, in a stream that has begun as its last event."""
@@ -353,7 +368,7 @@ class Proxy:
             if call.stream_type and wire is not None:
                 await call.send(wire.error_event(answer, call.stream_type))
             return
-        await self._send_answer(call, answer, retry=may_be_repeated(error), more=retry_after(error))
+        await call.send_answer(answer, retry=may_be_repeated(error), more=retry_after(error))
 
     def _log_and_count(self, call: Call, wire: Wire | None) -> None:
         name = wire.name if wire is not None else "none"
@@ -380,11 +395,3 @@ def _cause(error: GuardproxyError) -> str:
     """The cause of an error for the log. Not its `repr`, which for some errors holds the whole body."""
     cause = error.__cause__
     return f"{type(cause).__name__}: {cause}" if cause is not None else ""
-
-
-async def _chain(head: bytes, source: AsyncIterator[bytes] | None = None) -> AsyncIterator[bytes]:
-    if head:
-        yield head
-    if source is not None:
-        async for chunk in source:
-            yield chunk

@@ -64,6 +64,15 @@ async def check_reply(body: bytes, limits: Limits) -> None:
         raise UpstreamUnreadable(f"it has more than the {limits.reply_values} values of limits.reply_values")
 
 
+async def chained(head: bytes, source: AsyncIterator[bytes] | None = None) -> AsyncIterator[bytes]:
+    """Yield `head`, if it is not empty, and the bytes of the source."""
+    if head:
+        yield head
+    if source is not None:
+        async for chunk in source:
+            yield chunk
+
+
 async def within(source: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
     """Yield the bytes of a stream. Raises UpstreamUnreadable beyond `limit` bytes."""
     size = 0

@@ -13,6 +13,9 @@ REGISTRY: dict[str, str] = {
     "openai_responses": "guardproxy.wires.openai_responses:wire",
 }
 
+# The protocols that turn texts into vectors: no reply has a text, and no model is asked for one.
+VECTORS = ("ollama_embed", "openai_embeddings")
+
 # Whose protocol a path belongs to that no wire reads: the first pattern that matches its start decides. OpenAI's API is
 # also served under /api (Open WebUI, OpenRouter) and under /v1beta/openai (Gemini).
 _PROTOCOLS: tuple[tuple[str, str], ...] = (

@@ -19,6 +19,7 @@ from guardproxy.wires.shared.base import BaseWire, Changed, plain_message, strea
 from guardproxy.wires.shared.body import dumps, guard_text, parsed_object, read_object
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.identifiers import value_or
+from guardproxy.wires.shared.instructions import add_to_messages, behind, reads_system
 from guardproxy.wires.shared.known import Known, repeated_in_reply
 from guardproxy.wires.shared.logprob_echo import LogprobEcho, token_list
 from guardproxy.wires.shared.message_builder import MessageBuilder
@@ -326,6 +327,24 @@ class Ollama(BaseWire):
     def structured(self, body: Mapping[str, Any]) -> bool:
         """Return whether the request asks for JSON."""
         return bool(body.get("format"))
+
+    def instructible(self, path: str, body: Mapping[str, Any]) -> bool:
+        """Return whether the model reads the system message; `generate` can write into a prompt instead."""
+        if _is_chat(path):
+            return bool(body.get("messages")) and reads_system(body)
+        return isinstance(body.get("prompt"), str)
+
+    def add_instruction(self, path: str, body: dict[str, Any], instruction: str) -> None:
+        """Write an instruction into the system message.
+
+        If the client formats the prompt itself, before the prompt: the template may leave out the system message.
+        """
+        if _is_chat(path):
+            add_to_messages(body["messages"], instruction)
+        elif body.get("raw") or not reads_system(body):
+            body["prompt"] = behind(instruction, body["prompt"])
+        else:
+            body["system"] = behind(body.get("system") or "", instruction)
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """Parse a whole reply; an error body has no choice of its own. Raises UpstreamUnreadable."""

@@ -16,6 +16,7 @@ from guardproxy.wires.shared.base import Changed
 from guardproxy.wires.shared.body import dumps, read_object, remove
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.identifiers import value_or
+from guardproxy.wires.shared.instructions import behind, reads_system
 from guardproxy.wires.shared.known import Known, repeated_in_reply
 from guardproxy.wires.shared.logprob_echo import LogprobEcho, judge_token
 from guardproxy.wires.shared.message_builder import MessageBuilder
@@ -155,6 +156,18 @@ class OpenAICompletions(openai.OpenAIWire):
             yield "", message
         for place, prompt in _prompts(body):
             yield place, _prompt(place, prompt)
+
+    def instructible(self, path: str, body: Mapping[str, Any]) -> bool:
+        """Return whether every prompt is a text that the model reads from its beginning, and the reply repeats none."""
+        texts = all(isinstance(prompt, str) for _, prompt in _prompts(body)) and not body.get("prompt_embeds")
+        return texts and not body.get("echo") and reads_system(body)
+
+    def add_instruction(self, path: str, body: dict[str, Any], instruction: str) -> None:
+        """Write an instruction before every prompt: the model continues what it reads last."""
+        prompt = body["prompt"]
+        texts = [prompt] if isinstance(prompt, str) else prompt
+        new = [behind(instruction, text) for text in texts]
+        body["prompt"] = new[0] if isinstance(prompt, str) else new
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """Parse a whole reply. Raises UpstreamUnreadable."""

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -17,7 +18,7 @@ from guardproxy.app import catalogue
 from guardproxy.observe.masking import short_hash, text_hash
 from guardproxy.reviews import Label
 from guardproxy.settings import load_text
-from guardproxy.types import Finding, Verdict
+from guardproxy.types import Finding, ReplyInfo, Verdict
 from tests.console.kit import (
     FORMULA,
     HOSTILE,
@@ -223,6 +224,17 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
         cells = [cell for row in csv.reader(io.StringIO(table)) for cell in row]
         assert f"'{FORMULA}" in cells
         assert json.loads(httpx.get(running.at(f"/records/{name_of(1)}.json")).text)["text"] == HOSTILE
+
+
+def test_steered_turns_and_further_replies_say_so(tmp_path: Path) -> None:
+    """A reviewer sees that the model has read a text, and which of several replies a record is of."""
+    steered = judged(901, "I want to end it", 0.5, outcome="steer", request_id="several")
+    again = judged(902, "Sure.", 0.1, reply=True, request_id="several")
+    address = sqlite(tmp_path)
+    fill(address, [steered, replace(again, reply=ReplyInfo(model="m", attempt=2))])
+    with console(address) as running:
+        assert "with an instruction for the model" in httpx.get(running.at(f"/records/{name_of(901)}")).text
+        assert ", attempt 2" in httpx.get(running.at(f"/records/{name_of(902)}")).text
 
 
 def test_new_records_arrive_as_events(local: Console) -> None:

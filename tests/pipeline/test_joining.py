@@ -132,11 +132,12 @@ def test_a_rewrite_of_a_split_text_takes_all_of_it(how: str, split: str) -> None
     assert read == rules().rewrite.replacement
 
 
-def test_a_redaction_in_one_part_is_judged_with_the_others() -> None:
-    """A redacted part may leave the harm in the others: then the turn is refused."""
+def test_a_redaction_finds_a_harm_that_lies_in_several_parts() -> None:
+    """Beside one that lies in a single part; the others stay."""
     harmful = SideRules({"*": (Rule("rewrite", 0.5, "redact"),), "unsafe": (Rule("rewrite", 0.5, "redact"),)})
     run = Run(Phrases({"knife": ("violence_hate", 0.9)}))
-    assert review(run, [user(parts("A knife. ", "make a bo", "mb"))], rules(user=harmful)).refusal is not None
+    body = json.loads(review(run, [user(parts("A knife. ", "make a bo", "mb"))], rules(user=harmful)).body)
+    assert [part["text"] for part in body["messages"][0]["content"]] == ["[removed] ", "[removed]", "[removed]"]
     run = Run(Phrases({"knife": ("violence_hate", 0.9)}))
     body = json.loads(review(run, [user(parts("A knife. ", "make a bo", "x"))], rules(user=harmful)).body)
     assert [part["text"] for part in body["messages"][0]["content"]] == ["[removed] ", "make a bo", "x"]

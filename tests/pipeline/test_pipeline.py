@@ -562,7 +562,7 @@ def test_a_reply_that_cannot_be_rewritten_is_a_block() -> None:
     """A rewrite that does not pass when judged again is a refusal, and the review says block."""
     rules = policy(assistant=SideRules({"*": (Rule("rewrite", 0.5, "redact"),)}))
     assert Run().reply("Hello. A bomb. Bye.", rules=rules).action == "rewrite"
-    run = Run(WordGuard({"bomb. Bye": ("violence_hate", 0.9)}))
+    run = Run(WordGuard({"Hello. A bomb. Bye": ("violence_hate", 0.9)}))
     assert run.reply("Hello. A bomb. Bye.", rules=rules).action == "block"
     assert [(r.decision.action, r.outcome) for r in run.records] == [("rewrite", "refuse")]
 

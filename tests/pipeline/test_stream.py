@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from guardproxy.errors import GuardUnavailable
-from guardproxy.pipeline.stream import RefusedBeforeStart
+from guardproxy.pipeline.before_start import InPlace, RefusedBeforeStart
 from guardproxy.pipeline.turns import is_full
 from guardproxy.pipeline.unattended import Unattended
 from guardproxy.policy import BlockPolicy, Policy, Rule, SideRules, StreamPolicy
@@ -69,7 +69,7 @@ class Upstream:
 def review(run: Run, source: Upstream, rules: Policy, error: bool = False, **ask: Any) -> Any:
     """The pieces of a guarded stream; `error`: the caller has sent nothing and would answer with an error."""
     exchange = run.exchange(question(stream=True, **ask), rules)
-    return run.pipeline.review_stream(exchange, aiter(source), "text/event-stream", lambda: error)
+    return run.pipeline.review_stream(exchange, aiter(source), "text/event-stream", InPlace(lambda: error))
 
 
 def within_time(run: Run, call: Any) -> Any:

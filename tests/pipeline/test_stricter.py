@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guardproxy.policy import Policy, Rule, SideRules, StreamPolicy, decide
+from guardproxy.localtext import LocalText
+from guardproxy.policy import Policy, RewritePolicy, Rule, SideRules, StreamPolicy, decide
 from guardproxy.stricter import combined
 from guardproxy.types import SEVERITY, Check, Conversation, Message, Part
 from tests.kit import WordGuard
@@ -19,7 +20,7 @@ rule: Any = st.builds(
     lambda action, threshold, how: Rule(action, threshold, how if action == "rewrite" else ""),
     st.sampled_from(["flag", "rewrite", "block"]),
     st.sampled_from([0.2, 0.35, 0.5, 0.8]),
-    st.sampled_from(["replace", "redact"]),
+    st.sampled_from(["replace", "redact", "steer", "regenerate"]),
 )
 sides = st.builds(
     SideRules, st.dictionaries(st.sampled_from(["a", "b", "*", "unsafe"]), st.lists(rule, max_size=2).map(tuple))
@@ -47,14 +48,16 @@ conversations = st.lists(st.tuples(st.sampled_from(["user", "assistant"]), texts
 def test_a_request_that_passes_is_one_that_the_own_policy_passes(
     own: Policy, chosen: Policy, conversation: list[tuple[str, str]], last: str
 ) -> None:
-    """What reaches the upstream under both goes through the own policy byte for byte."""
-    both = combined(own, replace(chosen, name="chosen"))
-    review = Run(WordGuard(FOUND)).request(*conversation, ("user", last), rules=both)
+    """What reaches the upstream under both goes through the own policy as it is, with its instruction if it has one."""
+    own, chosen = _told(own, "OWN"), _told(replace(chosen, name="chosen"), "CHOSEN")
+    review = Run(WordGuard(FOUND)).request(*conversation, ("user", last), rules=combined(own, chosen))
     if review.refusal is None:
-        messages = [(one["role"], one["content"]) for one in json.loads(review.body)["messages"]]
+        told, messages = _sent(review.body)
         again = Run(WordGuard(FOUND)).request(*messages, rules=own)
         assert again.refusal is None
-        assert [one["content"] for one in json.loads(again.body)["messages"]] == [text for _, text in messages]
+        needed, same = _sent(again.body)
+        assert same == messages
+        assert needed in told  # what the own policy tells the model, it is told under both
 
 
 @settings(max_examples=30, deadline=None)
@@ -66,6 +69,17 @@ def test_a_reply_that_passes_is_one_that_the_own_policy_passes(own: Policy, chos
     received = json.loads(whole.body)["choices"][0]["message"]["content"] if whole.refusal is None else ""
     for shown in (received, content_of(Run(WordGuard(FOUND)).stream(frames(text), both))):
         assert shown == "" or _passes(own, shown), shown
+
+
+def _told(policy: Policy, instruction: str) -> Policy:
+    return replace(policy, rewrite=RewritePolicy(instructions={"*": LocalText({"*": instruction})}))
+
+
+def _sent(body: bytes) -> tuple[str, list[tuple[str, str]]]:
+    """The instruction in a request, and its messages without it."""
+    messages = [(one["role"], one["content"]) for one in json.loads(body)["messages"]]
+    told = messages[0][1] if messages[0][0] == "system" else ""
+    return told, messages[1:] if told else messages
 
 
 def _passes(policy: Policy, text: str) -> bool:

@@ -34,7 +34,7 @@ NAMES = Catalogue(
     },
     categories=categories,
     languages=languages_of_guard,
-    rewrites=("replace", "redact"),
+    rewrites=("replace", "redact", "steer", "regenerate"),
     wires=("openai_chat", "openai_completions"),
     views=("nfkc", "base64"),
     stores=("sqlite", "postgresql"),

@@ -1,13 +1,14 @@
 """Messages by category and place: what a file may say, and the shipped file of crisis resources."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from guardproxy.app.registries import catalogue
 from guardproxy.errors import ConfigError
-from guardproxy.localtext import reader_of
+from guardproxy.localtext import at, places, reader_of
 from guardproxy.policy import BlockPolicy, Decision, Policy, Reason, leading
 from guardproxy.settings import load
 from guardproxy.settings.checks.messages import _NEVER_SHOWN, _ONE_TEXT
@@ -57,7 +58,8 @@ def test_a_message_by_category(tmp_path: Path) -> None:
 def test_texts_by_place(tmp_path: Path) -> None:
     """In the file itself, in a file beside it, or in the shipped one; a file beside it comes first."""
     inline = read(tmp_path, "{message: {'*': {DE: Nein., '*': No.}}, place_header: X-Country}").block
-    assert inline.at(inline.places(reader_of("de-DE"))).refusal(()).message == "Nein."
+    german = replace(inline, local=at(inline.local, places(inline.local, reader_of("de-DE"))))
+    assert german.refusal(()).message == "Nein."
     assert (inline.refusal(()).message, inline.place_header) == ("No.", "x-country")
     shipped = read(tmp_path, "{message: {suicide_self_harm: 'file:crisis.yaml', '*': No.}}").block
     assert "116 123" in shipped.local["suicide_self_harm"].by_place["GB"]
@@ -169,7 +171,7 @@ def test_the_name_of_a_file_is_no_message(tmp_path: Path) -> None:
     ]
     end = "in place of all texts by place"
     assert found == [
-        [f"block.message.suicide_self_harm: is shown as it is; write file:crisis.yaml {end}"],
-        [f"block.message.*.de: is shown as it is; write file:de.yaml {end}"],
-        [f"block.message: is shown as it is; write file:texts/no.yml {end}"],
+        [f"block.message.suicide_self_harm: is taken as the text itself; write file:crisis.yaml {end}"],
+        [f"block.message.*.de: is taken as the text itself; write file:de.yaml {end}"],
+        [f"block.message: is taken as the text itself; write file:texts/no.yml {end}"],
     ]

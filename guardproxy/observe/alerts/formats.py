@@ -19,6 +19,7 @@ _CEF_SEVERITY: Final[dict[ActionName, int]] = {"pass": 1, "flag": 4, "rewrite": 
 _DISPOSITION: Final[dict[OutcomeName, tuple[int, str, int, str]]] = {
     "pass": (1, "Allowed", 1, "Allowed"),
     "replace": (1, "Allowed", 11, "Corrected"),
+    "steer": (1, "Allowed", 11, "Corrected"),
     "refuse": (2, "Denied", 2, "Blocked"),
     "drop": (2, "Denied", 6, "Dropped"),
 }

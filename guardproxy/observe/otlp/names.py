@@ -23,7 +23,13 @@ _OPERATION: Final = "gen_ai.operation.name"
 _GUARDRAIL: Final = "gen_ai.guardrail"
 _TARGETS: Final[Mapping[Side, str]] = {"user": "input", "assistant": "output"}
 _VERDICTS: Final[Mapping[ActionName, str]] = {"pass": "allow", "flag": "warn", "rewrite": "modify", "block": "deny"}
-_ENFORCED: Final[Mapping[OutcomeName, str]] = {"pass": "allow", "replace": "modify", "refuse": "block", "drop": "block"}
+_ENFORCED: Final[Mapping[OutcomeName, str]] = {
+    "pass": "allow",
+    "replace": "modify",
+    "steer": "modify",
+    "refuse": "block",
+    "drop": "block",
+}
 
 
 @dataclass(frozen=True, slots=True)

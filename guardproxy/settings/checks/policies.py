@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from guardproxy.policy import ANY, UNSAFE
 from guardproxy.settings import presets
 from guardproxy.settings.catalogue import Catalogue
-from guardproxy.settings.checks import messages, routes, rules
+from guardproxy.settings.checks import messages, rewrites, routes, rules
 from guardproxy.settings.messages import suggestion
 from guardproxy.settings.yaml_tree import START, Node, Problem, SettingPath
 from guardproxy.types import SIGNALS
@@ -76,6 +76,7 @@ def _policy(
         yield Problem(roles.position, (*path, "judge", "roles"), "must include user")
     yield from _without_effect(path, policy)
     yield from messages.messages(path, policy, categories)
+    yield from rewrites.rewrites(path, policy)
 
 
 def _without_effect(path: SettingPath, policy: Node) -> Iterator[Problem]:

@@ -17,6 +17,7 @@ from guardproxy.wires.shared.base import BaseWire, Changed, message_list, plain_
 from guardproxy.wires.shared.body import dumps, read_object
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.identifiers import value_or
+from guardproxy.wires.shared.instructions import reads_system, with_text
 from guardproxy.wires.shared.known import Known, repeated_in_reply
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import outer_messages, outer_parts, read_fields, with_outer_parts
@@ -84,6 +85,14 @@ class AnthropicMessages(BaseWire):
     def structured(self, body: Mapping[str, Any]) -> bool:
         """Return whether the request asks for JSON."""
         return bool((body.get("output_config") or {}).get("format") or body.get("output_format"))
+
+    def instructible(self, path: str, body: Mapping[str, Any]) -> bool:
+        """Return whether the model reads the system prompt."""
+        return reads_system(body)
+
+    def add_instruction(self, path: str, body: dict[str, Any], instruction: str) -> None:
+        """Write an instruction behind the system prompt."""
+        body["system"] = with_text(body.get("system"), instruction)
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """Parse a whole reply; an error body has no choice of its own. Raises UpstreamUnreadable."""

@@ -12,7 +12,16 @@ from urllib.parse import parse_qs
 from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
 from guardproxy.types import Message, Refuse
-from guardproxy.wires.gemini.fields import CANDIDATE, CONTENT, REPLY, SETTINGS, both_spellings, part, unique_value
+from guardproxy.wires.gemini.fields import (
+    CANDIDATE,
+    CONTENT,
+    REPLY,
+    SETTINGS,
+    both_spellings,
+    part,
+    spelled,
+    unique_value,
+)
 from guardproxy.wires.gemini.stream import (
     GeminiStream,
     candidates_of,
@@ -100,6 +109,16 @@ class Gemini(BaseWire):
     def structured(self, body: Mapping[str, Any]) -> bool:
         """Return whether the request asks for another media type than plain text."""
         return (value_of(value_of(body, "generationConfig") or {}, "responseMimeType") or "text/plain") != "text/plain"
+
+    def instructible(self, path: str, body: Mapping[str, Any]) -> bool:
+        """Return whether there may be a system instruction: beside cached content, the API refuses one."""
+        return value_of(body, "cachedContent") is None
+
+    def add_instruction(self, path: str, body: dict[str, Any], instruction: str) -> None:
+        """Write an instruction behind the system instruction."""
+        key = spelled(body, "systemInstruction") if value_of(body, "systemInstruction") else "systemInstruction"
+        given = body.get(key) or {}
+        body[key] = {**given, "parts": [*(given.get("parts") or []), {"text": instruction}]}
 
     def must_call(self, body: Mapping[str, Any]) -> bool:
         """Return whether the request leaves the model no other answer than the call of a function."""

@@ -19,6 +19,7 @@ from guardproxy.wires.shared.base import Changed, message_list, plain_message, w
 from guardproxy.wires.shared.body import dumps, read_object, remove
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.identifiers import value_or
+from guardproxy.wires.shared.instructions import add_to_messages, reads_system
 from guardproxy.wires.shared.known import Known, repeated_in_reply
 from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder
@@ -84,6 +85,14 @@ class OpenAIChat(openai.OpenAIWire):
         wanted = body.get("response_format")
         kind = wanted.get("type", "text") if isinstance(wanted, dict) else "text"
         return kind != "text" or any(body.get(key) for key in _FORMS)
+
+    def instructible(self, path: str, body: Mapping[str, Any]) -> bool:
+        """Return whether the model reads the system message."""
+        return reads_system(body)
+
+    def add_instruction(self, path: str, body: dict[str, Any], instruction: str) -> None:
+        """Write an instruction into the system message."""
+        add_to_messages(body["messages"], instruction, ("system", "developer"))
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """Parse a whole reply. Raises UpstreamUnreadable."""

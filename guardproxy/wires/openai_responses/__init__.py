@@ -26,6 +26,7 @@ from guardproxy.wires.shared import openai
 from guardproxy.wires.shared.base import Changed, request_digest
 from guardproxy.wires.shared.body import dumps, read_object, remove
 from guardproxy.wires.shared.edits import rewrite
+from guardproxy.wires.shared.instructions import reads_system
 from guardproxy.wires.shared.known import Known, repeated_in_reply
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.parts import outer_messages, outer_parts, read_fields, with_outer_parts
@@ -113,6 +114,24 @@ class OpenAIResponses(openai.OpenAIWire):
         """Return whether the request asks for JSON or another fixed form."""
         wanted = (body.get("text") or {}).get("format") or {}
         return isinstance(wanted, dict) and wanted.get("type", "text") != "text"
+
+    def instructible(self, path: str, body: Mapping[str, Any]) -> bool:
+        """Return whether the model reads the system's messages."""
+        return reads_system(body)
+
+    def add_instruction(self, path: str, body: dict[str, Any], instruction: str) -> None:
+        """Write an instruction as the last item of the input.
+
+        There it stays in a conversation that the upstream keeps, a truncation leaves it, and no reply repeats it. The
+        field `instructions` holds for one request only, and replies repeat it.
+        """
+        given = body.get("input")
+        items = [{"role": "user", "content": given}] if isinstance(given, str) else given or []
+        body["input"] = [*items, {"role": "developer", "content": instruction}]
+
+    def repeatable(self, body: Mapping[str, Any]) -> bool:
+        """Return whether the reply is not added to a conversation."""
+        return body.get("conversation") is None
 
     def resumes(self, body: Mapping[str, Any]) -> Part | None:
         """Return the opaque part that names the earlier response, whose conversation the upstream keeps."""

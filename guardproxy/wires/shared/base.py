@@ -2,7 +2,8 @@
 
 A wire needs a `name`, two patterns (`paths`, `calls`) and six methods: `turns`, `parse_reply`, `edited_reply`,
 `refusal`, `error` and `open_stream`. It overrides `model`, `wants_stream`, `structured`, `must_call` and `resumes` if
-its protocol differs from their defaults.
+its protocol differs from their defaults, and `instructible` with `add_instruction` if it can tell a model what the
+operator wants.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from typing import Any, ClassVar
 from guardproxy.errors import Unreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request
 from guardproxy.sse import KEEP_ALIVE
-from guardproxy.types import Conversation, Edit, Message, Outcome, Part, Pass, Refuse, Replace, Role
+from guardproxy.types import Conversation, Edit, Message, Part, Pass, Refuse, Replace, ReplyOutcome, Role
 from guardproxy.wires.shared.body import child_path, dumps, read_object, remove, steps
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.known import Known, tool_names
@@ -79,6 +80,18 @@ class BaseWire(ABC):
         """Return whether the request asks for JSON; called after `turns` has checked the body."""
         return False
 
+    def instructible(self, path: str, body: Mapping[str, Any]) -> bool:
+        """Return whether an instruction reaches the model; called after `turns` has checked the body."""
+        return False
+
+    def add_instruction(self, path: str, body: dict[str, Any], instruction: str) -> None:
+        """Write an instruction into the body of a request that is `instructible`."""
+        raise NotImplementedError(f"{self.name} has no place for an instruction")
+
+    def repeatable(self, body: Mapping[str, Any]) -> bool:
+        """Return whether the upstream keeps no reply in a place where another one would stand behind it."""
+        return True
+
     def must_call(self, body: Mapping[str, Any]) -> bool:
         """Return whether the request leaves the model no other answer than the call of a tool."""
         choice = body.get("tool_choice")
@@ -123,6 +136,8 @@ class BaseWire(ABC):
             raw=body,
             body=parsed,
             structured=self.structured(parsed),
+            instructible=self.instructible(path, parsed),
+            repeatable=self.repeatable(parsed),
             must_call=self.must_call(parsed),
             resumes=self.resumes(parsed),
             received=received,
@@ -135,6 +150,12 @@ class BaseWire(ABC):
         rewrite(body, edits, self.calls)
         remove(body, (place for index in drop for place in request.places[index]))
         return dumps(body)
+
+    def instructed(self, request: Request, body: bytes, instruction: str) -> bytes:
+        """Return the body of the request, edited or not, with an instruction."""
+        parsed = json.loads(body)
+        self.add_instruction(request.path, parsed, instruction)
+        return dumps(parsed)
 
     # --- replies ---------------------------------------------------------------------------------------------------
 
@@ -163,7 +184,7 @@ class BaseWire(ABC):
         is_sse = content_type.lower().startswith("text/event-stream")
         return b"event: error\ndata: %b\n\n" % error.body if is_sse else error.body + b"\n"
 
-    def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, Outcome]) -> bytes:
+    def edit_reply(self, request: Request, reply: Reply, outcomes: Mapping[int, ReplyOutcome]) -> bytes:
         """Return the reply with its outcomes applied; the original bytes if every choice passes."""
         changed = {index: outcome for index, outcome in outcomes.items() if not isinstance(outcome, Pass)}
         return self.edited_reply(request, reply, changed) if changed else reply.raw

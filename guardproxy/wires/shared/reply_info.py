@@ -47,6 +47,7 @@ def info_of(body: Any, keys: InfoKeys, before: ReplyInfo = NOTHING) -> ReplyInfo
         output_tokens=sum(found) if found else before.output_tokens,
         held_characters=before.held_characters,
         held_s=before.held_s,
+        attempt=before.attempt,
     )
 
 
