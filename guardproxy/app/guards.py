@@ -8,10 +8,8 @@ from guardproxy.errors import ConfigError
 from guardproxy.guards.cache import Cached
 from guardproxy.guards.combine import AllOf, ByLanguage, Cascade
 from guardproxy.guards.local import LocalGuard, LocalLimits, ModelOptions, open_local_guard
-from guardproxy.guards.services import open_service
 from guardproxy.ports import Guard, LabelList
 from guardproxy.settings import MULTILINGUAL, GuardSettings, MemberSettings, ServiceSettings, Settings
-from guardproxy.sinks.database import data_folder
 from guardproxy.types import Check, Conversation, Message, Part, Taxonomy
 
 # Size of the verdict cache; a verdict takes about a kilobyte.
@@ -86,12 +84,18 @@ def members(settings: Settings, *, floor: float = 0.0, data_dir: str | None = No
 
 def location(model: str, data_dir: str | None = None) -> str:
     """Where a model is: its name, or its directory in the folder of guardproxy's files if it lies there."""
-    return str(data_folder(data_dir) / model) if model == MULTILINGUAL else model
+    if model != MULTILINGUAL:
+        return model
+    from guardproxy.sinks.database import data_folder  # noqa: PLC0415 - few models need what it imports
+
+    return str(data_folder(data_dir) / model)
 
 
 def _open(name: str, guard: GuardSettings, taxonomy: Taxonomy | None, floor: float, data_dir: str | None) -> Guard:
     family = open_family(guard.family, guard.options, taxonomy)
     if guard.service is not None:
+        from guardproxy.guards.services import open_service  # noqa: PLC0415 - it imports an HTTP client
+
         return open_service(
             name=name,
             family=family,

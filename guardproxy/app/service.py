@@ -18,8 +18,9 @@ from starlette.types import ASGIApp
 from guardproxy import actions, wires
 from guardproxy.app.access import clients_of, open_access
 from guardproxy.app.alerts import ProcessAlerts
-from guardproxy.app.audit import exclusions_of, follow_exclusions, keep_of, open_sinks, retain
+from guardproxy.app.audit import follow_exclusions, keep_of, open_sinks, retain
 from guardproxy.app.console import PATHS, console_routes, console_store, own_visitors
+from guardproxy.app.exclusions import exclusions_of
 from guardproxy.app.guards import combined, local_guards, members, with_cache
 from guardproxy.app.languages import languages_of_guard, languages_read
 from guardproxy.app.listening import admin_listener
