@@ -71,8 +71,8 @@ def dequantised(stored: Bytes, kind: gguf.GGMLQuantizationType) -> Floats:
     Q5_0 the fifth bit of each value, and then the values or their lower four bits.
     """
     if kind not in _BLOCKS:
-        values = gguf.dequantize(stored, kind)
-        return values.copy() if np.shares_memory(values, stored) else values
+        out: Floats = gguf.dequantize(stored, kind)
+        return out.copy() if np.shares_memory(out, stored) else out
     block = _BLOCKS[kind]
     blocks = stored.reshape(-1, block.size)
     scale = np.ascontiguousarray(blocks[:, :2]).view(np.float16).astype(np.float32)
@@ -84,7 +84,7 @@ def dequantised(stored: Bytes, kind: gguf.GGMLQuantizationType) -> Floats:
         if block.start > 2:
             values |= np.unpackbits(blocks[:, 2 : block.start], axis=1, bitorder="little") << 4
         whole = values.view(np.int8) - np.int8(block.zero)
-    out: Floats = scale * whole
+    out = scale * whole
     return out.reshape(*stored.shape[:-1], -1)
 
 

@@ -75,12 +75,19 @@ class _Names(NamedTuple):
 _NAMES = {
     "BertForSequenceClassification": _Names(
         "bert",
-        *(f"attention.self.{name}" for name in ("query", "key", "value")),
+        query="attention.self.query",
+        key="attention.self.key",
+        value="attention.self.value",
         out="attention.output.dense",
         attention_norm="attention.output.LayerNorm",
     ),
     "MPNetForSequenceClassification": _Names(
-        "mpnet", *(f"attention.attn.{name}" for name in "qkvo"), attention_norm="attention.LayerNorm"
+        "mpnet",
+        query="attention.attn.q",
+        key="attention.attn.k",
+        value="attention.attn.v",
+        out="attention.attn.o",
+        attention_norm="attention.LayerNorm",
     ),
 }
 
