@@ -6,10 +6,23 @@ import sys
 from collections.abc import Sequence
 
 from guardproxy import __version__
-from guardproxy.cli import alerts, audit, calibrate, evaluate, init, key, moderate, replay, schema, serve, validate
+from guardproxy.cli import (
+    alerts,
+    audit,
+    calibrate,
+    completion,
+    evaluate,
+    init,
+    key,
+    moderate,
+    replay,
+    schema,
+    serve,
+    validate,
+)
 from guardproxy.errors import ConfigError, GuardproxyError
 
-_COMMANDS = (serve, init, validate, schema, key, moderate, audit, alerts, evaluate, calibrate, replay)
+_COMMANDS = (serve, init, validate, schema, key, moderate, audit, alerts, evaluate, calibrate, replay, completion)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
