@@ -250,7 +250,7 @@ def test_by_language_they_become_one_guard() -> None:
     [
         ("upstream: {url: demo}", "/v1/chat/completions", ""),
         ("upstream: {url: 'https://llm.example'}", "/v1/chat/completions", "authorization: Bearer $KEY"),
-        ("upstream: {url: 'https://llm.example', key: k}", "/v1/chat/completions", ""),
+        ("upstream: {url: 'https://llm.example', key: '${env:K}'}", "/v1/chat/completions", ""),
         ("upstream: {url: 'https://api.anthropic.com'}", "/v1/messages", "x-api-key: $KEY"),
         (
             "upstream: {url: 'https://generativelanguage.googleapis.com'}",
@@ -258,7 +258,7 @@ def test_by_language_they_become_one_guard() -> None:
             "x-goog-api-key: $KEY",
         ),
         (
-            "upstreams: {default: {url: 'https://llm.example', protocols: [openai_embeddings, ollama]}}",
+            "upstreams: {default: {url: 'http://a.example', client_key: true, protocols: [openai_embeddings, ollama]}}",
             "/api/chat",
             "authorization: Bearer $KEY",
         ),
@@ -266,7 +266,7 @@ def test_by_language_they_become_one_guard() -> None:
 )
 def test_the_command_to_try_fits_the_upstream(upstream: str, path: str, head: str) -> None:
     """Its path, its key and its body are those of the upstream's protocol, and a shell can read it."""
-    settings = load_text(upstream + "\n", "f.yaml", {}, catalogue())
+    settings = load_text(upstream + "\n", "f.yaml", {"K": "k"}, catalogue())
     command = banner(settings, ConfigSource(None, None, False, settings, (0, 0), None)).split("Try it:\n")[1]
     words = shlex.split(command)
     assert words[:2] == ["curl", f"http://127.0.0.1:8080{path}"]
