@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from types import MappingProxyType
 
 from guardproxy.policy import JudgeScope, Policy
@@ -103,8 +103,8 @@ def joined_turns(
 ) -> list[Turn]:
     """Each turn of several messages as one text, which shows a text that was split over them; the current turn last.
 
-    A turn's user and tool messages are joined, assistant messages that follow each other, and system messages with the
-    user messages behind them. `new_texts`, by part path, take the place of the parts' own texts. `starts` are the
+    A turn's user and tool messages are joined, the results with which a turn begins also with the turn before, assistant
+    messages that follow each other, and system messages with the user messages behind them. `new_texts`, by part path, take the place of the parts' own texts. `starts` are the
     `turn_starts`, if known.
     """
     starts = starts or turn_starts(messages)
@@ -143,11 +143,16 @@ def _ends_run(message: Message) -> bool:
 def _user_runs(
     messages: Sequence[Message], scope: JudgeScope, starts: Sequence[int]
 ) -> Iterator[tuple[Role, int, list[int]]]:
+    before, earlier = 0, list[int]()
     for start, stop in pairwise([*starts, len(messages)]):
-        if stop - start < 2:
-            continue
-        judged = (i for i in range(start, stop) if messages[i].role in ("user", "tool") and messages[i].parts)
-        yield "user", start, [i for i in judged if messages[i].role in scope.roles]
+        said = (i for i in range(start, stop) if messages[i].role in ("user", "tool") and messages[i].parts)
+        judged = [i for i in said if messages[i].role in scope.roles]
+        yield "user", start, judged
+        # The results with which a turn begins answer a call of the turn before: the model reads them with that turn.
+        results = list(takewhile(lambda i: any(part.kind == "tool_result" for part in messages[i].parts), judged))
+        if results and earlier:
+            yield "user", before, [*earlier, *results]
+        before, earlier = start, judged
 
 
 def _assistant_runs(messages: Sequence[Message]) -> Iterator[tuple[Role, int, list[int]]]:
