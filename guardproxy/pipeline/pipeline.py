@@ -231,7 +231,8 @@ class Pipeline:
         refusals = [outcome for outcome in outcomes.values() if isinstance(outcome, Refuse)]
         if refusals:
             self._withheld.note(exchange, reply.id)
-        as_error = next((outcome for outcome in refusals if outcome.shape == "error"), None)
+        by_error = exchange.wire.refuses_by_error
+        as_error = next((outcome for outcome in refusals if by_error or outcome.shape == "error"), None)
         if outcomes:
             edit = exchange.wire.edit_reply
             body = b"" if as_error else await computed(len(body), edit, exchange.request, reply, outcomes)

@@ -103,9 +103,9 @@ def joined_turns(
 ) -> list[Turn]:
     """Each turn of several messages as one text, which shows a text that was split over them; the current turn last.
 
-    A turn's user and tool messages are joined, the results with which a turn begins also with the turn before, assistant
-    messages that follow each other, and system messages with the user messages behind them. `new_texts`, by part path, take the place of the parts' own texts. `starts` are the
-    `turn_starts`, if known.
+    A turn's user and tool messages are joined, the results with which a turn begins also with the turn before,
+    assistant messages that follow each other, and system messages with the user messages behind them. `new_texts`, by
+    part path, take the place of the parts' own texts. `starts` are the `turn_starts`, if known.
     """
     starts = starts or turn_starts(messages)
     runs = (*_system_runs(messages, scope), *_assistant_runs(messages), *_user_runs(messages, scope, starts))
@@ -147,11 +147,11 @@ def _user_runs(
     for start, stop in pairwise([*starts, len(messages)]):
         said = (i for i in range(start, stop) if messages[i].role in ("user", "tool") and messages[i].parts)
         judged = [i for i in said if messages[i].role in scope.roles]
-        yield "user", start, judged
         # The results with which a turn begins answer a call of the turn before: the model reads them with that turn.
         results = list(takewhile(lambda i: any(part.kind == "tool_result" for part in messages[i].parts), judged))
         if results and earlier:
             yield "user", before, [*earlier, *results]
+        yield "user", start, judged
         before, earlier = start, judged
 
 
