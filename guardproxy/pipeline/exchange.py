@@ -30,7 +30,8 @@ class ConversationPlace:
 class Exchange:
     """What all turns of one request and its reply have in common.
 
-    `policies` are all policies in force. `place` is None before the pipeline finds it.
+    `policies` are all policies in force. `place` is None before the pipeline finds it. `account` is the name of the
+    upstream: several may have one address, each with a key of its own.
     """
 
     wire: Wire
@@ -41,10 +42,21 @@ class Exchange:
     sampled: bool = False
     policies: tuple[Policy, ...] = ()
     place: ConversationPlace | None = None
+    account: str = ""
 
     def placed(self, origin: Origin, place: ConversationPlace) -> "Exchange":
         """The exchange at its place. Every request is placed, and `replace` takes four times as long."""
-        return Exchange(self.wire, self.request, origin, self.policy, self.shadow, self.sampled, self.policies, place)
+        return Exchange(
+            self.wire,
+            self.request,
+            origin,
+            self.policy,
+            self.shadow,
+            self.sampled,
+            self.policies,
+            place,
+            self.account,
+        )
 
 
 class Case(Protocol):

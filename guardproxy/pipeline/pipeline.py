@@ -194,8 +194,11 @@ class Pipeline:
             exchange = _with_messages(exchange, with_undecoded(messages, undecoded))
         return await computed(size, _request_review, exchange, judged, dropped, _extent(coverage))
 
-    def gave_resumed(self, exchange: Exchange, upstreams: Sequence[str]) -> str:
-        """The one of the `upstreams` that gave the reply which the request goes on from; empty if that is unknown."""
+    def gave_resumed(self, exchange: Exchange, upstreams: Sequence[tuple[str, str]]) -> str:
+        """The name of the upstream that gave the reply which the request goes on from; empty if that is unknown.
+
+        `upstreams` are the address and the name of each that is possible.
+        """
         return self._replies.giver(self._withheld.left_out(exchange), upstreams)
 
     async def review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:

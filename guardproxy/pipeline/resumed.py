@@ -18,7 +18,7 @@ class JudgedReplies:
     """
 
     def __init__(self) -> None:
-        self._ids: OrderedDict[tuple[str, str, str], str] = OrderedDict()  # with the policy that judged the reply
+        self._ids: OrderedDict[tuple[str, ...], str] = OrderedDict()  # with the policy that judged the reply
 
     def remember(self, exchange: Exchange, reply_id: str) -> None:
         """Remember a reply that was judged and passed, as its request was.
@@ -32,16 +32,17 @@ class JudgedReplies:
             if len(self._ids) > _MAX_IDS:
                 self._ids.popitem(last=False)
 
-    def giver(self, exchange: Exchange, upstreams: Iterable[str]) -> str:
-        """The one of the `upstreams` that gave the remembered reply which the request resumes; empty if unknown.
+    def giver(self, exchange: Exchange, upstreams: Iterable[tuple[str, str]]) -> str:
+        """The name of the upstream that gave the remembered reply which the request resumes; empty if unknown.
 
+        `upstreams` are the address and the name of each that is possible.
         Whichever policy judged it: the upstream has it in any case, and no other one has.
         """
         resumed, origin = exchange.request.resumes, exchange.origin
         if resumed is None:
             return ""
-        there = (replace(exchange, origin=replace(origin, upstream=upstream)) for upstream in upstreams)
-        return next((one.origin.upstream for one in there if _key(one, resumed.text) in self._ids), "")
+        there = (replace(exchange, origin=replace(origin, upstream=url), account=name) for url, name in upstreams)
+        return next((one.account for one in there if _key(one, resumed.text) in self._ids), "")
 
     def without_known(self, exchange: Exchange) -> Exchange:
         """The exchange; if its request resumes a remembered reply, without the opaque part that stands for it."""
@@ -93,6 +94,6 @@ class WithheldReplies:
         return replace(exchange, request=exchange.wire.continued(exchange.request, self._before[key]))
 
 
-def _key(exchange: Exchange, reply_id: str) -> tuple[str, str, str]:
+def _key(exchange: Exchange, reply_id: str) -> tuple[str, ...]:
     """The key of a remembered reply: an id is valid at its own upstream, and for the client that received it."""
-    return exchange.origin.upstream, exchange.origin.client, reply_id
+    return exchange.origin.upstream, exchange.account, exchange.origin.client, reply_id

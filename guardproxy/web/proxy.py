@@ -35,7 +35,7 @@ from guardproxy.web.readers import LocalPolicies
 from guardproxy.web.reading import check_encoding, check_reply, read_request, within
 from guardproxy.web.sample import ReviewSample
 from guardproxy.web.sniff import Sniffer
-from guardproxy.web.upstream import UpstreamResponse
+from guardproxy.web.upstream import Upstream, UpstreamResponse
 from guardproxy.wires.shared.refusals import reason
 
 log = structlog.get_logger("guardproxy.proxy")
@@ -206,19 +206,21 @@ class Proxy:
         )
         in_force = tuple(policies.policies.values())
         policy = self._local.of(chosen.policy, call.headers)
-        exchange = Exchange(wire, request, origin, policy, chosen.shadow, self._sample.draw(), in_force)
+        account = plan.upstreams[0].name
+        exchange = Exchange(wire, request, origin, policy, chosen.shadow, self._sample.draw(), in_force, None, account)
         if request.resumes is not None and plan.group is not None:
             # Only the upstream that gave a reply knows it.
-            plan = plan.only(self._pipeline.gave_resumed(exchange, [upstream.url for upstream in plan.upstreams]))
-            exchange = replace(exchange, origin=replace(origin, upstream=plan.url))
+            possible = [(upstream.url, upstream.name) for upstream in plan.upstreams]
+            plan = plan.only(self._pipeline.gave_resumed(exchange, possible))
+            exchange = _at(exchange, plan.upstreams[0])
         return exchange, plan, chosen.overlap
 
     async def _forward(self, call: Call, exchange: Exchange, upstream: UpstreamCall, body: bytes, asker: Asker) -> None:
         """Forward the request, and send the judged answer to the client."""
         async with upstream.answer(body) as response:
             call.response, call.saved_s = response, upstream.saved_s
-            if response.upstream.url != exchange.origin.upstream:
-                exchange = replace(exchange, origin=replace(exchange.origin, upstream=response.upstream.url))
+            if response.upstream.name != exchange.account:
+                exchange = _at(exchange, response.upstream)
             asker.answered = True
             self._metrics.upstream(response.waited_s)
             check_redirect(response.status, response.headers)
@@ -374,6 +376,10 @@ class Proxy:
             upstream_ms=round(call.upstream_s * 1000, 1),
             complete=call.ended,
         )
+
+
+def _at(exchange: Exchange, upstream: Upstream) -> Exchange:
+    return replace(exchange, origin=replace(exchange.origin, upstream=upstream.url), account=upstream.name)
 
 
 def _cause(error: GuardproxyError) -> str:
