@@ -1,6 +1,7 @@
 """First pass: whether every key is known and every value has the right type. Reports all mistakes with positions."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
@@ -48,6 +49,8 @@ _MEANT_BY_TEXT: dict[Any, str] = {
     ReceiverSettings: "; write {webhook: ADDRESS} or {syslog: HOST}",
     ClientKeySettings: "; write {sha256: HASH}, as guardproxy key new NAME prints it",
 }
+# A number with a comma, and one in percent.
+_MEANT_NUMBER = re.compile(r"(\d+(?:[.,]\d+)?)\s*(%?)")
 _NEVER_EMPTY: tuple[SettingPath, ...] = (("clients",), ("alerts",))
 # A text that stands in the wrong place here may be a key, or the address of a webhook.
 _PRIVATE = (("clients",), ("alerts",))
@@ -185,17 +188,23 @@ def _message(kind: str, error: dict[str, Any], node: Node, path: SettingPath) ->
         hint = "; quote it" if kind == "string_type" and isinstance(node.value, bool | int | float) else ""
         if kind == "tuple_type" and node.text() is not None:
             hint = f"; put it in brackets: [{node.text()}]" if value != "a text" else "; put it in brackets: [...]"
-        if kind == "dataclass_type" and isinstance(node.value, int | float):
+        if kind == "float_type" and (number := _MEANT_NUMBER.fullmatch(node.text() or "")):
+            share = float(number[1].replace(",", ".")) / (100 if number[2] else 1)
+            hint = f"; write {share:g}"
+        if kind == "dataclass_type" and isinstance(node.value, int | float) and not isinstance(node.value, bool):
             meant = next((_MEANT[member] for member in _types_at(Document, path) if member in _MEANT), "")
             hint = meant.format(value)
-        elif kind == "dataclass_type" and node.text() is not None:
+        elif kind == "dataclass_type" and (isinstance(node.value, bool) or node.text() is not None):
             hint = next(
                 (_MEANT_BY_TEXT[member] for member in _types_at(Document, path) if member in _MEANT_BY_TEXT), ""
             )
         return f"must be {_TYPES[kind]}, not {value}{hint}"
     if kind in _BOUNDS:
         relation, bound = _BOUNDS[kind]
-        return f"must be {relation} {error['ctx'][bound]:g}, not {value}"
+        limit, number = error["ctx"][bound], node.value
+        is_percent = limit == 1 and relation == "at most" and isinstance(number, int | float) and 5 <= number <= 100
+        hint = f"; write {number / 100:g} for {number:g} %" if is_percent else ""
+        return f"must be {relation} {limit:g}, not {value}{hint}"
     if kind == "literal_error":
         choices = _choices_at(Document, path)
         named = ", ".join(map(str, choices))
