@@ -144,6 +144,19 @@ def test_deletion_and_cancel() -> None:
     ]
 
 
+def test_a_deletion_without_content() -> None:
+    """An empty answer has nothing to judge."""
+    with standing(Scripted([b""], status=204, headers={})) as (url, _):
+        answer = httpx.delete(f"{url}/v1/responses/resp_1", trust_env=False)
+    assert (answer.status_code, answer.content) == (204, b"")
+
+
+def test_requests_without_messages_have_sessions_too() -> None:
+    """Inferred sessions go by the messages of a request, of which these have none."""
+    with standing(scripted(response("Paris")), infer_sessions=True) as (url, _):
+        assert client_of(url).responses.retrieve("resp_1").output_text == "Paris"
+
+
 def test_a_body_has_no_meaning() -> None:
     """What a client sends with a retrieval or a cancel is not forwarded."""
     with standing(scripted(response("Paris"))) as (url, upstream):

@@ -147,6 +147,8 @@ class OpenAIResponses(openai.OpenAIWire):
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """Parse a whole reply; an error body has no choice of its own. Raises UpstreamUnreadable."""
+        if is_stored(request) and not body:  # some servers answer a deletion with HTTP 204
+            return Reply((), body, {})
         parsed, known = read_object(body, UpstreamUnreadable), repeated_in_reply(request)
         if is_stored(request) and isinstance(parsed.get("data"), list):
             return stored.read_items(parsed, body, known, _role)
