@@ -269,6 +269,8 @@ def _example(settings: Settings) -> str:
 
 def _guard_summary(settings: Settings) -> str:
     guard = settings.guard
+    if guard.service is not None:
+        return f"{guard.family} (a service{f' at {guard.service.url}' if guard.service.url else ''})"
     if not settings.members:
         return f"{guard.model} ({guard.family}, device {guard.device})"
     if guard.by_language:

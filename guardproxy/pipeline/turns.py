@@ -103,7 +103,7 @@ def joined_turns(
 ) -> list[Turn]:
     """Each turn of several messages as one text, which shows a text that was split over them; the current turn last.
 
-    A turn's user and tool messages are joined, the results with which a turn begins also with the turn before,
+    A turn's user and tool messages are joined, its results of calls of the turn before also with that turn,
     assistant messages that follow each other, and system messages with the user messages behind them. `new_texts`, by
     part path, take the place of the parts' own texts. `starts` are the `turn_starts`, if known.
     """
@@ -147,8 +147,10 @@ def _user_runs(
     for start, stop in pairwise([*starts, len(messages)]):
         said = (i for i in range(start, stop) if messages[i].role in ("user", "tool") and messages[i].parts)
         judged = [i for i in said if messages[i].role in scope.roles]
-        # The results with which a turn begins answer a call of the turn before: the model reads them with that turn.
-        results = list(takewhile(lambda i: any(part.kind == "tool_result" for part in messages[i].parts), judged))
+        # Results before anything of the assistant's answer a call of the turn before: the model reads them with it.
+        first = takewhile(lambda i: messages[i].role != "assistant", range(start, stop))
+        answers = {i for i in first if any(part.kind == "tool_result" for part in messages[i].parts)}
+        results = [i for i in judged if i in answers]
         if results and earlier:
             yield "user", before, [*earlier, *results]
         yield "user", start, judged

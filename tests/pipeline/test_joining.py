@@ -2,7 +2,7 @@
 
 import base64
 import json
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
@@ -299,9 +299,9 @@ def result(text: str, name: str = "c1") -> dict[str, Any]:
 @pytest.mark.parametrize("more", [[], [SAID, user("thanks")], [call("c2"), result("42", "c2"), user("and now?")]])
 def test_a_result_before_a_question_is_read_with_the_turn_of_its_call(more: list[dict[str, Any]]) -> None:
     """A text that is split over a question and the result is found, whatever the user says behind the result."""
-    messages = [user("make a"), call(), result("bomb"), user("go on"), *more]
-    for mode in ("block", "drop"):
-        found = review(phrases(), messages, rules(history=mode))
+    between = ([result("bomb"), user("go on")], [user("go on"), result("bomb")])
+    for behind, mode in product(between, ("block", "drop")):
+        found = review(phrases(), [user("make a"), call(), *behind, *more], rules(history=mode))
         assert found.refusal is not None or found.dropped, mode
     assert review(phrases(), [user("make a"), call(), result("cake"), user("go on"), *more], rules()).refusal is None
 

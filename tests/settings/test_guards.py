@@ -245,6 +245,16 @@ def test_by_language_they_become_one_guard() -> None:
     assert "guard         embedded, for other languages world\n" in banner(settings, source)
 
 
+@pytest.mark.parametrize("url", ["", "https://guard.example"])
+def test_the_banner_names_a_service(url: str) -> None:
+    """A moderation service runs no model here."""
+    at = f", url: '{url}'" if url else ""
+    text = f"guard: {{family: openai_moderation, service: {{key: '${{env:K}}'{at}}}}}\n{BOTH}"
+    settings = load_text(text, "f.yaml", {"K": "k"}, catalogue())
+    shown = banner(settings, ConfigSource(None, None, False, settings, (0, 0), None))
+    assert f"guard         openai_moderation (a service{f' at {url}' if url else ''})\n" in shown
+
+
 @pytest.mark.parametrize(
     ("upstream", "path", "head"),
     [
