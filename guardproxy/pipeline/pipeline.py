@@ -224,6 +224,7 @@ class Pipeline:
         failed = any(choice.error for choice in judged)
         _, coverage = await computed(len(body), _covered, reply.choices, exchange.policy, judged, failed=failed)
         await self.judging.record(exchange, judged, coverage, reply=reply.info)
+        self._replies.gave(exchange, reply.info.id)
         if failure := _failure_of(judged):
             raise _of_reply(failure)
         if all(choice.passed for choice in judged):
@@ -233,7 +234,7 @@ class Pipeline:
         }
         refusals = [outcome for outcome in outcomes.values() if isinstance(outcome, Refuse)]
         if refusals:
-            self._withheld.note(exchange, reply.id)
+            self._withheld.note(exchange, reply.info.id)
         by_error = exchange.wire.refuses_by_error
         as_error = next((outcome for outcome in refusals if by_error or outcome.shape == "error"), None)
         if outcomes:

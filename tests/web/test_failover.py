@@ -391,6 +391,12 @@ def test_accounts_at_one_address_are_told_apart() -> None:
                 body = {"model": "m", "input": "hello"}
                 first = ask(url, "/v1/responses", json.dumps(body).encode()).json()["id"]
                 (made_by,) = {dict(seen.headers)["authorization"] for seen in app.seen}
+                # One that goes on in the background is not known as judged, but by whom it was made.
+                background = {"id": f"resp_{name}", "object": "response", "status": "queued", "output": []}
+                app.script[:] = [Scripted([json.dumps(background).encode()]), reply_of(name)]
+                app.seen.clear()
+                ask(url, "/v1/responses", json.dumps({**body, "background": True}).encode())
+                (made_by,) = {dict(seen.headers)["authorization"] for seen in app.seen}
                 for _ in range(6):
                     ask(url, "/v1/responses", json.dumps({**body, "previous_response_id": first}).encode())
                 httpx.get(f"{url}/v1/responses/{first}", trust_env=False)

@@ -97,7 +97,9 @@ def test_a_stream_is_judged_from_its_beginning() -> None:
 def test_a_harmful_stream_is_withheld() -> None:
     """Neither a delta nor the final response shows the text."""
     recorded = (TRANSCRIPTS / "openai_responses.sse").read_bytes()
-    with standing(Scripted([recorded.replace(b"Paris", b"poison")], headers={"content-type": "text/event-stream"})) as (
+    with standing(
+        Scripted([recorded.replace(b"High tide", b"The poison")], headers={"content-type": "text/event-stream"})
+    ) as (
         url,
         _,
     ):
@@ -209,6 +211,34 @@ def test_a_retrieved_response_is_no_known_conversation() -> None:
         stream = client.responses.create(model="m", input="go on", previous_response_id="resp_1")
         assert stream.output_text == WITHHELD
     assert len(upstream.seen) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_withheld_response_that_was_retrieved_is_still_left_out(stream: bool) -> None:
+    """Its retrieval does not make the model go on from what nobody was to read, whether or not it was known before."""
+    recorded = (TRANSCRIPTS / "openai_responses.sse").read_bytes()
+    recorded = recorded.replace(b"High tide", b"The poison").replace(b"resp_1", b"resp_2")
+    streamed = Scripted([recorded], headers={"content-type": "text/event-stream"})
+    whole = scripted(response("poison") | {"id": "resp_2"})
+    withheld = streamed if stream else whole
+    query = "?stream=true" if stream else ""
+    first = scripted(response("hello"))
+    for known in (True, False):
+        script = [first, *([withheld] if known else []), withheld, scripted(response("fine"))]
+        with standing(*script) as (url, upstream):
+            body = {"model": "m", "input": "hello"}
+            httpx.post(f"{url}/v1/responses", json=body, trust_env=False)
+            if known:
+                httpx.post(
+                    f"{url}/v1/responses",
+                    json={**body, "previous_response_id": "resp_1", "stream": stream},
+                    trust_env=False,
+                )
+            got = httpx.get(f"{url}/v1/responses/resp_2{query}", trust_env=False)
+            assert WITHHELD in got.text
+            httpx.post(f"{url}/v1/responses", json={**body, "previous_response_id": "resp_2"}, trust_env=False)
+        sent = json.loads(upstream.seen[-1].body)
+        assert sent.get("previous_response_id") == ("resp_1" if known else None)
 
 
 def test_an_unknown_response() -> None:
