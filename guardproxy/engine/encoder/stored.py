@@ -51,7 +51,8 @@ def load_stored(model: str) -> LoadedModel | None:
         backend = without_limits(Tokenizer.from_file(str(folder / "tokenizer.json")))
         return LoadedModel(StoredClassifier(config, weights), backend, _tokenizer(folder, backend), folder)
     except Exception as error:  # tokenizers raises no narrower class
-        raise ConfigError(f"model {model!r}: {str(error).strip() or type(error).__name__}") from error
+        why = str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
+        raise ConfigError(f"model {model!r}: {why}") from error
 
 
 def _config(folder: Path) -> Any:
