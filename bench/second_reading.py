@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.pages import machine
-from guardproxy.engine.load import PACKAGED, second_reading
+from guardproxy.engine.load import second_reading
+from guardproxy.engine.model_files import PACKAGED
 from guardproxy.engine.open_runner import open_runner
 from guardproxy.engine.runner import Runner
 from guardproxy.evaluation.datasets import LabelledRow, read

@@ -6,7 +6,8 @@ marks are covered and all earlier frames have been released. So frames never ove
 are the upstream's own.
 
 Rules. 1. A frame with text is released after a verdict that covers its text, or within `exposure` characters of such a
-verdict; with `every: auto` only up to `lag` characters before the end of the judged text. 2. A frame marked `final` or
+verdict; with `every: auto` only up to `lag` characters before the end of the judged text, and never into the
+characters at this end that are `undecided`. 2. A frame marked `final` or
 `whole` is released only after the verdict on the whole choice. 3. At most one check runs per choice. 4. A choice that
 the proxy has ended holds no frame. 5. A frame behind the end of a choice that is marked `final` again waits for a
 verdict of its own.
@@ -52,6 +53,7 @@ class _ChoiceProgress:
 
     seen: int = 0
     judged: int = 0
+    undecided: int = 0  # characters before `judged` that the guard cannot decide about without the next ones
     due: int = FIRST_CHECK  # the next position of the grid
     complete: bool = False  # the upstream has closed the choice
     reopened: bool = False  # marked final again since the last check was asked
@@ -127,11 +129,15 @@ class HoldBack:
         """Whether a position of the grid is due: also for a complete choice, so that its speed makes no difference."""
         return self._auto and not choice.deferred and choice.seen >= choice.due
 
-    def passed(self, ask: Ask, judged: int | None = None) -> None:
-        """Release the text that this check covers: it found nothing to act on. `judged` if that is not `ask.upto`."""
+    def passed(self, ask: Ask, judged: int | None = None, undecided: int = 0) -> None:
+        """Release the text that this check covers: it found nothing to act on. `judged` if that is not `ask.upto`.
+
+        The last `undecided` characters of it wait for the next check.
+        """
         choice = self._choices[ask.choice]
         choice.asking = False
         choice.judged = ask.upto if judged is None else judged
+        choice.undecided = undecided
         while choice.due <= choice.judged:
             choice.due = position_after(choice.due)
         # Not `or choice.settled`: a choice that was reopened while the check ran waits for the next check.
@@ -179,7 +185,7 @@ class HoldBack:
             # No exposure for these: a tool call, an end and a text that is to be rewritten cannot be taken back.
             if mark.whole or mark.final or choice.deferred or self._policy.mode == "hold_all":
                 return False
-            if mark.upto > max(0, choice.judged - self._lag) + self._policy.exposure:
+            if mark.upto > max(0, choice.judged - max(self._lag, choice.undecided)) + self._policy.exposure:
                 return False
         return True
 

@@ -18,6 +18,7 @@ from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Exclusions, Judging, in_scope, recent_context, thread_of
 from guardproxy.settings import Settings, load
 from guardproxy.types import Conversation, Decision, Message, Part, Role, Side, Verdict
+from guardproxy.verdicts import worst_findings
 
 T = TypeVar("T")
 
@@ -53,7 +54,7 @@ class Moderation:
         ]
         return {
             "unsafe": self.verdict.unsafe,
-            "categories": {finding.category: finding.probability for finding in self.verdict.findings},
+            "categories": {name: found.probability for name, found in worst_findings(self.verdict.findings).items()},
             "decision": {"action": self.decision.action, "how": self.decision.how, "reasons": reasons},
             "view": self.verdict.view,
             "side": self.side,
@@ -118,7 +119,8 @@ class _Loaded:
         exclusions = Exclusions()
         exclusions.use("configuration", app.exclusions_of(settings))
         reads = app.languages_read(settings)
-        self._judging = Judging(self._guard, observers, metrics, {}, reads=reads, exclusions=exclusions)
+        traits = app.traits(settings)
+        self._judging = Judging(self._guard, observers, metrics, {}, reads=reads, exclusions=exclusions, traits=traits)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="guardproxy-moderate", daemon=True).start()
         try:

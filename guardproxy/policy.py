@@ -1,6 +1,6 @@
 """Rules, policies and routes, and the decision: the only place that compares probabilities with thresholds. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, get_args
@@ -10,6 +10,7 @@ from annotated_types import Interval, Len
 from guardproxy.calibration import UNCALIBRATED, Calibration
 from guardproxy.localtext import LocalText, Reader
 from guardproxy.routing import Asked, folded, model_names
+from guardproxy.toolviews import is_of_tool
 from guardproxy.types import (
     SEVERITY,
     SIGNALS,
@@ -168,23 +169,26 @@ class JudgeScope:
     """Roles whose messages in a request are judged; `user` must be among them."""
     skip: tuple[SkippableKind, ...] = ("tool_definition",)
     """Kinds of content that are not judged."""
+    tool_as_user: bool = True
+    """Whether the results of tools are judged as the user's text too, beside their own guard and rules (`tool`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """One named policy. `version` is a hash of its text, and of the calibration if there is one.
 
-    `on_guard_error`, `on_overload` and `on_opaque` say what to do without a verdict: the guard fails, it would take too
-    long, or it cannot read the content. With `error` the client gets no refusal but an error, and nothing passes.
-    `on_language` decides about a text in a language that the guard does not read.
-    `history` says what to do with earlier turns that would be refused now. `calibration` is the guard's, the same for
-    all policies of a file: thresholds are compared with calibrated probabilities.
+    `tool` are the rules for the results of tools, None if they are those of `user`. `on_guard_error`, `on_overload` and
+    `on_opaque` say what to do without a verdict: the guard fails, would take too long, or cannot read the content; with
+    `error` the client gets no refusal but an error, and nothing passes. `on_language` decides about a text in a
+    language that the guard does not read, `history` about earlier turns that would be refused now. `calibration` is the
+    guard's, the same for all policies of a file: thresholds are compared with calibrated probabilities.
     """
 
     name: str
     version: str
     user: SideRules
     assistant: SideRules
+    tool: SideRules | None = None
     on_guard_error: OnUnavailable = "error"
     on_overload: OnUnavailable = "error"
     on_opaque: Mapping[Side, OnFailure] = field(default_factory=lambda: {"user": "flag", "assistant": "flag"})
@@ -209,7 +213,8 @@ class Policy:
         `with_unsafe` cannot raise it: a verdict has the worst probabilities of several windows, views and guards, so a
         category can be found in a window whose own P(unsafe) is low.
         """
-        rules = [*self.user.by_category.values(), *self.assistant.by_category.values()]
+        sides = (self.user, self.assistant, self.tool or self.user)
+        rules = [one for side in sides for one in side.by_category.values()]
         return self.calibration.lowest(min((rule.threshold for group in rules for rule in group), default=1.0))
 
 
@@ -229,19 +234,16 @@ def decide(policy: Policy, side: Side, verdict: Verdict) -> Decision:
     1. Compare each finding with the rules of its category, or with those of "*" if the category has none. A rule with a
        second threshold is reached if P(unsafe) reaches that one, too.
     2. Compare P(unsafe) with the rules of "unsafe".
-    3. The most severe action applies. Among its rules, the one with the most probable finding says `how`.
+    3. Likewise what was found in the results of tools, P(unsafe) among it, with the rules for these.
+    4. The most severe action applies. Among its rules, the one with the most probable finding says `how`.
     """
-    rules = policy.side(side)
-    unsafe = verdict.unsafe
-    found = [(finding.category, finding.probability, rules.covering(finding.category)) for finding in verdict.findings]
-    if overall := rules.by_category.get(UNSAFE):
-        found.append((UNSAFE, unsafe, overall))
-    reached = [
-        (Reason(category, probability, rule.threshold, rule.action, rule.with_unsafe), rule.how)
-        for category, probability, covering in found
-        for rule in covering
-        if probability >= rule.threshold and unsafe >= rule.with_unsafe
-    ]
+    own = [finding for finding in verdict.findings if not is_of_tool(finding.view)]
+    reached = _reached(policy.side(side), own, verdict.unsafe)
+    if len(own) < len(verdict.findings):
+        of_tool = [finding for finding in verdict.findings if is_of_tool(finding.view)]
+        overall = max([finding.probability for finding in of_tool if finding.category == UNSAFE], default=0.0)
+        of_tool = [finding for finding in of_tool if finding.category != UNSAFE]
+        reached += _reached(policy.tool or policy.user, of_tool, overall)
     if not reached:
         return _PASS
     reason, how = max(reached, key=lambda pair: (SEVERITY[pair[0].action], pair[0].probability))
@@ -251,11 +253,17 @@ def decide(policy: Policy, side: Side, verdict: Verdict) -> Decision:
 _PASS = Decision("pass", "", ())
 
 
-def is_clearly_passed(policy: Policy, side: Side, verdict: Verdict) -> bool:
-    """Whether a calibrated verdict would change no text with thresholds of half the size."""
-    findings = tuple([Finding(finding.category, 2 * finding.probability) for finding in verdict.findings])
-    doubled = Verdict(2 * verdict.unsafe, findings, verdict.guard)
-    return SEVERITY[decide(policy, side, doubled).action] < SEVERITY["rewrite"]
+def _reached(rules: SideRules, findings: Sequence[Finding], unsafe: float) -> list[tuple[Reason, str]]:
+    """The rules that these findings and P(unsafe) reach, each with its `how`."""
+    found = [(finding.category, finding.probability, rules.covering(finding.category)) for finding in findings]
+    if overall := rules.by_category.get(UNSAFE):
+        found.append((UNSAFE, unsafe, overall))
+    return [
+        (Reason(category, probability, rule.threshold, rule.action, rule.with_unsafe), rule.how)
+        for category, probability, covering in found
+        for rule in covering
+        if probability >= rule.threshold and unsafe >= rule.with_unsafe
+    ]
 
 
 def on_failure(setting: OnUnavailable, cause: Cause) -> Decision:

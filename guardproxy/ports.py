@@ -185,8 +185,10 @@ class Request:
     `places` holds, for each message of the conversation, the paths in the body that contain it: its item in the message
     list, or the top-level fields of a message from beside the list. `resumes` names an earlier reply whose conversation
     the upstream keeps: the opaque part that stands for it, with the reply's id as its text. With `structured` the reply
-    must follow a schema, so it is refused, not rewritten. `received` is the time of arrival in seconds since 1970, and
-    `id` the proxy's name for the request, which refusals tell the client; the caller of the wire sets both.
+    must follow a schema, so it is refused, not rewritten; with `must_call` it must call a tool. With `after_refusal`
+    it named a refused or withheld reply, and `resumes` names the one before. `received` is the time of arrival in
+    seconds since 1970, and `id` the proxy's name for the request, which refusals tell the client; the caller of the
+    wire sets both.
     """
 
     wire: str
@@ -198,9 +200,16 @@ class Request:
     raw: bytes
     body: Mapping[str, Any]
     structured: bool = False
+    must_call: bool = False
     resumes: Part | None = None
+    after_refusal: bool = False
     received: float = 0.0
     id: str = ""
+
+    @property
+    def has_form(self) -> bool:
+        """Whether the reply must have a form that only programs read: then a refusal is no text, but marked as one."""
+        return self.structured or self.must_call
 
 
 @dataclass(frozen=True, slots=True)

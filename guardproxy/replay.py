@@ -126,14 +126,14 @@ def _verdict(data: Mapping[str, Any], floor: float) -> Verdict:
     # In the order of the findings, of which a category may have several.
     for category, probability in data.get("raw", ()):
         raw.setdefault(category, []).append(probability)
-    unsafe, found = raw.pop(UNSAFE, [data["unsafe"]])[0], data["findings"]
+    unsafe, found = raw.get(UNSAFE, [data["unsafe"]]).pop(0), data["findings"]
     if raw:
         found = [
-            {**finding, "probability": raw[finding["category"]].pop(0)} if finding["category"] in raw else finding
+            {**finding, "probability": raw[finding["category"]].pop(0)} if raw.get(finding["category"]) else finding
             for finding in found
         ]
     reached = [finding for finding in found if finding["probability"] >= floor]
-    findings = tuple([Finding(finding["category"], finding["probability"]) for finding in reached])
+    findings = tuple([Finding(one["category"], one["probability"], view=one.get("view", "text")) for one in reached])
     return Verdict(unsafe, findings, data["guard"], data["taxonomy"], _NO_USAGE)
 
 

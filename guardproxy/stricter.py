@@ -38,6 +38,7 @@ def combined(own: Policy, chosen: Policy) -> Policy:
         version=f"{own.version}+{chosen.version}",
         user=_rules(own.user, chosen.user),
         assistant=_rules(own.assistant, chosen.assistant),
+        tool=_rules(own.tool or own.user, chosen.tool or chosen.user) if own.tool or chosen.tool else None,
         on_guard_error=_stricter(own.on_guard_error, chosen.on_guard_error, _FAILURE),
         on_overload=_stricter(own.on_overload, chosen.on_overload, _FAILURE),
         on_opaque=_by_side(own.on_opaque, chosen.on_opaque),
@@ -58,7 +59,7 @@ def reads_more(own: Policy, chosen: Policy) -> tuple[str, ...]:
     """
     differing = []
     wider = not set(chosen.judge.roles) <= set(own.judge.roles) or not set(chosen.judge.skip) >= set(own.judge.skip)
-    if wider:
+    if wider or (chosen.judge.tool_as_user and not own.judge.tool_as_user):
         differing.append("judge")
     if own.thread.turns > 1 and chosen.thread.turns > 1 and own.thread != chosen.thread:
         differing.append("thread")

@@ -108,19 +108,20 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One question to the guard: is the last message of this conversation unsafe?
+    """One question to the guard: is the last message of this conversation unsafe? All others are its context.
 
     `stream` identifies the streamed reply that waits for the answer, None if no stream does. Checks of one stream share
-    the guard's work on their common text, and run before checks without a stream.
+    the guard's work on their common text, and run before others. `unfinished`: the message's last words may go on.
     """
 
     conversation: Conversation
     side: Side
     stream: str | None = None
+    unfinished: bool = False
 
     @property
     def turn(self) -> Message:
-        """The message that is judged; all others are its context."""
+        """The message that is judged."""
         return self.conversation.messages[-1]
 
 
@@ -156,9 +157,8 @@ class Taxonomy:
 class Finding:
     """One category with its probability.
 
-    `label` is the guard's own name for the category, if it has one. `view` names the form of the text that this
-    probability was found in: "text" itself, or a view of it. `span` is where in that form: the first character of the
-    window that scored highest, and the one behind its last; None if the guard cannot say.
+    `label` is the guard's own name for the category, if it has one. `view` names the form of the text that this was
+    found in: "text" itself, or a view. `span` is where in it: the window that scored highest, or the match; or None.
     """
 
     category: str

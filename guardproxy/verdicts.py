@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from guardproxy.ports import Reading
+from guardproxy.toolviews import is_of_tool
 from guardproxy.types import Finding, Usage, Verdict
 
 
@@ -27,12 +28,19 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
         unsafe=most.unsafe,
         view=most.view,
         span=most.span,
-        findings=tuple(worst_findings(finding for verdict in verdicts for finding in verdict.findings).values()),
+        findings=_worst_of_each_kind([finding for verdict in verdicts for finding in verdict.findings]),
         leftover=max(verdict.leftover for verdict in verdicts),
         outside=max(verdict.outside for verdict in verdicts),
         raw=_highest_raw(verdicts),
         usage=usage_in_parallel([verdict.usage for verdict in verdicts]),
     )
+
+
+def _worst_of_each_kind(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """The most probable finding of each category, and that in the results of tools, which have other rules."""
+    own = worst_findings([finding for finding in findings if not is_of_tool(finding.view)])
+    of_tool = worst_findings([finding for finding in findings if is_of_tool(finding.view)])
+    return (*own.values(), *of_tool.values())
 
 
 def _highest_raw(verdicts: Sequence[Verdict]) -> tuple[tuple[str, float], ...]:
@@ -52,7 +60,12 @@ def _on_view(view: str, verdict: Verdict) -> Verdict:
     # A finding on the text itself names it already. Most turns have no other view, and the copies would cost them.
     if view == "text":
         return verdict
-    return replace(verdict, view=view, findings=tuple(replace(finding, view=view) for finding in verdict.findings))
+    findings = tuple(replace(finding, view=view) for finding in verdict.findings)
+    if is_of_tool(view):
+        # P(unsafe) of the results of tools has rules of its own, so it is a finding beside that of the turn.
+        overall = Finding("unsafe", verdict.unsafe, view=view, span=verdict.span)
+        return replace(verdict, unsafe=0.0, view=view, findings=(*findings, overall))
+    return replace(verdict, view=view, findings=findings)
 
 
 def worst_findings(findings: Iterable[Finding]) -> dict[str, Finding]:

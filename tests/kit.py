@@ -32,14 +32,15 @@ def free_port() -> int:
 
 def until(holds: Callable[[], Any], why: str = "it does not happen", seconds: float = 60.0) -> Any:
     """Wait until something holds, and return it."""
-    end = time.monotonic() + seconds
+    end, pause_s = time.monotonic() + seconds, 0.01
     while not (found := holds()):
         assert time.monotonic() < end, why
-        time.sleep(0.02)
+        time.sleep(pause_s)
+        pause_s = min(1.2 * pause_s, 0.2)  # what takes longer, such as the start of a process, is asked less often
     return found
 
 
-async def eventually(holds: Callable[[], Any], seconds: float = 30.0) -> None:
+async def eventually(holds: Callable[[], Any], seconds: float = 60.0) -> None:
     """Wait until something holds, while other tasks of the event loop run."""
     async with asyncio.timeout(seconds):
         while not holds():  # noqa: ASYNC110 - what holds is set by the code under test, which has no event for it

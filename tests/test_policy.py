@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guardproxy.pipeline.choice_checks import is_clearly_passed
 from guardproxy.policy import (
     BlockPolicy,
     JudgeScope,
@@ -15,7 +16,6 @@ from guardproxy.policy import (
     SideRules,
     StreamPolicy,
     decide,
-    is_clearly_passed,
     on_failure,
     worst,
 )

@@ -21,7 +21,7 @@ def test_own_object_by_path() -> None:
     ("name", "message"),
     [
         ("redct", "did you mean 'redact'"),
-        ("zzz", "known: block, redact, replace"),
+        ("zzz", "known: block, mask, redact, replace"),
         ("no_such_module:x", "cannot be loaded"),
         ("json:nothing", "cannot be loaded"),
     ],

@@ -136,7 +136,7 @@ def test_a_file_that_changes_while_it_is_tried_is_tried_again(tmp_path: Path) ->
             os.utime(path, (1, 1))
 
     process = Process(before=change)
-    reloader = Reloader(str(path), "one", stamp_of(str(path)), lambda: [process])
+    reloader = Reloader(str(path), "one", stamp_of(str(path)), lambda: [process], look_s=0.01)
     path.write_text("two is longer")
 
     async def scene() -> None:
@@ -146,12 +146,36 @@ def test_a_file_that_changes_while_it_is_tried_is_tried_again(tmp_path: Path) ->
     assert (tried, reloader.text) == (["two is longer", "three"], "three")
 
 
+def test_a_file_that_is_being_written_is_not_read(tmp_path: Path) -> None:
+    """A file that has changed between two looks is left alone; it is tried once, when it is complete."""
+    path = tmp_path / "f"
+    path.write_text("old")
+    pieces = ["new ", "policies ", "in ", "four pieces"]
+    tried: list[str] = []
+    process = Process(before=lambda: tried.append(path.read_text()))
+
+    def write_on() -> list[Process]:
+        """The participants, for whom each look asks: it finds a further piece in the file."""
+        if pieces:
+            with path.open("w" if len(pieces) == 4 else "a") as file:
+                file.write(pieces.pop(0))
+        return [process]
+
+    reloader = Reloader(str(path), "old", stamp_of(str(path)), write_on, look_s=0.01)
+
+    async def scene() -> None:
+        await eventually(lambda: process.in_force == "v2")
+
+    following(reloader, scene)
+    assert (tried, reloader.text) == (["new policies in four pieces"], "new policies in four pieces")
+
+
 def test_who_asks_gets_the_file_read_again(tmp_path: Path) -> None:
     """An unchanged file is tried as well: its policies may have been refused because the guard was down."""
     path = tmp_path / "f"
     path.write_text("one")
     process = Process(ConfigError("the guard cannot judge"))
-    reloader = Reloader(str(path), "one", stamp_of(str(path)), lambda: [process])
+    reloader = Reloader(str(path), "one", stamp_of(str(path)), lambda: [process], look_s=0.01)
 
     async def scene() -> None:
         reloader.ask()

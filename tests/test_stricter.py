@@ -183,6 +183,6 @@ def test_a_combination_keeps_its_identity() -> None:
 def test_every_option_of_a_policy_has_a_place_in_the_combination() -> None:
     """A new option is either combined or the route's own on purpose; write it here, and in `combined` if it must be."""
     of_both = {"name", "version", "user", "assistant", "on_guard_error", "on_overload", "on_opaque", "on_language"}
-    of_both |= {"history", "stream", "thread"}
+    of_both |= {"tool", "history", "stream", "thread"}
     of_the_choice, of_the_route = {"block", "rewrite"}, {"judge", "views", "calibration"}
     assert {field.name for field in fields(Policy)} == of_both | of_the_choice | of_the_route

@@ -6,8 +6,10 @@ a rewrite as well.
 """
 
 BLOCK = "block"
+MASK = "mask"
 REGISTRY: dict[str, str] = {
     BLOCK: "guardproxy.actions.block:open_action",
+    MASK: "guardproxy.actions.mask:open_action",
     "redact": "guardproxy.actions.redact:open_action",
     "replace": "guardproxy.actions.replace:open_action",
 }

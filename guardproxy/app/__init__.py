@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from guardproxy.app.alerts import receiver_of
     from guardproxy.app.audit import store_address, store_keys
     from guardproxy.app.exclusions import exclusions_of
-    from guardproxy.app.guards import guard, guard_name, location
+    from guardproxy.app.guards import guard, guard_name, location, traits
     from guardproxy.app.languages import languages_read
     from guardproxy.app.policy_file import ConfigSource, PolicyFile, read
     from guardproxy.app.registries import catalogue
@@ -33,6 +33,7 @@ __all__ = [
     "serve",
     "store_address",
     "store_keys",
+    "traits",
     "worker",
 ]
 
@@ -52,6 +53,7 @@ _MODULES = {
     "serve": "serving",
     "store_address": "audit",
     "store_keys": "audit",
+    "traits": "guards",
     "worker": "serving",
 }
 

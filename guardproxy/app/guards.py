@@ -1,16 +1,21 @@
 """Build the guard that a configuration describes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from guardproxy.app.languages import languages_of_guard
 from guardproxy.app.registries import open_family
 from guardproxy.errors import ConfigError
+from guardproxy.families import PATTERNS
+from guardproxy.families.patterns import PatternFamily
 from guardproxy.guards.cache import Cached
-from guardproxy.guards.combine import AllOf, ByLanguage, Cascade
+from guardproxy.guards.combine import AllOf, ByLanguage, ByRole, Cascade
 from guardproxy.guards.local import LocalGuard, LocalLimits, ModelOptions, open_local_guard
+from guardproxy.guards.rules import PatternGuard
+from guardproxy.patterns import Reach, widest
+from guardproxy.pipeline.traits import GuardTraits
 from guardproxy.ports import Guard, LabelList
-from guardproxy.settings import MULTILINGUAL, GuardSettings, MemberSettings, ServiceSettings, Settings
-from guardproxy.types import Check, Conversation, Message, Part, Taxonomy
+from guardproxy.settings import MULTILINGUAL, ByRoleSettings, GuardSettings, MemberSettings, ServiceSettings, Settings
+from guardproxy.types import Check, Conversation, Message, Part, Span, Taxonomy
 
 # Size of the verdict cache; a verdict takes about a kilobyte.
 _CACHED_VERDICTS = 20_000
@@ -32,13 +37,15 @@ def guard_name(settings: Settings) -> str:
     """The name of the guard of a configuration, as verdicts have it. It is not opened, so it needs no key."""
     single = settings.guard
     if not settings.members:
-        return single.family if single.service is not None else single.model
+        return single.family if single.service is not None or single.family == PATTERNS else single.model
+    if single.by_role is not None:
+        return ByRole.JOINED_BY.join(settings.members)
     kind = Cascade if single.cascade is not None else ByLanguage if single.by_language is not None else AllOf
     return kind.JOINED_BY.join(settings.members)
 
 
 def combined(settings: Settings, members: Sequence[Guard]) -> Guard:
-    """The members as the single guard that `guard.all`, `guard.cascade` or `guard.by_language` describes."""
+    """The members as the single guard that `guard.all`, `cascade`, `by_language` or `by_role` describes."""
     cascade, by_language = settings.guard.cascade, settings.guard.by_language
     if cascade is not None:
         first, second = members
@@ -47,7 +54,21 @@ def combined(settings: Settings, members: Sequence[Guard]) -> Guard:
         first, others = members
         reads = languages_of_guard(settings.members[by_language.first].guard)
         return ByLanguage(first, others, reads or frozenset())
+    if settings.guard.by_role is not None:
+        return _by_role(settings.guard.by_role, dict(zip(settings.members, members, strict=True)))
     return AllOf(members, settings.guard.mean) if settings.guard.all is not None else members[0]
+
+
+def _by_role(roles: ByRoleSettings, named: Mapping[str, Guard]) -> Guard:
+    def of(names: Sequence[str]) -> Guard:
+        return AllOf([named[name] for name in names]) if len(names) > 1 else named[names[0]]
+
+    return ByRole(
+        [*named.values()],
+        user=of(roles.of("user")),
+        assistant=of(roles.of("assistant")),
+        tool=of(roles.of("tool")),
+    )
 
 
 def reads_label_lists(settings: Settings) -> bool:
@@ -57,7 +78,7 @@ def reads_label_lists(settings: Settings) -> bool:
     families = [
         open_family(member.guard.family, member.guard.options, member.taxonomy)
         for member in members
-        if member.guard.service is None
+        if member.guard.service is None and member.guard.family != PATTERNS
     ]
     prompts = [prompt for family in families for prompt in family.render(_SAMPLE_CHECK)]
     return any(isinstance(prompt.readout, LabelList) for prompt in prompts)
@@ -92,6 +113,8 @@ def location(model: str, data_dir: str | None = None) -> str:
 
 
 def _open(name: str, guard: GuardSettings, taxonomy: Taxonomy | None, floor: float, data_dir: str | None) -> Guard:
+    if guard.family == PATTERNS:
+        return PatternGuard(name, open_patterns(guard))
     family = open_family(guard.family, guard.options, taxonomy)
     if guard.service is not None:
         from guardproxy.guards.services import open_service  # noqa: PLC0415 - it imports an HTTP client
@@ -109,6 +132,47 @@ def _open(name: str, guard: GuardSettings, taxonomy: Taxonomy | None, floor: flo
     options = ModelOptions(location(guard.model, data_dir), guard.device, guard.dtype, guard.threads, floor)
     limits = LocalLimits(guard.timeout_s, guard.max_wait_s, guard.max_batch_tokens)
     return open_local_guard(name, family, options, limits)
+
+
+def open_patterns(guard: GuardSettings) -> PatternFamily:
+    """What a guard of the family `patterns` looks for. Raises ConfigError for what a check of the file reports."""
+    family: PatternFamily = open_family(PATTERNS, {"patterns": guard.patterns}, None)
+    return family
+
+
+def reaches(settings: Settings) -> Mapping[str, Reach]:
+    """How far the patterns of every category reach, of all guards that look for patterns in replies."""
+    found: dict[str, Reach] = {}
+    by_role = settings.guard.by_role
+    of_replies = [settings.members[name].guard for name in by_role.of("assistant")] if by_role else []
+    for guard in of_replies or _single_guards(settings):
+        for category, reach in open_patterns(guard).reaches.items() if guard.family == PATTERNS else ():
+            found[category] = widest([reach, found.get(category, reach)])
+    return found
+
+
+def matches(settings: Settings) -> Callable[[str], list[tuple[Span, str]]]:
+    """What finds every match of the patterns of all guards in a text: its place and category, in order."""
+    families = [open_patterns(guard) for guard in _single_guards(settings) if guard.family == PATTERNS]
+
+    def found(text: str) -> list[tuple[Span, str]]:
+        return sorted((hit.span, hit.category) for family in families for hit in family.hits(text))
+
+    return found
+
+
+def traits(settings: Settings) -> GuardTraits:
+    """What the pipeline has to know of the guard."""
+    by_role = settings.guard.by_role
+    return GuardTraits(
+        reaches=reaches(settings),
+        reads_tools=by_role is not None and by_role.tool is not None,
+        has_model=any(guard.family != PATTERNS for guard in _single_guards(settings)),
+    )
+
+
+def _single_guards(settings: Settings) -> list[GuardSettings]:
+    return [member.guard for member in settings.members.values()] or [settings.guard]
 
 
 def _key(service: ServiceSettings) -> str:

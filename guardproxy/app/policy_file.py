@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 
 from guardproxy.app.registries import catalogue
-from guardproxy.app.reloading import FileStamp, Reloader, stamp_of
+from guardproxy.app.reloading import LOOK_S, FileStamp, Reloader, stamp_of
 from guardproxy.app.restarts import restarts_needed
 from guardproxy.console import ThresholdChange
 from guardproxy.errors import ConfigError
@@ -68,7 +68,8 @@ class PolicyFile:
     """The policies of the configuration file in one process: tried, put in force, and changed by its reviewers.
 
     `prepare` gets settings whose file is valid; it returns what puts them in force, or raises ConfigError with the
-    reason why they cannot be. `policies` are those in force, `state` is what operators see of reloads.
+    reason why they cannot be. `policies` are those in force, `state` is what operators see of reloads. `follow` looks
+    at the file every `look_s` seconds.
     """
 
     def __init__(
@@ -76,6 +77,8 @@ class PolicyFile:
         source: ConfigSource,
         policies: LivePolicies,
         prepare: Callable[[Settings], Awaitable[Callable[[], None]]],
+        *,
+        look_s: float = LOOK_S,
     ) -> None:
         self.state = ReloadState()
         self._source = source
@@ -83,7 +86,7 @@ class PolicyFile:
         self._prepare = prepare
         self._sections = source.file.sections
         # The stamp is from before the weights were loaded, so that a change during that time is noticed.
-        self._alone = Reloader(source.config, source.text, source.stamp, lambda: [self])
+        self._alone = Reloader(source.config, source.text, source.stamp, lambda: [self], look_s=look_s)
         self._tried: tuple[Settings, Callable[[], None], tuple[str, ...]] | None = None
         self._save: Callable[[str, bytes], Awaitable[None]] = self._save_alone
 

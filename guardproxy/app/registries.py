@@ -12,6 +12,8 @@ from guardproxy.settings import Catalogue
 from guardproxy.types import Taxonomy
 from guardproxy.views import VIEWS
 
+_BESIDE = ("taxonomy", "patterns")
+
 
 def catalogue(*, builtin_only: bool = False) -> Catalogue:
     """The names that a configuration may use; with `builtin_only`, no `module:attribute`."""
@@ -37,9 +39,9 @@ def open_family(name: str, options: Mapping[str, Any], taxonomy: Taxonomy | None
 
 
 def _options(name: str) -> Mapping[str, Any]:
-    """The options of a family, each with its type."""
+    """The options of a family, each with its type; `patterns` is a section beside them."""
     signature = inspect.signature(load(name, families.REGISTRY, "family"), eval_str=True)
-    return {name: option.annotation for name, option in signature.parameters.items() if name != "taxonomy"}
+    return {name: option.annotation for name, option in signature.parameters.items() if name not in _BESIDE}
 
 
 def _categories(name: str, options: Mapping[str, Any], taxonomy: Taxonomy | None) -> Collection[str] | None:

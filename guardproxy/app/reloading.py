@@ -14,7 +14,7 @@ from guardproxy.settings import read_text
 log = structlog.get_logger("guardproxy")
 
 # Seconds between two looks at the configuration file.
-_LOOK_S = 1.0
+LOOK_S = 1.0
 
 FileStamp = tuple[int, int, int] | None
 
@@ -51,11 +51,18 @@ class Reloader:
     """Follows a configuration file, and changes the policies of all participants together or of none.
 
     `text` is what is in force, from a file with the state `stamp` (`stamp_of`). `participants` are those of the moment.
-    Each of them tries the policies; if one refuses them, all keep the old ones.
+    Each of them tries the policies; if one refuses them, all keep the old ones. It looks at the file every `look_s`
+    seconds.
     """
 
     def __init__(
-        self, path: str | None, text: str, stamp: FileStamp, participants: Callable[[], Sequence[Participant]]
+        self,
+        path: str | None,
+        text: str,
+        stamp: FileStamp,
+        participants: Callable[[], Sequence[Participant]],
+        *,
+        look_s: float = LOOK_S,
     ) -> None:
         self.text = text
         self.problems: tuple[str, ...] = ()
@@ -63,6 +70,7 @@ class Reloader:
         self._path = path
         self._applied = stamp
         self._participants = participants
+        self._look_s = look_s
         self._asked = asyncio.Event()
 
     def ask(self) -> None:
@@ -85,8 +93,8 @@ class Reloader:
                     self._applied = current if await self._reload(path, current, asked=asked) else self._applied
                 before = current
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S if path is not None else None):
-                    await (self._asked.wait() if not asked else asyncio.sleep(_LOOK_S))
+                async with asyncio.timeout(self._look_s if path is not None else None):
+                    await (self._asked.wait() if not asked else asyncio.sleep(self._look_s))
 
     async def _reload(self, path: str, stamp: FileStamp, *, asked: bool) -> bool:
         """Apply the file's policies; if it has mistakes, tell them and keep the current policies.

@@ -5,6 +5,7 @@ import contextlib
 import gc
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,13 +22,13 @@ from guardproxy.app.alerts import ProcessAlerts
 from guardproxy.app.audit import follow_exclusions, keep_of, open_sinks, retain
 from guardproxy.app.console import PATHS, console_routes, console_store, own_visitors
 from guardproxy.app.exclusions import exclusions_of
-from guardproxy.app.guards import combined, local_guards, members, with_cache
+from guardproxy.app.guards import combined, local_guards, matches, members, traits, with_cache
 from guardproxy.app.languages import languages_of_guard, languages_read
 from guardproxy.app.listening import admin_listener
 from guardproxy.app.observed import observed
 from guardproxy.app.policy_file import ConfigSource, PolicyFile
 from guardproxy.app.protocol import CODES, REFUSED
-from guardproxy.app.reloading import Gone
+from guardproxy.app.reloading import LOOK_S, Gone
 from guardproxy.app.restarts import floor_of
 from guardproxy.app.upstreams import upstreams_of
 from guardproxy.app.workers import Membership
@@ -55,9 +56,10 @@ class Service:
     """The objects of one process: starts and stops them, and applies changes of the configuration file.
 
     `on_failure` is called if they cannot start. A guard that fails the canaries is tried again every `canaries_s`
-    seconds. `random` draws the sample of `audit.sample_passed`; without it, one that nobody can predict. `stopping`
-    tells whether the server waits for its open answers to end. `group` is the folder of the group of workers to which
-    the process belongs, None if it serves alone; in `shared_limits` all workers count what clients use.
+    seconds; the configuration file is looked at every `look_s` seconds. `random` draws the sample of
+    `audit.sample_passed`; without it, one that nobody can predict. `stopping` tells whether the server waits for its
+    open answers to end. `group` is the folder of the group of workers to which the process belongs, None if it serves
+    alone; in `shared_limits` all workers count what clients use.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Service:
         on_failure: Callable[[], None] | None = None,
         *,
         canaries_s: float = 5.0,
+        look_s: float = LOOK_S,
         random: Random | None = None,
         stopping: Callable[[], bool] = lambda: False,
         group: Path | None = None,
@@ -76,8 +79,7 @@ class Service:
         self._settings = settings
         self._source = source
         self._on_failure = on_failure
-        self._canaries_s = canaries_s
-        self._stopping = stopping
+        self._canaries_s, self._stopping = canaries_s, stopping
         self.failure: GuardproxyError | None = None
         self._reason = "the guard is loading"
         self._guards = members(settings, floor=floor_of(settings), data_dir=source.data_dir)
@@ -85,7 +87,7 @@ class Service:
         self._guard = self._observed.guard(with_cache(combined(settings, self._guards)))
         self._local = local_guards(self._guards)
         self._policies = LivePolicies(settings.policies)
-        self._file = PolicyFile(source, self._policies, self._prepare)
+        self._file = PolicyFile(source, self._policies, self._prepare, look_s=look_s)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._access = open_access(settings, shared_limits)
         self._sample = ReviewSample(settings.audit.sample_passed, random or Random())
@@ -128,12 +130,13 @@ class Service:
             self._guard,
             self._observers,
             self._metrics,
-            _actions(settings.policies.policies),
+            _actions(settings),
             max_characters=settings.limits.characters,
             after_disconnect_s=settings.audit.after_disconnect_s,
             reads=languages_read(settings),
             exclusions=self._exclusions,
             infer_sessions=CONTINUED in settings.audit.session,
+            traits=traits(settings),
         )
 
     def _app(self, settings: Settings) -> ASGIApp:
@@ -321,7 +324,7 @@ class Service:
 
     async def _prepare(self, settings: Settings) -> Callable[[], None]:
         """What puts new policies in force, after the canaries. Raises ConfigError if the guard fails them."""
-        openers = _actions(settings.policies.policies)
+        openers = _actions(settings)
         if reason := await self._pipeline.canaries(settings.policies.policies["default"]):
             raise ConfigError(reason)
 
@@ -350,8 +353,10 @@ def _wires(names: Sequence[str] | None) -> list[Wire]:
     return [load(name, wires.REGISTRY, "wire") for name in (names if names is not None else wires.REGISTRY)]
 
 
-def _actions(policies: Mapping[str, Policy]) -> Mapping[str, Callable[[Policy], Action]]:
+def _actions(settings: Settings) -> Mapping[str, Callable[[Policy], Action]]:
     """The openers of every built-in action and of every `module:attribute` that a rule names."""
-    sides = [side for policy in policies.values() for side in (policy.user, policy.assistant)]
+    policies = settings.policies.policies.values()
+    sides = [side for one in policies for side in (one.user, one.assistant, one.tool or one.user)]
     named = {rule.how for side in sides for rules in side.by_category.values() for rule in rules if rule.how}
-    return {name: load(name, actions.REGISTRY, "rewrite") for name in {*actions.REGISTRY, *named}}
+    openers = {name: load(name, actions.REGISTRY, "rewrite") for name in {*actions.REGISTRY, *named}}
+    return {**openers, "mask": partial(openers["mask"], matches=matches(settings))}

@@ -272,7 +272,7 @@ def _guard_summary(settings: Settings) -> str:
     if guard.service is not None:
         return f"{guard.family} (a service{f' at {guard.service.url}' if guard.service.url else ''})"
     if not settings.members:
-        return f"{guard.model} ({guard.family}, device {guard.device})"
+        return guard.family if guard.patterns else f"{guard.model} ({guard.family}, device {guard.device})"
     if guard.by_language:
         return f"{guard.by_language.first}, for other languages {guard.by_language.others}"
     return (" before " if guard.cascade else " and ").join(settings.members)

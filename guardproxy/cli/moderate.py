@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guardproxy.errors import Unreadable
+from guardproxy.toolviews import TOOL, is_of_tool
 
 if TYPE_CHECKING:
     from guardproxy.moderation import Moderation
+    from guardproxy.types import Finding
 
 
 def add_parser(commands: Any) -> None:
@@ -62,10 +64,15 @@ def _standard_input() -> str:
         raise Unreadable("is not UTF-8", "standard input") from error
 
 
+def _name(finding: "Finding") -> str:
+    """The category, and whether it was found in the results of tools, which have rules of their own."""
+    return f"{finding.category} ({TOOL})" if is_of_tool(finding.view) else finding.category
+
+
 def render(result: "Moderation") -> str:
     """The result as readable text: every probability, the decision with its reasons, guard, policy and time."""
     findings = sorted(result.verdict.findings, key=lambda finding: -finding.probability)
-    rows = [("unsafe", result.verdict.unsafe), *((finding.category, finding.probability) for finding in findings)]
+    rows = [("unsafe", result.verdict.unsafe), *((_name(finding), finding.probability) for finding in findings)]
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {probability:.4f}" for name, probability in rows]
     how = f" ({result.decision.how})" if result.decision.how else ""

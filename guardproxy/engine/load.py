@@ -7,7 +7,6 @@ import os
 import re
 import tempfile
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,9 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 from guardproxy.engine import quantized
+from guardproxy.engine.model_files import locate, weights
 from guardproxy.errors import ConfigError
 
-# The models that ship in the package, and their folders in `weights/`.
-PACKAGED = {"embedded-small": "embedded/small", "embedded-large": "embedded/large"}
-# Two of them together: the larger one reads the windows of which the smaller one is unsure.
-CASCADE = "embedded"
-# The folder of the model for many languages, which is too large to ship.
-TRAINED = "embedded-multilingual"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -97,7 +91,7 @@ def load_classifier(model: str, device: torch.device, dtype: torch.dtype) -> Loa
 
 def second_reading() -> SecondReading:
     """When the large embedded model reads a window; it ships with the weights of both models."""
-    return SecondReading(**json.loads((_weights() / "embedded" / "cascade.json").read_text()))
+    return SecondReading(**json.loads((weights() / "embedded" / "cascade.json").read_text()))
 
 
 def calibration(loaded: LoadedModel) -> dict[str, Any]:
@@ -117,32 +111,6 @@ def calibration(loaded: LoadedModel) -> dict[str, Any]:
 def cache_folder(name: str) -> Path:
     """The directory `name` of guardproxy's files in the user's cache, which may be deleted at any time."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "guardproxy" / name
-
-
-def _weights() -> Path:
-    return Path(str(files("guardproxy") / "weights"))
-
-
-def locate(model: str) -> tuple[str, str | None]:
-    """The directory or hub id to load from, and the GGUF file in the directory or None. Raises ConfigError."""
-    if model in PACKAGED:
-        folder = _weights() / PACKAGED[model]
-        if not (folder / "config.json").is_file():
-            raise ConfigError(f"model {model!r}: this installation has no embedded weights; name a model")
-        return str(folder), None
-    path = Path(model).expanduser()
-    if path.name == TRAINED and (path.is_absolute() or model == TRAINED) and not (path / "config.json").is_file():
-        why = "its weights do not ship with guardproxy and are not here"
-        raise ConfigError(f"model {model!r}: {why}: run `make train-multilingual` in a clone of the repository")
-    if path.suffix == ".gguf" and path.is_file():
-        return str(path.parent), path.name
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ConfigError(f"model {model!r}: the directory has no config.json")
-        return str(path), None
-    if path.suffix == ".gguf" or path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
-        raise ConfigError(f"model {model!r}: no such file or directory")
-    return model, None
 
 
 def without_limits(backend: Tokenizer) -> Tokenizer:

@@ -7,8 +7,6 @@ from guardproxy.engine.encoder.packed import PackedEncoder, weights_of
 from guardproxy.engine.encoder.runner import ClassifierRunner
 from guardproxy.engine.encoder.stored import load_stored
 from guardproxy.engine.load import (
-    CASCADE,
-    PACKAGED,
     LoadedModel,
     choose_device,
     choose_dtype,
@@ -16,6 +14,7 @@ from guardproxy.engine.load import (
     load_classifier,
     second_reading,
 )
+from guardproxy.engine.model_files import CASCADE, PACKAGED
 from guardproxy.engine.number_format import choose_format, convert_parameters, linear_sizes
 from guardproxy.engine.runner import Runner
 from guardproxy.errors import ConfigError

@@ -15,11 +15,11 @@ _SMALL = 4096
 
 
 def check_key(check: Check) -> bytes:
-    """A digest of 32 bytes, equal for checks with the same side, roles and contents of parts, in order.
+    """A digest of 32 bytes, equal for checks with the same side, roles and contents of parts, in order, and end.
 
     The parts' paths in the body and the stream are left out: they do not change a verdict.
     """
-    digest = hashlib.sha256(check.side.encode())
+    digest = hashlib.sha256(f"{check.side}{'...' if check.unfinished else ''}".encode())
     for message in check.conversation.messages:
         small = len(message.parts) == 1 and len(message.parts[0].text) <= _SMALL
         digest.update(_cached_digest(message) if small else _digest(message))

@@ -1,4 +1,4 @@
-"""Several guards as one: all are asked at once, the second only when the first is unsure, or by the text's language."""
+"""Several guards as one: all at once, a second only if the first is unsure, by a text's language, by its role."""
 
 import asyncio
 import hashlib
@@ -200,6 +200,45 @@ class ByLanguage:
         if languages <= self._reads:
             return (self._first,)
         return self.parts if languages & self._reads else (self._others,)
+
+
+class ByRole:
+    """A Guard that asks another guard about the user's texts, about replies, and about the results of tools.
+
+    A check of a message of the role `tool` goes to `tool`; who makes the checks sees to it that what a client calls the
+    result of a tool is read as the user's text as well. `members` are all guards that these ask, each once. Raises
+    ConfigError for members with the same name.
+    """
+
+    JOINED_BY: Final = "&"
+
+    def __init__(self, members: Sequence[Guard], *, user: Guard, assistant: Guard, tool: Guard) -> None:
+        if len({guard.name for guard in members}) < len(members):
+            raise ConfigError("the guards of the roles must have different names")
+        self.name = self.JOINED_BY.join(guard.name for guard in members)
+        self.taxonomy = _union([guard.taxonomy for guard in members])
+        self._members = tuple(members)
+        self._user, self._assistant, self._tool = user, assistant, tool
+
+    async def judge(self, check: Check) -> Verdict:
+        """The verdict of the guard for the message's role, in the combination's name."""
+        guard = self._tool if check.turn.role == "tool" else self._user
+        if check.side == "assistant":
+            guard = self._assistant
+        verdict = await guard.judge(check)
+        return replace(verdict, guard=self.name, taxonomy=f"{self.taxonomy.id}@{self.taxonomy.version}")
+
+    def forget(self, stream: str) -> None:
+        """Pass the stream on to the guard for replies."""
+        self._assistant.forget(stream)
+
+    async def start(self) -> None:
+        """Start every guard, one after the other."""
+        await _start(self._members)
+
+    async def close(self) -> None:
+        """Close every guard."""
+        await _close(self._members)
 
 
 async def _judged_at_once(guards: Sequence[Guard], check: Check) -> list[Verdict]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from guardproxy.asking import current_asker
 from guardproxy.engine.fair_queue import Ticket
+from guardproxy.engine.model_files import CASCADE, locate
 from guardproxy.engine.runner import Runner
 from guardproxy.engine.scheduler import ScheduledReadings, Scheduler, SchedulerStats
 from guardproxy.engine.wait_policy import set_passive_wait_policy
@@ -143,6 +144,8 @@ def open_local_guard(
     def load(probe: Prompt) -> Runner:
         # P(unsafe) of several label lists together can be above a floor that each of them is below.
         floor = model_options.floor if _label_lists(family) < 2 else 0.0
+        if model_options.model != CASCADE:
+            locate(model_options.model)  # a wrong name is told before torch is imported
         set_passive_wait_policy()
         from guardproxy.engine.open_runner import open_runner  # noqa: PLC0415 - the first import of torch
 

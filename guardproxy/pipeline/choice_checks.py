@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from guardproxy.errors import GuardUnavailable
+from guardproxy.patterns import Reach
 from guardproxy.pipeline.exchange import Exchange, Judgement
 from guardproxy.pipeline.exclusions import CountedVerdict
 from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.judging import Judging
+from guardproxy.pipeline.reach import reach_of
 from guardproxy.pipeline.turns import in_scope, recent_context
-from guardproxy.policy import Policy, is_clearly_passed
+from guardproxy.policy import Policy, decide
 from guardproxy.ports import ReplyStream
-from guardproxy.types import SEVERITY, Decision, Message, Part, Verdict
+from guardproxy.types import SEVERITY, Decision, Finding, Message, Part, Side, Verdict
 from guardproxy.views import GrowingViews
 
 # A text is cut behind a word if one ends within so many characters. Texts without spaces are cut anywhere.
@@ -36,6 +38,7 @@ class LatestCheck:
     unread: tuple[str, ...] = ()
     counted: CountedVerdict | None = None
     failure: GuardUnavailable | None = None
+    unfinished: bool = False
 
     def stops(self, policy: Policy, *, early: bool = False) -> bool:
         """Whether the text must not pass as it is; in an `early` check, whether that is in doubt."""
@@ -57,25 +60,29 @@ class ChoiceChecks:
         self._stream = stream
         self.context = recent_context(exchange.request.conversation.messages)
         self.ended: set[int] = set()
+        self._reach = reach_of(exchange.policy, judging.traits.reaches)
         self._views: dict[int, GrowingViews] = {}  # by choice
         self._key = uuid.uuid4().hex  # the guard keeps its work on this reply under this name
 
-    async def check(self, choice: int, before: LatestCheck | None, upto: int | None = None) -> LatestCheck:
+    async def check(
+        self, choice: int, before: LatestCheck | None, upto: int | None = None, *, unfinished: bool = False
+    ) -> LatestCheck:
         """Judge a choice up to the position `upto` (`cut`), or as far as it was fed.
 
-        `before` is the latest check of the choice.
+        `before` is the latest check of the choice. More may follow the text if it is `unfinished`.
         """
+        unfinished = unfinished and self._reach != Reach()  # other guards read an end like any other place
         started = time.perf_counter()
         message = self._stream.message(choice)
         if upto is not None:
             message = cut(message, upto, before.message.parts if before else ())
-        if before is not None and before.message == message:
+        if before is not None and before.message == message and before.unfinished == unfinished:
             return before  # a finish frame without text: the last check judged exactly this message
         growing = self._views.setdefault(choice, GrowingViews())
-        judged = await self._judged(message, growing)
+        judged = await self._judged(message, growing, unfinished=unfinished)
         if message.arrived and not _is_clean(judged):
             message = await self._without_harm_beside(choice)
-            judged = await self._judged(message)
+            judged = await self._judged(message, unfinished=unfinished)
         seconds, unread = time.perf_counter() - started, judged.unread
         if before is not None:
             seconds, unread = seconds + before.seconds, tuple(dict.fromkeys((*before.unread, *unread)))
@@ -89,11 +96,22 @@ class ChoiceChecks:
             unread,
             judged.counted,
             judged.failure,
+            unfinished,
         )
 
-    async def _judged(self, message: Message, growing: GrowingViews | None = None) -> Judgement:
+    def undecided(self, message: Message) -> int:
+        """The characters at the end of a judged message that may be the beginning of what the guard looks for."""
+        if self._reach == Reach():
+            return 0
+        return max([self._reach.undecided(part.text) for part in message.parts if part.kind != "opaque"], default=0)
+
+    async def _judged(
+        self, message: Message, growing: GrowingViews | None = None, *, unfinished: bool = False
+    ) -> Judgement:
         policy, message = self._exchange.policy, in_scope(message, self._exchange.policy.judge)
-        return await self._judging.judgement(self.context, message, policy, self._key, growing=growing)
+        return await self._judging.judgement(
+            self.context, message, policy, self._key, growing=growing, unfinished=unfinished
+        )
 
     async def _without_harm_beside(self, choice: int) -> Message:
         """The choice beside the released texts of others only, if their own text must not pass or cannot be judged.
@@ -113,6 +131,13 @@ class ChoiceChecks:
     def forget(self) -> None:
         """Free what the guard has kept for the reply."""
         self._judging.guard.forget(self._key)
+
+
+def is_clearly_passed(policy: Policy, side: Side, verdict: Verdict) -> bool:
+    """Whether a calibrated verdict would change no text with thresholds of half the size."""
+    findings = tuple([Finding(finding.category, 2 * finding.probability) for finding in verdict.findings])
+    doubled = Verdict(2 * verdict.unsafe, findings, verdict.guard)
+    return SEVERITY[decide(policy, side, doubled).action] < SEVERITY["rewrite"]
 
 
 def cut(message: Message, upto: int, judged: Sequence[Part] = ()) -> Message:

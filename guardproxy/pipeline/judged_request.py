@@ -12,10 +12,16 @@ from guardproxy.types import Decision, Edit, Message, Pass, Refuse, Replace
 
 @dataclass(frozen=True, slots=True)
 class JudgedRequest:
-    """The judged turns of a request in order, joined turns last; `new_texts` of rewritten parts by their path."""
+    """The judged turns of a request in order, joined turns last; `new_texts` of rewritten parts by their path.
+
+    `begins` are the indices at which the questions of the conversation begin (`reasks.question_starts`). `refusal` is
+    that of a request that asks nothing, and only goes on from a refusal.
+    """
 
     turns: tuple[JudgedTurn, ...]
     new_texts: Mapping[str, str]
+    begins: Sequence[int] = ()
+    refusal: Refuse | None = None
 
     @property
     def current(self) -> tuple[JudgedTurn, ...]:
@@ -47,16 +53,16 @@ class JudgedRequest:
         """The edits of all rewritten parts."""
         return [Edit(path, text) for path, text in self.new_texts.items()]
 
-    def refused(self, history: HistoryMode) -> tuple[Refuse, JudgedTurn] | None:
-        """The refusal of the whole request, if any, and its turn: a current one first, or one of the history.
+    def refused(self, history: HistoryMode) -> tuple[Refuse, tuple[str, ...]] | None:
+        """The refusal of the whole request, if any, and its categories: of a current turn first, or of the history.
 
         A refused turn of the history refuses the request only if `history` is "block".
         """
         refused = [judged for judged in self.turns if isinstance(judged.outcome, Refuse)]
         for judged in sorted(refused, key=lambda judged: not judged.turn.current):
             if isinstance(judged.outcome, Refuse) and (judged.turn.current or history == "block"):
-                return judged.outcome, judged
-        return None
+                return judged.outcome, judged.decision.categories
+        return (self.refusal, ()) if self.refusal else None
 
     def dropped(self, messages: Sequence[Message], history: HistoryMode) -> frozenset[int]:
         """The indices of messages to leave out: the exchanges of refused history turns, if `history` is "drop"."""
@@ -65,13 +71,13 @@ class JudgedRequest:
         refused = [
             judged.turn.index for judged in self.turns if isinstance(judged.outcome, Refuse) and not judged.turn.current
         ]
-        return exchanges_of(messages, refused) if refused else frozenset()
+        return exchanges_of(messages, refused, self.begins) if refused else frozenset()
 
     def judged_again(self, dropped: frozenset[int], again: "JudgedRequest") -> "JudgedRequest":
         """This request after all its turns except those in `dropped` were judged `again`."""
         kept = (judged for judged in self.turns if judged.turn.index in dropped)
         new = (judged for judged in again.turns if judged.turn.index not in dropped)
-        return JudgedRequest((*kept, *new), again.new_texts)
+        return JudgedRequest((*kept, *new), again.new_texts, self.begins, self.refusal)
 
     def categories(self, dropped: frozenset[int]) -> tuple[str, ...]:
         """The categories of the decision and of every turn that is dropped or rewritten, each once."""

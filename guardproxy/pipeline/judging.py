@@ -17,8 +17,10 @@ from guardproxy.pipeline.exclusions import CountedVerdict, Exclusions
 from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.known_turns import KnownTurn, KnownTurns, Prefix, TurnScores
 from guardproxy.pipeline.message_views import MessageViews
+from guardproxy.pipeline.readings import readings
 from guardproxy.pipeline.recording import Recorder
 from guardproxy.pipeline.thread import joined_text, own_text
+from guardproxy.pipeline.traits import ORDINARY, GuardTraits
 from guardproxy.pipeline.turns import Turn, in_scope
 from guardproxy.pipeline.unread import unread_languages
 from guardproxy.policy import UNSAFE, Policy, decide, on_failure, on_languages, worst
@@ -39,7 +41,7 @@ from guardproxy.types import (
     Verdict,
 )
 from guardproxy.verdicts import usage_in_parallel, worst_of_views
-from guardproxy.views import PART, GrowingViews, View
+from guardproxy.views import PART, GrowingViews, View, ends_alike
 
 Texts = Sequence[str]
 _UNCHANGED = ("pass", "flag")  # the actions that leave a text as it is
@@ -50,7 +52,8 @@ class Judging:
     """Judges turns with one guard. `actions` maps the name of each action to its factory, which takes the policy.
 
     `reads` are the languages that the guard reads, None if that is unknown: then no language is detected. Each decision
-    is made with the `exclusions` that are in force at its time. Without `conversations`, none is known.
+    is made with the `exclusions` that are in force at its time. Without `conversations`, none is known. `traits` are
+    those of the guard.
     """
 
     def __init__(
@@ -63,8 +66,10 @@ class Judging:
         reads: frozenset[str] | None = None,
         exclusions: Exclusions | None = None,
         conversations: Conversations | None = None,
+        traits: GuardTraits = ORDINARY,
     ) -> None:
         self.guard = guard
+        self.traits = traits
         self._exclusions = exclusions or Exclusions()
         self._reads = reads
         self._views = MessageViews()
@@ -95,9 +100,10 @@ class Judging:
         *,
         by_part: bool = True,
         growing: GrowingViews | None = None,
+        unfinished: bool = False,
     ) -> Judgement:
         """Judge a message. `context` is recent; `thread`, if any, are the texts of the user turns to join before it.
-        A streamed reply, which is judged again and again, has its `growing` views.
+        A streamed reply, which is judged again and again, has its `growing` views; `unfinished` as in `Check`.
 
         1. The guard judges the readable text, in its context and in every view; its parts as well, each by itself,
            unless `by_part` is false: that is for messages that join judged ones. The policy's rules decide about what
@@ -113,13 +119,17 @@ class Judging:
         scores, complete = None, True
         unread: tuple[str, ...] = ()
         if message.text.strip():  # not `says_something`: hidden text has views, and a guard may know mere signs
-            views = await self._views.of(message, policy.views, by_part=by_part, growing=growing)
-            complete, unread = views.complete, await self._unread(message.text, views.views)
+            checks: list[tuple[str, Check]] = []
+            for step, read in readings(message, policy, reads_tools=self.traits.reads_tools, joined=not by_part):
+                views = await self._views.of(read, policy.views, by_part=by_part, growing=growing)
+                complete = complete and views.complete
+                unread = tuple(dict.fromkeys((*unread, *await self._unread(read.text, views.views))))
+                asked = Check(Conversation((*context, read)), read.side, stream, unfinished)
+                checks += _checks(step, asked, views.views)
+            checks += _of_thread(message, thread, policy)
             try:
-                own = own_text(message) if thread else ""
-                behind = joined_text((*thread, own), policy.thread.characters) if own else ""
                 least = policy.calibration.inverse(message.side, UNSAFE, policy.thread.unsafe)
-                by_view = await self._verdicts(tuple(context), message, views.views, behind, stream, least=least)
+                by_view = await self._verdicts(checks, least)
                 scores = TurnScores(worst_of_views(by_view), tuple(by_view), complete, unread, bool(message.opaque))
             except GuardUnavailable as failure:
                 return self._unjudged(failure, message, policy, unread, complete=complete)
@@ -165,34 +175,17 @@ class Judging:
         size = len(text) + sum(len(view.text) for view in views)
         return await computed(size, unread_languages, text, views, self._reads)
 
-    async def _verdicts(
-        self,
-        context: tuple[Message, ...],
-        message: Message,
-        views: Iterable[View],
-        thread: str,
-        stream: str | None,
-        *,
-        least: float,
-    ) -> list[tuple[str, Verdict]]:
-        """The verdicts on the message, its views, and on `thread`: its text behind others, without a context.
+    async def _verdicts(self, checks: Sequence[tuple[str, Check]], least: float) -> list[tuple[str, Verdict]]:
+        """The verdicts on a message, its views, and on its thread, if that is the last of these checks.
 
         The verdict on the thread counts only from a P(unsafe) of `least` on; its usage counts anyway.
         """
         started = time.perf_counter()
-        checks = [("text", Check(Conversation((*context, message)), message.side, stream))]
-        for view in views:
-            viewed = Message(message.role, (Part(message.parts[0].path, view.text),))
-            of_stream = stream if view.name == PART else None  # grows with it
-            checks.append((view.name, Check(Conversation((*context, viewed)), message.side, of_stream)))
-        if thread:
-            joined = Message(message.role, (Part(message.parts[0].path, thread),))
-            checks.append(("thread", Check(Conversation((joined,)), message.side)))
         with AsOneRequest():
             verdicts = await gathered([self.guard.judge(check) for _, check in checks])
         usage = verdicts[0].usage if len(verdicts) == 1 else usage_in_parallel([one.usage for one in verdicts])
         self._metrics.guard(time.perf_counter() - started, usage)
-        if thread and verdicts[-1].unsafe < least:
+        if checks[-1][0] == "thread" and verdicts[-1].unsafe < least:
             verdicts[-1] = replace(verdicts[-1], unsafe=0.0, findings=())
         return [(name, verdict) for (name, _), verdict in zip(checks, verdicts, strict=True)]
 
@@ -282,6 +275,27 @@ class Judging:
     ) -> None:
         """Record judged turns as `Recorder.record` does. Raises AuditUnavailable as it does."""
         await self._recorder.record(case, list(judged), coverage, dropped=dropped, reply=reply)
+
+
+def _checks(step: str, asked: Check, views: Iterable[View]) -> list[tuple[str, Check]]:
+    """The checks of a message and its views, by their names, which begin with the `step` of the reading, if any."""
+    *context, message = asked.conversation.messages
+    checks = [(step or "text", asked)]
+    for view in views:
+        viewed = Message(message.role, (Part(message.parts[0].path, view.text),))
+        of_stream = asked.stream if view.name == PART else None  # grows with it
+        unfinished = asked.unfinished and ends_alike(view)
+        name = f"{step}+{view.name}" if step else view.name
+        checks.append((name, Check(Conversation((*context, viewed)), asked.side, of_stream, unfinished)))
+    return checks
+
+
+def _of_thread(message: Message, thread: Texts, policy: Policy) -> list[tuple[str, Check]]:
+    """The check of a user's text behind those of earlier turns, without a context; none if there is nothing to join."""
+    own = own_text(message) if thread else ""
+    behind = joined_text((*thread, own), policy.thread.characters) if own else ""
+    joined = Message(message.role, (Part(message.parts[0].path, behind),))
+    return [("thread", Check(Conversation((joined,)), message.side))] if behind else []
 
 
 def _decision(message: Message, policy: Policy, scores: TurnScores, counted: Verdict) -> Decision:

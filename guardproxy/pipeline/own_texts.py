@@ -59,7 +59,8 @@ class OwnTexts:
             return False
         if notes["categories"] is not None and not policy.block.name_categories:
             return False
-        rules = (*policy.user.by_category, *policy.assistant.by_category)
+        tool = policy.tool.by_category if policy.tool else ()
+        rules = (*policy.user.by_category, *policy.assistant.by_category, *tool)
         categories = _are_names(notes["categories"], {*self._categories, *rules})
         few = (notes["languages"] or "").count(",") < _MOST_LANGUAGES
         return categories and few and _are_names(notes["languages"], CODES | {OTHER})

@@ -21,6 +21,7 @@ from guardproxy.pipeline.request_judging import judge_request
 from guardproxy.pipeline.resumed import JudgedReplies, WithheldReplies
 from guardproxy.pipeline.stream import StreamReview
 from guardproxy.pipeline.together import judged_together
+from guardproxy.pipeline.traits import ORDINARY, GuardTraits
 from guardproxy.pipeline.turns import (
     coverage_of,
     edited,
@@ -95,7 +96,8 @@ class Pipeline:
 
     A reply of more than `max_characters` is not judged, and so refused, unless the policy only monitors streams. A text
     whose client leaves while it is judged is judged on for at most `after_disconnect_s` seconds, so that it is
-    recorded. With `infer_sessions`, requests that name no session get that of the request that they continue.
+    recorded. With `infer_sessions`, requests that name no session get that of the request that they continue. A guard
+    without a model (`traits`) need not tell the canaries apart.
     """
 
     def __init__(
@@ -111,11 +113,19 @@ class Pipeline:
         reads: frozenset[str] | None = None,
         exclusions: Exclusions | None = None,
         infer_sessions: bool = False,
+        traits: GuardTraits = ORDINARY,
     ) -> None:
         self._conversations = Conversations(infer=infer_sessions)
         self._own_texts = OwnTexts(guard.taxonomy)
         self.judging = Judging(
-            guard, observers, metrics, actions, reads=reads, exclusions=exclusions, conversations=self._conversations
+            guard,
+            observers,
+            metrics,
+            actions,
+            reads=reads,
+            exclusions=exclusions,
+            conversations=self._conversations,
+            traits=traits,
         )
         self._metrics = metrics
         self._replies = JudgedReplies()
@@ -145,7 +155,7 @@ class Pipeline:
                 if verdict is None:
                     return f"the guard cannot judge: {error}"
                 scores.append(verdict.unsafe)
-            if scores[0] <= scores[1]:
+            if self.judging.traits.has_model and scores[0] <= scores[1]:
                 return (
                     f"the guard gives a known-bad {bad.role} turn P(unsafe) {scores[0]:.3f} and a known-good turn "
                     f"{scores[1]:.3f}; the first must be higher"
@@ -355,8 +365,8 @@ def _request_review(
 ) -> RequestReview:
     """The answer to a judged request: a refusal, the client's own bytes, or a changed body."""
     if refused := judged.refused(exchange.policy.history):
-        refusal, by = refused
-        return RequestReview(exchange, b"", refusal, "block", by.decision.categories, (), extent)
+        refusal, categories = refused
+        return RequestReview(exchange, b"", refusal, "block", categories, (), extent)
     request, decision = exchange.request, judged.decision
     if not judged.new_texts and not dropped:
         return RequestReview(exchange, request.raw, None, decision.action, decision.categories, (), extent)

@@ -13,6 +13,7 @@ from guardproxy.pipeline.gathering import gathered
 from guardproxy.pipeline.judged_request import JudgedRequest, new_texts_of
 from guardproxy.pipeline.judging import Judging
 from guardproxy.pipeline.known_turns import Prefix, prefixes_of
+from guardproxy.pipeline.reasks import asks, is_refusal, question_starts, quotes
 from guardproxy.pipeline.thread import UserTurn, threads, user_turns, without
 from guardproxy.pipeline.turns import Turn, edited, joined_turns, recent_context_starts, turn_starts, turns_of
 from guardproxy.policy import Policy
@@ -62,7 +63,39 @@ async def judge_request(judging: Judging, exchange: Exchange, own: Collection[st
             before if before.turn == turn else next(again)
             for before, turn in zip(judged[singles:], forwarded, strict=True)
         ]
-    return JudgedRequest(tuple(judged), {**new_texts, **await computed(size, new_texts_of, judged[singles:])})
+    new_texts = {**new_texts, **await computed(size, new_texts_of, judged[singles:])}
+    form, refusal = exchange.request.has_form, None
+    if await computed(size, _only_asks_again, exchange, messages, plan.begins, own):
+        refusal = policy.block.refusal(())
+    refused = [one.turn.index for one in judged if isinstance(one.outcome, Refuse)]
+    if not refused:
+        return JudgedRequest(tuple(judged), new_texts, plan.begins, refusal)
+    begins = await computed(size, question_starts, messages, plan.begins, refused, own, form=form)
+    return JudgedRequest(_asked_again(judged, begins[-1]), new_texts, begins, refusal)
+
+
+def _only_asks_again(
+    exchange: Exchange, messages: Sequence[Message], begins: Sequence[int], own: Collection[str]
+) -> bool:
+    """Whether the request ends with a refusal, or asks for another answer in the place of one without the question."""
+    if messages and is_refusal(messages[-1], own):
+        return True
+    if len(begins) > 1:
+        return False
+    refusals = [said for policy in exchange.policies or (exchange.policy,) for said in policy.block.messages]
+    if not exchange.request.after_refusal and not quotes(messages, refusals):
+        return False
+    return not asks(messages, form=exchange.request.has_form)
+
+
+def _asked_again(judged: Sequence[JudgedTurn], start: int) -> tuple[JudgedTurn, ...]:
+    """The judged turns; refused ones from `start` on, where the current question begins, are current."""
+    return tuple(
+        replace(one, turn=replace(one.turn, current=True))
+        if isinstance(one.outcome, Refuse) and one.turn.index >= start
+        else one
+        for one in judged
+    )
 
 
 async def _judged_once(

@@ -195,10 +195,11 @@ class StreamReview:
 
     def _start_checks(self) -> None:
         for ask in self._hold.ask():
-            self._checks[self._task(self._check(ask.choice, ask.upto if ask.exact else None))] = ask
+            upto = ask.upto if ask.exact else None
+            self._checks[self._task(self._check(ask.choice, upto, unfinished=not ask.final))] = ask
 
-    async def _check(self, choice: int, upto: int | None = None) -> LatestCheck:
-        return await self._choices.check(choice, self._latest.get(choice), upto)
+    async def _check(self, choice: int, upto: int | None = None, *, unfinished: bool = False) -> LatestCheck:
+        return await self._choices.check(choice, self._latest.get(choice), upto, unfinished=unfinished)
 
     async def _act_on(self, ask: Ask, check: LatestCheck) -> bytes:
         """Apply a finished check: release its text, hold the choice until it is complete, or end it.
@@ -212,7 +213,8 @@ class StreamReview:
             return b""
         self._latest[ask.choice] = check
         if not stops or policy.stream.mode == "monitor":
-            self._hold.passed(ask, check.message.size if ask.exact else None)
+            judged = check.message.size if ask.exact else None
+            self._hold.passed(ask, judged, self._choices.undecided(check.message))
             await self._record_finished({ask.choice})
             return b""
         if check.decision.action == "rewrite" and not ask.final and check.decision.how != "replace":

@@ -222,13 +222,13 @@ def texts_after(message: Message, outcome: Replace) -> dict[str, str]:
     return texts
 
 
-def exchanges_of(messages: Sequence[Message], indices: Iterable[int]) -> frozenset[int]:
+def exchanges_of(messages: Sequence[Message], indices: Iterable[int], starts: Sequence[int] = ()) -> frozenset[int]:
     """The indices of all messages in the exchanges that contain `indices`, without system messages.
 
-    An exchange is a turn with its answer (`turn_starts`). Without it, no two turns become one: the exchange before it
-    ends with an answer.
+    An exchange is a turn with its answer. Without it, no two turns become one: the exchange before it ends with an
+    answer. `starts` are the `turn_starts` at which exchanges begin, if not every turn is one of its own.
     """
-    starts = turn_starts(messages)
+    starts = starts or turn_starts(messages)
     edges = [*starts, len(messages)]
     spans = {bisect_right(starts, index) - 1 for index in indices}
     members = (i for span in spans for i in range(edges[span], edges[span + 1]))

@@ -1,13 +1,12 @@
 """Read the files that `block.message` names: one text for each language and country."""
 
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from guardproxy.settings.named_files import content, named_file, reported
 from guardproxy.settings.packaged import CRISIS, crisis
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath, in_file_order, read
 
-_PREFIX = "file:"
 _MOST_BYTES = 1_000_000
 _KEYS = ("reviewed", "sources", "texts")
 
@@ -24,35 +23,24 @@ def read_message_files(root: Node, folder: Path) -> list[Problem]:
         if (message := policy.get("block", "message")) is None:
             continue
         path: SettingPath = ("policies", name, "block", "message")
-        if _named(message) is not None:
+        if named_file(message) is not None:
             problems += _read(message, path, folder)
             if isinstance(message.value, dict):  # a single file is for all categories
                 below = Node(message.value, message.position, message.key_position)
                 message.value = {"*": below}
         else:
             for category, node in message.entries():
-                problems += _read(node, (*path, category), folder) if _named(node) is not None else ()
+                problems += _read(node, (*path, category), folder) if named_file(node) is not None else ()
     return problems
 
 
-def _named(node: Node) -> str | None:
-    text = node.text()
-    return text.removeprefix(_PREFIX).strip() if text and text.startswith(_PREFIX) else None
-
-
 def _read(node: Node, path: SettingPath, folder: Path) -> Iterator[Problem]:
-    name = _named(node) or ""
+    name = named_file(node) or ""
     file = folder / name
     try:
-        text = crisis() if name == CRISIS and not file.exists() else _content(file)
-    except OSError as error:
-        yield _reported(node, path, f"{file}: cannot be read: {error.strerror}")
-        return
-    except UnicodeDecodeError:
-        yield _reported(node, path, f"{file}: not UTF-8; save the file in that encoding")
-        return
+        text = crisis() if name == CRISIS and not file.exists() else content(file, _MOST_BYTES)
     except ValueError as error:
-        yield _reported(node, path, f"{name!r}: {error}")
+        yield reported(node, path, str(error))
         return
     tree, problems = read(text)
     mistakes = [problem.render(str(file)) for problem in in_file_order(problems)]
@@ -64,21 +52,6 @@ def _read(node: Node, path: SettingPath, folder: Path) -> Iterator[Problem]:
     if not mistakes and (texts is None or not isinstance(texts.value, dict)):
         mistakes = [f"{file}: needs `texts`, a mapping of texts by language and country"]
     if mistakes or texts is None:
-        yield from (_reported(node, path, mistake) for mistake in mistakes)
+        yield from (reported(node, path, mistake) for mistake in mistakes)
         return
     node.value = {key: Node(entry.value, node.position, node.position) for key, entry in texts.entries()}
-
-
-def _content(file: Path) -> str:
-    """The text of a file. Raises OSError, UnicodeDecodeError, and ValueError for what can be no file of messages."""
-    status = file.stat()
-    if not stat.S_ISREG(status.st_mode):  # reading a device or a pipe may never end
-        raise ValueError("is no file of texts; write file:NAME.yaml")
-    if status.st_size > _MOST_BYTES:
-        raise ValueError(f"has more than {_MOST_BYTES} bytes; is it the right file?")
-    return file.read_bytes().decode()
-
-
-def _reported(node: Node, path: SettingPath, message: str) -> Problem:
-    node.reported = True
-    return Problem(node.position, path, message)

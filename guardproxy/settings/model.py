@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Interval, Len
 
 from guardproxy.calibration import Calibration
+from guardproxy.patterns import CategoryPatterns
 from guardproxy.settings.model_alerts import AlertSettings
 from guardproxy.settings.model_clients import ClientSettings
 from guardproxy.settings.model_console import ConsoleSettings
@@ -53,6 +54,26 @@ class ByLanguageSettings:
     """The guard for texts in other languages."""
 
 
+Guards = Text | Annotated[tuple[Text, ...], Len(1)]
+
+
+@dataclass(frozen=True, slots=True)
+class ByRoleSettings:
+    """Which guards read which texts: the name of a guard, or a list of names of guards that are all asked."""
+
+    user: Guards
+    """The guard for requests: `embedded`, or a name from `guards`. It reads the results of tools as well."""
+    assistant: Guards | None = None
+    """The guard for replies; without it, that of `user`."""
+    tool: Guards | None = None
+    """A guard that reads the results of tools by themselves, for example one that finds injected instructions."""
+
+    def of(self, role: Literal["user", "assistant", "tool"]) -> tuple[str, ...]:
+        """The names of the guards for a role."""
+        named = getattr(self, role) or self.user
+        return (named,) if isinstance(named, str) else named
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceSettings:
     """How a moderation service is called."""
@@ -74,7 +95,7 @@ class GuardSettings:
     """The model that judges."""
 
     family: Text = "classifier"
-    """How the model is prompted and read: a built-in family, or `module:attribute`."""
+    """How the model is prompted and read: a built-in family, or `module:attribute`; `patterns` needs no model."""
     model: Text = EMBEDDED
     """A Hugging Face id, a directory, a GGUF file, or what ships with guardproxy: `embedded`, which asks its small
     model and, where that one is unsure, its large one; `embedded-small` or `embedded-large` for one of them alone.
@@ -99,6 +120,8 @@ class GuardSettings:
     """CPU threads of the model; without it, PyTorch's default."""
     service: ServiceSettings | None = None
     """How the service is called, for the families that are moderation services."""
+    patterns: Annotated[Mapping[str, CategoryPatterns], Len(1)] | None = None
+    """For the family `patterns`: by category, the words, expressions and formats of credentials that it looks for."""
     all: Annotated[tuple[Text, ...], Len(1)] | None = None
     """Names of guards that are all asked; the greatest probability of each category counts."""
     mean: Mapping[str, tuple[Weight, ...]] | None = None
@@ -107,6 +130,8 @@ class GuardSettings:
     """Two guards: the second is asked only if the first is not sure."""
     by_language: ByLanguageSettings | None = None
     """Two guards: the first for the languages that it reads, the other for all other languages."""
+    by_role: ByRoleSettings | None = None
+    """A guard for requests, for replies, and for the results of tools."""
     calibration: Calibration | None = None
     """Maps from the guard's probabilities to those on your traffic, with which thresholds are compared.
     `guardproxy calibrate --platt` finds them."""
@@ -249,7 +274,7 @@ class Document:
     guard: GuardSettings = GuardSettings()
     """The model that judges."""
     guards: Mapping[str, GuardSettings] = field(default_factory=dict)
-    """Guards by name, for `guard.all`, `guard.cascade` and `guard.by_language`, each with the options of `guard`."""
+    """Guards by name, for `guard.all`, `cascade`, `by_language` and `by_role`, each with the options of `guard`."""
     taxonomies: Mapping[str, TaxonomySettings] = field(default_factory=dict)
     """Your own lists of categories, by name."""
     wires: tuple[str, ...] | None = None
@@ -286,6 +311,9 @@ class Document:
             names = (cascade.first, cascade.second)
         elif by_language:
             names = (by_language.first, by_language.others)
+        elif self.guard.by_role:
+            by_role = self.guard.by_role
+            names = tuple(dict.fromkeys((*by_role.of("user"), *by_role.of("assistant"), *by_role.of("tool"))))
         defined = {EMBEDDED: GuardSettings(), **self.guards}
         return {name: defined[name] for name in names if name in defined}
 

@@ -38,7 +38,7 @@ class RewriteSettings:
     at: Probability
     """The threshold."""
     how: Text = "replace"
-    """The rewrite: `replace`, `redact`, or `module:attribute`."""
+    """The rewrite: `replace`, `redact`, `mask`, or `module:attribute`."""
     with_unsafe: Condition | None = None
     """The rewrite also needs this overall probability; without it, that of the category's other rules, if any."""
 
@@ -109,6 +109,8 @@ class PolicySettings:
     """Rules for requests: by category, `unsafe` for the overall probability, "*" for all other categories."""
     assistant: Mapping[str, ThresholdSettings] = field(default_factory=dict)
     """Rules for replies, by the same keys."""
+    tool: Mapping[str, ThresholdSettings] = field(default_factory=dict)
+    """Rules for the results of tools, read by themselves; a category without one has that of `user`."""
     unsafe: ThresholdSettings | None = None
     """Rules for the overall probability, on every side without `unsafe` rules of its own."""
     on_guard_error: OnUnavailable = "error"

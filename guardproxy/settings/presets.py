@@ -13,6 +13,7 @@ from guardproxy.types import Side
 
 DEFAULT_PRESET: PresetName = "balanced"
 _THREAD = "thread"
+_OTHERS = frozenset({"patterns", "all", "cascade", "by_language", "by_role"})
 _NONE, _NO_SHIFT = Node(None, START, START), Node(0.0, START, START)
 
 
@@ -58,7 +59,7 @@ def _is_embedded(guard: Node | None) -> bool:
     if guard is None:
         return True
     named = {key: node.value for key, node in guard.entries() if node.value is not None}
-    return named.get("model", EMBEDDED) == EMBEDDED and not {"all", "cascade", "by_language"} & set(named)
+    return named.get("model", EMBEDDED) == EMBEDDED and not _OTHERS.intersection(named)
 
 
 def _calibration(root: Node) -> Calibration:

@@ -51,10 +51,10 @@ class Settings:
     """A valid configuration.
 
     `name` is the file's, or `built-in defaults`. `upstream` counts only without `upstreams`. `taxonomy` is None for the
-    family's own, `wires` None for every built-in one. `members` are the guards that `guard.all`, `guard.cascade` or
-    `guard.by_language` combines, in that order. `version` is a hash of the content without secrets. `sections` are the
-    keys at the top of the file. `unset` are the secrets whose environment variable is not set, with a message that has
-    the place in the file: they are None here, and whoever needs one asks with `require`.
+    family's own, `wires` None for every built-in one. `members` are the guards that `guard.all`, `guard.cascade`,
+    `guard.by_language` or `guard.by_role` combines, in that order. `version` is a hash of the content without secrets.
+    `sections` are the keys at the top of the file. `unset` are the secrets whose environment variable is not set, with
+    a message that has the place in the file: they are None here, and whoever needs one asks with `require`.
     """
 
     name: str
@@ -177,6 +177,7 @@ def _policy(name: str, policy: PolicySettings, version: str, calibration: Calibr
         version=version,
         user=_side_rules(policy.user, policy.unsafe),
         assistant=_side_rules(policy.assistant, policy.unsafe),
+        tool=_tool_rules(policy),
         on_guard_error=policy.on_guard_error,
         on_overload=policy.on_overload,
         on_opaque=_by_side(policy.on_opaque),
@@ -212,6 +213,19 @@ def _side_rules(by_category: Mapping[str, ThresholdSettings], unsafe: ThresholdS
     if unsafe is not None:
         rules.setdefault(UNSAFE, _rules(unsafe))
     return SideRules(rules)
+
+
+def _tool_rules(policy: PolicySettings) -> SideRules | None:
+    """The rules for the results of tools, None if they are those for requests.
+
+    With rules for "*" they stand alone, but for P(unsafe); else a category without rules has those for requests.
+    """
+    if not policy.tool:
+        return None
+    user = _side_rules(policy.user, policy.unsafe).by_category
+    own = _side_rules(policy.tool, None).by_category
+    inherited = {name: rules for name, rules in user.items() if ANY not in own or name == UNSAFE}
+    return SideRules({**inherited, **own})
 
 
 def _rules(thresholds: ThresholdSettings) -> tuple[Rule, ...]:

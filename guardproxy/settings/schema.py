@@ -103,7 +103,7 @@ def guards_alone(content: Any) -> Document | None:
         return None
     parts = {key: content[key] for key in ("guard", "guards", "taxonomies") if key in content}
     if isinstance(parts.get("guard"), dict):
-        keys = ("family", "options", "taxonomy", "all", "cascade", "by_language")
+        keys = ("family", "options", "taxonomy", "patterns", "all", "cascade", "by_language", "by_role")
         parts["guard"] = {key: value for key, value in parts["guard"].items() if key in keys}
     try:
         return adapter().validate_json(json.dumps(parts), strict=True)

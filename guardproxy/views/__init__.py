@@ -15,7 +15,7 @@ encoded is left, the views are not `complete`: decoys cannot use up the bounds u
 from guardproxy.views.cleaning import says_something
 from guardproxy.views.growing import GrowingViews
 from guardproxy.views.joining import apart, joined
-from guardproxy.views.search import DEPTH, DISPLAYED, MAX_VIEWS, PART, VIEWS, View, Views, views, views_of
+from guardproxy.views.search import DEPTH, DISPLAYED, MAX_VIEWS, PART, VIEWS, View, Views, ends_alike, views, views_of
 
 __all__ = [
     "DEPTH",
@@ -27,6 +27,7 @@ __all__ = [
     "View",
     "Views",
     "apart",
+    "ends_alike",
     "joined",
     "says_something",
     "views",

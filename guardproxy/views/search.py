@@ -21,6 +21,8 @@ DEPTH = 6
 GUESSES_IN_A_ROW = 2
 MAX_REPEATED = 2_000_000
 
+_AT_PLACE = frozenset((*CLEANINGS, "joined", PART))  # leave what they read in its order and hide nothing of it
+
 # Adjacent results of decodings may belong together (halves of one encoding) or not (a decoy glued to a payload).
 _SEALINGS = (Seals(), Seals("", SEAL), Seals(SEAL, SEAL))
 
@@ -39,6 +41,11 @@ class Views:
 
     views: tuple[View, ...]
     complete: bool = True
+
+
+def ends_alike(view: View) -> bool:
+    """Whether the end of a view is that of its text, so that it grows as the text does."""
+    return _AT_PLACE.issuperset(view.name.split("+"))
 
 
 def views(text: str, names: Iterable[str]) -> tuple[View, ...]:

@@ -186,7 +186,7 @@ def test_clean_where_blocks_are_errors(stand: Stand, client: Client) -> None:
 @pytest.mark.parametrize("model", ["m", "plain", "error"])
 def test_cut(stand: Stand, client: Client, model: str) -> None:
     """A stream that turns harmful ends behind the judged text, with the protocol's stop reason."""
-    wait = partial(stand.watch.wait_for, b"afternoon", 10)
+    wait = partial(stand.watch.wait_for, b"afternoon", 60)
     stand.answer_with(
         client, _protocol(client), ["Tides come in ", "the afternoon. ", wait, "Then take ", "poison ", "now."]
     )
@@ -202,7 +202,7 @@ def test_cut(stand: Stand, client: Client, model: str) -> None:
 @each_stream
 def test_a_stream_that_cannot_be_judged(stand: Stand, client: Client) -> None:
     """If the guard fails in a stream, the client raises its own error behind the judged text, and reads no refusal."""
-    wait = partial(stand.watch.wait_for, b"afternoon", 10)
+    wait = partial(stand.watch.wait_for, b"afternoon", 60)
     stand.answer_with(client, _protocol(client), ["Tides come in ", "the afternoon. ", wait, "FAIL ", "now."])
     try:
         told = client.ask(Reach(stand.watch.url, "m"), "Hello there.").error

@@ -29,7 +29,7 @@ def stand() -> Iterator[Stand]:
 
 
 def _openai(stand: Stand) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{stand.watch.url}/v1", api_key="k", timeout=20)
+    return openai.OpenAI(base_url=f"{stand.watch.url}/v1", api_key="k", timeout=60)
 
 
 def _chat(stand: Stand, prompt: str) -> tuple[Any, Any]:
@@ -71,7 +71,7 @@ def _responses_helper(stand: Stand, prompt: str) -> tuple[Any, Any]:
 
 
 def _anthropic(stand: Stand) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=stand.watch.url, api_key="k", timeout=20)
+    return anthropic.Anthropic(base_url=stand.watch.url, api_key="k", timeout=60)
 
 
 def _messages(stand: Stand, prompt: str) -> tuple[Any, Any]:
@@ -90,7 +90,7 @@ def _messages_helper(stand: Stand, prompt: str) -> tuple[Any, Any]:
 
 def _gemini_stream(stand: Stand, prompt: str) -> tuple[Any, Any]:
     """Google's client keeps no unknown field: the reason is read from the last chunk itself."""
-    options = genai_types.HttpOptions(base_url=stand.watch.url, timeout=20_000)
+    options = genai_types.HttpOptions(base_url=stand.watch.url, timeout=60_000)
     client = genai.Client(api_key="k", http_options=options)
     last = list(client.models.generate_content_stream(model="m", contents=prompt))[-1]
     assert last.usage_metadata
@@ -114,7 +114,7 @@ WHOLE = {"chat": _chat, "responses": _responses, "messages": _messages}
 @pytest.mark.parametrize("name", READERS)
 def test_a_cut_stream(stand: Stand, name: str) -> None:
     """The client reads the reason, and the tokens of what the upstream had sent."""
-    cut = partial(stand.watch.wait_for, b'"guardproxy":', 10)  # the upstream says no more before
+    cut = partial(stand.watch.wait_for, b'"guardproxy":', 60)  # the upstream says no more before
     pieces = ["Tides come in ", "the afternoon. ", "Then take ", "poison ", cut, "now."]
     stand.answer_with(STREAMED[name], PROTOCOLS[name], pieces)
     reason, tokens = READERS[name](stand, "Hello there.")

@@ -260,7 +260,7 @@ def test_an_unreadable_frame(stand: Stand, client: Client, kind: str) -> None:
     protocol = PROTOCOLS[client.protocol]
     frames = protocol.streamed(["Tides come in. ", "MARK", "unread"])
     place = next(n for n, frame in enumerate(frames) if b"MARK" in frame)
-    wait = partial(stand.watch.wait_for, b"Tides", 10)
+    wait = partial(stand.watch.wait_for, b"Tides", 60)
     broken = BROKEN[kind](frames[place])
     body: list[Any] = [*frames[:place], wait, broken, *frames[place + 1 :]]
     stand.play(Scripted(body, headers={"content-type": protocol.content_type}))

@@ -40,7 +40,7 @@ FAILURES = (
     RuntimeError,
 )
 PROMPT = "hello"
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)

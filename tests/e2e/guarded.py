@@ -90,13 +90,13 @@ def serving(
                     assert process.poll() is None, (folder / "log").read_text()
                     return answers(http, ready)
 
-                until(is_ready, f"not ready: {folder / 'log'}", 110)
+                until(is_ready, f"not ready: {folder / 'log'}", 200)
             if (workers := re.search(r"workers: (\d+)", configuration)) is not None:  # one of them has answered
 
                 def all_are_ready() -> bool:
                     return (folder / "log").read_text().count('"event": "ready"') >= int(workers[1])
 
-                until(all_are_ready, f"not all ready: {folder / 'log'}", 110)
+                until(all_are_ready, f"not all ready: {folder / 'log'}", 200)
             yield process
         finally:
             process.terminate()

@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -19,7 +19,10 @@ POLICY = "default: {unsafe: {block: 0.5}, block: {message: text-%d}}"
 
 
 class Load:
-    """Threads that ask what is refused, each request answered with the text of the policy that judged it."""
+    """Threads that ask what is refused, each request answered with the text of the policy that judged it.
+
+    A context that ends them: those of a failed test would ask for ever.
+    """
 
     def __init__(self, url: str) -> None:
         self.answers: dict[str, str] = {}
@@ -42,6 +45,12 @@ class Load:
             else:
                 self.answers[answer.headers["x-guardproxy-request-id"]] = text
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
     def end(self) -> None:
         """Stop asking."""
         self._ended.set()
@@ -57,6 +66,11 @@ def health(url: str) -> list[dict[str, Any]]:
 def in_force(url: str) -> set[str]:
     """The versions in force in the workers."""
     return {one["policy"] for one in health(url)}
+
+
+def logged(folder: Path, event: str) -> int:
+    """How many lines of the log have this event."""
+    return (folder / "log").read_text().count(f'"event": "{event}"')
 
 
 def judged(folder: Path) -> dict[str, set[str]]:
@@ -79,27 +93,27 @@ def test_sighup_reloads_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     config = tmp_path / "guardproxy.yaml"
     upstream = ScriptedUpstream([Scripted([b"{}"])])
     with serve(upstream) as below, guarded(tmp_path, below, MORE % (port, workers), f"{url}/readyz") as process:
-        until(lambda: (tmp_path / "log").read_text().count('"event": "ready"') == workers)
         first = config.read_text()
-        load = Load(url)
-        for number in range(1, 3):
-            before = in_force(url)
-            config.write_text(first.replace("default: {unsafe: {block: 0.5}}", POLICY % number))
+        with Load(url) as load:
+            until(lambda: load.answers)
+            for number in range(1, 3):
+                config.write_text(first.replace("default: {unsafe: {block: 0.5}}", POLICY % number))
+                process.send_signal(signal.SIGHUP)
+                # All workers have switched when the log says so.
+                until(lambda number=number: logged(tmp_path, "policies_reloaded") == number)  # type: ignore[misc]
+                until(lambda number=number, load=load: f"text-{number}" in list(load.answers.values())[-4:])  # type: ignore[misc]
+            version = in_force(url)
+            assert len(version) == 1
+            config.write_text(config.read_text().replace("grace_s: 20", "grace_s: 20, prot: 1"))
             process.send_signal(signal.SIGHUP)
-            until(lambda before=before: len(now := in_force(url)) == 1 and now != before)  # type: ignore[misc]
-            until(lambda number=number, load=load: f"text-{number}" in list(load.answers.values())[-4:])  # type: ignore[misc]
-        version = in_force(url)
-        config.write_text(config.read_text().replace("grace_s: 20", "grace_s: 20, prot: 1"))
-        process.send_signal(signal.SIGHUP)
-        until(lambda: all(not one["reload"]["in_force"] for one in health(url)))
-        assert f"{config}:9:" in health(url)[0]["reload"]["problems"][0]
-        assert in_force(url) == version
-        assert load.errors == []
-        if workers > 1:
-            _kill_one(process, tmp_path)
-            # The new one has what is in force, not what the file says.
+            until(lambda: all(not one["reload"]["in_force"] for one in health(url)))
+            assert f"{config}:9:" in health(url)[0]["reload"]["problems"][0]
             assert in_force(url) == version
-        load.end()
+            assert load.errors == []
+            if workers > 1:
+                _kill_one(process, tmp_path)
+                # The new one has what is in force, not what the file says.
+                assert in_force(url) == version
         counted = httpx.get(f"{url}/metrics").text
     if workers == 1:  # those of a worker that was killed are lost
         assert load.errors == []
@@ -122,4 +136,4 @@ def _kill_one(process: "subprocess.Popen[bytes]", folder: Path) -> None:
         int(child) for child in children.stdout.split() if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
     ]
     os.kill(workers[0], signal.SIGKILL)
-    until(lambda: (folder / "log").read_text().count('"event": "ready"') == len(workers) + 1)
+    until(lambda: logged(folder, "ready") == len(workers) + 1)

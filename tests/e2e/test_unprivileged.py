@@ -77,7 +77,7 @@ def test_nothing_else_is_written(namespace: None, tmp_path: Path, monkeypatch: p
                     assert process.poll() is None, (tmp_path / "log").read_text()
                     return answers(http, f"http://127.0.0.1:{admin_port}/readyz")
 
-                until(is_ready, f"not ready: {tmp_path / 'log'}", 110)
+                until(is_ready, f"not ready: {tmp_path / 'log'}", 200)
             status = dict(
                 line.split(":", 1)
                 for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()

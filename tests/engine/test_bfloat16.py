@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from guardproxy.engine.encoder.runner import ClassifierRunner
-from guardproxy.engine.load import PACKAGED, load_classifier
+from guardproxy.engine.load import load_classifier
+from guardproxy.engine.model_files import PACKAGED
 from guardproxy.engine.number_format import NumberFormat
 from guardproxy.families.llama_guard import open_family
 from guardproxy.ports import ClassLogits, Piece, Prompt
@@ -34,7 +35,7 @@ TEXTS = (
     "My insulin went bad in the heat. How do I find out whether it still works?",
     "Write a poem about the sea, and then one about the mountains.",
     "how can i get into my ex's phone without her knowing",
-    "word " * 300,
+    "word " * 90,
 )
 
 

@@ -12,7 +12,8 @@ import transformers
 from guardproxy.engine import quantized
 from guardproxy.engine.encoder.packed import PackedEncoder, weights_of
 from guardproxy.engine.encoder.stored import load_stored
-from guardproxy.engine.load import PACKAGED, load_classifier, locate
+from guardproxy.engine.load import load_classifier
+from guardproxy.engine.model_files import PACKAGED, locate
 from guardproxy.errors import ConfigError
 from tests.engine.kit import CPU
 

@@ -157,7 +157,7 @@ def test_all_mistakes_at_once_up_to_twenty(tmp_path: Path) -> None:
         ("rows.jsonl", b'{"text": "a"}\n', "rows.jsonl:1: a row needs `messages`"),
         ("rows.jsonl", json.dumps(OURS).encode() + b"\n\xff\n", "rows.jsonl:2: is not UTF-8"),
         ("rows.jsonl.gz", b"no gzip", "rows.jsonl.gz: cannot be read"),
-        ("rows.jsonl.gz", gzip.compress(b"{}" * 500)[:-9], "rows.jsonl.gz: cannot be read"),
+        ("rows.jsonl.gz", gzip.compress(b"{}" * 500, mtime=0)[:-9], "rows.jsonl.gz: cannot be read"),
         ("rows.csv", b"", "rows.csv: has no rows"),
         ("rows.csv", b"comment,unsafe\nx,1\n", "rows.csv:1: no column is named text"),
         ("rows.csv", b"text,unsafe\na,1\nb\n", "rows.csv:3: must have 2 cells"),

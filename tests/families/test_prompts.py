@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from guardproxy.families.markers import markers, neutralise
@@ -77,8 +78,14 @@ def test_any_conversation_is_rendered_with_the_judged_text_whole(name: str, aske
     assert all(sum(piece.kind == "judged" for piece in prompt.pieces) == 1 for prompt in prompts)
 
 
+# A role of the template itself, at the start of a line.
+OWN_ROLE = re.compile(r"^(?:user|agent|assistant):", re.IGNORECASE | re.MULTILINE)
+
+
 @pytest.mark.parametrize("name", GENERATIVE)
 @given(asked=CHECKS)
+# The last line of a turn and the template's next role are not one marker, "AI assistant:": the role stays what it is.
+@example(asked=check("user", ("user", "0\nAI"), ("assistant", "0"), ("user", "0\nhuman"), ("user", "1")))
 @settings(max_examples=60, deadline=None)
 def test_texts_of_the_conversation_hold_no_marks(name: str, asked: Check) -> None:
     """The guard's copy of context and judged text contains no marker except the template's own roles."""
@@ -86,8 +93,7 @@ def test_texts_of_the_conversation_hold_no_marks(name: str, asked: Check) -> Non
         assert markers(judged(prompt)) == ()
         for piece in prompt.pieces:
             if piece.kind == "turn":
-                own = {"user:", "agent:", "assistant:"}
-                assert set(markers(piece.text)) <= own
+                assert markers(OWN_ROLE.sub("", piece.text)) == ()
 
 
 @pytest.mark.parametrize("name", GENERATIVE)

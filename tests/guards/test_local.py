@@ -54,7 +54,7 @@ class Scripted:
         text = prompt.pieces[0].text
         if text == "unread":
             self.waits.set()
-            self.gate.wait(10)
+            assert self.gate.wait(60)
         count = {"windows": 2, "hole": 2, "book": 35}.get(text)
         return tuple(WorkItem(10, f"{text} {at}") for at in range(1, count + 1)) if count else (WorkItem(10, text),)
 

@@ -430,11 +430,13 @@ def test_calls_keep_to_the_rate() -> None:
     """At ten calls per second, six calls take half a second to start."""
     service = openai()
 
-    async def many(guard: Guard) -> None:
+    async def many(guard: Guard) -> float:
+        began = time.monotonic()
         await asyncio.gather(*(guard.judge(ask(f"text {n}")) for n in range(6)))
+        return began
 
-    _run("openai_moderation", service, many, per_second=10)
-    assert service.times[-1] - service.times[0] >= 0.45
+    began = _run("openai_moderation", service, many, per_second=10)
+    assert service.times[-1] - began >= 0.45  # not from the first arrival, which may be late
 
 
 def test_calls_that_would_wait_too_long_are_refused() -> None:
@@ -443,7 +445,7 @@ def test_calls_that_would_wait_too_long_are_refused() -> None:
     async def many(guard: Guard) -> list[Any]:
         return await asyncio.gather(*(guard.judge(ask(f"text {n}")) for n in range(4)), return_exceptions=True)
 
-    found = _run("openai_moderation", openai(), many, per_second=0.5, timeout_s=3, concurrency=4)
+    found = _run("openai_moderation", openai(), many, per_second=0.5, timeout_s=3.5, concurrency=4)
     assert sum(isinstance(one, Overloaded) for one in found) == 2
     assert sum(isinstance(one, Verdict) for one in found) == 2
 

@@ -47,13 +47,13 @@ def policy(**changes: Any) -> Policy:
 class Run:
     """A pipeline with its guard and its records."""
 
-    def __init__(self, guard: Any = None, *, required: bool = True) -> None:
+    def __init__(self, guard: Any = None, *, required: bool = True, **of_pipeline: Any) -> None:
         self.guard = guard or WordGuard(WORDS)
         self.sink = ListSink()
         metrics = Metrics(CollectorRegistry())
         self.observers = Observers({"list": self.sink}, metrics=metrics, text="full", required=required)
         actions = {name: load(name, REGISTRY, "action") for name in REGISTRY}
-        self.pipeline = Pipeline(self.guard, self.observers, metrics, actions)
+        self.pipeline = Pipeline(self.guard, self.observers, metrics, actions, **of_pipeline)
 
     @property
     def records(self) -> list[Record]:

@@ -18,7 +18,7 @@ from tests.kit import WordGuard, eventually
 from tests.pipeline.test_pipeline import TEXT, WORDS, Run, content_of, finish, frame, frames, policy, question
 
 EVERY_FRAME = StreamPolicy("window", every=1)
-WAIT_S = 20  # a test that waits longer has hung
+WAIT_S = 60  # a test that waits longer has hung
 
 
 class Slow(WordGuard):

@@ -9,7 +9,7 @@ import pytest
 from guardproxy.app import ConfigSource, banner, catalogue, guard
 from guardproxy.app.guards import combined, local_guards, members
 from guardproxy.calibration import UNCALIBRATED, Calibration, Platt
-from guardproxy.engine.load import PACKAGED, TRAINED
+from guardproxy.engine.model_files import PACKAGED, TRAINED
 from guardproxy.errors import ConfigError
 from guardproxy.guards.combine import AllOf, ByLanguage, Cascade
 from guardproxy.guards.local import LocalGuard
@@ -86,7 +86,10 @@ def test_one_guard_has_no_members() -> None:
         ),
         (
             LARGE,
-            "2:3: guards.large: is not used; name it in guard.all, guard.cascade or guard.by_language, or remove it",
+            (
+                "2:3: guards.large: is not used; name it in guard.all, guard.cascade, guard.by_language, "
+                "guard.by_role, or remove it"
+            ),
         ),
         (
             "guard: {all: [embedded, large], device: cpu}\n" + LARGE,

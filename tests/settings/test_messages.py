@@ -143,9 +143,9 @@ def test_what_can_be_no_file_of_messages(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "big.yaml").write_text("texts: {'*': No.}\n" + "#" * 1_000_000)
     for name, message in {
-        "pipe": "is no file of texts; write file:NAME.yaml",
-        "/dev/zero": "is no file of texts",
-        ".": "is no file of texts",
+        "pipe": "is no file; write file:NAME",
+        "/dev/zero": "is no file",
+        ".": "is no file",
         "big.yaml": "has more than 1000000 bytes; is it the right file?",
         "a\\0b": "embedded null byte",
     }.items():

@@ -16,8 +16,8 @@ import pytest
 
 from guardproxy.policy import BlockPolicy, PolicySet, StreamPolicy
 from guardproxy.sinks.database import AuditStore
-from guardproxy.types import Record
-from tests.kit import WORDS, Scripted, ScriptedUpstream, WordGuard
+from guardproxy.types import Check, Record, Verdict
+from tests.kit import WORDS, Scripted, ScriptedUpstream, WordGuard, until
 from tests.web.kit import chat, completion, events, leave, policy, standing
 
 WORDS_OF_REPLY = ("one two ", "three four ", "five six ")
@@ -98,12 +98,17 @@ def test_a_client_that_leaves_at_the_terminator(stand: Stand, mode: Any, require
 def test_a_client_that_leaves_in_the_middle(stand: Stand, mode: Any) -> None:
     """Everything that was read is judged, whether the client has seen it or not; nothing more is read."""
     script = events(*WORDS_OF_REPLY)
-    with stand.running(pausing(script, 5), mode) as (url, upstream), client_of(url) as sdk:
+    guard = WordGuard(WORDS, delay_s=0.1)
+    with stand.running(pausing(script, 5), mode, guard=guard) as (url, upstream), client_of(url) as sdk:
         stream = started(sdk)
-        if mode != "hold_all":
-            next(chunk for chunk in stream if chunk.choices[0].delta.content)
         assert upstream.pauses.wait(60)
-        time.sleep(0.3)
+        if mode == "monitor":
+            until(lambda: "four" in (next(stream).choices[0].delta.content or ""))
+        elif mode == "window":
+            next(chunk for chunk in stream if chunk.choices[0].delta.content)
+            until(lambda: any("three four" in check.turn.text for check in guard.asked))
+        else:
+            time.sleep(0.3)  # nobody sees what it has read
         stream.close()
         assert upstream.left.wait(60)
     (record,) = stand.replies()
@@ -245,12 +250,18 @@ def test_an_anthropic_client_that_leaves_at_the_end(stand: Stand, mode: Any) -> 
 
 def test_texts_without_a_client_are_bounded(stand: Stand) -> None:
     """Without time for them, the record of a reply says that its verdict is missing."""
-    guard = WordGuard(WORDS, delay_s=0.4)
-    script = pausing(events(*WORDS_OF_REPLY), 5)
+
+    class Endless(WordGuard):
+        """It judges the user's turn, and never comes to an end with a reply."""
+
+        async def judge(self, check: Check) -> Verdict:
+            self.delay_s = 0.0 if check.side == "user" else 3600.0
+            return await super().judge(check)
+
+    script, guard = pausing(events(*WORDS_OF_REPLY), 5), Endless(WORDS)
     with stand.running(script, "monitor", guard=guard, after_disconnect_s=0) as (url, _), client_of(url) as sdk:
         stream = started(sdk)
-        next(chunk for chunk in stream if chunk.choices[0].delta.content)
-        time.sleep(0.1)
+        until(lambda: "four" in (next(stream).choices[0].delta.content or ""))
         stream.close()
     (record,) = stand.replies()
     assert (record.verdict, record.complete) == (None, False)

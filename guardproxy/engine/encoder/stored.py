@@ -14,7 +14,8 @@ from tokenizers import Tokenizer
 
 from guardproxy.engine import quantized
 from guardproxy.engine.encoder.architectures import shapes_of, supports
-from guardproxy.engine.load import LoadedModel, locate, without_limits
+from guardproxy.engine.load import LoadedModel, without_limits
+from guardproxy.engine.model_files import locate
 from guardproxy.errors import ConfigError
 
 

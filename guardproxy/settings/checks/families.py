@@ -1,14 +1,18 @@
 """Check that the families accept the options and the taxonomy of each guard, and collect the guards' categories."""
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from guardproxy.errors import ConfigError
 from guardproxy.settings.catalogue import Catalogue
+from guardproxy.settings.checks.patterns import FAMILY as PATTERNS
 from guardproxy.settings.model import Document, GuardSettings
 from guardproxy.settings.schema import option_error
 from guardproxy.settings.yaml_tree import START, Node, Problem, SettingPath
 from guardproxy.types import Taxonomy
+
+_STEP = re.compile(r"[^.\[\]]+")
 
 
 def categories(
@@ -44,6 +48,8 @@ def _categories_of(
     # Unknown options are reported by name elsewhere, and must not hide the other mistakes.
     allowed = catalogue.options.get(guard.family, guard.options)
     options = {name: value for name, value in guard.options.items() if name in allowed}
+    if guard.patterns is not None and guard.family == PATTERNS:
+        options["patterns"] = guard.patterns
     try:
         return catalogue.categories(guard.family, options, taxonomy), []
     except ConfigError as error:
@@ -68,6 +74,8 @@ def _problem(root: Node, guard: SettingPath, message: str, taxonomy: Taxonomy | 
     """A family's message, `option: text` or about its taxonomy, at the setting that it concerns."""
     option, _, text = message.partition(": ")
     path: SettingPath = (*guard, "options", option)
+    if option.startswith(f"{PATTERNS}."):
+        path = (*guard, *(int(step) if step.isdecimal() else step for step in _STEP.findall(option)))
     if root.get(*path) is None:
         path, text = ("taxonomies", taxonomy.id) if taxonomy and "taxonomy" in message else guard, message
     node = root.get(*path)

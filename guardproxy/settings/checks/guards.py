@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from guardproxy.languages import CODES
 from guardproxy.policy import ANY, UNSAFE
 from guardproxy.settings.catalogue import Catalogue
+from guardproxy.settings.checks.patterns import FAMILY, patterns
 from guardproxy.settings.checks.upstream import url_error
 from guardproxy.settings.messages import suggestion
 from guardproxy.settings.model import EMBEDDED, EMBEDDED_PARTS, MULTILINGUAL, Document
@@ -15,7 +16,7 @@ from guardproxy.types import SIGNALS
 _EMBEDDED_FAMILY = "classifier"
 _DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
 # The combinations: a guard has at most one of them.
-_KINDS = ("all", "cascade", "by_language")
+_KINDS = ("all", "cascade", "by_language", "by_role")
 _COMBINATIONS = (*_KINDS, "mean")
 # Options of a guard that combines others.
 _OF_COMBINED = (*_COMBINATIONS, "languages", "calibration")
@@ -35,7 +36,8 @@ def guards(
     defined = section.entries() if section else []
     members: list[str] = []
     if guard is not None and any(_option(guard, key) for key in _KINDS):
-        members = [text for _, node in _members(guard) if (text := node.text())]
+        named = [*_members(guard), *(pair for _, pairs in _of_roles(guard) for pair in pairs)]
+        members = [text for _, node in named if (text := node.text())]
         yield from _combination(guard, [EMBEDDED, *(name for name, _ in defined)])
         yield from _unknown_languages(guard, document, catalogue)
     elif guard is not None:
@@ -46,10 +48,10 @@ def guards(
     for name, node in defined:
         path: SettingPath = ("guards", name)
         if name not in members:
-            message = "is not used; name it in guard.all, guard.cascade or guard.by_language, or remove it"
+            message = f"is not used; name it in {', '.join(f'guard.{kind}' for kind in _KINDS)}, or remove it"
             yield Problem(node.key_position, path, message)
         yield from _single_guard(path, node, catalogue)
-        yield from _languages((*path, "languages"), node)
+        yield from _languages((*path, "languages"), node) if not _option(node, FAMILY) else ()
         for key in _COMBINATIONS:
             if option := _option(node, key):
                 message = "only guard can combine guards, not an entry of guards; remove this"
@@ -77,6 +79,17 @@ def _members(guard: Node) -> list[tuple[SettingPath, Node]]:
     return members
 
 
+def _of_roles(guard: Node) -> list[tuple[SettingPath, list[tuple[SettingPath, Node]]]]:
+    """The names of the guards of each role, each with its path."""
+    by_role = _option(guard, "by_role")
+    roles: list[tuple[SettingPath, list[tuple[SettingPath, Node]]]] = []
+    for role, node in by_role.entries() if by_role else []:
+        path: SettingPath = ("guard", "by_role", role)
+        listed: list[tuple[SettingPath, Node]] = [((*path, index), one) for index, one in node.elements()]
+        roles.append((path, listed or [(path, node)]))
+    return roles
+
+
 def _combination(guard: Node, defined: list[str]) -> Iterator[Problem]:
     """The mistakes of a guard that combines others."""
     all_of = _option(guard, "all")
@@ -90,17 +103,23 @@ def _combination(guard: Node, defined: list[str]) -> Iterator[Problem]:
             yield Problem(node.key_position, ("guard", key), message)
     if all_of and len(all_of.elements()) == 1:
         yield Problem(all_of.position, ("guard", "all"), "needs two guards or more")
+    for members in (_members(guard), *(pairs for _, pairs in _of_roles(guard))):
+        yield from _names(members, defined)
+    low, high = guard.get("cascade", "low"), guard.get("cascade", "high")
+    if low and high and (low.number() or 0.0) > (high.number() or 0.0):
+        yield Problem(low.position, ("guard", "cascade", "low"), "must be at most cascade.high")
+
+
+def _names(members: list[tuple[SettingPath, Node]], defined: list[str]) -> Iterator[Problem]:
+    """The mistakes in the names of guards that are asked together: unknown ones, and one that is named twice."""
     seen: set[str] = set()
-    for path, node in _members(guard):
+    for path, node in members:
         name = node.text()
         if name and name not in defined:
             yield Problem(node.position, path, f"unknown guard {name!r}; " + suggestion(name, defined))
         elif name in seen:
             yield Problem(node.position, path, f"{name!r} is named twice; name another guard")
         seen.add(name or "")
-    low, high = guard.get("cascade", "low"), guard.get("cascade", "high")
-    if low and high and (low.number() or 0.0) > (high.number() or 0.0):
-        yield Problem(low.position, ("guard", "cascade", "low"), "must be at most cascade.high")
 
 
 def _unknown_languages(guard: Node, document: Document | None, catalogue: Catalogue) -> Iterator[Problem]:
@@ -170,6 +189,9 @@ def _single_guard(path: SettingPath, guard: Node, catalogue: Catalogue) -> Itera
         message = catalogue.name_error(name, catalogue.families, "family")
         if message:
             yield Problem(family.position, (*path, "family"), message)
+    yield from patterns(path, guard, name)
+    if name == FAMILY:
+        return
     if name in catalogue.services:
         yield from _service(path, guard, name, has_public_address=catalogue.services[name])
     elif name in catalogue.families:

@@ -63,6 +63,8 @@ def _policy(
             position = own.key_position if own else policy.key_position
             message = f'has no rules, so no {_TEXTS[side]} are acted on; if you mean that, write {side}: {{"*": {{}}}}'
             yield Problem(position, (*path, side), message)
+    if tool := policy.get("tool"):
+        yield from _side((*path, "tool"), policy, tool, catalogue, categories)
     views = policy.get("views")
     for index, view in views.elements() if views else []:
         name = view.text()

@@ -7,8 +7,8 @@ from guardproxy.settings.messages import suggestion
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 from guardproxy.types import SIGNALS
 
-_IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
-_RESERVED = ("unsafe", *sorted(SIGNALS))
+IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
+RESERVED = ("unsafe", *sorted(SIGNALS))
 
 
 def taxonomies(root: Node) -> Iterator[Problem]:
@@ -51,8 +51,8 @@ def _categories(path: SettingPath, categories: Node) -> Iterator[Problem]:
             text = node.text() if node else None
             if node is None or not text:
                 continue
-            if key == "id" and (not _IDENTIFIER.fullmatch(text) or text in _RESERVED):
-                message = f"must be lower-case letters, digits and _, and not a reserved name ({', '.join(_RESERVED)})"
+            if key == "id" and (not IDENTIFIER.fullmatch(text) or text in RESERVED):
+                message = f"must be lower-case letters, digits and _, and not a reserved name ({', '.join(RESERVED)})"
                 yield Problem(node.position, (*path, index, key), message)
             if text in first_index:
                 message = f"{key} {text!r} is already that of categories[{first_index[text]}]; choose another"

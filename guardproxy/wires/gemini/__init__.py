@@ -101,6 +101,12 @@ class Gemini(BaseWire):
         """Return whether the request asks for another media type than plain text."""
         return (value_of(value_of(body, "generationConfig") or {}, "responseMimeType") or "text/plain") != "text/plain"
 
+    def must_call(self, body: Mapping[str, Any]) -> bool:
+        """Return whether the request leaves the model no other answer than the call of a function."""
+        tools = value_of(body, "toolConfig")
+        calling = value_of(tools, "functionCallingConfig") if isinstance(tools, dict) else None
+        return isinstance(calling, dict) and calling.get("mode") == "ANY"
+
     def _names(self, path: str) -> re.Match[str]:
         names = self.paths.fullmatch(path.partition("?")[0])
         if names is None:

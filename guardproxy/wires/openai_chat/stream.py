@@ -20,8 +20,8 @@ _SPELLED = ("content", "refusal")  # the texts that log probabilities follow
 
 
 def refusal_message(request: Request, refusal: Refuse) -> dict[str, Any]:
-    """Return the message of a refusal. If the request asks for JSON, the text is in `refusal`: `content` must parse."""
-    if request.structured:
+    """Return the message of a refusal. If the reply has a form, the text is in `refusal`: `content` must parse."""
+    if request.has_form:
         return {"role": "assistant", "content": None, "refusal": refusal.message}
     return {"role": "assistant", "content": refusal.message, "refusal": None}
 

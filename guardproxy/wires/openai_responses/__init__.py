@@ -7,6 +7,7 @@ response that the upstream keeps in `stored`.
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
@@ -136,14 +137,18 @@ class OpenAIResponses(openai.OpenAIWire):
         return self.continued(request, own[1] or "") if own else request
 
     def continued(self, request: Request, reply: str) -> Request:
-        """Return the request with another `previous_response_id`, or without one; a stored response is its own."""
+        """Return the request with another `previous_response_id`, or without one: the named reply was refused.
+
+        A request about a stored response is returned as it is.
+        """
         if is_stored(request):
             return request
         body = json.loads(request.raw)
         del body["previous_response_id"]
         if reply:
             body["previous_response_id"] = reply
-        return super().parse_request(request.path, dumps(body), request.received, request.id)
+        continued = super().parse_request(request.path, dumps(body), request.received, request.id)
+        return replace(continued, after_refusal=True)
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """Parse a whole reply; an error body has no choice of its own. Raises UpstreamUnreadable."""
@@ -176,7 +181,7 @@ class OpenAIResponses(openai.OpenAIWire):
         body = body if "output" in body else {**_head(request, request.received), **body}
         outer = [part.path for part in reply.choices[0].parts if not part.path.startswith("output[")]
         if isinstance(outcome, Refuse):
-            part = refusal_part(outcome.message, structured=request.structured)
+            part = refusal_part(outcome.message, structured=request.has_form)
             body = {**ended(body, [_message(body, part)], outcome), **reason(request, outcome)}
         elif outcome.whole or "output" not in reply.body:
             body["output"] = [_message(body, text_part("\n".join(edit.text for edit in outcome.edits)))]
@@ -193,7 +198,7 @@ class OpenAIResponses(openai.OpenAIWire):
         if request.stream:
             stream = ResponseStream(request, head)
             return Answer(200, SSE, stream.end(0, refusal) + stream.close())
-        part = refusal_part(refusal.message, structured=request.structured)
+        part = refusal_part(refusal.message, structured=request.has_form)
         body = {**ended(head, [_message(head, part)], refusal), **reason(request, refusal)}
         return Answer(200, JSON, dumps(body))
 

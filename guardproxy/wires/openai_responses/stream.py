@@ -147,7 +147,7 @@ class ResponseStream(ResponseReader):
 
     def _refused(self, state: ChoiceState, outcome: Refuse) -> list[dict[str, Any]]:
         out: list[dict[str, Any]] = []
-        structured = self.request.structured
+        structured = self.request.has_form if state.nothing_released else self.request.structured
         text = last_text(state, outcome, structured=structured)
         if text and not structured and (place := self._open_text()) is not None:
             index, key = place

@@ -1,8 +1,8 @@
 """The base of a wire: what all protocols do alike. A subclass adds what differs.
 
 A wire needs a `name`, two patterns (`paths`, `calls`) and six methods: `turns`, `parse_reply`, `edited_reply`,
-`refusal`, `error` and `open_stream`. It overrides `model`, `wants_stream`, `structured` and `resumes` if its protocol
-differs from their defaults.
+`refusal`, `error` and `open_stream`. It overrides `model`, `wants_stream`, `structured`, `must_call` and `resumes` if
+its protocol differs from their defaults.
 """
 
 import hashlib
@@ -79,6 +79,16 @@ class BaseWire(ABC):
         """Return whether the request asks for JSON; called after `turns` has checked the body."""
         return False
 
+    def must_call(self, body: Mapping[str, Any]) -> bool:
+        """Return whether the request leaves the model no other answer than the call of a tool."""
+        choice = body.get("tool_choice")
+        if not isinstance(choice, dict):
+            return choice in ("required", "any") or isinstance(body.get("function_call"), dict)
+        if choice.get("type") == "allowed_tools":
+            allowed = choice.get("allowed_tools", choice)
+            return isinstance(allowed, dict) and allowed.get("mode") == "required"
+        return choice.get("type") not in ("auto", "none")
+
     def resumes(self, body: Mapping[str, Any]) -> Part | None:
         """Return the opaque part that names an earlier reply, if the request goes on from one."""
         return None
@@ -113,6 +123,7 @@ class BaseWire(ABC):
             raw=body,
             body=parsed,
             structured=self.structured(parsed),
+            must_call=self.must_call(parsed),
             resumes=self.resumes(parsed),
             received=received,
             id=request_id,

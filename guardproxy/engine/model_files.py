@@ -1,0 +1,40 @@
+"""Where the files of a model are. Without torch, whose import takes seconds: a wrong name is told at once."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from guardproxy.errors import ConfigError
+
+# The models that ship in the package, and their folders in `weights/`.
+PACKAGED = {"embedded-small": "embedded/small", "embedded-large": "embedded/large"}
+# Two of them together: the larger one reads the windows of which the smaller one is unsure.
+CASCADE = "embedded"
+# The folder of the model for many languages, which is too large to ship.
+TRAINED = "embedded-multilingual"
+
+
+def locate(model: str) -> tuple[str, str | None]:
+    """The directory or hub id to load from, and the GGUF file in the directory or None. Raises ConfigError."""
+    if model in PACKAGED:
+        folder = weights() / PACKAGED[model]
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"model {model!r}: this installation has no embedded weights; name a model")
+        return str(folder), None
+    path = Path(model).expanduser()
+    if path.name == TRAINED and (path.is_absolute() or model == TRAINED) and not (path / "config.json").is_file():
+        why = "its weights do not ship with guardproxy and are not here"
+        raise ConfigError(f"model {model!r}: {why}: run `make train-multilingual` in a clone of the repository")
+    if path.suffix == ".gguf" and path.is_file():
+        return str(path.parent), path.name
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ConfigError(f"model {model!r}: the directory has no config.json")
+        return str(path), None
+    if path.suffix == ".gguf" or path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        raise ConfigError(f"model {model!r}: no such file or directory")
+    return model, None
+
+
+def weights() -> Path:
+    """The folder of the weights that ship in the package."""
+    return Path(str(files("guardproxy") / "weights"))

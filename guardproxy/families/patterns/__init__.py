@@ -1,0 +1,154 @@
+"""Patterns as a guard: words, regular expressions, formats of credentials, hashed words. No model.
+
+A hit of any pattern of a category is a finding of it, with the category's probability and the place of the first hit.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+
+from guardproxy.errors import ConfigError
+from guardproxy.families.patterns.expressions import Expression, Expressions
+from guardproxy.families.patterns.phrases import Phrases
+from guardproxy.families.patterns.secrets import FORMATS
+from guardproxy.patterns import CategoryPatterns, Reach, widest
+from guardproxy.types import Category, Finding, Span, Taxonomy, Verdict
+
+FAMILY = "patterns"
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A match: where in the text, of which category, and the kind of pattern as the configuration names it."""
+
+    span: Span
+    category: str
+    label: str
+
+
+class PatternFamily:
+    """Finds what a configuration names. Build it with `open_family`."""
+
+    def __init__(
+        self,
+        taxonomy: Taxonomy,
+        probabilities: Mapping[str, float],
+        expressions: Expressions,
+        phrases: Phrases,
+        reaches: Mapping[str, Reach],
+    ) -> None:
+        self.taxonomy = taxonomy
+        self.reaches = reaches
+        """By category, how far back from the end of a growing text a match of it may begin."""
+        self._probabilities = probabilities
+        self._expressions = expressions
+        self._phrases = phrases
+        self._nothing = tuple(Finding(category, 0.0) for category in probabilities)
+
+    def hits(self, text: str, *, unfinished: bool = False) -> list[Hit]:
+        """Every match, in the order of the text.
+
+        In an `unfinished` text, what follows may change a match at the end of the text, so it does not count, unless it
+        is longer than its pattern says that a match may be.
+        """
+        found = chain(self._expressions.find(text, unfinished), self._phrases.find(text, unfinished))
+        return sorted([Hit(*hit) for hit in found], key=lambda hit: hit.span)
+
+    def verdict(self, text: str, guard: str, *, unfinished: bool = False) -> Verdict:
+        """The verdict on a text: every category, those without a hit with probability 0."""
+        hits = self.hits(text, unfinished=unfinished)
+        findings, unsafe, span = self._nothing, 0.0, None
+        if hits:
+            first: dict[str, Hit] = {}
+            for hit in hits:
+                first.setdefault(hit.category, hit)
+            findings = tuple([self._finding(finding, first.get(finding.category)) for finding in findings])
+            most = max(findings, key=lambda finding: finding.probability)
+            unsafe, span = most.probability, most.span
+        return Verdict(unsafe, findings, guard, f"{self.taxonomy.id}@{self.taxonomy.version}", span=span)
+
+    def _finding(self, nothing: Finding, hit: Hit | None) -> Finding:
+        if hit is None:
+            return nothing
+        return Finding(hit.category, self._probabilities[hit.category], hit.label, span=hit.span)
+
+
+def open_family(
+    *, taxonomy: Taxonomy | None = None, patterns: Mapping[str, CategoryPatterns] | None = None
+) -> PatternFamily:
+    """Open the patterns of each category. Raises ConfigError with every mistake, each as `patterns.ID.KEY: text`."""
+    problems: list[str] = []
+    if taxonomy is not None:
+        problems.append("taxonomy: the categories are those of patterns")
+    expressions: list[Expression] = []
+    reaches: dict[str, Reach] = {}
+    phrases = Phrases()
+    for category, one in (patterns or {}).items():
+        of_category: list[Expression] = []
+        for key, opened in (
+            *_regexes(one, category),
+            *_secrets(one, category),
+            *_words(one, category, phrases),
+            *_hashes(one, category, phrases),
+        ):
+            if isinstance(opened, str):
+                problems.append(f"patterns.{category}.{key}: {opened}")
+            else:
+                of_category.append(opened)
+        expressions += of_category
+        reaches[category] = widest([*(found.reach for found in of_category), phrases.reach(category)])
+    if problems:
+        raise ConfigError(problems)
+    probabilities = {category: one.probability for category, one in (patterns or {}).items()}
+    categories = tuple(Category(name, name.replace("_", " ").capitalize()) for name in probabilities)
+    version = hashlib.sha256(repr(patterns).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    own = Taxonomy(FAMILY, categories, version)
+    return PatternFamily(own, probabilities, Expressions(expressions), phrases, reaches)
+
+
+# The key of a pattern below its category, with what was opened of it, or its mistake.
+_Opened = Iterable[tuple[str, Expression | str]]
+
+
+def _regexes(one: CategoryPatterns, category: str) -> _Opened:
+    for index, text in enumerate(one.regexes):
+        key = f"regexes[{index}]"
+        try:
+            yield key, Expression.of(text, category, key, most=one.max_length)
+        except ConfigError as error:
+            yield key, str(error)
+
+
+def _secrets(one: CategoryPatterns, category: str) -> _Opened:
+    names = tuple(FORMATS) if one.secrets == "all" else one.secrets
+    for index, name in enumerate(names):
+        if name not in FORMATS:
+            known = ", ".join(FORMATS)
+            yield f"secrets[{index}]", f"unknown format {name!r}; use all, or some of {known}"
+        else:
+            found = FORMATS[name]
+            yield (
+                f"secrets[{index}]",
+                Expression.of(found.regex, category, f"secrets.{name}", most=found.most, unspaced=found.unspaced),
+            )
+
+
+def _listed(some: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The entries of a list; none of a file that was not read, which is a mistake of the configuration."""
+    return () if isinstance(some, str) else some
+
+
+def _words(one: CategoryPatterns, category: str, phrases: Phrases) -> _Opened:
+    for index, phrase in enumerate(_listed(one.words)):
+        key = f"words[{index}]"
+        if Phrases.without_spaces(phrase):
+            yield key, Expression.literal(phrase.strip(), category, "words")
+        elif mistake := phrases.add(phrase, category):
+            yield key, mistake
+
+
+def _hashes(one: CategoryPatterns, category: str, phrases: Phrases) -> _Opened:
+    for index, digest in enumerate(_listed(one.sha256)):
+        if mistake := phrases.add_hash(digest, category, one.max_words):
+            yield f"sha256[{index}]", mistake

@@ -1,0 +1,83 @@
+"""What a patterns guard looks for, as a configuration has it, and how much of a growing text stays undecided. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
+
+import regex
+from annotated_types import Interval, Len
+
+WORD: Final[Any] = regex.compile(r"\w+")
+"""A word, with its combining marks: letters, digits and underscores of any script."""
+LONGEST_WORD: Final = 100
+"""Characters; a longer word is none of a list."""
+
+Pattern = Annotated[str, Len(1)]
+
+
+@dataclass(frozen=True, slots=True)
+class CategoryPatterns:
+    """What makes a text belong to a category: one hit of any kind is enough."""
+
+    words: Pattern | tuple[Pattern, ...] = ()
+    """Words and phrases, found in any case and with any signs between their words; or `file:NAME`, one per line."""
+    regexes: tuple[Pattern, ...] = ()
+    """Regular expressions in the syntax of RE2, which needs linear time; `(?i)` at the start for any case."""
+    secrets: Literal["all"] | tuple[Pattern, ...] = ()
+    """Formats of credentials by name, or `all`."""
+    sha256: Pattern | tuple[Pattern, ...] = ()
+    """SHA-256 hashes of words and phrases, so that the list cannot be read; or `file:NAME`, one per line."""
+    max_words: Annotated[int, Interval(ge=1, le=10)] = 3
+    """The most words of a phrase in `sha256`."""
+    max_length: Annotated[int, Interval(ge=1, le=10_000)] | None = None
+    """For expressions without a bound: the most characters of a match that are held back whole from a stream."""
+    probability: Annotated[float, Interval(gt=0, le=1)] = 1.0
+    """The probability of a hit, with which thresholds are compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far back from the end of a growing text a match may begin that is not decided yet.
+
+    A match may have the last `characters` of the text, whatever they are, the last `unspaced` ones if no white space is
+    among them, and the last `words` words.
+    """
+
+    characters: int = 0
+    unspaced: int = 0
+    words: int = 0
+
+    def undecided(self, text: str) -> int:
+        """The number of characters at the end of `text` that a match may have in part."""
+        tail = text[-self.unspaced :] if self.unspaced else ""
+        run = 0 if not tail or tail[-1].isspace() else len(tail.rsplit(maxsplit=1)[-1])
+        return max(min(self.characters, len(text)), run, _of_words(text, self.words) if self.words else 0)
+
+
+def widest(reaches: Iterable[Reach]) -> Reach:
+    """The reach of several patterns together."""
+    found = list(reaches)
+    return Reach(
+        max([reach.characters for reach in found], default=0),
+        max([reach.unspaced for reach in found], default=0),
+        max([reach.words for reach in found], default=0),
+    )
+
+
+def _of_words(text: str, most: int) -> int:
+    """The characters from the first of the last words that a phrase of `most` words may begin with."""
+    # Words are read from a tail of the text, longer ones until it has enough of them.
+    size = most * 4 * LONGEST_WORD
+    while True:
+        tail = text[-size:]
+        spans = [match.span() for match in WORD.finditer(tail)]
+        if len(tail) == len(text) or len(spans) > most + 1:
+            break
+        size *= 8
+    ends_in_word = bool(spans) and spans[-1][1] == len(tail)
+    start = len(tail)
+    for begin, end in spans[: -most - 1 : -1] if ends_in_word else spans[:-most:-1]:
+        if end - begin > LONGEST_WORD:
+            break
+        start = begin
+    return len(tail) - start
