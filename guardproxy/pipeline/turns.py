@@ -8,7 +8,7 @@ from itertools import pairwise, takewhile
 from types import MappingProxyType
 
 from guardproxy.policy import JudgeScope, Policy
-from guardproxy.types import Coverage, Message, Part, Replace, Role
+from guardproxy.types import Coverage, Message, Part, PartKind, Replace, Role
 from guardproxy.views import says_something
 
 # A context of more characters fits no guard's window. Without this bound, a conversation of thousands of turns would
@@ -149,12 +149,17 @@ def _user_runs(
         judged = [i for i in said if messages[i].role in scope.roles]
         # Results before anything of the assistant's answer a call of the turn before: the model reads them with it.
         first = takewhile(lambda i: messages[i].role != "assistant", range(start, stop))
-        answers = {i for i in first if any(part.kind == "tool_result" for part in messages[i].parts)}
+        answers = {i for i in first if _has(messages[i], "tool_result")}
         results = [i for i in judged if i in answers]
-        if results and earlier:
+        said_before = takewhile(lambda i: messages[i].role == "assistant", range(start - 1, -1, -1))
+        if results and earlier and any(_has(messages[i], "tool_call") for i in said_before):
             yield "user", before, [*earlier, *results]
         yield "user", start, judged
         before, earlier = start, judged
+
+
+def _has(message: Message, kind: PartKind) -> bool:
+    return any(part.kind == kind for part in message.parts)
 
 
 def _assistant_runs(messages: Sequence[Message]) -> Iterator[tuple[Role, int, list[int]]]:
