@@ -1,6 +1,6 @@
 """Measure guardproxy's overhead over a bare pass-through, both in front of the same upstream in the same run.
 
-    python bench/overhead.py [--quick] [--json FILE] [--valgrind] [--audit] [--variants NAME ...]
+    python bench/overhead.py [--quick] [--json FILE] [--valgrind] [--audit] [--guards] [--variants NAME ...]
 
 Upstream, proxy and clients are separate processes on loopback. `bare` is a plain pass-through with starlette and httpx
 over the same transport; `bare_httpcore` is `bare` over httpx's own transport; `guardproxy` is complete except for the
@@ -10,12 +10,15 @@ simulated CPU instead, independent of other load. Rounds of the variants alterna
 and instructions the median. `--audit` counts, in a simulated CPU too, what the records of a request cost: `guardproxy`
 has no store, `audited` writes full batches to SQLite (`audit.required: false`), as at hundreds of requests per second,
 `audited_slow` few records at a time, `audited_log` to the log as well; `audited_sampled` has `audit.passed: sampled`.
-All threads count, until every record is written.
+All threads count, until every record is written. `--guards` compares where the guard is, with new texts that no cache
+knows: in the proxy's process (`uncached`), behind the `socket` of the process that workers share, and behind `http`.
+The instructions (`--valgrind`) are the proxy's own.
 """
 
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -34,6 +37,7 @@ from typing import Any, Self
 
 VARIANTS = ("bare", "bare_httpcore", "guardproxy")
 AUDITED = ("guardproxy", "audited", "audited_slow", "audited_log", "audited_sampled")
+GUARDS = ("uncached", "socket", "http")
 RECORDS = 2  # of a whole reply: its turn and the reply
 TURNS = [
     *((role, f"{role} {number}: tell me more. " * 8) for number in range(9) for role in ("user", "assistant")),
@@ -44,16 +48,22 @@ CLIENTS = (1, 16, 64, 256)
 
 @dataclass(frozen=True)
 class Load:
-    """A kind of request with `turns` messages; the reply streams `frames` (0: whole), `pace_s` seconds apart."""
+    """A kind of request with `turns` messages; the reply streams `frames` (0: whole), `pace_s` seconds apart.
+
+    With `fresh`, the last turn of every request has another number.
+    """
 
     name: str
     frames: int = 0
     pace_s: float = 0.0
     turns: int = 1
+    fresh: bool = False
 
     def request(self, host: str) -> bytes:
         """The bytes of a request. Its header `x-load` selects the upstream's answer."""
         messages = [{"role": role, "content": text} for role, text in TURNS[-self.turns :]]
+        if self.fresh:
+            messages[-1]["content"] += NUMBER
         body = json.dumps({"model": "m", "messages": messages, "stream": self.frames > 0}).encode()
         return (
             f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\nx-load: frames={self.frames}&pace={self.pace_s}\r\n"
@@ -62,7 +72,9 @@ class Load:
         ).encode() + body
 
 
+NUMBER = "number 00000000"  # of a request, in its place
 WHOLE = Load("whole reply")
+FRESH = Load("whole reply, new turn", fresh=True)
 LONGER = Load("whole reply, third turn", turns=3)
 RESENT = Load("whole reply, turn 21 of a resent conversation", turns=21)
 FAST = Load("stream of 100 frames, unpaced", 100)
@@ -72,13 +84,16 @@ PACED = Load("stream of 20 frames, 10 ms apart", 20, 0.01)
 # --- the clients -----------------------------------------------------------------------------------------------------
 
 
+_NUMBERS = itertools.count()
+
+
 async def _client(address: tuple[str, int], request: bytes, until: float, times: list[float], left: list[int]) -> None:
     reader, writer = await asyncio.open_connection(*address)
     length = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
     while time.perf_counter() < until and left[0] > 0:
         left[0] -= 1
         began = time.perf_counter()
-        writer.write(request)
+        writer.write(request.replace(NUMBER.encode(), b"number %08d" % next(_NUMBERS)))
         head = await reader.readuntil(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 200"):
             raise RuntimeError(f"the proxy answered {head[:200]!r}")
@@ -303,6 +318,16 @@ def simulated_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def guards_table(rows: list[dict[str, Any]], key: str, unit: str) -> str:
+    """What asking a guard in another process adds to a request, as a Markdown table; the first row is in-process."""
+    lines = [f"| guard | {unit} per request | added | of the request |", "|---|--:|--:|--:|"]
+    for row in rows:
+        added = row[key] - rows[0][key]
+        share = f"{added:.3f} | {added / rows[0][key]:.1%} |" if row is not rows[0] else " | |"
+        lines.append(f"| {row['variant']} | {row[key]:.3f} | {share}")
+    return "\n".join(lines)
+
+
 def audit_table(rows: list[dict[str, Any]]) -> str:
     """What auditing adds to a request and to each of its records, as a Markdown table."""
     lines = ["| variant | M user instructions/request | added | of the request | per record |", "|---|---|---|---|---|"]
@@ -322,11 +347,19 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write the figures to this file as well")
     parser.add_argument("--valgrind", action="store_true", help="count user instructions in a simulated CPU instead")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="the proxies; bare is needed")
+    parser.add_argument("--guards", action="store_true", help="compare guards in other processes, with new texts")
     parser.add_argument("--audit", action="store_true", help="count what auditing adds, in a simulated CPU")
     args = parser.parse_args()
     if args.audit:
         rows = simulate(WHOLE, (16,), 256 if args.quick else 1024, AUDITED)  # 64 requests make a batch
         print(audit_table(rows))
+    elif args.guards and args.valgrind:
+        rows = simulate(FRESH, (16,), 32 if args.quick else 128, GUARDS)
+        print(guards_table(rows, "m_user_instructions", "M user instructions"))
+    elif args.guards:
+        rounds, seconds = (2, 1.0) if args.quick else (9, 2.0)
+        rows = [one.row() for one in measure(FRESH, (1,), rounds, seconds, GUARDS, perf=False)][1:]
+        print(guards_table(rows, "p50_ms", "ms (best p50)"), guards_table(rows, "cpu_ms", "CPU ms"), sep="\n\n")
     elif args.valgrind:
         rows = (
             simulate(WHOLE, CLIENTS, 256, args.variants)

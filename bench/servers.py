@@ -1,6 +1,7 @@
 """The servers that `overhead.py` measures: an upstream that does little work, and the proxies in front of it.
 
 python bench/servers.py upstream|bare|bare_httpcore|guardproxy|audited[_slow|_log|_sampled] --port N [--target URL]
+python bench/servers.py uncached|socket|http --port N --target URL
 """
 
 import argparse
@@ -8,10 +9,18 @@ import asyncio
 import contextlib
 import gc
 import json
+import os
 import random
 import re
+import socket
+import subprocess
+import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import cast
 
 import httpx
 import uvicorn
@@ -24,23 +33,36 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from guardproxy import actions, wires
+from guardproxy.app.engine_link import ENGINE, EngineConnection
+from guardproxy.app.engine_process import EngineProcess
 from guardproxy.app.guards import with_cache
+from guardproxy.app.workers import GROUP
+from guardproxy.checkapi import Account
+from guardproxy.engine.scheduler import SchedulerStats
+from guardproxy.guards.links import GuardIdentity
+from guardproxy.guards.local import LocalGuard
+from guardproxy.guards.replica_http import HttpLink
+from guardproxy.guards.replicas import AskOptions, ReplicaGuard
 from guardproxy.observe import Metrics, Observers, configure_logging
 from guardproxy.observe.observers import PassedRule
-from guardproxy.pipeline import Pipeline
+from guardproxy.pipeline import Judging, Pipeline
 from guardproxy.policy import Policy, PolicySet, Rule, SideRules
-from guardproxy.ports import Sink
+from guardproxy.ports import Guard, Sink
 from guardproxy.registry import load
-from guardproxy.settings import Limits
+from guardproxy.settings import AuditSettings, Limits
 from guardproxy.sinks.database import AuditStore
 from guardproxy.sinks.log import LogSink
 from guardproxy.types import Check, Finding, Taxonomy, Verdict
+from guardproxy.web.access import Access
+from guardproxy.web.apis import ApiParts
 from guardproxy.web.app import create_app
+from guardproxy.web.checks import CheckApi
 from guardproxy.web.failover import Upstreams
+from guardproxy.web.identities import Identities
 from guardproxy.web.paths import PathList
 from guardproxy.web.proxy import LivePolicies, Proxy
 from guardproxy.web.sample import ReviewSample
-from guardproxy.web.transport import aiohttp_transport
+from guardproxy.web.transport import aiohttp_transport, never_sent
 from guardproxy.web.upstream import Upstream
 
 WORDS = ("The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "naps", "in", "the", "sun", ".")
@@ -123,6 +145,8 @@ class Safe:
 
     name = "safe"
     taxonomy = Taxonomy("none", ())
+    dtype = None
+    stats = SchedulerStats()
 
     async def judge(self, check: Check) -> Verdict:
         """Return a low P(unsafe)."""
@@ -146,8 +170,13 @@ def guarded(
     log: bool = True,
     passed: PassedRule = "all",
     gather_s: float = 0.1,
+    guard: Guard | None = None,
 ) -> ASGIApp:
-    """guardproxy as it serves, without a model; it records in the database `store`, if any, and in the log if `log`."""
+    """guardproxy as it serves, without a model; it records in the database `store`, if any, and in the log if `log`.
+
+    `guard` is asked about every text; without it, one in this process whose verdicts are cached.
+    """
+    guard = guard or with_cache(Safe())
     configure_logging("info", json=True)
     metrics = Metrics(CollectorRegistry())
     sinks: dict[str, Sink] = {"store": AuditStore(store)} if store else {}
@@ -160,7 +189,7 @@ def guarded(
     upstreams = Upstreams([Upstream(target)], metrics=metrics.upstreams)
     proxy = Proxy(
         upstreams=upstreams,
-        pipeline=Pipeline(with_cache(Safe()), observers, metrics, opened, infer_sessions=True),
+        pipeline=Pipeline(guard, observers, metrics, opened, infer_sessions=True),
         wires=[load(name, wires.REGISTRY, "wire") for name in wires_read],
         policies=policies,
         allow=PathList(("GET /v1/models",)),
@@ -174,35 +203,110 @@ def guarded(
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         await observers.start()
+        await guard.start()
         gc.collect()
         gc.freeze()  # as `Service` does when it is ready
         yield
+        await guard.close()
         await observers.close()
         await upstreams.aclose()
 
     return create_app(proxy, metrics=metrics, lifespan=lifespan)
 
 
+# --- guards in another process ---------------------------------------------------------------------------------------
+
+
+async def serve_guard_socket(folder: Path) -> None:
+    """The guard as the engine process of a group of workers answers."""
+    configure_logging("info", json=True)
+    engine = EngineProcess([cast("LocalGuard", Safe())], lambda _: GuardIdentity("safe", "none@", "v"), folder)
+    group = await asyncio.start_unix_server(lambda *_: None, str(folder / GROUP))
+    async with group:
+        await engine.run(asyncio.Event())
+
+
+def guard_http() -> ASGIApp:
+    """The guard as `guardproxy guard` answers."""
+    configure_logging("info", json=True)
+    metrics = Metrics(CollectorRegistry())
+    side = SideRules({})
+    policies = LivePolicies(PolicySet({"default": Policy("default", "v1", side, side)}, version="v1"))
+    parts = ApiParts(
+        Judging(with_cache(Safe()), Observers({}, metrics=metrics), metrics, {}),
+        policies,
+        Limits(),
+        lambda: "",
+        Identities(AuditSettings()),
+        ReviewSample(0.01, random.Random(1)),
+        Access(),
+        metrics,
+    )
+    return CheckApi(parts, lambda: Account("safe", Safe.taxonomy, ("none",), "v"), plain=True)
+
+
+@contextlib.contextmanager
+def guard_process(kind: str) -> Iterator[Guard]:
+    """A guard in a process of its own, asked over the `socket` of an engine or over `http`."""
+    with tempfile.TemporaryDirectory(prefix="guardproxy-bench-") as folder, contextlib.ExitStack() as stack:
+        place = Path(folder)
+        command = [sys.executable, __file__, f"guard_{kind}", "--folder", folder]
+        running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        stack.callback(running.wait)
+        stack.callback(running.kill)
+        while not (place / ENGINE).exists():
+            time.sleep(0.1)
+        if kind == "socket":
+            yield EngineConnection(place).guard("safe", Safe.taxonomy, timeout_s=30, floor=0.0)
+            return
+        url = f"http://127.0.0.1:{(place / ENGINE).read_text()}"
+        link = HttpLink(url, aiohttp_transport(256, None, trust_env=False), never_sent)
+        yield ReplicaGuard("safe", Safe.taxonomy, [link], AskOptions())
+
+
+def run_guard(kind: str, folder: Path) -> None:
+    """Run the guard's process until its standard input ends; a file in `folder` shows that it listens."""
+    threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(0)), daemon=True).start()
+    if kind == "socket":
+        asyncio.run(serve_guard_socket(folder))
+        return
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        (folder / "port").write_text(str(listening.getsockname()[1]))
+        (folder / "port").rename(folder / ENGINE)
+        config = uvicorn.Config(guard_http(), log_config=None, access_log=False, lifespan="off")
+        uvicorn.Server(config).run(sockets=[listening])
+
+
 def main() -> None:
     """Run one server until it is stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     proxies = ("bare", "bare_httpcore", "guardproxy", "audited", "audited_slow", "audited_log", "audited_sampled")
-    parser.add_argument("variant", choices=("upstream", *proxies))
-    parser.add_argument("--port", type=int, required=True)
+    guards = ("uncached", "socket", "http", "guard_socket", "guard_http")
+    parser.add_argument("variant", choices=("upstream", *proxies, *guards))
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--folder", type=Path)
     parser.add_argument("--target", default="")
     args = parser.parse_args()
     if args.variant == "upstream":
         asyncio.run(serve_upstream(args.port))
         return
+    if args.variant.startswith("guard_"):
+        run_guard(args.variant.removeprefix("guard_"), args.folder)
+        return
     with tempfile.TemporaryDirectory(prefix="guardproxy-bench-") as folder:
-        _run(args, f"sqlite:///{folder}/audit.sqlite3")
+        remote = guard_process(args.variant) if args.variant in {"socket", "http"} else contextlib.nullcontext(Safe())
+        with remote as guard:
+            _run(args, f"sqlite:///{folder}/audit.sqlite3", guard)
 
 
-def _run(args: argparse.Namespace, store: str) -> None:
+def _run(args: argparse.Namespace, store: str, guard: Guard) -> None:
     opened: Mapping[str, Callable[[], ASGIApp]] = {
         "bare": lambda: bare(args.target, aiohttp_transport(256, None, trust_env=False)),
         "bare_httpcore": lambda: bare(args.target, httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=256))),
         "guardproxy": lambda: guarded(args.target),
+        **dict.fromkeys(("uncached", "socket", "http"), lambda: guarded(args.target, guard=guard)),
         # A simulated CPU is so slow that a tenth of a second has few records: full batches need more time there.
         "audited": lambda: guarded(args.target, store, log=False, gather_s=30.0),
         "audited_slow": lambda: guarded(args.target, store, log=False),

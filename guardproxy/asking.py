@@ -3,21 +3,38 @@
 This is no field of `Check`: equal checks of different clients share one verdict, and no policy reads it.
 """
 
+import secrets
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import count
+from typing import Final
+from weakref import WeakValueDictionary
+
+# What no other process has before the number of a request.
+_PROCESS: Final = secrets.token_hex(8)
+_NUMBERS: Final = count()
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Asker:
     """One request, for as long as it is served. `client` is the same for all requests of a client, never shown.
 
     `answered`: the upstream has answered, so checks of the reply go before those of new requests. `refused` says why
-    the request takes too long to judge, empty if it does not: then none of its checks needs to run.
+    the request takes too long to judge, empty if it does not: then none of its checks needs to run. `token` names the
+    request to a guard in another process (`token_of`).
     """
 
     client: str = ""
     answered: bool = False
     refused: str = ""
+    token: str = ""
+
+
+def token_of(asker: Asker) -> str:
+    """A name of the request that no other request of any process has."""
+    if not asker.token:
+        asker.token = f"{_PROCESS}{next(_NUMBERS):x}"
+    return asker.token
 
 
 _CURRENT: ContextVar[Asker | None] = ContextVar("guardproxy_asker", default=None)
@@ -28,6 +45,24 @@ def asked_by(client: str) -> Asker:
     asker = Asker(client)
     _CURRENT.set(asker)
     return asker
+
+
+class Askers:
+    """The requests of other processes, by the names that these give them, for as long as their checks run."""
+
+    def __init__(self) -> None:
+        self._known: WeakValueDictionary[tuple[str, str], Asker] = WeakValueDictionary()
+
+    def use(self, client: str, request: str, *, answered: bool) -> Asker:
+        """Count the checks of the running task for a request; without a name, it is a request of its own."""
+        asker = self._known.get((client, request)) if request else None
+        if asker is None:
+            asker = Asker(client)
+            if request:
+                self._known[client, request] = asker
+        asker.answered = answered
+        _CURRENT.set(asker)
+        return asker
 
 
 class AsOneRequest:

@@ -60,7 +60,7 @@ class Permit(NamedTuple):
 
 
 class Health:
-    """What the calls to one upstream have shown.
+    """What the calls to one server have shown: an upstream, or a replica of a guard.
 
     It is `up` until too many calls in a row have failed, then `down`, then `probing` until one call has shown that it
     is up again. `limited`: it asked for a pause with 429. A call may begin in every state: `ranked` puts the upstreams

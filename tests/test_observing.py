@@ -13,8 +13,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 from ruamel.yaml import YAML
 
+from guardproxy.app.engine_keeper import EngineKeeper
 from guardproxy.observe import Metrics
 from guardproxy.observe.families import merged, rendered
+from guardproxy.observe.replica_metrics import ReplicaCounts
 from guardproxy.observe.state import ReloadState, ServerState
 from guardproxy.policy import Policy, PolicySet, Route, Rule, SideRules
 from guardproxy.types import ReplyInfo
@@ -45,8 +47,9 @@ def series() -> Mapping[str, set[str]]:
     metrics.alerts.begin("chat")
     metrics.upstreams.follow(["default"], lambda: {"default": "up"})
     metrics.state_from(lambda: ServerState(True, {"default": "v1"}, ReloadState(restart_needed=("server.port",))))
+    metrics.replicas_from(lambda: {"embedded": {"http://guard-1": (True, ReplicaCounts())}})
     found = {}
-    for name, kind, _, samples in metrics.families():
+    for name, kind, _, samples in [*metrics.families(), *EngineKeeper().families()]:
         assert samples, f"{name} has no series at the start"
         total = f"{name}_total" if kind == "counter" else name
         found[total] = {label for _, labels, _ in samples for label in labels if label != "le"}

@@ -383,3 +383,26 @@ def test_the_model_for_many_languages_is_looked_for_in_the_data_directory(tmp_pa
         assert failed.wait(100)
     assert f"model '{tmp_path / 'data' / 'embedded-multilingual'}'" in str(service.failure)
     assert "run `make train-multilingual`" in str(service.failure)
+
+
+def test_the_apis_of_the_guard_that_the_file_names(config: Path) -> None:
+    """The proxy serves these, `moderations` without the section, and refuses the paths of others."""
+    check = {"messages": [{"role": "user", "parts": [{"text": "kill"}]}], "policy": "default"}
+    apply = {"source": "INPUT", "content": [{"text": {"text": "kill"}}]}
+
+    def statuses(text: str) -> list[int]:
+        config.write_text(text)
+        source = read(str(config), None)
+        with serve(Service(source.file, source).app) as url:
+            until(lambda: is_ready(url))
+            paths = {
+                "/v1/check": check,
+                "/guardrail/g/version/1/apply": apply,
+                "/v1/checks": {"messages": [{"role": "user", "content": "kill"}]},
+                "/v1/moderations": {"input": "kill"},
+            }
+            return [httpx.post(f"{url}{path}", json=body, timeout=60).status_code for path, body in paths.items()]
+
+    text = config.read_text()
+    assert statuses(text) == [404, 404, 404, 200]
+    assert statuses(text + "apis: [check, bedrock, nemo]\n") == [200, 200, 200, 404]

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from guardproxy.app.alerts import receiver_of
     from guardproxy.app.audit import store_address, store_keys
     from guardproxy.app.exclusions import exclusions_of
+    from guardproxy.app.guarding import serve_guard
     from guardproxy.app.guards import guard, guard_name, location, traits
     from guardproxy.app.languages import languages_read
     from guardproxy.app.policy_file import ConfigSource, PolicyFile, read
@@ -31,6 +32,7 @@ __all__ = [
     "read",
     "receiver_of",
     "serve",
+    "serve_guard",
     "store_address",
     "store_keys",
     "traits",
@@ -51,6 +53,7 @@ _MODULES = {
     "read": "policy_file",
     "receiver_of": "alerts",
     "serve": "serving",
+    "serve_guard": "guarding",
     "store_address": "audit",
     "store_keys": "audit",
     "traits": "guards",

@@ -2,20 +2,24 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from guardproxy.app.engine_link import EngineConnection
+from guardproxy.app.kinds import has_model, is_remote, runs_model
 from guardproxy.app.languages import languages_of_guard
 from guardproxy.app.registries import open_family
+from guardproxy.app.replicas import replica_guard
 from guardproxy.errors import ConfigError
 from guardproxy.families import PATTERNS
 from guardproxy.families.patterns import PatternFamily
 from guardproxy.guards.cache import Cached
 from guardproxy.guards.combine import AllOf, ByLanguage, ByRole, Cascade
 from guardproxy.guards.local import LocalGuard, LocalLimits, ModelOptions, open_local_guard
+from guardproxy.guards.replicas import ReplicaGuard
 from guardproxy.guards.rules import PatternGuard
 from guardproxy.patterns import Reach, widest
 from guardproxy.pipeline.traits import GuardTraits
 from guardproxy.ports import Guard, LabelList
 from guardproxy.settings import MULTILINGUAL, ByRoleSettings, GuardSettings, MemberSettings, ServiceSettings, Settings
-from guardproxy.types import Check, Conversation, Message, Part, Span, Taxonomy
+from guardproxy.types import Check, Conversation, Message, Part, Span
 
 # Size of the verdict cache; a verdict takes about a kilobyte.
 _CACHED_VERDICTS = 20_000
@@ -37,7 +41,7 @@ def guard_name(settings: Settings) -> str:
     """The name of the guard of a configuration, as verdicts have it. It is not opened, so it needs no key."""
     single = settings.guard
     if not settings.members:
-        return single.family if single.service is not None or single.family == PATTERNS else single.model
+        return single.model if has_model(single) else single.family
     if single.by_role is not None:
         return ByRole.JOINED_BY.join(settings.members)
     kind = Cascade if single.cascade is not None else ByLanguage if single.by_language is not None else AllOf
@@ -73,34 +77,51 @@ def _by_role(roles: ByRoleSettings, named: Mapping[str, Guard]) -> Guard:
 
 def reads_label_lists(settings: Settings) -> bool:
     """Whether a guard reads categories from label lists, and so only above the floor with which it was started."""
-    single = MemberSettings(settings.guard, settings.taxonomy)
-    members = settings.members.values() or [single]
     families = [
         open_family(member.guard.family, member.guard.options, member.taxonomy)
-        for member in members
-        if member.guard.service is None and member.guard.family != PATTERNS
+        for member in _described(settings).values()
+        if has_model(member.guard)
     ]
     prompts = [prompt for family in families for prompt in family.render(_SAMPLE_CHECK)]
     return any(isinstance(prompt.readout, LabelList) for prompt in prompts)
 
 
-def members(settings: Settings, *, floor: float = 0.0, data_dir: str | None = None) -> list[Guard]:
+def members(
+    settings: Settings, *, floor: float = 0.0, data_dir: str | None = None, engine: EngineConnection | None = None
+) -> list[Guard]:
     """The guards of a configuration, not started. Engines read categories only if P(unsafe) is above `floor`.
 
     The floor does not apply to a weighted mean: the mean can reach a threshold that a member's probability is below.
-    `data_dir` is the folder of guardproxy's files, with the weights that do not ship; None for the user's own. Raises
-    ConfigError if the variable of a service's key is not set.
+    `data_dir` is the folder of guardproxy's files, with the weights that do not ship; None for the user's own. With an
+    `engine`, that process runs the models. Raises ConfigError if the variable of a key is not set.
     """
-    floor = floor if settings.guard.mean is None else 0.0
-    described = [(name, member.guard, member.taxonomy) for name, member in settings.members.items()]
     for name in settings.members:
         settings.require("guards", name)
-    if not described:
-        single = settings.guard
-        if single.service is not None:
-            settings.require("guard")
-        described = [(guard_name(settings), single, settings.taxonomy)]
-    return [_open(name, guard, taxonomy, floor, data_dir) for name, guard, taxonomy in described]
+    if not settings.members:
+        settings.require("guard")
+    floor = lowest(settings, floor)
+    return [_open(name, member, floor, data_dir, engine) for name, member in _described(settings).items()]
+
+
+def lowest(settings: Settings, floor: float) -> float:
+    """The P(unsafe) from which on the guards read categories; `floor` is that of the policies."""
+    return floor if settings.guard.mean is None else 0.0
+
+
+def model_guards(settings: Settings, *, floor: float, data_dir: str | None) -> list[LocalGuard]:
+    """Those of `members` that run a model on this machine; `floor` is `lowest`."""
+    described = _described(settings).items()
+    return [_open_model(name, member, floor, data_dir) for name, member in described if runs_model(member.guard)]
+
+
+def needs_engine(settings: Settings) -> bool:
+    """Whether a guard of the configuration runs a model on this machine."""
+    return any(runs_model(member.guard) for member in _described(settings).values())
+
+
+def _described(settings: Settings) -> Mapping[str, MemberSettings]:
+    """Every guard that answers checks by itself, by its name."""
+    return settings.members or {guard_name(settings): MemberSettings(settings.guard, settings.taxonomy)}
 
 
 def location(model: str, data_dir: str | None = None) -> str:
@@ -112,10 +133,17 @@ def location(model: str, data_dir: str | None = None) -> str:
     return str(data_folder(data_dir) / model)
 
 
-def _open(name: str, guard: GuardSettings, taxonomy: Taxonomy | None, floor: float, data_dir: str | None) -> Guard:
+def _open(
+    name: str, member: MemberSettings, floor: float, data_dir: str | None, engine: EngineConnection | None
+) -> Guard:
+    guard = member.guard
     if guard.family == PATTERNS:
         return PatternGuard(name, open_patterns(guard))
-    family = open_family(guard.family, guard.options, taxonomy)
+    if runs_model(guard) and engine is None:
+        return _open_model(name, member, floor, data_dir)
+    family = open_family(guard.family, guard.options, member.taxonomy)
+    if is_remote(guard):
+        return replica_guard(name, guard, family.taxonomy, floor)
     if guard.service is not None:
         from guardproxy.guards.services import open_service  # noqa: PLC0415 - it imports an HTTP client
 
@@ -129,6 +157,13 @@ def _open(name: str, guard: GuardSettings, taxonomy: Taxonomy | None, floor: flo
             concurrency=guard.service.concurrency,
             per_second=guard.service.per_second,
         )
+    assert engine is not None  # noqa: S101 - all other guards are opened above
+    return engine.guard(name, family.taxonomy, timeout_s=guard.timeout_s, floor=floor)
+
+
+def _open_model(name: str, member: MemberSettings, floor: float, data_dir: str | None) -> LocalGuard:
+    guard = member.guard
+    family = open_family(guard.family, guard.options, member.taxonomy)
     options = ModelOptions(location(guard.model, data_dir), guard.device, guard.dtype, guard.threads, floor)
     limits = LocalLimits(guard.timeout_s, guard.max_wait_s, guard.max_batch_tokens)
     return open_local_guard(name, family, options, limits)
@@ -183,10 +218,16 @@ def _key(service: ServiceSettings) -> str:
 
 def local_guards(guards: Sequence[Guard]) -> list[LocalGuard]:
     """The guards that run a model in this process, those inside of combinations of two included."""
-    found: list[LocalGuard] = []
+    return [guard for guard in _parts(guards) if isinstance(guard, LocalGuard)]
+
+
+def replica_guards(guards: Sequence[Guard]) -> list[ReplicaGuard]:
+    """The guards whose models run in other processes."""
+    return [guard for guard in _parts(guards) if isinstance(guard, ReplicaGuard)]
+
+
+def _parts(guards: Sequence[Guard]) -> list[Guard]:
+    found: list[Guard] = []
     for guard in guards:
-        if isinstance(guard, Cascade | ByLanguage):
-            found += local_guards(guard.parts)
-        elif isinstance(guard, LocalGuard):
-            found.append(guard)
+        found += _parts(guard.parts) if isinstance(guard, Cascade | ByLanguage) else [guard]
     return found

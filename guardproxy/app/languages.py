@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from guardproxy.families import PATTERNS
+from guardproxy.app.kinds import has_model
 from guardproxy.settings import GuardSettings, Settings
 
 _ENGLISH = frozenset({"en"})
@@ -57,7 +57,7 @@ def languages_of_guard(guard: GuardSettings) -> frozenset[str] | None:
     """The languages that a guard which combines no others reads, by its setting or its card; None for no statement."""
     if guard.languages is not None:
         return frozenset(guard.languages) or None
-    if guard.service is not None or guard.family == PATTERNS:
+    if not has_model(guard):
         return None
     name = guard.model.rstrip("/").rpartition("/")[2].lower()
     family = f"llama_guard {guard.options.get('version', '1')}" if guard.family == "llama_guard" else guard.family

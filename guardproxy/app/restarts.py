@@ -16,6 +16,7 @@ _BESIDE = (
     "upstreams",
     "upstream_groups",
     "wires",
+    "apis",
     "limits",
     "paths",
     "audit",

@@ -13,37 +13,48 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from guardproxy import actions, wires
 from guardproxy.app.access import clients_of, open_access
 from guardproxy.app.alerts import ProcessAlerts
+from guardproxy.app.apis import account, api_routes, apis_of, floor_for, nothing_else, own_path
 from guardproxy.app.audit import follow_exclusions, keep_of, open_sinks, retain
 from guardproxy.app.console import PATHS, console_routes, console_store, own_visitors
+from guardproxy.app.engine_link import EngineConnection
 from guardproxy.app.exclusions import exclusions_of
-from guardproxy.app.guards import combined, local_guards, matches, members, traits, with_cache
+from guardproxy.app.guards import (
+    combined,
+    local_guards,
+    matches,
+    members,
+    needs_engine,
+    replica_guards,
+    traits,
+    with_cache,
+)
 from guardproxy.app.languages import languages_of_guard, languages_read
 from guardproxy.app.listening import admin_listener
 from guardproxy.app.observed import observed
 from guardproxy.app.policy_file import ConfigSource, PolicyFile
 from guardproxy.app.protocol import CODES, REFUSED
 from guardproxy.app.reloading import LOOK_S, Gone
-from guardproxy.app.restarts import floor_of
 from guardproxy.app.upstreams import upstreams_of
 from guardproxy.app.workers import Membership
+from guardproxy.checkapi import Account
 from guardproxy.errors import ConfigError, GuardproxyError, error_codes
 from guardproxy.observe import Metrics, Observers
 from guardproxy.observe.state import ServerState
 from guardproxy.pipeline import Exclusions, Judging, Pipeline
 from guardproxy.policy import Policy
-from guardproxy.ports import Action, Wire
+from guardproxy.ports import Action, Sink, Wire
 from guardproxy.registry import load
 from guardproxy.settings import CONTINUED, Settings
 from guardproxy.sinks.database import AuditStore
-from guardproxy.web.app import MODERATIONS, OPERATOR_PATHS, create_admin_app, create_app, operator_routes
+from guardproxy.web.apis import ApiParts
+from guardproxy.web.app import OPERATOR_PATHS, create_admin_app, create_app, operator_routes
 from guardproxy.web.identities import Identities
-from guardproxy.web.moderations import moderations
 from guardproxy.web.paths import PathList
 from guardproxy.web.proxy import LivePolicies, Proxy
 from guardproxy.web.sample import ReviewSample
@@ -59,7 +70,7 @@ class Service:
     seconds; the configuration file is looked at every `look_s` seconds. `random` draws the sample of
     `audit.sample_passed`; without it, one that nobody can predict. `stopping` tells whether the server waits for its
     open answers to end. `group` is the folder of the group of workers to which the process belongs, None if it serves
-    alone; in `shared_limits` all workers count what clients use.
+    alone; in `shared_limits` all workers count what clients use. `alone`: the guard without the proxy.
     """
 
     def __init__(
@@ -74,49 +85,64 @@ class Service:
         stopping: Callable[[], bool] = lambda: False,
         group: Path | None = None,
         shared_limits: str | None = None,
+        alone: bool = False,
     ) -> None:
         settings.require()
+        self._alone = alone
+        self._apis = apis_of(settings, alone=alone)
         self._settings = settings
         self._source = source
         self._on_failure = on_failure
         self._canaries_s, self._stopping = canaries_s, stopping
         self.failure: GuardproxyError | None = None
         self._reason = "the guard is loading"
-        self._guards = members(settings, floor=floor_of(settings), data_dir=source.data_dir)
+        self._engine = EngineConnection(group) if group is not None and needs_engine(settings) else None
+        self._guards = members(
+            settings, floor=floor_for(settings, alone=alone), data_dir=source.data_dir, engine=self._engine
+        )
         self._observed = observed(settings)
         self._guard = self._observed.guard(with_cache(combined(settings, self._guards)))
-        self._local = local_guards(self._guards)
+        self._local, self._remote = local_guards(self._guards), replica_guards(self._guards)
         self._policies = LivePolicies(settings.policies)
         self._file = PolicyFile(source, self._policies, self._prepare, look_s=look_s)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._access = open_access(settings, shared_limits)
         self._sample = ReviewSample(settings.audit.sample_passed, random or Random())
-        self._metrics = self._observed.metrics()
+        self._metrics = self._open_metrics()
         self._membership = Membership(group, self._file, self._metrics) if group is not None else None
-        self._metrics.queue_from(lambda: [(guard.stats.queued, guard.stats.expected_s) for guard in self._local])
-        self._metrics.state_from(self._state)
         self._begin_series(settings)
         opened = open_sinks(settings, source.data_dir)
         self._store = opened.get("store")
         self._tasks: list[asyncio.Task[None]] = []
         self._exclusions = Exclusions()
         self._exclusions.use("configuration", exclusions_of(settings))
-        audit = settings.audit
         self._alerts = ProcessAlerts(settings, source.data_dir, self._metrics)
-        opened = {**opened, **self._alerts.sinks}
-        self._observers = Observers(
-            opened, text=audit.text, required=audit.required, passed=audit.passed, metrics=self._metrics
-        )
+        self._observers = self._open_observers({**opened, **self._alerts.sinks})
         self._upstreams = upstreams_of(settings, self._metrics.upstreams, self._observed.upstream)
         self._pipeline = self._open_pipeline(settings)
         self._review = console_store(settings, source.data_dir)
         self._admin: ASGIApp | None = None
         self.app = self._app(settings)
 
+    def _open_metrics(self) -> Metrics:
+        metrics = self._observed.metrics()
+        metrics.queue_from(lambda: [(guard.stats.queued, guard.stats.expected_s) for guard in self._local])
+        if self._remote:
+            metrics.replicas_from(lambda: {guard.name: guard.report() for guard in self._remote})
+        metrics.state_from(self._state)
+        return metrics
+
+    def _open_observers(self, sinks: Mapping[str, Sink]) -> Observers:
+        audit = self._settings.audit
+        return Observers(sinks, text=audit.text, required=audit.required, passed=audit.passed, metrics=self._metrics)
+
+    def _account(self) -> Account:
+        return account(self._settings, self._guard, floor_for(self._settings, alone=self._alone))
+
     def _begin_series(self, settings: Settings) -> None:
         self._metrics.begin(
             settings.policies,
-            wires=settings.wires if settings.wires is not None else wires.REGISTRY,
+            wires=[*(settings.wires if settings.wires is not None else wires.REGISTRY), *self._apis],
             categories=[category.id for category in self._guard.taxonomy.categories],
             codes={*error_codes(), *CODES, "client_left"},
         )
@@ -141,15 +167,15 @@ class Service:
 
     def _app(self, settings: Settings) -> ASGIApp:
         identities = Identities(settings.audit)
-        endpoint = moderations(
+        parts = ApiParts(
             self._pipeline.judging,
             self._policies,
-            limits=settings.limits,
-            ready=lambda: self._reason,
-            model=self._guard.name,
-            identities=identities,
-            sample=self._sample,
-            access=self._access,
+            settings.limits,
+            lambda: self._reason,
+            identities,
+            self._sample,
+            self._access,
+            self._metrics,
         )
         console = self._review and console_routes(
             self._review,
@@ -162,8 +188,8 @@ class Service:
         )
         server = settings.server
         operators = [*self._operator_routes(), *(console or ())]
-        routes: list[BaseRoute] = [Route(MODERATIONS, endpoint, methods=["POST"])]
-        own_paths = [MODERATIONS]
+        routes = api_routes(self._apis, parts, self._pipeline, self._account, alone=self._alone)
+        own_paths = [own_path(name) for name in self._apis]
         if settings.admin is None:
             routes += operators
             own_paths += [*OPERATOR_PATHS, *(PATHS if console else ())]
@@ -171,7 +197,7 @@ class Service:
             visitors = own_visitors(settings, loopback=is_loopback(settings.admin.host))
             self._admin = create_admin_app(operators, visitors, self._metrics)
         return create_app(
-            self._observed.proxy(self._proxy(settings, identities)),
+            nothing_else if self._alone else self._observed.proxy(self._proxy(settings, identities)),
             metrics=self._metrics,
             lifespan=self._lifespan,
             routes=routes,
@@ -212,7 +238,11 @@ class Service:
         """What /healthz says: the types of the weights, the states of the upstreams, the latest reload of the file."""
         state = self._file.state
         latest = {"in_force": not state.problems, "at": _iso(state.at), "problems": state.problems}
-        about = {"dtype": self._dtypes(), "upstreams": self._upstreams.states()}
+        about: dict[str, Any] = {"dtype": self._dtypes()}
+        if self._remote:
+            about["replicas"] = {guard.name: guard.states() for guard in self._remote}
+        if not self._alone:
+            about["upstreams"] = self._upstreams.states()
         return {**about, "reload": latest, "restart_needed": state.restart_needed}
 
     def reload(self) -> None:
@@ -237,8 +267,9 @@ class Service:
         ]
 
     def _dtypes(self) -> dict[str, str]:
-        """The type of the weights of every model that this process has loaded, by the guard's name."""
-        return {guard.name: guard.dtype for guard in self._local if guard.dtype is not None}
+        """The type of the weights of every model that this process or its engine has loaded, by the guard's name."""
+        local = {guard.name: guard.dtype for guard in self._local if guard.dtype is not None}
+        return local if self._engine is None else {**self._engine.dtypes, **local}
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
@@ -259,6 +290,8 @@ class Service:
             if self._review is not None:
                 await self._review.close()
             await self._guard.close()
+            if self._engine is not None:
+                await self._engine.close()
             await self._upstreams.aclose()
             if self._membership is not None:
                 await self._membership.close()
@@ -271,6 +304,8 @@ class Service:
             await self._observers.start()  # first: the weights take longer than an unreachable store
             await self._alerts.begin()  # before anybody is answered, so that no record comes before it
             self._tend_store()
+            if self._engine is not None:
+                await self._engine.loaded()
             await self._guard.start()
             await self._wait_until_ready()
         except GuardproxyError as error:

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from starlette.types import ASGIApp
 
 from guardproxy.app.audit import store_address
 from guardproxy.app.console import is_served
+from guardproxy.app.engine_keeper import EngineKeeper
+from guardproxy.app.guards import guard_name, needs_engine
 from guardproxy.app.listening import address_of, free_port, server_options
 from guardproxy.app.policy_file import ConfigSource, read
 from guardproxy.app.service import Service
@@ -65,7 +68,7 @@ _serving_log = structlog.get_logger("guardproxy.serving")
 def serve(settings: Settings, source: ConfigSource) -> int:
     """Serve until stopped; return the exit status. Raises ConfigError if the guard or demo upstream cannot start."""
     settings = _with_ports(settings)
-    as_json = configure_logging(settings.log.level, json=_as_json(settings), text=settings.audit.text)
+    as_json = log_as_configured(settings)
     with contextlib.ExitStack() as stack:
         uses_demo = any(upstream.url == DEMO for upstream in settings.by_name.values())
         demo = stack.enter_context(start_demo()) if uses_demo else ""
@@ -74,7 +77,7 @@ def serve(settings: Settings, source: ConfigSource) -> int:
             _serving_log.info("starting", **named)
         else:
             sys.stderr.write(banner(settings, source))
-        asyncio.run(_migrate_store(store_address(settings, source.data_dir)))
+        migrate_store(settings, source)
         if settings.server.workers > 1:
             return _serve_workers(settings, source, demo)
         return _serve_here(settings.with_demo(demo), source)
@@ -91,12 +94,16 @@ def _with_ports(settings: Settings) -> Settings:
     return replace(settings, server=replace(server, port=port), admin=admin)
 
 
-async def _migrate_store(address: str) -> None:
+def migrate_store(settings: Settings, source: ConfigSource) -> None:
     """Bring an old audit store to the current version before any worker starts: it may take longer than a write may.
 
     Raises ConfigError if the store has a version that cannot be used. Whether another failure of the store stops the
     start is the matter of `Observers`.
     """
+    asyncio.run(_migrate_store(store_address(settings, source.data_dir)))
+
+
+async def _migrate_store(address: str) -> None:
     if address.partition("://")[0] not in DATABASES:
         return
     store = AuditStore(address)
@@ -108,8 +115,10 @@ async def _migrate_store(address: str) -> None:
         await store.close()
 
 
-def _as_json(settings: Settings) -> bool | None:
-    return {"auto": None, "json": True, "console": False}[settings.log.format]
+def log_as_configured(settings: Settings) -> bool:
+    """Configure the log of this process; return whether it is JSON lines."""
+    as_json = {"auto": None, "json": True, "console": False}[settings.log.format]
+    return configure_logging(settings.log.level, json=as_json, text=settings.audit.text)
 
 
 def _serve_here(settings: Settings, source: ConfigSource) -> int:
@@ -126,9 +135,10 @@ def _serve_here(settings: Settings, source: ConfigSource) -> int:
 
 
 def _serve_workers(settings: Settings, source: ConfigSource, demo: str) -> int:
-    """Serve from several processes on the same port, each with its own guard. `demo` is the demo upstream's address.
+    """Serve from several processes on the same port; those that judge with a model share the process that runs it.
 
-    A worker that cannot start ends all of them. Raises ConfigError with its message.
+    `demo` is the demo upstream's address. A worker that cannot start ends all of them. Raises ConfigError with its
+    message.
     """
     with tempfile.TemporaryDirectory(prefix="guardproxy-") as folder:
         failure = Path(folder) / "failure"
@@ -147,26 +157,37 @@ def _serve_workers(settings: Settings, source: ConfigSource, demo: str) -> int:
         }
         os.environ[_WORKER_ENV] = json.dumps(arguments)
         options = {"factory": True, "workers": settings.server.workers, **_options(settings)}
-        with WorkerGroup(Path(folder), source) as group:
+        engine = EngineKeeper() if needs_engine(settings) else None
+        with WorkerGroup(Path(folder), source, engine) as group:
             Supervisor(uvicorn.Config("guardproxy.app.serving:worker", **options), group).run()
         if failure.exists():
             raise ConfigError(failure.read_text("utf-8").splitlines())
     return 0
 
 
+def arguments_of_workers() -> Mapping[str, Any]:
+    """The arguments that `serve` has put into the environment of the processes that it starts."""
+    arguments: Mapping[str, Any] = json.loads(os.environ[_WORKER_ENV])
+    return arguments
+
+
+def source_of(arguments: Mapping[str, Any]) -> ConfigSource:
+    """The configuration with which the server started. Raises ConfigError if something that it names has changed."""
+    return read(
+        arguments["config"],
+        arguments["data_dir"],
+        builtin_only=arguments["builtin_only"],
+        preset=arguments["preset"],
+        text=(Path(arguments["folder"]) / _FILE).read_text("utf-8"),
+    )
+
+
 def worker() -> ASGIApp:
     """The application of a worker process, from the arguments that `serve` put into the environment."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent reloads all workers
-    arguments = json.loads(os.environ[_WORKER_ENV])
-    group = Path(arguments["folder"])
+    arguments = arguments_of_workers()
     try:
-        source = read(
-            arguments["config"],
-            arguments["data_dir"],
-            builtin_only=arguments["builtin_only"],
-            preset=arguments["preset"],
-            text=(group / _FILE).read_text("utf-8"),
-        )
+        source = source_of(arguments)
     except ConfigError as error:
         # It was valid when the first workers started, so something that it names has changed: these go on, and uvicorn
         # restarts this worker until that is valid again.
@@ -176,7 +197,7 @@ def worker() -> ASGIApp:
     settings = settings.with_demo(arguments["demo"])
     if settings.admin is not None:
         settings = replace(settings, admin=replace(settings.admin, port=arguments["admin_port"] or settings.admin.port))
-    configure_logging(settings.log.level, json=_as_json(settings), text=settings.audit.text)
+    log_as_configured(settings)
     # uvicorn sets this for access_log=False before it calls the factory, and configure_logging undoes it.
     logging.getLogger("uvicorn.access").propagate = False
     try:
@@ -184,7 +205,7 @@ def worker() -> ASGIApp:
             settings,
             source,
             lambda: _end_all(arguments["failure"], service.failure),
-            group=group,
+            group=Path(arguments["folder"]),
             shared_limits=arguments["limits"],
         )
     except GuardproxyError as error:
@@ -227,7 +248,7 @@ def _rows(settings: Settings, source: ConfigSource) -> dict[str, str]:
     preset = "" if "policies" in settings.sections else f", preset {source.preset or DEFAULT_PRESET}"
     rows = {
         "listening on": url,
-        "guard": _guard_summary(settings),
+        "guard": guard_summary(settings),
         "policy": f"{settings.name}{preset}, version {settings.policies.version}",
         "audit store": store.rpartition("@")[2] if "@" in store else store,
         "upstream": _upstream_summary(settings),
@@ -267,10 +288,13 @@ def _example(settings: Settings) -> str:
     return f"curl {address} -H 'content-type: application/json'{head} -d '{body.replace('MODEL', model)}'"
 
 
-def _guard_summary(settings: Settings) -> str:
+def guard_summary(settings: Settings) -> str:
+    """The guard of a configuration in a line."""
     guard = settings.guard
     if guard.service is not None:
         return f"{guard.family} (a service{f' at {guard.service.url}' if guard.service.url else ''})"
+    if not settings.members and guard.replicas is not None:
+        return f"{guard_name(settings)} ({guard.family}, replicas {', '.join(guard.replicas.urls)})"
     if not settings.members:
         return guard.family if guard.patterns else f"{guard.model} ({guard.family}, device {guard.device})"
     if guard.by_language:

@@ -6,18 +6,18 @@ worker that begins later, in place of one that has ended, takes the policies in 
 
 import asyncio
 import contextlib
-import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from guardproxy.app.peers import Handler, Peer
+from guardproxy.app.engine_keeper import EngineKeeper
+from guardproxy.app.peers import Handler, Peer, connected, listening
 from guardproxy.app.policy_file import ConfigSource, PolicyFile
 from guardproxy.app.reloading import Gone, Reloader
 from guardproxy.errors import ConfigError
@@ -25,9 +25,14 @@ from guardproxy.observe.families import Families, merged, rendered
 from guardproxy.observe.metrics import Metrics
 from guardproxy.settings import replace_text
 
+GROUP: Final = "workers"
+"""The name of the parent's socket in the folder of the group."""
+
 # Seconds in which a worker must have tried new policies: the canaries of a slow guard, each with its time-out.
 _ATTEMPT_S = 120.0
 _SWITCH_S = 10.0
+# Seconds in which the parent must have ended what runs beside the workers.
+_END_S = 30.0
 # A busy worker that does not answer a scrape by then is counted as it was at the latest one.
 _SCRAPE_S = 2.0
 
@@ -69,9 +74,12 @@ class _RemoteWorker:
 
 
 class WorkerGroup:
-    """The workers in their parent process: a thread that listens on a socket in `folder`, to which they connect."""
+    """The workers in their parent process: a thread that listens on a socket in `folder`, to which they connect.
 
-    def __init__(self, folder: Path, source: ConfigSource) -> None:
+    With an `engine`, they share its models: it is started before them, and ended behind them.
+    """
+
+    def __init__(self, folder: Path, source: ConfigSource, engine: EngineKeeper | None = None) -> None:
         self._folder = folder
         self._workers: list[_RemoteWorker] = []
         self._members: list[_RemoteWorker] = []
@@ -79,6 +87,8 @@ class WorkerGroup:
         self._path = source.config or ""
         self._reloader = Reloader(source.config, source.text, source.stamp, lambda: list(self._members))
         self._first = source.text
+        self._engine = engine
+        self._following: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="workers", daemon=True)
         self._listening = threading.Event()
@@ -90,7 +100,7 @@ class WorkerGroup:
 
     def __exit__(self, *error: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=_SWITCH_S)
+        self._thread.join(timeout=_END_S)
 
     def ask(self) -> None:
         """Have the configuration file read again. From any thread."""
@@ -98,24 +108,34 @@ class WorkerGroup:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        with _address(self._folder) as address:
-            server = self._loop.run_until_complete(asyncio.start_unix_server(self._connected, address))
-        following = self._loop.create_task(self._reloader.follow())
+        server = self._loop.run_until_complete(listening(self._folder, GROUP, self._accept))
+        tasks = [self._loop.create_task(self._reloader.follow())]
+        if self._engine is not None:
+            tasks.append(self._loop.create_task(self._engine.keep()))
         self._listening.set()
         self._loop.run_forever()
-        following.cancel()
+        for task in tasks:
+            task.cancel()
         server.close()
-        self._loop.run_until_complete(asyncio.wait([following]))
+        self._loop.run_until_complete(asyncio.wait(tasks))
+        if self._engine is not None:
+            self._loop.run_until_complete(self._engine.close())
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self) -> Peer:
         handlers: dict[str, Handler] = {"save": self._save, "scrape": self._scrape}
-        peer = Peer(reader, writer, handlers)
+        peer = Peer(handlers)
         worker = _RemoteWorker(peer)
         handlers["join"] = partial(self._join, worker)
         handlers["leave"] = partial(self._leave, worker)
         self._workers.append(worker)
+        task = self._loop.create_task(self._until_gone(worker))
+        self._following.add(task)
+        task.add_done_callback(self._following.discard)
+        return peer
+
+    async def _until_gone(self, worker: _RemoteWorker) -> None:
         try:
-            await peer.run()
+            await worker.peer.run()
         finally:
             self._workers.remove(worker)
             await self._leave(worker)
@@ -142,7 +162,7 @@ class WorkerGroup:
 
     async def _scrape(self, _: object) -> Families:
         found = await asyncio.gather(*(worker.scraped() for worker in self._workers))
-        return merged([self._ended, *found])
+        return merged([self._ended, *found, *([self._engine.families()] if self._engine is not None else [])])
 
 
 class Membership:
@@ -158,10 +178,8 @@ class Membership:
 
     async def connect(self) -> None:
         """Connect to the parent, which can then ask for the metrics. Raises OSError."""
-        with _address(self._folder) as address:
-            reader, writer = await asyncio.open_unix_connection(address)
         handlers = {"attempt": self._attempt, "switch": self._switch, "refused": self._file.refused}
-        self._peer = Peer(reader, writer, {**handlers, "metrics": self._families})
+        self._peer = await connected(self._folder, GROUP, {**handlers, "metrics": self._families})
         self._running = asyncio.create_task(self._peer.run(), name="workers")
         self._file.save_by(self._save)
 
@@ -210,13 +228,3 @@ class Membership:
             return rendered(await self._parent.call("scrape", timeout_s=2 * _SCRAPE_S))
         except (Gone, TimeoutError, ConfigError):
             return self._metrics.render()
-
-
-@contextlib.contextmanager
-def _address(folder: Path) -> Iterator[str]:
-    """The path of the socket in `folder`, by a descriptor: the address of a socket has at most 107 characters."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{descriptor}/workers"
-    finally:
-        os.close(descriptor)

@@ -12,6 +12,7 @@ from guardproxy.cli import (
     calibrate,
     completion,
     evaluate,
+    guard,
     init,
     key,
     moderate,
@@ -22,7 +23,21 @@ from guardproxy.cli import (
 )
 from guardproxy.errors import ConfigError, GuardproxyError
 
-_COMMANDS = (serve, init, validate, schema, key, moderate, audit, alerts, evaluate, calibrate, replay, completion)
+_COMMANDS = (
+    serve,
+    guard,
+    init,
+    validate,
+    schema,
+    key,
+    moderate,
+    audit,
+    alerts,
+    evaluate,
+    calibrate,
+    replay,
+    completion,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

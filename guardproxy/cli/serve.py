@@ -24,8 +24,8 @@ def add_parser(commands: Any) -> None:
         "--upstream", metavar="URL", help="the LLM service, or `demo` for a small chat model on this machine"
     )
     parser.add_argument("--host", help="the address to listen on")
-    parser.add_argument("--port", type=_number(0, 65_535), help="the port to listen on; 0 takes any free port")
-    parser.add_argument("--workers", type=_number(1, 256), metavar="N", help="the number of worker processes")
+    parser.add_argument("--port", type=number(0, 65_535), help="the port to listen on; 0 takes any free port")
+    parser.add_argument("--workers", type=number(1, 256), metavar="N", help="the number of worker processes")
     parser.add_argument(
         "--data-dir", metavar="DIR", help="the folder of the embedded audit store and of embedded-multilingual"
     )
@@ -60,10 +60,12 @@ def overridden(settings: "Settings", args: argparse.Namespace) -> "Settings":
     return replace(settings, upstream=replace(settings.upstream, url=args.upstream))
 
 
-def _number(low: int, high: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
+def number(low: int, high: int) -> Callable[[str], int]:
+    """A converter of an argument to a whole number in this range."""
+
+    def converted(text: str) -> int:
         if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
             raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}, not {text!r}")
         return int(text)
 
-    return number
+    return converted

@@ -5,7 +5,7 @@ called directly where the time is measured, for example `guard` by `pipeline/jud
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import product
@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from guardproxy.observe.alert_metrics import AlertMetrics
 from guardproxy.observe.families import Families, families_of, rendered
+from guardproxy.observe.replica_metrics import ReplicaCollector, ReplicaReport
 from guardproxy.observe.state import ServerState, StateCollector
 from guardproxy.observe.upstream_metrics import UpstreamMetrics
 from guardproxy.policy import UNSAFE, PolicySet, SideRules
@@ -223,6 +224,10 @@ class Metrics:
     def state_from(self, state: Callable[[], ServerState]) -> None:
         """Call `state` for what the server is when metrics are rendered."""
         self._registry.register(StateCollector(state))
+
+    def replicas_from(self, reports: Callable[[], Mapping[str, ReplicaReport]]) -> None:
+        """Call `reports` for the replicas of each guard, by its name, when metrics are rendered."""
+        self._registry.register(ReplicaCollector(reports))
 
     def queue_from(self, queues: Callable[[], Iterable[tuple[int, float]]]) -> None:
         """Call `queues` for the checks that wait or run at each guard, and their seconds, when metrics are rendered."""

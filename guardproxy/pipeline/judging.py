@@ -83,6 +83,17 @@ class Judging:
         """Whether an exclusion is in force for this text."""
         return bool(self._exclusions.covering(text))
 
+    async def verdict(self, check: Check) -> Verdict:
+        """The guard's own verdict on one check, for who decides himself. Raises what `Guard.judge` raises."""
+        started = time.perf_counter()
+        try:
+            verdict = await self.guard.judge(check)
+        except (Overloaded, JudgingTooLong) as failure:
+            self._metrics.guard_refused("overload" if isinstance(failure, Overloaded) else "too_long")
+            raise
+        self._metrics.guard(time.perf_counter() - started, verdict.usage)
+        return verdict
+
     async def judge(
         self, context: Sequence[Message], message: Message, policy: Policy, stream: str | None = None
     ) -> tuple[Verdict | None, Decision, str]:

@@ -6,27 +6,41 @@ from collections.abc import Sequence
 from guardproxy.offload import computed
 from guardproxy.pipeline.exchange import Case, JudgedTurn
 from guardproxy.pipeline.gathering import gathered
+from guardproxy.pipeline.growing import GrowingReplies
 from guardproxy.pipeline.judged_request import undecoded_paths, unread_parts
 from guardproxy.pipeline.judging import Judging
-from guardproxy.pipeline.turns import Turn, coverage_of
+from guardproxy.pipeline.turns import Turn, coverage_of, recent_context
 from guardproxy.policy import Policy
-from guardproxy.types import Coverage, Message, Pass
+from guardproxy.types import Coverage, Message, Pass, Refuse
 
 
-async def moderated(judging: Judging, case: Case, messages: Sequence[Message]) -> list[JudgedTurn]:
-    """Judge each message without a context, and record it as a turn. The outcome of each is that it passes.
+async def moderated(
+    judging: Judging,
+    case: Case,
+    messages: Sequence[Message],
+    *,
+    context: Sequence[Message] = (),
+    stream: str | None = None,
+    acts: bool = False,
+    growing: GrowingReplies | None = None,
+) -> list[JudgedTurn]:
+    """Judge each message in the context, and record it as a turn.
 
-    Raises AuditUnavailable if `audit.required` is set and a record could not be stored.
+    `stream` is that of the check (`Check.stream`). The outcome of each is what the decision's action makes of it with
+    `acts`; otherwise that it passes. Texts of a stream that are not refused are recorded as `growing` replies, if it is
+    given and `audit.required` is not set. Raises AuditUnavailable if that is set and a record could not be stored.
     """
+    before = recent_context(context) if context else ()
 
     async def judge(index: int, message: Message) -> JudgedTurn:
         started = time.perf_counter()
-        judged = await judging.judgement((), message, case.policy)
+        judged = await judging.judgement(before, message, case.policy, stream)
+        outcome = await judging.act(before, message, judged.decision, case.policy) if acts else Pass()
         return JudgedTurn(
-            Turn(index, index, message),
+            Turn(len(context) + index, len(context) + index, message),
             judged.verdict,
             judged.decision,
-            Pass(),
+            outcome,
             judged.error,
             time.perf_counter() - started,
             undecoded=judged.undecoded,
@@ -37,7 +51,13 @@ async def moderated(judging: Judging, case: Case, messages: Sequence[Message]) -
 
     turns = await gathered([judge(index, message) for index, message in enumerate(messages)])
     size = sum(message.size for message in messages)
-    await judging.record(case, turns, await computed(size, _coverage, turns, case.policy))
+    coverage = await computed(size, _coverage, turns, case.policy)
+    if growing is not None and stream is not None:
+        if not judging.required and not any(isinstance(turn.outcome, Refuse) or turn.error for turn in turns):
+            growing.grown(stream, lambda: judging.record(case, turns, coverage))
+            return turns
+        growing.ended(stream)
+    await judging.record(case, turns, coverage)
     return turns
 
 

@@ -13,6 +13,7 @@ from guardproxy.pipeline.error_text import error_message
 from guardproxy.pipeline.exchange import Exchange, JudgedTurn
 from guardproxy.pipeline.exclusions import Exclusions
 from guardproxy.pipeline.gathering import gathered
+from guardproxy.pipeline.growing import GrowingReplies
 from guardproxy.pipeline.held import HeldBytes
 from guardproxy.pipeline.judged_request import JudgedRequest, undecoded_paths, unread_parts
 from guardproxy.pipeline.judging import Judging
@@ -133,10 +134,12 @@ class Pipeline:
         self._held = HeldBytes(max_held_bytes, max_characters)
         metrics.held_from(lambda: self._held.all)
         self._unattended = Unattended(after_disconnect_s, max_held_bytes)
+        self.growing = GrowingReplies()
 
     async def close(self, timeout_s: float) -> None:
         """Wait at most `timeout_s` seconds for the judging of texts whose client has left; then stop it."""
         await self._unattended.close(timeout_s)
+        await self.growing.close()
 
     def use(self, actions: Mapping[str, Callable[[Policy], Action]]) -> None:
         """Add actions, for new policies. The old ones stay: exchanges that have begun keep their policy."""

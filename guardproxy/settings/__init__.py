@@ -21,6 +21,7 @@ from guardproxy.settings.model_alerts import AlertSettings, ReceiverSettings
 from guardproxy.settings.model_console import OPERATOR, ConsoleKeySettings, ConsoleSettings, ReviewerRole
 from guardproxy.settings.model_otel import OtelSettings
 from guardproxy.settings.model_paths import PathSettings
+from guardproxy.settings.model_replicas import ReplicaSettings
 from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings, ServerTlsSettings
 from guardproxy.settings.model_upstreams import (
     GroupSettings,
@@ -55,6 +56,7 @@ __all__ = [
     "OtelSettings",
     "PathSettings",
     "ReceiverSettings",
+    "ReplicaSettings",
     "ReviewerRole",
     "ServerSettings",
     "ServerTlsSettings",

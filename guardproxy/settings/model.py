@@ -7,7 +7,7 @@ names of all other classes end in Settings.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from annotated_types import Interval, Len
 
@@ -19,6 +19,7 @@ from guardproxy.settings.model_console import ConsoleSettings
 from guardproxy.settings.model_otel import OtelSettings
 from guardproxy.settings.model_paths import PathSettings
 from guardproxy.settings.model_policy import Count, PolicySettings, Probability, RouteSettings, Text
+from guardproxy.settings.model_replicas import ReplicaSettings
 from guardproxy.settings.model_server import AdminSettings, Limits, Seconds, ServerSettings
 from guardproxy.settings.model_upstreams import GroupSettings, UpstreamSettings, Weight
 from guardproxy.types import Category, Taxonomy
@@ -28,6 +29,11 @@ EMBEDDED = "embedded"
 EMBEDDED_PARTS = ("embedded-small", "embedded-large")  # its models in the order in which they are asked
 # The model that does not ship, because it is too large: `make train-multilingual` writes it to the data directory.
 MULTILINGUAL = "embedded-multilingual"
+
+
+# The guard's own APIs, which are protocols of routes like the wires.
+ApiName = Literal["check", "moderations", "litellm", "nemo", "bedrock"]
+APIS: tuple[str, ...] = get_args(ApiName)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +126,10 @@ class GuardSettings:
     """CPU threads of the model; without it, PyTorch's default."""
     service: ServiceSettings | None = None
     """How the service is called, for the families that are moderation services."""
+    runner: Literal["local", "http"] = "local"
+    """Where the model runs: `local`, on this machine, or `http`, in the processes that `replicas` names."""
+    replicas: ReplicaSettings | None = None
+    """The processes of `guardproxy guard` that judge, for the runner `http`."""
     patterns: Annotated[Mapping[str, CategoryPatterns], Len(1)] | None = None
     """For the family `patterns`: by category, the words, expressions and formats of credentials that it looks for."""
     all: Annotated[tuple[Text, ...], Len(1)] | None = None
@@ -279,6 +289,8 @@ class Document:
     """Your own lists of categories, by name."""
     wires: tuple[str, ...] | None = None
     """Chat protocols to read: built-in names or `module:attribute`; without it, every built-in one."""
+    apis: tuple[ApiName, ...] | None = None
+    """APIs of the guard to serve beside the proxy: without it `moderations`; `guardproxy guard` serves `check`, too."""
     limits: Limits = _LIMITS
     """The largest request and reply that are read."""
     paths: PathSettings = _PATHS

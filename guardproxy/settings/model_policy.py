@@ -148,7 +148,7 @@ class ConditionSettings:
     client: Text | None = None
     """The client as audit records show it: its name in `clients`, without that section the hash of its key."""
     protocol: Text | None = None
-    """The protocol of the request: a name of `wires`, or `moderations`."""
+    """The protocol of the request: a name of `wires`, or of `apis`."""
     method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] | None = None
     """The method of the request. What is judged comes with POST."""
     user: Text | None = None

@@ -51,10 +51,11 @@ class Settings:
     """A valid configuration.
 
     `name` is the file's, or `built-in defaults`. `upstream` counts only without `upstreams`. `taxonomy` is None for the
-    family's own, `wires` None for every built-in one. `members` are the guards that `guard.all`, `guard.cascade`,
-    `guard.by_language` or `guard.by_role` combines, in that order. `version` is a hash of the content without secrets.
-    `sections` are the keys at the top of the file. `unset` are the secrets whose environment variable is not set, with
-    a message that has the place in the file: they are None here, and whoever needs one asks with `require`.
+    family's own, `wires` None for every built-in one, `apis` None for the usual ones. `members` are the guards that
+    `guard.all`, `guard.cascade`, `guard.by_language` or `guard.by_role` combines, in that order. `version` is a hash of
+    the content without secrets. `sections` are the keys at the top of the file. `unset` are the secrets whose
+    environment variable is not set, with a message that has the place in the file: they are None here, and whoever
+    needs one asks with `require`.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Settings:
     taxonomy: Taxonomy | None
     members: Mapping[str, MemberSettings]
     wires: tuple[str, ...] | None
+    apis: tuple[str, ...] | None
     limits: Limits
     paths: PathSettings
     policies: PolicySet
@@ -151,6 +153,7 @@ def resolve(
         taxonomy=document.taxonomy_of(document.guard),
         members={name: MemberSettings(one, document.taxonomy_of(one)) for name, one in document.members().items()},
         wires=document.wires,
+        apis=document.apis,
         limits=document.limits,
         paths=document.paths,
         policies=PolicySet(policies, tuple(_route(route) for route in document.routes), version),

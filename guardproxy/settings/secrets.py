@@ -57,7 +57,7 @@ def read_secrets(root: Node, env: Mapping[str, str]) -> Secrets:
             named = ", ".join(map(dotted, (KEY, STORE, ENCRYPT, CHAIN_KEY)))
             allowed = (
                 f"{named}, the key of each of upstreams, the upstream_keys of a client, "
-                "the service.key of a guard, webhook and secret in alerts, "
+                "the service.key and replicas.key of a guard, webhook and secret in alerts, "
             )
             allowed += "otel.headers and the keys of console"
             messages = [f"${{env:...}} is only allowed in {allowed}; write the value itself"]
@@ -87,13 +87,13 @@ def with_secrets(content: Any, secrets: Secrets) -> Any:
 
 
 def _is_key(path: SettingPath) -> bool:
-    """Whether the whole setting must be a secret: a key of the upstream, a service, the store, the console, alerts."""
-    of_service = path[:1] in (("guard",), ("guards",)) and path[-2:] == ("service", "key")
+    """Whether the whole setting must be a secret: a key of an upstream, a guard, the store, the console, alerts."""
+    of_guard = path[:1] in (("guard",), ("guards",)) and path[-2:] in (("service", "key"), ("replicas", "key"))
     of_console = path[:1] == ("console",) and path[-1:] == ("key",)
     of_upstream = len(path) == 3 and path[0] == "upstreams" and path[2] == "key"
     of_client = len(path) == 4 and path[0] == "clients" and path[2] == "upstream_keys"
     of_receiver = path[:2] == _RECEIVERS and path[3:] == ("secret",)
-    whole = of_service or of_console or of_upstream or of_client or of_receiver or _is_header(path)
+    whole = of_guard or of_console or of_upstream or of_client or of_receiver or _is_header(path)
     return whole or path in (KEY, CHAIN_KEY) or path[:2] == ENCRYPT
 
 

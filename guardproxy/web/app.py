@@ -17,6 +17,7 @@ from guardproxy.observe import Metrics
 from guardproxy.web.cors import with_cors
 from guardproxy.web.errors import error_answer
 from guardproxy.web.headers import NO_RETRY
+from guardproxy.web.moderations import MODERATIONS
 from guardproxy.web.proxy import LivePolicies
 from guardproxy.web.visitors import Visitors
 
@@ -28,7 +29,6 @@ Lifespan = (
     | Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, Any]]]
 )
 OPERATOR_PATHS = ("/healthz", "/readyz", "/metrics")
-MODERATIONS = "/v1/moderations"
 
 
 def operator_routes(

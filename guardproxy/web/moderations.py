@@ -7,30 +7,24 @@ texts. Guardproxy's own categories, and `unsafe` for P(unsafe), are added to Ope
 
 import json
 import os
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Final
 
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.types import Receive, Scope
 
-from guardproxy.asking import asked_by
-from guardproxy.errors import GuardproxyError, GuardUnavailable, Overloaded, TooLarge, Unreadable
+from guardproxy.errors import GuardproxyError, Unreadable
 from guardproxy.offload import computed
-from guardproxy.pipeline import JudgedTurn, Judging, moderated
-from guardproxy.policy import UNSAFE, Policy
-from guardproxy.routing import Asked
+from guardproxy.pipeline import moderated
+from guardproxy.policy import UNSAFE
+from guardproxy.ports import Answer
 from guardproxy.settings import Limits
-from guardproxy.types import Decision, Message, Origin, Part, Verdict
-from guardproxy.web.access import Access
-from guardproxy.web.client import choose_policy
-from guardproxy.web.errors import NotReady, error_answer, retry_after, told
-from guardproxy.web.identities import Identities
-from guardproxy.web.proxy import LivePolicies
-from guardproxy.web.reading import check_size, check_values
-from guardproxy.web.sample import ReviewSample
-from guardproxy.wires.shared.body import read_object
+from guardproxy.types import Decision, Message, Part, Verdict
+from guardproxy.web.apis import GuardApi, raise_failure
+from guardproxy.web.call import Call
+from guardproxy.web.errors import error_answer
+from guardproxy.web.reading import check_size
 
+MODERATIONS = "/v1/moderations"
 # OpenAI's categories, each with the categories of guardproxy that lie within it: every text in them is in OpenAI's too.
 # A category of OpenAI's without any (guardproxy's is wider, as violence_hate is, or there is none) has no score.
 WITHIN: Final[Mapping[str, tuple[str, ...]]] = {
@@ -55,82 +49,39 @@ WITHIN: Final[Mapping[str, tuple[str, ...]]] = {
     "violence/graphic": (),
 }
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+
+class ModerationsApi(GuardApi):
+    """OpenAI's moderation API."""
+
+    name = "moderations"
+
+    def error(self, error: GuardproxyError, message: str) -> bytes:
+        """OpenAI's error body."""
+        return error_answer(MODERATIONS, error.status, error.code, message).body
+
+    async def respond(self, call: Call, scope: Scope, receive: Receive) -> Answer:
+        """A result for each text. Raises GuardUnavailable for a text that was not judged: it has no result."""
+        body, size = await self.read(call)
+        model, messages = await computed(size, parse, body, self.parts.limits)
+        case = self.case(call, body, messages, model=model)
+        turns = await moderated(self.parts.judging, case, messages)
+        for turn in turns:
+            raise_failure(turn)
+        results = [result(turn.verdict, turn.decision) for turn in turns]
+        answer = {"id": f"modr-{os.urandom(12).hex()}", "model": self.parts.judging.guard.name, "results": results}
+        return Answer(200, "application/json", json.dumps(answer).encode())
 
 
-@dataclass(frozen=True, slots=True)
-class ModerationCase:
-    """A request for moderation: it has no upstream, and its wire in records is "moderations"."""
-
-    origin: Origin
-    policy: Policy
-    shadow: tuple[Policy, ...]
-    sampled: bool
-    place: None = None  # a text for moderation is in no conversation
-
-
-def moderations(
-    judging: Judging,
-    policies: LivePolicies,
-    *,
-    limits: Limits,
-    ready: Callable[[], str],
-    model: str,
-    identities: Identities,
-    sample: ReviewSample,
-    access: Access,
-) -> Endpoint:
-    """The endpoint. `model` is the guard's name; `ready` returns why the guard cannot judge, empty if it can.
-
-    `identities`, `sample` and `access` are those of the proxy. Answers name their request by `x-guardproxy-request-id`.
-    """
-
-    async def endpoint(request: Request) -> Response:
-        request_id = os.urandom(12).hex()
-        own = {"x-guardproxy-request-id": request_id}
-        headers, query = request.headers.raw, request.scope["query_string"]
-        try:
-            known = access.admit(headers, query)
-            if reason := ready():
-                raise NotReady(reason)
-            content = await _body(request, limits.body_bytes)
-            asked_model, messages = await computed(len(content), parse, content, limits)
-            named = await computed(len(content), read_object, content)
-            user, session = identities.of(named, headers)
-            # Not `request.url.path`: Starlette joins the URL from the Host header, which a client may fill with a path.
-            asked = Asked((request.scope["path"],), protocol="moderations", user=user)
-            client, chosen = choose_policy(
-                policies.current, asked, (("model", asked_model),), headers, query, known=known
-            )
-            access.charge(known, messages)
-            origin = Origin(
-                request_id, chosen.route, "moderations", "", asked_model, client, user=user, session=session
-            )
-            asked_by(client or (request.client.host if request.client else ""))
-            case = ModerationCase(origin, chosen.policy, chosen.shadow, sample.draw())
-            results = [_result_of(turn) for turn in await moderated(judging, case, messages)]
-        except GuardproxyError as error:
-            answer = error_answer(request.scope["path"], error.status, error.code, told(error, request_id))
-            own |= {name.decode(): value.decode() for name, value in retry_after(error)}
-            return Response(answer.body, answer.status, media_type=answer.content_type, headers=own)
-        body = {"id": f"modr-{os.urandom(12).hex()}", "model": model, "results": results}
-        return Response(json.dumps(body).encode(), media_type="application/json", headers=own)
-
-    return endpoint
-
-
-def parse(body: bytes, limits: Limits) -> tuple[str, tuple[Message, ...]]:
+def parse(body: Mapping[str, Any], limits: Limits) -> tuple[str, tuple[Message, ...]]:
     """The model that a request names (may be empty), and the user messages to judge, one for each result.
 
     Raises Unreadable for a body of another format and for images, which the guard cannot read; TooLarge beyond the
     limits.
     """
-    check_values(body, limits)
-    parsed = read_object(body)
-    model = parsed.get("model") or ""
+    model = body.get("model") or ""
     if not isinstance(model, str):
         raise Unreadable("must be a string", "model")
-    messages = _messages(parsed.get("input"))
+    messages = _messages(body.get("input"))
     check_size(messages, limits, "inputs")
     return model, messages
 
@@ -184,22 +135,3 @@ def result(verdict: Verdict | None, decision: Decision) -> dict[str, Any]:
         "category_scores": category_scores,
         "category_applied_input_types": applied,
     }
-
-
-def _result_of(judged: JudgedTurn) -> dict[str, Any]:
-    """The result of a judged text. Raises GuardUnavailable for a text that was not judged: it has no result."""
-    if judged.error:
-        kind = Overloaded if judged.decision.cause == "overload" else GuardUnavailable
-        raise judged.failure or kind(judged.error)
-    return result(judged.verdict, judged.decision)
-
-
-async def _body(request: Request, limit: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise TooLarge(f"the body has more than the {limit} bytes of limits.body_bytes")
-        parts.append(part)
-    return b"".join(parts)

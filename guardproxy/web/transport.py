@@ -87,13 +87,23 @@ def tls_context(
     return context
 
 
-def aiohttp_transport(max_connections: int, tls: ssl.SSLContext | None, *, trust_env: bool) -> httpx.AsyncBaseTransport:
-    """httpx over aiohttp's connection pool, configured to add no headers, keep no cookies and decode nothing."""
+def aiohttp_transport(
+    max_connections: int, tls: ssl.SSLContext | None, *, trust_env: bool, uds: str | None = None
+) -> httpx.AsyncBaseTransport:
+    """httpx over aiohttp's connection pool, configured to add no headers, keep no cookies and decode nothing.
+
+    With `uds`, every connection goes to the Unix socket at this path.
+    """
     context = tls or httpx.create_ssl_context(trust_env=trust_env)
+
+    def connector() -> aiohttp.BaseConnector:
+        if uds is not None:
+            return aiohttp.UnixConnector(uds, limit=max_connections, keepalive_timeout=_IDLE_S)
+        return aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=_IDLE_S, ssl=context)
 
     def session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=_IDLE_S, ssl=context),
+            connector=connector(),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             auto_decompress=False,

@@ -116,7 +116,7 @@ def seen_at_last(plan, read):
     return out
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 120), min_size=1, max_size=6),
     st.lists(st.integers(1, 120), max_size=4),

@@ -44,6 +44,12 @@ audit: {{{audit}}}
 console: {{enabled: false}}
 log: {{format: json}}
 """
+RULES = """\
+policies:
+  default: {unsafe: {block: 0.5}}
+console: {enabled: false}
+log: {format: json}
+"""
 
 
 @dataclass
@@ -81,6 +87,24 @@ def _listens(port: int) -> bool:
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
     return False
+
+
+@contextmanager
+def replica_process(folder: Path, guard: str, port: int = 0) -> Iterator[Started]:
+    """Run `guardproxy guard`, which asks the guard's service at the URL `guard`, until the end of the context."""
+    port = port or free_port()
+    config = folder / f"replica-{port}.yaml"
+    service = f'service: {{key: "${{env:GUARD_KEY}}", url: "{guard}", attempts: 1}}'
+    config.write_text(f"version: 1\nguard: {{family: openai_moderation, {service}}}\naudit: {{store: none}}\n" + RULES)
+    arguments = ["-m", "guardproxy", "guard", "--port", str(port), "--config", str(config), "--data-dir", str(folder)]
+    with (folder / f"replica-{port}.log").open("ab") as log:
+        env = {**os.environ, "GUARD_KEY": "a-key"}
+        process = subprocess.Popen([sys.executable, *arguments], stdout=log, stderr=log, cwd=ROOT, env=env)
+    started = Started(process, port)
+    try:
+        yield started
+    finally:
+        started.end(signal.SIGKILL)
 
 
 @dataclass

@@ -160,6 +160,23 @@ LOCAL_GUARD: Final = (
     _unjudged("hangs", "hangs in its thread", "after `guard.timeout_s`"),
     _unjudged("killed", "loses its thread", "every check fails at once, until the proxy is restarted"),
 )
+REPLICAS: Final = (
+    Fault(
+        "killed-replica",
+        "is killed while it judges, and there is another one",
+        records=_WHOLE,
+        metrics=('guard_replica_calls_total{guard="openai_moderation",replica="URL",result="unknown"}',),
+        note="the other one judges its checks; it is used again as soon as it is back",
+    ),
+    Fault(
+        "stopped-replica",
+        "hangs, and there is another one",
+        records=_WHOLE,
+        metrics=('guard_replica_ejections_total{guard="openai_moderation",replica="URL"}',),
+        note="the other one judges its checks, after three times `check_every_s`",
+    ),
+    _unjudged("no-replica", "is gone, and there is no other one", "when one is back, texts pass again"),
+)
 
 _STORE_FAILS: Final = ('audit_failures_total{sink="store"}',)
 STORE: Final = (
@@ -244,6 +261,15 @@ PROCESS: Final = (
         records=(),
         note="the other workers go on, and a new one takes its place",
     ),
+    Fault(
+        "engine",
+        "has several workers, and the process that runs their guard's model is killed",
+        503,
+        _GUARD_CODE,
+        records=_NOT_JUDGED,
+        metrics=(*_GUARD_ERROR, "guard_engine_starts_total"),
+        note="it is started again; until then every check fails at once",
+    ),
 )
 
 MEMORY: Final = (
@@ -276,6 +302,7 @@ PAGE: Final = (
     ("The client", "The client …", CLIENT),
     ("The guard's service", "The guard's service …", GUARD),
     ("A guard in the proxy's process", "The guard …", LOCAL_GUARD),
+    ("Replicas of the guard", "A replica …", REPLICAS),
     ("The audit store", "The store …", STORE),
     ("The proxy's process", "The proxy …", PROCESS),
     ("Memory", "In each case the memory of the process grows by less than 100 MB. What comes without end:", MEMORY),

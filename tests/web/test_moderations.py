@@ -25,8 +25,9 @@ from guardproxy.policy import Route as Chosen
 from guardproxy.settings import AuditSettings, Limits
 from guardproxy.types import Check, Verdict
 from guardproxy.web.access import Access
+from guardproxy.web.apis import ApiParts, parsed
 from guardproxy.web.identities import Identities
-from guardproxy.web.moderations import WITHIN, moderations, parse
+from guardproxy.web.moderations import WITHIN, ModerationsApi, parse
 from guardproxy.web.proxy import LivePolicies
 from guardproxy.web.sample import ReviewSample
 from tests.kit import ListSink, WordGuard, serve
@@ -47,7 +48,7 @@ def standing(**changes: Any) -> Iterator[str]:
     guard = changes.get("guard", WordGuard(WORDS))
     observers = Observers(changes.get("sinks", {}), metrics=metrics, text="full", required=True)
     judging = Judging(guard, observers, metrics, {})
-    audit = {"identities": Identities(AuditSettings()), "sample": ReviewSample(changes.get("share", 0.0), Random(1))}
+    identities, sample = Identities(AuditSettings()), ReviewSample(changes.get("share", 0.0), Random(1))
     access = changes.get("access") or Access()
 
     @asynccontextmanager
@@ -58,8 +59,8 @@ def standing(**changes: Any) -> Iterator[str]:
 
     policies = LivePolicies(changes.get("policies", PolicySet({"default": Policy("default", "v", RULES, RULES)})))
     limits, ready = changes.get("limits", Limits()), changes.get("ready", lambda: "")
-    endpoint = moderations(judging, policies, limits=limits, ready=ready, model=guard.name, access=access, **audit)
-    routes = [Route("/v1/moderations", endpoint, methods=["POST"])]
+    parts = ApiParts(judging, policies, limits, ready, identities, sample, access, metrics)
+    routes = [Route("/v1/moderations", ModerationsApi(parts))]
     with serve(Starlette(routes=routes, lifespan=lifespan)) as url:
         yield url
 
@@ -251,7 +252,7 @@ def test_it_waits_for_the_guard() -> None:
 def test_what_the_format_does_not_have_is_told(body: bytes, message: str) -> None:
     """Every error names the path of the mistake."""
     with pytest.raises(Unreadable, match=message):
-        parse(body, Limits())
+        parse(parsed(body, Limits()), Limits())
 
 
 @pytest.mark.parametrize(
@@ -261,7 +262,7 @@ def test_what_the_format_does_not_have_is_told(body: bytes, message: str) -> Non
 def test_more_than_the_limits_is_refused(limits: Mapping[str, int], value: object) -> None:
     """Too many texts or characters are refused, never cut."""
     with pytest.raises(TooLarge, match="limits"):
-        parse(json.dumps({"input": value}).encode(), Limits(**limits))
+        parse(parsed(json.dumps({"input": value}).encode(), Limits(**limits)), Limits(**limits))
 
 
 def test_a_body_over_the_limit_is_refused() -> None:

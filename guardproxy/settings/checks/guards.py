@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from guardproxy.languages import CODES
 from guardproxy.policy import ANY, UNSAFE
 from guardproxy.settings.catalogue import Catalogue
+from guardproxy.settings.checks import replicas
 from guardproxy.settings.checks.patterns import FAMILY, patterns
 from guardproxy.settings.checks.upstream import url_error
 from guardproxy.settings.messages import suggestion
@@ -191,11 +192,15 @@ def _single_guard(path: SettingPath, guard: Node, catalogue: Catalogue) -> Itera
             yield Problem(family.position, (*path, "family"), message)
     yield from patterns(path, guard, name)
     if name == FAMILY:
+        yield from replicas.local_only(path, guard)
         return
-    if name in catalogue.services:
+    if replicas.is_remote(guard):
+        yield from replicas.remote(path, guard)
+    elif name in catalogue.services:
         yield from _service(path, guard, name, has_public_address=catalogue.services[name])
     elif name in catalogue.families:
         yield from _local_model(path, guard, name)
+    yield from replicas.replicas(path, guard)
     device = guard.get("device")
     if device and device.text() and not _DEVICE.fullmatch(device.text() or ""):
         yield Problem(device.position, (*path, "device"), "must be auto, cpu, cuda or cuda:N")

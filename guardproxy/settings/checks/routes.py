@@ -6,11 +6,10 @@ from fnmatch import fnmatchcase
 from guardproxy.policy import PolicySet
 from guardproxy.settings.catalogue import Catalogue
 from guardproxy.settings.messages import HEADER_NAME, may_be_hash, suggestion
+from guardproxy.settings.model import APIS
 from guardproxy.settings.yaml_tree import Node, Problem, SettingPath
 from guardproxy.stricter import reads_more
 
-# The protocol of `/v1/moderations`, which no wire reads.
-_MODERATIONS = "moderations"
 _CASELESS = ("path", "model", "client", "protocol", "method")
 
 
@@ -108,7 +107,7 @@ def _conditions(path: SettingPath, route: Node, root: Node, catalogue: Catalogue
     wires, clients = root.get("wires"), root.get("clients")
     protocols = [node.text() or "" for _, node in wires.elements()] if wires else [*catalogue.wires]
     # The wires of a user's own have a name that only the loaded object knows.
-    known = None if any(":" in name for name in protocols) else [*protocols, _MODERATIONS]
+    known = None if any(":" in name for name in protocols) else [*protocols, *APIS]
     yield from _unmet((*path, "protocol"), route.get("when", "protocol"), known, "protocol")
     names = [name for name, _ in clients.entries()] if clients else None
     yield from _unmet((*path, "client"), route.get("when", "client"), names, "client")

@@ -36,11 +36,11 @@ def guard_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def read_json(body: bytes, error: type[Unreadable] = Unreadable) -> Any:
+def read_json(body: bytes, error: type[Unreadable] = Unreadable, *, halves: bool = False) -> Any:
     """Parse a JSON text.
 
     Raises `error` for invalid UTF-8 or JSON, a byte order mark, duplicate keys, NaN, Infinity, numbers out of range
-    (1e999, more than DIGITS digits), unpaired surrogates and nesting deeper than DEPTH.
+    (1e999, more than DIGITS digits), nesting deeper than DEPTH, and unpaired surrogates unless `halves` are read.
     """
     _check_depth(body, error)
     try:
@@ -51,14 +51,14 @@ def read_json(body: bytes, error: type[Unreadable] = Unreadable) -> Any:
         raise error(str(problem)) from problem
     except (ValueError, RecursionError) as problem:
         raise error(f"is not valid JSON: {problem}") from problem
-    if _SURROGATE_ESCAPE.search(body):
+    if not halves and _SURROGATE_ESCAPE.search(body):
         _check_surrogates(value, error)
     return value
 
 
-def read_object(body: bytes, error: type[Unreadable] = Unreadable) -> dict[str, Any]:
+def read_object(body: bytes, error: type[Unreadable] = Unreadable, *, halves: bool = False) -> dict[str, Any]:
     """Parse a body that must be a JSON object. Raises `error` as `read_json` does, and for any other JSON value."""
-    value = read_json(body, error)
+    value = read_json(body, error, halves=halves)
     if not isinstance(value, dict):
         raise error("the body must be a JSON object")
     return value
@@ -130,8 +130,13 @@ def _check_depth(body: bytes, error: type[Unreadable]) -> None:
 
 def _check_surrogates(value: Any, error: type[Unreadable]) -> None:
     for text in strings(value):
-        if any("\ud800" <= char <= "\udfff" for char in text):
+        if has_half(text):
             raise error("contains an unpaired surrogate; send both halves of the pair")
+
+
+def has_half(text: str) -> bool:
+    """Whether a text has an unpaired surrogate."""
+    return any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def strings(value: Any) -> Iterable[str]:

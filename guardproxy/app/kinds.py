@@ -1,0 +1,24 @@
+"""What kind a guard of the configuration is: where its verdicts come from."""
+
+from guardproxy import families
+from guardproxy.settings import GuardSettings
+
+
+def is_service(guard: GuardSettings) -> bool:
+    """Whether the guard is a moderation service, called from here or from its replicas."""
+    return guard.service is not None or guard.family in families.SERVICES
+
+
+def has_model(guard: GuardSettings) -> bool:
+    """Whether the guard reads texts with a model, here or in its replicas: it is no service and no list of patterns."""
+    return not is_service(guard) and guard.family != families.PATTERNS
+
+
+def is_remote(guard: GuardSettings) -> bool:
+    """Whether replicas judge."""
+    return guard.runner == "http"
+
+
+def runs_model(guard: GuardSettings) -> bool:
+    """Whether the guard's model runs on this machine, in a process of the proxy."""
+    return has_model(guard) and not is_remote(guard)

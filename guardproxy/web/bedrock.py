@@ -1,0 +1,124 @@
+"""Amazon Bedrock's ApplyGuardrail: `POST /guardrail/{id}/version/{version}/apply`.
+
+Reference: the service model of bedrock-runtime in botocore 1.44. The texts are judged as one message, and each by
+itself. A category that reached a threshold is a denied topic of its name, because the format's own filters are other
+categories.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from starlette.types import Receive, Scope
+
+from guardproxy.errors import GuardproxyError, JudgingTooLong, TooLarge, Unreadable
+from guardproxy.pipeline import JudgedTurn, moderated, texts_after
+from guardproxy.ports import Answer
+from guardproxy.types import Message, Part, Pass, Refuse
+from guardproxy.web.apis import GuardApi, list_at
+from guardproxy.web.call import Call
+from guardproxy.web.reading import check_size
+from guardproxy.wires.shared.body import dumps
+
+BEDROCK = "/guardrail/{id}/version/{version}/apply"
+_ROLES = {"INPUT": "user", "OUTPUT": "assistant"}
+_UNITS = (
+    "topicPolicyUnits",
+    "contentPolicyUnits",
+    "wordPolicyUnits",
+    "sensitiveInformationPolicyUnits",
+    "sensitiveInformationPolicyFreeUnits",
+    "contextualGroundingPolicyUnits",
+)
+
+
+class BedrockApi(GuardApi):
+    """Answers Bedrock's clients. The guardrail of the path chooses no policy by itself: a route for the path does."""
+
+    name = "bedrock"
+
+    def error(self, error: GuardproxyError, message: str) -> bytes:
+        """The service's error body; clients take the kind of the error from the status."""
+        return dumps({"message": message, "code": error.code})
+
+    async def respond(self, call: Call, scope: Scope, receive: Receive) -> Answer:
+        """The action, the texts that take the place of those sent, and an assessment."""
+        try:
+            return await self._assessed(call)
+        except (TooLarge, JudgingTooLong) as error:
+            self.parts.metrics.failed(error.code)
+            return _answer("GUARDRAIL_INTERVENED", [str(error)], str(error), [], (0, 0))
+
+    async def _assessed(self, call: Call) -> Answer:
+        body, _ = await self.read(call)
+        role = _ROLES.get(str(body.get("source")))
+        if role is None:
+            raise Unreadable("must be INPUT or OUTPUT", "source")
+        parts = tuple(_parts(body))
+        if not parts:
+            raise Unreadable("must be a non-empty list of texts and images", "content")
+        message = Message("assistant" if role == "assistant" else "user", parts)
+        check_size([message], self.parts.limits, "contents")
+        case = self.case(call, body, [message])
+        (judged,) = await moderated(self.parts.judging, case, [message], acts=True)
+        if judged.failure is not None:
+            raise judged.failure
+        decision = judged.decision
+        call.judged(decision.action, decision.categories, "partial" if judged.undecoded else "full")
+        texts = [part.text for part in parts if part.kind != "opaque"]
+        action, outputs = "GUARDRAIL_INTERVENED", texts
+        if isinstance(judged.outcome, Refuse):
+            outputs, reason = [judged.outcome.message], "Guardrail blocked."
+        elif isinstance(judged.outcome, Pass):
+            action, reason = "NONE", "No action."
+            outputs = texts if body.get("outputScope") == "FULL" else []
+        else:
+            after = texts_after(message, judged.outcome)
+            outputs = [after.get(part.path, part.text) for part in parts if part.kind != "opaque"]
+            reason = "Guardrail masked."
+        guarded = 0 if judged.verdict is None else message.size
+        return _answer(action, outputs, reason, _topics(judged), (guarded, message.size))
+
+
+def _parts(body: Mapping[str, Any]) -> Iterator[Part]:
+    """The texts to judge, and images, which the guard cannot read."""
+    for index, item in enumerate(list_at(body, "content")):
+        path = f"content[{index}]"
+        known = [name for name in ("text", "image") if isinstance(item, dict) and item.get(name) is not None]
+        if len(known) != 1 or not isinstance(item[known[0]], dict):
+            raise Unreadable("must be one text or one image", path)
+        if known == ["image"]:
+            yield Part(f"{path}.image", "", "opaque", "image")
+        elif isinstance(item["text"].get("text"), str):
+            yield Part(f"{path}.text.text", item["text"]["text"])
+        else:
+            raise Unreadable("must be a string", f"{path}.text.text")
+
+
+def _topics(judged: JudgedTurn) -> list[dict[str, Any]]:
+    """The categories that reached a threshold. One that only flags, or whose text is rewritten, has no action: the
+    format has none but blocking for a topic, and clients that would mask take it for a block.
+    """
+    refused = isinstance(judged.outcome, Refuse)
+    severe = {
+        reason.category for reason in judged.decision.reasons if refused and reason.action in ("block", "rewrite")
+    }
+    return [
+        {"name": name, "type": "DENY", "action": "BLOCKED" if name in severe else "NONE", "detected": True}
+        for name in judged.decision.categories
+    ]
+
+
+def _answer(
+    action: str, outputs: list[str], reason: str, topics: list[dict[str, Any]], characters: tuple[int, int]
+) -> Answer:
+    """`characters`: how many were judged, and of how many."""
+    coverage = {"textCharacters": {"guarded": characters[0], "total": characters[1]}}
+    fields = {
+        "usage": dict.fromkeys(_UNITS, 0),
+        "action": action,
+        "actionReason": reason,
+        "outputs": [{"text": text} for text in outputs],
+        "assessments": [{"topicPolicy": {"topics": topics}}] if topics else [],
+        "guardrailCoverage": coverage,
+    }
+    return Answer(200, "application/json", dumps(fields))

@@ -1,0 +1,171 @@
+"""LiteLLM's generic guardrail API: `POST /beta/litellm_basic_guardrail_api`.
+
+Reference: `GenericGuardrailAPIRequest` in litellm 1.106. LiteLLM takes the `texts` out of a request or a reply, and
+puts those of the answer in their places. With a request come its messages as well: they are judged as the proxy judges
+a chat completion. The texts of a reply are judged as one message, and each by itself. Nothing but a text can be
+changed, so what needs another change is blocked.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from starlette.types import Receive, Scope
+
+from guardproxy.actions.redact import sentences
+from guardproxy.errors import GuardproxyError, JudgingTooLong, TooLarge, Unreadable
+from guardproxy.pipeline import moderated, texts_after
+from guardproxy.policy import Policy
+from guardproxy.ports import Answer
+from guardproxy.types import Message, Part, Pass, Refuse, Role
+from guardproxy.web.apis import list_at, strings_at, text_at
+from guardproxy.web.call import Call
+from guardproxy.web.chat_api import CHAT, UNCHANGEABLE, ChatApi
+from guardproxy.web.errors import error_answer
+from guardproxy.web.reading import check_size
+from guardproxy.wires.shared.body import dumps, guard_text
+
+LITELLM = "/beta/litellm_basic_guardrail_api"
+
+
+class LitellmApi(ChatApi):
+    """Answers LiteLLM."""
+
+    name = "litellm"
+
+    def error(self, error: GuardproxyError, message: str) -> bytes:
+        """An error body. LiteLLM blocks on any, unless it is configured not to."""
+        return error_answer(CHAT, error.status, error.code, message).body
+
+    async def respond(self, call: Call, scope: Scope, receive: Receive) -> Answer:
+        """NONE, BLOCKED or GUARDRAIL_INTERVENED.
+
+        A text that takes too long to judge is blocked, and no error: LiteLLM may be configured to pass errors.
+        """
+        try:
+            body, size = await self.read(call)
+            texts = strings_at(body, "texts")
+            messages = body.get("structured_messages")
+            if body.get("input_type") == "request" and isinstance(messages, list) and texts == texts_of(messages):
+                return await self._request(call, body, messages, texts, size)
+            return await self._message(call, body, texts)
+        except (TooLarge, JudgingTooLong) as error:
+            self.parts.metrics.failed(error.code)
+            return _blocked(str(error))
+
+    async def _request(
+        self, call: Call, body: Mapping[str, Any], messages: list[Any], texts: list[str], size: int
+    ) -> Answer:
+        """Judge a request as the proxy judges it."""
+        chat = {name: body[name] for name in ("model", "tools") if body.get(name) is not None}
+        review = await self.review(call, {**chat, "messages": messages}, size, _named(body))
+        if review.refused is not None:
+            return _blocked(review.refused)
+        if review.body is None:
+            return _NONE
+        new = texts_of(review.body["messages"])
+        if len(new) != len(texts) or _without_texts(review.body) != _without_texts({**chat, "messages": messages}):
+            return _blocked(UNCHANGEABLE)
+        return _intervened(new)
+
+    async def _message(self, call: Call, body: Mapping[str, Any], texts: list[str]) -> Answer:
+        """Judge the texts, and what comes with them, as a single message."""
+        side = body.get("input_type")
+        if side not in ("request", "response"):
+            raise Unreadable("must be request or response", "input_type")
+        role: Role = "assistant" if side == "response" else "user"
+        message = Message(role, (*_text_parts(texts), *_other_parts(body)))
+        check_size([message], self.parts.limits, "texts")
+        case = self.case(call, _named(body), [message], model=text_at(body, "model"))
+        name = text_at(body, "litellm_call_id") if side == "response" else ""
+        stream = f"litellm call:{name}" if name else None  # no other API's, whose names have no space before the colon
+        growing = self._pipeline.growing
+        (judged,) = await moderated(self.parts.judging, case, [message], acts=True, stream=stream, growing=growing)
+        if judged.failure is not None:
+            raise judged.failure
+        call.judged(judged.decision.action, judged.decision.categories, "partial" if judged.undecoded else "full")
+        if isinstance(judged.outcome, Refuse):
+            return _blocked(judged.outcome.message)
+        if isinstance(judged.outcome, Pass):
+            return _answer(action="NONE", **({"stream_holdback_chars": _held(texts, case.policy)} if stream else {}))
+        after = texts_after(message, judged.outcome)
+        places = {f"texts[{index}]": text for index, text in enumerate(texts)}
+        if any(path not in places for path in after):
+            return _blocked(UNCHANGEABLE)
+        new = [after.get(path, text) for path, text in places.items()]
+        return _intervened(new, **({"stream_holdback_chars": _held(new, case.policy)} if stream else {}))
+
+
+def texts_of(messages: Sequence[Any]) -> list[str]:
+    """The texts that LiteLLM takes out of chat messages, in its order."""
+    return list(_texts_of(messages))
+
+
+def _texts_of(messages: Sequence[Any]) -> Iterator[str]:
+    for message in messages:
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, str):
+            yield content
+        for item in content if isinstance(content, list) else ():
+            if isinstance(item, dict) and item.get("text") is not None:
+                yield item["text"]
+
+
+def _without_texts(body: Mapping[str, Any]) -> Any:
+    bare = []
+    for message in body["messages"]:
+        content = message.get("content")
+        if isinstance(content, str):
+            content = ""
+        elif isinstance(content, list):
+            content = [{**item, "text": ""} if isinstance(item, dict) and "text" in item else item for item in content]
+        bare.append({**message, "content": content})
+    return {**body, "messages": bare}
+
+
+def _text_parts(texts: Sequence[str]) -> Iterator[Part]:
+    for index, text in enumerate(texts):
+        yield Part(f"texts[{index}]", text)
+
+
+def _other_parts(body: Mapping[str, Any]) -> Iterator[Part]:
+    """What comes beside the texts: tool calls and definitions are read as JSON, images are not."""
+    for index, item in enumerate(list_at(body, "tool_calls")):
+        yield Part(f"tool_calls[{index}]", guard_text(item), "tool_call")
+    for index, item in enumerate(list_at(body, "tools")):
+        yield Part(f"tools[{index}]", guard_text(item), "tool_definition")
+    for index, _ in enumerate(list_at(body, "images")):
+        yield Part(f"images[{index}]", "", "opaque", "image")
+
+
+def _named(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The end user and the session, where records look for them by default."""
+    key = body.get("request_data")
+    user = key.get("user_api_key_end_user_id") or key.get("user_api_key_user_id") if isinstance(key, dict) else None
+    return {"user": user, "session_id": body.get("litellm_trace_id")}
+
+
+def _answer(**fields: Any) -> Answer:
+    return Answer(200, "application/json", dumps(fields))
+
+
+def _blocked(reason: str) -> Answer:
+    return _answer(action="BLOCKED", blocked_reason=reason)
+
+
+def _intervened(texts: list[str], **more: Any) -> Answer:
+    return _answer(action="GUARDRAIL_INTERVENED", texts=texts, **more)
+
+
+def _held(texts: Sequence[str], policy: Policy) -> list[int]:
+    """How many characters at the end of each text LiteLLM must not send yet, if more of a streamed reply follows.
+
+    A sentence that has not ended may still be judged otherwise, and is redacted as a whole.
+    """
+    if policy.stream.mode == "monitor":
+        return [0 for _ in texts]
+    if policy.stream.mode == "hold_all":
+        return [len(text) for text in texts]
+    return [max(policy.stream.lag, len(sentences(text)[-1]) if text else 0) for text in texts]
+
+
+_NONE = _answer(action="NONE")

@@ -1,0 +1,80 @@
+"""Guards whose models run in other processes."""
+
+import pytest
+
+from guardproxy.app import guard_name, languages_read
+from guardproxy.app.guards import needs_engine
+from guardproxy.errors import ConfigError
+from tests.settings.kit import RULES, read
+
+HTTP = f"""version: 1
+guard: {{runner: http, replicas: {{urls: ["http://guard-1:8100", "unix:/run/guard.sock"], key: "${{env:KEY}}"}}}}
+policies: {{default: {{{RULES}}}}}
+"""
+
+
+def test_the_replicas_and_their_key() -> None:
+    """The key is read from the environment and is not part of the repr; no model runs here."""
+    settings = read(HTTP, {"KEY": "k-1"})
+    assert settings.guard.replicas is not None
+    assert settings.guard.replicas.urls == ("http://guard-1:8100", "unix:/run/guard.sock")
+    assert settings.guard.replicas.key == "k-1"
+    assert "k-1" not in repr(settings)
+    assert not needs_engine(settings)
+    assert needs_engine(read(f"version: 1\npolicies: {{default: {{{RULES}}}}}\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (HTTP, "guard.replicas.key: environment variable KEY is not set"),
+        (HTTP.replace("${env:KEY}", "k-1"), "guard.replicas.key: a secret does not belong in the file"),
+        (HTTP.replace("runner: http, ", ""), "guard.replicas: has no effect without runner: http"),
+        ("version: 1\nguard: {runner: http}\n", "guard.replicas: is missing"),
+        (
+            "version: 1\nguard: {family: patterns, runner: http}\n",
+            "guard.runner: has no effect, because the family needs",
+        ),
+        ("version: 1\nguard: {runner: http, replicas: {urls: []}}\n", "guard.replicas.urls: must"),
+        (HTTP.replace("runner: http", "runner: https"), "guard.runner: must be"),
+        (HTTP.replace("runner:", "dtype: float32, runner:"), "guard.dtype: has no effect, because the replicas judge"),
+        (HTTP.replace("http://guard-1:8100", "guard-1:8100"), "guard.replicas.urls[0]: must be http(s)://host"),
+        (HTTP.replace("unix:/run", "unix:run"), "guard.replicas.urls[1]: must be unix: and the path of a socket"),
+        (HTTP.replace("unix:/run/guard.sock", "http://guard-1:8100/"), "guard.replicas.urls[1]: is already listed"),
+        (HTTP.replace("http://guard-1", "http://u:p@guard-1"), "use replicas.key"),
+        (HTTP.replace("key:", "eject: {first_s: 9, longest_s: 3}, key:"), "longest_s: is less than first_s"),
+        (HTTP.replace("key:", "tls: {verify: false}, key:"), "guard.replicas.tls: has no effect, because no address"),
+        (
+            HTTP.replace("key:", "tls: {ca: /no/such.pem}, key:").replace("http:", "https:"),
+            "/no/such.pem: cannot be read",
+        ),
+        (
+            HTTP.replace("runner:", "family: openai_moderation, service: {key: '${env:KEY}'}, runner:"),
+            "guard.service: has no effect, because the replicas judge",
+        ),
+    ],
+)
+def test_mistakes(text: str, problem: str) -> None:
+    """Each mistake is reported for its setting."""
+    with pytest.raises(ConfigError) as raised:
+        read(text, {"KEY": "k-1"} if "is not set" not in problem else {})
+    assert any(problem in line for line in raised.value.problems), raised.value.problems
+
+
+def test_replicas_may_call_a_service() -> None:
+    """So that its key is in one place: the proxy needs none."""
+    settings = read(HTTP.replace("runner:", "family: openai_moderation, runner:"), {"KEY": "k-1"})
+    assert guard_name(settings) == "openai_moderation"
+    assert languages_read(settings) is None
+    assert not needs_engine(settings)
+
+
+def test_a_member_of_a_combination_may_have_replicas() -> None:
+    """Beside one that runs here."""
+    settings = read(
+        "version: 1\nguard: {all: [embedded, far]}\n"
+        'guards: {far: {model: embedded-large, runner: http, replicas: {urls: ["http://guard-1:8100"]}}}\n'
+        f"policies: {{default: {{{RULES}}}}}\n"
+    )
+    assert needs_engine(settings)
+    assert settings.members["far"].guard.replicas is not None
