@@ -208,10 +208,7 @@ class Pipeline:
         return await computed(size, _request_review, exchange, judged, dropped, _extent(coverage))
 
     def gave_resumed(self, exchange: Exchange, upstreams: Sequence[tuple[str, str]]) -> str:
-        """The name of the upstream that gave the reply which the request goes on from; empty if that is unknown.
-
-        `upstreams` are the address and the name of each that is possible.
-        """
+        """The name of the one of the `upstreams` (address, name) that gave the resumed reply; empty if unknown."""
         return self._replies.giver(self._withheld.left_out(exchange), upstreams)
 
     async def review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
@@ -248,8 +245,8 @@ class Pipeline:
         refusals = [outcome for outcome in outcomes.values() if isinstance(outcome, Refuse)]
         if refusals:
             self._withheld.note(exchange, reply.info.id)
-        by_error = exchange.wire.refuses_by_error
-        as_error = next((outcome for outcome in refusals if by_error or outcome.shape == "error"), None)
+        is_error = exchange.wire.refuses_by_error
+        as_error = next((one for one in refusals if is_error or one.shape == "error"), None)
         if outcomes:
             edit = exchange.wire.edit_reply
             body = b"" if as_error else await computed(len(body), edit, exchange.request, reply, outcomes)
