@@ -21,7 +21,7 @@ import torch  # isort: skip
 
 from guardproxy.engine.encoder.runner import ClassifierRunner
 from guardproxy.engine.load import LoadedModel, load_classifier
-from guardproxy.engine.number_format import NumberFormat, choose_format, linear_layers
+from guardproxy.engine.number_format import NumberFormat, choose_format, linear_sizes
 from guardproxy.engine.runner import WorkItem
 from guardproxy.ports import ClassLogits, Piece, Prompt
 
@@ -114,7 +114,7 @@ def main() -> None:
         "embedded-large": (load_classifier("embedded-large", CPU, torch.float32), (30, 100), 2 if quick else 8),
     }
     for name, (loaded, _, _) in encoders.items():
-        print(f"{name}: auto is", choose_format("auto", linear_layers(loaded.model.base_model.encoder)).name)
+        print(f"{name}: auto is", choose_format("auto", linear_sizes(loaded.model.base_model.encoder)).name)
     print(f"\n| check | {names[0]} | times its speed: " + " | ".join(names[1:]), end=" | ")
     print("times its products: " + " | ".join(names) + " |\n|---|" + "--:|" * (2 * len(names)))
     for name, (loaded, lengths, rounds) in encoders.items():

@@ -34,6 +34,14 @@ class LimitReached(GuardproxyError):
         super().__init__(message)
 
 
+class LimitsUnavailable(GuardproxyError):
+    """What the client has used of its limits cannot be read or noted, so the request is not accepted."""
+
+    status = 503
+    code = "limits_unavailable"
+    retry_s = 5.0
+
+
 @dataclass(frozen=True, slots=True)
 class ClientKey:
     """A key, by the SHA-256 of its text. From the time `expires` on it is refused; None: never."""

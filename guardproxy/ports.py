@@ -329,13 +329,14 @@ class Wire(Protocol):
 
     `keepalive` is a comment that may be sent between two frames of a stream to keep the connection open; empty if the
     protocol's clients cannot read one. `lines`: streams are lines of JSON, not server-sent events. `resumable`: a
-    request may go on from an earlier reply (`Request.resumes`).
+    request may go on from an earlier reply (`Request.resumes`). `refuses_by_error`: no reply can carry a refusal.
     """
 
     name: str
     keepalive: bytes
     lines: bool
     resumable: bool
+    refuses_by_error: bool
 
     def claims(self, method: str, path: str) -> bool:
         """Whether this wire reads requests to `path`."""

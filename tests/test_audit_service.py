@@ -206,7 +206,7 @@ def test_every_answer_has_its_records_when_the_process_is_killed(config: Callabl
     stop = threading.Event()
     try:
         assert process.stderr is not None
-        url = next(line.split()[-1] for line in process.stderr if "listening on" in line)
+        url = next(json.loads(line)["listening_on"] for line in process.stderr if "listening_on" in line)
         threading.Thread(target=process.stderr.read, daemon=True).start()
         until(lambda: _answers(url), seconds=90)
 

@@ -81,6 +81,14 @@ def test_validate_says_what_is_in_force(capsys: pytest.CaptureFixture[str]) -> N
     )
 
 
+def test_validate_notes_keys_that_have_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An expired key is no mistake, but it is said."""
+    path = tmp_path / "clients.yaml"
+    path.write_text(f"version: 1\nclients: {{red: {{keys: [{{sha256: {'a' * 64}, expires: 2020-01-01}}]}}}}\n")
+    assert main(["validate", str(path)]) == 0
+    assert "client red: keys that have ended: aaaaaaaa" in capsys.readouterr().out
+
+
 def test_validate_needs_a_file_that_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file that cannot be read is reported as a mistake."""
     assert main(["validate", str(tmp_path / "none.yaml")]) == 1

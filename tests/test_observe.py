@@ -8,6 +8,7 @@ import json
 import logging
 import string
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -554,6 +555,7 @@ def restored() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
+    logging.captureWarnings(capture=False)
     structlog.reset_defaults()
     root.handlers[:] = handlers
     root.setLevel(level)
@@ -781,6 +783,18 @@ def test_without_texts_no_line_quotes_a_client(rule: Any, restored: None, capsys
     assert (first["path"], first["status"]) == ("/v1beta/models/*:generateContent", 404)
     assert (second["code"], second["error"]) == ("unreadable", "[not stored]")
     assert fourth["problems"] == ["f.yaml:1:1: is missing"]
+
+
+def test_warnings_are_lines_of_the_log(restored: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """A library's warning is one JSON line, as everything else on standard error."""
+    assert configure_logging("info", json=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(capture=True)  # catch_warnings has put its own function in place
+        warnings.warn("old option", UserWarning, stacklevel=1)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "UserWarning: old option" in json.loads(line)["event"]
+    assert not configure_logging("info", json=False)
 
 
 def test_unknown_level() -> None:

@@ -1,14 +1,22 @@
-"""The composition root: settings to objects to an ASGI application. The only place that joins names to objects."""
+"""The composition root: settings to objects to an ASGI application. The only place that joins names to objects.
 
-from guardproxy.app.alerts import receiver_of
-from guardproxy.app.audit import exclusions_of, store_address, store_keys
-from guardproxy.app.guarding import serve_guard
-from guardproxy.app.guards import guard, guard_name, location, traits
-from guardproxy.app.languages import languages_read
-from guardproxy.app.policy_file import ConfigSource, PolicyFile, read
-from guardproxy.app.registries import catalogue
-from guardproxy.app.service import Service
-from guardproxy.app.serving import banner, serve, worker
+Its names are imported when they are first used: `guardproxy moderate` needs neither web server nor audit store.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from guardproxy.app.alerts import receiver_of
+    from guardproxy.app.audit import store_address, store_keys
+    from guardproxy.app.exclusions import exclusions_of
+    from guardproxy.app.guarding import serve_guard
+    from guardproxy.app.guards import guard, guard_name, location, traits
+    from guardproxy.app.languages import languages_read
+    from guardproxy.app.policy_file import ConfigSource, PolicyFile, read
+    from guardproxy.app.registries import catalogue
+    from guardproxy.app.service import Service
+    from guardproxy.app.serving import banner, serve, worker
 
 __all__ = [
     "ConfigSource",
@@ -30,3 +38,31 @@ __all__ = [
     "traits",
     "worker",
 ]
+
+_MODULES = {
+    "ConfigSource": "policy_file",
+    "PolicyFile": "policy_file",
+    "Service": "service",
+    "banner": "serving",
+    "catalogue": "registries",
+    "exclusions_of": "exclusions",
+    "guard": "guards",
+    "guard_name": "guards",
+    "languages_read": "languages",
+    "location": "guards",
+    "read": "policy_file",
+    "receiver_of": "alerts",
+    "serve": "serving",
+    "serve_guard": "guarding",
+    "store_address": "audit",
+    "store_keys": "audit",
+    "traits": "guards",
+    "worker": "serving",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The object `name` from its module. Raises AttributeError."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,19 +1,17 @@
 """The audit store of a process: its sinks, and the tasks that tend the store beside the requests."""
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Mapping
 
 import structlog
 
 from guardproxy import sinks
-from guardproxy.durations import duration_s, instant
+from guardproxy.durations import duration_s
 from guardproxy.observe import Metrics
 from guardproxy.pipeline import Exclusions
 from guardproxy.ports import Sink
 from guardproxy.registry import load
-from guardproxy.reviews import Exclusion
 from guardproxy.settings import Settings
 from guardproxy.sinks.database import DATABASES, AuditStore, Keep, StoreKeys, default_store_url
 
@@ -83,21 +81,6 @@ async def retain(store: AuditStore, keep: Keep, metrics: Metrics, *, every_s: fl
             if erased.records or erased.texts:
                 _log.info("audit_retention", records=erased.records, texts=erased.texts)
         await asyncio.sleep(every_s)
-
-
-def exclusions_of(settings: Settings) -> list[Exclusion]:
-    """Return the exclusions of the configuration. The id of each comes from its text and category."""
-    return [
-        Exclusion(
-            id=hashlib.sha256(f"{one.sha256} {one.category}".encode()).hexdigest()[:12],
-            text=one.sha256,
-            category=one.category,
-            reason=one.reason,
-            by=one.by,
-            until=instant(one.until),
-        )
-        for one in settings.audit.exclusions
-    ]
 
 
 async def follow_exclusions(store: AuditStore, exclusions: Exclusions, *, every_s: float = _FOLLOW_S) -> None:

@@ -15,12 +15,10 @@ from guardproxy.guards.combine import AllOf, ByLanguage, ByRole, Cascade
 from guardproxy.guards.local import LocalGuard, LocalLimits, ModelOptions, open_local_guard
 from guardproxy.guards.replicas import ReplicaGuard
 from guardproxy.guards.rules import PatternGuard
-from guardproxy.guards.services import open_service
 from guardproxy.patterns import Reach, widest
 from guardproxy.pipeline.traits import GuardTraits
 from guardproxy.ports import Guard, LabelList
 from guardproxy.settings import MULTILINGUAL, ByRoleSettings, GuardSettings, MemberSettings, ServiceSettings, Settings
-from guardproxy.sinks.database import data_folder
 from guardproxy.types import Check, Conversation, Message, Part, Span
 
 # Size of the verdict cache; a verdict takes about a kilobyte.
@@ -128,7 +126,11 @@ def _described(settings: Settings) -> Mapping[str, MemberSettings]:
 
 def location(model: str, data_dir: str | None = None) -> str:
     """Where a model is: its name, or its directory in the folder of guardproxy's files if it lies there."""
-    return str(data_folder(data_dir) / model) if model == MULTILINGUAL else model
+    if model != MULTILINGUAL:
+        return model
+    from guardproxy.sinks.database import data_folder  # noqa: PLC0415 - few models need what it imports
+
+    return str(data_folder(data_dir) / model)
 
 
 def _open(
@@ -143,6 +145,8 @@ def _open(
     if is_remote(guard):
         return replica_guard(name, guard, family.taxonomy, floor)
     if guard.service is not None:
+        from guardproxy.guards.services import open_service  # noqa: PLC0415 - it imports an HTTP client
+
         return open_service(
             name=name,
             family=family,

@@ -20,9 +20,10 @@ from guardproxy import actions, wires
 from guardproxy.app.access import clients_of, open_access
 from guardproxy.app.alerts import ProcessAlerts
 from guardproxy.app.apis import account, api_routes, apis_of, floor_for, nothing_else, own_path
-from guardproxy.app.audit import exclusions_of, follow_exclusions, keep_of, open_sinks, retain
+from guardproxy.app.audit import follow_exclusions, keep_of, open_sinks, retain
 from guardproxy.app.console import PATHS, console_routes, console_store, own_visitors
 from guardproxy.app.engine_link import EngineConnection
+from guardproxy.app.exclusions import exclusions_of
 from guardproxy.app.guards import (
     combined,
     local_guards,

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 import uvicorn
@@ -39,17 +40,43 @@ _WORKER_ENV = "GUARDPROXY_WORKER"
 # What the configuration file had when the server started, in the folder of the workers: all of them begin with it.
 _FILE = "configuration"
 
+# For each protocol: a path, the header with the client's key, and a body.
+_ASKED = '"messages": [{"role": "user", "content": "What is the capital of France?"}]'
+_BEARER = "authorization: Bearer $KEY"
+_EXAMPLES = {
+    "openai_chat": ("/v1/chat/completions", _BEARER, f'{{"model": "MODEL", {_ASKED}}}'),
+    "openai_responses": ("/v1/responses", _BEARER, '{"model": "MODEL", "input": "What is the capital of France?"}'),
+    "ollama": ("/api/chat", _BEARER, f'{{"model": "MODEL", {_ASKED}}}'),
+    "anthropic_messages": (
+        "/v1/messages",
+        "x-api-key: $KEY",
+        f'{{"model": "MODEL", "max_tokens": 100, {_ASKED}}}',
+    ),
+    "gemini": (
+        "/v1beta/models/MODEL:generateContent",
+        "x-goog-api-key: $KEY",
+        '{"contents": [{"parts": [{"text": "What is the capital of France?"}]}]}',
+    ),
+}
+# Services whose own protocol is not OpenAI's.
+_HOSTS = {"api.anthropic.com": "anthropic_messages", "generativelanguage.googleapis.com": "gemini"}
+
 _log = structlog.get_logger("guardproxy.audit")
+_serving_log = structlog.get_logger("guardproxy.serving")
 
 
 def serve(settings: Settings, source: ConfigSource) -> int:
     """Serve until stopped; return the exit status. Raises ConfigError if the guard or demo upstream cannot start."""
     settings = _with_ports(settings)
-    log_as_configured(settings)
+    as_json = log_as_configured(settings)
     with contextlib.ExitStack() as stack:
         uses_demo = any(upstream.url == DEMO for upstream in settings.by_name.values())
         demo = stack.enter_context(start_demo()) if uses_demo else ""
-        sys.stderr.write(banner(settings, source))
+        if as_json:  # a program reads the lines, which cannot read a banner between them
+            named = {name.replace(" ", "_"): value for name, value in _rows(settings, source).items()}
+            _serving_log.info("starting", **named)
+        else:
+            sys.stderr.write(banner(settings, source))
         migrate_store(settings, source)
         if settings.server.workers > 1:
             return _serve_workers(settings, source, demo)
@@ -88,10 +115,10 @@ async def _migrate_store(address: str) -> None:
         await store.close()
 
 
-def log_as_configured(settings: Settings) -> None:
-    """Configure the log of this process."""
+def log_as_configured(settings: Settings) -> bool:
+    """Configure the log of this process; return whether it is JSON lines."""
     as_json = {"auto": None, "json": True, "console": False}[settings.log.format]
-    configure_logging(settings.log.level, json=as_json, text=settings.audit.text)
+    return configure_logging(settings.log.level, json=as_json, text=settings.audit.text)
 
 
 def _serve_here(settings: Settings, source: ConfigSource) -> int:
@@ -208,8 +235,14 @@ def _options(settings: Settings) -> dict[str, Any]:
 
 def banner(settings: Settings, source: ConfigSource) -> str:
     """The text that `serve` prints at its start: what it runs with, and a command to try it."""
-    server, admin = settings.server, settings.admin
-    url = address_of(server.host, server.port, server.tls)
+    lines = [f"  {name:<13} {value}" for name, value in _rows(settings, source).items()]
+    return "\n".join(["guardproxy", *lines, "", "Try it:", f"  {_example(settings)}", "", ""])
+
+
+def _rows(settings: Settings, source: ConfigSource) -> dict[str, str]:
+    """What the server runs with, by name."""
+    admin = settings.admin
+    url = _address(settings)
     admin_url = address_of(admin.host, admin.port, admin.tls) if admin else url
     store = store_address(settings, source.data_dir)
     preset = "" if "policies" in settings.sections else f", preset {source.preset or DEFAULT_PRESET}"
@@ -224,8 +257,12 @@ def banner(settings: Settings, source: ConfigSource) -> str:
         rows["metrics"] = f"{admin_url}/metrics"
     if is_served(settings):
         rows["console"] = f"{admin_url}{BASE}/"
-    lines = [f"  {name:<13} {value}" for name, value in rows.items()]
-    return "\n".join(["guardproxy", *lines, "", "Try it:", _example(settings, url), "", ""])
+    return rows
+
+
+def _address(settings: Settings) -> str:
+    server = settings.server
+    return address_of(server.host, server.port, server.tls)
 
 
 def _upstream_summary(settings: Settings) -> str:
@@ -235,21 +272,27 @@ def _upstream_summary(settings: Settings) -> str:
     return ", ".join(f"{name} {shown.get(one.url, one.url)}" for name, one in settings.upstreams.items())
 
 
-def _example(settings: Settings, url: str) -> str:
+def _example(settings: Settings) -> str:
     """A command for the upstream that serves requests without a route."""
     group = settings.upstream_groups.get("default")
     upstream = settings.by_name[group.members[0] if group else "default"]
+    host = urlsplit(upstream.url).hostname or ""
+    known = [*upstream.protocols, _HOSTS.get(host, "openai_chat")]
+    path, key, body = next(_EXAMPLES[name] for name in known if name in _EXAMPLES)
     sends_key = upstream.url != DEMO and not upstream.key and upstream.client_key is not False
     needs_key = sends_key or settings.clients is not None
-    key = ' -H "authorization: Bearer $KEY"' if needs_key else ""
     model = "demo" if upstream.url == DEMO else "MODEL"
-    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
-    return f"  curl {url}/v1/chat/completions -H 'content-type: application/json'{key} -d '{body}'"
+    head = f' -H "{key}"' if needs_key else ""
+    head += " -H 'anthropic-version: 2023-06-01'" if path == "/v1/messages" else ""
+    address = _address(settings) + path.replace("MODEL", model)
+    return f"curl {address} -H 'content-type: application/json'{head} -d '{body.replace('MODEL', model)}'"
 
 
 def guard_summary(settings: Settings) -> str:
     """The guard of a configuration in a line."""
     guard = settings.guard
+    if guard.service is not None:
+        return f"{guard.family} (a service{f' at {guard.service.url}' if guard.service.url else ''})"
     if not settings.members and guard.replicas is not None:
         return f"{guard_name(settings)} ({guard.family}, replicas {', '.join(guard.replicas.urls)})"
     if not settings.members:

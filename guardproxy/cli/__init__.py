@@ -10,6 +10,7 @@ from guardproxy.cli import (
     alerts,
     audit,
     calibrate,
+    completion,
     evaluate,
     guard,
     init,
@@ -22,7 +23,21 @@ from guardproxy.cli import (
 )
 from guardproxy.errors import ConfigError, GuardproxyError
 
-_COMMANDS = (serve, guard, init, validate, schema, key, moderate, audit, alerts, evaluate, calibrate, replay)
+_COMMANDS = (
+    serve,
+    guard,
+    init,
+    validate,
+    schema,
+    key,
+    moderate,
+    audit,
+    alerts,
+    evaluate,
+    calibrate,
+    replay,
+    completion,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import time
 from typing import Any
 
 from guardproxy.errors import ConfigError
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the mistakes; without any, print the versions that records and metrics will show."""
     from guardproxy import app
     from guardproxy.settings import load
-    from guardproxy.settings.notes import notes
+    from guardproxy.settings.notes import client_notes, notes
 
     try:
         names = app.catalogue(builtin_only=args.builtin_only)
@@ -46,4 +47,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"  policy {name}, version {policy.version}")
         for note in notes(policy):
             print(f"    {note}")
+    for note in client_notes(settings.clients or (), time.time()):
+        print(f"  {note}")
     return 0

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
@@ -82,12 +81,12 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def load_causal(model: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
     """Load a causal language model. Raises ConfigError."""
-    return _load(transformers.AutoModelForCausalLM, model, device, dtype)
+    return _load("AutoModelForCausalLM", model, device, dtype)
 
 
 def load_classifier(model: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
     """Load a sequence classifier. Raises ConfigError."""
-    return _load(transformers.AutoModelForSequenceClassification, model, device, dtype)
+    return _load("AutoModelForSequenceClassification", model, device, dtype)
 
 
 def second_reading() -> SecondReading:
@@ -114,7 +113,19 @@ def cache_folder(name: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "guardproxy" / name
 
 
-def _load(kind: Any, model: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+def without_limits(backend: Tokenizer) -> Tokenizer:
+    """The same tokenizer, which now neither truncates nor pads."""
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _load(kind_name: str, model: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    """The model by the auto class of transformers named `kind_name`."""
+    # The embedded guard on a CPU needs no transformers, whose import takes seconds.
+    import transformers  # noqa: PLC0415
+
+    kind = getattr(transformers, kind_name)
     transformers.utils.logging.disable_progress_bar()
     location, gguf = locate(model)
     try:
@@ -131,9 +142,7 @@ def _load(kind: Any, model: str, device: torch.device, dtype: torch.dtype) -> Lo
         raise ConfigError(f"model {model!r}: {_why(error, hub=not Path(location).is_dir())}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise ConfigError(f"model {model!r}: it has no fast tokenizer (tokenizer.json)")
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_truncation()
-    backend.no_padding()
+    backend = without_limits(Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()))
     module.to(device).eval().requires_grad_(False)
     folder = Path(location)
     return LoadedModel(module, backend, tokenizer, folder if folder.is_dir() else None)
@@ -144,6 +153,8 @@ def _converted(kind: Any, path: Path) -> Path:
 
     The directory is in the user's cache, named by the file's path, size and time. It may be deleted at any time.
     """
+    import transformers  # noqa: PLC0415 - imported by the caller
+
     cache = cache_folder("gguf")
     stat = path.stat()
     identity = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}:{kind.__name__}:{transformers.__version__}"

@@ -27,6 +27,8 @@ from guardproxy.engine.load import cache_folder
 Product = Callable[[torch.Tensor], torch.Tensor]
 # Seconds of each format by its name, one for each number of rows in _ROWS.
 Seconds = Mapping[str, Sequence[float]]
+# The inputs and outputs of a linear layer.
+LinearSize = tuple[int, int]
 
 # The rows of the products that are measured: a short text alone, and a batch.
 _ROWS = (32, 256)
@@ -79,9 +81,9 @@ class FormattedLinear(torch.nn.Module):
         return self._product(hidden)
 
 
-def linear_layers(part: torch.nn.Module) -> list[torch.nn.Linear]:
-    """The linear layers of a part of a model, in order."""
-    return [module for module in part.modules() if type(module) is torch.nn.Linear]
+def linear_sizes(part: torch.nn.Module) -> list[LinearSize]:
+    """The sizes of the linear layers of a part of a model, in order."""
+    return [(module.in_features, module.out_features) for module in part.modules() if type(module) is torch.nn.Linear]
 
 
 def convert_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:
@@ -121,15 +123,15 @@ def _packed_product(weight: torch.Tensor, bias: torch.Tensor | None, hidden: tor
     return out[..., :rows, :] if missing else out
 
 
-def choose_format(wanted: str, layers: Sequence[torch.nn.Linear], folder: Path | None = None) -> NumberFormat:
+def choose_format(wanted: str, layers: Sequence[LinearSize], folder: Path | None = None) -> NumberFormat:
     """The fastest format on this CPU that the setting `wanted` (`auto` or the name of a type) allows, for `layers`.
 
     The measurement takes some 100 ms and is cached in `folder` (None: in the user's cache) by CPU, torch and sizes.
     """
     if wanted == "float16":
         return NumberFormat(torch.float16)
-    shapes = Counter((module.in_features, module.out_features) for module in layers)
-    machine = {"cpu": _cpu(), "torch": torch.__version__, "layers": sorted([*size, n] for size, n in shapes.items())}
+    counts = Counter(layers)
+    machine = {"cpu": _cpu(), "torch": torch.__version__, "layers": sorted([*size, n] for size, n in counts.items())}
     seconds = _cached(folder or cache_folder("number_formats"), machine, partial(measure, layers))
     chosen = fastest(seconds, wanted)
     base = seconds[NumberFormat(torch.float32).name]
@@ -161,21 +163,23 @@ def _gains(slow: Sequence[float], fast: Sequence[float]) -> list[float]:
     return [a / b for a, b in zip(slow, fast, strict=True)]
 
 
-def measure(layers: Sequence[torch.nn.Linear]) -> dict[str, list[float]]:
+def measure(layers: Sequence[LinearSize]) -> dict[str, list[float]]:
     """CPU seconds of the products of `layers` on one thread, by format and number of rows; the formats take turns.
 
-    Every shape is computed once and counts as often as it occurs. A format that this build of torch lacks is left out.
+    Every size is computed once and counts as often as it occurs. A format that this build of torch lacks is left out.
     """
-    shapes = {module.weight.shape: module for module in layers}
-    counts = Counter(module.weight.shape for module in layers)
+    counts = Counter(layers)
     acts: dict[tuple[str, int], Sequence[tuple[int, Callable[[], torch.Tensor]]]] = {}
     for number_format in _FORMATS:
         with contextlib.suppress(RuntimeError, AttributeError), torch.inference_mode():
-            products = {shape: number_format.product(module.weight, module.bias) for shape, module in shapes.items()}
+            products = {
+                (inputs, outputs): number_format.product(torch.ones(outputs, inputs), torch.zeros(outputs))
+                for inputs, outputs in counts
+            }
             for rows in _ROWS:
                 calls = [
-                    (counts[shape], partial(product, torch.ones(rows, shape[1], dtype=number_format.dtype)))
-                    for shape, product in products.items()
+                    (counts[size], partial(product, torch.ones(rows, size[0], dtype=number_format.dtype)))
+                    for size, product in products.items()
                 ]
                 for _, call in calls:
                     call()  # compiles the kernel, or raises

@@ -2,10 +2,10 @@
 
 import torch
 
-from guardproxy.engine.decoder.runner import GenerativeRunner
 from guardproxy.engine.encoder.cascade import CascadeRunner
-from guardproxy.engine.encoder.packed import PackedEncoder
+from guardproxy.engine.encoder.packed import PackedEncoder, weights_of
 from guardproxy.engine.encoder.runner import ClassifierRunner
+from guardproxy.engine.encoder.stored import load_stored
 from guardproxy.engine.load import (
     LoadedModel,
     choose_device,
@@ -15,7 +15,7 @@ from guardproxy.engine.load import (
     second_reading,
 )
 from guardproxy.engine.model_files import CASCADE, PACKAGED
-from guardproxy.engine.number_format import choose_format, convert_parameters, linear_layers
+from guardproxy.engine.number_format import choose_format, convert_parameters, linear_sizes
 from guardproxy.engine.runner import Runner
 from guardproxy.errors import ConfigError
 from guardproxy.ports import ClassLogits, Prompt
@@ -50,10 +50,13 @@ def open_runner(
             return _open_classifier(model, probe.readout, chosen_device, dtype, **sizes)
         first, second = (_open_classifier(part, probe.readout, chosen_device, dtype, **sizes) for part in PACKAGED)
         return CascadeRunner(first, second, second_reading())
+    # Only language models need it, and it imports transformers.
+    from guardproxy.engine.decoder.runner import GenerativeRunner  # noqa: PLC0415
+
     loaded = load_causal(model, chosen_device, choose_dtype(dtype, chosen_device))
     number_format = None
     if chosen_device.type == "cpu":
-        number_format = choose_format(dtype, linear_layers(loaded.model.get_decoder().layers))
+        number_format = choose_format(dtype, linear_sizes(loaded.model.get_decoder().layers))
     return GenerativeRunner(
         loaded,
         chosen_device,
@@ -75,11 +78,13 @@ def _open_classifier(
 ) -> ClassifierRunner:
     # The packed encoder keeps embeddings and classifier in float32, and rounds the layers itself.
     own_dtype = choose_dtype(dtype, device)
-    loaded = load_classifier(model, device, torch.float32 if device.type == "cpu" else own_dtype)
+    loaded = load_stored(model) if device.type == "cpu" else None
+    if loaded is None:
+        loaded = load_classifier(model, device, torch.float32 if device.type == "cpu" else own_dtype)
     _check_outputs(model, loaded, readout)
     number_format = None
     if PackedEncoder.supports(loaded.model, device):
-        number_format = choose_format(dtype, linear_layers(loaded.model.base_model.encoder))
+        number_format = choose_format(dtype, weights_of(loaded.model).linear_sizes())
     else:
         convert_parameters(loaded.model, own_dtype)
     return ClassifierRunner(

@@ -128,12 +128,12 @@ def _escape_controls(logger: WrappedLogger, method: str, event: EventDict) -> Ev
     return event
 
 
-def configure_logging(level: str = "info", *, json: bool | None = None, text: TextRule = "redacted") -> None:
-    """Send the logs of structlog and of the standard library, including uvicorn's, to standard error.
+def configure_logging(level: str = "info", *, json: bool | None = None, text: TextRule = "redacted") -> bool:
+    """Send the logs of structlog and of the standard library, including uvicorn's, and warnings, to standard error.
 
-    `json` selects JSON lines; None selects them unless standard error is a terminal. `text` is the rule `audit.text`:
-    with `hash` and `none` no line quotes a client's text. Start uvicorn with `log_config=None`, otherwise it configures
-    its loggers again. Raises ConfigError for an unknown `level`.
+    Return whether they are JSON lines: `json` selects them; None selects them unless standard error is a terminal.
+    `text` is the rule `audit.text`: with `hash` and `none` no line quotes a client's text. Start uvicorn with
+    `log_config=None`, otherwise it configures its loggers again. Raises ConfigError for an unknown `level`.
     """
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
@@ -154,6 +154,8 @@ def configure_logging(level: str = "info", *, json: bool | None = None, text: Te
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number)
+    # A library's warning would otherwise be two lines of plain text between the JSON lines.
+    logging.captureWarnings(capture=True)
     for name in _SERVER_LOGGERS:
         server = logging.getLogger(name)
         server.handlers.clear()
@@ -167,6 +169,7 @@ def configure_logging(level: str = "info", *, json: bool | None = None, text: Te
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+    return as_json
 
 
 def _processors_of_event(as_json: bool, *, withhold: bool) -> list[Processor]:

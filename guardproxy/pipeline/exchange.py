@@ -1,6 +1,6 @@
 """What the pipeline passes on: an exchange, and a turn with what was found and decided about it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from guardproxy.errors import GuardUnavailable
@@ -30,8 +30,9 @@ class ConversationPlace:
 class Exchange:
     """What all turns of one request and its reply have in common.
 
-    `policies` are all policies in force. `place` is None before the pipeline finds it. `attempt` is the number of the
-    reply that is judged: above 1 if it was asked for in the place of another; `earlier` are the tokens of those before.
+    `policies` are all policies in force. `place` is None before the pipeline finds it. `account` is the name of the
+    upstream: several may have one address, each with a key of its own. `attempt` is the number of the reply that is
+    judged: above 1 if it was asked for in the place of another; `earlier` are the tokens of those before.
     """
 
     wire: Wire
@@ -42,12 +43,27 @@ class Exchange:
     sampled: bool = False
     policies: tuple[Policy, ...] = ()
     place: ConversationPlace | None = None
+    account: str = ""
     attempt: int = 1
     earlier: tuple[int, int] = (0, 0)
 
     def placed(self, origin: Origin, place: ConversationPlace) -> "Exchange":
         """The exchange at its place. Every request is placed, and `replace` takes four times as long."""
-        return Exchange(self.wire, self.request, origin, self.policy, self.shadow, self.sampled, self.policies, place)
+        return Exchange(
+            self.wire,
+            self.request,
+            origin,
+            self.policy,
+            self.shadow,
+            self.sampled,
+            self.policies,
+            place,
+            self.account,
+        )
+
+    def at(self, address: str, account: str) -> "Exchange":
+        """The exchange with another upstream."""
+        return replace(self, origin=replace(self.origin, upstream=address), account=account)
 
     @property
     def waits_for_text(self) -> bool:

@@ -222,8 +222,8 @@ class Pipeline:
             exchange = _with_messages(exchange, with_undecoded(messages, undecoded))
         return await computed(size, _request_review, exchange, judged, dropped, _extent(coverage))
 
-    def gave_resumed(self, exchange: Exchange, upstreams: Sequence[str]) -> str:
-        """The one of the `upstreams` that gave the reply which the request goes on from; empty if that is unknown."""
+    def gave_resumed(self, exchange: Exchange, upstreams: Sequence[tuple[str, str]]) -> str:
+        """The name of the one of the `upstreams` (address, name) that gave the resumed reply; empty if unknown."""
         return self._replies.giver(self._withheld.left_out(exchange), upstreams)
 
     async def review_reply(self, exchange: Exchange, body: bytes) -> ReplyReview:
@@ -249,6 +249,7 @@ class Pipeline:
         failed = any(choice.error for choice in judged)
         _, coverage = await computed(len(body), covered, reply.choices, exchange.policy, judged, failed=failed)
         await self.judging.record(exchange, judged, coverage, reply=replace(reply.info, attempt=exchange.attempt))
+        self._replies.gave(exchange, reply.info.id)
         if failure := _failure_of(judged):
             raise _of_reply(failure)
         if all(choice.passed for choice in judged):
@@ -258,8 +259,9 @@ class Pipeline:
         }
         refusals = [outcome for outcome in outcomes.values() if isinstance(outcome, Refuse)]
         if refusals:
-            self._withheld.note(exchange, reply.id)
-        as_error = next((outcome for outcome in refusals if outcome.shape == "error"), None)
+            self._withheld.note(exchange, reply.info.id)
+        is_error = exchange.wire.refuses_by_error
+        as_error = next((one for one in refusals if is_error or one.shape == "error"), None)
         if outcomes:
             edit = exchange.wire.edit_reply
             body = b"" if as_error else await computed(len(body), edit, exchange.request, reply, outcomes)

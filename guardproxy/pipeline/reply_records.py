@@ -63,6 +63,7 @@ class ReplyRecords:
             is_late,
             check.counted,
         )
+        self._replies.gave(self._exchange, self._stream.info.id)
         if judged.passed:
             self._replies.remember(self._exchange, self._stream.id)
         self._waiting[choice] = judged

@@ -1,7 +1,7 @@
 """Conversations that an upstream keeps: which of its replies, named by a later request, were judged here."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import replace
 
 from guardproxy.pipeline.exchange import Exchange
@@ -14,11 +14,24 @@ _MAX_IDS = 100_000
 class JudgedReplies:
     """Remembers which replies were judged and passed unchanged, so that a request may continue from them.
 
-    A reply counts as judged only for the policy that judged it.
+    A reply counts as judged only for the policy that judged it. Of every reply it remembers who gave it.
     """
 
     def __init__(self) -> None:
-        self._ids: OrderedDict[tuple[str, str, str], str] = OrderedDict()  # with the policy that judged the reply
+        self._ids: OrderedDict[tuple[str, ...], str] = OrderedDict()  # with the policy that judged the reply
+        self._givers: OrderedDict[tuple[str, str], tuple[str, str]] = OrderedDict()  # address and name
+
+    def gave(self, exchange: Exchange, reply_id: str) -> None:
+        """Remember which upstream gave a reply, also if it was withheld or goes on in the background.
+
+        The upstream has it in any case, and no other one has.
+        """
+        if reply_id and exchange.wire.resumable:
+            key = exchange.origin.client, reply_id
+            self._givers[key] = exchange.origin.upstream, exchange.account
+            self._givers.move_to_end(key)
+            if len(self._givers) > _MAX_IDS:
+                self._givers.popitem(last=False)
 
     def remember(self, exchange: Exchange, reply_id: str) -> None:
         """Remember a reply that was judged and passed, as its request was.
@@ -32,16 +45,14 @@ class JudgedReplies:
             if len(self._ids) > _MAX_IDS:
                 self._ids.popitem(last=False)
 
-    def giver(self, exchange: Exchange, upstreams: Iterable[str]) -> str:
-        """The one of the `upstreams` that gave the remembered reply which the request resumes; empty if unknown.
+    def giver(self, exchange: Exchange, upstreams: Collection[tuple[str, str]]) -> str:
+        """The name of the upstream that gave the reply which the request resumes or is about; empty if unknown.
 
-        Whichever policy judged it: the upstream has it in any case, and no other one has.
+        `upstreams` are the address and the name of each that is possible.
         """
-        resumed, origin = exchange.request.resumes, exchange.origin
-        if resumed is None:
-            return ""
-        there = (replace(exchange, origin=replace(origin, upstream=upstream)) for upstream in upstreams)
-        return next((one.origin.upstream for one in there if _key(one, resumed.text) in self._ids), "")
+        resumed = exchange.request.resumes
+        known = None if resumed is None else self._givers.get((exchange.origin.client, resumed.text))
+        return known[1] if known is not None and known in upstreams else ""
 
     def without_known(self, exchange: Exchange) -> Exchange:
         """The exchange; if its request resumes a remembered reply, without the opaque part that stands for it."""
@@ -71,10 +82,15 @@ class WithheldReplies:
         self._before: OrderedDict[tuple[str, str], str] = OrderedDict()
 
     def note(self, exchange: Exchange, reply_id: str) -> None:
-        """Remember a withheld reply, if its protocol lets a request go on from it."""
+        """Remember a withheld reply, if its protocol lets a request go on from it.
+
+        A request without messages retrieves the reply: the one before it is then as it was known, or none.
+        """
         if reply_id and exchange.wire.resumable:
-            resumed = exchange.request.resumes
-            self._before[exchange.origin.client, reply_id] = resumed.text if resumed else ""
+            resumed, key = exchange.request.resumes, (exchange.origin.client, reply_id)
+            before = resumed.text if resumed else ""
+            is_retrieval = not exchange.request.conversation.messages
+            self._before[key] = self._before.get(key, "") if is_retrieval else before
             if len(self._before) > _MAX_IDS:
                 self._before.popitem(last=False)
 
@@ -93,6 +109,6 @@ class WithheldReplies:
         return replace(exchange, request=exchange.wire.continued(exchange.request, self._before[key]))
 
 
-def _key(exchange: Exchange, reply_id: str) -> tuple[str, str, str]:
+def _key(exchange: Exchange, reply_id: str) -> tuple[str, ...]:
     """The key of a remembered reply: an id is valid at its own upstream, and for the client that received it."""
-    return exchange.origin.upstream, exchange.origin.client, reply_id
+    return exchange.origin.upstream, exchange.account, exchange.origin.client, reply_id

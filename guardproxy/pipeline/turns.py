@@ -4,11 +4,11 @@ from bisect import bisect_right
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from types import MappingProxyType
 
 from guardproxy.policy import JudgeScope, Policy
-from guardproxy.types import Coverage, Message, Part, Replace, Role
+from guardproxy.types import Coverage, Message, Part, PartKind, Replace, Role
 from guardproxy.views import says_something
 
 # A context of more characters fits no guard's window. Without this bound, a conversation of thousands of turns would
@@ -106,9 +106,9 @@ def joined_turns(
 ) -> list[Turn]:
     """Each turn of several messages as one text, which shows a text that was split over them; the current turn last.
 
-    A turn's user and tool messages are joined, assistant messages that follow each other, and system messages with the
-    user messages behind them. `new_texts`, by part path, take the place of the parts' own texts. `starts` are the
-    `turn_starts`, if known.
+    A turn's user and tool messages are joined, its results of calls of the turn before also with that turn,
+    assistant messages that follow each other, and system messages with the user messages behind them. `new_texts`, by
+    part path, take the place of the parts' own texts. `starts` are the `turn_starts`, if known.
     """
     starts = starts or turn_starts(messages)
     runs = (*_system_runs(messages, scope), *_assistant_runs(messages), *_user_runs(messages, scope, starts))
@@ -146,11 +146,23 @@ def _ends_run(message: Message) -> bool:
 def _user_runs(
     messages: Sequence[Message], scope: JudgeScope, starts: Sequence[int]
 ) -> Iterator[tuple[Role, int, list[int]]]:
+    before, earlier = 0, list[int]()
     for start, stop in pairwise([*starts, len(messages)]):
-        if stop - start < 2:
-            continue
-        judged = (i for i in range(start, stop) if messages[i].role in ("user", "tool") and messages[i].parts)
-        yield "user", start, [i for i in judged if messages[i].role in scope.roles]
+        said = (i for i in range(start, stop) if messages[i].role in ("user", "tool") and messages[i].parts)
+        judged = [i for i in said if messages[i].role in scope.roles]
+        # Results before anything of the assistant's answer a call of the turn before: the model reads them with it.
+        first = takewhile(lambda i: messages[i].role != "assistant", range(start, stop))
+        answers = {i for i in first if _has(messages[i], "tool_result")}
+        results = [i for i in judged if i in answers]
+        said_before = takewhile(lambda i: messages[i].role == "assistant", range(start - 1, -1, -1))
+        if results and earlier and any(_has(messages[i], "tool_call") for i in said_before):
+            yield "user", before, [*earlier, *results]
+        yield "user", start, judged
+        before, earlier = start, judged
+
+
+def _has(message: Message, kind: PartKind) -> bool:
+    return any(part.kind == kind for part in message.parts)
 
 
 def _assistant_runs(messages: Sequence[Message]) -> Iterator[tuple[Role, int, list[int]]]:

@@ -1,7 +1,9 @@
-"""What `validate` says of policies without mistakes: effects of their rules that somebody may not expect. Pure."""
+"""What `validate` says of a file without mistakes: effects that somebody may not expect. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 
+from guardproxy.access import Client
 from guardproxy.policy import UNSAFE, Policy, Rule, SideRules
 from guardproxy.types import Side
 
@@ -22,6 +24,22 @@ def notes(policy: Policy) -> Iterator[str]:
                 f"{turns} with {category}: rewritten from {at:g}, but `{UNSAFE}` blocks from {blocked:g}; only a text "
                 "whose P(unsafe) is below that of the category is rewritten"
             )
+
+
+def client_notes(clients: Iterable[Client], now: float) -> Iterator[str]:
+    """One line for each client with keys that have ended at the time `now`, in seconds since 1970."""
+    for client in clients:
+        ended = [key for key in client.keys if key.expires is not None and key.expires <= now]
+        if not ended:
+            continue
+        named = ", ".join(f"{key.digest.hex()[:8]}… ({_date(key.expires or 0)})" for key in ended)
+        left = len(client.keys) - len(ended)
+        what = "no key of it is left, so nobody can use it" if not left else "requests with them get HTTP 401"
+        yield f"client {client.name}: keys that have ended: {named}; {what}"
+
+
+def _date(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="minutes").removesuffix("+00:00") + "Z"
 
 
 def _behind_unsafe(rules: SideRules) -> Iterator[tuple[str, float, float]]:

@@ -1,6 +1,7 @@
 """First pass: whether every key is known and every value has the right type. Reports all mistakes with positions."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
@@ -48,6 +49,8 @@ _MEANT_BY_TEXT: dict[Any, str] = {
     ReceiverSettings: "; write {webhook: ADDRESS} or {syslog: HOST}",
     ClientKeySettings: "; write {sha256: HASH}, as guardproxy key new NAME prints it",
 }
+# A number with a comma, and one in percent.
+_MEANT_NUMBER = re.compile(r"(\d+(?:[.,]\d+)?)\s*(%?)")
 _NEVER_EMPTY: tuple[SettingPath, ...] = (("clients",), ("alerts",))
 # A text that stands in the wrong place here may be a key, or the address of a webhook.
 _PRIVATE = (("clients",), ("alerts",))
@@ -182,20 +185,11 @@ def _message(kind: str, error: dict[str, Any], node: Node, path: SettingPath) ->
     if kind in _TYPES:
         if node.text() is not None and path[:1] in _PRIVATE:
             value = "a text"
-        hint = "; quote it" if kind == "string_type" and isinstance(node.value, bool | int | float) else ""
-        if kind == "tuple_type" and node.text() is not None:
-            hint = f"; put it in brackets: [{node.text()}]" if value != "a text" else "; put it in brackets: [...]"
-        if kind == "dataclass_type" and isinstance(node.value, int | float):
-            meant = next((_MEANT[member] for member in _types_at(Document, path) if member in _MEANT), "")
-            hint = meant.format(value)
-        elif kind == "dataclass_type" and node.text() is not None:
-            hint = next(
-                (_MEANT_BY_TEXT[member] for member in _types_at(Document, path) if member in _MEANT_BY_TEXT), ""
-            )
-        return f"must be {_TYPES[kind]}, not {value}{hint}"
+        return f"must be {_TYPES[kind]}, not {value}{_meant(kind, node, path, value)}"
     if kind in _BOUNDS:
         relation, bound = _BOUNDS[kind]
-        return f"must be {relation} {error['ctx'][bound]:g}, not {value}"
+        limit = error["ctx"][bound]
+        return f"must be {relation} {limit:g}, not {value}{_meant_in_percent(node.value) if limit == 1 else ''}"
     if kind == "literal_error":
         choices = _choices_at(Document, path)
         named = ", ".join(map(str, choices))
@@ -204,6 +198,31 @@ def _message(kind: str, error: dict[str, Any], node: Node, path: SettingPath) ->
     if kind in {"too_short", "too_long", "string_too_short"}:
         return "must have exactly one entry" if path[-1:] == ("header",) else "must not be empty"
     return str(error["msg"])
+
+
+def _meant(kind: str, node: Node, path: SettingPath, value: str) -> str:
+    """What a value of a wrong type, which the message shows as `value`, probably means; empty if that is unknown."""
+    text, is_number = node.text(), isinstance(node.value, int | float) and not isinstance(node.value, bool)
+    if kind == "string_type" and (is_number or isinstance(node.value, bool)):
+        return "; quote it"
+    if kind == "tuple_type" and text is not None:
+        return f"; put it in brackets: [{text if value != 'a text' else '...'}]"
+    if kind == "float_type" and (number := _MEANT_NUMBER.fullmatch(text or "")):
+        share = float(number[1].replace(",", ".")) / (100 if number[2] else 1)
+        return f"; write {share:g}"
+    if kind == "dataclass_type":
+        members = _types_at(Document, path)
+        if is_number:
+            return next((_MEANT[member] for member in members if member in _MEANT), "").format(value)
+        if text is not None or isinstance(node.value, bool):
+            return next((_MEANT_BY_TEXT[member] for member in members if member in _MEANT_BY_TEXT), "")
+    return ""
+
+
+def _meant_in_percent(value: Any) -> str:
+    if isinstance(value, int | float) and 5 <= value <= 100:
+        return f"; write {value / 100:g} for {value:g} %"
+    return ""
 
 
 def _hint(value: Any, choices: list[Any]) -> str:

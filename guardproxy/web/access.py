@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
-from guardproxy.access import Client, Clients, LimitReached
+from guardproxy.access import Client, Clients, LimitReached, LimitsUnavailable
 from guardproxy.types import Message
 from guardproxy.web.buckets import Buckets, OwnBuckets
 from guardproxy.web.client import keys_of
@@ -24,7 +24,7 @@ class Access:
     def admit(self, headers: Headers, query: bytes) -> Client | None:
         """Whose request this is, which counts as one from now on; None if nobody is asked.
 
-        Raises KeyRefused, LimitReached, and AmbiguousRequest as `keys_of` does.
+        Raises KeyRefused, LimitReached, LimitsUnavailable, and AmbiguousRequest as `keys_of` does.
         """
         if self.clients is None:
             return None
@@ -33,7 +33,7 @@ class Access:
         return client
 
     def charge(self, client: Client | None, messages: Sequence[Message]) -> None:
-        """Count the characters of a request. Raises LimitReached."""
+        """Count the characters of a request. Raises LimitReached, LimitsUnavailable."""
         if client is not None and client.characters_per_minute is not None:
             characters = sum([message.size for message in messages])
             self._take(client, "characters", client.characters_per_minute, characters)
@@ -41,7 +41,12 @@ class Access:
     def _take(self, client: Client, kind: str, per_minute: float | None, amount: float) -> None:
         if per_minute is None:
             return
-        wait_s = self._buckets.take(f"{client.name}.{kind}", per_minute, amount)
+        try:
+            wait_s = self._buckets.take(f"{client.name}.{kind}", per_minute, amount)
+        except OSError as error:  # a full disk, too many open files, or the folder is gone
+            raise LimitsUnavailable(
+                "the use of this client's limits cannot be noted; repeat the request later"
+            ) from error
         if wait_s > 0:
             message = f"{client.name} may send {per_minute:g} {kind} per minute; repeat the request in {wait_s:.1f} s"
             raise LimitReached(message, wait_s)

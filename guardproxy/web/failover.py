@@ -54,9 +54,9 @@ class UpstreamPlan(NamedTuple):
         """The address of the first one."""
         return self.upstreams[0].url
 
-    def only(self, url: str) -> "UpstreamPlan":
-        """The plan with the upstreams at an address alone; as it is if there are none."""
-        there = tuple(upstream for upstream in self.upstreams if upstream.url == url)
+    def only(self, name: str) -> "UpstreamPlan":
+        """The plan with the upstream of this name alone; as it is if it has none."""
+        there = tuple(upstream for upstream in self.upstreams if upstream.name == name)
         return UpstreamPlan(there, self.group) if there else self
 
 

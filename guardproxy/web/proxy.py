@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Final
@@ -208,11 +207,13 @@ class Proxy:
         )
         in_force = tuple(policies.policies.values())
         policy = self._local.of(chosen.policy, call.headers)
-        exchange = Exchange(wire, request, origin, policy, chosen.shadow, self._sample.draw(), in_force)
+        account = plan.upstreams[0].name
+        exchange = Exchange(wire, request, origin, policy, chosen.shadow, self._sample.draw(), in_force, None, account)
         if request.resumes is not None and plan.group is not None:
             # Only the upstream that gave a reply knows it.
-            plan = plan.only(self._pipeline.gave_resumed(exchange, [upstream.url for upstream in plan.upstreams]))
-            exchange = replace(exchange, origin=replace(origin, upstream=plan.url))
+            possible = [(upstream.url, upstream.name) for upstream in plan.upstreams]
+            plan = plan.only(self._pipeline.gave_resumed(exchange, possible))
+            exchange = exchange.at(plan.upstreams[0].url, plan.upstreams[0].name)
         return exchange, plan, chosen.overlap
 
     async def _forward(
@@ -222,7 +223,7 @@ class Proxy:
         try:
             async with upstream.answer(review.body) as response:
                 call.saved_s, asker.answered = upstream.saved_s, True
-                plan = plan.only(response.upstream.url)
+                plan = plan.only(response.upstream.name)
                 await self._answer(call, review.exchange, response)
         except AskAgain as withheld:
             await upstream.stop()
@@ -232,8 +233,8 @@ class Proxy:
     async def _answer(self, call: Call, exchange: Exchange, response: UpstreamResponse) -> None:
         """Send the judged answer of an upstream to the client. Raises AskAgain."""
         call.responses.append(response)
-        if response.upstream.url != exchange.origin.upstream:
-            exchange = replace(exchange, origin=replace(exchange.origin, upstream=response.upstream.url))
+        if response.upstream.name != exchange.account:
+            exchange = exchange.at(response.upstream.url, response.upstream.name)
         self._metrics.upstream(response.waited_s)
         check_redirect(response.status, response.headers)
         if not 200 <= response.status < 300:

@@ -109,6 +109,7 @@ def test_sighup_reloads_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             until(lambda: all(not one["reload"]["in_force"] for one in health(url)))
             assert f"{config}:9:" in health(url)[0]["reload"]["problems"][0]
             assert in_force(url) == version
+            assert load.errors == []
             if workers > 1:
                 _kill_one(process, tmp_path)
                 # The new one has what is in force, not what the file says.

@@ -70,7 +70,8 @@ def test_both_ends_over_tls(tmp_path: Path, authority: Authority) -> None:
                 httpx.get(f"{url}/readyz", trust_env=False)
             assert _versions(port, context) == {"TLSv1.2": True, "TLSv1.3": True, "TLSv1.1": False}
     assert len(upstream.seen) == 1
-    assert f"listening on  {url}" in (tmp_path / "log").read_text()
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert next(line["listening_on"] for line in lines if line["event"] == "starting") == url
 
 
 def _versions(port: int, trusted: ssl.SSLContext) -> dict[str, bool]:

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from guardproxy import app
+from guardproxy.app.guards import members
 from guardproxy.families.llama_guard import open_family
 from guardproxy.guards.local import ModelOptions, open_local_guard
 from guardproxy.ports import LabelList
@@ -81,5 +82,5 @@ def test_a_mean_is_of_what_every_guard_says(folder, mean):
     text = f"version: 1\nguard:\n  all: [a, b]{mean}\nguards:\n  a: {one}\n  b: {one}\n"
     policy = f"policies:\n  default:\n    unsafe: {{block: {FLOOR}}}\n"
     settings = load_text(text + policy, "test.yaml", {}, app.catalogue())
-    for guard in app.guards.members(settings, floor=FLOOR):
+    for guard in members(settings, floor=FLOOR):
         assert bool(judged(guard).findings) is bool(mean)

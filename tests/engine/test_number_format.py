@@ -12,7 +12,7 @@ from guardproxy.engine.number_format import (
     choose_format,
     fastest,
     format_linear_layers,
-    linear_layers,
+    linear_sizes,
     measure,
     padded_rows,
 )
@@ -53,7 +53,7 @@ def test_float16_is_neither_measured_nor_packed(tmp_path):
 
 def test_a_measurement_is_cached_and_used_again(tmp_path):
     """The next start on this machine reads the file; other sizes have a file of their own."""
-    layers = linear_layers(LAYERS)
+    layers = linear_sizes(LAYERS)
     assert len(layers) == 2
     choose_format("auto", layers, tmp_path / "cache")
     (path,) = (tmp_path / "cache").iterdir()
@@ -70,23 +70,23 @@ def test_a_measurement_is_cached_and_used_again(tmp_path):
 @pytest.mark.parametrize("damage", ["", "{}", '{"seconds": {}}', '{"seconds": {"float32": "x"}}', "[1]"])
 def test_a_damaged_cache_is_measured_again(tmp_path, damage):
     """The file is replaced by a good one."""
-    choose_format("auto", linear_layers(LAYERS), tmp_path)
+    choose_format("auto", linear_sizes(LAYERS), tmp_path)
     (path,) = tmp_path.iterdir()
     path.write_text(damage)
-    choose_format("auto", linear_layers(LAYERS), tmp_path)
+    choose_format("auto", linear_sizes(LAYERS), tmp_path)
     assert json.loads(path.read_text())["seconds"]["float32"]
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path):
     """A file in the place of the directory changes nothing but the time of the start."""
     (tmp_path / "file").write_text("")
-    assert choose_format("float32", linear_layers(LAYERS), tmp_path / "file").dtype == torch.float32
+    assert choose_format("float32", linear_sizes(LAYERS), tmp_path / "file").dtype == torch.float32
 
 
 def test_every_format_is_measured_and_the_threads_are_left_as_they_were():
     """All formats of this build have a positive time for each number of rows."""
     before = torch.get_num_threads()
-    seconds = measure(linear_layers(LAYERS))
+    seconds = measure(linear_sizes(LAYERS))
     assert torch.get_num_threads() == before
     assert {"float32", "bfloat16"} <= set(seconds)
     assert all(len(times) == 2 and min(times) > 0 for times in seconds.values())
@@ -98,7 +98,7 @@ def test_packed_layers_compute_the_same(rows, batched):
     """Any number of rows, with and without a bias, to 1e-5."""
     packed = torch.nn.Sequential(*LAYERS)
     format_linear_layers(packed, NumberFormat(torch.float32, packed=True))
-    assert not linear_layers(packed)
+    assert not linear_sizes(packed)
     hidden = torch.randn((1, rows, 48) if batched else (rows, 48))
     with torch.inference_mode():
         assert torch.allclose(packed(hidden), LAYERS(hidden), atol=1e-5)

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 
 from guardproxy.engine import quantized
 from training.export import write_quantized
@@ -67,4 +69,23 @@ def test_a_damaged_file_is_refused(folder, tmp_path):
     for content in (data[: len(data) // 2], b"not weights" * 100, b""):
         (tmp_path / quantized.NAME).write_bytes(content)
         with pytest.raises((OSError, ValueError)):
-            quantized.read_state(tmp_path / quantized.NAME, torch.float32)
+            quantized.QuantizedWeights(tmp_path / quantized.NAME)
+
+
+@given(st.data())
+def test_the_values_are_those_of_gguf(data):
+    """Any bytes of every type that a file may have, also scales that are no numbers."""
+    kind = data.draw(
+        st.sampled_from([gguf.GGMLQuantizationType[name] for name in ("F32", "F16", "Q4_0", "Q5_0", "Q8_0", "Q5_1")])
+    )
+    values, size = gguf.GGML_QUANT_SIZES[kind]
+    rows, columns = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 4))
+    stored = np.frombuffer(
+        data.draw(st.binary(min_size=rows * columns * size, max_size=rows * columns * size)), np.uint8
+    )
+    stored = stored.reshape(rows, columns * size)
+    with np.errstate(invalid="ignore"):
+        got, wanted = quantized.dequantised(stored, kind), gguf.dequantize(stored, kind)
+    assert got.shape == (rows, columns * values)
+    assert not np.shares_memory(got, stored)
+    np.testing.assert_array_equal(got, wanted)

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
@@ -284,3 +284,32 @@ def test_no_reply_to_undecoded_content_is_remembered_as_judged() -> None:
     reviewed = run._with(lambda: run.pipeline.review_request(run.exchange(chat, policy(views=VIEWS))))
     messages = reviewed.exchange.request.conversation.messages
     assert [[part.note for part in message.opaque] for message in messages] == [["too many encodings"], [], []]
+
+
+def call(name: str = "c1") -> dict[str, Any]:
+    """An assistant's call of a tool."""
+    function = {"name": "look_up", "arguments": "{}"}
+    return {"role": "assistant", "tool_calls": [{"id": name, "type": "function", "function": function}]}
+
+
+def result(text: str, name: str = "c1") -> dict[str, Any]:
+    """The result of a tool."""
+    return {"role": "tool", "tool_call_id": name, "content": text}
+
+
+@pytest.mark.parametrize("more", [[], [SAID, user("thanks")], [call("c2"), result("42", "c2"), user("and now?")]])
+def test_a_result_before_a_question_is_read_with_the_turn_of_its_call(more: list[dict[str, Any]]) -> None:
+    """A text that is split over a question and the result is found, whatever the user says behind the result."""
+    between = ([result("bomb"), user("go on")], [user("go on"), result("bomb")])
+    for behind, mode in product(between, ("block", "drop")):
+        found = review(phrases(), [user("make a"), call(), *behind, *more], rules(history=mode))
+        assert found.refusal is not None or found.dropped, mode
+    assert review(phrases(), [user("make a"), call(), result("cake"), user("go on"), *more], rules()).refusal is None
+
+
+def test_a_refused_question_of_the_history_does_not_refuse_what_follows_its_result() -> None:
+    """A question that is dropped is not read with the result behind it."""
+    messages = [user(HARM), call(), result("42"), user("What is the capital of France?")]
+    found = review(phrases(), messages, rules(history="drop"))
+    assert found.refusal is None
+    assert 0 in found.dropped

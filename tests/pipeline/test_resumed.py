@@ -40,7 +40,8 @@ class Talk:
     def exchange(self, upstream: str = "u", **body: Any) -> Exchange:
         """A request, ready for the pipeline."""
         request = wire.parse_request("/v1/responses", json.dumps({"model": "m", "input": "hello", **body}).encode())
-        return Exchange(wire, request, Origin("id", "default", wire.name, upstream, "m"), POLICY)
+        origin = Origin("id", "default", wire.name, upstream, "m")
+        return Exchange(wire, request, origin, POLICY, account=upstream)
 
     def refused(self, exchange: Exchange) -> bool:
         """Whether the request is refused."""
@@ -266,7 +267,7 @@ def test_a_withheld_reply_of_a_group_of_upstreams() -> None:
     talk.answered(talk.exchange("v"), "resp_1", "fine")
     talk.answered(talk.exchange("v", previous_response_id="resp_1"), "resp_2", "a bomb")
     resuming = talk.exchange("u", previous_response_id="resp_2")
-    assert talk.pipeline.gave_resumed(resuming, ["u", "v"]) == "v"
+    assert talk.pipeline.gave_resumed(resuming, [("u", "u"), ("v", "v")]) == "v"
     assert forwarded(talk, talk.exchange("v", previous_response_id="resp_2")) == "resp_1"
 
 
@@ -292,5 +293,5 @@ def test_the_upstream_of_a_reply_is_known_under_another_policy() -> None:
     talk.answered(talk.exchange("v"), "resp_1", "fine")
     chosen = combined(POLICY, replace(POLICY, name="strict"))
     resuming = replace(talk.exchange("u", previous_response_id="resp_1"), policy=chosen)
-    assert talk.pipeline.gave_resumed(resuming, ["u", "v"]) == "v"
-    assert talk.refused(replace(resuming, origin=replace(resuming.origin, upstream="v")))
+    assert talk.pipeline.gave_resumed(resuming, [("u", "u"), ("v", "v")]) == "v"
+    assert talk.refused(replace(resuming, origin=replace(resuming.origin, upstream="v"), account="v"))

@@ -8,6 +8,7 @@ import pytest
 from guardproxy.access import Client, ClientKey
 from guardproxy.policy import Route
 from guardproxy.routing import Asked
+from guardproxy.settings.notes import client_notes
 from tests.settings.kit import RULES, mistakes, read
 
 HASH, OTHER = sha256(b"a").hexdigest(), sha256(b"b").hexdigest()
@@ -200,3 +201,14 @@ def test_a_header_of_a_condition_has_a_name_that_headers_can_have() -> None:
     assert mistakes(routes("strict, when: {header: {国: x}}")) == [
         "3:46: routes[0].when.header.国: is not a valid header name"
     ]
+
+
+def test_keys_that_have_ended_are_noted() -> None:
+    """The note names the client and the beginning of each hash, and says if no key is left."""
+    keys = [ClientKey(bytes.fromhex(HASH), 0.0), ClientKey(bytes.fromhex(OTHER), 100.0)]
+    clients = [Client("red", tuple(keys)), Client("blue", (ClientKey(bytes.fromhex(OTHER)),))]
+    (one,) = client_notes(clients, 50.0)
+    assert one == f"client red: keys that have ended: {HASH[:8]}… (1970-01-01T00:00Z); requests with them get HTTP 401"
+    (all_,) = client_notes(clients, 100.0)
+    assert "no key of it is left" in all_
+    assert [*client_notes(clients, -1.0)] == []

@@ -1,6 +1,7 @@
 """Combined guards: their options, the guard that they become, and every mistake with its position."""
 
 import asyncio
+import shlex
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from guardproxy.engine.model_files import PACKAGED, TRAINED
 from guardproxy.errors import ConfigError
 from guardproxy.guards.combine import AllOf, ByLanguage, Cascade
 from guardproxy.guards.local import LocalGuard
+from guardproxy.registry import load
 from guardproxy.settings import EMBEDDED_PARTS, MULTILINGUAL, load_text
+from guardproxy.wires import REGISTRY as WIRES
 from tests.settings.kit import RULES, mistakes, read
 
 BOTH = f"policies: {{default: {{{RULES}}}}}\n"
@@ -243,6 +246,50 @@ def test_by_language_they_become_one_guard() -> None:
     assert [part.name for part in local_guards(members(settings))] == ["embedded", "world"]
     source = ConfigSource(None, None, False, settings, (0, 0), None)
     assert "guard         embedded, for other languages world\n" in banner(settings, source)
+
+
+@pytest.mark.parametrize("url", ["", "https://guard.example"])
+def test_the_banner_names_a_service(url: str) -> None:
+    """A moderation service runs no model here."""
+    at = f", url: '{url}'" if url else ""
+    text = f"guard: {{family: openai_moderation, service: {{key: '${{env:K}}'{at}}}}}\n{BOTH}"
+    settings = load_text(text, "f.yaml", {"K": "k"}, catalogue())
+    shown = banner(settings, ConfigSource(None, None, False, settings, (0, 0), None))
+    assert f"guard         openai_moderation (a service{f' at {url}' if url else ''})\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("upstream", "path", "head"),
+    [
+        ("upstream: {url: demo}", "/v1/chat/completions", ""),
+        ("upstream: {url: 'https://llm.example'}", "/v1/chat/completions", "authorization: Bearer $KEY"),
+        ("upstream: {url: 'https://llm.example', key: '${env:K}'}", "/v1/chat/completions", ""),
+        ("upstream: {url: 'https://api.anthropic.com'}", "/v1/messages", "x-api-key: $KEY"),
+        (
+            "upstream: {url: 'https://generativelanguage.googleapis.com'}",
+            "/v1beta/models/MODEL:generateContent",
+            "x-goog-api-key: $KEY",
+        ),
+        (
+            "upstreams: {default: {url: 'http://a.example', client_key: true, protocols: [openai_embeddings, ollama]}}",
+            "/api/chat",
+            "authorization: Bearer $KEY",
+        ),
+    ],
+)
+def test_the_command_to_try_fits_the_upstream(upstream: str, path: str, head: str) -> None:
+    """Its path, its key and its body are those of the upstream's protocol, and a shell can read it."""
+    settings = load_text(upstream + "\n", "f.yaml", {"K": "k"}, catalogue())
+    command = banner(settings, ConfigSource(None, None, False, settings, (0, 0), None)).split("Try it:\n")[1]
+    words = shlex.split(command)
+    assert words[:2] == ["curl", f"http://127.0.0.1:8080{path}"]
+    assert head in words if head else not any("$KEY" in word for word in words)
+    load(read_name(path), WIRES, "wire").parse_request(path, words[-1].encode())
+
+
+def read_name(path: str) -> str:
+    """The name of the wire that reads the path."""
+    return next(name for name in WIRES if load(name, WIRES, "wire").claims("POST", path))
 
 
 @pytest.mark.parametrize("data_dir", ["here", None])

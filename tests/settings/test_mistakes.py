@@ -44,13 +44,13 @@ FOUND = """\
 2:23: server.hots: unknown key; did you mean hosts?
 4:8: upstream.url: must be http(s)://host[:port][/path]
 5:8: upstream.key: a secret does not belong in the file; write ${env:NAME} and set that variable
-6:25: upstream.timeouts.connect_s: must be a number, not "5"
+6:25: upstream.timeouts.connect_s: must be a number, not "5"; write 5
 7:39: guard.options.lables: unknown option; did you mean labels?
 7:62: guard.timeout_s: must be more than 0, not 0
 9:3: policies.default.assistant: has no rules, so no replies are acted on; if you mean that, write \
 assistant: {"*": {}}
 11:7: policies.default.user.violence_hat: unknown category 'violence_hat'; did you mean violence_hate?
-12:31: policies.default.user.sexual_content.block: must be at most 1, not 75
+12:31: policies.default.user.sexual_content.block: must be at most 1, not 75; write 0.75 for 75 %
 13:33: policies.default.user.criminal_planning.flag: is unreachable, because block applies from 0.5; lower it
 14:51: policies.default.user.suicide_self_harm.rewrite.how: unknown rewrite 'redactt'; did you mean redact?
 14:61: policies.default.user.suicide_self_harm.blok: unknown key; did you mean block?
@@ -396,3 +396,21 @@ def test_built_in_policy_is_for_the_embedded_guard() -> None:
 def test_one_mistake_is_one_message_with_its_mend(text: str, found: list[str]) -> None:
     """No second line about another form that the value might have had."""
     assert mistakes(text) == found
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("true", "must be a mapping, not true; write an action with its threshold, such as {block: 0.5}"),
+        ('{block: "0,5"}', 'must be a number, not "0,5"; write 0.5'),
+        ("{block: 50%}", 'must be a number, not "50%"; write 0.5'),
+        ("{block: 50}", "must be at most 1, not 50; write 0.5 for 50 %"),
+        ("{block: 1.5}", "must be at most 1, not 1.5"),
+        ("{block: high}", 'must be a number, not "high"'),
+    ],
+)
+def test_what_is_meant_by_a_number_in_another_form(rule: str, message: str) -> None:
+    """Commas, percents and switches in place of thresholds get the number that is meant."""
+    assert mistakes(f"policies: {{default: {{user: {{violence_hate: {rule}}}, assistant: {{'*': {{}}}}}}}}\n")[
+        0
+    ].endswith(message)

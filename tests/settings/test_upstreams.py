@@ -40,6 +40,9 @@ def test_a_single_upstream_is_called_default() -> None:
         ("https://api.anthropic.com/v1/messages", "https://api.anthropic.com/v1"),
         ("http://localhost:11434/api/chat", "http://localhost:11434"),
         ("https://g.example/v1beta/models/gemini:generateContent", "https://g.example/v1beta"),
+        ("https://llm.example/v1/embeddings", "https://llm.example/v1"),
+        ("https://llm.example/v1/models/", "https://llm.example/v1"),
+        ("http://localhost:11434/api/embed", "http://localhost:11434"),
     ],
 )
 def test_the_address_of_an_endpoint(url: str, base: str) -> None:

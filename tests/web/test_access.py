@@ -320,3 +320,22 @@ def test_the_folder_of_the_buckets_is_locked(tmp_path: Path) -> None:
         fcntl.flock(cleaner, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(cleaner)
     assert [one.take("red.requests", 1, 1) > 0 for one in buckets] == [False, True]
+
+
+def test_a_limit_that_cannot_be_counted_refuses_clearly(tmp_path: Path) -> None:
+    """503 with `Retry-After` in the client's protocol, nothing goes upstream; clients without limits go on."""
+    folder = tmp_path / "limits"
+    checks = Access(SharedBuckets(str(folder)))
+    limited = [client("red", RED, requests_per_minute=60), client("old", OLD, characters_per_minute=60)]
+    checks.clients = Clients([*limited, client("blue", BLUE)], b"secret")
+    folder.rmdir()
+    with standing(completion("fine"), access=checks) as (url, upstream):
+        for key in (RED, OLD):
+            sdk = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
+            with pytest.raises(openai.InternalServerError) as raised:
+                sdk.chat.completions.create(model="m", messages=[{"role": "user", "content": "hello"}])
+            assert (raised.value.status_code, raised.value.code) == (503, "limits_unavailable")
+            assert raised.value.response.headers["retry-after"] == "5"
+        assert not upstream.seen
+        answer = httpx.post(url + CHAT, content=chat(), headers={"authorization": f"Bearer {BLUE}"}, trust_env=False)
+        assert answer.status_code == 200

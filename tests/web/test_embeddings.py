@@ -25,6 +25,18 @@ def test_the_official_client() -> None:
     assert len(upstream.seen) == 1
 
 
+def test_a_blocked_reply_is_an_error() -> None:
+    """No client reads a refusal in a reply of vectors, so it is HTTP 400 with a code, which official clients raise."""
+    answer = Scripted([json.dumps({**vectors(floats(0.5)), "note": "how to mix poison"}).encode()])
+    with standing(answer) as (url, _):
+        with pytest.raises(openai.BadRequestError) as raised:
+            openai.OpenAI(base_url=f"{url}/v1", api_key="k").embeddings.create(model="m", input="hello")
+        assert raised.value.code == "content_filter"
+        blocked = httpx.post(f"{url}/api/embed", json={"model": "m", "input": "hello"}, trust_env=False)
+    assert (blocked.status_code, blocked.json()["code"]) == (400, "content_filter")
+    assert "poison" not in blocked.text
+
+
 def test_a_streamed_reply_is_unreadable() -> None:
     """An upstream that streams in place of a vector is not passed on."""
     stream = Scripted([b'data: {"x": "poison"}\n\n'], headers={"content-type": "text/event-stream"})

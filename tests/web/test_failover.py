@@ -18,7 +18,7 @@ from guardproxy.upstreams import Ejection, may_repeat
 from guardproxy.web.failover import NotServed, UpstreamGroup, Upstreams
 from guardproxy.web.model_names import with_models
 from guardproxy.web.upstream import Outgoing, Upstream
-from tests.kit import ListSink, Scripted, Seen, serve
+from tests.kit import ListSink, Scripted, ScriptedUpstream, Seen, serve
 from tests.web.alone import ScriptedTransport
 from tests.web.kit import chat, completion, events, guarded, policy
 
@@ -378,6 +378,31 @@ def test_a_conversation_goes_on_where_it_is_kept() -> None:
         first = respond()
         assert [respond(previous_response_id=first) for _ in range(12)] == [first] * 12
     assert sorted(calls([at_a, at_b])) == [0, 13]
+
+
+def test_accounts_at_one_address_are_told_apart() -> None:
+    """Two upstreams differ by their keys alone: a response is known to the account that made it."""
+    app = ScriptedUpstream([reply_of("x")])
+    with serve(app) as address:
+        pair = [Upstream(address, name=name, key=f"key-{name}") for name in ("a", "b")]
+        with serve(guarded(Upstreams(pair, PAIR, random=Random(3)))) as url:
+            for name in ("x", "y", "z"):
+                app.script[:] = [reply_of(name)]
+                body = {"model": "m", "input": "hello"}
+                first = ask(url, "/v1/responses", json.dumps(body).encode()).json()["id"]
+                (made_by,) = {dict(seen.headers)["authorization"] for seen in app.seen}
+                # One that goes on in the background is not known as judged, but by whom it was made.
+                background = {"id": f"resp_{name}", "object": "response", "status": "queued", "output": []}
+                app.script[:] = [Scripted([json.dumps(background).encode()]), reply_of(name)]
+                app.seen.clear()
+                ask(url, "/v1/responses", json.dumps({**body, "background": True}).encode())
+                (made_by,) = {dict(seen.headers)["authorization"] for seen in app.seen}
+                for _ in range(6):
+                    ask(url, "/v1/responses", json.dumps({**body, "previous_response_id": first}).encode())
+                httpx.get(f"{url}/v1/responses/{first}", trust_env=False)
+                assert {dict(seen.headers)["authorization"] for seen in app.seen} == {made_by}
+                assert len(app.seen) == 8
+                app.seen.clear()
 
 
 def targets(seen: Sequence[Seen]) -> list[str]:

@@ -1,10 +1,9 @@
 """Encoders over many windows in one row: no padding, in lanes, and in the last layer only the tokens that are read.
 
-The modules are those of transformers. The attention between them is written here, because a window that two lanes share
-needs the keys and values of both.
+The attention is written here, because a window that two lanes share needs the keys and values of both.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
@@ -13,8 +12,9 @@ import torch
 from torch.nn import functional
 
 from guardproxy.engine.bfloat16_attention import bfloat16_attention
+from guardproxy.engine.encoder.architectures import EncoderWeights, Layer, supports
 from guardproxy.engine.lanes import LayerProgress
-from guardproxy.engine.number_format import NumberFormat, Product, padded_rows
+from guardproxy.engine.number_format import NumberFormat, padded_rows
 
 # A lane's edge moves to the start of a window that is this close to the even cut, in tokens.
 _NEAR = 8
@@ -52,89 +52,13 @@ def lane_edges(starts: Sequence[int], lanes: int) -> list[int]:
     return sorted(out)
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """One encoder layer: its products, norms and activation. Queries, keys and values are one product."""
-
-    query_key_value: Product
-    out: Product
-    attention_norm: Callable[[torch.Tensor], torch.Tensor]
-    up: Product
-    activate: Callable[[torch.Tensor], torch.Tensor]
-    down: Product
-    norm: Callable[[torch.Tensor], torch.Tensor]
+def weights_of(model: Any) -> EncoderWeights:
+    """The weights of a model that `PackedEncoder` supports: a StoredClassifier, or a model of transformers."""
+    return EncoderWeights(_class_name(model), model.config, model.state_dict())
 
 
-@dataclass(frozen=True, slots=True)
-class _Architecture:
-    """An encoder as steps on rows [tokens, size].
-
-    `embed` makes rows from token ids, segment types and positions, `classify` logits from the first tokens' rows; both
-    in the model's own type. `bias` is added to the attention scores before the softmax, [heads, longest window, longest
-    window], or None.
-    """
-
-    embed: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-    layers: tuple[_Layer, ...]
-    classify: Callable[[torch.Tensor], torch.Tensor]
-    bias: torch.Tensor | None = None
-
-
-def _bert(model: Any, number_format: NumberFormat) -> _Architecture:
-    embeddings, pooler, classifier = model.bert.embeddings, model.bert.pooler, model.classifier
-
-    def embed(ids: torch.Tensor, types: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        rows: torch.Tensor = embeddings(input_ids=ids[None], token_type_ids=types[None], position_ids=positions[None])
-        return rows[0]
-
-    def layer(module: Any) -> _Layer:
-        own, end = module.attention.self, module.attention.output
-        return _layer(module, (own.query, own.key, own.value, end.dense), end.LayerNorm, own, number_format)
-
-    layers = tuple(layer(module) for module in model.bert.encoder.layer)
-    return _Architecture(embed, layers, lambda rows: classifier(pooler(rows[:, None])))
-
-
-def _mpnet(model: Any, number_format: NumberFormat) -> _Architecture:
-    """MPNet (Song et al. 2020, arXiv:2004.09297): no segment types, and a bias by relative position in every layer."""
-    embeddings, encoder, classifier = model.mpnet.embeddings, model.mpnet.encoder, model.classifier
-
-    def embed(ids: torch.Tensor, types: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        rows: torch.Tensor = embeddings(input_ids=ids[None], position_ids=positions[None] + embeddings.padding_idx + 1)
-        return rows[0]
-
-    def layer(module: Any) -> _Layer:
-        own = module.attention.attn
-        return _layer(module, (own.q, own.k, own.v, own.o), module.attention.LayerNorm, own, number_format)
-
-    longest = model.config.max_position_embeddings
-    with torch.inference_mode():
-        bias = encoder.compute_position_bias(torch.empty(1, longest, 1))[0].to(number_format.dtype)
-    layers = tuple(layer(module) for module in encoder.layer)
-    return _Architecture(embed, layers, lambda rows: classifier(rows[:, None]), bias)
-
-
-def _layer(
-    module: Any, linears: Sequence[torch.nn.Linear], norm: Any, attention: Any, number_format: NumberFormat
-) -> _Layer:
-    """A layer of BERT's form; `linears` are those of queries, keys, values and output, `norm` is behind the output."""
-    query, key, value, out = linears
-    scale = attention.attention_head_size**-0.5  # scaled queries give scaled scores
-    weight = torch.cat((query.weight * scale, key.weight, value.weight))
-    bias = torch.cat((query.bias * scale, key.bias, value.bias))
-    up, down = module.intermediate, module.output
-    return _Layer(
-        number_format.product(weight, bias),
-        number_format.product(out.weight, out.bias),
-        norm,
-        number_format.product(up.dense.weight, up.dense.bias),
-        up.intermediate_act_fn,
-        number_format.product(down.dense.weight, down.dense.bias),
-        down.LayerNorm,
-    )
-
-
-_ARCHITECTURES = {"BertForSequenceClassification": _bert, "MPNetForSequenceClassification": _mpnet}
+def _class_name(model: Any) -> str:
+    return getattr(model, "class_name", type(model).__name__)
 
 
 class PackedEncoder:
@@ -144,7 +68,7 @@ class PackedEncoder:
     """
 
     def __init__(self, model: Any, number_format: NumberFormat) -> None:
-        self._architecture = _ARCHITECTURES[type(model).__name__](model, number_format)
+        self._architecture = weights_of(model).architecture(number_format)
         self._heads = int(model.config.num_attention_heads)
         self._size = int(model.config.hidden_size)
         self._model_dtype: torch.dtype = model.dtype
@@ -153,11 +77,7 @@ class PackedEncoder:
     @staticmethod
     def supports(model: Any, device: torch.device) -> bool:
         """Whether the model is a BERT or MPNet classifier on the CPU. Any other model goes through its own forward."""
-        return (
-            type(model).__name__ in _ARCHITECTURES
-            and not getattr(model.config, "is_decoder", False)
-            and device.type == "cpu"
-        )
+        return device.type == "cpu" and supports(_class_name(model), model.config)
 
     def lanes(self, row: PackedWindows, lanes: int) -> "list[EncoderLane]":
         """The lanes of one pass over `row`."""
@@ -179,7 +99,7 @@ class PackedEncoder:
             hidden = self._layer(lane, index, layer, hidden)
         return self._architecture.classify(hidden[: len(lane.first_tokens)].to(self._model_dtype))
 
-    def _layer(self, lane: "EncoderLane", index: int, layer: _Layer, hidden: torch.Tensor) -> torch.Tensor:
+    def _layer(self, lane: "EncoderLane", index: int, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
         # Keys and values of all rows, also in the last layer: the tokens that are read attend to all of their window.
         projected = layer.query_key_value(hidden)
         query = projected[:, : self._size]

@@ -12,7 +12,8 @@ from guardproxy.settings.yaml_tree import Node, Problem, SettingPath, dotted
 _NAME = re.compile(r"[\w.-]+")
 # The ends of the paths that clients append themselves.
 _ENDPOINT = re.compile(
-    r"/(?:chat/completions|completions|responses|messages|api/chat|api/generate|models/[^/]*:\w+|moderations)/*$"
+    r"/(?:chat/completions|completions|responses|embeddings|messages(?:/count_tokens)?|moderations|models(?:/[^/]*:\w+)?"
+    r"|api/(?:chat|generate|embed|embeddings|tags))/*$"
 )
 _DEFAULT = "default"
 

@@ -1,19 +1,21 @@
 """OpenAI's Responses (`/v1/responses`).
 
-Reference: OpenAI API reference, "Responses", "Streaming events". The field maps are in `fields`.
+Reference: OpenAI API reference, "Responses", "Streaming events". The field maps are in `fields`; requests about a
+response that the upstream keeps in `stored`.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from guardproxy.errors import Unreadable, UpstreamUnreadable
 from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
 from guardproxy.types import Message, Part, Refuse, Role
+from guardproxy.wires.openai_responses import stored
 from guardproxy.wires.openai_responses.fields import RESPONSE, SETTINGS, item, kind_of
-from guardproxy.wires.openai_responses.reading import echoed
+from guardproxy.wires.openai_responses.reading import echoed, is_stored
 from guardproxy.wires.openai_responses.stream import (
     NO_USAGE,
     ResponseStream,
@@ -35,7 +37,6 @@ from guardproxy.wires.shared.reply_info import MESSAGES, info_of
 from guardproxy.wires.shared.streams import JSON, SSE
 
 _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/responses")
-_CALLS = re.compile(r"\.(?:arguments|input)$")
 # The id of a refused request, which no upstream knows: it names the reply that the conversation had before.
 _OWN_ID = re.compile(r"resp_guardproxy_[0-9a-f]{24}(?:_(.+))?")
 _ROLES: dict[str, Role] = {"system": "system", "developer": "developer", "assistant": "assistant", "tool": "tool"}
@@ -100,7 +101,15 @@ class OpenAIResponses(openai.OpenAIWire):
     name = "openai_responses"
     resumable = True
     paths = _PATH
-    calls = _CALLS
+    calls = stored.CALLS
+
+    def claims(self, method: str, path: str) -> bool:
+        """Return whether this wire reads requests to `path`."""
+        return super().claims(method, path) or stored.claims(method, path)
+
+    def models(self, request: Request) -> Sequence[tuple[str, str]]:
+        """Return the models that the request names: none if it is about a stored response, whatever its query says."""
+        return () if is_stored(request) else super().models(request)
 
     def turns(self, path: str, body: Mapping[str, Any], known: Known) -> Iterator[tuple[str, Message]]:
         """Yield every item of the input with its path; texts outside the input come first."""
@@ -140,12 +149,19 @@ class OpenAIResponses(openai.OpenAIWire):
 
     def parse_request(self, path: str, body: bytes, received: float = 0.0, request_id: str = "") -> Request:
         """Parse a request. One that goes on from a refusal of the proxy's goes on from the reply before."""
+        if about := stored.request_for(self.name, path, received, request_id):
+            return about
         request = super().parse_request(path, body, received, request_id)
         own = _OWN_ID.fullmatch(request.resumes.text) if request.resumes else None
         return self.continued(request, own[1] or "") if own else request
 
     def continued(self, request: Request, reply: str) -> Request:
-        """Return the request with another `previous_response_id`, or without one: the named reply was refused."""
+        """Return the request with another `previous_response_id`, or without one: the named reply was refused.
+
+        A request about a stored response is returned as it is.
+        """
+        if is_stored(request):
+            return request
         body = json.loads(request.raw)
         del body["previous_response_id"]
         if reply:
@@ -155,8 +171,13 @@ class OpenAIResponses(openai.OpenAIWire):
 
     def parse_reply(self, request: Request, body: bytes) -> Reply:
         """Parse a whole reply; an error body has no choice of its own. Raises UpstreamUnreadable."""
+        if is_stored(request) and not body:  # some servers answer a deletion with HTTP 204
+            return Reply((), body, {})
         parsed, known = read_object(body, UpstreamUnreadable), repeated_in_reply(request)
-        if "output" not in parsed and isinstance(parsed.get("error"), dict | str):
+        if is_stored(request) and isinstance(parsed.get("data"), list):
+            return stored.read_items(parsed, body, known, _role)
+        deleted = is_stored(request) and parsed.get("object") == "response.deleted"
+        if "output" not in parsed and (deleted or isinstance(parsed.get("error"), dict | str)):
             return Reply(with_outer_parts((), outer_parts(parsed, RESPONSE, known)), body, parsed)
         if not isinstance(parsed.get("output"), list):
             raise UpstreamUnreadable("must be a list", "output")
@@ -164,15 +185,18 @@ class OpenAIResponses(openai.OpenAIWire):
         read_fields(builder, parsed, "", RESPONSE)
         echoed(builder, parsed, request)
         builder.add_noted()
-        # A response that goes on in the background has no id here: what it will say has not been judged.
-        is_complete = parsed.get("status") not in ("queued", "in_progress")
-        name = str(parsed.get("id", "")) if is_complete else ""
+        # A response that goes on in the background has no id here: what it will say has not been judged. Nor has one
+        # that is retrieved: the conversation before it is not known.
+        is_known = parsed.get("status") not in ("queued", "in_progress") and not is_stored(request)
+        name = str(parsed.get("id", "")) if is_known else ""
         return Reply((builder.message("assistant"),), body, parsed, name, info_of(parsed, MESSAGES))
 
     def edited_reply(self, request: Request, reply: Reply, changed: Changed) -> bytes:
-        """Return the response with its only choice replaced or refused."""
-        outcome = changed[0]
+        """Return the response with its only choice replaced or refused, or the list with its items."""
         body = json.loads(reply.raw)
+        if is_stored(request) and isinstance(body.get("data"), list):
+            return stored.edited_items(request, body, changed)
+        outcome = changed[0]
         body = body if "output" in body else {**_head(request, request.received), **body}
         outer = [part.path for part in reply.choices[0].parts if not part.path.startswith("output[")]
         if isinstance(outcome, Refuse):
@@ -181,7 +205,7 @@ class OpenAIResponses(openai.OpenAIWire):
         elif outcome.whole or "output" not in reply.body:
             body["output"] = [_message(body, text_part("\n".join(edit.text for edit in outcome.edits)))]
         else:
-            rewrite(body, (edit for edit in outcome.edits if edit.path != "output_text"), _CALLS)
+            rewrite(body, (edit for edit in outcome.edits if edit.path != "output_text"), stored.CALLS)
             for edit in outcome.edits:
                 _remove_annotations(body, edit.path)
         remove(body, outer)

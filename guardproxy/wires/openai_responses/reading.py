@@ -79,6 +79,11 @@ class OutputItem:
     done: dict[str, Any] | None = None  # the whole item, once the client has seen its end
 
 
+def is_stored(request: Request) -> bool:
+    """Return whether a request is about a stored response: it alone has no body."""
+    return not request.raw
+
+
 def part_key(body: Mapping[str, Any]) -> tuple[str, int]:
     """Return the list and the index of the part that an event belongs to."""
     if "summary_index" in body:
@@ -98,8 +103,11 @@ class ResponseReader(BaseStream):
 
     @property
     def id(self) -> str:
-        """The id by which `previous_response_id` of a later request may name the response; empty before its end."""
-        return str(self.head.get("id", "")) if self.last is not None else ""
+        """The id by which `previous_response_id` of a later request may name the response.
+
+        Empty before its end, and for a stored response: the conversation before it is not known.
+        """
+        return str(self.head.get("id", "")) if self.last is not None and not is_stored(self.request) else ""
 
     def pack(self, body: Mapping[str, Any]) -> bytes:
         """Return an event."""

@@ -36,6 +36,7 @@ class BaseWire(ABC):
     keepalive: bytes = KEEP_ALIVE
     lines: bool = False
     resumable: bool = False
+    refuses_by_error: bool = False
 
     paths: ClassVar[re.Pattern[str]]
     """The request paths that this wire reads, without the query."""

@@ -72,6 +72,7 @@ class EmbeddingWire(BaseWire):
     """The base of a wire for vectors. A subclass has the paths, the field maps and the protocol's error."""
 
     calls = _NO_CALLS
+    refuses_by_error = True
     settings: ClassVar[FieldMap]
     reply: ClassVar[FieldMap]
     info_keys: ClassVar[InfoKeys]
