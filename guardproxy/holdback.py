@@ -21,8 +21,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from guardproxy.chunks import Chunk, ChunkRun, Mark
 from guardproxy.policy import StreamPolicy
-from guardproxy.ports import Chunk, ChunkRun, Mark
 
 # The positions, in characters, at which `every: auto` judges: measured in docs/streams.md.
 FIRST_CHECK = 80

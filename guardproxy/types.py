@@ -83,7 +83,7 @@ class Message:
 
     @property
     def size(self) -> int:
-        """Characters of all readable parts without separators: the unit of positions in a stream (`ports.Mark`)."""
+        """Characters of all readable parts without separators: the unit of positions in a stream (`chunks.Mark`)."""
         return sum([len(part.text) for part in self.parts if part.kind != "opaque"])
 
     @property

@@ -3,9 +3,9 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from guardproxy.chunks import Chunk, Mark
 from guardproxy.holdback import Ask, HoldBack
 from guardproxy.policy import StreamPolicy
-from guardproxy.ports import Chunk, Mark
 
 
 def text(choice: int, upto: int, **kind: bool) -> Chunk:

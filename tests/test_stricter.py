@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guardproxy.chunks import Chunk, Mark
 from guardproxy.holdback import HoldBack
 from guardproxy.localtext import LocalText
 from guardproxy.policy import (
@@ -25,7 +26,6 @@ from guardproxy.policy import (
     decide,
     on_failure,
 )
-from guardproxy.ports import Chunk, Mark
 from guardproxy.stricter import combined, reads_more, stricter
 from guardproxy.types import SEVERITY, Finding, Verdict
 

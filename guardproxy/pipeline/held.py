@@ -1,7 +1,7 @@
 """How many bytes streamed replies hold in memory: each by itself, and all of them together."""
 
+from guardproxy.chunks import Chunk, ChunkRun
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.ports import Chunk, ChunkRun
 
 # What a frame that waits takes beside its bytes: the objects that describe it.
 FRAME_BYTES = 512

@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from guardproxy.chunks import Chunk
 from guardproxy.errors import Unreadable, UpstreamUnreadable
-from guardproxy.ports import Answer, Chunk, Reply, ReplyStream, Request, Wire
+from guardproxy.ports import Answer, Reply, ReplyStream, Request, Wire
 from guardproxy.sse import Frame, Ndjson
 from guardproxy.types import Message, Refuse, Replace, Role
 from guardproxy.wires.shared.base import BaseWire, Changed, plain_message, stream_flag, with_tool_results

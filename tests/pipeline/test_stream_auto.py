@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from guardproxy.chunks import Chunk, Mark
 from guardproxy.errors import Overloaded
 from guardproxy.holdback import FIRST_CHECK, Ask, HoldBack, position_after
 from guardproxy.pipeline.choice_checks import LatestCheck, cut
 from guardproxy.policy import BlockPolicy, Rule, SideRules, StreamPolicy
-from guardproxy.ports import Chunk, Mark
 from guardproxy.types import Check, Decision, Message, Part, Verdict
 from tests.kit import WordGuard
 from tests.pipeline.test_pipeline import TEXT, WORDS, Run, content_of, finish, frame, frames, policy

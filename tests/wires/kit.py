@@ -10,8 +10,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from guardproxy.chunks import Chunk, ChunkRun
 from guardproxy.holdback import first_frames
-from guardproxy.ports import Chunk, ChunkRun, ReplyStream, Request, Wire
+from guardproxy.ports import ReplyStream, Request, Wire
 from guardproxy.wires import anthropic_messages, gemini, ollama, openai_chat, openai_completions, openai_responses
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts"

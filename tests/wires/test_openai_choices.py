@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from guardproxy.chunks import Mark
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.ports import Mark
 from guardproxy.types import Refuse, Replace
 from guardproxy.wires import openai_chat
 from guardproxy.wires.shared import openai

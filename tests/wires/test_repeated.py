@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from guardproxy.chunks import Chunk
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.ports import Chunk, ReplyStream, Wire
+from guardproxy.ports import ReplyStream, Wire
 from guardproxy.types import Edit, Message, Refuse, Replace
 from guardproxy.wires import anthropic_messages, ollama, openai_chat, openai_completions, openai_responses
 from guardproxy.wires.shared.repeated import Pattern, pattern_of

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from guardproxy.chunks import Chunk, Mark
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.ports import Chunk, Mark, Request
+from guardproxy.ports import Request
 from guardproxy.sse import Frame, Sse
 from guardproxy.types import Conversation, Edit, Message, Part, Refuse, Replace
 from guardproxy.wires.shared.body import read_object

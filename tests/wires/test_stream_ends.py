@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from guardproxy.chunks import Mark
 from guardproxy.errors import UpstreamUnreadable
 from guardproxy.holdback import HoldBack
 from guardproxy.policy import StreamPolicy
-from guardproxy.ports import Mark
 from guardproxy.types import Edit, Message, Part, Refuse, Replace
 from guardproxy.wires.shared.message_builder import MessageBuilder
 from guardproxy.wires.shared.stream_state import ChoiceState

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from guardproxy.chunks import Chunk
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.ports import Chunk, Request
+from guardproxy.ports import Request
 from guardproxy.sse import Frame, Sse
 from guardproxy.types import Refuse, Replace
 from guardproxy.wires.anthropic_messages.fields import BLOCK, DELTA, EVENTS, MESSAGE_DELTA, REPLY

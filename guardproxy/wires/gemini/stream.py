@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from guardproxy.chunks import Chunk
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.ports import Chunk, Request
+from guardproxy.ports import Request
 from guardproxy.sse import Frame, Sse
 from guardproxy.types import Refuse, Replace, ReplyInfo
 from guardproxy.wires.gemini.array import JsonArray

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from guardproxy.chunks import Chunk
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.ports import Chunk, Request
+from guardproxy.ports import Request
 from guardproxy.sse import Frame, Sse
 from guardproxy.wires.openai_responses.fields import (
     DELTAS,

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from guardproxy.ports import Chunk, Request
+from guardproxy.chunks import Chunk
+from guardproxy.ports import Request
 from guardproxy.types import Refuse, Replace
 from guardproxy.wires.openai_responses.reading import OutputItem, ResponseReader, part_key
 from guardproxy.wires.shared.identifiers import is_name

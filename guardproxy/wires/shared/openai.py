@@ -12,8 +12,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from guardproxy.chunks import Chunk
 from guardproxy.errors import Unreadable, UpstreamUnreadable
-from guardproxy.ports import Answer, Chunk, Request
+from guardproxy.ports import Answer, Request
 from guardproxy.sse import Frame, Sse
 from guardproxy.types import Message, Refuse, Replace
 from guardproxy.wires.shared.base import BaseWire, Changed, request_digest
@@ -396,5 +397,4 @@ def with_obfuscation(body: Mapping[str, Any], place: Steps, echo: str) -> Gaps:
 def refuse_stream(stream: ChoicesStream, refusal: Refuse, number: int) -> Answer:
     """Return a streamed answer with `number` choices, all of them the refusal."""
     stream.usage = NO_USAGE
-    body = b"".join(stream.end(index, refusal) for index in range(number))
-    return Answer(200, SSE, body + stream.close())
+    return Answer(200, SSE, b"".join(stream.end(index, refusal) for index in range(number)) + stream.close())

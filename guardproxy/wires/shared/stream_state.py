@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from guardproxy.ports import Mark
+from guardproxy.chunks import Mark
 from guardproxy.types import Part
 from guardproxy.wires.shared.logprob_echo import LogprobEcho
 from guardproxy.wires.shared.message_builder import MessageBuilder

@@ -12,8 +12,9 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+from guardproxy.chunks import Chunk, ChunkRun, Mark
 from guardproxy.errors import UpstreamUnreadable
-from guardproxy.ports import Chunk, ChunkRun, Mark, Request
+from guardproxy.ports import Request
 from guardproxy.sse import Frame, FrameDecoder, Sse
 from guardproxy.types import Message, Part, PartKind, Refuse, Replace, ReplyInfo
 from guardproxy.wires.shared.arrival import Arrivals
