@@ -46,6 +46,26 @@ _FORM: Final = re.compile(
     r"|(?:wrong|correct|expected|required|requested) format",
     re.IGNORECASE,
 )
+# What complaints of an answer are made of. A text of which these words are a good part asks nothing.
+_WORDS: Final = (
+    r"again|redo|retry|repeat|rewrite|try|instead|once more|nope|fix(?:ed)?|correct(?:ly|ed|ion)?|wrong|incorrect\w*",
+    r"incomplete|properly|not what|not there|fill in|absent|missing|missed|lacks?|requires?|required|mandatory|must",
+    r"empty|blank|null|none|undefined|expect(?:ed|s|ing)?|errors?|mistakes?|fail\w*|outputs?|answers?|respond\w*",
+    r"responses?|reply|results?|format\w*|fields?|types?|values?|propert(?:y|ies)|strings?|integers?|arrays?|objects?",
+    r"keys?|parameters?|arguments?|tools?|functions?",
+    r"noch ?mal\w*|noch einmal|erneut\w*|fehl\w+|felde?r?|leer\w*|falsch\w*|pflichtfeld\w*|antwort\w*|erwartet\w*",
+    r"otra vez|de nuevo|int[eé]nt[aeo]\w*|corrig\w+|falta\w*|campos?|requerid\w+|obligat[oó]ri\w+|vac[ií][oa]s?",
+    r"respuesta|encore|r[ée]ess\w+|manqu\w+|champs?|requis\w*|vides?|r[ée]pon\w+|attendu\w*|de novo|novamente|tent[ea]",
+    r"vazi[oa]s?|resposta|di nuovo|ancora|riprova|mancant\w+|richiest\w+|vuot[oa]|rispost\w+",
+    r"снова|повтор\w*|ошибк\w+|ответ\w*|пуст\w+|обязательн\w+|поле|поля",
+)
+_COMPLAINT: Final = re.compile(
+    rf"\b(?:{'|'.join(_WORDS)})\b|再试|再試行|重试|重新|重做|もう一度|やり直|다시|缺少|字段|必填|必须|必須|필수|错误|エラー|오류",
+    re.IGNORECASE,
+)
+_PER_WORD: Final = 60  # characters of a text for each such word, at most; half as many if it has a question mark
+# Whoever speaks of something of their own is a person.
+_PERSON: Final = re.compile(r"\b(?:my|our)\b", re.IGNORECASE)
 
 
 def question_starts(
@@ -55,7 +75,7 @@ def question_starts(
 
     They belong to the question that was refused: they say nothing, have results of tools only, or are re-asks. With
     `form` the reply must follow a schema or call a tool, so that a model cannot ask back. Then a text behind a refusal
-    of the proxy (`own`: the paths of its texts) is a re-ask already if it mentions the form of an answer.
+    of the proxy (`own`: the paths of its texts) is a re-ask already if it mentions the form of an answer, or complains.
     """
     edges = [*starts, len(messages)]
     with_refused = {bisect_right(starts, index) - 1 for index in refused}
@@ -94,7 +114,17 @@ def _is_question(message: Message, *, form: bool) -> bool:
 
 
 def is_reask(text: str, *, form: bool = False) -> bool:
-    """Whether a user's text only complains of the form of an answer. With `form`: whether it mentions a form at all."""
+    """Whether a user's text only complains of the form of an answer. With `form`: of anything, or mentions a form."""
     text = text.strip()
     ends = text if len(text) <= _HEAD + _TAIL else f"{text[:_HEAD]}\n{text[-_TAIL:]}"
-    return bool(_REASK.search(ends) or (form and _FORM.search(ends)))
+    return bool(_REASK.search(ends) or (form and (_FORM.search(ends) or _complains(ends))))
+
+
+def _complains(text: str) -> bool:
+    """Whether words of complaints are a good part of the text."""
+    if _PERSON.search(text):
+        return False
+    count = len(_COMPLAINT.findall(text))
+    if "?" in text or "\uff1f" in text:
+        return count > 1 and len(text) <= count * _PER_WORD // 2
+    return len(text) <= count * _PER_WORD

@@ -61,6 +61,30 @@ QUESTIONS = (
     "My last attempt at a cake failed. Which recipe is better?",
     "No tool helps. Where do I find a plumber?",
 )
+# As loops of one's own send them to a model whose answer must have a form.
+COMPLAINTS = (
+    "Again.",
+    "Try it once more.",
+    "Could you fix the output?",
+    "Do it again, and answer with an object only.",
+    "Field 'name' is required.",
+    "The city is missing.",
+    "Missing: name",
+    "name: expected a string, got a number",
+    "Please respond with the city instead.",
+    "Output must have a name.",
+    "Empty.",
+    "That's wrong. Correct it, please.",
+    "Value error, the name must have at least 3 characters [input_value='x', input_type=str]",
+    "Nope, that is not what I asked for.",
+    "You did not answer the question.",
+    "Bitte noch einmal.",
+    "Das Feld name fehlt.",
+    "Inténtalo de nuevo, falta el campo name.",
+    "Il manque le champ name.",
+    "请重新回答",
+    "もう一度お願いします",
+)
 SCHEMA = {"response_format": {"type": "json_object"}}
 TOOL = {"type": "function", "function": {"name": "City", "parameters": {"type": "object"}}}
 FORCED = {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "City"}}}
@@ -159,6 +183,34 @@ def test_with_a_form_whatever_mentions_it_counts(ask: dict[str, Any]) -> None:
     complaint = user("Ungültiges JSON, bitte noch einmal")
     assert review(BAD, REFUSED, complaint, **ask).refusal is not None
     assert review(BAD, {"role": "assistant", "content": '{"name": "Rome"}'}, complaint, **ask).refusal is None
+
+
+@pytest.mark.parametrize("ask", [FORCED, SCHEMA], ids=["forced", "schema"])
+@pytest.mark.parametrize("text", COMPLAINTS)
+def test_with_a_form_a_short_complaint_counts(text: str, ask: dict[str, Any]) -> None:
+    """Directly behind a refusal of the proxy only, and not if the model can ask back."""
+    assert review(BAD, REFUSED, user(text), **ask).refusal is not None
+    assert review(BAD, {"role": "assistant", "content": '{"name": "Rome"}'}, user(text), **ask).refusal is None
+    assert review(BAD, REFUSED, user(text)).refusal is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What is the answer to life?",
+        "Which type is a whale?",
+        "How do I fix a flat tyre?",
+        "Fix the wrong answers in my homework.",
+        "Extract the cities: I went from Rome to Paris again, where we tried the oysters and slept, and drove home.",
+        "Tell me a joke about cats.",
+        "And of Peru?",
+    ],
+)
+def test_with_a_form_a_question_is_answered(text: str) -> None:
+    """Also one with a word of complaints, if most of it is about something else, or about something of the person's."""
+    found = review(BAD, REFUSED, user(text), **SCHEMA)
+    assert found.refusal is None
+    assert forwarded(found) == [user(text)]
 
 
 def test_an_image_is_a_question() -> None:
