@@ -193,7 +193,8 @@ class Sse(_LineDecoder):
         events, the strings, none of which is empty, and where each event ends in the bytes.
         """
         head, tail = b"data: " + first, last + b"\n\n"
-        end = self._buffer.rfind(tail) if self._line == 0 and self._buffer.startswith(head) else -1
+        searched = max(self._scan - len(tail), 0)  # what has no line end was searched before
+        end = self._buffer.rfind(tail, searched) if self._line == 0 and self._buffer.startswith(head) else -1
         if end < len(head):
             return b"", [], []
         strings = bytes(self._buffer[len(head) : end]).split(tail + head)

@@ -175,3 +175,17 @@ def test_a_long_string_takes_linear_time() -> None:
     began = time.process_time()
     assert len(_frames(JsonArray, [text[start : start + 100] for start in range(0, len(text), 100)])) == 2
     assert time.process_time() - began < 10
+
+
+def test_the_start_of_a_long_repetition_takes_linear_time() -> None:
+    """What may repeat a known frame is searched for its end once, however many pieces it comes in."""
+    decoder = Sse()
+    decoder.add(b'data: {"a":"')
+    began = time.process_time()
+    for _ in range(50_000):
+        decoder.add(b"x" * 200)
+        assert decoder.repetitions(b'{"a":"', b'"}') == (b"", [], [])
+        assert decoder.next() is None
+    decoder.add(b'"}\n\n')
+    assert decoder.repetitions(b'{"a":"', b'"}')[1] == ["x" * 10_000_000]
+    assert time.process_time() - began < 5
