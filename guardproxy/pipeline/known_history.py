@@ -46,7 +46,7 @@ class KnownHistories:
         if _judges_system(policy):
             return None
         for size in islice(later_starts(messages), _TRIED):
-            kept = self._kept.find(id(policy), messages[:size])
+            kept = self._kept.find(id(policy), messages[:size]) if _may_end(messages, size) else None
             if kept is not None and kept[0] is policy and kept[1] == policies:
                 return kept[2]
         return None
@@ -55,9 +55,7 @@ class KnownHistories:
         self, messages: Sequence[Message], policy: Policy, policies: tuple[Policy, ...], history: KnownHistory
     ) -> None:
         """Keep what is known of the first messages of a conversation."""
-        first = messages[history.size]
-        # Otherwise texts of assistant messages before and behind this place may be joined.
-        if not _judges_system(policy) and first.role == "user" and says_anything(first):
+        if not _judges_system(policy) and _may_end(messages, history.size):
             self._kept.keep(id(policy), messages[: history.size], (policy, policies, history))
 
 
@@ -72,6 +70,11 @@ def of_parts(
     """Return the history with the coverage of its parts, and those of its texts that are the proxy's `own`."""
     parts = [part.path for message in messages[: history.size] for part in message.parts]
     return replace(history, own=frozenset(own).intersection(parts), coverage=tuple(coverage[: len(parts)]))
+
+
+def _may_end(messages: Sequence[Message], size: int) -> bool:
+    """Whether a history may end here: if no user follows who says something, the assistant's texts may be joined."""
+    return messages[size].role == "user" and says_anything(messages[size])
 
 
 def _judges_system(policy: Policy) -> bool:

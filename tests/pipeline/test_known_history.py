@@ -87,6 +87,19 @@ def test_a_history_ends_before_a_user_who_says_something() -> None:
     assert histories.find(messages, used, (used,)) is None
 
 
+@pytest.mark.parametrize("mode", ["drop", "block"])
+def test_what_follows_a_known_history_in_another_conversation_is_joined_with_it(mode: Any) -> None:
+    """The same history may go on with a user who says nothing: then the assistant's texts become one."""
+    rules = policy(history=mode)
+    history = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "po"}]
+    asked = [*history, {"role": "user", "content": " "}, {"role": "assistant", "content": "ison"}]
+    asked.append({"role": "user", "content": "bye"})
+    known = ([*history, {"role": "user", "content": "go on"}], rules)
+    found = reviews(Run(Asked(WordGuard(WORDS))), known, known, known, (asked, rules))[-1]
+    assert said(found) == said(reviews(Run(WordGuard(WORDS)), (asked, rules))[0])
+    assert (found.refusal is not None, found.dropped != ()) == (mode == "block", mode == "drop")
+
+
 def test_the_least_recently_used_messages_are_forgotten_first() -> None:
     """They have at most 8 million characters together; longer messages are not kept."""
     kept = ByMessages[int]()
