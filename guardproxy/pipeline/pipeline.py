@@ -191,7 +191,7 @@ class Pipeline:
         messages, history = exchange.request.conversation.messages, exchange.policy.history
         policies = exchange.policies or (exchange.policy,)
         size, known = len(exchange.request.raw), None
-        if not self.judging.excludes:
+        if not (excludes := self.judging.excludes):
             known = await computed(size, self._histories.find, messages, exchange.policy, policies)
         later = messages[known.size :] if known else messages
         own, kept = await computed(8 * len(later) * len(policies), self._own_texts.found, later, policies)
@@ -212,7 +212,7 @@ class Pipeline:
         undecoded, coverage = await computed(
             size, covered, messages, exchange.policy, judged.turns, failed=judged.failed, own=own, known=known
         )
-        if judged.history and not self.judging.excludes:
+        if judged.history and not excludes and not self.judging.excludes:
             passed = of_parts(judged.history, messages, own, coverage)
             self._histories.keep(messages, exchange.policy, policies, passed)
         await self.judging.record(exchange, judged.to_record, coverage, dropped=dropped)

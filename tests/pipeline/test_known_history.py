@@ -1,5 +1,6 @@
 """Known histories: a request whose history is known is reviewed and recorded as if nothing were known."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -7,10 +8,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from guardproxy.observe.masking import text_hash
+from guardproxy.pipeline import Exclusions
 from guardproxy.pipeline.by_messages import ByMessages
 from guardproxy.pipeline.known_history import KnownHistories, KnownHistory
 from guardproxy.policy import JudgeScope, ThreadPolicy
-from guardproxy.types import Message, Part
+from guardproxy.reviews import Exclusion
+from guardproxy.types import Check, Message, Part, Verdict
 from guardproxy.wires.shared.base import plain_message
 from tests.kit import WORDS, WordGuard
 from tests.pipeline.test_known_turns import Asked, reviews, said
@@ -98,6 +102,23 @@ def test_what_follows_a_known_history_in_another_conversation_is_joined_with_it(
     found = reviews(Run(Asked(WordGuard(WORDS))), known, known, known, (asked, rules))[-1]
     assert said(found) == said(reviews(Run(WordGuard(WORDS)), (asked, rules))[0])
     assert (found.refusal is not None, found.dropped != ()) == (mode == "block", mode == "drop")
+
+
+def test_an_exclusion_that_ends_during_a_request_leaves_no_known_history() -> None:
+    """What passed only because of it is judged without it from then on."""
+
+    class Ending(WordGuard):
+        async def judge(self, check: Check) -> Verdict:
+            if check.turn.text == "and then":
+                exclusions.use("test", ())
+            return await super().judge(check)
+
+    exclusions, rules = Exclusions(), policy()
+    exclusions.use("test", [Exclusion("1", text_hash("a poison"), "*", "a name", "ann", math.inf)])
+    run = Run(Asked(Ending(WORDS)), exclusions=exclusions)
+    chat = [{"role": "user", "content": "a poison"}, {"role": "assistant", "content": "hello"}]
+    asked = [([*chat, {"role": "user", "content": text}], rules) for text in ("hi", "hi", "hi", "and then", "bye")]
+    assert [review.dropped for review in reviews(run, *asked)] == [(), (), (), (), (0, 1)]
 
 
 def test_the_least_recently_used_messages_are_forgotten_first() -> None:
