@@ -64,24 +64,36 @@ _COMPLAINT: Final = re.compile(
     re.IGNORECASE,
 )
 _PER_WORD: Final = 60  # characters of a text for each such word, at most; half as many if it has a question mark
+_NO_ANSWER: Final = frozenset(
+    {"none", "null", "undefined", "empty", "no output", "no response", "no answer", "no content"}
+)
 # Whoever speaks of something of their own is a person.
 _PERSON: Final = re.compile(r"\b(?:my|our)\b", re.IGNORECASE)
 
 
 def question_starts(
-    messages: Sequence[Message], starts: Sequence[int], refused: Iterable[int], own: Collection[str], *, form: bool
+    messages: Sequence[Message],
+    starts: Sequence[int],
+    refused: Iterable[int],
+    own: Collection[str],
+    *,
+    form: bool,
+    refusals: Collection[str] = (),
 ) -> list[int]:
     """The `starts` of turns, without those that ask nothing and follow a turn with a `refused` message.
 
     They belong to the question that was refused: they say nothing, have results of tools only, or are re-asks. With
     `form` the reply must follow a schema or call a tool, so that a model cannot ask back. Then a text behind a refusal
     of the proxy (`own`: the paths of its texts) is a re-ask already if it mentions the form of an answer, or complains.
+    An answer that quotes one of the `refusals`, or stands for none, such as "None", counts as a refusal there: programs
+    write down what they have got in their own way.
     """
     edges = [*starts, len(messages)]
     with_refused = {bisect_right(starts, index) - 1 for index in refused}
     found, goes_on = [], False
     for number, (start, stop) in enumerate(pairwise(edges)):
-        if goes_on and not asks(messages[start:stop], form=form and is_refusal(messages[start - 1], own)):
+        behind_refusal = form and start > 0 and _stands_for_refusal(messages[start - 1], own, refusals)
+        if goes_on and not asks(messages[start:stop], form=behind_refusal):
             continue
         found.append(start)
         goes_on = number in with_refused
@@ -91,6 +103,13 @@ def question_starts(
 def is_refusal(message: Message, own: Collection[str]) -> bool:
     """Whether the message is a text of the proxy; `own` are the paths of these."""
     return any(part.path in own for part in message.parts)
+
+
+def _stands_for_refusal(message: Message, own: Collection[str], refusals: Collection[str]) -> bool:
+    texts = [part.text for part in message.parts if part.kind != "opaque"]
+    if is_refusal(message, own) or any(said in text for text in texts for said in refusals):
+        return True
+    return " ".join(texts).strip(" \n\"'.()<>[]").lower() in _NO_ANSWER
 
 
 def asks(messages: Sequence[Message], *, form: bool) -> bool:

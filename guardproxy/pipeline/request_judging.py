@@ -84,7 +84,8 @@ async def judge_request(
     refused = [one.turn.index for one in judged if isinstance(one.outcome, Refuse)]
     if not refused:
         return JudgedRequest(tuple(judged), new_texts, plan.begins, refusal)
-    begins = await computed(size, question_starts, messages, plan.begins, refused, own, form=form)
+    said = _refusals_of(exchange)
+    begins = await computed(size, question_starts, messages, plan.begins, refused, own, form=form, refusals=said)
     return JudgedRequest(_asked_again(judged, begins[-1]), new_texts, begins, refusal)
 
 
@@ -96,10 +97,14 @@ def _only_asks_again(
         return True
     if len(begins) > 1:
         return False
-    refusals = [said for policy in exchange.policies or (exchange.policy,) for said in policy.block.messages]
-    if not exchange.request.after_refusal and not quotes(messages, refusals):
+    if not exchange.request.after_refusal and not quotes(messages, _refusals_of(exchange)):
         return False
     return not asks(messages, form=exchange.request.has_form)
+
+
+def _refusals_of(exchange: Exchange) -> list[str]:
+    """The messages of refusals of all policies in force."""
+    return [said for policy in exchange.policies or (exchange.policy,) for said in policy.block.messages]
 
 
 def _asked_again(judged: Sequence[JudgedTurn], start: int) -> tuple[JudgedTurn, ...]:

@@ -194,6 +194,15 @@ def test_with_a_form_a_short_complaint_counts(text: str, ask: dict[str, Any]) ->
     assert review(BAD, REFUSED, user(text)).refusal is None
 
 
+@pytest.mark.parametrize("written", ["None", "null", "(no output)", json.dumps({"refusal": OWN}), f"Thought: {OWN}"])
+def test_with_a_form_a_refusal_may_be_written_down_in_another_way(written: str) -> None:
+    """Programs write what they have got of an answer into the conversation."""
+    answer = {"role": "assistant", "content": written}
+    assert review(BAD, answer, user("The city is missing."), **FORCED).refusal is not None
+    assert review(BAD, answer, user("What is the capital of Peru?"), **FORCED).refusal is None
+    assert review(GOOD, answer, user("The city is missing."), **FORCED).refusal is None
+
+
 @pytest.mark.parametrize(
     "text",
     [
