@@ -9,7 +9,8 @@ import openai
 import pytest
 
 from guardproxy.policy import PolicySet, Route
-from tests.kit import Scripted
+from tests.kit import WORDS, Scripted, WordGuard
+from tests.web.alone import Alone, Got
 from tests.web.kit import policy, standing
 
 WITHHELD = policy().block.message
@@ -129,6 +130,53 @@ def test_texts_beside_the_items_are_judged() -> None:
         got = httpx.get(f"{url}/v1/responses/resp_1/input_items", trust_env=False)
     assert "poison" not in got.text
     assert got.json()["data"] == [said("user", "hello")]
+
+
+HARM = "how to mix poison"
+LIST = {"object": "list", "data": [said("user", "hello"), said("assistant", "hi", 2)], "has_more": True}
+WORDS_OF_IDS = ["bleach", "vinegar", "kitchen", "bucket", "gloves", "window", "garden", "poison", "bottle", "together"]
+IN_WORDS = [{**said("user", "hi"), "id": f"msg_{word}"} for word in WORDS_OF_IDS]
+
+
+def retrieved(body: Any, path: str = "/input_items", method: str = "GET") -> Got:
+    """The answer to a request about a response, of which the upstream says this."""
+    return Alone(scripted(body), guard=WordGuard(WORDS)).ask(b"", f"/v1/responses/resp_1{path}", method=method)
+
+
+@pytest.mark.parametrize("place", ["object", "has_more", "first_id", "last_id", "more"])
+@pytest.mark.parametrize("value", [HARM, {"a": HARM}])
+def test_nothing_of_a_harmful_text_beside_the_items_is_kept(place: str, value: Any) -> None:
+    """Also in a field that the protocol has: the items stay, and whether there are more."""
+    got = json.loads(retrieved(LIST | {place: value}).body)
+    assert {key: value for key, value in got.items() if key != "guardproxy"} == {
+        **LIST,
+        "has_more": place != "has_more",
+    }
+
+
+@pytest.mark.parametrize("harmful", [{"id": HARM}, {"role": HARM}, {"role": [HARM]}, {"status": HARM}])
+def test_a_withheld_item_repeats_no_text_of_its_own(harmful: dict[str, Any]) -> None:
+    """Neither in its id nor in its role."""
+    got = retrieved({**LIST, "data": [said("user", "hello") | harmful]}).body
+    assert b"poison" not in got
+    assert json.loads(got)["data"][0]["content"][0]["text"] == WITHHELD
+
+
+def test_ids_that_are_a_text_together_are_removed() -> None:
+    """Each of them alone is an identifier."""
+    got = retrieved({**LIST, "data": IN_WORDS}).body
+    assert b"poison" not in got
+    assert [item["content"] for item in json.loads(got)["data"]] == [item["content"] for item in IN_WORDS]
+
+
+@pytest.mark.parametrize(
+    ("body", "method"), [({"id": HARM, "object": "response.deleted"}, "DELETE"), (response("hi") | {"id": HARM}, "GET")]
+)
+def test_an_id_that_is_a_text_is_not_repeated(body: dict[str, Any], method: str) -> None:
+    """The message in the place of a withheld answer has an id of its own."""
+    got = retrieved(body, "", method).body
+    assert b"poison" not in got
+    assert WITHHELD.encode() in got
 
 
 def test_deletion_and_cancel() -> None:

@@ -195,7 +195,7 @@ class OpenAIResponses(openai.OpenAIWire):
         """Return the response with its only choice replaced or refused, or the list with its items."""
         body = json.loads(reply.raw)
         if is_stored(request) and isinstance(body.get("data"), list):
-            return stored.edited_items(request, body, changed)
+            return stored.edited_items(request, reply, body, changed)
         outcome = changed[0]
         body = body if "output" in body else {**_head(request, request.received), **body}
         outer = [part.path for part in reply.choices[0].parts if not part.path.startswith("output[")]

@@ -15,7 +15,7 @@ from guardproxy.types import Conversation, Message, Part, Refuse, Replace, Role
 from guardproxy.wires.openai_responses.fields import item
 from guardproxy.wires.openai_responses.stream import message_id, refusal_part, text_part
 from guardproxy.wires.shared.base import Changed
-from guardproxy.wires.shared.body import dumps
+from guardproxy.wires.shared.body import dumps, remove
 from guardproxy.wires.shared.edits import rewrite
 from guardproxy.wires.shared.known import Known
 from guardproxy.wires.shared.message_builder import MessageBuilder
@@ -27,6 +27,7 @@ _PATH = re.compile(r"(?:/api|/openai)?(?:/v1)?/responses/([^/:%]+)(/cancel|/inpu
 _METHODS = {"GET": ("", "/input_items"), "DELETE": ("",), "POST": ("/cancel",)}
 # Where the arguments of a call are.
 CALLS = re.compile(r"\.(?:arguments|input)$")
+_ROLES = ("user", "assistant", "system", "developer")
 _LIST: FieldMap = {
     **keys("object has_more"),
     **keys("first_id last_id", name),
@@ -81,12 +82,17 @@ def read_items(body: Mapping[str, Any], raw: bytes, known: Known, role: Callable
     return Reply((*messages, builder.message("assistant")), raw, body)
 
 
-def edited_items(request: Request, body: dict[str, Any], changed: Changed) -> bytes:
-    """Return a list of input items with the outcomes applied. A text beside the items is removed whatever it gets."""
+def edited_items(request: Request, reply: Reply, body: dict[str, Any], changed: Changed) -> bytes:
+    """Return a list of input items with the outcomes applied.
+
+    If something beside the items does not pass, nothing is kept of it but whether there are more items.
+    """
     items, refused = body["data"], next((one for one in changed.values() if isinstance(one, Refuse)), None)
-    for index, outcome in changed.items():
+    for index, outcome in sorted(changed.items()):
         if index == len(items):
-            body = {key: value for key, value in body.items() if key in _LIST}
+            # Identifiers of the items that are a text together are among the parts.
+            remove(body, [part.path for part in reply.choices[index].parts if part.path.startswith("data[")])
+            body = {"object": "list", "data": body["data"], "has_more": body.get("has_more") is True}
         elif isinstance(outcome, Refuse) or outcome.whole:
             items[index] = _in_place_of(items[index], outcome)
         else:
@@ -99,7 +105,8 @@ def _in_place_of(entry: Mapping[str, Any], outcome: Refuse | Replace) -> dict[st
         part = refusal_part(outcome.message, structured=False)
     else:
         part = text_part("\n".join(edit.text for edit in outcome.edits))
-    role = entry.get("role", "assistant")
+    role = entry.get("role")
+    role = role if role in _ROLES else "assistant"
     if role != "assistant":
         part = {"type": "input_text", "text": part["text"]}
     return {

@@ -8,7 +8,7 @@ from guardproxy.chunks import Chunk
 from guardproxy.ports import Request
 from guardproxy.types import Refuse, Replace
 from guardproxy.wires.openai_responses.reading import OutputItem, ResponseReader, part_key
-from guardproxy.wires.shared.identifiers import is_name
+from guardproxy.wires.shared.identifiers import is_identifier, is_name
 from guardproxy.wires.shared.refusals import estimated_usage, last_text, reason, with_estimate
 from guardproxy.wires.shared.stream_state import ChoiceState, Event
 from guardproxy.wires.shared.streams import without
@@ -37,8 +37,11 @@ def text_part(text: str) -> dict[str, Any]:
 
 
 def message_id(response_id: str) -> str:
-    """Return the id of a message that the proxy writes. It may come back as history, where ids are at most 64 long."""
-    own = response_id.removeprefix("resp_")
+    """Return the id of a message that the proxy writes. It may come back as history, where ids are at most 64 long.
+
+    It repeats no id that is a text: the text may be the harm that the message takes the place of.
+    """
+    own = response_id.removeprefix("resp_") if is_identifier(response_id) else "guardproxy"
     return f"msg_{own.removeprefix('guardproxy_')[:24] if own.startswith('guardproxy_') else own}"
 
 
