@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from guardproxy.pipeline.exchange import Exchange
+from guardproxy.policy import UNSAFE, Policy, Rule, SideRules
 from guardproxy.types import Conversation
 
 # How many ids are kept. The least recently named id is removed first; its reply is opaque from then on.
@@ -79,7 +80,8 @@ class WithheldReplies:
     """
 
     def __init__(self) -> None:
-        self._before: OrderedDict[tuple[str, str], str] = OrderedDict()
+        # The reply before, and whether the reply was withheld when its conversation was known.
+        self._before: OrderedDict[tuple[str, str], tuple[str, bool]] = OrderedDict()
 
     def note(self, exchange: Exchange, reply_id: str) -> None:
         """Remember a withheld reply, if its protocol lets a request go on from it.
@@ -90,14 +92,15 @@ class WithheldReplies:
             resumed, key = exchange.request.resumes, (exchange.origin.client, reply_id)
             before = resumed.text if resumed else ""
             is_retrieval = not exchange.request.conversation.messages
-            self._before[key] = self._before.get(key, "") if is_retrieval else before
+            self._before[key] = self._before.get(key, ("", False)) if is_retrieval else (before, True)
             if len(self._before) > _MAX_IDS:
                 self._before.popitem(last=False)
 
     def left_out(self, exchange: Exchange) -> Exchange:
         """The exchange; a request from a withheld reply goes on from the one before it, unless the policy allows it.
 
-        Raises Unreadable if the request says nothing then.
+        The reply itself stays withheld when it is retrieved: without its conversation it may look harmless. Raises
+        Unreadable if the request says nothing then.
         """
         resumed = exchange.request.resumes
         if resumed is None or exchange.policy.history == "allow":
@@ -106,7 +109,22 @@ class WithheldReplies:
         if key not in self._before:
             return exchange
         self._before.move_to_end(key)
-        return replace(exchange, request=exchange.wire.continued(exchange.request, self._before[key]))
+        before, in_conversation = self._before[key]
+        if exchange.request.conversation.messages:
+            return replace(exchange, request=exchange.wire.continued(exchange.request, before))
+        of_reply = in_conversation and not exchange.request.path.partition("?")[0].endswith("/input_items")
+        return replace(exchange, policy=_withholding(exchange.policy)) if of_reply else exchange
+
+
+def _withholding(policy: Policy) -> Policy:
+    """The policy that blocks whatever a reply says."""
+    return replace(
+        policy,
+        assistant=SideRules({UNSAFE: (Rule("block", 0.0),)}),
+        stream=replace(policy.stream, mode="hold_all"),
+        on_guard_error="block",
+        on_overload="block",
+    )
 
 
 def _key(exchange: Exchange, reply_id: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from guardproxy.policy import PolicySet, Route
+from guardproxy.types import Check, Finding, Verdict
 from tests.kit import WORDS, Scripted, WordGuard
 from tests.web.alone import Alone, Got
 from tests.web.kit import policy, standing
@@ -287,6 +288,37 @@ def test_a_withheld_response_that_was_retrieved_is_still_left_out(stream: bool) 
             httpx.post(f"{url}/v1/responses", json={**body, "previous_response_id": "resp_2"}, trust_env=False)
         sent = json.loads(upstream.seen[-1].body)
         assert sent.get("previous_response_id") == ("resp_1" if known else None)
+
+
+class ReadsContext(WordGuard):
+    """Finds weapons in a reply to a question about bleach."""
+
+    async def judge(self, check: Check) -> Verdict:
+        """Judge the reply with its conversation."""
+        found = 0.9 if check.side == "assistant" and "bleach" in check.conversation.messages[0].text else 0.0
+        return Verdict(found, (Finding("weapons", found),), self.name)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_was_withheld_in_its_conversation_stays_withheld(stream: bool) -> None:
+    """A retrieval has no conversation, without which the answer looks harmless; input and deletion are as ever."""
+    recorded = (TRANSCRIPTS / "openai_responses.sse").read_bytes()
+    streamed = Scripted([recorded], headers={"content-type": "text/event-stream"})
+    said_again = streamed if stream else scripted(response("High tide"))
+    deleted = scripted({"id": "resp_1", "object": "response.deleted", "deleted": True})
+    script = [said_again, said_again, said_again, listed(said("user", "hi")), deleted]
+    with (
+        standing(*script, guard=ReadsContext(WORDS)) as (url, _),
+        httpx.Client(base_url=f"{url}/v1", trust_env=False) as client,
+    ):
+        where = "/responses/resp_1?stream=true" if stream else "/responses/resp_1"
+        assert "High tide" in client.get(where).text
+        asked = client.post("/responses", json={"model": "m", "input": "bleach?", "stream": stream})
+        for answer in (asked, client.get(where)):
+            assert "High tide" not in answer.text
+            assert WITHHELD in answer.text
+        assert client.get("/responses/resp_1/input_items").json()["data"] == [said("user", "hi")]
+        assert client.delete("/responses/resp_1").json()["deleted"] is True
 
 
 def test_an_unknown_response() -> None:
