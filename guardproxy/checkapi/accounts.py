@@ -63,6 +63,8 @@ def read_account(body: bytes) -> Account:
         guard, taxonomy, taxonomy_version, version = _texts([found[name] for name in names])
         languages = None if found["languages"] is None else tuple(_texts(found["languages"]))
         models, floor = tuple(_texts(found["models"])), float(found["floor"])
+        if not 0 <= floor <= 1:  # so is no comparison with NaN
+            raise ValueError("floor is no probability")
         return Account(guard, Taxonomy(taxonomy, categories, taxonomy_version), models, version, languages, floor)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise GuardUnavailable(f"the guard's account cannot be read: {type(error).__name__}: {error}") from None
