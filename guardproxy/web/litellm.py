@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope
 from guardproxy.actions.redact import sentences
 from guardproxy.errors import GuardproxyError, JudgingTooLong, TooLarge, Unreadable
 from guardproxy.pipeline import moderated, texts_after
+from guardproxy.pipeline.reach import reach_of
 from guardproxy.policy import Policy
 from guardproxy.ports import Answer
 from guardproxy.types import Message, Part, Pass, Refuse, Role, Steer
@@ -86,13 +87,30 @@ class LitellmApi(ChatApi):
         if isinstance(judged.outcome, Refuse):
             return _blocked(judged.outcome.message)
         if isinstance(judged.outcome, Pass | Steer):
-            return _answer(action="NONE", **({"stream_holdback_chars": _held(texts, case.policy)} if stream else {}))
+            return _answer(action="NONE", **({"stream_holdback_chars": self._held(texts, case.policy)} if stream else {}))
         after = texts_after(message, judged.outcome)
         places = {f"texts[{index}]": text for index, text in enumerate(texts)}
         if any(path not in places for path in after):
             return _blocked(UNCHANGEABLE)
         new = [after.get(path, text) for path, text in places.items()]
-        return _intervened(new, **({"stream_holdback_chars": _held(new, case.policy)} if stream else {}))
+        return _intervened(new, **({"stream_holdback_chars": self._held(new, case.policy)} if stream else {}))
+
+    def _held(self, texts: Sequence[str], policy: Policy) -> list[int]:
+        """How many characters at the end of each text LiteLLM must not send yet, if more of a streamed reply follows.
+
+        A sentence that has not ended may still be judged otherwise, and is redacted as a whole. A match of a pattern
+        may have begun before it.
+        """
+        if policy.stream.mode == "monitor":
+            return [0 for _ in texts]
+        if policy.stream.mode == "hold_all":
+            return [len(text) for text in texts]
+        reach = reach_of(policy, self.parts.judging.traits.reaches)
+        last = [len(sentences(text)[-1]) if text else 0 for text in texts]
+        return [
+            max(policy.stream.lag, sentence, reach.undecided(text))
+            for text, sentence in zip(texts, last, strict=True)
+        ]
 
 
 def texts_of(messages: Sequence[Any]) -> list[str]:
@@ -154,18 +172,6 @@ def _blocked(reason: str) -> Answer:
 
 def _intervened(texts: list[str], **more: Any) -> Answer:
     return _answer(action="GUARDRAIL_INTERVENED", texts=texts, **more)
-
-
-def _held(texts: Sequence[str], policy: Policy) -> list[int]:
-    """How many characters at the end of each text LiteLLM must not send yet, if more of a streamed reply follows.
-
-    A sentence that has not ended may still be judged otherwise, and is redacted as a whole.
-    """
-    if policy.stream.mode == "monitor":
-        return [0 for _ in texts]
-    if policy.stream.mode == "hold_all":
-        return [len(text) for text in texts]
-    return [max(policy.stream.lag, len(sentences(text)[-1]) if text else 0) for text in texts]
 
 
 _NONE = _answer(action="NONE")

@@ -77,6 +77,8 @@ def mistakes(**kinds: Any) -> list[str]:
         ("bluebird", "A BlueBird, bluebirds and Bluebird's.", ["BlueBird", "Bluebird"]),
         ("falcon nine", "Falcon-Nine; falcon\n\nNINE? falcon 9", ["Falcon-Nine", "falcon\n\nNINE"]),
         ("Straße", "die STRASSE, Straße und Strassen", ["STRASSE", "Straße"]),
+        ("bluebird", "日本bluebirdの計画、bluebird를 bluebirdและ", ["bluebird"] * 3),
+        ("falcon nine", "这是falcon nine计划", ["falcon nine"]),
         ("café", "cafe\u0301 CAFÉ cafe", ["cafe\u0301", "CAFÉ"]),
         ("file", "the \ufb01le and Ｆｉｌｅ", ["\ufb01le", "Ｆｉｌｅ"]),  # noqa: RUF001 - letters that NFKC changes
         ("किताब", "एक किताब है, किताबें", ["किताब"]),
@@ -153,6 +155,12 @@ def test_expressions_that_are_mistakes(regex: str, reason: str) -> None:
     """Unknown syntax, what is found everywhere, and lengths without a bound."""
     (mistake,) = mistakes(regexes=(regex,))
     assert mistake.startswith(f"regexes[0]: {reason}")
+
+
+def test_an_open_quotation_quotes_no_other_expression() -> None:
+    """The quotation of `\\Q` goes on to the end of its own expression alone."""
+    for regexes in ((r"\Qblue", r"x\Qy\E"), (r"xy", r"\Qblue"), (r"\Qblue", r"xy")):
+        assert found("blue xy", regexes=regexes, max_length=9) == ["blue", "xy"]
 
 
 def test_a_stated_length_is_a_bound() -> None:

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
+from guardproxy.patterns import Reach
 from guardproxy.pipeline.growing import GrowingReplies
+from guardproxy.pipeline.traits import GuardTraits
 from guardproxy.policy import Policy, StreamPolicy
 from guardproxy.settings import Limits
 from guardproxy.web.litellm import LITELLM, LitellmApi, texts_of
@@ -117,6 +119,14 @@ def test_the_end_of_a_streamed_reply_is_held_back(mode: Any, held: list[int]) ->
     """A sentence that has not ended is not sent, as the policy's `stream` says."""
     _, answer = Stand(stream=StreamPolicy(**mode)).ask(reply_of("Hello there.", "Done. " + "word " * 18))
     assert answer == {"action": "NONE", "stream_holdback_chars": held}
+
+
+def test_what_may_begin_a_match_is_held_back() -> None:
+    """Also where the match would go over the end of a sentence."""
+    said, stream = "Hello there to everybody who reads this. Falcon. N", StreamPolicy("window", lag=0)
+    for reach, held in (({}, 1), ({"guns": Reach(words=2)}, len("Falcon. N")), ({"other": Reach(words=2)}, 1)):
+        _, answer = Stand(stream=stream, traits=GuardTraits(reach)).ask(reply_of(said))
+        assert answer["stream_holdback_chars"] == [held]
 
 
 def test_a_route_chooses_the_policy() -> None:

@@ -95,7 +95,12 @@ def _spans(compiled: Any, encoded: bytes, *, in_bytes: bool) -> Iterator[Span]:
 
 
 def _together(expressions: Sequence[Expression]) -> Any:
-    """One expression that finds whether a text has any of several; None if they are too large together."""
+    """One expression that finds whether a text has any of several; None if they are too large together.
+
+    So it is if one has `\\Q`, which without `\\E` would quote the others.
+    """
+    if any("\\Q" in one.source for one in expressions):
+        return None
     try:
         return _compiled("|".join(f"(?:{one.source})" for one in expressions)) if expressions else None
     except ConfigError:
