@@ -72,7 +72,9 @@ found = st.builds(
 )
 of_tools = st.builds(lambda probability: Finding("unsafe", probability, view="tool"), probabilities)
 verdicts = st.builds(
-    lambda unsafe, findings: Verdict(unsafe, tuple(findings), "g"), probabilities, st.lists(found | of_tools, max_size=5)
+    lambda unsafe, findings: Verdict(unsafe, tuple(findings), "g"),
+    probabilities,
+    st.lists(found | of_tools, max_size=5),
 )
 
 

@@ -35,9 +35,9 @@ def object_at(value: object, path: str, keys: Collection[str]) -> Mapping[str, A
 
 
 def text_at(value: Mapping[str, Any], key: str, path: str = "", *, most: int | None = None) -> str:
-    """The string at a key, empty if the key is missing, of at most `most` characters and with whole pairs of surrogates.
+    """The string at a key, empty if the key is missing, of at most `most` characters. Raises Unreadable.
 
-    Raises Unreadable.
+    So it does for half of a pair of surrogates.
     """
     place = f"{path}.{key}" if path else key
     text = typed(value.get(key, ""), str, place)

@@ -27,9 +27,10 @@ async def moderated(
 ) -> list[JudgedTurn]:
     """Judge each message in the context, and record it as a turn.
 
-    `stream` and `unfinished` are those of the check (`Check`). The outcome of each is what the decision's action makes of it with
-    `acts`; otherwise that it passes. Texts of a stream that are not refused are recorded as `growing` replies, if it is
-    given and `audit.required` is not set. Raises AuditUnavailable if that is set and a record could not be stored.
+    `stream` and `unfinished` are those of the check (`Check`). The outcome of each is what the decision's action makes
+    of it with `acts`; otherwise that it passes. Texts of a stream that are not refused are recorded as `growing`
+    replies, if it is given and `audit.required` is not set. Raises AuditUnavailable if that is set and a record could
+    not be stored.
     """
     before = recent_context(context) if context else ()
 
