@@ -1,6 +1,7 @@
 """Patterns: what is a hit and where, which lists are mistakes, and how much of a growing text stays undecided."""
 
 import hashlib
+import json
 import time
 from typing import Any
 
@@ -124,6 +125,34 @@ def test_hashed_phrases_are_found_by_their_hashes() -> None:
 
 
 # --- expressions -----------------------------------------------------------------------------------------------------
+
+
+AWS = "".join(KEYS["aws_access_key"])
+
+
+@pytest.mark.parametrize(
+    ("text", "hit"),
+    [
+        ("a\nbluebird\tb", "bluebird"),
+        ('say "bluebird"', "bluebird"),
+        ("a\r\nBlueBird", "BlueBird"),
+        (f"x\n{AWS}\n", AWS),
+    ],
+)
+@pytest.mark.parametrize("depth", [0, 1, 2, 3])
+def test_a_match_in_json_is_found_whatever_escape_stands_before_it(text: str, hit: str, depth: int) -> None:
+    """As in the arguments of a tool call, which may have JSON in them; the place is that in the JSON."""
+    for _ in range(depth):
+        text = json.dumps({"x": text})
+    assert found(text, words=("bluebird",), secrets="all") == [hit]
+
+
+def test_a_path_is_no_json() -> None:
+    """What is found without regard to escapes stays found."""
+    assert found("C:\\bluebird\\nine", words=("bluebird", "nine")) == ["bluebird", "nine"]
+    began = time.process_time()
+    assert found("\\" * 1_000_000, words=("bluebird",)) == []
+    assert time.process_time() - began < 20
 
 
 def test_expressions_name_their_place_in_characters() -> None:
