@@ -79,6 +79,13 @@ def mistakes(**kinds: Any) -> list[str]:
         ("falcon nine", "Falcon-Nine; falcon\n\nNINE? falcon 9", ["Falcon-Nine", "falcon\n\nNINE"]),
         ("Straße", "die STRASSE, Straße und Strassen", ["STRASSE", "Straße"]),
         ("bluebird", "日本bluebirdの計画、bluebird를 bluebirdและ", ["bluebird"] * 3),
+        (
+            "プロジェクト",
+            "\uff8c\uff9f\uff9b\uff7c\uff9e\uff6a\uff78\uff84とプロジェクト",
+            ["\uff8c\uff9f\uff9b\uff7c\uff9e\uff6a\uff78\uff84", "プロジェクト"],
+        ),
+        ("\uff8a\uff9f\uff7d", "パス、ハ\u309aス", ["パス", "ハ\u309aス"]),
+        ("机密AB", "机密ａｂ", ["机密ａｂ"]),
         ("falcon nine", "这是falcon nine计划", ["falcon nine"]),
         ("café", "cafe\u0301 CAFÉ cafe", ["cafe\u0301", "CAFÉ"]),
         ("file", "the \ufb01le and Ｆｉｌｅ", ["\ufb01le", "Ｆｉｌｅ"]),  # noqa: RUF001 - letters that NFKC changes
@@ -145,6 +152,12 @@ def test_a_match_in_json_is_found_whatever_escape_stands_before_it(text: str, hi
     for _ in range(depth):
         text = json.dumps({"x": text})
     assert found(text, words=("bluebird",), secrets="all") == [hit]
+
+
+def test_a_key_with_slashes_is_found_in_json_that_escapes_them() -> None:
+    """As PHP writes it."""
+    key = "".join(KEYS["slack_webhook"]).replace("/", r"\/")
+    assert found(key, secrets=("slack_webhook",)) == [key]
 
 
 def test_a_path_is_no_json() -> None:
