@@ -7,7 +7,11 @@ from typing import Annotated, Any, Final, Literal
 import regex
 from annotated_types import Interval, Len
 
-WORD: Final[Any] = regex.compile(r"\w+")
+UNSPACED: Final = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+"""Scripts that write words without a space between them, as a set of an expression has them."""
+# Those and Hangul, whose particles follow a foreign word at once: it ends where their letters begin.
+_CLOSE = rf"{UNSPACED}\p{{Hangul}}"
+WORD: Final[Any] = regex.compile(rf"[\w--[{_CLOSE}]]+|[{_CLOSE}]+", regex.VERSION1)
 """A word, with its combining marks: letters, digits and underscores of any script."""
 LONGEST_WORD: Final = 100
 """Characters; a longer word is none of a list."""

@@ -53,6 +53,7 @@ CHECKS = st.builds(
     st.builds(Conversation, MESSAGES.map(tuple)),
     st.sampled_from(get_args(Side)),
     st.none() | st.text(min_size=1, max_size=8),
+    st.booleans(),
 )
 CALLS = st.builds(CheckCall, CHECKS, st.builds(Caller, NAME, NAME, st.booleans()), NAME)
 USAGES = st.builds(Usage, SECONDS, SECONDS, SECONDS, COUNT, COUNT, COUNT, COUNT, st.booleans(), SECONDS)

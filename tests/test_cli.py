@@ -89,6 +89,25 @@ def test_validate_notes_keys_that_have_ended(tmp_path: Path, capsys: pytest.Capt
     assert "client red: keys that have ended: aaaaaaaa" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("server: {host: 0.0.0.0}", True),
+        ("server: {host: '::'}", True),
+        ("server: {host: 127.0.0.1}", False),
+        (f"server: {{host: 0.0.0.0}}\nclients: {{red: {{keys: [{{sha256: {'a' * 64}}}]}}}}", False),
+    ],
+)
+def test_validate_says_that_anybody_may_use_it(
+    lines: str, said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where other machines reach the server and no key is asked for: of `serve` and of `guard`."""
+    path = tmp_path / "open.yaml"
+    path.write_text(f"version: 1\n{lines}\n")
+    assert main(["validate", str(path)]) == 0
+    assert ("whoever reaches the address may use it" in capsys.readouterr().out) == said
+
+
 def test_validate_needs_a_file_that_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file that cannot be read is reported as a mistake."""
     assert main(["validate", str(tmp_path / "none.yaml")]) == 1

@@ -50,6 +50,7 @@ policies = st.builds(
     version=st.just("v"),
     user=sides,
     assistant=sides,
+    tool=st.none() | sides,
     on_guard_error=failures,
     on_overload=failures,
     on_opaque=by_side,
@@ -63,10 +64,17 @@ policies = st.builds(
         exposure=st.sampled_from([0, 20]),
     ),
 )
-verdicts = st.builds(
-    lambda unsafe, found: Verdict(unsafe, tuple(Finding(*item) for item in found), "g"),
+found = st.builds(
+    lambda category, probability, view: Finding(category, probability, view=view),
+    st.sampled_from(["a", "b", "c", "jailbreak"]),
     probabilities,
-    st.lists(st.tuples(st.sampled_from(["a", "b", "c", "jailbreak"]), probabilities), max_size=5),
+    st.sampled_from(["text", "base64", "tool", "tool+base64"]),
+)
+of_tools = st.builds(lambda probability: Finding("unsafe", probability, view="tool"), probabilities)
+verdicts = st.builds(
+    lambda unsafe, findings: Verdict(unsafe, tuple(findings), "g"),
+    probabilities,
+    st.lists(found | of_tools, max_size=5),
 )
 
 

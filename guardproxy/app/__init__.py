@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from guardproxy.app.access import serves_anybody
     from guardproxy.app.alerts import receiver_of
     from guardproxy.app.audit import store_address, store_keys
     from guardproxy.app.exclusions import exclusions_of
@@ -33,6 +34,7 @@ __all__ = [
     "receiver_of",
     "serve",
     "serve_guard",
+    "serves_anybody",
     "store_address",
     "store_keys",
     "traits",
@@ -54,6 +56,7 @@ _MODULES = {
     "receiver_of": "alerts",
     "serve": "serving",
     "serve_guard": "guarding",
+    "serves_anybody": "access",
     "store_address": "audit",
     "store_keys": "audit",
     "traits": "guards",

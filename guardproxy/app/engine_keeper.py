@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -22,9 +23,10 @@ _END_S: Final = 20.0
 
 
 class EngineKeeper:
-    """Keeps the engine process running. Use it from one event loop."""
+    """Keeps the engine process, which `command` starts, running. Use it from one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, command: Sequence[str] = (sys.executable, "-m", _MODULE)) -> None:
+        self._command = command
         self._starts = 0
         self._process: asyncio.subprocess.Process | None = None
 
@@ -34,13 +36,15 @@ class EngineKeeper:
         while True:
             began = time.monotonic()
             self._starts += 1
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", _MODULE, stdin=asyncio.subprocess.PIPE
-            )
-            status = await self._process.wait()
-            if time.monotonic() - began > _STEADY_S:
-                pause_s = _FIRST_S
-            log.error("engine_ended", status=status, again_s=pause_s)
+            try:
+                self._process = await asyncio.create_subprocess_exec(*self._command, stdin=asyncio.subprocess.PIPE)
+            except OSError as error:  # there is no memory or no process left, perhaps for a moment
+                log.error("engine_not_started", error=str(error), again_s=pause_s)
+            else:
+                status = await self._process.wait()
+                if time.monotonic() - began > _STEADY_S:
+                    pause_s = _FIRST_S
+                log.error("engine_ended", status=status, again_s=pause_s)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_S)
 

@@ -20,6 +20,7 @@ import uvicorn
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp
 
+from guardproxy.app.access import OPEN, serves_anybody
 from guardproxy.app.audit import store_address
 from guardproxy.app.console import is_served
 from guardproxy.app.engine_keeper import EngineKeeper
@@ -72,15 +73,19 @@ def serve(settings: Settings, source: ConfigSource) -> int:
     with contextlib.ExitStack() as stack:
         uses_demo = any(upstream.url == DEMO for upstream in settings.by_name.values())
         demo = stack.enter_context(start_demo()) if uses_demo else ""
-        if as_json:  # a program reads the lines, which cannot read a banner between them
-            named = {name.replace(" ", "_"): value for name, value in _rows(settings, source).items()}
-            _serving_log.info("starting", **named)
-        else:
-            sys.stderr.write(banner(settings, source))
+        announce(_rows(settings, source), banner(settings, source), as_json=as_json)
         migrate_store(settings, source)
         if settings.server.workers > 1:
             return _serve_workers(settings, source, demo)
         return _serve_here(settings.with_demo(demo), source)
+
+
+def announce(rows: Mapping[str, str], banner: str, *, as_json: bool) -> None:
+    """Say with what the server starts: as a line of the log if that is JSON, otherwise as a text."""
+    if as_json:  # a program reads the lines, which cannot read a banner between them
+        _serving_log.info("starting", **{name.replace(" ", "_"): value for name, value in rows.items()})
+    else:
+        sys.stderr.write(banner)
 
 
 def _with_ports(settings: Settings) -> Settings:
@@ -253,6 +258,8 @@ def _rows(settings: Settings, source: ConfigSource) -> dict[str, str]:
         "audit store": store.rpartition("@")[2] if "@" in store else store,
         "upstream": _upstream_summary(settings),
     }
+    if serves_anybody(settings):
+        rows["open to"] = OPEN
     if admin:
         rows["metrics"] = f"{admin_url}/metrics"
     if is_served(settings):

@@ -62,10 +62,17 @@ def read_account(body: bytes) -> Account:
         names = ("guard", "taxonomy", "taxonomy_version", "version")
         guard, taxonomy, taxonomy_version, version = _texts([found[name] for name in names])
         languages = None if found["languages"] is None else tuple(_texts(found["languages"]))
-        models, floor = tuple(_texts(found["models"])), float(found["floor"])
+        models, floor = tuple(_texts(found["models"])), _floor(found["floor"])
         return Account(guard, Taxonomy(taxonomy, categories, taxonomy_version), models, version, languages, floor)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise GuardUnavailable(f"the guard's account cannot be read: {type(error).__name__}: {error}") from None
+
+
+def _floor(value: object) -> float:
+    # A comparison with NaN is false.
+    if isinstance(value, bool) or not isinstance(value, float | int) or not 0 <= value <= 1:
+        raise ValueError("floor is no probability")
+    return float(value)
 
 
 def _texts(values: Sequence[object]) -> list[str]:

@@ -13,7 +13,7 @@ _SIDES: Final = get_args(Side)
 _KINDS: Final = get_args(PartKind)
 LONGEST_NAME = 128  # characters of a name that the caller chooses
 _PATH = 4096  # characters of the path of a part
-_KEYS: Final = ("messages", "side", "stream", "policy", "asker")
+_KEYS: Final = ("messages", "side", "stream", "unfinished", "policy", "asker")
 _MESSAGE_KEYS: Final = ("role", "parts")
 _PART_KEYS: Final = ("text", "path", "kind", "note")
 _ASKER_KEYS: Final = ("client", "request", "answered")
@@ -58,6 +58,8 @@ def call_fields(call: CheckCall) -> dict[str, Any]:
     }
     if check.stream is not None:
         body["stream"] = check.stream
+    if check.unfinished:
+        body["unfinished"] = True
     if call.policy:
         body["policy"] = call.policy
     if caller != Caller():
@@ -66,7 +68,7 @@ def call_fields(call: CheckCall) -> dict[str, Any]:
 
 
 def _part_fields(part: Part) -> dict[str, str]:
-    fields = {"path": part.path, "text": part.text}
+    fields = {"path": part.path, "text": part.text} if part.path else {"text": part.text}
     if part.kind != "text":
         fields["kind"] = part.kind
     if part.note:
@@ -87,7 +89,7 @@ def call_of(body: object) -> CheckCall:
     side: Side = one_of(fields["side"], _SIDES, "side") if "side" in fields else messages[-1].side
     stream = text_at(fields, "stream", most=LONGEST_NAME) or None
     return CheckCall(
-        Check(Conversation(messages), side, stream),
+        Check(Conversation(messages), side, stream, typed(fields.get("unfinished", False), bool, "unfinished")),
         _caller(fields.get("asker", {})),
         text_at(fields, "policy", most=LONGEST_NAME),
     )

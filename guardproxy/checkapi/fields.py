@@ -35,11 +35,19 @@ def object_at(value: object, path: str, keys: Collection[str]) -> Mapping[str, A
 
 
 def text_at(value: Mapping[str, Any], key: str, path: str = "", *, most: int | None = None) -> str:
-    """The string at a key, empty if the key is missing, of at most `most` characters. Raises Unreadable."""
+    """The string at a key, empty if the key is missing, of at most `most` characters. Raises Unreadable.
+
+    So it does for half of a pair of surrogates.
+    """
     place = f"{path}.{key}" if path else key
     text = typed(value.get(key, ""), str, place)
     if most is not None and len(text) > most:
         raise Unreadable(f"has {len(text)} characters; it may have {most}", place)
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # no store could hold it
+            raise Unreadable("contains an unpaired surrogate; send both halves of the pair", place) from None
     return text
 
 

@@ -47,6 +47,11 @@ def run(args: argparse.Namespace) -> int:
         print(f"  policy {name}, version {policy.version}")
         for note in notes(policy):
             print(f"    {note}")
+    if app.serves_anybody(settings):
+        print(
+            f"  server.host {settings.server.host}: no clients are listed, so whoever reaches the address may use it; "
+            "see docs/clients-and-limits.md"
+        )
     for note in client_notes(settings.clients or (), time.time()):
         print(f"  {note}")
     return 0

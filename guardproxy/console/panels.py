@@ -23,6 +23,7 @@ from guardproxy.console.thresholds import (
     rules_of,
 )
 from guardproxy.policy import ANY, UNSAFE, Policy
+from guardproxy.toolviews import is_of_tool
 from guardproxy.types import SIGNALS, Side
 
 _WIDTH, _HEIGHT, _BINS = 300.0, 64.0, 25
@@ -103,7 +104,7 @@ def panels(policy: Policy, side: Side, edits: Edits, loaded: LoadedTurns, names:
             own,
             now.get((side, category)),
             edits,
-            scores_of(loaded, policy.calibration, side, category, set(own)),
+            scores_of(loaded, policy.calibration, side, category, set(own), tools=policy.tool is None),
             name=name_of(category, names),
         )
         for category in sorted(known, key=lambda name: (name != UNSAFE, name == ANY, names.get(name, name)))
@@ -204,25 +205,31 @@ def _seen(loaded: LoadedTurns, side: Side) -> set[str]:
 
 
 def scores_of(
-    loaded: LoadedTurns, calibration: Calibration, side: Side, category: str, named: Collection[str]
+    loaded: LoadedTurns,
+    calibration: Calibration,
+    side: Side,
+    category: str,
+    named: Collection[str],
+    *,
+    tools: bool = True,
 ) -> dict[str, list[float]]:
     """The scores of the records of a side by what their label says of the decision: `right`, `wrong`, `unlabelled`.
 
-    "*" has the highest score of the categories that are not `named`.
+    "*" has the highest score of the categories that are not `named`. What was found in the results of tools counts with
+    `tools`; it does not if the policy has rules of its own for these.
     """
     scores: dict[str, list[float]] = {"wrong": [], "right": [], "unlabelled": []}
     for turn in loaded.turns:
         if turn.side != side or turn.verdict is None or turn.shadow:
             continue
         verdict = calibration.applied(side, turn.verdict)
+        findings = [finding for finding in verdict.findings if tools or not is_of_tool(finding.view)]
+        own = [finding.probability for finding in findings if finding.category == category]
         if category == UNSAFE:
-            score: float | None = verdict.unsafe
+            own.append(verdict.unsafe)
         elif category == ANY:
-            others = [finding.probability for finding in verdict.findings if finding.category not in named]
-            score = max(others, default=None)
-        else:
-            own = [finding.probability for finding in verdict.findings if finding.category == category]
-            score = max(own, default=None)
+            own = [one.probability for one in findings if one.category not in named and one.category != UNSAFE]
+        score = max(own, default=None)
         if score is not None:
             label = loaded.labels.get(turn.id)
             kind = "unlabelled" if label is None or label == "none" else "right" if label == "correct" else "wrong"

@@ -15,6 +15,7 @@ from guardproxy.console.visits import Page, Visit, address
 from guardproxy.policy import UNSAFE, Policy, Rule, SideRules
 from guardproxy.reviews import EXCLUDED_FOR, Exclusion
 from guardproxy.sinks.database import SHEET_HEAD, Filter, ReviewStore, StoredRecord, judged_hash, sheet_row
+from guardproxy.toolviews import is_of_tool
 from guardproxy.types import SEVERITY, Coverage, Decision, Record, Span, Verdict
 
 PERIODS: Final = (("7d", "7 days"), ("30d", "30 days"), ("90d", "90 days"), ("365d", "a year"))  # of exclusions
@@ -166,7 +167,7 @@ def is_whole(shown: Record) -> bool:
 def bars(shown: Record, policy: Policy | None, names: Mapping[str, str]) -> list[Bar]:
     """The bars of a record. If its policy has changed since, only the thresholds that were reached are known."""
     if policy is not None and policy.version == shown.policy_version:
-        return bars_of(shown.verdict, shown.decision, policy.side(shown.side), names)
+        return bars_of(shown.verdict, shown.decision, policy.side(shown.side), names, policy.tool)
     then: dict[str, tuple[Rule, ...]] = {}
     for reason in shown.decision.reasons:
         rule = Rule(reason.action, reason.threshold, "", reason.with_unsafe)
@@ -174,31 +175,44 @@ def bars(shown: Record, policy: Policy | None, names: Mapping[str, str]) -> list
     return bars_of(shown.verdict, shown.decision, SideRules(then), names)
 
 
-def bars_of(verdict: Verdict | None, decision: Decision, rules: SideRules, names: Mapping[str, str]) -> list[Bar]:
-    """P(unsafe), then every category with its rules, most probable first; without a verdict none."""
+def bars_of(
+    verdict: Verdict | None,
+    decision: Decision,
+    rules: SideRules,
+    names: Mapping[str, str],
+    of_tools: SideRules | None = None,
+) -> list[Bar]:
+    """P(unsafe), then every category with its rules, most probable first; without a verdict none.
+
+    `of_tools` are the rules for what was found in the results of tools, if these have their own.
+    """
     if verdict is None:
         return []
-    reached: dict[str, str] = {}
-    for reason in sorted(decision.reasons, key=lambda reason: SEVERITY[reason.action]):
-        reached[reason.category] = reason.action
+
+    def reached(category: str, probability: float) -> str:
+        # A category may be found in the user's text and, with another probability, in the results of tools.
+        own = [one for one in decision.reasons if one.category == category and one.probability <= probability]
+        return max(own, key=lambda one: SEVERITY[one.action]).action if own else ""
+
     overall = Bar(
         UNSAFE,
         "P(unsafe), over all categories",
         verdict.unsafe,
         rules.by_category.get(UNSAFE, ()),
-        reached.get(UNSAFE, ""),
+        reached(UNSAFE, verdict.unsafe),
         where(verdict.view, verdict.span),
     )
     found = [overall]
     for finding in sorted(verdict.findings, key=lambda finding: -finding.probability):
         name = names.get(finding.category, finding.category.replace("_", " "))
+        for_it = (of_tools or rules) if is_of_tool(finding.view) else rules
         found.append(
             Bar(
                 finding.category,
                 f"{name} ({finding.label})" if finding.label not in ("", finding.category, name) else name,
                 finding.probability,
-                rules.covering(finding.category),
-                reached.get(finding.category, ""),
+                for_it.by_category.get(UNSAFE, ()) if finding.category == UNSAFE else for_it.covering(finding.category),
+                reached(finding.category, finding.probability),
                 where(finding.view, finding.span),
             )
         )

@@ -47,8 +47,8 @@ async def judge(visit: Visit) -> Page:
 
 def _bars(visit: Visit, trial: Trial, side: Side) -> Sequence[Bar]:
     default: Decision = next(one.decision for one in trial.decisions if one.policy == "default")
-    rules = visit.parts.policies().policies["default"].side(side)
-    return bars_of(trial.verdict, default, rules, visit.parts.categories)
+    policy = visit.parts.policies().policies["default"]
+    return bars_of(trial.verdict, default, policy.side(side), visit.parts.categories, policy.tool)
 
 
 def _words(characters: int) -> str:

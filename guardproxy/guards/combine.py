@@ -229,8 +229,9 @@ class ByRole:
         return replace(verdict, guard=self.name, taxonomy=f"{self.taxonomy.id}@{self.taxonomy.version}")
 
     def forget(self, stream: str) -> None:
-        """Pass the stream on to the guard for replies."""
-        self._assistant.forget(stream)
+        """Pass the stream on to every guard: a caller may have any text judged as one that grows."""
+        for guard in self._members:
+            guard.forget(stream)
 
     async def start(self) -> None:
         """Start every guard, one after the other."""

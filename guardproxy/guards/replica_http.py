@@ -62,6 +62,7 @@ class HttpLink:
         # Every answer names the guard in the same words, which are compared and not read.
         self._account: Any = None
         self._version = ""
+        self._identity: GuardIdentity | None = None
 
     async def identity(self) -> GuardIdentity:
         """What the replica is. Raises ReplicaFailed, also while it is not ready."""
@@ -72,8 +73,8 @@ class HttpLink:
             account = read_account(body)
         except GuardUnavailable as error:
             raise ReplicaFailed("failed", str(error)) from None
-        taxonomy = f"{account.taxonomy.id}@{account.taxonomy.version}"
-        return GuardIdentity(account.guard, taxonomy, _version(account), account.floor)
+        self._identity, self._account = _identity(account), None
+        return self._identity
 
     async def judge(self, check: Check, asker: Asker) -> tuple[Verdict, str]:
         """The verdict, and the version of the guard that gave it. Raises as `ReplicaLink.judge`."""
@@ -101,8 +102,11 @@ class HttpLink:
         if account != self._account or account is None:
             if not isinstance(account, dict):
                 raise ReplicaFailed("failed", "its answer does not say which guard has judged")
-            read = read_account(json.dumps({**account, "categories": []}).encode())
-            self._account, self._version = account, _version(read)
+            read = _identity(read_account(json.dumps({**account, "categories": []}).encode()))
+            # Behind one address there may be several servers, or another one than a moment ago.
+            if self._identity is not None and read != self._identity:
+                raise ReplicaFailed("failed", f"its verdict is of another guard: {_differing(self._identity, read)}")
+            self._account, self._version = account, read.version
         return self._version
 
     def _failed(self, status: int, body: bytes) -> ReplicaFailed:
@@ -171,6 +175,12 @@ def base_of(url: str) -> httpx.URL:
     return base
 
 
-def _version(account: Account) -> str:
-    """The version of a guard with the names of its models, which people recognise."""
-    return f"{account.version} ({', '.join(account.models)})" if account.models else account.version
+def _identity(account: Account) -> GuardIdentity:
+    """What a guard is by its account. Its version has the names of its models, which people recognise."""
+    version = f"{account.version} ({', '.join(account.models)})" if account.models else account.version
+    return GuardIdentity(account.guard, f"{account.taxonomy.id}@{account.taxonomy.version}", version, account.floor)
+
+
+def _differing(known: GuardIdentity, found: GuardIdentity) -> str:
+    pairs = zip(GuardIdentity._fields, known, found, strict=True)
+    return ", ".join(f"{name} {new} in place of {old}" for name, old, new in pairs if old != new)

@@ -21,20 +21,22 @@ async def moderated(
     *,
     context: Sequence[Message] = (),
     stream: str | None = None,
+    unfinished: bool = False,
     acts: bool = False,
     growing: GrowingReplies | None = None,
 ) -> list[JudgedTurn]:
     """Judge each message in the context, and record it as a turn.
 
-    `stream` is that of the check (`Check.stream`). The outcome of each is what the decision's action makes of it with
-    `acts`; otherwise that it passes. Texts of a stream that are not refused are recorded as `growing` replies, if it is
-    given and `audit.required` is not set. Raises AuditUnavailable if that is set and a record could not be stored.
+    `stream` and `unfinished` are those of the check (`Check`). The outcome of each is what the decision's action makes
+    of it with `acts`; otherwise that it passes. Texts of a stream that are not refused are recorded as `growing`
+    replies, if it is given and `audit.required` is not set. Raises AuditUnavailable if that is set and a record could
+    not be stored.
     """
     before = recent_context(context) if context else ()
 
     async def judge(index: int, message: Message) -> JudgedTurn:
         started = time.perf_counter()
-        judged = await judging.judgement(before, message, case.policy, stream)
+        judged = await judging.judgement(before, message, case.policy, stream, unfinished=unfinished)
         outcome = await judging.act(before, message, judged.decision, case.policy) if acts else Pass()
         if isinstance(outcome, Steer):  # whoever asks has no place for an instruction
             outcome = refusal(case.policy, judged.decision)

@@ -70,7 +70,8 @@ def read_secrets(root: Node, env: Mapping[str, str]) -> Secrets:
 def with_secrets(content: Any, secrets: Secrets) -> Any:
     """A copy of a document's plain value with the values of its secret settings, null for a key that is not set.
 
-    Of a list of keys, those that are set stay; without any, the list is null. An address stays as the file has it.
+    Of a list of keys, those that are set stay; without any, the list is null. A header that is not set is left out. An
+    address stays as the file has it.
     """
     filled = copy.deepcopy(content)
     unset = dict.fromkeys(problem.path for problem in secrets.unset if problem.path != STORE)
@@ -80,7 +81,10 @@ def with_secrets(content: Any, secrets: Secrets) -> Any:
         section = filled
         for step in above:
             section = section[step]
-        section[key] = value
+        if value is None and _is_header(path):
+            del section[key]
+        else:
+            section[key] = value
     if any(path[:2] == ENCRYPT and len(path) > len(ENCRYPT) for path in unset):
         filled["audit"]["encrypt"] = [key for key in filled["audit"]["encrypt"] if key is not None] or None
     return filled

@@ -136,7 +136,14 @@ class CheckApi(GuardApi):
         stream = _stream_of(call, asked.check.stream) if asked.check.stream is not None else None
         context, growing = messages[:-1], self._growing
         (judged,) = await moderated(
-            self.parts.judging, case, [turn], context=context, stream=stream, acts=True, growing=growing
+            self.parts.judging,
+            case,
+            [turn],
+            context=context,
+            stream=stream,
+            unfinished=asked.check.unfinished,
+            acts=True,
+            growing=growing,
         )
         if judged.failure is not None:
             raise judged.failure

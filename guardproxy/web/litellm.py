@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope
 from guardproxy.actions.redact import sentences
 from guardproxy.errors import GuardproxyError, JudgingTooLong, TooLarge, Unreadable
 from guardproxy.pipeline import moderated, texts_after
+from guardproxy.pipeline.reach import reach_of
 from guardproxy.policy import Policy
 from guardproxy.ports import Answer
 from guardproxy.types import Message, Part, Pass, Refuse, Role, Steer
@@ -25,6 +26,7 @@ from guardproxy.web.reading import check_size
 from guardproxy.wires.shared.body import dumps, guard_text
 
 LITELLM = "/beta/litellm_basic_guardrail_api"
+_MEDIA = ("image_url", "input_image", "image", "input_audio", "video_url", "file", "input_file")
 
 
 class LitellmApi(ChatApi):
@@ -44,8 +46,8 @@ class LitellmApi(ChatApi):
         try:
             body, size = await self.read(call)
             texts = strings_at(body, "texts")
-            messages = body.get("structured_messages")
-            if body.get("input_type") == "request" and isinstance(messages, list) and texts == texts_of(messages):
+            messages = list_at(body, "structured_messages")
+            if body.get("input_type") == "request" and messages and texts == texts_of(messages) and _has_all(body):
                 return await self._request(call, body, messages, texts, size)
             return await self._message(call, body, texts)
         except (TooLarge, JudgingTooLong) as error:
@@ -73,7 +75,8 @@ class LitellmApi(ChatApi):
         if side not in ("request", "response"):
             raise Unreadable("must be request or response", "input_type")
         role: Role = "assistant" if side == "response" else "user"
-        message = Message(role, (*_text_parts(texts), *_other_parts(body)))
+        beyond = _beyond(list_at(body, "structured_messages"), texts) if side == "request" else ()
+        message = Message(role, (*_text_parts(texts), *beyond, *_other_parts(body)))
         check_size([message], self.parts.limits, "texts")
         case = self.case(call, _named(body), [message], model=text_at(body, "model"))
         name = text_at(body, "litellm_call_id") if side == "response" else ""
@@ -86,13 +89,31 @@ class LitellmApi(ChatApi):
         if isinstance(judged.outcome, Refuse):
             return _blocked(judged.outcome.message)
         if isinstance(judged.outcome, Pass | Steer):
-            return _answer(action="NONE", **({"stream_holdback_chars": _held(texts, case.policy)} if stream else {}))
+            return _answer(
+                action="NONE", **({"stream_holdback_chars": self._held(texts, case.policy)} if stream else {})
+            )
         after = texts_after(message, judged.outcome)
         places = {f"texts[{index}]": text for index, text in enumerate(texts)}
         if any(path not in places for path in after):
             return _blocked(UNCHANGEABLE)
         new = [after.get(path, text) for path, text in places.items()]
-        return _intervened(new, **({"stream_holdback_chars": _held(new, case.policy)} if stream else {}))
+        return _intervened(new, **({"stream_holdback_chars": self._held(new, case.policy)} if stream else {}))
+
+    def _held(self, texts: Sequence[str], policy: Policy) -> list[int]:
+        """How many characters at the end of each text LiteLLM must not send yet, if more of a streamed reply follows.
+
+        A sentence that has not ended may still be judged otherwise, and is redacted as a whole. A match of a pattern
+        may have begun before it.
+        """
+        if policy.stream.mode == "monitor":
+            return [0 for _ in texts]
+        if policy.stream.mode == "hold_all":
+            return [len(text) for text in texts]
+        reach = reach_of(policy, self.parts.judging.traits.reaches)
+        last = [len(sentences(text)[-1]) if text else 0 for text in texts]
+        return [
+            max(policy.stream.lag, sentence, reach.undecided(text)) for text, sentence in zip(texts, last, strict=True)
+        ]
 
 
 def texts_of(messages: Sequence[Any]) -> list[str]:
@@ -137,6 +158,52 @@ def _other_parts(body: Mapping[str, Any]) -> Iterator[Part]:
         yield Part(f"images[{index}]", "", "opaque", "image")
 
 
+def _has_all(body: Mapping[str, Any]) -> bool:
+    """Whether the messages have every tool call and image that comes beside them: LiteLLM takes them from there."""
+    messages = [message for message in list_at(body, "structured_messages") if isinstance(message, dict)]
+    known = {_call_of(call) for message in messages for call in _items(message.get("tool_calls"))}
+    others = [item for one in messages for item in _items(one.get("content")) if not _is_text(item)]
+    calls = {_call_of(call) for call in list_at(body, "tool_calls")}
+    return calls <= known and (bool(others) or not list_at(body, "images"))
+
+
+def _call_of(call: Any) -> tuple[str, ...]:
+    """The name and the arguments of a tool call; LiteLLM may have added other fields."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        return (guard_text(call),)
+    return guard_text(function.get("name")), guard_text(function.get("arguments"))
+
+
+def _beyond(messages: Sequence[Any], texts: Sequence[str]) -> Iterator[Part]:
+    """What a request's messages have beside the texts that LiteLLM took out of them, which may be others."""
+    taken = set(texts)
+    for index, message in enumerate(messages):
+        path, fields = f"structured_messages[{index}]", message if isinstance(message, dict) else {"content": message}
+        content = fields.get("content")
+        more = [item for item in (content if isinstance(content, list) else [content]) if item]
+        more = [item for item in more if (item["text"] if _is_text(item) else guard_text(item)) not in taken]
+        if any(_is_media(item) for item in more):
+            yield Part(f"{path}.content", "", "opaque", "image")
+        readable = [item for item in more if not _is_media(item)]
+        readable += [value for name, value in fields.items() if name not in ("role", "content") and value]
+        if readable:
+            yield Part(path, "\n".join(map(guard_text, readable)))
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _is_text(item: Any) -> bool:
+    """Whether an item of a message's content is a text and nothing else."""
+    return isinstance(item, dict) and isinstance(item.get("text"), str) and item.keys() <= {"type", "text"}
+
+
+def _is_media(item: Any) -> bool:
+    return isinstance(item, dict) and item.get("type") in _MEDIA
+
+
 def _named(body: Mapping[str, Any]) -> dict[str, Any]:
     """The end user and the session, where records look for them by default."""
     key = body.get("request_data")
@@ -154,18 +221,6 @@ def _blocked(reason: str) -> Answer:
 
 def _intervened(texts: list[str], **more: Any) -> Answer:
     return _answer(action="GUARDRAIL_INTERVENED", texts=texts, **more)
-
-
-def _held(texts: Sequence[str], policy: Policy) -> list[int]:
-    """How many characters at the end of each text LiteLLM must not send yet, if more of a streamed reply follows.
-
-    A sentence that has not ended may still be judged otherwise, and is redacted as a whole.
-    """
-    if policy.stream.mode == "monitor":
-        return [0 for _ in texts]
-    if policy.stream.mode == "hold_all":
-        return [len(text) for text in texts]
-    return [max(policy.stream.lag, len(sentences(text)[-1]) if text else 0) for text in texts]
 
 
 _NONE = _answer(action="NONE")

@@ -4,8 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guardproxy.calibration import Calibration
 from guardproxy.console import shown
 from guardproxy.console.charts import Column, histogram, lines, round_up, stacked
+from guardproxy.console.panels import scores_of
+from guardproxy.console.parts import LoadedTurns
+from guardproxy.console.record import bars_of
 from guardproxy.console.thresholds import (
     PREFIX,
     Edits,
@@ -16,8 +20,12 @@ from guardproxy.console.thresholds import (
     yaml_difference,
 )
 from guardproxy.plaintext import is_visible
-from guardproxy.policy import Policy
+from guardproxy.policy import Policy, Rule, SideRules
+from guardproxy.replay import stored_turn
+from guardproxy.sinks.shared import to_dict
+from guardproxy.types import Decision, Finding, Reason, Verdict
 from tests.console.kit import policies
+from tests.sinks.kit import record
 
 TEXTS = st.text(st.characters(), max_size=80)
 
@@ -123,3 +131,42 @@ def test_yaml_of_rewrites_and_second_thresholds() -> None:
     assert yaml_difference(policy, new, edits)[0][-1] == '      "*": {rewrite: {at: 0.4, how: redact}}'
     new, edits = edited(policy, user__sexual_content__block="0.7")
     assert yaml_difference(policy, new, edits)[0][-1] == "      sexual_content: {block: 0.7, with_unsafe: 0.4}"
+
+
+def test_what_tools_returned_is_shown_beside_its_own_rules() -> None:
+    """A finding in the results of tools has the rules of `tool`, and one of the user's text those of `user`."""
+    user, tool = Rule("block", 0.5), Rule("flag", 0.3)
+    overall = Rule("block", 0.9)
+    verdict = Verdict(
+        0.1, (Finding("harm", 0.4), Finding("harm", 0.45, view="tool"), Finding("unsafe", 0.95, view="tool")), "g"
+    )
+    reasons = (Reason("harm", 0.45, 0.3, "flag"), Reason("unsafe", 0.95, 0.9, "block"))
+    rules, of_tools = SideRules({"harm": (user,)}), SideRules({"*": (tool,), "unsafe": (overall,)})
+    bars = bars_of(verdict, Decision("block", "", reasons), rules, {}, of_tools)
+    assert [(bar.category, bar.probability, bar.rules, bar.reached) for bar in bars] == [
+        ("unsafe", 0.1, (), ""),
+        ("unsafe", 0.95, (overall,), "block"),
+        ("harm", 0.45, (tool,), "flag"),
+        ("harm", 0.4, (user,), ""),
+    ]
+
+
+def test_the_charts_of_a_side_have_what_its_rules_decide_about() -> None:
+    """What tools returned counts unless it has rules of its own; its P(unsafe) is no category."""
+    verdict = Verdict(
+        0.1, (Finding("harm", 0.2), Finding("harm", 0.7, view="tool"), Finding("unsafe", 0.9, view="tool")), "g"
+    )
+    loaded = LoadedTurns([stored_turn(1, to_dict(record(1, verdict=verdict)))], {}, 0.0)
+    for category, with_tools, without in (("harm", 0.7, 0.2), ("unsafe", 0.9, 0.1), ("*", 0.7, 0.2)):
+        for tools, expected in ((True, with_tools), (False, without)):
+            scores = scores_of(loaded, Calibration(), loaded.turns[0].side, category, (), tools=tools)
+            assert scores["unlabelled"] == [expected]
+
+
+def test_changed_thresholds_leave_the_rules_for_tools() -> None:
+    """The page has no fields for them."""
+    policy = Policy("default", "v", SideRules({}), SideRules({}), tool=SideRules({"harm": (Rule("block", 0.5),)}))
+    edits = read_edits(policy, {f"{PREFIX}user:harm:block": ["0.2"]}, {"harm"}, ())
+    edited = with_edits(policy, edits)
+    assert edited.tool == policy.tool
+    assert edited.user.by_category["harm"][0].threshold == 0.2

@@ -28,6 +28,7 @@ server: {port: %s, grace_s: 5}
 guard: {family: openai_moderation, service: {key: "${env:GUARD_KEY}", url: "%s", attempts: 1}}
 policies: {default: {unsafe: {block: 0.95}}}
 audit: {store: none}
+log: {format: json}
 """
 
 
@@ -93,6 +94,9 @@ def test_on_a_unix_socket(service: str, tmp_path: Path) -> None:
         assert is_ready(client)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == -signal.SIGTERM  # as uvicorn ends, when the open answers have
+        assert process.stderr is not None
+        lines = [json.loads(line) for line in process.stderr]  # each is JSON, the first one too
+        assert [line["listening_on"] for line in lines if line["event"] == "starting"] == [str(path)]
     assert not path.exists()
 
 

@@ -1,6 +1,7 @@
 """Patterns: what is a hit and where, which lists are mistakes, and how much of a growing text stays undecided."""
 
 import hashlib
+import json
 import time
 from typing import Any
 
@@ -77,6 +78,15 @@ def mistakes(**kinds: Any) -> list[str]:
         ("bluebird", "A BlueBird, bluebirds and Bluebird's.", ["BlueBird", "Bluebird"]),
         ("falcon nine", "Falcon-Nine; falcon\n\nNINE? falcon 9", ["Falcon-Nine", "falcon\n\nNINE"]),
         ("Straße", "die STRASSE, Straße und Strassen", ["STRASSE", "Straße"]),
+        ("bluebird", "日本bluebirdの計画、bluebird를 bluebirdและ", ["bluebird"] * 3),
+        (
+            "プロジェクト",
+            "\uff8c\uff9f\uff9b\uff7c\uff9e\uff6a\uff78\uff84とプロジェクト",
+            ["\uff8c\uff9f\uff9b\uff7c\uff9e\uff6a\uff78\uff84", "プロジェクト"],
+        ),
+        ("\uff8a\uff9f\uff7d", "パス、ハ\u309aス", ["パス", "ハ\u309aス"]),
+        ("机密AB", "机密ａｂ", ["机密ａｂ"]),
+        ("falcon nine", "这是falcon nine计划", ["falcon nine"]),
         ("café", "cafe\u0301 CAFÉ cafe", ["cafe\u0301", "CAFÉ"]),
         ("file", "the \ufb01le and Ｆｉｌｅ", ["\ufb01le", "Ｆｉｌｅ"]),  # noqa: RUF001 - letters that NFKC changes
         ("किताब", "एक किताब है, किताबें", ["किताब"]),
@@ -124,6 +134,40 @@ def test_hashed_phrases_are_found_by_their_hashes() -> None:
 # --- expressions -----------------------------------------------------------------------------------------------------
 
 
+AWS = "".join(KEYS["aws_access_key"])
+
+
+@pytest.mark.parametrize(
+    ("text", "hit"),
+    [
+        ("a\nbluebird\tb", "bluebird"),
+        ('say "bluebird"', "bluebird"),
+        ("a\r\nBlueBird", "BlueBird"),
+        (f"x\n{AWS}\n", AWS),
+    ],
+)
+@pytest.mark.parametrize("depth", [0, 1, 2, 3])
+def test_a_match_in_json_is_found_whatever_escape_stands_before_it(text: str, hit: str, depth: int) -> None:
+    """As in the arguments of a tool call, which may have JSON in them; the place is that in the JSON."""
+    for _ in range(depth):
+        text = json.dumps({"x": text})
+    assert found(text, words=("bluebird",), secrets="all") == [hit]
+
+
+def test_a_key_with_slashes_is_found_in_json_that_escapes_them() -> None:
+    """As PHP writes it."""
+    key = "".join(KEYS["slack_webhook"]).replace("/", r"\/")
+    assert found(key, secrets=("slack_webhook",)) == [key]
+
+
+def test_a_path_is_no_json() -> None:
+    """What is found without regard to escapes stays found."""
+    assert found("C:\\bluebird\\nine", words=("bluebird", "nine")) == ["bluebird", "nine"]
+    began = time.process_time()
+    assert found("\\" * 1_000_000, words=("bluebird",)) == []
+    assert time.process_time() - began < 20
+
+
 def test_expressions_name_their_place_in_characters() -> None:
     """Also behind characters of several bytes, and of a lone surrogate."""
     text = "é😀 \ud800 AC-12 ü AC-34"
@@ -153,6 +197,12 @@ def test_expressions_that_are_mistakes(regex: str, reason: str) -> None:
     """Unknown syntax, what is found everywhere, and lengths without a bound."""
     (mistake,) = mistakes(regexes=(regex,))
     assert mistake.startswith(f"regexes[0]: {reason}")
+
+
+def test_an_open_quotation_quotes_no_other_expression() -> None:
+    """The quotation of `\\Q` goes on to the end of its own expression alone."""
+    for regexes in ((r"\Qblue", r"x\Qy\E"), (r"xy", r"\Qblue"), (r"\Qblue", r"xy")):
+        assert found("blue xy", regexes=regexes, max_length=9) == ["blue", "xy"]
 
 
 def test_a_stated_length_is_a_bound() -> None:

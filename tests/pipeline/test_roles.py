@@ -248,6 +248,11 @@ def test_guards_of_roles_start_and_close_once() -> None:
     both = ByRole([first, second], user=AllOf([first, second]), assistant=first, tool=second)
     assert both.name == "a&b"
     assert {category.id for category in both.taxonomy.categories} == {"violence_hate", "injected"}
+    told: list[tuple[str, str]] = []
+    first.forget = lambda stream: told.append(("a", stream))  # type: ignore[method-assign]
+    second.forget = lambda stream: told.append(("b", stream))  # type: ignore[method-assign]
+    both.forget("s")  # of any text that grows: a caller of the check API may name a stream for each
+    assert told == [("a", "s"), ("b", "s")]
     second.name = "a"
     with pytest.raises(ConfigError, match="different names"):
         ByRole([first, second], user=first, assistant=first, tool=second)

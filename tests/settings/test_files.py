@@ -43,6 +43,16 @@ def test_every_file_is_valid(path: Path) -> None:
     assert path.read_text().startswith("# yaml-language-server: $schema=schema.json\n")
 
 
+@pytest.mark.parametrize("path", sorted(CONFIG.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_file_is_valid_without_its_secrets(path: Path) -> None:
+    """With `--without-secrets`, a variable that is not set is told and is no mistake: all of them, and each alone."""
+    needed = {name for name in ENV if f"${{env:{name}}}" in path.read_text()}
+    for missing in (needed, *({name} for name in needed)):
+        env = {name: value for name, value in ENV.items() if name not in missing}
+        unset = load(path, env, catalogue(), without_secrets=True).unset.values()
+        assert {message.split()[-4] for message in unset} == missing
+
+
 def test_quickstart_is_what_runs_without_a_file() -> None:
     """config/quickstart.yaml has the same content as the built-in defaults."""
     assert loaded("quickstart.yaml").version == load(None, {}, catalogue()).version

@@ -12,6 +12,7 @@ from guardproxy.actions import block, redact
 from guardproxy.errors import GuardUnavailable
 from guardproxy.observe import Metrics, Observers
 from guardproxy.pipeline import Pipeline
+from guardproxy.pipeline.traits import ORDINARY, GuardTraits
 from guardproxy.policy import HistoryMode, Policy, PolicySet, Route, Rule, SideRules
 from guardproxy.settings import AuditSettings, Limits
 from guardproxy.types import Check, Verdict
@@ -50,6 +51,7 @@ class ApiStand:
         history: HistoryMode = "drop",
         limits: Limits | None = None,
         required: bool = True,
+        traits: GuardTraits = ORDINARY,
         **policy: Any,
     ) -> None:
         self.sink = ListSink()
@@ -57,7 +59,9 @@ class ApiStand:
         metrics = Metrics(CollectorRegistry())
         self._observers = Observers({"list": self.sink}, metrics=metrics, text="full", required=required)
         actions = {"block": block.open_action, "redact": redact.open_action}
-        pipeline = self._pipeline = Pipeline(guard or WordGuard(WORDS), self._observers, metrics, actions)
+        pipeline = self._pipeline = Pipeline(
+            guard or WordGuard(WORDS), self._observers, metrics, actions, traits=traits
+        )
         policies = {
             "default": Policy("default", "v", RULES, RULES, history=history, **policy),
             "lax": Policy("lax", "v", SideRules({}), SideRules({})),

@@ -270,6 +270,12 @@ def test_who_leaves_has_the_check_dropped() -> None:
         (body_of("hello", policy="nope"), 404, "policy_unknown"),
         (body_of("hello", role="assistant", side="user", policy="default"), 400, "invalid_request"),
         (body_of("\ud83d", policy="default"), 400, "invalid_request"),
+        (body_of("hello", stream="\ud83d"), 400, "invalid_request"),
+        (body_of("hello", asker={"client": "\ud83d"}), 400, "invalid_request"),
+        *(
+            ({"messages": [{"role": "user", "parts": [{"text": "x", key: "\ud83d"}]}]}, 400, "invalid_request")
+            for key in ("path", "note")
+        ),
         (b'{"messages": [{"role": "user", "parts": [{"text": "\xff"}]}]}', 400, "invalid_request"),
         (b'{"messages": [], "messages": []}', 400, "invalid_request"),
         (b'{"messages": NaN}', 400, "invalid_request"),

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
+from guardproxy.patterns import Reach
 from guardproxy.pipeline.growing import GrowingReplies
+from guardproxy.pipeline.traits import GuardTraits
 from guardproxy.policy import Policy, StreamPolicy
 from guardproxy.settings import Limits
 from guardproxy.web.litellm import LITELLM, LitellmApi, texts_of
@@ -117,6 +119,43 @@ def test_the_end_of_a_streamed_reply_is_held_back(mode: Any, held: list[int]) ->
     """A sentence that has not ended is not sent, as the policy's `stream` says."""
     _, answer = Stand(stream=StreamPolicy(**mode)).ask(reply_of("Hello there.", "Done. " + "word " * 18))
     assert answer == {"action": "NONE", "stream_holdback_chars": held}
+
+
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": "a bullet"}'}}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tool_calls": [CALL]},
+        {"structured_messages": said("a bullet")},
+        {"structured_messages": [*said("hello"), {"role": "system", "content": "a bullet"}]},
+        {"structured_messages": [{"role": "user", "content": [{"type": "text", "text": "a bullet"}]}]},
+        {"structured_messages": [*said("hello"), {"role": "assistant", "tool_calls": [CALL]}], "texts": ["hello", "x"]},
+        {"structured_messages": ["a bullet"]},
+    ],
+)
+def test_what_comes_beside_the_texts_of_a_request_is_judged(more: dict[str, Any]) -> None:
+    """Also if it is not what LiteLLM would have taken out of the messages: nothing of a request passes unread."""
+    assert Stand().ask({**request_of(said("hello")), **more})[1]["action"] == "BLOCKED"
+
+
+def test_images_beside_the_messages_count() -> None:
+    """They decide as images in a message do."""
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    within = request_of([{"role": "user", "content": [{"type": "text", "text": "hello"}, image]}], images=["x"])
+    other = {**request_of(said("hello")), "structured_messages": [{"role": "user", "content": [image]}]}
+    for body in (request_of(said("hello"), images=["x"]), within, other):
+        assert Stand(on_opaque={"user": "block", "assistant": "block"}).ask(body)[1]["action"] == "BLOCKED"
+        assert Stand(on_opaque={"user": "flag", "assistant": "flag"}).ask(body)[1]["action"] == "NONE"
+
+
+def test_what_may_begin_a_match_is_held_back() -> None:
+    """Also where the match would go over the end of a sentence."""
+    said, stream = "Hello there to everybody who reads this. Falcon. N", StreamPolicy("window", lag=0)
+    for reach, held in (({}, 1), ({"guns": Reach(words=2)}, len("Falcon. N")), ({"other": Reach(words=2)}, 1)):
+        _, answer = Stand(stream=stream, traits=GuardTraits(reach)).ask(reply_of(said))
+        assert answer["stream_holdback_chars"] == [held]
 
 
 def test_a_route_chooses_the_policy() -> None:

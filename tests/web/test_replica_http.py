@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from guardproxy.access import Client, ClientKey, Clients
 from guardproxy.asking import Asker, asked_by, current_asker
+from guardproxy.checkapi import verdict_fields
 from guardproxy.errors import ConfigError, GuardUnavailable, JudgingTooLong, Overloaded
 from guardproxy.guards.links import ReplicaFailed
 from guardproxy.guards.replica_http import HttpLink, base_of
@@ -94,7 +95,47 @@ def test_a_verdict_arrives_as_it_was_given() -> None:
     assert verdict == FULL
     assert version == "w1 (words)"
     (asked,) = guard.asked
-    assert (asked.conversation, asked.side) == (check.conversation, check.side)
+    texts = [[(part.text, part.kind, part.note) for part in message.parts] for message in check.conversation.messages]
+    assert [[(p.text, p.kind, p.note) for p in message.parts] for message in asked.conversation.messages] == texts
+    assert ([one.role for one in asked.conversation.messages], asked.side) == (["user", "tool"], check.side)
+
+
+@pytest.mark.parametrize("unfinished", [True, False])
+def test_the_end_of_a_growing_text_is_told(unfinished: bool) -> None:
+    """A guard that looks for patterns reads it otherwise."""
+    guard = WordGuard(WORDS)
+    check = Check(ask("x").conversation, "assistant", "stream", unfinished)
+    run(Stand(guard).api, lambda link: link.judge(check, Asker()))
+    assert [asked.unfinished for asked in guard.asked] == [unfinished]
+
+
+def test_the_place_of_a_text_is_no_matter_of_the_guards() -> None:
+    """A client's own keys may make its path longer than a check may have one: the check is judged like any other."""
+    check = Check(Conversation((Message("user", (Part(f"messages[0].{'key' * 9999}", "poison"),)),)), "user")
+    assert run(Stand(WordGuard(WORDS)).api, lambda link: link.judge(check, Asker()))[0].unsafe == 0.9
+
+
+@pytest.mark.parametrize(
+    "change", [{"taxonomy_version": "w2"}, {"taxonomy": "other"}, {"guard": "other"}, {"floor": 0.9}, {"floor": None}]
+)
+def test_a_verdict_of_another_guard_behind_the_same_address_does_not_count(change: dict[str, Any]) -> None:
+    """Also if its models have the same version; once it says so itself, it is compared like any other."""
+    short = {"guard": "g", "taxonomy": "t", "taxonomy_version": "1", "models": ["m"], "version": "v", "languages": None}
+    said = {**short, "floor": 0.0, "categories": []}
+    judged = [{**said, **change}]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        answer = said if scope["method"] == "GET" else {**verdict_fields(FULL), "account": judged[0]}
+        await JSONResponse(answer)(scope, receive, send)
+
+    async def work(link: HttpLink) -> None:
+        await link.identity()
+        with pytest.raises((ReplicaFailed, GuardUnavailable), match=r"of another guard: |cannot be read"):
+            await link.judge(ask("x"), Asker())
+        judged[0] = said
+        assert (await link.judge(ask("x"), Asker()))[1] == "v (m)"
+
+    run(app, work)
 
 
 def test_the_identity_is_that_of_the_account_and_its_version_that_of_the_verdicts() -> None:

@@ -4,6 +4,7 @@ A hit of any pattern of a category is a finding of it, with the category's proba
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -16,6 +17,8 @@ from guardproxy.patterns import CategoryPatterns, Reach, widest
 from guardproxy.types import Category, Finding, Span, Taxonomy, Verdict
 
 FAMILY = "patterns"
+# Escapes of JSON for white space and quotation marks, also of JSON within JSON. Their letters belong to no word.
+_ESCAPES = re.compile(r'(?<!\\)\\++[nrtbf"/]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +54,14 @@ class PatternFamily:
 
         In an `unfinished` text, what follows may change a match at the end of the text, so it does not count, unless it
         is longer than its pattern says that a match may be.
+
+        A text may be JSON, as the arguments of tool calls are. So it is read with spaces for the escapes as well.
         """
-        found = chain(self._expressions.find(text, unfinished), self._phrases.find(text, unfinished))
-        return sorted([Hit(*hit) for hit in found], key=lambda hit: hit.span)
+        texts = dict.fromkeys((text, _ESCAPES.sub(_spaces, text)) if "\\" in text else (text,))
+        found = chain.from_iterable(
+            chain(self._expressions.find(one, unfinished), self._phrases.find(one, unfinished)) for one in texts
+        )
+        return [Hit(*hit) for hit in sorted(set(found))]
 
     def verdict(self, text: str, guard: str, *, unfinished: bool = False) -> Verdict:
         """The verdict on a text: every category, those without a hit with probability 0."""
@@ -72,6 +80,10 @@ class PatternFamily:
         if hit is None:
             return nothing
         return Finding(hit.category, self._probabilities[hit.category], hit.label, span=hit.span)
+
+
+def _spaces(escape: re.Match[str]) -> str:
+    return " " * len(escape.group())  # as long, so that places stay
 
 
 def open_family(

@@ -1,9 +1,12 @@
 """Regular expressions in RE2, whose time is linear in the text whatever the expression and the text are. Pure."""
 
 import re
+import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any, Final
 
@@ -53,13 +56,33 @@ class Expression:
 
     @classmethod
     def literal(cls, text: str, category: str, label: str) -> "Expression":
-        """An expression for a text in any case."""
-        return cls.of(f"(?i){re2.escape(text)}", category, label, most=len(text))
+        """An expression for a text in any case and width (NFKC)."""
+        spellings = [_spellings(character) for character in unicodedata.normalize("NFKC", text)]
+        source = "".join(f"(?:{'|'.join(map(re2.escape, some))})" for some in spellings)
+        most = max(len(text), sum(max(map(len, some)) for some in spellings))
+        return cls.of(f"(?i){re2.escape(text)}|{source}", category, label, most=most)
 
     @property
     def reach(self) -> Reach:
         """How far back from the end of a growing text a match may begin that is not decided."""
         return Reach(unspaced=self.most) if self.unspaced else Reach(self.most)
+
+
+@cache
+def _widths() -> Mapping[str, Sequence[str]]:
+    """The other forms of a character, such as kana of half width, which have their voice marks behind them."""
+    compatible = [chr(code) for code in (*range(0xF900, 0xFB00), *range(0xFF01, 0xFFEF))]
+    voiced = [kana + mark for kana in map(chr, range(0xFF66, 0xFF9E)) for mark in "\uff9e\uff9f"]
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for form in (*compatible, *voiced):
+        if len(plain := unicodedata.normalize("NFKC", form)) == 1:
+            found[plain].append(form)
+    return found
+
+
+def _spellings(character: str) -> Sequence[str]:
+    forms = (character, unicodedata.normalize("NFD", character), *_widths().get(character, ()))
+    return tuple(dict.fromkeys(forms))
 
 
 class Expressions:
@@ -95,7 +118,12 @@ def _spans(compiled: Any, encoded: bytes, *, in_bytes: bool) -> Iterator[Span]:
 
 
 def _together(expressions: Sequence[Expression]) -> Any:
-    """One expression that finds whether a text has any of several; None if they are too large together."""
+    """One expression that finds whether a text has any of several; None if they are too large together.
+
+    So it is if one has `\\Q`, which without `\\E` would quote the others.
+    """
+    if any("\\Q" in one.source for one in expressions):
+        return None
     try:
         return _compiled("|".join(f"(?:{one.source})" for one in expressions)) if expressions else None
     except ConfigError:

@@ -9,12 +9,12 @@ from typing import Any, Final
 
 import regex
 
-from guardproxy.patterns import LONGEST_WORD, WORD, Reach
+from guardproxy.patterns import LONGEST_WORD, UNSPACED, WORD, Reach
 from guardproxy.types import Span
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# Scripts that write words without a space between them: what is listed is found anywhere in a run of their letters.
-_UNSPACED: Final[Any] = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
+# What is listed with such letters is found anywhere in a run of them.
+_UNSPACED: Final[Any] = regex.compile(rf"[{UNSPACED}]")
 _MOST_WORDS = 20
 # Divides an ASCII text into words faster than an expression does.
 _SPACED: Final = {code: " " for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")}

@@ -46,7 +46,10 @@ FORMATS: Final[dict[str, SecretFormat]] = {
     "sendgrid_key": SecretFormat(rf"\bSG\.{_URL_SAFE}{{22}}\.{_URL_SAFE}{{43}}", 70),
     "slack_token": SecretFormat(r"\bxox[abeoprs]-[A-Za-z0-9-]{20}[A-Za-z0-9-]*", 27),
     "slack_webhook": SecretFormat(
-        r"hooks\.slack\.com/(?:services|workflows)/T[A-Za-z0-9]{8,12}/[AB][A-Za-z0-9]{8,12}/[A-Za-z0-9]{17,46}", 80
+        # Some writers of JSON put a backslash before each slash.
+        r"hooks\.slack\.com\\{0,3}/(?:services|workflows)\\{0,3}/T[A-Za-z0-9]{8,12}\\{0,3}/[AB][A-Za-z0-9]{8,12}"
+        r"\\{0,3}/[A-Za-z0-9]{17,46}",
+        92,
     ),
     "stripe_key": SecretFormat(r"\b[rs]k_(?:live|prod)_[A-Za-z0-9]{24}[A-Za-z0-9]*", 34),
     "xai_key": SecretFormat(r"\bxai-[A-Za-z0-9]{70}[A-Za-z0-9]*", 76),
