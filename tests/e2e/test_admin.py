@@ -60,9 +60,8 @@ def test_each_listener_has_its_own_paths(tmp_path: Path) -> None:
         assert form.status_code == 403  # without the token of its page
         assert "path_not_guarded" not in form.text
     assert len(upstream.seen) == 1
-    log = (tmp_path / "log").read_text()
-    assert f"metrics       {admin}/metrics" in log
-    assert f"console       {admin}/guardproxy/" in log
+    started = json.loads((tmp_path / "log").read_text().partition("\n")[0])
+    assert (started["metrics"], started["console"]) == (f"{admin}/metrics", f"{admin}/guardproxy/")
 
 
 def token_of(page: str) -> str:
