@@ -248,7 +248,8 @@ class Pipeline:
         judged = await judged_together(self.judging, exchange, judged)
         failed = any(choice.error for choice in judged)
         _, coverage = await computed(len(body), covered, reply.choices, exchange.policy, judged, failed=failed)
-        await self.judging.record(exchange, judged, coverage, reply=replace(reply.info, attempt=exchange.attempt))
+        info = reply.info if exchange.attempt == 1 else replace(reply.info, attempt=exchange.attempt)
+        await self.judging.record(exchange, judged, coverage, reply=info)
         self._replies.gave(exchange, reply.info.id)
         if failure := _failure_of(judged):
             raise _of_reply(failure)

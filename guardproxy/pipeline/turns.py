@@ -150,13 +150,14 @@ def _user_runs(
     for start, stop in pairwise([*starts, len(messages)]):
         said = (i for i in range(start, stop) if messages[i].role in ("user", "tool") and messages[i].parts)
         judged = [i for i in said if messages[i].role in scope.roles]
-        # Results before anything of the assistant's answer a call of the turn before: the model reads them with it.
-        first = takewhile(lambda i: messages[i].role != "assistant", range(start, stop))
-        answers = {i for i in first if _has(messages[i], "tool_result")}
-        results = [i for i in judged if i in answers]
-        said_before = takewhile(lambda i: messages[i].role == "assistant", range(start - 1, -1, -1))
-        if results and earlier and any(_has(messages[i], "tool_call") for i in said_before):
-            yield "user", before, [*earlier, *results]
+        if earlier:
+            # Results before anything of the assistant's answer a call of the turn before: the model reads them with it.
+            first = takewhile(lambda i: messages[i].role != "assistant", range(start, stop))
+            answers = {i for i in first if _has(messages[i], "tool_result")}
+            results = [i for i in judged if i in answers]
+            said_before = takewhile(lambda i: messages[i].role == "assistant", range(start - 1, -1, -1))
+            if results and any(_has(messages[i], "tool_call") for i in said_before):
+                yield "user", before, [*earlier, *results]
         yield "user", start, judged
         before, earlier = start, judged
 
