@@ -16,7 +16,7 @@ def has_model(guard: GuardSettings) -> bool:
 
 def is_remote(guard: GuardSettings) -> bool:
     """Whether replicas judge."""
-    return guard.runner == "http"
+    return guard.runner != "local"
 
 
 def runs_model(guard: GuardSettings) -> bool:
