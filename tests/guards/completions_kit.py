@@ -80,7 +80,11 @@ class Server:
     asked: list[dict[str, Any]] = field(default_factory=list)
 
     async def __call__(self, request: httpx.Request) -> httpx.Response:
-        """Answer a request."""
+        """Answer a request, as the network would: with a body that is not read yet."""
+        answer = await self._answer(request)
+        return httpx.Response(answer.status_code, headers=answer.headers, stream=httpx.ByteStream(answer.content))
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
         if request.method == "GET":
             about = {"id": self.model, "object": "model", **({"max_model_len": self.context} if self.context else {})}
             return httpx.Response(200, json={"object": "list", "data": [about]})

@@ -76,7 +76,7 @@ class CompletionsApi:
     def __init__(self, calls: HttpCalls, model: str, *, top: int, prefix: str = "/v1") -> None:
         self._calls = calls
         self._model = model
-        self._top = top
+        self.top = top
         self._completions = calls.url(f"{prefix}/completions")
         self._models = calls.url(f"{prefix}/models")
 
@@ -104,7 +104,7 @@ class CompletionsApi:
             "prompt": prompt if isinstance(prompt, str) else list(prompt),
             "max_tokens": 1,
             "temperature": 0,
-            "logprobs": self._top,
+            "logprobs": self.top,
             # vLLM then names tokens by their numbers; other servers ignore it.
             "return_tokens_as_token_ids": True,
         }

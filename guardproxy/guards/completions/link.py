@@ -100,6 +100,7 @@ class CompletionsLink:
         self._tokenizer = tokenizer
         self._options = replace(options, floor=floor_of(family, options.floor))
         self._calls = asyncio.Semaphore(options.calls)
+        self._judging = 0
         self._known: _Known | None = None
         self._finding: asyncio.Task[_Known] | None = None
 
@@ -112,13 +113,16 @@ class CompletionsLink:
         known = self._known
         if known is None:
             return (await self._found()).identity
-        await self._api.described()
+        # Some servers answer one call at a time: behind checks that run, this question would wait as long as they do.
+        if not self._judging:
+            await self._api.described()
         return known.identity
 
     async def judge(self, check: Check, asker: Asker) -> tuple[Verdict, str]:
         """The verdict. Raises as `ReplicaLink.judge`; a server has no clients of ours, so the asker is not told."""
         del asker
         began = time.perf_counter()
+        self._judging += 1
         try:
             known = self._known or await self._found()
             return await self._judged(known, check, began), known.identity.version
@@ -133,6 +137,8 @@ class CompletionsLink:
             raise
         except Exception as error:
             raise GuardUnavailable(f"the verdict cannot be read: {type(error).__name__}: {error}") from error
+        finally:
+            self._judging -= 1
 
     async def forget(self, stream: str) -> None:
         """Do nothing: the server's prefix cache forgets by itself."""

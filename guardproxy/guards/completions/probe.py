@@ -61,7 +61,7 @@ async def probe(api: CompletionsApi, prompts: Sequence[EncodedPrompt], texts: To
     forcing = await _forcing(api, prompt, naming, first, answer) if takes_bias else "ignored"
     if forcing != "ignored":
         await _require_ends(api, prompts, naming)
-    return Abilities(naming, forcing, len(answer.shown))
+    return Abilities(naming, forcing, min(len(answer.shown), api.top))
 
 
 async def _first(
