@@ -76,7 +76,7 @@ def main() -> None:
         model=args.name,
         runner="openai",
         timeout_s=600,
-        replicas=ReplicaSettings((args.url,)),
+        replicas=ReplicaSettings((args.url,), check_every_s=60),
         completions=CompletionsSettings(model, args.context, args.logprobs),
     )
     every = checks(args.count)

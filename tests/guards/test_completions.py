@@ -20,6 +20,7 @@ from guardproxy.guards.completions.api import read_next
 from guardproxy.guards.completions.reader import Shares
 from guardproxy.guards.links import ReplicaFailed
 from guardproxy.guards.replicas import AskOptions, ReplicaGuard
+from guardproxy.ports import Prompt
 from guardproxy.types import Check, Verdict
 from guardproxy.upstreams import Ejection
 from tests.guards.completions_kit import END, STORED, TWO, Server, guard_of
@@ -48,6 +49,12 @@ def ask(guard: ReplicaGuard, *checks: Check) -> list[Verdict]:
             await guard.close()
 
     return asyncio.run(judged())
+
+
+def spelled(prompt: Prompt) -> list[int]:
+    """The tokens of a prompt."""
+    (encoded,) = PromptEncoder(PromptTokenizer(STORED.backend), 4096, STORED.eos).encode(prompt)
+    return encoded.ids
 
 
 def exact(check: Check, server: Server) -> dict[str, float]:
@@ -89,7 +96,7 @@ def test_a_token_that_is_not_shown_is_forced():
     )
     family = open_family(taxonomy=TWO, scoring="one_vs_all")
     (verdict,) = ask(guard_of(server, family=family), BAD)
-    shares = server.shares(server.asked[-1]["prompt"])
+    shares = server.shares(spelled(family.render(BAD)[0]))
     safe, unsafe = (shares[STORED.backend.encode(word).ids[0]] for word in (" safe", " unsafe"))
     assert verdict.unsafe == pytest.approx(unsafe / (safe + unsafe), abs=1e-9)
     assert verdict.leftover == 0.0
@@ -107,8 +114,9 @@ def test_a_bound_that_is_narrow_is_stated():
     """A guard that is sure shows one answer only: the verdict counts the other with the most that it can have."""
     sure = {" safe": 0.9991}
     server = Server(bias="ignored", top=3, likely=lambda text: sure if text.endswith("[/INST]") else {})
-    (verdict,) = ask(guard_of(server, family=open_family(taxonomy=TWO, scoring="one_vs_all")), GOOD)
-    shares = server.shares(server.asked[-1]["prompt"])
+    family = open_family(taxonomy=TWO, scoring="one_vs_all")
+    (verdict,) = ask(guard_of(server, family=family), GOOD)
+    shares = server.shares(spelled(family.render(GOOD)[0]))
     unsafe = shares[STORED.backend.encode(" unsafe").ids[0]]
     assert 0 < unsafe / (unsafe + 0.9991) <= verdict.unsafe <= verdict.leftover < 1e-4
 

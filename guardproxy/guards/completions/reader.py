@@ -48,11 +48,16 @@ class Shares:
 
     def _least(self, index: int) -> float:
         low = self.least[index]
-        return low / (low + sum(self.most) - self.most[index]) if low else 0.0
+        return low / (low + _others(self.most, index)) if low else 0.0
 
     def _most(self, index: int) -> float:
         high = self.most[index]
-        return high / (high + sum(self.least) - self.least[index]) if high else 0.0
+        return high / (high + _others(self.least, index)) if high else 0.0
+
+
+def _others(values: Sequence[float], index: int) -> float:
+    """The sum of the values beside that at `index`; a difference would lose the small ones."""
+    return sum(value for place, value in enumerate(values) if place != index)
 
 
 @dataclass(slots=True)
