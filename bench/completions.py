@@ -17,6 +17,7 @@ import argparse
 import asyncio
 import json
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from guardproxy.app.replicas import completions_guard
 from guardproxy.demo.model import weights
 from guardproxy.errors import GuardUnavailable
 from guardproxy.families.llama_guard import open_family
-from guardproxy.guards.local import ModelOptions, open_local_guard
+from guardproxy.guards.local import LocalLimits, ModelOptions, open_local_guard
 from guardproxy.ports import Guard
 from guardproxy.settings import CompletionsSettings, GuardSettings, ReplicaSettings
 from guardproxy.types import Category, Check, Conversation, Message, Part, Taxonomy, Verdict
@@ -38,7 +39,10 @@ _MORE = ("Why do people like {}?", "Write two sentences about {} and one about v
 def checks(count: int) -> list[Check]:
     """User turns about everyday subjects, some of them with words of harm or with unusual characters."""
     texts = [form.format(*[subject] * form.count("{}")) for form in (*FORMS, *_MORE) for subject in SUBJECTS]
-    return [Check(Conversation((Message("user", (Part("text", text),)),)), "user") for text in texts[:count]]
+    return [
+        Check(Conversation((Message("user", (Part("text", text),)),)), "user")
+        for text in texts[:: max(1, len(texts) // count)]
+    ]
 
 
 async def judged(guard: Guard, every: Sequence[Check]) -> list[Verdict | None]:
@@ -49,6 +53,7 @@ async def judged(guard: Guard, every: Sequence[Check]) -> list[Verdict | None]:
         for check in every:
             try:
                 found.append(await guard.judge(check))
+                print(f"{guard.name}: {len(found)} of {len(every)}", file=sys.stderr, flush=True)
             except GuardUnavailable as error:
                 print(f"no verdict: {error}")
                 found.append(None)
@@ -80,7 +85,7 @@ def main() -> None:
         completions=CompletionsSettings(model, args.context, args.logprobs),
     )
     every = checks(args.count)
-    local = open_local_guard("local", family, ModelOptions(model, "cpu", "float32"))
+    local = open_local_guard("local", family, ModelOptions(model, "cpu", "float32"), LocalLimits(600.0, 600.0))
     server = completions_guard(args.name, settings, family, 0.0)
     ours, theirs = asyncio.run(judged(local, every)), asyncio.run(judged(server, every))
     pairs = [(one, other) for one, other in zip(ours, theirs, strict=True) if one and other]

@@ -100,7 +100,7 @@ def test_a_token_that_is_not_shown_is_forced():
     safe, unsafe = (shares[STORED.backend.encode(word).ids[0]] for word in (" safe", " unsafe"))
     assert verdict.unsafe == pytest.approx(unsafe / (safe + unsafe), abs=1e-9)
     assert verdict.leftover == 0.0
-    assert verdict.outside == pytest.approx(1 - safe - unsafe, abs=1e-9)
+    assert verdict.outside >= 1 - safe - unsafe - 1e-9  # the greatest of all prompts
 
 
 def test_a_bound_that_is_too_wide_is_no_verdict():

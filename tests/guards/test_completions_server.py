@@ -14,7 +14,7 @@ import pytest
 from guardproxy.app.replicas import completions_guard
 from guardproxy.errors import ConfigError
 from guardproxy.families.llama_guard import open_family
-from guardproxy.guards.local import ModelOptions, open_local_guard
+from guardproxy.guards.local import LocalLimits, ModelOptions, open_local_guard
 from guardproxy.ports import Guard
 from guardproxy.settings import CompletionsSettings, GuardSettings, ReplicaSettings
 from guardproxy.types import Category, Check, Taxonomy, Verdict
@@ -85,7 +85,8 @@ def judged(one: Guard, *checks: Check) -> list[Verdict]:
 def test_the_verdicts_are_those_of_our_engine(server: str) -> None:
     """P(unsafe) is that of our own engine on the dequantised weights, within the rounding of quantised kernels."""
     family = open_family(taxonomy=ONE)
-    ours = judged(open_local_guard("ours", family, ModelOptions(str(smollm_file()), "cpu", "float32")), *CHECKS)
+    model = ModelOptions(str(smollm_file()), "cpu", "float32")
+    ours = judged(open_local_guard("ours", family, model, LocalLimits(300.0)), *CHECKS)
     theirs = judged(guard(server, ONE), *CHECKS)
     for own, other in zip(ours, theirs, strict=True):
         assert other.unsafe == pytest.approx(own.unsafe, abs=0.05 + other.leftover)
