@@ -60,7 +60,7 @@ def test_the_replicas_and_their_key() -> None:
         (OPENAI.replace("runner: openai", "runner: http"), "guard.completions: has no effect without runner: openai"),
         (OPENAI.replace("model: served, ", ""), "guard.model: is missing; write the name that the model has on"),
         (OPENAI.replace("llama_guard", "classifier"), "guard.family: the family classifier reads classifiers"),
-        (OPENAI.replace("llama_guard", "perspective"), "guard.family: the family perspective is a service"),
+        (OPENAI.replace("llama_guard", "openai_moderation"), "guard.family: the family openai_moderation is a service"),
         (
             OPENAI.replace("model:", "device: cuda, model:"),
             "guard.device: has no effect, because the replicas judge; the",
