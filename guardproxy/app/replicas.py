@@ -1,6 +1,6 @@
 """The replicas of a guard, from its settings."""
 
-import httpx
+from httpx_aiohttp import AiohttpTransport
 
 from guardproxy.engine.tokenizer_files import load_tokenizer
 from guardproxy.errors import ConfigError
@@ -72,7 +72,7 @@ def _options(guard: GuardSettings, replicas: ReplicaSettings, start_s: float = 1
     )
 
 
-def _transport(url: str, replicas: ReplicaSettings) -> httpx.AsyncBaseTransport:
+def _transport(url: str, replicas: ReplicaSettings) -> AiohttpTransport:
     tls, context, uds = replicas.tls, None, None
     if url.startswith(UNIX):
         uds = url.removeprefix(UNIX)

@@ -99,7 +99,7 @@ class CompletionsApi:
 
         Raises CallRefused, ReplicaFailed, Overloaded.
         """
-        body = {
+        body: dict[str, Any] = {
             "model": self._model,
             "prompt": prompt if isinstance(prompt, str) else list(prompt),
             "max_tokens": 1,
