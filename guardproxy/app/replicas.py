@@ -1,6 +1,6 @@
 """The replicas of a guard, from its settings."""
 
-from httpx_aiohttp import AiohttpTransport
+import ssl
 
 from guardproxy.engine.tokenizer_files import load_tokenizer
 from guardproxy.errors import ConfigError
@@ -23,10 +23,13 @@ _VERSION = "/v1"
 def replica_guard(name: str, guard: GuardSettings, taxonomy: Taxonomy, floor: float) -> ReplicaGuard:
     """A guard of the replicas in `guard.replicas`. Raises ConfigError for an unusable certificate or address."""
     replicas = _replicas(name, guard)
-    links = [
-        HttpLink(url, _transport(url, replicas), never_sent, key=replicas.key, connect_s=replicas.connect_s)
-        for url in replicas.urls
-    ]
+
+    def link(url: str) -> HttpLink:
+        context, uds = _network(url, replicas)
+        transport = aiohttp_transport(replicas.max_connections, context, trust_env=False, uds=uds)
+        return HttpLink(url, transport, never_sent, key=replicas.key, connect_s=replicas.connect_s)
+
+    links = [link(url) for url in replicas.urls]
     return ReplicaGuard(name, taxonomy, links, _options(guard, replicas), floor=floor)
 
 
@@ -43,7 +46,9 @@ def completions_guard(name: str, guard: GuardSettings, family: Family, floor: fl
 
     def link(url: str) -> CompletionsLink:
         base = base_of(url)
-        calls = HttpCalls(base, _transport(url, replicas), never_sent, key=replicas.key, connect_s=replicas.connect_s)
+        context, uds = _network(url, replicas)
+        transport = aiohttp_transport(replicas.max_connections, context, trust_env=False, uds=uds)
+        calls = HttpCalls(base, transport, never_sent, key=replicas.key, connect_s=replicas.connect_s)
         prefix = "" if base.path.rstrip("/").endswith(_VERSION) else _VERSION
         api = CompletionsApi(calls, guard.model, top=completions.logprobs, prefix=prefix)
         return CompletionsLink(url, name, family, api=api, tokenizer=tokenizer, options=options)
@@ -72,13 +77,14 @@ def _options(guard: GuardSettings, replicas: ReplicaSettings, start_s: float = 1
     )
 
 
-def _transport(url: str, replicas: ReplicaSettings) -> AiohttpTransport:
-    tls, context, uds = replicas.tls, None, None
+def _network(url: str, replicas: ReplicaSettings) -> tuple[ssl.SSLContext | None, str | None]:
+    """How certificates are checked, None without TLS; and the path of the socket, None for another address."""
+    tls = replicas.tls
     if url.startswith(UNIX):
-        uds = url.removeprefix(UNIX)
-    elif url.startswith("https:"):
-        try:
-            context = tls_context(verify=tls.verify, authorities=tls.ca, cert=tls.cert, key=tls.key)
-        except OSError as error:
-            raise ConfigError(f"guard.replicas.tls: {error}; guardproxy validate FILE says which file it is") from error
-    return aiohttp_transport(replicas.max_connections, context, trust_env=False, uds=uds)
+        return None, url.removeprefix(UNIX)
+    if not url.startswith("https:"):
+        return None, None
+    try:
+        return tls_context(verify=tls.verify, authorities=tls.ca, cert=tls.cert, key=tls.key), None
+    except OSError as error:
+        raise ConfigError(f"guard.replicas.tls: {error}; guardproxy validate FILE says which file it is") from error
