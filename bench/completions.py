@@ -80,12 +80,12 @@ def main() -> None:
         family="llama_guard",
         model=args.name,
         runner="openai",
-        timeout_s=600,
+        timeout_s=3600,
         replicas=ReplicaSettings((args.url,), check_every_s=60),
         completions=CompletionsSettings(model, args.context, args.logprobs),
     )
     every = checks(args.count)
-    local = open_local_guard("local", family, ModelOptions(model, "cpu", "float32"), LocalLimits(600.0, 600.0))
+    local = open_local_guard("local", family, ModelOptions(model, "cpu", "float32"), LocalLimits(86400.0, 86400.0))
     server = completions_guard(args.name, settings, family, 0.0)
     ours, theirs = asyncio.run(judged(local, every)), asyncio.run(judged(server, every))
     pairs = [(one, other) for one, other in zip(ours, theirs, strict=True) if one and other]

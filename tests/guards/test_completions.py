@@ -292,7 +292,7 @@ def test_what_a_server_can_do_is_told():
         "state": "up",
         "prompts": "token ids",
         "tokens_named_by": "text",
-        "forced_tokens": "biased",
+        "bias": "biased",
         "tokens_shown": 5,
         "context_tokens": 4096,
     }

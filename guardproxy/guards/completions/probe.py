@@ -37,7 +37,7 @@ class Abilities:
         return {
             "prompts": "token ids" if self.naming.as_ids else "text",
             "tokens_named_by": "number" if self.naming.by_number else "text",
-            "forced_tokens": self.forcing,
+            "bias": self.forcing,
             "tokens_shown": self.shown,
         }
 
