@@ -110,6 +110,15 @@ def test_a_bound_that_is_too_wide_is_no_verdict():
         ask(guard_of(server, family=open_family(taxonomy=TWO, scoring="one_vs_all")), BAD)
 
 
+@pytest.mark.parametrize("scoring", ["label_list", "one_vs_all"])
+def test_answers_without_any_probability_are_no_verdict(scoring):
+    """If both answers are shown with the probability 0, the text does not count as safe."""
+    none = {" unsafe": 0.0, " safe": 0.0}
+    server = Server(top=64, likely=lambda text: none if text.endswith("[/INST]") else {"1": 0.5})
+    with pytest.raises(GuardUnavailable, match="with the probability 0"):
+        ask(guard_of(server, family=open_family(taxonomy=TWO, scoring=scoring), top=64), BAD)
+
+
 def test_a_bound_that_is_narrow_is_stated():
     """A guard that is sure shows one answer only: the verdict counts the other with the most that it can have."""
     sure = {" safe": 0.9991}

@@ -120,6 +120,8 @@ class PromptReader:
         return Reading(probabilities, grouped.uncertainty, max(0.0, 1.0 - grouped.seen))
 
     def _require_certain(self, shares: Shares) -> None:
+        if not sum(shares.most):
+            raise GuardUnavailable("the server shows every answer of the guard with the probability 0")
         if shares.uncertainty > self.uncertainty:
             raise GuardUnavailable(
                 f"of the model's next tokens the server shows {self.abilities.shown}, and of the guard's answers only "
