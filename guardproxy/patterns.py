@@ -88,6 +88,8 @@ class Finder(Protocol):
     """A family without a model, whose findings are places in a text."""
 
     taxonomy: Taxonomy
+    weight: int
+    """How many times as long as patterns it takes: longer texts are searched on a thread (`offload.computed`)."""
 
     @property
     def reaches(self) -> Mapping[str, Reach]:

@@ -153,5 +153,7 @@ def test_only_patterns_can_be_masked(rule: str, known: bool) -> None:
     if known:
         load_text(text, "f.yaml", {}, catalogue())
         text = f"policies: {{default: {{preset: balanced, {rule.replace('names', 'violence_hate')}}}}}"
-    with pytest.raises(ConfigError, match=r"rewrite\.how: masks matches of patterns or personal data, and no guard looks for"):
+    with pytest.raises(
+        ConfigError, match=r"rewrite\.how: masks matches of patterns or personal data, and no guard looks for"
+    ):
         load_text(text, "f.yaml", {}, catalogue())

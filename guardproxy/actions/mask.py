@@ -18,6 +18,7 @@ Matches = Callable[[str], Sequence[Hit]]
 # In the arguments of a call, a placeholder would make another call of it.
 _EDITABLE = ("text", "refusal", "reasoning", "tool_result")
 _PII = "pii_"
+_WEIGHT = 8  # personal data take as many times as long as patterns
 
 
 def placeholder(category: str) -> str:
@@ -57,7 +58,7 @@ class MaskAction:
         for part in turn.parts:
             text = part.text
             if part.kind != "opaque" and text:
-                matches = await computed(len(text), self._matches, text)
+                matches = await computed(len(text) * _WEIGHT, self._matches, text)
                 text = masked(text, [hit for hit in matches if self._is_wanted(hit, turn.side, thresholds)])
             if text != part.text and part.kind not in _EDITABLE:
                 return refusal

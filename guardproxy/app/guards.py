@@ -1,23 +1,22 @@
 """Build the guard that a configuration describes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from guardproxy.app.engine_link import EngineConnection
+from guardproxy.app.finders import open_finder, reaches, single_guards
 from guardproxy.app.kinds import has_model, is_finder, is_remote, runs_model
 from guardproxy.app.languages import languages_of_guard
 from guardproxy.app.registries import open_family
 from guardproxy.app.replicas import replica_guard
 from guardproxy.errors import ConfigError
-from guardproxy.families import PATTERNS
 from guardproxy.guards.cache import Cached
 from guardproxy.guards.combine import AllOf, ByLanguage, ByRole, Cascade
 from guardproxy.guards.local import LocalGuard, LocalLimits, ModelOptions, open_local_guard
 from guardproxy.guards.replicas import ReplicaGuard
 from guardproxy.guards.rules import FinderGuard
-from guardproxy.patterns import Finder, Hit, Reach, widest
 from guardproxy.pipeline.traits import GuardTraits
 from guardproxy.ports import Guard, LabelList
-from guardproxy.settings import MULTILINGUAL, ByRoleSettings, GuardSettings, MemberSettings, ServiceSettings, Settings
+from guardproxy.settings import MULTILINGUAL, ByRoleSettings, MemberSettings, ServiceSettings, Settings
 from guardproxy.types import Check, Conversation, Message, Part
 
 # Size of the verdict cache; a verdict takes about a kilobyte.
@@ -168,47 +167,14 @@ def _open_model(name: str, member: MemberSettings, floor: float, data_dir: str |
     return open_local_guard(name, family, options, limits)
 
 
-def open_finder(guard: GuardSettings) -> Finder:
-    """What a guard without a model looks for. Raises ConfigError for what a check of the file reports."""
-    options = {"patterns": guard.patterns} if guard.family == PATTERNS else guard.options
-    finder: Finder = open_family(guard.family, options, None)
-    return finder
-
-
-def reaches(settings: Settings) -> Mapping[str, Reach]:
-    """How far the matches of every category reach, of all guards that look for places in replies."""
-    found: dict[str, Reach] = {}
-    by_role = settings.guard.by_role
-    of_replies = [settings.members[name].guard for name in by_role.of("assistant")] if by_role else []
-    for guard in of_replies or _single_guards(settings):
-        for category, reach in open_finder(guard).reaches.items() if is_finder(guard) else ():
-            found[category] = widest([reach, found.get(category, reach)])
-    return found
-
-
-def matches(settings: Settings) -> Callable[[str], list[Hit]]:
-    """What finds every match of all guards that look for places in a text, in order, the most probable first."""
-    finders = [open_finder(guard) for guard in _single_guards(settings) if is_finder(guard)]
-
-    def found(text: str) -> list[Hit]:
-        hits = [hit for finder in finders for hit in finder.hits(text)]
-        return sorted(hits, key=lambda hit: (hit.span[0], -hit.probability, -hit.span[1], hit.category))
-
-    return found
-
-
 def traits(settings: Settings) -> GuardTraits:
     """What the pipeline has to know of the guard."""
     by_role = settings.guard.by_role
     return GuardTraits(
         reaches=reaches(settings),
         reads_tools=by_role is not None and by_role.tool is not None,
-        has_model=any(not is_finder(guard) for guard in _single_guards(settings)),
+        has_model=any(not is_finder(guard) for guard in single_guards(settings)),
     )
-
-
-def _single_guards(settings: Settings) -> list[GuardSettings]:
-    return [member.guard for member in settings.members.values()] or [settings.guard]
 
 
 def _key(service: ServiceSettings) -> str:

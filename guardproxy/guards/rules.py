@@ -18,7 +18,9 @@ class FinderGuard:
     async def judge(self, check: Check) -> Verdict:
         """The verdict: every hit. Long texts are searched on a thread."""
         text = check.turn.text
-        return await computed(len(text), self._family.verdict, text, self.name, unfinished=check.unfinished)
+        return await computed(
+            len(text) * self._family.weight, self._family.verdict, text, self.name, unfinished=check.unfinished
+        )
 
     def forget(self, stream: str) -> None:
         """Do nothing: nothing is kept for a stream."""

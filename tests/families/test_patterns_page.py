@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from guardproxy.app import catalogue
-from guardproxy.app.guards import open_finder
+from guardproxy.app.finders import open_finder
 from guardproxy.families.patterns.secrets import FORMATS
 from guardproxy.settings import load_text
 from tests.families.test_patterns import found

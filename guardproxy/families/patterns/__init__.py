@@ -20,6 +20,8 @@ FAMILY = "patterns"
 class PatternFamily:
     """Finds what a configuration names; the label of a hit is the kind of pattern. Build it with `open_family`."""
 
+    weight = 1
+
     def __init__(
         self,
         taxonomy: Taxonomy,

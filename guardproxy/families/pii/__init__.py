@@ -23,6 +23,8 @@ _REGIONS = ("US", "GB", "DE", "FR", "IN", "CA", "BR")
 class PiiFamily:
     """Finds entities by their names. Build it with `open_family`; `open_one` opens a recogniser when it is needed."""
 
+    weight = 8
+
     def __init__(self, names: Sequence[str], open_one: Callable[[str], Recogniser], version: str) -> None:
         categories = tuple(Category(PREFIX + name, name.replace("_", " ").capitalize()) for name in names)
         self.taxonomy = Taxonomy("pii", categories, version)

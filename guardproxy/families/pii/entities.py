@@ -69,9 +69,7 @@ BY_COUNTRY: Final[dict[str, dict[str, Entity]]] = {
         tax_number=("DeTaxNumberRecognizer", 14),
         vat_id=("DeVatIdRecognizer", 14),
     ),
-    "es": _of(
-        "es", nie=("EsNieRecognizer", 11), nif=("EsNifRecognizer", 10), passport=("EsPassportRecognizer", 9)
-    ),
+    "es": _of("es", nie=("EsNieRecognizer", 11), nif=("EsNifRecognizer", 10), passport=("EsPassportRecognizer", 9)),
     "fi": _of("fi", personal_identity_code=("FiPersonalIdentityCodeRecognizer", 11)),
     "in": _of(
         "in",
@@ -128,7 +126,10 @@ BY_COUNTRY: Final[dict[str, dict[str, Entity]]] = {
         passport=("UsPassportRecognizer", 9),
         ssn=("UsSsnRecognizer", 11),
     )
-    | {"aba_routing_number": Entity("AbaRoutingRecognizer", 11), "medical_license": Entity("MedicalLicenseRecognizer", 9)},
+    | {
+        "aba_routing_number": Entity("AbaRoutingRecognizer", 11),
+        "medical_license": Entity("MedicalLicenseRecognizer", 9),
+    },
     "za": _of(
         "za",
         company_registration=("ZaCompanyRegistrationRecognizer", 14),

@@ -86,10 +86,7 @@ def _phone(regions: tuple[str, ...]) -> tuple[Recogniser, Sequence[str]]:
 
 @cache
 def _by_patterns(entity: str) -> tuple[Recogniser, Sequence[str]]:
-    if entity == EMAIL:
-        one = _email()
-    else:
-        one = getattr(import_module(_RECOGNISERS), ENTITIES[entity].recogniser)()
+    one = _email() if entity == EMAIL else getattr(import_module(_RECOGNISERS), ENTITIES[entity].recogniser)()
     if type(one).analyze is not import_module(PACKAGE).PatternRecognizer.analyze:  # the recogniser of IBANs
         return (lambda text: _results(one, text)), one.context
     # What looks ahead to the end of the text has no bound: one weak expression for Indian tax numbers.
