@@ -69,7 +69,7 @@ class MaskAction:
         return Replace(tuple(edits))
 
     def _is_wanted(self, hit: Hit, side: Side, thresholds: Mapping[str, float]) -> bool:
-        """Whether a match by itself reaches a threshold of its category, or that of P(unsafe), which all harms share."""
+        """Whether a match by itself reaches a threshold of its category, or that of P(unsafe) if it is a harm."""
         of_category = self._policy.calibration.value(side, hit.category, hit.probability)
         of_all = self._policy.calibration.value(side, UNSAFE, hit.probability)
         return of_category >= thresholds.get(hit.category, 2.0) or (
