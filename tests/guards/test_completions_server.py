@@ -85,7 +85,7 @@ def judged(one: Guard, *checks: Check) -> list[Verdict]:
 def test_the_verdicts_are_those_of_our_engine(server: str) -> None:
     """P(unsafe) is that of our own engine on the dequantised weights, within the rounding of quantised kernels."""
     family = open_family(taxonomy=ONE)
-    model = ModelOptions(str(smollm_file()), "cpu", "float32")
+    model = ModelOptions(str(smollm_file()), "cpu", "float32", threads=1)
     ours = judged(open_local_guard("ours", family, model, LocalLimits(3600.0)), *CHECKS)
     theirs = judged(guard(server, ONE), *CHECKS)
     for own, other in zip(ours, theirs, strict=True):
