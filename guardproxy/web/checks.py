@@ -6,7 +6,7 @@ With one, the text is judged in every view under the policy, and recorded as a t
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope
@@ -116,8 +116,11 @@ class CheckApi(GuardApi):
         self._askers.use(who, caller.request, answered=caller.answered)
         if check.stream is not None:
             check = replace(check, stream=_stream_of(call, check.stream))
+        if not check.turn.text.strip():  # a guard would say that nothing is harmless, which it is not asked
+            return _NOT_JUDGED
         async with WhileConnected(call, receive):
-            return verdict_fields(await self.parts.judging.verdict(check))
+            verdict = await self.parts.judging.verdict(check)
+            return {**verdict_fields(verdict), "coverage": "partial" if check.turn.opaque else "full"}
         raise CallerLeft("the caller has left")
 
     async def _decided(self, call: Call, body: Mapping[str, Any], asked: CheckCall) -> Mapping[str, Any]:
@@ -147,10 +150,17 @@ class CheckApi(GuardApi):
         )
         if judged.failure is not None:
             raise judged.failure
-        call.judged(judged.decision.action, judged.decision.categories, "full")
-        verdict = verdict_fields(judged.verdict) if judged.verdict is not None else {"unsafe": None, "findings": []}
+        whole = not (turn.opaque or judged.undecoded or judged.unread)
+        verdict = _NOT_JUDGED
+        if judged.verdict is not None:
+            verdict = {**verdict_fields(judged.verdict), "coverage": "full" if whole else "partial"}
+        call.judged(judged.decision.action, judged.decision.categories, "full" if whole and judged.verdict else "partial")
         decided = {"decision": decision_fields(case.policy.name, judged.decision)}
         return {**verdict, **decided, "outcome": outcome_fields(judged.outcome)}
+
+
+# Of a text that is empty or opaque, or that the guard has failed to judge: no verdict, which nobody takes for "safe".
+_NOT_JUDGED: Final[Mapping[str, Any]] = {"unsafe": None, "findings": [], "coverage": "none"}
 
 
 def _stream_of(call: Call, stream: str) -> str:
