@@ -150,11 +150,11 @@ class CheckApi(GuardApi):
         )
         if judged.failure is not None:
             raise judged.failure
-        whole = not (turn.opaque or judged.undecoded or judged.unread)
-        verdict = _NOT_JUDGED
+        verdict, coverage = _NOT_JUDGED, "partial"
         if judged.verdict is not None:
-            verdict = {**verdict_fields(judged.verdict), "coverage": "full" if whole else "partial"}
-        call.judged(judged.decision.action, judged.decision.categories, "full" if whole and judged.verdict else "partial")
+            coverage = "partial" if turn.opaque or judged.undecoded or judged.unread else "full"
+            verdict = {**verdict_fields(judged.verdict), "coverage": coverage}
+        call.judged(judged.decision.action, judged.decision.categories, coverage)
         decided = {"decision": decision_fields(case.policy.name, judged.decision)}
         return {**verdict, **decided, "outcome": outcome_fields(judged.outcome)}
 
