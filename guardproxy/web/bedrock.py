@@ -52,7 +52,7 @@ class BedrockApi(GuardApi):
 
     async def _assessed(self, call: Call) -> Answer:
         body, size = await self.read(call)
-        message = await computed(size, _message, body, self.parts.limits)
+        message = await computed(size, message_of, body, self.parts.limits)
         case = self.case(call, body, [message])
         (judged,) = await moderated(self.parts.judging, case, [message], acts=True)
         if judged.failure is not None:
@@ -62,7 +62,7 @@ class BedrockApi(GuardApi):
         return await computed(size, _assessed, body, message, judged)
 
 
-def _message(body: Mapping[str, Any], limits: Limits) -> Message:
+def message_of(body: Mapping[str, Any], limits: Limits) -> Message:
     """What is judged. Raises Unreadable, and TooLarge beyond the limits."""
     role = _ROLES.get(str(body.get("source")))
     if role is None:

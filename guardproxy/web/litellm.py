@@ -70,7 +70,7 @@ class LitellmApi(ChatApi):
 
     async def _message(self, call: Call, body: Mapping[str, Any], texts: list[str], size: int) -> Answer:
         """Judge the texts, and what comes with them, as a single message."""
-        message = await computed(size, _message_of, body, texts, self.parts.limits)
+        message = await computed(size, message_of, body, texts, self.parts.limits)
         side = body["input_type"]
         case = self.case(call, _named(body), [message], model=text_at(body, "model"))
         name = text_at(body, "litellm_call_id") if side == "response" else ""
@@ -119,7 +119,7 @@ def _is_whole(body: Mapping[str, Any], messages: Sequence[Any], texts: list[str]
     return body.get("input_type") == "request" and bool(messages) and texts == texts_of(messages) and _has_all(body)
 
 
-def _message_of(body: Mapping[str, Any], texts: list[str], limits: Limits) -> Message:
+def message_of(body: Mapping[str, Any], texts: list[str], limits: Limits) -> Message:
     """The texts, and what comes with them. Raises Unreadable, and TooLarge beyond the limits."""
     side = body.get("input_type")
     if side not in ("request", "response"):
