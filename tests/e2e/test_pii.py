@@ -1,4 +1,4 @@
-"""Personal data, end to end: `guardproxy serve` masks them in every protocol, in replies, streams, records and for LiteLLM."""
+"""`guardproxy serve` masks personal data in every protocol, in replies, streams and records, and for LiteLLM."""
 
 import json
 from collections.abc import Iterator
