@@ -152,7 +152,7 @@ def test_time_is_linear(text: str) -> None:
 
 # --- in a configuration ----------------------------------------------------------------------------------------------
 
-RULES = 'policies: {default: {user: {"*": {rewrite: {at: 0.4, how: mask}}}}}\n'
+RULES = 'policies: {default: {user: {"*": {rewrite: {at: 0.4, how: mask}}}, assistant: {"*": {}}}}\n'
 
 
 def read(options: str, rules: str = RULES, *, more: str = "") -> Settings:
@@ -164,9 +164,9 @@ def read(options: str, rules: str = RULES, *, more: str = "") -> Settings:
 @pytest.mark.parametrize(
     ("options", "mistake"),
     [
-        ("{entities: [mail]}", "4:23: guard.options.entities: unknown name 'mail'; use some of credit_card, crypto"),
+        ("{entities: [mail]}", "4:23: guard.options.entities: unknown name 'mail'; use credit_card, crypto"),
         ("{entities: mail}", "4:23: guard.options.entities: must be a list of strings"),
-        ("{countries: [uk, gb]}", "4:24: guard.options.countries: unknown name 'gb'; use some of au, ca, de"),
+        ("{countries: [uk, gb]}", "4:24: guard.options.countries: unknown name 'gb'; use de, uk, us, or another"),
         ("{entities: []}", "4:23: guard.options.entities: names nothing to look for; name entities or countries"),
         ("{phone_regions: [us]}", "4:28: guard.options.phone_regions: 'us' is no code of ISO 3166-1"),
         ("{names: [a]}", "4:13: guard.options.names: unknown option"),
@@ -189,10 +189,10 @@ def test_options_of_models_have_no_effect(option: str) -> None:
 @pytest.mark.parametrize(
     ("rule", "masks"),
     [
-        ("user: {pii_email_address: {rewrite: {at: 0.5, how: mask}}}", True),
-        ("assistant: {'*': {rewrite: {at: 0.5, how: mask}}}", True),
+        ("user: {pii_email_address: {rewrite: {at: 0.5, how: mask}}}, assistant: {'*': {}}", True),
+        ("assistant: {'*': {rewrite: {at: 0.5, how: mask}}}, user: {'*': {}}", True),
         ("unsafe: {rewrite: {at: 0.5, how: mask}}", False),
-        ("user: {pii_mail: {rewrite: {at: 0.5, how: mask}}}", False),
+        ("user: {pii_mail: {rewrite: {at: 0.5, how: mask}}}, assistant: {'*': {}}", False),
     ],
 )
 def test_which_rules_can_mask(rule: str, masks: bool) -> None:
@@ -221,8 +221,8 @@ def test_what_the_pipeline_knows_of_it() -> None:
             "{cascade: {first: p, second: embedded, low: 0.1, high: 0.9}}",
             "2:26: guard.cascade.first: 'p' has no P(unsafe)",
         ),
-        ("{all: [embedded, p], mean: {unsafe: [1, 1]}}", "2:43: guard.mean.unsafe: needs the weight 0 for 'p'"),
-        ("{all: [embedded, p], mean: {jailbreak: [1, 0]}}", "2:34: guard.mean.unsafe: needs the weight 0 for 'p'"),
+        ("{all: [embedded, p], mean: {unsafe: [1, 1]}}", "2:44: guard.mean.unsafe: needs the weight 0 for 'p'"),
+        ("{all: [embedded, p], mean: {violence_hate: [1, 0]}}", "2:35: guard.mean.unsafe: needs the weight 0 for 'p'"),
         ("{all: [embedded, p], mean: {unsafe: [1, 0]}}", None),
     ],
 )

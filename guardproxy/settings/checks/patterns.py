@@ -10,6 +10,7 @@ FAMILY = "patterns"
 PII = "pii"
 _KINDS = ("words", "regexes", "secrets", "sha256")
 # Options of the guards without a model, by their family.
+_NOUNS = {FAMILY: "patterns", PII: "personal data"}
 _OPTIONS = {FAMILY: ("family", "patterns", "calibration"), PII: ("family", "options", "calibration")}
 
 
@@ -19,7 +20,7 @@ def finders(path: SettingPath, guard: Node, family: str) -> Iterator[Problem]:
     section = node if node is not None and node.value is not None else None
     for key, option in guard.entries() if family in _OPTIONS else ():
         if key not in (*_OPTIONS[family], FAMILY) and option.value is not None:
-            message = f"has no effect, because {family} need no model; remove it"
+            message = f"has no effect, because {_NOUNS[family]} need no model; remove it"
             yield Problem(option.key_position, (*path, key), message)
     if family != FAMILY:
         if section is not None:
