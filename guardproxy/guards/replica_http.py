@@ -31,6 +31,9 @@ _ANSWER_BYTES: Final = 1 << 20
 # What the guard itself has answered, and not the server in front of it.
 _OF_THE_GUARD: Final = frozenset({GuardUnavailable.code, Overloaded.code, JudgingTooLong.code})
 _TOO_MANY: Final = 429
+# By its value, a server between this process and several replicas can send the checks of a stream to one of them. The
+# name is Ray Serve's (RAY_SERVE_SESSION_ID_HEADER_KEY); others are told it.
+_STREAM_HEADER: Final = b"x-session-id"
 
 
 class HttpLink:
@@ -78,7 +81,8 @@ class HttpLink:
 
     async def judge(self, check: Check, asker: Asker) -> tuple[Verdict, str]:
         """The verdict, and the version of the guard that gave it. Raises as `ReplicaLink.judge`."""
-        status, answer = await self._call("POST", self._address, write_call(call_for(check, asker)))
+        body = write_call(call_for(check, asker))
+        status, answer = await self._call("POST", self._address, body, stream=check.stream)
         if status != httpx.codes.OK:
             if code_of(answer) in _OF_THE_GUARD or status == _TOO_MANY:
                 raise failure_of(status, answer)
@@ -91,7 +95,8 @@ class HttpLink:
 
     async def forget(self, stream: str) -> None:
         """Tell the replica that a streamed reply has ended. Raises ReplicaFailed."""
-        await self._call("DELETE", self._address.copy_with(query=f"stream={quote(stream, safe='')}".encode()))
+        address = self._address.copy_with(query=f"stream={quote(stream, safe='')}".encode())
+        await self._call("DELETE", address, stream=stream)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -118,9 +123,13 @@ class HttpLink:
         ending: Ending = "declined" if status == httpx.codes.SERVICE_UNAVAILABLE else "failed"
         return ReplicaFailed(ending, f"it answers {status}{f', {code}' if code else ''}")
 
-    async def _call(self, method: str, url: httpx.URL, body: bytes = b"") -> tuple[int, bytes]:
+    async def _call(
+        self, method: str, url: httpx.URL, body: bytes = b"", *, stream: str | None = None
+    ) -> tuple[int, bytes]:
         """The status and the body of an answer. Raises ReplicaFailed."""
         headers = [*self._headers, (b"content-length", b"%d" % len(body))]
+        if stream is not None:
+            headers.append((_STREAM_HEADER, quote(stream, safe="", errors="surrogatepass").encode()))
         request = httpx.Request(
             method, url, headers=headers, stream=httpx.ByteStream(body), extensions=self._extensions
         )
