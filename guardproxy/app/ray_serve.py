@@ -47,7 +47,7 @@ class _LoadedService(Service):
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         async with super()._lifespan(app) as state:
-            while self._reason and self.failure is None:
+            while self._reason and self.failure is None:  # noqa: ASYNC110 - a service sets no event for it
                 await asyncio.sleep(_LOOK_S)
             if self.failure is not None:
                 raise self.failure
@@ -86,7 +86,9 @@ class Guard:
 def _check(settings: Settings) -> None:
     """Raise ConfigError for what replicas cannot have, because several of them may run on one machine."""
     if settings.admin is not None:
-        raise ConfigError(f"{settings.name}: admin: replicas of Ray Serve have no port of their own; remove the section")
+        raise ConfigError(
+            f"{settings.name}: admin: replicas of Ray Serve have no port of their own; remove the section"
+        )
     if settings.audit.store == "embedded":
         raise ConfigError(
             f"{settings.name}: audit.store: several replicas cannot share the embedded store; write none, or the "
