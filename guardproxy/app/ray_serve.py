@@ -38,7 +38,9 @@ def app(args: Mapping[str, Any]) -> serve.Application:
     unknown = sorted(set(args) - _ARGUMENTS)
     if unknown:
         raise ConfigError(f"args: unknown {', '.join(unknown)}; the arguments are {', '.join(sorted(_ARGUMENTS))}")
-    return Guard.bind(args.get("config"), args.get("data_dir"), builtin_only=bool(args.get("builtin_only", False)))
+    return GuardReplica.bind(
+        args.get("config"), args.get("data_dir"), builtin_only=bool(args.get("builtin_only", False))
+    )
 
 
 class _LoadedService(Service):
@@ -60,7 +62,7 @@ class _LoadedService(Service):
 
 @serve.deployment(name="guard")
 @serve.ingress()
-class Guard:
+class GuardReplica:
     """A replica. Its arguments are those of `app`."""
 
     def __init__(self, config: str | None, data_dir: str | None, *, builtin_only: bool) -> None:

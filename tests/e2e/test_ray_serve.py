@@ -149,6 +149,13 @@ async def under_load(url: str, victim: int) -> Counter[str]:
 def test_a_stream_stays_with_one_replica(serving: tuple[str, Path]) -> None:
     """All checks of a streamed reply, which keeps its work there; other streams go to the other replica."""
     url, logs = serving
+    begin = asked(logs)
+
+    def both_answer() -> bool:
+        asyncio.run(asked_alone(url))
+        return len(asked(logs) - begin) == 2
+
+    until(both_answer, "a replica is asked nothing", 200)  # the latest one may still load
     used = set()
     for stream in range(16):
         before = asked(logs)
@@ -157,6 +164,14 @@ def test_a_stream_stays_with_one_replica(serving: tuple[str, Path]) -> None:
         (name,) = asked(logs) - before
         used.add(name)
     assert len(used) == 2
+
+
+async def asked_alone(url: str) -> None:
+    """Ask about texts that belong to no stream."""
+    guard = asking(url)
+    await guard.start()
+    await asyncio.gather(*(guard.judge(check(f"Hello {number}.")) for number in range(8)))
+    await guard.close()
 
 
 async def streamed(url: str, stream: str) -> None:
