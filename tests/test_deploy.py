@@ -1,5 +1,6 @@
 """What operators install with, in `deploy/` and `config/`: valid by its own formats, and held to the code."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -87,25 +88,44 @@ def test_resources_are_valid(one: dict[str, Any], version: str) -> None:
     validation.validate(one, version, strict=True)
 
 
-def rendered(folder: str) -> list[dict[str, Any]]:
+def rendered(folder: Path) -> list[dict[str, Any]]:
     """What kustomize makes of a folder."""
-    tools = [
-        [found, *more]
-        for tool, more in (("kubectl", ["kustomize"]), ("kustomize", ["build"]))
-        if (found := shutil.which(tool))
-    ]
-    if not tools:
+    if tool := shutil.which("kubectl"):
+        command = [tool, "kustomize", str(folder)]
+    elif tool := shutil.which("kustomize"):
+        command = [tool, "build", str(folder)]
+    else:
         pytest.skip("neither kubectl nor kustomize is installed")
-    done = subprocess.run(
-        [*tools[0], str(KUBERNETES / folder)], capture_output=True, text=True, check=False, timeout=200
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
     return list(YAML(typ="safe").load_all(done.stdout))
 
 
+@pytest.mark.parametrize("components", [(), ("gpu",), ("gpu", "keda", "monitoring")], ids="-".join)
+def test_what_overlays_make_is_valid(tmp_path: Path, components: tuple[str, ...]) -> None:
+    """Of the base with components; with GPUs, the guards ask for one each."""
+    validation = pytest.importorskip("kubernetes_validate")
+    overlay: dict[str, Any] = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [os.path.relpath(KUBERNETES / "base", tmp_path)],
+        "components": [os.path.relpath(KUBERNETES / name, tmp_path) for name in components],
+    }
+    YAML(typ="safe").dump(overlay, tmp_path / "kustomization.yaml")
+    found = rendered(tmp_path)
+    for one in found:
+        if one["kind"] not in CUSTOM:
+            validation.validate(one, VERSIONS[-1], strict=True)
+    (guard,) = [one for one in found if one["kind"] == "StatefulSet"]
+    (container,) = guard["spec"]["template"]["spec"]["containers"]
+    assert ("nvidia.com/gpu" in container["resources"]["limits"]) == ("gpu" in components)
+    scalers = [one["metadata"]["name"] for one in found if one["kind"] == "HorizontalPodAutoscaler"]
+    assert ("guardproxy-guard" in scalers) == (not components)
+
+
 def test_the_overlay_replaces_what_it_must() -> None:
     """With KEDA only one thing scales the guard, and every reference to a ConfigMap finds it."""
-    found = rendered("example")
+    found = rendered(KUBERNETES / "example")
     scaled = [one["spec"]["scaleTargetRef"]["name"] for one in found if one["kind"] == "HorizontalPodAutoscaler"]
     assert scaled == ["guardproxy-proxy"]
     assert [one["kind"] for one in found].count("ScaledObject") == 1
