@@ -38,7 +38,7 @@ def app(args: Mapping[str, Any]) -> serve.Application:
     unknown = sorted(set(args) - _ARGUMENTS)
     if unknown:
         raise ConfigError(f"args: unknown {', '.join(unknown)}; the arguments are {', '.join(sorted(_ARGUMENTS))}")
-    return GuardReplica.bind(
+    return _DEPLOYMENT.bind(
         args.get("config"), args.get("data_dir"), builtin_only=bool(args.get("builtin_only", False))
     )
 
@@ -60,8 +60,6 @@ class _LoadedService(Service):
         return sum(guard.stats.expected_s for guard in self._local)
 
 
-@serve.deployment(name="guard")
-@serve.ingress()
 class GuardReplica:
     """A replica. Its arguments are those of `app`."""
 
@@ -115,3 +113,6 @@ class QueuedWork:
         if not reported:  # no replica has reported yet
             return context.target_num_replicas, {}
         return max(1, math.ceil(sum(reported.values()) / self._target_s)), {}
+
+
+_DEPLOYMENT = serve.deployment(name="guard")(serve.ingress()(GuardReplica))
