@@ -38,7 +38,7 @@ def app(args: Mapping[str, Any]) -> serve.Application:
     unknown = sorted(set(args) - _ARGUMENTS)
     if unknown:
         raise ConfigError(f"args: unknown {', '.join(unknown)}; the arguments are {', '.join(sorted(_ARGUMENTS))}")
-    return GuardReplica.bind(
+    return _DEPLOYMENT.bind(
         args.get("config"), args.get("data_dir"), builtin_only=bool(args.get("builtin_only", False))
     )
 
@@ -60,7 +60,6 @@ class _LoadedService(Service):
         return sum(guard.stats.expected_s for guard in self._local)
 
 
-@serve.deployment(name="guard")
 @serve.ingress()
 class GuardReplica:
     """A replica. Its arguments are those of `app`."""
@@ -83,6 +82,9 @@ class GuardReplica:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What `QueuedWork` reads."""
         return {_WORK: self._service.work_s()}
+
+
+_DEPLOYMENT = serve.deployment(name="guard")(GuardReplica)
 
 
 def _check(settings: Settings) -> None:
