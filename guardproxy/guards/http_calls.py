@@ -59,7 +59,7 @@ class HttpCalls:
         """
         headers = [*self._headers, (b"content-length", b"%d" % len(body))]
         if stream is not None:
-            headers.append((_STREAM_HEADER, quote(stream, safe="", errors="surrogatepass").encode()))
+            headers.append((_STREAM_HEADER, quote(stream, safe="").encode()))
         sent = httpx.ByteStream(body)
         request = httpx.Request(method, url, headers=headers, stream=sent, extensions=dict(self._extensions))
         try:
