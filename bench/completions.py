@@ -85,7 +85,9 @@ def main() -> None:
         completions=CompletionsSettings(model, args.context, args.logprobs),
     )
     every = checks(args.count)
-    local = open_local_guard("local", family, ModelOptions(model, "cpu", "float32", threads=1), LocalLimits(86400.0, 86400.0))
+    local = open_local_guard(
+        "local", family, ModelOptions(model, "cpu", "float32", threads=1), LocalLimits(86400.0, 86400.0)
+    )
     server = completions_guard(args.name, settings, family, 0.0)
     ours, theirs = asyncio.run(judged(local, every)), asyncio.run(judged(server, every))
     pairs = [(one, other) for one, other in zip(ours, theirs, strict=True) if one and other]

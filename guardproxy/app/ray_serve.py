@@ -60,7 +60,6 @@ class _LoadedService(Service):
         return sum(guard.stats.expected_s for guard in self._local)
 
 
-@serve.ingress()
 class GuardReplica:
     """A replica. Its arguments are those of `app`."""
 
@@ -82,9 +81,6 @@ class GuardReplica:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What `QueuedWork` reads."""
         return {_WORK: self._service.work_s()}
-
-
-_DEPLOYMENT = serve.deployment(name="guard")(GuardReplica)
 
 
 def _check(settings: Settings) -> None:
@@ -117,3 +113,6 @@ class QueuedWork:
         if not reported:  # no replica has reported yet
             return context.target_num_replicas, {}
         return max(1, math.ceil(sum(reported.values()) / self._target_s)), {}
+
+
+_DEPLOYMENT = serve.deployment(name="guard")(serve.ingress()(GuardReplica))

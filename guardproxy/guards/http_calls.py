@@ -1,9 +1,8 @@
 """Calls of a server over HTTP/1.1, for guards whose model runs there: bounded answers, and how a call failed."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
-from urllib.parse import quote
 
 import httpx
 
@@ -11,9 +10,6 @@ from guardproxy.guards.links import ReplicaFailed
 
 # The most bytes of an answer: a verdict, or the most probable tokens, have some thousands.
 _ANSWER_BYTES: Final = 1 << 20
-# By its value, a server between this process and several replicas can send the checks of a stream to one of them. The
-# name is Ray Serve's (RAY_SERVE_SESSION_ID_HEADER_KEY); others are told it.
-_STREAM_HEADER: Final = b"x-session-id"
 
 
 class Answered(NamedTuple):
@@ -52,16 +48,13 @@ class HttpCalls:
         """The address of a path, such as `/v1/check`."""
         return self._base.copy_with(raw_path=self._base.raw_path.rstrip(b"/") + path.encode())
 
-    async def call(self, method: str, url: httpx.URL, body: bytes = b"", *, stream: str | None = None) -> Answered:
-        """The answer to a call, whatever its status; `stream` names the streamed reply that it is about.
-
-        Raises ReplicaFailed.
-        """
-        headers = [*self._headers, (b"content-length", b"%d" % len(body))]
-        if stream is not None:
-            headers.append((_STREAM_HEADER, quote(stream, safe="").encode()))
-        sent = httpx.ByteStream(body)
-        request = httpx.Request(method, url, headers=headers, stream=sent, extensions=dict(self._extensions))
+    async def call(
+        self, method: str, url: httpx.URL, body: bytes = b"", headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> Answered:
+        """The answer to a call with further `headers`, whatever its status. Raises ReplicaFailed."""
+        sent = [*self._headers, (b"content-length", b"%d" % len(body)), *headers]
+        stream = httpx.ByteStream(body)
+        request = httpx.Request(method, url, headers=sent, stream=stream, extensions=dict(self._extensions))
         try:
             async with _answer(self._transport, request) as response:
                 return Answered(response.status_code, await _body(response), _retry_s(response))
