@@ -117,6 +117,10 @@ class EngineLink:
             raise failure_of(status, body.encode())
         return verdict_of(answer["verdict"]), answer["version"]
 
+    def facts(self) -> dict[str, str | int]:
+        """Nothing: the engine is of this program."""
+        return {}
+
     async def forget(self, stream: str) -> None:
         """Tell the guard that a streamed reply has ended. Raises ReplicaFailed."""
         await self._call("forget", {"guard": self._guard, "stream": stream})
