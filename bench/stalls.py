@@ -148,7 +148,7 @@ def process(*arguments: str) -> Iterator[str]:
     command = [sys.executable, "-m", "bench.stalls", "--port", str(port), *arguments]
     running = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
