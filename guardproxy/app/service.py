@@ -5,7 +5,6 @@ import contextlib
 import gc
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from guardproxy import actions, wires
+from guardproxy import wires
 from guardproxy.app.access import clients_of, open_access
 from guardproxy.app.alerts import ProcessAlerts
 from guardproxy.app.apis import account, api_routes, apis_of, floor_for, nothing_else, own_path
@@ -27,7 +26,6 @@ from guardproxy.app.exclusions import exclusions_of
 from guardproxy.app.guards import (
     combined,
     local_guards,
-    matches,
     members,
     needs_engine,
     replica_guards,
@@ -37,9 +35,11 @@ from guardproxy.app.guards import (
 from guardproxy.app.languages import languages_of_guard, languages_read
 from guardproxy.app.listening import admin_listener
 from guardproxy.app.observed import observed
+from guardproxy.app.openers import action_openers, open_wires
 from guardproxy.app.policy_file import ConfigSource, PolicyFile
 from guardproxy.app.protocol import CODES, REFUSED
 from guardproxy.app.reloading import LOOK_S, Gone
+from guardproxy.app.shared_state import guard_id, open_state
 from guardproxy.app.upstreams import upstreams_of
 from guardproxy.app.workers import Membership
 from guardproxy.checkapi import Account
@@ -47,9 +47,7 @@ from guardproxy.errors import ConfigError, GuardproxyError, error_codes
 from guardproxy.observe import Metrics, Observers
 from guardproxy.observe.state import ServerState
 from guardproxy.pipeline import Exclusions, Judging, Pipeline
-from guardproxy.policy import Policy
-from guardproxy.ports import Action, Sink, Wire
-from guardproxy.registry import load
+from guardproxy.ports import Sink
 from guardproxy.settings import CONTINUED, Settings
 from guardproxy.sinks.database import AuditStore
 from guardproxy.web.apis import ApiParts
@@ -101,7 +99,9 @@ class Service:
             settings, floor=floor_for(settings, alone=alone), data_dir=source.data_dir, engine=self._engine
         )
         self._observed = observed(settings)
-        self._guard = self._observed.guard(with_cache(combined(settings, self._guards)))
+        self._state = open_state(settings)
+        of_model = self._state if traits(settings).has_model else None  # others judge faster than a server answers
+        self._guard = self._observed.guard(with_cache(combined(settings, self._guards), of_model))
         self._local, self._remote = local_guards(self._guards), replica_guards(self._guards)
         self._policies = LivePolicies(settings.policies)
         self._file = PolicyFile(source, self._policies, self._prepare, look_s=look_s)
@@ -129,6 +129,8 @@ class Service:
         metrics.queue_from(lambda: [(guard.stats.queued, guard.stats.expected_s) for guard in self._local])
         if self._remote:
             metrics.replicas_from(lambda: {guard.name: guard.report() for guard in self._remote})
+        if self._state is not None:
+            metrics.shared_state_from(self._state.report)
         metrics.state_from(self._state)
         return metrics
 
@@ -156,13 +158,14 @@ class Service:
             self._guard,
             self._observers,
             self._metrics,
-            _actions(settings),
+            action_openers(settings),
             max_characters=settings.limits.characters,
             after_disconnect_s=settings.audit.after_disconnect_s,
             reads=languages_read(settings),
             exclusions=self._exclusions,
             infer_sessions=CONTINUED in settings.audit.session,
             traits=traits(settings),
+            shared=self._state or (self._membership and self._membership.state),
         )
 
     def _app(self, settings: Settings) -> ASGIApp:
@@ -210,7 +213,7 @@ class Service:
         return Proxy(
             upstreams=self._upstreams,
             pipeline=self._pipeline,
-            wires=_wires(settings.wires),
+            wires=open_wires(settings.wires),
             policies=self._policies,
             allow=PathList(settings.paths.allowed),
             refuse=PathList(settings.paths.refuse, wide=True),
@@ -243,6 +246,8 @@ class Service:
             about["replicas"] = {guard.name: guard.states() for guard in self._remote}
         if not self._alone:
             about["upstreams"] = self._upstreams.states()
+        if self._state is not None:
+            about["shared_state"] = self._state.state()
         return {**about, "reload": latest, "restart_needed": state.restart_needed}
 
     def reload(self) -> None:
@@ -290,6 +295,8 @@ class Service:
             if self._review is not None:
                 await self._review.close()
             await self._guard.close()
+            if self._state is not None:
+                await self._state.close()
             if self._engine is not None:
                 await self._engine.close()
             await self._upstreams.aclose()
@@ -344,6 +351,8 @@ class Service:
         # Else the collector would visit every object of the libraries again and again, and nothing else runs meanwhile.
         gc.collect()
         gc.freeze()
+        if self._state is not None:  # now: the canaries were judged here
+            self._state.begin(guard_id(self._settings, self._account(), self._guards, self._source.data_dir))
         self._reason = ""
         log.info("ready", guard=self._guard.name, policy=self._policies.current.version, dtype=self._dtypes())
 
@@ -359,7 +368,7 @@ class Service:
 
     async def _prepare(self, settings: Settings) -> Callable[[], None]:
         """What puts new policies in force, after the canaries. Raises ConfigError if the guard fails them."""
-        openers = _actions(settings)
+        openers = action_openers(settings)
         if reason := await self._pipeline.canaries(settings.policies.policies["default"]):
             raise ConfigError(reason)
 
@@ -382,16 +391,3 @@ async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks)
-
-
-def _wires(names: Sequence[str] | None) -> list[Wire]:
-    return [load(name, wires.REGISTRY, "wire") for name in (names if names is not None else wires.REGISTRY)]
-
-
-def _actions(settings: Settings) -> Mapping[str, Callable[[Policy], Action]]:
-    """The openers of every built-in action and of every `module:attribute` that a rule names."""
-    policies = settings.policies.policies.values()
-    sides = [side for one in policies for side in (one.user, one.assistant, one.tool or one.user)]
-    named = {rule.how for side in sides for rules in side.by_category.values() for rule in rules if rule.how}
-    openers = {name: load(name, actions.REGISTRY, "rewrite") for name in {*actions.REGISTRY, *named}}
-    return {**openers, "mask": partial(openers["mask"], matches=matches(settings))}

@@ -249,16 +249,19 @@ def test_the_ids_that_were_named_last_are_kept() -> None:
     replies = JudgedReplies()
     exchange = talk.exchange()
 
-    def known(number: int) -> bool:
+    async def known(number: int) -> bool:
         resuming = talk.exchange(previous_response_id=f"resp_{number}")
-        return replies.without_known(resuming) is not resuming
+        return await replies.without_known(resuming) is not resuming
 
-    for number in range(100_000):
-        replies.remember(exchange, f"resp_{number}")
-    assert known(0)  # named: now the last to go
-    assert known(2)
-    replies.remember(exchange, "resp_new")
-    assert [known(number) for number in (0, 1, 2, 3, 99_999)] == [True, False, True, True, True]
+    async def run() -> list[bool]:
+        for number in range(100_000):
+            await replies.remember(exchange, f"resp_{number}")
+        assert await known(0)  # named: now the last to go
+        assert await known(2)
+        await replies.remember(exchange, "resp_new")
+        return [await known(number) for number in (0, 1, 2, 3, 99_999)]
+
+    assert asyncio.run(run()) == [True, False, True, True, True]
 
 
 def test_a_withheld_reply_of_a_group_of_upstreams() -> None:
@@ -267,7 +270,7 @@ def test_a_withheld_reply_of_a_group_of_upstreams() -> None:
     talk.answered(talk.exchange("v"), "resp_1", "fine")
     talk.answered(talk.exchange("v", previous_response_id="resp_1"), "resp_2", "a bomb")
     resuming = talk.exchange("u", previous_response_id="resp_2")
-    assert talk.pipeline.gave_resumed(resuming, [("u", "u"), ("v", "v")]) == "v"
+    assert asyncio.run(talk.pipeline.gave_resumed(resuming, [("u", "u"), ("v", "v")])) == "v"
     assert forwarded(talk, talk.exchange("v", previous_response_id="resp_2")) == "resp_1"
 
 
@@ -293,5 +296,5 @@ def test_the_upstream_of_a_reply_is_known_under_another_policy() -> None:
     talk.answered(talk.exchange("v"), "resp_1", "fine")
     chosen = combined(POLICY, replace(POLICY, name="strict"))
     resuming = replace(talk.exchange("u", previous_response_id="resp_1"), policy=chosen)
-    assert talk.pipeline.gave_resumed(resuming, [("u", "u"), ("v", "v")]) == "v"
+    assert asyncio.run(talk.pipeline.gave_resumed(resuming, [("u", "u"), ("v", "v")])) == "v"
     assert talk.refused(replace(resuming, origin=replace(resuming.origin, upstream="v"), account="v"))
