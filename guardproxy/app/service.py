@@ -99,8 +99,8 @@ class Service:
             settings, floor=floor_for(settings, alone=alone), data_dir=source.data_dir, engine=self._engine
         )
         self._observed = observed(settings)
-        self._state = open_state(settings)
-        of_model = self._state if traits(settings).has_model else None  # others judge faster than a server answers
+        self._shared = open_state(settings)
+        of_model = self._shared if traits(settings).has_model else None  # others judge faster than a server answers
         self._guard = self._observed.guard(with_cache(combined(settings, self._guards), of_model))
         self._local, self._remote = local_guards(self._guards), replica_guards(self._guards)
         self._policies = LivePolicies(settings.policies)
@@ -129,8 +129,8 @@ class Service:
         metrics.queue_from(lambda: [(guard.stats.queued, guard.stats.expected_s) for guard in self._local])
         if self._remote:
             metrics.replicas_from(lambda: {guard.name: guard.report() for guard in self._remote})
-        if self._state is not None:
-            metrics.shared_state_from(self._state.report)
+        if self._shared is not None:
+            metrics.shared_state_from(self._shared.report)
         metrics.state_from(self._state)
         return metrics
 
@@ -165,7 +165,7 @@ class Service:
             exclusions=self._exclusions,
             infer_sessions=CONTINUED in settings.audit.session,
             traits=traits(settings),
-            shared=self._state or (self._membership and self._membership.state),
+            shared=self._shared or (None if self._membership is None else self._membership.state),
         )
 
     def _app(self, settings: Settings) -> ASGIApp:
@@ -246,8 +246,8 @@ class Service:
             about["replicas"] = {guard.name: guard.states() for guard in self._remote}
         if not self._alone:
             about["upstreams"] = self._upstreams.states()
-        if self._state is not None:
-            about["shared_state"] = self._state.state()
+        if self._shared is not None:
+            about["shared_state"] = self._shared.state()
         return {**about, "reload": latest, "restart_needed": state.restart_needed}
 
     def reload(self) -> None:
@@ -295,8 +295,8 @@ class Service:
             if self._review is not None:
                 await self._review.close()
             await self._guard.close()
-            if self._state is not None:
-                await self._state.close()
+            if self._shared is not None:
+                await self._shared.close()
             if self._engine is not None:
                 await self._engine.close()
             await self._upstreams.aclose()
@@ -351,8 +351,8 @@ class Service:
         # Else the collector would visit every object of the libraries again and again, and nothing else runs meanwhile.
         gc.collect()
         gc.freeze()
-        if self._state is not None:  # now: the canaries were judged here
-            self._state.begin(guard_id(self._settings, self._account(), self._guards, self._source.data_dir))
+        if self._shared is not None:  # now: the canaries were judged here
+            self._shared.begin(guard_id(self._settings, self._account(), self._guards, self._source.data_dir))
         self._reason = ""
         log.info("ready", guard=self._guard.name, policy=self._policies.current.version, dtype=self._dtypes())
 

@@ -16,7 +16,7 @@ from guardproxy.durations import duration_s
 from guardproxy.engine.model_files import weights_of
 from guardproxy.errors import ConfigError
 from guardproxy.guards.replicas import ReplicaGuard
-from guardproxy.ports import Guard
+from guardproxy.ports import Guard, StateKind
 from guardproxy.settings import GuardSettings, Settings, SharedStateSettings
 
 if TYPE_CHECKING:
@@ -46,8 +46,9 @@ def open_state(settings: Settings) -> "RedisState | None":
         raise ConfigError("shared_state: needs the extra `redis`; run `pip install 'guardproxy[redis]'`")
     from guardproxy.sharing import RedisState, Sealer, StateOptions  # noqa: PLC0415 - it imports the client
 
-    keep_s = {"verdict": int(duration_s(shared.keep_verdicts))}
-    keep_s |= dict.fromkeys(("passed", "giver", "withheld"), int(duration_s(shared.keep_replies)))
+    keep_s: dict[StateKind, int] = {"verdict": int(duration_s(shared.keep_verdicts))}
+    of_replies: tuple[StateKind, ...] = ("passed", "giver", "withheld")
+    keep_s |= dict.fromkeys(of_replies, int(duration_s(shared.keep_replies)))
     options = StateOptions(shared.url, shared.timeout_s, keep_s, _tls(shared))
     return RedisState(options, Sealer(shared.secret or "", shared.namespace))
 

@@ -59,6 +59,11 @@ class _Batch:
     gets: list[tuple[bytes, "asyncio.Future[bytes | None]"]] = field(default_factory=list)
     puts: list[tuple[StateKind, bytes, bytes, "asyncio.Future[None]"]] = field(default_factory=list)
 
+    @property
+    def waiting(self) -> list["asyncio.Future[Any]"]:
+        """All futures."""
+        return [*(one for _, one in self.gets), *(one for *_, one in self.puts)]
+
 
 class _Failed(Exception):
     """The store gave no answer; it is counted where the call is."""
@@ -196,7 +201,7 @@ class RedisState:
         except (RedisError, OSError, TimeoutError) as error:
             ending, reason = "unknown", _reason(error)
         finally:
-            for waiting in [*(one for _, one in batch.gets), *(one for *_, one in batch.puts)]:
+            for waiting in batch.waiting:
                 if not waiting.done():
                     waiting.set_exception(_Failed())
             if self._health.end(permit, ending, self._clock()) == "ejected":
