@@ -30,7 +30,7 @@ def sharing(folder: Path, upstream: str, guard: str, redis: str, timeout_s: floa
     folder.mkdir()
     store = f"sqlite:///{folder}/audit.sqlite3"
     holes = {"server": "", "limits_of_upstream": "", "limits": "", "audit": f"store: '{store}'"}
-    text = CONFIG.format(upstream=upstream, guard=guard, **holes)
+    text = CONFIG.replace("timeout_s: 3", "timeout_s: 60").format(upstream=upstream, guard=guard, **holes)
     return text + PATIENT % (redis, timeout_s), store
 
 
