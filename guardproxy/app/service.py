@@ -23,21 +23,14 @@ from guardproxy.app.audit import follow_exclusions, keep_of, open_sinks, retain
 from guardproxy.app.console import PATHS, console_routes, console_store, own_visitors
 from guardproxy.app.engine_link import EngineConnection
 from guardproxy.app.exclusions import exclusions_of
-from guardproxy.app.guards import (
-    combined,
-    local_guards,
-    members,
-    needs_engine,
-    replica_guards,
-    traits,
-    with_cache,
-)
+from guardproxy.app.finders import action_openers, personal_masking
+from guardproxy.app.guards import combined, local_guards, members, needs_engine, replica_guards, traits, with_cache
 from guardproxy.app.languages import languages_of_guard, languages_read
 from guardproxy.app.listening import admin_listener
 from guardproxy.app.observed import observed
-from guardproxy.app.openers import action_openers, open_wires
 from guardproxy.app.policy_file import ConfigSource, PolicyFile
 from guardproxy.app.protocol import CODES, REFUSED
+from guardproxy.app.registries import open_wires
 from guardproxy.app.reloading import LOOK_S, Gone
 from guardproxy.app.shared_state import guard_id, open_state
 from guardproxy.app.upstreams import upstreams_of
@@ -136,7 +129,14 @@ class Service:
 
     def _open_observers(self, sinks: Mapping[str, Sink]) -> Observers:
         audit = self._settings.audit
-        return Observers(sinks, text=audit.text, required=audit.required, passed=audit.passed, metrics=self._metrics)
+        return Observers(
+            sinks,
+            text=audit.text,
+            personal=personal_masking(self._settings),
+            required=audit.required,
+            passed=audit.passed,
+            metrics=self._metrics,
+        )
 
     def _account(self) -> Account:
         return account(self._settings, self._guard, floor_for(self._settings, alone=self._alone))

@@ -25,6 +25,7 @@ from guardproxy.app.audit import store_address
 from guardproxy.app.console import is_served
 from guardproxy.app.engine_keeper import EngineKeeper
 from guardproxy.app.guards import guard_name, needs_engine
+from guardproxy.app.kinds import is_finder
 from guardproxy.app.listening import address_of, free_port, server_options
 from guardproxy.app.policy_file import ConfigSource, read
 from guardproxy.app.service import Service
@@ -305,7 +306,7 @@ def guard_summary(settings: Settings) -> str:
     if not settings.members and guard.replicas is not None:
         return f"{guard_name(settings)} ({guard.family}, replicas {', '.join(guard.replicas.urls)})"
     if not settings.members:
-        return guard.family if guard.patterns else f"{guard.model} ({guard.family}, device {guard.device})"
+        return guard.family if is_finder(guard) else f"{guard.model} ({guard.family}, device {guard.device})"
     if guard.by_language:
         return f"{guard.by_language.first}, for other languages {guard.by_language.others}"
     return (" before " if guard.cascade else " and ").join(settings.members)
