@@ -49,7 +49,7 @@ def open_state(settings: Settings) -> "RedisState | None":
     keep_s: dict[StateKind, int] = {"verdict": int(duration_s(shared.keep_verdicts))}
     of_replies: tuple[StateKind, ...] = ("passed", "giver", "withheld")
     keep_s |= dict.fromkeys(of_replies, int(duration_s(shared.keep_replies)))
-    options = StateOptions(shared.url, shared.timeout_s, keep_s, _tls(shared))
+    options = StateOptions(shared.url, shared.timeout_s, keep_s, tls_options(shared))
     return RedisState(options, Sealer(shared.secret or "", shared.namespace))
 
 
@@ -95,7 +95,8 @@ def _options(guard: GuardSettings) -> dict[str, Any]:
     return {**options, "service": None if guard.service is None else guard.service.url}
 
 
-def _tls(shared: SharedStateSettings) -> dict[str, Any]:
+def tls_options(shared: SharedStateSettings) -> dict[str, Any]:
+    """The options of the connection to the server by redis-py's names; none if it speaks no TLS."""
     if not shared.url.startswith("rediss:"):
         return {}
     tls = shared.tls

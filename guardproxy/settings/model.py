@@ -102,7 +102,7 @@ class GuardSettings:
     """The model that judges."""
 
     family: Text = "classifier"
-    """How the model is prompted and read: a built-in family or `module:attribute`; `patterns` and `pii` need no model."""
+    """How the model is prompted and read: a built-in family or `module:attribute`; `patterns`, `pii` need no model."""
     model: Text = EMBEDDED
     """A Hugging Face id, a directory, a GGUF file, or what ships with guardproxy: `embedded`, which asks its small
     model and, where that one is unsure, its large one; `embedded-small` or `embedded-large` for one of them alone.

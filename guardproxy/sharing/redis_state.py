@@ -6,7 +6,6 @@ whether the store is back, so that no request waits for that.
 """
 
 import asyncio
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -34,8 +33,8 @@ _CONNECTIONS: Final = 8
 _START_S: Final = 3.0
 # What depends on the guard: such a value is of use to processes with the same guard only.
 _OF_GUARD: Final[frozenset[StateKind]] = frozenset({"verdict", "passed"})
-# The server's own words for a password that is missing, and for a database that it does not have.
-_NOT_AS_CONFIGURED: Final = ("NOAUTH", "WRONGPASS", "NOPERM", "Authentication required", "DB index is out of range")
+# What errors say of a password that is missing, of a database that the server lacks, and of a certificate.
+_MISTAKES: Final = ("NOAUTH", "Authentication required", "DB index is out of range", "CERTIFICATE_VERIFY_FAILED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,10 +256,10 @@ def _client(options: StateOptions) -> "Redis":
 
 
 def _is_mistake(error: Exception) -> bool:
-    """Whether the operator must correct the configuration, as the store's own words say."""
-    if isinstance(error, AuthenticationError | NoPermissionError) or isinstance(error.__cause__, ssl.SSLError):
+    """Whether the operator must correct the configuration."""
+    if isinstance(error, AuthenticationError | NoPermissionError):
         return True
-    return any(words in str(error) for words in _NOT_AS_CONFIGURED)
+    return any(words in str(error) for words in _MISTAKES)
 
 
 def _reason(error: Exception) -> str:

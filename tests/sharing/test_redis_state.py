@@ -2,16 +2,21 @@
 
 import asyncio
 import signal
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 from structlog.testing import capture_logs
 
+from guardproxy.app.shared_state import tls_options
 from guardproxy.errors import ConfigError
+from guardproxy.settings import SharedStateSettings, UpstreamTlsSettings
 from guardproxy.sharing import RedisState, Sealer, StateOptions
+from tests.certificates import Authority, Pair
 from tests.kit import eventually, free_port
 from tests.sharing.redis_server import SECRET, RedisServer, redis_server
 
@@ -270,3 +275,50 @@ def test_a_server_that_is_down_at_the_start() -> None:
         return [line["event"] for line in told]
 
     assert run(work) == ["shared_state_unreachable"]
+
+
+# --- TLS --------------------------------------------------------------------------------------------------------------
+
+
+async def behind_tls(port: int, pair: Pair) -> tuple[asyncio.Server, int]:
+    """A server with this certificate in front of the one at a port, which speaks no TLS itself; and its port."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.cert, pair.key)
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        other, towards = await asyncio.open_connection("127.0.0.1", port)
+
+        async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            with suppress(OSError):
+                while data := await source.read(65536):
+                    target.write(data)
+            target.close()
+
+        await asyncio.gather(copy(reader, towards), copy(other, writer))
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0, ssl=context)
+    return server, server.sockets[0].getsockname()[1]
+
+
+def test_over_tls(shared: RedisServer, tmp_path: Path) -> None:
+    """With its authority the server is used; without it, its certificate is a mistake of the configuration."""
+    authority = Authority(tmp_path)
+
+    async def work() -> None:
+        server, port = await behind_tls(shared.port, authority.issue("redis"))
+        url = f"rediss://localhost:{port}"
+        for ca in (str(authority.file), None):
+            settings = SharedStateSettings(url, SECRET, tls=UpstreamTlsSettings(ca=ca))
+            one = RedisState(StateOptions(url, PATIENT_S, KEEP, tls_options(settings)), Sealer(SECRET, "tls"))  # type: ignore[arg-type]
+            one.begin(b"g")
+            if ca is None:
+                with pytest.raises(ConfigError, match="CERTIFICATE_VERIFY_FAILED"):
+                    await one.check("f.yaml")
+            else:
+                await one.check("f.yaml")
+                await one.put("verdict", b"k", 1)
+            assert await one.get("verdict", b"k", same) == (1 if ca else None)
+            await one.close()
+        server.close()
+
+    run(work)
