@@ -4,9 +4,10 @@
     python -m bench.sizing --turns 20000 [--core-hour 0.04] [--memory-gb-hour 0.005] [--storage-gb-month 0.1]
     python -m bench.sizing --turns 20000 --tokens-per-turn 300 --tokens-per-second 40000 [--gpu-hour 2.5]
 
-Without `--turns`, writes the table of loads into the page. `--measure` also compares the queueing model with a real
-`guardproxy serve` on this machine at 50, 70 and 90 % of the capacity that it has there, and writes both beside each
-other. With `--turns`, prints the plan of one load in guarded turns a minute; what costs money only with your prices.
+Without `--turns`, writes the table of loads and that of the queueing model into the page. `--measure` also compares the
+model with a real `guardproxy serve` on this machine at 50, 70 and 90 % of the capacity that it has there, and writes
+both beside each other; it needs a quiet machine. With `--turns`, prints the plan of one load in guarded turns a minute;
+what costs money only with your prices.
 """
 
 import argparse
@@ -166,7 +167,7 @@ async def measured(url: str, seconds: float) -> list[str]:
         for share in SHARES:
             capacity = await _closed(client, seconds / 3, draw)
             took = await _open(client, share * capacity, seconds, draw)
-            _, model = simulated(share, 300)
+            _, model = simulated(share, 100)
             real = " | ".join(f"{1000 * took[int(part * (len(took) - 1))]:.0f}" for part in (0.5, 0.95))
             said = " | ".join(f"{1000 * model[int(part * (len(model) - 1))] / capacity:.0f}" for part in (0.5, 0.95))
             load = os.getloadavg()[0]
@@ -222,6 +223,16 @@ def table(size: float) -> str:
     return "\n".join(lines)
 
 
+def model_table() -> str:
+    """How long exchanges take in the model, as multiples of the mean time of one at full load."""
+    lines = ["| share of the capacity | p50 | p95 | p99 |", "|--:|--:|--:|--:|"]
+    for share in SHARES:
+        took = simulated(share, 100)[1]
+        parts = " | ".join(f"{took[int(part * (len(took) - 1))]:.1f}" for part in (0.5, 0.95, 0.99))
+        lines.append(f"| {share:.0%} | {parts} |")
+    return "\n".join(lines)
+
+
 def one_load(args: argparse.Namespace, size: float) -> str:
     """The plan of a load, with its cost if there are prices."""
     lines = []
@@ -267,6 +278,7 @@ def main() -> None:
         print(one_load(args, size))
         return
     fill(PAGE, "loads", table(size))
+    fill(PAGE, "model", model_table())
     if args.measure:
         with tempfile.TemporaryDirectory() as folder, served(Path(folder)) as (url, _):
             rows = asyncio.run(measured(url, args.seconds))

@@ -40,7 +40,7 @@ from guardproxy.errors import ConfigError, GuardproxyError, error_codes
 from guardproxy.observe import Metrics, Observers
 from guardproxy.observe.state import ServerState
 from guardproxy.pipeline import Exclusions, Judging, Pipeline
-from guardproxy.ports import Sink
+from guardproxy.ports import Guard, Sink
 from guardproxy.settings import CONTINUED, Settings
 from guardproxy.sinks.database import AuditStore
 from guardproxy.web.apis import ApiParts
@@ -93,8 +93,7 @@ class Service:
         )
         self._observed = observed(settings)
         self._shared = open_state(settings)
-        of_model = self._shared if traits(settings).has_model else None  # others judge faster than a server answers
-        self._guard = self._observed.guard(with_cache(combined(settings, self._guards), of_model))
+        self._guard = self._observed.guard(self._with_cache())
         self._local, self._remote = local_guards(self._guards), replica_guards(self._guards)
         self._policies = LivePolicies(settings.policies)
         self._file = PolicyFile(source, self._policies, self._prepare, look_s=look_s)
@@ -116,6 +115,11 @@ class Service:
         self._review = console_store(settings, source.data_dir)
         self._admin: ASGIApp | None = None
         self.app = self._app(settings)
+
+    def _with_cache(self) -> Guard:
+        """The guard with its cache. One without a model judges faster than another process could tell its verdict."""
+        shared = self._shared if traits(self._settings).has_model else None
+        return with_cache(combined(self._settings, self._guards), shared)
 
     def _open_metrics(self) -> Metrics:
         metrics = self._observed.metrics()
