@@ -95,7 +95,7 @@ audit: install
 # Ten minutes for each target: docs/testing.md.
 fuzz: install
 	$(PIP) install --group fuzz
-	for target in wires settings views frames; do nice -n 19 $(BIN)/python -m tests.fuzz $$target || exit 1; done
+	for target in wires apis settings views frames; do nice -n 19 $(BIN)/python -m tests.fuzz $$target || exit 1; done
 
 # A wheel and a source distribution in dist/, checked as a package index would.
 package: install

@@ -7,7 +7,7 @@ from guardproxy.app.finders import open_finder, reaches, single_guards
 from guardproxy.app.kinds import has_model, is_finder, is_remote, runs_model
 from guardproxy.app.languages import languages_of_guard
 from guardproxy.app.registries import open_family
-from guardproxy.app.replicas import replica_guard
+from guardproxy.app.replicas import completions_guard, replica_guard
 from guardproxy.errors import ConfigError
 from guardproxy.guards.cache import Cached
 from guardproxy.guards.combine import AllOf, ByLanguage, ByRole, Cascade
@@ -140,6 +140,8 @@ def _open(
     if runs_model(guard) and engine is None:
         return _open_model(name, member, floor, data_dir)
     family = open_family(guard.family, guard.options, member.taxonomy)
+    if guard.runner == "openai":
+        return completions_guard(name, guard, family, floor)
     if is_remote(guard):
         return replica_guard(name, guard, family.taxonomy, floor)
     if guard.service is not None:

@@ -247,7 +247,7 @@ class Service:
         latest = {"in_force": not state.problems, "at": _iso(state.at), "problems": state.problems}
         about: dict[str, Any] = {"dtype": self._dtypes()}
         if self._remote:
-            about["replicas"] = {guard.name: guard.states() for guard in self._remote}
+            about["replicas"] = {guard.name: guard.about() for guard in self._remote}
         if not self._alone:
             about["upstreams"] = self._upstreams.states()
         if self._shared is not None:

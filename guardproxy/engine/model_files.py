@@ -78,3 +78,22 @@ def _sampled(file: Path) -> str:
             opened.seek(max(size - _SAMPLE_BYTES, 0) * number // (_SAMPLES - 1))
             digest.update(opened.read(_SAMPLE_BYTES))
     return digest.hexdigest()
+
+
+def why_not_loaded(error: Exception, *, hub: bool) -> str:
+    """Why a model from the hub or a directory does not load, and what the operator can do about it."""
+    text = str(error)
+    chain = f"{text} {error.__cause__}"
+    if hub and ("gated" in chain.lower() or re.search(r"\b40[13]\b", chain)):
+        return (
+            "the model is gated: accept its licence on huggingface.co with your account, then log in with "
+            "`hf auth login` or set HF_TOKEN, or name a local directory that holds it"
+        )
+    if hub and ("offline" in chain.lower() or "connect" in chain.lower() or "couldn't" in chain.lower()):
+        return (
+            "it is not in the local cache and huggingface.co cannot be reached: download it with `hf download` on a "
+            "machine that can reach it, and name the directory"
+        )
+    if isinstance(error, ImportError):
+        return f"a package is missing: {text.strip()}"
+    return text.strip().splitlines()[0] if text.strip() else type(error).__name__

@@ -1,7 +1,8 @@
-"""Personal data, end to end: `serve` masks them in every protocol, in replies, streams, records and for LiteLLM."""
+"""`guardproxy serve` masks personal data in every protocol, in replies, streams and records, and for LiteLLM."""
 
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from tests.e2e.guarded import serving
 from tests.kit import ScriptedUpstream, free_port, serve, until
 from tests.web.kit import completion, events
 
-pytest.importorskip("presidio_analyzer", reason="the extra pii is not installed")
+# Not imported here: that takes seconds, and only the proxy needs it.
+pytestmark = pytest.mark.skipif(find_spec("presidio_analyzer") is None, reason="the extra pii is not installed")
 
 CONFIG = """
 version: 1

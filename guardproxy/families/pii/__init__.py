@@ -5,7 +5,8 @@ score. Personal data are no harm, so P(unsafe) is always 0: only rules of catego
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Final
 
@@ -89,8 +90,8 @@ def open_family(
         problems.append("taxonomy: the categories are those of Presidio's recognisers")
     if find_spec(PACKAGE) is None:
         problems.append("family: pii needs Presidio: run pip install 'guardproxy[pii]'")
-    problems += _unknown("entities", entities, ENTITIES)
-    problems += _unknown("countries", countries, BY_COUNTRY)
+    problems += _unknown("entities", entities, ENTITIES, GENERIC)
+    problems += _unknown("countries", countries, BY_COUNTRY, ("de", "uk", "us"))
     problems += [
         f"phone_regions: {region!r} is no code of ISO 3166-1; use two capital letters, such as DE"
         for region in phone_regions
@@ -105,6 +106,12 @@ def open_family(
     return PiiFamily([*dict.fromkeys(named)], lambda name: opened(name, phone_regions), version)
 
 
-def _unknown(option: str, names: Sequence[str], known: Mapping[str, object]) -> list[str]:
-    listed = ", ".join(known)
-    return [f"{option}: unknown name {name!r}; use some of {listed}" for name in names if name not in known]
+def _unknown(option: str, names: Sequence[str], known: Collection[str], usual: Collection[str]) -> list[str]:
+    """The mistakes of unknown names, with the closest name, or `usual` ones if none is close."""
+    problems = []
+    for name in names:
+        if name not in known:
+            close = get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"use {', '.join(usual)}, or another one of docs/pii.md"
+            problems.append(f"{option}: unknown name {name!r}; {hint}")
+    return problems

@@ -10,6 +10,7 @@ FAMILY = "patterns"
 PII = "pii"
 _KINDS = ("words", "regexes", "secrets", "sha256")
 # Options of the guards without a model, by their family.
+_NOUNS = {FAMILY: "patterns", PII: "personal data"}
 _OPTIONS = {FAMILY: ("family", "patterns", "calibration"), PII: ("family", "options", "calibration")}
 
 
@@ -19,7 +20,7 @@ def finders(path: SettingPath, guard: Node, family: str) -> Iterator[Problem]:
     section = node if node is not None and node.value is not None else None
     for key, option in guard.entries() if family in _OPTIONS else ():
         if key not in (*_OPTIONS[family], FAMILY) and option.value is not None:
-            message = f"has no effect, because {family} need no model; remove it"
+            message = f"has no effect, because {_NOUNS[family]} need no model; remove it"
             yield Problem(option.key_position, (*path, key), message)
     if family != FAMILY:
         if section is not None:
@@ -50,6 +51,31 @@ def masked(root: Node) -> Iterator[Problem]:
                 yield Problem(how.position, ("policies", name, *below, "rewrite", "how"), message)
 
 
+def without_unsafe(root: Node) -> Iterator[Problem]:
+    """The mistakes of combinations in which the P(unsafe) of a guard of personal data counts: it is always 0."""
+    guard, guards = root.get("guard"), root.get("guards")
+    named = [name for name, one in (guards.entries() if guards else []) if _family(one) == PII]
+    for key in ("first", "second"):
+        node = guard.get("cascade", key) if guard else None
+        if node and node.text() in named:
+            message = f"{node.text()!r} has no P(unsafe), by which a cascade decides; name another guard"
+            yield Problem(node.position, ("guard", "cascade", key), message)
+    mean, members = (guard.get("mean"), guard.get("all")) if guard else (None, None)
+    if mean is None or members is None or not mean.entries():
+        return
+    weights = mean.get(UNSAFE) or mean.get(ANY)
+    for index, node in members.elements():
+        if node.text() in named and (weights is None or dict(weights.elements()).get(index, node).value != 0):
+            place = weights or mean
+            message = f"needs the weight 0 for {node.text()!r}, which has no P(unsafe); write {UNSAFE}: [...] with it"
+            yield Problem(place.position, ("guard", "mean", UNSAFE), message)
+
+
+def _family(guard: Node) -> str | None:
+    family = guard.get("family")
+    return family.text() if family else None
+
+
 def _can_be_masked(root: Node, category: str) -> bool:
     """Whether a guard may find places of this category, of any with `"*"`, or of any that is a harm with `unsafe`."""
     defined = root.get("guards")
@@ -57,7 +83,7 @@ def _can_be_masked(root: Node, category: str) -> bool:
     sections = [section for one in single if one and (section := one.get(FAMILY))]
     if category == UNSAFE:
         return bool(sections)
-    has_pii = any((family := one.get("family")) and family.text() == PII for one in single if one)
+    has_pii = any(_family(one) == PII for one in single if one)
     if category == ANY:
         return has_pii or bool(sections)
     # An unknown name of this form is reported as an unknown category.
