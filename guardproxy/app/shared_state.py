@@ -91,7 +91,7 @@ def guard_id(settings: Settings, account: Account, guards: Sequence[Guard], data
 
 
 def _options(guard: GuardSettings) -> dict[str, Any]:
-    """What counts of a guard's options; a server that is asked by a model's name may have other weights than the next."""
+    """What counts of a guard's options; servers that know a model by its name may have other weights each."""
     options = {key: value for key, value in asdict(guard).items() if key not in _BESIDE}
     options["service"] = None if guard.service is None else guard.service.url
     options["servers"] = guard.replicas.urls if guard.runner == "openai" and guard.replicas is not None else ()
