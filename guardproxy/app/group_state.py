@@ -16,7 +16,7 @@ from guardproxy.ports import StateKind
 T = TypeVar("T")
 
 
-class _Call(Protocol):
+class _AskParent(Protocol):
     async def __call__(self, name: str, value: Any, *, timeout_s: float) -> Any: ...
 
 
@@ -47,7 +47,7 @@ class KeptState:
 class GroupState:
     """Implements `ports.SharedState` in a worker; `call` calls a handler of the parent."""
 
-    def __init__(self, call: _Call) -> None:
+    def __init__(self, call: _AskParent) -> None:
         self._call = call
 
     async def get(self, kind: StateKind, key: bytes, read: Callable[[Any], T], /) -> T | None:

@@ -29,7 +29,7 @@ def serve_guard(settings: Settings, source: ConfigSource, uds: str | None = None
 
     Raises ConfigError if the guard cannot start, or if it cannot listen.
     """
-    settings = replace(settings, upstream=_NOWHERE, upstreams={}, upstream_groups={})
+    settings = without_upstreams(settings)
     with contextlib.ExitStack() as stack:
         sockets = None
         if uds is not None:
@@ -43,6 +43,12 @@ def serve_guard(settings: Settings, source: ConfigSource, uds: str | None = None
         migrate_store(settings, source)
         check_state(settings)
         return _serve(settings, source, sockets)
+
+
+def without_upstreams(settings: Settings) -> Settings:
+    """The settings of a guard alone, in one process: nothing is forwarded."""
+    server = replace(settings.server, workers=1)
+    return replace(settings, server=server, upstream=_NOWHERE, upstreams={}, upstream_groups={})
 
 
 class _GuardServer(uvicorn.Server):

@@ -81,8 +81,7 @@ class Service:
         settings.require()
         self._alone = alone
         self._apis = apis_of(settings, alone=alone)
-        self._settings = settings
-        self._source = source
+        self._settings, self._source = settings, source
         self._on_failure = on_failure
         self._canaries_s, self._stopping = canaries_s, stopping
         self.failure: GuardproxyError | None = None

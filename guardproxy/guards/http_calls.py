@@ -1,6 +1,6 @@
 """Calls of a server over HTTP/1.1, for guards whose model runs there: bounded answers, and how a call failed."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
@@ -48,11 +48,13 @@ class HttpCalls:
         """The address of a path, such as `/v1/check`."""
         return self._base.copy_with(raw_path=self._base.raw_path.rstrip(b"/") + path.encode())
 
-    async def call(self, method: str, url: httpx.URL, body: bytes = b"") -> Answered:
-        """The answer to a call, whatever its status. Raises ReplicaFailed."""
-        headers = [*self._headers, (b"content-length", b"%d" % len(body))]
+    async def call(
+        self, method: str, url: httpx.URL, body: bytes = b"", headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> Answered:
+        """The answer to a call with further `headers`, whatever its status. Raises ReplicaFailed."""
+        sent = [*self._headers, (b"content-length", b"%d" % len(body)), *headers]
         stream = httpx.ByteStream(body)
-        request = httpx.Request(method, url, headers=headers, stream=stream, extensions=dict(self._extensions))
+        request = httpx.Request(method, url, headers=sent, stream=stream, extensions=dict(self._extensions))
         try:
             async with _answer(self._transport, request) as response:
                 return Answered(response.status_code, await _body(response), _retry_s(response))

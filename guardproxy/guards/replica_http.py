@@ -29,6 +29,9 @@ UNIX: Final = "unix:"
 # What the guard itself has answered, and not the server in front of it.
 _OF_THE_GUARD: Final = frozenset({GuardUnavailable.code, Overloaded.code, JudgingTooLong.code})
 _TOO_MANY: Final = 429
+# By its value, a server between this process and several replicas can send the checks of a stream to one of them. The
+# name is Ray Serve's (RAY_SERVE_SESSION_ID_HEADER_KEY); others are told it.
+_STREAM_HEADER: Final = b"x-session-id"
 
 
 class HttpLink:
@@ -70,7 +73,8 @@ class HttpLink:
 
     async def judge(self, check: Check, asker: Asker) -> tuple[Verdict, str]:
         """The verdict, and the version of the guard that gave it. Raises as `ReplicaLink.judge`."""
-        status, answer, _ = await self._calls.call("POST", self._address, write_call(call_for(check, asker)))
+        body = write_call(call_for(check, asker))
+        status, answer, _ = await self._calls.call("POST", self._address, body, _stream_header(check.stream))
         if status != httpx.codes.OK:
             if code_of(answer) in _OF_THE_GUARD or status == _TOO_MANY:
                 raise failure_of(status, answer)
@@ -88,7 +92,7 @@ class HttpLink:
     async def forget(self, stream: str) -> None:
         """Tell the replica that a streamed reply has ended. Raises ReplicaFailed."""
         query = f"stream={quote(stream, safe='')}".encode()
-        await self._calls.call("DELETE", self._address.copy_with(query=query))
+        await self._calls.call("DELETE", self._address.copy_with(query=query), headers=_stream_header(stream))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -114,6 +118,10 @@ class HttpLink:
             return ReplicaFailed("failed", f"it has no {CHECK}; check that `guardproxy guard` listens there")
         ending: Ending = "declined" if status == httpx.codes.SERVICE_UNAVAILABLE else "failed"
         return ReplicaFailed(ending, f"it answers {status}{f', {code}' if code else ''}")
+
+
+def _stream_header(stream: str | None) -> list[tuple[bytes, bytes]]:
+    return [] if stream is None else [(_STREAM_HEADER, quote(stream, safe="", errors="surrogatepass").encode())]
 
 
 def base_of(url: str) -> httpx.URL:

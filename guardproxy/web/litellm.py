@@ -19,7 +19,7 @@ from guardproxy.pipeline.reach import reach_of
 from guardproxy.policy import Policy
 from guardproxy.ports import Answer
 from guardproxy.settings import Limits
-from guardproxy.types import Message, Outcome, Part, Pass, Refuse, Steer
+from guardproxy.types import Message, Part, Pass, Refuse, Replace, Steer
 from guardproxy.web.apis import list_at, strings_at, text_at
 from guardproxy.web.call import Call
 from guardproxy.web.chat_api import CHAT, UNCHANGEABLE, ChatApi
@@ -85,7 +85,7 @@ class LitellmApi(ChatApi):
         return await computed(size, self._judged, message, texts, judged.outcome, case.policy, streamed=bool(stream))
 
     def _judged(
-        self, message: Message, texts: list[str], outcome: Outcome, policy: Policy, *, streamed: bool
+        self, message: Message, texts: list[str], outcome: Pass | Steer | Replace, policy: Policy, *, streamed: bool
     ) -> Answer:
         """The answer for texts that are not refused."""
         if isinstance(outcome, Pass | Steer):
