@@ -5,9 +5,9 @@ reads and writes one chat protocol. An *action* turns a decision into an outcome
 the closed set of things that a model is read for.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from guardproxy.chunks import Chunk, ChunkRun
 from guardproxy.types import (
@@ -372,3 +372,23 @@ class Sink(Protocol):
 
     async def close(self) -> None:
         """Flush, and release the resources."""
+
+
+# --- what several processes know --------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+# A verdict of the guard; of a reply that the upstream keeps: that it passed, who gave it, and that it was withheld.
+StateKind = Literal["verdict", "passed", "giver", "withheld"]
+
+
+class SharedState(Protocol):
+    """Values that several processes know, by kind and key. Any of them may be lost: that costs time, never a verdict.
+
+    Values are JSON without any text of a user.
+    """
+
+    async def get(self, kind: StateKind, key: bytes, read: Callable[[Any], T], /) -> T | None:
+        """What `read` makes of a value; None if there is none, or it cannot be had now. Never raises."""
+
+    async def put(self, kind: StateKind, key: bytes, value: Any, /) -> None:
+        """Keep a value, if that is possible now. Never raises."""

@@ -16,6 +16,7 @@ from guardproxy.app.listening import address_of, free_port, server_options
 from guardproxy.app.policy_file import ConfigSource
 from guardproxy.app.service import Service
 from guardproxy.app.serving import announce, guard_summary, log_as_configured, migrate_store
+from guardproxy.app.shared_state import check_state
 from guardproxy.errors import ConfigError
 from guardproxy.settings import Settings, UpstreamSettings
 
@@ -40,6 +41,7 @@ def serve_guard(settings: Settings, source: ConfigSource, uds: str | None = None
         as_json = log_as_configured(settings)
         announce(_rows(settings, uds), _banner(settings, uds), as_json=as_json)
         migrate_store(settings, source)
+        check_state(settings)
         return _serve(settings, source, sockets)
 
 

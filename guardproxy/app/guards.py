@@ -15,7 +15,7 @@ from guardproxy.guards.local import LocalGuard, LocalLimits, ModelOptions, open_
 from guardproxy.guards.replicas import ReplicaGuard
 from guardproxy.guards.rules import FinderGuard
 from guardproxy.pipeline.traits import GuardTraits
-from guardproxy.ports import Guard, LabelList
+from guardproxy.ports import Guard, LabelList, SharedState
 from guardproxy.settings import MULTILINGUAL, ByRoleSettings, MemberSettings, ServiceSettings, Settings
 from guardproxy.types import Check, Conversation, Message, Part
 
@@ -30,9 +30,9 @@ def guard(settings: Settings, data_dir: str | None = None) -> Guard:
     return with_cache(combined(settings, members(settings, data_dir=data_dir)))
 
 
-def with_cache(inner: Guard) -> Guard:
-    """A guard that caches the verdicts of `inner`."""
-    return Cached(inner, _CACHED_VERDICTS)
+def with_cache(inner: Guard, shared: SharedState | None = None) -> Guard:
+    """A guard that caches the verdicts of `inner`, which processes with the same `shared` state know as well."""
+    return Cached(inner, _CACHED_VERDICTS, shared)
 
 
 def guard_name(settings: Settings) -> str:

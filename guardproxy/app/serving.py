@@ -31,6 +31,7 @@ from guardproxy.app.kinds import is_finder
 from guardproxy.app.listening import address_of, free_port, server_options
 from guardproxy.app.policy_file import ConfigSource, read
 from guardproxy.app.service import Service
+from guardproxy.app.shared_state import check_state
 from guardproxy.app.workers import Supervisor, WorkerGroup
 from guardproxy.console.visits import BASE
 from guardproxy.demo.process import start_demo
@@ -80,6 +81,7 @@ def serve(settings: Settings, source: ConfigSource) -> int:
         demo = stack.enter_context(start_demo()) if uses_demo else ""
         announce(_rows(settings, source), banner(settings, source), as_json=as_json)
         migrate_store(settings, source)
+        check_state(settings)
         if settings.server.workers > 1:
             return _serve_workers(settings, source, demo)
         return _serve_here(settings.with_demo(demo), source)

@@ -76,7 +76,8 @@ class ReplicaSet:
         self._floor = floor
         self._check_every_s = check_every_s
         self._start_s = start_s
-        self._identity: GuardIdentity | None = None
+        self.identity: GuardIdentity | None = None
+        """What all replicas are, as soon as one has said it."""
         self._watching: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -121,15 +122,15 @@ class ReplicaSet:
 
     def check_version(self, version: str) -> None:
         """Raise ReplicaFailed if a verdict was not given by this guard."""
-        if self._identity is None or version != self._identity.version:
+        if self.identity is None or version != self.identity.version:
             raise ReplicaFailed("failed", f"the verdict is of another guard, version {version}")
 
     def _accepted(self, one: Replica, identity: GuardIdentity) -> str:
         """Use a replica if it is one of this guard's; otherwise say why not."""
         problem = self._difference(one.link.name, identity)
         one.standing.other, one.standing.known = bool(problem), not problem
-        if not problem and self._identity is None:
-            self._identity = identity
+        if not problem and self.identity is None:
+            self.identity = identity
         if problem and problem != one.told:
             log.error("replica_is_another_guard", guard=self._guard, replica=one.link.name, reason=problem)
         one.told = problem
@@ -146,7 +147,7 @@ class ReplicaSet:
                 f"the replica {name} reads categories only of texts whose P(unsafe) is {identity.floor:g} or more, and "
                 f"a threshold here is {self._floor:g}; lower the thresholds of its own file"
             )
-        known = self._identity
+        known = self.identity
         if known is not None and (identity.name, identity.version) != (known.name, known.version):
             return (
                 f"the replica {name} runs {identity.name}, version {identity.version}, and the others {known.name}, "

@@ -15,7 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 
 from guardproxy.asking import Asker, current_asker
 from guardproxy.errors import GuardUnavailable, JudgingTooLong, Overloaded
-from guardproxy.guards.links import ReplicaFailed, ReplicaLink
+from guardproxy.guards.links import GuardIdentity, ReplicaFailed, ReplicaLink
 from guardproxy.guards.replica_set import Replica, ReplicaSet
 from guardproxy.observe.replica_metrics import ReplicaReport
 from guardproxy.replicas import Hedging, ReplicaState, in_order, next_of
@@ -115,6 +115,11 @@ class ReplicaGuard:
         """Tell the replicas that have judged a streamed reply that it has ended."""
         for name in self._streams.pop(stream, ()):
             self._begin(self._forget(self._replicas.by_name[name].link, stream))
+
+    @property
+    def identity(self) -> GuardIdentity | None:
+        """What all replicas are; None as long as none has said it."""
+        return self._replicas.identity
 
     def states(self) -> dict[str, ReplicaState]:
         """The state of every replica by its name."""

@@ -23,6 +23,7 @@ from guardproxy.settings.model_otel import OtelSettings
 from guardproxy.settings.model_paths import PathSettings
 from guardproxy.settings.model_replicas import CompletionsSettings, ReplicaSettings
 from guardproxy.settings.model_server import AdminSettings, Limits, ServerSettings, ServerTlsSettings
+from guardproxy.settings.model_shared import SharedStateSettings
 from guardproxy.settings.model_upstreams import (
     GroupSettings,
     UpstreamSettings,
@@ -63,6 +64,7 @@ __all__ = [
     "ServerTlsSettings",
     "ServiceSettings",
     "Settings",
+    "SharedStateSettings",
     "UpstreamSettings",
     "UpstreamTlsSettings",
     "load",

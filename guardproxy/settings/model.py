@@ -21,6 +21,7 @@ from guardproxy.settings.model_paths import PathSettings
 from guardproxy.settings.model_policy import Count, PolicySettings, Probability, RouteSettings, Text
 from guardproxy.settings.model_replicas import CompletionsSettings, ReplicaSettings
 from guardproxy.settings.model_server import AdminSettings, Limits, Seconds, ServerSettings
+from guardproxy.settings.model_shared import SharedStateSettings
 from guardproxy.settings.model_upstreams import GroupSettings, UpstreamSettings, Weight
 from guardproxy.types import Category, Taxonomy
 
@@ -314,6 +315,8 @@ class Document:
     """The log on standard error."""
     otel: OtelSettings | None = None
     """OpenTelemetry: traces, metrics and logs, sent over OTLP. Without this section, nothing is sent."""
+    shared_state: SharedStateSettings | None = None
+    """What several processes know together, in Redis or Valkey. Without this section, each knows its own."""
 
     def members(self) -> dict[str, GuardSettings]:
         """The guards that `guard` combines, by name and in the order of its options; empty for a single guard.

@@ -17,7 +17,11 @@ KEY: SettingPath = ("upstream", "key")
 STORE: SettingPath = ("audit", "store")
 ENCRYPT: SettingPath = ("audit", "encrypt")
 CHAIN_KEY: SettingPath = ("audit", "chain_key")
+SHARED_URL: SettingPath = ("shared_state", "url")
+SHARED_SECRET: SettingPath = ("shared_state", "secret")
 _RECEIVERS = ("alerts", "receivers")
+# Addresses that may hold a password: the rest of them belongs in the file.
+_ADDRESSES = (STORE, SHARED_URL)
 
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 # Ways of other tools to name a variable, and a password in an address, before its host or in its query.
@@ -86,7 +90,7 @@ def read_secrets(root: Node, env: Mapping[str, str]) -> Secrets:
     unset: list[Problem] = []
     for path, node in _strings(root):
         text = node.text() or ""
-        if _is_key(path) or path == STORE or _is_webhook(path):
+        if _is_key(path) or path in _ADDRESSES or _is_webhook(path):
             messages = _mistakes(path, text, variables)
             missing = [] if messages else _missing(text, variables)
             unset += [Problem(node.position, path, message) for message in missing]
@@ -95,7 +99,7 @@ def read_secrets(root: Node, env: Mapping[str, str]) -> Secrets:
             else:
                 values[path] = _substituted(text, variables)
         elif "${env:" in text:
-            named = ", ".join(map(dotted, (KEY, STORE, ENCRYPT, CHAIN_KEY)))
+            named = ", ".join(map(dotted, (KEY, STORE, ENCRYPT, CHAIN_KEY, SHARED_URL, SHARED_SECRET)))
             allowed = (
                 f"{named}, the key of each of upstreams, the upstream_keys of a client, "
                 "the service.key and replicas.key of a guard, webhook and secret in alerts, "
@@ -115,7 +119,7 @@ def with_secrets(content: Any, secrets: Secrets) -> Any:
     address stays as the file has it.
     """
     filled = copy.deepcopy(content)
-    unset = dict.fromkeys(problem.path for problem in secrets.unset if problem.path != STORE)
+    unset = dict.fromkeys(problem.path for problem in secrets.unset if problem.path not in _ADDRESSES)
     values: dict[SettingPath, str | None] = {**unset, **secrets.values}
     for path, value in values.items():
         *above, key = path
@@ -139,7 +143,7 @@ def _is_key(path: SettingPath) -> bool:
     of_client = len(path) == 4 and path[0] == "clients" and path[2] == "upstream_keys"
     of_receiver = path[:2] == _RECEIVERS and path[3:] == ("secret",)
     whole = of_guard or of_console or of_upstream or of_client or of_receiver or _is_header(path)
-    return whole or path in (KEY, CHAIN_KEY) or path[:2] == ENCRYPT
+    return whole or path in (KEY, CHAIN_KEY, SHARED_SECRET) or path[:2] == ENCRYPT
 
 
 def _is_header(path: SettingPath) -> bool:

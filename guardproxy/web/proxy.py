@@ -212,7 +212,7 @@ class Proxy:
         if request.resumes is not None and plan.group is not None:
             # Only the upstream that gave a reply knows it.
             possible = [(upstream.url, upstream.name) for upstream in plan.upstreams]
-            plan = plan.only(self._pipeline.gave_resumed(exchange, possible))
+            plan = plan.only(await self._pipeline.gave_resumed(exchange, possible))
             exchange = exchange.at(plan.upstreams[0].url, plan.upstreams[0].name)
         return exchange, plan, chosen.overlap
 
