@@ -4,7 +4,6 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -12,6 +11,7 @@ from typing import Final, NamedTuple
 import httpx
 
 from guardproxy.errors import ConfigError, GuardproxyError, UpstreamUnavailable, UpstreamUnreadable
+from guardproxy.frozen import frozen
 from guardproxy.upstreams import Ejection, Ending, RepeatAfter, ending_of
 from guardproxy.web.answers import AnswerHeaders
 from guardproxy.web.decode import ContentDecoder, decoder_for
@@ -132,7 +132,7 @@ class Outgoing(NamedTuple):
     keys: Mapping[str, str] = _NO_KEYS
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Attempt:
     """How one call ended: with a response or an error. `wait_s`: the seconds of its `Retry-After`, None without one."""
 
@@ -142,7 +142,7 @@ class Attempt:
     wait_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Retries:
     """How often one upstream is called at most for a request, after which endings, and how long a wait may be."""
 
