@@ -39,8 +39,7 @@ PRESETS: tuple[PresetName, ...] = get_args(PresetName)
 # The kinds of part that a policy may leave unjudged: every kind but the text of a turn and opaque content.
 SkippableKind = Literal["refusal", "reasoning", "tool_call", "tool_result", "tool_definition", "transcript"]
 
-ANY = "*"
-UNSAFE = "unsafe"
+ANY, UNSAFE = "*", "unsafe"
 STEER = "steer"  # the mildest rewrite
 REGENERATE = "regenerate"
 
