@@ -56,6 +56,7 @@ def test_objects_are_frozen() -> None:
 def test_wrong_arguments_are_refused() -> None:
     """Parameters are the fields, with their defaults."""
     assert list(signature(Quick).parameters) == ["a", "b", "c"]
-    for arguments in ((), (1, "b", {}, [])):
+    wrong: tuple[tuple[Any, ...], ...] = ((), (1, "b", {}, []))
+    for arguments in wrong:
         with pytest.raises(TypeError):
             Quick(*arguments)

@@ -258,7 +258,8 @@ def test_frames_that_leave_together_leave_as_one_by_one(
                 break
     assert out == b"".join(frames[:released])
     edits = tuple(Edit(part.path, part.text) for part in stream.message(0).parts)
-    end = {"refused": Refuse("No."), "edited": Replace(edits), "passed": None}[outcome]
+    ends: dict[str, Refuse | Replace | None] = {"refused": Refuse("No."), "edited": Replace(edits), "passed": None}
+    end = ends[outcome]
     assert ending(Seen(stream, [], []), 0, end) == ending(single, released, end)
 
 
